@@ -15,7 +15,7 @@ MAX_BYTES = 28 * 1024
 """The size limit of Teams for a message."""
 MAX_FACT = 120
 MAX_LINE = 250
-"""Characters of a fact's value and of a line of a list; MAX_LINES such lines and all facts fit into MAX_BYTES."""
+"""Characters of a line. MAX_LINES such lines, and all facts of MAX_FACT characters, fit into MAX_BYTES."""
 MAX_LINES = 8
 HEADERS = {"Content-Type": "application/json; charset=utf-8"}
 
@@ -26,7 +26,7 @@ _MARKS = re.compile(r"[\\`*_~\[\]<>{&]|^[-+#=]|^\d+[.)]")
 
 class Card(msgspec.Struct, frozen=True, kw_only=True):
     title: str
-    """Must be a text of ours: it is not escaped."""
+    """A text that no user wrote, since it is not escaped."""
     tone: Tone = "default"
     mention: str = ""
     """The email of the user to mention; empty for nobody."""
@@ -35,7 +35,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
     heading: str = ""
     lines: list[str] = []
     more: int = 0
-    """Counts the lines that `lines` leaves out."""
+    """Number of further lines, which `lines` leaves out."""
     link: str = ""
     """The URL that the button opens; empty for no button."""
 

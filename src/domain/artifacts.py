@@ -18,9 +18,9 @@ MAX_PATH = 1_000
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _NO_NAMES = ("", "-", "file", "blob")
-"""Names that clients and our own form parser give to files without one."""
+"""Names that clients, and the server's form parser, give to files without a name."""
 _REPORT_NAMES = ("junit*.xml", "TEST-*.xml", "*.trx")
-"""Also with `.gz`; not `report*.xml`, as which coverage tools write too."""
+"""Names, with or without `.gz`, that only test reports have. Not `report*.xml`: coverage tools write such files."""
 _DRIVE = re.compile(r"[A-Za-z]:")
 _TYPES: dict[str, ArtifactType] = {
     ".log": "log",
@@ -52,7 +52,7 @@ class ArtifactStored(ArtifactEvent, frozen=True):
     blob: str
     """The key of the content in the blob store."""
     path: str = ""
-    """Inside the build's tree, without a leading slash: `reports/report.xml`."""
+    """Path inside the build's tree, without a leading slash: `reports/report.xml`."""
     content_type: str = ""
     sha256: str = ""
 
@@ -67,13 +67,13 @@ class ArtifactDeleted(ArtifactEvent, frozen=True):
 
 
 def artifact_path(folder: str, file_name: str) -> str:
-    """Returns the path of a file in its build's tree.
+    """Returns the path of an uploaded file in its build's tree.
 
-    `folder` may be the whole path: when the file's name ends it, or the file has none.
+    Only the last part of `file_name` counts, because some clients send the path on their disk. `folder` may be the
+    whole path, if it ends in the file's name or the file has no name.
 
-    Raises Invalid for a path that leads out of the tree or cannot be shown, and for one that seems to be another name
-    of the file. Only the last part of `file_name`
-    counts, because some clients send the path on their disk.
+    Raises Invalid for a path that leads out of the tree or cannot be shown, and for a `folder` that seems to end in
+    another name for the file.
     """
     whole, name = folder.replace("\\", "/"), file_name.replace("\\", "/").rpartition("/")[2]
     if not whole or whole.endswith("/"):
@@ -111,12 +111,12 @@ def artifact_type(path: str) -> ArtifactType:
 
 
 def is_report_name(path: str) -> bool:
-    """Returns whether a file may hold test results that the server can read."""
+    """Returns whether a file with this path may contain test results that the server can read."""
     return PurePosixPath(path.lower().removesuffix(".gz")).suffix in (".xml", ".trx")
 
 
 def is_reserved_for_reports(path: str) -> bool:
-    """Returns whether only test reports have such a name, so that any other content says that one is missing."""
+    """Returns whether only test reports have such a name. If such a file has other content, a report is missing."""
     name = PurePosixPath(path.removesuffix(".gz")).name
     return any(fnmatchcase(name, pattern) for pattern in _REPORT_NAMES)
 
@@ -140,7 +140,7 @@ def is_found_by_wildcard(path: str, globs: Collection[str]) -> bool:
 
 
 def number_path(path: str) -> Iterator[str]:
-    """Yields the paths for reports of one name: `a/junit.xml`, `a/junit-2.xml`, `a/junit-3.xml` and so on."""
+    """Yields paths for reports with the same name: `a/junit.xml`, `a/junit-2.xml`, `a/junit-3.xml` and so on."""
     yield path
     folder, slash, name = path.rpartition("/")
     packed = ".gz" if name.endswith(".gz") else ""

@@ -1,7 +1,8 @@
-"""The audit log: who read it, whose signature its checkpoints carry, and when it was restored from a backup.
+"""The audit log: who read it, which key signs its checkpoints, and when it was restored from a backup.
 
 Each reading is a stream of one event, so that recording it never waits for another reading. The signing keys are in
-the log itself: each key vouches for the next, so those who trust one of them can verify all later ones.
+the log itself. Each key signs a checkpoint that covers the event of the next key, so whoever trusts one key can verify
+all later keys.
 """
 
 from typing import ClassVar, Literal
@@ -22,7 +23,7 @@ class AuditRead(Event, frozen=True):
     shown: int | None = None
     """The number of events in the answer; None for an answer that is streamed."""
     project_id: int | None = None
-    """The project that the reading was limited to; None: all."""
+    """The project that the reading was limited to; None when it was not limited."""
 
     @property
     def stream(self) -> str:
@@ -38,7 +39,7 @@ def evolve_reading(state: AuditRead | None, event: Event) -> AuditRead | None:
 
 
 class SigningKeyChanged(Event, frozen=True):
-    """The first checkpoint that covers this event is still signed by the key before, later ones by this one."""
+    """A new key signs checkpoints. The previous key still signs the first checkpoint that covers this event."""
 
     name: ClassVar[str] = "audit.signing_key_changed"
     public_key: str
@@ -58,7 +59,7 @@ def evolve_signing_key(state: str | None, event: Event) -> str | None:
 
 
 class LogRestored(Event, frozen=True):
-    """The log was restored from a backup: what had followed its last position is lost.
+    """The log was restored from a backup. Events after the last position of the backup are lost.
 
     Positions and ids that the lost events may have had are skipped (`store.log.ids.skip_lost_ids`).
     """
@@ -83,5 +84,5 @@ def evolve_restores(state: int, event: Event) -> int:
 AUDIT_READ = Category[AuditRead | None]("audit-read", None, evolve_reading)
 SIGNING_KEY = Category[str | None]("audit", None, evolve_signing_key).at("signing-keys")
 RESTORES = Category[int]("log", 0, evolve_restores).at("restores")
-"""Its state is the last position of the backup that was restored last."""
+"""Stream of the restores. Its state is the last position of the newest restored backup."""
 EVENTS = (AuditRead, SigningKeyChanged, LogRestored)

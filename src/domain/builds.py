@@ -57,7 +57,7 @@ class BuildEvent(Event, frozen=True):
 
 
 class BuildQueued(BuildEvent, frozen=True):
-    """Holds the configuration that the build runs with, so a later change of the job does not affect it."""
+    """Contains the configuration that the build runs with, so that later changes of the job do not affect the build."""
 
     name: ClassVar[str] = "build.queued"
     sealed: ClassVar[tuple[str, ...]] = (
@@ -113,10 +113,10 @@ class BuildStarted(BuildEvent, frozen=True):
 
 
 class ReportRecorded(BuildEvent, frozen=True):
-    """A report was recorded; its results are in `blocks` events of the results stream, appended in the same commit.
+    """A report was recorded. Its results are in `blocks` events of the results stream, appended in the same commit.
 
-    The fields of COUNTS are what it adds to the build's counts: its tests
-    by their last attempts, less the counts of the report that it replaces. So they may be negative.
+    The fields of COUNTS are what the report adds to the build's counts. They count the report's tests by their last
+    attempts, minus the counts of the report that it replaces. So they may be negative.
     """
 
     name: ClassVar[str] = "build.report_recorded"
@@ -124,14 +124,14 @@ class ReportRecorded(BuildEvent, frozen=True):
     attempt: int
     first_result_id: int
     cases: int
-    """All rows, earlier attempts of a retried test included."""
+    """Number of all rows, including earlier attempts of retried tests."""
     passed: int
     failed: int
     skipped: int
     known_issues: int
     """The part of `failed` that the reporter calls known issues, which do not fail the build."""
     duration_ms: int
-    """The sum over the last attempts."""
+    """Sum over the last attempts of the tests."""
     blocks: int
     quarantined: int = 0
     """The part of `failed` that only the job's quarantine keeps from failing the build."""
@@ -139,28 +139,28 @@ class ReportRecorded(BuildEvent, frozen=True):
     suites: list[str] = []
     warnings: list[str] = []
     explained_exit_code: int | None = None
-    """The exit code of its test runner that its results explain; UNEXPLAINED, or None where the report does not say."""
+    """Exit code of the test runner that the results explain, or UNEXPLAINED; None when the report does not say."""
     unloaded: int = 0
-    """Suites that could not be loaded, so that their tests are missing."""
+    """Number of suites that could not be loaded, so that their tests are missing."""
     digest: bytes = b""
-    """SHA-256 of the file, by which the same bytes at the same path are no new report; empty in older events."""
+    """SHA-256 of the file; empty in older events. A file with the same hash and path is not recorded again."""
     replaces: int | None = None
-    """The first result id of the report whose results count no more."""
+    """First result id of the report that this one replaces; None when it replaces none."""
     unreadable: bool = False
-    """Results of it are missing: it is empty, cut off, or no report at all."""
+    """Whether results are missing because the file is empty, cut off, or no report at all."""
     flaky: int | None = None
-    """Results that passed on a retry, or differ from another build of the job on this commit. None in older events."""
+    """Number of flaky results: passed on a retry, or opposite in another build on the commit. None in older events."""
     missing: bool = False
-    """No file matches `path`, a pattern of the job's artifacts that names reports."""
+    """Whether the report is missing: no file matches `path`, a pattern for reports in the job's artifacts."""
     detail: str | None = None
-    """What the build's detail says from now on. Only for a report that came after the end, and has no results."""
+    """The build's new `detail`. Set only for a report that came after the build's end, which has no results."""
     selected_ran: bytes | None = None
-    """One byte for each of the build's `test_ids`: 1 if it ran here, or is in quarantine and the job skips it. None in
-    older events and without a selection.
+    """One byte for each of the build's `test_ids`: 1 if the test ran here, or is in quarantine and the job skips it.
+    None in older events and in builds without `test_ids`.
     """
     by_wildcard: bool = False
-    """A wildcard or folder of the job's artifacts found it, so another one beside it may be missing unnoticed. False in
-    older events.
+    """Whether a wildcard or folder of the job's artifacts found the file, so that another report may be missing
+    unnoticed. False in older events.
     """
 
 
@@ -173,12 +173,12 @@ class BuildFinished(BuildEvent, frozen=True):
     exit_code: int | None = None
     log_lines: int = 0
     log_digest: bytes = b""
-    """The hash of the build log at this time: `store.tables.build_logs`."""
+    """Hash of the build log when the build ended (`store.tables.build_logs`)."""
     node_id: int | None = None
 
     @property
     def notifies(self) -> str | None:
-        """Tells the agent to stop the build, unless the agent stopped itself or is lost."""
+        """A notification that tells the agent to stop an aborted build; None if the agent stopped itself or is lost."""
         unreachable = ("agent_stopped", "agent_lost", "not_acknowledged")
         if self.status != "aborted" or self.node_id is None or self.reason in unreachable:
             return None
@@ -192,7 +192,7 @@ class BuildMovedToTop(BuildEvent, frozen=True):
 
 
 class BuildPinned(BuildEvent, frozen=True):
-    """The build is kept for ever: neither retention deletes it nor users its artifacts."""
+    """The build was pinned: until it is unpinned, neither retention nor users delete it or its artifacts."""
 
     name: ClassVar[str] = "build.pinned"
 
@@ -224,16 +224,16 @@ class Build(msgspec.Struct, frozen=True):
     queued: BuildQueued
     reports: tuple[Report, ...] = ()
     results_version: int = 0
-    """The version of the results stream."""
+    """The version of the build's results stream."""
     failed: int = 0
-    """Failures that count against the build."""
+    """Number of failures that count against the build."""
     quarantined: int = 0
-    """Failures that do not count, because their tests were in quarantine when they were reported."""
+    """Number of failures that do not count, because their tests were in quarantine when they were reported."""
     known_issues: int = 0
-    """Failures that do not count, because the reporter calls them known issues."""
+    """Number of failures that do not count, because the reporter calls them known issues."""
     attempt: int = 0
     losses: tuple[LossReason, ...] = ()
-    """Why each of the attempts before this one was over."""
+    """Reasons why the earlier attempts ended, one for each."""
     commit_sha: str | None = None
     """The commit that the agent has checked out; None before that."""
     pinned: bool = False
@@ -249,7 +249,7 @@ class Build(msgspec.Struct, frozen=True):
 
     @property
     def counting_reports(self) -> list[Report]:
-        """The reports of this attempt that no other one has replaced."""
+        """The reports of this attempt that no other report has replaced."""
         return [report for report in self.reports if report.attempt == self.attempt and not report.is_replaced]
 
     @property
@@ -277,10 +277,10 @@ class Finished(Build, frozen=True, kw_only=True):
     status: Verdict
     reason: Reason | None = None
     detail: str | None = None
-    """What it said when the build ended."""
+    """The detail that `build.finished` recorded."""
     node_id: int | None = None
     log_lines: int = 0
-    """Lines of the log of the last attempt; any that are stored after them are none of the build's."""
+    """Number of log lines of the last attempt. Lines that are stored after these do not belong to the build."""
     log_digest: bytes = b""
 
 
@@ -353,7 +353,7 @@ def _common(state: Build, **changes: Any) -> dict[str, Any]:
 
 
 def find_reported_verdict(end: BuildFinished | Finished) -> Verdict:
-    """Returns the verdict that the pipeline of an external build reported; its reports may have overruled it."""
+    """Returns the verdict that the pipeline of an external build reported, before test reports overruled it."""
     return "passed" if end.reason in ("tests_failed", "reports_unreadable") else end.status
 
 

@@ -1,7 +1,7 @@
-"""Claims: the owner of the stream of a value owns the value, which makes it unique.
+"""Claims: each value that must be unique has a stream, whose state is the owner of the value.
 
-The stream's name is an HMAC of the value (made by the store), so that it reveals nothing once the owner is erased.
-Two claims at the same time are a version conflict on that stream.
+The store makes the stream's name from an HMAC of the value, so that the name reveals nothing once the owner is erased.
+When two owners claim a value at the same time, one append fails with a version conflict.
 """
 
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ from domain.core.events import Category, Event
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """The owner of a value, like `user-7` or `node-12`; empty when it is free."""
+    """The owner of a value, such as `user-7` or `node-12`; empty for a free value."""
 
     owner: str = ""
 
@@ -47,7 +47,7 @@ def evolve(state: Claim, event: Event) -> Claim:
 
 
 def take_claim(claim: str, state: Claim, owner: str, refusal: str) -> Iterable[Event]:
-    """Yields the event that takes a free value. Raises Conflict with `refusal` when it has another owner."""
+    """Yields the event that takes a free value. Raises Conflict with the text `refusal` if it has another owner."""
     if state.owner not in ("", owner):
         raise Conflict(refusal)
     if not state.owner:

@@ -20,11 +20,11 @@ class Outcome(msgspec.Struct, frozen=True):
     excerpt: str = ""
     """The beginning of the answer's body."""
     retry_after_s: int = 0
-    """The pause that the receiver asks for; 0: none."""
+    """The pause that the receiver asks for; 0 for none."""
 
 
 def judge_answer(status: int, ms: int, excerpt: str, retry_after_s: int = 0) -> Outcome:
-    """Judges an answer: a 2xx status is a success."""
+    """Returns the outcome of an attempt that was answered: a 2xx status is a success."""
     ok = 200 <= status < 300
     error = "" if ok else f"answered {status}"
     wait_s = min(retry_after_s, MAX_RETRY_AFTER_S) if status in RETRY_AFTER_STATUSES else 0

@@ -1,8 +1,8 @@
-"""Leadership of dispatch: the fence that keeps a dispatcher that lost it from assigning builds.
+"""Leadership of dispatch: a dispatcher that lost the leadership cannot assign builds.
 
-Every assignment is guarded by this one stream, so it fails when a newer leader has taken over. Therefore the leader can
-keep the limits of nodes, pools and jobs in memory, and several dispatchers never exceed them
-(docs/decisions/0003-dispatch-fence.md).
+The version of this one stream is a guard of every assignment, so an assignment fails when a newer leader has taken
+over. Therefore a leader can count the used slots of nodes, pools and jobs in memory, and several dispatchers never
+exceed a limit together (docs/decisions/0003-dispatch-fence.md).
 """
 
 from typing import ClassVar

@@ -1,7 +1,7 @@
 """Endpoints: the addresses that notifications are delivered to, which are webhooks and Teams channels.
 
-The events of both kinds mean the same to commands, projections and workers; the classes here are what these match on.
-Stored names and fields are those of `domain.webhooks` and `domain.teams`.
+Commands, projections and workers handle the events of both kinds alike: they match on the base classes here. The
+subclasses in `domain.webhooks` and `domain.teams` define the stored names and fields.
 """
 
 from typing import ClassVar, Literal, TypeVar
@@ -11,7 +11,7 @@ import msgspec
 from domain.core.events import Event, changes_of
 
 EndpointKind = Literal["webhook", "teams"]
-"""Decides what a message looks like and which events are recorded about the endpoint. A stored value."""
+"""The kind decides the format of messages and which events are recorded about the endpoint. A stored value."""
 
 NOT_A_FIELD = "subclasses declare it as a field or a property"
 
@@ -23,12 +23,12 @@ class EndpointEvent(Event, frozen=True):
 
     @property
     def endpoint_id(self) -> int:
-        """Unique among the endpoints of all kinds."""
+        """The id of the endpoint, which is unique among endpoints of all kinds."""
         raise NotImplementedError(NOT_A_FIELD)
 
     @property
     def project_id(self) -> int | None:
-        """None for an endpoint that is notified about all projects."""
+        """The project of the endpoint; None for an endpoint that is notified about all projects."""
         raise NotImplementedError(NOT_A_FIELD)
 
 
@@ -37,26 +37,26 @@ class EndpointRegistered(EndpointEvent, frozen=True):
 
 
 class EndpointUpdated(EndpointEvent, frozen=True):
-    """Base of the events that hold the changed fields of an endpoint; None means unchanged."""
+    """Base of the events that contain the changed fields of an endpoint; None means unchanged."""
 
 
 class EndpointDeleted(EndpointEvent, frozen=True):
-    """Base of the events that end an endpoint: its open deliveries are dropped and its data key is destroyed."""
+    """Base of the events that delete an endpoint: its open deliveries are dropped and its data key is destroyed."""
 
     destroys_key: ClassVar[bool] = True
 
 
 class EndpointFailing(EndpointEvent, frozen=True):
-    """Base of the events after many failed attempts in a row. Deliveries go on at a slower pace; none is lost."""
+    """Base of the events that follow many failed attempts in a row. Deliveries slow down, but none is lost."""
 
     @property
     def error(self) -> str:
-        """Describes the last failure."""
+        """Description of the last failure."""
         raise NotImplementedError(NOT_A_FIELD)
 
 
 class EndpointRecovered(EndpointEvent, frozen=True):
-    """Base of the events when a failing endpoint answers again."""
+    """Base of the events that are recorded when a failing endpoint answers again."""
 
 
 class Endpoint(msgspec.Struct, frozen=True):

@@ -1,10 +1,11 @@
 """Flakiness: tests with different results for the same code.
 
-A result is flaky when it passed only after a failure of the same report, or when a result of the test in another build
-of the job on the same commit was the opposite.
+A result is flaky when it passed only after a failure in the same report, or when another build of the job on the same
+commit had the opposite result.
 
-An episode begins with a run that passed only after a failure, or that flipped on its commit. It ends when STEADY_AFTER
-runs in a row did neither; a later one begins a new episode.
+A run is flaky when its result passed only after a failure, or flipped: the last other result on the commit was the
+opposite. An episode begins with a flaky run and ends after STEADY_AFTER runs in a row that are not flaky. The next
+flaky run begins a new episode.
 """
 
 from typing import ClassVar
@@ -15,7 +16,7 @@ from domain.core.data_keys import project_key
 from domain.core.events import Category, Event
 
 STEADY_AFTER = 10
-"""Steady runs in a row that end an episode."""
+"""Runs in a row without a flaky one that end an episode."""
 
 
 class TestTurnedFlaky(Event, frozen=True):
@@ -32,7 +33,7 @@ class TestTurnedFlaky(Event, frozen=True):
     result_id: int
     runs: int
     flaky_runs: int
-    """The number of `runs` that were flaky, since the test is known."""
+    """Number of flaky runs among `runs`, which counts all runs of the test so far."""
     node_id: str = ""
     suite: str = ""
 
@@ -46,7 +47,7 @@ class TestTurnedFlaky(Event, frozen=True):
 
 
 class OtherResult(msgspec.Struct, frozen=True):
-    """A result of another build on the same commit, which counts and is not skipped."""
+    """A result of another build on the same commit. The result counts and is not skipped."""
 
     build_id: int
     suite: str

@@ -14,7 +14,7 @@ QuarantineMode = Literal["run", "skip"]
 
 
 class Configuration(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The steps and variables of a build. `secrets` are sealed values by name, which only the agent gets in clear."""
+    """The steps and variables of a build. `secrets` are sealed values by name. Only the agent gets them in clear."""
 
     command: str = ""
     setup: list[str] = []
@@ -24,7 +24,7 @@ class Configuration(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def merge_secrets(given: Mapping[str, bytes | None], stored: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Returns the stored values with the given ones in their place; None removes a value. Both are sealed."""
+    """Returns the stored secrets, with the given ones added or put in their place; None removes one. All are sealed."""
     return {name: value for name, value in {**stored, **given}.items() if value is not None}
 
 
@@ -58,14 +58,14 @@ class JobCreated(JobEvent, frozen=True):
     repository: str | None = None
     default_branch: str = "main"
     required_tags: list[str] = []
-    """Tags that a node must have, all of them."""
+    """Tags that a node must all have."""
     pool_labels: dict[str, str] = {}
-    """Labels that a pool must have, all of them; instead of `node_pool_id`."""
+    """Labels that a pool must all have. Used instead of `node_pool_id`."""
     quarantine_mode: QuarantineMode = "run"
 
 
 class JobUpdated(JobEvent, frozen=True):
-    """Holds the changed fields; None means unchanged. `cleared` names the fields that were set to None."""
+    """Contains the changed fields; None means unchanged. `cleared` names the fields that were set to None."""
 
     name: ClassVar[str] = "job.updated"
     sealed: ClassVar[tuple[str, ...]] = TEXTS
@@ -90,7 +90,7 @@ class JobConfigured(JobEvent, frozen=True):
 
 
 class JobDeleted(JobEvent, frozen=True):
-    """The job was deleted with its builds, whose keys its data key wraps; those that had not ended are aborted."""
+    """The job and its builds were deleted: the job's data key wraps theirs. Builds that had not ended are aborted."""
 
     name: ClassVar[str] = "job.deleted"
     destroys_key: ClassVar[bool] = True

@@ -1,9 +1,10 @@
 """Known issues: failures that are understood, with the rules that match and classify them.
 
-Each has one rule that a user gave: a pattern (RE2) over message and trace, a signature, or a fail_id of a reporter.
-Results that are linked to the issue add rules: their fail_ids and signatures.
+A known issue has one rule that a user gave: a pattern (RE2) over message and trace, a signature, or a fail_id of a
+reporter. Each result that is linked to the issue adds its fail_id and its signature as rules.
 
-A change of the rule or the classification makes a new edition. For each edition, older failures are searched once.
+A change of the user's rule or of the classification makes a new edition of the issue. Each edition is searched for once
+in older failures.
 """
 
 from typing import ClassVar, Literal
@@ -50,7 +51,7 @@ class KnownIssueCreated(KnownIssueEvent, frozen=True):
 
 
 class KnownIssueUpdated(KnownIssueEvent, frozen=True):
-    """Holds the changed fields; None means unchanged. `cleared` names the fields that were set to None."""
+    """Contains the changed fields; None means unchanged. `cleared` names the fields that were set to None."""
 
     name: ClassVar[str] = "known_issue.updated"
     sealed: ClassVar[tuple[str, ...]] = TEXTS
@@ -64,7 +65,7 @@ class KnownIssueUpdated(KnownIssueEvent, frozen=True):
 
 
 class KnownIssueFailureAdded(KnownIssueEvent, frozen=True):
-    """A user linked a failure to the issue, which matches identical failures from now on."""
+    """A user linked a failure to the issue. From now on the issue matches identical failures."""
 
     name: ClassVar[str] = "known_issue.taught"
     sealed: ClassVar[tuple[str, ...]] = ("fail_id", "signature")
@@ -74,14 +75,15 @@ class KnownIssueFailureAdded(KnownIssueEvent, frozen=True):
 
 
 class KnownIssueSearched(KnownIssueEvent, frozen=True):
-    """Older failures, from the newest down to result `down_to`, that the issue matches. Results that were classified
-    meanwhile keep their classification.
+    """A search found older failures that the issue matches, from the newest result down to `down_to`.
+
+    Results that were classified in the meantime keep their classification.
     """
 
     name: ClassVar[str] = "known_issue.searched"
     edition: int
     down_to: int
-    """The oldest result that was searched; 0 when the search is over."""
+    """The id of the oldest result that was searched; 0 when the search is complete."""
     classification: Classification
     result_ids: list[int] = []
     job_ids: list[int] = []
@@ -89,13 +91,13 @@ class KnownIssueSearched(KnownIssueEvent, frozen=True):
 
 
 class KnownIssueDeleted(KnownIssueEvent, frozen=True):
-    """The issue matches nothing any more; results keep the classifications that it gave them."""
+    """The issue was deleted and matches nothing any more. Results keep the classifications that it gave them."""
 
     name: ClassVar[str] = "known_issue.deleted"
 
 
 class MatchRule(msgspec.Struct, frozen=True):
-    """A value by which a known issue matches failures, and what it classifies them as."""
+    """A value by which a known issue matches failures, and the classification that it gives to them."""
 
     known_issue_id: int
     classification: Classification
@@ -117,12 +119,12 @@ class KnownIssue(msgspec.Struct, frozen=True):
     signatures: frozenset[str] = frozenset()
     edition: int = 1
     searched: tuple[int, int] = (0, 0)
-    """The edition that was searched for last, and the oldest result that the search has reached."""
+    """The edition that was searched for last, and the id of the oldest result that the search has reached."""
     deleted: bool = False
 
     @property
     def match_rules(self) -> list[MatchRule]:
-        """The rule of the issue and those of linked results."""
+        """The rule that a user gave, and those that linked results added."""
         values: list[tuple[Kind, str]] = [
             (self.kind, self.value),
             *(("fail_id", fail_id) for fail_id in self.fail_ids),

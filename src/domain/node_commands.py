@@ -1,6 +1,6 @@
 """Commands for the agent of a node, outside of builds: run an admin's shell line, or restart the agent.
 
-Each has its own stream, so that its output is not loaded with the state of the node.
+Each command has its own stream, so that its output is not loaded with the state of the node.
 """
 
 from datetime import datetime
@@ -76,7 +76,7 @@ def evolve(state: NodeCommand | None, event: Event) -> NodeCommand | None:
 
 
 def notification_subject(command_id: int) -> str:
-    """Returns the subject of the notification about a command; the subject of one about a build is the build id."""
+    """Returns the subject of the notification about a command. (For a build, the subject is the build's id.)"""
     return f"cmd-{command_id}"
 
 

@@ -51,7 +51,7 @@ class NodeWentOffline(NodeEvent, frozen=True):
 
 
 class NodeUpdated(NodeEvent, frozen=True):
-    """Holds the changed fields; None means unchanged. `cleared` names the fields that were set to None."""
+    """Contains the changed fields; None means unchanged. `cleared` names the fields that were set to None."""
 
     name: ClassVar[str] = "node.updated"
     title: str | None = None
@@ -110,7 +110,7 @@ def evolve(state: Node | None, event: Event) -> Node | None:
 
 
 def agent_notification(node_id: int, subject: int | str) -> str:
-    """Returns the payload of the notification to a node's waiting agent. The subject is a build's id or a command."""
+    """Returns the payload of a notification to a node's waiting agent. `subject`: a build's id, or `cmd-` and an id."""
     return f"{node_id}:{subject}"
 
 

@@ -1,4 +1,4 @@
-"""Notifications: which events endpoints are notified of, and which endpoint wants which of them."""
+"""Notifications: the events that endpoints are notified of, and the selection for one endpoint."""
 
 from collections.abc import Collection, Iterator
 from datetime import datetime
@@ -24,7 +24,7 @@ NotificationType = Literal[
 ]
 TYPES: tuple[NotificationType, ...] = get_args(NotificationType)
 PING = "ping"
-"""The type of messages that only a test of an endpoint sends."""
+"""The type of the message by which a user tests an endpoint. No event causes it."""
 
 SOURCES: dict[str, tuple[type[Event], ...]] = {
     "build.started": (BuildStarted,),
@@ -35,15 +35,15 @@ SOURCES: dict[str, tuple[type[Event], ...]] = {
     "test.quarantined": (TestsQuarantined,),
     "node.offline": (NodeWentOffline,),
 }
-"""The events that notifications of each type are made from."""
+"""The events that cause notifications of each type."""
 
 
 class Notification(NamedTuple):
-    """One of the notifications that are made from an event."""
+    """One of the notifications that an event causes."""
 
     type: NotificationType
     ordering_key: str | None
-    """Notifications with the same key arrive in the order of their events; None: in any order."""
+    """Notifications with the same key arrive in the order of their events; None for no order."""
     item: int = 0
     """Index into the entries of the event, for an event about several tests."""
 
@@ -89,7 +89,7 @@ def _has_failed_type(event: Event, types: Collection[str]) -> bool:
 
 
 def is_in_scope(endpoint_project_id: int | None, event_project_id: int | None) -> bool:
-    """Tells whether an endpoint of one project, or of all projects (None), is notified of events of another."""
+    """Returns whether an endpoint (None: of all projects) is notified of events of a project (None: of no project)."""
     return endpoint_project_id is None or endpoint_project_id == event_project_id
 
 
@@ -97,7 +97,7 @@ class NotificationMessage(msgspec.Struct, frozen=True):
     """The body of a webhook delivery."""
 
     id: str
-    """Identifies the notification: the same for all endpoints and in a replay."""
+    """Id of the notification, which is the same for all endpoints and in a replay."""
     type: str
     created_at: datetime
     project_id: int | None

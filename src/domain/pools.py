@@ -35,7 +35,7 @@ class PoolCreated(PoolEvent, frozen=True):
 
 
 class PoolUpdated(PoolEvent, frozen=True):
-    """Holds the changed fields; None means unchanged. `cleared` names the fields that were set to None."""
+    """Contains the changed fields; None means unchanged. `cleared` names the fields that were set to None."""
 
     name: ClassVar[str] = "node_pool.updated"
     sealed: ClassVar[tuple[str, ...]] = ("title", "labels")
@@ -48,7 +48,7 @@ class PoolUpdated(PoolEvent, frozen=True):
 
 
 class PoolDeleted(PoolEvent, frozen=True):
-    """The pool was deleted; its nodes were taken out of it in the same commit."""
+    """The pool was deleted. Its nodes were removed from the pool in the same commit."""
 
     name: ClassVar[str] = "node_pool.deleted"
 

@@ -1,4 +1,4 @@
-"""Read models: which events an operator dismissed from them, because they cannot be applied."""
+"""Dismissed events: those that an operator left out of a read model, because they cannot be applied."""
 
 from typing import ClassVar
 
@@ -6,7 +6,7 @@ from domain.core.events import Category, Event
 
 
 class EventDismissed(Event, frozen=True):
-    """A read model goes on without an event that it could not apply, also when it is built again."""
+    """An operator left an event out of a read model that could not apply it. Rebuilds leave the event out, too."""
 
     name: ClassVar[str] = "projection.event_dismissed"
     projection: str
@@ -14,7 +14,7 @@ class EventDismissed(Event, frozen=True):
     """The position of the event that is left out."""
     reason: str
     operator: str
-    """The account of the operating system that dismissed it."""
+    """The operator's account of the operating system."""
 
     @property
     def stream(self) -> str:

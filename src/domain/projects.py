@@ -35,7 +35,7 @@ class ProjectCreated(ProjectEvent, frozen=True):
 
 
 class ProjectUpdated(ProjectEvent, frozen=True):
-    """Holds the changed fields; None means unchanged."""
+    """Contains the changed fields; None means unchanged."""
 
     name: ClassVar[str] = "project.updated"
     sealed: ClassVar[tuple[str, ...]] = ("title", "description")
@@ -45,11 +45,11 @@ class ProjectUpdated(ProjectEvent, frozen=True):
     retention_days: int | None = None
     """Finished builds older than this are deleted; 0 keeps them whatever their age."""
     retention_builds: int | None = None
-    """The number of the newest finished builds that are kept for each job; 0 keeps all."""
+    """Number of finished builds that are kept for each job, the newest; 0 keeps all."""
 
 
 class WebhookSecretRotated(ProjectEvent, frozen=True):
-    """The old secret is invalid from now on."""
+    """The webhook secret was replaced. The old secret is invalid from now on."""
 
     name: ClassVar[str] = "project.webhook_secret_rotated"
     sealed: ClassVar[tuple[str, ...]] = ("sealed_webhook_secret",)
@@ -68,7 +68,7 @@ class MemberRemoved(ProjectEvent, frozen=True):
 
 
 class ProjectClosed(ProjectEvent, frozen=True):
-    """The project is being deleted and gets no new jobs and node pools, so a list of them is complete."""
+    """The deletion of the project began. It gets no new jobs and node pools, so that a list of these stays complete."""
 
     name: ClassVar[str] = "project.closed"
 

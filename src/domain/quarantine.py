@@ -1,8 +1,8 @@
 """Quarantine: tests of a job whose failures do not fail its builds.
 
-A job's quarantine is one stream. An entry is a test's node id or, as pytest's reporter understands it, a prefix of
-node ids: what follows it begins with `::` or `[`. An entry that has expired does not count. One whose tests have
-recovered counts until it is lifted. Events record both, once.
+A job's quarantine is one stream. An entry is the node id of a test, or a prefix of node ids that ends before `::` or
+`[` (as in pytest's reporter). An entry that has expired does not count. An entry whose tests have recovered counts
+until it is lifted. Events record each expiry and each recovery once.
 """
 
 import re
@@ -22,7 +22,7 @@ Reason = Literal["flaky", "infra", "wip"]
 REASONS: tuple[Reason, ...] = get_args(Reason)
 
 HEALTHY_AFTER = 10
-"""Builds in a row without a failure in any attempt after which an entry has recovered."""
+"""Builds in a row, without a failure in any attempt, after which an entry has recovered."""
 
 MAX_PREFIXES = 64
 """The most prefixes of a node id that are tried; further ones are ignored."""
@@ -76,13 +76,13 @@ class QuarantineBecameHealthy(QuarantineEvent, frozen=True):
     name: ClassVar[str] = "quarantine.became_healthy"
     ids: list[int]
     failures: list[int]
-    """The number of builds in which each entry failed since it was added: tells one recovery from the next."""
+    """For each entry, the number of builds in which it failed since it was added. It identifies the recovery."""
 
 
 class QuarantinedTestsRan(Event, frozen=True):
     """Outcomes of the entries in a report of a build; entries whose tests were all skipped are left out.
 
-    It is in the results stream of the build, so that reports of a job do not wait for each other.
+    The event is in the results stream of the build, so that reports of a job do not wait for each other.
     """
 
     name: ClassVar[str] = "quarantine.tests_ran"
@@ -90,7 +90,7 @@ class QuarantinedTestsRan(Event, frozen=True):
     job_id: int
     project_id: int
     passed: list[int]
-    """Ids of the entries whose tests passed, all that ran."""
+    """Ids of the entries of which all tests that ran passed."""
     failed: list[int]
     """Ids of the entries of which a test failed, in any attempt."""
 
@@ -105,7 +105,7 @@ class Entry(msgspec.Struct, frozen=True):
     expires_at: datetime | None = None
     expiry_recorded: bool = False
     healthy_after: int | None = None
-    """The number of failures before the last recovery that was recorded."""
+    """Number of failures before the last recorded recovery; None when no recovery was recorded."""
 
     def counts(self, now: datetime) -> bool:
         return self.expires_at is None or self.expires_at > now
@@ -119,12 +119,12 @@ class Quarantine(msgspec.Struct, frozen=True):
         return list(self.counting(now))
 
     def counting(self, now: datetime) -> dict[str, Entry]:
-        """The entries that have not expired."""
+        """Returns the entries that have not expired at `now`, by node id."""
         return {node_id: entry for node_id, entry in self.entries.items() if entry.counts(now)}
 
 
 def possible_entries(node_id: str) -> Iterator[str]:
-    """Yields the entries that would quarantine a test: its node id, and the prefixes of it that may be entries."""
+    """Yields the entries that would quarantine a test: its node id, and each prefix of it that may be an entry."""
     yield node_id
     for end in islice(_ENDS.finditer(node_id), MAX_PREFIXES):
         yield node_id[: end.start()]
@@ -139,7 +139,7 @@ def filter_quarantined(node_ids: Iterable[str], entries: Iterable[str]) -> set[s
 
 
 def split_by_outcome(ran: Iterable[tuple[str, bool]], entries: Mapping[str, Entry]) -> tuple[list[int], list[int]]:
-    """Returns the ids of the entries whose tests all passed, and of those with a failure.
+    """Returns the ids of the entries whose tests all passed, and the ids of the entries with a failure.
 
     `ran` has the node id of each test that ran, and whether it failed in any attempt.
     """
@@ -174,7 +174,7 @@ def evolve(state: Quarantine, event: Event) -> Quarantine:
 
 
 def _changed(state: Quarantine, changes: Mapping[int, Mapping[str, Any]]) -> Quarantine:
-    """Returns the quarantine with these changes of entries, by entry id."""
+    """Returns the quarantine with changed entries. `changes` has the new field values by entry id."""
     entries = dict(state.entries)
     for node_id, entry in state.entries.items():
         if (changed := changes.get(entry.quarantine_id)) is not None:

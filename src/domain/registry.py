@@ -58,4 +58,4 @@ UPCASTERS: Mapping[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] 
     (results.ResultsRecorded.name, 1): results.without_commit_name,
     (results.ResultsRecorded.name, 2): results.with_packed_columns,
 }
-"""By event name and version: the function that turns the fields of that version into those of the next."""
+"""Upcasters by event name and version. Each turns the fields of that version into those of the next."""

@@ -1,4 +1,4 @@
-"""The reports of a build: what its state keeps of each, without the results."""
+"""The reports in the state of a build, without their results."""
 
 import msgspec
 
@@ -7,11 +7,11 @@ UNEXPLAINED = -1
 COUNTS = ("passed", "failed", "skipped", "flaky", "known_issues", "quarantined")
 """Fields of `build.report_recorded` that are added up over the reports of a build."""
 IGNORED = ("known_issues", "quarantined")
-"""Those of COUNTS that are failures which do not fail the build."""
+"""The fields of COUNTS that count failures which do not fail the build."""
 
 
 class Report(msgspec.Struct, frozen=True):
-    """A report as the state of its build knows it."""
+    """A report of a build. `domain.builds.ReportRecorded` describes the fields that it also has."""
 
     attempt: int
     path: str
@@ -22,22 +22,22 @@ class Report(msgspec.Struct, frozen=True):
     unloaded: int = 0
     digest: bytes = b""
     counts: tuple[int, ...] = ()
-    """Its tests by their last attempts, in the order of COUNTS."""
+    """Numbers of tests by their last attempts, in the order of COUNTS."""
     is_replaced: bool = False
     unreadable: bool = False
     missing: bool = False
-    """It stands for a pattern of the job's artifacts that names reports and that no file matches."""
+    """Whether it stands for a pattern for reports, in the job's artifacts, that no file matches."""
     late: bool = False
-    """It came after the end of the build, so it has no results."""
+    """Whether it came after the end of the build, so that it has no results."""
     selected_ran: bytes | None = None
     """One byte for each selected test of the build, as in `build.report_recorded`."""
     by_wildcard: bool = False
     """A wildcard or folder of the job's artifacts found it."""
     results_from: int = 0
-    """The version of the results stream before it; its results are in the next `blocks` events."""
+    """Version of the results stream before this report. The next `blocks` events contain its results."""
     blocks: int = 0
 
     @property
     def ignored(self) -> int:
-        """Failures in quarantine, and those that the reporter calls known."""
+        """Number of failures that are in quarantine or that the reporter calls known issues."""
         return sum(count for name, count in zip(COUNTS, self.counts, strict=True) if name in IGNORED)

@@ -1,8 +1,8 @@
-"""Test results, and the test cases that they are results of.
+"""Test results and test cases.
 
-A test case is one test of a project across builds, named by its node id. The cases that a report brings anew are
-allotted in one event. Results come in columns, about a thousand an event: one event of a large report is one
-compressed block, not a thousand maps.
+A test case is one test of a project across builds, named by its node id. One event gives ids to all test cases that are
+new in a report. An event of results has about a thousand of them, in columns: the event of a large report is one
+compressed block instead of a thousand maps.
 """
 
 from hashlib import blake2b
@@ -22,8 +22,9 @@ MAX_SUITES = 5_000
 OTHER_SUITES = "(other suites)"
 """Stands for the suites of a report beyond MAX_SUITES."""
 DIFFERED, FLIPPED = 1, 2
-"""Values of `ResultsRecorded.flips`: of the test's results in other builds of the job on the same commit, one was the
-opposite; the last one was.
+"""Values of `ResultsRecorded.flips`, about the test's results in other builds of the job on the same commit.
+
+DIFFERED: one of these results was the opposite. FLIPPED: the last of these results was the opposite.
 """
 
 
@@ -36,7 +37,7 @@ class CasesSeen(Event, frozen=True):
     first_case_id: int
     node_ids: list[str] = []
     suites: list[str] = []
-    """The suite of each case, as the report that brought it first said."""
+    """The suite of each case in the first report that has the case."""
 
     @property
     def stream(self) -> str:
@@ -48,10 +49,7 @@ class CasesSeen(Event, frozen=True):
 
 
 class ResultText(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
-    """The texts of a result. A result without any has none of these.
-
-    `row` is its place in the columns.
-    """
+    """The texts of a result, which is at index `row` of the columns. A result without texts has no ResultText."""
 
     row: int
     message: str = ""
@@ -65,10 +63,10 @@ class ResultText(msgspec.Struct, frozen=True, array_like=True, omit_defaults=Tru
 
 
 class Replaced(msgspec.Struct, frozen=True, array_like=True):
-    """An earlier result that no longer decides: once, another file of the build attempt took the place of results."""
+    """An earlier result, of another file of the build attempt, that a result replaces. Only older releases did that."""
 
     row: int
-    """Row of the result that replaces it."""
+    """Row of the result that replaces the earlier one."""
     result_id: int
     status: int
 
@@ -85,7 +83,7 @@ class ResultsRecorded(Event, frozen=True):
     first_result_id: int
     case_ids: Int32s
     suites: Int16s
-    """Places in the report's list of suites."""
+    """Indexes into the report's list of suites."""
     durations_ms: Int32s
     statuses: bytes
     """One byte a row: 0 passed, 1 failed, 2 skipped."""
@@ -99,13 +97,13 @@ class ResultsRecorded(Event, frozen=True):
     """One byte a row: 1 for a last attempt that passed where an earlier one of this report failed."""
     texts: list[ResultText] = []
     replaced: list[Replaced] = []
-    """Only events of older releases have any: results of other reports count now, whatever comes later."""
+    """Empty except in events of older releases: now the results of other reports still count."""
     commit: int = 0
-    """Its `commit_number`: what a flip on the same commit is found by when the build is long erased."""
+    """The build's `commit_number`. By it, flips on the same commit are found even when the build is erased."""
     quarantined: bytes = b""
     """One byte a row: 1 for a failure that only the job's quarantine keeps from failing the build; empty for none."""
     flips: bytes = b""
-    """One byte a row: 0, DIFFERED or FLIPPED, as far as it was known; empty for none, and in older events."""
+    """One byte a row: 0, DIFFERED or FLIPPED, as known at the time. Empty when all are 0, and in older events."""
 
     @property
     def stream(self) -> str:
@@ -117,7 +115,7 @@ class ResultsRecorded(Event, frozen=True):
 
 
 class ResultsReplaced(Event, frozen=True):
-    """A block of results counts no more: the report that has them was replaced. Skipped results are left out."""
+    """A block of results no longer counts, because their report was replaced. Leaves out skipped results."""
 
     name: ClassVar[str] = "results.replaced"
     build_id: int
@@ -125,7 +123,7 @@ class ResultsReplaced(Event, frozen=True):
     project_id: int
     case_ids: Int32s
     statuses: bytes
-    """One byte a row."""
+    """One byte a row, as in ResultsRecorded."""
     flaky: bytes
     """One byte a row: 1 for a result that made its run flaky."""
 
@@ -142,21 +140,21 @@ def find_flaky(event: ResultsRecorded) -> bytes:
 
 
 def commit_number(commit_sha: str) -> int:
-    """Tells commits apart and does not give them back; 0 for none."""
+    """Returns a number that differs between commits but does not reveal them; 0 for no commit."""
     if not commit_sha:
         return 0
     return int.from_bytes(blake2b(commit_sha.lower().encode(), digest_size=7).digest()) + 1
 
 
 def without_commit_name(first: dict[str, Any]) -> dict[str, Any]:
-    """The first version held the commit's name in clear."""
+    """Upcasts version 1, which had the commit's name in clear."""
     return {name: value for name, value in first.items() if name != "commit_sha"} | {
         "commit": commit_number(first.get("commit_sha", ""))
     }
 
 
 def with_packed_columns(second: dict[str, Any]) -> dict[str, Any]:
-    """The second version held these columns as lists, of which a rebuild made numbers one by one."""
+    """Upcasts version 2, which had these columns as lists of numbers."""
     return second | {
         "case_ids": Int32s(second["case_ids"]).stored,
         "suites": Int16s(second["suites"]).stored,

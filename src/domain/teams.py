@@ -27,10 +27,10 @@ from domain.endpoints import (
 )
 
 CardType = Literal["build.failed", "build.finished", "test.flaky", "test.quarantined", "node.offline"]
-"""The notification types that there are cards for."""
+"""The notification types for which there are cards."""
 
 CONNECTOR_ERROR = "Webhook message delivery failed"
-"""Begins the body in which an Office connector reports a failure, in spite of status 200."""
+"""Beginning of the body by which an Office connector reports a failure although the status is 200."""
 
 
 class ChannelEvent(EndpointEvent, frozen=True):
@@ -138,7 +138,7 @@ def redact_url(url: str) -> str:
 
 
 def correct_outcome(outcome: Outcome) -> Outcome:
-    """Turns an answer of 200 whose body reports an error, as Office connectors send it, into a failed attempt."""
+    """Turns a 2xx answer of an Office connector whose body reports an error into a failed attempt."""
     if outcome.ok and outcome.excerpt.startswith(CONNECTOR_ERROR):
         return msgspec.structs.replace(outcome, ok=False, error=" ".join(outcome.excerpt[:200].split()))
     return outcome

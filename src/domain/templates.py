@@ -31,7 +31,7 @@ class TemplateCreated(TemplateEvent, frozen=True):
 
 
 class TemplateUpdated(TemplateEvent, frozen=True):
-    """Holds the changed fields; None means unchanged."""
+    """Contains the changed fields; None means unchanged."""
 
     name: ClassVar[str] = "template.updated"
     sealed: ClassVar[tuple[str, ...]] = ("title", "description", "configuration")
@@ -54,7 +54,7 @@ class Template(msgspec.Struct, frozen=True):
 
 
 def overlaid(template: Configuration, job: Configuration) -> Configuration:
-    """Returns the configuration of a build: the job's values, else the template's; variables and secrets of both."""
+    """Returns a build's configuration: the job's values, else the template's. Merges their variables and secrets."""
     return Configuration(
         command=job.command or template.command,
         setup=job.setup or template.setup,

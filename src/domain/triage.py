@@ -25,7 +25,7 @@ WEIGHT: dict[Source | None, int] = {None: 0, "ai": 1, "rule": 2, "user": 3}
 
 
 class ResultsClassifiedByRules(Event, frozen=True):
-    """The failures of a report that known issues match, in columns."""
+    """Known issues matched failures of a report. Each row of the columns is one failure."""
 
     name: ClassVar[str] = "results.classified_by_rules"
     build_id: int
@@ -42,7 +42,7 @@ class ResultsClassifiedByRules(Event, frozen=True):
 
 
 class ResultEvent(Event, frozen=True):
-    """Base of the events about one result; `replaced…` fields hold the values before."""
+    """Base of the events about one result. The fields `replaced…` contain the previous values."""
 
     result_id: int
     build_id: int
@@ -87,7 +87,7 @@ class ResolutionSet(ResultEvent, frozen=True):
 
 
 class KnownIssueLinked(ResultEvent, frozen=True):
-    """A user linked a known issue, whose classification the result gets unless a user has classified it."""
+    """A user linked the result to a known issue. It gets the issue's classification unless a user has classified it."""
 
     name: ClassVar[str] = "result.known_issue_linked"
     known_issue_id: int
@@ -97,7 +97,7 @@ class KnownIssueLinked(ResultEvent, frozen=True):
 
 
 class Triage(msgspec.Struct, frozen=True):
-    """The triage of one result, without the classification by rules when it was recorded."""
+    """The triage of one result, without what ResultsClassifiedByRules says about it."""
 
     classification: Classification | None = None
     set_by_kind: Source | None = None

@@ -45,9 +45,9 @@ class UserPasswordSet(UserEvent, frozen=True):
 
 
 class PasswordLinkIssued(UserEvent, frozen=True):
-    """A link with which the user sets a password, once; the next link replaces it.
+    """The user got a link with which they can set a password once. The next link replaces this one.
 
-    Its token is computed from `link_id` with the server's secret key and is stored nowhere.
+    The link's token is computed from `link_id` with the server's secret key and is stored nowhere.
     """
 
     name: ClassVar[str] = "user.password_link_issued"
@@ -57,7 +57,7 @@ class PasswordLinkIssued(UserEvent, frozen=True):
 
 
 class UserUpdated(UserEvent, frozen=True):
-    """Holds the changed fields; None means unchanged. A user who is made inactive loses sessions and API tokens."""
+    """Contains the changed fields; None means unchanged. A user who is made inactive loses sessions and API tokens."""
 
     name: ClassVar[str] = "user.updated"
     sealed: ClassVar[tuple[str, ...]] = ("first_name", "last_name")
@@ -98,7 +98,7 @@ class UserAccount(msgspec.Struct, frozen=True):
     has_password: bool = False
     """Whether the user has accepted the invitation."""
     link: PasswordLink | None = None
-    """The link that has not been used; it may have expired."""
+    """The newest link; None when it was used or became invalid. It may have expired."""
     deleted: bool = False
 
     @property

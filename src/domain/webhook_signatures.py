@@ -11,7 +11,7 @@ KEY_BYTES = range(24, 64 + 1)
 
 
 def decode_key(secret: str) -> bytes:
-    """Returns the key that Standard Webhooks signs with: a `whsec_` secret is base64, any other is the key itself.
+    """Returns the signing key for Standard Webhooks: a `whsec_` secret is base64, any other is the key itself.
 
     Raises ValueError for a `whsec_` secret that is not base64.
     """
@@ -24,7 +24,7 @@ def decode_key(secret: str) -> bytes:
 
 
 def check_secret(secret: str) -> None:
-    """Raises ValueError for an invalid `whsec_` secret. Called for new secrets only: older ones go on signing."""
+    """Raises ValueError for an invalid `whsec_` secret. Call it for new secrets only: older ones still sign."""
     length = len(decode_key(secret))
     if secret.startswith(PREFIX) and length not in KEY_BYTES:
         raise ValueError(f"begins with whsec_ but what follows is base64 of {length} bytes, not of 24 to 64")
@@ -33,7 +33,7 @@ def check_secret(secret: str) -> None:
 def build_headers(
     secret: str | None, delivery_id: str, event_type: str, at: datetime, body: bytes, *, replay: bool = False
 ) -> dict[str, str]:
-    """Returns all headers of a delivery; without a secret none of them is a signature."""
+    """Returns all headers of a delivery. Without a secret there is no signature among them."""
     timestamp = str(int(at.timestamp()))
     headers = {
         "Content-Type": "application/json",

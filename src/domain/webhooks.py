@@ -30,7 +30,7 @@ class WebhookEvent(EndpointEvent, frozen=True):
     kind: ClassVar[EndpointKind] = "webhook"
     webhook_id: int
     project_id: int | None
-    """None: of all projects."""
+    """The webhook's project; None for a webhook of all projects."""
 
     @property
     def endpoint_id(self) -> int:
@@ -51,7 +51,7 @@ class WebhookRegistered(WebhookEvent, EndpointRegistered, frozen=True):
     events: list[str]
     url: str = ""
     sealed_secret: bytes | None = None
-    """None: deliveries are not signed."""
+    """None when deliveries are not signed."""
     active: bool = True
 
 
@@ -79,11 +79,11 @@ class WebhookRecovered(WebhookEvent, EndpointRecovered, frozen=True):
 
 
 class ReplayRequested(WebhookEvent, frozen=True):
-    """The notifications of the events after position `after`, up to position `up_to`, are to be delivered once more."""
+    """A user asked to deliver the notifications of the events from `after` (exclusive) to `up_to` once more."""
 
     name: ClassVar[str] = "webhook.replay_requested"
     replay: str
-    """Names the request."""
+    """Name of the replay."""
     after: int
     up_to: int
 
@@ -93,7 +93,7 @@ class DeliveryEvent(WebhookEvent, frozen=True):
 
     delivery_id: str
     attempts: int
-    """All attempts so far, those before a redelivery included."""
+    """Number of attempts so far, including those before a redelivery."""
 
     @property
     def stream(self) -> str:
@@ -120,7 +120,7 @@ class Webhook(Endpoint, frozen=True):
     active: bool
     failing: bool = False
     replay: str | None = None
-    """Names the replay that was requested last."""
+    """Name of the replay that was requested last."""
     deleted: bool = False
 
     @property
@@ -129,7 +129,7 @@ class Webhook(Endpoint, frozen=True):
 
 
 class Delivery(msgspec.Struct, frozen=True):
-    """The number of attempts when a delivery was last given up and last requested again; -1: never."""
+    """The numbers of attempts when a delivery was last given up and when it was last requested again; -1 for never."""
 
     given_up: int = -1
     requested: int = -1

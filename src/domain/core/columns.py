@@ -21,7 +21,7 @@ class Column(Numbers):
 
     @classmethod
     def of(cls, stored: bytes | bytearray) -> Self:
-        """Returns the column of stored bytes. Raises ValueError when their length is not a multiple of the size."""
+        """Returns the column that `stored` encodes. Raises ValueError when it does not consist of whole integers."""
         column = cls()
         column.frombytes(stored)
         if sys.byteorder == "big":

@@ -101,7 +101,7 @@ class Unavailable(Rejection):
 
 
 class StorageFull(Unavailable):
-    """A disk of the server has no room for what was to be stored. Nothing of it is."""
+    """A disk of the server has no room for what was to be stored. Nothing was stored."""
 
     slug, title = "insufficient-storage", "A disk of the server is full"
 

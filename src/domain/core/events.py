@@ -1,8 +1,7 @@
 """Events, streams and the states that they fold to.
 
-An event is a fact in the past tense and belongs to one stream. A category is a kind of stream (`build`,
-`job`) with the state that its events fold to. `evolve` never fails: an event that makes no sense in a state leaves
-it unchanged.
+An event is a fact in the past tense and belongs to one stream. A category is a kind of stream (`build`, `job`) with the
+state that its events fold to. `evolve` never fails: an event that makes no sense in a state leaves the state unchanged.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -22,15 +21,15 @@ UNSTAMPED = datetime.fromtimestamp(0, UTC)
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """Base of all events. A decision returns events without a stamp; the handler stamps them before they are appended.
+    """Base of all events. `decide` returns events without metadata; the handler adds it before they are appended.
 
-    `name` and `class_version` are stored data: a class may move or be renamed, these may not.
+    `name` and `class_version` are stored data: a class may move or be renamed, but these two must not change.
     """
 
     name: ClassVar[str]
     class_version: ClassVar[int] = 1
     sealed: ClassVar[tuple[str, ...]] = ()
-    """Fields that are encrypted under the data key. Each has a default, which an erased event shows."""
+    """Fields that are encrypted under the data key. Each has a default value, which it gets back when it is erased."""
     destroys_key: ClassVar[bool] = False
     """Whether the data key is destroyed in the commit that appends the event."""
 
@@ -46,17 +45,17 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fa
 
     @property
     def data_key(self) -> str | None:
-        """The key under which the sealed fields are stored; destroying it erases them for good."""
+        """The name of the key that encrypts the sealed fields. Destroying the key erases these fields for good."""
         return None
 
     @property
     def erases(self) -> str | None:
-        """The data key that is destroyed in the commit that appends this event."""
+        """The name of the data key that appending this event destroys; None for most events."""
         return self.data_key if self.destroys_key else None
 
     @property
     def notifies(self) -> str | None:
-        """The payload of the notification to waiting agents that is sent in the commit that appends this event."""
+        """The payload of the notification that appending this event sends to waiting agents; None when none is sent."""
         return None
 
 
@@ -74,7 +73,7 @@ def changes_of(event: Event) -> dict[str, Any]:
 
 
 def copy_fields(into: type[T], source: msgspec.Struct, **others: Any) -> T:
-    """Returns a struct with these fields; the rest are copied from the fields of the same names in `source`."""
+    """Returns an `into` with the fields `others`. Copies its other fields from `source`, by their names."""
     return into(**{name: getattr(source, name) for name in _shared_fields(into, type(source))} | others)
 
 
@@ -94,7 +93,7 @@ class Damaged(Event, frozen=True):
 
 
 class EventMetadata(msgspec.Struct, frozen=True):
-    """Time, actor and origin of an event: the part that a decision does not determine."""
+    """Time, actor and origin of an event: the fields that `decide` does not determine."""
 
     at: datetime
     actor: str
@@ -124,7 +123,7 @@ class Recorded(msgspec.Struct, frozen=True, gc=False):
 
 
 def readable(events: Sequence[Recorded]) -> Sequence[Recorded]:
-    """Returns the events. Raises StreamDamaged when one of them cannot be read."""
+    """Returns the events unchanged. Raises StreamDamaged when one of them cannot be read."""
     for recorded in events:
         if isinstance(recorded.event, Damaged):
             raise StreamDamaged(
@@ -157,15 +156,16 @@ class Stream(Generic[S]):
 
 @dataclass(frozen=True)
 class ExpectedVersion(Generic[S]):
-    """A state that the caller has already loaded. It is not loaded again; the command fails with a version conflict
-    when the stream is not at this version any more.
+    """A state that the caller has already loaded. The handler does not load it again.
+
+    The command fails with a version conflict when the stream has a newer version.
     """
 
     stream: str
     version: int
     state: S
     position: int = 0
-    """The position in the log of the stream's event of this version."""
+    """The log position of the stream's event with this version; 0 for an empty stream."""
 
 
 AnyStream = Stream[Any] | ExpectedVersion[Any]
