@@ -19,10 +19,10 @@ COMMENT = {"text": "written"}
 @pytest.fixture(name="disk")
 def _disk() -> Iterator[Path]:
     # Not pytest's tmp_path, whose mode locks out the account of the engines when we are root.
-    folder = Path(tempfile.mkdtemp(prefix="testhide-disk-"))
-    folder.chmod(0o711)
-    with small_disk(folder / "disk", "4m") as disk:
-        yield disk
+    with tempfile.TemporaryDirectory(prefix="testhide-disk-") as folder:
+        Path(folder).chmod(0o711)
+        with small_disk(Path(folder, "disk"), "4m") as disk:
+            yield disk
 
 
 def readiness(server: Server) -> str:
