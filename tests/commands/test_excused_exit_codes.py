@@ -175,6 +175,20 @@ def test_suites_that_are_lost_as_a_whole() -> None:
     assert read.is_unreadable
 
 
+def test_a_file_of_several_suites_may_declare_attempts() -> None:
+    suites = f'<testsuite name="s">{FLAKY}</testsuite><testsuite name="t"><testcase name="a"/></testsuite>'
+    read = read_chunks([f'<testsuites tests="5" failures="2" errors="1">{suites}</testsuites>'.encode()])
+    assert (read.is_unreadable, read.warnings) == (False, [])
+
+
+@pytest.mark.parametrize(
+    "case", ['classname="Cart > classMethod" name="classMethod"', 'classname="Cart" name=""', 'classname="" name="x"']
+)
+def test_a_failed_test_is_no_missing_suite(case: str) -> None:
+    read = read_chunks([f'<testsuite name="Cart"><testcase {case}><failure/></testcase></testsuite>'.encode()])
+    assert (read.unloaded, list(read.statuses)) == (0, [FAILED])
+
+
 @pytest.mark.parametrize(("exit_code", "reason"), [(0, "reports_unreadable"), (3, "command_failed")])
 def test_a_build_with_an_unreadable_report_fails(exit_code: int, reason: str) -> None:
     finished = ended(exit_code, report("a", 0), UNREADABLE)

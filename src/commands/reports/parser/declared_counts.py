@@ -11,7 +11,7 @@ def total_as_declared(declared: Declared, elements: Counts, folded: Counts) -> C
     """
     total = Counts()
     total.include(elements)
-    if folded.tests and declared.tests == elements.tests + folded.tests:
+    if declared.tests == elements.tests + folded.tests:
         total.include(folded)
     return total
 
