@@ -122,7 +122,7 @@ def is_reserved_for_reports(path: str) -> bool:
 
 
 def matches_glob(path: str, glob: str) -> bool:
-    """Returns whether the agent finds the file at a path by a glob of a job's artifacts, or in a folder of them."""
+    """Returns whether `glob` (of a job's artifacts) matches the file at `path` or a folder above it."""
     parts = path.split("/")
     matched = {0}
     for segment in (segment for segment in glob.split("/") if segment not in ("", ".")):
@@ -134,7 +134,7 @@ def matches_glob(path: str, glob: str) -> bool:
 
 
 def is_found_by_wildcard(path: str, globs: Collection[str]) -> bool:
-    """Returns whether globs find a file and none is its path: then others beside it may be missing unnoticed."""
+    """Returns whether only wildcards or folders match a file. Then other files may be missing unnoticed."""
     exact = {glob.removeprefix("./") for glob in globs}
     return path not in exact and any(matches_glob(path, glob) for glob in globs)
 

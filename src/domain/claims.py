@@ -47,7 +47,7 @@ def evolve(state: Claim, event: Event) -> Claim:
 
 
 def take_claim(claim: str, state: Claim, owner: str, refusal: str) -> Iterable[Event]:
-    """Yields the event that takes a free value. Raises Conflict with the text `refusal` if it has another owner."""
+    """Yields the event that takes a free value. Raises Conflict(refusal) if the value has another owner."""
     if state.owner not in ("", owner):
         raise Conflict(refusal)
     if not state.owner:

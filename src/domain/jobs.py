@@ -42,7 +42,7 @@ class JobEvent(Event, frozen=True):
 
 
 DEFAULT_TIMEOUT_MINUTES = 60
-"""Minutes that a build of a new job may run if the job names no limit. Stored events keep a default of their own."""
+"""Minutes that a build of a new job may run if the job names no limit. Events have fixed defaults."""
 
 TEXTS = ("title", "repository", "default_branch", "required_tags", "pool_labels")
 
@@ -90,7 +90,7 @@ class JobConfigured(JobEvent, frozen=True):
 
 
 class JobDeleted(JobEvent, frozen=True):
-    """The job and its builds were deleted: the job's data key wraps theirs. Builds that had not ended are aborted."""
+    """The job was deleted with its builds, since its data key wraps their keys. Unfinished builds are aborted."""
 
     name: ClassVar[str] = "job.deleted"
     destroys_key: ClassVar[bool] = True

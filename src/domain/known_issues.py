@@ -124,7 +124,7 @@ class KnownIssue(msgspec.Struct, frozen=True):
 
     @property
     def match_rules(self) -> list[MatchRule]:
-        """The rule that a user gave, and those that linked results added."""
+        """The rule that a user gave, and the rules that linked results added."""
         values: list[tuple[Kind, str]] = [
             (self.kind, self.value),
             *(("fail_id", fail_id) for fail_id in self.fail_ids),

@@ -81,7 +81,7 @@ def notification_subject(command_id: int) -> str:
 
 
 def completion_notification(command_id: int) -> str:
-    """Returns the payload of the notification to those who wait for the command's result."""
+    """Returns the payload of the notification to everybody who waits for the command's result."""
     return f"done:{command_id}"
 
 

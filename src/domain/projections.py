@@ -1,4 +1,4 @@
-"""Dismissed events: those that an operator left out of a read model, because they cannot be applied."""
+"""Dismissed events, which an operator left out of a read model because they cannot be applied."""
 
 from typing import ClassVar
 

@@ -43,9 +43,9 @@ class ProjectUpdated(ProjectEvent, frozen=True):
     description: str | None = None
     scm_endpoint_id: int | None = None
     retention_days: int | None = None
-    """Finished builds older than this are deleted; 0 keeps them whatever their age."""
+    """Age at which finished builds are deleted; 0 for no limit."""
     retention_builds: int | None = None
-    """Number of finished builds that are kept for each job, the newest; 0 keeps all."""
+    """Number of finished builds that each job keeps, the newest; 0 for no limit."""
 
 
 class WebhookSecretRotated(ProjectEvent, frozen=True):

@@ -1,8 +1,8 @@
 """Test results and test cases.
 
 A test case is one test of a project across builds, named by its node id. One event gives ids to all test cases that are
-new in a report. An event of results has about a thousand of them, in columns: the event of a large report is one
-compressed block instead of a thousand maps.
+new in a report. One event has about a thousand results, in columns, so that it is stored as one compressed block
+instead of a thousand maps.
 """
 
 from hashlib import blake2b
@@ -115,7 +115,7 @@ class ResultsRecorded(Event, frozen=True):
 
 
 class ResultsReplaced(Event, frozen=True):
-    """A block of results no longer counts, because their report was replaced. Leaves out skipped results."""
+    """A block of results no longer counts, because its report was replaced. Skipped results are left out."""
 
     name: ClassVar[str] = "results.replaced"
     build_id: int

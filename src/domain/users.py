@@ -69,7 +69,7 @@ class UserUpdated(UserEvent, frozen=True):
 
 
 class UserSignedOut(UserEvent, frozen=True):
-    """All sessions of the user ended; API tokens stay."""
+    """All sessions of the user were ended. Their API tokens stay valid."""
 
     name: ClassVar[str] = "user.signed_out"
 

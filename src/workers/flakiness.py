@@ -29,7 +29,7 @@ log = structlog.get_logger()
 NAME = "flakiness"
 """Name of the watch's stored position."""
 POLL_INTERVAL_S = 2.0
-"""Seconds between two looks. A delay matters little: under load, projecting the results takes longer."""
+"""Seconds between two batches. A delay matters little: under load, projecting the results lasts longer."""
 BATCH_SIZE = 20
 """Blocks of results that one transaction handles. A block has up to a thousand results."""
 COMMAND_SIZE = 100

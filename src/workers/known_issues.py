@@ -1,4 +1,4 @@
-"""Searches older failures for new and changed known issues, and classifies those that nobody has classified."""
+"""Searches older failures for new and changed known issues, and classifies matches that nobody has classified."""
 
 import asyncio
 from collections.abc import Sequence
@@ -71,7 +71,7 @@ class KnownIssueSearch:
 
 
 def _matching(rules: MatchRules, chunk: Sequence[OlderFailure]) -> list[tuple[int, int]]:
-    """Returns (result id, job id) of each open failure that the rules match, just as they match those of a report."""
+    """Returns (result id, job id) of each open failure that the rules match as they match results of a report."""
     found = [text for text in chunk if text.is_open]
     report = ReportRead(
         statuses=bytearray([FAILED]) * len(found),

@@ -119,7 +119,7 @@ class Recorded(msgspec.Struct, frozen=True, gc=False):
     position: int
     event: Event
     erased: bool = False
-    """Whether its data key was destroyed, so that the sealed fields show their defaults."""
+    """Whether the event's data key was destroyed, so that the sealed fields have their defaults."""
 
 
 def readable(events: Sequence[Recorded]) -> Sequence[Recorded]:

@@ -108,7 +108,7 @@ class Edge:
     """The unfinished tile of each level of a growing tree. `append` returns a tile that becomes full and drops it."""
 
     def __init__(self, last_tiles: Iterable[tuple[int, int, bytes]] = ()) -> None:
-        """`last_tiles` are (level, number, hashes) of the last tile of each level."""
+        """Begins with the last tile of each level: (level, number, hashes)."""
         self._tiles: list[tuple[int, bytearray]] = []
         for level, n, hashes in sorted(last_tiles):
             assert level == len(self._tiles), "the levels of a tree have no holes"

@@ -17,7 +17,7 @@ _hasher = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1, type
 
 T = TypeVar("T")
 MAX_WAITING = 32
-"""Passwords that a process hashes or has waiting at once. On two processors the last one waits about 0.3 s."""
+"""Passwords that a process hashes at once, waiting ones included. The last waits 0.3 s on two processors."""
 _waiting = 0
 MIN_LENGTH = 8
 """Characters of the shortest password that NIST SP 800-63B allows."""
@@ -45,15 +45,15 @@ async def hash_password(password: str) -> str:
 
 
 async def verify_password(password_hash: str, password: str) -> bool:
-    """Tells whether the password has this hash. Raises Unavailable.
+    """Returns whether the password has this hash. Raises Unavailable.
 
-    An empty hash, for an unknown user or one without a password, matches no password and takes the same time.
+    Pass an empty hash for an unknown user or a user without a password: it matches nothing and takes the same time.
     """
     return await _run(_matches, password_hash, password)
 
 
 async def _run(work: Callable[..., T], *arguments: str) -> T:
-    """Runs Argon2 on a thread. Raises Unavailable when so many calls wait that each would wait long."""
+    """Runs Argon2 on a thread. Raises Unavailable when MAX_WAITING calls are running or waiting."""
     global _waiting
     if _waiting >= MAX_WAITING:
         raise Unavailable("Too many passwords are being checked at once; try again in a second.")

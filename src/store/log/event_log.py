@@ -37,7 +37,7 @@ _SELECT = "SELECT notification_id, originator_id, originator_version, topic, sta
 
 @dataclass(frozen=True)
 class Write:
-    """An event to append, and the version that it takes in its stream (from 1)."""
+    """An event to append, and the version that it gets in its stream (from 1)."""
 
     version: int
     event: Event

@@ -1,6 +1,6 @@
-"""The store's tables as the migrations make them, and what is lost with each: finds those that are not there any more.
+"""Finds tables of the store that were lost. Lists the tables that migrations create, and what is lost with each.
 
-Read models are not among them: they say themselves what they have lost (`projections.engine.inspection`).
+Read models are not in this list: `projections.engine.inspection` finds their lost tables.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from store.postgres.queries import execute, fetch_rows
 class StoreTable(NamedTuple):
     columns: str
     lost: str | None
-    """What is lost with the table when it is made again; None when it cannot be made again."""
+    """The data that is lost although the table is made again; None when it cannot be made again."""
 
 
 NOTHING = "nothing, the server fills it again"
@@ -80,25 +80,25 @@ TABLES = {
         "test_case_id runs flaky_runs", "tests that turned flaky in builds since it was lost are not announced"
     ),
 } | {f"{kind}_ids": StoreTable("last_value", None) for kind in KINDS}
-"""Tables and sequences by name; those without a schema are in `public`."""
+"""Tables and sequences by name. A name without a schema is in `public`."""
 
 
 class LostTable(NamedTuple):
     name: str
     column: str | None
-    """The column that is lost; None if the whole table is."""
+    """The column that is lost; None when the whole table is lost."""
 
     def __str__(self) -> str:
         return self.name if self.column is None else f"{self.name} (its column {self.column})"
 
     @property
     def lost(self) -> str | None:
-        """The loss that remains when it is made again; None when it cannot be made again."""
+        """The data that is lost although the table is made again; None when it cannot be made again."""
         return TABLES[self.name].lost if self.column is None else None
 
 
 def describe(tables: Sequence[LostTable]) -> str:
-    """Says which tables are lost, and what to do."""
+    """Returns a text that says which tables are lost, and what to do."""
     names = ", ".join(map(str, tables))
     if final := [table for table in tables if table.lost is None]:
         cure = f"restore {', '.join(map(str, final))} from a backup"
@@ -109,9 +109,9 @@ def describe(tables: Sequence[LostTable]) -> str:
 
 
 async def find_lost_tables(connection: AsyncConnection) -> list[LostTable]:
-    """Finds what the migrations of this release have made and is not there any more.
+    """Returns the tables that the migrations of this release created and that are missing now.
 
-    Finds nothing in a database of another release, which may have other tables.
+    Returns nothing for a database of another release, which may have other tables.
     """
     (is_migrated,) = (await fetch_rows(connection, "SELECT to_regclass('schema_migrations') IS NOT NULL"))[0]
     if not is_migrated:

@@ -169,9 +169,9 @@ async def lease(
 
 
 async def fetch_overdue(connection: AsyncConnection, now: datetime) -> tuple[int, float] | None:
-    """Returns the endpoint whose delivery is due for the longest time, and for how many seconds; None if none is due.
+    """Returns the endpoint id of the delivery that has been due longest, and for how many seconds; None if none is due.
 
-    Those of endpoints that are inactive or paused do not count.
+    Deliveries to inactive or paused endpoints do not count.
     """
     row = await fetch_row(
         connection,

@@ -1,9 +1,8 @@
-"""Attempts to sign in during the last minutes, by subject: an account, an address, an account from an address. Not
-events.
+"""Attempts to sign in during the last minutes, counted by subject. They are not events.
 
-An attempt is counted before its password is checked, so that attempts at the same time cannot exceed a limit; one that
-succeeds is taken back. Subjects are HMACs. Each call deletes a few expired rows, so that none slows down with their
-number.
+A subject is an account, an address, or an account from an address, as an HMAC. An attempt is counted before its
+password is checked, so that attempts at the same time cannot exceed a limit. An attempt that succeeds is uncounted.
+Calls delete a few expired rows, so that they do not slow down with the number of rows.
 """
 
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ from psycopg_pool import AsyncConnectionPool
 from store.postgres.queries import execute, fetch_row
 
 WINDOW_S = 300
-"""Seconds from the first attempt of a subject until its attempts are counted anew."""
+"""Seconds from the first attempt of a subject until counting its attempts begins again."""
 KNOWN_DAYS = 30
 """Days that an address counts as known to an account after somebody signed in to it from there."""
 _WINDOW = f"interval '{WINDOW_S} seconds'"
@@ -25,9 +24,9 @@ class LoginAttempts:
         self._pool = pool
 
     async def reserve(self, limits: Mapping[str, int]) -> int:
-        """Counts an attempt of each subject, unless one has had as many as its limit within a window.
+        """Counts an attempt of each subject, unless a subject has reached its limit. `limits` are by subject.
 
-        Returns 0, or the seconds until the next attempt is allowed.
+        Returns 0 when the attempt is counted, else the seconds until the next attempt is allowed.
         """
         row = await fetch_row(
             self._pool,
@@ -47,7 +46,7 @@ class LoginAttempts:
         return max(1, int(row[0]))
 
     async def release(self, subjects: Mapping[str, int]) -> None:
-        """Counts one attempt less of each subject."""
+        """Takes back one counted attempt of each subject."""
         await execute(
             self._pool,
             "UPDATE login_failures SET failures = greatest(failures - 1, 0) WHERE subject = ANY (%s::text[])",
@@ -60,12 +59,12 @@ class LoginAttempts:
         )
 
     async def is_known(self, subject: str) -> bool:
-        """Tells whether somebody has signed in lately to this account from this address."""
+        """Returns whether somebody signed in within KNOWN_DAYS. `subject` is an account from an address."""
         query = f"SELECT 1 FROM known_logins WHERE subject = %s AND at > now() - {_KNOWN}"
         return await fetch_row(self._pool, query, (subject,)) is not None
 
     async def succeed(self, subject: str) -> None:
-        """Forgets the attempts at an account from an address, and remembers that they ended with success."""
+        """Deletes the count of attempts and records the success. `subject` is an account from an address."""
         await execute(self._pool, "DELETE FROM login_failures WHERE subject = %s", (subject,))
         await execute(
             self._pool,

@@ -31,7 +31,7 @@ class ReactionStatus(msgspec.Struct):
     position: int | None
     """Position up to which the log was read; None when nobody reads for it any more, but events are still due."""
     due: int
-    """Number of events that it still has to react to, including those for which it failed and will try again."""
+    """Number of events still to react to, including events for which a try failed and another will follow."""
     parked: int
     """Number of events for which its last try failed. They wait until an operator retries them."""
     errors: list[str]
@@ -100,7 +100,7 @@ async def fetch_overdue(connection: AsyncConnection, overdue_s: float) -> dict[s
 
 
 async def fetch_statuses(source: Source) -> list[ReactionStatus]:
-    """Returns the status of every reaction that has a position or due events, also of those in other releases."""
+    """Returns the status of every reaction, of any release, that has a position or due events."""
     rows = await fetch_rows(
         source,
         "SELECT n.name, p.position, count(d.position) FILTER (WHERE d.tries < %(most)s),"

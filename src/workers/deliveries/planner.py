@@ -2,7 +2,7 @@
 
 Deliveries are enqueued in the transaction that moves the planner's position, so none is lost or planned twice. The
 endpoints are folded from the same log in the same order (`workers.deliveries.endpoints`): an endpoint is notified of
-the events after it was registered and before it was deleted, whatever the read models show meanwhile.
+the events after its registration and before its deletion, whatever the read models show.
 """
 
 from collections.abc import Callable, Collection, Iterable, Sequence

@@ -1,4 +1,4 @@
-"""Sends deliveries: leases those that are due, sends them, records the outcomes.
+"""Sends deliveries: leases due deliveries, sends them, and records the outcomes.
 
 A delivery is sent at least once. When a sender dies, its leases end as soon as its advisory lock is free. Leases expire
 in case a sender hangs. Deliveries with the same ordering key are sent in order. Each endpoint has a limit of

@@ -70,7 +70,7 @@ class ActiveBuild:
 
 @dataclass(frozen=True)
 class LostBuild:
-    """A build whose job, node or agent is gone; `node_id` is None for a queued build."""
+    """A build that lost its job, node or agent; `node_id` is None for a queued build."""
 
     build: QueuedBuild
     node_id: int | None
@@ -180,7 +180,7 @@ class DispatchState:
             self.open_slots[node_id] = free
 
     def lost_builds(self) -> list[LostBuild]:
-        """Returns the builds of deleted jobs, on deleted nodes, and of agents that are gone or have a new session."""
+        """Returns the builds whose job or node was deleted, or whose agent is offline or has a new session."""
         found = [
             LostBuild(self.queued[build_id], None, "job_deleted")
             for key, build_ids in self.queues.items()

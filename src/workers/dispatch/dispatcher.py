@@ -207,7 +207,7 @@ class _Leadership:
                 await self._execute(MarkNodeOffline(node_id, node.session, f"not heard of for {silence:.0f} s"))
 
     async def _check_repaired(self) -> None:
-        """Raises SteppedDown when a damaged stream is readable again: the next leader reads the log anew."""
+        """Raises SteppedDown when a damaged stream is readable again: the next leader reads the whole log again."""
         for stream in self._state.damaged:
             with contextlib.suppress(StreamDamaged):
                 await self._dispatcher.log.load([stream])

@@ -1,6 +1,6 @@
-"""Decides which build runs on which node, from the state of dispatch; pure.
+"""Decides from the state of dispatch which build runs on which node. No input or output.
 
-A node takes a build when the poll of its agent is open, it has a free slot, it is in a pool that the build may use, and
+A node gets a build when the poll of its agent is open, it has a free slot, it is in a pool that the build may use, and
 it has the tags that the build requires, within the limits of the job and the pool. Builds moved to the top come first,
 then higher priority, then the project with the fewest running builds, among those the one served least recently, then
 the oldest build. Every ten minutes of waiting raise the priority of a build by one, so that none starves.
@@ -31,7 +31,7 @@ def explain_waiting(state: DispatchState, now: datetime) -> dict[QueueKey, str]:
 
 
 class _Round:
-    """One round of placement: counts the slots that are taken, those of this round included."""
+    """One round of placement: counts used slots, including those that this round assigns."""
 
     def __init__(self, state: DispatchState, now: datetime) -> None:
         self._state = state
@@ -74,7 +74,7 @@ class _Round:
                 heappop(ranked)
 
     def _rank(self, key: QueueKey) -> tuple[int, ...]:
-        """Returns the rank of the next build of a queue; the lowest goes first."""
+        """Returns the rank of the next build of a queue. The build with the lowest rank comes first."""
         head = self._head(key)
         priority = key.priority + (self._now - head.queued_at) // AGING
         project_id = key.requirements.project_id

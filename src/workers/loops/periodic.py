@@ -1,7 +1,7 @@
 """Periodic work that one worker process does at a time: the leader, which holds an advisory lock. Others stand by.
 
 A leader that has lost its lock without knowing it may still sweep when the next leader begins. So two sweeps of one
-schedule may run at once, and must only do the same work twice.
+schedule may run at once. They must do no harm by that.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from workers.loops.outages import tolerate_outages
 log = structlog.get_logger()
 
 LOCK_CHECK_INTERVAL_S = 1.0
-"""How often a leader checks that it still holds the lock, and how soon another one tries to take it."""
+"""Time between checks that the leader still has the lock, and the pause of a leader that lost it."""
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ class ReactionDispatcher:
         )
         self._has_positions = False
         self._alarm: str | None = ""
-        """The alarm that was set last; none was set or ended yet while it is empty."""
+        """The alarm that this process set last; None when it ended the alarm, empty before it did either."""
 
     async def run(self) -> None:
         """Runs until cancelled. Any number of dispatchers may run."""
@@ -92,7 +92,7 @@ class ReactionDispatcher:
             await self._connections.disconnect()
 
     async def run_due(self) -> int:
-        """Runs the due reactions; returns their number."""
+        """Runs the due reactions. Returns their number."""
         ran = 0
         while leased := await self._lease():
             for due in leased:
@@ -134,7 +134,7 @@ class ReactionDispatcher:
                 await self._check_redis()
 
     async def _check_redis(self) -> None:
-        """Sets an alarm when Redis goes away, and ends it when Redis answers."""
+        """Sets an alarm when Redis does not answer, and ends the alarm when Redis answers."""
         message = None
         try:
             async with asyncio.timeout(self._redis_timeout_s):
