@@ -2,10 +2,11 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from api.builds import NewBuild
-from api.http.validation import convert_body
+from api.http.validation import convert_body, find_wrong
 from domain.core.errors import Invalid
 from tests.support.server import Server
 
@@ -97,3 +98,25 @@ def test_what_get_answered_fits_put_but_a_read_only_field_alone_does_not(server:
     answer = server.admin.put(path, json={"project_id": whole["project_id"] + 1})
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["field"] == "project_id"
+
+
+class Inner(msgspec.Struct):
+    a: int
+
+
+class Outer(msgspec.Struct):
+    inner: Inner
+    env: dict[str, str] = {}
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ([], "body must be an object, not []"),
+        ({"inner": 3}, "inner must be an object, not 3"),
+        ({"inner": {"a": 1}, "env": [1]}, "env must be an object, not [1]"),
+        ({"inner": {}}, "inner.a is required"),
+    ],
+)
+def test_what_is_no_object_is_shown(value: Any, says: str) -> None:
+    assert [f"{error.field} {error.message}" for error in find_wrong(value, Outer)] == [says]
