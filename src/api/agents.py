@@ -1,4 +1,4 @@
-"""The operations of agents: connect, poll, log, report, finish. Their side of it is in docs/agent-protocol.md."""
+"""Operations of agents: connect, poll, log, report, finish. docs/agent-protocol.md describes the agent's side."""
 
 import hashlib
 from pathlib import Path
@@ -28,12 +28,12 @@ from store.tables.build_logs import Line
 
 HEARTBEAT_S = 10
 ALIVE_S = 15
-"""Seconds since its last request in which an agent keeps its node: another agent with the same token is refused
-meanwhile, unless it proves by `replaces` that the first one is dead.
+"""Seconds after an agent's last request during which another agent with the same token is refused, unless `replaces`
+proves that the first one is dead.
 """
 MAX_REPORT_BYTES = 512 * 1024 * 1024
 MAX_OUTPUT = 512 * 1024
-"""Most characters of each output of a command; agents send the last 256 KiB."""
+"""Largest number of characters of each output of a command. Agents send the last 256 KiB."""
 
 Name = Annotated[str, Meta(max_length=500)]
 Session = Annotated[str, Meta(min_length=8, max_length=64, pattern=r"^[A-Za-z0-9_-]+\Z")]
@@ -50,7 +50,9 @@ class Connection(msgspec.Struct):
     running: list[int] = []
     """Ids of the builds that the agent still runs."""
     replaces: Annotated[str, Meta(max_length=200)] | None = None
-    """The secret whose SHA-256 is the session of the agent that ran in the same work folder before, and is dead."""
+    """Secret that proves that the agent which ran in the same work folder before is dead. Its SHA-256 is that agent's
+    session.
+    """
 
 
 class Connected(msgspec.Struct):
@@ -60,7 +62,7 @@ class Connected(msgspec.Struct):
     heartbeat_s: int = HEARTBEAT_S
     """Seconds between two heartbeats."""
     poll_s: int = POLL_S
-    """Seconds after which a poll without a message ends."""
+    """Seconds after which a poll ends without a message."""
 
 
 class Disconnection(msgspec.Struct):
@@ -74,12 +76,12 @@ class Heartbeat(msgspec.Struct):
     disk_free_gb: Annotated[float, Meta(ge=0, le=1e9)]
     uptime_s: Annotated[int, Meta(ge=0, le=2**40)]
     running: list[tuple[int, int]] = []
-    """Builds that the agent runs, as id and attempt."""
+    """Builds that the agent runs, each as id and attempt."""
 
 
 class Lost(msgspec.Struct):
     lost: list[tuple[int, str]]
-    """Builds to end, as id and reason."""
+    """Builds that the agent must end, each as id and reason."""
 
 
 class Started(msgspec.Struct):
@@ -88,7 +90,7 @@ class Started(msgspec.Struct):
 
 class LogLines(msgspec.Struct):
     offset: Annotated[int, Meta(ge=0, le=2**40)]
-    """Number of lines before the first of these."""
+    """Number of lines of the log before the first of these."""
     lines: Annotated[list[Line], Meta(max_length=10_000)]
 
 
@@ -99,7 +101,7 @@ class Acknowledged(msgspec.Struct):
 
 class ReportAnswer(msgspec.Struct):
     recorded: int
-    """How many results were read."""
+    """Number of results that were read."""
     warnings: list[str]
 
 
@@ -112,7 +114,7 @@ class FinishedReport(msgspec.Struct):
 
 class CompletedCommand(msgspec.Struct):
     exit_code: Annotated[int, Meta(ge=-(2**31), le=2**32)] | None = None
-    """Null when the command was killed at its time limit."""
+    """Exit code of the command; null when it was killed at its time limit."""
     stdout: Annotated[str, Meta(max_length=MAX_OUTPUT)] = ""
     stderr: Annotated[str, Meta(max_length=MAX_OUTPUT)] = ""
     truncated: bool = False
@@ -131,7 +133,7 @@ class AgentController(Controller):
 
     @post("/connect", status_code=200)
     async def connect_agent(self, ctx: RequestContext, data: Connection) -> Connected:
-        """Begins a session of the node's agent. Refused while another agent with the same token is alive."""
+        """Begins a session of the node's agent. Refused while another agent with the same token may be alive."""
         node_id = ctx.node_id
         gauge = await ctx.services.gauges.fetch(node_id)
         dead = gauge is None or gauge.silent_s > ALIVE_S
@@ -150,7 +152,7 @@ class AgentController(Controller):
 
     @post("/disconnect", status_code=200)
     async def disconnect_agent(self, ctx: RequestContext, data: Disconnection) -> dict[str, str]:
-        """Ends the agent's session. Does nothing for a session that is not the node's (any more)."""
+        """Ends the agent's session. Does nothing if the node has another session or none."""
         await ctx(MarkNodeOffline(ctx.node_id, data.session, "its agent was stopped"))
         return {}
 
@@ -167,8 +169,8 @@ class AgentController(Controller):
         free: Annotated[int, Parameter(ge=0, le=10_000)],
         receipt: Annotated[str | None, Parameter(max_length=200)] = None,
     ) -> Response[dict[str, Any] | None]:
-        """Waits for a message for the agent; 204 after a while without one. `receipt` is that of the last message that
-        arrived, empty before the first: a message that did not arrive is sent again.
+        """Waits for a message for the agent; answers 204 if none comes in time. `receipt` is the receipt of the last
+        message that arrived, and empty before the first one. A message that did not arrive is sent again.
         """
         node_id = ctx.node_id
         await _must_be_connected(ctx, session)
@@ -178,7 +180,7 @@ class AgentController(Controller):
 
     @post("/heartbeat", status_code=200)
     async def send_heartbeat(self, ctx: RequestContext, data: Heartbeat) -> Lost:
-        """Takes the agent's measurements; returns those of its builds that are not the node's any more."""
+        """Records the agent's measurements. Returns the builds of the agent that its node no longer has."""
         node_id = ctx.node_id
         await _must_be_connected(ctx, data.session)
         await ctx.services.gauges.record_heartbeat(
@@ -203,7 +205,9 @@ class AgentController(Controller):
     async def append_build_log(
         self, ctx: RequestContext, build_id: int, attempt: Attempt, data: LogLines
     ) -> Acknowledged:
-        """Appends lines to a build's log; returns how many lines from the beginning are stored without a gap."""
+        """Appends lines to a build's log. Returns the number of lines that are stored without a gap from the
+        beginning.
+        """
         node_id = ctx.node_id
         build = must_hold(await ctx.services.log.load_state(BUILD.at(build_id)), build_id, node_id, attempt)
         logs = ctx.services.build_logs
@@ -224,9 +228,9 @@ class AgentController(Controller):
         path: Annotated[str, Parameter(max_length=1_000)],
         missing: Annotated[bool, Parameter(description="No file matches `path`, a pattern")] = False,
     ) -> ReportAnswer:
-        """Records the results of a report, which is the body as it is.
+        """Records the results of a report. The body is the file itself.
 
-        With `missing` and an empty body, no file matches `path`, a pattern of the job's artifacts that names reports.
+        With `missing`, the body is empty: no file matches `path`, a pattern of the job's artifacts that names reports.
         """
         node_id = ctx.node_id
         build = await load_build(ctx.services.log, build_id)
@@ -269,7 +273,7 @@ class AgentController(Controller):
     async def report_command_result(
         self, ctx: RequestContext, command_id: int, data: CompletedCommand
     ) -> dict[str, str]:
-        """Takes the result of an `execute` or `restart` command; only the first one counts."""
+        """Records the result of an `execute` or `restart` command. Ignores a second result."""
         await ctx(CompleteNodeCommand(command_id, ctx.node_id, **msgspec.structs.asdict(data)))
         return {}
 

@@ -1,4 +1,4 @@
-"""The HTTP application: its routes, and what runs around each request."""
+"""The HTTP application: its routes, and the hooks and middleware around each request."""
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -99,7 +99,7 @@ class Application(Litestar):
 
 
 def create_app(services: AbstractAsyncContextManager[Services], version: str) -> Litestar:
-    """Makes the application; enters `services` when the server starts and leaves it when the server stops."""
+    """Returns the application. It enters `services` when the server starts, and leaves them when the server stops."""
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:

@@ -61,14 +61,14 @@ class ArtifactItem(msgspec.Struct):
     path: str
     type: ArtifactType
     content_type: str
-    """Media type, with which it is downloaded."""
+    """Media type with which the file is downloaded."""
     size_bytes: int
     sha256: str
     created_at: datetime
 
 
 class RecordedReport(msgspec.Struct):
-    """The results of a report that the pipeline of an external build has uploaded."""
+    """Results of a report that the pipeline of an external build has uploaded."""
 
     cases: int
     warnings: list[str]
@@ -83,7 +83,7 @@ class UploadedArtifact(msgspec.Struct):
     type: ArtifactType
     sha256: str
     report: RecordedReport | None = None
-    """The report that was read, if the file is one of a running external build; else null."""
+    """Report that was recorded from the file; null unless the file is a report of an external build."""
 
 
 class ArtifactController(Controller):
@@ -100,7 +100,7 @@ class ArtifactController(Controller):
         type: Annotated[ArtifactType | None, Parameter()] = None,
         search: Annotated[str | None, Parameter(max_length=200, description="Filter by filename substring")] = None,
     ) -> Response[list[ArtifactItem]]:
-        """The artifacts of a build, by id."""
+        """Returns a page of the artifacts of a build, ordered by id."""
         async with read_build(ctx, build_id) as (connection, _):
             found = await artifacts.fetch_page(
                 connection,
@@ -118,7 +118,7 @@ class ArtifactController(Controller):
     async def get_artifact_tree(
         self, request: Request[User, Any, Any], ctx: RequestContext, build_id: BuildId
     ) -> dict[str, Any]:
-        """The build's artifacts as folders and files, folders first."""
+        """Returns the build's artifacts as a tree of folders and files, folders first."""
         async with read_build(ctx, build_id) as (connection, _):
             return make_tree(await artifacts.fetch_page(connection, build_id))
 
@@ -129,12 +129,12 @@ class ArtifactController(Controller):
         guards=[CAN_REPORT],
     )
     async def upload_artifact(self, request: Request[User | Agent, Any, Any], ctx: RequestContext) -> UploadedArtifact:
-        """multipart/form-data: `build_id`, `file`, and optionally `path`: a folder (`reports`), or the whole path when
-        it ends in the file's name.
+        """Uploads a file as multipart/form-data with the fields `build_id`, `file` and, optionally, `path`. `path` is a
+        folder (`reports`), or the whole path if it ends in the file's name.
 
-        For a running external build the results of a test report are also recorded. Another report at the path of one
-        gets a path of its own (`junit-2.xml`), and both count; with `replace=true` it takes the place of the first.
-        Results of a report that comes after the end do not count; the answer and the build say so.
+        If the build is external, the results of a test report are recorded too. A report whose path another report has
+        gets a path of its own (`junit-2.xml`), and both count. With `replace=true` it replaces the other report.
+        Results of a report that comes after the end of the build do not count; the answer and the build say so.
         """
 
         async def check(fields: Mapping[str, str]) -> None:
@@ -164,10 +164,10 @@ class ArtifactController(Controller):
     async def download_artifact(
         self, request: Request[User, Any, Any], ctx: RequestContext, artifact_id: int
     ) -> Response[Any] | Stream:
-        """The file. Takes `Range` and `If-None-Match`; the ETag is the content's SHA-256."""
+        """Returns the file. Supports `Range` and `If-None-Match`; the ETag is the content's SHA-256."""
         async with ctx.reading() as connection:
             await ctx.find_visible(artifacts.find, "artifact", artifact_id)
-            # The log says what was stored: a read model may have been changed together with the content.
+            # Read from the log, since a read model may have been altered together with the content.
             stored = await ctx.services.log.on(connection).load_state(ARTIFACT.at(artifact_id))
         if stored is None:
             raise NotFound(f"There is no artifact {artifact_id}.")
@@ -183,8 +183,8 @@ class ArtifactController(Controller):
 async def store_artifact(
     ctx: RequestContext, caller: User | Agent, build: AnyBuild, path: str, upload: Upload
 ) -> UploadedArtifact:
-    """Stores an upload, unless the build has an artifact of the same content at the same path, or another request is
-    just storing it: agents repeat uploads whose connection was cut.
+    """Stores an upload and returns its artifact. Stores nothing if the build already has the same content at the same
+    path, or another request is storing it: agents repeat uploads whose connection was cut.
     """
     once = _make_key(build.build_id, path, upload.sha256)
     artifact_id = await _find_duplicate(ctx, build, path, upload)
@@ -212,7 +212,9 @@ async def store_artifact(
 async def _store_new(
     ctx: RequestContext, caller: User | Agent, build: AnyBuild, path: str, upload: Upload, once: IdempotencyKey | None
 ) -> int:
-    """Stores the content before the event, so that no event names a blob that does not exist. Returns the id."""
+    """Stores the content, then appends the event, so that no event names contents that do not exist. Returns the
+    artifact's id.
+    """
     artifact_id = await ctx.services.ids.draw("artifacts")
     key = blob_key(build.queued.job_id, build.build_id, artifact_id)
     await ctx.services.blobs.put(key, read_chunks(upload.path))
@@ -246,7 +248,7 @@ def _make_key(build_id: int, path: str, sha256: str) -> IdempotencyKey:
 async def record_external_report(
     ctx: RequestContext, build: ExpectedVersion[AnyBuild], file: IncomingReport
 ) -> Report | None:
-    """Records the results of an uploaded file; returns None for a file that is meant for something else."""
+    """Records the results of an uploaded file. Returns None if the file is not meant as a report."""
     if (known := file.find_in(build.state)) is not None:
         return known
     report = await asyncio.to_thread(file.read)
@@ -273,8 +275,8 @@ def parse_flag(field: str, given: str) -> bool:
 
 
 async def find_writable_build(caller: User | Agent, ctx: RequestContext, given: str) -> ExpectedVersion[AnyBuild]:
-    """Returns the build that a form field names. Raises Invalid, and NotFound or Forbidden when the caller may not add
-    to it.
+    """Returns the build whose id a form field contains. Raises Invalid for another text, and NotFound or Forbidden if
+    the caller may not upload to the build.
     """
     if not re.fullmatch(r"[1-9][0-9]{0,15}", given) or int(given) > MAX_ID:
         raise Invalid.field("build_id", "must be the id of a build")
@@ -284,7 +286,7 @@ async def find_writable_build(caller: User | Agent, ctx: RequestContext, given: 
     if isinstance(caller, Agent):
         must_be_leased(build.state, caller.node_id)
     else:
-        # Reads the log, since read models may not show yet a build that was started a moment ago.
+        # Read from the log, since read models may not yet show a build that was started a moment ago.
         job = await ctx.services.log.load_state(JOB.at(queued.job_id))
         if job is None or job.deleted:
             raise NotFound(f"There is no build {build_id}.")
@@ -299,7 +301,7 @@ async def read_chunks(path: Path) -> AsyncIterator[bytes]:
 
 
 def make_tree(rows: list[ArtifactRow]) -> dict[str, Any]:
-    """Returns the artifacts as nested folders; folders come before files, both by name."""
+    """Returns the artifacts as a tree of folders. In each folder, folders come before files, both ordered by name."""
     root: dict[str, Any] = {"name": "/", "children": []}
     folders: dict[tuple[str, ...], dict[str, Any]] = {(): root}
     for row in sorted(rows, key=lambda row: (row.path, row.id)):

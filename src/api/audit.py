@@ -1,7 +1,7 @@
 """Reads the audit trail: who did what, when, and what it changed.
 
-Admins of a project read its events, admins all events, by the access they have today. Reading what others did is
-recorded as an event itself.
+Admins read all events, and admins of a project its events, by their access of today. Reading events that others caused
+is recorded as an event itself.
 """
 
 import re
@@ -27,7 +27,7 @@ from projections.audit_view.entries import EVENT_AREAS, EVENT_BATCH, AuditEntry,
 Order = Literal["newest", "oldest"]
 
 MAX_STREAM = 200
-"""Most characters of a stream's name."""
+"""Largest number of characters of a stream's name."""
 ACTOR = re.compile(r"user:[1-9]\d{0,15}|node:[1-9]\d{0,15}|system:[a-z][a-z-]{0,50}|anonymous", re.ASCII)
 
 StreamFilter = Annotated[str | None, Parameter(max_length=MAX_STREAM, description="Only this stream: build-1025")]
@@ -65,7 +65,9 @@ class AuditController(Controller):
         order: Order = "newest",
         limit: Limit = 50,
     ) -> Response[list[AuditEntry]]:
-        """Events of the whole log, the newest first; with `order=oldest` in the order in which they happened."""
+        """Returns a page of the events of the whole log, the newest first. With `order=oldest`, in the order in which
+        they happened.
+        """
         async with ctx.reading() as connection:
             wanted = TrailFilter(
                 projects=await find_readable_projects(ctx, project_id),
@@ -100,7 +102,9 @@ class AuditController(Controller):
         order: Order = "oldest",
         limit: Limit = 50,
     ) -> Response[list[AuditEntry]]:
-        """The events of one stream, such as `build-1025`, `job-55` or `user-7`, by version from its beginning."""
+        """Returns a page of the events of one stream, such as `build-1025`, `job-55` or `user-7`, ordered by
+        version.
+        """
         newest, key = (True, "before") if order == "newest" else (False, "after")
         async with ctx.reading() as connection:
             project_id = await project_of(ctx, stream)
@@ -118,7 +122,7 @@ class AuditController(Controller):
 
 
 async def load_entries(ctx: RequestContext, positions: Sequence[int]) -> list[AuditEntry]:
-    """Returns the events at these positions, in this order, with what they changed."""
+    """Returns the events at these positions, in this order, with the fields that they changed."""
     found: dict[int, AuditEntry] = {}
     names: dict[str, str] = {}
     for start in range(0, len(positions), EVENT_BATCH):
@@ -131,9 +135,9 @@ async def load_entries(ctx: RequestContext, positions: Sequence[int]) -> list[Au
 
 
 async def find_readable_projects(ctx: RequestContext, project_id: int | None) -> list[int] | None:
-    """Returns the projects whose trail the user wants and may read; None for all.
+    """Returns the ids of the projects whose trail the user asks for and may read; None for all projects.
 
-    Raises NotFound for a project that the user cannot see, Forbidden for too little access.
+    Raises NotFound for a project that the user cannot see, and Forbidden if their access is too low.
     """
     if project_id is not None:
         await must_access_project(ctx, project_id)
@@ -147,14 +151,18 @@ async def find_readable_projects(ctx: RequestContext, project_id: int | None) ->
 
 
 async def must_access_project(ctx: RequestContext, project_id: int) -> None:
-    """Raises NotFound for a project without events or that the user cannot see, Forbidden for too little access."""
+    """Raises NotFound for a project that has no events or that the user cannot see, and Forbidden if their access is
+    too low.
+    """
     ctx.must(project_id)
     if not await audit_trail.has_project(ctx.source, project_id):
         raise NotFound(f"There is no project {project_id}.")
 
 
 async def project_of(ctx: RequestContext, stream: str) -> int | None:
-    """Returns the project of a stream. Raises NotFound for a stream that the user cannot see."""
+    """Returns the project of a stream, or None. Raises NotFound for a stream that the user cannot see, and Forbidden if
+    their access is too low.
+    """
     first = await ctx.log.read_stream(stream, 0, 1)
     project_id: int | None = getattr(first[0].event, "project_id", None) if first else None
     if not first or (project_id is None and not ctx.user.is_admin):
@@ -165,7 +173,9 @@ async def project_of(ctx: RequestContext, stream: str) -> int | None:
 
 
 def types_of(area: str | None, name: str | None) -> list[str] | None:
-    """Returns the types of events in an area or with a name; None for all. Raises Invalid for unknown ones."""
+    """Returns the types of the events in an area or with a name; None for all. Raises Invalid for an unknown area or
+    name.
+    """
     if area is not None and area not in EVENT_AREAS.values():
         areas = ", ".join(sorted(set(EVENT_AREAS.values())))
         raise Invalid.field("area", f"there is no area {area!r}; there are: {areas}")
@@ -188,7 +198,7 @@ def check_actor(actor: str | None) -> str | None:
 async def record_reading(
     ctx: RequestContext, what: What, shown: Sequence[AuditEntry], project_id: int | None, **more: str
 ) -> None:
-    """Records the reading, unless the reader has caused all the events that are shown."""
+    """Records that the user read these events, unless they caused all of them."""
     if any(one.actor != ctx.user.actor for one in shown):
         read_id = await ctx.services.ids.draw("audit_reads")
         parameters = {name: str(value)[:MAX_STREAM] for name, value in ctx.request.query_params.items()}

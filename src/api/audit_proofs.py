@@ -1,5 +1,5 @@
-"""Proves the audit log: signed checkpoints of its tree, proofs of inclusion and consistency, and an export that is
-verified offline.
+"""Proofs of the audit log: signed checkpoints of its tree, proofs of inclusion and consistency, and an export that can
+be verified offline.
 """
 
 import asyncio
@@ -31,9 +31,9 @@ from store.clock import utcnow
 NDJSON = "application/x-ndjson"
 MAX_HELD = 50
 SEAL_TIMEOUT_S = 5.0
-"""An export then begins without the events that no checkpoint covers yet, and says so."""
+"""Seconds that an export waits for a checkpoint over the newest events. It then begins without them, and says so."""
 SEAL_INTERVAL_S = 0.1
-"""Seconds between two looks for the checkpoint that was asked for."""
+"""Seconds between two checks whether the requested checkpoint exists."""
 
 Size = Annotated[int | None, Parameter(ge=1, le=MAX_ID, description="Of the checkpoint of this size [the newest]")]
 
@@ -41,17 +41,17 @@ Size = Annotated[int | None, Parameter(ge=1, le=MAX_ID, description="Of the chec
 class CheckpointItem(msgspec.Struct):
     size: int
     root: str
-    """Base64, as in the note."""
+    """Root of the tree, in Base64 as in the note."""
     at: datetime
     note: str
-    """The signed note (c2sp.org/tlog-checkpoint)."""
+    """Signed note (c2sp.org/tlog-checkpoint)."""
 
 
 class Checkpoints(msgspec.Struct):
     keys: list[str]
     """Verifier keys (c2sp.org/signed-note), the oldest first."""
     checkpoints: list[CheckpointItem]
-    """The checkpoints, the newest first."""
+    """Checkpoints, the newest first."""
 
 
 class InclusionProof(msgspec.Struct):
@@ -60,7 +60,7 @@ class InclusionProof(msgspec.Struct):
     """Index of the leaf in the tree."""
     size: int
     leaf_data: str
-    """Data of the leaf, made from the event that is stored now; its hash must be `leaf`."""
+    """Data of the leaf, computed from the event as it is stored now. Its hash must be `leaf`."""
     leaf: str
     """Hash of the leaf in the tree."""
     hashes: list[str]
@@ -68,7 +68,7 @@ class InclusionProof(msgspec.Struct):
     root: str
     """Root of the checkpoint's tree."""
     checkpoint: str
-    """The checkpoint's signed note."""
+    """Signed note of the checkpoint."""
 
 
 class ConsistencyProof(msgspec.Struct):
@@ -97,8 +97,8 @@ class AuditLogController(Controller):
         before: Annotated[int | None, Parameter(ge=1, le=MAX_ID, description="Only smaller ones")] = None,
         limit: Annotated[int, Parameter(ge=1, le=500, description="Checkpoints on a page")] = 100,
     ) -> Response[Checkpoints]:
-        """The log's signed checkpoints, the newest first. Copies kept elsewhere show later whether the log
-        was changed.
+        """Returns a page of the log's signed checkpoints, the newest first. Keep copies elsewhere: they show later
+        whether the log has been altered.
         """
         async with ctx.reading() as connection:
             await find_readable_projects(ctx, None)
@@ -118,7 +118,7 @@ class AuditLogController(Controller):
 
     @get("/proof/{position:int}", guards=[CAN_AUDIT])
     async def prove_inclusion(self, ctx: RequestContext, position: int, size: Size = None) -> InclusionProof:
-        """Proves that the event at a position is in the tree of a checkpoint."""
+        """Returns a proof that the event at a position is in the tree of a checkpoint, by default of the newest one."""
         async with ctx.reading() as connection:
             await check_event_access(ctx, position, f"event at position {position}")
             checkpoint = await find_checkpoint(ctx, size)
@@ -148,7 +148,7 @@ class AuditLogController(Controller):
         first: Annotated[int, Parameter(ge=1, le=MAX_ID, description="Size of the earlier checkpoint")],
         second: Annotated[int, Parameter(ge=1, le=MAX_ID, description="Size of the later checkpoint")],
     ) -> ConsistencyProof:
-        """Proves that the log of the later checkpoint begins with the log of the earlier one."""
+        """Returns a proof that the log of the later checkpoint begins with the log of the earlier one."""
         await find_readable_projects(ctx, None)
         if second < first:
             raise Invalid.field("second", "must not be smaller than `first`")
@@ -169,9 +169,11 @@ class AuditLogController(Controller):
             list[int] | None, Parameter(max_items=MAX_HELD, description="Sizes of checkpoints to compare with")
         ] = None,
     ) -> Stream:
-        """The log up to a checkpoint as NDJSON, for `testhide audit verify`. Only admins export the whole log.
+        """Returns the log up to a checkpoint as NDJSON, for `testhide audit verify`. Only admins can export the whole
+        log.
 
-        Without `size` all events until now are in it: a checkpoint is signed for them first.
+        Without `size`, the export contains all events until now: it first waits until a checkpoint covers them, 5 s at
+        most.
         """
         asked_at, head = utcnow(), await ctx.services.log.read_head()
         if size is None:
@@ -201,7 +203,9 @@ class AuditLogController(Controller):
 
 
 async def seal_up_to(ctx: RequestContext, position: int) -> None:
-    """Waits until a checkpoint covers the position; gives up after SEAL_TIMEOUT_S, or at once when nobody seals."""
+    """Waits until a checkpoint covers the position. Gives up after SEAL_TIMEOUT_S, or at once if no sealer is
+    running.
+    """
     pool = ctx.services.pool
     deadline = time.monotonic() + SEAL_TIMEOUT_S
     while await AuditTree(pool).covering(position) is None:
@@ -211,7 +215,9 @@ async def seal_up_to(ctx: RequestContext, position: int) -> None:
 
 
 async def find_checkpoint(ctx: RequestContext, size: int | None) -> SealedCheckpoint:
-    """Returns the checkpoint of a size, by default the newest. Raises NotFound, or Unavailable before the first one."""
+    """Returns the checkpoint of this size, by default the newest. Raises NotFound if there is none of this size, and
+    Unavailable if there is none at all.
+    """
     async with ctx.reading() as connection:
         found = await AuditTree(connection).checkpoint(size)
     if found is None and size is None:
@@ -222,7 +228,9 @@ async def find_checkpoint(ctx: RequestContext, size: int | None) -> SealedCheckp
 
 
 async def check_event_access(ctx: RequestContext, position: int, what: str) -> int | None:
-    """Returns the project of the event at a position. Raises NotFound or Forbidden for what the user may not see."""
+    """Returns the project of the event at a position, or None. Raises NotFound or Forbidden if the user may not see it;
+    `what` names it in the message.
+    """
     project_id = await audit_trail.find_project_at(ctx.source, position)
     if project_id is None and not ctx.user.is_admin:
         raise NotFound(f"There is no {what}.")
@@ -234,9 +242,10 @@ async def check_event_access(ctx: RequestContext, position: int, what: str) -> i
 async def choose_events(
     ctx: RequestContext, project_id: int | None, stream: str | None
 ) -> tuple[Following | None, dict[str, str], int | None]:
-    """Returns which positions an export holds (None for all), the parameters that name them, and their project.
+    """Returns a function that finds the positions to export (None: all positions), the parameters that select them, and
+    their project.
 
-    Raises NotFound, Forbidden and Invalid.
+    Raises NotFound or Forbidden if the user may not read them, and Invalid if they must choose a project.
     """
     pool = ctx.services.pool
     if stream is not None:

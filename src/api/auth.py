@@ -1,4 +1,4 @@
-"""Signs users in and out, manages their API tokens, and tells them who they are and how the server is configured."""
+"""Signing in and out, the caller's API tokens and rights, and the configuration of the server."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -32,11 +32,11 @@ from store.tables.login_attempts import LoginAttempts
 from store.tables.token_uses import fetch_last_token_uses
 
 MAX_ATTEMPTS = 10
-"""Attempts to sign in to one account from one address in `WINDOW_S`."""
+"""Failed attempts to sign in to one account from one address within `WINDOW_S`, at most."""
 MAX_ATTEMPTS_OF_ADDRESS = 50
-"""Attempts from one address: an office behind one address signs in, too."""
+"""Failed attempts from one address, at most. It is higher because a whole office may share one address."""
 MAX_ATTEMPTS_AT_ACCOUNT = 100
-"""Attempts at one account from addresses that it does not know: what NIST SP 800-63B allows at most."""
+"""Failed attempts at one account from addresses that are unknown to it, at most: the limit of NIST SP 800-63B."""
 
 
 class Login(msgspec.Struct):
@@ -55,13 +55,13 @@ class OpenedSession(msgspec.Struct):
 
 class NewPassword(msgspec.Struct):
     token: Annotated[str, Meta(min_length=1, max_length=1_000)]
-    """Token of the link, which follows its `#`."""
+    """Token of the link: the part after its `#`."""
     new_password: Annotated[str, Meta(min_length=8, max_length=1_000)]
 
 
 class PasswordSet(msgspec.Struct):
     detail: str
-    """Sentence about what was done."""
+    """Sentence that confirms the change."""
 
 
 class Permissions(msgspec.Struct):
@@ -75,7 +75,7 @@ class Permissions(msgspec.Struct):
 class Me(msgspec.Struct):
     id: int
     email: str
-    """Email address, with which the user signs in."""
+    """Email address with which the user signs in."""
     role: Annotated[str, Meta(extra_json_schema={"enum": list(get_args(Role))})]
     """Global role, which limits what memberships grant."""
     projects: list[int]
@@ -92,7 +92,7 @@ class GlobalOptions(msgspec.Struct):
     ai_assist: AiAssist
     """Assistance by language models."""
     max_parallel_builds: int
-    """Most builds at once on the server."""
+    """Largest number of builds that run on the server at the same time."""
 
 
 class ServerConfig(msgspec.Struct):
@@ -104,13 +104,13 @@ class ServerConfig(msgspec.Struct):
 class NewApiToken(msgspec.Struct):
     name: Name
     scopes: Annotated[list[Scope], Meta(max_length=4)] = []
-    """What the token may do of what its user may: `read`; `build`: start and stop builds; `report`: send results and
-    artifacts; `admin`: everything. None are no limit.
+    """Scopes that limit the token to a part of its user's rights: `read`; `build`: start and stop builds; `report`:
+    send results and artifacts; `admin`: everything. Without scopes there is no limit.
     """
     project_ids: Annotated[list[Id], Meta(min_length=1, max_length=1_000)] | None = None
-    """Projects that the token reaches; null for all of its user's."""
+    """Ids of the projects that the token is limited to; null for all projects of its user."""
     expires_at: Time | None = None
-    """When the token ends by itself; null for never."""
+    """Time at which the token expires; null for never."""
 
 
 class ApiTokenItem(msgspec.Struct):
@@ -118,11 +118,11 @@ class ApiTokenItem(msgspec.Struct):
     name: str
     created_at: datetime
     last_used: datetime | None
-    """When a request last carried it, to the minute."""
+    """Time of the last request with the token, to the minute."""
     scopes: list[str]
-    """What the token may do; none are no limit."""
+    """Scopes that limit the token to a part of its user's rights; without scopes there is no limit."""
     project_ids: list[int] | None
-    """Projects that the token reaches; null for all of its user's."""
+    """Ids of the projects that the token is limited to; null for all projects of its user."""
     expires_at: datetime | None
 
 
@@ -130,12 +130,12 @@ class CreatedApiToken(msgspec.Struct):
     id: int
     name: str
     secret: str
-    """Shown only here."""
+    """The token itself. Shown only here."""
     created_at: datetime
     scopes: list[Scope]
-    """What the token may do; none are no limit."""
+    """Scopes that limit the token to a part of its user's rights; without scopes there is no limit."""
     project_ids: list[int] | None
-    """Projects that the token reaches; null for all of its user's."""
+    """Ids of the projects that the token is limited to; null for all projects of its user."""
     expires_at: datetime | None
 
 
@@ -144,12 +144,12 @@ class AuthController(Controller):
 
     @post("/authenticate", status_code=200, opt={**PUBLIC, "problems": (Unauthenticated, TooManyRequests, Unavailable)})
     async def authenticate(self, request: Request[Any, Any, Any], ctx: RequestContext, data: Login) -> OpenedSession:
-        """Opens a session. Further attempts must wait after 10 in 5 minutes at an account from one address, 50 from an
-        address, or 100 at an account from addresses that nobody has signed in to it from.
+        """Opens a session. Within 5 minutes, failed attempts are limited to 10 at one account from one address, 50 from
+        one address, and 100 at one account from addresses that nobody has signed in from.
         """
         async with counting_attempts(request, ctx.services, data.username):
             user = await auth.find_by_email(ctx.source, data.username)
-            # Verifies a password for unknown addresses too: the time it takes must not tell which accounts exist.
+            # Verify a password for unknown addresses too: the time that it takes must not show which accounts exist.
             proved = await passwords.verify_password(user.password_hash if user else "", data.password)
             if user is None or not proved or not user.active:
                 raise Unauthenticated("The user name or the password is wrong.")
@@ -162,8 +162,8 @@ class AuthController(Controller):
 
     @post("/reset-password/confirm", status_code=200, opt=PUBLIC)
     async def confirm_password(self, ctx: RequestContext, data: NewPassword) -> PasswordSet:
-        """Sets a password by the token of a link, from an invitation or a reset. The link works once; the user's
-        sessions end.
+        """Sets a password by the token of a link from an invitation or a reset. The link works only once. All sessions
+        of the user end.
         """
         link = ctx.services.secrets.read_link_token(data.token)
         if link is None:
@@ -177,14 +177,14 @@ class AuthController(Controller):
 
     @post("/logout", status_code=204, guards=[ANY_USER])
     async def logout(self, ctx: RequestContext) -> None:
-        """Ends the session whose token the request carries."""
+        """Ends the session whose token authenticates the request."""
         if ctx.user.session_id is None:
             raise Conflict("An API token has no session to end; revoke it by DELETE /api/v3/api-tokens/{id}.")
         await ctx(RevokeSession(ctx.user.session_id, ctx.user.user_id))
 
     @get("/me", guards=[ANY_USER])
     async def get_me(self, ctx: RequestContext) -> Me:
-        """Returns who the caller is and what they may do."""
+        """Returns the caller's account and rights."""
         user = ctx.user
         visible = user.projects
         if visible is None:
@@ -199,7 +199,7 @@ class AuthController(Controller):
 
     @get("/api-tokens", guards=[CAN_READ])
     async def list_api_tokens(self, ctx: RequestContext, paged: Paged) -> Response[list[ApiTokenItem]]:
-        """The caller's API tokens by id, without their secrets."""
+        """Returns a page of the caller's API tokens, ordered by id, without the tokens themselves."""
         async with ctx.reading() as connection:
             tokens = await auth.fetch_tokens(connection, ctx.user.user_id)
             shown = [token for token in tokens if token.id > paged.after][paged.offset :][: paged.limit]
@@ -209,8 +209,8 @@ class AuthController(Controller):
 
     @post("/api-tokens", opt=SHOWN_ONCE, guards=[TOKEN_MAKERS])
     async def create_api_token(self, ctx: RequestContext, data: NewApiToken) -> CreatedApiToken:
-        """Creates an API token of the caller. Its secret is shown only here. Scopes and projects only narrow what the
-        caller may do.
+        """Creates an API token of the caller. The token itself is shown only here. Scopes and projects limit it to a
+        part of the caller's rights.
         """
         now = utcnow()
         if data.expires_at is not None and data.expires_at <= now:
@@ -228,12 +228,12 @@ class AuthController(Controller):
 
     @delete("/api-tokens/{token_id:int}", guards=[CAN_WRITE])
     async def revoke_api_token(self, ctx: RequestContext, token_id: int) -> None:
-        """Revokes a token; it is refused from now on."""
+        """Revokes a token, which is refused from now on."""
         await ctx(RevokeApiToken(token_id, ctx.user.user_id))
 
 
 def find_level(user: User, project_id: int) -> Level:
-    """Returns what a user may do in a project that they see."""
+    """Returns the level of access that a user has to a project that they can see."""
     return "admin" if user.may("admin", project_id) else "write" if user.may("write", project_id) else "read"
 
 
@@ -249,12 +249,13 @@ def permissions(user: User, visible: list[int]) -> Permissions:
 
 @contextlib.asynccontextmanager
 async def counting_attempts(request: Request[Any, Any, Any], services: Services, account: str) -> AsyncIterator[None]:
-    """Counts the block as an attempt to sign in, which stays counted unless the block ends without an exception.
+    """Counts the block as an attempt to sign in. The attempt no longer counts if the block ends without an exception or
+    with Unavailable.
 
-    Raises TooManyRequests before the block when the account from this address, the address, or the account from all
-    unknown addresses had too many attempts. An address is known to an account for a month after somebody signed in from
-    it, so that nobody locks its owner out by guessing. Accounts that do not exist are counted like others: the answer
-    does not tell which exist.
+    Raises TooManyRequests before the block if there were too many attempts at this account from this address, from this
+    address, or at this account from all addresses that are unknown to it. An address becomes known to an account when
+    somebody signs in from it, for a month. So nobody can lock the owner of an account out by guessing. Attempts at
+    accounts that do not exist count too, so the answer does not show which accounts exist.
     """
     attempts, address = LoginAttempts(services.pool), find_network(request)
     pair = services.secrets.claim("login-pair", f"{address} {account}")
@@ -275,9 +276,10 @@ async def counting_attempts(request: Request[Any, Any, Any], services: Services,
 
 
 def find_network(request: Request[Any, Any, Any]) -> IPv4Network | IPv6Network | None:
-    """Returns whose attempts are counted together: an IPv4 address or an IPv6 /64, of which one customer has all.
+    """Returns the network whose attempts are counted together: one IPv4 address, or an IPv6 /64, which belongs to one
+    customer.
 
-    None for this machine, whose calls may be those of everyone behind a proxy that does not say for whom it calls.
+    None for this machine: a proxy on it that does not forward its clients' addresses would make all of them one.
     """
     try:
         address = ip_address(request.client.host if request.client is not None else "")

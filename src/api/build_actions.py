@@ -1,4 +1,4 @@
-"""Acts on existing builds: runs them again, moves, keeps, comments on and deletes them."""
+"""Operations on existing builds: run again, move to the top of the queue, keep, comment on, delete."""
 
 from datetime import datetime
 from typing import Annotated
@@ -19,7 +19,7 @@ from projections.results_queries import fetch_failed_node_ids, fetch_flaky_node_
 
 class Restart(msgspec.Struct):
     failed_only: bool = False
-    """Whether only the tests that failed run."""
+    """Whether the new build runs only the tests that failed."""
 
 
 class RestartedBuild(msgspec.Struct):
@@ -31,13 +31,13 @@ class RestartedBuild(msgspec.Struct):
 
 class RetriedBuild(RestartedBuild):
     test_count: int
-    """How many tests the new build runs."""
+    """Number of tests that the new build runs."""
 
 
 class QueuePosition(msgspec.Struct):
     id: int
     queue_position: int
-    """Number in the queue, from 1; 0 when it waits no more."""
+    """Position in the queue, from 1; 0 when the build no longer waits."""
 
 
 class PinnedBuild(msgspec.Struct):
@@ -55,9 +55,10 @@ class BuildActionController(Controller):
 
     @post("/restart", guards=[CAN_BUILD])
     async def restart_build(self, ctx: RequestContext, build_id: int, data: Restart | None = None) -> RestartedBuild:
-        """Queues a build of the same commit and configuration; with `failed_only` for only the tests that failed.
+        """Queues a new build of the same commit with the same configuration. With `failed_only`, it runs only the tests
+        that failed.
 
-        Of an external build, an agent runs the command that its job has now.
+        For an external build, an agent runs the present command of the job.
         """
         failed_only = data is not None and data.failed_only
         async with read_build(ctx, build_id) as (connection, row):
@@ -67,7 +68,7 @@ class BuildActionController(Controller):
 
     @post("/retry-flaky", guards=[CAN_BUILD])
     async def retry_flaky_tests(self, ctx: RequestContext, build_id: int) -> RetriedBuild:
-        """Queues a build for only those tests of this build that are known to be flaky."""
+        """Queues a new build that runs only those tests of this build that are known to be flaky."""
         async with read_build(ctx, build_id) as (connection, row):
             test_ids = tuple(await fetch_flaky_node_ids(connection, build_id))
         new_id, created_at = await self._queue(ctx, row, test_ids, "flaky")
@@ -75,22 +76,22 @@ class BuildActionController(Controller):
 
     @post("/push_to_top", status_code=200, guards=[CAN_BUILD])
     async def push_build_to_top(self, ctx: RequestContext, build_id: int) -> QueuePosition:
-        """Moves a queued build before all others that are waiting now."""
+        """Moves a queued build before all builds that are waiting now."""
         await find_visible_build(ctx, build_id)
         await ctx(MoveBuildToTop(build_id))
-        # 0 if a node has got the build meanwhile
+        # The position is 0 if a node has got the build meanwhile.
         return QueuePosition(build_id, await builds.find_queue_position(ctx.source, build_id))
 
     @post("/keep-forever", status_code=200, guards=[CAN_BUILD])
     async def keep_build(self, ctx: RequestContext, build_id: int) -> PinnedBuild:
-        """Excludes a build from retention, and its artifacts from deletion."""
+        """Excludes a build and its artifacts from retention."""
         await find_visible_build(ctx, build_id)
         await ctx(PinBuild(build_id, True))
         return PinnedBuild(build_id, True)
 
     @delete("/keep-forever", status_code=200, guards=[CAN_BUILD])
     async def stop_keeping_build(self, ctx: RequestContext, build_id: int) -> PinnedBuild:
-        """Lets retention delete the build, and its artifacts, again."""
+        """Lets retention delete a build and its artifacts again."""
         await find_visible_build(ctx, build_id)
         await ctx(PinBuild(build_id, False))
         return PinnedBuild(build_id, False)

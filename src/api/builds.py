@@ -1,4 +1,4 @@
-"""Starts, lists, shows, follows and stops builds."""
+"""Operations on builds: start, list, show, follow and stop them."""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -63,8 +63,8 @@ class NewBuild(msgspec.Struct):
     secrets: Variables = {}
     priority: Annotated[int, Meta(ge=1, le=10)] = 5
     external: bool = False
-    """Whether the pipeline runs elsewhere. Then `env` and `secrets` have no effect, and `priority` has one on restarts
-    only.
+    """Whether the pipeline runs elsewhere and reports here. Then `env` and `secrets` have no effect, and `priority`
+    affects only restarts.
     """
 
 
@@ -84,21 +84,25 @@ class BuildStatus(msgspec.Struct):
 
 class ExternalResult(msgspec.Struct):
     status: Verdict
-    """How the pipeline ended."""
+    """Verdict of the pipeline."""
     ignore_unreadable_reports: bool = False
-    """Lets a build pass although a report of it cannot be read; else it fails with the reason `reports_unreadable`."""
+    """Whether the build may pass although a report of it cannot be read. Otherwise it fails with the reason
+    `reports_unreadable`.
+    """
 
 
 class BuildPage(msgspec.Struct):
     total: int
     results: list[BuildItem]
     erased: list[int] | UnsetType = UNSET
-    """With `as_of`: the builds of the page that have been deleted since, so that their branch and commit are erased."""
+    """Only with `as_of`: ids of the builds of this page that have been deleted since. Their branch and commit are
+    erased.
+    """
 
 
 class LogPage(msgspec.Struct):
     total_lines: int
-    """How many lines the log has now."""
+    """Number of lines that the log has now."""
     lines: list[str]
 
 
@@ -108,7 +112,7 @@ class BuildController(Controller):
 
     @post("/start", guards=[CAN_BUILD])
     async def start_build(self, ctx: RequestContext, data: NewBuild) -> StartedBuild:
-        """Queues a build of a job. With `external` the pipeline runs elsewhere and reports here."""
+        """Queues a build of a job. With `external`, the pipeline runs elsewhere and reports here."""
         project_id = await ctx.services.project_of_job(data.job_id)
         if project_id is None:
             raise NotFound(f"There is no job {data.job_id}.")
@@ -140,9 +144,10 @@ class BuildController(Controller):
         ] = None,
         as_of: AsOf = None,
     ) -> Response[BuildPage]:
-        """Builds, the newest first. `Link: rel="next"` leads to older ones at the same cost at any depth.
+        """Returns a page of builds, the newest first. `Link: rel="next"` leads to older builds, at the same cost at any
+        depth.
 
-        With `as_of`, builds as they were then: `status=queued` is the queue of that moment.
+        With `as_of`, returns builds as they were at that moment: `status=queued` selects the queue of that moment.
         """
         check_one_offset(ctx.request, "before")
         filters = BuildFilters(
@@ -170,7 +175,7 @@ class BuildController(Controller):
 
     @get("/{build_id:int}", guards=[CAN_READ], **takes_as_of(BUILD_HISTORY, "build_id"))
     async def get_build(self, ctx: RequestContext, build_id: int) -> BuildDetail:
-        """Returns a build with its totals and comments, and while it is queued with what it waits for."""
+        """Returns a build with its totals and comments and, while it is queued, the reason why it waits."""
         async with read_build(ctx, build_id) as (connection, row):
             waits = row.status == "queued" and row.assigned_at is None
             waiting_for = await fetch_waiting_reason(connection, build_id) if waits else None
@@ -179,14 +184,14 @@ class BuildController(Controller):
 
     @post("/{build_id:int}/stop", status_code=200, guards=[CAN_BUILD])
     async def stop_build(self, ctx: RequestContext, build_id: int) -> BuildStatus:
-        """Aborts a queued or running build; its agent kills the processes."""
+        """Aborts a queued or running build. Its agent kills the processes of the build."""
         await find_visible_build(ctx, build_id)
         await ctx(AbortBuild(build_id, "stopped_by_user", logs=await ctx.services.build_logs.fetch_ends(build_id)))
         return BuildStatus(build_id, "aborted")
 
     @post("/{build_id:int}/finish", status_code=200, guards=[CAN_REPORT])
     async def finish_build(self, ctx: RequestContext, build_id: int, data: ExternalResult) -> BuildStatus:
-        """Ends an external build. It fails all the same when a test of its reports failed."""
+        """Ends an external build. The build fails in any case if a test in its reports failed."""
         await find_visible_build(ctx, build_id)
         receipt = await ctx(FinishExternalBuild(build_id, data.status, data.ignore_unreadable_reports))
         build = receipt.state(BUILD.at(build_id))
@@ -204,7 +209,9 @@ class BuildController(Controller):
             int | None, Parameter(ge=1, le=MAX_ID, description="An earlier attempt, whose agent was lost")
         ] = None,
     ) -> LogPage:
-        """Returns lines of the log of the last attempt, or of an earlier one, each with its time."""
+        """Returns a page of lines of the log of the last attempt, or of an earlier one. Each line begins with its
+        time.
+        """
         row = await find_visible_build(ctx, build_id)
         if attempt is not None and attempt > row.attempt:
             raise NotFound(f"Build {build_id} has no attempt {attempt}; its last one is {row.attempt}.")
@@ -230,9 +237,9 @@ class BuildController(Controller):
     async def stream_build(
         self, request: Request[User, Any, Any], ctx: RequestContext, build_id: int, ids: bool = False
     ) -> LiveStream | Response[None]:
-        """Server-sent events: each line of the log, then the status, then `done`.
+        """Sends server-sent events: each line of the log, then the status, then `done`.
 
-        A client that comes back with the id of `done` gets 204, which tells an EventSource to stay away.
+        Answers 204 if `Last-Event-ID` is the id of `done`, so that an EventSource does not reconnect again.
         """
         row = await find_visible_build(ctx, build_id)
         project_id = row.project_id
@@ -253,11 +260,11 @@ class BuildController(Controller):
 
 @asynccontextmanager
 async def read_build(ctx: RequestContext, build_id: int) -> AsyncIterator[tuple[AsyncConnection, BuildRow]]:
-    """Finds a build and yields the connection and the build.
+    """Yields a connection and the build.
 
-    If the read models do not have the build, it waits until they have caught up: the build may have been started a
-    moment ago. Raises NotFound for a build that does not exist or that the user cannot see, Forbidden for too little
-    access.
+    If the read models do not have the build, waits until they have caught up, since the build may have been started a
+    moment ago. Raises NotFound if the build does not exist or the user cannot see it, and Forbidden if their access is
+    too low.
     """
     async with AsyncExitStack() as stack:
         connection = await stack.enter_async_context(ctx.reading())
@@ -276,9 +283,9 @@ async def read_build(ctx: RequestContext, build_id: int) -> AsyncIterator[tuple[
 async def read_past_page(
     ctx: RequestContext, filters: BuildFilters, on_page: BuildFilters, as_of: str, limit: int, offset: int
 ) -> tuple[list[int], BuildCount, BuildPage]:
-    """Returns the ids on a page of the builds of a past moment, the number of all, and the page.
+    """Returns a page of the builds at a past moment: the ids on it, the number of all builds, and the page itself.
 
-    Admins read the past of all projects, project admins that of theirs. Raises Forbidden for others, and
+    Admins read the past of all projects, and project admins that of their projects. Raises Forbidden for others, and
     Invalid for a filter by commit.
     """
     if filters.commit_sha is not None:
@@ -299,6 +306,6 @@ async def read_past_page(
 
 
 async def find_visible_build(ctx: RequestContext, build_id: int) -> BuildRow:
-    """Returns the build, for handlers that read nothing else. Raises as `read_build` does."""
+    """Returns the build, for handlers that read nothing else. Raises the same errors as `read_build`."""
     async with read_build(ctx, build_id) as (_, row):
         return row

@@ -24,7 +24,7 @@ def may_access(user: User, level: Level, row: WebhookRow | ChannelRow) -> bool:
 
 
 def must_access(user: User, level: Level, row: WebhookRow | ChannelRow) -> None:
-    """Raises NotFound for an endpoint that the user cannot see, and Forbidden when the level is too high for them."""
+    """Raises NotFound for an endpoint that the user cannot see, and Forbidden if their access is lower than `level`."""
     name = f"{NAMES[KINDS[type(row)]]} {row.id}"
     if row.project_id is not None:
         user.must(level, row.project_id, name)
@@ -33,7 +33,7 @@ def must_access(user: User, level: Level, row: WebhookRow | ChannelRow) -> None:
 
 
 async def find_accessible(ctx: RequestContext, row_type: type[R], endpoint_id: int) -> R:
-    """Returns the endpoint as the read model shows it. Raises as `must_access` does."""
+    """Returns the row of an endpoint. Raises NotFound or Forbidden like `must_access`."""
     row = await find_row(ctx.source, row_type, endpoint_id)
     if row is None:
         raise NotFound(f"There is no {NAMES[KINDS[row_type]]} {endpoint_id}.")
@@ -42,7 +42,7 @@ async def find_accessible(ctx: RequestContext, row_type: type[R], endpoint_id: i
 
 
 async def must_be_callable(ctx: RequestContext, url: str, field: str) -> None:
-    """Raises Invalid, naming the field, for a URL that deliveries would not be sent to."""
+    """Raises Invalid for the field `field` if its URL is one to which messages may not be sent."""
     try:
         await ctx.services.outgoing.check(url)
     except Refused as error:
@@ -50,7 +50,9 @@ async def must_be_callable(ctx: RequestContext, url: str, field: str) -> None:
 
 
 async def find_with_stats(ctx: RequestContext, row_type: type[R], endpoint_id: int) -> tuple[R, DeliveryStats]:
-    """Returns the endpoint and how its deliveries went. Raises as `must_access` does."""
+    """Returns the row of an endpoint and the statistics of its deliveries. Raises NotFound or Forbidden like
+    `must_access`.
+    """
     async with ctx.reading() as connection:
         row = await find_accessible(ctx, row_type, endpoint_id)
         return row, (await delivery_history.read_stats(connection, [endpoint_id]))[endpoint_id]

@@ -1,4 +1,4 @@
-"""Streams the events of the whole log to users as they happen."""
+"""Sends users the events of the whole log as they happen."""
 
 from typing import Annotated, Any
 
@@ -32,9 +32,9 @@ class EventController(Controller):
             Parameter(max_items=100, description="Only these types of events, repeated or with commas between them"),
         ] = None,
     ) -> LiveStream:
-        """Server-sent events: what happens from now on, or after `Last-Event-ID`, a position in the log. Each message
-        is `{position, type, at, project_id, stream, data}`; `data` has the other fields of the event in the audit
-        trail.
+        """Sends server-sent events: the events from now on, or those after the log position in `Last-Event-ID`. Each
+        message is `{position, type, at, project_id, stream, data}`. `data` contains the other fields that the event has
+        in the audit trail.
         """
         names = [name for part in type or () for name in part.split(",")]
         types = None if type is None else [known for name in names for known in types_of(None, name) or ()]
@@ -46,7 +46,9 @@ class EventController(Controller):
 
 
 def parse_position(last_event_id: str | None) -> int | None:
-    """Returns the position after which a client wants to go on; None for a new one. Raises Invalid."""
+    """Returns the position in `Last-Event-ID`, after which the client goes on; None for a new client. Raises
+    Invalid.
+    """
     if last_event_id is None or last_event_id == "":
         return None
     is_number = last_event_id.isascii() and last_event_id.isdecimal() and len(last_event_id) < 17

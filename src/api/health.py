@@ -1,4 +1,4 @@
-"""Health of the server: liveness, readiness, and how far projections and reactions have followed the log."""
+"""Health of the server: liveness, readiness, and the positions of projections and reactions."""
 
 import shutil
 from collections.abc import Sequence
@@ -31,8 +31,8 @@ from store.tables.reactions import ReactionStatus
 S = TypeVar("S", ReadModelStatus, ReactionStatus)
 
 SEAL_OVERDUE = timedelta(minutes=5)
-"""Age of the oldest event without a checkpoint at which the server counts as degraded; checkpoints come every few
-seconds.
+"""Age of the oldest event without a checkpoint from which the server counts as degraded. Usually checkpoints are signed
+every few seconds.
 """
 LEADERS = {DISPATCH_LOCK: "testhide dispatch", SCHEDULES_LOCK: "testhide work"}
 """Lock of a leader -> the command that runs it."""
@@ -45,7 +45,7 @@ REACTION_OVERDUE_S = 60.0
 DELIVERY_OVERDUE_S = 300.0
 """Long enough for the deliveries of a burst of builds to a receiver that takes the full 10 s for some of them."""
 MIN_FREE_BYTES = 256 * 2**20
-"""Free space of a disk below which the server counts as degraded: an embedded PostgreSQL alone writes its log in files
+"""Free bytes on a disk below which the server counts as degraded. An embedded PostgreSQL alone writes its log in files
 of 16 MB.
 """
 
@@ -61,24 +61,26 @@ class LaggingModel(msgspec.Struct):
     name: str
     """Name of the read model."""
     position: int
-    """Position that it has reached."""
+    """Position that the read model has reached."""
     lag: int
-    """Events of the log that it has not applied."""
+    """Number of events that the read model has not applied yet."""
 
 
 class Readiness(msgspec.Struct):
     status: str
-    """`ok`; `degraded: ...` with what needs an operator while the server goes on; or why it is not ready."""
+    """Status of the server: `ok`; `degraded: ...` with the problems that need an operator while the server goes on; or
+    the reason why it is not ready.
+    """
     position: int
     """Position of the newest event in the log; 0 while a table is lost."""
     projected: int
-    """Position that all read models have reached, broken ones left out; 0 while one is missing."""
+    """Position that all read models have reached, without broken ones; 0 while one is missing."""
     lagging: list[LaggingModel]
-    """Read models that did not reach the log's end in time."""
+    """Read models that did not reach the end of the log in time."""
     sealed: int | None
     """Position up to which checkpoints cover the log; null before the first one."""
     sealed_age_s: int | None
-    """Seconds since the newest checkpoint was signed."""
+    """Seconds since the newest checkpoint was signed; null before the first one."""
 
 
 class HealthController(Controller):
@@ -89,8 +91,8 @@ class HealthController(Controller):
 
     @get("/healthz")
     async def get_health(self, ctx: RequestContext) -> Liveness:
-        """Alive; asks nothing of the database. `degraded` when read models are broken or some events could not be
-        projected.
+        """Answers that the process is alive, without asking the database. The status is `degraded` if read models are
+        broken or some events could not be applied.
         """
         status: Literal["ok", "degraded"] = "degraded" if ctx.services.waiter.is_degraded else "ok"
         return Liveness(status, ctx.services.version, ctx.services.build)
@@ -101,8 +103,8 @@ class HealthController(Controller):
         opt={"problems": (Unavailable,)},
     )
     async def get_readiness(self, ctx: RequestContext) -> Response[Readiness]:
-        """200 once the database answers and the read models are at the log's end; 503 until then, and while one of them
-        is broken or another table is lost.
+        """Answers 200 if the database answers and the read models have reached the end of the log. Answers 503 until
+        then, and while a read model is broken or another table is lost.
         """
         degraded = _find_disk_problems(ctx.services)
         try:
@@ -114,10 +116,10 @@ class HealthController(Controller):
             raise Unavailable(detail) from error
 
     async def _inspect(self, ctx: RequestContext, degraded: list[str]) -> Response[Readiness]:
-        """Makes the answer; what is found is added to what is known already."""
+        """Inspects the database and returns the answer, which also contains the problems in `degraded`."""
         async with ctx.reading() as connection:
             if lost := await find_lost_tables(connection):
-                # What follows would fail for want of them.
+                # The other checks would fail without these tables.
                 return Response(
                     Readiness("; ".join([describe(lost), *degraded]), 0, 0, [], None, None), status_code=503
                 )
@@ -150,7 +152,7 @@ class HealthController(Controller):
 
 
 def _find_unusable(live: Inspection) -> list[str]:
-    """Says which read models cannot be used, and the command that cures it."""
+    """Returns sentences about the read models that cannot be used, with the command that repairs them."""
     found: list[str] = []
     if missing := " ".join(projection.name for projection in PROJECTIONS if projection.name not in live.positions):
         found.append(f"read models are not built yet: run `testhide projections rebuild {missing} --switch`")
@@ -162,7 +164,7 @@ def _find_unusable(live: Inspection) -> list[str]:
 
 
 def _find_disk_problems(services: Services) -> list[str]:
-    """Says which disks have no room or soon will not have any, and which folders cannot be used."""
+    """Returns sentences about disks that are full or nearly full, and about folders that cannot be used."""
     disks: dict[int, list[str]] = {}
     found = []
     for contents, folder in services.disks.items():
@@ -180,7 +182,7 @@ def _find_disk_problems(services: Services) -> list[str]:
 
 
 async def _find_stalled(connection: AsyncConnection) -> list[str]:
-    """Says which processes stand still, and what is overdue."""
+    """Returns sentences about processes that stand still, and about overdue reactions and deliveries."""
     found: list[str] = []
     idle = await fetch_idle_leaders(connection, list(LEADERS))
     for lock, process in LEADERS.items():
@@ -200,7 +202,7 @@ async def _find_stalled(connection: AsyncConnection) -> list[str]:
 
 
 async def _find_degraded(connection: AsyncConnection, has_parked_events: bool) -> list[str]:
-    """Says what needs an operator while the server goes on."""
+    """Returns sentences about the problems that need an operator while the server goes on."""
     found: list[str] = []
     if has_parked_events:
         found.append("events are parked, see `testhide projections status`")
@@ -213,34 +215,38 @@ async def _find_degraded(connection: AsyncConnection, has_parked_events: bool) -
 
 
 class ProjectionController(Controller):
-    """How far read models have followed the log."""
+    """Positions of the read models in the log."""
 
     path = "/projections"
     tags = ["Projections"]
 
     @get("", guards=[CAN_READ])
     async def list_projections(self, ctx: RequestContext) -> Sequence[ReadModelStatus]:
-        """Every read model in each of its versions: how far it is, and what it could not take. Only admins see texts of
-        errors.
+        """Returns the status of every read model in each of its versions: its position, and the events that it could
+        not apply. Only admins see the texts of errors.
         """
         async with ctx.reading() as connection:
             return without_errors(await overview(connection, PROJECTIONS), ctx.user)
 
 
 class ReactionController(Controller):
-    """How far reactions have followed the log."""
+    """Positions of the reactions in the log."""
 
     path = "/reactions"
     tags = ["Reactions"]
 
     @get("", guards=[CAN_READ])
     async def list_reactions(self, ctx: RequestContext) -> Sequence[ReactionStatus]:
-        """Every reaction: how far it is, and what it failed to do. Only admins see texts of errors."""
+        """Returns the status of every reaction: its position, and the work that failed. Only admins see the texts of
+        errors.
+        """
         return without_errors(await reactions.fetch_statuses(ctx.source), ctx.user)
 
 
 def without_errors(statuses: Sequence[S], user: User) -> Sequence[S]:
-    """Removes the texts of errors, which may quote any project's data, unless the user is an admin."""
+    """Returns the statuses. Removes the texts of errors unless the user is an admin, since they may quote data of any
+    project.
+    """
     if not user.is_admin:
         for status in statuses:
             status.errors = []

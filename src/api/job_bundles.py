@@ -1,6 +1,6 @@
-"""Exports jobs as bundles, and imports them on another server or into another project.
+"""Exports jobs as bundles, and imports bundles on another server or into another project.
 
-A bundle refers to pools and secrets by name and holds no ids and no values of secrets, so it can be used elsewhere.
+A bundle refers to pools and secrets by name. It contains no ids and no values of secrets, so it can be used elsewhere.
 """
 
 import re
@@ -33,7 +33,7 @@ class JobPart(msgspec.Struct, forbid_unknown_fields=True):
     name: Name
     enabled: bool = True
     node_pool: Name | None = None
-    """Name of the pool."""
+    """Name of the node pool."""
     pool_labels: dict[Label, Label] = {}
     required_tags: Tags = []
     timeout_minutes: Minutes = DEFAULT_TIMEOUT_MINUTES
@@ -49,10 +49,10 @@ class ConfigurationPart(msgspec.Struct, forbid_unknown_fields=True):
     env: dict[str, Value] = {}
     artifacts: Annotated[list[Glob], Meta(max_length=100)] = []
     secrets: Annotated[list[str], Meta(max_length=500)] = []
-    """Names of the secrets, without values."""
+    """Names of the secrets."""
 
     def check(self, field: str) -> None:
-        """Raises Invalid for what the types do not refuse."""
+        """Raises Invalid for values that the types allow but that are not valid."""
         check_parts(f"{field}.", self.env, self.secrets, self.artifacts)
 
     @property
@@ -67,18 +67,18 @@ class TemplatePart(ConfigurationPart, forbid_unknown_fields=True, kw_only=True):
 
 class Bundle(msgspec.Struct, forbid_unknown_fields=True):
     export_version: Literal["1"]
-    """Version of this format."""
+    """Version of the bundle's format."""
     job: JobPart
-    """The job, without ids."""
+    """Job, without ids."""
     configuration: ConfigurationPart
     pipeline_template: TemplatePart | None = None
-    """The template that the job uses."""
+    """Pipeline template that the job uses."""
 
 
 class ImportRequest(msgspec.Struct):
     project_id: Id
     bundle: dict[str, Any]
-    """The bundle that export returned."""
+    """Bundle that the export returned."""
 
 
 class ImportedJob(msgspec.Struct):
@@ -86,7 +86,7 @@ class ImportedJob(msgspec.Struct):
     name: str
     project_id: int
     warnings: list[str]
-    """Sentences on the parts that the bundle could not bring along, and what to do about them."""
+    """Sentences about parts that the bundle does not contain, and what to do about each."""
 
 
 class JobBundleController(Controller):
@@ -95,7 +95,7 @@ class JobBundleController(Controller):
 
     @post("/{job_id:int}/export", status_code=200, guards=[CAN_READ])
     async def export_job(self, ctx: RequestContext, job_id: int) -> Bundle:
-        """The job, its configuration and its template as a bundle, without values of secrets."""
+        """Returns the job, its configuration and its template as a bundle, without values of secrets."""
         async with ctx.reading() as connection:
             job = await find_visible_job(ctx, job_id)
             configuration = await jobs.find_configuration(connection, job_id)
@@ -112,8 +112,8 @@ class JobBundleController(Controller):
 
     @post("/import", guards=[CAN_WRITE])
     async def import_job(self, ctx: RequestContext, data: ImportRequest) -> ImportedJob:
-        """Creates a job from a bundle. The job uses the pipeline template that has the same name as the bundle's;
-        if there is none, the bundle's template becomes part of the job's own configuration.
+        """Creates a job from a bundle. The job uses the pipeline template that has the name of the bundle's template.
+        If there is none, the bundle's template becomes part of the job's own configuration.
         """
         ctx.must(data.project_id)
         bundle = read(data.bundle)
@@ -167,7 +167,7 @@ class JobBundleController(Controller):
 
 
 def read(given: dict[str, Any]) -> Bundle:
-    """Parses a bundle. Raises Invalid for another version or form."""
+    """Parses a bundle. Raises Invalid if it has another version or form."""
     version = given.get("export_version")
     if version != VERSION:
         raise Invalid.field(
@@ -190,7 +190,7 @@ def read(given: dict[str, Any]) -> Bundle:
 
 
 def _refusal(message: str) -> Invalid:
-    """Translates msgspec's message, such as "Object contains unknown field `x` - at `$.job`"."""
+    """Returns the error for a message of msgspec, such as "Object contains unknown field `x` - at `$.job`"."""
     what, _, where = message.partition(" - at `$")
     field = "bundle" + where.rstrip("`")
     if unknown := re.search(r"unknown field `(.+)`", what):

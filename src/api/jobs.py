@@ -37,14 +37,16 @@ class NewJob(msgspec.Struct):
     repository: Repository | None = None
     default_branch: Branch = "main"
     required_tags: Tags = []
-    """Tags that a node must have, all of them."""
+    """Tags that a node must have to run builds of the job; it needs all of them."""
     pool_labels: dict[Label, Label] = {}
-    """Instead of `node_pool_id`: builds run in any pool that has all of these labels."""
+    """Labels that a pool must have, all of them, so that builds run in it. An alternative to `node_pool_id`."""
     quarantine_mode: QuarantineMode = "run"
 
 
 class JobChanges(msgspec.Struct):
-    """Fields that are left out stay as they are; null removes the pool, the template or the repository."""
+    """Changes of a job. Fields that are left out stay unchanged; null removes the pool, the template or the
+    repository.
+    """
 
     name: Name | UnsetType = UNSET
     enabled: bool | UnsetType = UNSET
@@ -75,7 +77,7 @@ class ConfigurationView(msgspec.Struct):
     env: dict[str, str]
     artifacts: list[str]
     secrets: list[str]
-    """Names of the secrets; values are never returned."""
+    """Names of the secrets. Values are never returned."""
     updated_at: datetime | None
 
 
@@ -97,7 +99,7 @@ class JobController(Controller):
         search: Annotated[str | None, Parameter(max_length=200, description="Filter by job name")] = None,
         enabled: Annotated[bool | None, Parameter(description="Filter by enabled state")] = None,
     ) -> Response[list[JobItem]]:
-        """The jobs of the caller's projects, by id."""
+        """Returns a page of the jobs of the caller's projects, ordered by id."""
         found = await jobs.fetch_page(
             ctx.source,
             projects=ctx.user.projects,
@@ -110,7 +112,7 @@ class JobController(Controller):
 
     @post(guards=[CAN_WRITE])
     async def create_job(self, ctx: RequestContext, data: NewJob) -> JobDetail:
-        """Creates a job. Its builds need a command, from its configuration or its template."""
+        """Creates a job. Its builds need a command, which its configuration or its template contains."""
         ctx.must(data.project_id)
         check_repository(data.repository)
         check_labels("pool_labels", data.pool_labels)
@@ -130,7 +132,7 @@ class JobController(Controller):
 
     @put("/{job_id:int}", guards=[CAN_WRITE])
     async def update_job(self, ctx: RequestContext, job_id: int, data: JobChanges) -> JobDetail:
-        """Changes a job. Builds that are already queued keep what they were queued with."""
+        """Changes a job. Builds that are already queued stay unchanged."""
         await find_visible_job(ctx, job_id)
         check_repository(data.repository)
         check_labels("pool_labels", data.pool_labels)
@@ -144,13 +146,13 @@ class JobController(Controller):
 
     @delete("/{job_id:int}", guards=[PROJECT_ADMINS])
     async def delete_job(self, ctx: RequestContext, job_id: int) -> None:
-        """Deletes the job with all its builds; queued and running ones are aborted."""
+        """Deletes the job with all its builds. Queued and running builds are aborted."""
         await find_visible_job(ctx, job_id)
         await ctx(DeleteJob(job_id))
 
     @get("/{job_id:int}/configuration", guards=[CAN_READ], **as_of(CONFIGURATION_HISTORY, "job_id"))
     async def get_job_configuration(self, ctx: RequestContext, job_id: int) -> ConfigurationView:
-        """Returns what the builds of the job run. Secrets are listed by name."""
+        """Returns the job's configuration, which its builds run. Secrets are listed by name."""
         async with ctx.reading() as connection:
             await find_visible_job(ctx, job_id)
             found = await jobs.find_configuration(connection, job_id)
@@ -160,7 +162,7 @@ class JobController(Controller):
 
     @put("/{job_id:int}/configuration", opt={"representation": ConfigurationView}, guards=[CAN_WRITE])
     async def configure_job(self, ctx: RequestContext, job_id: int, data: NewConfiguration) -> Configured:
-        """Replaces the configuration, used from the next build on. Secrets that are not sent stay; null removes one."""
+        """Replaces the job's configuration for future builds. Secrets that are not sent stay; null removes one."""
         job = await find_visible_job(ctx, job_id)
         data.check()
         sealed = seal_values(ctx.services.secrets, data.secret_values)

@@ -1,4 +1,4 @@
-"""Known issues: failures that are understood, and the rules by which they are recognised."""
+"""Known issues: failures that people have understood, and the rules that recognise them."""
 
 from datetime import datetime
 from typing import Annotated, Any, get_args
@@ -30,7 +30,7 @@ FailId = Annotated[str, Meta(min_length=1, max_length=MAX_FAIL_ID, description="
 
 
 class NewKnownIssue(msgspec.Struct):
-    """A known issue has exactly one of `pattern`, `signature` and `fail_id`."""
+    """A new known issue, with exactly one of `pattern`, `signature` and `fail_id`."""
 
     project_id: Id
     title: Name
@@ -43,7 +43,9 @@ class NewKnownIssue(msgspec.Struct):
 
 
 class KnownIssueChanges(msgspec.Struct):
-    """Fields that are left out stay as they are. A `pattern`, `signature` or `fail_id` replaces the present one."""
+    """Changes of a known issue. Fields that are left out stay unchanged. A `pattern`, `signature` or `fail_id` replaces
+    the present rule.
+    """
 
     title: Name | UnsetType = UNSET
     classification: Classification | UnsetType = UNSET
@@ -79,7 +81,7 @@ class KnownIssueController(Controller):
         paged: Paged,
         project_id: Annotated[int, Parameter(ge=1, le=MAX_ID, description="Project to list the known issues of")],
     ) -> Response[list[KnownIssueView]]:
-        """The known issues of a project, by id."""
+        """Returns a page of the known issues of a project, ordered by id."""
         async with ctx.reading() as connection:
             await find_visible_project(ctx, project_id)
             found = await known_issues.fetch_page(connection, project_id, **paged.window)
@@ -87,7 +89,9 @@ class KnownIssueController(Controller):
 
     @post(guards=[CAN_WRITE])
     async def create_known_issue(self, ctx: RequestContext, data: NewKnownIssue) -> KnownIssueView:
-        """Creates a known issue. It classifies failures of new reports, and older ones that nobody has classified."""
+        """Creates a known issue. It classifies failures of new reports, and older failures that nobody has
+        classified.
+        """
         ctx.must(data.project_id)
         match = parse_match(data)
         if match is None:
@@ -112,7 +116,7 @@ class KnownIssueController(Controller):
     async def update_known_issue(
         self, ctx: RequestContext, known_issue_id: int, data: KnownIssueChanges
     ) -> KnownIssueView:
-        """Changes a known issue; counts for reports that are recorded from now on."""
+        """Changes a known issue. The change applies to reports that are recorded from now on."""
         await find_visible_known_issue(ctx, known_issue_id)
         clearable: tuple[Clearable, ...] = ("defect_key", "defect_url")
         await ctx(
@@ -127,7 +131,7 @@ class KnownIssueController(Controller):
 
     @delete("/{known_issue_id:int}", guards=[CAN_WRITE])
     async def delete_known_issue(self, ctx: RequestContext, known_issue_id: int) -> None:
-        """Deletes a known issue; what it has classified stays so."""
+        """Deletes a known issue. Failures that it has classified stay classified."""
         await find_visible_known_issue(ctx, known_issue_id)
         await ctx(DeleteKnownIssue(known_issue_id))
 
@@ -137,7 +141,9 @@ async def find_visible_known_issue(ctx: RequestContext, known_issue_id: int) -> 
 
 
 def parse_match(data: NewKnownIssue | KnownIssueChanges) -> tuple[Kind, str] | None:
-    """Returns the match rule as kind and value; None if there is none. Raises Invalid for more than one."""
+    """Returns the kind and the value of the match rule; None if there is none. Raises Invalid if there is more than
+    one.
+    """
     values: list[tuple[Kind, str]] = [(kind, value) for kind in KINDS if (value := getattr(data, kind) or None)]
     if len(values) > 1:
         raise match_error("only one of them can be given")

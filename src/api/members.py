@@ -1,4 +1,4 @@
-"""Members of a project: who they are, and what they may do in it."""
+"""Members of a project, and their access to it."""
 
 import msgspec
 from litestar import Controller, Response, delete, get, post, put
@@ -30,7 +30,7 @@ class MemberController(Controller):
 
     @get(guards=[CAN_READ])
     async def list_members(self, ctx: RequestContext, project_id: int, paged: Paged) -> Response[list[MemberView]]:
-        """The members of a project, by the ids of the users."""
+        """Returns a page of a project's members, ordered by user id."""
         async with ctx.reading() as connection:
             await find_visible_project(ctx, project_id)
             found = await auth.fetch_members(connection, project_id, **paged.window)
@@ -38,7 +38,7 @@ class MemberController(Controller):
 
     @post(guards=[PROJECT_ADMINS])
     async def add_member(self, ctx: RequestContext, project_id: int, data: NewMember) -> MemberView:
-        """Makes a user a member of the project, or changes their access. For the project's admins."""
+        """Makes a user a member of the project, or changes the access of a member. Only for the project's admins."""
         async with ctx.reading() as connection:
             await find_visible_project(ctx, project_id)
             user = await auth.find_by_email(connection, data.email)
@@ -50,7 +50,7 @@ class MemberController(Controller):
     async def update_member(
         self, ctx: RequestContext, project_id: int, user_id: int, data: MemberChanges
     ) -> MemberView:
-        """Changes what a member may do in the project. For the project's admins."""
+        """Changes the access of a member. Only for the project's admins."""
         async with ctx.reading():
             await find_visible_project(ctx, project_id)
             await find_member(ctx, project_id, user_id)
@@ -58,7 +58,7 @@ class MemberController(Controller):
 
     @delete("/{user_id:int}", guards=[PROJECT_ADMINS])
     async def remove_member(self, ctx: RequestContext, project_id: int, user_id: int) -> None:
-        """Takes a member's access to the project away. For the project's admins."""
+        """Removes a member from the project. Only for the project's admins."""
         await find_visible_project(ctx, project_id)
         await ctx(RemoveMember(project_id, user_id))
 

@@ -1,4 +1,4 @@
-"""Runs commands on nodes. The request and the result are events, so the result outlives agent and server."""
+"""Commands that run on nodes. The request and the result are events, so a restart of agent or server loses neither."""
 
 import asyncio
 from typing import Annotated, Any
@@ -19,7 +19,7 @@ from store.postgres.cancellation import wait_for
 from store.postgres.notifications import AGENT_NOTIFICATIONS
 
 ANSWER_GRACE_S = 5.0
-"""Seconds that are added to a command's time limit for its way to the agent and back."""
+"""Seconds that are added to a command's time limit, for the way to the agent and back."""
 
 
 class NewCommand(msgspec.Struct):
@@ -30,12 +30,12 @@ class NewCommand(msgspec.Struct):
 
 class CommandResult(msgspec.Struct):
     exit_code: int | None
-    """Null when the command was killed at its time limit."""
+    """Exit code of the command; null when it was killed at its time limit."""
     stdout: str
     stderr: str
     timed_out: bool
     truncated: bool
-    """Whether only the last 256 KiB of an output are here."""
+    """Whether an output was longer, so that only its last 256 KiB are returned."""
 
 
 class Detail(msgspec.Struct):
@@ -48,7 +48,7 @@ class NodeCommandController(Controller):
 
     @post("/restart", status_code=202, guards=[NODE_MANAGERS])
     async def restart_node(self, ctx: RequestContext, node_id: int) -> Detail:
-        """Has the agent end its builds and start again."""
+        """Makes the agent end its builds and start again."""
         await ctx(RequestNodeCommand(await ctx.services.ids.draw("node_commands"), node_id, "restart"))
         return Detail(f"Restart command sent to node {node_id}.")
 
@@ -61,7 +61,9 @@ class NodeCommandController(Controller):
     async def execute_on_node(
         self, request: Request[User, Any, Any], ctx: RequestContext, node_id: int, data: NewCommand
     ) -> CommandResult:
-        """Runs a shell command on the node, outside any build, and waits for its end. The audit log records it."""
+        """Runs a shell command on the node, outside of any build, and waits for its end. The audit log records the
+        command.
+        """
         command_id = await ctx.services.ids.draw("node_commands")
         completed = asyncio.Event()
 
@@ -69,7 +71,7 @@ class NodeCommandController(Controller):
             if payload in (None, completion_notification(command_id)):
                 completed.set()
 
-        # Subscribes before it asks, so that no notification of the result is missed.
+        # Subscribe before the request, so that no notification of the result is missed.
         with ctx.services.listener.subscribed(AGENT_NOTIFICATIONS, on_wake):
             await ctx(RequestNodeCommand(command_id, node_id, "execute", data.command, data.timeout_s))
             deadline = asyncio.get_running_loop().time() + data.timeout_s + ANSWER_GRACE_S
@@ -95,7 +97,7 @@ class NodeCommandController(Controller):
     async def get_node_command(
         self, ctx: RequestContext, node_id: int, command_id: int
     ) -> Response[CommandResult | Detail]:
-        """The result of a command; 202 until there is one."""
+        """Returns the result of a command; 202 while there is none."""
         found: NodeCommand | None = await ctx.services.log.load_state(NODE_COMMAND.at(command_id))
         if found is None or found.node_id != node_id:
             raise NotFound(f"There is no command {command_id} for node {node_id}.")

@@ -1,4 +1,4 @@
-"""Nodes, and the download of the agent that runs on them."""
+"""Nodes, and the download of their agent."""
 
 import hashlib
 from typing import Annotated, Any
@@ -41,7 +41,9 @@ class NewNode(msgspec.Struct):
 
 
 class NodeChanges(msgspec.Struct):
-    """Fields that are left out stay as they are; a `pool_id` of null takes the node out of its pool."""
+    """Changes of a node. Fields that are left out stay unchanged; a `pool_id` of null removes the node from its
+    pool.
+    """
 
     name: Name | UnsetType = UNSET
     pool_id: Id | UnsetType | None = UNSET
@@ -59,7 +61,7 @@ class RegisteredNode(msgspec.Struct):
     name: str
     pool_id: int
     agent_token: str
-    """Shown only here."""
+    """Token with which the node's agent authenticates. Shown only here."""
     tags: list[str]
     max_parallel: int
 
@@ -72,11 +74,11 @@ class Download(msgspec.Struct):
 class LatestAgent(msgspec.Struct):
     version: str
     linux_amd64: Download
-    """For Linux on x86-64."""
+    """Download for Linux on x86-64."""
     linux_arm64: Download
-    """For Linux on ARM."""
+    """Download for Linux on ARM."""
     windows_amd64: Download
-    """For Windows."""
+    """Download for Windows."""
 
 
 class NodeController(Controller):
@@ -91,13 +93,13 @@ class NodeController(Controller):
         pool_id: Annotated[int | None, Parameter(ge=1, le=MAX_ID, description="Filter by node pool")] = None,
         status: Annotated[nodes.Status | None, Parameter(description="Filter by status")] = None,
     ) -> Response[list[NodeView]]:
-        """All nodes by id, with the last measurements of their agents."""
+        """Returns a page of all nodes, ordered by id, with the last measurements of their agents."""
         found = await nodes.fetch_page(ctx.source, pool_id=pool_id, status=status, **paged.window)
         return paginate(ctx.request, paged, found)
 
     @post(opt=SHOWN_ONCE, guards=[NODE_MANAGERS])
     async def register_node(self, ctx: RequestContext, data: NewNode) -> RegisteredNode:
-        """Registers a node. Its agent authenticates with `agent_token`, which is shown only here."""
+        """Registers a node. The node's agent authenticates with `agent_token`, which is shown only here."""
         node_id = await ctx.services.ids.draw("nodes")
         token = new_token(AGENT_TOKEN)
         fields: dict[str, Any] = fields_of(data, name="title") | {"tags": list(dict.fromkeys(data.tags))}
@@ -113,7 +115,7 @@ class NodeController(Controller):
         ctx: RequestContext,
         name: Annotated[str, Parameter(max_length=200, description="Exact node name to look up")],
     ) -> NodeView:
-        """Finds a node by its exact name."""
+        """Returns the node with exactly this name."""
         found = await nodes.find_view_by_name(ctx.source, name)
         if found is None:
             raise NotFound(f"There is no node called {name!r}.")
@@ -121,7 +123,9 @@ class NodeController(Controller):
 
     @get("/agent/latest", guards=[CAN_READ])
     async def get_latest_agent(self, ctx: RequestContext) -> LatestAgent:
-        """The newest agent: one file for all platforms, for Python 3.9 or newer. It does not run on Windows yet."""
+        """Returns the version and the downloads of the newest agent. It is one file for all platforms, for Python 3.9
+        or newer. It does not run on Windows yet.
+        """
         services = ctx.services
         sha256 = hashlib.sha256(services.agent_bundle).hexdigest()
         downloads = {
@@ -140,18 +144,18 @@ class NodeController(Controller):
 
     @get("/{node_id:int}/health", guards=[CAN_READ])
     async def get_node_health(self, ctx: RequestContext, node_id: int) -> NodeHealth:
-        """The last measurements of the agent. `last_heartbeat_s` is -1 before its first request."""
+        """Returns the last measurements of the node's agent. `last_heartbeat_s` is -1 if it has never sent any."""
         return await ctx.find(nodes.find_health, "node", node_id)
 
     @delete("/{node_id:int}", guards=[NODE_MANAGERS])
     async def delete_node(self, ctx: RequestContext, node_id: int) -> None:
-        """Deletes the node: its token is refused from now on, and builds that run there are aborted."""
+        """Deletes the node. Its token is refused from now on, and builds that run on it are aborted."""
         await ctx.find(nodes.find, "node", node_id)
         await ctx(DeleteNode(node_id))
 
     @put("/{node_id:int}", guards=[NODE_MANAGERS])
     async def update_node(self, ctx: RequestContext, node_id: int, data: NodeChanges) -> NodeView:
-        """Changes a node; counts for builds that are assigned from now on."""
+        """Changes a node. The change applies to builds that are assigned from now on."""
         changes = changes_in(data, name="title")
         if not isinstance(data.name, UnsetType):
             changes["claim"] = name_claim(ctx, data.name)
@@ -162,26 +166,26 @@ class NodeController(Controller):
 
     @post("/{node_id:int}/quarantine", status_code=200, guards=[NODE_MANAGERS])
     async def quarantine_node(self, ctx: RequestContext, node_id: int) -> NodeStatus:
-        """Stops the assignment of builds to the node. Builds that run there go on, and commands still reach it."""
+        """Stops the assignment of builds to the node. Running builds go on, and the node still accepts commands."""
         await ctx(QuarantineNode(node_id))
         return NodeStatus(node_id, "quarantined")
 
     @delete("/{node_id:int}/quarantine", status_code=200, guards=[NODE_MANAGERS])
     async def release_node(self, ctx: RequestContext, node_id: int) -> NodeStatus:
-        """Lets the node take builds again."""
+        """Allows the assignment of builds to the node again."""
         await ctx(ReleaseNode(node_id))
         return NodeStatus(node_id, (await find_node_view(ctx, node_id)).status)
 
 
 class AgentDownloadController(Controller):
-    """The files to which `/api/v3/nodes/agent/latest` refers; not under /api/v3."""
+    """Downloads of the agent to which `/api/v3/nodes/agent/latest` refers. Their paths are not under /api/v3."""
 
     path = "/agent"
     tags = ["Nodes / CI Agents"]
 
     @get("/{version:str}/{platform:str}", opt=PUBLIC)
     async def download_agent(self, ctx: RequestContext, version: str, platform: str) -> Response[bytes]:
-        """The agent as one file for Python: `python3 testhide-agent.pyz`."""
+        """Returns the agent as one file for Python: `python3 testhide-agent.pyz`."""
         services = ctx.services
         if version != services.agent_version or platform not in PLATFORMS:
             raise NotFound(

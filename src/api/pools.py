@@ -28,13 +28,13 @@ class NewPool(msgspec.Struct):
     project_id: Id
     labels: dict[Label, Label] = {}
     max_parallel: Limit | None = None
-    """Most builds at once in the pool; null: as many as its nodes take."""
+    """Largest number of builds that run in the pool at the same time; null: only its nodes limit it."""
     shared: bool = False
-    """Whether jobs of all projects may use the pool; only admins may set it."""
+    """Whether jobs of all projects may use the pool. Only admins may set it."""
 
 
 class PoolChanges(msgspec.Struct):
-    """Fields that are left out stay as they are; a `max_parallel` of null removes the limit."""
+    """Changes of a pool. Fields that are left out stay unchanged; a `max_parallel` of null removes the limit."""
 
     name: Name | UnsetType = UNSET
     labels: dict[Label, Label] | UnsetType = UNSET
@@ -53,7 +53,7 @@ class PoolController(Controller):
         paged: Paged,
         project_id: Annotated[int | None, Parameter(ge=1, le=MAX_ID, description="Filter pools by project")] = None,
     ) -> Response[list[PoolView]]:
-        """The pools of the caller's projects and the shared ones, by id."""
+        """Returns a page of the shared pools and those of the caller's projects, ordered by id."""
         found = await pools.fetch_page(ctx.source, projects=ctx.user.projects, project_id=project_id, **paged.window)
         return paginate(ctx.request, paged, found)
 
@@ -77,7 +77,7 @@ class PoolController(Controller):
 
     @put("/{id:int}", guards=[PROJECT_ADMINS])
     async def update_pool(self, ctx: RequestContext, id: int, data: PoolChanges) -> PoolView:
-        """Changes a pool; limits and labels count for builds that are assigned from now on."""
+        """Changes a pool. Limits and labels apply to builds that are assigned from now on."""
         pool = await find_visible_pool(ctx, id)
         check_may_change(ctx.user, pool)
         if data.shared not in (UNSET, pool.shared):
@@ -91,7 +91,7 @@ class PoolController(Controller):
 
     @delete("/{id:int}", guards=[PROJECT_ADMINS])
     async def delete_pool(self, ctx: RequestContext, id: int) -> None:
-        """Deletes a pool; its nodes stay, without a pool. Refused while builds are queued or running in it."""
+        """Deletes a pool. Its nodes stay, without a pool. Refused while builds are queued or running in the pool."""
         check_may_change(ctx.user, await find_visible_pool(ctx, id))
         await ctx.wait_for_head()
         async with ctx.reading() as connection:
@@ -101,7 +101,7 @@ class PoolController(Controller):
 
 
 async def find_visible_pool(ctx: RequestContext, pool_id: int) -> PoolView:
-    """Returns the pool. Raises NotFound for a pool that is not shared, of a project that the user cannot see."""
+    """Returns the pool. Raises NotFound if the pool is not shared and the user cannot see its project."""
     found = await ctx.find(pools.find, "node pool", pool_id)
     if not found.shared:
         ctx.user.must("read", found.project_id, f"node pool {pool_id}")

@@ -1,4 +1,4 @@
-"""Projects: what jobs, node pools and everything in them belong to, and what users are members of."""
+"""Projects, which contain jobs and node pools, and have users as members."""
 
 import re
 import unicodedata
@@ -33,9 +33,9 @@ class ProjectChanges(msgspec.Struct):
     description: Annotated[str, Meta(max_length=10_000)] | UnsetType = UNSET
     scm_endpoint_id: Id | UnsetType = UNSET
     retention_days: Annotated[int, Meta(ge=0, le=36_500)] | UnsetType = UNSET
-    """Days after which finished builds are deleted unless they are kept forever; 0 keeps them at any age."""
+    """Days after which finished builds are deleted, unless they are kept forever; 0: never because of their age."""
     retention_builds: Annotated[int, Meta(ge=0, le=1_000_000)] | UnsetType = UNSET
-    """How many finished builds of each job are kept, the newest; 0 keeps all."""
+    """Number of newest finished builds of each job that are kept; 0: all."""
 
 
 class ProjectItem(msgspec.Struct):
@@ -60,14 +60,14 @@ class ProjectDetail(msgspec.Struct):
     scm_endpoint_id: int | None
     jobs_count: int
     last_build_at: datetime | None
-    """When the last build was queued."""
+    """Time at which the last build was queued."""
     created_at: datetime
     webhook_url: str
-    """Address for the calls of a source code host."""
+    """URL that a source code host calls."""
     retention_days: int
-    """Days after which finished builds are deleted; 0 keeps them at any age."""
+    """Days after which finished builds are deleted; 0: never because of their age."""
     retention_builds: int
-    """How many finished builds of each job are kept; 0 keeps all."""
+    """Number of newest finished builds of each job that are kept; 0: all."""
 
 
 class NewSecret(msgspec.Struct):
@@ -80,13 +80,13 @@ class ProjectController(Controller):
 
     @get(guards=[CAN_READ])
     async def list_projects(self, ctx: RequestContext, paged: Paged) -> Response[list[ProjectItem]]:
-        """The projects that the caller is a member of, by id."""
+        """Returns a page of the projects that the caller is a member of, ordered by id."""
         found = await projects.fetch_visible(ctx.source, ctx.user.projects, **paged.window)
         return paginate(ctx.request, paged, [to_view(ProjectItem, row) for row in found])
 
     @post(opt=SHOWN_ONCE, guards=[DEVELOPERS])
     async def create_project(self, ctx: RequestContext, data: NewProject) -> CreatedProject:
-        """Creates a project with the caller as its admin. `webhook_secret` is shown only here."""
+        """Creates a project and makes the caller its admin. `webhook_secret` is shown only here."""
         project_id = await ctx.services.ids.draw("projects")
         secret = new_token("wh_sec_")
         secrets = ctx.services.secrets
@@ -118,7 +118,7 @@ class ProjectController(Controller):
 
     @post("/{project_id:int}/rotate-webhook-secret", status_code=200, opt=SHOWN_ONCE, guards=[PROJECT_ADMINS])
     async def rotate_webhook_secret(self, ctx: RequestContext, project_id: int) -> NewSecret:
-        """Replaces the secret: the old one is refused from now on, the new one is shown only here."""
+        """Replaces the webhook secret. The old one is refused from now on; the new one is shown only here."""
         await find_visible_project(ctx, project_id)
         secret = new_token("wh_sec_")
         await ctx(RotateWebhookSecret(project_id, ctx.services.secrets.seal(secret)))
@@ -126,7 +126,7 @@ class ProjectController(Controller):
 
     @delete("/{project_id:int}", guards=[PROJECT_ADMINS])
     async def delete_project(self, ctx: RequestContext, project_id: int) -> None:
-        """Deletes the project for good, with its jobs, their builds and all their data; queued and running builds are
+        """Deletes the project for good, with its jobs, their builds and all their data. Queued and running builds are
         aborted. Refused while builds of other projects are queued or running in its node pools.
         """
         async with ctx.reading() as connection:
@@ -136,7 +136,7 @@ class ProjectController(Controller):
             what = "1 build of another project is" if guests == 1 else f"{guests} builds of other projects are"
             raise Conflict(f"{what} queued or running in node pools of this project; wait for them or stop them.")
         await ctx(CloseProject(project_id))
-        # Refuses if the read models have not caught up: the lists of what to delete would lack jobs or pools.
+        # Refuse if the read models have not caught up: the lists of jobs and pools to delete would be incomplete.
         if not await ctx.wait_for_head():
             raise Unavailable(f"Project {project_id} takes nothing new now, but its contents are not listed yet.")
         async with ctx.reading() as connection:
@@ -149,7 +149,7 @@ class ProjectController(Controller):
 
 
 async def find_visible_project(ctx: RequestContext, project_id: int) -> ProjectRow:
-    """Returns the project. Raises NotFound for one that the user cannot see, Forbidden for too little access."""
+    """Returns the project. Raises NotFound if the user cannot see it, and Forbidden if their access is too low."""
     ctx.must(project_id)
     return await ctx.find(projects.find, "project", project_id)
 
@@ -159,6 +159,8 @@ def to_detail(row: ProjectRow, base_url: str) -> ProjectDetail:
 
 
 def make_slug(name: str) -> str:
-    """Returns `mobile-app` for `Mobile App`; an empty text when the name has no usable character."""
+    """Returns a slug made from a name: `mobile-app` for `Mobile App`. Returns an empty text if the name has no usable
+    character.
+    """
     ascii_name = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
     return re.sub(r"[^a-z0-9]+", "-", ascii_name.lower()).strip("-")[:60]

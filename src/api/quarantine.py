@@ -25,10 +25,10 @@ from store.clock import utcnow
 
 MAX_BULK = 10_000
 AGE_RANGES = (("0-6", 7), ("7-29", 30), ("30-89", 90))
-"""Ranges of the age distribution: a name, and the age in days at which the range ends."""
+"""Ranges of age in the statistics: the name of each, and the age in days at which it ends."""
 OLDEST_RANGE = "90+"
 
-# Each becomes a line of the file that agents write for the tests, so it must be one line.
+# One line, since agents write each node id as a line of the file for the tests.
 NodeId = Annotated[
     str,
     Meta(
@@ -39,7 +39,7 @@ NodeId = Annotated[
     ),
 ]
 JobId = Annotated[int, Parameter(ge=1, le=MAX_ID, description="Job ID to query quarantine for")]
-# Larger than other lists' limits: clients that know no pages get all entries at once.
+# The limit is higher than for other lists, so that clients without paging get all entries at once.
 Page = Annotated[int, Parameter(ge=1, le=1_000_000, description="Page of the list, from 1")]
 Limit = Annotated[int, Parameter(ge=1, le=10_000, description="Items on a page")]
 After = Annotated[int, Parameter(ge=0, le=MAX_ID, description="Only items after this id, instead of a page")]
@@ -48,7 +48,7 @@ After = Annotated[int, Parameter(ge=0, le=MAX_ID, description="Only items after 
 class NewEntry(msgspec.Struct):
     job_id: Id
     node_id: NodeId
-    """Node id of the test, or a prefix that `::` or `[` follows."""
+    """Node id of the test, or a prefix of node ids that ends before `::` or `[`."""
     reason: Reason
     expires_at: Time | None = None
     owner: Name | None = None
@@ -57,7 +57,7 @@ class NewEntry(msgspec.Struct):
 class NewEntryAnswer(msgspec.Struct):
     id: int
     node_id: str
-    """Node id of the test, or a prefix of several."""
+    """Node id of the test, or a prefix of several node ids."""
     reason: Reason
     quarantined_at: datetime
     expires_at: datetime | None
@@ -65,26 +65,27 @@ class NewEntryAnswer(msgspec.Struct):
 
 
 class EntryItem(NewEntryAnswer):
-    """An `expired` entry does not count any more. The tests of a `healthy` one passed in the last 10 builds that ran
-    them; it counts until it is removed, and becomes `active` again when one of them fails.
+    """An entry of the quarantine. An `expired` entry no longer counts. The tests of a `healthy` entry passed in the
+    last 10 builds that ran them. A healthy entry counts until it is removed, and becomes `active` again when one of its
+    tests fails.
     """
 
     job_id: int
     quarantined_by: str
-    """Actor that put it there, like `user:7`."""
+    """Actor that added the entry, like `user:7`."""
     status: Status
     status_since: datetime
-    """When the entry got its status."""
+    """Time since when the entry has its status."""
     passed_builds: int
-    """How many of the last builds that ran the tests they have passed, in a row; counted up to 10."""
+    """Number of builds in a row in which the entry's tests passed, among the last builds that ran them; 10 at most."""
 
 
 class Bulk(msgspec.Struct):
-    """`reason`, `expires_at` and `owner` are those of added entries."""
+    """Change of many entries. `reason`, `expires_at` and `owner` apply to added entries."""
 
     job_id: Id
     action: Literal["add", "remove"]
-    """Whether to add the tests to the quarantine or to remove them."""
+    """Whether to `add` the tests to the quarantine or to `remove` them."""
     node_ids: Annotated[list[NodeId], Meta(max_length=MAX_BULK)]
     reason: Reason = "flaky"
     expires_at: Time | None = None
@@ -93,20 +94,20 @@ class Bulk(msgspec.Struct):
 
 class Added(msgspec.Struct):
     added: int
-    """How many entries are new."""
+    """Number of new entries."""
     skipped: int
-    """How many tests were in the quarantine already."""
+    """Number of tests that were already in the quarantine."""
 
 
 class Removed(msgspec.Struct):
     removed: int
-    """How many entries were removed."""
+    """Number of removed entries."""
     skipped: int
-    """How many tests were not in the quarantine."""
+    """Number of tests that were not in the quarantine."""
 
 
 class Stats(msgspec.Struct):
-    """Counts of the entries that are in force; `by_status` includes expired ones."""
+    """Counts of the entries that have not expired. Only `by_status` includes expired ones."""
 
     total: int
     by_reason: dict[str, int]
@@ -131,7 +132,7 @@ class QuarantineController(Controller):
     async def list_quarantine(
         self, ctx: RequestContext, job_id: JobId, page: Page = 1, limit: Limit = 10_000, after: After = 0
     ) -> Response[list[EntryItem]]:
-        """All entries of a job by id, also expired ones."""
+        """Returns a page of a job's entries, ordered by id, including expired ones."""
         paged = Paged(page, limit, after)
         async with ctx.reading() as connection:
             await find_visible_job(ctx, job_id)
@@ -140,7 +141,9 @@ class QuarantineController(Controller):
 
     @post(guards=[CAN_WRITE])
     async def add_to_quarantine(self, ctx: RequestContext, data: NewEntry) -> NewEntryAnswer:
-        """Adds a test to the quarantine; builds still run it. `node_id` may be a prefix that `::` or `[` follows."""
+        """Adds a test to the quarantine. Builds still run it. `node_id` may be a prefix of node ids that ends before
+        `::` or `[`.
+        """
         await find_visible_job(ctx, data.job_id)
         quarantine_id = await ctx.services.ids.draw("quarantine")
         wanted = AddToQuarantine(
@@ -151,7 +154,7 @@ class QuarantineController(Controller):
 
     @post("/bulk", status_code=200, guards=[CAN_WRITE])
     async def change_quarantine(self, ctx: RequestContext, data: Bulk) -> Added | Removed:
-        """Adds or removes many tests; skips those that are in the quarantine already, or are not in it."""
+        """Adds or removes many tests. Skips tests that are already in the quarantine, or not in it."""
         await find_visible_job(ctx, data.job_id)
         node_ids = tuple(data.node_ids)
         if data.action == "remove":
@@ -177,7 +180,7 @@ class QuarantineController(Controller):
 
     @get("/stats", guards=[CAN_READ])
     async def get_quarantine_stats(self, ctx: RequestContext, job_id: JobId) -> Stats:
-        """Counts the entries of a job's quarantine."""
+        """Returns counts of the entries of a job's quarantine."""
         now = utcnow()
         async with ctx.reading() as connection:
             await find_visible_job(ctx, job_id)
@@ -195,14 +198,14 @@ class QuarantineController(Controller):
 
     @get("/nodeids", guards=[CAN_READ])
     async def list_quarantined_node_ids(self, ctx: RequestContext, job_id: JobId) -> NodeIds:
-        """Returns the node ids in a job's quarantine, for a test runner to read."""
+        """Returns the node ids in a job's quarantine, for a test runner."""
         async with ctx.reading() as connection:
             await find_visible_job(ctx, job_id)
             return NodeIds(await quarantine.fetch_node_ids(connection, job_id, utcnow()))
 
     @delete("/{quarantine_id:int}", guards=[CAN_WRITE])
     async def remove_from_quarantine(self, ctx: RequestContext, quarantine_id: int) -> None:
-        """Removes an entry: failures of its tests fail builds again."""
+        """Removes an entry. Failures of its tests fail builds again."""
         entry = await ctx.find_visible(quarantine.find, "quarantine entry", quarantine_id)
         await ctx(RemoveFromQuarantine(entry.job_id, quarantine_id=quarantine_id))
 

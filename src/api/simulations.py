@@ -1,4 +1,4 @@
-"""Replays the history with what-if rules: which results and verdicts they would have changed."""
+"""Simulates the history under what-if rules: which classifications and verdicts they would have changed."""
 
 import asyncio
 
@@ -24,35 +24,41 @@ from domain.core.errors import Invalid, TooLarge, TooManyRequests
 from projections.time_travel.rule_history import RuleHistory
 
 TIME_LIMIT_S = 20.0
-"""Seconds that one request may simulate the history."""
+"""Seconds for which one request may simulate the history."""
 MAX_SHOWN = 1_000
 
 one_at_a_time = asyncio.Lock()
-"""Lets one request simulate at a time: it searches patterns in all failures, and two would take both cores."""
+"""Lock that lets only one request simulate at a time. A simulation searches all failures for patterns, and two would
+use both cores.
+"""
 
 
 class SimulationRequest(WhatIfRules, frozen=True, forbid_unknown_fields=True):
-    """The rules of a rules file, and the part of the history to simulate."""
+    """What-if rules, and the part of the history over which they are simulated."""
 
     project_id: Id | None = None
-    """Required of users who are not admins."""
+    """Id of the project to simulate; required for users who are not admins."""
     since: Time | None = None
-    """Simulates only builds that were queued at this time or later."""
+    """Time from which builds must have been queued to be simulated."""
 
 
 class SimulationAnswer(msgspec.Struct):
     tests: list[TestDiffers]
-    """The first 1,000 by position in the log; `tests_total` is their number."""
+    """Failures with another classification; the first 1,000 in the order of the log. `tests_total` is the number of
+    all.
+    """
     tests_total: int
-    """How many results would have been classified otherwise."""
+    """Number of failures that would have been classified otherwise."""
     verdicts: list[VerdictDiffers]
-    """Builds that would have ended otherwise; the first 1,000."""
+    """Builds with another verdict; the first 1,000. `verdicts_total` is the number of all."""
     verdicts_total: int
-    """How many builds would have ended otherwise."""
+    """Number of builds that would have ended with another verdict."""
     replayed: Replayed
     """Counts of the builds and failures that were simulated."""
     complete: bool
-    """False when the time ran out: ask for less by `since`, or use `testhide replay --rules` on the server."""
+    """Whether the whole history was simulated in time. If not, choose a later `since`, or use `testhide replay --rules`
+    on the server.
+    """
 
 
 class SimulationController(Controller):
@@ -61,7 +67,9 @@ class SimulationController(Controller):
 
     @post(status_code=200, opt={"problems": (TooManyRequests,)}, guards=[CAN_SIMULATE])
     async def simulate_rules(self, ctx: RequestContext, data: SimulationRequest) -> SimulationAnswer:
-        """Which failures would have been classified otherwise, and which builds would have ended otherwise."""
+        """Returns the failures that what-if rules would have classified otherwise, and the builds that would have ended
+        with another verdict.
+        """
         project_id = data.project_id
         if project_id is not None:
             await must_access_project(ctx, project_id)

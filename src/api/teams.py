@@ -1,4 +1,4 @@
-"""Microsoft Teams channels: register and test them."""
+"""Microsoft Teams channels, which receive notifications as cards."""
 
 from datetime import datetime
 from typing import Annotated
@@ -42,13 +42,13 @@ class NewChannel(msgspec.Struct):
 
 
 class ChannelChanges(msgspec.Struct):
-    """Fields that are left out stay as they are."""
+    """Changes of a channel. Fields that are left out stay unchanged."""
 
     name: Name | UnsetType = UNSET
     webhook_url: Url | UnsetType = UNSET
     events: Events | UnsetType = UNSET
     mention_on_fail: Email | UnsetType | None = UNSET
-    """Null: nobody any more."""
+    """Email address of the user whom cards of failed builds mention; null for nobody."""
     active: bool | UnsetType = UNSET
 
 
@@ -57,27 +57,27 @@ class ChannelItem(msgspec.Struct):
     name: str
     project_id: int
     webhook_url: str
-    """Its host alone: who knows the rest may post."""
+    """Host of the URL only, since everybody who knows the whole URL can post to the channel."""
     events: list[CardType]
     mention_on_fail: str | None
-    """Email address of who is mentioned when a build fails."""
+    """Email address of the user whom cards of failed builds mention; null for nobody."""
     active: bool
     created_at: datetime
     updated_at: datetime
     failing_since: datetime | None
-    """Many attempts in a row have failed since then: cards wait, and one at a time is tried."""
+    """Time since when many attempts in a row have failed. Meanwhile cards wait, and one at a time is tried."""
     failing_error: str | None
     deliveries_ok: int
-    """Attempts that arrived."""
+    """Number of attempts that arrived."""
     deliveries_failed: int
-    """Attempts that did not arrive."""
+    """Number of attempts that did not arrive."""
 
 
 class ChannelTested(msgspec.Struct):
     sent: bool
     """Whether the card arrived."""
     status_code: int
-    """0: there was no answer."""
+    """HTTP status of the answer; 0 if there was none."""
     latency_ms: int
     error: str
 
@@ -88,7 +88,7 @@ class TeamsController(Controller):
 
     @get(guards=[CAN_READ])
     async def list_channels(self, ctx: RequestContext, paged: Paged) -> Response[list[ChannelItem]]:
-        """The channels of the caller's projects, by id."""
+        """Returns a page of the channels of the caller's projects, ordered by id."""
         async with ctx.reading() as connection:
             found = await list_endpoints(connection, ChannelRow, ctx.user.projects, **paged.window)
             stats = await delivery_history.read_stats(connection, [row.id for row in found])
@@ -119,7 +119,7 @@ class TeamsController(Controller):
 
     @put("/{id:int}", guards=[PROJECT_ADMINS])
     async def update_channel(self, ctx: RequestContext, id: int, data: ChannelChanges) -> ChannelItem:
-        """Changes a channel. A new URL, or activating it, tries waiting deliveries at once."""
+        """Changes a channel. If the URL changes or the channel becomes active, waiting deliveries are tried at once."""
         row = await find_accessible(ctx, ChannelRow, id)
         url = None if data.webhook_url is UNSET else data.webhook_url
         if url == row.shown_url:  # what a GET showed, sent back
@@ -141,13 +141,13 @@ class TeamsController(Controller):
 
     @delete("/{id:int}", guards=[PROJECT_ADMINS])
     async def delete_channel(self, ctx: RequestContext, id: int) -> None:
-        """Deletes a channel, with the cards that were not delivered yet."""
+        """Deletes a channel and the cards that were not delivered yet."""
         await find_accessible(ctx, ChannelRow, id)
         await ctx(DeleteEndpoints("teams", (id,)))
 
     @post("/{id:int}/test", status_code=200, guards=[PROJECT_ADMINS])
     async def test_channel(self, ctx: RequestContext, id: int) -> ChannelTested:
-        """Sends a card at once, without retries, and returns how it was answered."""
+        """Sends a card at once, without retries, and returns the outcome."""
         row = await find_accessible(ctx, ChannelRow, id)
         project = await projects.find(ctx.source, row.project_id)
         card = make_test_card(row.title, "" if project is None else project.name)

@@ -1,4 +1,4 @@
-"""Pipeline templates: configurations that jobs start from. All users read them, without the values of secrets."""
+"""Pipeline templates: configurations that jobs complete. All users can read them, without the values of secrets."""
 
 from collections.abc import Mapping
 from typing import Annotated
@@ -31,7 +31,7 @@ class NewTemplate(msgspec.Struct):
     description: Description = ""
     artifacts: Artifacts = []
     command: Command = ""
-    """Command of jobs that have none of their own."""
+    """Command for jobs whose own configuration has none."""
     secrets: dict[str, Value] = {}
 
     def check(self) -> None:
@@ -39,7 +39,7 @@ class NewTemplate(msgspec.Struct):
 
 
 class TemplateChanges(msgspec.Struct):
-    """Fields that are left out stay as they are."""
+    """Changes of a template. Fields that are left out stay unchanged."""
 
     name: Name | UnsetType = UNSET
     setup: Setup | UnsetType = UNSET
@@ -48,8 +48,8 @@ class TemplateChanges(msgspec.Struct):
     artifacts: Artifacts | UnsetType = UNSET
     command: Command | UnsetType = UNSET
     secrets: dict[str, Value | None] | list[str] | UnsetType = UNSET
-    """Values by name. A secret that is not sent keeps its value, null removes it; a list of names, as GET returns it,
-    changes none.
+    """Values by name. A secret that is not sent keeps its value; null removes a secret. A list of names, as GET returns
+    it, changes nothing.
     """
 
     @property
@@ -66,7 +66,7 @@ class TemplateController(Controller):
 
     @get(guards=[CAN_READ])
     async def list_templates(self, ctx: RequestContext, paged: Paged) -> Response[list[TemplateView]]:
-        """All templates, by id."""
+        """Returns a page of all templates, ordered by id."""
         found = await templates.fetch_page(ctx.source, **paged.window)
         return paginate(ctx.request, paged, found)
 
@@ -94,12 +94,12 @@ class TemplateController(Controller):
 
     @get("/{template_id:int}", guards=[CAN_READ])
     async def get_template(self, ctx: RequestContext, template_id: int) -> TemplateView:
-        """Returns a template, with its secrets by name."""
+        """Returns a template. Secrets are listed by name."""
         return await find_template(ctx, template_id)
 
     @put("/{template_id:int}", guards=[DEVELOPERS])
     async def update_template(self, ctx: RequestContext, template_id: int, data: TemplateChanges) -> TemplateView:
-        """Changes a template; counts for the next builds of all jobs that use it."""
+        """Changes a template. The change applies to future builds of all jobs that use it."""
         check_ownership(ctx.user, await find_template(ctx, template_id))
         await check_write_where_used(ctx, template_id)
         data.check()
@@ -118,8 +118,8 @@ class TemplateController(Controller):
 
 
 async def check_write_where_used(ctx: RequestContext, template_id: int) -> None:
-    """Raises Forbidden unless the user may write to all projects whose jobs use the template: it runs with their
-    secrets.
+    """Raises Forbidden unless the user may write to all projects whose jobs use the template, since it runs with the
+    secrets of these jobs.
     """
     used_in = await templates.fetch_project_ids(ctx.source, template_id)
     if foreign := [project_id for project_id in used_in if not ctx.user.may("write", project_id)]:
@@ -129,10 +129,10 @@ async def check_write_where_used(ctx: RequestContext, template_id: int) -> None:
 
 
 async def check_secrets_lendable(ctx: RequestContext, template_id: int | None) -> None:
-    """Raises Forbidden when a template has secrets and the user is neither its creator nor an admin: the job could read
-    them.
+    """Raises Forbidden if the template has secrets and the user is neither its creator nor an admin, since a job that
+    uses the template can read its secrets.
 
-    Lets an unknown template pass, which the command refuses.
+    Accepts an unknown template, which the command refuses.
     """
     if template_id is None:
         return

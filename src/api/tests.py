@@ -1,4 +1,4 @@
-"""Test results: totals of a build, its results, and the history of a test."""
+"""Test results: the totals of a build, its results, and the history of a test."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -45,15 +45,15 @@ class ReportFile(msgspec.Struct):
     path: str
     cases: int
     flaky: int
-    """How many of its results are flaky."""
+    """Number of flaky results in the report."""
     warnings: list[str]
 
 
 class ReportView(msgspec.Struct):
-    """Counts the last attempt of each test.
+    """Totals of a build, which count only the last attempt of each test.
 
-    `known_issues` and `quarantined` are the failures that do not fail the build: those that the reporter calls known,
-    and of the others those whose tests were in quarantine.
+    `known_issues` and `quarantined` count failures that do not fail the build. `known_issues` counts those that the
+    reporter calls known. `quarantined` counts those of the others whose tests were in quarantine.
     """
 
     build_id: int
@@ -64,10 +64,12 @@ class ReportView(msgspec.Struct):
     duration_s: int
     known_issues: int
     classified_by_rules: int
-    """How many failures match a known issue of this server; they do fail the build."""
+    """Number of failures that match a known issue of this server. They do fail the build."""
     quarantined: int
     flaky: int
-    """How many results passed only on a retry, or had the opposite in another build of the job on this commit."""
+    """Number of results that passed only on a retry, or were the opposite in another build of the job on this
+    commit.
+    """
     suites: list[SuiteItem]
     """Totals of each suite."""
     reports: list[ReportFile]
@@ -80,7 +82,7 @@ class TestItem(msgspec.Struct):
     id: int
     test_case_id: int
     node_id: str
-    """Name of the test, the same in every build."""
+    """Node id of the test, which is the same in every build."""
     status: ResultStatus
     duration_ms: int
     message: str
@@ -88,14 +90,16 @@ class TestItem(msgspec.Struct):
     attempt: int
     flaky: bool
     known_issue: bool
-    """Whether the reporter calls this failure known; a known issue of this server is `known_issue_id`."""
+    """Whether the reporter calls this failure known. If a known issue of this server matches, `known_issue_id` has its
+    id.
+    """
     quarantined: bool
     """Whether quarantine kept this failure from failing the build."""
     quarantined_now: bool
     """Whether the test is in its job's quarantine now."""
     classification: Classification | None
     classified_by: Source | None
-    """`user`, `rule` or `ai`."""
+    """Source of the classification: `user`, `rule` or `ai`."""
     set_by: str | None
     defect_key: str | None
     defect_url: str | None
@@ -141,10 +145,10 @@ class PastRun(msgspec.Struct):
     branch: str
     commit_sha: str | None
     recorded_at: datetime
-    """When the result was recorded."""
+    """Time at which the result was recorded."""
     classification: Classification | None
     classified_by: Source | None
-    """`user`, `rule` or `ai`."""
+    """Source of the classification: `user`, `rule` or `ai`."""
     set_by: str | None
     defect_key: str | None
     defect_url: str | None
@@ -156,9 +160,9 @@ class PastRun(msgspec.Struct):
 class History(msgspec.Struct):
     test_case_id: int
     node_id: str
-    """Name of the test, the same in every build."""
+    """Node id of the test, which is the same in every build."""
     history: list[PastRun]
-    """The past runs, the newest first."""
+    """Past results of the test, the newest first."""
 
 
 class TestController(Controller):
@@ -188,7 +192,9 @@ class TestController(Controller):
         after: After = 0,
         all_attempts: Annotated[bool, Parameter(description="Also attempts that later ones decide")] = False,
     ) -> Response[TestPage]:
-        """Results in the order of the report. Of each test only the last attempt, unless all are asked for."""
+        """Returns a page of results in the order of the report. By default it contains only the last attempt of each
+        test.
+        """
         filters = ResultFilters(
             status=STATUSES.index(status) if status is not None else None,
             suite=suite,
@@ -208,7 +214,7 @@ class TestController(Controller):
 
     @get("/tests/{test_id:int}", guards=[CAN_READ])
     async def get_test(self, ctx: RequestContext, test_id: int) -> TestDetail:
-        """One result with its trace, output and properties."""
+        """Returns one result with its trace, output and properties."""
         async with ctx.reading() as connection:
             origin = await find_visible_result(ctx, test_id)
             ranges = await results_queries.find_report_of(connection, test_id)
@@ -233,7 +239,7 @@ class TestController(Controller):
 
     @get("/tests/{test_id:int}/history", guards=[CAN_READ])
     async def get_test_history(self, ctx: RequestContext, test_id: int, limit: Past = 20) -> History:
-        """The results of the test of this result, the newest first. `test_id` is the id of a result."""
+        """Returns the results of a test in all builds, the newest first. `test_id` is the id of any of its results."""
         async with ctx.reading() as connection:
             origin = await find_visible_result(ctx, test_id)
             runs = await results_history.fetch_history(connection, origin.case_id, limit)
@@ -249,7 +255,7 @@ class TestController(Controller):
 async def find_quarantined(
     connection: AsyncConnection, job_id: int, now: datetime, found: Sequence[Result]
 ) -> set[str]:
-    """Returns the node ids of those results that are in the job's quarantine at a time."""
+    """Returns the node ids, among those of the results `found`, that are in the job's quarantine at the time `now`."""
     entries = await quarantine.fetch_node_ids(connection, job_id, now) if found else []
     return filter_quarantined((result.node_id for result in found), entries)
 

@@ -24,7 +24,7 @@ DefectKey = Annotated[
         description="a key like SHOP-12, in one line",
     ),
 ]
-# It is shown as a link, so other schemes (`javascript:`) must be refused.
+# The URL is shown as a link, so other schemes (`javascript:`) must be refused.
 DefectUrl = Annotated[
     str,
     Meta(max_length=2_000, pattern=r"^https?://[^\s/?#][^\s\x00-\x1f\x7f]*\Z", description="an http or https address"),
@@ -70,7 +70,7 @@ class LinkedKnownIssue(msgspec.Struct):
     test_id: int
     known_issue_id: int
     auto_classify_future: bool = True
-    """Whether later failures of the same fail_id or signature are classified likewise."""
+    """Whether later failures with the same fail_id or signature are classified in the same way."""
 
 
 class TriageController(Controller):
@@ -79,7 +79,9 @@ class TriageController(Controller):
 
     @post("/classification", status_code=200, guards=[CAN_WRITE])
     async def classify_test(self, ctx: RequestContext, test_id: int, data: NewClassification) -> Classified:
-        """Classifies a failure. Overrides rules and models, which never override a person."""
+        """Classifies a failure. A person's classification overrides those of rules and models, and never the
+        reverse.
+        """
         user = ctx.user
         result = to_recorded(await find_visible_result(ctx, test_id))
         await ctx(ClassifyResult(result, data.classification, "user", user.user_id))
@@ -87,21 +89,23 @@ class TriageController(Controller):
 
     @post("/defect", status_code=200, guards=[CAN_WRITE])
     async def link_defect(self, ctx: RequestContext, test_id: int, data: NewDefect) -> LinkedDefect:
-        """Links a failure with a defect in a tracker."""
+        """Links a failure to a defect in a tracker."""
         result = to_recorded(await find_visible_result(ctx, test_id))
         await ctx(LinkDefect(result, data.defect_key, data.defect_url, ctx.user.user_id))
         return LinkedDefect(test_id, data.defect_key, data.defect_url)
 
     @post("/resolution", status_code=200, guards=[CAN_WRITE])
     async def resolve_test(self, ctx: RequestContext, test_id: int, data: NewResolution) -> Resolved:
-        """Notes what came of a failure, in free text."""
+        """Records what came of a failure, as free text."""
         result = to_recorded(await find_visible_result(ctx, test_id))
         await ctx(SetResolution(result, data.resolution, ctx.user.user_id))
         return Resolved(test_id, data.resolution, ctx.user.email)
 
     @post("/known-issue", status_code=200, guards=[CAN_WRITE])
     async def link_known_issue(self, ctx: RequestContext, test_id: int, data: NewKnownIssueLink) -> LinkedKnownIssue:
-        """Classifies this failure, and from now on those with the same fail_id or signature, as the known issue."""
+        """Classifies this failure as the known issue. From now on, failures with the same fail_id or signature are
+        classified too.
+        """
         result = to_recorded(await find_visible_result(ctx, test_id))
         await ctx(LinkKnownIssue(result, data.known_issue_id, ctx.user.user_id))
         return LinkedKnownIssue(test_id, data.known_issue_id, bool(result.fail_id or result.signature))

@@ -1,4 +1,4 @@
-"""Users: inviting them, their roles and memberships, and the deletion of their accounts."""
+"""Users: their invitations, roles and memberships, and the deletion of their accounts."""
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -29,7 +29,7 @@ from store.clock import utcnow
 from store.crypto.secrets import new_token
 
 INVITATION = timedelta(days=7)
-"""How long an invitation can be accepted."""
+"""Time within which an invitation can be accepted."""
 
 PersonName = Annotated[str, Meta(max_length=100)]
 Projects = Annotated[list[Id], Meta(max_length=1_000)]
@@ -49,29 +49,31 @@ class NewUser(msgspec.Struct):
     first_name: PersonName = ""
     last_name: PersonName = ""
     project_ids: Projects | UnsetType = UNSET
-    """Projects that the user becomes a member of: viewers may read them, others write."""
+    """Ids of the projects that the user becomes a member of: with read access if they are a viewer, otherwise with
+    write access.
+    """
     memberships: Memberships | UnsetType = UNSET
-    """Instead of `project_ids`: projects with the access to each."""
+    """Projects that the user becomes a member of, with the access to each. An alternative to `project_ids`."""
 
 
 class UserChanges(msgspec.Struct):
     role: Role | UnsetType = UNSET
     active: bool | UnsetType = UNSET
-    """False ends the sessions and API tokens of the user for good; true lets them sign in again."""
+    """Whether the user may sign in. False also ends their sessions and API tokens for good."""
     can_manage_nodes: bool | UnsetType = UNSET
     first_name: PersonName | UnsetType = UNSET
     last_name: PersonName | UnsetType = UNSET
     project_ids: Projects | UnsetType = UNSET
-    """Replaces all memberships; access stays as it is where the user is a member already."""
+    """Ids of all projects that the user is to be a member of. Where they are a member already, their access stays."""
     memberships: Memberships | UnsetType = UNSET
-    """Instead of `project_ids`: replaces all memberships and their access."""
+    """All memberships that the user is to have, with the access to each. An alternative to `project_ids`."""
 
 
 class UserPage(msgspec.Struct):
     total: int
     """Number of users that match."""
     results: list[UserView]
-    """Users of the page, by id."""
+    """Users on the page, ordered by id."""
 
 
 class UserDetail(UserView):
@@ -81,7 +83,7 @@ class UserDetail(UserView):
 
 class UpdatedUser(UserDetail):
     project_ids: list[int]
-    """The same as `projects`."""
+    """Ids of the projects that the user is a member of, like `projects`."""
 
 
 class Invitation(msgspec.Struct):
@@ -94,9 +96,9 @@ class Invitation(msgspec.Struct):
     """Ids of the projects that the user is a member of."""
     invited_at: datetime
     expires_at: datetime
-    """When the invitation ends."""
+    """Time at which the invitation ends."""
     invitation_url: str
-    """Link to set a password. Shown only here; pass it to nobody but the invited person."""
+    """Link to set a password. Shown only here. Give it to nobody but the invited person."""
 
 
 class UserPermissions(Permissions):
@@ -118,7 +120,7 @@ class UserController(Controller):
             str | None, Parameter(max_length=200, description="Part of the email address or the name, in any case")
         ] = None,
     ) -> Response[UserPage]:
-        """All users by id, with their roles and projects."""
+        """Returns a page of all users, ordered by id, with their roles and projects."""
         check_one_offset(ctx.request, "after")
         async with ctx.reading() as connection:
             offset = 0 if after else (page - 1) * limit
@@ -128,7 +130,7 @@ class UserController(Controller):
 
     @post(opt=SHOWN_ONCE, guards=[admins_only("invite users")])
     async def create_user(self, ctx: RequestContext, data: NewUser) -> Invitation:
-        """Invites somebody: they set a password by `invitation_url`, within seven days."""
+        """Invites somebody as a user. They set a password by `invitation_url`, within seven days."""
         user_id, link_id = await ctx.services.ids.draw("users"), new_token("")
         access = read_access(data, data.role) or {}
         receipt = await ctx(
@@ -149,14 +151,14 @@ class UserController(Controller):
 
     @get("/{user_id:int}", opt={"problems": (Forbidden,)}, guards=[CAN_READ])
     async def get_user(self, ctx: RequestContext, user_id: int) -> UserDetail:
-        """Returns a user. For admins, and for the users themselves."""
+        """Returns a user. Only for admins, and for the users themselves."""
         must_be_admin_or(ctx.user, user_id)
         return await find_detail(ctx, user_id)
 
     @put("/{user_id:int}", guards=[admins_only("change users")])
     async def update_user(self, ctx: RequestContext, user_id: int, data: UserChanges) -> UpdatedUser:
-        """Changes a user's role, memberships or names, and ends or renews their access. Nobody takes the admin role or
-        the account from themselves, so there always is an admin.
+        """Changes a user's role, memberships or names, or whether they may sign in. Admins cannot remove their own
+        admin role or account, so there always is an admin.
         """
         user = await find_detail(ctx, user_id)
         changes = fields_of(data)
@@ -165,7 +167,7 @@ class UserController(Controller):
         access = read_access(data, role, present)
         for name in ("project_ids", "memberships"):
             changes.pop(name, None)
-        # A membership that the read model does not show yet would stay.
+        # If the read models had not caught up, a membership that they do not show yet would stay.
         if access is not None and not await ctx.wait_for_head():
             raise Unavailable("The memberships are not up to date; try again.")
         member_of = () if access is None else sorted(await projects.fetch_access(ctx.source, user_id))
@@ -175,7 +177,7 @@ class UserController(Controller):
 
     @post("/{user_id:int}/invite", opt=SHOWN_ONCE, guards=[admins_only("invite users")])
     async def invite_user(self, ctx: RequestContext, user_id: int) -> Invitation:
-        """Invites a user again who has not set a password; the earlier link is invalid from now on."""
+        """Invites a user again who has not set a password yet. The earlier link is no longer valid."""
         command = IssuePasswordLink(user_id, "invitation", new_token(""), utcnow() + INVITATION)
         receipt = await ctx(command)
         access = await projects.fetch_access(ctx.source, user_id)
@@ -183,13 +185,15 @@ class UserController(Controller):
 
     @post("/{user_id:int}/sign-out", status_code=204, opt={"problems": (Forbidden,)}, guards=[CAN_WRITE])
     async def sign_out_user(self, ctx: RequestContext, user_id: int) -> None:
-        """Ends all sessions of a user, on all devices. API tokens stay. For admins, and for the users themselves."""
+        """Ends all sessions of a user, on all devices. API tokens stay valid. Only for admins, and for the users
+        themselves.
+        """
         must_be_admin_or(ctx.user, user_id)
         await ctx(SignOutUser(user_id))
 
     @get("/{user_id:int}/permissions", guards=[CAN_READ], **as_of(PERMISSIONS_HISTORY, "user_id"))
     async def get_user_permissions(self, ctx: RequestContext, user_id: int) -> UserPermissions:
-        """Returns what a user may do in each project. For admins, and for the users themselves."""
+        """Returns the rights of a user, overall and in each project. Only for admins, and for the users themselves."""
         must_be_admin_or(ctx.user, user_id)
         async with ctx.reading() as connection:
             row = await auth.find(connection, user_id)
@@ -206,7 +210,7 @@ class UserController(Controller):
 
     @delete("/{user_id:int}", guards=[admins_only("delete users")])
     async def delete_user(self, ctx: RequestContext, user_id: int) -> None:
-        """Deletes the account for good: name, address, credentials. Its sessions and API tokens end."""
+        """Deletes the account for good: name, email address, credentials. Its sessions and API tokens end."""
         await ctx(DeleteUser(user_id, ctx.user.user_id))
 
 
@@ -219,8 +223,8 @@ def must_be_admin_or(caller: User, user_id: int) -> None:
 def read_access(
     data: NewUser | UserChanges, role: str, present: Mapping[int, Access] = MappingProxyType({})
 ) -> dict[int, Access] | None:
-    """Returns the access by project id that a body asks for, None when it names no projects. `present` is the access
-    to projects that the user has now. Raises Invalid for contradictions.
+    """Returns project id -> access, as a body asks for it; None if the body names no projects. `present` is the access
+    that the user has now. Raises Invalid if the body contradicts itself.
     """
     if data.memberships is not UNSET and data.project_ids is not UNSET:
         raise Invalid.field("memberships", "are instead of project_ids: send either of them")
@@ -255,6 +259,6 @@ def to_invitation(ctx: RequestContext, user: UserAccount, receipt: Receipt, proj
         project_ids=project_ids,
         invited_at=receipt.at,
         expires_at=user.link.expires_at,
-        # In the fragment, which browsers send to nobody.
+        # The token is in the fragment, which browsers send to no server.
         invitation_url=f"{ctx.services.base_url}/set-password#{token}",
     )

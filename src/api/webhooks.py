@@ -37,7 +37,7 @@ Secret = Annotated[str, Meta(min_length=1, max_length=500, description="Write-on
 
 
 class NewWebhook(msgspec.Struct):
-    """A webhook without a project gets the notifications of all projects."""
+    """A new webhook. Without a project, it receives the notifications of all projects."""
 
     url: Url
     events: Events
@@ -47,7 +47,7 @@ class NewWebhook(msgspec.Struct):
 
 
 class WebhookChanges(msgspec.Struct):
-    """Fields that are left out stay as they are."""
+    """Changes of a webhook. Fields that are left out stay unchanged."""
 
     url: Url | UnsetType = UNSET
     events: Events | UnsetType = UNSET
@@ -57,9 +57,9 @@ class WebhookChanges(msgspec.Struct):
 
 class WebhookItem(WebhookView):
     deliveries_ok: int
-    """Attempts that were answered with 2xx."""
+    """Number of attempts that were answered with 2xx."""
     deliveries_failed: int
-    """Attempts that were not; `history` lists both."""
+    """Number of other attempts. `history` lists both."""
 
 
 class BulkDelete(msgspec.Struct):
@@ -68,61 +68,61 @@ class BulkDelete(msgspec.Struct):
 
 class Deleted(msgspec.Struct):
     deleted: int
-    """How many were deleted."""
+    """Number of deleted webhooks."""
     ids: list[int]
 
 
 class Tested(msgspec.Struct):
     delivered: bool
-    """Whether it was answered with 2xx."""
+    """Whether the answer was 2xx."""
     status_code: int
-    """0: there was no answer."""
+    """HTTP status of the answer; 0 if there was none."""
     latency_ms: int
     error: str
     delivery_id: str
 
 
 class WebhookAttempt(msgspec.Struct):
-    """One attempt."""
+    """One attempt to deliver a message."""
 
     id: int
     delivery_id: str
     event: str
     """Type of the notification."""
     ok: bool
-    """Whether it was answered with 2xx."""
+    """Whether the answer was 2xx."""
     status_code: int
-    """0: there was no answer."""
+    """HTTP status of the answer; 0 if there was none."""
     error: str
     attempted_at: datetime
-    """When it was sent."""
+    """Time of the attempt."""
     attempt: int
     latency_ms: int
     replay: bool
-    """Whether a replay sent it."""
+    """Whether the attempt belongs to a replay."""
     state: Literal["waiting", "pending", "delivered", "given_up"] | None
-    """The state of the delivery: waiting, pending, delivered or given_up; null for a ping."""
+    """State of the delivery: `waiting`, `pending`, `delivered` or `given_up`; null for a ping."""
     next_attempt_at: datetime | None
-    """When the next attempt is due; null if there is none."""
+    """Time at which the next attempt is due; null if there is none."""
     excerpt: str | None
-    """The beginning of the answer; only for those who may change the webhook."""
+    """Beginning of the answer. Only for those who may change the webhook."""
 
 
 class WebhookReplay(msgspec.Struct):
-    """Either a position or a time."""
+    """The beginning of a replay: either a position or a time."""
 
     position: Annotated[int, Meta(ge=1, le=MAX_ID, description="Of the first event, as the log counts")] | None = None
     since: Time | None = None
-    """Time of the first event."""
+    """Time from which events are delivered once more."""
 
 
 class StartedReplay(msgspec.Struct):
     webhook_id: int
     """Id of the webhook."""
     after_position: int
-    """Position in the log after which events are delivered once more."""
+    """Log position after which events are delivered once more."""
     up_to_position: int
-    """Last position in the log that is delivered once more."""
+    """Log position of the last event that is delivered once more."""
 
 
 class Redelivering(msgspec.Struct):
@@ -143,7 +143,9 @@ class WebhookController(Controller):
         project_id: Annotated[int | None, Parameter(ge=1, le=MAX_ID, description="Filter by project")] = None,
         active: Annotated[bool | None, Parameter(description="Return only active/inactive hooks")] = None,
     ) -> Response[list[WebhookItem]]:
-        """The webhooks of the caller's projects, by id; admins also see those of all projects."""
+        """Returns a page of the webhooks of the caller's projects, ordered by id. Admins also see webhooks without a
+        project.
+        """
         async with ctx.reading() as connection:
             found = await list_endpoints(
                 connection, WebhookRow, ctx.user.projects, project_id=project_id, active=active, **paged.window
@@ -153,7 +155,7 @@ class WebhookController(Controller):
 
     @post(guards=[PROJECT_ADMINS])
     async def register_webhook(self, ctx: RequestContext, data: NewWebhook) -> WebhookItem:
-        """Registers a webhook. With a secret, its deliveries are signed."""
+        """Registers a webhook. If it has a secret, its deliveries are signed."""
         if data.project_id is not None:
             await find_visible_project(ctx, data.project_id)
         elif not ctx.user.is_admin:
@@ -173,24 +175,24 @@ class WebhookController(Controller):
 
     @get("/schemas", opt=PUBLIC)
     async def list_webhook_schemas(self) -> dict[str, dict[str, Any]]:
-        """JSON Schemas of what is delivered, by type."""
+        """Returns the JSON Schemas of the messages, by notification type."""
         return schemas()
 
     @get("/schemas/{event_type:str}", opt=PUBLIC, media_type="application/schema+json")
     async def get_webhook_schema(self, event_type: str) -> dict[str, Any]:
-        """Returns the JSON Schema of what is delivered for a type."""
+        """Returns the JSON Schema of the messages of one notification type."""
         if event_type not in schemas():
             raise NotFound(f"There is no event type {event_type!r}; GET /api/v3/webhooks/schemas lists them.")
         return schema(event_type)
 
     @get("/{id:int}", guards=[CAN_READ])
     async def get_webhook(self, ctx: RequestContext, id: int) -> WebhookItem:
-        """Returns a webhook, without its secret."""
+        """Returns a webhook without its secret."""
         return to_item(*await find_with_stats(ctx, WebhookRow, id))
 
     @put("/{id:int}", guards=[PROJECT_ADMINS])
     async def update_webhook(self, ctx: RequestContext, id: int, data: WebhookChanges) -> WebhookItem:
-        """Changes a webhook. A new URL, or its activation, makes waiting deliveries due at once."""
+        """Changes a webhook. If the URL changes or the webhook becomes active, waiting deliveries are tried at once."""
         await find_accessible(ctx, WebhookRow, id)
         if data.url is not UNSET:
             await must_be_callable(ctx, data.url, "url")
@@ -207,13 +209,15 @@ class WebhookController(Controller):
 
     @delete("/{id:int}", guards=[PROJECT_ADMINS])
     async def delete_webhook(self, ctx: RequestContext, id: int) -> None:
-        """Deletes a webhook, with its history and the messages that were not delivered yet."""
+        """Deletes a webhook, its history, and the messages that were not delivered yet."""
         await find_accessible(ctx, WebhookRow, id)
         await ctx(DeleteEndpoints("webhook", (id,)))
 
     @post("/bulk-delete", status_code=200, guards=[PROJECT_ADMINS])
     async def delete_webhooks(self, ctx: RequestContext, data: BulkDelete) -> Deleted:
-        """Deletes all of the webhooks, or none if the caller may not delete one. Skips those that they cannot see."""
+        """Deletes all of these webhooks, or none if the caller may not delete one of them. Skips those that they cannot
+        see.
+        """
         found = await find_existing(ctx.source, data.ids)
         visible = [row for row in found if may_access(ctx.user, "read", row)]
         for row in visible:
@@ -223,7 +227,7 @@ class WebhookController(Controller):
 
     @post("/{id:int}/test", status_code=200, guards=[PROJECT_ADMINS])
     async def test_webhook(self, ctx: RequestContext, id: int) -> Tested:
-        """Sends a `ping`, signed like a delivery, without retries, and returns how it was answered."""
+        """Sends a `ping` once, signed like a delivery, and returns the outcome."""
         row = await find_accessible(ctx, WebhookRow, id)
         now, delivery_id = utcnow(), deliveries.new_delivery_id()
         data = msgspec.Raw(msgspec.json.encode(to_view(WebhookView, row, has_secret=row.sealed_secret is not None)))
@@ -245,7 +249,7 @@ class WebhookController(Controller):
             int, Parameter(ge=0, le=MAX_ID, description="Only attempts older than the one with this id")
         ] = 0,
     ) -> Response[list[WebhookAttempt]]:
-        """Every attempt of the last 30 days, newest first."""
+        """Returns a page of the attempts of the last 30 days, the newest first."""
         async with ctx.reading() as connection:
             row = await find_accessible(ctx, WebhookRow, id)
             found = await delivery_history.read_history(
@@ -258,7 +262,9 @@ class WebhookController(Controller):
 
     @post("/{id:int}/replay", status_code=202, guards=[PROJECT_ADMINS])
     async def replay_webhook(self, ctx: RequestContext, id: int, data: WebhookReplay) -> StartedReplay:
-        """Delivers the notifications since a position or time once more, marked as replay, in order for each build."""
+        """Delivers the notifications since a position or time once more, marked as a replay. Those of one build stay in
+        order.
+        """
         await find_accessible(ctx, WebhookRow, id)
         head = await ctx.services.log.read_head()
         if (data.position is None) == (data.since is None):
@@ -278,7 +284,9 @@ class WebhookController(Controller):
 
     @post("/{id:int}/history/{delivery_id:str}/redeliver", status_code=202, guards=[PROJECT_ADMINS])
     async def redeliver_webhook(self, ctx: RequestContext, id: int, delivery_id: str) -> Redelivering:
-        """Makes a delivery that has ended once more, with the same id and as many attempts as a new one."""
+        """Sends a message again whose delivery has ended. It has the same id, and as many attempts as a new
+        delivery.
+        """
         await find_accessible(ctx, WebhookRow, id)
         found = await delivery_history.find_delivery_state(ctx.source, id, delivery_id)
         if found is None:

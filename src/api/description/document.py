@@ -1,5 +1,5 @@
-"""Serves `/api/v3/openapi.json`: Litestar's list of the handlers and their parameters, completed from their types and
-docstrings.
+"""Serves `/api/v3/openapi.json`. Litestar lists the handlers and their parameters; their types and docstrings complete
+that list.
 """
 
 import sys
@@ -56,7 +56,7 @@ PROBLEM: dict[str, Any] = {
 
 
 class Description(JsonRenderPlugin):
-    """Renders the description once, since routes do not change while the server runs."""
+    """Renderer of the description. It renders only once, since routes do not change while the server runs."""
 
     def __init__(self) -> None:
         super().__init__(path="/")
@@ -69,7 +69,7 @@ class Description(JsonRenderPlugin):
 
 
 class DescriptionRouter(Router):
-    """Keeps Litestar from adding its HTML page and a second path of the description below this one."""
+    """Router for the description, which leaves out Litestar's HTML page and its second path of the description."""
 
     def register(self, value: Any) -> Any:
         if isinstance(value, HTTPRouteHandler) and value.paths & {"/{path:str}", "/openapi.json"}:
@@ -92,7 +92,7 @@ def config(version: str) -> OpenAPIConfig:
 
 
 def correct_schema(app: Litestar, schema: dict[str, Any]) -> dict[str, Any]:
-    """Completes and corrects Litestar's schema in place and returns it."""
+    """Completes and corrects Litestar's description in place, and returns it."""
     forms = list(_described_forms(app, schema))
     schemas = Schemas(
         [form.body for form, _ in forms if form.body is not None and form.is_strict],
@@ -118,7 +118,7 @@ def _described_forms(app: Litestar, schema: dict[str, Any]) -> Iterator[tuple[Op
 
 
 def _describe_tags(forms: list[tuple[OperationForm, Part]]) -> Iterator[dict[str, str]]:
-    """Yields the tags, each described by the docstrings of its controllers, or of their modules."""
+    """Yields the tags. A tag's description consists of the docstrings of its controllers, or of their modules."""
     docstrings: dict[str, dict[str, None]] = defaultdict(dict)
     for form, operation in forms:
         module = sys.modules[form.handler.fn.__module__]
@@ -131,7 +131,9 @@ def _describe_tags(forms: list[tuple[OperationForm, Part]]) -> Iterator[dict[str
 
 
 def answer_options(request: Request[Any, Any, Any]) -> Response[None]:
-    """Answers OPTIONS. Litestar's own answer lacks handlers of the same path that were registered later."""
+    """Answers OPTIONS with all methods of the path. Litestar's own answer lacks handlers of the path that were
+    registered later.
+    """
     template = request.scope["path_template"]
     route = next(route for route in request.app.routes if getattr(route, "path_format", None) == template)
     return Response(None, status_code=204, headers={"Allow": format_allowed(getattr(route, "methods", ()))})

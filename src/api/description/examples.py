@@ -1,6 +1,6 @@
-"""Examples of bodies and answers: those of the public API reference, completed where the server answers more.
+"""Examples of bodies and answers, from the public API reference. Fields that only the server's answers have are added.
 
-`examples.json` has them by operation id, as `request` and `response`.
+`examples.json` contains them by operation id, under `request` and `response`.
 """
 
 import json
@@ -20,7 +20,7 @@ def load_examples() -> dict[str, dict[str, Any]]:
 
 
 def complete(example: Any, schema: Schema, schemas: Schemas) -> Any:
-    """Returns an example with placeholders for the fields that its schema requires and the example lacks."""
+    """Returns the example, with placeholders for the fields that its schema requires and that it lacks."""
     schema = _choose(example, schema, schemas)
     match example:
         case dict() if "properties" in schema:
@@ -37,7 +37,7 @@ def complete(example: Any, schema: Schema, schemas: Schemas) -> Any:
 
 
 def _choose(example: Any, schema: Schema, schemas: Schemas) -> Schema:
-    """Returns the alternative of a schema that an example is of, without references."""
+    """Returns the alternative of a schema that fits the example, with references resolved."""
     found = [schemas.resolve(item) for item in schema.get("anyOf", [schema])]
     if isinstance(example, dict):
         return max(found, key=lambda item: len(example.keys() & item.get("properties", {}).keys()))

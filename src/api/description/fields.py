@@ -1,4 +1,6 @@
-"""Descriptions of fields and parameters that mean the same wherever they occur; others have docstrings of their own."""
+"""Descriptions of fields and parameters that have the same meaning everywhere. Other fields have docstrings of their
+own.
+"""
 
 FIELDS: dict[str, str] = {
     # Ids, names and times

@@ -1,8 +1,8 @@
-"""Describes an operation by its handler: names, parameters, body, answers, and the problems that it may answer.
+"""Describes an operation from its handler: names, parameters, body, answers, and the problems that it may answer.
 
-What does not follow from a handler's form is declared by its `opt`: `content` is the schema, by media type, of a body
-that the handler reads itself; `download` says that it answers with a file; `headers` names more headers of its answer,
-and `problems` the types of more problems.
+The handler's `opt` declares everything else. `content` is the schema, by media type, of a body that the handler reads
+itself. `download` says that the answer is a file. `headers` names further headers of the answer, and `problems` further
+types of problems.
 """
 
 from http import HTTPStatus
@@ -33,7 +33,7 @@ BINARY: Part = {"schema": {"type": "string", "format": "binary"}}
 
 
 class OperationForm:
-    """A handler under one HTTP method, and what follows from its form."""
+    """A handler for one HTTP method, and the properties that follow from its declaration."""
 
     def __init__(self, handler: HTTPRouteHandler, method: str) -> None:
         self.handler = handler
@@ -43,13 +43,13 @@ class OperationForm:
         self.media_type = get_enum_string_value(handler.media_type or "application/json")
         self.is_json = self.media_type == "application/json" or self.media_type.endswith("+json")
         self.body = _body_type(handler)
-        # Agents may send more, and a PUT takes what GET answers.
+        # Agents of newer releases may send unknown fields, and a PUT accepts all fields that GET returns.
         self.is_strict = method == "POST" and not handler.opt.get("agents")
         self.answers = {} if handler.opt.get("download") else _answer_types(handler)
 
     @property
     def answer_types(self) -> list[Any]:
-        """The types of the answers that are JSON."""
+        """Types of the answers that are JSON."""
         if not self.is_json:
             return []
         return [kind for kinds in self.answers.values() for kind in kinds if kind not in (NoneType, bytes)]
@@ -138,7 +138,9 @@ class OperationForm:
         return names
 
     def _problems(self, parameters: list[Part]) -> set[int]:
-        """Returns the statuses of the problems that follow from the operation's form, and of those it declares."""
+        """Returns the HTTP statuses of the problems that the operation may answer: those that follow from its form, and
+        declared ones.
+        """
         opt = self.handler.opt
         named = {parameter["name"] for parameter in parameters if parameter["required"]}
         if (struct := struct_of(self.body)) is not None:
@@ -166,14 +168,14 @@ class OperationForm:
 
 
 def _body_type(handler: HTTPRouteHandler) -> Any:
-    """Returns the type of a JSON body; None if there is no body."""
+    """Returns the type of the JSON body; None if there is no body."""
     field = handler.parsed_data_field
     kinds = [] if field is None else [kind for kind in alternatives(field.annotation) if kind is not NoneType]
     return kinds[0] if kinds else None
 
 
 def _answer_types(handler: HTTPRouteHandler) -> dict[int, list[Any]]:
-    """Returns the types of the answers by status; more than one where the answer has one of several forms."""
+    """Returns status -> types of its answers. There are several types if the answer has one of several forms."""
     found = {
         status: list(alternatives(spec.data_container or NoneType))
         for status, spec in (handler.responses or {}).items()
@@ -186,7 +188,9 @@ def _answer_types(handler: HTTPRouteHandler) -> dict[int, list[Any]]:
 
 
 def _correct_parameter(parameter: Part) -> Part:
-    """Returns a parameter of Litestar's without the alternative null: a URL leaves the parameter out instead."""
+    """Returns Litestar's description of a parameter, corrected: without the alternative null, since a URL leaves the
+    parameter out instead.
+    """
     schema = dict(parameter["schema"])
     schema.pop("description", None)
     if "oneOf" in schema:

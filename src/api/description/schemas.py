@@ -1,7 +1,7 @@
-"""Makes JSON Schemas of the types of bodies and answers, with a description for every field.
+"""Makes the JSON Schemas of bodies and answers from their types, with a description for every field.
 
-A field's description is the docstring below it, the description in its annotation, or the one that all fields of its
-name share.
+A field's description is the docstring below it, or the description in its annotation, or the shared description for its
+name (`api.description.fields`).
 """
 
 import ast
@@ -23,10 +23,12 @@ REF = "#/components/schemas/{name}"
 
 
 class Schemas:
-    """The schemas of all types of the API. `components` holds those of structs by name."""
+    """Schemas of all types of bodies and answers. `components` contains those of structs, by name."""
 
     def __init__(self, strict_bodies: Sequence[Any], lenient_bodies: Sequence[Any], answers: Sequence[Any]) -> None:
-        """Makes the schemas. Strict bodies have no unknown fields; answers have all fields that are never UNSET."""
+        """Makes the schemas. Those of strict bodies forbid unknown fields. Those of answers require all fields that are
+        never UNSET.
+        """
         bodies = [*strict_bodies, *lenient_bodies]
         types = [*bodies, *answers]
         made, self.components = msgspec.json.schema_components(types, ref_template=REF)
@@ -49,18 +51,18 @@ class Schemas:
         return self._made[annotation]
 
     def resolve(self, schema: Schema) -> Schema:
-        """Returns the schema that a reference leads to; another one as it is."""
+        """Returns the schema to which a reference leads; any other schema unchanged."""
         name: str = schema.get("$ref", "")
         return self.components[name.rpartition("/")[2]] if name else schema
 
 
 def _may_be_unset(field: Field) -> bool:
-    # msgspec leaves UNSET out of types and defaults, so such a field is neither required nor has it a default.
+    # msgspec leaves UNSET out of types and defaults, so such a field is not required and yet has no default.
     return not field.required and field.default is field.default_factory is msgspec.NODEFAULT
 
 
 def find_objects(types: Sequence[Any]) -> dict[type, ObjectType]:
-    """Returns all structs and dataclasses that the types consist of, at any depth."""
+    """Returns all structs and dataclasses that occur in the types, at any depth."""
     found: dict[type, ObjectType] = {}
 
     def visit(kind: Type | Field) -> None:
@@ -93,7 +95,7 @@ def _describe_fields(schema: Schema, kind: ObjectType) -> None:
 
 
 def adapt(schema: Any) -> None:
-    """Adapts Python's ways to those of JSON Schema, at any depth."""
+    """Adapts a schema in place from the forms of Python to those of JSON Schema, at any depth."""
     match schema:
         case list():
             for item in schema:
@@ -112,12 +114,12 @@ def adapt(schema: Any) -> None:
 
 
 def unwrap(docstring: str) -> str:
-    """Returns a docstring with one line for each paragraph."""
+    """Returns a docstring with each paragraph in one line."""
     return re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.cleandoc(docstring))
 
 
 def _field_docstrings(described: type) -> dict[str, str]:
-    """Returns the docstrings below the fields of a class and of those that it inherits from."""
+    """Returns field name -> docstring below the field, for a class and its base classes."""
     found: dict[str, str] = {}
     for base in reversed(described.__mro__):
         if not base.__module__.startswith(("builtins", "msgspec")):

@@ -1,9 +1,9 @@
-"""Answers GET requests with `?as_of=` for a position of the log or a time in the past.
+"""Answers GET requests with `?as_of=`, which names a log position or a time in the past.
 
-The response has the form of the present one, folded from the events until then; `Testhide-As-Of` has their last
-position. Data that is in no event (gauges, reasons for waiting) is left out. Admins may read the past, and project
-admins that of their projects, by the access they have today. A past state whose data has been erased since is refused
-with 410.
+The response has the same form as one about the present, but is folded from the events up to that moment. The header
+`Testhide-As-Of` contains the position of the last one. Data that is in no event (gauges, waiting reasons) is left out.
+Admins may read the past, and project admins that of their projects, by their access of today. A past state with data
+that has been erased since is refused with 410.
 """
 
 from collections.abc import AsyncIterator, Iterable
@@ -46,8 +46,8 @@ class Moment(msgspec.Struct, frozen=True):
 
 
 def as_of(subject: HistoricalResource, parameter: str) -> dict[str, Any]:
-    """Returns the options of a GET handler that takes `?as_of=`; `parameter` names the path or query parameter with the
-    id.
+    """Returns the options of a GET handler that accepts `?as_of=`. `parameter` is the name of the path or query
+    parameter that contains the subject's id.
     """
 
     async def provide(request: Request[User, Any, Any], as_of: AsOf = None) -> AsyncIterator[RequestContext]:
@@ -63,7 +63,7 @@ def as_of(subject: HistoricalResource, parameter: str) -> dict[str, Any]:
 
 
 def _id(request: Request[Any, Any, Any], parameter: str) -> int | None:
-    """Returns the id of the subject; None for an invalid one, which the handler refuses."""
+    """Returns the id of the subject; None if it is not valid, so that the handler refuses it."""
     given = str(request.path_params.get(parameter, request.query_params.get(parameter, "")))
     return int(given) if given.isascii() and given.isdigit() and 0 < len(given) < 17 and int(given) <= MAX_ID else None
 
@@ -101,15 +101,16 @@ def _check_access(user: User, first: Event, name: str) -> None:
 async def make_reader(
     pool: AsyncConnectionPool, event_log: EventLog, moment: Moment, rows: Iterable[type[Row]]
 ) -> HistoricalReader:
-    """Returns a reader that folds events until a moment into the tables of these rows."""
+    """Returns a reader that folds events up to a moment into the tables of these rows."""
     tables = HistoricalTables(rows, await with_dismissals(event_log, PROJECTIONS))
     return HistoricalReader(pool, event_log, moment.position, tables)
 
 
 async def reach_moment(services: Services, request: Request[User, Any, Any], as_of: str) -> Moment:
-    """Returns the moment that `as_of` names, once the read models in which past events are found have reached it.
+    """Returns the moment that `as_of` names, after the read models have reached it: past events are found in them.
 
-    Adds it to the response's headers. Raises Invalid, or Unavailable when the read models are behind.
+    Adds the moment's position to the response's headers. Raises Invalid for another text, and Unavailable if the read
+    models lag behind.
     """
     moment = await resolve_moment(services.log, as_of)
     request.state.as_of = request.state.position = moment.position
@@ -119,7 +120,7 @@ async def reach_moment(services: Services, request: Request[User, Any, Any], as_
 
 
 async def resolve_moment(event_log: EventLog, as_of: str) -> Moment:
-    """Returns the position and time that `as_of` names. Raises Invalid for another text and for the future."""
+    """Returns the position and the time that `as_of` names. Raises Invalid if it is neither, or in the future."""
     head = await event_log.read_head()
     if as_of.isascii() and as_of.isdigit():
         position = int(as_of)
@@ -140,10 +141,10 @@ async def resolve_moment(event_log: EventLog, as_of: str) -> Moment:
 
 
 async def _last_until(event_log: EventLog, at: datetime, head: int) -> int:
-    """Returns the last position at or before a time; 0 if there is none.
+    """Returns the last position whose event happened at this time or before; 0 if there is none.
 
-    Positions are ordered by time except for differences between the clocks of several servers. The search steps by
-    powers of two, so that its result in such a stretch does not change while the log grows.
+    Times increase with positions, except for differences between the clocks of several servers. Where they do not,
+    several positions qualify. The search steps by powers of two, so that it finds the same one after the log has grown.
     """
     position = 0
     for step in (1 << bit for bit in reversed(range(head.bit_length()))):
@@ -153,7 +154,7 @@ async def _last_until(event_log: EventLog, at: datetime, head: int) -> int:
 
 
 async def _time_at(event_log: EventLog, position: int) -> datetime:
-    """Returns the time of the event at a position; of the next one if that position is empty or unreadable."""
+    """Returns the time of the event at a position, or of the next readable event after it."""
     while position and (events := await event_log.read(position - 1, 1)):
         if events[0].event.at != UNSTAMPED:
             return events[0].event.at

@@ -1,8 +1,8 @@
-"""Reads bodies, and refuses text that cannot be stored.
+"""Reads request bodies, and refuses text that cannot be stored.
 
-PostgreSQL stores no NUL characters and no half surrogate pairs, which JSON allows, so both are refused here:
-`JsonRequest` (the application's `request_class`) checks every body, `require_storable` (a guard of the application)
-every path and query string.
+JSON allows NUL characters and half surrogate pairs, but PostgreSQL cannot store them, so they are refused here.
+`JsonRequest` (the application's `request_class`) checks every body, and `require_storable` (a Litestar guard of the
+application) every path and query string.
 """
 
 import json
@@ -22,12 +22,12 @@ from domain.core.errors import FieldError, Invalid, NotFound
 NUL = "contains the character U+0000, which cannot be stored"
 
 MAX_DEPTH = 100
-"""Most levels of lists and objects in a body."""
+"""Largest depth of nested lists and objects in a body."""
 
 
 class JsonRequest(Request[Any, Any, Any]):
-    """Refuses bodies that are not JSON: with 415 for their media type, 400 for their syntax, 422 for what cannot be
-    stored.
+    """Request that refuses bodies that are not JSON: with 415 for another media type, 400 for wrong syntax, and 422 for
+    text that cannot be stored.
     """
 
     async def json(self) -> Any:
@@ -37,7 +37,7 @@ class JsonRequest(Request[Any, Any, Any]):
             value = await super().json()
         except (SerializationException, UnicodeDecodeError, RecursionError) as error:
             raise explain_undecodable(body) from error
-        # Python's own limit of nesting depends on its version; the same body must get the same answer.
+        # Python's own limit for nesting depends on its version, but the same body must always get the same answer.
         if body.count(b"[") + body.count(b"{") > MAX_DEPTH and is_deeper_than(MAX_DEPTH, value):
             raise Invalid("The body is nested too deeply.")
         is_for_agents = bool(self.route_handler.opt.get("agents"))
@@ -55,12 +55,14 @@ class JsonRequest(Request[Any, Any, Any]):
             answered = self.route_handler.parsed_fn_signature.return_type.annotation
             representation = self.route_handler.opt.get("representation", answered)
             value = drop_read_only(value, expected.annotation, representation)
-        # Agents of a newer release may send more than this server knows.
+        # Agents of a newer release may send fields that this server does not know.
         return convert_body(value, expected.annotation, ignore_unknown=is_for_agents)
 
 
 async def refuse_unexpected_body(request: Request[Any, Any, Any]) -> None:
-    """Raises Invalid for a body that the operation would ignore. Agents of a newer release may send one."""
+    """Raises Invalid for a body that the operation would ignore. Accepts one from agents, which may be of a newer
+    release.
+    """
     handler = request.route_handler
     if handler.parsed_data_field is not None or handler.opt.get("agents"):
         return
@@ -69,7 +71,7 @@ async def refuse_unexpected_body(request: Request[Any, Any, Any]) -> None:
 
 
 def refuse_doubled(members: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Returns the members of a JSON object by name. Raises Invalid for a name that it has twice."""
+    """Returns the members of a JSON object by name. Raises Invalid if a name occurs twice."""
     named = dict(members)
     if len(named) < len(members):
         counts = Counter(name for name, _ in members)
@@ -85,7 +87,7 @@ def is_deeper_than(levels: int, value: Any) -> bool:
 
 
 def refuse_compressed_body(request: Request[Any, Any, Any]) -> None:
-    """Raises HTTPException (415) for a body with a content coding."""
+    """Raises HTTPException (415) if the body has a content coding, such as gzip."""
     coding = request.headers.get("content-encoding", "identity")
     if coding.strip().lower() not in ("", "identity"):
         raise HTTPException(f"Send the body as it is, without `Content-Encoding: {coding}`.", status_code=415)
@@ -99,8 +101,8 @@ def check_media_type(content_type: str | None) -> None:
 
 
 def explain_undecodable(body: bytes) -> Exception:
-    """Returns the error for a body that cannot be decoded. Half surrogate pairs and huge numbers are valid JSON, yet
-    refused.
+    """Returns the error for a body that cannot be decoded. This includes half surrogate pairs and huge numbers, which
+    are valid JSON.
     """
     try:
         json.loads(body.decode(), parse_constant=_no_constant)
@@ -121,7 +123,7 @@ def explain_undecodable(body: bytes) -> Exception:
 
 
 def _no_constant(name: str) -> None:
-    """Refuses NaN and Infinity, which only Python reads as JSON."""
+    """Raises SerializationException for NaN and Infinity, which are not JSON although Python reads them."""
     raise SerializationException(f"The body is not valid JSON, which has no {name}.")
 
 
@@ -157,10 +159,12 @@ def replace_nul(value: Any) -> Any:
 
 
 async def require_storable(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
-    """Refuses ids that cannot exist, and paths and query strings that cannot be stored. A guard."""
+    """Litestar guard: raises NotFound for ids that cannot exist, and NotFound or Invalid for paths and query strings
+    that cannot be stored.
+    """
     segments = connection.scope["path"].split("/")
     for value in connection.path_params.values():
-        # An id has one address: Litestar also reads `+7`, `007` and other scripts' digits as 7.
+        # Only one path leads to an id: Litestar also reads `+7`, `007` and digits of other scripts as 7.
         if isinstance(value, int) and not (0 < value <= MAX_ID and str(value) in segments):
             raise NotFound(f"There is nothing at {connection.url.path}.")
     if not is_text(connection.scope["path"].encode("utf-8", "surrogatepass")):

@@ -1,4 +1,4 @@
-"""Types and checks of what users enter for builds: commands, variables, secrets, globs, repositories."""
+"""Types and checks of values that users enter for builds: commands, variables, secrets, globs, repositories."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -33,7 +33,7 @@ REPOSITORY = re.compile(
 EXIT_CODES = re.compile(r" *[1-9][0-9]{0,2} *(, *[1-9][0-9]{0,2} *)*")
 MAX_EXIT_CODE = 255
 CLOSED_BRACKETS = re.compile(r"(?:[^\[]|\[!?+\]?+[^\]]*+\])*", re.DOTALL)
-"""A part of a glob, in which `[]]`, `[!]]` and `[[]` stand for one character."""
+"""Pattern of a glob whose brackets are closed. In it, `[]]`, `[!]]` and `[[]` match one character each."""
 
 
 class NewConfiguration(msgspec.Struct):
@@ -42,8 +42,8 @@ class NewConfiguration(msgspec.Struct):
     env: dict[str, Value]
     artifacts: Annotated[list[Glob], Meta(max_length=100)]
     secrets: dict[str, Value | None] | list[str] = {}
-    """Values by name. A secret that is not sent keeps its value, null removes it; a list of names, as GET returns it,
-    changes none.
+    """Values by name. A secret that is not sent keeps its value; null removes a secret. A list of names, as GET returns
+    it, changes nothing.
     """
 
     @property
@@ -51,7 +51,7 @@ class NewConfiguration(msgspec.Struct):
         return self.secrets if isinstance(self.secrets, dict) else {}
 
     def check(self) -> None:
-        """Raises Invalid for what the types do not refuse."""
+        """Raises Invalid for values that the types allow but that are not valid."""
         check_parts("", self.env, self.secret_values, self.artifacts)
 
 
@@ -60,7 +60,9 @@ def seal_values(secrets: Secrets, values: Mapping[str, str | None]) -> dict[str,
 
 
 def check_parts(prefix: str, env: Iterable[str], secrets: Iterable[str], artifacts: list[str]) -> None:
-    """Raises Invalid for what the types do not refuse. `prefix` precedes the names of the fields."""
+    """Raises Invalid for values that the types allow but that are not valid. `prefix` precedes the names of fields in
+    the errors.
+    """
     check_variables(f"{prefix}env", env)
     check_variables(f"{prefix}secrets", secrets)
     for number, glob in enumerate(artifacts):
@@ -94,7 +96,9 @@ def check_glob(field: str, glob: str) -> None:
 
 
 def check_repository(repository: str | UnsetType | None) -> None:
-    """Raises Invalid for a given repository of no known form. Which of the forms they allow is up to the agents."""
+    """Raises Invalid for a repository that is given in no known form. Agents decide which of the known forms they
+    accept.
+    """
     if isinstance(repository, str) and not REPOSITORY.fullmatch(repository):
         raise Invalid.field(
             "repository",

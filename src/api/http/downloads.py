@@ -21,13 +21,14 @@ _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
 
 
 class Unsatisfiable(Exception):
-    """The range has no byte of the file; answered with 416."""
+    """Raised for a range that contains no byte of the file; answered with 416."""
 
 
 def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
-    """Returns the first byte of a range and the one after its last; None for the whole file.
+    """Returns the range as the index of its first byte and the index after its last one; None for the whole file.
 
-    RFC 9110 has servers ignore a header that is no single range of bytes. Raises Unsatisfiable.
+    Ignores a header that is not a single range of bytes, as RFC 9110 demands. Raises Unsatisfiable if the file has no
+    byte in the range.
     """
     found = _RANGE.fullmatch((header or "").replace(" ", ""))
     if found is None or found[1] == found[2] == "":
@@ -47,8 +48,8 @@ def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
 async def make_file_response(
     request: Request[Any, Any, Any], blobs: Blobs, artifact: ArtifactStored
 ) -> Response[Any] | Stream:
-    """Returns a response with the file (200) or the range that the request asks for (206), 304 when the client has the
-    file, or 416. Raises NotFound when the content is gone, ContentsAltered when it is not what was stored.
+    """Returns a response with the file (200), the requested range (206), 304 if the client has the file already, or
+    416. Raises NotFound if the contents are missing, and ContentsAltered if they are not the stored ones.
     """
     etag = f'"{artifact.sha256}"'
     headers = {"ETag": etag, "Accept-Ranges": "bytes", "X-Content-Type-Options": "nosniff"}
@@ -78,14 +79,16 @@ async def make_file_response(
             **headers,
             "Content-Disposition": format_disposition(artifact.path.rpartition("/")[2]),
             "Content-Length": str(end - start),
-            # Keeps a browser that opens the file from running scripts in it.
+            # Keeps browsers that open the file from running scripts in it.
             "Content-Security-Policy": "sandbox; default-src 'none'",
         },
     )
 
 
 def choose_content_type(path: str, sent: str) -> str:
-    """Returns the media type that the client sent; the one for the file's name if it sent none or the default."""
+    """Returns the media type that the client sent. If it sent none, or only the default, returns the one for the file's
+    name.
+    """
     sent = sent.lower().strip()
     if sent and sent != DEFAULT_MEDIA_TYPE and _MEDIA_TYPE.fullmatch(sent):
         return sent
@@ -93,6 +96,8 @@ def choose_content_type(path: str, sent: str) -> str:
 
 
 def format_disposition(name: str) -> str:
-    """Returns a Content-Disposition with an ASCII name for old clients and the name in UTF-8 (RFC 6266, RFC 5987)."""
+    """Returns the value of Content-Disposition, with the name in ASCII for old clients and in UTF-8 (RFC 6266, RFC
+    5987).
+    """
     plain = "".join(char if " " <= char <= "~" and char not in '"\\%' else "_" for char in name)
     return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"

@@ -1,6 +1,6 @@
-"""Answers HEAD wherever GET is answered: the same status and headers, without the body.
+"""Answers HEAD on every path that has GET, with the same status and headers but without a body.
 
-The handler of GET runs for it and is then told that the client is gone, so that a stream ends at once.
+The handler of GET runs, and is then told that the client has disconnected, so that a stream ends at once.
 """
 
 import asyncio

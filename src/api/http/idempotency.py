@@ -1,9 +1,10 @@
-"""Carries out a POST with an `Idempotency-Key` once, and answers it again with the first response.
+"""Carries out a POST with an `Idempotency-Key` only once, and answers repetitions with the first response.
 
-A key belongs to a caller and a path; query and body have to be the same. The transaction that appends the request's
-first events registers the key, so the server knows that a request was carried out even if the response was lost. A
-repeated request runs up to its first command: all that its handler checks before, access first of all, is checked
-again. Responses to requests that changed nothing (refusals, reads) and 5xx are not stored.
+A key is valid for one caller and one path; a repetition must have the same query and body. The key is registered in the
+transaction that appends the request's first events, so the server knows that a request was carried out even if its
+response was lost. A repetition runs up to its first command, so everything that the handler checks before that, such as
+access, is checked again. Responses with a 5xx status are not stored, nor are those to requests that changed nothing
+(refusals, reads).
 """
 
 import hashlib
@@ -30,41 +31,45 @@ HEADER = "Idempotency-Key"
 REPLAYED = "Idempotent-Replayed"
 MAX_KEY_LENGTH = 255
 IN_FLIGHT_S = 60
-"""Seconds after which a request without a response counts as lost: its process has died."""
+"""Seconds after which a request without a response counts as lost, since its process must have died."""
 SHOWN_ONCE = {"shown_once": True}
-"""`opt=SHOWN_ONCE` on a handler whose response shows a secret that is never shown again, and the id it belongs to."""
+"""Value of `opt` for handlers whose response contains a secret that is never shown again, with the id of its
+subject.
+"""
 BODY_HASH = "body_hash"
-"""Name in the request's state of the hash of a streamed body, which cannot be read again."""
+"""Name under which the request's state contains the hash of a streamed body, which cannot be read again."""
 STORED_HEADERS = ("content-type", "location", "testhide-position")
 
 
 class ReplayedResponse(Exception):
-    """Ends a repeated request with the stored response to the first one."""
+    """Raised to answer a repeated request with the stored response to the first one."""
 
     def __init__(self, stored: StoredResponse) -> None:
         self.stored = stored
 
 
 class InFlight(Conflict):
-    """The first request with this key has not been answered yet."""
+    """Raised when the first request with the same key has not been answered yet."""
 
 
 class IdempotentRequest:
-    """A request with an `Idempotency-Key`. Handlers find it in the request's state as `idempotent`."""
+    """A request with an `Idempotency-Key`. It is in the request's state as `idempotent`."""
 
     def __init__(self, scope: bytes) -> None:
         self.scope = scope
         self.is_carried_out = False
 
     async def register(self, request: Request[Any, Any, Any]) -> IdempotencyKey:
-        """Returns the key to append with the first command. Raises ReplayedResponse or Conflict for a used key."""
+        """Returns the key to append with the first command. Raises ReplayedResponse or Conflict if the key is already
+        used.
+        """
         services: Services = request.app.state.services
         key = IdempotencyKey(self.scope, await _hash_body(request))
         await self.refuse_repeated(services, key)
         return key
 
     async def refuse_repeated(self, services: Services, key: IdempotencyKey) -> None:
-        """Raises ReplayedResponse or Conflict when an earlier request has used the key."""
+        """Raises ReplayedResponse or Conflict if an earlier request has used the key."""
         first = await services.idempotent_responses.find(self.scope)
         if first is None:
             return
@@ -87,7 +92,7 @@ def _conflict(first: EarlierRequest) -> Conflict:
 
 
 class IdempotencyMiddleware(ASGIMiddleware):
-    """Stores the response to a POST with an `Idempotency-Key`."""
+    """Middleware that stores the response to a POST with an `Idempotency-Key`."""
 
     scopes = (ScopeType.HTTP,)
 
@@ -110,13 +115,14 @@ class IdempotencyMiddleware(ASGIMiddleware):
                 start.update(message)
             elif message["type"] == "http.response.body":
                 body.extend(message.get("body", b""))
-                # Stored before its last part is sent: a client that has the response gets the same one again.
+                # Store it before its last part is sent: then a client that has got the response gets the same one
+                # again.
                 if not message.get("more_body") and idempotent.is_carried_out and start["status"] < 500:
                     shows = _secret_owner(scope, bytes(body)) if scope["route_handler"].opt.get("shown_once") else None
                     try:
                         await services.idempotent_responses.store(idempotent.scope, _stored(start, bytes(body)), shows)
                     except psycopg.OperationalError as error:
-                        # The client still learns that it was carried out; a repetition learns that the answer is lost.
+                        # The client gets the response all the same. A repetition is told that the response was lost.
                         log.warning("a response was not stored", path=scope["path"], error=str(error).strip())
             await send(message)
 
@@ -124,7 +130,7 @@ class IdempotencyMiddleware(ASGIMiddleware):
 
 
 def replay(request: Request[Any, Any, Any], replayed: ReplayedResponse) -> Response[bytes]:
-    """Returns the stored response, with `Idempotent-Replayed: true`. An exception handler."""
+    """Exception handler: returns the stored response, with the header `Idempotent-Replayed: true`."""
     stored = replayed.stored
     headers = {name: value for name, value in stored.headers.items() if name != "content-type"}
     media_type = stored.headers.get("content-type", "application/json")
@@ -132,7 +138,7 @@ def replay(request: Request[Any, Any, Any], replayed: ReplayedResponse) -> Respo
 
 
 def _secret_owner(scope: Scope, body: bytes) -> int:
-    """Returns the id of what the secret in a response belongs to: in the body if it was created, else in the path."""
+    """Returns the id of the secret's subject: the id in the response if it has one, otherwise the id in the path."""
     shown = msgspec.json.decode(body)
     return int(shown["id"] if "id" in shown else next(iter(scope["path_params"].values())))
 
@@ -147,7 +153,7 @@ def _hash_scope(caller: User | Agent, scope: Scope, key: bytes) -> bytes:
 
 
 async def _hash_body(request: Request[Any, Any, Any]) -> bytes:
-    """Hashes the query and the body; for a body that was streamed, the hash that its reader left."""
+    """Returns a hash of the query and the body. Of a streamed body it uses the hash in the request's state."""
     streamed: bytes | None = getattr(request.state, BODY_HASH, None)
     query = hashlib.sha256(request.scope["query_string"]).digest()
     return hashlib.sha256(query + (await request.body() if streamed is None else streamed)).digest()

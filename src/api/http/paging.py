@@ -1,4 +1,4 @@
-"""Pages of lists: which part of a list a request asks for, and the link to the next one."""
+"""Pages of lists: the part of a list that a request asks for, and the link to the next one."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any, Protocol, TypeVar
@@ -22,7 +22,7 @@ Item = TypeVar("Item", bound=WithId)
 
 
 class Paged(msgspec.Struct, frozen=True):
-    """The part of a list to return: a page, or the items after an id, which cost the same at any depth."""
+    """The part of a list to return: a page, or the items after an id. The latter cost the same at any depth."""
 
     page: int
     limit: int
@@ -34,7 +34,7 @@ class Paged(msgspec.Struct, frozen=True):
 
     @property
     def window(self) -> Window:
-        """The parameters of a query for the items."""
+        """Returns the parameters of a query for the items."""
         return {"after": self.after, "offset": self.offset, "limit": self.limit}
 
 
@@ -44,13 +44,13 @@ def provide_paged(
     limit: Annotated[int, Parameter(ge=1, le=500, description="Items on a page")] = 200,
     after: Annotated[int, Parameter(ge=0, le=MAX_ID, description="Only items after this id, instead of a page")] = 0,
 ) -> Paged:
-    """Provides `paged`, the page that a request asks for, to operations that list items by id."""
+    """Returns the page that a request asks for. Injected as `paged` into operations that list items by id."""
     check_one_offset(request, "after")
     return Paged(page, limit, after)
 
 
 def check_one_offset(request: Request[Any, Any, Any], key: str) -> None:
-    """Raises Invalid for a page beside the id of the item to go on from, since one of them would be ignored."""
+    """Raises Invalid if a request has both a page and the id of an item to go on from, since one would be ignored."""
     if "page" in request.query_params and key in request.query_params:
         raise Invalid.field("page", f"is not possible with `{key}`: give either of them")
 
@@ -61,7 +61,7 @@ def paginate(request: Request[Any, Any, Any], paged: Paged, items: list[Item]) -
 
 
 def next_page(request: Request[Any, Any, Any], limit: int, ids: Sequence[int], *, key: str = "after") -> dict[str, str]:
-    """Returns the `Link` header to the items that follow; nothing on the last page."""
+    """Returns the `Link` header to the next page; no header on the last page."""
     if len(ids) < limit:
         return {}
     kept = [(name, value) for name, value in request.query_params.multi_items() if name not in ("page", key)]

@@ -1,4 +1,4 @@
-"""Decides who may do what: memberships grant access to projects, roles limit it.
+"""Permissions of callers: memberships grant access to projects, and roles limit it.
 
 | role | limit |
 |---|---|
@@ -6,8 +6,9 @@
 | developer | write; admin of the projects that they are admin of |
 | admin | everything |
 
-What callers cannot see does not exist for them: 404, not 403. Scopes and projects of an API token only narrow what its
-user may do. Every route declares by `guards=` what it needs; a server with one that does not is not started.
+To callers, objects that they cannot see do not exist: they get 404, not 403. Scopes and projects of an API token limit
+it to a part of its user's rights. Every route declares its requirements by `guards=`; otherwise the server does not
+start.
 """
 
 from collections.abc import Iterable, Mapping
@@ -36,9 +37,9 @@ class User:
     session_id: str | None = None
     token_id: int | None = None
     scopes: frozenset[str] | None = None
-    """Scopes of the API token; None where it has none, and for a session."""
+    """Scopes of the API token; None if it has none, and for a session."""
     token_projects: frozenset[int] | None = None
-    """Projects that the API token is limited to; None for all of the user's."""
+    """Ids of the projects that the API token is limited to; None for all projects of the user."""
     can_manage_nodes: bool = False
 
     @property
@@ -52,12 +53,12 @@ class User:
 
     @property
     def is_limited(self) -> bool:
-        """Whether an API token narrows what the user may do."""
+        """Whether an API token limits the user to a part of their rights."""
         return self.scopes is not None or self.token_projects is not None
 
     @property
     def projects(self) -> list[int] | None:
-        """The ids of the projects that the user sees; None for all."""
+        """Ids of the projects that the user sees; None for all."""
         if self.role == "admin":
             return None if self.token_projects is None else sorted(self.token_projects)
         return sorted(project_id for project_id in self.access if self.may("read", project_id))
@@ -72,9 +73,9 @@ class User:
         return RANK.get(self.access.get(project_id, ""), 0) >= RANK[level]
 
     def must(self, level: Level, project_id: int, what: str | None = None) -> None:
-        """Raises NotFound for a project that the user cannot see, Forbidden for one that they can only see.
+        """Raises NotFound for a project that the user cannot see, and Forbidden if their access is lower than `level`.
 
-        `what` names in the NotFound what they asked for, if it is not the project itself but lies in it.
+        `what` names the requested object in the message of NotFound, if it is not the project itself but in it.
         """
         if not self.may("read", project_id):
             raise NotFound(f"There is no {what or f'project {project_id}'}.")
@@ -93,8 +94,8 @@ class User:
 
 @dataclass(frozen=True)
 class Agent:
-    """The program on a build machine, identified by its node's token. It may call the agents' operations, on the builds
-    that are assigned to its node.
+    """The program on a build machine, identified by its node's token. It may only call the operations of agents, and
+    only on builds that are assigned to its node.
     """
 
     node_id: int
@@ -106,19 +107,19 @@ class Agent:
 
 @dataclass(frozen=True)
 class Needs:
-    """Requirements of a route on its caller: a guard of Litestar, which every route declares.
+    """Requirements of a route on its caller. Every route declares one such object, which is a guard of Litestar.
 
-    The guard checks what it can before the handler runs. Access to a project depends on what the request is about, so
-    handlers ask for it by `RequestContext.must`, which takes the level from here.
+    The guard checks the role and the token before the handler runs. Access to a project depends on the subject of the
+    request, so handlers check it by `RequestContext.must`, with `level` from here.
     """
 
     level: Level = "read"
-    """Access to the project that the request is about."""
+    """Level of access to the subject's project that the request needs."""
     scope: Scope | None = "admin"
-    """Scope that a limited API token must have; None: any token will do."""
+    """Scope that an API token with scopes must have; None: any token will do."""
     role: Role = "viewer"
     do: str = "do this"
-    """Completes "Only admins ..." for a caller whose role is too low."""
+    """End of the sentence "Only admins ...", for callers whose role is too low."""
     manages_nodes: bool = False
     unlimited: bool = False
     """Whether an API token with scopes or projects is refused."""
@@ -129,7 +130,7 @@ class Needs:
             self.check(connection.user)
 
     def check(self, user: User) -> None:
-        """Raises Forbidden for a user or token that may not call the route, whatever the request is about."""
+        """Raises Forbidden if the user or token may not call the route, whatever the subject of the request is."""
         if self.scope is not None and user.scopes is not None and not {self.scope, "admin"} & user.scopes:
             raise Forbidden(f"This API token has no scope `{self.scope}`, which this needs.")
         if self.unlimited and user.is_limited:
@@ -156,18 +157,18 @@ TOKEN_MAKERS = Needs(unlimited=True)
 
 
 def admins_only(do: str, scope: Scope = "admin") -> Needs:
-    """Returns the need of an admin; others read "Only admins {do}."."""
+    """Returns the requirement that the caller is an admin. Others get the message "Only admins {do}."."""
     return Needs("admin", scope, "admin", do)
 
 
 async def agents_only(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
-    """Refuses callers who are no agents. A guard of Litestar."""
+    """Litestar guard: raises Forbidden for callers that are not agents."""
     if not isinstance(connection.user, Agent):
         raise Forbidden("This operation is for agents; it takes the agent_token of a node.")
 
 
 def check_declarations(handlers: Iterable[HTTPRouteHandler]) -> None:
-    """Raises TypeError for a handler that does not declare who may call it, or declares it twice."""
+    """Raises TypeError for a handler that does not declare its requirements on callers, or declares them twice."""
     for handler in handlers:
         if handler.http_methods == {"OPTIONS"}:
             continue

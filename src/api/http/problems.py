@@ -1,4 +1,4 @@
-"""Turns errors into responses of `application/problem+json` (RFC 9457); the only file that does."""
+"""Turns errors into responses of `application/problem+json` (RFC 9457). No other file does."""
 
 from typing import Any
 from uuid import uuid4
@@ -45,7 +45,7 @@ class Problem(msgspec.Struct, omit_defaults=True):
 def response(status: int, slug: str, title: str, detail: str, **extra: Any) -> Response[Problem]:
     headers: dict[str, str] = extra.pop("headers", {})
     if status == 413:
-        # The body was not read to its end, so the connection cannot be used again.
+        # The connection cannot be used again, since the body was not read to its end.
         headers = headers | {"Connection": "close"}
     problem = Problem(f"urn:testhide:problem:{slug}", title, status, detail, **extra)
     return Response(problem, status_code=status, media_type=MEDIA_TYPE, headers=headers)
@@ -69,7 +69,7 @@ def handle_rejection(request: Request[Any, Any, Any], error: Rejection) -> Respo
 
 
 def handle_validation_error(request: Request[Any, Any, Any], error: ValidationException) -> Response[Problem]:
-    """Answers what is left to Litestar to refuse, a missing body; all else has been checked before."""
+    """Answers a missing body, which Litestar refuses itself. Everything else has been checked before."""
     return handle_rejection(request, Invalid.field("body", "is required"))
 
 
@@ -112,7 +112,7 @@ def handle_lost_table(request: Request[Any, Any, Any], error: Exception) -> Resp
 
 
 def handle_unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[Problem]:
-    """Answers any other exception: logs it with its traceback and gives the caller a number to ask for."""
+    """Answers any other exception. Logs it with its traceback, and gives the caller a number to refer to."""
     number = uuid4().hex[:12]
     log.error("unexpected error", error_id=number, method=request.method, path=request.url.path, exc_info=error)
     return response(500, "internal", "Internal error", f"Something went wrong on our side (error {number}).")

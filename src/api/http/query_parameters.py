@@ -1,5 +1,5 @@
-"""Checks query strings against the parameters that handlers take: every wrong one is named, with what was sent and what
-is possible, and none is ignored.
+"""Checks query strings against the parameters of handlers. An error names every wrong parameter, its value and the
+possible ones. No parameter is ignored.
 """
 
 import re
@@ -21,28 +21,28 @@ from api.http.validation import Time, alternatives, arguments_of, complete_dates
 from domain.core.errors import FieldError, Invalid
 
 RESERVED = frozenset({"request", "data", "body", "headers", "cookies", "query", "scope", "state", "socket", "self"})
-"""Names of handlers' parameters that Litestar fills itself."""
+"""Names of handlers' parameters that Litestar provides itself."""
 AS_OF = "as_of"
 NO_PAST = (
     "is not possible here; it is when builds are listed, or a build, its report or tests, a job, its configuration or"
     " quarantine, a node, or a user's permissions are read"
 )
 INTEGER = re.compile(r"-?[0-9]+")
-"""Python and msgspec read more as a number: other scripts' digits, `1_000`, `1e3`."""
+"""Pattern of a whole number. Python and msgspec accept more: digits of other scripts, `1_000`, `1e3`."""
 
 
 class QueryParameter(NamedTuple):
     expected: Any
-    """Its type, or that of its items. A URL leaves a parameter out instead of giving null."""
+    """Type of the parameter, or of its items. It is never null, since a URL leaves a parameter out instead."""
     is_required: bool = False
     max_given: int | None = 1
-    """How often it may be given; None for a list without a limit."""
+    """Largest number of times that it may be given; None for a list without a limit."""
 
 
 def check_query(request: Request[Any, Any, Any]) -> None:
-    """Raises Invalid for parameters that the operation does not have, lacks or cannot take; completes dates to times.
+    """Raises Invalid for parameters that are unknown, missing or wrong. Completes dates to times.
 
-    Must run before anything reads `request.query_params`, which keeps what it has parsed.
+    Call it before anything reads `request.query_params`, which keeps its first result.
     """
     given = parse_qsl(request.scope["query_string"].decode(), keep_blank_values=True)
     known = query_parameters(request.route_handler, frozenset(request.path_params))
@@ -96,7 +96,7 @@ def fits(text: str, expected: Any) -> bool:
 
 @cache
 def query_parameters(handler: BaseRouteHandler, path_names: frozenset[str]) -> dict[str, QueryParameter]:
-    """Returns the query parameters of a handler and of what is injected into it, by name."""
+    """Returns name -> query parameter, for a handler and everything that is injected into it."""
     dependencies = handler.resolve_dependencies()
     injected = [dependencies[name] for name in handler.parsed_fn_signature.parameters if name in dependencies]
     parameters: dict[str, QueryParameter] = {}

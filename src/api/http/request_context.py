@@ -1,10 +1,10 @@
-"""Executes a request's commands with read-your-writes, and lends it a connection for its queries.
+"""Executes the commands of a request with read-your-writes, and provides a connection for its queries.
 
-A response carries `Testhide-Position`. For a write it is the position of its last event, or the last position of the
-log when there was nothing to do. It is sent once the read models have reached that position, at the latest after the
-limit in `projections.engine.read_your_writes`; `Prefer: respond-async` skips the wait. Every other response shows at
-least the events up to its position. A request with `Testhide-Min-Position` waits in the same way before it reads. When
-a wait times out, the response carries `Testhide-Projected: false`.
+A response has the header `Testhide-Position`. After a write it is the position of its last event, or the end of the log
+if there was nothing to do. The response is sent once the read models have reached that position, or after the time
+limit in `projections.engine.read_your_writes`. With `Prefer: respond-async` it is sent at once. After a read it is a
+position up to which the response shows all events. A request with `Testhide-Min-Position` waits for that position, with
+the same limit, before it reads. When a wait times out, the response has `Testhide-Projected: false`.
 """
 
 import dataclasses
@@ -43,13 +43,13 @@ class OfProject(Protocol):
 R = TypeVar("R")
 P = TypeVar("P", bound=OfProject)
 Find = Callable[[Source, int], Awaitable[R | None]]
-"""Finds the row with an id in a read model."""
+"""Function that returns the row with an id from a read model, or None."""
 
 
 class RequestContext:
-    """Gives a handler its commands and queries. Injected as `ctx`.
+    """Context of a request, through which a handler executes commands and runs queries. Injected as `ctx`.
 
-    With `at`, the tables of the connection hold the state of that time, and no command can be executed.
+    With `at`, the tables of its connection contain the state at that time, and no command can be executed.
     """
 
     def __init__(
@@ -65,28 +65,28 @@ class RequestContext:
         self._at = at
 
     async def __call__(self, command: Command, actor: str | None = None, once: IdempotencyKey | None = None) -> Receipt:
-        """Executes a command for the caller and waits until the read models show its events.
+        """Executes a command for the caller, and waits until the read models show its events.
 
-        `once` identifies work that a client may send again without an `Idempotency-Key`; raises AlreadyDone when an
-        earlier request has carried it out.
+        `once` identifies work that a client may send again without an `Idempotency-Key`. Raises AlreadyDone if an
+        earlier request has done this work.
         """
         receipt = await self._execute(command, dataclasses.replace(self._caller(actor), once=once))
         if receipt.position is not None:
             await self.wait_until_shown(receipt.position, receipt.events[0].position)
         else:
-            # What left nothing to do may have happened a moment ago: the next GET has to show it, too.
+            # Perhaps an event of a moment ago left nothing to do. The next GET has to show that event too.
             await self.wait_until_shown(await self.services.log.read_head())
         return receipt
 
     async def execute_unseen(self, command: Command) -> Receipt:
-        """Executes a command without waiting for the read models and without a position in the response: for events
+        """Executes a command without waiting for the read models, and without a position in the response. For events
         that record a read.
         """
         return await self._execute(command, self._caller(None))
 
     async def wait_until_shown(self, position: int, first: int | None = None) -> None:
-        """Adds a position to the response's headers and, unless the caller sent `Prefer: respond-async`, waits until
-        the read models show the events from `first` to it.
+        """Adds a position to the response's headers. Then waits until the read models show the events from `first` to
+        it, unless the caller sent `Prefer: respond-async`.
         """
         state = self.request.state
         state.position = max(position, getattr(state, "position", 0))
@@ -95,15 +95,15 @@ class RequestContext:
             state.projected = shown and getattr(state, "projected", True)
 
     async def wait_for_head(self) -> bool:
-        """Waits until the read models show all that is in the log now; returns False when that takes too long."""
+        """Waits until the read models show all events that are in the log now. Returns False if that takes too long."""
         return await self.services.waiter.wait(await self.services.log.read_head())
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
-        """Lends a connection for queries; a block inside another one shares it, so that a request takes one.
+        """Yields a connection for queries. Nested blocks share one connection, so that a request never takes two.
 
-        Execute no command and wait for nothing inside the block: both take connections of the same pool, and requests
-        that each hold one and want another one would wait for each other.
+        Do not execute commands or wait for read models inside the block: both take connections from the same pool.
+        Requests that each held one and needed another would wait for each other.
         """
         if self._connection is not None:
             yield self._connection
@@ -116,29 +116,29 @@ class RequestContext:
 
     @property
     def log(self) -> EventLog:
-        """The event log; inside of `reading` on the same connection."""
+        """The event log. Inside `reading`, it uses the same connection."""
         log = self.services.log
         return log if self._connection is None else log.on(self._connection)
 
     @property
     def source(self) -> Source:
-        """The source of a handler's only query; those with several share the connection of `reading`."""
+        """Source for the only query of a handler. Handlers with several queries share the connection of `reading`."""
         return self._connection or self.services.pool
 
     @property
     def user(self) -> User:
-        """The user who calls."""
+        """The calling user."""
         user: User = self.request.user
         return user
 
     @property
     def node_id(self) -> int:
-        """The node whose agent calls."""
+        """Id of the node whose agent calls."""
         agent: Agent = self.request.user
         return agent.node_id
 
     async def find(self, find: Find[R], name: str, row_id: int) -> R:
-        """Returns the row with an id. Raises NotFound, with the name of what it is, if there is none."""
+        """Returns the row with an id. Raises NotFound if there is none; `name` is the kind of object in its message."""
         row = await find(self.source, row_id)
         if row is None:
             raise NotFound(f"There is no {name} {row_id}.")
@@ -146,19 +146,19 @@ class RequestContext:
 
     @property
     def needs(self) -> Needs:
-        """Requirements on the caller that the route declares."""
+        """Requirements on callers that the route declares."""
         needs: Needs = self.request.state.needs
         return needs
 
     def must(self, project_id: int, what: str | None = None) -> None:
-        """Raises NotFound for a project that the user cannot see, Forbidden for one where their access is less than the
-        route needs. `what` is what they asked for, if not for the project itself.
+        """Raises NotFound for a project that the user cannot see, and Forbidden if their access is lower than the route
+        requires. `what` names the requested object if it is not the project itself.
         """
         self.user.must(self.needs.level, project_id, what)
 
     async def find_visible(self, find: Find[P], name: str, row_id: int) -> P:
-        """Returns the row with an id. Raises NotFound for one of a project that the user cannot see, Forbidden where
-        their access to the project is less than the route needs.
+        """Returns the row with an id. Raises NotFound if there is none or the user cannot see its project, and
+        Forbidden if their access is lower than the route requires.
         """
         row = await self.find(find, name, row_id)
         self.must(row.project_id, f"{name} {row_id}")
@@ -171,11 +171,11 @@ class RequestContext:
 
     @property
     def effective_time(self) -> datetime:
-        """The time whose state the handler reads."""
+        """Time of the state that the handler reads."""
         return self._at or utcnow()
 
     async def _execute(self, command: Command, caller: CommandContext) -> Receipt:
-        """Registers the `Idempotency-Key` of the request, if it has one, with its first command."""
+        """Executes a command. With the first command it registers the request's `Idempotency-Key`, if it has one."""
         assert self._connection is None, "a command would take a second connection"
         idempotent: IdempotentRequest | None = getattr(self.request.state, "idempotent", None)
         if idempotent is None or idempotent.is_carried_out:
@@ -200,8 +200,8 @@ def provide_request_context(request: Request[Any, Any, Any]) -> RequestContext:
 
 
 async def wait_for_min_position(request: Request[Any, Any, Any]) -> None:
-    """Waits for the position in `Testhide-Min-Position` and notes the one that the read models have reached. Raises
-    Invalid for a header that is no position.
+    """Waits for the position in `Testhide-Min-Position`, and records the position that the read models have reached.
+    Raises Invalid if the header is not a position.
     """
     services: Services = request.app.state.services
     wanted = request.headers.get(MIN_POSITION)
@@ -215,7 +215,7 @@ async def wait_for_min_position(request: Request[Any, Any, Any]) -> None:
 
 
 async def add_position(message: Message, scope: Scope) -> None:
-    """Sets the headers about positions that the request has collected in its state. A `before_send` hook."""
+    """Hook before a response is sent (`before_send`): sets the position headers from the request's state."""
     if message["type"] != "http.response.start":
         return
     state: dict[str, Any] = scope.get("state", {})

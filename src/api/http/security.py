@@ -1,4 +1,6 @@
-"""Authenticates callers by bearer tokens: of sessions (JWT), API tokens (`th_live_`) and agents (`agt_`)."""
+"""Authenticates callers by bearer tokens: tokens of sessions (JWT), API tokens (`th_live_`) and tokens of agents
+(`agt_`).
+"""
 
 import hmac
 from datetime import datetime, timedelta
@@ -20,11 +22,11 @@ API_TOKEN = "th_live_"  # noqa: S105 - the public prefix of a token, not a token
 AGENT_TOKEN = "agt_"  # noqa: S105
 SESSION = timedelta(hours=8)
 SESSION_KEY = timedelta(days=7)
-"""How long one key signs new session tokens."""
+"""Time for which one key signs new session tokens."""
 CLOCK_SKEW = timedelta(minutes=5)
 ALGORITHM = "HS256"
 PUBLIC = {"public": True}
-"""`opt=PUBLIC` on a handler that needs no credentials."""
+"""Value of `opt` for handlers that need no credentials."""
 
 ANONYMOUS = "Send `Authorization: Bearer <token>`; get a token by POST /api/v3/authenticate."
 BAD_TOKEN = "The token is not valid (any more)."  # noqa: S105
@@ -37,12 +39,12 @@ def session_token(secrets: Secrets, user_id: int, session_id: str, now: datetime
 
 
 def session_key_id(at: datetime) -> str:
-    """Returns the id of the key that signs at a time: the number of the week, counted from 1970."""
+    """Returns the id of the key that signs at this time: the number of the week since 1970."""
     return str(int(at.timestamp() // SESSION_KEY.total_seconds()))
 
 
 class Authentication(AbstractAuthenticationMiddleware):
-    """Sets `request.user` to a User or an Agent."""
+    """Middleware that sets `request.user` to a User or an Agent."""
 
     async def authenticate_request(self, connection: ASGIConnection[Any, Any, Any, Any]) -> AuthenticationResult:
         user = await find_caller(connection)
@@ -53,7 +55,7 @@ class Authentication(AbstractAuthenticationMiddleware):
 
 
 async def find_caller(connection: ASGIConnection[Any, Any, Any, Any]) -> User | Agent:
-    """Returns the caller with their present access; streams look it up again and again. Raises Unauthenticated."""
+    """Returns the caller with their present access. Raises Unauthenticated. Streams call it repeatedly."""
     scheme, _, token = connection.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token:
         raise Unauthenticated(ANONYMOUS)
@@ -62,7 +64,9 @@ async def find_caller(connection: ASGIConnection[Any, Any, Any, Any]) -> User | 
 
 
 async def identify(services: Services, token: str) -> User | Agent:
-    """Returns whose token it is. Raises Unauthenticated for an unknown, expired or revoked one."""
+    """Returns the user or agent to whom the token belongs. Raises Unauthenticated if it is unknown, expired or
+    revoked.
+    """
     if token.startswith(AGENT_TOKEN):
         hashed = token_hash(token)
         node = await nodes.find_by_token(services.pool, hashed)
@@ -88,7 +92,7 @@ def _session_of(secrets: Secrets, token: str) -> str:
     now = utcnow()
     try:
         key_id = jwt.get_unverified_header(token).get("kid")
-        # A session may have begun under the key before. Clocks of processes differ a little.
+        # A session may have begun under the previous key, and clocks of processes differ a little.
         if key_id not in {session_key_id(at) for at in (now - SESSION, now, now + CLOCK_SKEW)}:
             raise Unauthenticated(BAD_TOKEN)
         key = secrets.session_key(key_id)

@@ -1,4 +1,4 @@
-"""The services that controllers work with. The composition root makes one instance at start."""
+"""Services that controllers use. The composition root makes one instance at the start."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -43,12 +43,12 @@ class Services:
     outgoing: Outgoing
     base_url: str
     spool: Path
-    """Folder of files that are being uploaded."""
+    """Folder for files while they are being uploaded."""
     disks: Mapping[str, Path]
-    """The folders that the server writes to, by their contents."""
+    """Contents -> folder, for the folders that the server writes to."""
     version: str
     build: str
-    """Commit of the source that the server was built from; `dev` in a checkout."""
+    """Commit that the server was built from; `dev` in a checkout."""
     agent_bundle: bytes
     agent_version: str
     max_parallel_builds: int = 20

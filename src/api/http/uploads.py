@@ -1,6 +1,6 @@
-"""Receives multipart/form-data with one file: streams it to disk and holds at most one chunk in memory.
+"""Receives multipart/form-data with one file. Streams the file to disk and keeps at most one chunk in memory.
 
-Litestar's parser would hold fields without a file name in memory, whatever their size.
+Litestar's parser would keep fields without a file name in memory, whatever their size.
 """
 
 import errno
@@ -39,7 +39,7 @@ class Upload:
 
 @contextmanager
 def open_spooled(spool: Path, prefix: str) -> Iterator[IO[bytes]]:
-    """Yields a new file in the folder `spool`, which is deleted at the end. Raises StorageFull without room for it."""
+    """Yields a new file in the folder `spool`, and deletes it at the end. Raises StorageFull if the disk is full."""
     try:
         with NamedTemporaryFile(dir=spool, prefix=prefix) as spooled:
             yield spooled
@@ -56,17 +56,18 @@ Check = Callable[[Mapping[str, str]], Awaitable[None]]
 async def receive_upload(
     request: Request[Any, Any, Any], spool: Path, limit: int, check: Check
 ) -> AsyncIterator[Upload]:
-    """Yields the fields of a form and its `file`. The file lies in the folder `spool` until the block ends.
+    """Yields the fields of a form and its `file`, which is in the folder `spool` until the block ends.
 
-    Awaits `check` with the fields that come before the file, so that a refused file is not written. Raises Invalid,
-    also for unknown fields, TooLarge for a file of more than `limit` bytes, StorageFull, and what `check` raises.
+    Calls `check` with the fields that come before the file, so that a refused file is not written. Raises Invalid for a
+    wrong form or unknown fields, TooLarge for a file of more than `limit` bytes, StorageFull, and all errors of
+    `check`.
     """
     boundary = _boundary(request)
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > limit + MAX_PARTS * MAX_FIELD_BYTES:
         raise too_large(limit)
     with open_spooled(spool, "upload-") as spooled:
-        # Agents of a newer release may send more than this server knows.
+        # Agents of a newer release may send fields that this server does not know.
         known = None if isinstance(request.user, Agent) else request.route_handler.opt["content"][FORM]["properties"]
         form = _Form(spooled.write, limit, known)
         try:
@@ -115,7 +116,7 @@ class _Form:
         self._field = bytearray()
 
     def hash(self) -> bytes:
-        """Hashes the form without its boundary, which differs when a client repeats the request."""
+        """Returns a hash of the form without its boundary, which differs when a client sends the same request again."""
         parts = (sorted(self.fields.items()), self.file_name, self.content_type, self.digest.digest())
         return hashlib.sha256(msgspec.msgpack.encode(parts)).digest()
 

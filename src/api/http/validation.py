@@ -1,5 +1,5 @@
-"""Checks bodies against their types: every wrong field is named, with what was sent and what is possible, and nothing
-that is not known is ignored.
+"""Checks bodies against their types. An error names every wrong field, its value and the possible ones. No unknown
+field is ignored.
 """
 
 import difflib
@@ -18,15 +18,17 @@ from domain.core.errors import FieldError, Invalid
 
 MAX_ERRORS = 50
 MAX_SHOWN = 60
-"""Most characters of a wrong value that an error repeats."""
+"""Largest number of characters of a wrong value that an error repeats."""
 DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 Time = Annotated[datetime, Meta(tz=True)]
-"""A time in a request, with its offset; `complete_dates` makes one of a date."""
+"""Type of a time in a request, with its offset. `complete_dates` also allows a date."""
 EARLIEST, LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
 
 
 def convert_body(value: Any, expected: Any, *, ignore_unknown: bool = False) -> Any:
-    """Converts a decoded body to a type. Raises Invalid with all wrong and, unless ignored, unknown fields."""
+    """Converts a decoded body to a type. Raises Invalid with all wrong fields and, unless `ignore_unknown`, all unknown
+    ones.
+    """
     unknown = () if ignore_unknown else tuple(find_unknown(value, expected))
     value = complete_dates(value, expected)
     try:
@@ -40,7 +42,7 @@ def convert_body(value: Any, expected: Any, *, ignore_unknown: bool = False) -> 
 
 
 def complete_dates(value: Any, expected: Any) -> Any:
-    """Returns a decoded value with midnight UTC for each date that stands where its type takes a time."""
+    """Returns a decoded value in which a date becomes midnight UTC wherever its type expects a time."""
     match value:
         case str() if datetime in alternatives(expected) and DATE.fullmatch(value):
             return f"{value}T00:00:00Z"
@@ -52,14 +54,16 @@ def complete_dates(value: Any, expected: Any) -> Any:
 
 
 def find_far_times(body: Any) -> Iterator[FieldError]:
-    """Yields the times of a converted body that cannot be stored in UTC, or not be calculated with."""
+    """Yields errors for times of a converted body that are too far away to be stored in UTC or calculated with."""
     for name, value in msgspec.structs.asdict(body).items() if isinstance(body, msgspec.Struct) else ():
         if isinstance(value, datetime) and not EARLIEST <= value < LATEST:
             yield FieldError(name, f"must be a time of the years {EARLIEST.year} to {LATEST.year - 1}")
 
 
 def drop_read_only(value: Any, expected: Any, answered: Any) -> Any:
-    """Returns the body of a PUT without the fields that only GET has, where it is what GET answered as a whole."""
+    """Returns the body of a PUT without the fields that only GET has, if the body has all fields of the answer of
+    GET.
+    """
     body, view = struct_of(expected), struct_of(answered)
     if body is None or view is None or not isinstance(value, dict) or not value.keys() >= struct_members(view).keys():
         return value
@@ -69,7 +73,7 @@ def drop_read_only(value: Any, expected: Any, answered: Any) -> Any:
 
 
 def find_unknown(value: Any, expected: Any, path: str = "") -> Iterator[FieldError]:
-    """Yields the fields of a decoded body that its type does not have, at any depth."""
+    """Yields errors for the fields of a decoded body that its type does not have, at any depth."""
     for member, item, where in children(value, expected, path):
         if member is None:
             yield FieldError(where, f"is not known here{suggestion(where, item)}")
@@ -78,7 +82,7 @@ def find_unknown(value: Any, expected: Any, path: str = "") -> Iterator[FieldErr
 
 
 def find_wrong(value: Any, expected: Any, path: str = "") -> Iterator[FieldError]:
-    """Yields the fields of a decoded body that are missing or do not fit their type."""
+    """Yields errors for the fields of a decoded body that are missing or do not fit their type."""
     parts = list(children(value, expected, path))
     struct = struct_of(expected)
     found = [fault for member, item, where in parts if member is not None for fault in find_wrong(item, member, where)]
@@ -86,7 +90,7 @@ def find_wrong(value: Any, expected: Any, path: str = "") -> Iterator[FieldError
         missing = (item.encode_name for item in msgspec.structs.fields(struct) if item.required)
         found += [FieldError(join(path, name), "is required") for name in missing if name not in value]
     yield from found
-    # What an unknown field makes wrong around it needs no error of its own.
+    # An unknown field makes the object around it wrong, which needs no error of its own.
     is_explained = found or next(find_unknown(value, expected), None) is not None
     if not is_explained and (refusal := refuse(value, expected)) is not None:
         is_whole = struct is not None and isinstance(value, dict)
@@ -95,9 +99,10 @@ def find_wrong(value: Any, expected: Any, path: str = "") -> Iterator[FieldError
 
 
 def children(value: Any, expected: Any, path: str) -> Iterator[tuple[Any, Any, str]]:
-    """Yields the parts of a decoded value: the type, the value and the path of each.
+    """Yields the parts of a decoded value, each as its type, its value and its path.
 
-    The type is None for a field that a struct does not have; its value is then the names that the struct has.
+    For a field that a struct does not have, the type is None, and the value is replaced by the names of the struct's
+    fields.
     """
     match value:
         case dict() if (struct := struct_of(expected)) is not None:
@@ -143,7 +148,7 @@ def arguments_of(expected: Any, container: type) -> tuple[Any, ...] | None:
 
 
 def refuse(value: Any, expected: Any) -> str | None:
-    """Returns why a value does not fit a type, in the words of the type; None if it fits."""
+    """Returns msgspec's reason why a value does not fit a type; None if it fits."""
     try:
         msgspec.convert(value, expected)
     except msgspec.ValidationError as error:
@@ -161,7 +166,7 @@ def shown(value: Any) -> str:
 
 
 def suggestion(name: str, known: Collection[str]) -> str:
-    """Returns the part of a sentence that names the nearest known name, or all where none is near."""
+    """Returns the end of a sentence that suggests the known name most like this one, or lists all if none is alike."""
     near = difflib.get_close_matches(name.rpartition(".")[2], sorted(known), n=1)
     if near:
         return f"; did you mean {near[0]}?"
@@ -169,7 +174,7 @@ def suggestion(name: str, known: Collection[str]) -> str:
 
 
 def describe(expected: Any) -> str:
-    """Returns what a value of a type must be, e.g. `a whole number from 1 to 10`."""
+    """Returns a description of the values of a type, e.g. `a whole number from 1 to 10`."""
     return describe_type(inspect.type_info(expected))
 
 

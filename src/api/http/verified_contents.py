@@ -1,7 +1,8 @@
-"""Reads the contents of artifacts, and passes them on only if they have the SHA-256 that the log says.
+"""Reads the contents of artifacts, and sends them only if they have the SHA-256 that is in the log.
 
-A small one is checked before its first byte. A larger one is checked while it is sent, and its last part is sent only
-if all of it is right: of an altered one the client gets less than announced. A range of a larger one is not checked.
+Small contents are checked before their first byte is sent. Larger ones are checked while they are sent, and their last
+part is sent only if all of it is right; so of altered contents a client gets less than announced. A range of larger
+contents is not checked.
 """
 
 import hashlib
@@ -16,11 +17,11 @@ from integrations.ports import Blobs
 log = structlog.get_logger()
 
 SMALL = 4 * 1024 * 1024
-"""Bytes of a content that is checked before it is sent, and meanwhile is in memory."""
+"""Largest number of bytes of contents that are read into memory and checked before they are sent."""
 
 
 async def read_verified(blobs: Blobs, artifact: ArtifactStored, start: int, end: int) -> AsyncIterator[bytes]:
-    """Returns the bytes from `start` up to, not including, `end`. Raises BlobMissing and ContentsAltered."""
+    """Returns the bytes from `start` up to, but not including, `end`. Raises BlobMissing or ContentsAltered."""
     size = artifact.size_bytes
     if size > SMALL and (start, end) != (0, size):
         return await blobs.get(artifact.blob, start, end)
@@ -32,7 +33,9 @@ async def read_verified(blobs: Blobs, artifact: ArtifactStored, start: int, end:
 
 
 async def verify(chunks: AsyncIterator[bytes], artifact: ArtifactStored) -> AsyncIterator[bytes]:
-    """Yields the chunks of a content; the last one only if all are right. Raises ContentsAltered."""
+    """Yields the chunks of an artifact's contents, the last one only if all are right. Otherwise raises
+    ContentsAltered.
+    """
     hashed, size, held = hashlib.sha256(), 0, b""
     async for chunk in chunks:
         size += len(chunk)

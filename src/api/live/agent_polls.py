@@ -1,8 +1,8 @@
-"""Answers the long polls of agents with the messages for them: builds to run or stop, and commands.
+"""Answers the long polls of agents with messages for them: builds to run or stop, and commands.
 
-An agent has one poll open. A new poll ends the one before at once, since an agent that has room again cuts its poll and
-opens another one. A poll whose connection is gone takes no message. A message that is lost on its way is sent again:
-each has a receipt, which the agent's next poll gives back.
+An agent has one open poll. A new poll ends the previous one at once, since an agent whose number of free slots changes
+cuts its poll and opens another. A poll whose connection is closed gets no message. Each message has a receipt, which
+the agent's next poll returns; without it the message is sent again.
 """
 
 import asyncio
@@ -27,15 +27,15 @@ from store.postgres.notifications import AGENT_NOTIFICATIONS
 POLL_S = 20
 """Seconds after which a poll without a message is answered with 204, before proxies close its connection."""
 MAX_REMEMBERED = 50_000
-"""Messages, and sessions, that a process remembers in order not to send a message twice."""
+"""Number of messages, and of sessions, that a process remembers so as not to send a message twice."""
 
 
 class SentMessage(NamedTuple):
-    """Identifies a message that a session of an agent gets once."""
+    """Identity of a message that a session of an agent gets only once."""
 
     session: str
     subject: str
-    """`1025` is a build, `cmd-7` a command."""
+    """Subject of the message: `1025` is a build, `cmd-7` a command."""
     attempt: int
     type: str
 
@@ -45,26 +45,28 @@ class SentMessage(NamedTuple):
 
 
 class AgentPolls:
-    """The open polls of one API process, in the application's state as `polls`."""
+    """Open polls of one API process. They are in the application's state as `polls`."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
         self._sent: LRUCache[SentMessage, bool] = LRUCache(MAX_REMEMBERED)
         self._last: LRUCache[str, SentMessage] = LRUCache(MAX_REMEMBERED)
-        """By session, the message that answered its last poll."""
+        """Session -> message that answered its last poll."""
         self._open: dict[int, tuple[asyncio.Event, asyncio.Event]] = {}
-        """By node, the events that end its poll and that wake it."""
+        """Node id -> event that ends its poll, and event that wakes the poll."""
 
     async def next(
         self, request: Request[Any, Any, Any], node_id: int, session: str, free: int, receipt: str | None
     ) -> dict[str, Any] | None:
-        """Returns the next message for the agent; None after `POLL_S`, or when the poll was closed or replaced.
+        """Returns the next message for the agent. None after `POLL_S`, or if the connection is closed or a newer poll
+        has begun.
 
-        `receipt` is that of the last message that arrived, empty before the first; None from an agent that gives none.
+        `receipt` is the receipt of the last message that arrived, and empty before the first one. It is None for an
+        agent that sends no receipts.
         """
         services = self._services
         subjects = self._take_lost(session, receipt)
-        """Builds and commands that may have a message for the agent."""
+        """Subjects about which there may be a message for the agent."""
         changed, must_look_up = asyncio.Event(), asyncio.Event()
         must_look_up.set()
 
@@ -76,7 +78,7 @@ class AgentPolls:
                 subjects.update([changed_subject] if changed_subject else [])
                 changed.set()
 
-        # Subscribes before it looks up: what is assigned in between is notified or found.
+        # Subscribe before the look-up: an assignment in between is then notified or found.
         with services.listener.subscribed(AGENT_NOTIFICATIONS, on_wake):
             async with self._only_poll(node_id, changed) as replaced, watching_disconnect(request, changed) as is_gone:
                 deadline = asyncio.get_running_loop().time() + POLL_S
@@ -88,7 +90,7 @@ class AgentPolls:
                     if must_look_up.is_set():
                         must_look_up.clear()
                         subjects.update(await self._find_subjects(node_id))
-                        # Also after the first time: a database that has crashed has lost who polls.
+                        # Repeated after each reconnection, since a database that crashed has lost the record of polls.
                         await services.gauges.record_poll(node_id, session, free, polling=True)
                     while subjects and not replaced.is_set() and not is_gone.is_set():
                         content, message = await self._message(subjects.pop(), node_id, session)
@@ -106,13 +108,15 @@ class AgentPolls:
                 return None
 
     def end_all(self) -> None:
-        """Ends all polls of the process; their agents poll again, at another process if this one stops."""
+        """Ends all polls of the process. Their agents poll again, and reach another process if this one stops."""
         for replaced, changed in self._open.values():
             replaced.set()
             changed.set()
 
     async def _find_subjects(self, node_id: int) -> set[str]:
-        """Returns the builds and commands that wait for the agent, once the read models have caught up."""
+        """Returns the subjects of the builds and commands that wait for the agent, after the read models have caught
+        up.
+        """
         services = self._services
         await services.waiter.wait(await services.log.read_head())
         async with services.pool.connection() as connection:
@@ -121,7 +125,7 @@ class AgentPolls:
 
     @contextlib.asynccontextmanager
     async def _only_poll(self, node_id: int, changed: asyncio.Event) -> AsyncIterator[asyncio.Event]:
-        """Ends the node's earlier poll; yields the event that a later one sets."""
+        """Ends the node's earlier poll. Yields an event that is set when a later poll begins."""
         replaced = asyncio.Event()
         if earlier := self._open.get(node_id):
             for event in earlier:
@@ -134,7 +138,7 @@ class AgentPolls:
                 del self._open[node_id]
 
     def _take_lost(self, session: str, receipt: str | None) -> set[str]:
-        """Returns the subject of the message that answered the session's last poll, if it did not arrive."""
+        """Returns the subject of the message that answered the session's last poll if that message did not arrive."""
         last = self._last.pop(session, None)
         if last is None or receipt in (None, last.receipt):
             return set()
@@ -142,7 +146,7 @@ class AgentPolls:
         return {last.subject}
 
     async def _message(self, subject: str, node_id: int, session: str) -> tuple[dict[str, Any] | None, SentMessage]:
-        """Returns the message about a build or a command, None if there is none, and its identity."""
+        """Returns the message about a build or a command (None if there is none), and its identity."""
         kind, _, number = subject.rpartition("-")
         if kind:
             content, attempt = await self._command_message(int(number), node_id), 0

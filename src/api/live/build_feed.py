@@ -1,8 +1,8 @@
 """Sends the log of a build as server-sent events, in exactly the documented `data:` lines.
 
-With ids, each message has the id `attempt:line`, and a client that comes back with `Last-Event-ID` goes on after it at
-any process, without losing or repeating a line. All clients of a build in a process share one feed, which reads new
-lines at most every `DEBOUNCE_S` and encodes each line once.
+If ids are wanted, each message has the id `attempt:line`. A client that reconnects with `Last-Event-ID`, to any
+process, then gets the lines after it, without a gap or a repetition. All clients of a build in a process share one
+feed, which reads new lines at most every `DEBOUNCE_S` and encodes each line once.
 """
 
 import asyncio
@@ -43,32 +43,32 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 DEBOUNCE_S = 0.1
-"""Seconds between two reads that find lines, so that lines that are logged fast go out together."""
+"""Seconds between two reads while lines arrive, so that lines that follow one another fast are sent together."""
 POLL_INTERVAL_S = 1.0
-"""Seconds between two reads without a notification, in case one was lost."""
+"""Seconds between two reads when no notification arrives, in case one was lost."""
 RETRY_S = 0.5
 """Seconds between two attempts to reach the database."""
 MAX_CACHED_BYTES = 8 * 1024 * 1024
-"""Size of the messages that a process caches for clients that are a little behind."""
+"""Bytes of messages that a process caches for clients that are a little behind."""
 DONE = ":done"
-"""Ends the id of the message `done`: a client that comes back with it has everything."""
+"""End of the id of the message `done`. A client that reconnects with it has received everything."""
 MESSAGE_ID = re.compile(rf"([0-9]{{1,16}}):([0-9]{{1,16}})(?:{DONE})?")
 STILL_HERE = b": still here\n\n"
 CHANGES = [event.name for event in (BuildAssigned, BuildRequeued, BuildStarted, BuildFinished, BuildDeleted)]
 
 LogOffset = tuple[int, int]
-"""An attempt, and a number of its lines."""
+"""Point in a build's log: the attempt, and the number of its lines before that point."""
 
 
 def format_line(line: Line) -> str:
-    """Returns `[10:00:05] PASSED tests/test_api.py::test_login`, the time in UTC."""
+    """Returns a line with its time in UTC: `[10:00:05] PASSED tests/test_api.py::test_login`."""
     seconds = line.at_ms // 1000 % 86_400  # agents' clocks may be wrong, so the date is not shown
     return f"[{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}] {line.text}"
 
 
 def encode_message(message: object) -> bytes:
-    """Returns a server-sent event with the message as JSON."""
-    # Some clients also split lines at these characters, which JSON can escape.
+    """Returns a server-sent event that contains the message as JSON."""
+    # Some clients also split lines at these characters, so they are escaped in the JSON.
     text = msgspec.json.encode(message).decode()
     text = text.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029").replace("\x85", "\\u0085")
     return f"data: {text}\n\n".encode()
@@ -95,7 +95,7 @@ class LogChunk:
 
 
 class LogChunkCache:
-    """Caches the chunks of all builds that were read last. Concurrent requests for a chunk read it once."""
+    """Cache of the chunks of all builds that were read last. Concurrent requests for the same chunk read it once."""
 
     def __init__(self, build_logs: BuildLogs) -> None:
         self._logs = build_logs
@@ -104,7 +104,9 @@ class LogChunkCache:
         self._loading: dict[tuple[int, LogOffset], asyncio.Task[LogChunk | None]] = {}
 
     async def load(self, build_id: int, offset: LogOffset, until: int | None = None) -> LogChunk | None:
-        """Returns the chunk that begins at an offset and ends at line `until` at most; None if there are no lines."""
+        """Returns the chunk that begins at an offset and ends at line `until` at the latest; None if there are no
+        lines.
+        """
         key = (build_id, offset)
         if until is not None and offset[1] >= until:
             return None
@@ -113,7 +115,7 @@ class LogChunkCache:
         if (loading := self._loading.get(key)) is None:
             loading = self._loading[key] = asyncio.create_task(self._load(key, until))
             loading.add_done_callback(partial(self._finish, key))
-        # A caller that is cancelled does not cancel the task, which others may wait for.
+        # Cancelling one caller must not cancel the task, since others may wait for it.
         return await asyncio.shield(loading)
 
     def _finish(self, key: tuple[int, LogOffset], loading: asyncio.Task[LogChunk | None]) -> None:
@@ -140,7 +142,7 @@ class LogChunkCache:
 
 
 class BuildFeed:
-    """Follows a build and its log for the build's clients."""
+    """Feed that follows a build and its log for all clients of the build."""
 
     def __init__(self, services: Services, chunks: LogChunkCache, subscription: LogSubscription, build_id: int) -> None:
         self._services = services
@@ -149,9 +151,9 @@ class BuildFeed:
         self.build_id = build_id
         self.clients: set[StreamClient] = set()
         self.end: LogOffset = (0, 0)
-        """The end of the lines that are stored."""
+        """End of the lines that are stored."""
         self.status: Verdict | None = None
-        """The verdict of a build that has finished, once all of its lines are known."""
+        """Verdict of the build, once it has finished and all of its lines are known; None before."""
         self.is_gone = False
         """Whether the build does not exist, was deleted, or cannot be read."""
         self.changed = asyncio.Event()
@@ -165,11 +167,11 @@ class BuildFeed:
         self._refreshing = asyncio.Lock()
 
     async def run(self) -> None:
-        """Returns when the build has ended, or when nobody reads it any more."""
+        """Reads the build and its log until the build has ended or no client is left."""
         try:
             async with self._subscription.subscribed(self._take):
-                # Checks `clients` itself: a wait for the database may lose the cancellation that comes with the last
-                # client's end (`store.postgres.cancellation`).
+                # Check `clients` here: the cancellation at the end of the last client may be lost in a wait for the
+                # database (`store.postgres.cancellation`).
                 while self.status is None and not self.is_gone and self.clients:
                     self.changed.clear()
                     had, began = self.end, time.monotonic()
@@ -180,25 +182,27 @@ class BuildFeed:
         except StreamDamaged as error:
             log.error("a build's stream ends early", build=self.build_id, detail=error.detail)
         finally:
-            # Also after an error: clients must not wait for a feed that has ended.
+            # Also after an error, so that clients do not wait for a feed that has ended.
             self.is_gone = self.status is None
             self._has_begun.set()
             self._wake()
 
     async def refresh(self) -> None:
-        """Reads the events and lines that were stored since the last call."""
+        """Folds the events and reads the lines that were stored since the last call."""
         async with self._refreshing:
             await self._refresh()
 
     async def begin(self, offset: LogOffset | None) -> LogOffset:
-        """Returns where a client begins: after that line; without one that there is, at the attempt's first."""
+        """Returns the offset at which a client begins: the given one, or the beginning of the present attempt if it is
+        None or beyond the log.
+        """
         await self._has_begun.wait()
         if offset is not None and offset > self.end and self.status is None:
             await retry_until_connected(self.refresh)  # another process may have sent lines that are new to this one
         return (self.end[0], 0) if offset is None or offset > self.end else offset
 
     async def load_next(self, offset: LogOffset) -> LogChunk | None:
-        """Returns the chunk after an offset, from the next attempt if need be; None at `end`."""
+        """Returns the chunk after an offset, if necessary from the next attempt; None at `end`."""
         while offset < self.end:
             is_last = offset[0] == self.end[0]
             chunk = await self._chunks.load(self.build_id, offset, self.end[1] if is_last else None)
@@ -216,7 +220,7 @@ class BuildFeed:
             self.changed.set()
 
     async def _refresh(self) -> None:
-        # The build before its lines: all lines that were stored before its events are found then.
+        # Read the events before the lines, so that all lines that were stored before the events are found.
         if not self._has_begun.is_set():
             self._fold((await self._services.log.load([self._stream.name]))[self._stream.name])
             attempt = 0 if self._build is None else self._build.attempt
@@ -231,7 +235,7 @@ class BuildFeed:
             case None | DeletedBuild():
                 self.is_gone = True
             case Finished():
-                # Clients that read `done` should find the build finished when they get it next.
+                # A client that reads `done` must find the build finished in its next GET.
                 await self._services.waiter.wait(self._position)
                 self.status = self._build.status
             case _:
@@ -245,7 +249,9 @@ class BuildFeed:
                 self._version, self._position = recorded.version, recorded.position
 
     async def _read_lines(self) -> None:
-        """Moves `end` to the last line of the present attempt; reads earlier attempts to their ends before."""
+        """Reads lines up to the present end of the log and moves `end` there. Reads earlier attempts to their ends
+        first.
+        """
         attempt = self.end[0] if self._build is None else self._build.attempt
         while True:
             until = self._lines_at_end if self.end[0] == attempt else None
@@ -259,7 +265,7 @@ class BuildFeed:
 
     @property
     def _lines_at_end(self) -> int | None:
-        """The number of lines of a finished build: lines that are stored after them are none of it."""
+        """Number of lines of a finished build, or None. Lines that are stored after them do not belong to its log."""
         return self._build.log_lines if isinstance(self._build, Finished) else None
 
     def _wake(self) -> None:
@@ -268,7 +274,7 @@ class BuildFeed:
 
 
 class BuildFeeds:
-    """The feeds of one process, one for each build that has clients."""
+    """Feeds of one process, one for each build that has clients."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -286,7 +292,9 @@ class BuildFeeds:
 
     @contextlib.contextmanager
     def registered(self, build_id: int, client: StreamClient) -> Iterator[BuildFeed]:
-        """Yields the feed of a build to a client. The first client starts the feed, the last one ends it."""
+        """Yields the feed of a build, with this client registered. The first client starts the feed, and the last one
+        ends it.
+        """
         if build_id not in self._feeds:
             feed = BuildFeed(self._services, self._chunks, self._subscription, build_id)
             self._feeds[build_id] = feed, asyncio.create_task(feed.run(), name=f"build {build_id}")
@@ -310,7 +318,7 @@ class BuildFeeds:
 
 
 class BuildStream:
-    """The messages of one client: a source of `api.live.stream_clients`."""
+    """Source of a client's messages about a build (see `api.live.stream_clients`)."""
 
     def __init__(self, feeds: BuildFeeds, build_id: int, *, with_ids: bool, after: LogOffset | None) -> None:
         self._feeds = feeds
@@ -337,7 +345,7 @@ class BuildStream:
 
 
 async def retry_until_connected(read: Callable[[], Awaitable[T]]) -> T:
-    """Calls `read` again every `RETRY_S` while the database cannot be reached; returns its result."""
+    """Calls `read` every `RETRY_S` until the database can be reached; returns its result."""
     while True:
         try:
             return await read()
@@ -347,7 +355,7 @@ async def retry_until_connected(read: Callable[[], Awaitable[T]]) -> T:
 
 
 def parse_offset(last_event_id: str | None) -> LogOffset | None:
-    """Returns the line after which a client wants to go on; None for a new one. Raises Invalid."""
+    """Returns the offset in `Last-Event-ID`, after which the client goes on; None for a new client. Raises Invalid."""
     if not last_event_id:
         return None
     match = MESSAGE_ID.fullmatch(last_event_id)

@@ -1,8 +1,8 @@
-"""Sends the events of the whole log as server-sent events, to each client those that they may see.
+"""Sends the events of the whole log as server-sent events, to each client those that its user may see.
 
-The id of a message is the event's position, so a client that comes back with `Last-Event-ID` goes on after it at any
-process, without losing or repeating an event. All clients of a process share one feed, which reads and encodes each
-event once. Clients that are behind what the feed remembers page through the index of the audit view.
+The id of a message is the event's position. A client that reconnects with `Last-Event-ID`, to any process, gets the
+events after it, without a gap or a repetition. All clients of a process share one feed, which reads and encodes each
+event once. Clients that are further behind than the messages that the feed remembers read pages of the audit trail.
 """
 
 import asyncio
@@ -33,16 +33,16 @@ from projections.audit_view.entries import (
 from store.log.subscription import LogSubscription
 
 MAX_REMEMBERED_BYTES = 8 * 1024 * 1024
-"""Size of the newest messages that a process keeps for clients that are a little behind."""
+"""Bytes of the newest messages that a process remembers for clients that are a little behind."""
 PAGE_SIZE = 100
-"""Events of the index that a client that is further behind gets at once."""
+"""Number of events of the audit trail that a client that is further behind gets at once."""
 INDEX_RETRY_S = 1.0
-"""Pause of a client whose next page is not in the index yet."""
+"""Seconds that a client waits if the audit trail has not reached its next page yet."""
 
 FOR_EVERYBODY = {"nodes", "pools", "templates"}
-"""Areas whose events all users see where they belong to no project."""
+"""Areas whose events all users see, if they belong to no project."""
 FOR_PROJECT_ADMINS = {"audit"}
-"""Areas whose events only the project's admins see."""
+"""Areas whose events only admins of the project see."""
 NOT_ONLY_FOR_ADMINS = [
     name
     for name, event in EVENTS.items()
@@ -50,11 +50,11 @@ NOT_ONLY_FOR_ADMINS = [
 ]
 """Types of events that users who are not admins may see."""
 GRANTING = (ProjectCreated, MemberAdmitted)
-"""Events after which clients may see more than before."""
+"""Events after which users may see more than before."""
 
 
 class FeedMessage(msgspec.Struct, frozen=True):
-    """An encoded event, and what decides who may see it."""
+    """An encoded event, and the fields that decide who may see it."""
 
     position: int
     type: str
@@ -64,7 +64,7 @@ class FeedMessage(msgspec.Struct, frozen=True):
 
 
 class EventFeed:
-    """The newest events, encoded, for the clients of one process. Runs while it has clients."""
+    """Feed of the newest events, encoded, for the clients of one process. It runs while it has clients."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -76,16 +76,16 @@ class EventFeed:
         self._positions: list[int] = []
         self._size = 0
         self.floor = 0
-        """The position after which all messages are remembered."""
+        """Position after which all messages are remembered."""
         self.position = 0
-        """The position up to which all messages have been encoded."""
+        """Position up to which all events have been encoded."""
 
     def __len__(self) -> int:
         return len(self._clients)
 
     @contextlib.contextmanager
     def registered(self, client: StreamClient) -> Iterator[None]:
-        """Registers a client during the block. The first client starts the feed, the last one ends it."""
+        """Registers a client for the block. The first client starts the feed, and the last one ends it."""
         if self._running is None:
             self._has_begun = asyncio.Event()
             self._running = asyncio.create_task(self._run(self._has_begun), name="events")
@@ -100,18 +100,20 @@ class EventFeed:
                 self._messages, self._positions, self._size = [], [], 0
 
     async def begin(self, last: int | None) -> int:
-        """Returns the position after which a client begins: `last`, but at most the log's end; without it, now."""
+        """Returns the position after which a client begins: `last`, but not beyond the end of the log; without `last`,
+        the present position of the feed.
+        """
         await self._has_begun.wait()
         if last is None:
             return self.position
         return min(last, await retry_until_connected(self._services.log.read_head))
 
     def after(self, position: int) -> list[FeedMessage]:
-        """Returns the remembered messages after a position: all of them if it is not before `floor`."""
+        """Returns the remembered messages after a position. They are complete if the position is not before `floor`."""
         return self._messages[bisect_right(self._positions, position) :]
 
     async def load_older(self, wanted: TrailFilter) -> list[FeedMessage] | None:
-        """Loads a page of messages from the log; None while the index has not reached `wanted.before`."""
+        """Returns a page of messages from the log; None if the read models have not reached `wanted.before` yet."""
         services = self._services
         if not await services.waiter.wait_reached((wanted.before or 1) - 1):
             return None
@@ -133,7 +135,7 @@ class EventFeed:
             await self._services.waiter.wait_reached(new[-1].position)
             await refresh_callers(list(self._clients))
         if any(recorded.event.erases is not None for recorded in new):
-            # The remembered messages may hold erased texts: clients that are behind get them from the log again.
+            # The remembered messages may contain erased texts. Clients that are behind read them from the log again.
             self._messages, self._positions, self._size = [], [], 0
             self.floor = self.position
             new = await self._services.log.read_at([recorded.position for recorded in new])
@@ -174,7 +176,7 @@ def _message(entry: AuditEntry) -> FeedMessage:
 
 
 class EventStream:
-    """The messages of one client: a source of `api.live.stream_clients`."""
+    """Source of a client's messages about events (see `api.live.stream_clients`)."""
 
     def __init__(self, feed: EventFeed, project_id: int | None, types: Sequence[str] | None, last: int | None) -> None:
         self._feed = feed
@@ -200,11 +202,13 @@ class EventStream:
         return self._project_id is None or user.may("read", self._project_id)
 
     def keep_alive(self) -> bytes:
-        """Returns a comment with an id, so that a client that comes back does not go through skipped events again."""
+        """Returns a comment with the present position as id, so that a client that reconnects does not read skipped
+        events again.
+        """
         return b": still here\nid: %d\n\n" % self._position
 
     async def _catch_up(self, client: StreamClient) -> None:
-        """Sends one page of what the feed does not remember."""
+        """Sends one page of messages that the feed no longer remembers."""
         floor = self._feed.floor
         wanted = TrailFilter(
             self._projects(client.user), types=self._visible_types(client.user), after=self._position, before=floor + 1

@@ -14,13 +14,13 @@ from store.tables.build_logs import BuildLogs
 log = structlog.get_logger()
 
 CHECK_LIFETIME_S = 60.0
-"""A log that is read all the time is checked again after this long."""
+"""Seconds after which a log is checked again."""
 MAX_CHECKED = 1_000
-"""Builds whose check is remembered."""
+"""Number of builds whose checks are remembered."""
 
 
 class FinishedLogs:
-    """Remembers which logs are as they were stored. Requests for the same log at once check it once."""
+    """Checks of finished logs, which are remembered for some time. Concurrent requests for a log share one check."""
 
     def __init__(self, event_log: EventLog, build_logs: BuildLogs) -> None:
         self._event_log = event_log
@@ -28,8 +28,8 @@ class FinishedLogs:
         self._checks: dict[int, tuple[float, asyncio.Task[int]]] = {}
 
     async def count_lines(self, build_id: int) -> int:
-        """Returns how many lines the log of a finished build has. Raises ContentsAltered if
-        the log is not as it was stored.
+        """Returns the number of lines of a finished build's log. Raises ContentsAltered if the log has been altered,
+        and NotFound if the build is deleted.
         """
         begun, check = self._checks.get(build_id, (0.0, None))
         if check is None or time.monotonic() - begun > CHECK_LIFETIME_S:
@@ -39,7 +39,7 @@ class FinishedLogs:
             self._checks[build_id] = time.monotonic(), check
             if len(self._checks) > MAX_CHECKED:
                 del self._checks[next(iter(self._checks))]
-        # A caller that is cancelled does not cancel the task, which others may wait for.
+        # Cancelling one caller must not cancel the task, since others may wait for it.
         return await asyncio.shield(check)
 
     def _forget_failed(self, build_id: int, check: asyncio.Task[int]) -> None:
@@ -53,7 +53,7 @@ class FinishedLogs:
         damage = await self._build_logs.find_damage(build_id, build.attempt, build.log_lines, build.log_digest)
         if damage is None:
             return build.log_lines
-        # A deletion of the build, its job or project removes the lines some moments after it has destroyed the key.
+        # When the build, its job or its project is deleted, the lines are removed some moments after the data key.
         key = build.queued.data_key
         if key is not None and await self._event_log.find_destroyed_keys([key]):
             raise NotFound(f"There is no build {build_id}.")

@@ -1,10 +1,10 @@
-"""Runs the server-sent event streams of this process, and ends them before their source does where it must.
+"""Runs the server-sent event streams of this process, and cuts them when they must end before their source does.
 
-A client is one open stream. It holds only the message that is being sent; messages come from buffers that all clients
-share. A client is cut when its connection is gone, when it has not taken a message for `STALLED_S`, when there was no
-message for it for `IDLE_S`, when its user has lost access and when the server stops; the client may reconnect and go
-on. Clients register in the call that sends the response, not before: the `finally` of a generator that was never
-started does not run.
+A client is one open stream. Its memory contains only the message that is being sent, since messages come from buffers
+that all clients share. A client is cut when its connection is closed, when it does not accept a message for
+`STALLED_S`, when there is no message for it for `IDLE_S`, when its user loses access, and when the server stops. It may
+reconnect and go on. Clients register in the call that sends the response, not before, because the `finally` of a
+generator that was never started does not run.
 """
 
 import asyncio
@@ -31,22 +31,22 @@ log = structlog.get_logger()
 
 MEDIA_TYPE = "text/event-stream"
 FRAME_BYTES = 16 * 1024
-"""Most bytes that are handed to the HTTP server at once; it takes a few frames ahead of the connection."""
+"""Largest number of bytes that are given to the HTTP server at once. The server buffers a few such frames."""
 STALLED_S = 10.0
-"""Seconds that a frame may wait for the connection until its client is cut."""
+"""Seconds that a frame may wait for the connection before its client is cut."""
 KEEP_ALIVE_S = 15.0
-"""Seconds without a message after which a comment keeps proxies from closing the connection."""
+"""Seconds without a message after which a comment is sent, so that proxies do not close the connection."""
 IDLE_S = 3600.0
 """Seconds without a message after which a client is cut."""
 CHECK_INTERVAL_S = 1.0
 """Seconds between two checks for stalled and idle clients."""
 ACCESS_INTERVAL_S = 2.5
-"""Seconds between two checks whether users may still read: longest time that a lost access goes unnoticed."""
+"""Seconds between two checks whether users may still read. A lost access takes effect after this time at the latest."""
 ACCESS_BATCH_SIZE = 100
-"""Credentials that are checked at once, so that other requests get connections in between."""
+"""Number of credentials that are checked at once. Between batches, other requests get connections."""
 
 Source = Callable[["StreamClient"], Coroutine[Any, Any, None]]
-"""Sends a client its messages; ends when there will be no more."""
+"""Function that sends a client its messages, and returns when there will be no more."""
 
 
 class StreamClient:
@@ -59,9 +59,9 @@ class StreamClient:
         keep_alive: Callable[[], bytes] | None = None,
     ) -> None:
         self.changed = asyncio.Event()
-        """Set it when there may be messages for the client."""
+        """Event that a source or feed sets when there may be messages for the client."""
         self.user = request.user
-        """The user as of the last check of their access."""
+        """User with the access that the last check found."""
         self.request = request
         self._may_read = may_read
         self._keep_alive = keep_alive
@@ -72,7 +72,7 @@ class StreamClient:
         self._send: Send
 
     async def run(self, source: Source, receive: Receive, send: Send) -> None:
-        """Returns when the source has ended or the client was cut."""
+        """Runs the source until it ends or the client is cut."""
         self._send = send
         watching = asyncio.create_task(self._watch(receive))
         sending = asyncio.create_task(source(self))
@@ -88,7 +88,7 @@ class StreamClient:
         self._message_at = self._sent_at
 
     async def wait(self) -> None:
-        """Returns when `changed` was set. Sends a keep-alive comment if one is due."""
+        """Waits until `changed` is set, and clears it. Sends a keep-alive comment if one is due."""
         await self.changed.wait()
         self.changed.clear()
         if self._is_due and self._keep_alive is not None:
@@ -100,7 +100,7 @@ class StreamClient:
             self._cut.set_result(None)
 
     def check(self, now: float) -> None:
-        """Cuts the client when it is stalled or idle; wakes it when a keep-alive comment is due."""
+        """Cuts the client if it is stalled or idle. Wakes it if a keep-alive comment is due."""
         if self._sending_since is not None:
             if now - self._sending_since > STALLED_S:
                 self.cut()
@@ -111,7 +111,7 @@ class StreamClient:
             self.changed.set()
 
     def update_caller(self, caller: User | Agent | None) -> None:
-        """Replaces the user by their present self; cuts the client when they may not read any more."""
+        """Replaces the user by one with the present access. Cuts the client if they may no longer read."""
         if isinstance(caller, User) and self._may_read(caller):
             self.user = caller
         else:
@@ -146,7 +146,7 @@ class StreamClients:
 
     @contextlib.asynccontextmanager
     async def watched(self) -> AsyncIterator[None]:
-        """Checks the clients during the block; cuts all of them at its end."""
+        """Checks the clients during the block, and cuts all of them at its end."""
         tasks = [asyncio.create_task(self._check()), asyncio.create_task(self._check_access())]
         try:
             yield
@@ -173,7 +173,7 @@ class StreamClients:
 
 
 async def refresh_callers(clients: Iterable[StreamClient]) -> None:
-    """Looks up the users of the clients again, once for all clients with the same credentials."""
+    """Looks up the access of the clients' users again, once for each set of credentials."""
     by_credentials: dict[str, list[StreamClient]] = defaultdict(list)
     for client in clients:
         by_credentials[client.request.headers["authorization"]].append(client)
@@ -196,9 +196,9 @@ async def _refresh_caller(clients: list[StreamClient]) -> None:
 
 @contextlib.asynccontextmanager
 async def watching_disconnect(request: Request[Any, Any, Any], changed: asyncio.Event) -> AsyncIterator[asyncio.Event]:
-    """Yields an event that is set, and `changed` with it, when the client closes the connection.
+    """Yields an event that is set when the client closes the connection; `changed` is then set too.
 
-    For handlers that wait: the server does not end them then. The body of the request must have been read.
+    Handlers that wait need it, since the server does not end them then. The request's body must have been read before.
     """
     is_gone = asyncio.Event()
 
@@ -215,7 +215,7 @@ async def watching_disconnect(request: Request[Any, Any, Any], changed: asyncio.
 
 
 class LiveStream(Stream):
-    """A response that sends a client its messages as its source has them."""
+    """Response that sends a client the messages of its source as they come."""
 
     def __init__(self, clients: StreamClients, client: StreamClient, source: Source) -> None:
         super().__init__((), headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})

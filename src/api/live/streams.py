@@ -1,4 +1,6 @@
-"""Holds the open streams of a process and their feeds: made in one file, since controllers of both feeds use it."""
+"""Open streams of a process, and the feeds that they read. They are made in one file, since several controllers use
+them.
+"""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -11,7 +13,7 @@ from api.live.stream_clients import StreamClients
 
 
 class Streams:
-    """The live streams of a process, in the application's state as `streams`."""
+    """Live streams of a process. They are in the application's state as `streams`."""
 
     def __init__(self, services: Services) -> None:
         self.clients = StreamClients()
