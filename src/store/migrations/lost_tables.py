@@ -44,6 +44,7 @@ TABLES = {
     "queue_reasons": StoreTable("build_id reason", NOTHING),
     "token_uses": StoreTable("token_id used_at", "when API tokens were last used"),
     "login_failures": StoreTable("subject failures since", "the count of failed logins"),
+    "known_logins": StoreTable("subject at", "from which addresses users have signed in"),
     "projection_positions": StoreTable(POSITION_COLUMNS, "all read models: build them, as `readyz` says then"),
     "parked_events": StoreTable(
         PARKED_COLUMNS, "which events are parked: build read models that had some (`testhide projections rebuild`)"
