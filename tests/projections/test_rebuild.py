@@ -51,6 +51,8 @@ from testhide.processes import Core
 from tests.projections.toys import query
 from tests.support.strategies import commands
 
+RECORDINGS = 1_000
+"""Numbers of recordings for each build, so that an id of a result or an artifact belongs to one build alone."""
 SMALL = st.integers(1, 3)
 LEADER = st.just("a")
 CALLER = CommandContext("user:1")
@@ -150,17 +152,19 @@ anything = st.one_of(
     commands(CreateKnownIssue, kind=st.just("signature")),
     commands(UpdateKnownIssue, match=st.none()),
     commands(DeleteKnownIssue),
-    commands(NoteSearch, found=st.just([(100, 1), (110, 2)])),
+    commands(NoteSearch, found=st.just([(10_000, 2), (20_010, 1)])),
     commands(AddToQuarantine, job_id=st.integers(1, 2), now=st.just(UNSTAMPED)),
     commands(RemoveFromQuarantine, job_id=st.integers(1, 2)),
     commands(RecordExpiry, job_id=st.integers(1, 2)),
     commands(RecordRecovery, job_id=st.integers(1, 2), now=st.just(UNSTAMPED)),
 )
-# Of builds 1 and 2 and their first recordings.
+# Of builds 1 and 2, if the first recordings are theirs.
 results = st.builds(
-    lambda build_id, number: Result(number * 10, build_id, 1 + build_id % 2, 1, "failed", "f", "s"),
+    lambda build_id, number: Result(
+        (RECORDINGS * build_id + number) * 10, build_id, 1 + build_id % 2, 1, "failed", "f", "s"
+    ),
     st.integers(1, 2),
-    st.integers(10, 12),
+    st.integers(0, 2),
 )
 triage_commands = st.one_of(
     *(commands(kind, result=results) for kind in (ClassifyResult, LinkDefect, SetResolution, LinkKnownIssue))
@@ -179,7 +183,13 @@ happening = st.one_of(
     commands(CommentOnBuild),
     commands(PinBuild),
     commands(DeleteBuild),
-    commands(DeleteArtifact, artifact_id=st.integers(10, 15)),
+    st.integers(1, 2).flatmap(
+        lambda build_id: commands(
+            DeleteArtifact,
+            build_id=st.just(build_id),
+            artifact_id=st.integers(0, 2).map(lambda number: RECORDINGS * build_id + number),
+        )
+    ),
     st.builds(
         Recording,
         st.integers(1, 4),
@@ -216,11 +226,11 @@ class Story:
         self._handler = Handler(event_log, lambda: begin + timedelta(seconds=next(seconds)))
         self._engine = Engine(connection, PROJECTIONS, announce=True)
         self._position = 0
-        self._recordings = count(10)
+        self._recordings = count()
 
     async def execute(self, command: Command) -> None:
         if isinstance(command, Recording):
-            command = dataclasses.replace(command, number=next(self._recordings))
+            command = dataclasses.replace(command, number=RECORDINGS * command.build_id + next(self._recordings))
         steps: list[Command] = [command]
         if isinstance(command, DeleteProject):  # as the API does it
             steps = [CloseProject(command.project_id), *(DeletePool(number, (1, 2)) for number in (1, 2, 3)), command]
