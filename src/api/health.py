@@ -37,13 +37,15 @@ every few seconds.
 LEADERS = {DISPATCH_LOCK: "testhide dispatch", SCHEDULES_LOCK: "testhide work"}
 """Lock of a leader -> the command that runs it."""
 LEADER_IDLE_S = 30.0
-"""Idle time of a leader's connection after which its process counts as standing still: it checks its lock every second,
-but reads the whole log before its first check.
+"""Seconds without a query on a leader's connection after which its process counts as standing still. A leader checks
+its lock every second, but first reads the whole log.
 """
 REACTION_OVERDUE_S = 60.0
-"""A sweep runs what is due every 5 s."""
+"""Seconds after which a due reaction counts as overdue. A sweep runs due reactions every 5 s."""
 DELIVERY_OVERDUE_S = 300.0
-"""Long enough for the deliveries of a burst of builds to a receiver that takes the full 10 s for some of them."""
+"""Seconds after which a due delivery counts as overdue. A burst of builds may take minutes to a receiver that needs 10
+s for some deliveries.
+"""
 MIN_FREE_BYTES = 256 * 2**20
 """Free bytes on a disk below which the server counts as degraded. An embedded PostgreSQL alone writes its log in files
 of 16 MB.

@@ -79,8 +79,8 @@ class TriageController(Controller):
 
     @post("/classification", status_code=200, guards=[CAN_WRITE])
     async def classify_test(self, ctx: RequestContext, test_id: int, data: NewClassification) -> Classified:
-        """Classifies a failure. A person's classification overrides those of rules and models, and never the
-        reverse.
+        """Classifies a failure. Rules and models never override a person's classification, but a person overrides
+        theirs.
         """
         user = ctx.user
         result = to_recorded(await find_visible_result(ctx, test_id))

@@ -284,8 +284,8 @@ class WebhookController(Controller):
 
     @post("/{id:int}/history/{delivery_id:str}/redeliver", status_code=202, guards=[PROJECT_ADMINS])
     async def redeliver_webhook(self, ctx: RequestContext, id: int, delivery_id: str) -> Redelivering:
-        """Sends a message again whose delivery has ended. It has the same id, and as many attempts as a new
-        delivery.
+        """Delivers a message once more after its delivery has ended. The message keeps its id, and gets as many
+        attempts as a new one.
         """
         await find_accessible(ctx, WebhookRow, id)
         found = await delivery_history.find_delivery_state(ctx.source, id, delivery_id)

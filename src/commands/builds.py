@@ -185,8 +185,8 @@ class FinishExternalBuild(Command, of=BUILD):
                 )
 
     def repeats(self, build: Finished) -> bool:
-        """Returns whether the build has already ended by a report of this verdict, even if its results changed the
-        verdict.
+        """Returns whether the command has the build's verdict, or the one that the pipeline reported before results
+        changed it.
         """
         if build.reason == "reports_unreadable" and self.ignore_unreadable:
             return False
@@ -282,8 +282,8 @@ def find_reports_by_wildcard(build: AnyBuild) -> list[Report]:
 
 
 def find_exit_codes_of_failed_tests(env: Mapping[str, str]) -> set[int]:
-    """Returns the exit codes with which a job's test runner reports failed tests: those of its variable, by default
-    1.
+    """Returns the exit codes with which a job's test runner reports failed tests: the list in TEST_FAILURE_EXIT_CODES,
+    or 1 if `env` lacks it.
     """
     return {int(code) for code in env.get(TEST_FAILURE_EXIT_CODES, "1").split(",") if code.strip().isdecimal()}
 

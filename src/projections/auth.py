@@ -130,9 +130,9 @@ class Credentials(msgspec.Struct, frozen=True):
     token_id: int | None = None
     token_hash: bytes = b""
     scopes: list[str] = []
-    """Scopes of the API token; empty for no limit."""
+    """Scopes of the API token; empty if they do not limit it."""
     project_ids: list[int] | None = None
-    """Projects that the API token is limited to; None for no limit."""
+    """Ids of the projects that the API token is limited to; None if there is no such limit."""
 
 
 _ACCESS = (

@@ -1,4 +1,4 @@
-"""Read model of known issues, and of the failures that each of them also matches."""
+"""Read model of known issues, and of the failures that people have added to them."""
 
 from collections.abc import Iterable
 from datetime import datetime

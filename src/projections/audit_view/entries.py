@@ -294,7 +294,7 @@ def _fields(prefix: str, struct: msgspec.Struct) -> Iterator[tuple[str, Any]]:
 
 
 def _flat(name: str, last: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Yields dotted name and value of everything within a value that is shown as one field. `last` is the last part of
+    """Yields (dotted name, value) for each part of a value that is shown as one field. `last` is the last part of
     `name`.
     """
     match value:

@@ -56,9 +56,7 @@ def matches_in(recorded: Recorded) -> Iterator[RuleMatch]:
 
 
 def fold_triage(events: Iterable[Recorded], matches: Iterable[RuleMatch]) -> Triage:
-    """Folds the events of a result's stream together with the matches of rules with the result, in the order of the
-    log.
-    """
+    """Folds the events of a result's stream and its rule matches, in the order of the log."""
     state = TRIAGE.initial
     steps: list[Recorded | RuleMatch] = [*events, *matches]
     for step in sorted(steps, key=lambda step: step.position):

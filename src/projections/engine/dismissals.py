@@ -14,9 +14,7 @@ ANY_VERSION = 2**62
 
 
 async def with_dismissals(event_log: EventLog, projections: Sequence[Projection]) -> list[Projection]:
-    """Returns the projections with the dismissals that the log has now. A dismissal that cannot be decoded has no
-    effect.
-    """
+    """Returns the projections with `dismissed` read from the log. A dismissal that cannot be decoded has no effect."""
     streams = {projection.name: PROJECTION.at(projection.name) for projection in projections}
     found = await event_log.load_up_to({stream.name: ANY_VERSION for stream in streams.values()})
     return [

@@ -49,7 +49,7 @@ async def ensure_tables(connection: AsyncConnection, projections: Sequence[Proje
     """Creates the missing tables of these projections. A projection that is new starts at position 0 of the log."""
     for projection in projections:
         async with connection.transaction():
-            # As one text, for one round trip.
+            # All statements in one text, for a single round trip.
             wanted = (statement for row in projection.rows for statement in statements.create(row))
             await connection.execute("; ".join(wanted).encode())
             await connection.execute(

@@ -116,7 +116,7 @@ def changed_columns(row: Row, event: Event) -> dict[str, Any]:
 
 class Rows(Protocol):
     def get(self, row: type[R], *key: Any) -> R | None:
-        """Returns the row as the events before left it; None if there is none. `keys` must have named it."""
+        """Returns the row as earlier events left it; None if there is none. `keys` must have named it."""
         ...
 
     def get_many(self, row: type[R], keys: Sequence[Any]) -> Sequence[R | None]:

@@ -64,8 +64,9 @@ class ProjectionWaiter:
     async def wait(self, position: int, first: int | None = None) -> bool:
         """Waits until the read models show the events from position `first` (default: `position`) to `position`.
 
-        Returns False after WAIT_TIMEOUT_S; at once if an earlier wait for this position or an older one timed out; and
-        if one of these events is parked or a read model is broken.
+        Returns False if that takes longer than WAIT_TIMEOUT_S, if one of these events is parked, or if a read model is
+        broken. After a time-out, it returns False at once for the same or a later position, until that position is
+        reached.
         """
         if not await self.wait_reached(position) or self._has_broken:
             return False
@@ -76,7 +77,7 @@ class ProjectionWaiter:
 
     async def wait_reached(self, position: int) -> bool:
         """Waits until all read models that are not broken have reached the position, even if they parked events.
-        Returns False after WAIT_TIMEOUT_S, or at once if an earlier wait for this position or an older one timed out.
+        Returns False after WAIT_TIMEOUT_S, or at once if an earlier wait timed out as `wait` describes.
         """
         if position <= self._position:
             return True

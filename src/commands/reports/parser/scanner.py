@@ -1,6 +1,6 @@
 """Splits text into tags and the text between them, in files that are often not valid XML.
 
-An XML parser cannot be used, since it must not go on after a fault. libxml2 in recover mode reads nothing after a text
+An XML parser must stop at a fault, but this scanner has to go on. libxml2 in recover mode reads nothing after a text
 such as `1 < 2`, returns an element that lost its end tag with the next cases inside of it, and expands internal
 entities in its event interface even when told not to. This scanner knows only the five entities of XML, skips document
 type declarations, and loses at a fault only the element that contains it. For well-formed documents it sends the same

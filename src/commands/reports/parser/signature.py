@@ -109,7 +109,9 @@ def _masked_path(match: re.Match[str]) -> str:
 
 
 def frames(trace: str) -> list[str]:
-    """Returns the names of at most three functions of the stack that are not the tools', the innermost first."""
+    """Returns the names of at most three functions of a stack trace, the innermost first, without functions of
+    tools.
+    """
     if len(trace) > TRACE_LENGTH:
         trace = trace[: TRACE_LENGTH // 2] + "\n" + trace[-TRACE_LENGTH // 2 :]
     innermost_first: list[str] = []
