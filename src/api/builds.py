@@ -98,6 +98,10 @@ class BuildPage(msgspec.Struct):
     """Only with `as_of`: ids of the builds of this page that have been deleted since. Their branch and commit are
     erased.
     """
+    branch_erased: int | UnsetType = UNSET
+    """With `as_of` and `branch`: how many builds match the other filters and have been deleted since. Nobody knows
+    whether they were on this branch, so they are left out; without `branch` the list has them. 10,000 stands for more.
+    """
 
 
 class LogPage(msgspec.Struct):
@@ -299,10 +303,13 @@ async def read_past_page(
     async with ctx.services.past.limit(), ctx.reading() as connection:
         ids = await build_positions.fetch_page(connection, on_page, moment.position, limit, offset)
         total = await build_positions.count(connection, filters, moment.position)
+        unknown: int | UnsetType = UNSET
+        if filters.branch is not None:
+            unknown = (await build_positions.count_without_branch(connection, filters, moment.position)).builds
         reader = await make_reader(ctx.services.pool, ctx.log, moment, [BuildRow])
         rows = await fold_builds(reader, ids)
     erased = [row.id for row in rows if reader.tables.is_erased(row)]
-    return ids, total, BuildPage(total.builds, [item(row) for row in rows], erased)
+    return ids, total, BuildPage(total.builds, [item(row) for row in rows], erased, unknown)
 
 
 async def find_visible_build(ctx: RequestContext, build_id: int) -> BuildRow:

@@ -125,3 +125,9 @@ async def fetch_page(
 async def count(connection: AsyncConnection, filters: BuildFilters, position: int) -> BuildCount:
     """Returns the number of matching builds at a position, exact or up to MAX_COUNT like `projections.builds.count`."""
     return await builds.count(connection, filters, _at(filters.status), position=position)
+
+
+async def count_without_branch(connection: AsyncConnection, filters: BuildFilters, position: int) -> BuildCount:
+    """The number of builds at a position that match the other filters, but whose branch has been erased since."""
+    erased = f"(SELECT * FROM {_at(filters.status)} WHERE branch IS NULL) without_branch"
+    return await builds.count(connection, msgspec.structs.replace(filters, branch=None), erased, position=position)
