@@ -45,6 +45,14 @@ def test_what_is_signed_opens_with_its_key_alone() -> None:
             open_note(note, others)
 
 
+def test_a_text_that_was_changed_is_told_from_a_key_that_is_unknown() -> None:
+    note = KEY.sign(CHECKPOINT.text).replace("time 2026", "time 2025")
+    with pytest.raises(BadNote, match=r"the text does not fit the signature by testhide/1 \(key [0-9a-f]{8}\): one"):
+        open_note(note, [SigningKey.new("testhide/1").verifier, KEY.verifier])
+    with pytest.raises(BadNote, match="not one of the keys"):
+        open_note(note, [SigningKey.new("testhide/1").verifier])
+
+
 @settings(deadline=None)
 @given(st.integers(0, 10_000), st.integers(0, 7))
 def test_a_note_in_which_a_bit_turned_does_not_open(index: int, bit: int) -> None:

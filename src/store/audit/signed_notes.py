@@ -95,11 +95,14 @@ def open_note(note: str, keys: Iterable[VerifierKey]) -> str:
     """Returns the text of a note that one of the keys has signed. Raises BadNote."""
     text, signatures = split_note(note)
     known = {(key.name, key.key_id): key for key in keys}
-    for name, signature in signatures:
-        key = known.get((name, signature[:4]))
-        if key is not None and key.verifies(text, signature[4:]):
-            return text
+    by_known = [
+        (known[name, signature[:4]], signature) for name, signature in signatures if (name, signature[:4]) in known
+    ]
+    if any(key.verifies(text, signature[4:]) for key, signature in by_known):
+        return text
     by = ", ".join(f"{name} (key {signature[:4].hex()})" for name, signature in signatures)
+    if by_known:
+        raise BadNote(f"the text does not fit the signature by {by}: one of them was changed after it was signed")
     raise BadNote(f"the signature by {by} is not one of the keys {', '.join(map(str, known.values())) or '(none)'}")
 
 

@@ -63,7 +63,7 @@ class Verifier:
         self.begins_at = 1
         """The first position that the export covers."""
         self._has_ended = False
-        self._is_after_header = False
+        self._is_after_header = self._is_after_end = False
         self.erasures = Erasures()
         self._versions: dict[str, int] = {}
         self._later_keys: list[tuple[int, VerifierKey]] = []
@@ -84,6 +84,8 @@ class Verifier:
 
     def _read(self, line: ExportLine, number: int) -> None:
         was_after_header, self._is_after_header = self._is_after_header, line.export is not None
+        if self._is_after_end and line.export is None:
+            self._report(None, f"line {number} comes after the end of the export")
         if line.export is not None:
             if was_after_header:
                 self._report(None, f"line {number} is a second header: nothing of the export stands between them")
@@ -91,6 +93,7 @@ class Verifier:
         elif self.header is None:
             self._report(None, f"line {number} comes before the export's header")
         elif line.end is not None:
+            self._is_after_end = True
             self._has_ended = line.end == self._at == self.header.size
         elif line.later_erasures is not None:
             self.erasures.read_later(line.later_erasures)
@@ -117,7 +120,7 @@ class Verifier:
                 self.key = _parse_key(header.keys[0])
         else:
             self._continue(header, self.header, before, number)
-        self.header, self._has_ended = header, False
+        self.header, self._has_ended, self._is_after_end = header, False, False
         self._add_checkpoints(header)
         self._compare_checkpoints()
 
