@@ -80,7 +80,7 @@ class ClassifyResult(_OfResult):
             before, kind, by = self.result.by_rule, "rule", None
         if WEIGHT[self.set_by_kind] < WEIGHT[kind]:
             return
-        if (before, kind, by) != (self.classification, self.set_by_kind, self.set_by):
+        if triage.is_by_link or (before, kind, by) != (self.classification, self.set_by_kind, self.set_by):
             yield self.event(ResultClassified, self.result, replaced=before, replaced_kind=kind)
 
 

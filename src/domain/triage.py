@@ -87,7 +87,9 @@ class ResolutionSet(ResultEvent, frozen=True):
 
 
 class KnownIssueLinked(ResultEvent, frozen=True):
-    """A user linked the result to a known issue. It gets the issue's classification unless a user has classified it."""
+    """A user linked a known issue: the result gets its classification from that user, unless a user has classified it
+    otherwise than by a link.
+    """
 
     name: ClassVar[str] = "result.known_issue_linked"
     known_issue_id: int
@@ -107,13 +109,21 @@ class Triage(msgspec.Struct, frozen=True):
     resolution: str = ""
     resolution_by: int | None = None
     known_issue_id: int | None = None
+    is_by_link: bool = False
+    """Whether the classification is that of a known issue which a user linked. The next one that is linked replaces
+    it.
+    """
 
 
 def evolve(state: Triage, event: Event) -> Triage:
     match event:
         case ResultClassified():
             return msgspec.structs.replace(
-                state, classification=event.classification, set_by_kind=event.set_by_kind, set_by=event.set_by
+                state,
+                classification=event.classification,
+                set_by_kind=event.set_by_kind,
+                set_by=event.set_by,
+                is_by_link=False,
             )
         case DefectLinked():
             return msgspec.structs.replace(state, defect_key=event.defect_key, defect_url=event.defect_url)
@@ -121,9 +131,15 @@ def evolve(state: Triage, event: Event) -> Triage:
             return msgspec.structs.replace(state, resolution=event.resolution, resolution_by=event.set_by)
         case KnownIssueLinked():
             linked = msgspec.structs.replace(state, known_issue_id=event.known_issue_id)
-            if state.set_by_kind == "user":
+            if state.set_by_kind == "user" and not state.is_by_link:
                 return linked
-            return msgspec.structs.replace(linked, classification=event.classification, set_by_kind="rule", set_by=None)
+            return msgspec.structs.replace(
+                linked,
+                classification=event.classification,
+                set_by_kind="user",
+                set_by=event.set_by,
+                is_by_link=True,
+            )
         case _:
             return state
 

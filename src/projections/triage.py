@@ -18,7 +18,7 @@ from projections.auth import email_column
 from projections.engine.model import Change, DeleteRange, DeleteWhere, Int, Key, Projection, Row, Rows, SmallInt, Table
 from projections.known_issues import KnownIssueRow
 
-VERSION = 1
+VERSION = 2
 
 
 class RuleMatchRow(Row, frozen=True):
@@ -45,6 +45,7 @@ class TriageRow(Row, frozen=True):
     resolution: str = ""
     resolution_by: int | None = None
     known_issue_id: int | None = None
+    is_by_link: bool = False
 
 
 TABLES = (RuleMatchRow, TriageRow)

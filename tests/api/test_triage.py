@@ -107,8 +107,15 @@ def test_a_linked_known_issue_classifies_what_fails_alike(server: Server, projec
     linked = results_of(server, build)[0]
     assert (
         linked.items()
-        >= ({"classification": "infra", "classified_by": "rule", "known_issue_id": issue} | DEFECT).items()
+        >= ({"classification": "infra", "classified_by": "user", "known_issue_id": issue} | DEFECT).items()
     )
+    assert linked["set_by"] == ADMIN[0]
+    assert server.admin.fetch(f"/report/{build}")["classified_by_rules"] == 0
+    other = new_issue(server, project, signature="1" * 16, classification="test_bug")
+    triage(server.admin, first, "known-issue", known_issue_id=other)
+    assert results_of(server, build)[0]["classification"] == "test_bug", "of the issue that was linked last"
+    triage(server.admin, first, "known-issue", known_issue_id=issue)
+    server.admin.delete(f"/api/v3/known-issues/{other}")
     triage(server.admin, second, "known-issue", known_issue_id=issue)
     later = given_build(server, job)
     upload(server.admin, later, REPORT)

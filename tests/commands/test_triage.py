@@ -90,7 +90,15 @@ def test_linking_a_known_issue_teaches_it() -> None:
     given(*GIVEN, ISSUE).when(LinkKnownIssue(RESULT, 17, ANN)).then(linked, taught)
     given(*GIVEN, ISSUE, linked, taught).when(LinkKnownIssue(RESULT, 17, ANN)).then_nothing()
     state = TRIAGE.at(100).fold([linked])
-    assert (state.classification, state.set_by_kind, state.known_issue_id) == ("infra", "rule", 17)
+    assert (state.classification, state.set_by_kind, state.known_issue_id) == ("infra", "user", 17)
+    assert (state.set_by, state.is_by_link) == (ANN, True)
+    other = KnownIssueLinked(**OF_RESULT, known_issue_id=18, classification="flaky", set_by=BOB)
+    assert TRIAGE.at(100).fold([linked, other]).classification == "flaky"
+    decided = by_user("infra")
+    given(*GIVEN, linked).when(ClassifyResult(RESULT, "infra", "user", ANN)).then(
+        by_user("infra", replaced="infra", replaced_kind="user")
+    )
+    assert TRIAGE.at(100).fold([linked, decided, other]).classification == "infra", "a person has decided it since"
 
 
 def test_only_what_is_new_is_taught() -> None:

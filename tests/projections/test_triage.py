@@ -61,7 +61,7 @@ def test_what_people_say_is_a_row() -> None:
 
 def test_a_linked_issue_classifies_what_nobody_has() -> None:
     row = given(LINKED).when(PROJECTION).one(TriageRow)
-    assert (row.classification, row.set_by_kind, row.known_issue_id) == ("infra", "rule", 17)
+    assert (row.classification, row.set_by_kind, row.known_issue_id) == ("infra", "user", 17)
 
 
 def test_a_search_classifies_only_what_nobody_has() -> None:

@@ -7,7 +7,7 @@ from datetime import datetime
 from psycopg_pool import AsyncConnectionPool
 
 from domain.core.events import Event, Recorded, readable
-from domain.triage import TRIAGE, Classification, KnownIssueLinked, Source
+from domain.triage import Classification, Source
 from projections import audit_trail
 from projections.audit_trail import TrailFilter
 from projections.results_cases import TestCaseRow
@@ -69,15 +69,8 @@ class RuleHistory:
         return dict(await fetch_rows(self._pool, query, {"ids": list(case_ids)}))
 
     async def current_classifications(self, result_ids: Iterable[int]) -> dict[int, tuple[Classification, Source]]:
-        # When a person links a known issue, `set_by_kind` is `rule` too. Only the events of the result tell the two
-        # apart.
-        is_linked = (
-            f"EXISTS (SELECT FROM stored_events WHERE originator_id = '{TRIAGE.prefix}-' || v.id"
-            f" AND topic = '{KnownIssueLinked.name}')"
-        )
         query = (
-            f"SELECT t.id, {CLASSIFICATION},"
-            f" CASE WHEN v.set_by_kind = 'rule' AND {is_linked} THEN 'user' ELSE {CLASSIFIED_BY} END"
+            f"SELECT t.id, {CLASSIFICATION}, {CLASSIFIED_BY}"
             f" FROM unnest(%(ids)s::bigint[]) t(id){TRIAGE_JOINS} WHERE {CLASSIFIED_BY} IS NOT NULL"
         )
         return {
