@@ -21,6 +21,7 @@ from domain.builds import (
 from domain.core.errors import Conflict, NotFound
 from domain.core.events import AnyStream, Event
 from domain.dispatch import LEADER, LeadershipTaken
+from domain.results import RESULTS, ResultsRecorded, count_no_more
 from store.tables.build_logs import EMPTY_LOG, LogEnd
 
 MAX_ATTEMPTS = 3
@@ -80,7 +81,11 @@ class AcknowledgeBuild(Command, of=BUILD):
 
 @dataclass(frozen=True)
 class LoseBuild(Command, of=BUILD):
-    """Queues a build again that its node lost or did not acknowledge. Aborts it after MAX_ATTEMPTS."""
+    """Queues a build again that its node lost or did not acknowledge. Aborts it after MAX_ATTEMPTS.
+
+    The results of an attempt that another one follows no longer count, neither in the build nor in the history of their
+    tests.
+    """
 
     build_id: int
     node_id: int
@@ -88,7 +93,12 @@ class LoseBuild(Command, of=BUILD):
     reason: str
     log: LogEnd = EMPTY_LOG
 
-    def decide(self, build: AnyBuild | None) -> Iterable[Event]:
+    def then_reads(self, build: AnyBuild | None, **_: None) -> Sequence[AnyStream]:
+        if build is None or build.attempt >= MAX_ATTEMPTS or not build.counting_reports:
+            return ()
+        return (RESULTS.at(self.build_id),)
+
+    def decide(self, build: AnyBuild | None, *results: Sequence[ResultsRecorded | None]) -> Iterable[Event]:
         if not isinstance(build, Assigned | Running) or build.node_id != self.node_id or build.attempt != self.attempt:
             return
         if self.reason == "not_acknowledged" and isinstance(build, Running):
@@ -106,7 +116,15 @@ class LoseBuild(Command, of=BUILD):
                 node_id=self.node_id,
             )
             return
-        yield self.event(BuildRequeued, **build.ids, reason=reason)
+        lost = [
+            count_no_more(block)
+            for report in build.counting_reports
+            for stored in results
+            for block in stored[report.results_from : report.results_from + report.blocks]
+            if block is not None
+        ]
+        yield from lost
+        yield self.event(BuildRequeued, **build.ids, reason=reason, blocks=len(lost))
 
 
 def describe_losses(losses: Sequence[LossReason]) -> str:

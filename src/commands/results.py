@@ -4,7 +4,6 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import compress
 from operator import sub
 from typing import Any
 
@@ -33,10 +32,9 @@ from domain.results import (
     SKIPPED,
     CasesSeen,
     ResultsRecorded,
-    ResultsReplaced,
     cases_stream,
     commit_number,
-    find_flaky,
+    count_no_more,
     results_stream,
 )
 from domain.triage import CLASSIFICATIONS, ResultsClassifiedByRules
@@ -119,7 +117,7 @@ class RecordReport(Command):
         quarantine = others[-1] if others else None
         entries = [] if quarantine is None else quarantine.active(self.now)
         quarantined = self._quarantined(entries)
-        blocks: list[Event] = [*self._replaced_results(build), *self._blocks(build, quarantined)]
+        blocks: list[Event] = [*map(count_no_more, self.replaced_blocks), *self._blocks(build, quarantined)]
         blocks += self._classified(build)
         blocks += self._ran(build, quarantine)
         yield from blocks
@@ -181,16 +179,6 @@ class RecordReport(Command):
             warnings=[LATE],
             detail=join_sentences(build.detail, sentence),
         )
-
-    def _replaced_results(self, build: AnyBuild) -> Iterator[ResultsReplaced]:
-        for block in self.replaced_blocks:
-            kept = [final and status != SKIPPED for final, status in zip(block.finals, block.statuses, strict=True)]
-            yield ResultsReplaced(
-                **build.ids,
-                case_ids=Int32s(compress(block.case_ids, kept)),
-                statuses=bytes(compress(block.statuses, kept)),
-                flaky=bytes(compress(find_flaky(block), kept)),
-            )
 
     def _classified(self, build: AnyBuild) -> Iterator[ResultsClassifiedByRules]:
         if self.matches:

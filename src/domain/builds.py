@@ -102,6 +102,10 @@ class BuildRequeued(BuildEvent, frozen=True):
     node_id: int
     attempt: int
     reason: LossReason
+    blocks: int = 0
+    """Events in the results stream, appended in the same commit: the results of the attempt count no more. In older
+    events none; there they went on to count in the history of their tests.
+    """
 
 
 class BuildStarted(BuildEvent, frozen=True):
@@ -302,7 +306,9 @@ def evolve(state: AnyBuild | None, event: Event) -> AnyBuild | None:
         case BuildRequeued():
             # Failures of the lost attempt do not count against the next one.
             losses = (*state.losses, event.reason)
-            return Queued(**_common(state, losses=losses, failed=0, quarantined=0, known_issues=0))
+            version = state.results_version + event.blocks
+            counts: dict[str, Any] = dict.fromkeys(("failed", "quarantined", "known_issues"), 0)
+            return Queued(**_common(state, losses=losses, results_version=version, **counts))
         case BuildStarted():
             commit_sha = event.commit_sha or state.queued.commit_sha
             return Running(**_common(state, attempt=event.attempt, commit_sha=commit_sha), node_id=event.node_id)

@@ -6,13 +6,14 @@ instead of a thousand maps.
 """
 
 from hashlib import blake2b
+from itertools import compress
 from typing import Any, ClassVar, Literal, get_args
 
 import msgspec
 
 from domain.core.columns import Int16s, Int32s
 from domain.core.data_keys import build_key, project_key
-from domain.core.events import Event
+from domain.core.events import Category, Event
 
 PASSED, FAILED, SKIPPED = 0, 1, 2
 ResultStatus = Literal["passed", "failed", "skipped"]
@@ -115,7 +116,9 @@ class ResultsRecorded(Event, frozen=True):
 
 
 class ResultsReplaced(Event, frozen=True):
-    """A block of results no longer counts, because its report was replaced. Skipped results are left out."""
+    """A block of results no longer counts, because its report was replaced or its attempt lost. Skipped results are
+    left out.
+    """
 
     name: ClassVar[str] = "results.replaced"
     build_id: int
@@ -137,6 +140,19 @@ def find_flaky(event: ResultsRecorded) -> bytes:
     if not event.flips:
         return event.flaky
     return bytes(flaky or flip == FLIPPED for flaky, flip in zip(event.flaky, event.flips, strict=True))
+
+
+def count_no_more(block: ResultsRecorded) -> ResultsReplaced:
+    """Returns the event that takes a block of results out of the counts of its test cases."""
+    kept = [final and status != SKIPPED for final, status in zip(block.finals, block.statuses, strict=True)]
+    return ResultsReplaced(
+        build_id=block.build_id,
+        job_id=block.job_id,
+        project_id=block.project_id,
+        case_ids=Int32s(compress(block.case_ids, kept)),
+        statuses=bytes(compress(block.statuses, kept)),
+        flaky=bytes(compress(find_flaky(block), kept)),
+    )
 
 
 def commit_number(commit_sha: str) -> int:
@@ -170,4 +186,10 @@ def results_stream(build_id: int) -> str:
     return f"results-{build_id}"
 
 
+def evolve(state: tuple[ResultsRecorded | None, ...], event: Event) -> tuple[ResultsRecorded | None, ...]:
+    return (*state, event if isinstance(event, ResultsRecorded) else None)
+
+
+RESULTS = Category[tuple[ResultsRecorded | None, ...]]("results", (), evolve)
+"""The state of a build's stream of results: the blocks, each at the index of its version less one."""
 EVENTS = (CasesSeen, ResultsRecorded, ResultsReplaced)

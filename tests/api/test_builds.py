@@ -11,6 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from projections.results_cases import CaseStatsRow
 from store.postgres.notifications import POLLS
 from testhide.engines import Engines
 from testhide.preparation import create_first_admin
@@ -204,6 +205,31 @@ def test_the_log_of_an_attempt_that_was_lost(quiet_shop: Shop) -> None:
         f"Build {number} has no attempt 3; its last one is 2.",
     )
     agent.finished(build).raise_for_status()
+
+
+def test_results_of_an_attempt_that_was_lost_count_no_more(quiet_shop: Shop) -> None:
+    shop, lost = quiet_shop, quiet_shop.new_agent()
+    number = shop.start()
+    fails = b'<testsuite name="s"><testcase classname="t" name="a"><failure message="x"/></testcase></testsuite>'
+    lost.report(lost.take_up(), fails).raise_for_status()
+    case = shop.admin.fetch(f"/tests?build_id={number}")["results"][0]["test_case_id"]
+    assert runs_of(shop, case) == (1, 1)
+    lost.disconnect().raise_for_status()
+    agent = shop.new_agent()
+    build = agent.take_up()
+    assert (shop.admin.fetch(f"/builds/{number}")["failed"], runs_of(shop, case)) == (0, (0, 0))
+    agent.report(build, b'<testsuite name="s"><testcase classname="t" name="a"/></testsuite>').raise_for_status()
+    agent.finished(build).raise_for_status()
+    assert (shop.admin.fetch(f"/builds/{number}")["status"], runs_of(shop, case)) == ("passed", (1, 0))
+
+
+def runs_of(shop: Shop, case: int) -> tuple[int, int]:
+    """The runs and failures of a test case."""
+    shop.server.wait_until_projected()
+    with psycopg.connect(shop.server.settings.database_url) as connection:
+        query = f"SELECT runs, failures FROM {CaseStatsRow.table} WHERE case_id = %s"
+        ((runs, failures),) = connection.execute(query.encode(), (case,)).fetchall()
+    return runs, failures
 
 
 def test_whatever_an_agents_clock_says_its_log_can_be_read(quiet_shop: Shop) -> None:

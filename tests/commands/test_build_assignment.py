@@ -3,16 +3,30 @@
 from typing import Any
 
 import hypothesis
+import msgspec
 import pytest
 
 from commands.build_assignment import MAX_ATTEMPTS, AcknowledgeBuild, AssignBuild, LoseBuild, TakeLeadership
 from domain import dispatch
-from domain.builds import BuildAssigned, BuildFinished, BuildQueued, BuildRequeued
+from domain.builds import BUILD, BuildAssigned, BuildFinished, BuildQueued, BuildRequeued
 from domain.core.errors import Conflict
 from domain.core.events import Event
 from domain.dispatch import LEADER, LeadershipTaken
+from domain.results import FAILED, PASSED, SKIPPED, ResultsReplaced, count_no_more
 from store.tables.build_logs import LogEnd
-from tests.commands.test_builds import ABORTED, ASSIGNED, CONFIGURATION, EXTERNAL, IDS, LED, QUEUED, STARTED, requeued
+from tests.commands.test_builds import (
+    ABORTED,
+    ASSIGNED,
+    CONFIGURATION,
+    EXTERNAL,
+    IDS,
+    LED,
+    QUEUED,
+    STARTED,
+    reported,
+    requeued,
+)
+from tests.projections.test_results import block
 from tests.support.spec import folds, given, is_decided_once
 from tests.support.strategies import commands, histories
 
@@ -74,6 +88,22 @@ def test_an_assignment_that_nobody_took_up_goes_back() -> None:
 def test_a_lost_agents_build_goes_back() -> None:
     given(QUEUED, ASSIGNED, STARTED).when(LoseBuild(1, 3, 1, "agent_lost")).then(requeued())
     given(QUEUED, ASSIGNED).when(LoseBuild(1, 3, 1, "agent_lost")).then(requeued())
+
+
+def test_the_results_of_a_lost_attempt_count_no_more() -> None:
+    first, counting = block(1, PASSED, FAILED), block(1, PASSED, SKIPPED, FAILED, first_result_id=300)
+    second = msgspec.structs.replace(reported(1), blocks=2, first_result_id=300, replaces=1)
+    history = (QUEUED, ASSIGNED, STARTED, first, reported(1), count_no_more(first), counting, second)
+    gone, lost = given(*history).when(LoseBuild(1, 3, 1, "agent_lost"))
+    assert gone == count_no_more(counting)
+    assert isinstance(gone, ResultsReplaced)
+    assert (list(gone.case_ids), gone.statuses) == ([1, 3], bytes([PASSED, FAILED]))
+    assert lost == msgspec.structs.replace(requeued(), blocks=1)
+    build = BUILD.at(1).fold([*history, gone, lost])
+    assert build is not None
+    assert (build.results_version, build.failed) == (4, 0), "reports of the next attempt are appended behind it"
+    again = BuildAssigned(**IDS, node_id=3, attempt=2)
+    given(*history, gone, lost, again).when(LoseBuild(1, 3, 2, "agent_lost")).then(requeued(attempt=2))
 
 
 @pytest.mark.parametrize("other", [LoseBuild(1, 4, 1, "agent_lost"), LoseBuild(1, 3, 2, "agent_lost")])
