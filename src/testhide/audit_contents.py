@@ -1,16 +1,21 @@
-"""Compares build logs, artifacts and the endpoints of webhooks with the log: `testhide audit verify --contents`."""
+"""Compares what is stored beside the log with its events: `testhide audit verify --contents`.
+
+Build logs, artifacts, and the endpoints of webhooks and Teams channels are compared.
+"""
 
 import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from psycopg_pool import AsyncConnectionPool
 
 from domain.artifacts import ARTIFACT, ArtifactStored
 from domain.builds import BUILD, BuildFinished, Finished
 from domain.core.errors import StreamDamaged
-from domain.core.events import Damaged, Recorded
+from domain.core.events import Category, Damaged, Recorded
 from domain.endpoints import EndpointDeleted, EndpointRegistered, EndpointUpdated
+from domain.teams import CHANNEL, ChannelRegistered
 from domain.webhooks import WEBHOOK, WebhookRegistered
 from integrations.ports import BlobMissing, Blobs
 from store.log.event_log import EventLog
@@ -32,7 +37,8 @@ class ContentsCheck:
     artifacts: int = 0
     size: int = 0
     """Bytes of the artifacts."""
-    webhooks: int = 0
+    endpoints: int = 0
+    """Webhooks and channels of MS Teams."""
     build_logs: BuildLogs = field(init=False)
 
     def __post_init__(self) -> None:
@@ -45,7 +51,7 @@ class ContentsCheck:
         """
         head, position, is_full = await self.log.read_head(), 0, True
         while is_full:
-            names = [BuildFinished.name, ArtifactStored.name, WebhookRegistered.name]
+            names = [BuildFinished.name, ArtifactStored.name, WebhookRegistered.name, ChannelRegistered.name]
             events, position, is_full = await self.log.read_batch(position, BATCH_SIZE, names, up_to=head)
             for recorded in events:
                 try:
@@ -63,8 +69,8 @@ class ContentsCheck:
                 return await self._find_damaged_log(event)
             case ArtifactStored() as event:
                 return await self._find_damaged_artifact(event)
-            case WebhookRegistered() as event:
-                return await self._find_changed_webhook(event)
+            case WebhookRegistered() | ChannelRegistered() as event:
+                return await self._find_changed_endpoint(event)
             case _:
                 return None
 
@@ -95,22 +101,25 @@ class ContentsCheck:
         name = f"artifact {event.artifact_id} of build {event.build_id}, {event.path}"
         return f"{name}: its content ({event.blob}) {damage}" if damage is not None else None
 
-    async def _find_changed_webhook(self, event: WebhookRegistered) -> str | None:
-        stored, planned = await fetch_folded(self.pool, event.webhook_id, PLANNER)
+    async def _find_changed_endpoint(self, event: WebhookRegistered | ChannelRegistered) -> str | None:
+        stored, planned = await fetch_folded(self.pool, event.endpoint_id, PLANNER)
         history = (await self.log.load([event.stream]))[event.stream]
         folded = [item for item in history if isinstance(item.event, EndpointRegistered | EndpointUpdated)]
         is_deleted = any(isinstance(item.event, EndpointDeleted) for item in history) or await self._is_deleted(event)
         if is_deleted or folded[-1].position > planned:
             return None  # deleted, or the planner, which fills the table, has not read the last event of the stream
-        self.webhooks += 1
+        self.endpoints += 1
+        name = f"{'webhook' if event.kind == 'webhook' else 'Teams channel'} {event.endpoint_id}"
         if stored is None:
-            return f"webhook {event.webhook_id} is not delivered any more: it is gone from the table webhook_endpoints"
-        webhook = WEBHOOK.at(event.webhook_id).fold(item.event for item in history)
-        changed = [name for name, value in stored.items() if value != getattr(webhook, name)]
-        return (
-            f"webhook {event.webhook_id}: its {', '.join(changed)} in webhook_endpoints is changed" if changed else None
-        )
+            return f"{name} is not delivered to any more: it is gone from the table webhook_endpoints"
+        category: Category[Any] = WEBHOOK if event.kind == "webhook" else CHANNEL
+        state = category.at(event.endpoint_id).fold(item.event for item in history)
+        # The address of a channel is in its stream alone.
+        expected = {"kind": event.kind, "url": None, "sealed_secret": None}
+        right = {name: getattr(state, name, expected.get(name)) for name in stored}
+        changed = [name for name, value in stored.items() if value != right[name]]
+        return f"{name}: its {', '.join(changed)} in webhook_endpoints is changed" if changed else None
 
-    async def _is_deleted(self, event: BuildFinished | ArtifactStored | WebhookRegistered) -> bool:
+    async def _is_deleted(self, event: BuildFinished | ArtifactStored | EndpointRegistered) -> bool:
         key = event.data_key
         return key is not None and bool(await self.log.find_destroyed_keys([key]))

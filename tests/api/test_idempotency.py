@@ -160,6 +160,22 @@ def test_an_answer_that_was_lost_says_what_became_of_the_request(server: Server,
     assert len(comments(server.admin, build)) == 1
 
 
+def test_an_answer_that_was_altered_is_not_given(server: Server, build: int) -> None:
+    key = uuid4().hex
+    first = comment(server.admin, build, key)
+    with psycopg.connect(server.settings.database_url, autocommit=True) as connection:
+        connection.execute(
+            "UPDATE stored_events_once SET answer = set_byte(answer, 20, get_byte(answer, 20) # 1)"
+            " WHERE answer IS NOT NULL"
+        )
+    again = comment(server.admin, build, key)
+    assert again.status_code == 409
+    assert f"position {first.headers['Testhide-Position']}" in again.json()["detail"]
+    assert "somebody altered it" in again.json()["detail"]
+    with psycopg.connect(server.settings.database_url, autocommit=True) as connection:
+        connection.execute("DELETE FROM stored_events_once")
+
+
 def test_an_answer_that_cannot_be_kept_is_given_all_the_same(server: Server, build: int) -> None:
     key = uuid4().hex
     with psycopg.connect(server.settings.database_url, autocommit=True) as connection:

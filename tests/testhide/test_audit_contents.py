@@ -12,6 +12,7 @@ from domain.artifacts import ArtifactDeleted, ArtifactStored, blob_key
 from domain.builds import BuildAssigned, BuildDeleted, BuildFinished, BuildQueued, BuildStarted
 from domain.core.events import Event, EventMetadata
 from domain.jobs import JobDeleted
+from domain.teams import ChannelDeleted, ChannelRegistered
 from domain.webhooks import WebhookDeleted, WebhookRegistered, WebhookUpdated
 from integrations.blobs import ObstoreBlobs, open_blobs
 from store.clock import utcnow
@@ -146,14 +147,23 @@ async def test_where_a_webhook_is_delivered_to(store: Store) -> None:
     assert (await store.check())[1] == [], "nobody has planned deliveries yet"
     await store.plan(registered, updated)
     check, found = await store.check()
-    assert (check.webhooks, found) == (1, [])
+    assert (check.endpoints, found) == (1, [])
     await store.execute("UPDATE webhook_endpoints SET url = 'https://evil.example.com', events = '{}'")
     assert [text.partition(": ")[2] for text in (await store.check())[1]] == [
         "webhook 5: its url, events in webhook_endpoints is changed"
     ]
+    channel = ChannelRegistered(
+        channel_id=6, project_id=PROJECT, events=["build.failed"], sealed_url=b"sealed", shown_url="https://x/…"
+    )
+    await store.append(channel)
+    await store.plan(channel)
+    check, found = await store.check()
+    assert (check.endpoints, len(found)) == (2, 1)
+    await store.execute("UPDATE webhook_endpoints SET events = '{}', project_id = 7 WHERE id = 6")
+    assert "Teams channel 6: its events, project_id in webhook_endpoints is changed" in (await store.check())[1][1]
     await store.execute("DELETE FROM webhook_endpoints")
-    assert "webhook 5 is not delivered any more" in (await store.check())[1][0]
-    await store.append(WebhookDeleted(**hook))
+    assert "webhook 5 is not delivered to any more" in (await store.check())[1][0]
+    await store.append(WebhookDeleted(**hook), ChannelDeleted(channel_id=6, project_id=PROJECT))
     assert (await store.check())[1] == []
 
 
@@ -174,7 +184,7 @@ async def test_the_command(
     monkeypatch.setenv("TESTHIDE_SETTINGS", str(tmp_path / "settings.json"))
     assert await asyncio.to_thread(verify, contents=True) == 0
     assert (
-        "3 build logs, 3 artifacts with 57 bytes, 0 webhooks; findings: 0\nverified: all of them"
+        "3 build logs, 3 artifacts with 57 bytes, 0 webhooks and channels; findings: 0\nverified: all of them"
         in capsys.readouterr().out
     )
     (store.folder / blob_key(JOB, 13, 13)).unlink()

@@ -81,6 +81,11 @@ class IdempotentRequest:
 
 
 def _conflict(first: EarlierRequest) -> Conflict:
+    if first.is_altered:
+        return Conflict(
+            f"The first request with this {HEADER} was carried out (position {first.position}), but its stored answer"
+            " is not the one that was given: somebody altered it. Look at what the request made."
+        )
     if first.made is not None:
         return Conflict(f"The first request made {first.made}; its secret is not shown again.")
     if first.age.total_seconds() < IN_FLIGHT_S:

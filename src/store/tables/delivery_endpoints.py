@@ -46,8 +46,8 @@ async def fetch_targets(connection: AsyncConnection) -> list[DeliveryTarget]:
 
 
 async def fetch_folded(source: Source, endpoint_id: int, planner: str) -> tuple[dict[str, Any] | None, int]:
-    """Returns an endpoint's columns that are folded from events (None without a row), and the planner's position."""
-    columns = ", ".join(f"'{column}', e.{column}" for column in FOLDED_COLUMNS if column != "sealed_secret")
+    """Returns an endpoint's columns that come from events (None without a row), and the planner's position."""
+    columns = ", ".join(f"'{column}', e.{column}" for column in ("kind", "project_id", "url", "events", "active"))
     row = await fetch_row(
         source,
         f"SELECT CASE WHEN e.id IS NOT NULL THEN jsonb_build_object({columns}) END, e.sealed_secret,"

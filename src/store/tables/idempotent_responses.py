@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 import msgspec
+import structlog
 from psycopg_pool import AsyncConnectionPool
 
-from store.crypto.secrets import Secrets, decrypt, encrypt
+from store.crypto.secrets import SecretMismatch, Secrets, decrypt, encrypt
 from store.postgres.queries import execute, fetch_row
+
+log = structlog.get_logger()
 
 RETENTION = timedelta(hours=24)
 SECRET_RETENTION = timedelta(minutes=5)
@@ -34,7 +37,9 @@ class EarlierRequest:
     made: int | None
     """The id of the created resource when the response shows a secret of that resource."""
     answer: StoredResponse | None
-    """None while the request is running, after its process died, and for a secret after SECRET_RETENTION."""
+    """None while the request is running, after its process died, for a secret after SECRET_RETENTION, or if altered."""
+    is_altered: bool = False
+    """Whether the stored response is not the one that this server stored for this key."""
 
 
 _answers = msgspec.msgpack.Decoder(StoredResponse)
@@ -51,7 +56,11 @@ class IdempotentResponses:
         if (row := await fetch_row(self._pool, query, (scope,))) is None:
             return None
         body, position, age, made, sealed = row
-        answer = None if sealed is None else _answers.decode(decrypt(self._key, sealed, scope))
+        try:
+            answer = None if sealed is None else _answers.decode(decrypt(self._key, sealed, scope))
+        except SecretMismatch:
+            log.error("the stored response to an idempotency key was altered", position=position)
+            return EarlierRequest(body, position, age, made, None, is_altered=True)
         return EarlierRequest(body, position, age, made, answer)
 
     async def store(self, scope: bytes, answer: StoredResponse, made: int | None) -> None:
