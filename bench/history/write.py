@@ -20,6 +20,7 @@ from domain.core.events import EventMetadata
 from domain.registry import EVENTS, UPCASTERS
 from store.crypto.secrets import Secrets
 from store.log.codec import EventMapper
+from store.log.row_macs import add_mac
 from store.migrations.baseline import SEQUENCES
 
 FIRST_ID = 1_000
@@ -61,7 +62,8 @@ class Encoder:
                 version = self._versions[event.stream] = self._versions[event.stream] + 1
                 key = self._key(event.data_key) if event.sealed and event.data_key else None
                 self.types[event.name] += 1
-                yield self._mapper.encode(event.stream, version, event, metadata, key)
+                row = self._mapper.encode(event.stream, version, event, metadata, key)
+                yield add_mac(self._secrets.rows_key, row)
                 if event.erases is not None:
                     self._erase(event.erases)
 

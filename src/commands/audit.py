@@ -1,4 +1,6 @@
-"""Commands on the audit log: record that somebody read it or that it was restored, and change its signing key."""
+"""Commands on the audit log: record that somebody read it or that it was restored, change its signing key, and say
+which rows may be sealed.
+"""
 
 import secrets as random
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,7 +9,19 @@ from dataclasses import dataclass, field
 from psycopg_pool import AsyncConnectionPool
 
 from commands.handler import Command, CommandContext, Handler
-from domain.audit import AUDIT_READ, RESTORES, SIGNING_KEY, AuditRead, LogRestored, SigningKeyChanged, What
+from domain.audit import (
+    AUDIT_READ,
+    RESTORES,
+    ROWS,
+    SIGNING_KEY,
+    AuditRead,
+    LogRestored,
+    RowAccepted,
+    RowMacsRequired,
+    RowRules,
+    SigningKeyChanged,
+    What,
+)
 from domain.core.errors import Conflict
 from domain.core.events import AnyStream, Event
 from store.audit.checkpoints import keep_key
@@ -43,6 +57,31 @@ class NoteRestore(Command):
     def decide(self, last: int) -> Iterable[Event]:
         if last != self.position:
             yield self.event(LogRestored)
+
+
+@dataclass(frozen=True)
+class RequireRowMacs(Command):
+    def reads(self) -> Sequence[AnyStream]:
+        return (ROWS,)
+
+    def decide(self, rules: RowRules) -> Iterable[Event]:
+        if not rules.are_macs_required:
+            yield RowMacsRequired()
+
+
+@dataclass(frozen=True)
+class AcceptRow(Command):
+    position: int
+    leaf: str
+    reason: str
+    operator: str
+
+    def reads(self) -> Sequence[AnyStream]:
+        return (ROWS,)
+
+    def decide(self, rules: RowRules) -> Iterable[Event]:
+        if rules.accepted.get(self.position) != self.leaf:
+            yield self.event(RowAccepted)
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,15 @@
-"""The audit log: who read it, which key signs its checkpoints, and when it was restored from a backup.
+"""The audit log: who read it, which key signs its checkpoints, when it was restored from a backup, and which rows an
+operator accepted.
 
 Each reading is a stream of one event, so that recording it never waits for another reading. The signing keys are in
 the log itself. Each key signs a checkpoint that covers the event of the next key, so whoever trusts one key can verify
 all later keys.
 """
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
+
+import msgspec
 
 from domain.core.events import Category, Event
 
@@ -81,8 +85,52 @@ def evolve_restores(state: int, event: Event) -> int:
             return state
 
 
+class RowMacsRequired(Event, frozen=True):
+    """Rows from here on have a MAC, in a log that began with a release that made none."""
+
+    name: ClassVar[str] = "audit.row_macs_required"
+
+    @property
+    def stream(self) -> str:
+        return ROWS.name
+
+
+class RowAccepted(Event, frozen=True):
+    """An operator lets a row be sealed that this server did not write, or not so."""
+
+    name: ClassVar[str] = "audit.row_accepted"
+    position: int
+    leaf: str
+    """The hash of the row's leaf in the audit tree: another row at this position is not accepted."""
+    reason: str
+    operator: str
+    """The account of the operating system that accepted it."""
+
+    @property
+    def stream(self) -> str:
+        return ROWS.name
+
+
+class RowRules(msgspec.Struct, frozen=True):
+    are_macs_required: bool = False
+    accepted: Mapping[int, str] = {}
+    """Position -> hash of the leaf of the row that was accepted there."""
+
+
+def evolve_row_rules(state: RowRules, event: Event) -> RowRules:
+    match event:
+        case RowMacsRequired():
+            return msgspec.structs.replace(state, are_macs_required=True)
+        case RowAccepted():
+            return msgspec.structs.replace(state, accepted={**state.accepted, event.position: event.leaf})
+        case _:
+            return state
+
+
 AUDIT_READ = Category[AuditRead | None]("audit-read", None, evolve_reading)
 SIGNING_KEY = Category[str | None]("audit", None, evolve_signing_key).at("signing-keys")
 RESTORES = Category[int]("log", 0, evolve_restores).at("restores")
 """Stream of the restores. Its state is the last position of the newest restored backup."""
-EVENTS = (AuditRead, SigningKeyChanged, LogRestored)
+ROWS = Category("rows", RowRules(), evolve_row_rules).at("log")
+"""Stream of what may be sealed."""
+EVENTS = (AuditRead, SigningKeyChanged, LogRestored, RowMacsRequired, RowAccepted)

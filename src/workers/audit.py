@@ -5,6 +5,7 @@ lost the lock cannot write.
 """
 
 import asyncio
+import itertools
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -13,25 +14,28 @@ from datetime import datetime
 import psycopg
 import structlog
 from psycopg import AsyncConnection
+from psycopg.errors import UndefinedTable
 from psycopg_pool import AsyncConnectionPool
 
-from commands.audit import new_signing_key
+from commands.audit import RequireRowMacs, new_signing_key
 from commands.handler import CommandContext, Handler
-from domain.audit import SIGNING_KEY, SigningKeyChanged
+from domain.audit import ROWS, SIGNING_KEY, SigningKeyChanged
 from domain.core.errors import StreamDamaged
 from domain.core.events import Recorded
 from integrations.checkpoints import CheckpointFolder
 from store.audit.checkpoints import (
     AuditTree,
     SealedCheckpoint,
+    leaf_hash_of,
     load_edge,
-    next_leaves,
+    next_rows,
     signing_key,
     write_checkpoint,
     write_tiles,
 )
 from store.audit.merkle import Edge
 from store.audit.recheck import RESTORE_LOG, RESTORE_TREE, Recheck, TreeDamaged
+from store.audit.row_checks import RowChecks, load_row_checks
 from store.audit.sealing import SEALER_LOCK
 from store.audit.signed_notes import BadNote, Checkpoint, VerifierKey, note_hash, open_note
 from store.crypto.secrets import SecretMismatch, Secrets
@@ -52,6 +56,10 @@ CHECKPOINT_INTERVAL_S = 10.0
 CHECKPOINT_EVENTS = 10_000
 """Number of events after which a checkpoint is signed early, so that under load none covers very many."""
 RECONNECT_DELAY_S = 0.2
+RESTORE_ROW = (
+    "put it back by `testhide audit put-back {position} --from BACKUP`, or if there is no other, accept it by"
+    " `testhide audit accept {position} --reason TEXT`"
+)
 
 
 @dataclass
@@ -70,8 +78,6 @@ class Sealer:
     def __post_init__(self) -> None:
         self._tree = AuditTree(self.pool)
         self._recheck = Recheck(self.pool, self.event_log)
-        self._alarm: str | None = ""
-        """The alarm that this process set last; None when it ended the alarm, empty before it did either."""
 
     async def run(self, listener: Listener) -> None:
         """Seals the log while this process leads. Runs until cancelled."""
@@ -84,15 +90,16 @@ class Sealer:
                         log.info("sealing the log")
                         while True:
                             cursor.position = await self.seal(connection)
-                            await self._set_alarm(None)
+                            await set_alarm(self.pool, ALARM, None)
                             await cursor.wait()
                 except (psycopg.OperationalError, AppendFailed) as error:
                     log.warning("the sealer lost its connection", error=str(error).strip())
                     await asyncio.sleep(RECONNECT_DELAY_S)
-                except (TreeDamaged, StreamDamaged, SecretMismatch, LookupError) as error:
-                    log.error("the log is no longer sealed", error=str(error))
+                except (TreeDamaged, StreamDamaged, SecretMismatch, LookupError, UndefinedTable) as error:
+                    reason = str(error).partition("\n")[0]  # PostgreSQL's go on with the statement
+                    log.error("the log is no longer sealed", error=reason)
                     async with tolerate_outages("alarm of the sealer"):
-                        await self._set_alarm(f"the log is not sealed any more: {error}")
+                        await set_alarm(self.pool, ALARM, f"the log is not sealed any more: {reason}")
                     await asyncio.sleep(self.interval_s)
 
     def hold_lock(self) -> AbstractAsyncContextManager[AsyncConnection]:
@@ -130,31 +137,47 @@ class Sealer:
     async def seal(self, connection: AsyncConnection) -> int:
         """Extends the tree to the end of the log and signs a checkpoint of it. Returns the tree's size.
 
-        Before that, checks the newest checkpoint and the next part of what is already in the tree. Raises TreeDamaged.
+        Before that, checks the newest checkpoint and the next part of what is already in the tree. Raises TreeDamaged,
+        also for a row that this server did not write, or not so: it seals the log up to there.
         """
         keys = await self._keys()
         last = await self._tree.checkpoint()
         if last is not None:
             await self._verify(last, keys)
         await self._recheck.check_next(last.size if last else 0, lambda size: VerifierKey.parse(key_at(keys, size)))
+        checks = await self._row_checks()
         # Leaves after the last checkpoint are computed again: no signature covers the stored ones.
         edge = await load_edge(connection, last.size if last else 0)
-        while leaves := await next_leaves(connection, edge.size):
-            async with connection.transaction():
-                await write_tiles(connection, edge.append(leaves))
+        is_right = True
+        while is_right and (rows := await next_rows(connection, edge.size)):
+            right = list(itertools.takewhile(lambda item: checks.allow(*item), rows))
+            is_right = len(right) == len(rows)
+            if right:
+                async with connection.transaction():
+                    await write_tiles(connection, edge.append(leaf_hash_of(*item) for item in right))
             if edge.size - (last.size if last else 0) >= self.max_events:
                 last = await self._sign(connection, edge, last, keys)
         if edge.size > (last.size if last else 0):
             await self._sign(connection, edge, last, keys)
+        if not is_right:
+            raise TreeDamaged(
+                f"the row at position {edge.size + 1} is not one that this server wrote, or was changed since, and is"
+                f" not sealed yet; {RESTORE_ROW.format(position=edge.size + 1)}"
+            )
         head = await self.event_log.read_head()
         if head > edge.size + MAX_GAP:
             raise TreeDamaged(f"position {head} follows {edge.size}, which this server never does; {RESTORE_LOG}")
         return edge.size
 
-    async def _set_alarm(self, message: str | None) -> None:
-        if message != self._alarm:
-            await set_alarm(self.pool, ALARM, message)
-            self._alarm = message
+    async def _row_checks(self) -> RowChecks:
+        checks = await load_row_checks(self.pool, self.event_log, self.secrets, self.clock)
+        if checks.required is not None or not checks.is_older_log:
+            return checks
+        await self.handler.execute(RequireRowMacs(), CommandContext("system:sealer"))
+        checks = await load_row_checks(self.pool, self.event_log, self.secrets, self.clock)
+        if checks.required is None:
+            raise TreeDamaged(f"the events of {ROWS.name} are not those that this server wrote; {RESTORE_LOG}")
+        return checks
 
     async def _verify(self, last: SealedCheckpoint, keys: list[Recorded]) -> None:
         """Raises TreeDamaged unless the tree has the root that the last checkpoint's note signs."""

@@ -14,6 +14,7 @@ from tests.support.documentation import NOT_RUN, PAGES, ROOT, commands_of, docum
 COMMAND = re.compile(r"(?:^|\$\(|=\S+ )((?:testhide|\./dev) [^`]*)")
 SHELL = {">", "|", "||", "&&", ";"}
 OTHER_TESTS = {
+    "audit accept": "tests/testhide/test_audit_docs.py",
     "migrate": "tests/testhide/test_processes.py",
     "reactions retry": "tests/testhide/test_reactions.py",
     **dict.fromkeys(("prepare", "serve", "project", "dispatch", "work"), "tests/testhide/test_production.py"),

@@ -7,8 +7,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from commands.audit import AcceptRow
+from commands.handler import CommandContext, Handler
 from domain.claims import ClaimTaken
 from domain.core.events import EventMetadata
+from store.audit.checkpoints import AuditTree, leaf_hash_of
 from store.audit.export import of_stream
 from store.audit.export_lines import ExportLine, leaf_of_line
 from store.audit.leaves import UnreadableLeaf, hash_of, sha256
@@ -91,6 +94,14 @@ async def test_rows_behind_the_checkpoint(archive: Archive, end: str) -> None:
     assert f"position {size + 1}: is not covered by the export's own checkpoint" in texts(found)
 
 
+@pytest.mark.parametrize("more", ['{"end":%d}', '{"later_erasures":["build-1"]}', '{"end":1}'])
+async def test_lines_behind_the_end(archive: Archive, more: str) -> None:
+    lines = await archive.export()
+    line = (more.replace("%d", str(archive.third.size)) + "\n").encode()
+    found = verified([*lines, line], archive.third, key=archive.first_key)
+    assert f"line {len(lines) + 1} comes after the end of the export" in texts(found)
+
+
 @pytest.mark.parametrize(
     ("index", "says"),
     [
@@ -145,6 +156,9 @@ async def test_a_row_that_could_not_be_read_when_it_was_sealed(archive: Archive)
     await archive.parts.log.append([Write(1, ClaimTaken(claim="odd", owner="ann"))], EventMetadata(NOW, "user:1"))
     position = await archive.parts.log.read_head()
     await archive.execute(f"UPDATE stored_events SET state = 'odd' WHERE notification_id = {position}")
+    row = await AuditTree(archive.parts.pool).row(position)
+    accepted = AcceptRow(position, leaf_hash_of(position, row).hex(), "a test", "ann")
+    await Handler(archive.parts.log, lambda: NOW).execute(accepted, CommandContext("user:1"))
     await archive.seal()
     lines = await archive.export()
     line = read(lines[position])

@@ -5,8 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psycopg
 import pytest
 
+from store.audit.recheck import TreeDamaged
 from tests.api.test_audit_proofs import checkpoints, seal
 from tests.support.builders import given_build, given_job, given_project
 from tests.support.documentation import documented
@@ -51,6 +53,42 @@ def test_the_documented_commands(server: Server, environ: dict[str, str], tmp_pa
 def audit(environ: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-P", "-m", "testhide", "audit", *words]
     return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_a_row_that_was_changed_is_put_back_or_accepted(server: Server, environ: dict[str, str]) -> None:
+    given_project(server)
+    with psycopg.connect(server.settings.database_url, autocommit=True) as connection:
+        connection.execute("CREATE SCHEMA kept")
+        connection.execute("CREATE TABLE kept.stored_events AS TABLE stored_events")
+        query = "SELECT notification_id, topic FROM stored_events ORDER BY notification_id DESC LIMIT 1"
+        ((position, topic),) = connection.execute(query.encode()).fetchall()
+        change = "UPDATE {}stored_events SET topic = 'project.deleted' WHERE notification_id = %s"
+        connection.execute(change.format("").encode(), (position,))
+        url = server.settings.database_url
+        backup = f"{url}{'&' if '?' in url else '?'}options=-csearch_path%3Dkept"
+        for says in (f"put back: {position}", "put back: nothing, all of them are as they were"):
+            done = audit(environ, "put-back", str(position - 1), str(position), "--from", backup)
+            assert (done.returncode, done.stdout.strip()) == (0, says), done.stderr
+        connection.execute(change.format("kept.").encode(), (position,))
+        connection.execute(change.format("").encode(), (position,))
+        done = audit(environ, "put-back", str(position), "--from", backup)
+        assert (done.returncode, "Nothing was changed: the row at position" in done.stderr) == (1, True), done.stderr
+        done = audit(environ, "put-back", str(position), "--from", "/nowhere")
+        assert (done.returncode, "names no data folder" in done.stderr) == (2, True), done.stderr
+        connection.execute("UPDATE stored_events SET topic = %s WHERE notification_id = %s", (topic, position))
+        done = audit(environ, "accept", str(position), "--reason", "none")
+        assert (done.returncode, "it needs no acceptance" in done.stderr) == (1, True), done.stderr
+        ((inserted,),) = connection.execute(
+            "INSERT INTO stored_events (originator_id, originator_version, topic, state)"
+            " VALUES ('claim-by-hand', 1, 'claim.taken', '') RETURNING notification_id"
+        ).fetchall()
+        with pytest.raises(TreeDamaged, match=f"position {inserted} .* `testhide audit put-back {inserted} "):
+            seal(server)
+        done = audit(environ, "accept", str(inserted), "--reason", "written by hand")
+        assert (done.returncode, f"accepted the row at position {inserted}" in done.stdout) == (0, True), done.stderr
+    seal(server)
+    done = audit(environ, "accept", str(inserted), "--reason", "again")
+    assert (done.returncode, "is sealed already" in done.stderr) == (1, True), done.stderr
 
 
 def test_files_that_verify_cannot_read(environ: dict[str, str], tmp_path: Path) -> None:

@@ -136,7 +136,9 @@ def test_the_documented_commands(data: Path) -> None:
     assert "with their builds to run again: 1" in output
     operator.run(move)
 
-    repair, rebuild, dismiss, *ahead, put_key_back = documented("docs/backup.md", "When something is wrong")
+    repair, rebuild, dismiss, *ahead, put_row_back, put_key_back = documented(
+        "docs/backup.md", "When something is wrong"
+    )
     key = operator.path("MOVED") / "secret.key"
     key.write_bytes(base64.b64encode(b"another key, which opens nothing"))
     refused = operator.attempt(start)
@@ -169,9 +171,12 @@ def test_the_documented_commands(data: Path) -> None:
         operator.run(dismiss)
 
         dump_and_restore(operator, settings)
+        damage_row(settings, operator.environ["POSITION"])
+        assert f"put back: {operator.environ['POSITION']}" in operator.run(put_row_back)
         until(
             lambda: {path.name for path in operator.path("CHECKPOINTS").glob("*.txt")} > kept, "the log is sealed again"
         )
+        until(lambda: readiness(admin) == "ok", "the sealer has seen that the row is right again")
 
     shutil.rmtree(operator.path("MOVED") / "engines")
     refused = operator.attempt(start)
@@ -196,6 +201,11 @@ def break_read_models(settings: Settings) -> None:
         assert row is not None
         connection.execute(f"DROP TABLE {row[0]}".encode())
         connection.execute("UPDATE projection_positions SET position = position + 1000000 WHERE name = 'nodes'")
+
+
+def damage_row(settings: Settings, position: str) -> None:
+    with psycopg.connect(settings.database_url, autocommit=True) as connection:
+        connection.execute("UPDATE stored_events SET topic = 'job.deleted' WHERE notification_id = %s", (position,))
 
 
 async def append_poison(settings: Settings) -> int:

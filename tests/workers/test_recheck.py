@@ -3,10 +3,12 @@
 from typing import Any
 
 import pytest
+from psycopg import AsyncConnection
 
 from domain.builds import BuildDeleted, BuildQueued
 from domain.core.events import EventMetadata
 from store.audit.leaves import hash_of, leaf_of
+from store.audit.put_back import NotPutBack, put_rows_back
 from store.audit.recheck import TreeDamaged
 from store.audit.sealing import SealingState, fetch_sealing_state
 from store.log.event_log import Write
@@ -114,6 +116,36 @@ async def test_data_keys_are_checked(yard: Yard) -> None:
     await parts.log.append([Write(2, deleted)], EventMetadata(NOW, "user:1"))
     parts.log._keys.clear()
     await yard.seal()
+
+
+@pytest.mark.parametrize(
+    ("change", "first", "last"),
+    [
+        ("UPDATE stored_events SET topic = 'claim.released' WHERE notification_id = 7", 7, 7),
+        ("DELETE FROM stored_events WHERE notification_id BETWEEN 20 AND 31", 1, 300),
+        (
+            "DELETE FROM stored_events WHERE notification_id = 7;"
+            " UPDATE stored_events SET notification_id = 7 WHERE notification_id = 6",
+            6,
+            7,
+        ),
+    ],
+)
+async def test_rows_are_put_back_as_they_were(yard: Yard, change: str, first: int, last: int) -> None:
+    pool, key = yard.parts.pool, yard.parts.secrets.rows_key
+    await yard.execute("DROP SCHEMA IF EXISTS kept CASCADE; CREATE SCHEMA kept")
+    await yard.execute("CREATE TABLE kept.stored_events AS TABLE stored_events")
+    await yard.execute(change)
+    async with await AsyncConnection.connect(yard.parts.conninfo, autocommit=True) as other:
+        await other.execute("SET search_path = kept")
+        with pytest.raises(TreeDamaged):
+            await yard.seal()
+        await other.execute("UPDATE stored_events SET topic = 'claim.lost' WHERE notification_id = 400")
+        await put_rows_back(pool, key, other, range(first, last + 1))
+        await yard.seal()
+        await yard.execute("UPDATE stored_events SET topic = 'claim.released' WHERE notification_id = 400")
+        with pytest.raises(NotPutBack, match="position 400 of the other database is not the one"):
+            await put_rows_back(pool, key, other, range(399, 402))
 
 
 async def test_leaves_and_tree_that_fit_each_other_but_not_the_tiles_above(yard: Yard) -> None:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from domain.artifacts import ARTIFACT
-from domain.audit import AUDIT_READ, RESTORES, SIGNING_KEY
+from domain.audit import AUDIT_READ, RESTORES, ROWS, SIGNING_KEY
 from domain.auth import API_TOKEN, SESSION
 from domain.builds import BUILD, Build, status_of
 from domain.claims import CLAIM
@@ -65,6 +65,7 @@ CATEGORIES: Mapping[str, Category[Any]] = {
             QUARANTINE,
             SESSION,
             RESTORES.category,
+            ROWS.category,
             SIGNING_KEY.category,
             TEMPLATE,
             TRIAGE,
@@ -95,6 +96,7 @@ _INTERNAL = {
     "assigned_at",
     "claim",
     "has_password",
+    "is_by_link",
     "link",
     "queued",
     "read_id",

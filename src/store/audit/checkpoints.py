@@ -44,8 +44,8 @@ async def load_edge(connection: AsyncConnection, size: int) -> Edge:
     return Edge((level, n, tiles.get((level, n), b"")) for level, n, _ in wanted)
 
 
-async def next_leaves(connection: AsyncConnection, size: int) -> list[bytes]:
-    """Returns hashes of the leaves after the first `size`, computed from the next rows of the log, 256 at most.
+async def next_rows(connection: AsyncConnection, size: int) -> list[tuple[int, StoredEvent | None]]:
+    """Returns the next positions after the first `size` with their rows, to the end of a tile; None for no row.
 
     Stops before a gap of more than MAX_GAP positions. Returns an empty list at the end of the log.
     """
@@ -55,22 +55,27 @@ async def next_leaves(connection: AsyncConnection, size: int) -> list[bytes]:
         " WHERE notification_id > %s ORDER BY notification_id LIMIT %s",
         (size, TILE - size % TILE),
     )
-    leaves: list[bytes] = []
+    found: list[tuple[int, StoredEvent | None]] = []
     for position, *columns in rows:
-        missing = range(size + len(leaves) + 1, position)
+        missing = range(size + len(found) + 1, position)
         if len(missing) > MAX_GAP:
             break  # this server leaves no such gap
         # Positions are committed in their order, so a position that is missing now stays without a row.
-        leaves += [hash_of(GapLeaf(absent)) for absent in missing]
-        leaves.append(hash_of(leaf_of(position, row_of(*columns))))
-    return leaves
+        found += [(absent, None) for absent in missing]
+        found.append((position, row_of(*columns)))
+    return found
+
+
+def leaf_hash_of(position: int, row: StoredEvent | None) -> bytes:
+    """Returns the hash of the leaf of a position."""
+    return hash_of(GapLeaf(position) if row is None else leaf_of(position, row))
 
 
 async def compute_root(connection: AsyncConnection, size: int) -> bytes:
     """Returns the root over the first `size` positions, computed from the rows that the log has now."""
     tree = Edge()
-    while leaves := (await next_leaves(connection, tree.size))[: size - tree.size]:
-        tree.append(leaves)
+    while rows := (await next_rows(connection, tree.size))[: size - tree.size]:
+        tree.append(leaf_hash_of(*item) for item in rows)
     return tree.root
 
 

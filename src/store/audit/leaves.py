@@ -82,7 +82,7 @@ def leaf_of(position: int, stored: StoredEvent) -> EventLeaf | UnreadableLeaf:
 
 def event_leaf(position: int, stored: StoredEvent, opened: Opened) -> EventLeaf:
     """Returns the leaf for an event and its decrypted form. Raises UnreadableEvent."""
-    _, *metadata, _, _, commitment = msgspec.structs.astuple(opened.envelope)
+    _, *metadata, _, _, commitment, _ = msgspec.structs.astuple(opened.envelope)
     row = [position, str(stored.originator_id), stored.originator_version, stored.topic]
     hashes = [sha256(canonical(opened.clear)), commitment.hex(), sha256(stored.state)]
     return EventLeaf(*[*row, *metadata, *hashes])

@@ -7,6 +7,7 @@
 - `claim` turns a value that must be unique into the name of its claim stream.
 - `session_key` makes the keys that sign session tokens, a new one each week.
 - `responses_key` encrypts stored responses (`store.tables.idempotent_responses`).
+- `rows_key` makes the MACs of the log's rows (`store.log.row_macs`).
 - `token_hash` is the stored form of a token.
 - `link_token` makes the token of a link to set a password. No form of this token is stored.
 """
@@ -62,6 +63,7 @@ class Secrets:
         self._links = self._derive(master, "password links")
         self._session_keys = self._derive(master, "sessions")
         self.responses_key = self._derive(master, "first answers")
+        self.rows_key = self._derive(master, "rows of the log")
 
     @staticmethod
     def _derive(master: bytes, purpose: str) -> bytes:

@@ -1,11 +1,11 @@
 """The stored form of events: encoding, sealing, decoding, upcasting.
 
 A stored state is one msgpack array: flags, class version, time in microseconds, actor, correlation id, causation, name
-of the data key, clear fields, sealed fields, commitment. The sealed fields are prefixed with a random salt, encrypted
-with the data key and bound to their row. Once the data key is destroyed, sealed fields read as their defaults, and
-clear fields read as before. The commitment stays. It is the SHA-256 of the salt and the canonical sealed fields: it
-reveals nothing without the salt, and proves with the salt what was sealed. Clear and sealed fields are compressed where
-that saves space.
+of the data key, clear fields, sealed fields, commitment, MAC (`store.log.row_macs`). The sealed fields are prefixed
+with a random salt, encrypted with the data key and bound to their row. Once the data key is destroyed, sealed fields
+read as their defaults, and clear fields read as before. The commitment stays. It is the SHA-256 of the salt and the
+canonical sealed fields: it reveals nothing without the salt, and proves with the salt what was sealed. Clear and sealed
+fields are compressed where that saves space.
 
 An event of an older class version passes through the upcasters of its name. Each turns the fields of one version into
 those of the next.
@@ -57,6 +57,8 @@ class Envelope(msgspec.Struct, array_like=True, frozen=True):
     sealed: bytes
     commitment: bytes
     """Empty when nothing is sealed."""
+    mac: bytes = b""
+    """Empty in a row of a release that made none."""
 
     @property
     def at(self) -> datetime:
@@ -245,6 +247,13 @@ class EventMapper(Mapper[str]):
             return self.envelope(state).key_name
         except UnreadableEvent:
             return None
+
+    def has_mac(self, state: bytes) -> bool:
+        """Tells whether the state has a MAC, right or not; also True for an unreadable state."""
+        try:
+            return bool(self.envelope(state).mac)
+        except UnreadableEvent:
+            return True
 
     def _event(self, name: str, class_version: int, clear: bytes, sealed: bytes | None) -> Event:
         shape = self._shapes.get(name)

@@ -18,6 +18,7 @@ from domain.core.events import Event, EventMetadata, ExpectedVersion, Recorded, 
 from store.crypto.secrets import SecretMismatch, Secrets
 from store.log.append import GroupCommit, IdempotencyKey, Request
 from store.log.codec import EventMapper, KeyOf, UnreadableEvent
+from store.log.row_macs import add_mac
 from store.postgres.batch_loader import BatchLoader
 from store.postgres.queries import Source, fetch_rows
 
@@ -94,8 +95,11 @@ class EventLog:
         events = [write.event for write in writes]
         keys, new = await self._keys_for(writes)
         stored = [
-            self._mapper.encode(
-                write.event.stream, write.version, write.event, metadata, keys.get(write.event.data_key)
+            add_mac(
+                self._secrets.rows_key,
+                self._mapper.encode(
+                    write.event.stream, write.version, write.event, metadata, keys.get(write.event.data_key)
+                ),
             )
             for write in writes
         ]

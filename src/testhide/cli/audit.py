@@ -1,6 +1,8 @@
 """`testhide audit`: verify an export from its files, print checkpoints and keys, change the signing key."""
 
 import codecs
+import contextlib
+import getpass
 import gzip
 import zlib
 from collections.abc import Iterable, Iterator
@@ -8,27 +10,33 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter
+from psycopg import AsyncConnection, OperationalError, ProgrammingError
 
-from commands.audit import new_signing_key
+from commands.audit import AcceptRow, new_signing_key
 from commands.handler import CommandContext, Handler
 from domain.audit import SIGNING_KEY, SigningKeyChanged
 from domain.core.errors import Unavailable
-from store.audit.checkpoints import AuditTree
+from store.audit.checkpoints import AuditTree, leaf_hash_of
 from store.audit.export_lines import ExportHeader
+from store.audit.put_back import NotPutBack, put_rows_back
 from store.audit.signed_notes import BadNote, VerifierKey
 from store.audit.verifier import HeldCheckpoint, Verifier, checkpoint_of
 from store.clock import utcnow
+from store.log.row_macs import has_right_mac
 from testhide.audit_contents import ContentsCheck
 from testhide.cli.options import DataFolder, Flag, on_stack, run_on_stack
 from testhide.cli.printing import printable
 from testhide.operator_errors import Fault
 from testhide.processes import Core, blob_store, core
 from testhide.settings import Settings
+from testhide.stack.offline import settings_of
 
 app = App(name="audit", help="Proof that the log was not altered.")
 
 GZIP = b"\x1f\x8b"
 """The first bytes of a file that gzip has compressed."""
+MAX_PUT_BACK = 10_000
+"""Rows that are put back together."""
 MAX_PRINTED, MAX_KEYS = 50, 10
 """Findings, and data keys on one line, that `verify` prints; the rest is counted."""
 
@@ -55,7 +63,7 @@ def verify(
     key
         The verifier key of the log's first checkpoints (or of the oldest that is trusted).
     contents
-        Compare build logs, artifacts and the addresses of webhooks with the log.
+        Compare build logs, artifacts, and where webhooks and messages to Teams go, with the log.
     """
     if contents:
         if export or checkpoint or key:
@@ -113,6 +121,75 @@ async def rotate_key(parts: Core) -> int:
     return 0
 
 
+@app.command
+def put_back(
+    first: int,
+    last: int | None = None,
+    *,
+    source: Annotated[str, Parameter(name="--from")],
+    data: DataFolder = None,
+) -> int:
+    """Put rows of the log back as they were, from a restored backup. A row that was not there is refused.
+
+    Parameters
+    ----------
+    first
+        Position of the row, as `readyz` or `verify` shows it.
+    last
+        Position of the last one, for several.
+    source
+        Data folder of a backup that `testhide restore` restored, or the URL of its database.
+    """
+    positions = range(first, (last or first) + 1)
+    if not 0 < len(positions) <= MAX_PUT_BACK or first < 1:
+        raise Fault(f"Give one position, or the first and the last of {MAX_PUT_BACK:,} at most.", 2)
+
+    async def work(settings: Settings) -> int:
+        async with core(settings, pool_size=2) as parts:
+            with _source(source) as conninfo:
+                try:
+                    async with await AsyncConnection.connect(conninfo, autocommit=True) as other:
+                        done = await put_rows_back(parts.pool, parts.secrets.rows_key, other, positions)
+                except (OperationalError, ProgrammingError) as error:
+                    raise Fault(
+                        f"--from names no data folder, and no database that can be reached: {str(error).strip()}", 2
+                    ) from None
+                except NotPutBack as error:
+                    raise Fault(f"Nothing was changed: {error}.") from None
+        print(f"put back: {', '.join(map(str, done)) or 'nothing, all of them are as they were'}")
+        return 0
+
+    return run_on_stack(data, work)
+
+
+@app.command
+@on_stack
+async def accept(parts: Core, position: int, *, reason: str) -> int:
+    """Let a row be sealed that this server did not write, or not so, when there is no other to put back.
+
+    The audit trail says who accepted it and why.
+
+    Parameters
+    ----------
+    position
+        Position of the row, as `readyz` shows it.
+    reason
+        Why, for those who read the audit trail.
+    """
+    row = await AuditTree(parts.pool).row(position)
+    if row is None:
+        raise Fault(f"There is no row at position {position}.")
+    newest = await AuditTree(parts.pool).checkpoint()
+    if newest is not None and position <= newest.size:
+        raise Fault(f"The row at position {position} is sealed already: only the one that was there can be put back.")
+    if has_right_mac(parts.secrets.rows_key, row):
+        raise Fault(f"The row at position {position} is as this server wrote it: it needs no acceptance.")
+    command = AcceptRow(position, leaf_hash_of(position, row).hex(), reason, getpass.getuser())
+    await Handler(parts.log, utcnow).execute(command, CommandContext("system:operator"))
+    print(f"accepted the row at position {position} as it is: the next checkpoint covers it")
+    return 0
+
+
 async def verify_contents(settings: Settings) -> int:
     found = 0
     async with core(settings, pool_size=2) as parts:
@@ -123,10 +200,20 @@ async def verify_contents(settings: Settings) -> int:
                 print(printable(damage))
         except Unavailable as error:
             raise Fault(error.detail, 2) from None
-    counts = f"{check.logs} build logs, {check.artifacts} artifacts with {check.size} bytes, {check.webhooks} webhooks"
-    print(f"{counts}; findings: {found}")
+    counts = f"{check.logs} build logs, {check.artifacts} artifacts with {check.size} bytes"
+    print(f"{counts}, {check.endpoints} webhooks and channels; findings: {found}")
     print("ALTERED or incomplete" if found else "verified: all of them are what the log says")
     return 1 if found else 0
+
+
+@contextlib.contextmanager
+def _source(name: str) -> Iterator[str]:
+    """Yield the connection string of a data folder's database, or the URL itself."""
+    if Path(name).is_dir():
+        with settings_of(Path(name), {}) as settings:
+            yield settings.database_url
+    else:
+        yield name
 
 
 def read_export(file: Path) -> Iterator[bytes]:

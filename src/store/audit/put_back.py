@@ -1,0 +1,69 @@
+"""Puts rows of the log back as they were, from another database that was restored from a backup."""
+
+from collections.abc import Sequence
+
+import psycopg
+from eventsourcing.persistence import StoredEvent
+from psycopg import AsyncConnection
+from psycopg_pool import AsyncConnectionPool
+
+from store.audit.checkpoints import AuditTree, leaf_hash_of
+from store.audit.leaves import row_of
+from store.log.row_macs import has_right_mac
+from store.postgres.queries import Source, fetch_rows
+
+
+class NotPutBack(Exception):
+    """A row of the other database is not the one that was at its position. Nothing was changed."""
+
+
+async def put_rows_back(pool: AsyncConnectionPool, rows_key: bytes, other: AsyncConnection, range_: range) -> list[int]:
+    """Replaces those rows at these positions that are not as they were; returns their positions. Raises NotPutBack.
+
+    A row is as it was when its hash is that of its leaf in the audit tree, or before it is sealed, when its MAC is
+    right. Nothing else is put back.
+    """
+    tree = AuditTree(pool)
+    newest = await tree.checkpoint()
+    sealed = newest.size if newest else 0
+    leaves = dict(zip(range_, await tree.leaves(range_), strict=True))
+    theirs, ours = await _fetch(other, range_), await _fetch(pool, range_)
+
+    def is_right(position: int, row: StoredEvent | None) -> bool:
+        if position <= sealed:
+            return leaf_hash_of(position, row) == leaves[position]
+        return row is not None and has_right_mac(rows_key, row)
+
+    wrong = [position for position in range_ if not is_right(position, ours.get(position))]
+    for position in wrong:
+        if not is_right(position, theirs.get(position)):
+            raise NotPutBack(f"the row at position {position} of the other database is not the one that was there")
+    async with pool.connection() as connection, connection.transaction():
+        await connection.execute("DELETE FROM stored_events WHERE notification_id = ANY (%s)", (wrong,))
+        try:
+            await _insert(connection, [(position, row) for position in wrong if (row := theirs.get(position))])
+        except psycopg.errors.UniqueViolation as error:
+            detail = error.diag.message_detail or ""
+            raise NotPutBack(
+                f"another row took its stream and version, put that back together with it: {detail}"
+            ) from None
+    return wrong
+
+
+async def _fetch(source: Source, positions: range) -> dict[int, StoredEvent]:
+    rows = await fetch_rows(
+        source,
+        "SELECT notification_id, originator_id, originator_version, topic, state FROM stored_events"
+        " WHERE notification_id >= %s AND notification_id < %s",
+        (positions.start, positions.stop),
+    )
+    return {position: row_of(*columns) for position, *columns in rows}
+
+
+async def _insert(connection: AsyncConnection, rows: Sequence[tuple[int, StoredEvent]]) -> None:
+    async with connection.cursor() as cursor:
+        await cursor.executemany(
+            "INSERT INTO stored_events (notification_id, originator_id, originator_version, topic, state)"
+            " VALUES (%s, %s, %s, %s, %s)",
+            [(at, row.originator_id, row.originator_version, row.topic, row.state) for at, row in rows],
+        )

@@ -1,0 +1,69 @@
+"""Which rows of the log may be sealed: those that this server wrote, by their MACs, or that an operator accepted.
+
+Older releases made no MACs. In a log that began with one of them, rows without a MAC are sealed up to the event
+`audit.row_macs_required`, and for an hour after it, while the processes of a running server are replaced.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from eventsourcing.persistence import StoredEvent
+
+from domain.audit import ROWS, RowAccepted, RowMacsRequired
+from domain.core.events import Recorded
+from store.audit.leaves import MAPPER, EventLeaf, hash_of, leaf_of, row_of
+from store.crypto.secrets import Secrets
+from store.log.event_log import EventLog
+from store.log.row_macs import has_right_mac
+from store.postgres.queries import Source, fetch_row, fetch_rows
+
+UPGRADE_TIME = timedelta(hours=1)
+"""How long processes of a release that makes no MACs may run on after the first one that requires them."""
+
+
+@dataclass(frozen=True)
+class RowChecks:
+    secrets: Secrets
+    clock: Callable[[], datetime]
+    events: Sequence[Recorded]
+    """The events about checks of rows that this server wrote."""
+    is_older_log: bool
+    """Whether the log began with a release that made no MACs."""
+
+    @property
+    def required(self) -> Recorded | None:
+        """Returns the event that ends the time without MACs."""
+        return next((item for item in self.events if isinstance(item.event, RowMacsRequired)), None)
+
+    def allow(self, position: int, row: StoredEvent | None) -> bool:
+        """Tells whether the row may be sealed. Without a row, the transaction of its position was rolled back."""
+        if row is None or has_right_mac(self.secrets.rows_key, row):
+            return True
+        leaf = leaf_of(position, row)
+        if isinstance(leaf, EventLeaf) and not MAPPER.has_mac(row.state) and self._allow_without_mac(position):
+            return True
+        accepted = [item.event for item in self.events if isinstance(item.event, RowAccepted)]
+        return any(event.position == position and event.leaf == hash_of(leaf).hex() for event in accepted)
+
+    def _allow_without_mac(self, position: int) -> bool:
+        if (required := self.required) is None:
+            return self.is_older_log
+        return position < required.position or self.clock() < required.event.at + UPGRADE_TIME
+
+
+async def load_row_checks(source: Source, log: EventLog, secrets: Secrets, clock: Callable[[], datetime]) -> RowChecks:
+    """Loads what was recorded about checks of rows. Raises StreamDamaged."""
+    recorded = (await log.load([ROWS.name]))[ROWS.name]
+    rows = await fetch_rows(
+        source,
+        "SELECT notification_id, originator_id, originator_version, topic, state FROM stored_events"
+        " WHERE originator_id = %s",
+        (ROWS.name,),
+    )
+    written = {position for position, *columns in rows if has_right_mac(secrets.rows_key, row_of(*columns))}
+    first = await fetch_row(
+        source, "SELECT state FROM stored_events WHERE notification_id > 0 ORDER BY notification_id LIMIT 1"
+    )
+    is_older_log = first is not None and not MAPPER.has_mac(first[0] or b"")
+    return RowChecks(secrets, clock, [item for item in recorded if item.position in written], is_older_log)
