@@ -10,6 +10,7 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import Parameter
 from msgspec import Meta
 
+from api.http.head import IS_HEAD
 from api.http.idempotency import BODY_HASH
 from api.http.permissions import Agent, agents_only
 from api.http.request_context import RequestContext
@@ -34,6 +35,9 @@ proves that the first one is dead.
 MAX_REPORT_BYTES = 512 * 1024 * 1024
 MAX_OUTPUT = 512 * 1024
 """Largest number of characters of each output of a command. Agents send the last 256 KiB."""
+
+MAX_RUNNING = 10_000
+"""Builds that a heartbeat names; a node runs far fewer."""
 
 Name = Annotated[str, Meta(max_length=500)]
 Session = Annotated[str, Meta(min_length=8, max_length=64, pattern=r"^[A-Za-z0-9_-]+\Z")]
@@ -75,7 +79,7 @@ class Heartbeat(msgspec.Struct):
     ram_pct: Annotated[float, Meta(ge=0, le=100)]
     disk_free_gb: Annotated[float, Meta(ge=0, le=1e9)]
     uptime_s: Annotated[int, Meta(ge=0, le=2**40)]
-    running: list[tuple[int, int]] = []
+    running: Annotated[list[tuple[int, int]], Meta(max_length=MAX_RUNNING)] = []
     """Builds that the agent runs, each as id and attempt."""
 
 
@@ -174,6 +178,8 @@ class AgentController(Controller):
         """
         node_id = ctx.node_id
         await _must_be_connected(ctx, session)
+        if IS_HEAD in request.scope:
+            return Response(None, status_code=204)  # it takes no message, and leaves the agent's poll open
         polls: AgentPolls = request.app.state.polls
         message = await polls.next(request, node_id, session, free, receipt)
         return Response(message, status_code=204 if message is None else 200)
@@ -186,9 +192,12 @@ class AgentController(Controller):
         await ctx.services.gauges.record_heartbeat(
             node_id, data.session, data.cpu_pct, data.ram_pct, data.disk_free_gb, data.uptime_s
         )
+        streams = {build_id: BUILD.at(build_id) for build_id, _ in data.running}
+        histories = await ctx.services.log.load([stream.name for stream in streams.values()])
         lost: list[tuple[int, str]] = []
-        for build_id, attempt in data.running[:1_000]:
-            build = await ctx.services.log.load_state(BUILD.at(build_id))
+        for build_id, attempt in data.running:
+            stream = streams[build_id]
+            build = stream.fold(recorded.event for recorded in histories[stream.name])
             if not (isinstance(build, Assigned | Running) and build.node_id == node_id and build.attempt == attempt):
                 lost.append((build_id, "stopped" if isinstance(build, Finished) else "reassigned"))
         return Lost(lost)

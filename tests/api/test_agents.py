@@ -113,8 +113,22 @@ def test_heartbeats_tell_what_is_lost(agent: FakeAgent, build: dict[str, Any]) -
         [2**40, "reassigned"],
         [build["id"], "reassigned"],
     ]
+    many = [{"id": 2**40 + number, "attempt": 1} for number in range(1_500)]
+    assert len(agent.beat(*many, build)) == 1_500
     agent.finished(build).raise_for_status()
     assert agent.beat(build) == [[build["id"], "stopped"]]
+
+
+def test_head_takes_no_message(shop: Shop) -> None:
+    agent = shop.new_agent()
+    build = shop.start()
+    params: dict[str, Any] = {"session": agent.session, "free": 1}
+    for _ in range(2):
+        answer = agent.http.head("/api/v3/agent/next", params=params, timeout=5)
+        assert (answer.status_code, answer.content) == (204, b"")
+    taken = agent.take_up()
+    assert taken["id"] == build
+    agent.finished(taken).raise_for_status()
 
 
 def test_log_lines_are_acknowledged(agent: FakeAgent, build: dict[str, Any]) -> None:
