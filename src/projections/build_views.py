@@ -35,6 +35,9 @@ class BuildDetail(BuildItem):
     """Number of results that passed on a retry, or whose test had the opposite result in another build of this commit.
     """
     known_issues: int
+    """How many failures the reporter calls known issues; they do not fail the build. How many match a known issue of
+    this server is `classified_by_rules` of `GET /report/{build_id}`: people may classify them anew at any time.
+    """
     quarantined: int
     node_id: int | None
     """Id of the node that runs the build, or ran it; null before."""

@@ -85,7 +85,7 @@ FIELDS: dict[str, str] = {
     "passed": "How many passed.",
     "failed": "How many failed.",
     "skipped": "How many were skipped.",
-    "known_issues": "How many failures are known issues.",
+    "known_issues": "How many failures the reporter calls known issues; they do not fail the build.",
     "quarantined": "How many failures quarantine excused.",
     "flaky": "Whether it failed and passed on the same code.",
     "cases": "How many results were read.",
