@@ -33,6 +33,7 @@ from urllib.parse import urlsplit
 import msgspec
 import psycopg
 import requests
+from psycopg.errors import UndefinedTable
 from psycopg.sql import SQL, Identifier
 from tests.support.builders import Shop, given_build, upload
 from tests.support.engines import temporary_engines
@@ -40,6 +41,7 @@ from tests.support.server import Server, running_server
 
 from bench.long.audit import count_events, fill_log, wait_for_checkpoint
 from bench.support.report import write_result
+from bench.support.tampering_changes import LOST
 from bench.support.tampering_kinds import KINDS, SEALED, Kind
 from bench.support.tampering_scene import Scene
 from commands.handler import Handler
@@ -59,6 +61,7 @@ from store.postgres.notifications import Listener
 from store.tables.alarms import fetch_alarms
 from testhide.audit_contents import ContentsCheck
 from testhide.cli.audit import read_checkpoint, read_key
+from testhide.operator_errors import Fault
 from testhide.preparation import create_first_admin
 from testhide.processes import blob_store, core
 from testhide.settings import save_settings
@@ -98,7 +101,11 @@ class Detectors:
         found: dict[str, tuple[float, str]] = {}
         for name, ask in asked.items():
             begun = time.monotonic()
-            if (message := ask()) is not None:
+            try:
+                message = ask()
+            except (UndefinedTable, Fault) as error:
+                message = str(error).partition("\n")[0]
+            if message is not None:
                 found[name] = (round(time.monotonic() - begun, 2), message)
         return found
 
@@ -153,8 +160,8 @@ class Detectors:
             async with sealer.hold_lock() as connection:
                 try:
                     await sealer.seal(connection)
-                except (TreeDamaged, StreamDamaged, SecretMismatch, LookupError) as error:
-                    return str(error)
+                except (TreeDamaged, StreamDamaged, SecretMismatch, LookupError, UndefinedTable) as error:
+                    return str(error).partition("\n")[0]
         return None
 
 
@@ -170,6 +177,8 @@ def put_back(scene: Scene, kind: Kind) -> Iterator[None]:
     try:
         yield
     finally:
+        for (table,) in scene.connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = %s", (LOST,)):
+            scene.connection.execute(SQL("ALTER TABLE {}.{} SET SCHEMA public").format(*map(Identifier, (LOST, table))))
         for table in tables:
             kept = Identifier(f"kept {table}")
             scene.connection.execute(SQL("TRUNCATE public.{}").format(Identifier(table)))
@@ -191,6 +200,10 @@ def prepare(server: Server, connection: psycopg.Connection[Any], seed: int) -> d
     server.make_user("viewer", {shop.project: "read"})
     hook = {"project_id": shop.project, "url": "http://127.0.0.1:9/hook", "events": ["build.started", "build.finished"]}
     server.admin.create("/webhooks", **hook)
+    server.admin.create(
+        "/ms-teams", name="Team", webhook_url="http://127.0.0.1:9/x", project_id=shop.project, events=["build.failed"]
+    )
+    server.admin.create("/api-tokens", name="laptop")
     shop.start()
     agent.finished(agent.take_up()).raise_for_status()
     key = {"Idempotency-Key": f"tampering-{seed}"}
@@ -201,7 +214,7 @@ def prepare(server: Server, connection: psycopg.Connection[Any], seed: int) -> d
         time.sleep(0.1)
     blobs = Path(urlsplit(server.settings.blobs).path)
     (blob,) = blobs.glob(f"jobs/*/builds/*/artifacts/{artifact}")
-    return {"build": build["id"], "artifact": artifact, "blob": blob}
+    return {"build": build["id"], "artifact": artifact, "blob": blob, "once": key}
 
 
 @contextlib.contextmanager
@@ -230,6 +243,7 @@ def sealed_server(events: int, seed: int) -> Iterator[tuple[Scene, Detectors]]:
         server.wait_until_projected()
         server.kill("project")
         held = [read_checkpoint(file) for file in sorted(folder.glob("checkpoint-*.txt"))]
+        connection.execute(f"CREATE SCHEMA {LOST}".encode())
         key.write_text(server.admin.get("/api/v3/audit/checkpoints").json()["keys"][0])
         scene = Scene(server, connection, random.Random(seed), held=held[-1].checkpoint.size, **needed)
         yield scene, Detectors(scene, held, key)

@@ -2,16 +2,31 @@
 must notice it: `bench/long/tampering.py` makes each of them.
 """
 
-import base64
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import zstandard
 from tests.support import tampering
-from tests.support.tampering import Intruder, cut_off_after, hide_in_the_tree
+from tests.support.tampering import Intruder, cut_off_after
 
+from bench.support.tampering_changes import (
+    append_by_sql,
+    change_row,
+    change_unsealed,
+    delete_signing_key,
+    destroy_a_key,
+    forge_artifact,
+    forge_checkpoints,
+    forge_tree,
+    get_artifact,
+    get_log,
+    key_of,
+    lose,
+    repeat,
+    rewrite_log,
+    sign_with_another_key,
+    silence,
+)
 from bench.support.tampering_scene import Scene
 from projections.artifacts import ArtifactRow
 from projections.audit_trail import TrailRow
@@ -20,9 +35,6 @@ from projections.builds import BuildRow
 from projections.nodes import NodeRow
 from projections.projects import MemberRow
 from projections.results import BlockRow
-from store.audit.leaves import hash_of, leaf_of, row_of
-from store.audit.merkle import Frontier
-from store.audit.signed_notes import Checkpoint, SigningKey, note_hash, split_note
 
 SEALED = (
     "stored_events",
@@ -57,100 +69,6 @@ def of_log(what: str, change: Callable[[Intruder], set[int]]) -> Kind:
     return Kind("log", what, lambda scene: change(scene.intruder()), ("sealer", "verify"))
 
 
-def forge_tree(scene: Scene) -> None:
-    """Changes a row, and makes the tree anew from the rows."""
-    scene.execute("UPDATE stored_events SET topic = 'build.pinned' WHERE notification_id = 9")
-    hide_in_the_tree(scene.connection)
-
-
-def forge_checkpoints(scene: Scene) -> None:
-    """Changes a row and the tree, and signs all checkpoints anew with the server's own key."""
-    forge_tree(scene)
-    vkey, sealed = scene.fetch("SELECT vkey, sealed FROM audit_keys")
-    key = SigningKey(vkey.partition("+")[0], base64.b64decode(scene.secrets.unseal(sealed)))
-    leaves = scene.connection.execute(
-        "SELECT notification_id, originator_id, originator_version, topic, state FROM stored_events"
-        " WHERE notification_id > 0 ORDER BY notification_id"
-    )
-    notes = dict(scene.connection.execute("SELECT size, note FROM audit_checkpoints").fetchall())
-    tree, previous = Frontier(), None
-    for position, *columns in leaves.fetchall():
-        tree.append(hash_of(leaf_of(position, row_of(*columns))))
-        if position in notes:
-            old = Checkpoint.parse(split_note(notes[position])[0])
-            note = key.sign(Checkpoint(old.origin, position, tree.root, old.time, previous).text)
-            scene.execute(
-                "UPDATE audit_checkpoints SET (note, root) = (%s, %s) WHERE size = %s", note, tree.root, position
-            )
-            previous = note_hash(note)
-
-
-def sign_with_another_key(scene: Scene) -> None:
-    size, note = scene.fetch("SELECT size, note FROM audit_checkpoints ORDER BY size DESC LIMIT 1")
-    old = Checkpoint.parse(split_note(note)[0])
-    scene.execute(
-        "UPDATE audit_checkpoints SET note = %s WHERE size = %s", SigningKey.new(old.origin).sign(old.text), size
-    )
-
-
-def append_by_sql(scene: Scene) -> None:
-    scene.execute(
-        "INSERT INTO stored_events (originator_id, originator_version, topic, state)"
-        " SELECT originator_id, (SELECT max(originator_version) + 1 FROM stored_events i"
-        " WHERE i.originator_id = o.originator_id), 'build.pinned', state FROM stored_events o"
-        " WHERE topic = 'build.pinned' OR topic = 'build.started' LIMIT 1"
-    )
-
-
-def delete_signing_key(scene: Scene) -> None:
-    append_by_sql(scene)  # so that there is something to sign
-    scene.execute("DELETE FROM audit_keys")
-
-
-def forge_artifact(scene: Scene) -> None:
-    scene.execute(f"UPDATE {ArtifactRow.table} SET sha256 = '00' WHERE id = %s", scene.artifact)
-    scene.blob.write_bytes(b"forged")
-
-
-def destroy_a_key(scene: Scene) -> None:
-    scene.execute("UPDATE stored_events_keys SET wrapped = NULL, destroyed_at = now() WHERE name ~ %s", key_of(scene))
-
-
-def key_of(scene: Scene) -> str:
-    return f"/build-{scene.build}$"
-
-
-def rewrite_log(scene: Scene, *, digests: bool) -> None:
-    rows = scene.connection.execute(
-        "SELECT first_line, lines, digest FROM build_log_chunks WHERE build_id = %s ORDER BY first_line", (scene.build,)
-    ).fetchall()
-    before = b""
-    for number, (first, packed, digest) in enumerate(rows):
-        lines = zstandard.decompress(packed)
-        if number == 0:
-            lines = lines.replace(b"collecting", b"COLLECTING")
-        before = hashlib.sha256(before + lines).digest() if digests else digest
-        scene.execute(
-            "UPDATE build_log_chunks SET lines = %s, digest = %s WHERE (build_id, first_line) = (%s, %s)",
-            *(zstandard.compress(lines), before, scene.build, first),
-        )
-
-
-def get_log(scene: Scene) -> str | None:
-    return scene.get(f"/builds/{scene.build}/pipeline_logs")
-
-
-def get_artifact(scene: Scene) -> str | None:
-    return scene.get(f"/artifacts/{scene.artifact}/download")
-
-
-def change_row(table: object, column: str, value: str, condition: str = "true") -> Callable[[Scene], None]:
-    statement = (
-        f"UPDATE {table} SET {column} = {value} WHERE ctid = (SELECT ctid FROM {table} WHERE {condition} LIMIT 1)"
-    )
-    return lambda scene: scene.execute(statement)
-
-
 def of_model(model: str, table: object, what: str, change: Callable[[Scene], None], *more: str, **options: Any) -> Kind:
     return Kind(
         "read models", what, change, ("diff", *more), (str(table), "projection_positions"), model=model, **options
@@ -159,6 +77,10 @@ def of_model(model: str, table: object, what: str, change: Callable[[Scene], Non
 
 def of_state(what: str, table: str, change: Callable[[Scene], None], because: str) -> Kind:
     return Kind("working state", what, change, (), (table,), because=because)
+
+
+def of_lost(what: str, table: object, *more: str) -> Kind:
+    return Kind("tables", f"`{table}` is dropped: {what}", lose(table), ("readyz", *more))
 
 
 NO_EVENT = "no event holds it: what is still to be done, not what happened"
@@ -194,12 +116,8 @@ KINDS: tuple[Kind, ...] = (
         lambda scene: cut_off_after(scene.connection, scene.held // 2),
         ("sealer", "verify"),
     ),
-    Kind(
-        "log",
-        "an event is added at the end",
-        append_by_sql,
-        because="who can write to the database can add events until they are sealed",
-    ),
+    Kind("log", "an event is added at the end", append_by_sql, ("sealer",)),
+    Kind("log", "a row is changed before it is sealed", change_unsealed, ("sealer",)),
     Kind(
         "tree",
         "a leaf is changed",
@@ -294,6 +212,20 @@ KINDS: tuple[Kind, ...] = (
         "comparison",
     ),
     of_model(
+        "auth",
+        UserRow.table,
+        "the password of a user is replaced",
+        change_row(UserRow.table, "password_hash", "'x'"),
+        "comparison",
+    ),
+    of_model(
+        "auth",
+        ApiTokenRow.table,
+        "an API token gets another owner",
+        change_row(ApiTokenRow.table, "user_id", "user_id + 1"),
+        "comparison",
+    ),
+    of_model(
         "projects",
         MemberRow.table,
         "a membership is removed",
@@ -316,6 +248,12 @@ KINDS: tuple[Kind, ...] = (
         change_row("projection_positions", "position", "position + 1000", "name = 'builds'"),
         ("readyz",),
         ("projection_positions",),
+    ),
+    of_model(
+        "artifacts",
+        ArtifactRow.table,
+        "the name of an artifact is changed",
+        change_row(ArtifactRow.table, "path", "'other.bin'"),
     ),
     of_model(
         "artifacts",
@@ -367,6 +305,37 @@ KINDS: tuple[Kind, ...] = (
         ("contents",),
         ("webhook_endpoints",),
     ),
+    Kind(
+        "deliveries",
+        "a channel of Teams is told less",
+        lambda scene: scene.execute("UPDATE webhook_endpoints SET events = '{}' WHERE kind = 'teams'"),
+        ("contents",),
+        ("webhook_endpoints",),
+    ),
+    Kind(
+        "answers",
+        "the answer to an idempotency key is changed",
+        lambda scene: scene.execute(
+            "UPDATE stored_events_once SET answer = set_byte(answer, 20, get_byte(answer, 20) # 1)"
+        ),
+        ("reading",),
+        ("stored_events_once",),
+        repeat,
+    ),
+    Kind("alarms", "the alarm about a damaged row is deleted", silence, ("sealer", "verify")),
+    of_lost("the log", "stored_events", "sealer"),
+    of_lost("the data keys", "stored_events_keys", "sealer"),
+    of_lost("the leaves of the tree", "audit_tiles", "sealer"),
+    of_lost("the checkpoints", "audit_checkpoints", "sealer"),
+    of_lost("the signing keys", "audit_keys"),
+    of_lost("a read model", BuildRow.table),
+    of_lost("the positions of the read models", "projection_positions"),
+    of_lost("the build logs", "build_log_chunks", "contents"),
+    of_lost("the addresses of deliveries", "webhook_endpoints", "contents"),
+    of_lost("the deliveries", "webhook_deliveries"),
+    of_lost("the answers to idempotency keys", "stored_events_once"),
+    of_lost("the positions of reactions", "reaction_positions"),
+    of_lost("the alarms", "alarms"),
     of_state(
         "a pending delivery is deleted",
         "webhook_deliveries",

@@ -24,6 +24,8 @@ class Scene:
     """A finished build with a log of two chunks."""
     artifact: int
     blob: Path
+    once: dict[str, str]
+    """The header of a request that has a stored answer: a new project of the name `Once`."""
     held: int
     """The size of the auditor's newest checkpoint."""
 
@@ -44,9 +46,12 @@ class Scene:
         return row
 
     def get(self, path: str) -> str | None:
+        return self.ask("GET", path)
+
+    def ask(self, method: str, path: str, **more: Any) -> str | None:
         """What a reader notices: the problem of a refused request, or that the connection breaks off."""
         try:
-            answer = self.server.admin.get(f"/api/v3{path}")
+            answer = self.server.admin.request(method, f"/api/v3{path}", **more)
         except requests.RequestException as error:
             return type(error).__name__
         return None if answer.ok else f"{answer.status_code} {answer.json()['detail']}"
