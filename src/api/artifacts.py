@@ -60,6 +60,7 @@ class ArtifactItem(msgspec.Struct):
     name: str
     path: str
     type: ArtifactType
+    """Kind of the artifact: `report`, `log`, `screenshot` or `binary`."""
     content_type: str
     """Media type with which the file is downloaded."""
     size_bytes: int
@@ -81,6 +82,7 @@ class UploadedArtifact(msgspec.Struct):
     size_bytes: int
     path: str
     type: ArtifactType
+    """Kind of the artifact: `report`, `log`, `screenshot` or `binary`."""
     sha256: str
     report: RecordedReport | None = None
     """Report that was recorded from the file; null unless the file is a report of an external build."""

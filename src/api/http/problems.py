@@ -36,6 +36,7 @@ RETRY_AFTER_S = 2
 
 class Problem(msgspec.Struct, omit_defaults=True):
     type: str
+    """URN of the kind of problem."""
     title: str
     status: int
     detail: str
