@@ -199,7 +199,8 @@ class AgentController(Controller):
             stream = streams[build_id]
             build = stream.fold(recorded.event for recorded in histories[stream.name])
             if not (isinstance(build, Assigned | Running) and build.node_id == node_id and build.attempt == attempt):
-                lost.append((build_id, "stopped" if isinstance(build, Finished) else "reassigned"))
+                has_ended = isinstance(build, Finished) and build.node_id == node_id
+                lost.append((build_id, "stopped" if has_ended else "reassigned"))
         return Lost(lost)
 
     @post("/builds/{build_id:int}/started", status_code=200)

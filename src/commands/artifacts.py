@@ -67,8 +67,8 @@ class DeleteArtifact(Command):
 
 
 def must_be_leased(build: AnyBuild, node_id: int) -> None:
-    """Raises NotFound if this node does not run the build, and Conflict if the build has ended. The agent then drops
-    the build.
+    """Raises Conflict if this node has ended the build, and NotFound for all other builds that it does not run, as for
+    unknown ones. The agent then drops the build.
     """
     match build:
         case Assigned() | Running() if build.node_id == node_id:
@@ -76,4 +76,4 @@ def must_be_leased(build: AnyBuild, node_id: int) -> None:
         case Finished() if build.node_id == node_id:
             raise Conflict(f"Build {build.build_id} has already {status_of(build)}.")
         case _:
-            raise NotFound(f"There is no build {build.build_id} for this node.")
+            raise NotFound(f"There is no build {build.build_id}.")

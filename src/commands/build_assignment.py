@@ -12,7 +12,7 @@ from domain.builds import (
     BuildFinished,
     BuildRequeued,
     BuildStarted,
-    DeletedBuild,
+    Finished,
     LossReason,
     Queued,
     Running,
@@ -137,14 +137,16 @@ def describe_losses(losses: Sequence[LossReason]) -> str:
     return f"Of {len(losses)} nodes one after the other, {lost} lost this build and {ignored} did not begin it in time."
 
 
-def must_hold(build: AnyBuild | None, build_id: int, node_id: int | None, attempt: int) -> Assigned | Running:
-    """Returns the build if this node runs it in this attempt. Otherwise raises Conflict, and the agent drops the build.
-    Raises NotFound for an unknown or deleted build.
+def must_hold(build: AnyBuild | None, build_id: int, node_id: int, attempt: int) -> Assigned | Running:
+    """Returns the build if this node runs it in this attempt. Otherwise the agent drops the build: raises Conflict if
+    the node runs another attempt or has ended the build, and NotFound for all other builds, whether they exist or not.
     """
     match build:
-        case None | DeletedBuild():
-            raise NotFound(f"There is no build {build_id}.")
         case Assigned() | Running() if build.node_id == node_id and build.attempt == attempt:
             return build
+        case Assigned() | Running() | Finished() if build.node_id == node_id:
+            raise Conflict(
+                f"Build {build_id} is {status_of(build)}; this node does not run attempt {attempt} any more."
+            )
         case _:
-            raise Conflict(f"Build {build_id} is {status_of(build)} and not this node's (any more), attempt {attempt}.")
+            raise NotFound(f"There is no build {build_id}.")

@@ -191,15 +191,34 @@ def test_verdicts(
     assert (shown["status"], shown["reason"], shown["detail"]) == (status, reason, ending.get("detail"))
 
 
-def test_an_agent_has_no_say_in_another_agents_build(shop: Shop, agent: FakeAgent, build: dict[str, Any]) -> None:
+def test_an_agent_learns_nothing_about_another_agents_build(
+    shop: Shop, agent: FakeAgent, build: dict[str, Any]
+) -> None:
+    """It cannot even learn whether the build exists: every answer is that about an unknown build."""
     other = shop.new_agent()
-    for answer in (
-        other.started(build),
-        other.log(build, 0, ["x"]),
-        other.finished(build),
-        other.report(build, REPORT),
-    ):
-        assert answer.status_code == 409
-    for answer in (agent.started({"id": 2**40, "attempt": 1}), agent.finished({"id": 2**40, "attempt": 1})):
-        assert answer.status_code == 404
+
+    def answers(build_id: int) -> list[tuple[int, str]]:
+        asked: dict[str, Any] = {"id": build_id, "attempt": 1}
+        form = {"data": {"build_id": str(build_id)}, "files": {"file": ("a.txt", b"x")}}
+        sent = (
+            other.started(asked),
+            other.log(asked, 0, ["x"]),
+            other.log(asked, 1, ["x"]),
+            other.report(asked, REPORT),
+            other.report(asked, b"", "*.xml", missing="true"),
+            other.finished(asked),
+            other.http.post("/api/v3/artifacts/upload", **form),
+        )
+        said = [(answer.status_code, answer.text.replace(str(build_id), "N")) for answer in sent]
+        return [*said, (200, str(other.beat(asked)).replace(str(build_id), "N"))]
+
+    unknown = answers(2**40)
+    assert [status for status, _ in unknown] == [404] * 7 + [200]
+    external = shop.start(external=True)
+    assert answers(external) == unknown
+    agent.log(build, 0, ["a"]).raise_for_status()
+    assert answers(build["id"]) == unknown, "it runs"
     agent.finished(build).raise_for_status()
+    assert answers(build["id"]) == unknown, "it has ended"
+    shop.admin.delete(f"/api/v3/builds/{build['id']}").raise_for_status()
+    assert answers(build["id"]) == unknown, "it was deleted"

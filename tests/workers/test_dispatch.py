@@ -79,7 +79,7 @@ def test_an_assignment_that_nobody_takes_up_goes_to_another_agent(shop: Shop) ->
     build = other.take_up()
     assert (build["id"], build["attempt"]) == (number, 2)
     for answer in (silent.started(lost), silent.log(lost, 0, ["late"]), silent.finished(lost)):
-        assert answer.status_code == 409
+        assert answer.status_code == 404
     assert silent.beat(lost) == [[number, "reassigned"]]
     assert other.finished(build, exit_code=1).json() == {"status": "failed"}
 
