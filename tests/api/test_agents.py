@@ -209,8 +209,8 @@ def test_an_agent_learns_nothing_about_another_agents_build(
             other.finished(asked),
             other.http.post("/api/v3/artifacts/upload", **form),
         )
-        said = [(answer.status_code, answer.text.replace(str(build_id), "N")) for answer in sent]
-        return [*said, (200, str(other.beat(asked)).replace(str(build_id), "N"))]
+        about = [(answer.status_code, answer.text.replace(str(build_id), "N")) for answer in sent]
+        return [*about, (200, str(other.beat(asked)).replace(str(build_id), "N"))]
 
     unknown = answers(2**40)
     assert [status for status, _ in unknown] == [404] * 7 + [200]
