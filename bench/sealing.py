@@ -24,7 +24,7 @@ from store.clock import utcnow
 from testhide.preparation import migrate
 from testhide.processes import core
 from testhide.settings import Settings
-from workers.audit import Sealer
+from workers.sealer import Sealer
 
 MAX_GROWTH_MB = 32.0
 

@@ -65,8 +65,8 @@ from testhide.operator_errors import Fault
 from testhide.preparation import create_first_admin
 from testhide.processes import blob_store, core
 from testhide.settings import save_settings
-from workers.audit import CHECKPOINT_INTERVAL_S, Sealer
 from workers.read_models import INTERVAL_S, ReadModelCheck
+from workers.sealer import CHECKPOINT_INTERVAL_S, Sealer
 
 WHEN = {
     "sealer": f"within {CHECKPOINT_INTERVAL_S:.0f} s",

@@ -25,7 +25,7 @@ from store.audit.checkpoints import AuditTree, SealedCheckpoint
 from store.audit.export import Export, Following, of_stream
 from store.audit.leaves import GapLeaf, Leaf, leaf_data, leaf_of
 from store.audit.merkle import consistency, inclusion
-from store.audit.sealing import request_checkpoint
+from store.audit.recheck_progress import request_checkpoint
 from store.clock import utcnow
 
 NDJSON = "application/x-ndjson"

@@ -262,7 +262,6 @@ def work(settings: Settings) -> None:
     from store.tables.deliveries import DELIVERIES_CHANNEL
     from store.tables.idempotent_responses import IdempotentResponses
     from workers import known_issues, quarantine, read_models, retention
-    from workers.audit import Sealer
     from workers.deliveries.messages import MessageBuilder
     from workers.deliveries.planner import DeliveryPlanner
     from workers.deliveries.sender import DeliverySender
@@ -272,6 +271,7 @@ def work(settings: Settings) -> None:
     from workers.loops.periodic import Schedule, Schedules
     from workers.reactions.reaction_dispatcher import ReactionDispatcher
     from workers.reactions.registry import REACTIONS, Tools
+    from workers.sealer import Sealer
 
     async def run() -> None:
         async with (

@@ -19,7 +19,7 @@ from commands.handler import Handler
 from projections.audit_trail import TrailRow
 from store.audit.export_lines import ExportHeader, ExportLine
 from store.audit.merkle import BadProof, leaf_hash
-from store.audit.sealing import request_checkpoint
+from store.audit.recheck_progress import request_checkpoint
 from store.audit.signed_notes import Checkpoint, VerifierKey, open_note
 from store.audit.verifier import HeldCheckpoint, Verifier, checkpoint_of
 from store.clock import utcnow
@@ -29,7 +29,7 @@ from testhide.processes import core
 from tests.support.builders import given_build, given_job, given_project, upload
 from tests.support.proofs import verify_consistency, verify_inclusion
 from tests.support.server import Server
-from workers.audit import Sealer
+from workers.sealer import Sealer
 
 REPORT = b'<testsuite name="s"><testcase classname="t.test_x" name="test_a"/></testsuite>'
 

@@ -4,7 +4,7 @@ from commands.handler import Handler
 from integrations.checkpoints import CheckpointFolder
 from store.clock import utcnow
 from testhide.processes import Core
-from workers.audit import Sealer
+from workers.sealer import Sealer
 
 
 async def seal_log(parts: Core, folder: CheckpointFolder | None = None) -> None:

@@ -10,7 +10,7 @@ from domain.core.events import EventMetadata
 from store.audit.leaves import hash_of, leaf_of
 from store.audit.put_back import NotPutBack, put_rows_back
 from store.audit.recheck import TreeDamaged
-from store.audit.sealing import SealingState, fetch_sealing_state
+from store.audit.recheck_progress import SealingState, fetch_sealing_state
 from store.log.event_log import Write
 from testhide.processes import Core
 from tests.workers.test_sealing import NOW, Yard

@@ -21,7 +21,7 @@ from store.audit.checkpoints import AuditTree, leaf_hash_of
 from store.audit.leaves import GapLeaf, hash_of, leaf_of, row_of
 from store.audit.merkle import Frontier
 from store.audit.recheck import TreeDamaged
-from store.audit.sealing import SEALER_LOCK
+from store.audit.recheck_progress import SEALER_LOCK
 from store.audit.signed_notes import BadNote, Checkpoint, SigningKey, VerifierKey, note_hash, open_note
 from store.log.event_log import Write
 from store.postgres.notifications import EVENTS, SEALS, Listener
@@ -29,8 +29,7 @@ from store.tables.alarms import fetch_alarms
 from testhide.processes import Core
 from tests.support.damage import damaged
 from tests.support.tampering import hide_in_the_tree
-from workers import audit
-from workers.audit import Sealer, key_at
+from workers.sealer import CHECKPOINT_EVENTS, Sealer, key_at
 
 NOW = datetime(2026, 5, 20, 10, tzinfo=UTC)
 ANN = CommandContext("user:1")
@@ -318,7 +317,7 @@ async def test_it_follows_the_log_and_one_leads(parts: Core) -> None:
 
 @contextlib.asynccontextmanager
 async def sealing_processes(
-    parts: Core, count: int, max_events: int = audit.CHECKPOINT_EVENTS
+    parts: Core, count: int, max_events: int = CHECKPOINT_EVENTS
 ) -> AsyncIterator[Callable[[Callable[[], int]], Any]]:
     """Runs that many sealers; yields a function that waits for a checkpoint that covers a position."""
     listener = Listener(parts.conninfo, EVENTS, SEALS)

@@ -13,7 +13,7 @@ from store.audit.checkpoints import AuditTree, SealedCheckpoint
 from store.audit.erasures import ERASING
 from store.audit.leaves import MAPPER, GapLeaf, hash_of, leaf_of, row_of
 from store.audit.merkle import TILE, TILE_LEVELS, complete_subtree_root
-from store.audit.sealing import fetch_sealing_state, store_progress, store_round
+from store.audit.recheck_progress import fetch_sealing_state, store_progress, store_round
 from store.audit.signed_notes import BadNote, Checkpoint, VerifierKey, note_hash, open_note
 from store.log.event_log import EventLog
 from store.postgres.queries import fetch_rows

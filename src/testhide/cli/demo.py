@@ -209,7 +209,7 @@ class Demo:
             raise DemoFailed(f"build {build} ran {found['commit_sha']}, not {commit}")
         took = time.monotonic() - started_at
         verdict = f"{found['status']} ({found['reason'] or 'all well'})"
-        print_detail(f"{verdict} in {took:.1f} s: {counts}; report and artifact compared")
+        print_detail(f"{verdict} in {took:.1f} s: {counts}; report and artifact as expected")
         return int(build)
 
     def stream(self, build: int) -> Iterator[dict[str, str]]:

@@ -26,7 +26,7 @@ from domain.jobs import JOB, Job, JobConfigured, JobEvent
 from domain.nodes import NODE, Node, NodeConnected, NodeDeleted, NodeEvent, NodeWentOffline
 from domain.pools import POOL, Pool, PoolEvent
 
-PLACING = (BuildQueued, BuildMovedToTop, BuildAssigned, BuildStarted, BuildRequeued, BuildFinished)
+PLACEMENT_EVENTS = (BuildQueued, BuildMovedToTop, BuildAssigned, BuildStarted, BuildRequeued, BuildFinished)
 """Events about builds that change which builds wait or which slots are free."""
 
 D = TypeVar("D", Job, Node, Pool)

@@ -32,13 +32,13 @@ from store.postgres.notifications import POLLS, Listener
 from store.tables.agent_gauges import AgentGauges
 from store.tables.build_logs import EMPTY_LOG, BuildLogs
 from store.tables.waiting_reasons import WaitingReasons
-from workers.dispatch.dispatch_state import PLACING, DispatchState, LostBuild
+from workers.dispatch.dispatch_state import PLACEMENT_EVENTS, DispatchState, LostBuild
 from workers.dispatch.placement import explain_waiting, place_builds
 
 log = structlog.get_logger()
 
-FOLLOWED = [event.name for area in (builds, jobs, nodes, pools) for event in area.EVENTS]
-NOTIFY_ON = [event.name for area in (PLACING, jobs.EVENTS, nodes.EVENTS, pools.EVENTS) for event in area]
+SUBSCRIBED_EVENTS = [event.name for area in (builds, jobs, nodes, pools) for event in area.EVENTS]
+NOTIFY_ON = [event.name for area in (PLACEMENT_EVENTS, jobs.EVENTS, nodes.EVENTS, pools.EVENTS) for event in area]
 """Events that may change which build runs where. Others matter only when damaged, and are read once a second."""
 BATCH_SIZE = 1_000
 """Events read at once: a new leader reads the whole log."""
@@ -78,7 +78,12 @@ class Dispatcher:
 
     def __post_init__(self) -> None:
         self._cursor = LogCursor(
-            self.log, self.listener, FOLLOWED, notify_on=NOTIFY_ON, batch_size=BATCH_SIZE, debounce_s=DEBOUNCE_S
+            self.log,
+            self.listener,
+            SUBSCRIBED_EVENTS,
+            notify_on=NOTIFY_ON,
+            batch_size=BATCH_SIZE,
+            debounce_s=DEBOUNCE_S,
         )
 
     async def run(self) -> None:

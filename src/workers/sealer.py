@@ -35,8 +35,8 @@ from store.audit.checkpoints import (
 )
 from store.audit.merkle import Edge
 from store.audit.recheck import RESTORE_LOG, RESTORE_TREE, Recheck, TreeDamaged
+from store.audit.recheck_progress import SEALER_LOCK
 from store.audit.row_checks import RowChecks, load_row_checks
-from store.audit.sealing import SEALER_LOCK
 from store.audit.signed_notes import BadNote, Checkpoint, VerifierKey, note_hash, open_note
 from store.crypto.secrets import SecretMismatch, Secrets
 from store.log.append import AppendFailed
