@@ -50,6 +50,7 @@ LONG_FILES = (
     "tests/testhide/test_drill.py",
     "tests/testhide/test_engines.py",
     "tests/contract/test_schemathesis.py",
+    "tests/permissions/test_permissions.py",
     "tests/api/test_historical_states.py",
     "tests/e2e/test_lifecycle.py",
     "tests/store/test_verifier.py",

@@ -144,7 +144,7 @@ async def find_readable_projects(ctx: RequestContext, project_id: int | None) ->
         return [project_id]
     if ctx.user.is_admin:
         return None
-    projects = [project for project in ctx.user.projects or () if ctx.user.may("admin", project)]
+    projects = [project for project in ctx.user.projects or () if ctx.user.may(ctx.needs.level, project)]
     if not projects:
         raise Forbidden("The audit trail is for admins, and a project's part of it for the project's admins.")
     return projects

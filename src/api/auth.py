@@ -12,7 +12,7 @@ from msgspec import Meta
 
 from api.http.idempotency import SHOWN_ONCE
 from api.http.paging import Paged, paginate
-from api.http.permissions import ANY_USER, CAN_READ, CAN_WRITE, TOKEN_MAKERS, Level, User
+from api.http.permissions import ANY_USER, CAN_CHANGE_ACCOUNT, CAN_READ, TOKEN_MAKERS, Level, User
 from api.http.request_context import RequestContext
 from api.http.security import API_TOKEN, PUBLIC, SESSION, session_token
 from api.http.services import Services
@@ -226,7 +226,7 @@ class AuthController(Controller):
         created = (await ctx(command)).existing(API_TOKENS.at(token_id))
         return to_view(CreatedApiToken, created, id=token_id, name=created.label, secret=secret, created_at=created.at)
 
-    @delete("/api-tokens/{token_id:int}", guards=[CAN_WRITE])
+    @delete("/api-tokens/{token_id:int}", guards=[CAN_CHANGE_ACCOUNT])
     async def revoke_api_token(self, ctx: RequestContext, token_id: int) -> None:
         """Revokes a token, which is refused from now on."""
         await ctx(RevokeApiToken(token_id, ctx.user.user_id))

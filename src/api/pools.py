@@ -9,7 +9,7 @@ from litestar.params import Parameter
 from msgspec import UNSET, Meta, UnsetType
 
 from api.http.paging import Paged, paginate
-from api.http.permissions import CAN_READ, PROJECT_ADMINS, User
+from api.http.permissions import CAN_READ, PROJECT_ADMINS
 from api.http.request_context import RequestContext
 from api.http.types import MAX_ID, Id, Name, changes_in, fields_of, to_view
 from commands.pools import CreatePool, DeletePool, UpdatePool
@@ -79,7 +79,7 @@ class PoolController(Controller):
     async def update_pool(self, ctx: RequestContext, id: int, data: PoolChanges) -> PoolView:
         """Changes a pool. Limits and labels apply to builds that are assigned from now on."""
         pool = await find_visible_pool(ctx, id)
-        check_may_change(ctx.user, pool)
+        check_may_change(ctx, pool)
         if data.shared not in (UNSET, pool.shared):
             ctx.user.must_manage_nodes()
         check_labels("labels", data.labels)
@@ -92,7 +92,7 @@ class PoolController(Controller):
     @delete("/{id:int}", guards=[PROJECT_ADMINS])
     async def delete_pool(self, ctx: RequestContext, id: int) -> None:
         """Deletes a pool. Its nodes stay, without a pool. Refused while builds are queued or running in the pool."""
-        check_may_change(ctx.user, await find_visible_pool(ctx, id))
+        check_may_change(ctx, await find_visible_pool(ctx, id))
         await ctx.wait_for_head()
         async with ctx.reading() as connection:
             node_ids = await pools.fetch_node_ids(connection, id)
@@ -108,10 +108,10 @@ async def find_visible_pool(ctx: RequestContext, pool_id: int) -> PoolView:
     return found
 
 
-def check_may_change(user: User, pool: PoolView) -> None:
-    if not user.may("read", pool.project_id):
+def check_may_change(ctx: RequestContext, pool: PoolView) -> None:
+    if not ctx.user.may("read", pool.project_id):
         raise Forbidden(f"Node pool {pool.id} is shared, but only admins of its project change it.")
-    user.must("admin", pool.project_id, f"node pool {pool.id}")
+    ctx.must(pool.project_id, f"node pool {pool.id}")
 
 
 def check_labels(field: str, labels: Mapping[str, str] | UnsetType) -> None:

@@ -14,7 +14,7 @@ from api.auth import Permissions, permissions
 from api.http.as_of import as_of
 from api.http.idempotency import SHOWN_ONCE
 from api.http.paging import check_one_offset, next_page
-from api.http.permissions import CAN_READ, CAN_WRITE, Level, User, admins_only
+from api.http.permissions import CAN_CHANGE_ACCOUNT, CAN_READ, Level, User, admins_only
 from api.http.request_context import RequestContext
 from api.http.types import MAX_ID, Email, Id, fields_of, to_view
 from commands.handler import Receipt
@@ -183,7 +183,7 @@ class UserController(Controller):
         access = await projects.fetch_access(ctx.source, user_id)
         return to_invitation(ctx, receipt.existing(USER.at(user_id)), receipt, sorted(access))
 
-    @post("/{user_id:int}/sign-out", status_code=204, opt={"problems": (Forbidden,)}, guards=[CAN_WRITE])
+    @post("/{user_id:int}/sign-out", status_code=204, opt={"problems": (Forbidden,)}, guards=[CAN_CHANGE_ACCOUNT])
     async def sign_out_user(self, ctx: RequestContext, user_id: int) -> None:
         """Ends all sessions of a user, on all devices. API tokens stay valid. Only for admins, and for the users
         themselves.

@@ -221,7 +221,7 @@ class WebhookController(Controller):
         found = await find_existing(ctx.source, data.ids)
         visible = [row for row in found if may_access(ctx.user, "read", row)]
         for row in visible:
-            must_access(ctx.user, "admin", row)
+            must_access(ctx.user, ctx.needs.level, row)
         await ctx(DeleteEndpoints("webhook", tuple(row.id for row in visible)))
         return Deleted(len(visible), [row.id for row in visible])
 

@@ -144,6 +144,7 @@ class Needs:
 
 
 ANY_USER = Needs(scope=None)
+CAN_CHANGE_ACCOUNT = Needs()
 CAN_READ = Needs("read", "read")
 CAN_BUILD = Needs("write", "build")
 CAN_REPORT = Needs("write", "report")
@@ -153,12 +154,12 @@ CAN_WRITE = Needs("write")
 PROJECT_ADMINS = Needs("admin")
 DEVELOPERS = Needs(role="developer")
 NODE_MANAGERS = Needs(manages_nodes=True)
-TOKEN_MAKERS = Needs(unlimited=True)
+TOKEN_MAKERS = Needs(scope=None, unlimited=True)
 
 
 def admins_only(do: str, scope: Scope = "admin") -> Needs:
     """Returns the requirement that the caller is an admin. Others get the message "Only admins {do}."."""
-    return Needs("admin", scope, "admin", do)
+    return Needs(scope=scope, role="admin", do=do)
 
 
 async def agents_only(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:

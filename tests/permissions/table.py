@@ -1,0 +1,292 @@
+"""Every operation that the server serves, with a request that would change something, and the rule who may send it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from .rules import (
+    AUDIT,
+    BUILD,
+    MANAGE,
+    READ,
+    REPORT,
+    SIMULATE,
+    WRITE,
+    Rule,
+    admins,
+    admins_see,
+    admins_who_manage_nodes,
+    agents,
+    auditors,
+    creator,
+    developers,
+    node_managers,
+    oneself,
+    public,
+    shared_pool,
+    signed_in,
+    token_makers,
+    whole_log,
+)
+
+Ids = dict[str, Any]
+"""What the scene holds, by name."""
+MARKER = "walled-in"
+"""Part of the name of all that lies in the project."""
+ANYBODY, READER = signed_in(None), signed_in("read")
+CONFIGURATION = {"command": "true", "setup": [], "env": {}, "artifacts": []}
+
+
+@dataclass(frozen=True)
+class Operation:
+    route: str
+    """Method and path, as the server has it."""
+    rule: Rule
+    body: Callable[[Ids], Any] | None = None
+    """Makes the body; for an upload, the fields of the form."""
+    query: str = ""
+    of: str = ""
+    """Other names for the path: `id=shared_pool`."""
+    answers: tuple[int, ...] = (200, 202, 204)
+    """Statuses for those who may, if no command is carried out."""
+    lists: str = ""
+    """Access from which on the answer shows what lies in the project; empty where it says nothing about it."""
+
+    def __str__(self) -> str:
+        return f"{self.route}{f'?{self.query}' if self.query else ''}{f' ({self.of})' if self.of else ''}"
+
+    @property
+    def method(self) -> str:
+        return self.route.partition(" ")[0]
+
+    def path(self, ids: Ids) -> str:
+        template = self.route.partition(" ")[2]
+        renamed = dict(pair.split("=") for pair in self.of.split() if pair)
+        names = ids | {"id": ids.get(template.split("/")[1])} | {name: ids[to] for name, to in renamed.items()}
+        outside = template.startswith("/agent/{version}")
+        return ("" if outside else "/api/v3") + template.format(**names)
+
+
+def op(route: str, rule: Rule, body: Any = None, **more: Any) -> Operation:
+    return Operation(route, rule, body if body is None or callable(body) else lambda _: body, **more)
+
+
+def past(route: str, rule: Rule = AUDIT, **more: Any) -> Operation:
+    """The same operation with `?as_of=`: rights of the past are the project admins'."""
+    query = f"{more.pop('query')}&as_of={{now}}" if "query" in more else "as_of={now}"
+    return op(route, rule, query=query, **more)
+
+
+ACCOUNTS = (
+    op("GET /healthz", public),
+    op("GET /readyz", public),
+    op("POST /authenticate", public),
+    op("POST /reset-password/confirm", public),
+    op("GET /webhooks/schemas", public),
+    op("GET /webhooks/schemas/{event_type}", public),
+    op("GET /agent/{version}/{platform}", public),
+    op("POST /logout", ANYBODY, answers=(409,)),
+    op("GET /me", ANYBODY),
+    op("GET /config", ANYBODY),
+    op("GET /api-tokens", READER),
+    op("POST /api-tokens", token_makers, {"name": "x"}),
+    op("DELETE /api-tokens/{token_id}", signed_in("admin")),
+    op("GET /users", admins("read")),
+    op("POST /users", admins(), {"email": "new@example.com", "role": "viewer"}),
+    op("GET /users/{user_id}", oneself("read")),
+    op("PUT /users/{user_id}", admins(), {"first_name": "x"}),
+    op("POST /users/{user_id}/invite", admins()),
+    op("POST /users/{user_id}/sign-out", oneself("admin")),
+    op("GET /users/{user_id}/permissions", oneself("read")),
+    past("GET /users/{user_id}/permissions", admins("read")),
+    op("DELETE /users/{user_id}", admins()),
+)
+PROJECTS = (
+    op("GET /projects", READER, lists="read"),
+    op("POST /projects", developers, {"name": "x"}),
+    op("GET /projects/{project_id}", READ),
+    op("PUT /projects/{project_id}", MANAGE, {"name": "x"}),
+    op("POST /projects/{project_id}/rotate-webhook-secret", MANAGE),
+    op("DELETE /projects/{project_id}", MANAGE),
+    op("GET /projects/{project_id}/members", READ),
+    op("POST /projects/{project_id}/members", MANAGE, lambda at: {"email": at["email"], "access": "read"}),
+    op("PUT /projects/{project_id}/members/{user_id}", MANAGE, {"access": "admin"}, of="user_id=member"),
+    op("DELETE /projects/{project_id}/members/{user_id}", MANAGE, of="user_id=member"),
+    op("GET /jobs", READER, lists="read"),
+    op("POST /jobs", WRITE, lambda at: {"name": "x", "project_id": at["project_id"]}),
+    op(
+        "POST /jobs/import",
+        WRITE,
+        lambda at: {
+            "project_id": at["project_id"],
+            "bundle": {"export_version": "1", "job": {"name": "x"}, "configuration": {}},
+        },
+    ),
+    op("GET /jobs/{job_id}", READ),
+    past("GET /jobs/{job_id}"),
+    op("PUT /jobs/{job_id}", WRITE, {"enabled": False}),
+    op("DELETE /jobs/{job_id}", MANAGE),
+    op("GET /jobs/{job_id}/configuration", READ),
+    past("GET /jobs/{job_id}/configuration"),
+    op("PUT /jobs/{job_id}/configuration", WRITE, CONFIGURATION),
+    op("POST /jobs/{job_id}/export", READ),
+)
+TEMPLATE = {"name": "x", "setup": [], "env": {}}
+TEMPLATES = (
+    op("GET /pipeline-templates", READER),
+    op("POST /pipeline-templates", developers, TEMPLATE),
+    op("GET /pipeline-templates/{template_id}", READER),
+    *(
+        op(f"{method} /pipeline-templates/{{template_id}}", creator(name), body, of=f"template_id={name}")
+        for name in ("template", "viewers_template")
+        for method, body in (("PUT", {"name": "x"}), ("DELETE", None))
+    ),
+)
+BUILDS = (
+    op("POST /builds/start", BUILD, lambda at: {"job_id": at["job_id"]}),
+    op("GET /builds", READER, lists="read"),
+    past("GET /builds", auditors, lists="admin"),
+    op("GET /builds/{build_id}", READ),
+    past("GET /builds/{build_id}"),
+    op("POST /builds/{build_id}/stop", BUILD, of="build_id=running_build"),
+    op("POST /builds/{build_id}/finish", REPORT, {"status": "passed"}, of="build_id=running_build"),
+    op("GET /builds/{build_id}/pipeline_logs", READ),
+    op("GET /builds/{build_id}/stream", READ),
+    op("POST /builds/{build_id}/restart", BUILD),
+    op("POST /builds/{build_id}/retry-flaky", BUILD),
+    op("POST /builds/{build_id}/push_to_top", BUILD),
+    op("POST /builds/{build_id}/keep-forever", BUILD),
+    op("DELETE /builds/{build_id}/keep-forever", BUILD),
+    op("POST /builds/{build_id}/comment", BUILD, {"text": "x"}),
+    op("DELETE /builds/{build_id}", MANAGE),
+    op("GET /events/stream", READER),
+    op("GET /events/stream", READ, query="project_id={project_id}"),
+    op("GET /artifacts", READ, query="build_id={build_id}"),
+    op("GET /artifacts/tree", READ, query="build_id={build_id}"),
+    op("POST /artifacts/upload", REPORT, lambda at: {"build_id": str(at["running_build"])}),
+    op("GET /artifacts/{artifact_id}/download", READ),
+    op("DELETE /artifacts/{artifact_id}", WRITE),
+)
+ISSUE = {"title": "x", "classification": "infra", "pattern": "refused"}
+TESTS = (
+    op("GET /report/{build_id}", READ),
+    past("GET /report/{build_id}"),
+    op("GET /tests", READ, query="build_id={build_id}"),
+    past("GET /tests", query="build_id={build_id}"),
+    op("GET /tests/{test_id}", READ),
+    op("GET /tests/{test_id}/history", READ),
+    op("POST /tests/{test_id}/classification", WRITE, {"classification": "infra"}),
+    op("POST /tests/{test_id}/defect", WRITE, {"defect_key": "X-1", "defect_url": "https://example.com/X-1"}),
+    op("POST /tests/{test_id}/resolution", WRITE, {"resolution": "x"}),
+    op("POST /tests/{test_id}/known-issue", WRITE, lambda at: {"known_issue_id": at["known_issue_id"]}),
+    op("GET /known-issues", READ, query="project_id={project_id}"),
+    op("POST /known-issues", WRITE, lambda at: ISSUE | {"project_id": at["project_id"]}),
+    op("GET /known-issues/{known_issue_id}", READ),
+    op("PUT /known-issues/{known_issue_id}", WRITE, {"title": "x"}),
+    op("DELETE /known-issues/{known_issue_id}", WRITE),
+    op("GET /quarantine", READ, query="job_id={job_id}"),
+    past("GET /quarantine", query="job_id={job_id}"),
+    op("POST /quarantine", WRITE, lambda at: {"job_id": at["job_id"], "node_id": "x", "reason": "flaky"}),
+    op(
+        "POST /quarantine/bulk",
+        WRITE,
+        lambda at: {"job_id": at["job_id"], "node_ids": ["x"], "action": "add"},
+    ),
+    op("GET /quarantine/stats", READ, query="job_id={job_id}"),
+    op("GET /quarantine/nodeids", READ, query="job_id={job_id}"),
+    op("DELETE /quarantine/{quarantine_id}", WRITE),
+)
+NODES = (
+    op("GET /nodes", READER),
+    op("POST /nodes", node_managers, lambda at: {"name": "x", "pool_id": at["node-pools"]}),
+    op("GET /nodes/find", READER, query="name={node_name}"),
+    op("GET /nodes/agent/latest", READER),
+    op("GET /nodes/{node_id}", READER),
+    past("GET /nodes/{node_id}", admins("read")),
+    op("PUT /nodes/{node_id}", node_managers, {"tags": ["x"]}),
+    op("DELETE /nodes/{node_id}", node_managers),
+    op("GET /nodes/{node_id}/health", READER),
+    op("POST /nodes/{node_id}/quarantine", node_managers),
+    op("DELETE /nodes/{node_id}/quarantine", node_managers),
+    op("POST /nodes/{node_id}/restart", node_managers),
+    op("POST /nodes/{node_id}/execute", admins(), {"command": "true"}),
+    op("GET /nodes/{node_id}/commands/{command_id}", admins(), answers=(404,)),
+    op("GET /node-pools", READER, lists="read"),
+    op("POST /node-pools", MANAGE, lambda at: {"name": "x", "project_id": at["project_id"]}),
+    op(
+        "POST /node-pools",
+        admins_who_manage_nodes,
+        lambda at: {"name": "x", "project_id": at["project_id"], "shared": True},
+        query="",
+        of="id=shared_pool",
+    ),
+    op("GET /node-pools/{id}", READ),
+    op("GET /node-pools/{id}", READER, of="id=shared_pool"),
+    op("PUT /node-pools/{id}", MANAGE, {"name": "x"}),
+    op("PUT /node-pools/{id}", shared_pool, {"name": "x"}, of="id=shared_pool"),
+    op("PUT /node-pools/{id}", admins_who_manage_nodes, {"shared": True}, of="id=node-pools"),
+    op("DELETE /node-pools/{id}", MANAGE),
+    op("DELETE /node-pools/{id}", shared_pool, of="id=shared_pool"),
+    *(
+        op(f"{method} /agent/{path}", agents)
+        for method, path in (
+            ("POST", "connect"),
+            ("POST", "disconnect"),
+            ("POST", "heartbeat"),
+            ("GET", "next"),
+            ("POST", "builds/{build_id}/started"),
+            ("POST", "builds/{build_id}/log"),
+            ("POST", "builds/{build_id}/report"),
+            ("POST", "builds/{build_id}/finished"),
+            ("POST", "commands/{command_id}/result"),
+        )
+    ),
+)
+WEBHOOK = {"url": "https://hooks.example.com/", "events": ["build.failed"]}
+CHANNEL = {"name": "x", "webhook_url": "https://teams.example.com/x", "events": ["build.failed"]}
+ENDPOINTS = (
+    op("GET /webhooks", READER, lists="read"),
+    op("POST /webhooks", MANAGE, lambda at: WEBHOOK | {"project_id": at["project_id"]}),
+    op("POST /webhooks", admins(), WEBHOOK, of="id=unscoped_webhook"),
+    op("GET /webhooks/{id}", READ),
+    op("GET /webhooks/{id}", admins_see("read"), of="id=unscoped_webhook"),
+    op("PUT /webhooks/{id}", MANAGE, {"active": False}),
+    op("PUT /webhooks/{id}", admins_see(), {"active": False}, of="id=unscoped_webhook"),
+    op("DELETE /webhooks/{id}", MANAGE),
+    op("DELETE /webhooks/{id}", admins_see(), of="id=unscoped_webhook"),
+    # Skips webhooks that the caller cannot see.
+    op(
+        "POST /webhooks/bulk-delete",
+        lambda who: 0 if who.has_scope("admin") and who.access in (0, 3) else 403,
+        lambda at: {"ids": [at["webhooks"]]},
+    ),
+    op("POST /webhooks/{id}/test", MANAGE),
+    op("GET /webhooks/{id}/history", READ),
+    op("POST /webhooks/{id}/replay", MANAGE, {"position": 1}),
+    op("POST /webhooks/{id}/history/{delivery_id}/redeliver", MANAGE, answers=(404,)),
+    op("GET /ms-teams", READER, lists="read"),
+    op("POST /ms-teams", MANAGE, lambda at: CHANNEL | {"project_id": at["project_id"]}),
+    op("GET /ms-teams/{id}", READ),
+    op("PUT /ms-teams/{id}", MANAGE, {"name": "x"}),
+    op("DELETE /ms-teams/{id}", MANAGE),
+    op("POST /ms-teams/{id}/test", MANAGE),
+)
+AUDIT_LOG = (
+    op("GET /projections", READER),
+    op("GET /reactions", READER),
+    op("GET /audit/events", auditors, query="type=job.created", lists="admin"),
+    op("GET /audit/events", AUDIT, query="project_id={project_id}"),
+    op("GET /audit/streams/{stream}", AUDIT),
+    op("GET /audit/streams/{stream}", admins_see("read"), of="stream=user_stream"),
+    op("GET /audit/checkpoints", auditors),
+    op("GET /audit/consistency", auditors, query="first={sealed}&second={sealed}"),
+    op("GET /audit/proof/{position}", AUDIT),
+    op("GET /audit/proof/{position}", admins_see("read"), of="position=user_position"),
+    op("GET /audit/export", whole_log, query="size={sealed}&after={after}"),
+    op("GET /audit/export", AUDIT, query="size={sealed}&after={after}&project_id={project_id}"),
+    op("GET /audit/export", AUDIT, query="size={sealed}&stream={stream}"),
+    op("POST /audit/replay", SIMULATE, lambda at: {"project_id": at["project_id"], "known_issues": [ISSUE]}),
+    op("POST /audit/replay", whole_log, {"known_issues": [ISSUE]}),
+)
+OPERATIONS = (*ACCOUNTS, *PROJECTS, *TEMPLATES, *BUILDS, *TESTS, *NODES, *ENDPOINTS, *AUDIT_LOG)
+UNDECLARED = {"GET /openapi.json": "the description is public, and no route of a controller"}
