@@ -1,8 +1,10 @@
-"""Cards for Microsoft Teams: an Adaptive Card in a message, which Workflows and Office connectors both accept.
+"""Cards for Microsoft Teams. Each is an Adaptive Card inside a message. Workflows and Office connectors, the two ways
+into a channel, accept the same message.
 
-Teams interprets markdown in text blocks and facts, and `<at>` as a mention. Texts written by users and programs are
-shown literally: facts escape them with backslashes, lists are text runs, which are not interpreted. Teams limits a
-message to 28 KB, by some accounts in UTF-16; texts are cut so that the longest card stays below that.
+Teams interprets markdown in text blocks and facts, and `<at>` as a mention. Texts that users or programs wrote must
+appear literally. Therefore facts are escaped with backslashes, and the lines of a list are sent as text runs, which
+Teams does not interpret. Teams limits a message to 28 KB (some sources count UTF-16). Texts are cut so that the longest
+card stays below this limit.
 """
 
 import re
@@ -84,7 +86,7 @@ def _at(email: str) -> str:
 
 
 def shorten(text: str, most: int) -> str:
-    """Returns the text on one line, without unprintable characters, cut to `most` characters."""
+    """Returns the text on one line, without unprintable characters. Cuts it to `most` characters."""
     plain = " ".join("".join(character if character.isprintable() else " " for character in text).split())
     return plain if len(plain) <= most else plain[: most - 1].rstrip() + "…"
 

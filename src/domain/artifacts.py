@@ -67,13 +67,14 @@ class ArtifactDeleted(ArtifactEvent, frozen=True):
 
 
 def artifact_path(folder: str, file_name: str) -> str:
-    """Returns the path of an uploaded file in its build's tree.
+    """Returns the path in the build's tree under which an uploaded file is stored.
 
-    Only the last part of `file_name` counts, because some clients send the path on their disk. `folder` may be the
-    whole path, if it ends in the file's name or the file has no name.
+    Usually `folder` is the folder of the file and `file_name` is its name. Some clients send their local path as
+    `file_name`: only its last part is used. Some clients send the whole path as `folder`: it is used as the path if it
+    ends in `file_name`, or if the file has no name.
 
-    Raises Invalid for a path that leads out of the tree or cannot be shown, and for a `folder` that seems to end in
-    another name for the file.
+    Raises Invalid for a path that is absolute, is too long, ends in no name, or contains `..` or control characters.
+    Also raises Invalid if the last part of `folder` has the suffix of `file_name` but is another name.
     """
     whole, name = folder.replace("\\", "/"), file_name.replace("\\", "/").rpartition("/")[2]
     if not whole or whole.endswith("/"):
@@ -111,18 +112,20 @@ def artifact_type(path: str) -> ArtifactType:
 
 
 def is_report_name(path: str) -> bool:
-    """Returns whether a file with this path may contain test results that the server can read."""
+    """Returns whether the file name has the suffix of a report format that the server can read."""
     return PurePosixPath(path.lower().removesuffix(".gz")).suffix in (".xml", ".trx")
 
 
 def is_reserved_for_reports(path: str) -> bool:
-    """Returns whether only test reports have such a name. If such a file has other content, a report is missing."""
+    """Returns whether only test reports have a name like this: `junit*.xml`, `TEST-*.xml` or `*.trx`. If a file with
+    such a name cannot be read as a report, its results are missing.
+    """
     name = PurePosixPath(path.removesuffix(".gz")).name
     return any(fnmatchcase(name, pattern) for pattern in _REPORT_NAMES)
 
 
 def matches_glob(path: str, glob: str) -> bool:
-    """Returns whether `glob` (of a job's artifacts) matches the file at `path` or a folder above it."""
+    """Returns whether `glob`, one of those in a job's `artifacts`, matches the file at `path` or a folder above it."""
     parts = path.split("/")
     matched = {0}
     for segment in (segment for segment in glob.split("/") if segment not in ("", ".")):
@@ -134,13 +137,17 @@ def matches_glob(path: str, glob: str) -> bool:
 
 
 def is_found_by_wildcard(path: str, globs: Collection[str]) -> bool:
-    """Returns whether only wildcards or folders match a file. Then other files may be missing unnoticed."""
+    """Returns whether `globs` match the file only by a wildcard or by a folder above it. Nobody knows which files a
+    wildcard or a folder should have, so a missing file goes unnoticed.
+    """
     exact = {glob.removeprefix("./") for glob in globs}
     return path not in exact and any(matches_glob(path, glob) for glob in globs)
 
 
 def number_path(path: str) -> Iterator[str]:
-    """Yields paths for reports with the same name: `a/junit.xml`, `a/junit-2.xml`, `a/junit-3.xml` and so on."""
+    """Yields paths under which files with the same path can be stored: `a/junit.xml`, `a/junit-2.xml`, `a/junit-3.xml`
+    and so on.
+    """
     yield path
     folder, slash, name = path.rpartition("/")
     packed = ".gz" if name.endswith(".gz") else ""

@@ -1,9 +1,9 @@
 """The audit log: who read it, which key signs its checkpoints, when it was restored from a backup, and which rows an
 operator accepted.
 
-Each reading is a stream of one event, so that recording it never waits for another reading. The signing keys are in
-the log itself. Each key signs a checkpoint that covers the event of the next key, so whoever trusts one key can verify
-all later keys.
+Each `audit.read` begins a stream of its own, so that recording it never waits for another one. The log itself contains
+all signing keys as events. When a new key is recorded, the previous key signs one more checkpoint, which covers the
+event with the new key. So whoever trusts one key can verify all later keys.
 """
 
 from collections.abc import Mapping
@@ -43,7 +43,9 @@ def evolve_reading(state: AuditRead | None, event: Event) -> AuditRead | None:
 
 
 class SigningKeyChanged(Event, frozen=True):
-    """A new key signs checkpoints. The previous key still signs the first checkpoint that covers this event."""
+    """A new key signs checkpoints from now on. One exception: the first checkpoint that covers this event is signed by
+    the previous key.
+    """
 
     name: ClassVar[str] = "audit.signing_key_changed"
     public_key: str
@@ -65,7 +67,7 @@ def evolve_signing_key(state: str | None, event: Event) -> str | None:
 class LogRestored(Event, frozen=True):
     """The log was restored from a backup. Events after the last position of the backup are lost.
 
-    Positions and ids that the lost events may have had are skipped (`store.log.ids.skip_lost_ids`).
+    The positions and ids of the lost events are not used again (`store.log.ids.skip_lost_ids`).
     """
 
     name: ClassVar[str] = "audit.log_restored"
@@ -86,7 +88,9 @@ def evolve_restores(state: int, event: Event) -> int:
 
 
 class RowMacsRequired(Event, frozen=True):
-    """Rows from here on have a MAC, in a log that began with a release that made none."""
+    """Every row of the log after this event must have a MAC. Only a log that begins with rows of an older release,
+    which made no MACs, has this event.
+    """
 
     name: ClassVar[str] = "audit.row_macs_required"
 
@@ -96,7 +100,9 @@ class RowMacsRequired(Event, frozen=True):
 
 
 class RowAccepted(Event, frozen=True):
-    """An operator lets a row be sealed that this server did not write, or not so."""
+    """An operator allowed the sealer to seal a row that has no MAC or a wrong one, so that this server may not have
+    written it.
+    """
 
     name: ClassVar[str] = "audit.row_accepted"
     position: int

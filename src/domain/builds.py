@@ -57,7 +57,7 @@ class BuildEvent(Event, frozen=True):
 
 
 class BuildQueued(BuildEvent, frozen=True):
-    """Contains the configuration that the build runs with, so that later changes of the job do not affect the build."""
+    """A build was queued. Contains the build's configuration, so later changes of the job do not affect the build."""
 
     name: ClassVar[str] = "build.queued"
     sealed: ClassVar[tuple[str, ...]] = (
@@ -119,8 +119,8 @@ class BuildStarted(BuildEvent, frozen=True):
 class ReportRecorded(BuildEvent, frozen=True):
     """A report was recorded. Its results are in `blocks` events of the results stream, appended in the same commit.
 
-    The fields of COUNTS are what the report adds to the build's counts. They count the report's tests by their last
-    attempts, minus the counts of the report that it replaces. So they may be negative.
+    The fields listed in COUNTS are the numbers to add to the build's counts: those of this report, counting only the
+    last attempt of each test, minus those of the report that it replaces. They may be negative.
     """
 
     name: ClassVar[str] = "build.report_recorded"
@@ -182,7 +182,9 @@ class BuildFinished(BuildEvent, frozen=True):
 
     @property
     def notifies(self) -> str | None:
-        """A notification that tells the agent to stop an aborted build; None if the agent stopped itself or is lost."""
+        """Payload that tells the agent to stop an aborted build. None if the build ended otherwise, or if its agent is
+        lost or stopped the build by itself.
+        """
         unreachable = ("agent_stopped", "agent_lost", "not_acknowledged")
         if self.status != "aborted" or self.node_id is None or self.reason in unreachable:
             return None
@@ -190,7 +192,7 @@ class BuildFinished(BuildEvent, frozen=True):
 
 
 class BuildMovedToTop(BuildEvent, frozen=True):
-    """The build was moved before all builds that wait now, whatever their priority."""
+    """A user moved the build ahead of all builds that are waiting at this moment, whatever their priority."""
 
     name: ClassVar[str] = "build.moved_to_top"
 
@@ -253,7 +255,7 @@ class Build(msgspec.Struct, frozen=True):
 
     @property
     def counting_reports(self) -> list[Report]:
-        """The reports of this attempt that no other report has replaced."""
+        """The reports of the build's current attempt, without those that a later report replaced."""
         return [report for report in self.reports if report.attempt == self.attempt and not report.is_replaced]
 
     @property
@@ -359,12 +361,12 @@ def _common(state: Build, **changes: Any) -> dict[str, Any]:
 
 
 def find_reported_verdict(end: BuildFinished | Finished) -> Verdict:
-    """Returns the verdict that the pipeline of an external build reported, before test reports overruled it."""
+    """Returns the verdict that the pipeline of an external build reported. Test reports may overrule `passed`."""
     return "passed" if end.reason in ("tests_failed", "reports_unreadable") else end.status
 
 
 def commit_of(state: AnyBuild) -> str:
-    """Returns the commit that a build runs on; empty while it is not known."""
+    """Returns the commit on which a build runs; an empty string while the commit is unknown."""
     return (state.commit_sha if isinstance(state, Running) else None) or state.queued.commit_sha or ""
 
 

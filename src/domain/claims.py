@@ -1,7 +1,7 @@
-"""Claims: each value that must be unique has a stream, whose state is the owner of the value.
+"""Claims keep values unique. Each value, such as an email address, has a stream whose state is the owner of the value.
 
-The store makes the stream's name from an HMAC of the value, so that the name reveals nothing once the owner is erased.
-When two owners claim a value at the same time, one append fails with a version conflict.
+The stream's name contains an HMAC of the value, so the name reveals nothing once the owner is erased. When two owners
+claim a value at the same time, one append fails with a version conflict.
 """
 
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ from domain.core.events import Category, Event
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """The owner of a value, such as `user-7` or `node-12`; empty for a free value."""
+    """State of a claim: the owner of the value, such as `user-7` or `node-12`. Empty while nobody has the value."""
 
     owner: str = ""
 
@@ -47,7 +47,9 @@ def evolve(state: Claim, event: Event) -> Claim:
 
 
 def take_claim(claim: str, state: Claim, owner: str, refusal: str) -> Iterable[Event]:
-    """Yields the event that takes a free value. Raises Conflict(refusal) if the value has another owner."""
+    """Yields the event that gives a free value to `owner`; nothing if `owner` has it already. `claim` is the claim's
+    name. Raises Conflict with the text `refusal` if the value has another owner.
+    """
     if state.owner not in ("", owner):
         raise Conflict(refusal)
     if not state.owner:

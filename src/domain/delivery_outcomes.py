@@ -24,7 +24,9 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 def judge_answer(status: int, ms: int, excerpt: str, retry_after_s: int = 0) -> Outcome:
-    """Returns the outcome of an attempt that was answered: a 2xx status is a success."""
+    """Returns the outcome of an attempt that the receiver answered. A 2xx status is a success. `ms` is the duration,
+    `excerpt` the beginning of the answer's body, `retry_after_s` the pause that the receiver asked for.
+    """
     ok = 200 <= status < 300
     error = "" if ok else f"answered {status}"
     wait_s = min(retry_after_s, MAX_RETRY_AFTER_S) if status in RETRY_AFTER_STATUSES else 0

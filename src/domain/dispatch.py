@@ -1,8 +1,8 @@
-"""Leadership of dispatch: a dispatcher that lost the leadership cannot assign builds.
+"""Leadership of dispatch: a dispatcher that has lost the leadership cannot assign builds, because its appends fail.
 
-The version of this one stream is a guard of every assignment, so an assignment fails when a newer leader has taken
-over. Therefore a leader can count the used slots of nodes, pools and jobs in memory, and several dispatchers never
-exceed a limit together (docs/decisions/0003-dispatch-fence.md).
+Each new leader appends to one stream, and its version is a guard of every assignment. So the assignments of an earlier
+leader fail. Therefore a leader can count the used slots of nodes, pools and jobs in memory, and several dispatchers
+together never exceed a limit (docs/decisions/0003-dispatch-fence.md).
 """
 
 from typing import ClassVar

@@ -1,7 +1,7 @@
-"""Endpoints: the addresses that notifications are delivered to, which are webhooks and Teams channels.
+"""Endpoints: the addresses to which notifications are delivered. An endpoint is a webhook or a Teams channel.
 
-Commands, projections and workers handle the events of both kinds alike: they match on the base classes here. The
-subclasses in `domain.webhooks` and `domain.teams` define the stored names and fields.
+Commands, projections and workers handle both kinds alike: they match on the base classes in this file. The subclasses
+in `domain.webhooks` and `domain.teams` define the stored names and fields.
 """
 
 from typing import ClassVar, Literal, TypeVar
@@ -37,7 +37,7 @@ class EndpointRegistered(EndpointEvent, frozen=True):
 
 
 class EndpointUpdated(EndpointEvent, frozen=True):
-    """Base of the events that contain the changed fields of an endpoint; None means unchanged."""
+    """Base of the events that change fields of an endpoint. A field that is None is unchanged."""
 
 
 class EndpointDeleted(EndpointEvent, frozen=True):
@@ -47,7 +47,9 @@ class EndpointDeleted(EndpointEvent, frozen=True):
 
 
 class EndpointFailing(EndpointEvent, frozen=True):
-    """Base of the events that follow many failed attempts in a row. Deliveries slow down, but none is lost."""
+    """Base of the events that record that many attempts in a row failed. Deliveries to the endpoint then slow down, but
+    none is lost.
+    """
 
     @property
     def error(self) -> str:
@@ -56,7 +58,7 @@ class EndpointFailing(EndpointEvent, frozen=True):
 
 
 class EndpointRecovered(EndpointEvent, frozen=True):
-    """Base of the events that are recorded when a failing endpoint answers again."""
+    """Base of the events that record that a failing endpoint accepts deliveries again."""
 
 
 class Endpoint(msgspec.Struct, frozen=True):
@@ -83,7 +85,9 @@ E = TypeVar("E", bound=Endpoint)
 
 
 def evolve_endpoint(state: E | None, event: Event) -> E | None:
-    """Folds the events that mean the same for endpoints of all kinds."""
+    """Returns the state of an endpoint after an event, for the events that both kinds of endpoint have. Other events
+    leave the state unchanged.
+    """
     if state is None:
         return None
     match event:

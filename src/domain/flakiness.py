@@ -1,11 +1,11 @@
 """Flakiness: tests with different results for the same code.
 
-A result is flaky when it passed only after a failure in the same report, or when another build of the job on the same
-commit had the opposite result.
+A result is flaky in two cases: it passed, but an earlier attempt in the same report failed; or another build of the job
+on the same commit had the opposite result.
 
-A run is flaky when its result passed only after a failure, or flipped: the last other result on the commit was the
-opposite. An episode begins with a flaky run and ends after STEADY_AFTER runs in a row that are not flaky. The next
-flaky run begins a new episode.
+A run is flaky in two cases: its result passed, but an earlier attempt failed; or its result flipped, which means that
+the test's previous result on the same commit was the opposite. An episode begins with a flaky run and ends after
+STEADY_AFTER runs in a row that are not flaky. The next flaky run begins a new episode.
 """
 
 from typing import ClassVar
@@ -20,7 +20,7 @@ STEADY_AFTER = 10
 
 
 class TestTurnedFlaky(Event, frozen=True):
-    """A test turned flaky; recorded once for each episode."""
+    """A test turned flaky. Recorded once at the beginning of each episode."""
 
     __test__: ClassVar[bool] = False
     name: ClassVar[str] = "test.turned_flaky"
@@ -47,7 +47,7 @@ class TestTurnedFlaky(Event, frozen=True):
 
 
 class OtherResult(msgspec.Struct, frozen=True):
-    """A result of another build on the same commit. The result counts and is not skipped."""
+    """A passed or failed result that counts, of another build on the same commit."""
 
     build_id: int
     suite: str

@@ -1,4 +1,4 @@
-"""Jobs: the command to run, its nodes and its limits. Each run of a job is a build."""
+"""Jobs: the command to run, where to run it, and its limits. Each run of a job is a build."""
 
 from collections.abc import Mapping
 from typing import ClassVar, Literal
@@ -14,7 +14,9 @@ QuarantineMode = Literal["run", "skip"]
 
 
 class Configuration(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The steps and variables of a build. `secrets` are sealed values by name. Only the agent gets them in clear."""
+    """The steps and variables of a build. `secrets` maps names to encrypted values, which only the agent gets
+    decrypted.
+    """
 
     command: str = ""
     setup: list[str] = []
@@ -24,7 +26,9 @@ class Configuration(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def merge_secrets(given: Mapping[str, bytes | None], stored: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Returns the stored secrets, with the given ones added or put in their place; None removes one. All are sealed."""
+    """Returns `stored` with the changes in `given`: a value adds or replaces a secret, None removes it. Values are
+    encrypted.
+    """
     return {name: value for name, value in {**stored, **given}.items() if value is not None}
 
 
@@ -65,7 +69,7 @@ class JobCreated(JobEvent, frozen=True):
 
 
 class JobUpdated(JobEvent, frozen=True):
-    """Contains the changed fields; None means unchanged. `cleared` names the fields that were set to None."""
+    """The job was changed. A field that is None is unchanged, unless `cleared` names it: then it was set to None."""
 
     name: ClassVar[str] = "job.updated"
     sealed: ClassVar[tuple[str, ...]] = TEXTS
@@ -90,7 +94,9 @@ class JobConfigured(JobEvent, frozen=True):
 
 
 class JobDeleted(JobEvent, frozen=True):
-    """The job was deleted with its builds, since its data key wraps their keys. Unfinished builds are aborted."""
+    """The job was deleted, and all its builds with it: destroying the job's data key makes their texts unreadable.
+    Unfinished builds are aborted.
+    """
 
     name: ClassVar[str] = "job.deleted"
     destroys_key: ClassVar[bool] = True

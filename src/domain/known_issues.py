@@ -1,10 +1,11 @@
-"""Known issues: failures that are understood, with the rules that match and classify them.
+"""Known issues: failures that people have understood, with the rules that recognise and classify such failures.
 
-A known issue has one rule that a user gave: a pattern (RE2) over message and trace, a signature, or a fail_id of a
-reporter. Each result that is linked to the issue adds its fail_id and its signature as rules.
+A known issue has one rule that a user entered: a pattern (RE2) for message and trace, a signature, or the fail_id that
+a reporter gives to a failure. When a user links a result to the issue, its fail_id and its signature become further
+rules.
 
-A change of the user's rule or of the classification makes a new edition of the issue. Each edition is searched for once
-in older failures.
+When the user's rule or the classification changes, the issue gets a new edition. The server searches older failures
+once for each edition.
 """
 
 from typing import ClassVar, Literal
@@ -51,7 +52,7 @@ class KnownIssueCreated(KnownIssueEvent, frozen=True):
 
 
 class KnownIssueUpdated(KnownIssueEvent, frozen=True):
-    """Contains the changed fields; None means unchanged. `cleared` names the fields that were set to None."""
+    """The issue was changed. A field that is None is unchanged, unless `cleared` names it: then it was set to None."""
 
     name: ClassVar[str] = "known_issue.updated"
     sealed: ClassVar[tuple[str, ...]] = TEXTS
@@ -65,7 +66,9 @@ class KnownIssueUpdated(KnownIssueEvent, frozen=True):
 
 
 class KnownIssueFailureAdded(KnownIssueEvent, frozen=True):
-    """A user linked a failure to the issue. From now on the issue matches identical failures."""
+    """A user linked a failed result to the issue. From now on the issue also matches failures with the same fail_id or
+    signature.
+    """
 
     name: ClassVar[str] = "known_issue.taught"
     sealed: ClassVar[tuple[str, ...]] = ("fail_id", "signature")
@@ -75,9 +78,10 @@ class KnownIssueFailureAdded(KnownIssueEvent, frozen=True):
 
 
 class KnownIssueSearched(KnownIssueEvent, frozen=True):
-    """A search found older failures that the issue matches, from the newest result down to `down_to`.
+    """The server searched older failures for the issue, from the newest result down to `down_to`, and found
+    `result_ids`.
 
-    Results that were classified in the meantime keep their classification.
+    The issue classifies these results, except those that were classified in the meantime.
     """
 
     name: ClassVar[str] = "known_issue.searched"
@@ -91,13 +95,15 @@ class KnownIssueSearched(KnownIssueEvent, frozen=True):
 
 
 class KnownIssueDeleted(KnownIssueEvent, frozen=True):
-    """The issue was deleted and matches nothing any more. Results keep the classifications that it gave them."""
+    """The issue was deleted and matches nothing any more. Results that it has classified keep their classifications."""
 
     name: ClassVar[str] = "known_issue.deleted"
 
 
 class MatchRule(msgspec.Struct, frozen=True):
-    """A value by which a known issue matches failures, and the classification that it gives to them."""
+    """A fail_id, signature or pattern by which a known issue matches failures, and the classification that these
+    failures get.
+    """
 
     known_issue_id: int
     classification: Classification
@@ -124,7 +130,7 @@ class KnownIssue(msgspec.Struct, frozen=True):
 
     @property
     def match_rules(self) -> list[MatchRule]:
-        """The rule that a user gave, and the rules that linked results added."""
+        """The rule that a user entered, followed by the fail_ids and signatures of linked results."""
         values: list[tuple[Kind, str]] = [
             (self.kind, self.value),
             *(("fail_id", fail_id) for fail_id in self.fail_ids),

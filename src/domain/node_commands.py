@@ -1,6 +1,6 @@
-"""Commands for the agent of a node, outside of builds: run an admin's shell line, or restart the agent.
+"""Commands for the agent of a node that belong to no build: run an admin's shell line, or restart the agent.
 
-Each command has its own stream, so that its output is not loaded with the state of the node.
+Each command has its own stream, so loading the state of the node does not load the output of its commands.
 """
 
 from datetime import datetime
@@ -76,12 +76,12 @@ def evolve(state: NodeCommand | None, event: Event) -> NodeCommand | None:
 
 
 def notification_subject(command_id: int) -> str:
-    """Returns the subject of the notification about a command. (For a build, the subject is the build's id.)"""
+    """Returns the text by which notifications name a command: `cmd-` followed by its id."""
     return f"cmd-{command_id}"
 
 
 def completion_notification(command_id: int) -> str:
-    """Returns the payload of the notification to everybody who waits for the command's result."""
+    """Returns the payload that wakes the API requests which are waiting for the result of a command."""
     return f"done:{command_id}"
 
 

@@ -1,4 +1,4 @@
-"""Nodes: build machines, each with one agent at a time (its session)."""
+"""Nodes: build machines. A node has one agent at a time; a run of the agent is a session."""
 
 from typing import ClassVar, Literal
 
@@ -51,7 +51,7 @@ class NodeWentOffline(NodeEvent, frozen=True):
 
 
 class NodeUpdated(NodeEvent, frozen=True):
-    """Contains the changed fields; None means unchanged. `cleared` names the fields that were set to None."""
+    """The node was changed. A field that is None is unchanged, unless `cleared` names it: then it was set to None."""
 
     name: ClassVar[str] = "node.updated"
     title: str | None = None
@@ -63,7 +63,7 @@ class NodeUpdated(NodeEvent, frozen=True):
 
 
 class NodeQuarantined(NodeEvent, frozen=True):
-    """The node gets no builds any more; running builds go on."""
+    """The node was put in quarantine: it gets no new builds, and running builds go on."""
 
     name: ClassVar[str] = "node.quarantined"
 
@@ -110,7 +110,9 @@ def evolve(state: Node | None, event: Event) -> Node | None:
 
 
 def agent_notification(node_id: int, subject: int | str) -> str:
-    """Returns the payload of a notification to a node's waiting agent. `subject`: a build's id, or `cmd-` and an id."""
+    """Returns the payload that wakes the waiting agent of a node. `subject` says why: the id of a build, or `cmd-`
+    followed by the id of a command.
+    """
     return f"{node_id}:{subject}"
 
 

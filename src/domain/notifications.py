@@ -1,4 +1,4 @@
-"""Notifications: the events that endpoints are notified of, and the selection for one endpoint."""
+"""Notifications: which notifications an event causes, and which of them an endpoint gets."""
 
 from collections.abc import Collection, Iterator
 from datetime import datetime
@@ -39,7 +39,7 @@ SOURCES: dict[str, tuple[type[Event], ...]] = {
 
 
 class Notification(NamedTuple):
-    """One of the notifications that an event causes."""
+    """A notification that an event causes. An event may cause several."""
 
     type: NotificationType
     ordering_key: str | None
@@ -71,10 +71,10 @@ def notifications_of(event: Event) -> Iterator[Notification]:
 
 
 def select_notifications(kind: EndpointKind, types: Collection[str], event: Event) -> Iterator[Notification]:
-    """Yields the notifications of an event for an endpoint that is registered for these types.
+    """Yields the notifications that an event causes for an endpoint of this kind which is registered for `types`.
 
-    Channels are read by people: they get one card for a failed build even if they are registered for `build.finished`
-    and `build.failed`, and one card for tests that were quarantined together.
+    Teams channels are read by people, so they get no repetitions: one card for a failed build even if the channel is
+    registered for `build.finished` and `build.failed`, and one card for all tests that were quarantined together.
     """
     for notification in notifications_of(event):
         is_repeated = kind == "teams" and (
@@ -89,12 +89,14 @@ def _has_failed_type(event: Event, types: Collection[str]) -> bool:
 
 
 def is_in_scope(endpoint_project_id: int | None, event_project_id: int | None) -> bool:
-    """Returns whether an endpoint (None: of all projects) is notified of events of a project (None: of no project)."""
+    """Returns whether an endpoint is notified of the events of a project. `endpoint_project_id` is None for an endpoint
+    of all projects, `event_project_id` is None for an event of no project.
+    """
     return endpoint_project_id is None or endpoint_project_id == event_project_id
 
 
 class NotificationMessage(msgspec.Struct, frozen=True):
-    """The body of a webhook delivery."""
+    """The body of the request that a webhook receives."""
 
     id: str
     """Id of the notification, which is the same for all endpoints and in a replay."""

@@ -35,7 +35,7 @@ class PoolCreated(PoolEvent, frozen=True):
 
 
 class PoolUpdated(PoolEvent, frozen=True):
-    """Contains the changed fields; None means unchanged. `cleared` names the fields that were set to None."""
+    """The pool was changed. A field that is None is unchanged, unless `cleared` names it: then it was set to None."""
 
     name: ClassVar[str] = "node_pool.updated"
     sealed: ClassVar[tuple[str, ...]] = ("title", "labels")

@@ -1,4 +1,4 @@
-"""Dismissed events, which an operator left out of a read model because they cannot be applied."""
+"""Dismissed events: events that a read model could not apply and that an operator therefore left out of it."""
 
 from typing import ClassVar
 
@@ -6,7 +6,9 @@ from domain.core.events import Category, Event
 
 
 class EventDismissed(Event, frozen=True):
-    """An operator left an event out of a read model that could not apply it. Rebuilds leave the event out, too."""
+    """A read model could not apply an event, and an operator left the event out of it. Rebuilds leave the event out,
+    too.
+    """
 
     name: ClassVar[str] = "projection.event_dismissed"
     projection: str

@@ -35,7 +35,7 @@ class ProjectCreated(ProjectEvent, frozen=True):
 
 
 class ProjectUpdated(ProjectEvent, frozen=True):
-    """Contains the changed fields; None means unchanged."""
+    """The project was changed. A field that is None is unchanged."""
 
     name: ClassVar[str] = "project.updated"
     sealed: ClassVar[tuple[str, ...]] = ("title", "description")
@@ -68,13 +68,15 @@ class MemberRemoved(ProjectEvent, frozen=True):
 
 
 class ProjectClosed(ProjectEvent, frozen=True):
-    """The deletion of the project began. It gets no new jobs and node pools, so that a list of these stays complete."""
+    """The deletion of the project began. From now on nobody can add a job or node pool, so a list of those to delete
+    stays complete.
+    """
 
     name: ClassVar[str] = "project.closed"
 
 
 class ProjectDeleted(ProjectEvent, frozen=True):
-    """The project was deleted, after all its jobs and node pools."""
+    """The project was deleted. All its jobs and node pools were deleted before."""
 
     name: ClassVar[str] = "project.deleted"
     destroys_key: ClassVar[bool] = True

@@ -1,8 +1,9 @@
 """Quarantine: tests of a job whose failures do not fail its builds.
 
-A job's quarantine is one stream. An entry is the node id of a test, or a prefix of node ids that ends before `::` or
-`[` (as in pytest's reporter). An entry that has expired does not count. An entry whose tests have recovered counts
-until it is lifted. Events record each expiry and each recovery once.
+A job's quarantine is one stream. An entry is the node id of a test, or the beginning of node ids up to `::` or `[`:
+then it stands for all tests of a file, a class or a parametrised test. An expired entry has no effect. An entry whose
+tests have recovered keeps its effect until somebody lifts it. The expiry of an entry and each recovery are recorded
+once.
 """
 
 import re
@@ -43,7 +44,7 @@ class QuarantineEvent(Event, frozen=True):
 
 
 class TestsQuarantined(QuarantineEvent, frozen=True):
-    """Tests were put in quarantine; the n-th node id is entry `first_id + n`."""
+    """Tests were put in quarantine. The n-th node id (from 0) is the entry with the id `first_id + n`."""
 
     __test__: ClassVar[bool] = False
     name: ClassVar[str] = "quarantine.added"
@@ -71,7 +72,9 @@ class QuarantineExpired(QuarantineEvent, frozen=True):
 
 
 class QuarantineBecameHealthy(QuarantineEvent, frozen=True):
-    """Entries recovered. When a test of an entry fails later, the next recovery is recorded again."""
+    """The tests of these entries recovered. If a test of an entry fails after that, the entry's next recovery is
+    recorded again.
+    """
 
     name: ClassVar[str] = "quarantine.became_healthy"
     ids: list[int]
@@ -80,9 +83,11 @@ class QuarantineBecameHealthy(QuarantineEvent, frozen=True):
 
 
 class QuarantinedTestsRan(Event, frozen=True):
-    """Outcomes of the entries in a report of a build; entries whose tests were all skipped are left out.
+    """A report has results of quarantined tests: the entries that passed and that failed. Entries whose tests were all
+    skipped are left out.
 
-    The event is in the results stream of the build, so that reports of a job do not wait for each other.
+    The event is in the results stream of the build, not in the job's quarantine, so that reports of a job do not wait
+    for each other.
     """
 
     name: ClassVar[str] = "quarantine.tests_ran"
@@ -124,7 +129,9 @@ class Quarantine(msgspec.Struct, frozen=True):
 
 
 def possible_entries(node_id: str) -> Iterator[str]:
-    """Yields the entries that would quarantine a test: its node id, and each prefix of it that may be an entry."""
+    """Yields the entries that would quarantine a test: its node id, and each beginning of the node id that may be an
+    entry.
+    """
     yield node_id
     for end in islice(_ENDS.finditer(node_id), MAX_PREFIXES):
         yield node_id[: end.start()]
@@ -139,9 +146,9 @@ def filter_quarantined(node_ids: Iterable[str], entries: Iterable[str]) -> set[s
 
 
 def split_by_outcome(ran: Iterable[tuple[str, bool]], entries: Mapping[str, Entry]) -> tuple[list[int], list[int]]:
-    """Returns the ids of the entries whose tests all passed, and the ids of the entries with a failure.
+    """Returns the ids of the entries whose tests all passed, and the ids of the entries with a failed test.
 
-    `ran` has the node id of each test that ran, and whether it failed in any attempt.
+    `ran` lists the tests that ran: the node id, and whether the test failed in any attempt. `entries` are by node id.
     """
     failures: dict[int, bool] = {}
     for node_id, failed in ran:

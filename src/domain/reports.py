@@ -1,4 +1,4 @@
-"""The reports in the state of a build, without their results."""
+"""The reports in the state of a build. The state does not contain their results."""
 
 import msgspec
 
@@ -11,7 +11,7 @@ IGNORED = ("known_issues", "quarantined")
 
 
 class Report(msgspec.Struct, frozen=True):
-    """A report of a build. `domain.builds.ReportRecorded` describes the fields that it also has."""
+    """A report in the state of a build. Fields without a description are copied from `domain.builds.ReportRecorded`."""
 
     attempt: int
     path: str
@@ -39,5 +39,7 @@ class Report(msgspec.Struct, frozen=True):
 
     @property
     def ignored(self) -> int:
-        """Number of failures that are in quarantine or that the reporter calls known issues."""
+        """Number of failures that do not fail the build: those in quarantine, and those that the reporter calls known
+        issues.
+        """
         return sum(count for name, count in zip(COUNTS, self.counts, strict=True) if name in IGNORED)

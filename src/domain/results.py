@@ -1,8 +1,8 @@
 """Test results and test cases.
 
-A test case is one test of a project across builds, named by its node id. One event gives ids to all test cases that are
-new in a report. One event has about a thousand results, in columns, so that it is stored as one compressed block
-instead of a thousand maps.
+A test case is one test of a project across builds, named by its node id. When a report contains new test cases, one
+event gives ids to all of them. An event contains up to about a thousand results as columns, so that it is stored as one
+compressed block instead of a thousand maps.
 """
 
 from hashlib import blake2b
@@ -30,7 +30,7 @@ DIFFERED: one of these results was the opposite. FLIPPED: the last of these resu
 
 
 class CasesSeen(Event, frozen=True):
-    """New test cases; the n-th node id is case `first_case_id + n`."""
+    """A report contained new test cases. The n-th node id (from 0) gets the case id `first_case_id + n`."""
 
     name: ClassVar[str] = "test_cases.seen"
     sealed: ClassVar[tuple[str, ...]] = ("node_ids", "suites")
@@ -50,7 +50,9 @@ class CasesSeen(Event, frozen=True):
 
 
 class ResultText(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
-    """The texts of a result, which is at index `row` of the columns. A result without texts has no ResultText."""
+    """The texts of one result: that at index `row` of the columns of `ResultsRecorded`. A result without texts has
+    none.
+    """
 
     row: int
     message: str = ""
@@ -64,7 +66,9 @@ class ResultText(msgspec.Struct, frozen=True, array_like=True, omit_defaults=Tru
 
 
 class Replaced(msgspec.Struct, frozen=True, array_like=True):
-    """An earlier result, of another file of the build attempt, that a result replaces. Only older releases did that."""
+    """An earlier result, from another file of the same build attempt, that a result of this block replaces. Only older
+    releases replaced single results.
+    """
 
     row: int
     """Row of the result that replaces the earlier one."""
@@ -73,7 +77,7 @@ class Replaced(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ResultsRecorded(Event, frozen=True):
-    """A block of results in report order; the n-th row is result `first_result_id + n`."""
+    """A block of results in the order of the report. Row n (from 0) is the result with the id `first_result_id + n`."""
 
     name: ClassVar[str] = "results.recorded"
     class_version: ClassVar[int] = 3
@@ -116,8 +120,8 @@ class ResultsRecorded(Event, frozen=True):
 
 
 class ResultsReplaced(Event, frozen=True):
-    """A block of results no longer counts, because its report was replaced or its attempt lost. Skipped results are
-    left out.
+    """A block of results no longer counts, because its report was replaced or its build attempt was lost. Skipped
+    results and attempts that were not the last are left out, since they did not count.
     """
 
     name: ClassVar[str] = "results.replaced"
@@ -136,14 +140,16 @@ class ResultsReplaced(Event, frozen=True):
 
 
 def find_flaky(event: ResultsRecorded) -> bytes:
-    """Returns one byte a row: 1 for a result that makes its run flaky, as it passed on a retry or flipped."""
+    """Returns one byte for each row: 1 if the result makes its run flaky, as it passed on a retry or flipped. Else
+    0.
+    """
     if not event.flips:
         return event.flaky
     return bytes(flaky or flip == FLIPPED for flaky, flip in zip(event.flaky, event.flips, strict=True))
 
 
 def count_no_more(block: ResultsRecorded) -> ResultsReplaced:
-    """Returns the event that takes a block of results out of the counts of its test cases."""
+    """Returns the event that removes the results of `block` from the counts of their test cases."""
     kept = [final and status != SKIPPED for final, status in zip(block.finals, block.statuses, strict=True)]
     return ResultsReplaced(
         build_id=block.build_id,
@@ -163,14 +169,14 @@ def commit_number(commit_sha: str) -> int:
 
 
 def without_commit_name(first: dict[str, Any]) -> dict[str, Any]:
-    """Upcasts version 1, which had the commit's name in clear."""
+    """Upcasts version 1, which contained the commit in clear, to version 2."""
     return {name: value for name, value in first.items() if name != "commit_sha"} | {
         "commit": commit_number(first.get("commit_sha", ""))
     }
 
 
 def with_packed_columns(second: dict[str, Any]) -> dict[str, Any]:
-    """Upcasts version 2, which had these columns as lists of numbers."""
+    """Upcasts version 2, which stored columns of integers as lists, to version 3, which stores them as bytes."""
     return second | {
         "case_ids": Int32s(second["case_ids"]).stored,
         "suites": Int16s(second["suites"]).stored,

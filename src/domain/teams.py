@@ -1,6 +1,6 @@
-"""Microsoft Teams channels: endpoints that are notified by cards.
+"""Microsoft Teams channels: endpoints to which notifications are sent as cards.
 
-The URL of a channel is a secret, because everybody who knows it may post there.
+The URL of a channel is a secret, because everybody who knows it can post to the channel.
 """
 
 # Fields stand here for the properties that the base declares, since msgspec lays out the fields of one base only.
@@ -88,7 +88,7 @@ class ChannelRecovered(ChannelEvent, EndpointRecovered, frozen=True):
 
 
 class CardGivenUp(ChannelEvent, frozen=True):
-    """A card was not delivered and is not tried again."""
+    """A card could not be delivered. It is not tried again."""
 
     name: ClassVar[str] = "teams_channel.card_given_up"
     sealed: ClassVar[tuple[str, ...]] = ("error",)
@@ -138,7 +138,9 @@ def redact_url(url: str) -> str:
 
 
 def correct_outcome(outcome: Outcome) -> Outcome:
-    """Turns a 2xx answer of an Office connector whose body reports an error into a failed attempt."""
+    """Returns a failed outcome for a 2xx answer whose body is an error of an Office connector. Returns others
+    unchanged.
+    """
     if outcome.ok and outcome.excerpt.startswith(CONNECTOR_ERROR):
         return msgspec.structs.replace(outcome, ok=False, error=" ".join(outcome.excerpt[:200].split()))
     return outcome

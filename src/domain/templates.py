@@ -1,4 +1,4 @@
-"""Pipeline templates: what the builds of several jobs have in common."""
+"""Pipeline templates: configuration that the builds of several jobs share."""
 
 from typing import ClassVar
 
@@ -31,7 +31,7 @@ class TemplateCreated(TemplateEvent, frozen=True):
 
 
 class TemplateUpdated(TemplateEvent, frozen=True):
-    """Contains the changed fields; None means unchanged."""
+    """The template was changed. A field that is None is unchanged."""
 
     name: ClassVar[str] = "template.updated"
     sealed: ClassVar[tuple[str, ...]] = ("title", "description", "configuration")
@@ -54,7 +54,9 @@ class Template(msgspec.Struct, frozen=True):
 
 
 def overlaid(template: Configuration, job: Configuration) -> Configuration:
-    """Returns a build's configuration: the job's values, else the template's. Merges their variables and secrets."""
+    """Returns a build's configuration: the values of the job, and those of the template where the job has none.
+    Variables and secrets are merged by name; the job's win.
+    """
     return Configuration(
         command=job.command or template.command,
         setup=job.setup or template.setup,

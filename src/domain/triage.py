@@ -1,12 +1,12 @@
 """Triage: the classification of failed results by users, rules and models.
 
-    source    overrides
+    source    may override classifications by
     user      user, rule, ai
     rule      rule, ai
     ai        ai
 
-Only users override the classification of a user. Rules classify results while their report is recorded, before anybody
-can have seen them, so all classifications of a report are one event in the results stream.
+Rules classify results while their report is recorded, before anybody can see the results. So one event in the results
+stream contains all classifications of a report by rules.
 """
 
 from typing import ClassVar, Literal, get_args
@@ -25,7 +25,7 @@ WEIGHT: dict[Source | None, int] = {None: 0, "ai": 1, "rule": 2, "user": 3}
 
 
 class ResultsClassifiedByRules(Event, frozen=True):
-    """Known issues matched failures of a report. Each row of the columns is one failure."""
+    """Known issues matched failures of a report. Row n of each column is about the same failure."""
 
     name: ClassVar[str] = "results.classified_by_rules"
     build_id: int
@@ -42,7 +42,9 @@ class ResultsClassifiedByRules(Event, frozen=True):
 
 
 class ResultEvent(Event, frozen=True):
-    """Base of the events about one result. The fields `replaced…` contain the previous values."""
+    """Base of the events about one result. Fields whose names begin with `replaced` contain the values before the
+    event.
+    """
 
     result_id: int
     build_id: int
@@ -87,8 +89,8 @@ class ResolutionSet(ResultEvent, frozen=True):
 
 
 class KnownIssueLinked(ResultEvent, frozen=True):
-    """A user linked a known issue: the result gets its classification from that user, unless a user has classified it
-    otherwise than by a link.
+    """A user linked a known issue to a result. The result gets the issue's classification as if that user had chosen
+    it. But a classification that a user chose directly stays.
     """
 
     name: ClassVar[str] = "result.known_issue_linked"
@@ -99,7 +101,9 @@ class KnownIssueLinked(ResultEvent, frozen=True):
 
 
 class Triage(msgspec.Struct, frozen=True):
-    """The triage of one result, without what ResultsClassifiedByRules says about it."""
+    """Triage of one result: what users and models set. Classifications by ResultsClassifiedByRules are not in this
+    state.
+    """
 
     classification: Classification | None = None
     set_by_kind: Source | None = None

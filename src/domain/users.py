@@ -45,9 +45,9 @@ class UserPasswordSet(UserEvent, frozen=True):
 
 
 class PasswordLinkIssued(UserEvent, frozen=True):
-    """The user got a link with which they can set a password once. The next link replaces this one.
+    """The user got a link to set a password. The link works once, and the next link makes it invalid.
 
-    The link's token is computed from `link_id` with the server's secret key and is stored nowhere.
+    The link's token is computed from `link_id` with the server's secret key, and is stored nowhere.
     """
 
     name: ClassVar[str] = "user.password_link_issued"
@@ -57,7 +57,9 @@ class PasswordLinkIssued(UserEvent, frozen=True):
 
 
 class UserUpdated(UserEvent, frozen=True):
-    """Contains the changed fields; None means unchanged. A user who is made inactive loses sessions and API tokens."""
+    """The user was changed. A field that is None is unchanged. Making a user inactive ends their sessions and API
+    tokens.
+    """
 
     name: ClassVar[str] = "user.updated"
     sealed: ClassVar[tuple[str, ...]] = ("first_name", "last_name")
@@ -75,7 +77,7 @@ class UserSignedOut(UserEvent, frozen=True):
 
 
 class UserDeleted(UserEvent, frozen=True):
-    """The user was deleted; their events stay in the log under their id."""
+    """The user was deleted. Other events still name them by their id."""
 
     name: ClassVar[str] = "user.deleted"
     destroys_key: ClassVar[bool] = True

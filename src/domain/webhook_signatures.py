@@ -1,4 +1,4 @@
-"""Signatures of webhook deliveries: the headers of Standard Webhooks, and HMAC-SHA256 of the body as hex."""
+"""Headers that sign webhook deliveries: those of Standard Webhooks, and a hex HMAC-SHA256 of the body."""
 
 import base64
 import hashlib
@@ -11,7 +11,8 @@ KEY_BYTES = range(24, 64 + 1)
 
 
 def decode_key(secret: str) -> bytes:
-    """Returns the signing key for Standard Webhooks: a `whsec_` secret is base64, any other is the key itself.
+    """Returns the key that signs by Standard Webhooks: of a `whsec_` secret the decoded base64, of any other the secret
+    itself.
 
     Raises ValueError for a `whsec_` secret that is not base64.
     """
@@ -24,7 +25,9 @@ def decode_key(secret: str) -> bytes:
 
 
 def check_secret(secret: str) -> None:
-    """Raises ValueError for an invalid `whsec_` secret. Call it for new secrets only: older ones still sign."""
+    """Raises ValueError for a `whsec_` secret whose key is not base64 or has a wrong length. Meant for new secrets
+    only: keys of other lengths that were accepted before still sign.
+    """
     length = len(decode_key(secret))
     if secret.startswith(PREFIX) and length not in KEY_BYTES:
         raise ValueError(f"begins with whsec_ but what follows is base64 of {length} bytes, not of 24 to 64")
@@ -33,7 +36,9 @@ def check_secret(secret: str) -> None:
 def build_headers(
     secret: str | None, delivery_id: str, event_type: str, at: datetime, body: bytes, *, replay: bool = False
 ) -> dict[str, str]:
-    """Returns all headers of a delivery. Without a secret there is no signature among them."""
+    """Returns the headers of a delivery. Without a `secret` they contain no signature. With `replay`, a header says
+    that the delivery repeats an earlier event.
+    """
     timestamp = str(int(at.timestamp()))
     headers = {
         "Content-Type": "application/json",

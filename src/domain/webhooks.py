@@ -1,7 +1,6 @@
-"""Webhooks: endpoints that are notified by signed HTTP requests.
+"""Webhooks: endpoints to which notifications are sent as signed HTTP requests.
 
-Single attempts are no events. An event is recorded when a delivery is given up, and when a webhook begins or stops
-failing.
+A single attempt is no event. Events record that a delivery was given up, and that a webhook began or stopped failing.
 """
 
 # Fields stand here for the properties that the base declares, since msgspec lays out the fields of one base only.
@@ -79,7 +78,9 @@ class WebhookRecovered(WebhookEvent, EndpointRecovered, frozen=True):
 
 
 class ReplayRequested(WebhookEvent, frozen=True):
-    """A user asked to deliver the notifications of the events from `after` (exclusive) to `up_to` once more."""
+    """A user asked to send the notifications of earlier events again: those from position `after` (exclusive) to
+    `up_to`.
+    """
 
     name: ClassVar[str] = "webhook.replay_requested"
     replay: str
@@ -129,7 +130,9 @@ class Webhook(Endpoint, frozen=True):
 
 
 class Delivery(msgspec.Struct, frozen=True):
-    """The numbers of attempts when a delivery was last given up and when it was last requested again; -1 for never."""
+    """State of a delivery: how many attempts it had when it was last given up, and when a user last requested it again.
+    -1 stands for never.
+    """
 
     given_up: int = -1
     requested: int = -1

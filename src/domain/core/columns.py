@@ -1,4 +1,4 @@
-"""Columns of integers in events: arrays that are stored as little-endian bytes."""
+"""Columns of integers in events. An event stores such an array as little-endian bytes."""
 
 import sys
 from array import array
@@ -12,7 +12,7 @@ else:
 
 
 class Column(Numbers):
-    """Integers of a fixed size. Raises OverflowError for one that does not fit."""
+    """Integers that each take the same number of bytes. Raises OverflowError for an integer that needs more."""
 
     code: ClassVar[str]
 

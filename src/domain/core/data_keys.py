@@ -1,5 +1,5 @@
-"""Names of data keys. A name is a path, and each key is wrapped by its parent in this path. So destroying the key of a
-project makes the texts of its jobs and builds unreadable, too.
+"""Names of data keys. A name is a path, and each key is encrypted (wrapped) with the key above it in the path. So
+destroying the key of a project also makes the texts of the project's jobs and builds unreadable.
 """
 
 
@@ -16,7 +16,7 @@ def build_key(project_id: int, job_id: int, build_id: int) -> str:
 
 
 def webhook_key(project_id: int | None, webhook_id: int) -> str:
-    """Returns the name of the key of a webhook of one project, or of all projects (None)."""
+    """Returns the name of a webhook's data key. `project_id` is None for a webhook of all projects."""
     name = f"webhook-{webhook_id}"
     return name if project_id is None else f"{project_key(project_id)}/{name}"
 
@@ -38,6 +38,6 @@ def user_key(user_id: int) -> str:
 
 
 def lineage(name: str) -> list[str]:
-    """Returns the names of all keys above a key, the topmost first, and then the name of the key itself."""
+    """Returns the names of all keys above a key, the topmost first, followed by `name` itself."""
     parts = name.split("/")
     return ["/".join(parts[: end + 1]) for end in range(len(parts))]

@@ -91,7 +91,7 @@ class TooManyRequests(Rejection):
 
 
 class ContentsAltered(Rejection):
-    """Stored contents differ from what an event says of them."""
+    """The stored content of a file or log does not match the hash that an event recorded."""
 
     status, slug, title = 500, "contents-altered", "Stored contents were altered"
 
@@ -101,7 +101,7 @@ class Unavailable(Rejection):
 
 
 class StorageFull(Unavailable):
-    """A disk of the server has no room for what was to be stored. Nothing was stored."""
+    """A disk of the server is full. Nothing of the request was stored."""
 
     slug, title = "insufficient-storage", "A disk of the server is full"
 

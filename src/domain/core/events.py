@@ -45,7 +45,9 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fa
 
     @property
     def data_key(self) -> str | None:
-        """The name of the key that encrypts the sealed fields. Destroying the key erases these fields for good."""
+        """The name of the data key that encrypts the sealed fields; None without one. Destroying the key erases these
+        fields for good.
+        """
         return None
 
     @property
@@ -61,7 +63,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fa
 
 @cache
 def updatable_fields(kind: type[Event]) -> tuple[str, ...]:
-    """Returns the fields of an update event that may be None, which means unchanged."""
+    """Returns the names of the fields that are None in an update event of type `kind` unless it changes them."""
     fields = msgspec.structs.fields(kind)
     return tuple(field.name for field in fields if field.default is None and field.name not in Event.__struct_fields__)
 
@@ -73,7 +75,9 @@ def changes_of(event: Event) -> dict[str, Any]:
 
 
 def copy_fields(into: type[T], source: msgspec.Struct, **others: Any) -> T:
-    """Returns an `into` with the fields `others`. Copies its other fields from `source`, by their names."""
+    """Returns a new `into`. Its fields get the values in `others`, or else the values of the fields of `source` with
+    the same names.
+    """
     return into(**{name: getattr(source, name) for name in _shared_fields(into, type(source))} | others)
 
 
