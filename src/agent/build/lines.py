@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agent.build.masking import Masker
+from agent.build.masking import Masker, replace_matches
 
 MAX_LINE_BYTES = 64 * 1024  # a longer line is divided
 
@@ -14,11 +14,12 @@ class LineReader:
 
     def feed(self, data: bytes) -> list[str]:
         """Return the lines that end in `data`; the rest is kept for the next call."""
+        pattern = self._masker.find_pattern(self._partial + data)  # for all lines at once: most chunks hold no secret
         first, *others = data.split(b"\n")
         found: list[str] = []
         self._extend(first, found)
         for part in others:
-            found.append(_decode(self._masker.mask(self._partial)))
+            found.append(_decode(replace_matches(pattern, self._partial)))
             self._partial = b""
             self._extend(part, found)
         return found

@@ -5,35 +5,31 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from urllib.parse import unquote, urlsplit
-from xml.sax.saxutils import escape
+
+from agent.build.encoded_forms import ENCODINGS, find_marks, list_texts, strip_marks
 
 SHORTEST_SECRET = 4  # characters; shorter values are too common in ordinary text to be masked
 _URL_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
 
 
 class Masker:
-    """Replaces secrets by `***`. Works on bytes: a log may have no valid encoding, and reports have different ones."""
+    """Replaces secrets by `***`, in every form in which programs write them (see `encoded_forms`).
+
+    Works on bytes: a log may have no valid encoding, and reports have different ones.
+    """
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        masks: dict[bytes, bytes] = {}
-        for secret in secrets:
-            for part in {secret, *secret.splitlines()}:
-                text = part.strip()
-                if len(text) >= SHORTEST_SECRET:
-                    masks.update(_encode_forms(text))
+        parts = {part.strip() for secret in secrets for part in (secret, *secret.splitlines())}
+        texts = {text for part in parts if len(part) >= SHORTEST_SECRET for text in list_texts(part)}
         # Longest first: a secret that begins like another is masked whole.
-        ordered = sorted(masks, key=len, reverse=True)
-        self._masks = masks
-        self._longest = len(ordered[0]) if ordered else 0
-        self._pattern = re.compile(b"|".join(re.escape(form) for form in ordered)) if ordered else None
-
-    @property
-    def overlap(self) -> int:
+        self._texts = sorted(texts, key=lambda found: (-len(found.text), found.text))
+        self._patterns: dict[tuple[int, ...], re.Pattern[bytes]] = {}
+        """Patterns that were needed so far, by the indexes of their texts and the number of encodings."""
+        self.overlap = max((text.max_bytes for text in self._texts), default=0)
         """Number of bytes after a cut that `mask_head` needs, to find every secret that crosses the cut."""
-        return max(self._longest - 1, 0)
 
     def mask(self, data: bytes) -> bytes:
-        return self._pattern.sub(self._replacement, data) if self._pattern else data
+        return replace_matches(self.find_pattern(data), data)
 
     def mask_text(self, text: str) -> str:
         return self.mask(text.encode("utf-8", "replace")).decode("utf-8", "replace")
@@ -42,12 +38,12 @@ class Masker:
         """Return the masked data before `cut` and the unmasked rest. If a secret crosses the cut, the cut moves to the
         end of the secret.
         """
-        if self._pattern:
-            for match in self._pattern.finditer(data):
-                if match.start() >= cut:
-                    break
-                cut = max(cut, match.end())
-        return self.mask(data[:cut]), data[cut:]
+        pattern = self.find_pattern(data)
+        for match in pattern.finditer(data) if pattern else ():
+            if match.start() >= cut:
+                break
+            cut = max(cut, match.end())
+        return replace_matches(pattern, data[:cut]), data[cut:]
 
     def mask_chunks(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
         """Yield the masked content of `chunks`, including secrets that cross the border of two chunks."""
@@ -59,18 +55,37 @@ class Masker:
 
     def __bool__(self) -> bool:
         """Return whether there is anything to mask."""
-        return self._pattern is not None
+        return bool(self._texts)
 
-    def _replacement(self, match: re.Match[bytes]) -> bytes:
-        return self._masks[match.group()]
+    def find_pattern(self, data: bytes) -> re.Pattern[bytes] | None:
+        """Return the pattern of the secrets that the data, or any part of it, may contain; None if there are none.
+
+        It searches for anchors, which is much faster than for patterns, and nearly always enough.
+        """
+        if not self._texts:
+            return None
+        stripped = strip_marks(data)
+        found = tuple(index for index, text in enumerate(self._texts) if text.anchor in stripped)
+        if not found:
+            return None
+        encodings = ENCODINGS if b"\0" in data else ENCODINGS[:1]
+        pattern = self._patterns.get((*found, -len(encodings)))
+        if pattern is None:
+            groups = (b"|".join(self._texts[index].pattern(encoding) for index in found) for encoding in encodings)
+            pattern = re.compile(b"|".join(b"(%b)" % group for group in groups))
+            self._patterns[(*found, -len(encodings))] = pattern
+        return pattern
 
 
-def _encode_forms(text: str) -> Iterator[tuple[bytes, bytes]]:
-    """Yield each encoded form of the text (plain or escaped for XML, in UTF-8 or UTF-16), and its mask."""
-    quotes = {'"': "&quot;", "'": "&apos;"}
-    for written in {text, escape(text), escape(text, {'"': "&quot;"}), escape(text, quotes)}:
-        for encoding in ("utf-8", "utf-16-le", "utf-16-be"):
-            yield written.encode(encoding, "replace"), "***".encode(encoding)
+def replace_matches(pattern: re.Pattern[bytes] | None, data: bytes) -> bytes:
+    """Return the data, masked by the pattern that `Masker.find_pattern` has returned for it."""
+    return pattern.sub(_replacement, data) if pattern else data
+
+
+def _replacement(match: re.Match[bytes]) -> bytes:
+    assert match.lastindex is not None  # every encoding is a group
+    encoding = ENCODINGS[match.lastindex - 1]
+    return "***".encode(encoding) + find_marks(match.group(), encoding)
 
 
 def hide_credentials(text: str) -> str:
