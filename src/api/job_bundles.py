@@ -11,18 +11,19 @@ from litestar import Controller, post
 from msgspec import Meta
 
 from api.http.configurations import Branch, Glob, Repository, SetupLine, Value, check_parts, check_repository
-from api.http.permissions import CAN_READ, CAN_WRITE
+from api.http.permissions import CAN_READ, CAN_WRITE, User
 from api.http.request_context import RequestContext
 from api.http.types import Id, Name, fields_of, to_view
 from api.jobs import Minutes, Parallel, find_visible_job
 from api.nodes import Tags
 from api.pools import Label, check_labels
-from api.templates import Command, Description, check_secrets_lendable
+from api.templates import Command, Description, may_lend_secrets
 from commands.jobs import ImportJob
 from domain.core.errors import FieldError, Invalid
 from domain.jobs import DEFAULT_TIMEOUT_MINUTES, Configuration, QuarantineMode
 from domain.templates import overlaid
 from projections import jobs, pools, templates
+from projections.templates import NamedTemplate, TemplateView
 
 VERSION: Literal["1"] = "1"
 IMPORTED = " (imported)"
@@ -85,6 +86,8 @@ class ImportedJob(msgspec.Struct):
     id: int
     name: str
     project_id: int
+    pipeline_template_id: int | None
+    """Pipeline template that the job uses."""
     warnings: list[str]
     """Sentences about parts that the bundle does not contain, and what to do about each."""
 
@@ -112,36 +115,39 @@ class JobBundleController(Controller):
 
     @post("/import", guards=[CAN_WRITE])
     async def import_job(self, ctx: RequestContext, data: ImportRequest) -> ImportedJob:
-        """Creates a job from a bundle. The job uses the pipeline template that has the name of the bundle's template.
-        If there is none, the bundle's template becomes part of the job's own configuration.
+        """Creates a job from a bundle. The job uses the pipeline template with the name of the bundle's template if its
+        content is the same, or if the caller or an admin has created it. Otherwise the bundle's template becomes part
+        of the job's own configuration.
         """
         ctx.must(data.project_id)
         bundle = read(data.bundle)
         job = bundle.job
         warnings: list[str] = []
         async with ctx.reading() as connection:
-            template_id = (
-                None
-                if bundle.pipeline_template is None
-                else await templates.find_id_by_name(connection, bundle.pipeline_template.name)
-            )
+            part = bundle.pipeline_template
+            named = [] if part is None else await templates.fetch_named(connection, part.name, ctx.user.user_id)
             pool_id = (
                 None
                 if job.node_pool is None
                 else await pools.find_id_by_name(connection, data.project_id, job.node_pool)
             )
-        await check_secrets_lendable(ctx, template_id)
         if job.node_pool is not None and pool_id is None:
             warnings.append(
                 f"Project {data.project_id} has no node pool {job.node_pool!r}: the job takes any that it may use."
             )
         configuration, secrets = bundle.configuration.stored, set(bundle.configuration.secrets)
-        if bundle.pipeline_template is not None and template_id is None:
-            configuration = overlaid(bundle.pipeline_template.stored, configuration)
-            secrets |= set(bundle.pipeline_template.secrets)
+        template = None if part is None else choose_template(part, named, ctx.user)
+        if part is not None and template is None:
+            configuration = overlaid(part.stored, configuration)
+            secrets |= set(part.secrets)
+            why = "is another one here, which somebody else created" if named else "is not on this server"
             warnings.append(
-                f"There is no pipeline template {bundle.pipeline_template.name!r}: the job's own configuration says"
-                " what it said."
+                f"Pipeline template {part.name!r} {why}: the job's own configuration has the contents of the bundle's."
+            )
+        elif part is not None and template is not None and not is_same(part, template):
+            warnings.append(
+                f"Pipeline template {template.id} ({part.name!r}) of this server has other contents than the bundle's:"
+                " the job uses the one of this server."
             )
         job_id = await ctx.services.ids.draw("jobs")
         if secrets:
@@ -158,12 +164,31 @@ class JobBundleController(Controller):
                 project_id=data.project_id,
                 title=name,
                 node_pool_id=pool_id,
-                pipeline_template_id=template_id,
+                pipeline_template_id=None if template is None else template.id,
                 configuration=configuration,
                 **fields,
             )
         )
-        return ImportedJob(job_id, name, data.project_id, warnings)
+        return ImportedJob(job_id, name, data.project_id, None if template is None else template.id, warnings)
+
+
+def choose_template(part: TemplatePart, named: list[NamedTemplate], user: User) -> NamedTemplate | None:
+    """Returns the template of the bundle's name that the job may use, None if there is none.
+
+    The job runs it with its own secrets, so a template of another user must be the same as the bundle's, unless an
+    admin created it. Later changes of it need write access to the job's project.
+    """
+    usable = [template for template in named if may_lend_secrets(user, template)]
+    same = [template for template in usable if is_same(part, template)]
+    trusted = [template for template in usable if template.is_by_admin or template.creator_id == user.user_id]
+    return next(iter(same + trusted), None)
+
+
+def is_same(part: TemplatePart, template: TemplateView) -> bool:
+    """Returns whether builds get the same from both."""
+    return part.stored == Configuration(
+        command=template.command, setup=template.setup, env=template.env, artifacts=template.artifacts
+    ) and set(part.secrets) == set(template.secrets)
 
 
 def read(given: dict[str, Any]) -> Bundle:

@@ -137,10 +137,15 @@ async def check_secrets_lendable(ctx: RequestContext, template_id: int | None) -
     if template_id is None:
         return
     template = await templates.find(ctx.source, template_id)
-    if template is not None and template.secrets and not (ctx.user.is_admin or ctx.user.user_id == template.creator_id):
+    if template is not None and not may_lend_secrets(ctx.user, template):
         raise Forbidden(
             f"Template {template_id} has secrets, which your job could read; ask its creator or an admin to attach it."
         )
+
+
+def may_lend_secrets(user: User, template: TemplateView) -> bool:
+    """Returns whether the user may attach the template to a job, which can read its secrets then."""
+    return not template.secrets or user.is_admin or user.user_id == template.creator_id
 
 
 async def find_template(ctx: RequestContext, template_id: int) -> TemplateView:

