@@ -1,4 +1,6 @@
-"""The stored Merkle tree of the audit log, its checkpoints and its keys. Position p of the log is leaf p - 1."""
+"""Stores the Merkle tree of the audit log, its checkpoints and its signing keys. Leaf 0 stands for position 1 of the
+log, leaf p - 1 for position p.
+"""
 
 import base64
 from collections.abc import Sequence
@@ -45,7 +47,8 @@ async def load_edge(connection: AsyncConnection, size: int) -> Edge:
 
 
 async def next_rows(connection: AsyncConnection, size: int) -> list[tuple[int, StoredEvent | None]]:
-    """Returns the next positions after the first `size` with their rows, to the end of a tile; None for no row.
+    """Returns (position, row) for the positions after `size`, up to the end of the current tile. A row is None where
+    the log skips a position.
 
     Stops before a gap of more than MAX_GAP positions. Returns an empty list at the end of the log.
     """
@@ -67,7 +70,7 @@ async def next_rows(connection: AsyncConnection, size: int) -> list[tuple[int, S
 
 
 def leaf_hash_of(position: int, row: StoredEvent | None) -> bytes:
-    """Returns the hash of the leaf of a position."""
+    """Returns the hash of the leaf for a position. `row` is None for a position without a row."""
     return hash_of(GapLeaf(position) if row is None else leaf_of(position, row))
 
 
@@ -100,9 +103,9 @@ async def keep_key(pool: AsyncConnectionPool, secrets: Secrets, key: SigningKey)
 
 
 async def signing_key(connection: AsyncConnection, secrets: Secrets, vkey: str) -> SigningKey:
-    """Loads the private key of the verifier key `vkey`.
+    """Loads the private key that belongs to the verifier key `vkey`.
 
-    Raises LookupError when it is missing, SecretMismatch when it was sealed under another secret.
+    Raises LookupError when it is missing, SecretMismatch when it was sealed with another server's secret key.
     """
     if (row := await fetch_row(connection, "SELECT sealed FROM audit_keys WHERE vkey = %s", (vkey,))) is not None:
         key = SigningKey(VerifierKey.parse(vkey).name, base64.b64decode(secrets.unseal(row[0])))
@@ -118,23 +121,27 @@ class AuditTree:
         self._source = source
 
     async def checkpoint(self, size: int | None = None) -> SealedCheckpoint | None:
-        """Returns the checkpoint of `size` leaves, or the newest one for None. Returns None when there is none."""
+        """Returns the checkpoint whose size is `size`; for None, the newest checkpoint. Returns None when there is
+        none.
+        """
         return next(iter(await self._checkpoints("%(size)s::bigint IS NULL OR size = %(size)s", "DESC", 1, size)), None)
 
     async def checkpoints_before(self, size: int | None, limit: int) -> list[SealedCheckpoint]:
-        """Returns checkpoints smaller than `size` (None: of any size), newest first."""
+        """Returns up to `limit` checkpoints smaller than `size`, newest first. For None, begins with the newest of
+        all.
+        """
         return await self._checkpoints("%(size)s::bigint IS NULL OR size < %(size)s", "DESC", limit, size)
 
     async def checkpoint_up_to(self, size: int) -> SealedCheckpoint | None:
-        """Returns the newest checkpoint of at most this size; None when there is none."""
+        """Returns the newest checkpoint whose size is at most `size`; None when there is none."""
         return next(iter(await self._checkpoints("size <= %(size)s", "DESC", 1, size)), None)
 
     async def checkpoints_after(self, size: int, limit: int) -> list[SealedCheckpoint]:
-        """Returns checkpoints larger than `size`, smallest first."""
+        """Returns up to `limit` checkpoints larger than `size`, smallest first."""
         return await self._checkpoints("size > %(size)s", "ASC", limit, size)
 
     async def covering(self, position: int) -> SealedCheckpoint | None:
-        """Returns the first checkpoint that covers a position; None when there is none yet."""
+        """Returns the smallest checkpoint that covers a position; None while no checkpoint covers it."""
         return next(iter(await self._checkpoints("size >= %(size)s", "ASC", 1, position)), None)
 
     async def hashes(self, subtrees: Sequence[Subtree]) -> list[bytes]:
@@ -151,7 +158,7 @@ class AuditTree:
         return [_subtree(tiles.get(tile, b""), above, offset) for tile, above, offset in located]
 
     async def folded(self, ranges: Sequence[Range]) -> list[bytes]:
-        """Returns the hash of each range of leaves, as proofs contain it."""
+        """Returns one hash for each range of leaves, which is the form that proofs need."""
         covers = [cover(first, end) for first, end in ranges]
         hashes = iter(await self.hashes([subtree for subtrees in covers for subtree in subtrees]))
         return [fold([next(hashes) for _ in subtrees]) for subtrees in covers]

@@ -1,4 +1,8 @@
-"""Finds events that read as erased although no deletion in the log destroyed their data key."""
+"""Finds events that read as erased although no deletion in the log destroyed their data key.
+
+The verifier of an export uses it. Deleting, for example, a build destroys its data key, so an export without the
+build's deletion must not have erased events of that build.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -14,7 +18,7 @@ ERASING: Mapping[str, type[Event]] = {name: event for name, event in EVENTS.item
 
 
 def erased_key(line: ExportLine) -> str | None:
-    """Returns the name of the data key that the event of a line destroys; None when it destroys none."""
+    """Returns the name of the data key that the event on this line destroys. None when it destroys none."""
     kind = ERASING.get(line.type or "")
     if kind is None or line.class_version is None or line.clear is msgspec.UNSET:
         return None
@@ -28,7 +32,9 @@ def erased_key(line: ExportLine) -> str | None:
 
 
 class Erasures:
-    """Collects the data keys whose events read as erased, and the data keys that deletions destroyed."""
+    """Collects from the lines of an export the data keys whose events read as erased, and the data keys that deletions
+    destroyed.
+    """
 
     def __init__(self) -> None:
         self._erased: dict[str, list[int]] = {}
@@ -37,31 +43,35 @@ class Erasures:
         self._destroyed_later = set[str]()
 
     def read(self, position: int, line: ExportLine) -> None:
-        """Adds an event that was verified."""
+        """Adds the event on a verified line: if it reads as erased, its data key; if it is a deletion, the key that it
+        destroys.
+        """
         if line.commitment and line.sealed is msgspec.UNSET:
             self._erased.setdefault(line.key or "", [position, 0])[1] += 1
         if (key := erased_key(line)) is not None:
             self._destroyed.add(key)
 
     def read_later(self, keys: Iterable[str]) -> None:
-        """Adds keys that deletions after the export's checkpoint destroyed, which the checkpoint does not prove."""
+        """Adds data keys that were destroyed after the export's checkpoint. The checkpoint does not cover these
+        deletions, so they are not proved.
+        """
         self._destroyed_later.update(keys)
 
     @property
     def claimed(self) -> list[str]:
-        """The keys of events that read as erased only because of deletions after the checkpoint.
+        """The data keys whose events read as erased, and which only deletions after the checkpoint destroyed.
 
-        The export claims these deletions without proof.
+        Nothing proves these deletions: the export only claims them.
         """
         unproved = [key for key in self._erased if self._destroyed.isdisjoint(lineage(key))]
         return [key for key in unproved if not self._destroyed_later.isdisjoint(lineage(key))]
 
     def unexplained(self, topmost: str | None = None) -> Iterator[tuple[int, str, int]]:
-        """Yields each key that no deletion destroyed although its events read as erased.
+        """Yields (position of its first event, key, number of its events) for each data key whose events read as erased
+        although no deletion destroyed it.
 
-        A key comes with the position of its first event and the number of its events: (position, key, events).
-        `topmost` is the project's key for the export of a project, which lacks the deletions of other keys. These keys
-        are left out then. None means that the export has all deletions.
+        An export of one project does not contain the deletions of other keys. Pass the project's key as `topmost` for
+        such an export: only keys below it are considered. None considers all keys.
         """
         deleted = self._destroyed | self._destroyed_later
         for key, (position, events) in self._erased.items():

@@ -1,10 +1,10 @@
-"""Exports the log as lines of JSON, which a reader who has a checkpoint can verify offline.
+"""Exports the log as lines of JSON. A reader who has a checkpoint can verify such an export offline.
 
-The first line is a header with the checkpoint. The next lines cover all positions in order. Such a line is an event
-with the values of its leaf, a gap, or a range of positions that a filter leaves out. A range is given by the hashes of
-the subtrees that cover it. Folded in order, these lines give the root of the checkpoint's tree. The field `leaf` is the
-hash that the tree has. The hash of a changed row differs from it, so a verifier finds the row's position. Lines about
-later erasures and a line that marks the end follow.
+The first line is a header with the checkpoint. The following lines cover all positions in order. Each of them is an
+event with the values of its leaf, a gap, or a range of positions that a filter left out. A range contains the hashes of
+the subtrees that cover it. The leaves and hashes of these lines, folded in order, give the root that the checkpoint
+signs. The field `leaf` of a line is the hash in the tree. If a row was changed, the hash of its line is not `leaf`, so
+the verifier can name the position. At the end come lines about later erasures, and a line that marks the end.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -37,10 +37,11 @@ Following = Callable[[int, int], Awaitable[list[int]]]
 
 @dataclass
 class Export:
-    """An export of the positions after `after` that a checkpoint covers. `following` chooses from them; None means all.
+    """An export of the positions after `after` that `checkpoint` covers. `following` chooses positions; None exports
+    all.
 
-    `boundaries` are sizes of checkpoints that the reader already has. No range of left-out positions crosses such
-    a size, so that the reader can compare the roots there. `ExportHeader` describes the other fields.
+    `boundaries` are sizes of checkpoints that the reader already has. The export splits a range of left-out positions
+    at each of these sizes, so that the reader can compare the root there. `ExportHeader` describes the other fields.
     """
 
     pool: AsyncConnectionPool
@@ -60,7 +61,7 @@ class Export:
         self._tree = AuditTree(self.pool)
 
     async def lines(self) -> AsyncIterator[bytes]:
-        """Yields the export in pieces of whole lines. Needs constant memory."""
+        """Yields the lines of the export, several whole lines at a time. Needs constant memory."""
         recorded = (await self.log.load([SIGNING_KEY.name]))[SIGNING_KEY.name]
         size = self.checkpoint.size
         self._keys = [item.position for item in recorded if item.position <= size]
@@ -96,7 +97,9 @@ class Export:
         yield _text(ExportLine(end=size))
 
     async def _later_erasures(self) -> AsyncIterator[list[str]]:
-        """Yields lists of data keys that were destroyed after the checkpoint: their events may read as erased."""
+        """Yields lists of data keys that were destroyed after the checkpoint. Exported events with these keys may read
+        as erased.
+        """
         at = self.checkpoint.size
         while later := await self.log.read(at, CHUNK, names=list(ERASING)):
             keys = [key for recorded in later if (key := recorded.event.erases) is not None]
@@ -105,7 +108,9 @@ class Export:
             at = later[-1].position
 
     async def _wanted(self, at: int) -> tuple[list[int], int]:
-        """Returns the next positions to export after `at`, and the position up to which there are no others."""
+        """Returns the next positions to export after position `at`, and the position up to which this list is
+        complete.
+        """
         size = self.checkpoint.size
         if self.following is None:
             reached = min(at + CHUNK, size)
@@ -131,7 +136,9 @@ class Export:
         return [line for index in sorted(lines) for line in lines[index]]
 
     def _left_out(self, at: int, wanted: Sequence[int], reached: int) -> Iterator[tuple[int, int]]:
-        """Yields the ranges of leaves from `at` to `reached` that are not exported, split at the boundaries."""
+        """Yields the ranges of leaves from `at` to `reached` that are not in `wanted`. Splits them at the
+        boundaries.
+        """
         for position in [*wanted, reached + 1]:
             for boundary in self._boundaries:
                 if at < boundary < position - 1:
@@ -152,7 +159,9 @@ class Export:
         return [(position, _line(position, stored, keys.get(name or ""))) for position, stored, name in sealed_by]
 
     async def _data_keys(self, names: set[str]) -> dict[str, bytes | str | None]:
-        """Returns by name the key, None for a destroyed key, or a sentence that says why the key cannot be used."""
+        """Returns data keys by name. Instead of the key, the value is None if the key was destroyed, or a sentence that
+        says why the key cannot be used.
+        """
         keys, faults = await self.log.load_keys_and_faults(names)
         found: dict[str, bytes | str | None] = {**keys}
         found |= {name: f"the data key {name} {fault}" for name, fault in faults.items()}

@@ -1,4 +1,4 @@
-"""The lines of an export of the log, as the server writes them and the offline verifier reads them."""
+"""Lines of an export of the log: the server writes them, and the offline verifier reads them."""
 
 import hashlib
 from collections.abc import Iterable
@@ -35,8 +35,8 @@ class ExportHeader(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ExportLine(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """One line: the header (`export`), a range that a filter left out (`skipped`), a gap, a row, later erasures, or the
-    end.
+    """One line of an export: the header (`export`), a range that a filter left out (`skipped`), a gap, an event, data
+    keys that were erased later, or the end.
     """
 
     export: ExportHeader | None = None
@@ -71,7 +71,7 @@ class ExportLine(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown
 
 
 def leaf_of_line(position: int, line: ExportLine) -> Leaf | None:
-    """Rebuild the leaf of a row from its line. Returns None if the line lacks values that a leaf needs."""
+    """Rebuilds the leaf of a row from the row's line. Returns None if the line lacks values of the leaf."""
     if line.stream is None or line.version is None or line.stored is None:
         return None
     if line.clear is msgspec.UNSET:
@@ -85,9 +85,9 @@ def leaf_of_line(position: int, line: ExportLine) -> Leaf | None:
 
 
 def is_unambiguous(line: ExportLine) -> bool:
-    """Return whether the line has only fields that are verified for its kind.
+    """Returns whether the line has only the fields of its kind, which the verifier checks.
 
-    Another program might believe an additional field, although no hash covers it.
+    No hash covers an additional field, but another program that reads the export might believe it.
     """
     if line.position is None:
         kinds = (("export",), ("end",), ("later_erasures",), ("skipped", "hashes"), ("gap", "leaf"))
@@ -105,7 +105,7 @@ def _has_only(line: ExportLine, *names: str) -> bool:
 
 
 def parse_hashes(texts: Iterable[str]) -> list[bytes]:
-    """Parse hashes of 32 bytes from hex. Raises ValueError."""
+    """Parses hashes from hex. Raises ValueError for text that is not hex of 32 bytes."""
     hashes = [_from_hex(text) for text in texts]
     if any(len(item) != HASH for item in hashes):
         raise ValueError("a hash has 32 bytes")
@@ -113,7 +113,7 @@ def parse_hashes(texts: Iterable[str]) -> list[bytes]:
 
 
 def commitment_of(salt: str | None, sealed: bytes) -> str | None:
-    """Return the commitment to the sealed fields, in hex; None if `salt` is not valid hex of a salt's length."""
+    """Returns in hex the commitment to these sealed fields. `salt` is hex. Returns None if it is not that of a salt."""
     try:
         salt_bytes = _from_hex(salt or "")
     except ValueError:
@@ -122,7 +122,9 @@ def commitment_of(salt: str | None, sealed: bytes) -> str | None:
 
 
 def _from_hex(text: str) -> bytes:
-    """Parse hex in lower case without spaces. Raises ValueError for any other spelling of the same bytes."""
+    """Parses hex in lower case without spaces. Raises ValueError for any other text, even if it means the same
+    bytes.
+    """
     found = bytes.fromhex(text)
     if found.hex() != text:
         raise ValueError("not in lower case, or with spaces in it")

@@ -1,7 +1,7 @@
-"""The leaves of the audit log's tree: a leaf is compact JSON with a position of the log and the values stored there.
+"""Leaves of the audit log's tree: compact JSON with a position of the log and the values of the row at this position.
 
-The last value is the hash of the row's stored bytes, so that a change of any byte is found. By the values before it an
-export can be checked without a data key. Destroying a data key changes no leaf.
+The last value is the hash of the row's stored bytes, so the server notices a change of any byte. The other values allow
+a reader of an export to check the leaf without the data key. Destroying a data key changes no leaf.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ MAPPER = EventMapper({}, {})
 
 
 class EventLeaf(msgspec.Struct, array_like=True, frozen=True):
-    """An event at its position. Hashes are SHA-256 in hex."""
+    """The leaf of an event. Hashes are SHA-256 in hex."""
 
     position: int
     stream: str
@@ -38,7 +38,7 @@ class EventLeaf(msgspec.Struct, array_like=True, frozen=True):
 
 
 class UnreadableLeaf(msgspec.Struct, array_like=True, frozen=True):
-    """A row that could not be read as an event when its leaf was made."""
+    """The leaf of a row that was not readable as an event when the leaf was made."""
 
     position: int
     stream: str
@@ -48,7 +48,9 @@ class UnreadableLeaf(msgspec.Struct, array_like=True, frozen=True):
 
 
 class GapLeaf(msgspec.Struct, array_like=True, frozen=True):
-    """A position without a row, for example because its transaction was rolled back."""
+    """The leaf of a position without a row, for example because the transaction that drew the position was rolled
+    back.
+    """
 
     position: int
     nothing: None = None
@@ -58,7 +60,9 @@ Leaf = EventLeaf | UnreadableLeaf | GapLeaf
 
 
 def row_of(stream: str, version: int, type: str, state: bytes | None) -> StoredEvent:
-    """Converts a row's columns. A NULL state, which the table permits, becomes an empty state."""
+    """Returns the columns of a row as a StoredEvent. A `state` of NULL, which the table permits, becomes an empty
+    one.
+    """
     return StoredEvent(stream, version, type, state or b"")
 
 
@@ -71,7 +75,7 @@ def hash_of(leaf: Leaf) -> bytes:
 
 
 def leaf_of(position: int, stored: StoredEvent) -> EventLeaf | UnreadableLeaf:
-    """Returns the leaf for a stored row."""
+    """Returns the leaf of a stored row."""
     try:
         return event_leaf(position, stored, MAPPER.opened(stored, lambda name: None))
     except UnreadableEvent:
@@ -81,7 +85,7 @@ def leaf_of(position: int, stored: StoredEvent) -> EventLeaf | UnreadableLeaf:
 
 
 def event_leaf(position: int, stored: StoredEvent, opened: Opened) -> EventLeaf:
-    """Returns the leaf for an event and its decrypted form. Raises UnreadableEvent."""
+    """Returns the leaf of a stored event. `opened` is the event in decompressed form. Raises UnreadableEvent."""
     _, *metadata, _, _, commitment, _ = msgspec.structs.astuple(opened.envelope)
     row = [position, str(stored.originator_id), stored.originator_version, stored.topic]
     hashes = [sha256(canonical(opened.clear)), commitment.hex(), sha256(stored.state)]

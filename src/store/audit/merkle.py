@@ -1,9 +1,9 @@
 """A Merkle tree over a list of hashes, by RFC 6962 (section 2.1). Does no I/O; hashes have 32 bytes.
 
-The hash of a range of leaves is folded from the complete subtrees that cover the range, so the store needs only the
-hashes of complete subtrees. It has them in tiles of 256 hashes: tile n of level l has the hashes of the subtrees 256 n
-to 256 n + 255 among those with 256^l leaves. A proof consists of the hashes of some ranges. `inclusion` and
-`consistency` return these ranges.
+The hash of any range of leaves can be computed from the complete subtrees that cover the range, so only the hashes of
+complete subtrees are stored. They are stored in tiles of 256 hashes. A tile of level l has hashes of subtrees with
+256^l leaves each, and tile n of the level has the hashes of subtrees 256 n to 256 n + 255. A proof consists of the
+hashes of some ranges. `inclusion` and `consistency` return these ranges.
 """
 
 import hashlib
@@ -37,7 +37,9 @@ EMPTY = hashlib.sha256(b"").digest()
 
 
 def cover(first: int, end: int) -> list[Subtree]:
-    """Splits a range of leaves into the fewest complete subtrees, from left to right."""
+    """Splits the range of leaves from `first` to `end` (exclusive) into the fewest complete subtrees, from left to
+    right.
+    """
     found: list[Subtree] = []
     while first < end:
         level = (end - first).bit_length() - 1
@@ -49,7 +51,7 @@ def cover(first: int, end: int) -> list[Subtree]:
 
 
 def fold(hashes: Sequence[bytes]) -> bytes:
-    """Combines the hashes of adjacent subtrees to one hash. The subtrees must get smaller from left to right."""
+    """Combines the hashes of adjacent subtrees to one hash. Each subtree must be smaller than the one on its left."""
     if not hashes:
         return EMPTY
     folded = hashes[-1]
@@ -74,7 +76,7 @@ class Frontier:
         self._hashes: list[bytes] = []
 
     def append(self, added: bytes, level: int = 0) -> None:
-        """Appends the hash of a leaf (level 0) or of a complete subtree with 2^level leaves.
+        """Appends a complete subtree with 2^level leaves. `added` is its hash; at level 0 it is that of a leaf.
 
         Raises BadProof when the tree's size is not a multiple of 2^level.
         """
@@ -89,7 +91,8 @@ class Frontier:
         self.size = grown
 
     def extend(self, end: int, hashes: Sequence[bytes]) -> None:
-        """Appends the leaves up to `end`. `hashes` are the roots of the subtrees that `cover` returns for them.
+        """Appends leaves until the tree has `end` leaves. `hashes` are the roots of the subtrees that cover the new
+        leaves.
 
         Raises BadProof for a wrong number of hashes.
         """
@@ -105,10 +108,10 @@ class Frontier:
 
 
 class Edge:
-    """The unfinished tile of each level of a growing tree. `append` returns a tile that becomes full and drops it."""
+    """The right edge of a growing tree: for each level, only the tile that is not full yet."""
 
     def __init__(self, last_tiles: Iterable[tuple[int, int, bytes]] = ()) -> None:
-        """Begins with the last tile of each level: (level, number, hashes)."""
+        """Begins with stored tiles: (level, number of the tile, hashes) for the last tile of each level."""
         self._tiles: list[tuple[int, bytearray]] = []
         for level, n, hashes in sorted(last_tiles):
             assert level == len(self._tiles), "the levels of a tree have no holes"
@@ -123,7 +126,9 @@ class Edge:
         return n * TILE + len(hashes) // HASH
 
     def append(self, hashes: Iterable[bytes]) -> dict[Subtree, bytes]:
-        """Appends the hashes of leaves. Returns the changed tiles by level and number."""
+        """Appends the hashes of leaves. Returns the tiles that changed, by level and number. Forgets those that are
+        full now.
+        """
         changed: dict[Subtree, bytes] = {}
         for added in hashes:
             self._add(0, added, changed)
@@ -153,12 +158,12 @@ class Edge:
 
 
 def tile_subtree(tile: bytes | bytearray, level: int, offset: int) -> bytes:
-    """Returns the hash of the subtree over the 2^level hashes of a tile that begin at index `offset`."""
+    """Returns the hash of the subtree over 2^level hashes of a tile, from the hash at index `offset` on."""
     return complete_subtree_root([bytes(tile[n * HASH : (n + 1) * HASH]) for n in range(offset, offset + (1 << level))])
 
 
 def in_tile(subtree: Subtree) -> tuple[Subtree, int, int]:
-    """Returns the tile that contains a subtree, and the level and offset to pass to `tile_subtree`."""
+    """Returns the tile that contains a subtree, and the `level` and `offset` of the subtree for `tile_subtree`."""
     level, index = subtree
     tile_level, above = divmod(level, TILE_LEVELS)
     n, offset = divmod(index << above, TILE)
@@ -166,7 +171,9 @@ def in_tile(subtree: Subtree) -> tuple[Subtree, int, int]:
 
 
 def inclusion(index: int, size: int) -> list[Range]:
-    """Returns the ranges of an inclusion proof for leaf `index` in the tree of `size` leaves, from the leaf upwards."""
+    """Returns the ranges whose hashes prove that leaf `index` is in the tree of `size` leaves, from the leaf
+    upwards.
+    """
     assert 0 <= index < size
     first, end = 0, size
     ranges: list[Range] = []
@@ -182,7 +189,7 @@ def inclusion(index: int, size: int) -> list[Range]:
 
 
 def consistency(size: int, later: int) -> list[Range]:
-    """Returns the ranges of a proof that the tree of `later` leaves begins with the tree of `size` leaves."""
+    """Returns the ranges whose hashes prove that the tree of `later` leaves begins with the tree of `size` leaves."""
     assert 0 < size <= later
     first, end = 0, later
     ranges: list[Range] = []
@@ -200,5 +207,7 @@ def consistency(size: int, later: int) -> list[Range]:
 
 
 def _middle(first: int, end: int) -> int:
-    """Returns where RFC 6962 splits a range: the left part is the largest power of two smaller than the range."""
+    """Returns where RFC 6962 splits a range. The left part has the largest power of two that is smaller than the
+    range.
+    """
     return first + (1 << (end - first - 1).bit_length() - 1)

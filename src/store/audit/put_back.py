@@ -1,4 +1,4 @@
-"""Puts rows of the log back as they were, from another database that was restored from a backup."""
+"""Repairs rows of the log that were changed or removed: copies them from a second database, restored from a backup."""
 
 from collections.abc import Sequence
 
@@ -14,14 +14,14 @@ from store.postgres.queries import Source, fetch_rows
 
 
 class NotPutBack(Exception):
-    """A row of the other database is not the one that was at its position. Nothing was changed."""
+    """The second database cannot supply the row that was at a position. Nothing was changed."""
 
 
 async def put_rows_back(pool: AsyncConnectionPool, rows_key: bytes, other: AsyncConnection, range_: range) -> list[int]:
-    """Replaces those rows at these positions that are not as they were; returns their positions. Raises NotPutBack.
+    """Repairs the rows at the positions in `range_` with rows of the database `other`. Returns the repaired positions.
 
-    A row is as it was when its hash is that of its leaf in the audit tree, or before it is sealed, when its MAC is
-    right. Nothing else is put back.
+    A sealed row is intact when its hash is that of its leaf in the audit tree; a row that is not sealed yet, when its
+    MAC is right. Intact rows are left alone. Raises NotPutBack if `other` has no intact row for a position.
     """
     tree = AuditTree(pool)
     newest = await tree.checkpoint()

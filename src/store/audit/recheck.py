@@ -1,7 +1,7 @@
-"""Checks the log, the audit tree and its checkpoints again, a part at a time.
+"""Checks the log, the audit tree and its checkpoints again after they were sealed, a part at a time.
 
 Compares each row with its leaf, the leaves with the tree, and each checkpoint with the tree, its signature and the
-checkpoint before it. Each data key must exist and decrypt, unless a deletion in the log destroyed it.
+previous checkpoint. Each data key must exist and decrypt, unless a deletion in the log destroyed it.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -34,7 +34,9 @@ KeyAt = Callable[[int], VerifierKey]
 
 
 class TreeDamaged(Exception):
-    """The log, its tree or a checkpoint differs from what was signed. The sealer appends no more leaves then."""
+    """The log, its audit tree or a checkpoint is not what was signed. Until it is repaired, the sealer appends no more
+    leaves.
+    """
 
 
 class Recheck:
@@ -44,10 +46,10 @@ class Recheck:
         self._tree = AuditTree(pool)
 
     async def check_next(self, size: int, key_at: KeyAt) -> None:
-        """Checks the next part of the first `size` leaves and of the checkpoints over them. Raises TreeDamaged.
+        """Checks the next part of the first `size` leaves, and the next checkpoints over them. Raises TreeDamaged.
 
-        Records how far the checks came, so that any process can continue. A damaged part is checked again by the next
-        call.
+        Stores how far the checks came, so that any process can continue. After TreeDamaged the next call checks the
+        same part again. `key_at` returns the verifier key for the checkpoint after a size.
         """
         state = await fetch_sealing_state(self._pool)
         if state.checked_size > size:
@@ -75,7 +77,9 @@ class Recheck:
             raise TreeDamaged(f"a row was inserted at position {rows[0][0]}, before the first; {RESTORE_LOG}")
 
     async def _check_tile(self, n: int, size: int) -> int:
-        """Checks the leaves of tile `n` that are below `size`. Returns the index after the last of them."""
+        """Checks those leaves of tile `n` that are among the first `size` leaves. Returns the index after the last of
+        them.
+        """
         first, end = n * TILE, min((n + 1) * TILE, size)
         rows = await fetch_rows(
             self._pool,
@@ -99,7 +103,7 @@ class Recheck:
         return end
 
     async def _check_keys(self, names: Collection[str]) -> None:
-        """Checks that each data key decrypts, or that a deletion in the log destroyed it."""
+        """Checks each of these data keys: it must decrypt, or a deletion in the log must have destroyed it."""
         keys, faults = await self._log.load_keys_and_faults(names)
         if faults:
             name, fault = next(iter(faults.items()))
@@ -117,9 +121,9 @@ class Recheck:
                 raise TreeDamaged(f"the data key {name} was destroyed, but no event deletes it: {RESTORE_KEYS}")
 
     async def _check_above(self, n: int, hashes: Sequence[bytes]) -> None:
-        """Checks that the tile above the full tile `n` has its root.
+        """Checks that the tile one level higher contains the root of tile `n`, which is full and has these hashes.
 
-        Goes on with the tile above when tile `n` is the last of that tile.
+        If this completes the higher tile, checks in the same way that its root is in the tile above it, and so on.
         """
         level = TILE_LEVELS
         while True:
@@ -137,7 +141,7 @@ class Recheck:
             level += TILE_LEVELS
 
     async def _check_checkpoints(self, after: int, size: int, key_at: KeyAt) -> int:
-        """Checks the next checkpoints after size `after`. Returns the size of the last one."""
+        """Checks the next checkpoints that are larger than `after`, up to `size`. Returns the size of the last one."""
         before = await self._tree.checkpoint_up_to(after)
         if after and (before is None or before.size != after):
             raise TreeDamaged(f"the checkpoint of size {after} is gone; {RESTORE_TREE}")

@@ -1,4 +1,7 @@
-"""Stores how far the sealer has checked the audit tree again. Asks the sealer for a checkpoint."""
+"""Stores how far the sealer has come in checking the audit tree again. Asks the sealer for a checkpoint.
+
+A round of checks begins with the first leaf and ends with the last. Then the next round begins.
+"""
 
 from datetime import datetime
 
@@ -28,7 +31,7 @@ async def fetch_sealing_state(source: Source) -> SealingState:
 
 
 async def store_progress(source: Source, leaves: int, checkpoints: int) -> None:
-    """Records how far the current round has come."""
+    """Stores how many leaves the current round has checked, and the size of the last checkpoint that it has checked."""
     await execute(
         source,
         "INSERT INTO audit_sealing AS s (leaves_checked, checkpoints_checked) VALUES (%s, %s)"
@@ -39,7 +42,7 @@ async def store_progress(source: Source, leaves: int, checkpoints: int) -> None:
 
 
 async def store_round(source: Source, size: int) -> None:
-    """Records that a round over `size` leaves has ended. The next round begins with the first leaf."""
+    """Stores that the current round has checked all of `size` leaves. The next round begins with the first leaf."""
     await execute(
         source,
         "INSERT INTO audit_sealing AS s (checked_size, checked_at) VALUES (%s, now())"
@@ -50,7 +53,9 @@ async def store_round(source: Source, size: int) -> None:
 
 
 async def request_checkpoint(source: Source) -> bool:
-    """Asks the sealer for a checkpoint over the whole log. Returns False when no sealer leads or it found damage."""
+    """Asks the sealer to sign a checkpoint over the whole log. Returns False when no process is the sealer at present,
+    since none runs or the audit tree is damaged.
+    """
     row = await fetch_row(
         source,
         "SELECT NOT pg_try_advisory_xact_lock_shared(hashtextextended(%s, 0)), pg_notify(%s, '')",

@@ -1,7 +1,8 @@
-"""Which rows of the log may be sealed: those that this server wrote, by their MACs, or that an operator accepted.
+"""Decides which rows of the log the sealer may seal: those with a right MAC, and those that an operator accepted.
 
-Older releases made no MACs. In a log that began with one of them, rows without a MAC are sealed up to the event
-`audit.row_macs_required`, and for an hour after it, while the processes of a running server are replaced.
+Older releases made no MACs. If the log began with such a release, rows without a MAC are allowed until the event
+`audit.row_macs_required`. They are allowed for one more hour, since processes of the older release may still run while
+a server is upgraded.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,11 +34,13 @@ class RowChecks:
 
     @property
     def required(self) -> Recorded | None:
-        """Returns the event that ends the time without MACs."""
+        """The event `audit.row_macs_required`. None if it was not recorded."""
         return next((item for item in self.events if isinstance(item.event, RowMacsRequired)), None)
 
     def allow(self, position: int, row: StoredEvent | None) -> bool:
-        """Tells whether the row may be sealed. Without a row, the transaction of its position was rolled back."""
+        """Returns whether the row at this position may be sealed. `row` is None if the log has no row there, which is
+        allowed.
+        """
         if row is None or has_right_mac(self.secrets.rows_key, row):
             return True
         leaf = leaf_of(position, row)
@@ -53,7 +56,7 @@ class RowChecks:
 
 
 async def load_row_checks(source: Source, log: EventLog, secrets: Secrets, clock: Callable[[], datetime]) -> RowChecks:
-    """Loads what was recorded about checks of rows. Raises StreamDamaged."""
+    """Loads the events that decide which rows may be sealed. Raises StreamDamaged."""
     recorded = (await log.load([ROWS.name]))[ROWS.name]
     rows = await fetch_rows(
         source,

@@ -1,8 +1,8 @@
 """Signed notes and checkpoints, in the formats of C2SP: c2sp.org/signed-note and c2sp.org/tlog-checkpoint.
 
 A note is text, a blank line and a line for each Ed25519 signature. A verifier key (`vkey`) is one line of text with the
-signer's name and public key. The text of a checkpoint gives the name of the log, the number of leaves and the root of
-the tree. Extension lines add the hash of the previous checkpoint's note and the time.
+signer's name and public key. The text of a checkpoint contains the name of the log, the number of leaves, the root of
+the tree, the hash of the previous checkpoint's note, and the time.
 """
 
 import base64
@@ -22,7 +22,7 @@ MAX_NOTE = 100_000
 
 
 class BadNote(Exception):
-    """The text is not a note or a verifier key, or no trusted key has signed it."""
+    """The text is no note, checkpoint or verifier key, or no trusted key has signed it."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class VerifierKey:
 
     @classmethod
     def parse(cls, vkey: str) -> "VerifierKey":
-        """Parses a verifier key. Raises BadNote."""
+        """Returns the verifier key that the line `vkey` contains. Raises BadNote."""
         name, _, rest = vkey.strip().partition("+")
         key_id, _, encoded = rest.partition("+")
         key = _unbase64(encoded)
@@ -74,7 +74,7 @@ class SigningKey:
         return VerifierKey(self.name, self._key.public_key().public_bytes_raw())
 
     def sign(self, text: str) -> str:
-        """Returns the signed note: `text`, which ends in a newline, and its signature."""
+        """Returns a note: the text, which must end in a newline, with its signature."""
         assert text.endswith("\n")
         signature = self.verifier.key_id + self._key.sign(text.encode())
         return f"{text}\n{DASH}{self.name} {base64.b64encode(signature).decode()}\n"
@@ -92,7 +92,7 @@ def is_key_name(name: str) -> bool:
 
 
 def open_note(note: str, keys: Iterable[VerifierKey]) -> str:
-    """Returns the text of a note that one of the keys has signed. Raises BadNote."""
+    """Returns the text of a note if one of these keys has signed it. Otherwise raises BadNote."""
     text, signatures = split_note(note)
     known = {(key.name, key.key_id): key for key in keys}
     by_known = [
@@ -107,9 +107,10 @@ def open_note(note: str, keys: Iterable[VerifierKey]) -> str:
 
 
 def split_note(note: str) -> tuple[str, list[tuple[str, bytes]]]:
-    """Splits a note into its text and its signatures, which are not verified. Raises BadNote.
+    """Returns a note's text and its signatures: (signer's name, 4 bytes of key id + bytes of the signature). Raises
+    BadNote.
 
-    A signature is the signer's name and bytes: 4 of the key id, then those of the signature.
+    Does not verify the signatures.
     """
     text, blank, lines = note[:MAX_NOTE].rpartition("\n\n")
     if not blank or not lines.endswith("\n") or len(note) > MAX_NOTE:
@@ -126,7 +127,7 @@ def split_note(note: str) -> tuple[str, list[tuple[str, bytes]]]:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A log's statement about itself: its number of leaves, and the root of their tree."""
+    """The content of a checkpoint: the name, the size and the root of the audit tree at a moment."""
 
     origin: str
     size: int
@@ -145,7 +146,7 @@ class Checkpoint:
 
     @classmethod
     def parse(cls, text: str) -> "Checkpoint":
-        """Parses the text of a note. Raises BadNote."""
+        """Returns the checkpoint that is the text of a note. Raises BadNote."""
         origin, *lines = text.removesuffix("\n").split("\n")
         extensions = {name: value for name, _, value in (line.partition(" ") for line in lines[2:])}
         try:

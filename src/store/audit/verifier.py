@@ -1,8 +1,8 @@
-"""Verifies an export of the log offline, from its lines alone: without database, settings or server.
+"""Verifies an export of the log offline. Needs only the lines of the export: no database, settings or server.
 
-Folds the lines into a Merkle tree in the order of their positions. Needs O(log n) memory, and a few bytes per stream
-for the stream's version. Where the tree reaches the size of a checkpoint, both roots must be equal. A line whose
-content does not hash to its leaf shows which row was changed.
+Builds a Merkle tree from the lines, in the order of their positions. Needs O(log n) memory, and a few bytes per stream
+for the stream's version. Where the tree reaches the size of a checkpoint, its root must be the checkpoint's. If a row
+was changed, the content of its line does not hash to its leaf, so the verifier can name the position.
 """
 
 from collections.abc import Iterable
@@ -23,7 +23,7 @@ MAX_FINDINGS = 1_000
 
 @dataclass(frozen=True)
 class HeldCheckpoint:
-    """A checkpoint that the export must agree with, from the reader or from the export's header."""
+    """A checkpoint that the export must agree with. It comes from the reader or from the export's header."""
 
     label: str
     note: str
@@ -43,8 +43,9 @@ class Finding:
 class Verifier:
     """Verifies one export and collects its findings.
 
-    `key` is the trusted signing key, by default the first that the export names. A later key becomes trusted once a
-    checkpoint signed by a trusted key covers its event. `held` are the checkpoints that the reader already has.
+    `key` is the signing key to trust; None trusts the first key in the export's header. A later key becomes trusted
+    when the log records it and a checkpoint that a trusted key signed covers this event. `held` are checkpoints that
+    the reader already has.
     """
 
     def __init__(self, key: VerifierKey | None = None, held: Iterable[HeldCheckpoint] = ()) -> None:
@@ -222,7 +223,7 @@ class Verifier:
         self._compare_checkpoints()
 
     def _append(self, position: int, leaf: str) -> bool:
-        """Add the leaf of a position to the tree. Return False for a position that was read before."""
+        """Adds the leaf of a position to the tree. Returns False for a position that was read before."""
         if position <= self._at:
             self._report(position, "is there more than once, or in another order")
             return False
@@ -247,7 +248,10 @@ class Verifier:
     # Checkpoints.
 
     def _compare_checkpoints(self) -> None:
-        """Compare the tree with the checkpoints of its size. Trust the later signing keys that a trusted one covers."""
+        """Compares the root of the tree with those of the checkpoints that have its size.
+
+        If a trusted key signed an equal checkpoint, trusts the signing keys that the log has recorded up to here.
+        """
         here = [held for held in self._held if held.checkpoint.size == self._at and held not in self._compared]
         if not here or self._tree is None:
             return
@@ -300,7 +304,9 @@ class Verifier:
                 )
 
     def _check_erasures(self, chosen: dict[str, str]) -> None:
-        """Report data keys that no event destroyed. Skip exports of one stream, which lack the events of deletions."""
+        """Reports events that read as erased although no event destroyed their data key. Skips exports of one stream,
+        since they lack deletions in other streams.
+        """
         if not self._has_ended or "stream" in chosen:
             return
         project = chosen.get("project_id")
@@ -323,7 +329,9 @@ def _describe(line: ExportLine) -> str:
 
 
 def _frontier(header: ExportHeader) -> Frontier:
-    """Build the tree of the positions before an export. Raises BadProof, ValueError."""
+    """Returns the tree over the positions before the export, built from the header's hashes. Raises BadProof,
+    ValueError.
+    """
     if header.after < 0:
         raise ValueError("nothing comes before the first position")
     tree = Frontier()
@@ -339,5 +347,5 @@ def _parse_key(vkey: str) -> VerifierKey | None:
 
 
 def checkpoint_of(note: str) -> Checkpoint:
-    """Parse the checkpoint in a signed note, without verifying its signature. Raises BadNote."""
+    """Returns the checkpoint in a signed note, without verifying its signature. Raises BadNote."""
     return Checkpoint.parse(split_note(note)[0])
