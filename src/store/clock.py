@@ -1,4 +1,6 @@
-"""Reads the clock for every room; pure code takes the time as an argument, so that tests choose it."""
+"""Reads the clock, for all rooms. Pure functions do not call it: they get the time as an argument, so that tests choose
+it.
+"""
 
 from datetime import UTC, datetime
 

@@ -1,7 +1,6 @@
 """Finds events that read as erased although no deletion in the log destroyed their data key.
 
-The verifier of an export uses it. Deleting, for example, a build destroys its data key, so an export without the
-build's deletion must not have erased events of that build.
+The verifier of exports uses it. Destroying a data key is legitimate only together with a deletion that is in the log.
 """
 
 from collections.abc import Iterable, Iterator, Mapping

@@ -33,7 +33,9 @@ _COMMONEST = frozenset(
 
 
 def find_weakness(password: str) -> str | None:
-    """Returns why the password is easy to guess, as the end of a sentence after "it is". None for a good password."""
+    """Returns why the password is easy to guess, in words that continue "it is": `shorter than 8 characters`. None for
+    a good password.
+    """
     if len(password) < MIN_LENGTH:
         return f"shorter than {MIN_LENGTH} characters"
     return "one of the commonest passwords" if password.casefold() in _COMMONEST else None
@@ -47,7 +49,8 @@ async def hash_password(password: str) -> str:
 async def verify_password(password_hash: str, password: str) -> bool:
     """Returns whether the password has this hash. Raises Unavailable.
 
-    Pass an empty hash for an unknown user or a user without a password: it matches nothing and takes the same time.
+    For an unknown user, or a user without a password, pass an empty hash. No password matches it, and the check takes
+    as long as any other, so its duration does not reveal who is a user.
     """
     return await _run(_matches, password_hash, password)
 

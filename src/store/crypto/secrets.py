@@ -1,14 +1,14 @@
-"""Keys and encryption, all derived from one 32-byte master secret.
+"""Keys and encryption. Everything is derived from one master secret of 32 bytes, the server's secret key.
 
-- `seal` and `unseal` encrypt values that the server needs in clear again: webhook secrets, the secrets of a job.
-- Data keys are random, one for each project, job, build, user and so on. A data key is wrapped (encrypted) with the key
-  above it, a topmost one with a key derived from the master secret. Destroying a data key erases everything that is
-  encrypted with it or with the keys below it.
-- `claim` turns a value that must be unique into the name of its claim stream.
-- `session_key` makes the keys that sign session tokens, a new one each week.
+- `seal` and `unseal` encrypt and decrypt values that the server needs in clear again, such as webhook secrets.
+- Data keys are random. There is one for each project, job, build, user and so on. A data key is stored encrypted
+  (wrapped) with the key above it; a topmost data key is wrapped with a key derived from the master secret. Destroying a
+  data key erases everything that is encrypted with it or with the keys below it.
+- `claim` turns a value that must be unique into the name of its claim.
+- `session_key` returns the key that signs session tokens. A new one is used each week.
 - `responses_key` encrypts stored responses (`store.tables.idempotent_responses`).
 - `rows_key` makes the MACs of the log's rows (`store.log.row_macs`).
-- `token_hash` is the stored form of a token.
+- `token_hash` returns the stored form of an API token or agent token.
 - `link_token` makes the token of a link to set a password. No form of this token is stored.
 """
 
@@ -26,11 +26,13 @@ NONCE_BYTES = 12
 
 
 class SecretMismatch(Exception):
-    """Stored data cannot be decrypted: the configured secret is not the one that it was written with."""
+    """Stored data cannot be decrypted: the server's secret key is not the one with which the data was encrypted."""
 
 
 def encrypt(key: bytes, data: bytes, context: bytes) -> bytes:
-    """Encrypts with AES-256-GCM. Returns the random nonce and the ciphertext; decrypting needs the same `context`."""
+    """Encrypts `data` with AES-256-GCM. Returns a random nonce followed by the ciphertext. Decrypting needs the same
+    `context`.
+    """
     nonce = os.urandom(NONCE_BYTES)
     return nonce + AESGCM(key).encrypt(nonce, data, context)
 
@@ -45,7 +47,7 @@ def decrypt(key: bytes, data: bytes, context: bytes) -> bytes:
 
 
 def token_hash(token: str) -> bytes:
-    """Returns the SHA-256 of a token. Tokens have 192 random bits, so a slow hash would not protect them better."""
+    """Returns the SHA-256 of a token. A token has 192 random bits and cannot be guessed, so it needs no slow hash."""
     return hashlib.sha256(token.encode()).digest()
 
 
@@ -76,21 +78,23 @@ class Secrets:
         return decrypt(self._box, sealed, b"sealed").decode()
 
     def claim(self, kind: str, value: str) -> str:
-        """Returns the claim name of a value, such as `agent-05` of the kind `node-name`. Ignores case."""
+        """Returns the name of the claim of a value. Example: kind `node-name`, value `agent-05`. Upper and lower case
+        are equal.
+        """
         mac = hmac.new(self._claims, f"{kind}\0{value.casefold()}".encode(), hashlib.sha256)
         return f"{kind}-{mac.hexdigest()[:32]}"
 
     def session_key(self, key_id: str) -> bytes:
-        """Returns the key with an id, which signs session tokens."""
+        """Returns the key for the session tokens that name `key_id` as their key."""
         return hmac.new(self._session_keys, key_id.encode(), hashlib.sha256).digest()
 
     def link_token(self, user_id: int, link_id: str) -> str:
-        """Returns the token of a link to set a password: its user, its id and a proof that the server made it."""
+        """Returns the token of a link to set a password. It contains both ids and a proof that this server made it."""
         mac = hmac.new(self._links, f"{user_id}\0{link_id}".encode(), hashlib.sha256)
         return f"{user_id}.{link_id}.{mac.hexdigest()}"
 
     def read_link_token(self, token: str) -> tuple[int, str] | None:
-        """Returns the user and the id of a link; None for a token that the server did not make."""
+        """Returns (user id, link id) from the token of a link. None for a token that this server did not make."""
         user_id, _, rest = token.partition(".")
         link_id = rest.partition(".")[0]
         if not (user_id.isascii() and user_id.isdigit() and len(user_id) < 20):
@@ -99,7 +103,9 @@ class Secrets:
         return (int(user_id), link_id) if hmac.compare_digest(made.encode(), token.encode()) else None
 
     def new_data_key(self, name: str, parent: bytes | None = None) -> tuple[bytes, bytes]:
-        """Returns a new data key and its wrapped form. `parent` is the key that wraps it; None for a topmost key."""
+        """Returns a new random data key, in clear and wrapped. `parent` is the key that wraps it; None for a topmost
+        key.
+        """
         key = os.urandom(32)
         return key, encrypt(parent or self._wrap, key, name.encode())
 

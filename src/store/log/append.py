@@ -1,13 +1,13 @@
 """Group commit: the only way to append to the log.
 
-Callers queue requests. One flusher on one connection writes all requests that were queued during the last commit by
-one call of the append function (`store.log.append_function`). The function first acquires an advisory lock, so
-that positions are committed in their order and a reader that reads by position misses nothing. NOTIFY serialises
-commits anyway, so the lock costs little.
+Callers queue requests. One task, the flusher, writes the queued requests on one connection: while one commit is under
+way, requests collect, and the next call of the append function (`store.log.append_function`) writes all of them. The
+function first takes an advisory lock, so positions become visible in their order and a reader never misses an event.
+NOTIFY serialises commits anyway, so the lock costs little.
 
-A request is written whole or not at all. When one of its versions is taken, or one of its guarded streams has moved on,
-it fails alone and the rest of its batch is written. After any other error the requests of the batch are written one by
-one, so that bad data fails only the request that has it.
+A request is written whole or not at all. If another writer took a version that the request writes, or appended to a
+stream that it guards, only this request fails and the others of its batch are written. After any other error the
+requests of the batch are written one by one, so that only the request with bad data fails.
 """
 
 import asyncio
@@ -29,11 +29,11 @@ RECONNECT_PAUSES_S = (0.05, 0.1, 0.2, 0.5, 1.0, 1.0, 2.0, 2.0, 2.0)
 
 
 class VersionConflict(IntegrityError):
-    """Another writer appended first to a stream that this request writes, or whose state its command read."""
+    """Another writer was first: it appended to a stream that the request writes or guards. Nothing was written."""
 
 
 class AlreadyDone(Exception):
-    """The client's idempotency key was used before. Nothing was written this time."""
+    """A request with this idempotency key was written before. Nothing was written this time."""
 
 
 class AppendFailed(Exception):
@@ -42,9 +42,10 @@ class AppendFailed(Exception):
 
 @dataclass(frozen=True)
 class IdempotencyKey:
-    """Identifies a request that the client may send again.
+    """Identifies a request of a client that may arrive again.
 
-    `scope` is the SHA-256 of the client's key, of who asks and of what is asked for. `body` is that of the body.
+    `scope` is a SHA-256 of the key that the client sent, of who asks, and of method and path. `body` is the SHA-256 of
+    the request's body.
     """
 
     scope: bytes
@@ -53,11 +54,12 @@ class IdempotencyKey:
 
 @dataclass(frozen=True)
 class Request:
-    """Events to append together.
+    """Events to append in one transaction, with what belongs to them.
 
-    `guards` are (stream, version) pairs that must still be the newest. `keys` are new data keys: (name, wrapped key).
-    `notifications` are payloads for AGENT_NOTIFICATIONS (`store.postgres.notifications`). `erased` are the names of
-    data keys to destroy. `idempotency_key` is stored with the events; nothing is written when it was stored before.
+    `guards` are pairs (stream, version): the request fails if a stream has a newer version. `keys` are new data keys:
+    (name, wrapped key). `notifications` are payloads for the channel AGENT_NOTIFICATIONS
+    (`store.postgres.notifications`). `erased` names data keys to destroy. `idempotency_key` is stored, too; if it is
+    stored already, the request fails.
     """
 
     events: Sequence[StoredEvent]
@@ -83,7 +85,7 @@ class Request:
 
 @dataclass
 class _Waiting:
-    """A queued request with the future of its caller, which may be cancelled in the meantime."""
+    """A queued request, and the future for which its caller waits. A cancelled caller cancels the future."""
 
     request: Request
     done: "asyncio.Future[list[int]]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
@@ -112,9 +114,9 @@ def _texts(values: Iterable[str]) -> str:
 class GroupCommit:
     """Appends the requests of one process in groups. Belongs to one event loop.
 
-    `append` waits up to 9 s for a database that cannot be reached, but raises DiskFull at once. When `append` raises
-    VersionConflict, AlreadyDone, AppendFailed or another database error, nothing was written. When its caller is
-    cancelled, the events may still be written.
+    `append` waits up to 9 s for a database that cannot be reached, but raises DiskFull at once. When it raises
+    VersionConflict, AlreadyDone, AppendFailed or another database error, nothing was written. When a caller is
+    cancelled, its events may still be written.
     """
 
     is_disk_full = False
@@ -135,7 +137,7 @@ class GroupCommit:
         self._flusher: asyncio.Task[None] | None = None
 
     async def append(self, request: Request) -> list[int]:
-        """Returns the positions of the request's events, in their order."""
+        """Appends the events of a request. Returns their positions, in the order of the events."""
         waiting = _Waiting(request)
         self._queue.append(waiting)
         if self._flusher is None or self._flusher.done():
@@ -164,7 +166,9 @@ class GroupCommit:
             await asyncio.sleep(0)  # lets the callers of this batch queue their next requests
 
     def _take(self) -> list[_Waiting]:
-        """Dequeues the oldest requests that do not depend on each other's writes."""
+        """Removes a batch from the queue: the oldest requests, except those that write or guard what others of the
+        batch write.
+        """
         batch: list[_Waiting] = []
         later: list[_Waiting] = []
         written: set[tuple[str, int]] = set()
@@ -199,7 +203,7 @@ class GroupCommit:
                     waiting.fail(error)
 
     async def _write_again(self, batch: list[_Waiting]) -> None:
-        """Writes a batch again after its connection was lost, without the requests that were committed after all."""
+        """Writes a batch again after the connection broke, except the requests that were committed before it broke."""
         for pause in RECONNECT_PAUSES_S:
             await asyncio.sleep(pause)
             try:

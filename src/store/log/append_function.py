@@ -1,7 +1,7 @@
-"""SQL of the function that appends to an events table, and of the other tables that the function writes.
+"""SQL that creates the append function of an events table, and the tables into which it writes besides.
 
-Under low load most batches have one event. For these the function runs plain statements, which need a quarter of the
-time of the array statements. Lookups are scalar subqueries, so that PostgreSQL always plans each as one index probe.
+When load is low, most batches have one event. For these the function runs plain statements, which take a quarter of the
+time of statements over arrays. Lookups are scalar subqueries, so that PostgreSQL always plans each as one index probe.
 """
 
 from psycopg.sql import SQL, Composed, Identifier, Literal
@@ -12,9 +12,10 @@ def function_name(table: str) -> str:
 
 
 def create_statements(schema: str, table: str) -> list[Composed]:
-    """Returns statements that create what belongs to an events table: data keys, idempotency keys, append function.
+    """Returns statements that create what an events table needs: tables of data keys and idempotency keys, and the
+    append function.
 
-    The statements may be repeated.
+    Running the statements again does no harm.
     """
     names = {
         "schema": Identifier(schema),

@@ -1,11 +1,13 @@
 """The stored form of events: encoding, sealing, decoding, upcasting.
 
 A stored state is one msgpack array: flags, class version, time in microseconds, actor, correlation id, causation, name
-of the data key, clear fields, sealed fields, commitment, MAC (`store.log.row_macs`). The sealed fields are prefixed
-with a random salt, encrypted with the data key and bound to their row. Once the data key is destroyed, sealed fields
-read as their defaults, and clear fields read as before. The commitment stays. It is the SHA-256 of the salt and the
-canonical sealed fields: it reveals nothing without the salt, and proves with the salt what was sealed. Clear and sealed
-fields are compressed where that saves space.
+of the data key, clear fields, sealed fields, commitment, MAC (`store.log.row_macs`). Clear and sealed fields are
+compressed where that saves space.
+
+The sealed fields are encrypted with the data key, together with a random salt. They decrypt only in their own row. Once
+the data key is destroyed, sealed fields read as their defaults, and clear fields read as before. The commitment stays:
+it is the SHA-256 of the salt and the canonical sealed fields. Without the salt it reveals nothing; with the salt it
+proves what was sealed.
 
 An event of an older class version passes through the upcasters of its name. Each turns the fields of one version into
 those of the next.
@@ -38,7 +40,7 @@ KeyOf = Callable[[str], bytes | None]
 
 
 class UnknownEvent(Exception):
-    """The log has an event, or a version of one, that this release does not know."""
+    """The log contains an event, or a newer version of one, that this release does not know."""
 
 
 class UnreadableEvent(Exception):
@@ -65,13 +67,17 @@ class Envelope(msgspec.Struct, array_like=True, frozen=True):
         return UNSTAMPED + timedelta(microseconds=self.at_us)
 
     def stamp(self, event: Event) -> None:
-        """Sets the event's metadata in place. The event must be new, so that nobody else has a reference to it."""
+        """Sets the metadata fields of `event`, which must just have been decoded: events are frozen for everybody
+        else.
+        """
         for name in ("at", "actor", "correlation_id", "causation"):
             force_setattr(event, name, getattr(self, name))
 
 
 class Opened(NamedTuple):
-    """A decrypted event, still in the shape of the class version that wrote it."""
+    """An event that was decompressed and decrypted, but not decoded: its fields are those of the class version that
+    wrote it.
+    """
 
     envelope: Envelope
     clear: bytes
@@ -104,7 +110,9 @@ _NO_STAMP = EventMetadata(UNSTAMPED, "")
 
 
 def canonical(packed: bytes) -> bytes:
-    """Returns fields in msgpack as canonical JSON: compact, keys sorted, bytes as base64. Raises UnreadableEvent."""
+    """Returns the fields in `packed` (msgpack) as canonical JSON: compact, keys sorted, bytes as base64. Raises
+    UnreadableEvent.
+    """
     try:
         return msgspec.json.encode(msgspec.msgpack.decode(packed), order="sorted")
     except (msgspec.MsgspecError, TypeError, ValueError, RecursionError) as error:
@@ -112,7 +120,9 @@ def canonical(packed: bytes) -> bytes:
 
 
 def commitment(salt: bytes, sealed: bytes) -> bytes:
-    """Returns the commitment to sealed fields (in msgpack). Checking it takes the fields and the salt."""
+    """Returns the commitment to the sealed fields, which are msgpack. Whoever knows these fields and the salt can check
+    it.
+    """
     return hashlib.sha256(salt + canonical(sealed)).digest()
 
 
@@ -142,7 +152,9 @@ class Shape:
         return any(getattr(event, name) != blank for name, blank in self.blank.items())
 
     def split(self, event: Event) -> tuple[bytes, bytes]:
-        """Returns the clear fields and the sealed fields, encoded. Fields with their default values are not sealed."""
+        """Returns the clear and the sealed fields, both encoded. A sealed field with its default value is in neither
+        part.
+        """
         sealed = {name: value for name, blank in self.blank.items() if (value := getattr(event, name)) != blank}
         if not sealed:
             return _encoder.encode(event), b""
@@ -158,7 +170,9 @@ class Shape:
 
 
 class EventMapper(Mapper[str]):
-    """Maps the project's events for the `eventsourcing` library, whose domain event is a `Recorded` here."""
+    """Encodes and decodes the events of this server. Implements `Mapper` of the `eventsourcing` library, for which a
+    `Recorded` is a domain event.
+    """
 
     def __init__(self, catalogue: Mapping[str, type[Event]], upcasters: Upcasters) -> None:
         super().__init__(JSONTranscoder())
@@ -189,7 +203,7 @@ class EventMapper(Mapper[str]):
         )
 
     def seals(self, event: Event) -> bool:
-        """Returns whether any sealed field of the event has a value other than its default."""
+        """Returns whether the event has something to encrypt: a sealed field whose value is not its default."""
         return self._shapes[event.name].seals(event)
 
     def envelope(self, state: bytes) -> Envelope:
@@ -249,7 +263,7 @@ class EventMapper(Mapper[str]):
             return None
 
     def has_mac(self, state: bytes) -> bool:
-        """Tells whether the state has a MAC, right or not; also True for an unreadable state."""
+        """Returns whether the state has a MAC, right or wrong. Also returns True for a state that cannot be read."""
         try:
             return bool(self.envelope(state).mac)
         except UnreadableEvent:

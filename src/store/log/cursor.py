@@ -1,8 +1,8 @@
 """Follows the log: reads the events after a position, then waits for more.
 
-The position of a cursor is in memory. A reader may need a position that outlives the process and moves in the
-transaction of an effect. Such a reader stores the position in a row (`store.tables.log_positions`) and uses a cursor
-only to wait.
+A cursor has its position in memory only. Some workers need a position that survives the process and moves in the
+transaction of their effect. They store the position in a row (`store.tables.log_positions`), and use a cursor only to
+wait.
 """
 
 import asyncio
@@ -25,9 +25,9 @@ POLL_INTERVAL_S = 1.0
 class LogCursor:
     """Reads the log from its position on, batch by batch. Belongs to one task.
 
-    The events of interest are those with one of `names` (by default all events); the cursor skips the others. A wait
-    ends when an event with a name in `notify_on` (by default `names`) is appended. At least `debounce_s` pass between
-    two reads, so that a burst of events costs few reads.
+    The cursor passes on events with one of `names` (None: all events) and skips the others. A wait ends when an event
+    with a name in `notify_on` (None: one of `names`) is appended. At least `debounce_s` pass between two reads, so that
+    a burst of events needs few reads.
     """
 
     event_log: EventLog
@@ -43,16 +43,19 @@ class LogCursor:
     _changed: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
     async def follow(self, step: Callable[[], Awaitable[object]]) -> None:
-        """Calls `step` now and after each wait (for a notification or the poll interval), for ever."""
+        """Calls `step` at once, and again after each wait. A wait ends by a notification or after the poll interval.
+        Runs for ever.
+        """
         with self.listening():
             while True:
                 await step()
                 await self.wait()
 
     async def drain(self, handle: Callable[[Sequence[Recorded]], Awaitable[object]]) -> None:
-        """Passes all events of interest after the position to `handle`, in order, batch by batch.
+        """Passes the events after the position to `handle`, in order and batch by batch, until the end of the log.
 
-        The position moves when `handle` has returned. If `handle` raises, the next call passes the same batch again.
+        The position moves each time `handle` has returned. If `handle` raises, the next call of `drain` passes the same
+        batch again.
         """
         is_full = True
         while is_full:
@@ -62,7 +65,9 @@ class LogCursor:
             self.position = position
 
     def listening(self, *, min_new: int = 1) -> AbstractContextManager[None]:
-        """Lets appended events end waits while it is open, `min_new` or more positions after the cursor's."""
+        """Returns a context manager. While it is open, new events end a wait once they are `min_new` positions ahead of
+        the cursor.
+        """
 
         def appended(payload: str | None) -> None:
             names = self.names if self.notify_on is None else self.notify_on
@@ -74,13 +79,13 @@ class LogCursor:
         return self.listener.subscribed(EVENTS, appended)
 
     def notify(self) -> None:
-        """Ends the wait that is under way, or the next one."""
+        """Ends the present wait. If none is under way, ends the next one at once."""
         self._changed.set()
 
     async def wait(self, timeout_s: float | None = None) -> bool:
-        """Waits for a notification, at most for `timeout_s` (by default the poll interval).
+        """Waits for a notification, at most `timeout_s` (None: the poll interval).
 
-        Returns whether there was one since the last wait.
+        Returns True if one has arrived since the last wait, False after a time-out.
         """
         if self.debounce_s:
             await asyncio.sleep(self.debounce_s)

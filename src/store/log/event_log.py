@@ -1,4 +1,4 @@
-"""The event log for the rest of the server: append events, load streams, read the whole log in order."""
+"""The event log, as the rest of the server uses it: append events, load streams, read the whole log in order."""
 
 import contextlib
 import copy
@@ -45,7 +45,7 @@ class Write:
 
 
 class Batch(NamedTuple):
-    """The next events with one of the names that were asked for."""
+    """Events that were read, in order, and how far the log was read."""
 
     events: Sequence[Recorded]
     position: int
@@ -89,8 +89,8 @@ class EventLog:
     ) -> list[Recorded]:
         """Appends all of the events, or none. `store.log.append.Request` describes `guards` and `idempotency_key`.
 
-        Raises VersionConflict when a version exists or a guarded stream has a newer one, AlreadyDone for an idempotency
-        key that was used before, and Erased for an event whose data key was destroyed.
+        Raises VersionConflict when a version is taken or a guarded stream has a newer one, AlreadyDone when the
+        idempotency key was used before, and Erased when the data key of an event was destroyed.
         """
         events = [write.event for write in writes]
         keys, new = await self._keys_for(writes)
@@ -120,7 +120,7 @@ class EventLog:
         return _by_stream(streams, readable(await self._decode(await self._loading(tuple(streams)))))
 
     async def load_at_version(self, stream: Stream[S]) -> ExpectedVersion[S]:
-        """Returns a stream's present state and version, for a command to decide on. Raises StreamDamaged."""
+        """Returns a stream's current state and version, to pass to a command. Raises StreamDamaged."""
         history = (await self.load([stream.name]))[stream.name]
         state = stream.fold(recorded.event for recorded in history)
         if not history:
@@ -150,7 +150,9 @@ class EventLog:
     async def read_batch(
         self, after: int, limit: int, names: Sequence[str] | None = None, up_to: int | None = None
     ) -> Batch:
-        """Returns the events that `read` does, and how far it read. `up_to` must not be beyond the log's end."""
+        """Returns the same events as `read`, and the position up to which the log was read. `up_to` must be a position
+        in the log.
+        """
         end = up_to or after
         if up_to is None and names is not None:
             # Read before the events, so that no event that is appended in between is stepped over.
@@ -161,7 +163,9 @@ class EventLog:
         return Batch(events, last if is_full else max(last, end), is_full)
 
     async def find_positions(self, streams: Sequence[str], until: int, names: Sequence[str] | None = None) -> list[int]:
-        """Returns the positions, up to `until`, of the events in these streams. `names` selects events by name."""
+        """Returns the positions of the events in these streams, up to position `until`. With `names`, only of events so
+        named.
+        """
         rows = await fetch_rows(
             self._source,
             "SELECT notification_id FROM stored_events WHERE originator_id = ANY (%s) AND notification_id <= %s"
@@ -187,7 +191,9 @@ class EventLog:
         return await self._decode(rows)
 
     async def load_up_to(self, versions: Mapping[str, int]) -> dict[str, list[Recorded]]:
-        """Returns the events of each stream up to the version that `versions` has for it, in order."""
+        """Returns the events of each stream in order, up to a version. `versions` maps the name of a stream to this
+        version.
+        """
         rows = await fetch_rows(
             self._source,
             f"{_SELECT} JOIN unnest(%s::text[], %s::bigint[]) AS wanted(name, version)"
@@ -198,7 +204,9 @@ class EventLog:
         return _by_stream(versions, await self._decode(rows))
 
     async def find_destroyed_keys(self, names: Iterable[str]) -> set[str]:
-        """Returns the names of the data keys that were destroyed or lie below a destroyed key. Bypasses the cache."""
+        """Returns those of `names` whose data key, or a key above it, was destroyed. Asks the database, not the
+        cache.
+        """
         lines = {name: lineage(name) for name in names}
         wanted = list({above for line in lines.values() for above in line})
         query = "SELECT name FROM stored_events_keys WHERE name = ANY (%s) AND wrapped IS NULL"
@@ -223,10 +231,10 @@ class EventLog:
         return recorded
 
     async def _key_lookup(self, names: Collection[str]) -> tuple[dict[str, bytes | None], KeyOf]:
-        """Returns data keys by name, and a function that looks a data key up.
+        """Returns data keys by name, and a function that looks up a key for decoding.
 
-        The function returns None for a destroyed key and raises UnreadableEvent for a damaged or missing key, so that
-        only destroyed keys make events read as erased. Raises SecretMismatch when the configured secret is wrong.
+        The function returns None only for a destroyed key, since None makes events read as erased. For a damaged or
+        missing key it raises UnreadableEvent. Raises SecretMismatch when the server has the wrong secret key.
         """
         keys, faults = await self.load_keys_and_faults(names)
         if DOES_NOT_OPEN in faults.values():
@@ -240,7 +248,9 @@ class EventLog:
         return keys, key_of
 
     async def load_keys_and_faults(self, names: Collection[str]) -> tuple[dict[str, bytes | None], dict[str, str]]:
-        """Returns the usable data keys as `load_data_keys` does, and by name what is wrong with each of the others."""
+        """Returns two dicts by name: the data keys that can be used (None for a destroyed key), and for the others what
+        is wrong.
+        """
         faults: dict[str, str] = {}
         try:
             keys = await self.load_data_keys(names)
@@ -254,7 +264,9 @@ class EventLog:
         return keys, faults | {name: IS_MISSING for name in names if name not in keys and name not in faults}
 
     async def check_secret(self) -> None:
-        """Raises SecretMismatch when there are topmost data keys and the secret opens none of them."""
+        """Raises SecretMismatch when the server's secret key unwraps none of the topmost data keys. Passes if there are
+        none.
+        """
         query = (
             "SELECT name, wrapped FROM stored_events_keys WHERE wrapped IS NOT NULL AND name NOT LIKE '%%/%%' LIMIT %s"
         )
@@ -269,7 +281,8 @@ class EventLog:
             )
 
     async def _keys_for(self, writes: Sequence[Write]) -> tuple[dict[str | None, bytes], list[tuple[str, bytes]]]:
-        """Returns the data keys for the sealed fields by name, and (name, wrapped key) of each new data key.
+        """Returns the data keys that the events need, by name. Also returns (name, wrapped key) for those that did not
+        exist yet.
 
         Raises Erased when a data key was destroyed.
         """
@@ -298,16 +311,16 @@ class EventLog:
         return keys, new
 
     def _forget(self, events: Iterable[Event]) -> set[str]:
-        """Marks the data keys that these events destroy as destroyed in the cache. Returns the names of these keys."""
+        """Records in the cache that data keys were destroyed by these events. Returns the names of these keys."""
         erased = {name for event in events if (name := event.erases) is not None}
         self._keys.update(dict.fromkeys(erased))
         return erased
 
     async def load_data_keys(self, names: Iterable[str]) -> dict[str, bytes | None]:
-        """Returns data keys by name; None for a key that was destroyed or lies below a destroyed key.
+        """Returns data keys by name. The value is None if the key, or a key above it, was destroyed.
 
-        Leaves out a key that was never made, or whose row (or that of a key above it) somebody deleted. Raises
-        SecretMismatch for a key that does not open.
+        Leaves out a key that was never made. Also leaves out a key if somebody deleted its row, or that of a key above
+        it. Raises SecretMismatch for a key that does not unwrap.
         """
         lines = {name: lineage(name) for name in names}
         wanted = set[str]().union(*lines.values())

@@ -1,4 +1,6 @@
-"""Draws ids from sequences. A command carries the ids of what it creates, so that `decide` needs no database."""
+"""Draws ids from sequences before a command is made. The command contains the ids, so that `decide` needs no
+database.
+"""
 
 from collections.abc import Sequence
 from typing import Literal, get_args
@@ -47,16 +49,17 @@ class Ids:
         return await self._drawing(kind)
 
     async def draw_range(self, kind: Kind, count: int) -> int:
-        """Returns the first of `count` consecutive ids."""
+        """Reserves `count` consecutive ids. Returns the first of them."""
         rows = await fetch_rows(self._pool, "SELECT draw_ids(%s::regclass, %s)", (f"{kind}_ids", count))
         return int(rows[0][0])
 
 
 async def skip_lost_ids(pool: AsyncConnectionPool) -> None:
-    """Skips the next positions and ids after a restore, because events that the restore lost may have had them.
+    """Moves the sequences of positions and ids forward after a restore, because lost events may have used the next
+    ones.
 
-    The sequences in a dump are also ahead of its events, by what was appended while the dump was made. The gap in the
-    positions never exceeds MAX_GAP.
+    A backup contains somewhat higher positions and ids than its events use, because events were appended while it was
+    made. The resulting gap in the positions never exceeds MAX_GAP.
     """
     counts = [SKIPPED_RESULTS if kind == "results" else SKIPPED for kind in KINDS]
     await execute(

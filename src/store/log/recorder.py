@@ -1,7 +1,8 @@
-"""A recorder of the `eventsourcing` library that inserts through the group commit.
+"""A recorder of the `eventsourcing` library that inserts events by the group commit.
 
-Table, queries and subscriptions are the library's. The library itself can insert in two ways: one holds a table lock
-for several round trips, the other has no lock, so that readers miss events (docs/decisions/0002-group-commit.md).
+The table, the queries and the subscriptions are the library's. Of the library's two ways to insert, one holds a table
+lock for several round trips, and the other takes no lock, so that readers miss events
+(docs/decisions/0002-group-commit.md).
 """
 
 import asyncio
@@ -18,7 +19,7 @@ from store.log.append_function import create_statements
 
 
 def datastore(conninfo: str, schema: str = "public") -> PostgresDatastore:
-    """Creates the library's datastore for a connection string, with stream ids of type text."""
+    """Returns a datastore of the library for the database of `conninfo`. Ids of streams have the type text."""
     parts = conninfo_to_dict(conninfo)
     return PostgresDatastore(
         dbname=str(parts.get("dbname") or ""),
@@ -33,7 +34,9 @@ def datastore(conninfo: str, schema: str = "public") -> PostgresDatastore:
 
 
 class GroupCommitRecorder(PostgresApplicationRecorder):
-    """Recorder whose methods block and are thread-safe, as the library requires. A thread runs the group commit."""
+    """Recorder whose methods block and may be called from any thread, as the library requires. It runs the group commit
+    on a thread.
+    """
 
     def __init__(self, datastore: PostgresDatastore, *, events_table_name: str = "stored_events") -> None:
         super().__init__(datastore, events_table_name=events_table_name)

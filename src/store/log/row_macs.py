@@ -1,7 +1,8 @@
-"""The MAC of a row of the log: whoever has the database but not the server's secret cannot make or change a row.
+"""The MAC of a row of the log. It stops somebody who has the database, but not the server's secret key, from making or
+changing a row unnoticed.
 
-It is made with the secret when the event is appended, and checked before the row is sealed. It is the last element of
-the stored state, and covers the row's stream, version and type and all bytes of the state before it.
+The server makes the MAC when it appends the event, and checks it before the row is sealed. The MAC is the last element
+of the stored state. It covers the row's stream, version and type, and all bytes of the state before it.
 """
 
 import hashlib
@@ -17,7 +18,7 @@ MAC_HEAD = b"\xc4\x10"
 
 
 def add_mac(key: bytes, row: StoredEvent) -> StoredEvent:
-    """Returns a row that the codec has just encoded, with its MAC."""
+    """Returns the row with its MAC. The codec must just have encoded the row, so that it has none."""
     assert row.state.endswith(NO_MAC)
     head = row.state[: -len(NO_MAC)] + MAC_HEAD
     state = head + _mac(key, row, head)
@@ -25,7 +26,7 @@ def add_mac(key: bytes, row: StoredEvent) -> StoredEvent:
 
 
 def has_right_mac(key: bytes, row: StoredEvent) -> bool:
-    """Tells whether the row ends with the MAC that this server made for it."""
+    """Returns whether the row ends with the MAC that this server makes for it."""
     head, mac = row.state[:-MAC_BYTES], row.state[-MAC_BYTES:]
     return head.endswith(MAC_HEAD) and hmac.compare_digest(mac, _mac(key, row, head))
 

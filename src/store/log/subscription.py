@@ -1,4 +1,4 @@
-"""Reads new events once for all who follow the log in a process."""
+"""Reads new events once for all subscribers in a process."""
 
 import asyncio
 import contextlib
@@ -22,7 +22,9 @@ DEBOUNCE_S = 0.05
 
 
 class LogSubscription:
-    """Passes the events with one of `names` to its handlers as they are appended. Reads nothing without a handler."""
+    """Passes new events to all its handlers, if they have one of `names`. While there is no handler, it reads
+    nothing.
+    """
 
     def __init__(self, event_log: EventLog, listener: Listener, names: Sequence[str]) -> None:
         self._log = event_log
@@ -33,15 +35,14 @@ class LogSubscription:
 
     @property
     def position(self) -> int:
-        """Every event up to here has been handled."""
+        """The position up to which all handlers have handled the events."""
         return self._cursor.position
 
     @contextlib.asynccontextmanager
     async def subscribed(self, handler: EventHandler) -> AsyncIterator[None]:
-        """Calls `handler` with the appended events, in order, while it is open.
+        """Calls `handler` with each batch of new events, in order, as long as this context manager is open.
 
-        The next batch is read when all handlers have returned. When a handler raises, the batch is passed to all
-        handlers again.
+        The next batch is read when all handlers have returned. If one of them raises, all of them get the batch again.
         """
         self._handlers.append(handler)
         if self._task is None:

@@ -1,6 +1,7 @@
-"""Schema version 1: every table of the server except the read models, which projections create and drop.
+"""Schema version 1: all tables of the server at that time, without those of read models. Projections create these.
 
-Each statement may be repeated: a database of a release without schema versions has most of these tables already.
+Running a statement again does no harm. This matters for databases of releases before schema versions, which have most
+of these tables already.
 """
 
 from psycopg.sql import Composed

@@ -1,6 +1,6 @@
-"""Finds tables of the store that were lost. Lists the tables that migrations create, and what is lost with each.
+"""Finds tables of the store that the database has lost. TABLES lists the tables, with the data that is lost with each.
 
-Read models are not in this list: `projections.engine.inspection` finds their lost tables.
+Read models are not listed here: `projections.engine.inspection` finds their lost tables.
 """
 
 from collections.abc import Sequence
@@ -94,7 +94,9 @@ class LostTable(NamedTuple):
 
     @property
     def lost(self) -> str | None:
-        """The data that is lost although the table is made again; None when it cannot be made again."""
+        """The data that stays lost when `testhide repair` makes the table again. None if it cannot make the table
+        again.
+        """
         return TABLES[self.name].lost if self.column is None else None
 
 
@@ -110,9 +112,9 @@ def describe(tables: Sequence[LostTable]) -> str:
 
 
 async def find_lost_tables(connection: AsyncConnection) -> list[LostTable]:
-    """Returns the tables that the migrations of this release created and that are missing now.
+    """Returns the tables and columns that migrations of this release made and that are missing now.
 
-    Returns nothing for a database of another release, which may have other tables.
+    Returns an empty list for a database of another release, which may have other tables.
     """
     (is_migrated,) = (await fetch_rows(connection, "SELECT to_regclass('schema_migrations') IS NOT NULL"))[0]
     if not is_migrated:
@@ -137,7 +139,7 @@ async def find_lost_tables(connection: AsyncConnection) -> list[LostTable]:
 
 
 async def make_again(connection: AsyncConnection) -> None:
-    """Makes lost tables again, empty, in the transaction of the caller."""
+    """Makes lost tables again, without rows, in the caller's transaction."""
     await execute(connection, "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (LOCK,))
     for migration in MIGRATIONS:
         for statement in migration.statements:

@@ -1,9 +1,9 @@
-"""Versioned changes of the store's tables: each runs once, in order, and is recorded in `schema_migrations`.
+"""Migrations of the store's tables. Each runs once, in order, and is recorded in the table `schema_migrations`.
 
-To change a table, append a Migration to MIGRATIONS. Never edit a released migration. Processes of the release before
-still run while and after a migration is applied, so a migration must leave what these processes use: a column is
-dropped one release after the code that used it. Its statements must be repeatable, because
-`store.migrations.lost_tables` runs them again; that module names each table with its columns.
+To change a table, append a Migration to MIGRATIONS. Never edit a released migration. Processes of the previous release
+still run while a migration is applied, and after it. So a migration must not remove what these processes use: drop a
+column one release after the code that used it. Write statements that may run twice, since
+`store.migrations.lost_tables` runs them again. Add new tables and columns to the list in that module.
 """
 
 import contextlib
@@ -74,7 +74,7 @@ MIGRATIONS = (
 
 
 def migrate(conninfo: str, release: str, migrations: Sequence[Migration] = MIGRATIONS) -> None:
-    """Brings the store's tables to the newest version of `migrations`. Blocks. Raises NewerSchema and psycopg.Error."""
+    """Applies the migrations that the database does not have yet. Blocks. Raises NewerSchema and psycopg.Error."""
     with psycopg.connect(conninfo, autocommit=True) as connection:
         connection.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", (LOCK,))
         connection.execute(

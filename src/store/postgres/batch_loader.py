@@ -1,7 +1,7 @@
 """A data loader: one query answers the lookups of many callers.
 
-A lookup that arrives while queries are running waits for the next one, together with all others that arrived. Its
-result is read from the database after the call, never before.
+A lookup that arrives while queries are running waits, and the next query answers all that arrived meanwhile. The query
+begins after the lookup, so its result is never older than the lookup.
 """
 
 import asyncio
@@ -24,8 +24,8 @@ MAX_BATCH_SIZE = 200
 class BatchLoader(Generic[K, V]):
     """Loads values by key: `await loader(key)` returns the value of a key.
 
-    `fetch` returns the values of many keys, in their order. When it raises, each key is fetched again by itself, so
-    that an error reaches only the caller whose key causes it.
+    `fetch` returns the values of many keys, in the order of the keys. If it raises, each key is fetched alone, so that
+    an error reaches only the caller whose key causes it.
     """
 
     def __init__(

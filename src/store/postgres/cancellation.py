@@ -1,7 +1,7 @@
-"""Waiting and cancelling without `asyncio.wait_for`, which loses cancellations before Python 3.12.
+"""Waits and cancels without `asyncio.wait_for`, which loses cancellations before Python 3.12.
 
-`asyncio.wait_for` swallows a cancellation that arrives in the same turn of the event loop as the result. psycopg uses
-it for its own waits, so a task that waits for the database may have to be cancelled more than once.
+`asyncio.wait_for` swallows a cancellation that arrives in the same turn of the event loop as the result. psycopg waits
+by `asyncio.wait_for`, so a task that uses the database may have to be cancelled more than once.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ RETRY_INTERVAL_S = 0.2
 
 
 async def cancel_and_wait(*tasks: asyncio.Task[Any]) -> None:
-    """Cancels the tasks, again and again until all of them have ended. Their results and errors are dropped."""
+    """Cancels the tasks again and again until all of them have ended. Drops their results and errors."""
     while running := [task for task in tasks if not task.done()]:
         for task in running:
             task.cancel()

@@ -1,4 +1,4 @@
-"""Database settings that the server relies on: keepalive of its connections, durability of its commits."""
+"""Database settings on which the server relies: keepalive of its connections, durability of its commits."""
 
 from typing import Any
 
@@ -21,10 +21,11 @@ DURABILITY_RISKS = {
 
 
 def with_keepalive(conninfo: str) -> str:
-    """Adds settings by which both ends notice within 30 s that the other machine, or the network, is gone.
+    """Returns `conninfo` with keepalive settings: client and database each notice within 30 s when the other is
+    unreachable.
 
-    With the kernel's defaults this takes from 15 minutes to hours, and a dead leader holds its lock for that time.
-    Settings that `conninfo` already has stay as they are.
+    With the defaults of the kernel this takes from 15 minutes to hours, and for that time a dead leader holds its lock.
+    Settings that `conninfo` has already stay unchanged.
     """
     given = conninfo_to_dict(conninfo)
     options = f"{SERVER_OPTIONS} {given.get('options') or ''}".strip()
@@ -32,7 +33,7 @@ def with_keepalive(conninfo: str) -> str:
 
 
 async def find_durability_risks(connection: AsyncConnection) -> list[str]:
-    """Returns a text for each setting by which this PostgreSQL may lose an acknowledged append."""
+    """Returns a sentence for each setting of this PostgreSQL that may make it lose an append which it has confirmed."""
     cursor = await connection.execute(
         "SELECT name FROM pg_settings WHERE name = ANY (%s) AND setting = 'off' ORDER BY name",
         (list(DURABILITY_RISKS),),

@@ -16,10 +16,11 @@ CONNECT_TIMEOUT_S = 5
 
 @contextlib.asynccontextmanager
 async def hold_leader_lock(conninfo: str, name: str) -> AsyncIterator[AsyncConnection]:
-    """Waits until the lock called `name` is free, and yields the connection that holds it.
+    """Waits until the lock called `name` is free, takes it, and yields the connection that holds it. Raises
+    psycopg.OperationalError.
 
-    Tries again and again instead of blocking in PostgreSQL: a statement that waits for a lock holds a snapshot, which
-    would keep vacuum from removing any deleted row for as long as a standby waits. Raises psycopg.OperationalError.
+    Tries again and again instead of letting PostgreSQL wait: a waiting statement holds a snapshot, and as long as a
+    standby waited, vacuum could not remove any row that was deleted meanwhile.
     """
     async with await AsyncConnection.connect(
         conninfo, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S
@@ -33,9 +34,10 @@ async def hold_leader_lock(conninfo: str, name: str) -> AsyncIterator[AsyncConne
 
 
 async def fetch_idle_leaders(connection: AsyncConnection, names: Sequence[str]) -> dict[str, float]:
-    """Returns for each of these locks that is held how long its connection has done nothing, or the same, in seconds.
+    """Returns how many seconds ago each leader last began or ended a statement, by the name of its lock. `names` are
+    the names to look up; a lock that nobody holds is left out.
 
-    A leader that checks its lock every second is seldom idle for longer, unless its process hangs or is stopped.
+    Leaders check their lock every second. One that is idle for much longer hangs or was stopped.
     """
     rows = await fetch_rows(
         connection,

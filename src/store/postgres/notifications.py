@@ -1,7 +1,7 @@
-"""PostgreSQL notifications: one LISTEN connection for a process, shared by all its subscribers.
+"""PostgreSQL notifications. A process has one connection that listens, shared by all its subscribers.
 
-Notifications are lost while the connection is down. After every connect each subscriber is therefore called with None,
-which means that anything may have changed. A subscriber reads first and waits afterwards.
+Notifications are lost while the connection is down. Therefore each subscriber is called with None after every connect,
+which means that anything may have changed. Subscribers should read first and wait afterwards.
 """
 
 import asyncio
@@ -43,17 +43,17 @@ LONGEST_PAUSE_S = 2.0
 
 
 def may_contain(payload: str, names: Collection[str]) -> bool:
-    """Returns whether an event with one of these names was appended, according to a payload of EVENTS."""
+    """Returns whether one of these names is among the appended events that a payload of the channel EVENTS names."""
     return any(name in names for name in payload.split(" ")[1:])
 
 
 def newest_position(payload: str) -> int:
-    """Returns the position in a payload of EVENTS."""
+    """Returns the position that a payload of the channel EVENTS begins with."""
     return int(payload.partition(" ")[0])
 
 
 class Listener:
-    """Listens on the given channels and connects again whenever the connection is lost."""
+    """Listens on `channels`. When the connection breaks, it connects again."""
 
     def __init__(self, conninfo: str, *channels: str) -> None:
         self._conninfo = conninfo
@@ -63,7 +63,7 @@ class Listener:
         self._is_listening = asyncio.Event()
 
     async def start(self) -> None:
-        """Returns once the process listens on all channels."""
+        """Starts listening. Returns once all channels are listened on."""
         self._task = asyncio.create_task(self._run(), name="listener")
         await self._is_listening.wait()
 
@@ -73,7 +73,10 @@ class Listener:
 
     @contextlib.contextmanager
     def subscribed(self, channel: str, callback: Callback) -> Iterator[None]:
-        """Calls `callback` on the event loop with each payload while it is open. `callback` must not block or raise."""
+        """Calls `callback` with each payload as long as this context manager is open.
+
+        Calls it on the event loop, so it must not block. It must not raise, either.
+        """
         assert channel in self._channels, f"this process does not listen on {channel}"
         self._callbacks[channel].append(callback)
         try:

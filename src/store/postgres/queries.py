@@ -1,4 +1,4 @@
-"""Runs one statement, on the caller's connection or on one of a pool. Statements are prepared, rows are binary."""
+"""Runs one statement, on the caller's connection or on one from a pool. Statements are prepared, rows are binary."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -13,7 +13,7 @@ Parameters = Sequence[Any] | Mapping[str, Any] | None
 
 @asynccontextmanager
 async def connected(source: Source) -> AsyncIterator[AsyncConnection]:
-    """Yields a connection for several statements: the caller's, or one of the pool."""
+    """Yields one connection for several statements: the caller's own, or one from the pool."""
     if isinstance(source, AsyncConnection):
         yield source
     else:

@@ -1,4 +1,4 @@
-"""The present state of agents: open polls, free slots, load. Not events, and a crash may lose them."""
+"""Gauges of agents: open polls, free slots, load. They are no events, and a crash may lose them."""
 
 from datetime import datetime
 
@@ -29,7 +29,10 @@ class AgentGauges:
         self._pool = pool
 
     async def record_poll(self, node_id: int, session: str, free: int, *, polling: bool) -> None:
-        """Records that a poll began or ended, and notifies the dispatcher. Ignores the end in an earlier session."""
+        """Records that a poll began (`polling`) or ended, and notifies the dispatcher.
+
+        Ignores the end of a poll of an earlier session, since the agent of a newer session may be polling already.
+        """
         await execute(
             self._pool,
             "WITH seen AS (INSERT INTO agent_gauges (node_id, session, seen_at, free, polling)"
@@ -54,7 +57,9 @@ class AgentGauges:
         )
 
     async def record_contact(self, node_id: int, session: str) -> None:
-        """Records any other call of an agent, which shows that it is alive."""
+        """Records the time of a call that an agent made: it shows that the agent is alive. Polls and heartbeats record
+        it, too.
+        """
         await execute(
             self._pool,
             "INSERT INTO agent_gauges (node_id, session, seen_at) VALUES (%s, %s, now())"

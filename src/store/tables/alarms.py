@@ -1,4 +1,6 @@
-"""Alarms: faults that workers found in the stored data. Readiness shows an alarm until its worker ends it."""
+"""Alarms: faults that workers found in the stored data. Readiness shows an alarm until the worker that set it ends
+it.
+"""
 
 from psycopg import AsyncConnection
 

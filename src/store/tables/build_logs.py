@@ -1,8 +1,8 @@
-"""Build logs: numbered lines in compressed chunks, by build and attempt. Lines are not events.
+"""Build logs: numbered lines, stored in compressed chunks by build and attempt. Lines are no events.
 
-Lines are acknowledged up to the first gap. A line that is sent again is recognised by its number. Each chunk has a hash
-of itself and all chunks before it. The event that ends a build contains the number of lines and the last hash. By these
-a later change of the log is found.
+The server acknowledges lines up to the first gap. It recognises a line that is sent again by its number. Each chunk has
+a digest of itself and all chunks before it. The event that ends the build contains the number of lines and the last
+digest, so a later change of the log can be found.
 """
 
 import hashlib
@@ -54,7 +54,9 @@ class BuildLogs:
         self._source = source
 
     async def append(self, job_id: int, build_id: int, attempt: int, first_line: int, lines: Sequence[Line]) -> int:
-        """Stores those of `lines` that follow the stored lines. Returns the number of stored lines. Raises TooLarge."""
+        """Stores `lines`, whose first has the number `first_line`. Skips lines that are stored already; stores nothing
+        if lines before them are missing. Returns the number of lines that are stored now. Raises TooLarge.
+        """
         async with connected(self._source) as connection, connection.transaction():
             await connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", (build_id % 2**31, attempt))
             stored, digest, size = await _fetch_end(connection, build_id, attempt)
@@ -85,7 +87,7 @@ class BuildLogs:
         return await _fetch_end(self._source, build_id, attempt)
 
     async def fetch_ends(self, build_id: int) -> dict[int, LogEnd]:
-        """Returns the ends of a build's logs by attempt. Leaves out attempts without lines."""
+        """Returns for each attempt of a build where its log ends. Leaves out attempts without lines."""
         rows = await fetch_rows(
             self._source,
             "SELECT DISTINCT ON (attempt) attempt, first_line + line_count, digest, size FROM build_log_chunks"
@@ -95,9 +97,10 @@ class BuildLogs:
         return {attempt: LogEnd(*end) for attempt, *end in rows}
 
     async def find_damage(self, build_id: int, attempt: int, lines: int, digest: bytes) -> str | None:
-        """Compares the first `lines` lines with the digest of their last chunk. Reads all of these lines.
+        """Compares the first `lines` lines of a log with `digest`, the digest of their last chunk. Reads all of these
+        lines.
 
-        Returns a text that says which lines are missing or were changed; None when no line is.
+        Returns a text that says which lines are missing or were changed. None if the log is intact.
         """
         reached, found = 0, b""
         while reached < lines:
@@ -132,7 +135,7 @@ class BuildLogs:
         return _lines_from(chunks, offset)[:limit]
 
     async def read_page(self, build_id: int, attempt: int, offset: int) -> list[Line]:
-        """Returns the lines of a few chunks from line `offset` on; an empty list at the end."""
+        """Returns lines from line `offset` on, as many as a few chunks have; an empty list at the end of the log."""
         chunks = await fetch_rows(
             self._source,
             "WITH first AS (SELECT first_line, size FROM build_log_chunks WHERE build_id = %(build)s"
@@ -173,7 +176,9 @@ def _digest(before: bytes, chunk: bytes) -> bytes:
 
 
 def _digest_of_chunk(before: bytes, packed: bytes, count: int) -> bytes:
-    """Returns the digest of a stored chunk; no bytes if the chunk is damaged or does not have `count` lines."""
+    """Returns the digest of a stored chunk, or empty bytes if the chunk is damaged or does not have `count` lines.
+    `before` is the digest of the previous chunk.
+    """
     try:
         chunk = _decompressor.decompress(packed)
         return _digest(before, chunk) if len(_raw_lines.decode(chunk)) == count else b""

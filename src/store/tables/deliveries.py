@@ -1,15 +1,15 @@
-"""The queue of deliveries: enqueues deliveries, leases due ones to senders and records the outcomes of attempts.
+"""The queue of deliveries: stores planned deliveries, leases due ones to senders, and records the outcomes of attempts.
 
-`delivery_endpoints` describes the endpoints. The column `lane` is the ordering key. The states of a delivery are
+The column `lane` is the ordering key. A delivery has one of these states:
 
     waiting      an earlier delivery with the same endpoint and ordering key has not ended
     pending      due at `due_at`; while a sender works on it, `due_at` is when its lease expires. The lease ends earlier
-                 when the advisory lock named `leased_by` is free (see `store.postgres.leader_lock`)
+                 if the sender dies: then nobody holds the advisory lock named `leased_by`
     delivered
     giving_up    the last attempt failed, and no event records that yet
-    given_up     an event records that the last attempt failed; the delivery can be requested again
+    given_up     an event records that the last attempt failed; a user can request the delivery again
 
-All times are passed by the caller, so that tests control them.
+Callers pass all times, so that tests control them. `store.tables.delivery_endpoints` describes the endpoints.
 """
 
 import secrets
@@ -70,9 +70,11 @@ class CompletedAttempt:
 
 
 class CircuitBreaker(NamedTuple):
-    """Pauses an endpoint after `opens_after` failures in a row. After a pause one delivery is tried as a probe; each
-    failed probe doubles the pause. When the receiver asks for a
-    longer pause, that pause is made.
+    """Rules that pause an endpoint after `opens_after` failures in a row. After a pause, one delivery is tried as a
+    probe.
+
+    Each failed probe doubles the pause, up to `longest_pause_s`. If the receiver asks for a longer pause, it gets that
+    one.
     """
 
     opens_after: int
@@ -93,7 +95,7 @@ async def notify_due(connection: AsyncConnection) -> None:
 
 
 async def enqueue(connection: AsyncConnection, deliveries: Sequence[PlannedDelivery], now: datetime) -> None:
-    """Adds deliveries in this order. Locks their endpoints until the transaction of the caller ends."""
+    """Adds deliveries to the queue, in this order. Locks their endpoints until the caller's transaction ends."""
     await connection.execute(
         "SELECT FROM webhook_endpoints WHERE id = ANY (%s) ORDER BY id FOR UPDATE",
         (sorted({delivery.endpoint_id for delivery in deliveries}),),
@@ -154,9 +156,11 @@ async def lease(
     each: int,
     limit: int,
 ) -> list[LeasedDelivery]:
-    """Leases due deliveries: at most `limit`, and for each endpoint at most `each` minus the number `running` there.
+    """Leases due deliveries to a sender: at most `limit` in all, and so many that no endpoint has more than `each`
+    under way.
 
-    A lease expires at `until`, or as soon as nobody holds the advisory lock named `by`.
+    `running` maps an endpoint id to the number of deliveries that the sender has under way there. A lease expires at
+    `until`, or earlier when nobody holds the advisory lock named `by`.
     """
     async with connection.cursor(row_factory=class_row(LeasedDelivery)) as cursor:
         await cursor.execute(
@@ -169,7 +173,8 @@ async def lease(
 
 
 async def fetch_overdue(connection: AsyncConnection, now: datetime) -> tuple[int, float] | None:
-    """Returns the endpoint id of the delivery that has been due longest, and for how many seconds; None if none is due.
+    """Returns (endpoint id, seconds) of the delivery that has been due for the longest time. None if no delivery is
+    due.
 
     Deliveries to inactive or paused endpoints do not count.
     """
@@ -186,8 +191,8 @@ async def fetch_overdue(connection: AsyncConnection, now: datetime) -> tuple[int
 
 
 async def complete_attempts(connection: AsyncConnection, completed: Sequence[CompletedAttempt]) -> list[bool]:
-    """Records the outcomes of attempts. Returns for each, in the given order, whether it made other deliveries of its
-    endpoint due.
+    """Records the outcomes of attempts. Returns one bool for each, in the given order: whether other deliveries of the
+    endpoint became due by it.
     """
     # Everybody who locks several endpoints does so in this order.
     order = sorted(range(len(completed)), key=lambda at: (completed[at].leased.endpoint_id, completed[at].leased.id))

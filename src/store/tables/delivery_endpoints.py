@@ -1,7 +1,8 @@
-"""Endpoints as they were at the delivery planner's position in the log, with the health that senders observe.
+"""Endpoints for the delivery planner: the state of each at the planner's position in the log, and its health.
 
-The planner folds the events about endpoints into the table `webhook_endpoints` in the transaction that moves its
-position, so deliveries are planned for the endpoints that existed when the event happened.
+The planner folds events about endpoints into the table `webhook_endpoints`, in the transaction that moves its position.
+So when it plans the deliveries of an event, the table has the endpoints that existed when the event happened. Senders
+record the health.
 """
 
 from collections.abc import Mapping
@@ -20,7 +21,7 @@ DEPENDENT_TABLES = ("webhook_deliveries", "webhook_attempts", "webhook_replays")
 
 
 class DeliveryTarget(NamedTuple):
-    """An endpoint, with the fields that decide which events it is notified of."""
+    """An endpoint, with the fields that decide of which events it is notified."""
 
     id: int
     kind: EndpointKind
@@ -32,7 +33,7 @@ class DeliveryTarget(NamedTuple):
 
 
 class HealthChange(NamedTuple):
-    """An endpoint that began to fail or recovered, for which no event is recorded yet."""
+    """An endpoint that began to fail or that recovered. No event records the change yet."""
 
     kind: EndpointKind
     endpoint_id: int
@@ -46,7 +47,9 @@ async def fetch_targets(connection: AsyncConnection) -> list[DeliveryTarget]:
 
 
 async def fetch_folded(source: Source, endpoint_id: int, planner: str) -> tuple[dict[str, Any] | None, int]:
-    """Returns an endpoint's columns that come from events (None without a row), and the planner's position."""
+    """Returns the columns of an endpoint that the planner folded from events, and the planner's position. The columns
+    are None if the table has no such endpoint.
+    """
     columns = ", ".join(f"'{column}', e.{column}" for column in ("kind", "project_id", "url", "events", "active"))
     row = await fetch_row(
         source,
@@ -71,7 +74,7 @@ async def add_endpoint(
 
 
 async def update_endpoint(connection: AsyncConnection, endpoint_id: int, changes: Mapping[str, Any]) -> None:
-    """Stores the changed fields that have a column in `webhook_endpoints`. Ignores the others."""
+    """Stores those of `changes` for which `webhook_endpoints` has a column. Ignores the others."""
     changed = {column: changes[column] for column in FOLDED_COLUMNS if column in changes}
     if changed:
         columns = ", ".join(f"{column} = %({column})s" for column in changed)

@@ -1,4 +1,6 @@
-"""The history of deliveries: every attempt, and the number of successful and failed ones for each endpoint."""
+"""The history of deliveries: all attempts, and for each endpoint the numbers of those that succeeded and that
+failed.
+"""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -27,14 +29,14 @@ class DeliveryAttempt(msgspec.Struct, frozen=True):
 
 
 class DeliveryStats(msgspec.Struct, frozen=True):
-    """Attempts since the endpoint was registered."""
+    """Numbers of attempts since the endpoint was registered."""
 
     ok: int = 0
     failed: int = 0
 
 
 async def record_ping(source: Source, endpoint_id: int, delivery_id: str, outcome: Outcome, now: datetime) -> None:
-    """Records the attempt of a test message, which belongs to no delivery."""
+    """Records the attempt to send a test message. A test message belongs to no delivery."""
     await execute(
         source,
         "INSERT INTO webhook_attempts"
@@ -45,7 +47,9 @@ async def record_ping(source: Source, endpoint_id: int, delivery_id: str, outcom
 
 
 async def read_stats(source: Source, endpoint_ids: Sequence[int]) -> dict[int, DeliveryStats]:
-    """Returns the totals of all these endpoints; zeros for one that the delivery planner does not know yet."""
+    """Returns the numbers of attempts by endpoint id. They are 0 for an endpoint that the delivery planner does not
+    know yet.
+    """
     query = "SELECT id, ok, failed FROM webhook_endpoints WHERE id = ANY (%s)"
     found = {
         endpoint_id: DeliveryStats(*counts)
@@ -57,7 +61,10 @@ async def read_stats(source: Source, endpoint_ids: Sequence[int]) -> dict[int, D
 async def read_history(
     source: Source, endpoint_id: int, *, ok: bool | None, before: int | None, limit: int
 ) -> list[DeliveryAttempt]:
-    """Returns attempts, newest first. `ok` selects successful or failed ones, `before` those with smaller ids."""
+    """Returns up to `limit` attempts of an endpoint, newest first.
+
+    `ok` chooses successful (True) or failed (False) attempts, `before` attempts with smaller ids. None chooses all.
+    """
     rows = await fetch_rows(
         source,
         "SELECT a.id, a.delivery_id, a.type, a.replay, a.number, a.ok, a.status_code, a.error, a.ms, a.excerpt,"

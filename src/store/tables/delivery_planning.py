@@ -1,4 +1,4 @@
-"""The work of the delivery planner: new and parked events, redeliveries, and replays of earlier events."""
+"""Finds the work of the delivery planner: new events, parked events to try again, and replays. Stores redeliveries."""
 
 from datetime import datetime
 from typing import NamedTuple
@@ -20,7 +20,7 @@ class PendingWork(NamedTuple):
 
 
 class DeliveryReplay(NamedTuple):
-    """An incomplete replay: deliveries of earlier events that somebody requested for an endpoint."""
+    """A replay that is not complete: a user requested the deliveries of earlier events for an endpoint again."""
 
     name: str
     position: int
@@ -31,7 +31,9 @@ class DeliveryReplay(NamedTuple):
 
 
 async def fetch_pending(connection: AsyncConnection, planner: str, names: list[str], min_skip: int) -> PendingWork:
-    """Returns what the planner has to do. Runs only one query, because most events need no delivery."""
+    """Returns what there is to do for the planner. Asks for everything in one query, because most of the time there is
+    nothing.
+    """
     row = await fetch_row(
         connection,
         "SELECT EXISTS (SELECT FROM stored_events WHERE notification_id > p.position AND topic = ANY (%s))"
@@ -46,7 +48,9 @@ async def fetch_pending(connection: AsyncConnection, planner: str, names: list[s
 
 
 async def redeliver(connection: AsyncConnection, delivery_id: str, now: datetime) -> None:
-    """Makes an ended delivery due again, without an ordering key, so that it and others do not wait for each other."""
+    """Makes a delivery that has ended due again. Removes its ordering key: it neither waits for other deliveries nor
+    delays them.
+    """
     await connection.execute(
         "UPDATE webhook_deliveries SET state = 'pending', lane = NULL, tries = 0, due_at = %s, since = %s"
         " WHERE delivery_id = %s AND state IN ('delivered', 'giving_up', 'given_up')",
@@ -63,9 +67,9 @@ async def add_replay(connection: AsyncConnection, name: str, endpoint_id: int, a
 
 
 async def lock_replay(connection: AsyncConnection, max_open: int) -> DeliveryReplay | None:
-    """Returns a replay that may go on, locked until the transaction ends; None without one.
+    """Returns the next replay to work on, locked until the transaction ends. None if there is none.
 
-    A replay may go on while its endpoint has fewer than `max_open` open deliveries of replays.
+    A replay has to pause while its endpoint has `max_open` or more unfinished deliveries of replays.
     """
     row = await fetch_row(
         connection,
@@ -80,7 +84,7 @@ async def lock_replay(connection: AsyncConnection, max_open: int) -> DeliveryRep
 
 
 async def advance_replay(connection: AsyncConnection, replay: DeliveryReplay, position: int) -> None:
-    """Moves the replay to a position. Deletes the replay when it is complete."""
+    """Moves the position of the replay. Deletes the replay if this completes it."""
     if position >= replay.up_to:
         await connection.execute("DELETE FROM webhook_replays WHERE replay = %s", (replay.name,))
     else:

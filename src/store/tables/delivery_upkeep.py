@@ -1,4 +1,4 @@
-"""Upkeep of the queue of deliveries: unpublished give-ups, leases of dead senders, old deliveries and history."""
+"""Upkeep of the queue of deliveries: deliveries given up without an event, leases of dead senders, old rows."""
 
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ from domain.endpoints import EndpointKind
 
 
 class UnpublishedGiveUp(NamedTuple):
-    """A delivery that was given up and for which no event is recorded yet."""
+    """A delivery that was given up. No event records that yet."""
 
     id: int
     kind: EndpointKind
@@ -37,9 +37,9 @@ async def mark_published(connection: AsyncConnection, give_up: UnpublishedGiveUp
 
 
 async def reclaim_expired(connection: AsyncConnection, worker: str, now: datetime) -> int:
-    """Makes deliveries due whose lease belongs to a dead sender. Returns the number of these deliveries.
+    """Ends the leases of dead senders, so that their deliveries are due again. Returns the number of these deliveries.
 
-    A sender is dead when its advisory lock is free. `worker` is the name of the caller's lock.
+    A sender is dead when nobody holds its advisory lock. `worker` is the name of the caller's lock.
     """
     # Skips rows that are locked by somebody who completes such an attempt after all.
     cursor = await connection.execute(
@@ -60,9 +60,10 @@ async def reclaim_expired(connection: AsyncConnection, worker: str, now: datetim
 
 
 async def expire(connection: AsyncConnection, now: datetime, oldest: datetime, limit: int) -> int:
-    """Gives up deliveries to inactive or failing endpoints that are pending since before `oldest`.
+    """Gives up deliveries that have been pending since before `oldest`, if their endpoint is inactive or failing. Gives
+    up at most `limit` of them, and returns their number.
 
-    The next deliveries with their ordering keys become due. Returns the number of deliveries that were given up.
+    The next delivery with the same ordering key becomes due.
     """
     cursor = await connection.execute(
         "UPDATE webhook_deliveries SET state = 'giving_up', last_error = coalesce(last_error, 'not tried in time')"
@@ -84,7 +85,9 @@ async def expire(connection: AsyncConnection, now: datetime, oldest: datetime, l
 
 
 async def prune(connection: AsyncConnection, oldest: datetime, limit: int) -> int:
-    """Deletes attempts and ended deliveries from before `oldest`, at most `limit` of each. Returns their number."""
+    """Deletes attempts and ended deliveries that are older than `oldest`, at most `limit` of each kind. Returns the
+    number of deleted rows.
+    """
     deleted = 0
     for table, key, ended in (
         ("webhook_attempts", "attempted_at", "true"),

@@ -1,6 +1,8 @@
-"""Flaky baselines: how often each flaky test had run and been flaky when the flakiness watch last recorded it.
+"""Flaky baselines: the numbers of runs and flaky runs of a test at the last flaky run that the flakiness watch has
+seen.
 
-They are state of that worker, not events. A test is newly flaky or not according to its runs since the baseline.
+A baseline is state of that worker, not an event. The runs since the baseline decide whether a test has newly turned
+flaky.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,7 +13,7 @@ from store.postgres.queries import fetch_rows
 
 
 async def fetch(connection: AsyncConnection, case_ids: Sequence[int]) -> dict[int, tuple[int, int]]:
-    """Returns (runs, flaky runs) by id of the test case. Leaves out test cases without a baseline."""
+    """Returns test case id -> (runs, flaky runs). Leaves out test cases without a baseline."""
     query = "SELECT test_case_id, runs, flaky_runs FROM flaky_tests WHERE test_case_id = ANY (%s)"
     return {row[0]: (row[1], row[2]) for row in await fetch_rows(connection, query, (list(case_ids),))}
 

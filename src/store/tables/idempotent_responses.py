@@ -1,7 +1,8 @@
-"""Idempotent responses: the response to a request with an idempotency key, for when the request is sent again.
+"""Idempotent responses: stored answers to requests with an idempotency key. A request that comes again gets the stored
+one.
 
 The append function stores the key in the transaction of the events (`store.log.append.IdempotencyKey`). The response is
-added, encrypted, when there is one. Both are deleted after a day.
+added later, encrypted. Both are deleted after a day.
 """
 
 from collections.abc import Mapping
@@ -69,7 +70,7 @@ class IdempotentResponses:
         await execute(self._pool, query, (sealed, made, scope))
 
     async def delete_expired(self, scope: bytes | None = None) -> None:
-        """Deletes expired keys and responses: all of them, or only those of `scope`."""
+        """Deletes expired keys and responses. With `scope`, only of this scope."""
         for statement, age in (
             ("DELETE FROM stored_events_once WHERE", RETENTION),
             ("UPDATE stored_events_once SET answer = NULL WHERE made IS NOT NULL AND", SECRET_RETENTION),

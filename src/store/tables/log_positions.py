@@ -1,7 +1,7 @@
 """Stored positions: how far each worker has read the log, in the table `reaction_positions`.
 
-In one transaction a worker locks its row, reads the events after its position (`EventLog.read_batch`), acts on them and
-moves the position. So no event is missed or acted on twice, and any number of processes may run the worker.
+In one transaction a worker locks its row, reads the next events (`EventLog.read_batch`), stores their effects and moves
+the position. So no event is missed or handled twice, and any number of processes may run the worker.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ MIN_SKIP = 200
 
 
 async def ensure_positions(connection: AsyncConnection, names: Sequence[str], *, at_head: bool) -> None:
-    """Stores a position for each worker without one: the end of the log (`at_head`), or 0."""
+    """Stores a first position for those of these workers that have none: the end of the log if `at_head`, else 0."""
     await connection.execute(
         "INSERT INTO reaction_positions SELECT unnest(%s::text[]),"
         " CASE WHEN %s THEN (SELECT coalesce(max(notification_id), 0) FROM stored_events) ELSE 0 END"

@@ -1,8 +1,8 @@
-"""Attempts to sign in during the last minutes, counted by subject. They are not events.
+"""Attempts to sign in during the last minutes, counted by subject. They are no events.
 
-A subject is an account, an address, or an account from an address, as an HMAC. An attempt is counted before its
-password is checked, so that attempts at the same time cannot exceed a limit. An attempt that succeeds is uncounted.
-Calls delete a few expired rows, so that they do not slow down with the number of rows.
+A subject is an account, a network address, or an account together with an address; it is stored as an HMAC. An attempt
+is counted before its password is checked, so that simultaneous attempts cannot exceed a limit. If it succeeds, it is
+subtracted again. Each call also deletes a few expired rows, so the table stays small.
 """
 
 from collections.abc import Mapping
@@ -24,9 +24,10 @@ class LoginAttempts:
         self._pool = pool
 
     async def reserve(self, limits: Mapping[str, int]) -> int:
-        """Counts an attempt of each subject, unless a subject has reached its limit. `limits` are by subject.
+        """Counts one attempt for each subject, unless one of them has reached its limit. `limits` maps subjects to
+        limits.
 
-        Returns 0 when the attempt is counted, else the seconds until the next attempt is allowed.
+        Returns 0 if the attempt was counted. Otherwise returns in how many seconds the next attempt is allowed.
         """
         row = await fetch_row(
             self._pool,
@@ -46,7 +47,7 @@ class LoginAttempts:
         return max(1, int(row[0]))
 
     async def release(self, subjects: Mapping[str, int]) -> None:
-        """Takes back one counted attempt of each subject."""
+        """Subtracts one attempt from the count of each subject."""
         await execute(
             self._pool,
             "UPDATE login_failures SET failures = greatest(failures - 1, 0) WHERE subject = ANY (%s::text[])",
@@ -59,12 +60,16 @@ class LoginAttempts:
         )
 
     async def is_known(self, subject: str) -> bool:
-        """Returns whether somebody signed in within KNOWN_DAYS. `subject` is an account from an address."""
+        """Returns whether this account was signed in to from this address in the last KNOWN_DAYS. `subject` is both
+        together.
+        """
         query = f"SELECT 1 FROM known_logins WHERE subject = %s AND at > now() - {_KNOWN}"
         return await fetch_row(self._pool, query, (subject,)) is not None
 
     async def succeed(self, subject: str) -> None:
-        """Deletes the count of attempts and records the success. `subject` is an account from an address."""
+        """Records that this account was signed in to from this address, and deletes the count of attempts. `subject` is
+        both together.
+        """
         await execute(self._pool, "DELETE FROM login_failures WHERE subject = %s", (subject,))
         await execute(
             self._pool,

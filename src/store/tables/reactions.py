@@ -1,7 +1,7 @@
-"""Due reactions: events that a worker still has to react to, with tries and errors.
+"""Due reactions: events that a reaction still has to handle, with the number of tries and the last error.
 
-A worker leases a due reaction; each lease is longer than the one before. After the last try the reaction is parked: it
-stays, with its error, until an operator retries it.
+A worker leases a due reaction and runs it. Each further lease is longer than the one before. When the last try has
+failed, the reaction is parked: it stays with its error until an operator retries it.
 """
 
 from collections.abc import Sequence
@@ -46,7 +46,7 @@ async def add_due(connection: AsyncConnection, name: str, positions: Sequence[in
 
 
 async def park(connection: AsyncConnection, name: str, position: int, error: str) -> None:
-    """Records an event that cannot be handled. The event becomes due when an operator retries it."""
+    """Stores as parked an event that a reaction cannot handle. It becomes due only when an operator retries it."""
     await connection.execute(
         "INSERT INTO due_reactions (reaction, position, tries, error) VALUES (%s, %s, %s, %s) ON CONFLICT DO NOTHING",
         (name, position, MAX_TRIES, error),
@@ -54,9 +54,9 @@ async def park(connection: AsyncConnection, name: str, position: int, error: str
 
 
 async def lease_due(connection: AsyncConnection, names: Sequence[str], limit: int) -> list[Due]:
-    """Leases due reactions with these names, so that nobody else runs them.
+    """Leases up to `limit` due reactions with these names to the caller, so that no other worker runs them meanwhile.
 
-    A reaction whose worker crashes is due again at the end of the lease.
+    If a worker crashes, its reactions are due again when the lease ends.
     """
     cursor = await connection.execute(
         "UPDATE due_reactions d SET tries = d.tries + 1,"
@@ -89,7 +89,7 @@ async def has_parked(connection: AsyncConnection) -> bool:
 
 
 async def fetch_overdue(connection: AsyncConnection, overdue_s: float) -> dict[str, float]:
-    """Returns the reactions with something due for longer than this, and for how many seconds the oldest is."""
+    """Returns reaction -> seconds since its oldest event was due, for reactions that are more than `overdue_s` late."""
     rows = await fetch_rows(
         connection,
         "SELECT reaction, extract(epoch FROM now() - min(due_at))::float8 FROM due_reactions"
@@ -100,7 +100,9 @@ async def fetch_overdue(connection: AsyncConnection, overdue_s: float) -> dict[s
 
 
 async def fetch_statuses(source: Source) -> list[ReactionStatus]:
-    """Returns the status of every reaction, of any release, that has a position or due events."""
+    """Returns the status of all reactions that have a position or due events, also of those that only another release
+    has.
+    """
     rows = await fetch_rows(
         source,
         "SELECT n.name, p.position, count(d.position) FILTER (WHERE d.tries < %(most)s),"
@@ -116,7 +118,9 @@ async def fetch_statuses(source: Source) -> list[ReactionStatus]:
 
 
 async def retry_parked(connection: AsyncConnection, name: str | None) -> int:
-    """Makes the parked events of a reaction (None: of all) due, with all tries again. Returns their number."""
+    """Makes the parked events of the reaction `name` (None: of all reactions) due, with all tries again. Returns their
+    number.
+    """
     cursor = await connection.execute(
         "UPDATE due_reactions SET tries = 0, due_at = now() WHERE tries >= %s AND (%s::text IS NULL OR reaction = %s)",
         (MAX_TRIES, name, name),

@@ -1,4 +1,4 @@
-"""The last use of each API token. Not an event, and written at most once a minute."""
+"""Times of the last use of API tokens. They are no events, and are written at most once a minute for each token."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -9,7 +9,7 @@ from store.postgres.queries import fetch_rows
 
 
 async def record_token_use(connection: AsyncConnection, token_id: int) -> None:
-    """Records a use now, unless the recorded use is less than a minute old."""
+    """Records that the token is used now, unless a use less than a minute ago is recorded."""
     await connection.execute(
         "INSERT INTO token_uses (token_id, used_at) SELECT %(id)s, now() WHERE NOT EXISTS"
         " (SELECT FROM token_uses WHERE token_id = %(id)s AND used_at > now() - interval '1 minute')"
@@ -20,7 +20,7 @@ async def record_token_use(connection: AsyncConnection, token_id: int) -> None:
 
 
 async def fetch_last_token_uses(connection: AsyncConnection, token_ids: Sequence[int]) -> dict[int, datetime]:
-    """Returns the last use by token id. Leaves out tokens that were never used."""
+    """Returns token id -> time of its last use. Leaves out tokens that were never used."""
     rows = await fetch_rows(
         connection,
         "SELECT token_id, used_at FROM token_uses WHERE token_id = ANY (%(ids)s::bigint[])",

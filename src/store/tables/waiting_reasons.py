@@ -1,4 +1,6 @@
-"""Waiting reasons of queued builds, from the dispatcher's last round. A crash may lose them until the next round."""
+"""Waiting reasons of queued builds. The dispatcher stores them in each round; after a crash they are missing until the
+next round.
+"""
 
 from collections.abc import Mapping
 
@@ -12,7 +14,7 @@ class WaitingReasons:
         self._pool = pool
 
     async def replace(self, reasons: Mapping[int, str]) -> None:
-        """Replaces all stored reasons. `reasons` are by build id."""
+        """Replaces all stored reasons. `reasons` maps build ids to reasons."""
         rows = [{"build_id": build_id, "reason": reason} for build_id, reason in reasons.items()]
         async with self._pool.connection() as connection, connection.transaction():
             await connection.execute("TRUNCATE queue_reasons")
