@@ -1,6 +1,7 @@
-"""Records that tests turned flaky, according to the runs that the read models count.
+"""Records that tests turned flaky. The read models count the runs of each test.
 
-A test turns flaky at its first flaky run, and again at a flaky run after STEADY_AFTER or more runs that were not flaky.
+A test turns flaky at its first flaky run. It turns flaky again at a later flaky run if STEADY_AFTER or more runs before
+that were not flaky.
 """
 
 import asyncio
@@ -45,14 +46,16 @@ class FlakyVerdict(NamedTuple):
 
 @dataclass
 class FlakinessWatch:
-    """Records flaky tests. Any number of watches may run: they take turns, and the command records nothing twice."""
+    """Worker that records which tests turned flaky. Any number may run: they take turns, and nothing is recorded
+    twice.
+    """
 
     pool: AsyncConnectionPool
     event_log: EventLog
     handler: Handler
 
     async def run(self) -> None:
-        """Runs until cancelled."""
+        """Records flaky tests until cancelled."""
         while True:
             async with tolerate_outages("flaky tests"):
                 while await self.record_next_batch():
@@ -60,7 +63,7 @@ class FlakinessWatch:
             await asyncio.sleep(POLL_INTERVAL_S)
 
     async def record_next_batch(self) -> bool:
-        """Records the tests that turned flaky in the next batch of results. Returns whether there may be more."""
+        """Records which tests turned flaky in the next batch of results. Returns whether there may be another batch."""
         async with self.pool.connection() as connection, connection.transaction():
             live = await inspect(connection, (results.PROJECTION,))
             if results.PROJECTION.name in live.broken:
@@ -115,7 +118,9 @@ class FlakinessWatch:
 
 
 def judge(case: FlakyCase, baseline: tuple[int, int] | None) -> FlakyVerdict:
-    """Judges a test. `baseline` is (runs, flaky runs) at its last flaky run; None when there was no such run."""
+    """Decides whether a test has turned flaky. `baseline` is (runs, flaky runs) as counted at the test's last flaky
+    run; None if there was no such run.
+    """
     if baseline is None:
         return FlakyVerdict(turned_flaky=True, is_new_baseline=True)
     runs, flaky_runs = baseline

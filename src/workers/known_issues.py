@@ -1,4 +1,6 @@
-"""Searches older failures for new and changed known issues, and classifies matches that nobody has classified."""
+"""Searches older failures for new and changed known issues. Classifies those that match, unless they have a
+classification.
+"""
 
 import asyncio
 from collections.abc import Sequence
@@ -34,7 +36,9 @@ CALLER = CommandContext("system:known-issues")
 
 @dataclass
 class KnownIssueSearch:
-    """Periodic search. Two processes may sweep at once: a search goes on where the last recorded search ended."""
+    """Periodic search through older failures. If two processes sweep at once, both go on where the last recorded search
+    ended.
+    """
 
     pool: AsyncConnectionPool
     event_log: EventLog
@@ -43,7 +47,7 @@ class KnownIssueSearch:
     max_chunks: int = MAX_CHUNKS
 
     async def sweep(self) -> None:
-        """Searches older failures for the known issues whose newest edition has not been searched for yet."""
+        """Searches older failures for each known issue whose newest edition was not searched for completely."""
         due = await known_issues.find_unsearched(self.pool, SWEEP_SIZE)
         for known_issue_id in due:
             try:
@@ -71,7 +75,7 @@ class KnownIssueSearch:
 
 
 def _matching(rules: MatchRules, chunk: Sequence[OlderFailure]) -> list[tuple[int, int]]:
-    """Returns (result id, job id) of each open failure that the rules match as they match results of a report."""
+    """Returns (result id, job id) of each unclassified failure in `chunk` that the rules match."""
     found = [text for text in chunk if text.is_open]
     report = ReportRead(
         statuses=bytearray([FAILED]) * len(found),

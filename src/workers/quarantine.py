@@ -1,4 +1,4 @@
-"""Records that quarantine entries expired or that their tests have recovered."""
+"""Records that entries of quarantines expired, or that their tests have recovered."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,14 +23,16 @@ CALLER = CommandContext("system:quarantine")
 
 @dataclass
 class QuarantineWatch:
-    """Periodic check of quarantines. Two processes may sweep at once: the commands record nothing twice."""
+    """Periodic check of all quarantines. Two processes may sweep at once: the commands record nothing twice."""
 
     pool: AsyncConnectionPool
     handler: Handler
     clock: Callable[[], datetime]
 
     async def sweep(self) -> int:
-        """Records the expiries and recoveries that are due now. Returns the number of events."""
+        """Records which entries have expired or recovered and are not recorded as such. Returns the number of
+        events.
+        """
         recorded = 0
         for command in await self._due_commands():
             try:

@@ -1,8 +1,9 @@
-"""Compares read models with the log, to find what somebody changed by hand. A difference is an alarm until it is gone.
+"""Compares read models with the log, to find rows that somebody changed by hand. A difference sets an alarm, which ends
+when the difference is gone.
 
-The read models are those that decide who may do what, and the audit trail. A sweep folds the former from the log in
-memory and compares them whole. The trail has a row for every event, so a sweep compares only the next part of the
-trail. After the last part comes the first again.
+It compares the read models that decide who may do what, and the audit trail. Each sweep folds the former from the log
+in memory and compares all their rows. The audit trail has a row for every event, so each sweep compares only the next
+part of it, and begins again after the last part.
 """
 
 from collections import Counter
@@ -43,7 +44,7 @@ TRAIL_EVENTS = 20_000
 
 @dataclass(frozen=True)
 class Compared:
-    """Tables of a projection that are compared, and the events that change them."""
+    """The tables of a projection to compare, and the events that change these tables."""
 
     projection: Projection
     rows: tuple[type[Row], ...]
@@ -72,7 +73,7 @@ class ReadModelCheck:
     """Position up to which the trail has been compared in the current round."""
 
     async def sweep(self) -> bool:
-        """Compares the read models and sets or ends their alarms. Returns whether there is a difference."""
+        """Compares the read models, and sets or ends an alarm for each. Returns whether any differs from the log."""
         async with self.pool.connection() as connection:
             projections = [*(item.projection for item in ACCESS), TRAIL]
             live = await inspect(connection, projections)
@@ -103,7 +104,9 @@ class ReadModelCheck:
         return await self._compare(compared)
 
     async def _compare(self, compared: Compared) -> str | None:
-        """Returns how the live tables differ from the log at their position; None when they do not."""
+        """Compares the live tables with what the log gives at their position. Returns how they differ; None if they are
+        equal.
+        """
         async with (
             await AsyncConnection.connect(self.conninfo, autocommit=True, connect_timeout=5) as connection,
             connection.transaction(force_rollback=True),
@@ -130,9 +133,9 @@ class ReadModelCheck:
         return tables
 
     async def _check_trail(self, end: int) -> str | None:
-        """Compares the next part of the trail. Returns how it differs; None when it does not.
+        """Compares the next part of the audit trail, up to position `end`. Returns how it differs; None if it is equal.
 
-        After a difference the next call compares the same part.
+        If it differs, the next call compares the same part again.
         """
         first = self._trail_position if self._trail_position < end else 0
         last = min(first + TRAIL_EVENTS, end)
@@ -163,6 +166,6 @@ class ReadModelCheck:
 
 
 def _describe(table: TableDiff) -> str:
-    """Names the table and counts its rows that differ, without their contents."""
+    """Returns the table's name and how many of its rows differ. Shows no contents of rows."""
     counts = {"changed": table.changed, "added": table.only_live, "lost": table.only_staging}
     return f"{table.live}: " + ", ".join(f"{count:,} {how}" for how, count in counts.items() if count)

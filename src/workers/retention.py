@@ -1,4 +1,6 @@
-"""Deletes builds that are older, or more in number, than the retention of their project allows."""
+"""Deletes old builds: those that are older than the retention of their project allows, or that are beyond the number of
+builds which a job may keep.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +25,9 @@ SWEEP_SIZE = 200
 
 @dataclass
 class Retention:
-    """Periodic deletion of builds. Two processes may sweep at once: deleting a deleted build is refused."""
+    """Periodic deletion of builds. Two processes may sweep at once: a build that is deleted already is not deleted
+    again.
+    """
 
     pool: AsyncConnectionPool
     handler: Handler
@@ -31,7 +35,7 @@ class Retention:
     sweep_size: int = SWEEP_SIZE
 
     async def sweep(self) -> int:
-        """Deletes the builds that are due now, `sweep_size` at most; returns their number."""
+        """Deletes at most `sweep_size` of the builds that are due. Returns the number of deleted builds."""
         due = await builds.find_expired(self.pool, self.clock(), self.sweep_size)
         deleted = 0
         for build_id in due:

@@ -1,7 +1,7 @@
 """Seals the log for audits: appends a leaf for each position to the audit tree, and signs checkpoints of the tree.
 
-One sealer leads by advisory lock, others stand by. The connection that holds the lock writes the tree, so a leader that
-lost the lock cannot write.
+The sealer that holds an advisory lock leads; others wait for the lock. The connection that holds the lock also writes
+the tree, so a leader that loses the lock can no longer write.
 """
 
 import asyncio
@@ -80,7 +80,7 @@ class Sealer:
         self._recheck = Recheck(self.pool, self.event_log)
 
     async def run(self, listener: Listener) -> None:
-        """Seals the log while this process leads. Runs until cancelled."""
+        """Seals the log while this process leads, and waits to lead otherwise. Runs until cancelled."""
         cursor = LogCursor(self.event_log, listener, poll_interval_s=self.interval_s)
         with cursor.listening(min_new=self.max_events), listener.subscribed(SEALS, lambda _: cursor.notify()):
             while True:
@@ -107,7 +107,9 @@ class Sealer:
         return hold_leader_lock(self.conninfo, SEALER_LOCK)
 
     async def compare_with_folder(self) -> None:
-        """Raises TreeDamaged when the newest checkpoint in the folder does not match the log."""
+        """Compares the log with the newest checkpoint in the folder outside the database. Raises TreeDamaged if they
+        disagree.
+        """
         if self.folder is None:
             return
         try:
@@ -135,10 +137,11 @@ class Sealer:
             )
 
     async def seal(self, connection: AsyncConnection) -> int:
-        """Extends the tree to the end of the log and signs a checkpoint of it. Returns the tree's size.
+        """Extends the tree to the end of the log and signs a checkpoint of it. Returns the size of the tree.
 
-        Before that, checks the newest checkpoint and the next part of what is already in the tree. Raises TreeDamaged,
-        also for a row that this server did not write, or not so: it seals the log up to there.
+        First checks the newest checkpoint, and the next part of what is in the tree already. Raises TreeDamaged if
+        either was changed. Stops at the first row without a right MAC that no operator accepted, signs a checkpoint up
+        to there, and raises TreeDamaged.
         """
         keys = await self._keys()
         last = await self._tree.checkpoint()
@@ -180,7 +183,9 @@ class Sealer:
         return checks
 
     async def _verify(self, last: SealedCheckpoint, keys: list[Recorded]) -> None:
-        """Raises TreeDamaged unless the tree has the root that the last checkpoint's note signs."""
+        """Raises TreeDamaged unless the root of the stored tree is the one that the note of the checkpoint `last`
+        signs.
+        """
         try:
             signed = _open(last.note, keys)
         except BadNote as error:
@@ -216,12 +221,14 @@ class Sealer:
 
 
 def _open(note: str, keys: list[Recorded]) -> Checkpoint:
-    """Raises BadNote unless one of the keys has signed the note."""
+    """Returns the checkpoint in a note if one of the keys has signed it. Otherwise raises BadNote."""
     return Checkpoint.parse(open_note(note, [VerifierKey.parse(_public_key(recorded)) for recorded in keys]))
 
 
 def key_at(keys: list[Recorded], size: int) -> str:
-    """Returns the verifier key that was current at this size. Its holder signs the next checkpoint."""
+    """Returns the verifier key that is in force when the log has `size` positions. It signs the checkpoint after this
+    size.
+    """
     in_force = [recorded for recorded in keys if recorded.position <= size] or keys[:1]
     return _public_key(in_force[-1])
 

@@ -1,4 +1,4 @@
-"""Folds the events about endpoints into the tables of deliveries, for the delivery planner."""
+"""Applies events about endpoints to the tables of deliveries. The delivery planner calls it in the order of the log."""
 
 from datetime import datetime
 

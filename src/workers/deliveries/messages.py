@@ -1,6 +1,6 @@
 """Builds the messages of notifications from the log. A message shows what a GET returned when the event happened.
 
-Messages are not stored. Each attempt builds the same message again, without what was erased in the meantime.
+Messages are not stored: each attempt builds the message again. What was erased since then is missing in it.
 """
 
 import asyncio
@@ -44,13 +44,15 @@ class MessageBuilder:
         )
 
     def cache_event(self, recorded: Recorded) -> None:
-        """Caches an event, since this process probably builds its messages soon."""
+        """Keeps an event in memory for a while, because this process will probably build the event's messages soon."""
         self._events[recorded.position] = recorded
 
     async def build(self, position: int, event_type: str, item: int, *, replay: bool) -> NotificationMessage:
-        """Builds the message for a notification type of the event at a position. `item` is `Notification.item`.
+        """Builds the message about the event at a position, for a notification type. For an event about several tests,
+        `item` is the index of the test.
 
-        Raises LookupError when there is no event at the position, StreamDamaged when a needed stream is unreadable.
+        Raises LookupError when there is no event at the position, and StreamDamaged when a stream that the message
+        needs cannot be read.
         """
         key = (position, item)
         task = self._builds.get(key)
@@ -72,7 +74,7 @@ class MessageBuilder:
             self._builds.pop(key, None)  # the next attempt builds it again
 
     async def fetch_event(self, position: int) -> Event:
-        """Returns the event at a position. Raises LookupError without one, StreamDamaged for an unreadable one."""
+        """Returns the event at a position. Raises LookupError if there is none, StreamDamaged if it cannot be read."""
         return (await self._fetch(position)).event
 
     async def _fetch(self, position: int) -> Recorded:

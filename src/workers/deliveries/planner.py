@@ -1,8 +1,9 @@
-"""Plans deliveries: follows the log and enqueues a delivery for each notification that an endpoint wants.
+"""Plans deliveries: follows the log, and enqueues a delivery for each notification of an event to each endpoint that
+asks for it.
 
 Deliveries are enqueued in the transaction that moves the planner's position, so none is lost or planned twice. The
-endpoints are folded from the same log in the same order (`workers.deliveries.endpoints`): an endpoint is notified of
-the events after its registration and before its deletion, whatever the read models show.
+planner takes endpoints from the same log in the same order (`workers.deliveries.endpoints`). So an endpoint is notified
+of exactly the events between its registration and its deletion, whatever the read models show.
 """
 
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -62,7 +63,7 @@ class DeliveryPlanner:
         )
 
     async def run(self) -> None:
-        """Runs until cancelled. Any number of planners may run: they take turns."""
+        """Plans deliveries until cancelled. Any number of planners may run: they take turns."""
         await self._cursor.follow(self._catch_up_if_possible)
 
     async def _catch_up_if_possible(self) -> None:
@@ -70,7 +71,9 @@ class DeliveryPlanner:
             await self.catch_up()
 
     async def catch_up(self) -> None:
-        """Plans deliveries for new events, for parked events that are due again, and for replays that may go on."""
+        """Plans all deliveries that can be planned now: of new events, of parked events that are due again, and of
+        replays.
+        """
         is_more = True
         while is_more:
             pending = await self._look()
@@ -131,7 +134,9 @@ class DeliveryPlanner:
         await self._enqueue(connection, planned)
 
     async def _retry(self) -> bool:
-        """Plans parked events that are due again, for the present endpoints. Returns whether there may be more."""
+        """Plans the deliveries of parked events that are due again, to the endpoints that exist now. Returns False if
+        there were none.
+        """
         async with self.pool.connection() as connection, connection.transaction():
             due = await reactions.lease_due(connection, [NAME], self.batch_size)
             events = await self.event_log.read_at(sorted(one.position for one in due))
@@ -141,7 +146,7 @@ class DeliveryPlanner:
         return bool(due)
 
     async def _replay(self) -> bool:
-        """Plans one batch of one replay; returns whether there may be more."""
+        """Plans the deliveries of the next batch of events of one replay. Returns False if no replay can go on now."""
         async with self.pool.connection() as connection, connection.transaction():
             replay = await delivery_planning.lock_replay(connection, self.max_open_replayed)
             if replay is None:
@@ -166,7 +171,9 @@ class DeliveryPlanner:
             await deliveries.enqueue(connection, planned, self.clock())
 
     async def _project_of(self, recorded: Recorded) -> int | None:
-        """Returns the project id of an event (for a node, of its pool); None without one. Raises StreamDamaged."""
+        """Returns the id of the project that an event belongs to, or None. A node belongs to the project of its pool.
+        Raises StreamDamaged.
+        """
         readable([recorded])
         event = recorded.event
         if not isinstance(event, NodeWentOffline):
@@ -181,7 +188,10 @@ class DeliveryPlanner:
 def plan_event(
     recorded: Recorded, targets: Iterable[DeliveryTarget], project_id: int | None, *, replay: bool
 ) -> Iterable[PlannedDelivery]:
-    """Yields the deliveries of one event. In a replay they have separate ordering keys and delay no others."""
+    """Yields the deliveries of one event to these endpoints.
+
+    With `replay`, the deliveries get ordering keys of their own, so that deliveries of new events do not wait for them.
+    """
     for target in targets:
         if target.active and is_in_scope(target.project_id, project_id):
             for notification in select_notifications(target.kind, target.events, recorded.event):
@@ -198,7 +208,9 @@ def plan_event(
 
 
 def _event_names(targets: Iterable[DeliveryTarget]) -> list[str]:
-    """Returns the names of the events to follow: those that change endpoints or that active endpoints want."""
+    """Returns the names of the events that the planner reads: those that change endpoints, and those of which an active
+    endpoint is notified.
+    """
     wanted = {type_ for target in targets if target.active for type_ in target.events}
     return sorted({event.name for event in FOLDED_EVENTS}.union(_sources(wanted)))
 

@@ -1,9 +1,9 @@
 """Sends deliveries: leases due deliveries, sends them, and records the outcomes.
 
-A delivery is sent at least once. When a sender dies, its leases end as soon as its advisory lock is free. Leases expire
-in case a sender hangs. Deliveries with the same ordering key are sent in order. Each endpoint has a limit of
-deliveries in flight, so a slow endpoint does not delay others. An endpoint that fails many times in a row is paused and
-then probed with one delivery (`store.tables.deliveries.CircuitBreaker`).
+Each delivery is sent at least once, and deliveries with the same ordering key are sent in order. When a sender dies,
+its leases end as soon as its advisory lock is free. When a sender hangs, its leases expire. Only a limited number of
+deliveries to one endpoint are under way at once, so a slow endpoint does not delay others. An endpoint that fails many
+times in a row is paused, and then tried with a single delivery (`store.tables.deliveries.CircuitBreaker`).
 """
 
 import asyncio
@@ -64,10 +64,12 @@ CALLER = CommandContext("system:deliveries")
 
 
 class EndpointSender(Protocol):
-    """Sends to the endpoints of one kind."""
+    """Sends deliveries to endpoints of one kind."""
 
     async def send(self, leased: LeasedDelivery) -> Outcome:
-        """Makes one attempt and returns its outcome, also if it failed. Raises if the message cannot be built."""
+        """Makes one attempt to send the delivery. Returns its outcome, even if it failed. Raises if the message cannot
+        be built.
+        """
         ...
 
 
@@ -92,7 +94,7 @@ class DeliverySender:
         self._complete = BatchLoader(self.pool, deliveries.complete_attempts)
 
     async def run(self) -> None:
-        """Runs until cancelled. Any number of senders may run."""
+        """Sends deliveries until cancelled. Any number of senders may run."""
         with self.listener.subscribed(DELIVERIES_CHANNEL, lambda payload: self._changed.set()):
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._hold_locks())
@@ -101,7 +103,7 @@ class DeliverySender:
                 tasks.create_task(self._maintain())
 
     async def run_due(self) -> int:
-        """Sends deliveries until none is due. Returns the number of attempts."""
+        """Sends deliveries until none is due, and then records events about them. Returns the number of attempts."""
         attempts = 0
         while leased := await self._lease():
             await asyncio.gather(*(self._deliver(one) for one in leased))
@@ -110,7 +112,9 @@ class DeliverySender:
         return attempts
 
     async def _hold_locks(self) -> None:
-        """Holds the lock that shows that this sender lives, and reclaims the leases of senders that died."""
+        """Holds an advisory lock as a sign that this sender is alive. Meanwhile ends the leases of senders that have
+        died.
+        """
         while True:
             async with tolerate_outages("the lock of a sender"):
                 await self._hold_lock(f"deliveries-{uuid4().hex}")
@@ -188,7 +192,9 @@ class DeliverySender:
             await wait_for(self._unpublished, UPKEEP_INTERVAL_S)
 
     async def publish(self) -> None:
-        """Records events about deliveries that were given up, and about endpoints that fail or recovered."""
+        """Records the events that are still missing: of deliveries that were given up, and of endpoints that failed or
+        recovered.
+        """
         async with self.pool.connection() as connection:
             health_changes = await delivery_endpoints.fetch_health_changes(connection)
             give_ups = await delivery_upkeep.fetch_unpublished(connection, UPKEEP_BATCH_SIZE)
@@ -218,7 +224,7 @@ class DeliverySender:
                 await self.maintain()
 
     async def maintain(self) -> None:
-        """Gives up deliveries that are too old and deletes old history."""
+        """Gives up deliveries that have waited too long, and deletes old history."""
         now = self.clock()
         async with self.pool.connection() as connection:
             async with connection.transaction():
@@ -229,7 +235,7 @@ class DeliverySender:
 
 
 def _next_step(leased: LeasedDelivery, outcome: Outcome, now: datetime) -> CompletedAttempt:
-    """Decides what becomes of a delivery after an attempt."""
+    """Returns the attempt with the next state of its delivery: delivered, to be tried again later, or given up."""
     if outcome.ok:
         return CompletedAttempt(leased, outcome, now, "delivered", now)
     if leased.tries >= len(RETRY_DELAYS_S):

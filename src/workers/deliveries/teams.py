@@ -1,4 +1,4 @@
-"""Sends notifications to Teams channels: a card made from the message, with the names of its project, job and tests."""
+"""Sends notifications to Teams channels. A card shows the message, and the names of its project, job and tests."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ from workers.deliveries.messages import MessageBuilder
 
 @dataclass(frozen=True)
 class TeamsSender:
-    """Implements `workers.deliveries.sender.EndpointSender`."""
+    """Sends deliveries to Teams channels. Implements `workers.deliveries.sender.EndpointSender`."""
 
     pool: AsyncConnectionPool
     event_log: EventLog
@@ -65,7 +65,7 @@ class TeamsSender:
         )
 
     async def _tests(self, position: int, event: Event) -> tuple[Sequence[str], int]:
-        """Returns the first tests that an event is about, and the number of all of them."""
+        """Returns the node ids of the first tests that an event is about, and the number of all these tests."""
         match event:
             case TestsQuarantined():
                 return event.node_ids[:MAX_LINES], len(event.node_ids)

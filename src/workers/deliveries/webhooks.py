@@ -1,4 +1,4 @@
-"""Sends notifications to webhooks: the message as JSON, signed."""
+"""Sends notifications to webhooks, as signed JSON messages."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from workers.deliveries.messages import MessageBuilder
 
 @dataclass(frozen=True)
 class WebhookSender:
-    """Implements `workers.deliveries.sender.EndpointSender`."""
+    """Sends deliveries to webhooks. Implements `workers.deliveries.sender.EndpointSender`."""
 
     messages: MessageBuilder
     secrets: Secrets

@@ -1,7 +1,7 @@
 """The dispatcher's state in memory: queued and running builds, jobs, pools and nodes. No input or output.
 
-Events and the polls of agents change the state. `workers.dispatch.placement` decides from the state which build runs
-where. Builds that differ only in age wait in one queue, the oldest first.
+Events and the polls of agents change the state. `workers.dispatch.placement` decides from the state which build runs on
+which node. Queued builds for which placement decides alike, except for their age, are in one queue, the oldest first.
 """
 
 from bisect import bisect_left, insort
@@ -33,7 +33,7 @@ D = TypeVar("D", Job, Node, Pool)
 
 
 class Requirements(NamedTuple):
-    """Requirements of a build: they decide on which nodes it may run."""
+    """Requirements that a build has of its node. They decide on which nodes the build may run."""
 
     project_id: int
     pool_id: int | None
@@ -42,7 +42,7 @@ class Requirements(NamedTuple):
 
 
 class QueueKey(NamedTuple):
-    """Identifies a queue by all that placement considers except the age of a build."""
+    """Identifies a queue: everything by which placement tells builds apart, except their age."""
 
     top: int
     """Above 0 for builds moved to the top; the latest move has the highest number."""
@@ -70,7 +70,7 @@ class ActiveBuild:
 
 @dataclass(frozen=True)
 class LostBuild:
-    """A build that lost its job, node or agent; `node_id` is None for a queued build."""
+    """A build that cannot go on because its job, node or agent is gone. `node_id` is None for a queued build."""
 
     build: QueuedBuild
     node_id: int | None
@@ -108,7 +108,9 @@ class DispatchState:
                 _fold(POOL, self.pools, event.pool_id, event)
 
     def mark_damaged(self, stream: str) -> None:
-        """Forgets the build, job or node of a stream with an unreadable event: its state is unknown from here on."""
+        """Records that a stream has an unreadable event. Removes the build, job or node of the stream, since its state
+        is unknown.
+        """
         self.damaged.add(stream)
         prefix, _, number = stream.rpartition("-")
         if prefix == BUILD.prefix:
@@ -175,12 +177,14 @@ class DispatchState:
             self.open_slots.pop(event.node_id, None)
 
     def polled(self, node_id: int, free: int) -> None:
-        """Records that the poll of a node's agent accepts `free` builds; 0 when it accepts none or is closed."""
+        """Records how many builds the open poll of a node's agent accepts. `free` is 0 when the poll was closed."""
         if node_id in self.nodes:
             self.open_slots[node_id] = free
 
     def lost_builds(self) -> list[LostBuild]:
-        """Returns the builds whose job or node was deleted, or whose agent is offline or has a new session."""
+        """Returns the builds that cannot go on: their job or node was deleted, or their agent is offline or has a new
+        session.
+        """
         found = [
             LostBuild(self.queued[build_id], None, "job_deleted")
             for key, build_ids in self.queues.items()
@@ -205,7 +209,9 @@ class DispatchState:
 
 
 def _fold(category: Category[D | None], states: dict[int, D], key: int, event: Event) -> None:
-    """Folds the event to the state with this key. Drops a state that is deleted."""
+    """Applies the event to the state of the job, node or pool with the id `key`. Removes it from `states` if it is
+    deleted.
+    """
     state = category.evolve(states.get(key), event)
     if state is None or state.deleted:
         states.pop(key, None)

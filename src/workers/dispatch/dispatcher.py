@@ -1,7 +1,8 @@
-"""Dispatches builds: one leader assigns queued builds to waiting agents and ends or requeues builds of lost nodes.
+"""Dispatches builds: one leader assigns queued builds to agents that wait for one, and ends or requeues builds of lost
+nodes.
 
-The leader builds queues and slots in memory by reading the log from its beginning. Its append of `build.assigned` fails
-if another dispatcher has taken over. Other dispatchers wait for the leader's lock.
+A new leader reads the log from its beginning, to build up queues and used slots in memory. If another dispatcher has
+taken over, the leader's append of `build.assigned` fails. Other dispatchers wait for the lock that the leader holds.
 """
 
 import asyncio
@@ -58,7 +59,7 @@ RECONNECT_DELAY_S = 0.2
 
 
 class SteppedDown(Exception):
-    """This dispatcher must stop leading, because another one leads or its state is outdated."""
+    """Raised when this dispatcher must stop leading: another one leads, or its own state is outdated."""
 
 
 @dataclass
@@ -87,7 +88,7 @@ class Dispatcher:
         )
 
     async def run(self) -> None:
-        """Dispatches builds while this process leads. Runs until cancelled."""
+        """Dispatches builds while this process leads, and waits to lead otherwise. Runs until cancelled."""
         with self._cursor.listening(), self.listener.subscribed(POLLS, self._polled):
             while True:
                 try:
@@ -106,7 +107,9 @@ class Dispatcher:
         self._cursor.notify()
 
     async def take_polls(self) -> dict[int, int]:
-        """Returns the polls that changed since the last call: the number of builds that each accepts, by node id."""
+        """Returns node id -> number of builds that its open poll accepts, for polls that changed since the last
+        call.
+        """
         polls, self._polls = self._polls, {}
         if self._missed_polls:
             self._missed_polls = False
@@ -189,7 +192,7 @@ class _Leadership:
                 self._state.open_slots[node_id] += 1  # the build ended meanwhile; the poll still takes one
 
     async def _check_agents(self) -> None:
-        """Handles what no event announces: unacknowledged assignments and silent agents."""
+        """Handles what no event reports: agents that did not acknowledge a build, and agents that have gone silent."""
         await self._lock.execute("SELECT")  # raises when the lock is lost
         now = self._now()
         for build_id, active in self._state.unacknowledged():
@@ -212,14 +215,16 @@ class _Leadership:
                 await self._execute(MarkNodeOffline(node_id, node.session, f"not heard of for {silence:.0f} s"))
 
     async def _check_repaired(self) -> None:
-        """Raises SteppedDown when a damaged stream is readable again: the next leader reads the whole log again."""
+        """Raises SteppedDown when a damaged stream can be read again. The next leader then reads the whole log again,
+        with that stream.
+        """
         for stream in self._state.damaged:
             with contextlib.suppress(StreamDamaged):
                 await self._dispatcher.log.load([stream])
                 raise SteppedDown(f"{stream} can be read again")
 
     async def _store_waiting_reasons(self) -> None:
-        """Stores why queued builds wait, for GET /builds/{id}."""
+        """Stores for queued builds why they wait. GET /builds/{id} shows it."""
         reasons = {
             build_id: reason
             for key, reason in explain_waiting(self._state, utcnow()).items()
@@ -230,9 +235,9 @@ class _Leadership:
             self._reasons = reasons
 
     async def _execute(self, command: Command) -> bool:
-        """Executes a command. Returns whether it had an effect.
+        """Executes a command. Returns whether it appended events: False if it was refused or had no effect.
 
-        Raises SteppedDown when another dispatcher acted meanwhile.
+        Raises SteppedDown when another dispatcher has taken over, or a stream has changed meanwhile.
         """
         try:
             return (await self._dispatcher.handler.execute(command, self._caller)).position is not None

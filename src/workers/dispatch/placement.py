@@ -1,9 +1,10 @@
 """Decides from the state of dispatch which build runs on which node. No input or output.
 
-A node gets a build when the poll of its agent is open, it has a free slot, it is in a pool that the build may use, and
-it has the tags that the build requires, within the limits of the job and the pool. Builds moved to the top come first,
-then higher priority, then the project with the fewest running builds, among those the one served least recently, then
-the oldest build. Every ten minutes of waiting raise the priority of a build by one, so that none starves.
+A node can get a build when the poll of its agent is open, the node has a free slot and the tags that the build
+requires, and the build may use the node's pool. The limits of the job and of the pool must not be exceeded. The order
+of builds: those moved to the top come first, then those with higher priority, then those of the project with the fewest
+running builds, then those of the project that has waited longest for an assignment, then the oldest. A build's priority
+rises by one with every ten minutes of waiting, so that no build waits for ever.
 """
 
 from collections import Counter
@@ -20,18 +21,18 @@ AGING = timedelta(minutes=10)
 
 
 def place_builds(state: DispatchState, now: datetime) -> list[tuple[QueuedBuild, int]]:
-    """Returns the builds to start now, each with the id of its node. Reduces the open slots in `state`."""
+    """Returns (build, node id) for the builds to start now. Also subtracts them from the open slots in `state`."""
     return list(_Round(state, now).assign())
 
 
 def explain_waiting(state: DispatchState, now: datetime) -> dict[QueueKey, str]:
-    """Returns for each queue a sentence that says what its builds wait for."""
+    """Returns for each queue a sentence that says why its builds wait."""
     this_round = _Round(state, now)
     return {key: this_round.waiting_reason(key) for key in state.queues}
 
 
 class _Round:
-    """One round of placement: counts used slots, including those that this round assigns."""
+    """One round of placement. Counts the used slots, including those of builds that were placed in this round."""
 
     def __init__(self, state: DispatchState, now: datetime) -> None:
         self._state = state
@@ -74,14 +75,14 @@ class _Round:
                 heappop(ranked)
 
     def _rank(self, key: QueueKey) -> tuple[int, ...]:
-        """Returns the rank of the next build of a queue. The build with the lowest rank comes first."""
+        """Returns the rank of the first build in a queue that is not placed yet. The lowest rank comes first."""
         head = self._head(key)
         priority = key.priority + (self._now - head.queued_at) // AGING
         project_id = key.requirements.project_id
         return -key.top, -priority, self._of_project[project_id], self._served[project_id], head.build_id
 
     def _take(self, key: QueueKey, node_id: int) -> None:
-        """Counts the next build of the queue as running on the node."""
+        """Counts the first unplaced build of the queue as running on the node."""
         node, project_id = self._asking[node_id], key.requirements.project_id
         self._state.open_slots[node_id] -= 1
         if self._state.open_slots[node_id] == 0:
@@ -102,7 +103,9 @@ class _Round:
         return job is not None and job.enabled and self._of_job[key.job_id] < job.max_parallel
 
     def _node_for(self, key: QueueKey) -> int | None:
-        """Returns the suitable node with the most free slots, so that load spreads; None without one."""
+        """Returns the node for the next build of a queue: of the suitable ones the one with most free slots. None if
+        there is none.
+        """
         suitable = [
             node_id
             for node_id, node in self._asking.items()
@@ -122,7 +125,7 @@ class _Round:
         return self._in_reach(requirements, node) and requirements.tags.issubset(node.tags)
 
     def _in_reach(self, requirements: Requirements, node: Node) -> bool:
-        """Returns whether the build may use the pool of the node."""
+        """Returns whether a build with these requirements may use the pool of the node. Does not consider tags."""
         if requirements.pool_id is not None:
             return node.pool_id == requirements.pool_id
         if node.pool_id is None:

@@ -1,4 +1,4 @@
-"""The retry policy of worker loops while the database cannot be reached, or a table is lost."""
+"""Lets the loops of workers survive while the database cannot be reached, or while a table is lost."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -13,9 +13,9 @@ log = structlog.get_logger()
 
 @contextlib.asynccontextmanager
 async def tolerate_outages(activity: str) -> AsyncIterator[None]:
-    """Logs and suppresses lost connections to the database, and lost tables and columns.
+    """Logs and suppresses the errors of its body that mean a lost database connection, table or column.
 
-    The caller's loop tries again in its next round.
+    The caller's loop tries again in its next round. `activity` names the work in the log.
     """
     try:
         yield

@@ -1,7 +1,8 @@
-"""Periodic work that one worker process does at a time: the leader, which holds an advisory lock. Others stand by.
+"""Periodic work that one worker process does at a time: the leader, which holds an advisory lock. Other processes wait
+for the lock.
 
-A leader that has lost its lock without knowing it may still sweep when the next leader begins. So two sweeps of one
-schedule may run at once. They must do no harm by that.
+A leader may lose its lock without knowing it, and still sweep when the next leader begins. So every sweep must be
+harmless when another one runs at the same time.
 """
 
 import asyncio
@@ -37,7 +38,7 @@ class Schedules:
     lock_check_interval_s: float = LOCK_CHECK_INTERVAL_S
 
     async def run(self) -> None:
-        """Runs until cancelled."""
+        """Runs the schedules while this process leads, and waits to lead otherwise. Runs until cancelled."""
         while True:
             async with tolerate_outages("schedules"), hold_leader_lock(self.conninfo, SCHEDULES_LOCK) as lock:
                 log.info("leading schedules")
@@ -45,7 +46,7 @@ class Schedules:
             await asyncio.sleep(self.lock_check_interval_s)
 
     async def _lead(self, lock: AsyncConnection) -> None:
-        """Runs the schedules until the lock's connection breaks, which raises psycopg.OperationalError."""
+        """Runs the schedules until the connection that holds the lock breaks. Raises psycopg.OperationalError then."""
         tasks = [asyncio.create_task(_run(schedule), name=schedule.name) for schedule in self.schedules]
         try:
             while True:

@@ -1,8 +1,8 @@
-"""Runs reactions to events: follows the log, stores which reactions are due, and runs these.
+"""Runs reactions to events: follows the log, stores which reactions are due, and runs them.
 
-A due reaction (name and position) is stored in the transaction that moves the position of the reaction, so none is lost
-or stored twice. An arq job in Redis wakes the workers. Redis stores nothing else: while Redis is away, or after it lost
-its data, a periodic sweep runs the due reactions a few seconds later.
+Each reaction has a position in the log. The transaction that moves it also stores the due reactions, so none is lost or
+stored twice. A job in Redis (arq) only wakes the workers. If Redis is down or has lost its data, a periodic sweep runs
+the due reactions a few seconds later.
 """
 
 import asyncio
@@ -82,7 +82,7 @@ class ReactionDispatcher:
         """The alarm that this process set last; None when it ended the alarm, empty before it did either."""
 
     async def run(self) -> None:
-        """Runs until cancelled. Any number of dispatchers may run."""
+        """Finds and runs due reactions until cancelled. Any number of dispatchers may run."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._cursor.follow(self._note_due))
@@ -92,7 +92,7 @@ class ReactionDispatcher:
             await self._connections.disconnect()
 
     async def run_due(self) -> int:
-        """Runs the due reactions. Returns their number."""
+        """Runs reactions until none is due. Returns the number of those that ran, including those that failed."""
         ran = 0
         while leased := await self._lease():
             for due in leased:
@@ -101,7 +101,9 @@ class ReactionDispatcher:
         return ran
 
     async def note_next(self, reaction: Reaction) -> bool:
-        """Reads the next batch for a reaction and stores its events as due. Returns whether there was an event."""
+        """Reads the log from the reaction's position on, and stores that the reaction is due for each event found.
+        Returns False if it found none.
+        """
         async with self._pool.connection() as connection, connection.transaction():
             position = await log_positions.lock_position(connection, reaction.name)
             assert position is not None, "ensured before"
@@ -134,7 +136,7 @@ class ReactionDispatcher:
                 await self._check_redis()
 
     async def _check_redis(self) -> None:
-        """Sets an alarm when Redis does not answer, and ends the alarm when Redis answers."""
+        """Sets an alarm if Redis does not answer. Ends the alarm if Redis answers."""
         message = None
         try:
             async with asyncio.timeout(self._redis_timeout_s):
@@ -147,7 +149,9 @@ class ReactionDispatcher:
             self._alarm = message
 
     async def _work(self) -> None:
-        """Runs an arq worker. Starts another whenever one ends, which happens when Redis goes away."""
+        """Runs an arq worker, which wakes this process. Starts another one whenever it ends, as it does when Redis goes
+        down.
+        """
 
         async def wake(ctx: dict[str, object]) -> None:
             async with tolerate_outages("due reactions"):
@@ -166,7 +170,9 @@ class ReactionDispatcher:
             await asyncio.sleep(RESTART_DELAY_S)
 
     async def _lease(self) -> list[Due]:
-        """Leases only reactions that this release has, since a newer release may run beside it."""
+        """Leases the next due reactions. Skips reactions that only another release has, which may run at the same
+        time.
+        """
         async with self._pool.connection() as connection:
             return await reactions.lease_due(connection, list(self._reactions), LEASE_SIZE)
 

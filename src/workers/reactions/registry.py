@@ -1,7 +1,7 @@
-"""The reactions: what is done outside the log after an event.
+"""The reactions: work outside the log that an event causes.
 
-A reaction runs at least once for each event of its type and must be idempotent. A new reaction starts at the end of the
-log: it does not run for the events of the past.
+A reaction runs at least once for each event of its type, so running it twice must do no harm. A new reaction begins at
+the end of the log: it does not run for earlier events.
 """
 
 from collections.abc import Awaitable, Callable
@@ -17,7 +17,7 @@ from store.tables.build_logs import BuildLogs
 
 @dataclass(frozen=True)
 class Tools:
-    """The dependencies of reactions."""
+    """The stores of data outside the log on which reactions work."""
 
     build_logs: BuildLogs
     blobs: Blobs
