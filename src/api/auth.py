@@ -240,7 +240,7 @@ def find_level(user: User, project_id: int) -> Level:
 def permissions(user: User, visible: list[int]) -> Permissions:
     levels: dict[str, Level] = {str(project_id): find_level(user, project_id) for project_id in visible}
     return Permissions(
-        can_start_builds=user.is_admin or any(level != "read" for level in levels.values()),
+        can_start_builds=user.has_scope("build") and any(level != "read" for level in levels.values()),
         can_manage_nodes=user.is_admin or user.can_manage_nodes,
         is_admin=user.is_admin,
         projects=levels,

@@ -42,7 +42,7 @@ JobId = Annotated[int, Parameter(ge=1, le=MAX_ID, description="Job ID to query q
 # The limit is higher than for other lists, so that clients without paging get all entries at once.
 Page = Annotated[int, Parameter(ge=1, le=1_000_000, description="Page of the list, from 1")]
 Limit = Annotated[int, Parameter(ge=1, le=10_000, description="Items on a page")]
-After = Annotated[int, Parameter(ge=0, le=MAX_ID, description="Only items after this id, instead of a page")]
+After = Annotated[int | None, Parameter(ge=0, le=MAX_ID, description="Only items after this id, instead of a page")]
 
 
 class NewEntry(msgspec.Struct):
@@ -130,10 +130,10 @@ class QuarantineController(Controller):
 
     @get(guards=[CAN_READ], **as_of(QUARANTINE_HISTORY, "job_id"))
     async def list_quarantine(
-        self, ctx: RequestContext, job_id: JobId, page: Page = 1, limit: Limit = 10_000, after: After = 0
+        self, ctx: RequestContext, job_id: JobId, page: Page = 1, limit: Limit = 10_000, after: After = None
     ) -> Response[list[EntryItem]]:
         """Returns a page of a job's entries, ordered by id, including expired ones."""
-        paged = Paged(page, limit, after)
+        paged = Paged(page, limit, after or 0)
         async with ctx.reading() as connection:
             await find_visible_job(ctx, job_id)
             found = await quarantine.fetch_page(connection, job_id, **paged.window)

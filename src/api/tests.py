@@ -29,7 +29,7 @@ BuildId = Annotated[int, Parameter(ge=1, le=MAX_ID, description="Build ID to que
 Page = Annotated[int, Parameter(ge=1, le=1_000_000, description="Page number")]
 Limit = Annotated[int, Parameter(ge=1, le=200, description="Results per page")]
 Past = Annotated[int, Parameter(ge=1, le=200, description="Number of past runs to return")]
-After = Annotated[int, Parameter(ge=0, le=MAX_ID, description="Only results after this id, instead of a page")]
+After = Annotated[int | None, Parameter(ge=0, le=MAX_ID, description="Only results after this id, instead of a page")]
 
 
 class SuiteItem(msgspec.Struct):
@@ -189,7 +189,7 @@ class TestController(Controller):
         classification: Annotated[Classification | None, Parameter(description="Filter by classification")] = None,
         page: Page = 1,
         limit: Limit = 50,
-        after: After = 0,
+        after: After = None,
         all_attempts: Annotated[bool, Parameter(description="Also attempts that later ones decide")] = False,
     ) -> Response[TestPage]:
         """Returns a page of results in the order of the report. By default it contains only the last attempt of each
@@ -202,11 +202,11 @@ class TestController(Controller):
             classification=classification,
             all_attempts=all_attempts,
         )
-        paged = Paged(page, limit, after)
+        paged = Paged(page, limit, after or 0)
         async with read_build(ctx, build_id) as (connection, build):
             ranges = await results_queries.fetch_reports(connection, build_id)
             total = await results_queries.count(connection, ranges, filters)
-            keyset = msgspec.structs.replace(filters, after_id=after)
+            keyset = msgspec.structs.replace(filters, after_id=after or 0)
             found = await results_queries.fetch_page(connection, ranges, keyset, limit, paged.offset)
             quarantined = await find_quarantined(connection, build.job_id, ctx.effective_time, found)
         headers = next_page(ctx.request, limit, [result.id for result in found])

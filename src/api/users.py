@@ -115,7 +115,7 @@ class UserController(Controller):
         ctx: RequestContext,
         page: Annotated[int, Parameter(ge=1, le=1_000_000, description="Page of the list, from 1")] = 1,
         limit: Annotated[int, Parameter(ge=1, le=200, description="Items on a page")] = 50,
-        after: Annotated[int, Parameter(ge=0, le=MAX_ID, description="Only users after this id")] = 0,
+        after: Annotated[int | None, Parameter(ge=0, le=MAX_ID, description="Only users after this id")] = None,
         search: Annotated[
             str | None, Parameter(max_length=200, description="Part of the email address or the name, in any case")
         ] = None,
@@ -124,7 +124,7 @@ class UserController(Controller):
         check_one_offset(ctx.request, "after")
         async with ctx.reading() as connection:
             offset = 0 if after else (page - 1) * limit
-            found = await auth.fetch_page(connection, search=search, after=after, offset=offset, limit=limit)
+            found = await auth.fetch_page(connection, search=search, after=after or 0, offset=offset, limit=limit)
             total = await auth.count(connection, search)
         return Response(UserPage(total, found), headers=next_page(ctx.request, limit, [user.id for user in found]))
 

@@ -32,7 +32,8 @@ class BuildDetail(BuildItem):
     failed: int
     skipped: int
     flaky: int
-    """Number of results that passed on a retry, or whose test had the opposite result in another build of this commit.
+    """Number of results that passed on a retry, or whose test had the opposite result in an earlier build of the
+    commit.
     """
     known_issues: int
     """How many failures the reporter calls known issues; they do not fail the build. How many match a known issue of

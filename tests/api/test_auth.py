@@ -160,6 +160,9 @@ def test_a_token_of_few_scopes_does_nothing_else(server: Server) -> None:
     }
     for scopes in ([], ["read"], ["build"], ["report"], ["read", "report"], ["admin"]):
         client = limited(ann, server, scopes=scopes)
+        assert client.fetch("/me")["permissions"]["can_start_builds"] == (
+            not scopes or "admin" in scopes or "build" in scopes
+        )
         assert client.fetch("/me")["email"] == ann.fetch("/me")["email"]
         for scope, ask in asked.items():
             answer = ask(client)
@@ -178,8 +181,10 @@ def test_a_token_of_some_projects_sees_no_other(server: Server) -> None:
     assert [project["id"] for project in bot.fetch("/projects")] == [one]
     bot.when("GET", f"/projects/{other}").then(404)
     bot.when("PUT", f"/projects/{one}", json={"description": "by a bot"}).then(200)
-    for method, path in (("GET", "/users"), ("POST", "/nodes")):
-        body = {"name": "n", "pool_id": 1} if method == "POST" else None
+    me = server.admin.fetch("/me")["id"]
+    asked = (("GET", "/users"), ("POST", "/nodes"), ("POST", "/projects"), ("POST", f"/users/{me}/sign-out"))
+    for method, path in asked:
+        body = {"name": "n", "pool_id": 1} if path == "/nodes" else {"name": "n"} if path == "/projects" else None
         assert bot.when(method, path, json=body).status_code in (403, 422), path
     ann = server.make_user("developer", {one: "read", other: "write"})
     bot = limited(ann, server, project_ids=[other])

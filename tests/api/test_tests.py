@@ -336,15 +336,19 @@ def test_many_builds_bring_the_same_new_tests_at_once(server: Server, job: int) 
 def test_many_files_of_one_build_at_once(server: Server, job: int) -> None:
     build = given_build(server, job)
 
-    def send(number: int) -> int:
-        content = PASSES if number % 2 else FAILS
-        return upload(server.client(*ADMIN), build, content, f"{number}.xml").status_code
+    token = server.admin.token
 
-    with ThreadPoolExecutor(8) as threads:
-        assert list(threads.map(send, range(8))) == [201] * 8
+    def send(number: int) -> int:
+        ending = "" if number % 2 else "<failure/>"
+        case = f'<testcase classname="t" name="test_{number}_{build}">{ending}</testcase>'
+        content = f'<testsuite name="s">{case}</testsuite>'.encode()
+        return upload(server.client().authorize(token), build, content, f"{number}.xml").status_code
+
+    with ThreadPoolExecutor(24) as threads:
+        assert list(threads.map(send, range(24))) == [201] * 24
     server.wait_until_projected()
     found = report_of(server, build)
-    assert (found["total"], found["failed"], len(found["reports"])) == (8, 4, 8)
+    assert (found["total"], found["failed"], len(found["reports"])) == (24, 12, 24)
     shown = server.admin.get(f"/api/v3/builds/{build}").json()
     assert (shown["passed"], shown["failed"]) == (found["passed"], found["failed"])
 

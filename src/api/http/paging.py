@@ -42,11 +42,13 @@ def provide_paged(
     request: Request[Any, Any, Any],
     page: Annotated[int, Parameter(ge=1, le=1_000_000, description="Page of the list, from 1")] = 1,
     limit: Annotated[int, Parameter(ge=1, le=500, description="Items on a page")] = 200,
-    after: Annotated[int, Parameter(ge=0, le=MAX_ID, description="Only items after this id, instead of a page")] = 0,
+    after: Annotated[
+        int | None, Parameter(ge=0, le=MAX_ID, description="Only items after this id, instead of a page")
+    ] = None,
 ) -> Paged:
     """Returns the page that a request asks for. Injected as `paged` into operations that list items by id."""
     check_one_offset(request, "after")
-    return Paged(page, limit, after)
+    return Paged(page, limit, after or 0)
 
 
 def check_one_offset(request: Request[Any, Any, Any], key: str) -> None:

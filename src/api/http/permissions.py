@@ -63,6 +63,10 @@ class User:
             return None if self.token_projects is None else sorted(self.token_projects)
         return sorted(project_id for project_id in self.access if self.may("read", project_id))
 
+    def has_scope(self, scope: Scope) -> bool:
+        """Returns whether the user's credentials are limited to no scopes, or include this one."""
+        return self.scopes is None or bool({scope, "admin"} & self.scopes)
+
     def may(self, level: Level, project_id: int) -> bool:
         if self.token_projects is not None and project_id not in self.token_projects:
             return False
@@ -123,6 +127,8 @@ class Needs:
     manages_nodes: bool = False
     unlimited: bool = False
     """Whether an API token with scopes or projects is refused."""
+    all_projects: bool = False
+    """Whether an API token with projects is refused, since the route changes what belongs to no project."""
 
     async def __call__(self, connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
         connection.state.needs = self
@@ -131,10 +137,12 @@ class Needs:
 
     def check(self, user: User) -> None:
         """Raises Forbidden if the user or token may not call the route, whatever the subject of the request is."""
-        if self.scope is not None and user.scopes is not None and not {self.scope, "admin"} & user.scopes:
+        if self.scope is not None and not user.has_scope(self.scope):
             raise Forbidden(f"This API token has no scope `{self.scope}`, which this needs.")
         if self.unlimited and user.is_limited:
             raise Forbidden("A limited API token cannot do this: sign in, or use one without scopes and projects.")
+        if self.all_projects and user.token_projects is not None:
+            raise Forbidden("An API token of some projects cannot do this, since it belongs to no project.")
         if self.manages_nodes:
             user.must_manage_nodes()
         elif self.role == "admin" and not user.is_admin:
@@ -144,7 +152,7 @@ class Needs:
 
 
 ANY_USER = Needs(scope=None)
-CAN_CHANGE_ACCOUNT = Needs()
+CAN_CHANGE_ACCOUNT = Needs(all_projects=True)
 CAN_READ = Needs("read", "read")
 CAN_BUILD = Needs("write", "build")
 CAN_REPORT = Needs("write", "report")
@@ -152,7 +160,7 @@ CAN_SIMULATE = Needs("write", "read")
 CAN_AUDIT = Needs("admin", "read")
 CAN_WRITE = Needs("write")
 PROJECT_ADMINS = Needs("admin")
-DEVELOPERS = Needs(role="developer")
+DEVELOPERS = Needs(role="developer", all_projects=True)
 NODE_MANAGERS = Needs(manages_nodes=True)
 TOKEN_MAKERS = Needs(scope=None, unlimited=True)
 

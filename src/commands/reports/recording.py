@@ -3,9 +3,10 @@
 import asyncio
 from array import array
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
+from weakref import WeakValueDictionary
 
 from commands.handler import Command, Receipt
 from commands.reports.flips import find_failed_cases, find_flips
@@ -103,6 +104,9 @@ class ReportRecorder:
     behind.
     """
 
+    _locks: WeakValueDictionary[int, asyncio.Lock] = field(default_factory=WeakValueDictionary)
+    """Locks by project. A project's reports are recorded one after the other, since each may bring new test cases."""
+
     async def record_file(self, execute: Execute, build: ExpectedVersion[AnyBuild], file: IncomingReport) -> Report:
         """Reads a file and records it as a report, unless the build already has it."""
         if (known := file.find_in(build.state)) is not None:
@@ -119,8 +123,25 @@ class ReportRecorder:
         self, execute: Execute, build: ExpectedVersion[AnyBuild], file: IncomingReport, report: ReportRead
     ) -> Report:
         """Records a report that has already been read."""
+        project_id = build.state.queued.project_id
         first_result_id = await self.ids.draw_range("results", max(1, report.rows))
-        matches = await self._find_matches(build.state.queued.project_id, report)
+        matches = await self._find_matches(project_id, report)
+        lock = self._locks.setdefault(project_id, asyncio.Lock())
+        has_waited = lock.locked()
+        async with lock:
+            if has_waited:
+                build = await load_build(self.log, build.state.build_id)
+            return await self._try_to_record(execute, build, file, report, first_result_id, matches)
+
+    async def _try_to_record(
+        self,
+        execute: Execute,
+        build: ExpectedVersion[AnyBuild],
+        file: IncomingReport,
+        report: ReportRead,
+        first_result_id: int,
+        matches: Sequence[Match],
+    ) -> Report:
         for _ in range(MAX_TRIES):
             if (known := file.find_in(build.state)) is not None:
                 return known
