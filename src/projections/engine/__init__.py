@@ -1,1 +1,1 @@
-"""Applies the events of the log to read models of any kind, live and in bulk."""
+"""Applies events of the log to read models: live, as the events are appended, and in bulk. Knows no area."""

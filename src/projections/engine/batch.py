@@ -1,4 +1,4 @@
-"""The rows that a batch of events reads and changes, and the cache of rows between batches."""
+"""The rows that a batch of events reads and changes, and a cache that keeps rows from batch to batch."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ ROWS_CACHED = 20_000
 
 
 class RowCache:
-    """Cache of rows as the tables hold them: key -> row, or None for a key that has no row."""
+    """Cache of rows as they are in the tables: key -> row. None stands for a key without a row."""
 
     def __init__(self) -> None:
         self._rows: dict[type[Row], LRUCache[Key, Row | None]] = defaultdict(lambda: LRUCache(ROWS_CACHED))
@@ -27,8 +27,9 @@ class RowCache:
 
 
 class RowBatch:
-    """Rows of one batch of events, and the changes that these make. Implements `Rows`: later events of the batch see
-    the changes of earlier ones. `statements` writes all changes together.
+    """The rows that one batch of events reads, and the changes that these events make. Implements `Rows`.
+
+    Later events of the batch see the changes of earlier ones. All changes are written together.
     """
 
     def __init__(self, cache: RowCache) -> None:
@@ -48,7 +49,9 @@ class RowBatch:
         return [self.get(row, key) for key in keys]
 
     def missing(self, needed: Iterable[tuple[type[Row], Key]]) -> dict[type[Row], set[Key]]:
-        """Copies needed rows from the cache; returns the keys of those that must be fetched from the tables."""
+        """Takes the needed rows from the cache. Returns the keys of the others, which must be fetched from the
+        tables.
+        """
         fetch: dict[type[Row], set[Key]] = defaultdict(set)
         for row, key in needed:
             if (row, key) in self._fetched:
@@ -85,8 +88,8 @@ class RowBatch:
         return not (self._dirty or self._added or self._bulk_deletes)
 
     def statements(self) -> list[statements.Statement]:
-        """Returns the parts of one WITH statement that writes all changes. No two parts touch the same row, so their
-        order does not matter.
+        """Returns statements that write all changes, to be joined to one WITH statement. No two of them touch the same
+        row, so their order does not matter.
         """
         parts: list[statements.Statement] = []
         for row, dirty in self._dirty.items():
@@ -100,7 +103,7 @@ class RowBatch:
         return parts
 
     def update_cache(self) -> None:
-        """Puts the rows of this batch into the cache. Call it only once they are committed."""
+        """Puts the rows of this batch into the cache. Call it only after they were committed."""
         for (row, key), item in self._fetched.items():
             self._cache.of(row)[key] = item
         for row, dirty in self._dirty.items():

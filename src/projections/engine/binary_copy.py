@@ -1,8 +1,8 @@
-"""Packs rows of numbers and arrays of numbers for PostgreSQL's binary COPY.
+"""Packs rows of numbers and of arrays of numbers in the format of PostgreSQL's binary COPY.
 
-All packed rows of a table of numbers have the same size. So `pack_rows` repeats a row of zeros, and writes each byte of
-a column into all rows by one slice assignment. The elements of an array are written between their lengths by the same
-method. This takes a fraction of the time of packing number by number.
+If a table has only numbers, all its packed rows have the same size. So `pack_rows` repeats an empty row, and then
+writes a byte of a column into all rows by one slice assignment. An array is packed in the same way: its elements are
+written between their lengths. This takes a fraction of the time that packing number by number takes.
 """
 
 import struct
@@ -50,7 +50,7 @@ def _fields(row: type[Row]) -> list[_Number | _Array]:
 
 
 def pack_rows(rows: Sequence[Row]) -> bytes | bytearray:
-    """Returns one or more rows of one table in the binary format of COPY. Raises one of ERRORS."""
+    """Returns the rows, at least one, in the format of binary COPY. All must be of one table. Raises one of ERRORS."""
     fields = _fields(type(rows[0]))
     numbers = [field for field in fields if isinstance(field, _Number)]
     if len(numbers) == len(fields):
@@ -106,7 +106,7 @@ def _packing(code: str, count: int) -> Callable[..., bytes]:
 
 
 async def copy_rows(connection: AsyncConnection, row: type[Row], chunks: Sequence[bytes | bytearray]) -> None:
-    """Writes chunks of rows that `pack_rows` returned to the table of `row`."""
+    """Writes rows to the table of `row`. `chunks` are results of `pack_rows`."""
     query = f"COPY {row.table} ({', '.join(row.__struct_fields__)}) FROM STDIN (FORMAT binary)"
     async with connection.cursor() as cursor, cursor.copy(query.encode()) as copying:
         await copying.write(b"".join([HEADER, *chunks, TRAILER]))

@@ -1,4 +1,6 @@
-"""Buffers of a bulk load: the rows of each table that are in memory, and the changes that are not written yet."""
+"""Buffers of a bulk load: the rows of each table that are in memory, and the changes that are not yet in the
+database.
+"""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -18,13 +20,13 @@ CACHED_NUMERIC_ROWS = 200_000
 
 
 class LoadRefused(Exception):
-    """Raised when a row cannot be stored. The transaction has to be rolled back, and the engine has to apply its events
-    instead.
+    """Raised when a row of a bulk load cannot be stored. Roll the transaction back, and let the engine apply its
+    events: the engine can park the event that made the row.
     """
 
 
 class LoadConnection:
-    """The connection of a bulk load, which remembers the columns whose indexes it has already ensured."""
+    """The connection of a bulk load. Remembers the indexes that it has created."""
 
     def __init__(self, connection: AsyncConnection) -> None:
         self.connection = connection
@@ -34,7 +36,7 @@ class LoadConnection:
         await self.connection.execute(query.encode(), parameters, prepare=True)
 
     async def ensure_index(self, row: type[Row], column: str) -> None:
-        """Creates the table's index whose first column is `column`, if the table declares one."""
+        """Creates the table's index that begins with `column`, unless it exists or the table has no such index."""
         if (row, column) in self._indexed:
             return
         self._indexed.add((row, column))
@@ -45,9 +47,9 @@ class LoadConnection:
 
 
 class BufferedTable:
-    """Buffer of a table with a primary key. Bulk deletes are executed before changed rows are written.
+    """Buffer of a table with a primary key. Writes bulk deletes before changed rows.
 
-    Rows are stored under their flat key: the value of the key column, or a tuple when the key has several columns.
+    Rows are stored by their flat key: the value of the key column, or a tuple if the key has several columns.
     """
 
     def __init__(self, db: LoadConnection, row: type[Row], *, is_complete: bool) -> None:
@@ -87,7 +89,7 @@ class BufferedTable:
                 self.put(flat_key, None)
 
     def _candidates(self, deletion: DeleteRange) -> Iterable[Any]:
-        """Returns flat keys, among them those of all rows in memory that the deletion matches."""
+        """Returns flat keys of rows that the deletion may match. No row in memory that it matches is left out."""
         if self.row.table.key == (deletion.column,):
             keys = range(deletion.first, deletion.last + 1)
             if len(keys) < len(self.rows):
@@ -106,8 +108,8 @@ class BufferedTable:
         self.rows.update((self.flat_key_of(item), item) for item in found)
 
     async def write(self) -> None:
-        """Writes all changes. Then drops the oldest rows in memory beyond the limit, or all if no projection reads
-        them.
+        """Writes all changes to the table. Then drops the oldest rows from memory if there are too many. Drops all of
+        them if no projection reads the table.
         """
         await self._write_bulk_deletes()
         if deleted := [self._unflatten(key) for key, item in self.changed.items() if item is None]:
@@ -129,7 +131,7 @@ class BufferedTable:
 
 
 class DeferredDeletes:
-    """Deletes by one column that are not executed yet, for lack of an index."""
+    """Deletes by the values of one column that are to be executed later, when the column has an index."""
 
     def __init__(self, column: str) -> None:
         self._column = column
@@ -156,11 +158,11 @@ class DeferredDeletes:
 
 
 class AppendOnlyTable:
-    """Buffer of an append-only table. New rows are written by COPY.
+    """Buffer of an append-only table. Writes new rows by COPY.
 
-    Deletes wait until the end of the load, when an index finds their rows; meanwhile they are stored in the table
-    `waiting_deletions`. A delete must not match a row that is inserted after it. So call `delete_deferred` before
-    adding a row for which `is_deferred` is true.
+    Deletes wait until the end of the load, when an index finds their rows; until then they are stored in the table
+    `waiting_deletions`. A delete must not match a row that is inserted after it. So if `is_deferred` is true for a new
+    row, call `delete_deferred` before adding the row.
     """
 
     def __init__(self, db: LoadConnection, row: type[Row]) -> None:
@@ -174,7 +176,7 @@ class AppendOnlyTable:
         self._unsaved: list[DeleteRange] = []
 
     async def load_deferred(self) -> None:
-        """Reads the deletes that an interrupted load left in `waiting_deletions`."""
+        """Reads the deletes that an interrupted load has left in the table `waiting_deletions`."""
         cursor = await self._db.connection.execute(
             "SELECT column_name, first, last FROM waiting_deletions WHERE table_name = %s", (str(self.row.table),)
         )
@@ -189,11 +191,11 @@ class AppendOnlyTable:
         self._deferred.setdefault(deletion.column, DeferredDeletes(deletion.column)).add(deletion)
 
     def is_deferred(self, row: Row) -> bool:
-        """Whether a deferred delete would wrongly match this new row."""
+        """Returns whether a deferred delete would wrongly delete this new row, too."""
         return any(deletions.matches(row) for deletions in self._deferred.values())
 
     def pack(self) -> None:
-        """Packs the new rows. Raises LoadRefused for a value that its column cannot hold."""
+        """Packs the new rows for COPY. Raises LoadRefused for a value that does not fit its column."""
         if self.rows:
             try:
                 self._packed.append(binary_copy.pack_rows(self.rows))
@@ -203,7 +205,9 @@ class AppendOnlyTable:
             self.rows = []
 
     async def write(self) -> None:
-        """Writes all new rows, and stores the deferred deletes. Raises LoadRefused like `pack`."""
+        """Writes the new rows to the table, and the new deferred deletes to `waiting_deletions`. Raises LoadRefused for
+        a value that does not fit its column.
+        """
         self.pack()
         if self._packed:
             await binary_copy.copy_rows(self._db.connection, self.row, self._packed)
@@ -218,7 +222,7 @@ class AppendOnlyTable:
             self._unsaved = []
 
     async def delete_deferred(self) -> None:
-        """Executes all deferred deletes, including those of earlier, interrupted loads."""
+        """Executes all deferred deletes, also those that interrupted loads have left."""
         table = str(self.row.table)
         await self.write()
         query = "SELECT DISTINCT column_name FROM waiting_deletions WHERE table_name = %s"

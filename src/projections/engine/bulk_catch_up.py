@@ -1,6 +1,6 @@
-"""Applies the log to read models with the bulk loader, up to near its end.
+"""Moves read models with the bulk loader, up to near the end of the log.
 
-When the loader refuses events, the engine applies them, and parks those that cannot be stored.
+If the loader refuses events, the engine applies them instead, and parks those whose rows cannot be stored.
 """
 
 import asyncio
@@ -32,11 +32,10 @@ async def bulk_catch_up(
     projections: Sequence[Projection],
     on_progress: OnProgress = lambda position, goal: None,
 ) -> None:
-    """Moves these projections to within NEAR_HEAD events of the end of the log. Projections at the same position are
-    moved together, one such group after the other.
+    """Moves these projections until each is at most NEAR_HEAD events behind the end of the log.
 
-    Raises LostLeadership and psycopg.OperationalError. Committed transactions stay, and the next call continues from
-    there.
+    Projections at the same position are moved together, as a group; one group after the other. Raises LostLeadership
+    and psycopg.OperationalError. What was committed stays, and the next call continues from there.
     """
     while True:
         goal = await event_log.read_head()
@@ -74,7 +73,7 @@ async def _load_group(
 
 
 async def _run(loader: BulkLoader, event_log: EventLog, goal: int, on_progress: OnProgress) -> None:
-    """Applies the events up to position `goal`; reads each batch while the one before is written."""
+    """Applies the events up to position `goal`. Reads the next batch while it writes one."""
     names = loader.event_names
     next_batch = asyncio.ensure_future(event_log.read(loader.position, BATCH_SIZE, names, goal))
     try:
@@ -90,7 +89,7 @@ async def _run(loader: BulkLoader, event_log: EventLog, goal: int, on_progress: 
 async def _apply_with_engine(
     connection: AsyncConnection, event_log: EventLog, projections: Sequence[Projection], loader: BulkLoader
 ) -> int:
-    """Applies with the engine the events of the transaction that the loader rolled back. Returns the new position."""
+    """Lets the engine apply the events that the loader has rolled back. Returns the new position."""
     # Create the indexes and execute the deferred deletes first: the engine needs both.
     await BulkLoader(connection, projections, loader.committed).finish(loader.committed)
     engine, position = Engine(connection, projections, announce=False), loader.committed

@@ -2,6 +2,7 @@
 
 - One transaction spans many batches of events.
 - New rows of append-only tables are written by COPY. Rows that projections read stay in memory and are written once, at
+  the end of the transaction.
 - A load from position 0 starts with empty tables. While no row of a table was dropped from memory, it needs no query.
 - An index is created when a bulk delete first needs it, or else at the end.
 
@@ -64,7 +65,7 @@ class _NotInMemory(Exception):
 
 
 class _Handlers(dict[type[Event], list[Projection]]):
-    """Event class -> the projections that handle it; computed once for each class."""
+    """Dict of the projections that handle an event class. It computes the list for a class once."""
 
     def __init__(self, projections: Sequence[Projection]) -> None:
         super().__init__()
@@ -81,7 +82,9 @@ class _Handlers(dict[type[Event], list[Projection]]):
 
 
 async def is_load_unfinished(connection: AsyncConnection, projections: Sequence[Projection]) -> bool:
-    """Whether a load of these projections stopped before the end of `finish`, so that deletes may still be deferred."""
+    """Returns whether a load of these projections was interrupted before `finish` had ended. Then deletes may still be
+    deferred.
+    """
     tables = [str(row.table) for projection in projections for row in projection.rows if row.table.append_only]
     cursor = await connection.execute(
         "SELECT FROM pg_class WHERE oid = ANY (SELECT to_regclass(name) FROM unnest(%s::text[]) AS name)"
@@ -92,7 +95,7 @@ async def is_load_unfinished(connection: AsyncConnection, projections: Sequence[
 
 
 class BulkLoader:
-    """Applies events to `projections`, which are all at `position`; at position 0 their tables must be empty.
+    """Applies events to `projections`. All of these must be at `position`. At position 0 their tables must be empty.
     Implements `Rows`.
 
     `connection` must be in autocommit mode, and its search path must lead to the tables. While the loader works,
@@ -138,8 +141,8 @@ class BulkLoader:
         return list(map(table.rows.get, keys))  # type: ignore[arg-type]
 
     async def begin(self) -> None:
-        """Drops the indexes of all tables if the load starts at position 0, and reads deletes that an earlier load
-        deferred.
+        """Prepares the load. At position 0 drops the indexes of all tables. Otherwise reads the deletes that an
+        interrupted load has deferred.
         """
         # Compressing full pages of new indexes in the WAL takes longer than creating them.
         await self._connection.execute(
@@ -157,9 +160,7 @@ class BulkLoader:
             await table.load_deferred()
 
     async def apply(self, events: Sequence[Recorded]) -> None:
-        """Applies the events that come next after `position`. Raises LoadRefused, LostLeadership or
-        psycopg.OperationalError.
-        """
+        """Applies the next events after `position`. Raises LoadRefused, LostLeadership or psycopg.OperationalError."""
         async with self._rollback_on_error():
             await self._open()
             for number, event in enumerate(events):
@@ -194,8 +195,8 @@ class BulkLoader:
     async def finish(self, position: int) -> None:
         """Writes the remaining rows, creates indexes and statistics, and moves the projections to `position`.
 
-        No event between the last applied one and `position` may be one that the projections handle. Raises like
-        `apply`.
+        The projections must not handle any event between the last one that was applied and `position`. Raises
+        LoadRefused, LostLeadership or psycopg.OperationalError.
         """
         async with self._rollback_on_error():
             await self._open()
@@ -214,7 +215,9 @@ class BulkLoader:
             await self._connection.execute("RESET maintenance_work_mem")
 
     def _changes(self, projection: Projection, event: Recorded) -> Sequence[Change]:
-        """Returns the changes that the projection makes for an event; none if it is parked. Raises _NotInMemory."""
+        """Returns the changes that the projection makes for an event. Returns none if it parks the event. Raises
+        _NotInMemory.
+        """
         if self._blocked and (projection.name, event.stream) in self._blocked:
             self._parked.append((projection, event, WAITS))
             return []
@@ -293,8 +296,8 @@ class BulkLoader:
 
     @contextlib.asynccontextmanager
     async def _rollback_on_error(self) -> AsyncIterator[None]:
-        """Rolls the transaction back on any error, and turns the error of a row that PostgreSQL rejected into
-        LoadRefused.
+        """Rolls the transaction back if its body raises. If PostgreSQL rejected a row, raises LoadRefused instead of
+        the error.
         """
         try:
             yield

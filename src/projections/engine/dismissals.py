@@ -1,6 +1,6 @@
 """Dismissals: an operator's decisions to leave parked events out of a read model.
 
-They are events in the log, so a rebuild leaves the same events out.
+Dismissals are events in the log. So a rebuild reads them, and leaves the same events out.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,9 @@ ANY_VERSION = 2**62
 
 
 async def with_dismissals(event_log: EventLog, projections: Sequence[Projection]) -> list[Projection]:
-    """Returns the projections with `dismissed` read from the log. A dismissal that cannot be decoded has no effect."""
+    """Returns copies of the projections, each with the positions of its dismissed events. A dismissal that cannot be
+    read has no effect.
+    """
     streams = {projection.name: PROJECTION.at(projection.name) for projection in projections}
     found = await event_log.load_up_to({stream.name: ANY_VERSION for stream in streams.values()})
     return [

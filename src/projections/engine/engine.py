@@ -1,11 +1,11 @@
 """The engine: applies a batch of events to the tables of some projections.
 
-It fetches the rows that the batch needs, calls `keys` and `apply`, and writes the changed rows, the position and the
-NOTIFY in one prepared statement. An event that a projection cannot apply is parked for that projection with its error,
-and so are the later events of its stream; everything else goes on.
+It asks `keys` which rows the batch needs, fetches them, and calls `apply`. Then it writes the changed rows, the
+position and the NOTIFY in one prepared statement. If a projection cannot apply an event, the engine parks the event for
+this projection, with the error, and then also the later events of its stream. Everything else goes on.
 
 The projector runs the engine on the live tables. A rebuild uses the bulk loader (`projections.engine.bulk_loader`) for
-most of the log; the engine applies the last events, and those that the loader refuses. Both call the same `apply`
+most of the log, and the engine for the last events and those that the loader refuses. Both call the same `apply`
 functions.
 
 The SQL names no schema: the search path of the connection decides which tables are written
@@ -42,7 +42,9 @@ REFUSALS = (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.ProgramLim
 
 
 class LostLeadership(Exception):
-    """Raised when another process has moved these projections or changed their rows. Cached rows may be stale."""
+    """Raised when another process has moved these projections or changed their rows. Rows in the cache may be
+    outdated.
+    """
 
 
 async def ensure_tables(connection: AsyncConnection, projections: Sequence[Projection]) -> None:
@@ -70,7 +72,7 @@ async def drop_tables(connection: AsyncConnection, projections: Sequence[Project
 
 
 async def fetch_positions(connection: AsyncConnection, projections: Sequence[Projection]) -> dict[str, int]:
-    """Returns projection name -> position, for projections that have tables in the version of this release."""
+    """Returns projection name -> position. Leaves out projections that have no tables of this release's version."""
     cursor = await connection.execute("SELECT name, version, position FROM projection_positions")
     versions = {projection.name: projection.version for projection in projections}
     return {name: position for name, version, position in await cursor.fetchall() if versions.get(name) == version}
@@ -79,8 +81,8 @@ async def fetch_positions(connection: AsyncConnection, projections: Sequence[Pro
 class Engine:
     """Applies events to projections that are all at the same position.
 
-    `connection` must be in autocommit mode and hold the leader lock, so a process that loses the lock can no longer
-    write. With `announce`, each write sends a NOTIFY with the new position.
+    `connection` must be in autocommit mode and must hold the leader lock, so that a process which loses the lock can no
+    longer write. With `announce`, each write sends a NOTIFY with the new position.
     """
 
     def __init__(self, connection: AsyncConnection, projections: Sequence[Projection], *, announce: bool) -> None:
@@ -93,7 +95,7 @@ class Engine:
         self._blocked: set[tuple[str, str]] = set()
 
     async def apply(self, events: Sequence[Recorded], position: int) -> int:
-        """Applies the events that come next after `position`; returns the new position.
+        """Applies the next events after `position`. Returns the new position.
 
         Raises LostLeadership or psycopg.OperationalError.
         """
@@ -104,8 +106,10 @@ class Engine:
         return position
 
     async def _begin(self) -> None:
-        """Reads the generations of the projections, and then their blocked streams. In this order, because a retry of
-        parked events between the two reads raises the generation, and the first write then fails with LostLeadership.
+        """Reads the generations of the projections, and after that their blocked streams.
+
+        The order matters. A retry of parked events raises the generation. If it happens between the two reads, the
+        first write finds another generation and raises LostLeadership.
         """
         cursor = await self._connection.execute("SELECT name, version, generation FROM projection_positions")
         found = {(name, version): generation for name, version, generation in await cursor.fetchall()}
@@ -117,7 +121,7 @@ class Engine:
         self._blocked = await blocked_streams(self._connection, self._projections)
 
     def _parts(self, events: Sequence[Recorded]) -> Iterator[list[Recorded]]:
-        """Cuts a batch into parts that each need about MAX_BATCH_ROWS rows. One block of results alone needs a
+        """Divides a batch into parts that each need about MAX_BATCH_ROWS rows. A single block of results needs a
         thousand.
         """
         part: list[Recorded] = []
@@ -236,7 +240,7 @@ class Engine:
 
 
 def join_parts(parts: Sequence[statements.Statement]) -> tuple[str, list[object]]:
-    """Returns a WITH clause with the parts named part0, part1 and so on, and the parameters of all parts."""
+    """Returns a WITH clause of these statements, named part0, part1 and so on, and the parameters of all of them."""
     query = "WITH " + ", ".join(f"part{number} AS ({text})" for number, (text, _) in enumerate(parts))
     return query, [value for _, values in parts for value in values]
 
@@ -253,9 +257,9 @@ async def prefetch(
 
 
 def compute_changes(projection: Projection, event: Recorded, batch: RowBatch) -> Sequence[Change]:
-    """Returns the changes that a projection makes for an event, validated.
+    """Returns the changes that a projection makes for an event. Checks that PostgreSQL can store them.
 
-    Raises Unreadable, InvalidValue, and whatever `apply` of the projection raises.
+    Raises Unreadable, InvalidValue, and whatever the `apply` of the projection raises.
     """
     changes = projection.changes(event, batch)
     for change in changes:
@@ -264,7 +268,7 @@ def compute_changes(projection: Projection, event: Recorded, batch: RowBatch) ->
 
 
 def error_message(error: Exception) -> str:
-    """Returns the text of an error for operators. A PostgreSQL error is cut to its first line, since the others may
+    """Returns the text of an error for operators. Of a PostgreSQL error only the first line, since other lines may
     quote rows.
     """
     if isinstance(error, psycopg.Error):

@@ -1,8 +1,8 @@
-"""Inspects the tables of read models: finds their positions, and which read models are broken.
+"""Inspects the tables of read models: which position each has, and which are broken.
 
 A read model is broken when one of its tables, columns or primary keys is lost, or when its position is beyond the end
-of the log. No projector moves it then, since events would be missing from it. It stays broken until it is rebuilt, even
-after the log has grown past its position.
+of the log. Then no projector moves it, since it would lack events. It stays broken until it is rebuilt, even when the
+log has grown past its position meanwhile.
 """
 
 from collections.abc import Iterator, Sequence
@@ -45,16 +45,16 @@ class Inspection:
 
     @property
     def sound(self) -> set[str]:
-        """Names of the projections that are neither missing nor broken."""
+        """Names of the projections that have tables and are not broken."""
         return self.positions.keys() - self.broken.keys()
 
     def sound_behind(self, goal: int) -> dict[str, int]:
-        """Returns name -> position for each projection that is behind `goal` and not broken."""
+        """Returns name -> position for each projection that has tables, is not broken and is behind position `goal`."""
         return {name: position for name in self.sound if (position := self.positions[name]) < goal}
 
 
 async def inspect(connection: AsyncConnection, projections: Sequence[Projection], schema: Schema = LIVE) -> Inspection:
-    """Finds the position of each projection in a schema, and which of them are broken."""
+    """Returns the position of each projection in a schema, and which projections are broken there."""
     wanted = {(projection.name, projection.version) for projection in projections}
     cursor = await connection.execute(_POSITIONS.format(schema=schema).encode(), prepare=True)
     head, positions, broken = 0, dict[str, int](), dict[str, str]()
@@ -73,8 +73,8 @@ async def inspect(connection: AsyncConnection, projections: Sequence[Projection]
 
 
 async def create_on_empty_log(connection: AsyncConnection, projections: Sequence[Projection]) -> list[Projection]:
-    """Creates missing live tables if the log is empty. Otherwise returns the projections that are missing or broken,
-    which have to be rebuilt.
+    """If the log is empty, creates missing live tables. If not, returns the projections that are missing or broken and
+    must be rebuilt.
     """
     live = await inspect(connection, projections)
     unsound = [projection for projection in projections if projection.name not in live.sound]
@@ -85,7 +85,7 @@ async def create_on_empty_log(connection: AsyncConnection, projections: Sequence
 
 
 async def mark_broken(connection: AsyncConnection, projections: Sequence[Projection]) -> dict[str, str]:
-    """Marks the live read models that are broken. Returns name -> why it is broken."""
+    """Marks those live read models as broken that are. Returns name -> why it is broken, for each of them."""
     broken = (await inspect(connection, projections)).broken
     for projection in projections:
         if projection.name in broken:
@@ -106,7 +106,7 @@ async def _find_defects(
 
 @cache
 def _expected(projections: tuple[Projection, ...]) -> dict[str, list[str | None]]:
-    """Returns the parameters of _DEFECTS that list the tables and columns that there should be."""
+    """Returns the parameters for _DEFECTS: the tables and columns that should exist."""
     columns = zip(*_list_columns(projections), strict=True)
     return dict(zip(("names", "tables", "columns", "types"), map(list, columns), strict=True))
 

@@ -1,9 +1,9 @@
 """The parts of a projection: row structs, each with its table, and two pure functions.
 
-`keys(event)` names the stored rows that applying the event needs; it need not name rows that the event creates.
-`apply(event, rows)` yields the changes. A change is a `Row`, which is inserted or replaces the row with the same key,
-or `RowsByKey`, `Delete`, `DeleteWhere` or `DeleteRange`. The last two delete by an indexed column; the engine writes
-the changes of such an event in a statement of their own.
+`keys(event)` names the stored rows that are needed to apply the event. It need not name rows that the event creates.
+`apply(event, rows)` yields changes. A change is a `Row`, which is inserted or replaces the row with its key, or a
+`RowsByKey`, `Delete`, `DeleteWhere` or `DeleteRange`. The last two delete by an indexed column. The engine writes the
+changes of such an event in a separate statement.
 """
 
 import hashlib
@@ -39,8 +39,9 @@ Ints = Annotated[Sequence[int], "integer[]"]
 
 @dataclass(frozen=True)
 class Table:
-    """A table of a projection. `str(table)` is its name in SQL. The name ends with the projection's version, so the
-    tables of two versions can exist side by side.
+    """A table of a projection. `str(table)` is its name in SQL.
+
+    The name ends with the projection's version, so that the tables of two versions can exist side by side.
     """
 
     name: str
@@ -66,14 +67,14 @@ class Row(msgspec.Struct, frozen=True, gc=False):
 
 
 class Delete:
-    """Deletes the row with this key."""
+    """A change that deletes the row with this key."""
 
     def __init__(self, row: type[Row], *key: Any) -> None:
         self.row, self.key = row, key
 
 
 class DeleteRange:
-    """Deletes all rows whose `column` is between `first` and `last`, both included."""
+    """A change that deletes all rows whose `column` is between `first` and `last`, both included."""
 
     def __init__(self, row: type[Row], column: str, first: int, last: int) -> None:
         self.row, self.column, self.first, self.last = row, column, first, last
@@ -83,7 +84,7 @@ class DeleteRange:
 
 
 class DeleteWhere(DeleteRange):
-    """Deletes all rows whose `column` has this value."""
+    """A change that deletes all rows whose `column` has this value."""
 
     def __init__(self, row: type[Row], column: str, value: int) -> None:
         super().__init__(row, column, value, value)
@@ -93,8 +94,9 @@ class DeleteWhere(DeleteRange):
 
 
 class RowsByKey:
-    """Many rows of one table, by their key, which is a single column. Only one of the rows is validated, so the rows
-    may differ in nothing but the key and counters.
+    """A change that inserts or replaces many rows of one table. `rows` are by key, which must be a single column.
+
+    The rows may differ only in their keys and counters, because only one of them is validated.
     """
 
     def __init__(self, row: type[Row], rows: Mapping[Any, Row]) -> None:
@@ -105,8 +107,8 @@ Change = Row | Delete | DeleteRange | RowsByKey
 
 
 def changed_columns(row: Row, event: Event) -> dict[str, Any]:
-    """Returns the new values of the columns that an update event changes. Fields of the event without a column are left
-    out.
+    """Returns column -> new value for the columns of the row that an update event changes. Leaves out fields without a
+    column.
     """
     changes = changes_of(event)
     if "title" in changes and "name" in row.__struct_fields__:
@@ -116,11 +118,13 @@ def changed_columns(row: Row, event: Event) -> dict[str, Any]:
 
 class Rows(Protocol):
     def get(self, row: type[R], *key: Any) -> R | None:
-        """Returns the row as earlier events left it; None if there is none. `keys` must have named it."""
+        """Returns the row with this key, as earlier events have left it. None if there is none. `keys` must have named
+        the row.
+        """
         ...
 
     def get_many(self, row: type[R], keys: Sequence[Any]) -> Sequence[R | None]:
-        """Returns what `get` returns for each of these keys, in a table whose key is a single column."""
+        """Returns the row, or None, for each of these keys. The key of the table must be a single column."""
         ...
 
 
@@ -132,9 +136,7 @@ def no_rows(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
 
 
 def row_of(row: type[Row], field: str, *events: type[Event]) -> Keys:
-    """Returns a `keys` function that names, for each of these events, the row whose key is in the event's field
-    `field`.
-    """
+    """Returns a `keys` function for these events. It names one row: that whose key is the event's field `field`."""
 
     def keys(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
         if isinstance(recorded.event, events):
@@ -144,7 +146,7 @@ def row_of(row: type[Row], field: str, *events: type[Event]) -> Keys:
 
 
 class Unreadable(Exception):
-    """Raised for a damaged event of a type that the projection handles."""
+    """Raised when a damaged event is of a type that the projection handles."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,7 @@ class Projection:
         assert versions <= {self.version}, f"{self.name}: its tables have another version"
 
     def changes(self, recorded: Recorded, rows: Rows) -> Sequence[Change]:
-        """Returns the changes for an event; none for a dismissed one.
+        """Returns the changes that the projection makes for an event; none if the event was dismissed.
 
         Raises Unreadable for a damaged event of a type that the projection handles, and whatever `apply` raises.
         """
@@ -177,7 +179,7 @@ class Projection:
 
 
 def versions_digest(projections: Iterable[Projection]) -> str:
-    """Returns a short hash of the names and versions of projections. Notifications of the projector contain it."""
+    """Returns a short hash of the names and versions of projections. The projector's notifications contain it."""
     names = ",".join(sorted(f"{projection.name} {projection.version}" for projection in projections))
     return hashlib.sha256(names.encode()).hexdigest()[:12]
 

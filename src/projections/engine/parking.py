@@ -1,7 +1,7 @@
 """Parked events: events that a projection could not apply, and the later events of the same streams.
 
-A parked event blocks its stream for that projection, so that the events of a stream are applied in order; other streams
-go on. `projections.rebuild.retry` applies parked events again, in order, and leaves dismissed ones out.
+A projection that has parked an event also parks all later events of the stream, so that they are applied in order.
+Other streams go on. `projections.rebuild.retry` applies parked events again in order, and leaves dismissed ones out.
 """
 
 from collections.abc import Collection, Sequence
@@ -42,7 +42,7 @@ def park(parked: Collection[Parked]) -> Statement:
 
 
 async def blocked_streams(connection: AsyncConnection, projections: Sequence[Projection]) -> set[tuple[str, str]]:
-    """Returns (projection name, stream) for every stream that has parked events."""
+    """Returns (projection name, stream) for each stream of which a projection has parked events."""
     cursor = await connection.execute("SELECT DISTINCT projection, version, stream FROM parked_events")
     versions = {projection.name: projection.version for projection in projections}
     return {(name, stream) for name, version, stream in await cursor.fetchall() if versions.get(name) == version}
@@ -51,7 +51,7 @@ async def blocked_streams(connection: AsyncConnection, projections: Sequence[Pro
 async def parked_events(
     connection: AsyncConnection, projection: Projection, limit: int, stream: str | None = None
 ) -> list[ParkedEvent]:
-    """Returns the first `limit` parked events by position, of one stream or of all."""
+    """Returns the projection's first `limit` parked events, ordered by position. None as `stream` means all streams."""
     return await fetch_all(
         connection,
         ParkedEvent,
@@ -82,7 +82,9 @@ async def count_parked(connection: AsyncConnection, projection: Projection, stre
 
 
 async def waiting_streams(connection: AsyncConnection, projection: Projection) -> list[str]:
-    """Returns the streams with parked events, ordered by the position of the first parked event of each."""
+    """Returns the streams of the projection's parked events, ordered by the position of the first parked event in
+    each.
+    """
     return await fetch_column(
         connection,
         "SELECT stream FROM parked_events WHERE projection = %(name)s AND version = %(version)s"
@@ -92,7 +94,9 @@ async def waiting_streams(connection: AsyncConnection, projection: Projection) -
 
 
 async def is_parked(connection: AsyncConnection, versions: dict[str, int], first: int, last: int) -> bool:
-    """Whether an event at a position from `first` to `last` is parked for one of these `versions` (by name)."""
+    """Returns whether a projection has parked an event at a position from `first` to `last`. `versions` maps the names
+    of the projections to look for to their versions.
+    """
     cursor = await connection.execute(
         "SELECT projection, version FROM parked_events WHERE position BETWEEN %s AND %s", (first, last)
     )

@@ -1,10 +1,10 @@
-"""The projector: applies events to the live read models that it leads.
+"""The projector: applies events to live read models, to those that it leads.
 
 A projector leads a version of a projection while it holds the version's advisory lock. So the projector of a new
 release can lead the versions that are new, while the projector of the old release leads the others. One connection
-holds the locks and writes the rows, so a projector that loses it also loses the ability to write.
+holds the locks and writes the rows. A projector that loses this connection can no longer write.
 
-A projector does not lead broken read models (`projections.engine.inspection`), and goes on with all others.
+A projector does not lead broken read models (`projections.engine.inspection`), and goes on with the others.
 """
 
 import asyncio
@@ -51,7 +51,7 @@ class Projector:
         self._cursor = LogCursor(event_log, listener, batch_size=BATCH_SIZE)
 
     async def run(self) -> None:
-        """Leads all projections that no other process leads, and applies events to them, for ever."""
+        """Leads all projections that no other process leads, and applies events to them. Runs for ever."""
         with self._cursor.listening():
             while True:
                 try:
@@ -90,8 +90,8 @@ class Projector:
                 await self._cursor.wait(left)
 
     async def _lock(self, connection: AsyncConnection, projections: Sequence[Projection]) -> list[Projection]:
-        """Takes the locks of projections that have live tables, are not marked as broken and have no leader; returns
-        these.
+        """Takes the locks of those projections that have live tables, are not marked as broken and have no leader.
+        Returns these projections.
         """
         by_lock = {lock_name(LIVE, item.name, item.version): item for item in projections}
         async with connection.transaction():
@@ -113,8 +113,8 @@ class Projector:
 async def catch_up(
     connection: AsyncConnection, event_log: EventLog, projections: Sequence[Projection], goal: int = 0
 ) -> int:
-    """Moves all projections to the same position and returns it: `goal`, or the highest of their positions if that is
-    more.
+    """Moves all projections to the same position and returns it: to `goal`, or to the highest of their positions if
+    that is higher.
     """
     positions = await fetch_positions(connection, projections)
     goal = max(goal, *positions.values())

@@ -1,6 +1,6 @@
-"""Functions that run a query and return its rows as structs or values.
+"""Runs queries, and returns their rows as structs or values.
 
-Each query is plain SQL in the file of its projection. A struct's fields are filled in the order of the columns.
+Each query is plain SQL in the file of its projection. The columns of a row fill the fields of a struct in order.
 """
 
 from collections.abc import Mapping
@@ -16,8 +16,8 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 
 class Window(TypedDict):
-    """A page of a list that is ordered by id: of the items with ids above `after`, skips the first `offset` and
-    contains the next `limit`.
+    """A page of a list that is ordered by id: the first `limit` items after skipping `offset` items, all with ids above
+    `after`.
     """
 
     after: int
@@ -35,7 +35,7 @@ async def fetch_one(source: Source, into: type[T], query: str, parameters: Mappi
 
 
 async def find_row(source: Source, row: type[R], key: int) -> R | None:
-    """Returns the row with this key, or None. The table's key must be a single column."""
+    """Returns the row with this key; None if there is none. The table's key must be a single column."""
     query = f"SELECT * FROM {row.table} WHERE {row.table.key[0]} = %(key)s"
     return await fetch_one(source, row, query, {"key": key})
 

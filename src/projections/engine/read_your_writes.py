@@ -1,11 +1,13 @@
-"""Read-your-writes: waits until the read models have reached a position of the log.
+"""Read-your-writes: a request waits here until the read models have reached a position of the log.
 
 Each process has one LISTEN and a heap of waiting requests. A notification contains the projector's position and the
-digest of its read models. The position is also read from the database in three cases: after every LISTEN and once a
-second, since notifications are lost with their connection; when the digest is not that of this process, because another
-release runs too or only some read models moved; and when an event was parked. No request waits for a broken read model.
+digest of its read models. In three cases the process reads the position from the database instead: after every LISTEN
+and once a second, since notifications are lost when their connection breaks; when the digest is not the one of this
+process, because another release runs too or only some read models moved; and when an event was parked. No request waits
+for a broken read model.
 
-After a wait has timed out, no request waits for that position or a later one, until the read models have reached it.
+After a time-out, requests for that position or a later one are answered without waiting, until the read models have
+reached it.
 """
 
 import asyncio
@@ -48,7 +50,9 @@ class ProjectionWaiter:
         self._stale = asyncio.Event()
 
     async def run(self) -> None:
-        """Follows the position of the read models and ends the waits for positions that are reached, for ever."""
+        """Follows the position of the read models, and ends the waits for positions that they have reached. Runs for
+        ever.
+        """
         with self._listener.subscribed(PROJECTED, self._notified):
             while True:
                 self._stale.clear()
@@ -64,9 +68,9 @@ class ProjectionWaiter:
     async def wait(self, position: int, first: int | None = None) -> bool:
         """Waits until the read models show the events from position `first` (default: `position`) to `position`.
 
-        Returns False if that takes longer than WAIT_TIMEOUT_S, if one of these events is parked, or if a read model is
-        broken. After a time-out, it returns False at once for the same or a later position, until that position is
-        reached.
+        Returns False if this takes longer than WAIT_TIMEOUT_S, if one of these events is parked, or if a read model is
+        broken. After a time-out, returns False at once for this position and later ones, until the read models have
+        reached it.
         """
         if not await self.wait_reached(position) or self._has_broken:
             return False
@@ -76,8 +80,10 @@ class ProjectionWaiter:
             return not await is_parked(connection, self._versions, position if first is None else first, position)
 
     async def wait_reached(self, position: int) -> bool:
-        """Waits until all read models that are not broken have reached the position, even if they parked events.
-        Returns False after WAIT_TIMEOUT_S, or at once if an earlier wait timed out as `wait` describes.
+        """Waits until all read models that are not broken have reached the position. Parked events do not matter.
+
+        Returns False after WAIT_TIMEOUT_S. After such a time-out, returns False at once for this position and later
+        ones, until the read models have reached it.
         """
         if position <= self._position:
             return True
@@ -104,20 +110,22 @@ class ProjectionWaiter:
 
     @property
     def position(self) -> int:
-        """The newest position that all read models have reached, as far as this process knows."""
+        """The newest position that all read models have reached, as far as this process has noticed."""
         return self._position
 
     @property
     def is_degraded(self) -> bool:
-        """Whether there were parked events or broken read models when the database was last read."""
+        """Whether there were parked events or broken read models when this process last read the positions from the
+        database.
+        """
         return self._has_parked or self._has_broken
 
     async def read_position(self) -> int:
-        """Returns the position that all read models except broken ones have reached; 0 if one of them has no live
-        tables.
+        """Returns the position that all read models, except broken ones, have reached. Returns 0 if one of them has no
+        live tables.
 
-        Also records whether events are parked. An event that is parked after the positions were read has a higher
-        position, and a notification follows it.
+        Also records whether any events are parked. If one is parked after the positions were read, it has a higher
+        position, and a notification follows.
         """
         async with self._pool.connection() as connection:
             cursor = await connection.execute(

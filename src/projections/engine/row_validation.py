@@ -1,8 +1,8 @@
-"""Validates a row against its table before it is sent to PostgreSQL.
+"""Checks that PostgreSQL can store a row, before the row is sent.
 
-A value that PostgreSQL would reject is found while its event is applied. PostgreSQL itself would only see the last
-version of a row in a batch. So validation makes sure that an event is parked for the same reason, whichever events are
-in its batch.
+So a bad value is found while its event is applied. PostgreSQL would see only the last state of a row in a batch, and
+would find the value or not, depending on the other events of the batch. With this check an event is always parked for
+the same reason.
 """
 
 import math
@@ -44,8 +44,10 @@ def check(change: Change) -> None:
 
 @cache
 def _row_check(row: type[Row]) -> Callable[[Row], None]:
-    """Returns a function that checks a row of this type. It first checks all numbers together and all texts together:
-    most columns are numbers or texts, and a bulk load checks millions of rows.
+    """Returns a function that checks rows of this type.
+
+    The function first checks all numbers together and all texts together, since most columns are numbers or texts and a
+    bulk load checks millions of rows.
     """
     numbers = [column for column in columns_of(row) if column.sql_type in INTEGERS and not column.nullable]
     pack = struct.Struct("<" + "".join(INTEGERS[column.sql_type] for column in numbers)).pack

@@ -1,8 +1,8 @@
-"""PostgreSQL schemas of the tables of read models: live, staging and retired.
+"""PostgreSQL schemas for the tables of read models: live, staging and retired.
 
-The server reads the live tables (`public`). Staging tables (`beside`) are being built, under the same names. Retired
-tables (`previous`) were replaced by a switch. Each schema has its own `projection_positions` and `parked_events`. The
-engine's SQL names no schema: the search path of its connection decides which tables it writes.
+The server reads the live tables (schema `public`). Staging tables (`beside`) have the same names and are being built.
+Retired tables (`previous`) are those that a switch has replaced. Each schema has its own tables `projection_positions`
+and `parked_events`. The engine's SQL names no schema: the search path of its connection decides which tables it writes.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ LOCK_TIMEOUT_MS = 1_000
 
 
 class NotReady(Exception):
-    """Raised when an operator asks for something that is not possible now. The message says what to do first."""
+    """Raised when an operation that an operator asked for is not possible now. The message says what to do first."""
 
 
 async def connect(conninfo: str, schema: Schema = LIVE) -> AsyncConnection:
@@ -43,14 +43,16 @@ async def connect(conninfo: str, schema: Schema = LIVE) -> AsyncConnection:
 
 
 def lock_name(schema: Schema, name: str, version: int) -> str:
-    """Returns the name of the advisory lock that a projector or a rebuild holds while it moves these tables."""
+    """Returns the name of an advisory lock. A projector or a rebuild holds it while it writes the tables of this
+    version in this schema.
+    """
     return f"testhide {schema} {name} {version}"
 
 
 @contextlib.asynccontextmanager
 async def lock_staging(conninfo: str, projections: Sequence[Projection]) -> AsyncIterator[AsyncConnection]:
-    """Yields a connection to the staging tables that holds the locks of these projections. Raises NotReady if another
-    process holds one of them.
+    """Takes the locks of these projections' staging tables. Yields the connection that holds them, with these tables as
+    its search path. Raises NotReady if another process holds one of the locks.
     """
     async with await connect(conninfo, STAGING) as connection:
         await connection.execute("SELECT set_config('lock_timeout', %s, false)", (f"{LOCK_TIMEOUT_MS}ms",))
@@ -67,7 +69,7 @@ async def lock_staging(conninfo: str, projections: Sequence[Projection]) -> Asyn
 
 
 async def find_held_locks(connection: AsyncConnection, lock_names: Sequence[str]) -> set[str]:
-    """Returns the names, out of `lock_names`, of the advisory locks that any process holds."""
+    """Returns those of `lock_names` that name an advisory lock which some process holds."""
     cursor = await connection.execute(
         "SELECT name FROM unnest(%s::text[]) AS name WHERE hashtextextended(name, 0) IN ("
         "  SELECT classid::bigint << 32 | objid::bigint FROM pg_locks WHERE locktype = 'advisory' AND granted"
@@ -78,6 +80,6 @@ async def find_held_locks(connection: AsyncConnection, lock_names: Sequence[str]
 
 
 async def fetch_schema_positions(connection: AsyncConnection, schema: Schema) -> dict[tuple[str, int], int]:
-    """Returns (name, version) -> position for every projection that has tables in this schema."""
+    """Returns (projection name, version) -> position for all projections with tables in this schema."""
     cursor = await connection.execute(f"SELECT name, version, position FROM {schema}.projection_positions".encode())
     return {(name, version): position for name, version, position in await cursor.fetchall()}

@@ -1,7 +1,7 @@
-"""SQL that is generated from row structs: it creates tables, fetches rows by key, and writes the rows of a batch.
+"""Generates SQL from row structs: creates tables, fetches rows by key, and writes the rows of a batch.
 
-All rows of a table are sent as one JSON text (`json_to_recordset`). So a statement has the same parameters however many
-rows it has, and is prepared only once.
+All rows of a table are sent as one JSON text (`json_to_recordset`). So a statement has the same parameters for any
+number of rows, and is prepared only once.
 """
 
 from collections import defaultdict
@@ -48,7 +48,7 @@ def drop(row: type[Row]) -> str:
 
 @cache
 def fetch(row: type[Row]) -> str:
-    """Returns a query for rows by their keys. Its only parameter is the result of `keys_json`."""
+    """Returns a query for rows by key. Its only parameter is what `keys_json` returns."""
     wanted = ", ".join(f"t.{column.name}" for column in columns_of(row))
     record, joined = _keys(row)
     return f"SELECT {wanted} FROM {row.table} t JOIN json_to_recordset(%s::json) AS k({record}) ON {joined}"
@@ -89,8 +89,8 @@ def bulk_delete(deletion: DeleteRange) -> Statement:
 
 
 def bulk_deletes(deletions: Sequence[DeleteRange]) -> list[Statement]:
-    """Returns one statement for each column and kind of deletion (one value, or a range). All deletions must be from
-    one table.
+    """Returns statements for many deletions from one table. Deletions by one value and by a range of values, and by
+    different columns, are in separate statements.
     """
     groups: dict[tuple[str, bool], list[DeleteRange]] = defaultdict(list)
     for deletion in deletions:
