@@ -91,7 +91,9 @@ class PoolController(Controller):
 
     @delete("/{id:int}", guards=[PROJECT_ADMINS])
     async def delete_pool(self, ctx: RequestContext, id: int) -> None:
-        """Deletes a pool. Its nodes stay, without a pool. Refused while builds are queued or running in the pool."""
+        """Deletes a pool. Its nodes stay, without a pool and in quarantine. Refused while builds are queued or running
+        in the pool.
+        """
         check_may_change(ctx, await find_visible_pool(ctx, id))
         await ctx.wait_for_head()
         async with ctx.reading() as connection:

@@ -65,10 +65,10 @@ class RestartBuild(Command):
         if self.test_ids == ():
             raise Conflict(f"Build {self.restarted_from} has no {self.which} tests, so there is nothing to run again.")
         queued = source.queued
-        if any(isinstance(state, Pool) and state.deleted for state in named):
+        if any(isinstance(state, Pool) and not state.serves(job.project_id) for state in named):
             raise Conflict(
-                f"Node pool {queued.node_pool_id} of build {self.restarted_from} was deleted;"
-                " start a new build by POST /api/v3/builds/start."
+                f"Build {self.restarted_from} of project {job.project_id} may not use node pool {queued.node_pool_id}"
+                " any more, which was deleted or is not shared; start a new build by POST /api/v3/builds/start."
             )
         configuration = queued.configuration
         if queued.external:

@@ -67,10 +67,10 @@ class StartBuild(Command):
         job = must_exist(job, f"job {self.job_id}")
         if not job.enabled:
             raise Conflict(f"Job {self.job_id} is disabled; enable it by PUT /api/v3/jobs/{self.job_id}.")
-        if any(isinstance(state, Pool) and state.deleted for state in named):
+        if any(isinstance(state, Pool) and not state.serves(job.project_id) for state in named):
             raise Conflict(
-                f"Node pool {job.node_pool_id} of job {self.job_id} was deleted;"
-                f" choose another by PUT /api/v3/jobs/{self.job_id}."
+                f"Job {self.job_id} of project {job.project_id} may not use node pool {job.node_pool_id} any more,"
+                f" which was deleted or is not shared; choose another by PUT /api/v3/jobs/{self.job_id}."
             )
         if any(isinstance(state, Template) and state.deleted for state in named):
             # The job was given the template while the template was being deleted, and its contents are erased.

@@ -151,7 +151,7 @@ def _named(pool_id: int | None, template_id: int | None) -> tuple[AnyStream, Any
 
 def _must_serve(pool_id: int | None, pool: Pool | None, project_id: int) -> None:
     # A pool of another project gets the same answer as an unknown one: callers may not learn that it exists.
-    if pool_id is not None and (pool is None or pool.deleted or not (pool.shared or pool.project_id == project_id)):
+    if pool_id is not None and (pool is None or not pool.serves(project_id)):
         raise Invalid.field("node_pool_id", f"there is no node pool {pool_id} that project {project_id} may use")
 
 

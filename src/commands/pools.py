@@ -8,7 +8,7 @@ from commands.projects import must_be_open
 from domain.claims import CLAIM, Claim, release_claim, take_claim
 from domain.core.errors import Conflict
 from domain.core.events import AnyStream, Event
-from domain.nodes import NODE, Node, NodeUpdated
+from domain.nodes import NODE, Node, NodeQuarantined, NodeUpdated
 from domain.pools import POOL, Clearable, Pool, PoolCreated, PoolDeleted, PoolUpdated
 from domain.projects import PROJECT, Project
 
@@ -68,7 +68,8 @@ class UpdatePool(Command, of=POOL):
 
 @dataclass(frozen=True)
 class DeletePool(Command):
-    """Deletes a pool and removes its nodes from it.
+    """Deletes a pool and removes its nodes from it. They are put in quarantine: without a pool they serve all projects,
+    which is for those who manage nodes to say.
 
     `node_ids` lists the pool's nodes in the read model. `active_builds` is the number of its builds that have not
     ended; unless it is 0, the pool is not deleted.
@@ -95,6 +96,8 @@ class DeletePool(Command):
             match other:
                 case Node(deleted=False) if other.pool_id == self.pool_id:
                     yield NodeUpdated(node_id=other.node_id, cleared=("pool_id",))
+                    if not other.quarantined:
+                        yield NodeQuarantined(node_id=other.node_id)
                 case Claim():
                     yield from release_claim(pool.claim, other, POOL.at(self.pool_id).name)
                 case _:

@@ -48,7 +48,7 @@ class PoolUpdated(PoolEvent, frozen=True):
 
 
 class PoolDeleted(PoolEvent, frozen=True):
-    """The pool was deleted. Its nodes were removed from the pool in the same commit."""
+    """The pool was deleted. Its nodes were removed from the pool, and put in quarantine, in the same commit."""
 
     name: ClassVar[str] = "node_pool.deleted"
 
@@ -62,6 +62,10 @@ class Pool(msgspec.Struct, frozen=True):
     max_parallel: int | None
     shared: bool
     deleted: bool = False
+
+    def serves(self, project_id: int) -> bool:
+        """Returns whether builds of the project may use the pool."""
+        return not self.deleted and (self.shared or self.project_id == project_id)
 
 
 def evolve(state: Pool | None, event: Event) -> Pool | None:

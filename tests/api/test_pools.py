@@ -102,7 +102,8 @@ def test_the_nodes_of_a_deleted_pool_are_unassigned(server: Server, project: int
     path = f"/api/v3/node-pools/{pool}"
     assert server.admin.get(path).json()["node_count"] == 1
     assert server.admin.delete(path).status_code == 204
-    assert server.admin.get(f"/api/v3/nodes/{node}").json()["pool_id"] is None
+    shown = server.admin.get(f"/api/v3/nodes/{node}").json()
+    assert (shown["pool_id"], shown["status"]) == (None, "quarantined")
     for answer in (server.admin.get(path), server.admin.put(path, json={}), server.admin.delete(path)):
         assert answer.status_code == 404
     assert new_pool(server, project, name="gone") > pool

@@ -3,6 +3,7 @@
 from typing import Any
 
 import hypothesis
+import msgspec
 import pytest
 
 from commands.build_actions import RestartBuild
@@ -11,7 +12,7 @@ from domain.builds import BuildAssigned, BuildDeleted, BuildFinished, BuildQueue
 from domain.core.errors import Conflict, NotFound
 from domain.core.events import Event
 from domain.jobs import Configuration, JobConfigured, JobCreated, JobDeleted, JobUpdated
-from domain.pools import PoolCreated, PoolDeleted
+from domain.pools import PoolCreated, PoolDeleted, PoolUpdated
 from domain.templates import TemplateCreated
 from tests.support.spec import given, is_decided_once
 from tests.support.strategies import commands, histories
@@ -109,6 +110,10 @@ def test_in_a_pool_that_is_gone_it_would_wait_for_ever() -> None:
     assert queued.node_pool_id == 7
     with pytest.raises(Conflict, match="pool 7"):
         given(pool, *pooled, PoolDeleted(pool_id=7, project_id=2)).when(again())
+    foreign = msgspec.structs.replace(pool, project_id=9, shared=True)
+    given(foreign, *pooled).when(again())
+    with pytest.raises(Conflict, match="project 2 may not use node pool 7"):
+        given(foreign, *pooled, PoolUpdated(pool_id=7, project_id=9, shared=False)).when(again())
 
 
 def test_an_external_build_becomes_an_ordinary_one() -> None:

@@ -26,6 +26,7 @@ from domain.core.errors import Conflict, NotFound
 from domain.core.events import Event
 from domain.dispatch import LeadershipTaken
 from domain.jobs import Configuration, JobConfigured, JobCreated, JobDeleted, JobUpdated
+from domain.pools import PoolCreated, PoolUpdated
 from store.tables.build_logs import LogEnd
 from tests.support.spec import folds, given, is_decided_once
 from tests.support.strategies import commands, histories
@@ -104,6 +105,14 @@ def test_a_build_is_started_once() -> None:
 def test_no_job_no_build(history: tuple[Event, ...]) -> None:
     with pytest.raises(NotFound):
         given(*history).when(StartBuild(1, 5))
+
+
+def test_a_pool_that_is_no_longer_shared_is_not_used() -> None:
+    job = (msgspec.structs.replace(JOB[0], node_pool_id=7), JOB[1])
+    pool = PoolCreated(pool_id=7, project_id=9, title="linux", shared=True)
+    given(pool, *job).when(StartBuild(1, 5))
+    with pytest.raises(Conflict, match="of project 2 may not use node pool 7"):
+        given(pool, *job, PoolUpdated(pool_id=7, project_id=9, shared=False)).when(StartBuild(1, 5))
 
 
 @pytest.mark.parametrize(

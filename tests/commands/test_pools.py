@@ -10,7 +10,7 @@ from domain import claims, nodes, pools, projects
 from domain.claims import ClaimReleased, ClaimTaken
 from domain.core.errors import Conflict, NotFound
 from domain.core.events import Event
-from domain.nodes import NodeRegistered, NodeUpdated
+from domain.nodes import NodeQuarantined, NodeRegistered, NodeUpdated
 from domain.pools import POOL, PoolCreated, PoolDeleted, PoolUpdated
 from domain.projects import ProjectCreated
 from tests.support.spec import folds, given, is_decided_once
@@ -60,10 +60,15 @@ def test_only_what_changes_is_told() -> None:
     given(CREATED, unlimited).when(UpdatePool(2, cleared=("max_parallel",))).then_nothing()
 
 
-def test_the_nodes_of_a_deleted_pool_are_unassigned() -> None:
+def test_the_nodes_of_a_deleted_pool_serve_nobody_until_they_are_released() -> None:
+    """Without a pool they would serve all projects at once."""
     inside = NodeRegistered(node_id=7, title="a", pool_id=2)
     moved = NodeRegistered(node_id=8, title="b", pool_id=3)
     given(CREATED, TAKEN, inside, moved).when(DeletePool(2, [7, 8])).then(
+        NodeUpdated(node_id=7, cleared=("pool_id",)), NodeQuarantined(node_id=7), RELEASED, DELETED
+    )
+    held = NodeQuarantined(node_id=7)
+    given(CREATED, TAKEN, inside, held).when(DeletePool(2, [7])).then(
         NodeUpdated(node_id=7, cleared=("pool_id",)), RELEASED, DELETED
     )
 

@@ -12,7 +12,7 @@ from domain.builds import BuildAssigned, BuildFinished, BuildMovedToTop, BuildQu
 from domain.core.events import Event
 from domain.jobs import JobCreated, JobDeleted, JobUpdated
 from domain.nodes import NodeConnected, NodeDeleted, NodeQuarantined, NodeRegistered, NodeReleased, NodeWentOffline
-from domain.pools import PoolCreated, PoolUpdated
+from domain.pools import PoolCreated, PoolDeleted, PoolUpdated
 from tests.support.strategies import histories
 from workers.dispatch.dispatch_state import DispatchState, LostBuild
 from workers.dispatch.placement import explain_waiting, place_builds
@@ -244,6 +244,14 @@ ON_GPU: dict[str, Any] = {"required_tags": ["gpu", "linux"]}
         ((job(), JobUpdated(job_id=5, project_id=PROJECT, enabled=False), *node(), queued(1)), "Job 5 is disabled."),
         ((job(), queued(1)), "There is no node in the pools that it may use."),
         ((job(), pool(7), *node(), queued(1, pool=7)), "There is no node in node pool 7."),
+        (
+            (job(), pool(7, project_id=9), *node(pool=7), queued(1, pool=7)),
+            "Project 1 may not use node pool 7, which is of another project or deleted.",
+        ),
+        (
+            (job(), pool(7), PoolDeleted(pool_id=7, project_id=PROJECT), *node(pool=7), queued(1, pool=7)),
+            "Project 1 may not use node pool 7, which is of another project or deleted.",
+        ),
         ((job(), *node(), queued(1, pool_labels={"a": "b"})), "There is no node in the pools that it may use."),
         ((job(), *node(tags=["gpu"]), queued(1, **ON_GPU)), "No node that it may use has the tags gpu, linux."),
         ((job(), node()[0], queued(1)), "All nodes that it may use are offline or quarantined."),

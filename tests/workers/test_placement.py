@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+import msgspec
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -82,8 +83,9 @@ class World:
         if not set(event.required_tags) <= set(machine.tags):
             return False
         if event.node_pool_id is not None:
-            return machine.pool == event.node_pool_id
-        if machine.pool is None:
+            if machine.pool != event.node_pool_id:
+                return False
+        elif machine.pool is None:
             return not event.pool_labels
         pool = self.pools[machine.pool]
         return (pool.shared or pool.project_id == event.project_id) and event.pool_labels.items() <= pool.labels.items()
@@ -170,6 +172,12 @@ class Placing(RuleBasedStateMachine):
         )
         self.world.waiting[self.builds] = Wanted(event)
         self.happens(event)
+
+    @rule(pool_id=st.sampled_from(POOLS), shared=st.booleans())
+    def share(self, pool_id: int, shared: bool) -> None:
+        pool = self.world.pools[pool_id]
+        self.world.pools[pool_id] = msgspec.structs.replace(pool, shared=shared)
+        self.happens(PoolUpdated(pool_id=pool_id, project_id=pool.project_id, shared=shared))
 
     @rule(node_id=st.sampled_from(NODES), session=st.sampled_from(("a", "b")), free=st.integers(0, 4))
     def connect(self, node_id: int, session: str, free: int) -> None:

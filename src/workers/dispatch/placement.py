@@ -126,14 +126,18 @@ class _Round:
 
     def _in_reach(self, requirements: Requirements, node: Node) -> bool:
         """Returns whether a build with these requirements may use the pool of the node. Does not consider tags."""
-        if requirements.pool_id is not None:
-            return node.pool_id == requirements.pool_id
+        if requirements.pool_id not in (None, node.pool_id):
+            return False
         if node.pool_id is None:
             return not requirements.pool_labels
-        pool = self._state.pools.get(node.pool_id)
-        if pool is None or not (pool.shared or pool.project_id == requirements.project_id):
-            return False
-        return requirements.pool_labels <= frozenset(pool.labels.items())
+        return self._serves(node.pool_id, requirements) and requirements.pool_labels <= frozenset(
+            self._state.pools[node.pool_id].labels.items()
+        )
+
+    def _serves(self, pool_id: int, requirements: Requirements) -> bool:
+        """Returns whether the project of the build may use the pool now: it may not be shared any more."""
+        pool = self._state.pools.get(pool_id)
+        return pool is not None and pool.serves(requirements.project_id)
 
     def waiting_reason(self, key: QueueKey) -> str:
         job = self._state.jobs.get(key.job_id)
@@ -143,8 +147,13 @@ class _Round:
             return f"Job {key.job_id} is disabled."
         requirements = key.requirements
         reachable = [item for item in self._state.nodes.items() if self._in_reach(requirements, item[1])]
+        pool_id = requirements.pool_id
+        if pool_id is not None and not self._serves(pool_id, requirements):
+            return (
+                f"Project {requirements.project_id} may not use node pool {pool_id}, which is of another project or"
+                " deleted."
+            )
         if not reachable:
-            pool_id = requirements.pool_id
             return f"There is no node in {'the pools that it may use' if pool_id is None else f'node pool {pool_id}'}."
         tagged = [item for item in reachable if requirements.tags.issubset(item[1].tags)]
         if not tagged:
