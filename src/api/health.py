@@ -24,7 +24,7 @@ from store.audit.checkpoints import AuditTree
 from store.clock import utcnow
 from store.migrations.lost_tables import describe, find_lost_tables
 from store.postgres.leader_lock import DISPATCH_LOCK, SCHEDULES_LOCK, fetch_idle_leaders
-from store.tables import deliveries, reactions
+from store.tables import deliveries, log_positions, reactions
 from store.tables.alarms import fetch_alarms
 from store.tables.reactions import ReactionStatus
 
@@ -210,6 +210,8 @@ async def _find_degraded(connection: AsyncConnection, has_parked_events: bool) -
         found.append("events are parked, see `testhide projections status`")
     if await reactions.has_parked(connection):
         found.append("reactions are parked, see `testhide reactions status`")
+    for name, defect in (await log_positions.find_beyond(connection)).items():
+        found.append(f"{name} stands still ({defect}): run `testhide repair`")
     found += await fetch_alarms(connection)
     if await audit_trail.has_unsealed(connection, utcnow() - SEAL_OVERDUE):
         found.append("the log is not sealed any more, see what `testhide work` logs")

@@ -22,7 +22,6 @@ from store.audit.checkpoints import AuditTree, compute_root
 from store.clock import utcnow
 from store.log.event_log import EventLog
 from store.log.ids import skip_lost_ids
-from store.migrations.lost_tables import LostTable
 from testhide.backup import AGENT_TOKEN, BLOBS, DUMP, KEY, MANIFEST, Manifest, copy_blobs
 from testhide.engines import embedded_engines
 from testhide.engines.client_programs import run_client
@@ -30,7 +29,7 @@ from testhide.engines.folder import read_record, write_private
 from testhide.operator_errors import Fault
 from testhide.preparation import migrate, upgrade
 from testhide.processes import Core, core
-from testhide.repair import repair
+from testhide.repair import Repaired, repair
 from testhide.settings import Settings, parse_key, save_settings, write_key
 
 E = TypeVar("E", bound=Event)
@@ -59,8 +58,8 @@ class Restored:
     """Artifacts that have other contents."""
     sessions: int
     """Number of agents' sessions that were ended."""
-    lost_tables: list[LostTable]
-    """Tables that the database had lost, and has again, empty."""
+    repaired: Repaired
+    """Tables that the database had lost, and positions of workers that were beyond the log."""
 
 
 def restore(backup: Path, data: Path) -> Restored:
@@ -116,7 +115,7 @@ def read_backup(backup: Path) -> tuple[Manifest, bytes]:
 def finish_restore(settings: Settings) -> Restored:
     """Check a restored database and its artifacts, and make the database safe to use. Raises Fault."""
     upgrade(settings)
-    lost_tables = asyncio.run(repair(settings))
+    repaired = asyncio.run(repair(settings))
     migrate(settings)
 
     async def finish() -> Restored:
@@ -136,7 +135,7 @@ def finish_restore(settings: Settings) -> Restored:
                 missing=[artifact for artifact, digest in contents if digest is None],
                 altered=[artifact for artifact, digest in contents if digest not in (None, artifact.sha256)],
                 sessions=await go_on(parts),
-                lost_tables=lost_tables,
+                repaired=repaired,
             )
 
     return asyncio.run(finish())

@@ -59,7 +59,7 @@ def test_lost_tables_are_named_until_they_are_made_again(server: Server, build: 
     refused = server.admin.get(f"/api/v3/builds/{build}/pipeline_logs")
     assert (refused.status_code, refused.json()["type"]) == (503, "urn:testhide:problem:unavailable")
     assert "readyz says which" in refused.json()["detail"]
-    assert [table.name for table in asyncio.run(repair(server.settings))] == ["alarms", "build_log_chunks"]
+    assert [table.name for table in asyncio.run(repair(server.settings)).lost] == ["alarms", "build_log_chunks"]
     server.wait_until_projected()
     assert server.admin.get(f"/api/v3/builds/{build}/pipeline_logs").status_code == 200
 
@@ -105,6 +105,16 @@ def test_an_alarm_degrades_until_it_ends(server: Server, build: int) -> None:
     assert answer.json()["status"].startswith("degraded: ")
     assert "the roof is on fire" in answer.json()["status"]
     assert "the roof is on fire" not in readiness(server).json()["status"]
+
+
+def test_a_worker_beyond_the_log_is_named(server: Server) -> None:
+    execute(server, "INSERT INTO reaction_positions VALUES ('tests', 70000)")
+    try:
+        status = readiness(server).json()["status"]
+    finally:
+        execute(server, "DELETE FROM reaction_positions WHERE reaction = 'tests'")
+    assert "tests stands still (its position, 70000, is beyond the end of the log, " in status
+    assert "): run `testhide repair`" in status
 
 
 def test_processes_that_stand_still_are_named(server: Server) -> None:

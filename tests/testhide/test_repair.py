@@ -1,7 +1,9 @@
-"""`testhide repair` reads what the log has of a lost table, and sends nothing again."""
+"""`testhide repair` reads what the log has of a lost table, sets back positions, and sends nothing again."""
 
+import psycopg
 import pytest
 
+from testhide.cli import main
 from testhide.processes import Core
 from testhide.repair import repair
 from testhide.settings import Settings
@@ -20,8 +22,46 @@ async def test_webhooks_go_on_without_their_tables(parts: Core, tables: str) -> 
         await hooks.deliver()
         async with parts.pool.connection() as connection:
             await connection.execute(f"DROP TABLE {tables}".encode())
-        assert {table.name for table in await repair(settings)} == set(tables.split(", "))
+        assert {table.name for table in (await repair(settings)).lost} == set(tables.split(", "))
         await hooks.build(2, "passed")
         await hooks.deliver()
         assert messages(receiver) == [("build.finished", 1), ("build.finished", 2)]
         assert messages(former) == []
+
+
+async def test_a_planner_beyond_the_log_goes_on_after_what_it_planned_last(parts: Core) -> None:
+    settings = Settings(database_url=parts.conninfo, redis_url="", secret_key=b"s" * 32, data_dir="")
+    async with open_hooks(parts) as hooks, receiving() as receiver, receiving() as later:
+        await hooks.register(receiver.url, ("build.finished",))
+        await hooks.build(1, "passed")
+        await hooks.deliver()
+        await hooks.register(later.url, ("build.finished",))
+        await hooks.deliver()
+        async with parts.pool.connection() as connection:
+            await connection.execute("UPDATE reaction_positions SET position = position + 1000")
+        await hooks.build(2, "passed")
+        assert await hooks.deliver() == 0
+        assert list((await repair(settings)).set_back) == ["webhooks"]
+        assert (await repair(settings)).set_back == {}
+        await hooks.deliver()
+        assert messages(receiver) == [("build.finished", 1), ("build.finished", 2)]
+        assert messages(later) == [("build.finished", 2)]
+
+
+def test_a_position_beyond_the_log_is_shown_and_set_back(
+    prepared: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with psycopg.connect(prepared.database_url) as connection:
+        connection.execute("INSERT INTO reaction_positions VALUES ('delete_files', 70), ('webhooks', 1)")
+        (head,) = connection.execute("SELECT max(notification_id) FROM stored_events").fetchone() or ()
+    assert main.main(["reactions", "status"]) == 0
+    _, line, defect, sound = capsys.readouterr().out.splitlines()
+    assert line.split() == ["delete_files", "70", "-", "0", "0"]
+    assert defect.strip() == (
+        f"stands still: its position, 70, is beyond the end of the log, {head}: run `testhide repair`"
+    )
+    assert sound.split() == ["webhooks", "1", str(head - 1), "0", "0"]
+    assert main.main(["repair"]) == 0
+    assert capsys.readouterr().out == "delete_files was beyond the end of the log: it goes on after position 0\n"
+    assert main.main(["reactions", "status"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split() == ["delete_files", "0", str(head), "0", "0"]

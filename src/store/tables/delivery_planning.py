@@ -47,6 +47,21 @@ async def fetch_pending(connection: AsyncConnection, planner: str, names: list[s
     return PendingWork(*row)
 
 
+async def fetch_last_planned(connection: AsyncConnection, head: int, oldest: datetime) -> int:
+    """Returns the newest position up to `head` up to which all deliveries are known to be planned; 0 if none is known.
+
+    Deliveries of events before `oldest` count as planned: those that have ended may have been deleted.
+    """
+    row = await fetch_row(
+        connection,
+        "SELECT least(%(head)s, greatest(0, (SELECT max(position) FROM webhook_deliveries WHERE NOT replay),"
+        " (SELECT max(size) FROM audit_checkpoints WHERE at < %(oldest)s)))",
+        {"head": head, "oldest": oldest},
+    )
+    assert row is not None, "it selects one row"
+    return int(row[0])
+
+
 async def redeliver(connection: AsyncConnection, delivery_id: str, now: datetime) -> None:
     """Makes a delivery that has ended due again. Removes its ordering key: it neither waits for other deliveries nor
     delays them.

@@ -8,10 +8,23 @@ from collections.abc import Sequence
 
 from psycopg import AsyncConnection
 
-from store.postgres.queries import fetch_row
+from store.postgres.queries import Source, fetch_row, fetch_rows
 
 MIN_SKIP = 200
 """Positions without an event of interest that are worth a write: for fewer the stored position is not moved."""
+
+
+async def find_beyond(source: Source) -> dict[str, str]:
+    """Returns name -> defect for the workers whose position is beyond the end of the log. They do nothing until the log
+    has grown past it, and miss the events before that.
+    """
+    rows = await fetch_rows(
+        source,
+        "SELECT reaction, position, head FROM reaction_positions,"
+        " (SELECT coalesce(max(notification_id), 0) AS head FROM stored_events) log"
+        " WHERE position > head ORDER BY reaction",
+    )
+    return {name: f"its position, {position}, is beyond the end of the log, {head}" for name, position, head in rows}
 
 
 async def ensure_positions(connection: AsyncConnection, names: Sequence[str], *, at_head: bool) -> None:

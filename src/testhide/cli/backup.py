@@ -7,10 +7,11 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from store.migrations.lost_tables import LostTable, describe
+from store.migrations.lost_tables import describe
 from testhide.backup import back_up
 from testhide.cli.options import DataFolder, run_on_stack
 from testhide.cli.printing import printable
+from testhide.repair import Repaired
 from testhide.repair import repair as repair_database
 from testhide.restore import Restored, finish_restore
 from testhide.restore import restore as restore_backup
@@ -66,24 +67,28 @@ def after_restore(*, data: DataFolder = None) -> int:
 
 
 def repair(*, data: DataFolder = None) -> int:
-    """Make tables again that the database has lost, while the stack runs or not, and say what was lost with them."""
+    """Make tables again that the database has lost, and say what was lost with them. Set back positions of workers that
+    are beyond the end of the log. The stack may run or not.
+    """
 
     async def work(settings: Settings) -> int:
-        lost = await repair_database(settings)
-        print("\n".join(map(_describe_lost, lost)) or "no table is lost")
+        print("\n".join(_describe_repaired(await repair_database(settings))) or "no table is lost")
         return 0
 
     return run_on_stack(data, work)
 
 
-def _describe_lost(table: LostTable) -> str:
-    return f"made again, empty: {table.name}; lost with it: {table.lost}"
+def _describe_repaired(repaired: Repaired) -> Iterator[str]:
+    for table in repaired.lost:
+        yield f"made again, empty: {table.name}; lost with it: {table.lost}"
+    for name, position in repaired.set_back.items():
+        yield f"{name} was beyond the end of the log: it goes on after position {position:,}"
 
 
 def _print_found(restored: Restored) -> int:
     """Print what was found. Returns the exit code."""
     print("\n".join(map(printable, _describe(restored))))
-    is_damaged = restored.missing or restored.altered or restored.lost_tables or not restored.is_as_sealed
+    is_damaged = restored.missing or restored.altered or restored.repaired.lost or not restored.is_as_sealed
     return 1 if is_damaged else 0
 
 
@@ -105,5 +110,5 @@ def _describe(restored: Restored) -> Iterator[str]:
             yield f"{what}: artifact {artifact.artifact_id} of build {artifact.build_id}, {artifact.path}"
         if len(artifacts) > MAX_PRINTED:
             yield f"and {len(artifacts) - MAX_PRINTED:,} more"
-    yield from map(_describe_lost, restored.lost_tables)
+    yield from _describe_repaired(restored.repaired)
     yield f"agents that have to connect again, with their builds to run again: {restored.sessions}"

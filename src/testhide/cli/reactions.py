@@ -2,7 +2,7 @@
 
 from cyclopts import App
 
-from store.tables import reactions
+from store.tables import log_positions, reactions
 from testhide.cli.options import on_stack
 from testhide.operator_errors import Fault
 from testhide.processes import Core
@@ -14,14 +14,16 @@ app = App(name="reactions", help="What follows from events outside the log.")
 @on_stack
 async def status(parts: Core) -> int:
     """Show each reaction's position in the log, how many events are due, and which are parked."""
-    head = await parts.log.read_head()
     statuses = await reactions.fetch_statuses(parts.pool)
+    beyond = await log_positions.find_beyond(parts.pool)
+    head = await parts.log.read_head()
     print(f"{'name':<36} {'position':>12} {'lag':>10} {'due':>7} {'parked':>7}")
     for item in statuses:
-        progress = (
-            f"{'-':>12} {'-':>10}" if item.position is None else f"{item.position:>12,} {head - item.position:>10,}"
-        )
-        print(f"{item.name:<36} {progress} {item.due:>7,} {item.parked:>7,}")
+        position = "-" if item.position is None else f"{item.position:,}"
+        lag = "-" if item.position is None or item.name in beyond else f"{head - item.position:,}"
+        print(f"{item.name:<36} {position:>12} {lag:>10} {item.due:>7,} {item.parked:>7,}")
+        if item.name in beyond:
+            print(f"    stands still: {beyond[item.name]}: run `testhide repair`")
         for error in item.errors:
             print(f"    parked: {error}")
     return 0
