@@ -45,7 +45,7 @@ class Erasures:
         """Adds the event on a verified line: if it reads as erased, its data key; if it is a deletion, the key that it
         destroys.
         """
-        if line.commitment and line.sealed is msgspec.UNSET:
+        if line.commitment and line.sealed is msgspec.UNSET and not line.withheld:
             self._erased.setdefault(line.key or "", [position, 0])[1] += 1
         if (key := erased_key(line)) is not None:
             self._destroyed.add(key)

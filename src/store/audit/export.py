@@ -24,7 +24,7 @@ from store.audit.export_lines import ExportHeader, ExportLine
 from store.audit.leaves import MAPPER, event_leaf, leaf_of, row_of
 from store.audit.merkle import cover
 from store.crypto.secrets import SecretMismatch
-from store.log.codec import UnreadableEvent, canonical
+from store.log.codec import HASHED_CREDENTIALS, UnreadableEvent, canonical, disclosed
 from store.log.event_log import EventLog
 from store.postgres.queries import fetch_rows
 
@@ -194,17 +194,20 @@ def _line(position: int, stored: StoredEvent, key: bytes | str | None) -> Export
             **msgspec.structs.asdict(leaf_of(position, stored)), unreadable="the stored bytes are no event"
         )
     sealed: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    salt, reason = "", key if isinstance(key, str) else None
+    withheld, salt, reason = False, "", key if isinstance(key, str) else None
     if isinstance(key, bytes):
         try:
             _, _, packed, salted = MAPPER.opened(stored, lambda name: key)
             assert packed is not None, "its key is at hand"
-            sealed, salt = msgspec.Raw(canonical(packed)), salted.hex()
+            text, has_credentials = disclosed(packed)
+            withheld = has_credentials and not opened.envelope.flags & HASHED_CREDENTIALS
+            if not withheld:
+                sealed, salt = msgspec.Raw(text), salted.hex()
         except (SecretMismatch, UnreadableEvent):
             reason = "the sealed fields do not decrypt"
     values: dict[str, Any] = msgspec.structs.asdict(leaf)
     values["clear"] = msgspec.Raw(canonical(opened.clear))
-    return ExportLine(**values, sealed=sealed, salt=salt or None, unreadable=reason)
+    return ExportLine(**values, sealed=sealed, salt=salt or None, withheld=withheld, unreadable=reason)
 
 
 def _text(line: ExportLine) -> bytes:

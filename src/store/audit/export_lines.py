@@ -10,6 +10,16 @@ from store.audit.leaves import EventLeaf, Leaf, UnreadableLeaf, sha256
 from store.audit.merkle import HASH
 from store.log.codec import SALT_BYTES
 
+WITH_CREDENTIALS = frozenset(
+    (
+        *("user.registered", "user.password_set", "api_token.created", "node.registered"),
+        *("project.created", "project.webhook_secret_rotated", "webhook.registered", "webhook.updated"),
+        *("teams_channel.registered", "teams_channel.updated"),
+        *("job.configured", "template.created", "template.updated", "build.queued"),
+    )
+)
+"""Types of events whose sealed fields may contain credentials."""
+
 
 class ExportHeader(msgspec.Struct, frozen=True, omit_defaults=True):
     origin: str
@@ -60,10 +70,14 @@ class ExportLine(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown
     clear: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     """The clear fields as canonical JSON."""
     sealed: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    """The decrypted sealed fields as canonical JSON; unset where there are none or they were erased."""
+    """The decrypted sealed fields as canonical JSON, with hashes in place of credentials; unset where there are none,
+    they were erased, or they are withheld.
+    """
     salt: str | None = None
     commitment: str | None = None
     stored: str | None = None
+    withheld: bool = False
+    """Whether the sealed fields are left out, since they contain credentials and the commitment covers these."""
     unreadable: str | None = None
     """The reason why the row, or only its sealed fields, cannot be read."""
     leaf: str | None = None
@@ -96,6 +110,8 @@ def is_unambiguous(line: ExportLine) -> bool:
     if any(other is not None for other in others):
         return False
     if line.clear is not msgspec.UNSET:
+        if line.withheld and (line.sealed is not msgspec.UNSET or line.type not in WITH_CREDENTIALS):
+            return False
         return line.salt is None or line.sealed is not msgspec.UNSET
     return _has_only(line, "position", "stream", "version", "type", "stored", "unreadable", "leaf")
 

@@ -52,7 +52,7 @@ class Verifier:
         self.key = key
         self.findings: list[Finding] = []
         """The first `MAX_FINDINGS`; `found` counts all."""
-        self.found = self.events = self.erased = self.gaps = self.left_out = 0
+        self.found = self.events = self.erased = self.withheld = self.gaps = self.left_out = 0
         self.header: ExportHeader | None = None
         self.agreed: list[HeldCheckpoint] = []
         """Checkpoints whose root the export reproduces."""
@@ -180,7 +180,9 @@ class Verifier:
         elif line.unreadable is not None or line.clear is msgspec.UNSET:
             self._report(position, f"is the row that was sealed here, but cannot be read: {line.unreadable}")
         else:
-            if line.sealed is msgspec.UNSET:
+            if line.withheld:
+                self.withheld += 1
+            elif line.sealed is msgspec.UNSET:
                 self.erased += bool(line.commitment)
             elif commitment_of(line.salt, bytes(line.sealed)) != line.commitment:
                 self._report(position, "the sealed fields are not those that the event was committed to")

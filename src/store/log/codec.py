@@ -6,8 +6,8 @@ compressed where that saves space.
 
 The sealed fields are encrypted with the data key, together with a random salt. They decrypt only in their own row. Once
 the data key is destroyed, sealed fields read as their defaults, and clear fields read as before. The commitment stays:
-it is the SHA-256 of the salt and the canonical sealed fields. Without the salt it reveals nothing; with the salt it
-proves what was sealed.
+it is the SHA-256 of the salt and the canonical sealed fields, with hashes in place of credentials
+(`store.log.credentials`). Without the salt it reveals nothing; with the salt it proves what was sealed.
 
 An event of an older class version passes through the upcasters of its name. Each turns the fields of one version into
 those of the next.
@@ -28,9 +28,12 @@ from msgspec.structs import force_setattr
 from domain.core.columns import Column
 from domain.core.events import UNSTAMPED, Damaged, Event, EventMetadata, Recorded
 from store.crypto.secrets import SecretMismatch, decrypt, encrypt
+from store.log.credentials import withhold
 
 COMPRESSED = 1
 SEALED_COMPRESSED = 2
+HASHED_CREDENTIALS = 4
+"""The commitment is to hashes of the credentials. Rows of older releases with credentials do not have this flag."""
 MIN_COMPRESSED_BYTES = 512
 """Below this size zstd saves too little to be worth the call."""
 SALT_BYTES = 16
@@ -113,17 +116,35 @@ def canonical(packed: bytes) -> bytes:
     """Returns the fields in `packed` (msgpack) as canonical JSON: compact, keys sorted, bytes as base64. Raises
     UnreadableEvent.
     """
+    return _json(_unpacked(packed))
+
+
+def _unpacked(packed: bytes) -> Any:
     try:
-        return msgspec.json.encode(msgspec.msgpack.decode(packed), order="sorted")
+        return msgspec.msgpack.decode(packed)
     except (msgspec.MsgspecError, TypeError, ValueError, RecursionError) as error:
         raise UnreadableEvent(f"the fields are not msgpack: {error}") from None
+
+
+def _json(fields: Any) -> bytes:
+    try:
+        return msgspec.json.encode(fields, order="sorted")
+    except (msgspec.MsgspecError, TypeError, ValueError, RecursionError) as error:
+        raise UnreadableEvent(f"the fields are no JSON: {error}") from None
+
+
+def disclosed(sealed: bytes) -> tuple[bytes, bool]:
+    """Returns the sealed fields as canonical JSON with hashes in place of credentials, and whether there were any."""
+    fields = _unpacked(sealed)
+    shown = withhold(fields)
+    return _json(shown), shown is not fields
 
 
 def commitment(salt: bytes, sealed: bytes) -> bytes:
     """Returns the commitment to the sealed fields, which are msgpack. Whoever knows these fields and the salt can check
     it.
     """
-    return hashlib.sha256(salt + canonical(sealed)).digest()
+    return hashlib.sha256(salt + disclosed(sealed)[0]).digest()
 
 
 class Shape:
@@ -189,7 +210,9 @@ class EventMapper(Mapper[str]):
         if sealed:
             assert key is not None, f"{event.name} has sealed fields and needs its data key"
             salt = os.urandom(SALT_BYTES)
-            committed = commitment(salt, sealed)
+            text, has_credentials = disclosed(sealed)
+            committed = hashlib.sha256(salt + text).digest()
+            flags |= HASHED_CREDENTIALS if has_credentials else 0
             if len(sealed) > MIN_COMPRESSED_BYTES:
                 flags |= SEALED_COMPRESSED
                 sealed = _compressor.compress(sealed)

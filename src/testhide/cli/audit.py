@@ -275,6 +275,8 @@ def _summarize(verifier: Verifier, header: ExportHeader) -> Iterator[str]:
         f"{verifier.events} events ({verifier.erased} of them erased), {verifier.gaps} empty positions,"
         f" {verifier.left_out} left out"
     )
+    if verifier.withheld:
+        yield f"not shown: the sealed fields of {verifier.withheld} events, which contain credentials"
     for held in verifier.agreed:
         at = held.checkpoint
         yield f"agrees with {held.label}: size {at.size}, {at.time:%Y-%m-%d %H:%M:%S} UTC"
