@@ -13,10 +13,10 @@ if not __package__:
 def main(argv: list[str]) -> int:
     # The argument that starts a supervisor process keeps this name: an agent that still runs when a newer zipapp
     # replaces its own passes the argument to the newer one.
-    if argv == ["slot"]:
+    if argv[:1] == ["slot"]:
         from agent.process.supervisor import serve
 
-        return serve()
+        return serve(isolated=argv[1:] == ["isolated"])
     from agent.cli import run
 
     return run(argv)

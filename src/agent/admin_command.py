@@ -49,7 +49,11 @@ class AdminCommand(Task):
             self._interrupt.close()
 
     def _run(self) -> None:
-        workspace = Workspace(self._context.builds / f"command-{secrets.token_hex(8)}", self._context.account)
+        with self._context.lease_account() as account:
+            self._run_as(account)
+
+    def _run_as(self, account: BuildAccount | None) -> None:
+        workspace = Workspace(self._context.builds / f"command-{secrets.token_hex(8)}", account)
         supervisors = self._context.supervisors
         try:
             supervisor = supervisors.acquire()
@@ -67,14 +71,14 @@ class AdminCommand(Task):
 
     def _run_in(self, supervisor: SupervisorClient, workspace: Workspace) -> int:
         """Run the line until its last process has ended. Returns how many processes could not be ended."""
-        errors = _ErrorPipe(workspace.folder / "errors", self._context.account)
+        errors = _ErrorPipe(workspace.folder / "errors", workspace.account)
         try:
             with selectors.DefaultSelector() as selector:
                 for source in (supervisor.output, errors.fd, supervisor.control, self._interrupt):
                     selector.register(source, selectors.EVENT_READ)
                 argv = ["/bin/sh", "-c", self._line]
                 env = workspace.base_environment()
-                account = self._context.account
+                account = workspace.account
                 supervisor.run(argv, str(workspace.root), env, account, workspace.record, str(errors.path))
                 survivors = self._wait(selector, supervisor, errors)
             for _ in range(_LAST_CHUNKS):

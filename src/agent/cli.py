@@ -16,8 +16,8 @@ from agent import VERSION, credentials
 from agent.build import workspace
 from agent.console import print_line
 from agent.context import AgentContext
-from agent.process import linux, orphans, privileges
-from agent.process.privileges import BuildAccount, NoBuildAccount
+from agent.process import linux, namespaces, orphans, privileges
+from agent.process.privileges import BuildAccount, BuildAccounts, NoBuildAccount
 from agent.process.supervisor_client import SupervisorPool
 from agent.runner import EXIT_BAD_TOKEN, EXIT_FAILED, EXIT_OK, RESTART, TaskRunner
 from agent.server_client import ServerClient
@@ -37,12 +37,13 @@ def run(argv: list[str]) -> int:
     credentials.leave_environment(argv, keep_token=options.token_file is None)
     os.umask(0o022)  # builds must be able to enter the folders above theirs
     try:
-        account = privileges.choose_account(options.build_user, options.trust_builds)
+        accounts = privileges.choose_accounts(options.build_user, options.trust_builds)
         token, session_secret = credentials.read_token(options.token_file)
         server = ServerClient(options.server, token)
     except (NoBuildAccount, credentials.NoToken, ValueError) as error:
         print_line(f"{str(error)[0].upper()}{str(error)[1:]}.")
         return EXIT_BAD_TOKEN
+    account = accounts.example if accounts else None
     workdir = Path(options.workdir or _default_workdir(account)).absolute()
     problem = _prepare_workdir(workdir, account, options.token_file)
     lock = None if problem else _lock(workdir)
@@ -50,9 +51,11 @@ def run(argv: list[str]) -> int:
         print_line(problem or f"Another agent uses {workdir}: give this one its own --workdir.")
         return EXIT_FAILED
     with lock:
-        _print_start(account)
-        supervisors = SupervisorPool([*credentials.own_command_line(), "slot"])
-        context = AgentContext(server, supervisors, workdir, account, options.allow_local_repositories)
+        refusal = namespaces.find_refusal() if accounts else None
+        _print_start(accounts, refusal)
+        isolation = ["isolated"] if accounts and not refusal else []
+        supervisors = SupervisorPool([*credentials.own_command_line(), "slot", *isolation])
+        context = AgentContext(server, supervisors, workdir, accounts, options.allow_local_repositories)
         # What a killed agent left behind:
         orphans.end_orphans(context.builds)
         workspace.remove_folder(context.builds)
@@ -111,7 +114,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--workdir", metavar="DIR", help="where builds happen (a cache folder of this user)")
     parser.add_argument("--once", action="store_true", help="run one build, then end")
-    parser.add_argument("--build-user", metavar="NAME", help="whom root runs builds as (testhide-build, else nobody)")
+    parser.add_argument("--build-user", metavar="NAME", help="whom root runs all builds as (else: users of their own)")
     parser.add_argument("--trust-builds", action="store_true", help="run builds as the agent's own user")
     parser.add_argument("--allow-local-repositories", action="store_true", help="file URLs and local paths too")
     return parser.parse_args(argv)
@@ -148,6 +151,15 @@ def _lock(workdir: Path) -> IO[str] | None:
     return lock
 
 
-def _print_start(account: BuildAccount | None) -> None:
-    who = f"run as user {account.uid}" if account else "are trusted, they can do whatever this agent's user can"
+def _print_start(accounts: BuildAccounts | None, refusal: str | None) -> None:
+    who = "are trusted, they can do whatever this agent's user can"
+    if accounts:
+        uids = privileges.SLOT_UIDS
+        shared = accounts.shared
+        who = f"run as user {shared.uid}" if shared else f"run as users {uids[0]} to {uids[-1]}, each as one of its own"
+        who += "" if refusal else ", in namespaces of their own"
     print_line(f"Testhide agent {VERSION}: builds {who}.")
+    if refusal:
+        print_line(
+            f"Builds have no namespaces of their own ({refusal}): they see each other's command lines, and share /tmp."
+        )

@@ -4,10 +4,12 @@ import it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
-from agent.process.privileges import BuildAccount
+from agent.process.privileges import BuildAccount, BuildAccounts
 from agent.process.supervisor_client import SupervisorPool
 from agent.server_client import ServerClient
 
@@ -16,8 +18,15 @@ class AgentContext(NamedTuple):
     server: ServerClient
     supervisors: SupervisorPool
     workdir: Path
-    account: BuildAccount | None  # None: builds run as the agent's own user
+    accounts: BuildAccounts | None
+    """Accounts that builds run as. None: they run as the agent's own user."""
     allow_local_repositories: bool
+
+    @contextmanager
+    def lease_account(self) -> Iterator[BuildAccount | None]:
+        """Yield the account of one build or command, or None if that is the agent's own user."""
+        with self.accounts.lease() if self.accounts else nullcontext() as account:
+            yield account
 
     @property
     def builds(self) -> Path:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import tempfile
@@ -26,7 +27,8 @@ def bundle() -> Iterator[Path]:
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """Yield a folder that every user can enter, unlike the `tmp_path` of pytest."""
-    created = Path(tempfile.mkdtemp())
+    # Not in /tmp, since each build of root's agent has a /tmp of its own.
+    created = Path(tempfile.mkdtemp(dir="/var/cache" if os.geteuid() == 0 else None))
     created.chmod(0o755)
     yield created
     shutil.rmtree(created)

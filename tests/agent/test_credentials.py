@@ -17,7 +17,7 @@ from tests.agent.harness import (
     processes_with,
 )
 
-from agent.process.privileges import choose_account
+from agent.process.privileges import choose_accounts
 
 # Looks for the token in a file, and in everything that /proc shows of the processes above, up to the last one given.
 SPY = """
@@ -30,7 +30,7 @@ def read(path):
     except OSError:
         return b""
 ancestors = []
-while pid > 1 and sys.argv[3] not in map(str, ancestors):
+while pid > 0 and sys.argv[3] not in map(str, ancestors):
     ancestors.append(pid)
     folder = f"/proc/{pid}"
     found += read(f"{folder}/cmdline") + read(f"{folder}/environ")
@@ -163,11 +163,11 @@ def test_a_token_file_that_everybody_could_read_is_refused(start: StartAgent, fo
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can run builds as another user")
 def test_a_token_file_that_builds_could_read_is_refused(start: StartAgent, folder: Path) -> None:
-    account = choose_account(None, trust_builds=False)
-    assert account is not None
+    accounts = choose_accounts(None, trust_builds=False)
+    assert accounts is not None
     (folder / "token").write_text(TOKEN)
     (folder / "token").chmod(0o640)
-    os.chown(folder / "token", 0, account.gid)
+    os.chown(folder / "token", 0, accounts.example.gid)
     agent = start()
 
     assert agent.wait() == 1

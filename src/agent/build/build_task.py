@@ -14,6 +14,7 @@ from agent.build.masking import Masker
 from agent.build.workspace import Workspace
 from agent.console import print_line
 from agent.context import AgentContext
+from agent.process.privileges import BuildAccount
 from agent.process.supervisor_client import STOP_GRACE_S
 from agent.server_client import RequestAbandoned, RequestRefused, TokenRefused
 from agent.task import STOPPED, Task
@@ -43,7 +44,11 @@ class BuildTask(Task):
             self._interrupt.close()
 
     def _run(self) -> None:
-        workspace = Workspace(self._context.builds / f"{self.id}-{self.attempt}", self._context.account)
+        with self._context.lease_account() as account:
+            self._run_as(account)
+
+    def _run_as(self, account: BuildAccount | None) -> None:
+        workspace = Workspace(self._context.builds / f"{self.id}-{self.attempt}", account)
         try:
             secrets = [
                 *self._message["secrets"].values(),

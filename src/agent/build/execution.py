@@ -52,7 +52,7 @@ class Execution:
     def __post_init__(self) -> None:
         self._supervisor = self._context.supervisors.acquire()
         self._steps = Steps(
-            self._supervisor, self._interrupt, self._deadline, self._context.account, self._workspace, self._masker
+            self._supervisor, self._interrupt, self._deadline, self._workspace.account, self._workspace, self._masker
         )
         self._environment: dict[str, str] = {}
         self._prepared_ns = 0
@@ -122,7 +122,7 @@ class Execution:
 
     def _prepare_environment(self, commit: str | None) -> dict[str, str]:
         message, workspace = self._message, self._workspace
-        lists = injection.write_lists(workspace.folder, workspace.root, message, self._context.account)
+        lists = injection.write_lists(workspace.folder, workspace.root, message, self._workspace.account)
         if message.get("test_ids") is not None:
             self._log.note(f"Only these tests are wanted: {len(message['test_ids'])}, named in $TESTHIDE_TEST_IDS_FILE")
         return injection.install_plugin(workspace.folder, {**lists, **workspace.environment(message, commit)})
@@ -142,7 +142,7 @@ class Execution:
         return BuildVerdict(result.exit_code)
 
     def _collect(self) -> None:
-        account = self._context.account
+        account = self._workspace.account
         collector = Collector(self._workspace, account, self._client, self._masker, self._log, self._interrupt)
         report = os.path.relpath(self._environment["TESTHIDE_REPORT_XML"] or ".", self._workspace.root)
         collector.run(self._message["artifacts"], report, self._prepared_ns)

@@ -29,11 +29,14 @@ class Workspace:
         self.folder = folder
         self.root = folder / "workspace"
         self.record = str(folder / RECORD_FILE)
+        self.account = account
         self._home = folder / "home"
         self._tmp = folder / "tmp"
         remove_folder(folder)
         folder.mkdir(parents=True)
-        folder.chmod(0o711 if account else 0o700)
+        if account:
+            os.chown(folder, -1, account.gid)  # other builds cannot enter: their group is another one
+        folder.chmod(0o710 if account else 0o700)
         for part in (self.root, self._home, self._tmp):
             part.mkdir(mode=0o700)
             if account:

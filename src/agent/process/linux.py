@@ -1,11 +1,12 @@
-"""Reads processes from /proc, and sets two process attributes with prctl(2)."""
+"""Reads processes from /proc, sets process attributes with prctl(2), and makes other calls to Linux."""
 
 from __future__ import annotations
 
 import ctypes
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+_PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -18,6 +19,11 @@ def hide_from_others_of_this_user() -> None:
 def adopt_orphans() -> None:
     """Become the parent of every descendant whose own parent ends, even if the descendant has detached itself."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def end_with_parent(number: int) -> None:
+    """Get this signal when the parent ends."""
+    _prctl(_PR_SET_PDEATHSIG, number)
 
 
 class Process(NamedTuple):
@@ -68,7 +74,10 @@ def list_descendants(root: int) -> list[int]:
 
 
 def _prctl(option: int, value: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    arguments = [ctypes.c_ulong(number) for number in (value, 0, 0, 0)]
-    if libc.prctl(ctypes.c_int(option), *arguments) != 0:
-        raise OSError(ctypes.get_errno(), "prctl was refused")
+    call("prctl", ctypes.c_int(option), *(ctypes.c_ulong(number) for number in (value, 0, 0, 0)))
+
+
+def call(name: str, *arguments: Any) -> None:
+    """Call a function of the C library. Raises OSError unless it returns 0."""
+    if ctypes.CDLL(None, use_errno=True)[name](*arguments) != 0:
+        raise OSError(ctypes.get_errno(), f"{name} was refused: {os.strerror(ctypes.get_errno())}")

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import grp
 import os
 import pwd
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-DEFAULT_USERS = ("testhide-build", "nobody")
+from agent.process import linux
+
+SLOT_UIDS = range(60706, 61184)
+"""User ids, and group ids, that no distribution gives to anybody: between those of systemd-homed and of its dynamic
+users.
+"""
+_LOCKS = Path("/run/testhide-agent")
+"""Folder with one lock file for each user id in use, by any agent of this machine."""
+_SHARED_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 (emptied, not used)
+_KILL_TIMEOUT_S = 5.0
+_POLL_INTERVAL_S = 0.02
 
 
 class BuildAccount(NamedTuple):
@@ -23,8 +40,31 @@ class NoBuildAccount(Exception):
     """The agent was started without a user for builds to run as."""
 
 
-def choose_account(build_user: str | None, trust_builds: bool) -> BuildAccount | None:
-    """Return the account, or None where builds run as the agent's own user. Raises `NoBuildAccount`."""
+class BuildAccounts:
+    """Accounts that builds run as: one for all, or for each build one that no other build has at the same time."""
+
+    def __init__(self, shared: BuildAccount | None) -> None:
+        self.shared = shared
+        self.example = shared or _slot_account(SLOT_UIDS[0])
+        """An account like those that builds get."""
+
+    @contextmanager
+    def lease(self) -> Iterator[BuildAccount]:
+        """Yield an account for one build. No process of an earlier build runs as the user any more."""
+        if self.shared:
+            yield self.shared
+            return
+        with _lock_free_uid() as uid:
+            _end_processes(uid)
+            try:
+                yield _slot_account(uid)
+            finally:
+                _end_processes(uid)
+                _remove_temporary_files(uid)
+
+
+def choose_accounts(build_user: str | None, trust_builds: bool) -> BuildAccounts | None:
+    """Return the accounts, or None where builds run as the agent's own user. Raises `NoBuildAccount`."""
     if trust_builds and build_user:
         raise NoBuildAccount("--trust-builds and --build-user contradict each other")
     if os.geteuid() != 0:
@@ -33,16 +73,71 @@ def choose_account(build_user: str | None, trust_builds: bool) -> BuildAccount |
         return None
     if trust_builds:
         return None
-    for name in [build_user] if build_user else DEFAULT_USERS:
-        try:
-            entry = pwd.getpwnam(name)
-        except KeyError:
-            continue
-        if entry.pw_uid == 0:
-            raise NoBuildAccount(f"{name} is root: --trust-builds says so openly")
-        groups = [group.gr_gid for group in grp.getgrall() if name in group.gr_mem]
-        return BuildAccount(entry.pw_uid, entry.pw_gid, groups)
-    raise NoBuildAccount(f"there is no user {build_user or ' or '.join(DEFAULT_USERS)} to run builds as")
+    if not build_user:
+        return BuildAccounts(None)
+    try:
+        entry = pwd.getpwnam(build_user)
+    except KeyError:
+        raise NoBuildAccount(f"there is no user {build_user} to run builds as") from None
+    if entry.pw_uid == 0:
+        raise NoBuildAccount(f"{build_user} is root: --trust-builds says so openly")
+    groups = [group.gr_gid for group in grp.getgrall() if build_user in group.gr_mem]
+    return BuildAccounts(BuildAccount(entry.pw_uid, entry.pw_gid, groups))
+
+
+def _slot_account(uid: int) -> BuildAccount:
+    return BuildAccount(uid, uid, [])
+
+
+@contextmanager
+def _lock_free_uid() -> Iterator[int]:
+    _LOCKS.mkdir(mode=0o700, exist_ok=True)
+    for uid in SLOT_UIDS:
+        with open(_LOCKS / str(uid), "w", encoding="ascii") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                continue
+            yield uid
+            return
+    raise OSError(f"all {len(SLOT_UIDS)} user ids for builds are in use on this machine")
+
+
+def _end_processes(uid: int) -> None:
+    """Kill what runs as the user: an agent that was killed may have left it."""
+    deadline = time.monotonic() + _KILL_TIMEOUT_S
+    while pids := _list_processes_of(uid):
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if time.monotonic() >= deadline:
+            raise OSError(f"processes of an earlier build, as user {uid}, cannot be ended")
+        time.sleep(_POLL_INTERVAL_S)
+
+
+def _list_processes_of(uid: int) -> list[int]:
+    found = []
+    with os.scandir("/proc") as entries:
+        for entry in entries:
+            with contextlib.suppress(OSError):  # it has ended
+                if entry.name.isdigit() and entry.stat().st_uid == uid:
+                    found.append(int(entry.name))
+    # Another process has to read the exit code of a zombie; it does nothing more.
+    return [pid for pid in found if (process := linux.read_process(pid)) and process.state not in "ZX"]
+
+
+def _remove_temporary_files(uid: int) -> None:
+    """Remove what the user has left where all users may write: where builds have no such folders of their own."""
+    for folder in _SHARED_FOLDERS:
+        with contextlib.suppress(OSError), os.scandir(folder) as entries:
+            for entry in entries:
+                with contextlib.suppress(OSError):
+                    if entry.stat(follow_symlinks=False).st_uid != uid:
+                        continue
+                    if entry.is_dir(follow_symlinks=False):
+                        shutil.rmtree(entry.path, ignore_errors=True)
+                    else:
+                        os.unlink(entry.path)
 
 
 def can_enter(account: BuildAccount, folder: Path) -> bool:

@@ -27,29 +27,40 @@ import subprocess
 import time
 from typing import Any
 
-from agent.process import linux, orphans
+from agent.process import linux, namespaces, orphans
+from agent.process.privileges import BuildAccount
 
 _POLL_INTERVAL_S = 0.02  # between two checks whether the processes that are being ended are gone
 _KILL_TIMEOUT_S = 5.0  # from the first SIGKILL until the remaining processes are reported as impossible to end
 
 
-def serve() -> int:
-    """Serve the agent until it closes the socket. Returns the exit code."""
+def serve(isolated: bool) -> int:
+    """Serve the agent until it closes the socket. Returns the exit code.
+
+    If `isolated`, each build has namespaces of its own: they end with the answer to `end`, and new ones begin.
+    """
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         # Only the closed socket ends this process. A handler instead of SIG_IGN, which commands would inherit.
         signal.signal(number, lambda *_: None)
     linux.hide_from_others_of_this_user()
+    return namespaces.run_inside(lambda: _serve(isolated=True)) if isolated else _serve(isolated=False)
+
+
+def _serve(isolated: bool) -> int:
     linux.adopt_orphans()
     with socket.socket(fileno=os.dup(0)) as control:
-        _ProcessSupervisor(control).serve()
-    return 0
+        supervisor = _ProcessSupervisor(control, isolated)
+        supervisor.serve()
+        return 0 if supervisor.is_agent_gone else namespaces.AGAIN
 
 
 class _ProcessSupervisor:
-    def __init__(self, control: socket.socket) -> None:
+    def __init__(self, control: socket.socket, isolated: bool) -> None:
         self._control = control
+        self._isolated = isolated
+        self._has_private_folders = False
         self._received = b""
-        self._agent_gone = False
+        self.is_agent_gone = False
         self._leader = 0  # process id of the command that runs
         self._number = 0  # of the last `end` message
         self._kill_at: float | None = None  # monotonic time of the first SIGKILL, while processes are being ended
@@ -62,7 +73,7 @@ class _ProcessSupervisor:
     def serve(self) -> None:
         while True:
             ending = self._kill_at is not None
-            watched: list[Any] = [self._wake] if self._agent_gone else [self._wake, self._control]
+            watched: list[Any] = [self._wake] if self.is_agent_gone else [self._wake, self._control]
             readable, _, _ = select.select(watched, [], [], _POLL_INTERVAL_S if ending else None)
             if self._wake in readable:
                 with contextlib.suppress(BlockingIOError):
@@ -70,9 +81,9 @@ class _ProcessSupervisor:
             if self._control in readable:
                 self._receive()
             self._reap()
-            if self._kill_at is not None:
-                self._continue_ending(self._kill_at)
-            if self._agent_gone and self._kill_at is None:
+            if self._kill_at is not None and self._continue_ending(self._kill_at) and self._isolated:
+                return
+            if self.is_agent_gone and self._kill_at is None:
                 return
 
     def _receive(self) -> None:
@@ -81,7 +92,7 @@ class _ProcessSupervisor:
         except ConnectionError:
             data = b""
         if not data:
-            self._agent_gone = True
+            self.is_agent_gone = True
             self._begin_ending(0)
             return
         *lines, self._received = (self._received + data).split(b"\n")
@@ -106,6 +117,10 @@ class _ProcessSupervisor:
         if account:
             identity = {"user": account[0], "group": account[1], "extra_groups": account[2]}
         try:
+            if self._isolated and not self._has_private_folders:
+                # The record is in the build's folder.
+                namespaces.hide_shared_folders(os.path.dirname(record), BuildAccount(*account) if account else None)
+                self._has_private_folders = True
             with open(errors, "wb", buffering=0) if errors else contextlib.nullcontext(subprocess.STDOUT) as stderr:
                 process = subprocess.Popen(
                     argv,
@@ -130,16 +145,19 @@ class _ProcessSupervisor:
         kill_at = time.monotonic() + grace
         self._kill_at = kill_at if self._kill_at is None else min(kill_at, self._kill_at)
 
-    def _continue_ending(self, kill_at: float) -> None:
-        """Kill the descendants once their grace is over. Answer when none is left, or `_KILL_TIMEOUT_S` later."""
+    def _continue_ending(self, kill_at: float) -> bool:
+        """Kill the descendants once their grace is over. Answer when none is left, or `_KILL_TIMEOUT_S` later; return
+        whether that was now.
+        """
         left = linux.list_descendants(os.getpid())
         now = time.monotonic()
         if left and now < kill_at + _KILL_TIMEOUT_S:
             if now >= kill_at:
                 self._signal_all(signal.SIGKILL)
-            return
+            return False
         self._kill_at = None
         self._answer({"left": len(left), "number": self._number})
+        return True
 
     def _signal_all(self, number: int) -> None:
         for pid in linux.list_descendants(os.getpid()):
