@@ -66,7 +66,9 @@ async def fetch_page(
     limit: int = 10_000,
     offset: int = 0,
 ) -> list[ArtifactRow]:
-    """Returns a page of a build's artifacts, ordered by id. `search` is a part of the file name, ignoring case."""
+    """Returns a page of a build's artifacts, ordered by id. `search` limits it to file names that contain this text,
+    ignoring case.
+    """
     return await fetch_all(
         source,
         ArtifactRow,
@@ -84,7 +86,9 @@ async def find(source: Source, artifact_id: int) -> ArtifactRow | None:
 
 
 async def find_duplicate(source: Source, build_id: int, path: str, sha256: str) -> ArtifactRow | None:
-    """Returns the build's artifact with this path and content, or None. An agent may send the same file again."""
+    """Returns the build's artifact with this path and content; None if it has none. An agent may send the same file
+    twice.
+    """
     query = (
         f"SELECT * FROM {ArtifactRow.table} WHERE build_id = %(build)s AND path = %(path)s AND sha256 = %(sha256)s"
         " ORDER BY id LIMIT 1"

@@ -1,7 +1,6 @@
 """Read model of the audit trail: finds the positions of events by project, actor, type and time.
 
-The events themselves are only in the log. A row has five numbers, since there is one for every event; actors and types
-are stored as hashes.
+Each event has a row of five numbers. The events themselves are only in the log. Actors and types are stored as hashes.
 """
 
 import zlib
@@ -87,7 +86,7 @@ def type_number(name: str) -> int:
 
 @dataclass(frozen=True)
 class TrailFilter:
-    """Conditions that events must meet. A field that is None sets no condition."""
+    """Conditions that events must meet, all of them. A field that is None sets no condition."""
 
     projects: Collection[int] | None = None
     stream: str | None = None
@@ -100,7 +99,9 @@ class TrailFilter:
 
 
 async def find_positions(source: Source, wanted: TrailFilter, *, newest: bool, limit: int) -> list[int]:
-    """Returns the first `limit` positions of matching events: from the newest on if `newest`, else from the oldest."""
+    """Returns up to `limit` positions of events that meet the conditions: the newest first if `newest`, else the oldest
+    first.
+    """
     conditions, parameters = ["true"], dict[str, Any](limit=limit)
 
     def must(condition: str, **values: Any) -> None:
@@ -149,7 +150,7 @@ async def find_positions(source: Source, wanted: TrailFilter, *, newest: bool, l
 
 
 def _chosen(wanted: TrailFilter) -> Iterator[tuple[str, str, list[int]]]:
-    """Yields (column, SQL type, values) for each condition that compares a column with a list of values."""
+    """Yields (column, SQL type, values) for each condition that a column has one of several values."""
     if wanted.actor is not None:
         yield "actor", "bigint", [actor_number(wanted.actor)]
     if wanted.types is not None:
@@ -161,8 +162,8 @@ def _chosen(wanted: TrailFilter) -> Iterator[tuple[str, str, list[int]]]:
 async def fetch_stream_positions(
     source: Source, stream: str, *, after: int, before: int, newest: bool, limit: int
 ) -> dict[int, int]:
-    """Returns version -> position for the first `limit` events of a stream between two versions (both excluded). Reads
-    the log, newest first if `newest`, else oldest first.
+    """Returns version -> position for up to `limit` events of a stream, with versions between `after` and `before`
+    (both excluded). Takes the newest events if `newest`, else the oldest. Reads the log, not the trail.
     """
     query = (
         "SELECT originator_version, notification_id FROM stored_events WHERE originator_id = %(stream)s"
@@ -174,20 +175,22 @@ async def fetch_stream_positions(
 
 
 async def has_project(source: Source, project_id: int) -> bool:
-    """Whether any event belongs to this project. The events of a deleted project stay in the trail."""
+    """Returns whether any event belongs to this project. Events of a deleted project stay in the trail."""
     query = f"SELECT 1 FROM {TrailRow.table} WHERE project_id = %(project)s LIMIT 1"
     return await fetch_value(source, query, {"project": project_id}) is not None
 
 
 async def find_project_at(source: Source, position: int) -> int | None:
-    """Returns the id of the project that the event at a position belongs to; None if it belongs to none."""
+    """Returns the id of the project to which the event at a position belongs. None if it belongs to no project."""
     query = f"SELECT nullif(project_id, {NO_PROJECT}) FROM {TrailRow.table} WHERE position = %(position)s"
     found: int | None = await fetch_value(source, query, {"position": position})
     return found
 
 
 async def has_unsealed(source: Source, before: datetime) -> bool:
-    """Whether the latest checkpoint leaves out an event from before this time; False if there are no checkpoints."""
+    """Returns whether the newest checkpoint does not cover some event from before this time. False if there is no
+    checkpoint.
+    """
     query = (
         f"SELECT at_us < %(before)s FROM {TrailRow.table} WHERE position > (SELECT max(size) FROM audit_checkpoints)"
         " ORDER BY position LIMIT 1"
@@ -196,7 +199,9 @@ async def has_unsealed(source: Source, before: datetime) -> bool:
 
 
 async def fetch_actor_names(source: Source, actors: Collection[str]) -> dict[str, str]:
-    """Returns actor -> current name, without deleted users, deleted nodes and the server itself."""
+    """Returns actor (such as `user:7`) -> current name. Leaves out deleted users, deleted nodes and the server
+    itself.
+    """
     query = (
         f"SELECT 'user:' || id, coalesce(nullif(trim(first_name || ' ' || last_name), ''), email) FROM {UserRow.table}"
         f" WHERE id = ANY (%(users)s::bigint[]) UNION ALL"

@@ -99,8 +99,8 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
 
 
 def email_column(user_id: str) -> str:
-    """Returns an SQL expression for the email address of the user whose id is in the column `user_id`; null for a null
-    id.
+    """Returns an SQL expression for the email address of the user whose id is in the column `user_id`. It is null where
+    the id is null, and DELETED_USER for a deleted user.
     """
     return (
         f"CASE WHEN {user_id} IS NOT NULL THEN"
@@ -119,7 +119,7 @@ PROJECTION = Projection(
 
 
 class Credentials(msgspec.Struct, frozen=True):
-    """The owner of a session or API token, and the projects that this user can access."""
+    """The user of a session or API token, and the projects that this user can access."""
 
     user_id: int
     email: str
@@ -141,10 +141,10 @@ _ACCESS = (
 
 
 async def fetch_session_credentials(source: Source, session_ids: Sequence[str]) -> list[Credentials | None]:
-    """Returns the credentials for each session, in the given order; None if the session was revoked or its user is
-    inactive.
+    """Returns the credentials for each of these sessions, in order. None for a session that was revoked, or whose user
+    is inactive.
 
-    Does not check expiry, which is in the signed session token.
+    Does not check whether a session has expired: the signed session token contains that.
     """
     query = (
         f"SELECT s.id, u.id, u.email, u.role, {_ACCESS}, u.can_manage_nodes FROM {SessionRow.table} s"
@@ -202,7 +202,9 @@ async def find_view(source: Source, user_id: int) -> UserView | None:
 
 
 async def fetch_page(source: Source, *, search: str | None, **window: Unpack[Window]) -> list[UserView]:
-    """Returns a page of users, ordered by id. `search` is a part of the email address or name, ignoring case."""
+    """Returns a page of users, ordered by id. `search` limits it to users whose name or email address contains this
+    text, ignoring case.
+    """
     query = f"{_VIEW} WHERE u.id > %(after)s AND {_MATCHES} ORDER BY u.id OFFSET %(offset)s LIMIT %(limit)s"
     return await fetch_all(source, UserView, query, {"search": search, **window})
 

@@ -1,6 +1,7 @@
-"""Read model of the positions at which builds were queued, started, ended and deleted: finds the builds of a moment.
+"""Read model of the positions at which builds were queued, started, ended and deleted. It finds the builds of a past
+moment.
 
-Rows contain only numbers and the verdict, and stay when the build is deleted. All else about a build of the past is
+Rows contain only numbers and the verdict, and stay when a build is deleted. Everything else about a past build is
 folded from its events (`projections.time_travel`).
 """
 
@@ -49,7 +50,7 @@ class BuildPositionsRow(Row, frozen=True):
 
 
 class DeletedJobRow(Row, frozen=True):
-    """The position at which a job was deleted, and with it all of its builds."""
+    """The position at which a job was deleted. All its builds were deleted with it."""
 
     table = Table("deleted_jobs", VERSION)
     id: int
@@ -92,7 +93,7 @@ PROJECTION = Projection(
 
 
 def _at(status: str | None) -> str:
-    """Returns an SQL subquery for the builds that existed at `position`, with the columns that BuildFilters needs."""
+    """Returns an SQL subquery for the builds that existed at `position`. It has the columns that BuildFilters needs."""
     turns = "(SELECT count(*) FROM jsonb_array_elements(p.turns) turn WHERE turn::bigint <= %(position)s)"
     then = f"CASE WHEN p.ended <= %(position)s THEN p.verdict WHEN {turns} & 1 = 1 THEN 'running' ELSE 'queued' END"
     is_open = "AND int8range(queued, ended) @> %(position)s::bigint" if status in ("queued", "running") else ""
@@ -114,8 +115,8 @@ def _at(status: str | None) -> str:
 async def fetch_page(
     connection: AsyncConnection, filters: BuildFilters, position: int, limit: int, offset: int
 ) -> list[int]:
-    """Returns the ids of a page of the builds at a position, newest first. A filter by branch finds only builds that
-    have not been deleted since.
+    """Returns the ids of a page of the builds at a position, newest first. With a filter by branch, builds that were
+    deleted after that position are missing.
     """
     query = f"SELECT id FROM {_at(filters.status)} WHERE {filters.where()} ORDER BY id DESC LIMIT %(limit)s"
     parameters = msgspec.structs.asdict(filters) | {"position": position, "limit": limit, "offset": offset}
@@ -123,11 +124,11 @@ async def fetch_page(
 
 
 async def count(connection: AsyncConnection, filters: BuildFilters, position: int) -> BuildCount:
-    """Returns the number of matching builds at a position, exact or up to MAX_COUNT like `projections.builds.count`."""
+    """Counts the matching builds at a position. May stop at MAX_COUNT, like `projections.builds.count`."""
     return await builds.count(connection, filters, _at(filters.status), position=position)
 
 
 async def count_without_branch(connection: AsyncConnection, filters: BuildFilters, position: int) -> BuildCount:
-    """The number of builds at a position that match the other filters, but whose branch has been erased since."""
+    """Counts the builds at a position whose branch was erased later. They match all filters except that by branch."""
     erased = f"(SELECT * FROM {_at(filters.status)} WHERE branch IS NULL) without_branch"
     return await builds.count(connection, msgspec.structs.replace(filters, branch=None), erased, position=position)

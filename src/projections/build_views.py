@@ -1,4 +1,4 @@
-"""The representation of builds in API answers, webhooks and Teams cards."""
+"""The form of builds in answers of the API, messages of webhooks and Teams cards."""
 
 from datetime import datetime
 from typing import Any
@@ -77,7 +77,7 @@ def detail(row: BuildRow, waiting_for: str | None, comments: list[CommentView]) 
 
 
 def _calculated(row: BuildRow) -> dict[str, int]:
-    """Returns the fields of `BuildItem` that are not columns of the row."""
+    """Returns those fields of `BuildItem` that are computed from several columns of the row."""
     begun, ended = row.started_at, row.finished_at
     return {
         "duration_s": round((ended - begun).total_seconds()) if begun and ended else 0,

@@ -169,8 +169,9 @@ PROJECTION = Projection("builds", VERSION, (BuildRow, CommentRow), keys, apply, 
 
 
 class BuildFilters(msgspec.Struct, frozen=True):
-    """Conditions that builds must meet. A field that is None sets no condition. `projects` lists the ids of the
-    projects that the caller may see.
+    """Conditions that builds must meet, all of them. A field that is None sets no condition.
+
+    `projects` lists the ids of the projects that the caller may see.
     """
 
     projects: list[int] | None = None
@@ -222,10 +223,9 @@ class BuildCount(NamedTuple):
 async def count(
     source: Source, filters: BuildFilters, table: str = str(BuildRow.table), **parameters: Any
 ) -> BuildCount:
-    """Returns the number of matching builds: exact with at most one filter besides `projects`, otherwise up to
-    MAX_COUNT.
+    """Counts the matching builds. With two or more filters, stops at MAX_COUNT; `projects` does not count as one.
 
-    `table` is the table of the builds, or a subquery that needs `parameters`.
+    `table` is a table of builds, or a subquery. `parameters` are values for the subquery.
     """
     given = {name for name, value in msgspec.structs.asdict(filters).items() if value is not None}
     limit = MAX_COUNT + 1 if len(given - {"projects"}) > 1 else None
@@ -236,8 +236,8 @@ async def count(
 
 
 async def find_expired(source: Source, now: datetime, limit: int) -> list[int]:
-    """Returns the ids of finished, unpinned builds that exceed their project's retention by age or by number, oldest
-    first.
+    """Returns the ids of builds to delete, oldest first: finished builds that are not pinned, and that are older than
+    the retention of their project allows, or beyond the number of builds that it keeps for each job.
     """
     query = (
         "SELECT id FROM (SELECT b.id, b.pinned, b.finished_at, p.retention_days, p.retention_builds,"
@@ -253,8 +253,8 @@ async def find_expired(source: Source, now: datetime, limit: int) -> list[int]:
 
 
 async def find_ended_on_commit(source: Source, job_id: int, commit_sha: str, *, other_than: int) -> list[int]:
-    """Returns the ids of the newest builds of a job on a commit that passed or failed, newest first, MAX_ON_COMMIT at
-    most. Leaves out the build `other_than`.
+    """Returns the ids of up to MAX_ON_COMMIT builds of a job on a commit that passed or failed, newest first. Leaves
+    out the build `other_than`.
     """
     query = (
         f'SELECT id FROM {BuildRow.table} WHERE lower(commit_sha) COLLATE "C" = lower(%(commit)s)'
@@ -265,8 +265,8 @@ async def find_ended_on_commit(source: Source, job_id: int, commit_sha: str, *, 
 
 
 async def find_queue_position(source: Source, build_id: int) -> int:
-    """Returns the build's position in the order in which the dispatcher assigns builds, from 1; 0 when it is not
-    queued.
+    """Returns the number of the build in the queue, from 1; 0 if it is not queued. Builds moved to the top come first
+    in the queue, then those with higher priority, then older ones.
     """
     query = (
         "SELECT number FROM (SELECT id, row_number() OVER (ORDER BY moved_to_top DESC, priority DESC, id) AS number"
@@ -295,6 +295,6 @@ async def fetch_comments(source: Source, build_id: int) -> list[CommentView]:
 
 
 async def fetch_assigned_ids(source: Source, node_id: int) -> list[int]:
-    """Returns the ids of the builds that are assigned to this node and not yet started by its agent."""
+    """Returns the ids of the builds that are assigned to this node and that its agent has not started yet."""
     query = f"SELECT id FROM {BuildRow.table} WHERE node_id = %(node)s AND finished_at IS NULL AND status = 'queued'"
     return await fetch_column(source, query, {"node": node_id})

@@ -1,4 +1,4 @@
-"""Projections of endpoints: one table for webhooks and one for Teams channels, with a row for each endpoint."""
+"""Projections of endpoints: one table for webhooks, and one for Teams channels. Each endpoint has a row."""
 
 from collections.abc import Iterable, Sequence
 from typing import TypeVar, Unpack
@@ -25,11 +25,11 @@ PROJECTED = (EndpointRegistered, EndpointUpdated, EndpointDeleted, EndpointFaili
 
 
 def endpoint_projection(name: str, row_type: type[Row], events: Sequence[type[EndpointEvent]]) -> Projection:
-    """Returns the projection of the endpoints that `events` are about.
+    """Returns a projection of endpoints, those of the kind that `events` are about.
 
-    `row_type` needs the columns id, project_id, created_at, updated_at, failing_since and failing_error, and those that
-    `EndpointUpdated` changes. The event that registers an endpoint must have a field for every column without a
-    default.
+    `row_type` needs the columns id, project_id, created_at, updated_at, failing_since and failing_error, and a column
+    for each field that the update event may change. The event that registers an endpoint must have a field for each
+    column that has no default.
     """
     taken = tuple(event for event in events if issubclass(event, PROJECTED))
 
@@ -56,7 +56,7 @@ def endpoint_projection(name: str, row_type: type[Row], events: Sequence[type[En
 
 
 def new_row(row_type: type[R], event: Event) -> R:
-    """Returns the row of an endpoint for the event that registered it."""
+    """Returns the row of a new endpoint. `event` is the one that registered it."""
     assert isinstance(event, EndpointRegistered)
     ids = {"id": event.endpoint_id, "project_id": event.project_id}
     return copy_fields(row_type, event, **ids, created_at=event.at, updated_at=event.at)
@@ -81,8 +81,9 @@ async def list_endpoints(
     active: bool | None = None,
     **window: Unpack[Window],
 ) -> list[R]:
-    """Returns a page of the endpoints of these projects, ordered by id. If `projects` is None, of all endpoints,
-    including those without a project.
+    """Returns a page of the endpoints of these projects, ordered by id.
+
+    If `projects` is None, includes the endpoints of all projects, and those that belong to no project.
     """
     return await fetch_all(
         source,

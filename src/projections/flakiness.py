@@ -1,4 +1,4 @@
-"""Queries for test cases with flaky runs, over the tables of the projection `results`."""
+"""Queries for test cases that had flaky runs. They read the tables of the projection `results`."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,7 @@ class FlakyCase(msgspec.Struct, frozen=True):
 
 
 async def fetch_flaky_cases(source: Source, case_ids: Sequence[int]) -> list[FlakyCase]:
-    """Returns the test cases, out of `case_ids`, that ever had a flaky run, ordered by id."""
+    """Returns those of these test cases that have had a flaky run, ordered by id."""
     return await fetch_all(
         source,
         FlakyCase,
@@ -30,6 +30,6 @@ async def fetch_flaky_cases(source: Source, case_ids: Sequence[int]) -> list[Fla
 
 
 async def fetch_flaky_counts(source: Source) -> list[tuple[int, int, int]]:
-    """Returns (case id, runs, flaky runs) for every test case that ever had a flaky run."""
+    """Returns (case id, runs, flaky runs) for each test case that has had a flaky run."""
     query = f"SELECT case_id, runs, flaky_runs FROM {CaseStatsRow.table} WHERE flaky_runs > 0"
     return await fetch_rows(source, query)

@@ -1,4 +1,6 @@
-"""Read model of jobs and their configurations, without the values of secrets, which are only in the job's stream."""
+"""Read model of jobs and their configurations. It has the names of secrets, but their values are only in the job's
+stream.
+"""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -106,14 +108,16 @@ async def find(source: Source, job_id: int) -> JobRow | None:
 
 
 class ProjectOfJob:
-    """Cached look-up of the project of a job. A job never changes its project."""
+    """Finds the project of a job, and caches it: a job never changes its project."""
 
     def __init__(self, pool: AsyncConnectionPool) -> None:
         self._pool = pool
         self._known: LRUCache[int, int] = LRUCache(JOBS_CACHED)
 
     async def __call__(self, job_id: int) -> int | None:
-        """Returns the id of the job's project; None for an unknown job. A deleted job may still be in the cache."""
+        """Returns the id of the job's project; None for an unknown job. May also find a job that was deleted, in the
+        cache.
+        """
         if (project_id := self._known.get(job_id)) is not None:
             return project_id
         job = await find_row(self._pool, JobRow, job_id)
@@ -137,7 +141,7 @@ async def find_detail(source: Source, job_id: int) -> JobDetail | None:
 
 
 async def find_configuration(source: Source, job_id: int) -> ConfigurationRow | None:
-    """Returns the job's configuration; None for a job that was never configured."""
+    """Returns the job's configuration; None if nobody has configured the job."""
     return await find_row(source, ConfigurationRow, job_id)
 
 
@@ -155,8 +159,8 @@ async def fetch_page(
     enabled: bool | None,
     **window: Unpack[Window],
 ) -> list[JobRow]:
-    """Returns a page of the jobs of `projects` (None: of all projects), ordered by id. `search` is a part of the name,
-    ignoring case.
+    """Returns a page of the jobs of `projects` (None: of all projects), ordered by id. `search` limits it to jobs whose
+    name contains this text, ignoring case.
     """
     return await fetch_all(
         source,

@@ -1,4 +1,4 @@
-"""Read model of known issues, and of the failures that people have added to them."""
+"""Read model of known issues, and of the failures that users have linked to them."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -99,7 +99,9 @@ async def fetch_page(source: Source, project_id: int, **window: Unpack[Window]) 
 
 
 async def fetch_match_rules(source: Source, project_id: int) -> list[known_issues.MatchRule]:
-    """Returns the match rules of all known issues of a project, including those of failures that were added to one."""
+    """Returns the match rules of all known issues of a project: the rules that users entered, and those from linked
+    failures.
+    """
     return await fetch_all(
         source,
         known_issues.MatchRule,
@@ -111,6 +113,6 @@ async def fetch_match_rules(source: Source, project_id: int) -> list[known_issue
 
 
 async def find_unsearched(source: Source, limit: int) -> list[int]:
-    """Returns the ids of the known issues whose search through older failures is not complete, oldest first."""
+    """Returns the ids of up to `limit` known issues for which older failures are still to be searched, oldest first."""
     query = f"SELECT id FROM {KnownIssueRow.table} WHERE {_UNSEARCHED} ORDER BY id LIMIT %(limit)s"
     return await fetch_column(source, query, {"limit": limit})

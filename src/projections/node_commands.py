@@ -1,4 +1,4 @@
-"""Read model of commands to agents that are not answered yet. The answers are only in the commands' streams."""
+"""Read model of the commands that agents have not answered yet. Answers are only in the streams of the commands."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -38,8 +38,10 @@ PROJECTION = Projection(
 
 
 async def find_unanswered(source: Source, node_id: int) -> list[int]:
-    """Returns the ids of the commands that the node's agent has not answered, oldest first. Leaves out commands past
-    their timeout: a command that was requested while the machine was away must not run when it comes back.
+    """Returns the ids of the commands that the node's agent has not answered, oldest first.
+
+    Leaves out commands whose timeout has passed: if the machine was away when a command was requested, the command must
+    not run when the machine comes back.
     """
     query = (
         f"SELECT id FROM {NodeCommandRow.table} WHERE node_id = %(node)s"

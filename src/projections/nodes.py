@@ -1,4 +1,4 @@
-"""Read model of nodes. An agent's measurements are not events; queries read them from the table `agent_gauges`."""
+"""Read model of nodes. An agent's measurements are no events: queries read them from the table `agent_gauges`."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -116,8 +116,8 @@ PROJECTION = Projection(
 
 
 class NodeView(msgspec.Struct, frozen=True):
-    """A node and the last measurements of its agent, in whole numbers. Measurements are 0 while the node is offline,
-    and null in historical reads.
+    """A node, with the last measurements of its agent as whole numbers. They are 0 while the node is offline, and null
+    in historical reads.
     """
 
     id: int
@@ -144,7 +144,7 @@ class NodeView(msgspec.Struct, frozen=True):
 
 
 class NodeHealth(msgspec.Struct, frozen=True):
-    """The last measurements of a node's agent and their age. Without measurements they are 0, and the age is -1."""
+    """The last measurements of a node's agent and their age. If there are none, they are 0 and the age is -1."""
 
     node_id: int
     cpu_pct: int
@@ -168,7 +168,7 @@ _VIEW = f"""
 
 
 async def find_by_token(source: Source, token_hash: bytes) -> NodeRow | None:
-    """Returns the node whose agent has the token with this hash; None if there is none or the node was deleted."""
+    """Returns the node whose agent has the token with this hash. None if there is none, or if the node was deleted."""
     query = f"SELECT * FROM {NodeRow.table} WHERE token_hash = %(hash)s"
     return await fetch_one(source, NodeRow, query, {"hash": token_hash})
 
@@ -182,7 +182,7 @@ async def find_view(source: Source, node_id: int) -> NodeView | None:
 
 
 async def find_view_by_name(source: Source, name: str) -> NodeView | None:
-    """Returns the node with exactly this name, or None. Names are unique."""
+    """Returns the node with exactly this name; None if there is none. Names are unique."""
     query = f"{_VIEW} WHERE lower(n.name) = lower(%(name)s) AND n.name = %(name)s"
     return await fetch_one(source, NodeView, query, {"name": name})
 

@@ -69,7 +69,7 @@ async def find(source: Source, pool_id: int) -> PoolView | None:
 
 
 async def find_id_by_name(source: Source, project_id: int, name: str) -> int | None:
-    """Returns the id of the project's pool with exactly this name, or None."""
+    """Returns the id of the project's pool with exactly this name; None if there is none."""
     query = f"SELECT id FROM {PoolRow.table} WHERE project_id = %(project)s AND name = %(name)s"
     return cast(int | None, await fetch_value(source, query, {"project": project_id, "name": name}))
 
@@ -85,7 +85,7 @@ async def fetch_node_ids(source: Source, pool_id: int) -> list[int]:
 
 
 async def count_active_builds(source: Source, pool_id: int) -> int:
-    """Returns the number of unfinished builds that are routed to this pool or run on its nodes."""
+    """Counts the unfinished builds that are routed to this pool, or that run on its nodes."""
     query = f"""
         SELECT count(*) FROM {BuildRow.table} WHERE finished_at IS NULL AND (node_pool_id = %(pool)s::bigint
             OR node_id IN (SELECT id FROM {NodeRow.table} WHERE pool_id = %(pool)s::bigint))
@@ -94,7 +94,7 @@ async def count_active_builds(source: Source, pool_id: int) -> int:
 
 
 async def count_guest_builds(source: Source, project_id: int) -> int:
-    """Returns the number of other projects' unfinished builds that are routed to this project's pools or run on their
+    """Counts the unfinished builds of other projects that are routed to pools of this project, or that run on their
     nodes.
     """
     query = f"""
@@ -109,8 +109,9 @@ async def count_guest_builds(source: Source, project_id: int) -> int:
 async def fetch_page(
     source: Source, *, projects: Sequence[int] | None, project_id: int | None, **window: Unpack[Window]
 ) -> list[PoolView]:
-    """Returns a page of all shared pools and the pools of `projects` (None: of all projects), ordered by id.
-    `project_id` limits the page to the pools of one project.
+    """Returns a page of pools, ordered by id: all shared pools, and the pools of `projects` (None: of all projects).
+
+    With `project_id`, only those that belong to this project.
     """
     return await fetch_all(
         source,

@@ -1,7 +1,7 @@
-"""Read model of quarantined tests.
+"""Read model of quarantined tests. A row is one entry of a job's quarantine.
 
-A row is one quarantined test of a job. An expired entry keeps its row until somebody lifts it. An entry is healthy from
-`quarantine.became_healthy` until its test fails again.
+An expired entry keeps its row until somebody lifts it. An entry is healthy from the event `quarantine.became_healthy`
+until one of its tests fails again.
 """
 
 from collections.abc import Iterable, Iterator
@@ -101,8 +101,8 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
 
 
 def _existing(rows: Rows, ids: Iterable[int]) -> Iterator[QuarantineRow]:
-    """Yields the rows of the entries with these ids. An entry may have been lifted while the report was recorded, so
-    its row may be missing.
+    """Yields the rows of the entries with these ids. Skips entries that somebody lifted while the report was
+    recorded.
     """
     for quarantine_id in ids:
         if (row := rows.get(QuarantineRow, quarantine_id)) is not None:
@@ -123,7 +123,7 @@ Status = Literal["active", "healthy", "expired"]
 
 
 def status_at(row: QuarantineRow, now: datetime) -> tuple[Status, datetime]:
-    """Returns the status of the entry at the time `now`, and the time since when it has this status."""
+    """Returns the status of the entry at the time `now`, and since when it has had this status."""
     if row.expires_at is not None and row.expires_at <= now:
         return "expired", row.expires_at
     if row.healthy_at is not None:
@@ -145,7 +145,7 @@ async def find(source: Source, quarantine_id: int) -> QuarantineRow | None:
 
 
 async def fetch_page(source: Source, job_id: int, **window: Unpack[Window]) -> list[QuarantineRow]:
-    """Returns a page of the entries of a job, ordered by id, including expired ones."""
+    """Returns a page of the entries of a job, ordered by id. Expired entries are included."""
     return await fetch_all(
         source,
         QuarantineRow,
@@ -174,14 +174,14 @@ async def count_by_status(source: Source, job_id: int, now: datetime) -> dict[st
 
 
 async def count_by_age(source: Source, job_id: int, now: datetime) -> dict[int, int]:
-    """Returns age in whole days -> number of the job's entries that have not expired and were quarantined then."""
+    """Returns age in whole days -> number of the job's entries with this age. Expired entries do not count."""
     days = "floor(greatest(extract(epoch FROM %(now)s - quarantined_at), 0) / 86400)::int"
     query = f"SELECT {days}, count(*) FROM {QuarantineRow.table} WHERE {_IS_ACTIVE} GROUP BY 1"
     return dict(await fetch_rows(source, query, {"job": job_id, "now": now}))
 
 
 async def find_jobs_with_expired(source: Source, now: datetime, limit: int) -> list[int]:
-    """Returns the ids of jobs with expired entries whose expiry is not recorded yet."""
+    """Returns the ids of up to `limit` jobs with entries that have expired, where no event records this yet."""
     query = (
         f"SELECT DISTINCT job_id FROM {QuarantineRow.table} WHERE {_EXPIRY_UNRECORDED} AND expires_at <= %(now)s"
         " LIMIT %(limit)s"
@@ -190,7 +190,9 @@ async def find_jobs_with_expired(source: Source, now: datetime, limit: int) -> l
 
 
 async def find_recovered(source: Source, now: datetime, limit: int) -> list[RecoveredEntry]:
-    """Returns entries that became healthy, have not expired, and whose recovery is not recorded yet, ordered by job."""
+    """Returns up to `limit` entries whose tests have recovered, where no event records this yet, ordered by job. Leaves
+    out expired entries.
+    """
     query = (
         f"SELECT job_id, id, failures FROM {QuarantineRow.table} WHERE {_RECOVERY_UNRECORDED}"
         " AND (expires_at IS NULL OR expires_at > %(now)s) ORDER BY job_id, id LIMIT %(limit)s"

@@ -1,4 +1,4 @@
-"""All projections, in the order in which each event is applied to them."""
+"""All projections. Each event is applied to them in this order."""
 
 from projections import (
     artifacts,

@@ -1,4 +1,4 @@
-"""Look-ups in several read models that recording a report needs."""
+"""Looks up what the recording of a report needs to know from read models."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,12 +1,12 @@
-"""Read model of test results and reports. The queries are in `results_queries` and `results_history`, the tables of
-test cases in `results_cases`.
+"""Read model of test results and reports. Queries are in `results_queries` and `results_history`, the tables of test
+cases in `results_cases`.
 
-A row of `result_blocks` stores up to a thousand results as arrays, in the order of the report (docs/decisions/0010):
-about 17 bytes for each result, with indexes. The results of a report have contiguous ids; its row in `reports` has the
-first id and the number of results. Texts are in a table of their own, since a passed test has none.
+A row of `result_blocks` stores up to a thousand results as arrays, in the order of the report (docs/decisions/0010). A
+result takes about 17 bytes, with indexes. The results of a report have contiguous ids: the report's row in `reports`
+has the first id and the number of results. Texts are in another table, since a passed test has none.
 
-Rows of results are never updated. Events of older releases replaced results one by one; such replaced results are
-listed in `superseded_results`.
+Rows of results are never updated. In events of older releases a result could replace another one; such replaced results
+are listed in `superseded_results`.
 """
 
 from collections.abc import Iterable, Iterator
@@ -53,7 +53,9 @@ from bit 5 on follows the attempt. If the result was retried, all bits are inver
 
 
 class BlockRow(Row, frozen=True):
-    """A block of results in report order. Element n of each array belongs to the result `first_result_id + n`."""
+    """A block of results, in the order of the report. Element n (from 0) of each array is about the result
+    `first_result_id + n`.
+    """
 
     table = Table(
         "result_blocks",
@@ -90,7 +92,7 @@ class ResultTextRow(Row, frozen=True):
 
 
 class OutputsRow(Row, frozen=True):
-    """Output of the tests of one block. Output is large and seldom read, so one row stores that of a whole block."""
+    """Output of the tests of one block. Output is large and seldom read, so one row stores that of the whole block."""
 
     table = Table("result_outputs", VERSION, key=("first_result_id",), indexes=("(job_id)",))
     first_result_id: int
@@ -100,7 +102,7 @@ class OutputsRow(Row, frozen=True):
 
 
 class SupersededRow(Row, frozen=True):
-    """A result that does not count, because an event of an older release says that another result replaced it."""
+    """A result that does not count, because another result replaced it in an event of an older release."""
 
     table = Table("superseded_results", VERSION, indexes=("(job_id)",))
     id: int
@@ -199,10 +201,9 @@ PROJECTION = Projection(
 
 
 def pack_facts(event: ResultsRecorded) -> Int16s:
-    """Returns the `facts` of each result. Computes them for all results at once, as two long integers: one with the low
-    bytes, one with the high bytes.
+    """Returns the `facts` of each result. Raises ValueError when the event's columns have different lengths.
 
-    Raises ValueError when the event's columns have different lengths.
+    For speed it computes all results at once, as two long integers: one of the low bytes, one of the high bytes.
     """
     count = len(event.case_ids)
     columns = (event.statuses, event.known_issues, event.flaky, event.quarantined or bytes(count))

@@ -1,6 +1,6 @@
-"""Test cases: tables, counters and look-up by name. A test case is one test of a project across builds.
+"""Test cases: their tables, counters and look-up by name. A test case is one test of a project across builds.
 
-A case's counters change with every run, so they are in another table than its name.
+The counters of a case change with each run, so they are in another table than its name.
 """
 
 from operator import sub
@@ -32,9 +32,11 @@ class TestCaseRow(Row, frozen=True):
 
 
 class CaseStatsRow(Row, frozen=True):
-    """Outcome counters of a test case. A run is all results of the case in one build, without those that are skipped or
-    do not count. Runs are in the order of the log. A run failed if one of its results failed. A mixed run is no flip
-    and not flaky by itself, since the test may fail on Python 3.11 and pass on 3.12.
+    """Counters of the outcomes of a test case.
+
+    A run consists of the results of the case in one build, without those that were skipped or do not count. Runs are in
+    the order of the log. A run failed if one of its results failed. A mixed run has passed and failed results. It is no
+    flip, and not flaky by itself, since the test may fail on Python 3.11 and pass on 3.12.
     """
 
     table = Table("case_stats", VERSION, key=("case_id",))
@@ -60,14 +62,14 @@ class CaseStatsRow(Row, frozen=True):
 
     @property
     def outcome(self) -> int:
-        """Outcome of the last run; NO_RUN when all its results were replaced."""
+        """Outcome of the last run. NO_RUN if all its results were replaced."""
         if self.failed:
             return MIXED if self.passed else FAILED
         return PASSED if self.passed else NO_RUN
 
 
 class CatalogueRow(Row, frozen=True):
-    """The version that this read model has reached in a project's stream of test cases, and the number of its cases."""
+    """Number of test cases of a project, and how far this read model has read the project's stream of test cases."""
 
     table = Table("case_catalogues", VERSION, key=("project_id",))
     project_id: int
@@ -78,8 +80,8 @@ class CatalogueRow(Row, frozen=True):
 def add_result(
     stats: CaseStatsRow, build_id: int, job_id: int, commit: int, status: int, *, flaky: bool
 ) -> CaseStatsRow:
-    """Returns the counters after one more result. Results of the same build, in other reports or suites, belong to one
-    run.
+    """Returns the counters after one more result. Results of one build belong to one run, also from other reports or
+    suites.
     """
     if status == SKIPPED:
         return stats
@@ -91,8 +93,8 @@ def add_result(
 
 
 def remove_result(stats: CaseStatsRow, build_id: int, status: int, *, flaky: bool) -> CaseStatsRow:
-    """Returns the counters without a result that was added before. Unless it belongs to the last run, it must be the
-    only result of its run.
+    """Returns the counters without a result that was added earlier. If the result is not from the last run, it must be
+    the only one of its run.
     """
     if status == SKIPPED:
         return stats
@@ -126,7 +128,9 @@ def _begin_run(stats: CaseStatsRow, build_id: int, job_id: int, commit: int) -> 
 
 
 def _with_results(stats: CaseStatsRow, passed: int, failed: int, flaky: int) -> CaseStatsRow:
-    """Returns the counters after the results of the last run were changed to these numbers."""
+    """Returns the counters after the numbers of passed, failed and flaky results in the last run have changed to
+    these.
+    """
     after = msgspec.structs.replace(stats, passed=passed, failed=failed, flaky=flaky)
     runs, failures, flips, flaky_runs = map(sub, _count_last_run(after), _count_last_run(stats))
     return msgspec.structs.replace(
@@ -139,14 +143,14 @@ def _with_results(stats: CaseStatsRow, passed: int, failed: int, flaky: int) -> 
 
 
 def _count_last_run(stats: CaseStatsRow) -> tuple[bool, bool, bool, bool]:
-    """Returns what the last run adds to `runs`, `failures`, `flips` and `flaky_runs`."""
+    """Returns for the last run whether it counts in `runs`, `failures`, `flips` and `flaky_runs`."""
     is_flip = {stats.outcome, stats.outcome_before} == {PASSED, FAILED}
     is_flaky = stats.flaky > 0 or (is_flip and stats.commit != 0 and stats.commit == stats.commit_before)
     return stats.outcome != NO_RUN, stats.failed > 0, is_flip, is_flaky
 
 
 def correct_run(stats: CaseStatsRow, was: int, status: int) -> CaseStatsRow:
-    """Returns the counters after the status of a run before the last one was corrected from `was` to `status`."""
+    """Returns the counters after the status of an earlier run, not the last one, has changed from `was` to `status`."""
     return msgspec.structs.replace(
         stats,
         runs=stats.runs + (was == SKIPPED) - (status == SKIPPED),
@@ -155,16 +159,17 @@ def correct_run(stats: CaseStatsRow, was: int, status: int) -> CaseStatsRow:
 
 
 async def fetch_catalogue_version(source: Source, project_id: int) -> int:
-    """Returns the version that this read model has reached in the project's stream of test cases. Call it before
-    `find_case_ids`: a case that is then not found was not in the stream at this version.
+    """Returns the version of the project's stream of test cases up to which this read model has read.
+
+    Call it before `find_case_ids`. If that finds no case for a node id, the stream had none at this version.
     """
     query = f"SELECT version FROM {CatalogueRow.table} WHERE project_id = %(project)s"
     return int(await fetch_value(source, query, {"project": project_id}) or 0)
 
 
 async def find_case_ids(source: Source, project_id: int, node_ids: list[str]) -> list[int | None]:
-    """Returns the case id of each node id; None where the project has no such case. Pass a few thousand node ids at
-    most.
+    """Returns the case id of each node id, or None where the project has no such case. Pass at most a few thousand node
+    ids.
     """
     query = (
         f"SELECT wanted.number, c.id FROM unnest(%(node_ids)s::text[]) WITH ORDINALITY wanted(node_id, number)"

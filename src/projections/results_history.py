@@ -50,7 +50,7 @@ class CaseRun(msgspec.Struct, frozen=True):
 
 
 class ResultOrigin(msgspec.Struct, frozen=True):
-    """Test, build, job and project of a result, and the fields that matching and triage need."""
+    """The test, build, job and project of a result, and what matching and triage need to know about it."""
 
     result_id: int
     case_id: int
@@ -68,7 +68,9 @@ class ResultOrigin(msgspec.Struct, frozen=True):
 
 
 class OlderFailure(msgspec.Struct, frozen=True):
-    """A result that has texts and is older than the known issue, or than the last change of the known issue."""
+    """A result with texts that a search for a known issue examines. It was recorded before the issue was made or
+    changed.
+    """
 
     id: int
     job_id: int
@@ -81,8 +83,8 @@ class OlderFailure(msgspec.Struct, frozen=True):
 
 
 def _block_of(result_id: str) -> str:
-    """Returns an SQL query for the block that contains a result. `result_id` is an SQL expression. The query has no row
-    if there is no such result.
+    """Returns an SQL query for the block that contains a result; it finds no row if there is none. `result_id` is an
+    SQL expression.
     """
     newest = (
         f"SELECT * FROM {BlockRow.table} WHERE first_result_id <= {result_id} ORDER BY first_result_id DESC LIMIT 1"
@@ -108,7 +110,7 @@ async def find_text(source: Source, result_id: int) -> ResultTextRow | None:
 
 
 async def fetch_outputs(source: Source, ranges: ReportRanges, result_id: int) -> tuple[str, str]:
-    """Returns the result's `system_out` and `system_err`, empty if it printed nothing. `ranges` contains the result's
+    """Returns the `system_out` and `system_err` of a result, both empty if it has none. `ranges` must contain its
     report.
     """
     query = (
@@ -120,7 +122,7 @@ async def fetch_outputs(source: Source, ranges: ReportRanges, result_id: int) ->
 
 
 async def fetch_history(source: Source, case_id: int, limit: int) -> list[CaseRun]:
-    """Returns the newest `limit` results of a test case that count, newest first."""
+    """Returns up to `limit` results of a test case, newest first. Leaves out results that do not count."""
     # The GIN index finds all blocks with the case at once. Blocks are read one by one until there are enough results,
     # since a test may have run a hundred thousand times.
     query = (
@@ -147,7 +149,9 @@ _IS_OPEN = f"(coalesce({FACTS} & {STATUS} = {FAILED}, false) AND m.id IS NULL AN
 
 
 async def fetch_older_failures(source: Source, project_id: int, result_id: int, limit: int) -> list[OlderFailure]:
-    """Returns the newest `limit` results of a project that have texts and are older than `result_id`, newest first."""
+    """Returns up to `limit` results of a project that have texts and are older than the result `result_id`, newest
+    first.
+    """
     # LIMIT 1 tells the planner that an id occurs once. Without it, the planner reads whole tables for a few look-ups.
     return await fetch_all(
         source,

@@ -1,8 +1,9 @@
 """Queries over the results of one build: totals, pages, and the tests that failed or were flaky.
 
-Each report's results have contiguous ids. `ReportRanges` contains the id ranges of a build's reports, and generates the
-SQL condition that selects their blocks. If blocks of other builds lie between two ranges, `width_bucket` over the
-bounds finds by binary search which range a block is in: odd buckets are ranges, even ones are gaps.
+The results of a report have contiguous ids. `ReportRanges` contains the range of ids of each report of a build, and
+makes the SQL condition that selects the blocks of these reports. Blocks of other builds may lie between two ranges.
+Then the function `width_bucket` over the bounds of the ranges finds by binary search where a block is: an odd bucket is
+a range, an even one a gap.
 """
 
 from bisect import bisect_right
@@ -62,7 +63,7 @@ FACT_COLUMNS = (
 
 @dataclass(frozen=True)
 class ReportRanges:
-    """Some reports of one build, with the ranges of their results' ids."""
+    """Reports of one build, and the range of result ids of each."""
 
     reports: Sequence[ReportRow]
     """The reports, sorted by `first_result_id`."""
@@ -74,7 +75,7 @@ class ReportRanges:
 
     @property
     def within(self) -> str:
-        """SQL condition: result `t` belongs to one of these reports. Needs `parameters`."""
+        """SQL condition: result `t` belongs to one of these reports. The query needs `parameters`."""
         is_contiguous = all(a.first_result_id + a.cases == b.first_result_id for a, b in pairwise(self.reports))
         return _WITHIN if is_contiguous else f"{_WITHIN} AND width_bucket(t.block, %(bounds)s::bigint[]) %% 2 = 1"
 
@@ -82,7 +83,7 @@ class ReportRanges:
         return self.reports[bisect_right(self.reports, result_id, key=lambda report: report.first_result_id) - 1]
 
     def find_suites(self, name: str) -> list[int]:
-        """Returns the suites with this name, each as `report index * MAX_SUITES + suite index`."""
+        """Returns a number for each suite with this name: `report index * MAX_SUITES + suite index`."""
         return [
             report_index * MAX_SUITES + suite_index
             for report_index, report in enumerate(self.reports)
@@ -108,7 +109,7 @@ _COUNTS = (
 
 
 class ResultFilters(msgspec.Struct, frozen=True):
-    """Conditions that results must meet. A field that is None sets no condition."""
+    """Conditions that results must meet, all of them. A field that is None sets no condition."""
 
     status: int | None = None
     suite: str | None = None
@@ -152,7 +153,7 @@ class ResultFilters(msgspec.Struct, frozen=True):
 
 
 class SuiteTotal(msgspec.Struct, frozen=True):
-    """Number of results with one status in one suite of one report."""
+    """Numbers about the results with one status in one suite of one report."""
 
     report: int
     """Index into `ReportRanges.reports`."""
@@ -196,14 +197,16 @@ async def fetch_reports(source: Source, build_id: int) -> ReportRanges:
 
 
 async def find_report_of(source: Source, result_id: int) -> ReportRanges:
-    """Returns the report that contains a result, even if it does not count; without reports if there is none."""
+    """Returns the report that contains a result, even if the result does not count. Returns no reports if there is
+    none.
+    """
     query = f"SELECT * FROM {ReportRow.table} WHERE first_result_id <= %(id)s ORDER BY first_result_id DESC LIMIT 1"
     found = await fetch_all(source, ReportRow, query, {"id": result_id})
     return ReportRanges([report for report in found if report.first_result_id + report.cases > result_id])
 
 
 async def fetch_totals(source: Source, ranges: ReportRanges) -> list[SuiteTotal]:
-    """Returns totals of the results that count, by report, suite and status, in this order."""
+    """Returns totals of the results that count, one for each report, suite and status, in this order."""
     query = (
         f"SELECT {_REPORT_INDEX}, t.suite::int, t.facts & {STATUS}, count(*), sum(t.duration_ms)::bigint,"
         f" count(*) FILTER (WHERE (t.facts & {KNOWN_ISSUE}) <> 0), count(*) FILTER (WHERE (t.facts & {FLAKY}) <> 0),"
@@ -224,7 +227,7 @@ async def count(source: Source, ranges: ReportRanges, filters: ResultFilters) ->
 async def fetch_page(
     source: Source, ranges: ReportRanges, filters: ResultFilters, limit: int, offset: int
 ) -> list[Result]:
-    """Returns a page of results in report order."""
+    """Returns a page of results in the order of the reports."""
     query = (
         f"WITH t AS (SELECT t.* FROM {filters.tables} WHERE {filters.where(ranges)}"
         " ORDER BY t.block, t.id LIMIT %(limit)s OFFSET %(offset)s)"
@@ -239,19 +242,23 @@ async def fetch_page(
 
 
 async def fetch_with_triage(source: Source, into: type[T], query: str, parameters: dict[str, Any]) -> list[T]:
-    """Runs a query that ends with TRIAGE_COLUMNS. Returns its rows as structs whose last field is a `ResultTriage`."""
+    """Runs a query whose last columns are TRIAGE_COLUMNS. Returns rows as structs whose last field is a
+    `ResultTriage`.
+    """
     split = len(into.__struct_fields__) - 1
     return [into(*row[:split], ResultTriage(*row[split:])) for row in await fetch_rows(source, query, parameters)]
 
 
 async def fetch_failed_node_ids(source: Source, build_id: int) -> list[str]:
-    """Returns the node ids of the tests whose final attempt failed in the build, in report order."""
+    """Returns the node ids of the tests whose last attempt failed in the build, in the order of the reports."""
     return await _node_ids(source, build_id, "t.facts & %(status)s = %(failed)s")
 
 
 async def fetch_flaky_node_ids(source: Source, build_id: int) -> list[str]:
-    """Returns the node ids of the flaky tests of a build, in report order. These are tests with a flaky result, and
-    failed tests that either had flaky runs before or are classified as flaky.
+    """Returns the node ids of a build's flaky tests, in the order of the reports.
+
+    A test counts as flaky if it has a flaky result in the build. A failed test also does if it ever had a flaky run, or
+    if its failure is classified as flaky.
     """
     had_flaky_runs = f"EXISTS (SELECT 1 FROM {CaseStatsRow.table} n WHERE n.case_id = t.case_id AND n.flaky_runs > 0)"
     failed = "t.facts & %(status)s = %(failed)s"
@@ -262,8 +269,8 @@ async def fetch_flaky_node_ids(source: Source, build_id: int) -> list[str]:
 async def fetch_comparable(
     source: Source, build_id: int, ranges: ReportRanges, cases: Sequence[int]
 ) -> list[OtherResult]:
-    """Returns the results of a build in these reports, of each test case that failed there or is in `cases`. Leaves out
-    results that are skipped or do not count.
+    """Returns results from these reports of a build, to compare another build's results with: those of test cases that
+    failed here or that are in `cases`. Leaves out results that are skipped or do not count.
     """
     query = (
         f"WITH t AS MATERIALIZED (SELECT {_REPORT_INDEX} AS report, t.suite, t.case_id, t.facts & {STATUS} AS status"

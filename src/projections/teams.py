@@ -1,4 +1,4 @@
-"""Read model of Teams channels. The outcomes of deliveries are not here but in `store.tables.delivery_history`."""
+"""Read model of Teams channels. Outcomes of deliveries are in `store.tables.delivery_history`."""
 
 from datetime import datetime
 

@@ -1,4 +1,4 @@
-"""Contents of the cards for Teams channels, with one function for each notification type."""
+"""Cards for Teams channels: one function for each notification type fills a card."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,7 @@ OUTCOMES: dict[str, tuple[str, Tone]] = {
 
 
 class CardContext(msgspec.Struct, frozen=True):
-    """The parts of a card that are not in the message."""
+    """The content of a card that is not in the message."""
 
     project: str = ""
     job: str = ""
@@ -33,7 +33,7 @@ class CardContext(msgspec.Struct, frozen=True):
 
 
 def make_card(message: NotificationMessage, context: CardContext) -> Card:
-    """Returns the card of a message. Raises LookupError for a notification type that has no cards."""
+    """Returns the card that shows a message. Raises LookupError if there are no cards for its notification type."""
     match message.type:
         case "build.finished" | "build.failed":
             return _build(msgspec.json.decode(message.data, type=BuildDetail), context)
@@ -48,7 +48,7 @@ def make_card(message: NotificationMessage, context: CardContext) -> Card:
 
 
 def make_test_card(channel: str, project: str) -> Card:
-    """Returns the card that is posted when somebody tests the channel."""
+    """Returns the card that is sent when a user tests the channel."""
     return Card(title="Testhide can post here", facts={"Channel": channel, "Project": project})
 
 

@@ -1,4 +1,4 @@
-"""Read model of pipeline templates, without the values of secrets, which are only in the template's stream."""
+"""Read model of pipeline templates. It has the names of secrets, but their values are only in the template's stream."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -110,7 +110,7 @@ async def find(source: Source, template_id: int) -> TemplateView | None:
 
 
 async def fetch_project_ids(source: Source, template_id: int) -> list[int]:
-    """Returns the ids of the projects with jobs that use this template."""
+    """Returns the ids of the projects that have jobs with this template."""
     query = f"SELECT DISTINCT project_id FROM {JobRow.table} WHERE pipeline_template_id = %(template)s ORDER BY 1"
     return await fetch_column(source, query, {"template": template_id})
 

@@ -1,8 +1,8 @@
 """Read model of the triage of failed results: classifications, defects and resolutions.
 
-Classifications by rules are in an append-only table of their own that contains only numbers, so that a report with a
-hundred thousand known failures is written fast. Classifications by people and models take precedence over those by
-rules.
+Classifications by rules are in a separate append-only table that contains only numbers, so that a report with a hundred
+thousand known failures is written fast. If users or models have classified a result, their classification counts
+instead.
 """
 
 from collections.abc import Iterable, Iterator
@@ -163,6 +163,8 @@ IS_CLASSIFIED_BY_RULE = (
 
 
 def classification_parameters(classification: str | None) -> dict[str, str | int | None]:
-    """Returns the parameters of HAS_CLASSIFICATION, except `low` and `high`, which are in `ReportRanges.parameters`."""
+    """Returns the parameters of the SQL condition HAS_CLASSIFICATION. `low` and `high` are missing:
+    `ReportRanges.parameters` has them.
+    """
     index = None if classification is None else [*CLASSIFICATIONS, classification].index(classification)
     return {"classification": classification, "classification_index": index}

@@ -1,4 +1,4 @@
-"""Messages that webhooks receive: their `data` for each notification type, and their JSON Schemas."""
+"""Messages that webhooks receive: the contents of `data` for each notification type, and their JSON Schemas."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -46,7 +46,7 @@ class FlakyTest(msgspec.Struct):
 
 
 class QuarantinedTest(msgspec.Struct):
-    """A test that was just quarantined, in the form of an entry of `GET /quarantine`."""
+    """A test that was just quarantined, with the same fields as an entry of `GET /quarantine`."""
 
     id: int
     node_id: str
@@ -93,12 +93,12 @@ def quarantined_test(event: TestsQuarantined, item: int) -> QuarantinedTest:
 
 
 def offline_node(row: NodeRow) -> NodeView:
-    """Returns the node in the form of `GET /nodes/{id}` for a node without an agent: all gauges are 0."""
+    """Returns the node as `GET /nodes/{id}` shows it while it is offline: all measurements are 0."""
     return copy_fields(NodeView, row, cpu_pct=0, uptime_s=0, ram_gb=round(row.ram_gb))
 
 
 def schema(event_type: str) -> dict[str, Any]:
-    """Returns the JSON Schema (2020-12) of the messages of one notification type."""
+    """Returns the JSON Schema (2020-12) of messages of this notification type."""
     message = msgspec.defstruct(
         "Message",
         [
@@ -115,5 +115,5 @@ def schema(event_type: str) -> dict[str, Any]:
 
 
 def schemas() -> dict[str, dict[str, Any]]:
-    """Returns notification type -> JSON Schema of its messages, including the ping."""
+    """Returns notification type -> JSON Schema of its messages. Includes the test message, `ping`."""
     return {event_type: schema(event_type) for event_type in (*TYPES, PING)}

@@ -1,4 +1,4 @@
-"""Read model of webhooks. The outcomes of deliveries are not here but in `store.tables.delivery_history`."""
+"""Read model of webhooks. Outcomes of deliveries are in `store.tables.delivery_history`."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -31,6 +31,6 @@ PROJECTION = endpoint_projection("webhooks", WebhookRow, webhooks.EVENTS)
 
 
 async def find_existing(source: Source, webhook_ids: Sequence[int]) -> list[WebhookRow]:
-    """Returns the webhooks with these ids, ordered by id. Ids without a webhook are left out."""
+    """Returns the webhooks with these ids, ordered by id. Leaves out ids without a webhook."""
     query = f"SELECT * FROM {WebhookRow.table} WHERE id = ANY (%(ids)s) ORDER BY id"
     return await fetch_all(source, WebhookRow, query, {"ids": list(webhook_ids)})

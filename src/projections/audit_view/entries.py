@@ -1,7 +1,7 @@
-"""Entries of the audit trail: each event with a summary sentence and the fields that it changed.
+"""Entries of the audit trail: each event with a sentence that describes it, and the fields that it changed.
 
-The changes of an event are the differences between the state of its stream before and after it. Each stream is folded
-once for all of its events on a page. In place of secrets, SECRET is shown.
+The changes of an event are found by comparing the states of its stream before and after it. Each stream is folded once
+for all of its events on a page. Secrets are shown as SECRET.
 """
 
 import re
@@ -107,7 +107,7 @@ _INTERNAL = {
 
 
 class Change(msgspec.Struct, frozen=True, rename={"before": "from", "after": "to"}):
-    """A changed field. Its name has dots where values are nested: `configuration.env.HOST`."""
+    """A change of one field by an event."""
 
     field: str
     """Name of the field, with dots where values are nested."""
@@ -149,8 +149,8 @@ class _Secret(NamedTuple):
 
 
 def describe(recorded: Recorded, name: str | None) -> AuditEntry:
-    """Returns the entry of an event, without the changes that `add_changes` adds. `name` is the actor's current
-    name.
+    """Returns the entry of an event, without its changes; `add_changes` adds these. `name` is the current name of the
+    event's actor; None if it has none.
     """
     event = recorded.event
     gone = " Its texts were erased." if recorded.erased else ""
@@ -176,7 +176,7 @@ def describe(recorded: Recorded, name: str | None) -> AuditEntry:
 
 
 async def add_changes(source: Source, log: EventLog, shown: Sequence[AuditEntry]) -> list[AuditEntry]:
-    """Returns the entries with the changes of each event. Folds each stream once."""
+    """Returns these entries with the changes of each event. Reads and folds each stream once."""
     rules = RuleMatches(source, log)
     changed: dict[int, list[Change]] = {}
     by_stream: dict[str, set[int]] = defaultdict(set)
@@ -208,7 +208,7 @@ async def add_changes(source: Source, log: EventLog, shown: Sequence[AuditEntry]
 
 
 def add_matches(changes: Sequence[Change], matches: Iterable[RuleMatch]) -> list[Change]:
-    """Returns these changes of an event, followed by the classifications that it made, which are in `matches`."""
+    """Returns the changes, followed by one for each classification in `matches`. The same event made them all."""
     classified = (
         change
         for match in matches
@@ -234,8 +234,8 @@ def describe_actor(actor: str, name: str | None) -> str:
 
 
 def find_category(stream: str) -> Category[Any] | None:
-    """Returns the category of a stream, found by the prefix of its name; None for a stream without a state, such as
-    `results-7`.
+    """Returns the category of a stream, by the prefix of the stream's name. None for a stream that is not folded to a
+    state, such as `results-7`.
     """
     parts = stream.split("-")
     prefixes = ("-".join(parts[:number]) for number in range(len(parts) - 1, 0, -1))
@@ -243,9 +243,10 @@ def find_category(stream: str) -> Category[Any] | None:
 
 
 class StreamFolder:
-    """Folds the events of a stream, which `apply` accepts in order, and collects the changes of the wanted versions.
+    """Folds the events of one stream, and collects the changes that the events with the versions `wanted` made.
 
-    For the stream of a result, `matches` lists the rules that matched the result, in the order of the log.
+    Pass the events to `apply` in order. If the stream is that of a result, `matches` lists the rules that matched the
+    result, in the order of the log.
     """
 
     def __init__(self, stream: str, wanted: Collection[int], matches: Iterable[RuleMatch] = ()) -> None:
@@ -271,12 +272,14 @@ class StreamFolder:
                 self.changes[recorded.position] = _shown(changes, self._id_field, recorded.erased)
 
     def _fields_of(self, state: Any) -> dict[str, Any]:
-        """Returns the fields of a state by dotted names; none for the initial state."""
+        """Returns dotted name -> value for the fields of a state. Returns no fields for the initial state."""
         return {} if state == self._initial else flatten(state)
 
 
 def flatten(state: Any) -> dict[str, Any]:
-    """Returns the fields of a state by dotted names. Secrets become `_Secret`, to be compared but not shown."""
+    """Returns dotted name -> value for the fields of a state: `env.HOST`. Secrets become `_Secret`, which can be
+    compared but is not shown.
+    """
     match state:
         case None:
             return {}
@@ -296,8 +299,8 @@ def _fields(prefix: str, struct: msgspec.Struct) -> Iterator[tuple[str, Any]]:
 
 
 def _flat(name: str, last: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Yields (dotted name, value) for each part of a value that is shown as one field. `last` is the last part of
-    `name`.
+    """Yields (dotted name, value) for `value`, or for each of its parts if it is shown as several fields. `last` is the
+    last part of its dotted name.
     """
     match value:
         case msgspec.Struct():
@@ -326,7 +329,7 @@ def _difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator
 
 
 def _changes_outside_state(event: Event) -> Iterator[Change]:
-    """Yields the changes of fields that are in no state, because no command reads them."""
+    """Yields changes of fields that no state contains, since no command needs them."""
     match event:
         case ProjectCreated():
             yield Change("slug", None, event.slug)

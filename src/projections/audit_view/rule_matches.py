@@ -1,7 +1,7 @@
 """Classifications by rules, for the audit trail: which known issue classified which result.
 
-A report, or a search through older failures, classifies many results with one event. That event is in none of the
-results' own streams. So the classification of a result is folded from its own stream and from such events.
+A report, or a search through older failures, classifies many results by one event. This event is not in the streams of
+the results. So the classification of a result is folded from the result's stream together with such events.
 """
 
 from collections import defaultdict
@@ -29,7 +29,7 @@ EVENT_BATCH = 20
 
 
 class RuleMatch(NamedTuple):
-    """A match of a known issue with a result. It classifies the result unless the result is classified already."""
+    """A known issue matched a result. This classifies the result, unless the result had a classification already."""
 
     position: int
     result_id: int
@@ -56,7 +56,9 @@ def matches_in(recorded: Recorded) -> Iterator[RuleMatch]:
 
 
 def fold_triage(events: Iterable[Recorded], matches: Iterable[RuleMatch]) -> Triage:
-    """Folds the events of a result's stream and its rule matches, in the order of the log."""
+    """Returns the triage of a result, folded from the events of its stream and its rule matches in the order of the
+    log.
+    """
     state = TRIAGE.initial
     steps: list[Recorded | RuleMatch] = [*events, *matches]
     for step in sorted(steps, key=lambda step: step.position):
@@ -66,14 +68,14 @@ def fold_triage(events: Iterable[Recorded], matches: Iterable[RuleMatch]) -> Tri
 
 @dataclass(frozen=True)
 class RuleMatches:
-    """Looks up in the log which rules matched which results."""
+    """Finds in the log which rules matched which results."""
 
     source: Source
     log: EventLog
 
     async def find_for_stream(self, stream: str) -> list[RuleMatch]:
-        """Returns the matches with the result that the stream is about, in order; an empty list if the stream is about
-        no result.
+        """Returns the rule matches of the result to which the stream belongs, in the order of the log. Returns an empty
+        list if the stream is not that of a result.
         """
         if not stream.startswith(f"{TRIAGE.prefix}-"):
             return []
@@ -83,8 +85,8 @@ class RuleMatches:
         return []
 
     async def find_classified(self, recorded: Recorded) -> list[RuleMatch]:
-        """Returns the matches by which an event classified results. Matches with results that were already classified
-        are left out.
+        """Returns the rule matches by which this event classified results. Leaves out results that were classified
+        before.
         """
         event = recorded.event
         if isinstance(event, ReportRecorded):
@@ -110,8 +112,8 @@ class RuleMatches:
     async def _find(
         self, results: Collection[int], reports: str | None, jobs: Iterable[int], until: int = 2**62
     ) -> list[RuleMatch]:
-        """Returns the matches with these results in the results stream `reports` and in searches through these jobs, in
-        order.
+        """Returns the rule matches of these results up to position `until`, in the order of the log. Looks in the
+        results stream `reports`, and in the searches through older failures of these jobs.
         """
         positions = set[int]()
         if reports is not None:

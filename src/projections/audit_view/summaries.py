@@ -1,6 +1,7 @@
-"""Event summaries: for readers of the audit trail, sentences without their subject that say what an event did.
+"""Event summaries: sentences without a subject that say what an event did, for readers of the audit trail.
 
-`entries` puts the actor in front, as the subject. Erased texts are left out, since their fields are empty.
+The module `entries` puts the actor in front, as the subject. The fields of erased texts are empty, so summaries leave
+them out.
 """
 
 import string
@@ -45,8 +46,10 @@ def summarize(event: Event) -> str:
 
 
 class _Fields(string.Formatter):
-    """Formatter that fills fields of an event into a text. `{job_id}` becomes the value. `{title: “}` becomes a space
-    and the value in quotes, or nothing when it is empty. `{attempts:attempt}` becomes `1 attempt` or `7 attempts`.
+    """Formatter that fills the fields of an event into a text.
+
+    `{job_id}` becomes the value of the field. `{title: “}` becomes a space and the value in quotes, or nothing if the
+    value is empty. `{attempts:attempt}` becomes `1 attempt` or `7 attempts`.
     """
 
     def get_value(self, key: int | str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -59,7 +62,7 @@ class _Fields(string.Formatter):
 
 
 def quoted(before: str, text: str | None) -> str:
-    """Returns `before` followed by the text in quotes, shortened; an empty string if there is no text."""
+    """Returns `before` followed by the shortened text in quotes. Returns an empty string if there is no text."""
     short = " ".join((text or "").split())
     if len(short) > MAX_QUOTE_LENGTH:
         short = short[: MAX_QUOTE_LENGTH - 1].rstrip() + "…"

@@ -1,7 +1,7 @@
-"""Compares staging tables with the live ones, row by row, at the same position of the log.
+"""Compares staging tables with the live tables, row by row, at the same position of the log.
 
-Projectors are blocked only while the staging tables are moved to the position of the live ones and a snapshot is taken.
-The comparison then reads the snapshot, and nothing waits for it.
+Projectors wait only while the staging tables are moved to the position of the live ones and a snapshot is taken. The
+comparison reads the snapshot, and nothing waits for it.
 """
 
 import asyncio
@@ -59,7 +59,9 @@ class Diff(msgspec.Struct):
 
 
 async def diff(conninfo: str, event_log: EventLog, projection: Projection) -> Diff:
-    """Compares all tables of a projection. Raises NotReady, LostLeadership or psycopg.OperationalError."""
+    """Compares all tables of a projection, staging with live. Raises NotReady, LostLeadership or
+    psycopg.OperationalError.
+    """
     (projection,) = await with_dismissals(event_log, [projection])
     async with (
         lock_staging(conninfo, [projection]) as staging,
@@ -80,8 +82,9 @@ async def diff(conninfo: str, event_log: EventLog, projection: Projection) -> Di
 
 
 async def _find_live_version(live: AsyncConnection, projection: Projection) -> int:
-    """Returns the live version to compare with: the version of this release if it is live, otherwise the newest one.
-    Raises NotReady if none is live or the live one is broken.
+    """Returns the live version to compare with: that of this release if it is live, otherwise the newest live one.
+
+    Raises NotReady if no version is live, or if the live tables are broken.
     """
     versions = [version for name, version in await fetch_schema_positions(live, LIVE) if name == projection.name]
     if not versions:
@@ -94,8 +97,10 @@ async def _find_live_version(live: AsyncConnection, projection: Projection) -> i
 async def _wait_for_live(
     live: AsyncConnection, staging: AsyncConnection, event_log: EventLog, projection: Projection, version: int
 ) -> None:
-    """Waits until the live tables have reached the position of the staging tables, which cannot go back. Raises
-    NotReady after LAG_TIMEOUT_S.
+    """Waits until the live tables have reached the position of the staging tables, and moves the staging tables up to
+    them.
+
+    Staging tables cannot go back, so they must not be ahead. Raises NotReady after LAG_TIMEOUT_S.
     """
     built = (await fetch_schema_positions(staging, STAGING)).get((projection.name, projection.version))
     if built is None:
@@ -121,7 +126,7 @@ async def _take_snapshot(
     projection: Projection,
     version: int,
 ) -> int:
-    """Begins a transaction on the connection `snapshot` that sees live and staging tables at the same position; returns
+    """Begins a transaction on the connection `snapshot` that sees live and staging tables at the same position. Returns
     this position.
     """
     async with live.transaction():
@@ -134,7 +139,7 @@ async def _take_snapshot(
 
 
 async def _fetch_tables(snapshot: AsyncConnection, name: str, version: int) -> dict[str, str]:
-    """Returns table name without its version -> live table, for all tables of a version."""
+    """Returns name without version -> name of the live table, for all tables of this version."""
     cursor = await snapshot.execute(
         f"SELECT unnest(tables) FROM {LIVE}.projection_positions WHERE name = %s AND version = %s".encode(),
         (name, version),
@@ -143,7 +148,7 @@ async def _fetch_tables(snapshot: AsyncConnection, name: str, version: int) -> d
 
 
 async def _fetch_columns(snapshot: AsyncConnection, schema: str, table: str) -> dict[str, str]:
-    """Returns column -> SQL type."""
+    """Returns column -> SQL type for the columns of a table."""
     cursor = await snapshot.execute(
         "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute"
         " WHERE attrelid = format('%%I.%%I', %s::text, %s::text)::regclass AND attnum > 0 AND NOT attisdropped"
@@ -156,8 +161,9 @@ async def _fetch_columns(snapshot: AsyncConnection, schema: str, table: str) -> 
 async def compare_tables(
     snapshot: AsyncConnection, live: str, row: type[Row], schema: str, columns: Collection[str] | None = None
 ) -> TableDiff:
-    """Compares the rows of the table `live` with those of the table of `row` in another schema. Compares only
-    `columns`; None: all that both tables have.
+    """Compares the rows of the live table `live` with those of the table of `row` in the schema `schema`.
+
+    Compares only `columns`; None compares all that both tables have with the same type.
     """
     staging = str(row.table)
     old, new = await _fetch_columns(snapshot, LIVE, live), await _fetch_columns(snapshot, schema, staging)
@@ -205,7 +211,7 @@ def _by_key(key: Sequence[str], sides: dict[str, Composable]) -> Composed:
 
 
 def _by_content(key: Sequence[str], sides: dict[str, Composable]) -> Composed:
-    """Returns a query that compares tables without a key, by how often each row occurs."""
+    """Returns a query that compares two tables without keys: it counts how often each row occurs in each."""
     return SQL(
         "SELECT CASE WHEN balance_ > 0 THEN 'only_live' ELSE 'only_staging' END AS how, abs(balance_) AS n,"
         " CASE WHEN balance_ > 0 THEN to_jsonb(rows) END AS old, CASE WHEN balance_ < 0 THEN to_jsonb(rows) END AS new,"

@@ -1,4 +1,4 @@
-"""Drops tables of read models that this release does not read: staging tables, retired ones, and live ones of other
+"""Drops tables of read models that this release does not need: staging tables, retired tables, and live tables of other
 versions.
 """
 
@@ -21,10 +21,10 @@ from projections.rebuild.switch import drop_version
 
 
 async def drop(connection: AsyncConnection, projections: Sequence[Projection], names: Sequence[str]) -> list[str]:
-    """Drops the tables of the projections with these names, except those that this release reads. A name may be one
-    that this release does not know.
+    """Drops the tables of the projections with these names, except the live ones of this release. A name may be that of
+    a projection which this release does not have.
 
-    Returns what was dropped: `builds version 1 (public)`. Raises NotReady if a process still moves these tables.
+    Returns what was dropped: `builds version 1 (public)`. Raises NotReady if some process still writes these tables.
     """
     versions = {projection.name: projection.version for projection in projections}
     dropped: list[str] = []

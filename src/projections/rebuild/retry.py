@@ -1,7 +1,7 @@
-"""Applies parked events again, in the order of their streams. Leaves dismissed events out.
+"""Applies parked events again, each stream in order. Leaves dismissed events out.
 
-Parked events are applied late: later events of other streams may have changed the same rows by then. Where this
-matters, rebuild the read model instead.
+A parked event is applied late: later events of other streams may have changed the same rows. Where this matters,
+rebuild the read model instead.
 """
 
 from collections.abc import Sequence
@@ -35,9 +35,9 @@ class Retried:
 
 
 async def retry(conninfo: str, event_log: EventLog, projection: Projection, stream: str | None = None) -> Retried:
-    """Applies the parked events of the live tables, of one stream or of all.
+    """Applies the parked events of a live read model again: those of `stream`, or all of them for None.
 
-    Raises NotReady or psycopg.OperationalError. Events that were applied before the error stay applied.
+    Raises NotReady or psycopg.OperationalError. What was applied before the error stays applied.
     """
     (projection,) = await with_dismissals(event_log, [projection])
     applied = 0
@@ -59,9 +59,7 @@ async def retry(conninfo: str, event_log: EventLog, projection: Projection, stre
 async def _retry_batch(
     connection: AsyncConnection, event_log: EventLog, projection: Projection, stream: str
 ) -> tuple[int, str | None]:
-    """Applies the next parked events of a stream. Returns how many were applied, and the error that stopped it, or
-    None.
-    """
+    """Applies the next parked events of a stream. Returns how many, and the error that stopped it, or None."""
     version = {"name": projection.name, "version": projection.version}
     done, error = 0, None
     async with connection.transaction():
@@ -95,7 +93,7 @@ async def _retry_batch(
 
 
 async def _apply(connection: AsyncConnection, projection: Projection, event: Recorded) -> str | None:
-    """Applies one event and writes its changes. Returns the error if that fails, otherwise None."""
+    """Applies one event and writes the changes. Returns the error if this fails, else None."""
     batch = RowBatch(RowCache())
     try:
         async with connection.transaction():

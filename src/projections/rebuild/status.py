@@ -71,7 +71,9 @@ QUERY = " UNION ALL ".join(
 
 
 async def overview(connection: AsyncConnection, projections: Sequence[Projection]) -> list[ReadModelStatus]:
-    """Returns the status of every version of every read model, including missing ones, in the order of the registry."""
+    """Returns the status of each version of each read model, in the order of the registry. Includes read models that
+    this release needs and that have no tables.
+    """
     live = await inspect(connection, projections)
     found = await fetch_all(connection, _Found, QUERY, {"errors": MAX_ERRORS})
     builds = [lock_name(STAGING, item.name, item.version) for item in found if item.schema == STAGING]

@@ -1,12 +1,12 @@
-"""Makes staging tables live, in one short transaction; the tables that they replace become retired.
+"""Makes staging tables live, in one short transaction. The tables that they replace are retired.
 
-The transaction first locks the table of positions, like every write of a projector. From then on the live tables do not
-change. The staging tables are moved to exactly the position of the live ones; then tables and positions move between
-the schemas. Appends to the log go on. Answers to writes wait for the switch, which takes well below a second.
+The transaction first takes a lock for which every write of a projector must wait, so the live tables stop changing.
+Then it moves the staging tables to exactly the position of the live ones, and moves tables and positions between the
+schemas. Appends to the log go on. Answers to writes wait for the switch, which takes well below a second.
 
-A switch never makes a reader fail. When it waits for a lock longer than STATEMENT_TIMEOUT_MS, it rolls everything back
-and tries again. That time is shorter than PostgreSQL's wait before it looks for deadlocks. After a crash at any point
-the old tables are still live.
+A switch makes no reader fail. If it has to wait for a lock longer than STATEMENT_TIMEOUT_MS, it rolls everything back
+and tries again. PostgreSQL waits longer than that before it looks for deadlocks. After a crash at any moment the old
+tables are still live.
 """
 
 import asyncio
@@ -72,7 +72,7 @@ async def switch(
 ) -> Switched:
     """Makes the staging tables of these projections live.
 
-    Raises NotReady, LostLeadership or psycopg.OperationalError; then the same tables are live as before.
+    Raises NotReady, LostLeadership or psycopg.OperationalError. If it raises, the old tables are still live.
     """
     clock = asyncio.get_running_loop().time
     projections = await with_dismissals(event_log, projections)
@@ -93,7 +93,9 @@ async def switch(
 
 
 async def retry_on_lock_timeout(attempt: Callable[[], Awaitable[T]]) -> T:
-    """Calls `attempt`, which blocks projectors, until it gets all its locks. Raises NotReady after MAX_ATTEMPTS."""
+    """Calls `attempt` again until it has got all its locks. `attempt` blocks projectors. Raises NotReady after
+    MAX_ATTEMPTS.
+    """
     for _ in range(MAX_ATTEMPTS):
         try:
             return await attempt()
@@ -114,10 +116,10 @@ async def block_projectors(live: AsyncConnection) -> None:
 async def _align(
     live: AsyncConnection, staging: AsyncConnection, event_log: EventLog, projections: Sequence[Projection]
 ) -> int:
-    """Moves the staging tables to the position of the live tables of the same version, unless they are already past it.
-    Returns the position of the staging tables.
+    """Moves the staging tables to the position of the live tables of the same version, unless they are ahead. Returns
+    the position of the staging tables.
 
-    Broken live tables do not count, since their position may be beyond the log.
+    Ignores broken live tables, whose position may be beyond the end of the log.
     """
     found = await inspect(live, projections)
     goal = max((position for name, position in found.positions.items() if name not in found.broken), default=0)
@@ -132,7 +134,7 @@ async def _check_built(staging: AsyncConnection, projections: Sequence[Projectio
 
 
 async def _drop_retired(live: AsyncConnection, projections: Sequence[Projection]) -> None:
-    """Drops the tables that an earlier switch retired. Call it before the transaction of the switch, since dropping
+    """Drops the tables that an earlier switch has retired. Call it before the transaction of a switch, because dropping
     large tables takes long.
     """
     async with live.transaction():
@@ -141,7 +143,7 @@ async def _drop_retired(live: AsyncConnection, projections: Sequence[Projection]
 
 
 async def _move_tables(live: AsyncConnection, projections: Sequence[Projection]) -> None:
-    """Retires the live tables of the same versions, and makes the staging tables live. Live tables of other versions
+    """Retires the live tables of the same version, and makes the staging tables live. Live tables of other versions
     stay, since another release may read them.
     """
     for projection in projections:
@@ -162,7 +164,7 @@ async def _move_tables(live: AsyncConnection, projections: Sequence[Projection])
 
 
 async def _fetch_tables(connection: AsyncConnection, schema: Schema, projection: Projection) -> list[str]:
-    """Returns the names of the tables of a version, without lost ones."""
+    """Returns the names of the tables of a projection's version in a schema, except those that are lost."""
     cursor = await connection.execute(
         f"SELECT listed FROM {schema}.projection_positions CROSS JOIN unnest(tables) AS listed"
         f" WHERE name = %s AND version = %s AND to_regclass('{schema}.' || quote_ident(listed)) IS NOT NULL".encode(),
@@ -172,8 +174,8 @@ async def _fetch_tables(connection: AsyncConnection, schema: Schema, projection:
 
 
 async def _drop_unlisted(live: AsyncConnection, projection: Projection) -> None:
-    """Drops live tables whose row of `projection_positions` is lost. Their names would collide with those of the new
-    tables.
+    """Drops the live tables of a projection if their row in `projection_positions` is lost. The new tables have the
+    same names.
     """
     if (projection.name, projection.version) not in await fetch_schema_positions(live, LIVE):
         for row in projection.rows:

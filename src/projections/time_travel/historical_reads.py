@@ -1,11 +1,11 @@
-"""Historical reads: from which events each resource is folded, and which tables its representation needs.
+"""Historical reads: which events make up each resource, and which tables show it.
 
-A resource is folded from its own streams and from supporting streams; the rest of the log is not read. Rows that events
-of its own streams made cannot be shown if these events have been erased since. From supporting streams (the builds of a
-job, for example) only fields are shown that no erasure destroys.
+A resource is folded from its own streams and from supporting streams, such as those of a job's builds. The rest of the
+log is not read. If events of its own streams were erased later, the rows that they made cannot be shown. From
+supporting streams only fields are shown that no erasure destroys.
 
-A historical read runs the same query functions as a live read, on a connection with temporary tables that contain the
-rows of the past (`historical_tables`). So no query has a second form for `?as_of=`.
+A historical read runs the same query functions as a live read. Its connection has temporary tables that contain the
+rows of the past (`historical_tables`). So no query needs a second form for `?as_of=`.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -49,7 +49,7 @@ BUILD_BATCH = 20
 
 
 class HistoricalReader:
-    """Reads events of the log up to the position `until`, and folds them into `tables`."""
+    """Reads events up to the position `until` and folds them into `tables`."""
 
     def __init__(self, pool: AsyncConnectionPool, event_log: EventLog, until: int, tables: HistoricalTables) -> None:
         self._pool = pool
@@ -64,10 +64,10 @@ class HistoricalReader:
         positions: Iterable[int] = (),
         only: WantedKeys = MappingProxyType({}),
     ) -> None:
-        """Folds the events of these streams and the events at these positions, in the order of the log.
+        """Folds the events of these streams, and the events at these positions, in the order of the log.
 
-        `only` limits tables to the rows with these keys. Marks rows made by events of `streams` that have been erased
-        since; erased events of `supporting` mark none.
+        `only` maps a table to the keys of the rows to keep; other tables keep all rows. If an event of `streams` was
+        erased later, its rows are marked as erased. For events of `supporting` they are not.
         """
         erasable = set(streams)
         all_streams = [*erasable, *supporting]
@@ -87,15 +87,15 @@ class HistoricalReader:
                 self.tables.apply(recorded, only, is_erased=recorded.position in erased)
 
     async def find_related(self, kind: Kind, id: int) -> list[int]:
-        """Returns the positions of the events in other streams that concern this resource, newest first."""
+        """Returns the positions of events that concern this resource but are in other streams, newest first."""
         return await event_index.find_positions(self._pool, kind, id, self._until)
 
     async def fold_users(self, ids: Iterable[int | None]) -> None:
-        """Folds the users with these ids, so that their email addresses can be shown. Skips None."""
+        """Folds the users with these ids, so that queries can show their email addresses. Skips None."""
         await self.fold(streams=[USER.at(user_id).name for user_id in set(ids) if user_id is not None])
 
     async def fold_newest_build(self, job_id: int) -> None:
-        """Folds builds of the job, from the newest back, until one is found that was not deleted."""
+        """Folds builds of the job, the newest first, until it has one that was not deleted."""
         until = self._until
         while not self.tables.all(BuildRow):
             positions = await event_index.find_positions(self._pool, "job", job_id, until, BUILD_BATCH)
@@ -194,7 +194,9 @@ async def _permissions(reader: HistoricalReader, first: UserRegistered) -> None:
 
 
 async def fold_builds(reader: HistoricalReader, ids: Sequence[int]) -> list[BuildRow]:
-    """Returns builds as they were, in this order, without deleted ones. Texts that were erased since are missing."""
+    """Returns the builds with these ids as they were, in this order. Leaves out deleted ones. Texts that were erased
+    later are empty.
+    """
     await reader.fold(streams=[BUILD.at(build_id).name for build_id in ids])
     return [row for row in reader.tables.get_many(BuildRow, ids) if row is not None]
 

@@ -1,8 +1,8 @@
 """Historical tables: the tables that one historical read needs, as they were at a position of the log.
 
-The `apply` functions of the projections fold the events in memory. The resulting rows are written to temporary tables
-with the names of the live ones, so the query functions of a live read run on them unchanged. Their connection sees no
-other tables. So a query fails, instead of reading the present, if it needs a table that was not folded.
+The `apply` functions of the projections fold the events in memory. The rows are then written to temporary tables with
+the names of the live ones, so that the query functions of live reads work on them unchanged. The connection sees no
+other tables. So a query that needs a table which was not folded fails, instead of reading the present.
 """
 
 import asyncio
@@ -46,7 +46,7 @@ WantedKeys = Mapping[type[Row], Collection[Key]]
 
 
 class HistoricalTables:
-    """The rows of some tables, in memory, after the events that were applied. Implements `Rows`."""
+    """Rows of some tables, in memory, as the events applied so far have left them. Implements `Rows`."""
 
     def __init__(self, rows: Iterable[type[Row]], projections: Sequence[Projection] = PROJECTIONS) -> None:
         self._rows: dict[type[Row], dict[Key, Row]] = {row: {} for row in rows}
@@ -57,15 +57,15 @@ class HistoricalTables:
 
     @property
     def has_erased_rows(self) -> bool:
-        """Whether some rows cannot be shown as they were, because events that made them have been erased."""
+        """Whether some rows cannot be shown as they were, because events that made them were erased later."""
         return bool(self._erased_keys)
 
     def is_erased(self, row: Row) -> bool:
-        """Whether the row cannot be shown as it was."""
+        """Returns whether this row cannot be shown as it was."""
         return (type(row), row.row_key) in self._erased_keys
 
     def get(self, row: type[R], *key: Any) -> R | None:
-        """Returns the row; None if there is none or its table is not among these."""
+        """Returns the row with this key. None if there is none, or if its table is not among these tables."""
         found = self._rows.get(row, {}).get(key)
         assert found is None or isinstance(found, row)
         return found
@@ -77,7 +77,7 @@ class HistoricalTables:
         return [found for found in self._rows[row].values() if isinstance(found, row)]
 
     def apply(self, recorded: Recorded, only: WantedKeys = MappingProxyType({}), *, is_erased: bool = False) -> None:
-        """Applies one event. `is_erased` says that its contents have been erased since then."""
+        """Applies one event to the tables. `is_erased` says that the event was erased later."""
         for projection in self._projections:
             blocked_key = (projection.name, recorded.stream)
             handles = projection.handles is None or isinstance(recorded.event, (Damaged, *projection.handles))
@@ -125,7 +125,7 @@ class HistoricalTables:
             self._erased_keys.discard((row, key))
 
     async def write(self, connection: AsyncConnection) -> None:
-        """Creates and fills the temporary tables, in the caller's transaction."""
+        """Creates the temporary tables and fills them, in the caller's transaction."""
         # `pg_temp` is the only schema in the search path: new tables are temporary, and live tables are not found.
         await connection.execute("SET LOCAL search_path = pg_temp")
         for table in STORE_TABLES:
@@ -157,7 +157,7 @@ async def _copy(connection: AsyncConnection, row: type[Row], rows: Iterable[Row]
 
 
 class HistoricalConnections:
-    """Opens connections on which historical tables replace the live ones."""
+    """Opens connections that see historical tables in place of the live ones."""
 
     def __init__(self, conninfo: str) -> None:
         self._conninfo = conninfo
@@ -171,8 +171,9 @@ class HistoricalConnections:
 
     @asynccontextmanager
     async def open(self, tables: HistoricalTables) -> AsyncIterator[AsyncConnection]:
-        """Yields a new connection that sees only these tables; rolls its transaction back at the end. A pooled
-        connection will not do, since its prepared statements are bound to the live tables.
+        """Yields a new connection that sees only these tables. Rolls its transaction back at the end.
+
+        A connection of the pool cannot be used, since its prepared statements are bound to the live tables.
         """
         async with (
             await AsyncConnection.connect(self._conninfo, autocommit=True, connect_timeout=5) as connection,

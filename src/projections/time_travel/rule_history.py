@@ -1,4 +1,4 @@
-"""History for simulations: the events of rules and of builds, found in the read model of the audit trail."""
+"""The history that simulations read: events about rules and builds, found by the read model of the audit trail."""
 
 import dataclasses
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -26,8 +26,8 @@ def never_stop() -> bool:
 
 
 class RuleHistory:
-    """Implements `commands.what_if.simulation.SimulatedHistory`: all events of rules, and events of builds from the
-    time `since` on.
+    """Implements `commands.what_if.simulation.SimulatedHistory`. It has all events about rules, and the events about
+    builds from the time `since` on.
 
     Calls `go_on` between batches. If it returns False, `parts` ends early and `complete` stays False.
     """
