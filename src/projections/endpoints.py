@@ -25,7 +25,7 @@ PROJECTED = (EndpointRegistered, EndpointUpdated, EndpointDeleted, EndpointFaili
 
 
 def endpoint_projection(name: str, row_type: type[Row], events: Sequence[type[EndpointEvent]]) -> Projection:
-    """Returns a projection of endpoints, those of the kind that `events` are about.
+    """Returns the projection called `name` of one kind of endpoints: those that `events` are about.
 
     `row_type` needs the columns id, project_id, created_at, updated_at, failing_since and failing_error, and a column
     for each field that the update event may change. The event that registers an endpoint must have a field for each

@@ -18,7 +18,7 @@ class FlakyCase(msgspec.Struct, frozen=True):
 
 
 async def fetch_flaky_cases(source: Source, case_ids: Sequence[int]) -> list[FlakyCase]:
-    """Returns those of these test cases that have had a flaky run, ordered by id."""
+    """Returns the test cases in `case_ids` that have had a flaky run, ordered by id."""
     return await fetch_all(
         source,
         FlakyCase,

@@ -1,4 +1,4 @@
-"""Looks up what the recording of a report needs to know from read models."""
+"""Looks up in read models what the recording of a report needs to know."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -85,7 +85,7 @@ async def create_on_empty_log(connection: AsyncConnection, projections: Sequence
 
 
 async def mark_broken(connection: AsyncConnection, projections: Sequence[Projection]) -> dict[str, str]:
-    """Marks those live read models as broken that are. Returns name -> why it is broken, for each of them."""
+    """Finds out which live read models are broken, and marks these as broken. Returns name -> why, for each of them."""
     broken = (await inspect(connection, projections)).broken
     for projection in projections:
         if projection.name in broken:

@@ -136,7 +136,9 @@ def no_rows(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
 
 
 def row_of(row: type[Row], field: str, *events: type[Event]) -> Keys:
-    """Returns a `keys` function for these events. It names one row: that whose key is the event's field `field`."""
+    """Returns a `keys` function for these events. It names the row of type `row` whose key is the event's field
+    `field`.
+    """
 
     def keys(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
         if isinstance(recorded.event, events):

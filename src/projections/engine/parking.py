@@ -94,8 +94,8 @@ async def waiting_streams(connection: AsyncConnection, projection: Projection) -
 
 
 async def is_parked(connection: AsyncConnection, versions: dict[str, int], first: int, last: int) -> bool:
-    """Returns whether a projection has parked an event at a position from `first` to `last`. `versions` maps the names
-    of the projections to look for to their versions.
+    """Returns whether an event at a position from `first` to `last` is parked. `versions` maps the projections that
+    matter to their versions.
     """
     cursor = await connection.execute(
         "SELECT projection, version FROM parked_events WHERE position BETWEEN %s AND %s", (first, last)

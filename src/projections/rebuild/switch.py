@@ -93,8 +93,8 @@ async def switch(
 
 
 async def retry_on_lock_timeout(attempt: Callable[[], Awaitable[T]]) -> T:
-    """Calls `attempt` again until it has got all its locks. `attempt` blocks projectors. Raises NotReady after
-    MAX_ATTEMPTS.
+    """Calls `attempt`, again and again until it gets all the locks that it needs. `attempt` blocks projectors. Raises
+    NotReady after MAX_ATTEMPTS.
     """
     for _ in range(MAX_ATTEMPTS):
         try:

@@ -166,8 +166,8 @@ class GroupCommit:
             await asyncio.sleep(0)  # lets the callers of this batch queue their next requests
 
     def _take(self) -> list[_Waiting]:
-        """Removes a batch from the queue: the oldest requests, except those that write or guard what others of the
-        batch write.
+        """Takes the next batch from the queue, the oldest requests first. Leaves a request for a later batch if it
+        writes or guards what an earlier request in the queue writes.
         """
         batch: list[_Waiting] = []
         later: list[_Waiting] = []

@@ -1,4 +1,4 @@
-"""SQL that creates the append function of an events table, and the tables into which it writes besides.
+"""SQL that creates the append function of an events table, and the other tables into which the function writes.
 
 When load is low, most batches have one event. For these the function runs plain statements, which take a quarter of the
 time of statements over arrays. Lookups are scalar subqueries, so that PostgreSQL always plans each as one index probe.

@@ -70,8 +70,8 @@ class Envelope(msgspec.Struct, array_like=True, frozen=True):
         return UNSTAMPED + timedelta(microseconds=self.at_us)
 
     def stamp(self, event: Event) -> None:
-        """Sets the metadata fields of `event`, which must just have been decoded: events are frozen for everybody
-        else.
+        """Sets the metadata of an event in place. The event must just have been decoded, so that no other code refers
+        to it.
         """
         for name in ("at", "actor", "correlation_id", "causation"):
             force_setattr(event, name, getattr(self, name))

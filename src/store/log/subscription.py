@@ -22,9 +22,7 @@ DEBOUNCE_S = 0.05
 
 
 class LogSubscription:
-    """Passes new events to all its handlers, if they have one of `names`. While there is no handler, it reads
-    nothing.
-    """
+    """Passes new events with one of `names` to all its handlers. While it has no handler, it reads nothing."""
 
     def __init__(self, event_log: EventLog, listener: Listener, names: Sequence[str]) -> None:
         self._log = event_log

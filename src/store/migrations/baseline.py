@@ -1,4 +1,4 @@
-"""Schema version 1: all tables of the server at that time, without those of read models. Projections create these.
+"""Schema version 1: the tables that the server had then, except those of read models, which projections create.
 
 Running a statement again does no harm. This matters for databases of releases before schema versions, which have most
 of these tables already.

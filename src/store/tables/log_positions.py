@@ -15,8 +15,8 @@ MIN_SKIP = 200
 
 
 async def find_beyond(source: Source) -> dict[str, str]:
-    """Returns name -> defect for the workers whose position is beyond the end of the log. They do nothing until the log
-    has grown past it, and miss the events before that.
+    """Returns name -> defect for each worker whose position is beyond the end of the log. Such a worker does nothing
+    until the log has grown past its position, and misses the events before that.
     """
     rows = await fetch_rows(
         source,

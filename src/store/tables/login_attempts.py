@@ -60,15 +60,15 @@ class LoginAttempts:
         )
 
     async def is_known(self, subject: str) -> bool:
-        """Returns whether this account was signed in to from this address in the last KNOWN_DAYS. `subject` is both
-        together.
+        """Returns whether somebody signed in to an account from an address in the last KNOWN_DAYS. `subject` stands for
+        this account and address together.
         """
         query = f"SELECT 1 FROM known_logins WHERE subject = %s AND at > now() - {_KNOWN}"
         return await fetch_row(self._pool, query, (subject,)) is not None
 
     async def succeed(self, subject: str) -> None:
-        """Records that this account was signed in to from this address, and deletes the count of attempts. `subject` is
-        both together.
+        """Records that somebody signed in to an account from an address, and deletes the count of their attempts.
+        `subject` stands for this account and address together.
         """
         await execute(self._pool, "DELETE FROM login_failures WHERE subject = %s", (subject,))
         await execute(

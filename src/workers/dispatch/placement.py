@@ -135,7 +135,9 @@ class _Round:
         )
 
     def _serves(self, pool_id: int, requirements: Requirements) -> bool:
-        """Returns whether the project of the build may use the pool now: it may not be shared any more."""
+        """Returns whether the build's project may use this pool now. The pool may have been shared only when the build
+        was queued.
+        """
         pool = self._state.pools.get(pool_id)
         return pool is not None and pool.serves(requirements.project_id)
 
