@@ -1,7 +1,7 @@
 """Due reactions: events that a reaction still has to handle, with the number of tries and the last error.
 
-A worker leases a due reaction and runs it. Each further lease is longer than the one before. When the last try has
-failed, the reaction is parked: it stays with its error until an operator retries it.
+A worker leases a due reaction and runs it. After a try that failed there is a pause, each twice as long as the one
+before. When the last try has failed, the reaction is parked: it stays with its error until an operator retries it.
 """
 
 from collections.abc import Sequence
@@ -12,11 +12,17 @@ from psycopg import AsyncConnection
 
 from store.postgres.queries import Source, fetch_row, fetch_rows
 
-FIRST_LEASE_S = 5
-"""Seconds of the first lease. Each of the next ten leases is twice as long as the one before."""
+FIRST_PAUSE_S = 5
+"""Seconds from the first failed try to the next. Each of the next ten pauses is twice as long as the one before."""
+LEASE_S = 30
+"""Seconds of a lease, at least; a reaction that takes longer may run twice. A lease is no shorter than the pause would
+be, so that a reaction that ends its worker does so ever more rarely.
+"""
 MAX_TRIES = 20
 """Tries before a reaction is parked, over some 14 hours."""
 MAX_SHOWN_ERRORS = 5
+_PAUSE_S = f"{FIRST_PAUSE_S} * power(2, least({{}}, 10))"
+"""SQL expression for the pause after a try, with the number of failed tries before it."""
 
 
 class Due(NamedTuple):
@@ -60,12 +66,12 @@ async def lease_due(connection: AsyncConnection, names: Sequence[str], limit: in
     """
     cursor = await connection.execute(
         "UPDATE due_reactions d SET tries = d.tries + 1,"
-        " due_at = now() + make_interval(secs => %s * power(2, least(d.tries, 10)))"
+        f" due_at = now() + make_interval(secs => greatest({LEASE_S}, {_PAUSE_S.format('d.tries')}))"
         " FROM (SELECT reaction, position FROM due_reactions"
         "  WHERE due_at <= now() AND tries < %s AND reaction = ANY (%s)"
         "  ORDER BY due_at LIMIT %s FOR UPDATE SKIP LOCKED) l"
         " WHERE d.reaction = l.reaction AND d.position = l.position RETURNING d.reaction, d.position, d.tries",
-        (FIRST_LEASE_S, MAX_TRIES, list(names), limit),
+        (MAX_TRIES, list(names), limit),
     )
     return [Due(*row) for row in await cursor.fetchall()]
 
@@ -78,7 +84,8 @@ async def mark_done(connection: AsyncConnection, due: Due) -> None:
 
 async def mark_failed(connection: AsyncConnection, due: Due, error: str) -> None:
     await connection.execute(
-        "UPDATE due_reactions SET error = %s WHERE reaction = %s AND position = %s",
+        f"UPDATE due_reactions SET error = %s, due_at = now() + make_interval(secs => {_PAUSE_S.format('tries - 1')})"
+        " WHERE reaction = %s AND position = %s",
         (error, due.reaction, due.position),
     )
 

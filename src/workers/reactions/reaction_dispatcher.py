@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 from domain.core.events import readable
 from store.log.cursor import LogCursor
 from store.log.event_log import EventLog
+from store.postgres.cancellation import cancel_and_wait
 from store.postgres.notifications import Listener
 from store.tables import log_positions, reactions
 from store.tables.alarms import set_alarm
@@ -83,21 +84,24 @@ class ReactionDispatcher:
 
     async def run(self) -> None:
         """Finds and runs due reactions until cancelled. Any number of dispatchers may run."""
+        # No TaskGroup: it cancels once, and a task that waits for the database may go on after that.
+        running = [
+            asyncio.create_task(work) for work in (self._cursor.follow(self._note_due), self._sweep(), self._work())
+        ]
         try:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._cursor.follow(self._note_due))
-                tasks.create_task(self._sweep())
-                tasks.create_task(self._work())
+            for task in (await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED))[0]:
+                task.result()
         finally:
+            await cancel_and_wait(*running)
             await self._connections.disconnect()
 
     async def run_due(self) -> int:
         """Runs reactions until none is due. Returns the number of those that ran, including those that failed."""
         ran = 0
         while leased := await self._lease():
-            for due in leased:
-                await self._run_one(due)
-                ran += 1
+            # At once, so that a mail server that does not answer holds up no other reaction beyond its lease.
+            await asyncio.gather(*map(self._run_one, leased))
+            ran += len(leased)
         return ran
 
     async def note_next(self, reaction: Reaction) -> bool:
