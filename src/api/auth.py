@@ -2,12 +2,14 @@
 
 import contextlib
 from collections.abc import AsyncIterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Annotated, Any, get_args
 
 import msgspec
+import structlog
 from litestar import Controller, Request, Response, delete, get, post
+from litestar.background_tasks import BackgroundTask
 from msgspec import Meta
 
 from api.http.idempotency import SHOWN_ONCE
@@ -16,10 +18,11 @@ from api.http.permissions import ANY_USER, CAN_CHANGE_ACCOUNT, CAN_READ, TOKEN_M
 from api.http.request_context import RequestContext
 from api.http.security import API_TOKEN, PUBLIC, SESSION, session_token
 from api.http.services import Services
-from api.http.types import Id, Name, fields_of, to_view
+from api.http.types import Email, Id, Name, fields_of, to_view
 from api.http.validation import Time
 from commands.auth import CreateApiToken, OpenSession, RevokeApiToken, RevokeSession
-from commands.users import UsePasswordLink
+from commands.handler import CommandContext
+from commands.users import IssuePasswordLink, UsePasswordLink
 from domain.auth import API_TOKEN as API_TOKENS
 from domain.auth import Scope
 from domain.core.errors import Conflict, Invalid, TooManyRequests, Unauthenticated, Unavailable
@@ -31,10 +34,18 @@ from store.crypto.secrets import new_token, token_hash
 from store.tables.login_attempts import LoginAttempts
 from store.tables.token_uses import fetch_last_token_uses
 
+log = structlog.get_logger()
+
 MAX_ATTEMPTS = 10
 """Failed attempts to sign in to one account from one address within `WINDOW_S`, at most."""
 MAX_ATTEMPTS_OF_ADDRESS = 50
 """Failed attempts from one address, at most. It is higher because a whole office may share one address."""
+MAX_RESETS = 3
+"""Links to reset a password that can be asked for one account within `WINDOW_S`, so that nobody floods a mailbox."""
+MAX_RESETS_OF_ADDRESS = 20
+"""Links that can be asked for from one address."""
+RESET = timedelta(minutes=30)
+"""Time within which a link to reset a password can be used."""
 MAX_ATTEMPTS_AT_ACCOUNT = 100
 """Failed attempts at one account from addresses that are unknown to it, at most: the limit of NIST SP 800-63B."""
 
@@ -51,6 +62,15 @@ class OpenedSession(msgspec.Struct):
     """Bearer token of the session."""
     expires_at: datetime
     user_id: int
+
+
+class ResetRequest(msgspec.Struct):
+    email: Email
+
+
+class ResetRequested(msgspec.Struct):
+    detail: str
+    """Sentence that is the same whether or not there is an account."""
 
 
 class NewPassword(msgspec.Struct):
@@ -95,10 +115,17 @@ class GlobalOptions(msgspec.Struct):
     """Largest number of builds that run on the server at the same time."""
 
 
+class MailConfig(msgspec.Struct):
+    enabled: bool
+    """Whether the server mails invitations and links to reset a password."""
+
+
 class ServerConfig(msgspec.Struct):
     version: str
     global_options: GlobalOptions
     """Options for all projects."""
+    mail: MailConfig
+    """Mails of the server."""
 
 
 class NewApiToken(msgspec.Struct):
@@ -160,6 +187,27 @@ class AuthController(Controller):
         await ctx(OpenSession(session_id, user.id, expires_at), actor=f"user:{user.id}")
         return OpenedSession(session_token(services.secrets, user.id, session_id, now), expires_at, user.id)
 
+    @post("/reset-password", status_code=202, opt={**PUBLIC, "problems": (TooManyRequests,)})
+    async def request_reset(
+        self, request: Request[Any, Any, Any], ctx: RequestContext, data: ResetRequest
+    ) -> Response[ResetRequested]:
+        """Sends the user a link to set a new password, which works once and for 30 minutes. The answer is the same if
+        nobody has the address, if the account is not active, or if its invitation is still open.
+
+        Within 5 minutes, 3 links can be asked for one address, and 20 from one network address.
+        """
+        services, network = ctx.services, find_network(request)
+        limits = {services.secrets.claim("reset-account", data.email): MAX_RESETS}
+        if network is not None:
+            limits[services.secrets.claim("reset-address", str(network))] = MAX_RESETS_OF_ADDRESS
+        if wait_s := await LoginAttempts(services.pool).reserve(limits):
+            raise TooManyRequests(f"Too many links were asked for; try again in {wait_s} s.", wait_s)
+        # After the answer: neither it nor its time shows which accounts exist.
+        return Response(
+            ResetRequested("Reset link sent if the account exists."),
+            background=BackgroundTask(issue_reset_link, services, data.email),
+        )
+
     @post("/reset-password/confirm", status_code=200, opt=PUBLIC)
     async def confirm_password(self, ctx: RequestContext, data: NewPassword) -> PasswordSet:
         """Sets a password by the token of a link from an invitation or a reset. The link works only once. All sessions
@@ -195,7 +243,8 @@ class AuthController(Controller):
     async def get_config(self, ctx: RequestContext) -> ServerConfig:
         """Returns the version and the options of the server."""
         services = ctx.services
-        return ServerConfig(services.version, GlobalOptions(AiAssist(enabled=False), services.max_parallel_builds))
+        options = GlobalOptions(AiAssist(enabled=False), services.max_parallel_builds)
+        return ServerConfig(services.version, options, MailConfig(services.sends_mail))
 
     @get("/api-tokens", guards=[CAN_READ])
     async def list_api_tokens(self, ctx: RequestContext, paged: Paged) -> Response[list[ApiTokenItem]]:
@@ -245,6 +294,20 @@ def permissions(user: User, visible: list[int]) -> Permissions:
         is_admin=user.is_admin,
         projects=levels,
     )
+
+
+async def issue_reset_link(services: Services, email: str) -> None:
+    """Issues a link if a user who has a password and is active has the address. A failure is only logged: the request
+    was answered.
+    """
+    try:
+        user = await auth.find_by_email(services.pool, email)
+        if user is None or not user.active or not user.password_hash:
+            return
+        command = IssuePasswordLink(user.id, "reset", new_token(""), utcnow() + RESET)
+        await services.handler.execute(command, CommandContext("anonymous"))
+    except Exception as error:
+        log.error("no link to reset a password was issued", error=repr(error))
 
 
 @contextlib.asynccontextmanager

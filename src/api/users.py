@@ -97,8 +97,10 @@ class Invitation(msgspec.Struct):
     invited_at: datetime
     expires_at: datetime
     """Time at which the invitation ends."""
-    invitation_url: str
-    """Link to set a password. Shown only here. Give it to nobody but the invited person."""
+    invitation_url: str | None
+    """Link to set a password. Shown only here. Give it to nobody but the invited person. Null where the server sends
+    mails: the link is in the mail.
+    """
 
 
 class UserPermissions(Permissions):
@@ -130,7 +132,9 @@ class UserController(Controller):
 
     @post(opt=SHOWN_ONCE, guards=[admins_only("invite users")])
     async def create_user(self, ctx: RequestContext, data: NewUser) -> Invitation:
-        """Invites somebody as a user. They set a password by `invitation_url`, within seven days."""
+        """Invites somebody as a user. They set a password by a link, within seven days. The server mails it to them, or
+        answers with it in `invitation_url` if no mail server is set.
+        """
         user_id, link_id = await ctx.services.ids.draw("users"), new_token("")
         access = read_access(data, data.role) or {}
         receipt = await ctx(
@@ -251,7 +255,7 @@ async def find_detail(ctx: RequestContext, user_id: int) -> UserDetail:
 
 def to_invitation(ctx: RequestContext, user: UserAccount, receipt: Receipt, project_ids: list[int]) -> Invitation:
     assert user.link is not None, "an invitation was issued"
-    token = ctx.services.secrets.link_token(user.user_id, user.link.link_id)
+    services, token = ctx.services, ctx.services.secrets.link_token(user.user_id, user.link.link_id)
     return to_view(
         Invitation,
         user,
@@ -260,5 +264,5 @@ def to_invitation(ctx: RequestContext, user: UserAccount, receipt: Receipt, proj
         invited_at=receipt.at,
         expires_at=user.link.expires_at,
         # The token is in the fragment, which browsers send to no server.
-        invitation_url=f"{ctx.services.base_url}/set-password#{token}",
+        invitation_url=None if services.sends_mail else f"{services.base_url}/set-password#{token}",
     )

@@ -89,6 +89,35 @@ class Outgoing(Protocol):
         ...
 
 
+class MailRefused(Exception):
+    """The mail server will never deliver this mail; the message is its answer, without the recipient's address."""
+
+
+class MailNotSent(Exception):
+    """The mail was not sent, and a later try may succeed; the message says why, without secrets and addresses."""
+
+
+@dataclass(frozen=True)
+class Mail:
+    """A mail to one person, as plain sentences. The adapter makes text and HTML of them."""
+
+    to: str
+    subject: str
+    sentences: tuple[str, ...]
+    link: str = ""
+    """URL below the first sentence; it may be secret."""
+    key: str = ""
+    """Key that is the same whenever this mail is sent again, so that the receiving side can drop repetitions."""
+
+
+class Mailer(Protocol):
+    """Sends mails. A mail that was sent may be sent again when the answer of the server was lost."""
+
+    async def send(self, mail: Mail) -> None:
+        """Returns when the mail server has taken the mail. Takes 20 s at most. Raises MailRefused or MailNotSent."""
+        ...
+
+
 async def attempt(outgoing: Outgoing, url: str, body: bytes, headers: Mapping[str, str]) -> Outcome:
     """Posts to a URL and returns the outcome. A refused or unanswered call is a failed outcome, not an exception."""
     try:

@@ -35,7 +35,7 @@ from testhide.version import VERSION, find_build
 
 if TYPE_CHECKING:
     from api.http.services import Services
-    from integrations.ports import Blobs
+    from integrations.ports import Blobs, Mailer
 
 POOL_SIZE = 10
 """Connections for queries of a process that answers HTTP or runs many workers."""
@@ -147,6 +147,15 @@ def blob_store(settings: Settings) -> "Blobs":
     return open_blobs(settings.blobs)
 
 
+def mailer(settings: Settings) -> "Mailer | None":
+    """Return the way to send mails. Without a mail server `testhide up` prints links, and others send none."""
+    from integrations.mail import PrintedLinks, SmtpMailer, parse_smtp_url
+
+    if settings.smtp_url:
+        return SmtpMailer(parse_smtp_url(settings.smtp_url), settings.mail_from)
+    return PrintedLinks() if settings.prints_links else None
+
+
 def serve(settings: Settings) -> None:
     """Run the HTTP API until SIGTERM. Raises Fault."""
     from api.app import create_app
@@ -210,6 +219,7 @@ async def api_services(settings: Settings) -> "AsyncIterator[Services]":
                 blobs=blob_store(settings),
                 outgoing=outgoing,
                 base_url=settings.public_url,
+                sends_mail=bool(settings.smtp_url),
                 spool=spool,
                 disks={"data folder": spool} | ({"artifacts": folder} if (folder := settings.blobs_folder) else {}),
                 version=VERSION,
@@ -283,7 +293,8 @@ def work(settings: Settings) -> None:
             handler = Handler(log, utcnow)
             waiter = ProjectionWaiter(pool, listener, PROJECTIONS)
 
-            tools = Tools(BuildLogs(pool), blob_store(settings))
+            blobs = blob_store(settings)
+            tools = Tools(BuildLogs(pool), blobs, log, secrets, mailer(settings), settings.public_url)
             reactions = ReactionDispatcher(pool, log, listener, settings.redis_url, REACTIONS, tools)
 
             deletion = retention.Retention(pool, handler, utcnow)

@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import sys
 from collections.abc import Coroutine
 
 import structlog
@@ -44,7 +45,7 @@ async def until_signalled(*works: Coroutine[None, None, None]) -> None:
 
 
 def _log_as_json() -> None:
-    """Log one JSON object per line, with tracebacks but without local variables, which may hold secrets."""
+    """Log one JSON object per line of stderr, with tracebacks but without local variables, which may hold secrets."""
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -52,5 +53,6 @@ def _log_as_json() -> None:
             structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer(),
         ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )

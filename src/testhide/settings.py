@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
+from integrations.mail import must_be_sender, parse_smtp_url
 from testhide.engines.folder import default_data_folder, write_private
 from testhide.operator_errors import Fault
 from testhide.supervise.program import local_url
@@ -34,11 +35,13 @@ MEANINGS = {
     "blobs_url": "where artifacts lie, s3://BUCKET/PREFIX or file:///FOLDER (DATA/blobs)",
     "outgoing_allow": "networks besides public ones that webhooks may call, http included: 10.1.0.0/16,… (none)",
     "trusted_proxies": "networks of reverse proxies, whose X-Forwarded-For and -Proto count (127.0.0.0/8,::1/128)",
+    "smtp_url": "mail server, smtp://USER:PASSWORD@HOST:587 (STARTTLS) or smtps://… (none: links are in answers)",
+    "mail_from": "sender of mails, an address with or without a name; needed with TESTHIDE_SMTP_URL",
     "checkpoints_to": "folder that every checkpoint of the audit log is also written to (none)",
     "build": "what /healthz shows as build (the commit of the checkout, or the version)",
 }
 # Each may also be given as TESTHIDE_…_FILE: the name of a file that holds it.
-SECRETS = ("database_url", "redis_url", "secret_key", "admin_password")
+SECRETS = ("database_url", "redis_url", "secret_key", "admin_password", "smtp_url")
 # Read by the start of the stack itself.
 OTHER_NAMES = {
     "TESTHIDE_SETTINGS": "settings of a supervised process, written by the supervisor",
@@ -69,6 +72,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     blobs_url: str = ""
     outgoing_allow: str = ""
     trusted_proxies: str = "127.0.0.0/8,::1/128"
+    smtp_url: str = ""
+    mail_from: str = ""
+    prints_links: bool = False
+    """Whether the links of mails are printed where no mail server is set."""
     checkpoints_to: str = ""
     build: str = ""
     unsafe: bool = False
@@ -122,6 +129,7 @@ def from_environment(environ: Mapping[str, str], **given: Any) -> Settings:
     for name in ("outgoing_allow", "trusted_proxies"):
         if name in found:
             _must_be_networks(found[name], variable(name))
+    _must_be_mail(found)
     if "secret_key" in found:
         found["secret_key"] = parse_key(found["secret_key"], "TESTHIDE_SECRET_KEY")
     if "port" in found:
@@ -161,6 +169,16 @@ def _must_be_networks(text: str, name: str) -> None:
             ipaddress.ip_network(item)
         except ValueError as error:
             raise Fault(f"{name} must be networks like 10.1.0.0/16, separated by commas: {error}.", 2) from None
+
+
+def _must_be_mail(found: Mapping[str, str]) -> None:
+    if "mail_from" in found or "smtp_url" in found:
+        for name, check in (("smtp_url", parse_smtp_url), ("mail_from", must_be_sender)):
+            try:
+                check(found.get(name, ""))
+            except ValueError as error:
+                # Without the value, which may hold a password.
+                raise Fault(f"{variable(name)} {error}.", 2) from None
 
 
 def parse_key(text: str, where: str) -> bytes:

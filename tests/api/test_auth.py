@@ -86,6 +86,7 @@ def test_config(server: Server) -> None:
     assert isinstance(config["version"], str)
     assert config["global_options"]["ai_assist"] == {"enabled": False}
     assert isinstance(config["global_options"]["max_parallel_builds"], int)
+    assert config["mail"] == {"enabled": False}
 
 
 def test_an_api_token_works_until_it_is_revoked(server: Server) -> None:

@@ -81,6 +81,7 @@ ACCOUNTS = (
     op("GET /healthz", public),
     op("GET /readyz", public),
     op("POST /authenticate", public),
+    op("POST /reset-password", public),
     op("POST /reset-password/confirm", public),
     op("GET /webhooks/schemas", public),
     op("GET /webhooks/schemas/{event_type}", public),

@@ -54,9 +54,9 @@ class InProcessServer:
 
 
 @contextlib.contextmanager
-def serve_in_process(server: Server) -> Iterator[InProcessServer]:
-    """One more process, as it were, on the server's database."""
-    settings = structs.replace(server.settings, port=free_port())
+def serve_in_process(server: Server, **changes: str) -> Iterator[InProcessServer]:
+    """One more process, as it were, on the server's database; `changes` are of its settings."""
+    settings = structs.replace(server.settings, port=free_port(), **changes)
     with warnings.catch_warnings(action="ignore", category=LitestarDeprecationWarning):
         app = create_app(api_services(settings), VERSION)
     stop = asyncio.Event()

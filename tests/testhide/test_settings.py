@@ -113,6 +113,17 @@ def test_checkpoints_go_to_a_folder_whatever_the_working_directory(
     assert from_environment(COMPLETE).checkpoints_to == ""
 
 
+def test_a_mail_server_needs_a_sender() -> None:
+    mail = {"TESTHIDE_SMTP_URL": "smtps://ci:hush@mail.example.com", "TESTHIDE_MAIL_FROM": "ci@example.com"}
+    settings = from_environment({**COMPLETE, **mail})
+    assert (settings.smtp_url, settings.mail_from) == tuple(mail.values())
+    assert "hush" not in repr(settings)
+    for name, wrong in (("MAIL_FROM", ""), ("MAIL_FROM", "ci"), ("SMTP_URL", ""), ("SMTP_URL", "ci:hush@example.com")):
+        with pytest.raises(Fault, match=f"TESTHIDE_{name} must be ") as refused:
+            from_environment({**COMPLETE, **mail, f"TESTHIDE_{name}": wrong})
+        assert "hush" not in str(refused.value)
+
+
 def test_networks_that_webhooks_may_call() -> None:
     opened = {**COMPLETE, "TESTHIDE_OUTGOING_ALLOW": "127.0.0.0/8, fd00::/8"}
     assert from_environment(opened).outgoing_allow == "127.0.0.0/8, fd00::/8"

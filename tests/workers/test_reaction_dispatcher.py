@@ -46,7 +46,7 @@ class Yard:
     def __init__(self, parts: Core, folder: Path) -> None:
         self.parts = parts
         self.handler = Handler(parts.log, lambda: datetime(2026, 5, 20, tzinfo=UTC))
-        self.tools = Tools(BuildLogs(parts.pool), open_blobs(folder.as_uri()))
+        self.tools = Tools(BuildLogs(parts.pool), open_blobs(folder.as_uri()), parts.log, parts.secrets)
         self.listener = Listener(parts.conninfo, EVENTS)
         self.folder = folder
         self.jobs: list[int] = []

@@ -31,7 +31,7 @@ class Yard:
     def __init__(self, parts: Core, folder: Path) -> None:
         self._parts, self._folder = parts, folder
         self._handler = Handler(parts.log, utcnow)
-        self._tools = Tools(BuildLogs(parts.pool), open_blobs(folder.as_uri()))
+        self._tools = Tools(BuildLogs(parts.pool), open_blobs(folder.as_uri()), parts.log, parts.secrets)
         listener = Listener(parts.conninfo, EVENTS)
         self._relay = ReactionDispatcher(parts.pool, parts.log, listener, "redis://127.0.0.1:1", REACTIONS, self._tools)
 

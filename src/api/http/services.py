@@ -42,6 +42,8 @@ class Services:
     blobs: Blobs
     outgoing: Outgoing
     base_url: str
+    sends_mail: bool
+    """Whether a mail server is set, so that links to set a password are mailed."""
     spool: Path
     """Folder for files while they are being uploaded."""
     disks: Mapping[str, Path]

@@ -54,7 +54,8 @@ def steps(plan: Plan, lock_fd: int) -> list[Step]:
         found.append(Start(tuple(Service(engine.program(), ENGINE_WAVE, engine.ready) for engine in engines)))
     found += [
         Run(_server_program("prepare"), timeout=PREPARE_TIMEOUT_S),
-        Start(tuple(Service(_server_program(name), SERVER_WAVE) for name in SERVER_PROCESSES)),
+        # `work` prints the links of mails where no mail server is set; its log goes to stderr.
+        Start(tuple(Service(_server_program(name), SERVER_WAVE, prints=name == "work") for name in SERVER_PROCESSES)),
         Await(responds(plan.host, plan.port, "/api/v3/readyz"), "The server"),
     ]
     if plan.agent:

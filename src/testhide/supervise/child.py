@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from testhide.supervise.program import Program, send
 
@@ -26,6 +25,7 @@ class Service:
     program: Program
     wave: int = 1
     ready: Callable[[int], bool] | None = None  # called with its pid; None: it is ready as soon as it runs
+    prints: bool = False  # whether its standard output is that of the supervisor, so that only its errors are logged
 
 
 class Child:
@@ -50,14 +50,14 @@ class Child:
     def running(self) -> bool:
         return self.process is not None
 
-    def start(self, stdout: int | IO[bytes] | None = None) -> int:
-        """Start the process. Returns a file descriptor for its output, or for stderr alone if `stdout` is given."""
+    def start(self) -> int:
+        """Start the process. Returns a file descriptor for its output, or for stderr alone if it prints."""
         self.due = None
         self.service.program.prepare()
         self._started = time.monotonic()
         read, write = os.pipe()
         try:
-            self.process = self.service.program.start(stdout=write if stdout is None else stdout, stderr=write)
+            self.process = self.service.program.start(stdout=1 if self.service.prints else write, stderr=write)
         except BaseException:
             os.close(read)
             raise

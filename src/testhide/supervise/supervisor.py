@@ -117,18 +117,18 @@ class Supervisor:
         self._start(child)
         return child
 
-    def _start(self, child: Child, stdout: int | None = None) -> None:
+    def _start(self, child: Child) -> None:
         try:
-            output = child.start(stdout)
+            output = child.start()
         except OSError as error:
             raise Fault(f"{child.name} cannot be started: {error}") from None
         self._selector.register(output, selectors.EVENT_READ, child)
         self._note_running()
 
     def _run_to_end(self, program: Program, timeout: float) -> None:
-        child = Child(Service(program), self._logs, self._report, verbose=self._verbose, one_shot=True)
+        child = Child(Service(program, prints=True), self._logs, self._report, verbose=self._verbose, one_shot=True)
         self._children.append(child)
-        self._start(child, stdout=1)
+        self._start(child)
         deadline = time.monotonic() + timeout
         code = None
         while code is None:

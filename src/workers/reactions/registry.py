@@ -7,12 +7,21 @@ the end of the log: it does not run for earlier events.
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+import structlog
+
 from domain.artifacts import ArtifactDeleted, build_blobs, job_blobs
 from domain.builds import BuildDeleted
 from domain.core.events import Event
 from domain.jobs import JobDeleted
-from integrations.ports import Blobs
+from domain.users import USER, PasswordLinkIssued, UserPasswordSet
+from integrations.ports import Blobs, Mail, Mailer, MailRefused
+from store.clock import utcnow
+from store.crypto.secrets import Secrets
+from store.log.event_log import EventLog
 from store.tables.build_logs import BuildLogs
+from workers.reactions.mails import link_mail, password_notice
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
@@ -21,6 +30,12 @@ class Tools:
 
     build_logs: BuildLogs
     blobs: Blobs
+    log: EventLog
+    secrets: Secrets
+    mailer: Mailer | None = None
+    """None where no mail is set up and nobody reads what the process prints."""
+    base_url: str = ""
+    """Start of the links in mails."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +62,41 @@ async def when_artifact_deleted_delete_its_content(event: Event, tools: Tools) -
     await tools.blobs.delete(event.blob)
 
 
+async def when_password_link_issued_mail_it(event: Event, tools: Tools) -> None:
+    """Sends the link unless it was used, replaced or has expired, perhaps while the mail server was away."""
+    assert isinstance(event, PasswordLinkIssued)
+    user = await tools.log.load_state(USER.at(event.user_id))
+    if user is None or user.deleted or user.link is None or user.link.link_id != event.link_id:
+        return
+    if event.expires_at <= utcnow():
+        log.warning("a link has expired before it could be sent", user=event.user_id, purpose=event.purpose)
+        return
+    token = tools.secrets.link_token(event.user_id, event.link_id)
+    await _send(link_mail(user.email, event, tools.base_url, token), event.user_id, tools.mailer)
+
+
+async def when_password_set_mail_a_notice(event: Event, tools: Tools) -> None:
+    assert isinstance(event, UserPasswordSet)
+    user = await tools.log.load_state(USER.at(event.user_id))
+    if user is not None and not user.deleted:
+        await _send(password_notice(user.email, event, tools.base_url), event.user_id, tools.mailer)
+
+
+async def _send(mail: Mail, user_id: int, mailer: Mailer | None) -> None:
+    """Sends a mail. A mail that is refused for good is only logged: no later try would succeed."""
+    if mailer is None:
+        log.warning("no mail is sent: TESTHIDE_SMTP_URL is not set", user=user_id, subject=mail.subject)
+        return
+    try:
+        await mailer.send(mail)
+    except MailRefused as refused:
+        log.error("a mail was refused", user=user_id, subject=mail.subject, answer=str(refused))
+
+
 REACTIONS = (
     Reaction("delete_a_jobs_logs_and_artifacts", JobDeleted, when_job_deleted_delete_its_logs_and_artifacts),
     Reaction("delete_a_builds_log_and_artifacts", BuildDeleted, when_build_deleted_delete_its_log_and_artifacts),
     Reaction("delete_an_artifacts_content", ArtifactDeleted, when_artifact_deleted_delete_its_content),
+    Reaction("mail_a_password_link", PasswordLinkIssued, when_password_link_issued_mail_it),
+    Reaction("mail_a_password_notice", UserPasswordSet, when_password_set_mail_a_notice),
 )
