@@ -63,7 +63,10 @@ def steps(plan: Plan, lock_fd: int) -> list[Step]:
         found += [
             Run(_server_program("local-node", str(token))),
             Start((Service(_agent_program(plan, token), AGENT_WAVE),)),
-            Say("The local agent's builds are trusted: they run as you. --no-agent starts none."),
+            Say(
+                "The local agent's builds are trusted: they run as you, and can read the server's secret key in the"
+                " data folder. --no-agent starts none."
+            ),
         ]
     if plan.opened:
         found.append(Say(f"Webhooks may call {plan.opened}, over http too. TESTHIDE_OUTGOING_ALLOW says otherwise."))
