@@ -118,6 +118,10 @@ class FinishBuild(Command, of=BUILD):
     """Whether the build may pass with unreadable reports. Simulations set it for builds that passed in older
     releases.
     """
+    excuse_pytest: bool = False
+    """Whether failures in quarantine excuse the exit code that a report of pytest explains. Simulations set it, since
+    pytest did not know their quarantine.
+    """
 
     def decide(self, build: AnyBuild | None) -> Iterable[Event]:
         if isinstance(build, Finished) and (build.node_id, build.attempt) == (self.node_id, self.attempt):
@@ -125,9 +129,8 @@ class FinishBuild(Command, of=BUILD):
         held = must_hold(build, self.build_id, self.node_id, self.attempt)
         failed = held.failed or count_unloaded(held)
         unreadable, not_run = describe_unreadable(held), describe_not_run(held)
-        status, reason = decide_verdict(
-            self.exit_code, self.reason, failed, find_excused_exit_codes(held), not_run is not None
-        )
+        excused = find_excused_exit_codes(held, excuse_pytest=self.excuse_pytest)
+        status, reason = decide_verdict(self.exit_code, self.reason, failed, excused, not_run is not None)
         if status == "passed" and unreadable and not self.ignore_unreadable:
             status, reason = "failed", "reports_unreadable"
         yield self.event(
@@ -247,13 +250,14 @@ def decide_verdict(
     return "passed", None
 
 
-def find_excused_exit_codes(build: AnyBuild) -> set[int]:
+def find_excused_exit_codes(build: AnyBuild, *, excuse_pytest: bool = False) -> set[int]:
     """Returns the exit codes that ignored failures explain: failures in quarantine, or known issues of the reporter.
 
-    A report of the agent's pytest plugin contains its exit code. For other reports, the job lists the exit codes with
-    which its test runner reports failed tests. No exit code is excused if a suite, a report or results are missing, or
-    if a test runner ended for another reason. Unless the job lists exit codes, none is excused either if a report may
-    be missing.
+    The job lists the exit codes with which its test runner reports failed tests. A report of the agent's pytest plugin
+    excuses none, since pytest itself ends with 0 if all of its failures are in quarantine; with `excuse_pytest` it
+    excuses the exit code that it contains. No exit code is excused if a suite, a report or results are missing, or if a
+    test runner ended for another reason. Unless the job lists exit codes, none is excused either if a report may be
+    missing.
     """
     reports = build.counting_reports
     if find_reports_by_wildcard(build) or any(
@@ -265,7 +269,7 @@ def find_excused_exit_codes(build: AnyBuild) -> set[int]:
     excused = [
         runners if report.explained_exit_code is None else {report.explained_exit_code}
         for report in reports
-        if report.ignored
+        if report.ignored and (excuse_pytest or report.explained_exit_code is None)
     ]
     return set().union(*excused)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,13 @@ SUITE = {
                     with self.subTest(n=n):
                         self.assertEqual(n, 1)
     """,
+    "test_exit.py": """
+        import pytest
+
+        def test_first(): assert 0
+        def test_exit(): pytest.exit("enough", returncode=0)
+        def test_left(): pass
+    """,
     "test_gone.py": "import nothing_of_this_name",
     "test_fine.py": "def test_fine(): pass",
     "conftest.py": """
@@ -80,15 +88,16 @@ XDIST = pytest.mark.parametrize("xdist", ["", "-p xdist -n 2"])
 class Ran:
     """One run of pytest: the results that its JUnit file tells, as (node id, status), and what explains its exit."""
 
-    def __init__(self, folder: Path, options: str) -> None:
-        run = PluginRun(folder, files=SUITE)
+    def __init__(self, folder: Path, options: str, ignored: Sequence[str] | None = None) -> None:
+        run = PluginRun(folder, files=SUITE, ignored=ignored)
         self.done = run.shell(f"pytest -p pytest_rerunfailures {options} --junit-xml=r.xml")
         with (run.root / "r.xml").open("rb") as file:
             items = list(parse_report(file))
         self.cases = [item for item in items if isinstance(item, Case)]
         self.warnings = [warning.message for item in items if isinstance(item, Summary) for warning in item.warnings]
         properties = [pair for item in items if isinstance(item, Suite) for pair in item.properties]
-        self.explained = dict(properties)["testhide_explained_exit_code"]
+        self.properties = dict(properties)
+        self.explained = self.properties["testhide_explained_exit_code"]
 
     def results(self) -> list[tuple[str, str]]:
         return [(case.node_id, case.status) for case in self.cases]
@@ -201,3 +210,76 @@ def test_the_id_of_a_subtest_selects_its_test(folder: Path) -> None:
         "test_sub.py::Case::test_u",
     }
     assert "Testhide: 2 of" in done.stdout
+
+
+IGNORED = [f"test_a.py::test_{name}" for name in ("flaky", "set_up", "torn_down", "bad")]
+
+
+@XDIST
+@pytest.mark.parametrize(
+    ("options", "ignored", "code", "explained", "count"),
+    [
+        ("test_a.py test_fine.py", IGNORED, 0, "0", 4),
+        ("--reruns 1 test_a.py", IGNORED, 0, "0", 1),
+        ("test_a.py", IGNORED[:-1], 1, "1", 0),
+        ("test_a.py --gate", IGNORED, 1, "none", 4),
+        ("test_a.py --maxfail 9", ["test_a.py"], 0, "0", 4),
+        ("test_a.py --maxfail 1", ["test_a.py"], 1, "none", 0),
+        ("test_gone.py --continue-on-collection-errors test_a.py", ["test_gone.py", *IGNORED], 1, "1", 0),
+        ("test_sub.py", ["test_sub.py::test_parts", "test_sub.py::test_nameless", "test_sub.py::Case"], 0, "0", None),
+        ("test_sub.py", ["test_sub.py::test_parts", "test_sub.py::test_nameless"], 1, "1", 0),
+        ("test_fine.py -k nothing", ["test_fine.py"], 5, "none", 0),
+    ],
+)
+def test_failures_in_quarantine_do_not_fail_a_run(
+    folder: Path, xdist: str, options: str, ignored: list[str], code: int, explained: str, count: int | None
+) -> None:
+    ran = Ran(folder, f"{xdist} {options}", ignored)
+
+    assert ran.done.returncode in (code, 2 if "maxfail 1" in options else code), ran.done.stdout
+    assert ran.explained == explained
+    if count is not None:
+        assert int(ran.properties.get("testhide_ignored_failures", 0)) == count
+        line = f"Testhide: failures ignored, since their tests are in quarantine: {count}."
+        assert (line in ran.done.stdout) == (count > 0)
+    assert "failed" in dict(ran.results()).values() or code == 5, "the failures are in the report all the same"
+
+
+def test_a_run_without_a_report_ignores_no_failure(folder: Path) -> None:
+    run = PluginRun(folder, files={"test_a.py": "def test_a(): assert 0"}, ignored=["test_a.py"])
+    assert run.shell("pytest").returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "left"),
+    [("test_exit.py", 2), ("-x test_exit.py", 2), ("-x test_a.py::test_bad", 0), ("-k left test_exit.py", 0)],
+)
+def test_a_run_that_ends_early_says_how_many_tests_it_did_not_run(folder: Path, options: str, left: int) -> None:
+    run = PluginRun(folder, files=SUITE, ignored=["test_exit.py"])
+    done = run.shell(f"pytest {options} --junit-xml=r.xml || true")
+    read = read_report(run.root / "r.xml")
+
+    assert read.is_unreadable == (left > 0), done.stdout
+    assert (f"the run ended early: {left} of its tests did not run" in read.warnings) == (left > 0)
+
+
+def test_a_second_run_into_the_same_file_adds_to_it(folder: Path) -> None:
+    files = {
+        "test_a.py": "def test_a(): assert 0",
+        "test_b.py": "def test_b(): pass",
+        "test_c.py": "import os\ndef test_c(): os._exit(1)",
+    }
+    run = PluginRun(folder, files=files)
+
+    def outcomes(*tests: str, build: str = "7") -> list[tuple[str, str]]:
+        for test in tests:
+            run.shell(f"pytest test_{test}.py --junit-xml=r.xml", TESTHIDE_BUILD_ID=build)
+        with (run.root / "r.xml").open("rb") as file:
+            return [(case.name, case.status) for case in parse_report(file) if isinstance(case, Case)]
+
+    report = run.root / "r.xml"
+    assert outcomes("a", "b") == [("test_a", "failed"), ("test_b", "passed")]
+    assert not read_report(report).is_unreadable
+    assert outcomes("b", build="8") == [("test_b", "passed")], "the file is of another build"
+    assert outcomes("c", "b", build="8") == [("test_b", "passed")] * 2
+    assert read_report(report).is_unreadable, "the second run was cut off"

@@ -91,12 +91,16 @@ class PluginRun:
     """Runs commands in a workspace with the files that the agent writes for test runners."""
 
     def __init__(
-        self, folder: Path, test_ids: Sequence[str] | None = None, files: dict[str, str] | None = None
+        self,
+        folder: Path,
+        test_ids: Sequence[str] | None = None,
+        files: dict[str, str] | None = None,
+        ignored: Sequence[str] | None = None,
     ) -> None:
         self.root = folder / "workspace"
         self.root.mkdir()
         write(self.root, files or SUITE)
-        lists = injection.write_lists(folder, self.root, {"test_ids": test_ids}, None)
+        lists = injection.write_lists(folder, self.root, {"test_ids": test_ids, "ignore_failures_of": ignored}, None)
         self._base = {"PATH": f"{BIN}:{os.defpath}", "HOME": str(folder), "LANG": "C.UTF-8", **lists}
         self._folder = folder
         self.env = injection.install_plugin(folder, {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", **self._base})

@@ -176,14 +176,15 @@ def rows(server: Server, build: int) -> list[tuple[bool, bool]]:
 
 
 @pytest.mark.parametrize("mode", ["run", "skip"])
-def test_agents_are_told_only_where_the_job_asks_for_it(server: Server, mode: str) -> None:
+def test_agents_learn_which_tests_to_skip_or_whose_failures_to_ignore(server: Server, mode: str) -> None:
     shop = Shop(server)
     job = shop.new_job(quarantine_mode=mode)
     agent = shop.new_agent()
     build_id = shop.start(job)
     bulk(server.admin, job, "add", A, B)
     build = agent.run()
-    assert (build["id"], build["quarantine"]) == (build_id, [A, B] if mode == "skip" else None)
+    lists = ([A, B], None) if mode == "skip" else (None, [A, B])
+    assert (build["id"], build["quarantine"], build["ignore_failures_of"]) == (build_id, *lists)
     agent.started(build).raise_for_status()
     agent.report(build, REPORT).raise_for_status()
     agent.finished(build, exit_code=1).raise_for_status()

@@ -67,6 +67,8 @@ class World:
     cases: dict[str, int] = field(default_factory=dict)
     results: int = 0
     erased: set[int] = field(default_factory=set)
+    explained: int | None = None
+    """The exit code that reports of pytest explain."""
 
     def __post_init__(self) -> None:
         self.append(START)
@@ -105,6 +107,7 @@ class World:
         if not isinstance(build, Assigned | Running):
             return
         report = _read(tests)
+        report.explained_exit_code = self.explained
         new = [node_id for node_id in report.node_ids if node_id not in self.cases]
         first_case = len(self.cases) + 1
         self.cases |= {node_id: first_case + number for number, node_id in enumerate(new)}

@@ -140,6 +140,15 @@ def test_a_quarantine_that_was_not_there() -> None:
         assert replayed(world, {"quarantine": [{"job_id": JOB, "node_ids": [A], **period}]})[0] == []
 
 
+def test_pytest_would_have_ignored_what_is_supposed_to_be_in_quarantine() -> None:
+    of_pytest: Step = lambda world: setattr(world, "explained", 1)  # noqa: E731
+    rules: dict[str, Any] = {"quarantine": [{"job_id": JOB, "node_ids": [A]}]}
+    assert [one.after for one in replayed(played(of_pytest, *ONE_FAILED), rules)[0] if one.after] == ["passed"]
+    added_too_late = played(of_pytest, start(1), quarantine(1, A), *ONE_FAILED[1:])
+    assert added_too_late.verdicts() == {1: "failed"}
+    assert replayed(added_too_late, rules)[0] == replayed(added_too_late, {"known_issues": []})[0] == []
+
+
 def test_a_failure_that_a_later_report_replaced_is_not_in_quarantine() -> None:
     rules = {"quarantine": [{"job_id": JOB, "node_ids": [A]}]}
     failed, passed = report(1, "r.xml", Ran(A)), report(1, "r.xml", Ran(A, failed=False), replaces=True)
@@ -164,15 +173,8 @@ def test_a_failure_that_a_later_report_replaced_is_not_in_quarantine() -> None:
             "flaky": none,
         }
         columns: dict[str, Any] = {"case_ids": one, "suites": Int16s([0]), "durations_ms": one, **row}
-        counts: dict[str, Any] = {
-            "passed": 1,
-            "failed": -1,
-            "skipped": 0,
-            "known_issues": 0,
-            "duration_ms": 1,
-            "cases": 1,
-            "blocks": 1,
-        }
+        counts: dict[str, Any] = {"passed": 1, "failed": -1, "skipped": 0, "known_issues": 0}
+        counts |= {"duration_ms": 1, "cases": 1, "blocks": 1}
         world.append([ResultsRecorded(**ids, **columns, replaced=[Replaced(0, 1, FAILED)])])
         world.append([ReportRecorded(**ids, **counts, attempt=1, path="again.xml")])
 

@@ -60,3 +60,10 @@ def test_a_class_is_skipped_with_all_that_is_in_it(works: Works) -> None:
     again = works.does(build, "restart")["id"]
     assert works.ended(again)["status"] == "failed", "what was lifted runs again"
     assert rows(works, again)[BAD]["status"] == "failed"
+
+    works.shop.admin.put(f"/api/v3/jobs/{works.job}", json={"quarantine_mode": "run"}).raise_for_status()
+    hold(works, BAD)
+    ignoring = works.ended(works.shop.start(works.job))
+    detail = "2 quarantined failures were ignored."
+    assert (ignoring["status"], ignoring["exit_code"], ignoring["detail"]) == ("passed", 0, detail)
+    assert "Testhide: failures ignored, since their tests are in quarantine: 2." in works.log(ignoring["id"])

@@ -30,13 +30,15 @@ def write_lists(
 ) -> dict[str, str]:
     """Write the lists of tests that the `run` message has. Return the environment variables with the files' paths."""
     variables = {}
-    test_ids, quarantine = message.get("test_ids"), message.get("quarantine")
+    test_ids, quarantine, ignored = map(message.get, ("test_ids", "quarantine", "ignore_failures_of"))
     if test_ids is not None:
         variables["TESTHIDE_TEST_IDS_FILE"] = _write(folder / "test-ids.txt", _lines(test_ids))
     if quarantine is not None:
         content = _lines(quarantine)
         variables["TESTHIDE_QUARANTINE_FILE"] = _write(folder / "quarantine.txt", content)
         _write(workspace / _QUARANTINE_IN_WORKSPACE, content, account)
+    if ignored is not None:
+        variables["TESTHIDE_IGNORE_FAILURES_FILE"] = _write(folder / "ignore-failures.txt", _lines(ignored))
     return variables
 
 

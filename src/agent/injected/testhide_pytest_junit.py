@@ -11,6 +11,10 @@
 - The suite's property `testhide_explained_exit_code` is 0 or 1 if the results explain this exit code: 1 when only
   failed tests of a complete run caused it. Otherwise the property is `none`, for example after a coverage gate failed,
   after an internal error or with `--maxfail`.
+- Failures of quarantined tests do not fail the run: if a complete run has no others, pytest ends as if these tests had
+  passed. The suite's property `testhide_ignored_failures` is their number.
+- The suite's property `testhide_tests_not_run` is the number of tests that a run which ended early did not run.
+- A second run of one build into the same file adds its suite to that of the first.
 """
 
 from __future__ import annotations
@@ -19,46 +23,90 @@ import os
 from ast import literal_eval
 from contextlib import suppress
 from copy import copy
-from typing import Any
+from typing import Any, Callable, Iterator  # noqa: UP035 (collections.abc is not enough for 3.8)
 from xml.etree import ElementTree
 
 import pytest
 from _pytest import junitxml
 
 _EXPLAINED = "testhide_explained_exit_code"
+_IGNORED, _NOT_RUN, _BUILD = "testhide_ignored_failures", "testhide_tests_not_run", "testhide_build"
 _TESTS_FAILED = 1  # pytest's exit code
+_END = b"</testsuites>"
+_CUT = b"<!-- this run was cut off -->"
+"""Written after a run without an end, so that the file gets none either."""
 
 
-def install(session: pytest.Session) -> None:
-    """Replace the plugin that writes the JUnit file, if this run has one, by a `CompleteLog` with the same state."""
+def install(session: pytest.Session, ignores: Callable[..., bool]) -> RunOutcome | None:
+    """Replace the plugin that writes the JUnit file by a `CompleteLog` with the same state.
+
+    `ignores` says whether a failure is ignored: it gets the report, and what the id of a subtest ends in. Return what
+    becomes known of the run, or None if it has no JUnit file.
+    """
     config = session.config
     stash: Any = config.stash if hasattr(config, "stash") else config._store
     replaced = stash.get(junitxml.xml_key, None)
     if type(replaced) is not junitxml.LogXML:
-        return
+        return None
     log = CompleteLog.__new__(CompleteLog)
     log.__dict__ = replaced.__dict__
     log.rerun = set()
     log.subtests = {}
     log.runs_each = getattr(config.option, "dist", "no") == "each"
-    log.failures = Failures()
-    config.pluginmanager.register(log.failures)
+    log.outcome = RunOutcome(ignores)
+    config.pluginmanager.register(log.outcome)
     config.pluginmanager.unregister(replaced)
     config.pluginmanager.register(log, "testhide-junit")
     stash[junitxml.xml_key] = log
     log.begin_file()
+    return log.outcome
 
 
-class Failures:
+class RunOutcome:
     """Counts failed reports as pytest's session does, before a terminal reporter changes their outcomes."""
 
-    count = 0
+    def __init__(self, ignores: Callable[..., bool]) -> None:
+        self._ignores = ignores
+        self._finished: set[str] = set()
+        self._ignorable = 0
+        self.failures = 0
+        """Number of failures that make pytest's exit code 1."""
+        self.ignored = 0
+        self.not_run = 0
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: Any) -> None:
-        self.count += report.failed and not hasattr(report, "wasxfail")
+        if report.failed and not hasattr(report, "wasxfail"):
+            self.failures += 1
+            with suppress(Exception):
+                self._ignorable += self._ignores(report, f"::{_describe(report)}" if hasattr(report, "context") else "")
 
-    pytest_collectreport = pytest_runtest_logreport
+    def pytest_collectreport(self, report: Any) -> None:
+        self.failures += report.failed
+
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        self._finished.add(nodeid)
+
+    @pytest.hookimpl(hookwrapper=True, tryfirst=True)
+    def pytest_collection(self) -> Iterator[None]:
+        outcome: Any = yield
+        self.not_run = int(outcome.excinfo is not None)
+
+    @pytest.hookimpl(hookwrapper=True, trylast=True)  # before other wrappers, such as a coverage gate, look at the run
+    def pytest_runtestloop(self, session: pytest.Session) -> Iterator[None]:
+        outcome: Any = yield
+        with suppress(Exception):
+            if outcome.excinfo is not None:
+                self.not_run = max(0, session.testscollected - len(self._finished))
+            elif self._ignorable == self.failures == session.testsfailed:
+                session.testsfailed = self.failures = 0
+                self.ignored = self._ignorable
+
+    def summary(self) -> Iterator[str]:
+        if self.ignored:
+            yield f"failures ignored, since their tests are in quarantine: {self.ignored}."
+        if self.not_run:
+            yield f"the run ended early; tests that did not run: {self.not_run}."
 
 
 class CompleteLog(junitxml.LogXML):
@@ -68,14 +116,43 @@ class CompleteLog(junitxml.LogXML):
     """Descriptions of the subtests in the current attempt of each test, by node id and xdist worker."""
     runs_each: bool
     """Whether each test runs on every worker (`--dist each`)."""
-    failures: Failures
+    outcome: RunOutcome
+    earlier: int
+    """Size of what earlier runs of this build wrote into the file."""
+    build: str
 
     def begin_file(self) -> None:
         """Write the beginning of the file. The end is missing until pytest replaces the file at the end of the run."""
+        self.earlier = 0
+        self.build = os.environ.get("TESTHIDE_BUILD_ID", "")
         with suppress(OSError):  # pytest reports the same error at its end
             os.makedirs(os.path.dirname(os.path.abspath(self.logfile)), exist_ok=True)
-            with open(self.logfile, "w", encoding="utf-8") as file:
-                file.write('<testsuites><testsuite name="pytest">')
+            earlier = self._read_earlier()
+            self.earlier = len(earlier)
+            begun = f'<testsuite name="pytest"><properties>{self._build_property()}/></properties>'
+            with open(self.logfile, "wb") as file:
+                file.write((earlier or b"<testsuites>") + begun.encode())
+
+    def _build_property(self) -> str:
+        return f'<property name="{_BUILD}" value="{self.build}"'
+
+    def _read_earlier(self) -> bytes:
+        """Return what earlier runs of this build wrote into the file, without its last end tag."""
+        try:
+            with open(self.logfile, "rb") as file:
+                content = file.read()
+        except FileNotFoundError:
+            return b""
+        if not self.build.isdigit() or self._build_property().encode() not in content:
+            return b""
+        return content[: -len(_END)] if content.endswith(_END) else content + _CUT
+
+    def _put_earlier_first(self, earlier: bytes) -> None:
+        with open(self.logfile, "rb") as file:
+            content = file.read()
+        end = len(content) - len(_END) if earlier.endswith(_CUT) else len(content)
+        with open(self.logfile, "wb") as file:
+            file.write(earlier + content[content.index(b"<testsuite ") : end])
 
     @pytest.hookimpl(trylast=True)  # pytest 9 fails a test with a failed subtest only when it prints the outcome
     def pytest_runtest_logreport(self, report: Any) -> None:
@@ -95,10 +172,21 @@ class CompleteLog(junitxml.LogXML):
     def pytest_sessionfinish(self, session: pytest.Session) -> None:  # type: ignore[override]
         with suppress(Exception):
             code = int(session.exitstatus)
-            is_complete = not session.shouldfail and not session.shouldstop
-            are_failed_tests = code == _TESTS_FAILED and is_complete and session.testsfailed <= self.failures.count
-            self.add_global_property(_EXPLAINED, str(code) if code == 0 or are_failed_tests else "none")
+            is_complete = not session.shouldfail and not session.shouldstop and not self.outcome.not_run
+            are_failed_tests = code == _TESTS_FAILED and session.testsfailed <= self.outcome.failures
+            is_explained = is_complete and (code == 0 or are_failed_tests)
+            self.add_global_property(_EXPLAINED, str(code) if is_explained else "none")
+            self.add_global_property(_BUILD, self.build)
+            for name, number in ((_IGNORED, self.outcome.ignored), (_NOT_RUN, self.outcome.not_run)):
+                if number:
+                    self.add_global_property(name, str(number))
+        earlier = b""
+        with suppress(OSError), open(self.logfile, "rb") as file:
+            earlier = file.read(self.earlier)
         super().pytest_sessionfinish()
+        with suppress(Exception):
+            if earlier:
+                self._put_earlier_first(earlier)
 
     def _write(self, report: Any) -> bool:
         """Write what pytest's own method leaves out of a report. Return False if that method still has to run."""

@@ -3,7 +3,8 @@
 It records each test's node id as the property `nodeid` of its case in the JUnit file. With TESTHIDE_TEST_IDS_FILE it
 runs only the tests listed in that file: exact node ids, one a line. An id without parameters means the test with each
 of its parameters; the id of a subtest means its whole test. Tests that TESTHIDE_QUARANTINE_FILE lists are skipped: node
-ids, or prefixes of node ids that end before `::` or `[`. The plugin has no effect in a pytest that a test starts. No
+ids, or prefixes of node ids that end before `::` or `[`. Failures of tests that TESTHIDE_IGNORE_FAILURES_FILE lists in
+the same form do not fail a run that writes a JUnit file. The plugin has no effect in a pytest that a test starts. No
 defect of this plugin ends a test run.
 """
 
@@ -19,6 +20,7 @@ import pytest
 
 FILE = "TESTHIDE_TEST_IDS_FILE"
 QUARANTINE_FILE = "TESTHIDE_QUARANTINE_FILE"
+IGNORE_FAILURES_FILE = "TESTHIDE_IGNORE_FAILURES_FILE"
 _PLUGINS = "PYTEST_PLUGINS"
 _RUNNING = "TESTHIDE_PYTEST_RUNNING"
 """Variable that the outermost pytest sets to its process id, so that a pytest inside it runs without the plugin."""
@@ -57,8 +59,9 @@ class Selection:
             for node_id in self._wanted or ()
             for prefix in (node_id, *(node_id[: end.start()] for end in _SUBTEST.finditer(node_id)))
         )
-        quarantine = self._read_list(QUARANTINE_FILE, "quarantined tests run") or []
-        self._quarantine = frozenset(line for line in quarantine if not line.startswith("#"))
+        self._skipped_ids = self._read_quarantine(QUARANTINE_FILE, "quarantined tests run")
+        self._ignored_ids = self._read_quarantine(IGNORE_FAILURES_FILE, "failures of quarantined tests fail this run")
+        self._outcome: Any = None  # what the JUnit plugin finds out about the run
 
     def _read_list(self, variable: str, otherwise: str) -> list[str] | None:
         path = os.environ.get(variable)
@@ -70,6 +73,10 @@ class Selection:
                 self._warnings.append(f"{variable} cannot be read, {otherwise}: {error}")
         return None
 
+    def _read_quarantine(self, variable: str, otherwise: str) -> frozenset[str]:
+        lines = self._read_list(variable, otherwise) or []
+        return frozenset(line for line in lines if not line.startswith("#"))
+
     def pytest_unconfigure(self) -> None:
         """Restore the environment, for the next pytest run in this process."""
         if not self._is_worker:
@@ -79,7 +86,7 @@ class Selection:
 
     def pytest_sessionstart(self, session: pytest.Session) -> None:
         with suppress(Exception):
-            import_module("testhide_pytest_junit").install(session)
+            self._outcome = import_module("testhide_pytest_junit").install(session, self._ignores_failure)
 
     @pytest.hookimpl(trylast=True)
     def pytest_itemcollected(self, item: pytest.Item) -> None:
@@ -95,7 +102,7 @@ class Selection:
             if self._wanted is not None:
                 self._select(config, items)
         with suppress(Exception):
-            if self._quarantine:
+            if self._skipped_ids:
                 self._skip(config, items)
 
     @pytest.hookimpl(optionalhook=True)
@@ -124,17 +131,16 @@ class Selection:
     def _skip(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         skip = pytest.mark.skip(reason="in quarantine")
         for item in items:
-            if self._is_quarantined(item):
+            if _is_listed(self._skipped_ids, item.nodeid, str(_recorded_id(item))):
                 item.add_marker(skip, append=False)
                 self._skipped += 1
         getattr(config, "workeroutput", {})[_SKIPPED_KEY] = self._skipped
 
-    def _is_quarantined(self, item: pytest.Item) -> bool:
-        return any(
-            node_id in self._quarantine
-            or any(node_id[: end.start()] in self._quarantine for end in _PREFIX_ENDS.finditer(node_id))
-            for node_id in (item.nodeid, str(_recorded_id(item)))
-        )
+    def _ignores_failure(self, report: Any, suffix: str = "") -> bool:
+        """Return whether the failure is that of a quarantined test. `suffix` is what the id of a subtest ends in."""
+        recorded = _recorded_id(report)
+        node_id = report.nodeid if recorded is None else str(recorded)
+        return _is_listed(self._ignored_ids, node_id + suffix)
 
     def _is_wanted(self, item: pytest.Item) -> bool:
         ids = {item.nodeid, str(_recorded_id(item))}
@@ -144,6 +150,8 @@ class Selection:
         yield from self._warnings
         if self._skipped:
             yield f"{self._skipped} skipped, since they are in quarantine."
+        if self._outcome is not None:
+            yield from self._outcome.summary()
         if self._wanted is None or self._counts is None:
             return
         kept, collected = self._counts
@@ -158,8 +166,16 @@ class Selection:
             yield f"    and {len(self._wanted) - _MAX_SHOWN_IDS} more, in {os.environ.get(FILE)}"
 
 
-def _recorded_id(item: pytest.Item) -> object:
-    return next((value for name, value in item.user_properties if name == _PROPERTY), None)
+def _is_listed(entries: frozenset[str], *node_ids: str) -> bool:
+    return any(
+        node_id in entries or any(node_id[: end.start()] in entries for end in _PREFIX_ENDS.finditer(node_id))
+        for node_id in node_ids
+    )
+
+
+def _recorded_id(source: Any) -> object:
+    """Return the node id that an item or a report of it has among its properties, or None."""
+    return next((value for name, value in source.user_properties if name == _PROPERTY), None)
 
 
 def _without_parameters(node_id: str) -> str:

@@ -175,9 +175,8 @@ class AgentPolls:
 
     async def _run_parameters(self, build: Assigned) -> dict[str, Any]:
         queued = build.queued
-        quarantine = None
-        if queued.quarantine_mode == "skip":
-            quarantine = (await self._services.log.load_state(QUARANTINE.at(queued.job_id))).active(utcnow())
+        quarantine = (await self._services.log.load_state(QUARANTINE.at(queued.job_id))).active(utcnow())
+        is_skipped = queued.quarantine_mode == "skip"
         configuration = queued.configuration
         unseal = self._services.secrets.unseal
         return {
@@ -196,5 +195,6 @@ class AgentPolls:
             "artifacts": configuration.artifacts,
             "timeout_s": queued.timeout_minutes * 60,
             "test_ids": queued.test_ids,
-            "quarantine": quarantine,
+            "quarantine": quarantine if is_skipped else None,
+            "ignore_failures_of": None if is_skipped else quarantine,
         }

@@ -68,8 +68,8 @@ class ReportRead:
     is_report: bool = False
     """Whether the file has a known report format."""
     is_unreadable: bool = False
-    """Whether results are missing: the file is empty, cut off, not XML, cannot be unpacked, or declares failures that
-    it does not contain.
+    """Whether results are missing: the file is empty, cut off, not XML, cannot be unpacked, declares failures that it
+    does not contain, or is that of a pytest run that ended early.
     """
     is_missing: bool = False
     """Whether there is no file at all: no file matches a pattern of the job's artifacts that names reports."""
@@ -153,6 +153,7 @@ class _Reading:
         self._block_text = 0
         self._text = 0
         self._left_out = 0
+        self._not_run = 0
 
     def add(self, case: Case) -> None:
         report, row = self.report, self.report.rows
@@ -197,7 +198,10 @@ class _Reading:
         """
         self._attempts.pop(suite.name, None)
         self._unloaded.discard(suite.name)
-        code = dict(suite.properties).get("testhide_explained_exit_code")
+        properties = dict(suite.properties)
+        not_run = properties.get("testhide_tests_not_run", "")
+        self._not_run += int(not_run) if not_run.isdecimal() else 0
+        code = properties.get("testhide_explained_exit_code")
         if code is not None and self.report.explained_exit_code != UNEXPLAINED:
             self.report.explained_exit_code = int(code) if code in ("0", "1") else UNEXPLAINED
         # Only these counts show that jest-junit could not load a file.
@@ -207,7 +211,9 @@ class _Reading:
         report = self.report
         report.is_report = summary.dialect != ""
         report.warnings = [warning.message for warning in summary.warnings]
-        report.is_unreadable = _is_unreadable(summary)
+        report.is_unreadable = _is_unreadable(summary) or self._not_run > 0
+        if self._not_run:
+            report.warnings.append(f"the run ended early: {self._not_run:,} of its tests did not run")
         if any(warning.kind == "lost_tests" for warning in summary.warnings):
             report.explained_exit_code = UNEXPLAINED
         if self._left_out:
