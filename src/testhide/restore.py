@@ -25,7 +25,7 @@ from store.log.ids import skip_lost_ids
 from testhide.backup import AGENT_TOKEN, BLOBS, DUMP, KEY, MANIFEST, Manifest, copy_blobs
 from testhide.engines import embedded_engines
 from testhide.engines.client_programs import run_client
-from testhide.engines.folder import read_record, write_private
+from testhide.engines.folder import UNFINISHED, make_folder, read_record, refuse_unfinished, write_private
 from testhide.operator_errors import Fault
 from testhide.preparation import migrate, upgrade
 from testhide.processes import Core, core
@@ -66,11 +66,14 @@ def restore(backup: Path, data: Path) -> Restored:
     """Restore into a folder that is empty or absent. Blocks. After Fault or OSError the folder is as it was before."""
     manifest, key = read_backup(backup)
     data = data.absolute()
+    refuse_unfinished(data)
     is_new = not data.exists()
     if not is_new and {entry.name for entry in data.iterdir()} - {"lost+found"}:
         raise Fault(f"{data} is not empty: restore into a new folder.", 2)
     try:
-        with embedded_engines(data) as engines:
+        make_folder(data)
+        (data / UNFINISHED).touch(0o600)
+        with embedded_engines(data, restoring=True) as engines:
             settings = Settings(
                 database_url=engines.database_url,
                 redis_url=engines.redis_url,
@@ -89,6 +92,7 @@ def restore(backup: Path, data: Path) -> Restored:
             restored = finish_restore(settings)
             write_key(data / KEY, key)
             save_settings(settings, data / "run" / "settings.json")
+        (data / UNFINISHED).unlink()
     except BaseException:
         if data.exists():
             _empty(data)
@@ -194,7 +198,8 @@ async def _read_all(log: EventLog, kind: type[E]) -> list[E]:
 def _empty(data: Path) -> None:
     record = read_record(data)
     outside = [Path(record.home), Path(record.sockets)] if record else []
-    for path in [*data.iterdir(), *outside]:
+    inside = sorted(data.iterdir(), key=lambda path: path.name == UNFINISHED)  # that one last
+    for path in [*outside, *inside]:
         if path.is_dir() and path.name != "lost+found":
             shutil.rmtree(path)
         else:

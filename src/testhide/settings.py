@@ -200,10 +200,7 @@ def own_secret_key(data: Path, *, is_new: bool) -> bytes:
         return parse_key(path.read_text(), str(path))
     except FileNotFoundError:
         if not is_new:
-            raise Fault(
-                f"{path} is gone, but the database that it belongs to is there: put it back. If a restore was"
-                " interrupted, repeat it into an empty folder."
-            ) from None
+            raise Fault(f"{path} is gone, but the database that it belongs to is there: put it back.") from None
         key = secrets.token_bytes(32)
         write_key(path, key)
         return key

@@ -29,6 +29,7 @@ from testhide.restore import go_on
 from testhide.settings import Settings, save_settings
 from testhide.stack.offline import settings_of
 from tests.support.sealing import seal_log
+from tests.testhide.conftest import Python, until
 
 NOW = datetime(2026, 5, 20, 10, tzinfo=UTC)
 STAMP = EventMetadata(NOW, "user:1")
@@ -211,6 +212,27 @@ async def test_what_cannot_be_restored_leaves_nothing_behind(
     (backup / "database.dump").write_bytes((backup / "database.dump").read_bytes()[:5_000])
     assert (await refused(1, "restore", backup, "--data", data / "new")).startswith("pg_restore failed: ")
     assert list(data.iterdir()) == []
+
+
+async def test_a_folder_whose_restore_was_killed_is_refused(
+    original: Core, data: Path, tmp_path: Path, python: Python
+) -> None:
+    """Killed as early as can be seen: nothing but the mark needs to be there."""
+    backup, restored = tmp_path / "backup", data / "restored"
+    assert await run("backup", backup) == 0
+    restore = python("-m", "testhide", "restore", str(backup), "--data", str(restored))
+    until(lambda: restored.exists() and any(restored.iterdir()), "the first file of the restore")
+    restore.kill()
+    restore.wait()
+    for verb in (["up"], ["repair"], ["restore", str(backup)]):
+        refused = python("-m", "testhide", *verb, "--data", str(restored))
+        output, error = refused.communicate()
+        assert (refused.returncode, output) == (1, "")
+        assert error == (
+            f"testhide: The restore into {restored} has not finished. If it was interrupted, repeat it into an empty"
+            " folder.\n"
+        )
+    shutil.rmtree(restored)
 
 
 async def test_a_backup_that_fails_leaves_nothing_behind(

@@ -40,9 +40,9 @@ class Engines:
 
 
 @contextlib.contextmanager
-def embedded_engines(data: Path) -> Iterator[Engines]:
+def embedded_engines(data: Path, *, restoring: bool = False) -> Iterator[Engines]:
     """Run both engines on a data folder while the block runs. Blocks until they are ready. Raises Fault."""
-    with open_folder(data) as folder, contextlib.ExitStack() as stack:
+    with open_folder(data, restoring=restoring) as folder, contextlib.ExitStack() as stack:
         free_space_or_fault(folder)
         watchdog = Watchdog()
         stack.callback(watchdog.close)

@@ -3,6 +3,7 @@
     DATA/lock           locked (flock) by the process that runs this folder; contains the pid of that process
     DATA/engines.json   where the home and the sockets are, and the engines' passwords (0600)
     DATA/engines/       the home: mode 0700, owned by the account that the engines run as
+    DATA/restore-unfinished   there while a restore fills the folder: whatever else is there is not whole
     DATA/run, logs, blobs, agent, secret.key   the server's own, see `settings`
 
 The folder may be copied or moved: paths inside of it are derived from where it is now, not read from the record.
@@ -29,11 +30,13 @@ from testhide.supervise.program import Account
 
 CLUSTER = "postgres"
 """Folder of the PostgreSQL cluster in the home."""
+UNFINISHED = "restore-unfinished"
+"""File that a restore makes before all others, and removes at its end."""
 _RECORD = "engines.json"
 _HOME_INSIDE = "engines"
 _OWNER = "data-folder"
 _SECRET_KEY = "secret.key"  # noqa: S105 (a file name)
-_OURS = {"lock", _RECORD, _HOME_INSIDE, "run", "logs", "blobs", "agent", _SECRET_KEY, "lost+found"}
+_OURS = {"lock", UNFINISHED, _RECORD, _HOME_INSIDE, "run", "logs", "blobs", "agent", _SECRET_KEY, "lost+found"}
 _LONGEST_SOCKET_PATH = 103  # bytes; 107 on Linux, 103 on macOS
 _LONGEST_NAME = len("/.s.PGSQL.5432.lock")
 
@@ -73,10 +76,15 @@ def default_data_folder() -> Path:
 
 
 @contextlib.contextmanager
-def open_folder(data: Path) -> Iterator[DataFolder]:
-    """Yield the data folder, locked while the block runs; create it if it is missing. Raises Fault, InUse, OSError."""
+def open_folder(data: Path, *, restoring: bool = False) -> Iterator[DataFolder]:
+    """Yield the data folder, locked while the block runs; create it if it is missing. Raises Fault, InUse, OSError.
+
+    Only a restore opens a folder that no restore has finished.
+    """
     data = Path(os.path.abspath(data))
     make_folder(data)
+    if not restoring:
+        refuse_unfinished(data)
     lock = take_lock(data)
     try:
         yield _opened(data, lock)
@@ -103,6 +111,12 @@ def make_folder(data: Path) -> None:
             raise Fault(
                 f"{data} is neither empty nor a data folder (it holds {min(unknown)!r}): name another one by --data."
             ) from None
+
+
+def refuse_unfinished(data: Path) -> None:
+    """Raise Fault if a restore into the folder has not finished."""
+    if (data / UNFINISHED).exists():
+        raise Fault(f"The restore into {data} has not finished. If it was interrupted, repeat it into an empty folder.")
 
 
 def take_lock(data: Path) -> int:

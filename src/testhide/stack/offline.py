@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from testhide.engines import embedded_engines
-from testhide.engines.folder import default_data_folder, is_locked
+from testhide.engines.folder import default_data_folder, is_locked, refuse_unfinished
 from testhide.operator_errors import Fault
 from testhide.settings import Settings, load_settings
 
@@ -22,6 +22,7 @@ def settings_of(data: Path | None, environ: Mapping[str, str]) -> Iterator[Setti
         yield load_settings(environ)
         return
     folder = data_folder(data, environ).absolute()
+    refuse_unfinished(folder)
     if not _settings_file(folder).exists():
         raise Fault(f"{folder} is no data folder of a stack: name it by --data, or set TESTHIDE_DATABASE_URL.", 2)
     # The file may have come with a copied or moved folder.
