@@ -33,6 +33,7 @@ from api.http.services import Services
 from api.job_bundles import JobBundleController
 from api.jobs import JobController
 from api.known_issues import KnownIssueController
+from api.licenses import LicenseController
 from api.live.agent_polls import AgentPolls
 from api.live.streams import Streams
 from api.members import MemberController
@@ -54,6 +55,7 @@ CONTROLLERS = (
     AuthController,
     UserController,
     MemberController,
+    LicenseController,
     ProjectController,
     JobController,
     JobBundleController,

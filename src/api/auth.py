@@ -20,12 +20,15 @@ from api.http.security import API_TOKEN, PUBLIC, SESSION, session_token
 from api.http.services import Services
 from api.http.types import Email, Id, Name, fields_of, to_view
 from api.http.validation import Time
+from commands import build_assignment
 from commands.auth import CreateApiToken, OpenSession, RevokeApiToken, RevokeSession
 from commands.handler import CommandContext
 from commands.users import IssuePasswordLink, UsePasswordLink
 from domain.auth import API_TOKEN as API_TOKENS
 from domain.auth import Scope
 from domain.core.errors import Conflict, Invalid, TooManyRequests, Unauthenticated, Unavailable
+from domain.jobs import DEFAULT_TIMEOUT_MINUTES
+from domain.licenses import CAPABILITIES
 from domain.users import Role
 from projections import auth, projects
 from store.clock import utcnow
@@ -120,12 +123,34 @@ class MailConfig(msgspec.Struct):
     """Whether the server mails invitations and links to reset a password."""
 
 
+class Integrations(msgspec.Struct):
+    """Systems that the server works with."""
+
+    webhooks: bool = True
+    """Whether webhooks can be registered."""
+    ms_teams: bool = True
+    """Whether channels of MS Teams can be registered."""
+
+
+class PipelineOptions(msgspec.Struct):
+    default_timeout_minutes: int
+    """Time limit of builds of jobs that set none."""
+    max_attempts: int
+    """Largest number of attempts of a build whose nodes are lost."""
+
+
 class ServerConfig(msgspec.Struct):
     version: str
     global_options: GlobalOptions
     """Options for all projects."""
     mail: MailConfig
     """Mails of the server."""
+    features: dict[str, bool]
+    """Gated features, and whether the licence includes them now."""
+    integrations: Integrations
+    """Systems that the server works with."""
+    pipeline: PipelineOptions
+    """Options of builds in all projects."""
 
 
 class NewApiToken(msgspec.Struct):
@@ -243,8 +268,15 @@ class AuthController(Controller):
     async def get_config(self, ctx: RequestContext) -> ServerConfig:
         """Returns the version and the options of the server."""
         services = ctx.services
-        options = GlobalOptions(AiAssist(enabled=False), services.max_parallel_builds)
-        return ServerConfig(services.version, options, MailConfig(services.sends_mail))
+        now = utcnow()
+        return ServerConfig(
+            services.version,
+            GlobalOptions(AiAssist(enabled=False), services.max_parallel_builds),
+            MailConfig(services.sends_mail),
+            {name: services.license.has(name, now) for name in CAPABILITIES},
+            Integrations(),
+            PipelineOptions(DEFAULT_TIMEOUT_MINUTES, build_assignment.MAX_ATTEMPTS),
+        )
 
     @get("/api-tokens", guards=[CAN_READ])
     async def list_api_tokens(self, ctx: RequestContext, paged: Paged) -> Response[list[ApiTokenItem]]:

@@ -135,6 +135,7 @@ class UserController(Controller):
         """Invites somebody as a user. They set a password by a link, within seven days. The server mails it to them, or
         answers with it in `invitation_url` if no mail server is set.
         """
+        await must_have_seat(ctx)
         user_id, link_id = await ctx.services.ids.draw("users"), new_token("")
         access = read_access(data, data.role) or {}
         receipt = await ctx(
@@ -166,6 +167,8 @@ class UserController(Controller):
         """
         user = await find_detail(ctx, user_id)
         changes = fields_of(data)
+        if changes.get("active") and not user.active:
+            await must_have_seat(ctx)
         role = changes.get("role", user.role)
         present = {membership.project_id: membership.access for membership in user.memberships}
         access = read_access(data, role, present)
@@ -216,6 +219,11 @@ class UserController(Controller):
     async def delete_user(self, ctx: RequestContext, user_id: int) -> None:
         """Deletes the account for good: name, email address, credentials. Its sessions and API tokens end."""
         await ctx(DeleteUser(user_id, ctx.user.user_id))
+
+
+async def must_have_seat(ctx: RequestContext) -> None:
+    """Raises Forbidden if the licence has no seat for one more active user."""
+    ctx.services.license.require_seat(await auth.count_active(ctx.source), utcnow())
 
 
 def must_be_admin_or(caller: User, user_id: int) -> None:

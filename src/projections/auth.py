@@ -214,6 +214,11 @@ async def count(source: Source, search: str | None) -> int:
     return int(await fetch_value(source, query, {"search": search}))
 
 
+async def count_active(source: Source) -> int:
+    """Returns the number of users who are not inactive, with those who have not accepted their invitation."""
+    return int(await fetch_value(source, f"SELECT count(*) FROM {UserRow.table} WHERE active", {}))
+
+
 class MemberView(msgspec.Struct):
     id: int
     """Id of the user."""

@@ -190,7 +190,9 @@ async def api_services(settings: Settings) -> "AsyncIterator[Services]":
     from projections.time_travel.historical_tables import HistoricalConnections
     from store.postgres.batch_loader import BatchLoader
     from store.tables import agent_gauges, build_logs, idempotent_responses
+    from testhide.licenses import load_license
 
+    license = load_license(settings)
     spool = Path(settings.data_dir, "spool")
     spool.mkdir(parents=True, exist_ok=True, mode=0o700)
     async with (
@@ -226,6 +228,7 @@ async def api_services(settings: Settings) -> "AsyncIterator[Services]":
                 build=settings.build or find_build(),
                 agent_bundle=build_zipapp(),
                 agent_version=VERSION,
+                license=license,
             )
         finally:
             following.cancel()

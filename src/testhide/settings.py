@@ -37,6 +37,8 @@ MEANINGS = {
     "trusted_proxies": "networks of reverse proxies, whose X-Forwarded-For and -Proto count (127.0.0.0/8,::1/128)",
     "smtp_url": "mail server, smtp://USER:PASSWORD@HOST:587 (STARTTLS) or smtps://… (none: links are in answers)",
     "mail_from": "sender of mails, an address with or without a name; needed with TESTHIDE_SMTP_URL",
+    "license": "signed licence file (none: the community tier, with all features)",
+    "license_key": "verifier key of who signs the licence file: NAME+ID+KEY",
     "checkpoints_to": "folder that every checkpoint of the audit log is also written to (none)",
     "build": "what /healthz shows as build (the commit of the checkout, or the version)",
 }
@@ -76,6 +78,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     mail_from: str = ""
     prints_links: bool = False
     """Whether the links of mails are printed where no mail server is set."""
+    license: str = ""
+    license_key: str = ""
     checkpoints_to: str = ""
     build: str = ""
     unsafe: bool = False
@@ -124,8 +128,9 @@ def from_environment(environ: Mapping[str, str], **given: Any) -> Settings:
             found[name] = value
     if "data" in found:
         found["data_dir"] = os.path.abspath(found.pop("data"))
-    if "checkpoints_to" in found:
-        found["checkpoints_to"] = os.path.abspath(found["checkpoints_to"])
+    for name in ("license", "checkpoints_to"):
+        if name in found:
+            found[name] = os.path.abspath(found[name])
     for name in ("outgoing_allow", "trusted_proxies"):
         if name in found:
             _must_be_networks(found[name], variable(name))

@@ -106,6 +106,7 @@ SERVED = (
     ("POST", "/api/v3/logout"),
     ("GET", "/api/v3/me"),
     ("GET", "/api/v3/config"),
+    ("GET", "/api/v3/license/status"),
     ("GET", "/api/v3/api-tokens"),
     ("POST", "/api/v3/api-tokens"),
     ("DELETE", "/api/v3/api-tokens/{token_id}"),

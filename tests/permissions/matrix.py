@@ -9,15 +9,14 @@ import dataclasses
 import json
 import warnings
 from collections.abc import AsyncIterator, Iterable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 from litestar import Litestar
-from litestar.exceptions import LitestarDeprecationWarning
+from litestar.exceptions import HTTPException, LitestarDeprecationWarning
 
 from api.app import create_app
 from commands.audit import NoteReading
 from commands.handler import Command, CommandContext, Handler, Receipt
-from domain.core.errors import Rejection
 from testhide.processes import api_services
 from testhide.version import VERSION
 from tests.support.server import Server
@@ -30,18 +29,17 @@ UPLOAD = "POST /artifacts/upload"
 REFUSED = (401, 403, 404)
 
 
-class LetThrough(Rejection):
+class LetThrough(HTTPException):
     """Stands for the success of a command that is not carried out."""
 
-    status: ClassVar[int] = 299
-    slug, title = "let-through", "Let through"
+    status_code = 299
 
 
 class NoCommands(Handler):
     async def execute(self, command: Command, caller: CommandContext) -> Receipt:
         if isinstance(command, NoteReading):  # a read is recorded, and answered
             return await super().execute(command, caller)
-        raise LetThrough(type(command).__name__)
+        raise LetThrough(detail=type(command).__name__)
 
 
 class Answered(NamedTuple):

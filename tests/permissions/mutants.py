@@ -74,6 +74,8 @@ def _weaken(guard: Any) -> Iterator[tuple[str, Any]]:
         yield "everybody manages nodes", replace(guard, manages_nodes=False)
     if guard.unlimited:
         yield "limited tokens may", replace(guard, unlimited=False)
+    if guard.all_projects:
+        yield "tokens of some projects may", replace(guard, all_projects=False)
     if guard != Needs(scope=None):
         yield "nothing is needed", Needs(scope=None)
 

@@ -53,8 +53,12 @@ class Caller:
         return self.credential not in ("session", "token")
 
     @property
+    def has_all_projects(self) -> bool:
+        return self.credential not in ("here", "elsewhere")
+
+    @property
     def is_admin(self) -> bool:
-        return self.person.role == "admin" and self.credential not in ("here", "elsewhere")
+        return self.person.role == "admin" and self.has_all_projects
 
     @property
     def access(self) -> int:
@@ -128,7 +132,8 @@ def whole_log(who: Caller) -> int:
 
 
 def developers(who: Caller) -> int:
-    return 0 if who.person.role != "viewer" and who.has_scope("admin") else 403
+    """What belongs to no project is closed to tokens of some projects."""
+    return 0 if who.person.role != "viewer" and who.has_scope("admin") and who.has_all_projects else 403
 
 
 def node_managers(who: Caller) -> int:
@@ -147,6 +152,10 @@ def shared_pool(who: Caller) -> int:
     return 0 if who.has_scope("admin") and who.access == 3 else 403
 
 
+def account_owners(who: Caller) -> int:
+    return 0 if who.has_scope("admin") and who.has_all_projects else 403
+
+
 def token_makers(who: Caller) -> int:
     return 403 if who.is_limited else 0
 
@@ -161,4 +170,10 @@ def creator(template: str) -> Rule:
 
 def oneself(scope: str) -> Rule:
     """The request is about the author of the template."""
-    return lambda who: 0 if who.has_scope(scope) and (who.is_admin or who.person.wrote == "template") else 403
+
+    def rule(who: Caller) -> int:
+        may_change = scope == "read" or who.has_all_projects
+        is_theirs = who.is_admin or who.person.wrote == "template"
+        return 0 if who.has_scope(scope) and may_change and is_theirs else 403
+
+    return rule

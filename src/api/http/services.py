@@ -8,6 +8,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from commands.handler import Handler
 from commands.reports.recording import ReportRecorder
+from domain.licenses import License
 from integrations.ports import Blobs, Outgoing
 from projections.auth import Credentials
 from projections.engine.read_your_writes import ProjectionWaiter
@@ -53,4 +54,5 @@ class Services:
     """Commit that the server was built from; `dev` in a checkout."""
     agent_bundle: bytes
     agent_version: str
+    license: License
     max_parallel_builds: int = 20

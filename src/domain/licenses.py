@@ -1,0 +1,50 @@
+"""The licence: which gated features the server may use, how many people may use it, and until when."""
+
+from datetime import UTC, datetime
+from typing import Literal, get_args
+
+import msgspec
+
+from domain.core.errors import Forbidden
+
+Capability = Literal["ai_chat", "ai_test_health", "llm_evals", "white_label", "vcenter", "sso"]
+"""A gated feature, by the name that the API has for it."""
+CAPABILITIES: tuple[Capability, ...] = get_args(Capability)
+MAX_SEATS = 1_000_000
+"""Seats of a server without a licence. The API has no word for "no limit"."""
+
+
+class License(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    tier: str
+    seats: int
+    """Largest number of active users."""
+    expires_at: datetime
+    capabilities: tuple[Capability, ...] = ()
+    licensee: str = ""
+
+    def is_valid(self, now: datetime) -> bool:
+        return now <= self.expires_at
+
+    def has(self, capability: Capability, now: datetime) -> bool:
+        return self.is_valid(now) and capability in self.capabilities
+
+    def require(self, capability: Capability, now: datetime) -> None:
+        """Raises Forbidden, with the name of the entitlement, for a feature that the licence does not include now."""
+        if not self.has(capability, now):
+            raise Forbidden(f"This needs the entitlement `{capability}`, which {self._describe(now)} does not include.")
+
+    def require_seat(self, used: int, now: datetime) -> None:
+        """Raises Forbidden when as many users are active as the licence allows."""
+        if used >= self.seats:
+            raise Forbidden(
+                f"This needs one more seat (entitlement `max_users`): {used} users are active, and"
+                f" {self._describe(now)} has {self.seats} seats. Make somebody inactive by PUT /api/v3/users/{{id}}."
+            )
+
+    def _describe(self, now: datetime) -> str:
+        ended = "" if self.is_valid(now) else f", which ended on {self.expires_at:%Y-%m-%d},"
+        return f"the {self.tier} licence{ended}"
+
+
+COMMUNITY = License("community", MAX_SEATS, datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC), CAPABILITIES)
+"""Applies without a licence file: everything is enabled, and it does not end."""
