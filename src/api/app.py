@@ -39,6 +39,7 @@ from api.live.streams import Streams
 from api.members import MemberController
 from api.node_commands import NodeCommandController
 from api.nodes import AgentDownloadController, NodeController
+from api.password_page import PasswordPageController
 from api.pools import PoolController
 from api.projects import ProjectController
 from api.quarantine import QuarantineController
@@ -113,7 +114,11 @@ def create_app(services: AbstractAsyncContextManager[Services], version: str) ->
                 yield
 
     app = Application(
-        route_handlers=[Router("/api/v3", route_handlers=list(CONTROLLERS)), AgentDownloadController],
+        route_handlers=[
+            Router("/api/v3", route_handlers=list(CONTROLLERS)),
+            AgentDownloadController,
+            PasswordPageController,
+        ],
         lifespan=[lifespan],
         state=State({}),
         request_class=JsonRequest,

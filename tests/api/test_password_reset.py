@@ -1,7 +1,12 @@
 """Setting a new password by a link that is mailed, and links of invitations where mail is set up."""
 
 import asyncio
+import hashlib
 import secrets
+from base64 import b64encode
+from html.parser import HTMLParser
+
+import requests
 
 from domain.users import PasswordLinkIssued
 from integrations.blobs import open_blobs
@@ -70,6 +75,45 @@ def test_a_password_is_reset_by_the_link_that_is_mailed(server: Server) -> None:
     assert [client.when("GET", "/me").status_code for client in (ann, bot)] == [401, 200]
     confirm(server, token).then(422)
     server.client(email, PASSWORD)
+
+
+class Page(HTMLParser):
+    """The elements of a page that are of interest: attributes by tag, and what scripts and styles contain."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.attributes: list[tuple[str, dict[str, str | None]]] = []
+        self.contents: dict[str, str] = {}
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        if self.attributes and (tag := self.attributes[-1][0]) in ("script", "style"):
+            self.contents.setdefault(tag, data)
+
+    def values(self, tag: str, name: str) -> list[str | None]:
+        return [attributes.get(name) for found, attributes in self.attributes if found == tag]
+
+
+def test_the_page_of_a_link_runs_its_script_and_nothing_else(server: Server) -> None:
+    answer = requests.get(f"{server.url}/set-password", timeout=10)
+    assert answer.status_code == 200
+    assert answer.headers["Content-Type"].startswith("text/html")
+    headers = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff"}
+    assert answer.headers.items() >= headers.items()
+    page = Page(answer.text)
+    policy = dict(part.split(maxsplit=1) for part in answer.headers["Content-Security-Policy"].split("; "))
+    for tag in ("script", "style"):
+        digest = b64encode(hashlib.sha256(page.contents[tag].encode()).digest()).decode()
+        assert policy[f"{tag}-src"] == f"'sha256-{digest}'"
+    assert (policy["default-src"], policy["connect-src"], policy["frame-ancestors"]) == ("'none'", "'self'", "'none'")
+    assert not [name for _, attributes in page.attributes for name in attributes if name in ("src", "href", "action")]
+    assert page.values("label", "for") == page.values("input", "id") == ["first", "second"]
+    assert page.values("html", "lang") == ["en"]
+    assert 'fetch("api/v3/reset-password/confirm"' in page.contents["script"]
+    assert "JSON.stringify({token, new_password: first.value})" in page.contents["script"]
 
 
 def test_nobody_floods_a_mailbox(server: Server) -> None:

@@ -64,7 +64,7 @@ class Operation:
         template = self.route.partition(" ")[2]
         renamed = dict(pair.split("=") for pair in self.of.split() if pair)
         names = ids | {"id": ids.get(template.split("/")[1])} | {name: ids[to] for name, to in renamed.items()}
-        outside = template.startswith("/agent/{version}")
+        outside = template.startswith(("/agent/{version}", "/set-password"))
         return ("" if outside else "/api/v3") + template.format(**names)
 
 
@@ -84,6 +84,7 @@ ACCOUNTS = (
     op("POST /authenticate", public),
     op("POST /reset-password", public),
     op("POST /reset-password/confirm", public),
+    op("GET /set-password", public),
     op("GET /webhooks/schemas", public),
     op("GET /webhooks/schemas/{event_type}", public),
     op("GET /agent/{version}/{platform}", public),
