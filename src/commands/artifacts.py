@@ -13,8 +13,8 @@ from domain.jobs import JOB, Job
 
 @dataclass(frozen=True)
 class StoreArtifact(Command):
-    """Records an artifact whose contents are stored. `by_node` is the id of the node whose agent sent it; None for a
-    user.
+    """Records an artifact whose contents are stored already. `by_node` is the id of the node whose agent sent the
+    artifact; None if a user sent it.
     """
 
     artifact_id: int
@@ -29,8 +29,8 @@ class StoreArtifact(Command):
         return ARTIFACT.at(self.artifact_id), BUILD.at(self.build_id)
 
     def then_reads(self, artifact: ArtifactStored | None, build: AnyBuild | None) -> Sequence[AnyStream]:
-        """Returns the job's stream, since deleting the job deletes the contents of all its artifacts: none may be
-        stored after that.
+        """Returns the stream of the build's job. Deleting the job deletes the contents of all its artifacts, so no
+        artifact may be stored after that.
         """
         return () if build is None else (JOB.at(build.queued.job_id),)
 
@@ -67,8 +67,8 @@ class DeleteArtifact(Command):
 
 
 def must_be_leased(build: AnyBuild, node_id: int) -> None:
-    """Raises Conflict if this node has ended the build, and NotFound for all other builds that it does not run, as for
-    unknown ones. The agent then drops the build.
+    """Returns if the node runs the build. Raises Conflict if the build ended on this node, and NotFound for any other
+    build, as if it did not exist. An agent that gets one of these errors drops the build.
     """
     match build:
         case Assigned() | Running() if build.node_id == node_id:

@@ -1,4 +1,4 @@
-"""Commands on the audit log: record that somebody read it or that it was restored, change its signing key, and say
+"""Commands on the audit log: record that somebody read it, record that it was restored, change its signing key, and say
 which rows may be sealed.
 """
 
@@ -47,7 +47,7 @@ class NoteReading(Command, of=AUDIT_READ):
 
 @dataclass(frozen=True)
 class NoteRestore(Command):
-    """Records that the log was restored from a backup whose last event has this position."""
+    """Records that the log was restored from a backup. `position` is that of the last event in the backup."""
 
     position: int
 

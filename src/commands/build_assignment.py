@@ -1,4 +1,4 @@
-"""Commands that assign builds to nodes, and queue builds again that their nodes lost."""
+"""Commands that assign builds to nodes, and that queue a build again when its node loses it."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -44,8 +44,8 @@ class TakeLeadership(Command):
 
 @dataclass(frozen=True)
 class AssignBuild(Command):
-    """Assigns a queued build to a node. Raises Conflict unless `leader` leads; the append fails if another dispatcher
-    takes over meanwhile, since the command reads the leader stream.
+    """Assigns a queued build to a node. Raises Conflict unless the dispatcher `leader` is the leader. The command reads
+    the leader stream, so the append fails if another dispatcher becomes the leader meanwhile.
     """
 
     build_id: int
@@ -81,10 +81,11 @@ class AcknowledgeBuild(Command, of=BUILD):
 
 @dataclass(frozen=True)
 class LoseBuild(Command, of=BUILD):
-    """Queues a build again that its node lost or did not acknowledge. Aborts it after MAX_ATTEMPTS.
+    """Queues a build again because its node lost it or did not acknowledge it. Aborts the build if this was attempt
+    number MAX_ATTEMPTS.
 
-    The results of an attempt that another one follows no longer count, neither in the build nor in the history of their
-    tests.
+    When the build is queued again, the results of the lost attempt no longer count, neither in the build nor in the
+    history of its tests.
     """
 
     build_id: int
@@ -138,8 +139,9 @@ def describe_losses(losses: Sequence[LossReason]) -> str:
 
 
 def must_hold(build: AnyBuild | None, build_id: int, node_id: int, attempt: int) -> Assigned | Running:
-    """Returns the build if this node runs it in this attempt. Otherwise the agent drops the build: raises Conflict if
-    the node runs another attempt or has ended the build, and NotFound for all other builds, whether they exist or not.
+    """Returns the build if this node runs this attempt of it. Raises Conflict if the node runs another attempt of the
+    build or the build ended on this node. Raises NotFound for any other build, whether it exists or not. An agent that
+    gets one of these errors drops the build.
     """
     match build:
         case Assigned() | Running() if build.node_id == node_id and build.attempt == attempt:

@@ -188,8 +188,8 @@ class FinishExternalBuild(Command, of=BUILD):
                 )
 
     def repeats(self, build: Finished) -> bool:
-        """Returns whether the command has the build's verdict, or the one that the pipeline reported before results
-        changed it.
+        """Returns whether the command repeats what has already been recorded: its verdict is the one that the build
+        has, or the one that the pipeline reported and that the results of tests changed.
         """
         if build.reason == "reports_unreadable" and self.ignore_unreadable:
             return False
@@ -231,11 +231,11 @@ def decide_verdict(
     excused: Collection[int] = (),
     lacks_selected_tests: bool = False,
 ) -> tuple[Verdict, Reason | None]:
-    """Returns the verdict and its reason, from what the agent and the reports say. Even if all reports are lost, the
-    exit code still counts.
+    """Returns the verdict and its reason. A `reason` from the agent decides first, then failed tests, then the exit
+    code, then selected tests without a result.
 
-    `failed` is the number of failures that count. `excused` lists exit codes that are explained by failures that do not
-    count. `lacks_selected_tests` says that a selected test has no result.
+    `failed` is the number of failures that count. `excused` lists the exit codes that failures which do not count
+    explain. `lacks_selected_tests` says that a selected test has no result.
     """
     if reason == "agent_stopped":
         return "aborted", reason
@@ -251,13 +251,14 @@ def decide_verdict(
 
 
 def find_excused_exit_codes(build: AnyBuild, *, excuse_pytest: bool = False) -> set[int]:
-    """Returns the exit codes that ignored failures explain: failures in quarantine, or known issues of the reporter.
+    """Returns the exit codes that ignored failures explain. Ignored failures are those in quarantine and those that the
+    reporter marks as known issues.
 
     The job lists the exit codes with which its test runner reports failed tests. A report of the agent's pytest plugin
-    excuses none, since pytest itself ends with 0 if all of its failures are in quarantine; with `excuse_pytest` it
-    excuses the exit code that it contains. No exit code is excused if a suite, a report or results are missing, or if a
-    test runner ended for another reason. Unless the job lists exit codes, none is excused either if a report may be
-    missing.
+    explains no exit code, since pytest itself ends with 0 if all of its failures are in quarantine; with
+    `excuse_pytest` it explains the exit code that it contains. Returns no exit code if a suite, a report or results are
+    missing, or if a test runner ended for another reason than failed tests. Returns none either if a wildcard found a
+    report, since another report may be missing, unless the job lists the exit codes.
     """
     reports = build.counting_reports
     if find_reports_by_wildcard(build) or any(
@@ -275,10 +276,10 @@ def find_excused_exit_codes(build: AnyBuild, *, excuse_pytest: bool = False) -> 
 
 
 def find_reports_by_wildcard(build: AnyBuild) -> list[Report]:
-    """Returns the reports that a wildcard found, so that another report may be missing and only the exit code would
-    show it.
+    """Returns the reports that a wildcard found. A wildcard does not say how many reports there should be, so a missing
+    one shows only in the exit code.
 
-    Leaves out reports of pytest. Returns none if the job lists the exit codes that mean failed tests.
+    Leaves out reports of pytest. Returns an empty list if the job lists the exit codes that mean failed tests.
     """
     if TEST_FAILURE_EXIT_CODES in build.queued.configuration.env:
         return []
@@ -286,22 +287,22 @@ def find_reports_by_wildcard(build: AnyBuild) -> list[Report]:
 
 
 def find_exit_codes_of_failed_tests(env: Mapping[str, str]) -> set[int]:
-    """Returns the exit codes with which a job's test runner reports failed tests: the list in TEST_FAILURE_EXIT_CODES,
-    or 1 if `env` lacks it.
+    """Returns the exit codes with which a job's test runner reports failed tests: those that TEST_FAILURE_EXIT_CODES in
+    `env` lists. Returns 1 alone if `env` has no such variable.
     """
     return {int(code) for code in env.get(TEST_FAILURE_EXIT_CODES, "1").split(",") if code.strip().isdecimal()}
 
 
 def count_unloaded(build: AnyBuild) -> int:
-    """Returns the number of test suites that could not be loaded. Their tests are missing, so they are never
-    excused.
+    """Returns the number of test suites that could not be loaded. Nothing excuses them, since their tests are missing
+    from the reports.
     """
     return sum(report.unloaded for report in build.counting_reports)
 
 
 def describe_unexcused(build: AnyBuild, reason: str | None) -> str | None:
-    """Returns why a build failed although its failures are ignored: missing suites or an unexplained exit code. None
-    otherwise.
+    """Returns a sentence that says why a build failed although its failures are ignored: suites could not be loaded, or
+    the ignored failures do not explain the exit code. Returns None if the build failed for another reason.
     """
     if reason not in ("command_failed", "tests_failed"):
         return None
@@ -330,7 +331,7 @@ def describe_unexcused(build: AnyBuild, reason: str | None) -> str | None:
 
 
 def describe_unreadable(build: AnyBuild) -> str | None:
-    """Returns a sentence about the reports that lack results; None if none does."""
+    """Returns a sentence that names the reports with missing results; None if there are no such reports."""
     return list_paths(
         "The report {} is incomplete or cannot be read.",
         "{:,} reports are incomplete or cannot be read: {}.",
@@ -339,8 +340,8 @@ def describe_unreadable(build: AnyBuild) -> str | None:
 
 
 def describe_missing(build: AnyBuild) -> str | None:
-    """Returns a sentence about the patterns of the job's artifacts that name reports but match no readable file, or
-    None.
+    """Returns a sentence that names the job's patterns of reports for which no readable file was found; None if there
+    are no such patterns.
     """
     return list_paths(
         "No readable file matches {}, which names reports.",
@@ -350,7 +351,9 @@ def describe_missing(build: AnyBuild) -> str | None:
 
 
 def list_paths(one: str, many: str, paths: Sequence[str]) -> str | None:
-    """Returns a sentence about these paths, from the template `one` or `many`; None without paths."""
+    """Returns a sentence that names these paths. Its template is `one` for a single path and `many` for several.
+    Returns None without paths.
+    """
     if not paths:
         return None
     if len(paths) == 1:

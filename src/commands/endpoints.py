@@ -20,7 +20,9 @@ from domain.webhooks import (
 
 
 class _Streams(NamedTuple):
-    """Streams of one kind of endpoint, and the events that the commands of this module append to them."""
+    """Categories of one kind of endpoint and of its deliveries, and the types of the events that the commands of this
+    module append to their streams.
+    """
 
     endpoints: Category[Any]
     deliveries: Category[Any]
@@ -55,7 +57,9 @@ class DeleteEndpoints(Command):
 
 @dataclass(frozen=True)
 class GiveUpDelivery(Command):
-    """Records that a delivery failed for good, once for each number of attempts."""
+    """Records that all attempts at a delivery failed and that it will not be sent. A repeated command with the same
+    number of `attempts` records nothing; a delivery that fails again after more attempts is recorded again.
+    """
 
     kind: EndpointKind
     endpoint_id: int
@@ -76,7 +80,9 @@ class GiveUpDelivery(Command):
 
 @dataclass(frozen=True)
 class RecordEndpointHealth(Command):
-    """Records that an endpoint fails, with its last `error`, or that it answers again, if `error` is None."""
+    """Records a change in whether an endpoint answers: that it fails, with the last `error`, or that it answers again,
+    if `error` is None.
+    """
 
     kind: EndpointKind
     endpoint_id: int

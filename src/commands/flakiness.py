@@ -10,7 +10,7 @@ from domain.flakiness import FLAKINESS, Flakiness, TestTurnedFlaky
 
 @dataclass(frozen=True)
 class RecordFlakyTests(Command):
-    """Records that tests turned flaky, once for each build and test."""
+    """Records that tests became flaky in a build. Each test is recorded once for each build."""
 
     tests: tuple[TestTurnedFlaky, ...]
 

@@ -64,8 +64,8 @@ class Command:
         return (self._category.at(getattr(self, first_field)),)
 
     def then_reads(self, *states: Any, **more: Any) -> Sequence[AnyStream]:
-        """Returns further streams, which depend on the states of the first ones. Their states are the last parameters
-        of `decide`.
+        """Returns further streams to read, chosen by the states of the streams of `reads`. The handler passes the
+        states of these further streams to `decide` as its last parameters.
         """
         return ()
 
@@ -74,16 +74,17 @@ class Command:
         raise NotImplementedError
 
     def event(self, event_type: type[E], /, *states: Any, **more: Any) -> E:
-        """Returns an event of this type. Its fields come from `more`, or from fields of the same names in the command,
-        or else in `states`.
+        """Returns an event of this type. Each field of the event is taken from `more`; if it is not there, from the
+        field of the same name in the command; if the command has none, from that in one of `states`.
         """
         names = [name for name in event_type.__struct_fields__ if name not in Event.__struct_fields__]
         shared = {name: getattr(of, name) for of in (*states, self) for name in names if hasattr(of, name)}
         return msgspec.convert(shared | more, event_type)
 
     def update(self, event_type: type[E], state: Any, /, **more: Any) -> Iterator[E]:
-        """Yields one event with only those fields of the command that differ from the state. A field of the event that
-        is None is unchanged, unless `cleared` names it: then it is set to None. Yields nothing if nothing changes.
+        """Yields one event that contains only those fields of the command that differ from `state`. A field that is
+        None in the event stays unchanged, unless the event's `cleared` names it: then the field is set to None. Yields
+        nothing if nothing changes.
         """
         event, cleared = self.event(event_type, **more), getattr(self, "cleared", ())
         values: dict[str, Any] = {
@@ -99,7 +100,9 @@ class Command:
 
 
 def must_exist(state: D | None, name: str) -> D:
-    """Returns the state. Raises NotFound if its subject, called `name` in the message, never existed or was deleted."""
+    """Returns the state of something that must exist. Raises NotFound if it never existed or was deleted; the message
+    calls it `name`.
+    """
     if state is None or state.deleted:
         raise NotFound(f"There is no {name}.")
     return state
@@ -107,7 +110,7 @@ def must_exist(state: D | None, name: str) -> D:
 
 @dataclass(frozen=True)
 class CommandContext:
-    """Metadata of a command: who executes it, and as part of which request or reaction."""
+    """Metadata of a command: who executes it, and which request or reaction it belongs to."""
 
     actor: str
     """Who or what executes the command: `user:7`, `node:12`, `system:dispatch`."""
@@ -136,7 +139,9 @@ class Receipt:
         return self.events[-1].event.at
 
     def existing(self, stream: Stream[S | None]) -> S:
-        """Returns the same state as `state`. The stream must have events."""
+        """Returns the state of a stream after the command, for a stream that has events and thus a state that is not
+        None.
+        """
         state = self.state(stream)
         assert state is not None, f"{stream.name} has not begun"
         return state
@@ -161,8 +166,8 @@ class Handler:
     async def execute(self, command: Command, caller: CommandContext) -> Receipt:
         """Executes a command and returns its receipt.
 
-        Raises Conflict if other writers won every try, another Rejection if the command is refused, and AlreadyDone if
-        a command with the caller's key `once` was executed before.
+        Raises Conflict if other writers changed the streams in every try, and another Rejection if the command refuses.
+        Raises AlreadyDone if a command with the same idempotency key (`caller.once`) was executed before.
         """
         try:
             return await self._once(command, caller)

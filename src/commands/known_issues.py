@@ -80,9 +80,11 @@ class DeleteKnownIssue(Command, of=KNOWN_ISSUE):
 
 @dataclass(frozen=True)
 class NoteSearch(Command, of=KNOWN_ISSUE):
-    """Records the matches of a search through older failures, from the newest result down to the id `down_to`.
+    """Records which older failures a search found for a known issue. The search has gone from the newest result down to
+    the result with the id `down_to`.
 
-    Does nothing if the issue has changed since the search began, or if another search has come at least as far.
+    Records nothing if the known issue has changed since the search began, or if another search has already gone as far
+    down.
     """
 
     known_issue_id: int

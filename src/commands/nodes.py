@@ -49,11 +49,11 @@ class RegisterNode(Command):
 
 @dataclass(frozen=True)
 class ConnectNode(Command, of=NODE):
-    """Connects an agent to its node. Raises Conflict if the agent of another session may still be alive.
+    """Connects an agent to its node. Raises Conflict if another agent has the node's session and may still be alive.
 
-    `replaces_dead` says that the agent of the node's session has been silent for too long. `replaces_session` is the
-    last session of the new agent's work folder. That session is over, since only one agent at a time can use the
-    folder.
+    The session can be replaced in two cases. `replaces_dead` says that the session's agent has been silent for too
+    long. `replaces_session` is the last session that used the new agent's work folder; it is over if it is the node's
+    session, since only one agent at a time can use the folder.
     """
 
     node_id: int
@@ -78,7 +78,9 @@ class ConnectNode(Command, of=NODE):
 
 @dataclass(frozen=True)
 class MarkNodeOffline(Command, of=NODE):
-    """Records that a node went offline, unless another session has connected since."""
+    """Records that the node of this session went offline. Does nothing if another session has connected to the node
+    since.
+    """
 
     node_id: int
     session: str
@@ -91,8 +93,8 @@ class MarkNodeOffline(Command, of=NODE):
 
 @dataclass(frozen=True)
 class UpdateNode(Command):
-    """Changes the given fields. A field that is None stays unchanged, unless `cleared` names it. `claim` is the id of
-    the claim of the new name.
+    """Changes the given fields of a node. A field that is None stays unchanged, unless `cleared` names it: then it is
+    set to None. `claim` is the id of the claim of the new name.
     """
 
     node_id: int
@@ -107,7 +109,7 @@ class UpdateNode(Command):
         return (NODE.at(self.node_id), POOL.at(self.pool_id or 0))
 
     def then_reads(self, node: Node | None, pool: Pool | None) -> Sequence[AnyStream]:
-        """Returns the claims of the new and the old name if the node is renamed."""
+        """Returns the streams of the claims of the new and the old name, if the command renames the node."""
         if node is None or self.claim in (None, node.claim):
             return ()
         return CLAIM.at(self.claim), CLAIM.at(node.claim)

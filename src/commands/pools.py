@@ -38,8 +38,8 @@ class CreatePool(Command):
 
 @dataclass(frozen=True)
 class UpdatePool(Command, of=POOL):
-    """Changes the given fields. A field that is None stays unchanged, unless `cleared` names it. `claim` is the id of
-    the claim of the new name.
+    """Changes the given fields of a pool. A field that is None stays unchanged, unless `cleared` names it: then it is
+    set to None. `claim` is the id of the claim of the new name.
     """
 
     pool_id: int
@@ -51,7 +51,7 @@ class UpdatePool(Command, of=POOL):
     cleared: tuple[Clearable, ...] = ()
 
     def then_reads(self, pool: Pool | None) -> Sequence[AnyStream]:
-        """Returns the claims of the new and the old name if the pool is renamed."""
+        """Returns the streams of the claims of the new and the old name, if the command renames the pool."""
         if pool is None or self.claim in (None, pool.claim):
             return ()
         return CLAIM.at(self.claim), CLAIM.at(pool.claim)
@@ -68,11 +68,11 @@ class UpdatePool(Command, of=POOL):
 
 @dataclass(frozen=True)
 class DeletePool(Command):
-    """Deletes a pool and removes its nodes from it. They are put in quarantine: without a pool they serve all projects,
-    which is for those who manage nodes to say.
+    """Deletes a pool, removes its nodes from it and puts them in quarantine. A node without a pool serves all projects;
+    whether these nodes should do so is left to those who manage nodes.
 
-    `node_ids` lists the pool's nodes in the read model. `active_builds` is the number of its builds that have not
-    ended; unless it is 0, the pool is not deleted.
+    `node_ids` lists the pool's nodes as the read model has them. `active_builds` is the number of the pool's builds
+    that have not ended. The pool can be deleted only if this number is 0.
     """
 
     pool_id: int

@@ -25,8 +25,8 @@ from domain.users import USER, UserAccount
 
 @dataclass(frozen=True)
 class CreateProject(Command):
-    """Creates a project. `slugs` lists candidates for its slug, each with the id of its claim, best first. The first
-    free one is used.
+    """Creates a project. `slugs` lists possible slugs, the best one first, each with the id of its claim. The project
+    gets the first slug that is free.
     """
 
     project_id: int

@@ -29,8 +29,8 @@ class _OfJob(Command):
 
 @dataclass(frozen=True)
 class AddToQuarantine(_OfJob):
-    """Adds entries with the ids `first_id`, `first_id + 1` and so on. Entries that expired before `now` are
-    replaced.
+    """Puts tests in the quarantine of a job. Their entries get the ids `first_id`, `first_id + 1` and so on. If a test
+    has an entry that expired before `now`, the new entry replaces it.
     """
 
     first_id: int
@@ -62,7 +62,9 @@ class AddToQuarantine(_OfJob):
 
 @dataclass(frozen=True)
 class RemoveFromQuarantine(_OfJob):
-    """Removes the entries of these tests and the entry with this id. Ignores unknown ones."""
+    """Removes the entries of these tests from the quarantine of a job, and the entry with this id. Ignores tests and
+    ids that have no entry.
+    """
 
     node_ids: tuple[str, ...] = ()
     quarantine_id: int | None = None
@@ -80,7 +82,9 @@ class RemoveFromQuarantine(_OfJob):
 
 @dataclass(frozen=True)
 class RecordExpiry(_OfJob):
-    """Records which entries have expired at the time `now`, once for each entry."""
+    """Records which quarantine entries of a job have expired by the time `now`. The expiry of each entry is recorded
+    only once.
+    """
 
     now: datetime
 
@@ -94,8 +98,8 @@ class RecordExpiry(_OfJob):
 
 @dataclass(frozen=True)
 class RecordRecovery(_OfJob):
-    """Records that entries recovered, once for each recovery. Ignores recoveries that are older than the last recorded
-    one.
+    """Records that the tests of quarantine entries have recovered. Each recovery is recorded only once. Ignores a
+    recovery that is older than the last one recorded for its entry.
     """
 
     recovered: Mapping[int, int]

@@ -44,8 +44,8 @@ LATE = "it came after the end of the build: the file is kept, but its results do
 
 @dataclass(frozen=True)
 class NewCases:
-    """Tests of a report that are new to its project, and the version of the project's stream of cases that lacks
-    them.
+    """Tests of a report that have no test case in the project yet. `catalogue_version` is the version of the project's
+    stream of test cases at which this was so.
     """
 
     project_id: int
@@ -57,11 +57,11 @@ class NewCases:
 
 @dataclass(frozen=True)
 class RecordReport(Command):
-    """Records a report of one attempt of a build. Does nothing if the attempt already has the same bytes at the same
-    path.
+    """Records a report of one attempt of a build. Does nothing if the attempt already has a report with the same bytes
+    at the same path.
 
-    Never loads results, since the build's state knows the version of their stream. Raises VersionConflict if the build
-    changed, or the project got new cases, after they were looked up.
+    Loads no earlier results, since the build's state contains the version of their stream. Raises VersionConflict if
+    the build has changed, or the project has got new test cases, since the caller looked them up.
     """
 
     build: ExpectedVersion[AnyBuild]
@@ -127,7 +127,9 @@ class RecordReport(Command):
         return place_report(build, self.attempt, self.path, self.digest, is_replacement=self.is_replacement)
 
     def _quarantined(self, entries: Sequence[str]) -> bytearray:
-        """Returns one byte for each row: 1 for a failure that only the quarantine keeps from failing the build."""
+        """Returns one byte for each row: 1 for a failure that would fail the build if its test were not in
+        quarantine.
+        """
         report = self.report
         flags = bytearray(report.rows)
         if not entries:
@@ -158,7 +160,7 @@ class RecordReport(Command):
             yield QuarantinedTestsRan(**build.ids, passed=passed, failed=failed)
 
     def _late(self, build: Finished, path: str) -> ReportRecorded:
-        """Returns the event for a report that came after the end of the build. Its results are not recorded."""
+        """Returns the event for a report that came after the end of the build. The event has no results."""
         late = [*(report.path for report in build.reports if report.late), path]
         sentence = list_paths(
             "The report {} came after the end and does not count.",
@@ -260,9 +262,11 @@ class RecordReport(Command):
 def place_report(
     build: AnyBuild, attempt: int, path: str, digest: bytes, *, is_replacement: bool = False
 ) -> tuple[str, Report | None]:
-    """Returns the path at which to record a report, and the report with the same bytes that is already there, or None.
+    """Returns the path at which to record a report, and the report with the same bytes that the attempt already has at
+    that path, or None.
 
-    `junit.xml` becomes `junit-2.xml` if another report has its path, unless this one replaces it.
+    If another report has the path `junit.xml`, the path becomes `junit-2.xml`. With `is_replacement`, the path stays
+    the same.
     """
     reports = _reports(build, attempt)
     for name in number_path(path):
@@ -275,12 +279,14 @@ def place_report(
 
 
 def find_report(build: AnyBuild, attempt: int, path: str) -> Report | None:
-    """Returns the report at this path that counts, or None."""
+    """Returns the report at this path whose results count in this attempt; None if there is no such report."""
     return _reports(build, attempt).get(path)
 
 
 def _slice_flags(flags: bytes | bytearray, start: int, end: int) -> bytes:
-    """Returns the flags of the rows from `start` to `end`; empty if none is set."""
+    """Returns the flags of the rows from `start` up to, but without, `end`. Returns empty bytes if none of them is
+    set.
+    """
     block = bytes(flags[start:end])
     return block if any(block) else b""
 
@@ -290,7 +296,7 @@ def _reports(build: AnyBuild, attempt: int) -> dict[str, Report]:
 
 
 def must_take_reports(build: AnyBuild, attempt: int) -> None:
-    """Raises Conflict if the build is not in this attempt (any more) or has ended.
+    """Raises Conflict if the build has ended or does not run this attempt.
 
     An external build accepts reports even after its end; they are recorded as late.
     """

@@ -1,4 +1,4 @@
-"""Builds of selected tests: which of these tests ran, and which other tests did."""
+"""Builds that run only selected tests: finds which of the selected tests ran, and whether other tests ran too."""
 
 from collections.abc import Collection, Iterator, Sequence
 from itertools import compress
@@ -12,13 +12,15 @@ MAX_NAMED = 5
 
 
 def mark_ran(selected: Sequence[str], report: ReportRead, left_out: Collection[str] = ()) -> bytes:
-    """Returns one byte for each selected test: 1 if it is in `left_out` or ran in any of its variants, otherwise 0."""
+    """Returns one byte for each selected test: 1 if the test is in `left_out` or if one of its variants or subtests
+    ran, otherwise 0.
+    """
     ran = {*left_out, *(entry for node_id in find_ran(report) for entry in possible_entries(node_id))}
     return bytes(node_id in ran or whole_test(node_id) in ran for node_id in selected)
 
 
 def warn_of_others(selected: Sequence[str], report: ReportRead) -> Iterator[str]:
-    """Yields a warning if tests ran that were not selected."""
+    """Yields one warning if tests ran that were not selected, and nothing otherwise."""
     # A selected subtest makes its whole test run, and a bare id makes all variants of its test run.
     tests = {*selected, *map(whole_test, selected)}
     others = sum(tests.isdisjoint(possible_entries(node_id)) for node_id in find_ran(report))
@@ -31,8 +33,9 @@ def warn_of_others(selected: Sequence[str], report: ReportRead) -> Iterator[str]
 
 
 def describe_not_run(build: AnyBuild) -> str | None:
-    """Returns a sentence about the selected tests that have not run. None if all have, if the build runs all tests, or
-    if a report of an older release does not say which tests ran.
+    """Returns a sentence about the selected tests that have not run. Returns None if all of them have run or if the
+    build runs all tests. Returns None as well if an older release recorded one of the reports, since that report does
+    not say which tests ran.
     """
     selected = build.queued.test_ids
     reports = [report.selected_ran for report in build.counting_reports if not report.missing]
@@ -50,7 +53,9 @@ def describe_not_run(build: AnyBuild) -> str | None:
 
 
 def find_ran(report: ReportRead) -> Collection[str]:
-    """Returns the node ids of the tests that have a result other than skipped. An expected failure has one, too."""
+    """Returns the node ids of the tests that ran: those that were not skipped, and those that failed as expected, which
+    pytest writes as skipped.
+    """
     return [report.node_ids[test] for test in set(compress(report.tests, report.ran))]
 
 

@@ -1,4 +1,4 @@
-"""Commands on Teams channels only. Those on any endpoint are in `commands.endpoints`."""
+"""Commands on channels of MS Teams only. The commands on any endpoint are in `commands.endpoints`."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

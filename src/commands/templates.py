@@ -41,8 +41,8 @@ class CreateTemplate(Command, of=TEMPLATE):
 
 @dataclass(frozen=True)
 class UpdateTemplate(Command, of=TEMPLATE):
-    """Changes the given fields. A field that is None stays unchanged. A secret that is None is removed; secrets that
-    are not named stay.
+    """Changes the given fields of a template. A field that is None stays unchanged. A secret with the value None is
+    removed; a secret that is not named stays.
     """
 
     template_id: int
@@ -69,7 +69,9 @@ class UpdateTemplate(Command, of=TEMPLATE):
 
 @dataclass(frozen=True)
 class DeleteTemplate(Command, of=TEMPLATE):
-    """Deletes a template. Raises Conflict unless `jobs_using`, the number of its jobs in the read model, is 0."""
+    """Deletes a template. `jobs_using` is the number of jobs that use it, as the read model has it. Raises Conflict
+    unless the number is 0.
+    """
 
     template_id: int
     jobs_using: int = 0

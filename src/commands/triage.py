@@ -29,7 +29,7 @@ MAX_TAUGHT = 1_000
 
 
 class TriagedResult(msgspec.Struct, frozen=True):
-    """A result as it was recorded. It never changes, so it may come from the read model."""
+    """A result as it was recorded. A recorded result never changes, so the caller may read it from the read model."""
 
     result_id: int
     build_id: int
@@ -48,15 +48,15 @@ class _OfResult(Command):
     result: TriagedResult
 
     def reads(self) -> Sequence[AnyStream]:
-        """Returns the streams of the result's triage, build and job. When the build or job is deleted, the triage is
-        too.
+        """Returns the streams of the result's triage, its build and its job. Deleting the build or the job deletes the
+        triage as well.
         """
         result = self.result
         return TRIAGE.at(result.result_id), BUILD.at(result.build_id), JOB.at(result.job_id)
 
     def must_be_a_failure(self, build: AnyBuild | None, job: Job | None, what: str) -> None:
-        """Raises NotFound for a deleted result, and Conflict for one that did not fail. `what` completes the sentence
-        of the conflict.
+        """Raises NotFound if the result's build or job was deleted, and Conflict if the result is no failure. The
+        message of the Conflict ends with `what`: "only a failed one `what`".
         """
         result = self.result
         if build is None or isinstance(build, DeletedBuild) or job is None or job.deleted:
@@ -67,7 +67,7 @@ class _OfResult(Command):
 
 @dataclass(frozen=True)
 class ClassifyResult(_OfResult):
-    """Classifies a failed result, unless a source with more weight has classified it."""
+    """Classifies a failed result. Does nothing if a source with more weight has already classified it."""
 
     classification: Classification
     set_by_kind: Source = "user"
@@ -110,7 +110,9 @@ class SetResolution(_OfResult):
 
 @dataclass(frozen=True)
 class LinkKnownIssue(_OfResult):
-    """Links a result to a known issue, and adds its fail_id and signature to those that the issue matches."""
+    """Links a result to a known issue. From then on, the known issue also matches failures with the fail_id or
+    signature of this result.
+    """
 
     known_issue_id: int
     set_by: int | None = None

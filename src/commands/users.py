@@ -82,7 +82,7 @@ class InviteUser(Command):
 
 @dataclass(frozen=True)
 class IssuePasswordLink(Command, of=USER):
-    """Issues a link to set a password. Earlier links become invalid."""
+    """Issues a link with which a user can set a password. Links that were issued earlier become invalid."""
 
     user_id: int
     purpose: LinkPurpose
@@ -101,7 +101,7 @@ class IssuePasswordLink(Command, of=USER):
 
 @dataclass(frozen=True)
 class UsePasswordLink(Command, of=USER):
-    """Sets the password by a link, which can be used only once. Ends the user's sessions."""
+    """Sets the password that a user entered by a link. A link works only once. Ends all sessions of the user."""
 
     user_id: int
     link_id: str
@@ -145,10 +145,11 @@ class SignOutUser(Command, of=USER):
 
 @dataclass(frozen=True)
 class UpdateUser(Command):
-    """Changes the given fields of a user. A field that is None stays unchanged. The admin who executes it must remain
-    an active admin, so that there always is one.
+    """Changes the given fields of a user. A field that is None stays unchanged. Admins can neither demote nor disable
+    themselves, so that there always is an admin.
 
-    `access` replaces all memberships. `member_of` lists the projects that the user is a member of, from the read model.
+    `access` replaces all memberships of the user. `member_of` lists the projects that the user is a member of, as the
+    read model has them.
     """
 
     user_id: int

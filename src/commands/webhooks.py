@@ -1,4 +1,4 @@
-"""Commands on webhooks only. Those on any endpoint are in `commands.endpoints`."""
+"""Commands on webhooks only. The commands on any endpoint are in `commands.endpoints`."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

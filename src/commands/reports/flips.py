@@ -1,8 +1,8 @@
-"""Compares the results of a report with those of other builds of the same job on the same commit.
+"""Finds tests that passed in one build and failed in another build of the same job on the same commit.
 
-Results are compared within one path and suite. If a build has several results of a test there with different outcomes,
-they are not compared, since nothing tells which result corresponds to which. This happens, for example, when reports of
-shards are merged.
+Two results are compared only if they have the same path and the same suite. If a build has several results of a test
+under one path and suite and their outcomes differ, they are not compared with other builds: nothing says which result
+corresponds to which. This happens, for example, when the reports of shards are merged.
 """
 
 from collections import defaultdict
@@ -16,16 +16,16 @@ OPPOSITE = {PASSED: FAILED, FAILED: PASSED}
 
 
 def find_failed_cases(report: ReportRead, case_ids: Sequence[int]) -> list[int]:
-    """Returns the ids of the test cases with a failed final result. `case_ids` has the case id for each of the report's
-    node ids.
+    """Returns the ids of the test cases whose final result in the report failed. `case_ids` has one id for each of the
+    report's `node_ids`, in the same order.
     """
     columns = zip(report.tests, report.statuses, report.finals, strict=True)
     return sorted({case_ids[test] for test, status, final in columns if final and status == FAILED})
 
 
 def find_flips(report: ReportRead, case_ids: Sequence[int], others: Iterable[OtherResult]) -> bytes:
-    """Returns `ResultsRecorded.flips` for all rows; empty if no row has one. `others` must be ordered from the newest
-    build to the oldest.
+    """Returns the value of `ResultsRecorded.flips` for all rows of the report, or empty bytes if no row has a flip.
+    `others` must be ordered from the newest build to the oldest.
     """
     earlier: dict[tuple[str, int], dict[int, set[int]]] = defaultdict(lambda: defaultdict(set))
     for other in others:

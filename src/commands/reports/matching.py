@@ -1,4 +1,4 @@
-"""Matches the failures of a report with known issues. Blocks, so call it in a worker thread."""
+"""Matches the failures of a report with known issues. Its functions block, so call them in a worker thread."""
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -23,8 +23,8 @@ class Match:
 class MatchRules:
     """Match rules, prepared for matching many failures.
 
-    Of several rules that match, the one by fail_id counts first, then the one by signature, then the one by pattern.
-    Among rules of one kind, the rule of the oldest known issue counts.
+    If several rules match a failure, a rule by fail_id wins over one by signature, and that over one by pattern. Among
+    rules of one kind, the rule of the oldest known issue wins.
     """
 
     def __init__(self, rules: Iterable[MatchRule]) -> None:

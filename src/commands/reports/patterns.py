@@ -1,4 +1,6 @@
-"""Patterns that people write. They are run by RE2, whose time is linear in the length of the text for any pattern."""
+"""Patterns that people write to match failures. RE2 runs them, so that any pattern takes time linear in the length of
+the text.
+"""
 
 from collections.abc import Sequence
 
@@ -33,8 +35,8 @@ class Pattern:
 
 
 def any_of(patterns: Sequence[str]) -> Pattern | None:
-    """Returns one pattern that matches if any of these patterns does. Returns None if they cannot be joined: a quoted
-    part may have no end, or the joined pattern may be too large.
+    """Returns one pattern that matches wherever at least one of these patterns matches. Returns None if they cannot be
+    joined, because one of them quotes text with \\Q or because the joined pattern is too large.
     """
     if any(r"\Q" in text for text in patterns):
         return None
@@ -45,7 +47,7 @@ def any_of(patterns: Sequence[str]) -> Pattern | None:
 
 
 def searchable(message: str, trace: str) -> bytes:
-    """Returns the text of a failure that is searched for patterns."""
+    """Returns the text of a failure in which patterns are searched, made from its message and its trace."""
     return f"{message[:MAX_TEXT]}\n{trace[:MAX_TEXT]}".encode(errors="replace")[:MAX_TEXT]
 
 

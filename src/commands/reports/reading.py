@@ -1,7 +1,8 @@
-"""Reads a report file into the columns that `RecordReport` stores. Blocks, so call it in a worker thread.
+"""Reads a report file into the columns that `RecordReport` stores. Its functions block, so call them in a worker
+thread.
 
-As Python objects, a report of 100,000 tests would take a few hundred megabytes. As arrays it takes about twenty, and
-only results with texts have an object.
+As Python objects, a report of 100,000 tests would take a few hundred megabytes. As arrays it takes about twenty
+megabytes, and only results with texts have an object.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ _STATUS = {name: number for number, name in enumerate(STATUSES)}
 
 @dataclass
 class ReportRead:
-    """A report in columns. Each row is one attempt at a test; `tests` has the index of the row's test in `node_ids`."""
+    """A report as columns. Each row is one attempt at a test. `tests` holds, for each row, the index of its test in
+    `node_ids`.
+    """
 
     node_ids: list[str] = field(default_factory=list)
     case_suites: array[int] = field(default_factory=lambda: array("H"))
@@ -79,7 +82,7 @@ class ReportRead:
         return len(self.statuses)
 
     def blocks(self) -> Iterator[tuple[int, int]]:
-        """Yields for each block its first row and the row after its last one. Yields nothing for a report without
+        """Yields the first row of each block and the row after its last one. Yields nothing for a report without
         results.
         """
         ends = [*self.cuts[1:], self.rows]
@@ -87,7 +90,9 @@ class ReportRead:
 
 
 def read_report(path: Path) -> ReportRead:
-    """Reads a report. Raises OSError if the file cannot be read; no content of the file makes it raise."""
+    """Reads a report from a file, which may be a gzip file. Raises OSError if the file cannot be read. No content of
+    the file raises an error.
+    """
     with path.open("rb") as file:
         if file.peek(2)[:2] != GZIP:
             return read_chunks(iter(lambda: file.read(CHUNK), b""))
@@ -100,8 +105,8 @@ def read_report(path: Path) -> ReportRead:
 
 
 class _Unpacking:
-    """Iterable of the decompressed chunks of a gzip file. If the file is cut off or damaged, it ends early and sets
-    `problem`.
+    """Iterable of the decompressed chunks of a gzip file. If the file is cut off, damaged or too large, the iteration
+    ends early and sets `problem` to the cause.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -193,8 +198,8 @@ class _Reading:
             self._block_text = 0
 
     def end_suite(self, suite: Suite) -> None:
-        """Ends a suite, so that a later one of the same name is another suite. Merged reports of shards have many
-        suites called `pytest`.
+        """Ends a suite, so that a later suite with the same name counts as another one. Merged reports of shards have
+        many suites called `pytest`.
         """
         self._attempts.pop(suite.name, None)
         self._unloaded.discard(suite.name)
@@ -259,7 +264,9 @@ class _Reading:
 
 
 def _is_unreadable(summary: Summary) -> bool:
-    """Returns whether results are missing. Other XML, like a coverage report, is not a test report and lacks none."""
+    """Returns whether results of the report are missing. Returns False for XML that is no test report, like a coverage
+    report, since it should contain no results.
+    """
     kinds = {warning.kind: warning.message.lower() for warning in summary.warnings}
     no_report = kinds.get("not_a_report", "<")
     no_xml = not summary.dialect and ("<" not in no_report or "<html" in no_report or "control_characters" in kinds)

@@ -1,4 +1,4 @@
-"""Records a report: reads its file, looks up its tests in the read models, and appends its results."""
+"""Records a report: reads its file, looks up its tests in the read models, and has a command append its results."""
 
 import asyncio
 from array import array
@@ -36,29 +36,32 @@ Execute = Callable[[Command], Awaitable[Receipt]]
 
 
 class ReadModels(Protocol):
-    """Look-ups in read models that recording needs. `projections.report_lookups` implements it."""
+    """Look-ups in read models that recording a report needs. `projections.report_lookups` implements them."""
 
     async def fetch_match_rules(self, project_id: int) -> Sequence[MatchRule]:
         """Returns the match rules of all known issues of a project."""
         ...
 
     async def find_cases(self, project_id: int, node_ids: Sequence[str]) -> tuple[int, list[int | None]]:
-        """Returns the version of the project's stream of cases, and the case id of each node id: None if it had none at
-        this version.
+        """Returns the version of the project's stream of test cases, and one entry for each node id: the id of its test
+        case, or None if the project had no such test case at this version.
         """
         ...
 
     async def find_results_on_commit(self, build: AnyBuild, path: str, failed: Sequence[int]) -> Sequence[OtherResult]:
-        """Returns results of the newest other builds of the same job and commit, from their reports at this path.
+        """Returns results of other builds of the same job on the same commit, from their reports at this path. Only the
+        newest of these builds are read, and only those that passed or failed. The results of the newest build come
+        first.
 
-        Contains all results of test cases that are in `failed` or failed in one of these reports. Only builds that
-        passed or failed count. The newest build comes first.
+        Contains all results of a test case if its id is in `failed` or if it failed in one of these reports.
         """
         ...
 
 
 async def load_build(log: EventLog, build_id: int) -> ExpectedVersion[AnyBuild]:
-    """Loads a build, so that reports can be recorded for it. Raises NotFound."""
+    """Loads a build and its version, so that reports can be recorded for the build. Raises NotFound if there is no such
+    build.
+    """
     loaded = await log.load_at_version(BUILD.at(build_id))
     if loaded.state is None:
         raise NotFound(f"There is no build {build_id}.")
@@ -77,7 +80,7 @@ class IncomingReport:
     is_replacement: bool = False
 
     def read(self) -> ReportRead:
-        """Reads the file. XML that is not a report is only unreadable if the file has a name that is reserved for
+        """Reads the file. If it is XML but no test report, marks it as unreadable only if its name is reserved for
         reports.
         """
         report = read_report(self.content)
@@ -85,15 +88,18 @@ class IncomingReport:
         return report
 
     def find_in(self, build: AnyBuild) -> Report | None:
-        """Returns the build's report with the same bytes at this path, or None."""
+        """Returns the report that the build already has at this path with the same bytes; None if it has no such
+        report.
+        """
         return place_report(build, self.attempt, self.path, self.digest, is_replacement=self.is_replacement)[1]
 
 
 @dataclass(frozen=True)
 class ReportRecorder:
-    """Records reports. A report that is sent again gets the first result again.
+    """Records reports. If the build already has a report, returns the one that was recorded first.
 
-    Raises Conflict if the build does not accept reports (any more), and Unavailable if the read models lag behind.
+    Raises Conflict if the build does not accept reports, or no longer does, and Unavailable if the read models lag
+    behind.
     """
 
     log: EventLog
@@ -115,7 +121,9 @@ class ReportRecorder:
         return await self.record(execute, build, file, await asyncio.to_thread(file.read))
 
     async def record_missing(self, execute: Execute, build: ExpectedVersion[AnyBuild], file: IncomingReport) -> Report:
-        """Records that no file matches a pattern of reports. The pattern is the path of `file`."""
+        """Records that no file matches a pattern with which the job names reports. The pattern is the path of
+        `file`.
+        """
         must_take_reports(build.state, file.attempt)
         return await self.record(execute, build, file, ReportRead(is_missing=True, warnings=[MISSING]))
 
@@ -210,7 +218,7 @@ class ReportRecorder:
         return find_flips(report, case_ids, await self.read_models.find_results_on_commit(build, path, failed))
 
     async def _load_replaced(self, build: AnyBuild, file: IncomingReport) -> Sequence[ResultsRecorded]:
-        """Returns the results of the report that the file replaces; none if it replaces none."""
+        """Returns the recorded results of the report that `file` replaces; none if `file` replaces no report."""
         replaced = find_report(build, file.attempt, file.path) if file.is_replacement else None
         if replaced is None:
             return ()

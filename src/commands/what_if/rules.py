@@ -32,10 +32,10 @@ Time = Annotated[datetime, Meta(tz=True)]
 
 
 class WhatIfIssue(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"since": "from"}):
-    """A known issue with exactly one of `pattern`, `signature` and `fail_id`.
+    """A known issue that exists only in a simulation. It has exactly one of `pattern`, `signature` and `fail_id`.
 
-    It classifies failures that were recorded at the time `from` or later, and before `until`. Without both it
-    classifies all failures.
+    It classifies failures that were recorded at the time `from` or later, and before `until`. Without these two fields
+    it classifies failures of any time.
     """
 
     title: Annotated[str, Meta(min_length=1, max_length=200)]
@@ -73,8 +73,8 @@ class WhatIfQuarantine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
 
 
 class WhatIfRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"additive": "besides"}):
-    """Rules of two kinds, which replace the real rules of the same kind or are added to them. If a kind has no list,
-    its real rules stay.
+    """Known issues and quarantine entries for a simulation. A list that is given replaces all real rules of its kind;
+    with `besides` it is added to them. If a kind has no list, its real rules stay.
     """
 
     known_issues: Annotated[list[WhatIfIssue], Meta(max_length=MAX_RULES)] | None = None
@@ -85,7 +85,7 @@ class WhatIfRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, renam
     """Whether the rules are added to the real ones instead of replacing them."""
 
     def check(self) -> None:
-        """Raises Invalid if a rule is not valid, with the name of the field."""
+        """Raises Invalid, with the name of the field, if a rule is not valid."""
         if self.known_issues is None and self.quarantine is None:
             raise Invalid.field("known_issues", "is required, or `quarantine` is: suppose at least one of them")
         for number, issue in enumerate(self.known_issues or ()):
@@ -108,7 +108,9 @@ class WhatIfRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, renam
 
 
 def read_rules(content: bytes) -> WhatIfRules:
-    """Parses rules from JSON. Raises Invalid, with the name of the field if a field is not valid."""
+    """Parses what-if rules from JSON. Raises Invalid if the JSON or a rule is not valid, with the name of the field if
+    one is to blame.
+    """
     if len(content) > MAX_BYTES:
         raise Invalid(f"The rules have {len(content):,} bytes; at most {MAX_BYTES:,} are read.")
     try:

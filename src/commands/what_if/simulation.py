@@ -1,11 +1,11 @@
 """Simulation of the history under what-if rules: which failures and builds would have had another outcome.
 
-The functions that classified reports and judged builds when they were recorded do it again under the what-if rules, and
-only differences are returned. Memory contains the rules and the counts of builds that have not ended, so it does not
-grow with the history.
+The simulation calls the same functions that classified reports and judged builds when they were recorded, but with the
+what-if rules. It returns only the differences. Its memory contains the rules and counts of the builds that have not
+ended, so it does not grow with the history.
 
-A failure's classification under the what-if rules is compared with today's, which may come from a rule, a later search
-for known issues, or a person.
+The simulation compares a failure's classification under the what-if rules with the one that the failure has today.
+Today's may come from a rule, from a later search for known issues, or from a person.
 """
 
 import asyncio
@@ -105,7 +105,7 @@ Difference = TestDiffers | VerdictDiffers
 
 @dataclass
 class Replayed:
-    """Counts of what a simulation has processed so far."""
+    """Numbers of what a simulation has processed so far."""
 
     position: int = 0
     """Position in the log up to which events were processed."""
@@ -135,7 +135,9 @@ class ReportedFailures:
 
 @dataclass
 class _OpenBuild:
-    """A build that has not ended: its state under the what-if rules (`build`) and its real state (`real`)."""
+    """A build that has not ended at the current position of the simulation. `build` is its state under the what-if
+    rules, `real` its real state.
+    """
 
     build: AnyBuild
     real: AnyBuild
@@ -147,7 +149,7 @@ class _OpenBuild:
     """Failures of the report being processed."""
 
     def drop_replaced(self, event: ReportRecorded) -> None:
-        """Removes the failures of the replaced report from `quarantined`."""
+        """Removes failures from `quarantined`: those of the report that the report of `event` replaces."""
         for report in self.build.reports:
             if report.first_result_id == event.replaces:
                 replaced = self.quarantined.intersection(
@@ -158,8 +160,8 @@ class _OpenBuild:
 
 
 class Simulation:
-    """Simulates builds under what-if rules, event by event in the order of the log. Blocks, since it may search many
-    texts for patterns; so call it in a worker thread.
+    """Simulates builds under what-if rules, event by event in the order of the log. Its methods may search many texts
+    for patterns and thus block, so call them in a worker thread.
     """
 
     def __init__(self, what_if: WhatIfRules) -> None:
@@ -170,15 +172,17 @@ class Simulation:
         self.counts = Replayed()
 
     def needs(self, recorded: Recorded) -> list[int]:
-        """Returns the ids of the test cases whose node ids `take` needs for this event."""
+        """Returns the ids of the test cases that the event concerns and whose node ids the caller must give to
+        `take`.
+        """
         event = recorded.event
         if not isinstance(event, ResultsRecorded) or event.build_id not in self._open or not self._entries(event):
             return []
         return [event.case_ids[row] for row in _quarantinable(event)]
 
     def take(self, recorded: Recorded, node_ids: Mapping[int, str]) -> list[VerdictDiffers]:
-        """Processes the next event; returns the builds that get another verdict by it. `node_ids` has the node ids of
-        the test cases that `needs` returned.
+        """Processes the next event. Returns the builds that this event ends with another verdict than the real one.
+        `node_ids` maps the ids that `needs` returned to node ids.
         """
         self.counts.position = recorded.position
         event = recorded.event
@@ -246,8 +250,8 @@ class Simulation:
                 opened.newly_quarantined += 1
 
     def _entries(self, event: ResultsRecorded) -> list[str]:
-        """Returns the node ids in the simulated quarantine at the time of the event; none if the rules have no
-        quarantine.
+        """Returns the node ids that are in the simulated quarantine at the time of the event. Returns none if the
+        what-if rules contain no quarantine entries.
         """
         if self._what_if.quarantine is None:
             return []
@@ -258,7 +262,7 @@ class Simulation:
 
     def _matcher(self, project_id: int, at: datetime) -> tuple[list[MatchRule], MatchRules]:
         """Returns the what-if rules that apply to a project at a time, and a matcher for them. Makes a new matcher only
-        when the rules have changed since the last call.
+        if the rules have changed since the last call for the project.
         """
         rules = list(self._what_if.issue_rules(at, project_id))
         known = self._rules.get(project_id)
@@ -267,8 +271,8 @@ class Simulation:
         return known
 
     def pop_failures(self, event: ReportRecorded) -> ReportedFailures:
-        """Returns the failures of a report that was processed, and forgets them; none if the rules have no known
-        issues.
+        """Returns the failures of the report that has just been processed, and forgets them. Returns none if the
+        what-if rules contain no known issues.
         """
         opened = self._open.get(event.build_id)
         if opened is None:
@@ -279,8 +283,8 @@ class Simulation:
     def compare_tests(
         self, event: BuildEvent, failures: ReportedFailures, today: Mapping[int, tuple[Classification, Source]]
     ) -> Iterator[TestDiffers]:
-        """Yields the failures of a report whose classification under the what-if rules differs from today's. `today`
-        maps result ids to today's classifications and their sources.
+        """Yields the failures of a report that the what-if rules classify otherwise than they are classified today.
+        `today` maps the id of a result to its classification of today and the source of that classification.
         """
         for result_id, case_id in failures.cases.items():
             before, source = today.get(result_id, (None, None))
@@ -311,14 +315,14 @@ class Simulation:
 
 
 def _quarantinable(event: ResultsRecorded) -> list[int]:
-    """Returns the rows of the failures that only quarantine can keep from failing the build."""
+    """Returns the rows of the failures that fail the build unless their tests are in quarantine."""
     rows = enumerate(zip(event.statuses, event.known_issues, strict=True))
     return [row for row, (status, known) in rows if status == FAILED and not known]
 
 
 def _compare_verdicts(opened: _OpenBuild, event: BuildFinished) -> Iterator[VerdictDiffers]:
-    """Ends the simulated build with the command that ended the real one. Yields the difference if the verdicts
-    differ.
+    """Ends the simulated build by the same kind of command that ended the real build. Yields the difference if the two
+    verdicts differ.
     """
     build, real = opened.build, opened.real
     if (build.failed, build.quarantined) == (real.failed, real.quarantined):
@@ -361,23 +365,23 @@ class SimulatedHistory(Protocol):
     """Source of the events and look-ups that a simulation needs."""
 
     def parts(self) -> AsyncIterator[Sequence[Recorded]]:
-        """Yields batches of events, of the types in RULE_EVENTS and BUILD_EVENTS, in the order of the log."""
+        """Yields the events of the types in RULE_EVENTS and BUILD_EVENTS in batches, in the order of the log."""
         ...
 
     async def node_ids(self, case_ids: Iterable[int]) -> dict[int, str]:
-        """Returns test case id -> node id, without unknown cases."""
+        """Returns a mapping of test case ids to node ids. Leaves out unknown test cases."""
         ...
 
     async def current_classifications(self, result_ids: Iterable[int]) -> dict[int, tuple[Classification, Source]]:
-        """Returns result id -> today's classification and its source, for the results that have one. The source is also
-        `user` if a person linked the result to a known issue.
+        """Returns a mapping of result ids to today's classification and its source. Leaves out results without a
+        classification. The source is also `user` if a person linked the result to a known issue.
         """
         ...
 
 
 async def differences(history: SimulatedHistory, simulation: Simulation) -> AsyncIterator[Difference]:
-    """Runs the simulation over the history. Yields each difference when it is found, without failures that a person has
-    classified.
+    """Runs the simulation over the history. Yields each difference as soon as it is found. Leaves out failures that a
+    person has classified.
     """
     async for part in history.parts():
         for recorded in part:

@@ -105,7 +105,9 @@ class Builder:
         return text[:limit]
 
     def cut_within(self, text: str, limit: int, what: str) -> str:
-        """Returns the text. If it is longer than `limit`, its middle is cut out, since both ends of a trace matter."""
+        """Returns the text. If it is longer than `limit`, cuts out its middle, since both ends of a stack trace matter.
+        `what` names the text in the report's warning.
+        """
         if len(text) <= limit + len(CUT):  # it may have been cut once already
             return text
         self.notes.add("cut", what)
@@ -113,7 +115,7 @@ class Builder:
         return f"{text[:half]}{CUT}{text[-half:]}"
 
     def text(self, node: Element | None) -> str:
-        """Returns the text of an element, and adds a warning if it was cut."""
+        """Returns the text of an element. Adds a warning to the report if the text was cut when it was read."""
         if node is None:
             return ""
         if node.cut:
@@ -122,7 +124,7 @@ class Builder:
 
 
 class _Reported:
-    """Properties of a case, sorted into those with a field of their own and `others`."""
+    """Properties of a case. Those that `Case` has a field for are attributes; `others` has the rest."""
 
     def __init__(self, properties: list[tuple[str, str]] | None, attachments: list[str] | None) -> None:
         self.nodeid = self.docstr = self.jira = self.info = ""
@@ -146,7 +148,9 @@ class _Reported:
 
 
 def property_pairs(node: Element | None) -> list[tuple[str, str]]:
-    """Returns the (name, value) pairs of a <properties> element. A value is an attribute or a text."""
+    """Returns the (name, value) pairs of a <properties> element. A value may be in the attribute `value` or in the text
+    of a <property>.
+    """
     if node is None:
         return []
     return [property_pair(child) for child in node.children if child.name == "property"]

@@ -1,4 +1,4 @@
-"""The parts of a report in any format: cases, suites, and a summary at the end."""
+"""Parts of a report, the same for all formats: cases, suites, and a summary at the end."""
 
 from typing import Literal
 
@@ -12,9 +12,9 @@ Dialect = Literal["", "testhide", "junit", "nunit", "xunit", "trx"]
 class Case(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One attempt at one test.
 
-    `status` is as in the file; a failed case with `known_issue` must not fail the build. `fail_id` and
-    `test_resolution` are as in the file. So is `line`, which pytest's reports count from 0. `signature` is computed
-    here, for failed cases only (see the module `signature`).
+    `status`, `fail_id`, `test_resolution` and `line` are as in the file; pytest counts lines from 0. A failed case with
+    `known_issue` does not fail the build. The parser computes `signature`, for failed cases only (see the module
+    `signature`).
     """
 
     node_id: str
@@ -45,7 +45,9 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fal
 
 
 class Counts(msgspec.Struct):
-    """Numbers of cases. `errors` are the failed cases that the file reports as <error>; `failed` includes them."""
+    """Numbers of cases. `failed` counts all failed cases. `errors` counts those of them that the file reports as
+    <error>.
+    """
 
     tests: int = 0
     failed: int = 0
@@ -83,7 +85,9 @@ class Declared(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Suite(msgspec.Struct, frozen=True, kw_only=True):
-    """A suite; its cases come before it. `counts` are counted from the cases, including those of nested suites."""
+    """A suite, which the parser yields after the cases of the suite. `counts` has the numbers of these cases, including
+    those in nested suites.
+    """
 
     name: str = ""
     declared: Declared = Declared()
@@ -92,10 +96,10 @@ class Suite(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReportWarning(msgspec.Struct, frozen=True, kw_only=True):
-    """A fault in the file, and how the parser repaired it.
+    """A fault in the file, and what the parser did about it.
 
-    `line` is the line of the file where the fault was first seen, from 1. `case` is the number of cases that had been
-    read by then. `count` is the number of times that it was seen.
+    `line` is the line of the file where the parser first saw the fault, counted from 1. `case` is the number of cases
+    that the parser had read by then. `count` is the number of times that the parser saw the fault.
     """
 
     kind: str

@@ -1,4 +1,6 @@
-"""Reads the counts that a file declares, and compares them with its cases."""
+"""Reads the numbers of tests that a report file declares for a suite or a run, and compares them with the cases in the
+file.
+"""
 
 from commands.reports.parser.case import Counts, Declared
 from commands.reports.parser.notes import Notes
@@ -6,8 +8,9 @@ from commands.reports.parser.values import whole_number
 
 
 def total_as_declared(declared: Declared, elements: Counts, folded: Counts) -> Counts:
-    """Returns the counts to compare with the declared ones. They include attempts that are folded into elements if the
-    declared number of tests does, as with surefire.
+    """Returns the counts to compare with the declared ones. `elements` counts each <testcase> once; `folded` counts the
+    other attempts inside of them. Some reporters, such as surefire, include these attempts in the declared number of
+    tests; then the sum of both is returned, otherwise `elements` alone.
     """
     total = Counts()
     total.include(elements)
@@ -17,12 +20,13 @@ def total_as_declared(declared: Declared, elements: Counts, folded: Counts) -> C
 
 
 def describe_mismatches(declared: Declared, total: Counts, direct: Counts, *, junit: bool, pytest: bool) -> list[str]:
-    """Returns a description of each declared count that is wrong. A suite may count the suites inside of it, or not.
+    """Returns a description of each declared count that is wrong. A count is right if it equals `total`, which includes
+    nested suites, or `direct`, which does not.
 
-    Some differences are normal. pytest counts subtests as tests and failures of their own, but writes them into the
-    element of their test. jest-junit does not count a `todo`, but writes it as a skipped test, so more tests and
-    skipped ones than declared are no mismatch. gotestsum declares no count for a package that could not be built, but
-    writes it as a failed test.
+    Some differences are normal and not described. pytest counts subtests as tests and failures of their own, but writes
+    them into the element of their test. jest-junit does not count a `todo`, but writes it as a skipped test; so a file
+    may contain more tests and more skipped tests than it declares. gotestsum declares no count for a package that could
+    not be built, but writes it as a failed test.
     """
     wrong: list[str] = []
     for what in ("tests", "failures", "errors", "skipped"):
@@ -39,8 +43,8 @@ def describe_mismatches(declared: Declared, total: Counts, direct: Counts, *, ju
 
 
 def count_lost_failures(declared: Declared, counts: Counts, *, junit: bool, pytest: bool) -> int:
-    """Returns the number of declared failures and errors that no case shows. Leaves out what pytest may have counted
-    for subtests.
+    """Returns by how many the declared failures and errors exceed the failed cases in the file. For pytest, leaves out
+    failures that may be those of subtests, which have no case of their own.
     """
     failures, errors = declared.failures or 0, (declared.errors or 0) if junit else 0
     if pytest and counts.failed > counts.errors:
@@ -49,7 +53,9 @@ def count_lost_failures(declared: Declared, counts: Counts, *, junit: bool, pyte
 
 
 def count_lost_tests(declared: Declared, counts: Counts, *, pytest: bool) -> int:
-    """Returns the number of declared tests that no case shows; 0 for pytest, which counts subtests too."""
+    """Returns by how many the declared tests exceed the cases in the file. Returns 0 for pytest, whose declared number
+    includes subtests, which have no case of their own.
+    """
     return 0 if pytest else max(0, (declared.tests or 0) - counts.tests)
 
 
@@ -86,8 +92,8 @@ def declared_by(element: str, attributes: dict[str, str], notes: Notes) -> Decla
 
 
 def declared_by_catch2(declared: Declared) -> Declared:
-    """Returns only the failures that Catch2 declares; it counts assertions. Its `tests` includes assertions that
-    passed.
+    """Returns the sum of the failures and errors that a Catch2 report declares, and no other counts. Catch2 declares
+    numbers of assertions, and its `tests` includes those that passed.
     """
     return Declared(failures=(declared.failures or 0) + (declared.errors or 0))
 

@@ -1,9 +1,9 @@
 """Decodes chunks of bytes in any encoding into windows of text, with only the characters that XML allows.
 
-The encoding is that of a byte order mark, or else UTF-16 if the first bytes look like it, or else the declared one if
-it can be true, or else UTF-8. A window has about 64 K characters, however large the chunks are, so that neither one
-huge chunk nor a million tiny ones cost more. Line ends become "\\n" (XML 1.0, 2.11). Characters outside of XML 1.0
-(2.2) are dropped. Of an ANSI escape the whole sequence is dropped, not only its ESC.
+The first of these that is there gives the encoding: a byte order mark, first bytes that look like UTF-16, a declared
+encoding that fits the bytes, and at last UTF-8. A window has about 64 K characters, whatever the size of the chunks, so
+that neither one huge chunk nor a million tiny chunks cost more. Line ends become "\\n" (XML 1.0, 2.11). Characters
+outside of XML 1.0 (2.2) are dropped. Of an ANSI escape the whole sequence is dropped, not only its ESC.
 """
 
 import codecs
@@ -111,7 +111,9 @@ def _rewindowed(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _detect(start: bytes, notes: Notes) -> tuple[str, int]:
-    """Returns the encoding, and the length of the byte order mark in bytes."""
+    """Returns the encoding of a file that begins with `start`, and the length of its byte order mark in bytes, 0 if it
+    has none.
+    """
     for mark, encoding in _BOMS:
         if start.startswith(mark):
             return encoding, len(mark)

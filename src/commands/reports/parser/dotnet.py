@@ -89,8 +89,8 @@ def nunit_case(node: Element, suite: str, origin: Origin, builder: Builder) -> l
 
 
 def xunit_case(node: Element, suite: str, origin: Origin, builder: Builder) -> list[Case]:
-    """Reads an xUnit case: <test name type method time result>, or the <error type name> of an assembly for a clean-up
-    that failed.
+    """Reads an xUnit case, <test name type method time result>. Also reads the <error type name> with which an assembly
+    reports a clean-up that failed.
     """
     failure = node.find("failure")
     classname = node.get("type")
@@ -128,8 +128,8 @@ def xunit_case(node: Element, suite: str, origin: Origin, builder: Builder) -> l
 
 
 def trx_cases(node: Element, suite: str, origin: Origin, builder: Builder) -> list[tuple[str, Case]]:
-    """Returns (test id, case) for a <UnitTestResult>. For a data-driven test, returns its rows and not the element
-    around them.
+    """Returns pairs (test id, case) for a <UnitTestResult>. A data-driven test has one element inside for each row of
+    its data; then returns one pair for each row, and none for the outer element.
     """
     rows = [row for inner in node.each("InnerResults") for row in inner.each("UnitTestResult")]
     if rows:
@@ -161,10 +161,10 @@ def trx_cases(node: Element, suite: str, origin: Origin, builder: Builder) -> li
 
 
 class PendingCases:
-    """Compressed cases of a TRX file. They wait for the definitions at its end, which contain the class names of the
-    tests.
+    """Compressed cases of a TRX file that wait for the definitions at the end of the file, which contain the class
+    names of the tests.
 
-    In this form 100,000 passed cases take about 3 MB, and their definitions about 10 MB.
+    100,000 passed cases take about 3 MB in this form, and their definitions about 10 MB.
     """
 
     _BLOCK = 256

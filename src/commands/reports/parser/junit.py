@@ -1,9 +1,9 @@
-"""Reads JUnit XML, and what Testhide Report Format v1 adds to it. A <testcase> is one case, or several if it contains
-the results of other attempts (folded attempts).
+"""Reads JUnit XML, and what Testhide Report Format v1 adds to it. A <testcase> is usually one case. It is several cases
+if it also contains the results of other attempts at the test (folded attempts).
 
-Surefire writes folded attempts. <flakyFailure> and <flakyError> are earlier attempts of a case that finally passed.
-<rerunFailure> and <rerunError> are later attempts of a case that failed at first. Attempts are returned in the order in
-which they ran.
+Surefire writes folded attempts. <flakyFailure> and <flakyError> are earlier attempts at a test that finally passed.
+<rerunFailure> and <rerunError> are later attempts at a test that failed at first. The parser returns attempts in the
+order in which they ran.
 """
 
 from commands.reports.parser.building import Builder, property_pairs
@@ -43,8 +43,8 @@ HAS_FAILED = frozenset({"failure", "error"})
 
 
 def cases(node: Element, suite: str, origin: Origin, builder: Builder) -> tuple[list[Case], int]:
-    """Returns the attempts in a <testcase> in the order in which they ran, and the index of the attempt that the
-    element itself describes.
+    """Returns the attempts in a <testcase> in the order in which they ran, and the index of the main attempt. The
+    <testcase> itself describes the main attempt; elements inside of it describe the others.
     """
     if not node.children and not node.attributes.keys() & _EXTRAS:
         return [_passed(node, suite, origin, builder)], 0
@@ -64,7 +64,9 @@ _EXTRAS = frozenset({"fail_id", "test_resolution", "status", "result"})
 
 
 def _passed(node: Element, suite: str, origin: Origin, builder: Builder) -> Case:
-    """Reads a passed case without children. Most cases are like this, so it does only what they need."""
+    """Reads a passed case without child elements. Most cases are like this, so the function is faster than the general
+    one.
+    """
     get = node.attributes.get
     return builder.case(
         name=get("name", ""),
@@ -106,8 +108,8 @@ def _main(node: Element, failures: list[Element], suite: str, origin: Origin, bu
 
 
 def _read_verdict(node: Element, failures: list[Element], builder: Builder) -> tuple[Status, str, str, ErrorKind]:
-    """Returns status, message, traceback and kind of failure. A failure takes precedence over a <skipped>, unless its
-    message is MAY_FAIL.
+    """Returns status, message, traceback and kind of failure. A case with a failure and a <skipped> counts as failed,
+    unless the message of the <skipped> is MAY_FAIL.
     """
     skipped = node.find("skipped")
     if failures:

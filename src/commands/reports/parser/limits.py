@@ -1,4 +1,5 @@
-"""Limits of what is kept of a report. One struct, so that every number can be found, changed and tested in one file.
+"""Limits on how much of a report is stored. One struct has all of them, so that every number can be found, changed and
+tested in one file.
 
 All lengths are in characters. Longer texts are cut, and a warning of the report says so.
 """

@@ -53,7 +53,9 @@ NOWHERE = Origin()
 
 
 def node_id(name: str, classname: str = "", file: str = "", nodeid: str = "", origin: Origin = NOWHERE) -> str:
-    """Returns the node id by the first rule that fits. It is empty only if all arguments are."""
+    """Returns the node id by the first rule of this module that fits. The node id is empty only if all arguments are
+    empty.
+    """
     if nodeid:
         return nodeid
     relative = _relative(file)
@@ -72,7 +74,9 @@ def node_id(name: str, classname: str = "", file: str = "", nodeid: str = "", or
 
 
 def _relative(file: str) -> str:
-    """Returns a relative path with `/` and without a leading `./`; an empty text for an absolute path."""
+    """Returns a relative path with `/` between its parts and without a leading `./`. Returns an empty text for an
+    absolute path.
+    """
     if not file or _ABSOLUTE.match(file):
         return ""
     return file.replace("\\", "/").removeprefix("./")

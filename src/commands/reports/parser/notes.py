@@ -61,8 +61,8 @@ class Notes:
         return kind in self._notes
 
     def count_repeat(self, kind: str, count: int = 1) -> bool:
-        """Adds to the count of a kind that already has a warning. Returns False if it has none; then call `add`, with
-        the line.
+        """Counts a fault again that already has a warning of this kind. Returns False if there is no such warning; the
+        caller then calls `add`, with the line of the fault.
         """
         known = self._notes.get(kind)
         if known is None:
@@ -75,7 +75,9 @@ class Notes:
             self._notes[kind] = [_Note(_short(detail), line, self.cases, count)]
 
     def each(self, kind: str, detail: str) -> None:
-        """Adds a separate warning, up to a limit for each kind; then only counts."""
+        """Adds one more warning of this kind. When the kind has as many warnings as allowed, only raises the count of
+        the last one.
+        """
         known = self._notes.setdefault(kind, [])
         if len(known) < self._each_at_most:
             known.append(_Note(_short(detail), None, None, 1))

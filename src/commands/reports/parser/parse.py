@@ -15,9 +15,10 @@ def parse_report(chunks: Iterable[bytes], *, limits: Limits = Limits()) -> Itera
     """Reads a test report in any known format (Testhide v1, JUnit, NUnit 3, xUnit 2, TRX), even a broken one.
 
     `chunks` are the bytes of one file, split anywhere; an open binary file will do. Yields every case as soon as its
-    element ends (in TRX: after the definitions), every suite after its cases, and always one `Summary` with all
-    warnings as the last item. No content of the file makes it raise, but errors of `chunks` pass through. Memory does
-    not grow with the file, except by about 20 MB for each 100,000 cases of TRX.
+    element ends, but the cases of TRX only after the definitions at the end of the file. Yields every suite after its
+    cases, and as the last item always one `Summary` with all warnings. No content of the file raises an error, but
+    errors of `chunks` pass through. Memory does not grow with the file, except by about 20 MB for each 100,000 cases of
+    TRX.
     """
     notes = Notes(limits.warnings_of_a_kind)
     reader = ReportReader(limits, notes)

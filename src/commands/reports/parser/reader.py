@@ -74,7 +74,7 @@ class _OpenSuite:
 
 
 class ReportReader:
-    """Builds cases and suites from properly nested elements. `drain` returns them."""
+    """Builds cases and suites from elements whose tags are properly nested. `drain` yields what has been built."""
 
     def __init__(self, limits: Limits, notes: Notes) -> None:
         self._limits = limits
@@ -198,7 +198,9 @@ class ReportReader:
             self._suite_property(node, self._suites[-1])
 
     def _is_evidence(self, node: Element) -> bool:
-        """Returns whether an unfinished case is kept: only if it has already failed."""
+        """Returns whether to keep a case whose end tag is missing: True only if the part that was read already shows a
+        failure. Adds a warning either way.
+        """
         name = node.get("name", "testName")[:120]
         failed = any(child.name in junit.HAS_FAILED for child in node.children)
         failed = failed or node.get("result", "outcome").casefold() in _HAS_FAILED
@@ -288,7 +290,9 @@ class ReportReader:
             )
 
     def finish(self) -> None:
-        """Ends the report. The next `drain` also returns the cases that waited for definitions."""
+        """Ends the report. After that, `drain` also yields the cases that were waiting for the definitions at the end
+        of the file.
+        """
         self._releasing = True
 
     def summary(self) -> Summary:

@@ -1,10 +1,10 @@
 """Splits text into tags and the text between them, in files that are often not valid XML.
 
-An XML parser must stop at a fault, but this scanner has to go on. libxml2 in recover mode reads nothing after a text
-such as `1 < 2`, returns an element that lost its end tag with the next cases inside of it, and expands internal
-entities in its event interface even when told not to. This scanner knows only the five entities of XML, skips document
-type declarations, and loses at a fault only the element that contains it. For well-formed documents it sends the same
-events as lxml, which tests compare.
+An XML parser must stop at a fault, but this scanner has to go on. libxml2 in recover mode is no help. It reads nothing
+after a text such as `1 < 2`. If an element has lost its end tag, it puts the next cases inside of that element. Its
+event interface expands internal entities even with that option off. This scanner knows only the five entities of XML
+and skips document type declarations. At a fault it loses only the element that contains the fault. For well-formed
+documents it sends the same events as lxml; tests compare them.
 
 Every step takes time linear in what it reads: patterns are possessive, a search that found nothing is repeated only
 when there is new text, and `Limits.tag` bounds the text that is kept for the next window.
@@ -85,8 +85,8 @@ class Scanner:
             self._notes.add(kind, detail, line=self._line + buffer.count("\n", 0, at))
 
     def _find(self, what: str, buffer: str, start: int) -> int:
-        """Returns the same as `buffer.find`, but remembers results, since many tags may search for a mark that never
-        comes.
+        """Returns the same index as `buffer.find`. Remembers the last result for each text `what`: otherwise each of
+        many tags would search the whole buffer for a mark that never comes.
         """
         since, at = self._found.get(what, (0, -2))
         if at == -2 or start < since or 0 <= at < start:
@@ -95,8 +95,8 @@ class Scanner:
         return at
 
     def _scan(self, buffer: str) -> int:
-        """Sends all complete tags and texts to the target. Returns the index of the first character that is not
-        processed.
+        """Sends all complete tags and texts in the buffer to the target. Returns the index of the first character that
+        it left for the next call.
         """
         at, size = 0, len(buffer)
         target = self._target
@@ -140,8 +140,8 @@ class Scanner:
         return size
 
     def _section(self, buffer: str, at: int) -> tuple[int, bool]:
-        """Reads on in a comment or a CDATA section. Returns the index to continue at, and whether the section has
-        ended.
+        """Reads the next part of a comment or a CDATA section. Returns the index at which to continue, and whether the
+        section has ended.
         """
         cdata = self._until == "]]>"
         stop = buffer.find(self._until, at)
@@ -157,8 +157,8 @@ class Scanner:
         return stop, False
 
     def _oddity(self, buffer: str, at: int) -> int:
-        """Processes text that begins with `<` but is no complete tag. Returns the index to continue at, or -1 to wait
-        for more input.
+        """Processes text that begins with `<` but is no complete tag. Returns the index at which to continue, or -1 if
+        more input is needed.
         """
         if buffer.startswith("<![CDATA[", at):
             self._until = "]]>"
@@ -195,8 +195,8 @@ class Scanner:
         return after
 
     def _declaration(self, buffer: str, at: int) -> int:
-        """Skips <!DOCTYPE ...> with its internal subset, or an <!ENTITY ...> outside of one. Returns the index to
-        continue at, or -1 to wait.
+        """Skips a <!DOCTYPE ...> with its internal subset, or an <!ENTITY ...> outside of one. Returns the index at
+        which to continue, or -1 if more input is needed.
         """
         stop = self._find(">", buffer, at)
         subset = self._find("[", buffer, at)
@@ -211,8 +211,8 @@ class Scanner:
         return self._bare(buffer, at)
 
     def _malformed(self, buffer: str, at: int, name: re.Match[str]) -> int:
-        """Reads a tag with faults, or one that is not complete yet. It ends at a '>' outside of quotes, or where other
-        markup begins. Returns the index to continue at, or -1 to wait.
+        """Reads a tag that has faults or is not complete yet. The tag ends at a '>' outside of quotes, or where other
+        markup begins. Returns the index at which to continue, or -1 if more input is needed.
         """
         position = name.end()
         stop = after = -1
@@ -262,7 +262,9 @@ class Scanner:
         return -1 if found is None else found.start()
 
     def _unclosed_value(self, buffer: str, at: int, quote: int) -> int:
-        """Waits for the end of an attribute value. If the value is too long, keeps its beginning and skips the rest."""
+        """Waits for the closing quote of an attribute value. If the value is too long, keeps its beginning and skips
+        the rest.
+        """
         if self._at_end:
             return len(buffer)
         if len(buffer) - at < self._limits.tag:

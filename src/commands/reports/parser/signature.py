@@ -1,18 +1,19 @@
 """Signature of a failure: 16 hex digits that are the same whenever the same failure occurs again.
 
-    sha256(exception type, masked message, innermost own frames)[:16]
+    sha256(exception type, masked message, innermost functions of the project)[:16]
 
-Reporters' `fail_id` changes with every address, time and path in the message, and is missing for setup, teardown and
-collection errors. A signature is computed for every failed case.
+A reporter's `fail_id` changes with every address, time and path in the message, and is missing for errors in setup,
+teardown and collection. A signature is computed for every failed case.
 
-These are masked in the message, in this order: ANSI escapes, timestamps, UUIDs, hex addresses and long hex strings,
-IPv4 addresses, temporary and home paths (all but the file's name), durations, and every number that is left. White
-space is collapsed, and all kinds of quotes become one. Only the first 4,096 characters of a message count, since diffs
-and dumps follow them.
+These parts of the message are masked, in this order: ANSI escapes, timestamps, UUIDs, hex addresses and long hex
+strings, IPv4 addresses, temporary and home paths (all but the file's name), durations, and every number that is left.
+White space is collapsed, and all kinds of quotes become one. Only the first 4,096 characters of a message count, since
+diffs and dumps come after them.
 
-Frames are at most three function names, the innermost first, without files and lines: a line number changes with every
-edit above it, a function's name rarely. Frames of tools are left out (site-packages, node_modules, the JDK, test
-runners). Stack traces of Python, Java, .NET and JavaScript are recognised. For other texts only type and message count.
+Of the stack trace, up to three function names count, the innermost first. Files and lines do not count: a line number
+changes with every edit above it, a function's name rarely does. Functions of libraries and test runners are left out
+(site-packages, node_modules, the JDK). Stack traces of Python, Java, .NET and JavaScript are recognised. For other
+texts only the exception type and the message count.
 
 All patterns take linear time: repeats are bounded and not nested, and no two alternatives can match the same text.
 """
@@ -81,13 +82,15 @@ _FOREIGN_CODE = re.compile(
 
 
 def signature(exception_type: str, message: str, trace: str = "") -> str:
-    """Returns the signature of a failure, 16 hex digits. The module's docstring says what is hashed."""
+    """Returns the signature of a failure. The docstring of this module says what is hashed."""
     parts = [exception_type.strip(), mask(message), *frames(trace)]
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def mask(message: str) -> str:
-    """Returns the message with its changing parts replaced by words in angle brackets."""
+    """Returns the message with each part that changes from run to run replaced, most of them by a word in angle
+    brackets such as `<path>`.
+    """
     text = message[:MESSAGE_LENGTH]
     for pattern, word in _MASKS:
         text = pattern.sub(word, text)
@@ -97,8 +100,8 @@ def mask(message: str) -> str:
 
 
 def _masked_path(match: re.Match[str]) -> str:
-    """Returns a masked path. The name of a source file stays; that of a temporary file is masked, since it is new in
-    each run.
+    """Returns the masked form of a path. Keeps the name of a source file. Masks any other file name, since a temporary
+    file has a new name in each run.
     """
     name = match.group()[len("<path>/") :]
     return (
@@ -109,8 +112,8 @@ def _masked_path(match: re.Match[str]) -> str:
 
 
 def frames(trace: str) -> list[str]:
-    """Returns the names of at most three functions of a stack trace, the innermost first, without functions of
-    tools.
+    """Returns the names of up to three functions of a stack trace, the innermost first. Skips functions of libraries
+    and test runners.
     """
     if len(trace) > TRACE_LENGTH:
         trace = trace[: TRACE_LENGTH // 2] + "\n" + trace[-TRACE_LENGTH // 2 :]

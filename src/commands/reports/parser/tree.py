@@ -1,7 +1,8 @@
-"""Builds elements from tags: every start gets an end, even in broken files, and parts beyond the limits are left out.
+"""Builds elements from tags. Every start tag gets an end tag, even in broken files, and parts beyond the limits are
+left out.
 
-`Balancer` closes elements that were left open and ignores ends without a start. `Element` is an element of a case with
-its children, kept only until the case is read. `Budget` bounds the size of one case.
+`Balancer` closes elements that were left open and ignores end tags without a start tag. `Element` is an element of a
+case with its children; it is kept only until the case has been read. `Budget` bounds the size of one case.
 """
 
 from collections.abc import Callable, Iterator
@@ -49,7 +50,9 @@ class Elements(Protocol):
 
 
 class Balancer:
-    """Makes start and end tags nest. For a missing end tag, calls `end` with `whole=False`."""
+    """Makes start and end tags nest properly. Ends an element that lacks its end tag by calling `end` of `elements`
+    with `whole=False`.
+    """
 
     def __init__(self, elements: Elements, notes: Notes, limits: Limits, line: Callable[[], int]) -> None:
         self._elements = elements
@@ -127,7 +130,9 @@ class Budget:
 
 
 class Element:
-    """An element with its attributes, its children and its own text. `all_text` includes the text of its children."""
+    """An element with its attributes, its children and the text that is directly inside of it. `all_text` also includes
+    the text of its children.
+    """
 
     __slots__ = (
         "_head",
@@ -155,7 +160,9 @@ class Element:
         self._tail_size = 0
 
     def add_text(self, text: str, budget: Budget) -> None:
-        """Adds text. If it becomes longer than the limit, only its first and its last half are kept."""
+        """Adds text. If the element's text becomes longer than the limit, keeps only the first and the last part of it,
+        half of the limit each.
+        """
         if not self.cut:
             room = min(self.limit - self._size, budget.text)
             if len(text) <= room:
@@ -186,7 +193,9 @@ class Element:
         return f"{head}{CUT}{_last(self._tail, self.limit // 2)}"
 
     def all_text(self) -> str:
-        """Returns the text, including that of inner elements: unescaped markup in a message looks like elements."""
+        """Returns the text of the element, including that of inner elements. A message may contain markup that was not
+        escaped, which then looks like inner elements.
+        """
         if not self.children:
             return self.text()
         return "".join([self.text(), *(child.all_text() for child in self.children)])

@@ -55,8 +55,8 @@ def whole_number(text: str, what: str, notes: Notes) -> int | None:
 
 
 def exception_type(declared: str, message: str, trace: str) -> str:
-    """Returns the exception type: the declared one, or else one with which the message or the trace begins or ends, or
-    else an empty text.
+    """Returns the exception type of a failure: the declared one, or else a type name with which the message or the
+    trace begins or with which the trace ends. Returns an empty text if there is none.
     """
     if declared and " " not in declared.strip():
         return declared.strip()[:256]
