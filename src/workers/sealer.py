@@ -10,9 +10,11 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 
 import psycopg
 import structlog
+from eventsourcing.persistence import StoredEvent
 from psycopg import AsyncConnection
 from psycopg.errors import UndefinedTable
 from psycopg_pool import AsyncConnectionPool
@@ -42,9 +44,10 @@ from store.crypto.secrets import SecretMismatch, Secrets
 from store.log.append import AppendFailed
 from store.log.cursor import LogCursor
 from store.log.event_log import EventLog
-from store.log.ids import MAX_GAP
+from store.log.ids import MAX_GAP, fetch_last_position
 from store.postgres.leader_lock import hold_leader_lock
 from store.postgres.notifications import SEALS, Listener
+from store.postgres.queries import fetch_rows
 from store.tables.alarms import set_alarm
 from workers.loops.outages import tolerate_outages
 
@@ -59,6 +62,11 @@ RECONNECT_DELAY_S = 0.2
 RESTORE_ROW = (
     "put it back by `testhide audit put-back {position} --from BACKUP`, or if there is no other, accept it by"
     " `testhide audit accept {position} --reason TEXT`"
+)
+
+SET_BACK = (
+    "the sequence of positions is at {drawn}, but the log has position {position}: the sequence was set back; run"
+    " `testhide repair`"
 )
 
 
@@ -86,7 +94,6 @@ class Sealer:
             while True:
                 try:
                     async with self.hold_lock() as connection:
-                        await self.compare_with_folder()
                         log.info("sealing the log")
                         while True:
                             cursor.position = await self.seal(connection)
@@ -139,22 +146,29 @@ class Sealer:
     async def seal(self, connection: AsyncConnection) -> int:
         """Extends the tree to the end of the log and signs a checkpoint of it. Returns the size of the tree.
 
-        First checks the newest checkpoint, and the next part of what is in the tree already. Raises TreeDamaged if
-        either was changed. Stops at the first row without a right MAC that no operator accepted, signs a checkpoint up
-        to there, and raises TreeDamaged.
+        First checks the newest checkpoint, also against the folder outside the database, and the next part of what is
+        in the tree already. Raises TreeDamaged if any was changed. Stops at the first row without a right MAC that no
+        operator accepted, signs a checkpoint up to there, and raises TreeDamaged.
         """
         keys = await self._keys()
         last = await self._tree.checkpoint()
         if last is not None:
             await self._verify(last, keys)
+        await self.compare_with_folder()
         await self._recheck.check_next(last.size if last else 0, lambda size: VerifierKey.parse(key_at(keys, size)))
         checks = await self._row_checks()
         # Leaves after the last checkpoint are computed again: no signature covers the stored ones.
         edge = await load_edge(connection, last.size if last else 0)
-        is_right = True
+        wrong: tuple[int, StoredEvent] | None = None
+        is_right, drawn = True, 0
         while is_right and (rows := await next_rows(connection, edge.size)):
-            right = list(itertools.takewhile(lambda item: checks.allow(*item), rows))
+            drawn = await fetch_last_position(connection)
+            right = list(itertools.takewhile(partial(_is_right, checks, drawn), rows))
             is_right = len(right) == len(rows)
+            if not is_right:
+                wrong = next((position, row) for position, row in rows[len(right) :] if row is not None)
+                while right and right[-1][1] is None:
+                    right.pop()  # the server's next events may come before a row that somebody else wrote
             if right:
                 async with connection.transaction():
                     await write_tiles(connection, edge.append(leaf_hash_of(*item) for item in right))
@@ -162,15 +176,18 @@ class Sealer:
                 last = await self._sign(connection, edge, last, keys)
         if edge.size > (last.size if last else 0):
             await self._sign(connection, edge, last, keys)
-        if not is_right:
-            raise TreeDamaged(
-                f"the row at position {edge.size + 1} is not one that this server wrote, or was changed since, and is"
-                f" not sealed yet; {RESTORE_ROW.format(position=edge.size + 1)}"
-            )
-        head = await self.event_log.read_head()
-        if head > edge.size + MAX_GAP:
-            raise TreeDamaged(f"position {head} follows {edge.size}, which this server never does; {RESTORE_LOG}")
+        if wrong is not None:
+            raise TreeDamaged(_describe_wrong(*wrong, checks, drawn))
+        await self._check_end(edge.size)
         return edge.size
+
+    async def _check_end(self, size: int) -> None:
+        """Checks that nothing lies far behind the last sealed row, and that the next event will come after it."""
+        ((head,),) = await fetch_rows(self.pool, "SELECT coalesce(max(notification_id), 0) FROM stored_events")
+        if head > size + MAX_GAP:
+            raise TreeDamaged(f"position {head} follows {size}, which this server never does; {RESTORE_LOG}")
+        if (drawn := await fetch_last_position(self.pool)) < size:
+            raise TreeDamaged(SET_BACK.format(drawn=drawn, position=size))
 
     async def _row_checks(self) -> RowChecks:
         checks = await load_row_checks(self.pool, self.event_log, self.secrets, self.clock)
@@ -218,6 +235,19 @@ class Sealer:
             return keys
         await new_signing_key(self.handler, self.event_log, self.pool, self.secrets, CommandContext("system:sealer"))
         return await self._keys()
+
+
+def _is_right(checks: RowChecks, drawn: int, item: tuple[int, StoredEvent | None]) -> bool:
+    return item[0] <= drawn and checks.allow(*item)
+
+
+def _describe_wrong(position: int, row: StoredEvent, checks: RowChecks, drawn: int) -> str:
+    if checks.allow(position, row):
+        return SET_BACK.format(drawn=drawn, position=position)
+    return (
+        f"the row at position {position} is not one that this server wrote, or was changed since, and is not sealed"
+        f" yet; {RESTORE_ROW.format(position=position)}"
+    )
 
 
 def _open(note: str, keys: list[Recorded]) -> Checkpoint:

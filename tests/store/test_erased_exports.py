@@ -96,6 +96,21 @@ async def test_a_key_above_that_is_missing(archive: Archive, key: str) -> None:
     assert f"cannot be read: the data key {key} is missing" in texts(verified(await archive.export()))
 
 
+async def test_a_destroyed_key_that_is_there_again(archive: Archive, key: str) -> None:
+    before = await archive.export()
+    await archive.execute("CREATE TABLE kept_keys AS TABLE stored_events_keys")
+    await delete_build(archive, key)
+    position = await archive.parts.log.read_head()
+    await archive.seal()
+    after = await archive.export(after=archive.third.size)
+    assert verified([*before, *after], archive.third).findings == [], "it was readable when that part was exported"
+    await archive.execute("UPDATE stored_events_keys k SET wrapped = o.wrapped FROM kept_keys o WHERE o.name = k.name")
+    await archive.execute("DROP TABLE kept_keys")
+    archive.parts.log._keys.clear()
+    says = f"position {position}: deletes the data key {key}, but events that it encrypted are readable"
+    assert says in texts(verified(await archive.export(), archive.third))
+
+
 async def test_a_deletion_after_the_checkpoint_explains_an_erasure(archive: Archive, key: str) -> None:
     stream = key.rpartition("/")[2]
     await delete_build(archive, key)

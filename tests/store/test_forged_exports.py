@@ -1,6 +1,7 @@
 """Exports that somebody else has written: whoever forges the file itself, with no key of the log, is found."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from store.audit.checkpoints import AuditTree, leaf_hash_of
 from store.audit.export import of_stream
 from store.audit.export_lines import ExportLine, leaf_of_line
 from store.audit.leaves import UnreadableLeaf, hash_of, sha256
+from store.audit.verifier import checkpoint_of
 from store.log.event_log import Write
 from testhide.cli.audit import verify
 from tests.store.test_verifier import Archive, archive, filled, texts, verified  # noqa: F401 - archive needs filled
@@ -195,7 +197,15 @@ async def test_what_is_printed_is_printable(
     lines[5] = changed(lines[5], stream=wipe, type=wipe)
     export = tmp_path / "export.ndjson"
     export.write_bytes(b"".join(lines))
-    assert verify(export, checkpoint=[], key=None) == 1
+    assert verify(export, unpinned=True) == 1
     out = capsys.readouterr().out
     assert "\x1b" not in out
     assert not any(line.startswith("verified") for line in out.splitlines())
+
+
+async def test_a_checkpoint_that_was_signed_after_the_export_was_asked_for(archive: Archive) -> None:
+    at = checkpoint_of(archive.third.note).time
+    lines = await archive.export(archive.second, asked_at=at - timedelta(seconds=1))
+    assert "cannot be compared: it was signed at" in texts(verified(lines, archive.third))
+    lines = await archive.export(archive.second, asked_at=at)
+    assert "its tail was removed" in texts(verified(lines, archive.third))

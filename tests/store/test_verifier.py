@@ -18,6 +18,7 @@ from store.audit.export import Export, Following, of_stream
 from store.audit.signed_notes import SigningKey, VerifierKey
 from store.audit.verifier import HeldCheckpoint, Verifier, checkpoint_of
 from testhide.cli.audit import verify
+from testhide.operator_errors import Fault
 from testhide.processes import Core
 from tests.support.snapshot import Snapshot
 from tests.support.tampering import TAMPERINGS, Intruder, cut_off_after, hide_in_the_tree
@@ -382,8 +383,11 @@ async def test_the_command(archive: Archive, tmp_path: Path, capsys: pytest.Capt
     key.write_text(f"{archive.first_key}\n")
     assert verify(export, checkpoint=[checkpoint], key=key) == 0
     assert "verified: nothing was altered" in capsys.readouterr().out
-    assert verify(export, checkpoint=[], key=None) == 0
-    assert "compared with nothing from elsewhere" in capsys.readouterr().out
+    with pytest.raises(Fault, match="Give --key or --checkpoint"):
+        verify(export)
+    assert verify(export, unpinned=True) == 0
+    assert "agrees with itself; nobody from elsewhere vouches for it" in (out := capsys.readouterr().out)
+    assert "nothing was altered" not in out
     await archive.execute("DELETE FROM stored_events WHERE notification_id = 77")
     export.write_bytes(b"".join(await archive.export()))
     assert verify(export, checkpoint=[checkpoint], key=key) == 1

@@ -96,7 +96,8 @@ def test_files_that_verify_cannot_read(environ: dict[str, str], tmp_path: Path) 
     wrong, missing = tmp_path / "wrong", tmp_path / "missing"
     wrong.write_text("no note\n")
     for words, says in (
-        ([missing], "cannot be read"),
+        ([missing, "--unpinned"], "cannot be read"),
+        ([missing], "Give --key or --checkpoint"),
         ([wrong, "--checkpoint", wrong], "no signed note"),
         ([wrong, "--checkpoint", missing], "cannot be read"),
         ([wrong, "--key", wrong], "no verifier key"),
@@ -104,5 +105,5 @@ def test_files_that_verify_cannot_read(environ: dict[str, str], tmp_path: Path) 
         done = audit(environ, "verify", *map(str, words))
         assert (done.returncode, says in done.stderr) == (2, True), done.stderr
         assert "Traceback" not in done.stderr
-    done = audit(environ, "verify", str(wrong))
+    done = audit(environ, "verify", "--unpinned", str(wrong))
     assert (done.returncode, "it has no header" in done.stdout) == (1, True)

@@ -44,3 +44,20 @@ async def test_a_folder_with_checkpoints_of_another_log_stops_the_sealer(parts: 
     )
     with pytest.raises(TreeDamaged, match=r"the newest checkpoint in .* is not one of this log"):
         await yard.sealer.compare_with_folder()
+
+
+async def test_an_end_of_the_log_that_is_cut_off_while_the_sealer_runs(parts: Core, tmp_path: Path) -> None:
+    """The rest fits together, and only the folder knows better."""
+    yard = Yard(parts, CheckpointFolder(tmp_path))
+    for _ in range(2):
+        await yard.happen(5)
+        await yard.seal()
+    await yard.execute("DELETE FROM stored_events WHERE notification_id > 6")
+    await yard.execute("DELETE FROM audit_checkpoints WHERE size > 6")
+    await yard.execute("DELETE FROM audit_sealing")
+    await yard.happen(9)
+    with pytest.raises(TreeDamaged, match="ahead of the log: it has a checkpoint at 11, and the newest of the log is"):
+        await yard.seal()
+    newest = await yard.tree.checkpoint()
+    assert newest is not None
+    assert newest.size == 6

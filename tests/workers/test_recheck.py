@@ -113,9 +113,13 @@ async def test_data_keys_are_checked(yard: Yard) -> None:
         await yard.execute("TRUNCATE stored_events_keys")
         await yard.execute("INSERT INTO stored_events_keys TABLE kept")
         await yard.execute("DROP TABLE kept")
+    await yard.execute("CREATE TABLE kept AS TABLE stored_events_keys")
     await parts.log.append([Write(2, deleted)], EventMetadata(NOW, "user:1"))
     parts.log._keys.clear()
     await yard.seal()
+    await yard.execute("UPDATE stored_events_keys k SET wrapped = kept.wrapped FROM kept WHERE kept.name = k.name")
+    with pytest.raises(TreeDamaged, match=f"the data key {key} was destroyed at position 903, and is there again"):
+        await yard.seal()
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import pytest
 
 from store.audit.recheck import TreeDamaged
+from store.log.ids import use_positions
 from testhide.processes import Core
 from tests.workers.test_sealing import Yard
 
@@ -105,3 +106,41 @@ async def test_a_log_that_an_older_release_began_requires_macs_from_now_on(yard:
     await yard.execute(f"{without_mac} WHERE notification_id > 9")
     with pytest.raises(TreeDamaged, match="position 10 is not one that this server wrote"):
         await yard.seal()
+
+
+async def test_a_row_far_behind_the_end_is_accepted_and_the_log_goes_on_behind_it(yard: Yard) -> None:
+    """Until then, the server's own events come before it: nobody seals these positions, or reads beyond them."""
+    log = yard.parts.log
+    await yard.happen(3)
+    await yard.seal()
+    await yard.execute(
+        "INSERT INTO stored_events (originator_id, originator_version, topic, state, notification_id)"
+        " VALUES ('claim-x', 1, 'claim.taken', '', 100)"
+    )
+    for size in (4, 6):
+        with pytest.raises(TreeDamaged, match="the row at position 100 is not one that this server wrote"):
+            await yard.seal()
+        checkpoint = await yard.tree.checkpoint()
+        assert checkpoint is not None
+        assert checkpoint.size == await log.read_head() == (await log.read_batch(0, 500)).position == size
+        await yard.happen(2)
+    assert await use_positions(yard.parts.pool, 100)
+    assert not await use_positions(yard.parts.pool, 100)
+    await yard.accept(100)
+    await yard.happen(1)
+    await yard.seal()
+    checkpoint = await yard.tree.checkpoint()
+    assert checkpoint is not None
+    assert (checkpoint.size, checkpoint.root) == (102, await yard.root_of_the_log())
+    assert [item.position for item in await log.read(4, 500)] == [5, 6, 7, 8, 100, 101, 102]
+
+
+async def test_a_sequence_of_positions_that_was_set_back(yard: Yard) -> None:
+    await yard.happen(3)
+    await yard.seal()
+    await yard.execute("SELECT setval('stored_events_notification_id_seq', 2)")
+    with pytest.raises(TreeDamaged, match="the sequence of positions is at 2, but the log has position 4"):
+        await yard.seal()
+    assert await use_positions(yard.parts.pool, 4)
+    await yard.happen(1)
+    await yard.seal()

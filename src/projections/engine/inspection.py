@@ -14,13 +14,19 @@ from psycopg import AsyncConnection
 from projections.engine.engine import ensure_tables
 from projections.engine.model import Projection, columns_of
 from projections.engine.schemas import LIVE, Schema
+from store.log.ids import LAST_POSITION
 
 _POSITIONS = """
-    SELECT head, name, version, position, broken
-    FROM (SELECT coalesce(max(notification_id), 0) AS head FROM public.stored_events) AS log
+    SELECT head, last, name, version, position, broken
+    FROM (SELECT
+        (SELECT coalesce(max(notification_id), 0) FROM public.stored_events WHERE notification_id <= {drawn}) AS head,
+        (SELECT coalesce(max(notification_id), 0) FROM public.stored_events) AS last
+    ) AS log
     LEFT JOIN {schema}.projection_positions ON true
 """
-"""SQL: the end of the log and all positions. One statement reads both, so that no position is newer than the end."""
+"""SQL: the end of the log, for readers and of its rows, and all positions. One statement reads all, so that no position
+is newer than the end.
+"""
 _DEFECTS = """
     SELECT w.name, w.table_name, c.oid IS NOT NULL, w.column_name
     FROM unnest(%(names)s::text[], %(tables)s::text[], %(columns)s::text[], %(types)s::text[])
@@ -37,7 +43,7 @@ _DEFECTS = """
 @dataclass(frozen=True)
 class Inspection:
     head: int
-    """The newest position of the log."""
+    """The newest position of the log. Rows beyond the last position that this server drew do not count."""
     positions: dict[str, int]
     """Name -> position of each projection that has tables in the version of this release."""
     broken: dict[str, str]
@@ -56,16 +62,17 @@ class Inspection:
 async def inspect(connection: AsyncConnection, projections: Sequence[Projection], schema: Schema = LIVE) -> Inspection:
     """Returns the position of each projection in a schema, and which projections are broken there."""
     wanted = {(projection.name, projection.version) for projection in projections}
-    cursor = await connection.execute(_POSITIONS.format(schema=schema).encode(), prepare=True)
+    cursor = await connection.execute(_POSITIONS.format(schema=schema, drawn=LAST_POSITION).encode(), prepare=True)
     head, positions, broken = 0, dict[str, int](), dict[str, str]()
-    for head, name, version, position, reason in await cursor.fetchall():
+    for head_now, last, name, version, position, reason in await cursor.fetchall():
+        head = head_now
         if (name, version) not in wanted:
             continue
         positions[name] = position
         if reason is not None:
             broken[name] = reason
-        elif position > head:
-            broken[name] = f"its position, {position}, is beyond the end of the log, {head}"
+        elif position > last:
+            broken[name] = f"its position, {position}, is beyond the end of the log, {last}"
     for name, defect in await _find_defects(connection, projections, schema):
         if name in positions:
             broken.setdefault(name, defect)

@@ -38,17 +38,22 @@ class Erasures:
     def __init__(self) -> None:
         self._erased: dict[str, list[int]] = {}
         """Position of the first event and number of events, by key."""
-        self._destroyed = set[str]()
+        self._readable: dict[str, int] = {}
+        """Key -> size of the checkpoint of the newest export in which an event with this key was readable."""
+        self._destroyed: dict[str, int] = {}
+        """Key -> position of the deletion that destroyed it."""
         self._destroyed_later = set[str]()
 
-    def read(self, position: int, line: ExportLine) -> None:
-        """Adds the event on a verified line: if it reads as erased, its data key; if it is a deletion, the key that it
-        destroys.
+    def read(self, position: int, line: ExportLine, size: int) -> None:
+        """Adds the event on a verified line of an export with a checkpoint of this size: its data key, as erased or as
+        readable; if it is a deletion, the key that it destroys.
         """
+        if line.commitment and line.sealed is not msgspec.UNSET:
+            self._readable[line.key or ""] = max(size, self._readable.get(line.key or "", 0))
         if line.commitment and line.sealed is msgspec.UNSET and not line.withheld:
             self._erased.setdefault(line.key or "", [position, 0])[1] += 1
         if (key := erased_key(line)) is not None:
-            self._destroyed.add(key)
+            self._destroyed[key] = position
 
     def read_later(self, keys: Iterable[str]) -> None:
         """Adds data keys that were destroyed after the export's checkpoint. The checkpoint does not cover these
@@ -62,7 +67,7 @@ class Erasures:
 
         Nothing proves these deletions: the export only claims them.
         """
-        unproved = [key for key in self._erased if self._destroyed.isdisjoint(lineage(key))]
+        unproved = [key for key in self._erased if self._destroyed.keys().isdisjoint(lineage(key))]
         return [key for key in unproved if not self._destroyed_later.isdisjoint(lineage(key))]
 
     def unexplained(self, topmost: str | None = None) -> Iterator[tuple[int, str, int]]:
@@ -72,8 +77,21 @@ class Erasures:
         An export of one project does not contain the deletions of other keys. Pass the project's key as `topmost` for
         such an export: only keys below it are considered. None considers all keys.
         """
-        deleted = self._destroyed | self._destroyed_later
+        deleted = self._destroyed.keys() | self._destroyed_later
         for key, (position, events) in self._erased.items():
             above = lineage(key)
             if deleted.isdisjoint(above) and topmost in (None, above[0]):
                 yield position, key, events
+
+    @property
+    def undone(self) -> set[tuple[int, str]]:
+        """The deletions, as (position, key), after which events with the destroyed key are readable all the same.
+
+        An export that goes on after a deletion may begin with what was exported before it.
+        """
+        return {
+            (self._destroyed[above], above)
+            for key, size in self._readable.items()
+            for above in lineage(key)
+            if self._destroyed.get(above, size + 1) <= size
+        }

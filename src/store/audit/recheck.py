@@ -27,6 +27,10 @@ MAX_NAMED = 10
 
 RESTORE_TREE = "the tables audit_tiles or audit_checkpoints were changed: restore them from a backup"
 RESTORE_LOG = "the table stored_events was changed: restore it from a backup"
+DESTROY_KEY = (
+    "somebody put back what a deletion erased; destroy it once more by UPDATE stored_events_keys SET wrapped = NULL"
+    " WHERE name = '{name}'"
+)
 RESTORE_KEYS = "restore it in the table stored_events_keys from a backup, or delete what it was for"
 
 KeyAt = Callable[[int], VerifierKey]
@@ -103,22 +107,34 @@ class Recheck:
         return end
 
     async def _check_keys(self, names: Collection[str]) -> None:
-        """Checks each of these data keys: it must decrypt, or a deletion in the log must have destroyed it."""
+        """Checks each of these data keys: it must decrypt if no deletion in the log destroyed it, and only then."""
         keys, faults = await self._log.load_keys_and_faults(names)
         if faults:
             name, fault = next(iter(faults.items()))
             raise TreeDamaged(f"the data key {name} {fault}: {RESTORE_KEYS}")
         # The last part of a key's name is the stream whose deletion destroys it.
-        above = {name: [key.rpartition("/")[2] for key in lineage(name)] for name, key in keys.items() if key is None}
+        stream_of = {above: above.rpartition("/")[2] for name in keys for above in lineage(name)}
         rows = await fetch_rows(
             self._pool,
-            "SELECT DISTINCT originator_id FROM stored_events WHERE originator_id = ANY (%s) AND topic = ANY (%s)",
-            ([stream for streams in above.values() for stream in streams], list(ERASING)),
+            "SELECT originator_id, notification_id FROM stored_events WHERE originator_id = ANY (%s)"
+            " AND topic = ANY (%s) ORDER BY notification_id",
+            (list(stream_of.values()), list(ERASING)),
         )
-        deleted = {stream for (stream,) in rows}
-        for name, streams in above.items():
-            if deleted.isdisjoint(streams):
+        deleted: dict[str, int] = dict(rows)
+        for name, key in keys.items():
+            if key is None and not any(stream_of[above] in deleted for above in lineage(name)):
                 raise TreeDamaged(f"the data key {name} was destroyed, but no event deletes it: {RESTORE_KEYS}")
+        # Read after the deletions, since a deletion destroys the key in its transaction.
+        rows = await fetch_rows(
+            self._pool,
+            "SELECT name FROM stored_events_keys WHERE name = ANY (%s) AND wrapped IS NOT NULL ORDER BY name",
+            ([name for name, stream in stream_of.items() if stream in deleted],),
+        )
+        for (name,) in rows:
+            raise TreeDamaged(
+                f"the data key {name} was destroyed at position {deleted[stream_of[name]]}, and is there again:"
+                f" {DESTROY_KEY.format(name=name)}"
+            )
 
     async def _check_above(self, n: int, hashes: Sequence[bytes]) -> None:
         """Checks that the tile one level higher contains the root of tile `n`, which is full and has these hashes.

@@ -186,7 +186,7 @@ class Verifier:
                 self.erased += bool(line.commitment)
             elif commitment_of(line.salt, bytes(line.sealed)) != line.commitment:
                 self._report(position, "the sealed fields are not those that the event was committed to")
-            self.erasures.read(position, line)
+            self.erasures.read(position, line, self._last_covered)
             self._note_key(position, line)
         self._check_version(position, line)
         self._compare_checkpoints()
@@ -295,9 +295,23 @@ class Verifier:
         elif not self._has_ended:
             self._report(None, f"the export is cut off after position {self._at}: go on by ?after={self._at}")
         self._check_erasures(self.header.filter)
+        for position, key in sorted(self.erasures.undone):
+            self._report(
+                position,
+                f"deletes the data key {key}, but events that it encrypted are readable: the key is there again in the"
+                " database, or the values were added to the file",
+            )
         for held in self._held:
             size = held.checkpoint.size
-            if size > self._at and self._has_ended:
+            asked_at = self.header.asked_at
+            if size > self._at and self._has_ended and asked_at and held.checkpoint.time > asked_at:
+                self._report(
+                    None,
+                    f"{held.label} of size {size} cannot be compared: it was signed at"
+                    f" {held.checkpoint.time:%Y-%m-%d %H:%M:%S} UTC, and the export was asked for before that, at"
+                    f" {asked_at:%Y-%m-%d %H:%M:%S} UTC; ask for a new export",
+                )
+            elif size > self._at and self._has_ended:
                 text = f"the log ends at {self._at}, but {held.label} covers it up to {size}: its tail was removed"
                 self._report(None, text if size > self.header.size else f"{text} from the export")
             elif size <= self._at and held not in self._compared and self._tree is not None:

@@ -18,6 +18,7 @@ from domain.core.events import Event, EventMetadata, ExpectedVersion, Recorded, 
 from store.crypto.secrets import SecretMismatch, Secrets
 from store.log.append import GroupCommit, IdempotencyKey, Request
 from store.log.codec import EventMapper, KeyOf, UnreadableEvent
+from store.log.ids import LAST_POSITION
 from store.log.row_macs import add_mac
 from store.postgres.batch_loader import BatchLoader
 from store.postgres.queries import Source, fetch_rows
@@ -136,13 +137,14 @@ class EventLog:
     ) -> list[Recorded]:
         """Returns the events after position `after`, in order of position, at most `limit`.
 
-        With `names`, returns only events with these names; with `up_to`, only events up to this position. An event that
-        cannot be read is returned as Damaged. Raises UnknownEvent for an event that a newer release wrote.
+        With `names`, returns only events with these names; with `up_to`, only events up to this position, otherwise up
+        to the last position that was drawn. An event that cannot be read is returned as Damaged. Raises UnknownEvent
+        for an event that a newer release wrote.
         """
         rows = await fetch_rows(
             self._source,
             f"{_SELECT} WHERE notification_id > %s AND (%s::text[] IS NULL OR topic = ANY (%s::text[]))"
-            f"{'' if up_to is None else ' AND notification_id <= %s'} ORDER BY notification_id LIMIT %s",
+            f" AND notification_id <= {LAST_POSITION if up_to is None else '%s'} ORDER BY notification_id LIMIT %s",
             (after, names, names, limit) if up_to is None else (after, names, names, up_to, limit),
         )
         return await self._decode(rows)
@@ -214,8 +216,11 @@ class EventLog:
         return {name for name, line in lines.items() if not destroyed.isdisjoint(line)}
 
     async def read_head(self) -> int:
-        """Returns the newest position; 0 for an empty log."""
-        rows = await fetch_rows(self._source, "SELECT coalesce(max(notification_id), 0) FROM stored_events", ())
+        """Returns the newest position; 0 for an empty log. Leaves out rows beyond the last position that was drawn."""
+        rows = await fetch_rows(
+            self._source,
+            f"SELECT coalesce(max(notification_id), 0) FROM stored_events WHERE notification_id <= {LAST_POSITION}",
+        )
         return int(rows[0][0])
 
     async def _decode(self, rows: list[tuple[Any, ...]]) -> list[Recorded]:

@@ -9,7 +9,7 @@ from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
 from store.postgres.batch_loader import BatchLoader
-from store.postgres.queries import execute, fetch_rows
+from store.postgres.queries import Source, execute, fetch_rows
 
 Kind = Literal[
     "users",
@@ -38,6 +38,11 @@ SKIPPED = 10_000
 SKIPPED_RESULTS = 1_000 * SKIPPED
 MAX_GAP = 100_000
 """The most adjacent positions that a rollback or a restore leaves without an event."""
+POSITION_SEQUENCE = "public.stored_events_notification_id_seq"
+LAST_POSITION = f"(SELECT coalesce(pg_sequence_last_value('{POSITION_SEQUENCE}'::regclass), 0))"
+"""SQL: the last position that this server drew. Somebody else wrote a row beyond it, so readers stop before that row:
+the server's next events come before it.
+"""
 
 
 class Ids:
@@ -52,6 +57,24 @@ class Ids:
         """Reserves `count` consecutive ids. Returns the first of them."""
         rows = await fetch_rows(self._pool, "SELECT draw_ids(%s::regclass, %s)", (f"{kind}_ids", count))
         return int(rows[0][0])
+
+
+async def fetch_last_position(source: Source) -> int:
+    """Returns the last position that this server drew, for an event or for a gap; 0 before the first."""
+    return int((await fetch_rows(source, f"SELECT {LAST_POSITION}"))[0][0])
+
+
+async def use_positions(pool: AsyncConnectionPool, up_to: int) -> bool:
+    """Moves the sequence of positions forward to `up_to`, so that all later events come after it. Returns False if it
+    was there already.
+    """
+    async with pool.connection() as connection, connection.transaction():
+        # The lock of the append function: no event is appended meanwhile.
+        await execute(connection, "SELECT pg_advisory_xact_lock(hashtextextended('public.stored_events', 0))")
+        if await fetch_last_position(connection) >= up_to:
+            return False
+        await execute(connection, "SELECT setval(%s::regclass, %s)", (POSITION_SEQUENCE, up_to))
+        return True
 
 
 async def skip_lost_ids(pool: AsyncConnectionPool) -> None:

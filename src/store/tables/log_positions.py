@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from psycopg import AsyncConnection
 
+from store.log.ids import LAST_POSITION
 from store.postgres.queries import Source, fetch_row, fetch_rows
 
 MIN_SKIP = 200
@@ -31,7 +32,8 @@ async def ensure_positions(connection: AsyncConnection, names: Sequence[str], *,
     """Stores a first position for those of these workers that have none: the end of the log if `at_head`, else 0."""
     await connection.execute(
         "INSERT INTO reaction_positions SELECT unnest(%s::text[]),"
-        " CASE WHEN %s THEN (SELECT coalesce(max(notification_id), 0) FROM stored_events) ELSE 0 END"
+        " CASE WHEN %s THEN (SELECT coalesce(max(notification_id), 0) FROM stored_events"
+        f" WHERE notification_id <= {LAST_POSITION}) ELSE 0 END"
         " ON CONFLICT DO NOTHING",
         (list(names), at_head),
         prepare=True,

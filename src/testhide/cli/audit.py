@@ -22,6 +22,7 @@ from store.audit.put_back import NotPutBack, put_rows_back
 from store.audit.signed_notes import BadNote, VerifierKey
 from store.audit.verifier import HeldCheckpoint, Verifier, checkpoint_of
 from store.clock import utcnow
+from store.log.ids import MAX_GAP, use_positions
 from store.log.row_macs import has_right_mac
 from testhide.audit_contents import ContentsCheck
 from testhide.cli.options import DataFolder, Flag, on_stack, run_on_stack
@@ -47,6 +48,7 @@ def verify(
     *,
     checkpoint: Annotated[list[Path] | None, Parameter(negative=())] = None,
     key: Path | None = None,
+    unpinned: Flag = False,
     contents: Flag = False,
     data: DataFolder = None,
 ) -> int:
@@ -62,15 +64,23 @@ def verify(
         A checkpoint that was kept elsewhere; several narrow down where something was altered.
     key
         The verifier key of the log's first checkpoints (or of the oldest that is trusted).
+    unpinned
+        Verify without a checkpoint or key from elsewhere: only that the file agrees with itself.
     contents
         Compare build logs, artifacts, and where webhooks and messages to Teams go, with the log.
     """
     if contents:
-        if export or checkpoint or key:
-            raise Fault("--contents compares what this server has: give no export, checkpoint or key with it.", 2)
+        if export or checkpoint or key or unpinned:
+            raise Fault("--contents compares what this server has: give nothing else with it.", 2)
         return run_on_stack(data, verify_contents)
     if export is None:
         raise Fault("Give an export, or --contents to compare what this server stores beside its log.", 2)
+    if unpinned == bool(key or checkpoint):
+        raise Fault(
+            "Give --key or --checkpoint with what was kept outside the server: without them, a file that was forged and"
+            " signed anew verifies. --unpinned, without these two, verifies only that the file agrees with itself.",
+            2,
+        )
     trusted = None if key is None else read_key(key)
     held = [read_checkpoint(file) for file in checkpoint or ()]
     verifier = Verifier(trusted, held)
@@ -81,10 +91,12 @@ def verify(
         print(f"and {verifier.found - MAX_PRINTED} more")
     if verifier.header is not None:
         print("\n".join(map(printable, _summarize(verifier, verifier.header))))
-    if trusted is None and not held:
-        print("compared with nothing from elsewhere: only a checkpoint or key kept outside rules out a forged export")
-    print("ALTERED or incomplete" if verifier.found else "verified: nothing was altered")
-    return 1 if verifier.found else 0
+    if verifier.found:
+        print("ALTERED or incomplete")
+        return 1
+    agrees = "the file agrees with itself; nobody from elsewhere vouches for it, so it may be forged as a whole"
+    print(agrees if unpinned else "verified: nothing was altered")
+    return 0
 
 
 @app.command(name="checkpoint")
@@ -184,6 +196,12 @@ async def accept(parts: Core, position: int, *, reason: str) -> int:
         raise Fault(f"The row at position {position} is sealed already: only the one that was there can be put back.")
     if has_right_mac(parts.secrets.rows_key, row):
         raise Fault(f"The row at position {position} is as this server wrote it: it needs no acceptance.")
+    if position > (head := await parts.log.read_head()) + MAX_GAP:
+        raise Fault(
+            f"Position {position} is more than {MAX_GAP:,} beyond the log's newest event, at {head}: delete the row."
+        )
+    if await use_positions(parts.pool, position):
+        print(f"set the sequence of positions to {position}: the server's next events come after this row")
     command = AcceptRow(position, leaf_hash_of(position, row).hex(), reason, getpass.getuser())
     await Handler(parts.log, utcnow).execute(command, CommandContext("system:operator"))
     print(f"accepted the row at position {position} as it is: the next checkpoint covers it")
