@@ -30,6 +30,7 @@ from api.http.query_parameters import check_query
 from api.http.request_context import add_position, provide_request_context, wait_for_min_position
 from api.http.security import Authentication
 from api.http.services import Services
+from api.identity_providers import IdentityProviderController
 from api.job_bundles import JobBundleController
 from api.jobs import JobController
 from api.known_issues import KnownIssueController
@@ -44,6 +45,7 @@ from api.pools import PoolController
 from api.projects import ProjectController
 from api.quarantine import QuarantineController
 from api.simulations import SimulationController
+from api.sso import SsoController
 from api.teams import TeamsController
 from api.templates import TemplateController
 from api.tests import TestController
@@ -54,6 +56,8 @@ from api.webhooks import WebhookController
 CONTROLLERS = (
     HealthController,
     AuthController,
+    SsoController,
+    IdentityProviderController,
     UserController,
     MemberController,
     LicenseController,

@@ -205,12 +205,7 @@ class AuthController(Controller):
             proved = await passwords.verify_password(user.password_hash if user else "", data.password)
             if user is None or not proved or not user.active:
                 raise Unauthenticated("The user name or the password is wrong.")
-        services = ctx.services
-        now = utcnow().replace(microsecond=0)  # times in a JWT are whole seconds
-        session_id = new_token("")
-        expires_at = now + SESSION
-        await ctx(OpenSession(session_id, user.id, expires_at), actor=f"user:{user.id}")
-        return OpenedSession(session_token(services.secrets, user.id, session_id, now), expires_at, user.id)
+        return await open_session(ctx, user.id)
 
     @post("/reset-password", status_code=202, opt={**PUBLIC, "problems": (TooManyRequests,)})
     async def request_reset(
@@ -311,6 +306,15 @@ class AuthController(Controller):
     async def revoke_api_token(self, ctx: RequestContext, token_id: int) -> None:
         """Revokes a token, which is refused from now on."""
         await ctx(RevokeApiToken(token_id, ctx.user.user_id))
+
+
+async def open_session(ctx: RequestContext, user_id: int) -> OpenedSession:
+    """Opens a session for a user who has proved who they are."""
+    now = utcnow().replace(microsecond=0)  # times in a JWT are whole seconds
+    session_id = new_token("")
+    expires_at = now + SESSION
+    await ctx(OpenSession(session_id, user_id, expires_at), actor=f"user:{user_id}")
+    return OpenedSession(session_token(ctx.services.secrets, user_id, session_id, now), expires_at, user_id)
 
 
 def find_level(user: User, project_id: int) -> Level:

@@ -130,7 +130,7 @@ class UserController(Controller):
             total = await auth.count(connection, search)
         return Response(UserPage(total, found), headers=next_page(ctx.request, limit, [user.id for user in found]))
 
-    @post(opt=SHOWN_ONCE, guards=[admins_only("invite users")])
+    @post(opt={**SHOWN_ONCE, "problems": (NotFound,)}, guards=[admins_only("invite users")])
     async def create_user(self, ctx: RequestContext, data: NewUser) -> Invitation:
         """Invites somebody as a user. They set a password by a link, within seven days. The server mails it to them, or
         answers with it in `invitation_url` if no mail server is set.

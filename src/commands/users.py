@@ -204,7 +204,7 @@ class DeleteUser(Command):
         return (USER.at(self.user_id), USER.at(self.admin_id))
 
     def then_reads(self, user: UserAccount | None, admin: UserAccount | None) -> Sequence[AnyStream]:
-        return () if user is None or user.deleted else (CLAIM.at(user.claim),)
+        return () if user is None or user.deleted else tuple(CLAIM.at(claim) for claim in _claims_of(user))
 
     def decide(self, user: UserAccount | None, admin: UserAccount | None, *claims: Claim) -> Iterable[Event]:
         # When two admins delete each other at the same time, the second one is no longer an admin.
@@ -213,9 +213,13 @@ class DeleteUser(Command):
         user = must_exist(user, f"user {self.user_id}")
         if self.user_id == self.admin_id:
             raise Conflict("You cannot delete yourself; another admin can.")
-        for claim in claims:
-            yield from release_claim(user.claim, claim, USER.at(self.user_id).name)
+        for name, claim in zip(_claims_of(user), claims, strict=False):
+            yield from release_claim(name, claim, USER.at(self.user_id).name)
         yield UserDeleted(user_id=self.user_id)
+
+
+def _claims_of(user: UserAccount) -> list[str]:
+    return [user.claim, *(identity.claim for identity in user.identities)]
 
 
 async def register_user(

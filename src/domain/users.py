@@ -76,6 +76,27 @@ class UserSignedOut(UserEvent, frozen=True):
     name: ClassVar[str] = "user.signed_out"
 
 
+class IdentityLinked(UserEvent, frozen=True):
+    """The user may sign in as this identity: a name at an identity provider."""
+
+    name: ClassVar[str] = "user.identity_linked"
+    sealed: ClassVar[tuple[str, ...]] = ("name_id",)
+    provider_id: int
+    claim: str
+    """The claim of the identity."""
+    name_id: str = ""
+    manages_role: bool = False
+    """Whether the provider also decides the user's role."""
+
+
+class IdentityUnlinked(UserEvent, frozen=True):
+    """The user can no longer sign in by this identity provider."""
+
+    name: ClassVar[str] = "user.identity_unlinked"
+    provider_id: int
+    claim: str
+
+
 class UserDeleted(UserEvent, frozen=True):
     """The user was deleted. Other events still name them by their id."""
 
@@ -86,6 +107,12 @@ class UserDeleted(UserEvent, frozen=True):
 class PasswordLink(msgspec.Struct, frozen=True):
     link_id: str
     expires_at: datetime
+
+
+class Identity(msgspec.Struct, frozen=True):
+    provider_id: int
+    claim: str
+    manages_role: bool = False
 
 
 class UserAccount(msgspec.Struct, frozen=True):
@@ -101,7 +128,12 @@ class UserAccount(msgspec.Struct, frozen=True):
     """Whether the user has accepted the invitation."""
     link: PasswordLink | None = None
     """The newest link; None when it was used or became invalid. It may have expired."""
+    identities: tuple[Identity, ...] = ()
+    """Identities as which the user may sign in, one of each provider at most."""
     deleted: bool = False
+
+    def identity_at(self, provider_id: int) -> Identity | None:
+        return next((identity for identity in self.identities if identity.provider_id == provider_id), None)
 
     @property
     def is_active_admin(self) -> bool:
@@ -119,6 +151,11 @@ def evolve(state: UserAccount | None, event: Event) -> UserAccount | None:
         case UserUpdated() if state is not None:
             link = None if event.active is False else state.link
             return msgspec.structs.replace(state, **changes_of(event), link=link)
+        case IdentityLinked() if state is not None:
+            return msgspec.structs.replace(state, identities=(*state.identities, copy_fields(Identity, event)))
+        case IdentityUnlinked() if state is not None:
+            kept = tuple(identity for identity in state.identities if identity.claim != event.claim)
+            return msgspec.structs.replace(state, identities=kept)
         case UserDeleted() if state is not None:
             return msgspec.structs.replace(state, deleted=True)
         case _:
@@ -126,4 +163,13 @@ def evolve(state: UserAccount | None, event: Event) -> UserAccount | None:
 
 
 USER = Category[UserAccount | None]("user", None, evolve)
-EVENTS = (UserRegistered, PasswordLinkIssued, UserPasswordSet, UserUpdated, UserSignedOut, UserDeleted)
+EVENTS = (
+    UserRegistered,
+    PasswordLinkIssued,
+    UserPasswordSet,
+    UserUpdated,
+    UserSignedOut,
+    IdentityLinked,
+    IdentityUnlinked,
+    UserDeleted,
+)

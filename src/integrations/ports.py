@@ -1,7 +1,8 @@
 """The interfaces to outside systems, one Protocol each; their docstrings are the contract."""
 
-from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
 from domain.delivery_outcomes import Outcome, judge_answer
@@ -127,3 +128,73 @@ async def attempt(outgoing: Outgoing, url: str, body: bytes, headers: Mapping[st
     except Unanswered as error:
         return Outcome(False, 0, str(error), error.ms)
     return judge_answer(answer.status, answer.ms, answer.excerpt, answer.retry_after_s)
+
+
+class AssertionRefused(Exception):
+    """A SAML response does not prove who somebody is; the message says why."""
+
+
+class MetadataRefused(Exception):
+    """The metadata or a certificate of an identity provider cannot be used; the message says why."""
+
+
+@dataclass(frozen=True)
+class TrustedProvider:
+    """An identity provider whose assertions are believed."""
+
+    provider_id: int
+    entity_id: str
+    sso_url: str
+    """Where browsers are sent to sign in."""
+    certificates: Sequence[str]
+    """Certificates whose keys may sign assertions: DER as base64."""
+
+
+@dataclass(frozen=True)
+class Assertion:
+    """What an identity provider asserts about a person, with the signature, audience, recipient and times checked."""
+
+    provider_id: int
+    assertion_id: str
+    name_id: str
+    request_id: str | None
+    """Id of the request that it answers; None if the provider began."""
+    attributes: Mapping[str, Sequence[str]]
+
+
+@dataclass(frozen=True)
+class ProviderMetadata:
+    entity_id: str
+    sso_url: str
+    certificates: Sequence[str]
+
+
+class Saml(Protocol):
+    """Speaks SAML 2.0 as a service provider."""
+
+    def describe_service(self) -> str:
+        """Returns the metadata of this server, which identity providers are set up with."""
+        ...
+
+    def sign_in_url(self, provider: TrustedProvider, request_id: str, relay_state: str, now: datetime) -> str:
+        """Returns the URL that a browser is sent to, so that its user signs in at the provider."""
+        ...
+
+    async def verify(
+        self, response: str, providers: Collection[TrustedProvider], recipients: Sequence[str], now: datetime
+    ) -> Assertion:
+        """Returns the assertion in a base64-encoded response of one of these providers. `recipients` are the URLs that
+        it may be meant for.
+
+        Does not know which assertions were used already, nor which requests were made. Raises AssertionRefused, and
+        Unavailable when too many responses wait.
+        """
+        ...
+
+    async def read_metadata(self, xml: str) -> ProviderMetadata:
+        """Returns what the metadata of one identity provider says. Raises MetadataRefused."""
+        ...
+
+    def read_certificate(self, text: str) -> str:
+        """Returns a certificate, given as PEM or as base64 of its DER, as base64 of its DER. Raises MetadataRefused."""
+        ...

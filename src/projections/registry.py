@@ -7,6 +7,7 @@ from projections import (
     build_positions,
     builds,
     event_index,
+    identity_providers,
     jobs,
     known_issues,
     node_commands,
@@ -23,6 +24,7 @@ from projections import (
 
 PROJECTIONS = (
     auth.PROJECTION,
+    identity_providers.PROJECTION,
     projects.PROJECTION,
     templates.PROJECTION,
     jobs.PROJECTION,

@@ -182,6 +182,7 @@ async def api_services(settings: Settings) -> "AsyncIterator[Services]":
     from commands.reports.recording import ReportRecorder
     from integrations.addresses import parse_networks
     from integrations.outgoing import HttpOutgoing
+    from integrations.saml import SamlService
     from projections.auth import fetch_session_credentials
     from projections.engine.read_your_writes import ProjectionWaiter
     from projections.jobs import ProjectOfJob
@@ -220,6 +221,7 @@ async def api_services(settings: Settings) -> "AsyncIterator[Services]":
                 gauges=agent_gauges.AgentGauges(parts.pool),
                 blobs=blob_store(settings),
                 outgoing=outgoing,
+                saml=SamlService(settings.public_url),
                 base_url=settings.public_url,
                 sends_mail=bool(settings.smtp_url),
                 spool=spool,

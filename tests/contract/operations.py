@@ -103,6 +103,7 @@ DOCUMENTED = {
 SERVED = (
     ("GET", "/api/v3/healthz"),
     ("POST", "/api/v3/authenticate"),
+    ("POST", "/api/v3/sso"),
     ("POST", "/api/v3/logout"),
     ("GET", "/api/v3/me"),
     ("GET", "/api/v3/config"),

@@ -168,6 +168,7 @@ SPECIAL: dict[tuple[str, str], Callable[[Call, World], Call]] = {
     ("POST", "/api/v3/authenticate"): lambda call, world: replace(
         call, body={"username": ADMIN[0], "password": ADMIN[1]}
     ),
+    ("POST", "/api/v3/sso"): lambda call, world: replace(call, body={"saml_response": world.new_saml_response()}),
     ("POST", "/api/v3/users"): _invitation,
     ("PUT", "/api/v3/users/{user_id}"): _fresh_user,
     ("POST", "/api/v3/reset-password/confirm"): _fresh_link,

@@ -13,6 +13,7 @@ from store.clock import utcnow
 from store.tables.delivery_history import record_ping
 from testhide.processes import core
 from tests.support.http import Client
+from tests.support.saml_idp import ENTITY_ID, SSO_URL, Response, signed, signing_key
 from tests.support.server import ADMIN, Server
 
 PATIENCE_S = 30
@@ -88,6 +89,7 @@ class World:
     webhook: int = 0
     """One attempt arrived, one did not."""
     channel: int = 0
+    is_idp_known: bool = False
     agent: Client = field(init=False)
     member: Client = field(init=False)
     """Admin of the project, reader of the other one."""
@@ -150,6 +152,16 @@ class World:
         body = {"email": f"fresh-{next(self.numbers)}@example.com", "role": "developer"}
         invited: dict[str, Any] = self.admin.post("/api/v3/users", json=body).then(201)
         return invited
+
+    def new_saml_response(self) -> str:
+        """Of somebody whom an identity provider of ours asserts."""
+        if not self.is_idp_known:
+            certificate = signing_key("idp").certificate.decode()
+            body = {"name": "Company", "entity_id": ENTITY_ID, "sso_url": SSO_URL, "certificates": [certificate]}
+            self.admin.post("/api/v3/identity-providers", json=body).then(201)
+            self.is_idp_known = True
+        url = f"{self.server.url}/api/v3/sso"
+        return signed(Response(url, f"{url}/metadata", name_id=f"saml-{next(self.numbers)}@example.com"))
 
     def new_token(self) -> int:
         return int(self.admin.post("/api/v3/api-tokens", json={"name": "Fresh"}).then(201)["id"])

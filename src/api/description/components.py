@@ -41,7 +41,7 @@ HEADERS: dict[str, tuple[str, Part]] = {
     "Content-Range": ("Which bytes of the file these are.", TEXT),
     "WWW-Authenticate": ("`Bearer`.", TEXT),
     "Retry-After": ("Seconds after which to try again.", {"type": "integer", "minimum": 0}),
-    "Location": ("Path of the result.", TEXT | {"format": "uri-reference"}),
+    "Location": ("Address of the result, or of the page to go on to.", TEXT | {"format": "uri-reference"}),
 }
 PROBLEM_HEADERS = {
     401: "WWW-Authenticate",

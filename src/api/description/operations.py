@@ -96,7 +96,7 @@ class OperationForm:
     def _responses(self, parameters: list[Part], schemas: Schemas) -> Part:
         responses: dict[int, Part] = {}
         for status, types in self.answers.items():
-            headers = refer_to_headers(*self._answer_headers(parameters)) if status < 300 else {}
+            headers = refer_to_headers(*self._answer_headers(parameters)) if status < 400 else {}
             spec = (self.handler.responses or {}).get(status)
             description = spec.description if spec is not None else HTTPStatus(status).phrase
             responses[status] = {"description": description, "headers": headers}

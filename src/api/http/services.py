@@ -9,7 +9,7 @@ from psycopg_pool import AsyncConnectionPool
 from commands.handler import Handler
 from commands.reports.recording import ReportRecorder
 from domain.licenses import License
-from integrations.ports import Blobs, Outgoing
+from integrations.ports import Blobs, Outgoing, Saml
 from projections.auth import Credentials
 from projections.engine.read_your_writes import ProjectionWaiter
 from projections.jobs import ProjectOfJob
@@ -42,6 +42,7 @@ class Services:
     gauges: AgentGauges
     blobs: Blobs
     outgoing: Outgoing
+    saml: Saml
     base_url: str
     sends_mail: bool
     """Whether a mail server is set, so that links to set a password are mailed."""

@@ -20,6 +20,7 @@ from domain.claims import CLAIM
 from domain.core.events import Category, Damaged, Event, Recorded
 from domain.dispatch import LEADER
 from domain.flakiness import FLAKINESS
+from domain.identity_providers import IDENTITY_PROVIDER
 from domain.jobs import JOB
 from domain.known_issues import KNOWN_ISSUE
 from domain.node_commands import NODE_COMMAND
@@ -74,7 +75,7 @@ CATEGORIES: Mapping[str, Category[Any]] = {
             DELIVERY,
             FLAKINESS,
         ),
-        *(CHANNEL, CARD),
+        *(CHANNEL, CARD, IDENTITY_PROVIDER),
     )
 }
 
@@ -89,6 +90,7 @@ SYSTEM = {
     "operator": "An operator",
     "quarantine": "The watch over quarantines",
     "retention": "Retention",
+    "sso": "Single sign-on",
 }
 
 _HIDDEN = re.compile(r"(^|_)(secret|password|token|hash)(_|$)", re.IGNORECASE)

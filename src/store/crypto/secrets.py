@@ -9,6 +9,7 @@
 - `responses_key` encrypts stored responses (`store.tables.idempotent_responses`).
 - `rows_key` makes the MACs of the log's rows (`store.log.row_macs`).
 - `token_hash` returns the stored form of an API token or agent token.
+- `sign` appends a MAC to a text that is given away and comes back, such as the id of a sign-in at an identity provider.
 - `link_token` makes the token of a link to set a password. No form of this token is stored.
 """
 
@@ -63,6 +64,7 @@ class Secrets:
         self._wrap = self._derive(master, "data keys")
         self._claims = self._derive(master, "claims")
         self._links = self._derive(master, "password links")
+        self._signing = self._derive(master, "signed texts")
         self._session_keys = self._derive(master, "sessions")
         self.responses_key = self._derive(master, "first answers")
         self.rows_key = self._derive(master, "rows of the log")
@@ -87,6 +89,16 @@ class Secrets:
     def session_key(self, key_id: str) -> bytes:
         """Returns the key for the session tokens that name `key_id` as their key."""
         return hmac.new(self._session_keys, key_id.encode(), hashlib.sha256).digest()
+
+    def sign(self, purpose: str, text: str) -> str:
+        """Returns the text with a proof that the server made it for this purpose."""
+        mac = hmac.new(self._signing, f"{purpose}\0{text}".encode(), hashlib.sha256)
+        return f"{text}.{mac.hexdigest()[:32]}"
+
+    def read_signed(self, purpose: str, signed: str) -> str | None:
+        """Returns the text that `sign` was given; None if the server did not make it for this purpose."""
+        text = signed.rpartition(".")[0]
+        return text if hmac.compare_digest(self.sign(purpose, text).encode(), signed.encode()) else None
 
     def link_token(self, user_id: int, link_id: str) -> str:
         """Returns the token of a link to set a password. It contains both ids and a proof that this server made it."""

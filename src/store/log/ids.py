@@ -29,6 +29,7 @@ Kind = Literal[
     "results",
     "webhooks",
     "audit_reads",
+    "identity_providers",
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 """Each has a sequence `<kind>_ids`, which a migration creates."""

@@ -45,6 +45,7 @@ TABLES = {
     "token_uses": StoreTable("token_id used_at", "when API tokens were last used"),
     "login_failures": StoreTable("subject failures since", "the count of failed logins"),
     "known_logins": StoreTable("subject at", "from which addresses users have signed in"),
+    "used_once": StoreTable("digest at", "which SAML assertions of the last minutes were used"),
     "projection_positions": StoreTable(POSITION_COLUMNS, "all read models: build them, as `readyz` says then"),
     "parked_events": StoreTable(
         PARKED_COLUMNS, "which events are parked: build read models that had some (`testhide projections rebuild`)"

@@ -70,6 +70,15 @@ MIGRATIONS = (
             "CREATE INDEX IF NOT EXISTS known_logins_at ON known_logins (at)",
         ),
     ),
+    Migration(
+        5,
+        "identity providers, and what is used once",
+        (
+            "CREATE SEQUENCE IF NOT EXISTS identity_providers_ids",
+            "CREATE TABLE IF NOT EXISTS used_once (digest bytea PRIMARY KEY, at timestamptz NOT NULL DEFAULT now())",
+            "CREATE INDEX IF NOT EXISTS used_once_at ON used_once (at)",
+        ),
+    ),
 )
 
 

@@ -1,0 +1,239 @@
+"""Identity providers, at which users sign in by SAML, and the names at them that are linked to users."""
+
+from datetime import datetime
+from typing import Annotated, Any
+
+import msgspec
+from litestar import Controller, Response, delete, get, post, put
+from msgspec import UNSET, Meta, UnsetType
+
+from api.http.paging import Paged, paginate
+from api.http.permissions import admins_only
+from api.http.request_context import RequestContext
+from api.http.types import Id, Name, changes_in, fields_of, to_view
+from commands.identity_providers import (
+    CreateIdentityProvider,
+    DeleteIdentityProvider,
+    LinkIdentity,
+    UnlinkIdentity,
+    UpdateIdentityProvider,
+)
+from domain.core.errors import Conflict, Invalid
+from domain.users import Role
+from integrations.ports import MetadataRefused, ProviderMetadata
+from projections import identity_providers
+from projections.identity_providers import IdentityProviderRow
+from store.crypto.secrets import Secrets
+
+READERS, MANAGERS = admins_only("see identity providers", "read"), admins_only("manage identity providers")
+
+Url = Annotated[str, Meta(max_length=2_000, pattern=r"^https?://\S+$", description="http or https")]
+EntityId = Annotated[str, Meta(min_length=1, max_length=1_024, pattern=r"^\S+$")]
+Certificates = Annotated[list[Annotated[str, Meta(max_length=20_000)]], Meta(min_length=1, max_length=10)]
+Metadata = Annotated[str, Meta(min_length=1, max_length=1_000_000)]
+Attribute = Annotated[str, Meta(max_length=500)]
+Roles = Annotated[dict[Annotated[str, Meta(min_length=1, max_length=500)], Role], Meta(max_length=1_000)]
+
+
+class NewIdentityProvider(msgspec.Struct):
+    """A new identity provider: by its metadata, or by `entity_id`, `sso_url` and `certificates`."""
+
+    name: Name
+    metadata: Metadata | UnsetType = UNSET
+    """SAML metadata of the provider, as XML."""
+    entity_id: EntityId | UnsetType = UNSET
+    """Name by which the provider calls itself in assertions."""
+    sso_url: Url | UnsetType = UNSET
+    """Address to which browsers are sent to sign in, by the binding HTTP-Redirect."""
+    certificates: Certificates | UnsetType = UNSET
+    """X.509 certificates whose keys sign assertions, as PEM or as base64 of DER."""
+    active: bool = True
+    """Whether users may sign in by the provider."""
+    allow_idp_initiated: bool = True
+    """Whether `POST /sso` accepts assertions that this server did not ask for. The browser's sign-in never does."""
+    create_users: bool = True
+    """Whether people without an account get one when they first sign in."""
+    link_by_email: bool = False
+    """Whether people sign in to an existing account with the email address that the provider asserts. Never to an
+    admin's.
+    """
+    default_role: Role | None = "viewer"
+    """Role of new users whom no value of `roles` fits; null: they may not sign in."""
+    email_attribute: Attribute = ""
+    """Attribute with the email address; empty for the usual ones, and then the NameID."""
+    role_attribute: Attribute = ""
+    """Attribute, such as groups, whose values decide the role; empty for none."""
+    roles: Roles = {}
+    """Role by value of the attribute. The highest one counts, at every sign-in."""
+
+
+class IdentityProviderChanges(msgspec.Struct):
+    """Changes of an identity provider. Fields that are left out stay unchanged."""
+
+    name: Name | UnsetType = UNSET
+    metadata: Metadata | UnsetType = UNSET
+    """SAML metadata of the same provider, as XML. An alternative to `sso_url` and `certificates`."""
+    sso_url: Url | UnsetType = UNSET
+    """Address to which browsers are sent to sign in, by the binding HTTP-Redirect."""
+    certificates: Certificates | UnsetType = UNSET
+    """X.509 certificates whose keys sign assertions, as PEM or as base64 of DER. They replace the earlier ones."""
+    active: bool | UnsetType = UNSET
+    """Whether users may sign in by the provider. Sessions that are open stay so."""
+    allow_idp_initiated: bool | UnsetType = UNSET
+    """Whether `POST /sso` accepts assertions that this server did not ask for. The browser's sign-in never does."""
+    create_users: bool | UnsetType = UNSET
+    """Whether people without an account get one when they first sign in."""
+    link_by_email: bool | UnsetType = UNSET
+    """Whether people sign in to an existing account with the email address that the provider asserts. Never to an
+    admin's.
+    """
+    default_role: Role | UnsetType | None = UNSET
+    """Role of new users whom no value of `roles` fits; null: they may not sign in."""
+    email_attribute: Attribute | UnsetType = UNSET
+    """Attribute with the email address; empty for the usual ones, and then the NameID."""
+    role_attribute: Attribute | UnsetType = UNSET
+    """Attribute, such as groups, whose values decide the role; empty for none."""
+    roles: Roles | UnsetType = UNSET
+    """Role by value of the attribute. The highest one counts, at every sign-in."""
+
+
+class IdentityProviderItem(msgspec.Struct):
+    id: int
+    name: str
+    entity_id: str
+    """Name by which the provider calls itself in assertions."""
+    sso_url: str
+    """Address to which browsers are sent to sign in."""
+    certificates: list[str]
+    """Certificates whose keys sign assertions: DER as base64."""
+    active: bool
+    """Whether users may sign in by the provider."""
+    allow_idp_initiated: bool
+    """Whether `POST /sso` accepts assertions that this server did not ask for."""
+    create_users: bool
+    """Whether people without an account get one when they first sign in."""
+    link_by_email: bool
+    """Whether people sign in to an existing account with the email address that the provider asserts."""
+    default_role: str | None
+    """Role of new users whom no value of `roles` fits; null: they may not sign in."""
+    email_attribute: str
+    """Attribute with the email address; empty for the usual ones, and then the NameID."""
+    role_attribute: str
+    """Attribute whose values decide the role; empty for none."""
+    roles: dict[str, str]
+    """Role by value of the attribute."""
+    created_at: datetime
+    updated_at: datetime
+
+
+class NewIdentity(msgspec.Struct):
+    user_id: Id
+    name_id: Annotated[str, Meta(min_length=1, max_length=1_024)]
+    """NameID that the provider asserts for the user."""
+
+
+class IdentityItem(msgspec.Struct):
+    id: int
+    """Id of the user."""
+    name_id: str
+    """NameID that the provider asserts for the user."""
+    manages_role: bool
+    """Whether the provider decides the user's role, because they first signed in by it."""
+    linked_at: datetime
+    """Time of the link."""
+
+
+class IdentityProviderController(Controller):
+    path = "/identity-providers"
+    tags = ["Identity providers"]
+
+    @get(guards=[READERS])
+    async def list_identity_providers(self, ctx: RequestContext, paged: Paged) -> Response[list[IdentityProviderItem]]:
+        """Returns a page of the identity providers, ordered by id."""
+        rows = await identity_providers.fetch_page(ctx.source, **paged.window)
+        return paginate(ctx.request, paged, [to_view(IdentityProviderItem, row) for row in rows])
+
+    @post(guards=[MANAGERS])
+    async def create_identity_provider(self, ctx: RequestContext, data: NewIdentityProvider) -> IdentityProviderItem:
+        """Creates an identity provider, by its metadata or by its single properties."""
+        fields = await self._read(ctx, data)
+        for name in ("entity_id", "sso_url", "certificates"):
+            if name not in fields:
+                raise Invalid.field(name, "is missing: send it, or `metadata`")
+        provider_id = await ctx.services.ids.draw("identity_providers")
+        claim = ctx.services.secrets.claim("identity-provider", fields["entity_id"])
+        await ctx(CreateIdentityProvider(provider_id, claim=claim, **fields))
+        return to_view(IdentityProviderItem, await self._find(ctx, provider_id))
+
+    @get("/{id:int}", guards=[READERS])
+    async def get_identity_provider(self, ctx: RequestContext, id: int) -> IdentityProviderItem:
+        """Returns an identity provider."""
+        return to_view(IdentityProviderItem, await self._find(ctx, id))
+
+    @put("/{id:int}", guards=[MANAGERS])
+    async def update_identity_provider(
+        self, ctx: RequestContext, id: int, data: IdentityProviderChanges
+    ) -> IdentityProviderItem:
+        """Changes an identity provider. Send new certificates beside the present ones before the provider uses them."""
+        row = await self._find(ctx, id)
+        fields = await self._read(ctx, data)
+        if fields.pop("entity_id", row.entity_id) != row.entity_id:
+            raise Invalid.field("metadata", f"describes another provider than {row.entity_id}; create that one anew")
+        await ctx(UpdateIdentityProvider(id, **fields))
+        return to_view(IdentityProviderItem, await self._find(ctx, id))
+
+    @delete("/{id:int}", guards=[MANAGERS])
+    async def delete_identity_provider(self, ctx: RequestContext, id: int) -> None:
+        """Deletes an identity provider and its links to users. Users and their sessions stay."""
+        await ctx(DeleteIdentityProvider(id))
+
+    @get("/{id:int}/identities", guards=[READERS])
+    async def list_identities(self, ctx: RequestContext, id: int, paged: Paged) -> Response[list[IdentityItem]]:
+        """Returns a page of the users who may sign in by the provider, ordered by their ids."""
+        async with ctx.reading():
+            await self._find(ctx, id)
+            rows = await identity_providers.fetch_identities(ctx.source, id, **paged.window)
+        return paginate(ctx.request, paged, [to_view(IdentityItem, row, id=row.user_id) for row in rows])
+
+    @post("/{id:int}/identities", guards=[MANAGERS])
+    async def link_identity(self, ctx: RequestContext, id: int, data: NewIdentity) -> IdentityItem:
+        """Links a user to a name at the provider. They may sign in as this name; their role stays as it is here."""
+        identity = identity_claim(ctx.services.secrets, id, data.name_id)
+        receipt = await ctx(LinkIdentity(data.user_id, id, identity, data.name_id))
+        if not receipt.events:
+            raise Conflict(f"User {data.user_id} is linked to this name already.")
+        return IdentityItem(data.user_id, data.name_id, False, receipt.at)
+
+    @delete("/{id:int}/identities/{user_id:int}", guards=[MANAGERS])
+    async def unlink_identity(self, ctx: RequestContext, id: int, user_id: int) -> None:
+        """Ends the link of a user to a name at the provider. Their sessions stay."""
+        await self._find(ctx, id)
+        await ctx(UnlinkIdentity(user_id, id))
+
+    async def _find(self, ctx: RequestContext, provider_id: int) -> IdentityProviderRow:
+        return await ctx.find(identity_providers.find, "identity provider", provider_id)
+
+    async def _read(self, ctx: RequestContext, data: NewIdentityProvider | IdentityProviderChanges) -> dict[str, Any]:
+        """Returns the fields of a body as arguments of a command, with those of its metadata. Raises Invalid."""
+        read = changes_in if isinstance(data, IdentityProviderChanges) else fields_of
+        fields = read(data, name="title")
+        saml, metadata = ctx.services.saml, fields.pop("metadata", None)
+        given = fields.keys() & set(ProviderMetadata.__annotations__)
+        if metadata is not None and given:
+            raise Invalid.field("metadata", f"is instead of {', '.join(sorted(given))}: send either")
+        try:
+            if metadata is not None:
+                return fields | vars(await saml.read_metadata(metadata))
+        except MetadataRefused as error:
+            raise Invalid.field("metadata", str(error)) from None
+        try:
+            if "certificates" in fields:
+                fields["certificates"] = [saml.read_certificate(text) for text in fields["certificates"]]
+        except MetadataRefused as error:
+            raise Invalid.field("certificates", str(error)) from None
+        return fields
+
+
+def identity_claim(secrets: Secrets, provider_id: int, name_id: str) -> str:
+    """Returns the claim of a name at a provider. Case counts, unlike in other claims."""
+    return secrets.claim("identity", f"{provider_id}\0{name_id.encode().hex()}")

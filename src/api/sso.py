@@ -1,0 +1,318 @@
+"""Single sign-on by SAML: `POST /sso` for scripts, and the browser's way by redirects.
+
+A browser is sent to the identity provider with a request whose id this server signed. It keeps the id in a cookie, and
+comes back with an assertion that answers that request, by a POST from the provider's page. It is then sent on with a
+code, which the page exchanges for a session. The code works once, for a minute, and only with the cookie. So nobody can
+sign somebody else's browser in, and no token is in a URL.
+"""
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from types import MappingProxyType
+from typing import Annotated, Any, cast
+from urllib.parse import parse_qs
+
+import msgspec
+from litestar import Controller, Request, Response, get, post
+from litestar.exceptions import HTTPException
+from litestar.params import Parameter
+from msgspec import Meta
+
+from api.auth import OpenedSession, open_session
+from api.http.request_context import RequestContext
+from api.http.security import PUBLIC
+from api.http.types import Email
+from api.identity_providers import identity_claim
+from commands.identity_providers import LinkIdentity, RegisterByIdentity, SignInByIdentity
+from domain.claims import CLAIM
+from domain.core.errors import Conflict, Forbidden, Invalid, NotFound, Unauthenticated, Unavailable
+from domain.users import Role
+from integrations.ports import Assertion, AssertionRefused, TrustedProvider
+from projections import auth, identity_providers
+from projections.identity_providers import IdentityProviderRow
+from store.clock import utcnow
+from store.crypto.secrets import Secrets, new_token
+from store.tables.used_once import UsedOnce
+
+MAX_RESPONSE = 256 * 1024
+"""Characters of an encoded response at most. One with 500 groups has about 100,000."""
+SIGN_IN = timedelta(minutes=10)
+"""Time for signing in at the provider."""
+EXCHANGE = timedelta(minutes=1)
+"""Time for exchanging a code for a session."""
+PATH = "/api/v3/sso"
+FORM = "application/x-www-form-urlencoded"
+OWN_PATH = re.compile(r"/(?![/\\])[\x21-\x5b\x5d-\x7e]*")
+"""A path on this server: browsers take what begins with `//` or `/\\` for another one, and skip tabs and newlines."""
+ROLES: Sequence[Role] = ("admin", "developer", "viewer")
+"""The highest first."""
+
+_CLAIMS = "http://schemas.xmlsoap.org/ws/2005/05/identity/claims"
+EMAILS = ("email", "mail", "emailAddress", "urn:oid:0.9.2342.19200300.100.1.3", f"{_CLAIMS}/emailaddress")
+FIRST_NAMES = ("givenName", "firstName", "first_name", "urn:oid:2.5.4.42", f"{_CLAIMS}/givenname")
+LAST_NAMES = ("sn", "surname", "lastName", "last_name", "urn:oid:2.5.4.4", f"{_CLAIMS}/surname")
+
+
+class SamlLogin(msgspec.Struct):
+    saml_response: Annotated[str, Meta(min_length=1, max_length=MAX_RESPONSE)]
+    """Response of the identity provider: base64 of its XML."""
+
+
+class SignInCode(msgspec.Struct):
+    code: Annotated[str, Meta(min_length=1, max_length=500)]
+    """Code that follows `#code=` in the address of the page."""
+
+
+class SignInChoice(msgspec.Struct):
+    name: str
+    """Name of the identity provider."""
+    url: str
+    """Address that begins the sign-in, in a browser."""
+
+
+ACS_FORM = {
+    "type": "object",
+    "properties": {
+        "SAMLResponse": {"type": "string", "description": "Response of the identity provider: base64 of its XML"},
+        "RelayState": {"type": "string", "description": "Path of the page to return to, as the request named it"},
+    },
+    "required": ["SAMLResponse"],
+}
+
+
+class SsoController(Controller):
+    path = "/sso"
+    tags = ["Single sign-on"]
+
+    @post(
+        status_code=200,
+        opt={**PUBLIC, "problems": (Unauthenticated, Forbidden, Conflict, Unavailable)},
+        request_max_body_size=2 * MAX_RESPONSE,
+    )
+    async def sign_in_with_saml(self, ctx: RequestContext, data: SamlLogin) -> OpenedSession:
+        """Opens a session for the person whom an identity provider asserts. An assertion works once, within 5 minutes,
+        and must be signed and meant for this server.
+        """
+        provider, assertion = await verify(ctx, data.saml_response, "")
+        return await open_session(ctx, await find_user(ctx, provider, assertion))
+
+    @get(opt=PUBLIC)
+    async def list_sign_in_choices(self, ctx: RequestContext) -> list[SignInChoice]:
+        """Returns the identity providers at which users can sign in."""
+        rows = await identity_providers.fetch_active(ctx.source)
+        return [SignInChoice(row.name, f"{ctx.services.base_url}{PATH}/login/{row.id}") for row in rows]
+
+    @get("/metadata", opt=PUBLIC, media_type="application/samlmetadata+xml")
+    async def get_saml_metadata(self, ctx: RequestContext) -> str:
+        """Returns the SAML metadata of this server, to set identity providers up with."""
+        return ctx.services.saml.describe_service()
+
+    @get("/login/{provider_id:int}", opt={**PUBLIC, "headers": ("Location",)}, status_code=303)
+    async def begin_sign_in(
+        self,
+        ctx: RequestContext,
+        provider_id: int,
+        return_to: Annotated[
+            str, Parameter(max_length=1_000, description="Path of the page to return to, on this server")
+        ] = "/",
+    ) -> Response[None]:
+        """Sends a browser to an identity provider to sign in."""
+        row = await identity_providers.find(ctx.source, provider_id)
+        if row is None or not row.active:
+            raise NotFound(f"There is no identity provider {provider_id}.")
+        if not OWN_PATH.fullmatch(return_to):
+            raise Invalid.field("return_to", "must be a path on this server, such as /projects/1")
+        now, secrets = utcnow(), ctx.services.secrets
+        request_id = make_token(secrets, "request", provider_id, (now + SIGN_IN).timestamp(), new_token(""))
+        url = ctx.services.saml.sign_in_url(to_trusted(row), request_id, return_to, now)
+        return redirect(url, {"Set-Cookie": browser_cookie(request_id, ctx.services.base_url)})
+
+    @post(
+        "/acs",
+        status_code=303,
+        opt={
+            **PUBLIC,
+            "content": {FORM: ACS_FORM},
+            "headers": ("Location",),
+            "problems": (Unauthenticated, Forbidden, Conflict, Unavailable),
+        },
+        request_max_body_size=2 * MAX_RESPONSE,
+    )
+    async def finish_sign_in(self, ctx: RequestContext, request: Request[Any, Any, Any]) -> Response[None]:
+        """Receives the response of an identity provider from a browser that `begin_sign_in` sent there. Sends the
+        browser on to its page with a code after `#code=`.
+        """
+        form = await read_form(request)
+        return_to = form.get("RelayState", "/")
+        if not OWN_PATH.fullmatch(return_to):
+            raise Invalid.field("RelayState", "must be a path on this server")
+        provider, assertion = await verify(ctx, form["SAMLResponse"], "/acs")
+        assert assertion.request_id is not None, "verify refused an assertion without a request"
+        user_id = await find_user(ctx, provider, assertion)
+        expires = (utcnow() + EXCHANGE).timestamp()
+        code = make_token(ctx.services.secrets, "code", user_id, expires, cookie_name(assertion.request_id))
+        return redirect(f"{ctx.services.base_url}{return_to.partition('#')[0]}#code={code}")
+
+    @post("/session", status_code=200, opt={**PUBLIC, "problems": (Unauthenticated,)})
+    async def exchange_sign_in_code(
+        self, ctx: RequestContext, request: Request[Any, Any, Any], data: SignInCode
+    ) -> OpenedSession:
+        """Exchanges the code that a browser got at the end of its sign-in for a session. The request must carry the
+        browser's cookie.
+        """
+        refused = Unauthenticated("The code is not valid (any more): begin the sign-in again.")
+        read = read_token(ctx.services.secrets, "code", data.code)
+        if (
+            read is None
+            or not is_bound(request, read[1])
+            or not await UsedOnce(ctx.services.pool).use("code", data.code)
+        ):
+            raise refused
+        user = await auth.find(ctx.source, read[0])
+        if user is None or not user.active:
+            raise refused
+        return await open_session(ctx, user.id)
+
+
+async def verify(ctx: RequestContext, response: str, path: str) -> tuple[IdentityProviderRow, Assertion]:
+    """Returns the assertion of a response that was sent to a path below `/sso`, after recording its use.
+
+    Raises Unauthenticated unless it was asked for: it must answer a request that this server made for the same
+    provider. `POST /sso` also accepts one without a request, if the provider allows it.
+    """
+    services, now = ctx.services, utcnow()
+    rows = {row.id: row for row in await identity_providers.fetch_active(ctx.source)}
+    urls = [f"{services.base_url}{PATH}{ending}" for ending in {path, "/acs"}]
+    try:
+        assertion = await services.saml.verify(response, [to_trusted(row) for row in rows.values()], urls, now)
+    except AssertionRefused as error:
+        raise Unauthenticated(f"The SAML response is refused: {error}.") from None
+    row = rows[assertion.provider_id]
+    used = UsedOnce(services.pool)
+    if assertion.request_id is not None:
+        read = read_token(services.secrets, "request", assertion.request_id)
+        if read is None or read[0] != row.id:
+            raise Unauthenticated("The SAML response answers a request that this server did not make, or too long ago.")
+    elif path or not row.allow_idp_initiated:
+        raise Unauthenticated("This server did not ask for the SAML response: begin the sign-in here.")
+    if path and (assertion.request_id is None or not has_cookie(ctx.request, assertion.request_id)):
+        raise Unauthenticated("This browser did not ask for this sign-in (any more): begin again.")
+    if not await used.use("assertion", f"{row.id} {assertion.assertion_id}") or (
+        assertion.request_id is not None and not await used.use("request", assertion.request_id)
+    ):
+        raise Unauthenticated("The SAML response was used already: sign in again.")
+    return row, assertion
+
+
+async def find_user(ctx: RequestContext, provider: IdentityProviderRow, assertion: Assertion) -> int:
+    """Returns the id of the user whom an assertion is about. Registers or links the user at the first sign-in, as far
+    as the provider's settings allow. Raises Forbidden and Conflict.
+    """
+    identity = identity_claim(ctx.services.secrets, provider.id, assertion.name_id)
+    role = find_role(provider, assertion.attributes)
+    actor = "system:sso"
+    receipt = await ctx(SignInByIdentity(identity, provider.id, role), actor=actor)
+    if owner := receipt.state(CLAIM.at(identity)).owner:
+        return int(owner.removeprefix("user-"))
+    email = find_email(provider, assertion)
+    if (user := await auth.find_by_email(ctx.source, email)) is not None:
+        if not provider.link_by_email:
+            raise Forbidden(f"{email} has an account here: an admin must link it to {assertion.name_id!r} first.")
+        await ctx(LinkIdentity(user.id, provider.id, identity, assertion.name_id, by_email=True), actor=actor)
+        return user.id
+    if not provider.create_users or role is None:
+        raise Forbidden("You have no account here, and this identity provider makes none for you; ask an admin.")
+    user_id = await ctx.services.ids.draw("users")
+    await ctx(
+        RegisterByIdentity(
+            user_id,
+            provider.id,
+            identity,
+            assertion.name_id,
+            email=email,
+            claim=ctx.services.secrets.claim("email", email),
+            role=role,
+            first_name=find_text(assertion.attributes, FIRST_NAMES)[:100],
+            last_name=find_text(assertion.attributes, LAST_NAMES)[:100],
+        ),
+        actor=actor,
+    )
+    return user_id
+
+
+def find_role(provider: IdentityProviderRow, attributes: Mapping[str, Sequence[str]]) -> Role | None:
+    """Returns the highest role that the values of the provider's attribute stand for, else its default role."""
+    found = {provider.roles.get(value) for value in attributes.get(provider.role_attribute, ())}
+    return next((role for role in ROLES if role in found), cast(Role | None, provider.default_role))
+
+
+def find_email(provider: IdentityProviderRow, assertion: Assertion) -> str:
+    names = (provider.email_attribute,) if provider.email_attribute else EMAILS
+    email = find_text(assertion.attributes, names) or ("" if provider.email_attribute else assertion.name_id)
+    try:
+        return msgspec.convert(email, Email)
+    except msgspec.ValidationError:
+        raise Forbidden(f"The identity provider asserts no email address ({' or '.join(names)}).") from None
+
+
+def find_text(attributes: Mapping[str, Sequence[str]], names: Sequence[str]) -> str:
+    return next((values[0] for name in names if (values := attributes.get(name))), "")
+
+
+def to_trusted(row: IdentityProviderRow) -> TrustedProvider:
+    return TrustedProvider(row.id, row.entity_id, row.sso_url, row.certificates)
+
+
+def make_token(secrets: Secrets, purpose: str, number: int, expires: float, text: str) -> str:
+    """Returns a signed text that begins like an XML name, since ids of requests must."""
+    return secrets.sign(f"sso {purpose}", f"_{number}.{int(expires)}.{text}")
+
+
+def read_token(secrets: Secrets, purpose: str, token: str) -> tuple[int, str] | None:
+    """Returns number and text of a token; None for one that the server did not make or that has expired."""
+    signed = secrets.read_signed(f"sso {purpose}", token)
+    if signed is None:
+        return None
+    number, expires, text = signed.removeprefix("_").split(".", 2)
+    return (int(number), text) if int(expires) > utcnow().timestamp() else None
+
+
+def cookie_name(request_id: str) -> str:
+    """Each request has a cookie of its own, so that several tabs can sign in at once."""
+    return f"testhide-sso-{hashlib.sha256(request_id.encode()).hexdigest()[:16]}"
+
+
+def browser_cookie(request_id: str, base_url: str) -> str:
+    # The provider's page posts to us, and browsers send only cookies with SameSite=None along then. These must be
+    # Secure; over plain http, a cookie without SameSite is sent for two minutes.
+    ending = "; Secure; SameSite=None" if base_url.startswith("https:") else ""
+    seconds = int((SIGN_IN + EXCHANGE).total_seconds())
+    return f"{cookie_name(request_id)}={request_id}; Path={PATH}; Max-Age={seconds}; HttpOnly{ending}"
+
+
+def is_bound(request: Request[Any, Any, Any], name: str) -> bool:
+    """Returns whether the browser has the cookie with this name, which depends on its value."""
+    return name in request.cookies and has_cookie(request, request.cookies[name])
+
+
+def has_cookie(request: Request[Any, Any, Any], request_id: str) -> bool:
+    return request.cookies.get(cookie_name(request_id)) == request_id
+
+
+def redirect(url: str, headers: Mapping[str, str] = MappingProxyType({})) -> Response[None]:
+    return Response(None, status_code=303, headers={"Location": url, "Cache-Control": "no-store", **headers})
+
+
+async def read_form(request: Request[Any, Any, Any]) -> dict[str, str]:
+    """Returns the fields of the form that a provider's page sends. Raises Invalid."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != FORM:
+        raise HTTPException(f"Send the response as `Content-Type: {FORM}`.", status_code=415)
+    try:
+        fields = parse_qs((await request.body()).decode("ascii"), strict_parsing=True, max_num_fields=10)
+    except ValueError:
+        raise Invalid("The body is no form.") from None
+    if any(len(values) > 1 for values in fields.values()) or "SAMLResponse" not in fields:
+        raise Invalid.field("SAMLResponse", "must be given once")
+    return {name: values[0] for name, values in fields.items()}
