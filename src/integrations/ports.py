@@ -152,7 +152,7 @@ class TrustedProvider:
 
 @dataclass(frozen=True)
 class Assertion:
-    """What an identity provider asserts about a person, with the signature, audience, recipient and times checked."""
+    """Statement of an identity provider about a person, whose signature, audience, recipient and times were checked."""
 
     provider_id: int
     assertion_id: str

@@ -18,6 +18,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from tests.support.http import Client
+from tests.support.saml_idp import ENTITY_ID, SSO_URL, signing_key
 
 Described = schemathesis.APIOperation[Any, Any, Any, Any]
 
@@ -33,6 +34,8 @@ ENDLESS = {
     "GET /api/v3/builds/{build_id}/stream": "server-sent events: a stream lasts as long as its build",
     "GET /api/v3/events/stream": "server-sent events: this stream has no end of its own",
     "POST /api/v3/nodes/{node_id}/execute": "waits for what an agent answers, as long as the caller says",
+    "GET /api/v3/sso/login/{provider_id}": "sends whoever asks to another server",
+    "POST /api/v3/users/{user_id}/sign-out": "made-up ids are small numbers: it would end the session that asks",
 }
 """What is left out, with the reason. The contract tests ask them."""
 WITHOUT_AN_AGENT = {"POST /api/v3/nodes/{node_id}/restart"}
@@ -122,6 +125,9 @@ def a_small_world(session: Client, name: str = "fuzzed") -> Fuzzed:
     channel = make("/ms-teams", channel_fields)["id"]
     issue = {"project_id": project, "title": name, "classification": "infra", "pattern": "never"}
     known_issue = make("/known-issues", issue)["id"]
+    entity_id, certificate = f"{ENTITY_ID}/{name}", signing_key("idp").certificate.decode()
+    provider_fields = {"name": name, "entity_id": entity_id, "sso_url": SSO_URL, "certificates": [certificate]}
+    provider = make("/identity-providers", provider_fields)["id"]
     user = session.get("/api/v3/me").json()["id"]
     ids = {
         "project_id": project,
@@ -137,7 +143,12 @@ def a_small_world(session: Client, name: str = "fuzzed") -> Fuzzed:
         "user_id": user,
     }
     api_token = make("/api-tokens", {"name": "fuzz"})["secret"]
-    own_ids = {"/api/v3/node-pools": pool, "/api/v3/webhooks": webhook, "/api/v3/ms-teams": channel}
+    own_ids = {
+        "/api/v3/node-pools": pool,
+        "/api/v3/webhooks": webhook,
+        "/api/v3/ms-teams": channel,
+        "/api/v3/identity-providers": provider,
+    }
     return Fuzzed(session.url, session, api_token, node["agent_token"], ids, own_ids)
 
 
