@@ -135,9 +135,7 @@ class ReportedFailures:
 
 @dataclass
 class _OpenBuild:
-    """A build that has not ended at the current position of the simulation. `build` is its state under the what-if
-    rules, `real` its real state.
-    """
+    """A build that has not ended yet: its state under the what-if rules (`build`) and its real state."""
 
     build: AnyBuild
     real: AnyBuild
