@@ -117,9 +117,7 @@ class BuildController(Controller):
     @post("/start", guards=[CAN_BUILD])
     async def start_build(self, ctx: RequestContext, data: NewBuild) -> StartedBuild:
         """Queues a build of a job. With `external`, the pipeline runs elsewhere and reports here."""
-        project_id = await ctx.services.project_of_job(data.job_id)
-        if project_id is None:
-            raise NotFound(f"There is no job {data.job_id}.")
+        project_id = await ctx.find(lambda _, job_id: ctx.services.project_of_job(job_id), "job", data.job_id)
         ctx.must(project_id, f"job {data.job_id}")
         check_variables("env", data.env)
         check_variables("secrets", data.secrets)
@@ -267,15 +265,15 @@ async def read_build(ctx: RequestContext, build_id: int) -> AsyncIterator[tuple[
     """Yields a connection and the build.
 
     If the read models do not have the build, waits until they have caught up, since the build may have been started a
-    moment ago. Raises NotFound if the build does not exist or the user cannot see it, and Forbidden if their access is
-    too low.
+    moment ago. Raises Unavailable if that takes too long, NotFound if the build does not exist or the user cannot see
+    it, and Forbidden if their access is too low.
     """
     async with AsyncExitStack() as stack:
         connection = await stack.enter_async_context(ctx.reading())
         row = await builds.find(connection, build_id)
         if row is None and not ctx.is_historical:
             await stack.aclose()  # releases the connection before the wait
-            await ctx.wait_for_head()
+            await ctx.services.wait_for_missing()
             connection = await stack.enter_async_context(ctx.reading())
             row = await builds.find(connection, build_id)
         if row is None:

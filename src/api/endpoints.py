@@ -34,9 +34,8 @@ def must_access(user: User, level: Level, row: WebhookRow | ChannelRow) -> None:
 
 async def find_accessible(ctx: RequestContext, row_type: type[R], endpoint_id: int) -> R:
     """Returns the row of an endpoint. Raises NotFound or Forbidden like `must_access`."""
-    row = await find_row(ctx.source, row_type, endpoint_id)
-    if row is None:
-        raise NotFound(f"There is no {NAMES[KINDS[row_type]]} {endpoint_id}.")
+    name = NAMES[KINDS[row_type]]
+    row = await ctx.find(lambda source, row_id: find_row(source, row_type, row_id), name, endpoint_id)
     must_access(ctx.user, ctx.needs.level, row)
     return row
 

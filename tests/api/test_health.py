@@ -13,7 +13,8 @@ from store.tables.alarms import set_alarm
 from testhide.processes import core
 from testhide.rebuild import rebuild
 from testhide.repair import repair
-from tests.support.server import Server
+from tests.support.http import Answer
+from tests.support.server import ADMIN, Server
 
 
 def readiness(server: Server) -> requests.Response:
@@ -91,6 +92,37 @@ def test_a_lagging_read_model_is_named(server: Server, build: int) -> None:
     assert {"name": "builds", "position": head - 1, "lag": 1} in answer.json()["lagging"]
     server.wait_until_projected()
     assert readiness(server).json()["lagging"] == []
+
+
+def test_what_a_lagging_read_model_does_not_show_yet_is_not_refused_for_good(
+    server: Server, job: int, build: int
+) -> None:
+    def must_be_retried(answer: Answer) -> None:
+        assert (answer.status_code, answer.json()["type"]) == (503, "urn:testhide:problem:unavailable")
+        assert "Try again" in answer.json()["detail"]
+        assert int(answer.headers["Retry-After"]) > 0
+
+    at_once = {"Prefer": "respond-async"}
+    unknown = "/api/v3/builds/999999999/comment"
+    with psycopg.connect(server.settings.database_url) as connection:
+        connection.execute("LOCK TABLE projection_positions IN SHARE ROW EXCLUSIVE MODE")  # holds the projector
+        new_build = {"job_id": job, "external": True}
+        started = server.admin.post("/api/v3/builds/start", json=new_build, headers=at_once)
+        created = f"/api/v3/builds/{started.json()['id']}"
+        position = {"Testhide-Min-Position": started.headers["Testhide-Position"]}
+        must_be_retried(server.admin.post(f"{created}/comment", json={"text": "early"}, headers=position))
+        must_be_retried(server.admin.post(f"{created}/finish", json={"status": "passed"}))
+        must_be_retried(server.admin.post(unknown, json={"text": "never"}))
+        must_be_retried(server.admin.get("/api/v3/jobs/999999999"))
+        new_session = server.client(*ADMIN)
+        must_be_retried(new_session.get("/api/v3/me"))
+        assert server.admin.get(f"/api/v3/builds/{build}").status_code == 200
+        assert server.client().get("/api/v3/me").status_code == 401
+    server.wait_until_projected()
+    assert server.admin.post(f"{created}/comment", json={"text": "early"}).status_code == 201
+    assert server.admin.post(f"{created}/finish", json={"status": "passed"}).status_code == 200
+    assert server.admin.post(unknown, json={"text": "never"}).status_code == 404
+    assert new_session.get("/api/v3/me").status_code == 200
 
 
 def test_an_alarm_degrades_until_it_ends(server: Server, build: int) -> None:

@@ -138,8 +138,14 @@ class RequestContext:
         return agent.node_id
 
     async def find(self, find: Find[R], name: str, row_id: int) -> R:
-        """Returns the row with an id. Raises NotFound if there is none; `name` is the kind of object in its message."""
+        """Returns the row with an id. Raises NotFound if there is none; `name` is the kind of object in its message.
+
+        Raises Unavailable if the read models do not have the row, but are behind the log.
+        """
         row = await find(self.source, row_id)
+        if row is None and not self.is_historical:
+            await self.services.wait_for_missing(self._connection)
+            row = await find(self.source, row_id)
         if row is None:
             raise NotFound(f"There is no {name} {row_id}.")
         return row

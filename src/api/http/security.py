@@ -64,28 +64,34 @@ async def find_caller(connection: ASGIConnection[Any, Any, Any, Any]) -> User | 
 
 
 async def identify(services: Services, token: str) -> User | Agent:
-    """Returns the user or agent to whom the token belongs. Raises Unauthenticated if it is unknown, expired or
-    revoked.
+    """Returns the user or agent to whom the token belongs. Raises Unauthenticated if it is unknown, expired or revoked,
+    and Unavailable if the read models do not have it, but are behind the log.
     """
+    # Checked before any query: nobody waits for a session that this server did not begin.
+    session_id = None if token.startswith((AGENT_TOKEN, API_TOKEN)) else _session_of(services.secrets, token)
+    caller = await _look_up(services, token, session_id)
+    if caller is None:
+        await services.wait_for_missing()
+        caller = await _look_up(services, token, session_id)
+    if caller is None:
+        raise Unauthenticated(BAD_TOKEN if session_id is None else "The session has ended; sign in again.")
+    return caller
+
+
+async def _look_up(services: Services, token: str, session_id: str | None) -> User | Agent | None:
+    if session_id is not None:
+        found = await services.sessions(session_id)
+        return None if found is None else _user(found, session_id)
+    hashed = token_hash(token)
     if token.startswith(AGENT_TOKEN):
-        hashed = token_hash(token)
         node = await nodes.find_by_token(services.pool, hashed)
-        if node is None or not hmac.compare_digest(node.token_hash, hashed):
-            raise Unauthenticated(BAD_TOKEN)
-        return Agent(node.id)
-    if token.startswith(API_TOKEN):
-        hashed = token_hash(token)
-        async with services.pool.connection() as connection:
-            found = await auth.find_token_credentials(connection, hashed)
-            if found is None or found.token_id is None or not hmac.compare_digest(found.token_hash, hashed):
-                raise Unauthenticated(BAD_TOKEN)
-            await record_token_use(connection, found.token_id)
-        return _user(found, None)
-    session_id = _session_of(services.secrets, token)
-    found = await services.sessions(session_id)
-    if found is None:
-        raise Unauthenticated("The session has ended; sign in again.")
-    return _user(found, session_id)
+        return None if node is None or not hmac.compare_digest(node.token_hash, hashed) else Agent(node.id)
+    async with services.pool.connection() as connection:
+        found = await auth.find_token_credentials(connection, hashed)
+        if found is None or found.token_id is None or not hmac.compare_digest(found.token_hash, hashed):
+            return None
+        await record_token_use(connection, found.token_id)
+    return _user(found, None)
 
 
 def _session_of(secrets: Secrets, token: str) -> str:

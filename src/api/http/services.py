@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
 from commands.handler import Handler
 from commands.reports.recording import ReportRecorder
+from domain.core.errors import Unavailable
 from domain.licenses import License
 from integrations.ports import Blobs, Outgoing, Saml
 from projections.auth import Credentials
@@ -57,3 +59,14 @@ class Services:
     agent_version: str
     license: License
     max_parallel_builds: int = 20
+
+    async def wait_for_missing(self, connection: AsyncConnection | None = None) -> None:
+        """Waits until the read models show the whole log: what they do not have may have been made a moment ago. Raises
+        Unavailable if they do not reach its end in time.
+
+        Does not wait for a caller who holds a `connection`, since waits need connections of the same pool.
+        """
+        log = self.log if connection is None else self.log.on(connection)
+        head = await log.read_head()
+        if self.waiter.position < head and (connection is not None or not await self.waiter.wait_reached(head)):
+            raise Unavailable("Not shown yet, or not there: the read models are behind the log. Try again.")

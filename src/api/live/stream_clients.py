@@ -24,7 +24,7 @@ from litestar.types import HTTPResponseBodyEvent, Receive, Send
 
 from api.http.permissions import Agent, User
 from api.http.security import find_caller
-from domain.core.errors import Unauthenticated
+from domain.core.errors import Unauthenticated, Unavailable
 from store.postgres.cancellation import cancel_and_wait
 
 log = structlog.get_logger()
@@ -185,8 +185,8 @@ async def refresh_callers(clients: Iterable[StreamClient]) -> None:
 async def _refresh_caller(clients: list[StreamClient]) -> None:
     try:
         caller = await find_caller(clients[0].request)
-    except Unauthenticated:
-        caller = None
+    except (Unauthenticated, Unavailable):
+        caller = None  # the read models had these credentials before
     except psycopg.OperationalError as error:
         log.warning("the access of clients cannot be checked", error=str(error).strip())
         return
