@@ -160,6 +160,23 @@ async def test_what_is_not_built_is_not_switched_to(parts: Core) -> None:
         await switch(parts.conninfo, parts.log, RELEASE)
 
 
+@pytest.mark.parametrize("schema", ["public", "beside", "previous"])
+async def test_tables_whose_positions_are_lost_are_replaced(parts: Core, schema: str) -> None:
+    await serve(parts, RELEASE)
+    await take(parts, "thing", times=3)
+    for _ in range(2):
+        await build_staging(parts.conninfo, parts.log, [OWNERS])
+        await switch(parts.conninfo, parts.log, [OWNERS])
+    await build_staging(parts.conninfo, parts.log, [OWNERS])
+    async with parts.pool.connection() as connection:
+        expected = await rows(connection, "owners_v1")
+        await connection.execute(f"DELETE FROM {schema}.projection_positions".encode())
+    await build_staging(parts.conninfo, parts.log, [OWNERS])
+    await switch(parts.conninfo, parts.log, [OWNERS])
+    async with parts.pool.connection() as connection:
+        assert await rows(connection, "owners_v1") == expected
+
+
 async def test_an_engine_that_missed_a_switch_writes_nothing(parts: Core) -> None:
     await serve(parts, RELEASE)
     await take(parts, "thing", times=3)

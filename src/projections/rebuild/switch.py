@@ -140,6 +140,7 @@ async def _drop_retired(live: AsyncConnection, projections: Sequence[Projection]
     async with live.transaction():
         for projection in projections:
             await drop_version(live, RETIRED, projection.name, projection.version)
+            await _drop_unlisted(live, RETIRED, projection)
 
 
 async def _move_tables(live: AsyncConnection, projections: Sequence[Projection]) -> None:
@@ -147,7 +148,7 @@ async def _move_tables(live: AsyncConnection, projections: Sequence[Projection])
     stay, since another release may read them.
     """
     for projection in projections:
-        await _drop_unlisted(live, projection)
+        await _drop_unlisted(live, LIVE, projection)
     old = [table for projection in projections for table in await _fetch_tables(live, LIVE, projection)]
     new = [table for projection in projections for table in await _fetch_tables(live, STAGING, projection)]
     if old:
@@ -173,13 +174,13 @@ async def _fetch_tables(connection: AsyncConnection, schema: Schema, projection:
     return [table for (table,) in await cursor.fetchall()]
 
 
-async def _drop_unlisted(live: AsyncConnection, projection: Projection) -> None:
-    """Drops the live tables of a projection if their row in `projection_positions` is lost. The new tables have the
-    same names.
+async def _drop_unlisted(live: AsyncConnection, schema: Schema, projection: Projection) -> None:
+    """Drops live or retired tables whose row of `projection_positions` is lost. Their names would collide with those of
+    the tables that are moved into the schema.
     """
-    if (projection.name, projection.version) not in await fetch_schema_positions(live, LIVE):
+    if (projection.name, projection.version) not in await fetch_schema_positions(live, schema):
         for row in projection.rows:
-            await live.execute(SQL("DROP TABLE IF EXISTS {}").format(Identifier(LIVE, str(row.table))))
+            await live.execute(SQL("DROP TABLE IF EXISTS {}").format(Identifier(schema, str(row.table))))
 
 
 async def drop_version(connection: AsyncConnection, schema: Schema, name: str, version: int) -> bool:
