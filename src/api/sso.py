@@ -25,6 +25,7 @@ from api.http.request_context import RequestContext
 from api.http.security import PUBLIC
 from api.http.types import Email
 from api.identity_providers import identity_claim
+from api.users import must_have_seat
 from commands.identity_providers import LinkIdentity, RegisterByIdentity, SignInByIdentity
 from domain.claims import CLAIM
 from domain.core.errors import Conflict, Forbidden, Invalid, NotFound, Unauthenticated, Unavailable
@@ -109,7 +110,9 @@ class SsoController(Controller):
         """Returns the SAML metadata of this server, to set identity providers up with."""
         return ctx.services.saml.describe_service()
 
-    @get("/login/{provider_id:int}", opt={**PUBLIC, "headers": ("Location",)}, status_code=303)
+    @get(
+        "/login/{provider_id:int}", opt={**PUBLIC, "headers": ("Location",), "problems": (Forbidden,)}, status_code=303
+    )
     async def begin_sign_in(
         self,
         ctx: RequestContext,
@@ -119,6 +122,7 @@ class SsoController(Controller):
         ] = "/",
     ) -> Response[None]:
         """Sends a browser to an identity provider to sign in."""
+        ctx.services.license.require("sso", utcnow())
         row = await identity_providers.find(ctx.source, provider_id)
         if row is None or not row.active:
             raise NotFound(f"There is no identity provider {provider_id}.")
@@ -183,6 +187,7 @@ async def verify(ctx: RequestContext, response: str, path: str) -> tuple[Identit
     provider. `POST /sso` also accepts one without a request, if the provider allows it.
     """
     services, now = ctx.services, utcnow()
+    services.license.require("sso", now)
     rows = {row.id: row for row in await identity_providers.fetch_active(ctx.source)}
     urls = [f"{services.base_url}{PATH}{ending}" for ending in {path, "/acs"}]
     try:
@@ -224,6 +229,7 @@ async def find_user(ctx: RequestContext, provider: IdentityProviderRow, assertio
         return user.id
     if not provider.create_users or role is None:
         raise Forbidden("You have no account here, and this identity provider makes none for you; ask an admin.")
+    await must_have_seat(ctx)
     user_id = await ctx.services.ids.draw("users")
     await ctx(
         RegisterByIdentity(

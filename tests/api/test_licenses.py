@@ -14,7 +14,10 @@ from store.clock import utcnow
 from testhide.licenses import load_license
 from testhide.operator_errors import Fault
 from testhide.settings import Settings
+from tests.api.test_sso import given_idp
 from tests.support.in_process_server import serve_in_process
+from tests.support.saml_idp import Response
+from tests.support.saml_idp import signed as encoded
 from tests.support.server import ADMIN, Server
 
 SIGNER = SigningKey.new("licences.example.com")
@@ -64,6 +67,18 @@ def test_a_missing_entitlement_is_named() -> None:
         COMMUNITY.require(capability, utcnow())
 
 
+def test_single_sign_on_is_gated(server: Server, tmp_path: Path) -> None:
+    settings = signed(tmp_path / "licence", structs.replace(TEAM, capabilities=()))
+    licensed = structs.replace(server.settings, license=settings.license, license_key=settings.license_key)
+    with serve_in_process(Server(server.url, server.engines, licensed)) as inside:
+        client = inside.client(*ADMIN)
+        for refused in (
+            client.when("GET", "/sso/login/1"),
+            client.when("POST", "/sso", json={"saml_response": "x"}),
+        ):
+            assert "entitlement `sso`" in refused.then(403)["detail"]
+
+
 def test_seats_are_limited(server: Server, tmp_path: Path) -> None:
     used = server.admin.fetch("/license/status")["seats_used"]
     settings = signed(tmp_path / "licence", structs.replace(TEAM, seats=used + 1))
@@ -79,5 +94,10 @@ def test_seats_are_limited(server: Server, tmp_path: Path) -> None:
         status = admin.fetch("/license/status")
         assert (status["tier"], status["seats_used"], status["seats_licensed"]) == ("team", used + 1, used + 1)
         assert status["capabilities"].items() >= {"sso": True, "vcenter": False, "max_users": used + 1}.items()
+        idp = given_idp(server)  # both have one database
+        url = f"{inside.url}/api/v3/sso"
+        response = encoded(Response(url, f"{url}/metadata", name_id="new@example.com", issuer=idp.entity_id))
+        refused = admin.when("POST", "/sso", json={"saml_response": response}).then(403)
+        assert "entitlement `max_users`" in refused["detail"]
         for user in (invited, other):
             admin.when("DELETE", f"/users/{user}").then(204)
