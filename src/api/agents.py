@@ -137,7 +137,11 @@ class AgentController(Controller):
 
     @post("/connect", status_code=200)
     async def connect_agent(self, ctx: RequestContext, data: Connection) -> Connected:
-        """Begins a session of the node's agent. Refused while another agent with the same token may be alive."""
+        """Begins a session of the node's agent. Refused while another agent with the same token may be alive.
+
+        The agent of the last session counts as alive until it has been silent for some time. `replaces` proves that the
+        last session is over: it is the secret in the work folder of the new agent.
+        """
         node_id = ctx.node_id
         gauge = await ctx.services.gauges.fetch(node_id)
         dead = gauge is None or gauge.silent_s > ALIVE_S
@@ -156,7 +160,9 @@ class AgentController(Controller):
 
     @post("/disconnect", status_code=200)
     async def disconnect_agent(self, ctx: RequestContext, data: Disconnection) -> dict[str, str]:
-        """Ends the agent's session. Does nothing if the node has another session or none."""
+        """Ends the agent's session. Does nothing if the node's present session is another one, or if the node has
+        none.
+        """
         await ctx(MarkNodeOffline(ctx.node_id, data.session, "its agent was stopped"))
         return {}
 
@@ -173,8 +179,9 @@ class AgentController(Controller):
         free: Annotated[int, Parameter(ge=0, le=10_000)],
         receipt: Annotated[str | None, Parameter(max_length=200)] = None,
     ) -> Response[dict[str, Any] | None]:
-        """Waits for a message for the agent; answers 204 if none comes in time. `receipt` is the receipt of the last
-        message that arrived, and empty before the first one. A message that did not arrive is sent again.
+        """Waits for a message for the agent. Answers 204 if there is none in time. `receipt` is the receipt of the last
+        message that the agent got; it is empty if the agent has got none yet. The server sends a message again if the
+        agent's next poll does not return its receipt.
         """
         node_id = ctx.node_id
         await _must_be_connected(ctx, session)
@@ -186,7 +193,9 @@ class AgentController(Controller):
 
     @post("/heartbeat", status_code=200)
     async def send_heartbeat(self, ctx: RequestContext, data: Heartbeat) -> Lost:
-        """Records the agent's measurements. Returns the builds of the agent that its node no longer has."""
+        """Records the agent's measurements. Returns those of the builds in `running` that the node does not run any
+        more; the agent then ends them.
+        """
         node_id = ctx.node_id
         await _must_be_connected(ctx, data.session)
         await ctx.services.gauges.record_heartbeat(
@@ -215,8 +224,8 @@ class AgentController(Controller):
     async def append_build_log(
         self, ctx: RequestContext, build_id: int, attempt: Attempt, data: LogLines
     ) -> Acknowledged:
-        """Appends lines to a build's log. Returns the number of lines that are stored without a gap from the
-        beginning.
+        """Appends lines to a build's log. Returns how many lines, counted from the beginning of the log, the server has
+        without a gap.
         """
         node_id = ctx.node_id
         build = must_hold(await ctx.services.log.load_state(BUILD.at(build_id)), build_id, node_id, attempt)
@@ -283,7 +292,9 @@ class AgentController(Controller):
     async def report_command_result(
         self, ctx: RequestContext, command_id: int, data: CompletedCommand
     ) -> dict[str, str]:
-        """Records the result of an `execute` or `restart` command. Ignores a second result."""
+        """Records the result of an `execute` or `restart` command. Ignores the result if the command already has
+        one.
+        """
         await ctx(CompleteNodeCommand(command_id, ctx.node_id, **msgspec.structs.asdict(data)))
         return {}
 

@@ -134,9 +134,10 @@ class ArtifactController(Controller):
         """Uploads a file as multipart/form-data with the fields `build_id`, `file` and, optionally, `path`. `path` is a
         folder (`reports`), or the whole path if it ends in the file's name.
 
-        If the build is external, the results of a test report are recorded too. A report whose path another report has
-        gets a path of its own (`junit-2.xml`), and both count. With `replace=true` it replaces the other report.
-        Results of a report that comes after the end of the build do not count; the answer and the build say so.
+        If the build is external and the file is a test report, the server also records the results of the report. If
+        another report has the same path, the new one gets another path (`junit-2.xml`), and both count; with
+        `replace=true` the new one replaces the other. Results of a report that comes after the end of the build do not
+        count; the answer and the build say so.
         """
 
         async def check(fields: Mapping[str, str]) -> None:
@@ -166,7 +167,9 @@ class ArtifactController(Controller):
     async def download_artifact(
         self, request: Request[User, Any, Any], ctx: RequestContext, artifact_id: int
     ) -> Response[Any] | Stream:
-        """Returns the file. Supports `Range` and `If-None-Match`; the ETag is the content's SHA-256."""
+        """Returns the contents of an artifact. Supports `Range` and `If-None-Match`; the ETag is the SHA-256 of the
+        contents.
+        """
         async with ctx.reading() as connection:
             await ctx.find_visible(artifacts.find, "artifact", artifact_id)
             # Read from the log, since a read model may have been altered together with the content.
@@ -177,7 +180,7 @@ class ArtifactController(Controller):
 
     @delete("/{artifact_id:int}", status_code=204, guards=[CAN_WRITE])
     async def delete_artifact(self, ctx: RequestContext, artifact_id: int) -> None:
-        """Deletes an artifact. Results that were read from it stay."""
+        """Deletes an artifact. If it was a report, the results that were read from it stay."""
         artifact = await ctx.find_visible(artifacts.find, "artifact", artifact_id)
         await ctx(DeleteArtifact(artifact_id, artifact.build_id))
 
@@ -185,8 +188,9 @@ class ArtifactController(Controller):
 async def store_artifact(
     ctx: RequestContext, caller: User | Agent, build: AnyBuild, path: str, upload: Upload
 ) -> UploadedArtifact:
-    """Stores an upload and returns its artifact. Stores nothing if the build already has the same content at the same
-    path, or another request is storing it: agents repeat uploads whose connection was cut.
+    """Stores an uploaded file as an artifact and returns the artifact. Agents repeat an upload when its connection was
+    cut; so the function stores nothing if the build already has the same contents at the same path, or if another
+    request is storing them at the moment.
     """
     once = _make_key(build.build_id, path, upload.sha256)
     artifact_id = await _find_duplicate(ctx, build, path, upload)
@@ -214,8 +218,8 @@ async def store_artifact(
 async def _store_new(
     ctx: RequestContext, caller: User | Agent, build: AnyBuild, path: str, upload: Upload, once: IdempotencyKey | None
 ) -> int:
-    """Stores the content, then appends the event, so that no event names contents that do not exist. Returns the
-    artifact's id.
+    """Stores the contents first and appends the event after that, so that no event names contents that do not exist.
+    Returns the artifact's id.
     """
     artifact_id = await ctx.services.ids.draw("artifacts")
     key = blob_key(build.queued.job_id, build.build_id, artifact_id)
@@ -250,7 +254,9 @@ def _make_key(build_id: int, path: str, sha256: str) -> IdempotencyKey:
 async def record_external_report(
     ctx: RequestContext, build: ExpectedVersion[AnyBuild], file: IncomingReport
 ) -> Report | None:
-    """Records the results of an uploaded file. Returns None if the file is not meant as a report."""
+    """Records the results of an uploaded file and returns the report. Returns None if the file neither is a test report
+    nor has the name of one.
+    """
     if (known := file.find_in(build.state)) is not None:
         return known
     report = await asyncio.to_thread(file.read)
@@ -277,8 +283,8 @@ def parse_flag(field: str, given: str) -> bool:
 
 
 async def find_writable_build(caller: User | Agent, ctx: RequestContext, given: str) -> ExpectedVersion[AnyBuild]:
-    """Returns the build whose id a form field contains. Raises Invalid for another text, and NotFound or Forbidden if
-    the caller may not upload to the build.
+    """Returns the build whose id is the text `given` of a form field. Raises Invalid if the text is no id, and NotFound
+    or Forbidden if the caller may not upload to the build.
     """
     if not re.fullmatch(r"[1-9][0-9]{0,15}", given) or int(given) > MAX_ID:
         raise Invalid.field("build_id", "must be the id of a build")

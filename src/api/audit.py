@@ -1,7 +1,7 @@
 """Reads the audit trail: who did what, when, and what it changed.
 
-Admins read all events, and admins of a project its events, by their access of today. Reading events that others caused
-is recorded as an event itself.
+Admins can read all events. Admins of a project can read the events of that project. Their access of today decides, not
+that at the time of the event. If a user reads events that others caused, the server records this reading as an event.
 """
 
 import re
@@ -65,8 +65,8 @@ class AuditController(Controller):
         order: Order = "newest",
         limit: Limit = 50,
     ) -> Response[list[AuditEntry]]:
-        """Returns a page of the events of the whole log, the newest first. With `order=oldest`, in the order in which
-        they happened.
+        """Returns a page of the events of the whole log, the newest first. With `order=oldest`, returns the oldest
+        first.
         """
         async with ctx.reading() as connection:
             wanted = TrailFilter(
@@ -135,9 +135,11 @@ async def load_entries(ctx: RequestContext, positions: Sequence[int]) -> list[Au
 
 
 async def find_readable_projects(ctx: RequestContext, project_id: int | None) -> list[int] | None:
-    """Returns the ids of the projects whose trail the user asks for and may read; None for all projects.
+    """Returns the ids of the projects whose audit trail the user may read: only `project_id` if it is given. Returns
+    None if the user may read the trail of all projects.
 
-    Raises NotFound for a project that the user cannot see, and Forbidden if their access is too low.
+    Raises NotFound if the user cannot see the project `project_id`, and Forbidden if their access to it is too low or
+    if they may read the trail of no project.
     """
     if project_id is not None:
         await must_access_project(ctx, project_id)
@@ -160,8 +162,8 @@ async def must_access_project(ctx: RequestContext, project_id: int) -> None:
 
 
 async def project_of(ctx: RequestContext, stream: str) -> int | None:
-    """Returns the project of a stream, or None. Raises NotFound for a stream that the user cannot see, and Forbidden if
-    their access is too low.
+    """Returns the id of the project that a stream belongs to, or None if it belongs to none. Raises NotFound if the
+    user cannot see the stream, and Forbidden if their access to its project is too low.
     """
     first = await ctx.log.read_stream(stream, 0, 1)
     project_id: int | None = getattr(first[0].event, "project_id", None) if first else None
@@ -173,8 +175,8 @@ async def project_of(ctx: RequestContext, stream: str) -> int | None:
 
 
 def types_of(area: str | None, name: str | None) -> list[str] | None:
-    """Returns the types of the events in an area or with a name; None for all. Raises Invalid for an unknown area or
-    name.
+    """Returns the types of the events in the area `area` and with the name `name`; None if neither is given. Raises
+    Invalid for an unknown area or name.
     """
     if area is not None and area not in EVENT_AREAS.values():
         areas = ", ".join(sorted(set(EVENT_AREAS.values())))
@@ -198,7 +200,7 @@ def check_actor(actor: str | None) -> str | None:
 async def record_reading(
     ctx: RequestContext, what: What, shown: Sequence[AuditEntry], project_id: int | None, **more: str
 ) -> None:
-    """Records that the user read these events, unless they caused all of them."""
+    """Records that the user read the events `shown`. Records nothing if the user caused all of them."""
     if any(one.actor != ctx.user.actor for one in shown):
         read_id = await ctx.services.ids.draw("audit_reads")
         parameters = {name: str(value)[:MAX_STREAM] for name, value in ctx.request.query_params.items()}

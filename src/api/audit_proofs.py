@@ -97,8 +97,8 @@ class AuditLogController(Controller):
         before: Annotated[int | None, Parameter(ge=1, le=MAX_ID, description="Only smaller ones")] = None,
         limit: Annotated[int, Parameter(ge=1, le=500, description="Checkpoints on a page")] = 100,
     ) -> Response[Checkpoints]:
-        """Returns a page of the log's signed checkpoints, the newest first. Keep copies elsewhere: they show later
-        whether the log has been altered.
+        """Returns a page of the log's signed checkpoints, the newest first. Store copies of checkpoints outside of this
+        server: with them you can check later whether anybody has altered the log.
         """
         async with ctx.reading() as connection:
             await find_readable_projects(ctx, None)
@@ -148,7 +148,9 @@ class AuditLogController(Controller):
         first: Annotated[int, Parameter(ge=1, le=MAX_ID, description="Size of the earlier checkpoint")],
         second: Annotated[int, Parameter(ge=1, le=MAX_ID, description="Size of the later checkpoint")],
     ) -> ConsistencyProof:
-        """Returns a proof that the log of the later checkpoint begins with the log of the earlier one."""
+        """Returns a proof that the log up to the earlier checkpoint is the unchanged beginning of the log up to the
+        later one.
+        """
         await find_readable_projects(ctx, None)
         if second < first:
             raise Invalid.field("second", "must not be smaller than `first`")
@@ -169,11 +171,11 @@ class AuditLogController(Controller):
             list[int] | None, Parameter(max_items=MAX_HELD, description="Sizes of checkpoints to compare with")
         ] = None,
     ) -> Stream:
-        """Returns the log up to a checkpoint as NDJSON, for `testhide audit verify`. Only admins can export the whole
-        log.
+        """Returns the log up to a checkpoint as NDJSON, which `testhide audit verify` can check. Only admins can export
+        the whole log.
 
-        Without `size`, the export contains all events until now: it first waits until a checkpoint covers them, 5 s at
-        most.
+        Without `size`, the export contains all events until now: the server first waits until a checkpoint covers them,
+        5 s at most.
         """
         asked_at, head = utcnow(), await ctx.services.log.read_head()
         if size is None:
@@ -203,8 +205,8 @@ class AuditLogController(Controller):
 
 
 async def seal_up_to(ctx: RequestContext, position: int) -> None:
-    """Waits until a checkpoint covers the position. Gives up after SEAL_TIMEOUT_S, or at once if no sealer is
-    running.
+    """Waits until a checkpoint covers the position. Returns without one after SEAL_TIMEOUT_S, or at once if no sealer
+    is running.
     """
     pool = ctx.services.pool
     deadline = time.monotonic() + SEAL_TIMEOUT_S
@@ -215,8 +217,8 @@ async def seal_up_to(ctx: RequestContext, position: int) -> None:
 
 
 async def find_checkpoint(ctx: RequestContext, size: int | None) -> SealedCheckpoint:
-    """Returns the checkpoint of this size, by default the newest. Raises NotFound if there is none of this size, and
-    Unavailable if there is none at all.
+    """Returns the checkpoint of this size, or the newest checkpoint if `size` is None. Raises NotFound if there is none
+    of this size, and Unavailable if there are no checkpoints at all.
     """
     async with ctx.reading() as connection:
         found = await AuditTree(connection).checkpoint(size)
@@ -228,8 +230,9 @@ async def find_checkpoint(ctx: RequestContext, size: int | None) -> SealedCheckp
 
 
 async def check_event_access(ctx: RequestContext, position: int, what: str) -> int | None:
-    """Returns the project of the event at a position, or None. Raises NotFound or Forbidden if the user may not see it;
-    `what` names it in the message.
+    """Returns the id of the project of the event at a position, or None if the event belongs to no project. Raises
+    NotFound or Forbidden if the user may not see the event. The message of NotFound calls what the user asked for
+    `what`.
     """
     project_id = await audit_trail.find_project_at(ctx.source, position)
     if project_id is None and not ctx.user.is_admin:
@@ -242,10 +245,11 @@ async def check_event_access(ctx: RequestContext, position: int, what: str) -> i
 async def choose_events(
     ctx: RequestContext, project_id: int | None, stream: str | None
 ) -> tuple[Following | None, dict[str, str], int | None]:
-    """Returns a function that finds the positions to export (None: all positions), the parameters that select them, and
-    their project.
+    """Returns three values about an export: a function that finds the positions of its events (None for the whole log),
+    the parameters of the request that select these events, and the id of their project or None.
 
-    Raises NotFound or Forbidden if the user may not read them, and Invalid if they must choose a project.
+    Raises NotFound or Forbidden if the user may not read the events. Raises Invalid if the user asks for the whole log
+    and is no admin.
     """
     pool = ctx.services.pool
     if stream is not None:

@@ -196,8 +196,9 @@ class AuthController(Controller):
 
     @post("/authenticate", status_code=200, opt={**PUBLIC, "problems": (Unauthenticated, TooManyRequests, Unavailable)})
     async def authenticate(self, request: Request[Any, Any, Any], ctx: RequestContext, data: Login) -> OpenedSession:
-        """Opens a session. Within 5 minutes, failed attempts are limited to 10 at one account from one address, 50 from
-        one address, and 100 at one account from addresses that nobody has signed in from.
+        """Opens a session. The server limits the failed attempts within 5 minutes: to 10 from one address at one
+        account, to 50 from one address at all accounts, and to 100 at one account from addresses that nobody has signed
+        in from to that account.
         """
         async with counting_attempts(request, ctx.services, data.username):
             user = await auth.find_by_email(ctx.source, data.username)
@@ -230,8 +231,8 @@ class AuthController(Controller):
 
     @post("/reset-password/confirm", status_code=200, opt=PUBLIC)
     async def confirm_password(self, ctx: RequestContext, data: NewPassword) -> PasswordSet:
-        """Sets a password by the token of a link from an invitation or a reset. The link works only once. All sessions
-        of the user end.
+        """Sets a user's password. The token comes from a link in an invitation or a reset, and works only once. All
+        sessions of the user end.
         """
         link = ctx.services.secrets.read_link_token(data.token)
         if link is None:
@@ -261,7 +262,7 @@ class AuthController(Controller):
 
     @get("/config", guards=[ANY_USER])
     async def get_config(self, ctx: RequestContext) -> ServerConfig:
-        """Returns the version and the options of the server."""
+        """Returns the version of the server, and the options that clients need to know."""
         services = ctx.services
         now = utcnow()
         return ServerConfig(
@@ -285,8 +286,8 @@ class AuthController(Controller):
 
     @post("/api-tokens", opt=SHOWN_ONCE, guards=[TOKEN_MAKERS])
     async def create_api_token(self, ctx: RequestContext, data: NewApiToken) -> CreatedApiToken:
-        """Creates an API token of the caller. The token itself is shown only here. Scopes and projects limit it to a
-        part of the caller's rights.
+        """Creates an API token of the caller. Only this answer shows the token itself. Scopes and projects limit the
+        token to a part of the caller's rights.
         """
         now = utcnow()
         if data.expires_at is not None and data.expires_at <= now:
@@ -304,7 +305,7 @@ class AuthController(Controller):
 
     @delete("/api-tokens/{token_id:int}", guards=[CAN_CHANGE_ACCOUNT])
     async def revoke_api_token(self, ctx: RequestContext, token_id: int) -> None:
-        """Revokes a token, which is refused from now on."""
+        """Revokes an API token. The server refuses it from now on."""
         await ctx(RevokeApiToken(token_id, ctx.user.user_id))
 
 
@@ -318,7 +319,7 @@ async def open_session(ctx: RequestContext, user_id: int) -> OpenedSession:
 
 
 def find_level(user: User, project_id: int) -> Level:
-    """Returns the level of access that a user has to a project that they can see."""
+    """Returns the user's level of access to a project. The user must be able to see the project."""
     return "admin" if user.may("admin", project_id) else "write" if user.may("write", project_id) else "read"
 
 
@@ -348,13 +349,14 @@ async def issue_reset_link(services: Services, email: str) -> None:
 
 @contextlib.asynccontextmanager
 async def counting_attempts(request: Request[Any, Any, Any], services: Services, account: str) -> AsyncIterator[None]:
-    """Counts the block as an attempt to sign in. The attempt no longer counts if the block ends without an exception or
-    with Unavailable.
+    """Counts the block as a failed attempt to sign in. If the block ends without an exception or with Unavailable, the
+    attempt is not counted.
 
-    Raises TooManyRequests before the block if there were too many attempts at this account from this address, from this
-    address, or at this account from all addresses that are unknown to it. An address becomes known to an account when
-    somebody signs in from it, for a month. So nobody can lock the owner of an account out by guessing. Attempts at
-    accounts that do not exist count too, so the answer does not show which accounts exist.
+    Raises TooManyRequests before the block if there were too many failed attempts: from this address at this account,
+    from this address at all accounts, or at this account from all addresses that it does not know. An account knows an
+    address for a month after somebody signed in to it from there. So nobody can lock the owner of an account out by
+    guessing passwords. Attempts at accounts that do not exist count as well, so the answer does not show which accounts
+    exist.
     """
     attempts, address = LoginAttempts(services.pool), find_network(request)
     pair = services.secrets.claim("login-pair", f"{address} {account}")
@@ -375,10 +377,11 @@ async def counting_attempts(request: Request[Any, Any, Any], services: Services,
 
 
 def find_network(request: Request[Any, Any, Any]) -> IPv4Network | IPv6Network | None:
-    """Returns the network whose attempts are counted together: one IPv4 address, or an IPv6 /64, which belongs to one
-    customer.
+    """Returns the network whose attempts are counted together. For IPv4 it is the single address, and for IPv6 the /64
+    network, since one customer has all addresses in it.
 
-    None for this machine: a proxy on it that does not forward its clients' addresses would make all of them one.
+    Returns None if the request comes from this machine: behind a proxy that does not forward its clients' addresses,
+    all clients would be counted as one.
     """
     try:
         address = ip_address(request.client.host if request.client is not None else "")

@@ -55,10 +55,10 @@ class BuildActionController(Controller):
 
     @post("/restart", guards=[CAN_BUILD])
     async def restart_build(self, ctx: RequestContext, build_id: int, data: Restart | None = None) -> RestartedBuild:
-        """Queues a new build of the same commit with the same configuration. With `failed_only`, it runs only the tests
-        that failed.
+        """Queues a new build of the same commit with the same configuration. With `failed_only`, the new build runs
+        only the tests that failed.
 
-        For an external build, an agent runs the present command of the job.
+        If the build is external, an agent runs the command that the job has now.
         """
         failed_only = data is not None and data.failed_only
         async with read_build(ctx, build_id) as (connection, row):
@@ -68,7 +68,7 @@ class BuildActionController(Controller):
 
     @post("/retry-flaky", guards=[CAN_BUILD])
     async def retry_flaky_tests(self, ctx: RequestContext, build_id: int) -> RetriedBuild:
-        """Queues a new build that runs only those tests of this build that are known to be flaky."""
+        """Queues a new build of the same commit that runs only the flaky tests among the tests of this build."""
         async with read_build(ctx, build_id) as (connection, row):
             test_ids = tuple(await fetch_flaky_node_ids(connection, build_id))
         new_id, created_at = await self._queue(ctx, row, test_ids, "flaky")
@@ -76,7 +76,7 @@ class BuildActionController(Controller):
 
     @post("/push_to_top", status_code=200, guards=[CAN_BUILD])
     async def push_build_to_top(self, ctx: RequestContext, build_id: int) -> QueuePosition:
-        """Moves a queued build before all builds that are waiting now."""
+        """Moves a queued build to the top of the queue, before all builds that are waiting now."""
         await find_visible_build(ctx, build_id)
         await ctx(MoveBuildToTop(build_id))
         # The position is 0 if a node has got the build meanwhile.
@@ -84,14 +84,14 @@ class BuildActionController(Controller):
 
     @post("/keep-forever", status_code=200, guards=[CAN_BUILD])
     async def keep_build(self, ctx: RequestContext, build_id: int) -> PinnedBuild:
-        """Excludes a build and its artifacts from retention."""
+        """Marks a build to be kept: retention deletes neither the build nor its artifacts."""
         await find_visible_build(ctx, build_id)
         await ctx(PinBuild(build_id, True))
         return PinnedBuild(build_id, True)
 
     @delete("/keep-forever", status_code=200, guards=[CAN_BUILD])
     async def stop_keeping_build(self, ctx: RequestContext, build_id: int) -> PinnedBuild:
-        """Lets retention delete a build and its artifacts again."""
+        """Removes the mark that keeps a build: retention may delete the build and its artifacts again."""
         await find_visible_build(ctx, build_id)
         await ctx(PinBuild(build_id, False))
         return PinnedBuild(build_id, False)

@@ -146,10 +146,11 @@ class BuildController(Controller):
         ] = None,
         as_of: AsOf = None,
     ) -> Response[BuildPage]:
-        """Returns a page of builds, the newest first. `Link: rel="next"` leads to older builds, at the same cost at any
-        depth.
+        """Returns a page of builds, the newest first. The header `Link: rel="next"` leads to the page of older builds;
+        each of these pages takes the same time, however old its builds are.
 
-        With `as_of`, returns builds as they were at that moment: `status=queued` selects the queue of that moment.
+        With `as_of`, returns builds as they were at that moment. For example, `status=queued` then selects the builds
+        that were queued at that moment.
         """
         check_one_offset(ctx.request, "before")
         filters = BuildFilters(
@@ -193,7 +194,9 @@ class BuildController(Controller):
 
     @post("/{build_id:int}/finish", status_code=200, guards=[CAN_REPORT])
     async def finish_build(self, ctx: RequestContext, build_id: int, data: ExternalResult) -> BuildStatus:
-        """Ends an external build. The build fails in any case if a test in its reports failed."""
+        """Ends an external build with the verdict that its pipeline reports. If a test in the build's reports failed,
+        the verdict is always `failed`.
+        """
         await find_visible_build(ctx, build_id)
         receipt = await ctx(FinishExternalBuild(build_id, data.status, data.ignore_unreadable_reports))
         build = receipt.state(BUILD.at(build_id))
@@ -211,8 +214,8 @@ class BuildController(Controller):
             int | None, Parameter(ge=1, le=MAX_ID, description="An earlier attempt, whose agent was lost")
         ] = None,
     ) -> LogPage:
-        """Returns a page of lines of the log of the last attempt, or of an earlier one. Each line begins with its
-        time.
+        """Returns a page of lines of a build's log. Without `attempt`, this is the log of the last attempt. Each line
+        begins with its time.
         """
         row = await find_visible_build(ctx, build_id)
         if attempt is not None and attempt > row.attempt:
@@ -239,9 +242,11 @@ class BuildController(Controller):
     async def stream_build(
         self, request: Request[User, Any, Any], ctx: RequestContext, build_id: int, ids: bool = False
     ) -> LiveStream | Response[None]:
-        """Sends server-sent events: each line of the log, then the status, then `done`.
+        """Sends server-sent events: first each line of the log as it comes, then the final status of the build, then
+        `done`.
 
-        Answers 204 if `Last-Event-ID` is the id of `done`, so that an EventSource does not reconnect again.
+        Answers 204 if `Last-Event-ID` is the id of the `done` event: the client has everything then, and a browser's
+        EventSource stops reconnecting.
         """
         row = await find_visible_build(ctx, build_id)
         project_id = row.project_id
@@ -262,7 +267,7 @@ class BuildController(Controller):
 
 @asynccontextmanager
 async def read_build(ctx: RequestContext, build_id: int) -> AsyncIterator[tuple[AsyncConnection, BuildRow]]:
-    """Yields a connection and the build.
+    """Yields a connection and the build, which was read on that connection.
 
     If the read models do not have the build, waits until they have caught up, since the build may have been started a
     moment ago. Raises Unavailable if that takes too long, NotFound if the build does not exist or the user cannot see
@@ -285,10 +290,11 @@ async def read_build(ctx: RequestContext, build_id: int) -> AsyncIterator[tuple[
 async def read_past_page(
     ctx: RequestContext, filters: BuildFilters, on_page: BuildFilters, as_of: str, limit: int, offset: int
 ) -> tuple[list[int], BuildCount, BuildPage]:
-    """Returns a page of the builds at a past moment: the ids on it, the number of all builds, and the page itself.
+    """Returns a page of the builds as they were at a past moment. Returns three values: the ids of the builds on the
+    page, the number of all builds that `filters` select, and the page itself.
 
-    Admins read the past of all projects, and project admins that of their projects. Raises Forbidden for others, and
-    Invalid for a filter by commit.
+    Admins can read the past of all projects, and admins of a project that of their project. Raises Forbidden for other
+    users, and Invalid for a filter by commit.
     """
     if filters.commit_sha is not None:
         raise Invalid.field("commit_sha", "is not possible with `as_of`: a build may have had another commit then")
@@ -311,6 +317,8 @@ async def read_past_page(
 
 
 async def find_visible_build(ctx: RequestContext, build_id: int) -> BuildRow:
-    """Returns the build, for handlers that read nothing else. Raises the same errors as `read_build`."""
+    """Returns the build, for handlers that read nothing else. Raises NotFound or Forbidden in the same cases as
+    `read_build`.
+    """
     async with read_build(ctx, build_id) as (_, row):
         return row

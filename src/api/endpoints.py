@@ -33,7 +33,9 @@ def must_access(user: User, level: Level, row: WebhookRow | ChannelRow) -> None:
 
 
 async def find_accessible(ctx: RequestContext, row_type: type[R], endpoint_id: int) -> R:
-    """Returns the row of an endpoint. Raises NotFound or Forbidden like `must_access`."""
+    """Returns the row of an endpoint. Raises NotFound if the user cannot see the endpoint, and Forbidden if their
+    access is lower than the route requires.
+    """
     name = NAMES[KINDS[row_type]]
     row = await ctx.find(lambda source, row_id: find_row(source, row_type, row_id), name, endpoint_id)
     must_access(ctx.user, ctx.needs.level, row)
@@ -41,7 +43,7 @@ async def find_accessible(ctx: RequestContext, row_type: type[R], endpoint_id: i
 
 
 async def must_be_callable(ctx: RequestContext, url: str, field: str) -> None:
-    """Raises Invalid for the field `field` if its URL is one to which messages may not be sent."""
+    """Raises Invalid if the server may not send messages to this URL. `field` is the name of the field with the URL."""
     try:
         await ctx.services.outgoing.check(url)
     except Refused as error:
@@ -49,8 +51,8 @@ async def must_be_callable(ctx: RequestContext, url: str, field: str) -> None:
 
 
 async def find_with_stats(ctx: RequestContext, row_type: type[R], endpoint_id: int) -> tuple[R, DeliveryStats]:
-    """Returns the row of an endpoint and the statistics of its deliveries. Raises NotFound or Forbidden like
-    `must_access`.
+    """Returns the row of an endpoint and the statistics of its deliveries. Raises NotFound if the user cannot see the
+    endpoint, and Forbidden if their access is lower than the route requires.
     """
     async with ctx.reading() as connection:
         row = await find_accessible(ctx, row_type, endpoint_id)

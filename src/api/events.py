@@ -46,8 +46,8 @@ class EventController(Controller):
 
 
 def parse_position(last_event_id: str | None) -> int | None:
-    """Returns the position in `Last-Event-ID`, after which the client goes on; None for a new client. Raises
-    Invalid.
+    """Returns the position in `Last-Event-ID`, after which a reconnecting client continues; None for a new client.
+    Raises Invalid if the header is no position.
     """
     if last_event_id is None or last_event_id == "":
         return None

@@ -94,7 +94,7 @@ class HealthController(Controller):
     @get("/healthz")
     async def get_health(self, ctx: RequestContext) -> Liveness:
         """Answers that the process is alive, without asking the database. The status is `degraded` if read models are
-        broken or some events could not be applied.
+        broken or could not apply some events.
         """
         status: Literal["ok", "degraded"] = "degraded" if ctx.services.waiter.is_degraded else "ok"
         return Liveness(status, ctx.services.version, ctx.services.build)
@@ -105,8 +105,8 @@ class HealthController(Controller):
         opt={"problems": (Unavailable,)},
     )
     async def get_readiness(self, ctx: RequestContext) -> Response[Readiness]:
-        """Answers 200 if the database answers and the read models have reached the end of the log. Answers 503 until
-        then, and while a read model is broken or another table is lost.
+        """Answers 200 if the database answers and the read models have reached the end of the log. Answers 503 before
+        that, and also while a read model is broken or another table is lost.
         """
         degraded = _find_disk_problems(ctx.services)
         try:
@@ -154,7 +154,7 @@ class HealthController(Controller):
 
 
 def _find_unusable(live: Inspection) -> list[str]:
-    """Returns sentences about the read models that cannot be used, with the command that repairs them."""
+    """Returns one sentence for each kind of read models that cannot be used, with the command that repairs them."""
     found: list[str] = []
     if missing := " ".join(projection.name for projection in PROJECTIONS if projection.name not in live.positions):
         found.append(f"read models are not built yet: run `testhide projections rebuild {missing} --switch`")
@@ -204,7 +204,7 @@ async def _find_stalled(connection: AsyncConnection) -> list[str]:
 
 
 async def _find_degraded(connection: AsyncConnection, has_parked_events: bool) -> list[str]:
-    """Returns sentences about the problems that need an operator while the server goes on."""
+    """Returns sentences about problems that an operator has to solve but that do not stop the server."""
     found: list[str] = []
     if has_parked_events:
         found.append("events are parked, see `testhide projections status`")
@@ -226,8 +226,8 @@ class ProjectionController(Controller):
 
     @get("", guards=[CAN_READ])
     async def list_projections(self, ctx: RequestContext) -> Sequence[ReadModelStatus]:
-        """Returns the status of every read model in each of its versions: its position, and the events that it could
-        not apply. Only admins see the texts of errors.
+        """Returns the status of every version of every read model: its position, and the events that could not be
+        applied to it. Only admins see the texts of errors.
         """
         async with ctx.reading() as connection:
             return without_errors(await overview(connection, PROJECTIONS), ctx.user)
@@ -241,15 +241,15 @@ class ReactionController(Controller):
 
     @get("", guards=[CAN_READ])
     async def list_reactions(self, ctx: RequestContext) -> Sequence[ReactionStatus]:
-        """Returns the status of every reaction: its position, and the work that failed. Only admins see the texts of
-        errors.
+        """Returns the status of every reaction: its position in the log, and how much of its work failed. Only admins
+        see the texts of errors.
         """
         return without_errors(await reactions.fetch_statuses(ctx.source), ctx.user)
 
 
 def without_errors(statuses: Sequence[S], user: User) -> Sequence[S]:
-    """Returns the statuses. Removes the texts of errors unless the user is an admin, since they may quote data of any
-    project.
+    """Returns the statuses with the texts of errors for an admin, and without them for other users, since the texts may
+    quote data of any project.
     """
     if not user.is_admin:
         for status in statuses:

@@ -1,4 +1,4 @@
-"""Parts of the description that several operations use: header parameters, headers of answers, and problems."""
+"""Parts of the API description that several operations use: header parameters, headers of answers, and problems."""
 
 from typing import Any
 
@@ -72,7 +72,7 @@ def refer_to_problem(status: int) -> Part:
 
 
 def make_components() -> Part:
-    """Returns the shared parts, by kind, in the form of OpenAPI's `components`."""
+    """Returns the shared parts of the API description in the form of OpenAPI's `components`: by kind, then by name."""
     return {
         "parameters": {
             key: {"name": name, "in": "header", "description": description, "schema": schema}

@@ -1,5 +1,5 @@
-"""Serves `/api/v3/openapi.json`. Litestar lists the handlers and their parameters; their types and docstrings complete
-that list.
+"""Serves `/api/v3/openapi.json`. Litestar makes a description from the handlers and their parameters. This module
+completes it from the types and docstrings.
 """
 
 import sys
@@ -56,7 +56,7 @@ PROBLEM: dict[str, Any] = {
 
 
 class Description(JsonRenderPlugin):
-    """Renderer of the description. It renders only once, since routes do not change while the server runs."""
+    """Renderer of the API description. Renders it only once, since the routes do not change while the server runs."""
 
     def __init__(self) -> None:
         super().__init__(path="/")
@@ -69,7 +69,9 @@ class Description(JsonRenderPlugin):
 
 
 class DescriptionRouter(Router):
-    """Router for the description, which leaves out Litestar's HTML page and its second path of the description."""
+    """Router for the API description. Leaves out two routes that Litestar would add: an HTML page, and a second path of
+    the description.
+    """
 
     def register(self, value: Any) -> Any:
         if isinstance(value, HTTPRouteHandler) and value.paths & {"/{path:str}", "/openapi.json"}:
@@ -92,7 +94,7 @@ def config(version: str) -> OpenAPIConfig:
 
 
 def correct_schema(app: Litestar, schema: dict[str, Any]) -> dict[str, Any]:
-    """Completes and corrects Litestar's description in place, and returns it."""
+    """Completes and corrects the description that Litestar has made. Changes `schema` in place and returns it."""
     forms = list(_described_forms(app, schema))
     schemas = Schemas(
         [form.body for form, _ in forms if form.body is not None and form.is_strict],
@@ -118,7 +120,9 @@ def _described_forms(app: Litestar, schema: dict[str, Any]) -> Iterator[tuple[Op
 
 
 def _describe_tags(forms: list[tuple[OperationForm, Part]]) -> Iterator[dict[str, str]]:
-    """Yields the tags. A tag's description consists of the docstrings of its controllers, or of their modules."""
+    """Yields each tag with its description, which is made from the docstrings of the controllers with that tag. For a
+    controller without a docstring, the docstring of its module is used.
+    """
     docstrings: dict[str, dict[str, None]] = defaultdict(dict)
     for form, operation in forms:
         module = sys.modules[form.handler.fn.__module__]
@@ -131,8 +135,8 @@ def _describe_tags(forms: list[tuple[OperationForm, Part]]) -> Iterator[dict[str
 
 
 def answer_options(request: Request[Any, Any, Any]) -> Response[None]:
-    """Answers OPTIONS with all methods of the path. Litestar's own answer lacks handlers of the path that were
-    registered later.
+    """Answers an OPTIONS request with all methods of the path. Replaces Litestar's own answer, which lacks the methods
+    of handlers that were registered later for the same path.
     """
     template = request.scope["path_template"]
     route = next(route for route in request.app.routes if getattr(route, "path_format", None) == template)

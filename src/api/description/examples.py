@@ -1,6 +1,6 @@
-"""Examples of bodies and answers, from the public API reference. Fields that only the server's answers have are added.
+"""Examples of bodies and answers, from the public API reference. Fields that only this server's answers have are added.
 
-`examples.json` contains them by operation id, under `request` and `response`.
+`examples.json` contains the examples by operation id, under `request` and `response`.
 """
 
 import json
@@ -20,7 +20,9 @@ def load_examples() -> dict[str, dict[str, Any]]:
 
 
 def complete(example: Any, schema: Schema, schemas: Schemas) -> Any:
-    """Returns the example, with placeholders for the fields that its schema requires and that it lacks."""
+    """Returns the example with all fields that the schema requires. A field that the example lacks gets a placeholder
+    as its value.
+    """
     schema = _choose(example, schema, schemas)
     match example:
         case dict() if "properties" in schema:
@@ -37,7 +39,9 @@ def complete(example: Any, schema: Schema, schemas: Schemas) -> Any:
 
 
 def _choose(example: Any, schema: Schema, schemas: Schemas) -> Schema:
-    """Returns the alternative of a schema that fits the example, with references resolved."""
+    """Returns that alternative of a schema which fits the example best. If the alternative is a reference, returns the
+    schema that it refers to.
+    """
     found = [schemas.resolve(item) for item in schema.get("anyOf", [schema])]
     if isinstance(example, dict):
         return max(found, key=lambda item: len(example.keys() & item.get("properties", {}).keys()))

@@ -1,8 +1,8 @@
 """Describes an operation from its handler: names, parameters, body, answers, and the problems that it may answer.
 
-The handler's `opt` declares everything else. `content` is the schema, by media type, of a body that the handler reads
-itself. `download` says that the answer is a file. `headers` names further headers of the answer, and `problems` further
-types of problems.
+A handler declares in `opt` what its types do not show. `content` is the schema, by media type, of a body that the
+handler reads itself. `download` says that the answer is a file. `headers` names further headers of the answer, and
+`problems` further types of problems.
 """
 
 from http import HTTPStatus
@@ -33,7 +33,7 @@ BINARY: Part = {"schema": {"type": "string", "format": "binary"}}
 
 
 class OperationForm:
-    """A handler for one HTTP method, and the properties that follow from its declaration."""
+    """A handler for one HTTP method, and the properties of the operation that follow from the handler's declaration."""
 
     def __init__(self, handler: HTTPRouteHandler, method: str) -> None:
         self.handler = handler
@@ -49,7 +49,7 @@ class OperationForm:
 
     @property
     def answer_types(self) -> list[Any]:
-        """Types of the answers that are JSON."""
+        """Types of those answers of the operation that are JSON."""
         if not self.is_json:
             return []
         return [kind for kinds in self.answers.values() for kind in kinds if kind not in (NoneType, bytes)]
@@ -138,8 +138,8 @@ class OperationForm:
         return names
 
     def _problems(self, parameters: list[Part]) -> set[int]:
-        """Returns the HTTP statuses of the problems that the operation may answer: those that follow from its form, and
-        declared ones.
+        """Returns the HTTP statuses of the problems that the operation may answer. Some follow from its method,
+        parameters and body; the handler declares the others.
         """
         opt = self.handler.opt
         named = {parameter["name"] for parameter in parameters if parameter["required"]}
@@ -175,7 +175,9 @@ def _body_type(handler: HTTPRouteHandler) -> Any:
 
 
 def _answer_types(handler: HTTPRouteHandler) -> dict[int, list[Any]]:
-    """Returns status -> types of its answers. There are several types if the answer has one of several forms."""
+    """Returns a mapping of each status to the types of the answers with that status. A status has several types if its
+    answer can have several forms.
+    """
     found = {
         status: list(alternatives(spec.data_container or NoneType))
         for status, spec in (handler.responses or {}).items()
@@ -188,8 +190,8 @@ def _answer_types(handler: HTTPRouteHandler) -> dict[int, list[Any]]:
 
 
 def _correct_parameter(parameter: Part) -> Part:
-    """Returns Litestar's description of a parameter, corrected: without the alternative null, since a URL leaves the
-    parameter out instead.
+    """Returns a corrected copy of Litestar's description of a parameter. A null among the allowed values is removed,
+    since a URL cannot contain null; it leaves the parameter out instead.
     """
     schema = dict(parameter["schema"])
     schema.pop("description", None)

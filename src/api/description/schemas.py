@@ -26,8 +26,8 @@ class Schemas:
     """Schemas of all types of bodies and answers. `components` contains those of structs, by name."""
 
     def __init__(self, strict_bodies: Sequence[Any], lenient_bodies: Sequence[Any], answers: Sequence[Any]) -> None:
-        """Makes the schemas. Those of strict bodies forbid unknown fields. Those of answers require all fields that are
-        never UNSET.
+        """Makes the schemas of these types. Schemas of strict bodies forbid unknown fields. Schemas of answers require
+        every field that is never UNSET.
         """
         bodies = [*strict_bodies, *lenient_bodies]
         types = [*bodies, *answers]
@@ -62,7 +62,7 @@ def _may_be_unset(field: Field) -> bool:
 
 
 def find_objects(types: Sequence[Any]) -> dict[type, ObjectType]:
-    """Returns all structs and dataclasses that occur in the types, at any depth."""
+    """Returns all structs and dataclasses that occur in the types or, at any depth, in the types of their fields."""
     found: dict[type, ObjectType] = {}
 
     def visit(kind: Type | Field) -> None:
@@ -95,7 +95,9 @@ def _describe_fields(schema: Schema, kind: ObjectType) -> None:
 
 
 def adapt(schema: Any) -> None:
-    """Adapts a schema in place from the forms of Python to those of JSON Schema, at any depth."""
+    """Changes a schema in place, at any depth: replaces what is written in the way of Python by what JSON Schema has
+    for it.
+    """
     match schema:
         case list():
             for item in schema:
@@ -114,12 +116,12 @@ def adapt(schema: Any) -> None:
 
 
 def unwrap(docstring: str) -> str:
-    """Returns a docstring with each paragraph in one line."""
+    """Returns a docstring without line breaks inside of paragraphs: each paragraph is one line."""
     return re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.cleandoc(docstring))
 
 
 def _field_docstrings(described: type) -> dict[str, str]:
-    """Returns field name -> docstring below the field, for a class and its base classes."""
+    """Returns a mapping of field names to the docstrings below the fields, for a class and its base classes."""
     found: dict[str, str] = {}
     for base in reversed(described.__mro__):
         if not base.__module__.startswith(("builtins", "msgspec")):

@@ -1,9 +1,9 @@
 """Answers GET requests with `?as_of=`, which names a log position or a time in the past.
 
-The response has the same form as one about the present, but is folded from the events up to that moment. The header
-`Testhide-As-Of` contains the position of the last one. Data that is in no event (gauges, waiting reasons) is left out.
-Admins may read the past, and project admins that of their projects, by their access of today. A past state with data
-that has been erased since is refused with 410.
+The response has the same form as one about the present, but it is folded from the events up to that moment. The header
+`Testhide-As-Of` contains the position of the last of these events. Data that is in no event (gauges, waiting reasons)
+is left out. Admins can read the past of everything, and admins of a project the past of that project; their access of
+today decides. If data of a past state has been erased since, the request is refused with 410.
 """
 
 from collections.abc import AsyncIterator, Iterable
@@ -46,8 +46,8 @@ class Moment(msgspec.Struct, frozen=True):
 
 
 def as_of(subject: HistoricalResource, parameter: str) -> dict[str, Any]:
-    """Returns the options of a GET handler that accepts `?as_of=`. `parameter` is the name of the path or query
-    parameter that contains the subject's id.
+    """Returns the options with which a GET handler accepts `?as_of=`. `subject` says what the handler returns.
+    `parameter` is the name of the path or query parameter that contains the subject's id.
     """
 
     async def provide(request: Request[User, Any, Any], as_of: AsOf = None) -> AsyncIterator[RequestContext]:
@@ -63,7 +63,7 @@ def as_of(subject: HistoricalResource, parameter: str) -> dict[str, Any]:
 
 
 def _id(request: Request[Any, Any, Any], parameter: str) -> int | None:
-    """Returns the id of the subject; None if it is not valid, so that the handler refuses it."""
+    """Returns the id of the subject from the request. Returns None if it is not valid; the handler then refuses it."""
     given = str(request.path_params.get(parameter, request.query_params.get(parameter, "")))
     return int(given) if given.isascii() and given.isdigit() and 0 < len(given) < 17 and int(given) <= MAX_ID else None
 
@@ -107,10 +107,11 @@ async def make_reader(
 
 
 async def reach_moment(services: Services, request: Request[User, Any, Any], as_of: str) -> Moment:
-    """Returns the moment that `as_of` names, after the read models have reached it: past events are found in them.
+    """Returns the moment that `as_of` names. First waits until the read models have reached that moment, since they are
+    used to find past events.
 
-    Adds the moment's position to the response's headers. Raises Invalid for another text, and Unavailable if the read
-    models lag behind.
+    Adds the position of the moment to the response's headers. Raises Invalid if `as_of` names no moment, and
+    Unavailable if the read models lag behind.
     """
     moment = await resolve_moment(services.log, as_of)
     request.state.as_of = request.state.position = moment.position
@@ -120,7 +121,9 @@ async def reach_moment(services: Services, request: Request[User, Any, Any], as_
 
 
 async def resolve_moment(event_log: EventLog, as_of: str) -> Moment:
-    """Returns the position and the time that `as_of` names. Raises Invalid if it is neither, or in the future."""
+    """Returns the position and the time that `as_of` names. Raises Invalid if `as_of` is neither a position nor a time,
+    or lies in the future.
+    """
     head = await event_log.read_head()
     if as_of.isascii() and as_of.isdigit():
         position = int(as_of)
@@ -143,8 +146,9 @@ async def resolve_moment(event_log: EventLog, as_of: str) -> Moment:
 async def _last_until(event_log: EventLog, at: datetime, head: int) -> int:
     """Returns the last position whose event happened at this time or before; 0 if there is none.
 
-    Times increase with positions, except for differences between the clocks of several servers. Where they do not,
-    several positions qualify. The search steps by powers of two, so that it finds the same one after the log has grown.
+    Times usually increase with positions. The clocks of several servers may differ, so a later position may have an
+    earlier time; then several positions could be the answer. The search steps by powers of two, so that it gives the
+    same answer again after the log has grown.
     """
     position = 0
     for step in (1 << bit for bit in reversed(range(head.bit_length()))):
@@ -154,7 +158,9 @@ async def _last_until(event_log: EventLog, at: datetime, head: int) -> int:
 
 
 async def _time_at(event_log: EventLog, position: int) -> datetime:
-    """Returns the time of the event at a position, or of the next readable event after it."""
+    """Returns the time of the event at a position. If that event cannot be read, returns the time of the next one that
+    can.
+    """
     while position and (events := await event_log.read(position - 1, 1)):
         if events[0].event.at != UNSTAMPED:
             return events[0].event.at

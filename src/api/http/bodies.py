@@ -26,7 +26,7 @@ MAX_DEPTH = 100
 
 
 class JsonRequest(Request[Any, Any, Any]):
-    """Request that refuses bodies that are not JSON: with 415 for another media type, 400 for wrong syntax, and 422 for
+    """Request that accepts only JSON as its body. Answers 415 for another media type, 400 for wrong syntax, and 422 for
     text that cannot be stored.
     """
 
@@ -60,8 +60,8 @@ class JsonRequest(Request[Any, Any, Any]):
 
 
 async def refuse_unexpected_body(request: Request[Any, Any, Any]) -> None:
-    """Raises Invalid for a body that the operation would ignore. Accepts one from agents, which may be of a newer
-    release.
+    """Raises Invalid if a request has a body although the operation takes none. Ignores bodies from agents, since an
+    agent of a newer release may send more.
     """
     handler = request.route_handler
     if handler.parsed_data_field is not None or handler.opt.get("agents") or "content" in handler.opt:
@@ -101,8 +101,8 @@ def check_media_type(content_type: str | None) -> None:
 
 
 def explain_undecodable(body: bytes) -> Exception:
-    """Returns the error for a body that cannot be decoded. This includes half surrogate pairs and huge numbers, which
-    are valid JSON.
+    """Returns the error for a body that cannot be decoded. Half surrogate pairs and huge numbers cannot be decoded
+    either, although they are valid JSON.
     """
     try:
         json.loads(body.decode(), parse_constant=_no_constant)
@@ -123,12 +123,14 @@ def explain_undecodable(body: bytes) -> Exception:
 
 
 def _no_constant(name: str) -> None:
-    """Raises SerializationException for NaN and Infinity, which are not JSON although Python reads them."""
+    """Raises SerializationException for NaN or Infinity. They are not JSON, but Python's parser would accept them."""
     raise SerializationException(f"The body is not valid JSON, which has no {name}.")
 
 
 def find_nul(value: Any, path: str = "") -> str | None:
-    """Returns the path of the first text with a NUL in a decoded body, e.g. `env.HOST`; None if there is none."""
+    """Returns the path of the first text in a decoded body that contains a NUL, e.g. `env.HOST`; None if no text
+    does.
+    """
     match value:
         case str():
             return (path or "body") if "\0" in value else None
@@ -146,7 +148,7 @@ def find_nul(value: Any, path: str = "") -> str | None:
 
 
 def replace_nul(value: Any) -> Any:
-    """Returns a decoded body with U+FFFD for each NUL."""
+    """Returns a copy of a decoded body with U+FFFD in place of each NUL."""
     match value:
         case str():
             return value.replace("\0", "\N{REPLACEMENT CHARACTER}")
@@ -159,8 +161,8 @@ def replace_nul(value: Any) -> Any:
 
 
 async def require_storable(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
-    """Litestar guard: raises NotFound for ids that cannot exist, and NotFound or Invalid for paths and query strings
-    that cannot be stored.
+    """Checks the path and the query string; a Litestar guard. Raises NotFound for an id that cannot exist or a path
+    that cannot be stored, and Invalid for a query string that cannot be stored.
     """
     segments = connection.scope["path"].split("/")
     for value in connection.path_params.values():

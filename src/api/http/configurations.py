@@ -51,7 +51,7 @@ class NewConfiguration(msgspec.Struct):
         return self.secrets if isinstance(self.secrets, dict) else {}
 
     def check(self) -> None:
-        """Raises Invalid for values that the types allow but that are not valid."""
+        """Raises Invalid for values that the types of the fields allow but that are not valid."""
         check_parts("", self.env, self.secret_values, self.artifacts)
 
 
@@ -60,8 +60,8 @@ def seal_values(secrets: Secrets, values: Mapping[str, str | None]) -> dict[str,
 
 
 def check_parts(prefix: str, env: Iterable[str], secrets: Iterable[str], artifacts: list[str]) -> None:
-    """Raises Invalid for values that the types allow but that are not valid. `prefix` precedes the names of fields in
-    the errors.
+    """Raises Invalid for values that their types allow but that are not valid. The errors name each field with `prefix`
+    before it.
     """
     check_variables(f"{prefix}env", env)
     check_variables(f"{prefix}secrets", secrets)
@@ -96,8 +96,8 @@ def check_glob(field: str, glob: str) -> None:
 
 
 def check_repository(repository: str | UnsetType | None) -> None:
-    """Raises Invalid for a repository that is given in no known form. Agents decide which of the known forms they
-    accept.
+    """Raises Invalid for a repository that is in none of the known forms. Each agent decides which of these forms it
+    accepts.
     """
     if isinstance(repository, str) and not REPOSITORY.fullmatch(repository):
         raise Invalid.field(

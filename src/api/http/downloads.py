@@ -21,11 +21,12 @@ _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
 
 
 class Unsatisfiable(Exception):
-    """Raised for a range that contains no byte of the file; answered with 416."""
+    """Raised if a requested range contains no byte of the file. The response is 416."""
 
 
 def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
-    """Returns the range as the index of its first byte and the index after its last one; None for the whole file.
+    """Returns the requested range as the index of its first byte and the index after its last one. Returns None if the
+    whole file is to be sent.
 
     Ignores a header that is not a single range of bytes, as RFC 9110 demands. Raises Unsatisfiable if the file has no
     byte in the range.
@@ -48,8 +49,9 @@ def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
 async def make_file_response(
     request: Request[Any, Any, Any], blobs: Blobs, artifact: ArtifactStored
 ) -> Response[Any] | Stream:
-    """Returns a response with the file (200), the requested range (206), 304 if the client has the file already, or
-    416. Raises NotFound if the contents are missing, and ContentsAltered if they are not the stored ones.
+    """Returns a response with the whole file (200) or the requested range (206). Returns 304 if the client already has
+    the file, and 416 if the file has no byte in the range. Raises NotFound if the contents are missing, and
+    ContentsAltered if they are not those that were stored.
     """
     etag = f'"{artifact.sha256}"'
     headers = {"ETag": etag, "Accept-Ranges": "bytes", "X-Content-Type-Options": "nosniff"}
@@ -86,8 +88,8 @@ async def make_file_response(
 
 
 def choose_content_type(path: str, sent: str) -> str:
-    """Returns the media type that the client sent. If it sent none, or only the default, returns the one for the file's
-    name.
+    """Returns the media type `sent` by the client. If the client sent none, or only a default one, returns the media
+    type that fits the file's name.
     """
     sent = sent.lower().strip()
     if sent and sent != DEFAULT_MEDIA_TYPE and _MEDIA_TYPE.fullmatch(sent):

@@ -1,6 +1,7 @@
 """Answers HEAD on every path that has GET, with the same status and headers but without a body.
 
-The handler of GET runs, and is then told that the client has disconnected, so that a stream ends at once.
+The handler of GET runs as usual. When it has sent the headers, it gets the message that the client has disconnected, so
+that a stream ends at once.
 """
 
 import asyncio

@@ -1,10 +1,10 @@
 """Carries out a POST with an `Idempotency-Key` only once, and answers repetitions with the first response.
 
-A key is valid for one caller and one path; a repetition must have the same query and body. The key is registered in the
-transaction that appends the request's first events, so the server knows that a request was carried out even if its
-response was lost. A repetition runs up to its first command, so everything that the handler checks before that, such as
-access, is checked again. Responses with a 5xx status are not stored, nor are those to requests that changed nothing
-(refusals, reads).
+A key is valid for one caller and one path. A repetition must have the same query and body as the first request. The key
+is registered in the transaction that appends the request's first events; so the server knows that a request was carried
+out even if its response was lost. A repetition runs up to its first command, so everything that the handler checks
+before that, such as access, is checked again. Responses with a 5xx status are not stored. Neither are responses to
+requests that changed nothing (refusals, reads).
 """
 
 import hashlib
@@ -42,26 +42,28 @@ STORED_HEADERS = ("content-type", "location", "testhide-position")
 
 
 class ReplayedResponse(Exception):
-    """Raised to answer a repeated request with the stored response to the first one."""
+    """Raised to answer a repeated request with the response that was stored for the first one."""
 
     def __init__(self, stored: StoredResponse) -> None:
         self.stored = stored
 
 
 class InFlight(Conflict):
-    """Raised when the first request with the same key has not been answered yet."""
+    """Raised if the first request with the same key has not been answered yet."""
 
 
 class IdempotentRequest:
-    """A request with an `Idempotency-Key`. It is in the request's state as `idempotent`."""
+    """A request with an `Idempotency-Key`. The middleware puts it into the state of the HTTP request as
+    `idempotent`.
+    """
 
     def __init__(self, scope: bytes) -> None:
         self.scope = scope
         self.is_carried_out = False
 
     async def register(self, request: Request[Any, Any, Any]) -> IdempotencyKey:
-        """Returns the key to append with the first command. Raises ReplayedResponse or Conflict if the key is already
-        used.
+        """Returns the key, which the caller appends with the request's first command. Raises ReplayedResponse or
+        Conflict if an earlier request has used the key.
         """
         services: Services = request.app.state.services
         key = IdempotencyKey(self.scope, await _hash_body(request))
@@ -69,7 +71,9 @@ class IdempotentRequest:
         return key
 
     async def refuse_repeated(self, services: Services, key: IdempotencyKey) -> None:
-        """Raises ReplayedResponse or Conflict if an earlier request has used the key."""
+        """Raises ReplayedResponse if an earlier request with this key and the same body has a stored response. Raises
+        Conflict if the earlier request had another body or query, or has no response yet.
+        """
         first = await services.idempotent_responses.find(self.scope)
         if first is None:
             return
@@ -135,7 +139,7 @@ class IdempotencyMiddleware(ASGIMiddleware):
 
 
 def replay(request: Request[Any, Any, Any], replayed: ReplayedResponse) -> Response[bytes]:
-    """Exception handler: returns the stored response, with the header `Idempotent-Replayed: true`."""
+    """Returns the stored response with the header `Idempotent-Replayed: true`; an exception handler."""
     stored = replayed.stored
     headers = {name: value for name, value in stored.headers.items() if name != "content-type"}
     media_type = stored.headers.get("content-type", "application/json")
@@ -143,7 +147,9 @@ def replay(request: Request[Any, Any, Any], replayed: ReplayedResponse) -> Respo
 
 
 def _secret_owner(scope: Scope, body: bytes) -> int:
-    """Returns the id of the secret's subject: the id in the response if it has one, otherwise the id in the path."""
+    """Returns the id of the object that a secret in the response belongs to. This is the id in the response, or the id
+    in the path if the response has none.
+    """
     shown = msgspec.json.decode(body)
     return int(shown["id"] if "id" in shown else next(iter(scope["path_params"].values())))
 
@@ -158,7 +164,9 @@ def _hash_scope(caller: User | Agent, scope: Scope, key: bytes) -> bytes:
 
 
 async def _hash_body(request: Request[Any, Any, Any]) -> bytes:
-    """Returns a hash of the query and the body. Of a streamed body it uses the hash in the request's state."""
+    """Returns a hash of the query and the body. If the body was streamed, uses the hash of it that is in the request's
+    state.
+    """
     streamed: bytes | None = getattr(request.state, BODY_HASH, None)
     query = hashlib.sha256(request.scope["query_string"]).digest()
     return hashlib.sha256(query + (await request.body() if streamed is None else streamed)).digest()

@@ -1,4 +1,4 @@
-"""Pages of lists: the part of a list that a request asks for, and the link to the next one."""
+"""Pages of lists: which part of a list a request asks for, and the link to the next page."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any, Protocol, TypeVar
@@ -22,7 +22,9 @@ Item = TypeVar("Item", bound=WithId)
 
 
 class Paged(msgspec.Struct, frozen=True):
-    """The part of a list to return: a page, or the items after an id. The latter cost the same at any depth."""
+    """The part of a list to return: either a page by its number, or the items after an id. Items after an id take the
+    same time to find, however long the list is.
+    """
 
     page: int
     limit: int
@@ -34,7 +36,7 @@ class Paged(msgspec.Struct, frozen=True):
 
     @property
     def window(self) -> Window:
-        """Returns the parameters of a query for the items."""
+        """Returns the parameters `after`, `offset` and `limit` for the query that reads the items."""
         return {"after": self.after, "offset": self.offset, "limit": self.limit}
 
 
@@ -52,18 +54,22 @@ def provide_paged(
 
 
 def check_one_offset(request: Request[Any, Any, Any], key: str) -> None:
-    """Raises Invalid if a request has both a page and the id of an item to go on from, since one would be ignored."""
+    """Raises Invalid if a request has both `page` and the parameter `key`, which is the id of an item to continue from.
+    One of them would be ignored.
+    """
     if "page" in request.query_params and key in request.query_params:
         raise Invalid.field("page", f"is not possible with `{key}`: give either of them")
 
 
 def paginate(request: Request[Any, Any, Any], paged: Paged, items: list[Item]) -> Response[list[Item]]:
-    """Returns a page of a list, with the `Link` header to the next one."""
+    """Returns a response with the items of one page and the `Link` header to the next page."""
     return Response(items, headers=next_page(request, paged.limit, [item.id for item in items]))
 
 
 def next_page(request: Request[Any, Any, Any], limit: int, ids: Sequence[int], *, key: str = "after") -> dict[str, str]:
-    """Returns the `Link` header to the next page; no header on the last page."""
+    """Returns the `Link` header to the next page, or no header if this is the last page. `ids` are those of the items
+    on this page, and `key` is the parameter in which the next request continues after the last of them.
+    """
     if len(ids) < limit:
         return {}
     kept = [(name, value) for name, value in request.query_params.multi_items() if name not in ("page", key)]

@@ -1,4 +1,4 @@
-"""Permissions of callers: memberships grant access to projects, and roles limit it.
+"""Permissions of callers. Memberships grant access to projects, and the role of a user limits that access.
 
 | role | limit |
 |---|---|
@@ -6,9 +6,9 @@
 | developer | write; admin of the projects that they are admin of |
 | admin | everything |
 
-To callers, objects that they cannot see do not exist: they get 404, not 403. Scopes and projects of an API token limit
-it to a part of its user's rights. Every route declares its requirements by `guards=`; otherwise the server does not
-start.
+An object that a caller cannot see does not exist for the caller: the answer is 404, not 403. The scopes and projects of
+an API token limit it to a part of its user's rights. Every route declares its requirements by `guards=`. The server
+does not start if a route declares none.
 """
 
 from collections.abc import Iterable, Mapping
@@ -58,13 +58,15 @@ class User:
 
     @property
     def projects(self) -> list[int] | None:
-        """Ids of the projects that the user sees; None for all."""
+        """Ids of the projects that the user sees. None if the user sees all projects."""
         if self.role == "admin":
             return None if self.token_projects is None else sorted(self.token_projects)
         return sorted(project_id for project_id in self.access if self.may("read", project_id))
 
     def has_scope(self, scope: Scope) -> bool:
-        """Returns whether the user's credentials are limited to no scopes, or include this one."""
+        """Returns whether the user's credentials allow this scope. Credentials without a list of scopes allow every
+        scope.
+        """
         return self.scopes is None or bool({scope, "admin"} & self.scopes)
 
     def may(self, level: Level, project_id: int) -> bool:
@@ -79,7 +81,8 @@ class User:
     def must(self, level: Level, project_id: int, what: str | None = None) -> None:
         """Raises NotFound for a project that the user cannot see, and Forbidden if their access is lower than `level`.
 
-        `what` names the requested object in the message of NotFound, if it is not the project itself but in it.
+        If the requested object is not the project itself but something in it, `what` names the object in the message of
+        NotFound.
         """
         if not self.may("read", project_id):
             raise NotFound(f"There is no {what or f'project {project_id}'}.")
@@ -98,8 +101,8 @@ class User:
 
 @dataclass(frozen=True)
 class Agent:
-    """The program on a build machine, identified by its node's token. It may only call the operations of agents, and
-    only on builds that are assigned to its node.
+    """The agent of a node, identified by the node's token. It may only call the operations of agents, and only on
+    builds that are assigned to its node.
     """
 
     node_id: int
@@ -111,10 +114,11 @@ class Agent:
 
 @dataclass(frozen=True)
 class Needs:
-    """Requirements of a route on its caller. Every route declares one such object, which is a guard of Litestar.
+    """Requirements that a route has on its callers. Every route declares one object of this class, which is a guard of
+    Litestar.
 
-    The guard checks the role and the token before the handler runs. Access to a project depends on the subject of the
-    request, so handlers check it by `RequestContext.must`, with `level` from here.
+    The guard checks role and token before the handler runs. Which project the caller needs access to depends on the
+    request, so the handler checks that, by `RequestContext.must`. That method uses the `level` declared here.
     """
 
     level: Level = "read"
@@ -136,7 +140,9 @@ class Needs:
             self.check(connection.user)
 
     def check(self, user: User) -> None:
-        """Raises Forbidden if the user or token may not call the route, whatever the subject of the request is."""
+        """Raises Forbidden if the user may not call the route for any subject, because of their role or their API
+        token.
+        """
         if self.scope is not None and not user.has_scope(self.scope):
             raise Forbidden(f"This API token has no scope `{self.scope}`, which this needs.")
         if self.unlimited and user.is_limited:
@@ -166,18 +172,18 @@ TOKEN_MAKERS = Needs(scope=None, unlimited=True)
 
 
 def admins_only(do: str, scope: Scope = "admin") -> Needs:
-    """Returns the requirement that the caller is an admin. Others get the message "Only admins {do}."."""
+    """Returns the requirement that the caller is an admin. Other callers get the message "Only admins {do}."."""
     return Needs(scope=scope, role="admin", do=do)
 
 
 async def agents_only(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
-    """Litestar guard: raises Forbidden for callers that are not agents."""
+    """Raises Forbidden if the caller is not an agent; a Litestar guard."""
     if not isinstance(connection.user, Agent):
         raise Forbidden("This operation is for agents; it takes the agent_token of a node.")
 
 
 def check_declarations(handlers: Iterable[HTTPRouteHandler]) -> None:
-    """Raises TypeError for a handler that does not declare its requirements on callers, or declares them twice."""
+    """Raises TypeError if a handler does not declare its requirements on callers, or declares them twice."""
     for handler in handlers:
         if handler.http_methods == {"OPTIONS"}:
             continue

@@ -1,4 +1,4 @@
-"""Turns errors into responses of `application/problem+json` (RFC 9457). No other file does."""
+"""Turns errors into responses of `application/problem+json` (RFC 9457). No other module makes such responses."""
 
 from typing import Any
 from uuid import uuid4
@@ -70,7 +70,9 @@ def handle_rejection(request: Request[Any, Any, Any], error: Rejection) -> Respo
 
 
 def handle_validation_error(request: Request[Any, Any, Any], error: ValidationException) -> Response[Problem]:
-    """Answers a missing body, which Litestar refuses itself. Everything else has been checked before."""
+    """Answers that a body is missing, which is the only error that Litestar itself finds; everything else has been
+    checked before.
+    """
     return handle_rejection(request, Invalid.field("body", "is required"))
 
 
@@ -113,7 +115,9 @@ def handle_lost_table(request: Request[Any, Any, Any], error: Exception) -> Resp
 
 
 def handle_unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[Problem]:
-    """Answers any other exception. Logs it with its traceback, and gives the caller a number to refer to."""
+    """Answers an exception that no other handler knows. Logs the exception with its traceback. Gives the caller a
+    number by which to find it in the log.
+    """
     number = uuid4().hex[:12]
     log.error("unexpected error", error_id=number, method=request.method, path=request.url.path, exc_info=error)
     return response(500, "internal", "Internal error", f"Something went wrong on our side (error {number}).")

@@ -1,5 +1,5 @@
 """Checks query strings against the parameters of handlers. An error names every wrong parameter, its value and the
-possible ones. No parameter is ignored.
+possible values. No parameter is ignored.
 """
 
 import re
@@ -40,9 +40,10 @@ class QueryParameter(NamedTuple):
 
 
 def check_query(request: Request[Any, Any, Any]) -> None:
-    """Raises Invalid for parameters that are unknown, missing or wrong. Completes dates to times.
+    """Raises Invalid for parameters that are unknown, missing or wrong. Completes dates to times in the query string.
 
-    Call it before anything reads `request.query_params`, which keeps its first result.
+    Must be called before anything reads `request.query_params`: that property remembers the first query string that it
+    has parsed.
     """
     given = parse_qsl(request.scope["query_string"].decode(), keep_blank_values=True)
     known = query_parameters(request.route_handler, frozenset(request.path_params))
@@ -66,7 +67,7 @@ def find_errors(given: Sequence[tuple[str, str]], known: Mapping[str, QueryParam
 
 
 def refuse(name: str, texts: Sequence[str], known: Mapping[str, QueryParameter]) -> str | None:
-    """Returns why the values of a parameter are not acceptable; None if they are."""
+    """Returns the reason why the values `texts` of a parameter are not acceptable; None if they are."""
     if name not in known:
         return NO_PAST if name == AS_OF else f"is not known here{suggestion(name, known)}"
     parameter = known[name]
@@ -96,7 +97,9 @@ def fits(text: str, expected: Any) -> bool:
 
 @cache
 def query_parameters(handler: BaseRouteHandler, path_names: frozenset[str]) -> dict[str, QueryParameter]:
-    """Returns name -> query parameter, for a handler and everything that is injected into it."""
+    """Returns a mapping of names to the query parameters of a handler and of everything that is injected into the
+    handler.
+    """
     dependencies = handler.resolve_dependencies()
     injected = [dependencies[name] for name in handler.parsed_fn_signature.parameters if name in dependencies]
     parameters: dict[str, QueryParameter] = {}

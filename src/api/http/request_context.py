@@ -1,10 +1,11 @@
 """Executes the commands of a request with read-your-writes, and provides a connection for its queries.
 
-A response has the header `Testhide-Position`. After a write it is the position of its last event, or the end of the log
-if there was nothing to do. The response is sent once the read models have reached that position, or after the time
-limit in `projections.engine.read_your_writes`. With `Prefer: respond-async` it is sent at once. After a read it is a
-position up to which the response shows all events. A request with `Testhide-Min-Position` waits for that position, with
-the same limit, before it reads. When a wait times out, the response has `Testhide-Projected: false`.
+Every response has the header `Testhide-Position`. After a write, it is the position of the write's last event, or the
+end of the log if there was nothing to do. The server sends the response when the read models have reached that
+position, or after the time limit in `projections.engine.read_your_writes`. With `Prefer: respond-async` it sends the
+response at once. After a read, the header is a position up to which the response shows all events. If a request has
+`Testhide-Min-Position`, the server waits for that position, with the same time limit, before it reads. When a wait
+times out, the response has `Testhide-Projected: false`.
 """
 
 import dataclasses
@@ -49,7 +50,7 @@ Find = Callable[[Source, int], Awaitable[R | None]]
 class RequestContext:
     """Context of a request, through which a handler executes commands and runs queries. Injected as `ctx`.
 
-    With `at`, the tables of its connection contain the state at that time, and no command can be executed.
+    If `at` is set, the tables of its connection contain the state at that time, and no command can be executed.
     """
 
     def __init__(
@@ -67,8 +68,8 @@ class RequestContext:
     async def __call__(self, command: Command, actor: str | None = None, once: IdempotencyKey | None = None) -> Receipt:
         """Executes a command for the caller, and waits until the read models show its events.
 
-        `once` identifies work that a client may send again without an `Idempotency-Key`. Raises AlreadyDone if an
-        earlier request has done this work.
+        `once` is a key of work that a client may send again without an `Idempotency-Key`. Raises AlreadyDone if an
+        earlier request with the same key has done this work.
         """
         receipt = await self._execute(command, dataclasses.replace(self._caller(actor), once=once))
         if receipt.position is not None:
@@ -79,14 +80,14 @@ class RequestContext:
         return receipt
 
     async def execute_unseen(self, command: Command) -> Receipt:
-        """Executes a command without waiting for the read models, and without a position in the response. For events
-        that record a read.
+        """Executes a command whose events no caller will look for, such as the record of a read. Does not wait for the
+        read models, and does not add a position to the response.
         """
         return await self._execute(command, self._caller(None))
 
     async def wait_until_shown(self, position: int, first: int | None = None) -> None:
-        """Adds a position to the response's headers. Then waits until the read models show the events from `first` to
-        it, unless the caller sent `Prefer: respond-async`.
+        """Adds `position` to the response's headers. Then waits until the read models show the events from `first` to
+        `position`. Does not wait if the caller sent `Prefer: respond-async`.
         """
         state = self.request.state
         state.position = max(position, getattr(state, "position", 0))
@@ -95,15 +96,18 @@ class RequestContext:
             state.projected = shown and getattr(state, "projected", True)
 
     async def wait_for_head(self) -> bool:
-        """Waits until the read models show all events that are in the log now. Returns False if that takes too long."""
+        """Waits until the read models show all events that are in the log now. Returns whether they do; False means
+        that the wait timed out.
+        """
         return await self.services.waiter.wait(await self.services.log.read_head())
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
         """Yields a connection for queries. Nested blocks share one connection, so that a request never takes two.
 
-        Do not execute commands or wait for read models inside the block: both take connections from the same pool.
-        Requests that each held one and needed another would wait for each other.
+        Do not execute commands or wait for read models inside the block, since both take another connection from the
+        same pool. If all connections were held by requests that need another one, they would wait for each other for
+        ever.
         """
         if self._connection is not None:
             yield self._connection
@@ -116,18 +120,20 @@ class RequestContext:
 
     @property
     def log(self) -> EventLog:
-        """The event log. Inside `reading`, it uses the same connection."""
+        """The event log. Inside a `reading` block it uses the connection of that block."""
         log = self.services.log
         return log if self._connection is None else log.on(self._connection)
 
     @property
     def source(self) -> Source:
-        """Source for the only query of a handler. Handlers with several queries share the connection of `reading`."""
+        """Where to run the query of a handler that has only one: the pool, or the connection of an open `reading`
+        block. A handler with several queries runs them in one `reading` block.
+        """
         return self._connection or self.services.pool
 
     @property
     def user(self) -> User:
-        """The calling user."""
+        """The user who calls."""
         user: User = self.request.user
         return user
 
@@ -152,19 +158,20 @@ class RequestContext:
 
     @property
     def needs(self) -> Needs:
-        """Requirements on callers that the route declares."""
+        """Requirements on callers that the called route declares."""
         needs: Needs = self.request.state.needs
         return needs
 
     def must(self, project_id: int, what: str | None = None) -> None:
         """Raises NotFound for a project that the user cannot see, and Forbidden if their access is lower than the route
-        requires. `what` names the requested object if it is not the project itself.
+        requires. If the requested object is not the project itself but something in it, `what` names it in the message.
         """
         self.user.must(self.needs.level, project_id, what)
 
     async def find_visible(self, find: Find[P], name: str, row_id: int) -> P:
-        """Returns the row with an id. Raises NotFound if there is none or the user cannot see its project, and
-        Forbidden if their access is lower than the route requires.
+        """Returns the row with this id, which `find` reads. Raises NotFound if there is no such row or the user cannot
+        see its project. Raises Forbidden if their access is lower than the route requires. The messages call the row
+        `name`.
         """
         row = await self.find(find, name, row_id)
         self.must(row.project_id, f"{name} {row_id}")
@@ -181,7 +188,9 @@ class RequestContext:
         return self._at or utcnow()
 
     async def _execute(self, command: Command, caller: CommandContext) -> Receipt:
-        """Executes a command. With the first command it registers the request's `Idempotency-Key`, if it has one."""
+        """Executes a command. If the request has an `Idempotency-Key`, registers the key together with the first
+        command.
+        """
         assert self._connection is None, "a command would take a second connection"
         idempotent: IdempotentRequest | None = getattr(self.request.state, "idempotent", None)
         if idempotent is None or idempotent.is_carried_out:
@@ -206,8 +215,8 @@ def provide_request_context(request: Request[Any, Any, Any]) -> RequestContext:
 
 
 async def wait_for_min_position(request: Request[Any, Any, Any]) -> None:
-    """Waits for the position in `Testhide-Min-Position`, and records the position that the read models have reached.
-    Raises Invalid if the header is not a position.
+    """Waits until the read models have reached the position in `Testhide-Min-Position`. Then records which position
+    they have reached. Raises Invalid if the header is no position.
     """
     services: Services = request.app.state.services
     wanted = request.headers.get(MIN_POSITION)
@@ -221,7 +230,9 @@ async def wait_for_min_position(request: Request[Any, Any, Any]) -> None:
 
 
 async def add_position(message: Message, scope: Scope) -> None:
-    """Hook before a response is sent (`before_send`): sets the position headers from the request's state."""
+    """Sets the position headers of a response from the request's state. Litestar calls it before each response is sent
+    (`before_send`).
+    """
     if message["type"] != "http.response.start":
         return
     state: dict[str, Any] = scope.get("state", {})

@@ -39,7 +39,9 @@ def session_token(secrets: Secrets, user_id: int, session_id: str, now: datetime
 
 
 def session_key_id(at: datetime) -> str:
-    """Returns the id of the key that signs at this time: the number of the week since 1970."""
+    """Returns the id of the key that signs session tokens at this time. There is one key a week; its id is the number
+    of the week since 1970.
+    """
     return str(int(at.timestamp() // SESSION_KEY.total_seconds()))
 
 
@@ -55,7 +57,9 @@ class Authentication(AbstractAuthenticationMiddleware):
 
 
 async def find_caller(connection: ASGIConnection[Any, Any, Any, Any]) -> User | Agent:
-    """Returns the caller with their present access. Raises Unauthenticated. Streams call it repeatedly."""
+    """Returns the user or agent who calls, with the access that they have now. Raises Unauthenticated. An open stream
+    calls this repeatedly, so it notices when the access changes.
+    """
     scheme, _, token = connection.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token:
         raise Unauthenticated(ANONYMOUS)

@@ -1,4 +1,4 @@
-"""Services that controllers use. The composition root makes one instance at the start."""
+"""Services that controllers use. The composition root makes one `Services` when the process starts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

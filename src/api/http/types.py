@@ -18,20 +18,24 @@ Email = Annotated[
 
 
 def fields_of(body: msgspec.Struct, **renamed: str) -> dict[str, Any]:
-    """Returns the fields that a body contains, as arguments of a command. `renamed` maps a field of the body to the
-    command's name for it.
+    """Returns the fields that a body contains, as arguments of a command. If a field has another name in the command,
+    `renamed` maps the name in the body to it.
     """
     given = structs.asdict(body).items()
     return {renamed.get(name, name): value for name, value in given if value is not UNSET}
 
 
 def changes_in(body: msgspec.Struct, **renamed: str) -> dict[str, Any]:
-    """Returns the same as `fields_of`, with the names of fields that are null in `cleared`."""
+    """Returns the fields that a body contains, as arguments of a command (see `fields_of`). Adds the argument
+    `cleared`: the names of the fields that are null in the body.
+    """
     cleared = tuple(name for name, value in fields_of(body).items() if value is None)
     return fields_of(body, **renamed) | ({"cleared": cleared} if cleared else {})
 
 
 def to_view(view: type[V], source: msgspec.Struct, **more: Any) -> V:
-    """Returns a view whose fields come from `more`, or from the fields of `source` with the same names."""
+    """Returns a `view` object. Each of its fields comes from `more`, or from the field of `source` with the same
+    name.
+    """
     common = {name: getattr(source, name) for name in view.__struct_fields__ if hasattr(source, name)}
     return view(**common | more)

@@ -1,6 +1,6 @@
 """Receives multipart/form-data with one file. Streams the file to disk and keeps at most one chunk in memory.
 
-Litestar's parser would keep fields without a file name in memory, whatever their size.
+Litestar's parser is not used, since it keeps fields without a file name in memory, whatever their size.
 """
 
 import errno
@@ -39,7 +39,9 @@ class Upload:
 
 @contextmanager
 def open_spooled(spool: Path, prefix: str) -> Iterator[IO[bytes]]:
-    """Yields a new file in the folder `spool`, and deletes it at the end. Raises StorageFull if the disk is full."""
+    """Yields a new file in the folder `spool`, and deletes it when the block ends. Raises StorageFull if the disk is
+    full.
+    """
     try:
         with NamedTemporaryFile(dir=spool, prefix=prefix) as spooled:
             yield spooled
@@ -58,9 +60,9 @@ async def receive_upload(
 ) -> AsyncIterator[Upload]:
     """Yields the fields of a form and its `file`, which is in the folder `spool` until the block ends.
 
-    Calls `check` with the fields that come before the file, so that a refused file is not written. Raises Invalid for a
-    wrong form or unknown fields, TooLarge for a file of more than `limit` bytes, StorageFull, and all errors of
-    `check`.
+    Calls `check` with the fields that come before the file, so that a file which `check` refuses is not written. Raises
+    Invalid for a wrong form or unknown fields, TooLarge for a file of more than `limit` bytes, StorageFull if the disk
+    is full, and all errors of `check`.
     """
     boundary = _boundary(request)
     announced = request.headers.get("content-length", "")
@@ -116,7 +118,9 @@ class _Form:
         self._field = bytearray()
 
     def hash(self) -> bytes:
-        """Returns a hash of the form without its boundary, which differs when a client sends the same request again."""
+        """Returns a hash of the form. Leaves out the boundary between its parts, since a client that sends the same
+        form again uses another boundary.
+        """
         parts = (sorted(self.fields.items()), self.file_name, self.content_type, self.digest.digest())
         return hashlib.sha256(msgspec.msgpack.encode(parts)).digest()
 

@@ -1,4 +1,4 @@
-"""Checks bodies against their types. An error names every wrong field, its value and the possible ones. No unknown
+"""Checks bodies against their types. An error names every wrong field, its value and the possible values. No unknown
 field is ignored.
 """
 
@@ -26,8 +26,8 @@ EARLIEST, LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo
 
 
 def convert_body(value: Any, expected: Any, *, ignore_unknown: bool = False) -> Any:
-    """Converts a decoded body to a type. Raises Invalid with all wrong fields and, unless `ignore_unknown`, all unknown
-    ones.
+    """Converts a decoded body to the type `expected`. Raises Invalid that names all wrong fields and all unknown ones.
+    With `ignore_unknown`, unknown fields are allowed.
     """
     unknown = () if ignore_unknown else tuple(find_unknown(value, expected))
     value = complete_dates(value, expected)
@@ -42,7 +42,9 @@ def convert_body(value: Any, expected: Any, *, ignore_unknown: bool = False) -> 
 
 
 def complete_dates(value: Any, expected: Any) -> Any:
-    """Returns a decoded value in which a date becomes midnight UTC wherever its type expects a time."""
+    """Returns a copy of a decoded value. Where its type expects a time and the value is only a date, the copy has
+    midnight UTC of that date.
+    """
     match value:
         case str() if datetime in alternatives(expected) and DATE.fullmatch(value):
             return f"{value}T00:00:00Z"
@@ -54,15 +56,17 @@ def complete_dates(value: Any, expected: Any) -> Any:
 
 
 def find_far_times(body: Any) -> Iterator[FieldError]:
-    """Yields errors for times of a converted body that are too far away to be stored in UTC or calculated with."""
+    """Yields an error for each time in a converted body that is too early or too late: it could not be stored in UTC or
+    calculated with.
+    """
     for name, value in msgspec.structs.asdict(body).items() if isinstance(body, msgspec.Struct) else ():
         if isinstance(value, datetime) and not EARLIEST <= value < LATEST:
             yield FieldError(name, f"must be a time of the years {EARLIEST.year} to {LATEST.year - 1}")
 
 
 def drop_read_only(value: Any, expected: Any, answered: Any) -> Any:
-    """Returns the body of a PUT without the fields that only GET has, if the body has all fields of the answer of
-    GET.
+    """Returns the body of a PUT without the fields that only the answer of GET has. So a client may send back what GET
+    answered. Returns the body unchanged unless it has all fields of that answer.
     """
     body, view = struct_of(expected), struct_of(answered)
     if body is None or view is None or not isinstance(value, dict) or not value.keys() >= struct_members(view).keys():
@@ -73,7 +77,7 @@ def drop_read_only(value: Any, expected: Any, answered: Any) -> Any:
 
 
 def find_unknown(value: Any, expected: Any, path: str = "") -> Iterator[FieldError]:
-    """Yields errors for the fields of a decoded body that its type does not have, at any depth."""
+    """Yields an error for each field of a decoded body, at any depth, that its type does not have."""
     for member, item, where in children(value, expected, path):
         if member is None:
             yield FieldError(where, f"is not known here{suggestion(where, item)}")
@@ -82,7 +86,7 @@ def find_unknown(value: Any, expected: Any, path: str = "") -> Iterator[FieldErr
 
 
 def find_wrong(value: Any, expected: Any, path: str = "") -> Iterator[FieldError]:
-    """Yields errors for the fields of a decoded body that are missing or do not fit their type."""
+    """Yields an error for each field of a decoded body that is missing or does not fit its type."""
     parts = list(children(value, expected, path))
     struct = struct_of(expected)
     found = [fault for member, item, where in parts if member is not None for fault in find_wrong(item, member, where)]
@@ -99,10 +103,10 @@ def find_wrong(value: Any, expected: Any, path: str = "") -> Iterator[FieldError
 
 
 def children(value: Any, expected: Any, path: str) -> Iterator[tuple[Any, Any, str]]:
-    """Yields the parts of a decoded value, each as its type, its value and its path.
+    """Yields the parts of a decoded value, one level down. Each is a tuple of the part's type, its value and its path.
 
-    For a field that a struct does not have, the type is None, and the value is replaced by the names of the struct's
-    fields.
+    If a struct does not have a field, the type of that field is None, and its value is replaced by the names of the
+    fields that the struct does have.
     """
     match value:
         case dict() if (struct := struct_of(expected)) is not None:
@@ -127,7 +131,7 @@ def struct_members(struct: type[msgspec.Struct]) -> dict[str, Any]:
 
 
 def alternatives(expected: Any) -> Iterator[Any]:
-    """Yields the plain types that an annotation allows."""
+    """Yields the types that an annotation allows, without `Annotated` and with each member of a union on its own."""
     origin = get_origin(expected)
     if origin is Annotated:
         yield from alternatives(get_args(expected)[0])
@@ -148,7 +152,7 @@ def arguments_of(expected: Any, container: type) -> tuple[Any, ...] | None:
 
 
 def refuse(value: Any, expected: Any) -> str | None:
-    """Returns msgspec's reason why a value does not fit a type; None if it fits."""
+    """Returns the reason why a value does not fit a type, as msgspec says it; None if the value fits."""
     try:
         msgspec.convert(value, expected)
     except msgspec.ValidationError as error:
@@ -166,7 +170,9 @@ def shown(value: Any) -> str:
 
 
 def suggestion(name: str, known: Collection[str]) -> str:
-    """Returns the end of a sentence that suggests the known name most like this one, or lists all if none is alike."""
+    """Returns the end of an error message: it suggests the known name that is most like the unknown `name`. If no known
+    name is alike, it lists all of them.
+    """
     near = difflib.get_close_matches(name.rpartition(".")[2], sorted(known), n=1)
     if near:
         return f"; did you mean {near[0]}?"
@@ -174,7 +180,7 @@ def suggestion(name: str, known: Collection[str]) -> str:
 
 
 def describe(expected: Any) -> str:
-    """Returns a description of the values of a type, e.g. `a whole number from 1 to 10`."""
+    """Returns a description of the values that a type allows, e.g. `a whole number from 1 to 10`."""
     return describe_type(inspect.type_info(expected))
 
 

@@ -1,8 +1,8 @@
-"""Reads the contents of artifacts, and sends them only if they have the SHA-256 that is in the log.
+"""Reads the contents of artifacts, and sends them only if their SHA-256 is the one in the log.
 
-Small contents are checked before their first byte is sent. Larger ones are checked while they are sent, and their last
-part is sent only if all of it is right; so of altered contents a client gets less than announced. A range of larger
-contents is not checked.
+Small contents are checked before their first byte is sent. Larger contents are checked while they are sent: the last
+part is sent only if the whole is right, so a client of altered contents gets fewer bytes than announced. If only a
+range of larger contents is requested, it is not checked.
 """
 
 import hashlib
@@ -21,7 +21,9 @@ SMALL = 4 * 1024 * 1024
 
 
 async def read_verified(blobs: Blobs, artifact: ArtifactStored, start: int, end: int) -> AsyncIterator[bytes]:
-    """Returns the bytes from `start` up to, but not including, `end`. Raises BlobMissing or ContentsAltered."""
+    """Returns an iterator over the bytes from `start` up to, but not including, `end`. Raises BlobMissing or
+    ContentsAltered, also while it is iterated.
+    """
     size = artifact.size_bytes
     if size > SMALL and (start, end) != (0, size):
         return await blobs.get(artifact.blob, start, end)
@@ -33,8 +35,8 @@ async def read_verified(blobs: Blobs, artifact: ArtifactStored, start: int, end:
 
 
 async def verify(chunks: AsyncIterator[bytes], artifact: ArtifactStored) -> AsyncIterator[bytes]:
-    """Yields the chunks of an artifact's contents, the last one only if all are right. Otherwise raises
-    ContentsAltered.
+    """Yields the chunks of an artifact's contents. Before the last chunk, checks the size and SHA-256 of all of them.
+    Raises ContentsAltered instead of yielding the last chunk if they are wrong.
     """
     hashed, size, held = hashlib.sha256(), 0, b""
     async for chunk in chunks:
