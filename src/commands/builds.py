@@ -294,8 +294,8 @@ def find_exit_codes_of_failed_tests(env: Mapping[str, str]) -> set[int]:
 
 
 def count_unloaded(build: AnyBuild) -> int:
-    """Returns the number of test suites that could not be loaded. Nothing excuses them, since their tests are missing
-    from the reports.
+    """Returns the number of test suites that could not be loaded or failed as a whole. Nothing excuses them, since
+    their tests may be missing from the reports.
     """
     return sum(report.unloaded for report in build.counting_reports)
 
@@ -307,7 +307,7 @@ def describe_unexcused(build: AnyBuild, reason: str | None) -> str | None:
     if reason not in ("command_failed", "tests_failed"):
         return None
     if unloaded := count_unloaded(build):
-        return f"{unloaded:,} test suite{'s' * (unloaded > 1)} could not be loaded."
+        return f"{unloaded:,} test suite{'s' * (unloaded > 1)} could not be loaded or failed as a whole."
     reports = build.counting_reports
     by_wildcard = list_paths(
         "The report {} was found by a wildcard, so one beside it may be missing",

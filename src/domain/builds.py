@@ -145,7 +145,7 @@ class ReportRecorded(BuildEvent, frozen=True):
     explained_exit_code: int | None = None
     """Exit code of the test runner that the results explain, or UNEXPLAINED; None when the report does not say."""
     unloaded: int = 0
-    """Number of suites that could not be loaded, so that their tests are missing."""
+    """Number of suites that could not be loaded, so that their tests are missing, or failed as a whole."""
     digest: bytes = b""
     """SHA-256 of the file; empty in older events. A file with the same hash and path is not recorded again."""
     replaces: int | None = None

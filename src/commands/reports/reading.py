@@ -67,7 +67,7 @@ class ReportRead:
     explained_exit_code: int | None = None
     """Exit code that the agent's pytest plugin reports (see `domain.builds.ReportRecorded`), or None."""
     unloaded: int = 0
-    """Number of suites that could not be loaded."""
+    """Number of suites that could not be loaded, or failed as a whole."""
     is_report: bool = False
     """Whether the file has a known report format."""
     is_unreadable: bool = False
@@ -154,7 +154,7 @@ class _Reading:
         self._attempts: dict[str, dict[tuple[str, str], _Attempts]] = {}
         """Name of an open suite -> (node id, xdist worker) -> attempts so far."""
         self._unloaded: set[str] = set()
-        """Names of open suites that could not be loaded. jest-junit writes two cases for each."""
+        """Names of open suites that are counted in `unloaded`. jest-junit writes two cases for each."""
         self._block_text = 0
         self._text = 0
         self._left_out = 0
@@ -202,6 +202,7 @@ class _Reading:
         many suites called `pytest`.
         """
         self._attempts.pop(suite.name, None)
+        is_known = suite.name in self._unloaded
         self._unloaded.discard(suite.name)
         properties = dict(suite.properties)
         not_run = properties.get("testhide_tests_not_run", "")
@@ -210,7 +211,7 @@ class _Reading:
         if code is not None and self.report.explained_exit_code != UNEXPLAINED:
             self.report.explained_exit_code = int(code) if code in ("0", "1") else UNEXPLAINED
         # Only these counts show that jest-junit could not load a file.
-        self.report.unloaded += suite.counts.tests == 0 and bool(suite.declared.errors)
+        self.report.unloaded += suite.counts.tests == 0 and bool(suite.declared.errors) and not is_known
 
     def end(self, summary: Summary) -> None:
         report = self.report
@@ -275,11 +276,12 @@ def _is_unreadable(summary: Summary) -> bool:
 
 
 def _is_unloaded_suite(case: Case) -> bool:
-    """Returns whether a failed case represents a suite or file that could not be loaded, in the form of any test
-    runner.
+    """Returns whether a failed case represents a suite or file that could not be loaded or failed as a whole, in the
+    form of any test runner.
     """
     return (
-        (case.name == case.suite and ("." in case.name or "/" in case.name))  # vitest: the file; surefire: the class
+        case.is_suite
+        or (case.name == case.suite and ("." in case.name or "/" in case.name))  # vitest: the file; surefire: the class
         or case.classname == "Test suite failed to run"  # jest-junit
         or (case.name == "TestMain" and not case.classname)  # gotestsum: the package was not built, or ended early
         or case.name.endswith("initializationError")  # surefire

@@ -129,13 +129,14 @@ def xunit_case(node: Element, suite: str, origin: Origin, builder: Builder) -> l
 
 def trx_cases(node: Element, suite: str, origin: Origin, builder: Builder) -> list[tuple[str, Case]]:
     """Returns pairs (test id, case) for a <UnitTestResult>. A data-driven test has one element inside for each row of
-    its data; then returns one pair for each row, and none for the outer element.
+    its data; then returns one pair for each row, and one for the outer element only if it alone failed.
     """
-    rows = [row for inner in node.each("InnerResults") for row in inner.each("UnitTestResult")]
-    if rows:
-        return [pair for row in rows for pair in trx_cases(row, suite, origin, builder)]
     name = node.get("testName")
     status = _status(node.get("outcome"), _TRX, name, builder)
+    rows = [row for inner in node.each("InnerResults") for row in inner.each("UnitTestResult")]
+    pairs = [pair for row in rows for pair in trx_cases(row, suite, origin, builder)]
+    if pairs and (status != "failed" or any(case.status == "failed" for _, case in pairs)):
+        return pairs
     output = node.find("Output")
     info = output.find("ErrorInfo") if output is not None else None
     trace_node = info.find("StackTrace") if info is not None else None
@@ -157,7 +158,7 @@ def trx_cases(node: Element, suite: str, origin: Origin, builder: Builder) -> li
         attachments=[path for path in files if path],
         origin=origin,
     )
-    return [(node.get("testId"), case)]
+    return [*pairs, (node.get("testId"), case)]
 
 
 class PendingCases:

@@ -19,6 +19,7 @@ from commands.reports.parser.declared_counts import (
     describe_mismatches,
     total_as_declared,
 )
+from commands.reports.parser.failed_suites import TrxRun, has_nunit_suite_failed, suite_case
 from commands.reports.parser.limits import Limits
 from commands.reports.parser.node_ids import Origin
 from commands.reports.parser.notes import Notes
@@ -41,7 +42,10 @@ _DIALECTS: dict[str, Dialect] = {
 _RUNS = frozenset({"testsuites", "test-run", "assemblies", "TestRun"})
 _SUITES = frozenset({"testsuite", "test-suite", "assembly"})
 _CASES = frozenset({"testcase", "test-case", "UnitTestResult"})
-_FACTS = frozenset({"property", "system-out", "system-err", "UnitTest", "Counters"})
+_FACTS = frozenset({"property", "system-out", "system-err", "UnitTest", "Counters", "RunInfo"})
+_FAILURES = frozenset({"failure", "error"})
+_JUNIT_SUITES = frozenset({"testsuite", "testsuites"})
+_NUNIT_SUITES = frozenset({"test-suite", "test-run"})
 _HAS_FAILED = frozenset({"failed", "fail", "error", "timeout", "aborted"})
 CATCH2_HOST = "tbd"
 """Value that Catch2 writes as the `hostname` of each suite."""
@@ -71,6 +75,10 @@ class _OpenSuite:
         """Number of errors that suites without cases declare, including nested ones. Each is a suite that could not be
         loaded.
         """
+        self.failed_suites = 0
+        """Number of suites that failed as a whole: this one, and nested ones."""
+        self.failure: Element | None = None
+        """First <failure> or <error> of the suite itself, or <reason> of NUnit."""
 
 
 class ReportReader:
@@ -92,6 +100,8 @@ class ReportReader:
         self._run = Origin()
         self._run_name = ""
         self._declared_by_trx = Declared()
+        self._trx_run = TrxRun()
+        self._failed_in_trx = 0
 
     def drain(self) -> Iterator[Case | Suite]:
         """Yields the cases and suites that were read since the last call."""
@@ -113,7 +123,14 @@ class ReportReader:
             self._start_run(name, attributes)
         elif name in _SUITES:
             self._start_suite(name, attributes)
-        elif name in _CASES or name in _FACTS or (self._dialect == "xunit" and name in ("test", "error")):
+        elif name == "ResultSummary":
+            self._trx_run.end(attributes.get("outcome", ""))
+        elif (
+            name in _CASES
+            or name in _FACTS
+            or (self._dialect == "xunit" and name in ("test", "error"))
+            or self._describes_suite(name)
+        ):
             self._budget = Budget(self._limits)
             self._capture.append(Element(name, attributes, self._text_limit(name)))
 
@@ -130,7 +147,14 @@ class ReportReader:
             if not self._capture:
                 self._captured(node)
         elif self._suites and self._suites[-1].element == name:
-            self._end_suite(self._suites.pop())
+            self._end_suite(self._suites.pop(), whole=whole)
+
+    def _describes_suite(self, name: str) -> bool:
+        """Returns whether an element outside of a case says why the suite around it failed."""
+        element = self._suites[-1].element if self._suites else ""
+        if name in _FAILURES:
+            return element in _JUNIT_SUITES or element in _NUNIT_SUITES
+        return name == "reason" and element in _NUNIT_SUITES
 
     def _start_within(self, name: str, attributes: dict[str, str]) -> None:
         budget = self._budget
@@ -187,13 +211,17 @@ class ReportReader:
         self._suites.append(_OpenSuite(element, attributes, origin))
 
     def _captured(self, node: Element) -> None:
-        if node.name in _CASES or node.name in ("test", "error"):
+        if self._describes_suite(node.name):
+            self._suites[-1].failure = self._suites[-1].failure or node
+        elif node.name in _CASES or node.name in ("test", "error"):
             if node.whole or self._is_evidence(node):
                 self._read_case(node)
         elif node.name == "UnitTest":
             self._held.define(node)
         elif node.name == "Counters":
             self._declared_by_trx = declared_by_trx(node.attributes, self._notes)
+        elif node.name == "RunInfo":
+            self._trx_run.add_message(node)
         elif self._suites and node.name == "property":
             self._suite_property(node, self._suites[-1])
 
@@ -226,6 +254,7 @@ class ReportReader:
         origin = self._suites[-1].origin if self._suites else self._run
         if node.name == "UnitTestResult":
             for test_id, case in dotnet.trx_cases(node, self._run_name, origin, self._builder):
+                self._failed_in_trx += case.status == "failed"
                 self._count(case)
                 self._held.add(test_id, case)
             return
@@ -254,7 +283,7 @@ class ReportReader:
         if self._suites:
             self._suites[-1].direct.add(case)
 
-    def _end_suite(self, suite: _OpenSuite) -> None:
+    def _end_suite(self, suite: _OpenSuite, *, whole: bool) -> None:
         suite.total.include(suite.direct)
         if suite.element == "TestRun":
             self._releasing = True
@@ -266,15 +295,19 @@ class ReportReader:
         is_pytest = suite.origin.pytest or self._run.pytest
         if junit and suite.total.tests == 0 and suite.element not in _RUNS:
             suite.unloaded = declared.errors or 0  # jest-junit writes no case for a file that could not be loaded
+        self._add_failed_suite(suite, whole=whole)
         total = suite.total
         if suite.attributes.get("hostname") == CATCH2_HOST:
             junit, declared = False, declared_by_catch2(declared)
             total = Counts(tests=total.tests, failed=total.failed + suite.further_failures, skipped=total.skipped)
         elif not is_pytest:
             total = total_as_declared(declared, total, suite.folded)
+        is_lost = count_lost_failures(declared, total, junit=junit, pytest=is_pytest) > suite.unloaded
+        if suite.failed_suites and not is_lost:
+            declared = Declared(tests=declared.tests, skipped=declared.skipped)
         if wrong := describe_mismatches(declared, total, suite.direct, junit=junit, pytest=is_pytest):
             kind = "count_mismatch"
-            if count_lost_failures(declared, total, junit=junit, pytest=is_pytest) > suite.unloaded:
+            if is_lost:
                 kind = "lost_failures"
             elif count_lost_tests(declared, total, pytest=is_pytest):
                 kind = "lost_tests"
@@ -283,17 +316,36 @@ class ReportReader:
             self._suites[-1].total.include(suite.total)
             self._suites[-1].folded.include(suite.folded)
             self._suites[-1].unloaded += suite.unloaded
+            self._suites[-1].failed_suites += suite.failed_suites
         if suite.element not in _RUNS:
             properties = tuple(suite.properties)
             self._out.append(
                 Suite(name=suite.origin.suite, declared=declared, counts=suite.total, properties=properties)
             )
 
+    def _add_failed_suite(self, suite: _OpenSuite, *, whole: bool) -> None:
+        """Adds a case for a suite that failed as a whole. The errors that it declares may be this one."""
+        if suite.element in _JUNIT_SUITES:
+            has_failed = suite.failure is not None
+        elif suite.element in _NUNIT_SUITES:
+            has_failed = whole and has_nunit_suite_failed(suite.attributes, suite.total.failed, suite.failed_suites)
+        else:
+            return
+        if has_failed:
+            suite.failed_suites += 1
+            suite.unloaded = max(suite.unloaded, 1)
+            name = suite.attributes.get("fullname", "") or suite.attributes.get("name", "") or suite.element
+            label = " ".join(filter(None, (suite.attributes.get(name, "") for name in ("result", "label", "site"))))
+            self._out.append(suite_case(name, suite.failure, label, suite.origin, self._builder))
+
     def finish(self) -> None:
         """Ends the report. After that, `drain` also yields the cases that were waiting for the definitions at the end
         of the file.
         """
         self._releasing = True
+        if (failure := self._trx_run.find_failure(self._failed_in_trx)) is not None:
+            origin = Origin(suite=self._run_name)
+            self._out.append(suite_case(self._run_name or "TestRun", None, failure, origin, self._builder))
 
     def summary(self) -> Summary:
         """Returns the summary of the report. Call it once, after the last `drain`."""
