@@ -115,9 +115,9 @@ class JobBundleController(Controller):
 
     @post("/import", guards=[CAN_WRITE])
     async def import_job(self, ctx: RequestContext, data: ImportRequest) -> ImportedJob:
-        """Creates a job from a bundle. The job uses the pipeline template with the name of the bundle's template if its
-        content is the same, or if the caller or an admin has created it. Otherwise the bundle's template becomes part
-        of the job's own configuration.
+        """Creates a job from a bundle. If a pipeline template has the name of the bundle's template, the job uses it in
+        two cases: its content is the same as in the bundle, or the caller or an admin has created it. Otherwise the
+        configuration of the job gets the content of the bundle's template.
         """
         ctx.must(data.project_id)
         bundle = read(data.bundle)
@@ -173,10 +173,11 @@ class JobBundleController(Controller):
 
 
 def choose_template(part: TemplatePart, named: list[NamedTemplate], user: User) -> NamedTemplate | None:
-    """Returns the template of the bundle's name that the job may use, None if there is none.
+    """Returns the template that the job uses instead of the bundle's. `named` lists the templates with the name of the
+    bundle's template. Returns None if the job may use none of them.
 
-    The job runs it with its own secrets, so a template of another user must be the same as the bundle's, unless an
-    admin created it. Later changes of it need write access to the job's project.
+    The job runs the template with the job's secrets. So a template that another user created must have the same content
+    as the bundle's, unless that user is an admin. Later changes of the template need write access to the job's project.
     """
     usable = [template for template in named if may_lend_secrets(user, template)]
     same = [template for template in usable if is_same(part, template)]
@@ -185,14 +186,14 @@ def choose_template(part: TemplatePart, named: list[NamedTemplate], user: User) 
 
 
 def is_same(part: TemplatePart, template: TemplateView) -> bool:
-    """Returns whether builds get the same from both."""
+    """Returns whether builds would run the same with the bundle's template as with this one."""
     return part.stored == Configuration(
         command=template.command, setup=template.setup, env=template.env, artifacts=template.artifacts
     ) and set(part.secrets) == set(template.secrets)
 
 
 def read(given: dict[str, Any]) -> Bundle:
-    """Parses a bundle. Raises Invalid if it has another version or form."""
+    """Parses a bundle. Raises Invalid if it has an unknown version or is not valid."""
     version = given.get("export_version")
     if version != VERSION:
         raise Invalid.field(
@@ -215,7 +216,9 @@ def read(given: dict[str, Any]) -> Bundle:
 
 
 def _refusal(message: str) -> Invalid:
-    """Returns the error for a message of msgspec, such as "Object contains unknown field `x` - at `$.job`"."""
+    """Returns the error to answer for a message of msgspec, such as "Object contains unknown field `x` - at
+    `$.job`".
+    """
     what, _, where = message.partition(" - at `$")
     field = "bundle" + where.rstrip("`")
     if unknown := re.search(r"unknown field `(.+)`", what):

@@ -112,7 +112,9 @@ class JobController(Controller):
 
     @post(guards=[CAN_WRITE])
     async def create_job(self, ctx: RequestContext, data: NewJob) -> JobDetail:
-        """Creates a job. Its builds need a command, which its configuration or its template contains."""
+        """Creates a job. Its builds run a command, so its configuration or its template must contain one before the
+        first build.
+        """
         ctx.must(data.project_id)
         check_repository(data.repository)
         check_labels("pool_labels", data.pool_labels)
@@ -152,7 +154,9 @@ class JobController(Controller):
 
     @get("/{job_id:int}/configuration", guards=[CAN_READ], **as_of(CONFIGURATION_HISTORY, "job_id"))
     async def get_job_configuration(self, ctx: RequestContext, job_id: int) -> ConfigurationView:
-        """Returns the job's configuration, which its builds run. Secrets are listed by name."""
+        """Returns the configuration with which the job's builds run. It contains the names of secrets, but not their
+        values.
+        """
         async with ctx.reading() as connection:
             await find_visible_job(ctx, job_id)
             found = await jobs.find_configuration(connection, job_id)
@@ -162,7 +166,9 @@ class JobController(Controller):
 
     @put("/{job_id:int}/configuration", opt={"representation": ConfigurationView}, guards=[CAN_WRITE])
     async def configure_job(self, ctx: RequestContext, job_id: int, data: NewConfiguration) -> Configured:
-        """Replaces the job's configuration for future builds. Secrets that are not sent stay; null removes one."""
+        """Replaces the job's configuration for future builds. A secret that is not sent stays; a secret that is null is
+        removed.
+        """
         job = await find_visible_job(ctx, job_id)
         data.check()
         sealed = seal_values(ctx.services.secrets, data.secret_values)

@@ -89,8 +89,8 @@ class KnownIssueController(Controller):
 
     @post(guards=[CAN_WRITE])
     async def create_known_issue(self, ctx: RequestContext, data: NewKnownIssue) -> KnownIssueView:
-        """Creates a known issue. It classifies failures of new reports, and older failures that nobody has
-        classified.
+        """Creates a known issue. It classifies matching failures in new reports, and matching older failures that
+        nobody has classified.
         """
         ctx.must(data.project_id)
         match = parse_match(data)
@@ -141,8 +141,8 @@ async def find_visible_known_issue(ctx: RequestContext, known_issue_id: int) -> 
 
 
 def parse_match(data: NewKnownIssue | KnownIssueChanges) -> tuple[Kind, str] | None:
-    """Returns the kind and the value of the match rule; None if there is none. Raises Invalid if there is more than
-    one.
+    """Returns the kind and the value of the match rule in a body; None if the body has none. Raises Invalid if it has
+    more than one.
     """
     values: list[tuple[Kind, str]] = [(kind, value) for kind in KINDS if (value := getattr(data, kind) or None)]
     if len(values) > 1:

@@ -1,4 +1,6 @@
-"""Commands that run on nodes. The request and the result are events, so a restart of agent or server loses neither."""
+"""Commands that run on nodes. The request and the result are events, so neither is lost when the agent or the server
+restarts.
+"""
 
 import asyncio
 from typing import Annotated, Any
@@ -61,8 +63,8 @@ class NodeCommandController(Controller):
     async def execute_on_node(
         self, request: Request[User, Any, Any], ctx: RequestContext, node_id: int, data: NewCommand
     ) -> CommandResult:
-        """Runs a shell command on the node, outside of any build, and waits for its end. The audit log records the
-        command.
+        """Runs a shell command on the node, outside of any build, and waits until it ends. The command itself is
+        recorded in the audit log.
         """
         command_id = await ctx.services.ids.draw("node_commands")
         completed = asyncio.Event()
@@ -97,7 +99,7 @@ class NodeCommandController(Controller):
     async def get_node_command(
         self, ctx: RequestContext, node_id: int, command_id: int
     ) -> Response[CommandResult | Detail]:
-        """Returns the result of a command; 202 while there is none."""
+        """Returns the result of a command. Answers 202 while the agent has not reported one."""
         found: NodeCommand | None = await ctx.services.log.load_state(NODE_COMMAND.at(command_id))
         if found is None or found.node_id != node_id:
             raise NotFound(f"There is no command {command_id} for node {node_id}.")

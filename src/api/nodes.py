@@ -99,7 +99,7 @@ class NodeController(Controller):
 
     @post(opt=SHOWN_ONCE, guards=[NODE_MANAGERS])
     async def register_node(self, ctx: RequestContext, data: NewNode) -> RegisteredNode:
-        """Registers a node. The node's agent authenticates with `agent_token`, which is shown only here."""
+        """Registers a node. The node's agent authenticates with `agent_token`, which only this answer shows."""
         node_id = await ctx.services.ids.draw("nodes")
         token = new_token(AGENT_TOKEN)
         fields: dict[str, Any] = fields_of(data, name="title") | {"tags": list(dict.fromkeys(data.tags))}
@@ -123,8 +123,8 @@ class NodeController(Controller):
 
     @get("/agent/latest", guards=[CAN_READ])
     async def get_latest_agent(self, ctx: RequestContext) -> LatestAgent:
-        """Returns the version and the downloads of the newest agent. It is one file for all platforms, for Python 3.9
-        or newer. It does not run on Windows yet.
+        """Returns the version of the newest agent and where to download it. The agent is one file for all platforms and
+        needs Python 3.9 or newer. It does not run on Windows yet.
         """
         services = ctx.services
         sha256 = hashlib.sha256(services.agent_bundle).hexdigest()
@@ -144,7 +144,9 @@ class NodeController(Controller):
 
     @get("/{node_id:int}/health", guards=[CAN_READ])
     async def get_node_health(self, ctx: RequestContext, node_id: int) -> NodeHealth:
-        """Returns the last measurements of the node's agent. `last_heartbeat_s` is -1 if it has never sent any."""
+        """Returns the last measurements of the node's agent. `last_heartbeat_s` is -1 if the agent has never sent
+        any.
+        """
         return await ctx.find(nodes.find_health, "node", node_id)
 
     @delete("/{node_id:int}", guards=[NODE_MANAGERS])
@@ -166,19 +168,21 @@ class NodeController(Controller):
 
     @post("/{node_id:int}/quarantine", status_code=200, guards=[NODE_MANAGERS])
     async def quarantine_node(self, ctx: RequestContext, node_id: int) -> NodeStatus:
-        """Stops the assignment of builds to the node. Running builds go on, and the node still accepts commands."""
+        """Stops the server from assigning builds to the node. Builds that already run on it go on, and the node still
+        accepts commands.
+        """
         await ctx(QuarantineNode(node_id))
         return NodeStatus(node_id, "quarantined")
 
     @delete("/{node_id:int}/quarantine", status_code=200, guards=[NODE_MANAGERS])
     async def release_node(self, ctx: RequestContext, node_id: int) -> NodeStatus:
-        """Allows the assignment of builds to the node again."""
+        """Lets the server assign builds to the node again."""
         await ctx(ReleaseNode(node_id))
         return NodeStatus(node_id, (await find_node_view(ctx, node_id)).status)
 
 
 class AgentDownloadController(Controller):
-    """Downloads of the agent to which `/api/v3/nodes/agent/latest` refers. Their paths are not under /api/v3."""
+    """Downloads of the agent. `/api/v3/nodes/agent/latest` answers with their paths, which are not under /api/v3."""
 
     path = "/agent"
     tags = ["Nodes / CI Agents"]

@@ -77,7 +77,7 @@ class PoolController(Controller):
 
     @put("/{id:int}", guards=[PROJECT_ADMINS])
     async def update_pool(self, ctx: RequestContext, id: int, data: PoolChanges) -> PoolView:
-        """Changes a pool. Limits and labels apply to builds that are assigned from now on."""
+        """Changes a pool. New limits and labels apply to builds that are assigned from now on."""
         pool = await find_visible_pool(ctx, id)
         check_may_change(ctx, pool)
         if data.shared not in (UNSET, pool.shared):

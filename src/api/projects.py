@@ -86,7 +86,7 @@ class ProjectController(Controller):
 
     @post(opt=SHOWN_ONCE, guards=[DEVELOPERS])
     async def create_project(self, ctx: RequestContext, data: NewProject) -> CreatedProject:
-        """Creates a project and makes the caller its admin. `webhook_secret` is shown only here."""
+        """Creates a project and makes the caller its admin. Only this answer shows `webhook_secret`."""
         project_id = await ctx.services.ids.draw("projects")
         secret = new_token("wh_sec_")
         secrets = ctx.services.secrets
@@ -111,14 +111,16 @@ class ProjectController(Controller):
 
     @put("/{project_id:int}", guards=[PROJECT_ADMINS])
     async def update_project(self, ctx: RequestContext, project_id: int, data: ProjectChanges) -> ProjectDetail:
-        """Changes a project."""
+        """Changes the given fields of a project."""
         await find_visible_project(ctx, project_id)
         await ctx(UpdateProject(project_id, **fields_of(data, name="title")))
         return to_detail(await find_visible_project(ctx, project_id), ctx.services.base_url)
 
     @post("/{project_id:int}/rotate-webhook-secret", status_code=200, opt=SHOWN_ONCE, guards=[PROJECT_ADMINS])
     async def rotate_webhook_secret(self, ctx: RequestContext, project_id: int) -> NewSecret:
-        """Replaces the webhook secret. The old one is refused from now on; the new one is shown only here."""
+        """Replaces the webhook secret of a project. The server refuses the old one from now on. Only this answer shows
+        the new one.
+        """
         await find_visible_project(ctx, project_id)
         secret = new_token("wh_sec_")
         await ctx(RotateWebhookSecret(project_id, ctx.services.secrets.seal(secret)))
@@ -159,8 +161,8 @@ def to_detail(row: ProjectRow, base_url: str) -> ProjectDetail:
 
 
 def make_slug(name: str) -> str:
-    """Returns a slug made from a name: `mobile-app` for `Mobile App`. Returns an empty text if the name has no usable
-    character.
+    """Returns a slug made from a name: `mobile-app` for `Mobile App`. Returns an empty text if no character of the name
+    can be used in a slug.
     """
     ascii_name = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
     return re.sub(r"[^a-z0-9]+", "-", ascii_name.lower()).strip("-")[:60]

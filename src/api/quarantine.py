@@ -65,9 +65,9 @@ class NewEntryAnswer(msgspec.Struct):
 
 
 class EntryItem(NewEntryAnswer):
-    """An entry of the quarantine. An `expired` entry no longer counts. The tests of a `healthy` entry passed in the
-    last 10 builds that ran them. A healthy entry counts until it is removed, and becomes `active` again when one of its
-    tests fails.
+    """An entry of the quarantine. An `expired` entry has no effect any more. A `healthy` entry is one whose tests
+    passed in the last 10 builds that ran them. It stays in effect until it is removed, and becomes `active` again when
+    one of its tests fails.
     """
 
     job_id: int
@@ -81,7 +81,7 @@ class EntryItem(NewEntryAnswer):
 
 
 class Bulk(msgspec.Struct):
-    """Change of many entries. `reason`, `expires_at` and `owner` apply to added entries."""
+    """Change of many entries. `reason`, `expires_at` and `owner` are for entries that are added."""
 
     job_id: Id
     action: Literal["add", "remove"]
@@ -107,7 +107,7 @@ class Removed(msgspec.Struct):
 
 
 class Stats(msgspec.Struct):
-    """Counts of the entries that have not expired. Only `by_status` includes expired ones."""
+    """Numbers of the entries that have not expired. Only `by_status` also counts expired entries."""
 
     total: int
     by_reason: dict[str, int]
@@ -132,7 +132,7 @@ class QuarantineController(Controller):
     async def list_quarantine(
         self, ctx: RequestContext, job_id: JobId, page: Page = 1, limit: Limit = 10_000, after: After = None
     ) -> Response[list[EntryItem]]:
-        """Returns a page of a job's entries, ordered by id, including expired ones."""
+        """Returns a page of the quarantine entries of a job, ordered by id. Expired entries are included."""
         paged = Paged(page, limit, after or 0)
         async with ctx.reading() as connection:
             await find_visible_job(ctx, job_id)
@@ -141,8 +141,8 @@ class QuarantineController(Controller):
 
     @post(guards=[CAN_WRITE])
     async def add_to_quarantine(self, ctx: RequestContext, data: NewEntry) -> NewEntryAnswer:
-        """Adds a test to the quarantine. Builds still run it. `node_id` may be a prefix of node ids that ends before
-        `::` or `[`.
+        """Adds an entry to a job's quarantine. Builds still run the tests of the entry. `node_id` is that of one test,
+        or a prefix of node ids that ends before `::` or `[`; then the entry is for all tests with this prefix.
         """
         await find_visible_job(ctx, data.job_id)
         quarantine_id = await ctx.services.ids.draw("quarantine")
@@ -154,7 +154,9 @@ class QuarantineController(Controller):
 
     @post("/bulk", status_code=200, guards=[CAN_WRITE])
     async def change_quarantine(self, ctx: RequestContext, data: Bulk) -> Added | Removed:
-        """Adds or removes many tests. Skips tests that are already in the quarantine, or not in it."""
+        """Adds or removes many entries. When adding, skips tests that are already in the quarantine; when removing,
+        those that are not.
+        """
         await find_visible_job(ctx, data.job_id)
         node_ids = tuple(data.node_ids)
         if data.action == "remove":
@@ -180,7 +182,7 @@ class QuarantineController(Controller):
 
     @get("/stats", guards=[CAN_READ])
     async def get_quarantine_stats(self, ctx: RequestContext, job_id: JobId) -> Stats:
-        """Returns counts of the entries of a job's quarantine."""
+        """Returns numbers of the entries of a job's quarantine."""
         now = utcnow()
         async with ctx.reading() as connection:
             await find_visible_job(ctx, job_id)
@@ -198,14 +200,14 @@ class QuarantineController(Controller):
 
     @get("/nodeids", guards=[CAN_READ])
     async def list_quarantined_node_ids(self, ctx: RequestContext, job_id: JobId) -> NodeIds:
-        """Returns the node ids in a job's quarantine, for a test runner."""
+        """Returns all node ids in a job's quarantine at once, for use by a test runner."""
         async with ctx.reading() as connection:
             await find_visible_job(ctx, job_id)
             return NodeIds(await quarantine.fetch_node_ids(connection, job_id, utcnow()))
 
     @delete("/{quarantine_id:int}", guards=[CAN_WRITE])
     async def remove_from_quarantine(self, ctx: RequestContext, quarantine_id: int) -> None:
-        """Removes an entry. Failures of its tests fail builds again."""
+        """Removes an entry from the quarantine. Failures of the entry's tests fail builds again."""
         entry = await ctx.find_visible(quarantine.find, "quarantine entry", quarantine_id)
         await ctx(RemoveFromQuarantine(entry.job_id, quarantine_id=quarantine_id))
 

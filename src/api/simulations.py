@@ -1,4 +1,4 @@
-"""Simulates the history under what-if rules: which classifications and verdicts they would have changed."""
+"""Simulates the history under what-if rules: which classifications and verdicts would have been different."""
 
 import asyncio
 
@@ -67,8 +67,8 @@ class SimulationController(Controller):
 
     @post(status_code=200, opt={"problems": (TooManyRequests,)}, guards=[CAN_SIMULATE])
     async def simulate_rules(self, ctx: RequestContext, data: SimulationRequest) -> SimulationAnswer:
-        """Returns the failures that what-if rules would have classified otherwise, and the builds that would have ended
-        with another verdict.
+        """Returns the failures that the what-if rules would have classified differently, and the builds that would have
+        ended with another verdict.
         """
         project_id = data.project_id
         if project_id is not None:

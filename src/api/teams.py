@@ -119,7 +119,9 @@ class TeamsController(Controller):
 
     @put("/{id:int}", guards=[PROJECT_ADMINS])
     async def update_channel(self, ctx: RequestContext, id: int, data: ChannelChanges) -> ChannelItem:
-        """Changes a channel. If the URL changes or the channel becomes active, waiting deliveries are tried at once."""
+        """Changes a channel. If the URL changes or the channel becomes active, the server tries to send its waiting
+        cards at once.
+        """
         row = await find_accessible(ctx, ChannelRow, id)
         url = None if data.webhook_url is UNSET else data.webhook_url
         if url == row.shown_url:  # what a GET showed, sent back
@@ -147,7 +149,7 @@ class TeamsController(Controller):
 
     @post("/{id:int}/test", status_code=200, guards=[PROJECT_ADMINS])
     async def test_channel(self, ctx: RequestContext, id: int) -> ChannelTested:
-        """Sends a card at once, without retries, and returns the outcome."""
+        """Sends a test card to the channel at once. Tries only once, and returns the outcome."""
         row = await find_accessible(ctx, ChannelRow, id)
         project = await projects.find(ctx.source, row.project_id)
         card = make_test_card(row.title, "" if project is None else project.name)

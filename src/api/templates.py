@@ -1,4 +1,6 @@
-"""Pipeline templates: configurations that jobs complete. All users can read them, without the values of secrets."""
+"""Pipeline templates: configurations that jobs add to. All users can read templates, but not the values of their
+secrets.
+"""
 
 from collections.abc import Mapping
 from typing import Annotated
@@ -94,7 +96,7 @@ class TemplateController(Controller):
 
     @get("/{template_id:int}", guards=[CAN_READ])
     async def get_template(self, ctx: RequestContext, template_id: int) -> TemplateView:
-        """Returns a template. Secrets are listed by name."""
+        """Returns a template. It contains the names of secrets, but not their values."""
         return await find_template(ctx, template_id)
 
     @put("/{template_id:int}", guards=[DEVELOPERS])
@@ -118,8 +120,8 @@ class TemplateController(Controller):
 
 
 async def check_write_where_used(ctx: RequestContext, template_id: int) -> None:
-    """Raises Forbidden unless the user may write to all projects whose jobs use the template, since it runs with the
-    secrets of these jobs.
+    """Raises Forbidden if the user may not write to all projects whose jobs use the template. These jobs run the
+    template with their secrets.
     """
     used_in = await templates.fetch_project_ids(ctx.source, template_id)
     if foreign := [project_id for project_id in used_in if not ctx.user.may("write", project_id)]:
@@ -129,10 +131,10 @@ async def check_write_where_used(ctx: RequestContext, template_id: int) -> None:
 
 
 async def check_secrets_lendable(ctx: RequestContext, template_id: int | None) -> None:
-    """Raises Forbidden if the template has secrets and the user is neither its creator nor an admin, since a job that
-    uses the template can read its secrets.
+    """Raises Forbidden if the user may not attach the template to a job: a job can read the secrets of its template.
+    Only the template's creator and admins may attach a template with secrets.
 
-    Accepts an unknown template, which the command refuses.
+    Does nothing if there is no such template; the command refuses it later.
     """
     if template_id is None:
         return
@@ -144,7 +146,7 @@ async def check_secrets_lendable(ctx: RequestContext, template_id: int | None) -
 
 
 def may_lend_secrets(user: User, template: TemplateView) -> bool:
-    """Returns whether the user may attach the template to a job, which can read its secrets then."""
+    """Returns whether the user may attach the template to a job, which can then read the template's secrets."""
     return not template.secrets or user.is_admin or user.user_id == template.creator_id
 
 

@@ -50,10 +50,10 @@ class ReportFile(msgspec.Struct):
 
 
 class ReportView(msgspec.Struct):
-    """Totals of a build, which count only the last attempt of each test.
+    """Totals of a build. Of each test only the last attempt counts.
 
-    `known_issues` and `quarantined` count failures that do not fail the build. `known_issues` counts those that the
-    reporter calls known. `quarantined` counts those of the others whose tests were in quarantine.
+    `known_issues` and `quarantined` count failures that do not fail the build. `known_issues` counts the failures that
+    the reporter marks as known. `quarantined` counts the other failures whose tests were in quarantine.
     """
 
     build_id: int
@@ -192,8 +192,8 @@ class TestController(Controller):
         after: After = None,
         all_attempts: Annotated[bool, Parameter(description="Also attempts that later ones decide")] = False,
     ) -> Response[TestPage]:
-        """Returns a page of results in the order of the report. By default it contains only the last attempt of each
-        test.
+        """Returns a page of the results of a build in the order of its reports. By default it contains only the last
+        attempt of each test.
         """
         filters = ResultFilters(
             status=STATUSES.index(status) if status is not None else None,
@@ -255,7 +255,7 @@ class TestController(Controller):
 async def find_quarantined(
     connection: AsyncConnection, job_id: int, now: datetime, found: Sequence[Result]
 ) -> set[str]:
-    """Returns the node ids, among those of the results `found`, that are in the job's quarantine at the time `now`."""
+    """Returns those of the node ids of `found` that are in the job's quarantine at the time `now`."""
     entries = await quarantine.fetch_node_ids(connection, job_id, now) if found else []
     return filter_quarantined((result.node_id for result in found), entries)
 

@@ -79,8 +79,8 @@ class TriageController(Controller):
 
     @post("/classification", status_code=200, guards=[CAN_WRITE])
     async def classify_test(self, ctx: RequestContext, test_id: int, data: NewClassification) -> Classified:
-        """Classifies a failure. Rules and models never override a person's classification, but a person overrides
-        theirs.
+        """Classifies a failure. A person's classification replaces that of a rule or model, and no rule or model
+        replaces it later.
         """
         user = ctx.user
         result = to_recorded(await find_visible_result(ctx, test_id))
@@ -96,15 +96,15 @@ class TriageController(Controller):
 
     @post("/resolution", status_code=200, guards=[CAN_WRITE])
     async def resolve_test(self, ctx: RequestContext, test_id: int, data: NewResolution) -> Resolved:
-        """Records what came of a failure, as free text."""
+        """Records how a failure was resolved, as free text."""
         result = to_recorded(await find_visible_result(ctx, test_id))
         await ctx(SetResolution(result, data.resolution, ctx.user.user_id))
         return Resolved(test_id, data.resolution, ctx.user.email)
 
     @post("/known-issue", status_code=200, guards=[CAN_WRITE])
     async def link_known_issue(self, ctx: RequestContext, test_id: int, data: NewKnownIssueLink) -> LinkedKnownIssue:
-        """Classifies this failure as the known issue. From now on, failures with the same fail_id or signature are
-        classified too.
+        """Links a failure to a known issue, which classifies it. From now on, failures with the same fail_id or
+        signature are classified by this known issue too.
         """
         result = to_recorded(await find_visible_result(ctx, test_id))
         await ctx(LinkKnownIssue(result, data.known_issue_id, ctx.user.user_id))

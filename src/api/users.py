@@ -132,8 +132,8 @@ class UserController(Controller):
 
     @post(opt={**SHOWN_ONCE, "problems": (NotFound,)}, guards=[admins_only("invite users")])
     async def create_user(self, ctx: RequestContext, data: NewUser) -> Invitation:
-        """Invites somebody as a user. They set a password by a link, within seven days. The server mails it to them, or
-        answers with it in `invitation_url` if no mail server is set.
+        """Invites somebody to be a user. Within seven days, they set a password by a link. The server mails them the
+        link, or answers with it in `invitation_url` if no mail server is set.
         """
         await must_have_seat(ctx)
         user_id, link_id = await ctx.services.ids.draw("users"), new_token("")
@@ -156,13 +156,13 @@ class UserController(Controller):
 
     @get("/{user_id:int}", opt={"problems": (Forbidden,)}, guards=[CAN_READ])
     async def get_user(self, ctx: RequestContext, user_id: int) -> UserDetail:
-        """Returns a user. Only for admins, and for the users themselves."""
+        """Returns a user. Admins can get any user, other users only themselves."""
         must_be_admin_or(ctx.user, user_id)
         return await find_detail(ctx, user_id)
 
     @put("/{user_id:int}", guards=[admins_only("change users")])
     async def update_user(self, ctx: RequestContext, user_id: int, data: UserChanges) -> UpdatedUser:
-        """Changes a user's role, memberships or names, or whether they may sign in. Admins cannot remove their own
+        """Changes a user's names, role or memberships, or whether the user may sign in. Admins cannot remove their own
         admin role or account, so there always is an admin.
         """
         user = await find_detail(ctx, user_id)
@@ -184,7 +184,9 @@ class UserController(Controller):
 
     @post("/{user_id:int}/invite", opt=SHOWN_ONCE, guards=[admins_only("invite users")])
     async def invite_user(self, ctx: RequestContext, user_id: int) -> Invitation:
-        """Invites a user again who has not set a password yet. The earlier link is no longer valid."""
+        """Issues a new invitation to a user who has not set a password yet. The link of the earlier invitation is no
+        longer valid.
+        """
         command = IssuePasswordLink(user_id, "invitation", new_token(""), utcnow() + INVITATION)
         receipt = await ctx(command)
         access = await projects.fetch_access(ctx.source, user_id)
@@ -192,15 +194,17 @@ class UserController(Controller):
 
     @post("/{user_id:int}/sign-out", status_code=204, opt={"problems": (Forbidden,)}, guards=[CAN_CHANGE_ACCOUNT])
     async def sign_out_user(self, ctx: RequestContext, user_id: int) -> None:
-        """Ends all sessions of a user, on all devices. API tokens stay valid. Only for admins, and for the users
-        themselves.
+        """Ends all sessions of a user, on all devices. API tokens stay valid. Admins can do this for any user, other
+        users only for themselves.
         """
         must_be_admin_or(ctx.user, user_id)
         await ctx(SignOutUser(user_id))
 
     @get("/{user_id:int}/permissions", guards=[CAN_READ], **as_of(PERMISSIONS_HISTORY, "user_id"))
     async def get_user_permissions(self, ctx: RequestContext, user_id: int) -> UserPermissions:
-        """Returns the rights of a user, overall and in each project. Only for admins, and for the users themselves."""
+        """Returns the rights of a user, in general and in each project. Admins can get those of any user, other users
+        only their own.
+        """
         must_be_admin_or(ctx.user, user_id)
         async with ctx.reading() as connection:
             row = await auth.find(connection, user_id)
@@ -217,7 +221,9 @@ class UserController(Controller):
 
     @delete("/{user_id:int}", guards=[admins_only("delete users")])
     async def delete_user(self, ctx: RequestContext, user_id: int) -> None:
-        """Deletes the account for good: name, email address, credentials. Its sessions and API tokens end."""
+        """Deletes a user's account for good, with name, email address and credentials. The sessions and API tokens of
+        the user end.
+        """
         await ctx(DeleteUser(user_id, ctx.user.user_id))
 
 
@@ -227,7 +233,7 @@ async def must_have_seat(ctx: RequestContext) -> None:
 
 
 def must_be_admin_or(caller: User, user_id: int) -> None:
-    """Raises Forbidden unless the caller is an admin or this user."""
+    """Raises Forbidden unless the caller is an admin or is the user with the id `user_id`."""
     if not caller.is_admin and caller.user_id != user_id:
         raise Forbidden("Only admins see other users; what you may do is at GET /api/v3/me.")
 
@@ -235,8 +241,8 @@ def must_be_admin_or(caller: User, user_id: int) -> None:
 def read_access(
     data: NewUser | UserChanges, role: str, present: Mapping[int, Access] = MappingProxyType({})
 ) -> dict[int, Access] | None:
-    """Returns project id -> access, as a body asks for it; None if the body names no projects. `present` is the access
-    that the user has now. Raises Invalid if the body contradicts itself.
+    """Returns the access to each project, by project id, that a body asks for; None if the body names no projects.
+    `present` is the access that the user has now. Raises Invalid if the body contradicts itself.
     """
     if data.memberships is not UNSET and data.project_ids is not UNSET:
         raise Invalid.field("memberships", "are instead of project_ids: send either of them")

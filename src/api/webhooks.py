@@ -109,7 +109,7 @@ class WebhookAttempt(msgspec.Struct):
 
 
 class WebhookReplay(msgspec.Struct):
-    """The beginning of a replay: either a position or a time."""
+    """Where a replay begins: at either a position or a time."""
 
     position: Annotated[int, Meta(ge=1, le=MAX_ID, description="Of the first event, as the log counts")] | None = None
     since: Time | None = None
@@ -192,7 +192,9 @@ class WebhookController(Controller):
 
     @put("/{id:int}", guards=[PROJECT_ADMINS])
     async def update_webhook(self, ctx: RequestContext, id: int, data: WebhookChanges) -> WebhookItem:
-        """Changes a webhook. If the URL changes or the webhook becomes active, waiting deliveries are tried at once."""
+        """Changes a webhook. If the URL changes or the webhook becomes active, the server tries its waiting deliveries
+        at once.
+        """
         await find_accessible(ctx, WebhookRow, id)
         if data.url is not UNSET:
             await must_be_callable(ctx, data.url, "url")
@@ -209,14 +211,14 @@ class WebhookController(Controller):
 
     @delete("/{id:int}", guards=[PROJECT_ADMINS])
     async def delete_webhook(self, ctx: RequestContext, id: int) -> None:
-        """Deletes a webhook, its history, and the messages that were not delivered yet."""
+        """Deletes a webhook with its history. Messages that were not delivered yet are deleted as well."""
         await find_accessible(ctx, WebhookRow, id)
         await ctx(DeleteEndpoints("webhook", (id,)))
 
     @post("/bulk-delete", status_code=200, guards=[PROJECT_ADMINS])
     async def delete_webhooks(self, ctx: RequestContext, data: BulkDelete) -> Deleted:
-        """Deletes all of these webhooks, or none if the caller may not delete one of them. Skips those that they cannot
-        see.
+        """Deletes these webhooks. Skips webhooks that the caller cannot see. If the caller may not delete one of the
+        others, deletes none.
         """
         found = await find_existing(ctx.source, data.ids)
         visible = [row for row in found if may_access(ctx.user, "read", row)]
@@ -227,7 +229,7 @@ class WebhookController(Controller):
 
     @post("/{id:int}/test", status_code=200, guards=[PROJECT_ADMINS])
     async def test_webhook(self, ctx: RequestContext, id: int) -> Tested:
-        """Sends a `ping` once, signed like a delivery, and returns the outcome."""
+        """Sends a `ping` to the webhook, signed like a delivery. Tries only once, and returns the outcome."""
         row = await find_accessible(ctx, WebhookRow, id)
         now, delivery_id = utcnow(), deliveries.new_delivery_id()
         data = msgspec.Raw(msgspec.json.encode(to_view(WebhookView, row, has_secret=row.sealed_secret is not None)))
@@ -249,7 +251,7 @@ class WebhookController(Controller):
             int, Parameter(ge=0, le=MAX_ID, description="Only attempts older than the one with this id")
         ] = 0,
     ) -> Response[list[WebhookAttempt]]:
-        """Returns a page of the attempts of the last 30 days, the newest first."""
+        """Returns a page of the attempts to deliver messages of the last 30 days, the newest first."""
         async with ctx.reading() as connection:
             row = await find_accessible(ctx, WebhookRow, id)
             found = await delivery_history.read_history(
@@ -262,8 +264,8 @@ class WebhookController(Controller):
 
     @post("/{id:int}/replay", status_code=202, guards=[PROJECT_ADMINS])
     async def replay_webhook(self, ctx: RequestContext, id: int, data: WebhookReplay) -> StartedReplay:
-        """Delivers the notifications since a position or time once more, marked as a replay. Those of one build stay in
-        order.
+        """Delivers the notifications since a position or time once more, marked as a replay. The notifications about
+        one build stay in order.
         """
         await find_accessible(ctx, WebhookRow, id)
         head = await ctx.services.log.read_head()
@@ -284,8 +286,8 @@ class WebhookController(Controller):
 
     @post("/{id:int}/history/{delivery_id:str}/redeliver", status_code=202, guards=[PROJECT_ADMINS])
     async def redeliver_webhook(self, ctx: RequestContext, id: int, delivery_id: str) -> Redelivering:
-        """Delivers a message once more after its delivery has ended. The message keeps its id, and gets as many
-        attempts as a new one.
+        """Delivers a message again whose delivery has ended. The message keeps its id, and its new delivery gets as
+        many attempts as that of a new message.
         """
         await find_accessible(ctx, WebhookRow, id)
         found = await delivery_history.find_delivery_state(ctx.source, id, delivery_id)

@@ -144,7 +144,8 @@ class RequestContext:
         return agent.node_id
 
     async def find(self, find: Find[R], name: str, row_id: int) -> R:
-        """Returns the row with an id. Raises NotFound if there is none; `name` is the kind of object in its message.
+        """Returns the row with this id, which `find` reads. Raises NotFound if there is no such row; the message calls
+        it `name`.
 
         Raises Unavailable if the read models do not have the row, but are behind the log.
         """

@@ -2,7 +2,7 @@
 
 An agent has one open poll. A new poll ends the previous one at once, since an agent whose number of free slots changes
 cuts its poll and opens another. A poll whose connection is closed gets no message. Each message has a receipt, which
-the agent's next poll returns; without it the message is sent again.
+the agent sends back with its next poll. If it does not, the server sends the message again.
 """
 
 import asyncio
@@ -31,7 +31,9 @@ MAX_REMEMBERED = 50_000
 
 
 class SentMessage(NamedTuple):
-    """Identity of a message that a session of an agent gets only once."""
+    """Identity of a message to an agent. A session of an agent gets each message only once, unless it was lost on the
+    way.
+    """
 
     session: str
     subject: str
@@ -45,7 +47,7 @@ class SentMessage(NamedTuple):
 
 
 class AgentPolls:
-    """Open polls of one API process. They are in the application's state as `polls`."""
+    """Open polls of one API process. The application's state contains them as `polls`."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -58,11 +60,11 @@ class AgentPolls:
     async def next(
         self, request: Request[Any, Any, Any], node_id: int, session: str, free: int, receipt: str | None
     ) -> dict[str, Any] | None:
-        """Returns the next message for the agent. None after `POLL_S`, or if the connection is closed or a newer poll
-        has begun.
+        """Returns the next message for the agent. Returns None if there is none within `POLL_S`, if the connection is
+        closed, or if a newer poll of the agent has begun.
 
-        `receipt` is the receipt of the last message that arrived, and empty before the first one. It is None for an
-        agent that sends no receipts.
+        `receipt` is the receipt of the last message that the agent got. It is empty if the agent has got none yet, and
+        None if the agent sends no receipts.
         """
         services = self._services
         subjects = self._take_lost(session, receipt)
@@ -108,14 +110,16 @@ class AgentPolls:
                 return None
 
     def end_all(self) -> None:
-        """Ends all polls of the process. Their agents poll again, and reach another process if this one stops."""
+        """Ends all polls of this process, which is about to stop. The agents poll again and thus reach another
+        process.
+        """
         for replaced, changed in self._open.values():
             replaced.set()
             changed.set()
 
     async def _find_subjects(self, node_id: int) -> set[str]:
-        """Returns the subjects of the builds and commands that wait for the agent, after the read models have caught
-        up.
+        """Returns the subjects of the builds and commands that wait for the agent. First waits until the read models
+        have caught up.
         """
         services = self._services
         await services.waiter.wait(await services.log.read_head())
@@ -125,7 +129,7 @@ class AgentPolls:
 
     @contextlib.asynccontextmanager
     async def _only_poll(self, node_id: int, changed: asyncio.Event) -> AsyncIterator[asyncio.Event]:
-        """Ends the node's earlier poll. Yields an event that is set when a later poll begins."""
+        """Ends the node's earlier poll. Yields an event that is set as soon as a later poll of the node begins."""
         replaced = asyncio.Event()
         if earlier := self._open.get(node_id):
             for event in earlier:
@@ -138,7 +142,9 @@ class AgentPolls:
                 del self._open[node_id]
 
     def _take_lost(self, session: str, receipt: str | None) -> set[str]:
-        """Returns the subject of the message that answered the session's last poll if that message did not arrive."""
+        """Returns the subject of the message that the session's last poll was answered with, if the agent did not get
+        that message. Returns an empty set otherwise.
+        """
         last = self._last.pop(session, None)
         if last is None or receipt in (None, last.receipt):
             return set()
@@ -146,7 +152,9 @@ class AgentPolls:
         return {last.subject}
 
     async def _message(self, subject: str, node_id: int, session: str) -> tuple[dict[str, Any] | None, SentMessage]:
-        """Returns the message about a build or a command (None if there is none), and its identity."""
+        """Returns the message about the build or command `subject`, and the identity of the message. The message is
+        None if the agent has nothing to do about the subject.
+        """
         kind, _, number = subject.rpartition("-")
         if kind:
             content, attempt = await self._command_message(int(number), node_id), 0

@@ -1,8 +1,8 @@
 """Sends the log of a build as server-sent events, in exactly the documented `data:` lines.
 
-If ids are wanted, each message has the id `attempt:line`. A client that reconnects with `Last-Event-ID`, to any
-process, then gets the lines after it, without a gap or a repetition. All clients of a build in a process share one
-feed, which reads new lines at most every `DEBOUNCE_S` and encodes each line once.
+If ids are wanted, each message has the id `attempt:line`. A client that reconnects to any process with `Last-Event-ID`
+gets the lines after that id, without a gap or a repetition. All clients of a build in a process share one feed, which
+reads new lines at most every `DEBOUNCE_S` and encodes each line once.
 """
 
 import asyncio
@@ -61,7 +61,7 @@ LogOffset = tuple[int, int]
 
 
 def format_line(line: Line) -> str:
-    """Returns a line with its time in UTC: `[10:00:05] PASSED tests/test_api.py::test_login`."""
+    """Returns a line as text that begins with its time in UTC: `[10:00:05] PASSED tests/test_api.py::test_login`."""
     seconds = line.at_ms // 1000 % 86_400  # agents' clocks may be wrong, so the date is not shown
     return f"[{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}] {line.text}"
 
@@ -95,7 +95,9 @@ class LogChunk:
 
 
 class LogChunkCache:
-    """Cache of the chunks of all builds that were read last. Concurrent requests for the same chunk read it once."""
+    """Cache of the chunks that were read last, of all builds. If several requests need the same chunk at the same time,
+    it is read only once.
+    """
 
     def __init__(self, build_logs: BuildLogs) -> None:
         self._logs = build_logs
@@ -104,8 +106,8 @@ class LogChunkCache:
         self._loading: dict[tuple[int, LogOffset], asyncio.Task[LogChunk | None]] = {}
 
     async def load(self, build_id: int, offset: LogOffset, until: int | None = None) -> LogChunk | None:
-        """Returns the chunk that begins at an offset and ends at line `until` at the latest; None if there are no
-        lines.
+        """Returns the chunk of lines that begins at `offset` and ends at line `until` at the latest. Returns None if
+        there are no lines there.
         """
         key = (build_id, offset)
         if until is not None and offset[1] >= until:
@@ -188,13 +190,13 @@ class BuildFeed:
             self._wake()
 
     async def refresh(self) -> None:
-        """Folds the events and reads the lines that were stored since the last call."""
+        """Folds the events and reads the lines of the log that were stored since the last call."""
         async with self._refreshing:
             await self._refresh()
 
     async def begin(self, offset: LogOffset | None) -> LogOffset:
-        """Returns the offset at which a client begins: the given one, or the beginning of the present attempt if it is
-        None or beyond the log.
+        """Returns the offset at which to begin for a client. This is the offset that the client asks for. If it asks
+        for none, or for one beyond the end of the log, it is the beginning of the present attempt.
         """
         await self._has_begun.wait()
         if offset is not None and offset > self.end and self.status is None:
@@ -202,7 +204,9 @@ class BuildFeed:
         return (self.end[0], 0) if offset is None or offset > self.end else offset
 
     async def load_next(self, offset: LogOffset) -> LogChunk | None:
-        """Returns the chunk after an offset, if necessary from the next attempt; None at `end`."""
+        """Returns the chunk of lines after an offset. If the offset is at the end of an attempt, returns the first
+        chunk of the next attempt. Returns None at the end of all lines that the feed has read.
+        """
         while offset < self.end:
             is_last = offset[0] == self.end[0]
             chunk = await self._chunks.load(self.build_id, offset, self.end[1] if is_last else None)
@@ -249,8 +253,8 @@ class BuildFeed:
                 self._version, self._position = recorded.version, recorded.position
 
     async def _read_lines(self) -> None:
-        """Reads lines up to the present end of the log and moves `end` there. Reads earlier attempts to their ends
-        first.
+        """Reads lines up to the present end of the log and moves `end` there. If a new attempt has begun, first reads
+        the earlier attempt to its end.
         """
         attempt = self.end[0] if self._build is None else self._build.attempt
         while True:
@@ -265,7 +269,9 @@ class BuildFeed:
 
     @property
     def _lines_at_end(self) -> int | None:
-        """Number of lines of a finished build, or None. Lines that are stored after them do not belong to its log."""
+        """Number of lines of the log when the build ended; None while it has not ended. Lines that were stored later do
+        not belong to the log.
+        """
         return self._build.log_lines if isinstance(self._build, Finished) else None
 
     def _wake(self) -> None:
@@ -274,7 +280,7 @@ class BuildFeed:
 
 
 class BuildFeeds:
-    """Feeds of one process, one for each build that has clients."""
+    """Feeds of one process. There is one for each build that has clients."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -292,8 +298,8 @@ class BuildFeeds:
 
     @contextlib.contextmanager
     def registered(self, build_id: int, client: StreamClient) -> Iterator[BuildFeed]:
-        """Yields the feed of a build, with this client registered. The first client starts the feed, and the last one
-        ends it.
+        """Yields the feed of a build and registers the client with it during the block. The first client starts the
+        feed, and the last one ends it.
         """
         if build_id not in self._feeds:
             feed = BuildFeed(self._services, self._chunks, self._subscription, build_id)
@@ -318,7 +324,7 @@ class BuildFeeds:
 
 
 class BuildStream:
-    """Source of a client's messages about a build (see `api.live.stream_clients`)."""
+    """Source that sends a client the messages about a build (see `api.live.stream_clients`)."""
 
     def __init__(self, feeds: BuildFeeds, build_id: int, *, with_ids: bool, after: LogOffset | None) -> None:
         self._feeds = feeds
@@ -345,7 +351,7 @@ class BuildStream:
 
 
 async def retry_until_connected(read: Callable[[], Awaitable[T]]) -> T:
-    """Calls `read` every `RETRY_S` until the database can be reached; returns its result."""
+    """Calls `read` and returns its result. While the database cannot be reached, calls it again every `RETRY_S`."""
     while True:
         try:
             return await read()
@@ -355,7 +361,9 @@ async def retry_until_connected(read: Callable[[], Awaitable[T]]) -> T:
 
 
 def parse_offset(last_event_id: str | None) -> LogOffset | None:
-    """Returns the offset in `Last-Event-ID`, after which the client goes on; None for a new client. Raises Invalid."""
+    """Returns the offset in `Last-Event-ID`, after which a reconnecting client continues; None for a new client. Raises
+    Invalid if the header is no offset.
+    """
     if not last_event_id:
         return None
     match = MESSAGE_ID.fullmatch(last_event_id)

@@ -1,8 +1,9 @@
-"""Sends the events of the whole log as server-sent events, to each client those that its user may see.
+"""Sends the events of the whole log as server-sent events. Each client gets the events that its user may see.
 
-The id of a message is the event's position. A client that reconnects with `Last-Event-ID`, to any process, gets the
-events after it, without a gap or a repetition. All clients of a process share one feed, which reads and encodes each
-event once. Clients that are further behind than the messages that the feed remembers read pages of the audit trail.
+The id of a message is the event's position. A client that reconnects to any process with `Last-Event-ID` gets the
+events after that position, without a gap or a repetition. All clients of a process share one feed, which reads and
+encodes each event once. The feed remembers its newest messages. A client that needs older ones gets them from the audit
+trail, page by page.
 """
 
 import asyncio
@@ -54,7 +55,7 @@ GRANTING = (ProjectCreated, MemberAdmitted)
 
 
 class FeedMessage(msgspec.Struct, frozen=True):
-    """An encoded event, and the fields that decide who may see it."""
+    """An encoded event, with the fields of it that decide who may see it."""
 
     position: int
     type: str
@@ -85,7 +86,7 @@ class EventFeed:
 
     @contextlib.contextmanager
     def registered(self, client: StreamClient) -> Iterator[None]:
-        """Registers a client for the block. The first client starts the feed, and the last one ends it."""
+        """Registers a client during the block. The first client starts the feed, and the last one ends it."""
         if self._running is None:
             self._has_begun = asyncio.Event()
             self._running = asyncio.create_task(self._run(self._has_begun), name="events")
@@ -100,8 +101,8 @@ class EventFeed:
                 self._messages, self._positions, self._size = [], [], 0
 
     async def begin(self, last: int | None) -> int:
-        """Returns the position after which a client begins: `last`, but not beyond the end of the log; without `last`,
-        the present position of the feed.
+        """Returns the position after which to begin for a client. `last` is the position that the client asks for; if
+        it is beyond the end of the log, returns the end. If `last` is None, returns the present position of the feed.
         """
         await self._has_begun.wait()
         if last is None:
@@ -109,11 +110,15 @@ class EventFeed:
         return min(last, await retry_until_connected(self._services.log.read_head))
 
     def after(self, position: int) -> list[FeedMessage]:
-        """Returns the remembered messages after a position. They are complete if the position is not before `floor`."""
+        """Returns the messages after a position that the feed remembers. They are all messages after that position if
+        it is `floor` or later.
+        """
         return self._messages[bisect_right(self._positions, position) :]
 
     async def load_older(self, wanted: TrailFilter) -> list[FeedMessage] | None:
-        """Returns a page of messages from the log; None if the read models have not reached `wanted.before` yet."""
+        """Returns a page of messages about events that the feed no longer remembers. Returns None if the read models
+        have not yet reached the end of what `wanted` selects (`before`).
+        """
         services = self._services
         if not await services.waiter.wait_reached((wanted.before or 1) - 1):
             return None
@@ -176,7 +181,7 @@ def _message(entry: AuditEntry) -> FeedMessage:
 
 
 class EventStream:
-    """Source of a client's messages about events (see `api.live.stream_clients`)."""
+    """Source that sends a client the messages about events (see `api.live.stream_clients`)."""
 
     def __init__(self, feed: EventFeed, project_id: int | None, types: Sequence[str] | None, last: int | None) -> None:
         self._feed = feed
@@ -202,13 +207,13 @@ class EventStream:
         return self._project_id is None or user.may("read", self._project_id)
 
     def keep_alive(self) -> bytes:
-        """Returns a comment with the present position as id, so that a client that reconnects does not read skipped
-        events again.
+        """Returns a comment whose id is the present position. A client that reconnects then does not make the server
+        read events again that the client may not see.
         """
         return b": still here\nid: %d\n\n" % self._position
 
     async def _catch_up(self, client: StreamClient) -> None:
-        """Sends one page of messages that the feed no longer remembers."""
+        """Sends the client one page of older messages that the feed no longer remembers."""
         floor = self._feed.floor
         wanted = TrailFilter(
             self._projects(client.user), types=self._visible_types(client.user), after=self._position, before=floor + 1

@@ -1,4 +1,6 @@
-"""Checks the log of a finished build before it is served, by the digest in the event that ended the build."""
+"""Checks the log of a finished build before it is served. The event that ended the build contains the digest of the
+log.
+"""
 
 import asyncio
 import time
@@ -20,7 +22,9 @@ MAX_CHECKED = 1_000
 
 
 class FinishedLogs:
-    """Checks of finished logs, which are remembered for some time. Concurrent requests for a log share one check."""
+    """Checks of the logs of finished builds. Remembers a result for some time. If several requests need the same log at
+    the same time, it is checked only once.
+    """
 
     def __init__(self, event_log: EventLog, build_logs: BuildLogs) -> None:
         self._event_log = event_log
@@ -28,8 +32,8 @@ class FinishedLogs:
         self._checks: dict[int, tuple[float, asyncio.Task[int]]] = {}
 
     async def count_lines(self, build_id: int) -> int:
-        """Returns the number of lines of a finished build's log. Raises ContentsAltered if the log has been altered,
-        and NotFound if the build is deleted.
+        """Checks the log of a finished build and returns its number of lines. Raises ContentsAltered if the log has
+        been altered, and NotFound if the build is deleted.
         """
         begun, check = self._checks.get(build_id, (0.0, None))
         if check is None or time.monotonic() - begun > CHECK_LIFETIME_S:

@@ -1,10 +1,10 @@
-"""Runs the server-sent event streams of this process, and cuts them when they must end before their source does.
+"""Runs the server-sent event streams of this process, and cuts a stream when it must end before its source does.
 
-A client is one open stream. Its memory contains only the message that is being sent, since messages come from buffers
-that all clients share. A client is cut when its connection is closed, when it does not accept a message for
-`STALLED_S`, when there is no message for it for `IDLE_S`, when its user loses access, and when the server stops. It may
-reconnect and go on. Clients register in the call that sends the response, not before, because the `finally` of a
-generator that was never started does not run.
+A client is one open stream. It takes memory only for the message that is being sent, since messages come from buffers
+that all clients share. A client is cut in five cases: its connection is closed, it does not accept a message for
+`STALLED_S`, there is no message for it for `IDLE_S`, its user loses access, or the server stops. It may reconnect and
+continue. Clients register in the call that sends the response, not before, because the `finally` of a generator that
+was never started does not run.
 """
 
 import asyncio
@@ -50,7 +50,7 @@ Source = Callable[["StreamClient"], Coroutine[Any, Any, None]]
 
 
 class StreamClient:
-    """One open stream."""
+    """One open stream of server-sent events to a client."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class StreamClient:
         self._send: Send
 
     async def run(self, source: Source, receive: Receive, send: Send) -> None:
-        """Runs the source until it ends or the client is cut."""
+        """Lets `source` send its messages until it ends or the client is cut."""
         self._send = send
         watching = asyncio.create_task(self._watch(receive))
         sending = asyncio.create_task(source(self))
@@ -100,7 +100,9 @@ class StreamClient:
             self._cut.set_result(None)
 
     def check(self, now: float) -> None:
-        """Cuts the client if it is stalled or idle. Wakes it if a keep-alive comment is due."""
+        """Cuts the client if it has been stalled or idle for too long at the time `now`. Wakes the source if it has to
+        send a keep-alive comment.
+        """
         if self._sending_since is not None:
             if now - self._sending_since > STALLED_S:
                 self.cut()
@@ -111,7 +113,9 @@ class StreamClient:
             self.changed.set()
 
     def update_caller(self, caller: User | Agent | None) -> None:
-        """Replaces the user by one with the present access. Cuts the client if they may no longer read."""
+        """Replaces the client's user by `caller`, who has the access that the user has now. Cuts the client if the user
+        may no longer read the stream.
+        """
         if isinstance(caller, User) and self._may_read(caller):
             self.user = caller
         else:
@@ -146,7 +150,7 @@ class StreamClients:
 
     @contextlib.asynccontextmanager
     async def watched(self) -> AsyncIterator[None]:
-        """Checks the clients during the block, and cuts all of them at its end."""
+        """Checks all clients regularly during the block. Cuts all of them when the block ends."""
         tasks = [asyncio.create_task(self._check()), asyncio.create_task(self._check_access())]
         try:
             yield
@@ -173,7 +177,9 @@ class StreamClients:
 
 
 async def refresh_callers(clients: Iterable[StreamClient]) -> None:
-    """Looks up the access of the clients' users again, once for each set of credentials."""
+    """Looks up again which access the users of the clients have. Does so only once for clients with the same
+    credentials.
+    """
     by_credentials: dict[str, list[StreamClient]] = defaultdict(list)
     for client in clients:
         by_credentials[client.request.headers["authorization"]].append(client)
@@ -196,9 +202,10 @@ async def _refresh_caller(clients: list[StreamClient]) -> None:
 
 @contextlib.asynccontextmanager
 async def watching_disconnect(request: Request[Any, Any, Any], changed: asyncio.Event) -> AsyncIterator[asyncio.Event]:
-    """Yields an event that is set when the client closes the connection; `changed` is then set too.
+    """Yields an event that is set when the client closes the connection. Then also sets `changed`.
 
-    Handlers that wait need it, since the server does not end them then. The request's body must have been read before.
+    A handler that waits for something needs this, since the server does not end a handler whose client has gone. The
+    body of the request must have been read before.
     """
     is_gone = asyncio.Event()
 
@@ -215,7 +222,7 @@ async def watching_disconnect(request: Request[Any, Any, Any], changed: asyncio.
 
 
 class LiveStream(Stream):
-    """Response that sends a client the messages of its source as they come."""
+    """Response that sends a client the messages of a source as soon as there are any."""
 
     def __init__(self, clients: StreamClients, client: StreamClient, source: Source) -> None:
         super().__init__((), headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})

@@ -1,4 +1,4 @@
-"""Open streams of a process, and the feeds that they read. They are made in one file, since several controllers use
+"""Open streams of a process, and the feeds that they read. One module makes all of them, since several controllers use
 them.
 """
 
@@ -13,7 +13,7 @@ from api.live.stream_clients import StreamClients
 
 
 class Streams:
-    """Live streams of a process. They are in the application's state as `streams`."""
+    """Live streams of a process. The application's state contains them as `streams`."""
 
     def __init__(self, services: Services) -> None:
         self.clients = StreamClients()
