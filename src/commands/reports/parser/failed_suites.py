@@ -57,7 +57,7 @@ def suite_case(name: str, failure: Element | None, default: str, origin: Origin,
 
 
 class TrxRun:
-    """What a TRX file says of its run: <ResultSummary outcome> and the errors among <RunInfo>."""
+    """Summary of a TRX file: the outcome of its <ResultSummary>, and the errors among its <RunInfo> elements."""
 
     def __init__(self) -> None:
         self._outcome = ""
