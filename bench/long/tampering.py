@@ -149,7 +149,9 @@ class Detectors:
     async def _compare(self) -> str | None:
         async with core(self._settings, pool_size=2) as parts:
             waiter = ProjectionWaiter(parts.pool, Listener(parts.conninfo), PROJECTIONS)
-            await ReadModelCheck(parts.conninfo, parts.pool, parts.log, waiter).sweep()
+            check = ReadModelCheck(parts.conninfo, parts.pool, parts.log, waiter)
+            await check.sweep()
+            await check.sweep_sequences()
             async with parts.pool.connection() as connection:
                 return next(iter(await fetch_alarms(connection)), None)
 
@@ -170,6 +172,7 @@ def put_back(scene: Scene, kind: Kind) -> Iterator[None]:
     """Restores the tables and the file that a change of this kind touches when the block ends."""
     tables = [*SEALED, *kind.tables]
     content = scene.blob.read_bytes()
+    sequences = scene.connection.execute("SELECT sequencename, last_value FROM pg_sequences").fetchall()
     for table in tables:
         scene.connection.execute(
             SQL("CREATE TEMP TABLE {} AS TABLE public.{}").format(Identifier(f"kept {table}"), Identifier(table))
@@ -184,6 +187,9 @@ def put_back(scene: Scene, kind: Kind) -> Iterator[None]:
             scene.connection.execute(SQL("TRUNCATE public.{}").format(Identifier(table)))
             scene.connection.execute(SQL("INSERT INTO public.{} TABLE pg_temp.{}").format(Identifier(table), kept))
             scene.connection.execute(SQL("DROP TABLE pg_temp.{}").format(kept))
+        for name, last_value in sequences:
+            if last_value is not None:
+                scene.connection.execute("SELECT setval(%s::regclass, %s)", (name, last_value))
         scene.blob.write_bytes(content)
 
 

@@ -83,6 +83,18 @@ def destroy_a_key(scene: Scene) -> None:
     scene.execute("UPDATE stored_events_keys SET wrapped = NULL, destroyed_at = now() WHERE name ~ %s", key_of(scene))
 
 
+def put_back_a_key(scene: Scene) -> None:
+    """Restores the data key of a build that is deleted meanwhile."""
+    (wrapped,) = scene.fetch("SELECT wrapped FROM stored_events_keys WHERE name ~ %s", key_of(scene))
+    scene.server.admin.delete(f"/api/v3/builds/{scene.build}").raise_for_status()
+    scene.execute("UPDATE stored_events_keys SET wrapped = %s WHERE name ~ %s", wrapped, key_of(scene))
+
+
+def set_back(scene: Scene, sequence: str) -> None:
+    """Sets a sequence back to its first value."""
+    scene.fetch("SELECT setval(%s::regclass, 1)", sequence)
+
+
 def key_of(scene: Scene) -> str:
     return f"/build-{scene.build}$"
 

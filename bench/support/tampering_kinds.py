@@ -22,8 +22,10 @@ from bench.support.tampering_changes import (
     get_log,
     key_of,
     lose,
+    put_back_a_key,
     repeat,
     rewrite_log,
+    set_back,
     sign_with_another_key,
     silence,
 )
@@ -35,6 +37,7 @@ from projections.builds import BuildRow
 from projections.nodes import NodeRow
 from projections.projects import MemberRow
 from projections.results import BlockRow
+from store.log.ids import POSITION_SEQUENCE
 
 SEALED = (
     "stored_events",
@@ -112,6 +115,18 @@ KINDS: tuple[Kind, ...] = (
     ),
     Kind(
         "log",
+        "a row is inserted some positions behind the last",
+        lambda scene: scene.execute(
+            "INSERT INTO stored_events (originator_id, originator_version, topic, state, notification_id)"
+            " SELECT 'build-999999999', 1, topic, state, (SELECT max(notification_id) + 500 FROM stored_events)"
+            " FROM stored_events LIMIT 1"
+        ),
+        ("sealer",),
+    ),
+    Kind("sequences", "that of positions is set back", lambda scene: set_back(scene, POSITION_SEQUENCE), ("sealer",)),
+    Kind("sequences", "that of builds is set back", lambda scene: set_back(scene, "builds_ids"), ("comparison",)),
+    Kind(
+        "log",
         "the newest events are removed, with all checkpoints over them",
         lambda scene: cut_off_after(scene.connection, scene.held // 2),
         ("sealer", "verify"),
@@ -170,6 +185,7 @@ KINDS: tuple[Kind, ...] = (
     ),
     Kind("checkpoints", "the private signing key is deleted", delete_signing_key, ("sealer",)),
     Kind("keys", "a data key is destroyed without a deletion", destroy_a_key, ("sealer", "verify")),
+    Kind("keys", "the key of something deleted is put back", put_back_a_key, ("sealer",)),
     Kind(
         "keys",
         "a data key is deleted",

@@ -25,7 +25,7 @@ from projections.engine.model import (
 )
 from projections.engine.queries import fetch_all, fetch_column, fetch_value, find_row
 from projections.projects import ProjectRow
-from store.postgres.queries import Source
+from store.postgres.queries import Source, fetch_rows
 
 VERSION = 2
 
@@ -235,12 +235,20 @@ async def count(
     return BuildCount(MAX_COUNT, True) if limit is not None and count == limit else BuildCount(count, False)
 
 
-async def find_expired(source: Source, now: datetime, limit: int) -> list[int]:
-    """Returns the ids of builds to delete, oldest first: finished builds that are not pinned, and that are older than
-    the retention of their project allows, or beyond the number of builds that it keeps for each job.
-    """
+class ExpiredBuild(NamedTuple):
+    """A build that exceeds the retention which its project has in the read model."""
+
+    id: int
+    project_id: int
+    retention_days: int
+    retention_builds: int
+
+
+async def find_expired(source: Source, now: datetime, limit: int) -> list[ExpiredBuild]:
+    """Returns finished, unpinned builds that exceed their project's retention by age or by number, oldest first."""
     query = (
-        "SELECT id FROM (SELECT b.id, b.pinned, b.finished_at, p.retention_days, p.retention_builds,"
+        "SELECT id, project_id, retention_days, retention_builds"
+        " FROM (SELECT b.id, b.project_id, b.pinned, b.finished_at, p.retention_days, p.retention_builds,"
         "  row_number() OVER (PARTITION BY b.job_id ORDER BY b.id DESC) AS number"
         f"  FROM {BuildRow.table} b JOIN {ProjectRow.table} p ON p.id = b.project_id"
         "  WHERE b.finished_at IS NOT NULL AND (p.retention_days > 0 OR p.retention_builds > 0)) ended"
@@ -249,7 +257,7 @@ async def find_expired(source: Source, now: datetime, limit: int) -> list[int]:
         "  OR (retention_builds > 0 AND number > retention_builds))"
         " ORDER BY id LIMIT %(limit)s"
     )
-    return await fetch_column(source, query, {"now": now, "limit": limit})
+    return [ExpiredBuild(*row) for row in await fetch_rows(source, query, {"now": now, "limit": limit})]
 
 
 async def find_ended_on_commit(source: Source, job_id: int, commit_sha: str, *, other_than: int) -> list[int]:

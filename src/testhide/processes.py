@@ -185,6 +185,7 @@ async def api_services(settings: Settings) -> "AsyncIterator[Services]":
     from integrations.saml import SamlService
     from projections.auth import fetch_session_credentials
     from projections.engine.read_your_writes import ProjectionWaiter
+    from projections.ids_in_use import describe_behind, find_sequences_behind
     from projections.jobs import ProjectOfJob
     from projections.registry import PROJECTIONS
     from projections.report_lookups import ReportLookups
@@ -201,6 +202,8 @@ async def api_services(settings: Settings) -> "AsyncIterator[Services]":
         HttpOutgoing(parse_networks(settings.outgoing_allow)) as outgoing,
         _listening(parts, EVENTS_CHANNEL, PROJECTED, AGENT_NOTIFICATIONS, BUILD_LOGS) as listener,
     ):
+        if behind := await find_sequences_behind(parts.pool):
+            raise Fault(f"The {describe_behind(behind)}.")
         waiter = ProjectionWaiter(parts.pool, listener, PROJECTIONS)
         following = asyncio.create_task(waiter.run())
         try:
@@ -302,7 +305,7 @@ def work(settings: Settings) -> None:
             tools = Tools(BuildLogs(pool), blobs, log, secrets, mailer(settings), settings.public_url)
             reactions = ReactionDispatcher(pool, log, listener, settings.redis_url, REACTIONS, tools)
 
-            deletion = retention.Retention(pool, handler, utcnow)
+            deletion = retention.Retention(pool, log, handler, utcnow)
             expiry = quarantine.QuarantineWatch(pool, handler, utcnow)
             search = known_issues.KnownIssueSearch(pool, log, handler)
             comparison = read_models.ReadModelCheck(parts.conninfo, pool, log, waiter)
@@ -313,6 +316,12 @@ def work(settings: Settings) -> None:
                     Schedule("retention", deletion.sweep, retention.INTERVAL_S, retention.BUSY_INTERVAL_S),
                     Schedule("quarantine", expiry.sweep, quarantine.INTERVAL_S),
                     Schedule("read models", comparison.sweep, read_models.INTERVAL_S, read_models.ALARMED_INTERVAL_S),
+                    Schedule(
+                        "sequences",
+                        comparison.sweep_sequences,
+                        read_models.INTERVAL_S,
+                        read_models.ALARMED_INTERVAL_S,
+                    ),
                     Schedule("known issues", search.sweep, known_issues.INTERVAL_S),
                     Schedule("old answers", responses.delete_expired, RESPONSE_CLEANUP_INTERVAL_S),
                 ),

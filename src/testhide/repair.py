@@ -1,5 +1,5 @@
 """Makes tables again that a database has lost, and reads from the log what of their contents the log has. Sets back the
-positions of workers that are beyond the end of the log.
+positions of workers that are beyond the end of the log, and moves sequences that were set back past what is in use.
 """
 
 from typing import NamedTuple
@@ -7,13 +7,17 @@ from typing import NamedTuple
 from psycopg import AsyncConnection
 
 from domain.endpoints import EndpointRegistered
+from projections.ids_in_use import find_sequences_behind
+from store.audit.checkpoints import AuditTree
 from store.clock import utcnow
 from store.log.event_log import EventLog
+from store.log.ids import POSITION_SEQUENCE, raise_ids, use_positions
+from store.log.row_macs import has_right_mac
 from store.migrations.lost_tables import LostTable, describe, find_lost_tables, make_again
-from store.postgres.queries import fetch_row
+from store.postgres.queries import execute, fetch_row, fetch_rows
 from store.tables import delivery_endpoints, delivery_planning, log_positions
 from testhide.operator_errors import Fault
-from testhide.processes import core
+from testhide.processes import Core, core
 from testhide.settings import Settings
 from workers.deliveries import endpoints, planner
 from workers.deliveries.sender import RETENTION
@@ -21,6 +25,8 @@ from workers.flakiness import NAME as FLAKINESS
 
 BATCH_SIZE = 500
 """Events that are read at once."""
+FOLDED = ("kind", "project_id", *delivery_endpoints.FOLDED_COLUMNS)
+"""Columns of an endpoint that come from the log."""
 
 
 class Repaired(NamedTuple):
@@ -28,17 +34,45 @@ class Repaired(NamedTuple):
     """Tables that were lost and are there again."""
     set_back: dict[str, int]
     """Worker -> its new position, of those whose position was beyond the end of the log."""
+    endpoints: list[int]
+    """Webhooks and channels whose rows for deliveries were not what the log says."""
+    moved: dict[str, int]
+    """Sequence -> the position or id in use that it was behind, of those that were moved past it."""
 
 
 async def repair(settings: Settings) -> Repaired:
-    """Make lost tables again and set back positions, while the server runs or not. Raises Fault when a backup is
-    needed.
+    """Make lost tables again, set back positions and move sequences past what is in use, while the server runs or not.
+    Raises Fault when a backup is needed.
     """
-    async with (
-        core(settings, pool_size=2, before_migration=True) as parts,
-        parts.pool.connection() as connection,
-        connection.transaction(),
-    ):
+    async with core(settings, pool_size=2, before_migration=True) as parts:
+        moved = await _move_sequences(parts)
+        return Repaired(*await _repair_tables(parts), moved)
+
+
+async def _move_sequences(parts: Core) -> dict[str, int]:
+    """Moves the sequences of ids and positions that were set back. Returns sequence -> what it was behind."""
+    if await fetch_row(parts.pool, "SELECT to_regclass('audit_checkpoints')") == (None,):
+        return {}  # a new database, before its migration
+    behind = await find_sequences_behind(parts.pool)
+    await raise_ids(parts.pool, behind)
+    moved = {f"{kind}_ids": used for kind, used in behind.items()}
+    if await use_positions(parts.pool, newest := await _find_newest(parts)):
+        moved[POSITION_SEQUENCE] = newest
+    return moved
+
+
+async def _find_newest(parts: Core) -> int:
+    """Returns the newest position that this server has surely used: the last row counts if its MAC is right."""
+    tree = AuditTree(parts.pool)
+    ((last,),) = await fetch_rows(parts.pool, "SELECT coalesce(max(notification_id), 0) FROM stored_events")
+    row, newest = await tree.row(last), await tree.checkpoint()
+    sealed = newest.size if newest else 0
+    is_right = row is not None and has_right_mac(parts.secrets.rows_key, row)
+    return max(last, sealed) if is_right else sealed
+
+
+async def _repair_tables(parts: Core) -> tuple[list[LostTable], dict[str, int], list[int]]:
+    async with parts.pool.connection() as connection, connection.transaction():
         lost = await find_lost_tables(connection)
         if any(table.lost is None for table in lost):
             raise Fault(f"{describe(lost)}. Nothing was changed.")
@@ -46,7 +80,8 @@ async def repair(settings: Settings) -> Repaired:
             await make_again(connection)
             await _fill(connection, parts.log, {table.name for table in lost})
         set_back = await _set_back(connection, parts.log)
-    return Repaired(lost, set_back)
+        corrected = await _correct_endpoints(connection, parts.log)
+    return lost, set_back, corrected
 
 
 async def _set_back(connection: AsyncConnection, event_log: EventLog) -> dict[str, int]:
@@ -100,3 +135,38 @@ async def _fold_endpoints(connection: AsyncConnection, event_log: EventLog) -> N
         events, position, is_full = await event_log.read_batch(position, BATCH_SIZE, folded, up_to=up_to)
         for recorded in events:
             await endpoints.apply(connection, recorded.event, utcnow())
+
+
+async def _correct_endpoints(connection: AsyncConnection, event_log: EventLog) -> list[int]:
+    """Corrects webhooks and channels that somebody changed, added or deleted by hand. Returns their ids.
+
+    Folds them into temporary tables, which hide the real ones from the fold, and compares.
+    """
+    if await fetch_row(connection, "SELECT to_regclass('webhook_endpoints')") == (None,):
+        return []  # a new database, before its migration
+    if not await log_positions.lock_position(connection, planner.NAME):
+        return []  # the planner has folded nothing yet
+    tables = ("webhook_endpoints", *delivery_endpoints.DEPENDENT_TABLES)
+    for table in tables:
+        await execute(connection, f"CREATE TEMP TABLE {table} (LIKE public.{table} INCLUDING ALL)")
+    await _fold_endpoints(connection, event_log)
+    columns = ", ".join(FOLDED)
+    folded, stored = (", ".join(f"{table}.{name}" for name in FOLDED) for table in ("t", "e"))
+    changed = await fetch_rows(
+        connection,
+        f"UPDATE public.webhook_endpoints e SET ({columns}) = ROW ({folded}) FROM pg_temp.webhook_endpoints t"
+        f" WHERE t.id = e.id AND ROW ({stored}) IS DISTINCT FROM ROW ({folded}) RETURNING e.id",
+    )
+    changed += await fetch_rows(
+        connection,
+        "INSERT INTO public.webhook_endpoints SELECT t.* FROM pg_temp.webhook_endpoints t ON CONFLICT DO NOTHING"
+        " RETURNING id",
+    )
+    added = await fetch_rows(
+        connection,
+        "SELECT id FROM public.webhook_endpoints EXCEPT SELECT id FROM pg_temp.webhook_endpoints",
+    )
+    for table in tables:
+        await execute(connection, f"DROP TABLE pg_temp.{table}")
+    await delivery_endpoints.delete_endpoints(connection, [endpoint_id for (endpoint_id,) in added])
+    return sorted(endpoint_id for (endpoint_id,) in (*changed, *added))

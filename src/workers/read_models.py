@@ -25,6 +25,7 @@ from projections.engine.inspection import inspect
 from projections.engine.model import Projection, Row, columns_of
 from projections.engine.parking import blocked_streams
 from projections.engine.read_your_writes import ProjectionWaiter
+from projections.ids_in_use import describe_behind, find_sequences_behind
 from projections.rebuild.diff import TableDiff, compare_tables
 from projections.time_travel.historical_tables import HistoricalTables
 from store.log.event_log import EventLog
@@ -94,6 +95,14 @@ class ReadModelCheck:
                 log.error("read model differs from the log", projection=name, difference=difference)
             await set_alarm(self.pool, f"read model {name}", message)
         return any(found.values())
+
+    async def sweep_sequences(self) -> bool:
+        """Compares the sequences of ids with the ids in use, and sets or ends an alarm. Returns whether any is
+        behind.
+        """
+        behind = await find_sequences_behind(self.pool)
+        await set_alarm(self.pool, "sequences of ids", describe_behind(behind) if behind else None)
+        return bool(behind)
 
     async def _check(self, compared: Compared) -> str | None:
         difference = await self._compare(compared)

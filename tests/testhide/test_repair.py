@@ -3,6 +3,11 @@
 import psycopg
 import pytest
 
+from domain.core.errors import Unavailable
+from projections.engine.engine import ensure_tables
+from projections.engine.projector import catch_up
+from projections.ids_in_use import find_sequences_behind
+from projections.registry import PROJECTIONS
 from testhide.cli import main
 from testhide.processes import Core
 from testhide.repair import repair
@@ -65,3 +70,55 @@ def test_a_position_beyond_the_log_is_shown_and_set_back(
     assert capsys.readouterr().out == "delete_files was beyond the end of the log: it goes on after position 0\n"
     assert main.main(["reactions", "status"]) == 0
     assert capsys.readouterr().out.splitlines()[1].split() == ["delete_files", "0", str(head), "0", "0"]
+
+
+async def test_sequences_that_were_set_back(parts: Core) -> None:
+    """An id or position that is in use is never given out as a new one."""
+    settings = Settings(database_url=parts.conninfo, redis_url="", secret_key=b"s" * 32, data_dir="")
+    async with open_hooks(parts) as hooks, receiving() as receiver:
+        await hooks.register(receiver.url, ("build.finished",))
+        await hooks.build(3, "passed")
+        head = await parts.log.read_head()
+        async with parts.pool.connection() as connection:
+            await ensure_tables(connection, PROJECTIONS)
+            await catch_up(connection, parts.log, PROJECTIONS, head)
+            await connection.execute("SELECT setval('builds_ids', 2), setval('stored_events_notification_id_seq', 2)")
+        assert (await find_sequences_behind(parts.pool))["builds"] == 3
+        with pytest.raises(Unavailable) as refused:
+            await parts.ids.draw("builds")
+        assert "The id 3 is in use already: the sequence builds_ids was set back" in refused.value.detail
+        first = await parts.ids.draw_range("results", 10)
+        async with parts.pool.connection() as connection:
+            await connection.execute("SELECT setval('builds_ids', 1), setval('results_ids', 1)")
+        with pytest.raises(Unavailable) as refused:
+            await parts.ids.draw_range("results", 10)
+        assert f"The id {first + 1} is in use already" in refused.value.detail
+        moved = (await repair(settings)).moved
+        assert (moved["builds_ids"], moved["public.stored_events_notification_id_seq"]) == (3, head)
+        assert await find_sequences_behind(parts.pool) == {}
+        assert await parts.ids.draw("builds") > 3
+        await hooks.build(9, "passed")
+        assert (await parts.log.find_positions(["build-9"], 10**9))[0] > head
+        assert (await repair(settings)).moved == {}
+
+
+async def test_endpoints_that_somebody_changed_are_what_the_log_says_again(parts: Core) -> None:
+    settings = Settings(database_url=parts.conninfo, redis_url="", secret_key=b"s" * 32, data_dir="")
+    async with open_hooks(parts) as hooks, receiving() as receiver, receiving() as thief:
+        first, second = [await hooks.register(receiver.url, ("build.finished",)) for _ in range(2)]
+        await hooks.build(1, "passed")
+        await hooks.deliver()
+        async with parts.pool.connection() as connection:
+            await connection.execute(
+                "INSERT INTO webhook_endpoints (id, kind, project_id, events, active, url, sealed_secret)"
+                " SELECT 99, kind, project_id, events, active, %s, sealed_secret FROM webhook_endpoints WHERE id = %s",
+                (thief.url, first),
+            )
+            await connection.execute("UPDATE webhook_endpoints SET url = %s WHERE id = %s", (thief.url, first))
+            await connection.execute("DELETE FROM webhook_endpoints WHERE id = %s", (second,))
+        assert (await repair(settings)).endpoints == [first, second, 99]
+        assert (await repair(settings)).endpoints == []
+        await hooks.build(2, "passed")
+        await hooks.deliver()
+        assert sorted(messages(receiver)) == [("build.finished", 1)] * 2 + [("build.finished", 2)] * 2
+        assert messages(thief) == []

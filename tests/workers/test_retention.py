@@ -14,7 +14,9 @@ from commands.jobs import CreateJob
 from commands.projects import CreateProject, UpdateProject
 from domain.builds import BUILD, AnyBuild, BuildDeleted, DeletedBuild
 from projections.engine.engine import Engine, ensure_tables, fetch_positions
+from projections.projects import ProjectRow
 from projections.registry import PROJECTIONS
+from store.tables.alarms import fetch_alarms
 from testhide.processes import Core
 from workers import retention
 from workers.loops.periodic import Schedule, Schedules
@@ -32,7 +34,7 @@ class House:
         self.parts = parts
         self.now = TODAY
         self.handler = Handler(parts.log, lambda: self.now)
-        self.retention = Retention(parts.pool, self.handler, lambda: self.now)
+        self.retention = Retention(parts.pool, parts.log, self.handler, lambda: self.now)
         self.builds = 0
 
     async def does(self, *commands: Command) -> None:
@@ -184,3 +186,18 @@ async def test_it_goes_on_by_itself(house: House) -> None:
 
 async def _left(house: House, builds: Sequence[int]) -> list[int]:
     return [build for build in builds if not await house.is_gone(build)]
+
+
+async def test_a_retention_that_somebody_changed_in_the_read_model_deletes_nothing(house: House) -> None:
+    await house.ran(40, 2)
+    others = await house.ran(40, job_id=7)
+    await house.keeps(days=365)
+    await house.keeps(days=30, project_id=2)
+    await house.shown()
+    async with house.parts.pool.connection() as connection:
+        await connection.execute(f"UPDATE {ProjectRow.table} SET retention_days = 1 WHERE id = 1".encode())
+        assert await house.sweep() == others
+        assert "retention deletes nothing in projects [1]: " in "".join(await fetch_alarms(connection))
+        await connection.execute(f"UPDATE {ProjectRow.table} SET retention_days = 365 WHERE id = 1".encode())
+        assert await house.sweep() == []
+        assert await fetch_alarms(connection) == []

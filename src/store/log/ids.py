@@ -2,12 +2,13 @@
 database.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
+from domain.core.errors import Unavailable
 from store.postgres.batch_loader import BatchLoader
 from store.postgres.queries import Source, execute, fetch_rows
 
@@ -46,18 +47,57 @@ the server's next events come before it.
 """
 
 
+STREAMS: dict[Kind, tuple[str, ...]] = {
+    "users": ("user",),
+    "api_tokens": ("api-token",),
+    "projects": ("project",),
+    "jobs": ("job",),
+    "node_pools": ("node-pool",),
+    "nodes": ("node",),
+    "node_commands": ("node-command",),
+    "templates": ("template",),
+    "builds": ("build",),
+    "artifacts": ("artifact",),
+    "known_issues": ("known_issue",),
+    "webhooks": ("webhook", "teams-channel"),
+    "audit_reads": ("audit-read",),
+}
+"""Categories of the streams that are named by an id of a kind. Comments, test cases, results and quarantine entries
+have no streams of their own.
+"""
+
+
 class Ids:
+    """Draws ids that nothing has yet. Raises Unavailable for an id that is in use, since somebody has set its sequence
+    back: a command that begins a stream would find it begun, and take that for its own earlier success.
+    """
+
     def __init__(self, pool: AsyncConnectionPool) -> None:
         self._pool = pool
         self._drawing = BatchLoader(pool, _draw)
+        self._last: dict[Kind, int] = {}
+        """The highest id of each kind that this process has drawn."""
 
     async def draw(self, kind: Kind) -> int:
-        return await self._drawing(kind)
+        last = self._last.get(kind, 0)
+        number, is_used = await self._drawing(kind)
+        return self._check(kind, number, number, is_used or number <= last)
 
     async def draw_range(self, kind: Kind, count: int) -> int:
         """Reserves `count` consecutive ids. Returns the first of them."""
+        last = self._last.get(kind, 0)
         rows = await fetch_rows(self._pool, "SELECT draw_ids(%s::regclass, %s)", (f"{kind}_ids", count))
-        return int(rows[0][0])
+        first = int(rows[0][0])
+        return self._check(kind, first, first + count - 1, first <= last)
+
+    def _check(self, kind: Kind, first: int, last: int, is_used: bool) -> int:
+        if is_used:
+            raise Unavailable(
+                f"The id {first} is in use already: the sequence {kind}_ids was set back. Nothing was stored. An"
+                " operator can repair it by `testhide repair`."
+            )
+        self._last[kind] = max(last, self._last.get(kind, 0))
+        return first
 
 
 async def fetch_last_position(source: Source) -> int:
@@ -100,6 +140,27 @@ async def skip_lost_ids(pool: AsyncConnectionPool) -> None:
     )
 
 
-async def _draw(connection: AsyncConnection, kinds: Sequence[Kind]) -> list[int]:
-    query = "SELECT nextval(name::regclass) FROM unnest(%s::text[]) AS name"
-    return [number for (number,) in await fetch_rows(connection, query, ([f"{kind}_ids" for kind in kinds],))]
+async def raise_ids(source: Source, used: Mapping[Kind, int]) -> None:
+    """Moves sequences of ids forward to the highest id in use."""
+    await execute(
+        source,
+        "SELECT setval(name::regclass, greatest(used, nextval(name::regclass)))"
+        " FROM unnest(%s::text[], %s::bigint[]) AS sequences(name, used)",
+        ([f"{kind}_ids" for kind in used], list(used.values())),
+    )
+
+
+async def _draw(connection: AsyncConnection, kinds: Sequence[Kind]) -> list[tuple[int, bool]]:
+    """Returns an id for each kind, and whether a stream of that kind with this id has begun."""
+    categories = [STREAMS.get(kind, ("",)) for kind in kinds]
+    return await fetch_rows(
+        connection,
+        "SELECT number, EXISTS (SELECT FROM stored_events WHERE originator_id IN (first || number, last || number))"
+        " FROM (SELECT nextval(name::regclass) AS number, first, last"
+        " FROM unnest(%s::text[], %s::text[], %s::text[]) AS wanted (name, first, last)) AS drawn",
+        (
+            [f"{kind}_ids" for kind in kinds],
+            [f"{names[0]}-" for names in categories],
+            [f"{names[-1]}-" for names in categories],
+        ),
+    )

@@ -68,7 +68,7 @@ def after_restore(*, data: DataFolder = None) -> int:
 
 def repair(*, data: DataFolder = None) -> int:
     """Make tables again that the database has lost, and say what was lost with them. Set back positions of workers that
-    are beyond the end of the log. The stack may run or not.
+    are beyond the end of the log, and move sequences past what is in use. The stack may run or not.
     """
 
     async def work(settings: Settings) -> int:
@@ -83,6 +83,10 @@ def _describe_repaired(repaired: Repaired) -> Iterator[str]:
         yield f"made again, empty: {table.name}; lost with it: {table.lost}"
     for name, position in repaired.set_back.items():
         yield f"{name} was beyond the end of the log: it goes on after position {position:,}"
+    for endpoint_id in repaired.endpoints:
+        yield f"webhook or channel {endpoint_id} was changed in webhook_endpoints: it is again what the log says"
+    for name, used in repaired.moved.items():
+        yield f"{name} was set back, to where it gives out again what is in use: it goes on after {used:,}"
 
 
 def _print_found(restored: Restored) -> int:
