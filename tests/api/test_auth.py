@@ -249,7 +249,11 @@ def test_a_session_is_signed_by_the_key_of_its_time(server: Server) -> None:
     assert jwt.get_unverified_header(client.token)["kid"] in {session_key_id(at) for at in (now, now - SESSION)}
     ours = session_token(secrets, client.fetch("/me")["id"], session_id, now)
     assert bearer(server, ours).status_code == 200
+    # A release without keys for each week signed with the key from which these are derived, and named none.
     later = {"sub": "1", "jti": session_id, "exp": now + SESSION}
+    assert bearer(server, jwt.encode(later, secrets.session_key(None), "HS256")).status_code == 200
+    ended = later | {"jti": "ended"}
+    assert bearer(server, jwt.encode(ended, secrets.session_key(None), "HS256")).status_code == 401
     for key_id in ("1", session_key_id(now - 3 * SESSION_KEY), session_key_id(now + 2 * SESSION_KEY), None):
         headers = {"kid": key_id} if key_id else {}
         forged = jwt.encode(later, secrets.session_key(key_id or ""), "HS256", headers=headers)

@@ -102,8 +102,9 @@ def _session_of(secrets: Secrets, token: str) -> str:
     now = utcnow()
     try:
         key_id = jwt.get_unverified_header(token).get("kid")
-        # A session may have begun under the previous key, and clocks of processes differ a little.
-        if key_id not in {session_key_id(at) for at in (now - SESSION, now, now + CLOCK_SKEW)}:
+        # A session may have begun under the previous key, and clocks of processes differ a little. Tokens of releases
+        # without keys for each week name none: until 8 hours after the upgrade from one, their sessions go on.
+        if key_id not in {None, *(session_key_id(at) for at in (now - SESSION, now, now + CLOCK_SKEW))}:
             raise Unauthenticated(BAD_TOKEN)
         key = secrets.session_key(key_id)
         claims = jwt.decode(token, key, [ALGORITHM], options={"require": ["exp", "jti", "sub"]})

@@ -86,8 +86,10 @@ class Secrets:
         mac = hmac.new(self._claims, f"{kind}\0{value.casefold()}".encode(), hashlib.sha256)
         return f"{kind}-{mac.hexdigest()[:32]}"
 
-    def session_key(self, key_id: str) -> bytes:
-        """Returns the key for the session tokens that name `key_id` as their key."""
+    def session_key(self, key_id: str | None) -> bytes:
+        """Returns the key for the session tokens that name `key_id` as their key; None for those that name none."""
+        if key_id is None:
+            return self._session_keys
         return hmac.new(self._session_keys, key_id.encode(), hashlib.sha256).digest()
 
     def sign(self, purpose: str, text: str) -> str:
