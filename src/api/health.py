@@ -179,7 +179,7 @@ def _find_disk_problems(services: Services) -> list[str]:
         if free < MIN_FREE_BYTES:
             found.append(f"the disk of the {' and the '.join(names)} has {free >> 20} MB free: make room")
     if services.log.is_disk_full:
-        found.append("the disk of the database is full: make room")
+        found.append("the disk of the database is full: make room (if there is room again, the next write ends this)")
     return found
 
 

@@ -116,6 +116,8 @@ async def _refuse_older_schema(pool: AsyncConnectionPool) -> None:
         ((version,),) = await fetch_rows(pool, "SELECT coalesce(max(version), 0) FROM schema_migrations")
     except UndefinedTable:
         version = 0
+    if version == 0:
+        raise Fault("The database has no tables yet: run `testhide prepare` first.")
     if version < newest:
         raise Fault(
             f"The database has schema version {version}, and this release needs {newest}: run `testhide migrate` first."

@@ -8,7 +8,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
+import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from commands.handler import CommandContext, Handler
 from commands.nodes import ConnectNode, RegisterNode
@@ -243,6 +245,20 @@ async def test_a_backup_that_fails_leaves_nothing_behind(
     (tmp_path / "new").mkdir()
     assert await run("backup", tmp_path / "new" / "backup") == 1
     assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_a_verb_whose_database_fails_says_so_in_a_sentence(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    impatient = msgspec.structs.replace(
+        settings, database_url=make_conninfo(settings.database_url, options="-c lock_timeout=1ms")
+    )
+    save_settings(impatient, tmp_path / "settings.json")
+    with psycopg.connect(settings.database_url) as connection:
+        connection.execute("LOCK TABLE stored_events")
+        assert main.main(["backup", str(tmp_path / "backup")]) == 1
+    assert capsys.readouterr().err == "testhide: The database failed: canceling statement due to lock timeout\n"
+    assert not list(tmp_path.glob("backup*"))
 
 
 async def test_positions_go_on_within_what_the_sealer_takes_for_a_gap(parts: Core) -> None:

@@ -37,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run_verb(arguments: list[str]) -> int:
+    from psycopg import OperationalError
+
     from testhide.cli.app import app
 
     try:
@@ -46,4 +48,6 @@ def _run_verb(arguments: list[str]) -> int:
         # Whoever read the output, `head` for example, has had enough. Python writes the rest once more at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+    except OperationalError as error:  # its disk is full, for example
+        raise Fault(f"The database failed: {str(error).strip().partition(chr(10))[0]}") from None
     return result if isinstance(result, int) else 0
