@@ -70,7 +70,9 @@ class AdminCommand(Task):
             workspace.remove()
 
     def _run_in(self, supervisor: SupervisorClient, workspace: Workspace) -> int:
-        """Run the line until its last process has ended. Returns how many processes could not be ended."""
+        """Run the shell line and wait until its last process has ended. Return how many of its processes could not be
+        ended.
+        """
         errors = _ErrorPipe(workspace.folder / "errors", workspace.account)
         try:
             with selectors.DefaultSelector() as selector:
@@ -113,7 +115,7 @@ class AdminCommand(Task):
                 supervisor.end(0)
 
     def _read_output(self, supervisor: SupervisorClient, errors: _ErrorPipe) -> bool:
-        """Read at most one chunk of standard output and of standard error; return whether there was any."""
+        """Read at most one chunk of standard output and one of standard error. Return whether there was any output."""
         found = supervisor.read_output(), errors.read()
         self._output.add(found[0] or b"")
         self._errors.add(found[1])
@@ -136,7 +138,7 @@ class AdminCommand(Task):
 
 
 class OutputTail:
-    """Stores the last `MAX_OUTPUT_BYTES` of the bytes that are added."""
+    """Stores the last `MAX_OUTPUT_BYTES` of all output that is added to it."""
 
     def __init__(self) -> None:
         self._bytes = bytearray()
@@ -158,7 +160,9 @@ class OutputTail:
 
 
 class _ErrorPipe:
-    """Named pipe for standard error. (The supervisor's own pipe carries standard output.)"""
+    """Named pipe that carries the standard error of the shell line. Standard output goes through the supervisor's own
+    pipe.
+    """
 
     def __init__(self, path: Path, account: BuildAccount | None) -> None:
         self.path = path

@@ -1,4 +1,6 @@
-"""Builds the zipapp that the server hands out: the same sources give the same bytes, and so the same SHA-256."""
+"""Builds the zipapp that the server offers for download. The same sources give the same bytes, and so the same
+SHA-256.
+"""
 
 from __future__ import annotations
 

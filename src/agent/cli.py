@@ -1,4 +1,4 @@
-"""The command line: reads options and token, checks the machine, and runs a session until the agent is to end."""
+"""The command line: reads options and token, checks the machine, and runs a session until the agent has to end."""
 
 from __future__ import annotations
 
@@ -86,8 +86,8 @@ def _run_session(session: Session, runner: TaskRunner, context: AgentContext) ->
 
 
 def _wait_for_exit_code(runner: TaskRunner, signals: list[int]) -> int:
-    """Wait for the first exit code and return it. The first signal drains the runner. A second one, or SIGQUIT, makes
-    the function return `EXIT_OK`.
+    """Wait for the first exit code and return it. The first signal makes the runner take no more builds. A second
+    signal, or SIGQUIT, makes the function return `EXIT_OK` at once.
     """
     is_draining = False
     while True:
@@ -127,7 +127,7 @@ def _default_workdir(account: BuildAccount | None) -> Path:
 
 
 def _prepare_workdir(workdir: Path, account: BuildAccount | None, token_file: str | None) -> str | None:
-    """Create the folder. Return a sentence that says why the agent cannot work there, or None if it can."""
+    """Create the work folder. Return a sentence that says why the agent cannot work there, or None if it can."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         if account:
@@ -141,7 +141,7 @@ def _prepare_workdir(workdir: Path, account: BuildAccount | None, token_file: st
 
 
 def _lock(workdir: Path) -> IO[str] | None:
-    """Return the open lock file, or None if another agent holds the lock."""
+    """Lock the work folder and return the open lock file. Return None if another agent holds the lock."""
     lock = (workdir / "lock").open("w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,6 @@
-"""Writes the agent's messages to its operator. Its own module, since every layer of the agent writes messages."""
+"""Writes the agent's messages to its operator. It is a module of its own, since all parts of the agent write
+messages.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,8 @@ import os
 
 
 def print_line(text: str) -> None:
-    """Write one line to standard error in one call: lines of two threads never mix, and no buffer is lost at exit."""
+    """Write one line to standard error in a single call. So lines of two threads never mix, and no text is left in a
+    buffer when the process ends.
+    """
     with contextlib.suppress(OSError):  # nobody reads it: no reason to stop working
         os.write(2, f"{text}\n".encode("utf-8", "replace"))

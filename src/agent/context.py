@@ -1,5 +1,5 @@
-"""Defines the objects that all builds and administrator commands of an agent share. Its own module, since both
-import it.
+"""Defines the objects that all builds and administrator commands of an agent share. It is a module of its own, since
+the modules of both import it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class AgentContext(NamedTuple):
 
     @contextmanager
     def lease_account(self) -> Iterator[BuildAccount | None]:
-        """Yield the account of one build or command, or None if that is the agent's own user."""
+        """Yield the account that one build or command runs as. Yield None if it runs as the agent's own user."""
         with self.accounts.lease() if self.accounts else nullcontext() as account:
             yield account
 

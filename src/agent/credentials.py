@@ -24,11 +24,12 @@ def own_command_line() -> list[str]:
 
 
 def leave_environment(argv: Sequence[str], keep_token: bool) -> None:
-    """Restart the program without the token's environment variable, if that is set.
+    """Restart the program without the environment variable that contains the token. Do nothing if that variable is not
+    set.
 
-    Deleting the variable is not enough: /proc/<pid>/environ still shows the environment that the process started with.
-    With `keep_token` the restarted program reads the token from a pipe. Otherwise the token is discarded, since the
-    options name a token file.
+    Deleting the variable would not be enough, since /proc/<pid>/environ goes on showing the environment that the
+    process started with. With `keep_token`, the restarted program reads the token from a pipe. Otherwise the token of
+    the variable is not used, since the options name a token file.
     """
     token = os.environ.pop(VARIABLE, None)
     if token is not None:
@@ -38,7 +39,8 @@ def leave_environment(argv: Sequence[str], keep_token: bool) -> None:
 def restart_program(argv: Sequence[str], secrets: Sequence[str]) -> None:
     """Replace this process by a new start of the program, which reads `secrets` from a pipe. Never returns.
 
-    `secrets` is empty, or the token, or the token and the secret of the session that the new start continues.
+    `secrets` is one of these: nothing; the token; or the token and the secret of the session that the restarted program
+    continues.
     """
     command = [*own_command_line(), *_without_pipe_option(argv)]
     if secrets:
@@ -51,9 +53,10 @@ def restart_program(argv: Sequence[str], secrets: Sequence[str]) -> None:
 
 
 def read_token(source: str | None) -> tuple[str, str | None]:
-    """Return the token, and the session's secret if `restart_program` passed one, else None. Raises `NoToken`.
+    """Return the token, and the secret of the session if `restart_program` passed one, otherwise None. Raises
+    `NoToken`.
 
-    The source is a file, `-` for standard input, or the pipe of `restart_program`.
+    `source` is a file, `-` for standard input, or the pipe of `restart_program`.
     """
     if source is None:
         raise NoToken(f"the agent needs a token: --token-file FILE, --token-file - or {VARIABLE}")
@@ -82,7 +85,9 @@ def read_token(source: str | None) -> tuple[str, str | None]:
 
 
 def _without_pipe_option(argv: Sequence[str]) -> list[str]:
-    """Return `argv` without the option `--token-file` if it names a pipe: this process has read the pipe to its end."""
+    """Return `argv` without `--token-file` if that option names a pipe. The pipe is of no use any more, since this
+    process has read it to its end.
+    """
     pipes = [at for at, word in enumerate(argv) if at and argv[at - 1] == "--token-file" and _is_pipe(word)]
     return [word for at, word in enumerate(argv) if at not in pipes and at + 1 not in pipes]
 

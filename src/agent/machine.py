@@ -20,7 +20,7 @@ def read_ram_gb() -> float:
 
 
 class MachineGauge:
-    """Reads the load that a heartbeat reports. `cpu_pct` is the average since the previous reading."""
+    """Reads the measurements that a heartbeat reports. `cpu_pct` is the average load since the previous reading."""
 
     def __init__(self, workdir: Path) -> None:
         self._workdir = workdir
@@ -41,7 +41,7 @@ class MachineGauge:
 
 
 def _read_cpu_ticks() -> tuple[int, int]:
-    """Return busy and total clock ticks of all cores since the machine started."""
+    """Return two numbers of clock ticks of all cores since the machine started: the busy ones, and all."""
     with open("/proc/stat", encoding="ascii") as file:
         # user nice system idle iowait irq softirq steal; guest time is part of user's
         ticks = [int(word) for word in file.readline().split()[1:9]]

@@ -26,7 +26,9 @@ and for all tasks together.
 
 
 class TaskRunner:
-    """Starts and ends tasks; thread-safe. The caller of a method whose name ends in `_locked` must hold the lock."""
+    """Starts and ends tasks, from any thread. A method whose name ends in `_locked` may be called only by a caller that
+    holds the lock.
+    """
 
     def __init__(self, context: AgentContext, once: bool) -> None:
         self.exit_codes: queue.SimpleQueue[int] = queue.SimpleQueue()
@@ -45,14 +47,15 @@ class TaskRunner:
         self._is_draining = False
 
     def list_builds(self) -> list[tuple[int, int]]:
-        """Return id and attempt of each build that runs."""
+        """Return the id and the attempt of each build that runs here."""
         with self._lock:
             return [(build.id, build.attempt) for build in self._builds.values()]
 
     def begin_poll(self) -> tuple[Cancellation, int]:
-        """Return a cancellation for the next poll, and the number of free slots for it to report.
+        """Return a `Cancellation` for the next poll, and the number of free slots that this poll reports.
 
-        The runner cancels the poll when slots become free after it reported 0, or when `drain` makes the number 0.
+        The runner cancels the poll when its number is no longer right: when slots become free after it reported 0, or
+        when `drain` makes the number 0.
         """
         with self._lock:
             self._poll = Cancellation(), self._count_free_locked()
@@ -63,7 +66,9 @@ class TaskRunner:
             self._poll = None
 
     def start_build(self, message: dict[str, Any]) -> None:
-        """Start a build, even while draining: the server assigned the build before it learned that no slot is free."""
+        """Start the build of a `run` message. Starts it even after `drain`: the server assigned the build before it
+        knew that there are no free slots.
+        """
         with self._lock:
             other = self._builds.get(message["id"])
             if self.is_closing or (other and other.attempt >= message["attempt"]):
@@ -87,7 +92,9 @@ class TaskRunner:
             build.drop()
 
     def start_command(self, message: dict[str, Any]) -> None:
-        """Start the administrator's command of an `execute` or `restart` message; ignore one that came before."""
+        """Start the administrator's command of an `execute` or `restart` message. Ignore a message that comes a second
+        time.
+        """
         command_id = str(message["command_id"])
         with self._lock:
             if self.is_closing or command_id in self._command_ids:
@@ -100,7 +107,7 @@ class TaskRunner:
                 self._start_thread_locked(self._run_command, command_id)
 
     def drain(self) -> None:
-        """Ask for no more builds. Put `EXIT_OK` into `exit_codes` once all builds and commands have ended."""
+        """Take no more builds. When all builds and commands that run have ended, put `EXIT_OK` into `exit_codes`."""
         with self._lock:
             self._is_draining = True
             print_line(
@@ -111,8 +118,8 @@ class TaskRunner:
             self._finish_drain_locked()
 
     def close(self, report: bool) -> None:
-        """End every task within `_CLOSE_TIMEOUT_S`. With `report` each task reports its end if the server answers in
-        time.
+        """End every task within `_CLOSE_TIMEOUT_S`. With `report`, each task also reports its end, if the server
+        answers within that time.
         """
         with self._lock:
             self.is_closing = True
@@ -129,7 +136,7 @@ class TaskRunner:
 
     @property
     def is_idle(self) -> bool:
-        """True if no build and no command runs."""
+        """Whether neither a build nor a command runs."""
         return not any(thread.is_alive() for thread in self._threads)
 
     def _count_free_locked(self) -> int:

@@ -47,7 +47,7 @@ class RequestAbandoned(Exception):
 
 
 class Cancellation:
-    """Lets another thread cancel one request."""
+    """Lets another thread cancel one request to the server."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -55,7 +55,9 @@ class Cancellation:
         self.is_cancelled = False
 
     def attach(self, connection: http.client.HTTPConnection) -> None:
-        """Set the connection that the request is about to use. Raises `ConnectionAbortedError` if it is cancelled."""
+        """Remember the connection that the request is about to use, so that `cancel` can close it. Raises
+        `ConnectionAbortedError` if the request was cancelled already.
+        """
         with self._lock:
             if self.is_cancelled:
                 raise ConnectionAbortedError
@@ -85,10 +87,10 @@ class _Request(NamedTuple):
 
 
 class ServerClient:
-    """Sends requests to the server. Thread-safe: every request takes an idle connection or opens one.
+    """Sends requests to the server, from any thread. Every request takes an idle connection or opens a new one.
 
-    `get`, `post` and `upload` return the decoded JSON answer, or None if it is empty. They raise this module's
-    exceptions.
+    `get`, `post` and `upload` return the decoded JSON answer, or None if the answer is empty. They raise the exceptions
+    of this module.
     """
 
     def __init__(self, url: str, token: str) -> None:
@@ -121,7 +123,9 @@ class ServerClient:
         headers: Mapping[str, str],
         pause: RetryPause,
     ) -> Any:
-        """Send the chunks that `body` returns; it is called once for each try. `headers` must have a Content-Length."""
+        """Send the chunks that `body` returns. `body` is called once for each try. `headers` must contain a
+        Content-Length.
+        """
         return self._send(_Request("POST", self._target(path, query), body, headers, _UPLOAD_TIMEOUT_S, pause))
 
     def _target(self, path: str, query: Mapping[str, object]) -> str:
@@ -148,9 +152,10 @@ class ServerClient:
             wait = min(wait * 2, LONGEST_PAUSE_S)
 
     def _send_once(self, request: _Request) -> tuple[int, bytes, float]:
-        """Send the request once. Return the status, the body, and the seconds of Retry-After, 0 without that header.
+        """Send the request once. Return three values: the status, the body, and the number of seconds in Retry-After,
+        which is 0 without that header.
 
-        If the server has closed an idle connection, the request is sent again on another one.
+        If the request was sent on an idle connection that the server has closed, send it again on another one.
         """
         while True:
             connection, is_reused = self._take_connection()
@@ -184,7 +189,7 @@ class ServerClient:
             return response.status, answer, _parse_retry_after(response.getheader("Retry-After"))
 
     def _take_connection(self) -> tuple[http.client.HTTPConnection, bool]:
-        """Return a connection, and whether it was used before."""
+        """Return a connection, and whether an earlier request has used it."""
         with self._lock:
             if self._idle:
                 return self._idle.pop(), True
@@ -210,15 +215,15 @@ class ServerClient:
 
 
 def pause_forever(seconds: float) -> bool:
-    """Sleep and return False: the `RetryPause` of requests that are never given up."""
+    """Sleep for `seconds` and return False. A request with this `RetryPause` is never given up."""
     time.sleep(seconds)
     return False
 
 
 def _parse_retry_after(header: str | None) -> float:
-    """Return the header's seconds, at most `_LONGEST_RETRY_AFTER_S`.
+    """Return the seconds that the header Retry-After asks for, at most `_LONGEST_RETRY_AFTER_S`.
 
-    Return 0 without a header, and for an HTTP date: a Testhide server does not send one.
+    Return 0 without the header, and also for an HTTP date, which a Testhide server never sends.
     """
     text = (header or "").strip()
     return min(float(text), _LONGEST_RETRY_AFTER_S) if text.isascii() and text.isdigit() else 0.0

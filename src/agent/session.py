@@ -47,13 +47,13 @@ class Session:
         self._receipt = ""  # of the last message, which the next poll acknowledges
 
     def start(self) -> None:
-        """Start the threads that poll and send heartbeats."""
+        """Start two threads: one polls the server, the other sends heartbeats."""
         for work in (self._poll_forever, self._send_heartbeats):
             threading.Thread(target=self._run_thread, args=(work,), name=work.__name__, daemon=True).start()
 
     def sign_off(self) -> None:
-        """Tell the server that the session is over. Try once, for `_SIGN_OFF_TIMEOUT_S` at most: without this call the
-        server notices the end later.
+        """Report to the server that the session is over. Try only once and for `_SIGN_OFF_TIMEOUT_S` at most, since the
+        server notices the end also without this call, only later.
         """
         if not self._connected.is_set():
             return
@@ -175,10 +175,11 @@ def write_secret(workdir: Path, secret: str) -> None:
 
 
 def read_secret(workdir: Path) -> str | None:
-    """Return the secret of the last session in this folder, or None if there is none or the machine was restarted.
+    """Return the secret of the last session in this folder. Return None if there is none, or if the machine has been
+    restarted since.
 
-    A folder that was copied to another machine, in a machine image for example, proves nothing: there the boot id
-    differs.
+    The file also holds the boot id of the machine. So a folder that was copied to another machine, for example in a
+    machine image, does not let an agent there take over the session.
     """
     try:
         boot_id, secret = (workdir / _SECRET_FILE).read_text(encoding="ascii").split()

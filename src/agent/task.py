@@ -1,4 +1,6 @@
-"""Defines the base class of builds and administrator commands: a task runs in one thread, and others can end it."""
+"""Defines the base class of builds and administrator commands. A task runs in one thread, and other threads can end
+it.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +16,10 @@ _CHECK_INTERVAL_S = 0.2
 
 
 class Interrupt:
-    """Wakes the thread of a task, which waits for `fileno` with select, and stores the cause.
+    """Wakes the thread of a task, which waits for `fileno` with select. Stores the cause, so that the thread can read
+    it.
 
-    The first cause stays, except that `DROPPED` replaces `STOPPED`.
+    If there are several causes, the first one stays, except that `DROPPED` replaces `STOPPED`.
     """
 
     def __init__(self) -> None:
@@ -43,14 +46,14 @@ class Interrupt:
         return self._dropped.is_set()
 
     def wait_dropped(self, seconds: float) -> bool:
-        """Wait at most `seconds` until the task is dropped; return whether it was."""
+        """Wait until the task is dropped, but at most `seconds`. Return whether it was dropped."""
         return self._dropped.wait(seconds)
 
     def fileno(self) -> int:
         return self._read
 
     def acknowledge(self) -> None:
-        """Empty the pipe, so that select waits again."""
+        """Empty the pipe behind `fileno`, so that the next select waits again."""
         os.read(self._read, 16)
 
     def close(self) -> None:
@@ -68,23 +71,25 @@ class Task:
         self._report_until: float | None = None
 
     def run(self) -> None:
-        """Do the work and report it. When this returns, no process and no file of the task is left on the machine."""
+        """Do the work and report its result. When this method returns, no process and no file of the task is left on
+        the machine.
+        """
         raise NotImplementedError
 
     def drop(self) -> None:
-        """Kill the task's processes and report nothing."""
+        """Kill the task's processes, and report nothing to the server."""
         self._interrupt.fire(DROPPED, None, 0)
 
     def shut_down(self, grace: float, report_within: float) -> None:
-        """End the task because the agent ends: its processes within `grace` seconds, then its report within
-        `report_within` seconds.
+        """End the task because the agent ends. Its processes get `grace` seconds to end; then it has `report_within`
+        seconds for its report to the server.
         """
         self._report_until = time.monotonic() + grace + report_within
         self._interrupt.fire(STOPPED, "the agent was shut down", grace)
 
     def _pause(self, seconds: float) -> bool:
         """Wait between two tries of a request. Return True as soon as the task is dropped or its time for reporting is
-        over, else False.
+        over; otherwise return False.
         """
         until = time.monotonic() + seconds
         while True:

@@ -16,9 +16,10 @@ class UnusablePath(Exception):
 
 
 def find_files(workspace: str, pattern: str) -> list[str]:
-    """Return the matching files as sorted paths relative to the workspace. A matching folder means all files below it.
+    """Return the paths of the files that match a pattern, sorted and relative to the workspace. If a folder matches,
+    return all files below it.
 
-    Raises `UnusablePath` for a pattern that leads out of the workspace or can name no file.
+    Raises `UnusablePath` for a pattern that leads out of the workspace or that no file name can match.
     """
     if os.path.isabs(pattern):
         raise UnusablePath("it must be relative to the workspace")
@@ -31,11 +32,11 @@ def find_files(workspace: str, pattern: str) -> list[str]:
 
 
 def open_inside(workspace: str, path: str, owner: int | None) -> BinaryIO:
-    """Open a regular file of the workspace. Raises `UnusablePath` for anything else that a build may have put there.
+    """Open a regular file of the workspace. Raises `UnusablePath` if something else is at this path, such as a device
+    or a link out of the workspace.
 
-    Symbolic links may lead only within the workspace. `owner` is the id of the user that builds run as, or None if that
-    is the agent's user. The file must belong to `owner`: otherwise the build could let the agent read a file that the
-    build cannot read, by a hard link.
+    `owner` is the id of the user that builds run as, or None if builds run as the agent's user. The file must belong to
+    `owner`: otherwise a build could make a hard link to a file that only the agent can read, and let the agent read it.
     """
     root = os.path.realpath(workspace)
     try:
@@ -51,8 +52,8 @@ def open_inside(workspace: str, path: str, owner: int | None) -> BinaryIO:
 
 
 def _find_objection(fd: int, root: str, owner: int | None) -> str | None:
-    """Return why the open file is refused, or None. Its path is not checked, since the build could replace the file at
-    that path between check and open.
+    """Return the reason to refuse an open file, or None. Checks the open file and not its path, since the build could
+    put another file at the path between check and open.
     """
     found = os.fstat(fd)
     real = os.readlink(f"/proc/self/fd/{fd}")

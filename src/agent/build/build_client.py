@@ -15,7 +15,8 @@ _CHUNK_BYTES = 1 << 18
 
 @dataclass
 class BuildClient:
-    """Sends the requests of one attempt of a build, each until it is answered or the pause gives up.
+    """Sends the requests of one attempt of a build. Repeats each request until the server answers it or the
+    `RetryPause` gives up.
 
     Raises the exceptions of `server_client`.
     """
@@ -30,11 +31,13 @@ class BuildClient:
         return f"/api/v3/agent/builds/{self._build_id}"
 
     def start(self, commit: str | None, pause: RetryPause) -> None:
-        """Report that the first command is about to run, and on which commit."""
+        """Report that the build is about to run its first command, and the commit that was checked out."""
         self._post("started", {"commit_sha": commit}, pause)
 
     def send_log(self, body: bytes) -> int:
-        """Send the lines of one request. Return how many lines of the log the server has stored without a gap."""
+        """Send `body`, some lines of the log. Return how many lines, counted from the beginning of the log, the server
+        has without a gap.
+        """
         return int(self._post("log", body, self._pause)["acknowledged"])
 
     def send_report(self, path: str, file: BinaryIO) -> Mapping[str, Any]:
@@ -46,7 +49,9 @@ class BuildClient:
         return answer
 
     def send_missing_report(self, pattern: str) -> None:
-        """Report that a wanted report is missing: no file matches the pattern, or the file cannot be opened."""
+        """Report that a report which the job names is missing: no file matches `pattern`, or the file cannot be
+        opened.
+        """
         query = {"attempt": self._attempt, "path": pattern, "missing": "true"}
         self._server.upload(f"{self._path}/report", query, lambda: iter(()), {"Content-Length": "0"}, self._pause)
 
@@ -68,7 +73,7 @@ def file_size(file: BinaryIO) -> int:
 
 
 class _MultipartForm:
-    """A multipart/form-data body, generated in chunks so that the file is never whole in memory."""
+    """A multipart/form-data body that is generated in chunks, so that memory never contains the whole file."""
 
     def __init__(self, fields: dict[str, str], filename: str, file: BinaryIO) -> None:
         boundary = secrets.token_hex(16)
@@ -96,6 +101,6 @@ class _MultipartForm:
 
 
 def _read_chunks(file: BinaryIO) -> Iterator[bytes]:
-    """Yield the whole file from its beginning."""
+    """Yield the contents of the whole file in chunks, from its beginning."""
     file.seek(0)
     yield from iter(lambda: file.read(_CHUNK_BYTES), b"")

@@ -1,4 +1,4 @@
-"""Runs one attempt of a build, from its assignment until the server has its verdict."""
+"""Runs one attempt of a build, from its assignment until the server has the verdict."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ class BuildTask(Task):
         self._client = BuildClient(context.server, self.id, self.attempt, self._pause)
 
     def stop(self, detail: str) -> None:
-        """End the build because the server asks for it, for the reason `detail`; report that it was stopped."""
+        """End the build because the server asks for it, and report that it was stopped. `detail` is the reason that the
+        server gives.
+        """
         self._interrupt.fire(STOPPED, detail, STOP_GRACE_S)
 
     def run(self) -> None:

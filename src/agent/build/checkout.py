@@ -1,4 +1,4 @@
-"""Checks a git repository out at a commit: as the build's user, without hooks, submodules or prompts."""
+"""Checks out a commit of a git repository, as the user that builds run as, without hooks, submodules or prompts."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ class Checkout:
         }
 
     def run(self, url: str, branch: str | None, commit: str | None) -> str:
-        """Check out `commit`, or the newest commit of `branch` (None: the default branch). Return the commit's full id.
+        """Check out `commit`. If it is None, check out the newest commit of `branch`, or of the default branch if that
+        is None too. Return the full id of the commit.
 
         Raises `CheckoutFailed`.
         """

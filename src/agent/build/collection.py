@@ -37,7 +37,7 @@ _CHUNK_BYTES = 1 << 20
 
 @dataclass
 class Collector:
-    """Sends the reports and artifacts of one build. Stops before the next file once the build is interrupted."""
+    """Sends the reports and artifacts of one build. If the build is interrupted, sends no further file."""
 
     _workspace: Workspace
     _account: BuildAccount | None
@@ -47,10 +47,11 @@ class Collector:
     _interrupt: Interrupt
 
     def run(self, patterns: list[str], report: str, since_ns: int) -> None:
-        """Send all reports, then all artifacts. `patterns` are the job's globs; `report` is the path that the build
-        gives its test reporters.
+        """Send all reports, then all artifacts. `patterns` are the job's globs. `report` is the path to which the build
+        tells its test reporters to write.
 
-        A file that was last written before `since_ns` came with the repository, and is sent only as an artifact.
+        A file that was last written before the time `since_ns` came with the repository. It is sent as an artifact, but
+        not as a report.
         """
         paths = self._find_artifacts(patterns)
         sent = {path for path in dict.fromkeys([*paths, report]) if self._send_if_report(path, since_ns)}
@@ -100,7 +101,9 @@ class Collector:
 
     @contextmanager
     def _refusals(self, path: str) -> Iterator[None]:
-        """Log that the server refuses a report. Raises `RequestRefused` if the server no longer wants the build."""
+        """Log it if the server refuses the report at `path` in the block, and go on. Raises `RequestRefused` if the
+        server no longer wants the build itself.
+        """
         try:
             yield
         except RequestRefused as refused:
@@ -138,10 +141,10 @@ class Collector:
 
 
 def _is_report(path: str, file: BinaryIO, since_ns: int) -> bool:
-    """Return whether to send the file as a test report: this build wrote it, and it is not XML of another kind.
+    """Return whether to send the file as a test report: this build wrote it, and it is no XML file of another kind.
 
-    XML of another kind is sent too if its name is one of `_REPORT_NAMES`. So are an empty file, plain text and HTML: a
-    reporter that failed leaves them, and the server then fails the build.
+    XML of another kind is sent as well if its file name is one of `_REPORT_NAMES`. So are empty files, plain text and
+    HTML: a reporter that failed leaves them, and the server then fails the build.
     """
     if os.fstat(file.fileno()).st_mtime_ns < since_ns:
         return False
@@ -156,9 +159,9 @@ def _is_report(path: str, file: BinaryIO, since_ns: int) -> bool:
 
 
 def _mask_report(file: BinaryIO, masker: Masker, folder: Path) -> BinaryIO:
-    """Return the file itself if there is nothing to mask, else a masked temporary copy. The caller closes both.
+    """Return the file itself if it contains nothing to mask, otherwise a masked temporary copy. The caller closes both.
 
-    The copy of a gzip file is compressed too. It ends where the original is cut off or damaged.
+    The copy of a gzip file is a gzip file too. If the original is cut off or damaged, the copy ends there.
     """
     if not masker:
         return file
@@ -177,9 +180,9 @@ def _is_packed(file: BinaryIO) -> bool:
 
 
 def _unpack(file: BinaryIO, chunk_bytes: int) -> Iterator[bytes]:
-    """Yield the file's content from the beginning, decompressed if it is a gzip file.
+    """Yield the contents of the file from its beginning, decompressed if it is a gzip file.
 
-    Stops without an error where a gzip file is cut off or damaged, or after `_MAX_UNPACKED` bytes.
+    Stops without an error where a gzip file is cut off or damaged, and after `_MAX_UNPACKED` bytes.
     """
     is_packed = _is_packed(file)
     file.seek(0)

@@ -1,7 +1,9 @@
-"""Finds a text in bytes in any form in which programs write it: escaped for XML, JSON, Python or a URL, in base64, hex.
+"""Finds a text in bytes in any form in which programs write it: escaped for XML, JSON, Python or a URL, in base64, or
+in hex.
 
-Each character is matched in all its forms, so mixed forms are found too, such as `\\&quot;` for a quote in JSON in XML.
-No text of a secret may make a pattern slow: every way to match a form begins differently, or ends differently.
+Each character is matched in all its forms. So mixed forms are found too, such as `\\&quot;` for a quote in JSON in XML.
+No text of a secret can make a pattern slow: two ways to match the same form always differ in how they begin or in how
+they end.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ _JSON_ESCAPES = {"\n": "n", "\r": "r", "\t": "t", "\b": "b", "\f": "f"}
 
 
 class Text(NamedTuple):
-    """A text whose forms are searched for."""
+    """A text that is searched for in all its forms."""
 
     text: str
     anchor: bytes
@@ -35,13 +37,14 @@ class Text(NamedTuple):
         return 2 * sum(_ALNUM_BYTES if _is_alnum(character) else _OTHER_BYTES for character in self.text)
 
     def pattern(self, encoding: str) -> bytes:
-        """Return the regular expression of all forms of the text in an encoding of `ENCODINGS`."""
+        """Return the regular expression that matches all forms of the text in one encoding of `ENCODINGS`."""
         return _Forms(encoding).text(self.text)
 
 
 def list_texts(secret: str) -> Iterator[Text]:
-    """Yield the secret, its hex forms, and the characters that all its forms in base64 have in common: what stands
-    before the secret shifts it to one of three alignments.
+    """Yield the texts to search for: the secret, its hex forms, and parts of its base64 forms. What stands before a
+    secret shifts its base64 form to one of three alignments. For each alignment, yields the characters that do not
+    depend on what stands around the secret.
     """
     data = secret.encode("utf-8", "replace")
     found = {secret, data.hex(), data.hex().upper()}
@@ -57,14 +60,18 @@ def list_texts(secret: str) -> Iterator[Text]:
 
 
 def strip_marks(data: bytes) -> bytes:
-    """Return the data without what may stand between the characters of a form: marks of CDATA, and zeros of UTF-16."""
+    """Return the data without everything that may stand between the characters of a form: marks of CDATA, and the zero
+    bytes of UTF-16.
+    """
     if b"\0" in data:
         data = data.translate(None, b"\0")
     return data.replace(_CDATA.encode(), b"").replace(_CDATA_END.encode(), b"")
 
 
 def find_marks(form: bytes, encoding: str) -> bytes:
-    """Return the marks of CDATA in a form, which stay when it is masked: otherwise the XML could not be read."""
+    """Return the marks of CDATA in a form. They must stay when the form is masked, since the XML could not be read
+    without them.
+    """
     return b"".join(re.findall(b"|".join(re.escape(mark.encode(encoding)) for mark in (_CDATA, _CDATA_END)), form))
 
 
@@ -80,7 +87,9 @@ class _Forms:
         self._amp = self._lit("&") + self._repeated("amp;", 0, 2)
 
     def text(self, text: str) -> bytes:
-        """Return the expression of all forms. Marks of CDATA may divide a text that contains none itself."""
+        """Return the expression that matches all forms of the text. Marks of CDATA may stand between its characters,
+        unless the text itself contains such a mark.
+        """
         mark = self._repeated(_CDATA_END + _CDATA, 0, 1) if _CDATA_END in text else self._any_mark()
         between = b"" if _CDATA in text else mark
         parts: list[bytes] = []
@@ -126,7 +135,7 @@ class _Forms:
         return b"".join(sign + self._hex(byte, 2) for byte in character.encode("utf-8", "replace"))
 
     def _unicode(self, character: str, slash: bytes) -> bytes:
-        """Return the expression of the JSON escapes."""
+        """Return the expression that matches the JSON escapes of a character."""
         units = character.encode("utf-16-be", "replace")
         codes = [units[at] << 8 | units[at + 1] for at in range(0, len(units), 2)]
         escaped = b"".join(slash + self._lit("u") + self._hex(code, 4) for code in codes)
@@ -134,7 +143,9 @@ class _Forms:
         return self._any_of([escaped, slash + self._lit(short)]) if short else escaped
 
     def _bytes(self, character: str, slash: bytes) -> bytes:
-        """Return the expression of the escapes of Python: `\\xe9` in a text, `\\xc3\\xa9` in bytes."""
+        """Return the expression that matches the Python escapes of a character: `\\xe9` in a text, `\\xc3\\xa9` in
+        bytes.
+        """
         code = ord(character)
         written = [character.encode("utf-8", "replace")] + ([bytes([code])] if code < 256 else [])
         forms = [b"".join(slash + self._lit("x") + self._hex(byte, 2) for byte in data) for data in written]

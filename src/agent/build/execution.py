@@ -94,7 +94,9 @@ class Execution:
         return verdict
 
     def _prepare(self) -> dict[str, str]:
-        """Check out, tell the server that the build starts, and return the environment of its commands."""
+        """Check out the commit, report to the server that the build starts, and return the environment of its
+        commands.
+        """
         message = self._message
         self._log.note(f"Build {message['id']} of {message['job_name']}, attempt {message['attempt']}")
         short = [name for name, value in message["secrets"].items() if 0 < len(value) < SHORTEST_SECRET]
@@ -158,7 +160,9 @@ class Execution:
         return self._run_step(argv, env, add_lines).exit_code or 0, output
 
     def _run_step(self, argv: Sequence[str], env: dict[str, str], add_lines: AddLines) -> StepResult:
-        """Run a step and return its result. Raises `_BuildEnded` if it cannot be started or is ended early."""
+        """Run a step and return its result. Raises `_BuildEnded` if the step cannot be started, or if the deadline or
+        an interrupt ends it.
+        """
         result = self._steps.run(argv, env, add_lines)
         if result.cause:
             raise _BuildEnded(self._decide_early_verdict(result.cause))
@@ -172,7 +176,9 @@ class Execution:
         return BuildVerdict(None, STOPPED, self._interrupt.detail)
 
     def _pause(self, seconds: float) -> bool:
-        """Wait between two tries of the `started` call; return True at an interrupt or the build's deadline."""
+        """Wait between two tries of the `started` call. Return True if there is to be no further try, because of an
+        interrupt or the build's deadline.
+        """
         until = min(time.monotonic() + seconds, self._deadline)
         while time.monotonic() < until and not self._interrupt.cause:
             self._interrupt.wait_dropped(min(_CHECK_INTERVAL_S, max(until - time.monotonic(), 0)))

@@ -1,4 +1,6 @@
-"""Writes files for test runners next to a workspace: lists of wanted and of quarantined tests, and a pytest plugin."""
+"""Writes files for test runners next to a workspace: a list of the selected tests, a list of the tests in quarantine,
+and a pytest plugin.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ _QUARANTINE_IN_WORKSPACE = ".testhide_quarantine_file"
 def write_lists(
     folder: Path, workspace: Path, message: Mapping[str, Any], account: BuildAccount | None
 ) -> dict[str, str]:
-    """Write the lists of tests that the `run` message has. Return the environment variables with the files' paths."""
+    """Write the lists of tests that the `run` message contains. Return the environment variables that hold the paths of
+    the files.
+    """
     variables = {}
     test_ids, quarantine, ignored = map(message.get, ("test_ids", "quarantine", "ignore_failures_of"))
     if test_ids is not None:
@@ -43,7 +47,7 @@ def write_lists(
 
 
 def install_plugin(folder: Path, env: Mapping[str, str]) -> dict[str, str]:
-    """Copy the pytest plugin into `folder`. Return `env` with the plugin in front of the job's own PYTHONPATH."""
+    """Copy the pytest plugin into `folder`. Return `env` with that folder at the front of the job's PYTHONPATH."""
     plugin = folder / "python"
     plugin.mkdir()
     _write(plugin / "sitecustomize.py", _SITECUSTOMIZE)
@@ -59,8 +63,8 @@ def _lines(ids: Iterable[str]) -> bytes:
 
 
 def _write(path: Path, content: bytes, account: BuildAccount | None = None) -> str:
-    """Create a new file, owned by `account` if it is given, and return its path. An old file or link at the path is
-    removed first, so that a link in the repository cannot redirect the content.
+    """Create a new file and return its path. The file belongs to `account` if that is given. An old file or link at the
+    path is removed first: a link in the repository could otherwise redirect the content.
     """
     path.unlink(missing_ok=True)
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)

@@ -13,7 +13,9 @@ class LineReader:
         self._partial = b""
 
     def feed(self, data: bytes) -> list[str]:
-        """Return the lines that end in `data`; the rest is kept for the next call."""
+        """Return the masked lines that are complete with `data`. Keep what follows the last line end for the next
+        call.
+        """
         pattern = self._masker.find_pattern(self._partial + data)  # for all lines at once: most chunks hold no secret
         first, *others = data.split(b"\n")
         found: list[str] = []
@@ -25,7 +27,7 @@ class LineReader:
         return found
 
     def flush(self) -> list[str]:
-        """Return the last line if it has no line end, else an empty list."""
+        """Return a list with the last line if that has no line end, otherwise an empty list."""
         rest, self._partial = self._masker.mask(self._partial), b""
         return [_decode(rest)] if rest else []
 
@@ -42,13 +44,15 @@ def _decode(line: bytes) -> str:
 
 
 def _drop_overwritten(line: bytes) -> bytes:
-    """Return the part of a line that a terminal shows: a progress bar overwrites itself after each carriage return."""
+    """Return the part of a line that a terminal would show at the end. A carriage return begins the line anew, as
+    progress bars do.
+    """
     body = line.rstrip(b"\r")
     return line[body.rfind(b"\r") + 1 :]
 
 
 def _find_character_start(data: bytes, cut: int) -> int:
-    """Return the last index up to `cut` that is not inside a UTF-8 character."""
+    """Return the last index up to `cut` at which a UTF-8 character begins."""
     for index in range(cut, cut - 4, -1):
         if data[index] & 0xC0 != 0x80:
             return index

@@ -1,7 +1,7 @@
-"""Sends a build's log: each line is numbered, written to a file, and sent until the server has stored it.
+"""Sends a build's log. Each line gets a number, is written to a file, and is sent until the server has stored it.
 
-A line of the agent says how many lines are missing at that point: either the middle of a log that is too long, whose
-last lines are kept, or lines that the disk had no space for.
+Where lines are missing, the log contains a line of the agent that says how many. Lines are missing in the middle of a
+log that is too long, since its last lines are kept, and where the disk had no space.
 """
 
 from __future__ import annotations
@@ -63,11 +63,13 @@ class Log:
         self._sender.start()
 
     def note(self, text: str) -> None:
-        """Mask the lines of a message from the agent, and add them with the mark `==> `."""
+        """Add a message from the agent, with the mark `==> ` and with secrets masked."""
         self.add([self._masker.mask_text(line) for line in f"==> {text}".splitlines()])
 
     def add(self, lines: list[str]) -> None:
-        """Add lines that are masked already: only `LineReader` finds a secret that crosses the cut in a long line."""
+        """Add lines in which secrets are already masked. `LineReader` masks them, since only it can find a secret that
+        lies across the cut in a line that is too long.
+        """
         if not lines:
             return
         now = time.time_ns() // 1_000_000
@@ -80,7 +82,9 @@ class Log:
             self._state.notify_all()
 
     def finish(self) -> int:
-        """Wait until the server has every line; return their number. Raises the error that ended the sending."""
+        """Wait until the server has every line. Return the number of lines. If the sending ended with an error, raises
+        that error.
+        """
         with self._state:
             if self._beyond_limit > len(self._last):
                 self._write(
@@ -101,7 +105,7 @@ class Log:
         return self._error is not None
 
     def close(self) -> None:
-        """Stop sending, and delete the file with the lines that were not sent."""
+        """Stop sending. Delete the file, with any lines that were not sent."""
         with self._state:
             self._closed = self._abandoned = True
             self._state.notify_all()
@@ -117,7 +121,7 @@ class Log:
                 self._last_size -= len(self._last.popleft())
 
     def _write(self, lines: list[bytes]) -> None:
-        """Write the lines to the file; if the disk is full, count them instead."""
+        """Write the lines to the file. If the disk is full, only count them."""
         if self._unwritten:
             lines = [_encode_note(f"{self._unwritten} lines are missing: the agent's disk was full"), *lines]
         try:
@@ -145,7 +149,9 @@ class Log:
             self._on_failure()
 
     def _wait_for_lines(self) -> bool:
-        """Wait for lines and return True. Return False once the log is closed and all lines are sent or given up."""
+        """Wait for lines to send, and return True. Return False when the log is closed and all lines are sent or given
+        up.
+        """
         with self._state:
             self._state.wait_for(lambda: self._count > self._next_line or self._closed)
             return self._count > self._next_line and not self._abandoned
@@ -177,14 +183,14 @@ class Log:
             wait = min(wait * 2, LONGEST_PAUSE_S)
 
     def _read(self) -> tuple[list[bytes], int]:
-        """Return the lines of the next request, and how many bytes they take in the file."""
+        """Return the lines to send in the next request, and their size in the file in bytes."""
         data = os.pread(self._file.fileno(), MAX_REQUEST_BYTES, self._next_position)
         lines = data.split(b"\n", MAX_REQUEST_LINES)[:-1]
         return lines, sum(map(len, lines)) + len(lines)
 
     def _seek(self, line: int) -> None:
-        """Continue at the line that the server asks for: an earlier one if the server has lost lines, a later one if an
-        answer of the server was lost.
+        """Go on sending with the line that the server asks for. It is an earlier line if the server has lost lines, and
+        a later one if an answer of the server was lost.
         """
         with self._state:
             line = min(max(line, 0), self._count)

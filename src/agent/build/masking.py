@@ -35,8 +35,8 @@ class Masker:
         return self.mask(text.encode("utf-8", "replace")).decode("utf-8", "replace")
 
     def mask_head(self, data: bytes, cut: int) -> tuple[bytes, bytes]:
-        """Return the masked data before `cut` and the unmasked rest. If a secret crosses the cut, the cut moves to the
-        end of the secret.
+        """Return the part of the data before `cut`, masked, and the rest, unmasked. If a secret lies across the cut,
+        the cut moves to the end of that secret.
         """
         pattern = self.find_pattern(data)
         for match in pattern.finditer(data) if pattern else ():
@@ -46,7 +46,7 @@ class Masker:
         return replace_matches(pattern, data[:cut]), data[cut:]
 
     def mask_chunks(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
-        """Yield the masked content of `chunks`, including secrets that cross the border of two chunks."""
+        """Yield the content of `chunks`, masked. Secrets that lie across the border of two chunks are masked too."""
         rest = b""
         for chunk in chunks:
             masked, rest = self.mask_head(rest + chunk, max(len(rest) + len(chunk) - self.overlap, 0))
@@ -58,9 +58,11 @@ class Masker:
         return bool(self._texts)
 
     def find_pattern(self, data: bytes) -> re.Pattern[bytes] | None:
-        """Return the pattern of the secrets that the data, or any part of it, may contain; None if there are none.
+        """Return a pattern for those secrets that may be in the data or in a part of it; None if no secret may be
+        there.
 
-        It searches for anchors, which is much faster than for patterns, and nearly always enough.
+        To find these secrets, it searches only for an anchor of each, a part without special characters. This is much
+        faster than a search for patterns, and excludes nearly all secrets.
         """
         if not self._texts:
             return None
@@ -78,7 +80,9 @@ class Masker:
 
 
 def replace_matches(pattern: re.Pattern[bytes] | None, data: bytes) -> bytes:
-    """Return the data, masked by the pattern that `Masker.find_pattern` has returned for it."""
+    """Return the data with every match of the pattern masked. `pattern` is what `Masker.find_pattern` returned for the
+    data.
+    """
     return pattern.sub(_replacement, data) if pattern else data
 
 
@@ -94,8 +98,8 @@ def hide_credentials(text: str) -> str:
 
 
 def find_url_secrets(url: str) -> list[str]:
-    """Return the password of a URL, as written and percent-decoded. Without a password the user name is taken for a
-    token. Return an empty list for ssh and for a URL without credentials.
+    """Return the secrets in a URL: its password, as written and percent-decoded. If the URL has a user name but no
+    password, the user name counts as a token. Return an empty list for ssh and for a URL without credentials.
     """
     parts = urlsplit(url) if "://" in url else None
     if parts is None or parts.scheme == "ssh":

@@ -31,7 +31,9 @@ class StepResult(NamedTuple):
 
 @dataclass
 class Steps:
-    """Runs one step after the other, each in the workspace, as the account, until the deadline (monotonic time)."""
+    """Runs the steps of a build one after the other, each in the workspace as the user `_account`. `_deadline` ends
+    them; it is a time of the monotonic clock.
+    """
 
     _supervisor: SupervisorClient
     _interrupt: Interrupt
@@ -41,7 +43,9 @@ class Steps:
     _masker: Masker
 
     def run(self, argv: Sequence[str], env: dict[str, str], add_lines: AddLines) -> StepResult:
-        """Run a step until its first process ends. Other processes of the step run on until `kill_remaining`."""
+        """Run a step and return its result when its first process ends. Other processes that the step started run on
+        until `kill_remaining`.
+        """
         reader = LineReader(self._masker)
         self._supervisor.run(argv, str(self._workspace.root), env, self._account, self._workspace.record)
         with selectors.DefaultSelector() as selector:
@@ -52,7 +56,7 @@ class Steps:
         return result
 
     def kill_remaining(self, add_lines: AddLines) -> int:
-        """Kill every process that still runs. Returns how many could not be killed."""
+        """Kill every process of the build that still runs. Return how many could not be killed."""
         self._supervisor.end(0)
         survivors: int | None = None
         while survivors is None:

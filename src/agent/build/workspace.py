@@ -1,4 +1,4 @@
-"""Creates and removes the folders of one build, and makes the environment of its commands."""
+"""Creates and removes the folders of one build, and makes the environment variables of its commands."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Workspace:
                 os.chown(part, account.uid, account.gid)
 
     def base_environment(self) -> dict[str, str]:
-        """Return the variables of every process that the agent starts for a build, git included."""
+        """Return the variables that every process gets which the agent starts for a build, including git."""
         inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
         return {
             "PATH": os.defpath,
@@ -54,7 +54,9 @@ class Workspace:
         }
 
     def environment(self, build: dict[str, Any], commit: str | None) -> dict[str, str]:
-        """Return the variables of the build's setup and command; `build` is the server's `run` message."""
+        """Return the variables that the setup and the command of the build get. `build` is the server's `run`
+        message.
+        """
         return {
             **self.base_environment(),
             "CI": "true",
@@ -73,7 +75,9 @@ class Workspace:
         }
 
     def read_clock_ns(self) -> int:
-        """Return the modification time in ns of a file written now. It may be a tick behind the machine's clock."""
+        """Return the time, in ns, that the file system gives to a file which is written now. It may be a tick behind
+        the machine's clock.
+        """
         with tempfile.TemporaryFile(dir=self.folder) as marker:
             return os.fstat(marker.fileno()).st_mtime_ns
 
@@ -92,7 +96,7 @@ def remove_folder(folder: Path) -> None:
 
 
 def _make_writable(folder: Path) -> None:
-    """Make all folders below `folder` writable: only root can delete a file in a read-only folder."""
+    """Make all folders below `folder` writable. Only root can delete files in a folder that is not."""
     for path, folders, _ in os.walk(folder):
         for name in folders:
             inner = os.path.join(path, name)

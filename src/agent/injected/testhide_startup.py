@@ -19,7 +19,9 @@ PLUGIN = "testhide_pytest_selection"
 
 class _ImportHook:
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
-        """Prepare pytest or unittest when Python is about to import it. Return None: other finders find the module."""
+        """Prepare pytest or unittest when Python is about to import it. Return None, so that Python goes on with other
+        finders, which find the module.
+        """
         if name == "unittest.main" and os.environ.get("TESTHIDE_TEST_IDS_FILE"):
             import_module("testhide_unittest").begin()
         if name == "_pytest":
@@ -34,7 +36,9 @@ def begin() -> None:
 
 
 def _run_hidden_sitecustomize() -> None:
-    """Run the `sitecustomize` of the machine or the job. The agent's own comes first on the path and hides it."""
+    """Run the `sitecustomize` of the machine or the job. Python does not run it itself, since the agent's
+    `sitecustomize` comes first on the path.
+    """
     agents_folder = os.path.dirname(os.path.abspath(__file__))
     others = [folder for folder in sys.path if os.path.abspath(folder) != agents_folder]
     spec = PathFinder.find_spec("sitecustomize", others)

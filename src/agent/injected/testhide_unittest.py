@@ -15,7 +15,9 @@ _RUNNING, _PYTEST_RUNNING = "TESTHIDE_UNITTEST_RUNNING", "TESTHIDE_PYTEST_RUNNIN
 
 
 def begin() -> None:
-    """Make unittest's loader select the listed tests. Called while `unittest` is imported, after its loader."""
+    """Make unittest's loader select the listed tests. Called while `unittest` is being imported, after its loader has
+    been imported.
+    """
     with suppress(Exception):
         loader = sys.modules["unittest.loader"].TestLoader
         load = loader.loadTestsFromTestCase

@@ -12,17 +12,21 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 def hide_from_others_of_this_user() -> None:
-    """Deny other processes of the same user ptrace on this process, and its environ, mem and fd in /proc/<pid>."""
+    """Keep other processes of the same user out of this process: they can neither trace it nor read its environ, mem
+    and fd in /proc/<pid>.
+    """
     _prctl(_PR_SET_DUMPABLE, 0)
 
 
 def adopt_orphans() -> None:
-    """Become the parent of every descendant whose own parent ends, even if the descendant has detached itself."""
+    """Make this process the parent of each of its descendants whose own parent ends, even if the descendant has
+    detached itself.
+    """
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def end_with_parent(number: int) -> None:
-    """Get this signal when the parent ends."""
+    """Let the kernel send this process the signal `number` when its parent ends."""
     _prctl(_PR_SET_PDEATHSIG, number)
 
 
@@ -42,7 +46,7 @@ def list_processes() -> list[Process]:
 
 
 def read_process(pid: int) -> Process | None:
-    """Return the process, or None if it has ended."""
+    """Return what /proc says about the process, or None if it has ended."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             stat = file.read()
@@ -54,7 +58,7 @@ def read_process(pid: int) -> Process | None:
 
 
 def read_boot_id() -> str:
-    """Return an id that the kernel draws anew each time the machine starts."""
+    """Return the id that the kernel draws anew at each start of the machine."""
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
         return file.read().strip()
 
@@ -78,6 +82,6 @@ def _prctl(option: int, value: int) -> None:
 
 
 def call(name: str, *arguments: Any) -> None:
-    """Call a function of the C library. Raises OSError unless it returns 0."""
+    """Call the function `name` of the C library. Raises OSError if the function does not return 0."""
     if ctypes.CDLL(None, use_errno=True)[name](*arguments) != 0:
         raise OSError(ctypes.get_errno(), f"{name} was refused: {os.strerror(ctypes.get_errno())}")

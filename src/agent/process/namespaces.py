@@ -1,6 +1,7 @@
-"""Gives each build Linux namespaces of its own: its own processes, System V and POSIX IPC, and temporary folders.
+"""Gives each build Linux namespaces of its own, so that it has processes, System V and POSIX IPC, and temporary folders
+that no other build sees.
 
-Only root can do so, and not in every container: `find_refusal` tells.
+Only root can do so, and not in every container; `find_refusal` returns why not.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ AGAIN = 3
 
 
 def find_refusal() -> str | None:
-    """Return why the kernel gives this process no namespaces, or None if it does."""
+    """Return the reason why the kernel refuses namespaces to this process; None if it grants them."""
     read, write = os.pipe()
     child = os.fork()
     if not child:
@@ -41,9 +42,11 @@ def find_refusal() -> str | None:
 
 
 def run_inside(function: Callable[[], int]) -> int:
-    """Run the function in a child process in new namespaces, of which the child is the first process. Return the exit
-    code that the function returns; run it again after `AGAIN`. The kernel kills all processes of a namespace with its
-    first. Raises OSError if the namespaces are refused.
+    """Run the function in a child process in new namespaces, and return the exit code that the function returns. If the
+    function returns `AGAIN`, run it once more in other new namespaces. Raises OSError if the kernel refuses the
+    namespaces.
+
+    The child is the first process of its namespaces. When it ends, the kernel kills all other processes in them.
     """
     read, write = os.pipe()
     code = AGAIN
@@ -62,8 +65,9 @@ def run_inside(function: Callable[[], int]) -> int:
 
 
 def hide_shared_folders(folder: str, account: BuildAccount | None) -> None:
-    """Mount the build's own `tmp`, in its folder, in place of the folders for temporary files, and new shared memory.
-    Add the account to /etc/passwd and /etc/group as the build sees them, since ssh refuses to run without a name.
+    """Mount the build's own `tmp`, a subfolder of `folder`, over the folders for temporary files, and give the build
+    new shared memory. Add the account to /etc/passwd and /etc/group as the build sees them, since ssh does not run for
+    a user without a name.
     """
     if account:
         with contextlib.suppress(FileNotFoundError):
@@ -113,7 +117,9 @@ def _end_with_parent(parent: int) -> None:
 
 
 def _exit_with(function: Callable[[], int]) -> None:
-    """Run the function and exit with the code that it returns, whatever happens: nothing of the parent runs twice."""
+    """Run the function and exit with the code that it returns. Exits even after an error, so that this child process
+    never runs on in code that is the parent's.
+    """
     code = 1
     try:
         code = function()

@@ -26,7 +26,9 @@ _VARIABLES = (b"HOME", b"TMPDIR", b"TESTHIDE_WORKSPACE")
 
 
 def record_process(path: str, pid: int) -> None:
-    """Append the leader of a Unix session to the record file of a build, unless the process has ended."""
+    """Append a process, the leader of a Unix session, to the record file of a build. Do nothing if the process has
+    ended.
+    """
     process = linux.read_process(pid)
     if process:
         with open(path, "a", encoding="ascii") as file:
@@ -34,7 +36,7 @@ def record_process(path: str, pid: int) -> None:
 
 
 def end_orphans(builds: Path) -> None:
-    """Kill the orphan processes of all builds in the folder `builds`. Give up after `_KILL_TIMEOUT_S`."""
+    """Kill the orphan processes of all builds in the folder `builds`. Stop trying after `_KILL_TIMEOUT_S`."""
     marks = tuple(name + b"=" + os.fsencode(builds) + b"/" for name in _VARIABLES)
     sessions = _read_sessions(builds)
     ended: set[Process] = set()
@@ -56,7 +58,9 @@ def end_orphans(builds: Path) -> None:
 
 
 def _read_sessions(builds: Path) -> dict[int, int]:
-    """Return the Unix sessions that were recorded since the machine started: start time of the leader by session id."""
+    """Return the Unix sessions that were recorded since the machine started, as a mapping of the session's id to the
+    start time of its leader.
+    """
     sessions = {}
     for file in builds.glob(f"*/{RECORD_FILE}"):
         with contextlib.suppress(OSError, ValueError):  # a crash may have cut the last line off

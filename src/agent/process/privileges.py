@@ -1,4 +1,4 @@
-"""Chooses the user that builds run as, and checks which files that user can reach."""
+"""Chooses the user that builds run as, and checks which files this user can reach."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ class NoBuildAccount(Exception):
 
 
 class BuildAccounts:
-    """Accounts that builds run as: one for all, or for each build one that no other build has at the same time."""
+    """Accounts that builds run as. Either all builds share one account, or each build has one that no other build has
+    at the same time.
+    """
 
     def __init__(self, shared: BuildAccount | None) -> None:
         self.shared = shared
@@ -50,7 +52,9 @@ class BuildAccounts:
 
     @contextmanager
     def lease(self) -> Iterator[BuildAccount]:
-        """Yield an account for one build. No process of an earlier build runs as the user any more."""
+        """Yield an account for one build. If no other build shares the account, end all processes of this user before
+        and after the block, and remove the user's temporary files after it.
+        """
         if self.shared:
             yield self.shared
             return
@@ -64,7 +68,9 @@ class BuildAccounts:
 
 
 def choose_accounts(build_user: str | None, trust_builds: bool) -> BuildAccounts | None:
-    """Return the accounts, or None where builds run as the agent's own user. Raises `NoBuildAccount`."""
+    """Return the accounts that builds run as, or None if they run as the agent's own user. Raises `NoBuildAccount` if
+    the options do not allow a choice.
+    """
     if trust_builds and build_user:
         raise NoBuildAccount("--trust-builds and --build-user contradict each other")
     if os.geteuid() != 0:
@@ -104,7 +110,7 @@ def _lock_free_uid() -> Iterator[int]:
 
 
 def _end_processes(uid: int) -> None:
-    """Kill what runs as the user: an agent that was killed may have left it."""
+    """Kill all processes of the user `uid`. An agent that was killed may have left some running."""
     deadline = time.monotonic() + _KILL_TIMEOUT_S
     while pids := _list_processes_of(uid):
         for pid in pids:
@@ -127,7 +133,9 @@ def _list_processes_of(uid: int) -> list[int]:
 
 
 def _remove_temporary_files(uid: int) -> None:
-    """Remove what the user has left where all users may write: where builds have no such folders of their own."""
+    """Remove the files of the user `uid` from the folders in which all users may write. Needed where builds have no
+    temporary folders of their own.
+    """
     for folder in _SHARED_FOLDERS:
         with contextlib.suppress(OSError), os.scandir(folder) as entries:
             for entry in entries:
@@ -149,7 +157,9 @@ def can_read(account: BuildAccount, file: Path) -> bool:
 
 
 def _allows(account: BuildAccount, path: Path, bit: int) -> bool:
-    """Return whether the file mode grants `bit` (an octal digit: 4 read, 1 enter) to the account."""
+    """Return whether the file mode of `path` gives the account the right `bit`, an octal digit: 4 to read, 1 to
+    enter.
+    """
     found = path.stat()
     if found.st_uid == account.uid:
         bit <<= 6

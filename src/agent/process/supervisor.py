@@ -35,9 +35,10 @@ _KILL_TIMEOUT_S = 5.0  # from the first SIGKILL until the remaining processes ar
 
 
 def serve(isolated: bool) -> int:
-    """Serve the agent until it closes the socket. Returns the exit code.
+    """Carry out the agent's messages until it closes the socket. Return the exit code.
 
-    If `isolated`, each build has namespaces of its own: they end with the answer to `end`, and new ones begin.
+    With `isolated`, each build has namespaces of its own. They end when `end` is answered; the next build gets new
+    ones.
     """
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         # Only the closed socket ends this process. A handler instead of SIG_IGN, which commands would inherit.
@@ -146,8 +147,8 @@ class _ProcessSupervisor:
         self._kill_at = kill_at if self._kill_at is None else min(kill_at, self._kill_at)
 
     def _continue_ending(self, kill_at: float) -> bool:
-        """Kill the descendants once their grace is over. Answer when none is left, or `_KILL_TIMEOUT_S` later; return
-        whether that was now.
+        """Kill the descendants when the time `kill_at` has come. Answer the `end` message when no descendant is left,
+        or when `_KILL_TIMEOUT_S` have passed since `kill_at`. Return whether this call has sent the answer.
         """
         left = linux.list_descendants(os.getpid())
         now = time.monotonic()

@@ -20,13 +20,13 @@ _INHERITED = ("PATH", "LANG", "LD_LIBRARY_PATH")
 
 
 class SupervisorLost(Exception):
-    """The supervisor process is gone, and with it the knowledge which processes belong to its build."""
+    """The supervisor process has ended. Nobody knows any more which processes belong to its build."""
 
 
 class SupervisorClient:
     """Starts one supervisor process and exchanges messages with it.
 
-    `run`, `end` and `receive` raise `SupervisorLost` if the process is gone.
+    `run`, `end` and `receive` raise `SupervisorLost` if the process has ended.
     """
 
     def __init__(self, command_line: Sequence[str]) -> None:
@@ -55,21 +55,23 @@ class SupervisorClient:
         record: str,
         errors: str | None = None,
     ) -> None:
-        """Start a command as the user `account`, or as the agent's user if that is None.
+        """Start a command as the user `account`, or as the agent's user if `account` is None.
 
-        `record` is the file that lists the build's processes (see `orphans`). `errors` is a named pipe for standard
-        error; if it is None, standard error goes to standard output.
+        `record` is the file in which the supervisor lists the build's processes (see `orphans`). `errors` is a named
+        pipe for standard error. If it is None, standard error goes to standard output.
         """
         options = {"argv": list(argv), "cwd": cwd, "env": env, "account": account, "record": record, "errors": errors}
         self._send({"run": options})
 
     def end(self, grace: float) -> None:
-        """Make the supervisor send its descendants SIGTERM, and SIGKILL `grace` seconds later; with 0 only SIGKILL."""
+        """Ask the supervisor to end its descendants: it sends them SIGTERM, and SIGKILL `grace` seconds later. With a
+        grace of 0 it sends only SIGKILL.
+        """
         self._ends += 1
         self._send({"end": grace, "number": self._ends})
 
     def receive(self) -> list[dict[str, Any]]:
-        """Wait for data from the supervisor. Return the answers that are complete, perhaps none."""
+        """Wait for data from the supervisor. Return the answers that are complete by then, which may be none."""
         try:
             data = self.control.recv(1 << 16)
         except OSError:
@@ -80,22 +82,26 @@ class SupervisorClient:
         return [json.loads(line) for line in lines]
 
     def count_survivors(self, answer: dict[str, Any]) -> int | None:
-        """Return how many processes outlived the last `end`, or None if `answer` is the answer to another message."""
+        """Return how many processes the supervisor could not end, if `answer` is the answer to the last `end`. Return
+        None for any other answer.
+        """
         return answer["left"] if answer.get("number") == self._ends else None
 
     def read_output(self) -> bytes | None:
-        """Return the commands' output since the last call, at most 64 KiB, or None if there is none."""
+        """Return output that the commands have written since the last call, at most 64 KiB. Return None if there is
+        none.
+        """
         try:
             return os.read(self.output, 1 << 16) or None
         except BlockingIOError:
             return None
 
     def close(self) -> None:
-        """Make the supervisor kill its processes and exit, without waiting for it."""
+        """Make the supervisor kill its descendants and exit. Do not wait until it has done so."""
         self.control.close()
 
     def wait(self, seconds: float) -> None:
-        """Wait for the supervisor's exit; kill it after `seconds`."""
+        """Wait until the supervisor has exited. Kill it if that takes more than `seconds`."""
         try:
             self._process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -112,7 +118,9 @@ class SupervisorClient:
 
 
 class SupervisorPool:
-    """Keeps idle supervisors for reuse, so that a build's first command does not wait for a process to start."""
+    """Holds idle supervisors for the next builds, so that the first command of a build need not wait until a supervisor
+    has started.
+    """
 
     def __init__(self, command_line: Sequence[str]) -> None:
         self._command_line = command_line
@@ -121,7 +129,7 @@ class SupervisorPool:
         self._all: list[SupervisorClient] = []
 
     def prestart(self) -> None:
-        """Start a supervisor unless one is idle."""
+        """Start a supervisor for the next build, unless one is already idle."""
         with self._lock:
             if not self._idle:
                 self._idle.append(self._start())
@@ -131,7 +139,9 @@ class SupervisorPool:
             return self._idle.pop() if self._idle else self._start()
 
     def release(self, supervisor: SupervisorClient, survivors: int) -> None:
-        """Keep the supervisor for reuse; end it instead if processes of the last build (`survivors`) run below it."""
+        """Take a supervisor back for the next build. If `survivors`, the number of the last build's processes that
+        still run below it, is not 0, end the supervisor instead.
+        """
         if survivors:
             self.discard(supervisor)
             return
@@ -145,7 +155,7 @@ class SupervisorPool:
             self._all.remove(supervisor)
 
     def close(self) -> None:
-        """End all supervisors and what runs below them."""
+        """End all supervisors and the processes that run below them."""
         with self._lock:
             for supervisor in self._all:
                 supervisor.close()
