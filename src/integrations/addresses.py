@@ -139,7 +139,9 @@ def _literal(host: str, *, is_bracketed: bool) -> Address | None:
 
 
 def must_be_callable(addresses: Sequence[str], allowed: Sequence[Network], *, is_https: bool) -> None:
-    """Raises Refused when any of the addresses of a host may not be called."""
+    """Raises Refused if one of the addresses of a host may not be called. Addresses in the networks `allowed` may
+    always be called.
+    """
     for text in addresses:
         try:
             address = ip_address(text)

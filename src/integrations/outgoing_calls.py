@@ -52,7 +52,9 @@ class CheckedResolver(AbstractResolver):
 
 
 class OutgoingCalls:
-    """Calls parsed URLs. Checks the addresses of names; the caller has checked a URL that contains an address."""
+    """Calls URLs that are already parsed. Checks the addresses to which a host name leads. If a URL contains an address
+    instead of a name, the caller has checked it.
+    """
 
     def __init__(
         self, resolve: Resolve, allowed: Sequence[Network], tls: ssl.SSLContext | None, timeout_s: float
@@ -65,7 +67,7 @@ class OutgoingCalls:
             await session.close()
 
     async def post(self, wanted: CallableUrl, body: bytes, headers: Mapping[str, str]) -> Answer:
-        """Returns the answer, whatever its status. Raises Refused or Unanswered."""
+        """Posts the body and returns the answer, whatever its status is. Raises Refused or Unanswered."""
         began = perf_counter()
         try:
             async with self._sessions[wanted.is_https].post(
@@ -120,8 +122,8 @@ def _ms_since(began: float) -> int:
 
 
 def _retry_after_s(headers: Mapping[str, str]) -> int:
-    """Returns the seconds that `Retry-After` asks to wait, or 0. From a date it subtracts the `Date` of the answer, if
-    there is one, since the clocks may differ.
+    """Returns the number of seconds that the header `Retry-After` asks to wait; 0 without it. If the header is a date,
+    the `Date` of the answer is subtracted, if there is one, since the clocks of server and client may differ.
     """
     asked = headers.get("Retry-After", "")
     if asked.isascii() and asked.isdigit():
@@ -134,8 +136,8 @@ def _retry_after_s(headers: Mapping[str, str]) -> int:
 
 
 async def _beginning(answer: aiohttp.ClientResponse) -> str:
-    """Returns the beginning of the body as text. Ignores errors of reading: the status counts even if the body never
-    ends.
+    """Returns the beginning of the answer's body as text. Ignores errors while reading, since the status counts even if
+    the body never ends.
     """
     read = bytearray()
     with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):

@@ -1,4 +1,6 @@
-"""The interfaces to outside systems, one Protocol each; their docstrings are the contract."""
+"""Interfaces to outside systems, one Protocol for each system. The docstrings of a Protocol say what its adapters must
+do.
+"""
 
 from collections.abc import AsyncIterable, AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,10 +23,10 @@ class Blobs(Protocol):
     """
 
     async def put(self, key: str, chunks: AsyncIterable[bytes]) -> None:
-        """Stores the chunks as the blob of the key, in place of an earlier one.
+        """Stores the chunks as the blob of this key. Replaces the blob that the key had before, if any.
 
-        All or nothing: when the call fails or is cancelled, the earlier blob stays. Errors that `chunks` raises are
-        passed on.
+        The blob is replaced completely or not at all: if the call fails or is cancelled, the earlier blob stays. Errors
+        that `chunks` raises are passed on.
         """
         ...
 
@@ -44,9 +46,9 @@ class Blobs(Protocol):
         ...
 
     async def delete_prefix(self, prefix: str) -> None:
-        """Deletes all blobs below a folder of keys. `builds/7` deletes `builds/7/log`, but not `builds/70/log`.
+        """Deletes all blobs whose keys are below a folder. `builds/7` deletes `builds/7/log`, but not `builds/70/log`.
 
-        When it raises, some blobs may be deleted: call it again.
+        If it raises an error, only some of the blobs may have been deleted; the caller can call it again.
         """
         ...
 
@@ -82,11 +84,15 @@ class Outgoing(Protocol):
     """
 
     async def check(self, url: str) -> None:
-        """Raises Refused if `post` would refuse the URL now. Accepts a name that cannot be looked up at the moment."""
+        """Raises Refused if `post` would refuse the URL now. Does not raise if the host name cannot be looked up at the
+        moment.
+        """
         ...
 
     async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
-        """Returns the answer, whatever its status. Takes 10 s at most. Raises Refused or Unanswered."""
+        """Posts the body to the URL and returns the answer, whatever its status is. Takes 10 s at most. Raises Refused
+        or Unanswered.
+        """
         ...
 
 

@@ -1,6 +1,6 @@
-"""Compares what is stored beside the log with its events: `testhide audit verify --contents`.
+"""Compares what the server stores beside the log with the events in the log: `testhide audit verify --contents`.
 
-Build logs, artifacts, and the endpoints of webhooks and Teams channels are compared.
+It compares build logs, artifacts, and the endpoints of webhooks and Teams channels.
 """
 
 import hashlib
@@ -45,9 +45,11 @@ class ContentsCheck:
         self.build_logs = BuildLogs(self.pool)
 
     async def run(self) -> AsyncIterator[str]:
-        """Yields a sentence for each build log, artifact or webhook that differs, in the order of their events.
+        """Yields a sentence for each build log, artifact or endpoint that differs from its events, in the order of
+        these events.
 
-        Reads everything. The server may run meanwhile. Raises Unavailable when the blob store cannot be reached.
+        Reads all stored contents. The server may run meanwhile. Raises Unavailable when the blob store cannot be
+        reached.
         """
         head, position, is_full = await self.log.read_head(), 0, True
         while is_full:

@@ -71,7 +71,7 @@ async def back_up(settings: Settings, target: Path) -> tuple[Manifest, list[Lost
 
 
 def copy_blobs(source: Path, target: Path) -> None:
-    """Copy all artifacts, except unfinished ones and those that are deleted meanwhile."""
+    """Copy all artifacts. Leave out files that are not completely written, and artifacts that are deleted meanwhile."""
     target.mkdir(mode=0o700, exist_ok=True)
     for folder, _, names in os.walk(source):
         copied = target / Path(folder).relative_to(source)

@@ -1,4 +1,4 @@
-"""Errors with a cause outside of this program: shown to the operator as one sentence, without a traceback."""
+"""Errors whose cause is outside of this program. The operator sees them as one sentence without a traceback."""
 
 
 class Fault(Exception):
@@ -12,7 +12,7 @@ class Fault(Exception):
 
 
 class InUse(Fault):
-    """Another process holds a port or a data folder."""
+    """Another process already uses a port or a data folder."""
 
     exit_code = 3
 

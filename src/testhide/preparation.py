@@ -64,10 +64,10 @@ async def has_users(settings: Settings) -> bool:
 
 
 async def create_first_admin(settings: Settings) -> str | None:
-    """Register an administrator unless the log has a user. Needs no projector, since it reads the log.
+    """Register an administrator if the log contains no user. Needs no projector, since it reads the log.
 
-    Returns a line for the operator: the generated password, or that the configured one is not applied. Returns None if
-    there is nothing to say. Raises Fault for a weak password.
+    Returns a line to show to the operator: the generated password, or that the configured password is not applied.
+    Returns None if there is nothing to show. Raises Fault for a weak password.
     """
     async with core(settings, pool_size=1) as parts:
         if await parts.log.read(0, 1, ["user.registered"]):
@@ -92,9 +92,9 @@ async def create_first_admin(settings: Settings) -> str | None:
 
 
 async def register_local_node(settings: Settings) -> str:
-    """Returns the token of the local agent's node. Registers the node if there is none.
+    """Returns the token of the local agent's node. Registers the node if it does not exist.
 
-    Raises Fault when there is a node, but no token in the data folder.
+    Raises Fault if the node exists but the data folder contains no token.
     """
     token_file = Path(settings.data_dir, "agent", "token")
     async with core(settings, pool_size=1) as parts:

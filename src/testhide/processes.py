@@ -98,7 +98,9 @@ async def _refuse_risks(pool: AsyncConnectionPool) -> None:
 
 
 async def _refuse_other_secret(log: EventLog) -> None:
-    """Raise Fault when the secret key opens no data key: the processes with the right key could not read our writes."""
+    """Raise Fault when the secret key opens no data key of this database. A process with another key would write data
+    that the processes with the right key could not read.
+    """
     try:
         await log.check_secret()
     except UndefinedTable:
@@ -125,7 +127,7 @@ async def _refuse_older_schema(pool: AsyncConnectionPool) -> None:
 
 
 async def _refuse_lost_tables(pool: AsyncConnectionPool) -> None:
-    """Raise Fault when tables are lost: each process would fail somewhere else for want of them."""
+    """Raise Fault when tables are lost. Without this check each process would fail later, each at another point."""
     async with pool.connection() as connection:
         if lost := await find_lost_tables(connection):
             raise Fault(f"Tables are {describe(lost)}.")

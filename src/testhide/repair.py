@@ -115,7 +115,9 @@ async def _find_planned(connection: AsyncConnection, event_log: EventLog) -> int
 
 
 async def _fill(connection: AsyncConnection, event_log: EventLog, names: set[str]) -> None:
-    """Fills new tables in the transaction that makes them, so that no worker goes on with empty ones."""
+    """Fills new tables with what the log has of their contents. Does so in the transaction that makes the tables, so
+    that no worker sees them empty.
+    """
     if "reaction_positions" in names:
         # Without a position the planner would begin with the first event, and send all messages again.
         await log_positions.move_position(connection, planner.NAME, await event_log.read_head())
@@ -127,7 +129,9 @@ async def _fill(connection: AsyncConnection, event_log: EventLog, names: set[str
 
 
 async def _fold_endpoints(connection: AsyncConnection, event_log: EventLog) -> None:
-    """Folds webhooks and channels from the log, up to where the planner is."""
+    """Makes the rows of webhooks and channels from the events in the log, up to the position of the delivery
+    planner.
+    """
     up_to = await log_positions.lock_position(connection, planner.NAME) or 0
     folded = sorted(event.name for event in endpoints.FOLDED_EVENTS if issubclass(event, endpoints.DESCRIBING))
     position, is_full = 0, bool(up_to)

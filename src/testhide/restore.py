@@ -41,7 +41,7 @@ REASON = "the log was restored from a backup"
 
 @dataclass(frozen=True)
 class Restored:
-    """Findings of the checks of a restored database and its artifacts."""
+    """What the checks of a restored database and its artifacts have found."""
 
     position: int
     """The newest position."""
@@ -63,7 +63,9 @@ class Restored:
 
 
 def restore(backup: Path, data: Path) -> Restored:
-    """Restore into a folder that is empty or absent. Blocks. After Fault or OSError the folder is as it was before."""
+    """Restore a backup into a new data folder, which must be empty or absent. Blocks. If it raises Fault or OSError,
+    the folder is as it was before.
+    """
     manifest, key = read_backup(backup)
     data = data.absolute()
     refuse_unfinished(data)

@@ -35,7 +35,9 @@ async def signalled() -> None:
 
 
 async def until_signalled(*works: Coroutine[None, None, None]) -> None:
-    """Run endless coroutines until SIGTERM, SIGINT or the first error, then cancel them. Raises that error."""
+    """Run endless coroutines until SIGTERM, SIGINT or the first error of one of them; then cancel all. Raises that
+    error.
+    """
     running = [asyncio.create_task(work) for work in works]
     stopping = asyncio.create_task(signalled())
     done, _ = await asyncio.wait({*running, stopping}, return_when=asyncio.FIRST_COMPLETED)

@@ -199,7 +199,9 @@ def parse_key(text: str, where: str) -> bytes:
 
 
 def own_secret_key(data: Path, *, is_new: bool) -> bytes:
-    """Return the data folder's secret key, after creating it if `is_new`. Raises Fault if an old folder has lost it."""
+    """Return the secret key of the data folder. If the folder `is_new`, create the key first. Raises Fault if a folder
+    that is not new has lost its key.
+    """
     path = data / "secret.key"
     try:
         return parse_key(path.read_text(), str(path))

@@ -226,7 +226,9 @@ async def verify_contents(settings: Settings) -> int:
 
 @contextlib.contextmanager
 def _source(name: str) -> Iterator[str]:
-    """Yield the connection string of a data folder's database, or the URL itself."""
+    """Yield a connection string. If `name` is a data folder, it is that of the folder's database; if `name` is a URL,
+    it is the URL itself.
+    """
     if Path(name).is_dir():
         with settings_of(Path(name), {}) as settings:
             yield settings.database_url

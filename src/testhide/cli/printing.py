@@ -2,5 +2,7 @@
 
 
 def printable(text: str) -> str:
-    """Replace control characters by spaces: text from reports, people and files may contain terminal escapes."""
+    """Return the text with spaces in place of control characters, since text from reports, people and files may contain
+    escape sequences for the terminal.
+    """
     return "".join(character if character.isprintable() else " " for character in text)

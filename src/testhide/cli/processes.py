@@ -25,7 +25,7 @@ PROCESSES = {
 
 
 def run_process(verb: str) -> int:
-    """Run one of PROCESSES. Raises Fault."""
+    """Run the process of PROCESSES that `verb` names. Raises Fault."""
     from testhide.settings import load_settings
 
     settings = load_settings()
@@ -53,7 +53,9 @@ def run_process(verb: str) -> int:
 
 
 def prepare(settings: "Settings") -> None:
-    """Make tables, missing read models and the first administrator. Raises Fault."""
+    """Make what a server needs before its first start: tables, missing read models, and the first administrator. Raises
+    Fault.
+    """
     from testhide import preparation
 
     if names := preparation.migrate(settings):
@@ -68,7 +70,7 @@ def prepare(settings: "Settings") -> None:
 
 
 def forget_admin_password(settings: "Settings") -> None:
-    """Remove the administrator's password from the settings file of a stack: only the first start needs it."""
+    """Remove the administrator's password from the settings file of a stack, since only the first start needs it."""
     from pathlib import Path
 
     import msgspec

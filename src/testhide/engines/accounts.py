@@ -12,7 +12,9 @@ from testhide.supervise.program import Account, popen_options
 
 
 def engine_account(home: Path) -> Account | None:
-    """Return the owner of `home`, or else `postgres` or `nobody`; None if this process is not root. Raises Fault."""
+    """Return the account that owns `home`. If `home` does not exist or root owns it, return the account `postgres`, or
+    `nobody` if that does not exist. Return None if this process is not root. Raises Fault if there is no such account.
+    """
     if os.geteuid() != 0:
         return None
     try:
@@ -34,7 +36,8 @@ def engine_account(home: Path) -> Account | None:
 
 
 def can_enter(account: Account | None, folder: Path) -> bool:
-    """Return whether the account can enter the folder. Tries to, since file modes do not show ACLs and mount options.
+    """Return whether the account can enter the folder. The function starts a program as the account to find out, since
+    file modes do not show ACLs and mount options.
 
     Raises Fault if this process may not start programs as the account.
     """

@@ -34,7 +34,9 @@ def run_client(name: str, database_url: str, *options: str) -> None:
 
 @contextlib.contextmanager
 def _without_password(database_url: str) -> Iterator[str]:
-    """Yield a connection string that names a private file with the password, since every account can read argv."""
+    """Yield a connection string without the password. It names a private file that contains the password, since every
+    account on the machine can read a process's arguments.
+    """
     given = conninfo_to_dict(database_url)
     password = str(given.pop("password", "")).replace("\\", "\\\\").replace(":", "\\:")
     if not password:

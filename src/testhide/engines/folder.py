@@ -68,7 +68,9 @@ class DataFolder:
 
 
 def default_data_folder() -> Path:
-    """Return /var/lib/testhide for root, since the engines' account can enter it; else the user's data folder."""
+    """Return the data folder to use if none is given. For root it is /var/lib/testhide, which the engines' account can
+    enter. For other users it is `testhide` in the user's folder for application data.
+    """
     if os.geteuid() == 0:
         return Path("/var/lib/testhide")
     base = os.environ.get("XDG_DATA_HOME", "")
@@ -93,7 +95,7 @@ def open_folder(data: Path, *, restoring: bool = False) -> Iterator[DataFolder]:
 
 
 def reopen_folder(data: Path, lock_fd: int) -> DataFolder:
-    """Open the folder in a process that inherited its lock."""
+    """Open the data folder in a process that has inherited the folder's lock."""
     os.set_inheritable(lock_fd, False)
     return _opened(data, lock_fd)
 
@@ -186,12 +188,16 @@ def has_cluster_in(home: Path) -> bool:
 
 
 def record_cluster(folder: DataFolder) -> None:
-    """Record that there is a complete cluster, so that a later start does not replace a lost one by an empty one."""
+    """Record that the folder has a complete cluster. If the cluster is lost later, a start then fails and does not make
+    an empty one.
+    """
     _write_record(folder.path, replace(folder.record, has_cluster=True))
 
 
 def remove_if_empty(*folders: Path) -> None:
-    """Remove folders that a refused start has made, which would be in the way of those that an operator puts back."""
+    """Remove the empty folders that a refused start has made. They would be in the way when an operator puts the lost
+    folders back.
+    """
     for folder in folders:
         with contextlib.suppress(OSError):
             folder.rmdir()
@@ -202,7 +208,9 @@ def _write_record(data: Path, record: Record) -> None:
 
 
 def _take_outside_home(data: Path, home: Path, account: Account | None) -> None:
-    """Record in the home that it belongs to `data`. Raises Fault if another data folder still uses the home."""
+    """Record in a home outside of the data folder that it belongs to `data`. Raises Fault if another data folder still
+    uses this home.
+    """
     note = home / _OWNER
     owner = Path(os.fsdecode(note.read_bytes())) if note.exists() else data
     if owner != data and (record := read_record(owner)):
@@ -238,7 +246,9 @@ def _usable_home(data: Path, home: Path, account: Account | None, *, fresh: bool
 
 
 def _usable_sockets(home: Path, recorded: str, account: Account | None) -> Path:
-    """Return the folder for sockets: in the home, or in /tmp if the path would be too long for a socket."""
+    """Return the folder for the engines' sockets. It is in the home, or in /tmp if the path of a socket would be too
+    long there.
+    """
     inside = home / "sockets"
     if len(os.fsencode(inside)) + _LONGEST_NAME <= _LONGEST_SOCKET_PATH:
         _make_private(inside, account)
@@ -267,7 +277,7 @@ def _make_private(folder: Path, account: Account | None) -> None:
 
 
 def write_private(path: Path, content: bytes, account: Account | None = None) -> None:
-    """Replace a file atomically; only its owner can read it."""
+    """Replace the contents of a file atomically. Only the owner of the file can read it."""
     fresh = path.with_name(path.name + ".new")
     fresh.unlink(missing_ok=True)
     with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:

@@ -24,7 +24,7 @@ SERVER_PROCESSES = ("serve", "project", "dispatch", "work")
 
 @dataclass(frozen=True)
 class Plan:
-    """The decisions of the first half. Passed in argv, so no secret is in it."""
+    """What the first half has decided. It is passed on the command line, so it contains no secret."""
 
     data: str
     host: str

@@ -20,7 +20,9 @@ _DETAILS = re.compile(r"[-^~]+|(LINE \d+|DETAIL|HINT|CONTEXT|QUERY):.*|PL/pgSQL 
 
 @dataclass(frozen=True)
 class Service:
-    """A program that is restarted whenever it ends. Services of a lower `wave` are stopped first."""
+    """A program that the supervisor restarts whenever it ends. When the supervisor stops, services with a lower `wave`
+    are stopped before those with a higher one.
+    """
 
     program: Program
     wave: int = 1
@@ -78,7 +80,9 @@ class Child:
                 self._print_line(f"{self.name}: {text}")
 
     def poll(self) -> int | None:
-        """Return the exit code once, when the process has ended, and kill the rest of its process group; else None."""
+        """Return the exit code at the first call after the process has ended, and kill the rest of its process group.
+        Otherwise return None.
+        """
         if self.process is None:
             return None
         code = self.process.poll()
@@ -89,7 +93,7 @@ class Child:
         return code
 
     def schedule(self) -> float:
-        """Plan the next start. Returns the seconds until then."""
+        """Plan when to start the program again. Returns the number of seconds until then."""
         lived = time.monotonic() - self._started
         pause = self._pause = FIRST_PAUSE if lived >= _LONG_LIFE else self._pause
         self.due = time.monotonic() + pause

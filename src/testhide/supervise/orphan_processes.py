@@ -10,9 +10,9 @@ from testhide.supervise.program import send, started_at
 
 
 def record_running(path: Path, running: Iterable[tuple[str, int]]) -> None:
-    """Write name and pid of each running process to `path`, not synced: after a crash of the machine none of them runs.
+    """Write the name and pid of each running process to `path`. Each process leads a Unix session.
 
-    Each process leads a Unix session.
+    The file need not be synced to disk: after a crash of the machine none of the processes runs any more.
     """
     folder = path.parent.stat().st_ino
     entries = [{"name": name, "pid": pid, "started": started_at(pid), "folder": folder} for name, pid in running]

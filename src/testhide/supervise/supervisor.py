@@ -30,7 +30,7 @@ _HOPELESS = 3  # deaths of a child before it was ready, after which the start fa
 
 @dataclass(frozen=True)
 class Start:
-    """Services started together; the next step begins when all are ready."""
+    """Services that are started together. The supervisor begins the next step when all of them are ready."""
 
     services: tuple[Service, ...]
     timeout: float = 60.0

@@ -38,7 +38,9 @@ class Watchdog:
         self.pid = self._process.pid
 
     def watch(self, running: Iterable[tuple[str, int]]) -> None:
-        """Replace the list of processes to end: for each the name of its signal, without SIG, and its pid."""
+        """Replace the list of processes that the watchdog will end. `running` has for each process the name of the
+        signal that ends it, without SIG, and its pid.
+        """
         pipe = self._process.stdin
         assert pipe is not None
         try:
