@@ -41,7 +41,7 @@ REASON = "the log was restored from a backup"
 
 @dataclass(frozen=True)
 class Restored:
-    """What the checks of a restored database and its artifacts have found."""
+    """Findings of the checks of a restored database and its artifacts."""
 
     position: int
     """The newest position."""

@@ -24,7 +24,7 @@ SERVER_PROCESSES = ("serve", "project", "dispatch", "work")
 
 @dataclass(frozen=True)
 class Plan:
-    """What the first half has decided. It is passed on the command line, so it contains no secret."""
+    """Decisions of the first half. They are passed on the command line, so they contain no secret."""
 
     data: str
     host: str
