@@ -67,8 +67,8 @@ class DeleteArtifact(Command):
 
 
 def must_be_leased(build: AnyBuild, node_id: int) -> None:
-    """Returns if the node runs the build. Raises Conflict if the build ended on this node, and NotFound for any other
-    build, as if it did not exist. An agent that gets one of these errors drops the build.
+    """Raises an error unless the node runs the build: Conflict if the build ended on this node, and NotFound for any
+    other build, as if it did not exist. An agent that gets one of these errors drops the build.
     """
     match build:
         case Assigned() | Running() if build.node_id == node_id:

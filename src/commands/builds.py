@@ -188,8 +188,8 @@ class FinishExternalBuild(Command, of=BUILD):
                 )
 
     def repeats(self, build: Finished) -> bool:
-        """Returns whether the command repeats what has already been recorded: its verdict is the one that the build
-        has, or the one that the pipeline reported and that the results of tests changed.
+        """Returns whether the command repeats what was recorded before: its verdict is that of the build, or the one
+        that the pipeline reported first and that failed tests or unreadable reports overruled.
         """
         if build.reason == "reports_unreadable" and self.ignore_unreadable:
             return False

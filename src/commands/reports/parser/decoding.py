@@ -111,8 +111,8 @@ def _rewindowed(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _detect(start: bytes, notes: Notes) -> tuple[str, int]:
-    """Returns the encoding of a file that begins with `start`, and the length of its byte order mark in bytes, 0 if it
-    has none.
+    """Returns two values: the encoding of a file that begins with `start`, and the length of the file's byte order mark
+    in bytes, or 0 without one.
     """
     for mark, encoding in _BOMS:
         if start.startswith(mark):
