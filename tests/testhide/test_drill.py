@@ -136,7 +136,7 @@ def test_the_documented_commands(data: Path) -> None:
     assert "with their builds to run again: 1" in output
     operator.run(move)
 
-    repair, rebuild, dismiss, *ahead, put_row_back, put_key_back = documented(
+    repair, rebuild, set_back, dismiss, *ahead, put_row_back, put_key_back = documented(
         "docs/backup.md", "When something is wrong"
     )
     key = operator.path("MOVED") / "secret.key"
@@ -166,6 +166,11 @@ def test_the_documented_commands(data: Path) -> None:
         break_read_models(settings)
         until(lambda: "jobs" in readiness(admin) and "nodes" in readiness(admin), "both read models are broken")
         assert "switched" in operator.run(rebuild)
+        with psycopg.connect(settings.database_url) as connection:
+            connection.execute("UPDATE reaction_positions SET position = position + 1000000000")
+        until(lambda: "beyond the end of the log" in readiness(admin), "the positions are named")
+        assert "was beyond the end of the log: it goes on after position" in operator.run(set_back)
+        assert "beyond the end of the log" not in readiness(admin)
         operator.environ["POSITION"] = str(asyncio.run(append_poison(settings)))
         until(lambda: "parked" in readiness(admin), "the event is parked")
         operator.run(dismiss)
