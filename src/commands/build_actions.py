@@ -4,7 +4,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from commands.builds import describe_missing, describe_unloaded, describe_unreadable, join_sentences
 from commands.handler import Command, must_exist
+from commands.selected_tests import describe_not_run
 from domain.builds import (
     BUILD,
     AnyBuild,
@@ -18,6 +20,7 @@ from domain.builds import (
     DeletedBuild,
     Finished,
     Queued,
+    Reason,
     Running,
     status_of,
 )
@@ -26,6 +29,21 @@ from domain.core.events import AnyStream, Event
 from domain.jobs import JOB, Job
 from domain.pools import POOL, Pool
 from domain.templates import TEMPLATE, Template, overlaid
+
+ENDED_EARLY: frozenset[Reason | None] = frozenset(
+    {
+        "setup_failed",
+        "checkout_failed",
+        "timeout",
+        "agent_lost",
+        "not_acknowledged",
+        "stopped_by_user",
+        "agent_stopped",
+        "node_removed",
+        "job_deleted",
+    }
+)
+"""Reasons of builds whose command did not run to its end."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +82,11 @@ class RestartBuild(Command):
             raise Conflict(f"Job {job.job_id} is disabled; enable it by PUT /api/v3/jobs/{job.job_id}.")
         if self.test_ids == ():
             raise Conflict(f"Build {self.restarted_from} has no {self.which} tests, so there is nothing to run again.")
+        if self.which == "failed" and self.test_ids and (missing := describe_lost_results(source)):
+            raise Conflict(
+                f"Not all tests of build {self.restarted_from} have a result, so that running only its failed tests"
+                f" would leave others out: {missing} Restart it without failed_only."
+            )
         queued = source.queued
         if any(isinstance(state, Pool) and not state.serves(job.project_id) for state in named):
             raise Conflict(
@@ -146,3 +169,15 @@ class DeleteBuild(Command, of=BUILD):
             case Finished():
                 results = [(report.first_result_id, report.cases) for report in build.reports]
                 yield BuildDeleted(**build.ids, results=results, reason=self.reason)
+
+
+def describe_lost_results(build: Finished) -> str | None:
+    """Returns why results of a finished build may be missing; None if there is no sign of that."""
+    ended_early = f"it ended early ({build.reason})." if build.reason in ENDED_EARLY else None
+    return join_sentences(
+        ended_early,
+        describe_unloaded(build),
+        describe_unreadable(build),
+        describe_missing(build),
+        describe_not_run(build),
+    )

@@ -306,8 +306,8 @@ def describe_unexcused(build: AnyBuild, reason: str | None) -> str | None:
     """
     if reason not in ("command_failed", "tests_failed"):
         return None
-    if unloaded := count_unloaded(build):
-        return f"{unloaded:,} test suite{'s' * (unloaded > 1)} could not be loaded or failed as a whole."
+    if count_unloaded(build):
+        return describe_unloaded(build)
     reports = build.counting_reports
     by_wildcard = list_paths(
         "The report {} was found by a wildcard, so one beside it may be missing",
@@ -328,6 +328,14 @@ def describe_unexcused(build: AnyBuild, reason: str | None) -> str | None:
             else None,
         )
     return None
+
+
+def describe_unloaded(build: AnyBuild) -> str | None:
+    """Returns a sentence about the test suites that could not be loaded or failed as a whole; None if none did."""
+    unloaded = count_unloaded(build)
+    return (
+        f"{unloaded:,} test suite{'s' * (unloaded > 1)} could not be loaded or failed as a whole." if unloaded else None
+    )
 
 
 def describe_unreadable(build: AnyBuild) -> str | None:

@@ -25,6 +25,10 @@ class BuildItem(msgspec.Struct):
     duration_s: int
     total_tests: int
     failed_tests: int
+    detail: str | None
+    restarted_from: int | None
+    selected_tests: int | None
+    """Number of tests that the build was restricted to; null when it runs all tests."""
 
 
 class BuildDetail(BuildItem):
@@ -43,15 +47,11 @@ class BuildDetail(BuildItem):
     node_id: int | None
     """Id of the node that runs the build, or ran it; null before."""
     attempt: int
-    detail: str | None
     exit_code: int | None
     log_lines: int
     external: bool
     triggered_by: str
     """Who or what started the build."""
-    restarted_from: int | None
-    selected_tests: int | None
-    """Number of tests that the build was restricted to; null when it runs all tests."""
     keep_forever: bool
     waiting_for: str | None
     """Why a queued build is not assigned yet; null until the dispatcher has tried."""

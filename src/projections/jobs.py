@@ -81,7 +81,7 @@ PROJECTION = Projection(
 
 
 class JobDetail(msgspec.Struct, frozen=True):
-    """A job and its newest build."""
+    """A job and its newest builds."""
 
     id: int
     name: str
@@ -101,6 +101,10 @@ class JobDetail(msgspec.Struct, frozen=True):
     """Id of the newest build."""
     last_build_status: VisibleStatus | None = None
     """Status of the newest build."""
+    last_full_build_id: int | None = None
+    """Id of the newest build that runs all tests, instead of selected ones such as those that failed before."""
+    last_full_build_status: VisibleStatus | None = None
+    """Status of the newest build that runs all tests."""
 
 
 async def find(source: Source, job_id: int) -> JobRow | None:
@@ -127,15 +131,16 @@ class ProjectOfJob:
 
 
 async def find_detail(source: Source, job_id: int) -> JobDetail | None:
+    newest = f"SELECT id, status FROM {BuildRow.table} WHERE job_id = j.id"
     return await fetch_one(
         source,
         JobDetail,
         "SELECT j.id, j.name, j.project_id, j.enabled, j.node_pool_id, j.timeout_minutes, j.max_parallel,"
         " j.repository, j.default_branch, j.pipeline_template_id, j.created_at,"
-        " j.required_tags, j.pool_labels, j.quarantine_mode, b.id, b.status"
-        f" FROM {JobRow.table} j LEFT JOIN LATERAL"
-        f" (SELECT id, status FROM {BuildRow.table} WHERE job_id = j.id"
-        " ORDER BY id DESC LIMIT 1) b ON true WHERE j.id = %(id)s",
+        " j.required_tags, j.pool_labels, j.quarantine_mode, b.id, b.status, f.id, f.status"
+        f" FROM {JobRow.table} j LEFT JOIN LATERAL ({newest} ORDER BY id DESC LIMIT 1) b ON true"
+        f" LEFT JOIN LATERAL ({newest} AND selected_tests IS NULL ORDER BY id DESC LIMIT 1) f ON true"
+        " WHERE j.id = %(id)s",
         {"id": job_id},
     )
 

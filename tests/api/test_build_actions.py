@@ -167,6 +167,15 @@ def test_only_what_failed(shop: Shop) -> None:
     build = agent.take_up()
     assert (build["id"], build["test_ids"]) == (again["id"], BAD)
     assert shop_here.build(build["id"])["selected_tests"] == 2
+    job = build["job_id"]
+    (listed,) = shop_here.admin.get("/api/v3/builds", params={"job_id": job, "limit": 1}).json()["results"]
+    assert (listed["id"], listed["selected_tests"], listed["restarted_from"]) == (build["id"], 2, first)
+    shown = shop_here.admin.get(f"/api/v3/jobs/{job}").json()
+    assert (shown["last_build_id"], shown["last_full_build_id"]) == (build["id"], first)
+    assert (shown["last_build_status"], shown["last_full_build_status"]) == (
+        "running",
+        shop_here.build(first)["status"],
+    )
     agent.report(build, REPORT).raise_for_status()
     agent.finished(build, exit_code=1).raise_for_status()
     assert does(shop_here, build["id"], "restart", failed_only=False)["restarted_from"] == build["id"]

@@ -8,7 +8,7 @@ import pytest
 
 from commands.build_actions import RestartBuild
 from domain import builds, jobs, pools, templates
-from domain.builds import BuildAssigned, BuildDeleted, BuildFinished, BuildQueued, BuildStarted
+from domain.builds import BuildAssigned, BuildDeleted, BuildFinished, BuildQueued, BuildStarted, ReportRecorded
 from domain.core.errors import Conflict, NotFound
 from domain.core.events import Event
 from domain.jobs import Configuration, JobConfigured, JobCreated, JobDeleted, JobUpdated
@@ -71,6 +71,33 @@ def test_only_some_tests() -> None:
     assert queued.test_ids == ["a.py::test_ä", "a.py::test_b[1]"]
     with pytest.raises(Conflict, match="nothing to run again"):
         given(*RAN).when(again(()))
+
+
+def _report(**fields: Any) -> ReportRecorded:
+    counts: dict[str, Any] = dict.fromkeys(("passed", "skipped", "known_issues", "duration_ms", "blocks"), 0)
+    return ReportRecorded(**IDS, **counts, attempt=1, first_result_id=1, cases=1, failed=1, path="r.xml", **fields)
+
+
+@pytest.mark.parametrize(
+    ("report", "end", "missing"),
+    [
+        (_report(unreadable=True), FINISHED, "The report r.xml is incomplete or cannot be read."),
+        (_report(unloaded=1), FINISHED, "1 test suite could not be loaded or failed as a whole."),
+        (_report(missing=True), FINISHED, "No readable file matches r.xml, which names reports."),
+        (_report(), msgspec.structs.replace(FINISHED, reason="timeout"), "it ended early (timeout)."),
+    ],
+)
+def test_failed_tests_alone_do_not_stand_for_tests_without_a_result(
+    report: ReportRecorded, end: BuildFinished, missing: str
+) -> None:
+    history = (*RAN[:-1], report, end)
+    with pytest.raises(Conflict) as refused:
+        given(*history).when(RestartBuild(2, 1, 5, ("a.py::test_b",), "failed"))
+    assert missing in str(refused.value)
+    for command in (again(), RestartBuild(2, 1, 5, ("a.py::test_b",), "flaky")):
+        assert len(given(*history).when(command)) == 1
+    (queued,) = given(*RAN[:-1], _report(), FINISHED).when(RestartBuild(2, 1, 5, ("a.py::test_b",), "failed"))
+    assert isinstance(queued, BuildQueued)
 
 
 def test_a_build_that_never_began_is_started_with_what_was_asked_for() -> None:
