@@ -47,7 +47,7 @@ async def run(server: Server, *, with_mutants: bool) -> dict[str, Any]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="./dev long permissions", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(prog="./dev long permissions", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--no-mutants", action="store_true", help="only compare the server with the rules")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of the JSON file")
     arguments = parser.parse_args()

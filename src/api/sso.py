@@ -251,7 +251,8 @@ async def find_user(ctx: RequestContext, provider: IdentityProviderRow, assertio
 def find_role(provider: IdentityProviderRow, attributes: Mapping[str, Sequence[str]]) -> Role | None:
     """Returns the highest role that the values of the provider's attribute stand for, else its default role."""
     found = {provider.roles.get(value) for value in attributes.get(provider.role_attribute, ())}
-    return next((role for role in ROLES if role in found), cast(Role | None, provider.default_role))
+    highest: Role | None = next((role for role in ROLES if role in found), None)
+    return highest or cast(Role | None, provider.default_role)
 
 
 def find_email(provider: IdentityProviderRow, assertion: Assertion) -> str:

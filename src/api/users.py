@@ -170,7 +170,7 @@ class UserController(Controller):
         if changes.get("active") and not user.active:
             await must_have_seat(ctx)
         role = changes.get("role", user.role)
-        present = {membership.project_id: membership.access for membership in user.memberships}
+        present: dict[int, Access] = {membership.project_id: membership.access for membership in user.memberships}
         access = read_access(data, role, present)
         for name in ("project_ids", "memberships"):
             changes.pop(name, None)
@@ -251,7 +251,7 @@ def read_access(
         return {project_id: present.get(project_id, default) for project_id in data.project_ids}
     if data.memberships is UNSET:
         return None
-    access = {membership.project_id: membership.access for membership in data.memberships}
+    access: dict[int, Access] = {membership.project_id: membership.access for membership in data.memberships}
     if len(access) < len(data.memberships):
         raise Invalid.field("memberships", "name a project twice")
     return access

@@ -9,6 +9,7 @@ import jwt
 import psycopg
 import pytest
 import requests
+from psycopg import sql
 
 from api.http.security import SESSION, SESSION_KEY, session_key_id, session_token
 from projections.auth import ApiTokenRow
@@ -212,7 +213,8 @@ def test_a_token_ends_when_it_was_said(server: Server) -> None:
     assert (datetime.fromisoformat(item["expires_at"]), item["scopes"]) == (datetime.fromisoformat(ends), ["read"])
     bot.when("GET", "/me").then(200)
     with psycopg.connect(server.settings.database_url) as connection:
-        connection.execute(f"UPDATE {ApiTokenRow.table} SET expires_at = now() WHERE id = %s", (item["id"],))
+        ended = sql.SQL("UPDATE {} SET expires_at = now() WHERE id = %s").format(sql.Identifier(str(ApiTokenRow.table)))
+        connection.execute(ended, (item["id"],))
     bot.when("GET", "/me").then(401)
 
 

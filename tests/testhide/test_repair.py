@@ -58,7 +58,9 @@ def test_a_position_beyond_the_log_is_shown_and_set_back(
 ) -> None:
     with psycopg.connect(prepared.database_url) as connection:
         connection.execute("INSERT INTO reaction_positions VALUES ('delete_files', 70), ('webhooks', 1)")
-        (head,) = connection.execute("SELECT max(notification_id) FROM stored_events").fetchone() or ()
+        found = connection.execute("SELECT max(notification_id) FROM stored_events").fetchone()
+        assert found is not None
+        (head,) = found
     assert main.main(["reactions", "status"]) == 0
     _, line, defect, sound = capsys.readouterr().out.splitlines()
     assert line.split() == ["delete_files", "70", "-", "0", "0"]

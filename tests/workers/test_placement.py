@@ -87,6 +87,7 @@ class World:
                 return False
         elif machine.pool is None:
             return not event.pool_labels
+        assert machine.pool is not None
         pool = self.pools[machine.pool]
         return (pool.shared or pool.project_id == event.project_id) and event.pool_labels.items() <= pool.labels.items()
 

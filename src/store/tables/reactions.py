@@ -21,7 +21,8 @@ be, so that a reaction that ends its worker does so ever more rarely.
 MAX_TRIES = 20
 """Tries before a reaction is parked, over some 14 hours."""
 MAX_SHOWN_ERRORS = 5
-_PAUSE_S = f"{FIRST_PAUSE_S} * power(2, least({{}}, 10))"
+_LEASED_S = f"greatest({LEASE_S}, {FIRST_PAUSE_S} * power(2, least(d.tries, 10)))"
+_PAUSE_S = f"{FIRST_PAUSE_S} * power(2, least(tries - 1, 10))"
 """SQL expression for the pause after a try, with the number of failed tries before it."""
 
 
@@ -66,7 +67,7 @@ async def lease_due(connection: AsyncConnection, names: Sequence[str], limit: in
     """
     cursor = await connection.execute(
         "UPDATE due_reactions d SET tries = d.tries + 1,"
-        f" due_at = now() + make_interval(secs => greatest({LEASE_S}, {_PAUSE_S.format('d.tries')}))"
+        f" due_at = now() + make_interval(secs => {_LEASED_S})"
         " FROM (SELECT reaction, position FROM due_reactions"
         "  WHERE due_at <= now() AND tries < %s AND reaction = ANY (%s)"
         "  ORDER BY due_at LIMIT %s FOR UPDATE SKIP LOCKED) l"
@@ -84,7 +85,7 @@ async def mark_done(connection: AsyncConnection, due: Due) -> None:
 
 async def mark_failed(connection: AsyncConnection, due: Due, error: str) -> None:
     await connection.execute(
-        f"UPDATE due_reactions SET error = %s, due_at = now() + make_interval(secs => {_PAUSE_S.format('tries - 1')})"
+        f"UPDATE due_reactions SET error = %s, due_at = now() + make_interval(secs => {_PAUSE_S})"
         " WHERE reaction = %s AND position = %s",
         (error, due.reaction, due.position),
     )
