@@ -10,7 +10,7 @@ from typing import NamedTuple
 import msgspec
 from psycopg import AsyncConnection
 
-from store.postgres.queries import Source, fetch_row, fetch_rows
+from store.postgres.queries import Source, execute, fetch_row, fetch_rows
 
 FIRST_PAUSE_S = 5
 """Seconds from the first failed try to the next. Each of the next ten pauses is twice as long as the one before."""
@@ -65,7 +65,8 @@ async def lease_due(connection: AsyncConnection, names: Sequence[str], limit: in
 
     If a worker crashes, its reactions are due again when the lease ends.
     """
-    cursor = await connection.execute(
+    rows = await fetch_rows(
+        connection,
         "UPDATE due_reactions d SET tries = d.tries + 1,"
         f" due_at = now() + make_interval(secs => {_LEASED_S})"
         " FROM (SELECT reaction, position FROM due_reactions"
@@ -74,7 +75,7 @@ async def lease_due(connection: AsyncConnection, names: Sequence[str], limit: in
         " WHERE d.reaction = l.reaction AND d.position = l.position RETURNING d.reaction, d.position, d.tries",
         (MAX_TRIES, list(names), limit),
     )
-    return [Due(*row) for row in await cursor.fetchall()]
+    return [Due(*row) for row in rows]
 
 
 async def mark_done(connection: AsyncConnection, due: Due) -> None:
@@ -84,7 +85,8 @@ async def mark_done(connection: AsyncConnection, due: Due) -> None:
 
 
 async def mark_failed(connection: AsyncConnection, due: Due, error: str) -> None:
-    await connection.execute(
+    await execute(
+        connection,
         f"UPDATE due_reactions SET error = %s, due_at = now() + make_interval(secs => {_PAUSE_S})"
         " WHERE reaction = %s AND position = %s",
         (error, due.reaction, due.position),
