@@ -303,7 +303,7 @@ def test_without_a_projector_a_write_says_that_it_cannot_be_read_yet(own_server:
     second, projected, took = write()
     assert projected == "false"
     assert took < 1, "it lags already: nobody waits"
-    assert shop.admin.get(f"/api/v3/builds/{first}").status_code == 404
+    shop.admin.get(f"/api/v3/builds/{first}").then(503)
     own_server.start("project")
     own_server.wait_until_projected()
     assert [shop.build(number)["status"] for number in (first, second)] == ["running"] * 2

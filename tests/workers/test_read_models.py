@@ -80,7 +80,7 @@ async def accounts(parts: Core) -> AsyncIterator[Accounts]:
         (f"UPDATE {UserRow.table} SET role = 'admin'", "auth", "users_v2: 1 changed"),
         (f"UPDATE {UserRow.table} SET active = false WHERE role = 'admin'", "auth", "users_v2: 1 changed"),
         (
-            f"INSERT INTO {ApiTokenRow.table} SELECT 7, user_id, name, 'mine', now() FROM {ApiTokenRow.table}",
+            f"INSERT INTO {ApiTokenRow.table} SELECT 7, user_id, name, 'mine', now(), scopes FROM {ApiTokenRow.table}",
             "auth",
             "api_tokens_v2: 1 added",
         ),
