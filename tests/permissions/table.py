@@ -35,6 +35,14 @@ Ids = dict[str, Any]
 MARKER = "walled-in"
 """Part of the name of all that lies in the project."""
 ANYBODY, READER = signed_in(None), signed_in("read")
+SINGLE_SIGN_ON = (
+    ("GET", ""),
+    ("POST", ""),
+    ("GET", "/metadata"),
+    ("GET", "/login/{provider_id}"),
+    ("POST", "/acs"),
+    ("POST", "/session"),
+)
 CONFIGURATION = {"command": "true", "setup": [], "env": {}, "artifacts": []}
 
 
@@ -95,6 +103,15 @@ ACCOUNTS = (
     op("GET /api-tokens", READER),
     op("POST /api-tokens", token_makers, {"name": "x"}),
     op("DELETE /api-tokens/{token_id}", account_owners),
+    *(op(f"{method} /sso{path}", public) for method, path in SINGLE_SIGN_ON),
+    op("GET /identity-providers", admins("read")),
+    op("POST /identity-providers", admins(), {"name": "x"}, answers=(422,)),
+    op("GET /identity-providers/{id}", admins("read"), answers=(404,)),
+    op("PUT /identity-providers/{id}", admins(), {"name": "x"}, answers=(404,)),
+    op("DELETE /identity-providers/{id}", admins()),
+    op("GET /identity-providers/{id}/identities", admins("read"), answers=(404,)),
+    op("POST /identity-providers/{id}/identities", admins(), {"user_id": 1, "name_id": "x"}),
+    op("DELETE /identity-providers/{id}/identities/{user_id}", admins(), answers=(404,)),
     op("GET /users", admins("read")),
     op("POST /users", admins(), {"email": "new@example.com", "role": "viewer"}),
     op("GET /users/{user_id}", oneself("read")),
