@@ -1,12 +1,20 @@
 #!/bin/sh
 # jest: files as arguments, titles as one pattern. With these settings of jest-junit the ids are
-# `file > describe > title`.
+# `file > describe > title`. Exits with 2 if jest ends without a report, as after a `process.exit(0)` in a test.
 set -eu
 export JEST_JUNIT_ADD_FILE_ATTRIBUTE=true JEST_JUNIT_ANCESTOR_SEPARATOR=' > '
 export JEST_JUNIT_CLASSNAME='{classname}' JEST_JUNIT_TITLE='{title}'
-set -- --ci --reporters=default --reporters=jest-junit "$@"
+export JEST_JUNIT_OUTPUT_FILE="${JEST_JUNIT_OUTPUT_FILE:-junit.xml}"
+set -- "$@" --reporters=default --reporters=jest-junit --ci
 if [ -n "${TESTHIDE_TEST_IDS_FILE:-}" ]; then
     titles=$(sed 's/^[^>]* > //; s/ > / /g; s/[][\.*^$+?(){}|/]/\\&/g' "$TESTHIDE_TEST_IDS_FILE" | paste -sd '|' -)
     set -- "$@" --testNamePattern "^($titles)\$" --runTestsByPath $(sed 's/ > .*//' "$TESTHIDE_TEST_IDS_FILE" | sort -u)
 fi
-exec npx jest "$@"
+rm -f "$JEST_JUNIT_OUTPUT_FILE"
+code=0
+npx jest "$@" || code=$?
+if [ ! -s "$JEST_JUNIT_OUTPUT_FILE" ]; then
+    echo "jest ended with exit code $code and without its report $JEST_JUNIT_OUTPUT_FILE" >&2
+    exit 2
+fi
+exit $code

@@ -43,6 +43,24 @@ def test_two_tests_of_one_name_are_no_attempts(tmp_path: Path, runner: str) -> N
 
 
 @pytest.mark.real("node")
+@pytest.mark.parametrize(("runner", "code"), [("jest", 2), ("mocha", 255)])
+def test_a_run_that_a_test_ends_leaves_no_report_and_fails(tmp_path: Path, runner: str, code: int) -> None:
+    ending = 'describe("ends", () => { it("exits", () => { process.exit(0); }); });'
+    project = Project(tmp_path, runner, {"a.test.js": FINE, "b.test.js": ending})
+    assert project.run() == (code, None)
+    (tmp_path / "junit.xml").write_text("<testsuites/>")
+    assert project.run(is_first=False) == (code, None), "a report of an earlier run is none of this one"
+
+
+@pytest.mark.real("node")
+@pytest.mark.parametrize(("runner", "option"), [("jest", "test/b.test.js"), ("vitest", "test/b.test.js")])
+def test_the_files_to_run_can_be_named(tmp_path: Path, runner: str, option: str) -> None:
+    project = Project(tmp_path, runner, {"a.test.js": BAD, "b.test.js": FINE})
+    code, report = project.run(option)
+    assert (code, list(statuses_of(read(report)).values())) == (0, ["passed"])
+
+
+@pytest.mark.real("node")
 def test_no_quarantine_excuses_an_error_outside_of_the_tests_of_vitest(tmp_path: Path) -> None:
     """Its JUnit file does not mention the error."""
     leaking = """
