@@ -145,13 +145,13 @@ async def test_a_document_that_was_changed(name: str) -> None:
 
 
 async def test_other_keys_and_algorithms() -> None:
-    ways: tuple[dict[str, Any], ...] = (
+    cases: tuple[dict[str, Any], ...] = (
         {"key": signing_key("stranger")},
         {"method": xmlsec.Transform.RSA_SHA1},
         {"digest": xmlsec.Transform.SHA1},
         {"transforms": (xmlsec.Transform.ENVELOPED, xmlsec.Transform.C14N)},
     )
-    for how in ways:
+    for how in cases:
         with pytest.raises(AssertionRefused):
             await verify(signed(GOOD, **how))
 
