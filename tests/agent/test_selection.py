@@ -165,7 +165,7 @@ def test_the_testhide_reporter_and_the_quarantine_file(server: FakeServer, folde
     build = queue(
         server,
         folder,
-        "pytest -p testhide_plugin.plugin --report-xml=junittests.xml; cat $TESTHIDE_QUARANTINE_FILE",
+        "pytest -p testhide_plugin.plugin --report-xml=junittests.xml || true; cat $TESTHIDE_QUARANTINE_FILE",
         quarantine=[f"{A}::test_many", f"{B}::test_set_up"],
     )
     server.wait_finished(build)

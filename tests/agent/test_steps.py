@@ -32,6 +32,10 @@ def test_setup_runs_first_line_by_line(server: FakeServer) -> None:
 
 @pytest.mark.usefixtures("agent")
 def test_a_failing_setup_ends_the_build(server: FakeServer) -> None:
+    stopped = server.queue("echo one; false\necho never")
+    assert server.wait_finished(stopped)["exit_code"] == 1
+    assert stopped.printed[-1] == "one", "a command ends at its first failure, as a line of setup does"
+
     build = server.queue("echo never", setup=["echo fine", "false; echo not after an error", "echo never"])
 
     verdict = server.wait_finished(build)

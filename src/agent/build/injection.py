@@ -12,7 +12,13 @@ from typing import Any
 
 from agent.process.privileges import BuildAccount
 
-_MODULES = ("testhide_startup", "testhide_pytest_selection", "testhide_pytest_junit", "testhide_unittest")
+_MODULES = (
+    "testhide_startup",
+    "testhide_pytest_selection",
+    "testhide_pytest_junit",
+    "testhide_pytest_outcome",
+    "testhide_unittest",
+)
 _SITECUSTOMIZE = b"""\
 import sys
 

@@ -11,19 +11,17 @@
 - The suite's property `testhide_explained_exit_code` is 0 or 1 if the results explain this exit code: 1 when only
   failed tests of a complete run caused it. Otherwise the property is `none`, for example after a coverage gate failed,
   after an internal error or with `--maxfail`.
-- Failures of quarantined tests do not fail the run: if a complete run has no others, pytest ends as if these tests had
-  passed. The suite's property `testhide_ignored_failures` is their number.
-- The suite's property `testhide_tests_not_run` is the number of tests that a run which ended early did not run.
+- The suite's property `testhide_ignored_failures` is the number of failures that do not fail the run, and
+  `testhide_tests_not_run` that of tests that a run which ended early did not run (see `testhide_pytest_outcome`).
 - A second run of one build into the same file adds its suite to that of the first.
 """
 
 from __future__ import annotations
 
 import os
-from ast import literal_eval
 from contextlib import suppress
 from copy import copy
-from typing import Any, Callable, Iterator  # noqa: UP035 (collections.abc is not enough for 3.8)
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -37,76 +35,27 @@ _CUT = b"<!-- this run was cut off -->"
 """Written after a run without an end, so that the file gets none either."""
 
 
-def install(session: pytest.Session, ignores: Callable[..., bool]) -> RunOutcome | None:
-    """Replace the plugin that writes the JUnit file by a `CompleteLog` with the same state.
-
-    `ignores` says whether a failure is ignored: it gets the report, and what the id of a subtest ends in. Return what
-    becomes known of the run, or None if it has no JUnit file.
+def install(session: pytest.Session, outcome: Any) -> bool:
+    """Replace the plugin that writes the JUnit file by a `CompleteLog` with the same state, and register `outcome`, a
+    `testhide_pytest_outcome.RunOutcome`. Return False without doing anything if this run writes no such file.
     """
     config = session.config
     stash: Any = config.stash if hasattr(config, "stash") else config._store
     replaced = stash.get(junitxml.xml_key, None)
     if type(replaced) is not junitxml.LogXML:
-        return None
+        return False
     log = CompleteLog.__new__(CompleteLog)
     log.__dict__ = replaced.__dict__
     log.rerun = set()
     log.subtests = {}
     log.runs_each = getattr(config.option, "dist", "no") == "each"
-    log.outcome = RunOutcome(ignores)
+    log.outcome = outcome
     config.pluginmanager.register(log.outcome)
     config.pluginmanager.unregister(replaced)
     config.pluginmanager.register(log, "testhide-junit")
     stash[junitxml.xml_key] = log
     log.begin_file()
-    return log.outcome
-
-
-class RunOutcome:
-    """Counts failed reports as pytest's session does, before a terminal reporter changes their outcomes."""
-
-    def __init__(self, ignores: Callable[..., bool]) -> None:
-        self._ignores = ignores
-        self._finished: set[str] = set()
-        self._ignorable = 0
-        self.failures = 0
-        """Number of failures that make pytest's exit code 1."""
-        self.ignored = 0
-        self.not_run = 0
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_logreport(self, report: Any) -> None:
-        if report.failed and not hasattr(report, "wasxfail"):
-            self.failures += 1
-            with suppress(Exception):
-                self._ignorable += self._ignores(report, f"::{_describe(report)}" if hasattr(report, "context") else "")
-
-    def pytest_collectreport(self, report: Any) -> None:
-        self.failures += report.failed
-
-    def pytest_runtest_logfinish(self, nodeid: str) -> None:
-        self._finished.add(nodeid)
-
-    @pytest.hookimpl(hookwrapper=True, tryfirst=True)
-    def pytest_collection(self) -> Iterator[None]:
-        outcome: Any = yield
-        self.not_run = int(outcome.excinfo is not None)
-
-    @pytest.hookimpl(hookwrapper=True, trylast=True)  # before other wrappers, such as a coverage gate, look at the run
-    def pytest_runtestloop(self, session: pytest.Session) -> Iterator[None]:
-        outcome: Any = yield
-        with suppress(Exception):
-            if outcome.excinfo is not None:
-                self.not_run = max(0, session.testscollected - len(self._finished))
-            elif self._ignorable == self.failures == session.testsfailed:
-                session.testsfailed = self.failures = 0
-                self.ignored = self._ignorable
-
-    def summary(self) -> Iterator[str]:
-        if self.ignored:
-            yield f"failures ignored, since their tests are in quarantine: {self.ignored}."
-        if self.not_run:
-            yield f"the run ended early; tests that did not run: {self.not_run}."
+    return True
 
 
 class CompleteLog(junitxml.LogXML):
@@ -116,7 +65,8 @@ class CompleteLog(junitxml.LogXML):
     """Descriptions of the subtests in the current attempt of each test, by node id and xdist worker."""
     runs_each: bool
     """Whether each test runs on every worker (`--dist each`)."""
-    outcome: RunOutcome
+    outcome: Any
+    """A `testhide_pytest_outcome.RunOutcome`."""
     earlier: int
     """Size of what earlier runs of this build wrote into the file."""
     build: str
@@ -228,7 +178,7 @@ class CompleteLog(junitxml.LogXML):
         case.duration = 0.0
 
     def _add_subtest(self, report: Any, earlier: list[str]) -> None:
-        suffix = f"::{_describe(report)}"
+        suffix = f"::{self.outcome.describe_subtest(report)}"
         earlier.append(suffix)
         if earlier.count(suffix) > 1:  # not a second attempt, whose success would hide the first one's failure
             suffix += f" #{earlier.count(suffix)}"
@@ -244,23 +194,6 @@ class CompleteLog(junitxml.LogXML):
         case.add_property("nodeid", report.nodeid + suffix)
         self._add_worker(report, case)
         self.finalize(subtest)
-
-
-def _describe(report: Any) -> str:
-    """Describe a subtest as pytest does without xdist, which quotes the values of pytest 9's subtests once more."""
-    context = report.context
-    is_builtin = type(context).__module__ == "_pytest.subtests"  # whose values are texts already
-    values = {}
-    for name, value in context.kwargs.items():
-        values[name] = value if is_builtin else repr(value)
-        if is_builtin and hasattr(report, "node"):
-            with suppress(SyntaxError, ValueError):
-                values[name] = str(literal_eval(value))
-    parts = [f"[{context.msg}]"] if isinstance(context.msg, str) else []
-    if values:
-        described = ", ".join(f"{name}={value}" for name, value in values.items())
-        parts.append(f"({described})")
-    return " ".join(parts) or "(<subtest>)"
 
 
 def _element(tag: str, text: str, attributes: dict[str, str]) -> Any:

@@ -61,7 +61,7 @@ class Selection:
         )
         self._skipped_ids = self._read_quarantine(QUARANTINE_FILE, "quarantined tests run")
         self._ignored_ids = self._read_quarantine(IGNORE_FAILURES_FILE, "failures of quarantined tests fail this run")
-        self._outcome: Any = None  # what the JUnit plugin finds out about the run
+        self._outcome: Any = None  # the `RunOutcome` of a run with a JUnit file
 
     def _read_list(self, variable: str, otherwise: str) -> list[str] | None:
         path = os.environ.get(variable)
@@ -86,7 +86,9 @@ class Selection:
 
     def pytest_sessionstart(self, session: pytest.Session) -> None:
         with suppress(Exception):
-            self._outcome = import_module("testhide_pytest_junit").install(session, self._ignores_failure)
+            outcome = import_module("testhide_pytest_outcome").RunOutcome(self._ignores_failure)
+            if import_module("testhide_pytest_junit").install(session, outcome):
+                self._outcome = outcome
 
     @pytest.hookimpl(trylast=True)
     def pytest_itemcollected(self, item: pytest.Item) -> None:
