@@ -95,6 +95,16 @@ def test_an_id_that_the_build_does_not_have_starts_at_the_beginning(shop: Shop, 
     assert stream(shop, build, last=last) == stream(shop, build, ids="true")
 
 
+def test_who_has_seen_more_lines_than_a_stopped_build_counts_gets_none_again(
+    shop: Shop, agent: FakeAgent, build: dict[str, Any]
+) -> None:
+    """Lines in flight when a build was stopped reach readers, and may be stored after the end that the build records."""
+    agent.log(build, 0, ["one", "two"]).raise_for_status()
+    agent.finished(build).raise_for_status()
+    assert '"log"' not in stream(shop, build, last="1:3")
+    assert '"done"' in stream(shop, build, last="1:3")
+
+
 @pytest.mark.parametrize("character", ["\u2028", "\u2029", "\x85", "\r", "\n"])
 def test_what_clients_take_for_a_line_end_is_escaped(
     shop: Shop, agent: FakeAgent, build: dict[str, Any], character: str

@@ -195,13 +195,16 @@ class BuildFeed:
             await self._refresh()
 
     async def begin(self, offset: LogOffset | None) -> LogOffset:
-        """Returns the offset at which to begin for a client. This is the offset that the client asks for. If it asks
-        for none, or for one beyond the end of the log, it is the beginning of the present attempt.
+        """Returns the offset at which to begin for a client: the one that it asks for, or the end of the log if that
+        comes first. If it asks for none, or for an attempt that there is not, returns the beginning of the present one.
         """
         await self._has_begun.wait()
         if offset is not None and offset > self.end and self.status is None:
             await retry_until_connected(self.refresh)  # another process may have sent lines that are new to this one
-        return (self.end[0], 0) if offset is None or offset > self.end else offset
+        if offset is None or offset[0] > self.end[0]:
+            return (self.end[0], 0)
+        # A client may have seen lines that were in flight when the build was stopped, and that its end does not count.
+        return min(offset, self.end)
 
     async def load_next(self, offset: LogOffset) -> LogChunk | None:
         """Returns the chunk of lines after an offset. If the offset is at the end of an attempt, returns the first
