@@ -98,7 +98,7 @@ def test_an_id_that_the_build_does_not_have_starts_at_the_beginning(shop: Shop, 
 def test_who_has_seen_more_lines_than_a_stopped_build_counts_gets_none_again(
     shop: Shop, agent: FakeAgent, build: dict[str, Any]
 ) -> None:
-    """Lines that are in flight when a build is stopped reach readers, though the end of the build may not count them."""
+    """Lines in flight when a build is stopped reach readers, though the end of the build may not count them."""
     agent.log(build, 0, ["one", "two"]).raise_for_status()
     agent.finished(build).raise_for_status()
     assert '"log"' not in stream(shop, build, last="1:3")
