@@ -139,7 +139,9 @@ class Execution:
                 return BuildVerdict(result.exit_code, SETUP_FAILED, detail)
         command = self._message["command"]
         self._log.note(f"Command: {_shorten(command)}")
-        result = self._run_step(["/bin/sh", "-e", "-c", command], env, self._log.add)
+        # In several lines, one that fails is a failed step; in one line, `;` says to go on.
+        options = ["-e"] if "\n" in command.strip() else []
+        result = self._run_step(["/bin/sh", *options, "-c", command], env, self._log.add)
         self._log.note(f"Exit code {result.exit_code}")
         return BuildVerdict(result.exit_code)
 

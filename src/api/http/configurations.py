@@ -38,7 +38,7 @@ CLOSED_BRACKETS = re.compile(r"(?:[^\[]|\[!?+\]?+[^\]]*+\])*", re.DOTALL)
 
 class NewConfiguration(msgspec.Struct):
     command: Command
-    """Shell command to run, under `sh -e`: like a line of `setup`, it ends at the first part that fails."""
+    """Shell command to run. One of several lines ends at the first line that fails (`sh -e`), as `setup` does."""
     setup: Annotated[list[SetupLine], Meta(max_length=100)]
     env: dict[str, Value]
     artifacts: Annotated[list[Glob], Meta(max_length=100)]
