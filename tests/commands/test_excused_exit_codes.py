@@ -163,6 +163,22 @@ def test_a_report_that_declares_what_it_does_not_show(suite: str, is_unreadable:
 
 
 @pytest.mark.parametrize(
+    ("cases", "explained"),
+    [
+        ('<testcase name="a"><failure/></testcase><testcase name="a"/>', UNEXPLAINED),
+        ('<testcase name="a"><failure/></testcase><testcase name="a"><flakyFailure/></testcase>', UNEXPLAINED),
+        ('<testcase name="a"/><testcase name="a"><failure/></testcase>', None),
+        ('<testcase name="a"><flakyFailure/></testcase><testcase name="a"/>', None),
+        ('<testcase name="a"><failure/></testcase><testcase name="b"/>', None),
+    ],
+)
+def test_a_failure_that_only_a_name_makes_an_attempt_excuses_nothing(cases: str, explained: int | None) -> None:
+    read = read_chunks([f'<testsuite name="s">{cases}</testsuite>'.encode()])
+    assert read.explained_exit_code == explained
+    assert any("read as attempts" in warning for warning in read.warnings) == (explained is not None)
+
+
+@pytest.mark.parametrize(
     ("runner", "finals"), [("jest tests", 2), ("vitest tests", 2), ("Mocha Tests", 2), ("others", 1)]
 )
 def test_only_some_runners_write_attempts_as_tests_of_one_name(runner: str, finals: int) -> None:

@@ -140,9 +140,9 @@ def read_chunks(chunks: Iterable[bytes]) -> ReportRead:
     return reading.report
 
 
-_Attempts = tuple[int, int, bool]
-"""Row of a test's last attempt in its suite, number of its attempts, and whether an attempt before the last one
-failed.
+_Attempts = tuple[int, int, bool, bool]
+"""Row of a test's last attempt in its suite, number of its attempts, whether an attempt before the last one failed, and
+whether one failed that the format does not call an attempt.
 """
 
 
@@ -159,6 +159,10 @@ class _Reading:
         self._text = 0
         self._left_out = 0
         self._not_run = 0
+        self._presumed_retries = 0
+        """Number of results that are taken for the last attempt of a test that failed, though only their equal names
+        say so.
+        """
 
     def add(self, case: Case) -> None:
         report, row = self.report, self.report.rows
@@ -172,13 +176,14 @@ class _Reading:
         tests = self._attempts.setdefault(case.suite, {})
         key = case.node_id, next((value for name, value in case.properties if name == XDIST_WORKER), "")
         before = None if case.runs_once else tests.get(key)
-        attempt, failed_before = 1, False
+        attempt, failed_before, failed_unfolded = 1, False, False
         if before is not None:
-            last, attempt, failed_before = before
+            last, attempt, failed_before, failed_unfolded = before
             report.finals[last] = report.flaky[last] = 0
             failed_before |= report.statuses[last] == FAILED
             attempt += 1
-        tests[key] = row, attempt, failed_before
+            self._presumed_retries += status != FAILED and failed_unfolded
+        tests[key] = row, attempt, failed_before, failed_unfolded or (status == FAILED and not case.is_folded)
         report.tests.append(index)
         report.row_suites.append(suite)
         report.durations_ms.append(min(max(case.duration_ms, 0), MAX_DURATION))
@@ -222,6 +227,12 @@ class _Reading:
             report.warnings.append(f"the run ended early: {self._not_run:,} of its tests did not run")
         if any(warning.kind == "lost_tests" for warning in summary.warnings):
             report.explained_exit_code = UNEXPLAINED
+        if self._presumed_retries and report.explained_exit_code is None:
+            report.explained_exit_code = UNEXPLAINED
+            report.warnings.append(
+                "tests that failed, before a test of the same name and suite did not:"
+                f" {self._presumed_retries:,}; they are read as attempts of one test, and excuse no exit code"
+            )
         if self._left_out:
             report.warnings.append(
                 f"the report holds more than {REPORT_TEXT // 2**20} MiB of text: "

@@ -46,6 +46,7 @@ class Builder:
         known_issue: bool = False,
         properties: list[tuple[str, str]] | None = None,
         attachments: list[str] | None = None,
+        is_folded: bool = False,
         is_suite: bool = False,
         origin: Origin,
     ) -> Case:
@@ -91,6 +92,7 @@ class Builder:
             test_resolution=self.cut(resolution, limit, "a resolution"),
             known_issue=known_issue,
             runs_once=origin.runs_once,
+            is_folded=is_folded,
             is_suite=is_suite,
             signature=digest,
             docstr=reported.docstr,

@@ -36,6 +36,8 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fal
     known_issue: bool = False
     runs_once: bool = False
     """Whether this is a test of its own even if an earlier one has the same name: its runner writes each test once."""
+    is_folded: bool = False
+    """Whether the format itself says that this is a further attempt, as surefire's <flakyFailure> does."""
     is_suite: bool = False
     """Whether this is no test, but a suite or run that failed as a whole. Always failed."""
     signature: str = ""

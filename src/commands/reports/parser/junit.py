@@ -151,6 +151,7 @@ def _attempt(node: Element, verdict: Element, suite: str, origin: Origin, builde
             for pair in property_pairs(child)
             if pair[0] in ("nodeid", XDIST_WORKER)
         ],
+        is_folded=True,
         origin=origin,
     )
 
