@@ -11,7 +11,6 @@ from domain.core.events import Recorded, changes_of, copy_fields
 from domain.users import (
     PasswordLinkIssued,
     UserDeleted,
-    UserEvent,
     UserPasswordSet,
     UserRegistered,
     UserSignedOut,
@@ -108,13 +107,15 @@ def email_column(user_id: str) -> str:
     )
 
 
+USER_EVENTS = (PasswordLinkIssued, UserDeleted, UserPasswordSet, UserRegistered, UserSignedOut, UserUpdated)
+
 PROJECTION = Projection(
     "auth",
     VERSION,
     (UserRow, SessionRow, ApiTokenRow),
     row_of(UserRow, "user_id", PasswordLinkIssued, SessionOpened, UserPasswordSet, UserUpdated),
     apply,
-    handles=(ApiTokenEvent, SessionEvent, UserEvent),
+    handles=(ApiTokenEvent, SessionEvent, *USER_EVENTS),
 )
 
 

@@ -117,7 +117,7 @@ def test_readers_and_writers_do_not_notice_a_rebuild_and_a_switch(live: Server) 
     try:
         for _ in range(2):
             output = done(operate(live, "rebuild", "--from-scratch", "--switch"))
-            switched = re.search(r"switched auth, projects, .*; writes waited ([\d.]+) s at most", output)
+            switched = re.search(r"switched auth, identity_providers, .*; writes waited ([\d.]+) s at most", output)
             assert switched is not None, output
             assert float(switched[1]) < 1.0
     finally:
