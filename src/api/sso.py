@@ -110,9 +110,7 @@ class SsoController(Controller):
         """Returns the SAML metadata of this server, to set identity providers up with."""
         return ctx.services.saml.describe_service()
 
-    @get(
-        "/login/{provider_id:int}", opt={**PUBLIC, "headers": ("Location",), "problems": (Forbidden,)}, status_code=303
-    )
+    @get("/login/{provider_id:int}", opt=PUBLIC, status_code=303, include_in_schema=False)
     async def begin_sign_in(
         self,
         ctx: RequestContext,
@@ -136,13 +134,9 @@ class SsoController(Controller):
     @post(
         "/acs",
         status_code=303,
-        opt={
-            **PUBLIC,
-            "content": {FORM: ACS_FORM},
-            "headers": ("Location",),
-            "problems": (Unauthenticated, Forbidden, Conflict, Unavailable),
-        },
+        opt={**PUBLIC, "content": {FORM: ACS_FORM}},
         request_max_body_size=2 * MAX_RESPONSE,
+        include_in_schema=False,
     )
     async def finish_sign_in(self, ctx: RequestContext, request: Request[Any, Any, Any]) -> Response[None]:
         """Receives the response of an identity provider from a browser that `begin_sign_in` sent there. Sends the

@@ -259,7 +259,9 @@ async def test_the_trail_says_what_a_search_classified(house: House) -> None:
         f"results.{found}.known_issue_id": (None, 17),
     }
     assert not any(field.startswith("results.") for field in second)
-    assert await changes(f"result-{linked}") == [{"known_issue_id": (17, 18), "classification": ("infra", "flaky")}]
+    assert await changes(f"result-{linked}") == [
+        {"known_issue_id": (17, 18), "classification": ("infra", "flaky"), "set_by_kind": ("rule", "user")}
+    ]
     assert await changes(f"result-{by_user}") == [
         {"classification": (None, "product_bug"), "set_by_kind": (None, "user")},
     ]

@@ -18,7 +18,6 @@ FIELDS: dict[str, str] = {
     "node_id": "Id of the node.",
     "user_id": "Id of the user.",
     "known_issue_id": "Id of the known issue.",
-    "provider_id": "Id of the identity provider.",
     "pool_id": "Id of the node pool.",
     "node_pool_id": "Id of the pool whose nodes run the builds; null for any pool that the job may use.",
     "pipeline_template_id": "Id of the template that completes the job's configuration.",
