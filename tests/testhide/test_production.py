@@ -126,7 +126,14 @@ def operate(machine: Machine, admin: Client, patch: pytest.MonkeyPatch, capsys: 
     for name, value in machine.environ.items():
         patch.setenv(name, value)
     Path("export.ndjson").write_bytes(admin.when("GET", "/audit/export").content)
-    words = {"DIR": machine.environ["TESTHIDE_DATA"], "FOLDER": "backup", "FILE": "export.ndjson", "EMAIL": ADMIN[0]}
+    Path("key.txt").write_text(admin.fetch("/audit/checkpoints")["keys"][0])
+    words = {
+        "DIR": machine.environ["TESTHIDE_DATA"],
+        "FOLDER": "backup",
+        "FILE": "export.ndjson",
+        "KEY": "key.txt",
+        "EMAIL": ADMIN[0],
+    }
     for command in documented("README.md", "Operating"):
         patch.setattr("sys.stdin", io.StringIO(f"{ADMIN[1]}\n"))
         assert main.main([words.get(word, word) for word in command.split()[1:]]) == 0, command
