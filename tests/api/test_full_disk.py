@@ -64,7 +64,9 @@ def test_the_disk_of_files_is_full(server: Server, build: int, name: str, what: 
         assert server.admin.fetch("/artifacts", build_id=build) == []
         assert [path for path in disk.rglob("*") if path.is_file()] == [filler]
         filler.unlink()
-        upload(server.admin, build, CONTENT, "a.bin").then(201, size_bytes=len(CONTENT))
+        stored = upload(server.admin, build, CONTENT, "a.bin").then(201, size_bytes=len(CONTENT))["id"]
+        # Its content goes with the disk.
+        server.admin.when("DELETE", f"/artifacts/{stored}").then(204)
     assert "the disk" not in readiness(server)
 
 
