@@ -113,7 +113,7 @@ class CommandContext:
     """Metadata of a command: who executes it, and which request or reaction it belongs to."""
 
     actor: str
-    """Who or what executes the command: `user:7`, `node:12`, `system:dispatch`."""
+    """Origin of the command: `user:7`, `node:12`, `system:dispatch`."""
     correlation_id: str = ""
     causation: int | None = None
     once: IdempotencyKey | None = None

@@ -51,7 +51,7 @@ class BuildDetail(BuildItem):
     log_lines: int
     external: bool
     triggered_by: str
-    """Who or what started the build."""
+    """Origin of the build: the user or the part of the server that started it."""
     keep_forever: bool
     waiting_for: str | None
     """Why a queued build is not assigned yet; null until the dispatcher has tried."""

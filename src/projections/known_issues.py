@@ -24,7 +24,7 @@ class KnownIssueRow(Row, frozen=True):
     title: str
     classification: str
     kind: str
-    """What `value` is compared with: `pattern`, `signature` or `fail_id`."""
+    """Kind of `value`: `pattern`, `signature` or `fail_id`."""
     value: str
     defect_key: str | None
     defect_url: str | None

@@ -130,7 +130,7 @@ class AuditEntry(msgspec.Struct, frozen=True):
     """Area of the event, like `builds`."""
     at: datetime
     actor: str
-    """Who or what caused the event, like `user:7`, `node:12` or `system:dispatch`."""
+    """Origin of the event, like `user:7`, `node:12` or `system:dispatch`."""
     actor_name: str | None
     """The actor's current name; null for deleted users and nodes, and for the server itself."""
     correlation_id: str

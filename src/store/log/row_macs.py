@@ -14,7 +14,7 @@ MAC_BYTES = 16
 NO_MAC = b"\xc4\x00"
 """No bytes, in msgpack: the last element of a state that has no MAC yet."""
 MAC_HEAD = b"\xc4\x10"
-"""What precedes the MAC in msgpack: 16 bytes follow."""
+"""Prefix of the MAC in msgpack: 16 bytes follow."""
 
 
 def add_mac(key: bytes, row: StoredEvent) -> StoredEvent:
