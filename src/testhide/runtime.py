@@ -55,6 +55,6 @@ def _log_as_json() -> None:
             structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer(),
         ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
+        # Looks stderr up for each line, since who calls `run` may have replaced it for a while.
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
     )
