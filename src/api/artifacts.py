@@ -27,7 +27,7 @@ from commands.reports.recording import IncomingReport, load_build
 from domain.artifacts import ARTIFACT, ArtifactType, artifact_path, artifact_type, blob_key, is_report_name
 from domain.builds import AnyBuild, Finished
 from domain.core.errors import ContentsAltered, Invalid, NotFound, Rejection
-from domain.core.events import ExpectedVersion
+from domain.core.events import LoadedState
 from domain.jobs import JOB
 from domain.reports import Report
 from projections import artifacts
@@ -252,7 +252,7 @@ def _make_key(build_id: int, path: str, sha256: str) -> IdempotencyKey:
 
 
 async def record_external_report(
-    ctx: RequestContext, build: ExpectedVersion[AnyBuild], file: IncomingReport
+    ctx: RequestContext, build: LoadedState[AnyBuild], file: IncomingReport
 ) -> Report | None:
     """Records the results of an uploaded file and returns the report. Returns None if the file neither is a test report
     nor has the name of one.
@@ -282,7 +282,7 @@ def parse_flag(field: str, given: str) -> bool:
     return given == "true"
 
 
-async def find_writable_build(caller: User | Agent, ctx: RequestContext, given: str) -> ExpectedVersion[AnyBuild]:
+async def find_writable_build(caller: User | Agent, ctx: RequestContext, given: str) -> LoadedState[AnyBuild]:
     """Returns the build whose id is the text `given` of a form field. Raises Invalid if the text is no id, and NotFound
     or Forbidden if the caller may not upload to the build.
     """
@@ -298,7 +298,7 @@ async def find_writable_build(caller: User | Agent, ctx: RequestContext, given: 
         job = await ctx.services.log.load_state(JOB.at(queued.job_id))
         if job is None or job.deleted:
             raise NotFound(f"There is no build {build_id}.")
-        ctx.must(queued.project_id, f"build {build_id}")
+        ctx.must_access(queued.project_id, f"build {build_id}")
     return build
 
 

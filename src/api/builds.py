@@ -118,7 +118,7 @@ class BuildController(Controller):
     async def start_build(self, ctx: RequestContext, data: NewBuild) -> StartedBuild:
         """Queues a build of a job. With `external`, the pipeline runs elsewhere and reports here."""
         project_id = await ctx.find(lambda _, job_id: ctx.services.project_of_job(job_id), "job", data.job_id)
-        ctx.must(project_id, f"job {data.job_id}")
+        ctx.must_access(project_id, f"job {data.job_id}")
         check_variables("env", data.env)
         check_variables("secrets", data.secrets)
         build_id = await ctx.services.ids.draw("builds")
@@ -283,7 +283,7 @@ async def read_build(ctx: RequestContext, build_id: int) -> AsyncIterator[tuple[
             row = await builds.find(connection, build_id)
         if row is None:
             raise NotFound(f"There is no build {build_id}.")
-        ctx.must(row.project_id, f"build {build_id}")
+        ctx.must_access(row.project_id, f"build {build_id}")
         yield connection, row
 
 

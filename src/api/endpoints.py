@@ -27,7 +27,7 @@ def must_access(user: User, level: Level, row: WebhookRow | ChannelRow) -> None:
     """Raises NotFound for an endpoint that the user cannot see, and Forbidden if their access is lower than `level`."""
     name = f"{NAMES[KINDS[type(row)]]} {row.id}"
     if row.project_id is not None:
-        user.must(level, row.project_id, name)
+        user.must_access(level, row.project_id, name)
     elif not user.is_admin:
         raise NotFound(f"There is no {name}.")
 

@@ -115,7 +115,7 @@ class JobController(Controller):
         """Creates a job. Its builds run a command, so its configuration or its template must contain one before the
         first build.
         """
-        ctx.must(data.project_id)
+        ctx.must_access(data.project_id)
         check_repository(data.repository)
         check_labels("pool_labels", data.pool_labels)
         await check_secrets_lendable(ctx, data.pipeline_template_id)

@@ -97,7 +97,7 @@ class SsoController(Controller):
         and must be signed and meant for this server.
         """
         provider, assertion = await verify(ctx, data.saml_response, "")
-        return await open_session(ctx, await find_user(ctx, provider, assertion))
+        return await open_session(ctx, await find_or_register_user(ctx, provider, assertion))
 
     @get(opt=PUBLIC)
     async def list_sign_in_choices(self, ctx: RequestContext) -> list[SignInChoice]:
@@ -148,7 +148,7 @@ class SsoController(Controller):
             raise Invalid.field("RelayState", "must be a path on this server")
         provider, assertion = await verify(ctx, form["SAMLResponse"], "/acs")
         assert assertion.request_id is not None, "verify refused an assertion without a request"
-        user_id = await find_user(ctx, provider, assertion)
+        user_id = await find_or_register_user(ctx, provider, assertion)
         expires = (utcnow() + EXCHANGE).timestamp()
         code = make_token(ctx.services.secrets, "code", user_id, expires, cookie_name(assertion.request_id))
         return redirect(f"{ctx.services.base_url}{return_to.partition('#')[0]}#code={code}")
@@ -205,7 +205,7 @@ async def verify(ctx: RequestContext, response: str, path: str) -> tuple[Identit
     return row, assertion
 
 
-async def find_user(ctx: RequestContext, provider: IdentityProviderRow, assertion: Assertion) -> int:
+async def find_or_register_user(ctx: RequestContext, provider: IdentityProviderRow, assertion: Assertion) -> int:
     """Returns the id of the user whom an assertion is about. Registers or links the user at the first sign-in, as far
     as the provider's settings allow. Raises Forbidden and Conflict.
     """

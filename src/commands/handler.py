@@ -23,7 +23,7 @@ from domain.core.events import (
     Category,
     Event,
     EventMetadata,
-    ExpectedVersion,
+    LoadedState,
     Recorded,
     Stream,
     changes_of,
@@ -172,12 +172,12 @@ class Handler:
         try:
             return await self._once(command, caller)
         except VersionConflict:
-            # Only the caller can read the state of an ExpectedVersion again.
-            if any(isinstance(stream, ExpectedVersion) for stream in command.reads()):
+            # Only the caller can read the state of an LoadedState again.
+            if any(isinstance(stream, LoadedState) for stream in command.reads()):
                 raise
         # Others write to the same streams: wait for those in this process, instead of racing them.
         async with AsyncExitStack() as stack:
-            for name in sorted({stream.name for stream in command.reads() if not isinstance(stream, ExpectedVersion)}):
+            for name in sorted({stream.name for stream in command.reads() if not isinstance(stream, LoadedState)}):
                 await stack.enter_async_context(self._locks.setdefault(name, asyncio.Lock()))
             for _ in range(MAX_TRIES):
                 try:
@@ -209,13 +209,11 @@ class Handler:
         `states_before`.
         """
         loaded = (
-            await self._log.load([read.name for read in reads if not isinstance(read, ExpectedVersion)])
-            if reads
-            else {}
+            await self._log.load([read.name for read in reads if not isinstance(read, LoadedState)]) if reads else {}
         )
         states: list[Any] = []
         for read in reads:
-            if isinstance(read, ExpectedVersion):
+            if isinstance(read, LoadedState):
                 versions[read.stream] = read.version
                 states.append(read.state)
                 states_before[read.stream] = read.state

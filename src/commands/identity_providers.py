@@ -91,9 +91,10 @@ class DeleteIdentityProvider(Command, of=IDENTITY_PROVIDER):
 
 @dataclass(frozen=True)
 class LinkIdentity(Command):
-    """Lets a user sign in as a name at an identity provider. `identity` is the id of the name's claim.
+    """Links a user to a NameID at an identity provider; whoever signs in there under this NameID is then that user.
 
-    `by_email` says that nothing but the email address shows who the user is. That is not enough for an admin.
+    `identity` is the id of the NameID's claim. `by_email` says that the user was found by email address only; the
+    command is then refused if the user is an admin.
     """
 
     user_id: int

@@ -18,7 +18,7 @@ from domain.artifacts import is_found_by_wildcard, number_path
 from domain.builds import AnyBuild, Assigned, Finished, ReportRecorded, Running, commit_of, status_of
 from domain.core.columns import Int16s, Int32s
 from domain.core.errors import Conflict
-from domain.core.events import UNSTAMPED, AnyStream, Event, ExpectedVersion
+from domain.core.events import UNSTAMPED, AnyStream, Event, LoadedState
 from domain.quarantine import (
     QUARANTINE,
     Quarantine,
@@ -64,7 +64,7 @@ class RecordReport(Command):
     the build has changed, or the project has got new test cases, since the caller looked them up.
     """
 
-    build: ExpectedVersion[AnyBuild]
+    build: LoadedState[AnyBuild]
     attempt: int
     path: str
     report: ReportRead
@@ -88,11 +88,11 @@ class RecordReport(Command):
         build = self.build.state
         reads: list[AnyStream] = [
             self.build,
-            ExpectedVersion(results_stream(build.build_id), build.results_version, None),
+            LoadedState(results_stream(build.build_id), build.results_version, None),
         ]
         if self.new_cases is not None:
             new = self.new_cases
-            reads.append(ExpectedVersion(cases_stream(new.project_id), new.catalogue_version, None))
+            reads.append(LoadedState(cases_stream(new.project_id), new.catalogue_version, None))
         return reads
 
     def then_reads(self, build: AnyBuild, *_: None) -> Sequence[AnyStream]:

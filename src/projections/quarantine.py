@@ -190,8 +190,8 @@ async def find_jobs_with_expired(source: Source, now: datetime, limit: int) -> l
 
 
 async def find_recovered(source: Source, now: datetime, limit: int) -> list[RecoveredEntry]:
-    """Returns up to `limit` entries whose tests have recovered, where no event records this yet, ordered by job. Leaves
-    out expired entries.
+    """Returns at most `limit` entries, ordered by job, whose tests have since passed in enough builds and for which no
+    event says so yet. Leaves out expired entries.
     """
     query = (
         f"SELECT job_id, id, failures FROM {QuarantineRow.table} WHERE {_RECOVERY_UNRECORDED}"

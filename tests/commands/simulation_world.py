@@ -17,7 +17,7 @@ from commands.what_if.rules import WhatIfIssue, WhatIfQuarantine, WhatIfRules
 from commands.what_if.simulation import BUILD_EVENTS, RULE_EVENTS
 from domain.builds import BUILD, Assigned, BuildFinished, Running
 from domain.core.errors import Rejection
-from domain.core.events import Event, EventMetadata, ExpectedVersion, Recorded
+from domain.core.events import Event, EventMetadata, LoadedState, Recorded
 from domain.dispatch import LeadershipTaken
 from domain.jobs import Configuration, JobConfigured, JobCreated
 from domain.known_issues import KNOWN_ISSUE, KnownIssue, KnownIssueEvent, KnownIssueSearched
@@ -83,7 +83,7 @@ class World:
         """What is refused does not happen."""
 
         def states(reads: Sequence[Any]) -> list[Any]:
-            return [read.state if isinstance(read, ExpectedVersion) else self.state(read) for read in reads]
+            return [read.state if isinstance(read, LoadedState) else self.state(read) for read in reads]
 
         first = states(command.reads())
         try:
@@ -115,7 +115,7 @@ class World:
         rules = [rule for issue in self.issues() for rule in issue.match_rules]
         self.do(
             RecordReport(
-                build=ExpectedVersion(f"build-{build_id}", 0, build),
+                build=LoadedState(f"build-{build_id}", 0, build),
                 attempt=build.attempt,
                 path=path,
                 is_replacement=replaces,

@@ -10,7 +10,7 @@ from commands.builds import FinishBuild, FinishExternalBuild, find_exit_codes_of
 from commands.reports.reading import read_chunks
 from commands.results import RecordReport
 from domain.builds import BUILD, BuildAssigned, BuildFinished, BuildQueued, BuildStarted, ReportRecorded
-from domain.core.events import ExpectedVersion
+from domain.core.events import LoadedState
 from domain.jobs import Configuration
 from domain.reports import UNEXPLAINED
 from domain.results import FAILED
@@ -85,7 +85,7 @@ def test_a_report_remembers_whether_a_wildcard_found_it(path: str, by_wildcard: 
     build = BUILD.at(1).fold([queued, *STARTED])
     assert build is not None
     empty = read_chunks([b"<testsuite/>"])
-    (recorded,) = RecordReport(ExpectedVersion("build-1", 3, build), 1, path, empty, 1, array("q")).decide(build)
+    (recorded,) = RecordReport(LoadedState("build-1", 3, build), 1, path, empty, 1, array("q")).decide(build)
     assert isinstance(recorded, ReportRecorded)
     assert recorded.by_wildcard == by_wildcard
 

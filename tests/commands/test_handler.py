@@ -15,7 +15,7 @@ from commands.jobs import ConfigureJob, CreateJob, DeleteJob
 from domain.builds import BUILD
 from domain.claims import CLAIM, Claim, ClaimTaken
 from domain.core.errors import Conflict, NotFound
-from domain.core.events import AnyStream, Category, Event, EventMetadata, ExpectedVersion, Recorded
+from domain.core.events import AnyStream, Category, Event, EventMetadata, LoadedState, Recorded
 from domain.jobs import JOB
 from domain.projects import ProjectCreated
 from domain.registry import EVENTS, UPCASTERS
@@ -171,7 +171,7 @@ class OnKnown(Command):
     calls: ClassVar[list[Claim]] = []
 
     def reads(self) -> Sequence[AnyStream]:
-        return (ExpectedVersion("claim-count", self.version, Claim("seen")), CLAIM.at("other"))
+        return (LoadedState("claim-count", self.version, Claim("seen")), CLAIM.at("other"))
 
     def decide(self, known: Claim, other: Claim) -> Iterable[Event]:
         self.calls.append(known)

@@ -20,7 +20,7 @@ from domain.artifacts import number_path
 from domain.builds import BUILD, AnyBuild, BuildFinished, BuildQueued, BuildRequeued, BuildStarted, ReportRecorded
 from domain.core.columns import Int32s
 from domain.core.errors import Conflict, NotFound
-from domain.core.events import Event, ExpectedVersion
+from domain.core.events import Event, LoadedState
 from domain.jobs import Configuration
 from domain.results import (
     DIFFERED,
@@ -62,7 +62,7 @@ FAILURE = '<failure message="boom">trace</failure>'
 
 def command(read: ReportRead, *, path: str = "r.xml", attempt: int = 1, **more: Any) -> RecordReport:
     ids = array("q", range(1, len(read.node_ids) + 1))
-    build = ExpectedVersion("build-7", 1, state(QUEUED))
+    build = LoadedState("build-7", 1, state(QUEUED))
     more.setdefault("digest", bytes(read.statuses) + b"digest")
     return RecordReport(build, attempt, path, read, 100, ids, **more)
 

@@ -9,7 +9,7 @@ from commands.builds import FinishBuild
 from commands.reports.reading import read_chunks
 from commands.results import RecordReport
 from domain.builds import BUILD, BuildAssigned, BuildFinished, BuildQueued, BuildStarted, ReportRecorded
-from domain.core.events import Event, ExpectedVersion
+from domain.core.events import Event, LoadedState
 from domain.jobs import QuarantineMode
 from domain.quarantine import QUARANTINE, Quarantine, TestsQuarantined
 from tests.commands.simulation_world import JOB, PROJECT, World
@@ -41,7 +41,7 @@ def record(
     build = BUILD.at(1).fold(history)
     assert build is not None
     command = RecordReport(
-        ExpectedVersion("build-1", 0, build), 1, path, read, 1, array("q", range(1, len(read.node_ids) + 1))
+        LoadedState("build-1", 0, build), 1, path, read, 1, array("q", range(1, len(read.node_ids) + 1))
     )
     return list(command.decide(build, quarantine))
 

@@ -13,7 +13,7 @@ from commands.builds import FinishExternalBuild
 from commands.reports.reading import read_chunks
 from commands.results import RecordReport
 from domain.builds import BUILD, AnyBuild, BuildFinished, BuildQueued, BuildStarted, ReportRecorded
-from domain.core.events import Event, ExpectedVersion
+from domain.core.events import Event, LoadedState
 from domain.quarantine import QUARANTINE, TestsQuarantined
 
 IDS: dict[str, Any] = {"build_id": 7, "job_id": 5, "project_id": 1}
@@ -83,7 +83,7 @@ def test_no_failure_is_hidden(sent: list[Upload], with_quarantine: bool) -> None
         content = write(report)
         read = read_chunks([content])
         command = RecordReport(
-            build=ExpectedVersion("build-7", 0, folded(history)),
+            build=LoadedState("build-7", 0, folded(history)),
             attempt=1,
             path=path,
             report=read,

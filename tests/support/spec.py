@@ -11,7 +11,7 @@ from typing import Any, overload
 
 from commands.handler import Command
 from domain.core.errors import Rejection
-from domain.core.events import AnyStream, Category, Event, ExpectedVersion
+from domain.core.events import AnyStream, Category, Event, LoadedState
 from projections.engine.model import Projection
 from tests.support.memory_rows import MemoryRows
 
@@ -47,7 +47,7 @@ class Given:
     def _fold(self, streams: Sequence[AnyStream]) -> list[Any]:
         states: list[Any] = []
         for stream in streams:
-            assert not isinstance(stream, ExpectedVersion)
+            assert not isinstance(stream, LoadedState)
             states.append(stream.fold(event for event in self.history if event.stream == stream.name))
         return states
 

@@ -93,7 +93,7 @@ async def _historical_context(
 def _check_access(user: User, first: Event, name: str) -> None:
     project_id: int | None = getattr(first, "project_id", None)
     if project_id is not None:
-        user.must("admin", project_id, name)
+        user.must_access("admin", project_id, name)
     elif not user.is_admin:
         raise Forbidden("Only admins look at the past of what belongs to no project.")
 

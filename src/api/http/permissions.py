@@ -78,7 +78,7 @@ class User:
             return False
         return RANK.get(self.access.get(project_id, ""), 0) >= RANK[level]
 
-    def must(self, level: Level, project_id: int, what: str | None = None) -> None:
+    def must_access(self, level: Level, project_id: int, what: str | None = None) -> None:
         """Raises NotFound for a project that the user cannot see, and Forbidden if their access is lower than `level`.
 
         If the requested object is not the project itself but something in it, `what` names the object in the message of
@@ -118,7 +118,7 @@ class Needs:
     Litestar.
 
     The guard checks role and token before the handler runs. Which project the caller needs access to depends on the
-    request, so the handler checks that, by `RequestContext.must`. That method uses the `level` declared here.
+    request, so the handler checks that, by `RequestContext.must_access`. That method uses the `level` declared here.
     """
 
     level: Level = "read"

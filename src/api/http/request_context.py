@@ -163,11 +163,11 @@ class RequestContext:
         needs: Needs = self.request.state.needs
         return needs
 
-    def must(self, project_id: int, what: str | None = None) -> None:
+    def must_access(self, project_id: int, what: str | None = None) -> None:
         """Raises NotFound for a project that the user cannot see, and Forbidden if their access is lower than the route
         requires. If the requested object is not the project itself but something in it, `what` names it in the message.
         """
-        self.user.must(self.needs.level, project_id, what)
+        self.user.must_access(self.needs.level, project_id, what)
 
     async def find_visible(self, find: Find[P], name: str, row_id: int) -> P:
         """Returns the row with this id, which `find` reads. Raises NotFound if there is no such row or the user cannot
@@ -175,7 +175,7 @@ class RequestContext:
         `name`.
         """
         row = await self.find(find, name, row_id)
-        self.must(row.project_id, f"{name} {row_id}")
+        self.must_access(row.project_id, f"{name} {row_id}")
         return row
 
     @property

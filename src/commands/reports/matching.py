@@ -13,7 +13,7 @@ from domain.triage import Classification
 
 @dataclass(frozen=True)
 class Match:
-    """A match of a known issue with one row of a report."""
+    """A known issue that matches one result of a report; `row` is the index of the result in the report."""
 
     row: int
     known_issue_id: int

@@ -16,7 +16,7 @@ from commands.results import NewCases, RecordReport, find_report, must_take_repo
 from domain.artifacts import is_reserved_for_reports
 from domain.builds import BUILD, AnyBuild, commit_of
 from domain.core.errors import NotFound, Unavailable
-from domain.core.events import ExpectedVersion
+from domain.core.events import LoadedState
 from domain.flakiness import OtherResult
 from domain.known_issues import MatchRule
 from domain.reports import Report
@@ -58,14 +58,14 @@ class ReadModels(Protocol):
         ...
 
 
-async def load_build(log: EventLog, build_id: int) -> ExpectedVersion[AnyBuild]:
+async def load_build(log: EventLog, build_id: int) -> LoadedState[AnyBuild]:
     """Loads a build and its version, so that reports can be recorded for the build. Raises NotFound if there is no such
     build.
     """
     loaded = await log.load_at_version(BUILD.at(build_id))
     if loaded.state is None:
         raise NotFound(f"There is no build {build_id}.")
-    return ExpectedVersion(loaded.stream, loaded.version, loaded.state, loaded.position)
+    return LoadedState(loaded.stream, loaded.version, loaded.state, loaded.position)
 
 
 @dataclass(frozen=True)
@@ -113,14 +113,14 @@ class ReportRecorder:
     _locks: WeakValueDictionary[int, asyncio.Lock] = field(default_factory=WeakValueDictionary)
     """Locks by project. A project's reports are recorded one after the other, since each may bring new test cases."""
 
-    async def record_file(self, execute: Execute, build: ExpectedVersion[AnyBuild], file: IncomingReport) -> Report:
+    async def record_file(self, execute: Execute, build: LoadedState[AnyBuild], file: IncomingReport) -> Report:
         """Reads a file and records it as a report, unless the build already has it."""
         if (known := file.find_in(build.state)) is not None:
             return known
         must_take_reports(build.state, file.attempt)
         return await self.record(execute, build, file, await asyncio.to_thread(file.read))
 
-    async def record_missing(self, execute: Execute, build: ExpectedVersion[AnyBuild], file: IncomingReport) -> Report:
+    async def record_missing(self, execute: Execute, build: LoadedState[AnyBuild], file: IncomingReport) -> Report:
         """Records that no file matches a pattern with which the job names reports. The pattern is the path of
         `file`.
         """
@@ -128,7 +128,7 @@ class ReportRecorder:
         return await self.record(execute, build, file, ReportRead(is_missing=True, warnings=[MISSING]))
 
     async def record(
-        self, execute: Execute, build: ExpectedVersion[AnyBuild], file: IncomingReport, report: ReportRead
+        self, execute: Execute, build: LoadedState[AnyBuild], file: IncomingReport, report: ReportRead
     ) -> Report:
         """Records a report that has already been read."""
         project_id = build.state.queued.project_id
@@ -144,7 +144,7 @@ class ReportRecorder:
     async def _try_to_record(
         self,
         execute: Execute,
-        build: ExpectedVersion[AnyBuild],
+        build: LoadedState[AnyBuild],
         file: IncomingReport,
         report: ReportRead,
         first_result_id: int,
@@ -174,7 +174,7 @@ class ReportRecorder:
 
     async def _prepare(
         self,
-        build: ExpectedVersion[AnyBuild],
+        build: LoadedState[AnyBuild],
         file: IncomingReport,
         report: ReportRead,
         first_result_id: int,

@@ -159,7 +159,7 @@ class Stream(Generic[S]):
 
 
 @dataclass(frozen=True)
-class ExpectedVersion(Generic[S]):
+class LoadedState(Generic[S]):
     """A state that the caller has already loaded. The handler does not load it again.
 
     The command fails with a version conflict when the stream has a newer version.
@@ -172,4 +172,4 @@ class ExpectedVersion(Generic[S]):
     """The log position of the stream's event with this version; 0 for an empty stream."""
 
 
-AnyStream = Stream[Any] | ExpectedVersion[Any]
+AnyStream = Stream[Any] | LoadedState[Any]

@@ -14,7 +14,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from domain.core.data_keys import lineage
 from domain.core.errors import Erased
-from domain.core.events import Event, EventMetadata, ExpectedVersion, Recorded, Stream, readable
+from domain.core.events import Event, EventMetadata, LoadedState, Recorded, Stream, readable
 from store.crypto.secrets import SecretMismatch, Secrets
 from store.log.append import GroupCommit, IdempotencyKey, Request
 from store.log.codec import EventMapper, KeyOf, UnreadableEvent
@@ -120,13 +120,13 @@ class EventLog:
         """Returns the events of each stream in order; an empty list for an unknown stream. Raises StreamDamaged."""
         return _by_stream(streams, readable(await self._decode(await self._loading(tuple(streams)))))
 
-    async def load_at_version(self, stream: Stream[S]) -> ExpectedVersion[S]:
+    async def load_at_version(self, stream: Stream[S]) -> LoadedState[S]:
         """Returns a stream's current state and version, to pass to a command. Raises StreamDamaged."""
         history = (await self.load([stream.name]))[stream.name]
         state = stream.fold(recorded.event for recorded in history)
         if not history:
-            return ExpectedVersion(stream.name, 0, state)
-        return ExpectedVersion(stream.name, history[-1].version, state, history[-1].position)
+            return LoadedState(stream.name, 0, state)
+        return LoadedState(stream.name, history[-1].version, state, history[-1].position)
 
     async def load_state(self, stream: Stream[S]) -> S:
         """Folds all events of a stream to its state. Raises StreamDamaged."""
@@ -322,10 +322,10 @@ class EventLog:
         return erased
 
     async def load_data_keys(self, names: Iterable[str]) -> dict[str, bytes | None]:
-        """Returns data keys by name. The value is None if the key, or a key above it, was destroyed.
+        """Returns data keys by name. The value is None if the key, or the key that wraps it, was destroyed.
 
-        Leaves out a key that was never made. Also leaves out a key if somebody deleted its row, or that of a key above
-        it. Raises SecretMismatch for a key that does not unwrap.
+        A name is missing from the result if its key was never made, or if the row of the key, or of the key that wraps
+        it, is lost. Raises SecretMismatch for a key that does not unwrap.
         """
         lines = {name: lineage(name) for name in names}
         wanted = set[str]().union(*lines.values())

@@ -101,7 +101,7 @@ class Ids:
 
 
 async def fetch_last_position(source: Source) -> int:
-    """Returns the last position that this server drew, for an event or for a gap; 0 before the first."""
+    """Returns the highest position that was given out, whether or not an event is stored at it; 0 before the first."""
     return int((await fetch_rows(source, f"SELECT {LAST_POSITION}"))[0][0])
 
 

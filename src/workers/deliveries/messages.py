@@ -48,8 +48,8 @@ class MessageBuilder:
         self._events[recorded.position] = recorded
 
     async def build(self, position: int, event_type: str, item: int, *, replay: bool) -> NotificationMessage:
-        """Builds the message about the event at a position, for a notification type. For an event about several tests,
-        `item` is the index of the test.
+        """Builds the message of type `event_type` about the event at a position. For an event about several tests,
+        `item` is the index of the test. `replay` marks a message that a user asked to be sent again.
 
         Raises LookupError when there is no event at the position, and StreamDamaged when a stream that the message
         needs cannot be read.

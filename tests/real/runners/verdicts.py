@@ -10,7 +10,7 @@ from commands.builds import FinishBuild
 from commands.reports.reading import read_report
 from commands.results import RecordReport
 from domain.builds import BUILD, AnyBuild, BuildAssigned, BuildFinished, BuildQueued, BuildStarted, ReportRecorded
-from domain.core.events import Event, ExpectedVersion
+from domain.core.events import Event, LoadedState
 from domain.quarantine import QUARANTINE, TestsQuarantined
 
 IDS: dict[str, Any] = {"build_id": 7, "job_id": 5, "project_id": 1}
@@ -33,7 +33,7 @@ def judge(
     for number, path in enumerate(path for _, path in runs if path is not None):
         report = read_report(path)
         command = RecordReport(
-            build=ExpectedVersion("build-7", 0, fold(history)),
+            build=LoadedState("build-7", 0, fold(history)),
             attempt=1,
             path="junit.xml",
             report=report,
