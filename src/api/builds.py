@@ -1,12 +1,13 @@
 """Operations on builds: start, list, show, follow and stop them."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import msgspec
-from litestar import Controller, Request, Response, get, post
+from litestar import Controller, MediaType, Request, Response, get, post
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import Parameter
 from msgspec import UNSET, Meta, UnsetType, structs
@@ -29,7 +30,7 @@ from projections import build_positions, builds
 from projections.build_views import BuildDetail, BuildItem, detail, item
 from projections.builds import BuildCount, BuildFilters, BuildRow
 from projections.time_travel.historical_reads import BUILD_HISTORY, fold_builds
-from store.tables.build_logs import BuildLogs
+from store.tables.build_logs import BuildLogs, Line
 from store.tables.waiting_reasons import fetch_waiting_reason
 
 Variables = dict[
@@ -108,6 +109,10 @@ class LogPage(msgspec.Struct):
     total_lines: int
     """Number of lines that the log has now."""
     lines: list[str]
+    next_offset: int | None
+    """Offset of the first line after these; null at the end of the log."""
+    capped: bool
+    """Whether there are fewer than `limit` lines because they have 4 MiB; `offset=next_offset` returns the next."""
 
 
 class BuildController(Controller):
@@ -213,9 +218,11 @@ class BuildController(Controller):
         attempt: Annotated[
             int | None, Parameter(ge=1, le=MAX_ID, description="An earlier attempt, whose agent was lost")
         ] = None,
-    ) -> LogPage:
+    ) -> Response[LogPage]:
         """Returns a page of lines of a build's log. Without `attempt`, this is the log of the last attempt. Each line
         begins with its time.
+
+        A page has 4 MiB of text at most. If it is `capped`, the rest is at `offset=next_offset`.
         """
         row = await find_visible_build(ctx, build_id)
         if attempt is not None and attempt > row.attempt:
@@ -230,7 +237,9 @@ class BuildController(Controller):
                 total = await logs.count_lines(build_id, number)
             count = min(limit, total - offset)
             lines = await logs.read(build_id, number, offset, count) if count > 0 else []
-        return LogPage(total, [format_line(line) for line in lines])
+        # In a thread, since a large page would hold up all other requests.
+        encoded = await asyncio.to_thread(encode_page, total, offset, count, lines)
+        return Response(cast(Any, encoded), media_type=MediaType.JSON)
 
     @get(
         "/{build_id:int}/stream",
@@ -263,6 +272,14 @@ class BuildController(Controller):
         )
         source = BuildStream(streams.builds, build_id, with_ids=with_ids, after=after)
         return LiveStream(streams.clients, client, source)
+
+
+def encode_page(total: int, offset: int, wanted: int, lines: Sequence[Line]) -> bytes:
+    """Returns a LogPage as JSON. `wanted` is the number of lines that it would have without a limit to its bytes."""
+    end = offset + len(lines)
+    next_offset = end if lines and end < total else None
+    page = LogPage(total, [format_line(line) for line in lines], next_offset, capped=0 < len(lines) < wanted)
+    return msgspec.json.encode(page)
 
 
 @asynccontextmanager

@@ -175,16 +175,38 @@ def test_logs_by_offset(quiet_shop: Shop) -> None:
     number = shop.start()
     build = agent.take_up()
     path = f"/api/v3/builds/{number}/pipeline_logs"
-    assert shop.admin.get(path).json() == {"total_lines": 0, "lines": []}
+    end = {"next_offset": None, "capped": False}
+    assert shop.admin.get(path).json() == {"total_lines": 0, "lines": []} | end
     agent.log(build, 0, [f"line {n}" for n in range(5)]).raise_for_status()
     whole = shop.admin.get(path).json()
-    assert whole == {"total_lines": 5, "lines": [f"[10:00:05] line {n}" for n in range(5)]}
+    assert whole == {"total_lines": 5, "lines": [f"[10:00:05] line {n}" for n in range(5)]} | end
     assert shop.admin.get(path, params={"offset": 3}).json()["lines"] == whole["lines"][3:]
-    assert shop.admin.get(path, params={"offset": 1, "limit": 2}).json()["lines"] == whole["lines"][1:3]
-    assert shop.admin.get(path, params={"offset": 99}).json() == {"total_lines": 5, "lines": []}
+    part = shop.admin.get(path, params={"offset": 1, "limit": 2}).json()
+    assert part == {"total_lines": 5, "lines": whole["lines"][1:3], "next_offset": 3, "capped": False}
+    assert shop.admin.get(path, params={"offset": 99}).json() == {"total_lines": 5, "lines": []} | end
     assert shop.admin.get(path, params={"offset": -1}).status_code == 422
     agent.finished(build).raise_for_status()
     assert shop.admin.get(path).json() == whole
+
+
+def test_a_page_of_a_log_has_a_limit_of_bytes(quiet_shop: Shop) -> None:
+    shop, agent = quiet_shop, quiet_shop.new_agent()
+    number = shop.start()
+    build = agent.take_up()
+    lines = [f"{n} {'x' * 64_000}" for n in range(80)]
+    for first in range(0, 80, 40):
+        agent.log(build, first, lines[first : first + 40]).raise_for_status()
+    found: list[str] = []
+    pages: int = 0
+    offset: int | None = 0
+    while offset is not None:
+        answer = shop.admin.get(f"/api/v3/builds/{number}/pipeline_logs", params={"offset": offset, "limit": 10_000})
+        assert len(answer.content) < 4.2 * 2**20
+        page = answer.json()
+        found += [line.removeprefix("[10:00:05] ") for line in page["lines"]]
+        assert page["capped"] == (page["next_offset"] is not None)
+        pages, offset = pages + 1, page["next_offset"]
+    assert (found, pages) == (lines, 2)
 
 
 def test_the_log_of_an_attempt_that_was_lost(quiet_shop: Shop) -> None:

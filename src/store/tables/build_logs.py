@@ -5,6 +5,7 @@ a digest of itself and all chunks before it. The event that ends the build conta
 digest, so a later change of the log can be found.
 """
 
+import asyncio
 import hashlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -21,6 +22,8 @@ MAX_SIZE = 1024 * 1024 * 1024
 
 CHECKED_CHUNKS = 20
 """Chunks that are in memory at a time while a log is checked."""
+MAX_READ_SIZE = 4 * 1024 * 1024
+"""Bytes of the lines that one `read` returns, unless its first line alone has more."""
 PAGE_CHUNKS = 100
 PAGE_SIZE = 64 * 1024
 """Bytes before compression that a page may have in addition to its first chunk."""
@@ -125,14 +128,17 @@ class BuildLogs:
         return f"lines 1 to {reached} were changed together with their digests"
 
     async def read(self, build_id: int, attempt: int, offset: int, limit: int) -> list[Line]:
-        """Returns up to `limit` lines from line `offset` on."""
+        """Returns up to `limit` lines from line `offset` on; fewer if they have more than MAX_READ_SIZE."""
         chunks = await fetch_rows(
             self._source,
-            "SELECT first_line, lines FROM build_log_chunks WHERE build_id = %s AND attempt = %s"
-            " AND first_line < %s AND first_line + line_count > %s ORDER BY first_line",
-            (build_id, attempt, offset + limit, offset),
+            "WITH first AS (SELECT first_line, size FROM build_log_chunks WHERE build_id = %(build)s"
+            " AND attempt = %(attempt)s AND first_line <= %(offset)s ORDER BY first_line DESC LIMIT 1)"
+            " SELECT next.first_line, next.lines FROM first JOIN build_log_chunks AS next"
+            " ON next.build_id = %(build)s AND next.attempt = %(attempt)s AND next.first_line >= first.first_line"
+            " AND next.first_line < %(end)s AND next.size <= first.size + %(size)s ORDER BY next.first_line",
+            {"build": build_id, "attempt": attempt, "offset": offset, "end": offset + limit, "size": MAX_READ_SIZE},
         )
-        return _lines_from(chunks, offset)[:limit]
+        return await asyncio.to_thread(_cut, chunks, offset, limit)
 
     async def read_page(self, build_id: int, attempt: int, offset: int) -> list[Line]:
         """Returns lines from line `offset` on, as many as a few chunks have; an empty list at the end of the log."""
@@ -169,6 +175,16 @@ def _lines_from(chunks: Sequence[tuple[Any, ...]], offset: int) -> list[Line]:
     """Decodes adjacent chunks. Leaves out the lines before `offset`."""
     lines = [line for _, chunk in chunks for line in _lines.decode(_decompressor.decompress(chunk))]
     return lines[max(0, offset - chunks[0][0]) :] if chunks else []
+
+
+def _cut(chunks: Sequence[tuple[Any, ...]], offset: int, limit: int) -> list[Line]:
+    """Decodes adjacent chunks as `_lines_from` does, and leaves out the lines beyond `limit` and MAX_READ_SIZE."""
+    size, found = 0, _lines_from(chunks, offset)[:limit]
+    for count, line in enumerate(found):
+        size += len(line.text.encode())
+        if size > MAX_READ_SIZE and count > 0:
+            return found[:count]
+    return found
 
 
 def _digest(before: bytes, chunk: bytes) -> bytes:
