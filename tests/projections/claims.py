@@ -16,6 +16,7 @@ from projections.engine.projector import Projector
 from projections.engine.read_your_writes import ProjectionWaiter
 from projections.engine.schemas import connect
 from store.log.event_log import Write
+from store.postgres.cancellation import cancel_and_wait
 from store.postgres.notifications import EVENTS, PROJECTED, Listener
 from testhide.processes import Core
 from tests.projections.toys import SEEN
@@ -104,9 +105,7 @@ async def projecting(
     try:
         yield waiter
     finally:
-        for task in tasks:
-            task.cancel()
-        _, running = await asyncio.wait(tasks, timeout=ENDS_S)
+        _, running = await asyncio.wait({asyncio.create_task(cancel_and_wait(*tasks))}, timeout=ENDS_S)
         assert not running, "cancelled, and still they run"
         await listener.close()
 

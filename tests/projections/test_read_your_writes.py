@@ -1,7 +1,6 @@
 """Read your writes: who waits for a position, and for how long."""
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ import pytest
 
 from projections.engine.model import versions_digest
 from projections.engine.read_your_writes import WAIT_TIMEOUT_S, ProjectionWaiter
+from store.postgres.cancellation import cancel_and_wait
 from store.postgres.notifications import PROJECTED, Listener
 from testhide.processes import Core
 from tests.projections.toys import SEEN, TOYS
@@ -65,9 +65,7 @@ async def models(parts: Core) -> AsyncIterator[Models]:
     await listener.start()
     running = asyncio.create_task(waiter.run())
     yield Models(parts.conninfo, listener, waiter)
-    running.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await running
+    await cancel_and_wait(running)
     await listener.close()
 
 

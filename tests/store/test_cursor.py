@@ -1,7 +1,6 @@
 """A cursor hands over every event of interest once, in order, and wakes up for no other."""
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 
@@ -13,6 +12,7 @@ from domain.core.events import EventMetadata, Recorded
 from store.log.cursor import LogCursor
 from store.log.event_log import Write
 from store.log.subscription import LogSubscription
+from store.postgres.cancellation import cancel_and_wait
 from store.postgres.notifications import EVENTS, Listener
 from store.tables import log_positions
 from testhide.processes import Core
@@ -125,9 +125,7 @@ async def test_nothing_is_missed_while_others_append(parts: Core, listener: List
     async with asyncio.timeout(10):
         while cursor.position < 40:
             await asyncio.sleep(0.01)
-    following.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await following
+    await cancel_and_wait(following)
     assert [position for batch in handled.batches for position in batch] == list(range(1, 41))
 
 

@@ -24,6 +24,7 @@ from integrations.addresses import parse_networks
 from integrations.outgoing import HttpOutgoing
 from projections.time_travel.historical_tables import HistoricalTables
 from projections.webhooks import WebhookRow
+from store.postgres.cancellation import cancel_and_wait
 from store.postgres.notifications import EVENTS, Listener
 from store.tables import delivery_history, delivery_upkeep
 from store.tables.deliveries import DELIVERIES_CHANNEL
@@ -190,9 +191,7 @@ class Hooks:
         try:
             yield
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await cancel_and_wait(*tasks)
             await self.listener.close()
 
     async def until(self, holds: Callable[[], bool]) -> None:

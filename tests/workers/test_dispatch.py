@@ -21,6 +21,7 @@ from commands.projects import CreateProject
 from domain.builds import BUILD, Assigned, Finished, Queued
 from domain.dispatch import LeadershipTaken
 from domain.nodes import NODE
+from store.postgres.cancellation import cancel_and_wait
 from store.postgres.notifications import EVENTS, POLLS, Listener
 from store.tables.agent_gauges import AgentGauges
 from store.tables.build_logs import BuildLogs, Line
@@ -216,9 +217,7 @@ class Yard:
         )
         running = asyncio.create_task(dispatcher.run())
         yield
-        running.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await running
+        await cancel_and_wait(running)
         await listener.close()
 
     async def until(self, build_id: int, holds: Callable[[Any], bool]) -> Any:

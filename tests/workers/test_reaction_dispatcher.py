@@ -22,6 +22,7 @@ from domain.artifacts import blob_key
 from domain.core.events import Event
 from domain.jobs import JobDeleted
 from integrations.blobs import open_blobs
+from store.postgres.cancellation import cancel_and_wait
 from store.postgres.notifications import EVENTS, Listener
 from store.tables import reactions as due_reactions
 from store.tables.build_logs import BuildLogs, Line
@@ -100,9 +101,7 @@ class Yard:
         task = asyncio.create_task(relay.run())
         await self.until(self._follows)
         yield
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        await cancel_and_wait(task)
         await self.listener.close()
 
     async def until(self, holds: Callable[[], Awaitable[bool]]) -> None:

@@ -1,7 +1,6 @@
 """Retention: what a project no longer keeps is deleted, and nothing else."""
 
 import asyncio
-import contextlib
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -16,6 +15,7 @@ from domain.builds import BUILD, AnyBuild, BuildDeleted, DeletedBuild
 from projections.engine.engine import Engine, ensure_tables, fetch_positions
 from projections.projects import ProjectRow
 from projections.registry import PROJECTIONS
+from store.postgres.cancellation import cancel_and_wait
 from store.tables.alarms import fetch_alarms
 from testhide.processes import Core
 from workers import retention
@@ -179,9 +179,7 @@ async def test_it_goes_on_by_itself(house: House) -> None:
     async with asyncio.timeout(20):
         while await _left(house, made):
             await house.shown()
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
+    await cancel_and_wait(task)
 
 
 async def _left(house: House, builds: Sequence[int]) -> list[int]:

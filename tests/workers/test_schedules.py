@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 import psycopg
 
+from store.postgres.cancellation import cancel_and_wait
 from store.postgres.leader_lock import fetch_idle_leaders, hold_leader_lock
 from testhide.processes import Core
 from workers.loops.periodic import Schedule, Schedules
@@ -41,9 +42,7 @@ async def running(parts: Core, *schedules: Schedule) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        await cancel_and_wait(task)
 
 
 async def test_one_of_many_runs_them_and_the_next_follows(parts: Core) -> None:
@@ -55,9 +54,7 @@ async def test_one_of_many_runs_them_and_the_next_follows(parts: Core) -> None:
         assert set(counted.swept) == {1}
     await counted.wait_for(2)
     assert counted.swept == sorted(counted.swept)
-    next_one.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await next_one
+    await cancel_and_wait(next_one)
 
 
 async def test_one_that_fails_holds_up_no_other(parts: Core) -> None:

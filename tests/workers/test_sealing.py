@@ -24,6 +24,7 @@ from store.audit.recheck import TreeDamaged
 from store.audit.recheck_progress import SEALER_LOCK
 from store.audit.signed_notes import BadNote, Checkpoint, SigningKey, VerifierKey, note_hash, open_note
 from store.log.event_log import Write
+from store.postgres.cancellation import cancel_and_wait
 from store.postgres.notifications import EVENTS, SEALS, Listener
 from store.tables.alarms import fetch_alarms
 from testhide.processes import Core
@@ -269,8 +270,7 @@ async def test_a_signing_key_that_cannot_be_read_is_an_alarm_and_waited_for(yard
     async with asyncio.timeout(20):
         while len(await yard.tree.checkpoints_before(None, 10)) < 2 or await yard.alarms():
             await asyncio.sleep(0.02)  # between two looks at what no notification tells
-    running.cancel()
-    await asyncio.gather(running, return_exceptions=True)
+    await cancel_and_wait(running)
     await listener.close()
 
 
@@ -336,9 +336,7 @@ async def sealing_processes(
     try:
         yield wait_for
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel_and_wait(*tasks)
         await listener.close()
 
 

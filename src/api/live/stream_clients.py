@@ -155,9 +155,8 @@ class StreamClients:
         try:
             yield
         finally:
-            for task in tasks:
-                task.cancel()
             self.cut_all()
+            await cancel_and_wait(*tasks)
 
     def cut_all(self) -> None:
         for client in self._clients:

@@ -5,6 +5,7 @@ by `asyncio.wait_for`, so a task that uses the database may have to be cancelled
 """
 
 import asyncio
+from collections.abc import Coroutine
 from typing import Any
 
 RETRY_INTERVAL_S = 0.2
@@ -12,14 +13,53 @@ RETRY_INTERVAL_S = 0.2
 
 
 async def cancel_and_wait(*tasks: asyncio.Task[Any]) -> None:
-    """Cancels the tasks again and again until all of them have ended. Drops their results and errors."""
+    """Cancels the tasks again and again until all of them have ended. Drops their results and errors. If it is
+    cancelled itself, it ends after them all the same.
+    """
+    cancelled: asyncio.CancelledError | None = None
     while running := [task for task in tasks if not task.done()]:
         for task in running:
             task.cancel()
-        await asyncio.wait(running, timeout=RETRY_INTERVAL_S)
+        try:
+            await asyncio.wait(running, timeout=RETRY_INTERVAL_S)
+        except asyncio.CancelledError as error:
+            cancelled = error
     for task in tasks:
         if not task.cancelled():
             task.exception()  # marks it as retrieved, else asyncio logs it
+    if cancelled is not None:
+        raise cancelled
+
+
+class Tasks:
+    """Tasks that end together, like those of an asyncio.TaskGroup. That one cancels its tasks once, and then waits for
+    ever for a task that has lost its cancellation.
+    """
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def start(self, *works: Coroutine[Any, Any, None]) -> None:
+        for work in works:
+            task = asyncio.create_task(work)
+            self._tasks.add(task)
+            task.add_done_callback(self._end)
+
+    async def run(self) -> None:
+        """Waits until a task fails or the caller is cancelled. Then cancels all tasks and waits until they have ended.
+        Raises the error of the task.
+        """
+        try:
+            await self._failed
+        finally:
+            while self._tasks:  # a task that has lost its cancellation may start others
+                await cancel_and_wait(*self._tasks)
+
+    def _end(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None and not self._failed.done():
+            self._failed.set_exception(error)
 
 
 async def wait_for(event: asyncio.Event, timeout_s: float) -> bool:

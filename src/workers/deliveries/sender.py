@@ -26,7 +26,7 @@ from domain.core.errors import Rejection
 from domain.delivery_outcomes import Outcome
 from domain.endpoints import EndpointKind
 from store.postgres.batch_loader import BatchLoader
-from store.postgres.cancellation import wait_for
+from store.postgres.cancellation import Tasks, wait_for
 from store.postgres.leader_lock import hold_leader_lock
 from store.postgres.notifications import Listener
 from store.tables import deliveries, delivery_endpoints, delivery_upkeep
@@ -96,11 +96,9 @@ class DeliverySender:
     async def run(self) -> None:
         """Sends deliveries until cancelled. Any number of senders may run."""
         with self.listener.subscribed(DELIVERIES_CHANNEL, lambda payload: self._changed.set()):
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._hold_locks())
-                tasks.create_task(self._send(tasks))
-                tasks.create_task(self._publish())
-                tasks.create_task(self._maintain())
+            tasks = Tasks()
+            tasks.start(self._hold_locks(), self._send(tasks), self._publish(), self._maintain())
+            await tasks.run()
 
     async def run_due(self) -> int:
         """Sends deliveries until none is due, and then records events about them. Returns the number of attempts."""
@@ -132,13 +130,13 @@ class DeliverySender:
             finally:
                 self._lock = None
 
-    async def _send(self, tasks: asyncio.TaskGroup) -> None:
+    async def _send(self, tasks: Tasks) -> None:
         while True:
             self._changed.clear()
             if self._lock is not None:
                 async with tolerate_outages("leasing deliveries"):
                     for leased in await self._lease():
-                        tasks.create_task(self._deliver_one(leased))
+                        tasks.start(self._deliver_one(leased))
             if await wait_for(self._changed, POLL_INTERVAL_S):
                 await asyncio.sleep(DEBOUNCE_S)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import structlog
 from psycopg import AsyncConnection
 
+from store.postgres.cancellation import cancel_and_wait
 from store.postgres.leader_lock import SCHEDULES_LOCK, hold_leader_lock
 from workers.loops.outages import tolerate_outages
 
@@ -53,9 +54,7 @@ class Schedules:
                 await lock.execute("SELECT")
                 await asyncio.sleep(self.lock_check_interval_s)
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await cancel_and_wait(*tasks)
 
 
 async def _run(schedule: Schedule) -> None:

@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 from domain.core.events import readable
 from store.log.cursor import LogCursor
 from store.log.event_log import EventLog
-from store.postgres.cancellation import cancel_and_wait
+from store.postgres.cancellation import Tasks
 from store.postgres.notifications import Listener
 from store.tables import log_positions, reactions
 from store.tables.alarms import set_alarm
@@ -84,15 +84,11 @@ class ReactionDispatcher:
 
     async def run(self) -> None:
         """Finds and runs due reactions until cancelled. Any number of dispatchers may run."""
-        # No TaskGroup: it cancels once, and a task that waits for the database may go on after that.
-        running = [
-            asyncio.create_task(work) for work in (self._cursor.follow(self._note_due), self._sweep(), self._work())
-        ]
+        tasks = Tasks()
+        tasks.start(self._cursor.follow(self._note_due), self._sweep(), self._work())
         try:
-            for task in (await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED))[0]:
-                task.result()
+            await tasks.run()
         finally:
-            await cancel_and_wait(*running)
             await self._connections.disconnect()
 
     async def run_due(self) -> int:
