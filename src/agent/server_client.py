@@ -1,7 +1,7 @@
 """HTTP client for the server: JSON over connections that are kept open, with retries for as long as the caller wants.
 
 Exception
-├── RequestRefused       the server answered with a status that no retry changes (any but 401, 429 and 5xx)
+├── RequestRefused       the server answered with a status that no retry changes (any but 401, 408, 429 and 5xx)
 ├── TokenRefused         401
 └── RequestAbandoned     the caller's `RetryPause` gave up, or its `Cancellation` was used
 """
@@ -138,7 +138,7 @@ class ServerClient:
             retry_after = 0.0
             try:
                 status, answer, retry_after = self._send_once(request)
-                if status < 500 and status != 429:
+                if status < 500 and status not in (408, 429):
                     self._note_reachable()
                     return _decode_answer(status, answer)
                 trouble = f"it answered {status}"

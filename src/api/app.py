@@ -22,6 +22,7 @@ from api.events import EventController
 from api.health import HealthController, ProjectionController, ReactionController
 from api.http import problems
 from api.http.bodies import JsonRequest, refuse_compressed_body, refuse_unexpected_body, require_storable
+from api.http.body_limits import limit_body
 from api.http.head import answer_head
 from api.http.idempotency import IdempotencyMiddleware
 from api.http.paging import provide_paged
@@ -99,10 +100,12 @@ async def before_request(request: Request[Any, Any, Any]) -> Response[None] | No
 
 class Application(Litestar):
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "http" and scope["method"] == "HEAD":
+        if scope["type"] != "http":
+            await super().__call__(scope, receive, send)
+        elif scope["method"] == "HEAD":
             await answer_head(super().__call__, scope, send)
         else:
-            await super().__call__(scope, receive, send)
+            await super().__call__(scope, limit_body(scope, receive), send)
 
 
 def create_app(services: AbstractAsyncContextManager[Services], version: str) -> Litestar:

@@ -3,7 +3,6 @@
 import contextlib
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Annotated, Any, get_args
 
 import msgspec
@@ -13,6 +12,7 @@ from litestar.background_tasks import BackgroundTask
 from msgspec import Meta
 
 from api.http.idempotency import SHOWN_ONCE
+from api.http.networks import find_network
 from api.http.paging import Paged, paginate
 from api.http.permissions import ANY_USER, CAN_CHANGE_ACCOUNT, CAN_READ, TOKEN_MAKERS, Level, User
 from api.http.request_context import RequestContext
@@ -374,21 +374,3 @@ async def counting_attempts(request: Request[Any, Any, Any], services: Services,
         raise
     await attempts.release(limits)
     await attempts.succeed(pair)
-
-
-def find_network(request: Request[Any, Any, Any]) -> IPv4Network | IPv6Network | None:
-    """Returns the network whose attempts are counted together. For IPv4 it is the single address, and for IPv6 the /64
-    network, since one customer has all addresses in it.
-
-    Returns None if the request comes from this machine: behind a proxy that does not forward its clients' addresses,
-    all clients would be counted as one.
-    """
-    try:
-        address = ip_address(request.client.host if request.client is not None else "")
-    except ValueError:
-        return None
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
-    if address.is_loopback:
-        return None
-    return ip_network((address, 32 if isinstance(address, IPv4Address) else 64), strict=False)

@@ -21,6 +21,7 @@ from litestar.params import Parameter
 from msgspec import Meta
 
 from api.auth import OpenedSession, open_session
+from api.http.body_limits import MAX_BODY
 from api.http.request_context import RequestContext
 from api.http.security import PUBLIC
 from api.http.types import Email
@@ -89,8 +90,7 @@ class SsoController(Controller):
 
     @post(
         status_code=200,
-        opt={**PUBLIC, "problems": (Unauthenticated, Forbidden, Conflict, Unavailable)},
-        request_max_body_size=2 * MAX_RESPONSE,
+        opt={**PUBLIC, MAX_BODY: 2 * MAX_RESPONSE, "problems": (Unauthenticated, Forbidden, Conflict, Unavailable)},
     )
     async def sign_in_with_saml(self, ctx: RequestContext, data: SamlLogin) -> OpenedSession:
         """Opens a session for the person whom an identity provider asserts. An assertion works once, within 5 minutes,
@@ -134,8 +134,7 @@ class SsoController(Controller):
     @post(
         "/acs",
         status_code=303,
-        opt={**PUBLIC, "content": {FORM: ACS_FORM}},
-        request_max_body_size=2 * MAX_RESPONSE,
+        opt={**PUBLIC, MAX_BODY: 2 * MAX_RESPONSE, "content": {FORM: ACS_FORM}},
         include_in_schema=False,
     )
     async def finish_sign_in(self, ctx: RequestContext, request: Request[Any, Any, Any]) -> Response[None]:

@@ -8,25 +8,32 @@ vanished.
 import asyncio
 import socket
 from collections.abc import Coroutine, Sequence
-from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
-from granian.constants import Interfaces
+from granian.constants import HTTPModes, Interfaces
+from granian.http import HTTP1Settings
 from granian.log import LogLevels
 from granian.net import SocketHolder  # type: ignore[attr-defined]
 from granian.server.embed import Server
 from granian.utils.proxies import wrap_asgi_with_proxy_headers
 from litestar import Litestar
 
-Network = IPv4Network | IPv6Network
+from api.http.networks import Network
+from store.postgres.cancellation import cancel_and_wait
+from testhide.connections import ConnectionCap, raise_file_limit
+
+HEAD_TIMEOUT_S = 30.0
+"""Seconds within which a connection must have sent the head of its first or next request."""
+MAX_HEAD_BYTES = 64 * 1024
+"""Largest head of a request; a connection buffers no more of a body either."""
 SEND_TIMEOUT_S = 30.0
 """How long sent data may stay unacknowledged before the kernel closes the connection."""
 KEEPALIVE_IDLE_S = 60
 """How long a connection may be silent before the kernel probes whether the client is still there."""
 ACCEPT_BACKLOG = 2048
 """Connections that the kernel queues while the server is busy."""
-MAX_CONCURRENT_REQUESTS = 20_000
-"""Requests in progress at once, including long polls and responses that stay open (SSE)."""
+CONNECTIONS_PER_ADDRESS = 1_000
+"""Connections that one address may have at once."""
 DISCONNECT_INTERVAL_S = 0.2
 """Seconds between two rounds in which a stopping server ends open responses and long polls: one may just have begun."""
 
@@ -60,21 +67,32 @@ def _as_seen(network: Network) -> list[str]:
 
 
 async def serve(
-    app: Litestar, host: str, port: int, stop: Coroutine[Any, Any, object], trusted_proxies: Sequence[Network] = ()
+    app: Litestar,
+    host: str,
+    port: int,
+    stop: Coroutine[Any, Any, object],
+    trusted_proxies: Sequence[Network] = (),
+    connections_per_address: int = CONNECTIONS_PER_ADDRESS,
 ) -> None:
     """Serve until `stop` returns; then end open responses (SSE) and long polls, and wait for all other responses."""
+    proxied = wrap_asgi_with_proxy_headers(app, [seen for network in trusted_proxies for seen in _as_seen(network)])
+    cap = ConnectionCap(proxied, port, connections_per_address, trusted_proxies)
     server = HttpServer(
-        wrap_asgi_with_proxy_headers(app, [seen for network in trusted_proxies for seen in _as_seen(network)]),
+        cap,
         address=host,
         port=port,
         interface=Interfaces.ASGI,
         backlog=ACCEPT_BACKLOG,
-        backpressure=MAX_CONCURRENT_REQUESTS,
+        backpressure=raise_file_limit(),
+        # Not HTTP/2: Granian waits without an end for the first byte of a connection that may use either.
+        http=HTTPModes.http1,
+        http1_settings=HTTP1Settings(header_read_timeout=round(HEAD_TIMEOUT_S * 1_000), max_buffer_size=MAX_HEAD_BYTES),
         log_level=LogLevels.warning,
         websockets=False,
     )
     stopping = asyncio.create_task(stop)
     serving = asyncio.create_task(server.serve())
+    capping = asyncio.create_task(cap.run())
     await asyncio.wait({stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
     if not serving.done():
         server.stop()  # type: ignore[no-untyped-call]
@@ -83,4 +101,5 @@ async def serve(
                 streams.clients.cut_all()
                 app.state.polls.end_all()
             await asyncio.wait({serving}, timeout=DISCONNECT_INTERVAL_S)
+    await cancel_and_wait(capping)
     await serving

@@ -172,7 +172,8 @@ def serve(settings: Settings) -> None:
             from integrations.addresses import parse_networks
 
             proxies = parse_networks(settings.trusted_proxies)
-            await http_server.serve(app, settings.host, settings.port, runtime.signalled(), proxies)
+            limit = settings.connections_per_address
+            await http_server.serve(app, settings.host, settings.port, runtime.signalled(), proxies, limit)
 
     runtime.run(run())
 

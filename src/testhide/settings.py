@@ -35,6 +35,7 @@ MEANINGS = {
     "blobs_url": "where artifacts lie, s3://BUCKET/PREFIX or file:///FOLDER (DATA/blobs)",
     "outgoing_allow": "networks besides public ones that webhooks may call, http included: 10.1.0.0/16,… (none)",
     "trusted_proxies": "networks of reverse proxies, whose X-Forwarded-For and -Proto count (127.0.0.0/8,::1/128)",
+    "connections_per_address": "connections that one address may have at once, without those of trusted proxies (1000)",
     "smtp_url": "mail server, smtp://USER:PASSWORD@HOST:587 (STARTTLS) or smtps://… (none: links are in answers)",
     "mail_from": "sender of mails, an address with or without a name; needed with TESTHIDE_SMTP_URL",
     "license": "signed licence file (none: the community tier, with all features)",
@@ -42,6 +43,7 @@ MEANINGS = {
     "checkpoints_to": "folder that every checkpoint of the audit log is also written to (none)",
     "build": "what /healthz shows as build (the commit of the checkout, or the version)",
 }
+COUNTS = {"connections_per_address"}
 # Each may also be given as TESTHIDE_…_FILE: the name of a file that holds it.
 SECRETS = ("database_url", "redis_url", "secret_key", "admin_password", "smtp_url")
 # Read by the start of the stack itself.
@@ -74,6 +76,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     blobs_url: str = ""
     outgoing_allow: str = ""
     trusted_proxies: str = "127.0.0.0/8,::1/128"
+    connections_per_address: int = 1_000
     smtp_url: str = ""
     mail_from: str = ""
     prints_links: bool = False
@@ -139,6 +142,8 @@ def from_environment(environ: Mapping[str, str], **given: Any) -> Settings:
         found["secret_key"] = parse_key(found["secret_key"], "TESTHIDE_SECRET_KEY")
     if "port" in found:
         found["port"] = _number(found["port"], variable("port"), 1, 65535)
+    for name in COUNTS & found.keys():
+        found[name] = _number(found[name], variable(name), 1, 10_000_000)
     if "unsafe" in found:
         found["unsafe"] = bool(_number(found["unsafe"], variable("unsafe"), 0, 1))
     found |= given

@@ -10,7 +10,7 @@ import pytest
 import requests
 from litestar.testing import RequestFactory
 
-from api.auth import find_network
+from api.http.networks import find_network
 from domain.core.errors import Unavailable
 from store.crypto import passwords
 from tests.support.server import Server

@@ -54,7 +54,7 @@ class InProcessServer:
 
 
 @contextlib.contextmanager
-def serve_in_process(server: Server, **changes: str) -> Iterator[InProcessServer]:
+def serve_in_process(server: Server, **changes: str | int) -> Iterator[InProcessServer]:
     """One more process, as it were, on the server's database; `changes` are of its settings."""
     settings = structs.replace(server.settings, port=free_port(), **changes)
     with warnings.catch_warnings(action="ignore", category=LitestarDeprecationWarning):
@@ -63,7 +63,10 @@ def serve_in_process(server: Server, **changes: str) -> Iterator[InProcessServer
     begun: Future[asyncio.AbstractEventLoop] = Future()
 
     async def run() -> None:
-        serving = asyncio.create_task(http_server.serve(app, settings.host, settings.port, stop.wait()))
+        # No proxies are trusted, so that addresses of this machine have limits, too.
+        serving = asyncio.create_task(
+            http_server.serve(app, settings.host, settings.port, stop.wait(), (), settings.connections_per_address)
+        )
         while app.state.get("streams") is None:
             assert not serving.done()
             await asyncio.sleep(0.02)  # between two looks

@@ -45,7 +45,7 @@ class Problem(msgspec.Struct, omit_defaults=True):
 
 def response(status: int, slug: str, title: str, detail: str, **extra: Any) -> Response[Problem]:
     headers: dict[str, str] = extra.pop("headers", {})
-    if status == 413:
+    if status in (408, 413):
         # The connection cannot be used again, since the body was not read to its end.
         headers = headers | {"Connection": "close"}
     problem = Problem(f"urn:testhide:problem:{slug}", title, status, detail, **extra)

@@ -4,6 +4,7 @@ Rejection
     ├── Unauthenticated      401
     ├── Forbidden            403
     ├── NotFound             404
+    ├── BodyTimeout          408
     ├── Conflict             409
     ├── Erased               410
     ├── TooLarge             413
@@ -50,6 +51,12 @@ class Forbidden(Rejection):
 
 class NotFound(Rejection):
     status, slug, title = 404, "not-found", "Not found"
+
+
+class BodyTimeout(Rejection):
+    """The body of the request did not come in time."""
+
+    status, slug, title = 408, "body-timeout", "The body did not come in time"
 
 
 class Conflict(Rejection):
