@@ -6,7 +6,7 @@ import msgspec
 from litestar import Controller, post
 
 from api.audit import must_access_project
-from api.http.permissions import CAN_SIMULATE
+from api.http.permissions import CAN_AUDIT
 from api.http.request_context import RequestContext
 from api.http.types import Id
 from api.http.validation import Time
@@ -65,7 +65,7 @@ class SimulationController(Controller):
     path = "/audit/replay"
     tags = ["Audit"]
 
-    @post(status_code=200, opt={"problems": (TooManyRequests,)}, guards=[CAN_SIMULATE])
+    @post(status_code=200, opt={"problems": (TooManyRequests,)}, guards=[CAN_AUDIT])
     async def simulate_rules(self, ctx: RequestContext, data: SimulationRequest) -> SimulationAnswer:
         """Returns the failures that the what-if rules would have classified differently, and the builds that would have
         ended with another verdict.

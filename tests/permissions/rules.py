@@ -107,7 +107,7 @@ def project(access: str, scope: str) -> Rule:
     return rule
 
 
-READ, SIMULATE, AUDIT = project("read", "read"), project("write", "read"), project("admin", "read")
+READ, AUDIT = project("read", "read"), project("admin", "read")
 BUILD, REPORT, WRITE = project("write", "build"), project("write", "report"), project("write", "admin")
 MANAGE = project("admin", "admin")
 

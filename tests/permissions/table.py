@@ -10,7 +10,6 @@ from .rules import (
     MANAGE,
     READ,
     REPORT,
-    SIMULATE,
     WRITE,
     Rule,
     account_owners,
@@ -306,7 +305,7 @@ AUDIT_LOG = (
     op("GET /audit/export", whole_log, query="size={sealed}&after={after}"),
     op("GET /audit/export", AUDIT, query="size={sealed}&after={after}&project_id={project_id}"),
     op("GET /audit/export", AUDIT, query="size={sealed}&stream={stream}"),
-    op("POST /audit/replay", SIMULATE, lambda at: {"project_id": at["project_id"], "known_issues": [ISSUE]}),
+    op("POST /audit/replay", AUDIT, lambda at: {"project_id": at["project_id"], "known_issues": [ISSUE]}),
     op("POST /audit/replay", whole_log, {"known_issues": [ISSUE]}),
 )
 OPERATIONS = (*ACCOUNTS, *PROJECTS, *TEMPLATES, *BUILDS, *TESTS, *NODES, *ENDPOINTS, *AUDIT_LOG)
