@@ -1,5 +1,8 @@
 """Identity providers, at which users sign in by SAML, and the names at them that are linked to users."""
 
+import hashlib
+from base64 import b64decode
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -15,12 +18,20 @@ from commands.identity_providers import (
     CreateIdentityProvider,
     DeleteIdentityProvider,
     LinkIdentity,
+    RefreshIdentityProvider,
     UnlinkIdentity,
     UpdateIdentityProvider,
 )
-from domain.core.errors import Conflict, Invalid
+from domain.core.errors import Conflict, Invalid, OutsideFailure
 from domain.users import Role
-from integrations.ports import MetadataRefused, ProviderMetadata
+from integrations.ports import (
+    MAX_METADATA,
+    MetadataRefused,
+    ProviderMetadata,
+    Refused,
+    Unanswered,
+    fetch_metadata,
+)
 from projections import identity_providers
 from projections.identity_providers import IdentityProviderRow
 from store.crypto.secrets import Secrets
@@ -30,17 +41,19 @@ READERS, MANAGERS = admins_only("see identity providers", "read"), admins_only("
 Url = Annotated[str, Meta(max_length=2_000, pattern=r"^https?://\S+$", description="http or https")]
 EntityId = Annotated[str, Meta(min_length=1, max_length=1_024, pattern=r"^\S+$")]
 Certificates = Annotated[list[Annotated[str, Meta(max_length=20_000)]], Meta(min_length=1, max_length=10)]
-Metadata = Annotated[str, Meta(min_length=1, max_length=1_000_000)]
+Metadata = Annotated[str, Meta(min_length=1, max_length=MAX_METADATA)]
 Attribute = Annotated[str, Meta(max_length=500)]
 Roles = Annotated[dict[Annotated[str, Meta(min_length=1, max_length=500)], Role], Meta(max_length=1_000)]
 
 
 class NewIdentityProvider(msgspec.Struct):
-    """A new identity provider: by its metadata, or by `entity_id`, `sso_url` and `certificates`."""
+    """A new identity provider: by its metadata, as text or by URL, or by `entity_id`, `sso_url` and `certificates`."""
 
     name: Name
     metadata: Metadata | UnsetType = UNSET
     """SAML metadata of the provider, as XML."""
+    metadata_url: Url | UnsetType | None = UNSET
+    """URL of the provider's SAML metadata, which the server reads now and every hour."""
     entity_id: EntityId | UnsetType = UNSET
     """Name by which the provider calls itself in assertions."""
     sso_url: Url | UnsetType = UNSET
@@ -73,6 +86,8 @@ class IdentityProviderChanges(msgspec.Struct):
     name: Name | UnsetType = UNSET
     metadata: Metadata | UnsetType = UNSET
     """SAML metadata of the same provider, as XML. An alternative to `sso_url` and `certificates`."""
+    metadata_url: Url | UnsetType | None = UNSET
+    """URL of the same provider's SAML metadata, which the server reads now and every hour; null: it does so no more."""
     sso_url: Url | UnsetType = UNSET
     """Address to which browsers are sent to sign in, by the binding HTTP-Redirect."""
     certificates: Certificates | UnsetType = UNSET
@@ -106,6 +121,8 @@ class IdentityProviderItem(msgspec.Struct):
     """Address to which browsers are sent to sign in."""
     certificates: list[str]
     """Certificates whose keys sign assertions: DER as base64."""
+    metadata_url: str | None
+    """URL of the metadata that `sso_url` and `certificates` come from; null if they are entered by hand."""
     active: bool
     """Whether users may sign in by the provider."""
     allow_idp_initiated: bool
@@ -124,6 +141,22 @@ class IdentityProviderItem(msgspec.Struct):
     """Role by value of the attribute."""
     created_at: datetime
     updated_at: datetime
+
+
+class RefreshedIdentityProvider(msgspec.Struct):
+    """Changes that the metadata at the URL has brought."""
+
+    id: int
+    sso_url: str
+    """Address to which browsers are sent to sign in, now."""
+    sso_url_before: str
+    """Address to which browsers were sent before."""
+    certificates: list[str]
+    """Certificates whose keys sign assertions, now: SHA-256 of each, in hex."""
+    certificates_added: list[str]
+    """Those of `certificates` that are new."""
+    certificates_removed: list[str]
+    """Certificates that are not trusted any more: SHA-256 of each, in hex."""
 
 
 class NewIdentity(msgspec.Struct):
@@ -153,13 +186,13 @@ class IdentityProviderController(Controller):
         rows = await identity_providers.fetch_page(ctx.source, **paged.window)
         return paginate(ctx.request, paged, [to_view(IdentityProviderItem, row) for row in rows])
 
-    @post(guards=[MANAGERS])
+    @post(opt={"problems": (OutsideFailure,)}, guards=[MANAGERS])
     async def create_identity_provider(self, ctx: RequestContext, data: NewIdentityProvider) -> IdentityProviderItem:
-        """Creates an identity provider, by its metadata or by its single properties."""
+        """Creates an identity provider, by its metadata, the metadata's URL, or its single properties."""
         fields = await self._read(ctx, data)
         for name in ("entity_id", "sso_url", "certificates"):
             if name not in fields:
-                raise Invalid.field(name, "is missing: send it, or `metadata`")
+                raise Invalid.field(name, "is missing: send it, `metadata` or `metadata_url`")
         provider_id = await ctx.services.ids.draw("identity_providers")
         claim = ctx.services.secrets.claim("identity-provider", fields["entity_id"])
         await ctx(CreateIdentityProvider(provider_id, claim=claim, **fields))
@@ -170,17 +203,31 @@ class IdentityProviderController(Controller):
         """Returns an identity provider."""
         return to_view(IdentityProviderItem, await self._find(ctx, id))
 
-    @put("/{id:int}", guards=[MANAGERS])
+    @put("/{id:int}", opt={"problems": (OutsideFailure,)}, guards=[MANAGERS])
     async def update_identity_provider(
         self, ctx: RequestContext, id: int, data: IdentityProviderChanges
     ) -> IdentityProviderItem:
         """Changes an identity provider. Send new certificates beside the present ones before the provider uses them."""
         row = await self._find(ctx, id)
         fields = await self._read(ctx, data)
+        if row.metadata_url and "metadata_url" not in fields and fields.keys() & {"sso_url", "certificates"}:
+            raise Invalid.field("metadata_url", "is where these come from: set it to null in the same request")
         if fields.pop("entity_id", row.entity_id) != row.entity_id:
             raise Invalid.field("metadata", f"describes another provider than {row.entity_id}; create that one anew")
         await ctx(UpdateIdentityProvider(id, **fields))
         return to_view(IdentityProviderItem, await self._find(ctx, id))
+
+    @post("/{id:int}/refresh", status_code=200, opt={"problems": (OutsideFailure,)}, guards=[MANAGERS])
+    async def refresh_identity_provider(self, ctx: RequestContext, id: int) -> RefreshedIdentityProvider:
+        """Reads the provider's metadata at its URL now, and returns what has changed."""
+        before = await self._find(ctx, id)
+        if before.metadata_url is None:
+            raise Conflict(f"Identity provider {id} has no metadata_url; give it one by PUT.")
+        found = await self._fetch(ctx, before.metadata_url)
+        await ctx(RefreshIdentityProvider(id, before.metadata_url, **vars(found)))
+        row = await self._find(ctx, id)
+        old, new = _fingerprints(before.certificates), _fingerprints(row.certificates)
+        return RefreshedIdentityProvider(id, row.sso_url, before.sso_url, new, *_difference(old, new))
 
     @delete("/{id:int}", guards=[MANAGERS])
     async def delete_identity_provider(self, ctx: RequestContext, id: int) -> None:
@@ -217,10 +264,13 @@ class IdentityProviderController(Controller):
         """Returns the fields of a body as arguments of a command, with those of its metadata. Raises Invalid."""
         read = changes_in if isinstance(data, IdentityProviderChanges) else fields_of
         fields = read(data, name="title")
-        saml, metadata = ctx.services.saml, fields.pop("metadata", None)
+        saml, metadata, url = ctx.services.saml, fields.pop("metadata", None), fields.get("metadata_url")
         given = fields.keys() & set(ProviderMetadata.__annotations__)
-        if metadata is not None and given:
-            raise Invalid.field("metadata", f"is instead of {', '.join(sorted(given))}: send either")
+        for name, source in (("metadata", metadata), ("metadata_url", url)):
+            if source is not None and (others := given | ({"metadata_url"} if url and name == "metadata" else set())):
+                raise Invalid.field(name, f"is instead of {', '.join(sorted(others))}: send either")
+        if url is not None:
+            return fields | vars(await self._fetch(ctx, url))
         try:
             if metadata is not None:
                 return fields | vars(await saml.read_metadata(metadata))
@@ -232,6 +282,26 @@ class IdentityProviderController(Controller):
         except MetadataRefused as error:
             raise Invalid.field("certificates", str(error)) from None
         return fields
+
+    async def _fetch(self, ctx: RequestContext, url: str) -> ProviderMetadata:
+        """Returns what the metadata at a URL says. Raises Invalid and OutsideFailure."""
+        try:
+            return await fetch_metadata(ctx.services.outgoing, ctx.services.saml, url)
+        except Refused as error:
+            raise Invalid.field("metadata_url", str(error)) from None
+        except Unanswered as error:
+            raise OutsideFailure(f"{url} gives no metadata: {error}.") from None
+        except MetadataRefused as error:
+            raise OutsideFailure(f"The metadata at {url} {error}.") from None
+
+
+def _fingerprints(certificates: Sequence[str]) -> list[str]:
+    return [hashlib.sha256(b64decode(certificate)).hexdigest() for certificate in certificates]
+
+
+def _difference(old: list[str], new: list[str]) -> tuple[list[str], list[str]]:
+    """Returns what is new, and what is gone."""
+    return [one for one in new if one not in old], [one for one in old if one not in new]
 
 
 def identity_claim(secrets: Secrets, provider_id: int, name_id: str) -> str:

@@ -38,6 +38,7 @@ class CreateIdentityProvider(Command):
     email_attribute: str = ""
     role_attribute: str = ""
     roles: Mapping[str, Role] = field(default_factory=dict)
+    metadata_url: str | None = None
 
     def reads(self) -> Sequence[AnyStream]:
         return (IDENTITY_PROVIDER.at(self.provider_id), CLAIM.at(self.claim))
@@ -66,10 +67,30 @@ class UpdateIdentityProvider(Command, of=IDENTITY_PROVIDER):
     email_attribute: str | None = None
     role_attribute: str | None = None
     roles: Mapping[str, Role] | None = None
+    metadata_url: str | None = None
     cleared: tuple[Clearable, ...] = ()
 
     def decide(self, provider: IdentityProvider | None) -> Iterable[Event]:
         provider = must_exist(provider, f"identity provider {self.provider_id}")
+        yield from self.update(IdentityProviderUpdated, provider)
+
+
+@dataclass(frozen=True)
+class RefreshIdentityProvider(Command, of=IDENTITY_PROVIDER):
+    """Takes over what the metadata at a URL says. Does nothing if the provider has another `metadata_url` by now."""
+
+    provider_id: int
+    metadata_url: str
+    entity_id: str
+    sso_url: str
+    certificates: Sequence[str]
+
+    def decide(self, provider: IdentityProvider | None) -> Iterable[Event]:
+        provider = must_exist(provider, f"identity provider {self.provider_id}")
+        if provider.metadata_url != self.metadata_url:
+            return
+        if provider.entity_id != self.entity_id:
+            raise Conflict(f"The metadata now describes {self.entity_id}, which is another provider; create it anew.")
         yield from self.update(IdentityProviderUpdated, provider)
 
 

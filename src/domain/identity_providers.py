@@ -7,7 +7,7 @@ import msgspec
 from domain.core.events import Category, Event, changes_of, copy_fields
 from domain.users import Role
 
-Clearable = Literal["default_role"]
+Clearable = Literal["default_role", "metadata_url"]
 
 
 class IdentityProviderEvent(Event, frozen=True):
@@ -37,6 +37,8 @@ class IdentityProviderCreated(IdentityProviderEvent, frozen=True):
     role_attribute: str
     roles: dict[str, Role]
     """Value of the attribute -> role."""
+    metadata_url: str | None = None
+    """URL that `sso_url` and `certificates` come from; None if an admin enters them."""
 
 
 class IdentityProviderUpdated(IdentityProviderEvent, frozen=True):
@@ -54,6 +56,7 @@ class IdentityProviderUpdated(IdentityProviderEvent, frozen=True):
     email_attribute: str | None = None
     role_attribute: str | None = None
     roles: dict[str, Role] | None = None
+    metadata_url: str | None = None
     cleared: tuple[Clearable, ...] = ()
 
 
@@ -78,6 +81,7 @@ class IdentityProvider(msgspec.Struct, frozen=True):
     email_attribute: str
     role_attribute: str
     roles: dict[str, Role]
+    metadata_url: str | None = None
     deleted: bool = False
 
 

@@ -94,6 +94,14 @@ class HttpOutgoing:
         must_be_callable(addresses, self._allowed, is_https=wanted.is_https)
 
     async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
+        wanted, calls = self._prepare(url)
+        return await calls.post(wanted, body, headers)
+
+    async def fetch(self, url: str, max_bytes: int) -> bytes:
+        wanted, calls = self._prepare(url)
+        return await calls.fetch(wanted, max_bytes)
+
+    def _prepare(self, url: str) -> tuple[CallableUrl, "OutgoingCalls"]:
         wanted = self._target(url)
         if wanted.address is not None:  # aiohttp asks the resolver only about names
             must_be_callable((str(wanted.address),), self._allowed, is_https=wanted.is_https)
@@ -102,7 +110,7 @@ class HttpOutgoing:
             from integrations.outgoing_calls import OutgoingCalls
 
             self._calls = OutgoingCalls(self._resolve, self._allowed, self._tls, self._timeout_s)
-        return await self._calls.post(wanted, body, headers)
+        return wanted, self._calls
 
     def _target(self, url: str) -> CallableUrl:
         wanted = parse_url(url)

@@ -7,6 +7,7 @@ import ssl
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from time import perf_counter
 
 import aiohttp
@@ -78,6 +79,27 @@ class OutgoingCalls:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise Unanswered(self._describe(error), _ms_since(began)) from None
 
+    async def fetch(self, wanted: CallableUrl, max_bytes: int) -> bytes:
+        """Returns the whole body that a GET answers with. Raises Refused, and Unanswered also if the status is not 200
+        or the body is larger.
+        """
+        began, body, status = perf_counter(), bytearray(), 0
+        try:
+            async with self._sessions[wanted.is_https].get(wanted.url, allow_redirects=False) as answer:
+                status = answer.status
+                if status == HTTPStatus.OK:
+                    await _read(answer, body, max_bytes + 1)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise Unanswered(self._describe(error), _ms_since(began)) from None
+        if status != HTTPStatus.OK:
+            why = f"it answers with status {status}" + (
+                ", and redirects are not followed" if 300 <= status < 400 else ""
+            )
+            raise Unanswered(why, _ms_since(began))
+        if len(body) > max_bytes:
+            raise Unanswered(f"it answers with more than {max_bytes:,} bytes", _ms_since(began))
+        return bytes(body)
+
     def _describe(self, error: Exception) -> str:
         match error:
             case aiohttp.ClientConnectorDNSError() | socket.gaierror():
@@ -141,8 +163,15 @@ async def _beginning(answer: aiohttp.ClientResponse) -> str:
     """
     read = bytearray()
     with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
-        while len(read) < MAX_BODY and (chunk := await answer.content.read(MAX_BODY - len(read))):
-            read += chunk
-    if not answer.content.at_eof():
-        answer.close()
+        await _read(answer, read, MAX_BODY)
     return read.decode("utf-8", "replace")
+
+
+async def _read(answer: aiohttp.ClientResponse, into: bytearray, max_bytes: int) -> None:
+    """Reads the body, up to `max_bytes`. The connection is not used again if there is more."""
+    try:
+        while len(into) < max_bytes and (chunk := await answer.content.read(max_bytes - len(into))):
+            into += chunk
+    finally:
+        if not answer.content.at_eof():
+            answer.close()

@@ -95,6 +95,12 @@ class Outgoing(Protocol):
         """
         ...
 
+    async def fetch(self, url: str, max_bytes: int) -> bytes:
+        """Returns the document at the URL. Takes 10 s at most. Raises Refused, and Unanswered also for a document that
+        is larger and for a status other than 200.
+        """
+        ...
+
 
 class MailRefused(Exception):
     """The mail server will never deliver this mail; the message is its answer, without the recipient's address."""
@@ -134,6 +140,10 @@ async def attempt(outgoing: Outgoing, url: str, body: bytes, headers: Mapping[st
     except Unanswered as error:
         return Outcome(False, 0, str(error), error.ms)
     return judge_answer(answer.status, answer.ms, answer.excerpt, answer.retry_after_s)
+
+
+MAX_METADATA = 1_000_000
+"""Bytes of an identity provider's metadata at most. That of AD FS has about 80,000."""
 
 
 class AssertionRefused(Exception):
@@ -204,3 +214,9 @@ class Saml(Protocol):
     def read_certificate(self, text: str) -> str:
         """Returns a certificate, given as PEM or as base64 of its DER, as base64 of its DER. Raises MetadataRefused."""
         ...
+
+
+async def fetch_metadata(outgoing: Outgoing, saml: Saml, url: str) -> ProviderMetadata:
+    """Returns what the metadata at a URL says. Raises Refused, Unanswered and MetadataRefused."""
+    document = await outgoing.fetch(url, MAX_METADATA)
+    return await saml.read_metadata(document.decode("utf-8-sig", "replace"))

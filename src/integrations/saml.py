@@ -178,7 +178,8 @@ class SamlService:
         certificates = found.get("x509certMulti", {}).get("signing") or [found.get("x509cert", "")]
         if not found.get("entityId") or not sso_url:
             raise MetadataRefused("must have an entityID, and a SingleSignOnService with the HTTP-Redirect binding")
-        return ProviderMetadata(found["entityId"], sso_url, [self.read_certificate(one) for one in certificates])
+        read = {self.read_certificate(one) for one in certificates}
+        return ProviderMetadata(found["entityId"], sso_url, sorted(read))  # their order means nothing
 
     def read_certificate(self, text: str) -> str:
         try:
@@ -217,10 +218,15 @@ def _find_assertion(root: Any) -> Any:
     Runs before any signature is verified: transforms are programs of whoever sent the document.
     """
     assertions = _query(root, "/samlp:Response/saml:Assertion")
-    if len(assertions) != 1 or len(_query(root, "//saml:Assertion | //saml:EncryptedAssertion")) != 1:
-        raise AssertionRefused("a response must contain one assertion, which is not encrypted")
+    if _query(root, "//saml:EncryptedAssertion"):
+        raise AssertionRefused(
+            "its assertion is encrypted, which this server cannot read: turn the encryption of assertions off at the"
+            " identity provider"
+        )
+    if len(assertions) != 1 or len(_query(root, "//saml:Assertion")) != 1:
+        raise AssertionRefused("a response must contain one assertion")
     (assertion,) = assertions
-    ids = _query(root, "//@ID | //@Id | //@id")
+    ids = _query(root, "//@ID | //@Id | //@id | //@xml:id")
     if len(ids) != len(set(ids)):
         raise AssertionRefused("two of its elements have the same ID")
     if len(_query(assertion, "ds:Signature")) != 1:

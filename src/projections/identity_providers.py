@@ -18,7 +18,7 @@ from projections.engine.model import Change, Delete, DeleteWhere, Projection, Ro
 from projections.engine.queries import Window, fetch_all, find_row
 from store.postgres.queries import Source
 
-VERSION = 1
+VERSION = 2
 
 
 class IdentityProviderRow(Row, frozen=True):
@@ -36,6 +36,7 @@ class IdentityProviderRow(Row, frozen=True):
     email_attribute: str
     role_attribute: str
     roles: dict[str, str]
+    metadata_url: str | None
     created_at: datetime
     updated_at: datetime
 
@@ -87,6 +88,12 @@ async def find(source: Source, provider_id: int) -> IdentityProviderRow | None:
 
 async def fetch_active(source: Source) -> list[IdentityProviderRow]:
     query = f"SELECT * FROM {IdentityProviderRow.table} WHERE active ORDER BY id"
+    return await fetch_all(source, IdentityProviderRow, query, {})
+
+
+async def fetch_refreshable(source: Source) -> list[IdentityProviderRow]:
+    """Returns the providers whose metadata has a URL."""
+    query = f"SELECT * FROM {IdentityProviderRow.table} WHERE metadata_url IS NOT NULL ORDER BY id"
     return await fetch_all(source, IdentityProviderRow, query, {})
 
 

@@ -279,12 +279,13 @@ def work(settings: Settings) -> None:
     from integrations.addresses import parse_networks
     from integrations.checkpoints import CheckpointFolder
     from integrations.outgoing import HttpOutgoing
+    from integrations.saml import SamlService
     from projections.engine.read_your_writes import ProjectionWaiter
     from projections.registry import PROJECTIONS
     from store.tables.build_logs import BuildLogs
     from store.tables.deliveries import DELIVERIES_CHANNEL
     from store.tables.idempotent_responses import IdempotentResponses
-    from workers import known_issues, quarantine, read_models, retention
+    from workers import identity_providers, known_issues, quarantine, read_models, retention
     from workers.deliveries.messages import MessageBuilder
     from workers.deliveries.planner import DeliveryPlanner
     from workers.deliveries.sender import DeliverySender
@@ -312,6 +313,8 @@ def work(settings: Settings) -> None:
 
             deletion = retention.Retention(pool, log, handler, utcnow)
             expiry = quarantine.QuarantineWatch(pool, handler, utcnow)
+            saml = SamlService(settings.public_url)
+            metadata = identity_providers.MetadataRefresh(pool, handler, outgoing, saml)
             search = known_issues.KnownIssueSearch(pool, log, handler)
             comparison = read_models.ReadModelCheck(parts.conninfo, pool, log, waiter)
             responses = IdempotentResponses(pool, secrets)
@@ -327,6 +330,7 @@ def work(settings: Settings) -> None:
                         read_models.INTERVAL_S,
                         read_models.ALARMED_INTERVAL_S,
                     ),
+                    Schedule("identity providers", metadata.sweep, identity_providers.INTERVAL_S),
                     Schedule("known issues", search.sweep, known_issues.INTERVAL_S),
                     Schedule("old answers", responses.delete_expired, RESPONSE_CLEANUP_INTERVAL_S),
                 ),

@@ -9,6 +9,7 @@ from commands.identity_providers import (
     CreateIdentityProvider,
     DeleteIdentityProvider,
     LinkIdentity,
+    RefreshIdentityProvider,
     RegisterByIdentity,
     SignInByIdentity,
     UnlinkIdentity,
@@ -66,6 +67,23 @@ def test_only_what_is_given_changes() -> None:
     )
     with pytest.raises(NotFound):
         given(CREATED, DELETED).when(same)
+
+
+def test_metadata_is_taken_over_from_the_url_that_counts() -> None:
+    url = "https://idp.example.com/metadata"
+    refresh = RefreshIdentityProvider(4, url, "urn:idp", "https://idp.example.com", ["newer"])
+    given(CREATED).when(refresh).then_nothing()
+    with_url = IdentityProviderUpdated(provider_id=4, metadata_url=url)
+    newer = IdentityProviderUpdated(provider_id=4, certificates=["newer"])
+    given(CREATED, with_url).when(refresh).then(newer)
+    given(CREATED, with_url, newer).when(refresh).then_nothing()
+    given(CREATED, with_url, IdentityProviderUpdated(provider_id=4, cleared=("metadata_url",))).when(
+        refresh
+    ).then_nothing()
+    with pytest.raises(Conflict, match="another provider"):
+        given(CREATED, with_url).when(RefreshIdentityProvider(4, url, "urn:other", "https://x.example.com", []))
+    with pytest.raises(NotFound):
+        given(CREATED, with_url, DELETED).when(refresh)
 
 
 def test_a_deleted_provider_leaves_its_entity_id() -> None:

@@ -39,6 +39,8 @@ ENDLESS = {
 """What is left out, with the reason. The contract tests ask them."""
 WITHOUT_AN_AGENT = {"POST /api/v3/nodes/{node_id}/restart"}
 """Answered by 503 while no agent is connected, which is the documented answer."""
+CALLING_OUT = {"POST /api/v3/identity-providers", "PUT /api/v3/identity-providers/{id}"}
+"""Answered by 502 if a made-up `metadata_url` leads nowhere, which is the documented answer."""
 TIMEOUT_S = 10
 PROCESSES = ("serve", "project", "dispatch", "work")
 OUTGOING = "127.0.0.0/8"
@@ -182,6 +184,8 @@ def fuzz(fuzzed: Fuzzed, operation: Described, examples: int, number: int) -> Co
         answers[answer.status_code] += 1
         if answer.status_code == 503 and operation.label in WITHOUT_AN_AGENT:
             assert "retry-after" in answer.headers
+            return
+        if answer.status_code == 502 and operation.label in CALLING_OUT:
             return
         case.validate_response(answer, CHECKS, headers=headers, transport_kwargs={"base_url": fuzzed.url})
 

@@ -147,7 +147,7 @@ async def outgoing(resolve: Any = nowhere, **more: Any) -> AsyncIterator[HttpOut
 
 
 async def is_refused(client: Outgoing, url: str, why: str) -> None:
-    for call in (client.check, lambda url: client.post(url, b"{}", {})):
+    for call in (client.check, lambda url: client.post(url, b"{}", {}), lambda url: client.fetch(url, 1_000)):
         with pytest.raises(Refused) as refused:
             await call(url)
         assert why in str(refused.value), refused.value
@@ -254,6 +254,25 @@ async def test_redirects_are_answers(status: int) -> None:
         receiver.answers.append((status, {"Location": inside.url}, b""))
         assert (await client.post(receiver.url, b"{}", {})).status == status
         assert inside.requests == []
+
+
+async def test_a_document_is_whole_or_refused() -> None:
+    async with receiving() as inside, receiving() as receiver, outgoing(allowed=LOOPBACK) as client:
+        for body in (b"", b"x" * 1_000):
+            receiver.answers.append((200, {}, body))
+            assert await client.fetch(receiver.url, 1_000) == body
+        for status, body, why in (
+            (200, b"x" * 1_001, "more than 1,000 bytes"),
+            (404, b"secret", "status 404"),
+            (302, b"", "redirects are not followed"),
+        ):
+            receiver.answers.append((status, {"Location": inside.url}, body))
+            with pytest.raises(Unanswered, match=why) as unanswered:
+                await client.fetch(receiver.url, 1_000)
+            assert "secret" not in str(unanswered.value)
+        assert inside.requests == []
+        with pytest.raises(Unanswered, match="connection refused"):
+            await client.fetch("http://127.0.0.1:1/", 1_000)
 
 
 async def test_what_the_operator_opens() -> None:

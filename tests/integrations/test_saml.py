@@ -244,6 +244,30 @@ async def test_a_comment_does_not_shorten_a_name() -> None:
     assert (await verify(signed(response, comment))).name_id == "admin@example.com.evil.test"
 
 
+async def test_an_instruction_does_not_shorten_a_name() -> None:
+    """The provider signs it, with all that is in it: the name must not end where the instruction begins."""
+    document = GOOD.unsigned()
+    name = find(document, "//saml:NameID")
+    name.text = "admin@example.com"
+    inserted = etree.ProcessingInstruction("x", "y")
+    inserted.tail = ".evil.test"
+    name.append(inserted)
+    sign(find(document, "saml:Assertion"))
+    with pytest.raises(AssertionRefused, match="Signature"):
+        await verify(encode(document))
+
+
+async def test_no_other_element_has_the_id_that_is_signed() -> None:
+    """By `xml:id` as well, which the parser knows without being told."""
+
+    def decoy(document: etree._Element) -> None:
+        name = "{http://www.w3.org/XML/1998/namespace}id"
+        document.insert(0, etree.Element("decoy", {name: GOOD.assertion_id}))
+
+    with pytest.raises(AssertionRefused, match="the same ID"):
+        await verify(signed(GOOD, decoy))
+
+
 DTD = b'<?xml version="1.0"?><!DOCTYPE r [<!ENTITY e SYSTEM "file:///etc/passwd">]>'
 GARBAGE = {
     "nothing": "",
@@ -282,6 +306,12 @@ METADATA = """<md:EntityDescriptor xmlns:md="urn:oasis:names:tc:SAML:2.0:metadat
 <ds:X509Certificate>{certificate}</ds:X509Certificate></ds:X509Data></ds:KeyInfo></md:KeyDescriptor>
 <md:SingleSignOnService Binding="urn:oasis:names:tc:SAML:2.0:bindings:HTTP-{binding}" Location="{url}"/>
 </md:IDPSSODescriptor></md:EntityDescriptor>"""
+
+
+async def test_an_encrypted_assertion_says_what_to_turn_off() -> None:
+    encrypted = f'<s:Response xmlns:s="{saml.SAMLP}" xmlns:a="{SAML}"><a:EncryptedAssertion/></s:Response>'
+    with pytest.raises(AssertionRefused, match="turn the encryption of assertions off"):
+        await SERVICE.verify(encode(encrypted.encode()), [provider()], URLS, datetime.now(UTC))
 
 
 async def test_metadata() -> None:

@@ -108,6 +108,7 @@ ACCOUNTS = (
     op("GET /identity-providers/{id}", admins("read"), answers=(404,)),
     op("PUT /identity-providers/{id}", admins(), {"name": "x"}, answers=(404,)),
     op("DELETE /identity-providers/{id}", admins()),
+    op("POST /identity-providers/{id}/refresh", admins(), answers=(404,)),
     op("GET /identity-providers/{id}/identities", admins("read"), answers=(404,)),
     op("POST /identity-providers/{id}/identities", admins(), {"user_id": 1, "name_id": "x"}),
     op("DELETE /identity-providers/{id}/identities/{user_id}", admins(), answers=(404,)),

@@ -20,6 +20,7 @@ SAMLP = "urn:oasis:names:tc:SAML:2.0:protocol"
 DS = "http://www.w3.org/2000/09/xmldsig#"
 NAMES = {"saml": SAML, "samlp": SAMLP, "ds": DS}
 ENTITY_ID = "https://idp.example.com/metadata"
+DER = serialization.Encoding.DER
 SSO_URL = "http://127.0.0.1:9/sso"
 
 xmlsec: Any = typed_xmlsec
@@ -113,6 +114,22 @@ class Response:
                 for value in values:
                     _add(attribute, "saml:AttributeValue", value)
         return etree.fromstring(etree.tostring(response))
+
+
+def metadata(entity_id: str, *certificates: SigningKey, sso_url: str = SSO_URL) -> bytes:
+    """The provider's metadata, with the certificates of these keys."""
+    keys = "".join(
+        f'<md:KeyDescriptor use="signing"><ds:KeyInfo xmlns:ds="{DS}"><ds:X509Data><ds:X509Certificate>'
+        f"{base64.b64encode(x509.load_pem_x509_certificate(key.certificate).public_bytes(DER)).decode()}"
+        "</ds:X509Certificate></ds:X509Data></ds:KeyInfo></md:KeyDescriptor>"
+        for key in certificates
+    )
+    return (
+        f'<md:EntityDescriptor xmlns:md="urn:oasis:names:tc:SAML:2.0:metadata" entityID="{entity_id}">'
+        f'<md:IDPSSODescriptor protocolSupportEnumeration="{SAMLP}">{keys}<md:SingleSignOnService'
+        f' Binding="urn:oasis:names:tc:SAML:2.0:bindings:HTTP-Redirect" Location="{sso_url}"/>'
+        "</md:IDPSSODescriptor></md:EntityDescriptor>"
+    ).encode()
 
 
 def _element(tag: str, **attributes: str | None) -> etree._Element:

@@ -103,6 +103,12 @@ class ContentsAltered(Rejection):
     status, slug, title = 500, "contents-altered", "Stored contents were altered"
 
 
+class OutsideFailure(Rejection):
+    """An outside system failed or answered what cannot be used; the message says which one, and what it answered."""
+
+    status, slug, title = 502, "outside-failure", "An outside system failed"
+
+
 class Unavailable(Rejection):
     status, slug, title = 503, "unavailable", "Temporarily unavailable"
 

@@ -86,6 +86,7 @@ SYSTEM = {
     "deliveries": "The delivery of messages",
     "dispatch": "The dispatcher",
     "first-start": "The first start",
+    "identity-providers": "The refresh of identity providers",
     "known-issues": "The search for known issues",
     "operator": "An operator",
     "quarantine": "The watch over quarantines",
@@ -97,9 +98,9 @@ _HIDDEN = re.compile(r"(^|_)(secret|password|token|hash)(_|$)", re.IGNORECASE)
 _INTERNAL = {
     "assigned_at",
     "claim",
-    "has_password",
     "is_by_link",
     "link",
+    "password_hash",
     "queued",
     "read_id",
     "results_version",

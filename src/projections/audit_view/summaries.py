@@ -32,7 +32,7 @@ from domain import (
     users,
     webhooks,
 )
-from domain.core.events import Event
+from domain.core.events import Event, changes_of
 
 MAX_QUOTE_LENGTH = 120
 """Characters that a summary quotes from a text at most."""
@@ -196,6 +196,10 @@ def _user_updated(event: users.UserUpdated) -> str:
     return f"{did} user {event.user_id}{role}"
 
 
+def _provider_updated(event: identity_providers.IdentityProviderUpdated) -> str:
+    return f"changed {listed(list(changes_of(event)))} of identity provider {event.provider_id}"
+
+
 def _audit_read(event: audit.AuditRead) -> str:
     what = {"events": "the audit trail", "stream": "the story of a stream", "export": "an export of the trail"}
     asked = ", ".join(f"{name} {value}" for name, value in event.filter.items())
@@ -287,7 +291,7 @@ SUMMARIES: Mapping[type[Event], str | Callable[[Any], str]] = {
     teams.ChannelRecovered: "noticed that Teams channel {channel_id} answers again",
     teams.CardGivenUp: "gave a card for Teams channel {channel_id} up after {attempts:attempt}{error:: “}",
     identity_providers.IdentityProviderCreated: "created identity provider {provider_id}{title: “}",
-    identity_providers.IdentityProviderUpdated: "changed identity provider {provider_id}",
+    identity_providers.IdentityProviderUpdated: _provider_updated,
     identity_providers.IdentityProviderDeleted: "deleted identity provider {provider_id}",
     users.UserRegistered: "registered user {user_id}{email: “} as {role}",
     users.PasswordLinkIssued: _link_issued,
