@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-PACKAGES = {"node": "nodejs npm", "go": "golang-go", "mvn": "maven"}
+PACKAGES = {"node": "nodejs npm", "go": "golang-go", "mvn": "maven", "chromedriver": "chromium-driver chromium"}
 """Of programs that have another name than their Debian package."""
 CATCH2 = Path("/usr/include/catch2")
 SUREFIRE = Path("/usr/share/maven-repo/org/apache/maven/plugins/maven-surefire-plugin")

@@ -1,4 +1,4 @@
-// A SAML identity provider on samlp, which signs the user in whom `?user=` of the page names.
+// A SAML identity provider on samlp, which signs one user in. At /tampered it alters what it has signed.
 // node idp.js KEY CERTIFICATE ACS; prints its address.
 const fs = require("fs");
 const express = require("express");
@@ -15,16 +15,29 @@ const user = {
   name: { givenName: "Ada", familyName: "Lovelace" },
 };
 
+const options = {
+  issuer,
+  key,
+  cert,
+  recipient: acs,
+  destination: acs,
+  getPostURL: (audience, document, request, callback) => callback(null, acs),
+  getUserFromRequest: () => user,
+};
+const page = (response, relayState) =>
+  `<form method="post" action="${acs}"><input name="SAMLResponse" value="${response.toString("base64")}">
+  <input name="RelayState" value="${relayState}"></form><script>document.forms[0].submit()</script>`;
+
+app.get("/", (request, answer) => answer.send("<p>A page of another site.</p>"));
+app.get("/samlp", samlp.auth(options));
 app.get(
-  "/samlp",
+  "/tampered",
   samlp.auth({
-    issuer,
-    key,
-    cert,
-    recipient: acs,
-    destination: acs,
-    getPostURL: (audience, document, request, callback) => callback(null, acs),
-    getUserFromRequest: () => user,
+    ...options,
+    responseHandler: (response, _, request, answer) => {
+      const altered = Buffer.from(String(response).replaceAll("ada@example.com", "eve@example.com"));
+      answer.send(page(altered, request.query.RelayState));
+    },
   }),
 );
 app.get("/metadata", samlp.metadata({ issuer, cert, endpointPath: "/samlp", redirectEndpointPath: "/samlp" }));

@@ -5,34 +5,15 @@ Needs Node.js and the packages that are locked beside this file.
 
 import html
 import re
-import subprocess
-from collections.abc import Iterator
-from pathlib import Path
 from urllib.parse import urljoin
 
 import pytest
 import requests
 
-from tests.support.saml_idp import signing_key
 from tests.support.server import Server
 
 pytestmark = pytest.mark.real("node")
 TIMEOUT_S = 20
-
-
-@pytest.fixture
-def idp(server: Server, tmp_path: Path) -> Iterator[str]:
-    """The address of the identity provider."""
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    key.write_bytes(signing_key("samlp").key)
-    certificate.write_bytes(signing_key("samlp").certificate)
-    command = ["node", "idp.js", str(key), str(certificate), f"{server.url}/api/v3/sso/acs"]
-    with subprocess.Popen(command, cwd=Path(__file__).parent, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            yield process.stdout.readline().strip()
-        finally:
-            process.terminate()
 
 
 def fields_of(page: str) -> dict[str, str]:
