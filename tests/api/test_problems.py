@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 import requests
+from structlog.testing import capture_logs
 
 from tests.contract.problems import problem_of
+from tests.support.http import Client
+from tests.support.in_process_server import serve_in_process
 from tests.support.server import Server
 
 PROJECTS = "/api/v3/projects"
@@ -232,6 +235,7 @@ def test_head(server: Server) -> None:
         b"GET /api/v3/me HTTP/9.9\r\n\r\n",
         b"GET /api/v3/me HTTP/1.1\r\nAuthorization: Bearer \xff\xfe\r\nHost: x\r\nConnection: close\r\n\r\n",
         b"POST /api/v3/projects HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n",
+        b"POST /api/v3/authenticate HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0x2\r\n{}\r\n0\r\n\r\n",
         b"GET /api/v3/builds?limit=%zz&%=&&=5 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
         b"GET /" + b"x" * 100_000 + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
     ],
@@ -261,3 +265,22 @@ def test_a_refusal_changes_nothing(server: Server) -> None:
     for body in ({}, {"name": 5}, {"name": "a\0"}):
         problem_of(post(server, json.dumps(body)), 422)
     assert server.client().get("/api/v3/readyz").json()["position"] == before
+
+
+def test_refusals_are_logged_without_what_was_sent(server: Server) -> None:
+    viewer = server.make_user("viewer")
+    with capture_logs() as logged, serve_in_process(server) as process:
+        stranger = Client(process.url, "", "")
+        login = {"username": "nobody@example.com", "password": "their secret password"}
+        stranger.post("/api/v3/authenticate", json=login).then(401)
+        stranger.get("/api/v3/projects").then(401)
+        stranger.authorize(viewer.token).post("/api/v3/projects", json={"name": "x"}).then(403)
+    refusals = [line for line in logged if line["event"] in ("sign-in refused", "not allowed")]
+    assert [(line["event"], line["path"]) for line in refusals] == [
+        ("sign-in refused", "/api/v3/authenticate"),
+        ("not allowed", "/api/v3/projects"),
+    ]
+    assert refusals[1]["actor"] == f"user:{viewer.fetch('/me')['id']}"
+    assert refusals[0]["address"] == "127.0.0.1"
+    assert "nobody" not in str(logged)
+    assert "secret" not in str(logged)

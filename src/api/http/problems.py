@@ -8,6 +8,7 @@ import structlog
 from litestar import Request, Response
 from litestar.exceptions import (
     HTTPException,
+    InternalServerException,
     MethodNotAllowedException,
     NotFoundException,
     SerializationException,
@@ -16,7 +17,9 @@ from litestar.exceptions import (
 
 from api.http.head import format_allowed
 from api.http.idempotency import InFlight, ReplayedResponse, replay
+from api.http.permissions import Agent, User
 from domain.core.errors import (
+    Forbidden,
     Invalid,
     Rejection,
     StillRunning,
@@ -58,6 +61,10 @@ def handle_rejection(request: Request[Any, Any, Any], error: Rejection) -> Respo
     match error:
         case Unauthenticated():
             headers["WWW-Authenticate"] = "Bearer"
+            if request.route_handler.opt.get("public"):
+                log_refusal(request, "sign-in refused")
+        case Forbidden():
+            log_refusal(request, "not allowed")
         case TooManyRequests():
             headers["Retry-After"] = str(error.retry_after_s)
         case Unavailable() | InFlight():
@@ -67,6 +74,14 @@ def handle_rejection(request: Request[Any, Any, Any], error: Rejection) -> Respo
         case Invalid():
             errors = [field._asdict() for field in error.errors]
     return response(error.status, error.slug, error.title, error.detail, headers=headers, errors=errors)
+
+
+def log_refusal(request: Request[Any, Any, Any], what: str) -> None:
+    """Logs who was refused, by number and address, and where. What they sent may be secret."""
+    user = request.scope.get("user")
+    actor = user.actor if isinstance(user, User | Agent) else "anonymous"
+    address = request.client.host if request.client is not None else ""
+    log.info(what, actor=actor, address=address, method=request.method, path=request.url.path)
 
 
 def handle_validation_error(request: Request[Any, Any, Any], error: ValidationException) -> Response[Problem]:
@@ -90,6 +105,10 @@ def handle_http_error(request: Request[Any, Any, Any], error: HTTPException) -> 
             return response(405, "method-not-allowed", "Method not allowed", detail, headers=headers)
     if isinstance(error.__cause__, SerializationException):
         return handle_malformed_body(request, error.__cause__)
+    if isinstance(error, InternalServerException):
+        if "disconnected" not in error.detail:
+            return handle_unexpected(request, error)
+        return response(400, "malformed", "Malformed body", "The body is not complete, or its chunks are not valid.")
     if error.status_code == 413:
         return response(413, TooLarge.slug, TooLarge.title, "The body is larger than this operation takes.")
     if error.status_code == 415:
