@@ -206,7 +206,7 @@ class AuthController(Controller):
             proved = await passwords.verify_password(user.password_hash if user else "", data.password)
             if user is None or not proved or not user.active:
                 raise Unauthenticated("The user name or the password is wrong.")
-        return await open_session(ctx, user.id)
+        return await open_session(ctx, user.id, user.password_hash)
 
     @post("/reset-password", status_code=202, opt={**PUBLIC, "problems": (TooManyRequests,)})
     async def request_reset(
@@ -309,12 +309,12 @@ class AuthController(Controller):
         await ctx(RevokeApiToken(token_id, ctx.user.user_id))
 
 
-async def open_session(ctx: RequestContext, user_id: int) -> OpenedSession:
-    """Opens a session for a user who has proved who they are."""
+async def open_session(ctx: RequestContext, user_id: int, password_hash: str | None = None) -> OpenedSession:
+    """Opens a session for a user who has proved who they are, by the password with this hash or otherwise."""
     now = utcnow().replace(microsecond=0)  # times in a JWT are whole seconds
     session_id = new_token("")
     expires_at = now + SESSION
-    await ctx(OpenSession(session_id, user_id, expires_at), actor=f"user:{user_id}")
+    await ctx(OpenSession(session_id, user_id, expires_at, password_hash), actor=f"user:{user_id}")
     return OpenedSession(session_token(ctx.services.secrets, user_id, session_id, now), expires_at, user_id)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TypeGuard
 
 from commands.handler import Command
 from domain.auth import (
@@ -15,21 +16,32 @@ from domain.auth import (
     SessionRevoked,
     Validity,
 )
-from domain.core.errors import NotFound
-from domain.core.events import Event
+from domain.core.errors import NotFound, Unauthenticated
+from domain.core.events import AnyStream, Event
+from domain.users import USER, UserAccount
 
 
 @dataclass(frozen=True)
-class OpenSession(Command, of=SESSION):
-    """Opens a login session for a user who has been authenticated."""
+class OpenSession(Command):
+    """Opens a login session for a user who has been authenticated. Raises Unauthenticated if what they proved counts no
+    more: read models may not show yet that somebody ended the account or set another password.
+    """
 
     session_id: str
     user_id: int
     expires_at: datetime
+    password_hash: str | None = None
+    """Hash of the password that the user proved to know; None if they proved something else."""
 
-    def decide(self, session: Validity) -> Iterable[Event]:
-        if session == "unknown":
-            yield self.event(SessionOpened)
+    def reads(self) -> Sequence[AnyStream]:
+        return SESSION.at(self.session_id), USER.at(self.user_id)
+
+    def decide(self, session: Validity, user: UserAccount | None) -> Iterable[Event]:
+        if session != "unknown":
+            return
+        if not _may_sign_in(user) or self.password_hash not in (None, user.password_hash):
+            raise Unauthenticated("The account or its password has changed meanwhile; sign in again.")
+        yield self.event(SessionOpened)
 
 
 @dataclass(frozen=True)
@@ -43,7 +55,7 @@ class RevokeSession(Command, of=SESSION):
 
 
 @dataclass(frozen=True)
-class CreateApiToken(Command, of=API_TOKEN):
+class CreateApiToken(Command):
     token_id: int
     user_id: int
     label: str
@@ -52,9 +64,15 @@ class CreateApiToken(Command, of=API_TOKEN):
     project_ids: Sequence[int] | None = None
     expires_at: datetime | None = None
 
-    def decide(self, token: ApiTokenCreated | None) -> Iterable[Event]:
-        if token is None:
-            yield self.event(ApiTokenCreated, scopes=list(self.scopes))
+    def reads(self) -> Sequence[AnyStream]:
+        return API_TOKEN.at(self.token_id), USER.at(self.user_id)
+
+    def decide(self, token: ApiTokenCreated | None, user: UserAccount | None) -> Iterable[Event]:
+        if token is not None:
+            return
+        if not _may_sign_in(user):
+            raise Unauthenticated("The account is not active any more.")
+        yield self.event(ApiTokenCreated, scopes=list(self.scopes))
 
 
 @dataclass(frozen=True)
@@ -67,3 +85,7 @@ class RevokeApiToken(Command, of=API_TOKEN):
         if token is None or token.user_id != self.user_id:
             raise NotFound(f"You have no API token {self.token_id}.")
         yield self.event(ApiTokenRevoked)
+
+
+def _may_sign_in(user: UserAccount | None) -> TypeGuard[UserAccount]:
+    return user is not None and user.active and not user.deleted

@@ -93,7 +93,7 @@ class IssuePasswordLink(Command, of=USER):
         user = must_exist(user, f"user {self.user_id}")
         if not user.active:
             raise Conflict(f"User {self.user_id} is not active; activate the account first.")
-        if self.purpose == "invitation" and user.has_password:
+        if self.purpose == "invitation" and user.password_hash:
             raise Conflict(f"User {self.user_id} has accepted the invitation already.")
         if user.link is None or user.link.link_id != self.link_id:
             yield self.event(PasswordLinkIssued)

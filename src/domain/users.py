@@ -124,8 +124,8 @@ class UserAccount(msgspec.Struct, frozen=True):
     last_name: str = ""
     active: bool = True
     can_manage_nodes: bool = False
-    has_password: bool = False
-    """Whether the user has accepted the invitation."""
+    password_hash: str = ""
+    """Empty until the user has accepted the invitation."""
     link: PasswordLink | None = None
     """The newest link; None when it was used or became invalid. It may have expired."""
     identities: tuple[Identity, ...] = ()
@@ -143,11 +143,11 @@ class UserAccount(msgspec.Struct, frozen=True):
 def evolve(state: UserAccount | None, event: Event) -> UserAccount | None:
     match event:
         case UserRegistered():
-            return copy_fields(UserAccount, event, has_password=event.password_hash != "")
+            return copy_fields(UserAccount, event)
         case PasswordLinkIssued() if state is not None:
             return msgspec.structs.replace(state, link=copy_fields(PasswordLink, event))
         case UserPasswordSet() if state is not None:
-            return msgspec.structs.replace(state, has_password=True, link=None)
+            return msgspec.structs.replace(state, password_hash=event.password_hash, link=None)
         case UserUpdated() if state is not None:
             link = None if event.active is False else state.link
             return msgspec.structs.replace(state, **changes_of(event), link=link)

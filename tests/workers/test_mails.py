@@ -75,7 +75,7 @@ class Office:
 
     async def has_password(self) -> bool:
         user = await self._parts.log.load_state(USER.at(ANN))
-        return user is not None and user.has_password
+        return user is not None and bool(user.password_hash)
 
 
 def smtp(server: MailServer) -> SmtpMailer:
