@@ -166,6 +166,7 @@ class JobBundleController(Controller):
                 node_pool_id=pool_id,
                 pipeline_template_id=None if template is None else template.id,
                 configuration=configuration,
+                borrower_id=ctx.user.borrower_id,
                 **fields,
             )
         )

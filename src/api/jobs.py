@@ -16,7 +16,6 @@ from api.http.request_context import RequestContext
 from api.http.types import MAX_ID, Id, Name, changes_in, fields_of, to_view
 from api.nodes import Tags
 from api.pools import Label, check_labels
-from api.templates import check_secrets_lendable
 from commands.jobs import ConfigureJob, CreateJob, DeleteJob, UpdateJob
 from domain.jobs import DEFAULT_TIMEOUT_MINUTES, JOB, QuarantineMode
 from projections import jobs
@@ -118,12 +117,11 @@ class JobController(Controller):
         ctx.must_access(data.project_id)
         check_repository(data.repository)
         check_labels("pool_labels", data.pool_labels)
-        await check_secrets_lendable(ctx, data.pipeline_template_id)
         job_id = await ctx.services.ids.draw("jobs")
         fields: dict[str, Any] = fields_of(data, name="title") | {
             "required_tags": list(dict.fromkeys(data.required_tags))
         }
-        receipt = await ctx(CreateJob(job_id=job_id, **fields))
+        receipt = await ctx(CreateJob(job_id=job_id, borrower_id=ctx.user.borrower_id, **fields))
         job = receipt.existing(JOB.at(job_id))
         return to_view(JobDetail, job, id=job_id, name=job.title, created_at=receipt.at)
 
@@ -138,12 +136,10 @@ class JobController(Controller):
         await find_visible_job(ctx, job_id)
         check_repository(data.repository)
         check_labels("pool_labels", data.pool_labels)
-        if isinstance(data.pipeline_template_id, int):
-            await check_secrets_lendable(ctx, data.pipeline_template_id)
         changes = changes_in(data, name="title")
         if not isinstance(data.required_tags, UnsetType):
             changes["required_tags"] = list(dict.fromkeys(data.required_tags))
-        await ctx(UpdateJob(job_id, **changes))
+        await ctx(UpdateJob(job_id, borrower_id=ctx.user.borrower_id, **changes))
         return await find_visible_detail(ctx, job_id)
 
     @delete("/{job_id:int}", guards=[PROJECT_ADMINS])

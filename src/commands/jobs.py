@@ -7,7 +7,7 @@ import msgspec
 
 from commands.handler import Command, must_exist
 from commands.projects import must_be_open
-from domain.core.errors import Invalid, NotFound
+from domain.core.errors import Forbidden, Invalid, NotFound
 from domain.core.events import AnyStream, Event, changes_of
 from domain.jobs import (
     DEFAULT_TIMEOUT_MINUTES,
@@ -41,6 +41,8 @@ class CreateJob(Command):
     required_tags: Sequence[str] = ()
     pool_labels: Mapping[str, str] = field(default_factory=dict)
     quarantine_mode: QuarantineMode = "run"
+    borrower_id: int | None = None
+    """User who attaches the template; None for an admin, who may attach any."""
 
     def reads(self) -> Sequence[AnyStream]:
         return JOB.at(self.job_id), PROJECT.at(self.project_id), *_named(self.node_pool_id, self.pipeline_template_id)
@@ -53,6 +55,7 @@ class CreateJob(Command):
         must_be_open(project, self.project_id)
         _must_serve(self.node_pool_id, pool, self.project_id)
         _must_exist(self.pipeline_template_id, template)
+        _must_lend(template, self.borrower_id)
         _must_route_one_way(self.node_pool_id, self.pool_labels)
         yield self.event(JobCreated)
 
@@ -93,6 +96,8 @@ class UpdateJob(Command):
     required_tags: Sequence[str] | None = None
     pool_labels: Mapping[str, str] | None = None
     quarantine_mode: QuarantineMode | None = None
+    borrower_id: int | None = None
+    """User who attaches the template; None for an admin, who may attach any."""
     cleared: tuple[Clearable, ...] = ()
 
     def reads(self) -> Sequence[AnyStream]:
@@ -102,6 +107,7 @@ class UpdateJob(Command):
         job = must_exist(job, f"job {self.job_id}")
         _must_serve(self.node_pool_id, pool, job.project_id)
         _must_exist(self.pipeline_template_id, template)
+        _must_lend(template, self.borrower_id)
         for updated in self.update(JobUpdated, job, project_id=job.project_id):
             after = msgspec.structs.replace(job, **changes_of(updated))
             _must_route_one_way(after.node_pool_id, after.pool_labels)
@@ -158,6 +164,15 @@ def _must_serve(pool_id: int | None, pool: Pool | None, project_id: int) -> None
 def _must_exist(template_id: int | None, template: Template | None) -> None:
     if template_id is not None and (template is None or template.deleted):
         raise Invalid.field("pipeline_template_id", f"there is no pipeline template {template_id}")
+
+
+def _must_lend(template: Template | None, borrower_id: int | None) -> None:
+    """Raises Forbidden if the template has secrets that are not the borrower's: builds of the job could show them."""
+    if template is not None and template.configuration.secrets and borrower_id not in (None, template.creator_id):
+        raise Forbidden(
+            f"Template {template.template_id} has secrets, which your job could read; ask its creator or an admin to"
+            " attach it."
+        )
 
 
 def _must_route_one_way(pool_id: int | None, labels: Mapping[str, str]) -> None:

@@ -47,6 +47,7 @@ class TemplateDeleted(TemplateEvent, frozen=True):
 
 class Template(msgspec.Struct, frozen=True):
     template_id: int
+    creator_id: int
     title: str
     description: str
     configuration: Configuration

@@ -7,12 +7,12 @@ import pytest
 
 from commands.jobs import ConfigureJob, CreateJob, DeleteJob, ImportJob, UpdateJob
 from domain import jobs, pools, projects, templates
-from domain.core.errors import Invalid, NotFound
+from domain.core.errors import Forbidden, Invalid, NotFound
 from domain.core.events import Event
 from domain.jobs import JOB, Configuration, Job, JobConfigured, JobCreated, JobDeleted, JobUpdated
 from domain.pools import PoolCreated, PoolDeleted
 from domain.projects import ProjectCreated
-from domain.templates import TemplateCreated, TemplateDeleted
+from domain.templates import TemplateCreated, TemplateDeleted, TemplateUpdated
 from tests.support.spec import folds, given, is_decided_once
 from tests.support.strategies import commands, histories
 
@@ -57,6 +57,27 @@ def test_a_job_takes_a_template_that_is_there() -> None:
         with pytest.raises(Invalid) as caught:
             given(CREATED, *history).when(UpdateJob(5, pipeline_template_id=3))
         assert caught.value.errors[0].field == "pipeline_template_id"
+
+
+def test_secrets_of_a_template_are_lent_by_its_creator_and_by_admins() -> None:
+    """The template counts as it is when the job gets it, not as the read models showed it before."""
+    plain = TemplateCreated(template_id=3, creator_id=1, title="Jest", configuration=Configuration())
+    secret = TemplateUpdated(template_id=3, configuration=Configuration(secrets={"TOKEN": b"sealed"}))
+    for borrower_id, history, lent in (
+        (2, (plain,), True),
+        (2, (plain, secret), False),
+        (1, (plain, secret), True),
+        (None, (plain, secret), True),
+    ):
+        create = CreateJob(5, 1, "Smoke", pipeline_template_id=3, borrower_id=borrower_id)
+        update = UpdateJob(6, pipeline_template_id=3, borrower_id=borrower_id)
+        for command in (create, update):
+            world = given(PROJECT, JobCreated(job_id=6, project_id=1, title="x"), *history)
+            if lent:
+                assert len(world.when(command)) == 1
+            else:
+                with pytest.raises(Forbidden, match="has secrets"):
+                    world.when(command)
 
 
 def test_a_job_is_routed_by_a_pool_or_by_labels() -> None:

@@ -57,6 +57,11 @@ class User:
         return self.scopes is not None or self.token_projects is not None
 
     @property
+    def borrower_id(self) -> int | None:
+        """Id by which commands ask whether what the user attaches to a job is theirs; None for an admin."""
+        return None if self.is_admin else self.user_id
+
+    @property
     def projects(self) -> list[int] | None:
         """Ids of the projects that the user sees. None if the user sees all projects."""
         if self.role == "admin":
