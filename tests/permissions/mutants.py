@@ -94,7 +94,7 @@ def _of_project_checks() -> Iterator[Mutant]:
     """Yields, for each operation on what lies in a project, a server that does not check the project."""
     for operation in OPERATIONS:
         if operation.rule(STRANGER) == 404 and not operation.rule(MANAGER):
-            yield Mutant(f"{operation}: no check of the project", patch.object(User, "must", _pass), [operation])
+            yield Mutant(f"{operation}: no check of the project", patch.object(User, "must_access", _pass), [operation])
         if operation.lists:
             everything: dict[str, Any] = {"projects": property(lambda _: None), "may": lambda *_: True}
             yield Mutant(f"{operation}: no filter", patch.multiple(User, **everything), [operation])
@@ -105,7 +105,7 @@ def _of_functions() -> Iterator[Mutant]:
     for owner, name in (
         (User, "must_be_developer"),
         (User, "must_manage_nodes"),
-        (RequestContext, "must"),
+        (RequestContext, "must_access"),
         (users, "must_be_admin_or"),
         (templates, "check_ownership"),
         (pools, "check_may_change"),
