@@ -259,7 +259,7 @@ async def record_external_report(
     """
     if (known := file.find_in(build.state)) is not None:
         return known
-    report = await asyncio.to_thread(file.read)
+    report = await ctx.services.reports.read(build.state, file)
     if not report.is_report and not (report.is_unreadable and is_report_name(file.path)):
         return None
     return await ctx.services.reports.record(ctx, build, file, report)

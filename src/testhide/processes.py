@@ -24,6 +24,7 @@ from store.log.event_log import EventLog
 from store.log.ids import Ids
 from store.migrations.lost_tables import describe, find_lost_tables
 from store.migrations.runner import MIGRATIONS
+from store.postgres.cancellation import cancel_and_wait
 from store.postgres.connection_settings import find_durability_risks, with_keepalive
 from store.postgres.notifications import AGENT_NOTIFICATIONS, BUILD_LOGS, POLLS, PROJECTED, SEALS, Listener
 from store.postgres.notifications import EVENTS as EVENTS_CHANNEL
@@ -184,6 +185,7 @@ async def api_services(settings: Settings) -> "AsyncIterator[Services]":
     from agent.bundle import build_zipapp
     from api.http.services import Services
     from commands.handler import Handler
+    from commands.reports.reading_pool import ReadingPool
     from commands.reports.recording import ReportRecorder
     from integrations.addresses import parse_networks
     from integrations.outgoing import HttpOutgoing
@@ -210,6 +212,7 @@ async def api_services(settings: Settings) -> "AsyncIterator[Services]":
         if behind := await find_sequences_behind(parts.pool):
             raise Fault(f"The {describe_behind(behind)}.")
         waiter = ProjectionWaiter(parts.pool, listener, PROJECTIONS)
+        reading = ReadingPool()
         following = asyncio.create_task(waiter.run())
         try:
             yield Services(
@@ -217,7 +220,7 @@ async def api_services(settings: Settings) -> "AsyncIterator[Services]":
                 log=parts.log,
                 handler=Handler(parts.log, utcnow),
                 ids=parts.ids,
-                reports=ReportRecorder(parts.log, parts.ids, ReportLookups(parts.pool), waiter.wait_reached),
+                reports=ReportRecorder(parts.log, parts.ids, ReportLookups(parts.pool), reading, waiter.wait_reached),
                 secrets=parts.secrets,
                 listener=listener,
                 waiter=waiter,
@@ -241,7 +244,8 @@ async def api_services(settings: Settings) -> "AsyncIterator[Services]":
                 license=license,
             )
         finally:
-            following.cancel()
+            await cancel_and_wait(following)
+            reading.close()
 
 
 def project(settings: Settings) -> None:

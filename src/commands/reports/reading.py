@@ -32,6 +32,8 @@ REPORT_TEXT = 64 * 1024 * 1024
 """Characters of text that are kept of one report. Beyond that, captured output is left out; messages of failures
 stay.
 """
+MAX_RESULTS = 200_000
+"""Results that one report may have. 4 MB, compressed, could hold 25 million."""
 MAX_DURATION = 2**31 - 1  # ms; the column is an integer
 
 _STATUS = {name: number for number, name in enumerate(STATUSES)}
@@ -127,10 +129,17 @@ class _Unpacking:
                 self.problem = f"it cannot be unpacked: {error}"
 
 
+def make_unreadable(reason: str) -> ReportRead:
+    """Returns the report of a file of which no result was read, for a reason that the server has."""
+    return ReportRead(is_unreadable=True, warnings=[f"{reason}: none of its results was read"])
+
+
 def read_chunks(chunks: Iterable[bytes]) -> ReportRead:
     reading = _Reading()
     for item in parse_report(chunks):
         match item:
+            case Case() if reading.report.rows == MAX_RESULTS:
+                return make_unreadable(f"it has more than {MAX_RESULTS:,} results")
             case Case():
                 reading.add(item)
             case Suite():

@@ -11,7 +11,8 @@ from weakref import WeakValueDictionary
 from commands.handler import Command, Receipt
 from commands.reports.flips import find_failed_cases, find_flips
 from commands.reports.matching import Match, MatchRules
-from commands.reports.reading import ReportRead, read_report
+from commands.reports.reading import ReportRead
+from commands.reports.reading_pool import ReadingPool
 from commands.results import NewCases, RecordReport, find_report, must_take_reports, place_report
 from domain.artifacts import is_reserved_for_reports
 from domain.builds import BUILD, AnyBuild, commit_of
@@ -79,14 +80,6 @@ class IncomingReport:
     """SHA-256 of the content."""
     is_replacement: bool = False
 
-    def read(self) -> ReportRead:
-        """Reads the file. If it is XML but no test report, marks it as unreadable only if its name is reserved for
-        reports.
-        """
-        report = read_report(self.content)
-        report.is_unreadable |= not report.is_report and is_reserved_for_reports(self.path)
-        return report
-
     def find_in(self, build: AnyBuild) -> Report | None:
         """Returns the report that the build already has at this path with the same bytes; None if it has no such
         report.
@@ -105,6 +98,7 @@ class ReportRecorder:
     log: EventLog
     ids: Ids
     read_models: ReadModels
+    reading: ReadingPool
     wait_until_shown: Callable[[int], Awaitable[bool]]
     """Function that waits for the read models to reach a position. Returns whether they did; at once if they lag far
     behind.
@@ -118,7 +112,15 @@ class ReportRecorder:
         if (known := file.find_in(build.state)) is not None:
             return known
         must_take_reports(build.state, file.attempt)
-        return await self.record(execute, build, file, await asyncio.to_thread(file.read))
+        return await self.record(execute, build, file, await self.read(build.state, file))
+
+    async def read(self, build: AnyBuild, file: IncomingReport) -> ReportRead:
+        """Reads a file. If it is XML but no test report, marks it as unreadable only if its name is reserved for
+        reports.
+        """
+        report = await self.reading.read(build.queued.project_id, file.content)
+        report.is_unreadable |= not report.is_report and is_reserved_for_reports(file.path)
+        return report
 
     async def record_missing(self, execute: Execute, build: LoadedState[AnyBuild], file: IncomingReport) -> Report:
         """Records that no file matches a pattern with which the job names reports. The pattern is the path of

@@ -1,0 +1,124 @@
+"""Reads reports in other processes, so that no report takes the time or the memory of those that answer requests."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from weakref import WeakValueDictionary
+
+import structlog
+
+from commands.reports.reading import ReportRead, make_unreadable
+from commands.reports.reading_process import OUT_OF_MEMORY, send, unpack
+
+log = structlog.get_logger()
+
+PROCESSES = max(2, min(8, os.cpu_count() or 1))
+"""Processes at most. Each is started when it is first needed, which takes 0.1 s, and then kept."""
+MAX_CPU_S = 60.0
+"""Seconds of CPU time for one report. The largest one that an agent may send, of 512 MiB, takes some 35."""
+MAX_MEMORY = 1024 * 1024 * 1024
+"""Bytes of address space of a process. A report of 100,000 tests and 50 MB takes some 250 MB."""
+MAX_S = 600.0
+"""Seconds after which a process is ended that does not even use its CPU time."""
+TRIES = 2
+"""Tries of a report whose process ends for no reason of ours: the kernel may have ended it because of others."""
+ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH")
+"""Variables that the processes inherit: none of the settings, which hold secrets."""
+
+
+class ReadingPool:
+    """Processes that read reports. Of each project one report at a time is read, so that one with many large reports
+    delays no other. Belongs to one event loop.
+    """
+
+    def __init__(
+        self, processes: int = PROCESSES, *, max_cpu_s: float = MAX_CPU_S, max_memory: int = MAX_MEMORY
+    ) -> None:
+        self._arguments = [str(max_cpu_s), str(max_memory)]
+        self._limits = {
+            -signal.SIGPROF: f"reading it takes more than {max_cpu_s:g} s of CPU time",
+            OUT_OF_MEMORY: f"reading it takes more than {max_memory // 2**20} MiB of memory",
+        }
+        """Exit code of a process that one of its limits ended -> what to say about the report."""
+        self._free = asyncio.Semaphore(processes)
+        self._idle: list[_Process] = []
+        self._locks: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
+
+    async def read(self, project_id: int, path: Path) -> ReportRead:
+        """Reads a report of a project. If that takes too much time or memory, returns a report that is marked as
+        unreadable and says why.
+        """
+        lock = self._locks.setdefault(project_id, asyncio.Lock())
+        async with lock, self._free:
+            tries = 0
+            while True:
+                process = self._idle.pop() if self._idle else _Process(self._arguments)
+                try:
+                    async with asyncio.timeout(MAX_S):
+                        report = await asyncio.to_thread(process.read, path)
+                except TimeoutError:
+                    process.kill()
+                    return make_unreadable(f"reading it took more than {MAX_S:g} s")
+                except _Ended as ended:
+                    if ended.code in self._limits:
+                        return make_unreadable(self._limits[ended.code])
+                    tries += ended.code != 0  # 0: it ended after its last report, which was large
+                    if tries == TRIES:
+                        return make_unreadable(f"the process that read it ended with exit code {ended.code}")
+                    log.warning("a process that reads reports has ended", code=ended.code)
+                except BaseException:
+                    process.kill()
+                    raise
+                else:
+                    self._idle.append(process)
+                    return report
+
+    def close(self) -> None:
+        """Ends the processes that read no report. Those that do end with their request."""
+        while self._idle:
+            self._idle.pop().close()
+
+
+class _Ended(Exception):
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+class _Process:
+    def __init__(self, arguments: list[str]) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "commands.reports.reading_process", *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
+        )
+
+    def read(self, path: Path) -> ReportRead:
+        """Sends the path and returns the answer. Raises _Ended if the process ends before it. Blocks."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            send(self._process.stdin, os.fsencode(path))
+            self._process.stdin.flush()
+            return unpack(self._process.stdout)
+        except (EOFError, BrokenPipeError):
+            self.close()
+            raise _Ended(self._process.returncode) from None
+
+    def kill(self) -> None:
+        """Ends the process. A `read` that is under way then raises _Ended."""
+        self._process.kill()
+        self._process.wait()
+
+    def close(self) -> None:
+        """Waits for the end of the process, which comes once it has nothing more to read."""
+        for stream in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(BrokenPipeError):
+                if stream is not None:
+                    stream.close()
+        self._process.wait()

@@ -1,0 +1,101 @@
+"""A process that reads reports and does nothing else: `ReadingPool` starts it, and bounds what one report may cost.
+
+A request is the path of a file. The answer is a `ReportRead` in several messages, so that the server decodes no large
+one at once: all but its texts, then the texts by TEXTS_PER_MESSAGE. A report that takes too much CPU time ends the
+process, by a signal of the kernel.
+"""
+
+import os
+import resource
+import signal
+import sys
+from array import array
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import IO, Any
+
+import msgspec
+
+from commands.reports.reading import ReportRead, read_report
+from domain.results import ResultText
+
+LARGE = 256 * 1024 * 1024
+"""Bytes of memory after which the process ends with its answer, since Python would not give them back."""
+OUT_OF_MEMORY = 3
+"""Exit code of a process that its limit of memory has ended."""
+TEXTS_PER_MESSAGE = 1_000
+
+_texts = msgspec.msgpack.Decoder(list[ResultText])
+
+
+def main(max_cpu_s: float, max_memory: int) -> None:
+    """Reads the reports that standard input names, until it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the server, which then closes standard input
+    resource.setrlimit(resource.RLIMIT_AS, (max_memory, max_memory))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    requests, answers = sys.stdin.buffer, sys.stdout.buffer
+    while path := receive(requests):
+        signal.setitimer(signal.ITIMER_PROF, max_cpu_s)
+        try:
+            for message in pack(read_report(Path(os.fsdecode(path)))):
+                send(answers, message)
+        except MemoryError:
+            os._exit(OUT_OF_MEMORY)
+        answers.flush()
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        resident_pages = int(Path("/proc/self/statm").read_text().split()[1])
+        if resident_pages * resource.getpagesize() > LARGE:
+            return
+
+
+def send(stream: IO[bytes], message: bytes) -> None:
+    stream.write(len(message).to_bytes(4, "big"))
+    stream.write(message)
+
+
+def receive(stream: IO[bytes]) -> bytes:
+    """Returns the next message; empty bytes if the stream ends before it does."""
+    size = int.from_bytes(stream.read(4), "big")
+    message = stream.read(size)
+    return message if len(message) == size else b""
+
+
+def pack(report: ReportRead) -> Iterator[bytes]:
+    """Yields the messages of which a report consists. Takes the texts out of the report."""
+    texts, report.texts = report.texts, []
+    columns = {field.name: getattr(report, field.name) for field in fields(report) if field.name != "texts"}
+    starts = range(0, len(texts), TEXTS_PER_MESSAGE)
+    yield msgspec.msgpack.encode((len(starts), columns), enc_hook=_pack_array)
+    for start in starts:
+        yield msgspec.msgpack.encode(texts[start : start + TEXTS_PER_MESSAGE])
+
+
+def unpack(stream: IO[bytes]) -> ReportRead:
+    """Returns the report whose messages come next. Raises EOFError if the stream ends before they do."""
+    if not (message := receive(stream)):
+        raise EOFError
+    columns: dict[str, Any]
+    messages, columns = msgspec.msgpack.decode(message, ext_hook=_unpack_array)
+    for name, column in columns.items():
+        if isinstance(column, bytes):
+            columns[name] = bytearray(column)
+    report = ReportRead(**columns)
+    for _ in range(messages):
+        if not (message := receive(stream)):
+            raise EOFError
+        report.texts += _texts.decode(message)
+    return report
+
+
+def _pack_array(column: Any) -> msgspec.msgpack.Ext:
+    assert isinstance(column, array)
+    return msgspec.msgpack.Ext(ord(column.typecode), column.tobytes())
+
+
+def _unpack_array(typecode: int, items: memoryview) -> "array[int]":
+    return array(chr(typecode), bytes(items))
+
+
+if __name__ == "__main__":
+    main(float(sys.argv[1]), int(sys.argv[2]))
