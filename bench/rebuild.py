@@ -28,7 +28,7 @@ from bench.support.http import Connection
 from bench.support.report import Report, percentile
 from bench.support.stack import Stack, running_stack
 from projections.registry import PROJECTIONS
-from store.crypto.secrets import Secrets
+from store.key_ring.ring import load_secrets
 from store.tables.log_positions import MIN_SKIP
 
 WRITES_A_SECOND = 50
@@ -144,7 +144,8 @@ def vacuum(stack: Stack) -> None:
 def fill_log(stack: Stack, events: int, results: int, report: Report) -> Written:
     begun = time.monotonic()
     settings = stack.settings
-    written = write_history(settings.database_url, Secrets(settings.secret_key), events=events, results=results)
+    secrets = asyncio.run(load_secrets(settings.database_url, settings.secret_key))
+    written = write_history(settings.database_url, secrets, events=events, results=results)
     vacuum(stack)
     report.add("history: events", written.last - written.first, "events")
     report.add("history: results", written.results, "results")

@@ -4,6 +4,7 @@ python -m bench.history.write postgresql://... --events 50000 --results 1000000 
 """
 
 import argparse
+import asyncio
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from domain.core.data_keys import lineage
 from domain.core.events import EventMetadata
 from domain.registry import EVENTS, UPCASTERS
 from store.crypto.secrets import Secrets
+from store.key_ring.ring import load_secrets
 from store.log.codec import EventMapper
 from store.log.row_macs import add_mac
 from store.migrations.baseline import SEQUENCES
@@ -120,7 +122,7 @@ def main() -> None:
     begun = time.perf_counter()
     written = write_history(
         options.database,
-        Secrets(bytes.fromhex(options.secret_key)),
+        asyncio.run(load_secrets(options.database, bytes.fromhex(options.secret_key))),
         events=options.events,
         results=options.results,
         seed=options.seed,

@@ -282,7 +282,7 @@ def run(events: int, tamperings: int, seed: int) -> dict[str, Any]:
         print(verified.stdout, verified.stderr, file=sys.stderr)
         if verified.returncode != 0:
             missed.append(f"the unchanged log does not verify: {verified.stdout} {verified.stderr}")
-        secrets, audit = Secrets(server.settings.secret_key), Audit(server, checkpoints, key)
+        secrets, audit = server.secrets, Audit(server, checkpoints, key)
         with psycopg.connect(server.settings.database_url, autocommit=True) as connection:
             connection.execute("DELETE FROM stored_events WHERE notification_id > %s", (size,))
             types: Counter[str] = Counter(

@@ -31,7 +31,7 @@ class Scene:
 
     @property
     def secrets(self) -> Secrets:
-        return Secrets(self.server.settings.secret_key)
+        return self.server.secrets
 
     def intruder(self) -> Intruder:
         return Intruder(self.connection, self.secrets, self.chance)

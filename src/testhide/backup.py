@@ -19,6 +19,8 @@ import msgspec
 from psycopg import IsolationLevel
 
 from store.clock import utcnow
+from store.key_ring.ring import opener_of
+from store.key_ring.rotation import fetch_openers
 from store.migrations.lost_tables import LostTable, describe, find_lost_tables
 from store.postgres.queries import fetch_rows
 from testhide.engines.client_programs import run_client
@@ -55,12 +57,16 @@ async def back_up(settings: Settings, target: Path) -> tuple[Manifest, list[Lost
                 query = "SELECT pg_export_snapshot(), coalesce(max(notification_id), 0) FROM stored_events"
                 ((snapshot, position),) = await fetch_rows(connection, query)
                 taken_at = utcnow()
+                openers = await fetch_openers(connection)
+                key = next((key for key in settings.secret_keys if opener_of(key) in openers), None)
+                if key is None and openers:
+                    raise Fault("The secret key was rotated while the backup began: run it again.")
                 options = (f"--snapshot={snapshot}", "--no-unlogged-table-data", f"--file={folder / DUMP}")
                 run_client("pg_dump", settings.database_url, "--format=custom", *options)
         # Copied after the snapshot: an artifact is stored before the event that names it.
         if blobs := settings.blobs_folder:
             copy_blobs(blobs, folder / BLOBS)
-        write_key(folder / KEY, settings.secret_key)
+        write_key(folder / KEY, key or settings.secret_key)
         with suppress(FileNotFoundError):
             shutil.copy(Path(settings.data_dir, "agent", "token"), folder / AGENT_TOKEN)
         manifest = Manifest(

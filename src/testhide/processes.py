@@ -18,6 +18,7 @@ from psycopg_pool import AsyncConnectionPool
 from domain.registry import EVENTS, UPCASTERS
 from store.clock import utcnow
 from store.crypto.secrets import SecretMismatch, Secrets
+from store.key_ring.ring import RING_TABLES, KeyRing
 from store.log.append import GroupCommit
 from store.log.codec import EventMapper
 from store.log.event_log import EventLog
@@ -65,27 +66,32 @@ async def core(
     acknowledged writes (unless `settings.unsafe`), or when its tables are of an older release or lost (unless
     `before_migration`).
     """
-    secrets = Secrets(settings.secret_key)
     mapper = EventMapper(EVENTS, UPCASTERS)
     conninfo = with_keepalive(settings.database_url)
+    ring = KeyRing(conninfo, settings.secret_keys)
     commit = GroupCommit(conninfo)
     async with AsyncConnectionPool[AsyncConnection[TupleRow]](
         conninfo, min_size=1, max_size=pool_size, kwargs={"autocommit": True}, timeout=5, open=False, name="queries"
     ) as pool:
-        log = EventLog(pool, commit, mapper, secrets)
+        log = EventLog(pool, commit, mapper, ring.secrets)
         try:
             if not settings.unsafe:
                 await _refuse_risks(pool)
-            await _refuse_other_secret(log)
+            await _open_ring(ring, pool, log)
             if not before_migration:
                 await _refuse_older_schema(pool)
                 await _refuse_lost_tables(pool)
         except OperationalError:
+            await ring.close()
             raise Fault("The database cannot be reached.") from None
+        except BaseException:
+            await ring.close()
+            raise
         try:
-            yield Core(conninfo, pool, log, Ids(pool), secrets)
+            yield Core(conninfo, pool, log, Ids(pool), ring.secrets)
         finally:
             await commit.close()
+            await ring.close()
 
 
 async def _refuse_risks(pool: AsyncConnectionPool) -> None:
@@ -98,18 +104,23 @@ async def _refuse_risks(pool: AsyncConnectionPool) -> None:
         )
 
 
-async def _refuse_other_secret(log: EventLog) -> None:
-    """Raise Fault when the secret key opens no data key of this database. A process with another key would write data
-    that the processes with the right key could not read.
+async def _open_ring(ring: KeyRing, pool: AsyncConnectionPool, log: EventLog) -> None:
+    """Open the key ring, and follow it. Raise Fault when the secret key opens neither the ring nor a data key of this
+    database. A process with another key would write data that the processes with the right key could not read.
     """
     try:
+        await ring.open()
         await log.check_secret()
+        await ring.follow()
     except UndefinedTable:
         return  # a new database, before its migration
     except SecretMismatch:
+        async with pool.connection() as connection:
+            if lost := [table for table in await find_lost_tables(connection) if table.name in RING_TABLES]:
+                raise Fault(f"Tables are {describe(lost)}.") from None
         raise Fault(
-            "The secret key does not open what is in the database: start with the one that it was written with"
-            " (TESTHIDE_SECRET_KEY, or secret.key in the data folder). Nothing was changed."
+            "The secret key does not open what is in the database: start with the one that it was written with, or"
+            " that it was rotated to (TESTHIDE_SECRET_KEY, or secret.key in the data folder). Nothing was changed."
         ) from None
 
 

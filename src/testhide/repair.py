@@ -67,7 +67,7 @@ async def _find_newest(parts: Core) -> int:
     ((last,),) = await fetch_rows(parts.pool, "SELECT coalesce(max(notification_id), 0) FROM stored_events")
     row, newest = await tree.row(last), await tree.checkpoint()
     sealed = newest.size if newest else 0
-    is_right = row is not None and has_right_mac(parts.secrets.rows_key, row)
+    is_right = row is not None and has_right_mac(parts.secrets.rows_keys(last), row)
     return max(last, sealed) if is_right else sealed
 
 

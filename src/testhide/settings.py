@@ -8,6 +8,8 @@ import base64
 import ipaddress
 import os
 import secrets
+import shlex
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 from integrations.mail import must_be_sender, parse_smtp_url
-from testhide.engines.folder import default_data_folder, write_private
+from testhide.engines.folder import SECRET_KEY, default_data_folder, write_private
 from testhide.operator_errors import Fault
 from testhide.supervise.program import local_url
 
@@ -28,7 +30,8 @@ MEANINGS = {
     "port": "port to listen on (8000)",
     "data": "data folder: blobs, logs, embedded engines",
     "base_url": "what links begin with (http://HOST:PORT; in Teams cards: no link)",
-    "secret_key": "32 bytes as base64 or hex: seals data keys and sessions",
+    "secret_key": "32 bytes as base64 or hex: opens the keys that everything is sealed with",
+    "old_secret_key": "the secret key before, until it is rotated (none)",
     "admin_email": "the first administrator",
     "admin_password": "the first administrator's password, 8 characters or more; unset: made up and printed once",
     "unsafe": "1: start also on a database with fsync or synchronous_commit off",
@@ -45,7 +48,10 @@ MEANINGS = {
 }
 COUNTS = {"connections_per_address"}
 # Each may also be given as TESTHIDE_…_FILE: the name of a file that holds it.
-SECRETS = ("database_url", "redis_url", "secret_key", "admin_password", "smtp_url")
+SECRETS = ("database_url", "redis_url", "secret_key", "old_secret_key", "admin_password", "smtp_url")
+# Each may also be given as TESTHIDE_…_COMMAND: a command whose output it is.
+COMMANDS = ("secret_key", "old_secret_key")
+COMMAND_TIMEOUT_S = 60.0
 # Read by the start of the stack itself.
 OTHER_NAMES = {
     "TESTHIDE_SETTINGS": "settings of a supervised process, written by the supervisor",
@@ -60,7 +66,13 @@ def variable(field: str) -> str:
 
 def known_names() -> set[str]:
     """Return the names of all environment variables that the program reads."""
-    return {variable(name) for name in MEANINGS} | {f"{variable(name)}_FILE" for name in SECRETS} | set(OTHER_NAMES)
+    return {name for field in MEANINGS for name in variables(field)} | set(OTHER_NAMES)
+
+
+def variables(field: str) -> list[str]:
+    """Return the names of the environment variables that may hold a field."""
+    name = variable(field)
+    return [name, *([f"{name}_FILE"] * (field in SECRETS)), *([f"{name}_COMMAND"] * (field in COMMANDS))]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,6 +80,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     redis_url: str
     secret_key: bytes
     data_dir: str
+    old_secret_key: bytes = b""
+    """The secret key before; empty unless it is being rotated."""
     host: str = "127.0.0.1"
     port: int = 8000
     base_url: str = ""
@@ -86,6 +100,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     checkpoints_to: str = ""
     build: str = ""
     unsafe: bool = False
+
+    @property
+    def secret_keys(self) -> list[bytes]:
+        """The secret keys that may open the database, the one that it is rotated to first."""
+        return [self.secret_key, *filter(None, [self.old_secret_key])]
 
     @property
     def blobs(self) -> str:
@@ -138,8 +157,9 @@ def from_environment(environ: Mapping[str, str], **given: Any) -> Settings:
         if name in found:
             _must_be_networks(found[name], variable(name))
     _must_be_mail(found)
-    if "secret_key" in found:
-        found["secret_key"] = parse_key(found["secret_key"], "TESTHIDE_SECRET_KEY")
+    for name in COMMANDS:
+        if name in found:
+            found[name] = parse_key(found[name], variable(name))
     if "port" in found:
         found["port"] = _number(found["port"], variable("port"), 1, 65535)
     for name in COUNTS & found.keys():
@@ -155,16 +175,45 @@ def from_environment(environ: Mapping[str, str], **given: Any) -> Settings:
 
 
 def _value(field: str, environ: Mapping[str, str]) -> str:
-    name = variable(field)
-    file = environ.get(f"{name}_FILE") if field in SECRETS else None
-    if not file:
-        return environ.get(name, "")
-    if environ.get(name):
-        raise Fault(f"Both {name} and {name}_FILE are set: keep one.", 2)
+    given = [name for name in variables(field) if environ.get(name)]
+    if not given:
+        return ""
+    if len(given) > 1:
+        raise Fault(f"Both {given[0]} and {given[1]} are set: keep one.", 2)
+    name, value = given[0], environ[given[0]]
+    if name.endswith("_COMMAND"):
+        return _output(value, name)
+    if name == variable(field):
+        return value
     try:
-        return Path(file).read_text().strip()
+        return Path(value).read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise Fault(f"{name}_FILE={file} cannot be read: {error}", 2) from None
+        raise Fault(f"{name}={value} cannot be read: {error}", 2) from None
+
+
+def key_from_environment(field: str, environ: Mapping[str, str]) -> bytes | None:
+    """Return a key that the environment gives; None if it gives none. Raises Fault."""
+    value = _value(field, environ)
+    return parse_key(value, variable(field)) if value else None
+
+
+def _output(command: str, name: str) -> str:
+    """Return what a command prints, which nothing else shows."""
+    try:
+        done = subprocess.run(
+            shlex.split(command), stdin=subprocess.DEVNULL, capture_output=True, timeout=COMMAND_TIMEOUT_S, check=False
+        )
+        if done.returncode == 0:
+            return done.stdout.decode().strip()
+        lines = done.stderr.decode(errors="replace").strip().splitlines()
+        reason = f"it ended with {done.returncode}" + (f": {lines[-1]}" if lines else "")
+    except subprocess.TimeoutExpired:
+        reason = f"it did not end within {COMMAND_TIMEOUT_S:.0f} s"
+    except UnicodeDecodeError:
+        reason = "it prints no text"
+    except (OSError, ValueError) as error:  # the latter for an open quotation mark
+        reason = str(error)
+    raise Fault(f"{name} gives no key: {reason}", 2)
 
 
 def _number(text: str, name: str, least: int, most: int) -> int:
@@ -207,15 +256,26 @@ def own_secret_key(data: Path, *, is_new: bool) -> bytes:
     """Return the secret key of the data folder. If the folder `is_new`, create the key first. Raises Fault if a folder
     that is not new has lost its key.
     """
-    path = data / "secret.key"
+    path = data / SECRET_KEY
+    if key := read_key(path):
+        return key
+    if not is_new:
+        raise Fault(f"{path} is gone, but the database that it belongs to is there: put it back.")
+    return make_key(path)
+
+
+def read_key(path: Path) -> bytes | None:
+    """Return the key in a file; None if there is no such file. Raises Fault."""
     try:
         return parse_key(path.read_text(), str(path))
     except FileNotFoundError:
-        if not is_new:
-            raise Fault(f"{path} is gone, but the database that it belongs to is there: put it back.") from None
-        key = secrets.token_bytes(32)
-        write_key(path, key)
-        return key
+        return None
+
+
+def make_key(path: Path) -> bytes:
+    key = secrets.token_bytes(32)
+    write_key(path, key)
+    return key
 
 
 def write_key(path: Path, key: bytes) -> None:

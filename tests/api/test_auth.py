@@ -9,8 +9,7 @@ import jwt
 import pytest
 import requests
 
-from api.http.security import SESSION, SESSION_KEY, session_key_id, session_token
-from store.crypto.secrets import Secrets
+from api.http.security import SESSION, SESSION_KEY, session_token, session_week
 from tests.support.http import Answer, Client
 from tests.support.server import Server
 
@@ -242,18 +241,20 @@ def test_all_sessions_of_a_user_end_at_once(server: Server) -> None:
 
 def test_a_session_is_signed_by_the_key_of_its_time(server: Server) -> None:
     client = server.make_user("viewer")
-    secrets = Secrets(server.settings.secret_key)
+    secrets = server.secrets
     session_id = jwt.decode(client.token, options={"verify_signature": False})["jti"]
     now = datetime.now(UTC)
-    assert jwt.get_unverified_header(client.token)["kid"] in {session_key_id(at) for at in (now, now - SESSION)}
+    weeks = [session_week(at) for at in (now, now - SESSION)]
+    assert jwt.get_unverified_header(client.token)["kid"] in {secrets.session_key(week)[0] for week in weeks}
     ours = session_token(secrets, client.fetch("/me")["id"], session_id, now)
     assert bearer(server, ours).status_code == 200
-    # A release without keys for each week signed with the key from which these are derived, and named none.
     later = {"sub": "1", "jti": session_id, "exp": now + SESSION}
-    assert bearer(server, jwt.encode(later, secrets.session_key(None), "HS256")).status_code == 200
+    key_id, key = secrets.session_key(session_week(now))
+    assert bearer(server, jwt.encode(later, key, "HS256", headers={"kid": key_id})).status_code == 200
     ended = later | {"jti": "ended"}
-    assert bearer(server, jwt.encode(ended, secrets.session_key(None), "HS256")).status_code == 401
-    for key_id in ("1", session_key_id(now - 3 * SESSION_KEY), session_key_id(now + 2 * SESSION_KEY), None):
-        headers = {"kid": key_id} if key_id else {}
-        forged = jwt.encode(later, secrets.session_key(key_id or ""), "HS256", headers=headers)
+    assert bearer(server, jwt.encode(ended, key, "HS256", headers={"kid": key_id})).status_code == 401
+    other_weeks = ("1", session_week(now - 3 * SESSION_KEY), session_week(now + 2 * SESSION_KEY))
+    for kid, its_key in (*map(secrets.session_key, other_weeks), ("9.1", key), (session_week(now), key)):
+        forged = jwt.encode(later, its_key, "HS256", headers={"kid": kid})
         assert bearer(server, forged).status_code == 401
+    assert bearer(server, jwt.encode(later, key, "HS256")).status_code == 401

@@ -74,7 +74,7 @@ async def test_a_data_key_that_does_not_open_damages_what_is_sealed_with_it(part
 
 async def test_another_secret_damages_nothing_and_is_said(parts: Core) -> None:
     await a_build(parts)
-    log = EventLog(parts.pool, parts.log._commit, parts.log._mapper, Secrets(bytes(32)))
+    log = EventLog(parts.pool, parts.log._commit, parts.log._mapper, Secrets.without_ring(bytes(32)))
     with pytest.raises(SecretMismatch, match="TESTHIDE_SECRET_KEY"):
         await log.read(0, 20)
 

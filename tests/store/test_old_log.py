@@ -8,6 +8,7 @@ deleted. It was written with the master secret below and is never made anew.
 import base64
 import json
 import re
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import psycopg
@@ -24,19 +25,19 @@ from projections.rebuild.switch import switch
 from projections.registry import PROJECTIONS
 from projections.results_cases import CaseStatsRow
 from store.clock import utcnow
-from testhide.processes import Core
+from testhide.processes import Core, core
+from testhide.settings import Settings
 
 FILE = Path(__file__).with_name("old_log.json")
 COMMIT, OTHER = "0123456789abcdef0123456789abcdef01234567", "f" * 40
 
 
 @pytest.fixture
-async def old(parts: Core) -> Core:
+async def old(database: str) -> AsyncIterator[Core]:
     """A database with the old log, and nothing read from it yet."""
     rows = json.loads(FILE.read_text())
-    async with parts.pool.connection() as pooled:
-        await ensure_tables(pooled, PROJECTIONS)
-    with psycopg.connect(parts.conninfo) as connection:
+    with psycopg.connect(database) as connection:
+        connection.execute("DELETE FROM root_keys")  # there were none
         for position, stream, version, topic, state in rows["events"]:
             connection.execute(
                 "INSERT INTO stored_events (notification_id, originator_id, originator_version, topic, state)"
@@ -49,7 +50,11 @@ async def old(parts: Core) -> Core:
                 (name, None if wrapped is None else base64.b64decode(wrapped)),
             )
         connection.execute("SELECT setval('stored_events_notification_id_seq', %s)", (len(rows["events"]),))
-    return parts
+    settings = Settings(database_url=database, redis_url="", secret_key=b"s" * 32, data_dir="")
+    async with core(settings) as parts:
+        async with parts.pool.connection() as pooled:
+            await ensure_tables(pooled, PROJECTIONS)
+        yield parts
 
 
 async def test_its_results_are_of_the_first_version(old: Core) -> None:

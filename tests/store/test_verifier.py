@@ -1,7 +1,7 @@
 """An export proves itself: what was sealed verifies offline, and whatever is changed then is found, and where."""
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from store.audit.signed_notes import SigningKey, VerifierKey
 from store.audit.verifier import HeldCheckpoint, Verifier, checkpoint_of
 from testhide.cli.audit import verify
 from testhide.operator_errors import Fault
-from testhide.processes import Core
+from testhide.processes import core
+from testhide.settings import Settings
 from tests.support.snapshot import Snapshot
 from tests.support.tampering import TAMPERINGS, Intruder, cut_off_after, hide_in_the_tree
 from tests.workers.test_sealing import Yard
@@ -70,16 +71,19 @@ def filled() -> list[Snapshot]:
 
 
 @pytest.fixture
-async def archive(parts: Core, filled: list[Snapshot]) -> Archive:
-    archive = Archive(parts)
-    with archive.connect() as connection:
+async def archive(database: str, filled: list[Snapshot]) -> AsyncIterator[Archive]:
+    with psycopg.connect(database, autocommit=True) as connection:
         if filled:
             filled[0].restore(connection)
-            await archive.look_up()
-        else:
-            await archive.fill()
-            filled.append(Snapshot.take(connection))
-    return archive
+        # Afterwards, since it has the root keys that sealed what was restored.
+        async with core(Settings(database_url=database, redis_url="", secret_key=b"s" * 32, data_dir="")) as parts:
+            archive = Archive(parts)
+            if filled:
+                await archive.look_up()
+            else:
+                await archive.fill()
+                filled.append(Snapshot.take(connection))
+            yield archive
 
 
 def held(*checkpoints: SealedCheckpoint) -> list[HeldCheckpoint]:

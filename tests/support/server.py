@@ -26,6 +26,8 @@ from commands.users import register_user
 from domain.projects import Access
 from domain.users import Role
 from store.clock import utcnow
+from store.crypto.secrets import Secrets
+from store.key_ring.ring import load_secrets
 from testhide.engines import Engines
 from testhide.preparation import create_first_admin, migrate
 from testhide.processes import core
@@ -42,6 +44,8 @@ class Server:
     engines: Engines
     settings: Settings
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    logs: Path | None = None
+    """Folder to which the processes log; None for the output of the tests."""
     _users: Iterator[int] = field(default_factory=count)
     _admin: Client | None = None
 
@@ -50,6 +54,11 @@ class Server:
         if self._admin is None:
             self._admin = self.client(*ADMIN)
         return self._admin
+
+    @property
+    def secrets(self) -> Secrets:
+        """The root keys as they are now."""
+        return asyncio.run(load_secrets(self.settings.database_url, self.settings.secret_key))
 
     def client(self, email: str = "", password: str = "") -> Client:
         return Client(self.url, email, password)
@@ -74,12 +83,14 @@ class Server:
     def wait_until_projected(self) -> None:
         """Returns once the read models are at the log's end."""
         deadline = time.monotonic() + READY_S
-        while requests.get(f"{self.url}/api/v3/readyz", timeout=5).status_code != 200:
+        while not _answers(self.url):
             assert time.monotonic() < deadline, "the read models do not catch up"
 
     def start(self, name: str) -> None:
         environ = {**os.environ, "TESTHIDE_SETTINGS": str(Path(self.settings.data_dir, "settings.json"))}
-        self.processes[name] = subprocess.Popen([sys.executable, "-P", "-m", "testhide", name], env=environ)
+        arguments = [sys.executable, "-P", "-m", "testhide", name]
+        with (self.logs / name).open("ab") if self.logs else contextlib.nullcontext() as log:
+            self.processes[name] = subprocess.Popen(arguments, env=environ, stdout=log, stderr=log)
 
     def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
         process = self.processes.pop(name)
@@ -97,7 +108,9 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def running_server(engines: Engines, data: Path, *names: str, outgoing_allow: str = "") -> Iterator[Server]:
+def running_server(
+    engines: Engines, data: Path, *names: str, outgoing_allow: str = "", logs: Path | None = None, **more: str
+) -> Iterator[Server]:
     """The named processes of a server on these engines."""
     port = free_port()
     settings = Settings(
@@ -109,10 +122,11 @@ def running_server(engines: Engines, data: Path, *names: str, outgoing_allow: st
         admin_email=ADMIN[0],
         admin_password=ADMIN[1],
         outgoing_allow=outgoing_allow,
+        **more,  # type: ignore[arg-type]
     )
     save_settings(settings, data / "settings.json")
     migrate(settings)
-    server = Server(settings.public_url, engines, settings)
+    server = Server(settings.public_url, engines, settings, logs=logs)
     try:
         for name in names:
             server.start(name)
@@ -141,13 +155,15 @@ def _answers(url: str) -> bool:
 
 
 @contextlib.contextmanager
-def server_on_new_database(engines: Engines, data: Path, *names: str, outgoing_allow: str = "") -> Iterator[Server]:
+def server_on_new_database(
+    engines: Engines, data: Path, *names: str, outgoing_allow: str = "", logs: Path | None = None, **more: str
+) -> Iterator[Server]:
     """The named processes of a server on a database of its own, with the first administrator."""
     name = f"tests_{uuid4().hex}"
     with psycopg.connect(engines.database_url, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}".encode())
     engines_there = dataclasses.replace(engines, database_url=make_conninfo(engines.database_url, dbname=name))
-    with running_server(engines_there, data, *names, outgoing_allow=outgoing_allow) as server:
+    with running_server(engines_there, data, *names, outgoing_allow=outgoing_allow, logs=logs, **more) as server:
         asyncio.run(create_first_admin(server.settings))
         server.wait_until_projected()
         yield server

@@ -28,8 +28,9 @@ class Snapshot:
         return cls(rows, dict(sequences))
 
     def restore(self, connection: Connection) -> None:
-        """Fills the tables, which are empty."""
+        """Puts the rows in place of those that a migrated database has."""
         for table, rows in self.rows.items():
+            connection.execute(SQL("DELETE FROM {}").format(Identifier(table)))
             statement = SQL("COPY {} FROM STDIN (FORMAT binary)").format(Identifier(table))
             with connection.cursor() as cursor, cursor.copy(statement) as copy:
                 copy.write(rows)

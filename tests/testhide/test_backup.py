@@ -26,6 +26,7 @@ from store.log.event_log import Write
 from store.log.ids import MAX_GAP, SKIPPED
 from testhide.backup import Manifest
 from testhide.cli import main
+from testhide.preparation import has_users
 from testhide.processes import Core, core
 from testhide.restore import go_on
 from testhide.settings import Settings, save_settings
@@ -254,6 +255,7 @@ def test_a_verb_whose_database_fails_says_so_in_a_sentence(
         settings, database_url=make_conninfo(settings.database_url, options="-c lock_timeout=1ms")
     )
     save_settings(impatient, tmp_path / "settings.json")
+    asyncio.run(has_users(settings))  # makes the root key
     with psycopg.connect(settings.database_url) as connection:
         connection.execute("LOCK TABLE stored_events")
         assert main.main(["backup", str(tmp_path / "backup")]) == 1

@@ -109,6 +109,7 @@ def state(client: Client, build: int) -> dict[str, Any]:
 def test_the_documented_commands(data: Path) -> None:
     operator = Operator(data)
     back_up, restore, move, start = documented("docs/backup.md", "The embedded database")
+    rotate, _ = documented("docs/backup.md", "Rotating the secret key")
     go = data / "go"
 
     up, *first_build = documented("README.md", "Use")
@@ -126,6 +127,9 @@ def test_the_documented_commands(data: Path) -> None:
         artifact = upload(admin, external, b"kept", "notes.txt").then(201)["id"]
         slow = admin.create("/builds/start", job_id=job)["id"]
         until(lambda: state(admin, slow)["status"] == "running", "the agent has begun the build")
+        first_key = (operator.path("DATA") / "secret.key").read_text()
+        assert "the secret key is rotated" in operator.run(rotate)
+        assert (operator.path("DATA") / "secret.key").read_text() != first_key
         assert "backed up to" in operator.run(back_up)
         lost = admin.create("/projects", name="Lost")["id"]
     seal(operator.path("DATA"), operator.path("CHECKPOINTS"))
@@ -234,5 +238,13 @@ def dump_and_restore(operator: Operator, settings: Settings) -> None:
     }
     output = operator.run(*documented("docs/backup.md", "Your own PostgreSQL"))
     assert "artifacts: 1, missing or altered: 0" in output
-    for name in ("TESTHIDE_REDIS_URL", "TESTHIDE_SECRET_KEY_FILE", "TESTHIDE_DATA"):
+    _, rotate = documented("docs/backup.md", "Rotating the secret key")
+    operator.environ |= {
+        "OLD_KEY": operator.environ.pop("TESTHIDE_SECRET_KEY_FILE"),
+        "NEW_KEY": f"{operator.path('DUMP')}.key",
+    }
+    Path(operator.environ["NEW_KEY"]).write_text(base64.b64encode(b"n" * 32).decode())
+    output = operator.run('export TESTHIDE_DATABASE_URL="$RESTORED_URL"', rotate, rotate)
+    assert output.endswith("the new secret key is the only one that opens the database: nothing to do\n")
+    for name in ("TESTHIDE_REDIS_URL", "TESTHIDE_DATA"):
         del operator.environ[name]

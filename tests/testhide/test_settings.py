@@ -55,6 +55,26 @@ def test_secrets_from_files(tmp_path: Path) -> None:
         from_environment({**environ, "TESTHIDE_DATABASE_URL_FILE": str(tmp_path / "absent")})
 
 
+def test_keys_from_commands() -> None:
+    environ = {**COMPLETE, "TESTHIDE_OLD_SECRET_KEY_COMMAND": f"printf '%s\\n' {KEY.hex()}"}
+    settings = from_environment(environ)
+    assert settings.old_secret_key == KEY
+    assert settings.secret_keys == [settings.secret_key, KEY]
+    with pytest.raises(Fault, match="keep one"):
+        from_environment({**COMPLETE, "TESTHIDE_SECRET_KEY_COMMAND": "true"})
+    for command, reason in (
+        ("false", "it ended with 1"),
+        ("ls /absent", "it ended with 2: .*/absent"),
+        ("/absent", "/absent"),
+        ("printf '", "No closing quotation"),
+    ):
+        with pytest.raises(Fault, match=f"TESTHIDE_OLD_SECRET_KEY_COMMAND gives no key: .*{reason}"):
+            from_environment({**environ, "TESTHIDE_OLD_SECRET_KEY_COMMAND": command})
+    with pytest.raises(Fault, match="must be 32 bytes") as refused:
+        from_environment({**environ, "TESTHIDE_OLD_SECRET_KEY_COMMAND": "echo hush"})
+    assert "hush" not in str(refused.value)
+
+
 @pytest.mark.parametrize("name", COMPLETE)
 def test_what_is_missing_is_named(name: str) -> None:
     with pytest.raises(Fault, match=name):

@@ -136,7 +136,7 @@ async def test_data_keys_are_checked(yard: Yard) -> None:
     ],
 )
 async def test_rows_are_put_back_as_they_were(yard: Yard, change: str, first: int, last: int) -> None:
-    pool, key = yard.parts.pool, yard.parts.secrets.rows_key
+    pool, secrets = yard.parts.pool, yard.parts.secrets
     await yard.execute("DROP SCHEMA IF EXISTS kept CASCADE; CREATE SCHEMA kept")
     await yard.execute("CREATE TABLE kept.stored_events AS TABLE stored_events")
     await yard.execute(change)
@@ -145,11 +145,11 @@ async def test_rows_are_put_back_as_they_were(yard: Yard, change: str, first: in
         with pytest.raises(TreeDamaged):
             await yard.seal()
         await other.execute("UPDATE stored_events SET topic = 'claim.lost' WHERE notification_id = 400")
-        await put_rows_back(pool, key, other, range(first, last + 1))
+        await put_rows_back(pool, secrets, other, range(first, last + 1))
         await yard.seal()
         await yard.execute("UPDATE stored_events SET topic = 'claim.released' WHERE notification_id = 400")
         with pytest.raises(NotPutBack, match="position 400 of the other database is not the one"):
-            await put_rows_back(pool, key, other, range(399, 402))
+            await put_rows_back(pool, secrets, other, range(399, 402))
 
 
 async def test_leaves_and_tree_that_fit_each_other_but_not_the_tiles_above(yard: Yard) -> None:

@@ -34,14 +34,12 @@ BAD_TOKEN = "The token is not valid (any more)."  # noqa: S105
 
 def session_token(secrets: Secrets, user_id: int, session_id: str, now: datetime) -> str:
     claims = {"sub": str(user_id), "jti": session_id, "iat": now, "exp": now + SESSION}
-    key_id = session_key_id(now)
-    return jwt.encode(claims, secrets.session_key(key_id), ALGORITHM, headers={"kid": key_id})
+    key_id, key = secrets.session_key(session_week(now))
+    return jwt.encode(claims, key, ALGORITHM, headers={"kid": key_id})
 
 
-def session_key_id(at: datetime) -> str:
-    """Returns the id of the key that signs session tokens at this time. There is one key a week; its id is the number
-    of the week since 1970.
-    """
+def session_week(at: datetime) -> str:
+    """Returns the number of the week since 1970. Each week has a key of its own for session tokens."""
     return str(int(at.timestamp() // SESSION_KEY.total_seconds()))
 
 
@@ -104,9 +102,11 @@ def _session_of(secrets: Secrets, token: str) -> str:
         key_id = jwt.get_unverified_header(token).get("kid")
         # A session may have begun under the previous key, and clocks of processes differ a little. Tokens of releases
         # without keys for each week name none: until 8 hours after the upgrade from one, their sessions go on.
-        if key_id not in {None, *(session_key_id(at) for at in (now - SESSION, now, now + CLOCK_SKEW))}:
+        weeks = {session_week(at) for at in (now - SESSION, now, now + CLOCK_SKEW)}
+        if key_id is not None and str(key_id).rpartition(".")[2] not in weeks:
             raise Unauthenticated(BAD_TOKEN)
-        key = secrets.session_key(key_id)
+        if (key := secrets.find_session_key(key_id, SESSION + CLOCK_SKEW)) is None:
+            raise Unauthenticated(BAD_TOKEN)
         claims = jwt.decode(token, key, [ALGORITHM], options={"require": ["exp", "jti", "sub"]})
     except jwt.ExpiredSignatureError:
         raise Unauthenticated("The session has expired; sign in again.") from None

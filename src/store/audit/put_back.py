@@ -9,6 +9,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from store.audit.checkpoints import AuditTree, leaf_hash_of
 from store.audit.leaves import row_of
+from store.crypto.secrets import Secrets
 from store.log.row_macs import has_right_mac
 from store.postgres.queries import Source, fetch_rows
 
@@ -17,7 +18,9 @@ class NotPutBack(Exception):
     """The second database cannot supply the row that was at a position. Nothing was changed."""
 
 
-async def put_rows_back(pool: AsyncConnectionPool, rows_key: bytes, other: AsyncConnection, range_: range) -> list[int]:
+async def put_rows_back(
+    pool: AsyncConnectionPool, secrets: Secrets, other: AsyncConnection, range_: range
+) -> list[int]:
     """Repairs the rows at the positions in `range_` with rows of the database `other`. Returns the repaired positions.
 
     A sealed row is intact when its hash is that of its leaf in the audit tree; a row that is not sealed yet, when its
@@ -32,7 +35,7 @@ async def put_rows_back(pool: AsyncConnectionPool, rows_key: bytes, other: Async
     def is_right(position: int, row: StoredEvent | None) -> bool:
         if position <= sealed:
             return leaf_hash_of(position, row) == leaves[position]
-        return row is not None and has_right_mac(rows_key, row)
+        return row is not None and has_right_mac(secrets.rows_keys(position), row)
 
     wrong = [position for position in range_ if not is_right(position, ours.get(position))]
     for position in wrong:

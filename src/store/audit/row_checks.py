@@ -41,7 +41,7 @@ class RowChecks:
         """Returns whether the row at this position may be sealed. `row` is None if the log has no row there, which is
         allowed.
         """
-        if row is None or has_right_mac(self.secrets.rows_key, row):
+        if row is None or has_right_mac(self.secrets.rows_keys(position), row):
             return True
         leaf = leaf_of(position, row)
         if isinstance(leaf, EventLeaf) and not MAPPER.has_mac(row.state) and self._allow_without_mac(position):
@@ -64,7 +64,7 @@ async def load_row_checks(source: Source, log: EventLog, secrets: Secrets, clock
         " WHERE originator_id = %s",
         (ROWS.name,),
     )
-    written = {position for position, *columns in rows if has_right_mac(secrets.rows_key, row_of(*columns))}
+    written = {position for position, *columns in rows if has_right_mac(secrets.rows_keys(position), row_of(*columns))}
     first = await fetch_row(
         source, "SELECT state FROM stored_events WHERE notification_id > 0 ORDER BY notification_id LIMIT 1"
     )

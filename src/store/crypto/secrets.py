@@ -1,33 +1,87 @@
-"""Keys and encryption. Everything is derived from one master secret of 32 bytes, the server's secret key.
+"""Keys and encryption. Everything is derived from root keys: 32 random bytes each, stored encrypted (wrapped) with the
+server's secret key (`store.key_ring`).
 
 - `seal` and `unseal` encrypt and decrypt values that the server needs in clear again, such as webhook secrets.
 - Data keys are random. There is one for each project, job, build, user and so on. A data key is stored encrypted
-  (wrapped) with the key above it; a topmost data key is wrapped with a key derived from the master secret. Destroying a
+  (wrapped) with the key above it; a topmost data key is wrapped with a key derived from a root key. Destroying a
   data key erases everything that is encrypted with it or with the keys below it.
 - `claim` turns a value that must be unique into the name of its claim.
 - `session_key` returns the key that signs session tokens. A new one is used each week.
-- `responses_key` encrypts stored responses (`store.tables.idempotent_responses`).
+- `seal_response` encrypts stored responses (`store.tables.idempotent_responses`).
 - `rows_key` makes the MACs of the log's rows (`store.log.row_macs`).
 - `token_hash` returns the stored form of an API token or agent token.
 - `sign` appends a MAC to a text that is given away and comes back, such as the id of a sign-in at an identity provider.
 - `link_token` makes the token of a link to set a password. No form of this token is stored.
+
+A rotation of the secret key adds a root key. The newest one seals and signs; values of older ones still open, and
+`reseal` moves them to the newest. What is encrypted begins with the id of its root key. Only the root key 0 has no such
+beginning: it is the secret key itself with which a release without root keys began the log.
 """
 
 import hashlib
 import hmac
 import os
 import secrets as random
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from msgspec import Struct
 
+from store.clock import utcnow
+
+WRONG_KEY = "stored data does not decrypt: is TESTHIDE_SECRET_KEY the one it was written with?"
+# Purposes of derived keys. They are stored data.
+VALUES, RESPONSES, DATA_KEYS, ROWS, SESSIONS = (
+    "sealed values",
+    "first answers",
+    "data keys",
+    "rows of the log",
+    "sessions",
+)
+KEY_BYTES = 32
 NONCE_BYTES = 12
+MARK = b"root"
+"""Beginning of what is encrypted with a root key other than 0. The id of the root key follows, in 2 bytes."""
+HEAD_BYTES = len(MARK) + 2
+LINK_LIFETIME = timedelta(days=7)
+"""Time for which links to set a password work at most."""
+SIGNED_LIFETIME = timedelta(hours=1)
+"""Time for which signed texts are accepted at most."""
 
 
 class SecretMismatch(Exception):
     """Stored data cannot be decrypted: the server's secret key is not the one with which the data was encrypted."""
+
+
+class RootKey(Struct, frozen=True, kw_only=True):
+    id: int
+    key: bytes
+    is_in_use: bool = True
+    """False while processes get to know a new root key: until then none may seal with it."""
+    retired_at: datetime | None = None
+    """When a newer root key came into use; None for the newest."""
+    last_position: int | None = None
+    """The last position of the log at which a row may have a MAC by this root key; None for no limit."""
+    is_leaked: bool = False
+    """Whether the sessions and links that it signed ended when it was retired."""
+
+    def __repr__(self) -> str:
+        return f"RootKey(id={self.id})"
+
+    @property
+    def head(self) -> bytes:
+        return MARK + self.id.to_bytes(HEAD_BYTES - len(MARK)) if self.id else b""
+
+    def signs(self, lifetime: timedelta) -> bool:
+        """Returns whether what it signed is accepted. `lifetime` is how long that is valid."""
+        if self.retired_at is None:
+            return True
+        # The root key 0 is a secret key of the past, which must open nothing after its rotation.
+        return not self.is_leaked and self.id != 0 and utcnow() < self.retired_at + lifetime
 
 
 def encrypt(key: bytes, data: bytes, context: bytes) -> bytes:
@@ -42,9 +96,7 @@ def decrypt(key: bytes, data: bytes, context: bytes) -> bytes:
     try:
         return AESGCM(key).decrypt(data[:NONCE_BYTES], data[NONCE_BYTES:], context)
     except (InvalidTag, ValueError):  # ValueError for data that is too short
-        raise SecretMismatch(
-            "stored data does not decrypt: is TESTHIDE_SECRET_KEY the one it was written with?"
-        ) from None
+        raise SecretMismatch(WRONG_KEY) from None
 
 
 def token_hash(token: str) -> bytes:
@@ -56,72 +108,190 @@ def new_token(prefix: str) -> str:
     return prefix + random.token_urlsafe(24)
 
 
+def derive(key: bytes, purpose: str) -> bytes:
+    return HKDF(hashes.SHA256(), KEY_BYTES, salt=None, info=f"testhide {purpose}".encode()).derive(key)
+
+
 class Secrets:
-    def __init__(self, master: bytes) -> None:
-        if len(master) != 32:
-            raise ValueError("the master secret must be 32 bytes")
-        self._box = self._derive(master, "sealed values")
-        self._wrap = self._derive(master, "data keys")
-        self._claims = self._derive(master, "claims")
-        self._links = self._derive(master, "password links")
-        self._signing = self._derive(master, "signed texts")
-        self._session_keys = self._derive(master, "sessions")
-        self.responses_key = self._derive(master, "first answers")
-        self.rows_key = self._derive(master, "rows of the log")
+    """The root keys of a server. They change while the process runs when the secret key is rotated."""
+
+    def __init__(self, roots: Sequence[RootKey]) -> None:
+        self._derived: dict[tuple[int, str], bytes] = {}
+        self.replace(roots)
+
+    @classmethod
+    def without_ring(cls, secret_key: bytes) -> "Secrets":
+        """Returns the secrets of a database without root keys: of a release that had none, or before its migration."""
+        return cls([RootKey(id=0, key=secret_key)])
+
+    def replace(self, roots: Iterable[RootKey]) -> None:
+        """Replaces the root keys by newer states of them. What was derived is still right: a root key never changes."""
+        self._roots = {root.id: root for root in sorted(roots, key=lambda root: root.id)}
+        if any(len(root.key) != KEY_BYTES for root in self._roots.values()):
+            raise ValueError(f"a root key must be {KEY_BYTES} bytes")
+        self.newest = max(root.id for root in self._roots.values() if root.is_in_use)
+        """Id of the root key that seals and signs."""
+
+    @property
+    def roots(self) -> dict[int, RootKey]:
+        return dict(self._roots)
+
+    @property
+    def has_older_roots(self) -> bool:
+        return min(self._roots) != self.newest
+
+    def _derive(self, root_id: int, purpose: str) -> bytes:
+        if (key := self._derived.get((root_id, purpose))) is None:
+            key = self._derived[root_id, purpose] = derive(self._roots[root_id].key, purpose)
+        return key
+
+    def _encrypt(self, purpose: str, data: bytes, context: bytes) -> bytes:
+        return self._roots[self.newest].head + encrypt(self._derive(self.newest, purpose), data, context)
+
+    def _decrypt(self, purpose: str, data: bytes, context: bytes) -> bytes:
+        return self._open(purpose, data, context)[1]
+
+    def _open(self, purpose: str, data: bytes, context: bytes) -> tuple[bytes, bytes]:
+        """Returns nonce and plain text."""
+        root_id = self.root_of(data)
+        if root_id and root_id in self._roots:
+            body = data[HEAD_BYTES:]
+            try:
+                return body[:NONCE_BYTES], decrypt(self._derive(root_id, purpose), body, context)
+            except SecretMismatch:
+                if 0 not in self._roots:
+                    raise
+        if 0 not in self._roots:
+            raise SecretMismatch(WRONG_KEY)
+        # One in four thousand million nonces begins like MARK, so this one may be of the root key 0 all the same.
+        return data[:NONCE_BYTES], decrypt(self._derive(0, purpose), data, context)
+
+    def _move(self, purpose: str, data: bytes, context: bytes) -> bytes:
+        """Returns the data encrypted with the newest root key. Keeps its nonce, so that the same data always becomes
+        the same, whichever root keys it was moved over.
+        """
+        if self.root_of(data) == self.newest:
+            return data
+        nonce, plain = self._open(purpose, data, context)
+        ciphertext = AESGCM(self._derive(self.newest, purpose)).encrypt(nonce, plain, context)
+        return self._roots[self.newest].head + nonce + ciphertext
 
     @staticmethod
-    def _derive(master: bytes, purpose: str) -> bytes:
-        return HKDF(hashes.SHA256(), 32, salt=None, info=f"testhide {purpose}".encode()).derive(master)
+    def root_of(data: bytes) -> int:
+        """Returns the id of the root key with which data is encrypted, as its beginning says."""
+        return int.from_bytes(data[len(MARK) : HEAD_BYTES]) if data.startswith(MARK) else 0
 
     def seal(self, value: str) -> bytes:
-        return encrypt(self._box, value.encode(), b"sealed")
+        return self._encrypt(VALUES, value.encode(), b"sealed")
 
     def unseal(self, sealed: bytes) -> str:
-        return decrypt(self._box, sealed, b"sealed").decode()
+        return self._decrypt(VALUES, sealed, b"sealed").decode()
+
+    def reseal(self, sealed: bytes) -> bytes:
+        """Returns a sealed value as the newest root key seals it; the same for the same value."""
+        return self._move(VALUES, sealed, b"sealed")
+
+    def seal_response(self, scope: bytes, response: bytes) -> bytes:
+        return self._encrypt(RESPONSES, response, scope)
+
+    def unseal_response(self, scope: bytes, sealed: bytes) -> bytes:
+        return self._decrypt(RESPONSES, sealed, scope)
+
+    def reseal_response(self, scope: bytes, sealed: bytes) -> bytes:
+        return self._move(RESPONSES, sealed, scope)
 
     def claim(self, kind: str, value: str) -> str:
         """Returns the name of the claim of a value. Example: kind `node-name`, value `agent-05`. Upper and lower case
         are equal.
         """
-        mac = hmac.new(self._claims, f"{kind}\0{value.casefold()}".encode(), hashlib.sha256)
+        # Names are for ever: the oldest root key makes them.
+        mac = hmac.new(self._derive(min(self._roots), "claims"), f"{kind}\0{value.casefold()}".encode(), hashlib.sha256)
         return f"{kind}-{mac.hexdigest()[:32]}"
 
-    def session_key(self, key_id: str | None) -> bytes:
-        """Returns the key for the session tokens that name `key_id` as their key; None for those that name none."""
-        if key_id is None:
-            return self._session_keys
-        return hmac.new(self._session_keys, key_id.encode(), hashlib.sha256).digest()
+    @property
+    def rows_key(self) -> bytes:
+        """The key for MACs of rows that are appended now."""
+        return self._derive(self.newest, ROWS)
+
+    def rows_keys(self, position: int) -> list[bytes]:
+        """Returns the keys that may have made the MAC of the row at this position."""
+        return [
+            self._derive(root.id, ROWS)
+            for root in reversed(self._roots.values())
+            if root.last_position is None or position <= root.last_position
+        ]
+
+    def session_key(self, period: str) -> tuple[str, bytes]:
+        """Returns the key that signs session tokens in this period, after its id."""
+        return f"{self.newest}.{period}" if self.newest else period, self._session_key(self.newest, period)
+
+    def _session_key(self, root_id: int, period: str) -> bytes:
+        return hmac.new(self._derive(root_id, SESSIONS), period.encode(), hashlib.sha256).digest()
+
+    def find_session_key(self, key_id: str | None, lifetime: timedelta) -> bytes | None:
+        """Returns the key with this id. None stands for the key of tokens that name none, of a release without ids.
+
+        Returns None for an unknown key, and for one whose root key was retired longer ago than `lifetime`.
+        """
+        root_id, _, period = (key_id or "").rpartition(".")
+        root = self._roots.get(int(root_id) if root_id.isascii() and root_id.isdigit() else 0)
+        if root is None or not root.signs(lifetime) or root_id != (str(root.id) if root.id else ""):
+            return None
+        return self._derive(root.id, SESSIONS) if key_id is None else self._session_key(root.id, period)
 
     def sign(self, purpose: str, text: str) -> str:
         """Returns the text with a proof that the server made it for this purpose."""
-        mac = hmac.new(self._signing, f"{purpose}\0{text}".encode(), hashlib.sha256)
+        return self._sign(self.newest, purpose, text)
+
+    def _sign(self, root_id: int, purpose: str, text: str) -> str:
+        mac = hmac.new(self._derive(root_id, "signed texts"), f"{purpose}\0{text}".encode(), hashlib.sha256)
         return f"{text}.{mac.hexdigest()[:32]}"
 
     def read_signed(self, purpose: str, signed: str) -> str | None:
-        """Returns the text that `sign` was given; None if the server did not make it for this purpose."""
+        """Returns the text that `sign` was given; None if the server did not make it for this purpose, or not within
+        SIGNED_LIFETIME.
+        """
         text = signed.rpartition(".")[0]
-        return text if hmac.compare_digest(self.sign(purpose, text).encode(), signed.encode()) else None
+        made = [self._sign(root.id, purpose, text) for root in self._signing(SIGNED_LIFETIME)]
+        return text if any(hmac.compare_digest(one.encode(), signed.encode()) for one in made) else None
+
+    def _signing(self, lifetime: timedelta) -> list[RootKey]:
+        return [root for root in self._roots.values() if root.signs(lifetime)]
 
     def link_token(self, user_id: int, link_id: str) -> str:
         """Returns the token of a link to set a password. It contains both ids and a proof that this server made it."""
-        mac = hmac.new(self._links, f"{user_id}\0{link_id}".encode(), hashlib.sha256)
+        return self._link_token(self.newest, user_id, link_id)
+
+    def _link_token(self, root_id: int, user_id: int, link_id: str) -> str:
+        mac = hmac.new(self._derive(root_id, "password links"), f"{user_id}\0{link_id}".encode(), hashlib.sha256)
         return f"{user_id}.{link_id}.{mac.hexdigest()}"
 
     def read_link_token(self, token: str) -> tuple[int, str] | None:
-        """Returns (user id, link id) from the token of a link. None for a token that this server did not make."""
+        """Returns (user id, link id) from the token of a link. None for a token that this server did not make within
+        LINK_LIFETIME.
+        """
         user_id, _, rest = token.partition(".")
         link_id = rest.partition(".")[0]
         if not (user_id.isascii() and user_id.isdigit() and len(user_id) < 20):
             return None
-        made = self.link_token(int(user_id), link_id)
-        return (int(user_id), link_id) if hmac.compare_digest(made.encode(), token.encode()) else None
+        made = [self._link_token(root.id, int(user_id), link_id) for root in self._signing(LINK_LIFETIME)]
+        is_ours = any(hmac.compare_digest(one.encode(), token.encode()) for one in made)
+        return (int(user_id), link_id) if is_ours else None
 
     def new_data_key(self, name: str, parent: bytes | None = None) -> tuple[bytes, bytes]:
         """Returns a new random data key, in clear and wrapped. `parent` is the key that wraps it; None for a topmost
         key.
         """
-        key = os.urandom(32)
-        return key, encrypt(parent or self._wrap, key, name.encode())
+        key = os.urandom(KEY_BYTES)
+        if parent is None:
+            return key, self._encrypt(DATA_KEYS, key, name.encode())
+        return key, encrypt(parent, key, name.encode())
 
     def unwrap(self, name: str, wrapped: bytes, parent: bytes | None = None) -> bytes:
-        return decrypt(parent or self._wrap, wrapped, name.encode())
+        if parent is None:
+            return self._decrypt(DATA_KEYS, wrapped, name.encode())
+        return decrypt(parent, wrapped, name.encode())
+
+    def rewrap(self, name: str, wrapped: bytes) -> bytes:
+        """Returns a topmost data key as the newest root key wraps it."""
+        return self._move(DATA_KEYS, wrapped, name.encode())

@@ -5,11 +5,18 @@ credentials, so the rest of its sealed fields can be verified without them.
 """
 
 import hashlib
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import msgspec
+from msgspec.structs import force_setattr
 
-FIELDS = frozenset({"password_hash", "token_hash", "sealed_secret", "sealed_url", "sealed_webhook_secret"})
+from domain.core.events import Event
+
+SEALED = ("sealed_secret", "sealed_url", "sealed_webhook_secret")
+"""Fields of events that are sealed by themselves, as the values of `secrets` are."""
+FIELDS = frozenset({"password_hash", "token_hash", *SEALED})
 """Sealed fields of events that are credentials. So are the `secrets` of a `configuration`."""
 
 
@@ -22,6 +29,24 @@ def withhold(fields: Any) -> Any:
         case {"secrets": dict(secrets), **others} if secrets:
             hashed["configuration"] = others | {"secrets": {name: _hash(value) for name, value in secrets.items()}}
     return fields | hashed if hashed else fields
+
+
+def reseal(event: Event, move: Callable[[bytes], bytes]) -> None:
+    """Puts what `move` returns in place of the sealed values of an event. No event is rewritten in the log: its sealed
+    values are moved to the newest root key whenever it is read.
+    """
+    for name in _sealed_names(type(event)):
+        if value := getattr(event, name):
+            force_setattr(event, name, move(value))
+    configuration: Any = getattr(event, "configuration", None)
+    if secrets := getattr(configuration, "secrets", None):
+        moved = {name: move(value) for name, value in secrets.items()}
+        force_setattr(event, "configuration", msgspec.structs.replace(configuration, secrets=moved))
+
+
+@cache
+def _sealed_names(event: type[Event]) -> list[str]:
+    return [field.name for field in msgspec.structs.fields(event) if field.name in SEALED]
 
 
 def _hash(value: Any) -> dict[str, str]:

@@ -18,6 +18,7 @@ from domain.core.events import Event, EventMetadata, LoadedState, Recorded, Stre
 from store.crypto.secrets import SecretMismatch, Secrets
 from store.log.append import GroupCommit, IdempotencyKey, Request
 from store.log.codec import EventMapper, KeyOf, UnreadableEvent
+from store.log.credentials import reseal
 from store.log.ids import LAST_POSITION
 from store.log.row_macs import add_mac
 from store.postgres.batch_loader import BatchLoader
@@ -233,6 +234,10 @@ class EventLog:
             # The cache still had a destroyed key. Events before its erasure have to read as blank, too.
             _, key_of = await self._key_lookup(names)
             recorded = [self._mapper.read(event, position, key_of) for position, event in stored]
+        if self._secrets.has_older_roots:
+            for item in recorded:
+                with contextlib.suppress(SecretMismatch):  # of no use to whoever would unseal it, as before
+                    reseal(item.event, self._secrets.reseal)
         return recorded
 
     async def _key_lookup(self, names: Collection[str]) -> tuple[dict[str, bytes | None], KeyOf]:

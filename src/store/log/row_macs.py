@@ -7,6 +7,7 @@ of the stored state. It covers the row's stream, version and type, and all bytes
 
 import hashlib
 import hmac
+from collections.abc import Iterable
 
 from eventsourcing.persistence import StoredEvent
 
@@ -25,10 +26,10 @@ def add_mac(key: bytes, row: StoredEvent) -> StoredEvent:
     return StoredEvent(row.originator_id, row.originator_version, row.topic, state)
 
 
-def has_right_mac(key: bytes, row: StoredEvent) -> bool:
-    """Returns whether the row ends with the MAC that this server makes for it."""
+def has_right_mac(keys: Iterable[bytes], row: StoredEvent) -> bool:
+    """Returns whether the row ends with the MAC that this server makes for it, by one of these keys."""
     head, mac = row.state[:-MAC_BYTES], row.state[-MAC_BYTES:]
-    return head.endswith(MAC_HEAD) and hmac.compare_digest(mac, _mac(key, row, head))
+    return head.endswith(MAC_HEAD) and any(hmac.compare_digest(mac, _mac(key, row, head)) for key in keys)
 
 
 def _mac(key: bytes, row: StoredEvent, head: bytes) -> bytes:

@@ -29,6 +29,8 @@ PARKED_COLUMNS = "projection version position stream error parked_at"
 TABLES = {
     "stored_events": StoreTable("originator_id originator_version topic state notification_id", None),
     "stored_events_keys": StoreTable("name wrapped destroyed_at", None),
+    "root_keys": StoreTable("id used_since is_leaked last_position", None),
+    "root_key_wraps": StoreTable("root_id opener wrapped", None),
     "stored_events_once": StoreTable(
         "scope body position at made answer", "a request that is repeated with its Idempotency-Key is carried out again"
     ),

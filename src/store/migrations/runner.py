@@ -79,6 +79,16 @@ MIGRATIONS = (
             "CREATE INDEX IF NOT EXISTS used_once_at ON used_once (at)",
         ),
     ),
+    Migration(
+        6,
+        "root keys",
+        (
+            "CREATE TABLE IF NOT EXISTS root_keys (id int PRIMARY KEY, used_since timestamptz,"
+            " is_leaked bool NOT NULL DEFAULT false, last_position bigint)",
+            "CREATE TABLE IF NOT EXISTS root_key_wraps"
+            " (root_id int, opener text, wrapped bytea NOT NULL, PRIMARY KEY (root_id, opener))",
+        ),
+    ),
 )
 
 

@@ -13,7 +13,7 @@ import msgspec
 import structlog
 from psycopg_pool import AsyncConnectionPool
 
-from store.crypto.secrets import SecretMismatch, Secrets, decrypt, encrypt
+from store.crypto.secrets import SecretMismatch, Secrets
 from store.postgres.queries import execute, fetch_row
 
 log = structlog.get_logger()
@@ -49,7 +49,7 @@ _answers = msgspec.msgpack.Decoder(StoredResponse)
 class IdempotentResponses:
     def __init__(self, pool: AsyncConnectionPool, secrets: Secrets) -> None:
         self._pool = pool
-        self._key = secrets.responses_key
+        self._secrets = secrets
 
     async def find(self, scope: bytes) -> EarlierRequest | None:
         await self.delete_expired(scope)
@@ -58,14 +58,14 @@ class IdempotentResponses:
             return None
         body, position, age, made, sealed = row
         try:
-            answer = None if sealed is None else _answers.decode(decrypt(self._key, sealed, scope))
+            answer = None if sealed is None else _answers.decode(self._secrets.unseal_response(scope, sealed))
         except SecretMismatch:
             log.error("the stored response to an idempotency key was altered", position=position)
             return EarlierRequest(body, position, age, made, None, is_altered=True)
         return EarlierRequest(body, position, age, made, answer)
 
     async def store(self, scope: bytes, answer: StoredResponse, made: int | None) -> None:
-        sealed = encrypt(self._key, msgspec.msgpack.encode(answer), scope)
+        sealed = self._secrets.seal_response(scope, msgspec.msgpack.encode(answer))
         query = "UPDATE stored_events_once SET answer = %s, made = %s WHERE scope = %s"
         await execute(self._pool, query, (sealed, made, scope))
 

@@ -43,6 +43,7 @@ app.command(
 )
 app.command("testhide.cli.audit:app", name="audit", help="Proof that the log was not altered.")
 app.command("testhide.cli.projections:app", name="projections", help="Read models.")
+app.command("testhide.cli.secrets:app", name="secrets", help="The secret key of the server.")
 app.command("testhide.cli.users:app", name="users", help="People who use the server.")
 app.command("testhide.cli.reactions:app", name="reactions", help="What follows from events outside the log.")
 app.command(

@@ -161,7 +161,7 @@ def put_back(
             with _source(source) as conninfo:
                 try:
                     async with await AsyncConnection.connect(conninfo, autocommit=True) as other:
-                        done = await put_rows_back(parts.pool, parts.secrets.rows_key, other, positions)
+                        done = await put_rows_back(parts.pool, parts.secrets, other, positions)
                 except (OperationalError, ProgrammingError) as error:
                     raise Fault(
                         f"--from names no data folder, and no database that can be reached: {str(error).strip()}", 2
@@ -194,7 +194,7 @@ async def accept(parts: Core, position: int, *, reason: str) -> int:
     newest = await AuditTree(parts.pool).checkpoint()
     if newest is not None and position <= newest.size:
         raise Fault(f"The row at position {position} is sealed already: only the one that was there can be put back.")
-    if has_right_mac(parts.secrets.rows_key, row):
+    if has_right_mac(parts.secrets.rows_keys(position), row):
         raise Fault(f"The row at position {position} is as this server wrote it: it needs no acceptance.")
     if position > (head := await parts.log.read_head()) + MAX_GAP:
         raise Fault(

@@ -35,8 +35,13 @@ UNFINISHED = "restore-unfinished"
 _RECORD = "engines.json"
 _HOME_INSIDE = "engines"
 _OWNER = "data-folder"
-_SECRET_KEY = "secret.key"  # noqa: S105 (a file name)
-_OURS = {"lock", UNFINISHED, _RECORD, _HOME_INSIDE, "run", "logs", "blobs", "agent", _SECRET_KEY, "lost+found"}
+SECRET_KEY = "secret.key"  # noqa: S105 (a file name)
+NEXT_SECRET_KEY = "secret.key.next"  # noqa: S105
+"""File of the key that the secret key is being rotated to."""
+_OURS = {
+    "lock", UNFINISHED, _RECORD, _HOME_INSIDE, "run", "logs", "blobs", "agent", SECRET_KEY, NEXT_SECRET_KEY,
+    "lost+found",
+}  # fmt: skip
 _LONGEST_SOCKET_PATH = 103  # bytes; 107 on Linux, 103 on macOS
 _LONGEST_NAME = len("/.s.PGSQL.5432.lock")
 
@@ -163,7 +168,7 @@ def _opened(data: Path, lock: int) -> DataFolder:
     before = read_record(data)
     # A secret key without a record means that the folder had a cluster and has lost it.
     record = before or Record(
-        "", "", secrets.token_urlsafe(24), secrets.token_urlsafe(24), (data / _SECRET_KEY).exists()
+        "", "", secrets.token_urlsafe(24), secrets.token_urlsafe(24), (data / SECRET_KEY).exists()
     )
     home = data / _HOME_INSIDE
     if before and Path(before.home).name != _HOME_INSIDE:

@@ -19,7 +19,7 @@ from testhide.engines.folder import CLUSTER, DataFolder, has_record, open_folder
 from testhide.engines.postgres import Postgres
 from testhide.engines.valkey import Valkey
 from testhide.operator_errors import Fault, InUse, Unreachable
-from testhide.settings import MEANINGS, SECRETS, Settings, from_environment, own_secret_key, save_settings, variable
+from testhide.settings import MEANINGS, Settings, from_environment, own_secret_key, save_settings, variable, variables
 from testhide.stack.stack import Plan
 from testhide.supervise.orphan_processes import end_recorded
 
@@ -95,7 +95,7 @@ def _complete(
             embedded.append(engine.name)
     if embedded:
         free_space_or_fault(folder)
-    if not environ.get("TESTHIDE_SECRET_KEY") and not environ.get("TESTHIDE_SECRET_KEY_FILE"):
+    if not any(map(environ.get, variables("secret_key"))):
         fill["secret_key"] = own_secret_key(folder.path, is_new=not (folder.home / CLUSTER).exists())
     settings = from_environment(environ, **fill)
     if "postgres" not in embedded:
@@ -162,5 +162,5 @@ def _redis_or_fault(url: str) -> None:
 
 
 def _without_secrets(environ: Mapping[str, str]) -> dict[str, str]:
-    ours = {variable(field) for field in MEANINGS} | {f"{variable(field)}_FILE" for field in SECRETS}
+    ours = {name for field in MEANINGS for name in variables(field)}
     return {name: value for name, value in environ.items() if name not in ours}

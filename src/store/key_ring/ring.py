@@ -1,0 +1,221 @@
+"""The key ring: the root keys of a server, stored in the database and wrapped with the server's secret key.
+
+`root_keys` has a row for each root key. `root_key_wraps` has each root key encrypted, once for each key that opens it:
+the secret key; during a rotation the one before, too, and for a new root key the root key before it.
+
+Each process opens the ring at its start, and follows it afterwards: a rotation adds a root key while processes run. By
+an advisory lock each process shows how far it follows, so that nothing is sealed with a key that somebody lacks.
+"""
+
+import asyncio
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import psycopg
+import structlog
+from psycopg import AsyncConnection
+
+from store.crypto.secrets import KEY_BYTES, WRONG_KEY, RootKey, SecretMismatch, Secrets, decrypt, derive, encrypt
+from store.postgres.cancellation import cancel_and_wait
+from store.postgres.queries import execute, fetch_row, fetch_rows
+
+log = structlog.get_logger()
+
+RING_TABLES = ("root_keys", "root_key_wraps")
+CHANNEL = "root_keys"
+FOLLOWER_LOCK = 0x726F6F74
+"""First half of the name of the advisory lock that each process holds. The second half is the stage of its ring."""
+POLL_INTERVAL_S = 5.0
+"""Longest time between two reads of the ring, in case a notification is lost."""
+FIRST_PAUSE_S = 0.05
+LONGEST_PAUSE_S = 2.0
+"""Longest pause before it connects again. Each failure doubles the pause up to it."""
+CONNECT_TIMEOUT_S = 5
+
+
+def opener_of(secret_key: bytes) -> str:
+    """Returns the name of a secret key in the ring. It says nothing about the key."""
+    return f"key-{derive(secret_key, 'id of the secret key')[:8].hex()}"
+
+
+def opener_of_root(root_id: int) -> str:
+    return f"root-{root_id}"
+
+
+def wrap_root(key: bytes, root: RootKey) -> bytes:
+    return encrypt(derive(key, "root keys"), root.key, opener_of_root(root.id).encode())
+
+
+def stage_of(newest_id: int, *, is_in_use: bool) -> int:
+    """Returns a number that grows when a root key is added, and when it comes into use."""
+    return 2 * newest_id + is_in_use + 1
+
+
+async def load_roots(
+    connection: AsyncConnection, secret_keys: Sequence[bytes], opened: Mapping[int, RootKey]
+) -> list[RootKey]:
+    """Returns the root keys that the ring has. Opens those that are not `opened` yet, by a secret key or by an older
+    root key. Raises SecretMismatch if a root key in use does not open.
+    """
+    rows = await fetch_rows(
+        connection,
+        "SELECT id, used_since, is_leaked, last_position, lead(used_since) OVER (ORDER BY id),"
+        " ARRAY(SELECT opener FROM root_key_wraps WHERE root_id = id ORDER BY opener),"
+        " ARRAY(SELECT wrapped FROM root_key_wraps WHERE root_id = id ORDER BY opener) FROM root_keys ORDER BY id",
+    )
+    openers, roots = {opener_of(key): key for key in secret_keys}, list[RootKey]()
+    for root_id, used_since, is_leaked, last_position, retired_at, *wraps in rows:
+        name = opener_of_root(root_id)
+        if root_id in opened:
+            key = opened[root_id].key
+        elif wrap := next((wrap for wrap in zip(*wraps, strict=True) if wrap[0] in openers), None):
+            key = decrypt(derive(openers[wrap[0]], "root keys"), wrap[1], name.encode())
+        elif used_since is None:
+            continue
+        else:
+            raise SecretMismatch(WRONG_KEY)
+        openers[name] = key
+        roots.append(
+            RootKey(
+                id=root_id,
+                key=key,
+                is_in_use=used_since is not None,
+                retired_at=retired_at,
+                last_position=last_position,
+                is_leaked=is_leaked,
+            )
+        )
+    return roots
+
+
+async def make_ring(connection: AsyncConnection, secret_key: bytes) -> None:
+    """Makes the first root key, unless there is one. It is random for an empty log. For a log that a release without
+    root keys began, it is the secret key, from which that release derived everything.
+    """
+    async with connection.transaction():
+        await connection.execute("LOCK TABLE root_keys IN EXCLUSIVE MODE")
+        if await fetch_row(connection, "SELECT 1 FROM root_keys LIMIT 1"):
+            return
+        is_older_log = await fetch_row(connection, "SELECT 1 FROM stored_events LIMIT 1") is not None
+        root = RootKey(id=0, key=secret_key) if is_older_log else RootKey(id=1, key=os.urandom(KEY_BYTES))
+        await execute(connection, "INSERT INTO root_keys (id, used_since) VALUES (%s, now())", (root.id,))
+        await insert_wraps(connection, [(root, opener_of(secret_key), secret_key)])
+
+
+async def insert_wraps(connection: AsyncConnection, wraps: Sequence[tuple[RootKey, str, bytes]]) -> None:
+    """Stores root keys wrapped, each with the name and the key of its opener. Leaves alone what is there."""
+    for root, opener, key in wraps:
+        await execute(
+            connection,
+            "INSERT INTO root_key_wraps (root_id, opener, wrapped) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
+            (root.id, opener, wrap_root(key, root)),
+        )
+
+
+async def has_tables(connection: AsyncConnection) -> bool:
+    """Returns whether the database has the tables of a ring, which may be empty."""
+    query = "SELECT count(to_regclass(name)) FROM unnest(%s::text[]) AS name"
+    return await fetch_row(connection, query, (list(RING_TABLES),)) == (len(RING_TABLES),)
+
+
+class KeyRing:
+    """Opens the ring with secret keys, and keeps `secrets` as the ring is until it is closed."""
+
+    def __init__(self, conninfo: str, secret_keys: Sequence[bytes]) -> None:
+        self._conninfo = conninfo
+        self._secret_keys = secret_keys
+        self._task: asyncio.Task[None] | None = None
+        self._stage = 0
+        self._connection: AsyncConnection | None = None
+        self._is_there = False
+        self._opened: dict[int, RootKey] = {}
+        self.secrets = Secrets.without_ring(secret_keys[0])
+
+    async def open(self) -> None:
+        """Opens the ring, if the database has one.
+
+        Raises SecretMismatch when no secret key opens it, and psycopg.OperationalError.
+        """
+        self._connection = await self._connect()
+        self._is_there = await has_tables(self._connection)
+        if self._is_there:
+            await self._refresh(self._connection)
+
+    async def follow(self) -> None:
+        """Follows the ring in the background. Makes it first if it is empty; the secret key must be proven before."""
+        assert self._connection is not None, "open comes first"
+        if self._is_there:
+            if not self._opened:
+                await make_ring(self._connection, self._secret_keys[0])
+                await self._refresh(self._connection)
+            self._task = asyncio.create_task(self._run(self._connection), name="key ring")
+
+    async def close(self) -> None:
+        if self._task is not None:
+            await cancel_and_wait(self._task)
+        if self._connection is not None:
+            await self._connection.close()
+
+    async def _connect(self) -> AsyncConnection:
+        connection = await AsyncConnection.connect(self._conninfo, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S)
+        # Before the first look, so that no rotation goes on between the look and the lock.
+        await execute(connection, "SELECT pg_advisory_lock_shared(%s::int, 0)", (FOLLOWER_LOCK,))
+        await connection.execute(f"LISTEN {CHANNEL}".encode())
+        self._stage = 0
+        return connection
+
+    async def _refresh(self, connection: AsyncConnection) -> None:
+        roots = await load_roots(connection, self._secret_keys, self._opened)
+        if not roots:
+            return
+        self.secrets.replace(roots)
+        self._opened = self.secrets.roots
+        stage = stage_of(roots[-1].id, is_in_use=roots[-1].is_in_use)
+        if stage != self._stage:
+            await execute(connection, "SELECT pg_advisory_lock_shared(%s::int, %s::int)", (FOLLOWER_LOCK, stage))
+            unlock = "SELECT pg_advisory_unlock_shared(%s::int, %s::int)"
+            await execute(connection, unlock, (FOLLOWER_LOCK, self._stage))
+            self._stage = stage
+
+    async def _run(self, connection: AsyncConnection | None) -> None:
+        pause_s = FIRST_PAUSE_S
+        while True:
+            try:
+                async with connection or await self._connect() as listening:
+                    while True:
+                        await self._refresh(listening)
+                        pause_s = FIRST_PAUSE_S
+                        async for _ in listening.notifies(timeout=POLL_INTERVAL_S, stop_after=1):
+                            pass
+            except psycopg.Error as error:
+                log.warning("key ring lost its connection", error=str(error).strip(), again_in_s=pause_s)
+            except SecretMismatch:
+                log.error("the secret key was rotated while this process had no connection: start it with the new key")
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+            connection = None
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+
+
+async def load_secrets(conninfo: str, secret_key: bytes) -> Secrets:
+    """Returns the secrets of a database as they are now. Raises SecretMismatch and psycopg.OperationalError."""
+    ring = KeyRing(conninfo, [secret_key])
+    try:
+        await ring.open()
+    finally:
+        await ring.close()
+    return ring.secrets
+
+
+async def fetch_followers_behind(connection: AsyncConnection, stage: int) -> list[Any]:
+    """Returns the process ids, in PostgreSQL, of those who do not follow the ring up to this stage yet."""
+    rows = await fetch_rows(
+        connection,
+        "SELECT DISTINCT pid FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2 AND classid = %s"
+        " AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) AND objid < %s ORDER BY pid",
+        (FOLLOWER_LOCK, stage),
+    )
+    return [pid for (pid,) in rows]

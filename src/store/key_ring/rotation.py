@@ -1,0 +1,214 @@
+"""Rotates the server's secret key while the server runs.
+
+1. Each root key is wrapped with the new secret key, too, and a new root key is added. From now on both secret keys open
+   the ring.
+2. When all processes know the new root key, it comes into use: it seals and signs from then on.
+3. Topmost data keys, sealed values and stored responses are moved to the new root key.
+4. Everything that the old secret key opens is deleted.
+
+Each step may be repeated. A rotation that was interrupted goes on where it was.
+"""
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from psycopg import AsyncConnection
+from psycopg.errors import UndefinedColumn, UndefinedTable
+from psycopg.sql import SQL, Composable, Identifier
+
+from store.crypto.secrets import HEAD_BYTES, KEY_BYTES, RootKey, SecretMismatch, Secrets
+from store.key_ring.ring import (
+    CHANNEL,
+    fetch_followers_behind,
+    has_tables,
+    insert_wraps,
+    opener_of,
+    opener_of_root,
+    stage_of,
+)
+from store.log.ids import LAST_POSITION
+from store.postgres.queries import execute, fetch_row, fetch_rows
+
+LOCK = "testhide rotation of the secret key"
+BATCH_SIZE = 500
+WAIT_S = 60.0
+"""Time for processes to take over a new root key. They need milliseconds."""
+POLL_INTERVAL_S = 0.05
+POSITIONS_UNDER_WAY = 1_000
+"""Positions for rows whose MAC was made before the new root key came into use, and that are committed after it."""
+
+SEALED_COLUMNS = """
+    SELECT n.nspname, c.relname, a.attname FROM pg_attribute a
+    JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname IN ('public', 'beside', 'previous') AND c.relkind = 'r' AND a.atttypid = 'bytea'::regtype
+        AND a.attname LIKE 'sealed%' AND NOT a.attisdropped ORDER BY 1, 2, 3
+"""
+"""Finds the columns with sealed values: whoever names one otherwise keeps it from being rotated."""
+
+OnProgress = Callable[[str, int], None]
+"""Called with what is moved, and how many of it were moved so far."""
+
+
+class RotationRefused(Exception):
+    """The rotation cannot go on now. The message says why. What was done stays; a later run goes on from there."""
+
+
+async def add_root(connection: AsyncConnection, secrets: Secrets, secret_keys: Sequence[bytes]) -> bool:
+    """Begins a rotation to the first of `secret_keys`; the others are those that opened the ring before. Returns False
+    if only this key opens the ring already.
+    """
+    new = secret_keys[0]
+    async with connection.transaction():
+        await connection.execute("LOCK TABLE root_keys IN EXCLUSIVE MODE")
+        openers = await fetch_openers(connection)
+        if openers == {opener_of(new)}:
+            return False
+        roots = list(secrets.roots.values())
+        wraps = [(root, opener_of(new), new) for root in roots]
+        is_added = await fetch_row(connection, "SELECT 1 FROM root_keys WHERE used_since IS NULL") is not None
+        if opener_of(new) not in openers and not is_added:
+            root = RootKey(id=roots[-1].id + 1, key=os.urandom(KEY_BYTES), is_in_use=False)
+            await execute(connection, "INSERT INTO root_keys (id) VALUES (%s)", (root.id,))
+            wraps += [
+                (root, opener_of(key), key) for key in secret_keys if opener_of(key) in openers | {opener_of(new)}
+            ]
+            wraps.append((root, opener_of_root(secrets.newest), secrets.roots[secrets.newest].key))
+        await insert_wraps(connection, wraps)
+    await connection.execute(f"NOTIFY {CHANNEL}".encode())
+    return True
+
+
+async def fetch_openers(connection: AsyncConnection) -> set[str]:
+    """Returns the names of the keys that open the ring: more than one while a rotation is not complete, none in a
+    database without a ring.
+    """
+    if not await has_tables(connection):
+        return set()
+    rows = await fetch_rows(connection, "SELECT DISTINCT opener FROM root_key_wraps")
+    return {opener for (opener,) in rows}
+
+
+async def use_root(connection: AsyncConnection, *, is_leaked: bool = False) -> None:
+    """Brings the new root key into use once all processes know it, and returns when all of them use it. With
+    `is_leaked`, sessions and links of the older ones end.
+
+    Raises RotationRefused.
+    """
+    ((newest,),) = await fetch_rows(connection, "SELECT max(id) FROM root_keys")
+    await _wait_for_processes(connection, stage_of(newest, is_in_use=False))
+    await execute(connection, "UPDATE root_keys SET used_since = now() WHERE id = %s AND used_since IS NULL", (newest,))
+    if is_leaked:
+        await execute(connection, "UPDATE root_keys SET is_leaked = true WHERE id < %s", (newest,))
+    await connection.execute(f"NOTIFY {CHANNEL}".encode())
+    await _wait_for_processes(connection, stage_of(newest, is_in_use=True))
+    await execute(
+        connection,
+        f"UPDATE root_keys SET last_position = {LAST_POSITION} + %s WHERE id < %s AND last_position IS NULL",
+        (POSITIONS_UNDER_WAY, newest),
+    )
+    await connection.execute(f"NOTIFY {CHANNEL}".encode())
+
+
+async def _wait_for_processes(connection: AsyncConnection, stage: int) -> None:
+    deadline = asyncio.get_running_loop().time() + WAIT_S
+    while behind := await fetch_followers_behind(connection, stage):
+        if asyncio.get_running_loop().time() > deadline:
+            raise RotationRefused(
+                f"{len(behind)} processes of the server do not take over the new key (their connections have the pids"
+                f" {', '.join(map(str, behind))} in pg_stat_activity): end them, and run this again"
+            )
+        await asyncio.sleep(POLL_INTERVAL_S)
+
+
+class EncryptedColumn(NamedTuple):
+    """A column with encrypted values."""
+
+    name: str
+    """What to call the values when progress is shown."""
+    table: Composable
+    column: Composable
+    move: Callable[[bytes, str], bytes]
+    """Returns a value as the newest root key encrypts it. Gets the value and its context. Raises SecretMismatch."""
+    context: Composable = SQL("''")
+    condition: Composable = SQL("true")
+
+
+async def _find_columns(connection: AsyncConnection, secrets: Secrets) -> list[EncryptedColumn]:
+    def rewrap(wrapped: bytes, name: str) -> bytes:
+        return secrets.rewrap(name, wrapped)
+
+    def reseal_response(sealed: bytes, scope: str) -> bytes:
+        return secrets.reseal_response(bytes.fromhex(scope), sealed)
+
+    def reseal(sealed: bytes, _: str) -> bytes:
+        return secrets.reseal(sealed)
+
+    keys, once = Identifier("public", "stored_events_keys"), Identifier("public", "stored_events_once")
+    topmost = SQL("strpos(name, '/') = 0")
+    return [
+        EncryptedColumn("data keys", keys, Identifier("wrapped"), rewrap, SQL("name"), topmost),
+        EncryptedColumn("stored responses", once, Identifier("answer"), reseal_response, SQL("encode(scope, 'hex')")),
+        *(
+            EncryptedColumn(f"{table}.{column}", Identifier(schema, table), Identifier(column), reseal)
+            for schema, table, column in await fetch_rows(connection, SEALED_COLUMNS)
+        ),
+    ]
+
+
+async def move_values(connection: AsyncConnection, secrets: Secrets, on_progress: OnProgress) -> dict[str, int]:
+    """Moves everything that is encrypted with an older root key to the newest one, in batches.
+
+    Leaves alone what does not open, and returns how much of what that is. Nobody could read it before, either.
+    """
+    unreadable: dict[str, int] = {}
+    for column in await _find_columns(connection, secrets):
+        moved, left = 0, list[bytes]()
+        try:
+            while count := await _move_batch(connection, secrets, column, left):
+                moved += count
+                on_progress(column.name, moved)
+        except (UndefinedTable, UndefinedColumn):
+            continue  # a read model that was dropped meanwhile
+        if left:
+            unreadable[column.name] = len(left)
+    return unreadable
+
+
+async def _move_batch(connection: AsyncConnection, secrets: Secrets, column: EncryptedColumn, left: list[bytes]) -> int:
+    """Moves the next values of a column. Returns how many it found. Adds to `left` those that do not open.
+
+    Does not wait for rows that others change: a later batch has them.
+    """
+    head = secrets.roots[secrets.newest].head
+    async with connection.transaction():
+        cursor = await connection.execute(
+            SQL(
+                "SELECT ctid::text, {column}, {context} FROM {table} WHERE {condition} AND {column} <> ''"
+                " AND substr({column}, 1, %s) <> %s AND {column} <> ALL (%s) LIMIT %s FOR UPDATE SKIP LOCKED"
+            ).format(**column._asdict()),
+            (HEAD_BYTES, head, left, BATCH_SIZE),
+        )
+        rows = await cursor.fetchall()
+        moved: list[tuple[str, bytes]] = []
+        for row, value, context in rows:
+            try:
+                moved.append((row, column.move(value, context)))
+            except SecretMismatch:
+                left.append(value)
+        await connection.execute(
+            SQL(
+                "UPDATE {table} AS t SET {column} = moved.value"
+                " FROM unnest(%s::tid[], %s::bytea[]) AS moved(row, value) WHERE t.ctid = moved.row"
+            ).format(**column._asdict()),
+            ([row for row, _ in moved], [value for _, value in moved]),
+        )
+    return len(rows)
+
+
+async def remove_old_keys(connection: AsyncConnection, secret_key: bytes) -> None:
+    """Deletes the root keys as any other key than `secret_key` opens them."""
+    await execute(connection, "DELETE FROM root_key_wraps WHERE opener <> %s", (opener_of(secret_key),))
+    # Deleted rows stay in the file of a table until it is rewritten.
+    await connection.execute("VACUUM FULL root_key_wraps")

@@ -1,0 +1,107 @@
+"""Rotates the secret key: finds the old and the new one, and leaves the new one where processes find it that start."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+from psycopg import AsyncConnection
+
+from store.key_ring.ring import opener_of
+from store.key_ring.rotation import (
+    LOCK,
+    OnProgress,
+    RotationRefused,
+    add_root,
+    fetch_openers,
+    move_values,
+    remove_old_keys,
+    use_root,
+)
+from store.postgres.queries import fetch_row
+from testhide.engines.folder import NEXT_SECRET_KEY, SECRET_KEY
+from testhide.operator_errors import Fault
+from testhide.processes import core
+from testhide.settings import Settings, key_from_environment, load_settings, make_key, read_key, save_settings
+
+HOW_TO = (
+    "Set TESTHIDE_SECRET_KEY to a new key and TESTHIDE_OLD_SECRET_KEY to the one in use, or their _FILE or _COMMAND,"
+    " and run this again (docs/backup.md, Rotating the secret key)."
+)
+
+
+class Rotated(NamedTuple):
+    is_done_before: bool
+    """Whether only the new key opened the database already."""
+    unreadable: dict[str, int]
+    """What did not open before, and does not now -> how much of it."""
+
+
+async def rotate(settings: Settings, environ: Mapping[str, str], *, leaked: bool, on_progress: OnProgress) -> Rotated:
+    """Rotate the secret key of a running or stopped server, or complete a rotation that was interrupted. Raises
+    Fault.
+    """
+    given, old = key_from_environment("secret_key", environ), key_from_environment("old_secret_key", environ)
+    old = old or settings.old_secret_key
+    if old:
+        settings = msgspec.structs.replace(settings, secret_key=given or settings.secret_key, old_secret_key=old)
+        return await _rotate(settings, None, leaked=leaked, on_progress=on_progress)
+    file = Path(settings.data_dir, SECRET_KEY)
+    if given or (key := read_key(file)) is None:
+        raise Fault(f"There is no new key. {HOW_TO}", 2)
+    # The two differ when the last rotation was interrupted after it had replaced the file.
+    settings = msgspec.structs.replace(settings, secret_key=key, old_secret_key=settings.secret_key)
+    return await _rotate(settings, file, leaked=leaked, on_progress=on_progress)
+
+
+async def _rotate(settings: Settings, file: Path | None, *, leaked: bool, on_progress: OnProgress) -> Rotated:
+    """Rotate to `settings.secret_key`; with `file`, to a new key that replaces the one in this file."""
+    keys = settings.secret_keys
+    if len(set(keys)) == 1 and file is None:
+        raise Fault(f"TESTHIDE_SECRET_KEY and TESTHIDE_OLD_SECRET_KEY are the same. {HOW_TO}", 2)
+    async with core(settings, pool_size=1) as parts, parts.pool.connection() as connection:
+        await _lock(connection)
+        if file is not None:
+            keys = [await _find_new_key(connection, file), *keys]
+        try:
+            if not await add_root(connection, parts.secrets, keys):
+                return Rotated(is_done_before=True, unreadable={})
+            await use_root(connection, is_leaked=leaked)
+            unreadable = await move_values(connection, parts.secrets, on_progress)
+        except RotationRefused as error:
+            raise Fault(f"The rotation is not complete: {error}.") from None
+        _keep(settings, keys, file)
+        await remove_old_keys(connection, keys[0])
+    return Rotated(is_done_before=False, unreadable=unreadable)
+
+
+async def _lock(connection: AsyncConnection) -> None:
+    query = "SELECT pg_try_advisory_lock(hashtextextended(%s, 0))"
+    if await fetch_row(connection, query, (LOCK,)) != (True,):
+        raise Fault("Another rotation of the secret key is running.")
+
+
+async def _find_new_key(connection: AsyncConnection, file: Path) -> bytes:
+    """Return the key that an interrupted rotation goes to; else a new one, which is stored beside `file`."""
+    if key := read_key(file.with_name(NEXT_SECRET_KEY)):
+        return key
+    key = read_key(file)
+    if key is not None and len(openers := await fetch_openers(connection)) > 1 and opener_of(key) in openers:
+        return key  # the last rotation had replaced the file already
+    return make_key(file.with_name(NEXT_SECRET_KEY))
+
+
+def _keep(settings: Settings, keys: Sequence[bytes], file: Path | None) -> None:
+    """Leave the first of `keys` for processes that start: in `file`, and in the settings of a running stack."""
+    if file is not None and (fresh := file.with_name(NEXT_SECRET_KEY)).exists():
+        fresh.replace(file)
+        folder = os.open(file.parent, os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
+    stack = Path(settings.data_dir, "run", "settings.json")
+    if stack.exists():
+        kept = load_settings({"TESTHIDE_SETTINGS": str(stack)})
+        # Another stack may be there: the database of the environment has nothing to do with it.
+        if kept.secret_key in keys and (file is not None or kept.database_url == settings.database_url):
+            save_settings(msgspec.structs.replace(kept, secret_key=keys[0], old_secret_key=b""), stack)

@@ -1,0 +1,275 @@
+"""The secret key is rotated while processes run: they go on, and afterwards the old key opens nothing."""
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from commands.handler import CommandContext, Handler
+from commands.jobs import ConfigureJob, CreateJob
+from commands.projects import CreateProject
+from commands.webhooks import RegisterWebhook
+from domain.jobs import JOB
+from projections.engine.inspection import create_on_empty_log
+from projections.engine.projector import catch_up
+from projections.projects import ProjectRow
+from projections.registry import PROJECTIONS
+from projections.webhooks import WebhookRow
+from store.audit.checkpoints import AuditTree
+from store.clock import utcnow
+from store.crypto.secrets import SecretMismatch, Secrets
+from store.key_ring import rotation
+from store.key_ring.ring import FOLLOWER_LOCK, opener_of
+from store.log.row_macs import has_right_mac
+from store.postgres.queries import execute, fetch_rows
+from store.tables.idempotent_responses import IdempotentResponses, StoredResponse
+from testhide.operator_errors import Fault
+from testhide.processes import Core, core
+from testhide.secret_rotation import rotate
+from testhide.settings import Settings, load_settings, read_key, save_settings, write_key
+
+OLD, NEW, NEXT = b"s" * 32, b"n" * 32, b"m" * 32
+ANN = CommandContext("user:1")
+
+
+def settings(database: str, key: bytes, old: bytes = b"", data: str = "") -> Settings:
+    return Settings(database_url=database, redis_url="", secret_key=key, old_secret_key=old, data_dir=data)
+
+
+async def fill(parts: Core) -> None:
+    """A project, a job and a webhook with secrets, and a stored response."""
+    async with parts.pool.connection() as connection:
+        await create_on_empty_log(connection, PROJECTIONS)
+    seal, handler = parts.secrets.seal, Handler(parts.log, utcnow)
+    for command in (
+        CreateProject(1, "P", 1, (("p", "s"),), seal("of a project")),
+        CreateJob(1, 1, "Smoke"),
+        ConfigureJob(1, "pytest", secrets={"TOKEN": seal("of a job")}),
+        RegisterWebhook(1, 1, "https://example.com", ("build.finished",), sealed_secret=seal("of a webhook")),
+    ):
+        await handler.execute(command, ANN)
+    responses = IdempotentResponses(parts.pool, parts.secrets)
+    await execute(parts.pool, "INSERT INTO stored_events_once VALUES ('scope', '', 1)")
+    await responses.store(b"scope", StoredResponse(201, {}, b"of a request"), None)
+    await project(parts)
+
+
+async def project(parts: Core) -> None:
+    async with parts.pool.connection() as connection:
+        await catch_up(connection, parts.log, PROJECTIONS, await parts.log.read_head())
+
+
+async def read_secrets(parts: Core) -> list[str]:
+    unseal = parts.secrets.unseal
+    job = await parts.log.load_state(JOB.at(1))
+    ((project,),) = await fetch_rows(parts.pool, f"SELECT sealed_webhook_secret FROM {ProjectRow.table}")
+    ((webhook,),) = await fetch_rows(parts.pool, f"SELECT sealed_secret FROM {WebhookRow.table}")
+    found = await IdempotentResponses(parts.pool, parts.secrets).find(b"scope")
+    assert job is not None
+    assert found is not None
+    assert found.answer is not None
+    return [unseal(job.configuration.secrets["TOKEN"]), unseal(project), unseal(webhook), found.answer.body.decode()]
+
+
+SECRETS = ["of a job", "of a project", "of a webhook", "of a request"]
+
+
+async def rotate_to(database: str, key: bytes, old: bytes, *, leaked: bool = False) -> None:
+    assert not (await rotate(settings(database, key, old), {}, leaked=leaked, on_progress=lambda *_: None)).unreadable
+
+
+async def must_refuse(database: str, key: bytes) -> None:
+    with pytest.raises(Fault, match="The secret key does not open what is in the database"):
+        async with core(settings(database, key)):
+            pass
+
+
+def opens_nothing(database: str, secrets: Secrets) -> bool:
+    """Whether these secrets open nothing of what the tables have."""
+    with psycopg.connect(database) as connection:
+        sealed = connection.execute(
+            f"SELECT sealed_webhook_secret FROM {ProjectRow.table} UNION ALL SELECT sealed_secret"
+            f" FROM {WebhookRow.table}".encode()
+        ).fetchall()
+        keys = connection.execute("SELECT name, wrapped FROM stored_events_keys WHERE name !~ '/'").fetchall()
+        answers = connection.execute("SELECT scope, answer FROM stored_events_once").fetchall()
+    assert sealed
+    assert keys
+    assert answers
+    opened: list[object] = []
+    sealers: Sequence[tuple[bytes, Callable[[bytes], object]]] = (
+        *((value, secrets.unseal) for (value,) in sealed),
+        *((value, partial(secrets.unwrap, name)) for name, value in keys),
+        *((value, partial(secrets.unseal_response, scope)) for scope, value in answers),
+    )
+    for value, unseal in sealers:
+        with contextlib.suppress(SecretMismatch):
+            opened.append(unseal(value))
+    return not opened
+
+
+async def test_a_running_process_goes_on_and_the_old_key_opens_nothing(parts: Core, database: str) -> None:
+    await fill(parts)
+    before = Secrets(list(parts.secrets.roots.values()))
+    await rotate_to(database, NEW, OLD)
+    assert parts.secrets.newest == before.newest + 1
+    assert await read_secrets(parts) == SECRETS
+    assert opens_nothing(database, before)
+    await must_refuse(database, OLD)
+    async with core(settings(database, NEW)) as restarted:
+        assert await read_secrets(restarted) == SECRETS
+        handler = Handler(restarted.log, utcnow)
+        await handler.execute(ConfigureJob(1, "pytest", secrets={"TOKEN": restarted.secrets.seal("of a job")}), ANN)
+    assert await read_secrets(parts) == SECRETS
+    await rotate_to(database, NEXT, NEW, leaked=True)
+    assert await read_secrets(parts) == SECRETS
+    assert [root.is_leaked for root in parts.secrets.roots.values()] == [True, True, False]
+    await must_refuse(database, NEW)
+
+
+async def test_the_secret_key_of_a_log_of_a_release_without_root_keys_opens_nothing_afterwards(database: str) -> None:
+    old = Secrets.without_ring(OLD)
+    async with core(settings(database, OLD)) as parts:
+        # As a log that was begun before: the first root key is the secret key itself.
+        async with parts.pool.connection() as connection:
+            await connection.execute("DELETE FROM root_keys")
+            await connection.execute("DELETE FROM root_key_wraps")
+        parts.secrets.replace(old.roots.values())
+        await fill(parts)
+    async with core(settings(database, OLD)) as parts:
+        assert list(parts.secrets.roots) == [0]
+        assert await read_secrets(parts) == SECRETS
+        await rotate_to(database, NEW, OLD)
+        assert await read_secrets(parts) == SECRETS
+        assert opens_nothing(database, old)
+        claim = parts.secrets.claim("email", "ann@example.com")
+    await must_refuse(database, OLD)
+    assert claim == old.claim("email", "ann@example.com")
+
+
+async def test_read_models_are_built_from_the_log_as_they_were_rotated(parts: Core, database: str) -> None:
+    await fill(parts)
+    await rotate_to(database, NEW, OLD)
+    query = f"SELECT sealed_webhook_secret FROM {ProjectRow.table}"
+    rotated = await fetch_rows(parts.pool, query)
+    (event,) = await parts.log.read(0, 1, ["project.created"])
+    assert rotated == [(event.event.sealed_webhook_secret,)]  # type: ignore[attr-defined]
+
+
+async def test_rows_have_macs_by_the_key_of_their_time(parts: Core, database: str) -> None:
+    await fill(parts)
+    older = parts.secrets.rows_key
+    await rotate_to(database, NEW, OLD)
+    head = await parts.log.read_head()
+    row = await AuditTree(parts.pool).row(head)
+    assert row is not None
+    async with core(settings(database, NEW)) as restarted:
+        assert has_right_mac(restarted.secrets.rows_keys(head), row)
+        limit = head + rotation.POSITIONS_UNDER_WAY
+        assert older in restarted.secrets.rows_keys(limit)
+        assert older not in restarted.secrets.rows_keys(limit + 1)
+
+
+@pytest.mark.parametrize("step", ["use_root", "move_values", "remove_old_keys"])
+async def test_an_interrupted_rotation_goes_on(
+    parts: Core, database: str, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(parts)
+
+    async def die(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as context:
+        context.setattr(f"testhide.secret_rotation.{step}", die)
+        with pytest.raises(KeyboardInterrupt):
+            await rotate_to(database, NEW, OLD)
+    for key in (OLD, NEW):
+        async with core(settings(database, key)) as started:
+            assert await read_secrets(started) == SECRETS
+    assert await read_secrets(parts) == SECRETS
+    await rotate_to(database, NEW, OLD)
+    await must_refuse(database, OLD)
+    assert len(parts.secrets.roots) == 2
+    assert (await rotate(settings(database, NEW, OLD), {}, leaked=False, on_progress=lambda *_: None)).is_done_before
+
+
+async def test_nothing_is_sealed_with_a_root_key_that_a_process_does_not_know(
+    parts: Core, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rotation, "WAIT_S", 0.2)
+    async with await psycopg.AsyncConnection.connect(database, autocommit=True) as silent:
+        await silent.execute("SELECT pg_advisory_lock_shared(%s::int, 1)", (FOLLOWER_LOCK,))
+        with pytest.raises(Fault, match="do not take over the new key"):
+            await rotate_to(database, NEW, OLD)
+        assert parts.secrets.newest == 1
+    await rotate_to(database, NEW, OLD)
+    assert parts.secrets.newest == 2
+
+
+async def test_what_did_not_open_before_stays_as_it_is(parts: Core, database: str) -> None:
+    await fill(parts)
+    await execute(parts.pool, "INSERT INTO stored_events_keys VALUES ('user-9', 'damaged')")
+    done = await rotate(settings(database, NEW, OLD), {}, leaked=False, on_progress=lambda *_: None)
+    assert done.unreadable == {"data keys": 1}
+    assert await fetch_rows(parts.pool, "SELECT wrapped FROM stored_events_keys WHERE name = 'user-9'") == [
+        (b"damaged",)
+    ]
+
+
+async def test_both_keys_may_be_given_before_during_and_after(parts: Core, database: str) -> None:
+    await fill(parts)
+    for _ in range(2):
+        async with core(settings(database, NEW, OLD)) as started:
+            assert await read_secrets(started) == SECRETS
+        await rotate(settings(database, NEW, OLD), {}, leaked=False, on_progress=lambda *_: None)
+
+
+async def test_a_file_is_replaced_by_one_with_a_new_key(
+    parts: Core, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, stack = tmp_path / "secret.key", tmp_path / "run" / "settings.json"
+    stack.parent.mkdir()
+    write_key(file, OLD)
+    save_settings(settings(database, OLD, data=str(tmp_path)), stack)
+    await fill(parts)
+
+    async def run() -> bytes:
+        loaded = load_settings({"TESTHIDE_SETTINGS": str(stack)})
+        await rotate(loaded, {}, leaked=False, on_progress=lambda *_: None)
+        key = read_key(file)
+        assert key is not None
+        assert load_settings({"TESTHIDE_SETTINGS": str(stack)}).secret_key == key
+        assert file.stat().st_mode & 0o777 == 0o600
+        assert {path.name for path in tmp_path.iterdir()} == {"secret.key", "run"}
+        return key
+
+    first = await run()
+    assert first != OLD
+    await must_refuse(database, OLD)
+
+    async def die(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    for step in ("add_root", "move_values", "remove_old_keys"):
+        key = read_key(file)
+        with monkeypatch.context() as context:
+            context.setattr(f"testhide.secret_rotation.{step}", die)
+            with pytest.raises(KeyboardInterrupt):
+                await run()
+        second = await run()
+        assert second != key
+        async with core(settings(database, second)) as started:
+            assert await read_secrets(started) == SECRETS
+            openers = await fetch_rows(started.pool, "SELECT DISTINCT opener FROM root_key_wraps")
+            assert openers == [(opener_of(second),)]
+
+
+@pytest.mark.parametrize(("environ", "sentence"), [({"TESTHIDE_SECRET_KEY": "00" * 32}, "There is no new key")])
+async def test_no_new_key_is_said(database: str, environ: Mapping[str, str], sentence: str) -> None:
+    with pytest.raises(Fault, match=sentence):
+        await rotate(settings(database, OLD), environ, leaked=False, on_progress=lambda *_: None)
+    with pytest.raises(Fault, match="are the same"):
+        await rotate(settings(database, OLD, OLD), {}, leaked=False, on_progress=lambda *_: None)
