@@ -1,0 +1,184 @@
+"""Secrets of every kind are planted in a server and looked for afterwards: none is anywhere in clear. The secret key is
+rotated in the middle, while an agent runs builds.
+"""
+
+import base64
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+import redis
+
+from testhide.engines import Engines
+from testhide.engines.client_programs import run_client
+from testhide.settings import save_settings
+from tests.support.builders import Shop
+from tests.support.http import Client
+from tests.support.server import Server, server_on_new_database
+
+JOB, TEMPLATE, BUILD, WEBHOOK, CHANNEL = (
+    f"planted-in-{name}-5e9c7d" for name in ("job", "template", "build", "hook", "teams")
+)
+SMTP, INVITED, RESET = "planted-for-smtp-5e9c7d", "planted password of an invitation", "planted password of a reset"
+PLANTED = {"job": JOB, "template": TEMPLATE, "build": BUILD, "webhook": WEBHOOK, "teams": CHANNEL, "smtp": SMTP}
+NEW_KEY = bytes(range(32))
+
+
+@pytest.fixture
+def planted(engines: Engines, tmp_path: Path) -> Iterator[Server]:
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    mail = {"smtp_url": f"smtp://ci:{SMTP}@127.0.0.1:1", "mail_from": "testhide@example.com"}
+    data = tmp_path / "data"
+    data.mkdir()
+    names = ("serve", "project", "dispatch", "work")
+    with server_on_new_database(engines, data, *names, outgoing_allow="127.0.0.0/8", logs=logs, **mail) as server:
+        yield server
+
+
+def plant(shop: Shop) -> tuple[dict[str, str], int]:
+    """Uses each of them in a way that fails or shows where it may. Returns name -> value, and a job whose builds use
+    some.
+    """
+    admin, found = shop.admin, dict(PLANTED)
+    template = admin.create(
+        "/pipeline-templates", name="Planted", setup=[], command="true", env={}, artifacts=[], secrets={"T": TEMPLATE}
+    )["id"]
+    job = shop.new_job(pipeline_template_id=template)
+    command = 'echo "$J"; echo "$B"; echo "$T"; sh -c "exit 3"; true'
+    configuration = {"command": command, "setup": [], "env": {}, "artifacts": [], "secrets": {"J": JOB}}
+    admin.when("PUT", f"/jobs/{job}/configuration", json=configuration).then(200)
+    admin.create("/webhooks", url="http://127.0.0.1:1/", events=["build.finished"], secret=WEBHOOK)
+    url = f"https://127.0.0.1:1/{CHANNEL}"
+    admin.create("/ms-teams", name="C", webhook_url=url, project_id=shop.project, events=["build.finished"])
+    found["project's webhook"] = admin.create("/projects", name="Planted")["webhook_secret"]
+    found["API token"] = admin.create("/api-tokens", name="Planted")["secret"]
+    found["session"] = admin.token
+    found["agent token"] = shop.new_token()
+    return found, job
+
+
+def run_build(shop: Shop, job: int, token: str, folder: Path) -> str:
+    """Runs a build by an agent of its own. Returns what the agent printed, its log and the command lines meanwhile."""
+    (folder / "token").write_text(token)
+    (folder / "token").chmod(0o600)
+    build = shop.start(job, secrets={"B": BUILD})
+    arguments = [sys.executable, "-m", "agent", "--server", shop.server.url, "--token-file", str(folder / "token")]
+    arguments += ["--workdir", str(folder / "work"), "--trust-builds"]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=folder) as agent:
+        try:
+            ended = shop.ended(build, within_s=60)
+            seen = read_command_lines()
+        finally:
+            agent.terminate()
+            output, _ = agent.communicate(timeout=30)
+    lines = shop.admin.fetch(f"/builds/{build}/pipeline_logs")["lines"]
+    assert ended["status"] == "passed", f"{ended} {lines}"
+    assert sum("***" in line for line in lines) == 3, lines
+    return f"{lines} {output.decode()} {seen}"
+
+
+def read_command_lines() -> str:
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            found.append((process / "cmdline").read_bytes().decode(errors="replace"))
+        except OSError:
+            continue  # it has ended
+    return "\n".join(found)
+
+
+def refusals(server: Server) -> str:
+    """The bodies of answers to requests that are wrong, with secrets in them."""
+    admin = server.admin
+    bodies = [
+        admin.when("POST", "/webhooks", json={"url": 5, "events": [], "secret": WEBHOOK}).text,
+        admin.when("POST", "/webhooks", data=f'{{"secret": "{WEBHOOK}"').text,
+        admin.when("PUT", "/jobs/1/configuration", json={"command": 1, "secrets": {"J": JOB}}).text,
+        server.client().when("POST", "/authenticate", json={"username": "nobody@example.com", "password": RESET}).text,
+        server.client().when("POST", "/reset-password/confirm", json={"token": "1.2.3", "password": INVITED}).text,
+        Client(server.url).authorize(JOB).when("GET", "/me").text,
+    ]
+    return "\n".join(bodies)
+
+
+def read_redis(url: str) -> str:
+    found = []
+    with redis.Redis.from_url(url) as client:
+        readers = {
+            b"string": client.get,
+            b"list": lambda key: client.lrange(key, 0, -1),
+            b"set": client.smembers,
+            b"zset": lambda key: client.zrange(key, 0, -1),
+            b"hash": client.hgetall,
+            b"stream": client.xrange,
+        }
+        for key in client.scan_iter():
+            kind = client.type(key)
+            found.append(f"{key!r} {readers[kind](key)!r}" if kind in readers else repr(key))
+    return "\n".join(found)
+
+
+def rotate(server: Server) -> None:
+    """By the program, as an operator does it."""
+    settings, folder = server.settings, Path(server.settings.data_dir)
+    keys = {"TESTHIDE_SECRET_KEY": NEW_KEY, "TESTHIDE_OLD_SECRET_KEY": settings.secret_key}
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("TESTHIDE_")}
+    environ |= {"TESTHIDE_DATABASE_URL": settings.database_url, "TESTHIDE_REDIS_URL": settings.redis_url}
+    for name, key in keys.items():
+        file = folder / f"{name}.key"
+        file.write_bytes(base64.b64encode(key))
+        environ[f"{name}_FILE"] = str(file)
+    command = [sys.executable, "-P", "-m", "testhide", "secrets", "rotate"]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "the secret key is rotated" in done.stdout
+
+
+def test_no_secret_is_anywhere_in_clear(planted: Server, tmp_path: Path) -> None:
+    shop = Shop(planted)
+    secrets, job = plant(shop)
+    invited = shop.admin.when("POST", "/users", json={"email": "ann@example.com", "role": "viewer", "project_ids": []})
+    assert invited.status_code == 201
+    shop.admin.when("POST", "/reset-password", json={"email": "ann@example.com"})
+    texts = {"refusals before": refusals(planted)}
+    texts["a build before"] = run_build(shop, job, secrets["agent token"], tmp_path)
+    session = shop.admin.token
+
+    rotate(planted)
+    assert all(process.poll() is None for process in planted.processes.values())
+    assert shop.admin.token == session
+    texts["a build after"] = run_build(shop, job, secrets["agent token"], tmp_path)
+    texts["refusals after"] = refusals(planted)
+
+    planted.kill("project")
+    planted.start("project")
+    assert planted.processes["project"].wait(30) == 1, "the old key opens nothing"
+    rotated = msgspec.structs.replace(planted.settings, secret_key=NEW_KEY)
+    save_settings(rotated, Path(planted.settings.data_dir, "settings.json"))
+    for name in list(planted.processes):
+        planted.kill(name)
+        planted.start(name)
+    planted.wait_until_projected()
+    texts["a build by restarted processes"] = run_build(shop, job, secrets["agent token"], tmp_path)
+    secrets |= {"the old key": "s" * 32}
+
+    dump = tmp_path / "dump.sql"
+    run_client("pg_dump", planted.settings.database_url, f"--file={dump}")
+    texts["database"] = dump.read_text()
+    assert "Planted" in texts["database"], "names are in the read models"
+    texts["redis"] = read_redis(planted.settings.redis_url)
+    texts["logs"] = "\n".join(file.read_text() for file in (tmp_path / "logs").iterdir())
+    assert "The secret key does not open what is in the database" in texts["logs"]
+    found = [
+        f"{name} in {where}"
+        for name, value in secrets.items()
+        for where, text in texts.items()
+        for form in (value, value.encode().hex(), base64.b64encode(value.encode()).decode().rstrip("="))
+        if form in text
+    ]
+    assert found == []
