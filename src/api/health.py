@@ -22,6 +22,7 @@ from projections.rebuild.status import ReadModelStatus, overview
 from projections.registry import PROJECTIONS
 from store.audit.checkpoints import AuditTree
 from store.clock import utcnow
+from store.key_ring.rotation import is_interrupted
 from store.migrations.lost_tables import describe, find_lost_tables
 from store.postgres.leader_lock import DISPATCH_LOCK, SCHEDULES_LOCK, fetch_idle_leaders
 from store.tables import deliveries, log_positions, reactions
@@ -213,6 +214,8 @@ async def _find_degraded(connection: AsyncConnection, has_parked_events: bool) -
     for name, defect in (await log_positions.find_beyond(connection)).items():
         found.append(f"{name} stands still ({defect}): run `testhide repair`")
     found += await fetch_alarms(connection)
+    if await is_interrupted(connection):
+        found.append("a rotation of the secret key was interrupted: run `testhide secrets rotate` again")
     if await audit_trail.has_unsealed(connection, utcnow() - SEAL_OVERDUE):
         found.append("the log is not sealed any more, see what `testhide work` logs")
     return found + await _find_stalled(connection)

@@ -6,10 +6,12 @@ import base64
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
+import psycopg
 import pytest
 import redis
 
@@ -109,7 +111,7 @@ def refusals(server: Server) -> str:
 def read_redis(url: str) -> str:
     found = []
     with redis.Redis.from_url(url) as client:
-        readers = {
+        readers: dict[bytes, Callable[[bytes], Any]] = {
             b"string": client.get,
             b"list": lambda key: client.lrange(key, 0, -1),
             b"set": client.smembers,
@@ -149,7 +151,11 @@ def test_no_secret_is_anywhere_in_clear(planted: Server, tmp_path: Path) -> None
     texts["a build before"] = run_build(shop, job, secrets["agent token"], tmp_path)
     session = shop.admin.token
 
+    with psycopg.connect(planted.settings.database_url, autocommit=True) as connection:
+        connection.execute("INSERT INTO root_key_wraps VALUES (1, 'key-that-was-not-kept', '')")
+    assert "a rotation of the secret key was interrupted" in planted.admin.fetch("/readyz")["status"]
     rotate(planted)
+    assert "a rotation of the secret key" not in planted.admin.fetch("/readyz")["status"]
     assert all(process.poll() is None for process in planted.processes.values())
     assert shop.admin.token == session
     texts["a build after"] = run_build(shop, job, secrets["agent token"], tmp_path)

@@ -186,11 +186,15 @@ async def test_an_interrupted_rotation_goes_on(
         context.setattr(f"testhide.secret_rotation.{step}", die)
         with pytest.raises(KeyboardInterrupt):
             await rotate_to(database, NEW, OLD)
+    async with parts.pool.connection() as connection:
+        assert await rotation.is_interrupted(connection)
     for key in (OLD, NEW):
         async with core(settings(database, key)) as started:
             assert await read_secrets(started) == SECRETS
     assert await read_secrets(parts) == SECRETS
     await rotate_to(database, NEW, OLD)
+    async with parts.pool.connection() as connection:
+        assert not await rotation.is_interrupted(connection)
     await must_refuse(database, OLD)
     assert len(parts.secrets.roots) == 2
     assert (await rotate(settings(database, NEW, OLD), {}, leaked=False, on_progress=lambda *_: None)).is_done_before

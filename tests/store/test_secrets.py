@@ -1,4 +1,4 @@
-"""What is derived from the master secret."""
+"""What is derived from root keys."""
 
 from datetime import timedelta
 

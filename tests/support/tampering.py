@@ -19,7 +19,7 @@ Row = tuple[int, str, int, str, bytes]
 
 @dataclass
 class Intruder:
-    """Has the database, and even the master secret; not the checkpoints that others hold."""
+    """Has the database, and even the root keys; not the checkpoints that others hold."""
 
     connection: Connection[Any]
     secrets: Secrets

@@ -11,7 +11,6 @@ import asyncio
 import os
 import signal
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import psycopg
 import structlog
@@ -210,7 +209,7 @@ async def load_secrets(conninfo: str, secret_key: bytes) -> Secrets:
     return ring.secrets
 
 
-async def fetch_followers_behind(connection: AsyncConnection, stage: int) -> list[Any]:
+async def fetch_followers_behind(connection: AsyncConnection, stage: int) -> list[int]:
     """Returns the process ids, in PostgreSQL, of those who do not follow the ring up to this stage yet."""
     rows = await fetch_rows(
         connection,

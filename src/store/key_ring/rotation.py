@@ -29,6 +29,7 @@ from store.key_ring.ring import (
     stage_of,
 )
 from store.log.ids import LAST_POSITION
+from store.postgres.leader_lock import fetch_idle_leaders
 from store.postgres.queries import execute, fetch_row, fetch_rows
 
 LOCK = "testhide rotation of the secret key"
@@ -88,6 +89,11 @@ async def fetch_openers(connection: AsyncConnection) -> set[str]:
         return set()
     rows = await fetch_rows(connection, "SELECT DISTINCT opener FROM root_key_wraps")
     return {opener for (opener,) in rows}
+
+
+async def is_interrupted(connection: AsyncConnection) -> bool:
+    """Returns whether a rotation is not complete and none runs."""
+    return len(await fetch_openers(connection)) > 1 and not await fetch_idle_leaders(connection, [LOCK])
 
 
 async def use_root(connection: AsyncConnection, *, is_leaked: bool = False) -> None:
