@@ -17,6 +17,7 @@ from store.postgres.notifications import EVENTS, Listener
 from store.tables.build_logs import BuildLogs
 from testhide.processes import Core
 from tests.support.mail_server import MailServer, mail_server, text_of
+from tests.workers.yard import run_due
 from workers.reactions.reaction_dispatcher import ReactionDispatcher
 from workers.reactions.registry import REACTIONS, Tools
 
@@ -63,7 +64,7 @@ class Office:
                 continue
         async with parts.pool.connection() as connection:
             await connection.execute("UPDATE due_reactions SET due_at = now()")
-            await dispatcher.run_due()
+            await run_due(dispatcher)
             rows = await (await connection.execute("SELECT error FROM due_reactions")).fetchall()
         return [str(error) for (error,) in rows]
 

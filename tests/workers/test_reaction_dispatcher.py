@@ -3,137 +3,26 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+from collections.abc import AsyncIterator, Callable
 
 import psycopg
-import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.sql import SQL, Identifier
-from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
-from commands.handler import CommandContext, Handler
-from commands.jobs import CreateJob, DeleteJob
-from commands.projects import CreateProject
-from domain.artifacts import blob_key
 from domain.core.events import Event
 from domain.jobs import JobDeleted
-from integrations.blobs import open_blobs
-from store.postgres.cancellation import cancel_and_wait
-from store.postgres.notifications import EVENTS, Listener
 from store.tables import reactions as due_reactions
-from store.tables.build_logs import BuildLogs, Line
 from store.tables.reactions import MAX_TRIES, ReactionStatus
-from testhide.engines import Engines
-from testhide.processes import Core
 from tests.support.builders import Shop
 from tests.support.damage import damaged
 from tests.support.server import Server
+from tests.workers.yard import Yard, reaction, reads, run_due
 from workers.reactions.reaction_dispatcher import ReactionDispatcher
-from workers.reactions.registry import REACTIONS, Reaction, Tools
+from workers.reactions.registry import Tools
 
-ANN = CommandContext("user:1")
 LOGGED_OUTAGES = {f"{loop}: waiting for the database" for loop in ("reactions", "due reactions")}
-NO_REDIS = "redis://127.0.0.1:1"
 FAR = 10**9
-
-
-class Yard:
-    """Jobs with a build log and a blob each."""
-
-    def __init__(self, parts: Core, folder: Path) -> None:
-        self.parts = parts
-        self.handler = Handler(parts.log, lambda: datetime(2026, 5, 20, tzinfo=UTC))
-        self.tools = Tools(BuildLogs(parts.pool), open_blobs(folder.as_uri()), parts.log, parts.secrets)
-        self.listener = Listener(parts.conninfo, EVENTS)
-        self.folder = folder
-        self.jobs: list[int] = []
-
-    async def make_job(self, job_id: int) -> None:
-        await self.handler.execute(CreateJob(job_id, 1, "Smoke"), ANN)
-        self.jobs.append(job_id)
-        await self.tools.build_logs.append(job_id, job_id * 10, 1, 0, [Line(0, "said")])
-        blob = self.folder / blob_key(job_id, 1, 1)
-        blob.parent.mkdir(parents=True)
-        blob.write_text("<testsuite/>")
-
-    async def delete_job(self, job_id: int) -> None:
-        await self.handler.execute(DeleteJob(job_id), ANN)
-
-    async def left(self) -> set[int]:
-        """Jobs that still have a log or a blob."""
-        cursor = await self._query("SELECT DISTINCT job_id FROM build_log_chunks")
-        blobs = {job_id for job_id in self.jobs if (self.folder / blob_key(job_id, 1, 1)).exists()}
-        return blobs | {job_id for (job_id,) in cursor}
-
-    async def due(self) -> Sequence[tuple[object, ...]]:
-        return await self._query("SELECT reaction, tries, error FROM due_reactions ORDER BY position")
-
-    async def alarms(self) -> Sequence[tuple[object, ...]]:
-        return await self._query("SELECT message FROM alarms")
-
-    async def deletions(self) -> list[int]:
-        return [recorded.position for recorded in await self.parts.log.read(0, 1_000, [JobDeleted.name])]
-
-    async def slowest(self) -> int:
-        """Up to where all reactions have looked through the log."""
-        ((position,),) = await self._query("SELECT min(position) FROM reaction_positions")
-        return int(position)
-
-    async def make_due(self) -> None:
-        async with self.parts.pool.connection() as connection:
-            await connection.execute("UPDATE due_reactions SET due_at = now()")
-
-    def relay(
-        self, redis_url: str = NO_REDIS, reactions: Sequence[Reaction] = REACTIONS, **options: Any
-    ) -> ReactionDispatcher:
-        return ReactionDispatcher(
-            self.parts.pool, self.parts.log, self.listener, redis_url, reactions, self.tools, **options
-        )
-
-    @contextlib.asynccontextmanager
-    async def running(self, relay: ReactionDispatcher) -> AsyncIterator[None]:
-        """Until the block is left; it follows the log from its beginning on."""
-        await self.listener.start()
-        task = asyncio.create_task(relay.run())
-        await self.until(self._follows)
-        yield
-        await cancel_and_wait(task)
-        await self.listener.close()
-
-    async def until(self, holds: Callable[[], Awaitable[bool]]) -> None:
-        async with asyncio.timeout(20):
-            while not await holds():
-                await asyncio.sleep(0.02)  # between two looks at what no notification tells
-
-    async def _follows(self) -> bool:
-        return bool(await self._query("SELECT FROM reaction_positions"))
-
-    async def _query(self, text: str) -> Sequence[tuple[Any, ...]]:
-        async with self.parts.pool.connection() as connection:
-            return await (await connection.execute(text.encode())).fetchall()
-
-
-@pytest.fixture
-async def yard(parts: Core, tmp_path: Path) -> Yard:
-    yard = Yard(parts, tmp_path)
-    await yard.handler.execute(CreateProject(1, "Web", 1, (("web", "slug-1"),), b""), ANN)
-    for job_id in (5, 6):
-        await yard.make_job(job_id)
-    return yard
-
-
-@pytest.mark.filterwarnings("ignore:Call to deprecated close:DeprecationWarning")  # arq's
-async def test_a_deleted_jobs_logs_and_blobs_go(yard: Yard, engines: Engines) -> None:
-    async def only_the_other_is_left() -> bool:
-        return await yard.left() == {6} and not await yard.due()
-
-    async with yard.running(yard.relay(engines.redis_url)):
-        await yard.delete_job(5)
-        await yard.until(only_the_other_is_left)
 
 
 async def test_without_redis_the_sweeper_does_it(yard: Yard) -> None:
@@ -145,21 +34,13 @@ async def test_without_redis_the_sweeper_does_it(yard: Yard) -> None:
         await yard.until(only_the_other_is_left)
 
 
-@pytest.mark.filterwarnings("ignore:Call to deprecated close:DeprecationWarning")  # arq's
-async def test_a_redis_that_is_away_is_an_alarm_until_it_answers(yard: Yard, engines: Engines) -> None:
-    alarm = ("Redis does not answer (ConnectionError): reactions run up to 0 s later",)
-    for url, alarms in ((NO_REDIS, [alarm]), (engines.redis_url, [])):
-        async with yard.running(yard.relay(url, sweep_interval_s=0.2)):
-            await yard.until(lambda alarms=alarms: _is(yard.alarms, alarms))  # type: ignore[misc]
-
-
 async def test_a_new_reaction_starts_now(yard: Yard) -> None:
     """A replay of the past deletes nothing."""
     await yard.delete_job(5)
     relay = yard.relay(sweep_interval_s=0.2)
     async with yard.running(relay):
         await yard.delete_job(6)
-        await yard.until(lambda: _is(yard.left, {5}))
+        await yard.until(lambda: reads(yard.left, {5}))
 
 
 async def test_what_happens_seldom_is_not_looked_for_from_where_it_last_was(yard: Yard) -> None:
@@ -173,11 +54,7 @@ async def test_what_happens_seldom_is_not_looked_for_from_where_it_last_was(yard
 
         await yard.until(have_passed)
         await yard.delete_job(10)
-        await yard.until(lambda: _is(yard.left, {5, 6, *range(11, 17)}))
-
-
-async def _is(look: Callable[[], Awaitable[object]], wanted: object) -> bool:
-    return await look() == wanted
+        await yard.until(lambda: reads(yard.left, {5, 6, *range(11, 17)}))
 
 
 async def test_what_fails_is_tried_again_and_says_why(yard: Yard) -> None:
@@ -189,13 +66,13 @@ async def test_what_fails_is_tried_again_and_says_why(yard: Yard) -> None:
         if calls.count(5) == 1 and event.job_id == 5:
             raise OSError("the disk is full")
 
-    relay = yard.relay(reactions=(Reaction("tested", JobDeleted, fails_at_first),))
+    relay = yard.relay(reactions=(reaction("tested", fails_at_first),))
     await _note(yard, relay, 5, 6)
-    assert await relay.run_due() == 2
+    assert await run_due(relay) == 2
     assert await yard.due() == [("tested", 1, "OSError('the disk is full')")]
-    assert await relay.run_due() == 0, "not before its pause is over"
+    assert await run_due(relay) == 0, "not before its pause is over"
     await yard.make_due()
-    assert await relay.run_due() == 1
+    assert await run_due(relay) == 1
     assert await yard.due() == []
     assert (sorted(calls), calls[-1]) == ([5, 5, 6], 5)
 
@@ -207,15 +84,15 @@ async def test_an_event_that_cannot_be_read_waits_as_what_fails_does(yard: Yard)
         assert isinstance(event, JobDeleted)
         calls.append(event.job_id)
 
-    relay = yard.relay(reactions=(Reaction("tested", JobDeleted, runs),))
+    relay = yard.relay(reactions=(reaction("tested", runs),))
     await _note(yard, relay, 5, 6)
     position = (await yard.deletions())[0]
     with damaged(yard.parts.conninfo, position):
-        assert await relay.run_due() == 2
+        assert await run_due(relay) == 2
         ((_, _, error),) = await yard.due()
         assert f"job-5 cannot be used: its event at position {position} cannot be read" in str(error)
     await yard.make_due()
-    assert await relay.run_due() == 1
+    assert await run_due(relay) == 1
     assert calls == [6, 5]
 
 
@@ -223,16 +100,16 @@ async def test_who_dies_while_it_runs_leaves_it_due(yard: Yard) -> None:
     async def dies(event: Event, tools: Tools) -> None:
         raise asyncio.CancelledError
 
-    await _note(yard, yard.relay(reactions=(Reaction("tested", JobDeleted, dies),)), 5)
-    with pytest.raises(asyncio.CancelledError):
-        await yard.relay(reactions=(Reaction("tested", JobDeleted, dies),)).run_due()
+    await _note(yard, yard.relay(reactions=(reaction("tested", dies),)), 5)
+    assert await run_due(yard.relay(reactions=(reaction("tested", dies),))) == 1
+    assert await yard.due() == [("tested", 1, None)]
     await yard.make_due()
     ran: list[Event] = []
 
     async def runs(event: Event, tools: Tools) -> None:
         ran.append(event)
 
-    assert await yard.relay(reactions=(Reaction("tested", JobDeleted, runs),)).run_due() == 1
+    assert await run_due(yard.relay(reactions=(reaction("tested", runs),))) == 1
     assert [type(event) for event in ran] == [JobDeleted]
 
 
@@ -246,21 +123,40 @@ async def test_several_workers_share_what_is_due(yard: Yard) -> None:
 
     for job_id in range(10, 40):
         await yard.make_job(job_id)
-    reactions = (Reaction("tested", JobDeleted, runs),)
+    reactions = (reaction("tested", runs),)
     await _note(yard, yard.relay(reactions=reactions), *range(10, 40))
-    await asyncio.gather(*(yard.relay(reactions=reactions).run_due() for _ in range(3)))
+    await asyncio.gather(*(run_due(yard.relay(reactions=reactions)) for _ in range(3)))
     assert sorted(ran) == list(range(10, 40))
+
+
+async def test_a_lease_lasts_as_long_as_it_is_renewed(yard: Yard) -> None:
+    async def runs(event: Event, tools: Tools) -> None: ...
+
+    await _note(yard, yard.relay(reactions=(reaction("tested", runs),)), 5)
+    (due,) = await due_reactions.fetch_due(yard.parts.pool, ["tested"], 10)
+    assert await due_reactions.lease(yard.parts.pool, due)
+    assert not await due_reactions.lease(yard.parts.pool, due), "somebody has it"
+    await yard.make_due()  # its lease has ended
+    await due_reactions.renew(yard.parts.pool, due)
+    assert await due_reactions.fetch_due(yard.parts.pool, ["tested"], 10) == []
+    await yard.make_due()
+    (second,) = await due_reactions.fetch_due(yard.parts.pool, ["tested"], 10)
+    assert await due_reactions.lease(yard.parts.pool, second)
+    await yard.make_due()
+    await due_reactions.renew(yard.parts.pool, due)
+    await due_reactions.mark_failed(yard.parts.pool, due, "too late")
+    assert await due_reactions.fetch_due(yard.parts.pool, ["tested"], 10) == [due._replace(tries=3)]
 
 
 async def test_it_is_parked_after_many_tries(yard: Yard) -> None:
     async def fails(event: Event, tools: Tools) -> None:
         raise ValueError
 
-    relay = yard.relay(reactions=(Reaction("tested", JobDeleted, fails),))
+    relay = yard.relay(reactions=(reaction("tested", fails),))
     await _note(yard, relay, 5)
     for _ in range(MAX_TRIES + 3):
         await yard.make_due()
-        await relay.run_due()
+        await run_due(relay)
     assert await yard.due() == [("tested", MAX_TRIES, "ValueError()")]
 
 
@@ -271,13 +167,13 @@ async def test_what_is_parked_is_shown_and_tried_again(yard: Yard) -> None:
         if not working:
             raise OSError("no route to the blobs")
 
-    relay = yard.relay(reactions=(Reaction("tested", JobDeleted, fails),))
+    relay = yard.relay(reactions=(reaction("tested", fails),))
     await _note(yard, relay, 5, 6)
     async with yard.parts.pool.connection() as connection:
         assert not await due_reactions.has_parked(connection)
         for _ in range(MAX_TRIES):
             await yard.make_due()
-            await relay.run_due()
+            await run_due(relay)
         assert await due_reactions.has_parked(connection)
         errors = [f"position {position}: OSError('no route to the blobs')" for position in await yard.deletions()]
         status = ReactionStatus("tested", await yard.parts.log.read_head(), 0, 2, errors)
@@ -285,7 +181,7 @@ async def test_what_is_parked_is_shown_and_tried_again(yard: Yard) -> None:
         working = True
         assert await due_reactions.retry_parked(connection, "other") == 0
         assert await due_reactions.retry_parked(connection, "tested") == 2
-        assert await relay.run_due() == 2
+        assert await run_due(relay) == 2
         assert not await due_reactions.has_parked(connection)
 
 
@@ -293,8 +189,8 @@ async def test_what_another_release_reacts_to_is_left_to_it(yard: Yard) -> None:
     async def runs(event: Event, tools: Tools) -> None:
         assert isinstance(event, JobDeleted)
 
-    await _note(yard, yard.relay(reactions=(Reaction("newer", JobDeleted, runs),)), 5)
-    assert await yard.relay().run_due() == 0
+    await _note(yard, yard.relay(reactions=(reaction("newer", runs),)), 5)
+    assert await run_due(yard.relay()) == 0
     assert await yard.due() == [("newer", 0, None)]
 
 
@@ -308,34 +204,17 @@ async def test_it_outlives_the_databases_connections(yard: Yard) -> None:
                     while not {line["event"] for line in reported} >= LOGGED_OUTAGES:
                         await asyncio.sleep(0.02)  # between two looks
         await yard.delete_job(5)
-        await yard.until(lambda: _is(yard.left, {6}))
+        await yard.until(lambda: reads(yard.left, {6}))
 
 
-@pytest.mark.filterwarnings("ignore:Call to deprecated close:DeprecationWarning")  # arq's
-async def test_a_redis_that_hangs_holds_nothing_up(yard: Yard) -> None:
+async def test_what_takes_too_long_is_cancelled_and_counts_as_failed(yard: Yard) -> None:
+    async def hangs(event: Event, tools: Tools) -> None:
+        await asyncio.Event().wait()
 
-    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read()
-        writer.close()
-
-    async with await asyncio.start_server(hang, "127.0.0.1", 0) as hanging:
-        url = f"redis://127.0.0.1:{hanging.sockets[0].getsockname()[1]}"
-        async with yard.running(yard.relay(url, sweep_interval_s=0.2, redis_timeout_s=0.2)):
-            for job_id, left in ((5, {6}), (6, set[int]())):
-                await yard.delete_job(job_id)
-                await yard.until(lambda left=left: _is(yard.left, left))  # type: ignore[misc]
-
-
-@pytest.mark.filterwarnings("ignore:Call to deprecated close:DeprecationWarning")  # arq's
-async def test_a_wiped_redis_loses_nothing(yard: Yard, engines: Engines) -> None:
-    async with (
-        Redis.from_url(engines.redis_url) as redis,
-        yard.running(yard.relay(engines.redis_url, sweep_interval_s=0.2)),
-    ):
-        for job_id, left in ((5, {6}), (6, set[int]())):
-            await yard.delete_job(job_id)
-            await redis.flushall()
-            await yard.until(lambda left=left: _is(yard.left, left))  # type: ignore[misc]
+    relay = yard.relay(reactions=(reaction("tested", hangs, time_limit_s=0.1),))
+    await _note(yard, relay, 5)
+    assert await run_due(relay) == 1
+    assert await yard.due() == [("tested", 1, "takes more than 0.1 s")]
 
 
 @contextlib.asynccontextmanager
@@ -362,9 +241,9 @@ async def _note(yard: Yard, relay: ReactionDispatcher, *job_ids: int) -> None:
             await connection.execute("INSERT INTO reaction_positions VALUES (%s, 0)", (name,))
     for job_id in job_ids:
         await yard.delete_job(job_id)
-    for reaction in relay._reactions.values():
-        assert await relay.note_next(reaction)
-        assert not await relay.note_next(reaction), "each event once"
+    for registered in relay._reactions.values():
+        assert await relay.note_next(registered)
+        assert not await relay.note_next(registered), "each event once"
 
 
 def test_a_killed_worker_is_made_up_for(server: Server) -> None:

@@ -17,6 +17,7 @@ from store.clock import utcnow
 from store.postgres.notifications import EVENTS, Listener
 from store.tables.build_logs import BuildLogs, Line
 from testhide.processes import Core
+from tests.workers.yard import run_due
 from workers.reactions.reaction_dispatcher import ReactionDispatcher
 from workers.reactions.registry import REACTIONS, Tools
 
@@ -60,7 +61,7 @@ class Yard:
         for reaction in REACTIONS:
             while await self._relay.note_next(reaction):
                 continue
-        ran = await self._relay.run_due()
+        ran = await run_due(self._relay)
         assert await self._query("SELECT reaction, error FROM due_reactions") == []
         return ran
 

@@ -5,7 +5,7 @@ by `asyncio.wait_for`, so a task that uses the database may have to be cancelled
 """
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 RETRY_INTERVAL_S = 0.2
@@ -16,12 +16,22 @@ async def cancel_and_wait(*tasks: asyncio.Task[Any]) -> None:
     """Cancels the tasks again and again until all of them have ended. Drops their results and errors. If it is
     cancelled itself, it ends after them all the same.
     """
+    await _outlast(tasks, cancel_every_s=RETRY_INTERVAL_S)
+
+
+async def outlast(*tasks: asyncio.Task[Any]) -> None:
+    """Waits until the tasks have ended, also if it is cancelled meanwhile. Drops their results and errors."""
+    await _outlast(tasks, cancel_every_s=None)
+
+
+async def _outlast(tasks: Sequence[asyncio.Task[Any]], cancel_every_s: float | None) -> None:
     cancelled: asyncio.CancelledError | None = None
     while running := [task for task in tasks if not task.done()]:
-        for task in running:
-            task.cancel()
+        if cancel_every_s is not None:
+            for task in running:
+                task.cancel()
         try:
-            await asyncio.wait(running, timeout=RETRY_INTERVAL_S)
+            await asyncio.wait(running, timeout=cancel_every_s)
         except asyncio.CancelledError as error:
             cancelled = error
     for task in tasks:

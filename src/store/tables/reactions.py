@@ -15,8 +15,9 @@ from store.postgres.queries import Source, execute, fetch_row, fetch_rows
 FIRST_PAUSE_S = 5
 """Seconds from the first failed try to the next. Each of the next ten pauses is twice as long as the one before."""
 LEASE_S = 30
-"""Seconds of a lease, at least; a reaction that takes longer may run twice. A lease is no shorter than the pause would
-be, so that a reaction that ends its worker does so ever more rarely.
+"""Seconds of a lease, at least. Whoever runs a reaction renews its lease; a worker that cannot do so for this long may
+find that another one runs the reaction too. A lease is no shorter than the pause would be, so that a reaction that ends
+its worker does so ever more rarely.
 """
 MAX_TRIES = 20
 """Tries before a reaction is parked, over some 14 hours."""
@@ -27,6 +28,8 @@ _PAUSE_S = f"{FIRST_PAUSE_S} * power(2, least(tries - 1, 10))"
 
 
 class Due(NamedTuple):
+    """A try of a due reaction."""
+
     reaction: str
     position: int
     tries: int
@@ -60,36 +63,60 @@ async def park(connection: AsyncConnection, name: str, position: int, error: str
     )
 
 
-async def lease_due(connection: AsyncConnection, names: Sequence[str], limit: int) -> list[Due]:
-    """Leases up to `limit` due reactions with these names to the caller, so that no other worker runs them meanwhile.
-
-    If a worker crashes, its reactions are due again when the lease ends.
-    """
+async def fetch_due(source: Source, names: Sequence[str], limit: int, *, late_s: float = 0) -> list[Due]:
+    """Returns the next tries of reactions with these names, longest due first, that have been due for `late_s`."""
     rows = await fetch_rows(
-        connection,
-        "UPDATE due_reactions d SET tries = d.tries + 1,"
-        f" due_at = now() + make_interval(secs => {_LEASED_S})"
-        " FROM (SELECT reaction, position FROM due_reactions"
-        "  WHERE due_at <= now() AND tries < %s AND reaction = ANY (%s)"
-        "  ORDER BY due_at LIMIT %s FOR UPDATE SKIP LOCKED) l"
-        " WHERE d.reaction = l.reaction AND d.position = l.position RETURNING d.reaction, d.position, d.tries",
-        (MAX_TRIES, list(names), limit),
+        source,
+        "SELECT reaction, position, tries + 1 FROM due_reactions"
+        " WHERE due_at <= now() - make_interval(secs => %s) AND tries < %s AND reaction = ANY (%s)"
+        " ORDER BY due_at LIMIT %s",
+        (late_s, MAX_TRIES, list(names), limit),
     )
     return [Due(*row) for row in rows]
 
 
-async def mark_done(connection: AsyncConnection, due: Due) -> None:
-    await connection.execute(
-        "DELETE FROM due_reactions WHERE reaction = %s AND position = %s", (due.reaction, due.position)
+async def lease(source: Source, due: Due) -> bool:
+    """Leases a try to the caller. Returns False if somebody else has leased it, or it is not due any more.
+
+    If the caller crashes, the next try is due when the lease ends.
+    """
+    cursor = await execute(
+        source,
+        f"UPDATE due_reactions d SET tries = %s, due_at = now() + make_interval(secs => {_LEASED_S})"
+        " WHERE reaction = %s AND position = %s AND tries = %s AND due_at <= now()",
+        (due.tries, due.reaction, due.position, due.tries - 1),
+    )
+    return cursor.rowcount == 1
+
+
+async def renew(source: Source, due: Due) -> None:
+    """Makes the lease last for LEASE_S from now, at least."""
+    await execute(
+        source,
+        f"UPDATE due_reactions SET due_at = greatest(due_at, now() + make_interval(secs => {LEASE_S}))"
+        " WHERE reaction = %s AND position = %s AND tries = %s",
+        due,
     )
 
 
-async def mark_failed(connection: AsyncConnection, due: Due, error: str) -> None:
+async def lease_due(connection: AsyncConnection, names: Sequence[str], limit: int) -> list[Due]:
+    """Leases up to `limit` tries of reactions with these names to the caller, as `lease` does."""
+    return [due for due in await fetch_due(connection, names, limit) if await lease(connection, due)]
+
+
+async def mark_done(source: Source, due: Due) -> None:
     await execute(
-        connection,
+        source, "DELETE FROM due_reactions WHERE reaction = %s AND position = %s", (due.reaction, due.position)
+    )
+
+
+async def mark_failed(source: Source, due: Due, error: str) -> None:
+    """Stores the error of a try. The next try follows after a pause."""
+    await execute(
+        source,
         f"UPDATE due_reactions SET error = %s, due_at = now() + make_interval(secs => {_PAUSE_S})"
-        " WHERE reaction = %s AND position = %s",
-        (error, due.reaction, due.position),
+        " WHERE reaction = %s AND position = %s AND tries = %s",
+        (error, *due),
     )
 
 

@@ -1,48 +1,47 @@
-"""Runs reactions to events: follows the log, stores which reactions are due, and runs them.
+"""Runs reactions to events: follows the log, stores which reactions are due, and runs each as a job of its own.
 
 Each reaction has a position in the log. The transaction that moves it also stores the due reactions, so none is lost or
-stored twice. A job in Redis (arq) only wakes the workers. If Redis is down or has lost its data, a periodic sweep runs
-the due reactions a few seconds later.
+stored twice. Jobs in Redis tell the workers what to run. If Redis is down or has lost jobs, a periodic sweep makes up
+for them a few seconds later.
 """
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
 import structlog
-from arq import ArqRedis
-from arq.worker import Worker, func
 from psycopg_pool import AsyncConnectionPool
-from redis.asyncio import ConnectionPool
 from redis.exceptions import RedisError
 
 from domain.core.events import readable
 from store.log.cursor import LogCursor
 from store.log.event_log import EventLog
-from store.postgres.cancellation import Tasks
+from store.postgres.cancellation import Tasks, cancel_and_wait
 from store.postgres.notifications import Listener
 from store.tables import log_positions, reactions
 from store.tables.alarms import set_alarm
-from store.tables.reactions import MAX_TRIES, Due
+from store.tables.reactions import LEASE_S, MAX_TRIES, Due
 from workers.loops.outages import tolerate_outages
-from workers.reactions.registry import Reaction, Tools
+from workers.reactions.job_queue import JobQueue
+from workers.reactions.registry import QUEUES, Reaction, Tools
 
 log = structlog.get_logger()
 
 ALARM = "redis"
 BATCH_SIZE = 500
 """Events read at once."""
-LEASE_SIZE = 20
-"""Reactions that one worker leases at once, so that others have some to run too."""
+SLOTS = 20
+"""Reactions of one queue that run in a process at the same time."""
 SWEEP_INTERVAL_S = 5.0
 """Time between sweeps: a reaction runs this much later at most when Redis is away."""
+SWEEP_SIZE = 500
+"""Reactions of one queue that a sweep looks at."""
+OVERDUE_S = 30.0
+"""Seconds after which a sweep runs a due reaction itself, although it has a job: whoever took the job may have died."""
 DEBOUNCE_S = 0.1
 """Shortest time between two reads of the log, so that a burst of events costs few reads."""
-WAKE_JOB = "run_due_reactions"
 REDIS_TIMEOUT_S = 1.0
 """Timeout of calls to Redis, so that a Redis that hangs does not delay reading the log."""
-RESTART_DELAY_S = 1.0
-"""Time between the end of arq's worker and its next start."""
 MAX_ERROR_LENGTH = 1_000
 """Characters of an error that are stored."""
 
@@ -58,19 +57,22 @@ class ReactionDispatcher:
         tools: Tools,
         *,
         sweep_interval_s: float = SWEEP_INTERVAL_S,
+        overdue_s: float = OVERDUE_S,
         redis_timeout_s: float = REDIS_TIMEOUT_S,
         min_skip: int = log_positions.MIN_SKIP,
     ) -> None:
         self._pool = pool
         self._log = event_log
-        # Connects on use, and again after every loss.
-        self._connections = ConnectionPool.from_url(redis_url, socket_connect_timeout=1)
-        self._redis = ArqRedis(self._connections)
         self._reactions = {reaction.name: reaction for reaction in registered}
         self._tools = tools
         self._sweep_interval_s = sweep_interval_s
-        self._redis_timeout_s = redis_timeout_s
+        self._overdue_s = overdue_s
         self._min_skip = min_skip
+        self._queues = {
+            queue: JobQueue(queue, redis_url, self._run_as_job, slots=SLOTS, redis_timeout_s=redis_timeout_s)
+            for queue in QUEUES
+        }
+        self._running = {queue: set[asyncio.Task[None]]() for queue in QUEUES}
         self._cursor = LogCursor(
             event_log,
             listener,
@@ -85,24 +87,32 @@ class ReactionDispatcher:
     async def run(self) -> None:
         """Finds and runs due reactions until cancelled. Any number of dispatchers may run."""
         tasks = Tasks()
-        tasks.start(self._cursor.follow(self._note_due), self._sweep(), self._work())
+        tasks.start(self._cursor.follow(self._note_due), self._keep_sweeping())
+        tasks.start(*(queue.work() for queue in self._queues.values()))
         try:
             await tasks.run()
         finally:
-            await self._connections.disconnect()
+            await cancel_and_wait(*(task for running in self._running.values() for task in running))
+            for queue in self._queues.values():
+                await queue.disconnect()
 
-    async def run_due(self) -> int:
-        """Runs reactions until none is due. Returns the number of those that ran, including those that failed."""
-        ran = 0
-        while leased := await self._lease():
-            # At once, so that a mail server that does not answer holds up no other reaction beyond its lease.
-            await asyncio.gather(*map(self._run_one, leased))
-            ran += len(leased)
-        return ran
+    async def sweep(self) -> list[asyncio.Task[None]]:
+        """Adds a job for each due reaction. Starts those that are overdue; if Redis does not answer, all that are due,
+        as many as there is room for. Returns what it started.
+        """
+        started: list[asyncio.Task[None]] = []
+        for queue, jobs in self._queues.items():
+            names = [reaction.name for reaction in self._reactions.values() if reaction.queue == queue]
+            due = await reactions.fetch_due(self._pool, names, SWEEP_SIZE)
+            if await jobs.enqueue(due):
+                due = await reactions.fetch_due(self._pool, names, SWEEP_SIZE, late_s=self._overdue_s)
+            room = max(0, SLOTS - len(self._running[queue]))
+            started += [self._start(one) for one in due[:room]]
+        return started
 
-    async def note_next(self, reaction: Reaction) -> bool:
+    async def note_next(self, reaction: Reaction) -> list[Due]:
         """Reads the log from the reaction's position on, and stores that the reaction is due for each event found.
-        Returns False if it found none.
+        Returns their first tries.
         """
         async with self._pool.connection() as connection, connection.transaction():
             position = await log_positions.lock_position(connection, reaction.name)
@@ -112,7 +122,7 @@ class ReactionDispatcher:
                 await reactions.add_due(connection, reaction.name, [event.position for event in batch.events])
             if batch.events or batch.position - position > self._min_skip:
                 await log_positions.move_position(connection, reaction.name, batch.position)
-        return bool(batch.events)
+        return [Due(reaction.name, event.position, 1) for event in batch.events]
 
     async def _note_due(self) -> None:
         async with tolerate_outages("reactions"):
@@ -120,27 +130,27 @@ class ReactionDispatcher:
                 async with self._pool.connection() as connection:
                     await log_positions.ensure_positions(connection, list(self._reactions), at_head=True)
                 self._has_positions = True
-            while any([await self.note_next(reaction) for reaction in self._reactions.values()]):
-                await self._wake()
+            found = True
+            while found:
+                found = False
+                for reaction in self._reactions.values():
+                    if noted := await self.note_next(reaction):
+                        found = True
+                        await self._queues[reaction.queue].enqueue(noted)
 
-    async def _wake(self) -> None:
-        with contextlib.suppress(RedisError, OSError):  # the sweep runs them later; a TimeoutError is an OSError
-            async with asyncio.timeout(self._redis_timeout_s):
-                await self._redis.enqueue_job(WAKE_JOB)
-
-    async def _sweep(self) -> None:
+    async def _keep_sweeping(self) -> None:
         while True:
             await asyncio.sleep(self._sweep_interval_s)
             async with tolerate_outages("due reactions"):
-                await self.run_due()
+                await self.sweep()
                 await self._check_redis()
 
     async def _check_redis(self) -> None:
         """Sets an alarm if Redis does not answer. Ends the alarm if Redis answers."""
         message = None
         try:
-            async with asyncio.timeout(self._redis_timeout_s):
-                await self._redis.ping()
+            for queue in self._queues.values():
+                await queue.ping()
         except (RedisError, OSError) as error:
             late_s = self._sweep_interval_s
             message = f"Redis does not answer ({type(error).__name__}): reactions run up to {late_s:.0f} s later"
@@ -148,43 +158,46 @@ class ReactionDispatcher:
             await set_alarm(self._pool, ALARM, message)
             self._alarm = message
 
-    async def _work(self) -> None:
-        """Runs an arq worker, which wakes this process. Starts another one whenever it ends, as it does when Redis goes
-        down.
-        """
+    async def _run_as_job(self, due: Due) -> None:
+        if due.reaction in self._reactions:  # another release, which may run at the same time, has others
+            # If Redis goes away, arq cancels its jobs. The reaction goes on.
+            await asyncio.shield(self._start(due))
 
-        async def wake(ctx: dict[str, object]) -> None:
-            async with tolerate_outages("due reactions"):
-                await self.run_due()
+    def _start(self, due: Due) -> asyncio.Task[None]:
+        running = self._running[self._reactions[due.reaction].queue]
+        task = asyncio.create_task(self._run(due))
+        running.add(task)
+        task.add_done_callback(running.discard)
+        return task
 
-        while True:
-            worker = Worker([func(wake, name=WAKE_JOB)], redis_pool=self._redis, handle_signals=False, max_tries=1)
+    async def _run(self, due: Due) -> None:
+        """Makes a try of a due reaction, unless somebody else makes it or has made it."""
+        async with tolerate_outages("due reactions"):
+            if not await reactions.lease(self._pool, due):
+                return
+            reaction = self._reactions[due.reaction]
             try:
-                await worker.async_run()
-            except (RedisError, OSError) as error:
-                log.warning("redis is away: reactions run by sweeps", error=str(error))
-            finally:
-                with contextlib.suppress(RedisError, OSError):
-                    async with asyncio.timeout(self._redis_timeout_s):
-                        await worker.close()
-            await asyncio.sleep(RESTART_DELAY_S)
+                async with asyncio.timeout(reaction.time_limit_s), self._lease_renewed(due):
+                    (recorded,) = readable(await self._log.read_at([due.position]))
+                    await reaction.run(recorded.event, self._tools)
+            except Exception as error:
+                text = f"takes more than {reaction.time_limit_s} s" if isinstance(error, TimeoutError) else repr(error)
+                parked = due.tries >= MAX_TRIES
+                log.error("reaction parked" if parked else "reaction failed", **due._asdict(), error=text)
+                await reactions.mark_failed(self._pool, due, text[:MAX_ERROR_LENGTH])
+            else:
+                await reactions.mark_done(self._pool, due)
 
-    async def _lease(self) -> list[Due]:
-        """Leases the next due reactions. Skips reactions that only another release has, which may run at the same
-        time.
-        """
-        async with self._pool.connection() as connection:
-            return await reactions.lease_due(connection, list(self._reactions), LEASE_SIZE)
+    @contextlib.asynccontextmanager
+    async def _lease_renewed(self, due: Due) -> AsyncIterator[None]:
+        async def renew() -> None:
+            while True:
+                await asyncio.sleep(LEASE_S / 3)
+                async with tolerate_outages("leases of reactions"):
+                    await reactions.renew(self._pool, due)
 
-    async def _run_one(self, due: Due) -> None:
+        renewing = asyncio.create_task(renew())
         try:
-            (recorded,) = readable(await self._log.read_at([due.position]))
-            await self._reactions[due.reaction].run(recorded.event, self._tools)
-        except Exception as error:
-            parked = due.tries >= MAX_TRIES
-            log.error("reaction parked" if parked else "reaction failed", **due._asdict(), error=repr(error))
-            async with self._pool.connection() as connection:
-                await reactions.mark_failed(connection, due, repr(error)[:MAX_ERROR_LENGTH])
-            return
-        async with self._pool.connection() as connection:
-            await reactions.mark_done(connection, due)
+            yield
+        finally:
+            await cancel_and_wait(renewing)

@@ -6,6 +6,7 @@ the end of the log: it does not run for earlier events.
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import structlog
 
@@ -38,11 +39,19 @@ class Tools:
     """Start of the links in mails."""
 
 
+Queue = Literal["deletions", "mails"]
+QUEUES: tuple[Queue, ...] = get_args(Queue)
+"""Reactions of one queue can delay each other, those of different queues cannot."""
+
+
 @dataclass(frozen=True)
 class Reaction:
     name: str
     event: type[Event]
     run: Callable[[Event, Tools], Awaitable[None]]
+    queue: Queue
+    time_limit_s: float
+    """Seconds after which a try is cancelled, and counts as failed."""
 
 
 async def when_job_deleted_delete_its_logs_and_artifacts(event: Event, tools: Tools) -> None:
@@ -93,10 +102,33 @@ async def _send(mail: Mail, user_id: int, mailer: Mailer | None) -> None:
         log.error("a mail was refused", user=user_id, subject=mail.subject, answer=str(refused))
 
 
+DELETION_LIMIT_S = 3_600
+"""Time limit of a deletion: a job may have millions of artifacts."""
+MAIL_LIMIT_S = 120
+"""Time limit of a mail: longer than a mail server takes to answer each of SMTP's commands."""
+
 REACTIONS = (
-    Reaction("delete_a_jobs_logs_and_artifacts", JobDeleted, when_job_deleted_delete_its_logs_and_artifacts),
-    Reaction("delete_a_builds_log_and_artifacts", BuildDeleted, when_build_deleted_delete_its_log_and_artifacts),
-    Reaction("delete_an_artifacts_content", ArtifactDeleted, when_artifact_deleted_delete_its_content),
-    Reaction("mail_a_password_link", PasswordLinkIssued, when_password_link_issued_mail_it),
-    Reaction("mail_a_password_notice", UserPasswordSet, when_password_set_mail_a_notice),
+    Reaction(
+        "delete_a_jobs_logs_and_artifacts",
+        JobDeleted,
+        when_job_deleted_delete_its_logs_and_artifacts,
+        "deletions",
+        DELETION_LIMIT_S,
+    ),
+    Reaction(
+        "delete_a_builds_log_and_artifacts",
+        BuildDeleted,
+        when_build_deleted_delete_its_log_and_artifacts,
+        "deletions",
+        DELETION_LIMIT_S,
+    ),
+    Reaction(
+        "delete_an_artifacts_content",
+        ArtifactDeleted,
+        when_artifact_deleted_delete_its_content,
+        "deletions",
+        DELETION_LIMIT_S,
+    ),
+    Reaction("mail_a_password_link", PasswordLinkIssued, when_password_link_issued_mail_it, "mails", MAIL_LIMIT_S),
+    Reaction("mail_a_password_notice", UserPasswordSet, when_password_set_mail_a_notice, "mails", MAIL_LIMIT_S),
 )

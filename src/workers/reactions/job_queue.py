@@ -1,0 +1,101 @@
+"""A queue of jobs in Redis (arq). A job runs one try of a due reaction, on whichever worker has room for it.
+
+PostgreSQL holds what is due and who runs it. A job only says where to look: if the try that it names has been made
+elsewhere, the job does nothing. So jobs may be lost or run twice.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Iterable
+
+import msgspec
+import structlog
+from arq import ArqRedis
+from arq.worker import Worker, func
+from redis.asyncio import ConnectionPool
+from redis.exceptions import RedisError
+
+from store.postgres.cancellation import cancel_and_wait, outlast
+from store.tables.reactions import Due
+
+log = structlog.get_logger()
+
+JOB = "run_reaction"
+POLL_INTERVAL_S = 0.1
+"""Time between two looks at the queue: a job starts this much later at most."""
+JOB_TIMEOUT_S = 86_400
+"""arq's time limit. It is above every reaction's own, which is the one that counts."""
+RESTART_DELAY_S = 1.0
+"""Time between the end of arq's worker and its next start."""
+
+
+class JobQueue:
+    """The queue `name`. `run` makes a try; at most `slots` are made at the same time in this process."""
+
+    def __init__(
+        self, name: str, redis_url: str, run: Callable[[Due], Awaitable[None]], *, slots: int, redis_timeout_s: float
+    ) -> None:
+        # Connects on use, and again after every loss.
+        self._connections = ConnectionPool.from_url(
+            redis_url, socket_connect_timeout=redis_timeout_s, socket_timeout=redis_timeout_s
+        )
+        # Not pickle, arq's default: whoever writes into Redis could then run code here.
+        self._redis = ArqRedis(
+            self._connections,
+            job_serializer=msgspec.msgpack.encode,
+            job_deserializer=msgspec.msgpack.decode,
+            default_queue_name=f"testhide:{name}",
+        )
+        self._run = run
+        self._slots = slots
+
+    async def enqueue(self, tries: Iterable[Due]) -> bool:
+        """Adds a job for each try that has none. Returns False if Redis does not answer."""
+        try:
+            for due in tries:
+                await self._redis.enqueue_job(JOB, *due, _job_id=":".join(map(str, due)))
+        except (RedisError, OSError):
+            return False
+        return True
+
+    async def work(self) -> None:
+        """Runs an arq worker until cancelled. Starts another one whenever it ends, as it does when Redis goes down."""
+
+        async def run(ctx: dict[str, object], reaction: str, position: int, number: int) -> None:
+            await self._run(Due(reaction, position, number))
+
+        while True:
+            worker = Worker(
+                [func(run, name=JOB, timeout=JOB_TIMEOUT_S, keep_result=0, max_tries=1)],
+                queue_name=self._redis.default_queue_name,
+                redis_pool=self._redis,
+                job_serializer=msgspec.msgpack.encode,
+                job_deserializer=msgspec.msgpack.decode,
+                max_jobs=self._slots,
+                poll_delay=POLL_INTERVAL_S,
+                handle_signals=False,
+            )
+            try:
+                await worker.async_run()
+            except (RedisError, OSError) as error:
+                log.warning("redis is away: reactions run by sweeps", error=str(error))
+            finally:
+                await outlast(asyncio.create_task(_close(worker)))
+            await asyncio.sleep(RESTART_DELAY_S)
+
+    async def ping(self) -> None:
+        """Raises RedisError or OSError if Redis does not answer."""
+        await self._redis.ping()
+
+    async def disconnect(self) -> None:
+        await self._connections.disconnect()
+
+
+async def _close(worker: Worker) -> None:
+    """Ends the worker's jobs and closes its connections, as far as Redis answers."""
+    worker.allow_pick_jobs = False
+    await cancel_and_wait(*worker.job_tasks.values())
+    # arq is left to note the end of each job: cancelled while it does so, it would leave connections open.
+    await outlast(*worker.tasks.values())
+    with contextlib.suppress(RedisError, OSError):
+        await worker.close()

@@ -1,0 +1,84 @@
+"""Jobs in Redis run reactions soon; without Redis the sweeps run them."""
+
+import asyncio
+
+import pytest
+from redis.asyncio import Redis
+
+from domain.core.events import Event
+from domain.jobs import JobDeleted
+from testhide.engines import Engines
+from tests.workers.yard import NO_REDIS, Yard, reaction, reads
+from workers.reactions.reaction_dispatcher import SLOTS
+from workers.reactions.registry import Tools
+
+
+@pytest.mark.filterwarnings("ignore:Call to deprecated close:DeprecationWarning")  # arq's
+async def test_a_deleted_jobs_logs_and_blobs_go(yard: Yard, engines: Engines) -> None:
+    async def only_the_other_is_left() -> bool:
+        return await yard.left() == {6} and not await yard.due()
+
+    async with yard.running(yard.relay(engines.redis_url)):
+        await yard.delete_job(5)
+        await yard.until(only_the_other_is_left)
+
+
+@pytest.mark.filterwarnings("ignore:Call to deprecated close:DeprecationWarning")  # arq's
+async def test_a_redis_that_is_away_is_an_alarm_until_it_answers(yard: Yard, engines: Engines) -> None:
+    alarm = ("Redis does not answer (ConnectionError): reactions run up to 0 s later",)
+    for url, alarms in ((NO_REDIS, [alarm]), (engines.redis_url, [])):
+        async with yard.running(yard.relay(url, sweep_interval_s=0.2)):
+            await yard.until(lambda alarms=alarms: reads(yard.alarms, alarms))  # type: ignore[misc]
+
+
+@pytest.mark.filterwarnings("ignore:Call to deprecated close:DeprecationWarning")  # arq's
+async def test_a_redis_that_hangs_holds_nothing_up(yard: Yard) -> None:
+
+    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(hang, "127.0.0.1", 0) as hanging:
+        url = f"redis://127.0.0.1:{hanging.sockets[0].getsockname()[1]}"
+        async with yard.running(yard.relay(url, sweep_interval_s=0.2, redis_timeout_s=0.2)):
+            for job_id, left in ((5, {6}), (6, set[int]())):
+                await yard.delete_job(job_id)
+                await yard.until(lambda left=left: reads(yard.left, left))  # type: ignore[misc]
+
+
+@pytest.mark.filterwarnings("ignore:Call to deprecated close:DeprecationWarning")  # arq's
+async def test_slow_ones_hold_up_no_others_while_there_is_room(yard: Yard, engines: Engines) -> None:
+    ended = asyncio.Event()
+    quick: set[int] = set()
+
+    async def runs(event: Event, tools: Tools) -> None:
+        assert isinstance(event, JobDeleted)
+        if event.job_id < 100:
+            await ended.wait()
+        else:
+            quick.add(event.job_id)
+
+    async def done() -> set[int]:
+        return quick
+
+    jobs = [*range(10, 10 + SLOTS - 1), 100, 101]
+    for job_id in jobs:
+        await yard.make_job(job_id)
+    async with yard.running(yard.relay(engines.redis_url, (reaction("tested", runs),))):
+        for job_id in jobs:
+            await yard.delete_job(job_id)
+        await yard.until(lambda: reads(done, {100, 101}))
+        ended.set()
+        await yard.until(lambda: reads(yard.due, []))
+
+
+@pytest.mark.filterwarnings("ignore:Call to deprecated close:DeprecationWarning")  # arq's
+async def test_a_wiped_redis_loses_nothing(yard: Yard, engines: Engines) -> None:
+    async with (
+        Redis.from_url(engines.redis_url) as redis,
+        yard.running(yard.relay(engines.redis_url, sweep_interval_s=0.2)),
+    ):
+        for job_id, left in ((5, {6}), (6, set[int]())):
+            await yard.delete_job(job_id)
+            await redis.flushall()
+            await yard.until(lambda left=left: reads(yard.left, left))  # type: ignore[misc]
