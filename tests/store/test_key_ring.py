@@ -20,9 +20,9 @@ from projections.registry import PROJECTIONS
 from projections.webhooks import WebhookRow
 from store.audit.checkpoints import AuditTree
 from store.clock import utcnow
-from store.crypto.secrets import SecretMismatch, Secrets
+from store.crypto.secrets import RootKey, SecretMismatch, Secrets
 from store.key_ring import rotation
-from store.key_ring.ring import FOLLOWER_LOCK, opener_of
+from store.key_ring.ring import FOLLOWER_LOCK, insert_wraps, load_roots, opener_of
 from store.log.row_macs import has_right_mac
 from store.postgres.queries import execute, fetch_rows
 from store.tables.idempotent_responses import IdempotentResponses, StoredResponse
@@ -211,6 +211,21 @@ async def test_nothing_is_sealed_with_a_root_key_that_a_process_does_not_know(
         assert parts.secrets.newest == 1
     await rotate_to(database, NEW, OLD)
     assert parts.secrets.newest == 2
+
+
+async def test_nobody_adds_a_root_key_by_an_older_one(parts: Core, database: str) -> None:
+    older = parts.secrets.roots[1]
+    await rotate_to(database, NEW, OLD)
+    forged = RootKey(id=3, key=b"f" * 32)
+    async with parts.pool.connection() as connection:
+        await execute(connection, "INSERT INTO root_keys (id) VALUES (3)")
+        await insert_wraps(connection, [(forged, "root-1", older.key)])
+        newest = parts.secrets.roots[2]
+        assert list(parts.secrets.roots) == [1, 2]
+        opened = await load_roots(connection, [NEW], {1: older, 2: newest}, 2)
+        assert [root.id for root in opened] == [1, 2]
+    async with core(settings(database, NEW)) as started:
+        assert list(started.secrets.roots) == [1, 2]
 
 
 async def test_what_did_not_open_before_stays_as_it_is(parts: Core, database: str) -> None:

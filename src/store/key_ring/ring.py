@@ -53,10 +53,12 @@ def stage_of(newest_id: int, *, is_in_use: bool) -> int:
 
 
 async def load_roots(
-    connection: AsyncConnection, secret_keys: Sequence[bytes], opened: Mapping[int, RootKey]
+    connection: AsyncConnection, secret_keys: Sequence[bytes], opened: Mapping[int, RootKey], newest: int
 ) -> list[RootKey]:
-    """Returns the root keys that the ring has. Opens those that are not `opened` yet, by a secret key or by an older
-    root key. Raises SecretMismatch if a root key in use does not open.
+    """Returns the root keys that the ring has. Raises SecretMismatch if one that is in use does not open.
+
+    Opens those that are not `opened` yet by a secret key, or by the newest that is: somebody may have got hold of older
+    ones, and must not be able to add root keys.
     """
     rows = await fetch_rows(
         connection,
@@ -65,17 +67,16 @@ async def load_roots(
         " ARRAY(SELECT wrapped FROM root_key_wraps WHERE root_id = id ORDER BY opener) FROM root_keys ORDER BY id",
     )
     openers, roots = {opener_of(key): key for key in secret_keys}, list[RootKey]()
+    openers |= {opener_of_root(root.id): root.key for root in opened.values() if root.id == newest}
     for root_id, used_since, is_leaked, last_position, retired_at, *wraps in rows:
-        name = opener_of_root(root_id)
         if root_id in opened:
             key = opened[root_id].key
         elif wrap := next((wrap for wrap in zip(*wraps, strict=True) if wrap[0] in openers), None):
-            key = decrypt(derive(openers[wrap[0]], "root keys"), wrap[1], name.encode())
+            key = decrypt(derive(openers[wrap[0]], "root keys"), wrap[1], opener_of_root(root_id).encode())
         elif used_since is None:
             continue
         else:
             raise SecretMismatch(WRONG_KEY)
-        openers[name] = key
         roots.append(
             RootKey(
                 id=root_id,
@@ -166,7 +167,7 @@ class KeyRing:
         return connection
 
     async def _refresh(self, connection: AsyncConnection) -> None:
-        roots = await load_roots(connection, self._secret_keys, self._opened)
+        roots = await load_roots(connection, self._secret_keys, self._opened, self.secrets.newest)
         if not roots:
             return
         self.secrets.replace(roots)
