@@ -90,7 +90,14 @@ def running_stack(*, agent: bool, python: str | Path = sys.executable) -> Iterat
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("TESTHIDE_")}
     process = subprocess.Popen(
         [*command, *([] if agent else ["--no-agent"])],
-        env={**inherited, "TESTHIDE_ADMIN_EMAIL": ADMIN[0], "TESTHIDE_ADMIN_PASSWORD": ADMIN[1]},
+        # More requests than a benchmark sends, so that they are counted and none is refused.
+        env={
+            **inherited,
+            "TESTHIDE_ADMIN_EMAIL": ADMIN[0],
+            "TESTHIDE_ADMIN_PASSWORD": ADMIN[1],
+            "TESTHIDE_REQUESTS_PER_TOKEN": "200000",
+            "TESTHIDE_STREAMS_PER_USER": "0",
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -29,6 +29,7 @@ from api.http.paging import provide_paged
 from api.http.permissions import check_declarations
 from api.http.query_parameters import check_query
 from api.http.request_context import add_position, provide_request_context, wait_for_min_position
+from api.http.response_headers import answer_preflight, complete_headers
 from api.http.security import Authentication
 from api.http.services import Services
 from api.identity_providers import IdentityProviderController
@@ -91,6 +92,8 @@ CONTROLLERS = (
 async def before_request(request: Request[Any, Any, Any]) -> Response[None] | None:
     if request.method == "OPTIONS":
         return document.answer_options(request)
+    if request.scope.get("user") is None:  # also if the operation needs no credentials
+        await request.app.state.services.rate_limits.count(request, None)
     check_query(request)
     refuse_compressed_body(request)
     await refuse_unexpected_body(request)
@@ -102,7 +105,12 @@ class Application(Litestar):
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             await super().__call__(scope, receive, send)
-        elif scope["method"] == "HEAD":
+            return
+        origins = self.state.services.cors_origins
+        send = complete_headers(scope, send, origins)
+        if await answer_preflight(scope, send, origins):
+            return
+        if scope["method"] == "HEAD":
             await answer_head(super().__call__, scope, send)
         else:
             await super().__call__(scope, limit_body(scope, receive), send)

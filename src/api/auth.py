@@ -348,7 +348,9 @@ async def issue_reset_link(services: Services, email: str) -> None:
 
 
 @contextlib.asynccontextmanager
-async def counting_attempts(request: Request[Any, Any, Any], services: Services, account: str) -> AsyncIterator[None]:
+async def counting_attempts(
+    request: Request[Any, Any, Any], services: Services, account: str | None = None
+) -> AsyncIterator[None]:
     """Counts the block as a failed attempt to sign in. If the block ends without an exception or with Unavailable, the
     attempt is not counted.
 
@@ -356,15 +358,17 @@ async def counting_attempts(request: Request[Any, Any, Any], services: Services,
     from this address at all accounts, or at this account from all addresses that it does not know. An account knows an
     address for a month after somebody signed in to it from there. So nobody can lock the owner of an account out by
     guessing passwords. Attempts at accounts that do not exist count as well, so the answer does not show which accounts
-    exist.
+    exist. Without an account, as where an identity provider says who signs in, only those of the address count.
     """
-    attempts, address = LoginAttempts(services.pool), find_network(request)
-    pair = services.secrets.claim("login-pair", f"{address} {account}")
-    limits = {pair: MAX_ATTEMPTS}
+    attempts, address, secrets = LoginAttempts(services.pool), find_network(request), services.secrets
+    pair = None if account is None else secrets.claim("login-pair", f"{address} {account}")
+    limits: dict[str, int] = {}
     if address is not None:
-        limits[services.secrets.claim("login-address", str(address))] = MAX_ATTEMPTS_OF_ADDRESS
-    if not await attempts.is_known(pair):
-        limits[services.secrets.claim("login-account", account)] = MAX_ATTEMPTS_AT_ACCOUNT
+        limits[secrets.claim("login-address", str(address))] = MAX_ATTEMPTS_OF_ADDRESS
+    if account is not None and pair is not None:
+        limits[pair] = MAX_ATTEMPTS
+        if not await attempts.is_known(pair):
+            limits[secrets.claim("login-account", account)] = MAX_ATTEMPTS_AT_ACCOUNT
     if wait_s := await attempts.reserve(limits):
         raise TooManyRequests(f"Too many attempts to sign in; try again in {wait_s} s.", wait_s)
     try:
@@ -373,4 +377,5 @@ async def counting_attempts(request: Request[Any, Any, Any], services: Services,
         await attempts.release(limits)
         raise
     await attempts.release(limits)
-    await attempts.succeed(pair)
+    if pair is not None:
+        await attempts.succeed(pair)

@@ -11,6 +11,7 @@ from litestar.openapi.datastructures import ResponseSpec
 from psycopg import AsyncConnection, OperationalError
 
 from api.http.permissions import CAN_READ, User
+from api.http.rate_limits import NOT_COUNTED
 from api.http.request_context import RequestContext
 from api.http.security import PUBLIC
 from api.http.services import Services
@@ -90,7 +91,7 @@ class HealthController(Controller):
     """Liveness and readiness of the server."""
 
     tags = ["Health"]
-    opt = PUBLIC
+    opt = {**PUBLIC, **NOT_COUNTED}
 
     @get("/healthz")
     async def get_health(self, ctx: RequestContext) -> Liveness:

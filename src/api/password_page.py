@@ -70,13 +70,10 @@ def _hash_of(text: str) -> str:
     return f"'sha256-{b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-HEADERS = {
-    "Content-Security-Policy": f"default-src 'none'; script-src {_hash_of(SCRIPT)}; style-src {_hash_of(STYLE)};"
-    " connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "Cache-Control": "no-store",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
+POLICY = (
+    f"default-src 'none'; script-src {_hash_of(SCRIPT)}; style-src {_hash_of(STYLE)};"
+    " connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 
 
 class PasswordPageController(Controller):
@@ -85,4 +82,4 @@ class PasswordPageController(Controller):
     @get("/set-password", opt=PUBLIC, media_type="text/html", include_in_schema=False)
     async def show_password_page(self) -> Response[str]:
         """Returns the page. It reads the token from the link's fragment, which browsers do not send."""
-        return Response(PAGE, headers=HEADERS)
+        return Response(PAGE, headers={"Content-Security-Policy": POLICY})

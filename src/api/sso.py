@@ -20,7 +20,7 @@ from litestar.exceptions import HTTPException
 from litestar.params import Parameter
 from msgspec import Meta
 
-from api.auth import OpenedSession, open_session
+from api.auth import OpenedSession, counting_attempts, open_session
 from api.http.body_limits import MAX_BODY
 from api.http.request_context import RequestContext
 from api.http.security import PUBLIC
@@ -96,8 +96,10 @@ class SsoController(Controller):
         """Opens a session for the person whom an identity provider asserts. An assertion works once, within 5 minutes,
         and must be signed and meant for this server.
         """
-        provider, assertion = await verify(ctx, data.saml_response, "")
-        return await open_session(ctx, await find_or_register_user(ctx, provider, assertion))
+        async with counting_attempts(ctx.request, ctx.services):
+            provider, assertion = await verify(ctx, data.saml_response, "")
+            user_id = await find_or_register_user(ctx, provider, assertion)
+        return await open_session(ctx, user_id)
 
     @get(opt=PUBLIC)
     async def list_sign_in_choices(self, ctx: RequestContext) -> list[SignInChoice]:
@@ -145,9 +147,10 @@ class SsoController(Controller):
         return_to = form.get("RelayState", "/")
         if not OWN_PATH.fullmatch(return_to):
             raise Invalid.field("RelayState", "must be a path on this server")
-        provider, assertion = await verify(ctx, form["SAMLResponse"], "/acs")
-        assert assertion.request_id is not None, "verify refused an assertion without a request"
-        user_id = await find_or_register_user(ctx, provider, assertion)
+        async with counting_attempts(request, ctx.services):
+            provider, assertion = await verify(ctx, form["SAMLResponse"], "/acs")
+            assert assertion.request_id is not None, "verify refused an assertion without a request"
+            user_id = await find_or_register_user(ctx, provider, assertion)
         expires = (utcnow() + EXCHANGE).timestamp()
         code = make_token(ctx.services.secrets, "code", user_id, expires, cookie_name(assertion.request_id))
         return redirect(f"{ctx.services.base_url}{return_to.partition('#')[0]}#code={code}")
@@ -160,16 +163,17 @@ class SsoController(Controller):
         browser's cookie.
         """
         refused = Unauthenticated("The code is not valid (any more): begin the sign-in again.")
-        read = read_token(ctx.services.secrets, "code", data.code)
-        if (
-            read is None
-            or not is_bound(request, read[1])
-            or not await UsedOnce(ctx.services.pool).use("code", data.code)
-        ):
-            raise refused
-        user = await auth.find(ctx.source, read[0])
-        if user is None or not user.active:
-            raise refused
+        async with counting_attempts(request, ctx.services):
+            read = read_token(ctx.services.secrets, "code", data.code)
+            if (
+                read is None
+                or not is_bound(request, read[1])
+                or not await UsedOnce(ctx.services.pool).use("code", data.code)
+            ):
+                raise refused
+            user = await auth.find(ctx.source, read[0])
+            if user is None or not user.active:
+                raise refused
         return await open_session(ctx, user.id)
 
 
@@ -302,7 +306,7 @@ def has_cookie(request: Request[Any, Any, Any], request_id: str) -> bool:
 
 
 def redirect(url: str, headers: Mapping[str, str] = MappingProxyType({})) -> Response[None]:
-    return Response(None, status_code=303, headers={"Location": url, "Cache-Control": "no-store", **headers})
+    return Response(None, status_code=303, headers={"Location": url, **headers})
 
 
 async def read_form(request: Request[Any, Any, Any]) -> dict[str, str]:

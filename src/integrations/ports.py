@@ -76,6 +76,25 @@ class Answer:
     """Seconds that `Retry-After` asks to wait; 0 without the header."""
 
 
+@dataclass(frozen=True)
+class Taken:
+    """Requests that a process took from a bucket."""
+
+    requests: int
+    left: int
+    """Requests that are left in the bucket."""
+
+
+class TokenBuckets(Protocol):
+    """Buckets of requests that all processes share. Each fills up within a minute."""
+
+    async def take(self, key: str, limit: int, wanted: int) -> Taken | None:
+        """Takes up to `wanted` requests from the bucket, which holds `limit` when it is full. Returns None when the
+        buckets cannot be reached.
+        """
+        ...
+
+
 class Outgoing(Protocol):
     """Calls URLs that users enter.
 

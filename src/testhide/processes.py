@@ -194,6 +194,7 @@ def serve(settings: Settings) -> None:
 async def api_services(settings: Settings) -> "AsyncIterator[Services]":
     """Yield the services that controllers use, and close them when the block ends. Raises Fault."""
     from agent.bundle import build_zipapp
+    from api.http.rate_limits import RateLimits
     from api.http.services import Services
     from commands.handler import Handler
     from commands.reports.reading_pool import ReadingPool
@@ -201,6 +202,7 @@ async def api_services(settings: Settings) -> "AsyncIterator[Services]":
     from integrations.addresses import parse_networks
     from integrations.outgoing import HttpOutgoing
     from integrations.saml import SamlService
+    from integrations.token_buckets import RedisTokenBuckets
     from projections.auth import fetch_session_credentials
     from projections.engine.read_your_writes import ProjectionWaiter
     from projections.ids_in_use import describe_behind, find_sequences_behind
@@ -225,6 +227,7 @@ async def api_services(settings: Settings) -> "AsyncIterator[Services]":
         waiter = ProjectionWaiter(parts.pool, listener, PROJECTIONS)
         reading = ReadingPool()
         following = asyncio.create_task(waiter.run())
+        buckets = RedisTokenBuckets(settings.redis_url)
         try:
             yield Services(
                 pool=parts.pool,
@@ -244,6 +247,11 @@ async def api_services(settings: Settings) -> "AsyncIterator[Services]":
                 blobs=blob_store(settings),
                 outgoing=outgoing,
                 saml=SamlService(settings.public_url),
+                rate_limits=RateLimits(
+                    buckets, parts.secrets, settings.requests_per_token, settings.requests_per_address
+                ),
+                streams_per_user=settings.streams_per_user,
+                cors_origins=frozenset(settings.origins),
                 base_url=settings.public_url,
                 sends_mail=bool(settings.smtp_url),
                 spool=spool,
@@ -257,6 +265,7 @@ async def api_services(settings: Settings) -> "AsyncIterator[Services]":
         finally:
             await cancel_and_wait(following)
             reading.close()
+            await buckets.close()
 
 
 def project(settings: Settings) -> None:

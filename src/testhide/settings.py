@@ -38,7 +38,11 @@ MEANINGS = {
     "blobs_url": "where artifacts lie, s3://BUCKET/PREFIX or file:///FOLDER (DATA/blobs)",
     "outgoing_allow": "networks besides public ones that webhooks may call, http included: 10.1.0.0/16,… (none)",
     "trusted_proxies": "networks of reverse proxies, whose X-Forwarded-For and -Proto count (127.0.0.0/8,::1/128)",
+    "requests_per_token": "requests a minute with one token; 0: no limit (6000)",
+    "requests_per_address": "requests a minute of one address without credentials; 0: no limit (600)",
+    "streams_per_user": "streams that a user may have open at each process; 0: no limit (200)",
     "connections_per_address": "connections that one address may have at once, without those of trusted proxies (1000)",
+    "cors_origins": "origins whose pages may call the API from browsers, such as https://dash.example.com,… (none)",
     "smtp_url": "mail server, smtp://USER:PASSWORD@HOST:587 (STARTTLS) or smtps://… (none: links are in answers)",
     "mail_from": "sender of mails, an address with or without a name; needed with TESTHIDE_SMTP_URL",
     "license": "signed licence file (none: the community tier, with all features)",
@@ -46,7 +50,8 @@ MEANINGS = {
     "checkpoints_to": "folder that every checkpoint of the audit log is also written to (none)",
     "build": "what /healthz shows as build (the commit of the checkout, or the version)",
 }
-COUNTS = {"connections_per_address"}
+# Numbers -> the least that each may be.
+COUNTS = {"requests_per_token": 0, "requests_per_address": 0, "streams_per_user": 0, "connections_per_address": 1}
 # Each may also be given as TESTHIDE_…_FILE: the name of a file that holds it.
 SECRETS = ("database_url", "redis_url", "secret_key", "old_secret_key", "admin_password", "smtp_url")
 # Each may also be given as TESTHIDE_…_COMMAND: a command whose output it is.
@@ -90,7 +95,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     blobs_url: str = ""
     outgoing_allow: str = ""
     trusted_proxies: str = "127.0.0.0/8,::1/128"
+    requests_per_token: int = 6_000
+    requests_per_address: int = 600
+    streams_per_user: int = 200
     connections_per_address: int = 1_000
+    cors_origins: str = ""
     smtp_url: str = ""
     mail_from: str = ""
     prints_links: bool = False
@@ -116,6 +125,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """The folder of the artifacts; None if they are in an object store."""
         url = urlsplit(self.blobs)
         return Path(unquote(url.path)) if url.scheme == "file" else None
+
+    @property
+    def origins(self) -> list[str]:
+        return split(self.cors_origins)
 
     @property
     def public_url(self) -> str:
@@ -162,8 +175,10 @@ def from_environment(environ: Mapping[str, str], **given: Any) -> Settings:
             found[name] = parse_key(found[name], variable(name))
     if "port" in found:
         found["port"] = _number(found["port"], variable("port"), 1, 65535)
-    for name in COUNTS & found.keys():
-        found[name] = _number(found[name], variable(name), 1, 10_000_000)
+    for name in COUNTS.keys() & found.keys():
+        found[name] = _number(found[name], variable(name), COUNTS[name], 10_000_000)
+    for origin in split(found.get("cors_origins", "")):
+        _must_be_origin(origin, variable("cors_origins"))
     if "unsafe" in found:
         found["unsafe"] = bool(_number(found["unsafe"], variable("unsafe"), 0, 1))
     found |= given
@@ -222,12 +237,23 @@ def _number(text: str, name: str, least: int, most: int) -> int:
     raise Fault(f"{name} must be a number from {least} to {most}, not {text!r}.", 2)
 
 
+def split(text: str) -> list[str]:
+    """Return the items of a list with commas between them."""
+    return list(filter(None, map(str.strip, text.split(","))))
+
+
 def _must_be_networks(text: str, name: str) -> None:
-    for item in filter(None, map(str.strip, text.split(","))):
+    for item in split(text):
         try:
             ipaddress.ip_network(item)
         except ValueError as error:
             raise Fault(f"{name} must be networks like 10.1.0.0/16, separated by commas: {error}.", 2) from None
+
+
+def _must_be_origin(text: str, name: str) -> None:
+    url = urlsplit(text)
+    if url.scheme not in ("http", "https") or not url.netloc or text != f"{url.scheme}://{url.netloc}".lower():
+        raise Fault(f"{name} must be origins like https://dash.example.com, separated by commas, not {text!r}.", 2)
 
 
 def _must_be_mail(found: Mapping[str, str]) -> None:

@@ -360,7 +360,7 @@ async def history_of(parts: Core, folder: Path) -> AsyncIterator[History]:
         await connection.execute("SELECT setval('stored_events_notification_id_seq', 1, false)")
         await drop_tables(connection, PROJECTIONS)
         await ensure_tables(connection, PROJECTIONS)
-    options = Settings(database_url=parts.conninfo, redis_url="", secret_key=b"s" * 32, data_dir=str(folder))
+    options = Settings(database_url=parts.conninfo, redis_url="unix:/no", secret_key=b"s" * 32, data_dir=str(folder))
     app = create_app(api_services(options), VERSION)
     async with app.lifespan(), await AsyncConnection.connect(parts.conninfo, autocommit=True) as connection:
         services: Services = app.state.services

@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import psycopg
 import pytest
 import requests
 from lxml import etree
@@ -119,6 +120,29 @@ def test_an_unsolicited_response_where_that_is_off(server: Server) -> None:
     assert (refused.status_code, "did not ask" in refused.json()["detail"]) == (401, True)
     idp.change(active=False)
     assert idp.post(idp.response(new_email())).status_code == 401
+
+
+def test_an_address_that_guesses(server: Server) -> None:
+    """All ways of signing in count together."""
+    headers = {"X-Forwarded-For": f"2001:db8:{random.randrange(2**16):x}:{random.randrange(2**16):x}::1"}
+
+    def attempts() -> list[int]:
+        return [
+            requests.post(f"{server.url}/api/v3/{path}", json=body, data=form, headers=headers, timeout=10).status_code
+            for path, body, form in (
+                ("sso", {"saml_response": "AAAA"}, None),
+                ("sso/session", {"code": "x"}, None),
+                ("sso/acs", None, {"SAMLResponse": "AAAA"}),
+            )
+        ]
+
+    assert attempts() == [401, 401, 401]
+    with psycopg.connect(server.settings.database_url) as connection:
+        counted = connection.execute(
+            "UPDATE login_failures SET failures = 50 WHERE subject LIKE 'login-address-%' AND failures = 3"
+        )
+        assert counted.rowcount == 1
+    assert attempts() == [429, 429, 429]
 
 
 def test_accounts_that_exist_already(idp: Idp) -> None:

@@ -108,6 +108,22 @@ def test_a_stalled_reader_is_cut_and_goes_on_later(
     assert got + rest == admin.get(of(build), params={"ids": True}).content
 
 
+def test_a_user_has_so_many_streams(
+    server: Server, inside: InProcessServer, admin: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inside.streams.clients, "_limit", 1)
+    with connect(inside, admin, EVENTS) as first:
+        assert first.recv(1_000).startswith(b"HTTP/1.1 200")
+        refused = admin.get(EVENTS)
+        assert refused.status_code == 429
+        assert refused.headers["Retry-After"] == "10"
+        assert "1 streams open" in refused.json()["detail"]
+        user = server.make_user("viewer", {})
+        with connect(inside, user, EVENTS) as second:
+            assert second.recv(1_000).startswith(b"HTTP/1.1 200"), "of another user"
+    until(inside, lambda: has_none(inside), "they stay")
+
+
 async def test_a_reader_that_is_cut_ends_though_the_cancellation_is_lost() -> None:
     """As it is in what waits for the database, before Python 3.12: such a reader went on for ever, to nobody."""
     messages: list[Any] = [{"type": "http.request"}, {"type": "http.disconnect"}]

@@ -7,7 +7,7 @@ from .operations import OPERATIONS, Operation
 from .requests_of import call_of, caller_of
 from .world import World
 
-CHANGING = {"date", "testhide-position", "transfer-encoding"}
+CHANGING = {"date", "testhide-position", "transfer-encoding", "x-request-id"}
 """Headers that differ between two answers to GET, or that say how the body is sent."""
 
 
@@ -24,7 +24,7 @@ def test_the_headers_of_get_without_its_body(world: World, operation: Operation)
     head = caller.head(url, params=call.query, allow_redirects=False)
     assert (head.status_code, head.content) == (operation.status, b"")
     assert headers_of(head) == headers_of(got)
-    assert int(head.headers["Testhide-Position"]) > 0
+    assert int(head.headers.get("Testhide-Position", 0)) > 0 or not operation.auth
 
 
 def test_a_stream_without_an_end_ends(world: World) -> None:

@@ -15,6 +15,8 @@ from .world import World
 POSITION = "Testhide-Position"
 MIN_POSITION = "Testhide-Min-Position"
 READS = [operation for operation in OPERATIONS if not operation.writes]
+STRANGERS = [operation for operation in READS if not operation.auth]
+READS_OF_USERS = [operation for operation in READS if operation.auth]
 
 
 @pytest.mark.parametrize("operation", [o for o in OPERATIONS if o.writes], ids=str)
@@ -38,12 +40,19 @@ def test_also_without_waiting_and_when_it_comes_again(world: World, operation: O
         assert int(again.headers[POSITION]) >= int(answer.headers[POSITION])
 
 
-@pytest.mark.parametrize("operation", READS, ids=str)
+@pytest.mark.parametrize("operation", READS_OF_USERS, ids=str)
 def test_every_read_says_what_it_shows(world: World, operation: Operation) -> None:
     written = int(world.admin.post("/api/v3/api-tokens", json={"name": "written"}).headers[POSITION])
     answer = call_of(operation, world).send(caller_of(operation, world), stream=operation.sse)
     assert answer.status_code == operation.status
     assert int(answer.headers[POSITION]) >= written
+
+
+@pytest.mark.parametrize("operation", STRANGERS, ids=str)
+def test_a_stranger_does_not_see_whether_the_log_grows(world: World, operation: Operation) -> None:
+    answer = call_of(operation, world).send(caller_of(operation, world), headers={MIN_POSITION: str(10**15)})
+    assert answer.status_code == operation.status
+    assert not {POSITION, "Testhide-Projected"} & answer.headers.keys()
 
 
 def test_so_does_what_is_not_found(world: World) -> None:
@@ -77,8 +86,8 @@ def test_every_read_waits(world: World) -> None:
             headers = {"Authorization": str(caller_of(operation, world).headers["Authorization"]), **never}
             return operation, session.request(call.method, url, params=call.query, headers=headers, timeout=30)
 
-    with ThreadPoolExecutor(len(READS)) as pool:
-        for operation, answer in pool.map(read, READS):
+    with ThreadPoolExecutor(len(READS_OF_USERS)) as pool:
+        for operation, answer in pool.map(read, READS_OF_USERS):
             assert answer.status_code == operation.status, f"{operation}: {answer.text[:300]}"
             assert answer.headers.get("Testhide-Projected") == "false", operation
 

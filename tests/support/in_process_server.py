@@ -16,6 +16,7 @@ from msgspec import structs
 from api.app import create_app
 from api.http.services import Services
 from api.live.streams import Streams
+from integrations.addresses import parse_networks
 from testhide import http_server
 from testhide.processes import api_services
 from testhide.version import VERSION
@@ -59,13 +60,14 @@ def serve_in_process(server: Server, **changes: str | int) -> Iterator[InProcess
     settings = structs.replace(server.settings, port=free_port(), **changes)
     with warnings.catch_warnings(action="ignore", category=LitestarDeprecationWarning):
         app = create_app(api_services(settings), VERSION)
+    proxies = parse_networks(str(changes.get("trusted_proxies", "")))
     stop = asyncio.Event()
     begun: Future[asyncio.AbstractEventLoop] = Future()
 
     async def run() -> None:
-        # No proxies are trusted, so that addresses of this machine have limits, too.
+        # No proxies are trusted unless a test wants some, so that addresses of this machine have limits, too.
         serving = asyncio.create_task(
-            http_server.serve(app, settings.host, settings.port, stop.wait(), (), settings.connections_per_address)
+            http_server.serve(app, settings.host, settings.port, stop.wait(), proxies, settings.connections_per_address)
         )
         while app.state.get("streams") is None:
             assert not serving.done()

@@ -122,6 +122,8 @@ def running_server(
         admin_email=ADMIN[0],
         admin_password=ADMIN[1],
         outgoing_allow=outgoing_allow,
+        requests_per_token=0,  # tests hurry
+        streams_per_user=0,
         **more,  # type: ignore[arg-type]
     )
     save_settings(settings, data / "settings.json")

@@ -82,7 +82,7 @@ class OperationForm:
             content["example"] = complete(example, content["schema"], schemas)
 
     def _header_parameters(self) -> list[str]:
-        names = ["MinPosition"]
+        names = [] if self.is_public else ["MinPosition"]
         if self.writes:
             names.append("Prefer")
         if self.is_repeatable:
@@ -128,7 +128,10 @@ class OperationForm:
 
     def _answer_headers(self, parameters: list[Part]) -> list[str]:
         query = {parameter["name"] for parameter in parameters if parameter["in"] == "query"}
-        names = [POSITION, PROJECTED, *self.handler.opt.get("headers", ())]
+        names = [
+            *([] if self.is_public and not self.writes else [POSITION, PROJECTED]),
+            *self.handler.opt.get("headers", ()),
+        ]
         if self.handler.opt.get("as_of"):
             names.append(AS_OF)
         if self.is_repeatable:
@@ -148,6 +151,8 @@ class OperationForm:
         statuses = {422, *(problem.status for problem in opt.get("problems", ()))}
         if self.writes or not self.is_public:
             statuses.add(503)
+        if opt.get("counted", True):
+            statuses.add(429)
         if not self.is_public:
             statuses.add(401)
         if set(self.handler.resolve_guards()) - {require_storable}:
@@ -159,9 +164,9 @@ class OperationForm:
         if any(parameter["in"] == "path" for parameter in parameters) or any(name.endswith("_id") for name in named):
             statuses.add(404)
         if self.body is not None:
-            statuses |= {400, 413, 415}
+            statuses |= {400, 408, 413, 415}
         if "content" in opt:
-            statuses |= {404, 413, 415}
+            statuses |= {404, 408, 413, 415}
         if opt.get("download"):
             statuses.add(416)
         return statuses

@@ -79,7 +79,7 @@ async def _historical_context(
     first = history[0].event
     _check_access(request.user, first, name)
     moment = await reach_moment(services, request, as_of)
-    async with services.past.limit():
+    async with services.past.limit(request.user.actor):
         reader = await make_reader(services.pool, services.log, moment, subject.rows)
         await subject.fold(reader, first)
         if reader.tables.has_erased_rows:

@@ -54,7 +54,8 @@ async def make_file_response(
     ContentsAltered if they are not those that were stored.
     """
     etag = f'"{artifact.sha256}"'
-    headers = {"ETag": etag, "Accept-Ranges": "bytes", "X-Content-Type-Options": "nosniff"}
+    # Browsers keep it, and ask each time whether it is still the one that they have.
+    headers = {"ETag": etag, "Accept-Ranges": "bytes", "Cache-Control": "private, no-cache"}
     if etag in request.headers.get("if-none-match", ""):
         return Response(None, status_code=304, headers=headers)
     size = artifact.size_bytes

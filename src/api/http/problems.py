@@ -18,6 +18,7 @@ from litestar.exceptions import (
 from api.http.head import format_allowed
 from api.http.idempotency import InFlight, ReplayedResponse, replay
 from api.http.permissions import Agent, User
+from api.http.response_headers import REQUEST_ID
 from domain.core.errors import (
     Forbidden,
     Invalid,
@@ -81,7 +82,7 @@ def log_refusal(request: Request[Any, Any, Any], what: str) -> None:
     user = request.scope.get("user")
     actor = user.actor if isinstance(user, User | Agent) else "anonymous"
     address = request.client.host if request.client is not None else ""
-    log.info(what, actor=actor, address=address, method=request.method, path=request.url.path)
+    _log(request).info(what, actor=actor, address=address, method=request.method)
 
 
 def handle_validation_error(request: Request[Any, Any, Any], error: ValidationException) -> Response[Problem]:
@@ -117,18 +118,18 @@ def handle_http_error(request: Request[Any, Any, Any], error: HTTPException) -> 
 
 
 def handle_database_outage(request: Request[Any, Any, Any], error: Exception) -> Response[Problem]:
-    log.warning("database away", path=request.url.path, error=str(error).strip())
+    _log(request).warning("database away", error=str(error).strip())
     detail = "The database cannot be reached right now; nothing was changed. Try again."
     return response(503, "unavailable", "Temporarily unavailable", detail, headers={"Retry-After": str(RETRY_AFTER_S)})
 
 
 def handle_full_database(request: Request[Any, Any, Any], error: Exception) -> Response[Problem]:
-    log.error("the disk of the database is full", path=request.url.path, error=str(error).strip())
+    _log(request).error("the disk of the database is full", error=str(error).strip())
     return handle_rejection(request, StorageFull("database"))
 
 
 def handle_lost_table(request: Request[Any, Any, Any], error: Exception) -> Response[Problem]:
-    log.error("a table is missing or broken", path=request.url.path, error=str(error).strip())
+    _log(request).error("a table is missing or broken", error=str(error).strip())
     detail = "A table that this release needs is missing or broken; GET /api/v3/readyz says which."
     return response(503, "unavailable", "Temporarily unavailable", detail, headers={"Retry-After": str(RETRY_AFTER_S)})
 
@@ -138,8 +139,12 @@ def handle_unexpected(request: Request[Any, Any, Any], error: Exception) -> Resp
     number by which to find it in the log.
     """
     number = uuid4().hex[:12]
-    log.error("unexpected error", error_id=number, method=request.method, path=request.url.path, exc_info=error)
+    _log(request).error("unexpected error", error_id=number, method=request.method, exc_info=error)
     return response(500, "internal", "Internal error", f"Something went wrong on our side (error {number}).")
+
+
+def _log(request: Request[Any, Any, Any]) -> Any:
+    return log.bind(path=request.url.path, request_id=request.scope["state"][REQUEST_ID])
 
 
 def handlers() -> dict[Any, Any]:

@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
-from uuid import uuid4
 
 from litestar import Request
 from litestar.datastructures import MutableScopeHeaders
@@ -22,6 +21,7 @@ from psycopg import AsyncConnection
 
 from api.http.idempotency import IdempotentRequest
 from api.http.permissions import Agent, Needs, User
+from api.http.response_headers import REQUEST_ID
 from api.http.services import Services
 from commands.handler import Command, CommandContext, Receipt
 from domain.core.errors import Invalid, NotFound
@@ -207,8 +207,9 @@ class RequestContext:
 
     def _caller(self, actor: str | None) -> CommandContext:
         user: User | Agent | None = self.request.scope.get("user")
-        correlation_id = self.request.headers.get("x-request-id", "")[:64] or uuid4().hex
-        return CommandContext(actor or (user.actor if user is not None else "anonymous"), correlation_id)
+        return CommandContext(
+            actor or (user.actor if user is not None else "anonymous"), self.request.scope["state"][REQUEST_ID]
+        )
 
 
 def provide_request_context(request: Request[Any, Any, Any]) -> RequestContext:
@@ -218,16 +219,21 @@ def provide_request_context(request: Request[Any, Any, Any]) -> RequestContext:
 async def wait_for_min_position(request: Request[Any, Any, Any]) -> None:
     """Waits until the read models have reached the position in `Testhide-Min-Position`. Then records which position
     they have reached. Raises Invalid if the header is no position.
+
+    Does neither for a caller without credentials, to whom it would show whether something was written.
     """
     services: Services = request.app.state.services
+    is_known = request.scope.get("user") is not None
     wanted = request.headers.get(MIN_POSITION)
     if wanted is not None:
         if not wanted.isascii() or not wanted.isdigit() or len(wanted) > 18:
             raise Invalid.field(
                 MIN_POSITION, "must be a position: a whole number from an earlier answer's Testhide-Position"
             )
-        request.state.projected = await services.waiter.wait(int(wanted))
-    request.state.shown = services.waiter.position
+        if is_known:
+            request.state.projected = await services.waiter.wait(int(wanted))
+    if is_known:
+        request.state.shown = services.waiter.position
 
 
 async def add_position(message: Message, scope: Scope) -> None:

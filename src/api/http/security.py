@@ -47,7 +47,13 @@ class Authentication(AbstractAuthenticationMiddleware):
     """Middleware that sets `request.user` to a User or an Agent."""
 
     async def authenticate_request(self, connection: ASGIConnection[Any, Any, Any, Any]) -> AuthenticationResult:
-        user = await find_caller(connection)
+        limits = connection.app.state.services.rate_limits
+        try:
+            user = await find_caller(connection)
+        except Unauthenticated:
+            await limits.count(connection, None)
+            raise
+        await limits.count(connection, user)
         is_for_agents = bool(connection.route_handler.opt.get("agents"))
         if isinstance(user, Agent) and not is_for_agents:
             raise Unauthenticated("An agent's token only reaches the agent operations.")

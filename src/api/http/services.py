@@ -7,6 +7,7 @@ from pathlib import Path
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
+from api.http.rate_limits import RateLimits
 from commands.handler import Handler
 from commands.reports.recording import ReportRecorder
 from domain.core.errors import Unavailable
@@ -45,6 +46,11 @@ class Services:
     blobs: Blobs
     outgoing: Outgoing
     saml: Saml
+    rate_limits: RateLimits
+    streams_per_user: int
+    """Streams that a user may have open at this process; 0: any number."""
+    cors_origins: frozenset[str]
+    """Origins whose pages may call the API from browsers."""
     base_url: str
     sends_mail: bool
     """Whether a mail server is set, so that links to set a password are mailed."""

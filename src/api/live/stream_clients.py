@@ -24,7 +24,7 @@ from litestar.types import HTTPResponseBodyEvent, Receive, Send
 
 from api.http.permissions import Agent, User
 from api.http.security import find_caller
-from domain.core.errors import Unauthenticated, Unavailable
+from domain.core.errors import TooManyRequests, Unauthenticated, Unavailable
 from store.postgres.cancellation import cancel_and_wait
 
 log = structlog.get_logger()
@@ -42,6 +42,8 @@ CHECK_INTERVAL_S = 1.0
 """Seconds between two checks for stalled and idle clients."""
 ACCESS_INTERVAL_S = 2.5
 """Seconds between two checks whether users may still read. A lost access takes effect after this time at the latest."""
+RETRY_AFTER_S = 10
+"""Seconds after which a user with too many streams may try again."""
 ACCESS_BATCH_SIZE = 100
 """Number of credentials that are checked at once. Between batches, other requests get connections."""
 
@@ -133,13 +135,19 @@ class StreamClient:
 
 
 class StreamClients:
-    """All open streams of a process."""
+    """All open streams of a process, of which one user may have `limit`; 0: any number."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int = 0) -> None:
+        self._limit = limit
         self._clients: set[StreamClient] = set()
 
     def __len__(self) -> int:
         return len(self._clients)
+
+    def admit(self, user: User) -> None:
+        """Raises TooManyRequests if the user has as many streams open as is allowed."""
+        if self._limit and sum(client.user.user_id == user.user_id for client in self._clients) >= self._limit:
+            raise TooManyRequests(f"You have {self._limit} streams open; close one first.", RETRY_AFTER_S)
 
     async def run(self, client: StreamClient, source: Source, receive: Receive, send: Send) -> None:
         self._clients.add(client)
@@ -221,10 +229,13 @@ async def watching_disconnect(request: Request[Any, Any, Any], changed: asyncio.
 
 
 class LiveStream(Stream):
-    """Response that sends a client the messages of a source as soon as there are any."""
+    """Response that sends a client the messages of a source as soon as there are any. Raises TooManyRequests if the
+    user has too many streams open.
+    """
 
     def __init__(self, clients: StreamClients, client: StreamClient, source: Source) -> None:
-        super().__init__((), headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+        clients.admit(client.user)
+        super().__init__((), headers={"X-Accel-Buffering": "no"})
         self._sending = partial(clients.run, client, source)
 
     def to_asgi_response(self, *args: Any, **kwargs: Any) -> ASGIResponse:

@@ -16,7 +16,7 @@ class Streams:
     """Live streams of a process. The application's state contains them as `streams`."""
 
     def __init__(self, services: Services) -> None:
-        self.clients = StreamClients()
+        self.clients = StreamClients(services.streams_per_user)
         self.builds = BuildFeeds(services)
         self.events = EventFeed(services)
         self.finished_logs = FinishedLogs(services.log, services.build_logs)

@@ -15,6 +15,7 @@ import msgspec
 import structlog
 from psycopg import AsyncConnection
 
+from domain.core.errors import TooManyRequests
 from domain.core.events import Damaged, Recorded
 from projections.engine import binary_copy, statements
 from projections.engine.model import (
@@ -33,7 +34,13 @@ from projections.registry import PROJECTIONS
 log = structlog.get_logger()
 
 MAX_CONCURRENT = 2
-"""Historical reads that a process runs at the same time, at most."""
+"""Historical reads that a process runs at the same time, at most. Each is of another caller."""
+MAX_OF_CALLER = 10
+"""Historical reads that one caller may have under way, with those that wait."""
+MAX_WAITING = 50
+"""Historical reads that may be under way or wait at a process, in all."""
+RETRY_AFTER_S = 5
+"""Seconds after which a refused caller may try again."""
 STATEMENT_TIMEOUT = "30s"
 """Time that one query of a historical read may take."""
 INDEX_FROM_ROWS = 1_000
@@ -156,18 +163,42 @@ async def _copy(connection: AsyncConnection, row: type[Row], rows: Iterable[Row]
             )
 
 
+class _Turn:
+    """Historical reads of one caller: how many there are, and the lock that lets one of them run."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.lock = asyncio.Lock()
+
+
 class HistoricalConnections:
     """Opens connections that see historical tables in place of the live ones."""
 
     def __init__(self, conninfo: str) -> None:
         self._conninfo = conninfo
         self._slots = asyncio.Semaphore(MAX_CONCURRENT)
+        self._turns: dict[str, _Turn] = {}
+        """Caller -> the caller's historical reads."""
 
     @asynccontextmanager
-    async def limit(self) -> AsyncIterator[None]:
-        """Waits until fewer than MAX_CONCURRENT historical reads are under way."""
-        async with self._slots:
-            yield
+    async def limit(self, caller: str) -> AsyncIterator[None]:
+        """Waits until the caller has no other historical read under way, and fewer than MAX_CONCURRENT are in all.
+        Raises TooManyRequests if too many wait already.
+        """
+        turn = self._turns.get(caller) or _Turn()
+        waiting = sum(item.count for item in self._turns.values())
+        if turn.count >= MAX_OF_CALLER or waiting >= MAX_WAITING:
+            who = "You have" if turn.count >= MAX_OF_CALLER else "There are"
+            raise TooManyRequests(f"{who} too many reads of the past under way; wait for one.", RETRY_AFTER_S)
+        self._turns[caller] = turn
+        turn.count += 1
+        try:
+            async with turn.lock, self._slots:
+                yield
+        finally:
+            turn.count -= 1
+            if not turn.count:
+                del self._turns[caller]
 
     @asynccontextmanager
     async def open(self, tables: HistoricalTables) -> AsyncIterator[AsyncConnection]:

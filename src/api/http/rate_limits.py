@@ -1,0 +1,107 @@
+"""Limits how many requests a minute a token, or an address without one, may send.
+
+The numbers are counted on Redis, by a token bucket for each caller, so that all processes share them. A process takes
+some requests at once from a bucket and then lets that many through without asking again. Agents, requests about the
+server's health, and requests without credentials from this machine are not counted. While Redis does not answer, nobody
+is limited.
+"""
+
+import asyncio
+import math
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from cachetools import LRUCache
+from litestar.connection import ASGIConnection
+
+from api.http.networks import find_network
+from api.http.permissions import Agent, User
+from api.http.response_headers import RATE_LIMIT
+from domain.core.errors import TooManyRequests
+from integrations.ports import TokenBuckets
+from store.crypto.secrets import Secrets
+
+NOT_COUNTED = {"counted": False}
+"""Value of `opt` for handlers whose requests are not counted."""
+MAX_REMEMBERED = 50_000
+"""Callers of whom a process remembers what it has taken for them."""
+SHARE = 100
+"""A process takes this part of the limit from a bucket at once: 60 of 6,000 requests."""
+CLOSED_S = 0.2
+"""Seconds for which a process refuses a caller whose bucket was empty, without asking Redis again."""
+
+Caller = tuple[str, int | str]
+"""Kind of a caller, and what identifies it."""
+
+
+@dataclass(slots=True)
+class Allowance:
+    """Requests of a caller that a process has taken from the bucket and not let through yet."""
+
+    requests: int = 0
+    left: int = 0
+    """Requests that were left in the bucket when some were last taken."""
+    closed_until: float = 0.0
+    is_counted: bool = True
+    """False when Redis did not answer."""
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class RateLimits:
+    def __init__(self, buckets: TokenBuckets, secrets: Secrets, per_token: int, per_address: int) -> None:
+        self._buckets = buckets
+        self._secrets = secrets
+        self._per_token = per_token
+        self._per_address = per_address
+        self._allowances: LRUCache[Caller, Allowance] = LRUCache(MAX_REMEMBERED)
+
+    async def count(self, connection: ASGIConnection[Any, Any, Any, Any], user: User | Agent | None) -> None:
+        """Counts a request. `user` is None for a request without credentials, or with wrong ones. Raises
+        TooManyRequests.
+        """
+        if isinstance(user, Agent) or not connection.route_handler.opt.get("counted", True):
+            return
+        caller: Caller
+        if user is not None:
+            limit = self._per_token
+            caller = ("session", user.session_id) if user.session_id is not None else ("token", user.token_id or 0)
+        elif (network := find_network(connection)) is not None:
+            limit, caller = self._per_address, ("address", str(network))
+        else:
+            return
+        if limit == 0:
+            return
+        allowance = self._allowances.get(caller)
+        if allowance is None:
+            allowance = self._allowances[caller] = Allowance()
+        if allowance.requests < 1:
+            async with allowance.lock:
+                await self._refill(allowance, caller, limit)
+        if not allowance.is_counted:
+            return
+        is_refused = allowance.requests < 1
+        allowance.requests -= not is_refused
+        remaining = allowance.requests + allowance.left
+        connection.scope["state"][RATE_LIMIT] = [
+            (b"ratelimit-policy", b"%d;w=60" % limit),
+            (b"ratelimit-limit", b"%d" % limit),
+            (b"ratelimit-remaining", b"%d" % remaining),
+            (b"ratelimit-reset", b"%d" % math.ceil((limit - remaining) * 60 / limit)),
+        ]
+        if is_refused:
+            whose = "an address without credentials" if user is None else "a token"
+            raise TooManyRequests(
+                f"More than {limit:,} requests a minute, which is the limit of {whose}.", max(1, math.ceil(60 / limit))
+            )
+
+    async def _refill(self, allowance: Allowance, caller: Caller, limit: int) -> None:
+        if allowance.requests > 0 or time.monotonic() < allowance.closed_until:
+            return
+        kind, identity = caller
+        key = self._secrets.claim(f"requests-{kind}", str(identity))
+        taken = await self._buckets.take(key, limit, max(1, limit // SHARE))
+        allowance.is_counted = taken is not None
+        if taken is not None:
+            allowance.requests, allowance.left = taken.requests, taken.left
+            allowance.closed_until = 0.0 if taken.requests else time.monotonic() + CLOSED_S
