@@ -81,10 +81,21 @@ def test_what_is_missing_is_named(name: str) -> None:
         from_environment({**COMPLETE, name: ""})
 
 
-@pytest.mark.parametrize(("name", "value"), [("PORT", "0"), ("PORT", "65536"), ("PORT", "²"), ("PORT", "-1")])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("PORT", "0"), ("PORT", "65536"), ("PORT", "²"), ("PORT", "-1"), ("CONNECTIONS_PER_ADDRESS", "0")],
+)
 def test_numbers_out_of_range(name: str, value: str) -> None:
     with pytest.raises(Fault, match=f"TESTHIDE_{name} must be a number"):
         from_environment({**COMPLETE, f"TESTHIDE_{name}": value})
+
+
+@pytest.mark.parametrize("origins", ["*", "dash.example.com", "https://dash.example.com/", "https://DASH.example.com"])
+def test_what_is_no_origin_is_refused(origins: str) -> None:
+    with pytest.raises(Fault, match="TESTHIDE_CORS_ORIGINS must be origins like https://dash"):
+        from_environment({**COMPLETE, "TESTHIDE_CORS_ORIGINS": f"https://a.example, {origins}"})
+    given = {**COMPLETE, "TESTHIDE_CORS_ORIGINS": "https://a.example, http://127.0.0.1:3000"}
+    assert from_environment(given).origins == ["https://a.example", "http://127.0.0.1:3000"]
 
 
 def test_settings_file_round_trip(tmp_path: Path) -> None:
