@@ -21,7 +21,7 @@ from store.tables.reactions import Due
 log = structlog.get_logger()
 
 JOB = "run_reaction"
-POLL_INTERVAL_S = 0.1
+POLL_INTERVAL_S = 0.05
 """Time between two looks at the queue: a job starts this much later at most."""
 JOB_TIMEOUT_S = 86_400
 """arq's time limit. It is above every reaction's own, which is the one that counts."""

@@ -1,0 +1,110 @@
+"""Measures how fast due reactions run, with many slow ones beside quick ones: `./dev bench reactions`.
+
+Two dispatchers share 500 reactions that take a second each. Meanwhile events come whose reaction takes no time, in a
+queue of its own. Latency is the time from the call that appends the event to the begin of its reaction.
+"""
+
+import argparse
+import asyncio
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.support.engines import temporary_engines
+
+from bench.support.report import Report, percentile
+from commands.handler import CommandContext, Handler
+from commands.jobs import CreateJob, DeleteJob
+from commands.projects import CreateProject
+from domain.core.events import Event
+from domain.jobs import JobCreated, JobDeleted
+from integrations.blobs import open_blobs
+from store.clock import utcnow
+from store.postgres.cancellation import cancel_and_wait
+from store.postgres.notifications import EVENTS, Listener
+from store.tables import reactions
+from store.tables.build_logs import BuildLogs
+from testhide.preparation import migrate
+from testhide.processes import core
+from testhide.settings import Settings
+from workers.reactions.reaction_dispatcher import ReactionDispatcher
+from workers.reactions.registry import Reaction, Tools
+
+SLOW, SLOW_S = 500, 1.0
+QUICK_INTERVAL_S = 0.05
+FIRST_QUICK = 100_000
+"""Id of the first job whose creation is reacted to quickly."""
+CALLER = CommandContext("system:bench")
+
+
+async def measure(settings: Settings, report: Report) -> None:
+    begun: dict[int, float] = {}
+    ended = 0
+    all_ended = asyncio.Event()
+
+    async def slow(event: Event, tools: Tools) -> None:
+        nonlocal ended
+        await asyncio.sleep(SLOW_S)
+        ended += 1
+        if ended == SLOW:
+            all_ended.set()
+
+    async def quick(event: Event, tools: Tools) -> None:
+        assert isinstance(event, JobCreated)
+        begun[event.job_id] = time.perf_counter()
+
+    registered = (
+        Reaction("slow", JobDeleted, slow, "deletions", 60),
+        Reaction("quick", JobCreated, quick, "mails", 60),
+    )
+    async with core(settings) as parts:
+        handler = Handler(parts.log, utcnow)
+        await handler.execute(CreateProject(1, "Bench", 1, (("bench", "slug-1"),), b""), CALLER)
+        for job_id in range(1, SLOW + 1):
+            await handler.execute(CreateJob(job_id, 1, f"Job {job_id}"), CALLER)
+        listener = Listener(parts.conninfo, EVENTS)
+        await listener.start()
+        tools = Tools(BuildLogs(parts.pool), open_blobs(Path(settings.data_dir).as_uri()), parts.log, parts.secrets)
+        running = [
+            asyncio.create_task(
+                ReactionDispatcher(parts.pool, parts.log, listener, settings.redis_url, registered, tools).run()
+            )
+            for _ in range(2)
+        ]
+        while len(await reactions.fetch_statuses(parts.pool)) < len(registered):
+            await asyncio.sleep(0.05)  # between two looks
+        appended: dict[int, float] = {}
+        start = time.perf_counter()
+        await asyncio.gather(*(handler.execute(DeleteJob(job_id), CALLER) for job_id in range(1, SLOW + 1)))
+        while not all_ended.is_set():
+            job_id = FIRST_QUICK + len(appended)
+            appended[job_id] = time.perf_counter()
+            await handler.execute(CreateJob(job_id, 1, f"Job {job_id}"), CALLER)
+            await asyncio.sleep(QUICK_INTERVAL_S)
+        seconds = time.perf_counter() - start
+        while len(begun) < len(appended):
+            await asyncio.sleep(0.05)  # between two looks
+        await cancel_and_wait(*running)
+        await listener.close()
+    latencies = [begun[job_id] - at for job_id, at in appended.items()]
+    report.add(f"{SLOW} slow reactions, all ended after", seconds, "s", at_most=30)
+    report.add("quick reactions beside them", len(latencies))
+    report.add("latency of a quick one, p50", percentile(latencies, 50) * 1_000, "ms")
+    report.add("latency of a quick one, p99", percentile(latencies, 99) * 1_000, "ms", at_most=200)
+
+
+def main() -> int:
+    argparse.ArgumentParser(description="Measure how fast due reactions run, with slow ones beside.").parse_args()
+    report = Report("reactions")
+    with temporary_engines() as engines, tempfile.TemporaryDirectory() as folder:
+        settings = Settings(
+            database_url=engines.database_url, redis_url=engines.redis_url, secret_key=b"s" * 32, data_dir=folder
+        )
+        migrate(settings)
+        asyncio.run(measure(settings, report))
+    return report.finish()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
