@@ -82,9 +82,10 @@ def variables(field: str) -> list[str]:
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     database_url: str
-    redis_url: str
     secret_key: bytes
     data_dir: str
+    redis_url: str = ""
+    """Empty in processes that do not use Redis."""
     old_secret_key: bytes = b""
     """The secret key before; empty unless it is being rotated."""
     host: str = "127.0.0.1"
@@ -183,10 +184,15 @@ def from_environment(environ: Mapping[str, str], **given: Any) -> Settings:
         found["unsafe"] = bool(_number(found["unsafe"], variable("unsafe"), 0, 1))
     found |= given
     found.setdefault("data_dir", str(default_data_folder()))
-    for name in ("database_url", "redis_url", "secret_key"):
+    for name in ("database_url", "secret_key"):
         if name not in found:
-            raise Fault(f"{variable(name)} is not set: it is needed outside of `./dev up`, which starts its own.", 2)
+            raise not_set(name)
     return Settings(**found)
+
+
+def not_set(field: str) -> Fault:
+    """Return the Fault that a process has without a field that it needs."""
+    return Fault(f"{variable(field)} is not set: it is needed outside of `./dev up`, which starts its own.", 2)
 
 
 def _value(field: str, environ: Mapping[str, str]) -> str:

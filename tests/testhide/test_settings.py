@@ -4,7 +4,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from testhide.cli.processes import forget_admin_password
+from testhide.cli.processes import forget_admin_password, run_process
 from testhide.operator_errors import Fault
 from testhide.settings import Settings, from_environment, load_settings, own_secret_key, save_settings
 
@@ -75,10 +75,19 @@ def test_keys_from_commands() -> None:
     assert "hush" not in str(refused.value)
 
 
-@pytest.mark.parametrize("name", COMPLETE)
+@pytest.mark.parametrize("name", ["TESTHIDE_DATABASE_URL", "TESTHIDE_SECRET_KEY"])
 def test_what_is_missing_is_named(name: str) -> None:
     with pytest.raises(Fault, match=name):
         from_environment({**COMPLETE, name: ""})
+
+
+@pytest.mark.parametrize("verb", ["serve", "work"])
+def test_only_who_uses_redis_needs_its_url(verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {**COMPLETE, "TESTHIDE_REDIS_URL": ""}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(Fault, match="TESTHIDE_REDIS_URL is not set"):
+        run_process(verb)
+    assert load_settings().redis_url == ""
 
 
 @pytest.mark.parametrize(

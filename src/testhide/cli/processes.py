@@ -22,13 +22,17 @@ PROCESSES = {
     "prepare": "Migrate, then make the first administrator.",
 }
 """Verbs without options, with their help."""
+NEED_REDIS = ("serve", "work")
+"""Verbs that limit rates or run jobs. The others need PostgreSQL alone."""
 
 
 def run_process(verb: str) -> int:
     """Run the process of PROCESSES that `verb` names. Raises Fault."""
-    from testhide.settings import load_settings
+    from testhide.settings import load_settings, not_set
 
     settings = load_settings()
+    if verb in NEED_REDIS and not settings.redis_url:
+        raise not_set("redis_url")
     if verb == "prepare":
         prepare(settings)
     elif verb == "migrate":

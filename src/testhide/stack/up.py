@@ -43,8 +43,8 @@ def up(
     options = {"host": host, "port": port, "data_dir": data and str(data.absolute()), "unsafe": unsafe or None}
     given: dict[str, object] = {name: value for name, value in options.items() if value is not None}
     given["prints_links"] = True
-    # These three are placeholders: `_complete` fills them in once there is a data folder.
-    asked = from_environment(environ, **{"database_url": "-", "redis_url": "-", "secret_key": b"", **given})
+    # These two are placeholders: `_complete` fills them in once there is a data folder.
+    asked = from_environment(environ, **{"database_url": "-", "secret_key": b"", **given})
     if agent and not trust and not is_loopback(asked.host):
         raise Fault(
             f"With --host {asked.host} others reach this server, and the local agent runs builds as you: "
