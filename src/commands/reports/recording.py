@@ -86,6 +86,13 @@ class IncomingReport:
         """
         return place_report(build, self.attempt, self.path, self.digest, is_replacement=self.is_replacement)[1]
 
+    def mark(self, report: ReportRead) -> ReportRead:
+        """Marks what was read from the file as unreadable if it is no test report, but has a name that is reserved for
+        test reports.
+        """
+        report.is_unreadable |= not report.is_report and is_reserved_for_reports(self.path)
+        return report
+
 
 @dataclass(frozen=True)
 class ReportRecorder:
@@ -115,12 +122,8 @@ class ReportRecorder:
         return await self.record(execute, build, file, await self.read(build.state, file))
 
     async def read(self, build: AnyBuild, file: IncomingReport) -> ReportRead:
-        """Reads a file. If it is XML but no test report, marks it as unreadable only if its name is reserved for
-        reports.
-        """
-        report = await self.reading.read(build.queued.project_id, file.content)
-        report.is_unreadable |= not report.is_report and is_reserved_for_reports(file.path)
-        return report
+        """Reads a file, in another process."""
+        return file.mark(await self.reading.read(build.queued.project_id, file.content))
 
     async def record_missing(self, execute: Execute, build: LoadedState[AnyBuild], file: IncomingReport) -> Report:
         """Records that no file matches a pattern with which the job names reports. The pattern is the path of

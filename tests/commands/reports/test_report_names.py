@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from commands.reports.reading import read_report
 from commands.reports.recording import IncomingReport
 
 
@@ -28,4 +29,4 @@ def test_xml_of_another_kind_lacks_results_under_a_name_of_reports(
 ) -> None:
     file = tmp_path / "sent"
     file.write_bytes(content)
-    assert IncomingReport(1, path, file, b"").read().is_unreadable == is_unreadable
+    assert IncomingReport(1, path, file, b"").mark(read_report(file)).is_unreadable == is_unreadable
