@@ -21,6 +21,7 @@ from api.projects import find_visible_project
 from commands.endpoints import DeleteEndpoints
 from commands.webhooks import Redeliver, RegisterWebhook, ReplayWebhook, UpdateWebhook
 from domain.core.errors import Conflict, Forbidden, Invalid, NotFound
+from domain.endpoints import mask_url
 from domain.notifications import PING, NotificationMessage, NotificationType
 from domain.webhook_signatures import build_headers, check_secret
 from integrations.ports import attempt
@@ -31,7 +32,9 @@ from store.clock import utcnow
 from store.tables import deliveries, delivery_history
 from store.tables.delivery_history import DeliveryStats
 
-Url = Annotated[str, Meta(min_length=1, max_length=2_000, description="Public, over https")]
+Url = Annotated[
+    str, Meta(min_length=1, max_length=2_000, description="Public, over https; shown with `***` for tokens")
+]
 Events = Annotated[list[NotificationType], Meta(min_length=1, max_length=100)]
 Secret = Annotated[str, Meta(min_length=1, max_length=500, description="Write-only")]
 
@@ -193,15 +196,16 @@ class WebhookController(Controller):
     @put("/{id:int}", guards=[PROJECT_ADMINS])
     async def update_webhook(self, ctx: RequestContext, id: int, data: WebhookChanges) -> WebhookItem:
         """Changes a webhook. If the URL changes or the webhook becomes active, the server tries its waiting deliveries
-        at once.
+        at once. The URL as a GET shows it leaves the URL as it is.
         """
-        await find_accessible(ctx, WebhookRow, id)
-        if data.url is not UNSET:
-            await must_be_callable(ctx, data.url, "url")
+        row = await find_accessible(ctx, WebhookRow, id)
+        url = None if data.url is UNSET or data.url == mask_url(row.url) else data.url
+        if url is not None:
+            await must_be_callable(ctx, url, "url")
         await ctx(
             UpdateWebhook(
                 id,
-                url=None if data.url is UNSET else data.url,
+                url=url,
                 events=None if data.events is UNSET else tuple(dict.fromkeys(data.events)),
                 sealed_secret=None if data.secret is UNSET else seal_secret(ctx, data.secret),
                 active=None if data.active is UNSET else data.active,
@@ -232,7 +236,7 @@ class WebhookController(Controller):
         """Sends a `ping` to the webhook, signed like a delivery. Tries only once, and returns the outcome."""
         row = await find_accessible(ctx, WebhookRow, id)
         now, delivery_id = utcnow(), deliveries.new_delivery_id()
-        data = msgspec.Raw(msgspec.json.encode(to_view(WebhookView, row, has_secret=row.sealed_secret is not None)))
+        data = msgspec.Raw(msgspec.json.encode(to_view(WebhookView, row, **shown_fields(row))))
         body = msgspec.json.encode(NotificationMessage(f"evt-{delivery_id}", PING, now, row.project_id, data))
         secret = None if row.sealed_secret is None else ctx.services.secrets.unseal(row.sealed_secret)
         headers = build_headers(secret, delivery_id, PING, now, body)
@@ -309,8 +313,12 @@ def seal_secret(ctx: RequestContext, secret: str) -> bytes:
 
 
 def to_item(row: WebhookRow, stats: DeliveryStats) -> WebhookItem:
-    has_secret = row.sealed_secret is not None
-    return to_view(WebhookItem, row, has_secret=has_secret, deliveries_ok=stats.ok, deliveries_failed=stats.failed)
+    return to_view(WebhookItem, row, **shown_fields(row), deliveries_ok=stats.ok, deliveries_failed=stats.failed)
+
+
+def shown_fields(row: WebhookRow) -> dict[str, Any]:
+    """Returns the fields of a webhook's views that stand for its secrets."""
+    return {"url": mask_url(row.url), "has_secret": row.sealed_secret is not None}
 
 
 def to_history_item(one: delivery_history.DeliveryAttempt, *, with_excerpt: bool) -> WebhookAttempt:

@@ -4,7 +4,9 @@ Commands, projections and workers handle both kinds alike: they match on the bas
 in `domain.webhooks` and `domain.teams` define the stored names and fields.
 """
 
+import re
 from typing import ClassVar, Literal, TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -13,6 +15,13 @@ from domain.core.events import Event, changes_of
 EndpointKind = Literal["webhook", "teams"]
 """The kind decides the format of messages and which events are recorded about the endpoint. A stored value."""
 
+MASK = "***"
+"""Stands for the secret parts of a URL."""
+_SHOWN_SEGMENTS = {"hooks.slack.com": 1, "hooks.zapier.com": 2, "discord.com": 2, "discordapp.com": 2}
+"""Number of the first parts of the path that are no secret, for services whose secrets may be short."""
+_LONGEST_PLAIN = 15
+"""Characters of a part of a URL that is shown. Tokens are longer."""
+_WORDS = re.compile(r"[a-z]{1,12}([-_.][a-z]{1,12})+")
 NOT_A_FIELD = "subclasses declare it as a field or a property"
 
 
@@ -99,3 +108,25 @@ def evolve_endpoint(state: E | None, event: Event) -> E | None:
             return msgspec.structs.replace(state, deleted=True)
         case _:
             return state
+
+
+def mask_url(url: str) -> str:
+    """Returns the URL as it may be shown: with `***` in place of user info, values of the query, the fragment, and each
+    part of the path that may be a token. That is one of 16 or more characters, unless it is made of words in small
+    letters, and for some services all but the beginning.
+    """
+    parts = urlsplit(url)
+    user, _, address = parts.netloc.rpartition("@")
+    shown = _SHOWN_SEGMENTS.get(parts.hostname or "", len(url))
+    segments = enumerate(parts.path.split("/"))  # the first is empty
+    pairs = [pair.partition("=") for pair in parts.query.split("&")] if parts.query else []
+    return parts._replace(
+        netloc=f"{MASK}@{address}" if user else address,
+        path="/".join(MASK if part and at > shown else _mask(part) for at, part in segments),
+        query="&".join(f"{_mask(name)}={MASK}" if equals else MASK for name, equals, _ in pairs),
+        fragment=MASK if parts.fragment else "",
+    ).geturl()
+
+
+def _mask(part: str) -> str:
+    return part if len(part) <= _LONGEST_PLAIN or _WORDS.fullmatch(part) else MASK

@@ -61,6 +61,25 @@ def test_update(server: Server, webhook: dict[str, Any]) -> None:
     assert server.admin.put(path, json=changed).then(200).items() >= {"url": changes["url"]}.items(), "GET fits PUT"
 
 
+def test_tokens_in_the_url_are_not_shown(opened: Server, receiver: WebhookReceiver) -> None:
+    token = "T0k3n-0f-a-cha7"
+    whole = f"{receiver.url}/{token}{token}?key={token}"
+    body = {"url": whole, "events": EVENTS, "project_id": given_project(opened)}
+    registered = opened.admin.post(AT, json=body).then(201)
+    path = f"{AT}/{registered['id']}"
+    assert registered["url"] == f"{receiver.url}/***?key=***"
+    opened.admin.put(path, json=registered | {"active": False}).then(200, url=registered["url"], active=False)
+    opened.admin.put(path, json=registered).then(200)
+    assert opened.admin.post(f"{path}/test").then(200)["delivered"], "the whole URL was kept"
+    assert receiver.requests[-1].path.endswith(token)
+    refused = opened.admin.put(path, json={"url": registered["url"] + "&a=***"})
+    assert refused.then(422)["errors"][0]["message"].startswith("has ***")
+    story = f"/api/v3/audit/streams/webhook-{registered['id']}"
+    for address in (path, AT, f"{path}/history", story):
+        assert token not in opened.admin.get(address).text
+    assert token not in receiver.requests[-1].body.decode()
+
+
 def test_delete(server: Server, webhook: dict[str, Any]) -> None:
     path = f"{AT}/{webhook['id']}"
     assert server.admin.delete(path).status_code == 204

@@ -12,6 +12,7 @@ from domain.builds import BuildFinished, BuildStarted
 from domain.core.errors import Conflict, NotFound
 from domain.core.events import Event
 from domain.delivery_outcomes import judge_answer
+from domain.endpoints import mask_url
 from domain.nodes import NodeWentOffline
 from domain.notifications import SOURCES, TYPES, notifications_of
 from domain.projects import ProjectCreated
@@ -45,6 +46,27 @@ def test_register() -> None:
         given().when(command)
     everywhere = RegisterWebhook(14, None, URL, ("build.failed",))
     given().when(everywhere).then(WebhookRegistered(webhook_id=14, project_id=None, url=URL, events=["build.failed"]))
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("", ""),
+        (URL, URL),
+        ("https://hooks.example.com:8443/testhide/", "https://hooks.example.com:8443/testhide/"),
+        ("https://ci.example.com/generic-webhook-trigger/invoke?token=abc&x=", "https://ci.example.com/generic-webhook-trigger/invoke?token=***&x=***"),
+        ("https://ci.example.com/?c2VjcmV0", "https://ci.example.com/?***"),
+        ("https://me:pass@example.com/#key", "https://***@example.com/#***"),
+        ("https://chat.example.com/hooks/4xp9fdt7xbgetnap", "https://chat.example.com/hooks/***"),
+        ("https://chat.example.com/hooks/abcdefghijklmnop-qrstuvw", "https://chat.example.com/hooks/***"),
+        ("https://hooks.slack.com/services/T01/B02/x", "https://hooks.slack.com/services/***/***/***"),
+        ("https://hooks.zapier.com/hooks/catch/12/ab/", "https://hooks.zapier.com/hooks/catch/***/***/"),
+        ("https://Discord.com/api/webhooks/12/ab", "https://Discord.com/api/webhooks/***/***"),
+    ],
+)  # fmt: skip
+def test_a_url_is_shown_without_tokens(url: str, shown: str) -> None:
+    assert mask_url(url) == shown
+    assert mask_url(shown) == shown
 
 
 def test_update_says_what_changed() -> None:

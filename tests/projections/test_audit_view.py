@@ -19,6 +19,7 @@ from domain.projects import MemberAdmitted, ProjectCreated, WebhookSecretRotated
 from domain.quarantine import TestsQuarantined
 from domain.registry import AREAS, EVENTS
 from domain.users import UserRegistered
+from domain.webhooks import WebhookRegistered, WebhookUpdated
 from projections import audit_trail
 from projections.audit_trail import NO_PROJECT, TrailRow, actor_number, microseconds, type_number
 from projections.audit_view.entries import BLANK, MAX_CHANGES, SECRET, StreamFolder, describe, find_category
@@ -161,6 +162,12 @@ def test_what_no_state_holds_is_shown_beside_it() -> None:
     rotated = WebhookSecretRotated(project_id=1, sealed_webhook_secret=b"t")
     assert changes(made, rotated) == {"webhook_secret": (SECRET, SECRET)}
     assert changes(made, MemberAdmitted(project_id=1, user_id=7, access="write")) == {"members.7": (None, "write")}
+    hook: dict[str, Any] = {"webhook_id": 1, "project_id": 3}
+    registered = WebhookRegistered(**hook, url="https://a.example/?token=one", events=["build.failed"])
+    updated = WebhookUpdated(**hook, url="https://a.example/?token=two")
+    shown = "https://a.example/?token=***"
+    assert changes(registered)["url"] == (None, shown)
+    assert changes(registered, updated) == {"url": (shown, shown)}
     assert changes(NodeRegistered(node_id=1, title="n", token_hash=b"h"))["agent_token"] == (None, SECRET)
     assert changes(UserRegistered(user_id=1, role="viewer", password_hash="h"))["password"] == (None, SECRET)
 

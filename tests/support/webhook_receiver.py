@@ -14,6 +14,7 @@ from typing import Any
 class ReceivedRequest:
     headers: Mapping[str, str]
     body: bytes
+    path: str
 
     @property
     def json(self) -> Any:
@@ -39,7 +40,7 @@ def receive_webhooks() -> Iterator[WebhookReceiver]:
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            receiver.requests.append(ReceivedRequest(dict(self.headers.items()), body))
+            receiver.requests.append(ReceivedRequest(dict(self.headers.items()), body, self.path))
             if receiver.hold is not None:
                 receiver.hold.wait(20)
             status, text = receiver.statuses.popleft() if receiver.statuses else (200, b"")

@@ -19,12 +19,13 @@ from domain.builds import BUILD, Build, status_of
 from domain.claims import CLAIM
 from domain.core.events import Category, Damaged, Event, Recorded
 from domain.dispatch import LEADER
+from domain.endpoints import mask_url
 from domain.flakiness import FLAKINESS
 from domain.identity_providers import IDENTITY_PROVIDER
 from domain.jobs import JOB
 from domain.known_issues import KNOWN_ISSUE
 from domain.node_commands import NODE_COMMAND
-from domain.nodes import NODE, NodeRegistered
+from domain.nodes import NODE, NodeRegistered, NodeTokenRotated
 from domain.pools import POOL
 from domain.projects import PROJECT, ProjectCreated, WebhookSecretRotated
 from domain.quarantine import QUARANTINE
@@ -33,7 +34,7 @@ from domain.teams import CARD, CHANNEL
 from domain.templates import TEMPLATE
 from domain.triage import TRIAGE
 from domain.users import USER, UserPasswordSet, UserRegistered
-from domain.webhooks import DELIVERY, WEBHOOK
+from domain.webhooks import DELIVERY, WEBHOOK, Webhook
 from projections.audit_view.rule_matches import CLASSIFYING, RuleMatch, RuleMatches
 from projections.audit_view.summaries import summarize
 from store.log.event_log import EventLog
@@ -92,12 +93,14 @@ SYSTEM = {
     "quarantine": "The watch over quarantines",
     "retention": "Retention",
     "sso": "Single sign-on",
+    "start": "The start of the server",
 }
 
 _HIDDEN = re.compile(r"(^|_)(secret|password|token|hash)(_|$)", re.IGNORECASE)
 _INTERNAL = {
     "assigned_at",
     "claim",
+    "has_old_token",
     "is_by_link",
     "link",
     "password_hash",
@@ -149,6 +152,7 @@ class AuditEntry(msgspec.Struct, frozen=True):
 
 class _Secret(NamedTuple):
     value: Any
+    shown: str = SECRET
 
 
 def describe(recorded: Recorded, name: str | None) -> AuditEntry:
@@ -289,6 +293,8 @@ def flatten(state: Any) -> dict[str, Any]:
         case Build():
             fields = {name: value for name, value in _fields("", state) if value is not None}
             return {**dict(_fields("", state.queued)), **fields, "status": status_of(state)}  # type: ignore[arg-type]
+        case Webhook():
+            return {**dict(_fields("", state)), "url": _Secret(state.url, mask_url(state.url))}
         case msgspec.Struct():
             return dict(_fields("", state))
         case _:
@@ -341,6 +347,8 @@ def _changes_outside_state(event: Event) -> Iterator[Change]:
             yield Change("webhook_secret", SECRET, SECRET)
         case NodeRegistered():
             yield Change("agent_token", None, SECRET)
+        case NodeTokenRotated():
+            yield Change("agent_token", SECRET, SECRET)
         case UserRegistered() if event.password_hash:
             yield Change("password", None, SECRET)
         case UserPasswordSet():
@@ -364,7 +372,7 @@ def _cut(changes: list[Change]) -> list[Change]:
 def _plain(value: Any) -> Any:
     match value:
         case _Secret():
-            return SECRET
+            return value.shown
         case str() if len(value) > MAX_TEXT:
             return f"{value[:MAX_TEXT]}… ({len(value):,} characters)"
         case list() if len(value) > MAX_ITEMS:

@@ -24,7 +24,7 @@ from store.audit.export_lines import ExportHeader, ExportLine
 from store.audit.leaves import MAPPER, event_leaf, leaf_of, row_of
 from store.audit.merkle import cover
 from store.crypto.secrets import SecretMismatch
-from store.log.codec import HASHED_CREDENTIALS, UnreadableEvent, canonical, disclosed
+from store.log.codec import UnreadableEvent, canonical, disclosed
 from store.log.event_log import EventLog
 from store.postgres.queries import fetch_rows
 
@@ -199,8 +199,8 @@ def _line(position: int, stored: StoredEvent, key: bytes | str | None) -> Export
         try:
             _, _, packed, salted = MAPPER.opened(stored, lambda name: key)
             assert packed is not None, "its key is at hand"
-            text, has_credentials = disclosed(packed)
-            withheld = has_credentials and not opened.envelope.flags & HASHED_CREDENTIALS
+            text, hashed = disclosed(packed)
+            withheld = bool(hashed & ~opened.envelope.flags)
             if not withheld:
                 sealed, salt = msgspec.Raw(text), salted.hex()
         except (SecretMismatch, UnreadableEvent):

@@ -32,8 +32,7 @@ from store.log.credentials import withhold
 
 COMPRESSED = 1
 SEALED_COMPRESSED = 2
-HASHED_CREDENTIALS = 4
-"""The commitment is to hashes of the credentials. Rows of older releases with credentials do not have this flag."""
+"""Two more flags are in `store.log.credentials`."""
 MIN_COMPRESSED_BYTES = 512
 """Below this size zstd saves too little to be worth the call."""
 SALT_BYTES = 16
@@ -133,11 +132,12 @@ def _json(fields: Any) -> bytes:
         raise UnreadableEvent(f"the fields are no JSON: {error}") from None
 
 
-def disclosed(sealed: bytes) -> tuple[bytes, bool]:
-    """Returns the sealed fields as canonical JSON with hashes in place of credentials, and whether there were any."""
-    fields = _unpacked(sealed)
-    shown = withhold(fields)
-    return _json(shown), shown is not fields
+def disclosed(sealed: bytes) -> tuple[bytes, int]:
+    """Returns the sealed fields as canonical JSON with hashes in place of credentials, and the flags that say of which
+    ones there were any.
+    """
+    shown, flags = withhold(_unpacked(sealed))
+    return _json(shown), flags
 
 
 def commitment(salt: bytes, sealed: bytes) -> bytes:
@@ -210,9 +210,9 @@ class EventMapper(Mapper[str]):
         if sealed:
             assert key is not None, f"{event.name} has sealed fields and needs its data key"
             salt = os.urandom(SALT_BYTES)
-            text, has_credentials = disclosed(sealed)
+            text, hashed = disclosed(sealed)
             committed = hashlib.sha256(salt + text).digest()
-            flags |= HASHED_CREDENTIALS if has_credentials else 0
+            flags |= hashed
             if len(sealed) > MIN_COMPRESSED_BYTES:
                 flags |= SEALED_COMPRESSED
                 sealed = _compressor.compress(sealed)

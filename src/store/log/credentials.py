@@ -1,4 +1,5 @@
-"""Credentials in the sealed fields of events: hashes of passwords and tokens, and what is sealed by the secret key.
+"""Credentials in the sealed fields of events: hashes of passwords and tokens, what is sealed by the secret key, and
+URLs, which often contain a token.
 
 Whoever reads an export gets the hash of a credential instead. An event's commitment covers these hashes, not the
 credentials, so the rest of its sealed fields can be verified without them.
@@ -14,21 +15,30 @@ from msgspec.structs import force_setattr
 
 from domain.core.events import Event
 
+HASHED_CREDENTIALS, HASHED_URLS = 4, 8
+"""Flags of a row: the commitment is to hashes of the credentials, and of the URLs. Rows that older releases wrote have
+credentials or URLs without these flags.
+"""
 SEALED = ("sealed_secret", "sealed_url", "sealed_webhook_secret")
 """Fields of events that are sealed by themselves, as the values of `secrets` are."""
-FIELDS = frozenset({"password_hash", "token_hash", *SEALED})
+URL = "url"
+FIELDS = frozenset({"password_hash", "token_hash", URL, *SEALED})
 """Sealed fields of events that are credentials. So are the `secrets` of a `configuration`."""
 
 
-def withhold(fields: Any) -> Any:
-    """Returns the fields of an event with hashes in place of credentials; the same object if they have none."""
+def withhold(fields: Any) -> tuple[Any, int]:
+    """Returns the fields of an event with hashes in place of credentials, and the flags of a row whose commitment is to
+    these.
+    """
     if not isinstance(fields, dict):
-        return fields
+        return fields, 0
     hashed: dict[str, Any] = {name: _hash(fields[name]) for name in FIELDS & fields.keys() if fields[name]}
     match fields.get("configuration"):
         case {"secrets": dict(secrets), **others} if secrets:
             hashed["configuration"] = others | {"secrets": {name: _hash(value) for name, value in secrets.items()}}
-    return fields | hashed if hashed else fields
+    flags = HASHED_URLS if URL in hashed else 0
+    flags |= HASHED_CREDENTIALS if hashed.keys() - {URL} else 0
+    return fields | hashed, flags
 
 
 def reseal(event: Event, move: Callable[[bytes], bytes]) -> None:
@@ -50,5 +60,7 @@ def _sealed_names(event: type[Event]) -> list[str]:
 
 
 def _hash(value: Any) -> dict[str, str]:
-    """Returns the SHA-256 of a credential's JSON. Each has at least 128 random bits, so nobody can guess it."""
+    """Returns the SHA-256 of a credential's JSON. Each has at least 128 random bits, so nobody can guess it. A URL that
+    somebody can guess has no secret.
+    """
     return {"sha256": hashlib.sha256(msgspec.json.encode(value)).hexdigest()}
