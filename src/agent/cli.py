@@ -34,18 +34,19 @@ def run(argv: list[str]) -> int:
         print_line("The agent runs on Linux.")
         return EXIT_FAILED
     linux.hide_from_others_of_this_user()
-    credentials.leave_environment(argv, keep_token=options.token_file is None)
+    credentials.leave_environment(argv, keep_token=not options.token_sources)
     os.umask(0o022)  # builds must be able to enter the folders above theirs
     try:
         accounts = privileges.choose_accounts(options.build_user, options.trust_builds)
-        token, session_secret = credentials.read_token(options.token_file)
-        server = ServerClient(options.server, token)
+        token, session_secret = credentials.read_token(options.token_sources[-1] if options.token_sources else None)
+        token_file = credentials.find_file(options.token_sources)
+        server = ServerClient(options.server, credentials.TokenHolder(token, token_file))
     except (NoBuildAccount, credentials.NoToken, ValueError) as error:
         print_line(f"{str(error)[0].upper()}{str(error)[1:]}.")
         return EXIT_BAD_TOKEN
     account = accounts.example if accounts else None
     workdir = Path(options.workdir or _default_workdir(account)).absolute()
-    problem = _prepare_workdir(workdir, account, options.token_file)
+    problem = _prepare_workdir(workdir, account, token_file)
     lock = None if problem else _lock(workdir)
     if not lock:
         print_line(problem or f"Another agent uses {workdir}: give this one its own --workdir.")
@@ -63,7 +64,7 @@ def run(argv: list[str]) -> int:
         session = Session(context, runner, options.once, session_secret or secrets.token_hex(32))
         code = _run_session(session, runner, context)
     if code == RESTART:
-        credentials.restart_program(argv, [token, session.secret])
+        credentials.restart_program(argv, [server.tokens.token, session.secret])
     return code
 
 
@@ -110,6 +111,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--token-file",
         metavar="FILE",
+        action="append",
+        default=[],
+        dest="token_sources",
         help=f"the node's token; - is standard input; else {credentials.VARIABLE} is read and dropped",
     )
     parser.add_argument("--workdir", metavar="DIR", help="where builds happen (a cache folder of this user)")

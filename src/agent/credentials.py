@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import stat
 import sys
+import threading
 from collections.abc import Sequence
+
+from agent.console import print_line
 
 VARIABLE = "TESTHIDE_AGENT_TOKEN"
 _PIPE_PREFIX = "fd:"
@@ -14,6 +17,49 @@ _PIPE_PREFIX = "fd:"
 
 class NoToken(Exception):
     """There is no usable token; the message says why."""
+
+
+class TokenHolder:
+    """Holds the token that requests use, for any thread, and takes up the one that is written into the token's file
+    meanwhile. Without a file the token never changes.
+    """
+
+    def __init__(self, token: str, file: str | None) -> None:
+        self.token = token
+        self._file = file
+        self._before: str | None = None
+        self._refused: set[str] = set()
+        self._lock = threading.Lock()
+
+    def reload(self) -> None:
+        """Take up the token in the file, if it is another one that the server has not refused."""
+        with self._lock:
+            self._reload_locked()
+
+    def replace(self, refused: str) -> bool:
+        """Take up another token, since the server has refused this one: the one in the file, or the one before it.
+        Return whether there is another one.
+        """
+        with self._lock:
+            self._refused.add(refused)
+            if self.token == refused:
+                self._reload_locked()
+            if self.token == refused and self._before is not None and self._before not in self._refused:
+                print_line(f"The server does not accept the token in {self._file}: going on with the one before.")
+                self.token, self._before = self._before, None
+            return self.token not in self._refused
+
+    def _reload_locked(self) -> None:
+        try:
+            # Not a pipe, which would block.
+            if self._file is None or not stat.S_ISREG(os.stat(self._file).st_mode):
+                return
+            found = read_token(self._file)[0]
+        except (OSError, NoToken):
+            return  # it is being written
+        if found != self.token and found not in self._refused:
+            self.token, self._before = found, self.token
+            print_line(f"Using the new token in {self._file}.")
 
 
 def own_command_line() -> list[str]:
@@ -82,6 +128,16 @@ def read_token(source: str | None) -> tuple[str, str | None]:
     if not token.isascii() or any(character.isspace() for character in token):
         raise NoToken(f"{name} holds no token: one has neither spaces nor line breaks")
     return token, session or None
+
+
+def find_file(sources: Sequence[str]) -> str | None:
+    """Return the file that contains the token and may get a new one; None if the token does not come from a file.
+
+    `sources` are the values of all options `--token-file`, of which the last one counts. After a restart that is a
+    pipe, and the one before may be a file.
+    """
+    files = [source for source in sources if not _is_pipe(source)]
+    return files[-1] if files and files[-1] != "-" else None
 
 
 def _without_pipe_option(argv: Sequence[str]) -> list[str]:

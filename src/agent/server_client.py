@@ -22,6 +22,7 @@ from urllib.parse import quote, urlsplit
 
 from agent import VERSION
 from agent.console import print_line
+from agent.credentials import TokenHolder
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 10.0
 """First and longest pause between two tries of a request. The pause doubles after each try."""
@@ -93,7 +94,7 @@ class ServerClient:
     of this module.
     """
 
-    def __init__(self, url: str, token: str) -> None:
+    def __init__(self, url: str, tokens: TokenHolder) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"{url!r} is not an http or https URL")
@@ -101,7 +102,7 @@ class ServerClient:
         self._prefix = parts.path.rstrip("/")
         self._host, self._port = parts.hostname, parts.port
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
-        self._headers = {"Authorization": f"Bearer {token}", "User-Agent": f"testhide-agent/{VERSION}"}
+        self.tokens = tokens
         self._lock = threading.Lock()
         self._idle: list[http.client.HTTPConnection] = []
         self._is_unreachable = False
@@ -135,9 +136,11 @@ class ServerClient:
     def _send(self, request: _Request) -> Any:
         wait = FIRST_PAUSE_S
         while True:
-            retry_after = 0.0
+            retry_after, token = 0.0, self.tokens.token
             try:
-                status, answer, retry_after = self._send_once(request)
+                status, answer, retry_after = self._send_once(request, token)
+                if status == 401 and self.tokens.replace(token):
+                    continue
                 if status < 500 and status not in (408, 429):
                     self._note_reachable()
                     return _decode_answer(status, answer)
@@ -151,7 +154,7 @@ class ServerClient:
                 raise RequestAbandoned
             wait = min(wait * 2, LONGEST_PAUSE_S)
 
-    def _send_once(self, request: _Request) -> tuple[int, bytes, float]:
+    def _send_once(self, request: _Request, token: str) -> tuple[int, bytes, float]:
         """Send the request once. Return three values: the status, the body, and the number of seconds in Retry-After,
         which is 0 without that header.
 
@@ -167,7 +170,11 @@ class ServerClient:
                 connection.sock.settimeout(request.timeout)
                 is_sent = True
                 try:
-                    headers = {**self._headers, **request.headers}
+                    headers = {
+                        "Authorization": f"Bearer {token}",
+                        "User-Agent": f"testhide-agent/{VERSION}",
+                        **request.headers,
+                    }
                     connection.request(request.method, request.target, request.body() or None, headers)
                 except (BrokenPipeError, ConnectionResetError):
                     is_sent = False  # the server may have refused a large body early: then its answer is there to read

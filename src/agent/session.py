@@ -157,6 +157,7 @@ class Session:
         self._connected.wait()
         gauge = machine.MachineGauge(self._context.workdir)
         while True:
+            self._server.tokens.reload()
             heartbeat = {"session": self._id, **gauge.read(), "running": self._runner.list_builds()}
             try:
                 answer = self._server.post("/api/v3/agent/heartbeat", heartbeat, pause=pause_forever)

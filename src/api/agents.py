@@ -20,7 +20,7 @@ from api.live.agent_polls import POLL_S, AgentPolls
 from commands.build_assignment import AcknowledgeBuild, must_hold
 from commands.builds import FinishBuild
 from commands.node_commands import CompleteNodeCommand
-from commands.nodes import ConnectNode, MarkNodeOffline
+from commands.nodes import ConnectNode, MarkNodeOffline, RetireOldToken
 from commands.reports.recording import IncomingReport, load_build
 from domain.builds import BUILD, Assigned, Finished, Running, Verdict
 from domain.core.errors import Conflict, TooLarge
@@ -155,6 +155,7 @@ class AgentController(Controller):
             )
         )
         await ctx.services.gauges.record_contact(node_id, data.session)
+        await _retire_old_token(ctx)
         node = receipt.existing(NODE.at(node_id))
         return Connected(node_id, node.title, node.max_parallel)
 
@@ -198,6 +199,7 @@ class AgentController(Controller):
         """
         node_id = ctx.node_id
         await _must_be_connected(ctx, data.session)
+        await _retire_old_token(ctx)
         await ctx.services.gauges.record_heartbeat(
             node_id, data.session, data.cpu_pct, data.ram_pct, data.disk_free_gb, data.uptime_s
         )
@@ -297,6 +299,12 @@ class AgentController(Controller):
         """
         await ctx(CompleteNodeCommand(command_id, ctx.node_id, **msgspec.structs.asdict(data)))
         return {}
+
+
+async def _retire_old_token(ctx: RequestContext) -> None:
+    """Ends the use of the node's old token, if the agent has called with the new one."""
+    if ctx.agent.replaces_old_token:
+        await ctx(RetireOldToken(ctx.node_id))
 
 
 async def _must_be_connected(ctx: RequestContext, session: str) -> None:

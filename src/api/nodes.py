@@ -1,6 +1,7 @@
 """Nodes, and the download of their agent."""
 
 import hashlib
+from datetime import datetime, timedelta
 from typing import Annotated, Any
 
 import msgspec
@@ -15,12 +16,13 @@ from api.http.permissions import CAN_READ, NODE_MANAGERS
 from api.http.request_context import RequestContext
 from api.http.security import AGENT_TOKEN, PUBLIC
 from api.http.types import MAX_ID, Id, Name, changes_in, fields_of, to_view
-from commands.nodes import DeleteNode, QuarantineNode, RegisterNode, ReleaseNode, UpdateNode
+from commands.nodes import DeleteNode, QuarantineNode, RegisterNode, ReleaseNode, RotateNodeToken, UpdateNode
 from domain.core.errors import NotFound
 from domain.nodes import NODE
 from projections import nodes
 from projections.nodes import NodeHealth, NodeView
 from projections.time_travel.historical_reads import NODE_HISTORY
+from store.clock import utcnow
 from store.crypto.secrets import new_token, token_hash
 
 Tag = Annotated[
@@ -30,6 +32,8 @@ Tag = Annotated[
 Tags = Annotated[list[Tag], Meta(max_length=100)]
 Parallel = Annotated[int, Meta(ge=1, le=1_000)]
 
+OLD_TOKEN = timedelta(days=1)
+"""Time in which the agent may still use its old token after a rotation, unless it uses the new one before."""
 PLATFORMS = ("linux-amd64", "linux-arm64", "windows-amd64")
 
 
@@ -64,6 +68,16 @@ class RegisteredNode(msgspec.Struct):
     """Token with which the node's agent authenticates. Shown only here."""
     tags: list[str]
     max_parallel: int
+
+
+class RotatedToken(msgspec.Struct):
+    node_id: int
+    agent_token: str
+    """New token of the node's agent. Shown only here."""
+    old_token_until: datetime | None
+    """Time until which the old token is accepted, unless the agent uses the new one before; null if it is refused
+    already.
+    """
 
 
 class Download(msgspec.Struct):
@@ -165,6 +179,22 @@ class NodeController(Controller):
             changes["tags"] = list(dict.fromkeys(data.tags))
         await ctx(UpdateNode(node_id, **changes))
         return await find_node_view(ctx, node_id)
+
+    @post("/{node_id:int}/rotate-token", status_code=200, opt=SHOWN_ONCE, guards=[NODE_MANAGERS])
+    async def rotate_node_token(
+        self,
+        ctx: RequestContext,
+        node_id: int,
+        at_once: Annotated[bool, Parameter(description="Refuse the old token from now on")] = False,
+    ) -> RotatedToken:
+        """Gives a node a new token. Write it into the file of the agent's `--token-file`: the agent takes it up within
+        10 s, and its builds go on. The old token is refused as soon as the agent has used the new one, and in any case
+        after a day.
+        """
+        await ctx.find(nodes.find, "node", node_id)
+        token, until = new_token(AGENT_TOKEN), None if at_once else utcnow() + OLD_TOKEN
+        await ctx(RotateNodeToken(node_id, token_hash(token), until))
+        return RotatedToken(node_id, token, until)
 
     @post("/{node_id:int}/quarantine", status_code=200, guards=[NODE_MANAGERS])
     async def quarantine_node(self, ctx: RequestContext, node_id: int) -> NodeStatus:

@@ -1,7 +1,8 @@
-"""Commands on nodes: register, connect, update, quarantine, delete."""
+"""Commands on nodes: register, rotate the token, connect, update, quarantine, delete."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from hmac import compare_digest
 
 from commands.handler import Command, must_exist
@@ -17,6 +18,8 @@ from domain.nodes import (
     NodeQuarantined,
     NodeRegistered,
     NodeReleased,
+    NodeTokenRetired,
+    NodeTokenRotated,
     NodeUpdated,
     NodeWentOffline,
 )
@@ -35,6 +38,8 @@ class RegisterNode(Command):
     """Id of the node's pool. None: the node accepts builds of all projects, of jobs without a pool."""
     tags: Sequence[str] = ()
     max_parallel: int = 1
+    admins_only: bool = False
+    """Whether the node runs only builds that an admin has queued."""
 
     def reads(self) -> Sequence[AnyStream]:
         return (NODE.at(self.node_id), POOL.at(self.pool_id or 0), CLAIM.at(self.claim))
@@ -45,6 +50,30 @@ class RegisterNode(Command):
         _must_exist(self.pool_id, pool)
         yield from take_claim(self.claim, claim, NODE.at(self.node_id).name, _taken(self.title))
         yield self.event(NodeRegistered)
+
+
+@dataclass(frozen=True)
+class RotateNodeToken(Command, of=NODE):
+    """Gives a node a new token. Its agent may use the token before until `old_until`; if that is None, no longer."""
+
+    node_id: int
+    token_hash: bytes
+    old_until: datetime | None
+
+    def decide(self, node: Node | None) -> Iterable[Event]:
+        must_exist(node, f"node {self.node_id}")
+        yield self.event(NodeTokenRotated)
+
+
+@dataclass(frozen=True)
+class RetireOldToken(Command, of=NODE):
+    """Records that a node's agent has used its new token, so that the token before is refused."""
+
+    node_id: int
+
+    def decide(self, node: Node | None) -> Iterable[Event]:
+        if node is not None and node.has_old_token:
+            yield NodeTokenRetired(node_id=self.node_id)
 
 
 @dataclass(frozen=True)
@@ -103,6 +132,7 @@ class UpdateNode(Command):
     pool_id: int | None = None
     tags: Sequence[str] | None = None
     max_parallel: int | None = None
+    admins_only: bool | None = None
     cleared: tuple[Clearable, ...] = ()
 
     def reads(self) -> Sequence[AnyStream]:

@@ -1,5 +1,6 @@
 """Nodes: build machines. A node has one agent at a time; a run of the agent is a session."""
 
+from datetime import datetime
 from typing import ClassVar, Literal
 
 import msgspec
@@ -28,10 +29,34 @@ class NodeRegistered(NodeEvent, frozen=True):
     pool_id: int | None = None
     tags: list[str] = []
     max_parallel: int = 1
+    admins_only: bool = False
+    """Whether the node runs only builds that an admin has queued."""
 
     @property
     def data_key(self) -> str | None:
         return node_key(self.node_id)
+
+
+class NodeTokenRotated(NodeEvent, frozen=True):
+    """The node got a new token. Its agent may still use the token before until it has used the new one, but not longer
+    than until `old_until`.
+    """
+
+    name: ClassVar[str] = "node.token_rotated"
+    sealed: ClassVar[tuple[str, ...]] = ("token_hash",)
+    token_hash: bytes = b""
+    old_until: datetime | None = None
+    """None: the token before is refused at once."""
+
+    @property
+    def data_key(self) -> str | None:
+        return node_key(self.node_id)
+
+
+class NodeTokenRetired(NodeEvent, frozen=True):
+    """The agent has used the node's new token. From now on the one before is refused."""
+
+    name: ClassVar[str] = "node.token_retired"
 
 
 class NodeConnected(NodeEvent, frozen=True):
@@ -59,6 +84,7 @@ class NodeUpdated(NodeEvent, frozen=True):
     pool_id: int | None = None
     tags: list[str] | None = None
     max_parallel: int | None = None
+    admins_only: bool | None = None
     cleared: tuple[Clearable, ...] = ()
 
 
@@ -85,9 +111,12 @@ class Node(msgspec.Struct, frozen=True):
     pool_id: int | None
     tags: list[str]
     max_parallel: int
+    admins_only: bool = False
     quarantined: bool = False
     session: str | None = None
     """The connected agent's session; None while offline."""
+    has_old_token: bool = False
+    """Whether the agent may still use the token before the last rotation."""
     deleted: bool = False
 
 
@@ -103,6 +132,10 @@ def evolve(state: Node | None, event: Event) -> Node | None:
             return msgspec.structs.replace(state, **changes_of(event))
         case NodeQuarantined() | NodeReleased() if state is not None:
             return msgspec.structs.replace(state, quarantined=isinstance(event, NodeQuarantined))
+        case NodeTokenRotated() if state is not None:
+            return msgspec.structs.replace(state, has_old_token=event.old_until is not None)
+        case NodeTokenRetired() if state is not None:
+            return msgspec.structs.replace(state, has_old_token=False)
         case NodeDeleted() if state is not None:
             return msgspec.structs.replace(state, session=None, deleted=True)
         case _:
@@ -119,6 +152,8 @@ def agent_notification(node_id: int, subject: int | str) -> str:
 NODE = Category[Node | None]("node", None, evolve)
 EVENTS = (
     NodeRegistered,
+    NodeTokenRotated,
+    NodeTokenRetired,
     NodeConnected,
     NodeWentOffline,
     NodeUpdated,

@@ -13,7 +13,7 @@ from projections.engine.model import Change, Delete, Key, Projection, Row, Rows,
 from projections.engine.queries import Window, fetch_all, fetch_one, find_row
 from store.postgres.queries import Source
 
-VERSION = 1
+VERSION = 2
 
 NEVER = -1
 """Value of `last_heartbeat_s` for a node whose agent has never sent measurements."""
@@ -22,7 +22,7 @@ Status = Literal["online", "offline", "quarantined"]
 
 
 class NodeRow(Row, frozen=True):
-    table = Table("nodes", VERSION, indexes=("(token_hash)", "(pool_id, id)", "(lower(name))"))
+    table = Table("nodes", VERSION, indexes=("(token_hash)", "(old_token_hash)", "(pool_id, id)", "(lower(name))"))
     id: int
     name: str
     pool_id: int | None
@@ -30,6 +30,9 @@ class NodeRow(Row, frozen=True):
     max_parallel: int
     token_hash: bytes
     created_at: datetime
+    old_token_hash: bytes | None = None
+    """Hash of the token before, which the agent may use until it has used the new one; None without one."""
+    old_token_until: datetime | None = None
     status: str = "offline"
     session: str | None = None
     """Session of the connected agent; None while the node is offline."""
@@ -92,6 +95,12 @@ def _node_changes(event: nodes.NodeEvent, node: NodeRow) -> dict[str, Any]:
             return {"session": None} if event.session == node.session else {}
         case nodes.NodeUpdated():
             return changed_columns(node, event)
+        case nodes.NodeTokenRotated():
+            # The token that the agent uses is the oldest if it has not used the one of an earlier rotation.
+            old = (node.old_token_hash or node.token_hash) if event.old_until else None
+            return {"token_hash": event.token_hash, "old_token_hash": old, "old_token_until": event.old_until}
+        case nodes.NodeTokenRetired():
+            return {"old_token_hash": None, "old_token_until": None}
         case nodes.NodeQuarantined() | nodes.NodeReleased():
             return {"quarantined": isinstance(event, nodes.NodeQuarantined)}
         case _:
@@ -168,8 +177,13 @@ _VIEW = f"""
 
 
 async def find_by_token(source: Source, token_hash: bytes) -> NodeRow | None:
-    """Returns the node whose agent has the token with this hash. None if there is none, or if the node was deleted."""
-    query = f"SELECT * FROM {NodeRow.table} WHERE token_hash = %(hash)s"
+    """Returns the node whose agent has the token with this hash: its token, or the one before while that is accepted.
+    None if there is none, or if the node was deleted.
+    """
+    query = (
+        f"SELECT * FROM {NodeRow.table}"
+        " WHERE token_hash = %(hash)s OR (old_token_hash = %(hash)s AND old_token_until > now())"
+    )
     return await fetch_one(source, NodeRow, query, {"hash": token_hash})
 
 

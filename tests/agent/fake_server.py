@@ -55,6 +55,8 @@ class FakeServer:
         self._poll: object = None
         self.max_parallel = 2
         self.token = TOKEN
+        self.old_token: str | None = None  # accepted as well
+        self.used_tokens: set[str] = set()
         # Called with the last part of the path, query and body. Returns an answer to send instead, "drop" to close the
         # connection, or None.
         self.fault: Callable[[str, dict[str, str], bytes], Answer | str | None] = lambda *_: None
@@ -144,7 +146,9 @@ class FakeServer:
         return received.finished
 
     def answer(self, method: str, path: str, query: dict[str, str], body: bytes, headers: Any) -> Answer | str:
-        if headers["Authorization"] != f"Bearer {self.token}":
+        token = headers["Authorization"].removeprefix("Bearer ")
+        self.used_tokens.add(token)
+        if token not in (self.token, self.old_token):
             return 401, {"type": "unauthenticated", "title": "Unauthenticated", "status": 401}
         call = path.rpartition("/")[2]
         with self.changed:

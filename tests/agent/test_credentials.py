@@ -137,6 +137,34 @@ def test_a_revoked_token_ends_the_agent_and_its_builds(server: FakeServer, agent
     assert not processes_with(mark)
 
 
+@pytest.mark.parametrize("way", ["rotated", "refused before it is read", "wrong at first", "restarted"])
+def test_a_new_token_in_the_file_is_taken_up(server: FakeServer, agent: Agent, folder: Path, way: str) -> None:
+    gate, new = folder / "gate", "agt_new"
+    build = server.queue(f"echo begin; while [ ! -e {gate} ]; do sleep 0.02; done; echo end")
+    server.wait_line(build, "begin")
+    if way == "wrong at first":
+        agent.token_file.write_text("agt_wrong")
+        agent.wait_printed("going on with the one before")
+    elif way == "restarted":
+        gate.touch()
+        server.wait_finished(build)
+        server.messages.append({"type": "restart", "command_id": 1})
+        server.wait(lambda: len(server.connects) == 2)
+    if way == "refused before it is read":
+        agent.token_file.write_text(new)
+        server.token = new
+    else:
+        server.old_token, server.token = TOKEN, new
+        agent.token_file.write_text(new + "\n")
+    server.wait(lambda: new in server.used_tokens)
+    server.old_token = None
+    gate.touch()
+    server.wait_finished(build)
+    assert build.printed == ["begin", "end"]
+    assert "Using the new token" in agent.printed
+    assert len(server.connects) == (2 if way == "restarted" else 1), "its session goes on"
+
+
 @pytest.mark.parametrize("by_environment", [True, False])
 def test_an_empty_token_is_named(server: FakeServer, bundle: Path, folder: Path, by_environment: bool) -> None:
     done = subprocess.run(

@@ -47,6 +47,33 @@ def test_a_deleted_nodes_token_is_no_good_any_more(shop: Shop) -> None:
     assert agent.ask().status_code == 401
 
 
+def test_a_token_is_rotated_without_a_gap(shop: Shop) -> None:
+    old = FakeAgent(shop.server.url, shop.new_token())
+    node = old.connect().json()["node_id"]
+    path = f"/nodes/{node}/rotate-token"
+    unused = shop.admin.when("POST", path).then(200)["agent_token"]
+    rotated = shop.admin.when("POST", path).then(200)
+    assert rotated["old_token_until"] is not None
+    new = FakeAgent(shop.server.url, rotated["agent_token"])
+    new.session = old.session
+    assert FakeAgent(shop.server.url, unused).connect().status_code == 401
+    assert old.beat() == []
+    story = f"/audit/streams/node-{node}"
+    assert "node.token_retired" not in [entry["type"] for entry in shop.admin.fetch(story)]
+    assert new.beat() == []
+    assert old.ask().status_code == 401
+    assert new.beat() == []
+    by_type = {entry["type"]: entry for entry in shop.admin.fetch(story)}
+    assert by_type["node.token_retired"]["actor"] == f"node:{node}"
+    assert by_type["node.token_rotated"]["actor"] == "user:1"
+    assert [change["field"] for change in by_type["node.token_rotated"]["changes"]] == ["agent_token"]
+
+    last = shop.admin.when("POST", path, params={"at_once": True}).then(200)
+    assert last["old_token_until"] is None
+    assert new.ask().status_code == 401
+    assert FakeAgent(shop.server.url, last["agent_token"]).connect().status_code == 409
+
+
 def test_another_session_must_connect_first(agent: FakeAgent) -> None:
     session, agent.session = agent.session, uuid.uuid4().hex
     try:

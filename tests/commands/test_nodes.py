@@ -12,12 +12,14 @@ from commands.nodes import (
     QuarantineNode,
     RegisterNode,
     ReleaseNode,
+    RetireOldToken,
+    RotateNodeToken,
     UpdateNode,
 )
 from domain import claims, nodes, pools
 from domain.claims import ClaimReleased, ClaimTaken
 from domain.core.errors import Conflict, Invalid, NotFound
-from domain.core.events import Event
+from domain.core.events import UNSTAMPED, Event
 from domain.nodes import (
     NODE,
     NodeConnected,
@@ -25,6 +27,8 @@ from domain.nodes import (
     NodeQuarantined,
     NodeRegistered,
     NodeReleased,
+    NodeTokenRetired,
+    NodeTokenRotated,
     NodeUpdated,
     NodeWentOffline,
 )
@@ -65,6 +69,16 @@ def test_a_node_needs_a_pool() -> None:
 def test_a_name_is_taken_once() -> None:
     with pytest.raises(Conflict, match="agent-01"):
         given(POOL, ClaimTaken(claim="node-name-1", owner="node-6")).when(REGISTER)
+
+
+def test_the_old_token_is_retired_once() -> None:
+    rotated = NodeTokenRotated(node_id=7, token_hash=b"new", old_until=UNSTAMPED)
+    given(REGISTERED).when(RotateNodeToken(7, b"new", UNSTAMPED)).then(rotated)
+    given(REGISTERED, rotated).when(RetireOldToken(7)).then(NodeTokenRetired(node_id=7))
+    given(REGISTERED, rotated, NodeTokenRetired(node_id=7)).when(RetireOldToken(7)).then_nothing()
+    given(REGISTERED, NodeTokenRotated(node_id=7, token_hash=b"new")).when(RetireOldToken(7)).then_nothing()
+    with pytest.raises(NotFound):
+        given(REGISTERED, DELETED).when(RotateNodeToken(7, b"new", None))
 
 
 def test_an_agent_connects() -> None:

@@ -230,6 +230,7 @@ NODES = (
     op("POST /nodes/{node_id}/quarantine", node_managers),
     op("DELETE /nodes/{node_id}/quarantine", node_managers),
     op("POST /nodes/{node_id}/restart", node_managers),
+    op("POST /nodes/{node_id}/rotate-token", node_managers),
     op("POST /nodes/{node_id}/execute", admins(), {"command": "true"}),
     op("GET /nodes/{node_id}/commands/{command_id}", admins(), answers=(404,)),
     op("GET /node-pools", READER, lists="read"),

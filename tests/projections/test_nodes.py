@@ -14,6 +14,8 @@ from domain.nodes import (
     NodeQuarantined,
     NodeRegistered,
     NodeReleased,
+    NodeTokenRetired,
+    NodeTokenRotated,
     NodeUpdated,
     NodeWentOffline,
 )
@@ -43,6 +45,22 @@ def test_a_new_node_is_offline() -> None:
     row = given(REGISTERED).when(PROJECTION).one(NodeRow)
     assert row == NodeRow(7, "agent-01", 2, ["linux"], 1, b"hash", NOW)
     assert (row.status, row.session) == ("offline", None)
+
+
+def test_the_token_that_the_agent_uses_outlives_rotations() -> None:
+    def rotated(token: bytes, old_until: datetime | None = NOW) -> NodeTokenRotated:
+        return NodeTokenRotated(at=NOW, node_id=7, token_hash=token, old_until=old_until)
+
+    def tokens(*events: Event) -> tuple[bytes, bytes | None, datetime | None]:
+        row = given(REGISTERED, *events).when(PROJECTION).one(NodeRow)
+        return row.token_hash, row.old_token_hash, row.old_token_until
+
+    retired = NodeTokenRetired(node_id=7)
+    assert tokens(rotated(b"a")) == (b"a", b"hash", NOW)
+    assert tokens(rotated(b"a"), rotated(b"b")) == (b"b", b"hash", NOW), "the agent may not have used the first"
+    assert tokens(rotated(b"a"), retired) == (b"a", None, None)
+    assert tokens(rotated(b"a"), retired, rotated(b"b")) == (b"b", b"a", NOW)
+    assert tokens(rotated(b"a"), rotated(b"b", None)) == (b"b", None, None)
 
 
 def test_a_connected_node_says_what_it_is() -> None:

@@ -83,6 +83,11 @@ class User:
             return False
         return RANK.get(self.access.get(project_id, ""), 0) >= RANK[level]
 
+    def is_stranger(self, project_id: int) -> bool:
+        """Returns whether nothing but a membership is missing for the user to see the project."""
+        is_in_reach = self.token_projects is None or project_id in self.token_projects
+        return is_in_reach and self.role != "admin" and project_id not in self.access
+
     def must_access(self, level: Level, project_id: int, what: str | None = None) -> None:
         """Raises NotFound for a project that the user cannot see, and Forbidden if their access is lower than `level`.
 
@@ -111,6 +116,8 @@ class Agent:
     """
 
     node_id: int
+    replaces_old_token: bool = False
+    """Whether the token is a new one, and the one before is accepted until the agent has used this one."""
 
     @property
     def actor(self) -> str:

@@ -8,6 +8,7 @@ response at once. After a read, the header is a position up to which the respons
 times out, the response has `Testhide-Projected: false`.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -20,11 +21,12 @@ from litestar.types import Message, Scope
 from psycopg import AsyncConnection
 
 from api.http.idempotency import IdempotentRequest
-from api.http.permissions import Agent, Needs, User
+from api.http.permissions import Agent, Level, Needs, User
 from api.http.response_headers import REQUEST_ID
 from api.http.services import Services
 from commands.handler import Command, CommandContext, Receipt
-from domain.core.errors import Invalid, NotFound
+from domain.core.errors import Invalid, NotFound, StreamDamaged, Unavailable
+from domain.projects import PROJECT
 from store.clock import utcnow
 from store.log.append import AlreadyDone, IdempotencyKey
 from store.log.event_log import EventLog
@@ -140,8 +142,13 @@ class RequestContext:
     @property
     def node_id(self) -> int:
         """Id of the node whose agent calls."""
+        return self.agent.node_id
+
+    @property
+    def agent(self) -> Agent:
+        """The agent who calls. Only for handlers for agents."""
         agent: Agent = self.request.user
-        return agent.node_id
+        return agent
 
     async def find(self, find: Find[R], name: str, row_id: int) -> R:
         """Returns the row with this id, which `find` reads. Raises NotFound if there is no such row; the message calls
@@ -163,11 +170,19 @@ class RequestContext:
         needs: Needs = self.request.state.needs
         return needs
 
-    def must_access(self, project_id: int, what: str | None = None) -> None:
-        """Raises NotFound for a project that the user cannot see, and Forbidden if their access is lower than the route
-        requires. If the requested object is not the project itself but something in it, `what` names it in the message.
+    async def must_access(self, project_id: int, what: str | None = None, level: Level | None = None) -> None:
+        """Raises NotFound for a project that the user cannot see, and Forbidden if their access is lower than `level`,
+        which is that of the route if it is None. If the requested object is not the project itself but something in it,
+        `what` names it in the message.
+
+        Raises Unavailable instead of NotFound if the user is a member, but the read models do not show it yet.
         """
-        self.user.must_access(self.needs.level, project_id, what)
+        if self.user.is_stranger(project_id) and not self.is_historical:
+            with contextlib.suppress(StreamDamaged):
+                project = await self.log.load_state(PROJECT.at(project_id))
+                if project is not None and not project.deleted and self.user.user_id in project.members:
+                    raise Unavailable("Your access is not shown yet: the read models are behind the log. Try again.")
+        self.user.must_access(level or self.needs.level, project_id, what)
 
     async def find_visible(self, find: Find[P], name: str, row_id: int) -> P:
         """Returns the row with this id, which `find` reads. Raises NotFound if there is no such row or the user cannot
@@ -175,7 +190,7 @@ class RequestContext:
         `name`.
         """
         row = await self.find(find, name, row_id)
-        self.must_access(row.project_id, f"{name} {row_id}")
+        await self.must_access(row.project_id, f"{name} {row_id}")
         return row
 
     @property

@@ -93,7 +93,12 @@ async def _look_up(services: Services, token: str, session_id: str | None) -> Us
     hashed = token_hash(token)
     if token.startswith(AGENT_TOKEN):
         node = await nodes.find_by_token(services.pool, hashed)
-        return None if node is None or not hmac.compare_digest(node.token_hash, hashed) else Agent(node.id)
+        if node is None:
+            return None
+        is_new, old = hmac.compare_digest(node.token_hash, hashed), node.old_token_hash
+        if not is_new and not hmac.compare_digest(old or b"", hashed):
+            return None
+        return Agent(node.id, replaces_old_token=is_new and old is not None)
     async with services.pool.connection() as connection:
         found = await auth.find_token_credentials(connection, hashed)
         if found is None or found.token_id is None or not hmac.compare_digest(found.token_hash, hashed):

@@ -12,7 +12,7 @@ from store.log.codec import SALT_BYTES
 
 WITH_CREDENTIALS = frozenset(
     (
-        *("user.registered", "user.password_set", "api_token.created", "node.registered"),
+        *("user.registered", "user.password_set", "api_token.created", "node.registered", "node.token_rotated"),
         *("project.created", "project.webhook_secret_rotated", "webhook.registered", "webhook.updated"),
         *("teams_channel.registered", "teams_channel.updated"),
         *("job.configured", "template.created", "template.updated", "build.queued"),
