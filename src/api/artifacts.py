@@ -298,7 +298,7 @@ async def find_writable_build(caller: User | Agent, ctx: RequestContext, given: 
         job = await ctx.services.log.load_state(JOB.at(queued.job_id))
         if job is None or job.deleted:
             raise NotFound(f"There is no build {build_id}.")
-        ctx.must_access(queued.project_id, f"build {build_id}")
+        await ctx.must_access(queued.project_id, f"build {build_id}")
     return build
 
 

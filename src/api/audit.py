@@ -156,7 +156,7 @@ async def must_access_project(ctx: RequestContext, project_id: int) -> None:
     """Raises NotFound for a project that has no events or that the user cannot see, and Forbidden if their access is
     too low.
     """
-    ctx.must_access(project_id)
+    await ctx.must_access(project_id)
     if not await audit_trail.has_project(ctx.source, project_id):
         raise NotFound(f"There is no project {project_id}.")
 
@@ -170,7 +170,7 @@ async def project_of(ctx: RequestContext, stream: str) -> int | None:
     if not first or (project_id is None and not ctx.user.is_admin):
         raise NotFound(f"There is no stream {stream!r}; streams are named like build-1025, job-55 or user-7.")
     if project_id is not None:
-        ctx.must_access(project_id, f"stream {stream!r}")
+        await ctx.must_access(project_id, f"stream {stream!r}")
     return project_id
 
 

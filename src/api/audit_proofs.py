@@ -238,7 +238,7 @@ async def check_event_access(ctx: RequestContext, position: int, what: str) -> i
     if project_id is None and not ctx.user.is_admin:
         raise NotFound(f"There is no {what}.")
     if project_id is not None:
-        ctx.must_access(project_id, what)
+        await ctx.must_access(project_id, what)
     return project_id
 
 

@@ -116,5 +116,5 @@ class BuildActionController(Controller):
         ctx: RequestContext, source: BuildRow, test_ids: tuple[str, ...] | None, which: str
     ) -> tuple[int, datetime]:
         new_id = await ctx.services.ids.draw("builds")
-        receipt = await ctx(RestartBuild(new_id, source.id, source.job_id, test_ids, which))
+        receipt = await ctx(RestartBuild(new_id, source.id, source.job_id, test_ids, which, ctx.user.is_admin))
         return new_id, receipt.at

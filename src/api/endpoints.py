@@ -6,7 +6,7 @@ from api.http.permissions import Level, User
 from api.http.request_context import RequestContext
 from commands.endpoints import NAMES
 from domain.core.errors import Invalid, NotFound
-from domain.endpoints import EndpointKind
+from domain.endpoints import MASK, EndpointKind
 from integrations.ports import Refused
 from projections.engine.queries import find_row
 from projections.teams import ChannelRow
@@ -38,12 +38,17 @@ async def find_accessible(ctx: RequestContext, row_type: type[R], endpoint_id: i
     """
     name = NAMES[KINDS[row_type]]
     row = await ctx.find(lambda source, row_id: find_row(source, row_type, row_id), name, endpoint_id)
-    must_access(ctx.user, ctx.needs.level, row)
+    if row.project_id is not None:
+        await ctx.must_access(row.project_id, f"{name} {row.id}")
+    else:
+        must_access(ctx.user, ctx.needs.level, row)
     return row
 
 
 async def must_be_callable(ctx: RequestContext, url: str, field: str) -> None:
     """Raises Invalid if the server may not send messages to this URL. `field` is the name of the field with the URL."""
+    if MASK in url:
+        raise Invalid.field(field, f"has {MASK}, which stands for what is not shown: give the whole URL")
     try:
         await ctx.services.outgoing.check(url)
     except Refused as error:

@@ -119,7 +119,7 @@ class JobBundleController(Controller):
         two cases: its content is the same as in the bundle, or the caller or an admin has created it. Otherwise the
         configuration of the job gets the content of the bundle's template.
         """
-        ctx.must_access(data.project_id)
+        await ctx.must_access(data.project_id)
         bundle = read(data.bundle)
         job = bundle.job
         warnings: list[str] = []

@@ -114,7 +114,7 @@ class JobController(Controller):
         """Creates a job. Its builds run a command, so its configuration or its template must contain one before the
         first build.
         """
-        ctx.must_access(data.project_id)
+        await ctx.must_access(data.project_id)
         check_repository(data.repository)
         check_labels("pool_labels", data.pool_labels)
         job_id = await ctx.services.ids.draw("jobs")

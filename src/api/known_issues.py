@@ -92,7 +92,7 @@ class KnownIssueController(Controller):
         """Creates a known issue. It classifies matching failures in new reports, and matching older failures that
         nobody has classified.
         """
-        ctx.must_access(data.project_id)
+        await ctx.must_access(data.project_id)
         match = parse_match(data)
         if match is None:
             raise match_error("one of them is required")

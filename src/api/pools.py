@@ -60,7 +60,7 @@ class PoolController(Controller):
     @post(guards=[PROJECT_ADMINS])
     async def create_pool(self, ctx: RequestContext, data: NewPool) -> PoolView:
         """Creates a pool of nodes for the jobs of a project."""
-        ctx.must_access(data.project_id)
+        await ctx.must_access(data.project_id)
         if data.shared:
             ctx.user.must_manage_nodes()
         check_labels("labels", data.labels)
@@ -106,14 +106,14 @@ async def find_visible_pool(ctx: RequestContext, pool_id: int) -> PoolView:
     """Returns the pool. Raises NotFound if the pool is not shared and the user cannot see its project."""
     found = await ctx.find(pools.find, "node pool", pool_id)
     if not found.shared:
-        ctx.user.must_access("read", found.project_id, f"node pool {pool_id}")
+        await ctx.must_access(found.project_id, f"node pool {pool_id}", "read")
     return found
 
 
 def check_may_change(ctx: RequestContext, pool: PoolView) -> None:
     if not ctx.user.may("read", pool.project_id):
         raise Forbidden(f"Node pool {pool.id} is shared, but only admins of its project change it.")
-    ctx.must_access(pool.project_id, f"node pool {pool.id}")
+    ctx.user.must_access(ctx.needs.level, pool.project_id, f"node pool {pool.id}")
 
 
 def check_labels(field: str, labels: Mapping[str, str] | UnsetType) -> None:

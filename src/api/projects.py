@@ -152,7 +152,7 @@ class ProjectController(Controller):
 
 async def find_visible_project(ctx: RequestContext, project_id: int) -> ProjectRow:
     """Returns the project. Raises NotFound if the user cannot see it, and Forbidden if their access is too low."""
-    ctx.must_access(project_id)
+    await ctx.must_access(project_id)
     return await ctx.find(projects.find, "project", project_id)
 
 

@@ -215,7 +215,8 @@ async def find_or_register_user(ctx: RequestContext, provider: IdentityProviderR
     identity = identity_claim(ctx.services.secrets, provider.id, assertion.name_id)
     role = find_role(provider, assertion.attributes)
     actor = "system:sso"
-    receipt = await ctx(SignInByIdentity(identity, provider.id, role), actor=actor)
+    admin_ids = () if role == "admin" else await auth.fetch_admin_ids(ctx.source)
+    receipt = await ctx(SignInByIdentity(identity, provider.id, role, admin_ids), actor=actor)
     if owner := receipt.state(CLAIM.at(identity)).owner:
         return int(owner.removeprefix("user-"))
     email = find_email(provider, assertion)

@@ -139,6 +139,11 @@ class UserAccount(msgspec.Struct, frozen=True):
     def is_active_admin(self) -> bool:
         return self.role == "admin" and self.active and not self.deleted
 
+    @property
+    def can_sign_in_as_admin(self) -> bool:
+        """Whether the user is an admin and not one whose invitation is open."""
+        return self.is_active_admin and (self.has_password or bool(self.identities))
+
 
 def evolve(state: UserAccount | None, event: Event) -> UserAccount | None:
     match event:

@@ -256,6 +256,12 @@ async def find_by_email(source: Source, email: str) -> UserRow | None:
     return await fetch_one(source, UserRow, query, {"email": email})
 
 
+async def fetch_admin_ids(source: Source) -> list[int]:
+    """Returns the ids of two active admins, or of fewer if there are not as many. Those with a password come first."""
+    query = f"SELECT id FROM {UserRow.table} WHERE role = 'admin' AND active ORDER BY password_hash = '', id LIMIT 2"
+    return [user_id for (user_id,) in await fetch_rows(source, query)]
+
+
 async def fetch_tokens(source: Source, user_id: int) -> list[ApiTokenRow]:
     query = f"SELECT * FROM {ApiTokenRow.table} WHERE user_id = %(user)s ORDER BY id"
     return await fetch_all(source, ApiTokenRow, query, {"user": user_id})

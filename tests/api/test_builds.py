@@ -311,6 +311,9 @@ def own_server(engines: Engines, database: str, tmp_path_factory: pytest.TempPat
 
 def test_without_a_projector_a_write_says_that_it_cannot_be_read_yet(own_server: Server) -> None:
     shop = Shop(own_server)
+    member = own_server.make_user("developer")
+    joins = {"email": member.fetch("/me")["email"], "access": "read"}
+    member.get(f"/api/v3/projects/{shop.project}").then(404)
     own_server.kill("project")
 
     def write() -> tuple[int, Any, float]:
@@ -326,7 +329,13 @@ def test_without_a_projector_a_write_says_that_it_cannot_be_read_yet(own_server:
     assert projected == "false"
     assert took < 1, "it lags already: nobody waits"
     shop.admin.get(f"/api/v3/builds/{first}").then(503)
+    project = f"/api/v3/projects/{shop.project}"
+    shop.admin.post(f"{project}/members", json=joins).then(201)
+    for path in (project, f"/api/v3/jobs/{shop.job}"):
+        member.get(path).then(503)
     own_server.start("project")
+    own_server.wait_until_projected()
+    member.get(project).then(200)
     own_server.wait_until_projected()
     assert [shop.build(number)["status"] for number in (first, second)] == ["running"] * 2
     _, projected, _ = write()

@@ -149,6 +149,23 @@ def test_the_provider_decides_the_role_of_whom_it_brought() -> None:
 
 
 @pytest.mark.parametrize(
+    ("others", "keeps_role"),
+    [
+        ([], True),
+        ([UserRegistered(user_id=8, role="admin", password_hash="h")], False),
+        ([UserRegistered(user_id=8, role="developer", password_hash="h")], True),
+        ([UserRegistered(user_id=8, role="admin")], True),  # the invitation is open
+        ([UserRegistered(user_id=8, role="admin", password_hash="h"), UserUpdated(user_id=8, active=False)], True),
+        ([UserRegistered(user_id=8, role="admin", password_hash="h"), UserDeleted(user_id=8)], True),
+    ],
+)
+def test_a_sign_in_leaves_the_last_admin_the_role(others: list[Event], keeps_role: bool) -> None:
+    history = (USER, TAKEN, MANAGED, UserUpdated(user_id=7, role="admin"), *others)
+    decided = given(*history).when(SignInByIdentity("identity-1", 4, "viewer", admin_ids=(7, 8)))
+    decided.then(*([] if keeps_role else [UserUpdated(user_id=7, role="viewer")]))
+
+
+@pytest.mark.parametrize(
     "kind", [CreateIdentityProvider, UpdateIdentityProvider, LinkIdentity, UnlinkIdentity, RegisterByIdentity]
 )
 def test_deciding_again_does_nothing(kind: type[Any]) -> None:
