@@ -69,7 +69,7 @@ async def admit(ctx: RequestContext, project_id: int, user_id: int, access: Leve
 
 
 async def find_member(ctx: RequestContext, project_id: int, user_id: int) -> MemberView:
-    member = await auth.find_member(ctx.source, project_id, user_id)
+    member = await ctx.find_row(lambda source: auth.find_member(source, project_id, user_id))
     if member is None:
         raise NotFound(f"User {user_id} is no member of project {project_id}.")
     return member

@@ -56,6 +56,8 @@ class RestartBuild(Command):
     test_ids: tuple[str, ...] | None = None
     which: str = ""
     """Kind of the tests in `test_ids`: `failed` or `flaky`."""
+    by_admin: bool = False
+    """Whether an admin restarts the build. Who queued the first one does not matter."""
 
     def reads(self) -> Sequence[AnyStream]:
         return BUILD.at(self.build_id), BUILD.at(self.restarted_from), JOB.at(self.job_id)

@@ -49,6 +49,8 @@ class StartBuild(Command):
     secrets: dict[str, bytes] = field(default_factory=dict)
     priority: int = 5
     external: bool = False
+    by_admin: bool = False
+    """Whether an admin starts the build: some nodes run no others."""
 
     def reads(self) -> Sequence[AnyStream]:
         return BUILD.at(self.build_id), JOB.at(self.job_id)

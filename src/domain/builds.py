@@ -85,6 +85,7 @@ class BuildQueued(BuildEvent, frozen=True):
     required_tags: list[str] = []
     pool_labels: dict[str, str] = {}
     quarantine_mode: QuarantineMode = "run"
+    by_admin: bool = False  # whether an admin queued it; unknown, thus false, in events of older releases
 
 
 class BuildAssigned(BuildEvent, frozen=True):

@@ -7,7 +7,7 @@ from pathlib import Path
 from psycopg import AsyncConnection
 
 from commands.handler import CommandContext, Handler
-from commands.nodes import RegisterNode
+from commands.nodes import RegisterNode, UpdateNode
 from commands.users import register_user
 from domain.claims import CLAIM
 from projections.engine.inspection import create_on_empty_log
@@ -23,6 +23,7 @@ from testhide.settings import Settings
 from testhide.version import VERSION
 
 FIRST_START = CommandContext("system:first-start")
+START = CommandContext("system:start")
 
 
 def upgrade(settings: Settings) -> None:
@@ -91,24 +92,29 @@ async def create_first_admin(settings: Settings) -> str | None:
     return f"first administrator: {settings.admin_email}  password: {password}  (shown once)"
 
 
-async def register_local_node(settings: Settings) -> str:
-    """Returns the token of the local agent's node. Registers the node if it does not exist.
+async def register_local_node(settings: Settings, *, admins_only: bool) -> str:
+    """Returns the token of the local agent's node. Registers the node if it does not exist. `admins_only` says whether
+    the node now runs only builds that an admin has queued.
 
     Raises Fault if the node exists but the data folder contains no token.
     """
     token_file = Path(settings.data_dir, "agent", "token")
     async with core(settings, pool_size=1) as parts:
         claim = parts.secrets.claim("node-name", "local")
-        if (await parts.log.load_state(CLAIM.at(claim))).owner:
+        handler = Handler(parts.log, utcnow)
+        if owner := (await parts.log.load_state(CLAIM.at(claim))).owner:
             try:
-                return token_file.read_text().strip()
+                token = token_file.read_text().strip()
             except FileNotFoundError:
                 raise Fault(
                     f"There already is a node called 'local', and its token is not in {token_file}:"
                     " start with --no-agent, or delete the node by DELETE /api/v3/nodes/{id}."
                 ) from None
+            node_id = int(owner.removeprefix("node-"))
+            await handler.execute(UpdateNode(node_id, admins_only=admins_only), START)
+            return token
         token = new_token("agt_")
-        await Handler(parts.log, utcnow).execute(
+        await handler.execute(
             RegisterNode(
                 node_id=await parts.ids.draw("nodes"),
                 title="local",
@@ -116,6 +122,7 @@ async def register_local_node(settings: Settings) -> str:
                 token_hash=token_hash(token),
                 pool_id=None,
                 max_parallel=2,
+                admins_only=admins_only,
             ),
             FIRST_START,
         )

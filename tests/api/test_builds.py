@@ -330,7 +330,7 @@ def test_without_a_projector_a_write_says_that_it_cannot_be_read_yet(own_server:
     assert took < 1, "it lags already: nobody waits"
     shop.admin.get(f"/api/v3/builds/{first}").then(503)
     project = f"/api/v3/projects/{shop.project}"
-    shop.admin.post(f"{project}/members", json=joins).then(201)
+    shop.admin.post(f"{project}/members", json=joins).then(503)
     for path in (project, f"/api/v3/jobs/{shop.job}"):
         member.get(path).then(503)
     own_server.start("project")

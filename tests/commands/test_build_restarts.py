@@ -1,5 +1,6 @@
 """Tests of restarting a finished build."""
 
+import dataclasses
 from typing import Any
 
 import hypothesis
@@ -63,6 +64,17 @@ def test_the_same_commit_and_configuration_again() -> None:
     )
     given(*RAN, NOW_CONFIGURED).when(again()).then(expected)
     given(*RAN, expected).when(again()).then_nothing()
+
+
+@pytest.mark.parametrize("by_admin", [True, False])
+def test_a_build_is_an_admins_if_an_admin_restarts_it(by_admin: bool) -> None:
+    first = [
+        msgspec.structs.replace(event, by_admin=not by_admin) if isinstance(event, BuildQueued) else event
+        for event in RAN
+    ]
+    (queued,) = given(*first).when(dataclasses.replace(again(), by_admin=by_admin))
+    assert isinstance(queued, BuildQueued)
+    assert queued.by_admin == by_admin
 
 
 def test_only_some_tests() -> None:

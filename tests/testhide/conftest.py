@@ -47,6 +47,16 @@ def data() -> Iterator[Path]:
 
 
 @pytest.fixture
+def reachable() -> Iterator[Path]:
+    """A folder that builds of a local agent can reach. Those of root's agent have a /tmp of their own."""
+    folder = Path(tempfile.mkdtemp(prefix="testhide-data-", dir="/var/cache" if os.geteuid() == 0 else None))
+    folder.chmod(0o711)
+    yield folder
+    clear(folder / "data")
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
 def prepared(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """The settings of a database with its first administrator; verbs find them by TESTHIDE_SETTINGS."""
     settings = Settings(database_url=database, redis_url="", secret_key=b"s" * 32, data_dir=str(tmp_path))

@@ -106,11 +106,11 @@ def state(client: Client, build: int) -> dict[str, Any]:
     return found
 
 
-def test_the_documented_commands(data: Path) -> None:
+def test_the_documented_commands(data: Path, reachable: Path) -> None:
     operator = Operator(data)
     back_up, restore, move, start = documented("docs/backup.md", "The embedded database")
     rotate, _ = documented("docs/backup.md", "Rotating the secret key")
-    go = data / "go"
+    go = reachable / "go"
 
     up, *first_build = documented("README.md", "Use")
     url, login, *others = first_build

@@ -50,13 +50,6 @@ def test_locked_folder(data: Path, refused) -> None:  # type: ignore[no-untyped-
     assert "already in use by process" in errors
 
 
-def test_others_could_reach_the_local_agent(data: Path, refused) -> None:  # type: ignore[no-untyped-def]
-    code, errors = refused("--data", str(data), "--host", "192.0.2.1")
-    assert code == 2
-    assert "--no-agent" in errors
-    assert "--trust-local-builds" in errors
-
-
 @pytest.mark.parametrize(
     ("name", "url", "message"),
     [

@@ -11,11 +11,19 @@ from domain import builds, jobs, nodes, pools
 from domain.builds import BuildAssigned, BuildFinished, BuildMovedToTop, BuildQueued, BuildRequeued, BuildStarted
 from domain.core.events import Event
 from domain.jobs import JobCreated, JobDeleted, JobUpdated
-from domain.nodes import NodeConnected, NodeDeleted, NodeQuarantined, NodeRegistered, NodeReleased, NodeWentOffline
+from domain.nodes import (
+    NodeConnected,
+    NodeDeleted,
+    NodeQuarantined,
+    NodeRegistered,
+    NodeReleased,
+    NodeUpdated,
+    NodeWentOffline,
+)
 from domain.pools import PoolCreated, PoolDeleted, PoolUpdated
 from tests.support.strategies import histories
 from workers.dispatch.dispatch_state import DispatchState, LostBuild
-from workers.dispatch.placement import explain_waiting, place_builds
+from workers.dispatch.placement import REASON_ADMINS_ONLY, explain_waiting, place_builds
 
 PROJECT, OTHER_PROJECT = 1, 2
 NOW = datetime(2026, 5, 20, 10, tzinfo=UTC)
@@ -70,6 +78,17 @@ def test_a_build_goes_to_a_node_that_asks() -> None:
     assert placed(after(job(), *node(), queued(1))) == []
     assert placed(after(job(), *node(), queued(1), polls={3: 0})) == []
     assert placed(after(job(), node()[0], queued(1), polls={3: 1})) == [], "its agent has not connected"
+
+
+@pytest.mark.parametrize("by_admin", [True, False])
+def test_a_node_for_admins_only_runs_what_an_admin_queued(by_admin: bool) -> None:
+    history = (job(), *node(), NodeUpdated(node_id=3, admins_only=True), queued(1, by_admin=by_admin))
+    assert placed(after(*history, polls={3: 1})) == ([(1, 3)] if by_admin else [])
+    assert reasons(*history, *node(4, pool=9)) == [
+        "All nodes that it may use are busy, or their pool is at its limit." if by_admin else REASON_ADMINS_ONLY
+    ]
+    assert placed(after(*history, *node(4), polls={4: 1})) == [(1, 4)]
+    assert placed(after(*history, NodeUpdated(node_id=3, admins_only=False), polls={3: 1})) == [(1, 3)]
 
 
 def test_a_node_gets_as_many_as_it_asks_for() -> None:

@@ -32,6 +32,7 @@ class Machine:
     size: int
     pool: int | None
     tags: list[str]
+    admins_only: bool = False
     online: bool = False
     quarantined: bool = False
     open_slots: int = 0
@@ -80,7 +81,7 @@ class World:
     def may_run_on(self, build: Wanted, machine: Machine) -> bool:
         """Whether a machine is one for this build at all."""
         event = build.event
-        if not set(event.required_tags) <= set(machine.tags):
+        if not set(event.required_tags) <= set(machine.tags) or (machine.admins_only and not event.by_admin):
             return False
         if event.node_pool_id is not None:
             if machine.pool != event.node_pool_id:
@@ -149,8 +150,9 @@ class Placing(RuleBasedStateMachine):
             self.happens(world.pools[pool_id])
         for node_id in NODES:
             pool, tags = draw(st.none() | st.sampled_from(POOLS)), draw(st.sampled_from(TAGS))
-            machine = world.machines[node_id] = Machine(draw(st.integers(1, 3)), pool, tags)
-            self.happens(NodeRegistered(node_id=node_id, title="n", pool_id=pool, max_parallel=machine.size, tags=tags))
+            machine = world.machines[node_id] = Machine(draw(st.integers(1, 3)), pool, tags, draw(st.booleans()))
+            about: dict[str, Any] = {"tags": tags, "max_parallel": machine.size, "admins_only": machine.admins_only}
+            self.happens(NodeRegistered(node_id=node_id, title="n", pool_id=pool, **about))
 
     @rule(
         job_id=st.sampled_from(JOBS),
@@ -158,8 +160,11 @@ class Placing(RuleBasedStateMachine):
         pool=st.none() | st.none() | st.sampled_from(POOLS),
         labels=st.sampled_from(LABELS),
         tags=st.sampled_from(TAGS),
+        by_admin=st.booleans(),
     )
-    def queue(self, job_id: int, priority: int, pool: int | None, labels: dict[str, str], tags: list[str]) -> None:
+    def queue(
+        self, job_id: int, priority: int, pool: int | None, labels: dict[str, str], tags: list[str], by_admin: bool
+    ) -> None:
         self.builds += 1
         event = BuildQueued(
             build_id=self.builds,
@@ -170,6 +175,7 @@ class Placing(RuleBasedStateMachine):
             pool_labels={} if pool else labels,
             required_tags=tags,
             at=self.world.now,
+            by_admin=by_admin,
         )
         self.world.waiting[self.builds] = Wanted(event)
         self.happens(event)

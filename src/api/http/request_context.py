@@ -156,12 +156,19 @@ class RequestContext:
 
         Raises Unavailable if the read models do not have the row, but are behind the log.
         """
-        row = await find(self.source, row_id)
-        if row is None and not self.is_historical:
-            await self.services.wait_for_missing(self._connection)
-            row = await find(self.source, row_id)
+        row = await self.find_row(lambda source: find(source, row_id))
         if row is None:
             raise NotFound(f"There is no {name} {row_id}.")
+        return row
+
+    async def find_row(self, find: Callable[[Source], Awaitable[R | None]]) -> R | None:
+        """Returns the row that `find` reads; None if there is none. Raises Unavailable if the read models do not have
+        it, but are behind the log.
+        """
+        row = await find(self.source)
+        if row is None and not self.is_historical:
+            await self.services.wait_for_missing(self._connection)
+            row = await find(self.source)
         return row
 
     @property

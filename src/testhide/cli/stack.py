@@ -21,7 +21,7 @@ def up(
     port: Annotated[int | None, Parameter(validator=Number(gte=1, lte=65535))] = None,
     data: Path | None = None,
     agent: bool = True,
-    trust_local_builds: Flag = False,
+    trust_builds: Flag = False,
     unsafe: Flag = False,
     verbose: Annotated[bool, Parameter(name=["--verbose", "-v"], negative=())] = False,
 ) -> None:
@@ -36,15 +36,15 @@ def up(
     data
         Data folder [/var/lib/testhide as root, else ~/.local/share/testhide].
     agent
-        Start a local agent. Its builds run as you.
-    trust_local_builds
-        Start a local agent even if other machines can reach the server.
+        Start a local agent. For root, its builds have users of their own; else it runs only builds of admins, as you.
+    trust_builds
+        The local agent runs everybody's builds as you: they can read all of this server's data, and change it.
     unsafe
         Start even on a database that may lose acknowledged writes (fsync or synchronous_commit off).
     verbose
         Show the processes' logs, which are in DATA/logs.
     """
-    stack.up(os.environ, host, port, data, agent=agent, trust=trust_local_builds, unsafe=unsafe, verbose=verbose)
+    stack.up(os.environ, host, port, data, agent=agent, trust=trust_builds, unsafe=unsafe, verbose=verbose)
 
 
 def dsn(*, data: Path | None = None) -> None:
@@ -59,9 +59,15 @@ def dsn(*, data: Path | None = None) -> None:
     print(f"{settings.database_url}\n{settings.redis_url}")
 
 
-def local_node(token_file: Path) -> None:
-    """Register the local agent's node unless it is registered, and write its token to a file."""
+def local_node(token_file: Path, *, admins_only: Flag = False) -> None:
+    """Register the local agent's node unless it is registered, and write its token to a file.
+
+    Parameters
+    ----------
+    admins_only
+        The node runs only builds that an administrator has queued.
+    """
     from testhide.preparation import register_local_node
 
-    token = asyncio.run(register_local_node(load_settings()))
+    token = asyncio.run(register_local_node(load_settings(), admins_only=admins_only))
     write_private(token_file, token.encode() + b"\n")

@@ -31,6 +31,8 @@ class Plan:
     port: int
     embedded: tuple[str, ...]
     agent: bool
+    trust_builds: bool
+    """Whether the local agent runs the builds of all users as its own user."""
     verbose: bool
     opened: str = ""
     """Networks that webhooks may call because only this machine reaches the server; else empty."""
@@ -59,19 +61,44 @@ def steps(plan: Plan, lock_fd: int) -> list[Step]:
         Await(responds(plan.host, plan.port, "/api/v3/readyz"), "The server"),
     ]
     if plan.agent:
-        token = data / "agent" / "token"
-        found += [
-            Run(_server_program("local-node", str(token))),
-            Start((Service(_agent_program(plan, token), AGENT_WAVE),)),
-            Say(
-                "The local agent's builds are trusted: they run as you, and can read the server's secret key in the"
-                " data folder. --no-agent starts none."
-            ),
-        ]
+        found += _local_agent(plan, data / "agent")
     if plan.opened:
         found.append(Say(f"Webhooks may call {plan.opened}, over http too. TESTHIDE_OUTGOING_ALLOW says otherwise."))
     found.append(Say(f"ready {http_url(plan.host, plan.port)}"))
     return found
+
+
+def _local_agent(plan: Plan, folder: Path) -> list[Step]:
+    token = folder / "token"
+    builds_are_isolated = os.geteuid() == 0 and not plan.trust_builds
+    workdir = _isolated_workdir(folder) if builds_are_isolated else folder / "work"
+    options = [] if builds_are_isolated else ["--trust-builds"]
+    admins_only = [] if builds_are_isolated or plan.trust_builds else ["--admins-only"]
+    found: list[Step] = [
+        Run(_server_program("local-node", str(token), *admins_only)),
+        Start((Service(_agent_program(plan, token, workdir, options), AGENT_WAVE),)),
+    ]
+    if admins_only:
+        found.append(Say("The local agent runs only builds that administrators start, since they run as you."))
+    elif not builds_are_isolated:
+        found.append(
+            Say(
+                "The local agent's builds are trusted: they run as you, and can read the server's secret key in the"
+                " data folder."
+            )
+        )
+    return found
+
+
+def _isolated_workdir(folder: Path) -> Path:
+    """Return a work folder that builds with users of their own can enter: in the agent's folder, or in /var/cache if
+    a folder above it is closed to them.
+    """
+    if all(path.stat().st_mode & 0o001 for path in folder.parents):
+        folder.chmod(0o711)  # what else is in it is private
+        return folder / "work"
+    status = folder.stat()
+    return Path("/var/cache/testhide-agent") / f"{status.st_dev:x}-{status.st_ino:x}"
 
 
 def _server_program(verb: str, *arguments: str) -> Program:
@@ -80,11 +107,11 @@ def _server_program(verb: str, *arguments: str) -> Program:
     return Program(verb, (sys.executable, "-P", "-m", "testhide", verb, *arguments), env=environ)
 
 
-def _agent_program(plan: Plan, token: Path) -> Program:
+def _agent_program(plan: Plan, token: Path, workdir: Path, options: list[str]) -> Program:
     environ = {name: value for name, value in os.environ.items() if name != "TESTHIDE_SETTINGS"}
     server = local_url(plan.host, plan.port)
     argv = [sys.executable, "-P", "-m", "agent", "--server", server, "--token-file", str(token)]
-    argv += ["--workdir", str(token.parent / "work"), "--trust-builds", "--allow-local-repositories"]
+    argv += ["--workdir", str(workdir), "--allow-local-repositories", *options]
     # SIGTERM would let it finish its builds first.
     return Program("agent", tuple(argv), env=environ, stop_signal=signal.SIGQUIT)
 

@@ -45,12 +45,6 @@ def up(
     given["prints_links"] = True
     # These two are placeholders: `_complete` fills them in once there is a data folder.
     asked = from_environment(environ, **{"database_url": "-", "secret_key": b"", **given})
-    if agent and not trust and not is_loopback(asked.host):
-        raise Fault(
-            f"With --host {asked.host} others reach this server, and the local agent runs builds as you: "
-            "add --no-agent, or --trust-local-builds if whoever may start builds here is trusted.",
-            2,
-        )
     try:
         if not has_record(Path(asked.data_dir)):
             # Checked before a new folder is made, so that a refusal leaves none behind. With an old folder the port may
@@ -68,7 +62,14 @@ def up(
             file = folder.path / "run" / "settings.json"
             save_settings(settings, file)
             plan = Plan(
-                str(folder.path), settings.host, settings.port, embedded, agent, verbose, LOOPBACK if opened else ""
+                str(folder.path),
+                settings.host,
+                settings.port,
+                embedded,
+                agent,
+                trust,
+                verbose,
+                LOOPBACK if opened else "",
             )
             os.set_inheritable(folder.lock_fd, True)
             sys.stdout.flush()

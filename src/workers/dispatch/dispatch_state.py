@@ -39,6 +39,8 @@ class Requirements(NamedTuple):
     pool_id: int | None
     pool_labels: frozenset[tuple[str, str]]
     tags: frozenset[str]
+    by_admin: bool
+    """Whether an admin queued the build."""
 
 
 class QueueKey(NamedTuple):
@@ -129,6 +131,7 @@ class DispatchState:
                     event.node_pool_id,
                     frozenset(event.pool_labels.items()),
                     frozenset(event.required_tags),
+                    event.by_admin,
                 )
                 key = QueueKey(0, event.priority, event.job_id, requirements)
                 self._enqueue(QueuedBuild(event.build_id, key, event.at))

@@ -1,10 +1,11 @@
 """Decides from the state of dispatch which build runs on which node. No input or output.
 
 A node can get a build when the poll of its agent is open, the node has a free slot and the tags that the build
-requires, and the build may use the node's pool. The limits of the job and of the pool must not be exceeded. The order
-of builds: those moved to the top come first, then those with higher priority, then those of the project with the fewest
-running builds, then those of the project that has waited longest for an assignment, then the oldest. A build's priority
-rises by one with every ten minutes of waiting, so that no build waits for ever.
+requires, the build may use the node's pool, and an admin queued the build if the node is for admins only. The limits of
+the job and of the pool must not be exceeded. The order of builds: those moved to the top come first, then those with
+higher priority, then those of the project with the fewest running builds, then those of the project that has waited
+longest for an assignment, then the oldest. A build's priority rises by one with every ten minutes of waiting, so that
+no build waits for ever.
 """
 
 from collections import Counter
@@ -18,6 +19,10 @@ from workers.dispatch.dispatch_state import DispatchState, QueuedBuild, QueueKey
 
 AGING = timedelta(minutes=10)
 """Waiting time that raises the priority of a build by one."""
+REASON_ADMINS_ONLY = (
+    "No node that it may use runs builds of anybody but admins, since they would have the rights of the server's own"
+    " user. Connect an agent on another machine, or start the server by `testhide up --trust-builds`."
+)
 
 
 def place_builds(state: DispatchState, now: datetime) -> list[tuple[QueuedBuild, int]]:
@@ -122,7 +127,9 @@ class _Round:
         return self._state.nodes[node_id].max_parallel - self._on_node[node_id]
 
     def _fits(self, requirements: Requirements, node: Node) -> bool:
-        return self._in_reach(requirements, node) and requirements.tags.issubset(node.tags)
+        return (
+            self._in_reach(requirements, node) and _admits(node, requirements) and requirements.tags.issubset(node.tags)
+        )
 
     def _in_reach(self, requirements: Requirements, node: Node) -> bool:
         """Returns whether a build with these requirements may use the pool of the node. Does not consider tags."""
@@ -157,7 +164,10 @@ class _Round:
             )
         if not reachable:
             return f"There is no node in {'the pools that it may use' if pool_id is None else f'node pool {pool_id}'}."
-        tagged = [item for item in reachable if requirements.tags.issubset(item[1].tags)]
+        admitting = [item for item in reachable if _admits(item[1], requirements)]
+        if not admitting:
+            return REASON_ADMINS_ONLY
+        tagged = [item for item in admitting if requirements.tags.issubset(item[1].tags)]
         if not tagged:
             return f"No node that it may use has the tags {', '.join(sorted(requirements.tags))}."
         if not any(node.session is not None and not node.quarantined for _, node in tagged):
@@ -165,3 +175,7 @@ class _Round:
         if not self._job_has_room(key):
             return f"Job {key.job_id} already runs {job.max_parallel} at once, which is its limit."
         return "All nodes that it may use are busy, or their pool is at its limit."
+
+
+def _admits(node: Node, requirements: Requirements) -> bool:
+    return requirements.by_admin or not node.admins_only
