@@ -142,7 +142,7 @@ class UserAccount(msgspec.Struct, frozen=True):
     @property
     def can_sign_in_as_admin(self) -> bool:
         """Whether the user is an admin and not one whose invitation is open."""
-        return self.is_active_admin and (self.has_password or bool(self.identities))
+        return self.is_active_admin and (bool(self.password_hash) or bool(self.identities))
 
 
 def evolve(state: UserAccount | None, event: Event) -> UserAccount | None:
