@@ -1,5 +1,7 @@
 """Signing in and out, tokens, and what everybody may ask."""
 
+import base64
+import json
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -258,3 +260,26 @@ def test_a_session_is_signed_by_the_key_of_its_time(server: Server) -> None:
         forged = jwt.encode(later, its_key, "HS256", headers={"kid": kid})
         assert bearer(server, forged).status_code == 401
     assert bearer(server, jwt.encode(later, key, "HS256")).status_code == 401
+
+
+def test_a_session_token_that_was_changed_opens_nothing(server: Server) -> None:
+    head, claims, signature = server.make_user("viewer").token.split(".")
+
+    def changed(part: str, **changes: Any) -> str:
+        decoded = json.loads(base64.urlsafe_b64decode(part + "==")) | changes
+        return base64.urlsafe_b64encode(json.dumps(decoded).encode()).rstrip(b"=").decode()
+
+    for token in (
+        f"{changed(head, alg='none')}.{claims}.",
+        f"{changed(head, alg='none')}.{claims}.{signature}",
+        f"{changed(head, alg='HS512')}.{claims}.{signature}",
+        f"{changed(head, kid=[1])}.{claims}.{signature}",
+        f"{changed(head, kid='9' * 4_000)}.{claims}.{signature}",
+        f"{changed(head, crit=['x'])}.{claims}.{signature}",
+        f"{changed(head, b64=False)}.{claims}.{signature}",
+        f"{head}.{changed(claims, sub='1')}.{signature}",
+        f"{head}.{changed(claims, exp=2**53)}.{signature}",
+        "...",
+        "a" * 60_000,
+    ):
+        assert bearer(server, token).status_code == 401

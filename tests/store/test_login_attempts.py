@@ -47,3 +47,16 @@ async def test_a_window_ends(parts: Core) -> None:
     async with parts.pool.connection() as connection:
         left = await (await connection.execute("SELECT subject, failures FROM login_failures")).fetchall()
     assert left == [("a", 0)]
+
+
+async def test_failures_alone_do_not_let_the_table_grow(parts: Core) -> None:
+    attempts = LoginAttempts(parts.pool)
+    for number in range(12):
+        await attempts.reserve({f"{kind} {number}": 9 for kind in ("pair", "address", "account")})
+    async with parts.pool.connection() as connection:
+        await connection.execute("UPDATE login_failures SET since = since - make_interval(secs => %s)", (WINDOW_S + 1,))
+    for _ in range(4):
+        assert await attempts.reserve({"a": 9}) == 0
+    async with parts.pool.connection() as connection:
+        left = await (await connection.execute("SELECT subject FROM login_failures")).fetchall()
+    assert left == [("a",)]

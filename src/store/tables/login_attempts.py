@@ -2,7 +2,7 @@
 
 A subject is an account, a network address, or an account together with an address; it is stored as an HMAC. An attempt
 is counted before its password is checked, so that simultaneous attempts cannot exceed a limit. If it succeeds, it is
-subtracted again. Each call also deletes a few expired rows, so the table stays small.
+subtracted again. Each attempt also deletes a few expired rows, so the table stays small.
 """
 
 from collections.abc import Mapping
@@ -41,6 +41,7 @@ class LoginAttempts:
             " WHERE failures > most",
             (list(limits), list(limits.values()), WINDOW_S),
         )
+        await self._delete_expired()
         if row is None or row[0] is None:
             return 0
         await self.release(limits)
@@ -53,6 +54,11 @@ class LoginAttempts:
             "UPDATE login_failures SET failures = greatest(failures - 1, 0) WHERE subject = ANY (%s::text[])",
             (list(subjects),),
         )
+
+    async def _delete_expired(self) -> None:
+        """Deletes a few rows, but more than one attempt adds, so that failed attempts alone do not let the table
+        grow.
+        """
         await execute(
             self._pool,
             "DELETE FROM login_failures WHERE subject IN (SELECT subject FROM login_failures"
