@@ -279,7 +279,7 @@ SUBJECTS = (
     *(Subject(f"/nodes/{node}", f"node-{node}") for node in NODES),
     *(Subject(f"/users/{user}/permissions") for user in (*USERS, ROOT)),
 )
-GAUGES, BLANK = {"cpu_pct": None, "uptime_s": None}, {"branch": "", "commit_sha": None}
+GAUGES, BLANK = {"cpu_pct": None, "uptime_s": None}, {"branch": "", "commit_sha": None, "detail": None}
 
 
 @dataclass
