@@ -11,6 +11,7 @@ Rejection
     ├── Invalid              422
     ├── TooManyRequests      429
     ├── ContentsAltered      500
+    ├── OutsideFailure       502
     ├── Unavailable          503
     │       ├── StorageFull  503
     │       └── StreamDamaged 503
