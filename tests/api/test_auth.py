@@ -269,12 +269,14 @@ def test_a_session_token_that_was_changed_opens_nothing(server: Server) -> None:
         decoded = json.loads(base64.urlsafe_b64decode(part + "==")) | changes
         return base64.urlsafe_b64encode(json.dumps(decoded).encode()).rstrip(b"=").decode()
 
+    long_id = f"{'9' * 5_000}.{session_week(datetime.now(UTC))}"  # more digits than Python makes a number of
     for token in (
         f"{changed(head, alg='none')}.{claims}.",
         f"{changed(head, alg='none')}.{claims}.{signature}",
         f"{changed(head, alg='HS512')}.{claims}.{signature}",
         f"{changed(head, kid=[1])}.{claims}.{signature}",
         f"{changed(head, kid='9' * 4_000)}.{claims}.{signature}",
+        f"{changed(head, kid=long_id)}.{claims}.{signature}",
         f"{changed(head, crit=['x'])}.{claims}.{signature}",
         f"{changed(head, b64=False)}.{claims}.{signature}",
         f"{head}.{changed(claims, sub='1')}.{signature}",

@@ -234,8 +234,10 @@ class Secrets:
         Returns None for an unknown key, and for one whose root key was retired longer ago than `lifetime`.
         """
         root_id, _, period = (key_id or "").rpartition(".")
-        root = self._roots.get(int(root_id) if root_id.isascii() and root_id.isdigit() else 0)
-        if root is None or not root.signs(lifetime) or root_id != (str(root.id) if root.id else ""):
+        # Compared as text, since anybody may send anything: no number is made of it.
+        named = (root for root in self._roots.values() if root_id == (str(root.id) if root.id else ""))
+        root = next(named, None)
+        if root is None or not root.signs(lifetime):
             return None
         return self._derive(root.id, SESSIONS) if key_id is None else self._session_key(root.id, period)
 
