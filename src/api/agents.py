@@ -1,7 +1,6 @@
 """Operations of agents: connect, poll, log, report, finish. docs/agent-protocol.md describes the agent's side."""
 
 import hashlib
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -15,7 +14,6 @@ from api.http.idempotency import BODY_HASH
 from api.http.permissions import Agent, agents_only
 from api.http.request_context import RequestContext
 from api.http.types import fields_of
-from api.http.uploads import open_spooled
 from api.live.agent_polls import POLL_S, AgentPolls
 from commands.build_assignment import AcknowledgeBuild, must_hold
 from commands.builds import FinishBuild
@@ -256,7 +254,8 @@ class AgentController(Controller):
         node_id = ctx.node_id
         build = await load_build(ctx.services.log, build_id)
         must_hold(build.state, build_id, node_id, attempt)
-        with open_spooled(ctx.services.spool, "report-") as spooled:
+        with ctx.services.spool.open("report-") as spooled:
+            spooled.project_id = build.state.queued.project_id
             size, hashed = 0, hashlib.sha256()
             async for chunk in request.stream():
                 size += len(chunk)
@@ -266,7 +265,7 @@ class AgentController(Controller):
                 spooled.write(chunk)
             spooled.flush()
             request.state[BODY_HASH] = hashed.digest()
-            file = IncomingReport(attempt, path, Path(spooled.name), hashed.digest())
+            file = IncomingReport(attempt, path, spooled.path, hashed.digest())
             reports = ctx.services.reports
             recorded = await (reports.record_missing if missing else reports.record_file)(ctx, build, file)
         return ReportAnswer(recorded.cases, list(recorded.warnings))

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,7 +26,7 @@ from commands.artifacts import DeleteArtifact, StoreArtifact, must_be_leased
 from commands.reports.recording import IncomingReport, load_build
 from domain.artifacts import ARTIFACT, ArtifactType, artifact_path, artifact_type, blob_key, is_report_name
 from domain.builds import AnyBuild, Finished
-from domain.core.errors import ContentsAltered, Invalid, NotFound, Rejection
+from domain.core.errors import ContentsAltered, Invalid, NotFound, Rejection, TooLarge
 from domain.core.events import LoadedState
 from domain.jobs import JOB
 from domain.reports import Report
@@ -132,7 +132,8 @@ class ArtifactController(Controller):
     )
     async def upload_artifact(self, request: Request[User | Agent, Any, Any], ctx: RequestContext) -> UploadedArtifact:
         """Uploads a file as multipart/form-data with the fields `build_id`, `file` and, optionally, `path`. `path` is a
-        folder (`reports`), or the whole path if it ends in the file's name.
+        folder (`reports`), or the whole path if it ends in the file's name. A `build_id` that comes first refuses an
+        upload before its file is sent; it must come before a file of more than 64 KiB.
 
         If the build is external and the file is a test report, the server also records the results of the report. If
         another report has the same path, the new one gets another path (`junit-2.xml`), and both count; with
@@ -140,13 +141,15 @@ class ArtifactController(Controller):
         count; the answer and the build say so.
         """
 
-        async def check(fields: Mapping[str, str]) -> None:
-            if "build_id" in fields:
-                await find_writable_build(request.user, ctx, fields["build_id"])
+        async def check(build_id: str, size: int) -> int:
+            project_id = (await find_writable_build(request.user, ctx, build_id)).state.queued.project_id
+            await must_fit(ctx, project_id, size)
+            return project_id
 
-        async with receive_upload(request, ctx.services.spool, MAX_UPLOAD_BYTES, check) as upload:
-            loaded = await find_writable_build(request.user, ctx, upload.fields.get("build_id", ""))
+        async with receive_upload(request, ctx.services.spool, MAX_UPLOAD_BYTES, "build_id", check) as upload:
+            loaded = await find_writable_build(request.user, ctx, upload.fields["build_id"])
             build = loaded.state
+            await must_fit(ctx, build.queued.project_id)  # only now its size is known, if it was not announced
             path = artifact_path(upload.fields.get("path", ""), upload.file_name)
             is_replacement = parse_flag("replace", upload.fields.get("replace", "false"))
             report = None
@@ -183,6 +186,18 @@ class ArtifactController(Controller):
         """Deletes an artifact. If it was a report, the results that were read from it stay."""
         artifact = await ctx.find_visible(artifacts.find, "artifact", artifact_id)
         await ctx(DeleteArtifact(artifact_id, artifact.build_id))
+
+
+async def must_fit(ctx: RequestContext, project_id: int, size: int = 0) -> None:
+    """Raises TooLarge if the artifacts of a project, those that this process is receiving, and `size` bytes more are
+    above its quota.
+    """
+    used = await artifacts.fetch_usage(ctx.source, project_id)
+    if used + ctx.services.spool.used_by(project_id) + size > (quota := ctx.services.artifact_quota):
+        raise TooLarge(
+            f"Project {project_id} has {used:,} bytes of artifacts and may have {quota:,}, with this file and others"
+            " that are being uploaded: delete artifacts or builds, or keep builds for a shorter time."
+        )
 
 
 async def store_artifact(

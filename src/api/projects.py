@@ -17,7 +17,7 @@ from api.http.types import Id, Name, fields_of, to_view
 from commands.pools import DeletePool
 from commands.projects import CloseProject, CreateProject, DeleteProject, RotateWebhookSecret, UpdateProject
 from domain.core.errors import Conflict, Unavailable
-from projections import jobs, pools, projects
+from projections import artifacts, jobs, pools, projects
 from projections.projects import ProjectRow
 from store.crypto.secrets import new_token
 
@@ -68,6 +68,10 @@ class ProjectDetail(msgspec.Struct):
     """Days after which finished builds are deleted; 0: never because of their age."""
     retention_builds: int
     """Number of newest finished builds of each job that are kept; 0: all."""
+    artifact_bytes: int
+    """Bytes of all artifacts of the project."""
+    artifact_quota: int
+    """Bytes of artifacts that the project may have. An upload beyond it is refused with 413."""
 
 
 class NewSecret(msgspec.Struct):
@@ -107,14 +111,14 @@ class ProjectController(Controller):
     @get("/{project_id:int}", guards=[CAN_READ])
     async def get_project(self, ctx: RequestContext, project_id: int) -> ProjectDetail:
         """Returns a project."""
-        return to_detail(await find_visible_project(ctx, project_id), ctx.services.base_url)
+        return await show_project(ctx, project_id)
 
     @put("/{project_id:int}", guards=[PROJECT_ADMINS])
     async def update_project(self, ctx: RequestContext, project_id: int, data: ProjectChanges) -> ProjectDetail:
         """Changes the given fields of a project."""
         await find_visible_project(ctx, project_id)
         await ctx(UpdateProject(project_id, **fields_of(data, name="title")))
-        return to_detail(await find_visible_project(ctx, project_id), ctx.services.base_url)
+        return await show_project(ctx, project_id)
 
     @post("/{project_id:int}/rotate-webhook-secret", status_code=200, opt=SHOWN_ONCE, guards=[PROJECT_ADMINS])
     async def rotate_webhook_secret(self, ctx: RequestContext, project_id: int) -> NewSecret:
@@ -156,8 +160,15 @@ async def find_visible_project(ctx: RequestContext, project_id: int) -> ProjectR
     return await ctx.find(projects.find, "project", project_id)
 
 
-def to_detail(row: ProjectRow, base_url: str) -> ProjectDetail:
-    return to_view(ProjectDetail, row, webhook_url=f"{base_url}/webhook/proj/{row.id}")
+async def show_project(ctx: RequestContext, project_id: int) -> ProjectDetail:
+    row = await find_visible_project(ctx, project_id)
+    return to_view(
+        ProjectDetail,
+        row,
+        webhook_url=f"{ctx.services.base_url}/webhook/proj/{row.id}",
+        artifact_bytes=await artifacts.fetch_usage(ctx.source, project_id),
+        artifact_quota=ctx.services.artifact_quota,
+    )
 
 
 def make_slug(name: str) -> str:

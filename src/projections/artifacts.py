@@ -1,17 +1,18 @@
-"""Read model of build artifacts."""
+"""Read model of build artifacts, and of how many bytes each project, job and build has of them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import datetime
+from typing import Literal
 
-from domain.artifacts import ArtifactDeleted, ArtifactStored
+from domain.artifacts import ArtifactDeleted, ArtifactEvent, ArtifactStored
 from domain.builds import BuildDeleted
 from domain.core.events import Recorded, copy_fields
 from domain.jobs import JobDeleted
-from projections.engine.model import Change, Delete, DeleteWhere, Projection, Row, Rows, Table, no_rows
+from projections.engine.model import Change, Delete, DeleteWhere, Key, Projection, Row, Rows, Table
 from projections.engine.queries import fetch_all, fetch_one, find_row
 from store.postgres.queries import Source
 
-VERSION = 1
+VERSION = 2
 
 
 class ArtifactRow(Row, frozen=True):
@@ -33,24 +34,76 @@ class ArtifactRow(Row, frozen=True):
         return self.path.rpartition("/")[2]
 
 
+class ArtifactUsageRow(Row, frozen=True):
+    """Bytes of all artifacts of one project, job or build. Those of jobs and builds are there to be taken off when the
+    job or build is deleted.
+    """
+
+    table = Table("artifact_usage", VERSION, key=("owner", "id"), indexes=("(job_id)",))
+    owner: Literal["project", "job", "build"]
+    id: int
+    job_id: int | None
+    """Job of a build; null for a job or project."""
+    size_bytes: int = 0
+
+
+def keys(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
+    event = recorded.event
+    match event:
+        case ArtifactStored() | ArtifactDeleted() | BuildDeleted():
+            yield from ((ArtifactUsageRow, owner) for owner in _owners(event))
+            if isinstance(event, ArtifactDeleted):
+                yield ArtifactRow, (event.artifact_id,)
+        case JobDeleted():
+            yield ArtifactUsageRow, ("job", event.job_id)
+            yield ArtifactUsageRow, ("project", event.project_id)
+
+
 def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
     event = recorded.event
     match event:
         case ArtifactStored():
             yield copy_fields(ArtifactRow, event, id=event.artifact_id, created_at=event.at)
+            yield from _add(rows, event.size_bytes, *_owners(event), job_id=event.job_id)
         case ArtifactDeleted():
-            yield Delete(ArtifactRow, event.artifact_id)
+            artifact = rows.get(ArtifactRow, event.artifact_id)
+            if artifact is not None:
+                yield Delete(ArtifactRow, event.artifact_id)
+                yield from _add(rows, -artifact.size_bytes, *_owners(event), job_id=event.job_id)
         case BuildDeleted():
             yield DeleteWhere(ArtifactRow, "build_id", event.build_id)
+            build, job, project = _owners(event)
+            if (usage := rows.get(ArtifactUsageRow, *build)) is not None:
+                yield Delete(ArtifactUsageRow, *build)
+                yield from _add(rows, -usage.size_bytes, job, project)
         case JobDeleted():
             yield DeleteWhere(ArtifactRow, "job_id", event.job_id)
+            yield DeleteWhere(ArtifactUsageRow, "job_id", event.job_id)
+            if (usage := rows.get(ArtifactUsageRow, "job", event.job_id)) is not None:
+                yield Delete(ArtifactUsageRow, "job", event.job_id)
+                yield from _add(rows, -usage.size_bytes, ("project", event.project_id))
+
+
+_Owner = tuple[Literal["project", "job", "build"], int]
+
+
+def _owners(event: ArtifactEvent | BuildDeleted) -> tuple[_Owner, _Owner, _Owner]:
+    return ("build", event.build_id), ("job", event.job_id), ("project", event.project_id)
+
+
+def _add(rows: Rows, size_bytes: int, *owners: _Owner, job_id: int | None = None) -> Iterator[ArtifactUsageRow]:
+    """Yields the rows of these owners with more bytes. `job_id` is the job of the build among them."""
+    for owner, number in owners:
+        before = rows.get(ArtifactUsageRow, owner, number)
+        size = size_bytes if before is None else before.size_bytes + size_bytes
+        yield ArtifactUsageRow(owner, number, job_id if owner == "build" else None, max(0, size))
 
 
 PROJECTION = Projection(
     "artifacts",
     VERSION,
-    (ArtifactRow,),
-    no_rows,
+    (ArtifactRow, ArtifactUsageRow),
+    keys,
     apply,
     handles=(ArtifactDeleted, ArtifactStored, BuildDeleted, JobDeleted),
 )
@@ -83,6 +136,13 @@ async def fetch_page(
 
 async def find(source: Source, artifact_id: int) -> ArtifactRow | None:
     return await find_row(source, ArtifactRow, artifact_id)
+
+
+async def fetch_usage(source: Source, project_id: int) -> int:
+    """Returns the bytes of all artifacts of a project."""
+    query = f"SELECT * FROM {ArtifactUsageRow.table} WHERE owner = 'project' AND id = %(project)s"
+    row = await fetch_one(source, ArtifactUsageRow, query, {"project": project_id})
+    return 0 if row is None else row.size_bytes
 
 
 async def find_duplicate(source: Source, build_id: int, path: str, sha256: str) -> ArtifactRow | None:

@@ -196,6 +196,7 @@ async def api_services(settings: Settings) -> "AsyncIterator[Services]":
     from agent.bundle import build_zipapp
     from api.http.rate_limits import RateLimits
     from api.http.services import Services
+    from api.http.spool import Spool
     from commands.handler import Handler
     from commands.reports.reading_pool import ReadingPool
     from commands.reports.recording import ReportRecorder
@@ -254,7 +255,8 @@ async def api_services(settings: Settings) -> "AsyncIterator[Services]":
                 cors_origins=frozenset(settings.origins),
                 base_url=settings.public_url,
                 sends_mail=bool(settings.smtp_url),
-                spool=spool,
+                spool=Spool(spool),
+                artifact_quota=settings.artifact_quota,
                 disks={"data folder": spool} | ({"artifacts": folder} if (folder := settings.blobs_folder) else {}),
                 version=VERSION,
                 build=settings.build or find_build(),

@@ -36,6 +36,7 @@ MEANINGS = {
     "admin_password": "the first administrator's password, 8 characters or more; unset: made up and printed once",
     "unsafe": "1: start also on a database with fsync or synchronous_commit off",
     "blobs_url": "where artifacts lie, s3://BUCKET/PREFIX or file:///FOLDER (DATA/blobs)",
+    "artifact_quota": "bytes of artifacts that one project may have (107374182400: 100 GiB)",
     "outgoing_allow": "networks besides public ones that webhooks may call, http included: 10.1.0.0/16,… (none)",
     "trusted_proxies": "networks of reverse proxies, whose X-Forwarded-For and -Proto count (127.0.0.0/8,::1/128)",
     "requests_per_token": "requests a minute with one token; 0: no limit (6000)",
@@ -94,6 +95,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     admin_email: str = "admin@testhide.local"
     admin_password: str = ""
     blobs_url: str = ""
+    artifact_quota: int = 100 * 1024**3
     outgoing_allow: str = ""
     trusted_proxies: str = "127.0.0.0/8,::1/128"
     requests_per_token: int = 6_000
@@ -180,6 +182,8 @@ def from_environment(environ: Mapping[str, str], **given: Any) -> Settings:
         found[name] = _number(found[name], variable(name), COUNTS[name], 10_000_000)
     for origin in split(found.get("cors_origins", "")):
         _must_be_origin(origin, variable("cors_origins"))
+    if "artifact_quota" in found:
+        found["artifact_quota"] = _number(found["artifact_quota"], variable("artifact_quota"), 0, 10**18)
     if "unsafe" in found:
         found["unsafe"] = bool(_number(found["unsafe"], variable("unsafe"), 0, 1))
     found |= given
@@ -238,7 +242,7 @@ def _output(command: str, name: str) -> str:
 
 
 def _number(text: str, name: str, least: int, most: int) -> int:
-    if text.isascii() and text.isdigit() and least <= int(text[:9]) <= most:
+    if text.isascii() and text.isdigit() and least <= int(text[:20]) <= most:
         return int(text)
     raise Fault(f"{name} must be a number from {least} to {most}, not {text!r}.", 2)
 

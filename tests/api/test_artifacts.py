@@ -3,13 +3,17 @@
 import hashlib
 import socket
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
+from api.http.uploads import MAX_HELD_BYTES
 from tests.support.builders import given_build, given_job, given_project, upload
-from tests.support.server import Server
+from tests.support.http import Client
+from tests.support.in_process_server import serve_in_process
+from tests.support.server import ADMIN, Server
 
 CONTENT = bytes(range(256)) * 40
 
@@ -151,16 +155,82 @@ def test_bodies_that_are_no_form(server: Server, build: int) -> None:
     assert server.admin.get("/api/v3/artifacts", params={"build_id": build}).json() == []
 
 
-def test_too_large_a_file_is_refused_at_its_head(server: Server) -> None:
-    address = urlsplit(server.url)
+def answer_to_beginning(client: Client, body: bytes, length: int) -> int:
+    """The status of an upload whose body is said to have `length` bytes, and of which no more than `body` comes."""
+    address = urlsplit(client.url)
     head = (
-        f"POST /api/v3/artifacts/upload HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Length: {2**31 + 2**20}\r\n"
-        f"Authorization: Bearer {server.admin.token}\r\n"
+        f"POST /api/v3/artifacts/upload HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Length: {length}\r\n"
+        f"Authorization: Bearer {client.token}\r\n"
         "Content-Type: multipart/form-data; boundary=b\r\n\r\n"
     )
     with socket.create_connection((address.hostname or "", address.port or 0), timeout=20) as connection:
-        connection.sendall(head.encode() + b"--b\r\n")
-        assert connection.recv(100).split()[1] == b"413"
+        connection.sendall(head.encode() + body)
+        return int(connection.recv(100).split()[1])
+
+
+def test_too_large_a_file_is_refused_at_its_head(server: Server) -> None:
+    assert answer_to_beginning(server.admin, b"--b\r\n", 2**31 + 2**20) == 413
+
+
+def test_a_file_is_refused_before_it_is_received(server: Server, project: int, build: int) -> None:
+    def field(value: object) -> bytes:
+        return b'--b\r\nContent-Disposition: form-data; name="build_id"\r\n\r\n%s\r\n--b\r\n' % str(value).encode()
+
+    reader = server.make_user("developer", {project: "read"})
+    stranger = server.make_user("developer", {})
+    viewer = server.make_user("viewer", {project: "write"})
+    file = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+    size = 10**9
+    assert answer_to_beginning(reader, field(build), size) == 403
+    assert answer_to_beginning(stranger, field(build), size) == 404
+    assert answer_to_beginning(viewer, field(build), size) == 403
+    assert answer_to_beginning(server.admin, field(2**52), size) == 404
+    assert answer_to_beginning(server.admin, field("x"), size) == 422
+    assert answer_to_beginning(server.admin, file + bytes(MAX_HELD_BYTES + 1), size) == 422
+    late = server.admin.post(
+        "/api/v3/artifacts/upload", files=[("file", ("a", bytes(10**6))), ("build_id", (None, str(build)))]
+    )
+    expected = {"field": "build_id", "message": f"must come before a file of more than {MAX_HELD_BYTES:,} bytes"}
+    assert (late.status_code, late.json()["errors"]) == (422, [expected])
+    assert list(Path(server.settings.data_dir, "spool").iterdir()) == []
+
+
+def test_a_project_has_a_quota(server: Server) -> None:
+    project = given_project(server)
+    build = given_build(server, given_job(server, project))
+    with serve_in_process(server, artifact_quota=1_000_000) as inside:
+        client = inside.client(*ADMIN)
+
+        def used() -> tuple[int, int]:
+            server.wait_until_projected()
+            shown = client.fetch(f"/projects/{project}")
+            return shown["artifact_bytes"], shown["artifact_quota"]
+
+        assert used() == (0, 1_000_000)
+        first = upload(client, build, bytes(700_000), "a.bin").json()["id"]
+        upload(client, build, b"x" * 100, "b.bin").then(201)
+        assert used() == (700_100, 1_000_000)
+        refused = upload(client, build, b"y" * 300_000, "c.bin").then(413)
+        assert f"Project {project} has 700,100 bytes of artifacts and may have 1,000,000" in refused["detail"]
+        body = b'--b\r\nContent-Disposition: form-data; name="build_id"\r\n\r\n%d\r\n--b\r\n' % build
+        assert answer_to_beginning(client, body, 600_000) == 413, "before it is received"
+        assert [item["name"] for item in client.fetch("/artifacts", build_id=build)] == ["a.bin", "b.bin"]
+        client.delete(f"/api/v3/artifacts/{first}").raise_for_status()
+        assert used() == (100, 1_000_000)
+        upload(client, build, b"y" * 300_000, "c.bin").then(201)
+
+
+def test_uploads_under_way_are_bounded_in_all(server: Server, build: int) -> None:
+    with serve_in_process(server) as inside:
+        client, spool = inside.client(*ADMIN), inside.services.spool
+        spool.max_bytes = 100_000
+        refused = upload(client, build, bytes(60_000), "a.bin")
+        assert (refused.status_code, "Retry-After" in refused.headers) == (503, True)
+        upload(client, build, bytes(40_000), "a.bin").then(201)
+        spool.reserve(project_id=0, size=50_000)
+        spool.reserve(project_id=-1, size=20_000)
+        assert upload(client, build, bytes(40_000), "b.bin").status_code == 503
+        assert list(spool.folder.iterdir()) == []
 
 
 def test_download(server: Server, artifact: int) -> None:

@@ -3,12 +3,14 @@
 from datetime import UTC, datetime
 
 import hypothesis
+from msgspec import structs
 
 from domain import artifacts, jobs
-from domain.artifacts import ArtifactStored
+from domain.artifacts import ArtifactDeleted, ArtifactStored
+from domain.builds import BuildDeleted
 from domain.core.events import Event
 from domain.jobs import JobDeleted
-from projections.artifacts import PROJECTION, ArtifactRow
+from projections.artifacts import PROJECTION, ArtifactRow, ArtifactUsageRow
 from tests.support.spec import given
 from tests.support.strategies import histories
 
@@ -40,6 +42,30 @@ def test_a_deleted_job_leaves_no_artifacts() -> None:
     other = JobDeleted(job_id=6, project_id=1)
     assert len(given(STORED, other).when(PROJECTION).all(ArtifactRow)) == 1
     assert given(STORED, JobDeleted(job_id=5, project_id=1)).when(PROJECTION).all(ArtifactRow) == []
+
+
+def test_usage_follows_what_is_stored_and_deleted() -> None:
+    def used(*more: Event) -> dict[tuple[str, int], int]:
+        stored = (
+            stored_as(201, build=7, job=5, size=5),
+            stored_as(202, build=7, job=5, size=10),
+            stored_as(203, build=8, job=5, size=100),
+            stored_as(204, build=9, job=6, size=1_000),
+        )
+        rows = given(*stored, *more).when(PROJECTION).all(ArtifactUsageRow)
+        return {(row.owner, row.id): row.size_bytes for row in rows if row.owner != "build"}
+
+    deleted = ArtifactDeleted(artifact_id=202, build_id=7, job_id=5, project_id=1, blob="")
+    build = BuildDeleted(build_id=7, job_id=5, project_id=1)
+    job = JobDeleted(job_id=5, project_id=1)
+    assert used() == {("job", 5): 115, ("job", 6): 1_000, ("project", 1): 1_115}
+    assert used(deleted) == used(deleted, deleted) == {("job", 5): 105, ("job", 6): 1_000, ("project", 1): 1_105}
+    assert used(build) == used(deleted, build) == {("job", 5): 100, ("job", 6): 1_000, ("project", 1): 1_100}
+    assert used(job) == used(build, job) == used(deleted, job) == {("job", 6): 1_000, ("project", 1): 1_000}
+
+
+def stored_as(artifact_id: int, *, build: int, job: int, size: int) -> ArtifactStored:
+    return structs.replace(STORED, artifact_id=artifact_id, build_id=build, job_id=job, size_bytes=size)
 
 
 @hypothesis.given(histories(*artifacts.EVENTS, *jobs.EVENTS))

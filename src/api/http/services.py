@@ -8,6 +8,7 @@ from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
 from api.http.rate_limits import RateLimits
+from api.http.spool import Spool
 from commands.handler import Handler
 from commands.reports.recording import ReportRecorder
 from domain.core.errors import Unavailable
@@ -54,8 +55,9 @@ class Services:
     base_url: str
     sends_mail: bool
     """Whether a mail server is set, so that links to set a password are mailed."""
-    spool: Path
-    """Folder for files while they are being uploaded."""
+    spool: Spool
+    artifact_quota: int
+    """Bytes of artifacts that one project may have."""
     disks: Mapping[str, Path]
     """Contents -> folder, for the folders that the server writes to."""
     version: str

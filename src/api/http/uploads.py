@@ -3,14 +3,12 @@
 Litestar's parser is not used, since it keeps fields without a file name in memory, whatever their size.
 """
 
-import errno
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import NamedTemporaryFile
-from typing import IO, Any
+from typing import Any
 
 import msgspec
 from litestar import Request
@@ -19,12 +17,15 @@ from multipart import MultipartError, MultipartSegment, PushMultipartParser, par
 
 from api.http.idempotency import BODY_HASH
 from api.http.permissions import Agent
+from api.http.spool import Spool
 from api.http.validation import suggestion
-from domain.core.errors import Invalid, StorageFull, TooLarge
+from domain.core.errors import Invalid, TooLarge
 
 FORM = "multipart/form-data"
 MAX_FIELD_BYTES = 8 * 1024  # bytes
 MAX_PARTS = 20
+MAX_HELD_BYTES = 64 * 1024
+"""Bytes of a file that may come before the fields that say where it belongs. They are in memory only."""
 
 
 @dataclass(frozen=True)
@@ -37,57 +38,48 @@ class Upload:
     path: Path
 
 
-@contextmanager
-def open_spooled(spool: Path, prefix: str) -> Iterator[IO[bytes]]:
-    """Yields a new file in the folder `spool`, and deletes it when the block ends. Raises StorageFull if the disk is
-    full.
-    """
-    try:
-        with NamedTemporaryFile(dir=spool, prefix=prefix) as spooled:
-            yield spooled
-    except OSError as error:  # also when the file is closed, with what was not written yet
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageFull("data folder") from error
-        raise
-
-
-Check = Callable[[Mapping[str, str]], Awaitable[None]]
+Check = Callable[[str, int], Awaitable[int]]
+"""Function that takes the owner and the least size of a file, in bytes, and returns the id of the owner's project."""
 
 
 @asynccontextmanager
 async def receive_upload(
-    request: Request[Any, Any, Any], spool: Path, limit: int, check: Check
+    request: Request[Any, Any, Any], spool: Spool, limit: int, owner: str, check: Check
 ) -> AsyncIterator[Upload]:
-    """Yields the fields of a form and its `file`, which is in the folder `spool` until the block ends.
+    """Yields the fields of a form and its `file`, which is in the spool until the block ends.
 
-    Calls `check` with the fields that come before the file, so that a file which `check` refuses is not written. Raises
-    Invalid for a wrong form or unknown fields, TooLarge for a file of more than `limit` bytes, StorageFull if the disk
-    is full, and all errors of `check`.
+    Calls `check` with the field called `owner` as soon as it comes, and writes nothing of the file before that, so that
+    a file which `check` refuses is neither written nor received. Raises Invalid for a wrong form, unknown fields, or a
+    field `owner` that is missing or comes after MAX_HELD_BYTES of the file, TooLarge for a file of more than `limit`
+    bytes, StorageFull if the disk is full, Unavailable if the spool is, and all errors of
+    `check`.
     """
     boundary = _boundary(request)
     announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > limit + MAX_PARTS * MAX_FIELD_BYTES:
+    least = max(0, int(announced) - MAX_PARTS * MAX_FIELD_BYTES) if announced.isdecimal() else 0
+    if least > limit:
         raise too_large(limit)
-    with open_spooled(spool, "upload-") as spooled:
+    with spool.open("upload-") as spooled:
         # Agents of a newer release may send fields that this server does not know.
         known = None if isinstance(request.user, Agent) else request.route_handler.opt["content"][FORM]["properties"]
-        form = _Form(spooled.write, limit, known)
+        form = _Form(spooled.write, limit, known, owner)
         try:
             with PushMultipartParser(boundary, max_segment_count=MAX_PARTS, max_header_size=MAX_FIELD_BYTES) as parser:
                 async for chunk in request.stream():
                     for part in parser.parse(chunk):
                         form.take(part)
-                        if form.file_begins:
-                            await check(form.fields)
+                        if form.is_held and owner in form.fields:
+                            spooled.project_id = await check(form.fields[owner], least)
+                            form.release()
         except MultipartError as error:
             raise Invalid(f"The body is not valid multipart/form-data: {error}") from error
+        if form.is_held:
+            await check("", 0)
         if form.file_name is None:
             raise Invalid.field("file", "is missing: send the file as a part named `file`")
         spooled.flush()
         request.state[BODY_HASH] = form.hash()
-        yield Upload(
-            form.fields, form.file_name, form.content_type, form.size, form.digest.hexdigest(), Path(spooled.name)
-        )
+        yield Upload(form.fields, form.file_name, form.content_type, form.size, form.digest.hexdigest(), spooled.path)
 
 
 def too_large(limit: int) -> TooLarge:
@@ -104,13 +96,16 @@ def _boundary(request: Request[Any, Any, Any]) -> str:
 
 
 class _Form:
-    def __init__(self, write: Callable[[bytes], object], limit: int, known: Collection[str] | None) -> None:
+    def __init__(self, write: Callable[[bytes], object], limit: int, known: Collection[str] | None, owner: str) -> None:
         self.fields: dict[str, str] = {}
         self.file_name: str | None = None
         self.content_type = ""
         self.size = 0
         self.digest = hashlib.sha256()
-        self.file_begins = False
+        self.is_held = True
+        """Whether what comes of the file is not written yet."""
+        self._held = bytearray()
+        self._owner = owner
         self._write = write
         self._limit = limit
         self._known = known
@@ -125,7 +120,6 @@ class _Form:
         return hashlib.sha256(msgspec.msgpack.encode(parts)).digest()
 
     def take(self, part: MultipartSegment | bytes | bytearray | None) -> None:
-        self.file_begins = False
         match part:
             case MultipartSegment():
                 self._segment = part
@@ -135,7 +129,6 @@ class _Form:
                         raise Invalid.field("file", "may be given once")
                     self.file_name = part.filename or "file"
                     self.content_type = part.content_type or ""
-                    self.file_begins = True
             case None:
                 if self._segment is not None and not self._is_file:
                     self._end_field(self._segment.name or "")
@@ -158,7 +151,18 @@ class _Form:
         if self.size > self._limit:
             raise too_large(self._limit)
         self.digest.update(chunk)
-        self._write(chunk)
+        if self.is_held:
+            self._held += chunk
+            if len(self._held) > MAX_HELD_BYTES:
+                raise Invalid.field(self._owner, f"must come before a file of more than {MAX_HELD_BYTES:,} bytes")
+        else:
+            self._write(chunk)
+
+    def release(self) -> None:
+        """Writes what has come of the file, and all that follows when it comes."""
+        self.is_held = False
+        self._write(bytes(self._held))
+        self._held.clear()
 
     def _end_field(self, name: str) -> None:
         if name in self.fields:

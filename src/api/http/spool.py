@@ -1,0 +1,77 @@
+"""Files while they are being uploaded: in one folder, and bounded in all."""
+
+import errno
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import IO
+
+from domain.core.errors import StorageFull, Unavailable
+
+MAX_SPOOLED_BYTES = 16 * 1024**3
+"""Bytes of all files that one process has at a time; each upload may have 2 GiB."""
+MAX_SHARE = 0.5
+"""The part of it that one project may use."""
+
+
+@dataclass
+class Spool:
+    folder: Path
+    max_bytes: int = MAX_SPOOLED_BYTES
+    _used: Counter[int] = field(default_factory=Counter)
+    """Project id -> bytes of its files."""
+
+    def used_by(self, project_id: int) -> int:
+        return self._used[project_id]
+
+    @contextmanager
+    def open(self, prefix: str) -> Iterator["SpooledFile"]:
+        """Yields a new file, and deletes it when the block ends. Raises StorageFull if the disk is full."""
+        try:
+            with NamedTemporaryFile(dir=self.folder, prefix=prefix) as file:
+                spooled = SpooledFile(self, file)
+                try:
+                    yield spooled
+                finally:
+                    self._add(spooled.project_id, -spooled.size)
+        except OSError as error:  # also when the file is closed, with what was not written yet
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise StorageFull("data folder") from error
+            raise
+
+    def reserve(self, project_id: int, size: int) -> None:
+        """Takes room for more bytes of a project. Raises Unavailable if there is none."""
+        if self._used.total() + size > self.max_bytes or self._used[project_id] + size > self.max_bytes * MAX_SHARE:
+            raise Unavailable("Too many bytes are being uploaded at the moment; send this file again later.")
+        self._add(project_id, size)
+
+    def _add(self, project_id: int, size: int) -> None:
+        self._used[project_id] += size
+        if not self._used[project_id]:
+            del self._used[project_id]
+
+
+@dataclass
+class SpooledFile:
+    """File of a project. `project_id` must be set before the first `write`."""
+
+    spool: Spool
+    file: IO[bytes]
+    project_id: int = 0
+    size: int = 0
+
+    @property
+    def path(self) -> Path:
+        return Path(self.file.name)
+
+    def write(self, chunk: bytes) -> None:
+        """Appends to the file. Raises Unavailable if the spool has no room for it."""
+        self.spool.reserve(self.project_id, len(chunk))
+        self.size += len(chunk)
+        self.file.write(chunk)
+
+    def flush(self) -> None:
+        self.file.flush()
