@@ -4,9 +4,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from commands.builds import describe_missing, describe_unloaded, describe_unreadable, join_sentences
 from commands.handler import Command, must_exist
 from commands.selected_tests import describe_not_run
+from commands.verdicts import (
+    describe_fail_fast,
+    describe_late,
+    describe_lost_tests,
+    describe_missing,
+    describe_unexplained,
+    describe_unloaded,
+    describe_unreadable,
+    join_sentences,
+)
 from domain.builds import (
     BUILD,
     AnyBuild,
@@ -175,11 +184,16 @@ class DeleteBuild(Command, of=BUILD):
 
 def describe_lost_results(build: Finished) -> str | None:
     """Returns why results of a finished build may be missing; None if there is no sign of that."""
-    ended_early = f"it ended early ({build.reason})." if build.reason in ENDED_EARLY else None
+    is_early = build.status == "aborted" or build.reason in ENDED_EARLY
+    is_by_plugin = all(report.explained_exit_code is not None for report in build.counting_reports)
     return join_sentences(
-        ended_early,
+        f"it ended early ({build.reason})." if is_early else None,
+        None if is_early else describe_unexplained(build),
+        None if is_by_plugin else describe_fail_fast(build),
         describe_unloaded(build),
         describe_unreadable(build),
         describe_missing(build),
+        describe_lost_tests(build),
+        describe_late([report.path for report in build.reports if report.late]),
         describe_not_run(build),
     )

@@ -9,11 +9,11 @@ from typing import Any
 
 import msgspec
 
-from commands.builds import join_sentences, list_paths
 from commands.handler import Command
 from commands.reports.matching import Match
 from commands.reports.reading import ReportRead
 from commands.selected_tests import mark_ran, warn_of_others
+from commands.verdicts import describe_late, join_sentences
 from domain.artifacts import is_found_by_wildcard, number_path
 from domain.builds import AnyBuild, Assigned, Finished, ReportRecorded, Running, commit_of, status_of
 from domain.core.columns import Int16s, Int32s
@@ -161,12 +161,7 @@ class RecordReport(Command):
 
     def _late(self, build: Finished, path: str) -> ReportRecorded:
         """Returns the event for a report that came after the end of the build. The event has no results."""
-        late = [*(report.path for report in build.reports if report.late), path]
-        sentence = list_paths(
-            "The report {} came after the end and does not count.",
-            "{:,} reports came after the end and do not count: {}.",
-            late,
-        )
+        sentence = describe_late([*(report.path for report in build.reports if report.late), path])
         counts: dict[str, Any] = dict.fromkeys(COUNTS, 0)
         return ReportRecorded(
             **build.ids,

@@ -160,13 +160,11 @@ class ReportRecorded(BuildEvent, frozen=True):
     detail: str | None = None
     """The build's new `detail`. Set only for a report that came after the build's end, which has no results."""
     selected_ran: bytes | None = None
-    """One byte for each of the build's `test_ids`: 1 if the test ran here, or is in quarantine and the job skips it.
-    None in older events and in builds without `test_ids`.
-    """
+    """One byte for each of the build's `test_ids`: 1 if it ran, or if quarantine skips it. None in older events."""
     by_wildcard: bool = False
-    """Whether a wildcard or folder of the job's artifacts found the file, so that another report may be missing
-    unnoticed. False in older events.
-    """
+    """Whether a wildcard or folder of the job's artifacts found the file. False in older events."""
+    lost_tests: bool = False
+    """Whether the report says that it lacks results of tests. False in older events."""
 
 
 class BuildFinished(BuildEvent, frozen=True):
@@ -285,6 +283,7 @@ class Finished(Build, frozen=True, kw_only=True):
     reason: Reason | None = None
     detail: str | None = None
     """The detail that `build.finished` recorded."""
+    exit_code: int | None = None
     node_id: int | None = None
     log_lines: int = 0
     """Number of log lines of the last attempt. Lines that are stored after these do not belong to the build."""
@@ -330,6 +329,7 @@ def evolve(state: AnyBuild | None, event: Event) -> AnyBuild | None:
                 status=event.status,
                 reason=event.reason,
                 detail=event.detail,
+                exit_code=event.exit_code,
                 node_id=event.node_id,
                 log_lines=event.log_lines,
                 log_digest=event.log_digest,

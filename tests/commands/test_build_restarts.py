@@ -97,6 +97,13 @@ def _report(**fields: Any) -> ReportRecorded:
         (_report(unloaded=1), FINISHED, "1 test suite could not be loaded or failed as a whole."),
         (_report(missing=True), FINISHED, "No readable file matches r.xml, which names reports."),
         (_report(), msgspec.structs.replace(FINISHED, reason="timeout"), "it ended early (timeout)."),
+        (
+            _report(),
+            msgspec.structs.replace(FINISHED, status="aborted", reason="reported"),
+            "it ended early (reported).",
+        ),
+        (_report(lost_tests=True), FINISHED, "The report r.xml says that it lacks tests."),
+        (_report(), msgspec.structs.replace(FINISHED, exit_code=137), "do not account for exit code 137"),
     ],
 )
 def test_failed_tests_alone_do_not_stand_for_tests_without_a_result(
@@ -110,6 +117,25 @@ def test_failed_tests_alone_do_not_stand_for_tests_without_a_result(
         assert len(given(*history).when(command)) == 1
     (queued,) = given(*RAN[:-1], _report(), FINISHED).when(RestartBuild(2, 1, 5, ("a.py::test_b",), "failed"))
     assert isinstance(queued, BuildQueued)
+
+
+def test_failed_tests_alone_do_not_stand_for_a_late_report() -> None:
+    late = msgspec.structs.replace(_report(), path="late.xml", failed=0, cases=0)
+    with pytest.raises(Conflict, match=r"The report late\.xml came after the end and does not count\."):
+        given(*RAN[:-1], _report(), FINISHED, late).when(RestartBuild(2, 1, 5, ("a.py::test_b",), "failed"))
+
+
+@pytest.mark.parametrize(("report", "refuses"), [(_report(), True), (_report(explained_exit_code=1), False)])
+def test_failed_tests_alone_do_not_stand_for_tests_after_a_failure(report: ReportRecorded, refuses: bool) -> None:
+    """The pytest plugin says itself which tests did not run."""
+    queued = msgspec.structs.replace(QUEUED, configuration=Configuration(command="npx jest --bail"))
+    history = (JOB, queued, ASSIGNED, STARTED, report, msgspec.structs.replace(FINISHED, exit_code=1))
+    command = RestartBuild(2, 1, 5, ("a.py::test_b",), "failed")
+    if not refuses:
+        assert len(given(*history).when(command)) == 1
+        return
+    with pytest.raises(Conflict, match="With --bail other tests may not run"):
+        given(*history).when(command)
 
 
 def test_a_build_that_never_began_is_started_with_what_was_asked_for() -> None:

@@ -7,7 +7,8 @@ import msgspec
 import pytest
 
 from commands.build_assignment import AcknowledgeBuild, AssignBuild, LoseBuild
-from commands.builds import AbortBuild, FinishBuild, FinishExternalBuild, StartBuild, decide_verdict
+from commands.builds import AbortBuild, FinishBuild, FinishExternalBuild, StartBuild
+from commands.verdicts import decide_verdict
 from domain import builds, dispatch, jobs
 from domain.builds import (
     BUILD,

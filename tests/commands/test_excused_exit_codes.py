@@ -6,14 +6,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from commands.builds import FinishBuild, FinishExternalBuild, find_exit_codes_of_failed_tests
+from commands.builds import FinishBuild, FinishExternalBuild
 from commands.reports.reading import read_chunks
 from commands.results import RecordReport
+from commands.verdicts import find_exit_codes_of_failed_tests
 from domain.builds import BUILD, BuildAssigned, BuildFinished, BuildQueued, BuildStarted, ReportRecorded
 from domain.core.events import LoadedState
 from domain.jobs import Configuration
 from domain.reports import UNEXPLAINED
-from domain.results import FAILED
+from domain.results import FAILED, PASSED, SKIPPED
 from tests.support.spec import given
 
 IDS: dict[str, Any] = {"build_id": 1, "job_id": 5, "project_id": 2}
@@ -35,10 +36,10 @@ def found(path: str, quarantined: int, explained: int | None = None) -> ReportRe
     return msgspec.structs.replace(report(path, quarantined, explained), by_wildcard=True)
 
 
-def ended(exit_code: int, *reports: ReportRecorded, codes: str | None = None) -> BuildFinished:
+def ended(exit_code: int, *reports: ReportRecorded, codes: str | None = None, command: str = "make") -> BuildFinished:
     env = {} if codes is None else {"TESTHIDE_TEST_FAILURE_EXIT_CODES": codes}
     history = (
-        BuildQueued(**IDS, configuration=Configuration(command="make", env=env)),
+        BuildQueued(**IDS, configuration=Configuration(command=command, env=env)),
         *STARTED,
         *reports,
     )
@@ -160,6 +161,18 @@ error.
 def test_a_report_that_declares_what_it_does_not_show(suite: str, is_unreadable: bool, explained: int | None) -> None:
     read = read_chunks([f"<testsuites><testsuite {suite}</testsuite></testsuites>".encode()])
     assert (read.is_unreadable, read.explained_exit_code) == (is_unreadable, explained)
+
+
+def test_tests_that_vitest_did_not_run_after_a_failure_did_not_pass() -> None:
+    cases = '<testcase name="a" time="0.1"><failure/></testcase><testcase name="b" time="0">\n</testcase>'
+    suites = f'<testsuite name="a.test.js" tests="2" failures="1">{cases}</testsuite><testsuite name="b" tests="0"/>'
+    read = read_chunks([f'<testsuites name="vitest tests" tests="2" failures="1">{suites}</testsuites>'.encode()])
+    assert (list(read.statuses), list(read.ran)) == ([FAILED, SKIPPED], [1, 0])
+    assert (read.lost_tests, read.explained_exit_code) == (True, UNEXPLAINED)
+    assert read.warnings[-1].startswith("2 tests or files did not run")
+    fine = '<testsuite name="a.test.js" tests="1" failures="0"><testcase name="b" time="0"/></testsuite>'
+    passed = read_chunks([f'<testsuites name="vitest tests" tests="1" failures="0">{fine}</testsuites>'.encode()])
+    assert (list(passed.statuses), passed.lost_tests) == ([PASSED], False)
 
 
 @pytest.mark.parametrize(

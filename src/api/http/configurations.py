@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, UnsetType
 
-from commands.builds import TEST_FAILURE_EXIT_CODES
+from commands.verdicts import TEST_FAILURE_EXIT_CODES
 from domain.core.errors import Invalid
 from store.crypto.secrets import Secrets
 

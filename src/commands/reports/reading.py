@@ -70,6 +70,8 @@ class ReportRead:
     """Exit code that the agent's pytest plugin reports (see `domain.builds.ReportRecorded`), or None."""
     unloaded: int = 0
     """Number of suites that could not be loaded, or failed as a whole."""
+    lost_tests: bool = False
+    """Whether the file declares more tests than it contains, or names tests that did not run."""
     is_report: bool = False
     """Whether the file has a known report format."""
     is_unreadable: bool = False
@@ -234,7 +236,8 @@ class _Reading:
         report.is_unreadable = _is_unreadable(summary) or self._not_run > 0
         if self._not_run:
             report.warnings.append(f"the run ended early: {self._not_run:,} of its tests did not run")
-        if any(warning.kind == "lost_tests" for warning in summary.warnings):
+        report.lost_tests = any(warning.kind in ("lost_tests", "not_run") for warning in summary.warnings)
+        if report.lost_tests:
             report.explained_exit_code = UNEXPLAINED
         if self._presumed_retries and report.explained_exit_code is None:
             report.explained_exit_code = UNEXPLAINED

@@ -52,6 +52,28 @@ def test_a_run_that_a_test_ends_leaves_no_report_and_fails(tmp_path: Path, runne
     assert project.run(is_first=False) == (code, None), "a report of an earlier run is none of this one"
 
 
+FIRST = 'describe("first", () => { it("fails", () => { throw new Error("boom"); }); });'
+SETTINGS = {
+    "jest": ("package.json", '{"jest": {"bail": true}}'),
+    "mocha": (".mocharc.json", '{"bail": true}'),
+    "vitest": ("vitest.config.mjs", "export default { test: { bail: 1, fileParallelism: false } };"),
+}
+
+
+@pytest.mark.real("node")
+@pytest.mark.parametrize("runner", ["jest", "vitest", "mocha"])
+def test_tests_after_a_failure_run_although_the_project_turns_bail_on(tmp_path: Path, runner: str) -> None:
+    project = Project(tmp_path, runner, {"a.test.js": FIRST, "b.test.js": BAD})
+    file, settings = SETTINGS[runner]
+    (tmp_path / file).write_text(settings)
+    run = project.run()
+    results = statuses_of(read(run[1]))
+    failed = [node_id for node_id, status in results.items() if status == "failed"]
+    assert (run[0], len(results), len(failed), judge([run], failed)) == (1, 3, 2, ("passed", 1))
+    refused = project.run("--bail")
+    assert (refused[0] > 1, refused[1]) == (True, None)
+
+
 @pytest.mark.real("node")
 @pytest.mark.parametrize(("runner", "option"), [("jest", "test/b.test.js"), ("vitest", "test/b.test.js")])
 def test_the_files_to_run_can_be_named(tmp_path: Path, runner: str, option: str) -> None:

@@ -47,7 +47,7 @@ def cases(node: Element, suite: str, origin: Origin, builder: Builder) -> tuple[
     <testcase> itself describes the main attempt; elements inside of it describe the others.
     """
     if not node.children and not node.attributes.keys() & _EXTRAS:
-        return [_passed(node, suite, origin, builder)], 0
+        return [_plain(node, suite, origin, builder)], 0
     verdicts = [child for child in node.children if child.name in _KINDS]
     main = [child for child in verdicts if child.name in HAS_FAILED]
     earlier = [child for child in verdicts if child.name.startswith("flaky")]
@@ -63,14 +63,18 @@ def cases(node: Element, suite: str, origin: Origin, builder: Builder) -> tuple[
 _EXTRAS = frozenset({"fail_id", "test_resolution", "status", "result"})
 
 
-def _passed(node: Element, suite: str, origin: Origin, builder: Builder) -> Case:
-    """Reads a passed case without child elements. Most cases are like this, so the function is faster than the general
-    one.
+def _plain(node: Element, suite: str, origin: Origin, builder: Builder) -> Case:
+    """Reads a case without child elements, which passed or did not run. Most cases are like this, so the function is
+    faster than the general one.
     """
     get = node.attributes.get
+    status: Status = "passed"
+    if origin.may_have_bailed and get("time") == "0":
+        status = "skipped"
+        builder.notes.add("not_run")
     return builder.case(
         name=get("name", ""),
-        status="passed",
+        status=status,
         suite=suite,
         classname=get("classname", ""),
         file=get("file", ""),

@@ -45,6 +45,8 @@ class Origin(msgspec.Struct, kw_only=True, frozen=True):
     hostname: str = ""
     pytest: bool = False
     playwright: bool = False
+    may_have_bailed: bool = False
+    """Whether this is a run of vitest with failures. Under --bail, vitest writes tests that did not run as passed."""
     runs_once: bool = False
     """Whether the runner writes each test once, so that two results with one name are two tests."""
 

@@ -29,6 +29,7 @@ WORDS = {
     "count_mismatch": "{detail}",
     "lost_failures": "{detail}",
     "lost_tests": "{detail}",
+    "not_run": "{count} tests or files did not run, as after --bail: they count as skipped, and excuse no exit code",
     "bad_number": "{count} numbers could not be read and were taken as 0 or left out, for example {detail}",
     "missing_name": "{count} cases have no name",
     "unknown_result": "{count} results are unknown and were taken as failed, for example {detail}",

@@ -189,6 +189,7 @@ class ReportReader:
             pytest=title == "pytest tests",
             playwright=name == "testsuites" and "id" in attributes and not title,
             runs_once=title in _ONCE,
+            may_have_bailed=title == "vitest tests" and attributes.get("failures") != "0",
         )
         self._suites.append(_OpenSuite(name, attributes, self._run))
 
@@ -207,6 +208,7 @@ class ReportReader:
             pytest=self._run.pytest or name == "pytest",
             playwright=self._run.playwright,
             runs_once=self._run.runs_once,
+            may_have_bailed=self._run.may_have_bailed,
         )
         self._suites.append(_OpenSuite(element, attributes, origin))
 
@@ -295,6 +297,8 @@ class ReportReader:
         is_pytest = suite.origin.pytest or self._run.pytest
         if junit and suite.total.tests == 0 and suite.element not in _RUNS:
             suite.unloaded = declared.errors or 0  # jest-junit writes no case for a file that could not be loaded
+            if suite.origin.may_have_bailed and declared.tests == 0 and not suite.unloaded:
+                self._notes.add("not_run")
         self._add_failed_suite(suite, whole=whole)
         total = suite.total
         if suite.attributes.get("hostname") == CATCH2_HOST:

@@ -1,0 +1,213 @@
+"""The verdict of a build: what decides it, which exit codes quarantine excuses, and the sentences that say so."""
+
+from collections.abc import Collection, Mapping, Sequence
+
+from commands.fail_fast import find_fail_fast
+from domain.builds import AnyBuild, Finished, Reason, Verdict
+from domain.reports import UNEXPLAINED, Report
+
+TEST_FAILURE_EXIT_CODES = "TESTHIDE_TEST_FAILURE_EXIT_CODES"
+"""Environment variable of a job: its test runner's exit codes when tests failed, separated by commas. Default: 1."""
+
+
+def decide_verdict(
+    exit_code: int | None,
+    reason: Reason | None,
+    failed: int,
+    excused: Collection[int] = (),
+    lacks_selected_tests: bool = False,
+) -> tuple[Verdict, Reason | None]:
+    """Returns the verdict and its reason. A `reason` from the agent decides first, then failed tests, then the exit
+    code, then selected tests without a result.
+
+    `failed` is the number of failures that count. `excused` lists the exit codes that failures which do not count
+    explain. `lacks_selected_tests` says that a selected test has no result.
+    """
+    if reason == "agent_stopped":
+        return "aborted", reason
+    if reason is not None:
+        return "failed", reason
+    if failed:
+        return "failed", "tests_failed"
+    if exit_code != 0 and exit_code not in excused:
+        return "failed", "command_failed"
+    if lacks_selected_tests:
+        return "failed", "selected_tests_not_run"
+    return "passed", None
+
+
+def find_excused_exit_codes(build: AnyBuild, *, excuse_pytest: bool = False) -> set[int]:
+    """Returns the exit codes that ignored failures explain. Ignored failures are those in quarantine and those that the
+    reporter marks as known issues.
+
+    The job lists the exit codes with which its test runner reports failed tests. A report of the agent's pytest plugin
+    explains no exit code, since pytest itself ends with 0 if all of its failures are in quarantine; with
+    `excuse_pytest` it explains the exit code that it contains. Returns no exit code if a suite, a report or results are
+    missing, if a test runner ended for another reason than failed tests, or if the job has a test runner end after a
+    failure. Returns none either if a wildcard found a report, since another report may be missing, unless the job lists
+    the exit codes.
+    """
+    reports = build.counting_reports
+    if find_reports_by_wildcard(build) or find_fail_fast(build.queued.configuration):
+        return set()
+    if any(
+        report.unloaded or report.unreadable or report.missing or report.explained_exit_code == UNEXPLAINED
+        for report in reports
+    ):
+        return set()
+    runners = find_exit_codes_of_failed_tests(build.queued.configuration.env)
+    excused = [
+        runners if report.explained_exit_code is None else {report.explained_exit_code}
+        for report in reports
+        if report.ignored and (excuse_pytest or report.explained_exit_code is None)
+    ]
+    return set().union(*excused)
+
+
+def find_reports_by_wildcard(build: AnyBuild) -> list[Report]:
+    """Returns the reports that a wildcard found. A wildcard does not say how many reports there should be, so a missing
+    one shows only in the exit code.
+
+    Leaves out reports of pytest. Returns an empty list if the job lists the exit codes that mean failed tests.
+    """
+    if TEST_FAILURE_EXIT_CODES in build.queued.configuration.env:
+        return []
+    return [report for report in build.counting_reports if report.by_wildcard and report.explained_exit_code is None]
+
+
+def find_exit_codes_of_failed_tests(env: Mapping[str, str]) -> set[int]:
+    """Returns the exit codes with which a job's test runner reports failed tests: those that TEST_FAILURE_EXIT_CODES in
+    `env` lists. Returns 1 alone if `env` has no such variable.
+    """
+    return {int(code) for code in env.get(TEST_FAILURE_EXIT_CODES, "1").split(",") if code.strip().isdecimal()}
+
+
+def count_unloaded(build: AnyBuild) -> int:
+    """Returns the number of test suites that could not be loaded or failed as a whole. Nothing excuses them, since
+    their tests may be missing from the reports.
+    """
+    return sum(report.unloaded for report in build.counting_reports)
+
+
+def describe_unexcused(build: AnyBuild, reason: str | None) -> str | None:
+    """Returns a sentence that says why a build failed although its failures are ignored: suites could not be loaded, or
+    the ignored failures do not explain the exit code. Returns None if the build failed for another reason.
+    """
+    if reason not in ("command_failed", "tests_failed"):
+        return None
+    if count_unloaded(build):
+        return describe_unloaded(build)
+    reports = build.counting_reports
+    by_wildcard = list_paths(
+        "The report {} was found by a wildcard, so one beside it may be missing",
+        "{:,} reports were found by a wildcard, so one beside them may be missing ({})",
+        [report.path for report in find_reports_by_wildcard(build)],
+    )
+    if reason == "command_failed" and any(report.ignored for report in reports):
+        return join_sentences(
+            "The ignored failures do not account for the exit code of the command.",
+            list_paths(
+                "The report {} explains no exit code.",
+                "{:,} reports explain no exit code: {}.",
+                [report.path for report in reports if report.explained_exit_code == UNEXPLAINED],
+            ),
+            f"{by_wildcard}: name each report in the job's artifacts, or list in {TEST_FAILURE_EXIT_CODES} the exit"
+            " codes that always mean failed tests."
+            if by_wildcard
+            else None,
+            describe_fail_fast(build),
+        )
+    return None
+
+
+def describe_fail_fast(build: AnyBuild) -> str | None:
+    """Returns a sentence about the option with which the job's test runner ends after a failure; None without one."""
+    option = find_fail_fast(build.queued.configuration)
+    return f"With {option} other tests may not run after a failure: leave it out." if option else None
+
+
+def describe_unexplained(build: Finished) -> str | None:
+    """Returns a sentence about an exit code that failed tests do not explain. Returns None if they may explain it."""
+    code = build.exit_code
+    explained = {report.explained_exit_code for report in build.counting_reports} - {None, UNEXPLAINED}
+    if not code or code in explained | find_exit_codes_of_failed_tests(build.queued.configuration.env):
+        return None
+    return (
+        f"Failed tests do not account for exit code {code}: if it always means failed tests, list it in"
+        f" {TEST_FAILURE_EXIT_CODES}."
+    )
+
+
+def describe_late(paths: Sequence[str]) -> str | None:
+    """Returns a sentence that names the reports that came after the end of a build; None if there are none."""
+    return list_paths(
+        "The report {} came after the end and does not count.",
+        "{:,} reports came after the end and do not count: {}.",
+        paths,
+    )
+
+
+def describe_lost_tests(build: AnyBuild) -> str | None:
+    """Returns a sentence that names the reports that lack results of tests; None if there are no such reports."""
+    return list_paths(
+        "The report {} says that it lacks tests.",
+        "{:,} reports say that they lack tests: {}.",
+        [report.path for report in build.counting_reports if report.lost_tests],
+    )
+
+
+def describe_unloaded(build: AnyBuild) -> str | None:
+    """Returns a sentence about the test suites that could not be loaded or failed as a whole; None if none did."""
+    unloaded = count_unloaded(build)
+    return (
+        f"{unloaded:,} test suite{'s' * (unloaded > 1)} could not be loaded or failed as a whole." if unloaded else None
+    )
+
+
+def describe_unreadable(build: AnyBuild) -> str | None:
+    """Returns a sentence that names the reports with missing results; None if there are no such reports."""
+    return list_paths(
+        "The report {} is incomplete or cannot be read.",
+        "{:,} reports are incomplete or cannot be read: {}.",
+        [report.path for report in build.counting_reports if report.unreadable],
+    )
+
+
+def describe_missing(build: AnyBuild) -> str | None:
+    """Returns a sentence that names the job's patterns of reports for which no readable file was found; None if there
+    are no such patterns.
+    """
+    return list_paths(
+        "No readable file matches {}, which names reports.",
+        "No readable file matches {:,} patterns that name reports: {}.",
+        [report.path for report in build.counting_reports if report.missing],
+    )
+
+
+def list_paths(one: str, many: str, paths: Sequence[str]) -> str | None:
+    """Returns a sentence that names these paths. Its template is `one` for a single path and `many` for several.
+    Returns None without paths.
+    """
+    if not paths:
+        return None
+    if len(paths) == 1:
+        return one.format(paths[0])
+    more = f" and {len(paths) - 5:,} more" if len(paths) > 5 else ""
+    return many.format(len(paths), ", ".join(paths[:5]) + more)
+
+
+def join_sentences(*sentences: str | None) -> str | None:
+    """Joins sentences, and adds a full stop where an agent left it out. Returns None if there are none."""
+    *before, last = [*filter(None, sentences)] or [""]
+    return " ".join([*(one if one.endswith((".", "!", "?")) else f"{one}." for one in before), last]) or None
+
+
+def ignored_failures(build: AnyBuild) -> str | None:
+    """Returns a sentence about the quarantined failures of a build; None if it has none."""
+    match build.quarantined:
+        case 0:
+            return None
+        case 1:
+            return "1 quarantined failure was ignored."
+        case many:
+            return f"{many:,} quarantined failures were ignored."
