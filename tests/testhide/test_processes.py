@@ -16,11 +16,12 @@ from testhide.settings import Settings, save_settings
 from .conftest import Python
 
 NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing"
+NO_REDIS = "redis://127.0.0.1:1"
 
 
 @pytest.mark.parametrize("name", ["serve", "work"])
 def test_a_process_without_a_database_says_so_in_a_sentence(name: str, tmp_path: Path) -> None:
-    settings = Settings(database_url=NOWHERE, redis_url="", secret_key=b"s" * 32, data_dir=str(tmp_path))
+    settings = Settings(database_url=NOWHERE, redis_url=NO_REDIS, secret_key=b"s" * 32, data_dir=str(tmp_path))
     save_settings(settings, tmp_path / "settings.json")
     done = subprocess.run(
         [sys.executable, "-P", "-m", "testhide", name],
@@ -38,7 +39,7 @@ def test_a_process_without_a_database_says_so_in_a_sentence(name: str, tmp_path:
 async def test_every_process_refuses_a_secret_key_that_does_not_open_what_is_there(
     database: str, tmp_path: Path, python: Python
 ) -> None:
-    settings = Settings(database_url=database, redis_url="", secret_key=b"s" * 32, data_dir=str(tmp_path))
+    settings = Settings(database_url=database, redis_url=NO_REDIS, secret_key=b"s" * 32, data_dir=str(tmp_path))
     await create_first_admin(settings)
     stored = "SELECT (SELECT count(*) FROM stored_events), (SELECT count(*) FROM stored_events_keys)"
     with psycopg.connect(database, autocommit=True) as connection:
@@ -58,7 +59,7 @@ async def test_every_process_refuses_a_secret_key_that_does_not_open_what_is_the
 async def test_the_first_administrator_is_made_by_prepare_and_never_with_a_weak_password(
     database: str, tmp_path: Path, python: Python
 ) -> None:
-    settings = Settings(database_url=database, redis_url="", secret_key=b"s" * 32, data_dir=str(tmp_path))
+    settings = Settings(database_url=database, redis_url=NO_REDIS, secret_key=b"s" * 32, data_dir=str(tmp_path))
     file = tmp_path / "settings.json"
 
     def run(verb: str, password: str) -> tuple[int, str, str]:
@@ -80,7 +81,7 @@ async def test_the_first_administrator_is_made_by_prepare_and_never_with_a_weak_
 
 
 def test_an_output_that_nobody_reads_is_no_failure(database: str, tmp_path: Path) -> None:
-    settings = Settings(database_url=database, redis_url="", secret_key=b"s" * 32, data_dir=str(tmp_path))
+    settings = Settings(database_url=database, redis_url=NO_REDIS, secret_key=b"s" * 32, data_dir=str(tmp_path))
     save_settings(settings, tmp_path / "settings.json")
     arguments = [sys.executable, "-P", "-m", "testhide", "repair"]
     environ = {**os.environ, "TESTHIDE_SETTINGS": str(tmp_path / "settings.json")}
