@@ -1,7 +1,9 @@
 """Fuzzes the API by its OpenAPI description: `./dev long schemathesis --seconds 600 --seed 1`.
 
-Starts a server and calls all described operations, with a new seed in each round, until the time is over. A status of
-5xx, a status, media type or body that is not described, or no answer in time is a failure, printed as a curl command.
+Starts a server and calls all described operations, with a new seed in each round, until the time is over. The rounds
+ask in turn as an admin, a developer and a viewer of a project, a developer of no project, and without credentials. A
+status of 5xx, a status, media type or body that is not described, no answer in time, or a name from a project of which
+the caller is no member is a failure, printed as a curl command.
 The seed and the ids that the server assigns determine the requests. Writes results/schemathesis.json and exits with 1
 if anything failed.
 """
@@ -16,7 +18,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from tests.contract.fuzzing import OUTGOING, PROCESSES, a_small_world, fuzz
+from tests.contract.fuzzing import OUTGOING, PROCESSES, ROLES, Role, a_small_world, fuzz
 from tests.support.engines import temporary_engines
 from tests.support.server import ADMIN, running_server
 
@@ -28,7 +30,7 @@ MAX_FAILURES = 50
 
 def run(seconds: float, seed: int, examples: int) -> dict[str, Any]:
     failures: list[dict[str, Any]] = []
-    answers: dict[str, Counter[int]] = {}
+    answers: dict[Role, dict[str, Counter[int]]] = {}
     rounds = 0
     with (
         tempfile.TemporaryDirectory(prefix="testhide-schemathesis-") as data,
@@ -42,23 +44,29 @@ def run(seconds: float, seed: int, examples: int) -> dict[str, Any]:
             rounds += 1
             # The round before has deleted its project, users and builds.
             fuzzed = a_small_world(server.client(*ADMIN), f"round {rounds}")
+            fuzzed.add_users()
+            role = ROLES[(rounds - 1) % len(ROLES)]
             for operation in fuzzed.operations():
                 if time.monotonic() >= until:
                     break
-                counted = answers.setdefault(operation.label, Counter())
+                counted = answers.setdefault(role, {}).setdefault(operation.label, Counter())
                 try:
-                    counted.update(fuzz(fuzzed, operation, examples, seed + rounds))
+                    counted.update(fuzz(fuzzed, operation, examples, seed + rounds, role))
                 except Exception as error:  # any exception is a failure to report
                     text = "\n".join(_format_error(error))
-                    print(f"{operation.label}: {text}", file=sys.stderr)
-                    failures.append({"operation": operation.label, "seed": seed + rounds, "fault": text[:4_000]})
+                    print(f"{operation.label} as {role}: {text}", file=sys.stderr)
+                    failure = {"operation": operation.label, "role": role, "seed": seed + rounds, "fault": text[:4_000]}
+                    failures.append(failure)
     return {
         "seed": seed,
         "seconds": seconds,
         "examples": examples,
         "rounds": rounds,
-        "requests": sum(counted.total() for counted in answers.values()),
-        "answers": {label: dict(sorted(counted.items())) for label, counted in sorted(answers.items())},
+        "requests": {role: sum(counted.total() for counted in each.values()) for role, each in answers.items()},
+        "answers": {
+            role: {label: dict(sorted(counted.items())) for label, counted in sorted(each.items())}
+            for role, each in answers.items()
+        },
         "failures": failures,
     }
 

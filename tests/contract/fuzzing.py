@@ -1,9 +1,10 @@
 """The server's own description against the server itself, by schemathesis: shared by the test and the long run."""
 
+import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, seed, settings
@@ -46,6 +47,13 @@ PROCESSES = ("serve", "project", "dispatch", "work")
 OUTGOING = "127.0.0.0/8"
 
 
+Role = Literal["admin", "developer", "viewer", "outsider", "stranger"]
+ROLES: tuple[Role, ...] = get_args(Role)
+"""Who asks: an admin; a developer and a viewer of the project; a developer of no project; somebody without
+credentials."""
+PASSWORD = "slow purple teapot 71"
+
+
 @dataclass
 class Fuzzed:
     """What a run goes through: the description, who asks, and ids that something has."""
@@ -53,12 +61,15 @@ class Fuzzed:
     url: str
     session: Client
     """The administrator's."""
+    marker: str
+    """Part of every name and title in the project; only its members may read it."""
     api_token: str
     """For signing out: with it that is refused, and the session stays."""
     agent_token: str
     ids: Mapping[str, int]
     own_ids: Mapping[str, int]
     """What `id` is, by the beginning of the path."""
+    tokens: dict[Role, str] = field(default_factory=dict)
     schema: schemathesis.BaseSchema = field(init=False)
 
     def __post_init__(self) -> None:
@@ -74,12 +85,26 @@ class Fuzzed:
         _loosen_tuples(described)
         self.schema = schemathesis.openapi.from_dict(described)
 
-    def credentials(self, operation: Described) -> str:
-        if operation.path.startswith("/api/v3/agent/"):
-            return f"Bearer {self.agent_token}"
-        if operation.label == "POST /api/v3/logout":
-            return f"Bearer {self.api_token}"
-        return str(self.session.headers["Authorization"])
+    def credentials(self, operation: Described, role: Role) -> dict[str, str]:
+        if role == "stranger":
+            return {}
+        token = self.session.token if role == "admin" else self.tokens[role]
+        if role == "admin" and operation.path.startswith("/api/v3/agent/"):
+            token = self.agent_token
+        if role == "admin" and operation.label == "POST /api/v3/logout":
+            token = self.api_token
+        return {"Authorization": f"Bearer {token}"}
+
+    def add_users(self) -> None:
+        """Adds a user for each role between admin and stranger."""
+        for role in ROLES[1:-1]:
+            email = f"{role}-{uuid.uuid4().hex}@example.com"
+            projects = [] if role == "outsider" else [self.ids["project_id"]]
+            body = {"email": email, "role": role if role == "viewer" else "developer", "project_ids": projects}
+            link = self.session.post("/api/v3/users", json=body).then(201)["invitation_url"]
+            password = {"token": link.partition("#")[2], "new_password": PASSWORD}
+            Client(self.url).post("/api/v3/reset-password/confirm", json=password).then(200)
+            self.tokens[role] = Client(self.url, email, PASSWORD).token
 
     def ids_in(self, path: str) -> dict[str, int]:
         own_id = next((own_id for begin, own_id in self.own_ids.items() if path.startswith(begin)), 0)
@@ -104,28 +129,30 @@ def a_small_world(session: Client, name: str = "fuzzed") -> Fuzzed:
         made: dict[str, Any] = answer.json()
         return made
 
-    project = make("/projects", {"name": name})["id"]
+    marker = f"hidden-{uuid.uuid4().hex}"
+    project = make("/projects", {"name": marker})["id"]
     pool = make("/node-pools", {"name": name, "project_id": project})["id"]
     node = make("/nodes", {"name": name, "pool_id": pool})
-    job = make("/jobs", {"name": name, "project_id": project})["id"]
+    job = make("/jobs", {"name": marker, "project_id": project})["id"]
     configuration = {"command": "true", "setup": [], "env": {}, "artifacts": []}
     session.put(f"/api/v3/jobs/{job}/configuration", json=configuration).raise_for_status()
     template = make("/pipeline-templates", {"name": name, "setup": [], "env": {}})["id"]
     build = make("/builds/start", {"job_id": job, "external": True})["id"]
-    files = {"file": ("report.xml", b'<testsuite name="s"><testcase name="t"/></testsuite>')}
+    report = f'<testsuite name="{marker}"><testcase name="{marker}"/></testsuite>'.encode()
+    files = {"file": ("report.xml", report)}
     upload = session.post("/api/v3/artifacts/upload", data={"build_id": build}, files=files)
     artifact = upload.json()["id"]
     test = session.get("/api/v3/tests", params={"build_id": build}).json()["results"][0]["id"]
     # Nobody listens there, and nothing leaves the machine.
     webhook = make("/webhooks", {"url": "http://127.0.0.1:9/", "events": ["build.failed"]})["id"]
     channel_fields = {
-        "name": name,
+        "name": marker,
         "project_id": project,
         "events": ["build.failed"],
         "webhook_url": "http://127.0.0.1:9/",
     }
     channel = make("/ms-teams", channel_fields)["id"]
-    issue = {"project_id": project, "title": name, "classification": "infra", "pattern": "never"}
+    issue = {"project_id": project, "title": marker, "classification": "infra", "pattern": "never"}
     known_issue = make("/known-issues", issue)["id"]
     entity_id, certificate = f"{ENTITY_ID}/{name.replace(' ', '-')}", signing_key("idp").certificate.decode()
     provider_fields = {"name": name, "entity_id": entity_id, "sso_url": SSO_URL, "certificates": [certificate]}
@@ -151,13 +178,14 @@ def a_small_world(session: Client, name: str = "fuzzed") -> Fuzzed:
         "/api/v3/ms-teams": channel,
         "/api/v3/identity-providers": provider,
     }
-    return Fuzzed(session.url, session, api_token, node["agent_token"], ids, own_ids)
+    return Fuzzed(session.url, session, marker, api_token, node["agent_token"], ids, own_ids)
 
 
-def fuzz(fuzzed: Fuzzed, operation: Described, examples: int, number: int) -> Counter[int]:
+def fuzz(fuzzed: Fuzzed, operation: Described, examples: int, number: int, role: Role = "admin") -> Counter[int]:
     """Sends about `examples` requests; how often it was answered with which status.
 
-    Raises what schemathesis finds, with the shortest example.
+    Raises what schemathesis finds, with the shortest example, and also where somebody reads of a project who is no
+    member of it.
     """
     answers: Counter[int] = Counter()
     # Deleting what others are about would leave nothing to look at.
@@ -180,9 +208,11 @@ def fuzz(fuzzed: Fuzzed, operation: Described, examples: int, number: int) -> Co
         case = data.draw(cases[data.draw(modes)])
         if data.draw(real):
             _about(case, fuzzed.ids_in(operation.path))
-        headers = {"Authorization": fuzzed.credentials(operation)}
+        headers = fuzzed.credentials(operation, role)
         answer = case.call(fuzzed.url, headers=headers, timeout=TIMEOUT_S)
         answers[answer.status_code] += 1
+        if role in ("outsider", "stranger"):
+            assert fuzzed.marker not in answer.text, f"{role} reads of a project: {answer.text}"
         if answer.status_code == 503 and operation.label in WITHOUT_AN_AGENT:
             assert "retry-after" in answer.headers
             return
