@@ -1,5 +1,3 @@
-import sys
+from testhide.cli.main import run
 
-from testhide.cli.main import main
-
-sys.exit(main())
+run()

@@ -3,14 +3,37 @@
 A server process runs without the parser, whose modules would stay in its memory.
 """
 
+import contextlib
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
+from typing import NoReturn
 
 from domain.core.errors import StreamDamaged
 from testhide.cli.processes import PROCESSES, run_agent, run_process
 from testhide.operator_errors import Fault
+
+
+def run() -> NoReturn:
+    """Run `main` on the arguments of this process, and end the process with its exit code.
+
+    Python itself is not finalized. A thread of obstore may still have to wake an event loop that is closed by then, and
+    Python ends a thread that wants to run during its finalization. Rust lets no thread end like that: it aborts the
+    process, whatever its exit code would have been.
+    """
+    code = 1
+    try:
+        code = main()
+    except SystemExit as ended:  # of the parser
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except BaseException:
+        traceback.print_exc()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            print(end="", file=stream, flush=True)
+    os._exit(code)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
