@@ -7,20 +7,28 @@ secret.key      opens what is encrypted in the database
 agent-token     of the local agent, if the server has one
 """
 
+import fcntl
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from glob import escape
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 from psycopg import IsolationLevel
 
+from domain.artifacts import ArtifactDeleted, build_blobs, job_blobs
+from domain.builds import BuildDeleted
+from domain.core.events import Event
+from domain.jobs import JobDeleted
 from store.clock import utcnow
 from store.key_ring.ring import opener_of
 from store.key_ring.rotation import fetch_openers
+from store.log.event_log import EventLog
 from store.migrations.lost_tables import LostTable, describe, find_lost_tables
 from store.postgres.queries import fetch_rows
 from testhide.engines.client_programs import run_client
@@ -29,6 +37,10 @@ from testhide.processes import core
 from testhide.settings import Settings, write_key
 from testhide.version import VERSION
 
+E = TypeVar("E", bound=Event)
+
+BATCH_SIZE = 1_000
+"""Events that are read at once."""
 LOG = LostTable("stored_events", None)
 MANIFEST, DUMP, BLOBS, KEY, AGENT_TOKEN = "backup.json", "database.dump", "blobs", "secret.key", "agent-token"
 
@@ -40,6 +52,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     taken_at: datetime
     blobs_url: str
     """URL of the artifacts if the backup does not contain them, else empty."""
+    deleted: list[str] = []
+    """Keys of artifacts, and of folders of them, that were deleted while the backup was made: the snapshot has them,
+    and the folder may not.
+    """
 
 
 async def back_up(settings: Settings, target: Path) -> tuple[Manifest, list[LostTable]]:
@@ -63,14 +79,22 @@ async def back_up(settings: Settings, target: Path) -> tuple[Manifest, list[Lost
                     raise Fault("The secret key was rotated while the backup began: run it again.")
                 options = (f"--snapshot={snapshot}", "--no-unlogged-table-data", f"--file={folder / DUMP}")
                 run_client("pg_dump", settings.database_url, "--format=custom", *options)
-        # Copied after the snapshot: an artifact is stored before the event that names it.
+        # Copied after the snapshot: an artifact is stored before the event that names it, and deleted after the event
+        # that says so.
+        deleted = []
         if blobs := settings.blobs_folder:
             copy_blobs(blobs, folder / BLOBS)
+            async with core(settings, pool_size=1, before_migration=True) as parts:
+                deleted = await _find_deleted(parts.log, position)
         write_key(folder / KEY, key or settings.secret_key)
         with suppress(FileNotFoundError):
             shutil.copy(Path(settings.data_dir, "agent", "token"), folder / AGENT_TOKEN)
         manifest = Manifest(
-            release=VERSION, position=position, taken_at=taken_at, blobs_url="" if blobs else settings.blobs
+            release=VERSION,
+            position=position,
+            taken_at=taken_at,
+            blobs_url="" if blobs else settings.blobs,
+            deleted=deleted,
         )
         (folder / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
     return manifest, lost
@@ -88,18 +112,43 @@ def copy_blobs(source: Path, target: Path) -> None:
                     shutil.copyfile(Path(folder, name), copied / name)
 
 
+async def read_all(log: EventLog, kind: type[E], after: int = 0) -> list[E]:
+    """Return all events of one type after a position."""
+    found: list[E] = []
+    while recorded := await log.read(after, BATCH_SIZE, [kind.name]):
+        found += [item.event for item in recorded if isinstance(item.event, kind)]
+        after = recorded[-1].position
+    return found
+
+
+async def _find_deleted(log: EventLog, after: int) -> list[str]:
+    """Returns the keys of artifacts, and of folders of them, that were deleted after a position."""
+    return [
+        *(event.blob for event in await read_all(log, ArtifactDeleted, after)),
+        *(build_blobs(event.job_id, event.build_id) for event in await read_all(log, BuildDeleted, after)),
+        *(job_blobs(event.job_id) for event in await read_all(log, JobDeleted, after)),
+    ]
+
+
 @contextmanager
 def _new_folder(target: Path) -> Iterator[Path]:
     """Yield a temporary folder. It is renamed to `target` when the block ends, and removed when the block fails.
 
+    Removes those that killed backups have left: each contains a copy of the database, and perhaps the secret key.
     Raises Fault if `target` exists.
     """
     if target.exists():
         raise Fault(f"{target} is there already: name a new folder.", 2)
+    prefix = f"{target.name}.unfinished-"
+    for left in target.parent.glob(f"{escape(prefix)}*"):
+        with suppress(OSError), _locked(left) as is_locked:
+            if is_locked:
+                shutil.rmtree(left)
     mask = os.umask(0o077)  # pg_dump and all copies: others may not read a file that is moved out of the folder either
-    unfinished = Path(tempfile.mkdtemp(prefix=f"{target.name}.unfinished-", dir=target.parent))
+    unfinished = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
     try:
-        yield unfinished
+        with _locked(unfinished):
+            yield unfinished
         os.sync()
         unfinished.rename(target)
     except BaseException:
@@ -107,3 +156,19 @@ def _new_folder(target: Path) -> Iterator[Path]:
         raise
     finally:
         os.umask(mask)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Hold the lock of a folder while the block runs and this process lives. Yields False if another process holds it,
+    or if the file system has no such locks.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    is_locked = False
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_locked = True
+        yield is_locked
+    finally:
+        os.close(descriptor)

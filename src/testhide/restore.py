@@ -3,26 +3,27 @@
 import asyncio
 import hashlib
 import shutil
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TypeVar
+from pathlib import Path, PurePosixPath
 
 import msgspec
 
+from commands.artifacts import DeleteArtifact
 from commands.audit import NoteRestore
 from commands.handler import CommandContext, Handler
 from commands.nodes import MarkNodeOffline
 from domain.artifacts import ArtifactDeleted, ArtifactStored
 from domain.builds import BuildDeleted
-from domain.core.events import Event
+from domain.core.errors import Rejection
 from domain.jobs import JobDeleted
 from domain.nodes import NODE, NodeRegistered
 from store.audit.checkpoints import AuditTree, compute_root
 from store.clock import utcnow
 from store.log.event_log import EventLog
 from store.log.ids import skip_lost_ids
-from testhide.backup import AGENT_TOKEN, BLOBS, DUMP, KEY, MANIFEST, Manifest, copy_blobs
+from testhide.backup import AGENT_TOKEN, BLOBS, DUMP, KEY, MANIFEST, Manifest, copy_blobs, read_all
 from testhide.engines import embedded_engines
 from testhide.engines.client_programs import run_client
 from testhide.engines.folder import UNFINISHED, make_folder, read_record, refuse_unfinished, write_private
@@ -32,10 +33,6 @@ from testhide.processes import Core, core
 from testhide.repair import Repaired, repair
 from testhide.settings import Settings, parse_key, save_settings, write_key
 
-E = TypeVar("E", bound=Event)
-
-BATCH_SIZE = 1_000
-"""Events that are read at once."""
 REASON = "the log was restored from a backup"
 
 
@@ -56,6 +53,8 @@ class Restored:
     """Artifacts that are not there."""
     altered: list[ArtifactStored]
     """Artifacts that have other contents."""
+    deleted: list[ArtifactStored]
+    """Artifacts that are not there because they were deleted while the backup was made. The log says so now."""
     sessions: int
     """Number of agents' sessions that were ended."""
     repaired: Repaired
@@ -91,7 +90,7 @@ def restore(backup: Path, data: Path) -> Restored:
                 copy_blobs(backup / BLOBS, data / "blobs")
             with suppress(FileNotFoundError):
                 write_private(data / "agent" / "token", (backup / AGENT_TOKEN).read_bytes())
-            restored = finish_restore(settings)
+            restored = finish_restore(settings, manifest.deleted)
             write_key(data / KEY, key)
             save_settings(settings, data / "run" / "settings.json")
         (data / UNFINISHED).unlink()
@@ -118,8 +117,12 @@ def read_backup(backup: Path) -> tuple[Manifest, bytes]:
     return manifest, parse_key((backup / KEY).read_text(), str(backup / KEY))
 
 
-def finish_restore(settings: Settings) -> Restored:
-    """Check a restored database and its artifacts, and make the database safe to use. Raises Fault."""
+def finish_restore(settings: Settings, deleted: Collection[str] = ()) -> Restored:
+    """Check a restored database and its artifacts, and make the database safe to use. Raises Fault.
+
+    `deleted` are keys of artifacts, and of folders of them, that were deleted while the backup was made. Those that are
+    missing are deleted again.
+    """
     upgrade(settings)
     repaired = asyncio.run(repair(settings))
     migrate(settings)
@@ -132,19 +135,40 @@ def finish_restore(settings: Settings) -> Restored:
                 is_as_sealed = checkpoint is None or await compute_root(connection, checkpoint.size) == checkpoint.root
             blobs = settings.blobs_folder
             contents = [(one, _digest(blobs / one.blob)) for one in await find_artifacts(parts.log)] if blobs else []
+            missing = [artifact for artifact, digest in contents if digest is None]
+            position = await parts.log.read_head()
+            sessions = await go_on(parts)
+            again = await _delete_again(parts, [artifact for artifact in missing if _is_below(artifact.blob, deleted)])
             return Restored(
-                position=await parts.log.read_head(),
+                position=position,
                 sealed=checkpoint.size if checkpoint else 0,
                 is_as_sealed=is_as_sealed,
                 blobs_url="" if blobs else settings.blobs,
-                artifacts=len(contents),
-                missing=[artifact for artifact, digest in contents if digest is None],
+                artifacts=len(contents) - len(again),
+                missing=[artifact for artifact in missing if artifact.artifact_id not in again],
                 altered=[artifact for artifact, digest in contents if digest not in (None, artifact.sha256)],
-                sessions=await go_on(parts),
+                deleted=[artifact for artifact in missing if artifact.artifact_id in again],
+                sessions=sessions,
                 repaired=repaired,
             )
 
     return asyncio.run(finish())
+
+
+def _is_below(key: str, deleted: Collection[str]) -> bool:
+    return key in deleted or any(f"{folder}/" in deleted for folder in PurePosixPath(key).parents)
+
+
+async def _delete_again(parts: Core, artifacts: Sequence[ArtifactStored]) -> set[int]:
+    """Delete artifacts whose contents were deleted. Returns the ids of those that could be, which those of a build that
+    is kept for ever cannot.
+    """
+    handler, caller, deleted = Handler(parts.log, utcnow), CommandContext("system:operator"), set[int]()
+    for artifact in artifacts:
+        with suppress(Rejection):
+            await handler.execute(DeleteArtifact(artifact.artifact_id, artifact.build_id), caller)
+            deleted.add(artifact.artifact_id)
+    return deleted
 
 
 async def go_on(parts: Core) -> int:
@@ -157,7 +181,7 @@ async def go_on(parts: Core) -> int:
     head = await parts.log.read_head()
     await skip_lost_ids(parts.pool)
     await handler.execute(NoteRestore(head), caller)
-    registered = [event.node_id for event in await _read_all(parts.log, NodeRegistered)]
+    registered = [event.node_id for event in await read_all(parts.log, NodeRegistered)]
     ended = 0
     for node_id in registered:
         node = await parts.log.load_state(NODE.at(node_id))
@@ -169,12 +193,12 @@ async def go_on(parts: Core) -> int:
 
 async def find_artifacts(log: EventLog) -> list[ArtifactStored]:
     """Return all artifacts that were not deleted."""
-    deleted = {event.artifact_id for event in await _read_all(log, ArtifactDeleted)}
-    builds = {event.build_id for event in await _read_all(log, BuildDeleted)}
-    jobs = {event.job_id for event in await _read_all(log, JobDeleted)}
+    deleted = {event.artifact_id for event in await read_all(log, ArtifactDeleted)}
+    builds = {event.build_id for event in await read_all(log, BuildDeleted)}
+    jobs = {event.job_id for event in await read_all(log, JobDeleted)}
     return [
         event
-        for event in await _read_all(log, ArtifactStored)
+        for event in await read_all(log, ArtifactStored)
         if event.artifact_id not in deleted and event.build_id not in builds and event.job_id not in jobs
     ]
 
@@ -186,15 +210,6 @@ def _digest(file: Path) -> str | None:
             return hashlib.file_digest(content, "sha256").hexdigest()
     except FileNotFoundError:
         return None
-
-
-async def _read_all(log: EventLog, kind: type[E]) -> list[E]:
-    found: list[E] = []
-    position = 0
-    while recorded := await log.read(position, BATCH_SIZE, [kind.name]):
-        found += [item.event for item in recorded if isinstance(item.event, kind)]
-        position = recorded[-1].position
-    return found
 
 
 def _empty(data: Path) -> None:

@@ -14,9 +14,9 @@ from psycopg.conninfo import make_conninfo
 
 from commands.handler import CommandContext, Handler
 from commands.nodes import ConnectNode, RegisterNode
-from domain.artifacts import ArtifactStored, blob_key
+from domain.artifacts import ArtifactDeleted, ArtifactStored, blob_key
 from domain.audit import RESTORES
-from domain.builds import BuildDeleted
+from domain.builds import BuildDeleted, BuildQueued
 from domain.claims import ClaimTaken
 from domain.core.events import EventMetadata
 from domain.nodes import NODE
@@ -24,11 +24,12 @@ from store.audit.checkpoints import AuditTree
 from store.clock import utcnow
 from store.log.event_log import Write
 from store.log.ids import MAX_GAP, SKIPPED
+from store.postgres.queries import fetch_row
 from testhide.backup import Manifest
 from testhide.cli import main
 from testhide.preparation import has_users
 from testhide.processes import Core, core
-from testhide.restore import go_on
+from testhide.restore import find_artifacts, go_on
 from testhide.settings import Settings, save_settings
 from testhide.stack.offline import settings_of
 from tests.support.sealing import seal_log
@@ -148,9 +149,25 @@ async def test_what_is_altered_or_lost_is_said(
 ) -> None:
     backup = tmp_path / "backup"
     await given_artifact(original, settings, 3, b"soon missing")
+    for number in (4, 5):
+        queued = BuildQueued(build_id=number, job_id=5, project_id=1, branch="main")
+        await original.log.append([Write(1, queued)], STAMP)
+        await given_artifact(original, settings, number, b"deleted meanwhile")
     async with original.pool.connection() as connection:
         await connection.execute("UPDATE stored_events SET topic = 'node.released' WHERE notification_id = 2")
-    assert await run("backup", backup) == 0
+        async with connection.transaction():
+            await connection.execute("LOCK TABLE flaky_tests")  # pg_dump waits for it with the snapshot
+            running = asyncio.create_task(run("backup", backup))
+            waits = "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND relation = 'flaky_tests'::regclass)"
+            while await fetch_row(connection, waits) != (True,):
+                await asyncio.sleep(0.01)
+            await original.log.append([Write(2, BuildDeleted(build_id=4, job_id=5, project_id=1))], STAMP)
+            blob = blob_key(5, 5, 5)
+            deleted = ArtifactDeleted(artifact_id=5, build_id=5, job_id=5, project_id=1, blob=blob)
+            await original.log.append([Write(2, deleted)], STAMP)
+            for number in (4, 5):
+                shutil.rmtree(Path(settings.data_dir, "blobs", "jobs", "5", "builds", str(number)))
+    assert await running == 0
     (backup / "blobs" / blob_key(5, 1, 1)).write_bytes(b"forged")
     (backup / "blobs" / blob_key(5, 3, 3)).unlink()
     capsys.readouterr()
@@ -158,6 +175,11 @@ async def test_what_is_altered_or_lost_is_said(
     output = capsys.readouterr().out
     assert "\nALTERED: the log is not the one of its checkpoint " in output
     assert "\nartifacts: 2, missing or altered: 2\nmissing: artifact 3 of build 3, 3.log\naltered: artifact 1" in output
+    for number in (4, 5):
+        assert f"deleted while the backup was made: artifact {number} of build {number}, {number}.log\n" in output
+    with settings_of(data, {}) as there:
+        async with core(there) as parts:
+            assert [artifact.artifact_id for artifact in await find_artifacts(parts.log)] == [1, 3]
 
 
 async def test_lost_tables_are_said_and_made_again(
@@ -238,14 +260,17 @@ async def test_a_folder_whose_restore_was_killed_is_refused(
     shutil.rmtree(restored)
 
 
-async def test_a_backup_that_fails_leaves_nothing_behind(
+async def test_a_backup_that_fails_leaves_nothing_behind_nor_what_a_killed_one_left(
     original: Core, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TESTHIDE_POSTGRES_BIN", str(tmp_path))
     assert await run("backup", tmp_path / "new" / "backup") == 1
     (tmp_path / "new").mkdir()
+    for name in ("backup", "back"):
+        (tmp_path / "new" / f"{name}.unfinished-killed").mkdir()
+        (tmp_path / "new" / f"{name}.unfinished-killed" / "secret.key").touch()
     assert await run("backup", tmp_path / "new" / "backup") == 1
-    assert list((tmp_path / "new").iterdir()) == []
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["back.unfinished-killed"]
 
 
 def test_a_verb_whose_database_fails_says_so_in_a_sentence(

@@ -109,7 +109,11 @@ def _describe(restored: Restored) -> Iterator[str]:
     else:
         found = len(restored.missing) + len(restored.altered)
         yield f"artifacts: {restored.artifacts:,}, missing or altered: {found:,}"
-    for what, artifacts in (("missing", restored.missing), ("altered", restored.altered)):
+    for what, artifacts in (
+        ("missing", restored.missing),
+        ("altered", restored.altered),
+        ("deleted while the backup was made", restored.deleted),
+    ):
         for artifact in artifacts[:MAX_PRINTED]:
             yield f"{what}: artifact {artifact.artifact_id} of build {artifact.build_id}, {artifact.path}"
         if len(artifacts) > MAX_PRINTED:
