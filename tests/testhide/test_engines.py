@@ -15,6 +15,7 @@ import redis
 
 from testhide.engines import embedded_engines
 from testhide.engines.folder import open_folder, read_record
+from testhide.engines.postgres import remove_stale_lock
 from testhide.operator_errors import Fault, InUse
 from testhide.supervise import program
 from tests.support.engines import temporary_engines
@@ -190,15 +191,24 @@ def database_of(data: Path) -> str:
     return f"postgresql://testhide:{record.postgres_password}@/postgres?host={quote(record.sockets, safe='')}"
 
 
-def test_a_stale_pid_file_does_not_stop_a_start_but_another_major_version_does(data: Path) -> None:
+def test_stale_pid_files_do_not_stop_a_start_but_another_major_version_does(
+    data: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     with embedded_engines(data):
         pass
-    # As after a crash of the machine: the number now belongs to somebody else, here to ourselves.
-    pid_file = data / "engines/postgres/postmaster.pid"
-    pid_file.write_text(f"{os.getpid()}\n{data}/engines/postgres\n1\n5432\n/nowhere\n\n 1 1\nready\n")
-    shutil.chown(pid_file, (data / "engines/postgres").stat().st_uid)
-    with embedded_engines(data) as engines:
-        assert ask(engines.database_url, "SELECT 1") == 1
+    # As after a crash of the machine: the number now belongs to another process of the same account.
+    cluster, lock = data / "engines/postgres", data / "engines/sockets/.s.PGSQL.5432.lock"
+    owner = cluster.stat().st_uid
+    with subprocess.Popen(["sleep", "600"], user=owner if os.geteuid() == 0 else None) as other:
+        for file in (cluster / "postmaster.pid", lock):
+            file.write_text(f"{other.pid}\n{cluster}\n1\n5432\n/nowhere\n\n 1 1\nready\n")
+            shutil.chown(file, owner)
+        with embedded_engines(data) as engines:
+            assert ask(engines.database_url, "SELECT 1") == 1
+            assert f"process {other.pid} is no PostgreSQL of {cluster}\n" in capfd.readouterr().err
+            remove_stale_lock(lock.with_suffix(""))
+            assert lock.exists()  # of a PostgreSQL that runs
+        other.kill()
     for major, message in (("15", "pg_upgrade"), ("99", "TESTHIDE_POSTGRES_BIN")):
         (data / "engines/postgres/PG_VERSION").write_text(f"{major}\n")
         with pytest.raises(Fault, match=f"holds data of PostgreSQL {major}") as refused, embedded_engines(data):

@@ -1,10 +1,12 @@
 """PostgreSQL on a unix socket: makes the cluster once, writes its settings at every start, ends orphan processes."""
 
+import contextlib
 import os
 import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from urllib.parse import quote
@@ -137,6 +139,7 @@ class Postgres:
 
     def _before_start(self, binaries: PostgresBinaries) -> None:
         end_orphan_processes(self.cluster)
+        remove_stale_lock(self.socket)
         # Three I/O processes less; reads are few and from the page cache.
         newer = "io_method = sync\n" if binaries.major >= 18 else ""
         settings = _SETTINGS.format(port=PORT, sockets=str(self.folder.sockets).replace("'", "''"), newer=newer)
@@ -206,6 +209,27 @@ def end_orphan_processes(cluster: Path) -> None:
         else:
             raise Fault(f"Processes {_processes_in(cluster)} still use {cluster} and cannot be ended.")
         (cluster / "postmaster.pid").unlink(missing_ok=True)
+
+
+def remove_stale_lock(socket: Path) -> None:
+    """Remove the lock file beside a socket if no PostgreSQL uses it. Print so if PostgreSQL would not have.
+
+    The file names the process that made it, and the folder of its cluster. After a crash of the machine or in a new
+    container the number may belong to another process. PostgreSQL then refuses to start, since it only sees that the
+    process runs.
+    """
+    lock = socket.with_name(f"{socket.name}.lock")
+    if not lock.exists() or not os.path.isdir("/proc/self"):
+        return
+    pid, cluster, *_ = [*lock.read_text(errors="replace").splitlines(), "", ""]
+    if pid.isdigit():
+        # A process of another account is none of PostgreSQL, which has the account that owns the folder of the socket.
+        with contextlib.suppress(OSError):
+            if os.readlink(f"/proc/{pid}/cwd") == os.path.realpath(cluster):
+                return
+    lock.unlink()
+    if not pid.isdigit() or os.path.isdir(f"/proc/{pid}"):
+        print(f"testhide: removed {lock}: process {pid} is no PostgreSQL of {cluster}", file=sys.stderr, flush=True)
 
 
 def _processes_in(cluster: Path) -> list[int]:
