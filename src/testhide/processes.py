@@ -216,6 +216,7 @@ async def api_services(settings: Settings) -> "AsyncIterator[Services]":
     from testhide.licenses import load_license
 
     license = load_license(settings)
+    from testhide.artifact_store import refuse_other_store
     spool = Path(settings.data_dir, "spool")
     spool.mkdir(parents=True, exist_ok=True, mode=0o700)
     async with (
@@ -225,6 +226,8 @@ async def api_services(settings: Settings) -> "AsyncIterator[Services]":
     ):
         if behind := await find_sequences_behind(parts.pool):
             raise Fault(f"The {describe_behind(behind)}.")
+        blobs = blob_store(settings)
+        await refuse_other_store(parts.pool, blobs, settings.blobs)
         waiter = ProjectionWaiter(parts.pool, listener, PROJECTIONS)
         reading = ReadingPool()
         following = asyncio.create_task(waiter.run())
@@ -245,7 +248,7 @@ async def api_services(settings: Settings) -> "AsyncIterator[Services]":
                 build_logs=build_logs.BuildLogs(parts.pool),
                 idempotent_responses=idempotent_responses.IdempotentResponses(parts.pool, parts.secrets),
                 gauges=agent_gauges.AgentGauges(parts.pool),
-                blobs=blob_store(settings),
+                blobs=blobs,
                 outgoing=outgoing,
                 saml=SamlService(settings.public_url),
                 rate_limits=RateLimits(
@@ -314,6 +317,7 @@ def work(settings: Settings) -> None:
     from workers import identity_providers, known_issues, quarantine, read_models, retention
     from workers.deliveries.messages import MessageBuilder
     from workers.deliveries.planner import DeliveryPlanner
+    from testhide.artifact_store import refuse_other_store
     from workers.deliveries.sender import DeliverySender
     from workers.deliveries.teams import TeamsSender
     from workers.deliveries.webhooks import WebhookSender
@@ -337,6 +341,7 @@ def work(settings: Settings) -> None:
             tools = Tools(BuildLogs(pool), blobs, log, secrets, mailer(settings), settings.public_url)
             reactions = ReactionDispatcher(pool, log, listener, settings.redis_url, REACTIONS, tools)
 
+            await refuse_other_store(pool, blobs, settings.blobs)
             deletion = retention.Retention(pool, log, handler, utcnow)
             expiry = quarantine.QuarantineWatch(pool, handler, utcnow)
             saml = SamlService(settings.public_url)

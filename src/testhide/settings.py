@@ -35,7 +35,7 @@ MEANINGS = {
     "admin_email": "the first administrator",
     "admin_password": "the first administrator's password, 8 characters or more; unset: made up and printed once",
     "unsafe": "1: start also on a database with fsync or synchronous_commit off",
-    "blobs_url": "where artifacts lie, s3://BUCKET/PREFIX or file:///FOLDER (DATA/blobs)",
+    "blobs_url": "where artifacts lie, the same for all machines, s3://BUCKET/PREFIX or file:///FOLDER (DATA/blobs)",
     "artifact_quota": "bytes of artifacts that one project may have (107374182400: 100 GiB)",
     "outgoing_allow": "networks besides public ones that webhooks may call, http included: 10.1.0.0/16,… (none)",
     "trusted_proxies": "networks of reverse proxies, whose X-Forwarded-For and -Proto count (127.0.0.0/8,::1/128)",

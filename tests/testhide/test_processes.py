@@ -1,5 +1,6 @@
 """What a process says when it cannot start."""
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -10,7 +11,10 @@ import msgspec
 import psycopg
 import pytest
 
+from integrations.blobs import open_blobs
+from testhide.artifact_store import refuse_other_store
 from testhide.preparation import create_first_admin
+from testhide.processes import Core
 from testhide.settings import Settings, save_settings
 
 from .conftest import Python
@@ -54,6 +58,20 @@ async def test_every_process_refuses_a_secret_key_that_does_not_open_what_is_the
             assert errors.startswith("testhide: The secret key does not open what is in the database")
             assert errors.count("\n") == 1
         assert connection.execute(stored).fetchone() == before
+
+
+async def test_processes_that_use_artifacts_refuse_those_of_another_machine(
+    parts: Core, tmp_path: Path, python: Python
+) -> None:
+    folder = str(tmp_path / "b")
+    settings = Settings(database_url=parts.conninfo, redis_url=NO_REDIS, secret_key=b"s" * 32, data_dir=folder)
+    file, there = tmp_path / "settings.json", (tmp_path / "a" / "blobs").as_uri()
+    save_settings(settings, file)
+    await refuse_other_store(parts.pool, open_blobs(there), there)
+    for process in [python("-m", "testhide", verb, env={"TESTHIDE_SETTINGS": str(file)}) for verb in ("serve", "work")]:
+        _, errors = await asyncio.to_thread(process.communicate, timeout=30)
+        assert (process.returncode, errors.count("\n")) == (1, 1)
+        assert errors.startswith(f"testhide: The artifacts of this database are not at {settings.blobs}, which has no")
 
 
 async def test_the_first_administrator_is_made_by_prepare_and_never_with_a_weak_password(

@@ -203,7 +203,7 @@ def test_the_documented_commands_and_the_services(
             "0.0.0.0": "127.0.0.1",  # noqa: S104
             "8000": str(port),
             "/run/secrets/agent-token": str(data / "token"),
-            "/var/lib/testhide": str(data / "there"),
+            "/var/lib/testhide": str(data / "data"),
         },
     )
     with compose.running("valkey"):
@@ -218,5 +218,6 @@ def test_the_documented_commands_and_the_services(
             with monkeypatch.context() as patch:
                 operate(machine, admin, patch, capsys)
         for name, _ in exported:
-            del machine.environ[name]
+            if name != "TESTHIDE_DATA":  # the volume that all services have
+                del machine.environ[name]
         run_services(compose, url, project)

@@ -39,6 +39,7 @@ TABLES = {
     "audit_keys": StoreTable("vkey sealed", None),
     "audit_sealing": StoreTable("id leaves_checked checkpoints_checked checked_size checked_at", NOTHING),
     "alarms": StoreTable("name message since", NOTHING),
+    "blob_store": StoreTable("id store_id", NOTHING),
     "build_log_chunks": StoreTable(
         "build_id attempt first_line line_count lines job_id digest size", "the logs of all builds, for good"
     ),

@@ -89,6 +89,14 @@ MIGRATIONS = (
             " (root_id int, opener text, wrapped bytea NOT NULL, PRIMARY KEY (root_id, opener))",
         ),
     ),
+    Migration(
+        7,
+        "id of the blob store",
+        (
+            "CREATE TABLE IF NOT EXISTS blob_store"
+            " (id bool PRIMARY KEY DEFAULT true CHECK (id), store_id text NOT NULL)",
+        ),
+    ),
 )
 
 

@@ -1,0 +1,19 @@
+"""The id of the blob store that belongs to this database: one row, made by the first process that uses the store.
+
+It is no event, since a blob store may be moved without a word to the server.
+"""
+
+from psycopg import AsyncConnection
+
+from store.postgres.queries import fetch_row
+
+
+async def lock_store_id(connection: AsyncConnection) -> str | None:
+    """Returns the id; None if no store was used yet. Until the transaction ends, other processes wait here."""
+    await connection.execute("LOCK TABLE blob_store IN SHARE ROW EXCLUSIVE MODE")
+    row = await fetch_row(connection, "SELECT store_id FROM blob_store")
+    return None if row is None else str(row[0])
+
+
+async def record_store_id(connection: AsyncConnection, new_id: str) -> None:
+    await connection.execute("INSERT INTO blob_store (store_id) VALUES (%s)", (new_id,))
