@@ -64,6 +64,7 @@ class FlakinessWatch:
 
     async def record_next_batch(self) -> bool:
         """Records which tests turned flaky in the next batch of results. Returns whether there may be another batch."""
+        await log_positions.hold_beyond(self.pool, [NAME])
         async with self.pool.connection() as connection, connection.transaction():
             live = await inspect(connection, (results.PROJECTION,))
             if results.PROJECTION.name in live.broken:

@@ -12,7 +12,9 @@ from structlog.testing import capture_logs
 
 from domain.core.events import Event
 from domain.jobs import JobDeleted
+from store.migrations.lost_tables import make_again
 from store.tables import reactions as due_reactions
+from store.tables.log_positions import HELD, find_beyond
 from store.tables.reactions import MAX_TRIES, ReactionStatus
 from tests.support.builders import Shop
 from tests.support.damage import damaged
@@ -55,6 +57,29 @@ async def test_what_happens_seldom_is_not_looked_for_from_where_it_last_was(yard
         await yard.until(have_passed)
         await yard.delete_job(10)
         await yard.until(lambda: reads(yard.left, {5, 6, *range(11, 17)}))
+
+
+async def test_a_reaction_beyond_the_log_stands_still_when_the_log_has_grown_past_it(yard: Yard) -> None:
+    async with yard.running(yard.relay(sweep_interval_s=0.2)):
+        beyond = await yard.parts.log.read_head() + 1
+        async with yard.parts.pool.connection() as connection:
+            await connection.execute("UPDATE reaction_positions SET position = %s", (beyond,))
+        await yard.until(lambda: reads(yard.slowest, HELD))
+        for job_id in (5, 6):
+            await yard.delete_job(job_id)
+    async with yard.parts.pool.connection() as connection:
+        assert set((await find_beyond(connection)).values()) == {"its position was beyond the end of the log"}
+    assert await yard.left() == {5, 6}
+
+
+async def test_reactions_go_on_once_their_lost_table_is_made_again(yard: Yard) -> None:
+    async with yard.running(yard.relay(sweep_interval_s=0.2)):
+        async with yard.parts.pool.connection() as connection, connection.transaction():
+            await connection.execute("DROP TABLE reaction_positions")
+            await make_again(connection)
+        await yard.until(yard.follows)
+        await yard.delete_job(5)
+        await yard.until(lambda: reads(yard.left, {6}))
 
 
 async def test_what_fails_is_tried_again_and_says_why(yard: Yard) -> None:

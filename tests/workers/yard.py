@@ -83,7 +83,7 @@ class Yard:
         """Until the block is left; it follows the log from its beginning on."""
         await self.listener.start()
         task = asyncio.create_task(relay.run())
-        await self.until(self._follows)
+        await self.until(self.follows)
         yield
         await cancel_and_wait(task)
         await self.listener.close()
@@ -93,7 +93,7 @@ class Yard:
             while not await holds():
                 await asyncio.sleep(0.02)  # between two looks at what no notification tells
 
-    async def _follows(self) -> bool:
+    async def follows(self) -> bool:
         return bool(await self._query("SELECT FROM reaction_positions"))
 
     async def _query(self, text: str) -> Sequence[tuple[Any, ...]]:

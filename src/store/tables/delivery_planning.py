@@ -17,6 +17,8 @@ class PendingWork(NamedTuple):
     parked: bool
     """Whether a parked event is due again."""
     replays: bool
+    is_beyond: bool
+    """Whether the planner's position is beyond the end of the log."""
 
 
 class DeliveryReplay(NamedTuple):
@@ -39,7 +41,8 @@ async def fetch_pending(connection: AsyncConnection, planner: str, names: list[s
         "SELECT EXISTS (SELECT FROM stored_events WHERE notification_id > p.position AND topic = ANY (%s))"
         " OR (SELECT max(notification_id) FROM stored_events) > p.position + %s,"
         " EXISTS (SELECT FROM due_reactions WHERE reaction = %s AND due_at <= now() AND tries < %s),"
-        " EXISTS (SELECT FROM webhook_replays)"
+        " EXISTS (SELECT FROM webhook_replays),"
+        " (SELECT coalesce(max(notification_id), 0) FROM stored_events) < p.position"
         " FROM (SELECT coalesce((SELECT position FROM reaction_positions WHERE reaction = %s), 0) AS position) p",
         (names, min_skip, planner, MAX_TRIES, planner),
     )

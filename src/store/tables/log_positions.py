@@ -6,18 +6,25 @@ the position. So no event is missed or handled twice, and any number of processe
 
 from collections.abc import Sequence
 
+import structlog
 from psycopg import AsyncConnection
 
 from store.log.ids import LAST_POSITION
 from store.postgres.queries import Source, fetch_row, fetch_rows
 
+log = structlog.get_logger()
+
+HELD = 2**53 - 1
+"""Position of a worker that stands still until `testhide repair`, since its position was beyond the end of the log. No
+log grows past it, and every JSON parser can read it.
+"""
 MIN_SKIP = 200
 """Positions without an event of interest that are worth a write: for fewer the stored position is not moved."""
 
 
 async def find_beyond(source: Source) -> dict[str, str]:
-    """Returns name -> defect for each worker whose position is beyond the end of the log. Such a worker does nothing
-    until the log has grown past its position, and misses the events before that.
+    """Returns name -> defect for each worker whose position is beyond the end of the log, or was when the worker
+    looked.
     """
     rows = await fetch_rows(
         source,
@@ -25,7 +32,28 @@ async def find_beyond(source: Source) -> dict[str, str]:
         " (SELECT coalesce(max(notification_id), 0) AS head FROM stored_events) log"
         " WHERE position > head ORDER BY reaction",
     )
-    return {name: f"its position, {position}, is beyond the end of the log, {head}" for name, position, head in rows}
+    return {
+        name: "its position was beyond the end of the log"
+        if position == HELD
+        else f"its position, {position}, is beyond the end of the log, {head}"
+        for name, position, head in rows
+    }
+
+
+async def hold_beyond(source: Source, names: Sequence[str]) -> None:
+    """Holds those of these workers whose position is beyond the end of the log, until `testhide repair`. Otherwise they
+    would go on when the log has grown past it, without the events before that.
+    """
+    rows = await fetch_rows(
+        source,
+        "UPDATE reaction_positions p SET position = %s FROM reaction_positions was WHERE was.reaction = p.reaction"
+        " AND p.reaction = ANY (%s) AND p.position < %s"
+        " AND p.position > (SELECT coalesce(max(notification_id), 0) FROM stored_events)"
+        " RETURNING p.reaction, was.position",
+        (HELD, list(names), HELD),
+    )
+    for name, position in rows:
+        log.error("a worker stands still until `testhide repair`", worker=name, beyond_the_log=position)
 
 
 async def ensure_positions(connection: AsyncConnection, names: Sequence[str], *, at_head: bool) -> None:

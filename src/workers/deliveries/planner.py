@@ -77,6 +77,8 @@ class DeliveryPlanner:
         is_more = True
         while is_more:
             pending = await self._look()
+            if pending.is_beyond:
+                await log_positions.hold_beyond(self.pool, [NAME])
             if pending.events:
                 await self._follow()
             has_retried = pending.parked and await self._retry()

@@ -80,7 +80,6 @@ class ReactionDispatcher:
             poll_interval_s=sweep_interval_s,
             debounce_s=DEBOUNCE_S,
         )
-        self._has_positions = False
         self._alarm: str | None = ""
         """The alarm that this process set last; None when it ended the alarm, empty before it did either."""
 
@@ -116,7 +115,8 @@ class ReactionDispatcher:
         """
         async with self._pool.connection() as connection, connection.transaction():
             position = await log_positions.lock_position(connection, reaction.name)
-            assert position is not None, "ensured before"
+            if position is None:
+                return []  # the table was lost, and has just been made again
             batch = await self._log.read_batch(position, BATCH_SIZE, [reaction.event.name])
             if batch.events:
                 await reactions.add_due(connection, reaction.name, [event.position for event in batch.events])
@@ -126,10 +126,9 @@ class ReactionDispatcher:
 
     async def _note_due(self) -> None:
         async with tolerate_outages("reactions"):
-            if not self._has_positions:
-                async with self._pool.connection() as connection:
-                    await log_positions.ensure_positions(connection, list(self._reactions), at_head=True)
-                self._has_positions = True
+            async with self._pool.connection() as connection:
+                await log_positions.ensure_positions(connection, list(self._reactions), at_head=True)
+                await log_positions.hold_beyond(connection, list(self._reactions))
             found = True
             while found:
                 found = False
