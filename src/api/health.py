@@ -19,13 +19,14 @@ from domain.core.errors import Unavailable
 from projections import audit_trail
 from projections.engine.inspection import Inspection, inspect
 from projections.engine.read_your_writes import WAIT_TIMEOUT_S
+from projections.engine.schemas import LIVE, lock_name
 from projections.rebuild.status import ReadModelStatus, overview
 from projections.registry import PROJECTIONS
 from store.audit.checkpoints import AuditTree
 from store.clock import utcnow
 from store.key_ring.rotation import is_interrupted
 from store.migrations.lost_tables import describe, find_lost_tables
-from store.postgres.leader_lock import DISPATCH_LOCK, SCHEDULES_LOCK, fetch_idle_leaders
+from store.postgres.leader_lock import DISPATCH_LOCK, SCHEDULES_LOCK, Leader, fetch_leaders
 from store.tables import deliveries, log_positions, reactions
 from store.tables.alarms import fetch_alarms
 from store.tables.reactions import ReactionStatus
@@ -130,6 +131,7 @@ class HealthController(Controller):
             live = await inspect(connection, PROJECTIONS)
             checkpoint = await AuditTree(connection).checkpoint()
             problems = _find_unusable(live)
+            degraded += await _find_idle_projectors(connection)
             if not problems:
                 degraded += await _find_degraded(connection, ctx.services.waiter.is_degraded)
         behind = live.sound_behind(live.head)
@@ -185,15 +187,35 @@ def _find_disk_problems(services: Services) -> list[str]:
     return found
 
 
+async def _find_idle_projectors(connection: AsyncConnection) -> list[str]:
+    """Returns a sentence for each projector that stands still. No standby takes over from it while it has its locks."""
+    models = {lock_name(LIVE, projection.name, projection.version): projection.name for projection in PROJECTIONS}
+    idle: dict[str, tuple[Leader, list[str]]] = {}
+    for lock, leader in (await fetch_leaders(connection, models)).items():
+        if leader.idle_s > LEADER_IDLE_S:
+            idle.setdefault(leader.process, (leader, []))[1].append(models[lock])
+    return [describe_idle("testhide project", leader, sorted(names)) for leader, names in idle.values()]
+
+
+def describe_idle(command: str, leader: Leader, models: Sequence[str] = ()) -> str:
+    """Returns a sentence that says which process stands still. `models` are the read models to which it applies events,
+    if it is a projector.
+    """
+    events = "all events" if len(models) == len(PROJECTIONS) else f"events to {', '.join(models)}"
+    task = f"applies {events} and " if models else ""
+    process = f" ({leader.process})" if leader.process else ""
+    return f"`{command}`{process} {task}has done nothing for {leader.idle_s:.0f} s: restart it"
+
+
 async def _find_stalled(connection: AsyncConnection) -> list[str]:
     """Returns sentences about processes that stand still, and about overdue reactions and deliveries."""
     found: list[str] = []
-    idle = await fetch_idle_leaders(connection, list(LEADERS))
-    for lock, process in LEADERS.items():
-        if lock not in idle:
-            found.append(f"no `{process}` leads: start one, or see what it logs")
-        elif idle[lock] > LEADER_IDLE_S:
-            found.append(f"`{process}` has done nothing for {idle[lock]:.0f} s: restart it")
+    leaders = await fetch_leaders(connection, LEADERS)
+    for lock, command in LEADERS.items():
+        if lock not in leaders:
+            found.append(f"no `{command}` leads: start one, or see what it logs")
+        elif leaders[lock].idle_s > LEADER_IDLE_S:
+            found.append(describe_idle(command, leaders[lock]))
     for name, late_s in (await reactions.fetch_overdue(connection, REACTION_OVERDUE_S)).items():
         found.append(f"the reaction {name} is {late_s:.0f} s overdue, see what `testhide work` logs")
     overdue = await deliveries.fetch_overdue(connection, utcnow())

@@ -1,14 +1,18 @@
 """Readiness names what cannot be used, what lags and what is wrong."""
 
 import asyncio
+import socket
 
 import psycopg
 import pytest
 import requests
 
+from api.health import describe_idle
 from projections.auth import UserRow
+from projections.engine.schemas import LIVE, lock_name
+from projections.registry import PROJECTIONS
 from projections.teams import ChannelRow
-from store.postgres.leader_lock import SCHEDULES_LOCK
+from store.postgres.leader_lock import SCHEDULES_LOCK, Leader, fetch_leaders
 from store.tables.alarms import set_alarm
 from testhide.processes import core
 from testhide.rebuild import rebuild
@@ -161,6 +165,20 @@ def test_processes_that_stand_still_are_named(server: Server) -> None:
     with psycopg.connect(server.settings.database_url, autocommit=True) as connection:
         connection.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", (SCHEDULES_LOCK,))
         assert "testhide work` leads" not in readiness(server).json()["status"]
+
+
+async def test_a_projector_that_stands_still_is_named(server: Server) -> None:
+    locks = [lock_name(LIVE, projection.name, projection.version) for projection in PROJECTIONS]
+    async with await psycopg.AsyncConnection.connect(server.settings.database_url) as connection:
+        leaders = await fetch_leaders(connection, locks)
+    (process,) = {leader.process for leader in leaders.values()}
+    assert len(leaders) == len(PROJECTIONS)
+    assert process == f"testhide process {server.processes['project'].pid} on {socket.gethostname()}"[:63]
+    sentence = "`testhide project` (p 5 on ci-1) applies {} and has done nothing for 31 s: restart it"
+    leader, names = Leader(31.4, "p 5 on ci-1"), [projection.name for projection in PROJECTIONS]
+    assert describe_idle("testhide project", leader, names) == sentence.format("all events")
+    assert describe_idle("testhide project", leader, names[:2]) == sentence.format(f"events to {names[0]}, {names[1]}")
+    assert describe_idle("testhide work", leader).endswith("work` (p 5 on ci-1) has done nothing for 31 s: restart it")
 
 
 OVERDUE_REACTION = "INSERT INTO due_reactions (reaction, position, due_at) VALUES ('tests', 1, now() - interval '{}')"

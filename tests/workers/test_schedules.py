@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import os
+import socket
 from collections.abc import AsyncIterator
 
 import psycopg
 
 from store.postgres.cancellation import cancel_and_wait
-from store.postgres.leader_lock import fetch_idle_leaders, hold_leader_lock
+from store.postgres.leader_lock import Leader, fetch_leaders, hold_leader_lock
 from testhide.processes import Core
 from workers.loops.periodic import Schedule, Schedules
 
@@ -115,13 +117,14 @@ async def test_standbys_hold_no_snapshot(parts: Core) -> None:
 async def test_how_long_a_leader_has_done_nothing(parts: Core) -> None:
     async with parts.pool.connection() as connection:
 
-        async def idle() -> dict[str, float]:
+        async def leaders() -> dict[str, Leader]:
             await connection.execute("SELECT pg_sleep(0.2)")
-            return await fetch_idle_leaders(connection, ["leader of the tests", "nobody's"])
+            return await fetch_leaders(connection, ["leader of the tests", "nobody's"])
 
-        assert await idle() == {}
+        assert await leaders() == {}
         async with hold_leader_lock(parts.conninfo, "leader of the tests") as lock:
-            ((name, idle_s),) = (await idle()).items()
+            ((name, (idle_s, process)),) = (await leaders()).items()
             assert (name, idle_s >= 0.2) == ("leader of the tests", True)
+            assert process == f"testhide process {os.getpid()} on {socket.gethostname()}"[:63]
             await lock.execute("SELECT")
-            assert (await idle())[name] < idle_s + 0.2
+            assert (await leaders())[name].idle_s < idle_s + 0.2

@@ -29,7 +29,7 @@ from store.key_ring.ring import (
     stage_of,
 )
 from store.log.ids import LAST_POSITION
-from store.postgres.leader_lock import fetch_idle_leaders
+from store.postgres.leader_lock import fetch_leaders
 from store.postgres.queries import execute, fetch_row, fetch_rows
 
 LOCK = "testhide rotation of the secret key"
@@ -93,7 +93,7 @@ async def fetch_openers(connection: AsyncConnection) -> set[str]:
 
 async def is_interrupted(connection: AsyncConnection) -> bool:
     """Returns whether a rotation is not complete and none runs."""
-    return len(await fetch_openers(connection)) > 1 and not await fetch_idle_leaders(connection, [LOCK])
+    return len(await fetch_openers(connection)) > 1 and not await fetch_leaders(connection, [LOCK])
 
 
 async def use_root(connection: AsyncConnection, *, is_leaked: bool = False) -> None:

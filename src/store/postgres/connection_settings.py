@@ -1,5 +1,7 @@
 """Database settings on which the server relies: keepalive of its connections, durability of its commits."""
 
+import os
+import socket
 from typing import Any
 
 from psycopg import AsyncConnection
@@ -22,14 +24,15 @@ DURABILITY_RISKS = {
 
 def with_keepalive(conninfo: str) -> str:
     """Returns `conninfo` with keepalive settings: client and database each notice within 30 s when the other is
-    unreachable.
+    unreachable. Names this process in `application_name`, so that the database can say which process holds a lock.
 
     With the defaults of the kernel this takes from 15 minutes to hours, and for that time a dead leader holds its lock.
     Settings that `conninfo` has already stay unchanged.
     """
     given = conninfo_to_dict(conninfo)
     options = f"{SERVER_OPTIONS} {given.get('options') or ''}".strip()
-    return make_conninfo("", **(CLIENT_SETTINGS | given | {"options": options}))
+    name = f"testhide process {os.getpid()} on {socket.gethostname()}"
+    return make_conninfo("", **(CLIENT_SETTINGS | {"application_name": name} | given | {"options": options}))
 
 
 async def find_durability_risks(connection: AsyncConnection) -> list[str]:

@@ -2,7 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable
+from typing import NamedTuple
 
 from psycopg import AsyncConnection
 
@@ -12,6 +13,15 @@ DISPATCH_LOCK = "testhide dispatcher"
 SCHEDULES_LOCK = "testhide schedules"
 RETRY_INTERVAL_S = 0.2
 CONNECT_TIMEOUT_S = 5
+
+
+class Leader(NamedTuple):
+    idle_s: float
+    """Seconds since its connection last began or ended a statement. Leaders check their lock every second, so one that
+    is idle for much longer hangs or was stopped.
+    """
+    process: str
+    """Name of its connection: `testhide process 4711 on ci-1`, unless the URL of the database says otherwise."""
 
 
 @contextlib.asynccontextmanager
@@ -33,20 +43,18 @@ async def hold_leader_lock(conninfo: str, name: str) -> AsyncIterator[AsyncConne
         yield connection
 
 
-async def fetch_idle_leaders(connection: AsyncConnection, names: Sequence[str]) -> dict[str, float]:
-    """Returns how many seconds ago each leader last began or ended a statement, by the name of its lock. `names` are
-    the names to look up; a lock that nobody holds is left out.
-
-    Leaders check their lock every second. One that is idle for much longer hangs or was stopped.
+async def fetch_leaders(connection: AsyncConnection, names: Iterable[str]) -> dict[str, Leader]:
+    """Returns the leader by the name of its lock. `names` are the names to look up; a lock that nobody holds is left
+    out.
     """
     rows = await fetch_rows(
         connection,
-        "SELECT name, coalesce(extract(epoch FROM clock_timestamp() - a.state_change), 0)::float8"
-        " FROM unnest(%s::text[]) AS name"
+        "SELECT name, coalesce(extract(epoch FROM clock_timestamp() - a.state_change), 0)::float8,"
+        " coalesce(a.application_name, '') FROM unnest(%s::text[]) AS name"
         " JOIN pg_locks l ON l.locktype = 'advisory' AND l.granted AND l.objsubid = 1"
         "  AND l.classid::bigint << 32 | l.objid::bigint = hashtextextended(name, 0)"
         "  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
         " JOIN pg_stat_activity a USING (pid)",
         (list(names),),
     )
-    return dict[str, float](rows)
+    return {name: Leader(*leader) for name, *leader in rows}
