@@ -131,7 +131,10 @@ async def _refuse_older_schema(pool: AsyncConnectionPool) -> None:
     except UndefinedTable:
         version = 0
     if version == 0:
-        raise Fault("The database has no tables yet: run `testhide prepare` first.")
+        ((log,),) = await fetch_rows(pool, "SELECT to_regclass('stored_events')")
+        if log is None:
+            raise Fault("The database has no tables yet: run `testhide prepare` first.")
+        raise Fault("The database has the tables of a release before schema versions: run `testhide migrate` first.")
     if version < newest:
         raise Fault(
             f"The database has schema version {version}, and this release needs {newest}: run `testhide migrate` first."
@@ -213,10 +216,10 @@ async def api_services(settings: Settings) -> "AsyncIterator[Services]":
     from projections.time_travel.historical_tables import HistoricalConnections
     from store.postgres.batch_loader import BatchLoader
     from store.tables import agent_gauges, build_logs, idempotent_responses
+    from testhide.artifact_store import refuse_other_store
     from testhide.licenses import load_license
 
     license = load_license(settings)
-    from testhide.artifact_store import refuse_other_store
     spool = Path(settings.data_dir, "spool")
     spool.mkdir(parents=True, exist_ok=True, mode=0o700)
     async with (
@@ -314,10 +317,10 @@ def work(settings: Settings) -> None:
     from store.tables.build_logs import BuildLogs
     from store.tables.deliveries import DELIVERIES_CHANNEL
     from store.tables.idempotent_responses import IdempotentResponses
+    from testhide.artifact_store import refuse_other_store
     from workers import identity_providers, known_issues, quarantine, read_models, retention
     from workers.deliveries.messages import MessageBuilder
     from workers.deliveries.planner import DeliveryPlanner
-    from testhide.artifact_store import refuse_other_store
     from workers.deliveries.sender import DeliverySender
     from workers.deliveries.teams import TeamsSender
     from workers.deliveries.webhooks import WebhookSender
@@ -338,10 +341,10 @@ def work(settings: Settings) -> None:
             waiter = ProjectionWaiter(pool, listener, PROJECTIONS)
 
             blobs = blob_store(settings)
+            await refuse_other_store(pool, blobs, settings.blobs)
             tools = Tools(BuildLogs(pool), blobs, log, secrets, mailer(settings), settings.public_url)
             reactions = ReactionDispatcher(pool, log, listener, settings.redis_url, REACTIONS, tools)
 
-            await refuse_other_store(pool, blobs, settings.blobs)
             deletion = retention.Retention(pool, log, handler, utcnow)
             expiry = quarantine.QuarantineWatch(pool, handler, utcnow)
             saml = SamlService(settings.public_url)

@@ -137,6 +137,12 @@ def test_a_release_refuses_tables_of_an_older_one(
         assert main.main(verb) == 1
         assert capsys.readouterr().err == ("testhide: The database has no tables yet: run `testhide prepare` first.\n")
     migrate(empty, "0.9.0", MIGRATIONS[:1])
+    with psycopg.connect(empty, autocommit=True) as connection:
+        connection.execute("ALTER TABLE schema_migrations RENAME TO elsewhere")
+        assert main.main(["projections", "status"]) == 1
+        before = "The database has the tables of a release before schema versions: run `testhide migrate` first.\n"
+        assert capsys.readouterr().err == f"testhide: {before}"
+        connection.execute("ALTER TABLE elsewhere RENAME TO schema_migrations")
     assert main.main(["serve"]) == 1
     assert f"testhide: The database has schema version 1, {needs}" in capsys.readouterr().err
     assert main.main(["migrate"]) == 0

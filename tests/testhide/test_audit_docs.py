@@ -73,6 +73,9 @@ def test_a_row_that_was_changed_is_put_back_or_accepted(server: Server, environ:
         connection.execute(change.format("").encode(), (position,))
         done = audit(environ, "put-back", str(position), "--from", backup)
         assert (done.returncode, "Nothing was changed: the row at position" in done.stderr) == (1, True), done.stderr
+        done = audit(environ, "put-back", str(position + 1_000_000), "--from", backup)
+        none = f"Nothing was changed: neither database has a row at position {position + 1_000_000}.\n"
+        assert (done.returncode, done.stderr) == (1, f"testhide: {none}")
         done = audit(environ, "put-back", str(position), "--from", "/nowhere")
         assert (done.returncode, "names no data folder" in done.stderr) == (2, True), done.stderr
         connection.execute("UPDATE stored_events SET topic = %s WHERE notification_id = %s", (topic, position))

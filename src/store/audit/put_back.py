@@ -39,6 +39,8 @@ async def put_rows_back(
 
     wrong = [position for position in range_ if not is_right(position, ours.get(position))]
     for position in wrong:
+        if position not in ours and position not in theirs:
+            raise NotPutBack(f"neither database has a row at position {position}")
         if not is_right(position, theirs.get(position)):
             raise NotPutBack(f"the row at position {position} of the other database is not the one that was there")
     async with pool.connection() as connection, connection.transaction():

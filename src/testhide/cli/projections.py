@@ -9,6 +9,7 @@ from cyclopts import App
 from commands.handler import CommandContext, Handler
 from commands.projections import DismissEvent
 from projections.engine.parking import find_parked, parked_events
+from projections.engine.schemas import STAGING, fetch_schema_positions
 from projections.rebuild.diff import Diff
 from projections.rebuild.diff import diff as compare_tables
 from projections.rebuild.drop import drop as drop_unused
@@ -78,9 +79,16 @@ async def switch(parts: Core, name: str, *names: str) -> int:
 
 @app.command
 @on_stack
-async def diff(parts: Core, name: str, *names: str) -> int:
-    """Compare staging tables with the live ones, row by row. Ends with 1 when they differ."""
-    chosen = find_projections((name, *names))
+async def diff(parts: Core, *names: str) -> int:
+    """Compare staging tables with the live ones, row by row. Ends with 1 when they differ.
+
+    Without names: all that have staging tables.
+    """
+    async with parts.pool.connection() as connection:
+        built = await fetch_schema_positions(connection, STAGING)
+    chosen = find_projections(names) or [item for item in PROJECTIONS if (item.name, item.version) in built]
+    if not chosen:
+        raise Fault("No read model has staging tables: run `testhide projections rebuild` first.")
     found = [await compare_tables(parts.conninfo, parts.log, projection) for projection in chosen]
     for item in found:
         print("\n".join(_describe_diff(item)))
