@@ -68,11 +68,12 @@ class Office:
             rows = await (await connection.execute("SELECT error FROM due_reactions")).fetchall()
         return [str(error) for (error,) in rows]
 
-    async def set_password(self, link: str) -> None:
+    async def set_password(self, link: str, days_ago: int = 0) -> None:
         token = link.removeprefix(f"{BASE_URL}/set-password#")
         read = self._parts.secrets.read_link_token(token)
         assert read is not None
-        await self.handler.execute(UsePasswordLink(*read, "hash", utcnow()), CALLER)
+        handler = Handler(self._parts.log, lambda: utcnow() - timedelta(days=days_ago))
+        await handler.execute(UsePasswordLink(*read, "hash", utcnow()), CALLER)
 
     async def has_password(self) -> bool:
         user = await self._parts.log.load_state(USER.at(ANN))
@@ -103,6 +104,16 @@ async def test_an_invitation_leads_to_a_password_and_a_notice(office: Office) ->
         ("ann@example.com", "Your Testhide password was set"),
     ]
     assert "tell an administrator" in text_of(server.mails[1])
+
+
+async def test_no_notice_is_mailed_days_later(office: Office) -> None:
+    """`testhide repair` has reactions begin with the first event."""
+    async with mail_server() as server:
+        await office.invite()
+        assert await office.react(smtp(server)) == []
+        await office.set_password(server.link_of(), days_ago=2)
+        assert await office.react(smtp(server)) == []
+    assert len(server.mails) == 1
 
 
 async def test_a_mail_waits_for_the_server_to_come_back(office: Office) -> None:

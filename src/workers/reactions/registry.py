@@ -6,6 +6,7 @@ the end of the log: it does not run for earlier events.
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Literal, get_args
 
 import structlog
@@ -23,6 +24,9 @@ from store.tables.build_logs import BuildLogs
 from workers.reactions.mails import link_mail, password_notice
 
 log = structlog.get_logger()
+
+NOTICE_MAX_AGE = timedelta(days=1)
+"""Age of an event from which no notice is mailed. The tries of a reaction take 14 hours."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,12 @@ async def when_password_link_issued_mail_it(event: Event, tools: Tools) -> None:
 
 
 async def when_password_set_mail_a_notice(event: Event, tools: Tools) -> None:
+    """Mails the notice unless it is too late for it, as where `testhide repair` has reactions begin with the first
+    event.
+    """
     assert isinstance(event, UserPasswordSet)
+    if utcnow() - event.at > NOTICE_MAX_AGE:
+        return
     user = await tools.log.load_state(USER.at(event.user_id))
     if user is not None and not user.deleted:
         await _send(password_notice(user.email, event, tools.base_url), event.user_id, tools.mailer)
