@@ -86,7 +86,7 @@ async def accounts(parts: Core) -> AsyncIterator[Accounts]:
         ),
         (f"DELETE FROM {ApiTokenRow.table}", "auth", "api_tokens_v2: 1 lost"),
         (f"INSERT INTO {MemberRow.table} VALUES (1, 77, 'admin')", "projects", "project_members_v1: 1 added"),
-        (f"UPDATE {NodeRow.table} SET token_hash = 'mine'", "nodes", "nodes_v1: 1 changed"),
+        (f"UPDATE {NodeRow.table} SET token_hash = 'mine'", "nodes", f"{NodeRow.table}: 1 changed"),
         (f"DELETE FROM {TrailRow.table} WHERE position = 3", "trail", "trail_v1: 1 different, the first at position 3"),
         (f"UPDATE {TrailRow.table} SET actor = 0 WHERE position > 4", "trail", "different, the first at position 5"),
         (
