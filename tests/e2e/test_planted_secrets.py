@@ -6,9 +6,9 @@ import base64
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import psycopg
@@ -20,7 +20,7 @@ from testhide.engines.client_programs import run_client
 from testhide.settings import save_settings
 from tests.support.builders import Shop
 from tests.support.http import Client
-from tests.support.server import Server, server_on_new_database
+from tests.support.server import ADMIN, Server, server_on_new_database
 
 JOB, TEMPLATE, BUILD, WEBHOOK, CHANNEL = (
     f"planted-in-{name}-5e9c7d" for name in ("job", "template", "build", "hook", "teams")
@@ -28,6 +28,15 @@ JOB, TEMPLATE, BUILD, WEBHOOK, CHANNEL = (
 SMTP, INVITED, RESET = "planted-for-smtp-5e9c7d", "planted password of an invitation", "planted password of a reset"
 PLANTED = {"job": JOB, "template": TEMPLATE, "build": BUILD, "webhook": WEBHOOK, "teams": CHANNEL, "smtp": SMTP}
 NEW_KEY = bytes(range(32))
+READ_BY_TYPE: dict[bytes, tuple[Any, ...]] = {
+    b"string": ("GET",),
+    b"list": ("LRANGE", 0, -1),
+    b"set": ("SMEMBERS",),
+    b"zset": ("ZRANGE", 0, -1),
+    b"hash": ("HGETALL",),
+    b"stream": ("XRANGE", "-", "+"),
+}
+"""Type of a Redis key -> the command that reads all of it, and its arguments after the key."""
 
 
 @pytest.fixture
@@ -61,6 +70,7 @@ def plant(shop: Shop) -> tuple[dict[str, str], int]:
     found["API token"] = admin.create("/api-tokens", name="Planted")["secret"]
     found["session"] = admin.token
     found["agent token"] = shop.new_token()
+    found |= {"the admin's password": ADMIN[1], "an invited user's password": INVITED, "a new password": RESET}
     return found, job
 
 
@@ -101,7 +111,7 @@ def refusals(server: Server) -> str:
         admin.when("POST", "/webhooks", json={"url": 5, "events": [], "secret": WEBHOOK}).text,
         admin.when("POST", "/webhooks", data=f'{{"secret": "{WEBHOOK}"').text,
         admin.when("PUT", "/jobs/1/configuration", json={"command": 1, "secrets": {"J": JOB}}).text,
-        server.client().when("POST", "/authenticate", json={"username": "nobody@example.com", "password": RESET}).text,
+        server.client().when("POST", "/authenticate", json={"username": ADMIN[0], "password": RESET}).text,
         server.client().when("POST", "/reset-password/confirm", json={"token": "1.2.3", "password": INVITED}).text,
         Client(server.url).authorize(JOB).when("GET", "/me").text,
     ]
@@ -111,17 +121,9 @@ def refusals(server: Server) -> str:
 def read_redis(url: str) -> str:
     found = []
     with redis.Redis.from_url(url) as client:
-        readers: dict[bytes, Callable[[bytes], Any]] = {
-            b"string": client.get,
-            b"list": lambda key: client.lrange(key, 0, -1),
-            b"set": client.smembers,
-            b"zset": lambda key: client.zrange(key, 0, -1),
-            b"hash": client.hgetall,
-            b"stream": client.xrange,
-        }
         for key in client.scan_iter():
-            kind = client.type(key)
-            found.append(f"{key!r} {readers[kind](key)!r}" if kind in readers else repr(key))
+            command, *rest = READ_BY_TYPE[cast(bytes, client.type(key))]
+            found.append(f"{key!r} {client.execute_command(command, key, *rest)!r}")
     return "\n".join(found)
 
 
