@@ -26,7 +26,7 @@ from domain.quarantine import (
     filter_quarantined,
     split_by_outcome,
 )
-from domain.reports import COUNTS, Report
+from domain.reports import COUNTS, UNEXPLAINED, Report
 from domain.results import (
     FAILED,
     SKIPPED,
@@ -40,6 +40,12 @@ from domain.results import (
 from domain.triage import CLASSIFICATIONS, ResultsClassifiedByRules
 
 LATE = "it came after the end of the build: the file is kept, but its results do not count"
+
+BARE_PYTEST = (
+    "pytest ran without the agent's plugin, as after PYTHONPATH=src, env -i or python -I: failures in quarantine excuse"
+    " no exit code, and tests are neither selected nor skipped; let the command keep the agent's folder"
+    " (PYTHONPATH=src:$PYTHONPATH)"
+)
 
 
 @dataclass(frozen=True)
@@ -235,6 +241,8 @@ class RecordReport(Command):
             totals = list(map(sub, totals, replaced.counts))
         counts: dict[str, Any] = dict(zip(COUNTS, totals, strict=True))
         selected = build.queued.test_ids
+        is_bare = report.is_bare_pytest and not build.queued.external
+        warnings = [*report.warnings, *([BARE_PYTEST] if is_bare else ())]
         left_out = filter_quarantined(selected or (), entries if build.queued.quarantine_mode == "skip" else ())
         return self.event(
             ReportRecorded,
@@ -245,11 +253,12 @@ class RecordReport(Command):
             **counts,
             duration_ms=duration,
             blocks=blocks,
+            explained_exit_code=UNEXPLAINED if is_bare else report.explained_exit_code,
             unreadable=report.is_unreadable,
             missing=report.is_missing,
             by_wildcard=is_found_by_wildcard(self.path, build.queued.configuration.artifacts),
             replaces=None if replaced is None else replaced.first_result_id,
-            warnings=report.warnings if selected is None else [*report.warnings, *warn_of_others(selected, report)],
+            warnings=warnings if selected is None else [*warnings, *warn_of_others(selected, report)],
             selected_ran=None if selected is None else mark_ran(selected, report, left_out),
         )
 

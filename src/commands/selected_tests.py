@@ -1,5 +1,6 @@
 """Builds that run only selected tests: finds which of the selected tests ran, and whether other tests ran too."""
 
+import re
 from collections.abc import Collection, Iterator, Sequence
 from itertools import compress
 
@@ -7,6 +8,8 @@ from commands.reports.reading import ReportRead
 from domain.builds import AnyBuild
 from domain.quarantine import possible_entries
 
+_UNITTEST = re.compile(r"(\S+\.py::[\w:]+) [\[(]")
+"""A subtest as unittest-xml-reporting writes it, `test_a.py::T::test_1 (i=1)`. It leaves out those that pass."""
 MAX_NAMED = 5
 """Number of tests that a sentence names at most."""
 
@@ -61,4 +64,5 @@ def find_ran(report: ReportRead) -> Collection[str]:
 
 def whole_test(node_id: str) -> str:
     """Returns the node id of the test that a subtest belongs to; any other node id unchanged."""
-    return node_id.partition("::[")[0].partition("::(")[0]
+    unittest = _UNITTEST.match(node_id)
+    return unittest[1] if unittest else node_id.partition("::[")[0].partition("::(")[0]

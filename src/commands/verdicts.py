@@ -178,8 +178,8 @@ def describe_missing(build: AnyBuild) -> str | None:
     are no such patterns.
     """
     return list_paths(
-        "No readable file matches {}, which names reports.",
-        "No readable file matches {:,} patterns that name reports: {}.",
+        "No readable file of this build matches {}, which names reports.",
+        "No readable file of this build matches {:,} patterns that name reports: {}.",
         [report.path for report in build.counting_reports if report.missing],
     )
 

@@ -85,6 +85,20 @@ def test_patterns_of_reports_that_match_no_file_are_sent(server: FakeServer) -> 
 
 
 @pytest.mark.usefixtures("agent")
+def test_patterns_of_reports_that_match_no_report_of_this_build_are_sent(server: FakeServer) -> None:
+    """One matches a report that is older than the build, one only a folder, and one XML of another kind."""
+    build = server.queue(
+        f"mkdir old d.xml; echo '{REPORT}' > old/r.xml; touch -d '2 hours ago' old/r.xml; echo > d.xml/a.txt;"
+        " echo '<coverage/>' > coverage.xml; mkdir e.trx",
+        artifacts=["old/*.xml", "d*.xml", "coverage.xml", "e.trx"],
+    )
+    server.wait_finished(build)
+
+    assert build.missing_reports == ["old/*.xml", "d*.xml", "e.trx"]
+    assert "==> old/r.xml: not a report of this build, since the file is older than its first command" in build.lines
+
+
+@pytest.mark.usefixtures("agent")
 def test_a_file_that_should_be_a_report_is_sent_whatever_is_in_it(server: FakeServer, folder: Path) -> None:
     (folder / "outside.xml").write_text(REPORT)
     build = server.queue(

@@ -185,7 +185,10 @@ def test_a_pattern_of_reports_without_a_file_is_a_warning(shop: Shop, agent: Fak
         assert (answer.status_code, answer.json()) == (200, {"recorded": 0, "warnings": [MISSING]})
     agent.finished(build).raise_for_status()
     shown = shop.ended(build["id"])
-    assert (shown["status"], shown["detail"]) == ("passed", "No readable file matches out/*.xml, which names reports.")
+    assert (shown["status"], shown["detail"]) == (
+        "passed",
+        "No readable file of this build matches out/*.xml, which names reports.",
+    )
     assert shop.admin.fetch(f"/report/{build['id']}")["warnings"] == [f"out/*.xml: {MISSING}"]
 
 

@@ -311,11 +311,14 @@ def test_patterns_of_reports_that_match_no_file_are_in_the_detail() -> None:
     missing = [msgspec.structs.replace(reported(0), path=path, missing=True) for path in ("out/*.xml", "**/TEST-*.xml")]
     (one,) = given(QUEUED, ASSIGNED, STARTED, missing[0]).when(finish())
     assert isinstance(one, BuildFinished)
-    assert (one.status, one.detail) == ("passed", "No readable file matches out/*.xml, which names reports.")
+    assert (one.status, one.detail) == (
+        "passed",
+        "No readable file of this build matches out/*.xml, which names reports.",
+    )
     (both,) = given(QUEUED, ASSIGNED, STARTED, *missing).when(finish(reason="timeout", detail="it took long"))
     assert isinstance(both, BuildFinished)
-    assert (
-        both.detail == "it took long. No readable file matches 2 patterns that name reports: out/*.xml, **/TEST-*.xml."
+    assert both.detail == (
+        "it took long. No readable file of this build matches 2 patterns that name reports: out/*.xml, **/TEST-*.xml."
     )
 
 

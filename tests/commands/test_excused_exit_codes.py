@@ -91,6 +91,24 @@ def test_a_report_remembers_whether_a_wildcard_found_it(path: str, by_wildcard: 
     assert recorded.by_wildcard == by_wildcard
 
 
+@pytest.mark.parametrize(
+    ("suite", "is_external", "explained"),
+    [
+        ('<testsuites name="pytest tests"><testsuite name="renamed"/></testsuites>', False, UNEXPLAINED),
+        ('<testsuite name="pytest"/>', False, UNEXPLAINED),
+        ('<testsuite name="pytest"/>', True, None),
+        ('<testsuite name="other"/>', False, None),
+    ],
+)
+def test_pytest_without_the_plugin_excuses_nothing(suite: str, is_external: bool, explained: int | None) -> None:
+    build = BUILD.at(1).fold([BuildQueued(**IDS, external=is_external), *STARTED])
+    assert build is not None
+    read = read_chunks([suite.encode()])
+    (recorded,) = RecordReport(LoadedState("build-1", 3, build), 1, "r.xml", read, 1, array("q")).decide(build)
+    assert isinstance(recorded, ReportRecorded)
+    assert (recorded.explained_exit_code, len(recorded.warnings)) == (explained, int(explained is not None))
+
+
 def test_a_failed_build_says_why_its_exit_code_is_not_excused() -> None:
     assert ended(1, report("a", 1, unloaded=2)).detail == "2 test suites could not be loaded or failed as a whole."
     explanation = "The ignored failures do not account for the exit code of the command."
@@ -100,7 +118,7 @@ def test_a_failed_build_says_why_its_exit_code_is_not_excused() -> None:
     lost = ended(1, report("a", 1, explained=1), UNREADABLE, MISSING)
     assert lost.detail == (
         f"{explanation} The report b is incomplete or cannot be read."
-        " No readable file matches r/*.xml, which names reports."
+        " No readable file of this build matches r/*.xml, which names reports."
     )
     assert ended(2, report("a", 0)).detail is None
     advice = (

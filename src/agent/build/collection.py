@@ -53,13 +53,18 @@ class Collector:
         A file that was last written before the time `since_ns` came with the repository. It is sent as an artifact, but
         not as a report.
         """
-        paths = self._find_artifacts(patterns)
-        sent = {path for path in dict.fromkeys([*paths, report]) if self._send_if_report(path, since_ns)}
+        found = self._find_artifacts(patterns)
+        paths = dict.fromkeys(path for matched in found.values() for path in matched)
+        kinds = {path: self._send_if_report(path, since_ns) for path in [*paths, report]}
+        for pattern, matched in found.items():
+            is_missing = all(kinds[path] is None for path in matched)
+            if pattern.endswith(_REPORT_ENDINGS) and is_missing and not self._interrupt.cause:
+                self._send_missing_report(pattern)
         for path in paths:
-            self._send_artifact(path, is_report=path in sent)
+            self._send_artifact(path, is_report=kinds[path] is True)
 
-    def _find_artifacts(self, patterns: list[str]) -> list[str]:
-        found: dict[str, None] = {}
+    def _find_artifacts(self, patterns: list[str]) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
         for pattern in patterns:
             try:
                 paths = find_files(str(self._workspace.root), pattern)
@@ -68,24 +73,29 @@ class Collector:
                 continue
             if not paths:
                 self._log.note(f"Artifacts {pattern}: no such file")
-                if pattern.endswith(_REPORT_ENDINGS) and not self._interrupt.cause:
-                    self._send_missing_report(pattern)
-            found.update(dict.fromkeys(paths))
-        return list(found)
+            found[pattern] = paths
+        return found
 
-    def _send_if_report(self, path: str, since_ns: int) -> bool:
+    def _send_if_report(self, path: str, since_ns: int) -> bool | None:
+        """Send the file if it is a report of this build. Return whether it is one, or None if nothing came of it: no
+        file of that kind, or older than the first command.
+        """
         if not path.endswith(_REPORT_ENDINGS) or self._interrupt.cause:
-            return False
+            return None
         try:
             file = self._open(path)
         except UnusablePath:  # logged when it is sent as an artifact
             with suppress(OSError):
                 if os.lstat(self._workspace.root / path).st_mtime_ns >= since_ns:
                     self._send_missing_report(path)
-            return False
+                    return False
+            return None
         with file:
-            if not _is_report(path, file, since_ns):
+            if not _is_report(path, file):
                 return False
+            if os.fstat(file.fileno()).st_mtime_ns < since_ns:
+                self._log.note(f"{path}: not a report of this build, since the file is older than its first command")
+                return None
             with _mask_report(file, self._masker, self._workspace.folder) as masked:
                 self._send_report(path, masked)
         return True
@@ -140,14 +150,12 @@ class Collector:
         return open_inside(str(self._workspace.root), path, owner)
 
 
-def _is_report(path: str, file: BinaryIO, since_ns: int) -> bool:
-    """Return whether to send the file as a test report: this build wrote it, and it is no XML file of another kind.
+def _is_report(path: str, file: BinaryIO) -> bool:
+    """Return whether the file is a test report, and no XML file of another kind.
 
     XML of another kind is sent as well if its file name is one of `_REPORT_NAMES`. So are empty files, plain text and
     HTML: a reporter that failed leaves them, and the server then fails the build.
     """
-    if os.fstat(file.fileno()).st_mtime_ns < since_ns:
-        return False
     file.seek(0)
     head = next(_unpack(file, _HEAD_BYTES), b"")
     text = head.decode("utf-16" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8", "replace")

@@ -68,6 +68,8 @@ class ReportRead:
     warnings: list[str] = field(default_factory=list)
     explained_exit_code: int | None = None
     """Exit code that the agent's pytest plugin reports (see `domain.builds.ReportRecorded`), or None."""
+    is_bare_pytest: bool = False
+    """Whether pytest wrote the report without the agent's plugin."""
     unloaded: int = 0
     """Number of suites that could not be loaded, or failed as a whole."""
     lost_tests: bool = False
@@ -223,6 +225,7 @@ class _Reading:
         properties = dict(suite.properties)
         not_run = properties.get("testhide_tests_not_run", "")
         self._not_run += int(not_run) if not_run.isdecimal() else 0
+        self.report.is_bare_pytest |= suite.is_pytest and not any(name.startswith("testhide_") for name in properties)
         code = properties.get("testhide_explained_exit_code")
         if code is not None and self.report.explained_exit_code != UNEXPLAINED:
             self.report.explained_exit_code = int(code) if code in ("0", "1") else UNEXPLAINED

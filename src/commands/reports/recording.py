@@ -27,7 +27,7 @@ from store.log.append import VersionConflict
 from store.log.event_log import EventLog
 from store.log.ids import Ids
 
-MISSING = "no file that can be read matches this pattern of the job's artifacts, which names reports"
+MISSING = "no readable file that this build wrote matches this pattern of the job's artifacts, which names reports"
 MAX_TRIES = 10
 MAX_LAG_S = 30.0
 """Seconds that a report waits for the read models to reach the events before it."""

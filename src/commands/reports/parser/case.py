@@ -97,6 +97,7 @@ class Suite(msgspec.Struct, frozen=True, kw_only=True):
     declared: Declared = Declared()
     counts: Counts
     properties: tuple[tuple[str, str], ...] = ()
+    is_pytest: bool = False
 
 
 class ReportWarning(msgspec.Struct, frozen=True, kw_only=True):

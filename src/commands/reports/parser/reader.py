@@ -324,7 +324,13 @@ class ReportReader:
         if suite.element not in _RUNS:
             properties = tuple(suite.properties)
             self._out.append(
-                Suite(name=suite.origin.suite, declared=declared, counts=suite.total, properties=properties)
+                Suite(
+                    name=suite.origin.suite,
+                    declared=declared,
+                    counts=suite.total,
+                    properties=properties,
+                    is_pytest=is_pytest,
+                )
             )
 
     def _add_failed_suite(self, suite: _OpenSuite, *, whole: bool) -> None:
