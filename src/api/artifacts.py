@@ -99,7 +99,7 @@ class ArtifactController(Controller):
         ctx: RequestContext,
         paged: Paged,
         build_id: BuildId,
-        type: Annotated[ArtifactType | None, Parameter()] = None,
+        type: Annotated[ArtifactType | None, Parameter(description="Only artifacts of this type")] = None,
         search: Annotated[str | None, Parameter(max_length=200, description="Filter by filename substring")] = None,
     ) -> Response[list[ArtifactItem]]:
         """Returns a page of the artifacts of a build, ordered by id."""

@@ -33,6 +33,11 @@ from projections.time_travel.historical_reads import BUILD_HISTORY, fold_builds
 from store.tables.build_logs import BuildLogs, Line
 from store.tables.waiting_reasons import fetch_waiting_reason
 
+WITH_IDS = (
+    "Send the id of each message, which a browser's EventSource needs to go on where it lost the connection; a request"
+    " with `Last-Event-ID` gets ids in any case"
+)
+
 Variables = dict[
     Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*\Z", max_length=200, description="a name like BUILD_TYPE")],
     Annotated[str, Meta(max_length=65_536)],
@@ -139,7 +144,7 @@ class BuildController(Controller):
         self,
         ctx: RequestContext,
         job_id: Annotated[int | None, Parameter(ge=1, le=MAX_ID)] = None,
-        status: VisibleStatus | None = None,
+        status: Annotated[VisibleStatus | None, Parameter(description="Only builds of this status")] = None,
         branch: Annotated[str | None, Parameter(min_length=1, max_length=500)] = None,
         commit_sha: CommitFilter = None,
         created_after: datetime | None = None,
@@ -249,7 +254,11 @@ class BuildController(Controller):
         guards=[CAN_READ],
     )
     async def stream_build(
-        self, request: Request[User, Any, Any], ctx: RequestContext, build_id: int, ids: bool = False
+        self,
+        request: Request[User, Any, Any],
+        ctx: RequestContext,
+        build_id: int,
+        ids: Annotated[bool, Parameter(description=WITH_IDS)] = False,
     ) -> LiveStream | Response[None]:
         """Sends server-sent events: first each line of the log as it comes, then the final status of the build, then
         `done`.

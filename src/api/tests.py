@@ -183,7 +183,7 @@ class TestController(Controller):
         self,
         ctx: RequestContext,
         build_id: BuildId,
-        status: Annotated[ResultStatus | None, Parameter()] = None,
+        status: Annotated[ResultStatus | None, Parameter(description="Only results of this status")] = None,
         suite: Annotated[str | None, Parameter(max_length=4_096, description="Filter by test suite name")] = None,
         search: Annotated[str | None, Parameter(max_length=1_000, description="Filter by test name substring")] = None,
         classification: Annotated[Classification | None, Parameter(description="Filter by classification")] = None,

@@ -67,12 +67,14 @@ class WebhookItem(WebhookView):
 
 class BulkDelete(msgspec.Struct):
     ids: Annotated[list[Id], Meta(max_length=1_000)]
+    """Ids of the webhooks."""
 
 
 class Deleted(msgspec.Struct):
     deleted: int
     """Number of deleted webhooks."""
     ids: list[int]
+    """Ids of the webhooks."""
 
 
 class Tested(msgspec.Struct):

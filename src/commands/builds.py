@@ -11,11 +11,11 @@ from commands.selected_tests import describe_not_run
 from commands.verdicts import (
     count_unloaded,
     decide_verdict,
+    describe_ignored,
     describe_missing,
     describe_unexcused,
     describe_unreadable,
     find_excused_exit_codes,
-    ignored_failures,
     join_sentences,
 )
 from domain.builds import (
@@ -147,7 +147,7 @@ class FinishBuild(Command, of=BUILD):
             status=status,
             reason=reason,
             detail=join_sentences(
-                self.detail or (ignored_failures(held) if status == "passed" else describe_unexcused(held, reason)),
+                self.detail or (describe_ignored(held) if status == "passed" else describe_unexcused(held, reason)),
                 not_run if reason == "selected_tests_not_run" else None,
                 unreadable,
                 describe_missing(held),
@@ -187,7 +187,7 @@ class FinishExternalBuild(Command, of=BUILD):
                     status=status,
                     reason=reason,  # type: ignore[arg-type]
                     detail=join_sentences(
-                        ignored_failures(build) if status == "passed" else describe_unexcused(build, reason), unreadable
+                        describe_ignored(build) if status == "passed" else describe_unexcused(build, reason), unreadable
                     ),
                 )
             case _:

@@ -202,12 +202,19 @@ def join_sentences(*sentences: str | None) -> str | None:
     return " ".join([*(one if one.endswith((".", "!", "?")) else f"{one}." for one in before), last]) or None
 
 
-def ignored_failures(build: AnyBuild) -> str | None:
-    """Returns a sentence about the quarantined failures of a build; None if it has none."""
-    match build.quarantined:
-        case 0:
-            return None
-        case 1:
-            return "1 quarantined failure was ignored."
-        case many:
-            return f"{many:,} quarantined failures were ignored."
+def describe_ignored(build: AnyBuild) -> str | None:
+    """Returns a sentence for each kind of failures of a build that do not fail it; None if it has none."""
+    return join_sentences(
+        _count_ignored(build.quarantined, "quarantined failure", "quarantined failures"),
+        _count_ignored(
+            build.known_issues,
+            "failure that its reporter calls a known issue",
+            "failures that their reporter calls known issues",
+        ),
+    )
+
+
+def _count_ignored(count: int, one: str, many: str) -> str | None:
+    if not count:
+        return None
+    return f"1 {one} was ignored." if count == 1 else f"{count:,} {many} were ignored."

@@ -94,6 +94,15 @@ def test_every_field_is_described() -> None:
     assert [name for name, description in fields if not description] == []
 
 
+def test_a_parameter_that_a_browser_needs_says_so() -> None:
+    (ids,) = [
+        one
+        for one in DESCRIBED["paths"]["/api/v3/builds/{build_id}/stream"]["get"]["parameters"]
+        if one.get("name") == "ids"
+    ]
+    assert "EventSource" in ids["description"]
+
+
 def test_every_shared_text_is_used() -> None:
     used = {text for _, part in parts_of(DESCRIBED) if isinstance(text := part.get("description"), str)}
     assert {name for name, text in FIELDS.items() if text not in used} == set()

@@ -133,7 +133,6 @@ FIELDS: dict[str, str] = {
     "active": "Whether notifications are sent.",
     "error": "Error of a failed attempt; empty for a successful one.",
     "failing_error": "Error of the last attempt.",
-    "ids": "Ids of the items.",
     # People
     "can_start_builds": "Whether the user may start builds in a project.",
     "can_manage_nodes": "Whether the user may register, change and remove nodes.",
