@@ -143,7 +143,7 @@ def test_a_release_refuses_tables_of_an_older_one(
         before = "The database has the tables of a release before schema versions: run `testhide migrate` first.\n"
         assert capsys.readouterr().err == f"testhide: {before}"
         connection.execute("ALTER TABLE elsewhere RENAME TO schema_migrations")
-    assert main.main(["serve"]) == 1
+    assert main.main(["project"]) == 1
     assert f"testhide: The database has schema version 1, {needs}" in capsys.readouterr().err
     assert main.main(["migrate"]) == 0
     assert main.main(["projections", "status"]) == 0
