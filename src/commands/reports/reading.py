@@ -153,6 +153,10 @@ def read_chunks(chunks: Iterable[bytes]) -> ReportRead:
     return reading.report
 
 
+_TestKey = tuple[str, str, str, str]
+"""Node id, xdist worker, class name and name. Names that a node id joins may be those of two tests: `a.b` and `c`, `a`
+and `b.c`.
+"""
 _Attempts = tuple[int, int, bool, bool]
 """Row of a test's last attempt in its suite, number of its attempts, whether an attempt before the last one failed, and
 whether one failed that the format does not call an attempt.
@@ -164,8 +168,8 @@ class _Reading:
         self.report = ReportRead()
         self._indexes: dict[str, int] = {}
         self._suites: dict[str, int] = {}
-        self._attempts: dict[str, dict[tuple[str, str], _Attempts]] = {}
-        """Name of an open suite -> (node id, xdist worker) -> attempts so far."""
+        self._attempts: dict[str, dict[_TestKey, _Attempts]] = {}
+        """Name of an open suite -> test -> attempts so far."""
         self._unloaded: set[str] = set()
         """Names of open suites that are counted in `unloaded`. jest-junit writes two cases for each."""
         self._block_text = 0
@@ -187,7 +191,8 @@ class _Reading:
             report.node_ids.append(case.node_id)
             report.case_suites.append(suite)
         tests = self._attempts.setdefault(case.suite, {})
-        key = case.node_id, next((value for name, value in case.properties if name == XDIST_WORKER), "")
+        worker = next((value for name, value in case.properties if name == XDIST_WORKER), "")
+        key = case.node_id, worker, case.classname, case.name
         before = None if case.runs_once else tests.get(key)
         attempt, failed_before, failed_unfolded = 1, False, False
         if before is not None:

@@ -128,14 +128,14 @@ def test_a_lost_beginning_costs_only_what_was_in_it() -> None:
 
 
 def test_long_texts_are_cut_and_say_so() -> None:
-    limits = Limits(name=10, message=20, trace=40, output=30)
+    limits = Limits(name=20, message=20, trace=40, output=30)
     report = parsed(
-        f'<testcase name="{"n" * 11}" classname="C"><failure message="{"m" * 21}">START{"t" * 99}END</failure>'
+        f'<testcase name="{"n" * 21}" classname="C"><failure message="{"m" * 21}">START{"t" * 99}END</failure>'
         f"<system-out>FIRST{'o' * 99}LAST</system-out></testcase>",
         limits,
     )
     (case,) = report.cases
-    assert (case.name, case.message) == ("n" * 10, "m" * 20)
+    assert (case.name[:4], len(case.name), case.message) == ("nnn~", 20, "m" * 20)
     assert len(case.trace) < 70
     assert case.trace.startswith("START")
     assert case.trace.endswith("END")

@@ -6,6 +6,7 @@ import re
 
 from commands.reports.parser.case import Case, ErrorKind, Status
 from commands.reports.parser.limits import Limits
+from commands.reports.parser.names import cut_name
 from commands.reports.parser.node_ids import Origin, node_id
 from commands.reports.parser.notes import Notes
 from commands.reports.parser.signature import signature
@@ -51,8 +52,8 @@ class Builder:
         origin: Origin,
     ) -> Case:
         limit = self.limits.name
-        name, classname = self.cut(name, limit, "a name"), self.cut(classname, limit, "a class name")
-        file, suite = self.cut(file, limit, "a file name"), self.cut(suite, limit, "a suite name")
+        name, classname = self.cut_name(name, "a name"), self.cut_name(classname, "a class name")
+        file, suite = self.cut_name(file, "a file name"), self.cut_name(suite, "a suite name")
         reported = _Reported(properties, attachments)
         if not name:
             self.notes.add("missing_name", count=1)
@@ -74,7 +75,7 @@ class Builder:
             exception = exception_type(declared_type, message, trace)
             digest = signature(exception, message, trace)
         return Case(
-            node_id=self.cut(node_id(name, classname, file, reported.nodeid, origin), limit, "a node id"),
+            node_id=self.cut_name(node_id(name, classname, file, reported.nodeid, origin), "a node id"),
             name=name,
             status=status,
             suite=suite,
@@ -101,6 +102,11 @@ class Builder:
             attachments=tuple(self.cut(item, limit, "an attachment") for item in reported.attachments),
             properties=tuple(reported.others),
         )
+
+    def cut_name(self, name: str, what: str) -> str:
+        if len(name) > self.limits.name:
+            self.notes.add("cut", what)
+        return cut_name(name, self.limits.name)
 
     def cut(self, text: str, limit: int, what: str) -> str:
         if len(text) <= limit:

@@ -3,13 +3,15 @@
 The first of these that is there gives the encoding: a byte order mark, first bytes that look like UTF-16, a declared
 encoding that fits the bytes, and at last UTF-8. A window has about 64 K characters, whatever the size of the chunks, so
 that neither one huge chunk nor a million tiny chunks cost more. Line ends become "\\n" (XML 1.0, 2.11). Characters
-outside of XML 1.0 (2.2) are dropped. Of an ANSI escape the whole sequence is dropped, not only its ESC.
+outside of XML 1.0 (2.2) are dropped, but shown as signs in names. Of an ANSI escape the whole sequence is dropped, not
+only its ESC.
 """
 
 import codecs
 import re
 from collections.abc import Iterable, Iterator
 
+from commands.reports.parser.names import show_in_names
 from commands.reports.parser.notes import Notes
 
 WINDOW = 64 * 1024
@@ -60,7 +62,8 @@ def _clean(window: str, line: int, notes: Notes) -> str:
     first = _FORBIDDEN.search(window)
     if first is not None:
         at = line + window.count("\n", 0, first.start())
-        window, count = _FORBIDDEN.subn("", window)
+        count = len(_FORBIDDEN.findall(window))
+        window = _FORBIDDEN.sub("", show_in_names(window))
         notes.add("control_characters", line=at, count=count)
     return window
 

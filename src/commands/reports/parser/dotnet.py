@@ -10,6 +10,7 @@ import zstandard
 
 from commands.reports.parser.building import Builder, property_pairs
 from commands.reports.parser.case import Case, ErrorKind, Status
+from commands.reports.parser.names import cut_name
 from commands.reports.parser.node_ids import Origin, node_id
 from commands.reports.parser.tree import Element
 from commands.reports.parser.values import milliseconds
@@ -208,10 +209,10 @@ class PendingCases:
             if not classname:
                 if "." not in case.name:
                     builder.notes.add("definitions_missing")
-                yield msgspec.structs.replace(case, node_id=case.name[: builder.limits.name])
+                yield msgspec.structs.replace(case, node_id=cut_name(case.name, builder.limits.name))
                 continue
-            classname = classname[: builder.limits.name]
-            identity = node_id(case.name, classname)[: builder.limits.name]
+            classname = cut_name(classname, builder.limits.name)
+            identity = cut_name(node_id(case.name, classname), builder.limits.name)
             yield msgspec.structs.replace(case, node_id=identity, classname=classname)
 
 

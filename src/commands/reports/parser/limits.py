@@ -9,7 +9,9 @@ import msgspec
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     name: int = 4 * 1024
-    """Length of a name, class name, file, suite name, node id or attachment. Cut at the end."""
+    """Length of a name, class name, file, suite name, node id or attachment. Cut at the end; a name then ends in its
+    hash.
+    """
     message: int = 64 * 1024
     """Length of a message, or of one attribute or property value. Cut at the end."""
     trace: int = 256 * 1024

@@ -21,6 +21,7 @@ from commands.reports.parser.declared_counts import (
 )
 from commands.reports.parser.failed_suites import TrxRun, has_nunit_suite_failed, suite_case
 from commands.reports.parser.limits import Limits
+from commands.reports.parser.names import cut_name
 from commands.reports.parser.node_ids import Origin
 from commands.reports.parser.notes import Notes
 from commands.reports.parser.tree import VERDICTS, Budget, Element
@@ -183,7 +184,7 @@ class ReportReader:
         return self._limits.message if name in _MESSAGES else self._limits.trace
 
     def _start_run(self, name: str, attributes: dict[str, str]) -> None:
-        self._run_name = self._run_name or attributes.get("name", "")[: self._limits.name]
+        self._run_name = self._run_name or cut_name(attributes.get("name", ""), self._limits.name)
         title = attributes.get("name", "")
         self._run = Origin(
             pytest=title == "pytest tests",
@@ -202,9 +203,9 @@ class ReportReader:
             name = parent.suite
         limit = self._limits.name
         origin = Origin(
-            suite=(name or parent.suite)[:limit],
-            suite_file=(attributes.get("file", "") or parent.suite_file)[:limit],
-            hostname=attributes.get("hostname", "")[:limit],
+            suite=cut_name(name or parent.suite, limit),
+            suite_file=cut_name(attributes.get("file", "") or parent.suite_file, limit),
+            hostname=cut_name(attributes.get("hostname", ""), limit),
             pytest=self._run.pytest or name == "pytest",
             playwright=self._run.playwright,
             runs_once=self._run.runs_once,

@@ -15,6 +15,7 @@ from itertools import islice
 from typing import Protocol
 
 from commands.reports.parser.limits import Limits
+from commands.reports.parser.names import NAMES, cut_name, show_forbidden
 from commands.reports.parser.notes import Notes
 
 _NAME = r"[^\W\d][\w.:\-]*+"
@@ -303,18 +304,20 @@ class Scanner:
             for name, value in attributes.items():
                 if len(value) > self._limits.message:
                     self._note("cut", buffer, at, f"the attribute {name[:40]}")
-                    attributes[name] = value[: self._limits.message]
+                    cut = cut_name if name in NAMES else _cut_end
+                    attributes[name] = cut(value, self._limits.message)
         if "\n" in body or "\t" in body:
             attributes = {name: value.replace("\n", " ").replace("\t", " ") for name, value in attributes.items()}
         if "&" in body:
             attributes = {
-                name: self._resolved(value, buffer, at) if "&" in value else value for name, value in attributes.items()
+                name: self._resolved(value, buffer, at, is_name=name in NAMES) if "&" in value else value
+                for name, value in attributes.items()
             }
         if "xmlns" in attributes or (":" in body and ":" in "".join(attributes)):
             attributes = {_local(name): value for name, value in attributes.items() if not name.startswith("xmlns")}
         return attributes
 
-    def _resolved(self, text: str, buffer: str, at: int) -> str:
+    def _resolved(self, text: str, buffer: str, at: int, *, is_name: bool = False) -> str:
         def resolve(match: re.Match[str]) -> str:
             number, entity, escape = match.groups("")
             if entity:
@@ -333,9 +336,13 @@ class Scanner:
             elif code == 0x1B and escape:
                 escape = ""
             self._note("bad_references", buffer, at, match.group())
-            return escape
+            return show_forbidden(code) + escape if is_name and code != 0x1B else escape
 
         return _REFERENCE.sub(resolve, text)
+
+
+def _cut_end(text: str, limit: int) -> str:
+    return text[:limit]
 
 
 def _local(name: str) -> str:

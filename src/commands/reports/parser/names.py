@@ -1,0 +1,32 @@
+"""Keeps names of tests apart that a limit or a forbidden character would make equal: equal names are attempts of one
+test, and the failure of an attempt does not count.
+"""
+
+import re
+from hashlib import blake2b
+
+NAMES = frozenset({"name", "classname", "testName", "className", "method", "type", "file", "fullname", "value"})
+"""Attributes that are, or may be, part of a test's name."""
+_NAME = re.compile(
+    r"""\b(?:name|classname|testName|className|method|fullname|value)=(?:"[^"<]{0,8192}"|'[^'<]{0,8192}')"""
+)
+_FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\ud800-\udfff\ufffe\uffff]")
+
+
+def cut_name(name: str, limit: int) -> str:
+    """Returns a name of at most `limit` characters. If it is cut, its hash is at its end."""
+    if len(name) <= limit:
+        return name
+    return f"{name[: limit - 17]}~{blake2b(name.encode('utf-8', 'replace'), digest_size=8).hexdigest()}"
+
+
+def show_forbidden(code: int) -> str:
+    """Returns the visible sign for a character that XML forbids."""
+    return chr(0x2400 + code) if code < 0x20 else "\ufffd"
+
+
+def show_in_names(window: str) -> str:
+    """Replaces characters that XML forbids by visible signs in attributes that name tests."""
+    return _NAME.sub(
+        lambda name: _FORBIDDEN.sub(lambda found: show_forbidden(ord(found.group())), name.group()), window
+    )
