@@ -155,9 +155,9 @@ class ServerConfig(msgspec.Struct):
 
 class NewApiToken(msgspec.Struct):
     name: Name
-    scopes: Annotated[list[Scope], Meta(max_length=4)] = []
+    scopes: Annotated[list[Scope], Meta(min_length=1, max_length=4)] | None = None
     """Scopes that limit the token to a part of its user's rights: `read`; `build`: start and stop builds; `report`:
-    send results and artifacts; `admin`: everything. Without scopes there is no limit.
+    send results and artifacts; `admin`: everything. Null for no limit; an empty list is refused.
     """
     project_ids: Annotated[list[Id], Meta(min_length=1, max_length=1_000)] | None = None
     """Ids of the projects that the token is limited to; null for all projects of its user."""
@@ -297,9 +297,8 @@ class AuthController(Controller):
                 raise Invalid.field("project_ids", f"there is no project {project_id}")
         token_id = await ctx.services.ids.draw("api_tokens")
         secret = new_token(API_TOKEN)
-        command = CreateApiToken(
-            token_id, ctx.user.user_id, token_hash=token_hash(secret), **fields_of(data, name="label")
-        )
+        fields = fields_of(data, name="label") | {"scopes": data.scopes or []}
+        command = CreateApiToken(token_id, ctx.user.user_id, token_hash=token_hash(secret), **fields)
         created = (await ctx(command)).existing(API_TOKENS.at(token_id))
         return to_view(CreatedApiToken, created, id=token_id, name=created.label, secret=secret, created_at=created.at)
 

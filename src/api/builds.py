@@ -69,7 +69,7 @@ class NewBuild(msgspec.Struct):
     secrets: Variables = {}
     priority: Annotated[int, Meta(ge=1, le=10)] = 5
     external: bool = False
-    """Whether the pipeline runs elsewhere and reports here. Then `env` and `secrets` have no effect, and `priority`
+    """Whether the pipeline runs elsewhere and reports here. Then `env` and `secrets` must be empty, and `priority`
     affects only restarts.
     """
 
@@ -131,6 +131,9 @@ class BuildController(Controller):
         await ctx.must_access(project_id, f"job {data.job_id}")
         check_variables("env", data.env)
         check_variables("secrets", data.secrets)
+        for name in ("env", "secrets"):
+            if data.external and getattr(data, name):
+                raise Invalid.field(name, "has no effect on an external build: set it where the pipeline runs")
         build_id = await ctx.services.ids.draw("builds")
         sealed = {name: ctx.services.secrets.seal(value) for name, value in data.secrets.items()}
         fields: dict[str, Any] = fields_of(data) | {"secrets": sealed}

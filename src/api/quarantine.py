@@ -10,7 +10,7 @@ from litestar.params import Parameter
 from msgspec import Meta
 
 from api.http.as_of import as_of
-from api.http.paging import Paged, paginate
+from api.http.paging import Paged, check_one_offset, paginate
 from api.http.permissions import CAN_READ, CAN_WRITE
 from api.http.request_context import RequestContext
 from api.http.types import MAX_ID, Id, Name, to_view
@@ -133,6 +133,7 @@ class QuarantineController(Controller):
         self, ctx: RequestContext, job_id: JobId, page: Page = 1, limit: Limit = 10_000, after: After = None
     ) -> Response[list[EntryItem]]:
         """Returns a page of the quarantine entries of a job, ordered by id. Expired entries are included."""
+        check_one_offset(ctx.request, "after")
         paged = Paged(page, limit, after or 0)
         async with ctx.reading() as connection:
             await find_visible_job(ctx, job_id)

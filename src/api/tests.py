@@ -12,7 +12,7 @@ from psycopg import AsyncConnection
 
 from api.builds import read_build
 from api.http.as_of import as_of
-from api.http.paging import Paged, next_page
+from api.http.paging import Paged, check_one_offset, next_page
 from api.http.permissions import CAN_READ
 from api.http.request_context import RequestContext
 from api.http.types import MAX_ID, to_view
@@ -202,6 +202,7 @@ class TestController(Controller):
             classification=classification,
             all_attempts=all_attempts,
         )
+        check_one_offset(ctx.request, "after")
         paged = Paged(page, limit, after or 0)
         async with read_build(ctx, build_id) as (connection, build):
             ranges = await results_queries.fetch_reports(connection, build_id)

@@ -158,7 +158,7 @@ def test_a_token_of_few_scopes_does_nothing_else(server: Server) -> None:
         "report": lambda client: client.when("POST", f"/builds/{build}/finish", json={"status": "passed"}),
         "admin": lambda client: client.when("PUT", f"/jobs/{job}", json={"name": "Tests"}),
     }
-    for scopes in ([], ["read"], ["build"], ["report"], ["read", "report"], ["admin"]):
+    for scopes in (None, ["read"], ["build"], ["report"], ["read", "report"], ["admin"]):
         client = limited(ann, server, scopes=scopes)
         assert client.fetch("/me")["permissions"]["can_start_builds"] == (
             not scopes or "admin" in scopes or "build" in scopes

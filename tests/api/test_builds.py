@@ -41,7 +41,7 @@ def test_start(shop: Shop) -> None:
 
 
 def test_secrets_do_not_show(shop: Shop) -> None:
-    number = shop.start(external=True, env={"A": "1"}, secrets={"KEY": "hidden"})
+    number = shop.start(env={"A": "1"}, secrets={"KEY": "hidden"})
     text = shop.admin.get(f"/api/v3/builds/{number}").text
     assert '"secrets":["KEY"]' in text
     assert "hidden" not in text
@@ -50,6 +50,8 @@ def test_secrets_do_not_show(shop: Shop) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
+        {"env": {"A": "1"}, "external": True},
+        {"secrets": {"A": "1"}, "external": True},
         {"job_id": 0},
         {"job_id": "x"},
         {"priority": 11},

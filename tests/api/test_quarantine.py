@@ -192,6 +192,15 @@ def test_agents_learn_which_tests_to_skip_or_whose_failures_to_ignore(server: Se
     assert (done["status"], done["detail"]) == ("passed", "1 quarantined failure was ignored.")
 
 
+@pytest.mark.parametrize("field", ["env", "secrets"])
+def test_a_job_cannot_replace_what_the_agent_says_about_its_tests(server: Server, job: int, field: str) -> None:
+    variables = {"TESTHIDE_TEST_IDS_FILE": "/dev/null"}
+    configuration = {"command": "make test", "setup": [], "artifacts": [], "env": {}} | {field: variables}
+    refused = server.admin.put(f"/api/v3/jobs/{job}/configuration", json=configuration)
+    assert refused.status_code == 422
+    assert refused.json()["errors"][0]["field"] == f"{field}.TESTHIDE_TEST_IDS_FILE"
+
+
 @pytest.mark.parametrize(("codes", "status"), [("0,any", 422), ("1,256", 422), ("1, 255", 200), ("", 200)])
 def test_a_list_of_exit_codes_is_checked_wherever_it_is_given(
     server: Server, job: int, codes: str, status: int
@@ -199,7 +208,7 @@ def test_a_list_of_exit_codes_is_checked_wherever_it_is_given(
     env = {"TESTHIDE_TEST_FAILURE_EXIT_CODES": codes}
     configuration = {"command": "make test", "setup": [], "artifacts": [], "env": env}
     configured = server.admin.put(f"/api/v3/jobs/{job}/configuration", json=configuration)
-    started = server.admin.post("/api/v3/builds/start", json={"job_id": job, "external": True, "env": env})
+    started = server.admin.post("/api/v3/builds/start", json={"job_id": job, "env": env})
     assert (configured.status_code, started.status_code) == (status, 201 if status == 200 else status)
     for refused in [answer for answer in (configured, started) if answer.status_code == 422]:
         (error,) = refused.json()["errors"]

@@ -128,7 +128,15 @@ def test_an_id_is_written_in_ascii(server: Server, job: int) -> None:
     assert server.admin.get(f"/api/v3/jobs/{wide}").status_code == 404
 
 
-@pytest.mark.parametrize("query", ["builds?page=2&before=9", "projects?page=2&after=9"])
+@pytest.mark.parametrize(
+    "query",
+    [
+        "builds?page=2&before=9",
+        "projects?page=2&after=9",
+        "tests?build_id=1&page=2&after=9",
+        "quarantine?job_id=1&page=2&after=9",
+    ],
+)
 def test_a_page_beside_the_id_to_go_on_from(server: Server, query: str) -> None:
     answer = server.admin.get(f"/api/v3/{query}")
     assert (answer.status_code, [error["field"] for error in answer.json()["errors"]]) == (422, ["page"])

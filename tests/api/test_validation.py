@@ -23,6 +23,7 @@ def test_an_unknown_field_is_named_with_the_nearest_known_one(server: Server, pr
 
 
 def test_scopes_that_do_not_exist_make_no_token_with_all_rights(server: Server) -> None:
+    assert errors(server, "/api-tokens", {"name": "reader", "scopes": []}).keys() == {"scopes"}
     before = server.admin.get("/api/v3/api-tokens").json()
     found = errors(server, "/api-tokens", {"name": "reader", "scope": ["read"], "scopes": ["read", "everything"]})
     assert found.keys() == {"scope", "scopes[1]"}

@@ -22,6 +22,14 @@ Branch = Annotated[
 
 MAX_VARIABLES = 500
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+SET_BY_AGENTS = frozenset(
+    f"TESTHIDE_{name}"
+    for name in (
+        *("BUILD_ID", "JOB_ID", "JOB_NAME", "PROJECT_ID", "BRANCH", "COMMIT", "WORKSPACE"),
+        *("TEST_IDS_FILE", "QUARANTINE_FILE", "IGNORE_FAILURES_FILE", "PYTEST_RUNNING", "UNITTEST_RUNNING"),
+    )
+)
+"""Variables that a job cannot set, since builds would lose their selection or their quarantine without a word."""
 HOST = r"[A-Za-z0-9\[][^\s/@]*"
 REPOSITORY = re.compile(
     rf"https?://(?:[^\s/@:]+@)?{HOST}/\S+"  # may have a user name, but no password
@@ -76,6 +84,8 @@ def check_variables(field: str, names: Iterable[str]) -> None:
             raise Invalid.field(
                 f"{field}.{name[:50]}", "is no name of a variable: letters, digits and _, not first a digit"
             )
+        if name in SET_BY_AGENTS:
+            raise Invalid.field(f"{field}.{name}", "is set by the agent in each build: choose another name")
         if number >= MAX_VARIABLES:
             raise Invalid.field(field, f"must have at most {MAX_VARIABLES} entries")
     codes = names.get(TEST_FAILURE_EXIT_CODES) if isinstance(names, Mapping) else None

@@ -200,6 +200,12 @@ def test_trx_without_definitions_keeps_its_cases() -> None:
     assert {"truncated", "definitions_missing"} <= report.kinds
 
 
+@pytest.mark.parametrize(("status", "warns"), [("crashed", True), ("run", False), ("Passed", False), ("", False)])
+def test_an_unknown_status_of_a_junit_case_has_a_warning(status: str, warns: bool) -> None:
+    report = parsed(f'<testsuite name="s"><testcase name="a" status="{status}"/></testsuite>')
+    assert (report.cases[0].status, "unknown_status" in report.kinds) == ("passed", warns)
+
+
 def test_an_unknown_outcome_is_never_green() -> None:
     report = parsed(samples.TRX.replace('outcome="Passed"/>', 'outcome="Odd"/>'))
     assert report.cases[0].status == "failed"

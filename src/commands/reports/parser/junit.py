@@ -27,6 +27,9 @@ RESOLUTIONS = frozenset(
 )
 _NOT_RUN = frozenset({"notrun", "skipped", "disabled", "ignored", "pending", "suppressed"})
 _FAILED = frozenset({"failed", "failure", "fail", "error"})
+_PASSED = frozenset(
+    {"passed", "pass", "success", "successful", "succeeded", "ok", "run", "completed", "executed", "done"}
+)
 _KINDS: dict[str, ErrorKind] = {
     "failure": "failure",
     "error": "error",
@@ -129,6 +132,8 @@ def _read_verdict(node: Element, failures: list[Element], builder: Builder) -> t
         return "skipped", "", "", ""
     if word in _FAILED:
         return "failed", "", "", "error" if word == "error" else "failure"
+    if word and word not in _PASSED:
+        builder.notes.add("unknown_status", f"'{word[:40]}' of {node.get('name')[:80]}")
     return "passed", "", "", ""
 
 

@@ -33,6 +33,7 @@ WORDS = {
     "bad_number": "{count} numbers could not be read and were taken as 0 or left out, for example {detail}",
     "missing_name": "{count} cases have no name",
     "unknown_result": "{count} results are unknown and were taken as failed, for example {detail}",
+    "unknown_status": "{count} cases have an unknown status and no failure, and were taken as passed, for example {detail}",
     "resolution_mismatch": "{count} cases have a resolution that their elements contradict, the elements count, for example {detail}",
     "unknown_resolution": "{count} cases have an unknown resolution, for example {detail}",
     "schema_version": "{detail}",
