@@ -16,11 +16,12 @@ _NAMED = re.compile(
     rf"{_OFF}|skipAfterFailureCount(?==[1-9])|\b(?:bail|fail_?fast)[\"']?\s{{0,8}}[:=]\s{{0,8}}(?:true|[1-9])",
     re.IGNORECASE,
 )
-_SHORT = re.compile(
-    r"\b(?:pytest|py\.test|playwright)\b[^\n;&|]{0,2000}?\s(-[qvsl]{0,8}x[qvsl]{0,8})(?![\w-])"
-    r"|\b(?:unittest|xmlrunner|manage\.py)\b[^\n;&|]{0,2000}?\s(-[qvbc]{0,8}f[qvbc]{0,8})(?![\w-])"
-    r"|\b(?:jest|mocha)\b[^\n;&|]{0,2000}?\s(-b)(?![\w-])"
+_SHORT = (
+    (re.compile(r"(?:.*/)?(?:pytest|py\.test|playwright)"), re.compile(r"-[qvsl]*x[qvsl]*")),
+    (re.compile(r"(?:.*/)?(?:unittest|xmlrunner|manage\.py)"), re.compile(r"-[qvbc]*f[qvbc]*")),
+    (re.compile(r"(?:.*/)?(?:jest|mocha)(?:\.sh)?"), re.compile(r"-b")),
 )
+"""Runners with an option of one letter, and its forms. Anywhere else these letters mean something else."""
 
 
 def find_fail_fast(configuration: Configuration) -> str | None:
@@ -29,6 +30,15 @@ def find_fail_fast(configuration: Configuration) -> str | None:
         line = text.replace("\\\n", " ")
         if found := _NAMED.search(line):
             return found.group().strip("=.")
-        if found := _SHORT.search(line):
-            return str(next(filter(None, found.groups())))
+        for part in re.split(r"[\n;&|]", line):
+            if option := _find_short(part.split()):
+                return option
+    return None
+
+
+def _find_short(words: list[str]) -> str | None:
+    for runner, option in _SHORT:
+        start = next((number for number, word in enumerate(words) if runner.fullmatch(word)), len(words))
+        if found := next(filter(option.fullmatch, words[start:]), None):
+            return found
     return None
