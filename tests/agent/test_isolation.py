@@ -95,6 +95,39 @@ def test_shared_memory_ends_with_the_build(server: FakeServer, start: StartAgent
         assert build.printed == ["1", "True", "2"], "the first line is a heading"
 
 
+def test_a_setuid_file_gives_no_build_the_user_of_another_one(
+    server: FakeServer, way: tuple[str, Agent], folder: Path
+) -> None:
+    assert way
+    gate, shared = folder / "gate", folder / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    victim = server.queue(
+        f"cp $(command -v id) {shared}/x && chmod 6755 {shared}/x && id -u; while [ ! -e {gate} ]; do sleep 0.02; done"
+    )
+    server.wait(lambda: victim.printed)
+    thief = server.queue(f"id -u; {shared}/x -u; id -g; {shared}/x -g")
+    server.wait_finished(thief)
+    gate.touch()
+
+    server.wait_finished(victim)
+    user, got_user, group, got_group = thief.printed
+    assert (got_user, got_group) == (user, group)
+    assert user != victim.printed[0]
+
+
+def test_users_take_turns(server: FakeServer, start: StartAgent) -> None:
+    """A file that a build left in a folder open to all belongs to no user of the next builds."""
+    start()
+    uids = []
+    for _ in range(3):
+        build = server.queue("id -u")
+        server.wait_finished(build)
+        server.wait_idle()
+        uids.append(build.printed[0])
+    assert len(set(uids)) == 3
+
+
 def test_two_builds_have_different_users(server: FakeServer, start: StartAgent, folder: Path) -> None:
     start()
     gate = folder / "gate"

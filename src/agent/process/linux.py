@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_NO_NEW_PRIVS = 38
 
 
 def hide_from_others_of_this_user() -> None:
@@ -28,6 +29,13 @@ def adopt_orphans() -> None:
 def end_with_parent(number: int) -> None:
     """Let the kernel send this process the signal `number` when its parent ends."""
     _prctl(_PR_SET_PDEATHSIG, number)
+
+
+def refuse_new_privileges() -> None:
+    """Let no program that this process or a descendant executes get other rights by its file: neither the user of a
+    setuid file, nor the group of a setgid file, nor capabilities.
+    """
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
 class Process(NamedTuple):

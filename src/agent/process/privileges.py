@@ -11,7 +11,7 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -97,15 +97,32 @@ def _slot_account(uid: int) -> BuildAccount:
 
 @contextmanager
 def _lock_free_uid() -> Iterator[int]:
+    """Yield the next user id that no build of this machine uses. The ids take turns, so that an id comes back, with any
+    file that its builds left somewhere, as late as possible.
+    """
     _LOCKS.mkdir(mode=0o700, exist_ok=True)
-    for uid in SLOT_UIDS:
-        with open(_LOCKS / str(uid), "w", encoding="ascii") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                continue
-            yield uid
-            return
+    with ExitStack() as locked:
+        yield _draw_uid(locked)
+
+
+def _draw_uid(locked: ExitStack) -> int:
+    with open(_LOCKS / "last", "a+", encoding="ascii") as last:
+        fcntl.flock(last, fcntl.LOCK_EX)
+        last.seek(0)
+        drawn = last.read()
+        turn = int(drawn) + 1 - SLOT_UIDS.start if drawn.isdigit() else 0
+        for number in range(len(SLOT_UIDS)):
+            uid = SLOT_UIDS[(turn + number) % len(SLOT_UIDS)]
+            with ExitStack() as attempt:
+                lock = attempt.enter_context(open(_LOCKS / str(uid), "w", encoding="ascii"))
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError:
+                    continue
+                last.truncate(0)
+                last.write(str(uid))
+                locked.push(attempt.pop_all())
+                return uid
     raise OSError(f"all {len(SLOT_UIDS)} user ids for builds are in use on this machine")
 
 

@@ -117,6 +117,8 @@ class _ProcessSupervisor:
         identity: dict[str, Any] = {}
         if account:
             identity = {"user": account[0], "group": account[1], "extra_groups": account[2]}
+            # Without it, a build could run a file that another one has made setuid, and would be that one's user.
+            identity["preexec_fn"] = linux.refuse_new_privileges
         try:
             if self._isolated and not self._has_private_folders:
                 # The record is in the build's folder.
