@@ -168,7 +168,7 @@ class JobController(Controller):
         job = await find_visible_job(ctx, job_id)
         data.check()
         sealed = seal_values(ctx.services.secrets, data.secret_values)
-        fields: dict[str, Any] = fields_of(data) | {"secrets": sealed}
+        fields: dict[str, Any] = fields_of(data) | {"secrets": sealed, "kept_secrets": data.kept_secrets}
         receipt = await ctx(ConfigureJob(job_id, **fields))
         if receipt.events:
             return Configured(job_id, receipt.at)

@@ -126,9 +126,14 @@ class ConfigureJob(Command, of=JOB):
     env: Mapping[str, str] = field(default_factory=dict)
     artifacts: Sequence[str] = ()
     secrets: Mapping[str, bytes | None] = field(default_factory=dict)
+    kept_secrets: Sequence[str] = ()
+    """Names of secrets that the job must have already."""
 
     def decide(self, job: Job | None) -> Iterable[Event]:
         job = must_exist(job, f"job {self.job_id}")
+        for name in self.kept_secrets:
+            if name not in job.configuration.secrets:
+                raise Invalid.field(f"secrets.{name[:50]}", "is no secret of this job: send its value, by name")
         configuration = Configuration(
             command=self.command,
             setup=list(self.setup),

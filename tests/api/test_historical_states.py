@@ -223,7 +223,7 @@ of_triage = st.one_of(
 )
 of_jobs = st.one_of(
     commands(UpdateJob, job_id=JOB_ID, node_pool_id=st.none(), pipeline_template_id=st.none()),
-    commands(ConfigureJob, job_id=JOB_ID),
+    commands(ConfigureJob, job_id=JOB_ID, kept_secrets=st.just(())),
     JOB_ID.flatmap(
         lambda job_id: commands(
             AddToQuarantine,

@@ -132,6 +132,14 @@ def test_delete() -> None:
     given(CREATED, DELETED).when(DeleteJob(5)).then_nothing()
 
 
+def test_a_secret_without_a_value_is_one_that_the_job_has() -> None:
+    configured = JobConfigured(job_id=5, project_id=2, configuration=Configuration(command="a", secrets={"KEY": b"k"}))
+    history = (JobCreated(job_id=5, project_id=2, title="Smoke"), configured)
+    given(*history).when(ConfigureJob(5, "a", kept_secrets=["KEY"])).then_nothing()
+    with pytest.raises(Invalid, match="is no secret of this job"):
+        given(*history).when(ConfigureJob(5, "a", kept_secrets=["KEY", "NOPE"]))
+
+
 @pytest.mark.parametrize("command", [UpdateJob(5, title="x"), ConfigureJob(5, "x"), DeleteJob(5)])
 def test_there_is_no_such_job(command: Any) -> None:
     with pytest.raises(NotFound):

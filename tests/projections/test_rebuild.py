@@ -147,7 +147,7 @@ anything = st.one_of(
     commands(DeleteNode),
     commands(CreateJob, project_id=st.just(1)),
     commands(UpdateJob),
-    commands(ConfigureJob),
+    commands(ConfigureJob, kept_secrets=st.just(())),
     commands(DeleteJob, job_id=SMALL),
     commands(CreateKnownIssue, kind=st.just("signature")),
     commands(UpdateKnownIssue, match=st.none()),

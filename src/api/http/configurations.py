@@ -52,12 +52,16 @@ class NewConfiguration(msgspec.Struct):
     artifacts: Annotated[list[Glob], Meta(max_length=100)]
     secrets: dict[str, Value | None] | list[str] = {}
     """Values by name. A secret that is not sent keeps its value; null removes a secret. A list of names, as GET returns
-    it, changes nothing.
+    it, changes nothing; the job must have these.
     """
 
     @property
     def secret_values(self) -> Mapping[str, str | None]:
         return self.secrets if isinstance(self.secrets, dict) else {}
+
+    @property
+    def kept_secrets(self) -> list[str]:
+        return [] if isinstance(self.secrets, dict) else self.secrets
 
     def check(self) -> None:
         """Raises Invalid for values that the types of the fields allow but that are not valid."""
