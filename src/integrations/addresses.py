@@ -111,6 +111,18 @@ def parse_url(text: str) -> CallableUrl:
     return CallableUrl(url, host, _literal(host, is_bracketed="[" in parts.netloc))
 
 
+def is_localhost(host: str) -> bool:
+    return host == "localhost" or host.endswith(".localhost")
+
+
+def is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 def _host_of(text: str) -> str:
     """Returns a host in its canonical spelling, since an IPv6 address has many spellings."""
     try:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from integrations.addresses import CallableUrl, Network, must_be_callable, parse_url
+from integrations.addresses import CallableUrl, Network, is_address, is_localhost, must_be_callable, parse_url
 from integrations.ports import Answer, Refused
 
 if TYPE_CHECKING:
@@ -49,25 +49,31 @@ class SystemResolver:
 
 
 def _look_up(name: str) -> list[str]:
-    if name == "localhost" or name.endswith(".localhost"):
+    if is_localhost(name):
         return ["127.0.0.1"]  # no name server may decide (RFC 6761, 6.3)
     found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
 class HttpOutgoing:
-    """Implements `Outgoing`. An async context manager, which closes its connections at the end of the block."""
+    """Implements `Outgoing`. An async context manager, which closes its connections at the end of the block.
+
+    Networks `for_admins` may only be called by URLs with an address in them or `localhost`, and only admins may enter
+    these: whoever chooses a name also chooses, at any time, where it leads.
+    """
 
     def __init__(
         self,
         allowed: Sequence[Network] = (),
         *,
+        for_admins: Sequence[Network] = (),
         resolve: Resolve | None = None,
         tls: ssl.SSLContext | None = None,
         timeout_s: float = TIMEOUT_S,
     ) -> None:
         self._timeout_s = timeout_s
         self._allowed = tuple(allowed)
+        self._for_admins = tuple(for_admins)
         self._resolve = resolve or SystemResolver()
         self._tls = tls
         self._calls: OutgoingCalls | None = None
@@ -81,7 +87,7 @@ class HttpOutgoing:
         if self._calls is not None:
             await self._calls.close()
 
-    async def check(self, url: str) -> None:
+    async def check(self, url: str, *, is_admin: bool) -> None:
         wanted = self._target(url)
         if wanted.address is not None:
             addresses: Sequence[str] = (str(wanted.address),)
@@ -91,7 +97,8 @@ class HttpOutgoing:
                     addresses = await self._resolve(wanted.host)
             except (OSError, TimeoutError):
                 addresses = ()
-        must_be_callable(addresses, self._allowed, is_https=wanted.is_https)
+        allowed = self._allowed_for(wanted.host) if is_admin else self._allowed
+        must_be_callable(addresses, allowed, is_https=wanted.is_https)
 
     async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
         wanted, calls = self._prepare(url)
@@ -104,16 +111,23 @@ class HttpOutgoing:
     def _prepare(self, url: str) -> tuple[CallableUrl, "OutgoingCalls"]:
         wanted = self._target(url)
         if wanted.address is not None:  # aiohttp asks the resolver only about names
-            must_be_callable((str(wanted.address),), self._allowed, is_https=wanted.is_https)
+            allowed = self._allowed_for(wanted.host)
+            must_be_callable((str(wanted.address),), allowed, is_https=wanted.is_https)
         if self._calls is None:
             # Many processes never call anybody, and the library for it takes 7 MB.
             from integrations.outgoing_calls import OutgoingCalls
 
-            self._calls = OutgoingCalls(self._resolve, self._allowed, self._tls, self._timeout_s)
+            self._calls = OutgoingCalls(self._resolve, self._allowed_for, self._tls, self._timeout_s)
         return wanted, self._calls
 
     def _target(self, url: str) -> CallableUrl:
         wanted = parse_url(url)
-        if not wanted.is_https and not self._allowed:
+        if not wanted.is_https and not self._allowed_for(wanted.host):
             raise Refused("must begin with https://")
         return wanted
+
+    def _allowed_for(self, host: str) -> Sequence[Network]:
+        """Returns the networks in which a host may be called."""
+        if is_localhost(host) or is_address(host):
+            return self._allowed + self._for_admins
+        return self._allowed

@@ -4,7 +4,7 @@ import contextlib
 import os
 import socket
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
@@ -24,18 +24,21 @@ MAX_RETRY_AFTER_DIGITS = 9
 IDLE_TIMEOUT_S = 4.0
 """How long an idle connection is kept. Servers keep it longer, so they seldom close one when a call begins."""
 
+AllowedFor = Callable[[str], Sequence[Network]]
+"""Returns the networks besides public ones in which a host may be called."""
+
 
 class CheckedResolver(AbstractResolver):
     """Looks up a name and checks its addresses. The connection uses the checked addresses, without another look-up."""
 
-    def __init__(self, resolve: Resolve, allowed: Sequence[Network], *, is_https: bool) -> None:
-        self._resolve, self._allowed, self._is_https = resolve, allowed, is_https
+    def __init__(self, resolve: Resolve, allowed_for: AllowedFor, *, is_https: bool) -> None:
+        self._resolve, self._allowed_for, self._is_https = resolve, allowed_for, is_https
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
         addresses = await self._resolve(host)
-        must_be_callable(addresses, self._allowed, is_https=self._is_https)
+        must_be_callable(addresses, self._allowed_for(host), is_https=self._is_https)
         return [
             ResolveResult(
                 hostname=host,
@@ -57,11 +60,11 @@ class OutgoingCalls:
     instead of a name, the caller has checked it.
     """
 
-    def __init__(
-        self, resolve: Resolve, allowed: Sequence[Network], tls: ssl.SSLContext | None, timeout_s: float
-    ) -> None:
+    def __init__(self, resolve: Resolve, allowed_for: AllowedFor, tls: ssl.SSLContext | None, timeout_s: float) -> None:
         self._timeout_s = timeout_s
-        self._sessions = {is_https: _session(is_https, resolve, allowed, tls, timeout_s) for is_https in (True, False)}
+        self._sessions = {
+            is_https: _session(is_https, resolve, allowed_for, tls, timeout_s) for is_https in (True, False)
+        }
 
     async def close(self) -> None:
         for session in self._sessions.values():
@@ -119,10 +122,10 @@ class OutgoingCalls:
 
 
 def _session(
-    is_https: bool, resolve: Resolve, allowed: Sequence[Network], tls: ssl.SSLContext | None, timeout_s: float
+    is_https: bool, resolve: Resolve, allowed_for: AllowedFor, tls: ssl.SSLContext | None, timeout_s: float
 ) -> aiohttp.ClientSession:
     connector = aiohttp.TCPConnector(
-        resolver=CheckedResolver(resolve, allowed, is_https=is_https),
+        resolver=CheckedResolver(resolve, allowed_for, is_https=is_https),
         use_dns_cache=False,
         limit=0,
         keepalive_timeout=IDLE_TIMEOUT_S,

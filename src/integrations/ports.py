@@ -102,9 +102,9 @@ class Outgoing(Protocol):
     followed: it is returned like any other answer.
     """
 
-    async def check(self, url: str) -> None:
-        """Raises Refused if `post` would refuse the URL now. Does not raise if the host name cannot be looked up at the
-        moment.
+    async def check(self, url: str, *, is_admin: bool) -> None:
+        """Raises Refused if `post` would refuse the URL now, or if only an admin may enter it. Does not raise if the
+        host name cannot be looked up at the moment.
         """
         ...
 

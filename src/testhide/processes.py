@@ -37,6 +37,7 @@ from testhide.version import VERSION, find_build
 
 if TYPE_CHECKING:
     from api.http.services import Services
+    from integrations.outgoing import HttpOutgoing
     from integrations.ports import Blobs, Mailer
 
 POOL_SIZE = 10
@@ -203,8 +204,6 @@ async def api_services(settings: Settings) -> "AsyncIterator[Services]":
     from commands.handler import Handler
     from commands.reports.reading_pool import ReadingPool
     from commands.reports.recording import ReportRecorder
-    from integrations.addresses import parse_networks
-    from integrations.outgoing import HttpOutgoing
     from integrations.saml import SamlService
     from integrations.token_buckets import RedisTokenBuckets
     from projections.auth import fetch_session_credentials
@@ -224,7 +223,7 @@ async def api_services(settings: Settings) -> "AsyncIterator[Services]":
     spool.mkdir(parents=True, exist_ok=True, mode=0o700)
     async with (
         core(settings) as parts,
-        HttpOutgoing(parse_networks(settings.outgoing_allow)) as outgoing,
+        make_outgoing(settings) as outgoing,
         _listening(parts, EVENTS_CHANNEL, PROJECTED, AGENT_NOTIFICATIONS, BUILD_LOGS) as listener,
     ):
         if behind := await find_sequences_behind(parts.pool):
@@ -308,9 +307,7 @@ def dispatch(settings: Settings) -> None:
 def work(settings: Settings) -> None:
     """Run reactions, deliveries, periodic work and the sealing of the log until SIGTERM. Raises Fault."""
     from commands.handler import Handler
-    from integrations.addresses import parse_networks
     from integrations.checkpoints import CheckpointFolder
-    from integrations.outgoing import HttpOutgoing
     from integrations.saml import SamlService
     from projections.engine.read_your_writes import ProjectionWaiter
     from projections.registry import PROJECTIONS
@@ -333,7 +330,7 @@ def work(settings: Settings) -> None:
     async def run() -> None:
         async with (
             core(settings) as parts,
-            HttpOutgoing(parse_networks(settings.outgoing_allow)) as outgoing,
+            make_outgoing(settings) as outgoing,
             _listening(parts, EVENTS_CHANNEL, PROJECTED, DELIVERIES_CHANNEL, SEALS) as listener,
         ):
             pool, log, secrets = parts.pool, parts.log, parts.secrets
@@ -384,3 +381,11 @@ def work(settings: Settings) -> None:
             await runtime.until_signalled(sealer.run(listener), *(work.run() for work in works))
 
     runtime.run(run())
+
+
+def make_outgoing(settings: Settings) -> "HttpOutgoing":
+    from integrations.addresses import parse_networks
+    from integrations.outgoing import HttpOutgoing
+
+    allowed, for_admins = map(parse_networks, (settings.outgoing_allow, settings.opened_for_admins))
+    return HttpOutgoing(allowed, for_admins=for_admins)

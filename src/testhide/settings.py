@@ -37,7 +37,7 @@ MEANINGS = {
     "unsafe": "1: start also on a database with fsync or synchronous_commit off",
     "blobs_url": "where artifacts lie, the same for all machines, s3://BUCKET/PREFIX or file:///FOLDER (DATA/blobs)",
     "artifact_quota": "bytes of artifacts that one project may have (107374182400: 100 GiB)",
-    "outgoing_allow": "networks besides public ones that webhooks may call, http included: 10.1.0.0/16,… (none)",
+    "outgoing_allow": "networks webhooks may call, http too: 10.1.0.0/16,… (none; ./dev up: this machine for admins)",
     "trusted_proxies": "networks of reverse proxies, whose X-Forwarded-For and -Proto count (127.0.0.0/8,::1/128)",
     "requests_per_token": "requests a minute with one token; 0: no limit (6000)",
     "requests_per_address": "requests a minute of one address without credentials; 0: no limit (600)",
@@ -97,6 +97,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     blobs_url: str = ""
     artifact_quota: int = 100 * 1024**3
     outgoing_allow: str = ""
+    opened_for_admins: str = ""
+    """Networks that URLs of admins may lead to besides those of `outgoing_allow`."""
     trusted_proxies: str = "127.0.0.0/8,::1/128"
     requests_per_token: int = 6_000
     requests_per_address: int = 600

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from tests.support.builders import given_build, given_job, given_project, upload
-from tests.support.server import Server
+from tests.support.http import Client
+from tests.support.in_process_server import serve_in_process
+from tests.support.server import ADMIN, Server
 from tests.support.webhook_receiver import WebhookReceiver
 
 URL = "https://hooks.example.com/testhide"
@@ -157,6 +159,17 @@ def test_who_may(server: Server, project: int, webhook: dict[str, Any]) -> None:
     ):
         assert answer.status_code == 403
     assert owner.put(path, json={"active": False}).status_code == 200
+
+
+def test_only_admins_enter_urls_of_this_machine_where_it_is_open_for_them(
+    server: Server, project: int, webhook: dict[str, Any]
+) -> None:
+    body = {"url": "http://127.0.0.1:9/hook", "events": EVENTS, "project_id": project}
+    with serve_in_process(server, opened_for_admins="127.0.0.0/8") as process:
+        owner = Client(process.url).authorize(server.make_user("developer", {project: "admin"}).token)
+        assert owner.post(AT, json=body).status_code == 422
+        assert owner.put(f"{AT}/{webhook['id']}", json={"url": body["url"]}).status_code == 422
+        process.client(*ADMIN).post(AT, json=body).then(201)
 
 
 def test_those_of_all_projects_are_the_admins(server: Server, project: int) -> None:

@@ -147,7 +147,11 @@ async def outgoing(resolve: Any = nowhere, **more: Any) -> AsyncIterator[HttpOut
 
 
 async def is_refused(client: Outgoing, url: str, why: str) -> None:
-    for call in (client.check, lambda url: client.post(url, b"{}", {}), lambda url: client.fetch(url, 1_000)):
+    for call in (
+        lambda url: client.check(url, is_admin=True),
+        lambda url: client.post(url, b"{}", {}),
+        lambda url: client.fetch(url, 1_000),
+    ):
         with pytest.raises(Refused) as refused:
             await call(url)
         assert why in str(refused.value), refused.value
@@ -182,6 +186,21 @@ async def test_names_of_this_machine_are_refused_without_a_name_server(name: str
         await is_refused(client, f"https://{name}/", "this machine")
 
 
+async def test_networks_for_admins_are_opened_by_no_name_and_by_nobody_else() -> None:
+    async def resolve(name: str) -> Sequence[str]:
+        return ["127.0.0.1"]
+
+    async with receiving() as receiver, outgoing(resolve, for_admins=LOOPBACK) as client:
+        await client.check(receiver.url, is_admin=True)
+        assert (await client.post(receiver.url, b"{}", {})).status == 200
+        with pytest.raises(Refused, match="https://"):
+            await client.check(receiver.url, is_admin=False)
+        with pytest.raises(Refused, match="is this machine"):
+            await client.check("https://localhost/", is_admin=False)
+        await is_refused(client, "https://hooks.example.com/", "is this machine")
+        await is_refused(client, "http://hooks.example.com/", "https://")
+
+
 @pytest.mark.parametrize(
     "url",
     [
@@ -200,7 +219,7 @@ async def test_public_ones_are_taken(url: str) -> None:
         return [PUBLIC]
 
     async with outgoing(resolve) as client:
-        await client.check(url)
+        await client.check(url, is_admin=False)
         assert parse_url(url).is_https
 
 
@@ -209,9 +228,9 @@ async def test_a_name_that_cannot_be_looked_up_passes_until_it_is_called() -> No
         raise OSError("no name server")
 
     async with outgoing(resolve) as client:
-        await client.check("https://hooks.example.com/")
+        await client.check("https://hooks.example.com/", is_admin=False)
         with pytest.raises(Refused):
-            await client.check("http://hooks.example.com/")
+            await client.check("http://hooks.example.com/", is_admin=False)
         with pytest.raises(Unanswered, match="looked up"):
             await client.post("https://hooks.example.com/", b"", {})
 
@@ -225,7 +244,7 @@ async def test_a_name_that_changes_after_the_look() -> None:
 
     async with receiving() as receiver, outgoing(resolve) as client:
         url = f"https://rebinding.example.com:{receiver.port}/"
-        await client.check(url)
+        await client.check(url, is_admin=False)
         with pytest.raises(Refused, match="this machine"):
             await client.post(url, b"{}", {})
         assert receiver.requests == []
@@ -277,7 +296,7 @@ async def test_a_document_is_whole_or_refused() -> None:
 
 async def test_what_the_operator_opens() -> None:
     async with receiving() as receiver, outgoing(allowed=LOOPBACK) as client:
-        await client.check(receiver.url)
+        await client.check(receiver.url, is_admin=False)
         assert (await client.post(receiver.url, b"{}", {})).status == 200
         await is_refused(client, "http://10.0.0.1/", "https://")
         await is_refused(client, "https://10.0.0.1/", "private")

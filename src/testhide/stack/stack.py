@@ -35,7 +35,7 @@ class Plan:
     """Whether the local agent runs the builds of all users as its own user."""
     verbose: bool
     opened: str = ""
-    """Networks that webhooks may call because only this machine reaches the server; else empty."""
+    """Networks that webhooks of admins may call because only this machine reaches the server; else empty."""
 
     def encode(self) -> str:
         return json.dumps(asdict(self))
@@ -63,7 +63,9 @@ def steps(plan: Plan, lock_fd: int) -> list[Step]:
     if plan.agent:
         found += _local_agent(plan, data / "agent")
     if plan.opened:
-        found.append(Say(f"Webhooks may call {plan.opened}, over http too. TESTHIDE_OUTGOING_ALLOW says otherwise."))
+        found.append(
+            Say(f"Webhooks of admins may call {plan.opened}, over http too. TESTHIDE_OUTGOING_ALLOW says otherwise.")
+        )
     found.append(Say(f"ready {http_url(plan.host, plan.port)}"))
     return found
 

@@ -25,7 +25,7 @@ from testhide.supervise.orphan_processes import end_recorded
 
 CONNECT_TIMEOUT_S = 5
 LOOPBACK = "127.0.0.0/8"
-"""Networks that webhooks may call if only this machine reaches the server."""
+"""Networks that webhooks of admins may call if only this machine reaches the server."""
 
 
 def up(
@@ -55,7 +55,7 @@ def up(
             port_or_fault(asked.host, asked.port)
             opened = is_loopback(asked.host) and not asked.outgoing_allow
             if opened:
-                given["outgoing_allow"] = LOOPBACK
+                given["opened_for_admins"] = LOOPBACK
             settings, embedded = _complete(environ, given, folder)
             for name in ("run", "logs", "blobs", "agent"):
                 (folder.path / name).mkdir(mode=0o700, exist_ok=True)
