@@ -129,4 +129,9 @@ def mask_url(url: str) -> str:
 
 
 def _mask(part: str) -> str:
-    return part if len(part) <= _LONGEST_PLAIN or _WORDS.fullmatch(part) else MASK
+    return MASK if may_be_token(part) else part
+
+
+def may_be_token(part: str) -> bool:
+    """Returns whether a part of a URL may be a token: it is long, and not made of words in small letters."""
+    return len(part) > _LONGEST_PLAIN and not _WORDS.fullmatch(part)

@@ -3,12 +3,14 @@
 import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated
+from urllib.parse import unquote
 
 import msgspec
 from msgspec import Meta, UnsetType
 
 from commands.verdicts import TEST_FAILURE_EXIT_CODES
 from domain.core.errors import Invalid
+from domain.endpoints import may_be_token
 from store.crypto.secrets import Secrets
 
 Command = Annotated[str, Meta(min_length=1, max_length=65_536, pattern=r"\S")]
@@ -38,6 +40,7 @@ REPOSITORY = re.compile(
     r"|file:///[^\0-\x1f\x7f]+"
     r"|/[^\0-\x1f\x7f]+"
 )
+ADDRESS = re.compile(r"(?:(?:https?|ssh)://)?(?:(?P<user>[^\s/@:]+)@)?(?P<rest>[^/].*)", re.DOTALL)
 EXIT_CODES = re.compile(r" *[1-9][0-9]{0,2} *(, *[1-9][0-9]{0,2} *)*")
 MAX_EXIT_CODE = 255
 CLOSED_BRACKETS = re.compile(r"(?:[^\[]|\[!?+\]?+[^\]]*+\])*", re.DOTALL)
@@ -111,11 +114,20 @@ def check_glob(field: str, glob: str) -> None:
 
 
 def check_repository(repository: str | UnsetType | None) -> None:
-    """Raises Invalid for a repository that is in none of the known forms. Each agent decides which of these forms it
-    accepts.
+    """Raises Invalid for a repository that is in none of the known forms, or whose address may hold a token: everybody
+    who sees the job sees it. Each agent decides which of these forms it accepts.
     """
     if isinstance(repository, str) and not REPOSITORY.fullmatch(repository):
         raise Invalid.field(
             "repository",
             "must be an https:// or ssh:// address, user@host:path, file:// or an absolute path, without a password",
         )
+    if isinstance(repository, str) and (address := ADDRESS.match(repository)):
+        user, rest = address.group("user", "rest")
+        if (user and may_be_token(unquote(user))) or "?" in rest or "#" in rest:
+            raise Invalid.field(
+                "repository",
+                "may hold a token, which everybody who sees the job would see: leave out what stands before the @, and"
+                " what stands after ? and #; let git on the agent's machine have the credentials, and if this was a"
+                " token, replace it",
+            )
