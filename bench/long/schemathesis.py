@@ -52,7 +52,7 @@ def run(seconds: float, seed: int, examples: int) -> dict[str, Any]:
                 counted = answers.setdefault(role, {}).setdefault(operation.label, Counter())
                 try:
                     counted.update(fuzz(fuzzed, operation, examples, seed + rounds, role))
-                except Exception as error:  # any exception is a failure to report
+                except (Exception, BaseExceptionGroup) as error:  # any exception is a failure to report
                     text = "\n".join(_format_error(error))
                     print(f"{operation.label} as {role}: {text}", file=sys.stderr)
                     failure = {"operation": operation.label, "role": role, "seed": seed + rounds, "fault": text[:4_000]}

@@ -1,5 +1,6 @@
 """The server's own description against the server itself, by schemathesis: shared by the test and the long run."""
 
+import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -43,6 +44,8 @@ WITHOUT_AN_AGENT = {"POST /api/v3/nodes/{node_id}/restart"}
 CALLING_OUT = {"POST /api/v3/identity-providers", "PUT /api/v3/identity-providers/{id}"}
 """Answered by 502 if a made-up `metadata_url` leads nowhere, which is the documented answer."""
 TIMEOUT_S = 10
+MAX_REPEATS = 20
+"""Times a request is sent again while the read models are behind, after the time that the answer says."""
 PROCESSES = ("serve", "project", "dispatch", "work")
 OUTGOING = "127.0.0.0/8"
 
@@ -210,6 +213,11 @@ def fuzz(fuzzed: Fuzzed, operation: Described, examples: int, number: int, role:
             _about(case, fuzzed.ids_in(operation.path))
         headers = fuzzed.credentials(operation, role)
         answer = case.call(fuzzed.url, headers=headers, timeout=TIMEOUT_S)
+        for _ in range(MAX_REPEATS):
+            if answer.status_code != 503 or b"the read models are behind" not in answer.content:
+                break
+            time.sleep(float(answer.headers["retry-after"][0]))  # as a client is told to
+            answer = case.call(fuzzed.url, headers=headers, timeout=TIMEOUT_S)
         answers[answer.status_code] += 1
         if role in ("outsider", "stranger"):
             assert fuzzed.marker not in answer.text, f"{role} reads of a project: {answer.text}"
