@@ -59,6 +59,7 @@ def run(argv: list[str]) -> int:
         context = AgentContext(server, supervisors, workdir, accounts, options.allow_local_repositories)
         # What a killed agent left behind:
         orphans.end_orphans(context.builds)
+        workspace.remove_remains(workdir)
         workspace.remove_folder(context.builds)
         runner = TaskRunner(context, options.once)
         session = Session(context, runner, options.once, session_secret or secrets.token_hex(32))

@@ -7,8 +7,9 @@ import signal
 import subprocess
 from pathlib import Path
 
+import pytest
 from tests.agent.fake_server import FakeServer
-from tests.agent.harness import FOREVER, StartAgent, processes_until, processes_with
+from tests.agent.harness import FOREVER, SYSTEM_PYTHON, Agent, StartAgent, processes_until, processes_with
 
 from agent.process import linux, orphans
 
@@ -26,6 +27,37 @@ def test_a_killed_agent_leaves_no_process_and_the_next_one_no_file(server: FakeS
     start()
     server.wait(lambda: server.connects)
     assert not (agent.workdir / "builds").exists()
+
+
+def test_a_deep_folder_is_removed(server: FakeServer, agent: Agent) -> None:
+    """It is deeper than Python recurses, than a path may be long, and than a process may have files open."""
+    make = 'import os\nfor _ in range(3000): os.mkdir("d"); os.symlink("/", "link"); os.chdir("d")\nopen("f", "w")'
+    build = server.queue(f"{SYSTEM_PYTHON} -c '{make}'; chmod 0 d/d d")
+    assert server.wait_finished(build)["exit_code"] == 0, build.lines
+    server.wait_idle()
+    assert list((agent.workdir / "builds").iterdir()) == []
+
+
+def test_what_cannot_be_removed_does_not_keep_the_agent(server: FakeServer, start: StartAgent, folder: Path) -> None:
+    kept = folder / "work" / "builds" / "1-1" / "file"
+    kept.parent.mkdir(parents=True)
+    kept.touch()
+    if subprocess.run(["chattr", "+i", kept], stderr=subprocess.DEVNULL, check=False).returncode:
+        pytest.skip("this user or file system makes no file immutable")
+    try:
+        agent = start()
+        build = server.queue("echo runs")
+        assert server.wait_finished(build)["exit_code"] == 0, build.lines
+        agent.end()
+    finally:
+        (kept,) = (folder / "work").rglob("file")
+        subprocess.run(["chattr", "-i", kept], check=True)
+    assert f"Cannot remove all of {folder}/work/builds" in agent.printed
+
+    server.connects.clear()
+    start()
+    server.wait(lambda: server.connects)
+    assert not kept.exists()
 
 
 def test_the_next_agent_ends_processes_that_outlived_agent_and_supervisor(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from agent.console import print_line
+from agent.process import removal
 from agent.process.orphans import RECORD_FILE
 from agent.process.privileges import BuildAccount
 
@@ -86,20 +85,16 @@ class Workspace:
 
 
 def remove_folder(folder: Path) -> None:
-    if not folder.exists():
-        return
-    if os.geteuid() != 0:
-        _make_writable(folder)
-    shutil.rmtree(folder, ignore_errors=True)
-    if folder.exists():
-        print_line(f"Cannot remove all of {folder}: it holds files of another user.")
+    """Remove a folder. If not all of it can be removed, print why; the path of the folder is free in any case."""
+    try:
+        removal.remove_tree(folder)
+    except OSError as error:
+        print_line(f"Cannot remove all of {folder}; the rest is kept in {folder.parent}: {error.strerror}")
 
 
-def _make_writable(folder: Path) -> None:
-    """Make all folders below `folder` writable. Only root can delete files in a folder that is not."""
-    for path, folders, _ in os.walk(folder):
-        for name in folders:
-            inner = os.path.join(path, name)
-            with contextlib.suppress(OSError):  # of another user: `remove_folder` reports it
-                if not os.path.islink(inner):
-                    os.chmod(inner, 0o700)
+def remove_remains(parent: Path) -> None:
+    """Remove what an earlier `remove_folder` could not remove of folders in `parent`, or print why it still cannot."""
+    try:
+        removal.remove_remains(parent)
+    except OSError as error:
+        print_line(f"Cannot remove folders of earlier builds in {parent}: {error.strerror}")

@@ -7,7 +7,6 @@ import fcntl
 import grp
 import os
 import pwd
-import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from agent.process import linux
+from agent.process import linux, removal
 
 SLOT_UIDS = range(60706, 61184)
 """User ids, and group ids, that no distribution gives to anybody: between those of systemd-homed and of its dynamic
@@ -160,7 +159,7 @@ def _remove_temporary_files(uid: int) -> None:
                     if entry.stat(follow_symlinks=False).st_uid != uid:
                         continue
                     if entry.is_dir(follow_symlinks=False):
-                        shutil.rmtree(entry.path, ignore_errors=True)
+                        removal.remove_tree(Path(entry.path))
                     else:
                         os.unlink(entry.path)
 

@@ -1,0 +1,92 @@
+"""Removes folders that builds have filled: of any depth, and without following links."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_REMAINS = "removed-"
+"""Beginning of the names of the folders in which folders are taken apart."""
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder with all that is in it. If something cannot be removed, raises OSError after the rest is removed:
+    then `folder` is free as a path all the same, and what is left is in a folder beside it.
+    """
+    if not os.path.lexists(folder):
+        return
+    _make_writable(str(folder), None)
+    remains = tempfile.mkdtemp(prefix=_REMAINS, dir=folder.parent)
+    try:
+        os.rename(folder, os.path.join(remains, folder.name))
+        _empty(remains)
+    finally:
+        with contextlib.suppress(OSError):  # it is not empty
+            os.rmdir(remains)
+
+
+def remove_remains(parent: Path) -> None:
+    """Remove what `remove_tree` could not remove of folders in `parent`. Raises OSError if it still cannot."""
+    for remains in parent.glob(f"{_REMAINS}*"):
+        _empty(str(remains))
+        remains.rmdir()
+
+
+def _empty(top: str) -> None:
+    """Remove all folders in `top`. If something cannot be removed, raises the first error after the rest is removed."""
+    first: OSError | None = None
+    with _opened(top, None) as top_fd:
+        waiting, prefix = os.listdir(top_fd), secrets.token_hex(8)
+        moved = (f"{prefix}-{number}" for number in itertools.count())
+        while waiting:
+            name = waiting.pop()
+            try:
+                with _opened(name, top_fd) as folder_fd:
+                    waiting += _empty_folder(folder_fd, top_fd, moved)
+                os.rmdir(name, dir_fd=top_fd)
+            except OSError as error:
+                first = first or error
+    if first:
+        raise first
+
+
+def _empty_folder(folder_fd: int, top_fd: int, moved: Iterator[str]) -> Iterator[str]:
+    """Remove the files of a folder. Move its folders into another one, and yield their names there, taken from `moved`.
+    So two folders are open at a time and no path has more than one name, however deep the folders were.
+
+    Leaves what cannot be removed or moved: removing the folder then fails.
+    """
+    with os.scandir(folder_fd) as entries:
+        found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+    for name, is_folder in found:
+        with contextlib.suppress(OSError):
+            if not is_folder:
+                os.unlink(name, dir_fd=folder_fd)
+                continue
+            _make_writable(name, folder_fd)
+            new_name = next(moved)
+            os.rename(name, new_name, src_dir_fd=folder_fd, dst_dir_fd=top_fd)
+            yield new_name
+
+
+@contextmanager
+def _opened(folder: str, parent_fd: int | None) -> Iterator[int]:
+    _make_writable(folder, parent_fd)
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent_fd)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _make_writable(folder: str, parent_fd: int | None) -> None:
+    """Let this process list, empty and move a folder that belongs to its user. Root can anyway."""
+    if os.geteuid() != 0:
+        with contextlib.suppress(OSError):  # of another user: what follows fails, and says why
+            os.chmod(folder, 0o700, dir_fd=parent_fd)
