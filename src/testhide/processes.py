@@ -69,8 +69,8 @@ async def core(
     """
     mapper = EventMapper(EVENTS, UPCASTERS)
     conninfo = with_keepalive(settings.database_url)
-    ring = KeyRing(conninfo, settings.secret_keys)
     commit = GroupCommit(conninfo)
+    ring = KeyRing(conninfo, settings.secret_keys, commit.settle)
     async with AsyncConnectionPool[AsyncConnection[TupleRow]](
         conninfo, min_size=1, max_size=pool_size, kwargs={"autocommit": True}, timeout=5, open=False, name="queries"
     ) as pool:

@@ -1,6 +1,8 @@
 """The secret key is rotated while processes run: they go on, and afterwards the old key opens nothing."""
 
+import asyncio
 import contextlib
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,6 +25,7 @@ from store.clock import utcnow
 from store.crypto.secrets import RootKey, SecretMismatch, Secrets
 from store.key_ring import rotation
 from store.key_ring.ring import FOLLOWER_LOCK, insert_wraps, load_roots, opener_of
+from store.log.ids import fetch_last_position
 from store.log.row_macs import has_right_mac
 from store.postgres.queries import execute, fetch_rows
 from store.tables.idempotent_responses import IdempotentResponses, StoredResponse
@@ -163,14 +166,37 @@ async def test_rows_have_macs_by_the_key_of_their_time(parts: Core, database: st
     await fill(parts)
     older = parts.secrets.rows_key
     await rotate_to(database, NEW, OLD)
-    head = await parts.log.read_head()
+    head, last = await parts.log.read_head(), await fetch_last_position(parts.pool)
     row = await AuditTree(parts.pool).row(head)
     assert row is not None
     async with core(settings(database, NEW)) as restarted:
-        assert has_right_mac(restarted.secrets.rows_keys(head), row)
-        limit = head + rotation.POSITIONS_UNDER_WAY
-        assert older in restarted.secrets.rows_keys(limit)
-        assert older not in restarted.secrets.rows_keys(limit + 1)
+        for secrets in (parts.secrets, restarted.secrets):
+            assert has_right_mac(secrets.rows_keys(head), row)
+            assert older not in secrets.rows_keys(last + 1)
+
+
+async def test_rows_whose_macs_are_made_when_the_key_changes_are_accepted_and_no_later_ones(
+    parts: Core, database: str
+) -> None:
+    await fill(parts)
+    older, handler, ids = parts.secrets.rows_key, Handler(parts.log, utcnow), itertools.count(2)
+    is_over = asyncio.Event()
+
+    async def append() -> None:
+        while not is_over.is_set():
+            await handler.execute(CreateProject(number := next(ids), "P", 1, (("p", f"p{number}"),), b""), ANN)
+
+    appending = [asyncio.create_task(append()) for _ in range(4)]
+    await rotate_to(database, NEW, OLD)
+    is_over.set()
+    await asyncio.gather(*appending)
+    tree = AuditTree(parts.pool)
+    rows = [(at, row) for at in range(1, await parts.log.read_head() + 1) if (row := await tree.row(at))]
+    assert all(has_right_mac(parts.secrets.rows_keys(at), row) for at, row in rows)
+    last_old = max(at for at, row in rows if has_right_mac([older], row))
+    limit = parts.secrets.roots[1].last_position
+    assert limit is not None
+    assert last_old <= limit < rows[-1][0]
 
 
 @pytest.mark.parametrize("step", ["use_root", "move_values", "remove_old_keys"])

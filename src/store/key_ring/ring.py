@@ -10,7 +10,7 @@ an advisory lock each process shows how far it follows, so that nothing is seale
 import asyncio
 import os
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import psycopg
 import structlog
@@ -47,9 +47,11 @@ def wrap_root(key: bytes, root: RootKey) -> bytes:
     return encrypt(derive(key, "root keys"), root.key, opener_of_root(root.id).encode())
 
 
-def stage_of(newest_id: int, *, is_in_use: bool) -> int:
-    """Returns a number that grows when a root key is added, and when it comes into use."""
-    return 2 * newest_id + is_in_use + 1
+def stage_of(newest_id: int, *, is_in_use: bool = False, are_older_limited: bool = False) -> int:
+    """Returns a number that grows when a root key is added, when it comes into use, and when the older ones get their
+    last positions.
+    """
+    return 3 * newest_id + is_in_use + are_older_limited + 1
 
 
 async def load_roots(
@@ -123,9 +125,13 @@ async def has_tables(connection: AsyncConnection) -> bool:
 class KeyRing:
     """Opens the ring with secret keys, and keeps `secrets` as the ring is until it is closed."""
 
-    def __init__(self, conninfo: str, secret_keys: Sequence[bytes]) -> None:
+    def __init__(
+        self, conninfo: str, secret_keys: Sequence[bytes], settle_appends: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
+        """`settle_appends` waits until the log has the rows whose MACs this process has made; None if it makes none."""
         self._conninfo = conninfo
         self._secret_keys = secret_keys
+        self._settle_appends = settle_appends
         self._task: asyncio.Task[None] | None = None
         self._stage = 0
         self._connection: AsyncConnection | None = None
@@ -172,8 +178,12 @@ class KeyRing:
             return
         self.secrets.replace(roots)
         self._opened = self.secrets.roots
-        stage = stage_of(roots[-1].id, is_in_use=roots[-1].is_in_use)
+        is_in_use = roots[-1].is_in_use
+        are_older_limited = is_in_use and all(root.last_position is not None for root in roots[:-1])
+        stage = stage_of(roots[-1].id, is_in_use=is_in_use, are_older_limited=are_older_limited)
         if stage != self._stage:
+            if self._settle_appends is not None:
+                await self._settle_appends()
             await execute(connection, "SELECT pg_advisory_lock_shared(%s::int, %s::int)", (FOLLOWER_LOCK, stage))
             unlock = "SELECT pg_advisory_unlock_shared(%s::int, %s::int)"
             await execute(connection, unlock, (FOLLOWER_LOCK, self._stage))

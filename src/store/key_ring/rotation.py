@@ -28,7 +28,7 @@ from store.key_ring.ring import (
     opener_of_root,
     stage_of,
 )
-from store.log.ids import LAST_POSITION
+from store.log.ids import APPEND_LOCK, LAST_POSITION
 from store.postgres.leader_lock import fetch_leaders
 from store.postgres.queries import execute, fetch_row, fetch_rows
 
@@ -37,8 +37,6 @@ BATCH_SIZE = 500
 WAIT_S = 60.0
 """Time for processes to take over a new root key. They need milliseconds."""
 POLL_INTERVAL_S = 0.05
-POSITIONS_UNDER_WAY = 1_000
-"""Positions for rows whose MAC was made before the new root key came into use, and that are committed after it."""
 
 SEALED_COLUMNS = """
     SELECT n.nspname, c.relname, a.attname FROM pg_attribute a
@@ -97,24 +95,26 @@ async def is_interrupted(connection: AsyncConnection) -> bool:
 
 
 async def use_root(connection: AsyncConnection, *, is_leaked: bool = False) -> None:
-    """Brings the new root key into use once all processes know it, and returns when all of them use it. With
-    `is_leaked`, sessions and links of the older ones end.
+    """Brings the new root key into use once all processes know it. Returns when all of them use it, and accept no row
+    that an older one makes from then on. With `is_leaked`, sessions and links of the older ones end.
 
     Raises RotationRefused.
     """
     ((newest,),) = await fetch_rows(connection, "SELECT max(id) FROM root_keys")
-    await _wait_for_processes(connection, stage_of(newest, is_in_use=False))
+    await _wait_for_processes(connection, stage_of(newest))
     await execute(connection, "UPDATE root_keys SET used_since = now() WHERE id = %s AND used_since IS NULL", (newest,))
     if is_leaked:
         await execute(connection, "UPDATE root_keys SET is_leaked = true WHERE id < %s", (newest,))
     await connection.execute(f"NOTIFY {CHANNEL}".encode())
     await _wait_for_processes(connection, stage_of(newest, is_in_use=True))
-    await execute(
-        connection,
-        f"UPDATE root_keys SET last_position = {LAST_POSITION} + %s WHERE id < %s AND last_position IS NULL",
-        (POSITIONS_UNDER_WAY, newest),
-    )
+    async with connection.transaction():
+        # Everything that was appended with an older root key is in the log, since each process settled its appends.
+        # The lock waits for what a process has left that ended meanwhile.
+        await execute(connection, APPEND_LOCK)
+        limit = f"UPDATE root_keys SET last_position = {LAST_POSITION} WHERE id < %s AND last_position IS NULL"
+        await execute(connection, limit, (newest,))
     await connection.execute(f"NOTIFY {CHANNEL}".encode())
+    await _wait_for_processes(connection, stage_of(newest, is_in_use=True, are_older_limited=True))
 
 
 async def _wait_for_processes(connection: AsyncConnection, stage: int) -> None:

@@ -83,7 +83,7 @@ class Request:
         )
 
 
-@dataclass
+@dataclass(eq=False)
 class _Waiting:
     """A queued request, and the future for which its caller waits. A cancelled caller cancels the future."""
 
@@ -134,6 +134,10 @@ class GroupCommit:
         ).format(Identifier(schema), Identifier(table))
         self._connection: AsyncConnection | None = None
         self._queue: deque[_Waiting] = deque()
+        self._batch: list[_Waiting] = []
+        """The requests that are being written."""
+        self._written = asyncio.Event()
+        """Set when this batch, or the next one, is written or has failed."""
         self._flusher: asyncio.Task[None] | None = None
 
     async def append(self, request: Request) -> list[int]:
@@ -144,6 +148,12 @@ class GroupCommit:
             self._flusher = asyncio.create_task(self._flush())
         return await waiting.done
 
+    async def settle(self) -> None:
+        """Waits until each request that was made before is written, or has failed."""
+        before = [*self._batch, *self._queue]
+        while any(waiting in before for waiting in (*self._batch, *self._queue)):
+            await self._written.wait()
+
     async def close(self) -> None:
         if self._flusher is not None:
             await self._flusher
@@ -153,7 +163,7 @@ class GroupCommit:
 
     async def _flush(self) -> None:
         while self._queue:
-            batch = self._take()
+            self._batch = batch = self._take()
             try:
                 await self._write(batch)
                 self.is_disk_full = False
@@ -163,6 +173,10 @@ class GroupCommit:
                     waiting.fail(error if isinstance(error, Exception) else AppendFailed("the process is stopping"))
                 if not isinstance(error, Exception):
                     raise
+            finally:
+                self._batch = []
+                self._written.set()
+                self._written = asyncio.Event()
             await asyncio.sleep(0)  # lets the callers of this batch queue their next requests
 
     def _take(self) -> list[_Waiting]:

@@ -45,6 +45,10 @@ LAST_POSITION = f"(SELECT coalesce(pg_sequence_last_value('{POSITION_SEQUENCE}':
 """SQL: the last position that this server drew. Somebody else wrote a row beyond it, so readers stop before that row:
 the server's next events come before it.
 """
+APPEND_LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('public.stored_events', 0))"
+"""SQL: takes the lock of the append function, so that no event is appended until the transaction ends. Waits for
+appends that have begun.
+"""
 
 
 STREAMS: dict[Kind, tuple[str, ...]] = {
@@ -110,8 +114,7 @@ async def use_positions(pool: AsyncConnectionPool, up_to: int) -> bool:
     was there already.
     """
     async with pool.connection() as connection, connection.transaction():
-        # The lock of the append function: no event is appended meanwhile.
-        await execute(connection, "SELECT pg_advisory_xact_lock(hashtextextended('public.stored_events', 0))")
+        await execute(connection, APPEND_LOCK)
         if await fetch_last_position(connection) >= up_to:
             return False
         await execute(connection, "SELECT setval(%s::regclass, %s)", (POSITION_SEQUENCE, up_to))
