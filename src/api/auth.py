@@ -297,7 +297,8 @@ class AuthController(Controller):
                 raise Invalid.field("project_ids", f"there is no project {project_id}")
         token_id = await ctx.services.ids.draw("api_tokens")
         secret = new_token(API_TOKEN)
-        fields = fields_of(data, name="label") | {"scopes": data.scopes or []}
+        fields = fields_of(data, name="label")
+        fields["scopes"] = data.scopes or []
         command = CreateApiToken(token_id, ctx.user.user_id, token_hash=token_hash(secret), **fields)
         created = (await ctx(command)).existing(API_TOKENS.at(token_id))
         return to_view(CreatedApiToken, created, id=token_id, name=created.label, secret=secret, created_at=created.at)

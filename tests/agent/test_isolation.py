@@ -98,7 +98,6 @@ def test_shared_memory_ends_with_the_build(server: FakeServer, start: StartAgent
 def test_a_setuid_file_gives_no_build_the_user_of_another_one(
     server: FakeServer, way: tuple[str, Agent], folder: Path
 ) -> None:
-    assert way
     gate, shared = folder / "gate", folder / "shared"
     shared.mkdir()
     shared.chmod(0o1777)
