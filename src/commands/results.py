@@ -17,7 +17,7 @@ from commands.verdicts import describe_late, join_sentences
 from domain.artifacts import is_found_by_wildcard, number_path
 from domain.builds import AnyBuild, Assigned, Finished, ReportRecorded, Running, commit_of, status_of
 from domain.core.columns import Int16s, Int32s
-from domain.core.errors import Conflict
+from domain.core.errors import Conflict, TooLarge
 from domain.core.events import UNSTAMPED, AnyStream, Event, LoadedState
 from domain.quarantine import (
     QUARANTINE,
@@ -39,6 +39,12 @@ from domain.results import (
 )
 from domain.triage import CLASSIFICATIONS, ResultsClassifiedByRules
 
+MAX_REPORTS = 5_000
+"""Reports that one build may have, of all its attempts. Surefire writes one for each class."""
+MAX_BUILD_RESULTS = 1_000_000
+"""Results that all reports of one build may have."""
+CASES_PER_EVENT = 10_000
+"""New test cases of one event, so that read models apply those of a large report in parts."""
 LATE = "it came after the end of the build: the file is kept, but its results do not count"
 
 BARE_PYTEST = (
@@ -114,12 +120,13 @@ class RecordReport(Command):
             return
         if self.new_cases is not None:
             new = self.new_cases
-            yield CasesSeen(
-                project_id=new.project_id,
-                first_case_id=new.first_case_id,
-                node_ids=new.node_ids,
-                suites=new.suites,
-            )
+            for start in range(0, len(new.node_ids), CASES_PER_EVENT):
+                yield CasesSeen(
+                    project_id=new.project_id,
+                    first_case_id=new.first_case_id + start,
+                    node_ids=new.node_ids[start : start + CASES_PER_EVENT],
+                    suites=new.suites[start : start + CASES_PER_EVENT],
+                )
         quarantine = others[-1] if others else None
         entries = [] if quarantine is None else quarantine.active(self.now)
         quarantined = self._quarantined(entries)
@@ -280,6 +287,21 @@ def place_report(
         if is_replacement:
             break
     return path, None
+
+
+def find_excess(build: AnyBuild, results: int) -> str:
+    """Returns why a report with so many results may not be recorded with its results; empty if it may.
+
+    Raises TooLarge if the build takes no further report at all. The last one that it takes has no results, so that a
+    build which lacks results does not pass.
+    """
+    if len(build.reports) > MAX_REPORTS:
+        raise TooLarge(f"Build {build.build_id} has {MAX_REPORTS:,} reports and takes no more: merge reports into one.")
+    if len(build.reports) == MAX_REPORTS:
+        return f"the build has {MAX_REPORTS:,} reports before it, and takes no more"
+    if sum(known.cases for known in build.reports) + results > MAX_BUILD_RESULTS:
+        return f"the build's reports together have more than {MAX_BUILD_RESULTS:,} results"
+    return ""
 
 
 def find_report(build: AnyBuild, attempt: int, path: str) -> Report | None:

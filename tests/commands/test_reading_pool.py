@@ -63,7 +63,7 @@ async def test_a_report_is_read_as_in_the_same_process(tmp_path: Path) -> None:
         ({"max_cpu_s": 0.1}, b"<testsuite><testcase name='a'>" + b"<x/>" * 10**6, "more than 0.1 s of CPU time"),
         (
             {"max_memory": 128 * 2**20},
-            b"<testsuite>" + b"".join(b"<testcase name='%d%s'/>" % (n, b"x" * 4_000) for n in range(30_000)),
+            b"<testsuite>" + b"<testcase name='a'><failure message='%s'/></testcase>" % (b"x" * 4_000) * 60_000,
             "more than 128 MiB of memory",
         ),
     ],
@@ -88,6 +88,15 @@ def test_a_report_with_too_many_results_is_unreadable(monkeypatch: pytest.Monkey
     read = read_chunks(cases)
     assert (read.is_unreadable, read.rows) == (True, 0)
     assert read.warnings == ["it has more than 2 results: none of its results was read"]
+
+
+def test_a_report_with_too_long_names_is_unreadable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "MAX_NAMES", 12)
+    names = [b"<testsuite name='s'>", b"<testcase name='abcdefgh'/>", b"<testcase name='ijk'/>", b"</testsuite>"]
+    assert not read_chunks([names[0], names[1], names[1], names[3]]).is_unreadable
+    read = read_chunks(names)
+    assert (read.is_unreadable, read.rows) == (True, 0)
+    assert "the names of its tests have more than" in read.warnings[0]
 
 
 async def test_a_project_waits_for_itself_alone(tmp_path: Path) -> None:

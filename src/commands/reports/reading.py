@@ -34,6 +34,8 @@ stay.
 """
 MAX_RESULTS = 200_000
 """Results that one report may have. 4 MB, compressed, could hold 25 million."""
+MAX_NAMES = 64 * 1024 * 1024
+"""Characters that the ids of a report's tests may have in all. They are stored for as long as the project is there."""
 MAX_DURATION = 2**31 - 1  # ms; the column is an integer
 
 _STATUS = {name: number for number, name in enumerate(STATUSES)}
@@ -146,6 +148,8 @@ def read_chunks(chunks: Iterable[bytes]) -> ReportRead:
                 return make_unreadable(f"it has more than {MAX_RESULTS:,} results")
             case Case():
                 reading.add(item)
+                if reading.names > MAX_NAMES:
+                    return make_unreadable(f"the names of its tests have more than {MAX_NAMES // 2**20} MiB")
             case Suite():
                 reading.end_suite(item)
             case Summary():
@@ -166,6 +170,8 @@ whether one failed that the format does not call an attempt.
 class _Reading:
     def __init__(self) -> None:
         self.report = ReportRead()
+        self.names = 0
+        """Characters of all node ids so far."""
         self._indexes: dict[str, int] = {}
         self._suites: dict[str, int] = {}
         self._attempts: dict[str, dict[_TestKey, _Attempts]] = {}
@@ -189,6 +195,7 @@ class _Reading:
         if index is None:
             index = self._indexes[case.node_id] = len(report.node_ids)
             report.node_ids.append(case.node_id)
+            self.names += len(case.node_id)
             report.case_suites.append(suite)
         tests = self._attempts.setdefault(case.suite, {})
         worker = next((value for name, value in case.properties if name == XDIST_WORKER), "")

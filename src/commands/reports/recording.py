@@ -11,9 +11,9 @@ from weakref import WeakValueDictionary
 from commands.handler import Command, Receipt
 from commands.reports.flips import find_failed_cases, find_flips
 from commands.reports.matching import Match, MatchRules
-from commands.reports.reading import ReportRead
+from commands.reports.reading import ReportRead, make_unreadable
 from commands.reports.reading_pool import ReadingPool
-from commands.results import NewCases, RecordReport, find_report, must_take_reports, place_report
+from commands.results import NewCases, RecordReport, find_excess, find_report, must_take_reports, place_report
 from domain.artifacts import is_reserved_for_reports
 from domain.builds import BUILD, AnyBuild, commit_of
 from domain.core.errors import NotFound, Unavailable
@@ -29,6 +29,10 @@ from store.log.ids import Ids
 
 MISSING = "no readable file that this build wrote matches this pattern of the job's artifacts, which names reports"
 MAX_TRIES = 10
+MAX_UNSHOWN_RESULTS = 20_000
+"""Results of a project beyond which its next report waits until the read models show those before it. They take a
+second or two for them, in which the events of other projects wait.
+"""
 MAX_LAG_S = 30.0
 """Seconds that a report waits for the read models to reach the events before it."""
 
@@ -113,6 +117,8 @@ class ReportRecorder:
 
     _locks: WeakValueDictionary[int, asyncio.Lock] = field(default_factory=WeakValueDictionary)
     """Locks by project. A project's reports are recorded one after the other, since each may bring new test cases."""
+    _unshown: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """Project id -> position of its last report, and how many results it has recorded since it last waited."""
 
     async def record_file(self, execute: Execute, build: LoadedState[AnyBuild], file: IncomingReport) -> Report:
         """Reads a file and records it as a report, unless the build already has it."""
@@ -123,6 +129,7 @@ class ReportRecorder:
 
     async def read(self, build: AnyBuild, file: IncomingReport) -> ReportRead:
         """Reads a file, in another process."""
+        await self._wait_for_large(build.queued.project_id)  # before its results are in the memory of this one
         return file.mark(await self.reading.read(build.queued.project_id, file.content))
 
     async def record_missing(self, execute: Execute, build: LoadedState[AnyBuild], file: IncomingReport) -> Report:
@@ -142,7 +149,7 @@ class ReportRecorder:
         lock = self._locks.setdefault(project_id, asyncio.Lock())
         has_waited = lock.locked()
         async with lock:
-            if has_waited:
+            if await self._wait_for_large(project_id) or has_waited:
                 build = await load_build(self.log, build.state.build_id)
             return await self._try_to_record(execute, build, file, report, first_result_id, matches)
 
@@ -158,9 +165,12 @@ class ReportRecorder:
         for _ in range(MAX_TRIES):
             if (known := file.find_in(build.state)) is not None:
                 return known
+            if excess := find_excess(build.state, report.rows):
+                report, matches = make_unreadable(excess), ()
             command = await self._prepare(build, file, report, first_result_id, matches)
             try:
-                state = (await execute(command)).state(BUILD.at(build.state.build_id))
+                receipt = await execute(command)
+                state = receipt.state(BUILD.at(build.state.build_id))
             except VersionConflict:
                 # The build changed, or the project got new cases: look up again when the read models show that.
                 await self._wait(await self.log.read_head())
@@ -169,6 +179,9 @@ class ReportRecorder:
                 assert state is not None
                 recorded = file.find_in(state)
                 assert recorded is not None
+                project_id = build.state.queued.project_id
+                _, unshown = self._unshown.get(project_id, (0, 0))
+                self._unshown[project_id] = receipt.position or 0, unshown + report.rows
                 return recorded
         raise Unavailable("Other reports of this project keep coming first; send this one again.")
 
@@ -229,6 +242,18 @@ class ReportRecorder:
             return ()
         stored = await self.log.read_stream(results_stream(build.build_id), replaced.results_from, replaced.blocks)
         return [recorded.event for recorded in stored if isinstance(recorded.event, ResultsRecorded)]
+
+    async def _wait_for_large(self, project_id: int) -> bool:
+        """Waits until the read models show the reports of a project, if these have many results. Returns whether they
+        have. Raises Unavailable after MAX_LAG_S.
+        """
+        position, results = self._unshown.get(project_id, (0, 0))
+        if results <= MAX_UNSHOWN_RESULTS:
+            return False
+        await self._wait(position)
+        if self._unshown.get(project_id) == (position, results):
+            del self._unshown[project_id]
+        return True
 
     async def _wait(self, position: int) -> None:
         """Waits until the read models show a position. Raises Unavailable after MAX_LAG_S."""
