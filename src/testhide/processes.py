@@ -315,7 +315,7 @@ def work(settings: Settings) -> None:
     from store.tables.deliveries import DELIVERIES_CHANNEL
     from store.tables.idempotent_responses import IdempotentResponses
     from testhide.artifact_store import refuse_other_store
-    from workers import identity_providers, known_issues, quarantine, read_models, retention
+    from workers import identity_providers, known_issues, quarantine, read_models, retention, unused_tables
     from workers.deliveries.messages import MessageBuilder
     from workers.deliveries.planner import DeliveryPlanner
     from workers.deliveries.sender import DeliverySender
@@ -348,6 +348,7 @@ def work(settings: Settings) -> None:
             metadata = identity_providers.MetadataRefresh(pool, handler, outgoing, saml)
             search = known_issues.KnownIssueSearch(pool, log, handler)
             comparison = read_models.ReadModelCheck(parts.conninfo, pool, log, waiter)
+            unused = unused_tables.UnusedTables(pool, log, PROJECTIONS, utcnow)
             responses = IdempotentResponses(pool, secrets)
             schedules = Schedules(
                 parts.conninfo,
@@ -361,6 +362,7 @@ def work(settings: Settings) -> None:
                         read_models.INTERVAL_S,
                         read_models.ALARMED_INTERVAL_S,
                     ),
+                    Schedule("unused tables", unused.sweep, unused_tables.INTERVAL_S),
                     Schedule("identity providers", metadata.sweep, identity_providers.INTERVAL_S),
                     Schedule("known issues", search.sweep, known_issues.INTERVAL_S),
                     Schedule("old answers", responses.delete_expired, RESPONSE_CLEANUP_INTERVAL_S),

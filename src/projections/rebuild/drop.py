@@ -39,6 +39,20 @@ async def drop(connection: AsyncConnection, projections: Sequence[Projection], n
     return dropped
 
 
+async def drop_unused(connection: AsyncConnection, schema: Schema, name: str, version: int, position: int) -> bool:
+    """Drops the tables of one version in one schema if they are behind `position`, unless some process writes them.
+    Returns whether it did. Raises psycopg.errors.LockNotAvailable if a query keeps them in use.
+    """
+    async with connection.transaction():
+        await connection.execute("SELECT set_config('lock_timeout', %s, true)", (f"{LOCK_TIMEOUT_MS}ms",))
+        cursor = await connection.execute(
+            f"SELECT FROM {schema}.projection_positions WHERE name = %s AND version = %s AND position < %s"
+            " AND pg_try_advisory_xact_lock(hashtextextended(%s, 0)) FOR UPDATE".encode(),
+            (name, version, position, lock_name(schema, name, version)),
+        )
+        return bool(cursor.rowcount) and await drop_version(connection, schema, name, version)
+
+
 async def _lock(connection: AsyncConnection, schema: Schema, name: str, version: int) -> None:
     await connection.execute("SELECT set_config('lock_timeout', %s, true)", (f"{LOCK_TIMEOUT_MS}ms",))
     try:
