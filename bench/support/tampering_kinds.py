@@ -34,6 +34,7 @@ from projections.artifacts import ArtifactRow
 from projections.audit_trail import TrailRow
 from projections.auth import ApiTokenRow, UserRow
 from projections.builds import BuildRow
+from projections.identity_providers import IdentityProviderRow
 from projections.nodes import NodeRow
 from projections.projects import MemberRow
 from projections.results import BlockRow
@@ -249,7 +250,28 @@ KINDS: tuple[Kind, ...] = (
         "comparison",
     ),
     of_model(
-        "nodes", NodeRow.table, "the token of an agent is replaced", change_row(NodeRow.table, "token_hash", "'\\x00'")
+        "nodes",
+        NodeRow.table,
+        "the token of an agent is replaced",
+        change_row(NodeRow.table, "token_hash", "'\\x00'"),
+        "comparison",
+    ),
+    of_model(
+        "nodes",
+        NodeRow.table,
+        "an agent gets a second token",
+        change_row(NodeRow.table, "old_token_until", "'2099-01-01', old_token_hash = '\\x00'"),
+        "comparison",
+    ),
+    of_model(
+        "identity_providers",
+        IdentityProviderRow.table,
+        "an identity provider is made up",
+        lambda scene: scene.execute(
+            f"INSERT INTO {IdentityProviderRow.table} VALUES (9999, 'Company', 'https://idp', 'https://idp/sso', '[]',"
+            " true, true, true, true, 'admin', '', '', '{}', NULL, now(), now())"
+        ),
+        "comparison",
     ),
     of_model(
         "trail",

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from types import MappingProxyType
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 from urllib.parse import parse_qs
 
 import msgspec
@@ -30,10 +30,10 @@ from api.users import must_have_seat
 from commands.identity_providers import LinkIdentity, RegisterByIdentity, SignInByIdentity
 from domain.claims import CLAIM
 from domain.core.errors import Conflict, Forbidden, Invalid, NotFound, Unauthenticated, Unavailable
+from domain.identity_providers import IDENTITY_PROVIDER, IdentityProvider
 from domain.users import Role
 from integrations.ports import Assertion, AssertionRefused, TrustedProvider
 from projections import auth, identity_providers
-from projections.identity_providers import IdentityProviderRow
 from store.clock import utcnow
 from store.crypto.secrets import Secrets, new_token
 from store.tables.used_once import UsedOnce
@@ -123,14 +123,14 @@ class SsoController(Controller):
     ) -> Response[None]:
         """Sends a browser to an identity provider to sign in."""
         ctx.services.license.require("sso", utcnow())
-        row = await identity_providers.find(ctx.source, provider_id)
-        if row is None or not row.active:
+        provider = await find_active(ctx, provider_id)
+        if provider is None:
             raise NotFound(f"There is no identity provider {provider_id}.")
         if not OWN_PATH.fullmatch(return_to):
             raise Invalid.field("return_to", "must be a path on this server, such as /projects/1")
         now, secrets = utcnow(), ctx.services.secrets
         request_id = make_token(secrets, "request", provider_id, (now + SIGN_IN).timestamp(), new_token(""))
-        url = ctx.services.saml.sign_in_url(to_trusted(row), request_id, return_to, now)
+        url = ctx.services.saml.sign_in_url(to_trusted(provider), request_id, return_to, now)
         return redirect(url, {"Set-Cookie": browser_cookie(request_id, ctx.services.base_url)})
 
     @post(
@@ -177,7 +177,13 @@ class SsoController(Controller):
         return await open_session(ctx, user.id)
 
 
-async def verify(ctx: RequestContext, response: str, path: str) -> tuple[IdentityProviderRow, Assertion]:
+async def find_active(ctx: RequestContext, provider_id: int) -> IdentityProvider | None:
+    """Returns an active identity provider as the log has it, since whoever can change its row could sign anybody in."""
+    provider = await ctx.services.log.load_state(IDENTITY_PROVIDER.at(provider_id))
+    return None if provider is None or provider.deleted or not provider.active else provider
+
+
+async def verify(ctx: RequestContext, response: str, path: str) -> tuple[IdentityProvider, Assertion]:
     """Returns the assertion of a response that was sent to a path below `/sso`, after recording its use.
 
     Raises Unauthenticated unless it was asked for: it must answer a request that this server made for the same
@@ -185,45 +191,46 @@ async def verify(ctx: RequestContext, response: str, path: str) -> tuple[Identit
     """
     services, now = ctx.services, utcnow()
     services.license.require("sso", now)
-    rows = {row.id: row for row in await identity_providers.fetch_active(ctx.source)}
+    found = [await find_active(ctx, row.id) for row in await identity_providers.fetch_active(ctx.source)]
+    providers = {provider.provider_id: provider for provider in found if provider is not None}
     urls = [f"{services.base_url}{PATH}{ending}" for ending in {path, "/acs"}]
     try:
-        assertion = await services.saml.verify(response, [to_trusted(row) for row in rows.values()], urls, now)
+        assertion = await services.saml.verify(response, [to_trusted(item) for item in providers.values()], urls, now)
     except AssertionRefused as error:
         raise Unauthenticated(f"The SAML response is refused: {error}.") from None
-    row = rows[assertion.provider_id]
+    provider = providers[assertion.provider_id]
     used = UsedOnce(services.pool)
     if assertion.request_id is not None:
         read = read_token(services.secrets, "request", assertion.request_id)
-        if read is None or read[0] != row.id:
+        if read is None or read[0] != provider.provider_id:
             raise Unauthenticated("The SAML response answers a request that this server did not make, or too long ago.")
-    elif path or not row.allow_idp_initiated:
+    elif path or not provider.allow_idp_initiated:
         raise Unauthenticated("This server did not ask for the SAML response: begin the sign-in here.")
     if path and (assertion.request_id is None or not has_cookie(ctx.request, assertion.request_id)):
         raise Unauthenticated("This browser did not ask for this sign-in (any more): begin again.")
-    if not await used.use("assertion", f"{row.id} {assertion.assertion_id}") or (
+    if not await used.use("assertion", f"{provider.provider_id} {assertion.assertion_id}") or (
         assertion.request_id is not None and not await used.use("request", assertion.request_id)
     ):
         raise Unauthenticated("The SAML response was used already: sign in again.")
-    return row, assertion
+    return provider, assertion
 
 
-async def find_or_register_user(ctx: RequestContext, provider: IdentityProviderRow, assertion: Assertion) -> int:
+async def find_or_register_user(ctx: RequestContext, provider: IdentityProvider, assertion: Assertion) -> int:
     """Returns the id of the user whom an assertion is about. Registers or links the user at the first sign-in, as far
     as the provider's settings allow. Raises Forbidden and Conflict.
     """
-    identity = identity_claim(ctx.services.secrets, provider.id, assertion.name_id)
+    identity = identity_claim(ctx.services.secrets, provider.provider_id, assertion.name_id)
     role = find_role(provider, assertion.attributes)
     actor = "system:sso"
     admin_ids = () if role == "admin" else await auth.fetch_admin_ids(ctx.source)
-    receipt = await ctx(SignInByIdentity(identity, provider.id, role, admin_ids), actor=actor)
+    receipt = await ctx(SignInByIdentity(identity, provider.provider_id, role, admin_ids), actor=actor)
     if owner := receipt.state(CLAIM.at(identity)).owner:
         return int(owner.removeprefix("user-"))
     email = find_email(provider, assertion)
     if (user := await auth.find_by_email(ctx.source, email)) is not None:
         if not provider.link_by_email:
             raise Forbidden(f"{email} has an account here: an admin must link it to {assertion.name_id!r} first.")
-        await ctx(LinkIdentity(user.id, provider.id, identity, assertion.name_id, by_email=True), actor=actor)
+        await ctx(LinkIdentity(user.id, provider.provider_id, identity, assertion.name_id, by_email=True), actor=actor)
         return user.id
     if not provider.create_users or role is None:
         raise Forbidden("You have no account here, and this identity provider makes none for you; ask an admin.")
@@ -232,7 +239,7 @@ async def find_or_register_user(ctx: RequestContext, provider: IdentityProviderR
     await ctx(
         RegisterByIdentity(
             user_id,
-            provider.id,
+            provider.provider_id,
             identity,
             assertion.name_id,
             email=email,
@@ -246,14 +253,14 @@ async def find_or_register_user(ctx: RequestContext, provider: IdentityProviderR
     return user_id
 
 
-def find_role(provider: IdentityProviderRow, attributes: Mapping[str, Sequence[str]]) -> Role | None:
+def find_role(provider: IdentityProvider, attributes: Mapping[str, Sequence[str]]) -> Role | None:
     """Returns the highest role that the values of the provider's attribute stand for, else its default role."""
     found = {provider.roles.get(value) for value in attributes.get(provider.role_attribute, ())}
     highest: Role | None = next((role for role in ROLES if role in found), None)
-    return highest or cast(Role | None, provider.default_role)
+    return highest or provider.default_role
 
 
-def find_email(provider: IdentityProviderRow, assertion: Assertion) -> str:
+def find_email(provider: IdentityProvider, assertion: Assertion) -> str:
     names = (provider.email_attribute,) if provider.email_attribute else EMAILS
     email = find_text(assertion.attributes, names) or ("" if provider.email_attribute else assertion.name_id)
     try:
@@ -266,8 +273,8 @@ def find_text(attributes: Mapping[str, Sequence[str]], names: Sequence[str]) -> 
     return next((values[0] for name in names if (values := attributes.get(name))), "")
 
 
-def to_trusted(row: IdentityProviderRow) -> TrustedProvider:
-    return TrustedProvider(row.id, row.entity_id, row.sso_url, row.certificates)
+def to_trusted(provider: IdentityProvider) -> TrustedProvider:
+    return TrustedProvider(provider.provider_id, provider.entity_id, provider.sso_url, provider.certificates)
 
 
 def make_token(secrets: Secrets, purpose: str, number: int, expires: float, text: str) -> str:

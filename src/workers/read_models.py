@@ -15,10 +15,17 @@ from psycopg_pool import AsyncConnectionPool
 
 from domain.core.events import Event
 from domain.nodes import NodeEvent
-from domain.projects import MemberAdmitted, MemberRemoved, ProjectDeleted
+from domain.projects import (
+    MemberAdmitted,
+    MemberRemoved,
+    ProjectCreated,
+    ProjectDeleted,
+    ProjectUpdated,
+    WebhookSecretRotated,
+)
 from domain.registry import EVENTS
 from domain.users import UserDeleted
-from projections import audit_trail, auth, nodes, projects
+from projections import audit_trail, auth, identity_providers, nodes, pools, projects
 from projections.audit_trail import TrailRow, make_row
 from projections.engine.dismissals import with_dismissals
 from projections.engine.inspection import inspect
@@ -50,17 +57,32 @@ class Compared:
     projection: Projection
     rows: tuple[type[Row], ...]
     events: tuple[type[Event], ...]
-    columns: tuple[str, ...] | None = None
-    """The columns that `events` determine; None for all."""
+    not_compared: frozenset[str] = frozenset()
+    """Columns that count builds or jobs. Other events change them, of which there are far more, and they decide nothing
+    about access. All other columns are compared, also those that are added later.
+    """
 
 
-AUTH = Compared(auth.PROJECTION, auth.PROJECTION.rows, auth.PROJECTION.handles or ())
-MEMBER_EVENTS = (MemberAdmitted, MemberRemoved, ProjectDeleted, UserDeleted)
-MEMBERS = Compared(
-    projects.PROJECTION, (projects.MemberRow,), (MemberAdmitted, MemberRemoved, ProjectDeleted, UserDeleted)
+def _all_of(projection: Projection) -> Compared:
+    return Compared(projection, projection.rows, projection.handles or (Event,))
+
+
+PROJECTS = Compared(
+    projects.PROJECTION,
+    projects.PROJECTION.rows,
+    (
+        *(ProjectCreated, ProjectUpdated, WebhookSecretRotated, ProjectDeleted),
+        *(MemberAdmitted, MemberRemoved, UserDeleted),
+    ),
+    frozenset(("jobs_count", "last_build_at")),
 )
-AGENTS = Compared(nodes.PROJECTION, (nodes.NodeRow,), (NodeEvent,), ("id", "token_hash", "pool_id"))
-ACCESS = (AUTH, MEMBERS, AGENTS)
+NODES = Compared(
+    nodes.PROJECTION,
+    nodes.PROJECTION.rows,
+    (NodeEvent,),
+    frozenset(("running_builds", "failed_builds", "lost_builds")),
+)
+ACCESS = (_all_of(auth.PROJECTION), _all_of(identity_providers.PROJECTION), PROJECTS, NODES, _all_of(pools.PROJECTION))
 TRAIL = audit_trail.PROJECTION
 
 
@@ -126,8 +148,9 @@ class ReadModelCheck:
             tables = await self._fold(compared, position)
             await tables.write(connection)
             found = [
-                await compare_tables(connection, str(row.table), row, "pg_temp", compared.columns)
+                await compare_tables(connection, str(row.table), row, "pg_temp", columns - compared.not_compared)
                 for row in compared.rows
+                for columns in ({column.name for column in columns_of(row)},)
             ]
         return "; ".join(_describe(table) for table in found if not table.is_equal) or None
 

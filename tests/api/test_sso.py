@@ -14,9 +14,12 @@ import psycopg
 import pytest
 import requests
 from lxml import etree
+from psycopg import sql
+from psycopg.types.json import Jsonb
 
+from projections.identity_providers import IdentityProviderRow
 from tests.support.http import Answer, Client
-from tests.support.saml_idp import ENTITY_ID, SSO_URL, Response, encode, signed, signing_key
+from tests.support.saml_idp import ENTITY_ID, SSO_URL, Response, SigningKey, encode, signed, signing_key
 from tests.support.server import ADMIN, Server
 
 GROUPS: dict[str, Any] = {"role_attribute": "groups", "roles": {"ci-admins": "admin", "ci-developers": "developer"}}
@@ -191,6 +194,26 @@ def test_no_account_is_made(server: Server) -> None:
     assert idp.post(idp.response(new_email())).status_code == 403
     email = new_email()
     assert idp.sign_in("no address", {"contact": [email]}).fetch("/me")["email"] == email
+
+
+def test_what_a_provider_may_do_is_decided_by_the_log(server: Server) -> None:
+    """Whoever can change a row of the read model signs nobody in by it, and makes no admin."""
+    idp = given_idp(server)
+    key = signing_key("somebody else")
+    changes = {"certificates": Jsonb([certificate_in(key)]), "default_role": "admin"}
+    with psycopg.connect(server.settings.database_url, autocommit=True) as connection:
+        for column, value in changes.items():
+            statement = sql.SQL("UPDATE {} SET {} = %s WHERE id = %s").format(
+                sql.Identifier(str(IdentityProviderRow.table)), sql.Identifier(column)
+            )
+            connection.execute(statement, (value, idp.id))
+    assert idp.post(signed(idp.response(new_email()), key=key)).status_code == 401
+    assert idp.sign_in(new_email()).fetch("/me")["role"] == "viewer"
+
+
+def certificate_in(key: SigningKey) -> str:
+    """The key's certificate as the server stores it: DER as base64."""
+    return "".join(key.certificate.decode().splitlines()[1:-1])
 
 
 def test_users_who_may_not_sign_in_any_more(idp: Idp) -> None:

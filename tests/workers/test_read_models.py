@@ -2,12 +2,15 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import timedelta
 
 import pytest
 
 from commands.auth import CreateApiToken
 from commands.handler import CommandContext, Handler
-from commands.nodes import RegisterNode
+from commands.identity_providers import CreateIdentityProvider, LinkIdentity
+from commands.nodes import RegisterNode, RotateNodeToken
+from commands.pools import CreatePool
 from commands.projections import DismissEvent
 from commands.projects import AdmitMember, CreateProject
 from commands.users import DeleteUser, RegisterUser
@@ -15,8 +18,10 @@ from domain.users import Role
 from projections.audit_trail import TrailRow
 from projections.auth import ApiTokenRow, UserRow
 from projections.engine.read_your_writes import ProjectionWaiter
+from projections.identity_providers import IdentityProviderRow, IdentityRow
 from projections.nodes import NodeRow
-from projections.projects import MemberRow
+from projections.pools import PoolRow
+from projections.projects import MemberRow, ProjectRow
 from projections.rebuild.rebuild import build_staging
 from projections.rebuild.switch import switch
 from projections.registry import PROJECTIONS
@@ -35,7 +40,9 @@ OPERATOR = CommandContext("system:tests")
 
 @dataclass
 class Accounts:
-    """A server with an administrator, a developer with a token and a project, a node, and somebody who was deleted."""
+    """A server with an administrator, a developer with a token and a project, a node, an identity provider, and
+    somebody who was deleted.
+    """
 
     parts: Core
     waiter: ProjectionWaiter
@@ -53,6 +60,12 @@ class Accounts:
         await handler.execute(AdmitMember(1, former, "write"), OPERATOR)
         node = RegisterNode(1, title="builder", claim="node-builder", token_hash=b"hash", pool_id=None, max_parallel=1)
         await handler.execute(node, OPERATOR)
+        await handler.execute(RotateNodeToken(1, b"new hash", utcnow() + timedelta(days=1)), OPERATOR)
+        await handler.execute(CreatePool(1, 1, "Linux", "pool-linux"), OPERATOR)
+        provider = CreateIdentityProvider(1, "Company", "https://idp", "idp", "https://idp/sso", ["a certificate"])
+        await handler.execute(provider, OPERATOR)
+        await handler.execute(LinkIdentity(developer, 1, "identity-dev", "dev"), OPERATOR)
+        await handler.execute(LinkIdentity(former, 1, "identity-former", "former"), OPERATOR)
         await handler.execute(DeleteUser(former, admin), OPERATOR)
         assert await self.waiter.wait(await self.parts.log.read_head())
 
@@ -87,6 +100,21 @@ async def accounts(parts: Core) -> AsyncIterator[Accounts]:
         (f"DELETE FROM {ApiTokenRow.table}", "auth", "api_tokens_v2: 1 lost"),
         (f"INSERT INTO {MemberRow.table} VALUES (1, 77, 'admin')", "projects", "project_members_v1: 1 added"),
         (f"UPDATE {NodeRow.table} SET token_hash = 'mine'", "nodes", f"{NodeRow.table}: 1 changed"),
+        (f"UPDATE {NodeRow.table} SET old_token_hash = 'mine'", "nodes", f"{NodeRow.table}: 1 changed"),
+        (f"UPDATE {NodeRow.table} SET old_token_until = '2099-01-01'", "nodes", f"{NodeRow.table}: 1 changed"),
+        (f"UPDATE {PoolRow.table} SET shared = true", "pools", f"{PoolRow.table}: 1 changed"),
+        (f"UPDATE {ProjectRow.table} SET sealed_webhook_secret = 'x'", "projects", f"{ProjectRow.table}: 1 changed"),
+        (
+            f"UPDATE {IdentityProviderRow.table} SET certificates = '[\"mine\"]'",
+            "identity_providers",
+            f"{IdentityProviderRow.table}: 1 changed",
+        ),
+        (
+            f"UPDATE {IdentityProviderRow.table} SET default_role = 'admin'",
+            "identity_providers",
+            f"{IdentityProviderRow.table}: 1 changed",
+        ),
+        (f"UPDATE {IdentityRow.table} SET user_id = 1", "identity_providers", f"{IdentityRow.table}: 1 changed"),
         (f"DELETE FROM {TrailRow.table} WHERE position = 3", "trail", "trail_v1: 1 different, the first at position 3"),
         (f"UPDATE {TrailRow.table} SET actor = 0 WHERE position > 4", "trail", "different, the first at position 5"),
         (
