@@ -15,6 +15,7 @@ from xml.sax.saxutils import escape, quoteattr
 import pytest
 
 from agent.build.encoded_forms import ENCODINGS
+from agent.build.lines import LineReader
 from agent.build.masking import Masker
 
 SECRETS = (
@@ -99,3 +100,35 @@ def test_no_secret_makes_it_slow(unit: str) -> None:
         masker.mask((repeated + "!").encode())
         masker.mask("".join(chosen.choice([unit, repeated[:4], "\\"]) for _ in range(500)).encode())
     assert time.process_time() - begun < 2
+
+
+def test_a_long_secret_is_masked_whole() -> None:
+    secret = "".join(random.Random(1).choice("abcXYZ019+/=-_ &<") for _ in range(5000)).strip()
+    masker = Masker([secret])
+    for name in ("json", "html", "hex", "percent"):
+        masked = masker.mask(f"x={WRITTEN[name](secret)};y".encode()).decode()
+        assert masked.replace("***", "") == "x=;y", name
+
+
+@pytest.mark.parametrize(
+    ("secret", "line"),
+    [
+        ("-" * 8000, ("-" * 7999 + "a") * 7),
+        ("a" * 8000, "a" * 8000 + ("a" * 7999 + "b") * 6),
+        ("\n".join("-" * 60 + str(number) for number in range(500)), "-" * 60_000 + " ".join(map(str, range(500)))),
+    ],
+)
+def test_a_line_that_is_nearly_a_secret_over_and_over_takes_little_time(secret: str, line: str) -> None:
+    """No other thread of the agent runs during a search, so the node went offline. Each took from 30 s to hours."""
+    begun, masker = time.process_time(), Masker([secret])
+    assert len(masker.mask(line.encode())) <= len(line)
+    assert len("".join(LineReader(masker).feed(f"{line}\n".encode()))) <= len(line)
+    assert time.process_time() - begun < 10
+
+
+def test_what_takes_too_long_to_search_is_masked_whole() -> None:
+    secrets = ["-" * 60 + str(number) for number in range(10, 30)]
+    masked = Masker(secrets).mask((f"begin {secrets[0]} " + "-" * 30_000 + " ".join(secrets)).encode()).decode()
+    assert masked.startswith("begin *** -")
+    assert masked.endswith("***")
+    assert not any(secret in masked for secret in secrets)

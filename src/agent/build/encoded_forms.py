@@ -9,6 +9,7 @@ they end.
 from __future__ import annotations
 
 import base64
+import math
 import re
 from collections.abc import Iterator
 from html.entities import codepoint2name
@@ -20,6 +21,10 @@ _MIN_BASE64 = 6  # characters; shorter pieces of base64 are too common in ordina
 _ALNUM_BYTES, _OTHER_BYTES = 25, 104
 """Bytes of the longest form of an ASCII letter or digit, and of another character, in UTF-8: each with two marks of
 CDATA after it, the other with 4 backslashes before each of 4 bytes.
+"""
+MAX_TEXT = 1024
+"""Characters of a text. A longer secret is searched for in parts: the pattern for 1,024 characters takes 16 MB at most
+and 0.3 s to make.
 """
 _JSON_ESCAPES = {"\n": "n", "\r": "r", "\t": "t", "\b": "b", "\f": "f"}
 
@@ -36,6 +41,19 @@ class Text(NamedTuple):
         """Size of the longest form, in UTF-16."""
         return 2 * sum(_ALNUM_BYTES if _is_alnum(character) else _OTHER_BYTES for character in self.text)
 
+    @property
+    def size(self) -> int:
+        """Size of the pattern for one encoding: about 1 for a letter or digit, and 8 for any other character."""
+        return sum(1 if _is_alnum(character) else 8 for character in self.text)
+
+    @property
+    def first_bytes(self) -> set[int]:
+        """Bytes with which a form can begin, in any encoding."""
+        if _is_alnum(self.text[0]):
+            return {ord(self.text[0]), 0}
+        coded = (self.text[0].encode(encoding, "replace") for encoding in (*ENCODINGS, "latin-1"))
+        return {*b"\\&%+\r\0", *(form[0] for form in coded)}
+
     def pattern(self, encoding: str) -> bytes:
         """Return the regular expression that matches all forms of the text in one encoding of `ENCODINGS`."""
         return _Forms(encoding).text(self.text)
@@ -44,7 +62,7 @@ class Text(NamedTuple):
 def list_texts(secret: str) -> Iterator[Text]:
     """Yield the texts to search for: the secret, its hex forms, and parts of its base64 forms. What stands before a
     secret shifts its base64 form to one of three alignments. For each alignment, yields the characters that do not
-    depend on what stands around the secret.
+    depend on what stands around the secret. Divides what is longer than `MAX_TEXT` into parts of about the same length.
     """
     data = secret.encode("utf-8", "replace")
     found = {secret, data.hex(), data.hex().upper()}
@@ -55,8 +73,11 @@ def list_texts(secret: str) -> Iterator[Text]:
         if len(piece) >= _MIN_BASE64:
             found |= {piece, piece.replace("+", "-").replace("/", "_")}
     for text in found:
-        runs: list[str] = re.findall("[A-Za-z0-9]+", text)
-        yield Text(text, max(runs, key=len, default="").encode())
+        size = math.ceil(len(text) / math.ceil(len(text) / MAX_TEXT))
+        for start in range(0, len(text), size):
+            part = text[start : start + size]
+            runs: list[str] = re.findall("[A-Za-z0-9]+", part)
+            yield Text(part, max(runs, key=len, default="").encode())
 
 
 def strip_marks(data: bytes) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agent.build.masking import Masker, replace_matches
+from agent.build.masking import Masker
 
 MAX_LINE_BYTES = 64 * 1024  # a longer line is divided
 
@@ -16,12 +16,12 @@ class LineReader:
         """Return the masked lines that are complete with `data`. Keep what follows the last line end for the next
         call.
         """
-        pattern = self._masker.find_pattern(self._partial + data)  # for all lines at once: most chunks hold no secret
+        search = self._masker.find_search(self._partial + data)  # for all lines at once: most chunks hold no secret
         first, *others = data.split(b"\n")
         found: list[str] = []
         self._extend(first, found)
         for part in others:
-            found.append(_decode(replace_matches(pattern, self._partial)))
+            found.append(_decode(search.mask(self._partial) if search else self._partial))
             self._partial = b""
             self._extend(part, found)
         return found

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from agent.build.encoded_forms import ENCODINGS, find_marks, list_texts, strip_marks
 
 SHORTEST_SECRET = 4  # characters; shorter values are too common in ordinary text to be masked
+_MAX_SIZE = 64 * 1024  # of one pattern: it takes 3 s to make at most. Data with more secrets are masked whole
+_MAX_PATTERNS = 32  # that are kept
+_QUICK_STEPS = 500_000
+"""Size of the pattern times bytes of data, up to which one search is made, 0.06 s at most. No other thread runs
+meanwhile: not even the one that keeps the node online.
+"""
+_CHECK_INTERVAL = 16  # positions between two checks of the time
+_MIN_SEARCH_S, _SEARCH_S_PER_BYTE = 0.5, 20e-6
+"""CPU time for searching data. Ordinary data take a fortieth; only text that is nearly a secret, over and over, takes
+more, and is masked whole.
+"""
 _URL_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
 
 
@@ -23,13 +37,14 @@ class Masker:
         texts = {text for part in parts if len(part) >= SHORTEST_SECRET for text in list_texts(part)}
         # Longest first: a secret that begins like another is masked whole.
         self._texts = sorted(texts, key=lambda found: (-len(found.text), found.text))
-        self._patterns: dict[tuple[int, ...], re.Pattern[bytes]] = {}
+        self._patterns: dict[tuple[int, ...], _Pattern] = {}
         """Patterns that were needed so far, by the indexes of their texts and the number of encodings."""
         self.overlap = max((text.max_bytes for text in self._texts), default=0)
         """Number of bytes after a cut that `mask_head` needs, to find every secret that crosses the cut."""
 
     def mask(self, data: bytes) -> bytes:
-        return replace_matches(self.find_pattern(data), data)
+        search = self.find_search(data)
+        return search.mask(data) if search else data
 
     def mask_text(self, text: str) -> str:
         return self.mask(text.encode("utf-8", "replace")).decode("utf-8", "replace")
@@ -38,12 +53,14 @@ class Masker:
         """Return the part of the data before `cut`, masked, and the rest, unmasked. If a secret lies across the cut,
         the cut moves to the end of that secret.
         """
-        pattern = self.find_pattern(data)
-        for match in pattern.finditer(data) if pattern else ():
-            if match.start() >= cut:
+        search = self.find_search(data)
+        if not search:
+            return data[:cut], data[cut:]
+        for start, end, _ in search.find(data):
+            if start >= cut:
                 break
-            cut = max(cut, match.end())
-        return replace_matches(pattern, data[:cut]), data[cut:]
+            cut = max(cut, end)
+        return search.mask(data[:cut]), data[cut:]
 
     def mask_chunks(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
         """Yield the content of `chunks`, masked. Secrets that lie across the border of two chunks are masked too."""
@@ -57,9 +74,8 @@ class Masker:
         """Return whether there is anything to mask."""
         return bool(self._texts)
 
-    def find_pattern(self, data: bytes) -> re.Pattern[bytes] | None:
-        """Return a pattern for those secrets that may be in the data or in a part of it; None if no secret may be
-        there.
+    def find_search(self, data: bytes) -> Search | None:
+        """Return a search for those secrets that may be in the data or in a part of it; None if no secret may be there.
 
         To find these secrets, it searches only for an anchor of each, a part without special characters. This is much
         faster than a search for patterns, and excludes nearly all secrets.
@@ -71,19 +87,71 @@ class Masker:
         if not found:
             return None
         encodings = ENCODINGS if b"\0" in data else ENCODINGS[:1]
-        pattern = self._patterns.get((*found, -len(encodings)))
-        if pattern is None:
-            groups = (b"|".join(self._texts[index].pattern(encoding) for index in found) for encoding in encodings)
-            pattern = re.compile(b"|".join(b"(%b)" % group for group in groups))
-            self._patterns[(*found, -len(encodings))] = pattern
-        return pattern
+        return Search(self._pattern(found, encodings), _MIN_SEARCH_S + _SEARCH_S_PER_BYTE * len(data))
+
+    def _pattern(self, found: tuple[int, ...], encodings: tuple[str, ...]) -> _Pattern | None:
+        texts = [self._texts[index] for index in found]
+        size = sum(text.size for text in texts) * len(encodings)
+        if size > _MAX_SIZE:
+            return None
+        key = (*found, -len(encodings))
+        if key not in self._patterns:
+            if len(self._patterns) >= _MAX_PATTERNS:
+                self._patterns.clear()
+            groups = (b"|".join(text.pattern(encoding) for text in texts) for encoding in encodings)
+            whole = re.compile(b"|".join(b"(%b)" % group for group in groups))
+            first = re.compile(b"[%b]" % re.escape(bytes(sorted(set().union(*(text.first_bytes for text in texts))))))
+            self._patterns[key] = _Pattern(whole, first, size)
+        return self._patterns[key]
 
 
-def replace_matches(pattern: re.Pattern[bytes] | None, data: bytes) -> bytes:
-    """Return the data with every match of the pattern masked. `pattern` is what `Masker.find_pattern` returned for the
-    data.
+class _Pattern(NamedTuple):
+    whole: re.Pattern[bytes]
+    """Has a group for each encoding."""
+    first: re.Pattern[bytes]
+    """Matches any byte with which `whole` can begin."""
+    size: int
+
+
+@dataclass
+class Search:
+    """Finds secrets in the data for which `Masker.find_search` made it, or in parts of that, within `_seconds_left` of
+    CPU time for all parts together. Takes all that it has not searched by then as one secret.
     """
-    return pattern.sub(_replacement, data) if pattern else data
+
+    _pattern: _Pattern | None
+    """None stands for too many secrets: all data are one."""
+    _seconds_left: float
+
+    def mask(self, data: bytes) -> bytes:
+        masked, copied = [], 0
+        for start, end, replacement in self.find(data):
+            masked += [data[copied:start], replacement]
+            copied = end
+        return b"".join([*masked, data[copied:]])
+
+    def find(self, data: bytes) -> Iterator[tuple[int, int, bytes]]:
+        """Yield start, end and replacement of each secret."""
+        position, pattern = 0, self._pattern
+        end_at = time.thread_time() + self._seconds_left
+        if pattern and self._seconds_left > 0 and pattern.size * len(data) <= _QUICK_STEPS:
+            for match in pattern.whole.finditer(data):
+                yield match.start(), match.end(), _replacement(match)
+            position = len(data)
+        while pattern and time.thread_time() < end_at and position < len(data):
+            for _ in range(_CHECK_INTERVAL):
+                candidate = pattern.first.search(data, position)
+                if not candidate:
+                    position = len(data)
+                    break
+                match_here = pattern.whole.match(data, candidate.start())
+                position = candidate.start() + 1
+                if match_here:
+                    position = match_here.end()
+                    yield match_here.start(), position, _replacement(match_here)
+        self._seconds_left = end_at - time.thread_time()
+        if position < len(data):
+            yield position, len(data), b"***"
 
 
 def _replacement(match: re.Match[bytes]) -> bytes:
