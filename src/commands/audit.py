@@ -1,5 +1,5 @@
-"""Commands on the audit log: record that somebody read it, record that it was restored, change its signing key, and say
-which rows may be sealed.
+"""Commands on the audit log: record that somebody read it, that it was restored and that the secret key was rotated,
+change its signing key, and say which rows may be sealed.
 """
 
 import secrets as random
@@ -12,6 +12,7 @@ from commands.handler import Command, CommandContext, Handler
 from domain.audit import (
     AUDIT_READ,
     RESTORES,
+    ROTATIONS,
     ROWS,
     SIGNING_KEY,
     AuditRead,
@@ -19,7 +20,9 @@ from domain.audit import (
     RowAccepted,
     RowMacsRequired,
     RowRules,
+    SecretKeyRotated,
     SigningKeyChanged,
+    StoredRootKey,
     What,
 )
 from domain.core.errors import Conflict
@@ -57,6 +60,23 @@ class NoteRestore(Command):
     def decide(self, last: int) -> Iterable[Event]:
         if last != self.position:
             yield self.event(LogRestored)
+
+
+@dataclass(frozen=True)
+class NoteRotation(Command):
+    """Records that the secret key was rotated."""
+
+    is_leaked: bool
+    operator: str
+    opener: str
+    root_keys: tuple[StoredRootKey, ...]
+
+    def reads(self) -> Sequence[AnyStream]:
+        return (ROTATIONS,)
+
+    def decide(self, last: tuple[StoredRootKey, ...]) -> Iterable[Event]:
+        if last != self.root_keys:
+            yield self.event(SecretKeyRotated)
 
 
 @dataclass(frozen=True)

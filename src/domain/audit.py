@@ -1,5 +1,5 @@
-"""The audit log: who read it, which key signs its checkpoints, when it was restored from a backup, and which rows an
-operator accepted.
+"""The audit log: who read it, which key signs its checkpoints, when it was restored from a backup, when the secret key
+was rotated, and which rows an operator accepted.
 
 Each `audit.read` begins a stream of its own, so that recording it never waits for another one. The log itself contains
 all signing keys as events. When a new key is recorded, the previous key signs one more checkpoint, which covers the
@@ -7,6 +7,7 @@ event with the new key. So whoever trusts one key can verify all later keys.
 """
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import ClassVar, Literal
 
 import msgspec
@@ -87,6 +88,44 @@ def evolve_restores(state: int, event: Event) -> int:
             return state
 
 
+class StoredRootKey(msgspec.Struct, frozen=True):
+    """A root key as the database has it after a rotation."""
+
+    id: int
+    used_since: datetime
+    last_position: int | None
+    """The last position at which a row may have a MAC by this root key; None for the newest."""
+    is_leaked: bool
+    wrap: str
+    """SHA-256 of the root key as it is wrapped by the new secret key, in hex."""
+
+
+class SecretKeyRotated(Event, frozen=True):
+    """The server's secret key was replaced. From now on the newest of `root_keys` seals and signs."""
+
+    name: ClassVar[str] = "secret_key.rotated"
+    is_leaked: bool
+    """Whether somebody else may have the old key, so that sessions and links ended."""
+    operator: str
+    """The account of the operating system that rotated it."""
+    opener: str
+    """Name of the new secret key in the key ring, which says nothing about the key."""
+    root_keys: tuple[StoredRootKey, ...]
+    """All root keys, the oldest first."""
+
+    @property
+    def stream(self) -> str:
+        return ROTATIONS.name
+
+
+def evolve_rotations(state: tuple[StoredRootKey, ...], event: Event) -> tuple[StoredRootKey, ...]:
+    match event:
+        case SecretKeyRotated():
+            return event.root_keys
+        case _:
+            return state
+
+
 class RowMacsRequired(Event, frozen=True):
     """Every row of the log after this event must have a MAC. Only a log that begins with rows of an older release,
     which made no MACs, has this event.
@@ -137,6 +176,8 @@ AUDIT_READ = Category[AuditRead | None]("audit-read", None, evolve_reading)
 SIGNING_KEY = Category[str | None]("audit", None, evolve_signing_key).at("signing-keys")
 RESTORES = Category[int]("log", 0, evolve_restores).at("restores")
 """Stream of the restores. Its state is the last position of the newest restored backup."""
+ROTATIONS = Category[tuple[StoredRootKey, ...]]("secret-key", (), evolve_rotations).at("rotations")
+"""Stream of the rotations of the secret key. Its state is the root keys after the last one."""
 ROWS = Category("rows", RowRules(), evolve_row_rules).at("log")
 """Stream of what may be sealed."""
-EVENTS = (AuditRead, SigningKeyChanged, LogRestored, RowMacsRequired, RowAccepted)
+EVENTS = (AuditRead, SigningKeyChanged, LogRestored, SecretKeyRotated, RowMacsRequired, RowAccepted)

@@ -70,7 +70,7 @@ async def core(
     mapper = EventMapper(EVENTS, UPCASTERS)
     conninfo = with_keepalive(settings.database_url)
     commit = GroupCommit(conninfo)
-    ring = KeyRing(conninfo, settings.secret_keys, commit.settle)
+    ring = KeyRing(conninfo, settings.secret_keys, commit.wait_until_written)
     async with AsyncConnectionPool[AsyncConnection[TupleRow]](
         conninfo, min_size=1, max_size=pool_size, kwargs={"autocommit": True}, timeout=5, open=False, name="queries"
     ) as pool:

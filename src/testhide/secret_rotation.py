@@ -1,5 +1,6 @@
 """Rotates the secret key: finds the old and the new one, and leaves the new one where processes find it that start."""
 
+import getpass
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,6 +9,10 @@ from typing import NamedTuple
 import msgspec
 from psycopg import AsyncConnection
 
+from commands.audit import NoteRotation
+from commands.handler import CommandContext, Handler
+from domain.audit import StoredRootKey
+from store.clock import utcnow
 from store.key_ring.ring import opener_of
 from store.key_ring.rotation import (
     LOCK,
@@ -15,6 +20,7 @@ from store.key_ring.rotation import (
     RotationRefused,
     add_root,
     fetch_openers,
+    fetch_wrapped_roots,
     move_values,
     remove_old_keys,
     use_root,
@@ -60,7 +66,7 @@ async def _rotate(settings: Settings, file: Path | None, *, leaked: bool, on_pro
     keys = settings.secret_keys
     if len(set(keys)) == 1 and file is None:
         raise Fault(f"TESTHIDE_SECRET_KEY and TESTHIDE_OLD_SECRET_KEY are the same. {HOW_TO}", 2)
-    async with core(settings, pool_size=1) as parts, parts.pool.connection() as connection:
+    async with core(settings, pool_size=2) as parts, parts.pool.connection() as connection:
         await _lock(connection)
         if file is not None:
             keys = [await _find_new_key(connection, file), *keys]
@@ -71,6 +77,9 @@ async def _rotate(settings: Settings, file: Path | None, *, leaked: bool, on_pro
             unreadable = await move_values(connection, parts.secrets, on_progress)
         except RotationRefused as error:
             raise Fault(f"The rotation is not complete: {error}.") from None
+        root_keys = tuple(StoredRootKey(*columns) for columns in await fetch_wrapped_roots(connection, keys[0]))
+        note = NoteRotation(leaked, getpass.getuser(), opener_of(keys[0]), root_keys)
+        await Handler(parts.log, utcnow).execute(note, CommandContext("system:operator"))
         _keep(settings, keys, file)
         await remove_old_keys(connection, keys[0])
     return Rotated(is_done_before=False, unreadable=unreadable)

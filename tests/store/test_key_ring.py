@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import getpass
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -14,6 +15,7 @@ from commands.handler import CommandContext, Handler
 from commands.jobs import ConfigureJob, CreateJob
 from commands.projects import CreateProject
 from commands.webhooks import RegisterWebhook
+from domain.audit import ROTATIONS, SecretKeyRotated
 from domain.jobs import JOB
 from projections.engine.inspection import create_on_empty_log
 from projections.engine.projector import catch_up
@@ -131,6 +133,23 @@ async def test_a_running_process_goes_on_and_the_old_key_opens_nothing(parts: Co
     assert await read_secrets(parts) == SECRETS
     assert [root.is_leaked for root in parts.secrets.roots.values()] == [True, True, False]
     await must_refuse(database, NEW)
+
+
+async def test_each_rotation_is_an_event_which_says_who_and_what_leaked(parts: Core, database: str) -> None:
+    await rotate_to(database, NEW, OLD)
+    limit = parts.secrets.roots[1].last_position
+    await rotate_to(database, NEXT, NEW, leaked=True)
+    first, second = (await parts.log.load([ROTATIONS.name]))[ROTATIONS.name]
+    for recorded, leaked in ((first, False), (second, True)):
+        event = recorded.event
+        assert isinstance(event, SecretKeyRotated)
+        assert (event.is_leaked, event.operator, event.actor) == (leaked, getpass.getuser(), "system:operator")
+        assert [(root.id, root.is_leaked) for root in event.root_keys[:-1]] == [
+            (root.id, leaked) for root in event.root_keys[:-1]
+        ]
+        newest = event.root_keys[-1]
+        assert (newest.id, newest.last_position, newest.is_leaked) == (len(event.root_keys), None, False)
+        assert event.root_keys[0].last_position == limit
 
 
 async def test_the_secret_key_of_a_log_of_a_release_without_root_keys_opens_nothing_afterwards(database: str) -> None:

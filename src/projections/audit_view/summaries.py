@@ -311,6 +311,9 @@ SUMMARIES: Mapping[type[Event], str | Callable[[Any], str]] = {
     audit.LogRestored: "restored the log from a backup that ended at position {position}; later events are lost",
     audit.RowAccepted: "accepted the row at position {position}, which this server did not write so: {reason}",
     audit.RowMacsRequired: "requires a MAC of every later row of the log",
+    audit.SecretKeyRotated: lambda event: (
+        "rotated the secret key" + ("; all sessions and links ended, since others may have had it" * event.is_leaked)
+    ),
     audit.SigningKeyChanged: "gave the audit log a new signing key",
     projections.EventDismissed: "dismissed position {position} of read model {projection} as {operator}{reason:: “}",
     claims.ClaimTaken: lambda event: f"reserved a name for {event.owner.replace('-', ' ')}",

@@ -126,12 +126,15 @@ class KeyRing:
     """Opens the ring with secret keys, and keeps `secrets` as the ring is until it is closed."""
 
     def __init__(
-        self, conninfo: str, secret_keys: Sequence[bytes], settle_appends: Callable[[], Awaitable[None]] | None = None
+        self,
+        conninfo: str,
+        secret_keys: Sequence[bytes],
+        wait_until_written: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """`settle_appends` waits until the log has the rows whose MACs this process has made; None if it makes none."""
+        """`wait_until_written` waits for the rows whose MACs this process has made; None if it makes none."""
         self._conninfo = conninfo
         self._secret_keys = secret_keys
-        self._settle_appends = settle_appends
+        self._wait_until_written = wait_until_written
         self._task: asyncio.Task[None] | None = None
         self._stage = 0
         self._connection: AsyncConnection | None = None
@@ -182,8 +185,8 @@ class KeyRing:
         are_older_limited = is_in_use and all(root.last_position is not None for root in roots[:-1])
         stage = stage_of(roots[-1].id, is_in_use=is_in_use, are_older_limited=are_older_limited)
         if stage != self._stage:
-            if self._settle_appends is not None:
-                await self._settle_appends()
+            if self._wait_until_written is not None:
+                await self._wait_until_written()
             await execute(connection, "SELECT pg_advisory_lock_shared(%s::int, %s::int)", (FOLLOWER_LOCK, stage))
             unlock = "SELECT pg_advisory_unlock_shared(%s::int, %s::int)"
             await execute(connection, unlock, (FOLLOWER_LOCK, self._stage))

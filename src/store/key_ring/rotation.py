@@ -4,7 +4,8 @@
    the ring.
 2. When all processes know the new root key, it comes into use: it seals and signs from then on.
 3. Topmost data keys, sealed values and stored responses are moved to the new root key.
-4. Everything that the old secret key opens is deleted.
+4. The event `secret_key.rotated` is appended, with the root keys as the ring has them now.
+5. Everything that the old secret key opens is deleted.
 
 Each step may be repeated. A rotation that was interrupted goes on where it was.
 """
@@ -12,7 +13,7 @@ Each step may be repeated. A rotation that was interrupted goes on where it was.
 import asyncio
 import os
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from psycopg import AsyncConnection
 from psycopg.errors import UndefinedColumn, UndefinedTable
@@ -108,8 +109,8 @@ async def use_root(connection: AsyncConnection, *, is_leaked: bool = False) -> N
     await connection.execute(f"NOTIFY {CHANNEL}".encode())
     await _wait_for_processes(connection, stage_of(newest, is_in_use=True))
     async with connection.transaction():
-        # Everything that was appended with an older root key is in the log, since each process settled its appends.
-        # The lock waits for what a process has left that ended meanwhile.
+        # Rows with MACs by older root keys are in the log: each process has waited for its own, and the lock waits for
+        # those of a process that ended meanwhile.
         await execute(connection, APPEND_LOCK)
         limit = f"UPDATE root_keys SET last_position = {LAST_POSITION} WHERE id < %s AND last_position IS NULL"
         await execute(connection, limit, (newest,))
@@ -211,6 +212,18 @@ async def _move_batch(connection: AsyncConnection, secrets: Secrets, column: Enc
             ([row for row, _ in moved], [value for _, value in moved]),
         )
     return len(rows)
+
+
+async def fetch_wrapped_roots(connection: AsyncConnection, secret_key: bytes) -> list[tuple[Any, ...]]:
+    """Returns id, time of first use, last position, whether it leaked, and SHA-256 of the wrap by `secret_key`, in hex,
+    of each root key, the oldest first.
+    """
+    return await fetch_rows(
+        connection,
+        "SELECT id::int, used_since, last_position, is_leaked, encode(sha256(wrapped), 'hex')"
+        " FROM root_keys JOIN root_key_wraps ON root_id = id WHERE opener = %s ORDER BY id",
+        (opener_of(secret_key),),
+    )
 
 
 async def remove_old_keys(connection: AsyncConnection, secret_key: bytes) -> None:

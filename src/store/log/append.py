@@ -148,7 +148,7 @@ class GroupCommit:
             self._flusher = asyncio.create_task(self._flush())
         return await waiting.done
 
-    async def settle(self) -> None:
+    async def wait_until_written(self) -> None:
         """Waits until each request that was made before is written, or has failed."""
         before = [*self._batch, *self._queue]
         while any(waiting in before for waiting in (*self._batch, *self._queue)):
