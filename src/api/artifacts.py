@@ -35,6 +35,8 @@ from projections.artifacts import ArtifactRow
 from store.log.append import AlreadyDone, IdempotencyKey
 
 MAX_UPLOAD_BYTES = 2 * 1024**3
+MAX_FILES = 10_000
+"""Artifacts that one build may have. `get_artifact_tree` shows all of them at once."""
 CHUNK_BYTES = 1024 * 1024
 UPLOAD = {
     "type": "object",
@@ -142,14 +144,14 @@ class ArtifactController(Controller):
         """
 
         async def check(build_id: str, size: int) -> int:
-            project_id = (await find_writable_build(request.user, ctx, build_id)).state.queued.project_id
-            await must_fit(ctx, project_id, size)
-            return project_id
+            build = (await find_writable_build(request.user, ctx, build_id)).state
+            await must_fit(ctx, build, size)
+            return build.queued.project_id
 
         async with receive_upload(request, ctx.services.spool, MAX_UPLOAD_BYTES, "build_id", check) as upload:
             loaded = await find_writable_build(request.user, ctx, upload.fields["build_id"])
             build = loaded.state
-            await must_fit(ctx, build.queued.project_id)  # only now its size is known, if it was not announced
+            await must_fit(ctx, build)  # only now its size is known, if it was not announced
             path = artifact_path(upload.fields.get("path", ""), upload.file_name)
             is_replacement = parse_flag("replace", upload.fields.get("replace", "false"))
             report = None
@@ -188,10 +190,15 @@ class ArtifactController(Controller):
         await ctx(DeleteArtifact(artifact_id, artifact.build_id))
 
 
-async def must_fit(ctx: RequestContext, project_id: int, size: int = 0) -> None:
-    """Raises TooLarge if the artifacts of a project, those that this process is receiving, and `size` bytes more are
-    above its quota.
+async def must_fit(ctx: RequestContext, build: AnyBuild, size: int = 0) -> None:
+    """Raises TooLarge if the build has as many artifacts as it may have, or if the artifacts of its project, those that
+    this process is receiving, and `size` bytes more are above the project's quota.
     """
+    if await artifacts.count_of_build(ctx.source, build.build_id) >= MAX_FILES:
+        raise TooLarge(
+            f"Build {build.build_id} has {MAX_FILES:,} artifacts and may have no more: put files into an archive."
+        )
+    project_id = build.queued.project_id
     used = await artifacts.fetch_usage(ctx.source, project_id)
     if used + ctx.services.spool.used_by(project_id) + size > (quota := ctx.services.artifact_quota):
         raise TooLarge(

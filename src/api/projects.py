@@ -69,7 +69,7 @@ class ProjectDetail(msgspec.Struct):
     retention_builds: int
     """Number of newest finished builds of each job that are kept; 0: all."""
     artifact_bytes: int
-    """Bytes of all artifacts of the project."""
+    """Bytes of all artifacts of the project. Each counts at least 4,096."""
     artifact_quota: int
     """Bytes of artifacts that the project may have. An upload beyond it is refused with 413."""
 

@@ -9,10 +9,12 @@ from domain.builds import BuildDeleted
 from domain.core.events import Recorded, copy_fields
 from domain.jobs import JobDeleted
 from projections.engine.model import Change, Delete, DeleteWhere, Key, Projection, Row, Rows, Table
-from projections.engine.queries import fetch_all, fetch_one, find_row
+from projections.engine.queries import fetch_all, fetch_one, fetch_value, find_row
 from store.postgres.queries import Source
 
-VERSION = 2
+VERSION = 3
+MIN_CHARGE = 4_096
+"""Bytes that each artifact counts at least: an empty one has rows and an event, too."""
 
 
 class ArtifactRow(Row, frozen=True):
@@ -35,8 +37,8 @@ class ArtifactRow(Row, frozen=True):
 
 
 class ArtifactUsageRow(Row, frozen=True):
-    """Bytes of all artifacts of one project, job or build. Those of jobs and builds are there to be taken off when the
-    job or build is deleted.
+    """Bytes of all artifacts of one project, job or build, of which each counts at least MIN_CHARGE. Those of jobs and
+    builds are there to be taken off when the job or build is deleted.
     """
 
     table = Table("artifact_usage", VERSION, key=("owner", "id"), indexes=("(job_id)",))
@@ -64,12 +66,12 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
     match event:
         case ArtifactStored():
             yield copy_fields(ArtifactRow, event, id=event.artifact_id, created_at=event.at)
-            yield from _add(rows, event.size_bytes, *_owners(event), job_id=event.job_id)
+            yield from _add(rows, charge(event.size_bytes), *_owners(event), job_id=event.job_id)
         case ArtifactDeleted():
             artifact = rows.get(ArtifactRow, event.artifact_id)
             if artifact is not None:
                 yield Delete(ArtifactRow, event.artifact_id)
-                yield from _add(rows, -artifact.size_bytes, *_owners(event), job_id=event.job_id)
+                yield from _add(rows, -charge(artifact.size_bytes), *_owners(event), job_id=event.job_id)
         case BuildDeleted():
             yield DeleteWhere(ArtifactRow, "build_id", event.build_id)
             build, job, project = _owners(event)
@@ -82,6 +84,11 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
             if (usage := rows.get(ArtifactUsageRow, "job", event.job_id)) is not None:
                 yield Delete(ArtifactUsageRow, "job", event.job_id)
                 yield from _add(rows, -usage.size_bytes, ("project", event.project_id))
+
+
+def charge(size_bytes: int) -> int:
+    """Returns the bytes that an artifact of this size counts against the quota of its project."""
+    return max(size_bytes, MIN_CHARGE)
 
 
 _Owner = tuple[Literal["project", "job", "build"], int]
@@ -139,10 +146,15 @@ async def find(source: Source, artifact_id: int) -> ArtifactRow | None:
 
 
 async def fetch_usage(source: Source, project_id: int) -> int:
-    """Returns the bytes of all artifacts of a project."""
+    """Returns the bytes of all artifacts of a project, as they count against its quota."""
     query = f"SELECT * FROM {ArtifactUsageRow.table} WHERE owner = 'project' AND id = %(project)s"
     row = await fetch_one(source, ArtifactUsageRow, query, {"project": project_id})
     return 0 if row is None else row.size_bytes
+
+
+async def count_of_build(source: Source, build_id: int) -> int:
+    query = f"SELECT count(*) FROM {ArtifactRow.table} WHERE build_id = %(build)s"
+    return int(await fetch_value(source, query, {"build": build_id}))
 
 
 async def find_duplicate(source: Source, build_id: int, path: str, sha256: str) -> ArtifactRow | None:

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from api import artifacts
 from api.http.uploads import MAX_HELD_BYTES
 from tests.support.builders import given_build, given_job, given_project, upload
 from tests.support.http import Client
@@ -208,16 +209,25 @@ def test_a_project_has_a_quota(server: Server) -> None:
 
         assert used() == (0, 1_000_000)
         first = upload(client, build, bytes(700_000), "a.bin").json()["id"]
-        upload(client, build, b"x" * 100, "b.bin").then(201)
-        assert used() == (700_100, 1_000_000)
+        upload(client, build, b"x" * 5_000, "b.bin").then(201)
+        assert used() == (705_000, 1_000_000)
         refused = upload(client, build, b"y" * 300_000, "c.bin").then(413)
-        assert f"Project {project} has 700,100 bytes of artifacts and may have 1,000,000" in refused["detail"]
+        assert f"Project {project} has 705,000 bytes of artifacts and may have 1,000,000" in refused["detail"]
         body = b'--b\r\nContent-Disposition: form-data; name="build_id"\r\n\r\n%d\r\n--b\r\n' % build
         assert answer_to_beginning(client, body, 600_000) == 413, "before it is received"
         assert [item["name"] for item in client.fetch("/artifacts", build_id=build)] == ["a.bin", "b.bin"]
         client.delete(f"/api/v3/artifacts/{first}").raise_for_status()
-        assert used() == (100, 1_000_000)
+        assert used() == (5_000, 1_000_000)
         upload(client, build, b"y" * 300_000, "c.bin").then(201)
+
+
+def test_a_build_has_a_number_of_artifacts(server: Server, build: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(artifacts, "MAX_FILES", 1)
+    with serve_in_process(server) as inside:
+        client = inside.client(*ADMIN)
+        upload(client, build, b"", "a.bin").then(201)
+        server.wait_until_projected()
+        assert "may have no more" in upload(client, build, b"", "b.bin").then(413)["detail"]
 
 
 def test_uploads_under_way_are_bounded_in_all(server: Server, build: int) -> None:

@@ -47,13 +47,13 @@ def test_a_deleted_job_leaves_no_artifacts() -> None:
 def test_usage_follows_what_is_stored_and_deleted() -> None:
     def used(*more: Event) -> dict[tuple[str, int], int]:
         stored = (
-            stored_as(201, build=7, job=5, size=5),
-            stored_as(202, build=7, job=5, size=10),
-            stored_as(203, build=8, job=5, size=100),
-            stored_as(204, build=9, job=6, size=1_000),
+            stored_as(201, build=7, job=5, size=5_000),
+            stored_as(202, build=7, job=5, size=10_000),
+            stored_as(203, build=8, job=5, size=100_000),
+            stored_as(204, build=9, job=6, size=1_000_000),
         )
         rows = given(*stored, *more).when(PROJECTION).all(ArtifactUsageRow)
-        return {(row.owner, row.id): row.size_bytes for row in rows if row.owner != "build"}
+        return {(row.owner, row.id): row.size_bytes // 1_000 for row in rows if row.owner != "build"}
 
     deleted = ArtifactDeleted(artifact_id=202, build_id=7, job_id=5, project_id=1, blob="")
     build = BuildDeleted(build_id=7, job_id=5, project_id=1)
@@ -62,6 +62,16 @@ def test_usage_follows_what_is_stored_and_deleted() -> None:
     assert used(deleted) == used(deleted, deleted) == {("job", 5): 105, ("job", 6): 1_000, ("project", 1): 1_105}
     assert used(build) == used(deleted, build) == {("job", 5): 100, ("job", 6): 1_000, ("project", 1): 1_100}
     assert used(job) == used(build, job) == used(deleted, job) == {("job", 6): 1_000, ("project", 1): 1_000}
+
+
+def test_a_small_artifact_counts_as_a_block() -> None:
+    def used(*history: Event) -> int:
+        row = given(*history).when(PROJECTION).get(ArtifactUsageRow, "project", 1)
+        return 0 if row is None else row.size_bytes
+
+    empty = stored_as(201, build=7, job=5, size=0)
+    assert used(empty, stored_as(202, build=7, job=5, size=4_097)) == 4_096 + 4_097
+    assert used(empty, ArtifactDeleted(artifact_id=201, build_id=7, job_id=5, project_id=1, blob="")) == 0
 
 
 def stored_as(artifact_id: int, *, build: int, job: int, size: int) -> ArtifactStored:
