@@ -3,10 +3,14 @@
 import asyncio
 import socket
 import ssl
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING
+
+from cachetools import TTLCache
 
 from integrations.addresses import CallableUrl, Network, is_address, is_localhost, must_be_callable, parse_url
 from integrations.ports import Answer, Refused
@@ -20,27 +24,59 @@ CHECK_TIMEOUT_S = 2.0
 """The longest look-up of a name while a user waits for the check of a URL."""
 MAX_LOOKUPS = 32
 """Names that are looked up at once, each on a thread."""
+MAX_OF_DOMAIN = 4
+"""Names of one domain among these."""
+MAX_SLOW_LOOKUPS = 8
+"""Further names that are looked up at once: of domains with more names, and of those that were slow lately."""
+SLOW_S = 2.0
+"""Seconds after which a look-up counts as slow."""
+SLOW_FOR_S = 600.0
+"""Seconds for which a domain then counts as slow."""
+SLOW_DOMAINS = 10_000
+"""Domains that are remembered as slow."""
 
 Resolve = Callable[[str], Awaitable[Sequence[str]]]
 """Returns the addresses of a name. Raises OSError."""
 
 
 class SystemResolver:
-    """Looks up names with the operating system, on separate threads. Each name has at most one look-up at a time, so
-    that a name whose servers do not answer cannot occupy all threads.
+    """Looks up names with the operating system, on separate threads. A look-up whose name servers do not answer
+    occupies its thread for 20 s or so. So that such names cannot occupy all threads, each name has at most one look-up
+    at a time, and each domain (`example.com`) at most MAX_OF_DOMAIN; further ones, and those of domains that were slow
+    lately, share a few threads of their own.
     """
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(MAX_LOOKUPS, thread_name_prefix="look-up")
+        self._few_threads = ThreadPoolExecutor(MAX_SLOW_LOOKUPS, thread_name_prefix="slow-look-up")
         self._looking: dict[str, asyncio.Future[list[str]]] = {}
+        self._of_domain: Counter[str] = Counter()
+        """Domain -> look-ups of its names on `_threads`."""
+        self._slow: TTLCache[str, bool] = TTLCache(maxsize=SLOW_DOMAINS, ttl=SLOW_FOR_S)
+        """Domains that were slow lately."""
 
     async def __call__(self, name: str) -> list[str]:
         looking = self._looking.get(name)
         if looking is None:
-            looking = asyncio.get_running_loop().run_in_executor(self._threads, _look_up, name)
-            self._looking[name] = looking
+            looking = self._looking[name] = asyncio.ensure_future(self._start(name))
             looking.add_done_callback(lambda future: self._looked_up(name, future))
         return await asyncio.shield(looking)
+
+    async def _start(self, name: str) -> list[str]:
+        domain = ".".join(name.split(".")[-2:])
+        loop = asyncio.get_running_loop()
+        if domain in self._slow or self._of_domain[domain] >= MAX_OF_DOMAIN:
+            return await loop.run_in_executor(self._few_threads, _look_up, name)
+        self._of_domain[domain] += 1
+        began: list[float] = []
+        try:
+            return await loop.run_in_executor(self._threads, _look_up, name, began)
+        finally:
+            if began and monotonic() - began[0] > SLOW_S:
+                self._slow[domain] = True
+            self._of_domain[domain] -= 1
+            if not self._of_domain[domain]:
+                del self._of_domain[domain]
 
     def _looked_up(self, name: str, future: "asyncio.Future[list[str]]") -> None:
         del self._looking[name]
@@ -48,7 +84,10 @@ class SystemResolver:
             future.exception()  # all callers may be cancelled: otherwise asyncio logs an error that nobody retrieved
 
 
-def _look_up(name: str) -> list[str]:
+def _look_up(name: str, began: list[float] | None = None) -> list[str]:
+    """Returns the addresses of a name. Appends the time at which the look-up begins, after waiting for a thread."""
+    if began is not None:
+        began.append(monotonic())
     if is_localhost(name):
         return ["127.0.0.1"]  # no name server may decide (RFC 6761, 6.3)
     found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
