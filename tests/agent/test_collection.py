@@ -10,9 +10,17 @@ from pathlib import Path
 
 import pytest
 from tests.agent.fake_server import Answer, FakeServer
+from tests.agent.harness import SYSTEM_PYTHON, Agent
 
 from agent.build.artifacts import find_files
+from agent.build.build_client import BuildClient
+from agent.build.collection import Collector, FindTimeout
+from agent.build.log import Log
 from agent.build.masking import Masker
+from agent.build.workspace import Workspace
+from agent.credentials import TokenHolder
+from agent.server_client import ServerClient
+from agent.task import Interrupt
 
 REPORT = '<testsuites><testsuite><testcase name="a"/><testcase name="b"/></testsuite></testsuites>'
 SECRET = 'to<ken&"42'
@@ -196,6 +204,56 @@ def test_globs(tmp_path: Path, pattern: str, found: list[str]) -> None:
     (tmp_path / "d" / "loop").symlink_to(tmp_path, target_is_directory=True)
 
     assert find_files(str(tmp_path), pattern) == found
+
+
+def test_each_folder_is_visited_once(tmp_path: Path) -> None:
+    """Twelve `**` in 60 folders within each other took about 10**12 visits."""
+    folder = tmp_path
+    for _ in range(60):
+        folder = folder / "d"
+        folder.mkdir()
+    (folder / "file").touch()
+    visits: list[int] = []
+
+    def is_over() -> bool:
+        visits.append(1)
+        return False
+
+    for pattern in ("/".join(["**"] * 12) + "/file", "**/d/" * 20 + "file", "**/*/" * 20 + "**/f*"):
+        assert find_files(str(tmp_path), pattern, is_over) == ["d/" * 60 + "file"]
+    assert len(visits) <= 3 * 130
+
+
+def test_files_in_deep_folders_are_found(server: FakeServer, agent: Agent) -> None:
+    """Python does not recurse that deep. A path that is too long is named, and nothing else is lost."""
+    make = 'import os\nfor n in range(2100):\n  os.mkdir("d"); os.chdir("d")\n  if n == 1500: open("f", "w").write("x")'
+    build = server.queue(f"{SYSTEM_PYTHON} -c '{make}'; echo y > g", artifacts=["**"])
+    assert server.wait_finished(build)["exit_code"] == 0, build.lines
+    assert agent.process.poll() is None
+    assert build.artifacts == {"d/" * 1501 + "f": b"x", "g": b"y\n"}
+    assert len([line for line in build.lines if line.endswith("d: not taken, File name too long")]) == 1
+
+
+@pytest.mark.usefixtures("agent")
+def test_a_search_without_end_can_be_stopped(server: FakeServer) -> None:
+    links = "for i in 1 2 3 4 5 6 7 8 9; do ln -s . $i; done"
+    build = server.queue(links, artifacts=["*/" * 12 + "nothing"])
+    server.wait(lambda: "==> Exit code 0" in build.lines)
+    server.stop(build)
+    assert server.wait_finished(build)["reason"] == "stopped"
+
+
+def test_a_search_has_a_time_limit(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "1-1", None)
+    (workspace.root / "file").touch()
+    client = BuildClient(ServerClient("http://127.0.0.1:1", TokenHolder("token", None)), 1, 1, lambda _: True)
+    log = Log(str(tmp_path), Masker([]), lambda _: 0, lambda _: True, lambda: None)
+    try:
+        collector = Collector(workspace, None, client, Masker([]), log, Interrupt(), _find_timeout_s=0)
+        with pytest.raises(FindTimeout, match="finding reports and artifacts took longer than 0 s"):
+            collector.run(["*"], "report.xml", 0)
+    finally:
+        log.close()
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-le", "utf-16-be"])

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import errno
 import fnmatch
 import os
+import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from itertools import islice
 from typing import BinaryIO
 
 _WILDCARDS = frozenset("*?[")
+_MAX_FILES = 100_000  # of one pattern; links within the workspace can give one file any number of paths
 
 
 class UnusablePath(Exception):
     """A file or pattern cannot be collected; the message says why."""
 
 
-def find_files(workspace: str, pattern: str) -> list[str]:
+def find_files(workspace: str, pattern: str, is_over: Callable[[], bool] = lambda: False) -> list[str]:
     """Return the paths of the files that match a pattern, sorted and relative to the workspace. If a folder matches,
-    return all files below it.
+    return all files below it. Calls `is_over` for each file and folder, and as soon as it is true, returns what is
+    found by then.
 
-    Raises `UnusablePath` for a pattern that leads out of the workspace or that no file name can match.
+    Raises `UnusablePath` for a pattern that leads out of the workspace, that no file name can match, or that too many
+    files match.
     """
     if os.path.isabs(pattern):
         raise UnusablePath("it must be relative to the workspace")
@@ -28,7 +35,10 @@ def find_files(workspace: str, pattern: str) -> list[str]:
         raise UnusablePath("it must not contain ..")
     if not segments or "\0" in pattern:
         raise UnusablePath("it names nothing")
-    return sorted(set(_match(workspace, "", segments)))
+    found = sorted(islice(_Glob(segments).find(os.path.realpath(workspace), is_over), _MAX_FILES + 1))
+    if len(found) > _MAX_FILES:
+        raise UnusablePath(f"it matches more than {_MAX_FILES} files")
+    return found
 
 
 def open_inside(workspace: str, path: str, owner: int | None) -> BinaryIO:
@@ -62,49 +72,66 @@ def _find_objection(fd: int, root: str, owner: int | None) -> str | None:
     return None if stat.S_ISREG(found.st_mode) else "it is not a regular file"
 
 
-def _match(workspace: str, folder: str, segments: list[str]) -> Iterator[str]:
-    first, rest = segments[0], segments[1:]
-    if first == "**":
-        if rest in ([], ["*"]):
-            yield from _list_tree(workspace, folder)
-            return
-        yield from _match(workspace, folder, rest)
-        for name in _list_folder(workspace, folder):
-            inner = os.path.join(workspace, folder, name)
-            if os.path.isdir(inner) and not os.path.islink(inner):  # links may form a cycle
-                yield from _match(workspace, os.path.join(folder, name), segments)
-        return
-    names = [first]
-    if _WILDCARDS.intersection(first):
-        names = fnmatch.filter(_list_folder(workspace, folder), first)
-    for name in names:
-        path = os.path.join(folder, name)
-        whole = os.path.join(workspace, path)
-        if os.path.isdir(whole) and _is_below(workspace, whole):
-            yield from _match(workspace, path, rest or ["**"])
-        elif os.path.islink(whole) or (os.path.exists(whole) and not rest):
-            yield path  # also a link that leads out of the workspace: opening it reports the refusal
+class _Glob:
+    """Pattern of several segments. A state is the index of the segment that the next name of a path has to match; in
+    the last state everything matches.
+    """
 
+    def __init__(self, segments: list[str]) -> None:
+        if segments[-2:] == ["**", "*"]:
+            del segments[-1]
+        if segments[-1] != "**":
+            segments = [*segments, "**"]  # of a folder, all files below it
+        self._segments = [one for at, one in enumerate(segments) if segments[at : at + 2] != ["**", "**"]]
+        self._expressions = [re.compile(fnmatch.translate(segment)).match for segment in self._segments]
+        self._last = len(self._segments) - 1
 
-def _list_tree(workspace: str, folder: str) -> Iterator[str]:
-    for name in _list_folder(workspace, folder):
-        path = os.path.join(folder, name)
-        whole = os.path.join(workspace, path)
-        if not os.path.isdir(whole):
-            yield path
-        elif not os.path.islink(whole):
-            yield from _list_tree(workspace, path)
+    def find(self, root: str, is_over: Callable[[], bool]) -> Iterator[str]:
+        """Yield the paths of the files that match. Visits each folder once, in all its states together."""
+        waiting = [("", {0})]
+        while waiting:
+            folder, states = waiting.pop()
+            # `**` also stands for no folder at all.
+            states |= {state + 1 for state in states if self._segments[state] == "**" and state < self._last}
+            for name in self._list_names(os.path.join(root, folder), states, is_root=not folder):
+                if is_over():
+                    return
+                path = os.path.join(folder, name)
+                is_match, inner = self._match(root, path, name, states)
+                if is_match:
+                    yield path
+                if inner:
+                    waiting.append((path, inner))
 
+    def _list_names(self, folder: str, states: set[int], is_root: bool) -> set[str]:
+        """Return the names in a folder that may match."""
+        segments = [self._segments[state] for state in states]
+        names = {segment for segment in segments if not _WILDCARDS.intersection(segment)}
+        if len(names) < len(segments):
+            with suppress(OSError):
+                # A wildcard does not match the .git folder of the checkout.
+                names.update(name for name in os.listdir(folder) if not is_root or name != ".git")
+        return names
 
-def _list_folder(workspace: str, folder: str) -> list[str]:
-    try:
-        names = os.listdir(os.path.join(workspace, folder))
-    except OSError:
-        return []
-    # A wildcard does not match the .git folder of the checkout.
-    return [name for name in names if folder or name != ".git"]
-
-
-def _is_below(workspace: str, path: str) -> bool:
-    root = os.path.realpath(workspace)
-    return (os.path.realpath(path) + "/").startswith(root + "/")
+    def _match(self, root: str, path: str, name: str, states: set[int]) -> tuple[bool, set[int]]:
+        """Return whether the file at `path` matches; if a folder is there, the states for the names in it."""
+        matched = {state + 1 for state in states if self._segments[state] != "**" and self._expressions[state](name)}
+        stays = {state for state in states if self._segments[state] == "**"}
+        if not matched and not stays:
+            return False, set()
+        whole = os.path.join(root, path)
+        try:
+            mode = os.lstat(whole).st_mode
+        except OSError as error:
+            # Of a path that is too long, opening it reports why.
+            return error.errno == errno.ENAMETOOLONG and self._last in states, set()
+        if stat.S_ISDIR(mode):
+            return False, matched | stays
+        if not stat.S_ISLNK(mode):
+            return self._last in matched or self._last in stays, set()
+        # Links are followed where a name matches them, not by `**`: they may form a cycle.
+        if os.path.isdir(whole):
+            is_inside = (os.path.realpath(whole) + "/").startswith(root + "/")
+            return (False, matched) if is_inside else (bool(matched), set())
+        # Also a link that leads out of the workspace: opening it reports the refusal.
+        return bool(matched) or self._last in stays, set()

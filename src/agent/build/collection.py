@@ -7,6 +7,7 @@ import gzip
 import os
 import re
 import tempfile
+import time
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -33,6 +34,11 @@ _XML = re.compile(r"\ufeff?\s*<[?!\w]")
 _REPORT_NAMES = ("junit*.xml", "TEST-*.xml", "*.trx")  # also with .gz; the server has the same in `domain.artifacts`
 _MAX_SHOWN_WARNINGS = 20
 _CHUNK_BYTES = 1 << 20
+_FIND_TIMEOUT_S = 120.0  # for finding the files of all patterns; a million files take about 10 s
+
+
+class FindTimeout(Exception):
+    """Finding the files took too long; the message says how long."""
 
 
 @dataclass
@@ -45,6 +51,7 @@ class Collector:
     _masker: Masker
     _log: Log
     _interrupt: Interrupt
+    _find_timeout_s: float = _FIND_TIMEOUT_S
 
     def run(self, patterns: list[str], report: str, since_ns: int) -> None:
         """Send all reports, then all artifacts. `patterns` are the job's globs. `report` is the path to which the build
@@ -52,6 +59,8 @@ class Collector:
 
         A file that was last written before the time `since_ns` came with the repository. It is sent as an artifact, but
         not as a report.
+
+        Raises `FindTimeout`, and sends nothing, if it takes too long to find the files.
         """
         found = self._find_artifacts(patterns)
         paths = dict.fromkeys(path for matched in found.values() for path in matched)
@@ -65,13 +74,20 @@ class Collector:
 
     def _find_artifacts(self, patterns: list[str]) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
+        deadline = time.monotonic() + self._find_timeout_s
+
+        def is_over() -> bool:
+            if time.monotonic() >= deadline:
+                raise FindTimeout(f"finding reports and artifacts took longer than {self._find_timeout_s:.0f} s")
+            return self._interrupt.cause is not None
+
         for pattern in patterns:
             try:
-                paths = find_files(str(self._workspace.root), pattern)
+                paths = find_files(str(self._workspace.root), pattern, is_over)
             except UnusablePath as why:
                 self._log.note(f"Artifacts {pattern}: refused, {why}")
                 continue
-            if not paths:
+            if not paths and not self._interrupt.cause:
                 self._log.note(f"Artifacts {pattern}: no such file")
             found[pattern] = paths
         return found

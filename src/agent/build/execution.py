@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from agent.build import injection
 from agent.build.build_client import BuildClient
 from agent.build.checkout import Checkout, CheckoutFailed
-from agent.build.collection import Collector
+from agent.build.collection import Collector, FindTimeout
 from agent.build.log import Log
 from agent.build.masking import SHORTEST_SECRET, Masker
 from agent.build.steps import TIMEOUT, AddLines, StepResult, Steps
@@ -65,6 +65,8 @@ class Execution:
                 self._collect()
             except OSError as error:
                 self._log.note(f"Reports and artifacts were not all collected: {error}")
+            except FindTimeout as why:
+                verdict = verdict if verdict.reason else BuildVerdict(None, TIMEOUT, str(why))
         if self._interrupt.cause == STOPPED and verdict.reason != STOPPED:
             verdict = self._decide_early_verdict(STOPPED)  # stopped while collecting
         if verdict.detail:
