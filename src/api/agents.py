@@ -9,6 +9,7 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import Parameter
 from msgspec import Meta
 
+from api.http.body_limits import LARGE_BYTES
 from api.http.head import IS_HEAD
 from api.http.idempotency import BODY_HASH
 from api.http.permissions import Agent, agents_only
@@ -132,6 +133,7 @@ class AgentController(Controller):
     tags = ["Agents"]
     opt = {"agents": True}
     guards = [agents_only]
+    request_max_body_size = LARGE_BYTES
 
     @post("/connect", status_code=200)
     async def connect_agent(self, ctx: RequestContext, data: Connection) -> Connected:

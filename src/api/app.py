@@ -22,7 +22,7 @@ from api.events import EventController
 from api.health import HealthController, ProjectionController, ReactionController
 from api.http import problems
 from api.http.bodies import JsonRequest, refuse_compressed_body, refuse_unexpected_body, require_storable
-from api.http.body_limits import limit_body
+from api.http.body_limits import MAX_BYTES, limit_body
 from api.http.head import answer_head
 from api.http.idempotency import IdempotencyMiddleware
 from api.http.paging import provide_paged
@@ -151,7 +151,7 @@ def create_app(services: AbstractAsyncContextManager[Services], version: str) ->
         exception_handlers=problems.handlers(),
         openapi_config=document.config(version),
         logging_config=None,
-        request_max_body_size=16 * 1024 * 1024,
+        request_max_body_size=MAX_BYTES,
     )
     for route in app.routes:
         if isinstance(route, HTTPRoute) and not route.path.startswith(document.PATH):

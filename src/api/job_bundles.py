@@ -10,6 +10,7 @@ import msgspec
 from litestar import Controller, post
 from msgspec import Meta
 
+from api.http.body_limits import LARGE_BYTES
 from api.http.configurations import Branch, Glob, Repository, SetupLine, Value, check_parts, check_repository
 from api.http.permissions import CAN_READ, CAN_WRITE, User
 from api.http.request_context import RequestContext
@@ -113,7 +114,7 @@ class JobBundleController(Controller):
             pipeline_template=None if template is None else to_view(TemplatePart, template),
         )
 
-    @post("/import", guards=[CAN_WRITE])
+    @post("/import", guards=[CAN_WRITE], request_max_body_size=LARGE_BYTES)
     async def import_job(self, ctx: RequestContext, data: ImportRequest) -> ImportedJob:
         """Creates a job from a bundle. If a pipeline template has the name of the bundle's template, the job uses it in
         two cases: its content is the same as in the bundle, or the caller or an admin has created it. Otherwise the

@@ -10,6 +10,7 @@ from litestar.params import Parameter
 from msgspec import Meta
 
 from api.http.as_of import as_of
+from api.http.body_limits import LARGE_BYTES
 from api.http.paging import Paged, check_one_offset, paginate
 from api.http.permissions import CAN_READ, CAN_WRITE
 from api.http.request_context import RequestContext
@@ -153,7 +154,7 @@ class QuarantineController(Controller):
         receipt = await ctx(wanted)
         return to_view(NewEntryAnswer, data, id=quarantine_id, quarantined_at=receipt.at)
 
-    @post("/bulk", status_code=200, guards=[CAN_WRITE])
+    @post("/bulk", status_code=200, guards=[CAN_WRITE], request_max_body_size=LARGE_BYTES)
     async def change_quarantine(self, ctx: RequestContext, data: Bulk) -> Added | Removed:
         """Adds or removes many entries. When adding, skips tests that are already in the quarantine; when removing,
         those that are not.

@@ -3,7 +3,7 @@
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 
@@ -84,6 +84,37 @@ def test_an_upload_that_pauses_is_ended(inside: InProcessServer, admin: Client) 
         got = read_to_end(connection)
     assert got.startswith(b"HTTP/1.1 408")
     assert b"did not come in time" in got
+
+
+def test_an_upload_that_trickles_is_ended(inside: InProcessServer, admin: Client) -> None:
+    head = f"POST /api/v3/projects HTTP/1.1\r\nHost: here\r\nAuthorization: {admin.headers['Authorization']!s}\r\n"
+    with connected(inside, head.encode() + b"Content-Length: 500\r\n\r\n{") as connection:
+        connection.settimeout(SHORT_S / 5)
+        got, sent = b"", 1
+        while not got and sent < 100:
+            connection.sendall(b" ")
+            sent += 1
+            with suppress(TimeoutError):
+                got = connection.recv(65_536)
+    assert got.startswith(b"HTTP/1.1 408"), sent
+
+
+@pytest.mark.parametrize(
+    ("path", "size", "status"),
+    [
+        ("/projects", 2**20, 408),
+        ("/projects", 2**20 + 1, 413),
+        ("/jobs/import", 2**24, 408),
+        ("/jobs/import", 2**24 + 1, 413),
+    ],
+)
+def test_how_large_a_body_with_credentials_may_be(
+    inside: InProcessServer, admin: Client, path: str, size: int, status: int
+) -> None:
+    """One that is small enough is waited for."""
+    head = f"POST /api/v3{path} HTTP/1.1\r\nHost: here\r\nAuthorization: {admin.headers['Authorization']!s}\r\n"
+    with connected(inside, f"{head}Content-Length: {size}\r\n\r\n".encode()) as connection:
+        assert read_to_end(connection).startswith(f"HTTP/1.1 {status}".encode())
 
 
 def test_surplus_connections_of_an_address_are_ended(inside: InProcessServer, admin: Client) -> None:

@@ -1,12 +1,16 @@
 """Requests say what is wrong with them, and nothing that they ask for is ignored."""
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Annotated, Any
 
 import msgspec
 import pytest
+from msgspec import Meta
 
 from api.builds import NewBuild
-from api.http.validation import convert_body, find_wrong
+from api.http.bodies import refuse_doubled
+from api.http.query_parameters import MAX_PARAMETERS
+from api.http.validation import MAX_ERRORS, convert_body, find_wrong
 from domain.core.errors import Invalid
 from tests.support.server import Server
 
@@ -121,3 +125,61 @@ class Outer(msgspec.Struct):
 )
 def test_what_is_no_object_is_shown(value: Any, says: str) -> None:
     assert [f"{error.field} {error.message}" for error in find_wrong(value, Outer)] == [says]
+
+
+class Watched(list[Any]):
+    """A list that counts how many of its items are looked at."""
+
+    seen = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        for item in super().__iter__():
+            self.seen += 1
+            yield item
+
+
+class Lists(msgspec.Struct):
+    whole: list[Inner] = []
+    few: Annotated[list[Inner], Meta(max_length=10)] | None = None
+    named: Annotated[dict[str, int], Meta(max_length=10)] = {}
+
+
+def refusal(value: Any) -> Invalid:
+    with pytest.raises(Invalid) as refused:
+        convert_body(value, Lists)
+    return refused.value
+
+
+@pytest.mark.parametrize("item", [1, {}, {"b": 1}, {"a": "x"}, {"a": 1, "b": 2}])
+def test_the_search_ends_when_enough_is_wrong(item: Any) -> None:
+    items = Watched([item] * 1_000)
+    assert len(refusal({"whole": items}).errors) == MAX_ERRORS
+    assert items.seen <= MAX_ERRORS + 1
+
+
+def test_a_list_that_is_too_long_is_wrong_as_a_whole() -> None:
+    items = Watched([{"b": "x"}] * 1_000)
+    (error,) = refusal({"few": items}).errors
+    assert error.message.startswith("must be a list of at most 10 items or null, not [")
+    assert items.seen <= len(items), "it is written out once"
+    (error,) = refusal({"named": {str(number): "x" for number in range(1_000)}}).errors
+    assert error.message.startswith("must be an object of at most 10 names, not {")
+
+
+def test_names_are_repeated_in_part() -> None:
+    long = "n" * 100_000
+    for refused in (refusal({long: 1}), refusal({"named": {long: "x"}})):
+        assert len(refused.detail) < 400
+    with pytest.raises(Invalid) as doubled:
+        refuse_doubled([(f"{long}{number // 2}", 1) for number in range(1_000)])
+    assert len(doubled.value.errors) == MAX_ERRORS
+    assert len(doubled.value.detail) < MAX_ERRORS * 200
+
+
+def test_a_query_has_not_too_many_parameters(server: Server) -> None:
+    for count, errors in ((MAX_PARAMETERS, MAX_ERRORS), (MAX_PARAMETERS + 1, 0)):
+        query = "&".join(f"{'n' * 100}{number}=1" for number in range(count))
+        answer = server.admin.get(f"/api/v3/projects?{query}")
+        assert answer.status_code == 422
+        assert len(answer.json().get("errors", ())) == errors
+        assert len(answer.text) < 100 * (errors + 1) * 5

@@ -7,6 +7,7 @@ application) every path and query string.
 
 import json
 from collections import Counter
+from itertools import islice
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -16,7 +17,7 @@ from litestar.exceptions import HTTPException, SerializationException
 from litestar.handlers import BaseRouteHandler
 
 from api.http.types import MAX_ID
-from api.http.validation import convert_body, drop_read_only
+from api.http.validation import MAX_ERRORS, convert_body, drop_read_only, shorten
 from domain.core.errors import FieldError, Invalid, NotFound
 
 NUL = "contains the character U+0000, which cannot be stored"
@@ -75,7 +76,8 @@ def refuse_doubled(members: list[tuple[str, Any]]) -> dict[str, Any]:
     named = dict(members)
     if len(named) < len(members):
         counts = Counter(name for name, _ in members)
-        raise Invalid.fields([FieldError(name, "is given twice") for name, count in counts.items() if count > 1])
+        doubled = (name for name, count in counts.items() if count > 1)
+        raise Invalid.fields([FieldError(shorten(name), "is given twice") for name in islice(doubled, MAX_ERRORS)])
     return named
 
 

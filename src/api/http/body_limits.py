@@ -1,6 +1,7 @@
 """Limits how large and how slow bodies are, so that they do not occupy connections and memory.
 
-Callers without credentials may send little. How much others may send is Litestar's `request_max_body_size`.
+Callers without credentials may send little. How much others may send is Litestar's `request_max_body_size`: MAX_BYTES,
+or LARGE_BYTES for the few operations that take lists of many texts. Files have limits of their own.
 """
 
 import asyncio
@@ -15,10 +16,17 @@ MAX_BODY = "max_public_body"
 """Key in `opt` of a handler that needs no credentials: how many bytes its body may have."""
 MAX_PUBLIC_BODY = 64 * 1024
 """Bytes of a body without credentials, where the handler says nothing else."""
+MAX_BYTES = 1024**2
+"""Bytes of a body with credentials, where the handler says nothing else."""
+LARGE_BYTES = 16 * 1024**2
 BODY_TIMEOUT_S = 30.0
 """Seconds within which a request without credentials must have sent its whole body."""
 PAUSE_TIMEOUT_S = 60.0
 """Seconds for which a request with credentials may pause within its body, which may be a large file."""
+MIN_BYTES_S = 64 * 1024
+"""Bytes a second that a body with credentials must have on average, after the first PAUSE_TIMEOUT_S. Only time that the
+server waits for the caller counts.
+"""
 
 
 def limit_body(scope: Scope, receive: Receive) -> Receive:
@@ -29,18 +37,21 @@ def limit_body(scope: Scope, receive: Receive) -> Receive:
     loop = asyncio.get_running_loop()
     deadline = loop.time() + BODY_TIMEOUT_S
     is_complete = False
-    size = 0
+    size, waited_s = 0, 0.0
 
     async def receive_within_limits() -> HTTPRequestEvent | HTTPDisconnectEvent:
-        nonlocal is_complete, size
+        nonlocal is_complete, size, waited_s
         if is_complete:
             return await receive_http()
+        began = loop.time()
+        slowest = began + PAUSE_TIMEOUT_S + min(0.0, size / MIN_BYTES_S - waited_s)
         try:
-            async with asyncio.timeout_at(loop.time() + PAUSE_TIMEOUT_S if scope.get("user") else deadline):
+            async with asyncio.timeout_at(slowest if scope.get("user") else deadline):
                 message = await receive_http()
         except TimeoutError:
             is_complete = True
             raise BodyTimeout("The body of the request did not come in time; send it again.") from None
+        waited_s += loop.time() - began
         if message["type"] == "http.disconnect":
             is_complete = True
             return message

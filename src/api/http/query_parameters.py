@@ -17,7 +17,17 @@ from litestar.handlers import BaseRouteHandler
 from litestar.params import ParameterKwarg
 from msgspec import inspect
 
-from api.http.validation import Time, alternatives, arguments_of, complete_dates, describe, shown, suggestion
+from api.http.validation import (
+    MAX_ERRORS,
+    Time,
+    alternatives,
+    arguments_of,
+    complete_dates,
+    describe,
+    shorten,
+    shown,
+    suggestion,
+)
 from domain.core.errors import FieldError, Invalid
 
 RESERVED = frozenset({"request", "data", "body", "headers", "cookies", "query", "scope", "state", "socket", "self"})
@@ -27,6 +37,8 @@ NO_PAST = (
     "is not possible here; it is when builds are listed, or a build, its report or tests, a job, its configuration or"
     " quarantine, a node, or a user's permissions are read"
 )
+MAX_PARAMETERS = 100
+"""Largest number of parameters in a query string."""
 INTEGER = re.compile(r"-?[0-9]+")
 """Pattern of a whole number. Python and msgspec accept more: digits of other scripts, `1_000`, `1e3`."""
 
@@ -45,7 +57,10 @@ def check_query(request: Request[Any, Any, Any]) -> None:
     Must be called before anything reads `request.query_params`: that property remembers the first query string that it
     has parsed.
     """
-    given = parse_qsl(request.scope["query_string"].decode(), keep_blank_values=True)
+    query = request.scope["query_string"].decode()
+    if query.count("&") >= MAX_PARAMETERS:
+        raise Invalid(f"The query string has more than {MAX_PARAMETERS} parameters.")
+    given = parse_qsl(query, keep_blank_values=True)
     known = query_parameters(request.route_handler, frozenset(request.path_params))
     if errors := find_errors(given, known):
         raise Invalid.fields(errors)
@@ -60,10 +75,11 @@ def find_errors(given: Sequence[tuple[str, str]], known: Mapping[str, QueryParam
         values.setdefault(name, []).append(value)
     missing = (name for name, parameter in known.items() if parameter.is_required and name not in values)
     refusals = ((name, refuse(name, texts, known)) for name, texts in values.items())
-    return [
+    found = [
         *(FieldError(name, "is required") for name in missing),
-        *(FieldError(name, message) for name, message in refusals if message is not None),
+        *(FieldError(shorten(name), message) for name, message in refusals if message is not None),
     ]
+    return found[:MAX_ERRORS]
 
 
 def refuse(name: str, texts: Sequence[str], known: Mapping[str, QueryParameter]) -> str | None:

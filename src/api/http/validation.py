@@ -1,14 +1,16 @@
 """Checks bodies against their types. An error names every wrong field, its value and the possible values. No unknown
-field is ignored.
+field is ignored. The search for wrong fields ends at MAX_ERRORS, since it occupies the event loop.
 """
 
 import difflib
 import json
+import math
 import re
 import types
 from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
 from functools import cache
+from itertools import chain, islice
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -17,8 +19,9 @@ from msgspec import Meta, inspect
 from domain.core.errors import FieldError, Invalid
 
 MAX_ERRORS = 50
+"""Largest number of wrong fields that an error names."""
 MAX_SHOWN = 60
-"""Largest number of characters of a wrong value that an error repeats."""
+"""Largest number of characters of a wrong value, or of a name, that an error repeats."""
 DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 Time = Annotated[datetime, Meta(tz=True)]
 """Type of a time in a request, with its offset. `complete_dates` also allows a date."""
@@ -29,15 +32,15 @@ def convert_body(value: Any, expected: Any, *, ignore_unknown: bool = False) -> 
     """Converts a decoded body to the type `expected`. Raises Invalid that names all wrong fields and all unknown ones.
     With `ignore_unknown`, unknown fields are allowed.
     """
-    unknown = () if ignore_unknown else tuple(find_unknown(value, expected))
+    unknown = iter(()) if ignore_unknown else find_unknown(value, expected)
     value = complete_dates(value, expected)
     try:
         converted = msgspec.convert(value, expected)
     except msgspec.ValidationError:
-        wrong = [*find_wrong(value, expected), *unknown] or [FieldError("body", "does not have the documented form")]
-        raise Invalid.fields(wrong[:MAX_ERRORS]) from None
-    if errors := [*find_far_times(converted), *unknown]:
-        raise Invalid.fields(errors[:MAX_ERRORS])
+        wrong = list(islice(chain(find_wrong(value, expected), unknown), MAX_ERRORS))
+        raise Invalid.fields(wrong or [FieldError("body", "does not have the documented form")]) from None
+    if errors := list(islice(chain(find_far_times(converted), unknown), MAX_ERRORS)):
+        raise Invalid.fields(errors)
     return converted
 
 
@@ -87,27 +90,50 @@ def find_unknown(value: Any, expected: Any, path: str = "") -> Iterator[FieldErr
 
 def find_wrong(value: Any, expected: Any, path: str = "") -> Iterator[FieldError]:
     """Yields an error for each field of a decoded body that is missing or does not fit its type."""
-    parts = list(children(value, expected, path))
+    if (refusal := refuse(value, expected)) is None:
+        return
     struct = struct_of(expected)
-    found = [fault for member, item, where in parts if member is not None for fault in find_wrong(item, member, where)]
-    if struct is not None and isinstance(value, dict):
-        missing = (item.encode_name for item in msgspec.structs.fields(struct) if item.required)
-        found += [FieldError(join(path, name), "is required") for name in missing if name not in value]
-    yield from found
+    is_explained = False
+    for fault in find_wrong_parts(value, expected, path):
+        is_explained = True
+        yield fault
     # An unknown field makes the object around it wrong, which needs no error of its own.
-    is_explained = found or next(find_unknown(value, expected), None) is not None
-    if not is_explained and (refusal := refuse(value, expected)) is not None:
+    if not is_explained and next(find_unknown(value, expected), None) is None:
         is_whole = struct is not None and isinstance(value, dict)
         message = refusal if is_whole else f"must be {describe(expected)}, not {shown(value)}"
         yield FieldError(path or "body", message)
+
+
+def find_wrong_parts(value: Any, expected: Any, path: str) -> Iterator[FieldError]:
+    for member, item, where in children(value, expected, path):
+        if member is not None:
+            yield from find_wrong(item, member, where)
+    struct = struct_of(expected)
+    if struct is not None and isinstance(value, dict):
+        for field in msgspec.structs.fields(struct):
+            if field.required and field.encode_name not in value:
+                yield FieldError(join(path, field.encode_name), "is required")
+
+
+def most_parts(expected: Any) -> float:
+    """Returns how many items or names a type allows in a list or in an object."""
+    arguments = get_args(expected)
+    if get_origin(expected) is Annotated:
+        sizes = [item.max_length for item in arguments[1:] if isinstance(item, Meta) and item.max_length is not None]
+        return min(sizes, default=most_parts(arguments[0]))
+    if get_origin(expected) in (Union, types.UnionType):
+        return max(most_parts(item) for item in arguments if item is not types.NoneType)
+    return math.inf
 
 
 def children(value: Any, expected: Any, path: str) -> Iterator[tuple[Any, Any, str]]:
     """Yields the parts of a decoded value, one level down. Each is a tuple of the part's type, its value and its path.
 
     If a struct does not have a field, the type of that field is None, and its value is replaced by the names of the
-    fields that the struct does have.
+    fields that the struct does have. A value with more parts than its type allows is wrong as a whole: it yields none.
     """
+    if isinstance(value, dict | list) and len(value) > most_parts(expected):
+        return
     match value:
         case dict() if (struct := struct_of(expected)) is not None:
             members = struct_members(struct)
@@ -161,19 +187,23 @@ def refuse(value: Any, expected: Any) -> str | None:
 
 
 def join(path: str, name: str) -> str:
+    name = shorten(name)
     return f"{path}.{name}" if path else name
 
 
-def shown(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=str)
+def shorten(text: str) -> str:
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}… ({len(text):,} characters)"
+
+
+def shown(value: Any) -> str:
+    return shorten(json.dumps(value, ensure_ascii=False, default=str))
 
 
 def suggestion(name: str, known: Collection[str]) -> str:
     """Returns the end of an error message: it suggests the known name that is most like the unknown `name`. If no known
     name is alike, it lists all of them.
     """
-    near = difflib.get_close_matches(name.rpartition(".")[2], sorted(known), n=1)
+    near = difflib.get_close_matches(shorten(name).rpartition(".")[2], sorted(known), n=1)
     if near:
         return f"; did you mean {near[0]}?"
     return f"; possible are {', '.join(sorted(known))}" if known else ""
@@ -207,6 +237,8 @@ def describe_type(kind: inspect.Type) -> str:
             return "a time with its offset, like 2026-05-20T14:00:00Z, or a date"
         case inspect.ListType():
             return f"a list{describe_size(kind.min_length, kind.max_length, 'items')}"
+        case inspect.DictType():
+            return f"an object{describe_size(kind.min_length, kind.max_length, 'names')}"
         case _:
             return "an object"
 
