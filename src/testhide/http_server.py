@@ -15,12 +15,12 @@ from granian.http import HTTP1Settings
 from granian.log import LogLevels
 from granian.net import SocketHolder  # type: ignore[attr-defined]
 from granian.server.embed import Server
-from granian.utils.proxies import wrap_asgi_with_proxy_headers
 from litestar import Litestar
 
 from api.http.networks import Network
 from store.postgres.cancellation import cancel_and_wait
 from testhide.connections import ConnectionCap, raise_file_limit
+from testhide.proxies import TrustedProxies
 
 HEAD_TIMEOUT_S = 30.0
 """Seconds within which a connection must have sent the head of its first or next request."""
@@ -60,12 +60,6 @@ def open_listener(address: str, port: int, backlog: int) -> socket.socket:
     return listener
 
 
-def _as_seen(network: Network) -> list[str]:
-    """Return the network, and its IPv4-mapped form, in which an IPv6 listener sees callers that use IPv4."""
-    mapped = [f"::ffff:{network.network_address}/{96 + network.prefixlen}"] if network.version == 4 else []
-    return [str(network), *mapped]
-
-
 async def serve(
     app: Litestar,
     host: str,
@@ -75,8 +69,7 @@ async def serve(
     connections_per_address: int = CONNECTIONS_PER_ADDRESS,
 ) -> None:
     """Serve until `stop` returns; then end open responses (SSE) and long polls, and wait for all other responses."""
-    proxied = wrap_asgi_with_proxy_headers(app, [seen for network in trusted_proxies for seen in _as_seen(network)])
-    cap = ConnectionCap(proxied, port, connections_per_address, trusted_proxies)
+    cap = ConnectionCap(TrustedProxies(app, trusted_proxies), port, connections_per_address, trusted_proxies)
     server = HttpServer(
         cap,
         address=host,

@@ -77,6 +77,12 @@ def test_an_address_without_credentials_that_asks_too_often_has_to_wait(
     assert ask(limited.url, "/sso", f"{new_network()}::1").status_code == 200
 
 
+@pytest.mark.parametrize("form", ["203.0.113.{}", "203.0.113.{}:51234", "[2001:db8:{}::1]", "[2001:db8:{}::1]:443"])
+def test_an_address_may_have_brackets_and_a_port(limited: InProcessServer, form: str) -> None:
+    answer = ask(limited.url, "/sso", form.format(random.randrange(1, 250)))
+    assert answer.headers["RateLimit-Limit"] == str(PER_ADDRESS)
+
+
 def test_agents_are_not_counted(shop: Shop, agent: FakeAgent, limited: InProcessServer) -> None:
     for _ in range(PER_TOKEN + REFILLED):
         headers = {"Authorization": f"Bearer {agent.http.token}"}

@@ -1,0 +1,64 @@
+"""Takes the address of callers, and whether they used https, from what trusted reverse proxies say."""
+
+import re
+from collections.abc import Sequence
+
+import structlog
+from litestar.types import ASGIApp, Receive, Scope, Send
+
+from api.http.networks import Address, Network, parse_address
+
+log = structlog.get_logger()
+
+HOST = re.compile(r"\[(?P<v6>[^\]]*)\](:[0-9]*)?|(?P<v4>[^:]*)(:[0-9]*)?")
+"""Address with brackets or a port, as some proxies write it."""
+
+
+class TrustedProxies:
+    """ASGI application whose requests come from the caller that the trusted proxies before it name."""
+
+    def __init__(self, app: ASGIApp, trusted: Sequence[Network]) -> None:
+        self._app = app
+        self._trusted = trusted
+        self._has_warned = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if (peer := scope.get("client")) is not None:  # None for the start and end of the server
+            proxy = parse_address(peer[0])
+            forwarded = read_header(scope, b"x-forwarded-for")
+            if forwarded and proxy is not None and is_in(proxy, self._trusted):
+                scope["client"] = (str(self._find_caller(proxy, forwarded)), 0)
+                if (scheme := read_header(scope, b"x-forwarded-proto").partition(",")[0].strip()) in ("http", "https"):
+                    scope["scheme"] = scheme
+        await self._app(scope, receive, send)
+
+    def _find_caller(self, proxy: Address, forwarded: str) -> Address:
+        """Returns the last address that is no trusted proxy, or the first one if all are. If a trusted proxy names
+        something else than an address, it counts as the caller itself.
+        """
+        caller = proxy
+        for text in reversed(forwarded.split(",")):
+            if (address := parse_forwarded(text.strip())) is None:
+                if not self._has_warned:
+                    self._has_warned = True
+                    log.warning("a proxy sends no address in X-Forwarded-For", proxy=str(caller), sent=text[:100])
+                break
+            caller = address
+            if not is_in(address, self._trusted):
+                break
+        return caller
+
+
+def parse_forwarded(text: str) -> Address | None:
+    """Returns the address in a part of X-Forwarded-For, which may have brackets and a port."""
+    if (address := parse_address(text)) is None and (match := HOST.fullmatch(text)) is not None:
+        address = parse_address(match["v6"] or match["v4"] or "")
+    return address
+
+
+def is_in(address: Address, networks: Sequence[Network]) -> bool:
+    return any(address in network for network in networks)
+
+
+def read_header(scope: Scope, name: bytes) -> str:
+    return ", ".join(value.decode("latin1").strip() for key, value in scope["headers"] if key == name and value.strip())
