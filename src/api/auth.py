@@ -16,7 +16,7 @@ from api.http.networks import find_network
 from api.http.paging import Paged, paginate
 from api.http.permissions import ANY_USER, CAN_CHANGE_ACCOUNT, CAN_READ, TOKEN_MAKERS, Level, User
 from api.http.request_context import RequestContext
-from api.http.security import API_TOKEN, PUBLIC, SESSION, session_token
+from api.http.security import API_TOKEN, BAD_TOKEN, PUBLIC, SESSION, session_token
 from api.http.services import Services
 from api.http.types import Email, Id, Name, fields_of, to_view
 from api.http.validation import Time
@@ -287,11 +287,14 @@ class AuthController(Controller):
     @post("/api-tokens", opt=SHOWN_ONCE, guards=[TOKEN_MAKERS])
     async def create_api_token(self, ctx: RequestContext, data: NewApiToken) -> CreatedApiToken:
         """Creates an API token of the caller. Only this answer shows the token itself. Scopes and projects limit the
-        token to a part of the caller's rights.
+        token to a part of the caller's rights. A token that expires makes none that expires later.
         """
         now = utcnow()
         if data.expires_at is not None and data.expires_at <= now:
             raise Invalid.field("expires_at", "must be in the future")
+        if (latest := await find_expiry(ctx)) is not None and (data.expires_at is None or data.expires_at > latest):
+            at = latest.isoformat().replace("+00:00", "Z")
+            raise Invalid.field("expires_at", f"must be {at} or earlier, when the token of this request expires")
         for project_id in data.project_ids or ():
             if not ctx.user.may("read", project_id):
                 raise Invalid.field("project_ids", f"there is no project {project_id}")
@@ -316,6 +319,18 @@ async def open_session(ctx: RequestContext, user_id: int, password_hash: str | N
     expires_at = now + SESSION
     await ctx(OpenSession(session_id, user_id, expires_at, password_hash), actor=f"user:{user_id}")
     return OpenedSession(session_token(ctx.services.secrets, user_id, session_id, now), expires_at, user_id)
+
+
+async def find_expiry(ctx: RequestContext) -> datetime | None:
+    """Returns the time at which the caller's API token expires; None if it does not, and for a session."""
+    if ctx.user.token_id is None:
+        return None
+    async with ctx.reading() as connection:
+        tokens = await auth.fetch_tokens(connection, ctx.user.user_id)
+    for token in tokens:
+        if token.id == ctx.user.token_id:
+            return token.expires_at
+    raise Unauthenticated(BAD_TOKEN)
 
 
 def find_level(user: User, project_id: int) -> Level:

@@ -202,6 +202,16 @@ def test_a_limited_token_makes_no_token(server: Server) -> None:
         )
 
 
+def test_a_token_makes_none_that_outlives_it(server: Server) -> None:
+    ends, later = (datetime.now(UTC) + timedelta(hours=hours) for hours in (1, 2))
+    bot = limited(server.make_user("viewer", {}), server, expires_at=ends.isoformat())
+    for limits in ({}, {"expires_at": None}, {"expires_at": later.isoformat()}):
+        (error,) = bot.when("POST", "/api-tokens", json={"name": "more"} | limits).then(422)["errors"]
+        assert error["field"] == "expires_at"
+    second = limited(bot, server, expires_at=ends.isoformat())
+    second.when("POST", "/api-tokens", json={"name": "more"}).then(422)
+
+
 def test_a_token_ends_when_it_was_said(server: Server) -> None:
     past = {"name": "x", "expires_at": "2020-01-01"}
     assert server.admin.when("POST", "/api-tokens", json=past).then(422)["errors"][0]["field"] == "expires_at"
