@@ -2,17 +2,20 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
 
 from commands.handler import Command
 from domain.core.events import AnyStream, Category, Event
 from domain.endpoints import Endpoint, EndpointKind
-from domain.teams import CARD, CHANNEL, CardGivenUp, ChannelDeleted, ChannelFailing, ChannelRecovered
+from domain.teams import CARD, CHANNEL, CardGivenUp, Channel, ChannelDeleted, ChannelFailing, ChannelRecovered
 from domain.webhooks import (
     DELIVERY,
     WEBHOOK,
     Delivery,
     DeliveryGivenUp,
+    Webhook,
     WebhookDeleted,
     WebhookFailing,
     WebhookRecovered,
@@ -37,6 +40,16 @@ _STREAMS: Mapping[EndpointKind, _Streams] = {
     "teams": _Streams(CHANNEL, CARD, ChannelDeleted, ChannelFailing, ChannelRecovered, CardGivenUp),
 }
 NAMES: Mapping[EndpointKind, str] = {"webhook": "webhook", "teams": "Teams channel"}
+
+
+E = TypeVar("E", bound=Webhook | Channel)
+
+
+def to_compare(endpoint: E, active: bool | None) -> E:
+    """Returns the state that an update compares its fields with. `active=True` changes an endpoint that fails, even if
+    it is active: the event ends its pause.
+    """
+    return msgspec.structs.replace(endpoint, active=False) if active and endpoint.failing else endpoint
 
 
 @dataclass(frozen=True)

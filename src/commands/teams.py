@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from commands.endpoints import to_compare
 from commands.handler import Command, must_exist
 from commands.projects import must_be_open
 from domain.core.events import AnyStream, Event
@@ -44,4 +45,4 @@ class UpdateChannel(Command, of=CHANNEL):
 
     def decide(self, channel: Channel | None) -> Iterable[Event]:
         channel = must_exist(channel, f"Teams channel {self.channel_id}")
-        yield from self.update(ChannelUpdated, channel, project_id=channel.project_id)
+        yield from self.update(ChannelUpdated, to_compare(channel, self.active), project_id=channel.project_id)

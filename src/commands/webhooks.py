@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from commands.endpoints import to_compare
 from commands.handler import Command, must_exist
 from commands.projects import must_be_open
 from domain.core.errors import Conflict
@@ -54,7 +55,7 @@ class UpdateWebhook(Command, of=WEBHOOK):
 
     def decide(self, webhook: Webhook | None) -> Iterable[Event]:
         webhook = must_exist(webhook, f"webhook {self.webhook_id}")
-        yield from self.update(WebhookUpdated, webhook, project_id=webhook.project_id)
+        yield from self.update(WebhookUpdated, to_compare(webhook, self.active), project_id=webhook.project_id)
 
 
 @dataclass(frozen=True)

@@ -117,6 +117,14 @@ def test_health_is_said_when_it_changes() -> None:
     given(REGISTERED, failing).when(RecordEndpointHealth("webhook", 14, None)).then(recovered)
 
 
+def test_a_webhook_that_fails_is_tried_again_by_making_it_active() -> None:
+    failing = WebhookFailing(webhook_id=14, project_id=3, error="answered 503")
+    again = WebhookUpdated(webhook_id=14, project_id=3, active=True)
+    given(REGISTERED, failing).when(UpdateWebhook(14, active=True)).then(again)
+    given(REGISTERED, failing).when(UpdateWebhook(14, url=URL)).then_nothing()
+    given(REGISTERED).when(UpdateWebhook(14, active=True)).then_nothing()
+
+
 @hypothesis.given(histories(*webhooks.EVENTS))
 def test_no_history_fails(history: list[Event]) -> None:
     folds(WEBHOOK, history)

@@ -217,3 +217,44 @@ async def test_redelivered_it_is_tried_as_often_as_a_new_one(hooks: Hooks) -> No
         assert len(receiver.requests) == 9
         (given_up,) = await hooks.events("webhook.delivery_given_up")
         assert given_up.attempts == 9
+
+
+async def test_another_url_that_fails_too_is_no_recovery(hooks: Hooks) -> None:
+    async with receiving() as first, receiving() as second:
+        first.status, second.status = 404, 500
+        webhook = await hooks.register(first.url, ("build.finished",))
+        await _fail(hooks)
+        await hooks.update(webhook, url=second.url)
+        await hooks.deliver()
+        assert len(second.requests) == 1, "one at a time, as long as it fails"
+        hooks.later(BREAKER.first_pause_s)
+        await hooks.deliver()
+        assert len(second.requests) == 2
+        assert [event.name for event in await hooks.events("webhook.failing", "webhook.recovered")] == [
+            "webhook.failing"
+        ]
+        second.status = 200
+        await hooks.update(webhook, active=True)
+        await hooks.deliver()
+        assert len(second.requests) == 2 + BREAKER.opens_after, "at once, and all that waited"
+        assert len(await hooks.events("webhook.recovered")) == 1
+
+
+async def test_no_pause_is_longer_than_the_rules_make_it(hooks: Hooks) -> None:
+    """The table is no event: somebody who changes it must not be able to silence a webhook."""
+    async with receiving() as receiver:
+        await hooks.register(receiver.url, ("build.finished",))
+        await hooks.build(1, "passed")
+        await hooks.follow()
+        for column in ("open_until = '2099-01-01'", "open_until = 'infinity'"):
+            await hooks.rows(f"UPDATE webhook_endpoints SET {column} RETURNING id")
+            await hooks.build(2 + len(receiver.requests), "passed")
+            await hooks.deliver()
+        assert len(receiver.requests) == 3
+
+
+async def _fail(hooks: Hooks) -> None:
+    """Makes builds whose messages fail so often that the webhook is paused."""
+    for build in range(1, BREAKER.opens_after + 1):
+        await hooks.build(build, "passed")
+    await hooks.deliver()

@@ -15,14 +15,14 @@ Callers pass all times, so that tests control them. `store.tables.delivery_endpo
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 import msgspec
 from psycopg import AsyncConnection
 from psycopg.rows import class_row
 
-from domain.delivery_outcomes import Outcome
+from domain.delivery_outcomes import MAX_RETRY_AFTER_S, Outcome
 from domain.endpoints import EndpointKind
 from store.postgres.queries import fetch_row
 
@@ -83,6 +83,10 @@ class CircuitBreaker(NamedTuple):
 
 
 BREAKER = CircuitBreaker(opens_after=10, first_pause_s=60, longest_pause_s=600)
+LONGEST_PAUSE = timedelta(seconds=max(BREAKER.longest_pause_s, MAX_RETRY_AFTER_S) + 60)
+"""A pause that ends later is none, since no rule makes one: somebody wrote it into the table. The minute is for clocks
+that differ.
+"""
 
 
 def new_delivery_id() -> str:
@@ -124,7 +128,7 @@ async def enqueue(connection: AsyncConnection, deliveries: Sequence[PlannedDeliv
 _LEASE = b"""
     WITH probing AS (
         UPDATE webhook_endpoints e SET open_until = %(until)s, probing = true
-        WHERE e.active AND e.open_until <= %(now)s AND EXISTS (
+        WHERE e.active AND (e.open_until <= %(now)s OR e.open_until > %(longest)s) AND EXISTS (
             SELECT FROM webhook_deliveries d WHERE d.webhook_id = e.id AND d.state = 'pending' AND d.due_at <= %(now)s)
         RETURNING e.id
     ), picked AS (
@@ -137,7 +141,8 @@ _LEASE = b"""
                 WHEN e.id IN (SELECT id FROM probing) THEN 1 ELSE 0 END
             FOR UPDATE SKIP LOCKED
         ) due
-        WHERE e.active AND (e.open_until IS NULL OR e.open_until <= %(now)s) LIMIT %(limit)s
+        WHERE e.active AND (e.open_until IS NULL OR e.open_until <= %(now)s OR e.open_until > %(longest)s)
+        LIMIT %(limit)s
     )
     UPDATE webhook_deliveries d SET leased = true, leased_by = %(by)s, due_at = %(until)s
     FROM picked WHERE d.id = picked.id
@@ -165,7 +170,7 @@ async def lease(
     async with connection.cursor(row_factory=class_row(LeasedDelivery)) as cursor:
         await cursor.execute(
             _LEASE,
-            {"now": now, "until": until, "by": by, "each": each, "limit": limit}
+            {"now": now, "until": until, "longest": now + LONGEST_PAUSE, "by": by, "each": each, "limit": limit}
             | {"busy": list(running), "running": list(running.values())},
             prepare=True,
         )
@@ -183,9 +188,10 @@ async def fetch_overdue(connection: AsyncConnection, now: datetime) -> tuple[int
         "SELECT e.id, extract(epoch FROM %(now)s - due.due_at)::float8 FROM webhook_endpoints e CROSS JOIN LATERAL ("
         "  SELECT due_at FROM webhook_deliveries d WHERE d.webhook_id = e.id AND d.state = 'pending'"
         "  ORDER BY due_at LIMIT 1) due"
-        " WHERE e.active AND (e.open_until IS NULL OR e.open_until <= %(now)s) AND due.due_at <= %(now)s"
+        " WHERE e.active AND (e.open_until IS NULL OR e.open_until <= %(now)s OR e.open_until > %(longest)s)"
+        " AND due.due_at <= %(now)s"
         " ORDER BY due.due_at LIMIT 1",
-        {"now": now},
+        {"now": now, "longest": now + LONGEST_PAUSE},
     )
     return None if row is None else (row[0], row[1])
 

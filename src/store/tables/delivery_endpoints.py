@@ -84,11 +84,13 @@ async def update_endpoint(connection: AsyncConnection, endpoint_id: int, changes
 
 
 async def reset_health(connection: AsyncConnection, endpoint_id: int, now: datetime) -> None:
-    """Forgets the endpoint's failures, ends its pause, and makes its pending deliveries due now."""
+    """Ends the endpoint's pause and makes its pending deliveries due now. If it fails, it does so until a delivery
+    succeeds: one is tried, as after every pause.
+    """
     await connection.execute(
-        "UPDATE webhook_endpoints SET failures_in_a_row = 0, pause_s = 0, open_until = NULL, probing = false"
-        " WHERE id = %s",
-        (endpoint_id,),
+        "UPDATE webhook_endpoints SET failures_in_a_row = CASE WHEN open_until IS NULL THEN 0 ELSE failures_in_a_row"
+        " END, pause_s = 0, open_until = CASE WHEN open_until IS NOT NULL THEN %s END, probing = false WHERE id = %s",
+        (now, endpoint_id),
     )
     await connection.execute(
         "UPDATE webhook_deliveries SET due_at = %s, since = %s"
