@@ -11,8 +11,11 @@ import pytest
 from tests.agent.fake_server import FakeServer
 from tests.agent.harness import SYSTEM_PYTHON, Agent, StartAgent
 
+from agent.build.workspace import Workspace
+from agent.credentials import own_command_line
 from agent.process import namespaces
-from agent.process.privileges import SLOT_UIDS
+from agent.process.privileges import SLOT_UIDS, BuildAccount
+from agent.process.supervisor_client import SupervisorClient
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can run builds as users of their own")
 
@@ -113,6 +116,50 @@ def test_a_setuid_file_gives_no_build_the_user_of_another_one(
     user, got_user, group, got_group = thief.printed
     assert (got_user, got_group) == (user, group)
     assert user != victim.printed[0]
+
+
+KEYS = """
+import ctypes, os, sys
+add, keyctl = {"x86_64": (248, 250), "aarch64": (217, 219)}[os.uname().machine]
+call = ctypes.CDLL(None).syscall
+rings = {"session": -3, "user": -4, "user session": -5, "persistent": call(keyctl, 22, ctypes.c_long(-1), -2)}
+for name, ring in rings.items():
+    if sys.argv[1] == "add":
+        call(add, b"user", b"key", b"secret", 6, ctypes.c_long(ring))
+    if call(keyctl, 10, ctypes.c_long(ring), b"user", b"key", 0) > 0:
+        print(name)
+"""
+
+
+@pytest.mark.parametrize("options", [[], ["isolated"]])
+def test_keys_do_not_outlive_a_build(options: list[str], folder: Path) -> None:
+    if options and namespaces.find_refusal():
+        pytest.skip("this kernel or container gives no namespaces")
+    uid = SLOT_UIDS[-1]
+    workspace = Workspace(folder / "1-1", BuildAccount(uid, uid, []))
+    script = workspace.root / "keys.py"
+    script.write_text(KEYS)
+    supervisor = SupervisorClient([*own_command_line(), "slot", *options])
+
+    def run(action: str) -> list[str]:
+        argv = [SYSTEM_PYTHON, str(script), action]
+        supervisor.run(argv, "/", workspace.base_environment(), workspace.account, workspace.record)
+        while not (answers := supervisor.receive()):
+            pass
+        assert answers == [{"exit": 0}]
+        return (supervisor.read_output() or b"").decode().splitlines()
+
+    try:
+        if not run("add"):
+            pytest.skip("this kernel or container gives no keys")
+        assert {"session", "user", "user session"} <= set(run("look")), "the steps of a build share them"
+        supervisor.end(0)
+        while not any(supervisor.count_survivors(answer) == 0 for answer in supervisor.receive()):
+            pass
+        assert run("look") == []
+    finally:
+        supervisor.close()
+        supervisor.wait(5)
 
 
 def test_users_take_turns(server: FakeServer, start: StartAgent) -> None:

@@ -27,8 +27,8 @@ import subprocess
 import time
 from typing import Any
 
-from agent.process import linux, namespaces, orphans
-from agent.process.privileges import BuildAccount
+from agent.process import keyrings, linux, namespaces, orphans
+from agent.process.privileges import SLOT_UIDS, BuildAccount
 
 _POLL_INTERVAL_S = 0.02  # between two checks whether the processes that are being ended are gone
 _KILL_TIMEOUT_S = 5.0  # from the first SIGKILL until the remaining processes are reported as impossible to end
@@ -59,7 +59,7 @@ class _ProcessSupervisor:
     def __init__(self, control: socket.socket, isolated: bool) -> None:
         self._control = control
         self._isolated = isolated
-        self._has_private_folders = False
+        self._has_begun = False  # has run the first command of a build
         self._received = b""
         self.is_agent_gone = False
         self._leader = 0  # process id of the command that runs
@@ -114,16 +114,18 @@ class _ProcessSupervisor:
         record: str,
         errors: str | None,
     ) -> None:
+        is_first = not self._has_begun
         identity: dict[str, Any] = {}
         if account:
             identity = {"user": account[0], "group": account[1], "extra_groups": account[2]}
-            # Without it, a build could run a file that another one has made setuid, and would be that one's user.
-            identity["preexec_fn"] = linux.refuse_new_privileges
+            identity["preexec_fn"] = lambda: _restrict(has_user_of_its_own=account[0] in SLOT_UIDS, is_first=is_first)
         try:
-            if self._isolated and not self._has_private_folders:
+            if is_first:
+                keyrings.begin_session()
+            if is_first and self._isolated:
                 # The record is in the build's folder.
                 namespaces.hide_shared_folders(os.path.dirname(record), BuildAccount(*account) if account else None)
-                self._has_private_folders = True
+            self._has_begun = True
             with open(errors, "wb", buffering=0) if errors else contextlib.nullcontext(subprocess.STDOUT) as stderr:
                 process = subprocess.Popen(
                     argv,
@@ -159,6 +161,7 @@ class _ProcessSupervisor:
                 self._signal_all(signal.SIGKILL)
             return False
         self._kill_at = None
+        self._has_begun = False
         self._answer({"left": len(left), "number": self._number})
         return True
 
@@ -184,3 +187,11 @@ class _ProcessSupervisor:
     def _answer(self, message: dict[str, Any]) -> None:
         with contextlib.suppress(OSError):  # the agent is gone: the next `recv` reports it
             self._control.sendall(json.dumps(message).encode() + b"\n")
+
+
+def _restrict(has_user_of_its_own: bool, is_first: bool) -> None:
+    """Keep this process, which runs as the build's user already, from what other builds have left."""
+    # Else it could run a file that another build has made setuid, and would be that one's user.
+    linux.refuse_new_privileges()
+    if has_user_of_its_own and is_first:
+        keyrings.clear_user_rings()
