@@ -23,6 +23,7 @@ from commands.identity_providers import (
     UpdateIdentityProvider,
 )
 from domain.core.errors import Conflict, Invalid, OutsideFailure
+from domain.endpoints import mask_url
 from domain.users import Role
 from integrations.ports import (
     MAX_METADATA,
@@ -290,9 +291,9 @@ class IdentityProviderController(Controller):
         except Refused as error:
             raise Invalid.field("metadata_url", str(error)) from None
         except Unanswered as error:
-            raise OutsideFailure(f"{url} gives no metadata: {error}.") from None
+            raise OutsideFailure(f"{mask_url(url)} gives no metadata: {error}.") from None
         except MetadataRefused as error:
-            raise OutsideFailure(f"The metadata at {url} {error}.") from None
+            raise OutsideFailure(f"The metadata at {mask_url(url)} {error}.") from None
 
 
 def _fingerprints(certificates: Sequence[str]) -> list[str]:

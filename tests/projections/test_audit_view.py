@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from domain.builds import BuildFinished, BuildQueued, BuildStarted
 from domain.core.events import Event, EventMetadata, Recorded
+from domain.identity_providers import IdentityProviderCreated, IdentityProviderUpdated
 from domain.jobs import Configuration, JobConfigured, JobCreated, JobUpdated
 from domain.nodes import NodeRegistered
 from domain.projects import MemberAdmitted, ProjectCreated, WebhookSecretRotated
@@ -170,6 +171,17 @@ def test_what_no_state_holds_is_shown_beside_it() -> None:
     assert changes(registered, updated) == {"url": (shown, shown)}
     assert changes(NodeRegistered(node_id=1, title="n", token_hash=b"h"))["agent_token"] == (None, SECRET)
     assert changes(UserRegistered(user_id=1, role="viewer", password_hash="h"))["password"] == (None, SECRET)
+
+
+def test_addresses_of_a_provider_are_shown_without_tokens() -> None:
+    url, shown = "https://idp.example/sso?key=one", "https://idp.example/sso?key=***"
+    fields: dict[str, Any] = {"provider_id": 1, "title": "Company", "entity_id": "idp", "claim": "c", "roles": {}}
+    fields |= dict.fromkeys(("active", "allow_idp_initiated", "create_users", "link_by_email"), True)
+    fields |= {"default_role": "viewer", "email_attribute": "", "role_attribute": "", "certificates": []}
+    created = IdentityProviderCreated(**fields, sso_url=url, metadata_url=url)
+    updated = IdentityProviderUpdated(provider_id=1, sso_url=url.replace("one", "two"))
+    assert (changes(created)["sso_url"], changes(created)["metadata_url"]) == ((None, shown), (None, shown))
+    assert changes(created, updated) == {"sso_url": (shown, shown)}
 
 
 def test_a_build_shows_its_status_and_what_it_was_queued_with() -> None:

@@ -21,7 +21,7 @@ from domain.core.events import Category, Damaged, Event, Recorded
 from domain.dispatch import LEADER
 from domain.endpoints import mask_url
 from domain.flakiness import FLAKINESS
-from domain.identity_providers import IDENTITY_PROVIDER
+from domain.identity_providers import IDENTITY_PROVIDER, IdentityProvider
 from domain.jobs import JOB
 from domain.known_issues import KNOWN_ISSUE
 from domain.node_commands import NODE_COMMAND
@@ -295,6 +295,10 @@ def flatten(state: Any) -> dict[str, Any]:
             return {**dict(_fields("", state.queued)), **fields, "status": status_of(state)}  # type: ignore[arg-type]
         case Webhook():
             return {**dict(_fields("", state)), "url": _Secret(state.url, mask_url(state.url))}
+        case IdentityProvider():
+            urls = {"sso_url": state.sso_url, "metadata_url": state.metadata_url}
+            masked = {name: _Secret(url, mask_url(url)) for name, url in urls.items() if url is not None}
+            return {**dict(_fields("", state)), **masked}
         case msgspec.Struct():
             return dict(_fields("", state))
         case _:
