@@ -16,12 +16,16 @@ from api.projects import find_visible_project
 from api.triage import DefectKey, DefectUrl
 from commands.known_issues import CreateKnownIssue, DeleteKnownIssue, UpdateKnownIssue
 from commands.reports.patterns import MAX_PATTERN
-from domain.core.errors import FieldError, Invalid
+from domain.core.errors import Conflict, FieldError, Invalid
 from domain.known_issues import KNOWN_ISSUE, MAX_FAIL_ID, Clearable, Kind, KnownIssue
 from domain.triage import Classification
 from projections import known_issues
 from projections.known_issues import KnownIssueRow
 
+MAX_PATTERNS = 500
+"""Known issues of a project with a pattern: all of them are searched in each new failure. A few more are possible where
+requests come at the same moment.
+"""
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 PatternText = Annotated[str, Meta(min_length=1, max_length=MAX_PATTERN, description="RE2, over message and trace")]
@@ -96,6 +100,8 @@ class KnownIssueController(Controller):
         match = parse_match(data)
         if match is None:
             raise match_error("one of them is required")
+        if match[0] == "pattern":
+            await must_have_room(ctx, data.project_id)
         known_issue_id = await ctx.services.ids.draw("known_issues")
         receipt = await ctx(
             CreateKnownIssue(known_issue_id, kind=match[0], value=match[1], **fields_without_match(data))
@@ -117,12 +123,14 @@ class KnownIssueController(Controller):
         self, ctx: RequestContext, known_issue_id: int, data: KnownIssueChanges
     ) -> KnownIssueView:
         """Changes a known issue. The change applies to reports that are recorded from now on."""
-        await find_visible_known_issue(ctx, known_issue_id)
+        before, match = await find_visible_known_issue(ctx, known_issue_id), parse_match(data)
+        if match is not None and match[0] == "pattern" != before.kind:
+            await must_have_room(ctx, before.project_id)
         clearable: tuple[Clearable, ...] = ("defect_key", "defect_url")
         await ctx(
             UpdateKnownIssue(
                 known_issue_id,
-                match=parse_match(data),
+                match=match,
                 cleared=tuple(name for name in clearable if getattr(data, name) is None),
                 **fields_without_match(data),
             )
@@ -138,6 +146,15 @@ class KnownIssueController(Controller):
 
 async def find_visible_known_issue(ctx: RequestContext, known_issue_id: int) -> KnownIssueRow:
     return await ctx.find_visible(known_issues.find, "known issue", known_issue_id)
+
+
+async def must_have_room(ctx: RequestContext, project_id: int) -> None:
+    """Raises Conflict if the project has as many known issues with a pattern as it may have."""
+    if await known_issues.count_patterns(ctx.source, project_id) >= MAX_PATTERNS:
+        raise Conflict(
+            f"The project has {MAX_PATTERNS} known issues with a pattern, and may have no more: first delete one that"
+            " matches nothing any more, or join two patterns by `|`."
+        )
 
 
 def parse_match(data: NewKnownIssue | KnownIssueChanges) -> tuple[Kind, str] | None:

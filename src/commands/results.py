@@ -10,8 +10,7 @@ from typing import Any
 import msgspec
 
 from commands.handler import Command
-from commands.reports.matching import Match
-from commands.reports.reading import ReportRead
+from commands.reports.reading import Match, ReportRead
 from commands.selected_tests import mark_ran, warn_of_others
 from commands.verdicts import describe_late, join_sentences
 from domain.artifacts import is_found_by_wildcard, number_path

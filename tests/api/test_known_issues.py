@@ -1,9 +1,15 @@
 """Known issues over HTTP."""
 
+import asyncio
 from typing import Any
 
 import pytest
 
+from api.known_issues import MAX_PATTERNS
+from commands.handler import CommandContext, Handler
+from commands.known_issues import CreateKnownIssue
+from store.clock import utcnow
+from testhide.processes import core
 from tests.support.server import Server
 
 BODY: dict[str, Any] = {
@@ -42,6 +48,26 @@ def test_list(server: Server, project: int, issue: int) -> None:
     assert listed(after=issue) == [second_id]
     assert server.admin.get("/api/v3/known-issues").status_code == 422
     assert server.admin.get("/api/v3/known-issues", params={"project_id": 2**52}).status_code == 404
+
+
+def test_patterns_of_a_project_are_limited(server: Server, project: int, issue: int) -> None:
+    async def create(number: int) -> None:
+        async with core(server.settings, pool_size=1) as parts:
+            handler = Handler(parts.log, utcnow)
+            first = await parts.ids.draw_range("known_issues", number)
+            issues = [CreateKnownIssue(first + n, project, "x", "flaky", "pattern", f"x{n}") for n in range(number)]
+            await asyncio.gather(*(handler.execute(each, CommandContext("system:tests")) for each in issues))
+
+    asyncio.run(create(MAX_PATTERNS - 1))
+    server.wait_until_projected()
+    body = {"project_id": project, **BODY}
+    answer = server.admin.post("/api/v3/known-issues", json=body)
+    assert (answer.status_code, "500 known issues" in answer.json()["detail"]) == (409, True)
+    other = server.admin.post("/api/v3/known-issues", json=body | {"pattern": None, "fail_id": "f1"})
+    assert other.status_code == 201
+    path = f"/api/v3/known-issues/{other.json()['id']}"
+    assert server.admin.put(path, json={"pattern": "x"}).status_code == 409
+    assert server.admin.put(f"/api/v3/known-issues/{issue}", json={"pattern": "x"}).status_code == 200
 
 
 def test_update(server: Server, issue: int) -> None:

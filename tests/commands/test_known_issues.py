@@ -8,9 +8,9 @@ import pytest
 from hypothesis import strategies as st
 
 from commands.known_issues import CreateKnownIssue, DeleteKnownIssue, NoteSearch, UpdateKnownIssue
-from commands.reports.matching import Match, MatchRules
+from commands.reports.matching import MatchRules
 from commands.reports.patterns import MAX_TEXT, Pattern, any_of, must_be_a_pattern, searchable
-from commands.reports.reading import ReportRead, read_chunks
+from commands.reports.reading import Match, ReportRead, read_chunks
 from domain import known_issues, projects
 from domain.builds import ReportRecorded
 from domain.core.errors import Invalid, NotFound
@@ -72,6 +72,7 @@ def test_create() -> None:
         ("x" * 1_001, "at most 1,000"),
         (".*", "every failure"),
         ("x*", "every failure"),
+        (r"\pL{1000}", "too large"),
     ],
 )
 def test_patterns_are_checked(pattern: str, says: str) -> None:
@@ -211,7 +212,14 @@ def test_a_pattern_that_no_re2_takes_is_left_out() -> None:
 
 @pytest.mark.parametrize(
     "patterns",
-    [("x", "boom|(?i)BANG"), ("(?P<a>x)", "(?P<a>boom)"), (r"\Qx", "boom"), ("boom$", "^x"), ("x)|(?:x", "boom")],
+    [
+        ("x", "boom|(?i)BANG"),
+        ("(?P<a>x)", "(?P<a>boom)"),
+        (r"\Qx", "boom"),
+        (r"\Qx bo\Eo", r"\\Q"),
+        ("boom$", "^x"),
+        ("x)|(?:x", "boom"),
+    ],
 )
 def test_many_patterns_match_what_each_does(patterns: tuple[str, ...]) -> None:
     report = failing(("", "boom", ""), ("", "Bang", ""), ("", "other", "t"), ("", "x boom", "t"))
@@ -223,10 +231,10 @@ def test_many_patterns_match_what_each_does(patterns: tuple[str, ...]) -> None:
 
 
 def test_patterns_that_cannot_stand_beside_each_other() -> None:
-    assert any_of([r"\Qx", "y"]) is None
-    both = any_of(["(?i)x", "y"])
+    both = any_of(["(?i)x", "y", r"\Qa.b", r"\Qc|\E+"])
     assert both is not None
-    assert [both.matches(text) for text in (b"X", b"y", b"Y")] == [True, True, False]
+    texts = (b"X", b"y", b"Y", b"a.b", b"acb", b"c||", b"c")
+    assert [both.matches(text) for text in texts] == [True, True, False, True, False, True, False]
 
 
 def test_evil_patterns_are_linear() -> None:

@@ -2,6 +2,7 @@
 the text.
 """
 
+import re
 from collections.abc import Sequence
 
 import re2  # type: ignore[import-untyped]
@@ -12,17 +13,23 @@ MAX_PATTERN = 1_000
 """Characters that a pattern may have."""
 MAX_TEXT = 64 * 1024
 """Bytes of a text that are searched for a pattern, at most."""
-MEMORY = 64 * 1024 * 1024
-"""Bytes of memory that RE2 may use for a pattern. Beyond that it gets slower, but its results stay correct."""
+MEMORY = 1024 * 1024
+"""Bytes of memory that RE2 may use for a pattern. Beyond that it gets slower, but its results stay correct. A pattern
+that does not even compile within them is refused.
+"""
+MAX_MEMORY = 64 * 1024 * 1024
+"""The same for patterns that are searched together, and for those that were stored before MEMORY was the limit."""
+_QUOTED = re.compile(r"\\Q(.*?)(?:\\E|\Z)|\\.", re.DOTALL)
+"""Quoted text, or another escape sequence."""
 
 
 class Pattern:
     """A compiled pattern. Raises ValueError with RE2's message if the text is not a valid pattern."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, memory: int = MEMORY) -> None:
         options = re2.Options()
         options.log_errors = False
-        options.max_mem = MEMORY
+        options.max_mem = memory
         try:
             # Search bytes: for a str, the library also counts the characters of every match.
             self._found = re2.compile(text.encode(), options).search
@@ -36,14 +43,19 @@ class Pattern:
 
 def any_of(patterns: Sequence[str]) -> Pattern | None:
     """Returns one pattern that matches wherever at least one of these patterns matches. Returns None if they cannot be
-    joined, because one of them quotes text with \\Q or because the joined pattern is too large.
+    joined, because the joined pattern is too large.
     """
-    if any(r"\Q" in text for text in patterns):
-        return None
     try:
-        return Pattern("|".join(f"(?:{text})" for text in patterns))
+        return Pattern("|".join(f"(?:{_unquote(text)})" for text in patterns), MAX_MEMORY)
     except ValueError:
         return None
+
+
+def _unquote(pattern: str) -> str:
+    """Returns the pattern without `\\Q`, which would quote what follows the pattern too: escapes each character that it
+    quotes.
+    """
+    return _QUOTED.sub(lambda found: found[0] if found[1] is None else re.escape(found[1]), pattern)
 
 
 def searchable(message: str, trace: str) -> bytes:

@@ -18,6 +18,7 @@ from typing import IO
 from commands.reports.parser import NO_NAME, XDIST_WORKER, Case, Suite, Summary, parse_report
 from domain.reports import UNEXPLAINED
 from domain.results import FAILED, MAX_ATTEMPTS, MAX_SUITES, OTHER_SUITES, PASSED, SKIPPED, STATUSES, ResultText
+from domain.triage import Classification
 
 CHUNK = 256 * 1024
 XFAILED = ("outcome", "xfailed")
@@ -39,6 +40,15 @@ MAX_NAMES = 64 * 1024 * 1024
 MAX_DURATION = 2**31 - 1  # ms; the column is an integer
 
 _STATUS = {name: number for number, name in enumerate(STATUSES)}
+
+
+@dataclass(frozen=True)
+class Match:
+    """A known issue that matches one result of a report; `row` is the index of the result in the report."""
+
+    row: int
+    known_issue_id: int
+    classification: Classification
 
 
 @dataclass
@@ -65,6 +75,8 @@ class ReportRead:
     flaky: bytearray = field(default_factory=bytearray)
     texts: list[ResultText] = field(default_factory=list)
     """Texts of results, ordered by row."""
+    matches: list[Match] = field(default_factory=list)
+    """Failures that known issues match, ordered by row."""
     cuts: list[int] = field(default_factory=lambda: [0])
     """Rows at which blocks begin."""
     warnings: list[str] = field(default_factory=list)

@@ -6,13 +6,15 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from weakref import WeakValueDictionary
 
 import structlog
 
 from commands.reports.reading import ReportRead, make_unreadable
-from commands.reports.reading_process import OUT_OF_MEMORY, send, unpack
+from commands.reports.reading_process import OUT_OF_MEMORY, pack_rules, send, unpack, unpack_matches
+from domain.known_issues import MatchRule
 
 log = structlog.get_logger()
 
@@ -20,6 +22,8 @@ PROCESSES = max(2, min(8, os.cpu_count() or 1))
 """Processes at most. Each is started when it is first needed, which takes 0.1 s, and then kept."""
 MAX_CPU_S = 60.0
 """Seconds of CPU time for one report. The largest one that an agent may send, of 512 MiB, takes some 35."""
+MAX_MATCH_CPU_S = 20.0
+"""Seconds of CPU time to match the failures of one report. 100,000 failures and 50 patterns take some 1."""
 MAX_MEMORY = 1024 * 1024 * 1024
 """Bytes of address space of a process. A report of 100,000 tests and 50 MB takes some 250 MB."""
 MAX_S = 600.0
@@ -36,30 +40,43 @@ class ReadingPool:
     """
 
     def __init__(
-        self, processes: int = PROCESSES, *, max_cpu_s: float = MAX_CPU_S, max_memory: int = MAX_MEMORY
+        self,
+        processes: int = PROCESSES,
+        *,
+        max_cpu_s: float = MAX_CPU_S,
+        max_match_cpu_s: float = MAX_MATCH_CPU_S,
+        max_memory: int = MAX_MEMORY,
     ) -> None:
-        self._arguments = [str(max_cpu_s), str(max_memory)]
+        self._arguments = [str(max_cpu_s), str(max_match_cpu_s), str(max_memory)]
         self._limits = {
             -signal.SIGPROF: f"reading it takes more than {max_cpu_s:g} s of CPU time",
             OUT_OF_MEMORY: f"reading it takes more than {max_memory // 2**20} MiB of memory",
         }
         """Exit code of a process that one of its limits ended -> what to say about the report."""
+        self._match_limits = {
+            -signal.SIGPROF: f"it takes more than {max_match_cpu_s:g} s of CPU time",
+            OUT_OF_MEMORY: f"it takes more than {max_memory // 2**20} MiB of memory",
+        }
         self._free = asyncio.Semaphore(processes)
         self._idle: list[_Process] = []
         self._locks: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
 
-    async def read(self, project_id: int, path: Path) -> ReportRead:
-        """Reads a report of a project. If that takes too much time or memory, returns a report that is marked as
-        unreadable and says why.
+    async def read(
+        self, project_id: int, path: Path, fetch_rules: Callable[[], Awaitable[Sequence[MatchRule]]]
+    ) -> ReportRead:
+        """Reads a report of a project, and matches its failures. If reading takes too much time or memory, returns a
+        report that is marked as unreadable and says why. If matching does, returns the report without matches; its
+        last warning says why.
         """
         lock = self._locks.setdefault(project_id, asyncio.Lock())
         async with lock, self._free:
+            rules = await fetch_rules()
             tries = 0
             while True:
                 process = self._idle.pop() if self._idle else _Process(self._arguments)
                 try:
                     async with asyncio.timeout(MAX_S):
-                        report = await asyncio.to_thread(process.read, path)
+                        report = await asyncio.to_thread(process.read, path, rules)
                 except TimeoutError:
                     process.kill()
                     return make_unreadable(f"reading it took more than {MAX_S:g} s")
@@ -70,12 +87,16 @@ class ReadingPool:
                     if tries == TRIES:
                         return make_unreadable(f"the process that read it ended with exit code {ended.code}")
                     log.warning("a process that reads reports has ended", code=ended.code)
+                    continue
                 except BaseException:
                     process.kill()
                     raise
-                else:
+                if (code := process.exit_code) is None:
                     self._idle.append(process)
-                    return report
+                else:
+                    reason = self._match_limits.get(code, f"the process that did it ended with exit code {code}")
+                    report.warnings.append(f"its failures were not matched with the known issues: {reason}")
+                return report
 
     def close(self) -> None:
         """Ends the processes that read no report. Those that do end with their request."""
@@ -98,17 +119,30 @@ class _Process:
             env={name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
         )
 
-    def read(self, path: Path) -> ReportRead:
-        """Sends the path and returns the answer. Raises _Ended if the process ends before it. Blocks."""
+    @property
+    def exit_code(self) -> int | None:
+        """None if the process was not seen to have ended."""
+        return self._process.returncode
+
+    def read(self, path: Path, rules: Sequence[MatchRule]) -> ReportRead:
+        """Sends the path and the rules, and returns the answer. Raises _Ended if the process ends before it has read
+        the report. If it ends later, the report has no matches. Blocks.
+        """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:
             send(self._process.stdin, os.fsencode(path))
+            send(self._process.stdin, pack_rules(rules))
             self._process.stdin.flush()
-            return unpack(self._process.stdout)
+            report = unpack(self._process.stdout)
         except (EOFError, BrokenPipeError):
             self.close()
             raise _Ended(self._process.returncode) from None
+        try:
+            report.matches = unpack_matches(self._process.stdout)
+        except EOFError:
+            self.close()
+        return report
 
     def kill(self) -> None:
         """Ends the process. A `read` that is under way then raises _Ended."""

@@ -1,7 +1,8 @@
 """A process that reads reports and does nothing else: `ReadingPool` starts it, and bounds what one report may cost.
 
-A request is the path of a file. The answer is a `ReportRead` in several messages, so that the server decodes no large
-one at once: all but its texts, then the texts by TEXTS_PER_MESSAGE. A report that takes too much CPU time ends the
+A request is the path of a file, then the match rules of its project. The answer is a `ReportRead` in several messages,
+so that the server decodes no large one at once: all but its texts, then the texts by TEXTS_PER_MESSAGE, and last its
+matches with known issues. A report that takes too much CPU time, for its results or then for its matches, ends the
 process, by a signal of the kernel.
 """
 
@@ -10,15 +11,17 @@ import resource
 import signal
 import sys
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import IO, Any
 
 import msgspec
 
-from commands.reports.reading import ReportRead, read_report
-from domain.results import ResultText
+from commands.reports.matching import MatchRules
+from commands.reports.reading import Match, ReportRead, read_report
+from domain.known_issues import MatchRule
+from domain.results import FAILED, ResultText
 
 LARGE = 256 * 1024 * 1024
 """Bytes of memory after which the process ends with its answer, since Python would not give them back."""
@@ -27,19 +30,25 @@ OUT_OF_MEMORY = 3
 TEXTS_PER_MESSAGE = 1_000
 
 _texts = msgspec.msgpack.Decoder(list[ResultText])
+_rules = msgspec.msgpack.Decoder(list[MatchRule])
+_matches = msgspec.msgpack.Decoder(list[Match])
 
 
-def main(max_cpu_s: float, max_memory: int) -> None:
+def main(max_cpu_s: float, max_match_cpu_s: float, max_memory: int) -> None:
     """Reads the reports that standard input names, until it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the server, which then closes standard input
     resource.setrlimit(resource.RLIMIT_AS, (max_memory, max_memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
-    while path := receive(requests):
+    while (path := receive(requests)) and (rules := receive(requests)):
         signal.setitimer(signal.ITIMER_PROF, max_cpu_s)
         try:
-            for message in pack(read_report(Path(os.fsdecode(path)))):
+            report = read_report(Path(os.fsdecode(path)))
+            for message in pack(report):
                 send(answers, message)
+            answers.flush()
+            signal.setitimer(signal.ITIMER_PROF, max_match_cpu_s)
+            send(answers, msgspec.msgpack.encode(_find_matches(report, rules)))
         except MemoryError:
             os._exit(OUT_OF_MEMORY)
         answers.flush()
@@ -62,9 +71,9 @@ def receive(stream: IO[bytes]) -> bytes:
 
 
 def pack(report: ReportRead) -> Iterator[bytes]:
-    """Yields the messages of which a report consists. Takes the texts out of the report."""
-    texts, report.texts = report.texts, []
-    columns = {field.name: getattr(report, field.name) for field in fields(report) if field.name != "texts"}
+    """Yields the messages of which a report consists, all but that of its matches."""
+    texts, apart = report.texts, ("texts", "matches")
+    columns = {field.name: getattr(report, field.name) for field in fields(report) if field.name not in apart}
     starts = range(0, len(texts), TEXTS_PER_MESSAGE)
     yield msgspec.msgpack.encode((len(starts), columns), enc_hook=_pack_array)
     for start in starts:
@@ -72,7 +81,9 @@ def pack(report: ReportRead) -> Iterator[bytes]:
 
 
 def unpack(stream: IO[bytes]) -> ReportRead:
-    """Returns the report whose messages come next. Raises EOFError if the stream ends before they do."""
+    """Returns the report whose messages come next, without its matches. Raises EOFError if the stream ends before they
+    do.
+    """
     if not (message := receive(stream)):
         raise EOFError
     columns: dict[str, Any]
@@ -88,6 +99,23 @@ def unpack(stream: IO[bytes]) -> ReportRead:
     return report
 
 
+def pack_rules(rules: Sequence[MatchRule]) -> bytes:
+    return msgspec.msgpack.encode(rules)
+
+
+def unpack_matches(stream: IO[bytes]) -> list[Match]:
+    """Returns the matches, whose message comes after those of the report. Raises EOFError if the stream ends before
+    it does.
+    """
+    if not (message := receive(stream)):
+        raise EOFError
+    return _matches.decode(message)
+
+
+def _find_matches(report: ReportRead, rules: bytes) -> list[Match]:
+    return MatchRules(_rules.decode(rules)).find_matches(report) if FAILED in report.statuses else []
+
+
 def _pack_array(column: Any) -> msgspec.msgpack.Ext:
     assert isinstance(column, array)
     return msgspec.msgpack.Ext(ord(column.typecode), column.tobytes())
@@ -98,4 +126,4 @@ def _unpack_array(typecode: int, items: memoryview) -> "array[int]":
 
 
 if __name__ == "__main__":
-    main(float(sys.argv[1]), int(sys.argv[2]))
+    main(float(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]))

@@ -4,13 +4,13 @@ import asyncio
 from array import array
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 from weakref import WeakValueDictionary
 
 from commands.handler import Command, Receipt
 from commands.reports.flips import find_failed_cases, find_flips
-from commands.reports.matching import Match, MatchRules
 from commands.reports.reading import ReportRead, make_unreadable
 from commands.reports.reading_pool import ReadingPool
 from commands.results import NewCases, RecordReport, find_excess, find_report, must_take_reports, place_report
@@ -21,7 +21,7 @@ from domain.core.events import LoadedState
 from domain.flakiness import OtherResult
 from domain.known_issues import MatchRule
 from domain.reports import Report
-from domain.results import FAILED, ResultsRecorded, results_stream
+from domain.results import ResultsRecorded, results_stream
 from store.clock import utcnow
 from store.log.append import VersionConflict
 from store.log.event_log import EventLog
@@ -128,9 +128,11 @@ class ReportRecorder:
         return await self.record(execute, build, file, await self.read(build.state, file))
 
     async def read(self, build: AnyBuild, file: IncomingReport) -> ReportRead:
-        """Reads a file, in another process."""
-        await self._wait_for_large(build.queued.project_id)  # before its results are in the memory of this one
-        return file.mark(await self.reading.read(build.queued.project_id, file.content))
+        """Reads a file and matches its failures with the known issues of the project, in another process."""
+        project_id = build.queued.project_id
+        await self._wait_for_large(project_id)  # before its results are in the memory of this one
+        rules = partial(self.read_models.fetch_match_rules, project_id)
+        return file.mark(await self.reading.read(project_id, file.content, rules))
 
     async def record_missing(self, execute: Execute, build: LoadedState[AnyBuild], file: IncomingReport) -> Report:
         """Records that no file matches a pattern with which the job names reports. The pattern is the path of
@@ -145,13 +147,12 @@ class ReportRecorder:
         """Records a report that has already been read."""
         project_id = build.state.queued.project_id
         first_result_id = await self.ids.draw_range("results", max(1, report.rows))
-        matches = await self._find_matches(project_id, report)
         lock = self._locks.setdefault(project_id, asyncio.Lock())
         has_waited = lock.locked()
         async with lock:
             if await self._wait_for_large(project_id) or has_waited:
                 build = await load_build(self.log, build.state.build_id)
-            return await self._try_to_record(execute, build, file, report, first_result_id, matches)
+            return await self._try_to_record(execute, build, file, report, first_result_id)
 
     async def _try_to_record(
         self,
@@ -160,14 +161,13 @@ class ReportRecorder:
         file: IncomingReport,
         report: ReportRead,
         first_result_id: int,
-        matches: Sequence[Match],
     ) -> Report:
         for _ in range(MAX_TRIES):
             if (known := file.find_in(build.state)) is not None:
                 return known
             if excess := find_excess(build.state, report.rows):
-                report, matches = make_unreadable(excess), ()
-            command = await self._prepare(build, file, report, first_result_id, matches)
+                report = make_unreadable(excess)
+            command = await self._prepare(build, file, report, first_result_id)
             try:
                 receipt = await execute(command)
                 state = receipt.state(BUILD.at(build.state.build_id))
@@ -185,18 +185,12 @@ class ReportRecorder:
                 return recorded
         raise Unavailable("Other reports of this project keep coming first; send this one again.")
 
-    async def _find_matches(self, project_id: int, report: ReportRead) -> Sequence[Match]:
-        if FAILED not in report.statuses or not (rules := await self.read_models.fetch_match_rules(project_id)):
-            return ()
-        return await asyncio.to_thread(lambda: MatchRules(rules).find_matches(report))
-
     async def _prepare(
         self,
         build: LoadedState[AnyBuild],
         file: IncomingReport,
         report: ReportRead,
         first_result_id: int,
-        matches: Sequence[Match],
     ) -> RecordReport:
         project_id = build.state.queued.project_id
         version, case_ids = await self.read_models.find_cases(project_id, report.node_ids)
@@ -223,7 +217,7 @@ class ReportRecorder:
             first_result_id=first_result_id,
             case_ids=ids_of_cases,
             new_cases=new_cases,
-            matches=matches,
+            matches=report.matches,
             flips=await self._find_flips(build.state, file.path, report, ids_of_cases),
             replaced_blocks=await self._load_replaced(build.state, file),
             now=utcnow(),
