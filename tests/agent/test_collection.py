@@ -82,6 +82,13 @@ def test_reports_are_found_and_sent(server: FakeServer) -> None:
 
 
 @pytest.mark.usefixtures("agent")
+def test_a_file_name_is_one_line_of_the_log(server: FakeServer) -> None:
+    build = server.queue(""": > "$(printf 'a\\n==> b.txt')" """, artifacts=["*.txt"])
+    server.wait_finished(build)
+    assert [line for line in build.lines if "b.txt: kept" in line] == [r"==> a\n==> b.txt: kept, 0 bytes"]
+
+
+@pytest.mark.usefixtures("agent")
 def test_patterns_of_reports_that_match_no_file_are_sent(server: FakeServer) -> None:
     build = server.queue(
         f"echo '{REPORT}' > r.xml", artifacts=["r.xml", "out/TEST-*.xml", "**/*.trx", "r.xml.gz", "dist", "*.txt"]

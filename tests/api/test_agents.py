@@ -163,6 +163,8 @@ def test_log_lines_are_acknowledged(agent: FakeAgent, build: dict[str, Any]) -> 
     assert agent.log(build, 5, ["gap"]).json() == {"acknowledged": 2}
     assert agent.log(build, 1, ["b", "c"]).json() == {"acknowledged": 3}
     assert agent.log(build, -1, ["x"]).status_code == 422
+    for at_ms in (10**30, 2**63, -(2**63) - 1):
+        assert agent.log(build, 3, ["x"], at_ms).status_code == 422
     agent.finished(build).raise_for_status()
     assert agent.log(build, 3, ["late"]).status_code == 409
 

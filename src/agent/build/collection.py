@@ -110,7 +110,9 @@ class Collector:
             if not _is_report(path, file):
                 return False
             if os.fstat(file.fileno()).st_mtime_ns < since_ns:
-                self._log.note(f"{path}: not a report of this build, since the file is older than its first command")
+                self._log.note(
+                    f"{show_path(path)}: not a report of this build, since the file is older than its first command"
+                )
                 return None
             with _mask_report(file, self._masker, self._workspace.folder) as masked:
                 self._send_report(path, masked)
@@ -135,15 +137,15 @@ class Collector:
         except RequestRefused as refused:
             if refused.status in (404, 409):
                 raise
-            self._log.note(f"{path}: not taken, {refused}")
+            self._log.note(f"{show_path(path)}: not taken, {refused}")
 
     def _log_report(self, path: str, answer: Mapping[str, Any]) -> None:
-        self._log.note(f"{path}: {answer['recorded']} results")
+        self._log.note(f"{show_path(path)}: {answer['recorded']} results")
         warnings = answer.get("warnings") or []
         for warning in warnings[:_MAX_SHOWN_WARNINGS]:
-            self._log.note(f"{path}: {warning}")
+            self._log.note(f"{show_path(path)}: {warning}")
         if len(warnings) > _MAX_SHOWN_WARNINGS:
-            self._log.note(f"{path}: {len(warnings) - _MAX_SHOWN_WARNINGS} more warnings")
+            self._log.note(f"{show_path(path)}: {len(warnings) - _MAX_SHOWN_WARNINGS} more warnings")
 
     def _send_artifact(self, path: str, is_report: bool) -> None:
         if self._interrupt.cause:
@@ -157,13 +159,20 @@ class Collector:
                 size = file_size(file)
         except (UnusablePath, RequestRefused) as why:
             # Any status, also 409 for a path that exists: only the build's own calls decide whether it goes on.
-            self._log.note(f"{path}: not taken, {why}")
+            self._log.note(f"{show_path(path)}: not taken, {why}")
             return
-        self._log.note(f"{path}: kept, {size} bytes")
+        self._log.note(f"{show_path(path)}: kept, {size} bytes")
 
     def _open(self, path: str) -> BinaryIO:
         owner = self._account.uid if self._account else None
         return open_inside(str(self._workspace.root), path, owner)
+
+
+def show_path(path: str) -> str:
+    """Return the path on one line: a file name may have line breaks, and what follows them would look like a message of
+    the agent.
+    """
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in path)
 
 
 def _is_report(path: str, file: BinaryIO) -> bool:

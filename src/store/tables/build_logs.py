@@ -8,7 +8,7 @@ digest, so a later change of the log can be found.
 import asyncio
 import hashlib
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import zstandard
@@ -30,7 +30,7 @@ PAGE_SIZE = 64 * 1024
 
 
 class Line(msgspec.Struct, array_like=True, frozen=True):
-    at_ms: int
+    at_ms: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
     """Milliseconds since 1970, by the agent's clock."""
     text: str
 
