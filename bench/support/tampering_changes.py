@@ -95,6 +95,11 @@ def set_back(scene: Scene, sequence: str) -> None:
     scene.fetch("SELECT setval(%s::regclass, 1)", sequence)
 
 
+def lose_wraps(scene: Scene) -> None:
+    """Deletes what the secret key opens."""
+    scene.execute("DELETE FROM root_key_wraps")
+
+
 def key_of(scene: Scene) -> str:
     return f"/build-{scene.build}$"
 

@@ -22,6 +22,7 @@ from bench.support.tampering_changes import (
     get_log,
     key_of,
     lose,
+    lose_wraps,
     put_back_a_key,
     repeat,
     rewrite_log,
@@ -202,6 +203,7 @@ KINDS: tuple[Kind, ...] = (
         ),
         ("sealer", "verify"),
     ),
+    Kind("keys", "the wrap of a root key is deleted", lose_wraps, ("sealer",), ("root_key_wraps",)),
     of_model(
         "builds",
         BuildRow.table,

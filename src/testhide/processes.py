@@ -17,7 +17,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from domain.registry import EVENTS, UPCASTERS
 from store.clock import utcnow
-from store.crypto.secrets import SecretMismatch, Secrets
+from store.crypto.secrets import RingDamaged, SecretMismatch, Secrets
 from store.key_ring.ring import RING_TABLES, KeyRing
 from store.log.append import GroupCommit
 from store.log.codec import EventMapper
@@ -115,6 +115,11 @@ async def _open_ring(ring: KeyRing, pool: AsyncConnectionPool, log: EventLog) ->
         await ring.follow()
     except UndefinedTable:
         return  # a new database, before its migration
+    except RingDamaged as error:
+        raise Fault(
+            f"The key ring is damaged: {error}. Put back the rows of root_keys and root_key_wraps from a backup."
+            " Nothing was changed."
+        ) from None
     except SecretMismatch:
         async with pool.connection() as connection:
             if lost := [table for table in await find_lost_tables(connection) if table.name in RING_TABLES]:

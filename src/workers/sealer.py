@@ -38,6 +38,7 @@ from store.audit.checkpoints import (
 from store.audit.merkle import Edge
 from store.audit.recheck import RESTORE_LOG, RESTORE_TREE, Recheck, TreeDamaged
 from store.audit.recheck_progress import SEALER_LOCK
+from store.audit.root_key_checks import find_ring_damage
 from store.audit.row_checks import RowChecks, load_row_checks
 from store.audit.signed_notes import BadNote, Checkpoint, VerifierKey, note_hash, open_note
 from store.crypto.secrets import SecretMismatch, Secrets
@@ -146,9 +147,9 @@ class Sealer:
     async def seal(self, connection: AsyncConnection) -> int:
         """Extends the tree to the end of the log and signs a checkpoint of it. Returns the size of the tree.
 
-        First checks the newest checkpoint, also against the folder outside the database, and the next part of what is
-        in the tree already. Raises TreeDamaged if any was changed. Stops at the first row without a right MAC that no
-        operator accepted, signs a checkpoint up to there, and raises TreeDamaged.
+        First checks the newest checkpoint, also against the folder outside the database, the next part of what is in
+        the tree already, and the key ring. Raises TreeDamaged if any was changed. Stops at the first row without a
+        right MAC that no operator accepted, signs a checkpoint up to there, and raises TreeDamaged.
         """
         keys = await self._keys()
         last = await self._tree.checkpoint()
@@ -156,6 +157,8 @@ class Sealer:
             await self._verify(last, keys)
         await self.compare_with_folder()
         await self._recheck.check_next(last.size if last else 0, lambda size: VerifierKey.parse(key_at(keys, size)))
+        if damage := await find_ring_damage(self.pool, self.event_log, self.secrets):
+            raise TreeDamaged(damage)
         checks = await self._row_checks()
         # Leaves after the last checkpoint are computed again: no signature covers the stored ones.
         edge = await load_edge(connection, last.size if last else 0)

@@ -23,10 +23,11 @@ from projections.projects import ProjectRow
 from projections.registry import PROJECTIONS
 from projections.webhooks import WebhookRow
 from store.audit.checkpoints import AuditTree
+from store.audit.root_key_checks import find_ring_damage
 from store.clock import utcnow
 from store.crypto.secrets import RootKey, SecretMismatch, Secrets
 from store.key_ring import rotation
-from store.key_ring.ring import FOLLOWER_LOCK, insert_wraps, load_roots, opener_of
+from store.key_ring.ring import FOLLOWER_LOCK, insert_wraps, keep_known, load_roots, opener_of
 from store.log.ids import fetch_last_position
 from store.log.row_macs import has_right_mac
 from store.postgres.queries import execute, fetch_rows
@@ -271,6 +272,59 @@ async def test_nobody_adds_a_root_key_by_an_older_one(parts: Core, database: str
         assert [root.id for root in opened] == [1, 2]
     async with core(settings(database, NEW)) as started:
         assert list(started.secrets.roots) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("change", "defect"),
+    [
+        ("UPDATE root_keys SET last_position = 9000 WHERE id = 1", "1 is not in root_keys as"),
+        ("UPDATE root_keys SET last_position = NULL WHERE id = 1", "1 is not in root_keys as"),
+        ("UPDATE root_keys SET is_leaked = false WHERE id = 1", "1 is not in root_keys as"),
+        ("UPDATE root_keys SET used_since = now() WHERE id = 2", "2 is not in root_keys as"),
+        ("UPDATE root_keys SET used_since = NULL WHERE id = 2", "2 is not in root_keys as"),
+        ("DELETE FROM root_keys WHERE id = 2", "2 is missing in root_keys"),
+        ("DELETE FROM root_key_wraps WHERE root_id = 1", "1 is missing in root_key_wraps"),
+        ("UPDATE root_key_wraps SET wrapped = 'x' WHERE root_id = 2", "2 is not in root_key_wraps as"),
+    ],
+)
+async def test_changes_of_the_ring_are_found_and_not_taken_over(
+    parts: Core, database: str, change: str, defect: str
+) -> None:
+    async def find(secrets: Secrets) -> str:
+        return await find_ring_damage(parts.pool, parts.log, secrets) or ""
+
+    assert not await find(parts.secrets)
+    await rotate_to(database, NEW, OLD, leaked=True)
+    assert not await find(parts.secrets)
+    before = parts.secrets.roots
+    await execute(parts.pool, change)
+    assert f"the root key {defect}" in await find(parts.secrets)
+    async with parts.pool.connection() as connection:
+        with contextlib.suppress(SecretMismatch):
+            assert keep_known(before, await load_roots(connection, [NEW], before, 2)) == list(before.values())
+    with contextlib.suppress(Fault):
+        async with core(settings(database, NEW)) as restarted:
+            if restarted.secrets.newest == 2:
+                assert f"the root key {defect}" in await find(restarted.secrets)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ("DELETE FROM root_key_wraps WHERE root_id = 1", "the wrap of the root key 1 is missing"),
+        ("DELETE FROM root_key_wraps", "the wrap of the root key 1 is missing"),
+        ("DELETE FROM root_keys WHERE id = 2", "the root key 2 is missing"),
+        ("DELETE FROM root_keys", "the root key 1 is missing"),
+        ("UPDATE root_key_wraps SET wrapped = 'x' WHERE root_id = 2", "the wrap of the root key 2 .* was changed"),
+    ],
+)
+async def test_a_damaged_wrap_is_no_wrong_key(parts: Core, database: str, change: str, sentence: str) -> None:
+    await rotate_to(database, NEW, OLD)
+    await execute(parts.pool, change)
+    with pytest.raises(Fault, match=f"The key ring is damaged: {sentence}"):
+        async with core(settings(database, NEW)):
+            pass
+    assert parts.secrets.newest == 2
 
 
 async def test_what_did_not_open_before_stays_as_it_is(parts: Core, database: str) -> None:

@@ -37,7 +37,7 @@ async def old(database: str) -> AsyncIterator[Core]:
     """A database with the old log, and nothing read from it yet."""
     rows = json.loads(FILE.read_text())
     with psycopg.connect(database) as connection:
-        connection.execute("DELETE FROM root_keys")  # there were none
+        connection.execute("TRUNCATE root_keys, root_key_wraps")  # there were none
         for position, stream, version, topic, state in rows["events"]:
             connection.execute(
                 "INSERT INTO stored_events (notification_id, originator_id, originator_version, topic, state)"

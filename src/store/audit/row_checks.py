@@ -58,15 +58,22 @@ class RowChecks:
 async def load_row_checks(source: Source, log: EventLog, secrets: Secrets, clock: Callable[[], datetime]) -> RowChecks:
     """Loads the events that decide which rows may be sealed. Raises StreamDamaged."""
     recorded = (await log.load([ROWS.name]))[ROWS.name]
-    rows = await fetch_rows(
-        source,
-        "SELECT notification_id, originator_id, originator_version, topic, state FROM stored_events"
-        " WHERE originator_id = %s",
-        (ROWS.name,),
-    )
-    written = {position for position, *columns in rows if has_right_mac(secrets.rows_keys(position), row_of(*columns))}
+    written = await fetch_written_positions(source, ROWS.name, secrets.rows_keys)
     first = await fetch_row(
         source, "SELECT state FROM stored_events WHERE notification_id > 0 ORDER BY notification_id LIMIT 1"
     )
     is_older_log = first is not None and not MAPPER.has_mac(first[0] or b"")
     return RowChecks(secrets, clock, [item for item in recorded if item.position in written], is_older_log)
+
+
+async def fetch_written_positions(source: Source, stream: str, keys_at: Callable[[int], list[bytes]]) -> set[int]:
+    """Returns the positions of the rows of a stream whose MACs are right, by one of the keys that `keys_at` returns for
+    their position.
+    """
+    rows = await fetch_rows(
+        source,
+        "SELECT notification_id, originator_id, originator_version, topic, state FROM stored_events"
+        " WHERE originator_id = %s",
+        (stream,),
+    )
+    return {position for position, *columns in rows if has_right_mac(keys_at(position), row_of(*columns))}

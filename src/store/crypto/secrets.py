@@ -57,6 +57,10 @@ class SecretMismatch(Exception):
     """Stored data cannot be decrypted: the server's secret key is not the one with which the data was encrypted."""
 
 
+class RingDamaged(SecretMismatch):
+    """Root keys are missing in the database, or damaged. The message says which."""
+
+
 class RootKey(Struct, frozen=True, kw_only=True):
     id: int
     key: bytes

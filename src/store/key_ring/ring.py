@@ -10,13 +10,23 @@ an advisory lock each process shows how far it follows, so that nothing is seale
 import asyncio
 import os
 import signal
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 import psycopg
 import structlog
 from psycopg import AsyncConnection
 
-from store.crypto.secrets import KEY_BYTES, WRONG_KEY, RootKey, SecretMismatch, Secrets, decrypt, derive, encrypt
+from store.crypto.secrets import (
+    KEY_BYTES,
+    WRONG_KEY,
+    RingDamaged,
+    RootKey,
+    SecretMismatch,
+    Secrets,
+    decrypt,
+    derive,
+    encrypt,
+)
 from store.postgres.cancellation import cancel_and_wait
 from store.postgres.queries import execute, fetch_row, fetch_rows
 
@@ -57,7 +67,8 @@ def stage_of(newest_id: int, *, is_in_use: bool = False, are_older_limited: bool
 async def load_roots(
     connection: AsyncConnection, secret_keys: Sequence[bytes], opened: Mapping[int, RootKey], newest: int
 ) -> list[RootKey]:
-    """Returns the root keys that the ring has. Raises SecretMismatch if one that is in use does not open.
+    """Returns the root keys that the ring has. Raises SecretMismatch if one that is in use does not open, and
+    RingDamaged if that is no fault of the secret keys.
 
     Opens those that are not `opened` yet by a secret key, or by the newest that is: somebody may have got hold of older
     ones, and must not be able to add root keys.
@@ -68,15 +79,23 @@ async def load_roots(
         " ARRAY(SELECT opener FROM root_key_wraps WHERE root_id = id ORDER BY opener),"
         " ARRAY(SELECT wrapped FROM root_key_wraps WHERE root_id = id ORDER BY opener) FROM root_keys ORDER BY id",
     )
+    lost = "SELECT root_id FROM root_key_wraps WHERE root_id NOT IN (SELECT id FROM root_keys) ORDER BY 1 LIMIT 1"
+    if not opened and (row := await fetch_row(connection, lost)) is not None:
+        raise RingDamaged(f"the root key {row[0]} is missing in root_keys")
     openers, roots = {opener_of(key): key for key in secret_keys}, list[RootKey]()
     openers |= {opener_of_root(root.id): root.key for root in opened.values() if root.id == newest}
     for root_id, used_since, is_leaked, last_position, retired_at, *wraps in rows:
         if root_id in opened:
             key = opened[root_id].key
         elif wrap := next((wrap for wrap in zip(*wraps, strict=True) if wrap[0] in openers), None):
-            key = decrypt(derive(openers[wrap[0]], "root keys"), wrap[1], opener_of_root(root_id).encode())
+            try:
+                key = decrypt(derive(openers[wrap[0]], "root keys"), wrap[1], opener_of_root(root_id).encode())
+            except SecretMismatch:
+                raise RingDamaged(f"the wrap of the root key {root_id} in root_key_wraps was changed") from None
         elif used_since is None:
             continue
+        elif not wraps[0] or any(opener in openers for *_, names, _ in rows for opener in names):
+            raise RingDamaged(f"the wrap of the root key {root_id} is missing in root_key_wraps")
         else:
             raise SecretMismatch(WRONG_KEY)
         roots.append(
@@ -90,6 +109,26 @@ async def load_roots(
             )
         )
     return roots
+
+
+def keep_known(known: Mapping[int, RootKey], read: Iterable[RootKey]) -> list[RootKey]:
+    """Returns root keys as they were read, with what a process knew of them before: none of it is ever undone, unless
+    somebody changes the tables.
+    """
+    roots = dict(known)
+    for root in read:
+        if (before := known.get(root.id)) is None:
+            roots[root.id] = root
+            continue
+        roots[root.id] = RootKey(
+            id=root.id,
+            key=root.key,
+            is_in_use=before.is_in_use or root.is_in_use,
+            retired_at=before.retired_at or root.retired_at,
+            last_position=root.last_position if before.last_position is None else before.last_position,
+            is_leaked=before.is_leaked or root.is_leaked,
+        )
+    return sorted(roots.values(), key=lambda root: root.id)
 
 
 async def make_ring(connection: AsyncConnection, secret_key: bytes) -> None:
@@ -176,7 +215,8 @@ class KeyRing:
         return connection
 
     async def _refresh(self, connection: AsyncConnection) -> None:
-        roots = await load_roots(connection, self._secret_keys, self._opened, self.secrets.newest)
+        read = await load_roots(connection, self._secret_keys, self._opened, self.secrets.newest)
+        roots = keep_known(self._opened, read)
         if not roots:
             return
         self.secrets.replace(roots)
@@ -204,6 +244,8 @@ class KeyRing:
                             pass
             except psycopg.Error as error:
                 log.warning("key ring lost its connection", error=str(error).strip(), again_in_s=pause_s)
+            except RingDamaged as error:
+                log.error("the key ring is damaged", error=str(error), again_in_s=pause_s)
             except SecretMismatch:
                 log.error("the secret key was rotated while this process had no connection: start it with the new key")
                 os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,79 @@
+"""Checks that the key ring in the database is the one that this process knows, and that the last rotation of the secret
+key recorded.
+
+Whoever changes `root_keys` could make the server accept rows by an old root key again, and whoever deletes a wrap keeps
+the server from starting.
+"""
+
+from datetime import datetime
+from typing import NamedTuple
+
+from domain.audit import ROTATIONS, SecretKeyRotated
+from store.audit.row_checks import fetch_written_positions
+from store.crypto.secrets import RootKey, Secrets
+from store.log.event_log import EventLog
+from store.postgres.queries import Source, fetch_rows
+
+RESTORE_RING = "put back the rows of root_keys and root_key_wraps from a backup, before a process is started anew"
+
+
+class StoredRing(NamedTuple):
+    """A root key as the tables have it."""
+
+    used_since: datetime | None
+    last_position: int | None
+    is_leaked: bool
+    wraps: dict[str, str]
+    """Opener -> SHA-256 of the root key as this opener wraps it, in hex."""
+
+
+async def find_ring_damage(source: Source, log: EventLog, secrets: Secrets) -> str | None:
+    """Returns a sentence about the first root key whose rows were changed, and what to do about it; None if there is
+    none.
+    """
+    rows = await fetch_rows(
+        source,
+        "SELECT id::int, used_since, last_position, is_leaked,"
+        " ARRAY(SELECT opener FROM root_key_wraps WHERE root_id = id ORDER BY opener),"
+        " ARRAY(SELECT encode(sha256(wrapped), 'hex') FROM root_key_wraps WHERE root_id = id ORDER BY opener)"
+        " FROM root_keys",
+    )
+    stored = {
+        root_id: StoredRing(used_since, last_position, is_leaked, dict(zip(openers, hashes, strict=True)))
+        for root_id, used_since, last_position, is_leaked, openers, hashes in rows
+    }
+    rotation = await _find_rotation(source, log, secrets)
+    for root in secrets.roots.values():
+        if (defect := _find_defect(root, stored.get(root.id), rotation)) is not None:
+            return f"the root key {root.id} {defect}: {RESTORE_RING}"
+    return None
+
+
+async def _find_rotation(source: Source, log: EventLog, secrets: Secrets) -> SecretKeyRotated | None:
+    """Returns the event of the last rotation, if its MAC is by the newest root key: somebody may have got hold of older
+    ones. None if there is none, as long as a rotation is not complete.
+    """
+    written = await fetch_written_positions(source, ROTATIONS.name, lambda _: [secrets.rows_key])
+    recorded = (await log.load([ROTATIONS.name]))[ROTATIONS.name]
+    events = [item.event for item in reversed(recorded) if item.position in written]
+    return next((event for event in events if isinstance(event, SecretKeyRotated)), None)
+
+
+def _find_defect(root: RootKey, stored: StoredRing | None, rotation: SecretKeyRotated | None) -> str | None:
+    if stored is None:
+        return "is missing in root_keys"
+    if not stored.wraps:
+        return "is missing in root_key_wraps"
+    is_limit_changed = root.last_position is not None and root.last_position != stored.last_position
+    if is_limit_changed or (root.is_in_use and stored.used_since is None) or (root.is_leaked and not stored.is_leaked):
+        return "is not in root_keys as it was"
+    recorded = next((item for item in rotation.root_keys if item.id == root.id), None) if rotation else None
+    if rotation is None or recorded is None:
+        return None
+    if (recorded.used_since, recorded.last_position) != (stored.used_since, stored.last_position):
+        return "is not in root_keys as the last rotation recorded it"
+    if recorded.is_leaked and not stored.is_leaked:
+        return "is not in root_keys as the last rotation recorded it"
+    if stored.wraps.get(rotation.opener) != recorded.wrap:
+        return "is not in root_key_wraps as the last rotation recorded it"
+    return None
