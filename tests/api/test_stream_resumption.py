@@ -20,8 +20,8 @@ EVENTS = 12
 @pytest.fixture(scope="module")
 def admins(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Client]]:
     """The admin at either of two processes on one database."""
-    beside = tmp_path_factory.mktemp("beside")
-    with running_server(server.engines, beside, "serve", blobs_url=server.settings.blobs) as second:
+    folder = tmp_path_factory.mktemp("beside")
+    with running_server(server.engines, folder, "serve", blobs_url=server.settings.blobs) as second:
         yield [server.admin, second.client(*ADMIN)]
 
 
