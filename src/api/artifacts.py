@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import re
 from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,7 +25,7 @@ from api.http.types import MAX_ID, to_view
 from api.http.uploads import Upload, receive_upload
 from commands.artifacts import DeleteArtifact, StoreArtifact, must_be_leased
 from commands.reports.recording import IncomingReport, load_build
-from domain.artifacts import ARTIFACT, ArtifactType, artifact_path, artifact_type, blob_key, is_report_name
+from domain.artifacts import ARTIFACT, MAX_FOLDERS, ArtifactType, artifact_path, artifact_type, blob_key, is_report_name
 from domain.builds import AnyBuild, Finished
 from domain.core.errors import ContentsAltered, Invalid, NotFound, Rejection, TooLarge
 from domain.core.events import LoadedState
@@ -331,17 +332,24 @@ async def read_chunks(path: Path) -> AsyncIterator[bytes]:
 
 
 def make_tree(rows: list[ArtifactRow]) -> dict[str, Any]:
-    """Returns the artifacts as a tree of folders. In each folder, folders come before files, both ordered by name."""
-    root: dict[str, Any] = {"name": "/", "children": []}
-    folders: dict[tuple[str, ...], dict[str, Any]] = {(): root}
+    """Returns the artifacts as a tree of folders. In each folder, folders come before files, both ordered by name.
+    Folders below MAX_FOLDERS, which older releases accepted, are part of the names of their files.
+    """
+    root = _Folder("/")
     for row in sorted(rows, key=lambda row: (row.path, row.id)):
-        *parents, name = row.path.split("/")
-        for depth in range(len(parents)):
-            below = tuple(parents[: depth + 1])
-            if below not in folders:
-                folders[below] = {"name": parents[depth], "children": []}
-                folders[below[:-1]]["children"].append(folders[below])
-        folders[tuple(parents)]["children"].append({"name": name, "id": row.id, "size_bytes": row.size_bytes})
-    for folder in folders.values():
-        folder["children"].sort(key=lambda child: "id" in child)
-    return root
+        *parents, name = row.path.split("/", MAX_FOLDERS)
+        folder = root
+        for parent in parents:
+            folder = folder.folders.setdefault(parent, _Folder(parent))
+        folder.files.append({"name": name, "id": row.id, "size_bytes": row.size_bytes})
+    return root.show()
+
+
+@dataclass(frozen=True)
+class _Folder:
+    name: str
+    folders: dict[str, "_Folder"] = field(default_factory=dict)
+    files: list[dict[str, Any]] = field(default_factory=list)
+
+    def show(self) -> dict[str, Any]:
+        return {"name": self.name, "children": [*(folder.show() for folder in self.folders.values()), *self.files]}

@@ -268,7 +268,9 @@ async def find_visible_result(ctx: RequestContext, result_id: int) -> ResultOrig
 def to_report_view(build_id: int, ranges: ReportRanges, totals: list[SuiteTotal]) -> ReportView:
     suites: dict[str, dict[int, int]] = defaultdict(lambda: defaultdict(int))
     durations: dict[str, int] = defaultdict(int)
+    flaky = [0] * len(ranges.reports)
     for total in totals:
+        flaky[total.report] += total.flaky
         name = ranges.reports[total.report].suites[total.suite]
         suites[name][total.status] += total.results
         durations[name] += total.duration_ms
@@ -283,7 +285,7 @@ def to_report_view(build_id: int, ranges: ReportRanges, totals: list[SuiteTotal]
         known_issues=sum(total.known_issues for total in totals),
         classified_by_rules=sum(total.classified_by_rules for total in totals),
         quarantined=sum(total.quarantined for total in totals),
-        flaky=sum(total.flaky for total in totals),
+        flaky=sum(flaky),
         suites=[
             SuiteItem(
                 name=name,
@@ -295,10 +297,7 @@ def to_report_view(build_id: int, ranges: ReportRanges, totals: list[SuiteTotal]
             )
             for name, counts in suites.items()
         ],
-        reports=[
-            to_view(ReportFile, report, flaky=sum(total.flaky for total in totals if total.report == index))
-            for index, report in enumerate(ranges.reports)
-        ],
+        reports=[to_view(ReportFile, report, flaky=flaky[index]) for index, report in enumerate(ranges.reports)],
         warnings=[f"{report.path}: {warning}" for report in ranges.reports for warning in report.warnings],
     )
 

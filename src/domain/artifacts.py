@@ -15,6 +15,8 @@ ArtifactType = Literal["report", "log", "screenshot", "binary"]
 
 MAX_PATH = 1_000
 """The longest path, in characters."""
+MAX_FOLDERS = 50
+"""Folders within each other in a path, at most."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _NO_NAMES = ("", "-", "file", "blob")
@@ -73,7 +75,8 @@ def artifact_path(folder: str, file_name: str) -> str:
     `file_name`: only its last part is used. Some clients send the whole path as `folder`: it is used as the path if it
     ends in `file_name`, or if the file has no name.
 
-    Raises Invalid for a path that is absolute, is too long, ends in no name, or contains `..` or control characters.
+    Raises Invalid for a path that is absolute, is too long or too deep, ends in no name, or contains `..` or control
+    characters.
     Also raises Invalid if the last part of `folder` has the suffix of `file_name` but is another name.
     """
     whole, name = folder.replace("\\", "/"), file_name.replace("\\", "/").rpartition("/")[2]
@@ -99,6 +102,8 @@ def artifact_path(folder: str, file_name: str) -> str:
         raise Invalid.field("path", "must end in a file name, here or in the name of the uploaded file")
     if len(path) > MAX_PATH:
         raise Invalid.field("path", f"must have at most {MAX_PATH:,} characters")
+    if len(parts) > MAX_FOLDERS + 1:
+        raise Invalid.field("path", f"must have at most {MAX_FOLDERS} folders within each other")
     return path
 
 

@@ -147,6 +147,7 @@ def test_paths(folder: str, file_name: str, path: str) -> None:
         ("a\0/", "x"),
         ("", "\x7f"),
         ("a/", "x" * 999),
+        ("a/" * 51, "x"),
     ],
 )
 def test_paths_that_are_refused(folder: str, file_name: str) -> None:
