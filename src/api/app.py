@@ -28,6 +28,7 @@ from api.http.idempotency import IdempotencyMiddleware
 from api.http.paging import provide_paged
 from api.http.permissions import check_declarations
 from api.http.query_parameters import check_query
+from api.http.rate_limits import count_unrouted
 from api.http.request_context import add_position, provide_request_context, wait_for_min_position
 from api.http.response_headers import answer_preflight, complete_headers
 from api.http.security import Authentication
@@ -102,6 +103,11 @@ async def before_request(request: Request[Any, Any, Any]) -> Response[None] | No
 
 
 class Application(Litestar):
+    def _create_asgi_handler(self) -> Any:
+        handler: Any = super()._create_asgi_handler()  # answers what the router raises
+        handler.app = count_unrouted(handler.app)
+        return handler
+
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             await super().__call__(scope, receive, send)

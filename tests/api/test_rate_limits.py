@@ -83,6 +83,17 @@ def test_an_address_may_have_brackets_and_a_port(limited: InProcessServer, form:
     assert answer.headers["RateLimit-Limit"] == str(PER_ADDRESS)
 
 
+@pytest.mark.parametrize("path", ["/nowhere", "/nowhere/at/all", "/openapi.json", "/sso/%00", "/projects"])
+def test_every_request_without_credentials_is_counted(limited: InProcessServer, path: str) -> None:
+    network = new_network()
+    answers = [ask(limited.url, path, f"{network}::1") for _ in range(2 * PER_ADDRESS)]
+    assert answers[0].status_code != 429
+    assert answers[0].headers["RateLimit-Remaining"] == str(PER_ADDRESS - 1)
+    assert answers[-1].status_code == 429
+    wrong = requests.delete(f"{limited.url}/api/v3/sso", headers={"X-Forwarded-For": f"{network}::1"}, timeout=10)
+    assert wrong.status_code == 429, "also with a method that is not possible"
+
+
 def test_agents_are_not_counted(shop: Shop, agent: FakeAgent, limited: InProcessServer) -> None:
     for _ in range(PER_TOKEN + REFILLED):
         headers = {"Authorization": f"Bearer {agent.http.token}"}

@@ -14,6 +14,8 @@ from typing import Any
 
 from cachetools import LRUCache
 from litestar.connection import ASGIConnection
+from litestar.exceptions import HTTPException
+from litestar.types import ASGIApp, Receive, Send
 
 from api.http.networks import find_network
 from api.http.permissions import Agent, User
@@ -60,7 +62,8 @@ class RateLimits:
         """Counts a request. `user` is None for a request without credentials, or with wrong ones. Raises
         TooManyRequests.
         """
-        if isinstance(user, Agent) or not connection.route_handler.opt.get("counted", True):
+        handler = connection.scope.get("route_handler")  # None if no operation has the path and method
+        if isinstance(user, Agent) or (handler is not None and not handler.opt.get("counted", True)):
             return
         caller: Caller
         if user is not None:
@@ -105,3 +108,19 @@ class RateLimits:
         if taken is not None:
             allowance.requests, allowance.left = taken.requests, taken.left
             allowance.closed_until = 0.0 if taken.requests else time.monotonic() + CLOSED_S
+
+
+def count_unrouted(router: ASGIApp) -> ASGIApp:
+    """Returns the router as an application that also counts requests for which there is no operation. They count like
+    requests without credentials, which nobody checks for them.
+    """
+
+    async def counted(scope: Any, receive: Receive, send: Send) -> None:
+        try:
+            await router(scope, receive, send)
+        except HTTPException:
+            if "route_handler" not in scope:
+                await scope["app"].state.services.rate_limits.count(ASGIConnection(scope), None)
+            raise
+
+    return counted
