@@ -100,7 +100,8 @@ async def fetch_page(source: Source, project_id: int, **window: Unpack[Window]) 
 
 async def count_patterns(source: Source, project_id: int) -> int:
     query = f"SELECT count(*) FROM {KnownIssueRow.table} WHERE project_id = %(project)s AND kind = 'pattern'"
-    return (await fetch_column(source, query, {"project": project_id}))[0]
+    (count,) = await fetch_column(source, query, {"project": project_id})
+    return int(count)
 
 
 async def fetch_match_rules(source: Source, project_id: int) -> list[known_issues.MatchRule]:
