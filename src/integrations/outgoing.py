@@ -52,7 +52,7 @@ class SystemResolver:
         self._looking: dict[str, asyncio.Future[list[str]]] = {}
         self._of_domain: Counter[str] = Counter()
         """Domain -> look-ups of its names on `_threads`."""
-        self._slow: TTLCache[str, bool] = TTLCache(maxsize=SLOW_DOMAINS, ttl=SLOW_FOR_S)
+        self._slow: TTLCache[str, bool, float] = TTLCache(SLOW_DOMAINS, SLOW_FOR_S, monotonic)
         """Domains that were slow lately."""
 
     async def __call__(self, name: str) -> list[str]:
