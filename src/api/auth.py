@@ -349,8 +349,8 @@ def permissions(user: User, visible: list[int]) -> Permissions:
 
 
 async def issue_reset_link(services: Services, email: str) -> None:
-    """Issues a link if a user who has a password and is active has the address. A failure is only logged: the request
-    was answered.
+    """Issues a link to reset the password of the user with this address, unless they are inactive or have no password.
+    Runs after the response was sent, so a failure is only logged.
     """
     try:
         user = await auth.find_by_email(services.pool, email)

@@ -318,7 +318,9 @@ def redirect(url: str, headers: Mapping[str, str] = MappingProxyType({})) -> Res
 
 
 async def read_form(request: Request[Any, Any, Any]) -> dict[str, str]:
-    """Returns the fields of the form that a provider's page sends. Raises Invalid."""
+    """Returns the fields of the form that the browser posts from an identity provider's page. Raises Invalid for what
+    is no such form.
+    """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != FORM:
         raise HTTPException(f"Send the response as `Content-Type: {FORM}`.", status_code=415)
     try:

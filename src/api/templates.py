@@ -120,8 +120,8 @@ class TemplateController(Controller):
 
 
 async def check_write_where_used(ctx: RequestContext, template_id: int) -> None:
-    """Raises Forbidden if the user may not write to all projects whose jobs use the template. These jobs run the
-    template with their secrets.
+    """Raises Forbidden if jobs of a project to which the user may not write use the template: they would run the change
+    with their secrets. Raises Unavailable if the read models are behind the log.
     """
     # A job that the read models do not show yet would run the change without its project's consent.
     if not await ctx.wait_for_head():

@@ -36,7 +36,7 @@ SECOND_PROCESS = ("results",)
 
 
 class SecondBuild(msgspec.Struct):
-    """Input of the second process: one line of JSON on its standard input."""
+    """The input of the second process, which builds `results`: one line of JSON on its standard input."""
 
     settings: Settings
     from_scratch: bool

@@ -102,7 +102,9 @@ async def _find_new_key(connection: AsyncConnection, file: Path) -> bytes:
 
 
 def _keep(settings: Settings, keys: Sequence[bytes], file: Path | None) -> None:
-    """Leave the first of `keys` for processes that start: in `file`, and in the settings of a running stack."""
+    """Make the new secret key, `keys[0]`, the one that processes read when they start: from `file`, or from the
+    settings of a running stack.
+    """
     if file is not None and (fresh := file.with_name(NEXT_SECRET_KEY)).exists():
         fresh.replace(file)
         folder = os.open(file.parent, os.O_RDONLY)

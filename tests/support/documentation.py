@@ -18,7 +18,7 @@ NOT_RUN = {
     "./dev long faults --rounds 500 --seed 1": "takes hours; .ci/run has it with fewer rounds",
     "./dev long faults --seconds 60 --seed 1": "takes minutes; .ci/run has it",
     "./dev test": "runs these tests",
-    "docker build --build-arg TESTHIDE_BUILD=$(git rev-parse HEAD)": "needs Docker",
+    "docker build --build-arg TESTHIDE_BUILD=$(git rev-parse HEAD) .": "needs Docker",
     "pip install 'testhide_server-....whl[embedded]'": "asks a package index; `./dev long wheel` has it",
     "pip install standardwebhooks": "asks a package index; it is a package of the tests",
     "pip wheel --no-deps .": "asks a package index; `./dev long wheel` has it",

@@ -192,9 +192,9 @@ class RequestContext:
         self.user.must_access(level or self.needs.level, project_id, what)
 
     async def find_visible(self, find: Find[P], name: str, row_id: int) -> P:
-        """Returns the row with this id, which `find` reads. Raises NotFound if there is no such row or the user cannot
-        see its project. Raises Forbidden if their access is lower than the route requires. The messages call the row
-        `name`.
+        """Returns the row with this id, as read by `find`. Raises NotFound if there is none or the user cannot see the
+        row's project, and Forbidden if the user's access to that project is lower than the route requires. `name`
+        is what error messages call the row, such as "pipeline template".
         """
         row = await self.find(find, name, row_id)
         await self.must_access(row.project_id, f"{name} {row_id}")

@@ -66,7 +66,7 @@ needs no events of known issues: their classifications are in the events of buil
 
 
 class TestDiffers(msgspec.Struct, frozen=True, rename={"before": "from", "after": "to"}):
-    """A failure that would have another classification than it has today."""
+    """A failure that the what-if rules would classify differently from its classification today."""
 
     __test__ = False
 

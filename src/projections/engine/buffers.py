@@ -47,9 +47,10 @@ class LoadConnection:
 
 
 class BufferedTable:
-    """Buffer of a table with a primary key. Writes bulk deletes before changed rows.
+    """Memory buffer of a bulk load, for a table with a primary key. Written to the database, bulk deletes go before
+    changed rows.
 
-    Rows are stored by their flat key: the value of the key column, or a tuple if the key has several columns.
+    The buffer holds rows by their flat key: the value of the key column, or a tuple if the key has several columns.
     """
 
     def __init__(self, db: LoadConnection, row: type[Row], *, is_complete: bool) -> None:

@@ -94,9 +94,10 @@ class DeleteWhere(DeleteRange):
 
 
 class RowsByKey:
-    """A change that inserts or replaces many rows of one table. `rows` are by key, which must be a single column.
+    """A change that inserts or replaces many rows of one table. `rows` maps the value of the key column to the
+    row; the table's key must be a single column.
 
-    The rows may differ only in their keys and counters, because only one of them is validated.
+    Only one of the rows is validated, so they must be equal except for keys and counters.
     """
 
     def __init__(self, row: type[Row], rows: Mapping[Any, Row]) -> None:

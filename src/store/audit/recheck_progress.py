@@ -31,7 +31,9 @@ async def fetch_sealing_state(source: Source) -> SealingState:
 
 
 async def store_progress(source: Source, leaves: int, checkpoints: int) -> None:
-    """Stores how many leaves the current round has checked, and the size of the last checkpoint that it has checked."""
+    """Stores how far the current round of checks is: the number of leaves that it has checked, and the tree size of the
+    last checkpoint that it has checked.
+    """
     await execute(
         source,
         "INSERT INTO audit_sealing AS s (leaves_checked, checkpoints_checked) VALUES (%s, %s)"

@@ -80,8 +80,10 @@ class RootKey(Struct, frozen=True, kw_only=True):
     def head(self) -> bytes:
         return MARK + self.id.to_bytes(HEAD_BYTES - len(MARK)) if self.id else b""
 
-    def signs(self, lifetime: timedelta) -> bool:
-        """Returns whether what it signed is accepted. `lifetime` is how long that is valid."""
+    def accepts_signatures(self, lifetime: timedelta) -> bool:
+        """Returns whether signatures by this root key are still accepted: while it is not retired, and after that
+        for `lifetime`, the time for which such a signature is valid. If the key leaked, none is accepted.
+        """
         if self.retired_at is None:
             return True
         # The root key 0 is a secret key of the past, which must open nothing after its rotation.
@@ -205,8 +207,8 @@ class Secrets:
         return self._move(RESPONSES, sealed, scope)
 
     def claim(self, kind: str, value: str) -> str:
-        """Returns the name of the claim of a value. Example: kind `node-name`, value `agent-05`. Upper and lower case
-        are equal.
+        """Returns a name made of the kind and a keyed hash of the value, which does not show the value. Example: kind
+        `node-name`, value `agent-05`. Values that differ only in upper and lower case get the same name.
         """
         # Names are for ever: the oldest root key makes them.
         mac = hmac.new(self._derive(min(self._roots), "claims"), f"{kind}\0{value.casefold()}".encode(), hashlib.sha256)
@@ -241,7 +243,7 @@ class Secrets:
         # Compared as text, since anybody may send anything: no number is made of it.
         named = (root for root in self._roots.values() if root_id == (str(root.id) if root.id else ""))
         root = next(named, None)
-        if root is None or not root.signs(lifetime):
+        if root is None or not root.accepts_signatures(lifetime):
             return None
         return self._derive(root.id, SESSIONS) if key_id is None else self._session_key(root.id, period)
 
@@ -262,7 +264,7 @@ class Secrets:
         return text if any(hmac.compare_digest(one.encode(), signed.encode()) for one in made) else None
 
     def _signing(self, lifetime: timedelta) -> list[RootKey]:
-        return [root for root in self._roots.values() if root.signs(lifetime)]
+        return [root for root in self._roots.values() if root.accepts_signatures(lifetime)]
 
     def link_token(self, user_id: int, link_id: str) -> str:
         """Returns the token of a link to set a password. It contains both ids and a proof that this server made it."""

@@ -266,7 +266,9 @@ async def load_secrets(conninfo: str, secret_key: bytes) -> Secrets:
 
 
 async def fetch_followers_behind(connection: AsyncConnection, stage: int) -> list[int]:
-    """Returns the process ids, in PostgreSQL, of those who do not follow the ring up to this stage yet."""
+    """Returns the pids, as in pg_stat_activity, of the connections of processes that have not loaded this stage of the
+    ring yet.
+    """
     rows = await fetch_rows(
         connection,
         "SELECT DISTINCT pid FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2 AND classid = %s"

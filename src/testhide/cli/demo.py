@@ -1,8 +1,9 @@
 """`testhide demo`: runs a real test suite through a whole server.
 
-Starts a stack on a temporary folder, makes project, job and node over the REST API, commits examples/shop to a git
-repository, queues three builds and prints their logs live, then the report, the flaky suspects and the events of one
-build. Compares counts, artifacts and events with a second source; a difference ends the demo with exit code 1.
+Starts a stack in a temporary folder, makes a project, a job and a node over the REST API, commits examples/shop to a
+git repository and queues three builds. Prints their logs live, and afterwards the report, the flaky suspects and the
+events of one build. Checks the counts against pytest's summary in the log, the artifact against its checksum there, and
+the events against the expected order. A difference ends the demo with exit code 1.
 """
 
 import contextlib

@@ -12,8 +12,8 @@ from testhide.supervise.program import Account, popen_options
 
 
 def engine_account(home: Path) -> Account | None:
-    """Return the account that owns `home`. If `home` does not exist or root owns it, return the account `postgres`, or
-    `nobody` if that does not exist. Return None if this process is not root. Raises Fault if there is no such account.
+    """Return the account to run PostgreSQL and Valkey as; None if this process is not root. It is the owner of `home`;
+    if `home` does not exist or root owns it, it is `postgres`, else `nobody`. Raises Fault if there is none of these.
     """
     if os.geteuid() != 0:
         return None
