@@ -2,6 +2,7 @@
 the answer not as the server's description says.
 """
 
+import time
 from typing import Any
 from urllib.parse import urljoin
 
@@ -38,6 +39,9 @@ class _Adapter(HTTPAdapter):
 class Client(requests.Session):
     """A `requests` session that knows the address of the server and, signed in, sends its token."""
 
+    max_repeats = 5
+    """Times that it sends a request again while the read models are behind, as they may be on a busy machine."""
+
     def __init__(self, url: str, email: str = "", password: str = "") -> None:
         super().__init__()
         self.url = url
@@ -58,10 +62,16 @@ class Client(requests.Session):
 
     def request(self, method: str | bytes, url: str | bytes, *args: object, **kwargs: object) -> Answer:
         kwargs.setdefault("timeout", TIMEOUT_S)
-        answer = super().request(method, urljoin(self.url, str(url)), *args, **kwargs)  # type: ignore[arg-type]
-        assert isinstance(answer, Answer)
-        check_answer(answer)
-        return answer
+        repeats = 0
+        while True:
+            answer = super().request(method, urljoin(self.url, str(url)), *args, **kwargs)  # type: ignore[arg-type]
+            assert isinstance(answer, Answer)
+            check_answer(answer)
+            is_behind = answer.status_code == 503 and b"the read models are behind" in answer.content
+            if not is_behind or repeats == self.max_repeats:
+                return answer
+            repeats += 1
+            time.sleep(float(answer.headers["Retry-After"]))  # as a client is told to
 
     def get(self, url: str | bytes, **kwargs: Any) -> Answer:
         return self.request("GET", url, **kwargs)
