@@ -116,8 +116,9 @@ class Order:
 
     async def carry_out(self, client: RetryingClient, job: int, rng: random.Random) -> None:
         """Starts the build and does the rest until all its readers have received its end. Raises TimeoutError."""
-        body = {"job_id": job, "branch": self.plan.token, "external": self.plan.external}
-        self.start_answer = await client.call("POST", "/api/v3/builds/start", body | {"env": self.plan.env})
+        body = {"job_id": job, "branch": self.plan.token}
+        body |= {"external": True} if self.plan.external else {"env": self.plan.env}
+        self.start_answer = await client.call("POST", "/api/v3/builds/start", body)
         if self.start_answer.status in (200, 201):
             build = int(self.start_answer.body["id"])
         else:

@@ -12,7 +12,7 @@ from store.tables.build_logs import BuildLogs, Line
 from testhide.processes import Core
 from tests.e2e.rules import LogRules
 from tests.faults.client import RetryingClient
-from tests.faults.load import PLAN, WEBHOOK_EVENTS, Order, OrderingKey, Receiver
+from tests.faults.load import WEBHOOK_EVENTS, Order, OrderingKey, Receiver
 from tests.faults.readers import BuildReader, EventReader
 
 AGENT_LINE_PREFIX = "==> "
@@ -107,7 +107,7 @@ def check_recorded_once(order: Order, events: Sequence[Recorded]) -> Iterator[st
     queued = [
         recorded.event
         for recorded in events
-        if isinstance(recorded.event, BuildQueued) and token in recorded.event.configuration.env.get(PLAN, "")
+        if isinstance(recorded.event, BuildQueued) and recorded.event.branch == token
     ]
     if len(queued) != 1:
         yield f"{token} was started once and is in the log {len(queued)} times: {order.start_answer}"
@@ -126,7 +126,7 @@ def find_end(token: str, events: Sequence[Recorded]) -> BuildEnd | None:
         (
             recorded.event.build_id
             for recorded in events
-            if isinstance(recorded.event, BuildQueued) and token in recorded.event.configuration.env.get(PLAN, "")
+            if isinstance(recorded.event, BuildQueued) and recorded.event.branch == token
         ),
         None,
     )
