@@ -227,7 +227,9 @@ KINDS: tuple[Kind, ...] = (
         "auth",
         ApiTokenRow.table,
         "an API token is made up",
-        lambda scene: scene.execute(f"INSERT INTO {ApiTokenRow.table} VALUES (999999, 1, 'made up', '\\x00', now())"),
+        lambda scene: scene.execute(
+            f"INSERT INTO {ApiTokenRow.table} VALUES (999999, 1, 'made up', '\\x00', now(), '[]')"
+        ),
         "comparison",
     ),
     of_model(
