@@ -41,7 +41,7 @@ class Rotated(NamedTuple):
     is_done_before: bool
     """Whether only the new key opened the database already."""
     unreadable: dict[str, int]
-    """What did not open before, and does not now -> how much of it."""
+    """Kind of data -> number of its values that neither key opens, before the rotation or after it."""
 
 
 async def rotate(settings: Settings, environ: Mapping[str, str], *, leaked: bool, on_progress: OnProgress) -> Rotated:

@@ -18,7 +18,7 @@ MEMORY = 1024 * 1024
 that does not even compile within them is refused.
 """
 MAX_MEMORY = 64 * 1024 * 1024
-"""The same for patterns that are searched together, and for those that were stored before MEMORY was the limit."""
+"""Bytes that RE2 may use for patterns that are searched together, or were stored before MEMORY was the limit."""
 _QUOTED = re.compile(r"\\Q(.*?)(?:\\E|\Z)|\\.", re.DOTALL)
 """Quoted text, or another escape sequence."""
 

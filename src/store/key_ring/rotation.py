@@ -133,7 +133,7 @@ class EncryptedColumn(NamedTuple):
     """A column with encrypted values."""
 
     name: str
-    """What to call the values when progress is shown."""
+    """Name of the values in the messages that show progress."""
     table: Composable
     column: Composable
     move: Callable[[bytes, str], bytes]
