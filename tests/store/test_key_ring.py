@@ -327,6 +327,20 @@ async def test_a_damaged_wrap_is_no_wrong_key(parts: Core, database: str, change
     assert parts.secrets.newest == 2
 
 
+async def test_values_that_others_have_locked_are_moved_too(parts: Core, database: str) -> None:
+    await fill(parts)
+    before = Secrets(list(parts.secrets.roots.values()))
+    async with parts.pool.connection() as other, other.transaction():
+        await other.execute(f"SELECT FROM {WebhookRow.table} FOR UPDATE".encode())
+        rotating = asyncio.create_task(rotate_to(database, NEW, OLD))
+        waits = "SELECT FROM pg_locks WHERE NOT granted AND locktype IN ('transactionid', 'tuple')"
+        while not rotating.done() and not await fetch_rows(parts.pool, waits):
+            await asyncio.sleep(0.01)
+    await rotating
+    assert opens_nothing(database, before)
+    assert await read_secrets(parts) == SECRETS
+
+
 async def test_what_did_not_open_before_stays_as_it_is(parts: Core, database: str) -> None:
     await fill(parts)
     await execute(parts.pool, "INSERT INTO stored_events_keys VALUES ('user-9', 'damaged')")

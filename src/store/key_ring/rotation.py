@@ -173,9 +173,10 @@ async def move_values(connection: AsyncConnection, secrets: Secrets, on_progress
     for column in await _find_columns(connection, secrets):
         moved, left = 0, list[bytes]()
         try:
-            while count := await _move_batch(connection, secrets, column, left):
-                moved += count
-                on_progress(column.name, moved)
+            for whole_batches in (True, False):
+                while count := await _move_batch(connection, secrets, column, left, whole_batches=whole_batches):
+                    moved += count
+                    on_progress(column.name, moved)
         except (UndefinedTable, UndefinedColumn):
             continue  # a read model that was dropped meanwhile
         if left:
@@ -183,19 +184,23 @@ async def move_values(connection: AsyncConnection, secrets: Secrets, on_progress
     return unreadable
 
 
-async def _move_batch(connection: AsyncConnection, secrets: Secrets, column: EncryptedColumn, left: list[bytes]) -> int:
-    """Moves the next values of a column. Returns how many it found. Adds to `left` those that do not open.
+async def _move_batch(
+    connection: AsyncConnection, secrets: Secrets, column: EncryptedColumn, left: list[bytes], *, whole_batches: bool
+) -> int:
+    """Encrypts the next values of a column with the newest root key. Returns how many it found. Adds to `left` those
+    that do not open.
 
-    Does not wait for rows that others change: a later batch has them.
+    A whole batch skips rows that others have locked. Otherwise moves a single row, and waits for its lock: who waits
+    while they hold locks could make others wait for ever.
     """
     head = secrets.roots[secrets.newest].head
     async with connection.transaction():
         cursor = await connection.execute(
             SQL(
                 "SELECT ctid::text, {column}, {context} FROM {table} WHERE {condition} AND {column} <> ''"
-                " AND substr({column}, 1, %s) <> %s AND {column} <> ALL (%s) LIMIT %s FOR UPDATE SKIP LOCKED"
-            ).format(**column._asdict()),
-            (HEAD_BYTES, head, left, BATCH_SIZE),
+                " AND substr({column}, 1, %s) <> %s AND {column} <> ALL (%s) LIMIT %s FOR UPDATE {unless_locked}"
+            ).format(**column._asdict(), unless_locked=SQL("SKIP LOCKED" if whole_batches else "")),
+            (HEAD_BYTES, head, left, BATCH_SIZE if whole_batches else 1),
         )
         rows = await cursor.fetchall()
         moved: list[tuple[str, bytes]] = []
