@@ -306,8 +306,10 @@ def parse_flag(field: str, given: str) -> bool:
 
 
 async def find_writable_build(caller: User | Agent, ctx: RequestContext, given: str) -> LoadedState[AnyBuild]:
-    """Returns the build whose id is the text `given` of a form field. Raises Invalid if the text is no id, and NotFound
-    or Forbidden if the caller may not upload to the build.
+    """Returns the build whose id is the text `given` of a form field.
+
+    Raises Invalid if the text is no id, NotFound if the caller cannot see the build, Forbidden if a user may only read
+    it, and Conflict if the build has ended on the agent's node.
     """
     if not re.fullmatch(r"[1-9][0-9]{0,15}", given) or int(given) > MAX_ID:
         raise Invalid.field("build_id", "must be the id of a build")

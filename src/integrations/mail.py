@@ -131,7 +131,7 @@ def _without_address(text: str, mail: Mail) -> str:
 
 
 class PrintedLinks:
-    """Implements `Mailer` where there is no mail server: prints the link of a mail, and nothing of one without."""
+    """Implements `Mailer` where there is no mail server. Prints the link of a mail; drops a mail without a link."""
 
     async def send(self, mail: Mail) -> None:
         if mail.link:

@@ -17,8 +17,8 @@ from typing import NamedTuple
 from agent.process import linux, removal
 
 SLOT_UIDS = range(60706, 61184)
-"""User ids, and group ids, that no distribution gives to anybody: between those of systemd-homed and of its dynamic
-users.
+"""User ids for builds, one for each build that runs at a time; its group id is the same number. No distribution
+assigns them: they lie between the range of systemd-homed and that of systemd's dynamic users.
 """
 _LOCKS = Path("/run/testhide-agent")
 """Folder with one lock file for each user id in use, by any agent of this machine."""

@@ -61,7 +61,7 @@ def rebuild(
     from_scratch
         Begin anew instead of continuing an interrupted rebuild.
     data
-        Data folder of an embedded database. The database is started unless its stack runs.
+        Data folder of an embedded database. If no `testhide up` runs on it, the database runs only for this command.
     """
     return options.run_on_stack(
         data, lambda settings: rebuilding.rebuild(settings, names, from_scratch=from_scratch, then_switch=switch), run
