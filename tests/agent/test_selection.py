@@ -103,7 +103,8 @@ class PluginRun:
         lists = injection.write_lists(folder, self.root, {"test_ids": test_ids, "ignore_failures_of": ignored}, None)
         self._base = {"PATH": f"{BIN}:{os.defpath}", "HOME": str(folder), "LANG": "C.UTF-8", **lists}
         self._folder = folder
-        self.env = injection.install_plugin(folder, {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", **self._base})
+        injection.install_plugin(folder)
+        self.env = injection.add_plugin(folder, {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", **self._base})
 
     def shell(self, command: str, **env: str) -> subprocess.CompletedProcess[str]:
         whole = {**self.env, **env}

@@ -23,14 +23,6 @@ echo family
 
 
 @pytest.mark.usefixtures("agent")
-def test_setup_runs_first_line_by_line(server: FakeServer) -> None:
-    build = server.queue("echo command", setup=["echo one; export GONE=1", "echo two $GONE"])
-
-    assert server.wait_finished(build)["exit_code"] == 0, build.lines
-    assert build.printed == ["one", "two", "command"]
-
-
-@pytest.mark.usefixtures("agent")
 def test_a_failing_setup_ends_the_build(server: FakeServer) -> None:
     stopped = server.queue("echo one; false\necho never")
     assert server.wait_finished(stopped)["exit_code"] == 1

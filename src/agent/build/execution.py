@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from agent.build.checkout import Checkout, CheckoutFailed
 from agent.build.collection import Collector, FindTimeout
 from agent.build.log import Log
 from agent.build.masking import SHORTEST_SECRET, Masker
+from agent.build.shell import Shell, ShellRefused
 from agent.build.steps import TIMEOUT, AddLines, StepResult, Steps
 from agent.build.workspace import Workspace
 from agent.context import AgentContext
@@ -54,7 +56,7 @@ class Execution:
         self._steps = Steps(
             self._supervisor, self._interrupt, self._deadline, self._workspace.account, self._workspace, self._masker
         )
-        self._environment: dict[str, str] = {}
+        self._report_path = ""
         self._prepared_ns = 0
         """File time (ns) just before the first command; 0 until then. An older file is no result of this build."""
 
@@ -129,28 +131,44 @@ class Execution:
         lists = injection.write_lists(workspace.folder, workspace.root, message, self._workspace.account)
         if message.get("test_ids") is not None:
             self._log.note(f"Only these tests are wanted: {len(message['test_ids'])}, named in $TESTHIDE_TEST_IDS_FILE")
-        return injection.install_plugin(workspace.folder, {**lists, **workspace.environment(message, commit)})
+        injection.install_plugin(workspace.folder)
+        env = injection.add_plugin(workspace.folder, {**lists, **workspace.environment(message, commit)})
+        self._report_path = env["TESTHIDE_REPORT_XML"]
+        return env
 
     def _run_commands(self, env: dict[str, str]) -> BuildVerdict:
-        self._environment = env
-        for line in self._message["setup"]:
+        try:
+            with contextlib.closing(Shell(self._workspace, env)) as shell:
+                return self._run_setup(shell) or self._run_command(shell)
+        except ShellRefused as refused:
+            return BuildVerdict(None, SETUP_FAILED, str(refused))
+
+    def _run_setup(self, shell: Shell) -> BuildVerdict | None:
+        """Run the setup lines. Return the verdict if one fails, and None otherwise."""
+        pinned = {name: shell.env[name] for name in injection.LISTS if name in shell.env}
+        for number, line in enumerate(self._message["setup"], 1):
             self._log.note(f"Setup: {_shorten(line)}")
-            result = self._run_step(["/bin/sh", "-e", "-c", line], env, self._log.add)
+            result = self._run_step(shell.write_setup(number, line), shell.env, self._log.add)
             if result.exit_code != 0:
                 detail = f"{_shorten(line)} ended with exit code {result.exit_code}"
                 return BuildVerdict(result.exit_code, SETUP_FAILED, detail)
+            if not shell.carry_over():
+                self._log.note("Not carried over: what this line exported, since it ended its shell (exit or exec)")
+            shell.env = injection.add_plugin(self._workspace.folder, {**shell.env, **pinned})
+        return None
+
+    def _run_command(self, shell: Shell) -> BuildVerdict:
+        self._report_path = shell.env.get("TESTHIDE_REPORT_XML", "")
         command = self._message["command"]
         self._log.note(f"Command: {_shorten(command)}")
-        # In several lines, one that fails is a failed step; in one line, `;` says to go on.
-        options = ["-e"] if "\n" in command.strip() else []
-        result = self._run_step(["/bin/sh", *options, "-c", command], env, self._log.add)
+        result = self._run_step(shell.write_command(command), shell.env, self._log.add)
         self._log.note(f"Exit code {result.exit_code}")
         return BuildVerdict(result.exit_code)
 
     def _collect(self) -> None:
         account = self._workspace.account
         collector = Collector(self._workspace, account, self._client, self._masker, self._log, self._interrupt)
-        report = os.path.relpath(self._environment["TESTHIDE_REPORT_XML"] or ".", self._workspace.root)
+        report = os.path.relpath(self._report_path or ".", self._workspace.root)
         collector.run(self._message["artifacts"], report, self._prepared_ns)
 
     def _run_git(self, argv: Sequence[str], env: dict[str, str], is_shown: bool) -> tuple[int, list[str]]:

@@ -30,6 +30,9 @@ if sys.version_info >= (3, 8):
 """Module that every Python process of the build imports at its start, even in versions that the plugin does not
 support.
 """
+LISTS = ("TESTHIDE_TEST_IDS_FILE", "TESTHIDE_QUARANTINE_FILE", "TESTHIDE_IGNORE_FAILURES_FILE")
+"""Variables with the paths of the lists. A build cannot change them: it would lose them without a word."""
+_PLUGIN = "python"
 _QUARANTINE_IN_WORKSPACE = ".testhide_quarantine_file"
 
 
@@ -41,27 +44,35 @@ def write_lists(
     """
     variables = {}
     test_ids, quarantine, ignored = map(message.get, ("test_ids", "quarantine", "ignore_failures_of"))
+    ids_file, quarantine_file, ignored_file = LISTS
     if test_ids is not None:
-        variables["TESTHIDE_TEST_IDS_FILE"] = _write(folder / "test-ids.txt", _lines(test_ids))
+        variables[ids_file] = _write(folder / "test-ids.txt", _lines(test_ids))
     if quarantine is not None:
         content = _lines(quarantine)
-        variables["TESTHIDE_QUARANTINE_FILE"] = _write(folder / "quarantine.txt", content)
+        variables[quarantine_file] = _write(folder / "quarantine.txt", content)
         _write(workspace / _QUARANTINE_IN_WORKSPACE, content, account)
     if ignored is not None:
-        variables["TESTHIDE_IGNORE_FAILURES_FILE"] = _write(folder / "ignore-failures.txt", _lines(ignored))
+        variables[ignored_file] = _write(folder / "ignore-failures.txt", _lines(ignored))
     return variables
 
 
-def install_plugin(folder: Path, env: Mapping[str, str]) -> dict[str, str]:
-    """Copy the pytest plugin into `folder`. Return `env` with that folder at the front of the job's PYTHONPATH."""
-    plugin = folder / "python"
+def install_plugin(folder: Path) -> None:
+    """Copy the pytest plugin into a folder in `folder`."""
+    plugin = folder / _PLUGIN
     plugin.mkdir()
     _write(plugin / "sitecustomize.py", _SITECUSTOMIZE)
     for name in _MODULES:
         source = pkgutil.get_data("agent.injected", f"{name}.py")
         assert source is not None
         _write(plugin / f"{name}.py", source)
-    return {**env, "PYTHONPATH": os.pathsep.join(filter(None, (str(plugin), env.get("PYTHONPATH"))))}
+
+
+def add_plugin(folder: Path, env: Mapping[str, str]) -> dict[str, str]:
+    """Return `env` with the folder of the plugin in PYTHONPATH: at its front, unless it is there already."""
+    plugin, path = str(folder / _PLUGIN), env.get("PYTHONPATH") or ""
+    if plugin in path.split(os.pathsep):
+        return dict(env)
+    return {**env, "PYTHONPATH": os.pathsep.join(filter(None, (plugin, path)))}
 
 
 def _lines(ids: Iterable[str]) -> bytes:

@@ -52,7 +52,7 @@ FIELDS: dict[str, str] = {
     "required_tags": "Tags, all of which a node must have.",
     "pool_labels": "Labels, all of which a pool must have; an alternative to `node_pool_id`.",
     "quarantine_mode": "`run`: failures of quarantined tests do not fail a build; `skip`: builds skip these tests.",
-    "setup": "Shell lines that run before the command.",
+    "setup": "Shell lines that run before the command; what they export, and `cd`, carry over to it.",
     "command": "Shell command to run.",
     "env": "Environment variables by name.",
     "artifacts": "Globs of the files to keep, relative to the workspace.",

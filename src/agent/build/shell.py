@@ -1,0 +1,92 @@
+"""Runs a build's setup lines and command as shell scripts, and carries what they export from one to the next.
+
+Each has a shell process of its own (docs/decisions/0013-setup-lines.md). A setup line that reaches its end writes the
+exported variables, the umask and the folder that it leaves to a file, and the next shell begins with them.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from shlex import quote
+
+from agent.build.workspace import Workspace
+
+_MAX_STATE_BYTES = 4 << 20  # twice what Linux lets a program's arguments and environment have
+_OF_ONE_SHELL = ("_", "SHLVL", "PWD", "OLDPWD")  # variables that each shell sets for itself
+
+
+class ShellRefused(Exception):
+    """The build's shell cannot run on this machine, or not with this text. The message says why."""
+
+
+class Shell:
+    """Makes the command lines of one build's steps. Its `env` is the environment of the next step."""
+
+    def __init__(self, workspace: Workspace, env: dict[str, str]) -> None:
+        self.env = env
+        self._program = "/bin/sh"
+        self._workspace = workspace
+        self._folder = workspace.folder / "shell"
+        self._folder.mkdir(mode=0o755)
+        self._begin: list[str] = []
+        env_program = shutil.which("env", path=env.get("PATH"))
+        if not env_program:
+            raise ShellRefused("this machine has no program `env` on its PATH")
+        self._env_program = env_program
+        # Opened before the build can write here: later, the path might be a link to a file that only root may read.
+        self._state = os.open(self._folder / "state", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        if workspace.account:
+            os.fchown(self._state, workspace.account.uid, workspace.account.gid)
+
+    def close(self) -> None:
+        os.close(self._state)
+
+    def write_setup(self, number: int, line: str) -> list[str]:
+        """Write the script of a setup line. Return the command line that runs it."""
+        os.ftruncate(self._state, 0)
+        leave = [
+            'set -- "$?"',  # positional parameters, since `set -a` would export a variable
+            '[ "$1" = 0 ] || exit "$1"',
+            # `>|` also writes after `set -C`.
+            f"{{ {quote(self._env_program)} -0 && umask && command pwd; }} >| {quote(self._path('state'))} || exit",
+        ]
+        return self._write(f"setup-{number}", line, ["set -e"], leave)
+
+    def write_command(self, command: str) -> list[str]:
+        """Write the script of the command. Return the command line that runs it."""
+        # In several lines, one that fails is a failed step; in one line, `;` says to go on.
+        return self._write("command", command, ["set -e"] if "\n" in command.strip() else [], [])
+
+    def carry_over(self) -> bool:
+        """Take over what the setup line that ran last has left. Return False if it left nothing, since it ended its
+        shell by itself.
+        """
+        *pairs, rest = os.pread(self._state, _MAX_STATE_BYTES, 0).split(b"\0")
+        umask, _, folder = rest.partition(b"\n")
+        if not folder:
+            return False
+        variables = dict(os.fsdecode(pair).partition("=")[::2] for pair in pairs)
+        self.env = {name: value for name, value in variables.items() if name and name not in _OF_ONE_SHELL}
+        self._begin = [f"umask {umask.decode()}", f"cd -- {quote(os.fsdecode(folder[:-1]))} || exit"]
+        return True
+
+    def _write(self, name: str, text: str, options: list[str], leave: list[str]) -> list[str]:
+        """Write the build's text to a file, and a script around it. The text has a file of its own, so that an open
+        quote or bracket in it cannot reach what follows.
+        """
+        if "\0" in text:
+            raise ShellRefused(f"{name} contains a NUL character")
+        path = _create(self._folder / name, f"{text}\n")
+        script = [*self._begin, *options, f". {quote(path)}", *leave]
+        return [self._program, _create(self._folder / f"run-{name}", "\n".join([*script, ""]))]
+
+    def _path(self, name: str) -> str:
+        return str(self._folder / name)
+
+
+def _create(path: Path, text: str) -> str:
+    path.write_bytes(os.fsencode(text))
+    path.chmod(0o644)  # whatever the umask: the build's user reads it
+    return str(path)
