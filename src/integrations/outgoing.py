@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from cachetools import TTLCache
 
 from integrations.addresses import CallableUrl, Network, is_address, is_localhost, must_be_callable, parse_url
-from integrations.ports import Answer, Refused
+from integrations.ports import Answer, HttpAnswer, Refused, Unanswered
 
 if TYPE_CHECKING:
     from integrations.outgoing_calls import OutgoingCalls
@@ -146,6 +146,25 @@ class HttpOutgoing:
     async def fetch(self, url: str, max_bytes: int) -> bytes:
         wanted, calls = self._prepare(url)
         return await calls.fetch(wanted, max_bytes)
+
+    async def request(
+        self, method: str, url: str, *, headers: Mapping[str, str], body: bytes = b"", max_bytes: int
+    ) -> HttpAnswer:
+        wanted, calls = self._prepare(url)
+        return await calls.request(method, wanted, headers, body, max_bytes)
+
+    async def find_addresses(self, url: str) -> Sequence[str]:
+        wanted = self._target(url)
+        if wanted.address is not None:
+            addresses: Sequence[str] = (str(wanted.address),)
+        else:
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    addresses = await self._resolve(wanted.host)
+            except (OSError, TimeoutError):
+                raise Unanswered("the name cannot be looked up", 0) from None
+        must_be_callable(addresses, self._allowed_for(wanted.host), is_https=wanted.is_https)
+        return addresses
 
     def _prepare(self, url: str) -> tuple[CallableUrl, "OutgoingCalls"]:
         wanted = self._target(url)

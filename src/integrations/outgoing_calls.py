@@ -15,7 +15,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from integrations.addresses import CallableUrl, Network, must_be_callable
 from integrations.outgoing import Resolve
-from integrations.ports import Answer, Unanswered
+from integrations.ports import Answer, HttpAnswer, Unanswered
 
 MAX_BODY = 64 * 1024
 """Bytes of an answer's body that are read."""
@@ -86,22 +86,35 @@ class OutgoingCalls:
         """Returns the whole body that a GET answers with. Raises Refused, and Unanswered also if the status is not 200
         or the body is larger.
         """
-        began, body, status = perf_counter(), bytearray(), 0
-        try:
-            async with self._sessions[wanted.is_https].get(wanted.url, allow_redirects=False) as answer:
-                status = answer.status
-                if status == HTTPStatus.OK:
-                    await _read(answer, body, max_bytes + 1)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise Unanswered(self._describe(error), _ms_since(began)) from None
-        if status != HTTPStatus.OK:
-            why = f"it answers with status {status}" + (
-                ", and redirects are not followed" if 300 <= status < 400 else ""
+        began = perf_counter()
+        answer = await self.request("GET", wanted, {}, b"", max_bytes)
+        if answer.status != HTTPStatus.OK:
+            why = f"it answers with status {answer.status}" + (
+                ", and redirects are not followed" if 300 <= answer.status < 400 else ""
             )
             raise Unanswered(why, _ms_since(began))
-        if len(body) > max_bytes:
+        return answer.body
+
+    async def request(
+        self, method: str, wanted: CallableUrl, headers: Mapping[str, str], body: bytes, max_bytes: int
+    ) -> HttpAnswer:
+        """Returns the whole answer, whatever its status is. Raises Refused, and Unanswered also if the body is larger
+        than `max_bytes`.
+        """
+        began, read = perf_counter(), bytearray()
+        try:
+            async with self._sessions[wanted.is_https].request(
+                method, wanted.url, data=body or None, headers=headers, allow_redirects=False
+            ) as answer:
+                await _read(answer, read, max_bytes + 1)
+        except TimeoutError as error:
+            raise Unanswered(self._describe(error), _ms_since(began), is_timeout=True) from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise Unanswered(self._describe(error), _ms_since(began)) from None
+        if len(read) > max_bytes:
             raise Unanswered(f"it answers with more than {max_bytes:,} bytes", _ms_since(began))
-        return bytes(body)
+        named = {name.lower(): value for name, value in answer.headers.items()}
+        return HttpAnswer(answer.status, named, bytes(read), _retry_after_s(answer.headers))
 
     def _describe(self, error: Exception) -> str:
         match error:

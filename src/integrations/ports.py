@@ -60,9 +60,10 @@ class Refused(Exception):
 class Unanswered(Exception):
     """A call got no answer; the message says what happened, in a few words and without secrets."""
 
-    def __init__(self, what: str, ms: int) -> None:
+    def __init__(self, what: str, ms: int, *, is_timeout: bool = False) -> None:
         super().__init__(what)
         self.ms = ms
+        self.is_timeout = is_timeout
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,18 @@ class Answer:
     """The beginning of the body, as text."""
     ms: int
     """Milliseconds from the call to the last byte that was read."""
+    retry_after_s: int = 0
+    """Seconds that `Retry-After` asks to wait; 0 without the header."""
+
+
+@dataclass(frozen=True)
+class HttpAnswer:
+    """A whole answer."""
+
+    status: int
+    headers: Mapping[str, str]
+    """Names are in small letters."""
+    body: bytes
     retry_after_s: int = 0
     """Seconds that `Retry-After` asks to wait; 0 without the header."""
 
@@ -117,6 +130,20 @@ class Outgoing(Protocol):
     async def fetch(self, url: str, max_bytes: int) -> bytes:
         """Returns the document at the URL. Takes 10 s at most. Raises Refused, and Unanswered also for a document that
         is larger and for a status other than 200.
+        """
+        ...
+
+    async def request(
+        self, method: str, url: str, *, headers: Mapping[str, str], body: bytes = b"", max_bytes: int
+    ) -> HttpAnswer:
+        """Sends a request and returns the whole answer, whatever its status is. Takes 10 s at most. Raises Refused, and
+        Unanswered also if the body is larger than `max_bytes`.
+        """
+        ...
+
+    async def find_addresses(self, url: str) -> Sequence[str]:
+        """Returns the addresses that the URL's host has now, for a program that connects by itself and is told to use
+        these. Raises Refused if one of them may not be called, and Unanswered if the name cannot be looked up.
         """
         ...
 

@@ -38,6 +38,7 @@ MEANINGS = {
     "blobs_url": "where artifacts lie, the same for all machines, s3://BUCKET/PREFIX or file:///FOLDER (DATA/blobs)",
     "artifact_quota": "bytes of artifacts that one project may have (107374182400: 100 GiB)",
     "outgoing_allow": "networks webhooks may call, http too: 10.1.0.0/16,… (none; ./dev up: this machine for admins)",
+    "local_repositories": "folders whose git repositories SCM endpoints of the type git may read: /srv/git,… (none)",
     "trusted_proxies": "networks of reverse proxies, whose X-Forwarded-For and -Proto count (127.0.0.0/8,::1/128)",
     "requests_per_token": "requests a minute with one token; 0: no limit (6000)",
     "requests_per_address": "requests a minute of one address without credentials; 0: no limit (600)",
@@ -99,6 +100,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     outgoing_allow: str = ""
     opened_for_admins: str = ""
     """Networks that URLs of admins may lead to besides those of `outgoing_allow`."""
+    local_repositories: str = ""
     trusted_proxies: str = "127.0.0.0/8,::1/128"
     requests_per_token: int = 6_000
     requests_per_address: int = 600
@@ -134,6 +136,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def origins(self) -> list[str]:
         return split(self.cors_origins)
+
+    @property
+    def repository_folders(self) -> list[Path]:
+        return list(map(Path, split(self.local_repositories)))
 
     @property
     def public_url(self) -> str:
@@ -174,6 +180,11 @@ def from_environment(environ: Mapping[str, str], **given: Any) -> Settings:
     for name in ("outgoing_allow", "trusted_proxies"):
         if name in found:
             _must_be_networks(found[name], variable(name))
+    for folder in split(found.get("local_repositories", "")):
+        if not os.path.isabs(folder):
+            raise Fault(
+                f"{variable('local_repositories')} must be absolute folders, separated by commas, not {folder!r}.", 2
+            )
     _must_be_mail(found)
     for name in COMMANDS:
         if name in found:

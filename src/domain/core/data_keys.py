@@ -25,6 +25,10 @@ def channel_key(project_id: int, channel_id: int) -> str:
     return f"{project_key(project_id)}/teams-channel-{channel_id}"
 
 
+def scm_key(project_id: int, scm_endpoint_id: int) -> str:
+    return f"{project_key(project_id)}/scm-{scm_endpoint_id}"
+
+
 def template_key(template_id: int) -> str:
     return f"template-{template_id}"
 

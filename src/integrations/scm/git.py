@@ -1,0 +1,218 @@
+"""Repositories that have no API, read by the `git` program: over https, or in folders that the operator allows."""
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import tempfile
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from integrations.ports import Outgoing, Refused, Unanswered
+from integrations.scm.bitbucket import authorization
+from integrations.scm.rest import MAX_ANSWER, TIME_LIMIT_S, must_be_small
+from integrations.source_ports import (
+    CloneCredentials,
+    CommitStatus,
+    SourceCommit,
+    SourceFailure,
+    SourceForbidden,
+    SourceNotFound,
+    SourceUnavailable,
+)
+
+OLDEST_GIT = (2, 37)
+"""The first release of git that connects to the addresses that it is told."""
+MAX_ERROR = 300
+"""Characters of git's error message that are quoted."""
+_BAD_REF = re.compile(r"^[-+^:/]|[\s:\\~^?*\[\x00-\x1f\x7f]|\.\.|//|@\{")
+_LOG_FORMAT = "--format=%H%x00%s%x00%an%x00%cI"
+_FORBIDDEN = ("authentication failed", "could not read username", "returned error: 403", "returned error: 401")
+_MISSING = ("not found", "does not exist", "couldn't find remote ref", "does not appear to be", "not our ref")
+_UNAVAILABLE = ("could not resolve", "failed to connect", "connection", "timed out", "returned error: 5")
+
+
+class GitRepository:
+    """Implements `SourceHost`. `folder` is the repository's folder on this machine; None for a URL.
+
+    Runs `git` without prompts, hooks and redirects. It connects only to addresses that `outgoing` has checked.
+    """
+
+    def __init__(self, outgoing: Outgoing, url: str, token: str, folder: Path | None) -> None:
+        self._outgoing, self._url, self._token, self._folder = outgoing, url, token, folder
+        self._name = urlsplit(url).netloc or url
+
+    @property
+    def clone_url(self) -> str:
+        return self._url
+
+    async def fetch_branches(self, prefix: str, limit: int) -> list[str]:
+        found = await self._read_remote("--heads")
+        names = [line.partition("\trefs/heads/")[2] for line in found.splitlines()]
+        return [name for name in names if name.startswith(prefix)][:limit]
+
+    async def fetch_commits(self, branch: str | None, limit: int) -> list[SourceCommit]:
+        ref = "HEAD" if branch is None else f"refs/heads/{branch}"
+        with tempfile.TemporaryDirectory(prefix="testhide-git-") as work:
+            await self._fetch(work, ref, branch or "", f"--depth={limit}", "--filter=tree:0")
+            lines = (await self._git(work, "log", _LOG_FORMAT, f"-n{limit}", "FETCH_HEAD")).decode("utf-8", "replace")
+        found = [line.split("\0") for line in lines.splitlines() if line.count("\0") == 3]
+        return [SourceCommit(sha, text, author, datetime.fromisoformat(date)) for sha, text, author, date in found]
+
+    async def fetch_file(self, path: str, ref: str) -> tuple[str, bytes]:
+        with tempfile.TemporaryDirectory(prefix="testhide-git-") as work:
+            await self._fetch(work, ref, ref, "--depth=1")
+            commit = (await self._git(work, "rev-parse", "FETCH_HEAD^{commit}")).decode().strip()
+            try:
+                content = await self._git(work, "cat-file", "blob", f"{commit}:{path}")
+            except SourceFailure:
+                raise SourceNotFound(f"{self._name} has no file {path} at {ref}.") from None
+        return commit, must_be_small(self._name, path, content)
+
+    async def set_status(self, commit: str, status: CommitStatus) -> None:
+        """Does nothing: git has no statuses."""
+
+    async def clone_credentials(self) -> CloneCredentials | None:
+        user, _, password = self._token.rpartition(":")
+        return CloneCredentials(user or "git", password) if password else None
+
+    async def check(self) -> None:
+        await self._read_remote("--heads")
+
+    async def _read_remote(self, *options: str) -> str:
+        with tempfile.TemporaryDirectory(prefix="testhide-git-") as work:
+            output = await self._git(work, "ls-remote", *options, "--", self._address)
+            return output.decode("utf-8", "replace")
+
+    async def _fetch(self, work: str, ref: str, shown: str, *options: str) -> None:
+        if _BAD_REF.search(ref):
+            raise SourceNotFound(f"{shown!r} is no branch, tag or commit.")
+        await self._git(work, "init", "--quiet", "--bare", "--template=", ".")
+        await self._git(work, "fetch", "--quiet", "--no-tags", *options, "--", self._address, ref)
+
+    @property
+    def _address(self) -> str:
+        # As a URL, a local repository is not linked or copied as a whole.
+        return self._url if self._folder is None else self._folder.as_uri()
+
+    async def _git(self, work: str, *arguments: str) -> bytes:
+        """Runs git in the folder `work`, and returns its output. Raises SourceFailure."""
+        env = await self._environment(work)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                "git",
+                *arguments,
+                cwd=work,
+                env=env,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                start_new_session=True,
+            )
+        except FileNotFoundError:
+            raise SourceFailure("The server has no program git, which reads repositories of the type git.") from None
+        try:
+            async with asyncio.timeout(TIME_LIMIT_S):
+                output, error = await asyncio.gather(
+                    _read(process.stdout, MAX_ANSWER + 1), _read(process.stderr, MAX_ANSWER)
+                )
+                if len(output) <= MAX_ANSWER:
+                    await process.wait()
+        except TimeoutError:
+            raise SourceUnavailable(
+                f"{self._name} gives no answer within {TIME_LIMIT_S:g} s.", is_timeout=True
+            ) from None
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+        if len(output) > MAX_ANSWER:
+            raise SourceFailure(f"{self._name} answers with more than {MAX_ANSWER:,} bytes.")
+        if process.returncode:
+            raise self._failure(error.decode("utf-8", "replace"))
+        return output
+
+    async def _environment(self, work: str) -> dict[str, str]:
+        config = {
+            "core.hooksPath": "/dev/null",
+            "gc.auto": "0",
+            "http.followRedirects": "false",
+            "http.proxy": "",
+            "credential.helper": "",
+        }
+        if self._folder is None:
+            config |= await self._connection()
+            if self._token:
+                user, _, password = self._token.rpartition(":")
+                (header,) = authorization(f"{user or 'git'}:{password}").values()
+                config["http.extraHeader"] = f"Authorization: {header}"
+        # The environment is not in the list of processes that others see, and arguments are.
+        numbered = {
+            f"GIT_CONFIG_{part}_{number}": text
+            for number, pair in enumerate(config.items())
+            for part, text in zip(("KEY", "VALUE"), pair, strict=True)
+        }
+        return {
+            "PATH": os.environ.get("PATH", os.defpath),
+            "HOME": work,
+            "LC_ALL": "C.UTF-8",
+            "GIT_TERMINAL_PROMPT": "0",
+            "GIT_ASKPASS": "/bin/false",
+            "GIT_ALLOW_PROTOCOL": "file" if self._folder is not None else urlsplit(self._url).scheme,
+            "GIT_CONFIG_COUNT": str(len(config)),
+            **numbered,
+        }
+
+    async def _connection(self) -> dict[str, str]:
+        """Returns the settings of git by which it connects to the addresses that were checked, without a look-up."""
+        version = tuple(map(int, re.findall(r"\d+", await _git_version())[:2]))
+        if version < OLDEST_GIT:
+            raise SourceFailure("The server's git is too old to read repositories safely: it needs 2.37 or newer.")
+        url = urlsplit(self._url)
+        try:
+            addresses = await self._outgoing.find_addresses(self._url)
+        except Refused as error:
+            raise SourceFailure(f"{self._name} is not called: it {error}.") from None
+        except Unanswered as error:
+            raise SourceUnavailable(f"{self._name} gives no answer: {error}.") from None
+        port = url.port or (443 if url.scheme == "https" else 80)
+        shown = ",".join(f"[{address}]" if ":" in address else address for address in addresses)
+        return {"http.curloptResolve": f"{url.hostname}:{port}:{shown}"}
+
+    def _failure(self, error: str) -> SourceFailure:
+        lines = [line for line in error.splitlines() if line.startswith(("fatal:", "remote:", "error:"))]
+        text = " ".join("".join(filter(str.isprintable, " ".join(lines))).split())
+        for secret in filter(None, (self._token, self._token.rpartition(":")[2])):
+            text = text.replace(secret, "***")
+        known = text.lower()
+        if any(words in known for words in _FORBIDDEN):
+            return SourceForbidden(f"{self._name} refuses the token, or wants one.")
+        if any(words in known for words in _MISSING):
+            return SourceNotFound(f"{self._name} has no such repository, branch, tag or commit.")
+        if any(words in known for words in _UNAVAILABLE):
+            return SourceUnavailable(f"{self._name} gives no answer.")
+        return SourceFailure(f"{self._name} cannot be read: git says “{text[:MAX_ERROR]}”.")
+
+
+def find_folder(path: str, allowed: Sequence[Path]) -> Path | None:
+    """Returns the folder that an absolute path leads to; None if it lies in none of the allowed folders."""
+    folder = Path(path).resolve()
+    return folder if any(folder.is_relative_to(root.resolve()) for root in allowed) else None
+
+
+async def _read(stream: asyncio.StreamReader | None, limit: int) -> bytes:
+    """Returns up to `limit` bytes, and no more than until the stream ends."""
+    assert stream is not None
+    read = bytearray()
+    while len(read) < limit and (chunk := await stream.read(limit - len(read))):
+        read += chunk
+    return bytes(read)
+
+
+async def _git_version() -> str:
+    process = await asyncio.create_subprocess_exec("git", "--version", stdout=asyncio.subprocess.PIPE)
+    output, _ = await process.communicate()
+    return output.decode("ascii", "replace")

@@ -1,0 +1,58 @@
+"""Tokens of GitHub Apps: an app signs in by its private key, and gets a token of an hour for one installation."""
+
+import hashlib
+from datetime import UTC, datetime, timedelta
+
+import jwt
+import msgspec
+from cachetools import LRUCache
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from integrations.ports import Outgoing
+from integrations.scm.github import api_of
+
+SPARE = timedelta(minutes=10)
+"""Time before the end of a token from which it is not given out any more, so that a checkout can end with it."""
+BACKDATED = timedelta(minutes=1)
+"""Time by which the clock of GitHub may be behind."""
+SIGNED_FOR = timedelta(minutes=8)
+"""Time for which a signature is valid; GitHub takes ten minutes at most."""
+MAX_TOKENS = 1_000
+"""Tokens that a process keeps."""
+
+
+class _InstallationToken(msgspec.Struct):
+    token: str
+    expires_at: datetime
+
+
+class GitHubApps:
+    """Fetches tokens of installations, and keeps each until shortly before its end."""
+
+    def __init__(self, outgoing: Outgoing) -> None:
+        self._outgoing = outgoing
+        self._tokens: LRUCache[tuple[str, int, int, bytes], _InstallationToken] = LRUCache(MAX_TOKENS)
+
+    async def fetch_token(self, base_url: str, app_id: int, installation_id: int, private_key: str) -> str:
+        """Returns a token that is valid for SPARE at least. Raises SourceFailure."""
+        now = datetime.now(UTC)
+        key = (base_url, app_id, installation_id, hashlib.sha256(private_key.encode()).digest())
+        known = self._tokens.get(key)
+        if known is None or known.expires_at - SPARE < now:
+            claims = {"iat": now - BACKDATED, "exp": now + SIGNED_FOR, "iss": str(app_id)}
+            api = api_of(self._outgoing, base_url, "", jwt.encode(claims, private_key, algorithm="RS256"))
+            missing = f"installation {installation_id} of the GitHub App {app_id}"
+            answer = await api.call("POST", f"/app/installations/{installation_id}/access_tokens", missing=missing)
+            known = self._tokens[key] = api.read(answer, _InstallationToken)
+        return known.token
+
+
+def check_private_key(text: str) -> None:
+    """Raises ValueError unless the text is an RSA private key as PEM, without a password."""
+    try:
+        key = load_pem_private_key(text.encode(), None)
+    except TypeError:
+        raise ValueError("it has a password") from None
+    if not isinstance(key, RSAPrivateKey):
+        raise ValueError("it is no RSA key")

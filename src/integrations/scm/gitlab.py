@@ -1,0 +1,99 @@
+"""Repositories at GitLab: gitlab.com and self-managed servers."""
+
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from integrations.ports import Outgoing
+from integrations.scm.rest import (
+    RequestRejected,
+    RestApi,
+    check_repository,
+    decode_file,
+    encode,
+    first_line,
+    shorten,
+)
+from integrations.source_ports import CloneCredentials, CommitState, CommitStatus, SourceCommit
+
+STATES: dict[CommitState, str] = {
+    "queued": "pending",
+    "running": "running",
+    "passed": "success",
+    "failed": "failed",
+    "aborted": "canceled",
+}
+IS_SET_ALREADY = "Cannot transition status"
+"""Beginning of the message by which GitLab refuses a status that the commit has already."""
+
+
+class _GitLabBranch(msgspec.Struct):
+    name: str
+
+
+class _GitLabCommit(msgspec.Struct):
+    id: str
+    title: str
+    author_name: str
+    created_at: datetime
+
+
+class _GitLabFile(msgspec.Struct):
+    commit_id: str
+    content: str
+
+
+class GitLabRepository:
+    """Implements `SourceHost`. `base_url` is that of a self-managed server; empty for gitlab.com."""
+
+    def __init__(self, outgoing: Outgoing, base_url: str, repo: str, token: str) -> None:
+        self._server, self._repo, self._token = base_url or "https://gitlab.com", repo, token
+        # As a bearer, personal and project tokens are accepted as well as those of OAuth.
+        self._api = RestApi(
+            outgoing,
+            f"{self._server}/api/v4/projects/{encode(repo)}",
+            self._server.partition("://")[2],
+            repo,
+            token,
+            {"Authorization": f"Bearer {token}"},
+        )
+
+    @property
+    def clone_url(self) -> str:
+        return f"{self._server}/{self._repo}.git"
+
+    async def fetch_branches(self, prefix: str, limit: int) -> list[str]:
+        search = {"search": f"^{prefix}"} if prefix else {}
+        found = await self._api.get("/repository/branches", list[_GitLabBranch], per_page=limit, **search)
+        return [branch.name for branch in found]
+
+    async def fetch_commits(self, branch: str | None, limit: int) -> list[SourceCommit]:
+        query: dict[str, Any] = {"per_page": limit} | ({"ref_name": branch} if branch is not None else {})
+        missing = f"branch {branch} in {self._repo}"
+        found = await self._api.get("/repository/commits", list[_GitLabCommit], missing=missing, **query)
+        return [SourceCommit(one.id, first_line(one.title), one.author_name, one.created_at) for one in found]
+
+    async def fetch_file(self, path: str, ref: str) -> tuple[str, bytes]:
+        missing = f"file {path} in {self._repo} at {ref}"
+        file = await self._api.get(f"/repository/files/{encode(path)}", _GitLabFile, missing=missing, ref=ref)
+        return file.commit_id, decode_file(self._api, path, file.content)
+
+    async def set_status(self, commit: str, status: CommitStatus) -> None:
+        body = {
+            "state": STATES[status.state],
+            "name": status.context,
+            "description": shorten(status.description),
+            **({"target_url": status.url} if status.url else {}),
+        }
+        try:
+            await self._api.call("POST", f"/statuses/{commit}", missing=f"commit {commit} in {self._repo}", body=body)
+        except RequestRejected as error:
+            if IS_SET_ALREADY not in str(error):
+                raise
+
+    async def clone_credentials(self) -> CloneCredentials:
+        return CloneCredentials("oauth2", self._token)
+
+    async def check(self) -> None:
+        await check_repository(self._api, self.set_status)

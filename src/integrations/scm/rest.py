@@ -1,0 +1,199 @@
+"""Calls the REST APIs of source code hosts, and tells apart why they fail."""
+
+import asyncio
+import binascii
+from base64 import b64decode
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+from urllib.parse import quote, urlencode
+
+import msgspec
+
+from integrations.ports import HttpAnswer, Outgoing, Refused, Unanswered
+from integrations.source_ports import (
+    MAX_SOURCE_FILE,
+    CommitStatus,
+    SourceFailure,
+    SourceForbidden,
+    SourceNotFound,
+    SourceUnavailable,
+)
+
+T = TypeVar("T")
+
+TIME_LIMIT_S = 10.0
+"""Seconds that a call of a `SourceHost` takes at most, however many requests it makes."""
+MAX_ANSWER = 4 * 1024 * 1024
+"""Bytes of an answer at most: a file of 1 MiB in base64, or the names of some 10,000 branches."""
+NO_COMMIT = "0" * 40
+"""Id of a commit that no repository has: whoever may set statuses hears that, and others that they may not."""
+MAX_QUOTE = 200
+"""Characters that are quoted from the message of a host."""
+MAX_DESCRIPTION = 140
+"""Characters of the description of a status, which GitHub limits to so many."""
+
+
+class RequestRejected(SourceFailure):
+    """The host understands the request, and does not carry it out: it knows no such commit, for example."""
+
+
+class _Problem(msgspec.Struct):
+    message: Any = None
+    error: Any = None
+    errors: Any = None
+
+
+@dataclass(frozen=True)
+class RestApi:
+    """The API of one repository's host. `name` is what messages call the host."""
+
+    outgoing: Outgoing
+    base_url: str
+    name: str
+    repo: str
+    token: str = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)
+
+    async def get(self, path: str, into: type[T], *, missing: str = "", **query: object) -> T:
+        """Returns the answer as `into`. `missing` says what the host does not have if it answers 404."""
+        return self.read(await self.call("GET", path, missing=missing, query=query), into)
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        missing: str = "",
+        query: Mapping[str, object] | None = None,
+        body: object = None,
+        headers: Mapping[str, str] | None = None,
+        max_bytes: int = MAX_ANSWER,
+    ) -> HttpAnswer:
+        """Returns a successful answer. Raises SourceFailure."""
+        url = f"{self.base_url}{path}" + (f"?{urlencode(query, quote_via=quote)}" if query else "")
+        content = b"" if body is None else msgspec.json.encode(body)
+        sent = {"Accept": "application/json", **self.headers, **(headers or {})}
+        if content:
+            sent["Content-Type"] = "application/json"
+        try:
+            answer = await self.outgoing.request(method, url, headers=sent, body=content, max_bytes=max_bytes)
+        except Refused as error:
+            raise SourceFailure(f"{self.name} is not called: it {error}.") from None
+        except Unanswered as error:
+            raise SourceUnavailable(f"{self.name} gives no answer: {error}.", is_timeout=error.is_timeout) from None
+        if not 200 <= answer.status < 300:
+            raise self._failure(answer, missing or f"repository {self.repo}")
+        return answer
+
+    def read(self, answer: HttpAnswer, into: type[T]) -> T:
+        try:
+            return msgspec.json.decode(answer.body, type=into)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise SourceFailure(f"{self.name} answers what is not its API: {error}.") from None
+
+    @asynccontextmanager
+    async def time_limit(self) -> AsyncIterator[None]:
+        """Ends what is in the block after TIME_LIMIT_S. Raises SourceUnavailable then."""
+        try:
+            async with asyncio.timeout(TIME_LIMIT_S):
+                yield
+        except TimeoutError:
+            raise SourceUnavailable(
+                f"{self.name} gives no answer within {TIME_LIMIT_S:g} s.", is_timeout=True
+            ) from None
+
+    def _failure(self, answer: HttpAnswer, missing: str) -> SourceFailure:
+        quoted = self._quote(answer)
+        match answer.status:
+            case 401:
+                return SourceForbidden(f"{self.name} refuses the token: it is wrong, expired or revoked{quoted}.")
+            case 403 | 429 as status if (wait := _wait_s(answer)) or status == 429:
+                until = f" for {wait} s" if wait else ""
+                return SourceUnavailable(f"{self.name} takes no more requests with this token{until}.", wait)
+            case 403:
+                return SourceForbidden(f"{self.name} does not let this token do this with {self.repo}{quoted}.")
+            case 404 | 410:
+                return SourceNotFound(f"{self.name} has no {missing}, or hides it from this token.")
+            case status if 300 <= status < 400:
+                return SourceNotFound(f"{self.name} says that {self.repo} has moved: enter its present path.")
+            case status if status >= 500:
+                return SourceUnavailable(f"{self.name} fails with status {status}{quoted}.", answer.retry_after_s)
+            case status:
+                return RequestRejected(f"{self.name} refuses the request with status {status}{quoted}.")
+
+    def _quote(self, answer: HttpAnswer) -> str:
+        """Returns the message of an answer in quotes, without the token; an empty text if it has none."""
+        try:
+            problem = msgspec.json.decode(answer.body, type=_Problem)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return ""
+        found = problem.message or problem.error or problem.errors
+        while isinstance(found, list | dict) and found:
+            first = found[0] if isinstance(found, list) else found.get("message", next(iter(found.values())))
+            found = first
+        text = " ".join("".join(filter(str.isprintable, str(found or ""))).split())
+        for secret in filter(None, (self.token, self.token.rpartition(":")[2])):
+            text = text.replace(secret, "***")
+        return f" (“{text[:MAX_QUOTE].rstrip('.')}”)" if text else ""
+
+
+def _wait_s(answer: HttpAnswer) -> int:
+    """Returns the seconds until a host takes requests again; 0 if its answer is not about too many requests."""
+    if answer.retry_after_s:
+        return answer.retry_after_s
+    reset = answer.headers.get("x-ratelimit-reset") or answer.headers.get("ratelimit-reset") or ""
+    left = answer.headers.get("x-ratelimit-remaining") or answer.headers.get("ratelimit-remaining")
+    if left != "0" or not reset.isdigit():
+        return 0
+    return max(1, int(reset[:12]) - int(datetime.now(UTC).timestamp()))
+
+
+async def check_repository(
+    api: RestApi,
+    set_status: Callable[[str, CommitStatus], Awaitable[None]],
+    unknown_commit: type[SourceFailure] = SourceNotFound,
+) -> None:
+    """Reads the repository, and tries to set a status of a commit that it does not have. Raises SourceFailure unless
+    the host then says that it has no such commit, by a failure of the type `unknown_commit`.
+    """
+    async with api.time_limit():
+        await api.call("GET", "")
+        try:
+            await set_status(NO_COMMIT, CommitStatus("running", "testhide/test", "", "https://example.com/"))
+        except unknown_commit:
+            return
+        except (SourceForbidden, SourceNotFound):
+            raise SourceForbidden(
+                f"{api.name} does not let this token set statuses of commits in {api.repo}."
+            ) from None
+
+
+def decode_file(api: RestApi, path: str, content: str) -> bytes:
+    """Returns the bytes of a file that a host sends as base64. Raises SourceFailure."""
+    try:
+        return must_be_small(api.repo, path, b64decode(content))
+    except binascii.Error:
+        raise SourceFailure(f"{api.name} answers what is not its API: {path} is not base64.") from None
+
+
+def must_be_small(repo: str, path: str, content: bytes) -> bytes:
+    """Returns the content. Raises SourceNotFound if it is too large."""
+    if len(content) > MAX_SOURCE_FILE:
+        raise SourceNotFound(f"{path} in {repo} is no file of {MAX_SOURCE_FILE:,} bytes at most.")
+    return content
+
+
+def encode(text: str) -> str:
+    """Returns a text as one part of a path."""
+    return quote(text, safe="")
+
+
+def first_line(text: str) -> str:
+    return text.split("\n", 1)[0].strip()
+
+
+def shorten(description: str) -> str:
+    return description if len(description) <= MAX_DESCRIPTION else f"{description[: MAX_DESCRIPTION - 1]}…"

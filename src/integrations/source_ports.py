@@ -1,0 +1,138 @@
+"""Interface to source code hosts, as `integrations.ports` has them for other outside systems."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal, Protocol
+
+from domain.scm import ScmEndpoint, ScmType
+
+MAX_SOURCE_FILE = 1024 * 1024
+"""Bytes of a file that is read from a repository at most."""
+
+
+class SourceFailure(Exception):
+    """A source code host did not do what it was asked to; the message is a sentence that names the host and the reason,
+    without secrets.
+
+    SourceFailure
+        ├── SourceNotFound     the host knows no such repository, branch, commit or file, or hides it from this token
+        ├── SourceForbidden    the token is refused, or lacks a right
+        └── SourceUnavailable  a later try may succeed
+    """
+
+
+class SourceNotFound(SourceFailure):
+    pass
+
+
+class SourceForbidden(SourceFailure):
+    pass
+
+
+class SourceUnavailable(SourceFailure):
+    """The host cannot be reached, fails, or has had too many requests."""
+
+    def __init__(self, sentence: str, retry_after_s: int = 0, *, is_timeout: bool = False) -> None:
+        super().__init__(sentence)
+        self.retry_after_s = retry_after_s
+        """Seconds that the host asks to wait; 0 if it does not say."""
+        self.is_timeout = is_timeout
+        """Whether the host did not answer in time, so that it may still carry the request out."""
+
+
+@dataclass(frozen=True)
+class SourceCommit:
+    sha: str
+    message: str
+    """First line of the message."""
+    author: str
+    date: datetime
+
+
+CommitState = Literal["queued", "running", "passed", "failed", "aborted"]
+
+
+@dataclass(frozen=True)
+class CommitStatus:
+    """State of a build, as the host shows it next to a commit and its pull requests."""
+
+    state: CommitState
+    context: str
+    """Name of the status. A later status of a commit replaces the earlier one with the same name."""
+    description: str
+    url: str
+
+
+@dataclass(frozen=True)
+class CloneCredentials:
+    username: str
+    password: str = field(repr=False)
+
+
+class SourceHost(Protocol):
+    """One repository at a source code host.
+
+    Each call takes 10 s at most and raises SourceFailure. Texts of the repository, such as names and messages, are
+    those of whoever can push to it.
+    """
+
+    @property
+    def clone_url(self) -> str:
+        """URL, or absolute path, from which `git` fetches the repository; it contains no secret."""
+        ...
+
+    async def fetch_branches(self, prefix: str, limit: int) -> list[str]:
+        """Returns the names of up to `limit` branches that begin with `prefix`; `limit` is 100 at most."""
+        ...
+
+    async def fetch_commits(self, branch: str | None, limit: int) -> list[SourceCommit]:
+        """Returns the newest commits of a branch, or of the default branch, the newest first; `limit` is 100 at
+        most.
+        """
+        ...
+
+    async def fetch_file(self, path: str, ref: str) -> tuple[str, bytes]:
+        """Returns the full id of the commit that `ref` (a branch, a tag or a commit id) names, and the contents that
+        the file has there. Raises SourceNotFound also for a folder and for a file of more than MAX_SOURCE_FILE bytes.
+        """
+        ...
+
+    async def set_status(self, commit: str, status: CommitStatus) -> None:
+        """Sets a status of a commit, which is named by its full id. Does nothing where the host has no statuses."""
+        ...
+
+    async def clone_credentials(self) -> CloneCredentials | None:
+        """Returns the credentials for `clone_url`; None if it needs none. They may expire after an hour."""
+        ...
+
+    async def check(self) -> None:
+        """Raises SourceFailure if the repository cannot be read, or if no statuses can be set."""
+        ...
+
+
+@dataclass(frozen=True)
+class NewSource:
+    """Fields of an SCM endpoint, as a user enters them."""
+
+    type: ScmType
+    host: str
+    repo: str
+    token: str | None = field(repr=False)
+    """None if it is not entered: for a repository that everybody may read, or for a change of the other fields."""
+    app_id: int | None = None
+
+
+class SourceHosts(Protocol):
+    """Opens the repositories that SCM endpoints are connected to."""
+
+    async def check(self, endpoint: NewSource, *, is_admin: bool) -> None:
+        """Raises Invalid, which names the field, if the endpoint cannot be used as it is written or its host may not be
+        called. Does not call the host.
+        """
+        ...
+
+    def open(self, endpoint: ScmEndpoint) -> SourceHost:
+        """Returns the repository of an endpoint. Calls nobody. Raises SourceForbidden for a repository in a folder of
+        the server that the operator does not allow.
+        """
+        ...
