@@ -47,6 +47,7 @@ from api.password_page import PasswordPageController
 from api.pools import PoolController
 from api.projects import ProjectController
 from api.quarantine import QuarantineController
+from api.scm import ScmController
 from api.simulations import SimulationController
 from api.sso import SsoController
 from api.teams import TeamsController
@@ -86,6 +87,7 @@ CONTROLLERS = (
     AuditLogController,
     WebhookController,
     TeamsController,
+    ScmController,
     AgentController,
 )
 

@@ -13,10 +13,18 @@ from api.http.idempotency import SHOWN_ONCE
 from api.http.paging import Paged, paginate
 from api.http.permissions import CAN_READ, DEVELOPERS, PROJECT_ADMINS
 from api.http.request_context import RequestContext
-from api.http.types import Id, Name, fields_of, to_view
+from api.http.types import Id, Name, changes_in, fields_of, to_view
 from commands.pools import DeletePool
-from commands.projects import CloseProject, CreateProject, DeleteProject, RotateWebhookSecret, UpdateProject
+from commands.projects import (
+    CloseProject,
+    CreateProject,
+    DeleteProject,
+    RotateWebhookSecret,
+    UpdateProject,
+    unknown_scm_endpoint,
+)
 from domain.core.errors import Conflict, Unavailable
+from domain.scm import SCM_ENDPOINT
 from projections import artifacts, jobs, pools, projects
 from projections.projects import ProjectRow
 from store.crypto.secrets import new_token
@@ -31,7 +39,8 @@ class NewProject(msgspec.Struct):
 class ProjectChanges(msgspec.Struct):
     name: Name | UnsetType = UNSET
     description: Annotated[str, Meta(max_length=10_000)] | UnsetType = UNSET
-    scm_endpoint_id: Id | UnsetType = UNSET
+    scm_endpoint_id: Id | UnsetType | None = UNSET
+    """Id of the SCM endpoint whose repository is that of jobs without one; null for none."""
     retention_days: Annotated[int, Meta(ge=0, le=36_500)] | UnsetType = UNSET
     """Days after which finished builds are deleted, unless they are kept forever; 0: never because of their age."""
     retention_builds: Annotated[int, Meta(ge=0, le=1_000_000)] | UnsetType = UNSET
@@ -91,6 +100,7 @@ class ProjectController(Controller):
     @post(opt=SHOWN_ONCE, guards=[DEVELOPERS])
     async def create_project(self, ctx: RequestContext, data: NewProject) -> CreatedProject:
         """Creates a project and makes the caller its admin. Only this answer shows `webhook_secret`."""
+        await must_be_attachable(ctx, data.scm_endpoint_id)
         project_id = await ctx.services.ids.draw("projects")
         secret = new_token("wh_sec_")
         secrets = ctx.services.secrets
@@ -117,7 +127,8 @@ class ProjectController(Controller):
     async def update_project(self, ctx: RequestContext, project_id: int, data: ProjectChanges) -> ProjectDetail:
         """Changes the given fields of a project."""
         await find_visible_project(ctx, project_id)
-        await ctx(UpdateProject(project_id, **fields_of(data, name="title")))
+        await must_be_attachable(ctx, None if data.scm_endpoint_id is UNSET else data.scm_endpoint_id)
+        await ctx(UpdateProject(project_id, **changes_in(data, name="title")))
         return await show_project(ctx, project_id)
 
     @post("/{project_id:int}/rotate-webhook-secret", status_code=200, opt=SHOWN_ONCE, guards=[PROJECT_ADMINS])
@@ -158,6 +169,17 @@ async def find_visible_project(ctx: RequestContext, project_id: int) -> ProjectR
     """Returns the project. Raises NotFound if the user cannot see it, and Forbidden if their access is too low."""
     await ctx.must_access(project_id)
     return await ctx.find(projects.find, "project", project_id)
+
+
+async def must_be_attachable(ctx: RequestContext, scm_endpoint_id: int | None) -> None:
+    """Raises Invalid for an SCM endpoint that is not of a project of which the user is an admin: builds of the project
+    that it is attached to get its token.
+    """
+    if scm_endpoint_id is None:
+        return
+    endpoint = await ctx.log.load_state(SCM_ENDPOINT.at(scm_endpoint_id))
+    if endpoint is None or endpoint.deleted or not ctx.user.may("admin", endpoint.project_id):
+        raise unknown_scm_endpoint(scm_endpoint_id)
 
 
 async def show_project(ctx: RequestContext, project_id: int) -> ProjectDetail:

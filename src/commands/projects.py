@@ -5,12 +5,13 @@ from dataclasses import dataclass
 
 from commands.handler import Command, must_exist
 from domain.claims import CLAIM, Claim, ClaimTaken, release_claim
-from domain.core.errors import Conflict, NotFound
+from domain.core.errors import Conflict, Invalid, NotFound
 from domain.core.events import AnyStream, Event
 from domain.jobs import JOB, Job, JobDeleted
 from domain.projects import (
     PROJECT,
     Access,
+    Clearable,
     MemberAdmitted,
     MemberRemoved,
     Project,
@@ -20,6 +21,7 @@ from domain.projects import (
     ProjectUpdated,
     WebhookSecretRotated,
 )
+from domain.scm import SCM_ENDPOINT, ScmEndpoint
 from domain.users import USER, UserAccount
 
 
@@ -38,11 +40,13 @@ class CreateProject(Command):
     scm_endpoint_id: int | None = None
 
     def reads(self) -> Sequence[AnyStream]:
-        return (PROJECT.at(self.project_id), *(CLAIM.at(claim) for _, claim in self.slugs))
+        claims = (CLAIM.at(claim) for _, claim in self.slugs)
+        return (PROJECT.at(self.project_id), SCM_ENDPOINT.at(self.scm_endpoint_id or 0), *claims)
 
-    def decide(self, project: Project | None, *claims: Claim) -> Iterable[Event]:
+    def decide(self, project: Project | None, endpoint: ScmEndpoint | None, *claims: Claim) -> Iterable[Event]:
         if project is not None:
             return
+        _must_exist(self.scm_endpoint_id, endpoint)
         owner = PROJECT.at(self.project_id).name
         free = [slug for slug, claim in zip(self.slugs, claims, strict=True) if claim.owner in ("", owner)]
         slug, claim = free[0]
@@ -52,8 +56,10 @@ class CreateProject(Command):
 
 
 @dataclass(frozen=True)
-class UpdateProject(Command, of=PROJECT):
-    """Changes the given fields. A field that is None stays unchanged."""
+class UpdateProject(Command):
+    """Changes the given fields. A field that is None stays unchanged, unless `cleared` names it: then it is set to
+    None.
+    """
 
     project_id: int
     title: str | None = None
@@ -61,9 +67,14 @@ class UpdateProject(Command, of=PROJECT):
     scm_endpoint_id: int | None = None
     retention_days: int | None = None
     retention_builds: int | None = None
+    cleared: tuple[Clearable, ...] = ()
 
-    def decide(self, project: Project | None) -> Iterable[Event]:
+    def reads(self) -> Sequence[AnyStream]:
+        return PROJECT.at(self.project_id), SCM_ENDPOINT.at(self.scm_endpoint_id or 0)
+
+    def decide(self, project: Project | None, endpoint: ScmEndpoint | None) -> Iterable[Event]:
         project = must_exist(project, f"project {self.project_id}")
+        _must_exist(self.scm_endpoint_id, endpoint)
         yield from self.update(ProjectUpdated, project)
 
 
@@ -157,3 +168,14 @@ def must_be_open(project: Project | None, project_id: int) -> None:
             f"Project {project_id} is being deleted and takes nothing new; DELETE /api/v3/projects/{project_id}"
             " brings that to its end."
         )
+
+
+def _must_exist(scm_endpoint_id: int | None, endpoint: ScmEndpoint | None) -> None:
+    if scm_endpoint_id is not None and (endpoint is None or endpoint.deleted):
+        raise unknown_scm_endpoint(scm_endpoint_id)
+
+
+def unknown_scm_endpoint(scm_endpoint_id: int) -> Invalid:
+    return Invalid.field(
+        "scm_endpoint_id", f"there is no SCM endpoint {scm_endpoint_id} that you may use; GET /api/v3/scm lists them"
+    )

@@ -8,6 +8,7 @@ from domain.core.data_keys import project_key
 from domain.core.events import Category, Event, changes_of, copy_fields
 
 Access = Literal["read", "write", "admin"]
+Clearable = Literal["scm_endpoint_id"]
 
 
 class ProjectEvent(Event, frozen=True):
@@ -35,7 +36,9 @@ class ProjectCreated(ProjectEvent, frozen=True):
 
 
 class ProjectUpdated(ProjectEvent, frozen=True):
-    """The project was changed. A field that is None is unchanged."""
+    """The project was changed. A field that is None is unchanged, unless `cleared` names it: then it was set to
+    None.
+    """
 
     name: ClassVar[str] = "project.updated"
     sealed: ClassVar[tuple[str, ...]] = ("title", "description")
@@ -46,6 +49,7 @@ class ProjectUpdated(ProjectEvent, frozen=True):
     """Age at which finished builds are deleted; 0 for no limit."""
     retention_builds: int | None = None
     """Number of finished builds that each job keeps, the newest; 0 for no limit."""
+    cleared: tuple[Clearable, ...] = ()
 
 
 class WebhookSecretRotated(ProjectEvent, frozen=True):

@@ -21,6 +21,7 @@ from projections import (
     quarantine,
     results,
     results_cases,
+    scm,
     teams,
     templates,
     webhooks,
@@ -45,6 +46,7 @@ ROWS: Mapping[Kind, tuple[type[Row], ...]] = {
     "known_issues": (known_issues.KnownIssueRow,),
     "quarantine": (quarantine.QuarantineRow,),
     "results": (results.ReportRow,),
+    "scm_endpoints": (scm.ScmEndpointRow,),
     "webhooks": (webhooks.WebhookRow, teams.ChannelRow),
 }
 """Read models whose rows have ids of a kind. The ids of readings of the audit log are in none."""

@@ -210,6 +210,7 @@ async def api_services(settings: Settings) -> "AsyncIterator[Services]":
     from commands.reports.reading_pool import ReadingPool
     from commands.reports.recording import ReportRecorder
     from integrations.saml import SamlService
+    from integrations.scm.hosts import ScmHosts
     from integrations.token_buckets import RedisTokenBuckets
     from projections.auth import fetch_session_credentials
     from projections.engine.read_your_writes import ProjectionWaiter
@@ -258,6 +259,7 @@ async def api_services(settings: Settings) -> "AsyncIterator[Services]":
                 blobs=blobs,
                 outgoing=outgoing,
                 saml=SamlService(settings.public_url),
+                source_hosts=ScmHosts(outgoing, parts.secrets.unseal, settings.repository_folders),
                 rate_limits=RateLimits(
                     buckets, parts.secrets, settings.requests_per_token, settings.requests_per_address
                 ),

@@ -20,7 +20,7 @@ def _project(server: Server) -> dict[str, Any]:
 
 def test_create(server: Server) -> None:
     developer = server.make_user("developer", {})
-    body = {"name": "Größe & Co", "description": "iOS", "scm_endpoint_id": 2}
+    body = {"name": "Größe & Co", "description": "iOS"}
     answer = developer.post("/api/v3/projects", json=body)
     assert answer.status_code == 201
     created = answer.json()

@@ -192,6 +192,13 @@ SERVED = (
     ("PUT", "/api/v3/ms-teams/{id}"),
     ("DELETE", "/api/v3/ms-teams/{id}"),
     ("POST", "/api/v3/ms-teams/{id}/test"),
+    ("GET", "/api/v3/scm"),
+    ("POST", "/api/v3/scm"),
+    ("GET", "/api/v3/scm/{id}"),
+    ("PUT", "/api/v3/scm/{id}"),
+    ("DELETE", "/api/v3/scm/{id}"),
+    ("GET", "/api/v3/scm/{id}/branches"),
+    ("GET", "/api/v3/scm/{id}/commits"),
 )
 """The documented operations that the server serves so far; `test_served` keeps this list honest."""
 

@@ -71,9 +71,15 @@ def _id_of(operation: Operation, name: str, world: World) -> int:
         "known_issue_id": world.known_issue,
         "pool_id": world.pool,
         "node_pool_id": world.empty_pool,
+        "scm_endpoint_id": world.scm_endpoint,
     }
     if name == "id":  # as the reference calls it for several things
-        by_path = {"webhooks": world.webhook, "ms-teams": world.channel, "node-pools": world.pool}
+        by_path = {
+            "webhooks": world.webhook,
+            "ms-teams": world.channel,
+            "node-pools": world.pool,
+            "scm": world.scm_endpoint,
+        }
         return by_path[operation.path.split("/")[3]]
     return names[name]
 
@@ -83,7 +89,7 @@ def _body(operation: Operation, world: World) -> dict[str, Any] | None:
     if example is None:
         return None
     body = dict(example)
-    for name in body.keys() & {"project_id", "job_id", "pool_id", "node_pool_id", "known_issue_id"}:
+    for name in body.keys() & {"project_id", "job_id", "pool_id", "node_pool_id", "known_issue_id", "scm_endpoint_id"}:
         body[name] = _id_of(operation, name, world)
     for name in body.keys() & {"name", "node_id"}:
         body[name] = world.unique(body[name])
@@ -121,6 +127,10 @@ def _fresh_webhooks(call: Call, world: World) -> Call:
 
 def _fresh_channel(call: Call, world: World) -> Call:
     return replace(call, ids={"id": world.new_channel()})
+
+
+def _fresh_scm_endpoint(call: Call, world: World) -> Call:
+    return replace(call, ids={"id": world.new_scm_endpoint()})
 
 
 def _fresh_template(call: Call, world: World) -> Call:
@@ -210,6 +220,8 @@ SPECIAL: dict[tuple[str, str], Callable[[Call, World], Call]] = {
     ("POST", "/api/v3/webhooks/bulk-delete"): _fresh_webhooks,
     ("PUT", "/api/v3/ms-teams/{id}"): _fresh_channel,
     ("DELETE", "/api/v3/ms-teams/{id}"): _fresh_channel,
+    ("PUT", "/api/v3/scm/{id}"): _fresh_scm_endpoint,
+    ("DELETE", "/api/v3/scm/{id}"): _fresh_scm_endpoint,
     ("PUT", "/api/v3/pipeline-templates/{template_id}"): _fresh_template,
     ("DELETE", "/api/v3/pipeline-templates/{template_id}"): _fresh_template,
     ("POST", "/api/v3/jobs/import"): _import,

@@ -6,12 +6,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 from domain.delivery_outcomes import Outcome
 from store.clock import utcnow
 from store.tables.delivery_history import record_ping
 from testhide.processes import core
+from tests.support.git_repository import GitRepository
 from tests.support.http import Client
 from tests.support.saml_idp import ENTITY_ID, SSO_URL, Response, signed, signing_key
 from tests.support.server import ADMIN, Server
@@ -89,6 +91,7 @@ class World:
     webhook: int = 0
     """One attempt arrived, one did not."""
     channel: int = 0
+    scm_endpoint: int = 0
     is_idp_known: bool = False
     agent: Client = field(init=False)
     member: Client = field(init=False)
@@ -147,6 +150,10 @@ class World:
         body = {"name": "CI Alerts", "webhook_url": "https://teams.example.com/hook", "events": ["build.failed"]}
         answer = self.admin.post("/api/v3/ms-teams", json=body | {"project_id": self.project})
         return int(answer.then(201)["id"])
+
+    def new_scm_endpoint(self) -> int:
+        body = {"type": "github", "name": "Main GitHub", "repo": "acme/backend", "token": "ghp_x"}
+        return int(self.admin.post("/api/v3/scm", json=body | {"project_id": self.project}).then(201)["id"])
 
     def new_user(self) -> dict[str, Any]:
         body = {"email": f"fresh-{next(self.numbers)}@example.com", "role": "developer"}
@@ -233,6 +240,9 @@ def build_world(server: Server) -> World:
     entry = {"job_id": world.job, "node_id": "tests/test_auth.py::test_token_refresh", "reason": "flaky"}
     world.admin.post("/api/v3/quarantine", json=entry).then(201)
     _webhooks(world)
+    repository = GitRepository(Path(server.settings.local_repositories, "contract.git"))
+    endpoint = {"type": "git", "name": "Main", "project_id": world.project, "repo": str(repository.path), "token": None}
+    world.scm_endpoint = world.admin.post("/api/v3/scm", json=endpoint).then(201)["id"]
     server.wait_until_projected()
     return world
 

@@ -20,7 +20,7 @@ from tests.support.sealing import seal_log
 from tests.support.server import Server
 
 from .rules import CREDENTIALS, PEOPLE, Caller, Credential, Person
-from .table import CHANNEL, CONFIGURATION, ISSUE, MARKER, WEBHOOK, Ids
+from .table import CHANNEL, CONFIGURATION, ISSUE, MARKER, SCM, WEBHOOK, Ids
 
 REPORT = b"""<testsuite name="s"><testcase classname="c" name="a"><failure message="refused"/></testcase>
 <testcase classname="c" name="b"><flakyFailure message="x">late</flakyFailure></testcase></testsuite>"""
@@ -106,6 +106,7 @@ def _fill_project(server: Server) -> tuple[Ids, str]:
     webhook = admin.create("/webhooks", **WEBHOOK | {"url": f"https://{MARKER}.example.com/"}, **in_project)
     unscoped = admin.create("/webhooks", **WEBHOOK)
     channel = admin.create("/ms-teams", **CHANNEL | {"name": MARKER}, **in_project)
+    endpoint = admin.create("/scm", **SCM | {"name": MARKER}, **in_project)
     test = admin.fetch("/tests", build_id=build)["results"][0]
     event = admin.fetch(f"/audit/streams/build-{build}")[0]
     ids: Ids = {
@@ -126,6 +127,7 @@ def _fill_project(server: Server) -> tuple[Ids, str]:
         "unscoped_webhook": unscoped["id"],
         "delivery_id": "d-1",
         "ms-teams": channel["id"],
+        "scm": endpoint["id"],
         "event_type": "build.failed",
         "version": "1",
         "platform": "linux-amd64",

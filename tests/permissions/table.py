@@ -266,6 +266,7 @@ NODES = (
 )
 WEBHOOK = {"url": "https://hooks.example.com/", "events": ["build.failed"]}
 CHANNEL = {"name": "x", "webhook_url": "https://teams.example.com/x", "events": ["build.failed"]}
+SCM = {"type": "github", "name": "x", "repo": "acme/shop", "token": "t", "host": "https://scm.example.com"}
 ENDPOINTS = (
     op("GET /webhooks", READER, lists="read"),
     op("POST /webhooks", MANAGE, lambda at: WEBHOOK | {"project_id": at["project_id"]}),
@@ -292,6 +293,14 @@ ENDPOINTS = (
     op("PUT /ms-teams/{id}", MANAGE, {"name": "x"}),
     op("DELETE /ms-teams/{id}", MANAGE),
     op("POST /ms-teams/{id}/test", MANAGE),
+    op("GET /scm", READER, lists="read"),
+    op("POST /scm", MANAGE, lambda at: SCM | {"project_id": at["project_id"]}),
+    op("GET /scm/{id}", READ),
+    op("PUT /scm/{id}", MANAGE, {"name": "x"}),
+    op("DELETE /scm/{id}", MANAGE),
+    op("GET /scm/{id}/branches", READ, answers=(503, 504)),
+    op("GET /scm/{id}/commits", READ, answers=(503, 504)),
+    op("POST /scm/{id}/test", MANAGE),
 )
 AUDIT_LOG = (
     op("GET /projections", READER),

@@ -122,6 +122,7 @@ def running_server(
         admin_email=ADMIN[0],
         admin_password=ADMIN[1],
         outgoing_allow=outgoing_allow,
+        local_repositories=str(data / "repositories"),
         requests_per_token=0,  # tests hurry
         streams_per_user=0,
         **more,  # type: ignore[arg-type]

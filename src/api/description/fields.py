@@ -127,6 +127,12 @@ FIELDS: dict[str, str] = {
     "stderr": "Standard error; only the last 256 KiB.",
     "timed_out": "Whether the command was killed because it took too long.",
     "truncated": "Whether the beginning of the output is missing.",
+    # SCM endpoints
+    "host": "Base URL of a self-hosted server; without it, that of the service for everybody.",
+    "repo": "Path of the repository, such as `owner/name`; of the type `git`, its https URL, or an absolute path.",
+    "app_id": "Id of the GitHub App that signs in by a private key; null for a token.",
+    "installation_id": "Id of the GitHub App's installation in the account of the repository; null for a token.",
+    "sha": "Id of the commit.",
     # Webhooks and channels
     "url": "URL.",
     "events": "Notification types to send.",

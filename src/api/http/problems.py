@@ -66,9 +66,9 @@ def handle_rejection(request: Request[Any, Any, Any], error: Rejection) -> Respo
                 log_refusal(request, "sign-in refused")
         case Forbidden():
             log_refusal(request, "not allowed")
-        case TooManyRequests():
+        case TooManyRequests() | Unavailable():
             headers["Retry-After"] = str(error.retry_after_s)
-        case Unavailable() | InFlight():
+        case InFlight():
             headers["Retry-After"] = str(RETRY_AFTER_S)
         case StillRunning():
             headers["Location"] = error.location

@@ -14,6 +14,7 @@ from commands.reports.recording import ReportRecorder
 from domain.core.errors import Unavailable
 from domain.licenses import License
 from integrations.ports import Blobs, Outgoing, Saml
+from integrations.source_ports import SourceHosts
 from projections.auth import Credentials
 from projections.engine.read_your_writes import ProjectionWaiter
 from projections.jobs import ProjectOfJob
@@ -47,6 +48,7 @@ class Services:
     blobs: Blobs
     outgoing: Outgoing
     saml: Saml
+    source_hosts: SourceHosts
     rate_limits: RateLimits
     streams_per_user: int
     """Streams that a user may have open at this process; 0: any number."""

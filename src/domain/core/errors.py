@@ -15,7 +15,8 @@ Rejection
     ├── Unavailable          503
     │       ├── StorageFull  503
     │       └── StreamDamaged 503
-    └── StillRunning         504
+    ├── StillRunning         504
+    └── OutsideTimeout       504
 
 `detail` is a sentence that the caller can act on. One place (`api.http.problems`) turns these into
 `application/problem+json`.
@@ -113,6 +114,10 @@ class OutsideFailure(Rejection):
 class Unavailable(Rejection):
     status, slug, title = 503, "unavailable", "Temporarily unavailable"
 
+    def __init__(self, detail: str, retry_after_s: int = 2) -> None:
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
+
 
 class StorageFull(Unavailable):
     """A disk of the server is full. Nothing of the request was stored."""
@@ -129,6 +134,12 @@ class StreamDamaged(Unavailable):
     """A stored event cannot be read, so the state of its stream is unknown."""
 
     slug, title = "damaged", "A stored event cannot be read"
+
+
+class OutsideTimeout(Rejection):
+    """An outside system did not answer in time; the message says which one."""
+
+    status, slug, title = 504, "outside-timeout", "An outside system did not answer in time"
 
 
 class StillRunning(Rejection):

@@ -30,6 +30,7 @@ from domain.pools import POOL
 from domain.projects import PROJECT, ProjectCreated, WebhookSecretRotated
 from domain.quarantine import QUARANTINE
 from domain.registry import AREAS
+from domain.scm import SCM_ENDPOINT
 from domain.teams import CARD, CHANNEL
 from domain.templates import TEMPLATE
 from domain.triage import TRIAGE
@@ -76,7 +77,7 @@ CATEGORIES: Mapping[str, Category[Any]] = {
             DELIVERY,
             FLAKINESS,
         ),
-        *(CHANNEL, CARD, IDENTITY_PROVIDER),
+        *(CHANNEL, CARD, IDENTITY_PROVIDER, SCM_ENDPOINT),
     )
 }
 

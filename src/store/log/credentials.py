@@ -19,7 +19,7 @@ HASHED_CREDENTIALS, HASHED_URLS = 4, 8
 """Flags of a row: the commitment is to hashes of the credentials, and of the URLs. Rows that older releases wrote have
 credentials or URLs without these flags.
 """
-SEALED = ("sealed_secret", "sealed_url", "sealed_webhook_secret")
+SEALED = ("sealed_secret", "sealed_url", "sealed_webhook_secret", "sealed_token")
 """Fields of events that are sealed by themselves, as the values of `secrets` are."""
 URL = "url"
 FIELDS = frozenset({"password_hash", "token_hash", URL, *SEALED})

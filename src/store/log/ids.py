@@ -31,6 +31,7 @@ Kind = Literal[
     "webhooks",
     "audit_reads",
     "identity_providers",
+    "scm_endpoints",
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 """Each has a sequence `<kind>_ids`, which a migration creates."""
@@ -64,6 +65,7 @@ STREAMS: dict[Kind, tuple[str, ...]] = {
     "artifacts": ("artifact",),
     "known_issues": ("known_issue",),
     "webhooks": ("webhook", "teams-channel"),
+    "scm_endpoints": ("scm",),
     "audit_reads": ("audit-read",),
 }
 """Categories of the streams that are named by an id of a kind. Comments, test cases, results and quarantine entries

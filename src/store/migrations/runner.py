@@ -97,6 +97,7 @@ MIGRATIONS = (
             " (id bool PRIMARY KEY DEFAULT true CHECK (id), store_id text NOT NULL)",
         ),
     ),
+    Migration(8, "SCM endpoints", ("CREATE SEQUENCE IF NOT EXISTS scm_endpoints_ids",)),
 )
 
 
