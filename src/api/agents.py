@@ -16,11 +16,13 @@ from api.http.permissions import Agent, agents_only
 from api.http.request_context import RequestContext
 from api.http.types import fields_of
 from api.live.agent_polls import POLL_S, AgentPolls
+from api.live.stream_clients import watching_disconnect
 from commands.build_assignment import AcknowledgeBuild, must_hold
 from commands.builds import FinishBuild
 from commands.node_commands import CompleteNodeCommand
 from commands.nodes import ConnectNode, MarkNodeOffline, RetireOldToken
 from commands.reports.recording import IncomingReport, load_build
+from commands.reports.report_queue import ReportSender
 from domain.builds import BUILD, Assigned, Finished, Running, Verdict
 from domain.core.errors import Conflict, TooLarge
 from domain.nodes import NODE
@@ -267,9 +269,11 @@ class AgentController(Controller):
                 spooled.write(chunk)
             spooled.flush()
             request.state[BODY_HASH] = hashed.digest()
-            file = IncomingReport(attempt, path, spooled.path, hashed.digest())
-            reports = ctx.services.reports
-            recorded = await (reports.record_missing if missing else reports.record_file)(ctx, build, file)
+            async with watching_disconnect(request) as has_left:
+                sender = ReportSender(ctx.agent.actor, has_left)
+                file = IncomingReport(attempt, path, spooled.path, hashed.digest(), sender)
+                reports = ctx.services.reports
+                recorded = await (reports.record_missing if missing else reports.record_file)(ctx, build, file)
         return ReportAnswer(recorded.cases, list(recorded.warnings))
 
     @post("/builds/{build_id:int}/finished", status_code=200)

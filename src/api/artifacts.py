@@ -23,8 +23,10 @@ from api.http.permissions import CAN_READ, CAN_REPORT, CAN_WRITE, Agent, User
 from api.http.request_context import RequestContext
 from api.http.types import MAX_ID, to_view
 from api.http.uploads import Upload, receive_upload
+from api.live.stream_clients import watching_disconnect
 from commands.artifacts import DeleteArtifact, StoreArtifact, must_be_leased
 from commands.reports.recording import IncomingReport, load_build
+from commands.reports.report_queue import ReportSender
 from domain.artifacts import ARTIFACT, MAX_FOLDERS, ArtifactType, artifact_path, artifact_type, blob_key, is_report_name
 from domain.builds import AnyBuild, Finished
 from domain.core.errors import ContentsAltered, Invalid, NotFound, Rejection, TooLarge
@@ -160,10 +162,10 @@ class ArtifactController(Controller):
             if is_replacement and (not is_report or isinstance(build, Finished)):
                 raise Invalid.field("replace", "is possible for test reports of a running external build only")
             if is_report:
-                file = IncomingReport(
-                    build.attempt, path, upload.path, bytes.fromhex(upload.sha256), is_replacement=is_replacement
-                )
-                report = await record_external_report(ctx, loaded, file)
+                async with watching_disconnect(request) as has_left:
+                    sender, digest = ReportSender(request.user.actor, has_left), bytes.fromhex(upload.sha256)
+                    file = IncomingReport(build.attempt, path, upload.path, digest, sender, is_replacement)
+                    report = await record_external_report(ctx, loaded, file)
             artifact = await store_artifact(ctx, request.user, build, path if report is None else report.path, upload)
         if report is not None:
             artifact.report = show_report(report, path)

@@ -1,8 +1,13 @@
-"""Reports of a project that brings many results faster than the read models show them."""
+"""Reports that wait: for the read models to show large ones, or for their turn."""
 
+import http.client
 import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
 
+import psutil
 import pytest
+import requests
 
 from commands.reports import recording
 from tests.support.builders import given_build, given_job, given_project, upload
@@ -30,3 +35,43 @@ def test_the_next_report_of_a_project_waits_until_the_large_one_before_it_is_sho
             projector.send_signal(signal.SIGCONT)
         server.wait_until_projected()
         assert upload(admin, build, REPORT % 2).then(201)["report"]["cases"] == 2
+
+
+def is_reading(process: psutil.Process) -> bool:
+    return "commands.reports.reading_process" in process.cmdline()
+
+
+def test_a_report_whose_client_leaves_is_dropped_before_it_is_read(server: Server) -> None:
+    project = given_project(server)
+    build = given_build(server, given_job(server, project))
+    with serve_in_process(server) as process, ThreadPoolExecutor() as threads:
+        client, spool = process.client(*ADMIN), process.services.spool
+
+        def wait_for_files(count: int) -> None:
+            deadline = time.monotonic() + 20
+            while spool.used_by(project) != count * len(REPORT % 1):
+                assert time.monotonic() < deadline
+                time.sleep(0.01)  # between two looks
+
+        upload(client, build, REPORT % 1).then(201)
+        children = psutil.Process().children()
+        (reader,) = (child for child in children if child.status() != "zombie" and is_reading(child))
+        reader.suspend()
+        try:
+            being_read = threads.submit(upload, process.client(*ADMIN), build, REPORT % 2)
+            wait_for_files(1)
+            form = requests.Request(
+                "POST", process.url, data={"build_id": build}, files={"file": ("r.xml", REPORT % 3)}
+            )
+            prepared = client.prepare_request(form)
+            connection = http.client.HTTPConnection(process.url.partition("//")[2].rstrip("/"))
+            connection.request("POST", "/api/v3/artifacts/upload", prepared.body, dict(prepared.headers))
+            wait_for_files(2)
+            connection.close()
+            wait_for_files(1)
+        finally:
+            reader.resume()
+        being_read.result().then(201)
+    server.wait_until_projected()
+    paths = [row["path"] for row in server.admin.fetch(f"/artifacts?build_id={build}")]
+    assert paths == ["report.xml", "report-2.xml"]

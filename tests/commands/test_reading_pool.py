@@ -14,6 +14,7 @@ import pytest
 from commands.reports import reading
 from commands.reports.reading import Match, read_chunks, read_report
 from commands.reports.reading_pool import ReadingPool
+from commands.reports.report_queue import ReportSender
 from domain.known_issues import MatchRule
 from tests.commands.reports.samples import TESTHIDE
 
@@ -27,6 +28,10 @@ async def opened(pool: ReadingPool) -> AsyncIterator[ReadingPool]:
     finally:
         pool.close()
         assert processes() == []
+
+
+def ann() -> ReportSender:
+    return ReportSender("user:1")
 
 
 async def no_rules() -> list[MatchRule]:
@@ -59,7 +64,7 @@ async def test_a_report_is_read_as_in_the_same_process(tmp_path: Path) -> None:
         for number, content in enumerate(contents):
             path = tmp_path / f"{number}.xml"
             path.write_bytes(content)
-            assert await pool.read(1, path, no_rules) == read_report(path)
+            assert await pool.read(1, ann(), path, no_rules) == read_report(path)
         assert len(processes()) == 1, "it is kept"
 
 
@@ -81,10 +86,10 @@ async def test_a_report_that_costs_too_much_is_unreadable(
     path.write_bytes(gzip.compress(content, 1))
     small.write_bytes(SMALL)
     async with opened(ReadingPool(1, **limits)) as pool:
-        read = await pool.read(1, path, no_rules)
+        read = await pool.read(1, ann(), path, no_rules)
         assert (read.is_unreadable, read.rows) == (True, 0)
         assert reason in read.warnings[0]
-        assert (await pool.read(1, small, no_rules)).rows == 1, "the next one has a process again"
+        assert (await pool.read(1, ann(), small, no_rules)).rows == 1, "the next one has a process again"
 
 
 async def test_failures_are_matched_within_a_limit_of_their_own(tmp_path: Path) -> None:
@@ -102,12 +107,14 @@ async def test_failures_are_matched_within_a_limit_of_their_own(tmp_path: Path) 
         return [MatchRule(number, "flaky", "pattern", f"a.{{900}}c{number}") for number in range(40)]
 
     async with opened(ReadingPool(1, max_match_cpu_s=0.1)) as pool:
-        unmatched = await pool.read(1, many, heavy)
+        unmatched = await pool.read(1, ann(), many, heavy)
         assert (unmatched.rows, unmatched.matches, unmatched.is_unreadable) == (100, [], False)
         assert unmatched.warnings == [
             "its failures were not matched with the known issues: it takes more than 0.1 s of CPU time"
         ]
-        assert (await pool.read(1, few, one)).matches == [Match(3, 7, "flaky")], "the next one has a process again"
+        assert (await pool.read(1, ann(), few, one)).matches == [Match(3, 7, "flaky")], (
+            "the next one has a process again"
+        )
 
 
 def test_a_report_with_too_many_results_is_unreadable(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,9 +139,9 @@ async def test_a_project_waits_for_itself_alone(tmp_path: Path) -> None:
     slow, next_one, small = fifo(tmp_path, "slow"), fifo(tmp_path, "next"), tmp_path / "small.xml"
     small.write_bytes(SMALL)
     async with opened(ReadingPool(3)) as pool, asyncio.timeout(20):
-        reads = [asyncio.create_task(pool.read(1, path, no_rules)) for path in (slow, next_one)]
-        assert (await pool.read(2, small, no_rules)).rows == 1
-        assert (await pool.read(3, small, no_rules)).rows == 1
+        reads = [asyncio.create_task(pool.read(1, ann(), path, no_rules)) for path in (slow, next_one)]
+        assert (await pool.read(2, ann(), small, no_rules)).rows == 1
+        assert (await pool.read(3, ann(), small, no_rules)).rows == 1
         assert not await is_opened(next_one), "one report of a project at a time"
         await asyncio.to_thread(slow.write_bytes, SMALL)
         await asyncio.to_thread(next_one.write_bytes, SMALL)
@@ -143,7 +150,7 @@ async def test_a_project_waits_for_itself_alone(tmp_path: Path) -> None:
 
 async def test_a_request_that_ends_ends_its_process(tmp_path: Path) -> None:
     async with opened(ReadingPool(1)) as pool, asyncio.timeout(20):
-        read = asyncio.create_task(pool.read(1, fifo(tmp_path, "slow"), no_rules))
+        read = asyncio.create_task(pool.read(1, ann(), fifo(tmp_path, "slow"), no_rules))
         while not processes():
             await asyncio.sleep(0.01)  # between two looks
         read.cancel()
@@ -156,6 +163,6 @@ async def test_a_process_that_was_killed_is_replaced(tmp_path: Path) -> None:
     small = tmp_path / "small.xml"
     small.write_bytes(SMALL)
     async with opened(ReadingPool(1)) as pool:
-        await pool.read(1, small, no_rules)
+        await pool.read(1, ann(), small, no_rules)
         processes()[0].kill()
-        assert (await pool.read(1, small, no_rules)).rows == 1
+        assert (await pool.read(1, ann(), small, no_rules)).rows == 1

@@ -208,7 +208,9 @@ async def _refresh_caller(clients: list[StreamClient]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def watching_disconnect(request: Request[Any, Any, Any], changed: asyncio.Event) -> AsyncIterator[asyncio.Event]:
+async def watching_disconnect(
+    request: Request[Any, Any, Any], changed: asyncio.Event | None = None
+) -> AsyncIterator[asyncio.Event]:
     """Yields an event that is set when the client closes the connection. Then also sets `changed`.
 
     A handler that waits for something needs this, since the server does not end a handler whose client has gone. The
@@ -219,7 +221,8 @@ async def watching_disconnect(request: Request[Any, Any, Any], changed: asyncio.
     async def watch() -> None:
         await _until_disconnect(request.receive)
         is_gone.set()
-        changed.set()
+        if changed is not None:
+            changed.set()
 
     watching = asyncio.create_task(watch())
     try:

@@ -8,12 +8,12 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from weakref import WeakValueDictionary
 
 import structlog
 
 from commands.reports.reading import ReportRead, make_unreadable
 from commands.reports.reading_process import OUT_OF_MEMORY, pack_rules, send, unpack, unpack_matches
+from commands.reports.report_queue import ReportQueue, ReportSender
 from domain.known_issues import MatchRule
 
 log = structlog.get_logger()
@@ -35,9 +35,7 @@ ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH")
 
 
 class ReadingPool:
-    """Processes that read reports. Of each project one report at a time is read, so that one with many large reports
-    delays no other. Belongs to one event loop.
-    """
+    """Processes that read reports, in the order of a ReportQueue. Belongs to one event loop."""
 
     def __init__(
         self,
@@ -57,19 +55,24 @@ class ReadingPool:
             -signal.SIGPROF: f"it takes more than {max_match_cpu_s:g} s of CPU time",
             OUT_OF_MEMORY: f"it takes more than {max_memory // 2**20} MiB of memory",
         }
-        self._free = asyncio.Semaphore(processes)
+        self._queue = ReportQueue(processes)
         self._idle: list[_Process] = []
-        self._locks: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
 
     async def read(
-        self, project_id: int, path: Path, fetch_rules: Callable[[], Awaitable[Sequence[MatchRule]]]
+        self,
+        project_id: int,
+        sender: ReportSender,
+        path: Path,
+        fetch_rules: Callable[[], Awaitable[Sequence[MatchRule]]],
     ) -> ReportRead:
         """Reads a report of a project, and matches its failures. If reading takes too much time or memory, returns a
         report that is marked as unreadable and says why. If matching does, returns the report without matches; its
         last warning says why.
+
+        Raises Unavailable if the sender leaves before it is the report's turn. What is being read is read to its end,
+        so that a client which sends it again finds it recorded.
         """
-        lock = self._locks.setdefault(project_id, asyncio.Lock())
-        async with lock, self._free:
+        async with self._queue.turn(project_id, sender.actor, sender.has_left):
             rules = await fetch_rules()
             tries = 0
             while True:

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Protocol
-from weakref import WeakValueDictionary
 
 from commands.handler import Command, Receipt
 from commands.reports.flips import find_failed_cases, find_flips
 from commands.reports.reading import ReportRead, make_unreadable
 from commands.reports.reading_pool import ReadingPool
+from commands.reports.report_queue import ReportQueue, ReportSender
 from commands.results import NewCases, RecordReport, find_excess, find_report, must_take_reports, place_report
 from domain.artifacts import is_reserved_for_reports
 from domain.builds import BUILD, AnyBuild, commit_of
@@ -82,6 +82,7 @@ class IncomingReport:
     content: Path
     digest: bytes
     """SHA-256 of the content."""
+    sender: ReportSender
     is_replacement: bool = False
 
     def find_in(self, build: AnyBuild) -> Report | None:
@@ -115,8 +116,8 @@ class ReportRecorder:
     behind.
     """
 
-    _locks: WeakValueDictionary[int, asyncio.Lock] = field(default_factory=WeakValueDictionary)
-    """Locks by project. A project's reports are recorded one after the other, since each may bring new test cases."""
+    _queue: ReportQueue = field(default_factory=ReportQueue)
+    """A project's reports are recorded one after the other, since each may bring new test cases."""
     _unshown: dict[int, tuple[int, int]] = field(default_factory=dict)
     """Project id -> position of its last report, and how many results it has recorded since it last waited."""
 
@@ -132,7 +133,7 @@ class ReportRecorder:
         project_id = build.queued.project_id
         await self._wait_for_large(project_id)  # before its results are in the memory of this one
         rules = partial(self.read_models.fetch_match_rules, project_id)
-        return file.mark(await self.reading.read(project_id, file.content, rules))
+        return file.mark(await self.reading.read(project_id, file.sender, file.content, rules))
 
     async def record_missing(self, execute: Execute, build: LoadedState[AnyBuild], file: IncomingReport) -> Report:
         """Records that no file matches a pattern with which the job names reports. The pattern is the path of
@@ -147,9 +148,7 @@ class ReportRecorder:
         """Records a report that has already been read."""
         project_id = build.state.queued.project_id
         first_result_id = await self.ids.draw_range("results", max(1, report.rows))
-        lock = self._locks.setdefault(project_id, asyncio.Lock())
-        has_waited = lock.locked()
-        async with lock:
+        async with self._queue.turn(project_id, file.sender.actor) as has_waited:
             if await self._wait_for_large(project_id) or has_waited:
                 build = await load_build(self.log, build.state.build_id)
             return await self._try_to_record(execute, build, file, report, first_result_id)

@@ -7,6 +7,7 @@ import pytest
 
 from commands.reports.reading import read_report
 from commands.reports.recording import IncomingReport
+from commands.reports.report_queue import ReportSender
 
 
 @pytest.mark.parametrize(
@@ -29,4 +30,7 @@ def test_xml_of_another_kind_lacks_results_under_a_name_of_reports(
 ) -> None:
     file = tmp_path / "sent"
     file.write_bytes(content)
-    assert IncomingReport(1, path, file, b"").mark(read_report(file)).is_unreadable == is_unreadable
+    assert (
+        IncomingReport(1, path, file, b"", ReportSender("user:1")).mark(read_report(file)).is_unreadable
+        == is_unreadable
+    )
