@@ -46,6 +46,7 @@ LONG_FILES = (
     "tests/projections/test_live_rebuild.py",
     "tests/real/runners/test_verdicts.py",
     "tests/real/runners/test_selection.py",
+    "tests/real/runners/test_dotnet.py",
     "tests/real/runners/test_go.py",
     "tests/testhide/test_drill.py",
     "tests/testhide/test_engines.py",

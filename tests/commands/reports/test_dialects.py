@@ -4,6 +4,7 @@ from tests.commands.reports.reading import parsed
 
 from commands.reports.parser.notes import Notes
 from commands.reports.parser.values import milliseconds
+from commands.reports.reading import read_chunks
 
 
 def test_testhide_format_is_read_whole() -> None:
@@ -159,6 +160,34 @@ def test_details_of_other_dialects() -> None:
     assert trx[0].duration_ms == 1500
     assert (trx[1].message, trx[1].system_out) == ("Assert.True() Failure\nExpected: True", "said")
     assert trx[1].attachments == ("shot.png",)
+
+
+def trx(name: str, *definitions: tuple[str, str]) -> str:
+    """Returns a TRX report: the tests, all of them `Acme.FooTests.Adds`, have these assemblies and outcomes."""
+    results = "".join(
+        f'<UnitTestResult testId="{number}" testName="Adds" outcome="{outcome}"/>'
+        for number, (_, outcome) in enumerate(definitions)
+    )
+    tests = "".join(
+        f'<UnitTest id="{number}" storage="{path.lower()}"><TestMethod codeBase="{path}" className="Acme.FooTests"/>'
+        "</UnitTest>"
+        for number, (path, _) in enumerate(definitions)
+    )
+    return f'<TestRun name="{name}"><Results>{results}</Results><TestDefinitions>{tests}</TestDefinitions></TestRun>'
+
+
+def test_the_suite_of_a_trx_test_is_its_assembly_in_every_build() -> None:
+    windows = parsed(trx("ci@WIN7 2026-03-01 10:00:00", (r"C:\ci\Acme.Tests.dll", "Passed")))
+    linux = parsed(trx("@vm 2026-03-02 11:22:33", ("/ci/bin/Acme.Tests.dll", "Failed")))
+    assert [case.suite for report in (windows, linux) for case in report.cases] == ["Acme.Tests.dll"] * 2
+
+
+def test_tests_of_two_assemblies_are_no_attempts_of_one_test() -> None:
+    paths = ["/ci/a/Acme.dll", "/ci/b/Acme.dll", "/ci/b/Pay.dll"]
+    report = trx("run", *zip(paths, ("Failed", "Passed", "Passed"), strict=True))
+    assert [case.suite for case in parsed(report).cases] == [*paths[:2], "Pay.dll"]
+    read = read_chunks([report.encode()])
+    assert (list(read.finals), list(read.flaky)) == ([1, 1, 1], [0, 0, 0])
 
 
 def test_nested_suites_count_for_those_around_them() -> None:

@@ -1,4 +1,4 @@
-"""Reports in TRX, the format of `dotnet test`, as jest and mocha write it: no SDK of .NET can be had by the tests."""
+"""Reports in TRX, the format of `dotnet test`, as jest and mocha write it; test_dotnet.py has those of dotnet."""
 
 import subprocess
 from pathlib import Path

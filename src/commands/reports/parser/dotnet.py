@@ -3,7 +3,9 @@
 """
 
 import hashlib
-from collections.abc import Iterator
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
 
 import msgspec
 import zstandard
@@ -45,6 +47,16 @@ _TRX: dict[str, Status] = {
     "inconclusive": "skipped",
     "pending": "skipped",
 }
+
+
+_RUN_TIME = re.compile(r".* \d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
+
+
+def trx_run_name(name: str) -> str:
+    """Returns a name for a TRX run that it has in every build: that of its element, unless Microsoft's logger has made
+    it up of the user, the machine and the time.
+    """
+    return "TestRun" if not name or _RUN_TIME.fullmatch(name) else name
 
 
 def _status(word: str, known: dict[str, Status], name: str, builder: Builder) -> Status:
@@ -163,8 +175,8 @@ def trx_cases(node: Element, suite: str, origin: Origin, builder: Builder) -> li
 
 
 class PendingCases:
-    """Compressed cases of a TRX file that wait for the definitions at the end of the file, which contain the class
-    names of the tests.
+    """Compressed cases of a TRX file that wait for the definitions at the end of the file, which contain the classes
+    and the assemblies of the tests. The suite of a case is its assembly.
 
     100,000 passed cases take about 3 MB in this form, and their definitions about 10 MB.
     """
@@ -175,8 +187,9 @@ class PendingCases:
         self._blocks: list[bytes] = []
         self._open: list[tuple[str, Case]] = []
         self._size = 0
-        self._classes: dict[bytes, str] = {}
-        self._names: dict[str, str] = {}
+        self._definitions: dict[bytes, tuple[str, str]] = {}
+        """Class and path of the assembly of each test."""
+        self._pairs: dict[tuple[str, str], tuple[str, str]] = {}
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder = msgspec.msgpack.Decoder(list[tuple[str, Case]])
 
@@ -189,23 +202,29 @@ class PendingCases:
             self._size = 0
 
     def define(self, node: Element) -> None:
-        """Remembers the class of a test from its definition: <UnitTest id><TestMethod className name/></UnitTest>."""
+        """Remembers the class and the assembly of a test from its definition: <UnitTest id storage><TestMethod
+        className codeBase name/></UnitTest>.
+        """
         method = node.find("TestMethod")
         # Older versions append the assembly to the class: "Acme.FooTest, Acme.Tests, Version=1.0.0.0, ..."
         name = method.get("className").partition(",")[0].strip() if method is not None else ""
         if name:
-            self._classes[_key(node.get("id"))] = self._names.setdefault(name, name)
+            # Microsoft's logger writes `storage` in lower case.
+            path = (method.get("codeBase") if method is not None else "") or node.get("storage")
+            pair = name, path.replace("\\", "/")
+            self._definitions[_key(node.get("id"))] = self._pairs.setdefault(pair, pair)
 
     def release(self, builder: Builder) -> Iterator[Case]:
         blocks, self._blocks = self._blocks, []
+        suites = _name_suites({path for _, path in self._pairs}, builder.limits.name)
         for block in blocks:
-            yield from self._named(self._decoder.decode(zstandard.decompress(block)), builder)
+            yield from self._named(self._decoder.decode(zstandard.decompress(block)), suites, builder)
         rest, self._open = self._open, []
-        yield from self._named(rest, builder)
+        yield from self._named(rest, suites, builder)
 
-    def _named(self, pairs: list[tuple[str, Case]], builder: Builder) -> Iterator[Case]:
+    def _named(self, pairs: list[tuple[str, Case]], suites: Mapping[str, str], builder: Builder) -> Iterator[Case]:
         for test_id, case in pairs:
-            classname = self._classes.get(_key(test_id), "")
+            classname, path = self._definitions.get(_key(test_id), ("", ""))
             if not classname:
                 if "." not in case.name:
                     builder.notes.add("definitions_missing")
@@ -213,7 +232,20 @@ class PendingCases:
                 continue
             classname = cut_name(classname, builder.limits.name)
             identity = cut_name(node_id(case.name, classname), builder.limits.name)
-            yield msgspec.structs.replace(case, node_id=identity, classname=classname)
+            suite = suites[path] or case.suite
+            yield msgspec.structs.replace(case, node_id=identity, classname=classname, suite=suite)
+
+
+def _name_suites(paths: Collection[str], limit: int) -> dict[str, str]:
+    """Returns the names of assemblies by their paths: the last part, or the whole path where several end alike. Tests
+    of two assemblies must not become attempts of one test.
+    """
+    last_parts = Counter(path.rpartition("/")[2] for path in paths)
+    return {
+        path: cut_name(path if last_parts[name] > 1 else name, limit)
+        for path in paths
+        for name in [path.rpartition("/")[2]]
+    }
 
 
 def _key(test_id: str) -> bytes:

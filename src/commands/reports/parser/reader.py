@@ -99,7 +99,7 @@ class ReportReader:
         self._dialect: Dialect = ""
         self._root = ""
         self._run = Origin()
-        self._run_name = ""
+        self._run_name = dotnet.trx_run_name("")
         self._declared_by_trx = Declared()
         self._trx_run = TrxRun()
         self._failed_in_trx = 0
@@ -184,8 +184,9 @@ class ReportReader:
         return self._limits.message if name in _MESSAGES else self._limits.trace
 
     def _start_run(self, name: str, attributes: dict[str, str]) -> None:
-        self._run_name = self._run_name or cut_name(attributes.get("name", ""), self._limits.name)
         title = attributes.get("name", "")
+        if name == "TestRun":
+            self._run_name = cut_name(dotnet.trx_run_name(title), self._limits.name)
         self._run = Origin(
             pytest=title == "pytest tests",
             playwright=name == "testsuites" and "id" in attributes and not title,
@@ -356,7 +357,7 @@ class ReportReader:
         self._releasing = True
         if (failure := self._trx_run.find_failure(self._failed_in_trx)) is not None:
             origin = Origin(suite=self._run_name)
-            self._out.append(suite_case(self._run_name or "TestRun", None, failure, origin, self._builder))
+            self._out.append(suite_case(self._run_name, None, failure, origin, self._builder))
 
     def summary(self) -> Summary:
         """Returns the summary of the report. Call it once, after the last `drain`."""
