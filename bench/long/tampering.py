@@ -26,6 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -63,7 +64,7 @@ from testhide.audit_contents import ContentsCheck
 from testhide.cli.audit import read_checkpoint, read_key
 from testhide.operator_errors import Fault
 from testhide.preparation import create_first_admin
-from testhide.processes import blob_store, core
+from testhide.processes import Core, blob_store, core
 from testhide.settings import save_settings
 from workers.read_models import INTERVAL_S, ReadModelCheck
 from workers.sealer import CHECKPOINT_INTERVAL_S, Sealer
@@ -150,7 +151,7 @@ class Detectors:
         return next(iter(line for table in found.tables for line in table.differences), None)
 
     async def _compare(self) -> str | None:
-        async with core(self._settings, pool_size=2) as parts:
+        async with self._running_worker() as parts:
             waiter = ProjectionWaiter(parts.pool, Listener(parts.conninfo), PROJECTIONS)
             check = ReadModelCheck(parts.conninfo, parts.pool, parts.log, waiter)
             await check.sweep()
@@ -159,7 +160,7 @@ class Detectors:
                 return next(iter(await fetch_alarms(connection)), None)
 
     async def _seal(self) -> str | None:
-        async with core(self._settings, pool_size=2) as parts:
+        async with self._running_worker() as parts:
             handler = Handler(parts.log, utcnow)
             sealer = Sealer(parts.conninfo, parts.pool, parts.log, handler, parts.secrets, utcnow)
             async with sealer.hold_lock() as connection:
@@ -168,6 +169,10 @@ class Detectors:
                 except (TreeDamaged, StreamDamaged, SecretMismatch, LookupError, UndefinedTable) as error:
                     return str(error).partition("\n")[0]
         return None
+
+    def _running_worker(self) -> AbstractAsyncContextManager[Core]:
+        """Connects as a `testhide work` that has long been running: its start would find lost tables."""
+        return core(self._settings, pool_size=2, before_migration=True)
 
 
 @contextlib.contextmanager

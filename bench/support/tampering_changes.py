@@ -166,3 +166,11 @@ def change_unsealed(scene: Scene) -> None:
 async def append_event(settings: Settings) -> None:
     async with core(settings, pool_size=1) as parts:
         await parts.log.append([Write(1, ClaimTaken(claim="new", owner="user-1"))], EventMetadata(utcnow(), "user:1"))
+
+
+def skip_due_reactions(scene: Scene) -> None:
+    """Moves positions past an event, but not past the end of the log: readiness notices that."""
+    scene.execute(
+        "UPDATE reaction_positions SET position = position + 1"
+        " WHERE position < (SELECT max(notification_id) FROM stored_events)"
+    )

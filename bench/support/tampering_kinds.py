@@ -29,6 +29,7 @@ from bench.support.tampering_changes import (
     set_back,
     sign_with_another_key,
     silence,
+    skip_due_reactions,
 )
 from bench.support.tampering_scene import Scene
 from projections.artifacts import ArtifactRow
@@ -393,7 +394,7 @@ KINDS: tuple[Kind, ...] = (
     of_state(
         "a due reaction is skipped",
         "reaction_positions",
-        lambda scene: scene.execute("UPDATE reaction_positions SET position = position + 1"),
+        skip_due_reactions,
         NO_EVENT,
     ),
 )
