@@ -2,12 +2,13 @@
 
 import getpass
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, OperationalError
 
 from commands.audit import NoteRotation
 from commands.handler import CommandContext, Handler
@@ -25,6 +26,7 @@ from store.key_ring.rotation import (
     remove_old_keys,
     use_root,
 )
+from store.postgres.connection_settings import with_keepalive
 from store.postgres.queries import fetch_row
 from testhide.engines.folder import NEXT_SECRET_KEY, SECRET_KEY
 from testhide.operator_errors import Fault
@@ -52,13 +54,17 @@ async def rotate(settings: Settings, environ: Mapping[str, str], *, leaked: bool
     old = old or settings.old_secret_key
     if old:
         settings = msgspec.structs.replace(settings, secret_key=given or settings.secret_key, old_secret_key=old)
-        return await _rotate(settings, None, leaked=leaked, on_progress=on_progress)
+        async with _only_rotation(settings):
+            return await _rotate(settings, None, leaked=leaked, on_progress=on_progress)
     file = Path(settings.data_dir, SECRET_KEY)
     if given or (key := read_key(file)) is None:
         raise Fault(f"There is no new key. {HOW_TO}", 2)
     # The two differ when the last rotation was interrupted after it had replaced the file.
     settings = msgspec.structs.replace(settings, secret_key=key, old_secret_key=settings.secret_key)
-    return await _rotate(settings, file, leaked=leaked, on_progress=on_progress)
+    async with _only_rotation(settings):
+        if read_key(file) != key:
+            raise Fault("Another rotation has replaced the secret key just now. To replace it again, run this again.")
+        return await _rotate(settings, file, leaked=leaked, on_progress=on_progress)
 
 
 async def _rotate(settings: Settings, file: Path | None, *, leaked: bool, on_progress: OnProgress) -> Rotated:
@@ -67,7 +73,6 @@ async def _rotate(settings: Settings, file: Path | None, *, leaked: bool, on_pro
     if len(set(keys)) == 1 and file is None:
         raise Fault(f"TESTHIDE_SECRET_KEY and TESTHIDE_OLD_SECRET_KEY are the same. {HOW_TO}", 2)
     async with core(settings, pool_size=2) as parts, parts.pool.connection() as connection:
-        await _lock(connection)
         if file is not None:
             keys = [await _find_new_key(connection, file), *keys]
         try:
@@ -85,10 +90,21 @@ async def _rotate(settings: Settings, file: Path | None, *, leaked: bool, on_pro
     return Rotated(is_done_before=False, unreadable=unreadable)
 
 
-async def _lock(connection: AsyncConnection) -> None:
-    query = "SELECT pg_try_advisory_lock(hashtextextended(%s, 0))"
-    if await fetch_row(connection, query, (LOCK,)) != (True,):
-        raise Fault("Another rotation of the secret key is running.")
+@asynccontextmanager
+async def _only_rotation(settings: Settings) -> AsyncIterator[None]:
+    """Keep other rotations away while the block runs: one that ends takes away the key that others have read.
+
+    Raises Fault if one runs already.
+    """
+    try:
+        connection = await AsyncConnection.connect(with_keepalive(settings.database_url), autocommit=True)
+    except OperationalError:
+        raise Fault("The database cannot be reached.") from None
+    async with connection:
+        query = "SELECT pg_try_advisory_lock(hashtextextended(%s, 0))"
+        if await fetch_row(connection, query, (LOCK,)) != (True,):
+            raise Fault("Another rotation of the secret key is running.")
+        yield
 
 
 async def _find_new_key(connection: AsyncConnection, file: Path) -> bytes:

@@ -4,9 +4,8 @@ import asyncio
 import contextlib
 import getpass
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 
 import psycopg
 import pytest
@@ -27,7 +26,7 @@ from store.audit.root_key_checks import find_ring_damage
 from store.clock import utcnow
 from store.crypto.secrets import RootKey, SecretMismatch, Secrets
 from store.key_ring import rotation
-from store.key_ring.ring import FOLLOWER_LOCK, insert_wraps, keep_known, load_roots, opener_of
+from store.key_ring.ring import FOLLOWER_LOCK, insert_wraps, keep_known, load_roots
 from store.log.ids import fetch_last_position
 from store.log.row_macs import has_right_mac
 from store.postgres.queries import execute, fetch_rows
@@ -35,7 +34,7 @@ from store.tables.idempotent_responses import IdempotentResponses, StoredRespons
 from testhide.operator_errors import Fault
 from testhide.processes import Core, core
 from testhide.secret_rotation import rotate
-from testhide.settings import Settings, load_settings, read_key, save_settings, write_key
+from testhide.settings import Settings
 
 OLD, NEW, NEXT = b"s" * 32, b"n" * 32, b"m" * 32
 ANN = CommandContext("user:1")
@@ -357,51 +356,3 @@ async def test_both_keys_may_be_given_before_during_and_after(parts: Core, datab
         async with core(settings(database, NEW, OLD)) as started:
             assert await read_secrets(started) == SECRETS
         await rotate(settings(database, NEW, OLD), {}, leaked=False, on_progress=lambda *_: None)
-
-
-async def test_a_file_is_replaced_by_one_with_a_new_key(
-    parts: Core, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file, stack = tmp_path / "secret.key", tmp_path / "run" / "settings.json"
-    stack.parent.mkdir()
-    write_key(file, OLD)
-    save_settings(settings(database, OLD, data=str(tmp_path)), stack)
-    await fill(parts)
-
-    async def run() -> bytes:
-        loaded = load_settings({"TESTHIDE_SETTINGS": str(stack)})
-        await rotate(loaded, {}, leaked=False, on_progress=lambda *_: None)
-        key = read_key(file)
-        assert key is not None
-        assert load_settings({"TESTHIDE_SETTINGS": str(stack)}).secret_key == key
-        assert file.stat().st_mode & 0o777 == 0o600
-        assert {path.name for path in tmp_path.iterdir()} == {"secret.key", "run"}
-        return key
-
-    first = await run()
-    assert first != OLD
-    await must_refuse(database, OLD)
-
-    async def die(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    for step in ("add_root", "move_values", "remove_old_keys"):
-        key = read_key(file)
-        with monkeypatch.context() as context:
-            context.setattr(f"testhide.secret_rotation.{step}", die)
-            with pytest.raises(KeyboardInterrupt):
-                await run()
-        second = await run()
-        assert second != key
-        async with core(settings(database, second)) as started:
-            assert await read_secrets(started) == SECRETS
-            openers = await fetch_rows(started.pool, "SELECT DISTINCT opener FROM root_key_wraps")
-            assert openers == [(opener_of(second),)]
-
-
-@pytest.mark.parametrize(("environ", "sentence"), [({"TESTHIDE_SECRET_KEY": "00" * 32}, "There is no new key")])
-async def test_no_new_key_is_said(database: str, environ: Mapping[str, str], sentence: str) -> None:
-    with pytest.raises(Fault, match=sentence):
-        await rotate(settings(database, OLD), environ, leaked=False, on_progress=lambda *_: None)
-    with pytest.raises(Fault, match="are the same"):
-        await rotate(settings(database, OLD, OLD), {}, leaked=False, on_progress=lambda *_: None)
