@@ -2,6 +2,7 @@
 rotated in the middle, while an agent runs builds.
 """
 
+import asyncio
 import base64
 import os
 import subprocess
@@ -15,8 +16,10 @@ import psycopg
 import pytest
 import redis
 
+from domain.users import PasswordLinkIssued
 from testhide.engines import Engines
 from testhide.engines.client_programs import run_client
+from testhide.processes import core
 from testhide.settings import save_settings
 from tests.support.builders import Shop
 from tests.support.http import Client
@@ -104,6 +107,38 @@ def read_command_lines() -> str:
     return "\n".join(found)
 
 
+def use_links(server: Server) -> dict[str, str]:
+    """Has the server make links of an invitation and of a reset, which no mail server takes, and sets a password by the
+    first. Returns their tokens, and what only the server can add to the ids in them.
+    """
+    server.admin.create("/users", email="ann@example.com", role="viewer", project_ids=[])
+    server.client().when("POST", "/reset-password", json={"email": ADMIN[0]}).then(202)
+
+    async def read_tokens() -> dict[str, str]:
+        async with core(server.settings, pool_size=2) as parts, asyncio.timeout(20):
+            tokens: dict[str, str] = {}
+            while set(tokens) != {"invitation", "reset"}:
+                for recorded in (await parts.log.read_batch(0, 1_000)).events:
+                    if isinstance(event := recorded.event, PasswordLinkIssued):
+                        tokens[event.purpose] = parts.secrets.link_token(event.user_id, event.link_id)
+                await asyncio.sleep(0.02)  # between two looks
+        return tokens
+
+    tokens = asyncio.run(read_tokens())
+    for token, password in [
+        (tokens["invitation"], "short"),
+        (tokens["reset"], "short"),
+        (tokens["invitation"], INVITED),
+    ]:
+        body = {"token": token, "new_password": password}
+        server.client().when("POST", "/reset-password/confirm", json=body).then(422 if password == "short" else 200)
+    return {
+        f"{name} of the link of the {purpose}": text
+        for purpose, token in tokens.items()
+        for name, text in {"token": token, "proof": token.rpartition(".")[2]}.items()
+    }
+
+
 def refusals(server: Server) -> str:
     """The bodies of answers to requests that are wrong, with secrets in them."""
     admin = server.admin
@@ -146,9 +181,7 @@ def rotate(server: Server) -> None:
 def test_no_secret_is_anywhere_in_clear(planted: Server, tmp_path: Path) -> None:
     shop = Shop(planted)
     secrets, job = plant(shop)
-    invited = shop.admin.when("POST", "/users", json={"email": "ann@example.com", "role": "viewer", "project_ids": []})
-    assert invited.status_code == 201
-    shop.admin.when("POST", "/reset-password", json={"email": "ann@example.com"})
+    secrets |= use_links(planted)
     texts = {"refusals before": refusals(planted)}
     texts["a build before"] = run_build(shop, job, secrets["agent token"], tmp_path)
     session = shop.admin.token
