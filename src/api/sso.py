@@ -152,7 +152,9 @@ class SsoController(Controller):
             assert assertion.request_id is not None, "verify refused an assertion without a request"
             user_id = await find_or_register_user(ctx, provider, assertion)
         expires = (utcnow() + EXCHANGE).timestamp()
-        code = make_token(ctx.services.secrets, "code", user_id, expires, cookie_name(assertion.request_id))
+        code = make_token(
+            ctx.services.secrets, "code", user_id, expires, cookie_name(assertion.request_id, ctx.services.base_url)
+        )
         return redirect(f"{ctx.services.base_url}{return_to.partition('#')[0]}#code={code}")
 
     @post("/session", status_code=200, opt={**PUBLIC, "problems": (Unauthenticated,)})
@@ -167,7 +169,7 @@ class SsoController(Controller):
             read = read_token(ctx.services.secrets, "code", data.code)
             if (
                 read is None
-                or not is_bound(request, read[1])
+                or not is_bound(request, read[1], ctx.services.base_url)
                 or not await UsedOnce(ctx.services.pool).use("code", data.code)
             ):
                 raise refused
@@ -206,7 +208,7 @@ async def verify(ctx: RequestContext, response: str, path: str) -> tuple[Identit
             raise Unauthenticated("The SAML response answers a request that this server did not make, or too long ago.")
     elif path or not provider.allow_idp_initiated:
         raise Unauthenticated("This server did not ask for the SAML response: begin the sign-in here.")
-    if path and (assertion.request_id is None or not has_cookie(ctx.request, assertion.request_id)):
+    if path and (assertion.request_id is None or not has_cookie(ctx.request, assertion.request_id, services.base_url)):
         raise Unauthenticated("This browser did not ask for this sign-in (any more): begin again.")
     if not await used.use("assertion", f"{provider.provider_id} {assertion.assertion_id}") or (
         assertion.request_id is not None and not await used.use("request", assertion.request_id)
@@ -291,26 +293,29 @@ def read_token(secrets: Secrets, purpose: str, token: str) -> tuple[int, str] | 
     return (int(number), text) if int(expires) > utcnow().timestamp() else None
 
 
-def cookie_name(request_id: str) -> str:
-    """Each request has a cookie of its own, so that several tabs can sign in at once."""
-    return f"testhide-sso-{hashlib.sha256(request_id.encode()).hexdigest()[:16]}"
+def cookie_name(request_id: str, base_url: str) -> str:
+    """Each request has a cookie of its own, so that several tabs can sign in at once. By the prefix, a browser takes it
+    from this host alone and by https only, so that no other host of the domain can set it.
+    """
+    prefix = "__Host-" if base_url.startswith("https:") else ""
+    return f"{prefix}testhide-sso-{hashlib.sha256(request_id.encode()).hexdigest()[:16]}"
 
 
 def browser_cookie(request_id: str, base_url: str) -> str:
     # The provider's page posts to us, and browsers send only cookies with SameSite=None along then. These must be
-    # Secure; over plain http, a cookie without SameSite is sent for two minutes.
-    ending = "; Secure; SameSite=None" if base_url.startswith("https:") else ""
+    # Secure; over plain http, a cookie without SameSite is sent for two minutes. A `__Host-` cookie has the path `/`.
+    ending = "/; Secure; SameSite=None" if base_url.startswith("https:") else PATH
     seconds = int((SIGN_IN + EXCHANGE).total_seconds())
-    return f"{cookie_name(request_id)}={request_id}; Path={PATH}; Max-Age={seconds}; HttpOnly{ending}"
+    return f"{cookie_name(request_id, base_url)}={request_id}; Max-Age={seconds}; HttpOnly; Path={ending}"
 
 
-def is_bound(request: Request[Any, Any, Any], name: str) -> bool:
+def is_bound(request: Request[Any, Any, Any], name: str, base_url: str) -> bool:
     """Returns whether the browser has the cookie with this name, which depends on its value."""
-    return name in request.cookies and has_cookie(request, request.cookies[name])
+    return name in request.cookies and has_cookie(request, request.cookies[name], base_url)
 
 
-def has_cookie(request: Request[Any, Any, Any], request_id: str) -> bool:
-    return request.cookies.get(cookie_name(request_id)) == request_id
+def has_cookie(request: Request[Any, Any, Any], request_id: str, base_url: str) -> bool:
+    return request.cookies.get(cookie_name(request_id, base_url)) == request_id
 
 
 def redirect(url: str, headers: Mapping[str, str] = MappingProxyType({})) -> Response[None]:

@@ -19,6 +19,7 @@ from psycopg.types.json import Jsonb
 
 from projections.identity_providers import IdentityProviderRow
 from tests.support.http import Answer, Client
+from tests.support.in_process_server import serve_in_process
 from tests.support.saml_idp import ENTITY_ID, SSO_URL, Response, SigningKey, encode, signed, signing_key
 from tests.support.server import ADMIN, Server
 
@@ -363,3 +364,27 @@ def test_the_metadata_of_this_server(server: Server) -> None:
     answer = server.client().get("/api/v3/sso/metadata")
     assert answer.headers["Content-Type"].startswith("application/samlmetadata+xml")
     assert etree.fromstring(answer.content).get("entityID") == f"{server.url}/api/v3/sso/metadata"
+
+
+def test_by_https_no_other_host_can_set_the_cookie(idp: Idp) -> None:
+    base = "https://ci.example.com"
+    with serve_in_process(idp.server, base_url=base) as process:
+        login = f"{process.url}/api/v3/sso/login/{idp.id}"
+        begun = requests.get(login, params={"return_to": "/"}, allow_redirects=False, timeout=10)
+        cookie, *attributes = begun.headers["Set-Cookie"].split("; ")
+        assert cookie.startswith("__Host-")
+        assert {"Path=/", "Secure", "HttpOnly", "SameSite=None"} <= set(attributes)
+        assert not [one for one in attributes if one.startswith("Domain")]
+
+        name, _, request_id = cookie.partition("=")
+        urls = {"recipient": f"{base}/api/v3/sso/acs", "audience": f"{base}/api/v3/sso/metadata"}
+        response = signed(replace(idp.response(new_email(), in_response_to=request_id), **urls))
+
+        def come_back(cookies: str) -> int:
+            form = {"SAMLResponse": response, "RelayState": "/"}
+            acs = f"{process.url}/api/v3/sso/acs"
+            headers = {"Cookie": cookies}
+            return requests.post(acs, data=form, headers=headers, allow_redirects=False, timeout=10).status_code
+
+        assert come_back(f"{name.removeprefix('__Host-')}={request_id}") == 401, "by plain http anybody sets such a one"
+        assert come_back(cookie) == 303

@@ -77,7 +77,7 @@ def serve_in_process(server: Server, **changes: str | int) -> Iterator[InProcess
 
     thread = threading.Thread(target=asyncio.run, args=(run(),), daemon=True)
     thread.start()
-    inside = InProcessServer(settings.public_url, app, begun.result(30))
+    inside = InProcessServer(f"http://{settings.host}:{settings.port}", app, begun.result(30))
     try:
         yield inside
     finally:
