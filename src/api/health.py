@@ -86,6 +86,8 @@ class Readiness(msgspec.Struct):
     """Position up to which checkpoints cover the log; null before the first one."""
     sealed_age_s: int | None
     """Seconds since the newest checkpoint was signed; null before the first one."""
+    progress: list[str]
+    """How far the first long reactions are, such as the deletion of a job with many artifacts."""
 
 
 class HealthController(Controller):
@@ -126,10 +128,11 @@ class HealthController(Controller):
             if lost := await find_lost_tables(connection):
                 # The other checks would fail without these tables.
                 return Response(
-                    Readiness("; ".join([describe(lost), *degraded]), 0, 0, [], None, None), status_code=503
+                    Readiness("; ".join([describe(lost), *degraded]), 0, 0, [], None, None, []), status_code=503
                 )
             live = await inspect(connection, PROJECTIONS)
             checkpoint = await AuditTree(connection).checkpoint()
+            progress = await reactions.fetch_progress(connection)
             problems = _find_unusable(live)
             degraded += await _find_idle_projectors(connection)
             if not problems:
@@ -153,6 +156,7 @@ class HealthController(Controller):
             lagging,
             checkpoint.size if checkpoint else None,
             round((utcnow() - checkpoint.at).total_seconds()) if checkpoint else None,
+            progress,
         )
         return Response(readiness, status_code=503 if problems else 200)
 

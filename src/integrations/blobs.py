@@ -5,7 +5,7 @@ s3://bucket/prefix     credentials, region and endpoint from the AWS_* variables
 """
 
 import errno
-from collections.abc import AsyncIterable, AsyncIterator, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -84,11 +84,19 @@ class ObstoreBlobs:
         except BlobMissing:
             return
 
-    async def delete_prefix(self, prefix: str) -> None:
+    async def delete_prefix(self, prefix: str, on_progress: Callable[[int, int], None] | None = None) -> None:
         with _failures(prefix):
+            total = 0
+            if on_progress is not None:
+                async for found in obstore.list(self._store, prefix, chunk_size=1_000):
+                    total += len(found)
+            deleted = 0
             async for found in obstore.list(self._store, prefix, chunk_size=1_000):
                 for meta in found:
                     await self.delete(meta["path"])
+                    deleted += 1
+                    if on_progress is not None:
+                        on_progress(deleted, total)
 
 
 def open_blobs(url: str) -> ObstoreBlobs:

@@ -2,7 +2,7 @@
 do.
 """
 
-from collections.abc import AsyncIterable, AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -45,8 +45,9 @@ class Blobs(Protocol):
         """Deletes the blob if there is one."""
         ...
 
-    async def delete_prefix(self, prefix: str) -> None:
+    async def delete_prefix(self, prefix: str, on_progress: Callable[[int, int], None] | None = None) -> None:
         """Deletes all blobs whose keys are below a folder. `builds/7` deletes `builds/7/log`, but not `builds/70/log`.
+        Reports after each blob how many of how many are deleted.
 
         If it raises an error, only some of the blobs may have been deleted; the caller can call it again.
         """

@@ -167,7 +167,9 @@ async def test_delete(blobs: Blobs) -> None:
 async def test_a_prefix_is_a_folder(blobs: Blobs) -> None:
     for key in ("builds/7/a", "builds/7/b/c", "builds/70/a", "builds/8/a"):
         await blobs.put(key, chunks(b"x"))
-    await blobs.delete_prefix("builds/7")
+    counts: list[tuple[int, int]] = []
+    await blobs.delete_prefix("builds/7", lambda deleted, total: counts.append((deleted, total)))
+    assert counts == [(1, 2), (2, 2)]
     for key in ("builds/7/a", "builds/7/b/c"):
         with pytest.raises(BlobMissing):
             await blobs.size(key)

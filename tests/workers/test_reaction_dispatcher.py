@@ -13,14 +13,11 @@ from structlog.testing import capture_logs
 from domain.core.events import Event
 from domain.jobs import JobDeleted
 from store.migrations.lost_tables import make_again
-from store.tables import reactions as due_reactions
 from store.tables.log_positions import HELD, find_beyond
-from store.tables.reactions import MAX_TRIES, ReactionStatus
 from tests.support.builders import Shop
 from tests.support.damage import damaged
 from tests.support.server import Server
 from tests.workers.yard import Yard, reaction, reads, run_due
-from workers.reactions.reaction_dispatcher import ReactionDispatcher
 from workers.reactions.registry import Tools
 
 LOGGED_OUTAGES = {f"{loop}: waiting for the database" for loop in ("reactions", "due reactions")}
@@ -92,7 +89,7 @@ async def test_what_fails_is_tried_again_and_says_why(yard: Yard) -> None:
             raise OSError("the disk is full")
 
     relay = yard.relay(reactions=(reaction("tested", fails_at_first),))
-    await _note(yard, relay, 5, 6)
+    await yard.note(relay, 5, 6)
     assert await run_due(relay) == 2
     assert await yard.due() == [("tested", 1, "OSError('the disk is full')")]
     assert await run_due(relay) == 0, "not before its pause is over"
@@ -110,7 +107,7 @@ async def test_an_event_that_cannot_be_read_waits_as_what_fails_does(yard: Yard)
         calls.append(event.job_id)
 
     relay = yard.relay(reactions=(reaction("tested", runs),))
-    await _note(yard, relay, 5, 6)
+    await yard.note(relay, 5, 6)
     position = (await yard.deletions())[0]
     with damaged(yard.parts.conninfo, position):
         assert await run_due(relay) == 2
@@ -125,7 +122,7 @@ async def test_who_dies_while_it_runs_leaves_it_due(yard: Yard) -> None:
     async def dies(event: Event, tools: Tools) -> None:
         raise asyncio.CancelledError
 
-    await _note(yard, yard.relay(reactions=(reaction("tested", dies),)), 5)
+    await yard.note(yard.relay(reactions=(reaction("tested", dies),)), 5)
     assert await run_due(yard.relay(reactions=(reaction("tested", dies),))) == 1
     assert await yard.due() == [("tested", 1, None)]
     await yard.make_due()
@@ -149,72 +146,16 @@ async def test_several_workers_share_what_is_due(yard: Yard) -> None:
     for job_id in range(10, 40):
         await yard.make_job(job_id)
     reactions = (reaction("tested", runs),)
-    await _note(yard, yard.relay(reactions=reactions), *range(10, 40))
+    await yard.note(yard.relay(reactions=reactions), *range(10, 40))
     await asyncio.gather(*(run_due(yard.relay(reactions=reactions)) for _ in range(3)))
     assert sorted(ran) == list(range(10, 40))
-
-
-async def test_a_lease_lasts_as_long_as_it_is_renewed(yard: Yard) -> None:
-    async def runs(event: Event, tools: Tools) -> None: ...
-
-    await _note(yard, yard.relay(reactions=(reaction("tested", runs),)), 5)
-    (due,) = await due_reactions.fetch_due(yard.parts.pool, ["tested"], 10)
-    assert await due_reactions.lease(yard.parts.pool, due)
-    assert not await due_reactions.lease(yard.parts.pool, due), "somebody has it"
-    await yard.make_due()  # its lease has ended
-    await due_reactions.renew(yard.parts.pool, due)
-    assert await due_reactions.fetch_due(yard.parts.pool, ["tested"], 10) == []
-    await yard.make_due()
-    (second,) = await due_reactions.fetch_due(yard.parts.pool, ["tested"], 10)
-    assert await due_reactions.lease(yard.parts.pool, second)
-    await yard.make_due()
-    await due_reactions.renew(yard.parts.pool, due)
-    await due_reactions.mark_failed(yard.parts.pool, due, "too late")
-    assert await due_reactions.fetch_due(yard.parts.pool, ["tested"], 10) == [due._replace(tries=3)]
-
-
-async def test_it_is_parked_after_many_tries(yard: Yard) -> None:
-    async def fails(event: Event, tools: Tools) -> None:
-        raise ValueError
-
-    relay = yard.relay(reactions=(reaction("tested", fails),))
-    await _note(yard, relay, 5)
-    for _ in range(MAX_TRIES + 3):
-        await yard.make_due()
-        await run_due(relay)
-    assert await yard.due() == [("tested", MAX_TRIES, "ValueError()")]
-
-
-async def test_what_is_parked_is_shown_and_tried_again(yard: Yard) -> None:
-    working = False
-
-    async def fails(event: Event, tools: Tools) -> None:
-        if not working:
-            raise OSError("no route to the blobs")
-
-    relay = yard.relay(reactions=(reaction("tested", fails),))
-    await _note(yard, relay, 5, 6)
-    async with yard.parts.pool.connection() as connection:
-        assert not await due_reactions.has_parked(connection)
-        for _ in range(MAX_TRIES):
-            await yard.make_due()
-            await run_due(relay)
-        assert await due_reactions.has_parked(connection)
-        errors = [f"position {position}: OSError('no route to the blobs')" for position in await yard.deletions()]
-        status = ReactionStatus("tested", await yard.parts.log.read_head(), 0, 2, errors)
-        assert await due_reactions.fetch_statuses(connection) == [status]
-        working = True
-        assert await due_reactions.retry_parked(connection, "other") == 0
-        assert await due_reactions.retry_parked(connection, "tested") == 2
-        assert await run_due(relay) == 2
-        assert not await due_reactions.has_parked(connection)
 
 
 async def test_what_another_release_reacts_to_is_left_to_it(yard: Yard) -> None:
     async def runs(event: Event, tools: Tools) -> None:
         assert isinstance(event, JobDeleted)
 
-    await _note(yard, yard.relay(reactions=(reaction("newer", runs),)), 5)
+    await yard.note(yard.relay(reactions=(reaction("newer", runs),)), 5)
     assert await run_due(yard.relay()) == 0
     assert await yard.due() == [("newer", 0, None)]
 
@@ -232,16 +173,6 @@ async def test_it_outlives_the_databases_connections(yard: Yard) -> None:
         await yard.until(lambda: reads(yard.left, {6}))
 
 
-async def test_what_takes_too_long_is_cancelled_and_counts_as_failed(yard: Yard) -> None:
-    async def hangs(event: Event, tools: Tools) -> None:
-        await asyncio.Event().wait()
-
-    relay = yard.relay(reactions=(reaction("tested", hangs, time_limit_s=0.1),))
-    await _note(yard, relay, 5)
-    assert await run_due(relay) == 1
-    assert await yard.due() == [("tested", 1, "takes more than 0.1 s")]
-
-
 @contextlib.asynccontextmanager
 async def away(conninfo: str) -> AsyncIterator[None]:
     """The database, for as long as the block runs: all connections to it break, and none is made."""
@@ -257,18 +188,6 @@ async def away(conninfo: str) -> AsyncIterator[None]:
             yield
         finally:
             await connection.execute(allow.format(Identifier(name), SQL("true")))
-
-
-async def _note(yard: Yard, relay: ReactionDispatcher, *job_ids: int) -> None:
-    """Deletes the jobs, and notes what is due from that."""
-    async with yard.parts.pool.connection() as connection:
-        for name in relay._reactions:
-            await connection.execute("INSERT INTO reaction_positions VALUES (%s, 0)", (name,))
-    for job_id in job_ids:
-        await yard.delete_job(job_id)
-    for registered in relay._reactions.values():
-        assert await relay.note_next(registered)
-        assert not await relay.note_next(registered), "each event once"
 
 
 def test_a_killed_worker_is_made_up_for(server: Server) -> None:

@@ -15,6 +15,7 @@ from integrations.blobs import open_blobs
 from store.postgres.cancellation import cancel_and_wait
 from store.postgres.notifications import EVENTS, Listener
 from store.tables.build_logs import BuildLogs, Line
+from store.tables.reactions import DEFAULT_RETRIES, RetryPolicy
 from testhide.processes import Core
 from workers.reactions.reaction_dispatcher import ReactionDispatcher
 from workers.reactions.registry import REACTIONS, Queue, Reaction, Tools
@@ -52,6 +53,17 @@ class Yard:
         cursor = await self._query("SELECT DISTINCT job_id FROM build_log_chunks")
         blobs = {job_id for job_id in self.jobs if (self.folder / blob_key(job_id, 1, 1)).exists()}
         return blobs | {job_id for (job_id,) in cursor}
+
+    async def note(self, relay: ReactionDispatcher, *job_ids: int) -> None:
+        """Deletes the jobs, and notes what is due from that."""
+        async with self.parts.pool.connection() as connection:
+            for name in relay._reactions:
+                await connection.execute("INSERT INTO reaction_positions VALUES (%s, 0)", (name,))
+        for job_id in job_ids:
+            await self.delete_job(job_id)
+        for registered in relay._reactions.values():
+            assert await relay.note_next(registered)
+            assert not await relay.note_next(registered), "each event once"
 
     async def due(self) -> Sequence[tuple[object, ...]]:
         return await self._query("SELECT reaction, tries, error FROM due_reactions ORDER BY position")
@@ -101,8 +113,10 @@ class Yard:
             return await (await connection.execute(text.encode())).fetchall()
 
 
-def reaction(name: str, run: Run, queue: Queue = "deletions", time_limit_s: float = 60) -> Reaction:
-    return Reaction(name, JobDeleted, run, queue, time_limit_s)
+def reaction(
+    name: str, run: Run, queue: Queue = "deletions", time_limit_s: float = 60, retries: RetryPolicy = DEFAULT_RETRIES
+) -> Reaction:
+    return Reaction(name, JobDeleted, run, queue, time_limit_s, retries)
 
 
 async def reads(look: Callable[[], Awaitable[object]], wanted: object) -> bool:

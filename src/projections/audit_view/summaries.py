@@ -25,6 +25,7 @@ from domain import (
     projections,
     projects,
     quarantine,
+    reactions,
     results,
     scm,
     teams,
@@ -320,6 +321,7 @@ SUMMARIES: Mapping[type[Event], str | Callable[[Any], str]] = {
     ),
     audit.SigningKeyChanged: "gave the audit log a new signing key",
     projections.EventDismissed: "dismissed position {position} of read model {projection} as {operator}{reason:: “}",
+    reactions.ReactionCancelled: "cancelled reaction {reaction} to position {position} as {operator}{reason:: “}",
     claims.ClaimTaken: lambda event: f"reserved a name for {event.owner.replace('-', ' ')}",
     claims.ClaimReleased: lambda event: f"gave a name of {event.owner.replace('-', ' ')} free",
 }

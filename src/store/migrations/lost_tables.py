@@ -62,7 +62,7 @@ TABLES = {
         "reaction position", "reactions and messages of webhooks and Teams because of the last events before now"
     ),
     "due_reactions": StoreTable(
-        "reaction position due_at tries error",
+        "reaction position due_at tries error waits noted_at progress parked_at",
         "reactions that were due or parked: logs and artifacts of jobs and builds deleted just now may stay",
     ),
     "webhook_endpoints": StoreTable(

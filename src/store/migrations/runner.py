@@ -98,6 +98,16 @@ MIGRATIONS = (
         ),
     ),
     Migration(8, "SCM endpoints", ("CREATE SEQUENCE IF NOT EXISTS scm_endpoints_ids",)),
+    Migration(
+        9,
+        "retries, progress and cancellation of due reactions",
+        (
+            "ALTER TABLE due_reactions ADD COLUMN IF NOT EXISTS waits int NOT NULL DEFAULT 0,"
+            " ADD COLUMN IF NOT EXISTS noted_at timestamptz NOT NULL DEFAULT now(),"
+            " ADD COLUMN IF NOT EXISTS progress text, ADD COLUMN IF NOT EXISTS parked_at timestamptz",
+            "UPDATE due_reactions SET parked_at = now() WHERE tries >= 20",  # parked in releases before
+        ),
+    ),
 )
 
 

@@ -8,7 +8,6 @@ from psycopg import AsyncConnection
 from store.postgres.queries import fetch_row
 from store.tables.deliveries import notify_due
 from store.tables.delivery_endpoints import DeliveryTarget
-from store.tables.reactions import MAX_TRIES
 
 
 class PendingWork(NamedTuple):
@@ -40,11 +39,11 @@ async def fetch_pending(connection: AsyncConnection, planner: str, names: list[s
         connection,
         "SELECT EXISTS (SELECT FROM stored_events WHERE notification_id > p.position AND topic = ANY (%s))"
         " OR (SELECT max(notification_id) FROM stored_events) > p.position + %s,"
-        " EXISTS (SELECT FROM due_reactions WHERE reaction = %s AND due_at <= now() AND tries < %s),"
+        " EXISTS (SELECT FROM due_reactions WHERE reaction = %s AND due_at <= now() AND parked_at IS NULL),"
         " EXISTS (SELECT FROM webhook_replays),"
         " (SELECT coalesce(max(notification_id), 0) FROM stored_events) < p.position"
         " FROM (SELECT coalesce((SELECT position FROM reaction_positions WHERE reaction = %s), 0) AS position) p",
-        (names, min_skip, planner, MAX_TRIES, planner),
+        (names, min_skip, planner, planner),
     )
     assert row is not None, "it selects from one row"
     return PendingWork(*row)

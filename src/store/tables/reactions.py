@@ -1,10 +1,12 @@
 """Due reactions: events that a reaction still has to handle, with the number of tries and the last error.
 
 A worker leases a due reaction and runs it. After a try that failed there is a pause, each twice as long as the one
-before. When the last try has failed, the reaction is parked: it stays with its error until an operator retries it.
+before, up to a limit. When the last try has failed, the reaction is parked: it stays with its error until an operator
+retries or cancels it.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import msgspec
@@ -12,19 +14,32 @@ from psycopg import AsyncConnection
 
 from store.postgres.queries import Source, execute, fetch_row, fetch_rows
 
-FIRST_PAUSE_S = 5
-"""Seconds from the first failed try to the next. Each of the next ten pauses is twice as long as the one before."""
 LEASE_S = 30
 """Seconds of a lease, at least. Whoever runs a reaction renews its lease; a worker that cannot do so for this long may
 find that another one runs the reaction too. A lease is no shorter than the pause would be, so that a reaction that ends
 its worker does so ever more rarely.
 """
-MAX_TRIES = 20
-"""Tries before a reaction is parked, over some 14 hours."""
-MAX_SHOWN_ERRORS = 5
-_LEASED_S = f"greatest({LEASE_S}, {FIRST_PAUSE_S} * power(2, least(d.tries, 10)))"
-_PAUSE_S = f"{FIRST_PAUSE_S} * power(2, least(tries - 1, 10))"
-"""SQL expression for the pause after a try, with the number of failed tries before it."""
+MAX_SHOWN = 5
+"""Errors, and events under way, that the status of a reaction shows."""
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """Tries of a reaction, and the pauses between them."""
+
+    tries: int = 20
+    """Tries before a reaction is parked: over some 14 hours, by default."""
+    first_pause_s: float = 5
+    """Seconds from the first failed try to the next. Each later pause is twice as long as the one before."""
+    max_pause_s: float = 5_120
+
+    def pause_after(self, failed: int) -> float:
+        """Returns the seconds from the failed try with this number (1 for the first) to the next."""
+        doublings = min(failed - 1, 30)  # far above every limit; larger powers need not fit a float
+        return min(self.max_pause_s, self.first_pause_s * float(1 << doublings))
+
+
+DEFAULT_RETRIES = RetryPolicy()
 
 
 class Due(NamedTuple):
@@ -36,6 +51,13 @@ class Due(NamedTuple):
     """Number of tries, including this one."""
 
 
+class Lease(NamedTuple):
+    failed: int
+    """Tries that failed or whose worker died, without those that an outside system asked to make later."""
+    age_s: float
+    """Seconds since the reaction became due for this event, or an operator retried it."""
+
+
 class ReactionStatus(msgspec.Struct):
     name: str
     position: int | None
@@ -43,7 +65,9 @@ class ReactionStatus(msgspec.Struct):
     due: int
     """Number of events still to react to, including events for which a try failed and another will follow."""
     parked: int
-    """Number of events for which its last try failed. They wait until an operator retries them."""
+    """Number of events for which its last try failed. They wait until an operator retries or cancels them."""
+    progress: list[str]
+    """How far the first events with long work are: `position 12: 3,000 of 8,000 artifacts deleted`."""
     errors: list[str]
     """Errors of the first parked reactions: `position 12: ...`."""
 
@@ -58,8 +82,9 @@ async def add_due(connection: AsyncConnection, name: str, positions: Sequence[in
 async def park(connection: AsyncConnection, name: str, position: int, error: str) -> None:
     """Stores as parked an event that a reaction cannot handle. It becomes due only when an operator retries it."""
     await connection.execute(
-        "INSERT INTO due_reactions (reaction, position, tries, error) VALUES (%s, %s, %s, %s) ON CONFLICT DO NOTHING",
-        (name, position, MAX_TRIES, error),
+        "INSERT INTO due_reactions (reaction, position, error, parked_at) VALUES (%s, %s, %s, now())"
+        " ON CONFLICT DO NOTHING",
+        (name, position, error),
     )
 
 
@@ -68,61 +93,83 @@ async def fetch_due(source: Source, names: Sequence[str], limit: int, *, late_s:
     rows = await fetch_rows(
         source,
         "SELECT reaction, position, tries + 1 FROM due_reactions"
-        " WHERE due_at <= now() - make_interval(secs => %s) AND tries < %s AND reaction = ANY (%s)"
+        " WHERE due_at <= now() - make_interval(secs => %s) AND parked_at IS NULL AND reaction = ANY (%s)"
         " ORDER BY due_at LIMIT %s",
-        (late_s, MAX_TRIES, list(names), limit),
+        (late_s, list(names), limit),
     )
     return [Due(*row) for row in rows]
 
 
-async def lease(source: Source, due: Due) -> bool:
-    """Leases a try to the caller. Returns False if somebody else has leased it, or it is not due any more.
+async def lease(source: Source, due: Due, retries: RetryPolicy) -> Lease | None:
+    """Leases a try to the caller. Returns None if somebody else has leased it, or it is not due any more.
 
     If the caller crashes, the next try is due when the lease ends.
     """
+    row = await fetch_row(
+        source,
+        "UPDATE due_reactions SET tries = %s, due_at = now() + make_interval(secs => %s)"
+        " WHERE reaction = %s AND position = %s AND tries = %s AND due_at <= now() AND parked_at IS NULL"
+        " RETURNING tries - 1 - waits, extract(epoch FROM now() - noted_at)::float8",
+        (due.tries, max(LEASE_S, retries.pause_after(due.tries)), due.reaction, due.position, due.tries - 1),
+    )
+    return None if row is None else Lease(*row)
+
+
+async def renew(source: Source, due: Due, progress: str | None) -> bool:
+    """Makes the lease last for LEASE_S from now, at least, and stores how far the work is. Returns False if the lease
+    is lost: the reaction was cancelled, or somebody else has leased it since.
+    """
     cursor = await execute(
         source,
-        f"UPDATE due_reactions d SET tries = %s, due_at = now() + make_interval(secs => {_LEASED_S})"
-        " WHERE reaction = %s AND position = %s AND tries = %s AND due_at <= now()",
-        (due.tries, due.reaction, due.position, due.tries - 1),
+        f"UPDATE due_reactions SET due_at = greatest(due_at, now() + make_interval(secs => {LEASE_S})),"
+        " progress = coalesce(%s, progress)"
+        " WHERE reaction = %s AND position = %s AND tries = %s AND parked_at IS NULL",
+        (progress, *due),
     )
     return cursor.rowcount == 1
 
 
-async def renew(source: Source, due: Due) -> None:
-    """Makes the lease last for LEASE_S from now, at least."""
-    await execute(
-        source,
-        f"UPDATE due_reactions SET due_at = greatest(due_at, now() + make_interval(secs => {LEASE_S}))"
-        " WHERE reaction = %s AND position = %s AND tries = %s",
-        due,
-    )
-
-
 async def lease_due(connection: AsyncConnection, names: Sequence[str], limit: int) -> list[Due]:
     """Leases up to `limit` tries of reactions with these names to the caller, as `lease` does."""
-    return [due for due in await fetch_due(connection, names, limit) if await lease(connection, due)]
+    due = await fetch_due(connection, names, limit)
+    return [one for one in due if await lease(connection, one, DEFAULT_RETRIES)]
 
 
 async def mark_done(source: Source, due: Due) -> None:
+    """Removes a due reaction, unless it was cancelled meanwhile."""
     await execute(
-        source, "DELETE FROM due_reactions WHERE reaction = %s AND position = %s", (due.reaction, due.position)
+        source,
+        "DELETE FROM due_reactions WHERE reaction = %s AND position = %s AND parked_at IS NULL",
+        (due.reaction, due.position),
     )
 
 
-async def mark_failed(source: Source, due: Due, error: str) -> None:
-    """Stores the error of a try. The next try follows after a pause."""
+async def mark_failed(source: Source, due: Due, error: str | None, pause_s: float | None) -> None:
+    """Stores the error of a try, if it is known. The next try follows after the pause; without a pause the reaction is
+    parked.
+    """
     await execute(
         source,
-        f"UPDATE due_reactions SET error = %s, due_at = now() + make_interval(secs => {_PAUSE_S})"
-        " WHERE reaction = %s AND position = %s AND tries = %s",
-        (error, *due),
+        "UPDATE due_reactions SET error = coalesce(%s, error), due_at = now() + make_interval(secs => %s),"
+        " parked_at = CASE WHEN %s THEN now() END"
+        " WHERE reaction = %s AND position = %s AND tries = %s AND parked_at IS NULL",
+        (error, pause_s or 0, pause_s is None, *due),
+    )
+
+
+async def mark_waiting(source: Source, due: Due, reason: str, seconds: float) -> None:
+    """Makes the next try due in `seconds`, and stores the reason. The try does not count as failed."""
+    await execute(
+        source,
+        "UPDATE due_reactions SET error = %s, due_at = now() + make_interval(secs => %s), waits = waits + 1"
+        " WHERE reaction = %s AND position = %s AND tries = %s AND parked_at IS NULL",
+        (reason, seconds, *due),
     )
 
 
 async def has_parked(connection: AsyncConnection) -> bool:
-    query = "SELECT EXISTS (SELECT FROM due_reactions WHERE tries >= %s)"
-    return await fetch_row(connection, query, (MAX_TRIES,)) == (True,)
+    query = "SELECT EXISTS (SELECT FROM due_reactions WHERE parked_at IS NOT NULL)"
+    return await fetch_row(connection, query) == (True,)
 
 
 async def fetch_overdue(connection: AsyncConnection, overdue_s: float) -> dict[str, float]:
@@ -130,10 +177,21 @@ async def fetch_overdue(connection: AsyncConnection, overdue_s: float) -> dict[s
     rows = await fetch_rows(
         connection,
         "SELECT reaction, extract(epoch FROM now() - min(due_at))::float8 FROM due_reactions"
-        " WHERE tries < %s AND due_at < now() - make_interval(secs => %s) GROUP BY reaction ORDER BY reaction",
-        (MAX_TRIES, overdue_s),
+        " WHERE parked_at IS NULL AND due_at < now() - make_interval(secs => %s) GROUP BY reaction ORDER BY reaction",
+        (overdue_s,),
     )
     return dict[str, float](rows)
+
+
+async def fetch_progress(connection: AsyncConnection) -> list[str]:
+    """Returns how far the first due reactions with long work are."""
+    rows = await fetch_rows(
+        connection,
+        "SELECT format('%%s at position %%s: %%s', reaction, position, progress) FROM due_reactions"
+        " WHERE progress IS NOT NULL AND parked_at IS NULL ORDER BY position LIMIT %s",
+        (MAX_SHOWN,),
+    )
+    return [text for (text,) in rows]
 
 
 async def fetch_statuses(source: Source) -> list[ReactionStatus]:
@@ -142,14 +200,15 @@ async def fetch_statuses(source: Source) -> list[ReactionStatus]:
     """
     rows = await fetch_rows(
         source,
-        "SELECT n.name, p.position, count(d.position) FILTER (WHERE d.tries < %(most)s),"
-        " count(d.position) FILTER (WHERE d.tries >= %(most)s),"
+        "SELECT n.name, p.position, count(d.position) FILTER (WHERE d.parked_at IS NULL), count(d.parked_at),"
+        " coalesce((array_agg(format('position %%s: %%s', d.position, d.progress)"
+        "  ORDER BY d.position) FILTER (WHERE d.progress IS NOT NULL AND d.parked_at IS NULL))[:%(shown)s], '{}'),"
         " coalesce((array_agg(format('position %%s: %%s', d.position, coalesce(d.error, 'its worker died each time'))"
-        "  ORDER BY d.position) FILTER (WHERE d.tries >= %(most)s))[:%(shown)s], '{}')"
+        "  ORDER BY d.position) FILTER (WHERE d.parked_at IS NOT NULL))[:%(shown)s], '{}')"
         " FROM (SELECT reaction AS name FROM reaction_positions UNION SELECT reaction FROM due_reactions) n"
         " LEFT JOIN reaction_positions p ON p.reaction = n.name LEFT JOIN due_reactions d ON d.reaction = n.name"
         " GROUP BY n.name, p.position ORDER BY n.name",
-        {"most": MAX_TRIES, "shown": MAX_SHOWN_ERRORS},
+        {"shown": MAX_SHOWN},
     )
     return [ReactionStatus(*row) for row in rows]
 
@@ -159,7 +218,25 @@ async def retry_parked(connection: AsyncConnection, name: str | None) -> int:
     number.
     """
     cursor = await connection.execute(
-        "UPDATE due_reactions SET tries = 0, due_at = now() WHERE tries >= %s AND (%s::text IS NULL OR reaction = %s)",
-        (MAX_TRIES, name, name),
+        "UPDATE due_reactions SET tries = 0, waits = 0, due_at = now(), noted_at = now(), parked_at = NULL"
+        " WHERE parked_at IS NOT NULL AND (%s::text IS NULL OR reaction = %s)",
+        (name, name),
     )
     return cursor.rowcount
+
+
+async def halt(connection: AsyncConnection, name: str, position: int, why: str) -> bool:
+    """Parks a due reaction at once, so that its worker ends when it next renews the lease. Returns False if the
+    reaction is not due: it never was, or is done.
+    """
+    cursor = await connection.execute(
+        "UPDATE due_reactions SET parked_at = now(), error = %s WHERE reaction = %s AND position = %s",
+        (why, name, position),
+    )
+    return cursor.rowcount == 1
+
+
+async def remove_parked(connection: AsyncConnection, name: str, position: int) -> None:
+    await connection.execute(
+        "DELETE FROM due_reactions WHERE reaction = %s AND position = %s AND parked_at IS NOT NULL", (name, position)
+    )

@@ -1,7 +1,12 @@
-"""`testhide reactions`: show reactions to events, and retry parked ones."""
+"""`testhide reactions`: show reactions to events, retry parked ones, and cancel due ones."""
+
+import getpass
 
 from cyclopts import App
 
+from commands.handler import CommandContext, Handler
+from commands.reactions import CancelReaction
+from store.clock import utcnow
 from store.tables import log_positions, reactions
 from testhide.cli.options import on_stack
 from testhide.operator_errors import Fault
@@ -13,7 +18,7 @@ app = App(name="reactions", help="What follows from events outside the log.")
 @app.command
 @on_stack
 async def status(parts: Core) -> int:
-    """Show each reaction's position in the log, how many events are due, and which are parked."""
+    """Show each reaction's position in the log, how many events are due, how far long work is, and what is parked."""
     statuses = await reactions.fetch_statuses(parts.pool)
     beyond = await log_positions.find_beyond(parts.pool)
     head = await parts.log.read_head()
@@ -24,6 +29,8 @@ async def status(parts: Core) -> int:
         print(f"{item.name:<36} {position:>12} {lag:>10} {item.due:>7,} {item.parked:>7,}")
         if item.name in beyond:
             print(f"    stands still: {beyond[item.name]}: run `testhide repair`")
+        for progress in item.progress:
+            print(f"    at work: {progress}")
         for error in item.errors:
             print(f"    parked: {error}")
     return 0
@@ -39,4 +46,33 @@ async def retry(parts: Core, name: str | None = None) -> int:
             raise Fault(f"There is no reaction {name!r}; there are: {', '.join(known) or 'none yet'}.", 2)
         count = await reactions.retry_parked(connection, name)
     print(f"{count:,} parked events are due again; a running `testhide work` takes them up within seconds")
+    return 0
+
+
+@app.command
+@on_stack
+async def cancel(parts: Core, name: str, position: int, *, reason: str) -> int:
+    """Cancel a reaction to an event, due or parked, for good. A try that is under way ends within seconds.
+
+    What the tries had done stays done: a deletion leaves what it has not deleted yet. The audit trail says who
+    cancelled it and why.
+
+    Parameters
+    ----------
+    position
+        Position of the event, as `status` and the log of `testhide work` show it.
+    reason
+        Why, for those who read the audit trail.
+    """
+    operator = getpass.getuser()
+    async with parts.pool.connection() as connection:
+        # Parked before the event is appended: if this ends in between, the reaction is still there to cancel again.
+        if not await reactions.halt(connection, name, position, f"cancelled by {operator}: {reason}"):
+            raise Fault(
+                f"The reaction {name!r} is not due for position {position}; see `testhide reactions status`.", 2
+            )
+        command = CancelReaction(name, position, reason, operator)
+        await Handler(parts.log, utcnow).execute(command, CommandContext("system:operator"))
+        await reactions.remove_parked(connection, name, position)
+    print(f"cancelled {name} for position {position:,}")
     return 0

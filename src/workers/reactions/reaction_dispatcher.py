@@ -6,24 +6,24 @@ for them a few seconds later.
 """
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 
 import structlog
 from psycopg_pool import AsyncConnectionPool
 from redis.exceptions import RedisError
 
-from domain.core.events import readable
+from domain.reactions import REACTION
 from store.log.cursor import LogCursor
 from store.log.event_log import EventLog
 from store.postgres.cancellation import Tasks, cancel_and_wait
 from store.postgres.notifications import Listener
 from store.tables import log_positions, reactions
 from store.tables.alarms import set_alarm
-from store.tables.reactions import LEASE_S, MAX_TRIES, Due
+from store.tables.reactions import Due
 from workers.loops.outages import tolerate_outages
 from workers.reactions.job_queue import JobQueue
 from workers.reactions.registry import QUEUES, Reaction, Tools
+from workers.reactions.tries import RENEWAL_INTERVAL_S, TryRunner
 
 log = structlog.get_logger()
 
@@ -42,8 +42,6 @@ DEBOUNCE_S = 0.1
 """Shortest time between two reads of the log, so that a burst of events costs few reads."""
 REDIS_TIMEOUT_S = 1.0
 """Timeout of calls to Redis, so that a Redis that hangs does not delay reading the log."""
-MAX_ERROR_LENGTH = 1_000
-"""Characters of an error that are stored."""
 
 
 class ReactionDispatcher:
@@ -59,12 +57,13 @@ class ReactionDispatcher:
         sweep_interval_s: float = SWEEP_INTERVAL_S,
         overdue_s: float = OVERDUE_S,
         redis_timeout_s: float = REDIS_TIMEOUT_S,
+        renewal_interval_s: float = RENEWAL_INTERVAL_S,
         min_skip: int = log_positions.MIN_SKIP,
     ) -> None:
         self._pool = pool
         self._log = event_log
         self._reactions = {reaction.name: reaction for reaction in registered}
-        self._tools = tools
+        self._tries = TryRunner(pool, event_log, tools, renewal_interval_s)
         self._sweep_interval_s = sweep_interval_s
         self._overdue_s = overdue_s
         self._min_skip = min_skip
@@ -110,19 +109,22 @@ class ReactionDispatcher:
         return started
 
     async def note_next(self, reaction: Reaction) -> list[Due]:
-        """Reads the log from the reaction's position on, and stores that the reaction is due for each event found.
-        Returns their first tries.
+        """Reads the log from the reaction's position on, and stores that the reaction is due for each event found,
+        unless it was cancelled for the event before the position was set back. Returns their first tries.
         """
         async with self._pool.connection() as connection, connection.transaction():
             position = await log_positions.lock_position(connection, reaction.name)
             if position is None:
                 return []  # the table was lost, and has just been made again
             batch = await self._log.read_batch(position, BATCH_SIZE, [reaction.event.name])
-            if batch.events:
-                await reactions.add_due(connection, reaction.name, [event.position for event in batch.events])
+            found = [event.position for event in batch.events]
+            if found:
+                cancelled = await self._log.load_state(REACTION.at(reaction.name))
+                found = [position for position in found if position not in cancelled]
+                await reactions.add_due(connection, reaction.name, found)
             if batch.events or batch.position - position > self._min_skip:
                 await log_positions.move_position(connection, reaction.name, batch.position)
-        return [Due(reaction.name, event.position, 1) for event in batch.events]
+        return [Due(reaction.name, position, 1) for position in found]
 
     async def _note_due(self) -> None:
         async with tolerate_outages("reactions"):
@@ -163,40 +165,9 @@ class ReactionDispatcher:
             await asyncio.shield(self._start(due))
 
     def _start(self, due: Due) -> asyncio.Task[None]:
-        running = self._running[self._reactions[due.reaction].queue]
-        task = asyncio.create_task(self._run(due))
+        reaction = self._reactions[due.reaction]
+        running = self._running[reaction.queue]
+        task = asyncio.create_task(self._tries.run(reaction, due))
         running.add(task)
         task.add_done_callback(running.discard)
         return task
-
-    async def _run(self, due: Due) -> None:
-        """Makes a try of a due reaction, unless somebody else makes it or has made it."""
-        async with tolerate_outages("due reactions"):
-            if not await reactions.lease(self._pool, due):
-                return
-            reaction = self._reactions[due.reaction]
-            try:
-                async with asyncio.timeout(reaction.time_limit_s), self._lease_renewed(due):
-                    (recorded,) = readable(await self._log.read_at([due.position]))
-                    await reaction.run(recorded.event, self._tools)
-            except Exception as error:
-                text = f"takes more than {reaction.time_limit_s} s" if isinstance(error, TimeoutError) else repr(error)
-                parked = due.tries >= MAX_TRIES
-                log.error("reaction parked" if parked else "reaction failed", **due._asdict(), error=text)
-                await reactions.mark_failed(self._pool, due, text[:MAX_ERROR_LENGTH])
-            else:
-                await reactions.mark_done(self._pool, due)
-
-    @contextlib.asynccontextmanager
-    async def _lease_renewed(self, due: Due) -> AsyncIterator[None]:
-        async def renew() -> None:
-            while True:
-                await asyncio.sleep(LEASE_S / 3)
-                async with tolerate_outages("leases of reactions"):
-                    await reactions.renew(self._pool, due)
-
-        renewing = asyncio.create_task(renew())
-        try:
-            yield
-        finally:
-            await cancel_and_wait(renewing)

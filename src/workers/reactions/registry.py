@@ -21,6 +21,7 @@ from store.clock import utcnow
 from store.crypto.secrets import Secrets
 from store.log.event_log import EventLog
 from store.tables.build_logs import BuildLogs
+from store.tables.reactions import DEFAULT_RETRIES, RetryPolicy
 from workers.reactions.mails import link_mail, password_notice
 
 log = structlog.get_logger()
@@ -31,7 +32,7 @@ NOTICE_MAX_AGE = timedelta(days=1)
 
 @dataclass(frozen=True)
 class Tools:
-    """The stores of data outside the log on which reactions work."""
+    """The stores of data outside the log on which reactions work, and how a reaction reports its progress."""
 
     build_logs: BuildLogs
     blobs: Blobs
@@ -41,6 +42,21 @@ class Tools:
     """None where no mail is set up and nobody reads what the process prints."""
     base_url: str = ""
     """Start of the links in mails."""
+    on_progress: Callable[[str], None] = lambda text: None
+    """Takes a few words about how far a long reaction is, without data of a project: everybody can read them."""
+
+    def count_deleted(self, deleted: int, total: int) -> None:
+        self.on_progress(f"{deleted:,} of {total:,} artifacts deleted")
+
+
+class RetryLater(Exception):
+    """An outside system asks to be called again in some seconds, as by `Retry-After`. Up to a day after the event this
+    does not count as a failed try.
+    """
+
+    def __init__(self, seconds: float, why: str) -> None:
+        super().__init__(why)
+        self.seconds = seconds
 
 
 Queue = Literal["deletions", "mails"]
@@ -56,18 +72,19 @@ class Reaction:
     queue: Queue
     time_limit_s: float
     """Seconds after which a try is cancelled, and counts as failed."""
+    retries: RetryPolicy = DEFAULT_RETRIES
 
 
 async def when_job_deleted_delete_its_logs_and_artifacts(event: Event, tools: Tools) -> None:
     assert isinstance(event, JobDeleted)
     await tools.build_logs.delete_job(event.job_id)
-    await tools.blobs.delete_prefix(job_blobs(event.job_id))
+    await tools.blobs.delete_prefix(job_blobs(event.job_id), tools.count_deleted)
 
 
 async def when_build_deleted_delete_its_log_and_artifacts(event: Event, tools: Tools) -> None:
     assert isinstance(event, BuildDeleted)
     await tools.build_logs.delete_build(event.build_id)
-    await tools.blobs.delete_prefix(build_blobs(event.job_id, event.build_id))
+    await tools.blobs.delete_prefix(build_blobs(event.job_id, event.build_id), tools.count_deleted)
 
 
 async def when_artifact_deleted_delete_its_content(event: Event, tools: Tools) -> None:
@@ -115,6 +132,8 @@ DELETION_LIMIT_S = 3_600
 """Time limit of a deletion: a job may have millions of artifacts."""
 MAIL_LIMIT_S = 120
 """Time limit of a mail: longer than a mail server takes to answer each of SMTP's commands."""
+MAIL_RETRIES = RetryPolicy(tries=175, max_pause_s=300)
+"""Retries of a mail, over some 14 hours: people wait for it, so it goes out soon after the mail server is back."""
 
 REACTIONS = (
     Reaction(
@@ -138,6 +157,15 @@ REACTIONS = (
         "deletions",
         DELETION_LIMIT_S,
     ),
-    Reaction("mail_a_password_link", PasswordLinkIssued, when_password_link_issued_mail_it, "mails", MAIL_LIMIT_S),
-    Reaction("mail_a_password_notice", UserPasswordSet, when_password_set_mail_a_notice, "mails", MAIL_LIMIT_S),
+    Reaction(
+        "mail_a_password_link",
+        PasswordLinkIssued,
+        when_password_link_issued_mail_it,
+        "mails",
+        MAIL_LIMIT_S,
+        MAIL_RETRIES,
+    ),
+    Reaction(
+        "mail_a_password_notice", UserPasswordSet, when_password_set_mail_a_notice, "mails", MAIL_LIMIT_S, MAIL_RETRIES
+    ),
 )

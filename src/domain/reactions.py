@@ -1,0 +1,34 @@
+"""Cancelled reactions: what an operator has decided not to do because of an event."""
+
+from typing import ClassVar
+
+from domain.core.events import Category, Event
+
+
+class ReactionCancelled(Event, frozen=True):
+    """An operator cancelled a reaction to an event. What the tries before had done stays done."""
+
+    name: ClassVar[str] = "reaction.cancelled"
+    reaction: str
+    position: int
+    """The position of the event that the reaction is for."""
+    reason: str
+    operator: str
+    """The operator's account of the operating system."""
+
+    @property
+    def stream(self) -> str:
+        return f"reaction-{self.reaction}"
+
+
+def evolve(state: frozenset[int], event: Event) -> frozenset[int]:
+    match event:
+        case ReactionCancelled():
+            return state | {event.position}
+        case _:
+            return state
+
+
+REACTION = Category[frozenset[int]]("reaction", frozenset(), evolve)
+"""The state of a reaction's stream: the positions of the events for which it was cancelled."""
+EVENTS = (ReactionCancelled,)
