@@ -15,7 +15,6 @@ from psycopg import AsyncConnection
 
 from api.http.as_of import AsOf, make_reader, reach_moment
 from api.http.as_of import as_of as takes_as_of
-from api.http.configurations import check_variables
 from api.http.paging import check_one_offset, next_page
 from api.http.permissions import CAN_BUILD, CAN_READ, CAN_REPORT, User
 from api.http.request_context import RequestContext
@@ -24,6 +23,7 @@ from api.live.build_feed import DONE, STILL_HERE, BuildStream, format_line, pars
 from api.live.stream_clients import MEDIA_TYPE, LiveStream, StreamClient
 from api.live.streams import Streams
 from commands.builds import AbortBuild, FinishExternalBuild, StartBuild
+from commands.configurations import check_variables
 from domain.builds import BUILD, Verdict, VisibleStatus, status_of
 from domain.core.errors import ContentsAltered, Forbidden, Invalid, NotFound
 from projections import build_positions, builds

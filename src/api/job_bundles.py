@@ -11,14 +11,25 @@ from litestar import Controller, post
 from msgspec import Meta
 
 from api.http.body_limits import LARGE_BYTES
-from api.http.configurations import Branch, Glob, Repository, SetupLine, Value, check_parts, check_repository
 from api.http.permissions import CAN_READ, CAN_WRITE, User
 from api.http.request_context import RequestContext
 from api.http.types import Id, Name, fields_of, to_view
-from api.jobs import Minutes, Parallel, find_visible_job
-from api.nodes import Tags
-from api.pools import Label, check_labels
+from api.jobs import find_visible_job
 from api.templates import Command, Description, may_lend_secrets
+from commands.configurations import (
+    Branch,
+    Glob,
+    Label,
+    Minutes,
+    Parallel,
+    Repository,
+    SetupLine,
+    Tags,
+    Value,
+    check_labels,
+    check_parts,
+    check_repository,
+)
 from commands.jobs import ImportJob
 from domain.core.errors import FieldError, Invalid
 from domain.jobs import DEFAULT_TIMEOUT_MINUTES, Configuration, QuarantineMode

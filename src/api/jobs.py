@@ -6,24 +6,20 @@ from typing import Annotated, Any
 import msgspec
 from litestar import Controller, Response, delete, get, post, put
 from litestar.params import Parameter
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET, UnsetType
 
 from api.http.as_of import as_of
-from api.http.configurations import Branch, NewConfiguration, Repository, check_repository, seal_values
+from api.http.configurations import NewConfiguration, seal_values
 from api.http.paging import Paged, paginate
 from api.http.permissions import CAN_READ, CAN_WRITE, PROJECT_ADMINS
 from api.http.request_context import RequestContext
 from api.http.types import MAX_ID, Id, Name, changes_in, fields_of, to_view
-from api.nodes import Tags
-from api.pools import Label, check_labels
+from commands.configurations import Branch, Label, Minutes, Parallel, Repository, Tags, check_labels, check_repository
 from commands.jobs import ConfigureJob, CreateJob, DeleteJob, UpdateJob
 from domain.jobs import DEFAULT_TIMEOUT_MINUTES, JOB, QuarantineMode
 from projections import jobs
 from projections.jobs import JobDetail, JobRow
 from projections.time_travel.historical_reads import CONFIGURATION_HISTORY, JOB_HISTORY
-
-Minutes = Annotated[int, Meta(ge=1, le=10_080)]
-Parallel = Annotated[int, Meta(ge=1, le=1_000)]
 
 
 class NewJob(msgspec.Struct):

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import msgspec
 from litestar import Controller, Response, delete, get, post, put
 from litestar.params import Parameter
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET, UnsetType
 
 from api.http.as_of import as_of
 from api.http.idempotency import SHOWN_ONCE
@@ -16,6 +16,7 @@ from api.http.permissions import CAN_READ, NODE_MANAGERS
 from api.http.request_context import RequestContext
 from api.http.security import AGENT_TOKEN, PUBLIC
 from api.http.types import MAX_ID, Id, Name, changes_in, fields_of, to_view
+from commands.configurations import Parallel, Tags
 from commands.nodes import DeleteNode, QuarantineNode, RegisterNode, ReleaseNode, RotateNodeToken, UpdateNode
 from domain.core.errors import NotFound
 from domain.nodes import NODE
@@ -24,13 +25,6 @@ from projections.nodes import NodeHealth, NodeView
 from projections.time_travel.historical_reads import NODE_HISTORY
 from store.clock import utcnow
 from store.crypto.secrets import new_token, token_hash
-
-Tag = Annotated[
-    str,
-    Meta(min_length=1, max_length=100, pattern=r"^\S+\Z", description="a tag of 1 to 100 characters without spaces"),
-]
-Tags = Annotated[list[Tag], Meta(max_length=100)]
-Parallel = Annotated[int, Meta(ge=1, le=1_000)]
 
 OLD_TOKEN = timedelta(days=1)
 """Time in which the agent may still use its old token after a rotation, unless it uses the new one before."""

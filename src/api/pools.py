@@ -1,6 +1,5 @@
 """Node pools: groups of nodes to which jobs are routed."""
 
-from collections.abc import Mapping
 from typing import Annotated
 
 import msgspec
@@ -12,15 +11,14 @@ from api.http.paging import Paged, paginate
 from api.http.permissions import CAN_READ, PROJECT_ADMINS
 from api.http.request_context import RequestContext
 from api.http.types import MAX_ID, Id, Name, changes_in, fields_of, to_view
+from commands.configurations import Label, check_labels
 from commands.pools import CreatePool, DeletePool, UpdatePool
-from domain.core.errors import Forbidden, Invalid
+from domain.core.errors import Forbidden
 from domain.pools import POOL
 from projections import pools
 from projections.pools import PoolView
 
-Label = Annotated[str, Meta(max_length=200)]
 Limit = Annotated[int, Meta(ge=1, le=10_000)]
-MAX_LABELS = 100
 
 
 class NewPool(msgspec.Struct):
@@ -114,11 +112,6 @@ def check_may_change(ctx: RequestContext, pool: PoolView) -> None:
     if not ctx.user.may("read", pool.project_id):
         raise Forbidden(f"Node pool {pool.id} is shared, but only admins of its project change it.")
     ctx.user.must_access(ctx.needs.level, pool.project_id, f"node pool {pool.id}")
-
-
-def check_labels(field: str, labels: Mapping[str, str] | UnsetType) -> None:
-    if not isinstance(labels, UnsetType) and len(labels) > MAX_LABELS:
-        raise Invalid.field(field, f"must have at most {MAX_LABELS} entries")
 
 
 def name_claim(ctx: RequestContext, project_id: int, name: str) -> str:

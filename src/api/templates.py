@@ -9,11 +9,12 @@ import msgspec
 from litestar import Controller, Response, delete, get, post, put
 from msgspec import UNSET, Meta, UnsetType
 
-from api.http.configurations import Glob, SetupLine, Value, check_parts, seal_values
+from api.http.configurations import seal_values
 from api.http.paging import Paged, paginate
 from api.http.permissions import CAN_READ, DEVELOPERS, User
 from api.http.request_context import RequestContext
 from api.http.types import Name, fields_of, to_view
+from commands.configurations import Glob, SetupLine, Value, check_parts
 from commands.templates import CreateTemplate, DeleteTemplate, UpdateTemplate
 from domain.core.errors import Forbidden, Unavailable
 from domain.templates import TEMPLATE

@@ -1,50 +1,13 @@
-"""Types and checks of values that users enter for builds: commands, variables, secrets, globs, repositories."""
+"""Bodies of requests that set the configuration of a job."""
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Annotated
-from urllib.parse import unquote
 
 import msgspec
-from msgspec import Meta, UnsetType
+from msgspec import Meta
 
-from commands.verdicts import TEST_FAILURE_EXIT_CODES
-from domain.core.errors import Invalid
-from domain.endpoints import may_be_token
+from commands.configurations import Command, Glob, SetupLine, Value, check_parts
 from store.crypto.secrets import Secrets
-
-Command = Annotated[str, Meta(min_length=1, max_length=65_536, pattern=r"\S")]
-SetupLine = Annotated[str, Meta(max_length=65_536)]
-Glob = Annotated[str, Meta(min_length=1, max_length=1_000)]
-Value = Annotated[str, Meta(max_length=65_536)]
-Repository = Annotated[str, Meta(min_length=1, max_length=2_000)]
-Branch = Annotated[
-    str, Meta(min_length=1, max_length=255, pattern=r"^[^-\s~^:?*\[\\][^\s~^:?*\[\\]*\Z", description="a branch of git")
-]
-
-MAX_VARIABLES = 500
-VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
-SET_BY_AGENTS = frozenset(
-    f"TESTHIDE_{name}"
-    for name in (
-        *("BUILD_ID", "JOB_ID", "JOB_NAME", "PROJECT_ID", "BRANCH", "COMMIT", "WORKSPACE"),
-        *("TEST_IDS_FILE", "QUARANTINE_FILE", "IGNORE_FAILURES_FILE", "PYTEST_RUNNING", "UNITTEST_RUNNING"),
-    )
-)
-"""Variables that a job cannot set, since builds would lose their selection or their quarantine without a word."""
-HOST = r"[A-Za-z0-9\[][^\s/@]*"
-REPOSITORY = re.compile(
-    rf"https?://(?:[^\s/@:]+@)?{HOST}/\S+"  # may have a user name, but no password
-    rf"|ssh://(?:[A-Za-z0-9._][^\s/@:]*@)?{HOST}/\S+"
-    rf"|[A-Za-z0-9._][A-Za-z0-9._-]*@[A-Za-z0-9][A-Za-z0-9.-]*:[^\s:-][^\s]*"
-    r"|file:///[^\0-\x1f\x7f]+"
-    r"|/[^\0-\x1f\x7f]+"
-)
-ADDRESS = re.compile(r"(?:(?:https?|ssh)://)?(?:(?P<user>[^\s/@:]+)@)?(?P<rest>[^/].*)", re.DOTALL)
-EXIT_CODES = re.compile(r" *[1-9][0-9]{0,2} *(, *[1-9][0-9]{0,2} *)*")
-MAX_EXIT_CODE = 255
-CLOSED_BRACKETS = re.compile(r"(?:[^\[]|\[!?+\]?+[^\]]*+\])*", re.DOTALL)
-"""Pattern of a glob whose brackets are closed. In it, `[]]`, `[!]]` and `[[]` match one character each."""
 
 
 class NewConfiguration(msgspec.Struct):
@@ -73,61 +36,3 @@ class NewConfiguration(msgspec.Struct):
 
 def seal_values(secrets: Secrets, values: Mapping[str, str | None]) -> dict[str, bytes | None]:
     return {name: None if value is None else secrets.seal(value) for name, value in values.items()}
-
-
-def check_parts(prefix: str, env: Iterable[str], secrets: Iterable[str], artifacts: list[str]) -> None:
-    """Raises Invalid for values that their types allow but that are not valid. The errors name each field with `prefix`
-    before it.
-    """
-    check_variables(f"{prefix}env", env)
-    check_variables(f"{prefix}secrets", secrets)
-    for number, glob in enumerate(artifacts):
-        check_glob(f"{prefix}artifacts[{number}]", glob)
-
-
-def check_variables(field: str, names: Iterable[str]) -> None:
-    for number, name in enumerate(names):
-        if not VARIABLE.fullmatch(name) or len(name) > 200:
-            raise Invalid.field(
-                f"{field}.{name[:50]}", "is no name of a variable: letters, digits and _, not first a digit"
-            )
-        if name in SET_BY_AGENTS:
-            raise Invalid.field(f"{field}.{name}", "is set by the agent in each build: choose another name")
-        if number >= MAX_VARIABLES:
-            raise Invalid.field(field, f"must have at most {MAX_VARIABLES} entries")
-    codes = names.get(TEST_FAILURE_EXIT_CODES) if isinstance(names, Mapping) else None
-    if codes and not (EXIT_CODES.fullmatch(codes) and max(map(int, codes.split(","))) <= MAX_EXIT_CODE):
-        raise Invalid.field(
-            f"{field}.{TEST_FAILURE_EXIT_CODES}",
-            "must list the exit codes, from 1 to 255, by which the test runner says that tests failed, such as 1,2",
-        )
-
-
-def check_glob(field: str, glob: str) -> None:
-    parts = re.split(r"[/\\]", glob)
-    if not parts[0] or ".." in parts or re.match(r"[A-Za-z]:", glob) or not glob.isprintable():
-        raise Invalid.field(field, "must be a path inside the workspace: not absolute, without `..`")
-    if not all(CLOSED_BRACKETS.fullmatch(part) for part in parts):
-        raise Invalid.field(
-            field, "must close each `[` by a `]` before the next `/`; `[[]` stands for the character `[`"
-        )
-
-
-def check_repository(repository: str | UnsetType | None) -> None:
-    """Raises Invalid for a repository that is in none of the known forms, or whose address may hold a token: everybody
-    who sees the job sees it. Each agent decides which of these forms it accepts.
-    """
-    if isinstance(repository, str) and not REPOSITORY.fullmatch(repository):
-        raise Invalid.field(
-            "repository",
-            "must be an https:// or ssh:// address, user@host:path, file:// or an absolute path, without a password",
-        )
-    if isinstance(repository, str) and (address := ADDRESS.match(repository)):
-        user, rest = address.group("user", "rest")
-        if (user and may_be_token(unquote(user))) or "?" in rest or "#" in rest:
-            raise Invalid.field(
-                "repository",
-                "may hold a token, which everybody who sees the job would see: leave out what stands before the @, and"
-                " what stands after ? and #; let git on the agent's machine have the credentials, and if this was a"
-                " token, replace it",
-            )
