@@ -17,7 +17,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
-import yaml  # type: ignore[import-untyped]
+import yaml
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from testhide.cli import main

@@ -51,3 +51,4 @@ app.command(
     help="Tell the story of a stream, like build-1025; or with --rules what other rules would have made of the "
     "history.",
 )
+app.command("testhide.cli.lint:lint", help="Check a file that describes pipelines, without a server.")

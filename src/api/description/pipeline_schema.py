@@ -1,0 +1,21 @@
+"""JSON Schema of `.testhide.yml`, for editors and validators."""
+
+import json
+from typing import Any
+
+from api.description.schemas import Schemas
+from commands.pipelines.file import PipelineFile
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def describe_pipeline_file() -> dict[str, Any]:
+    """Returns the schema. Numbers and booleans are allowed as values of variables, since the server reads them as the
+    texts that they are written as.
+    """
+    schemas = Schemas([PipelineFile], [], [])
+    document = {"$schema": DIALECT, **schemas.of(PipelineFile), "$defs": schemas.components}
+    made: dict[str, Any] = json.loads(json.dumps(document).replace("#/components/schemas/", "#/$defs/"))
+    for name in ("FileJob", "FileTemplate"):
+        made["$defs"][name]["properties"]["env"]["additionalProperties"]["type"] = ["string", "number", "boolean"]
+    return made

@@ -1,0 +1,169 @@
+"""Converts nodes of YAML to structs, by the types of their fields, and collects all mistakes.
+
+What a plain scalar means follows from the type that is expected: `3.10` and `no` are texts in a field of texts. YAML
+1.1 would read a number and `false`.
+"""
+
+import re
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import inspect
+
+from commands.pipelines.yaml_nodes import FileFault, InvalidFile, YamlList, YamlMapping, YamlNode, YamlScalar
+
+S = TypeVar("S", bound=msgspec.Struct)
+MAX_FAULTS = 50
+"""Mistakes that are reported of one file."""
+INTEGER = re.compile(r"[-+]?[0-9]{1,18}")
+BOOLEANS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
+OLD_BOOLEANS = ("yes", "no", "on", "off", "y", "n")
+"""Words that are booleans in YAML 1.1 and texts in YAML 1.2."""
+NO_VALUE: Any = object()
+"""Stands for a value that could not be converted."""
+
+
+def convert(root: YamlNode, kind: type[S], hints: Mapping[str, str]) -> S:
+    """Returns the struct that `root` describes. `hints` says what to write instead of keys that other systems have.
+    Raises InvalidFile with all mistakes.
+    """
+    converter = _Converter(hints)
+    value = converter.convert(root, inspect.type_info(kind), "the file")
+    if converter.faults:
+        raise InvalidFile(sorted(converter.faults)[:MAX_FAULTS])
+    return msgspec.convert(value, kind)
+
+
+def suggest(name: str, known: list[str]) -> str:
+    """Returns the end of a message about an unknown name: the nearest of the known ones, or all of them."""
+    if near := get_close_matches(name, known, n=1, cutoff=0.6):
+        return f"; did you mean `{near[0]}`?"
+    listed = ", ".join(known[:20]) + (" …" if len(known) > 20 else "")
+    return f"; known here: {listed}" if known else ""
+
+
+class _Converter:
+    def __init__(self, hints: Mapping[str, str]) -> None:
+        self.faults: list[FileFault] = []
+        self._hints = hints
+
+    def convert(self, node: YamlNode, kind: inspect.Type, name: str) -> Any:
+        """Returns the value of a node as builtin types, or NO_VALUE after a mistake. Messages call it `name`."""
+        match kind:
+            case inspect.Metadata():
+                return self.convert(node, kind.type, name)
+            case inspect.UnionType():
+                if isinstance(node, YamlScalar) and node.is_null:
+                    return None
+                (other,) = (one for one in kind.types if not isinstance(one, inspect.NoneType))
+                return self.convert(node, other, name)
+            case inspect.StructType():
+                return self._struct(node, kind, name)
+            case inspect.DictType():
+                return self._dict(node, kind, name)
+            case inspect.ListType():
+                return self._list(node, kind, name)
+            case _:
+                return self._scalar(node, kind, name)
+
+    def _fail(self, node: YamlNode, message: str) -> Any:
+        self.faults.append(node.fault(message))
+        return NO_VALUE
+
+    def _struct(self, node: YamlNode, kind: inspect.StructType, name: str) -> Any:
+        if not isinstance(node, YamlMapping):
+            return self._fail(node, f"{name} must be a mapping: one `key: value` in each line")
+        fields = {field.encode_name: field for field in kind.fields}
+        value: dict[str, Any] = {}
+        for key, (key_node, item) in node.entries.items():
+            if key in fields:
+                value[key] = self.convert(item, fields[key].type, f"`{key}`")
+            elif key in self._hints:
+                self._fail(key_node, f"`{key}` is not known here: {self._hints[key]}")
+            else:
+                self._fail(key_node, f"`{key[:50]}` is not known here{suggest(key, list(fields))}")
+        for field in kind.fields:
+            if field.required and field.encode_name not in node.entries:
+                self._fail(node, f"{name} needs `{field.encode_name}:`")
+        return value
+
+    def _dict(self, node: YamlNode, kind: inspect.DictType, name: str) -> Any:
+        if not isinstance(node, YamlMapping):
+            return self._fail(node, f"{name} must be a mapping: one `name: value` in each line")
+        self._check_length(node, len(node.entries), kind, name, "entries")
+        return {
+            self.convert(key_node, kind.key_type, f"the key `{key[:50]}`"): self.convert(
+                item, kind.value_type, f"`{key[:50]}`"
+            )
+            for key, (key_node, item) in node.entries.items()
+        }
+
+    def _list(self, node: YamlNode, kind: inspect.ListType, name: str) -> Any:
+        if not isinstance(node, YamlList):
+            return self._fail(node, f"{name} must be a list: begin each entry with `- `, or write [one, two]")
+        self._check_length(node, len(node.items), kind, name, "entries")
+        return [self.convert(item, kind.item_type, f"an entry of {name}") for item in node.items]
+
+    def _scalar(self, node: YamlNode, kind: inspect.Type, name: str) -> Any:
+        if not isinstance(node, YamlScalar):
+            return self._fail(node, f"{name} must be {_describe(kind)}, not a {_kind_of(node)}")
+        match kind:
+            case inspect.BoolType():
+                if node.is_plain and node.text in BOOLEANS:
+                    return BOOLEANS[node.text]
+                words = node.text.lower() in OLD_BOOLEANS and node.is_plain
+                return self._fail(
+                    node,
+                    f"{name} must be true or false" + (f": `{node.text}` is a text in YAML 1.2" if words else ""),
+                )
+            case inspect.IntType():
+                if node.is_plain and INTEGER.fullmatch(node.text) and _is_within(int(node.text), kind):
+                    return int(node.text)
+                return self._fail(node, f"{name} must be {_describe(kind)}")
+            case inspect.LiteralType():
+                if node.text in kind.values:
+                    return node.text
+                return self._fail(node, f"{name} must be {_describe(kind)}")
+            case inspect.StrType():
+                return self._text(node, kind, name)
+            case _:
+                raise NotImplementedError(kind)
+
+    def _text(self, node: YamlScalar, kind: inspect.StrType, name: str) -> Any:
+        if node.is_null:
+            return self._fail(node, f'{name} has no value: write "" for an empty text')
+        self._check_length(node, len(node.text), kind, name, "characters")
+        if node.text and kind.pattern is not None and not re.search(kind.pattern, node.text):
+            return self._fail(node, f"{name} has a form that is not allowed: {node.text[:50]!r}")
+        return node.text
+
+    def _check_length(self, node: YamlNode, length: int, kind: Any, name: str, unit: str) -> None:
+        if kind.min_length is not None and length < kind.min_length:
+            self._fail(node, f"{name} must not be empty")  # no other minimum is in use
+        if kind.max_length is not None and length > kind.max_length:
+            self._fail(node, f"{name} must have at most {kind.max_length:,} {unit}, and has {length:,}")
+
+
+def _is_within(number: int, kind: inspect.IntType) -> bool:
+    return (kind.ge is None or number >= kind.ge) and (kind.le is None or number <= kind.le)
+
+
+def _describe(kind: inspect.Type) -> str:
+    match kind:
+        case inspect.BoolType():
+            return "true or false"
+        case inspect.IntType():
+            limits = "".join(
+                f" {word} {limit:,}" for word, limit in (("from", kind.ge), ("to", kind.le)) if limit is not None
+            )
+            return f"a whole number{limits}"
+        case inspect.LiteralType():
+            return "one of " + ", ".join(map(str, kind.values))
+        case _:
+            return "a text"
+
+
+def _kind_of(node: YamlNode) -> str:
+    return "list" if isinstance(node, YamlList) else "mapping"

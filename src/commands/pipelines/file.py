@@ -1,0 +1,81 @@
+"""The format of `.testhide.yml`. The published JSON Schema is made from these types, and so are the messages about
+mistakes.
+"""
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from commands.configurations import (
+    Branch,
+    Command,
+    Glob,
+    Label,
+    Minutes,
+    Parallel,
+    Repository,
+    SetupLine,
+    Tags,
+    Value,
+)
+from domain.jobs import DEFAULT_TIMEOUT_MINUTES, Configuration, QuarantineMode
+
+FILE_NAME = ".testhide.yml"
+MAX_JOBS = 200
+
+PartName = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^\S(.*\S)?\Z", description="name")]
+VariableName = Annotated[str, Meta(min_length=1, max_length=200, description="name of a variable")]
+Globs = Annotated[list[Glob], Meta(max_length=100)]
+
+
+class FileTemplate(msgspec.Struct, forbid_unknown_fields=True):
+    """Parts that several jobs of the file share."""
+
+    command: Command | None = None
+    """Shell command to run. One of several lines ends at the first line that fails (`sh -e`), as `setup` does."""
+    setup: Annotated[list[SetupLine], Meta(max_length=100)] = []
+    """Shell commands that prepare the build. They run before `command`."""
+    env: dict[VariableName, Value] = {}
+    """Variables. Those of a job are added to those of its template, and win."""
+    secrets: Annotated[list[VariableName], Meta(max_length=500)] = []
+    """Names of the secrets that the job needs. Their values are stored on the server only."""
+    artifacts: Globs = []
+    """Globs of the files to keep."""
+
+    @property
+    def configuration(self) -> Configuration:
+        """The part without secrets."""
+        return Configuration(command=self.command or "", setup=self.setup, env=self.env, artifacts=self.artifacts)
+
+
+class FileJob(FileTemplate, forbid_unknown_fields=True, kw_only=True):
+    """A job. Its name is its key in `jobs`."""
+
+    template: PartName | None = None
+    """Name of the template whose parts the job takes where it has none of its own."""
+    pool: PartName | None = None
+    """Name of a node pool of the project."""
+    pool_labels: dict[Label, Label] = {}
+    """Labels that a pool must have, all of them, so that builds run in it. An alternative to `pool`."""
+    required_tags: Tags = []
+    """Tags that a node must have to run builds of the job; it needs all of them."""
+    timeout_minutes: Minutes = DEFAULT_TIMEOUT_MINUTES
+    """Minutes after which a build is stopped."""
+    max_parallel: Parallel = 1
+    """Builds of the job that may run at the same time."""
+    repository: Repository | None = None
+    """Address of the repository; without one, that of the project's SCM endpoint."""
+    default_branch: Branch = "main"
+    """Branch of builds that name none."""
+    quarantine_mode: QuarantineMode = "run"
+    """Whether builds run or skip quarantined tests."""
+
+
+class PipelineFile(msgspec.Struct, forbid_unknown_fields=True):
+    """Pipelines of a project, as `.testhide.yml` in the root of its repository describes them."""
+
+    jobs: Annotated[dict[PartName, FileJob], Meta(min_length=1, max_length=MAX_JOBS)]
+    """Jobs by name."""
+    templates: Annotated[dict[PartName, FileTemplate], Meta(max_length=MAX_JOBS)] = {}
+    """Parts that several jobs share, by name. They are known in this file only."""

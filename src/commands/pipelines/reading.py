@@ -1,0 +1,132 @@
+"""Reads `.testhide.yml`: its values, and what the types do not say, such as names that must exist."""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+from commands.configurations import check_labels, check_parts, check_repository
+from commands.pipelines.converting import MAX_FAULTS, convert, suggest
+from commands.pipelines.file import FileTemplate, PipelineFile
+from commands.pipelines.yaml_nodes import FileFault, InvalidFile, YamlList, YamlMapping, YamlNode, read_nodes
+from domain.core.errors import Invalid
+
+FIELD_PART = re.compile(r"\[[0-9]+\]|[^.\[\]]+")
+HINTS = {
+    "on": "say by `triggers` what starts a job",
+    "true": "say by `triggers` what starts a job",
+    "trigger": "say by `triggers` what starts a job",
+    "rules": "say by `triggers` what starts a job",
+    "only": "say by `triggers` what starts a job",
+    "except": "say by `triggers` what starts a job",
+    "workflow": "say by `triggers` of each job what starts it",
+    "needs": "say by `after` which jobs must have passed",
+    "dependencies": "say by `after` which jobs must have passed",
+    "depends_on": "say by `after` which jobs must have passed",
+    "stage": "say by `after` which jobs must have passed",
+    "stages": "say by `after` of each job which jobs must have passed",
+    "script": "write the lines as one text in `command: |`, or those that prepare the build as `setup`",
+    "run": "write it as `command`",
+    "steps": "write the step that decides as `command`, and those before it as `setup`",
+    "before_script": "write it as `setup`",
+    "after_script": "write it at the end of `command`, by `trap … EXIT`",
+    "environment": "write variables as `env`",
+    "variables": "write variables as `env`",
+    "runs-on": "choose nodes by `pool`, `pool_labels` or `required_tags`",
+    "agent": "choose nodes by `pool`, `pool_labels` or `required_tags`",
+    "tags": "choose nodes by `required_tags`, and tags of git by `triggers`",
+    "image": "builds run in no container of their own: choose nodes by `pool` or `required_tags`",
+    "services": "builds run in no container of their own: start services in `setup`",
+    "extends": "name a template by `template`",
+    "uses": "name a template by `template`",
+    "include": "other files cannot be included: share parts of jobs by `templates`",
+    "timeout": "write it as `timeout_minutes`",
+    "timeout-minutes": "write it as `timeout_minutes`",
+    "strategy": "write the variants as `matrix`",
+    "parallel": "write the variants as `matrix`",
+    "name": "the name of a job is its key in `jobs`",
+    "branches": "write it below `triggers`",
+    "cron": "write it below `triggers`",
+    "schedule": "write it as `cron`, below `triggers`",
+    "<<": "merge keys are not supported: share parts of jobs by `templates`",
+}
+"""Key that other systems or older YAML have -> what to write instead."""
+
+
+@dataclass(frozen=True)
+class PipelineDocument:
+    """A file that was read, with the positions of its values."""
+
+    file: PipelineFile
+    root: YamlNode
+
+    def fault(self, field: str, message: str, *path: str) -> FileFault:
+        """Returns a mistake in the value to which `path` leads, then `field`, such as `artifacts[2]`. If there is no
+        such value, it has the position of the nearest one.
+        """
+        node = self.root
+        for part in path:
+            node = _step(node, part) or node
+        *_, node = node, *_follow(node, field)
+        return node.fault(f"{field or path[-1]} {message}")
+
+
+def read_pipelines(content: bytes) -> PipelineDocument:
+    """Reads a file. Raises InvalidFile with all mistakes that were found."""
+    root = read_nodes(content)
+    document = PipelineDocument(convert(root, PipelineFile, HINTS), root)
+    if faults := sorted(_find_faults(document)):
+        raise InvalidFile(faults[:MAX_FAULTS])
+    return document
+
+
+def _find_faults(document: PipelineDocument) -> Iterator[FileFault]:
+    file = document.file
+    for name, part in file.templates.items():
+        yield from _check_part(document, part, "templates", name)
+    for name, job in file.jobs.items():
+        path = ("jobs", name)
+        yield from _check_part(document, job, *path)
+        yield from _collect(document, partial(check_repository, job.repository), *path)
+        yield from _collect(document, partial(check_labels, "pool_labels", job.pool_labels), *path)
+        if job.pool is not None and job.pool_labels:
+            yield document.fault("pool_labels", "are instead of `pool`: leave one of them out", *path)
+        template = file.templates.get(job.template or "")
+        if job.template is not None and template is None:
+            known = suggest(job.template, list(file.templates))
+            yield document.fault("template", f"{job.template} is not among the `templates` of the file{known}", *path)
+        elif job.command is None and (template is None or template.command is None):
+            needs = "needs `command:`" if template is None else "needs `command:`, since its template has none"
+            yield document.fault("", needs, *path)
+
+
+def _check_part(document: PipelineDocument, part: FileTemplate, *path: str) -> Iterator[FileFault]:
+    return _collect(document, partial(check_parts, "", part.env, part.secrets, part.artifacts), *path)
+
+
+def _collect(document: PipelineDocument, check: Callable[[], None], *path: str) -> Iterator[FileFault]:
+    """Yields what a check refuses, with the position of the field that it names."""
+    try:
+        check()
+    except Invalid as refused:
+        for field, message in refused.errors:
+            yield document.fault(field, message, *path)
+
+
+def _follow(node: YamlNode, field: str) -> Iterator[YamlNode]:
+    """Yields the nodes on the way of a field such as `cron[0].expression` or `env.NAME`, as far as they exist."""
+    for part in FIELD_PART.findall(field):
+        found = _step(node, part)
+        if found is None:
+            return
+        node = found
+        yield node
+
+
+def _step(node: YamlNode, part: str) -> YamlNode | None:
+    if isinstance(node, YamlList) and part.startswith("["):
+        index = int(part[1:-1])
+        return node.items[index] if index < len(node.items) else None
+    if isinstance(node, YamlMapping) and part in node.entries:
+        return node.entries[part][1]
+    return None

@@ -1,0 +1,166 @@
+"""Reading `.testhide.yml`: what it means, and which mistakes are reported where."""
+
+from textwrap import dedent
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from commands.pipelines.file import FileJob, FileTemplate, PipelineFile
+from commands.pipelines.reading import HINTS, read_pipelines
+from commands.pipelines.yaml_nodes import MAX_BYTES, InvalidFile
+
+WHOLE = """\
+templates:
+  python:
+    setup:
+      - pip install -e .
+    env: {PYTHON: 3.10, COUNTRY: no}
+jobs:
+  unit tests:
+    template: python
+    command: |
+      pytest -q
+    secrets: [TOKEN]
+    artifacts: ["out/*.xml"]
+    pool: linux
+    required_tags: [x86]
+    timeout_minutes: 30
+    max_parallel: 2
+    default_branch: trunk
+    quarantine_mode: skip
+"""
+
+
+def faults(text: str | bytes) -> list[str]:
+    content = text if isinstance(text, bytes) else dedent(text).encode()
+    with pytest.raises(InvalidFile) as refused:
+        read_pipelines(content)
+    return [str(fault) for fault in refused.value.faults]
+
+
+def job_faults(*lines: str) -> list[str]:
+    return faults("jobs:\n  unit:\n" + "".join(f"    {line}\n" for line in lines))
+
+
+def test_a_file_is_read_with_all_its_parts() -> None:
+    python = FileTemplate(setup=["pip install -e ."], env={"PYTHON": "3.10", "COUNTRY": "no"})
+    unit = FileJob(
+        template="python",
+        command="pytest -q\n",
+        secrets=["TOKEN"],
+        artifacts=["out/*.xml"],
+        pool="linux",
+        required_tags=["x86"],
+        timeout_minutes=30,
+        max_parallel=2,
+        default_branch="trunk",
+        quarantine_mode="skip",
+    )
+    assert read_pipelines(WHOLE.encode()).file == PipelineFile({"unit tests": unit}, {"python": python})
+
+
+@pytest.mark.parametrize(
+    "text", ["3.10", "no", "on", "0x1F", "1e3", "010", "2026-01-01", "true", "12:30:45", "=", "1_000"]
+)
+def test_a_variable_is_the_text_that_is_written(text: str) -> None:
+    file = read_pipelines(f"jobs: {{unit: {{command: x, env: {{NAME: {text}}}}}}}".encode()).file
+    assert file.jobs["unit"].env == {"NAME": text}
+
+
+def test_all_mistakes_are_reported_with_their_positions() -> None:
+    assert job_faults(
+        "comand: pytest", "timeout_minutes: 0", "setup: make", "env:", "  NAME:", "max_parallel: many"
+    ) == [
+        "3:5: `comand` is not known here; did you mean `command`?",
+        "4:22: `timeout_minutes` must be a whole number from 1 to 10,080",
+        "5:12: `setup` must be a list: begin each entry with `- `, or write [one, two]",
+        '7:12: `NAME` has no value: write "" for an empty text',
+        "8:19: `max_parallel` must be a whole number from 1 to 1,000",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (["env: {A-B: x}"], "4:16: env.A-B is no name of a variable"),
+        (["artifacts: [ok, ../x]"], "4:21: artifacts[1] must be a path inside the workspace"),
+        (["env: {TESTHIDE_BUILD_ID: 1}"], "4:30: env.TESTHIDE_BUILD_ID is set by the agent"),
+        (["pool: linux", "pool_labels: {os: linux}"], "5:18: pool_labels are instead of `pool`: leave one of them out"),
+        (["template: fast"], "4:15: template fast is not among the `templates` of the file"),
+        (["secrets: {TOKEN: s3cret}"], "4:14: `secrets` must be a list"),
+        (["quarantine_mode: no"], "4:22: `quarantine_mode` must be one of run, skip"),
+        (["command: make"], "4:5: `command` is given twice, first in line 3"),
+        (['pool: ""'], "4:11: `pool` must not be empty"),
+    ],
+)  # fmt: skip
+def test_what_a_job_may_not_have(lines: list[str], expected: str) -> None:
+    (fault,) = job_faults("command: pytest", *lines)
+    assert fault.startswith(expected)
+
+
+def test_a_job_needs_a_command_of_its_own_or_of_its_template() -> None:
+    file = """\
+        templates:
+          setup: {setup: [make deps]}
+          whole: {command: make test}
+        jobs:
+          one: {template: whole}
+          two: {template: setup}
+          three: {env: {}}
+    """
+    assert faults(file) == [
+        "6:8: two needs `command:`, since its template has none",
+        "7:10: three needs `command:`",
+    ]
+
+
+@pytest.mark.parametrize("key", sorted(HINTS))
+def test_keys_of_other_systems_are_answered_with_what_to_write(key: str) -> None:
+    (fault,) = job_faults("command: pytest", f"{key}: x")
+    assert fault == f"4:5: `{key}` is not known here: {HINTS[key]}"
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"", "1:1: the file is empty: it needs `jobs:`"),
+        (b"# nothing\n", "1:1: the file is empty: it needs `jobs:`"),
+        (b"templates: {}", "1:1: the file needs `jobs:`"),
+        (b"jobs: {}", "1:7: `jobs` must not be empty"),
+        (b"- jobs", "1:1: the file must be a mapping: one `key: value` in each line"),
+        (b"jobs: \xff", "1:7: the file must be text in UTF-8"),
+        (b"jobs: \0", "1:7: the character U+0000 is not allowed in YAML"),
+        (b'jobs: {a: {command: "\\0"}}', "1:21: the character U+0000 is not allowed in a text"),
+        (b"jobs: {}\n---\njobs: {}", "2:1: the file must be one document: remove this `---` and what follows it"),
+        (b"? [a]\n: b", "1:3: a key must be a text"),
+        (b"#" * (MAX_BYTES + 1), "1:1: the file must have at most 1,048,576 bytes"),
+        (b"jobs: " + b"[" * 60, "1:56: values are nested more than 50 deep"),
+    ],
+)
+def test_what_is_no_file_of_pipelines(content: bytes, expected: str) -> None:
+    assert faults(content) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("text", "start"),
+    [
+        ("jobs: &all {}\nmore: *all", "1:7: anchors (&) and aliases (*) are not supported: share parts of jobs by"),
+        ("jobs: *all", "1:7: anchors (&) and aliases (*) are not supported"),
+        ("jobs: !!python/object:os.system {}", "1:7: tags such as `tag:yaml.org,2002:python/object:os.system` are not"),
+        ("jobs:\n\tunit: {}", "2:1: this is not valid YAML: while scanning for the next token, found character that"),
+        ("jobs: a: b", "1:8: this is not valid YAML: mapping values are not allowed in this context; put a text"),
+        ("jobs: [" + "1," * 60_000 + "]", "1:100002: the file has more than 50,000 values"),
+    ],
+)
+def test_yaml_that_is_dangerous_or_wrong_is_refused(text: str, start: str) -> None:
+    (fault,) = faults(text)
+    assert fault.startswith(start)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(alphabet=st.sampled_from("jobs:{}[]\"'&*!|>-? \n\tx#%@,~\0é")))
+def test_no_text_is_read_as_pipelines_by_chance(text: str) -> None:
+    with pytest.raises(InvalidFile) as refused:
+        read_pipelines(text.encode())
+    assert all(1 <= fault.line <= text.count("\n") + 2 and fault.column >= 1 for fault in refused.value.faults)
