@@ -60,11 +60,12 @@ from store.clock import utcnow
 from store.crypto.secrets import SecretMismatch
 from store.postgres.notifications import Listener
 from store.tables.alarms import fetch_alarms
+from testhide.adapters import blob_store
 from testhide.audit_contents import ContentsCheck
 from testhide.cli.audit import read_checkpoint, read_key
 from testhide.operator_errors import Fault
 from testhide.preparation import create_first_admin
-from testhide.processes import Core, blob_store, core
+from testhide.processes import Core, core
 from testhide.settings import save_settings
 from workers.read_models import INTERVAL_S, ReadModelCheck
 from workers.sealer import CHECKPOINT_INTERVAL_S, Sealer

@@ -1,10 +1,11 @@
-"""Commands on SCM endpoints: create, update, delete."""
+"""Commands on SCM endpoints: create, update, delete. Finds the endpoint of a build."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from commands.handler import Command, must_exist
 from commands.projects import must_be_open
+from domain.builds import BuildQueued
 from domain.core.errors import NotFound
 from domain.core.events import AnyStream, Event
 from domain.projects import PROJECT, Project, ProjectUpdated
@@ -15,7 +16,9 @@ from domain.scm import (
     ScmEndpointDeleted,
     ScmEndpointUpdated,
     ScmType,
+    is_same_repository,
 )
+from store.log.event_log import EventLog
 
 
 @dataclass(frozen=True)
@@ -75,3 +78,17 @@ class DeleteScmEndpoint(Command, of=SCM_ENDPOINT):
             yield self.event(ScmEndpointDeleted, endpoint)
             if project is not None and project.scm_endpoint_id == self.scm_endpoint_id:
                 yield ProjectUpdated(project_id=endpoint.project_id, cleared=("scm_endpoint_id",))
+
+
+async def find_build_endpoint(log: EventLog, queued: BuildQueued) -> ScmEndpoint | None:
+    """Returns the SCM endpoint whose repository a build checks out: that of its project, if the build names no
+    repository or this one. None for every other build.
+    """
+    project = await log.load_state(PROJECT.at(queued.project_id))
+    if project is None or project.scm_endpoint_id is None:
+        return None
+    endpoint = await log.load_state(SCM_ENDPOINT.at(project.scm_endpoint_id))
+    if endpoint is None or endpoint.deleted or not endpoint.repo:  # erased with the project that it belonged to
+        return None
+    is_its = queued.repository is None or is_same_repository(queued.repository, endpoint.clone_url)
+    return endpoint if is_its else None

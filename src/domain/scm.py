@@ -78,6 +78,15 @@ class ScmEndpoint(msgspec.Struct, frozen=True):
     def shown_host(self) -> str:
         return show_host(self.type, self.host, self.repo)
 
+    @property
+    def clone_url(self) -> str:
+        """URL, or absolute path, from which `git` fetches the repository; it contains no secret."""
+        if self.type == "git":
+            return self.repo
+        if self.type == "bitbucket" and self.host:
+            return f"{self.host}/scm/{self.repo}.git"
+        return f"{self.host or f'https://{PUBLIC_HOSTS[self.type]}'}/{self.repo}.git"
+
 
 def show_host(type: ScmType, host: str, repo: str) -> str:
     """Returns the name of the host, with its port if it has one; an empty text for a repository in a local folder."""

@@ -76,11 +76,6 @@ class SourceHost(Protocol):
     those of whoever can push to it.
     """
 
-    @property
-    def clone_url(self) -> str:
-        """URL, or absolute path, from which `git` fetches the repository; it contains no secret."""
-        ...
-
     async def fetch_branches(self, prefix: str, limit: int) -> list[str]:
         """Returns the names of up to `limit` branches that begin with `prefix`; `limit` is 100 at most."""
         ...
@@ -102,7 +97,9 @@ class SourceHost(Protocol):
         ...
 
     async def clone_credentials(self) -> CloneCredentials | None:
-        """Returns the credentials for `clone_url`; None if it needs none. They may expire after an hour."""
+        """Returns what `git` signs in with to fetch the repository; None if it needs nothing. It may expire within an
+        hour.
+        """
         ...
 
     async def check(self) -> None:

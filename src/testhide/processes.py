@@ -1,4 +1,4 @@
-"""The composition root: assembles each process of the server. The only module that picks adapters.
+"""The composition root: assembles each process of the server from the adapters that `testhide.adapters` picks.
 
 A process imports its heavy libraries inside its function, so that it loads only what it runs.
 """
@@ -31,14 +31,13 @@ from store.postgres.notifications import AGENT_NOTIFICATIONS, BUILD_LOGS, POLLS,
 from store.postgres.notifications import EVENTS as EVENTS_CHANNEL
 from store.postgres.queries import fetch_rows
 from testhide import runtime
+from testhide.adapters import blob_store, mailer, make_outgoing, source_hosts
 from testhide.operator_errors import Fault
 from testhide.settings import Settings
 from testhide.version import VERSION, find_build
 
 if TYPE_CHECKING:
     from api.http.services import Services
-    from integrations.outgoing import HttpOutgoing
-    from integrations.ports import Blobs, Mailer
 
 POOL_SIZE = 10
 """Connections for queries of a process that answers HTTP or runs many workers."""
@@ -165,22 +164,6 @@ async def _listening(parts: Core, *channels: str) -> AsyncIterator[Listener]:
         await listener.close()
 
 
-def blob_store(settings: Settings) -> "Blobs":
-    """Return the store of the artifacts' contents. Raises ValueError when the settings' URL names no store."""
-    from integrations.blobs import open_blobs
-
-    return open_blobs(settings.blobs)
-
-
-def mailer(settings: Settings) -> "Mailer | None":
-    """Return the way to send mails. Without a mail server `testhide up` prints links, and others send none."""
-    from integrations.mail import PrintedLinks, SmtpMailer, parse_smtp_url
-
-    if settings.smtp_url:
-        return SmtpMailer(parse_smtp_url(settings.smtp_url), settings.mail_from)
-    return PrintedLinks() if settings.prints_links else None
-
-
 def serve(settings: Settings) -> None:
     """Run the HTTP API until SIGTERM. Raises Fault."""
     from api.app import create_app
@@ -210,7 +193,6 @@ async def api_services(settings: Settings) -> "AsyncIterator[Services]":
     from commands.reports.reading_pool import ReadingPool
     from commands.reports.recording import ReportRecorder
     from integrations.saml import SamlService
-    from integrations.scm.hosts import ScmHosts
     from integrations.token_buckets import RedisTokenBuckets
     from projections.auth import fetch_session_credentials
     from projections.engine.read_your_writes import ProjectionWaiter
@@ -259,7 +241,7 @@ async def api_services(settings: Settings) -> "AsyncIterator[Services]":
                 blobs=blobs,
                 outgoing=outgoing,
                 saml=SamlService(settings.public_url),
-                source_hosts=ScmHosts(outgoing, parts.secrets.unseal, settings.repository_folders),
+                source_hosts=source_hosts(settings, outgoing, parts.secrets),
                 rate_limits=RateLimits(
                     buckets, parts.secrets, settings.requests_per_token, settings.requests_per_address
                 ),
@@ -346,7 +328,8 @@ def work(settings: Settings) -> None:
 
             blobs = blob_store(settings)
             await refuse_other_store(pool, blobs, settings.blobs)
-            tools = Tools(BuildLogs(pool), blobs, log, secrets, mailer(settings), settings.public_url)
+            hosts = source_hosts(settings, outgoing, secrets)
+            tools = Tools(BuildLogs(pool), blobs, log, secrets, mailer(settings), settings.public_url, hosts)
             reactions = ReactionDispatcher(pool, log, listener, settings.redis_url, REACTIONS, tools)
 
             deletion = retention.Retention(pool, log, handler, utcnow)
@@ -390,11 +373,3 @@ def work(settings: Settings) -> None:
             await runtime.until_signalled(sealer.run(listener), *(work.run() for work in works))
 
     runtime.run(run())
-
-
-def make_outgoing(settings: Settings) -> "HttpOutgoing":
-    from integrations.addresses import parse_networks
-    from integrations.outgoing import HttpOutgoing
-
-    allowed, for_admins = map(parse_networks, (settings.outgoing_allow, settings.opened_for_admins))
-    return HttpOutgoing(allowed, for_admins=for_admins)

@@ -21,6 +21,7 @@ STATES: dict[CommitState, str] = {
     "failed": "FAILED",
     "aborted": "STOPPED",
 }
+API_URL = "https://api.bitbucket.org/2.0"
 COMMIT_ID = re.compile(r"[0-9a-f]{40}")
 
 
@@ -59,14 +60,11 @@ class _BitbucketCommit(msgspec.Struct):
 class BitbucketRepository:
     """Implements `SourceHost`. The token is an access token, or `user:password` with an app password or API token."""
 
-    def __init__(self, outgoing: Outgoing, repo: str, token: str) -> None:
+    def __init__(self, outgoing: Outgoing, repo: str, token: str, api_url: str = API_URL) -> None:
         self._repo, self._token = repo, token
-        root = f"https://api.bitbucket.org/2.0/repositories/{repo}"
-        self._api = RestApi(outgoing, root, "bitbucket.org", repo, token, authorization(token))
-
-    @property
-    def clone_url(self) -> str:
-        return f"https://bitbucket.org/{self._repo}.git"
+        self._api = RestApi(
+            outgoing, f"{api_url}/repositories/{repo}", "bitbucket.org", repo, token, authorization(token)
+        )
 
     async def fetch_branches(self, prefix: str, limit: int) -> list[str]:
         # The host finds names that contain the prefix somewhere.

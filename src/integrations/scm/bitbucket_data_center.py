@@ -53,10 +53,6 @@ class DataCenterRepository:
         headers = {"X-Atlassian-Token": "no-check", **authorization(token)}
         self._api = RestApi(outgoing, root, base_url.partition("://")[2], repo, token, headers)
 
-    @property
-    def clone_url(self) -> str:
-        return f"{self._base_url}/scm/{self._repo}.git"
-
     async def fetch_branches(self, prefix: str, limit: int) -> list[str]:
         # The host finds names that contain the prefix somewhere.
         search = {"filterText": prefix} if prefix else {}

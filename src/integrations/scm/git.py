@@ -45,10 +45,6 @@ class GitRepository:
         self._outgoing, self._url, self._token, self._folder = outgoing, url, token, folder
         self._name = urlsplit(url).netloc or url
 
-    @property
-    def clone_url(self) -> str:
-        return self._url
-
     async def fetch_branches(self, prefix: str, limit: int) -> list[str]:
         found = await self._read_remote("--heads")
         names = [line.partition("\trefs/heads/")[2] for line in found.splitlines()]

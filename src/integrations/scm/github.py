@@ -72,10 +72,6 @@ class GitHubRepository:
     def __init__(self, outgoing: Outgoing, base_url: str, repo: str, fetch_token: Callable[[], Awaitable[str]]) -> None:
         self._outgoing, self._base_url, self._repo, self._fetch_token = outgoing, base_url, repo, fetch_token
 
-    @property
-    def clone_url(self) -> str:
-        return f"{self._base_url or 'https://github.com'}/{self._repo}.git"
-
     async def fetch_branches(self, prefix: str, limit: int) -> list[str]:
         api = await self._api()
         if not prefix:

@@ -59,10 +59,6 @@ class GitLabRepository:
             {"Authorization": f"Bearer {token}"},
         )
 
-    @property
-    def clone_url(self) -> str:
-        return f"{self._server}/{self._repo}.git"
-
     async def fetch_branches(self, prefix: str, limit: int) -> list[str]:
         search = {"search": f"^{prefix}"} if prefix else {}
         found = await self._api.get("/repository/branches", list[_GitLabBranch], per_page=limit, **search)

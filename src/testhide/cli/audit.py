@@ -24,11 +24,12 @@ from store.audit.verifier import HeldCheckpoint, Verifier, checkpoint_of
 from store.clock import utcnow
 from store.log.ids import MAX_GAP, use_positions
 from store.log.row_macs import has_right_mac
+from testhide.adapters import blob_store
 from testhide.audit_contents import ContentsCheck
 from testhide.cli.options import DataFolder, Flag, on_stack, run_on_stack
 from testhide.cli.printing import printable
 from testhide.operator_errors import Fault
-from testhide.processes import Core, blob_store, core
+from testhide.processes import Core, core
 from testhide.settings import Settings
 from testhide.stack.offline import settings_of
 

@@ -12,17 +12,19 @@ from typing import Literal, get_args
 import structlog
 
 from domain.artifacts import ArtifactDeleted, build_blobs, job_blobs
-from domain.builds import BuildDeleted
+from domain.builds import BuildDeleted, BuildEvent, BuildFinished, BuildQueued, BuildStarted
 from domain.core.events import Event
 from domain.jobs import JobDeleted
 from domain.users import USER, PasswordLinkIssued, UserPasswordSet
 from integrations.ports import Blobs, Mail, Mailer, MailRefused
+from integrations.source_ports import SourceHosts, SourceUnavailable
 from store.clock import utcnow
 from store.crypto.secrets import Secrets
 from store.log.event_log import EventLog
 from store.tables.build_logs import BuildLogs
 from store.tables.reactions import DEFAULT_RETRIES, RetryPolicy
 from workers.reactions.mails import link_mail, password_notice
+from workers.reactions.statuses import set_build_status
 
 log = structlog.get_logger()
 
@@ -41,7 +43,9 @@ class Tools:
     mailer: Mailer | None = None
     """None where no mail is set up and nobody reads what the process prints."""
     base_url: str = ""
-    """Start of the links in mails."""
+    """Start of the links in mails and statuses."""
+    source_hosts: SourceHosts | None = None
+    """None where no statuses of commits are set."""
     on_progress: Callable[[str], None] = lambda text: None
     """Takes a few words about how far a long reaction is, without data of a project: everybody can read them."""
 
@@ -59,7 +63,7 @@ class RetryLater(Exception):
         self.seconds = seconds
 
 
-Queue = Literal["deletions", "mails"]
+Queue = Literal["deletions", "mails", "statuses"]
 QUEUES: tuple[Queue, ...] = get_args(Queue)
 """Reactions of one queue can delay each other, those of different queues cannot."""
 
@@ -117,6 +121,18 @@ async def when_password_set_mail_a_notice(event: Event, tools: Tools) -> None:
         await _send(password_notice(user.email, event, tools.base_url), event.user_id, tools.mailer)
 
 
+async def when_build_changed_set_the_status_of_its_commit(event: Event, tools: Tools) -> None:
+    assert isinstance(event, BuildEvent)
+    if tools.source_hosts is None:
+        return
+    try:
+        await set_build_status(event, tools.log, tools.source_hosts, tools.base_url)
+    except SourceUnavailable as error:
+        if error.retry_after_s:
+            raise RetryLater(error.retry_after_s, str(error)) from None
+        raise
+
+
 async def _send(mail: Mail, user_id: int, mailer: Mailer | None) -> None:
     """Sends a mail. A mail that is refused for good is only logged: no later try would succeed."""
     if mailer is None:
@@ -134,6 +150,8 @@ MAIL_LIMIT_S = 120
 """Time limit of a mail: longer than a mail server takes to answer each of SMTP's commands."""
 MAIL_RETRIES = RetryPolicy(tries=175, max_pause_s=300)
 """Retries of a mail, over some 14 hours: people wait for it, so it goes out soon after the mail server is back."""
+STATUS_LIMIT_S = 120
+"""Time limit of a status: a host has 10 s to answer, and a build may change a few times meanwhile."""
 
 REACTIONS = (
     Reaction(
@@ -167,5 +185,13 @@ REACTIONS = (
     ),
     Reaction(
         "mail_a_password_notice", UserPasswordSet, when_password_set_mail_a_notice, "mails", MAIL_LIMIT_S, MAIL_RETRIES
+    ),
+    *(
+        Reaction(name, event, when_build_changed_set_the_status_of_its_commit, "statuses", STATUS_LIMIT_S)
+        for name, event in (
+            ("set_status_of_a_queued_build", BuildQueued),
+            ("set_status_of_a_started_build", BuildStarted),
+            ("set_status_of_a_finished_build", BuildFinished),
+        )
     ),
 )

@@ -1,0 +1,44 @@
+"""Picks the adapters of outside systems. No other module does.
+
+An adapter is imported when it is made, so that a process loads only what it uses.
+"""
+
+from typing import TYPE_CHECKING
+
+from store.crypto.secrets import Secrets
+from testhide.settings import Settings
+
+if TYPE_CHECKING:
+    from integrations.outgoing import HttpOutgoing
+    from integrations.ports import Blobs, Mailer, Outgoing
+    from integrations.source_ports import SourceHosts
+
+
+def blob_store(settings: Settings) -> "Blobs":
+    """Return the store of the artifacts' contents. Raises ValueError when the settings' URL names no store."""
+    from integrations.blobs import open_blobs
+
+    return open_blobs(settings.blobs)
+
+
+def mailer(settings: Settings) -> "Mailer | None":
+    """Return the way to send mails. Without a mail server `testhide up` prints links, and others send none."""
+    from integrations.mail import PrintedLinks, SmtpMailer, parse_smtp_url
+
+    if settings.smtp_url:
+        return SmtpMailer(parse_smtp_url(settings.smtp_url), settings.mail_from)
+    return PrintedLinks() if settings.prints_links else None
+
+
+def make_outgoing(settings: Settings) -> "HttpOutgoing":
+    from integrations.addresses import parse_networks
+    from integrations.outgoing import HttpOutgoing
+
+    allowed, for_admins = map(parse_networks, (settings.outgoing_allow, settings.opened_for_admins))
+    return HttpOutgoing(allowed, for_admins=for_admins)
+
+
+def source_hosts(settings: Settings, outgoing: "Outgoing", secrets: Secrets) -> "SourceHosts":
+    from integrations.scm.hosts import ScmHosts
+
+    return ScmHosts(outgoing, secrets.unseal, settings.repository_folders)

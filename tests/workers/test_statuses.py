@@ -1,0 +1,217 @@
+"""Statuses of the commits of builds at a host of source code, which is a fake of ours (tests.support.source_host)."""
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from commands.build_actions import DeleteBuild
+from commands.builds import FinishExternalBuild, StartBuild
+from commands.handler import Command, CommandContext, Handler
+from commands.jobs import CreateJob
+from commands.projects import CreateProject, UpdateProject
+from commands.scm import CreateScmEndpoint, DeleteScmEndpoint
+from integrations.addresses import parse_networks
+from integrations.blobs import open_blobs
+from integrations.outgoing import HttpOutgoing
+from integrations.scm.hosts import ScmHosts
+from store.clock import utcnow
+from store.postgres.notifications import EVENTS, Listener
+from store.tables.build_logs import BuildLogs
+from testhide.processes import Core
+from tests.support.git_repository import GitRepository
+from tests.support.source_host import FakeSourceHost, fake_source_host
+from tests.workers.yard import run_due
+from workers.reactions.reaction_dispatcher import ReactionDispatcher
+from workers.reactions.registry import REACTIONS, Tools
+from workers.reactions.statuses import MAX_AGE
+
+CALLER = CommandContext("user:1")
+BASE_URL = "https://ci.example.com"
+JOB, OTHER_JOB, BUILD = 5, 6, 7
+
+
+class Workshop:
+    """A project that is connected to a repository, with two jobs: the second one has a repository of its own."""
+
+    def __init__(self, parts: Core, folder: Path, host: FakeSourceHost, outgoing: HttpOutgoing) -> None:
+        self.parts, self.host = parts, host
+        self.commit = host.repository.commits[-1]
+        self.reactions = [reaction for reaction in REACTIONS if reaction.queue == "statuses"]
+        tools = Tools(
+            BuildLogs(parts.pool),
+            open_blobs(folder.as_uri()),
+            parts.log,
+            parts.secrets,
+            base_url=BASE_URL,
+            source_hosts=ScmHosts(outgoing, parts.secrets.unseal),
+        )
+        listener = Listener(parts.conninfo, EVENTS)
+        self._dispatcher = ReactionDispatcher(
+            parts.pool, parts.log, listener, "redis://127.0.0.1:1", self.reactions, tools
+        )
+
+    async def does(self, *commands: Command, ago: timedelta = timedelta()) -> None:
+        handler = Handler(self.parts.log, lambda: utcnow() - ago)
+        for command in commands:
+            await handler.execute(command, CALLER)
+
+    async def begin(self) -> None:
+        token = self.parts.secrets.seal("good-token")
+        await self.does(
+            CreateProject(1, "Web", 1, (("web", "slug-1"),), b""),
+            CreateScmEndpoint(2, 1, "gitlab", "Main", "acme/shop", f"{self.host.url}/gitlab", token),
+            CreateJob(JOB, 1, "Smoke"),
+            CreateJob(OTHER_JOB, 1, "Other", repository="https://example.com/other.git"),
+        )
+        async with self.parts.pool.connection() as connection:
+            for reaction in self.reactions:
+                await connection.execute(
+                    "INSERT INTO reaction_positions VALUES (%s, %s)", (reaction.name, await self.parts.log.read_head())
+                )
+
+    async def build(self, number: int = BUILD, job: int = JOB, commit: str | None = "") -> None:
+        """Starts an external build, which is running at once."""
+        await self.does(StartBuild(number, job, commit_sha=self.commit if commit == "" else commit, external=True))
+
+    async def react(self) -> int:
+        for reaction in self.reactions:
+            while await self._dispatcher.note_next(reaction):
+                continue
+        return await run_due(self._dispatcher)
+
+    async def due(self) -> Sequence[tuple[object, ...]]:
+        query = "SELECT error, extract(epoch FROM due_at - now())::int FROM due_reactions ORDER BY position"
+        async with self.parts.pool.connection() as connection:
+            return await (await connection.execute(query)).fetchall()
+
+    @property
+    def states(self) -> list[str]:
+        return [body["state"] for _, body in self.host.statuses]
+
+
+@pytest.fixture(name="repository", scope="module")
+def _repository(tmp_path_factory: pytest.TempPathFactory) -> GitRepository:
+    return GitRepository(tmp_path_factory.mktemp("git") / "shop.git")
+
+
+@pytest.fixture
+async def workshop(parts: Core, tmp_path: Path, repository: GitRepository) -> AsyncIterator[Workshop]:
+    async with (
+        fake_source_host(repository) as host,
+        HttpOutgoing(parse_networks("127.0.0.0/8")) as outgoing,
+    ):
+        workshop = Workshop(parts, tmp_path, host, outgoing)
+        await workshop.begin()
+        yield workshop
+
+
+async def test_a_status_follows_its_build(workshop: Workshop) -> None:
+    await workshop.build()
+    await workshop.react()
+    commit, body = workshop.host.statuses[-1]
+    assert commit == workshop.commit
+    assert body == {
+        "state": "running",
+        "name": "testhide/Smoke",
+        "description": "Running (build 7)",
+        "target_url": f"{BASE_URL}/api/v3/builds/7",
+    }
+    await workshop.does(FinishExternalBuild(BUILD, "failed"))
+    await workshop.react()
+    assert workshop.states[-1] == "failed"
+    assert await workshop.due() == []
+
+
+async def test_events_that_come_late_set_the_last_state(workshop: Workshop) -> None:
+    await workshop.build()
+    await workshop.does(FinishExternalBuild(BUILD, "passed"))
+    assert await workshop.react() == 3
+    assert set(workshop.states) == {"success"}
+
+
+async def test_a_build_that_changes_meanwhile_is_looked_at_again(workshop: Workshop) -> None:
+    """The host takes its time for `running`, and nobody else sets a status when the build ends."""
+
+    async def end_the_build() -> None:
+        workshop.host.meanwhile = None
+        await workshop.does(FinishExternalBuild(BUILD, "passed"))
+
+    await workshop.build()
+    workshop.host.meanwhile = end_the_build
+    await workshop.react()
+    assert workshop.states[0] == "running"
+    assert workshop.states[-1] == "success"
+
+
+@pytest.mark.parametrize("commit", [None, "a1b2c3d4"])
+async def test_a_commit_that_is_not_known_in_full_has_no_status(workshop: Workshop, commit: str | None) -> None:
+    await workshop.build(commit=commit)
+    await workshop.react()
+    assert workshop.states == []
+
+
+async def test_builds_of_another_repository_set_none(workshop: Workshop) -> None:
+    await workshop.build(job=OTHER_JOB)
+    await workshop.react()
+    assert workshop.states == []
+    assert await workshop.due() == []
+
+
+async def test_builds_that_name_the_same_repository_set_theirs(workshop: Workshop) -> None:
+    url = f"{workshop.host.url}/gitlab/acme/shop"
+    await workshop.does(CreateJob(8, 1, "Same", repository=url))
+    await workshop.build(job=8)
+    await workshop.react()
+    assert set(workshop.states) == {"running"}
+
+
+async def test_what_is_deleted_sets_none(workshop: Workshop) -> None:
+    await workshop.build()
+    await workshop.does(FinishExternalBuild(BUILD, "passed"), DeleteBuild(BUILD))
+    await workshop.build(70)
+    await workshop.does(DeleteScmEndpoint(2))
+    assert await workshop.react() == 5
+    assert workshop.states == []
+    assert await workshop.due() == []
+
+
+async def test_a_project_without_an_endpoint_sets_none(workshop: Workshop) -> None:
+    await workshop.does(UpdateProject(1, cleared=("scm_endpoint_id",)))
+    await workshop.build()
+    await workshop.react()
+    assert workshop.states == []
+
+
+async def test_a_host_that_takes_no_more_is_asked_when_it_says(workshop: Workshop) -> None:
+    workshop.host.refusal = (429, {"Retry-After": "600"}, b"")
+    await workshop.build()
+    await workshop.react()
+    for error, wait_s in await workshop.due():
+        assert "takes no more requests" in str(error)
+        assert 590 <= int(str(wait_s)) <= 600
+    assert len(await workshop.due()) == 2
+    workshop.host.refusal = None
+    async with workshop.parts.pool.connection() as connection:
+        await connection.execute("UPDATE due_reactions SET due_at = now()")
+    await workshop.react()
+    assert set(workshop.states) == {"running"}
+    assert await workshop.due() == []
+
+
+async def test_a_host_that_stays_away_is_given_up(workshop: Workshop) -> None:
+    workshop.host.refusal = (500, {}, b"")
+    start = StartBuild(BUILD, JOB, commit_sha=workshop.commit, external=True)
+    await workshop.does(start, ago=MAX_AGE + timedelta(minutes=1))
+    assert await workshop.react() == 2
+    assert await workshop.due() == []
+
+
+async def test_a_commit_or_a_token_that_the_host_does_not_know_is_given_up(workshop: Workshop) -> None:
+    await workshop.build(commit="1" * 40)
+    workshop.host.tokens.clear()
+    await workshop.build(70)
+    assert await workshop.react() == 4
+    assert await workshop.due() == []
+    assert workshop.states == []
