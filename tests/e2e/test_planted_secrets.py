@@ -25,11 +25,19 @@ from tests.support.builders import Shop
 from tests.support.http import Client
 from tests.support.server import ADMIN, Server, server_on_new_database
 
-JOB, TEMPLATE, BUILD, WEBHOOK, CHANNEL = (
-    f"planted-in-{name}-5e9c7d" for name in ("job", "template", "build", "hook", "teams")
+JOB, TEMPLATE, BUILD, WEBHOOK, CHANNEL, SCM = (
+    f"planted-in-{name}-5e9c7d" for name in ("job", "template", "build", "hook", "teams", "scm")
 )
 SMTP, INVITED, RESET = "planted-for-smtp-5e9c7d", "planted password of an invitation", "planted password of a reset"
-PLANTED = {"job": JOB, "template": TEMPLATE, "build": BUILD, "webhook": WEBHOOK, "teams": CHANNEL, "smtp": SMTP}
+PLANTED = {
+    "job": JOB,
+    "template": TEMPLATE,
+    "build": BUILD,
+    "webhook": WEBHOOK,
+    "teams": CHANNEL,
+    "scm": SCM,
+    "smtp": SMTP,
+}
 NEW_KEY = bytes(range(32))
 READ_BY_TYPE: dict[bytes, tuple[Any, ...]] = {
     b"string": ("GET",),
@@ -69,7 +77,13 @@ def plant(shop: Shop) -> tuple[dict[str, str], int]:
     admin.create("/webhooks", url="http://127.0.0.1:1/", events=["build.finished"], secret=WEBHOOK)
     url = f"https://127.0.0.1:1/{CHANNEL}"
     admin.create("/ms-teams", name="C", webhook_url=url, project_id=shop.project, events=["build.finished"])
-    found["project's webhook"] = admin.create("/projects", name="Planted")["webhook_secret"]
+    project = admin.create("/projects", name="Planted")
+    found["project's webhook"] = project["webhook_secret"]
+    endpoint = {"name": "S", "type": "github", "repo": "a/b", "token": SCM, "host": "http://127.0.0.1:1"}
+    admin.create("/scm", project_id=project["id"], **endpoint)
+    # Its status is tried at the host, where nobody listens.
+    job_of_project = admin.create("/jobs", name="S", project_id=project["id"])["id"]
+    admin.create("/builds/start", job_id=job_of_project, external=True, commit_sha="1" * 40)
     found["API token"] = admin.create("/api-tokens", name="Planted")["secret"]
     found["session"] = admin.token
     found["agent token"] = shop.new_token()

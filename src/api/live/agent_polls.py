@@ -10,19 +10,25 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
 
+import structlog
 from cachetools import LRUCache
 from litestar import Request
 
 from api.http.services import Services
 from api.live.stream_clients import watching_disconnect
+from commands.scm import find_build_endpoint
 from domain.builds import BUILD, AnyBuild, Assigned, Finished
 from domain.node_commands import NODE_COMMAND, notification_subject
 from domain.quarantine import QUARANTINE
+from domain.scm import ScmEndpoint
+from integrations.source_ports import SourceFailure
 from projections import builds
 from projections.node_commands import find_unanswered
 from store.clock import utcnow
 from store.postgres.cancellation import wait_for
 from store.postgres.notifications import AGENT_NOTIFICATIONS
+
+log = structlog.get_logger()
 
 POLL_S = 20
 """Seconds after which a poll without a message is answered with 204, before proxies close its connection."""
@@ -187,13 +193,15 @@ class AgentPolls:
         is_skipped = queued.quarantine_mode == "skip"
         configuration = queued.configuration
         unseal = self._services.secrets.unseal
+        endpoint = await find_build_endpoint(self._services.log, queued)
         return {
             "id": queued.build_id,
             "attempt": build.attempt,
             "job_id": queued.job_id,
             "job_name": queued.job_title,
             "project_id": queued.project_id,
-            "repository": queued.repository,
+            "repository": queued.repository or (None if endpoint is None else endpoint.clone_url),
+            "repository_credentials": None if endpoint is None else await self._fetch_credentials(endpoint),
             "branch": queued.branch,
             "commit_sha": queued.commit_sha,
             "setup": configuration.setup,
@@ -206,3 +214,14 @@ class AgentPolls:
             "quarantine": quarantine if is_skipped else None,
             "ignore_failures_of": None if is_skipped else quarantine,
         }
+
+    async def _fetch_credentials(self, endpoint: ScmEndpoint) -> dict[str, str] | None:
+        """Returns what git signs in with at the endpoint's host. None if it needs nothing, or if the host gives no
+        token now: the checkout then fails, in git's words.
+        """
+        try:
+            found = await self._services.source_hosts.open(endpoint).clone_credentials()
+        except SourceFailure as error:
+            log.warning("a checkout has no token", scm_endpoint=endpoint.scm_endpoint_id, error=str(error))
+            return None
+        return None if found is None else {"username": found.username, "password": found.password}
