@@ -35,8 +35,8 @@ REASONS: Mapping[Reason | None, str] = {
 
 
 async def set_build_status(event: BuildEvent, events: EventLog, hosts: SourceHosts, base_url: str) -> None:
-    """Sets the status of a build's commit to the build's present state. Raises SourceUnavailable if a
-    later try may succeed.
+    """Sets the status of a build's commit to the build's present state. Raises SourceUnavailable if a later try may
+    succeed.
 
     Several of these may run at once for one build. Each looks at the build again when it has set a status, so that the
     last status is always that of the last state.
