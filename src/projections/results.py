@@ -37,6 +37,7 @@ from projections.engine.model import (
     Table,
 )
 from projections.results_cases import (
+    NO_RUN,
     VERSION,
     CaseStatsRow,
     CatalogueRow,
@@ -261,19 +262,17 @@ def _stats(event: ResultsRecorded, rows: Rows) -> RowsByKey:
         case_ids, rows.get_many(CaseStatsRow, case_ids), *of_finals, strict=True
     ):
         # One block may contain results of the same test in several suites.
-        stats = after.get(case_id) or stats or CaseStatsRow(case_id)
+        known = after.get(case_id) or stats
+        stats = known or CaseStatsRow(case_id)
         is_other = stats.last_build_id != build_id
         if (
             status == PASSED
-            and is_other
-            and stats.passed
-            and not stats.failed
             and not flaky
-            and stats.job_id == job_id
             and row not in replaced
+            and (known is None or (is_other and stats.passed and not stats.failed and stats.job_id == job_id))
         ):
-            # Shortcut for what `add_result` does with nearly all results: calling it for each would take a fifth of a
-            # bulk load.
+            # Shortcut for what `add_result` does with nearly all results, those of tests that always pass and of new
+            # ones: calling it for each would take a fifth of a bulk load.
             after[case_id] = CaseStatsRow(
                 case_id,
                 build_id,
@@ -286,7 +285,7 @@ def _stats(event: ResultsRecorded, rows: Rows) -> RowsByKey:
                 1,  # passed
                 0,  # failed
                 0,  # flaky
-                PASSED,  # outcome_before
+                NO_RUN if known is None else PASSED,  # outcome_before
                 stats.commit,  # commit_before
             )
         elif row in replaced and is_other:

@@ -19,6 +19,10 @@ class RowCache:
     def __init__(self) -> None:
         self._rows: dict[type[Row], LRUCache[Key, Row | None]] = defaultdict(lambda: LRUCache(ROWS_CACHED))
 
+    def has(self, row: type[Row]) -> bool:
+        """Whether rows of this type were looked up. Those of other types need not be kept."""
+        return row in self._rows
+
     def of(self, row: type[Row]) -> LRUCache[Key, Row | None]:
         return self._rows[row]
 
@@ -105,9 +109,11 @@ class RowBatch:
     def update_cache(self) -> None:
         """Puts the rows of this batch into the cache. Call it only after they were committed."""
         for (row, key), item in self._fetched.items():
-            self._cache.of(row)[key] = item
+            if key not in self._dirty.get(row, ()):
+                self._cache.of(row)[key] = item
         for row, dirty in self._dirty.items():
-            self._cache.of(row).update(dirty)
+            if self._cache.has(row):
+                self._cache.of(row).update(dirty)
         for deletion in self._bulk_deletes:
             cached = self._cache.of(deletion.row)
             for key, item in list(cached.items()):
