@@ -80,7 +80,7 @@ WHEN = {
 SHOWN = 110
 """Characters of a message in the table."""
 DELIVERY_TIMEOUT_S = 30.0
-NOT_RUNNING = re.compile(r"^no `testhide \w+` leads: | s behind")
+NOT_RUNNING = re.compile(r"^no `testhide \w+` leads: | s behind|^deliveries are \d+ s overdue")
 """What readiness says because only the API runs."""
 
 

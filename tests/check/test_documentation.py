@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from bench.support.tampering_kinds import KINDS
 
 from testhide.cli.app import app
 from testhide.settings import MEANINGS, OTHER_NAMES, SECRETS, variable
@@ -106,3 +107,10 @@ def test_every_documented_command_is_run_or_says_why_not() -> None:
             of_ours = [words(command) for command in COMMAND.findall(text)]
             assert text in NOT_RUN or (of_ours and all(map(is_run, of_ours))), f"{name}: {text}"
     assert set(NOT_RUN) <= mentioned, "a reason for nothing"
+
+
+def test_the_table_of_who_notices_what_has_all_changes_of_the_bench() -> None:
+    section = (ROOT / "docs" / "audit.md").read_text().partition("### Who notices what")[2]
+    table = section.partition("| what is changed |")[2].partition("\n\n")[0]
+    listed = re.findall(r"^\| ([^|]+) \|", table, re.MULTILINE)
+    assert listed == [f"{kind.area}: {kind.what}" for kind in KINDS]
