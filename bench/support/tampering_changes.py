@@ -141,6 +141,11 @@ def lose(table: object) -> Callable[[Scene], object]:
     return lambda scene: scene.connection.execute(f"ALTER TABLE public.{table} SET SCHEMA {LOST}".encode())
 
 
+def alter_answer(scene: Scene) -> None:
+    """Turns a bit of a stored answer. Renews it first: one with a secret is deleted after 5 minutes."""
+    scene.execute("UPDATE stored_events_once SET at = now(), answer = set_byte(answer, 20, get_byte(answer, 20) # 1)")
+
+
 def repeat(scene: Scene) -> str | None:
     """Sends a request again whose answer is stored."""
     return scene.ask("POST", "/projects", json={"name": "Once"}, headers=scene.once)

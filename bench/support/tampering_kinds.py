@@ -10,6 +10,7 @@ from tests.support import tampering
 from tests.support.tampering import Intruder, cut_off_after
 
 from bench.support.tampering_changes import (
+    alter_answer,
     append_by_sql,
     change_row,
     change_unsealed,
@@ -358,9 +359,7 @@ KINDS: tuple[Kind, ...] = (
     Kind(
         "answers",
         "the answer to an idempotency key is changed",
-        lambda scene: scene.execute(
-            "UPDATE stored_events_once SET answer = set_byte(answer, 20, get_byte(answer, 20) # 1)"
-        ),
+        alter_answer,
         ("reading",),
         ("stored_events_once",),
         repeat,
