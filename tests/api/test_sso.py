@@ -377,8 +377,8 @@ def test_by_https_no_other_host_can_set_the_cookie(idp: Idp) -> None:
         assert not [one for one in attributes if one.startswith("Domain")]
 
         name, _, request_id = cookie.partition("=")
-        urls = {"recipient": f"{base}/api/v3/sso/acs", "audience": f"{base}/api/v3/sso/metadata"}
-        response = signed(replace(idp.response(new_email(), in_response_to=request_id), **urls))
+        sso, asserted = f"{base}/api/v3/sso", idp.response(new_email(), in_response_to=request_id)
+        response = signed(replace(asserted, recipient=f"{sso}/acs", audience=f"{sso}/metadata"))
 
         def come_back(cookies: str) -> int:
             form = {"SAMLResponse": response, "RelayState": "/"}
