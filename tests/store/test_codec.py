@@ -15,7 +15,7 @@ from domain.core.columns import Column, Int16s, Int32s
 from domain.core.events import Event, EventMetadata, Recorded
 from domain.registry import EVENTS, UPCASTERS
 from store.crypto.secrets import SecretMismatch
-from store.log.codec import EventMapper, UnknownEvent, UnreadableEvent, canonical
+from store.log.codec import EventMapper, Shape, UnknownEvent, UnreadableEvent, canonical
 from tests.store.events import events
 
 KEY = b"k" * 32
@@ -235,7 +235,7 @@ def test_a_sealed_field_has_a_default() -> None:
         text: str  # pyright: ignore[reportGeneralTypeIssues]
 
     with pytest.raises(AssertionError, match=r"Careless\.text is sealed: give it a default"):
-        EventMapper({"thing.happened": Careless}, {})
+        Shape(Careless)
 
 
 class Oldest(Event, frozen=True):

@@ -18,6 +18,7 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any, NamedTuple
 
 import msgspec
@@ -190,6 +191,12 @@ class Shape:
         return event
 
 
+@cache
+def shape_of(event: type[Event]) -> Shape:
+    """Returns the shape of an event class. It is made at first use: all of them take 30 ms, and a process uses few."""
+    return Shape(event)
+
+
 class EventMapper(Mapper[str]):
     """Encodes and decodes the events of this server. Implements `Mapper` of the `eventsourcing` library, for which a
     `Recorded` is a domain event.
@@ -198,11 +205,11 @@ class EventMapper(Mapper[str]):
     def __init__(self, catalogue: Mapping[str, type[Event]], upcasters: Upcasters) -> None:
         super().__init__(JSONTranscoder())
         self._upcasters = upcasters
-        self._shapes = {name: Shape(event) for name, event in catalogue.items()}
+        self._catalogue = catalogue
 
     def encode(self, stream: str, version: int, event: Event, stamp: EventMetadata, key: bytes | None) -> StoredEvent:
         """Encodes an event, with `stamp` as its metadata. `key` is its data key; None when the event has none."""
-        clear, sealed = self._shapes[event.name].split(event)
+        clear, sealed = shape_of(self._catalogue[event.name]).split(event)
         flags, committed = 0, b""
         if len(clear) > MIN_COMPRESSED_BYTES:
             flags |= COMPRESSED
@@ -227,7 +234,7 @@ class EventMapper(Mapper[str]):
 
     def seals(self, event: Event) -> bool:
         """Returns whether the event has something to encrypt: a sealed field whose value is not its default."""
-        return self._shapes[event.name].seals(event)
+        return shape_of(self._catalogue[event.name]).seals(event)
 
     def envelope(self, state: bytes) -> Envelope:
         try:
@@ -271,7 +278,7 @@ class EventMapper(Mapper[str]):
         try:
             return self.decode(stored, position, key_of)
         except (UnreadableEvent, SecretMismatch) as error:
-            if stored.topic not in self._shapes:
+            if stored.topic not in self._catalogue:
                 raise UnknownEvent(f"event {stored.topic!r} is not known to this version of the server") from None
             event: Event = Damaged(type=stored.topic, reason=str(error))
             with contextlib.suppress(UnreadableEvent, OverflowError):
@@ -293,15 +300,15 @@ class EventMapper(Mapper[str]):
             return True
 
     def _event(self, name: str, class_version: int, clear: bytes, sealed: bytes | None) -> Event:
-        shape = self._shapes.get(name)
-        if shape is None or class_version > shape.event.class_version:
+        known = self._catalogue.get(name)
+        if known is None or class_version > known.class_version:
             raise UnknownEvent(f"event {name!r} version {class_version} is not known to this version of the server")
-        if class_version == shape.event.class_version:
-            return shape.join(clear, sealed)
+        if class_version == known.class_version:
+            return shape_of(known).join(clear, sealed)
         fields = msgspec.msgpack.decode(clear) | (msgspec.msgpack.decode(sealed) if sealed else {})
-        for old in range(class_version, shape.event.class_version):
+        for old in range(class_version, known.class_version):
             fields = self._upcasters[name, old](fields)
-        return msgspec.convert(fields, shape.event, dec_hook=_from_stored)
+        return msgspec.convert(fields, known, dec_hook=_from_stored)
 
     def to_stored_event(self, domain_event: Any) -> StoredEvent:
         recorded: Recorded = domain_event
