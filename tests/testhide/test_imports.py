@@ -7,9 +7,10 @@ import pytest
 
 HEAVY = {"openai", "pyVmomi", "pyVim", "docker", "onelogin", "xmlsec"}
 """At first use, in workers."""
+CONSOLE = {"cyclopts", "rich", "pygments"}
 NOT_OF = {
-    "serve": HEAVY | {"aiohttp", "arq", "cyclopts"},
-    "project": HEAVY | {"arq", "granian", "litestar", "redis", "aiohttp", "httpx", "lxml", "cyclopts"},
+    "serve": HEAVY | CONSOLE | {"aiohttp", "arq"},
+    "project": HEAVY | CONSOLE | {"arq", "granian", "litestar", "redis", "aiohttp", "httpx", "lxml"},
 }
 COMPOSED = {
     "serve": "from api.app import create_app; create_app(processes.api_services(settings), '0')",
