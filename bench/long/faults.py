@@ -1,9 +1,10 @@
 """Injects faults into a whole server at work: `./dev long faults --rounds 500 --seed 1`.
 
 One stack of real processes, two of each, with real agents, runs for all rounds. In each round builds are started,
-stopped, commented on and read while faults happen that are drawn from the seed and the number of the round: processes
-are killed with SIGKILL, paused and held down; proxies cut, delay, stall and refuse the connections of clients, to
-PostgreSQL and to Redis, and lose answers; Redis is wiped; disks of agents and of the database run full. Then the faults
+stopped, commented on and read, users are invited and a job with many artifacts is deleted, while faults happen that are
+drawn from the seed and the number of the round: processes are killed with SIGKILL, paused and held down; proxies cut,
+delay, stall and refuse the connections of clients, to PostgreSQL and to Redis, and lose answers; Redis is wiped; disks
+of agents and of the database run full; workers are killed under a deletion, and deletions cancelled. Then the faults
 end, and the rules of tests/faults/rules.py must hold. Every 50 rounds, and at the end, all read models are rebuilt and
 compared with the live tables, row by row.
 
@@ -15,6 +16,7 @@ results/faults/ and exits with 1.
 import argparse
 import asyncio
 import json
+import logging
 import os
 import random
 import shutil
@@ -34,13 +36,16 @@ from tests.faults import rules
 from tests.faults.client import RetryingClient
 from tests.faults.injector import Fault, FaultInjector, draw_faults
 from tests.faults.load import WEBHOOK_EVENTS, Order, Receiver, draw_order, make_job_command
+from tests.faults.reactions import Disturbance, ReactionLoad
 from tests.faults.readers import EventReader, read_stream
 from tests.faults.rules import LogState
 from tests.faults.stack import DATABASE, Stack, running_stack
+from tests.support.mail_server import MailServer, mail_server
 
 from bench.support.report import write_result
 from domain.core.events import Recorded
 from projections.registry import PROJECTIONS
+from store.tables import reactions as due_reactions
 from store.tables.build_logs import BuildLogs
 from testhide.processes import core
 
@@ -65,11 +70,12 @@ MAX_BROKEN_ROUNDS = 10
 class Suite:
     """Runs rounds on a stack: load and faults at the same time, then the checks."""
 
-    def __init__(self, stack: Stack, client: RetryingClient, receiver: Receiver, seed: int) -> None:
+    def __init__(self, stack: Stack, client: RetryingClient, receiver: Receiver, mails: MailServer, seed: int) -> None:
         self._stack = stack
         self._client = client
         self._receiver = receiver
         self.injector = FaultInjector(stack)
+        self._reactions = ReactionLoad(client, stack, self.injector, mails)
         self._event_readers: dict[asyncio.Task[None], EventReader] = {}
         self._seed = seed
         self._job = 0
@@ -99,6 +105,7 @@ class Suite:
             self._stack.add_agent(f"agent-{number}", node["agent_token"])
         await self._stack.wait_until_running()
         self._log = LogState(project)
+        self._reactions.kept = await self._reactions.make_job(project, "Kept")
         for number in range(EVENT_READERS):
             reader = EventReader()
             task = asyncio.create_task(read_stream(self._client, reader, random.Random(f"{self._seed} {number}")))
@@ -114,10 +121,16 @@ class Suite:
         faults = draw_faults(rng, self._stack, FAULT_WINDOW_S)
         orders = [draw_order(rng, f"r{number}b{index}.") for index in range(rng.randrange(2, 5))]
         self.faults.update(fault.kind for fault in faults)
+        disturbance: Disturbance | None = rng.choice((None, "", "wipe", "kill", "cancel"))
+        deletion = None
+        if disturbance is not None:
+            deletion = await self._reactions.make_job(self._log.project, f"Round {number}", disturbance)
         carrying_out = [
             asyncio.create_task(order.carry_out(self._client, self._job, random.Random(rng.random())))
             for order in orders
         ]
+        reacting = self._reactions.carry_out(random.Random(rng.random()), f"r{number}", deletion)
+        carrying_out.append(asyncio.create_task(reacting))
         await asyncio.gather(*(self.injector.inject(fault) for fault in faults))
         await self.injector.undo()
         faults_ended_at = time.monotonic()
@@ -130,7 +143,9 @@ class Suite:
                 broken.append("".join(traceback.format_exception(error)))
         if waiting:
             await asyncio.wait(waiting)
-            broken.append(f"{len(waiting)} builds or their readers have not ended after {END_TIMEOUT_S:.0f} s")
+            broken.append(
+                f"{len(waiting)} builds, their readers or deletions have not ended after {END_TIMEOUT_S:.0f} s"
+            )
         self.recovered_s.append(time.monotonic() - faults_ended_at)
         disk_was_full = any(fault.kind == "full disk" and fault.target != DATABASE for fault in faults)
         try:
@@ -143,6 +158,7 @@ class Suite:
         async with core(self._stack.settings, pool_size=2) as parts:
             await self._wait_for_read_models()
             events, broken = await self._log.read_new_events(parts)
+            self._reactions.note(events)
             broken += await self._check_event_readers(events)
             broken += self._log.check_acknowledged(self._client)
             logs = BuildLogs(parts.pool)
@@ -181,6 +197,16 @@ class Suite:
         while self._log.count_undelivered(self._receiver) and time.monotonic() < deadline:
             await asyncio.sleep(POLL_INTERVAL_S)
         return list(self._log.check_deliveries(self._receiver, is_complete=True))
+
+    async def check_reactions(self) -> list[str]:
+        """Waits until no reaction is due, and checks that all were carried out."""
+        async with core(self._stack.settings, pool_size=1) as parts:
+            deadline = time.monotonic() + DELIVERY_TIMEOUT_S
+            while due := sum(status.due + status.parked for status in await due_reactions.fetch_statuses(parts.pool)):
+                if time.monotonic() > deadline:
+                    return [f"{due} reactions are due or parked after {DELIVERY_TIMEOUT_S:.0f} s"]
+                await asyncio.sleep(POLL_INTERVAL_S)
+        return list(self._reactions.check())
 
     async def check_rebuild(self) -> list[str]:
         """Rebuilds all read models and compares them with the live tables, by the commands that operators use."""
@@ -223,6 +249,7 @@ class Suite:
             "faults": dict(self.faults.most_common()),
             "not possible here": sorted(self.injector.skipped),
             "counts": dict(sorted(self.counts.items())),
+            "reactions": dict(sorted(self._reactions.counts.items())),
             "connections of readers of all events": sum(reader.connections for reader in self._event_readers.values()),
             "messages": sum(map(len, self._log.expected_messages.values())),
             "deliveries that arrived": self._receiver.deliveries,
@@ -289,9 +316,10 @@ async def run(rounds: range, seconds: float | None, record: RunRecord) -> None:
     async with (
         Receiver(rng) as receiver,
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), read_bufsize=READ_BUFFER_BYTES) as http,
-        running_stack(rng) as stack,
+        mail_server() as mails,
+        running_stack(rng, mails.url) as stack,
     ):
-        suite = record.suite = Suite(stack, RetryingClient(http, stack.url), receiver, record.seed)
+        suite = record.suite = Suite(stack, RetryingClient(http, stack.url), receiver, mails, record.seed)
         await suite.begin()
         try:
             await _run_rounds(rounds, seconds, record, suite, stack)
@@ -311,6 +339,7 @@ async def _run_rounds(rounds: range, seconds: float | None, record: RunRecord, s
         if len(record.broken) >= MAX_BROKEN_ROUNDS or (seconds is not None and record.seconds > seconds):
             break
     record.add(stack, "deliveries at the end", await suite.check_all_delivered())
+    record.add(stack, "reactions at the end", await suite.check_reactions())
     record.add(stack, "rebuild at the end", await suite.check_rebuild())
 
 
@@ -324,6 +353,7 @@ def main() -> int:
     parser.add_argument("--results", type=Path, default=Path("results"))
     options = parser.parse_args()
     first, last = (options.first, options.rounds) if options.round is None else (options.round, options.round)
+    logging.getLogger("mail.log").setLevel(logging.ERROR)  # of the mail server, which warns of passwords without TLS
     record = RunRecord(options.seed, options.results / "faults")
     ended_early = True
     try:

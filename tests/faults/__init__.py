@@ -5,6 +5,7 @@ proxy      stands on each connection between two processes: cuts, delays, stalls
 client     calls the API and repeats calls without an answer
 readers    read streams, are cut off and reconnect
 load       builds with a known outcome, users who comment on them, a receiver of webhooks
+reactions  deletions of jobs with many artifacts, and mails to invited users
 injector   draws faults from a seed and injects them
 rules      check what must hold after each round
 """

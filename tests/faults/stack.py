@@ -289,7 +289,7 @@ def mount_disk(folder: Path, options: str) -> bool:
 
 
 @contextlib.asynccontextmanager
-async def running_stack(rng: random.Random) -> AsyncIterator[Stack]:
+async def running_stack(rng: random.Random, smtp_url: str) -> AsyncIterator[Stack]:
     """Starts engines and server processes, without agents. Stops and deletes everything at the end."""
     folder = Path(tempfile.mkdtemp(prefix="testhide-faults-"))
     folder.chmod(0o711)  # as root the engines run under another account, which must enter the folder
@@ -307,6 +307,8 @@ async def running_stack(rng: random.Random) -> AsyncIterator[Stack]:
                 admin_password=ADMIN[1],
                 outgoing_allow="127.0.0.0/8",
                 requests_per_token=0,  # what uses it hurries
+                smtp_url=smtp_url,
+                mail_from="testhide@example.com",
             )
             stack = Stack(folder, settings, postgres, disks=disks)
             try:
