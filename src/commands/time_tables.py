@@ -1,0 +1,53 @@
+"""Time tables: reads cron expressions as Debian's cron does, also when clocks change."""
+
+import zoneinfo
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+
+from cronsim import CronSim, CronSimError
+
+from domain.triggers import CronTrigger
+
+FIELDS = 5
+"""Fields of a cron expression: minute, hour, day of the month, month and day of the week."""
+MAX_CACHED = 20_000
+"""Time tables whose last time a process caches."""
+
+
+def find_fault(trigger: CronTrigger) -> tuple[str, str] | None:
+    """Returns the field of a time table that is wrong, with what is wrong; None if nothing is."""
+    try:
+        zone = zoneinfo.ZoneInfo(trigger.timezone)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+        return "timezone", "is not known: give a name of the IANA database, such as Europe/Berlin or UTC"
+    if len(trigger.expression.split()) != FIELDS:
+        return "expression", f"must have {FIELDS} fields, such as 30 3 * * 1-5: minute, hour, day, month, day of week"
+    try:
+        next(CronSim(trigger.expression, datetime.now(zone)))
+    except CronSimError as error:
+        wrong = str(error).removeprefix("Bad ")
+        return "expression", f"is no cron expression: its {wrong} is wrong; 30 3 * * 1-5 is one"
+    except StopIteration:
+        return "expression", "names a time that never comes"
+    return None
+
+
+def find_next(trigger: CronTrigger, after: datetime) -> datetime | None:
+    """Returns the first time of a time table after this one; None if it has no more."""
+    return next((_utc(at) for at in CronSim(trigger.expression, _local(trigger, after))), None)
+
+
+@lru_cache(MAX_CACHED)
+def find_latest(trigger: CronTrigger, until: datetime) -> datetime | None:
+    """Returns the last time of a time table up to this minute, and with it; None if there is none."""
+    after = _local(trigger, until + timedelta(seconds=1))
+    times = (_utc(at) for at in CronSim(trigger.expression, after, reverse=True))
+    return next((at for at in times if at <= until), None)
+
+
+def _local(trigger: CronTrigger, at: datetime) -> datetime:
+    return at.astimezone(zoneinfo.ZoneInfo(trigger.timezone))
+
+
+def _utc(at: datetime) -> datetime:
+    return at.astimezone(UTC)

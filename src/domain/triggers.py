@@ -1,0 +1,180 @@
+"""Triggers: the changes of a repository, and the times, that start builds of a job.
+
+`evaluate` says whether a change starts a job, and why. It is pure, so that the explanation that users ask for and the
+decision that starts builds are the same.
+"""
+
+import re
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from domain.globs import find_match
+
+ChangeKind = Literal["push", "tag", "pull_request"]
+TriggerKind = Literal["push", "tag", "pull_request", "schedule"]
+SKIP_MARKER = re.compile(r"\[(?:skip ci|ci skip|no ci)\]", re.IGNORECASE)
+MAX_NAMED = 5
+"""Globs that a sentence names at most."""
+
+
+class CronTrigger(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A time table: a cron expression, the time zone in which it is read, and the branch to build."""
+
+    expression: str
+    timezone: str = "UTC"
+    branch: str | None = None
+    """None for the job's default branch."""
+
+
+class Triggers(msgspec.Struct, frozen=True, omit_defaults=True):
+    branches: list[str] = []
+    """Globs of the branches whose pushes start the job."""
+    tags: list[str] = []
+    """Globs of the tags that start the job."""
+    paths: list[str] = []
+    """Globs of paths, of which a push or pull request must change one; without any, it may change what it likes."""
+    pull_requests: bool = False
+    cron: list[CronTrigger] = []
+    cancel_superseded: bool = False
+    """Whether a change stops builds of older changes of the same branch that are still queued."""
+
+
+class RepositoryChange(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A change of a repository: a pushed branch, a tag, or the commits of a pull request."""
+
+    kind: ChangeKind = "push"
+    branch: str = ""
+    """Branch or tag; for a pull request, the branch that it comes from."""
+    commit: str | None = None
+    """The newest commit; None if whoever reported the change did not say."""
+    before: str | None = None
+    """The commit before the change; None for a new branch."""
+    message: str = ""
+    """First line of the newest commit's message."""
+    skip_marker: str = ""
+    """Text in the message that asks for no builds, such as `[skip ci]`."""
+    author: str = ""
+    paths: list[str] | None = None
+    """Changed paths; None if they are not known, or not all of them."""
+    pull_request: int | None = None
+    target: str = ""
+    """Branch that the pull request is for."""
+    fork: bool = False
+    """Whether the pull request comes from another repository."""
+    deleted: bool = False
+    """Whether the branch or tag was deleted."""
+    repository: str = ""
+    """Path of the repository, as `find_repository_path` returns it; empty if it is not known."""
+
+
+class BuildTrigger(msgspec.Struct, frozen=True):
+    """The change or time that started a build."""
+
+    kind: TriggerKind
+    """Kind of the change, or `schedule` for a time."""
+    change_id: int | None = None
+    """Id of the change that started the build."""
+    pull_request: int | None = None
+    """Number of the pull request whose commit it builds."""
+    scheduled_at: datetime | None = None
+    """Time of the time table that started the build."""
+
+
+class Evaluation(NamedTuple):
+    starts: bool
+    why: str
+    """A sentence without its first capital and its full stop."""
+
+
+def find_skip_marker(message: str) -> str:
+    """Returns the text in a commit message that asks for no builds; empty if it has none."""
+    found = SKIP_MARKER.search(message)
+    return found[0] if found else ""
+
+
+def find_repository_path(address: str) -> str:
+    """Returns the path of a repository's address in small letters: `acme/web` for https://github.com/acme/web.git."""
+    without_host = re.sub(r"^[A-Za-z+]+://[^/]*/|^[^/@]+@[^/:]+:", "", address.strip())
+    return without_host.strip("/").removesuffix(".git").removeprefix("scm/").lower()
+
+
+def is_same_repository(address_path: str, path: str) -> bool:
+    """Returns whether the path of an address means the repository that a host calls `path`. Hosts may serve their
+    repositories below a folder.
+    """
+    return not path or not address_path or f"/{address_path}".endswith(f"/{path}")
+
+
+def evaluate(change: RepositoryChange, triggers: Triggers, repository: str = "") -> Evaluation:
+    """Returns whether the change starts a job with these triggers. `repository` is the path of the job's repository;
+    empty if it has none.
+    """
+    if not is_same_repository(repository, change.repository):
+        return _refuse(f"the job builds {repository}, not {change.repository}")
+    if change.deleted:
+        return _refuse(f"{_kind_of_ref(change)} {change.branch} was deleted")
+    if change.skip_marker:
+        return Evaluation(False, f"skipped: the commit message says {change.skip_marker}")
+    if change.kind == "pull_request":
+        return _evaluate_pull_request(change, triggers)
+    is_tag = change.kind == "tag"
+    globs, kind = (triggers.tags, "tag") if is_tag else (triggers.branches, "branch")
+    if not globs:
+        return _refuse(f"the job has no globs of {'tags' if is_tag else 'branches'}")
+    if (matching := find_match(globs, change.branch)) is None:
+        return _refuse(f"{kind} {change.branch} matches {_none_of(globs)}")
+    because = f"{kind} {change.branch} matches {matching}"
+    # A tag names a commit that was pushed before, so nobody says which paths it changed.
+    return _start(because) if is_tag else _evaluate_paths(change, triggers, because)
+
+
+def _evaluate_pull_request(change: RepositoryChange, triggers: Triggers) -> Evaluation:
+    if not triggers.pull_requests:
+        return _refuse("the job's triggers leave pull requests out")
+    if change.fork:
+        return _refuse(
+            "the pull request comes from a fork, and builds of forks are not supported yet: anybody could run their"
+            " commands with the job's secrets"
+        )
+    return _evaluate_paths(change, triggers, f"pull request {change.pull_request} changed")
+
+
+def _evaluate_paths(change: RepositoryChange, triggers: Triggers, because: str) -> Evaluation:
+    if not triggers.paths:
+        return _start(because)
+    if change.paths is None:
+        return _start(
+            f"{because}, and the changed paths are not all known, so that the globs of paths count as matching"
+        )
+    for path in change.paths:
+        if (matching := find_match(triggers.paths, path)) is not None:
+            return _start(f"{because} and path {path} matches {matching}")
+    return _refuse(f"no changed path matches {_any_of(triggers.paths)}")
+
+
+def _start(because: str) -> Evaluation:
+    return Evaluation(True, f"would start because {because}")
+
+
+def _refuse(why: str) -> Evaluation:
+    return Evaluation(False, f"does not start: {why}")
+
+
+def _kind_of_ref(change: RepositoryChange) -> str:
+    return "tag" if change.kind == "tag" else "branch"
+
+
+def _none_of(globs: Sequence[str]) -> str:
+    return f"{'none of ' if len(globs) > 1 else 'not '}{_listed(globs)}"
+
+
+def _any_of(globs: Sequence[str]) -> str:
+    return f"{'any of ' if len(globs) > 1 else ''}{_listed(globs)}"
+
+
+def _listed(globs: Sequence[str]) -> str:
+    more = f" and {len(globs) - MAX_NAMED} more" if len(globs) > MAX_NAMED else ""
+    return ", ".join(globs[:MAX_NAMED]) + more
