@@ -1,0 +1,227 @@
+"""Payloads of the hooks of Bitbucket Cloud and of Bitbucket Data Center. Both leave the changed paths out."""
+
+import re
+from typing import Literal
+
+import msgspec
+
+from commands.hooks.message import HookMessage, commit_or_none, first_line
+from domain.triggers import RepositoryChange, find_skip_marker
+
+CLOUD_PULL_REQUESTS = ("pullrequest:created", "pullrequest:updated")
+SERVER_PULL_REQUESTS = ("pr:opened", "pr:from_ref_updated", "pr:reopened")
+
+
+class CloudRepository(msgspec.Struct):
+    full_name: str = ""
+
+
+class CloudAuthor(msgspec.Struct):
+    raw: str = ""
+    """`Ann <ann@example.com>`."""
+
+
+class CloudCommit(msgspec.Struct):
+    hash: str
+    message: str = ""
+    author: CloudAuthor = msgspec.field(default_factory=CloudAuthor)
+
+
+class CloudReference(msgspec.Struct):
+    name: str
+    type: str
+    target: CloudCommit | None = None
+
+
+class CloudReferenceChange(msgspec.Struct):
+    old: CloudReference | None = None
+    new: CloudReference | None = None
+
+
+class CloudChanges(msgspec.Struct):
+    changes: list[CloudReferenceChange]
+
+
+class CloudPush(msgspec.Struct):
+    repository: CloudRepository
+    push: CloudChanges
+
+
+class CloudBranch(msgspec.Struct):
+    name: str
+
+
+class CloudSide(msgspec.Struct):
+    branch: CloudBranch
+    commit: CloudCommit | None = None
+    repository: CloudRepository | None = None
+    """None if the fork was deleted."""
+
+
+class CloudPullRequest(msgspec.Struct):
+    id: int
+    source: CloudSide
+    destination: CloudSide
+    title: str = ""
+
+
+class CloudPullRequestAction(msgspec.Struct):
+    repository: CloudRepository
+    pullrequest: CloudPullRequest
+
+
+class ServerProject(msgspec.Struct):
+    key: str
+
+
+class ServerRepository(msgspec.Struct):
+    slug: str
+    project: ServerProject
+    id: int = 0
+
+    @property
+    def path(self) -> str:
+        return f"{self.project.key}/{self.slug}".lower()
+
+
+class ServerReference(msgspec.Struct, rename="camel"):
+    display_id: str
+    type: str
+
+
+class ServerReferenceChange(msgspec.Struct, rename="camel"):
+    ref: ServerReference
+    from_hash: str
+    to_hash: str
+    type: Literal["ADD", "UPDATE", "DELETE"]
+
+
+class ServerCommit(msgspec.Struct):
+    id: str
+    message: str = ""
+
+
+class ServerPush(msgspec.Struct, rename="camel"):
+    repository: ServerRepository
+    changes: list[ServerReferenceChange]
+    to_commit: ServerCommit | None = None
+
+
+class ServerSide(msgspec.Struct, rename="camel"):
+    display_id: str
+    latest_commit: str
+    repository: ServerRepository
+
+
+class ServerPullRequest(msgspec.Struct, rename="camel"):
+    id: int
+    from_ref: ServerSide
+    to_ref: ServerSide
+    title: str = ""
+
+
+class ServerPullRequestAction(msgspec.Struct, rename="camel"):
+    pull_request: ServerPullRequest
+
+
+class CloudOther(msgspec.Struct):
+    repository: CloudRepository | None = None
+
+
+def read_message(event: str, body: bytes) -> HookMessage:
+    """Reads the payload of an event. Raises msgspec.MsgspecError."""
+    if event == "repo:push":
+        return _read_cloud_push(msgspec.json.decode(body, type=CloudPush))
+    if event == "repo:refs_changed":
+        return _read_server_push(msgspec.json.decode(body, type=ServerPush))
+    if event in CLOUD_PULL_REQUESTS:
+        return _read_cloud_pull_request(msgspec.json.decode(body, type=CloudPullRequestAction))
+    if event in SERVER_PULL_REQUESTS:
+        return _read_server_pull_request(msgspec.json.decode(body, type=ServerPullRequestAction).pull_request)
+    if event == "diagnostics:ping":
+        return HookMessage("bitbucket", ignored="The hook reaches this server.", is_ping=True)
+    other = msgspec.json.decode(body, type=CloudOther)
+    repository = (other.repository or CloudRepository()).full_name.lower()
+    return HookMessage("bitbucket", repository, ignored=f"Events of the type {event[:100]} start nothing.")
+
+
+def _read_cloud_push(received: CloudPush) -> HookMessage:
+    repository, changes = received.repository.full_name.lower(), list[RepositoryChange]()
+    for moved in received.push.changes:
+        reference = moved.new or moved.old
+        if reference is None or reference.type not in ("branch", "tag"):  # or a named branch of Mercurial
+            continue
+        head = (moved.new.target if moved.new else None) or CloudCommit("")
+        old = moved.old.target if moved.old else None
+        changes.append(
+            RepositoryChange(
+                "tag" if reference.type == "tag" else "push",
+                reference.name,
+                commit_or_none(head.hash),
+                None if old is None else old.hash,
+                first_line(head.message),
+                find_skip_marker(head.message),
+                first_line(_find_email(head.author.raw)),
+                deleted=moved.new is None,
+                repository=repository,
+            )
+        )
+    return HookMessage("bitbucket", repository, changes, "" if changes else "The push has no branch or tag.")
+
+
+def _read_cloud_pull_request(received: CloudPullRequestAction) -> HookMessage:
+    repository, pull = received.repository.full_name.lower(), received.pullrequest
+    source = pull.source.repository
+    change = RepositoryChange(
+        "pull_request",
+        pull.source.branch.name,
+        None if pull.source.commit is None else pull.source.commit.hash,
+        message=first_line(pull.title),
+        skip_marker=find_skip_marker(pull.title),
+        pull_request=pull.id,
+        target=pull.destination.branch.name,
+        fork=source is None or source.full_name.lower() != repository,
+        repository=repository,
+    )
+    return HookMessage("bitbucket", repository, (change,))
+
+
+def _read_server_push(received: ServerPush) -> HookMessage:
+    repository, changes = received.repository.path, list[RepositoryChange]()
+    for moved in received.changes:
+        head = received.to_commit
+        message = head.message if head is not None and head.id == moved.to_hash else ""
+        changes.append(
+            RepositoryChange(
+                "tag" if moved.ref.type == "TAG" else "push",
+                moved.ref.display_id,
+                commit_or_none(moved.to_hash),
+                commit_or_none(moved.from_hash),
+                first_line(message),
+                find_skip_marker(message),
+                deleted=moved.type == "DELETE",
+                repository=repository,
+            )
+        )
+    return HookMessage("bitbucket", repository, changes, "" if changes else "The push has no branch or tag.")
+
+
+def _read_server_pull_request(pull: ServerPullRequest) -> HookMessage:
+    repository = pull.to_ref.repository.path
+    change = RepositoryChange(
+        "pull_request",
+        pull.from_ref.display_id,
+        pull.from_ref.latest_commit,
+        message=first_line(pull.title),
+        skip_marker=find_skip_marker(pull.title),
+        pull_request=pull.id,
+        target=pull.to_ref.display_id,
+        fork=pull.from_ref.repository.path != repository,
+        repository=repository,
+    )
+    return HookMessage("bitbucket", repository, (change,))
+
+
+def _find_email(raw: str) -> str:
+    found = re.search(r"<([^<>]*)>\s*\Z", raw)
+    return found[1] if found else raw

@@ -1,0 +1,141 @@
+"""Payloads of GitHub's hooks, of which only the fields that are used are read. Gitea and Forgejo send the same."""
+
+from typing import Any, cast
+
+import msgspec
+
+from commands.hooks.message import HookMessage, collect_paths, commit_or_none, first_line, split_ref
+from domain.triggers import ChangeKind, RepositoryChange, find_skip_marker
+
+MAX_COMMITS = 2_048
+"""Commits that a push lists at most."""
+MAX_FILES = 3_000
+"""Files that a commit lists at most."""
+STARTING_ACTIONS = ("opened", "reopened", "synchronize", "synchronized", "ready_for_review")
+"""Actions by which a pull request gets commits that were not built for it. `synchronized` is Gitea's."""
+
+
+class GitHubHookRepository(msgspec.Struct):
+    full_name: str = ""
+
+
+class GitHubAuthor(msgspec.Struct):
+    name: str | None = None
+    email: str | None = None
+
+
+class GitHubCommit(msgspec.Struct):
+    message: str = ""
+    author: GitHubAuthor = msgspec.field(default_factory=GitHubAuthor)
+    added: list[str] = []
+    removed: list[str] = []
+    modified: list[str] = []
+
+
+class GitHubPush(msgspec.Struct):
+    ref: str
+    repository: GitHubHookRepository = msgspec.field(default_factory=GitHubHookRepository)
+    before: str | None = None
+    after: str | None = None
+    deleted: bool = False
+    commits: list[GitHubCommit] = []
+    head_commit: GitHubCommit | None = None
+
+
+class GitHubCreated(msgspec.Struct):
+    ref: str
+    ref_type: str
+    repository: GitHubHookRepository = msgspec.field(default_factory=GitHubHookRepository)
+
+
+class GitHubHead(msgspec.Struct):
+    ref: str
+    sha: str
+    repo: GitHubHookRepository | None = None
+    """None if the fork was deleted."""
+
+
+class GitHubLogin(msgspec.Struct):
+    login: str = ""
+
+
+class GitHubPullRequest(msgspec.Struct):
+    head: GitHubHead
+    base: GitHubHead
+    title: str = ""
+    user: GitHubLogin | None = None
+
+
+class GitHubPullRequestAction(msgspec.Struct):
+    action: str
+    number: int
+    pull_request: GitHubPullRequest
+    repository: GitHubHookRepository = msgspec.field(default_factory=GitHubHookRepository)
+
+
+class GitHubOther(msgspec.Struct):
+    repository: GitHubHookRepository | None = None
+
+
+def read_message(event: str, body: bytes) -> HookMessage:
+    """Reads the payload of an event. Raises msgspec.MsgspecError."""
+    match event:
+        case "push":
+            return _read_push(msgspec.json.decode(body, type=GitHubPush))
+        case "pull_request":
+            return _read_pull_request(msgspec.json.decode(body, type=GitHubPullRequestAction))
+        case "create":
+            made = msgspec.json.decode(body, type=GitHubCreated)
+            ignored = f"The new {made.ref_type} {made.ref} starts builds by the push event that GitHub sends besides."
+            return HookMessage("github", made.repository.full_name.lower(), ignored=ignored)
+        case _:
+            other = msgspec.json.decode(body, type=GitHubOther)
+            repository = (other.repository or GitHubHookRepository()).full_name.lower()
+            if event == "ping":
+                return HookMessage("github", repository, ignored="The hook reaches this server.", is_ping=True)
+            return HookMessage("github", repository, ignored=f"Events of the type {event[:100]} start nothing.")
+
+
+def _read_push(push: GitHubPush) -> HookMessage:
+    repository = push.repository.full_name.lower()
+    if (split := split_ref(push.ref)) is None:
+        return HookMessage("github", repository, ignored=f"{push.ref[:200]} is neither a branch nor a tag.")
+    head = push.head_commit or GitHubCommit()
+    files = [(*commit.added, *commit.removed, *commit.modified) for commit in push.commits]
+    change = RepositoryChange(
+        cast(ChangeKind, split[0]),
+        split[1],
+        commit_or_none(push.after),
+        commit_or_none(push.before),
+        first_line(head.message),
+        find_skip_marker(head.message),
+        first_line(head.author.email or head.author.name),
+        collect_paths(files, is_complete=len(files) < MAX_COMMITS and all(len(one) < MAX_FILES for one in files)),
+        deleted=push.deleted or _is_zero(push.after),
+        repository=repository,
+    )
+    return HookMessage("github", repository, (change,))
+
+
+def _read_pull_request(received: GitHubPullRequestAction) -> HookMessage:
+    repository, pull = received.repository.full_name.lower(), received.pull_request
+    if received.action not in STARTING_ACTIONS:
+        ignored = f"The action {received.action[:100]} of a pull request starts nothing."
+        return HookMessage("github", repository, ignored=ignored)
+    change = RepositoryChange(
+        "pull_request",
+        pull.head.ref,
+        pull.head.sha,
+        message=first_line(pull.title),
+        skip_marker=find_skip_marker(pull.title),
+        author=first_line(pull.user.login if pull.user else ""),
+        pull_request=received.number,
+        target=pull.base.ref,
+        fork=pull.head.repo is None or pull.head.repo.full_name.lower() != repository,
+        repository=repository,
+    )
+    return HookMessage("github", repository, (change,))
+
+
+def _is_zero(commit: Any) -> bool:
+    return bool(commit) and not commit.strip("0")

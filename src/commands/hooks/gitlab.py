@@ -1,0 +1,119 @@
+"""Payloads of GitLab's hooks, of which only the fields that are used are read."""
+
+from typing import cast
+
+import msgspec
+
+from commands.hooks.message import HookMessage, collect_paths, commit_or_none, first_line, split_ref
+from domain.triggers import ChangeKind, RepositoryChange, find_skip_marker
+
+STARTING_ACTIONS = ("open", "reopen")
+
+
+class GitLabProject(msgspec.Struct):
+    path_with_namespace: str = ""
+
+
+class GitLabAuthor(msgspec.Struct):
+    name: str | None = None
+    email: str | None = None
+
+
+class GitLabCommit(msgspec.Struct):
+    id: str
+    message: str = ""
+    author: GitLabAuthor = msgspec.field(default_factory=GitLabAuthor)
+    added: list[str] = []
+    removed: list[str] = []
+    modified: list[str] = []
+
+
+class GitLabPush(msgspec.Struct):
+    ref: str
+    project: GitLabProject
+    before: str | None = None
+    after: str | None = None
+    checkout_sha: str | None = None
+    """The commit of an annotated tag, whose `after` is the tag object."""
+    commits: list[GitLabCommit] = []
+    total_commits_count: int = 0
+
+
+class GitLabMergeRequest(msgspec.Struct):
+    iid: int
+    source_branch: str
+    target_branch: str
+    source_project_id: int | None
+    target_project_id: int
+    last_commit: GitLabCommit
+    title: str = ""
+    action: str | None = None
+    oldrev: str | None = None
+    """The commit before, if the merge request got new commits."""
+
+
+class GitLabMergeRequestAction(msgspec.Struct):
+    project: GitLabProject
+    object_attributes: GitLabMergeRequest
+
+
+class GitLabOther(msgspec.Struct):
+    project: GitLabProject | None = None
+
+
+def read_message(event: str, body: bytes) -> HookMessage:
+    """Reads the payload of an event. Raises msgspec.MsgspecError."""
+    match event:
+        case "Push Hook" | "Tag Push Hook":
+            return _read_push(msgspec.json.decode(body, type=GitLabPush))
+        case "Merge Request Hook":
+            return _read_merge_request(msgspec.json.decode(body, type=GitLabMergeRequestAction))
+        case _:
+            other = msgspec.json.decode(body, type=GitLabOther)
+            repository = (other.project or GitLabProject()).path_with_namespace.lower()
+            return HookMessage("gitlab", repository, ignored=f"Events of the type {event[:100]} start nothing.")
+
+
+def _read_push(push: GitLabPush) -> HookMessage:
+    repository = push.project.path_with_namespace.lower()
+    if (split := split_ref(push.ref)) is None:
+        return HookMessage("gitlab", repository, ignored=f"{push.ref[:200]} is neither a branch nor a tag.")
+    commit = commit_or_none(push.checkout_sha) or commit_or_none(push.after)
+    head = next((one for one in push.commits if one.id == commit), GitLabCommit(""))
+    files = [(*one.added, *one.removed, *one.modified) for one in push.commits]
+    change = RepositoryChange(
+        cast(ChangeKind, split[0]),
+        split[1],
+        commit,
+        commit_or_none(push.before),
+        first_line(head.message),
+        find_skip_marker(head.message),
+        first_line(head.author.email or head.author.name),
+        collect_paths(files, is_complete=push.total_commits_count <= len(files)),
+        deleted=commit is None,
+        repository=repository,
+    )
+    return HookMessage("gitlab", repository, (change,))
+
+
+def _read_merge_request(received: GitLabMergeRequestAction) -> HookMessage:
+    repository, request = received.project.path_with_namespace.lower(), received.object_attributes
+    if request.action not in STARTING_ACTIONS and not (request.action == "update" and request.oldrev):
+        ignored = (
+            f"The action {(request.action or 'none')[:100]} of a merge request starts nothing without new commits."
+        )
+        return HookMessage("gitlab", repository, ignored=ignored)
+    head = request.last_commit
+    change = RepositoryChange(
+        "pull_request",
+        request.source_branch,
+        head.id,
+        message=first_line(head.message),
+        skip_marker=find_skip_marker(head.message) or find_skip_marker(request.title),
+        author=first_line(head.author.email or head.author.name),
+        pull_request=request.iid,
+        target=request.target_branch,
+        fork=request.source_project_id != request.target_project_id,
+        repository=repository,
+    )
+    return HookMessage("gitlab", repository, (change,))

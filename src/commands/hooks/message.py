@@ -1,0 +1,53 @@
+"""The message of an inbound hook, in a form that is the same for all hosts."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from domain.changes import Reporter
+from domain.triggers import RepositoryChange
+
+NO_COMMIT = "0" * 40
+"""Commit that hosts give in place of none, of a branch that was made or deleted."""
+MAX_PATHS = 3_000
+"""Changed paths that are kept of a change; of more, the paths count as not known."""
+MAX_PATH_LENGTH = 4_096
+MAX_LINE = 500
+"""Characters that are kept of the first line of a commit message, and of an author."""
+
+
+@dataclass(frozen=True)
+class HookMessage:
+    """A message that was read: the changes that it reports, or why it reports none."""
+
+    reporter: Reporter
+    repository: str = ""
+    """Path of the repository, in small letters; empty if the message names none."""
+    changes: Sequence[RepositoryChange] = field(default_factory=tuple)
+    ignored: str = ""
+    """Why the message has no changes, as a sentence."""
+    is_ping: bool = False
+
+
+def first_line(text: str | None) -> str:
+    lines = (text or "").strip().splitlines()
+    return lines[0][:MAX_LINE] if lines else ""
+
+
+def commit_or_none(commit: str | None) -> str | None:
+    return None if not commit or not commit.strip("0") else commit
+
+
+def collect_paths(groups: Iterable[Iterable[str]], *, is_complete: bool) -> list[str] | None:
+    """Returns the distinct paths of the groups; None if they are too many, or if the message does not list all."""
+    paths = dict.fromkeys(path for group in groups for path in group)
+    if not is_complete or not paths or len(paths) > MAX_PATHS or any(len(path) > MAX_PATH_LENGTH for path in paths):
+        return None
+    return list(paths)
+
+
+def split_ref(ref: str) -> tuple[str, str] | None:
+    """Returns (kind, name) of a full name such as refs/heads/main: `push` or `tag`. None for other references."""
+    for prefix, kind in (("refs/heads/", "push"), ("refs/tags/", "tag")):
+        if ref.startswith(prefix):
+            return kind, ref.removeprefix(prefix)
+    return None

@@ -1,0 +1,39 @@
+"""Reads the messages of inbound hooks: finds out which host sent one, and what it reports."""
+
+from collections.abc import Mapping
+
+import msgspec
+
+from commands.hooks import bitbucket, github, gitlab
+from commands.hooks.message import HookMessage
+from domain.core.errors import Invalid
+
+DELIVERY_HEADERS = (
+    "x-github-delivery",
+    "idempotency-key",  # GitLab: the same in each try
+    "webhook-id",
+    "x-gitlab-event-uuid",
+    "x-request-uuid",
+    "x-request-id",
+)
+"""Headers with the id of a message, which a host keeps when it sends a message again. The first one counts."""
+
+
+def read_message(headers: Mapping[str, str], body: bytes) -> HookMessage:
+    """Reads a message whose signature was verified. Names of headers are in small letters. Raises Invalid."""
+    try:
+        if event := headers.get("x-github-event"):
+            return github.read_message(event, body)
+        if event := headers.get("x-gitlab-event"):
+            return gitlab.read_message(event, body)
+        if event := headers.get("x-event-key"):
+            return bitbucket.read_message(event, body)
+        return github.read_message("push", body)  # no header says which event it is, as in the API's reference
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise Invalid(f"The payload cannot be read: {reason}.") from None
+
+
+def find_delivery_id(headers: Mapping[str, str]) -> str:
+    """Returns the id that the host gave to the message; empty if it gave none."""
+    return next((value[:200] for name in DELIVERY_HEADERS if (value := headers.get(name))), "")
