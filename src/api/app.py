@@ -20,6 +20,7 @@ from api.builds import BuildController
 from api.description import document
 from api.events import EventController
 from api.health import HealthController, ProjectionController, ReactionController
+from api.hooks import ChangeController, HookController, ProjectHookController
 from api.http import problems
 from api.http.bodies import JsonRequest, refuse_compressed_body, refuse_unexpected_body, require_storable
 from api.http.body_limits import MAX_BYTES, limit_body
@@ -54,6 +55,7 @@ from api.teams import TeamsController
 from api.templates import TemplateController
 from api.tests import TestController
 from api.triage import TriageController
+from api.triggers import TriggerController
 from api.users import UserController
 from api.webhooks import WebhookController
 
@@ -68,6 +70,9 @@ CONTROLLERS = (
     ProjectController,
     JobController,
     JobBundleController,
+    TriggerController,
+    HookController,
+    ChangeController,
     TemplateController,
     PoolController,
     NodeController,
@@ -140,6 +145,7 @@ def create_app(services: AbstractAsyncContextManager[Services], version: str) ->
         route_handlers=[
             Router("/api/v3", route_handlers=list(CONTROLLERS)),
             AgentDownloadController,
+            ProjectHookController,
             PasswordPageController,
         ],
         lifespan=[lifespan],

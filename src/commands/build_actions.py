@@ -22,6 +22,7 @@ from domain.builds import (
     Assigned,
     BuildCommented,
     BuildDeleted,
+    BuildFinished,
     BuildMovedToTop,
     BuildPinned,
     BuildQueued,
@@ -50,6 +51,7 @@ ENDED_EARLY: frozenset[Reason | None] = frozenset(
         "agent_stopped",
         "node_removed",
         "job_deleted",
+        "superseded",
     }
 )
 """Reasons of builds whose command did not run to its end."""
@@ -116,7 +118,9 @@ class RestartBuild(Command):
                 f"Job {job.job_id} has no command to run; set one by PUT /api/v3/jobs/{job.job_id}/configuration."
             )
         commit_sha = source.commit_sha or queued.commit_sha
-        yield self.event(BuildQueued, queued, configuration=configuration, commit_sha=commit_sha, external=False)
+        yield self.event(
+            BuildQueued, queued, configuration=configuration, commit_sha=commit_sha, external=False, trigger=None
+        )
 
 
 @dataclass(frozen=True)
@@ -133,6 +137,24 @@ class MoveBuildToTop(Command, of=BUILD):
                 raise Conflict(f"Build {self.build_id} has just been assigned to a node, so it waits no more.")
             case Running() | Finished():
                 raise Conflict(f"Build {self.build_id} is {status_of(build)}; only a queued build can be moved.")
+
+
+@dataclass(frozen=True)
+class SupersedeBuild(Command, of=BUILD):
+    """Ends a build that is still queued because a newer change of its branch has started another one. Does nothing if
+    a node has it already, or if it has ended.
+    """
+
+    build_id: int
+    change_id: int
+    """Id of the newer change."""
+
+    def decide(self, build: AnyBuild | None) -> Iterable[Event]:
+        if not isinstance(build, Queued) or (trigger := build.queued.trigger) is None:
+            return
+        if trigger.change_id is not None and trigger.change_id < self.change_id:
+            detail = f"A newer change of {build.queued.branch} has started another build."
+            yield BuildFinished(**build.ids, status="aborted", reason="superseded", detail=detail)
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ from domain.core.events import AnyStream, Event
 from domain.jobs import JOB, Job
 from domain.pools import POOL, Pool
 from domain.templates import TEMPLATE, Template, overlaid
+from domain.triggers import BuildTrigger
 from store.tables.build_logs import EMPTY_LOG, LogEnd
 
 
@@ -57,6 +58,7 @@ class StartBuild(Command):
     external: bool = False
     by_admin: bool = False
     """Whether an admin starts the build: some nodes run no others."""
+    trigger: BuildTrigger | None = None
 
     def reads(self) -> Sequence[AnyStream]:
         return BUILD.at(self.build_id), JOB.at(self.job_id)

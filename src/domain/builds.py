@@ -19,6 +19,7 @@ from domain.core.events import UNSTAMPED, Category, Event, copy_fields
 from domain.jobs import Configuration, QuarantineMode
 from domain.nodes import agent_notification
 from domain.reports import COUNTS, Report
+from domain.triggers import BuildTrigger
 
 Verdict = Literal["passed", "failed", "aborted"]
 VisibleStatus = Literal["queued", "running", "passed", "failed", "aborted"]
@@ -38,6 +39,7 @@ Reason = Literal[
     "agent_stopped",
     "node_removed",
     "job_deleted",
+    "superseded",
     "reported",
 ]
 
@@ -86,6 +88,8 @@ class BuildQueued(BuildEvent, frozen=True):
     pool_labels: dict[str, str] = {}
     quarantine_mode: QuarantineMode = "run"
     by_admin: bool = False  # whether an admin queued it; unknown, thus false, in events of older releases
+    trigger: BuildTrigger | None = None
+    """The change or time that started the build; None if a user started it."""
 
 
 class BuildAssigned(BuildEvent, frozen=True):
@@ -324,16 +328,7 @@ def evolve(state: AnyBuild | None, event: Event) -> AnyBuild | None:
                 known_issues=state.known_issues + event.known_issues,
             )
         case BuildFinished():
-            return Finished(
-                **_common(state),
-                status=event.status,
-                reason=event.reason,
-                detail=event.detail,
-                exit_code=event.exit_code,
-                node_id=event.node_id,
-                log_lines=event.log_lines,
-                log_digest=event.log_digest,
-            )
+            return copy_fields(Finished, event, **_common(state))
         case BuildPinned() | BuildUnpinned():
             return msgspec.structs.replace(state, pinned=isinstance(event, BuildPinned))
         case BuildCommented():

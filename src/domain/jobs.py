@@ -1,12 +1,14 @@
 """Jobs: the command to run, where to run it, and its limits. Each run of a job is a build."""
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import ClassVar, Literal
 
 import msgspec
 
 from domain.core.data_keys import job_key
-from domain.core.events import Category, Event, changes_of, copy_fields
+from domain.core.events import UNSTAMPED, Category, Event, changes_of, copy_fields
+from domain.triggers import Triggers
 
 Clearable = Literal["node_pool_id", "pipeline_template_id", "repository"]
 QuarantineMode = Literal["run", "skip"]
@@ -93,6 +95,14 @@ class JobConfigured(JobEvent, frozen=True):
     configuration: Configuration = Configuration()
 
 
+class JobTriggersChanged(JobEvent, frozen=True):
+    """The job's triggers were replaced. Times of its time tables count from now on."""
+
+    name: ClassVar[str] = "job.triggers_changed"
+    sealed: ClassVar[tuple[str, ...]] = ("triggers",)
+    triggers: Triggers = Triggers()
+
+
 class JobDeleted(JobEvent, frozen=True):
     """The job was deleted, and all its builds with it: destroying the job's data key makes their texts unreadable.
     Unfinished builds are aborted.
@@ -117,6 +127,11 @@ class Job(msgspec.Struct, frozen=True):
     pool_labels: dict[str, str]
     quarantine_mode: QuarantineMode
     configuration: Configuration
+    triggers: Triggers = Triggers()
+    scheduled_since: datetime = UNSTAMPED
+    """Time from which times of the time tables count: that of the last change of triggers, or since when the job is
+    enabled.
+    """
     deleted: bool = False
 
 
@@ -125,9 +140,12 @@ def evolve(state: Job | None, event: Event) -> Job | None:
         case JobCreated():
             return copy_fields(Job, event, enabled=True, configuration=Configuration())
         case JobUpdated() if state is not None:
-            return msgspec.structs.replace(state, **changes_of(event))
+            since = event.at if event.enabled else state.scheduled_since
+            return msgspec.structs.replace(state, **changes_of(event), scheduled_since=since)
         case JobConfigured() if state is not None:
             return msgspec.structs.replace(state, configuration=event.configuration)
+        case JobTriggersChanged() if state is not None:
+            return msgspec.structs.replace(state, triggers=event.triggers, scheduled_since=event.at)
         case JobDeleted() if state is not None:
             return msgspec.structs.replace(state, deleted=True)
         case _:
@@ -135,4 +153,4 @@ def evolve(state: Job | None, event: Event) -> Job | None:
 
 
 JOB = Category[Job | None]("job", None, evolve)
-EVENTS = (JobCreated, JobUpdated, JobConfigured, JobDeleted)
+EVENTS = (JobCreated, JobUpdated, JobConfigured, JobTriggersChanged, JobDeleted)

@@ -7,6 +7,7 @@ import msgspec
 
 from domain.builds import Reason, VisibleStatus
 from domain.core.events import copy_fields
+from domain.triggers import BuildTrigger
 from projections.builds import BuildRow, CommentView
 
 
@@ -52,6 +53,8 @@ class BuildDetail(BuildItem):
     external: bool
     triggered_by: str
     """Origin of the build: the user or the part of the server that started it."""
+    trigger: BuildTrigger | None
+    """Change or time that started the build; null if a user started it."""
     keep_forever: bool
     waiting_for: str | None
     """Why a queued build is not assigned yet; null until the dispatcher has tried."""
@@ -70,6 +73,7 @@ def detail(row: BuildRow, waiting_for: str | None, comments: list[CommentView]) 
         row,
         **_calculated(row),
         triggered_by=row.created_by,
+        trigger=msgspec.convert(row.trigger, BuildTrigger) if row.trigger else None,
         keep_forever=row.pinned,
         waiting_for=waiting_for,
         comments=comments,

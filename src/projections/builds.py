@@ -1,6 +1,6 @@
 """Read model of builds and their comments."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -27,10 +27,12 @@ from projections.engine.queries import fetch_all, fetch_column, fetch_value, fin
 from projections.projects import ProjectRow
 from store.postgres.queries import Source, fetch_rows
 
-VERSION = 2
+VERSION = 3
 
 MAX_COUNT = 10_000
 """Largest count when several filters are combined. With one filter the count is exact."""
+MAX_NEWER = 200
+"""Builds of a job, the newest, among which one is searched that supersedes queued ones."""
 MAX_ON_COMMIT = 5
 """Number of other builds on the same commit that a report is compared with, at most."""
 
@@ -45,6 +47,7 @@ class BuildRow(Row, frozen=True):
             '(lower(commit_sha) COLLATE "C")',
             "(node_id) WHERE finished_at IS NULL",
             "(node_pool_id) WHERE finished_at IS NULL",
+            "(job_id) WHERE status = 'queued'",
         ),
     )
     id: int
@@ -80,6 +83,8 @@ class BuildRow(Row, frozen=True):
     moved_to_top: int = 0
     """Log position of the last move to the top of the queue; 0 when the build was never moved."""
     configuration: dict[str, Any] = {}
+    trigger: dict[str, Any] = {}
+    """The `BuildTrigger`; empty if a user started the build."""
 
 
 class CommentRow(Row, frozen=True):
@@ -114,6 +119,7 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
                 selected_tests=None if event.test_ids is None else len(event.test_ids),
                 configuration=msgspec.structs.asdict(event.configuration)
                 | {"secrets": sorted(event.configuration.secrets)},
+                trigger={} if event.trigger is None else msgspec.to_builtins(event.trigger),
             )
         case JobDeleted():
             yield DeleteWhere(BuildRow, "job_id", event.job_id)
@@ -260,6 +266,12 @@ async def find_expired(source: Source, now: datetime, limit: int) -> list[Expire
     return [ExpiredBuild(*row) for row in await fetch_rows(source, query, {"now": now, "limit": limit})]
 
 
+class SupersededBuild(NamedTuple):
+    build_id: int
+    change_id: int
+    """Id of the newest change that started a build of the same job and branch."""
+
+
 async def find_ended_on_commit(source: Source, job_id: int, commit_sha: str, *, other_than: int) -> list[int]:
     """Returns the ids of up to MAX_ON_COMMIT builds of a job on a commit that passed or failed, newest first. Leaves
     out the build `other_than`.
@@ -270,6 +282,23 @@ async def find_ended_on_commit(source: Source, job_id: int, commit_sha: str, *, 
         f" ORDER BY id DESC LIMIT {MAX_ON_COMMIT}"
     )
     return await fetch_column(source, query, {"job": job_id, "commit": commit_sha, "other": other_than})
+
+
+async def find_superseded(source: Source, job_ids: Sequence[int]) -> list[SupersededBuild]:
+    """Returns the queued builds of these jobs that a change of a branch or pull request started, and for which a newer
+    change of the same branch or pull request has started a build too.
+    """
+    query = (
+        "SELECT old.id, max(new.change_id) FROM unnest(%(jobs)s::bigint[]) AS job(id)"
+        f" JOIN {BuildRow.table} old ON old.job_id = job.id AND old.status = 'queued'"
+        "  AND old.trigger->>'kind' IN ('push', 'pull_request')"
+        " CROSS JOIN LATERAL (SELECT branch, trigger, (trigger->>'change_id')::bigint AS change_id"
+        f"  FROM {BuildRow.table} WHERE job_id = job.id ORDER BY id DESC LIMIT {MAX_NEWER}) new"
+        " WHERE new.branch = old.branch AND new.trigger->>'kind' = old.trigger->>'kind'"
+        "  AND new.trigger->>'pull_request' IS NOT DISTINCT FROM old.trigger->>'pull_request'"
+        "  AND new.change_id > (old.trigger->>'change_id')::bigint GROUP BY old.id ORDER BY old.id"
+    )
+    return [SupersededBuild(*row) for row in await fetch_rows(source, query, {"jobs": list(job_ids)})]
 
 
 async def find_queue_position(source: Source, build_id: int) -> int:

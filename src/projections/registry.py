@@ -20,6 +20,7 @@ from projections import (
     teams,
     templates,
     triage,
+    triggers,
     webhooks,
 )
 
@@ -29,6 +30,7 @@ PROJECTIONS = (
     projects.PROJECTION,
     templates.PROJECTION,
     jobs.PROJECTION,
+    triggers.PROJECTION,
     pools.PROJECTION,
     nodes.PROJECTION,
     node_commands.PROJECTION,

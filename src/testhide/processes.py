@@ -41,8 +41,6 @@ if TYPE_CHECKING:
 
 POOL_SIZE = 10
 """Connections for queries of a process that answers HTTP or runs many workers."""
-RESPONSE_CLEANUP_INTERVAL_S = 60.0
-"""Seconds between two deletions of expired responses to idempotency keys."""
 
 
 @dataclass(frozen=True)
@@ -297,21 +295,19 @@ def work(settings: Settings) -> None:
     """Run reactions, deliveries, periodic work and the sealing of the log until SIGTERM. Raises Fault."""
     from commands.handler import Handler
     from integrations.checkpoints import CheckpointFolder
-    from integrations.saml import SamlService
     from projections.engine.read_your_writes import ProjectionWaiter
     from projections.registry import PROJECTIONS
     from store.tables.build_logs import BuildLogs
     from store.tables.deliveries import DELIVERIES_CHANNEL
-    from store.tables.idempotent_responses import IdempotentResponses
     from testhide.artifact_store import refuse_other_store
-    from workers import identity_providers, known_issues, quarantine, read_models, retention, unused_tables
+    from testhide.periodic_work import make_schedules
+    from workers.changes import ChangeEvaluator
     from workers.deliveries.messages import MessageBuilder
     from workers.deliveries.planner import DeliveryPlanner
     from workers.deliveries.sender import DeliverySender
     from workers.deliveries.teams import TeamsSender
     from workers.deliveries.webhooks import WebhookSender
     from workers.flakiness import FlakinessWatch
-    from workers.loops.periodic import Schedule, Schedules
     from workers.reactions.reaction_dispatcher import ReactionDispatcher
     from workers.reactions.registry import REACTIONS, Tools
     from workers.sealer import Sealer
@@ -325,39 +321,16 @@ def work(settings: Settings) -> None:
             pool, log, secrets = parts.pool, parts.log, parts.secrets
             handler = Handler(log, utcnow)
             waiter = ProjectionWaiter(pool, listener, PROJECTIONS)
+            schedules = make_schedules(parts, handler, outgoing, waiter, settings.public_url)
 
             blobs = blob_store(settings)
             await refuse_other_store(pool, blobs, settings.blobs)
             hosts = source_hosts(settings, outgoing, secrets)
-            tools = Tools(BuildLogs(pool), blobs, log, secrets, mailer(settings), settings.public_url, hosts)
-            reactions = ReactionDispatcher(pool, log, listener, settings.redis_url, REACTIONS, tools)
-
-            deletion = retention.Retention(pool, log, handler, utcnow)
-            expiry = quarantine.QuarantineWatch(pool, handler, utcnow)
-            saml = SamlService(settings.public_url)
-            metadata = identity_providers.MetadataRefresh(pool, handler, outgoing, saml)
-            search = known_issues.KnownIssueSearch(pool, log, handler)
-            comparison = read_models.ReadModelCheck(parts.conninfo, pool, log, waiter)
-            unused = unused_tables.UnusedTables(pool, log, PROJECTIONS, utcnow)
-            responses = IdempotentResponses(pool, secrets)
-            schedules = Schedules(
-                parts.conninfo,
-                (
-                    Schedule("retention", deletion.sweep, retention.INTERVAL_S, retention.BUSY_INTERVAL_S),
-                    Schedule("quarantine", expiry.sweep, quarantine.INTERVAL_S),
-                    Schedule("read models", comparison.sweep, read_models.INTERVAL_S, read_models.ALARMED_INTERVAL_S),
-                    Schedule(
-                        "sequences",
-                        comparison.sweep_sequences,
-                        read_models.INTERVAL_S,
-                        read_models.ALARMED_INTERVAL_S,
-                    ),
-                    Schedule("unused tables", unused.sweep, unused_tables.INTERVAL_S),
-                    Schedule("identity providers", metadata.sweep, identity_providers.INTERVAL_S),
-                    Schedule("known issues", search.sweep, known_issues.INTERVAL_S),
-                    Schedule("old answers", responses.delete_expired, RESPONSE_CLEANUP_INTERVAL_S),
-                ),
+            changes = ChangeEvaluator(pool, log, handler, parts.ids, secrets, waiter.wait_reached)
+            tools = Tools(
+                BuildLogs(pool), blobs, log, secrets, mailer(settings), settings.public_url, hosts, changes=changes
             )
+            reactions = ReactionDispatcher(pool, log, listener, settings.redis_url, REACTIONS, tools)
 
             folder = CheckpointFolder(Path(settings.checkpoints_to)) if settings.checkpoints_to else None
             sealer = Sealer(parts.conninfo, pool, log, handler, secrets, utcnow, folder)

@@ -80,6 +80,7 @@ def _parameters(documented: dict[str, Any], kind: str) -> tuple[Parameter, ...]:
         Parameter(item["name"], item["type"], item["description"], required)
         for key, required in ((f"{kind}_required", True), (f"{kind}_optional", False))
         for item in documented.get(key, ())
+        if item["name"] != "(payload)"  # the whole body
     )
 
 
@@ -137,6 +138,8 @@ SERVED = (
     ("PUT", "/api/v3/pipeline-templates/{template_id}"),
     ("DELETE", "/api/v3/pipeline-templates/{template_id}"),
     ("POST", "/api/v3/builds/start"),
+    ("POST", "/api/v3/builds/git-notify"),
+    ("POST", "/api/v3/gitops/webhook"),
     ("GET", "/api/v3/builds"),
     ("GET", "/api/v3/builds/{build_id}"),
     ("POST", "/api/v3/builds/{build_id}/restart"),

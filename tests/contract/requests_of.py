@@ -1,6 +1,9 @@
 """The documented request of an operation, with the ids of real things in it."""
 
+import hashlib
+import hmac
 import io
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -24,6 +27,7 @@ class Call:
     body: dict[str, Any] | None = None
     file: tuple[str, bytes] | None = None
     """Then `body` is a form's fields."""
+    headers: dict[str, str] = field(default_factory=dict)
 
     def send(self, client: Client, **more: Any) -> requests.Response:
         if self.file is not None:
@@ -31,6 +35,8 @@ class Call:
             more |= {"data": self.body, "files": {"file": (name, io.BytesIO(content))}}
         elif self.body is not None:
             more |= {"json": self.body}
+        if self.headers:
+            more["headers"] = self.headers | more.get("headers", {})
         return client.request(self.method, self.path.format(**self.ids), params=self.query, **more)
 
 
@@ -170,6 +176,21 @@ def _fresh_link(call: Call, world: World) -> Call:
     return replace(call, body={**(call.body or {}), "token": token})
 
 
+def _for_a_trigger(call: Call, world: World) -> Call:
+    for _ in range(2):
+        path = f"/api/v3/jobs/{world.new_job()}/triggers"
+        world.admin.put(path, json={"branches": ["feature/*"]}).then(200)
+    return call
+
+
+def _signed(call: Call, world: World) -> Call:
+    path = f"/api/v3/projects/{world.other_project}/rotate-webhook-secret"
+    secret = world.admin.post(path).then(200)["webhook_secret"]
+    digest = hmac.new(secret.encode(), json.dumps(call.body).encode(), hashlib.sha256).hexdigest()
+    query = {"project_id": world.other_project}
+    return replace(call, query=query, headers={"X-Hub-Signature-256": f"sha256={digest}"})
+
+
 def _of_build(call: Call, world: World) -> Call:
     return replace(call, query={"job_id": world.job})
 
@@ -193,6 +214,8 @@ SPECIAL: dict[tuple[str, str], Callable[[Call, World], Call]] = {
         ("POST", f"/api/v3/tests/{{test_id}}/{what}"): _fresh_test
         for what in ("classification", "defect", "resolution", "known-issue")
     },
+    ("POST", "/api/v3/builds/git-notify"): _for_a_trigger,
+    ("POST", "/api/v3/gitops/webhook"): _signed,
     ("POST", "/api/v3/builds/{build_id}/restart"): _fresh_result,
     ("POST", "/api/v3/builds/{build_id}/stop"): _fresh_queued,
     ("DELETE", "/api/v3/builds/{build_id}"): _fresh_result,

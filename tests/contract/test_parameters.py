@@ -109,7 +109,7 @@ def test_a_filter_selects(world: World, filtered: Filter) -> None:
 def test_every_documented_filter_is_tried() -> None:
     tried = {(f"/api/v3{item.path}", item.name) for item in FILTERS} | ELSEWHERE
     for operation, parameter in QUERIES:
-        if parameter.name not in SELECTS and not parameter.required:
+        if parameter.name not in SELECTS and not parameter.required and not operation.writes:
             assert (operation.path, parameter.name) in tried, f"{operation}?{parameter.name}"
 
 

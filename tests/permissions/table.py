@@ -71,7 +71,7 @@ class Operation:
         template = self.route.partition(" ")[2]
         renamed = dict(pair.split("=") for pair in self.of.split() if pair)
         names = ids | {"id": ids.get(template.split("/")[1])} | {name: ids[to] for name, to in renamed.items()}
-        outside = template.startswith(("/agent/{version}", "/set-password"))
+        outside = template.startswith(("/agent/{version}", "/set-password", "/webhook/proj"))
         return ("" if outside else "/api/v3") + template.format(**names)
 
 
@@ -151,6 +151,9 @@ PROJECTS = (
     past("GET /jobs/{job_id}/configuration"),
     op("PUT /jobs/{job_id}/configuration", WRITE, CONFIGURATION),
     op("POST /jobs/{job_id}/export", READ),
+    op("GET /jobs/{job_id}/triggers", READ),
+    op("PUT /jobs/{job_id}/triggers", WRITE, {"branches": ["main"]}),
+    op("POST /jobs/{job_id}/triggers/explain", READ, {"branch": "main"}),
 )
 TEMPLATE = {"name": "x", "setup": [], "env": {}}
 TEMPLATES = (
@@ -165,6 +168,13 @@ TEMPLATES = (
 )
 BUILDS = (
     op("POST /builds/start", BUILD, lambda at: {"job_id": at["job_id"]}),
+    op(
+        "POST /builds/git-notify",
+        BUILD,
+        lambda at: {"project_id": at["project_id"], "branch": "main", "commit_sha": "c0ffee"},
+    ),
+    op("POST /gitops/webhook", public, answers=(401,)),  # not signed
+    op("POST /webhook/proj/{project_id}", public, answers=(401,)),
     op("GET /builds", READER, lists="read"),
     past("GET /builds", auditors, lists="admin"),
     op("GET /builds/{build_id}", READ),

@@ -81,11 +81,13 @@ class RequestContext:
             await self.wait_until_shown(await self.services.log.read_head())
         return receipt
 
-    async def execute_unseen(self, command: Command) -> Receipt:
+    async def execute_unseen(
+        self, command: Command, actor: str | None = None, once: IdempotencyKey | None = None
+    ) -> Receipt:
         """Executes a command whose events no caller will look for, such as the record of a read. Does not wait for the
-        read models, and does not add a position to the response.
+        read models, and does not add a position to the response. `once` is the same as in a call.
         """
-        return await self._execute(command, self._caller(None))
+        return await self._execute(command, dataclasses.replace(self._caller(actor), once=once))
 
     async def wait_until_shown(self, position: int, first: int | None = None) -> None:
         """Adds `position` to the response's headers. Then waits until the read models show the events from `first` to

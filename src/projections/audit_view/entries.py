@@ -16,6 +16,7 @@ from domain.artifacts import ARTIFACT
 from domain.audit import AUDIT_READ, RESTORES, ROWS, SIGNING_KEY
 from domain.auth import API_TOKEN, SESSION
 from domain.builds import BUILD, Build, status_of
+from domain.changes import CHANGE
 from domain.claims import CLAIM
 from domain.core.events import Category, Damaged, Event, Recorded
 from domain.dispatch import LEADER
@@ -77,7 +78,7 @@ CATEGORIES: Mapping[str, Category[Any]] = {
             DELIVERY,
             FLAKINESS,
         ),
-        *(CHANNEL, CARD, IDENTITY_PROVIDER, SCM_ENDPOINT),
+        *(CHANGE, CHANNEL, CARD, IDENTITY_PROVIDER, SCM_ENDPOINT),
     )
 }
 
@@ -90,9 +91,11 @@ SYSTEM = {
     "first-start": "The first start",
     "identity-providers": "The refresh of identity providers",
     "known-issues": "The search for known issues",
+    "hook": "The hook of a source code host",
     "operator": "An operator",
     "quarantine": "The watch over quarantines",
     "retention": "Retention",
+    "schedule": "A time table",
     "sso": "Single sign-on",
     "start": "The start of the server",
 }
@@ -108,6 +111,7 @@ _INTERNAL = {
     "queued",
     "read_id",
     "results_version",
+    "scheduled_since",
     *Event.__struct_fields__,
 }
 """Fields of states that are not shown, because they mean nothing to readers or repeat another field."""

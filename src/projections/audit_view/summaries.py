@@ -13,6 +13,7 @@ from domain import (
     audit,
     auth,
     builds,
+    changes,
     claims,
     dispatch,
     flakiness,
@@ -178,6 +179,13 @@ def _command_completed(event: node_commands.NodeCommandCompleted) -> str:
     return f"said that command {event.command_id} on node {event.node_id} {how}"
 
 
+def _change_received(event: changes.ChangeReceived) -> str:
+    change = event.change
+    number = f" {change.pull_request}" if change.pull_request is not None else ""
+    what = f"{spaced(change.kind)}{number}{quoted(' of ', change.branch)}" if change.branch else "change"
+    return f"reported the {what} to project {event.project_id} as change {event.change_id}"
+
+
 def _webhook_registered(event: webhooks.WebhookRegistered) -> str:
     return f"registered webhook {event.webhook_id} for {listed(map(str, event.events)) or 'nothing'}"
 
@@ -251,6 +259,7 @@ SUMMARIES: Mapping[type[Event], str | Callable[[Any], str]] = {
     quarantine.QuarantineBecameHealthy: lambda event: f"noticed that {_entries(event)} became healthy",
     quarantine.QuarantinedTestsRan: _quarantined_ran,
     flakiness.TestTurnedFlaky: "noticed that test {test_case_id}{node_id: “} turned flaky in build {build_id}",
+    changes.ChangeReceived: _change_received,
     projects.ProjectCreated: "created project {project_id}{title: “}",
     projects.ProjectUpdated: "changed project {project_id}",
     projects.WebhookSecretRotated: "renewed the webhook secret of project {project_id}",
@@ -261,6 +270,7 @@ SUMMARIES: Mapping[type[Event], str | Callable[[Any], str]] = {
     jobs.JobCreated: "created job {job_id}{title: “} in project {project_id}",
     jobs.JobUpdated: "changed job {job_id}",
     jobs.JobConfigured: "configured job {job_id}",
+    jobs.JobTriggersChanged: "changed the triggers of job {job_id}",
     jobs.JobDeleted: "deleted job {job_id} with its builds",
     templates.TemplateCreated: "created pipeline template {template_id}{title: “}",
     templates.TemplateUpdated: "changed pipeline template {template_id}",

@@ -32,6 +32,7 @@ Kind = Literal[
     "audit_reads",
     "identity_providers",
     "scm_endpoints",
+    "changes",
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 """Each has a sequence `<kind>_ids`, which a migration creates."""
@@ -67,6 +68,7 @@ STREAMS: dict[Kind, tuple[str, ...]] = {
     "webhooks": ("webhook", "teams-channel"),
     "scm_endpoints": ("scm",),
     "audit_reads": ("audit-read",),
+    "changes": ("change",),
 }
 """Categories of the streams that are named by an id of a kind. Comments, test cases, results and quarantine entries
 have no streams of their own.

@@ -108,6 +108,7 @@ MIGRATIONS = (
             "UPDATE due_reactions SET parked_at = now() WHERE tries >= 20",  # parked in releases before
         ),
     ),
+    Migration(10, "changes of repositories", ("CREATE SEQUENCE IF NOT EXISTS changes_ids",)),
 )
 
 

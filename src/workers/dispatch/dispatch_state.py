@@ -22,7 +22,7 @@ from domain.builds import (
     BuildStarted,
 )
 from domain.core.events import Category, Event
-from domain.jobs import JOB, Job, JobConfigured, JobEvent
+from domain.jobs import JOB, Job, JobConfigured, JobEvent, JobTriggersChanged
 from domain.nodes import NODE, Node, NodeConnected, NodeDeleted, NodeEvent, NodeWentOffline
 from domain.pools import POOL, Pool, PoolEvent
 
@@ -102,7 +102,7 @@ class DispatchState:
         match event:
             case BuildEvent():
                 self._build(event)
-            case JobEvent() if not isinstance(event, JobConfigured):
+            case JobEvent() if not isinstance(event, JobConfigured | JobTriggersChanged):
                 _fold(JOB, self.jobs, event.job_id, event)
             case NodeEvent():
                 self._node(event)

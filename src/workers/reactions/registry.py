@@ -13,6 +13,8 @@ import structlog
 
 from domain.artifacts import ArtifactDeleted, build_blobs, job_blobs
 from domain.builds import BuildDeleted, BuildEvent, BuildFinished, BuildQueued, BuildStarted
+from domain.changes import ChangeReceived
+from domain.core.errors import Unavailable
 from domain.core.events import Event
 from domain.jobs import JobDeleted
 from domain.users import USER, PasswordLinkIssued, UserPasswordSet
@@ -23,11 +25,14 @@ from store.crypto.secrets import Secrets
 from store.log.event_log import EventLog
 from store.tables.build_logs import BuildLogs
 from store.tables.reactions import DEFAULT_RETRIES, RetryPolicy
+from workers.changes import ChangeEvaluator
 from workers.reactions.mails import link_mail, password_notice
 from workers.reactions.statuses import set_build_status
 
 log = structlog.get_logger()
 
+BEHIND_S = 5.0
+"""Seconds until a change is evaluated again if the read models are behind the log."""
 NOTICE_MAX_AGE = timedelta(days=1)
 """Age of an event from which no notice is mailed. The tries of a reaction take 14 hours."""
 
@@ -48,6 +53,8 @@ class Tools:
     """None where no statuses of commits are set."""
     on_progress: Callable[[str], None] = lambda text: None
     """Takes a few words about how far a long reaction is, without data of a project: everybody can read them."""
+    changes: ChangeEvaluator | None = None
+    """None in a process that evaluates no changes."""
 
     def count_deleted(self, deleted: int, total: int) -> None:
         self.on_progress(f"{deleted:,} of {total:,} artifacts deleted")
@@ -63,7 +70,7 @@ class RetryLater(Exception):
         self.seconds = seconds
 
 
-Queue = Literal["deletions", "mails", "statuses"]
+Queue = Literal["deletions", "mails", "statuses", "changes"]
 QUEUES: tuple[Queue, ...] = get_args(Queue)
 """Reactions of one queue can delay each other, those of different queues cannot."""
 
@@ -94,6 +101,15 @@ async def when_build_deleted_delete_its_log_and_artifacts(event: Event, tools: T
 async def when_artifact_deleted_delete_its_content(event: Event, tools: Tools) -> None:
     assert isinstance(event, ArtifactDeleted)
     await tools.blobs.delete(event.blob)
+
+
+async def when_change_received_start_builds(event: Event, tools: Tools) -> None:
+    assert isinstance(event, ChangeReceived)
+    assert tools.changes is not None
+    try:
+        await tools.changes.evaluate(event)
+    except Unavailable as error:  # the read models are behind
+        raise RetryLater(BEHIND_S, error.detail) from None
 
 
 async def when_password_link_issued_mail_it(event: Event, tools: Tools) -> None:
@@ -152,6 +168,10 @@ MAIL_RETRIES = RetryPolicy(tries=175, max_pause_s=300)
 """Retries of a mail, over some 14 hours: people wait for it, so it goes out soon after the mail server is back."""
 STATUS_LIMIT_S = 120
 """Time limit of a status: a host has 10 s to answer, and a build may change a few times meanwhile."""
+CHANGE_LIMIT_S = 600
+"""Time limit of a change: it may start builds of a thousand jobs."""
+CHANGE_RETRIES = RetryPolicy(tries=300, max_pause_s=60)
+"""Retries of a change, over some 5 hours: people wait for its builds."""
 
 REACTIONS = (
     Reaction(
@@ -193,5 +213,13 @@ REACTIONS = (
             ("set_status_of_a_started_build", BuildStarted),
             ("set_status_of_a_finished_build", BuildFinished),
         )
+    ),
+    Reaction(
+        "start_builds_of_a_change",
+        ChangeReceived,
+        when_change_received_start_builds,
+        "changes",
+        CHANGE_LIMIT_S,
+        CHANGE_RETRIES,
     ),
 )

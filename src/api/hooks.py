@@ -1,0 +1,252 @@
+"""Changes of repositories that are reported: by the inbound hooks of source code hosts, and by `git-notify`.
+
+A hook is called without credentials. It is signed with the webhook secret of its project, which is checked before
+anything in the message is believed.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from functools import partial
+from typing import Annotated, Any
+
+import msgspec
+from litestar import Controller, Request, Response, post
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.params import Parameter
+from msgspec import Meta
+
+from api.builds import Commit, Ref
+from api.http.bodies import NUL, check_media_type
+from api.http.body_limits import MAX_BODY
+from api.http.permissions import CAN_BUILD
+from api.http.request_context import RequestContext
+from api.http.response_headers import REQUEST_ID
+from api.http.security import PUBLIC
+from api.http.types import MAX_ID, Id
+from commands.changes import ReceiveChanges, start_builds
+from commands.handler import CommandContext
+from commands.hooks.message import HookMessage, first_line
+from commands.hooks.reading import find_delivery_id, read_message
+from commands.hooks.signatures import find_refusal, is_signed
+from domain.changes import ChangeReceived
+from domain.core.errors import Invalid, TooLarge, Unauthenticated
+from domain.triggers import RepositoryChange, find_skip_marker
+from projections import projects, triggers
+from projections.projects import ProjectRow
+from store.clock import utcnow
+from store.log.append import AlreadyDone, IdempotencyKey
+
+MAX_PAYLOAD = 5 * 1024**2
+"""Bytes of a message. Hosts send up to 25 MB, but a push of a thousand commits has less than 1 MB."""
+MAX_CHANGES = 200
+"""Branches and tags of one push."""
+MAX_PROJECTS = 20
+"""Projects of one repository whose secrets are tried."""
+ACTOR = "system:hook"
+NOT_SIGNED = "The message is not signed with the webhook secret of the project, or there is no such project."
+HOOK = {
+    **PUBLIC,
+    MAX_BODY: MAX_PAYLOAD,
+    "content": {"application/json": {"type": "object", "description": "Payload of the host, unchanged"}},
+    "problems": (Unauthenticated, Invalid, TooLarge),
+}
+
+
+class HookAnswer(msgspec.Struct):
+    accepted: bool
+    """Whether the message reports changes."""
+    project_id: int
+    branch: str | None
+    """Branch or tag that changed; null if none did."""
+    sync_queued: bool
+    """Whether the project's jobs will be read from the repository again."""
+    detail: str
+    changes: int
+    """Number of changes that the message reports. Builds start within a moment."""
+
+
+class NewCommit(msgspec.Struct):
+    project_id: Id
+    branch: Ref
+    commit_sha: Commit
+    author: Annotated[str, Meta(max_length=500)] = ""
+    """Author of the commit."""
+    message: Annotated[str, Meta(max_length=65_536)] = ""
+    """Message of the commit. With `[skip ci]` in it, nothing starts."""
+    paths: Annotated[list[Annotated[str, Meta(min_length=1, max_length=4_096)]], Meta(max_length=3_000)] | None = None
+    """Changed paths; null if they are not known, so that the triggers' globs of paths count as matching."""
+
+
+class RefusedJob(msgspec.Struct):
+    job_id: int
+    why: str
+    """Reason why the job can have no build, as a sentence."""
+
+
+class NotifiedBuilds(msgspec.Struct):
+    queued: int
+    """Number of builds that were queued."""
+    build_ids: list[int]
+    """Ids of these builds."""
+    refused: list[RefusedJob]
+    """Jobs that the commit should start, but that can have no build."""
+
+
+WITHOUT_CHANGES = {202: ResponseSpec(HookAnswer, description="The message reports no change", generate_examples=False)}
+
+
+class HookController(Controller):
+    path = "/gitops/webhook"
+    tags = ["Triggers"]
+
+    @post(status_code=200, opt=HOOK, responses=WITHOUT_CHANGES, request_max_body_size=MAX_PAYLOAD)
+    async def receive_hook(
+        self,
+        ctx: RequestContext,
+        request: Request[Any, Any, Any],
+        project_id: Annotated[
+            int | None, Parameter(ge=1, le=MAX_ID, description="Project; else the one that builds the repository")
+        ] = None,
+    ) -> Response[HookAnswer]:
+        """Receives the message of a hook of GitHub, GitLab or Bitbucket, signed with the project's webhook secret.
+
+        A message that reports no change is answered by 202, and one that comes again by the first answer.
+        """
+        return await receive(ctx, request, project_id)
+
+
+class ProjectHookController(Controller):
+    path = "/webhook/proj/{project_id:int}"
+    tags = ["Triggers"]
+
+    @post(status_code=200, opt=HOOK, responses=WITHOUT_CHANGES, request_max_body_size=MAX_PAYLOAD)
+    async def receive_project_hook(
+        self, ctx: RequestContext, request: Request[Any, Any, Any], project_id: int
+    ) -> Response[HookAnswer]:
+        """Receives the message of a hook like `/api/v3/gitops/webhook`, for this project."""
+        return await receive(ctx, request, project_id)
+
+
+class ChangeController(Controller):
+    path = "/builds/git-notify"
+    tags = ["Triggers"]
+
+    @post(status_code=200, guards=[CAN_BUILD])
+    async def notify_commit(self, ctx: RequestContext, data: NewCommit) -> NotifiedBuilds:
+        """Reports a pushed commit, for hosts without hooks. Starts the builds that the triggers of the project's jobs
+        want, at this commit.
+        """
+        await ctx.must_access(data.project_id)
+        change = RepositoryChange(
+            "push",
+            data.branch,
+            data.commit_sha,
+            message=first_line(data.message),
+            skip_marker=find_skip_marker(data.message),
+            author=data.author,
+            paths=data.paths,
+        )
+        services = ctx.services
+        change_id = await services.ids.draw("changes")
+        receipt = await ctx(ReceiveChanges(data.project_id, "git-notify", ((change_id, change),)))
+        received = receipt.events[-1].event
+        assert isinstance(received, ChangeReceived)
+        jobs = await triggers.find_started_jobs(ctx.source, data.project_id, change)
+        caller = CommandContext(ctx.user.actor, ctx.request.scope["state"][REQUEST_ID], receipt.position)
+        started = await start_builds(
+            services.handler, services.ids, services.secrets, received, [job.job_id for job in jobs], caller
+        )
+        if started.position is not None:
+            await ctx.wait_until_shown(started.position)
+        build_ids = sorted(started.build_ids.values())
+        refused = [RefusedJob(job_id, why) for job_id, why in started.refused.items()]
+        return NotifiedBuilds(len(build_ids), build_ids, refused)
+
+
+async def receive(ctx: RequestContext, request: Request[Any, Any, Any], project_id: int | None) -> Response[HookAnswer]:
+    headers = {name.lower(): value for name, value in request.headers.items()}
+    if refusal := find_refusal(headers):
+        raise Unauthenticated(refusal)
+    check_media_type(headers.get("content-type"))
+    body = await request.body()
+    project = await find_signer(ctx, headers, body, project_id)
+    message = read_message(headers, body)
+    if not message.changes:
+        answer = HookAnswer(False, project.id, None, False, message.ignored, 0)
+        return Response(answer, status_code=200 if message.is_ping else 202)
+    check_changes(message, body)
+    numbered = [(await ctx.services.ids.draw("changes"), change) for change in message.changes]
+    delivery_id = find_delivery_id(headers)
+    once = make_key(project.id, message.reporter, delivery_id) if delivery_id else None
+    command = ReceiveChanges(project.id, message.reporter, numbered, delivery_id)
+    try:
+        position = (await ctx.execute_unseen(command, actor=ACTOR, once=once)).position
+    except AlreadyDone:  # the host did not get the first answer, or somebody asked it to send the message again
+        position = await ctx.services.log.read_head()
+    request.state.position = position
+    first = message.changes[0]
+    return Response(HookAnswer(True, project.id, first.branch, False, describe_changes(message), len(message.changes)))
+
+
+async def find_signer(
+    ctx: RequestContext, headers: Mapping[str, str], body: bytes, project_id: int | None
+) -> ProjectRow:
+    """Returns the project whose webhook secret signed the message. Without `project_id`, looks among those with a job
+    that builds the repository which the message names. Raises Unauthenticated.
+    """
+    if project_id is not None:
+        project_ids = [project_id]
+    else:
+        repository = read_message(headers, body).repository
+        project_ids = (
+            await triggers.find_projects_of_repository(ctx.source, repository, MAX_PROJECTS) if repository else []
+        )
+        if not project_ids:
+            raise Unauthenticated(
+                "No project is known to build this repository: name the project by ?project_id= or use the URL of the"
+                " project (webhook_url)."
+            )
+    now = utcnow()
+    for candidate in project_ids:
+        project = await ctx.find_row(partial(projects.find, project_id=candidate))
+        if project is not None and project.sealed_webhook_secret:
+            secret = ctx.services.secrets.unseal(project.sealed_webhook_secret)
+            if is_signed(headers, body, secret, now):
+                return project
+    raise Unauthenticated(NOT_SIGNED)
+
+
+def check_changes(message: HookMessage, body: bytes) -> None:
+    """Raises Invalid for a message whose names cannot be those of git, or with too many changes."""
+    if b"\\u0000" in body:
+        raise Invalid.field("body", NUL)
+    if len(message.changes) > MAX_CHANGES:
+        raise Invalid(
+            f"The push changes more than {MAX_CHANGES} branches and tags: report those to build by git-notify."
+        )
+    for change in message.changes:
+        try:
+            msgspec.convert(change.branch, Ref)
+            if change.commit is not None:
+                msgspec.convert(change.commit, Commit)
+        except msgspec.ValidationError:
+            raise Invalid(
+                f"The branch, tag or commit {change.branch[:100]!r} has a name that git does not allow."
+            ) from None
+
+
+def describe_changes(message: HookMessage) -> str:
+    first, more = message.changes[0], len(message.changes) - 1
+    if first.deleted and not more:
+        return f"{first.branch} was deleted, so nothing starts."
+    if first.fork:
+        return "The pull request comes from a fork. Builds of forks are not supported yet, so nothing starts."
+    if first.skip_marker:
+        return f"The commit message says {first.skip_marker}, so nothing starts."
+    return f"The triggers of the project's jobs decide which builds {'these changes start' if more else 'it starts'}."
+
+
+def make_key(project_id: int, reporter: str, delivery_id: str) -> IdempotencyKey:
+    """Returns the key of a message, which is stored together with its events. The message may differ in a later try."""
+    scope = hashlib.sha256(f"hook\0{project_id}\0{reporter}\0{delivery_id}".encode()).digest()
+    return IdempotencyKey(scope, scope)

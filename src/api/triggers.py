@@ -1,0 +1,206 @@
+"""Triggers of jobs: which changes of a repository, and which times, start builds."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Annotated
+
+import msgspec
+from litestar import Controller, get, post, put
+from msgspec import Meta
+
+from api.builds import Commit, Ref
+from api.http.permissions import CAN_READ, CAN_WRITE
+from api.http.request_context import RequestContext
+from api.http.types import Id
+from api.jobs import find_visible_job
+from commands.builds import StartBuild
+from commands.configurations import Branch, Glob
+from commands.time_tables import find_fault, find_latest, find_next
+from commands.triggers import SetTriggers
+from domain import globs
+from domain.core.errors import Conflict, FieldError, Invalid
+from domain.core.events import Stream
+from domain.jobs import JOB, Job
+from domain.triggers import (
+    ChangeKind,
+    CronTrigger,
+    Evaluation,
+    RepositoryChange,
+    Triggers,
+    evaluate,
+    find_repository_path,
+    find_skip_marker,
+)
+
+Globs = Annotated[list[Glob], Meta(max_length=100)]
+GLOB_FIELDS = ("branches", "tags", "paths")
+MAX_PATHS = 3_000
+"""Paths of a change in an explanation; hosts list no more either."""
+
+
+class TimeTable(msgspec.Struct):
+    expression: Annotated[str, Meta(min_length=9, max_length=200)]
+    """Minute, hour, day of the month, month and day of the week, as cron reads them."""
+    timezone: Annotated[str, Meta(min_length=1, max_length=100)] = "UTC"
+    """Name of a time zone in the IANA database, such as Europe/Berlin."""
+    branch: Branch | None = None
+    """Branch to build; null for the job's default branch."""
+
+
+class NewTriggers(msgspec.Struct):
+    """Triggers of a job. Those that are left out are off."""
+
+    branches: Globs = []
+    """Globs of the branches whose pushes start the job. `*` stands for any characters but `/`, `**` for any, and `!`
+    before a glob takes out what it matches.
+    """
+    paths: Globs = []
+    """Globs of paths. A push must change a path that one of them matches; without any, it may change what it likes."""
+    tags: Globs = []
+    """Globs of the tags that start the job."""
+    pull_requests: bool = False
+    """Whether pull requests within the repository start the job."""
+    cron: Annotated[list[TimeTable], Meta(max_length=50)] = []
+    """Time tables."""
+    cancel_superseded: bool = False
+    """Whether a change stops builds of older changes of its branch, or pull request, that are still queued."""
+
+
+class TriggersView(NewTriggers, kw_only=True):
+    job_id: int
+
+
+class PossibleChange(msgspec.Struct):
+    """A change that may have been, or a time."""
+
+    kind: ChangeKind = "push"
+    """Kind of the change: `push`, `tag` or `pull_request`."""
+    branch: Ref | None = None
+    """Branch or tag; of a pull request, the branch that it comes from."""
+    commit_sha: Commit | None = None
+    paths: Annotated[list[Annotated[str, Meta(min_length=1, max_length=4_096)]], Meta(max_length=MAX_PATHS)] | None = (
+        None
+    )
+    """Changed paths; null if they are not known."""
+    message: Annotated[str, Meta(max_length=65_536)] = ""
+    """Message of the newest commit."""
+    pull_request: Id | None = None
+    """Number of the pull request."""
+    fork: bool = False
+    """Whether the pull request comes from a fork."""
+    deleted: bool = False
+    """Whether the branch or tag is deleted."""
+    repository: Annotated[str, Meta(max_length=2_000)] = ""
+    """Address or path of the repository; empty for that of the job."""
+    at: datetime | None = None
+    """Time to look up in the time tables, instead of a change."""
+
+
+class Explanation(msgspec.Struct):
+    starts: bool
+    """Whether it would start a build."""
+    why: str
+    """Reason, as a sentence."""
+
+
+class TriggerController(Controller):
+    path = "/jobs/{job_id:int}/triggers"
+    tags = ["Triggers"]
+
+    @get(guards=[CAN_READ])
+    async def get_job_triggers(self, ctx: RequestContext, job_id: int) -> TriggersView:
+        """Returns the triggers of a job."""
+        await find_visible_job(ctx, job_id)
+        return to_triggers_view(await load_job(ctx, job_id))
+
+    @put(guards=[CAN_WRITE])
+    async def set_job_triggers(self, ctx: RequestContext, job_id: int, data: NewTriggers) -> TriggersView:
+        """Replaces the triggers of a job. Times of time tables that have passed before start nothing."""
+        await find_visible_job(ctx, job_id)
+        check_triggers(data)
+        receipt = await ctx(SetTriggers(job_id, msgspec.convert(msgspec.to_builtins(data), Triggers)))
+        return to_triggers_view(receipt.existing(JOB.at(job_id)))
+
+    @post("/explain", status_code=200, guards=[CAN_READ])
+    async def explain_job_triggers(self, ctx: RequestContext, job_id: int, data: PossibleChange) -> Explanation:
+        """Says whether a push, a tag, a pull request or a time would start a build of the job, and why."""
+        await find_visible_job(ctx, job_id)
+        job = await load_job(ctx, job_id)
+        evaluation = explain_time(job, data.at) if data.at is not None else explain_change(job, data)
+        if evaluation.starts and (refusal := await find_refusal(ctx, job)):
+            evaluation = Evaluation(False, f"does not start: {refusal}")
+        return Explanation(evaluation.starts, evaluation.why)
+
+
+def check_triggers(data: NewTriggers) -> None:
+    """Raises Invalid for values that the types of the fields allow but that are not valid."""
+    errors: list[FieldError] = []
+    for name in GLOB_FIELDS:
+        given: Sequence[str] = getattr(data, name)
+        found = ((f"{name}[{number}]", globs.find_fault(glob)) for number, glob in enumerate(given))
+        errors += [FieldError(field, fault) for field, fault in found if fault is not None]
+        if given and all(glob.startswith("!") for glob in given):
+            errors.append(FieldError(name, "must have a glob without `!` before it: the others only take out"))
+    if data.paths and not data.branches and not data.pull_requests:
+        errors.append(FieldError("paths", "have no effect without branches or pull_requests"))
+    for number, table in enumerate(data.cron):
+        fault = find_fault(CronTrigger(table.expression, table.timezone, table.branch))
+        if fault is not None:
+            errors.append(FieldError(f"cron[{number}].{fault[0]}", fault[1]))
+        elif table in data.cron[:number]:
+            errors.append(FieldError(f"cron[{number}]", "is given twice"))
+    if errors:
+        raise Invalid.fields(errors)
+
+
+def explain_change(job: Job, data: PossibleChange) -> Evaluation:
+    if data.branch is None:
+        raise Invalid.field("branch", "is needed, unless `at` asks about a time")
+    if (data.kind == "pull_request") != (data.pull_request is not None):
+        raise Invalid.field("pull_request", "is the number of a pull request, and goes with `kind: pull_request`")
+    change = RepositoryChange(
+        data.kind,
+        data.branch,
+        data.commit_sha,
+        skip_marker=find_skip_marker(data.message),
+        paths=data.paths,
+        pull_request=data.pull_request,
+        fork=data.fork,
+        deleted=data.deleted,
+        repository=find_repository_path(data.repository),
+    )
+    return evaluate(change, job.triggers, find_repository_path(job.repository or ""))
+
+
+def explain_time(job: Job, at: datetime) -> Evaluation:
+    minute = at.astimezone(UTC).replace(second=0, microsecond=0)
+    for table in job.triggers.cron:
+        if find_latest(table, minute) == minute:
+            named = f"{table.expression} ({table.timezone})"
+            return Evaluation(True, f"would start because the time table {named} has {minute:%Y-%m-%d %H:%M} UTC")
+    following = sorted(next_at for table in job.triggers.cron if (next_at := find_next(table, minute)) is not None)
+    after = f"; the next one after it is {following[0]:%Y-%m-%d %H:%M} UTC" if following else ""
+    return Evaluation(False, f"does not start: no time table has {minute:%Y-%m-%d %H:%M} UTC{after}")
+
+
+async def find_refusal(ctx: RequestContext, job: Job) -> str | None:
+    """Returns why no build of the job can start at all, whatever its triggers say; None if one can."""
+    command, log = StartBuild(0, job.job_id), ctx.services.log
+    named = [await log.load_state(stream) for stream in command.then_reads(None, job) if isinstance(stream, Stream)]
+    try:
+        list(command.decide(None, job, *named))
+    except Conflict as refused:
+        return refused.detail.rstrip(".")
+    return None
+
+
+async def load_job(ctx: RequestContext, job_id: int) -> Job:
+    job = await ctx.services.log.load_state(JOB.at(job_id))
+    assert job is not None, "its row is visible"
+    return job
+
+
+def to_triggers_view(job: Job) -> TriggersView:
+    given = msgspec.structs.asdict(job.triggers)
+    cron = [TimeTable(table.expression, table.timezone, table.branch) for table in job.triggers.cron]
+    return TriggersView(**given | {"cron": cron}, job_id=job.job_id)

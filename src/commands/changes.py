@@ -1,0 +1,88 @@
+"""Commands on changes of repositories: receive them, and start the builds that jobs want of each."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from commands.handler import Command, CommandContext, Handler
+from commands.projects import must_be_open
+from commands.triggers import StartBuildForChange
+from domain.changes import ChangeReceived, Reporter
+from domain.claims import CLAIM
+from domain.core.errors import Conflict
+from domain.core.events import AnyStream, Event
+from domain.projects import PROJECT, Project
+from domain.triggers import BuildTrigger, RepositoryChange
+from store.crypto.secrets import Secrets
+from store.log.ids import Ids
+
+
+@dataclass(frozen=True)
+class ReceiveChanges(Command):
+    """Records changes of a repository that one message reports, each with an id."""
+
+    project_id: int
+    reporter: Reporter
+    changes: Sequence[tuple[int, RepositoryChange]]
+    delivery_id: str = ""
+
+    def reads(self) -> Sequence[AnyStream]:
+        return (PROJECT.at(self.project_id),)
+
+    def decide(self, project: Project | None) -> Iterable[Event]:
+        must_be_open(project, self.project_id)
+        for change_id, change in self.changes:
+            yield self.event(ChangeReceived, change_id=change_id, change=change)
+
+
+class StartedBuilds(NamedTuple):
+    build_ids: dict[int, int]
+    """Job id -> id of the build that the change has started, now or earlier."""
+    refused: dict[int, str]
+    """Job id -> why the job can have no build, although its triggers want one."""
+    position: int | None
+    """Position of the last event."""
+
+
+async def start_builds(
+    handler: Handler,
+    ids: Ids,
+    secrets: Secrets,
+    received: ChangeReceived,
+    job_ids: Iterable[int],
+    caller: CommandContext,
+) -> StartedBuilds:
+    """Starts the builds that a change starts, for those of these jobs whose triggers want one. Each job has at most one
+    build of a change, and of a commit of a pull request, however often this is called.
+    """
+    change, build_ids, refused, position = received.change, dict[int, int](), dict[int, str](), None
+    for job_id in job_ids:
+        claim = secrets.claim("change", f"{_identify(received)} {job_id}")
+        command = StartBuildForChange(
+            await ids.draw("builds"),
+            job_id,
+            change.branch,
+            change.commit,
+            trigger=BuildTrigger(change.kind, received.change_id, change.pull_request),
+            claim=claim,
+            change=change,
+        )
+        try:
+            receipt = await handler.execute(command, caller)
+        except Conflict as error:
+            refused[job_id] = error.detail
+            continue
+        position = receipt.position or position
+        if owner := receipt.state(CLAIM.at(claim)).owner:
+            build_ids[job_id] = int(owner.removeprefix("build-"))
+    return StartedBuilds(build_ids, refused, position)
+
+
+def _identify(received: ChangeReceived) -> str:
+    """Returns a text that is equal for messages about the same commit of a pull request: hosts report it whenever
+    somebody edits the pull request.
+    """
+    change = received.change
+    if change.kind == "pull_request" and change.commit is not None:
+        return f"{received.project_id} {change.repository} {change.pull_request} {change.commit}"
+    return str(received.change_id)

@@ -1,0 +1,126 @@
+"""Read model of the jobs' triggers: what to evaluate when a change of a repository is reported, and which time tables
+there are.
+"""
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from domain.core.events import UNSTAMPED, Recorded, copy_fields
+from domain.jobs import JobCreated, JobDeleted, JobEvent, JobTriggersChanged, JobUpdated
+from domain.triggers import RepositoryChange, Triggers, evaluate, find_repository_path, is_same_repository
+from projections.engine.model import Change, Delete, Projection, Row, Rows, Table, row_of
+from projections.engine.queries import fetch_all, find_row
+from projections.scm import ScmEndpointRow
+from store.postgres.queries import Source, fetch_rows
+
+VERSION = 1
+
+
+class TriggerRow(Row, frozen=True):
+    table = Table(
+        "job_triggers",
+        VERSION,
+        key=("job_id",),
+        indexes=(
+            "(project_id) WHERE starts_by_changes",
+            "(job_id) WHERE enabled AND starts_by_time",
+            "(repository_name) WHERE repository_name <> ''",
+        ),
+    )
+    job_id: int
+    project_id: int
+    enabled: bool
+    repository: str
+    """Path of the repository; empty for a job without one."""
+    repository_name: str
+    """The last part of that path."""
+    triggers: dict[str, Any] = {}
+    starts_by_changes: bool = False
+    starts_by_time: bool = False
+    scheduled_since: datetime = UNSTAMPED
+    """Time from which times of the time tables count."""
+
+    @property
+    def settings(self) -> Triggers:
+        return msgspec.convert(self.triggers, Triggers)
+
+
+def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
+    event = recorded.event
+    match event:
+        case JobCreated():
+            yield copy_fields(TriggerRow, event, enabled=True, **_repository_columns(event.repository))
+        case JobDeleted():
+            yield Delete(TriggerRow, event.job_id)
+        case JobUpdated() | JobTriggersChanged():
+            job = rows.get(TriggerRow, event.job_id)
+            if job is not None:
+                yield msgspec.structs.replace(job, **_changes(event))
+
+
+def _changes(event: JobUpdated | JobTriggersChanged) -> dict[str, Any]:
+    if isinstance(event, JobTriggersChanged):
+        triggers = event.triggers
+        return {
+            "triggers": msgspec.to_builtins(triggers),
+            "starts_by_changes": bool(triggers.branches or triggers.tags or triggers.pull_requests),
+            "starts_by_time": bool(triggers.cron),
+            "scheduled_since": event.at,
+        }
+    changes: dict[str, Any] = {}
+    if event.enabled is not None:
+        changes["enabled"] = event.enabled
+    if event.enabled:
+        changes["scheduled_since"] = event.at
+    if event.repository is not None or "repository" in event.cleared:
+        changes |= _repository_columns(event.repository)
+    return changes
+
+
+def _repository_columns(repository: str | None) -> dict[str, str]:
+    path = find_repository_path(repository or "")
+    return {"repository": path, "repository_name": path.rpartition("/")[2]}
+
+
+PROJECTION = Projection(
+    "triggers",
+    VERSION,
+    (TriggerRow,),
+    row_of(TriggerRow, "job_id", JobUpdated, JobTriggersChanged),
+    apply,
+    handles=(JobEvent,),
+)
+
+
+async def find(source: Source, job_id: int) -> TriggerRow | None:
+    return await find_row(source, TriggerRow, job_id)
+
+
+async def find_started_jobs(source: Source, project_id: int, change: RepositoryChange) -> list[TriggerRow]:
+    """Returns the rows of the project's jobs that a change starts."""
+    query = f"SELECT * FROM {TriggerRow.table} WHERE project_id = %(project)s AND starts_by_changes ORDER BY job_id"
+    rows = await fetch_all(source, TriggerRow, query, {"project": project_id})
+    return [row for row in rows if row.enabled and evaluate(change, row.settings, row.repository).starts]
+
+
+async def fetch_scheduled(source: Source) -> list[TriggerRow]:
+    """Returns the rows of the enabled jobs that have time tables."""
+    return await fetch_all(
+        source, TriggerRow, f"SELECT * FROM {TriggerRow.table} WHERE enabled AND starts_by_time ORDER BY job_id", {}
+    )
+
+
+async def find_projects_of_repository(source: Source, path: str, limit: int) -> list[int]:
+    """Returns the ids of up to `limit` projects with jobs that build the repository with this path, or with an SCM
+    endpoint for it.
+    """
+    query = (
+        f"SELECT project_id, repository FROM {TriggerRow.table} WHERE repository_name = %(name)s"
+        f" UNION SELECT project_id, repo FROM {ScmEndpointRow.table} WHERE position(%(name)s IN lower(repo)) > 0"
+    )
+    rows = await fetch_rows(source, query, {"name": path.rpartition("/")[2]})
+    found = {project_id for project_id, repo in rows if is_same_repository(find_repository_path(repo), path)}
+    return sorted(found)[:limit]

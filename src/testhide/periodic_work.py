@@ -1,0 +1,54 @@
+"""Assembles the periodic work of `testhide work`."""
+
+from typing import TYPE_CHECKING
+
+from commands.handler import Handler
+from integrations.ports import Outgoing
+from integrations.saml import SamlService
+from projections.engine.read_your_writes import ProjectionWaiter
+from projections.registry import PROJECTIONS
+from store.clock import utcnow
+from store.tables.idempotent_responses import IdempotentResponses
+from workers import identity_providers, known_issues, quarantine, read_models, retention, time_tables, unused_tables
+from workers.loops.periodic import Schedule, Schedules
+
+if TYPE_CHECKING:
+    from testhide.processes import Core
+
+RESPONSE_CLEANUP_INTERVAL_S = 60.0
+"""Seconds between two deletions of expired responses to idempotency keys."""
+
+
+def make_schedules(
+    parts: "Core", handler: Handler, outgoing: Outgoing, waiter: ProjectionWaiter, public_url: str
+) -> Schedules:
+    """Return the periodic work that one process does for all. `public_url` is that of the server."""
+    pool, log, secrets = parts.pool, parts.log, parts.secrets
+    deletion = retention.Retention(pool, log, handler, utcnow)
+    expiry = quarantine.QuarantineWatch(pool, handler, utcnow)
+    saml = SamlService(public_url)
+    metadata = identity_providers.MetadataRefresh(pool, handler, outgoing, saml)
+    search = known_issues.KnownIssueSearch(pool, log, handler)
+    scheduled = time_tables.TimeTableClock(pool, handler, parts.ids, secrets, utcnow)
+    comparison = read_models.ReadModelCheck(parts.conninfo, pool, log, waiter)
+    unused = unused_tables.UnusedTables(pool, log, PROJECTIONS, utcnow)
+    responses = IdempotentResponses(pool, secrets)
+    return Schedules(
+        parts.conninfo,
+        (
+            Schedule("retention", deletion.sweep, retention.INTERVAL_S, retention.BUSY_INTERVAL_S),
+            Schedule("quarantine", expiry.sweep, quarantine.INTERVAL_S),
+            Schedule("read models", comparison.sweep, read_models.INTERVAL_S, read_models.ALARMED_INTERVAL_S),
+            Schedule(
+                "sequences",
+                comparison.sweep_sequences,
+                read_models.INTERVAL_S,
+                read_models.ALARMED_INTERVAL_S,
+            ),
+            Schedule("unused tables", unused.sweep, unused_tables.INTERVAL_S),
+            Schedule("identity providers", metadata.sweep, identity_providers.INTERVAL_S),
+            Schedule("known issues", search.sweep, known_issues.INTERVAL_S),
+            Schedule("time tables", scheduled.sweep, time_tables.INTERVAL_S),
+            Schedule("old answers", responses.delete_expired, RESPONSE_CLEANUP_INTERVAL_S),
+        ),
+    )

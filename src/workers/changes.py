@@ -1,0 +1,53 @@
+"""Starts the builds that reported changes of repositories start, and ends queued builds of older changes."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import structlog
+from psycopg_pool import AsyncConnectionPool
+
+from commands.build_actions import SupersedeBuild
+from commands.changes import start_builds
+from commands.handler import CommandContext, Handler
+from domain.changes import ChangeReceived
+from domain.core.errors import Unavailable
+from projections import builds, triggers
+from store.crypto.secrets import Secrets
+from store.log.event_log import EventLog
+from store.log.ids import Ids
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class ChangeEvaluator:
+    """Evaluates a change for the jobs of its project. Doing so again starts no second build."""
+
+    pool: AsyncConnectionPool
+    event_log: EventLog
+    handler: Handler
+    ids: Ids
+    secrets: Secrets
+    wait_reached: Callable[[int], Awaitable[bool]]
+    """Waits until the read models have reached a position; returns False if they do not in time."""
+
+    async def evaluate(self, received: ChangeReceived) -> None:
+        await self._wait()
+        jobs = await triggers.find_started_jobs(self.pool, received.project_id, received.change)
+        caller = CommandContext(received.actor, received.correlation_id)
+        started = await start_builds(
+            self.handler, self.ids, self.secrets, received, [job.job_id for job in jobs], caller
+        )
+        for job_id, why in started.refused.items():
+            log.warning("a change cannot start a build", change=received.change_id, job=job_id, detail=why)
+        superseding = [job.job_id for job in jobs if job.settings.cancel_superseded and job.job_id in started.build_ids]
+        if superseding:
+            # Whoever appends the later one of two builds sees both.
+            await self._wait()
+            for build in await builds.find_superseded(self.pool, superseding):
+                await self.handler.execute(SupersedeBuild(build.build_id, build.change_id), caller)
+
+    async def _wait(self) -> None:
+        """Waits until the read models show all events that are in the log now. Raises Unavailable."""
+        if not await self.wait_reached(await self.event_log.read_head()):
+            raise Unavailable("The read models are behind the log.")

@@ -1,0 +1,78 @@
+"""The clock of time tables: starts the builds of jobs whose time has come."""
+
+import zoneinfo
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import structlog
+from cronsim import CronSimError
+from psycopg_pool import AsyncConnectionPool
+
+from commands.handler import CommandContext, Handler
+from commands.time_tables import find_latest
+from commands.triggers import StartScheduledBuild
+from domain.core.errors import Rejection
+from domain.triggers import BuildTrigger, CronTrigger
+from projections import triggers
+from projections.triggers import TriggerRow
+from store.crypto.secrets import Secrets
+from store.log.ids import Ids
+
+log = structlog.get_logger()
+
+INTERVAL_S = 5.0
+"""Seconds between two looks at the clock: a build starts this much later at most."""
+CALLER = CommandContext("system:schedule")
+
+
+@dataclass
+class TimeTableClock:
+    """Periodic start of scheduled builds. After an outage only the last missed time of each time table counts. Two
+    processes may sweep at once: a claim lets each time start one build.
+    """
+
+    pool: AsyncConnectionPool
+    handler: Handler
+    ids: Ids
+    secrets: Secrets
+    clock: Callable[[], datetime]
+    _handled: dict[tuple[int, CronTrigger], datetime] = field(default_factory=dict)
+    """Last time of each time table of a job that this process has handled."""
+
+    async def sweep(self) -> int:
+        """Starts the builds that are due. Returns their number."""
+        minute = self.clock().astimezone(UTC).replace(second=0, microsecond=0)
+        handled: dict[tuple[int, CronTrigger], datetime] = {}
+        started = 0
+        for job in await triggers.fetch_scheduled(self.pool):
+            for time_table in job.settings.cron:
+                try:
+                    latest = find_latest(time_table, minute)
+                except (CronSimError, zoneinfo.ZoneInfoNotFoundError) as error:
+                    log.error("a time table cannot be read", job=job.job_id, error=str(error))
+                    continue
+                if latest is None or latest <= job.scheduled_since:
+                    continue
+                if self._handled.get((job.job_id, time_table)) != latest:
+                    started += await self._start(job, time_table, latest)
+                handled[job.job_id, time_table] = latest
+        self._handled = handled
+        return started
+
+    async def _start(self, job: TriggerRow, time_table: CronTrigger, at: datetime) -> bool:
+        named = f"{job.job_id} {time_table.expression} {time_table.timezone} {time_table.branch or ''} {at.isoformat()}"
+        command = StartScheduledBuild(
+            await self.ids.draw("builds"),
+            job.job_id,
+            time_table.branch,
+            trigger=BuildTrigger("schedule", scheduled_at=at),
+            claim=self.secrets.claim("schedule", named),
+            time_table=time_table,
+            scheduled_at=at,
+        )
+        try:
+            return bool((await self.handler.execute(command, CALLER)).events)
+        except Rejection as error:
+            log.warning("a time table cannot start a build", job=job.job_id, detail=error.detail)
+            return False

@@ -1,0 +1,193 @@
+"""Inbound hooks and `git-notify` over HTTP. What changes start is tested in tests/workers/test_changes.py."""
+
+import hashlib
+import hmac
+import json
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from tests.support.builders import CONFIGURATION, given_job, given_project
+from tests.support.http import Answer
+from tests.support.server import Server
+
+REFUSED = "not signed with the webhook secret"
+
+
+@dataclass
+class Hook:
+    """The hook of a project, as a host calls it."""
+
+    server: Server
+    project: int
+    secret: str
+    repository: str
+
+    def send(
+        self, payload: Any, event: str = "push", *, path: str = "", secret: str | None = None, **headers: str
+    ) -> Answer:
+        body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
+        digest = hmac.new((self.secret if secret is None else secret).encode(), body, hashlib.sha256).hexdigest()
+        sent = {"X-GitHub-Event": event, "X-Hub-Signature-256": f"sha256={digest}", "Content-Type": "application/json"}
+        sent |= {name.replace("_", "-"): value for name, value in headers.items()}
+        url = path or f"/webhook/proj/{self.project}"
+        return self.server.client().post(url, data=body, headers=sent)
+
+    def push(self, branch: str = "main", **more: Any) -> dict[str, Any]:
+        return {"ref": f"refs/heads/{branch}", "after": "c0ffee", "repository": {"full_name": self.repository}} | more
+
+    def changes(self) -> list[dict[str, Any]]:
+        """The recorded changes, newest first, as the audit trail shows them."""
+        self.server.wait_until_projected()
+        query = f"/audit/events?project_id={self.project}&type=change.received"
+        found: list[dict[str, Any]] = self.server.admin.fetch(query)
+        return found
+
+
+@pytest.fixture
+def hook(server: Server) -> Hook:
+    project = given_project(server)
+    answer = server.admin.when("POST", f"/projects/{project}/rotate-webhook-secret").then(200)
+    return Hook(server, project, answer["webhook_secret"], f"acme/{uuid4().hex}")
+
+
+def test_a_push_is_recorded(hook: Hook) -> None:
+    answer = hook.send(hook.push()).then(200)
+    assert answer == {
+        "accepted": True,
+        "project_id": hook.project,
+        "branch": "main",
+        "sync_queued": False,
+        "detail": "The triggers of the project's jobs decide which builds it starts.",
+        "changes": 1,
+    }
+    (change,) = hook.changes()
+    assert change["actor"] == "system:hook"
+    assert "reported the push of “main”" in change["summary"]
+
+
+def test_a_message_that_comes_again_is_recorded_once(hook: Hook) -> None:
+    first = hook.send(hook.push(), X_GitHub_Delivery="d-1").then(200)
+    assert hook.send(hook.push(), X_GitHub_Delivery="d-1").then(200) == first
+    assert len(hook.changes()) == 1
+    hook.send(hook.push(), X_GitHub_Delivery="d-2").then(200)
+    assert len(hook.changes()) == 2
+
+
+@pytest.mark.parametrize(
+    ("headers", "detail"),
+    [
+        ({"X_Hub_Signature_256": ""}, "has no signature"),
+        ({"X_Hub_Signature_256": "sha256=00"}, REFUSED),
+        ({"secret": ""}, REFUSED),
+        ({"secret": "other"}, REFUSED),
+    ],
+)
+def test_a_message_that_is_not_signed_is_refused(hook: Hook, headers: dict[str, Any], detail: str) -> None:
+    refused = hook.send(hook.push(), **headers)
+    assert refused.status_code == 401
+    assert detail in refused.json()["detail"]
+    assert hook.changes() == []
+
+
+def test_an_unknown_project_is_refused_in_the_same_way(hook: Hook) -> None:
+    unknown = hook.send(hook.push(), path="/webhook/proj/999999")
+    assert unknown.then(401)["detail"] == hook.send(hook.push(), secret="other").then(401)["detail"]
+
+
+def test_a_secret_ends_with_its_rotation(hook: Hook) -> None:
+    hook.server.admin.when("POST", f"/projects/{hook.project}/rotate-webhook-secret").then(200)
+    hook.send(hook.push()).then(401)
+
+
+def test_a_message_is_verified_before_it_is_read(hook: Hook) -> None:
+    assert hook.send(b"{", secret="other").status_code == 401
+    assert "cannot be read" in hook.send(b"{").then(422)["detail"]
+
+
+def test_messages_without_changes(hook: Hook) -> None:
+    pinged = hook.send({"zen": "x", "hook_id": 1}, "ping").then(200)
+    assert (pinged["accepted"], pinged["branch"], pinged["detail"]) == (False, None, "The hook reaches this server.")
+    ignored = hook.send({"action": "created"}, "star").then(202)
+    assert (ignored["accepted"], ignored["detail"]) == (False, "Events of the type star start nothing.")
+    assert hook.changes() == []
+
+
+def test_what_starts_nothing_says_so(hook: Hook) -> None:
+    assert "was deleted" in hook.send(hook.push(after="0" * 40, deleted=True)).then(200)["detail"]
+    pull = {"head": {"ref": "fix", "sha": "c0ffee", "repo": None}, "base": {"ref": "main", "sha": "c0ffee"}}
+    payload = hook.push(action="opened", number=7, pull_request=pull)
+    assert "fork" in hook.send(payload, "pull_request").then(200)["detail"]
+
+
+@pytest.mark.parametrize("branch", ["-x", "a b", "a:b"])
+def test_names_that_git_does_not_allow(hook: Hook, branch: str) -> None:
+    assert "does not allow" in hook.send(hook.push(branch)).then(422)["detail"]
+
+
+def test_other_bodies(hook: Hook) -> None:
+    form = hook.send(b"payload=%7B%7D", Content_Type="application/x-www-form-urlencoded")
+    assert form.status_code == 415
+    assert hook.send(b" " * (5 * 1024**2 + 1)).status_code == 413
+    large = hook.push(commits=[{"added": [f"src/{number:0200}"]} for number in range(10_000)])
+    hook.send(large).then(200)
+
+
+def test_the_project_is_found_by_its_repository(hook: Hook) -> None:
+    path = "/api/v3/gitops/webhook"
+    assert "No project is known" in hook.send(hook.push(), path=path).then(401)["detail"]
+    given_job(hook.server, hook.project, repository=f"git@github.com:{hook.repository.upper()}.git")
+    given_job(hook.server, given_project(hook.server), repository=f"https://github.com/{hook.repository}")
+    hook.server.wait_until_projected()
+    assert hook.send(hook.push(), path=path).then(200)["project_id"] == hook.project, "whose secret signed it"
+    assert hook.send(hook.push(), path=path, secret="other").status_code == 401
+    assert hook.send(hook.push(), path=f"{path}?project_id={hook.project}").then(200)["accepted"]
+
+
+def test_hooks_of_other_hosts(hook: Hook) -> None:
+    project = {"path_with_namespace": hook.repository}
+    push = {"ref": "refs/heads/main", "after": "c0ffee", "project": project, "commits": []}
+    url = f"/webhook/proj/{hook.project}"
+    headers = {"X-Gitlab-Event": "Push Hook", "X-Gitlab-Token": hook.secret}
+    assert hook.server.client().post(url, json=push, headers=headers).then(200)["branch"] == "main"
+    bad = headers | {"X-Gitlab-Token": "other"}
+    assert hook.server.client().post(url, json=push, headers=bad).status_code == 401
+
+
+def notify(server: Server, project: int, **more: Any) -> dict[str, Any]:
+    body = {"project_id": project, "branch": "main", "commit_sha": "c0ffee00"} | more
+    answer: dict[str, Any] = server.admin.when("POST", "/builds/git-notify", json=body).then(200)
+    return answer
+
+
+def test_git_notify_starts_builds(server: Server, project: int) -> None:
+    wanting, without_command, other = (given_job(server, project) for _ in range(3))
+    for job in (wanting, other):
+        server.admin.when("PUT", f"/jobs/{job}/configuration", json=CONFIGURATION).then(200)
+    for job, branches in ((wanting, ["main"]), (without_command, ["**"]), (other, ["release/*"])):
+        server.admin.when("PUT", f"/jobs/{job}/triggers", json={"branches": branches}).then(200)
+    server.wait_until_projected()
+    answer = notify(server, project, author="ann@example.com", message="Fix\n\nBody")
+    assert answer["queued"] == len(answer["build_ids"]) == 1
+    assert [refused["job_id"] for refused in answer["refused"]] == [without_command]
+    server.wait_until_projected()
+    build = server.admin.fetch(f"/builds/{answer['build_ids'][0]}")
+    assert (build["job_id"], build["branch"], build["commit_sha"]) == (wanting, "main", "c0ffee00")
+    assert build["trigger"]["kind"] == "push"
+    assert build["triggered_by"].startswith("user:")
+    assert notify(server, project, message="Fix [skip ci]") == {"queued": 0, "build_ids": [], "refused": []}
+
+
+def test_git_notify_takes_paths(server: Server, project: int, job: int) -> None:
+    server.admin.when("PUT", f"/jobs/{job}/configuration", json=CONFIGURATION).then(200)
+    server.admin.when("PUT", f"/jobs/{job}/triggers", json={"branches": ["main"], "paths": ["src/**"]}).then(200)
+    server.wait_until_projected()
+    assert notify(server, project, paths=["README.md"])["queued"] == 0
+    assert notify(server, project, paths=["README.md", "src/a.py"])["queued"] == 1
+    assert notify(server, project)["queued"] == 1
+
+
+def test_a_build_that_a_user_starts_has_no_trigger(server: Server, build: int) -> None:
+    assert server.admin.fetch(f"/builds/{build}")["trigger"] is None

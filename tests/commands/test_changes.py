@@ -1,0 +1,55 @@
+"""Changes of repositories are recorded."""
+
+from typing import Any
+
+import pytest
+
+from commands.build_actions import SupersedeBuild
+from commands.changes import ReceiveChanges
+from domain.builds import BuildAssigned, BuildFinished, BuildQueued, BuildStarted
+from domain.changes import ChangeReceived
+from domain.core.errors import Conflict, NotFound
+from domain.projects import ProjectClosed, ProjectCreated
+from domain.triggers import BuildTrigger, RepositoryChange
+from tests.support.spec import given
+
+PROJECT = ProjectCreated(project_id=2, title="Web", slug="web", claim="slug-1")
+MAIN, TAG = RepositoryChange("push", "main", "c0ffee"), RepositoryChange("tag", "v1", "c0ffee")
+COMMAND = ReceiveChanges(2, "github", ((3, MAIN), (4, TAG)), "d-1")
+QUEUED = BuildQueued(build_id=9, job_id=5, project_id=2, branch="main", trigger=BuildTrigger("push", 3))
+IDS: dict[str, Any] = {"build_id": 9, "job_id": 5, "project_id": 2}
+
+
+def test_each_change_of_a_message_is_an_event() -> None:
+    given(PROJECT).when(COMMAND).then(
+        *(
+            ChangeReceived(change_id=id, project_id=2, reporter="github", delivery_id="d-1", change=change)
+            for id, change in ((3, MAIN), (4, TAG))
+        )
+    )
+
+
+def test_a_project_that_is_closed_or_unknown_receives_nothing() -> None:
+    with pytest.raises(NotFound):
+        given().when(COMMAND)
+    with pytest.raises(Conflict):
+        given(PROJECT, ProjectClosed(project_id=2)).when(COMMAND)
+
+
+def test_a_queued_build_is_superseded() -> None:
+    (ended,) = given(QUEUED).when(SupersedeBuild(9, 4))
+    assert isinstance(ended, BuildFinished)
+    assert (ended.status, ended.reason) == ("aborted", "superseded")
+    assert ended.detail == "A newer change of main has started another build."
+    given(QUEUED, ended).when(SupersedeBuild(9, 4)).then_nothing()
+
+
+def test_only_older_changes_and_queued_builds_are_superseded() -> None:
+    assigned = BuildAssigned(**IDS, node_id=1, attempt=1)
+    started = BuildStarted(**IDS, node_id=1, attempt=1)
+    by_a_user = BuildQueued(**IDS, branch="main")
+    given(QUEUED).when(SupersedeBuild(9, 3)).then_nothing()
+    given(QUEUED, assigned).when(SupersedeBuild(9, 4)).then_nothing()
+    given(QUEUED, assigned, started).when(SupersedeBuild(9, 4)).then_nothing()
+    given(by_a_user).when(SupersedeBuild(9, 4)).then_nothing()
+    given().when(SupersedeBuild(9, 4)).then_nothing()

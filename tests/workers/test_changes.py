@@ -1,0 +1,118 @@
+"""Changes of repositories start builds, each once, and end builds of older changes."""
+
+import asyncio
+import dataclasses
+
+import pytest
+
+from commands.jobs import CreateJob, UpdateJob
+from commands.triggers import SetTriggers
+from domain.core.errors import Unavailable
+from domain.triggers import BuildTrigger, RepositoryChange, Triggers
+from testhide.processes import Core
+from tests.workers.watched_jobs import WatchedJobs
+
+MAIN = Triggers(branches=["main"])
+NEWEST = Triggers(branches=["**"], tags=["**"], pull_requests=True, cancel_superseded=True)
+
+
+@pytest.fixture
+async def jobs(parts: Core) -> WatchedJobs:
+    jobs = WatchedJobs(parts)
+    await jobs.begin()
+    return jobs
+
+
+async def test_a_push_starts_the_jobs_that_want_it(jobs: WatchedJobs) -> None:
+    await jobs.add_job(5, MAIN)
+    await jobs.add_job(6, Triggers(branches=["release/*"]))
+    await jobs.add_job(7, MAIN, repository="https://github.com/acme/api.git")
+    await jobs.add_job(8, MAIN, repository="https://github.com/Acme/Web.git")
+    received = await jobs.push(commit="c0ffee", repository="acme/web")
+    builds = await jobs.queued()
+    assert [(build.job_id, build.branch, build.commit_sha, build.actor) for build in builds] == [
+        (5, "main", "c0ffee", "user:1"),
+        (8, "main", "c0ffee", "user:1"),
+    ]
+    assert builds[0].trigger == BuildTrigger("push", received.change_id)
+
+
+async def test_a_change_starts_no_second_build(jobs: WatchedJobs) -> None:
+    await jobs.add_job(5, MAIN)
+    received = await jobs.receive(RepositoryChange("push", "main"))
+    await asyncio.gather(*(jobs.evaluator.evaluate(received) for _ in range(4)))
+    await jobs.evaluator.evaluate(received)
+    assert len(await jobs.queued()) == 1
+    await jobs.push()
+    assert len(await jobs.queued()) == 2
+
+
+async def test_a_commit_of_a_pull_request_is_built_once(jobs: WatchedJobs) -> None:
+    await jobs.add_job(5, Triggers(pull_requests=True))
+    for commit in ("c0ffee", "c0ffee", "decade"):
+        pull = RepositoryChange("pull_request", "fix", commit, pull_request=7)
+        await jobs.evaluator.evaluate(await jobs.receive(pull))
+    assert [build.commit_sha for build in await jobs.queued()] == ["c0ffee", "decade"]
+
+
+async def test_what_starts_nothing(jobs: WatchedJobs) -> None:
+    await jobs.add_job(5, NEWEST)
+    await jobs.push("gone", deleted=True)
+    await jobs.push(skip_marker="[skip ci]")
+    fork = RepositoryChange("pull_request", "fix", "c0ffee", pull_request=7, fork=True)
+    await jobs.evaluator.evaluate(await jobs.receive(fork))
+    await jobs.does(UpdateJob(5, enabled=False))
+    await jobs.push()
+    assert await jobs.queued() == []
+
+
+async def test_a_job_that_can_have_no_build_keeps_no_other_from_its_own(jobs: WatchedJobs) -> None:
+    await jobs.does(CreateJob(4, 1, "Without a command"), SetTriggers(4, MAIN))
+    await jobs.add_job(5, MAIN)
+    await jobs.push()
+    assert [build.job_id for build in await jobs.queued()] == [5]
+
+
+async def test_triggers_that_are_set_before_a_change_count(jobs: WatchedJobs) -> None:
+    await jobs.add_job(5, Triggers())
+    await jobs.does(SetTriggers(5, MAIN))
+    await jobs.push()
+    assert len(await jobs.queued()) == 1
+
+
+async def test_a_change_waits_for_read_models_that_are_behind(jobs: WatchedJobs) -> None:
+    async def stays_behind(position: int) -> bool:
+        return False
+
+    await jobs.add_job(5, MAIN)
+    received = await jobs.receive(RepositoryChange("push", "main"))
+    with pytest.raises(Unavailable):
+        await dataclasses.replace(jobs.evaluator, wait_reached=stays_behind).evaluate(received)
+    await jobs.evaluator.evaluate(received)
+    assert len(await jobs.queued()) == 1
+
+
+async def test_a_newer_change_ends_queued_builds_of_its_branch(jobs: WatchedJobs) -> None:
+    await jobs.add_job(5, NEWEST)
+    await jobs.add_job(6, MAIN)
+    await jobs.push("main")
+    await jobs.push("other")
+    await jobs.evaluator.evaluate(await jobs.receive(RepositoryChange("tag", "main")))
+    await jobs.evaluator.evaluate(await jobs.receive(RepositoryChange("pull_request", "main", "c1", pull_request=7)))
+    await jobs.push("main")
+    kinds = [(build.job_id, build.branch, build.trigger and build.trigger.kind) for build in await jobs.queued()]
+    ended = [kind for kind, status in zip(kinds, await jobs.statuses(), strict=True) if status == "aborted"]
+    assert ended == [(5, "main", "push")], "neither of another branch, tag, pull request or job"
+    await jobs.evaluator.evaluate(await jobs.receive(RepositoryChange("pull_request", "main", "c2", pull_request=7)))
+    await jobs.evaluator.evaluate(await jobs.receive(RepositoryChange("pull_request", "main", "c2", pull_request=8)))
+    assert (await jobs.statuses()).count("aborted") == 2
+
+
+async def test_changes_that_are_evaluated_late_end_their_builds(jobs: WatchedJobs) -> None:
+    """Workers evaluate changes in any order; the newest change wins, not the newest build."""
+    await jobs.add_job(5, NEWEST)
+    older, newer = [await jobs.receive(RepositoryChange("push", "main", commit)) for commit in ("c1", "c2")]
+    await jobs.evaluator.evaluate(newer)
+    await jobs.evaluator.evaluate(older)
+    found = zip(await jobs.queued(), await jobs.statuses(), strict=True)
+    assert {build.commit_sha: status for build, status in found} == {"c1": "aborted", "c2": "queued"}

@@ -1,0 +1,85 @@
+"""A project with a job that has triggers, and read models that follow the log when they are waited for."""
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Any
+
+from commands.changes import ReceiveChanges
+from commands.handler import Command, CommandContext, Handler
+from commands.jobs import ConfigureJob, CreateJob
+from commands.projects import CreateProject
+from commands.triggers import SetTriggers
+from domain.builds import BUILD, BuildQueued, status_of
+from domain.changes import ChangeReceived
+from domain.triggers import RepositoryChange, Triggers
+from projections.engine.engine import Engine, ensure_tables, fetch_positions
+from projections.registry import PROJECTIONS
+from testhide.processes import Core
+from workers.changes import ChangeEvaluator
+from workers.time_tables import TimeTableClock
+
+TODAY = datetime(2026, 5, 20, 12, tzinfo=UTC)
+ANN = CommandContext("user:1")
+
+
+class WatchedJobs:
+    def __init__(self, parts: Core) -> None:
+        self.parts = parts
+        self.now = TODAY
+        self.handler = Handler(parts.log, lambda: self.now)
+        self.evaluator = ChangeEvaluator(
+            parts.pool, parts.log, self.handler, parts.ids, parts.secrets, self.wait_reached
+        )
+        self.clock = self.new_clock()
+        self._projecting = asyncio.Lock()
+
+    def new_clock(self) -> TimeTableClock:
+        """The clock of another process."""
+        return TimeTableClock(self.parts.pool, self.handler, self.parts.ids, self.parts.secrets, lambda: self.now)
+
+    async def does(self, *commands: Command) -> None:
+        for command in commands:
+            await self.handler.execute(command, ANN)
+
+    async def begin(self) -> None:
+        async with self.parts.pool.connection() as connection:
+            await ensure_tables(connection, PROJECTIONS)
+        await self.does(CreateProject(1, "P", 1, (("p", "slug"),), b""))
+
+    async def add_job(self, job_id: int, triggers: Triggers, **fields: Any) -> None:
+        await self.does(CreateJob(job_id, 1, f"Job {job_id}", **fields), ConfigureJob(job_id, "make"))
+        await self.does(SetTriggers(job_id, triggers))
+
+    async def wait_reached(self, position: int) -> bool:
+        async with self._projecting, self.parts.pool.connection() as connection:
+            shown = min((await fetch_positions(connection, PROJECTIONS)).values())
+            events = await self.parts.log.read(shown, 10_000)
+            await Engine(connection, PROJECTIONS, announce=True).apply(events, shown)
+        return True
+
+    async def receive(self, change: RepositoryChange) -> ChangeReceived:
+        """Records a change, and does not evaluate it."""
+        change_id = await self.parts.ids.draw("changes")
+        receipt = await self.handler.execute(ReceiveChanges(1, "github", ((change_id, change),)), ANN)
+        received = receipt.events[-1].event
+        assert isinstance(received, ChangeReceived)
+        return received
+
+    async def push(self, branch: str = "main", **more: Any) -> ChangeReceived:
+        received = await self.receive(RepositoryChange("push", branch, **more))
+        await self.evaluator.evaluate(received)
+        return received
+
+    async def sweep(self) -> int:
+        await self.wait_reached(0)
+        return await self.clock.sweep()
+
+    async def queued(self) -> list[BuildQueued]:
+        """All builds that were ever queued."""
+        events = await self.parts.log.read(0, 10_000, [BuildQueued.name])
+        return [recorded.event for recorded in events if isinstance(recorded.event, BuildQueued)]
+
+    async def statuses(self) -> list[str]:
+        """The status of each build, in the order in which they were queued."""
+        states = [await self.parts.log.load_state(BUILD.at(event.build_id)) for event in await self.queued()]
+        return [status_of(state) for state in states if state is not None]
