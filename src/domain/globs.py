@@ -21,6 +21,8 @@ class GlobAutomaton:
     """
 
     def __init__(self, glob: str) -> None:
+        self._prefix = re.split(r"[*?[]", glob, maxsplit=1)[0]
+        """Beginning of all names that match; most names do not have it."""
         self._singles: dict[int, str] = {}
         """State -> part of the glob that matches one character."""
         self._within = self._anywhere = self._skips = self._ends_folder = 0
@@ -44,6 +46,8 @@ class GlobAutomaton:
         self._steps: dict[str, int] = defaultdict(int)
 
     def matches(self, name: str) -> bool:
+        if not name.startswith(self._prefix):
+            return False
         states = self._closed(1)
         for character in name:
             if character not in self._steps:

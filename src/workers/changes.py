@@ -32,7 +32,8 @@ class ChangeEvaluator:
     """Waits until the read models have reached a position; returns False if they do not in time."""
 
     async def evaluate(self, received: ChangeReceived) -> None:
-        await self._wait()
+        (recorded,) = (await self.event_log.load([received.stream]))[received.stream]
+        await self._wait(recorded.position)  # triggers that were set before the change count
         jobs = await triggers.find_started_jobs(self.pool, received.project_id, received.change)
         caller = CommandContext(received.actor, received.correlation_id)
         started = await start_builds(
@@ -43,11 +44,11 @@ class ChangeEvaluator:
         superseding = [job.job_id for job in jobs if job.settings.cancel_superseded and job.job_id in started.build_ids]
         if superseding:
             # Whoever appends the later one of two builds sees both.
-            await self._wait()
+            await self._wait(await self.event_log.read_head())
             for build in await builds.find_superseded(self.pool, superseding):
                 await self.handler.execute(SupersedeBuild(build.build_id, build.change_id), caller)
 
-    async def _wait(self) -> None:
-        """Waits until the read models show all events that are in the log now. Raises Unavailable."""
-        if not await self.wait_reached(await self.event_log.read_head()):
+    async def _wait(self, position: int) -> None:
+        """Waits until the read models have reached a position. Raises Unavailable."""
+        if not await self.wait_reached(position):
             raise Unavailable("The read models are behind the log.")
