@@ -191,3 +191,10 @@ def test_git_notify_takes_paths(server: Server, project: int, job: int) -> None:
 
 def test_a_build_that_a_user_starts_has_no_trigger(server: Server, build: int) -> None:
     assert server.admin.fetch(f"/builds/{build}")["trigger"] is None
+
+
+def test_the_project_is_found_by_its_scm_endpoint(hook: Hook) -> None:
+    fields = {"name": "web", "type": "github", "project_id": hook.project, "repo": hook.repository, "token": "t"}
+    hook.server.admin.create("/scm", **fields)
+    hook.server.wait_until_projected()
+    assert hook.send(hook.push(), path="/api/v3/gitops/webhook").then(200)["project_id"] == hook.project
