@@ -19,6 +19,7 @@ from api.build_actions import BuildActionController
 from api.builds import BuildController
 from api.description import document
 from api.events import EventController
+from api.gitops import GitopsController
 from api.health import HealthController, ProjectionController, ReactionController
 from api.hooks import ChangeController, HookController, ProjectHookController
 from api.http import problems
@@ -93,6 +94,7 @@ CONTROLLERS = (
     WebhookController,
     TeamsController,
     ScmController,
+    GitopsController,
     AgentController,
 )
 

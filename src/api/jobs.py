@@ -54,6 +54,8 @@ class JobChanges(msgspec.Struct):
     required_tags: Tags | UnsetType = UNSET
     pool_labels: dict[Label, Label] | UnsetType = UNSET
     quarantine_mode: QuarantineMode | UnsetType = UNSET
+    managed: bool | UnsetType = UNSET
+    """Whether the file `.testhide.yml` of the repository describes the job. True lets that file take the job over."""
 
 
 class JobItem(msgspec.Struct):

@@ -186,6 +186,14 @@ class Handler:
                     continue
         raise Conflict("Others keep changing the same thing at the same time; try again.")
 
+    async def preview(self, command: Command) -> Receipt:
+        """Returns the receipt that `execute` would return now, but without versions and positions. Appends nothing."""
+        before: dict[str, Any] = {}
+        states = await self._states(command.reads(), {}, before)
+        states += await self._states(command.then_reads(*states), {}, before)
+        events = (Recorded(event.stream, 0, 0, event) for event in command.decide(*states))
+        return Receipt(tuple(events), before)
+
     async def _once(self, command: Command, caller: CommandContext) -> Receipt:
         versions: dict[str, int] = {}
         before: dict[str, Any] = {}

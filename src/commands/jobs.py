@@ -7,7 +7,7 @@ import msgspec
 
 from commands.handler import Command, must_exist
 from commands.projects import must_be_open
-from domain.core.errors import Forbidden, Invalid, NotFound
+from domain.core.errors import Conflict, Forbidden, Invalid, NotFound
 from domain.core.events import AnyStream, Event, changes_of
 from domain.jobs import (
     DEFAULT_TIMEOUT_MINUTES,
@@ -53,7 +53,7 @@ class CreateJob(Command):
         if job is not None:
             return
         must_be_open(project, self.project_id)
-        _must_serve(self.node_pool_id, pool, self.project_id)
+        must_serve(self.node_pool_id, pool, self.project_id)
         _must_exist(self.pipeline_template_id, template)
         _must_lend(template, self.borrower_id)
         _must_route_one_way(self.node_pool_id, self.pool_labels)
@@ -96,6 +96,7 @@ class UpdateJob(Command):
     required_tags: Sequence[str] | None = None
     pool_labels: Mapping[str, str] | None = None
     quarantine_mode: QuarantineMode | None = None
+    managed: bool | None = None
     borrower_id: int | None = None
     """User who attaches the template; None for an admin, who may attach any."""
     cleared: tuple[Clearable, ...] = ()
@@ -105,10 +106,12 @@ class UpdateJob(Command):
 
     def decide(self, job: Job | None, pool: Pool | None, template: Template | None) -> Iterable[Event]:
         job = must_exist(job, f"job {self.job_id}")
-        _must_serve(self.node_pool_id, pool, job.project_id)
+        must_serve(self.node_pool_id, pool, job.project_id)
         _must_exist(self.pipeline_template_id, template)
         _must_lend(template, self.borrower_id)
         for updated in self.update(JobUpdated, job, project_id=job.project_id):
+            if self.managed is not False and changes_of(updated).keys() - {"enabled"}:
+                must_be_free(job)
             after = msgspec.structs.replace(job, **changes_of(updated))
             _must_route_one_way(after.node_pool_id, after.pool_labels)
             yield updated
@@ -141,6 +144,8 @@ class ConfigureJob(Command, of=JOB):
             artifacts=list(self.artifacts),
             secrets=merge_secrets(self.secrets, job.configuration.secrets),
         )
+        if msgspec.structs.replace(configuration, secrets=job.configuration.secrets) != job.configuration:
+            must_be_free(job)
         if configuration != job.configuration:
             yield JobConfigured(job_id=self.job_id, project_id=job.project_id, configuration=configuration)
 
@@ -156,11 +161,22 @@ class DeleteJob(Command, of=JOB):
             yield JobDeleted(job_id=self.job_id, project_id=job.project_id)
 
 
+def must_be_free(job: Job) -> None:
+    """Raises Conflict for a job that a file describes: the next sync would undo the change."""
+    if job.managed:
+        raise Conflict(
+            f"Job {job.job_id} is managed by the file .testhide.yml of its repository: change that file, or take the"
+            f' job from it by PUT /api/v3/jobs/{job.job_id} {{"managed": false}}. Without that, only `enabled` and the'
+            " values of secrets can be changed here."
+        )
+
+
 def _named(pool_id: int | None, template_id: int | None) -> tuple[AnyStream, AnyStream]:
     return POOL.at(pool_id or 0), TEMPLATE.at(template_id or 0)
 
 
-def _must_serve(pool_id: int | None, pool: Pool | None, project_id: int) -> None:
+def must_serve(pool_id: int | None, pool: Pool | None, project_id: int) -> None:
+    """Raises Invalid unless the project may use the pool."""
     # A pool of another project gets the same answer as an unknown one: callers may not learn that it exists.
     if pool_id is not None and (pool is None or not pool.serves(project_id)):
         raise Invalid.field("node_pool_id", f"there is no node pool {pool_id} that project {project_id} may use")

@@ -68,6 +68,8 @@ class JobCreated(JobEvent, frozen=True):
     pool_labels: dict[str, str] = {}
     """Labels that a pool must all have. Used instead of `node_pool_id`."""
     quarantine_mode: QuarantineMode = "run"
+    managed: bool = False
+    """Whether a file in the repository describes the job."""
 
 
 class JobUpdated(JobEvent, frozen=True):
@@ -86,6 +88,7 @@ class JobUpdated(JobEvent, frozen=True):
     required_tags: list[str] | None = None
     pool_labels: dict[str, str] | None = None
     quarantine_mode: QuarantineMode | None = None
+    managed: bool | None = None
     cleared: tuple[Clearable, ...] = ()
 
 
@@ -132,6 +135,7 @@ class Job(msgspec.Struct, frozen=True):
     """Time from which times of the time tables count: that of the last change of triggers, or since when the job is
     enabled.
     """
+    managed: bool = False
     deleted: bool = False
 
 

@@ -18,7 +18,7 @@ from projections.engine.model import Change, Delete, Projection, Row, Rows, Tabl
 from projections.engine.queries import Window, fetch_all, fetch_column, fetch_one, find_row
 from store.postgres.queries import Source
 
-VERSION = 1
+VERSION = 2
 JOBS_CACHED = 10_000
 """Number of jobs whose project a process caches."""
 
@@ -39,6 +39,8 @@ class JobRow(Row, frozen=True):
     required_tags: list[str] = []
     pool_labels: dict[str, str] = {}
     quarantine_mode: str = "run"
+    managed: bool = False
+    """Whether a file in the repository describes the job."""
 
 
 class ConfigurationRow(Row, frozen=True):
@@ -97,6 +99,8 @@ class JobDetail(msgspec.Struct, frozen=True):
     required_tags: list[str]
     pool_labels: dict[str, str]
     quarantine_mode: QuarantineMode
+    managed: bool
+    """Whether the file `.testhide.yml` of the repository describes the job."""
     last_build_id: int | None = None
     """Id of the newest build."""
     last_build_status: VisibleStatus | None = None
@@ -137,7 +141,7 @@ async def find_detail(source: Source, job_id: int) -> JobDetail | None:
         JobDetail,
         "SELECT j.id, j.name, j.project_id, j.enabled, j.node_pool_id, j.timeout_minutes, j.max_parallel,"
         " j.repository, j.default_branch, j.pipeline_template_id, j.created_at,"
-        " j.required_tags, j.pool_labels, j.quarantine_mode, b.id, b.status, f.id, f.status"
+        " j.required_tags, j.pool_labels, j.quarantine_mode, j.managed, b.id, b.status, f.id, f.status"
         f" FROM {JobRow.table} j LEFT JOIN LATERAL ({newest} ORDER BY id DESC LIMIT 1) b ON true"
         f" LEFT JOIN LATERAL ({newest} AND selected_tests IS NULL ORDER BY id DESC LIMIT 1) f ON true"
         " WHERE j.id = %(id)s",
@@ -148,6 +152,12 @@ async def find_detail(source: Source, job_id: int) -> JobDetail | None:
 async def find_configuration(source: Source, job_id: int) -> ConfigurationRow | None:
     """Returns the job's configuration; None if nobody has configured the job."""
     return await find_row(source, ConfigurationRow, job_id)
+
+
+async def fetch_named(source: Source, project_id: int, names: Sequence[str]) -> list[JobRow]:
+    """Returns the project's jobs that have one of these names."""
+    query = f"SELECT * FROM {JobRow.table} WHERE project_id = %(project)s AND name = ANY (%(names)s) ORDER BY id"
+    return await fetch_all(source, JobRow, query, {"project": project_id, "names": list(names)})
 
 
 async def fetch_ids(source: Source, project_id: int) -> list[int]:

@@ -196,6 +196,7 @@ SERVED = (
     ("DELETE", "/api/v3/ms-teams/{id}"),
     ("POST", "/api/v3/ms-teams/{id}/test"),
     ("GET", "/api/v3/scm"),
+    ("POST", "/api/v3/gitops/sync"),
     ("POST", "/api/v3/scm"),
     ("GET", "/api/v3/scm/{id}"),
     ("PUT", "/api/v3/scm/{id}"),

@@ -139,6 +139,11 @@ def _fresh_scm_endpoint(call: Call, world: World) -> Call:
     return replace(call, ids={"id": world.new_scm_endpoint()})
 
 
+def _fresh_commit(call: Call, world: World) -> Call:
+    world.commit_pipelines()
+    return call
+
+
 def _fresh_template(call: Call, world: World) -> Call:
     return replace(call, ids={"template_id": world.new_template()})
 
@@ -243,6 +248,7 @@ SPECIAL: dict[tuple[str, str], Callable[[Call, World], Call]] = {
     ("POST", "/api/v3/webhooks/bulk-delete"): _fresh_webhooks,
     ("PUT", "/api/v3/ms-teams/{id}"): _fresh_channel,
     ("DELETE", "/api/v3/ms-teams/{id}"): _fresh_channel,
+    ("POST", "/api/v3/gitops/sync"): _fresh_commit,
     ("PUT", "/api/v3/scm/{id}"): _fresh_scm_endpoint,
     ("DELETE", "/api/v3/scm/{id}"): _fresh_scm_endpoint,
     ("PUT", "/api/v3/pipeline-templates/{template_id}"): _fresh_template,

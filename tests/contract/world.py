@@ -93,6 +93,8 @@ class World:
     channel: int = 0
     scm_endpoint: int = 0
     is_idp_known: bool = False
+    repository: GitRepository = field(init=False)
+    """Repository of the SCM endpoint."""
     agent: Client = field(init=False)
     member: Client = field(init=False)
     """Admin of the project, reader of the other one."""
@@ -154,6 +156,11 @@ class World:
     def new_scm_endpoint(self) -> int:
         body = {"type": "github", "name": "Main GitHub", "repo": "acme/backend", "token": "ghp_x"}
         return int(self.admin.post("/api/v3/scm", json=body | {"project_id": self.project}).then(201)["id"])
+
+    def commit_pipelines(self) -> None:
+        """Commits a file of pipelines that no sync has seen yet."""
+        content = f"jobs: {{nightly: {{command: make nightly, env: {{NUMBER: {next(self.numbers)}}}}}}}"
+        self.repository.write(".testhide.yml", content)
 
     def new_user(self) -> dict[str, Any]:
         body = {"email": f"fresh-{next(self.numbers)}@example.com", "role": "developer"}
@@ -240,9 +247,12 @@ def build_world(server: Server) -> World:
     entry = {"job_id": world.job, "node_id": "tests/test_auth.py::test_token_refresh", "reason": "flaky"}
     world.admin.post("/api/v3/quarantine", json=entry).then(201)
     _webhooks(world)
-    repository = GitRepository(Path(server.settings.local_repositories, "contract.git"))
+    world.repository = repository = GitRepository(Path(server.settings.local_repositories, "contract.git"))
+    world.commit_pipelines()
     endpoint = {"type": "git", "name": "Main", "project_id": world.project, "repo": str(repository.path), "token": None}
     world.scm_endpoint = world.admin.post("/api/v3/scm", json=endpoint).then(201)["id"]
+    shared = {"scm_endpoint_id": world.scm_endpoint}
+    world.admin.put(f"/api/v3/projects/{world.other_project}", json=shared).then(200)
     server.wait_until_projected()
     return world
 

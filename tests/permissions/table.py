@@ -92,6 +92,7 @@ ACCOUNTS = (
     op("POST /reset-password", public),
     op("POST /reset-password/confirm", public),
     op("GET /set-password", public),
+    op("GET /gitops/schema", public),
     op("GET /webhooks/schemas", public),
     op("GET /webhooks/schemas/{event_type}", public),
     op("GET /agent/{version}/{platform}", public),
@@ -311,6 +312,8 @@ ENDPOINTS = (
     op("GET /scm/{id}/branches", READ, answers=(503, 504)),
     op("GET /scm/{id}/commits", READ, answers=(503, 504)),
     op("POST /scm/{id}/test", MANAGE),
+    op("POST /gitops/sync", WRITE, lambda at: {"project_id": at["project_id"]}, answers=(503, 504)),
+    op("GET /gitops/status", READ, query="project_id={project_id}"),
 )
 AUDIT_LOG = (
     op("GET /projections", READER),

@@ -21,7 +21,6 @@ from commands.configurations import (
 )
 from domain.jobs import DEFAULT_TIMEOUT_MINUTES, Configuration, QuarantineMode
 
-FILE_NAME = ".testhide.yml"
 MAX_JOBS = 200
 
 PartName = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^\S(.*\S)?\Z", description="name")]

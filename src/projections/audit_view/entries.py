@@ -22,6 +22,7 @@ from domain.core.events import Category, Damaged, Event, Recorded
 from domain.dispatch import LEADER
 from domain.endpoints import mask_url
 from domain.flakiness import FLAKINESS
+from domain.gitops import GITOPS
 from domain.identity_providers import IDENTITY_PROVIDER, IdentityProvider
 from domain.jobs import JOB
 from domain.known_issues import KNOWN_ISSUE
@@ -78,7 +79,7 @@ CATEGORIES: Mapping[str, Category[Any]] = {
             DELIVERY,
             FLAKINESS,
         ),
-        *(CHANGE, CHANNEL, CARD, IDENTITY_PROVIDER, SCM_ENDPOINT),
+        *(CHANGE, CHANNEL, CARD, IDENTITY_PROVIDER, SCM_ENDPOINT, GITOPS),
     )
 }
 

@@ -17,6 +17,7 @@ from domain import (
     claims,
     dispatch,
     flakiness,
+    gitops,
     identity_providers,
     jobs,
     known_issues,
@@ -304,6 +305,9 @@ SUMMARIES: Mapping[type[Event], str | Callable[[Any], str]] = {
     teams.ChannelFailing: "noticed that Teams channel {channel_id} does not answer{error:: “}",
     teams.ChannelRecovered: "noticed that Teams channel {channel_id} answers again",
     teams.CardGivenUp: "gave a card for Teams channel {channel_id} up after {attempts:attempt}{error:: “}",
+    gitops.GitopsSynced: "synced the jobs of project {project_id} with the file in git: {jobs_created} created,"
+    " {jobs_updated} updated, {jobs_removed} removed",
+    gitops.GitopsSyncFailed: "could not sync the jobs of project {project_id} with the file in git{problem:: “}",
     scm.ScmEndpointCreated: "created SCM endpoint {scm_endpoint_id}{title: “} of project {project_id}",
     scm.ScmEndpointUpdated: "changed SCM endpoint {scm_endpoint_id}",
     scm.ScmEndpointDeleted: "deleted SCM endpoint {scm_endpoint_id}",

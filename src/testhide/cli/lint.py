@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
-from commands.pipelines.file import FILE_NAME
 from commands.pipelines.reading import read_pipelines
 from commands.pipelines.yaml_nodes import MAX_BYTES, InvalidFile
+from domain.gitops import FILE_NAME
 from testhide.cli.options import Flag
 from testhide.cli.printing import printable
 from testhide.operator_errors import Fault

@@ -1,0 +1,183 @@
+"""GitOps: jobs of a project that the file `.testhide.yml` in its repository describes."""
+
+import asyncio
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+import msgspec
+from litestar import Controller, get, post
+from litestar.params import Parameter
+
+from api.description.pipeline_schema import describe_pipeline_file
+from api.http.permissions import CAN_READ, CAN_WRITE
+from api.http.request_context import RequestContext
+from api.http.security import PUBLIC
+from api.http.types import MAX_ID, Id
+from api.projects import find_visible_project
+from api.scm import OUTSIDE, reported_failures
+from commands.configurations import Branch
+from commands.gitops import SyncPipelines, plan_jobs
+from commands.handler import Receipt
+from commands.pipelines.planning import PlannedJob, find_missing_secrets, group_changes
+from commands.pipelines.reading import read_pipelines
+from commands.pipelines.yaml_nodes import InvalidFile
+from domain.core.errors import Conflict, FieldError, Invalid, NotFound
+from domain.gitops import FILE_NAME, GITOPS
+from domain.jobs import Job, JobCreated
+from domain.scm import SCM_ENDPOINT
+from integrations.source_ports import SourceHost, SourceNotFound
+from projections import jobs, pools
+
+
+class SyncRequest(msgspec.Struct):
+    project_id: Id
+    branch: Branch | None = None
+    """Branch to read the file from; null for the branch that the project follows, which is `main` before the first
+    sync. Another one needs a project admin, and the project follows it from then on.
+    """
+    dry_run: bool = False
+    """Whether to only show what would change."""
+
+
+class JobChange(msgspec.Struct):
+    job_id: int | None
+    """Id of the job; null for one that a dry run would create."""
+    name: str
+    change: Literal["created", "updated", "removed"]
+
+
+class SyncResult(msgspec.Struct):
+    synced: bool
+    """Whether the jobs are now what the file says; false for a dry run."""
+    project_id: int
+    branch: str
+    sha: str
+    """Id of the commit that the file was read at."""
+    jobs_updated: int
+    jobs_created: int
+    jobs_removed: int
+    """Number of jobs that the file does not describe any more. They are disabled, not deleted: their builds stay."""
+    changes: list[JobChange]
+    """Jobs that changed, or would change."""
+    missing_secrets: dict[str, list[str]]
+    """Names of secrets without a value, by job. `PUT /jobs/{id}/configuration` sets values."""
+
+
+class SyncStatus(msgspec.Struct):
+    project_id: int
+    branch: str
+    """Branch that the project follows: that of the last sync."""
+    sha: str | None
+    """Commit of the last sync; null before the first."""
+    synced_at: datetime | None
+    problem: str | None
+    """Why the latest sync, which a push caused, changed nothing; null if nothing is wrong."""
+    failed_at: datetime | None
+
+
+class GitopsController(Controller):
+    path = "/gitops"
+    tags = ["GitOps"]
+
+    @post("/sync", status_code=200, opt=OUTSIDE, guards=[CAN_WRITE])
+    async def sync_pipelines(self, ctx: RequestContext, data: SyncRequest) -> SyncResult:
+        """Reads `.testhide.yml` from the project's repository, and makes the jobs what it says, all at once or none."""
+        await ctx.must_access(data.project_id)
+        synced = await ctx.log.load_state(GITOPS.at(data.project_id))
+        branch = data.branch or synced.branch
+        if branch != synced.branch:
+            await ctx.must_access(data.project_id, level="admin")
+        with reported_failures():
+            commit, content = await fetch_file(ctx, data.project_id, branch)
+        planned, command = await prepare(ctx, data.project_id, branch, commit, content)
+        receipt = await ctx.services.handler.preview(command) if data.dry_run else await ctx(command)
+        return to_result(data, branch, commit, planned, receipt)
+
+    @get("/status", guards=[CAN_READ])
+    async def get_sync_status(
+        self, ctx: RequestContext, project_id: Annotated[int, Parameter(ge=1, le=MAX_ID)]
+    ) -> SyncStatus:
+        """Returns which commit's file the jobs of a project follow, and what is wrong with the latest one."""
+        await find_visible_project(ctx, project_id)
+        synced = await ctx.log.load_state(GITOPS.at(project_id))
+        return SyncStatus(
+            project_id,
+            synced.branch,
+            synced.commit,
+            None if synced.commit is None else synced.synced_at,
+            synced.problem,
+            None if synced.problem is None else synced.failed_at,
+        )
+
+    @get("/schema", opt=PUBLIC, media_type="application/schema+json")
+    async def get_pipeline_schema(self) -> dict[str, Any]:
+        """Returns the JSON Schema of `.testhide.yml`."""
+        return describe_pipeline_file()
+
+
+async def fetch_file(ctx: RequestContext, project_id: int, branch: str) -> tuple[str, bytes]:
+    """Returns the commit of a branch and the file's contents there. Raises SourceFailure, and NotFound for a file or
+    branch that does not exist.
+    """
+    source = await open_repository(ctx, project_id)
+    try:
+        return await source.fetch_file(FILE_NAME, branch)
+    except SourceNotFound as error:
+        raise NotFound(f"{FILE_NAME} of branch {branch} cannot be read: {error}") from None
+
+
+async def open_repository(ctx: RequestContext, project_id: int) -> SourceHost:
+    project = await find_visible_project(ctx, project_id)
+    endpoint = (
+        None if project.scm_endpoint_id is None else await ctx.log.load_state(SCM_ENDPOINT.at(project.scm_endpoint_id))
+    )
+    if endpoint is None or endpoint.deleted:
+        raise Conflict(
+            f"Project {project_id} has no SCM endpoint to read {FILE_NAME} from: create one by POST /api/v3/scm."
+        )
+    return ctx.services.source_hosts.open(endpoint)
+
+
+async def prepare(
+    ctx: RequestContext, project_id: int, branch: str, commit: str, content: bytes
+) -> tuple[list[PlannedJob], SyncPipelines]:
+    """Returns the jobs that a file describes, and the command that syncs them. Raises Invalid for a file with
+    mistakes.
+    """
+    try:
+        document = await asyncio.to_thread(read_pipelines, content)
+        names = {job.pool for job in document.file.jobs.values() if job.pool is not None}
+        async with ctx.reading() as connection:
+            ids = {name: await pools.find_id_by_name(connection, project_id, name) for name in names}
+            found = await jobs.fetch_named(connection, project_id, list(document.file.jobs))
+        planned = plan_jobs(document, {name: pool_id for name, pool_id in ids.items() if pool_id is not None})
+    except InvalidFile as invalid:
+        raise Invalid.fields(
+            [FieldError(f"{FILE_NAME}:{fault.line}:{fault.column}", fault.message) for fault in invalid.faults]
+        ) from None
+    existing = {job.name for job in found}
+    new_ids = [await ctx.services.ids.draw("jobs") for job in planned if job.title not in existing]
+    return planned, SyncPipelines(project_id, branch, commit, planned, [job.id for job in found], new_ids)
+
+
+def to_result(data: SyncRequest, branch: str, commit: str, planned: list[PlannedJob], receipt: Receipt) -> SyncResult:
+    stored = [job for job in receipt.states_before.values() if isinstance(job, Job)]
+    events = [recorded.event for recorded in receipt.events]
+    names = {job.job_id: job.title for job in stored} | {
+        event.job_id: event.title for event in events if isinstance(event, JobCreated)
+    }
+    created, updated, removed = group_changes(events)
+    changes = [JobChange(None if data.dry_run else job_id, names[job_id], "created") for job_id in created]
+    changes += [JobChange(job_id, names[job_id], "updated") for job_id in updated]
+    changes += [JobChange(job_id, names[job_id], "removed") for job_id in removed]
+    return SyncResult(
+        synced=not data.dry_run,
+        project_id=data.project_id,
+        branch=branch,
+        sha=commit,
+        jobs_updated=len(updated),
+        jobs_created=len(created),
+        jobs_removed=len(removed),
+        changes=changes,
+        missing_secrets=find_missing_secrets(planned, stored),
+    )

@@ -1,0 +1,95 @@
+"""Commands on the jobs that a file in a repository describes: sync them, and record that a sync failed."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from commands.handler import Command
+from commands.jobs import must_serve
+from commands.pipelines.planning import PlannedJob, plan_sync
+from commands.pipelines.reading import PipelineDocument
+from commands.pipelines.yaml_nodes import InvalidFile
+from commands.projects import must_be_open
+from domain.core.events import AnyStream, Event
+from domain.gitops import GITOPS, GitopsSyncFailed, SyncedPipelines
+from domain.jobs import JOB, Job
+from domain.pools import POOL, Pool
+from domain.projects import PROJECT, Project
+from domain.templates import overlaid
+
+
+@dataclass(frozen=True)
+class SyncPipelines(Command):
+    """Makes the jobs of a project what its file says, all in one append. The project follows `branch` from then on."""
+
+    project_id: int
+    branch: str
+    commit: str
+    planned: Sequence[PlannedJob]
+    found_ids: Sequence[int]
+    """Jobs of the project that have one of the names, as the read model has them."""
+    new_ids: Sequence[int]
+    """Ids for jobs that the file describes and that do not exist."""
+
+    def reads(self) -> Sequence[AnyStream]:
+        return GITOPS.at(self.project_id), PROJECT.at(self.project_id)
+
+    def then_reads(self, synced: SyncedPipelines, project: Project | None) -> Sequence[AnyStream]:
+        jobs = sorted({*self.found_ids, *synced.jobs.values()})
+        return *map(JOB.at, jobs), *map(POOL.at, self._pool_ids)
+
+    def decide(self, synced: SyncedPipelines, project: Project | None, *named: Job | Pool | None) -> Iterable[Event]:
+        must_be_open(project, self.project_id)
+        pools = {pool.pool_id: pool for pool in named if isinstance(pool, Pool)}
+        for pool_id in self._pool_ids:
+            must_serve(pool_id, pools.get(pool_id), self.project_id)
+        jobs = [job for job in named if isinstance(job, Job)]
+        yield from plan_sync(self.project_id, self.branch, self.commit, self.planned, synced, jobs, iter(self.new_ids))
+
+    @property
+    def _pool_ids(self) -> list[int]:
+        return sorted({job.node_pool_id for job in self.planned if job.node_pool_id is not None})
+
+
+@dataclass(frozen=True)
+class RecordFailedSync(Command, of=GITOPS):
+    project_id: int
+    branch: str
+    commit: str | None
+    problem: str
+
+    def decide(self, synced: SyncedPipelines) -> Iterable[Event]:
+        if self.problem != synced.problem:
+            yield self.event(GitopsSyncFailed)
+
+
+def plan_jobs(document: PipelineDocument, pools: Mapping[str, int]) -> list[PlannedJob]:
+    """Returns the jobs that a file describes. `pools` maps the names of the project's pools to their ids. Raises
+    InvalidFile for a pool that the project does not have.
+    """
+    file = document.file
+    if faults := [
+        document.fault("pool", f"{job.pool} is no node pool of the project", "jobs", name)
+        for name, job in file.jobs.items()
+        if job.pool is not None and job.pool not in pools
+    ]:
+        raise InvalidFile(faults)
+    planned: list[PlannedJob] = []
+    for name, job in file.jobs.items():
+        template = None if job.template is None else file.templates[job.template]
+        configuration = job.configuration if template is None else overlaid(template.configuration, job.configuration)
+        planned.append(
+            PlannedJob(
+                title=name,
+                configuration=configuration,
+                secrets=list(dict.fromkeys([*job.secrets, *(template.secrets if template is not None else ())])),
+                node_pool_id=None if job.pool is None else pools[job.pool],
+                pool_labels=job.pool_labels,
+                required_tags=list(dict.fromkeys(job.required_tags)),
+                timeout_minutes=job.timeout_minutes,
+                max_parallel=job.max_parallel,
+                repository=job.repository,
+                default_branch=job.default_branch,
+                quarantine_mode=job.quarantine_mode,
+            )
+        )
+    return planned

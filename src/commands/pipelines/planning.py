@@ -1,0 +1,140 @@
+"""Plans a sync: which events make the jobs of a project what its file says. It is pure.
+
+A job that the file describes is *managed*. Its identity is its name. A job that the file does not describe any more is
+disabled, not deleted, since its builds would go with it; it comes back when the file has its name again.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import msgspec
+
+from domain.core.errors import Conflict
+from domain.core.events import Event
+from domain.gitops import FILE_NAME, GitopsSynced, SyncedPipelines
+from domain.jobs import Configuration, Job, JobConfigured, JobCreated, JobEvent, JobUpdated, QuarantineMode
+
+
+class PlannedJob(msgspec.Struct, frozen=True):
+    """A job as the file describes it, with the id of its pool."""
+
+    title: str
+    configuration: Configuration
+    """Configuration without secrets."""
+    secrets: list[str] = []
+    """Names of the secrets that the job needs."""
+    node_pool_id: int | None = None
+    pool_labels: dict[str, str] = {}
+    required_tags: list[str] = []
+    timeout_minutes: int = 60
+    max_parallel: int = 1
+    repository: str | None = None
+    default_branch: str = "main"
+    quarantine_mode: QuarantineMode = "run"
+
+    @property
+    def settings(self) -> dict[str, object]:
+        given = msgspec.structs.asdict(self)
+        return {name: value for name, value in given.items() if name not in ("configuration", "secrets")}
+
+
+def plan_sync(
+    project_id: int,
+    branch: str,
+    commit: str,
+    planned: Sequence[PlannedJob],
+    synced: SyncedPipelines,
+    stored: Iterable[Job],
+    new_ids: Iterator[int],
+) -> Iterator[Event]:
+    """Yields the events of a sync; none if the jobs are already what the file says at this commit.
+
+    `stored` are the jobs of the project that have one of the names, or that the last sync had. Raises Conflict for a
+    job with one of the names that is not managed.
+    """
+    by_id = {job.job_id: job for job in stored if not job.deleted and job.project_id == project_id}
+    by_title = {job.title: job for job in by_id.values()}
+    _refuse_others(planned, by_id.values())
+    jobs: dict[str, int] = {}
+    events: list[JobEvent] = []
+    for plan in planned:
+        job = by_title.get(plan.title)
+        if job is None:
+            job_id = next(new_ids, None)
+            if job_id is None:
+                raise Conflict(f"Job {plan.title!r} was deleted at this moment; try again.")
+            events.append(JobCreated(job_id=job_id, project_id=project_id, managed=True, **plan.settings))  # type: ignore[arg-type]
+            if plan.configuration != Configuration():
+                events.append(JobConfigured(job_id=job_id, project_id=project_id, configuration=plan.configuration))
+        else:
+            job_id = job.job_id
+            events += _plan_changes(plan, job, is_back=plan.title not in synced.jobs)
+        jobs[plan.title] = job_id
+    for job_id in synced.jobs.values():
+        removed = by_id.get(job_id)
+        if removed is not None and removed.managed and removed.enabled and job_id not in jobs.values():
+            events.append(JobUpdated(job_id=job_id, project_id=project_id, enabled=False))
+    if not events and (branch, commit, jobs) == (synced.branch, synced.commit, synced.jobs):
+        return
+    created, updated, removed_ids = group_changes(events)
+    yield from events
+    yield GitopsSynced(
+        project_id=project_id,
+        branch=branch,
+        commit=commit,
+        jobs=jobs,
+        jobs_created=len(created),
+        jobs_updated=len(updated),
+        jobs_removed=len(removed_ids),
+    )
+
+
+def group_changes(events: Iterable[Event]) -> tuple[list[int], list[int], list[int]]:
+    """Returns the ids of the jobs that a sync creates, updates and removes."""
+    created, updated, removed = dict[int, None](), dict[int, None](), dict[int, None]()
+    for event in events:
+        match event:
+            case JobCreated():
+                created[event.job_id] = None
+            case JobUpdated(enabled=False):
+                removed[event.job_id] = None
+            case JobEvent() if event.job_id not in created:
+                updated[event.job_id] = None
+            case _:
+                pass
+    return list(created), list(updated), list(removed)
+
+
+def find_missing_secrets(planned: Iterable[PlannedJob], stored: Iterable[Job]) -> dict[str, list[str]]:
+    """Maps the names of jobs to those of the secrets that they need and that have no value yet."""
+    values = {job.title: job.configuration.secrets for job in stored if not job.deleted}
+    missing = {job.title: [name for name in job.secrets if name not in values.get(job.title, {})] for job in planned}
+    return {title: names for title, names in missing.items() if names}
+
+
+def _plan_changes(plan: PlannedJob, job: Job, *, is_back: bool) -> Iterator[JobEvent]:
+    changes = {name: value for name, value in plan.settings.items() if value != getattr(job, name)}
+    cleared = tuple(name for name, value in changes.items() if value is None)
+    if is_back and not job.enabled:
+        changes["enabled"] = True
+    if changes:
+        yield JobUpdated(job_id=job.job_id, project_id=job.project_id, cleared=cleared, **changes)  # type: ignore[arg-type]
+    configuration = msgspec.structs.replace(plan.configuration, secrets=job.configuration.secrets)
+    if configuration != job.configuration:
+        yield JobConfigured(job_id=job.job_id, project_id=job.project_id, configuration=configuration)
+
+
+def _refuse_others(planned: Iterable[PlannedJob], stored: Iterable[Job]) -> None:
+    by_title: dict[str, list[Job]] = {}
+    for job in stored:
+        by_title.setdefault(job.title, []).append(job)
+    for plan in planned:
+        named = by_title.get(plan.title, [])
+        if others := [job.job_id for job in named if not job.managed]:
+            raise Conflict(
+                f"Job {others[0]} ({plan.title!r}) is not managed by {FILE_NAME}: rename it, or let the file take it"
+                f' over by PUT /api/v3/jobs/{others[0]} {{"managed": true}}.'
+            )
+        if len(named) > 1:
+            raise Conflict(
+                f"Jobs {named[0].job_id} and {named[1].job_id} are both named {plan.title!r}: delete one of them."
+            )

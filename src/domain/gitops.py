@@ -1,0 +1,80 @@
+"""GitOps: jobs of a project that a file in its repository describes. A sync makes the jobs what the file says."""
+
+from datetime import datetime
+from typing import ClassVar
+
+import msgspec
+
+from domain.core.data_keys import project_key
+from domain.core.events import UNSTAMPED, Category, Event
+
+FILE_NAME = ".testhide.yml"
+"""Path of the file in the repository."""
+DEFAULT_BRANCH = "main"
+"""Branch that a project follows before the first sync."""
+
+
+class GitopsEvent(Event, frozen=True):
+    project_id: int
+
+    @property
+    def stream(self) -> str:
+        return f"gitops-{self.project_id}"
+
+    @property
+    def data_key(self) -> str | None:
+        return project_key(self.project_id)
+
+
+class GitopsSynced(GitopsEvent, frozen=True):
+    """The jobs were made what the file says at a commit. The events of these jobs are in the same append."""
+
+    name: ClassVar[str] = "gitops.synced"
+    sealed: ClassVar[tuple[str, ...]] = ("branch", "commit", "jobs")
+    branch: str = ""
+    """Branch that the project follows from now on."""
+    commit: str = ""
+    jobs: dict[str, int] = {}
+    """Name -> id of the jobs that the file describes."""
+    jobs_created: int = 0
+    jobs_updated: int = 0
+    jobs_removed: int = 0
+
+
+class GitopsSyncFailed(GitopsEvent, frozen=True):
+    """A sync that a push caused changed nothing."""
+
+    name: ClassVar[str] = "gitops.sync_failed"
+    sealed: ClassVar[tuple[str, ...]] = ("branch", "commit", "problem")
+    branch: str = ""
+    commit: str | None = None
+    """Commit of the push; None if the host did not say."""
+    problem: str = ""
+    """What is wrong, as sentences or as mistakes with their lines."""
+
+
+class SyncedPipelines(msgspec.Struct, frozen=True):
+    """State of the jobs that a file describes, after the last sync."""
+
+    branch: str = DEFAULT_BRANCH
+    commit: str | None = None
+    """Commit of the last sync; None before the first."""
+    synced_at: datetime = UNSTAMPED
+    jobs: dict[str, int] = {}
+    problem: str | None = None
+    """Why the latest sync failed; None if it did not."""
+    failed_at: datetime = UNSTAMPED
+
+
+def evolve(state: SyncedPipelines, event: Event) -> SyncedPipelines:
+    match event:
+        case GitopsSynced():
+            return SyncedPipelines(event.branch, event.commit, event.at, event.jobs)
+        case GitopsSyncFailed():
+            return msgspec.structs.replace(state, problem=event.problem, failed_at=event.at)
+        case _:
+            return state
+
+
+GITOPS = Category[SyncedPipelines]("gitops", SyncedPipelines(), evolve)
+EVENTS = (GitopsSynced, GitopsSyncFailed)
