@@ -5,11 +5,14 @@ session        connect, long poll, heartbeats, sign off
 runner         the builds and commands that run here, each a `task` in a thread of its own
 admin_command  a shell line of an administrator, outside any build
 build/         one build: workspace, checkout, steps, log, reports and artifacts
+cache_store    what builds hand on to later builds
 process/       the supervisor processes in which builds and commands run, their user accounts, and calls to Linux
 server_client  every HTTP request, with retries
 injected/      modules that are copied next to a workspace and run in the build's own Python processes
 bundle         builds the zipapp; the only module that is not part of it
 """
 
+FEATURES = ("shell", "checkout", "caches")
+"""What the server may ask for in a build that agents before it did not know. Sent when the agent connects."""
 VERSION = "0.1.0"
 """The version of the whole project: pyproject.toml reads it from here."""

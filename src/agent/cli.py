@@ -14,6 +14,8 @@ from typing import IO
 
 from agent import VERSION, credentials
 from agent.build import workspace
+from agent.build.checkout import AllowedRepositories
+from agent.cache_store import DEFAULT_LIMIT_GB, CacheStore
 from agent.console import print_line
 from agent.context import AgentContext
 from agent.process import linux, namespaces, orphans, privileges
@@ -56,7 +58,10 @@ def run(argv: list[str]) -> int:
         _print_start(accounts, refusal)
         isolation = ["isolated"] if accounts and not refusal else []
         supervisors = SupervisorPool([*credentials.own_command_line(), "slot", *isolation])
-        context = AgentContext(server, supervisors, workdir, accounts, options.allow_local_repositories)
+        allowed = AllowedRepositories(options.allow_local_repositories, options.allow_http_repositories)
+        caches = CacheStore(workdir / "caches", int(options.cache_limit_gb * 2**30))
+        context = AgentContext(server, supervisors, workdir, accounts, allowed, caches)
+        caches.prepare()
         # What a killed agent left behind:
         orphans.end_orphans(context.builds)
         workspace.remove_remains(workdir)
@@ -122,6 +127,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--build-user", metavar="NAME", help="whom root runs all builds as (else: users of their own)")
     parser.add_argument("--trust-builds", action="store_true", help="run builds as the agent's own user")
     parser.add_argument("--allow-local-repositories", action="store_true", help="file URLs and local paths too")
+    parser.add_argument("--allow-http-repositories", action="store_true", help="http URLs, not encrypted, too")
+    parser.add_argument("--cache-limit-gb", type=float, default=DEFAULT_LIMIT_GB, metavar="GB", help="for all caches")
     return parser.parse_args(argv)
 
 

@@ -9,6 +9,8 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
+from agent.build.checkout import AllowedRepositories
+from agent.cache_store import CacheStore
 from agent.process.privileges import BuildAccount, BuildAccounts
 from agent.process.supervisor_client import SupervisorPool
 from agent.server_client import ServerClient
@@ -20,7 +22,8 @@ class AgentContext(NamedTuple):
     workdir: Path
     accounts: BuildAccounts | None
     """Accounts that builds run as. None: they run as the agent's own user."""
-    allow_local_repositories: bool
+    allowed_repositories: AllowedRepositories
+    caches: CacheStore
 
     @contextmanager
     def lease_account(self) -> Iterator[BuildAccount | None]:

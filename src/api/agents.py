@@ -54,6 +54,8 @@ class Connection(msgspec.Struct):
     ram_gb: Annotated[float, Meta(ge=0, le=1e7)]
     running: list[int] = []
     """Ids of the builds that the agent still runs."""
+    features: Annotated[list[Annotated[str, Meta(max_length=50)]], Meta(max_length=50)] = []
+    """Names of what the agent can do that older agents cannot."""
     replaces: Annotated[str, Meta(max_length=200)] | None = None
     """Secret that proves that the agent which ran in the same work folder before is dead. Its SHA-256 is that agent's
     session.

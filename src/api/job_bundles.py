@@ -18,6 +18,7 @@ from api.jobs import find_visible_job
 from api.templates import Command, Description, may_lend_secrets
 from commands.configurations import (
     Branch,
+    BuildOptions,
     Glob,
     Label,
     Minutes,
@@ -56,7 +57,7 @@ class JobPart(msgspec.Struct, forbid_unknown_fields=True):
     quarantine_mode: QuarantineMode = "run"
 
 
-class ConfigurationPart(msgspec.Struct, forbid_unknown_fields=True):
+class ConfigurationPart(BuildOptions, forbid_unknown_fields=True):
     setup: Annotated[list[SetupLine], Meta(max_length=100)] = []
     command: Command = ""
     env: dict[str, Value] = {}
@@ -66,11 +67,11 @@ class ConfigurationPart(msgspec.Struct, forbid_unknown_fields=True):
 
     def check(self, field: str) -> None:
         """Raises Invalid for values that the types allow but that are not valid."""
-        check_parts(f"{field}.", self.env, self.secrets, self.artifacts)
+        check_parts(f"{field}.", self.env, self.secrets, self.artifacts, self.caches)
 
     @property
     def stored(self) -> Configuration:
-        return Configuration(command=self.command, setup=self.setup, env=self.env, artifacts=self.artifacts)
+        return to_view(Configuration, self, secrets={})
 
 
 class TemplatePart(ConfigurationPart, forbid_unknown_fields=True, kw_only=True):
@@ -200,9 +201,7 @@ def choose_template(part: TemplatePart, named: list[NamedTemplate], user: User) 
 
 def is_same(part: TemplatePart, template: TemplateView) -> bool:
     """Returns whether builds would run the same with the bundle's template as with this one."""
-    return part.stored == Configuration(
-        command=template.command, setup=template.setup, env=template.env, artifacts=template.artifacts
-    ) and set(part.secrets) == set(template.secrets)
+    return part.stored == to_view(Configuration, template, secrets={}) and set(part.secrets) == set(template.secrets)
 
 
 def read(given: dict[str, Any]) -> Bundle:

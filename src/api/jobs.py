@@ -1,7 +1,7 @@
 """Jobs and their configurations."""
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from litestar import Controller, Response, delete, get, post, put
@@ -16,9 +16,20 @@ from api.http.request_context import RequestContext
 from api.http.types import MAX_ID, Id, Name, changes_in, fields_of, to_view
 from commands.configurations import Branch, Label, Minutes, Parallel, Repository, Tags, check_labels, check_repository
 from commands.jobs import ConfigureJob, CreateJob, DeleteJob, UpdateJob
-from domain.jobs import DEFAULT_TIMEOUT_MINUTES, JOB, QuarantineMode
-from projections import jobs
+from domain.core.errors import Invalid
+from domain.jobs import (
+    DEFAULT_TIMEOUT_MINUTES,
+    JOB,
+    CheckoutOptions,
+    Configuration,
+    DependencyCache,
+    QuarantineMode,
+    ShellName,
+)
+from domain.templates import overlaid
+from projections import jobs, templates
 from projections.jobs import JobDetail, JobRow
+from projections.templates import TemplateView
 from projections.time_travel.historical_reads import CONFIGURATION_HISTORY, JOB_HISTORY
 
 
@@ -76,6 +87,11 @@ class ConfigurationView(msgspec.Struct):
     secrets: list[str]
     """Names of the secrets. Values are never returned."""
     updated_at: datetime | None
+    shell: ShellName | None = None
+    checkout: CheckoutOptions | None = None
+    caches: list[DependencyCache] = []
+    sources: dict[str, Literal["job", "template", "default"]] | None = None
+    """Only with `effective`: where each value comes from. Variables and secrets are `env.NAME` and `secrets.NAME`."""
 
 
 class Configured(msgspec.Struct):
@@ -147,16 +163,26 @@ class JobController(Controller):
         await ctx(DeleteJob(job_id))
 
     @get("/{job_id:int}/configuration", guards=[CAN_READ], **as_of(CONFIGURATION_HISTORY, "job_id"))
-    async def get_job_configuration(self, ctx: RequestContext, job_id: int) -> ConfigurationView:
+    async def get_job_configuration(
+        self,
+        ctx: RequestContext,
+        job_id: int,
+        effective: Annotated[
+            bool, Parameter(description="Complete it by the job's template and the defaults, as builds do")
+        ] = False,
+    ) -> ConfigurationView:
         """Returns the configuration with which the job's builds run. It contains the names of secrets, but not their
         values.
         """
+        if effective and ctx.is_historical:
+            raise Invalid.field("effective", "is not possible with `as_of`, which shows the job without its template")
         async with ctx.reading() as connection:
-            await find_visible_job(ctx, job_id)
+            job = await find_visible_job(ctx, job_id)
             found = await jobs.find_configuration(connection, job_id)
-        if found is None:
-            return ConfigurationView([], "", {}, [], [], None)
-        return to_view(ConfigurationView, found)
+            template_id = job.pipeline_template_id if effective else None
+            template = None if template_id is None else await templates.find(connection, template_id)
+        configured = ConfigurationView([], "", {}, [], [], None) if found is None else to_view(ConfigurationView, found)
+        return complete(configured, template) if effective else configured
 
     @put("/{job_id:int}/configuration", opt={"representation": ConfigurationView}, guards=[CAN_WRITE])
     async def configure_job(self, ctx: RequestContext, job_id: int, data: NewConfiguration) -> Configured:
@@ -172,6 +198,31 @@ class JobController(Controller):
             return Configured(job_id, receipt.at)
         stored = await jobs.find_configuration(ctx.source, job_id)
         return Configured(job_id, job.created_at if stored is None else stored.updated_at)
+
+
+def complete(configured: ConfigurationView, template: TemplateView | None) -> ConfigurationView:
+    """Returns the configuration that builds of the job get, and the source of each value."""
+    given: list[tuple[Literal["job", "template"], ConfigurationView | TemplateView]] = [("job", configured)]
+    if template is not None:
+        given.append(("template", template))
+    layers = [to_view(Configuration, view, secrets=dict.fromkeys(view.secrets, b"")) for _, view in given]
+    merged = overlaid(layers[-1], layers[0])
+    sources: dict[str, Literal["job", "template", "default"]] = {
+        name: next((source for source, view in given if getattr(view, name)), "default")
+        for name in ("setup", "command", "artifacts", "shell", "checkout", "caches")
+    }
+    for name in ("env", "secrets"):
+        for key in getattr(merged, name):
+            sources[f"{name}.{key}"] = next(source for source, view in given if key in getattr(view, name))
+    return to_view(
+        ConfigurationView,
+        merged,
+        secrets=sorted(merged.secrets),
+        updated_at=configured.updated_at,
+        shell=merged.shell or "sh",
+        checkout=merged.checkout or CheckoutOptions(),
+        sources=sources,
+    )
 
 
 async def find_visible_job(ctx: RequestContext, job_id: int) -> JobRow:

@@ -13,10 +13,11 @@ from api.http.configurations import seal_values
 from api.http.paging import Paged, paginate
 from api.http.permissions import CAN_READ, DEVELOPERS, User
 from api.http.request_context import RequestContext
-from api.http.types import Name, fields_of, to_view
-from commands.configurations import Glob, SetupLine, Value, check_parts
+from api.http.types import Name, changes_in, fields_of, to_view
+from commands.configurations import BuildOptions, Glob, SetupLine, Value, check_parts
 from commands.templates import CreateTemplate, DeleteTemplate, UpdateTemplate
 from domain.core.errors import Forbidden, Unavailable
+from domain.jobs import CheckoutOptions, DependencyCache, ShellName
 from domain.templates import TEMPLATE
 from projections import templates
 from projections.templates import TemplateView
@@ -27,7 +28,7 @@ Setup = Annotated[list[SetupLine], Meta(max_length=100)]
 Artifacts = Annotated[list[Glob], Meta(max_length=100)]
 
 
-class NewTemplate(msgspec.Struct):
+class NewTemplate(BuildOptions):
     name: Name
     setup: Setup
     env: dict[str, Value]
@@ -38,7 +39,7 @@ class NewTemplate(msgspec.Struct):
     secrets: dict[str, Value] = {}
 
     def check(self) -> None:
-        check_parts("", self.env, self.secrets, self.artifacts)
+        check_parts("", self.env, self.secrets, self.artifacts, self.caches)
 
 
 class TemplateChanges(msgspec.Struct):
@@ -49,6 +50,9 @@ class TemplateChanges(msgspec.Struct):
     env: dict[str, Value] | UnsetType = UNSET
     description: Description | UnsetType = UNSET
     artifacts: Artifacts | UnsetType = UNSET
+    shell: ShellName | UnsetType | None = UNSET
+    checkout: CheckoutOptions | UnsetType | None = UNSET
+    caches: Annotated[list[DependencyCache], Meta(max_length=20)] | UnsetType = UNSET
     command: Command | UnsetType = UNSET
     secrets: dict[str, Value | None] | list[str] | UnsetType = UNSET
     """Values by name. A secret that is not sent keeps its value; null removes a secret. A list of names, as GET returns
@@ -60,7 +64,7 @@ class TemplateChanges(msgspec.Struct):
         return {} if isinstance(self.secrets, list) else self.secrets
 
     def check(self) -> None:
-        check_parts("", self.env or {}, self.secret_values or {}, self.artifacts or [])
+        check_parts("", self.env or {}, self.secret_values or {}, self.artifacts or [], self.caches or [])
 
 
 class TemplateController(Controller):
@@ -106,7 +110,8 @@ class TemplateController(Controller):
         check_ownership(ctx.user, await find_template(ctx, template_id))
         await check_write_where_used(ctx, template_id)
         data.check()
-        changes = fields_of(data, name="title")
+        changes = changes_in(data, name="title")
+        changes["cleared_options"] = changes.pop("cleared", ())
         if not isinstance(data.secret_values, UnsetType):
             changes["secrets"] = seal_values(ctx.services.secrets, data.secret_values)
         await ctx(UpdateTemplate(template_id, **changes))

@@ -1,15 +1,17 @@
 """Types and checks of values that users enter for jobs and builds: commands, variables, globs, repositories, labels."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated
 from urllib.parse import unquote
 
+import msgspec
 from msgspec import Meta, UnsetType
 
 from commands.verdicts import TEST_FAILURE_EXIT_CODES
 from domain.core.errors import Invalid
 from domain.endpoints import may_be_token
+from domain.jobs import CheckoutOptions, DependencyCache, ShellName
 
 Command = Annotated[str, Meta(min_length=1, max_length=65_536, pattern=r"\S")]
 SetupLine = Annotated[str, Meta(max_length=65_536)]
@@ -52,9 +54,25 @@ EXIT_CODES = re.compile(r" *[1-9][0-9]{0,2} *(, *[1-9][0-9]{0,2} *)*")
 MAX_EXIT_CODE = 255
 CLOSED_BRACKETS = re.compile(r"(?:[^\[]|\[!?+\]?+[^\]]*+\])*", re.DOTALL)
 """Pattern of a glob whose brackets are closed. In it, `[]]`, `[!]]` and `[[]` match one character each."""
+CHECKSUM = re.compile(r"""\{\{ *checksum +"([^"{}]+)" *\}\}""")
+"""Part of a cache's key that stands for the SHA-256 of a file of the checkout."""
 
 
-def check_parts(prefix: str, env: Iterable[str], secrets: Iterable[str], artifacts: list[str]) -> None:
+class BuildOptions(msgspec.Struct, kw_only=True):
+    """Options of builds that jobs and templates have alike."""
+
+    shell: ShellName | None = None
+    checkout: CheckoutOptions | None = None
+    caches: Annotated[list[DependencyCache], Meta(max_length=20)] = []
+
+
+def check_parts(
+    prefix: str,
+    env: Iterable[str],
+    secrets: Iterable[str],
+    artifacts: list[str],
+    caches: Sequence[DependencyCache] = (),
+) -> None:
     """Raises Invalid for values that their types allow but that are not valid. The errors name each field with `prefix`
     before it.
     """
@@ -62,6 +80,8 @@ def check_parts(prefix: str, env: Iterable[str], secrets: Iterable[str], artifac
     check_variables(f"{prefix}secrets", secrets)
     for number, glob in enumerate(artifacts):
         check_glob(f"{prefix}artifacts[{number}]", glob)
+    for number, cache in enumerate(caches):
+        check_cache(f"{prefix}caches[{number}]", cache)
 
 
 def check_variables(field: str, names: Iterable[str]) -> None:
@@ -90,6 +110,25 @@ def check_glob(field: str, glob: str) -> None:
         raise Invalid.field(
             field, "must close each `[` by a `]` before the next `/`; `[[]` stands for the character `[`"
         )
+
+
+def check_cache(field: str, cache: DependencyCache) -> None:
+    """Raises Invalid for a key with an unknown part, and for a path outside the workspace and the home folder."""
+    rest = CHECKSUM.sub("", cache.key)
+    if "{{" in rest or "}}" in rest or not cache.key.isprintable():
+        raise Invalid.field(
+            f"{field}.key", 'must be text of one line; of parts in {{ }} there is one: {{ checksum "FILE" }}'
+        )
+    for name in CHECKSUM.findall(cache.key):
+        check_inside(f"{field}.key", name)
+    for number, path in enumerate(cache.paths):
+        check_inside(f"{field}.paths[{number}]", path.removeprefix("~/"))
+
+
+def check_inside(field: str, path: str) -> None:
+    parts = path.split("/")
+    if not parts[0] or parts[0].startswith("~") or ".." in parts or not path.isprintable():
+        raise Invalid.field(field, "must be a path inside the workspace, or after `~/`: not absolute, without `..`")
 
 
 def check_repository(repository: str | UnsetType | None) -> None:

@@ -12,14 +12,17 @@ from domain.core.events import AnyStream, Event, changes_of
 from domain.jobs import (
     DEFAULT_TIMEOUT_MINUTES,
     JOB,
+    CheckoutOptions,
     Clearable,
     Configuration,
+    DependencyCache,
     Job,
     JobConfigured,
     JobCreated,
     JobDeleted,
     JobUpdated,
     QuarantineMode,
+    ShellName,
     merge_secrets,
 )
 from domain.pools import POOL, Pool
@@ -129,6 +132,9 @@ class ConfigureJob(Command, of=JOB):
     env: Mapping[str, str] = field(default_factory=dict)
     artifacts: Sequence[str] = ()
     secrets: Mapping[str, bytes | None] = field(default_factory=dict)
+    shell: ShellName | None = None
+    checkout: CheckoutOptions | None = None
+    caches: Sequence[DependencyCache] = ()
     kept_secrets: Sequence[str] = ()
     """Names of secrets that the job must have already."""
 
@@ -143,6 +149,9 @@ class ConfigureJob(Command, of=JOB):
             env=dict(self.env),
             artifacts=list(self.artifacts),
             secrets=merge_secrets(self.secrets, job.configuration.secrets),
+            shell=self.shell,
+            checkout=self.checkout,
+            caches=list(self.caches),
         )
         if msgspec.structs.replace(configuration, secrets=job.configuration.secrets) != job.configuration:
             must_be_free(job)

@@ -92,6 +92,7 @@ class ConnectNode(Command, of=NODE):
     hostname: str
     cpu_cores: int
     ram_gb: float
+    features: Sequence[str] = ()
     replaces_dead: bool = False
     replaces_session: str | None = None
 

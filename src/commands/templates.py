@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from commands.handler import Command, must_exist
 from domain.core.errors import Conflict, NotFound
 from domain.core.events import Event
-from domain.jobs import Configuration, merge_secrets
+from domain.jobs import CheckoutOptions, Configuration, DependencyCache, ShellName, merge_secrets
 from domain.templates import TEMPLATE, Template, TemplateCreated, TemplateDeleted, TemplateUpdated
 
 
@@ -23,6 +24,9 @@ class CreateTemplate(Command, of=TEMPLATE):
     env: Mapping[str, str] = field(default_factory=dict)
     artifacts: Sequence[str] = ()
     secrets: Mapping[str, bytes] = field(default_factory=dict)
+    shell: ShellName | None = None
+    checkout: CheckoutOptions | None = None
+    caches: Sequence[DependencyCache] = ()
 
     def decide(self, template: Template | None) -> Iterable[Event]:
         if template is not None:
@@ -35,6 +39,9 @@ class CreateTemplate(Command, of=TEMPLATE):
                 env=dict(self.env),
                 artifacts=list(self.artifacts),
                 secrets=dict(self.secrets),
+                shell=self.shell,
+                checkout=self.checkout,
+                caches=list(self.caches),
             ),
         )
 
@@ -53,6 +60,11 @@ class UpdateTemplate(Command, of=TEMPLATE):
     env: Mapping[str, str] | None = None
     artifacts: Sequence[str] | None = None
     secrets: Mapping[str, bytes | None] | None = None
+    shell: ShellName | None = None
+    checkout: CheckoutOptions | None = None
+    caches: Sequence[DependencyCache] | None = None
+    cleared_options: tuple[Literal["shell", "checkout"], ...] = ()
+    """Fields that are set to None."""
 
     def decide(self, template: Template | None) -> Iterable[Event]:
         template = must_exist(template, f"pipeline template {self.template_id}")
@@ -63,6 +75,9 @@ class UpdateTemplate(Command, of=TEMPLATE):
             env=stored.env if self.env is None else dict(self.env),
             artifacts=stored.artifacts if self.artifacts is None else list(self.artifacts),
             secrets=merge_secrets(self.secrets or {}, stored.secrets),
+            shell=None if "shell" in self.cleared_options else self.shell or stored.shell,
+            checkout=None if "checkout" in self.cleared_options else self.checkout or stored.checkout,
+            caches=stored.caches if self.caches is None else list(self.caches),
         )
         yield from self.update(TemplateUpdated, template, configuration=configuration)
 

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
+from msgspec import Meta
 
 from domain.core.data_keys import job_key
 from domain.core.events import UNSTAMPED, Category, Event, changes_of, copy_fields
@@ -13,6 +14,31 @@ from domain.triggers import Triggers
 Clearable = Literal["node_pool_id", "pipeline_template_id", "repository"]
 QuarantineMode = Literal["run", "skip"]
 """Whether builds run or skip quarantined tests."""
+
+
+ShellName = Literal["sh", "bash"]
+CacheKey = Annotated[str, Meta(min_length=1, max_length=500)]
+CachePath = Annotated[str, Meta(min_length=1, max_length=1_000)]
+
+
+class CheckoutOptions(msgspec.Struct, frozen=True):
+    """Options of a build's checkout."""
+
+    depth: Annotated[int, Meta(ge=0, le=1_000_000)] = 1
+    """Number of commits to fetch; 0 fetches the whole history."""
+    tags: bool = False
+    """Whether to fetch the tags too."""
+    submodules: bool = False
+    """Whether to check out submodules, and theirs."""
+
+
+class DependencyCache(msgspec.Struct, frozen=True):
+    """Folders that builds of a job hand on to later builds, such as downloaded packages."""
+
+    key: CacheKey
+    """Name of a state of the cache. `{{ checksum "FILE" }}` stands for the SHA-256 of a file of the checkout."""
+    paths: Annotated[list[CachePath], Meta(min_length=1, max_length=20)]
+    """Files and folders, relative to the workspace, or to the build's home folder if they begin with `~/`."""
 
 
 class Configuration(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -25,6 +51,23 @@ class Configuration(msgspec.Struct, frozen=True, omit_defaults=True):
     env: dict[str, str] = {}
     artifacts: list[str] = []
     secrets: dict[str, bytes] = {}
+    shell: ShellName | None = None
+    """None: `sh`, or that of the template."""
+    checkout: CheckoutOptions | None = None
+    """None: the default options, or those of the template."""
+    caches: list[DependencyCache] = []
+
+
+def find_required_features(configuration: Configuration) -> frozenset[str]:
+    """Returns the features that an agent must have to run a build as its configuration says. Agents send the names of
+    theirs when they connect; older ones have none.
+    """
+    needed = {
+        "shell": configuration.shell not in (None, "sh"),
+        "checkout": configuration.checkout not in (None, CheckoutOptions()),
+        "caches": bool(configuration.caches),
+    }
+    return frozenset(name for name, is_needed in needed.items() if is_needed)
 
 
 def merge_secrets(given: Mapping[str, bytes | None], stored: Mapping[str, bytes]) -> dict[str, bytes]:

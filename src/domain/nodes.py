@@ -67,6 +67,8 @@ class NodeConnected(NodeEvent, frozen=True):
     hostname: str
     cpu_cores: int
     ram_gb: float
+    features: list[str] = []
+    """What the agent can do that older agents cannot (`domain.jobs.find_required_features`)."""
 
 
 class NodeWentOffline(NodeEvent, frozen=True):
@@ -115,6 +117,8 @@ class Node(msgspec.Struct, frozen=True):
     quarantined: bool = False
     session: str | None = None
     """The connected agent's session; None while offline."""
+    features: frozenset[str] = frozenset()
+    """Features of the agent that connected last."""
     has_old_token: bool = False
     """Whether the agent may still use the token before the last rotation."""
     deleted: bool = False
@@ -125,7 +129,7 @@ def evolve(state: Node | None, event: Event) -> Node | None:
         case NodeRegistered():
             return copy_fields(Node, event)
         case NodeConnected() if state is not None:
-            return msgspec.structs.replace(state, session=event.session)
+            return msgspec.structs.replace(state, session=event.session, features=frozenset(event.features))
         case NodeWentOffline() if state is not None and state.session == event.session:
             return msgspec.structs.replace(state, session=None)
         case NodeUpdated() if state is not None:

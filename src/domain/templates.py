@@ -64,6 +64,9 @@ def overlaid(template: Configuration, job: Configuration) -> Configuration:
         env=template.env | job.env,
         artifacts=job.artifacts or template.artifacts,
         secrets=template.secrets | job.secrets,
+        shell=job.shell or template.shell,
+        checkout=job.checkout or template.checkout,
+        caches=job.caches or template.caches,
     )
 
 

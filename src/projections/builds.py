@@ -8,7 +8,7 @@ import msgspec
 
 from domain import builds
 from domain.core.events import Recorded, copy_fields
-from domain.jobs import JobDeleted
+from domain.jobs import Configuration, JobDeleted
 from domain.reports import COUNTS
 from projections.auth import email_column
 from projections.engine.model import (
@@ -97,6 +97,15 @@ class CommentRow(Row, frozen=True):
     created_at: datetime
 
 
+def _configuration_column(configuration: Configuration) -> dict[str, Any]:
+    """Returns a configuration as JSON, with the names of its secrets. Of the options that came later, only those that
+    are set: rows of older releases have none.
+    """
+    options: dict[str, Any] = msgspec.to_builtins(msgspec.structs.replace(configuration, secrets={}))
+    always = {name: getattr(configuration, name) for name in ("command", "setup", "env", "artifacts")}
+    return always | options | {"secrets": sorted(configuration.secrets)}
+
+
 def keys(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
     event = recorded.event
     if isinstance(event, builds.BuildEvent) and not isinstance(
@@ -117,8 +126,7 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
                 created_at=event.at,
                 created_by=event.actor,
                 selected_tests=None if event.test_ids is None else len(event.test_ids),
-                configuration=msgspec.structs.asdict(event.configuration)
-                | {"secrets": sorted(event.configuration.secrets)},
+                configuration=_configuration_column(event.configuration),
                 trigger={} if event.trigger is None else msgspec.to_builtins(event.trigger),
             )
         case JobDeleted():

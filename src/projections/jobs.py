@@ -4,7 +4,7 @@ stream.
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Unpack
+from typing import Any, Unpack
 
 import msgspec
 from cachetools import LRUCache
@@ -12,7 +12,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from domain.builds import VisibleStatus
 from domain.core.events import Recorded, copy_fields
-from domain.jobs import JobConfigured, JobCreated, JobDeleted, JobEvent, JobUpdated, QuarantineMode
+from domain.jobs import Configuration, JobConfigured, JobCreated, JobDeleted, JobEvent, JobUpdated, QuarantineMode
 from projections.builds import BuildRow
 from projections.engine.model import Change, Delete, Projection, Row, Rows, Table, changed_columns, row_of
 from projections.engine.queries import Window, fetch_all, fetch_column, fetch_one, find_row
@@ -53,6 +53,9 @@ class ConfigurationRow(Row, frozen=True):
     secrets: list[str]
     """Names of the secrets."""
     updated_at: datetime
+    shell: str | None = None
+    checkout: dict[str, Any] | None = None
+    caches: list[dict[str, Any]] = []
 
 
 def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
@@ -69,12 +72,18 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
                 ConfigurationRow,
                 event.configuration,
                 job_id=event.job_id,
-                secrets=sorted(event.configuration.secrets),
                 updated_at=event.at,
+                **columns_of_configuration(event.configuration),
             )
         case JobDeleted():
             yield Delete(JobRow, event.job_id)
             yield Delete(ConfigurationRow, event.job_id)
+
+
+def columns_of_configuration(configuration: Configuration) -> dict[str, Any]:
+    """Returns the columns of a configuration that differ from its fields: secrets are names, and structs are JSON."""
+    checkout, caches = msgspec.to_builtins([configuration.checkout, configuration.caches])
+    return {"secrets": sorted(configuration.secrets), "checkout": checkout, "caches": caches}
 
 
 PROJECTION = Projection(

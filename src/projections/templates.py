@@ -7,15 +7,15 @@ from typing import Any, Unpack
 import msgspec
 
 from domain.core.events import Recorded, copy_fields
-from domain.jobs import Configuration
+from domain.jobs import CheckoutOptions, Configuration, DependencyCache, ShellName
 from domain.templates import TemplateCreated, TemplateDeleted, TemplateEvent, TemplateUpdated
 from projections.auth import UserRow
 from projections.engine.model import Change, Delete, Projection, Row, Rows, Table, changed_columns, row_of
 from projections.engine.queries import Window, fetch_all, fetch_column, fetch_one
-from projections.jobs import JobRow
+from projections.jobs import JobRow, columns_of_configuration
 from store.postgres.queries import Source
 
-VERSION = 1
+VERSION = 2
 
 
 class TemplateRow(Row, frozen=True):
@@ -32,6 +32,9 @@ class TemplateRow(Row, frozen=True):
     creator_id: int
     created_at: datetime
     updated_at: datetime
+    shell: str | None = None
+    checkout: dict[str, Any] | None = None
+    caches: list[dict[str, Any]] = []
 
 
 def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
@@ -61,7 +64,7 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
 
 
 def _configuration_columns(configuration: Configuration) -> dict[str, Any]:
-    return msgspec.structs.asdict(configuration) | {"secrets": sorted(configuration.secrets)}
+    return msgspec.structs.asdict(configuration) | columns_of_configuration(configuration)
 
 
 PROJECTION = Projection(
@@ -91,6 +94,9 @@ class TemplateView(msgspec.Struct, frozen=True):
     updated_at: datetime
     creator_id: int
     """Id of the user who created the template, and who may change it."""
+    shell: ShellName | None
+    checkout: CheckoutOptions | None
+    caches: list[DependencyCache]
 
 
 class NamedTemplate(TemplateView, frozen=True):
@@ -100,7 +106,8 @@ class NamedTemplate(TemplateView, frozen=True):
 
 _COLUMNS = f"""
     t.id, t.name, t.description, (SELECT count(*) FROM {JobRow.table} j WHERE j.pipeline_template_id = t.id),
-    t.setup, t.command, t.env, t.artifacts, t.secrets, t.created_at, t.updated_at, t.creator_id
+    t.setup, t.command, t.env, t.artifacts, t.secrets, t.created_at, t.updated_at, t.creator_id,
+    t.shell, t.checkout, t.caches
 """
 _VIEW = f"SELECT {_COLUMNS} FROM {TemplateRow.table} t"
 

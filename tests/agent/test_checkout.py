@@ -9,9 +9,10 @@ import pytest
 from tests.agent.fake_server import FakeServer
 from tests.agent.harness import StartAgent
 
-from agent.build.checkout import Checkout, CheckoutFailed
+from agent.build.checkout import AllowedRepositories, Checkout, CheckoutFailed, FetchOptions
 from agent.build.masking import hide_credentials
 
+NONE_ALLOWED = AllowedRepositories(local=False, http=False)
 IDENTITY = ("-c", "user.name=Ada", "-c", "user.email=ada@example.org", "-c", "init.defaultBranch=main")
 
 
@@ -147,7 +148,7 @@ def test_git_is_not_run_with_unsafe_arguments(url: str, branch: str | None, comm
         raise AssertionError("git was asked")
 
     with pytest.raises(CheckoutFailed):
-        Checkout(git, {}, lambda _: None, allow_local=False).run(url, branch, commit)
+        Checkout(git, {}, lambda _: None, NONE_ALLOWED, FetchOptions(), None).run(url, branch, commit)
 
 
 def test_ssh_urls_in_both_forms_are_accepted() -> None:
@@ -159,7 +160,7 @@ def test_ssh_urls_in_both_forms_are_accepted() -> None:
             assert env["GIT_ALLOW_PROTOCOL"] == "https:ssh"
             return 0, ["0" * 40]
 
-        Checkout(git, {}, lambda _: None, allow_local=False).run(url, "main", None)
+        Checkout(git, {}, lambda _: None, NONE_ALLOWED, FetchOptions(), None).run(url, "main", None)
         assert any(url in argv[argv.index("--") :] for argv in asked if "--" in argv)
 
 

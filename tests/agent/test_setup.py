@@ -5,23 +5,25 @@ from __future__ import annotations
 import pytest
 from tests.agent.fake_server import FakeServer, ReceivedBuild
 
+BASH, MISSING = {"shell": "bash"}, {"shell": "no-such-shell"}
 pytestmark = pytest.mark.usefixtures("agent")
 
 
-def _run(server: FakeServer, setup: list[str], command: str) -> ReceivedBuild:
+def _run(server: FakeServer, setup: list[str], command: str, shell: str = "sh") -> ReceivedBuild:
     """Return the build, after it has passed."""
-    build = server.queue(command, setup=setup)
+    build = server.queue(command, setup=setup, shell=shell)
     assert server.wait_finished(build)["exit_code"] == 0, build.lines
     return build
 
 
-def test_variables_folder_and_umask_carry_over(server: FakeServer) -> None:
+@pytest.mark.parametrize("shell", ["sh", "bash"])
+def test_variables_folder_and_umask_carry_over(server: FakeServer, shell: str) -> None:
     setup = [
         "export GREETING='it''s\n two lines' LANG=C; unset TZ; LOCAL=1; umask 027",
         "mkdir -p 'sub folder/$x' && cd 'sub folder/$x'",
         'echo "$GREETING" > greeting',
     ]
-    build = _run(server, setup, 'cat greeting; pwd; umask; echo "$LANG${TZ-unset}${LOCAL-unset}"')
+    build = _run(server, setup, 'cat greeting; pwd; umask; echo "$LANG${TZ-unset}${LOCAL-unset}"', shell)
 
     assert build.printed[:2] == ["its", " two lines"]
     assert build.printed[2].endswith("/workspace/sub folder/$x")
@@ -62,12 +64,13 @@ def test_each_line_is_in_the_log_before_it_runs(server: FakeServer) -> None:
     ],
 )
 def test_a_line_that_fails_ends_the_build(server: FakeServer, line: str, code: int) -> None:
-    build = server.queue("echo never", setup=["echo first", line, "echo never"])
-    verdict = server.wait_finished(build)
+    for shell in ("sh", "bash"):
+        build = server.queue("echo never", setup=["echo first", line, "echo never"], shell=shell)
+        verdict = server.wait_finished(build)
 
-    assert (verdict["exit_code"], verdict["reason"]) == (code, "setup_failed")
-    assert verdict["detail"] == f"{line} ended with exit code {code}"
-    assert "never" not in build.printed
+        assert (verdict["exit_code"], verdict["reason"]) == (code, "setup_failed")
+        assert verdict["detail"] == f"{line} ended with exit code {code}"
+        assert "never" not in build.printed
 
 
 @pytest.mark.parametrize("line", ["export X=1; exit 0", "export X=1; exec true", "export X=1; set -n\ntrue"])
@@ -122,3 +125,21 @@ def test_commands_are_not_in_the_list_of_processes(server: FakeServer) -> None:
     build = _run(server, [], "cat /proc/$$/cmdline | tr '\\0' ' '; : hidden")
 
     assert "hidden" not in build.printed[0]
+
+
+def test_bash_has_pipefail_and_hands_functions_on(server: FakeServer) -> None:
+    failed = server.queue("[[ a == a ]] && false | true", **BASH)
+    assert server.wait_finished(failed)["exit_code"] == 1
+    stopped = server.queue("echo never", setup=["false | true"], **BASH)
+    assert server.wait_finished(stopped)["reason"] == "setup_failed"
+
+    build = _run(server, ["activate() { export ACTIVE=$1; }", "activate mine"], 'echo "$ACTIVE"', "bash")
+    assert build.printed == ["mine"]
+    assert any("Steps run in" in line and "bash" in line for line in build.lines)
+
+
+def test_a_missing_shell_fails_the_build(server: FakeServer) -> None:
+    verdict = server.wait_finished(server.queue("echo never", **MISSING))
+
+    assert verdict["reason"] == "setup_failed"
+    assert "no-such-shell" in verdict["detail"]

@@ -13,6 +13,11 @@ CONFIGURATION: dict[str, Any] = {
     "env": {"ENV": "staging"},
     "artifacts": ["report.xml"],
 }
+OPTIONS: dict[str, Any] = {
+    "shell": "bash",
+    "checkout": {"depth": 0, "tags": True, "submodules": False},
+    "caches": [{"key": "pip", "paths": ["~/.cache/pip"]}],
+}
 TEMPLATE: dict[str, Any] = {"setup": ["npm ci"], "env": {"NODE_ENV": "test"}, "command": "npx jest"}
 
 
@@ -53,8 +58,9 @@ def test_a_job_comes_back_as_it_was(server: Server, project: int) -> None:
     }
     job = new_job(server, project, **settings)
     server.admin.put(f"/api/v3/jobs/{job}", json={"enabled": False})
-    server.admin.put(f"/api/v3/jobs/{job}/configuration", json=CONFIGURATION)
+    server.admin.put(f"/api/v3/jobs/{job}/configuration", json=CONFIGURATION | OPTIONS)
     bundle = exported(server, job)
+    assert bundle["configuration"].items() >= OPTIONS.items()
     assert bundle["export_version"] == "1"
     assert (bundle["job"]["name"], bundle["job"]["node_pool"]) == ("Regression", "linux")
     assert bundle["configuration"].items() >= CONFIGURATION.items()

@@ -212,7 +212,8 @@ def test_delete(server: Server, project: int, job: int) -> None:
 
 def test_configuration(server: Server, job: int) -> None:
     empty = server.admin.get(f"/api/v3/jobs/{job}/configuration").json()
-    assert empty == {"setup": [], "command": "", "env": {}, "artifacts": [], "secrets": [], "updated_at": None}
+    lists: dict[str, Any] = {"setup": [], "env": {}, "artifacts": [], "secrets": [], "caches": []}
+    assert empty == lists | {"command": "", "updated_at": None, "shell": None, "checkout": None, "sources": None}
     answer = server.admin.put(f"/api/v3/jobs/{job}/configuration", json=CONFIGURATION)
     assert (answer.status_code, answer.json()["job_id"]) == (200, job)
     shown = server.admin.get(f"/api/v3/jobs/{job}/configuration").json()
@@ -220,6 +221,54 @@ def test_configuration(server: Server, job: int) -> None:
     assert shown["updated_at"] == answer.json()["updated_at"]
     again = server.admin.put(f"/api/v3/jobs/{job}/configuration", json=CONFIGURATION)
     assert again.json() == answer.json()
+
+
+OPTIONS: dict[str, Any] = {
+    "shell": "bash",
+    "checkout": {"depth": 0, "tags": True, "submodules": True},
+    "caches": [{"key": 'pip-{{ checksum "requirements.txt" }}', "paths": ["~/.cache/pip", ".venv"]}],
+}
+
+
+def test_options_of_builds(server: Server, job: int) -> None:
+    path = f"/api/v3/jobs/{job}/configuration"
+    assert server.admin.put(path, json=CONFIGURATION | OPTIONS).status_code == 200
+    shown = server.admin.get(path).json()
+    assert shown.items() >= OPTIONS.items()
+    assert server.admin.put(path, json=shown).status_code == 200
+    assert server.admin.get(path).json().items() >= OPTIONS.items()
+    build = server.admin.post("/api/v3/builds/start", json={"job_id": job}).json()["id"]
+    configuration = server.admin.get(f"/api/v3/builds/{build}").json()["configuration"]
+    assert configuration.items() >= OPTIONS.items()
+    server.admin.put(path, json=CONFIGURATION)
+    assert server.admin.get(path).json()["shell"] is None, "options that are left out are the default again"
+
+
+def test_the_effective_configuration_says_where_values_come_from(server: Server, project: int, job: int) -> None:
+    template = {"name": "T", "setup": ["make"], "env": {"A": "t", "B": "t"}, "secrets": {"S": "x"}, "shell": "bash"}
+    template_id = server.admin.post("/api/v3/pipeline-templates", json=template).json()["id"]
+    path = f"/api/v3/jobs/{job}/configuration"
+    configuration = {"command": "test", "setup": [], "env": {"A": "j"}, "artifacts": []}
+    server.admin.put(path, json=configuration)
+    alone = server.admin.get(path, params={"effective": "true"}).json()
+    assert (alone["shell"], alone["sources"]["shell"], alone["sources"]["env.A"]) == ("sh", "default", "job")
+    server.admin.put(f"/api/v3/jobs/{job}", json={"pipeline_template_id": template_id})
+    shown = server.admin.get(path, params={"effective": "true"}).json()
+    assert (shown["setup"], shown["command"], shown["env"]) == (["make"], "test", {"A": "j", "B": "t"})
+    assert (shown["secrets"], shown["shell"], shown["checkout"]["depth"]) == (["S"], "bash", 1)
+    assert shown["sources"] == {
+        "setup": "template",
+        "command": "job",
+        "artifacts": "default",
+        "shell": "template",
+        "checkout": "default",
+        "caches": "default",
+        "env.A": "job",
+        "env.B": "template",
+        "secrets.S": "template",
+    }
+    assert server.admin.get(path).json()["sources"] is None
+    assert server.admin.get(path, params={"effective": "true", "as_of": "1"}).status_code == 422
 
 
 def test_secrets_are_kept_and_never_shown(server: Server, job: int) -> None:
@@ -261,6 +310,16 @@ def test_secrets_are_kept_and_never_shown(server: Server, job: int) -> None:
         {"artifacts": [""]},
         {"artifacts": ["**/["]},
         {"artifacts": ["[!]/a]"]},
+        {"shell": "fish"},
+        {"checkout": {"depth": -1}},
+        {"checkout": {"dept": 1}},
+        {"caches": [{"key": "a", "paths": []}]},
+        {"caches": [{"key": "a-{{ arch }}", "paths": ["a"]}]},
+        {"caches": [{"key": '{{ checksum "../a" }}', "paths": ["a"]}]},
+        {"caches": [{"key": "a", "paths": ["../a"]}]},
+        {"caches": [{"key": "a", "paths": ["/a"]}]},
+        {"caches": [{"key": "a", "paths": ["~/"]}]},
+        {"caches": [{"key": "a", "paths": ["~root/a"]}]},
     ],
 )
 def test_configurations_are_checked(server: Server, job: int, changes: dict[str, Any]) -> None:

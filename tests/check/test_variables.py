@@ -2,7 +2,7 @@
 
 import re
 
-from api.http.configurations import SET_BY_AGENTS
+from commands.configurations import SET_BY_AGENTS
 from testhide.settings import known_names
 from tests.support.documentation import ROOT
 

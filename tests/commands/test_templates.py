@@ -3,6 +3,7 @@
 from typing import Any
 
 import hypothesis
+import msgspec
 import pytest
 
 from commands.builds import StartBuild
@@ -12,7 +13,14 @@ from domain.builds import BuildQueued
 from domain.core.data_keys import template_key
 from domain.core.errors import Conflict, NotFound
 from domain.core.events import Event
-from domain.jobs import Configuration, JobConfigured, JobCreated
+from domain.jobs import (
+    CheckoutOptions,
+    Configuration,
+    DependencyCache,
+    JobConfigured,
+    JobCreated,
+    find_required_features,
+)
 from domain.pools import PoolCreated, PoolDeleted
 from domain.templates import TEMPLATE, TemplateCreated, TemplateDeleted, TemplateUpdated, overlaid
 from tests.support.spec import folds, given, is_decided_once
@@ -44,7 +52,24 @@ def test_only_what_is_given_changes() -> None:
         command="pytest", setup=["yarn"], env=STORED.env, artifacts=STORED.artifacts, secrets={"S": b"s"}
     )
     assert updated == TemplateUpdated(template_id=3, configuration=expected)
+    (with_shell,) = given(CREATED).when(UpdateTemplate(3, shell="bash", checkout=CheckoutOptions(0)))
+    (without,) = given(CREATED, with_shell).when(UpdateTemplate(3, cleared_options=("shell",)))
+    assert isinstance(without, TemplateUpdated)
+    assert without.configuration == msgspec.structs.replace(STORED, checkout=CheckoutOptions(0))
     given(CREATED).when(UpdateTemplate(3, title="Jest", env=STORED.env)).then_nothing()
+
+
+def test_a_build_has_the_options_of_its_job_or_else_of_the_template() -> None:
+    mine, others = DependencyCache("mine", ["a"]), DependencyCache("others", ["b"])
+    template = Configuration(command="x", shell="bash", checkout=CheckoutOptions(tags=True), caches=[others])
+    created = msgspec.structs.replace(CREATED, configuration=template)
+
+    assert built(JOB, created) == template
+    job = Configuration(shell="sh", checkout=CheckoutOptions(), caches=[mine])
+    configured = JobConfigured(job_id=5, project_id=1, configuration=job)
+    assert built(JOB, configured, created) == msgspec.structs.replace(job, command="x")
+    assert find_required_features(built(JOB, created)) == {"shell", "checkout", "caches"}
+    assert find_required_features(built(JOB, configured, created)) == {"caches"}
 
 
 def test_a_template_in_use_stays() -> None:

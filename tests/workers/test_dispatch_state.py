@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 
 from domain import builds, jobs, nodes, pools
 from domain.builds import BuildAssigned, BuildFinished, BuildMovedToTop, BuildQueued, BuildRequeued, BuildStarted
 from domain.core.events import Event
-from domain.jobs import JobCreated, JobDeleted, JobUpdated
+from domain.jobs import Configuration, JobCreated, JobDeleted, JobUpdated
 from domain.nodes import (
     NodeConnected,
     NodeDeleted,
@@ -89,6 +90,17 @@ def test_a_node_for_admins_only_runs_what_an_admin_queued(by_admin: bool) -> Non
     ]
     assert placed(after(*history, *node(4), polls={4: 1})) == [(1, 4)]
     assert placed(after(*history, NodeUpdated(node_id=3, admins_only=False), polls={3: 1})) == [(1, 3)]
+
+
+def test_a_build_waits_for_an_agent_that_can_do_what_it_asks_for() -> None:
+    history = (job(), *node(), queued(1, configuration=Configuration(shell="bash")))
+    assert placed(after(*history, polls={3: 1})) == []
+    assert reasons(*history) == [
+        "No agent that it may use can do what its configuration asks for (shell): update the agents."
+    ]
+    updated = msgspec.structs.replace(connected(session="s2"), features=["caches", "shell"])
+    assert placed(after(*history, updated, polls={3: 1})) == [(1, 3)]
+    assert placed(after(*history, updated, connected(session="s3"), polls={3: 1})) == [], "an older one took its place"
 
 
 def test_a_node_gets_as_many_as_it_asks_for() -> None:

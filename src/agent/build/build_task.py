@@ -55,6 +55,7 @@ class BuildTask(Task):
             secrets = [
                 *self._message["secrets"].values(),
                 *masking.find_url_secrets(self._message.get("repository") or ""),
+                *(self._message.get("repository_credentials") or {"password": ""})["password"].splitlines(),
             ]
             masker = Masker(secrets)
             log = Log(str(workspace.folder), masker, self._client.send_log, self._pause, self.drop)

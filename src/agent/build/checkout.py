@@ -1,9 +1,11 @@
-"""Checks out a commit of a git repository, as the user that builds run as, without hooks, submodules or prompts."""
+"""Checks out a commit of a git repository, as the user that builds run as, without hooks or prompts."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+from urllib.parse import urlsplit
 
 from agent.build.masking import hide_credentials
 
@@ -13,11 +15,39 @@ _SSH_SHORT = re.compile(r"[^/:]+:(?!:)")
 _BAD_BRANCH = re.compile(r"^[-+^:]|[\s:\\~^?*\[\x00-\x1f\x7f]|\.\.")
 _ALL_REFS = ("+refs/heads/*:refs/remotes/origin/*", "+refs/tags/*:refs/tags/*")
 _GIT_CONFIG = ("core.hooksPath=/dev/null", "advice.detachedHead=false", "gc.auto=0", "submodule.recurse=false")
+_HTTP_USER = re.compile(r"^(https?://)[^/@]*@", re.IGNORECASE)
 _MAX_DETAIL_CHARACTERS = 500
+_USERNAME, _PASSWORD = "TESTHIDE_GIT_USERNAME", "TESTHIDE_GIT_PASSWORD"
+_ANSWER_CREDENTIALS = (
+    f"""!f() {{ test "$1" = get && printf 'username=%s\\npassword=%s\\n' "${_USERNAME}" "${_PASSWORD}"; }}; f"""
+)
+"""Credential helper of git. It has the names of variables, so that no process list, file or log has their values."""
 
 
 class CheckoutFailed(Exception):
     """The commit cannot be checked out. The message says why, in git's words if git failed."""
+
+
+class AllowedRepositories(NamedTuple):
+    """Repositories that the operator of the agent allows besides those of https and ssh."""
+
+    local: bool
+    """Those of file URLs and paths."""
+    http: bool
+    """Those of http URLs: everybody on the way can read and change what they send, credentials too."""
+
+
+class FetchOptions(NamedTuple):
+    depth: int = 1
+    """Number of commits to fetch; 0 fetches the whole history."""
+    tags: bool = False
+    submodules: bool = False
+
+    def describe(self) -> str:
+        history = f"last {self.depth} commits" if self.depth > 1 else "" if self.depth else "whole history"
+        parts = (history, "tags" if self.tags else "", "submodules" if self.submodules else "")
+        named = ", ".join(filter(None, parts))
+        return f" ({named})" if named else ""
 
 
 RunGit = Callable[[Sequence[str], dict[str, str], bool], tuple[int, list[str]]]
@@ -28,15 +58,30 @@ Returns the exit code and the lines of output.
 
 
 class Checkout:
-    def __init__(self, run_git: RunGit, env: dict[str, str], note: Callable[[str], None], allow_local: bool) -> None:
+    """One checkout. `credentials` has `username` and `password` for the repository's own host, if the server has any;
+    no other host gets them, such as that of a submodule.
+    """
+
+    def __init__(
+        self,
+        run_git: RunGit,
+        env: dict[str, str],
+        note: Callable[[str], None],
+        allowed: AllowedRepositories,
+        options: FetchOptions,
+        credentials: Mapping[str, str] | None,
+    ) -> None:
         self._run_git = run_git
         self._note = note
-        self._allow_local = allow_local
+        self._allowed = allowed
+        self._options = options
+        self._credentials = credentials
+        self._config = [*_GIT_CONFIG]
         self._env = {
             **env,
             "GIT_TERMINAL_PROMPT": "0",
             "GIT_SSH_COMMAND": "ssh -o BatchMode=yes",
-            "GIT_ALLOW_PROTOCOL": "https:ssh:file" if allow_local else "https:ssh",
+            "GIT_ALLOW_PROTOCOL": ":".join(self._protocols + ["file"] * allowed.local),
         }
 
     def run(self, url: str, branch: str | None, commit: str | None) -> str:
@@ -49,19 +94,50 @@ class Checkout:
         self._note(
             f"Checking out {branch or 'the default branch'} of {hide_credentials(url)}"
             + (f" at {commit}" if commit else "")
+            + self._options.describe()
         )
         if _is_local(url):
             # Git refuses a repository of another user. Its server process reads this setting only from a config file.
             self._git("config", "--global", "safe.directory", "*")
+        self._use_credentials(url)
         self._git("init", "--quiet", "--template=")
         sha = self._fetch(url, branch or "HEAD", commit)
         self._git("checkout", "--quiet", "--force", "--detach", sha, "--")
         self._note(f"At {sha}")
+        if self._options.submodules:
+            self._check_out_submodules(url)
         return sha
 
+    @property
+    def _protocols(self) -> list[str]:
+        return ["https", "ssh"] + ["http"] * self._allowed.http
+
+    def _use_credentials(self, url: str) -> None:
+        if not self._credentials:
+            return
+        parts = urlsplit(url) if _SCHEME.match(url) else None
+        if parts is None or parts.scheme.lower() not in ("https", "http"):
+            self._note("The server's credentials are not used: this repository is not fetched by https")
+            return
+        # Git asks a helper only about the host that its setting names. The empty one ends the list of earlier helpers.
+        name = f"credential.{parts.scheme}://{parts.netloc.rpartition('@')[2]}.helper"
+        self._config += [f"{name}=", f"{name}={_ANSWER_CREDENTIALS}"]
+        self._env = {
+            **self._env,
+            _USERNAME: self._credentials["username"],
+            _PASSWORD: self._credentials["password"],
+        }
+
+    def _check_out_submodules(self, url: str) -> None:
+        # Their URLs may be relative to that of the repository. It is a file of the workspace: without credentials.
+        self._git("config", "remote.origin.url", _HTTP_USER.sub(r"\1", url))
+        self._env = {**self._env, "GIT_ALLOW_PROTOCOL": ":".join(self._protocols)}
+        self._git("submodule", "--quiet", "update", "--init", "--recursive", "--force")
+
     def _fetch(self, url: str, branch: str, commit: str | None) -> str:
-        fetch = ("fetch", "--quiet", "--no-tags", "--no-recurse-submodules")
-        code, output = self._try(*fetch, "--depth=1", "--", url, branch)
+        fetch = ("fetch", "--quiet", "--tags" if self._options.tags else "--no-tags", "--no-recurse-submodules")
+        depth = (f"--depth={self._options.depth}",) if self._options.depth else ()
+        code, output = self._try(*fetch, *depth, "--", url, branch)
         # The branch is gone, but the repository may still have the commit.
         if code and not (commit and any("remote ref" in line for line in output)):
             raise _failed(output)
@@ -69,7 +145,7 @@ class Checkout:
         if not code:
             code, output = self._try("rev-parse", "--quiet", "--verify", wanted)
         if code:
-            self._note("Not the newest commit of the branch: fetching the whole history")
+            self._note("The commit is not in what was fetched: fetching the whole history")
             self._git(*fetch, "--depth=2147483647", "--", url, *_ALL_REFS)
             code, output = self._try("rev-parse", "--verify", wanted)
         if code or not output:
@@ -82,16 +158,18 @@ class Checkout:
             raise _failed(output)
 
     def _try(self, *args: str) -> tuple[int, list[str]]:
-        config = [word for setting in _GIT_CONFIG for word in ("-c", setting)]
+        config = [word for setting in self._config for word in ("-c", setting)]
         return self._run_git(["git", *config, *args], self._env, args[0] != "rev-parse")
 
     def _check(self, url: str, branch: str | None, commit: str | None) -> None:
         if url.startswith("-") or any(ord(character) < 33 for character in url):
             raise CheckoutFailed("the repository is not a URL")
         scheme = _SCHEME.match(url)
-        if _is_local(url) and not self._allow_local:
+        if _is_local(url) and not self._allowed.local:
             raise CheckoutFailed("this agent takes local repositories only with --allow-local-repositories")
-        if scheme and scheme.group(1).lower() not in ("https", "ssh", "file"):
+        if scheme and scheme.group(1).lower() == "http" and not self._allowed.http:
+            raise CheckoutFailed("this agent takes http:// repositories only with --allow-http-repositories")
+        if scheme and scheme.group(1).lower() not in ("https", "ssh", "file", "http"):
             raise CheckoutFailed(f"{scheme.group(1)} is not a way to a repository: https and ssh are")
         if branch is not None and _BAD_BRANCH.search(branch):
             raise CheckoutFailed(f"{branch!r} is not a branch")

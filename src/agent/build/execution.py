@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from agent.build import injection
 from agent.build.build_client import BuildClient
-from agent.build.checkout import Checkout, CheckoutFailed
+from agent.build.caches import Caches
+from agent.build.checkout import Checkout, CheckoutFailed, FetchOptions
 from agent.build.collection import Collector, FindTimeout
 from agent.build.log import Log
 from agent.build.masking import SHORTEST_SECRET, Masker
@@ -109,11 +110,11 @@ class Execution:
         commit = message.get("commit_sha")
         if message.get("repository"):
             env = self._workspace.base_environment()
-            allow_local = self._context.allow_local_repositories
+            options = FetchOptions(**message.get("checkout", {}))
+            credentials, allowed = message.get("repository_credentials"), self._context.allowed_repositories
+            checkout = Checkout(self._run_git, env, self._log.note, allowed, options, credentials)
             try:
-                commit = Checkout(self._run_git, env, self._log.note, allow_local).run(
-                    message["repository"], message.get("branch"), commit
-                )
+                commit = checkout.run(message["repository"], message.get("branch"), commit)
             except CheckoutFailed as failed:
                 raise _BuildEnded(BuildVerdict(None, CHECKOUT_FAILED, str(failed))) from None
         try:
@@ -138,10 +139,26 @@ class Execution:
 
     def _run_commands(self, env: dict[str, str]) -> BuildVerdict:
         try:
-            with contextlib.closing(Shell(self._workspace, env)) as shell:
-                return self._run_setup(shell) or self._run_command(shell)
+            with contextlib.closing(Shell(self._workspace, env, self._message.get("shell", "sh"))) as shell:
+                self._log.note(f"Steps run in {shell.program}, in {self._workspace.root}")
+                caches = self._make_caches(env)
+                caches.restore()
+                verdict = self._run_setup(shell) or self._run_command(shell)
+                if verdict.exit_code == 0 and not verdict.reason:
+                    caches.save()
+                return verdict
         except ShellRefused as refused:
             return BuildVerdict(None, SETUP_FAILED, str(refused))
+
+    def _make_caches(self, env: Mapping[str, str]) -> Caches:
+        def run(argv: Sequence[str]) -> bool:
+            result = self._steps.run(argv, dict(env), self._log.add)
+            if result.cause and result.cause != TIMEOUT:
+                raise _BuildEnded(self._decide_early_verdict(result.cause))
+            return result.exit_code == 0
+
+        scope, wanted = self._message.get("cache_scope", ""), self._message.get("caches", [])
+        return Caches(self._context.caches, scope, wanted, self._workspace, run, self._log.note)
 
     def _run_setup(self, shell: Shell) -> BuildVerdict | None:
         """Run the setup lines. Return the verdict if one fails, and None otherwise."""

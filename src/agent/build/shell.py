@@ -1,7 +1,8 @@
 """Runs a build's setup lines and command as shell scripts, and carries what they export from one to the next.
 
 Each has a shell process of its own (docs/decisions/0013-setup-lines.md). A setup line that reaches its end writes the
-exported variables, the umask and the folder that it leaves to a file, and the next shell begins with them.
+exported variables, the umask and the folder that it leaves to a file, with bash also its functions, and the next shell
+begins with them.
 """
 
 from __future__ import annotations
@@ -24,21 +25,24 @@ class ShellRefused(Exception):
 class Shell:
     """Makes the command lines of one build's steps. Its `env` is the environment of the next step."""
 
-    def __init__(self, workspace: Workspace, env: dict[str, str]) -> None:
+    def __init__(self, workspace: Workspace, env: dict[str, str], name: str) -> None:
         self.env = env
-        self._program = "/bin/sh"
+        program = "/bin/sh" if name == "sh" else shutil.which(name, path=env.get("PATH"))
+        if not program:
+            raise ShellRefused(f"this job runs in {name}, which this machine does not have on its PATH")
+        self.program = program
+        self._is_bash = name == "bash"
         self._workspace = workspace
         self._folder = workspace.folder / "shell"
         self._folder.mkdir(mode=0o755)
-        self._begin: list[str] = []
+        self._begin = ["set -o pipefail"] if self._is_bash else []
         env_program = shutil.which("env", path=env.get("PATH"))
         if not env_program:
             raise ShellRefused("this machine has no program `env` on its PATH")
         self._env_program = env_program
-        # Opened before the build can write here: later, the path might be a link to a file that only root may read.
-        self._state = os.open(self._folder / "state", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        if workspace.account:
-            os.fchown(self._state, workspace.account.uid, workspace.account.gid)
+        # Opened before the build begins. It cannot put a link here: the folder is the agent's.
+        self._state = self._open("state")
+        os.close(self._open("functions"))
 
     def close(self) -> None:
         os.close(self._state)
@@ -51,6 +55,7 @@ class Shell:
             '[ "$1" = 0 ] || exit "$1"',
             # `>|` also writes after `set -C`.
             f"{{ {quote(self._env_program)} -0 && umask && command pwd; }} >| {quote(self._path('state'))} || exit",
+            *([f"declare -f >| {quote(self._path('functions'))} || exit"] if self._is_bash else []),
         ]
         return self._write(f"setup-{number}", line, ["set -e"], leave)
 
@@ -70,6 +75,8 @@ class Shell:
         variables = dict(os.fsdecode(pair).partition("=")[::2] for pair in pairs)
         self.env = {name: value for name, value in variables.items() if name and name not in _OF_ONE_SHELL}
         self._begin = [f"umask {umask.decode()}", f"cd -- {quote(os.fsdecode(folder[:-1]))} || exit"]
+        if self._is_bash:
+            self._begin += [f". {quote(self._path('functions'))}", "set -o pipefail"]
         return True
 
     def _write(self, name: str, text: str, options: list[str], leave: list[str]) -> list[str]:
@@ -80,10 +87,17 @@ class Shell:
             raise ShellRefused(f"{name} contains a NUL character")
         path = _create(self._folder / name, f"{text}\n")
         script = [*self._begin, *options, f". {quote(path)}", *leave]
-        return [self._program, _create(self._folder / f"run-{name}", "\n".join([*script, ""]))]
+        return [self.program, _create(self._folder / f"run-{name}", "\n".join([*script, ""]))]
 
     def _path(self, name: str) -> str:
         return str(self._folder / name)
+
+    def _open(self, name: str) -> int:
+        """Create a file that the build can write."""
+        fd = os.open(self._folder / name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        if account := self._workspace.account:
+            os.fchown(fd, account.uid, account.gid)
+        return fd
 
 
 def _create(path: Path, text: str) -> str:

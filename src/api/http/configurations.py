@@ -3,14 +3,13 @@
 from collections.abc import Mapping
 from typing import Annotated
 
-import msgspec
 from msgspec import Meta
 
-from commands.configurations import Command, Glob, SetupLine, Value, check_parts
+from commands.configurations import BuildOptions, Command, Glob, SetupLine, Value, check_parts
 from store.crypto.secrets import Secrets
 
 
-class NewConfiguration(msgspec.Struct):
+class NewConfiguration(BuildOptions):
     command: Command
     """Shell command to run. One of several lines ends at the first line that fails (`sh -e`), as `setup` does."""
     setup: Annotated[list[SetupLine], Meta(max_length=100)]
@@ -31,7 +30,7 @@ class NewConfiguration(msgspec.Struct):
 
     def check(self) -> None:
         """Raises Invalid for values that the types of the fields allow but that are not valid."""
-        check_parts("", self.env, self.secret_values, self.artifacts)
+        check_parts("", self.env, self.secret_values, self.artifacts, self.caches)
 
 
 def seal_values(secrets: Secrets, values: Mapping[str, str | None]) -> dict[str, bytes | None]:

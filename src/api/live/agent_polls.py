@@ -18,6 +18,7 @@ from api.http.services import Services
 from api.live.stream_clients import watching_disconnect
 from commands.scm import find_build_endpoint
 from domain.builds import BUILD, AnyBuild, Assigned, Finished
+from domain.jobs import CheckoutOptions
 from domain.node_commands import NODE_COMMAND, notification_subject
 from domain.quarantine import QUARANTINE
 from domain.scm import ScmEndpoint
@@ -209,6 +210,11 @@ class AgentPolls:
             "env": configuration.env,
             "secrets": {name: unseal(sealed) for name, sealed in configuration.secrets.items()},
             "artifacts": configuration.artifacts,
+            "shell": configuration.shell or "sh",
+            "checkout": configuration.checkout or CheckoutOptions(),
+            "caches": configuration.caches,
+            # What others have queued may not leave a cache to builds of admins, which some nodes run with more rights.
+            "cache_scope": f"{queued.project_id}-{'admins' if queued.by_admin else 'members'}",
             "timeout_s": queued.timeout_minutes * 60,
             "test_ids": queued.test_ids,
             "quarantine": quarantine if is_skipped else None,

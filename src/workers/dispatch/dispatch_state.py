@@ -22,7 +22,7 @@ from domain.builds import (
     BuildStarted,
 )
 from domain.core.events import Category, Event
-from domain.jobs import JOB, Job, JobConfigured, JobEvent, JobTriggersChanged
+from domain.jobs import JOB, Job, JobConfigured, JobEvent, JobTriggersChanged, find_required_features
 from domain.nodes import NODE, Node, NodeConnected, NodeDeleted, NodeEvent, NodeWentOffline
 from domain.pools import POOL, Pool, PoolEvent
 
@@ -41,6 +41,8 @@ class Requirements(NamedTuple):
     tags: frozenset[str]
     by_admin: bool
     """Whether an admin queued the build."""
+    features: frozenset[str] = frozenset()
+    """What the agent must be able to do."""
 
 
 class QueueKey(NamedTuple):
@@ -132,6 +134,7 @@ class DispatchState:
                     frozenset(event.pool_labels.items()),
                     frozenset(event.required_tags),
                     event.by_admin,
+                    find_required_features(event.configuration),
                 )
                 key = QueueKey(0, event.priority, event.job_id, requirements)
                 self._enqueue(QueuedBuild(event.build_id, key, event.at))

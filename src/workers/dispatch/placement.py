@@ -1,11 +1,11 @@
 """Decides from the state of dispatch which build runs on which node. No input or output.
 
 A node can get a build when the poll of its agent is open, the node has a free slot and the tags that the build
-requires, the build may use the node's pool, and an admin queued the build if the node is for admins only. The limits of
-the job and of the pool must not be exceeded. The order of builds: those moved to the top come first, then those with
-higher priority, then those of the project with the fewest running builds, then those of the project that has waited
-longest for an assignment, then the oldest. A build's priority rises by one with every ten minutes of waiting, so that
-no build waits for ever.
+requires, its agent can do what the build's configuration asks for, the build may use the node's pool, and an admin
+queued the build if the node is for admins only. The limits of the job and of the pool must not be exceeded. The order
+of builds: those moved to the top come first, then those with higher priority, then those of the project with the fewest
+running builds, then those of the project that has waited longest for an assignment, then the oldest. A build's priority
+rises by one with every ten minutes of waiting, so that no build waits for ever.
 """
 
 from collections import Counter
@@ -128,7 +128,10 @@ class _Round:
 
     def _fits(self, requirements: Requirements, node: Node) -> bool:
         return (
-            self._in_reach(requirements, node) and _admits(node, requirements) and requirements.tags.issubset(node.tags)
+            self._in_reach(requirements, node)
+            and _admits(node, requirements)
+            and requirements.tags.issubset(node.tags)
+            and requirements.features <= node.features
         )
 
     def _in_reach(self, requirements: Requirements, node: Node) -> bool:
@@ -170,8 +173,12 @@ class _Round:
         tagged = [item for item in admitting if requirements.tags.issubset(item[1].tags)]
         if not tagged:
             return f"No node that it may use has the tags {', '.join(sorted(requirements.tags))}."
-        if not any(node.session is not None and not node.quarantined for _, node in tagged):
+        online = [node for _, node in tagged if node.session is not None and not node.quarantined]
+        if not online:
             return "All nodes that it may use are offline or quarantined."
+        if not any(requirements.features <= node.features for node in online):
+            wanted = ", ".join(sorted(requirements.features))
+            return f"No agent that it may use can do what its configuration asks for ({wanted}): update the agents."
         if not self._job_has_room(key):
             return f"Job {key.job_id} already runs {job.max_parallel} at once, which is its limit."
         return "All nodes that it may use are busy, or their pool is at its limit."

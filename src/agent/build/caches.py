@@ -1,0 +1,113 @@
+"""Restores a build's caches before its setup, and saves those that are missing after it has passed.
+
+`tar` packs and unpacks them as the build's user: a link in the repository or in an archive leads it nowhere that the
+build itself could not go.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agent.build.artifacts import UnusablePath, open_inside
+from agent.build.collection import show_path
+from agent.build.workspace import Workspace
+from agent.cache_store import CacheStore
+
+CHECKSUM = re.compile(r"""\{\{ *checksum +"([^"{}]+)" *\}\}""")
+_CHUNK_BYTES = 1 << 20
+_MIB = 1 << 20
+
+RunTar = Callable[[Sequence[str]], bool]
+"""Runs a command line as the build's user in the workspace. Returns whether it ended with exit code 0."""
+
+
+@dataclass
+class Caches:
+    _store: CacheStore
+    _scope: str
+    _wanted: Sequence[Mapping[str, Any]]
+    _workspace: Workspace
+    _run: RunTar
+    _note: Callable[[str], None]
+
+    def __post_init__(self) -> None:
+        self._missing: list[tuple[str, list[str]]] = []
+        """Key and paths of each cache to save after the build."""
+        self._folder = self._workspace.folder
+
+    def restore(self) -> None:
+        """Unpack the caches that this agent has. One that is damaged or cannot be unpacked is left out."""
+        for number, cache in enumerate(self._wanted):
+            try:
+                key = CHECKSUM.sub(self._hash_file, cache["key"])
+                self._restore(key, cache["paths"], self._folder / f"cache-{number}.tar")
+            except (UnusablePath, OSError) as why:
+                self._note(f"Cache {show_path(cache['key'])} is not used: {why}")
+
+    def save(self) -> None:
+        """Save the caches that were missing."""
+        for number, (key, paths) in enumerate(self._missing):
+            try:
+                self._save(key, paths, self._folder / f"saved-cache-{number}.tar")
+            except OSError as error:
+                self._note(f"Cache {key}: not saved: {error}")
+
+    def _restore(self, key: str, wanted: Sequence[str], archive: Path) -> None:
+        paths = [_below_folder(path) for path in wanted]
+        # The paths belong to the key: with other paths it is another cache.
+        if not self._store.copy_to(self._scope, _with_paths(key, paths), archive):
+            self._note(f"Cache {key}: not on this agent yet")
+            self._missing.append((key, paths))
+            return
+        if self._tar('exec tar -x -o -f "$1"', str(archive)):
+            self._note(f"Cache {key}: restored, {archive.stat().st_size / _MIB:.1f} MiB")
+        else:
+            self._note(f"Cache {key}: not all of it could be unpacked")
+        archive.unlink()
+
+    def _save(self, key: str, paths: Sequence[str], path: Path) -> None:
+        found = [name for name in paths if os.path.lexists(self._folder / name)]
+        if not found:
+            self._note(f"Cache {key}: not saved, since none of its paths is there")
+            return
+        # The build's user may write to this file only, which is open here already: a link cannot take its name.
+        with path.open("x+b") as archive:
+            if account := self._workspace.account:
+                os.fchown(archive.fileno(), account.uid, account.gid)
+            blocks = self._store.limit_bytes // 512  # the unit of `ulimit -f`
+            if self._tar(f'ulimit -f {blocks} && exec tar -c -f "$@"', str(path), "--", *found):
+                self._store.save(self._scope, _with_paths(key, paths), archive)
+                self._note(f"Cache {key}: saved, {os.fstat(archive.fileno()).st_size / _MIB:.1f} MiB")
+            else:
+                self._note(f"Cache {key}: not saved, since it could not be packed")
+        path.unlink()
+
+    def _tar(self, command: str, *arguments: str) -> bool:
+        # By `cd`, since the build's user may enter the folder but not list it, which `tar -C` asks for.
+        return self._run(["/bin/sh", "-c", f'cd -- "$0" && {command}', str(self._folder), *arguments])
+
+    def _hash_file(self, part: re.Match[str]) -> str:
+        account = self._workspace.account
+        hashed = hashlib.sha256()
+        try:
+            with open_inside(str(self._workspace.root), part[1], account.uid if account else None) as file:
+                while chunk := file.read(_CHUNK_BYTES):
+                    hashed.update(chunk)
+        except UnusablePath as why:
+            raise UnusablePath(f"{part[1]}: {why}") from None
+        return hashed.hexdigest()
+
+
+def _below_folder(path: str) -> str:
+    """Return the path of a cache relative to the folder that has the workspace and the home folder."""
+    return f"home/{path[2:]}" if path.startswith("~/") else f"workspace/{path}"
+
+
+def _with_paths(key: str, paths: Sequence[str]) -> str:
+    return "\0".join([key, *paths])

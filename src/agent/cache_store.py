@@ -1,0 +1,104 @@
+"""Keeps the caches of builds in a folder of the agent. Those used longest ago go first when all have too many bytes.
+
+A cache is an archive. Its name has the hash of its contents, so that one which a crash or a bad disk has damaged is
+never unpacked. Each scope has a folder: a build finds only caches of its own scope.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import tempfile
+import threading
+from pathlib import Path
+from typing import IO
+
+DEFAULT_LIMIT_GB = 10
+_CHUNK_BYTES = 1 << 20
+_SCOPE = re.compile(r"[A-Za-z0-9-]{1,100}")
+_UNFINISHED = "unfinished-"
+
+
+class CacheStore:
+    """Thread-safe. Only the agent can enter its folder."""
+
+    def __init__(self, folder: Path, limit_bytes: int) -> None:
+        self._folder = folder
+        self.limit_bytes = limit_bytes
+        self._lock = threading.Lock()
+
+    def prepare(self) -> None:
+        """Create the folder, and remove what an agent has left that was killed while it saved a cache."""
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._folder.chmod(0o700)
+        for path in self._folder.glob(f"*/{_UNFINISHED}*"):
+            path.unlink(missing_ok=True)
+        self._shrink()
+
+    def copy_to(self, scope: str, key: str, target: Path) -> bool:
+        """Copy the archive to a new file, which every user who reaches it can read. Return False if there is none, or
+        if it is damaged; a damaged one is removed.
+        """
+        found = self._find(scope, key)
+        if not found:
+            return False
+        with found.open("rb") as source, target.open("xb") as copy:
+            digest = _copy(source, copy)
+        target.chmod(0o644)
+        if not found.stem.endswith(digest):
+            found.unlink(missing_ok=True)
+            target.unlink()
+            return False
+        with contextlib.suppress(OSError):
+            os.utime(found)
+        return True
+
+    def save(self, scope: str, key: str, archive: IO[bytes]) -> None:
+        """Keep an archive. It is there as a whole or not at all."""
+        folder = self._scope(scope)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=_UNFINISHED, delete=False) as copy:
+            path = Path(copy.name)
+            try:
+                digest = _copy(archive, copy)
+                copy.flush()
+                os.fsync(copy.fileno())
+                path.rename(folder / f"{_name(key)}-{digest}.tar")
+            except BaseException:
+                path.unlink(missing_ok=True)
+                raise
+        self._shrink()
+
+    def _shrink(self) -> None:
+        """Remove the archives that were used longest ago, until the others have at most `limit_bytes`."""
+        with self._lock:
+            states = [(path.stat(), path) for path in self._folder.glob("*/*.tar")]
+            size = sum(state.st_size for state, _ in states)
+            for state, path in sorted(states, key=lambda item: item[0].st_mtime_ns):
+                if size <= self.limit_bytes:
+                    return
+                path.unlink(missing_ok=True)
+                size -= state.st_size
+
+    def _find(self, scope: str, key: str) -> Path | None:
+        return next(self._scope(scope).glob(f"{_name(key)}-*.tar"), None)
+
+    def _scope(self, scope: str) -> Path:
+        if not _SCOPE.fullmatch(scope):
+            raise ValueError(f"{scope!r} is no scope of caches")
+        return self._folder / scope
+
+
+def _name(key: str) -> str:
+    return hashlib.sha256(key.encode("utf-8", "replace")).hexdigest()
+
+
+def _copy(source: IO[bytes], target: IO[bytes]) -> str:
+    """Copy a file and return the SHA-256 of its contents."""
+    hashed = hashlib.sha256()
+    while chunk := source.read(_CHUNK_BYTES):
+        hashed.update(chunk)
+        target.write(chunk)
+    return hashed.hexdigest()
