@@ -16,6 +16,7 @@ from api.audit import AuditController
 from api.audit_proofs import AuditLogController
 from api.auth import AuthController
 from api.build_actions import BuildActionController
+from api.build_logs import BuildLogController
 from api.builds import BuildController
 from api.description import document
 from api.events import EventController
@@ -79,6 +80,7 @@ CONTROLLERS = (
     NodeController,
     NodeCommandController,
     BuildController,
+    BuildLogController,
     BuildActionController,
     EventController,
     ArtifactController,

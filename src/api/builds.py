@@ -1,13 +1,12 @@
 """Operations on builds: start, list, show, follow and stop them."""
 
-import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import msgspec
-from litestar import Controller, MediaType, Request, Response, get, post
+from litestar import Controller, Request, Response, get, post
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import Parameter
 from msgspec import UNSET, Meta, UnsetType, structs
@@ -19,10 +18,10 @@ from api.http.paging import check_one_offset, next_page
 from api.http.permissions import CAN_BUILD, CAN_READ, CAN_REPORT, User
 from api.http.request_context import RequestContext
 from api.http.types import MAX_ID, Id, fields_of, to_view
-from api.live.build_feed import DONE, STILL_HERE, BuildStream, format_line, parse_offset
+from api.live.build_feed import DONE, STILL_HERE, BuildStream, parse_offset
 from api.live.stream_clients import MEDIA_TYPE, LiveStream, StreamClient
 from api.live.streams import Streams
-from commands.builds import AbortBuild, FinishExternalBuild, StartBuild
+from commands.builds import EXTERNAL_ATTEMPT, AbortBuild, FinishExternalBuild, StartBuild
 from commands.configurations import check_variables
 from domain.builds import BUILD, Verdict, VisibleStatus, status_of
 from domain.core.errors import ContentsAltered, Forbidden, Invalid, NotFound
@@ -30,7 +29,6 @@ from projections import build_positions, builds
 from projections.build_views import BuildDetail, BuildItem, detail, item
 from projections.builds import BuildCount, BuildFilters, BuildRow
 from projections.time_travel.historical_reads import BUILD_HISTORY, fold_builds
-from store.tables.build_logs import BuildLogs, Line
 from store.tables.waiting_reasons import fetch_waiting_reason
 
 WITH_IDS = (
@@ -108,16 +106,6 @@ class BuildPage(msgspec.Struct):
     """With `as_of` and `branch`: how many builds match the other filters and have been deleted since. Nobody knows
     whether they were on this branch, so they are left out; without `branch` the list has them. 10,000 stands for more.
     """
-
-
-class LogPage(msgspec.Struct):
-    total_lines: int
-    """Number of lines that the log has now."""
-    lines: list[str]
-    next_offset: int | None
-    """Offset of the first line after these; null at the end of the log."""
-    capped: bool
-    """Whether there are fewer than `limit` lines because they have 4 MiB; `offset=next_offset` returns the next."""
 
 
 class BuildController(Controller):
@@ -211,43 +199,11 @@ class BuildController(Controller):
         the verdict is always `failed`.
         """
         await find_visible_build(ctx, build_id)
-        receipt = await ctx(FinishExternalBuild(build_id, data.status, data.ignore_unreadable_reports))
+        end = await ctx.services.build_logs.fetch_end(build_id, EXTERNAL_ATTEMPT)
+        receipt = await ctx(FinishExternalBuild(build_id, data.status, data.ignore_unreadable_reports, end))
         build = receipt.state(BUILD.at(build_id))
         assert build is not None
         return to_view(BuildStatus, build, id=build_id, status=status_of(build))
-
-    @get("/{build_id:int}/pipeline_logs", opt={"problems": (ContentsAltered,)}, guards=[CAN_READ])
-    async def get_build_log(
-        self,
-        ctx: RequestContext,
-        build_id: int,
-        offset: Annotated[int, Parameter(ge=0, le=MAX_ID)] = 0,
-        limit: Annotated[int, Parameter(ge=1, le=10_000)] = 500,
-        attempt: Annotated[
-            int | None, Parameter(ge=1, le=MAX_ID, description="An earlier attempt, whose agent was lost")
-        ] = None,
-    ) -> Response[LogPage]:
-        """Returns a page of lines of a build's log. Without `attempt`, this is the log of the last attempt. Each line
-        begins with its time.
-
-        A page has 4 MiB of text at most. If it is `capped`, the rest is at `offset=next_offset`.
-        """
-        row = await find_visible_build(ctx, build_id)
-        if attempt is not None and attempt > row.attempt:
-            raise NotFound(f"Build {build_id} has no attempt {attempt}; its last one is {row.attempt}.")
-        number, total = attempt or row.attempt, None
-        if row.finished_at is not None and number == row.attempt:
-            streams: Streams = ctx.request.app.state.streams
-            total = await streams.finished_logs.count_lines(build_id)
-        async with ctx.reading() as connection:
-            logs = BuildLogs(connection)
-            if total is None:
-                total = await logs.count_lines(build_id, number)
-            count = min(limit, total - offset)
-            lines = await logs.read(build_id, number, offset, count) if count > 0 else []
-        # In a thread, since a large page would hold up all other requests.
-        encoded = await asyncio.to_thread(encode_page, total, offset, count, lines)
-        return Response(cast(Any, encoded), media_type=MediaType.JSON)
 
     @get(
         "/{build_id:int}/stream",
@@ -284,14 +240,6 @@ class BuildController(Controller):
         )
         source = BuildStream(streams.builds, build_id, with_ids=with_ids, after=after)
         return LiveStream(streams.clients, client, source)
-
-
-def encode_page(total: int, offset: int, wanted: int, lines: Sequence[Line]) -> bytes:
-    """Returns a LogPage as JSON. `wanted` is the number of lines that it would have without a limit to its bytes."""
-    end = offset + len(lines)
-    next_offset = end if lines and end < total else None
-    page = LogPage(total, [format_line(line) for line in lines], next_offset, capped=0 < len(lines) < wanted)
-    return msgspec.json.encode(page)
 
 
 @asynccontextmanager

@@ -41,6 +41,9 @@ from domain.templates import TEMPLATE, Template, overlaid
 from domain.triggers import BuildTrigger
 from store.tables.build_logs import EMPTY_LOG, LogEnd
 
+EXTERNAL_ATTEMPT = 1
+"""Attempt of an external build, which is never tried again."""
+
 
 @dataclass(frozen=True)
 class StartBuild(Command):
@@ -108,7 +111,7 @@ class StartBuild(Command):
             job_title=job.title,
         )
         if self.external:
-            yield self.event(BuildStarted, job, node_id=None, attempt=1)
+            yield self.event(BuildStarted, job, node_id=None, attempt=EXTERNAL_ATTEMPT)
 
 
 @dataclass(frozen=True)
@@ -167,6 +170,7 @@ class FinishExternalBuild(Command, of=BUILD):
     status: Verdict
     ignore_unreadable: bool = False
     """Whether a build that the pipeline reports as passed may pass although results of its reports are missing."""
+    log: LogEnd = EMPTY_LOG
 
     def decide(self, build: AnyBuild | None) -> Iterable[Event]:
         match build:
@@ -191,6 +195,8 @@ class FinishExternalBuild(Command, of=BUILD):
                     detail=join_sentences(
                         describe_ignored(build) if status == "passed" else describe_unexcused(build, reason), unreadable
                     ),
+                    log_lines=self.log.lines,
+                    log_digest=self.log.digest,
                 )
             case _:
                 raise Conflict(

@@ -183,6 +183,7 @@ def serve(settings: Settings) -> None:
 @contextlib.asynccontextmanager
 async def api_services(settings: Settings) -> "AsyncIterator[Services]":
     """Yield the services that controllers use, and close them when the block ends. Raises Fault."""
+    from agent.build.masking import Masker
     from agent.bundle import build_zipapp
     from api.http.rate_limits import RateLimits
     from api.http.services import Services
@@ -234,6 +235,7 @@ async def api_services(settings: Settings) -> "AsyncIterator[Services]":
                 project_of_job=ProjectOfJob(parts.pool),
                 past=HistoricalConnections(parts.conninfo),
                 build_logs=build_logs.BuildLogs(parts.pool),
+                mask_secrets=lambda secrets, lines: list(map(Masker(secrets).mask_text, lines)),
                 idempotent_responses=idempotent_responses.IdempotentResponses(parts.pool, parts.secrets),
                 gauges=agent_gauges.AgentGauges(parts.pool),
                 blobs=blobs,

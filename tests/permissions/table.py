@@ -183,6 +183,8 @@ BUILDS = (
     op("POST /builds/{build_id}/stop", BUILD, of="build_id=running_build"),
     op("POST /builds/{build_id}/finish", REPORT, {"status": "passed"}, of="build_id=running_build"),
     op("GET /builds/{build_id}/pipeline_logs", READ),
+    op("GET /builds/{build_id}/pipeline_logs/raw", READ),
+    op("POST /builds/{build_id}/log", REPORT, {"offset": 0, "text": "a\n"}, of="build_id=running_build"),
     op("GET /builds/{build_id}/stream", READ),
     op("POST /builds/{build_id}/restart", BUILD),
     op("POST /builds/{build_id}/retry-flaky", BUILD),

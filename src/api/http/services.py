@@ -1,6 +1,6 @@
 """Services that controllers use. The composition root makes one `Services` when the process starts."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +43,8 @@ class Services:
     project_of_job: ProjectOfJob
     past: HistoricalConnections
     build_logs: BuildLogs
+    mask_secrets: Callable[[Sequence[str], Sequence[str]], list[str]]
+    """Replaces secrets, the first argument, in lines by `***`, as agents do."""
     idempotent_responses: IdempotentResponses
     gauges: AgentGauges
     blobs: Blobs
