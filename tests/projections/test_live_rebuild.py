@@ -29,7 +29,7 @@ from testhide.processes import core
 from tests.support.http import Client
 from tests.support.server import ADMIN, Server, server_on_new_database
 
-HISTORY = 2_500
+HISTORY = 1_000
 """Builds, of four events each."""
 KILLS = 10
 
