@@ -83,6 +83,8 @@ def filled(shop: Shop, marks: Marks, author: Client) -> tuple[int, int]:
     channel = {"project_id": shop.project, "name": project, "webhook_url": f"https://example.com/{project}"}
     mention = f"{project}@example.com"
     admin.post("/api/v3/ms-teams", json=channel | {"events": ["node.offline"], "mention_on_fail": mention}).then(201)
+    endpoint = {"project_id": shop.project, "type": "github", "name": project, "repo": f"{project}/x", "token": project}
+    admin.post("/api/v3/scm", json=endpoint | {"host": f"https://{project}.example.com"}).then(201)
     mark = marks.job
     job = shop.new_job(name=mark, repository=f"https://example.com/{mark}.git", default_branch=mark)
     configuration = {"command": mark * LONG, "setup": [mark], "env": {"A": mark}, "artifacts": [mark]}
