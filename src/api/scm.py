@@ -17,7 +17,7 @@ from api.http.types import MAX_ID, Id, Name, to_view
 from api.projects import find_visible_project
 from commands.scm import CreateScmEndpoint, DeleteScmEndpoint, UpdateScmEndpoint
 from domain.core.errors import Invalid, NotFound, OutsideFailure, OutsideTimeout, Unavailable
-from domain.scm import SCM_ENDPOINT, ScmEndpointCreated, ScmType, normalize_host, show_host
+from domain.scm import SCM_ENDPOINT, ScmEndpointCreated, ScmType, normalize_host, server_of
 from integrations.source_ports import (
     NewSource,
     SourceFailure,
@@ -157,12 +157,13 @@ class ScmController(Controller):
         row = await find_visible(ctx, id)
         host, repo = _new_host(row, data), row.repo if data.repo is UNSET else data.repo
         token = None if data.token is UNSET else data.token
-        is_elsewhere = row.shown_host != show_host(row.type, host, repo) or row.host != host
+        is_elsewhere = server_of(row.type, row.host, row.repo) != server_of(row.type, host, repo)
         if is_elsewhere and row.has_token and token is None:
-            field = "host" if data.repo is UNSET or row.host != host else "repo"
+            field = "repo" if row.type == "git" else "host"
             raise Invalid.field(field, "leads to another server: send the token for it in the same request")
-        source = NewSource(row.type, host, repo, token, row.app_id)
-        await ctx.services.source_hosts.check(source, is_admin=ctx.user.is_admin)
+        # Whoever connected the endpoint to its server was allowed to.
+        is_allowed = ctx.user.is_admin or not is_elsewhere
+        await ctx.services.source_hosts.check(NewSource(row.type, host, repo, token, row.app_id), is_admin=is_allowed)
         receipt = await ctx(
             UpdateScmEndpoint(
                 id,

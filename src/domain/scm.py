@@ -95,6 +95,11 @@ def show_host(type: ScmType, host: str, repo: str) -> str:
     return urlsplit(host).netloc or PUBLIC_HOSTS[type]
 
 
+def server_of(type: ScmType, host: str, repo: str) -> str:
+    """Returns what says to which server a token is sent, and how: equal for all repositories of one server."""
+    return "{0.scheme}://{0.netloc}".format(urlsplit(repo)) if type == "git" else host
+
+
 def normalize_host(type: ScmType, text: str) -> str:
     """Returns the base URL of a host that a user enters as a URL or a name; an empty text for the public host of the
     type.

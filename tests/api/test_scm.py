@@ -64,8 +64,10 @@ def test_a_token_goes_to_no_other_server(server: Server, project: int, repositor
     assert server.admin.put(path, json={"host": "github.example.com"}).then(200)["updated"] is False
     body = {"type": "git", "name": "x", "project_id": project, "repo": "https://git.example.com/x", "token": "t"}
     path = f"{AT}/{server.admin.post(AT, json=body).then(201)['id']}"
-    answer = server.admin.put(path, json={"repo": "https://evil.example.com/x"}).then(422)
-    assert answer["errors"][0]["field"] == "repo"
+    for repo in ("https://evil.example.com/x", "http://git.example.com/x"):
+        answer = server.admin.put(path, json={"repo": repo}).then(422)
+        assert answer["errors"][0]["field"] == "repo"
+    assert server.admin.put(path, json={"repo": "https://git.example.com/y"}).then(200)["updated"]
 
 
 def test_delete(server: Server, project: int, endpoint: str) -> None:
