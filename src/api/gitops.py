@@ -1,7 +1,7 @@
 """GitOps: jobs of a project that the file `.testhide.yml` in its repository describes."""
 
-import asyncio
 from datetime import datetime
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -16,12 +16,11 @@ from api.http.types import MAX_ID, Id
 from api.projects import find_visible_project
 from api.scm import OUTSIDE, reported_failures
 from commands.configurations import Branch
-from commands.gitops import SyncPipelines, plan_jobs
+from commands.gitops import SyncPipelines, prepare_sync
 from commands.handler import Receipt
-from commands.pipelines.planning import PlannedJob, find_missing_secrets, group_changes
-from commands.pipelines.reading import read_pipelines
+from commands.pipelines.planning import find_missing_secrets, group_changes
 from commands.pipelines.yaml_nodes import InvalidFile
-from domain.core.errors import Conflict, FieldError, Invalid, NotFound
+from domain.core.errors import Conflict, FieldError, Invalid, NotFound, Unavailable
 from domain.gitops import FILE_NAME, GITOPS
 from domain.jobs import Job, JobCreated
 from domain.scm import SCM_ENDPOINT
@@ -89,9 +88,9 @@ class GitopsController(Controller):
             await ctx.must_access(data.project_id, level="admin")
         with reported_failures():
             commit, content = await fetch_file(ctx, data.project_id, branch)
-        planned, command = await prepare(ctx, data.project_id, branch, commit, content)
+        command = await prepare(ctx, data.project_id, branch, commit, content)
         receipt = await ctx.services.handler.preview(command) if data.dry_run else await ctx(command)
-        return to_result(data, branch, commit, planned, receipt)
+        return to_result(data, command, receipt)
 
     @get("/status", guards=[CAN_READ])
     async def get_sync_status(
@@ -138,29 +137,29 @@ async def open_repository(ctx: RequestContext, project_id: int) -> SourceHost:
     return ctx.services.source_hosts.open(endpoint)
 
 
-async def prepare(
-    ctx: RequestContext, project_id: int, branch: str, commit: str, content: bytes
-) -> tuple[list[PlannedJob], SyncPipelines]:
-    """Returns the jobs that a file describes, and the command that syncs them. Raises Invalid for a file with
-    mistakes.
-    """
+async def prepare(ctx: RequestContext, project_id: int, branch: str, commit: str, content: bytes) -> SyncPipelines:
+    """Returns the command that syncs a file. Raises Invalid for a file with mistakes."""
+    pool = ctx.services.pool
+    # A job that the read models do not show yet would get a second one of its name.
+    if not await ctx.wait_for_head():
+        raise Unavailable("Which jobs the project has is not up to date; try again.")
     try:
-        document = await asyncio.to_thread(read_pipelines, content)
-        names = {job.pool for job in document.file.jobs.values() if job.pool is not None}
-        async with ctx.reading() as connection:
-            ids = {name: await pools.find_id_by_name(connection, project_id, name) for name in names}
-            found = await jobs.fetch_named(connection, project_id, list(document.file.jobs))
-        planned = plan_jobs(document, {name: pool_id for name, pool_id in ids.items() if pool_id is not None})
+        return await prepare_sync(
+            project_id,
+            branch,
+            commit,
+            content,
+            find_pool=partial(pools.find_id_by_name, pool, project_id),
+            fetch_jobs=partial(jobs.fetch_named, pool, project_id),
+            ids=ctx.services.ids,
+        )
     except InvalidFile as invalid:
         raise Invalid.fields(
             [FieldError(f"{FILE_NAME}:{fault.line}:{fault.column}", fault.message) for fault in invalid.faults]
         ) from None
-    existing = {job.name for job in found}
-    new_ids = [await ctx.services.ids.draw("jobs") for job in planned if job.title not in existing]
-    return planned, SyncPipelines(project_id, branch, commit, planned, [job.id for job in found], new_ids)
 
 
-def to_result(data: SyncRequest, branch: str, commit: str, planned: list[PlannedJob], receipt: Receipt) -> SyncResult:
+def to_result(data: SyncRequest, command: SyncPipelines, receipt: Receipt) -> SyncResult:
     stored = [job for job in receipt.states_before.values() if isinstance(job, Job)]
     events = [recorded.event for recorded in receipt.events]
     names = {job.job_id: job.title for job in stored} | {
@@ -173,11 +172,11 @@ def to_result(data: SyncRequest, branch: str, commit: str, planned: list[Planned
     return SyncResult(
         synced=not data.dry_run,
         project_id=data.project_id,
-        branch=branch,
-        sha=commit,
+        branch=command.branch,
+        sha=command.commit,
         jobs_updated=len(updated),
         jobs_created=len(created),
         jobs_removed=len(removed),
         changes=changes,
-        missing_secrets=find_missing_secrets(planned, stored),
+        missing_secrets=find_missing_secrets(command.planned, stored),
     )

@@ -5,7 +5,7 @@ anything in the message is believed.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any
 
@@ -30,6 +30,8 @@ from commands.hooks.reading import find_delivery_id, read_message
 from commands.hooks.signatures import find_refusal, is_signed
 from domain.changes import ChangeReceived
 from domain.core.errors import Invalid, TooLarge, Unauthenticated
+from domain.gitops import GITOPS, asks_for_sync
+from domain.scm import SCM_ENDPOINT
 from domain.triggers import RepositoryChange, find_skip_marker
 from projections import projects, triggers
 from projections.projects import ProjectRow
@@ -184,8 +186,17 @@ async def receive(ctx: RequestContext, request: Request[Any, Any, Any], project_
     except AlreadyDone:  # the host did not get the first answer, or somebody asked it to send the message again
         position = await ctx.services.log.read_head()
     request.state.position = position
-    first = message.changes[0]
-    return Response(HookAnswer(True, project.id, first.branch, False, describe_changes(message), len(message.changes)))
+    first, syncs = message.changes[0], await asks_for_any_sync(ctx, project, message.changes)
+    return Response(HookAnswer(True, project.id, first.branch, syncs, describe_changes(message), len(message.changes)))
+
+
+async def asks_for_any_sync(ctx: RequestContext, project: ProjectRow, changes: Sequence[RepositoryChange]) -> bool:
+    """Returns whether the project's jobs will be read from the repository because of one of the changes."""
+    if project.scm_endpoint_id is None:
+        return False
+    synced = await ctx.log.load_state(GITOPS.at(project.id))
+    endpoint = await ctx.log.load_state(SCM_ENDPOINT.at(project.scm_endpoint_id))
+    return any(asks_for_sync(change, synced, endpoint) for change in changes)
 
 
 async def find_signer(

@@ -1,12 +1,13 @@
 """Commands on the jobs that a file in a repository describes: sync them, and record that a sync failed."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from commands.handler import Command
 from commands.jobs import must_serve
 from commands.pipelines.planning import PlannedJob, plan_sync
-from commands.pipelines.reading import PipelineDocument
+from commands.pipelines.reading import PipelineDocument, read_pipelines
 from commands.pipelines.yaml_nodes import InvalidFile
 from commands.projects import must_be_open
 from domain.core.events import AnyStream, Event
@@ -15,6 +16,7 @@ from domain.jobs import JOB, Job
 from domain.pools import POOL, Pool
 from domain.projects import PROJECT, Project
 from domain.templates import overlaid
+from store.log.ids import Ids
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,29 @@ class RecordFailedSync(Command, of=GITOPS):
             yield self.event(GitopsSyncFailed)
 
 
+async def prepare_sync(
+    project_id: int,
+    branch: str,
+    commit: str,
+    content: bytes,
+    *,
+    find_pool: Callable[[str], Awaitable[int | None]],
+    fetch_jobs: Callable[[list[str]], Awaitable[Mapping[int, str]]],
+    ids: Ids,
+) -> SyncPipelines:
+    """Returns the command that syncs a file. Raises InvalidFile for a file with mistakes.
+
+    `find_pool` finds the id of a pool of the project by its name, and `fetch_jobs` the names of its jobs with certain
+    names, by id; both ask the read models.
+    """
+    document = await asyncio.to_thread(read_pipelines, content)
+    pools = {job.pool: await find_pool(job.pool) for job in document.file.jobs.values() if job.pool is not None}
+    planned = plan_jobs(document, {name: pool_id for name, pool_id in pools.items() if pool_id is not None})
+    found = await fetch_jobs(list(document.file.jobs))
+    new_ids = [await ids.draw("jobs") for job in planned if job.title not in found.values()]
+    return SyncPipelines(project_id, branch, commit, planned, list(found), new_ids)
+
+
 def plan_jobs(document: PipelineDocument, pools: Mapping[str, int]) -> list[PlannedJob]:
     """Returns the jobs that a file describes. `pools` maps the names of the project's pools to their ids. Raises
     InvalidFile for a pool that the project does not have.
@@ -90,6 +115,7 @@ def plan_jobs(document: PipelineDocument, pools: Mapping[str, int]) -> list[Plan
                 repository=job.repository,
                 default_branch=job.default_branch,
                 quarantine_mode=job.quarantine_mode,
+                triggers=job.triggers.stored,
             )
         )
     return planned

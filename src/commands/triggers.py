@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from commands.builds import StartBuild
 from commands.handler import Command, must_exist
+from commands.jobs import must_be_free
 from domain.builds import BUILD, AnyBuild
 from domain.claims import CLAIM, Claim, ClaimTaken
 from domain.core.events import AnyStream, Event
@@ -25,6 +26,7 @@ class SetTriggers(Command, of=JOB):
     def decide(self, job: Job | None) -> Iterable[Event]:
         job = must_exist(job, f"job {self.job_id}")
         if self.triggers != job.triggers:
+            must_be_free(job)
             yield JobTriggersChanged(job_id=self.job_id, project_id=job.project_id, triggers=self.triggers)
 
 

@@ -7,6 +7,8 @@ import msgspec
 
 from domain.core.data_keys import project_key
 from domain.core.events import UNSTAMPED, Category, Event
+from domain.scm import ScmEndpoint
+from domain.triggers import RepositoryChange, find_repository_path, is_same_repository
 
 FILE_NAME = ".testhide.yml"
 """Path of the file in the repository."""
@@ -74,6 +76,19 @@ def evolve(state: SyncedPipelines, event: Event) -> SyncedPipelines:
             return msgspec.structs.replace(state, problem=event.problem, failed_at=event.at)
         case _:
             return state
+
+
+def asks_for_sync(change: RepositoryChange, synced: SyncedPipelines, endpoint: ScmEndpoint | None) -> bool:
+    """Returns whether a change may have changed the file on the branch that the project follows. `endpoint` is the SCM
+    endpoint of the project.
+    """
+    return (
+        endpoint is not None
+        and not endpoint.deleted
+        and (change.kind, change.branch, change.deleted) == ("push", synced.branch, False)
+        and (change.paths is None or FILE_NAME in change.paths)
+        and is_same_repository(find_repository_path(endpoint.repo), change.repository)
+    )
 
 
 GITOPS = Category[SyncedPipelines]("gitops", SyncedPipelines(), evolve)

@@ -16,7 +16,7 @@ from domain.jobs import Configuration, JobConfigured, JobCreated, JobDeleted, Jo
 from projections.builds import BuildRow
 from projections.engine.model import Change, Delete, Projection, Row, Rows, Table, changed_columns, row_of
 from projections.engine.queries import Window, fetch_all, fetch_column, fetch_one, find_row
-from store.postgres.queries import Source
+from store.postgres.queries import Source, fetch_rows
 
 VERSION = 2
 JOBS_CACHED = 10_000
@@ -163,10 +163,10 @@ async def find_configuration(source: Source, job_id: int) -> ConfigurationRow | 
     return await find_row(source, ConfigurationRow, job_id)
 
 
-async def fetch_named(source: Source, project_id: int, names: Sequence[str]) -> list[JobRow]:
-    """Returns the project's jobs that have one of these names."""
-    query = f"SELECT * FROM {JobRow.table} WHERE project_id = %(project)s AND name = ANY (%(names)s) ORDER BY id"
-    return await fetch_all(source, JobRow, query, {"project": project_id, "names": list(names)})
+async def fetch_named(source: Source, project_id: int, names: Sequence[str]) -> dict[int, str]:
+    """Returns the project's jobs that have one of these names: id -> name."""
+    query = f"SELECT id, name FROM {JobRow.table} WHERE project_id = %(project)s AND name = ANY (%(names)s)"
+    return dict(await fetch_rows(source, query, {"project": project_id, "names": list(names)}))
 
 
 async def fetch_ids(source: Source, project_id: int) -> list[int]:

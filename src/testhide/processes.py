@@ -310,6 +310,7 @@ def work(settings: Settings) -> None:
     from workers.deliveries.teams import TeamsSender
     from workers.deliveries.webhooks import WebhookSender
     from workers.flakiness import FlakinessWatch
+    from workers.gitops import PipelineSyncer
     from workers.reactions.reaction_dispatcher import ReactionDispatcher
     from workers.reactions.registry import REACTIONS, Tools
     from workers.sealer import Sealer
@@ -329,8 +330,17 @@ def work(settings: Settings) -> None:
             await refuse_other_store(pool, blobs, settings.blobs)
             hosts = source_hosts(settings, outgoing, secrets)
             changes = ChangeEvaluator(pool, log, handler, parts.ids, secrets, waiter.wait_reached)
+            pipelines = PipelineSyncer(pool, log, handler, parts.ids, hosts, waiter.wait_reached)
             tools = Tools(
-                BuildLogs(pool), blobs, log, secrets, mailer(settings), settings.public_url, hosts, changes=changes
+                BuildLogs(pool),
+                blobs,
+                log,
+                secrets,
+                mailer(settings),
+                settings.public_url,
+                hosts,
+                changes=changes,
+                pipelines=pipelines,
             )
             reactions = ReactionDispatcher(pool, log, listener, settings.redis_url, REACTIONS, tools)
 

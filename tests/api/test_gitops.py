@@ -121,6 +121,7 @@ def test_managed_jobs_are_changed_by_their_file_only(server: Server, connected: 
     shown = server.admin.get(f"{path}/configuration").then(200)
     body = {name: shown[name] for name in ("setup", "command", "env", "artifacts")}
     server.admin.put(f"{path}/configuration", json=body | {"command": "rm -rf /"}).then(409)
+    server.admin.put(f"{path}/triggers", json={"branches": ["main"]}).then(409)
 
     server.admin.put(f"{path}/configuration", json=body | {"secrets": {"TOKEN": "s3cret"}}).then(200)
     assert sync(server.admin, connected).then(200)["missing_secrets"] == {}

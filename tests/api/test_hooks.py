@@ -68,6 +68,16 @@ def test_a_push_is_recorded(hook: Hook) -> None:
     assert "reported the push of “main”" in change["summary"]
 
 
+def test_a_push_that_may_change_the_file_of_pipelines_says_so(hook: Hook) -> None:
+    endpoint = {"type": "github", "name": "Main", "project_id": hook.project, "repo": hook.repository, "token": "t"}
+    hook.server.admin.post("/api/v3/scm", json=endpoint).then(201)
+    commits = [{"id": "c0ffee", "message": "Fix", "modified": ["src/app.py"]}]
+    assert hook.send(hook.push(commits=commits)).then(200)["sync_queued"] is False
+    assert hook.send(hook.push("trial")).then(200)["sync_queued"] is False
+    commits[0]["modified"] = [".testhide.yml"]
+    assert hook.send(hook.push(commits=commits)).then(200)["sync_queued"] is True
+
+
 def test_a_message_that_comes_again_is_recorded_once(hook: Hook) -> None:
     first = hook.send(hook.push(), X_GitHub_Delivery="d-1").then(200)
     assert hook.send(hook.push(), X_GitHub_Delivery="d-1").then(200) == first

@@ -141,7 +141,8 @@ class _Converter:
 
     def _check_length(self, node: YamlNode, length: int, kind: Any, name: str, unit: str) -> None:
         if kind.min_length is not None and length < kind.min_length:
-            self._fail(node, f"{name} must not be empty")  # no other minimum is in use
+            least = f"have at least {kind.min_length} {unit}" if kind.min_length > 1 else "not be empty"
+            self._fail(node, f"{name} must {least}")
         if kind.max_length is not None and length > kind.max_length:
             self._fail(node, f"{name} must have at most {kind.max_length:,} {unit}, and has {length:,}")
 

@@ -19,6 +19,7 @@ from commands.configurations import (
     Tags,
     Value,
 )
+from commands.trigger_values import NewTriggers
 from domain.jobs import DEFAULT_TIMEOUT_MINUTES, Configuration, QuarantineMode
 
 MAX_JOBS = 200
@@ -69,6 +70,8 @@ class FileJob(FileTemplate, forbid_unknown_fields=True, kw_only=True):
     """Branch of builds that name none."""
     quarantine_mode: QuarantineMode = "run"
     """Whether builds run or skip quarantined tests."""
+    triggers: NewTriggers = msgspec.field(default_factory=NewTriggers)
+    """Changes of the repository, and times, that start builds."""
 
 
 class PipelineFile(msgspec.Struct, forbid_unknown_fields=True):

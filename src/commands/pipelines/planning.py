@@ -11,7 +11,17 @@ import msgspec
 from domain.core.errors import Conflict
 from domain.core.events import Event
 from domain.gitops import FILE_NAME, GitopsSynced, SyncedPipelines
-from domain.jobs import Configuration, Job, JobConfigured, JobCreated, JobEvent, JobUpdated, QuarantineMode
+from domain.jobs import (
+    Configuration,
+    Job,
+    JobConfigured,
+    JobCreated,
+    JobEvent,
+    JobTriggersChanged,
+    JobUpdated,
+    QuarantineMode,
+)
+from domain.triggers import Triggers
 
 
 class PlannedJob(msgspec.Struct, frozen=True):
@@ -30,11 +40,12 @@ class PlannedJob(msgspec.Struct, frozen=True):
     repository: str | None = None
     default_branch: str = "main"
     quarantine_mode: QuarantineMode = "run"
+    triggers: Triggers = Triggers()
 
     @property
     def settings(self) -> dict[str, object]:
         given = msgspec.structs.asdict(self)
-        return {name: value for name, value in given.items() if name not in ("configuration", "secrets")}
+        return {name: value for name, value in given.items() if name not in ("configuration", "secrets", "triggers")}
 
 
 def plan_sync(
@@ -65,6 +76,8 @@ def plan_sync(
             events.append(JobCreated(job_id=job_id, project_id=project_id, managed=True, **plan.settings))  # type: ignore[arg-type]
             if plan.configuration != Configuration():
                 events.append(JobConfigured(job_id=job_id, project_id=project_id, configuration=plan.configuration))
+            if plan.triggers != Triggers():
+                events.append(JobTriggersChanged(job_id=job_id, project_id=project_id, triggers=plan.triggers))
         else:
             job_id = job.job_id
             events += _plan_changes(plan, job, is_back=plan.title not in synced.jobs)
@@ -121,6 +134,8 @@ def _plan_changes(plan: PlannedJob, job: Job, *, is_back: bool) -> Iterator[JobE
     configuration = msgspec.structs.replace(plan.configuration, secrets=job.configuration.secrets)
     if configuration != job.configuration:
         yield JobConfigured(job_id=job.job_id, project_id=job.project_id, configuration=configuration)
+    if plan.triggers != job.triggers:
+        yield JobTriggersChanged(job_id=job.job_id, project_id=job.project_id, triggers=plan.triggers)
 
 
 def _refuse_others(planned: Iterable[PlannedJob], stored: Iterable[Job]) -> None:

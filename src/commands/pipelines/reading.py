@@ -9,6 +9,7 @@ from commands.configurations import check_labels, check_parts, check_repository
 from commands.pipelines.converting import MAX_FAULTS, convert, suggest
 from commands.pipelines.file import FileTemplate, PipelineFile
 from commands.pipelines.yaml_nodes import FileFault, InvalidFile, YamlList, YamlMapping, YamlNode, read_nodes
+from commands.trigger_values import check_triggers
 from domain.core.errors import Invalid
 
 FIELD_PART = re.compile(r"\[[0-9]+\]|[^.\[\]]+")
@@ -89,6 +90,7 @@ def _find_faults(document: PipelineDocument) -> Iterator[FileFault]:
         yield from _check_part(document, job, *path)
         yield from _collect(document, partial(check_repository, job.repository), *path)
         yield from _collect(document, partial(check_labels, "pool_labels", job.pool_labels), *path)
+        yield from _collect(document, partial(check_triggers, job.triggers), *path, "triggers")
         if job.pool is not None and job.pool_labels:
             yield document.fault("pool_labels", "are instead of `pool`: leave one of them out", *path)
         template = file.templates.get(job.template or "")

@@ -4,6 +4,7 @@ A reaction runs at least once for each event of its type, so running it twice mu
 the end of the log: it does not run for earlier events.
 """
 
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -26,6 +27,7 @@ from store.log.event_log import EventLog
 from store.tables.build_logs import BuildLogs
 from store.tables.reactions import DEFAULT_RETRIES, RetryPolicy
 from workers.changes import ChangeEvaluator
+from workers.gitops import PipelineSyncer
 from workers.reactions.mails import link_mail, password_notice
 from workers.reactions.statuses import set_build_status
 
@@ -33,6 +35,8 @@ log = structlog.get_logger()
 
 BEHIND_S = 5.0
 """Seconds until a change is evaluated again if the read models are behind the log."""
+SYNC_PAUSE_S = 60.0
+"""Seconds until a file is read again if its host does not answer and does not say when to come back."""
 NOTICE_MAX_AGE = timedelta(days=1)
 """Age of an event from which no notice is mailed. The tries of a reaction take 14 hours."""
 
@@ -55,6 +59,8 @@ class Tools:
     """Takes a few words about how far a long reaction is, without data of a project: everybody can read them."""
     changes: ChangeEvaluator | None = None
     """None in a process that evaluates no changes."""
+    pipelines: PipelineSyncer | None = None
+    """None in a process that evaluates no changes."""
 
     def count_deleted(self, deleted: int, total: int) -> None:
         self.on_progress(f"{deleted:,} of {total:,} artifacts deleted")
@@ -70,7 +76,7 @@ class RetryLater(Exception):
         self.seconds = seconds
 
 
-Queue = Literal["deletions", "mails", "statuses", "changes"]
+Queue = Literal["deletions", "mails", "statuses", "changes", "gitops"]
 QUEUES: tuple[Queue, ...] = get_args(Queue)
 """Reactions of one queue can delay each other, those of different queues cannot."""
 
@@ -107,9 +113,25 @@ async def when_change_received_start_builds(event: Event, tools: Tools) -> None:
     assert isinstance(event, ChangeReceived)
     assert tools.changes is not None
     try:
+        if tools.pipelines is not None:
+            with contextlib.suppress(SourceUnavailable):  # `sync_jobs_with_their_file` tries again
+                await tools.pipelines.sync(event)
         await tools.changes.evaluate(event)
     except Unavailable as error:  # the read models are behind
         raise RetryLater(BEHIND_S, error.detail) from None
+
+
+async def when_change_received_sync_jobs_with_their_file(event: Event, tools: Tools) -> None:
+    """Syncs the jobs, unless that has been done before the builds of the change were started."""
+    assert isinstance(event, ChangeReceived)
+    if tools.pipelines is None:
+        return
+    try:
+        await tools.pipelines.sync(event)
+    except Unavailable as error:  # the read models are behind
+        raise RetryLater(BEHIND_S, error.detail) from None
+    except SourceUnavailable as error:
+        raise RetryLater(error.retry_after_s or SYNC_PAUSE_S, str(error)) from None
 
 
 async def when_password_link_issued_mail_it(event: Event, tools: Tools) -> None:
@@ -170,6 +192,8 @@ STATUS_LIMIT_S = 120
 """Time limit of a status: a host has 10 s to answer, and a build may change a few times meanwhile."""
 CHANGE_LIMIT_S = 600
 """Time limit of a change: it may start builds of a thousand jobs."""
+SYNC_LIMIT_S = 120
+"""Time limit of a sync: a host has 10 s to answer, and a file may have 200 jobs."""
 CHANGE_RETRIES = RetryPolicy(tries=300, max_pause_s=60)
 """Retries of a change, over some 5 hours: people wait for its builds."""
 
@@ -221,5 +245,12 @@ REACTIONS = (
         "changes",
         CHANGE_LIMIT_S,
         CHANGE_RETRIES,
+    ),
+    Reaction(
+        "sync_jobs_with_their_file",
+        ChangeReceived,
+        when_change_received_sync_jobs_with_their_file,
+        "gitops",
+        SYNC_LIMIT_S,
     ),
 )

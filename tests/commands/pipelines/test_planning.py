@@ -11,7 +11,18 @@ from commands.pipelines.planning import PlannedJob, find_missing_secrets, group_
 from domain.core.errors import Conflict
 from domain.core.events import Event
 from domain.gitops import GITOPS, GitopsSynced, SyncedPipelines
-from domain.jobs import JOB, Configuration, Job, JobConfigured, JobCreated, JobDeleted, JobEvent, JobUpdated
+from domain.jobs import (
+    JOB,
+    Configuration,
+    Job,
+    JobConfigured,
+    JobCreated,
+    JobDeleted,
+    JobEvent,
+    JobTriggersChanged,
+    JobUpdated,
+)
+from domain.triggers import Triggers
 
 PROJECT = 3
 
@@ -73,6 +84,15 @@ def test_only_what_differs_is_updated_and_secrets_stay() -> None:
     ]
     assert isinstance(synced, GitopsSynced)
     assert (synced.jobs_created, synced.jobs_updated, synced.jobs_removed) == (0, 1, 0)
+
+
+def test_triggers_follow_the_file() -> None:
+    jobs = Jobs()
+    assert JobTriggersChanged(job_id=1, project_id=PROJECT, triggers=Triggers(branches=["main"])) in jobs.sync(
+        planned(triggers=Triggers(branches=["main"]))
+    )
+    *events, _ = jobs.sync(planned(), commit="c2")
+    assert events == [JobTriggersChanged(job_id=1, project_id=PROJECT, triggers=Triggers())]
 
 
 def test_a_job_that_is_not_described_any_more_is_disabled_and_comes_back() -> None:

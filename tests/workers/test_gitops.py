@@ -1,0 +1,151 @@
+"""A push that changes the file of pipelines syncs the jobs, before it starts their builds. The repository is real."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+from commands.scm import CreateScmEndpoint
+from domain.changes import ChangeReceived
+from domain.gitops import GITOPS, GitopsSyncFailed, SyncedPipelines
+from domain.jobs import JOB
+from domain.scm import ScmEndpoint
+from domain.triggers import RepositoryChange, Triggers
+from integrations.scm.hosts import ScmHosts
+from integrations.source_ports import NewSource, SourceHosts, SourceUnavailable
+from store.tables.build_logs import BuildLogs
+from testhide.processes import Core
+from tests.support.git_repository import GitRepository
+from tests.workers.watched_jobs import WatchedJobs
+from workers.gitops import PipelineSyncer
+from workers.reactions.registry import REACTIONS, Reaction, RetryLater, Tools
+
+START, SYNC = (
+    next(reaction for reaction in REACTIONS if reaction.name == name)
+    for name in ("start_builds_of_a_change", "sync_jobs_with_their_file")
+)
+FILE = "jobs: {unit: {command: pytest, triggers: {branches: [main]}}}"
+
+
+class DownHosts:
+    """A host that does not answer, and asks to be called again."""
+
+    def open(self, endpoint: ScmEndpoint) -> NoReturn:
+        raise SourceUnavailable("example.com does not answer.", 7)
+
+    async def check(self, endpoint: NewSource, *, is_admin: bool) -> None:
+        pass
+
+
+@dataclass
+class Pipelines:
+    """A project whose SCM endpoint is a real repository."""
+
+    jobs: WatchedJobs
+    tools: Tools
+    repository: GitRepository
+
+    async def push(self, *reactions: Reaction, **change: Any) -> ChangeReceived:
+        """Receives a push, and runs reactions to it."""
+        given = {"branch": "main", "commit": "c0ffee", "repository": self.repository.path.stem, **change}
+        received = await self.jobs.receive(RepositoryChange("push", **given))
+        for reaction in reactions:
+            await reaction.run(received, self.tools)
+        return received
+
+    async def state(self) -> SyncedPipelines:
+        return await self.jobs.parts.log.load_state(GITOPS.at(1))
+
+
+def make_tools(jobs: WatchedJobs, hosts: SourceHosts) -> Tools:
+    parts = jobs.parts
+    syncer = PipelineSyncer(parts.pool, parts.log, jobs.handler, parts.ids, hosts, jobs.wait_reached)
+    logs = BuildLogs(parts.pool)
+    blobs: Any = None  # no reaction here deletes any
+    return Tools(logs, blobs, parts.log, parts.secrets, changes=jobs.evaluator, pipelines=syncer)
+
+
+@pytest.fixture
+async def pipelines(parts: Core, tmp_path: Path) -> Pipelines:
+    jobs = WatchedJobs(parts)
+    await jobs.begin()
+    repository = GitRepository(tmp_path / "shop.git", ())
+    await jobs.does(CreateScmEndpoint(1, 1, "git", "Shop", str(repository.path)))
+    outgoing: Any = None  # a repository in a folder of the server is not called
+    hosts = ScmHosts(outgoing, parts.secrets.unseal, [tmp_path])
+    return Pipelines(jobs, make_tools(jobs, hosts), repository)
+
+
+async def test_a_new_file_takes_effect_for_its_own_commit(pipelines: Pipelines) -> None:
+    head = pipelines.repository.write(".testhide.yml", FILE)
+    received = await pipelines.push(START, paths=[".testhide.yml"])
+    (build,) = await pipelines.jobs.queued()
+    state = await pipelines.state()
+    assert (state.commit, build.job_id, build.commit_sha) == (head, state.jobs["unit"], "c0ffee")
+    await START.run(received, pipelines.tools)
+    await SYNC.run(received, pipelines.tools)
+    assert len(await pipelines.jobs.queued()) == 1
+    assert await pipelines.state() == state
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"paths": ["src/app.py"]},
+        {"branch": "release/3"},
+        {"repository": "acme/other"},
+        {"deleted": True},
+    ],
+)
+async def test_other_pushes_sync_nothing(pipelines: Pipelines, change: dict[str, Any]) -> None:
+    pipelines.repository.write(".testhide.yml", FILE)
+    await pipelines.push(START, SYNC, **change)
+    assert await pipelines.state() == SyncedPipelines()
+
+
+async def test_a_push_of_unknown_paths_syncs_what_there_is(pipelines: Pipelines) -> None:
+    await pipelines.push(SYNC)
+    assert await pipelines.state() == SyncedPipelines(), "the repository has no file, and needs none"
+    pipelines.repository.write(".testhide.yml", FILE)
+    await pipelines.push(SYNC)
+    assert (await pipelines.state()).jobs.keys() == {"unit"}
+
+
+async def test_a_file_with_mistakes_is_recorded_and_stops_no_build(pipelines: Pipelines) -> None:
+    pipelines.repository.write(".testhide.yml", FILE)
+    await pipelines.push(START)
+    pipelines.repository.write(".testhide.yml", "jobs: {unit: {comand: x}}")
+    received = await pipelines.push(START)
+    assert len(await pipelines.jobs.queued()) == 2
+    state = await pipelines.state()
+    assert state.problem == "1:15: `comand` is not known here; did you mean `command`?"
+    await SYNC.run(received, pipelines.tools)
+    failures = await pipelines.jobs.parts.log.read(0, 1_000, [GitopsSyncFailed.name])
+    assert len(failures) == 1
+    pipelines.repository.write(".testhide.yml", FILE)
+    await pipelines.push(START)
+    assert (await pipelines.state()).problem is None
+
+
+async def test_a_job_made_by_hand_is_left_alone(pipelines: Pipelines) -> None:
+    await pipelines.jobs.add_job(5, Triggers(), max_parallel=7)
+    pipelines.repository.write(".testhide.yml", "jobs: {Job 5: {command: x}}")
+    await pipelines.push(SYNC)
+    assert "Job 5 ('Job 5') is not managed" in ((await pipelines.state()).problem or "")
+    job = await pipelines.jobs.parts.log.load_state(JOB.at(5))
+    assert job is not None
+    assert job.max_parallel == 7
+
+
+async def test_a_host_that_is_down_stops_no_build_and_is_asked_again(pipelines: Pipelines) -> None:
+    pipelines.repository.write(".testhide.yml", FILE)
+    await pipelines.push(START)
+    down = make_tools(pipelines.jobs, DownHosts())
+    received = await pipelines.jobs.receive(RepositoryChange("push", "main", "c0ffee"))
+    await START.run(received, down)
+    assert len(await pipelines.jobs.queued()) == 2
+    with pytest.raises(RetryLater) as later:
+        await SYNC.run(received, down)
+    assert later.value.seconds == 7
+    assert (await pipelines.state()).problem == "example.com does not answer."
