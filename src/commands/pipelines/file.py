@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from commands.configurations import (
     Branch,
+    BuildOptions,
     Command,
     Glob,
     Label,
@@ -29,7 +30,7 @@ VariableName = Annotated[str, Meta(min_length=1, max_length=200, description="na
 Globs = Annotated[list[Glob], Meta(max_length=100)]
 
 
-class FileTemplate(msgspec.Struct, forbid_unknown_fields=True):
+class FileTemplate(BuildOptions, forbid_unknown_fields=True, kw_only=True):
     """Parts that several jobs of the file share."""
 
     command: Command | None = None
@@ -46,7 +47,15 @@ class FileTemplate(msgspec.Struct, forbid_unknown_fields=True):
     @property
     def configuration(self) -> Configuration:
         """The part without secrets."""
-        return Configuration(command=self.command or "", setup=self.setup, env=self.env, artifacts=self.artifacts)
+        return Configuration(
+            command=self.command or "",
+            setup=self.setup,
+            env=self.env,
+            artifacts=self.artifacts,
+            shell=self.shell,
+            checkout=self.checkout,
+            caches=self.caches,
+        )
 
 
 class FileJob(FileTemplate, forbid_unknown_fields=True, kw_only=True):

@@ -13,6 +13,8 @@ from commands.trigger_values import check_triggers
 from domain.core.errors import Invalid
 
 FIELD_PART = re.compile(r"\[[0-9]+\]|[^.\[\]]+")
+NO_ORDER = "jobs do not wait for each other: run what depends on each other in one job, the first parts as `setup`"
+NO_MATRIX = "variants cannot be listed: write a job for each of them, and what they share as a template"
 HINTS = {
     "on": "say by `triggers` what starts a job",
     "true": "say by `triggers` what starts a job",
@@ -21,11 +23,11 @@ HINTS = {
     "only": "say by `triggers` what starts a job",
     "except": "say by `triggers` what starts a job",
     "workflow": "say by `triggers` of each job what starts it",
-    "needs": "say by `after` which jobs must have passed",
-    "dependencies": "say by `after` which jobs must have passed",
-    "depends_on": "say by `after` which jobs must have passed",
-    "stage": "say by `after` which jobs must have passed",
-    "stages": "say by `after` of each job which jobs must have passed",
+    "needs": NO_ORDER,
+    "dependencies": NO_ORDER,
+    "depends_on": NO_ORDER,
+    "stage": NO_ORDER,
+    "stages": NO_ORDER,
     "script": "write the lines as one text in `command: |`, or those that prepare the build as `setup`",
     "run": "write it as `command`",
     "steps": "write the step that decides as `command`, and those before it as `setup`",
@@ -40,11 +42,14 @@ HINTS = {
     "services": "builds run in no container of their own: start services in `setup`",
     "extends": "name a template by `template`",
     "uses": "name a template by `template`",
+    "cache": "write it as `caches`",
     "include": "other files cannot be included: share parts of jobs by `templates`",
     "timeout": "write it as `timeout_minutes`",
     "timeout-minutes": "write it as `timeout_minutes`",
-    "strategy": "write the variants as `matrix`",
-    "parallel": "write the variants as `matrix`",
+    "after": NO_ORDER,
+    "matrix": NO_MATRIX,
+    "strategy": NO_MATRIX,
+    "parallel": NO_MATRIX,
     "name": "the name of a job is its key in `jobs`",
     "branches": "write it below `triggers`",
     "cron": "write it below `triggers`",
@@ -103,7 +108,7 @@ def _find_faults(document: PipelineDocument) -> Iterator[FileFault]:
 
 
 def _check_part(document: PipelineDocument, part: FileTemplate, *path: str) -> Iterator[FileFault]:
-    return _collect(document, partial(check_parts, "", part.env, part.secrets, part.artifacts), *path)
+    return _collect(document, partial(check_parts, "", part.env, part.secrets, part.artifacts, part.caches), *path)
 
 
 def _collect(document: PipelineDocument, check: Callable[[], None], *path: str) -> Iterator[FileFault]:
