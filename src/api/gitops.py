@@ -43,6 +43,7 @@ class JobChange(msgspec.Struct):
     """Id of the job; null for one that a dry run would create."""
     name: str
     change: Literal["created", "updated", "removed"]
+    """What happened to the job. A removed one is disabled."""
 
 
 class SyncResult(msgspec.Struct):
@@ -53,7 +54,9 @@ class SyncResult(msgspec.Struct):
     sha: str
     """Id of the commit that the file was read at."""
     jobs_updated: int
+    """Number of jobs that changed."""
     jobs_created: int
+    """Number of jobs that are new."""
     jobs_removed: int
     """Number of jobs that the file does not describe any more. They are disabled, not deleted: their builds stay."""
     changes: list[JobChange]
@@ -69,9 +72,11 @@ class SyncStatus(msgspec.Struct):
     sha: str | None
     """Commit of the last sync; null before the first."""
     synced_at: datetime | None
+    """Time of the last sync."""
     problem: str | None
     """Why the latest sync, which a push caused, changed nothing; null if nothing is wrong."""
     failed_at: datetime | None
+    """Time when that happened."""
 
 
 class GitopsController(Controller):

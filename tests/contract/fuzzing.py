@@ -46,6 +46,7 @@ CALLING_OUT = {
     "PUT /api/v3/identity-providers/{id}",
     "GET /api/v3/scm/{id}/branches",
     "GET /api/v3/scm/{id}/commits",
+    "POST /api/v3/gitops/sync",
 }
 """Answered by 502, 503 or 504 if a made-up URL leads nowhere, which are the documented answers."""
 TIMEOUT_S = 10
