@@ -57,7 +57,7 @@ def plan_sync(
     stored: Iterable[Job],
     new_ids: Iterator[int],
 ) -> Iterator[Event]:
-    """Yields the events of a sync; none if the jobs are already what the file says at this commit.
+    """Yields the events of a sync; none if the last one succeeded at this commit and the jobs are what the file says.
 
     `stored` are the jobs of the project that have one of the names, or that the last sync had. Raises Conflict for a
     job with one of the names that is not managed.
@@ -86,7 +86,8 @@ def plan_sync(
         removed = by_id.get(job_id)
         if removed is not None and removed.managed and removed.enabled and job_id not in jobs.values():
             events.append(JobUpdated(job_id=job_id, project_id=project_id, enabled=False))
-    if not events and (branch, commit, jobs) == (synced.branch, synced.commit, synced.jobs):
+    is_known = (branch, commit, jobs) == (synced.branch, synced.commit, synced.jobs)
+    if not events and is_known and synced.problem is None:
         return
     created, updated, removed_ids = group_changes(events)
     yield from events

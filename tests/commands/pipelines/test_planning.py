@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from commands.pipelines.planning import PlannedJob, find_missing_secrets, group_changes, plan_sync
 from domain.core.errors import Conflict
 from domain.core.events import Event
-from domain.gitops import GITOPS, GitopsSynced, SyncedPipelines
+from domain.gitops import GITOPS, GitopsSynced, GitopsSyncFailed, SyncedPipelines
 from domain.jobs import (
     JOB,
     Configuration,
@@ -68,6 +68,14 @@ def test_the_same_file_at_the_same_commit_changes_nothing() -> None:
     assert jobs.sync(planned()) == []
     again = jobs.sync(planned(), commit="c2")
     assert again == [GitopsSynced(project_id=PROJECT, branch="main", commit="c2", jobs={"unit": 1})]
+
+
+def test_a_sync_that_works_again_takes_the_problem_away() -> None:
+    jobs = Jobs()
+    jobs.sync(planned())
+    jobs.apply(GitopsSyncFailed(project_id=PROJECT, branch="main", problem="example.com does not answer."))
+    assert jobs.sync(planned()) == [GitopsSynced(project_id=PROJECT, branch="main", commit="c1", jobs={"unit": 1})]
+    assert jobs.synced.problem is None
 
 
 def test_only_what_differs_is_updated_and_secrets_stay() -> None:
