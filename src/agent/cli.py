@@ -14,10 +14,9 @@ from typing import IO
 
 from agent import VERSION, credentials
 from agent.build import workspace
-from agent.build.checkout import AllowedRepositories
 from agent.cache_store import DEFAULT_LIMIT_GB, CacheStore
 from agent.console import print_line
-from agent.context import AgentContext
+from agent.context import AgentContext, AllowedRepositories
 from agent.process import linux, namespaces, orphans, privileges
 from agent.process.privileges import BuildAccount, BuildAccounts, NoBuildAccount
 from agent.process.supervisor_client import SupervisorPool

@@ -9,11 +9,19 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
-from agent.build.checkout import AllowedRepositories
 from agent.cache_store import CacheStore
 from agent.process.privileges import BuildAccount, BuildAccounts
 from agent.process.supervisor_client import SupervisorPool
 from agent.server_client import ServerClient
+
+
+class AllowedRepositories(NamedTuple):
+    """Repositories that the operator of the agent allows besides those of https and ssh."""
+
+    local: bool
+    """Those of file URLs and paths."""
+    http: bool
+    """Those of http URLs: everybody on the way can read and change what they send, credentials too."""
 
 
 class AgentContext(NamedTuple):

@@ -32,6 +32,9 @@ from projections.jobs import JobDetail, JobRow
 from projections.templates import TemplateView
 from projections.time_travel.historical_reads import CONFIGURATION_HISTORY, JOB_HISTORY
 
+ValueSource = Literal["job", "template", "default"]
+"""Where a value of an effective configuration comes from."""
+
 
 class NewJob(msgspec.Struct):
     name: Name
@@ -90,7 +93,7 @@ class ConfigurationView(msgspec.Struct):
     shell: ShellName | None = None
     checkout: CheckoutOptions | None = None
     caches: list[DependencyCache] = []
-    sources: dict[str, Literal["job", "template", "default"]] | None = None
+    sources: dict[str, ValueSource] | None = None
     """Only with `effective`: where each value comes from. Variables and secrets are `env.NAME` and `secrets.NAME`."""
 
 
@@ -202,15 +205,15 @@ class JobController(Controller):
 
 def complete(configured: ConfigurationView, template: TemplateView | None) -> ConfigurationView:
     """Returns the configuration that builds of the job get, and the source of each value."""
-    given: list[tuple[Literal["job", "template"], ConfigurationView | TemplateView]] = [("job", configured)]
+    given: list[tuple[ValueSource, ConfigurationView | TemplateView]] = [("job", configured)]
     if template is not None:
         given.append(("template", template))
     layers = [to_view(Configuration, view, secrets=dict.fromkeys(view.secrets, b"")) for _, view in given]
     merged = overlaid(layers[-1], layers[0])
-    sources: dict[str, Literal["job", "template", "default"]] = {
-        name: next((source for source, view in given if getattr(view, name)), "default")
-        for name in ("setup", "command", "artifacts", "shell", "checkout", "caches")
-    }
+    sources: dict[str, ValueSource] = {}
+    for name in ("setup", "command", "artifacts", "shell", "checkout", "caches"):
+        found = [source for source, view in given if getattr(view, name)]
+        sources[name] = found[0] if found else "default"
     for name in ("env", "secrets"):
         for key in getattr(merged, name):
             sources[f"{name}.{key}"] = next(source for source, view in given if key in getattr(view, name))

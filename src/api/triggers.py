@@ -10,7 +10,7 @@ from msgspec import Meta
 from api.builds import Commit, Ref
 from api.http.permissions import CAN_READ, CAN_WRITE
 from api.http.request_context import RequestContext
-from api.http.types import Id
+from api.http.types import Id, to_view
 from api.jobs import find_visible_job
 from commands.builds import StartBuild
 from commands.time_tables import find_latest, find_next
@@ -146,6 +146,5 @@ async def load_job(ctx: RequestContext, job_id: int) -> Job:
 
 
 def to_triggers_view(job: Job) -> TriggersView:
-    given = msgspec.structs.asdict(job.triggers)
     cron = [TimeTable(table.expression, table.timezone, table.branch) for table in job.triggers.cron]
-    return TriggersView(**given | {"cron": cron}, job_id=job.job_id)
+    return to_view(TriggersView, job.triggers, cron=cron, job_id=job.job_id)

@@ -43,7 +43,7 @@ class GitServer(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: GitServer
+    server: GitServer  # pyright: ignore[reportIncompatibleVariableOverride]  # the only server of this handler
 
     def do_GET(self) -> None:
         given = base64.b64decode((self.headers.get("Authorization") or "").removeprefix("Basic ")).decode()

@@ -9,8 +9,9 @@ import pytest
 from tests.agent.fake_server import FakeServer
 from tests.agent.harness import StartAgent
 
-from agent.build.checkout import AllowedRepositories, Checkout, CheckoutFailed, FetchOptions
+from agent.build.checkout import Checkout, CheckoutFailed, FetchOptions
 from agent.build.masking import hide_credentials
+from agent.context import AllowedRepositories
 
 NONE_ALLOWED = AllowedRepositories(local=False, http=False)
 IDENTITY = ("-c", "user.name=Ada", "-c", "user.email=ada@example.org", "-c", "init.defaultBranch=main")

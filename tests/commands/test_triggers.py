@@ -77,7 +77,7 @@ def test_later_globs_overrule_earlier_ones() -> None:
 @hypothesis.given(st.text("*?/ab", max_size=7), st.text("/ab", max_size=7))
 def test_globs_match_as_regular_expressions_do(glob: str, name: str) -> None:
     patterns = {"*": "[^/]*", "?": "[^/]", "**/": "(.*/)?"}
-    parts = globs.TOKEN.findall(glob)
+    parts: list[str] = globs.TOKEN.findall(glob)
     pattern = "".join(".*" if part.strip("*") == "" and len(part) > 1 else patterns.get(part, part) for part in parts)
     assert globs.GlobAutomaton(glob).matches(name) == bool(re.fullmatch(pattern, name))
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from agent.build.masking import hide_credentials
+from agent.context import AllowedRepositories
 
 _COMMIT = re.compile(r"[0-9a-fA-F]{4,64}")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -26,15 +27,6 @@ _ANSWER_CREDENTIALS = (
 
 class CheckoutFailed(Exception):
     """The commit cannot be checked out. The message says why, in git's words if git failed."""
-
-
-class AllowedRepositories(NamedTuple):
-    """Repositories that the operator of the agent allows besides those of https and ssh."""
-
-    local: bool
-    """Those of file URLs and paths."""
-    http: bool
-    """Those of http URLs: everybody on the way can read and change what they send, credentials too."""
 
 
 class FetchOptions(NamedTuple):

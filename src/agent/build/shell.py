@@ -72,8 +72,9 @@ class Shell:
         umask, _, folder = rest.partition(b"\n")
         if not folder:
             return False
-        variables = dict(os.fsdecode(pair).partition("=")[::2] for pair in pairs)
-        self.env = {name: value for name, value in variables.items() if name and name not in _OF_ONE_SHELL}
+        variables: list[str] = [os.fsdecode(pair) for pair in pairs]
+        named = {name: value for name, _, value in (variable.partition("=") for variable in variables)}
+        self.env = {name: value for name, value in named.items() if name and name not in _OF_ONE_SHELL}
         self._begin = [f"umask {umask.decode()}", f"cd -- {quote(os.fsdecode(folder[:-1]))} || exit"]
         if self._is_bash:
             self._begin += [f". {quote(self._path('functions'))}", "set -o pipefail"]
