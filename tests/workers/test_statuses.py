@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from commands.build_actions import DeleteBuild
+from commands.build_actions import DeleteBuild, RestartBuild
 from commands.builds import FinishExternalBuild, StartBuild
 from commands.handler import Command, CommandContext, Handler
-from commands.jobs import CreateJob
+from commands.jobs import ConfigureJob, CreateJob
 from commands.projects import CreateProject, UpdateProject
 from commands.scm import CreateScmEndpoint, DeleteScmEndpoint
 from integrations.addresses import parse_networks
@@ -129,6 +129,19 @@ async def test_events_that_come_late_set_the_last_state(workshop: Workshop) -> N
     await workshop.does(FinishExternalBuild(BUILD, "passed"))
     assert await workshop.react() == 3
     assert set(workshop.states) == {"success"}
+
+
+async def test_a_build_of_some_tests_leaves_the_status_of_all_tests(workshop: Workshop) -> None:
+    await workshop.does(ConfigureJob(JOB, "pytest"))
+    await workshop.build()
+    await workshop.does(FinishExternalBuild(BUILD, "failed"))
+    await workshop.does(RestartBuild(8, BUILD, JOB, ("test_a.py::test",), "flaky"))
+    await workshop.react()
+    last = {body["name"]: body["description"] for _, body in workshop.host.statuses}
+    assert last == {
+        "testhide/Smoke": "Failed (build 7)",
+        "testhide/Smoke (some tests)": "Waiting for a node (build 8)",
+    }
 
 
 async def test_a_build_that_changes_meanwhile_is_looked_at_again(workshop: Workshop) -> None:

@@ -16,7 +16,11 @@ from commands.pipelines.yaml_nodes import FileFault, InvalidFile, YamlList, Yaml
 
 S = TypeVar("S", bound=msgspec.Struct)
 MAX_FAULTS = 50
-"""Mistakes that are reported of one file."""
+"""Mistakes that are reported of one file. The search ends there."""
+MAX_SIMILAR_LENGTH = 50
+"""Characters of a name for which a similar one is suggested: comparing takes time by the square of the length."""
+MAX_SIMILAR_NAMES = 50
+"""Names that are compared with one that is not known."""
 INTEGER = re.compile(r"[-+]?[0-9]{1,18}")
 BOOLEANS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 OLD_BOOLEANS = ("yes", "no", "on", "off", "y", "n")
@@ -32,13 +36,14 @@ def convert(root: YamlNode, kind: type[S], hints: Mapping[str, str]) -> S:
     converter = _Converter(hints)
     value = converter.convert(root, inspect.type_info(kind), "the file")
     if converter.faults:
-        raise InvalidFile(sorted(converter.faults)[:MAX_FAULTS])
+        raise InvalidFile(sorted(converter.faults))
     return msgspec.convert(value, kind)
 
 
 def suggest(name: str, known: list[str]) -> str:
     """Returns the end of a message about an unknown name: the nearest of the known ones, or all of them."""
-    if near := get_close_matches(name, known, n=1, cutoff=0.6):
+    compared = known[:MAX_SIMILAR_NAMES] if len(name) <= MAX_SIMILAR_LENGTH else []
+    if near := get_close_matches(name, compared, n=1, cutoff=0.6):
         return f"; did you mean `{near[0]}`?"
     listed = ", ".join(known[:20]) + (" …" if len(known) > 20 else "")
     return f"; known here: {listed}" if known else ""
@@ -70,6 +75,8 @@ class _Converter:
 
     def _fail(self, node: YamlNode, message: str) -> Any:
         self.faults.append(node.fault(message))
+        if len(self.faults) == MAX_FAULTS:
+            raise InvalidFile(sorted(self.faults))
         return NO_VALUE
 
     def _struct(self, node: YamlNode, kind: inspect.StructType, name: str) -> Any:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 
 from commands.configurations import check_labels, check_parts, check_repository
 from commands.pipelines.converting import MAX_FAULTS, convert, suggest
@@ -81,8 +82,8 @@ def read_pipelines(content: bytes) -> PipelineDocument:
     """Reads a file. Raises InvalidFile with all mistakes that were found."""
     root = read_nodes(content)
     document = PipelineDocument(convert(root, PipelineFile, HINTS), root)
-    if faults := sorted(_find_faults(document)):
-        raise InvalidFile(faults[:MAX_FAULTS])
+    if faults := sorted(islice(_find_faults(document), MAX_FAULTS)):
+        raise InvalidFile(faults)
     return document
 
 

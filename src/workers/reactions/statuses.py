@@ -76,7 +76,9 @@ def describe_build(build: AnyBuild, base_url: str) -> CommitStatus | None:
             state, description = "queued", "Waiting for a node"
     queued = build.queued
     link = f"{base_url}/api/v3/builds/{queued.build_id}"
-    return CommitStatus(state, f"testhide/{queued.job_title}", f"{description} (build {queued.build_id})", link)
+    # A build of some tests has a status of its own: it would turn the failure of all tests green.
+    context = f"testhide/{queued.job_title}" + ("" if queued.test_ids is None else " (some tests)")
+    return CommitStatus(state, context, f"{description} (build {queued.build_id})", link)
 
 
 def _describe_end(build: Finished) -> str:

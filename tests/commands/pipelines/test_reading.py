@@ -1,12 +1,14 @@
 """Reading `.testhide.yml`: what it means, and which mistakes are reported where."""
 
 from textwrap import dedent
+from time import thread_time
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from commands.pipelines.file import FileJob, FileTemplate, PipelineFile
+from commands.pipelines.converting import MAX_FAULTS
+from commands.pipelines.file import MAX_JOBS, FileJob, FileTemplate, PipelineFile
 from commands.pipelines.reading import HINTS, read_pipelines
 from commands.pipelines.yaml_nodes import MAX_BYTES, InvalidFile
 
@@ -41,6 +43,17 @@ def faults(text: str | bytes) -> list[str]:
 
 def job_faults(*lines: str) -> list[str]:
     return faults("jobs:\n  unit:\n" + "".join(f"    {line}\n" for line in lines))
+
+
+def test_the_search_for_mistakes_ends_at_fifty() -> None:
+    """Long names that are nearly those of templates, and keys that are nearly known, by thousands."""
+    names = [f"{'ab' * 90}{number:03}" for number in range(MAX_JOBS)]
+    templates = "".join(f"  {name}: {{}}\n" for name in names)
+    jobs = "".join(f"  {name}: {{template: {name[1:]}}}\n" for name in names)
+    begin = thread_time()
+    assert len(faults(f"templates:\n{templates}jobs:\n{jobs}")) == MAX_FAULTS
+    assert len(job_faults("command: x", *(f"comman{number}: x" for number in range(10_000)))) == MAX_FAULTS
+    assert thread_time() - begin < 2
 
 
 def test_a_file_is_read_with_all_its_parts() -> None:
