@@ -236,6 +236,10 @@ def check_changes(message: HookMessage, body: bytes) -> None:
             f"The push changes more than {MAX_CHANGES} branches and tags: report those to build by git-notify."
         )
     for change in message.changes:
+        if change.branch.startswith("refs/") and not change.fork:  # git could take it for another reference
+            raise Invalid(f"The branch or tag {change.branch[:100]!r} must not begin with refs/: rename it.")
+        if change.pull_request is not None and not 0 < change.pull_request <= MAX_ID:
+            raise Invalid("The number of the pull request is out of range.")
         try:
             msgspec.convert(change.branch, Ref)
             if change.commit is not None:

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from domain.globs import find_match
+from domain.globs import StepBudget, TooManySteps, find_match
 
 ChangeKind = Literal["push", "tag", "pull_request"]
 TriggerKind = Literal["push", "tag", "pull_request", "schedule"]
@@ -108,10 +108,13 @@ def is_same_repository(address_path: str, path: str) -> bool:
     return not path or not address_path or f"/{address_path}".endswith(f"/{path}")
 
 
-def evaluate(change: RepositoryChange, triggers: Triggers, repository: str = "") -> Evaluation:
+def evaluate(
+    change: RepositoryChange, triggers: Triggers, repository: str = "", budget: StepBudget | None = None
+) -> Evaluation:
     """Returns whether the change starts a job with these triggers. `repository` is the path of the job's repository;
-    empty if it has none.
+    empty if it has none. `budget` is for comparisons of paths; None for a new one.
     """
+    budget = budget or StepBudget()
     if not is_same_repository(repository, change.repository):
         return _refuse(f"the job builds {repository}, not {change.repository}")
     if change.deleted:
@@ -119,7 +122,7 @@ def evaluate(change: RepositoryChange, triggers: Triggers, repository: str = "")
     if change.skip_marker:
         return Evaluation(False, f"skipped: the commit message says {change.skip_marker}")
     if change.kind == "pull_request":
-        return _evaluate_pull_request(change, triggers)
+        return _evaluate_pull_request(change, triggers, budget)
     is_tag = change.kind == "tag"
     globs, kind = (triggers.tags, "tag") if is_tag else (triggers.branches, "branch")
     if not globs:
@@ -128,10 +131,10 @@ def evaluate(change: RepositoryChange, triggers: Triggers, repository: str = "")
         return _refuse(f"{kind} {change.branch} matches {_none_of(globs)}")
     because = f"{kind} {change.branch} matches {matching}"
     # A tag names a commit that was pushed before, so nobody says which paths it changed.
-    return _start(because) if is_tag else _evaluate_paths(change, triggers, because)
+    return _start(because) if is_tag else _evaluate_paths(change, triggers, because, budget)
 
 
-def _evaluate_pull_request(change: RepositoryChange, triggers: Triggers) -> Evaluation:
+def _evaluate_pull_request(change: RepositoryChange, triggers: Triggers, budget: StepBudget) -> Evaluation:
     if not triggers.pull_requests:
         return _refuse("the job's triggers leave pull requests out")
     if change.fork:
@@ -139,19 +142,25 @@ def _evaluate_pull_request(change: RepositoryChange, triggers: Triggers) -> Eval
             "the pull request comes from a fork, and builds of forks are not supported yet: anybody could run their"
             " commands with the job's secrets"
         )
-    return _evaluate_paths(change, triggers, f"pull request {change.pull_request} changed")
+    return _evaluate_paths(change, triggers, f"pull request {change.pull_request} changed", budget)
 
 
-def _evaluate_paths(change: RepositoryChange, triggers: Triggers, because: str) -> Evaluation:
+def _evaluate_paths(change: RepositoryChange, triggers: Triggers, because: str, budget: StepBudget) -> Evaluation:
     if not triggers.paths:
         return _start(because)
     if change.paths is None:
         return _start(
             f"{because}, and the changed paths are not all known, so that the globs of paths count as matching"
         )
-    for path in change.paths:
-        if (matching := find_match(triggers.paths, path)) is not None:
-            return _start(f"{because} and path {path} matches {matching}")
+    try:
+        for path in change.paths:
+            if (matching := find_match(triggers.paths, path, budget)) is not None:
+                return _start(f"{because} and path {path} matches {matching}")
+    except TooManySteps:
+        return _start(
+            f"{because}, and the changed paths are too many to compare them with the globs of paths, so that these"
+            " count as matching"
+        )
     return _refuse(f"no changed path matches {_any_of(triggers.paths)}")
 
 

@@ -2,13 +2,15 @@
 there are.
 """
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
 import msgspec
 
 from domain.core.events import UNSTAMPED, Recorded, copy_fields
+from domain.globs import MAX_STEPS, StepBudget
 from domain.jobs import JobCreated, JobDeleted, JobEvent, JobTriggersChanged, JobUpdated
 from domain.triggers import RepositoryChange, Triggers, evaluate, find_repository_path, is_same_repository
 from projections.engine.model import Change, Delete, Projection, Row, Rows, Table, row_of
@@ -17,6 +19,10 @@ from projections.scm import ScmEndpointRow
 from store.postgres.queries import Source, fetch_rows
 
 VERSION = 1
+MAX_STEPS_OF_CHANGE = 20 * MAX_STEPS
+"""Steps by which a change is compared with the globs of all jobs of its project. The globs of further jobs count as
+matching here; the command that starts a build evaluates the one job again.
+"""
 
 
 class TriggerRow(Row, frozen=True):
@@ -100,10 +106,23 @@ async def find(source: Source, job_id: int) -> TriggerRow | None:
 
 
 async def find_started_jobs(source: Source, project_id: int, change: RepositoryChange) -> list[TriggerRow]:
-    """Returns the rows of the project's jobs that a change starts."""
+    """Returns the rows of the project's jobs that a change starts. Evaluates them in a thread, for up to some
+    seconds.
+    """
     query = f"SELECT * FROM {TriggerRow.table} WHERE project_id = %(project)s AND starts_by_changes ORDER BY job_id"
     rows = await fetch_all(source, TriggerRow, query, {"project": project_id})
-    return [row for row in rows if row.enabled and evaluate(change, row.settings, row.repository).starts]
+    return await asyncio.to_thread(_select_started, rows, change)
+
+
+def _select_started(rows: Sequence[TriggerRow], change: RepositoryChange) -> list[TriggerRow]:
+    started, left = list[TriggerRow](), MAX_STEPS_OF_CHANGE
+    for row in rows:
+        allowed = min(left, MAX_STEPS)
+        budget = StepBudget(allowed)
+        if row.enabled and evaluate(change, row.settings, row.repository, budget).starts:
+            started.append(row)
+        left -= allowed - budget.left
+    return started
 
 
 async def fetch_scheduled(source: Source) -> list[TriggerRow]:

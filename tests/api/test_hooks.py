@@ -132,6 +132,16 @@ def test_what_starts_nothing_says_so(hook: Hook) -> None:
     assert "fork" in hook.send(payload, "pull_request").then(200)["detail"]
 
 
+def test_a_pull_request_with_a_number_out_of_range(hook: Hook) -> None:
+    pull = {"head": {"ref": "fix", "sha": "c0ffee", "repo": None}, "base": {"ref": "main", "sha": "c0ffee"}}
+    payload = hook.push(action="opened", number=2**64, pull_request=pull)
+    assert "out of range" in hook.send(payload, "pull_request").then(422)["detail"]
+
+
+def test_a_branch_that_git_could_take_for_a_pull_request(hook: Hook) -> None:
+    assert "must not begin with refs/" in hook.send(hook.push("refs/pull/5/head")).then(422)["detail"]
+
+
 @pytest.mark.parametrize("branch", ["-x", "a b", "a:b"])
 def test_names_that_git_does_not_allow(hook: Hook, branch: str) -> None:
     assert "does not allow" in hook.send(hook.push(branch)).then(422)["detail"]

@@ -49,6 +49,7 @@ def test_triggers_are_replaced(server: Server, job: int) -> None:
         ("branches", ["main", "refs/heads/x"], "branches[1]"),
         ("branches", ["!main"], "branches"),
         ("tags", [""], "tags[0]"),
+        ("tags", ["**/" * 33], "tags[0]"),
         ("paths", ["src/**"], "paths"),
         ("cron", [{"expression": "61 3 * * *"}], "cron[0].expression"),
         ("cron", [{"expression": "0 3 * * *", "timezone": "Berlin"}], "cron[0].timezone"),
@@ -94,6 +95,7 @@ def test_an_explanation_knows_what_keeps_any_build_from_starting(server: Server,
         ({"branch": "a b"}, "branch"),
         ({"branch": "main", "pull_request": 7}, "pull_request"),
         ({"kind": "pull_request", "branch": "main"}, "pull_request"),
+        ({"at": "2026-01-15T02:30:40"}, "at"),
     ],
 )
 def test_faulty_questions(server: Server, job: int, change: dict[str, Any], named: str) -> None:

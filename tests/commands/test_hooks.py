@@ -106,6 +106,24 @@ def test_a_push_of_github_that_lists_not_all_its_commits_has_no_paths() -> None:
         assert only_change(read({"x-github-event": "push"}, payload | {"commits": commits})).paths is None
 
 
+@pytest.mark.parametrize(
+    ("repository", "head", "fork"),
+    [
+        ("acme/web", {"ref": "fix", "repo": {"full_name": "Acme/Web"}}, False),
+        ("acme/web", {"ref": "fix", "repo": {"full_name": "ann/web"}}, True),
+        ("acme/web", {"ref": "fix", "repo": None}, True),
+        ("acme/web", {"ref": "refs/pull/5/head", "repo": {"full_name": "acme/web"}}, True),  # pushed to refs/for/main
+        ("", {"ref": "fix", "repo": {"full_name": ""}}, True),
+    ],
+)
+def test_a_pull_request_that_a_reader_may_have_made_is_from_a_fork(
+    repository: str, head: dict[str, Any], fork: bool
+) -> None:
+    pull = {"head": head | {"sha": NEW}, "base": {"ref": "main", "sha": OLD}}
+    payload = {"action": "opened", "number": 5, "repository": {"full_name": repository}, "pull_request": pull}
+    assert only_change(read({"x-github-event": "pull_request"}, payload)).fork is fork
+
+
 GITLAB_COMMIT = {
     "id": NEW,
     "message": "Fix it [skip ci]\n\nBody",

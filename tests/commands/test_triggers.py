@@ -86,7 +86,29 @@ def test_a_glob_of_many_stars_takes_no_longer() -> None:
     assert not globs.GlobAutomaton("*a" * 400 + "*b").matches("a" * 4_000)
 
 
-@pytest.mark.parametrize("glob", ["", "!", "/main", "refs/heads/main", "release/[0-9", "a\nb"])
+def test_a_glob_of_many_folders_takes_no_longer() -> None:
+    folders = globs.GlobAutomaton("**/" * 330 + "b")
+    assert folders.matches("a/" * 2_000 + "b")
+    assert not folders.matches("a/" * 2_000 + "ab")
+
+
+def test_globs_take_the_steps_that_they_may_take() -> None:
+    budget = globs.StepBudget(10)
+    assert globs.find_match(["src/*.py", "*.py"], "docs/a.md", budget) is None
+    assert budget.left == 10, "neither begins and ends as the path does"
+    assert globs.find_match(["*.py"], "main.py", budget) == "*.py"
+    with pytest.raises(globs.TooManySteps):
+        globs.find_match(["*.py"], "main.py", budget)
+
+
+def test_too_many_paths_count_as_matching() -> None:
+    paths = [f"src/{number:0400}.py" for number in range(2_000)]
+    evaluation = evaluate(push(paths=paths), Triggers(branches=["main"], paths=["**/x*.py"]))
+    assert evaluation.starts
+    assert "too many to compare" in evaluation.why
+
+
+@pytest.mark.parametrize("glob", ["*a" * 33, "", "!", "/main", "refs/heads/main", "release/[0-9", "a\nb"])
 def test_faulty_globs(glob: str) -> None:
     assert globs.find_fault(glob) is not None
 

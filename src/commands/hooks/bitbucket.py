@@ -180,7 +180,7 @@ def _read_cloud_pull_request(received: CloudPullRequestAction) -> HookMessage:
         skip_marker=find_skip_marker(pull.title),
         pull_request=pull.id,
         target=pull.destination.branch.name,
-        fork=source is None or source.full_name.lower() != repository,
+        fork=not repository or source is None or source.full_name.lower() != repository,
         repository=repository,
     )
     return HookMessage("bitbucket", repository, (change,))

@@ -131,10 +131,18 @@ def _read_pull_request(received: GitHubPullRequestAction) -> HookMessage:
         author=first_line(pull.user.login if pull.user else ""),
         pull_request=received.number,
         target=pull.base.ref,
-        fork=pull.head.repo is None or pull.head.repo.full_name.lower() != repository,
+        fork=_is_from_fork(pull.head, repository),
         repository=repository,
     )
     return HookMessage("github", repository, (change,))
+
+
+def _is_from_fork(head: GitHubHead, repository: str) -> bool:
+    """Returns whether somebody without the right to write may have made a pull request. At Gitea and Forgejo, readers
+    push to `refs/for/main`: then the head is no branch but `refs/pull/5/head` of the repository itself.
+    """
+    from_here = head.repo is not None and head.repo.full_name.lower() == repository
+    return not repository or not from_here or head.ref.startswith("refs/")
 
 
 def _is_zero(commit: Any) -> bool:
