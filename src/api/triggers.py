@@ -12,6 +12,7 @@ from api.builds import Commit, Ref
 from api.http.permissions import CAN_READ, CAN_WRITE
 from api.http.request_context import RequestContext
 from api.http.types import Id, to_view
+from api.http.validation import Time
 from api.jobs import find_visible_job
 from commands.builds import StartBuild
 from commands.time_tables import find_latest, find_next
@@ -59,7 +60,7 @@ class PossibleChange(msgspec.Struct):
     """Whether the branch or tag is deleted."""
     repository: Annotated[str, Meta(max_length=2_000)] = ""
     """Address or path of the repository; empty for that of the job."""
-    at: Annotated[datetime, Meta(tz=True)] | None = None
+    at: Time | None = None
     """Time to look up in the time tables, instead of a change."""
 
 
