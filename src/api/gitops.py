@@ -135,7 +135,7 @@ async def open_repository(ctx: RequestContext, project_id: int) -> SourceHost:
     endpoint = (
         None if project.scm_endpoint_id is None else await ctx.log.load_state(SCM_ENDPOINT.at(project.scm_endpoint_id))
     )
-    if endpoint is None or endpoint.deleted:
+    if endpoint is None or endpoint.deleted or not endpoint.repo:  # erased with the project that it belonged to
         raise Conflict(
             f"Project {project_id} has no SCM endpoint to read {FILE_NAME} from: create one by POST /api/v3/scm."
         )

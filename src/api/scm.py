@@ -15,13 +15,13 @@ from api.http.permissions import CAN_READ, PROJECT_ADMINS
 from api.http.request_context import RequestContext
 from api.http.types import MAX_ID, Id, Name, to_view
 from api.projects import find_visible_project
+from commands.handler import must_exist
 from commands.scm import CreateScmEndpoint, DeleteScmEndpoint, UpdateScmEndpoint
 from domain.core.errors import Invalid, NotFound, OutsideFailure, OutsideTimeout, Unavailable
-from domain.scm import SCM_ENDPOINT, ScmEndpointCreated, ScmType, normalize_host, server_of
+from domain.scm import SCM_ENDPOINT, ScmEndpointCreated, ScmType, normalize_host
 from integrations.source_ports import (
     NewSource,
     SourceFailure,
-    SourceForbidden,
     SourceHost,
     SourceNotFound,
     SourceUnavailable,
@@ -121,7 +121,7 @@ class ScmController(Controller):
     async def create_scm_endpoint(self, ctx: RequestContext, data: NewScmEndpoint) -> ScmEndpointItem:
         """Creates an SCM endpoint. If the project has none yet, it uses this one."""
         await find_visible_project(ctx, data.project_id)
-        host = "" if data.host is None else normalize_host(data.type, data.host)
+        host = _enter_host(data.type, data.host)
         if data.token is None and data.type != "git":
             raise Invalid.field("token", "is required")
         if (data.app_id is None) != (data.installation_id is None):
@@ -155,24 +155,22 @@ class ScmController(Controller):
     async def update_scm_endpoint(self, ctx: RequestContext, id: int, data: ScmEndpointChanges) -> UpdatedScmEndpoint:
         """Changes an SCM endpoint: renews its token, or connects it to another repository."""
         row = await find_visible(ctx, id)
-        host, repo = _new_host(row, data), row.repo if data.repo is UNSET else data.repo
+        endpoint = must_exist(await ctx.log.load_state(SCM_ENDPOINT.at(id)), f"SCM endpoint {id}")
+        # What is not sent, or is what a GET showed, stays as the log has it, which may be newer than what was shown.
         token = None if data.token is UNSET else data.token
-        is_elsewhere = server_of(row.type, row.host, row.repo) != server_of(row.type, host, repo)
-        if is_elsewhere and row.has_token and token is None:
-            field = "repo" if row.type == "git" else "host"
-            raise Invalid.field(field, "leads to another server: send the token for it in the same request")
-        # Whoever connected the endpoint to its server was allowed to.
-        is_allowed = ctx.user.is_admin or not is_elsewhere
-        await ctx.services.source_hosts.check(NewSource(row.type, host, repo, token, row.app_id), is_admin=is_allowed)
-        receipt = await ctx(
-            UpdateScmEndpoint(
-                id,
-                title=None if data.name is UNSET else data.name,
-                host=host,
-                repo=repo,
-                sealed_token=None if token is None else ctx.services.secrets.seal(token),
-            )
+        command = UpdateScmEndpoint(
+            id,
+            title=None if data.name is UNSET else data.name,
+            host=None if data.host is UNSET or data.host == row.shown_host else _enter_host(row.type, data.host),
+            repo=None if data.repo is UNSET or data.repo == row.repo else data.repo,
+            sealed_token=None if token is None else ctx.services.secrets.seal(token),
         )
+        host = endpoint.host if command.host is None else command.host
+        repo = endpoint.repo if command.repo is None else command.repo
+        # Whoever connected the endpoint to its server was allowed to.
+        is_allowed = ctx.user.is_admin or not command.is_elsewhere(endpoint)
+        await ctx.services.source_hosts.check(NewSource(row.type, host, repo, token, row.app_id), is_admin=is_allowed)
+        receipt = await ctx(command)
         return to_view(UpdatedScmEndpoint, to_item(await find_visible(ctx, id)), updated=bool(receipt.events))
 
     @delete("/{id:int}", guards=[PROJECT_ADMINS])
@@ -248,14 +246,12 @@ def reported_failures() -> Iterator[None]:
         if error.is_timeout:
             raise OutsideTimeout(str(error)) from None
         raise Unavailable(str(error), error.retry_after_s or RETRY_AFTER_S) from None
-    except (SourceForbidden, SourceNotFound) as error:
+    except SourceFailure as error:
         raise OutsideFailure(str(error)) from None
 
 
-def _new_host(row: ScmEndpointRow, data: ScmEndpointChanges) -> str:
-    if data.host is UNSET or data.host == row.shown_host:  # what a GET showed, sent back
-        return row.host
-    return "" if data.host is None else normalize_host(row.type, data.host)
+def _enter_host(type: ScmType, host: str | None) -> str:
+    return "" if host is None else normalize_host(type, host)
 
 
 def to_item(row: ScmEndpointRow) -> ScmEndpointItem:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from commands.handler import Command, must_exist
 from commands.projects import must_be_open
 from domain.builds import BuildQueued
-from domain.core.errors import NotFound
+from domain.core.errors import Invalid, NotFound
 from domain.core.events import AnyStream, Event
 from domain.projects import PROJECT, Project, ProjectUpdated
 from domain.scm import (
@@ -17,6 +17,7 @@ from domain.scm import (
     ScmEndpointUpdated,
     ScmType,
     is_same_repository,
+    server_of,
 )
 from store.log.event_log import EventLog
 
@@ -49,7 +50,9 @@ class CreateScmEndpoint(Command):
 
 @dataclass(frozen=True)
 class UpdateScmEndpoint(Command, of=SCM_ENDPOINT):
-    """Changes the given fields. A field that is None stays unchanged."""
+    """Changes the given fields. A field that is None stays unchanged. A stored token goes to no other server: whoever
+    changes the server gives the token for it.
+    """
 
     scm_endpoint_id: int
     title: str | None = None
@@ -59,7 +62,16 @@ class UpdateScmEndpoint(Command, of=SCM_ENDPOINT):
 
     def decide(self, endpoint: ScmEndpoint | None) -> Iterable[Event]:
         endpoint = must_exist(endpoint, f"SCM endpoint {self.scm_endpoint_id}")
+        if endpoint.sealed_token is not None and self.sealed_token is None and self.is_elsewhere(endpoint):
+            field = "repo" if endpoint.type == "git" else "host"
+            raise Invalid.field(field, "leads to another server: send the token for it in the same request")
         yield from self.update(ScmEndpointUpdated, endpoint, project_id=endpoint.project_id)
+
+    def is_elsewhere(self, endpoint: ScmEndpoint) -> bool:
+        """Returns whether the endpoint would be at another server than now, or be reached by http instead of https."""
+        host = endpoint.host if self.host is None else self.host
+        repo = endpoint.repo if self.repo is None else self.repo
+        return server_of(endpoint.type, endpoint.host, endpoint.repo) != server_of(endpoint.type, host, repo)
 
 
 @dataclass(frozen=True)

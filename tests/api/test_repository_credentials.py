@@ -1,10 +1,16 @@
 """What an agent gets to check out the repository of its project's SCM endpoint."""
 
+import asyncio
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import psycopg
+import pytest
 
+from api.live.agent_polls import fetch_credentials
+from domain.scm import ScmEndpoint
+from integrations.source_ports import NewSource
 from tests.integrations.test_source_hosts import private_key
 from tests.support.builders import Shop
 from tests.support.server import Server
@@ -73,3 +79,29 @@ def test_a_repository_in_a_folder_needs_no_token(server: Server) -> None:
     _connect(shop, type="git", repo=path, token=None)
     build = _run(shop, shop.new_job())
     assert (build["repository"], build["repository_credentials"]) == (path, None)
+
+
+@dataclass
+class HostileSource:
+    """A host whose answer is awaited for ever, or causes an error that nobody has thought of."""
+
+    is_slow: bool
+
+    def open(self, endpoint: ScmEndpoint) -> Any:
+        return self
+
+    async def check(self, endpoint: NewSource, *, is_admin: bool) -> None:
+        pass
+
+    async def clone_credentials(self) -> NoReturn:
+        if self.is_slow:
+            await asyncio.Event().wait()
+        raise ZeroDivisionError
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("is_slow", [True, False])
+async def test_a_hostile_host_holds_up_no_other_builds(monkeypatch: pytest.MonkeyPatch, is_slow: bool) -> None:
+    monkeypatch.setattr("api.live.agent_polls.CREDENTIALS_S", 0.05)
+    endpoint = ScmEndpoint(5, 3, "github", "Main", "https://evil.example", "acme/shop", b"sealed")
+    assert await asyncio.wait_for(fetch_credentials(HostileSource(is_slow), endpoint), 5) is None

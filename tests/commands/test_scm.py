@@ -56,6 +56,25 @@ def test_update_records_what_changed() -> None:
         given(CREATED, DELETED).when(UpdateScmEndpoint(5, repo="acme/api"))
 
 
+def test_a_token_goes_to_no_other_server() -> None:
+    at_host = ScmEndpointCreated(**ABOUT, type="github", host="https://a.example", repo="acme/web", sealed_token=b"t")
+    plain = ScmEndpointCreated(**ABOUT, type="git", repo="https://a.example/web.git", sealed_token=b"t")
+    moved = ScmEndpointUpdated(**ABOUT, host="https://b.example", sealed_token=b"new")
+    for host in ("", "https://b.example", "http://a.example"):
+        with pytest.raises(Invalid, match="send the token"):
+            given(at_host).when(UpdateScmEndpoint(5, host=host))
+    for repo in ("https://b.example/web.git", "http://a.example/web.git", "/srv/web.git"):
+        with pytest.raises(Invalid, match="send the token"):
+            given(plain).when(UpdateScmEndpoint(5, repo=repo))
+    given(plain).when(UpdateScmEndpoint(5, repo="https://a.example/api.git")).then(
+        ScmEndpointUpdated(**ABOUT, repo="https://a.example/api.git")
+    )
+    given(at_host).when(UpdateScmEndpoint(5, host="https://b.example", sealed_token=b"new")).then(moved)
+    with pytest.raises(Invalid, match="send the token"):  # decided for the server before
+        given(at_host, moved).when(UpdateScmEndpoint(5, title="Renamed", host="https://a.example"))
+    given(at_host, moved).when(UpdateScmEndpoint(5, title="Renamed")).then(ScmEndpointUpdated(**ABOUT, title="Renamed"))
+
+
 def test_a_project_does_not_keep_a_deleted_endpoint() -> None:
     freed = ProjectUpdated(project_id=3, cleared=("scm_endpoint_id",))
     given(PROJECT, CREATED, USED).when(DeleteScmEndpoint(5)).then(DELETED, freed)

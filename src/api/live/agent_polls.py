@@ -22,7 +22,7 @@ from domain.jobs import CheckoutOptions
 from domain.node_commands import NODE_COMMAND, notification_subject
 from domain.quarantine import QUARANTINE
 from domain.scm import ScmEndpoint
-from integrations.source_ports import SourceFailure
+from integrations.source_ports import SourceFailure, SourceHosts
 from projections import builds
 from projections.node_commands import find_unanswered
 from store.clock import utcnow
@@ -35,6 +35,10 @@ POLL_S = 20
 """Seconds after which a poll without a message is answered with 204, before proxies close its connection."""
 MAX_REMEMBERED = 50_000
 """Number of messages, and of sessions, that a process remembers so as not to send a message twice."""
+
+
+CREDENTIALS_S = 3.0
+"""Seconds that a build's message waits for a token from the host of its repository; so do the agent's other builds."""
 
 
 class SentMessage(NamedTuple):
@@ -202,7 +206,9 @@ class AgentPolls:
             "job_name": queued.job_title,
             "project_id": queued.project_id,
             "repository": queued.repository or (None if endpoint is None else endpoint.clone_url),
-            "repository_credentials": None if endpoint is None else await self._fetch_credentials(endpoint),
+            "repository_credentials": None
+            if endpoint is None
+            else await fetch_credentials(self._services.source_hosts, endpoint),
             "branch": queued.branch,
             "commit_sha": queued.commit_sha,
             "setup": configuration.setup,
@@ -221,13 +227,21 @@ class AgentPolls:
             "ignore_failures_of": None if is_skipped else quarantine,
         }
 
-    async def _fetch_credentials(self, endpoint: ScmEndpoint) -> dict[str, str] | None:
-        """Returns what git signs in with at the endpoint's host. None if it needs nothing, or if the host gives no
-        token now: the checkout then fails, in git's words.
-        """
-        try:
-            found = await self._services.source_hosts.open(endpoint).clone_credentials()
-        except SourceFailure as error:
-            log.warning("a checkout has no token", scm_endpoint=endpoint.scm_endpoint_id, error=str(error))
-            return None
-        return None if found is None else {"username": found.username, "password": found.password}
+
+async def fetch_credentials(hosts: SourceHosts, endpoint: ScmEndpoint) -> dict[str, str] | None:
+    """Returns what git signs in with at the endpoint's host. None if it needs nothing, or if the host gives no
+    token within CREDENTIALS_S: the checkout then fails, in git's words.
+    """
+    try:
+        async with asyncio.timeout(CREDENTIALS_S):
+            found = await hosts.open(endpoint).clone_credentials()
+    except Exception as error:  # whatever is wrong about this endpoint, the agent gets the builds of other projects
+        is_known = isinstance(error, (SourceFailure, TimeoutError))
+        log.warning(
+            "a checkout has no token",
+            scm_endpoint=endpoint.scm_endpoint_id,
+            error=str(error) or "the host gave no answer in time",
+            exc_info=not is_known,
+        )
+        return None
+    return None if found is None else {"username": found.username, "password": found.password}

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 import msgspec
 
 from integrations.ports import Outgoing
-from integrations.scm.rest import RestApi, check_repository, encode, first_line, must_be_small, shorten
+from integrations.scm.rest import RestApi, check_repository, encode, first_line, must_be_small, shorten, utc_date
 from integrations.source_ports import CloneCredentials, CommitState, CommitStatus, SourceCommit, SourceNotFound
 
 T = TypeVar("T")
@@ -79,7 +79,8 @@ class BitbucketRepository:
         kind = _BitbucketPage[_BitbucketCommit]
         page = await self._api.get("/commits", kind, missing=missing, pagelen=limit, **query)
         return [
-            SourceCommit(one.hash, first_line(one.message), _author_name(one.author), one.date) for one in page.values
+            SourceCommit(one.hash, first_line(one.message), _author_name(one.author), utc_date(one.hash, one.date))
+            for one in page.values
         ]
 
     async def fetch_file(self, path: str, ref: str) -> tuple[str, bytes]:

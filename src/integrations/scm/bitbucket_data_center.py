@@ -1,13 +1,12 @@
 """Repositories at Bitbucket Data Center, whose API is another one than that of Bitbucket Cloud."""
 
-from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
 import msgspec
 
 from integrations.ports import Outgoing
 from integrations.scm.bitbucket import authorization, clone_credentials
-from integrations.scm.rest import RestApi, check_repository, encode, first_line, must_be_small, shorten
+from integrations.scm.rest import RestApi, check_repository, encode, first_line, must_be_small, shorten, utc_date
 from integrations.source_ports import CloneCredentials, CommitState, CommitStatus, SourceCommit, SourceNotFound
 
 T = TypeVar("T")
@@ -67,7 +66,7 @@ class DataCenterRepository:
                 one.id,
                 first_line(one.message),
                 one.author.display_name or one.author.name,
-                datetime.fromtimestamp(one.author_timestamp / 1000, UTC),
+                utc_date(one.id, one.author_timestamp),
             )
             for one in found
         ]

@@ -7,13 +7,12 @@ import re
 import signal
 import tempfile
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from integrations.ports import Outgoing, Refused, Unanswered
 from integrations.scm.bitbucket import authorization
-from integrations.scm.rest import MAX_ANSWER, TIME_LIMIT_S, must_be_small
+from integrations.scm.rest import MAX_ANSWER, TIME_LIMIT_S, must_be_small, utc_date
 from integrations.source_ports import (
     CloneCredentials,
     CommitStatus,
@@ -56,7 +55,7 @@ class GitRepository:
             await self._fetch(work, ref, branch or "", f"--depth={limit}", "--filter=tree:0")
             lines = (await self._git(work, "log", _LOG_FORMAT, f"-n{limit}", "FETCH_HEAD")).decode("utf-8", "replace")
         found = [line.split("\0") for line in lines.splitlines() if line.count("\0") == 3]
-        return [SourceCommit(sha, text, author, datetime.fromisoformat(date)) for sha, text, author, date in found]
+        return [SourceCommit(sha, text, author, utc_date(sha, date)) for sha, text, author, date in found]
 
     async def fetch_file(self, path: str, ref: str) -> tuple[str, bytes]:
         with tempfile.TemporaryDirectory(prefix="testhide-git-") as work:

@@ -15,6 +15,7 @@ from integrations.scm.rest import (
     encode,
     first_line,
     shorten,
+    utc_date,
 )
 from integrations.source_ports import (
     MAX_SOURCE_FILE,
@@ -134,4 +135,4 @@ def _to_commit(found: _GitHubCommit) -> SourceCommit:
     if date is None:
         raise SourceFailure(f"The commit {found.sha} has no date.")
     name = next((person.name for person in people if person.name), "")
-    return SourceCommit(found.sha, first_line(details.message), name, date)
+    return SourceCommit(found.sha, first_line(details.message), name, utc_date(found.sha, date))

@@ -2,6 +2,7 @@
 
 import hashlib
 from datetime import UTC, datetime, timedelta
+from typing import Annotated
 
 import jwt
 import msgspec
@@ -18,13 +19,15 @@ BACKDATED = timedelta(minutes=1)
 """Time by which the clock of GitHub may be behind."""
 SIGNED_FOR = timedelta(minutes=8)
 """Time for which a signature is valid; GitHub takes ten minutes at most."""
+LONGEST = timedelta(hours=1)
+"""Time for which a token is kept at most, whatever the host says: that of GitHub's tokens."""
 MAX_TOKENS = 1_000
 """Tokens that a process keeps."""
 
 
 class _InstallationToken(msgspec.Struct):
-    token: str
-    expires_at: datetime
+    token: Annotated[str, msgspec.Meta(pattern=r"\A[\x21-\x7e]{1,10000}\Z")]
+    expires_at: Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class GitHubApps:
@@ -39,12 +42,14 @@ class GitHubApps:
         now = datetime.now(UTC)
         key = (base_url, app_id, installation_id, hashlib.sha256(private_key.encode()).digest())
         known = self._tokens.get(key)
-        if known is None or known.expires_at - SPARE < now:
+        if known is None or known.expires_at < now + SPARE:
             claims = {"iat": now - BACKDATED, "exp": now + SIGNED_FOR, "iss": str(app_id)}
             api = api_of(self._outgoing, base_url, "", jwt.encode(claims, private_key, algorithm="RS256"))
             missing = f"installation {installation_id} of the GitHub App {app_id}"
             answer = await api.call("POST", f"/app/installations/{installation_id}/access_tokens", missing=missing)
-            known = self._tokens[key] = api.read(answer, _InstallationToken)
+            known = api.read(answer, _InstallationToken)
+            known.expires_at = min(known.expires_at, now + LONGEST)
+            self._tokens[key] = known
         return known.token
 
 

@@ -14,6 +14,7 @@ from integrations.scm.rest import (
     encode,
     first_line,
     shorten,
+    utc_date,
 )
 from integrations.source_ports import CloneCredentials, CommitState, CommitStatus, SourceCommit
 
@@ -68,7 +69,10 @@ class GitLabRepository:
         query: dict[str, Any] = {"per_page": limit} | ({"ref_name": branch} if branch is not None else {})
         missing = f"branch {branch} in {self._repo}"
         found = await self._api.get("/repository/commits", list[_GitLabCommit], missing=missing, **query)
-        return [SourceCommit(one.id, first_line(one.title), one.author_name, one.created_at) for one in found]
+        return [
+            SourceCommit(one.id, first_line(one.title), one.author_name, utc_date(one.id, one.created_at))
+            for one in found
+        ]
 
     async def fetch_file(self, path: str, ref: str) -> tuple[str, bytes]:
         missing = f"file {path} in {self._repo} at {ref}"

@@ -1,7 +1,7 @@
 """Calls the REST APIs of source code hosts, and tells apart why they fail."""
 
 import asyncio
-import binascii
+import re
 from base64 import b64decode
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -24,6 +24,11 @@ from integrations.source_ports import (
 
 T = TypeVar("T")
 
+UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
+"""What reading an answer raises: it is no JSON of the expected form, has a number of thousands of digits, or lists
+within each other without end.
+"""
+
 TIME_LIMIT_S = 10.0
 """Seconds that a call of a `SourceHost` takes at most, however many requests it makes."""
 MAX_ANSWER = 4 * 1024 * 1024
@@ -34,6 +39,7 @@ MAX_QUOTE = 200
 """Characters that are quoted from the message of a host."""
 MAX_DESCRIPTION = 140
 """Characters of the description of a status, which GitHub limits to so many."""
+_SECONDS = re.compile(r"[0-9]{1,12}")
 
 
 class RequestRejected(SourceFailure):
@@ -91,7 +97,7 @@ class RestApi:
     def read(self, answer: HttpAnswer, into: type[T]) -> T:
         try:
             return msgspec.json.decode(answer.body, type=into)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             raise SourceFailure(f"{self.name} answers what is not its API: {error}.") from None
 
     @asynccontextmanager
@@ -128,13 +134,14 @@ class RestApi:
         """Returns the message of an answer in quotes, without the token; an empty text if it has none."""
         try:
             problem = msgspec.json.decode(answer.body, type=_Problem)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+            found = problem.message or problem.error or problem.errors
+            while isinstance(found, list | dict) and found:
+                first = found[0] if isinstance(found, list) else found.get("message", next(iter(found.values())))
+                found = first
+            shown = str(found or "")
+        except UNREADABLE:
             return ""
-        found = problem.message or problem.error or problem.errors
-        while isinstance(found, list | dict) and found:
-            first = found[0] if isinstance(found, list) else found.get("message", next(iter(found.values())))
-            found = first
-        text = " ".join("".join(filter(str.isprintable, str(found or ""))).split())
+        text = " ".join("".join(filter(str.isprintable, shown)).split())
         for secret in filter(None, (self.token, self.token.rpartition(":")[2])):
             text = text.replace(secret, "***")
         return f" (“{text[:MAX_QUOTE].rstrip('.')}”)" if text else ""
@@ -146,9 +153,9 @@ def _wait_s(answer: HttpAnswer) -> int:
         return answer.retry_after_s
     reset = answer.headers.get("x-ratelimit-reset") or answer.headers.get("ratelimit-reset") or ""
     left = answer.headers.get("x-ratelimit-remaining") or answer.headers.get("ratelimit-remaining")
-    if left != "0" or not reset.isdigit():
+    if left != "0" or not _SECONDS.fullmatch(reset):
         return 0
-    return max(1, int(reset[:12]) - int(datetime.now(UTC).timestamp()))
+    return max(1, int(reset) - int(datetime.now(UTC).timestamp()))
 
 
 async def check_repository(
@@ -175,7 +182,7 @@ def decode_file(api: RestApi, path: str, content: str) -> bytes:
     """Returns the bytes of a file that a host sends as base64. Raises SourceFailure."""
     try:
         return must_be_small(api.repo, path, b64decode(content))
-    except binascii.Error:
+    except ValueError:
         raise SourceFailure(f"{api.name} answers what is not its API: {path} is not base64.") from None
 
 
@@ -184,6 +191,20 @@ def must_be_small(repo: str, path: str, content: bytes) -> bytes:
     if len(content) > MAX_SOURCE_FILE:
         raise SourceNotFound(f"{path} in {repo} is no file of {MAX_SOURCE_FILE:,} bytes at most.")
     return content
+
+
+def utc_date(commit: str, date: datetime | str | int) -> datetime:
+    """Returns the date of a commit, which may be a text or milliseconds since 1970. Raises SourceFailure for a date
+    outside the calendar: whoever makes a commit chooses it.
+    """
+    try:
+        if isinstance(date, str):
+            date = datetime.fromisoformat(date)
+        elif isinstance(date, int):
+            date = datetime.fromtimestamp(date / 1000, UTC)
+        return date.astimezone(UTC)
+    except (ValueError, OverflowError, OSError):
+        raise SourceFailure(f"The commit {commit[:MAX_QUOTE]} has a date outside the years 1 to 9999.") from None
 
 
 def encode(text: str) -> str:
