@@ -78,6 +78,18 @@ def test_an_older_commit(server: FakeServer, start: StartAgent, repository: Repo
     )
 
 
+def test_a_tag_does_not_replace_the_branch_of_its_name(
+    server: FakeServer, start: StartAgent, repository: Repository
+) -> None:
+    subprocess.run(["git", "tag", "main", repository.commits[0]], cwd=repository.path, check=True)
+    assert _check_out(server, start, repository, "main", None) == ("2", repository.commits[2])
+
+
+def test_a_tag(server: FakeServer, start: StartAgent, repository: Repository) -> None:
+    subprocess.run(["git", "tag", "v1", repository.commits[0]], cwd=repository.path, check=True)
+    assert _check_out(server, start, repository, "v1", None) == ("0", repository.commits[0])
+
+
 def test_a_commit_of_a_branch_that_is_gone(server: FakeServer, start: StartAgent, repository: Repository) -> None:
     assert _check_out(server, start, repository, "gone", repository.commits[1]) == (
         "1",
@@ -95,9 +107,19 @@ def test_the_detail_quotes_git_when_it_fails(server: FakeServer, start: StartAge
     verdict = server.wait_finished(build)
 
     assert (verdict["exit_code"], verdict["reason"]) == (None, "checkout_failed")
-    assert "couldn't find remote ref gone" in verdict["detail"]
+    assert "couldn't find remote ref refs/heads/gone" in verdict["detail"]
     assert "never" not in build.printed
     assert not build.started
+
+
+def test_a_tag_called_like_a_short_commit_id_is_no_commit(
+    server: FakeServer, start: StartAgent, repository: Repository
+) -> None:
+    subprocess.run(["git", "tag", "abcdef12", repository.commits[0]], cwd=repository.path, check=True)
+    start("--allow-local-repositories")
+    build = server.queue("", repository=str(repository.path), branch="main", commit_sha="abcdef12")
+
+    assert server.wait_finished(build)["reason"] == "checkout_failed"
 
 
 def test_an_unknown_commit_fails_the_checkout(server: FakeServer, start: StartAgent, repository: Repository) -> None:

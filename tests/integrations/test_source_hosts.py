@@ -128,6 +128,22 @@ async def test_a_file_comes_with_the_commit(make: Make, outgoing: HttpOutgoing, 
             await source.fetch_file(path, ref)
 
 
+@every_host
+async def test_a_tag_does_not_replace_the_branch_of_its_name(
+    make: Make, outgoing: HttpOutgoing, host: FakeSourceHost
+) -> None:
+    oldest, newest = host.repository.commits[0], host.repository.commits[-1]
+    for tag in ("main", "v1"):
+        host.repository.git("tag", "--force", tag, oldest)
+    source = make(outgoing, host, "acme/shop", TOKEN)
+    try:
+        assert await source.fetch_file("ci/job.yml", "main") == (newest, b"number: 2\n")
+        assert await source.fetch_file("ci/job.yml", "v1") == (oldest, b"number: 0\n")
+        assert [one.sha for one in await source.fetch_commits("main", 1)] == [newest]
+    finally:
+        host.repository.git("tag", "--delete", "main", "v1")
+
+
 @every_api
 async def test_statuses_are_set(make: Make, outgoing: HttpOutgoing, host: FakeSourceHost) -> None:
     source, commit = make(outgoing, host, "acme/shop", TOKEN), host.repository.commits[0]

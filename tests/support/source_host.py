@@ -73,7 +73,8 @@ class FakeSourceHost:
                 return MISSING if found is None else (200, [_github_commit(one) for one in found])
             case ["commits", ref]:
                 found = self._log(ref, 1)
-                return MISSING if found is None else (200, _github_commit(found[0]))
+                unknown = (422, {"message": f"No commit found for SHA: {ref}"})
+                return unknown if found is None else (200, _github_commit(found[0]))
             case ["contents", path]:
                 content = self._blob(query["ref"], path)
                 if content is None:
@@ -101,6 +102,9 @@ class FakeSourceHost:
             case ["repository", "branches"]:
                 prefix = query.get("search", "^").removeprefix("^")
                 return 200, [{"name": name} for name in self._branches() if name.startswith(prefix)][:limit]
+            case ["repository", "branches" | "tags" as kind, name]:
+                head = self._head(kind, name)
+                return (200, {"name": name, "commit": {"id": head}}) if head else (404, {"message": "404 Not Found"})
             case ["repository", "commits"]:
                 found = self._log(query.get("ref_name", "HEAD"), limit)
                 if found is None:
@@ -135,8 +139,8 @@ class FakeSourceHost:
             case ["refs", "branches"]:
                 wanted = query.get("q", 'name ~ ""').split('"')[1]
                 return 200, {"values": [{"name": name} for name in self._branches() if wanted in name]}
-            case ["refs", "branches", name] if name in self._branches():
-                return 200, {"name": name, "target": {"hash": self._log(name, 1)[0][0]}}  # type: ignore[index]
+            case ["refs", "branches" | "tags" as kind, name] if head := self._head(kind, name):
+                return 200, {"name": name, "target": {"hash": head}}
             case ["commits"]:
                 found = self._log(query.get("include", "HEAD"), int(query["pagelen"]))
                 return missing if found is None else (200, {"values": [_cloud_commit(one) for one in found]})
@@ -186,6 +190,10 @@ class FakeSourceHost:
 
     def _branches(self) -> list[str]:
         return self.repository.git("for-each-ref", "--format=%(refname:lstrip=2)", "refs/heads").split()
+
+    def _head(self, kind: str, name: str) -> str | None:
+        found = self._log(f"refs/{'heads' if kind == 'branches' else 'tags'}/{name}", 1)
+        return found[0][0] if found else None
 
     def _has(self, commit: str) -> bool:
         return len(commit) == SHA and self._log(commit, 1) is not None

@@ -11,6 +11,8 @@ from agent.build.masking import hide_credentials
 from agent.context import AllowedRepositories
 
 _COMMIT = re.compile(r"[0-9a-fA-F]{4,64}")
+_FULL_ID = 40
+"""Characters of a commit id that is not shortened."""
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _SSH_SHORT = re.compile(r"[^/:]+:(?!:)")
 _BAD_BRANCH = re.compile(r"^[-+^:]|[\s:\\~^?*\[\x00-\x1f\x7f]|\.\.")
@@ -129,7 +131,14 @@ class Checkout:
     def _fetch(self, url: str, branch: str, commit: str | None) -> str:
         fetch = ("fetch", "--quiet", "--tags" if self._options.tags else "--no-tags", "--no-recurse-submodules")
         depth = (f"--depth={self._options.depth}",) if self._options.depth else ()
-        code, output = self._try(*fetch, *depth, "--", url, branch)
+        missing: list[str] = []
+        for name in _full_names(branch):
+            code, output = self._try(*fetch, *depth, "--", url, name)
+            if not code or not any("remote ref" in line for line in output):
+                break
+            missing = missing or output
+        else:
+            output = missing
         # The branch is gone, but the repository may still have the commit.
         if code and not (commit and any("remote ref" in line for line in output)):
             raise _failed(output)
@@ -140,9 +149,11 @@ class Checkout:
             self._note("The commit is not in what was fetched: fetching the whole history")
             self._git(*fetch, "--depth=2147483647", "--", url, *_ALL_REFS)
             code, output = self._try("rev-parse", "--verify", wanted)
-        if code or not output:
+        found = output[-1].strip() if output and not code else ""
+        # Of a short id, git takes a branch or tag that is called so.
+        if not found or (commit and len(commit) < _FULL_ID and not found.startswith(commit.lower())):
             raise CheckoutFailed(f"the repository has no commit {commit}")
-        return output[-1].strip()
+        return found
 
     def _git(self, *args: str) -> None:
         code, output = self._try(*args)
@@ -167,6 +178,14 @@ class Checkout:
             raise CheckoutFailed(f"{branch!r} is not a branch")
         if commit is not None and not _COMMIT.fullmatch(commit):
             raise CheckoutFailed(f"{commit!r} is not a commit id")
+
+
+def _full_names(branch: str) -> tuple[str, ...]:
+    """Returns the names to fetch, one after the other: a branch is meant before a tag of its name, which others may be
+    allowed to push.
+    """
+    is_full = branch == "HEAD" or branch.startswith("refs/")
+    return (branch,) if is_full else (f"refs/heads/{branch}", f"refs/tags/{branch}")
 
 
 def _is_local(url: str) -> bool:

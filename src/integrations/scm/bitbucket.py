@@ -1,7 +1,6 @@
 """Repositories at Bitbucket Cloud."""
 
 import hashlib
-import re
 from base64 import b64encode
 from datetime import datetime
 from typing import Generic, TypeVar
@@ -9,7 +8,16 @@ from typing import Generic, TypeVar
 import msgspec
 
 from integrations.ports import Outgoing
-from integrations.scm.rest import RestApi, check_repository, encode, first_line, must_be_small, shorten, utc_date
+from integrations.scm.rest import (
+    COMMIT_ID,
+    RestApi,
+    check_repository,
+    encode,
+    first_line,
+    must_be_small,
+    shorten,
+    utc_date,
+)
 from integrations.source_ports import CloneCredentials, CommitState, CommitStatus, SourceCommit, SourceNotFound
 
 T = TypeVar("T")
@@ -22,7 +30,6 @@ STATES: dict[CommitState, str] = {
     "aborted": "STOPPED",
 }
 API_URL = "https://api.bitbucket.org/2.0"
-COMMIT_ID = re.compile(r"[0-9a-f]{40}")
 
 
 class _BitbucketPage(msgspec.Struct, Generic[T]):
@@ -74,8 +81,8 @@ class BitbucketRepository:
         return [branch.name for branch in page.values if branch.name.startswith(prefix)][:limit]
 
     async def fetch_commits(self, branch: str | None, limit: int) -> list[SourceCommit]:
-        query = {} if branch is None else {"include": branch}
         missing = f"branch {branch} in {self._repo}"
+        query = {} if branch is None else {"include": await self._find_head("branches", branch, missing)}
         kind = _BitbucketPage[_BitbucketCommit]
         page = await self._api.get("/commits", kind, missing=missing, pagelen=limit, **query)
         return [
@@ -122,11 +129,14 @@ class BitbucketRepository:
         missing = f"branch, tag or commit {ref} in {self._repo}"
         for kind in ("branches", "tags"):
             try:
-                found = await self._api.get(f"/refs/{kind}/{encode(ref)}", _BitbucketBranch, missing=missing)
-                return found.target.hash
+                return await self._find_head(kind, ref, missing)
             except SourceNotFound:
                 continue
         return (await self._api.get(f"/commit/{encode(ref)}", _BitbucketCommit, missing=missing)).hash
+
+    async def _find_head(self, kind: str, name: str, missing: str) -> str:
+        found = await self._api.get(f"/refs/{kind}/{encode(name)}", _BitbucketBranch, missing=missing)
+        return found.target.hash
 
 
 def authorization(token: str) -> dict[str, str]:

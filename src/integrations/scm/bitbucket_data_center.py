@@ -6,7 +6,16 @@ import msgspec
 
 from integrations.ports import Outgoing
 from integrations.scm.bitbucket import authorization, clone_credentials
-from integrations.scm.rest import RestApi, check_repository, encode, first_line, must_be_small, shorten, utc_date
+from integrations.scm.rest import (
+    RestApi,
+    check_repository,
+    encode,
+    first_line,
+    full_names,
+    must_be_small,
+    shorten,
+    utc_date,
+)
 from integrations.source_ports import CloneCredentials, CommitState, CommitStatus, SourceCommit, SourceNotFound
 
 T = TypeVar("T")
@@ -73,10 +82,7 @@ class DataCenterRepository:
 
     async def fetch_file(self, path: str, ref: str) -> tuple[str, bytes]:
         async with self._api.time_limit():
-            commits = await self._commits(ref, 1, f"branch, tag or commit {ref} in {self._repo}")
-            if not commits:
-                raise SourceNotFound(f"{self._api.name} has no commits of {ref} in {self._repo}.")
-            commit = commits[0].id
+            commit = await self._find_commit(ref)
             answer = await self._api.call(
                 "GET",
                 f"/raw/{'/'.join(map(encode, path.split('/')))}",
@@ -101,6 +107,17 @@ class DataCenterRepository:
 
     async def check(self) -> None:
         await check_repository(self._api, self.set_status)
+
+    async def _find_commit(self, ref: str) -> str:
+        missing = f"branch, tag or commit {ref} in {self._repo}"
+        for name in full_names(ref):
+            try:
+                commits = await self._commits(name if name == ref else f"refs/{name}", 1, missing)
+            except SourceNotFound:
+                continue
+            if commits:
+                return commits[0].id
+        raise SourceNotFound(f"{self._api.name} has no {missing}, or hides it from this token.")
 
     async def _commits(self, until: str | None, limit: int, missing: str) -> list[_DataCenterCommit]:
         query: dict[str, Any] = {"limit": limit} | ({"until": until} if until is not None else {})

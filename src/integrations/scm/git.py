@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from integrations.ports import Outgoing, Refused, Unanswered
 from integrations.scm.bitbucket import authorization
-from integrations.scm.rest import MAX_ANSWER, TIME_LIMIT_S, must_be_small, utc_date
+from integrations.scm.rest import MAX_ANSWER, TIME_LIMIT_S, full_names, must_be_small, utc_date
 from integrations.source_ports import (
     CloneCredentials,
     CommitStatus,
@@ -59,7 +59,7 @@ class GitRepository:
 
     async def fetch_file(self, path: str, ref: str) -> tuple[str, bytes]:
         with tempfile.TemporaryDirectory(prefix="testhide-git-") as work:
-            await self._fetch(work, ref, ref, "--depth=1")
+            await self._fetch_any(work, ref, "--depth=1")
             commit = (await self._git(work, "rev-parse", "FETCH_HEAD^{commit}")).decode().strip()
             try:
                 content = await self._git(work, "cat-file", "blob", f"{commit}:{path}")
@@ -87,6 +87,17 @@ class GitRepository:
             raise SourceNotFound(f"{shown!r} is no branch, tag or commit.")
         await self._git(work, "init", "--quiet", "--bare", "--template=", ".")
         await self._git(work, "fetch", "--quiet", "--no-tags", *options, "--", self._address, ref)
+
+    async def _fetch_any(self, work: str, shown: str, *options: str) -> None:
+        """Fetches a commit, a branch or a tag; the branch, if a tag has its name."""
+        names = full_names(shown)
+        for name in names:
+            try:
+                await self._fetch(work, name if name == shown else f"refs/{name}", shown, *options)
+                return
+            except SourceNotFound:
+                if name == names[-1]:
+                    raise
 
     @property
     def _address(self) -> str:

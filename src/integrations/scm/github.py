@@ -14,6 +14,7 @@ from integrations.scm.rest import (
     decode_file,
     encode,
     first_line,
+    full_names,
     shorten,
     utc_date,
 )
@@ -82,15 +83,14 @@ class GitHubRepository:
 
     async def fetch_commits(self, branch: str | None, limit: int) -> list[SourceCommit]:
         api = await self._api()
-        query: dict[str, Any] = {"per_page": limit} | ({"sha": branch} if branch is not None else {})
+        query: dict[str, Any] = {"per_page": limit} | ({"sha": f"heads/{branch}"} if branch is not None else {})
         found = await api.get("/commits", list[_GitHubCommit], missing=f"branch {branch} in {self._repo}", **query)
         return [_to_commit(one) for one in found]
 
     async def fetch_file(self, path: str, ref: str) -> tuple[str, bytes]:
         api = await self._api()
         async with api.time_limit():
-            missing = f"branch, tag or commit {ref} in {self._repo}"
-            commit = await api.get(f"/commits/{encode(ref)}", _GitHubCommit, missing=missing)
+            commit = await self._find_commit(api, ref)
             missing = f"file {path} in {self._repo} at {ref}"
             answer = await api.call("GET", f"/contents/{encode(path)}", missing=missing, query={"ref": commit.sha})
         if answer.body[:1] == b"[":
@@ -99,6 +99,15 @@ class GitHubRepository:
         if file.encoding != "base64":  # a link, a submodule, or a file that is too large to be sent so
             raise SourceNotFound(f"{path} in {self._repo} is no file of {MAX_SOURCE_FILE:,} bytes at most.")
         return commit.sha, decode_file(api, path, file.content)
+
+    async def _find_commit(self, api: RestApi, ref: str) -> _GitHubCommit:
+        missing = f"branch, tag or commit {ref} in {self._repo}"
+        for name in full_names(ref):
+            try:
+                return await api.get(f"/commits/{encode(name)}", _GitHubCommit, missing=missing)
+            except (SourceNotFound, RequestRejected):  # it answers 422 for an unknown commit
+                continue
+        raise SourceNotFound(f"{api.name} has no {missing}, or hides it from this token.")
 
     async def set_status(self, commit: str, status: CommitStatus) -> None:
         body = {

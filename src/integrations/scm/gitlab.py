@@ -7,6 +7,7 @@ import msgspec
 
 from integrations.ports import Outgoing
 from integrations.scm.rest import (
+    COMMIT_ID,
     RequestRejected,
     RestApi,
     check_repository,
@@ -16,7 +17,7 @@ from integrations.scm.rest import (
     shorten,
     utc_date,
 )
-from integrations.source_ports import CloneCredentials, CommitState, CommitStatus, SourceCommit
+from integrations.source_ports import CloneCredentials, CommitState, CommitStatus, SourceCommit, SourceNotFound
 
 STATES: dict[CommitState, str] = {
     "queued": "pending",
@@ -40,8 +41,15 @@ class _GitLabCommit(msgspec.Struct):
     created_at: datetime
 
 
+class _GitLabTarget(msgspec.Struct):
+    id: str
+
+
+class _GitLabHead(msgspec.Struct):
+    commit: _GitLabTarget
+
+
 class _GitLabFile(msgspec.Struct):
-    commit_id: str
     content: str
 
 
@@ -66,8 +74,10 @@ class GitLabRepository:
         return [branch.name for branch in found]
 
     async def fetch_commits(self, branch: str | None, limit: int) -> list[SourceCommit]:
-        query: dict[str, Any] = {"per_page": limit} | ({"ref_name": branch} if branch is not None else {})
         missing = f"branch {branch} in {self._repo}"
+        query: dict[str, Any] = {"per_page": limit}
+        if branch is not None:
+            query["ref_name"] = await self._find_head("branches", branch, missing)
         found = await self._api.get("/repository/commits", list[_GitLabCommit], missing=missing, **query)
         return [
             SourceCommit(one.id, first_line(one.title), one.author_name, utc_date(one.id, one.created_at))
@@ -75,9 +85,25 @@ class GitLabRepository:
         ]
 
     async def fetch_file(self, path: str, ref: str) -> tuple[str, bytes]:
-        missing = f"file {path} in {self._repo} at {ref}"
-        file = await self._api.get(f"/repository/files/{encode(path)}", _GitLabFile, missing=missing, ref=ref)
-        return file.commit_id, decode_file(self._api, path, file.content)
+        async with self._api.time_limit():
+            commit = await self._find_commit(ref)
+            missing = f"file {path} in {self._repo} at {ref}"
+            file = await self._api.get(f"/repository/files/{encode(path)}", _GitLabFile, missing=missing, ref=commit)
+        return commit, decode_file(self._api, path, file.content)
+
+    async def _find_commit(self, ref: str) -> str:
+        """Returns the id of the commit that a branch, a tag or a commit id names; a branch before a tag of its name."""
+        if COMMIT_ID.fullmatch(ref):
+            return ref
+        missing = f"branch or tag {ref} in {self._repo}"
+        try:
+            return await self._find_head("branches", ref, missing)
+        except SourceNotFound:
+            return await self._find_head("tags", ref, missing)
+
+    async def _find_head(self, kind: str, name: str, missing: str) -> str:
+        found = await self._api.get(f"/repository/{kind}/{encode(name)}", _GitLabHead, missing=missing)
+        return found.commit.id
 
     async def set_status(self, commit: str, status: CommitStatus) -> None:
         body = {

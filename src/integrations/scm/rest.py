@@ -39,6 +39,7 @@ MAX_QUOTE = 200
 """Characters that are quoted from the message of a host."""
 MAX_DESCRIPTION = 140
 """Characters of the description of a status, which GitHub limits to so many."""
+COMMIT_ID = re.compile(r"[0-9a-f]{40}")
 _SECONDS = re.compile(r"[0-9]{1,12}")
 
 
@@ -210,6 +211,13 @@ def utc_date(commit: str, date: datetime | str | int) -> datetime:
 def encode(text: str) -> str:
     """Returns a text as one part of a path."""
     return quote(text, safe="")
+
+
+def full_names(ref: str) -> tuple[str, ...]:
+    """Returns the names that a host looks up, one after the other: a branch is meant before a tag of its name, which
+    others may be allowed to push. A full commit id is the only name of its commit.
+    """
+    return (ref,) if COMMIT_ID.fullmatch(ref) else (f"heads/{ref}", f"tags/{ref}")
 
 
 def first_line(text: str) -> str:
