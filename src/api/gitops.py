@@ -21,7 +21,7 @@ from commands.handler import Receipt
 from commands.pipelines.planning import find_missing_secrets, group_changes
 from commands.pipelines.yaml_nodes import InvalidFile
 from domain.core.errors import Conflict, FieldError, Invalid, NotFound, Unavailable
-from domain.gitops import FILE_NAME, GITOPS
+from domain.gitops import FILE_NAME, GITOPS, SyncedPipelines
 from domain.jobs import Job, JobCreated
 from domain.scm import SCM_ENDPOINT
 from integrations.source_ports import SourceHost, SourceNotFound
@@ -93,7 +93,7 @@ class GitopsController(Controller):
             await ctx.must_access(data.project_id, level="admin")
         with reported_failures():
             commit, content = await fetch_file(ctx, data.project_id, branch)
-        command = await prepare(ctx, data.project_id, branch, commit, content)
+        command = await prepare(ctx, data.project_id, synced, branch, commit, content)
         receipt = await ctx.services.handler.preview(command) if data.dry_run else await ctx(command)
         return to_result(data, command, receipt)
 
@@ -142,7 +142,9 @@ async def open_repository(ctx: RequestContext, project_id: int) -> SourceHost:
     return ctx.services.source_hosts.open(endpoint)
 
 
-async def prepare(ctx: RequestContext, project_id: int, branch: str, commit: str, content: bytes) -> SyncPipelines:
+async def prepare(
+    ctx: RequestContext, project_id: int, before: SyncedPipelines, branch: str, commit: str, content: bytes
+) -> SyncPipelines:
     """Returns the command that syncs a file. Raises Invalid for a file with mistakes."""
     pool = ctx.services.pool
     # A job that the read models do not show yet would get a second one of its name.
@@ -151,6 +153,7 @@ async def prepare(ctx: RequestContext, project_id: int, branch: str, commit: str
     try:
         return await prepare_sync(
             project_id,
+            before,
             branch,
             commit,
             content,

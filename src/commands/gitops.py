@@ -10,6 +10,7 @@ from commands.pipelines.planning import PlannedJob, plan_sync
 from commands.pipelines.reading import PipelineDocument, read_pipelines
 from commands.pipelines.yaml_nodes import InvalidFile
 from commands.projects import must_be_open
+from domain.core.errors import Conflict
 from domain.core.events import AnyStream, Event
 from domain.gitops import GITOPS, GitopsSyncFailed, SyncedPipelines
 from domain.jobs import JOB, Job
@@ -19,11 +20,20 @@ from domain.templates import overlaid
 from store.log.ids import Ids
 
 
+class SyncOvertaken(Conflict):
+    """Another sync came in between. What was read before it may be older, and of a branch that is not followed now."""
+
+
 @dataclass(frozen=True)
 class SyncPipelines(Command):
-    """Makes the jobs of a project what its file says, all in one append. The project follows `branch` from then on."""
+    """Makes the jobs of a project what its file says, all in one append. The project follows `branch` from then on.
+
+    Raises SyncOvertaken if another commit or branch was synced since the file was read.
+    """
 
     project_id: int
+    before: SyncedPipelines
+    """Last sync before the file was read."""
     branch: str
     commit: str
     planned: Sequence[PlannedJob]
@@ -41,6 +51,8 @@ class SyncPipelines(Command):
 
     def decide(self, synced: SyncedPipelines, project: Project | None, *named: Job | Pool | None) -> Iterable[Event]:
         must_be_open(project, self.project_id)
+        if (synced.branch, synced.commit) not in ((self.before.branch, self.before.commit), (self.branch, self.commit)):
+            raise SyncOvertaken(f"Another sync, of branch {synced.branch}, ended while the file was read; try again.")
         pools = {pool.pool_id: pool for pool in named if isinstance(pool, Pool)}
         for pool_id in self._pool_ids:
             must_serve(pool_id, pools.get(pool_id), self.project_id)
@@ -66,6 +78,7 @@ class RecordFailedSync(Command, of=GITOPS):
 
 async def prepare_sync(
     project_id: int,
+    before: SyncedPipelines,
     branch: str,
     commit: str,
     content: bytes,
@@ -74,7 +87,8 @@ async def prepare_sync(
     fetch_jobs: Callable[[list[str]], Awaitable[Mapping[int, str]]],
     ids: Ids,
 ) -> SyncPipelines:
-    """Returns the command that syncs a file. Raises InvalidFile for a file with mistakes.
+    """Returns the command that syncs a file. Raises InvalidFile for a file with mistakes. `before` is the last sync, as
+    it was before the file was read.
 
     `find_pool` finds the id of a pool of the project by its name, and `fetch_jobs` the names of its jobs with certain
     names, by id; both ask the read models.
@@ -84,7 +98,7 @@ async def prepare_sync(
     planned = plan_jobs(document, {name: pool_id for name, pool_id in pools.items() if pool_id is not None})
     found = await fetch_jobs(list(document.file.jobs))
     new_ids = [await ids.draw("jobs") for job in planned if job.title not in found.values()]
-    return SyncPipelines(project_id, branch, commit, planned, list(found), new_ids)
+    return SyncPipelines(project_id, before, branch, commit, planned, list(found), new_ids)
 
 
 def plan_jobs(document: PipelineDocument, pools: Mapping[str, int]) -> list[PlannedJob]:

@@ -7,7 +7,7 @@ from functools import partial
 import structlog
 from psycopg_pool import AsyncConnectionPool
 
-from commands.gitops import RecordFailedSync, prepare_sync
+from commands.gitops import RecordFailedSync, SyncOvertaken, prepare_sync
 from commands.handler import CommandContext, Handler
 from commands.pipelines.yaml_nodes import InvalidFile
 from domain.changes import ChangeReceived
@@ -35,7 +35,8 @@ class PipelineSyncer:
 
     async def sync(self, received: ChangeReceived) -> None:
         """Syncs the jobs with the file at the head of the branch, if the change may have changed it. Records why that
-        failed. Raises SourceUnavailable where a later try may succeed, and Unavailable if the read models are behind.
+        failed. Raises SourceUnavailable where a later try may succeed, and Unavailable if the read models are behind or
+        another sync came in between.
 
         Doing so again changes nothing. Not the pushed commit is read but the head, so that a late try brings no older
         file back.
@@ -55,6 +56,7 @@ class PipelineSyncer:
             commit, content = await self.hosts.open(endpoint).fetch_file(FILE_NAME, branch)
             command = await prepare_sync(
                 project_id,
+                synced,
                 branch,
                 commit,
                 content,
@@ -71,6 +73,8 @@ class PipelineSyncer:
             raise
         except (SourceFailure, InvalidFile) as error:
             await self._record(received, str(error), caller)
+        except SyncOvertaken as overtaken:
+            raise Unavailable(overtaken.detail) from None
         except Rejection as refused:
             await self._record(received, refused.detail, caller)
 

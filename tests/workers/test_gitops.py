@@ -1,11 +1,13 @@
 """A push that changes the file of pipelines syncs the jobs, before it starts their builds. The repository is real."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
 
+from commands.gitops import SyncPipelines
 from commands.scm import CreateScmEndpoint
 from domain.changes import ChangeReceived
 from domain.gitops import GITOPS, GitopsSyncFailed, SyncedPipelines
@@ -13,7 +15,7 @@ from domain.jobs import JOB
 from domain.scm import ScmEndpoint
 from domain.triggers import RepositoryChange, Triggers
 from integrations.scm.hosts import ScmHosts
-from integrations.source_ports import NewSource, SourceHosts, SourceUnavailable
+from integrations.source_ports import NewSource, SourceHost, SourceHosts, SourceUnavailable
 from store.tables.build_logs import BuildLogs
 from testhide.processes import Core
 from tests.support.git_repository import GitRepository
@@ -39,10 +41,33 @@ class DownHosts:
 
 
 @dataclass
+class SlowHosts(DownHosts):
+    """Hosts that read the file, and answer when something else has happened."""
+
+    hosts: SourceHosts
+    meanwhile: Callable[[], Awaitable[object]]
+
+    def open(self, endpoint: ScmEndpoint) -> Any:
+        return SlowHost(self.hosts.open(endpoint), self.meanwhile)
+
+
+@dataclass
+class SlowHost:
+    host: SourceHost
+    meanwhile: Callable[[], Awaitable[object]]
+
+    async def fetch_file(self, path: str, ref: str) -> tuple[str, bytes]:
+        found = await self.host.fetch_file(path, ref)
+        await self.meanwhile()
+        return found
+
+
+@dataclass
 class Pipelines:
     """A project whose SCM endpoint is a real repository."""
 
     jobs: WatchedJobs
+    hosts: SourceHosts
     tools: Tools
     repository: GitRepository
 
@@ -53,6 +78,9 @@ class Pipelines:
         for reaction in reactions:
             await reaction.run(received, self.tools)
         return received
+
+    def slow_tools(self, meanwhile: Callable[[], Awaitable[object]]) -> Tools:
+        return make_tools(self.jobs, SlowHosts(self.hosts, meanwhile))
 
     async def state(self) -> SyncedPipelines:
         return await self.jobs.parts.log.load_state(GITOPS.at(1))
@@ -74,7 +102,7 @@ async def pipelines(parts: Core, tmp_path: Path) -> Pipelines:
     await jobs.does(CreateScmEndpoint(1, 1, "git", "Shop", str(repository.path)))
     outgoing: Any = None  # a repository in a folder of the server is not called
     hosts = ScmHosts(outgoing, parts.secrets.unseal, [tmp_path])
-    return Pipelines(jobs, make_tools(jobs, hosts), repository)
+    return Pipelines(jobs, hosts, make_tools(jobs, hosts), repository)
 
 
 async def test_a_new_file_takes_effect_for_its_own_commit(pipelines: Pipelines) -> None:
@@ -149,3 +177,31 @@ async def test_a_host_that_is_down_stops_no_build_and_is_asked_again(pipelines: 
         await SYNC.run(received, down)
     assert later.value.seconds == 7
     assert (await pipelines.state()).problem == "example.com does not answer."
+
+
+async def test_a_sync_that_a_newer_one_overtakes_brings_no_older_file_back(pipelines: Pipelines) -> None:
+    async def sync_newer() -> None:
+        pipelines.repository.write(".testhide.yml", "jobs: {newer: {command: x}}")
+        await pipelines.push(SYNC)
+
+    pipelines.repository.write(".testhide.yml", FILE)
+    received = await pipelines.push()
+    with pytest.raises(RetryLater):
+        await SYNC.run(received, pipelines.slow_tools(sync_newer))
+    await SYNC.run(received, pipelines.tools)
+    state = await pipelines.state()
+    assert (set(state.jobs), state.problem) == ({"newer"}, None)
+
+
+async def test_a_sync_brings_no_branch_back_that_an_admin_has_just_left(pipelines: Pipelines) -> None:
+    async def follow_release() -> None:
+        sync = SyncPipelines(1, await pipelines.state(), "release", "c9", [], [], [])
+        await pipelines.jobs.does(sync)
+
+    pipelines.repository.write(".testhide.yml", FILE)
+    received = await pipelines.push(SYNC)
+    pipelines.repository.write(".testhide.yml", "jobs: {newer: {command: x}}")
+    with pytest.raises(RetryLater):
+        await SYNC.run(received, pipelines.slow_tools(follow_release))
+    await SYNC.run(received, pipelines.tools)
+    assert (await pipelines.state()).branch == "release"
