@@ -73,7 +73,15 @@ def test_a_line_that_fails_ends_the_build(server: FakeServer, line: str, code: i
         assert "never" not in build.printed
 
 
-@pytest.mark.parametrize("line", ["export X=1; exit 0", "export X=1; exec true", "export X=1; set -n\ntrue"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "export X=1; exit 0",
+        "export X=1; exec true",
+        "export X=1; set -n\ntrue",
+        "export X=1; umask() { printf '\\377\\n'; }",
+    ],
+)
 def test_a_line_that_ends_its_shell_hands_nothing_on_and_says_so(server: FakeServer, line: str) -> None:
     build = _run(server, ["export KEPT=1", line], "echo ${X-unset}$KEPT")
 

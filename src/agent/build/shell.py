@@ -70,7 +70,7 @@ class Shell:
         """
         *pairs, rest = os.pread(self._state, _MAX_STATE_BYTES, 0).split(b"\0")
         umask, _, folder = rest.partition(b"\n")
-        if not folder:
+        if not folder or not umask.isdigit():
             return False
         variables: list[str] = [os.fsdecode(pair) for pair in pairs]
         named = {name: value for name, _, value in (variable.partition("=") for variable in variables)}
