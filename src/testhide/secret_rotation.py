@@ -1,6 +1,5 @@
 """Rotates the secret key: finds the old and the new one, and leaves the new one where processes find it that start."""
 
-import getpass
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -30,6 +29,7 @@ from store.postgres.connection_settings import with_keepalive
 from store.postgres.queries import fetch_row
 from testhide.engines.folder import NEXT_SECRET_KEY, SECRET_KEY
 from testhide.operator_errors import Fault
+from testhide.operator_name import find_operator
 from testhide.processes import core
 from testhide.settings import Settings, key_from_environment, load_settings, make_key, read_key, save_settings
 
@@ -83,7 +83,7 @@ async def _rotate(settings: Settings, file: Path | None, *, leaked: bool, on_pro
         except RotationRefused as error:
             raise Fault(f"The rotation is not complete: {error}.") from None
         root_keys = tuple(StoredRootKey(*columns) for columns in await fetch_wrapped_roots(connection, keys[0]))
-        note = NoteRotation(leaked, getpass.getuser(), opener_of(keys[0]), root_keys)
+        note = NoteRotation(leaked, find_operator(), opener_of(keys[0]), root_keys)
         await Handler(parts.log, utcnow).execute(note, CommandContext("system:operator"))
         _keep(settings, keys, file)
         await remove_old_keys(connection, keys[0])

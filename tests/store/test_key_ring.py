@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import getpass
 import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -32,6 +31,7 @@ from store.log.row_macs import has_right_mac
 from store.postgres.queries import execute, fetch_rows
 from store.tables.idempotent_responses import IdempotentResponses, StoredResponse
 from testhide.operator_errors import Fault
+from testhide.operator_name import find_operator
 from testhide.processes import Core, core
 from testhide.secret_rotation import rotate
 from testhide.settings import Settings
@@ -143,7 +143,7 @@ async def test_each_rotation_is_an_event_which_says_who_and_what_leaked(parts: C
     for recorded, leaked in ((first, False), (second, True)):
         event = recorded.event
         assert isinstance(event, SecretKeyRotated)
-        assert (event.is_leaked, event.operator, event.actor) == (leaked, getpass.getuser(), "system:operator")
+        assert (event.is_leaked, event.operator, event.actor) == (leaked, find_operator(), "system:operator")
         assert [(root.id, root.is_leaked) for root in event.root_keys[:-1]] == [
             (root.id, leaked) for root in event.root_keys[:-1]
         ]

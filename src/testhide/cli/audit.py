@@ -2,7 +2,6 @@
 
 import codecs
 import contextlib
-import getpass
 import gzip
 import zlib
 from collections.abc import Iterable, Iterator
@@ -29,6 +28,7 @@ from testhide.audit_contents import ContentsCheck
 from testhide.cli.options import DataFolder, Flag, on_stack, run_on_stack
 from testhide.cli.printing import printable
 from testhide.operator_errors import Fault
+from testhide.operator_name import find_operator
 from testhide.processes import Core, core
 from testhide.settings import Settings
 from testhide.stack.offline import settings_of
@@ -203,7 +203,7 @@ async def accept(parts: Core, position: int, *, reason: str) -> int:
         )
     if await use_positions(parts.pool, position):
         print(f"set the sequence of positions to {position}: the server's next events come after this row")
-    command = AcceptRow(position, leaf_hash_of(position, row).hex(), reason, getpass.getuser())
+    command = AcceptRow(position, leaf_hash_of(position, row).hex(), reason, find_operator())
     await Handler(parts.log, utcnow).execute(command, CommandContext("system:operator"))
     print(f"accepted the row at position {position} as it is: the next checkpoint covers it")
     return 0

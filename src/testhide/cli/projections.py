@@ -1,6 +1,5 @@
 """`testhide projections`: show, rebuild, switch, compare and drop read models, and retry or dismiss parked events."""
 
-import getpass
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from store.clock import utcnow
 from testhide import rebuild as rebuilding
 from testhide.cli import options
 from testhide.operator_errors import Fault
+from testhide.operator_name import find_operator
 from testhide.processes import Core
 from testhide.rebuild import ProgressPrinter, find_projections, join_names, run, switch_over
 
@@ -149,7 +149,7 @@ async def dismiss(parts: Core, name: str, position: int, *, reason: str) -> int:
             f"The event at position {position} waits for the one at position {first.position} of {parked.stream}:"
             " dismiss that."
         )
-    command = DismissEvent(name, position, reason, getpass.getuser())
+    command = DismissEvent(name, position, reason, find_operator())
     await Handler(parts.log, utcnow).execute(command, CommandContext("system:operator"))
     done = await retry_events(parts.conninfo, parts.log, projection, parked.stream)
     for error in done.errors:

@@ -1,7 +1,5 @@
 """`testhide reactions`: show reactions to events, retry parked ones, and cancel due ones."""
 
-import getpass
-
 from cyclopts import App
 
 from commands.handler import CommandContext, Handler
@@ -10,6 +8,7 @@ from store.clock import utcnow
 from store.tables import log_positions, reactions
 from testhide.cli.options import on_stack
 from testhide.operator_errors import Fault
+from testhide.operator_name import find_operator
 from testhide.processes import Core
 
 app = App(name="reactions", help="What follows from events outside the log.")
@@ -64,7 +63,7 @@ async def cancel(parts: Core, name: str, position: int, *, reason: str) -> int:
     reason
         Why, for those who read the audit trail.
     """
-    operator = getpass.getuser()
+    operator = find_operator()
     async with parts.pool.connection() as connection:
         # Parked before the event is appended: if this ends in between, the reaction is still there to cancel again.
         if not await reactions.halt(connection, name, position, f"cancelled by {operator}: {reason}"):

@@ -1,0 +1,12 @@
+"""The name of the operator for the audit trail. Not by `getpass.getuser`, which believes LOGNAME."""
+
+import os
+import pwd
+
+
+def find_operator() -> str:
+    """Returns the name of the account that runs this process, or its number if it has no name, as in a container."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return f"uid {os.getuid()}"
