@@ -1,5 +1,6 @@
 """Statuses of the commits of builds at a host of source code, which is a fake of ours (tests.support.source_host)."""
 
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -12,6 +13,7 @@ from commands.handler import Command, CommandContext, Handler
 from commands.jobs import ConfigureJob, CreateJob
 from commands.projects import CreateProject, UpdateProject
 from commands.scm import CreateScmEndpoint, DeleteScmEndpoint
+from domain.scm import SCM_ENDPOINT
 from integrations.addresses import parse_networks
 from integrations.blobs import open_blobs
 from integrations.outgoing import HttpOutgoing
@@ -23,6 +25,7 @@ from testhide.processes import Core
 from tests.support.git_repository import GitRepository
 from tests.support.source_host import FakeSourceHost, fake_source_host
 from tests.workers.yard import run_due
+from workers.reactions.host_calls import MAX_CALLS, HostCalls
 from workers.reactions.reaction_dispatcher import ReactionDispatcher
 from workers.reactions.registry import REACTIONS, Tools
 from workers.reactions.statuses import MAX_AGE
@@ -39,6 +42,7 @@ class Workshop:
         self.parts, self.host = parts, host
         self.commit = host.repository.commits[-1]
         self.reactions = [reaction for reaction in REACTIONS if reaction.queue == "statuses"]
+        self.calls = HostCalls()
         tools = Tools(
             BuildLogs(parts.pool),
             open_blobs(folder.as_uri()),
@@ -46,6 +50,7 @@ class Workshop:
             parts.secrets,
             base_url=BASE_URL,
             source_hosts=ScmHosts(outgoing, parts.secrets.unseal),
+            host_calls=self.calls,
         )
         listener = Listener(parts.conninfo, EVENTS)
         self._dispatcher = ReactionDispatcher(
@@ -206,6 +211,23 @@ async def test_a_host_that_takes_no_more_is_asked_when_it_says(workshop: Worksho
         assert 590 <= int(str(wait_s)) <= 600
     assert len(await workshop.due()) == 2
     workshop.host.refusal = None
+    async with workshop.parts.pool.connection() as connection:
+        await connection.execute("UPDATE due_reactions SET due_at = now()")
+    await workshop.react()
+    assert set(workshop.states) == {"running"}
+    assert await workshop.due() == []
+
+
+async def test_a_host_that_has_its_calls_under_way_is_asked_later(workshop: Workshop) -> None:
+    endpoint = await workshop.parts.log.load_state(SCM_ENDPOINT.at(2))
+    assert endpoint is not None
+    await workshop.build()
+    with contextlib.ExitStack() as stack:
+        for _ in range(MAX_CALLS):
+            stack.enter_context(workshop.calls.call(endpoint.shown_host))
+        await workshop.react()
+        assert workshop.states == []
+        assert {"requests under way" in str(error) for error, _ in await workshop.due()} == {True}
     async with workshop.parts.pool.connection() as connection:
         await connection.execute("UPDATE due_reactions SET due_at = now()")
     await workshop.react()

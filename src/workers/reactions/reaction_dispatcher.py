@@ -22,7 +22,7 @@ from store.tables.alarms import set_alarm
 from store.tables.reactions import Due
 from workers.loops.outages import tolerate_outages
 from workers.reactions.job_queue import JobQueue
-from workers.reactions.registry import QUEUES, Reaction, Tools
+from workers.reactions.registry import QUEUES, Queue, Reaction, Tools
 from workers.reactions.tries import RENEWAL_INTERVAL_S, TryRunner
 
 log = structlog.get_logger()
@@ -32,6 +32,8 @@ BATCH_SIZE = 500
 """Events read at once."""
 SLOTS = 20
 """Reactions of one queue that run in a process at the same time."""
+STATUS_SLOTS = 60
+"""The same for statuses of commits: a slow host may have 10 of them (host_calls), and others are to have room."""
 SWEEP_INTERVAL_S = 5.0
 """Time between sweeps: a reaction runs this much later at most when Redis is away."""
 SWEEP_SIZE = 500
@@ -68,7 +70,7 @@ class ReactionDispatcher:
         self._overdue_s = overdue_s
         self._min_skip = min_skip
         self._queues = {
-            queue: JobQueue(queue, redis_url, self._run_as_job, slots=SLOTS, redis_timeout_s=redis_timeout_s)
+            queue: JobQueue(queue, redis_url, self._run_as_job, slots=_slots(queue), redis_timeout_s=redis_timeout_s)
             for queue in QUEUES
         }
         self._running = {queue: set[asyncio.Task[None]]() for queue in QUEUES}
@@ -104,7 +106,7 @@ class ReactionDispatcher:
             due = await reactions.fetch_due(self._pool, names, SWEEP_SIZE)
             if await jobs.enqueue(due):
                 due = await reactions.fetch_due(self._pool, names, SWEEP_SIZE, late_s=self._overdue_s)
-            room = max(0, SLOTS - len(self._running[queue]))
+            room = max(0, _slots(queue) - len(self._running[queue]))
             started += [self._start(one) for one in due[:room]]
         return started
 
@@ -171,3 +173,7 @@ class ReactionDispatcher:
         running.add(task)
         task.add_done_callback(running.discard)
         return task
+
+
+def _slots(queue: Queue) -> int:
+    return STATUS_SLOTS if queue == "statuses" else SLOTS

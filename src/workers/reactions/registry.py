@@ -6,7 +6,7 @@ the end of the log: it does not run for earlier events.
 
 import contextlib
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Literal, get_args
 
@@ -28,13 +28,14 @@ from store.tables.build_logs import BuildLogs
 from store.tables.reactions import DEFAULT_RETRIES, RetryPolicy
 from workers.changes import ChangeEvaluator
 from workers.gitops import PipelineSyncer
+from workers.reactions.host_calls import HostCalls
 from workers.reactions.mails import link_mail, password_notice
 from workers.reactions.statuses import set_build_status
 
 log = structlog.get_logger()
 
 BEHIND_S = 5.0
-"""Seconds until a change is evaluated again if the read models are behind the log."""
+"""Seconds until a change is evaluated again if the read models are behind the log, or another sync overtook its own."""
 SYNC_PAUSE_S = 60.0
 """Seconds until a file is read again if its host does not answer and does not say when to come back."""
 NOTICE_MAX_AGE = timedelta(days=1)
@@ -55,6 +56,8 @@ class Tools:
     """Start of the links in mails and statuses."""
     source_hosts: SourceHosts | None = None
     """None where no statuses of commits are set."""
+    host_calls: HostCalls = field(default_factory=HostCalls)
+    """Those of this process."""
     on_progress: Callable[[str], None] = lambda text: None
     """Takes a few words about how far a long reaction is, without data of a project: everybody can read them."""
     changes: ChangeEvaluator | None = None
@@ -117,7 +120,7 @@ async def when_change_received_start_builds(event: Event, tools: Tools) -> None:
             with contextlib.suppress(SourceUnavailable):  # `sync_jobs_with_their_file` tries again
                 await tools.pipelines.sync(event)
         await tools.changes.evaluate(event)
-    except Unavailable as error:  # the read models are behind
+    except Unavailable as error:  # the read models are behind, or another sync came in between
         raise RetryLater(BEHIND_S, error.detail) from None
 
 
@@ -128,7 +131,7 @@ async def when_change_received_sync_jobs_with_their_file(event: Event, tools: To
         return
     try:
         await tools.pipelines.sync(event)
-    except Unavailable as error:  # the read models are behind
+    except Unavailable as error:  # the read models are behind, or another sync came in between
         raise RetryLater(BEHIND_S, error.detail) from None
     except SourceUnavailable as error:
         raise RetryLater(error.retry_after_s or SYNC_PAUSE_S, str(error)) from None
@@ -164,7 +167,7 @@ async def when_build_changed_set_the_status_of_its_commit(event: Event, tools: T
     if tools.source_hosts is None:
         return
     try:
-        await set_build_status(event, tools.log, tools.source_hosts, tools.base_url)
+        await set_build_status(event, tools.log, tools.source_hosts, tools.host_calls, tools.base_url)
     except SourceUnavailable as error:
         if error.retry_after_s:
             raise RetryLater(error.retry_after_s, str(error)) from None

@@ -11,6 +11,7 @@ from domain.builds import BUILD, AnyBuild, BuildEvent, DeletedBuild, Finished, R
 from integrations.source_ports import CommitState, CommitStatus, SourceFailure, SourceHosts, SourceUnavailable
 from store.clock import utcnow
 from store.log.event_log import EventLog
+from workers.reactions.host_calls import HostCalls
 
 log = structlog.get_logger()
 
@@ -34,7 +35,9 @@ REASONS: Mapping[Reason | None, str] = {
 }
 
 
-async def set_build_status(event: BuildEvent, events: EventLog, hosts: SourceHosts, base_url: str) -> None:
+async def set_build_status(
+    event: BuildEvent, events: EventLog, hosts: SourceHosts, calls: HostCalls, base_url: str
+) -> None:
     """Sets the status of a build's commit to the build's present state. Raises SourceUnavailable if a later try may
     succeed.
 
@@ -50,7 +53,8 @@ async def set_build_status(event: BuildEvent, events: EventLog, hosts: SourceHos
             return
         about = {"build": event.build_id, "scm_endpoint": endpoint.scm_endpoint_id}
         try:
-            await hosts.open(endpoint).set_status(commit, status)
+            with calls.call(endpoint.shown_host):
+                await hosts.open(endpoint).set_status(commit, status)
         except SourceUnavailable as error:
             if utcnow() - event.at < MAX_AGE:
                 raise

@@ -1,0 +1,48 @@
+"""Keeps a slow host of source code from holding up the statuses that others are to get."""
+
+import contextlib
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+from integrations.source_ports import SourceUnavailable
+
+MAX_CALLS = 10
+"""Calls of one host at the same time in a process: a sixth of the slots for statuses."""
+BUSY_S = 3
+"""Seconds until a status is tried again if its host has that many calls."""
+PAUSE_S = 30
+"""Seconds for which a host is not called after it did not answer in time."""
+
+
+class HostCalls:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._under_way = Counter[str]()
+        self._paused_until: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def call(self, host: str) -> Iterator[None]:
+        """Counts a call of a host while the block runs. Raises SourceUnavailable if it is not to be called now."""
+        wait_s = self._paused_until.get(host, 0.0) - self._clock()
+        if wait_s > 0:
+            raise SourceUnavailable(f"{host} did not answer in time just now.", math.ceil(wait_s))
+        if self._under_way[host] >= MAX_CALLS:
+            raise SourceUnavailable(f"{host} has {MAX_CALLS} requests under way.", BUSY_S)
+        self._under_way[host] += 1
+        try:
+            yield
+        except SourceUnavailable as error:
+            if error.is_timeout:
+                self._pause(host)
+            raise
+        finally:
+            self._under_way[host] -= 1
+            if not self._under_way[host]:
+                del self._under_way[host]
+
+    def _pause(self, host: str) -> None:
+        now = self._clock()
+        self._paused_until = {other: until for other, until in self._paused_until.items() if until > now}
+        self._paused_until[host] = now + PAUSE_S
