@@ -331,8 +331,14 @@ AUDIT_LOG = (
     op("GET /audit/export", whole_log, query="size={sealed}&after={after}"),
     op("GET /audit/export", AUDIT, query="size={sealed}&after={after}&project_id={project_id}"),
     op("GET /audit/export", AUDIT, query="size={sealed}&stream={stream}"),
-    op("POST /audit/replay", AUDIT, lambda at: {"project_id": at["project_id"], "known_issues": [ISSUE]}),
-    op("POST /audit/replay", whole_log, {"known_issues": [ISSUE]}),
+    # One replay runs at a time, and the callers are sent together.
+    op(
+        "POST /audit/replay",
+        AUDIT,
+        lambda at: {"project_id": at["project_id"], "known_issues": [ISSUE]},
+        answers=(200, 429),
+    ),
+    op("POST /audit/replay", whole_log, {"known_issues": [ISSUE]}, answers=(200, 429)),
 )
 OPERATIONS = (*ACCOUNTS, *PROJECTS, *TEMPLATES, *BUILDS, *TESTS, *NODES, *ENDPOINTS, *AUDIT_LOG)
 UNDECLARED = {"GET /openapi.json": "the description is public, and no route of a controller"}

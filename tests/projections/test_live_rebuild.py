@@ -21,6 +21,7 @@ from domain.core.events import Event, EventMetadata
 from domain.jobs import Configuration, JobCreated
 from domain.projects import ProjectCreated
 from projections.engine.schemas import STAGING, find_held_locks, lock_name
+from projections.jobs import JobRow
 from projections.registry import PROJECTIONS
 from store.clock import utcnow
 from store.log.event_log import Write
@@ -196,7 +197,7 @@ def test_without_a_read_model_it_is_not_ready(live: Server) -> None:
 def test_what_is_parked_is_seen_and_applied_again(live: Server) -> None:
     project = live.admin.post("/api/v3/projects", json={"name": "Parking"}).json()["id"]
     with psycopg.connect(live.settings.database_url) as connection:
-        connection.execute("ALTER TABLE jobs_v1 ADD CONSTRAINT no_poison CHECK (name <> 'poison')")
+        connection.execute(f"ALTER TABLE {JobRow.table} ADD CONSTRAINT no_poison CHECK (name <> 'poison')".encode())
     made = live.admin.post("/api/v3/jobs", json={"name": "poison", "project_id": project})
     assert made.headers["Testhide-Projected"] == "false"
     others = live.admin.post("/api/v3/jobs", json={"name": "others", "project_id": project})
@@ -210,7 +211,7 @@ def test_what_is_parked_is_seen_and_applied_again(live: Server) -> None:
         assert jobs["parked"] >= 1
         assert len([error for error in jobs["errors"] if "no_poison" in error]) == shown
     with psycopg.connect(live.settings.database_url) as connection:
-        connection.execute("ALTER TABLE jobs_v1 DROP CONSTRAINT no_poison")
+        connection.execute(f"ALTER TABLE {JobRow.table} DROP CONSTRAINT no_poison".encode())
     done(operate(live, "retry", "jobs"))
     jobs = live.admin.get("/api/v3/jobs", params={"project_id": project}).json()
     assert {job["name"] for job in jobs} == {"poison", "others"}
