@@ -1,4 +1,4 @@
-"""Commands on projects and their members: create, update, admit, remove, close, delete."""
+"""Commands on projects, their members and their webhook secrets."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -40,7 +40,7 @@ class TriggerRow(Row, frozen=True):
     project_id: int
     enabled: bool
     repository: str
-    """Path of the repository; empty for a job without one."""
+    """Repository as its host names it, in small letters (`acme/web`); empty for a job without one."""
     repository_name: str
     """The last part of that path."""
     triggers: dict[str, Any] = {}

@@ -33,8 +33,8 @@ class TrustedProxies:
         await self._app(scope, receive, send)
 
     def _find_caller(self, proxy: Address, forwarded: str) -> Address:
-        """Returns the last address that is no trusted proxy, or the first one if all are. If a trusted proxy names
-        something else than an address, it counts as the caller itself.
+        """Returns the last address in `forwarded` that is no trusted proxy, or the first one if all are. If a trusted
+        proxy sends something that is no address, returns the address of that proxy.
         """
         caller = proxy
         for text in reversed(forwarded.split(",")):

@@ -16,8 +16,8 @@ _REMAINS = "removed-"
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove a folder with all that is in it. If something cannot be removed, raises OSError after the rest is removed:
-    then `folder` is free as a path all the same, and what is left is in a folder beside it.
+    """Remove a folder with all that is in it. If something cannot be removed, remove the rest, move what is left to
+    another folder in the same parent, and raise OSError: the path `folder` is free either way.
     """
     if not os.path.lexists(folder):
         return

@@ -38,7 +38,7 @@ MAX_REMEMBERED_BYTES = 8 * 1024 * 1024
 PAGE_SIZE = 100
 """Number of events of the audit trail that a client that is further behind gets at once."""
 INDEX_RETRY_S = 1.0
-"""Seconds that a client waits if the audit trail has not reached its next page yet."""
+"""Pause (s) before the next try to read a client's next page, if the read models do not show all of it yet."""
 
 FOR_EVERYBODY = {"nodes", "pools", "templates"}
 """Areas whose events all users see, if they belong to no project."""

@@ -85,9 +85,10 @@ class Erasures:
 
     @property
     def undone(self) -> set[tuple[int, str]]:
-        """The deletions, as (position, key), after which events with the destroyed key are readable all the same.
+        """The deletions, as (position, key), that did not take effect: an export that covers the deletion still shows
+        events with the destroyed key.
 
-        An export that goes on after a deletion may begin with what was exported before it.
+        A file may consist of several exports; one that was made before the deletion may show these events.
         """
         return {
             (self._destroyed[above], above)

@@ -53,7 +53,7 @@ def verify(
     contents: Flag = False,
     data: DataFolder = None,
 ) -> int:
-    """Verify an export of the audit log; or with --contents, compare what this server stores beside the log.
+    """Verify an export of the audit log; or with --contents, compare with the log what this server stores outside it.
 
     Verifying an export needs no server, only the files that are named here. Ends with 1 when anything was altered.
 
@@ -64,7 +64,7 @@ def verify(
     checkpoint
         A checkpoint that was kept elsewhere; several narrow down where something was altered.
     key
-        The verifier key of the log's first checkpoints (or of the oldest that is trusted).
+        The oldest verifier key of the log that you trust.
     unpinned
         Verify without a checkpoint or key from elsewhere: only that the file agrees with itself.
     contents
