@@ -59,7 +59,9 @@ class Execution:
         )
         self._report_path = ""
         self._prepared_ns = 0
-        """File time (ns) just before the first command; 0 until then. A report file that is older is not read as a report of this build."""
+        """File time (ns) just before the first command; 0 until then. A report file that is older is not read as a
+        report of this build.
+        """
 
     def run(self) -> BuildVerdict:
         verdict = self._run_steps()
