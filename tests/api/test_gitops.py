@@ -174,3 +174,12 @@ def test_a_host_that_is_down_is_named(server: Server, project: int) -> None:
 def test_the_schema_is_served(server: Server) -> None:
     schema = server.client().get("/api/v3/gitops/schema").then(200)
     assert jsonschema_rs.validator_for(schema).is_valid({"jobs": {"unit": {"command": "pytest"}}})
+
+
+def test_an_endpoint_that_was_erased_with_its_project(server: Server, repository: GitRepository) -> None:
+    owner, borrower = given_project(server), given_project(server)
+    body = {"type": "git", "name": "Shop", "project_id": owner, "repo": str(repository.path), "token": None}
+    endpoint = server.admin.post("/api/v3/scm", json=body).then(201)["id"]
+    server.admin.put(f"/api/v3/projects/{borrower}", json={"scm_endpoint_id": endpoint}).then(200)
+    server.admin.delete(f"/api/v3/projects/{owner}").then(204)
+    assert "no SCM endpoint" in sync(server.admin, borrower).then(409)["detail"]

@@ -1,5 +1,6 @@
 """SCM endpoints over HTTP. Their repositories are real ones, in a folder that the operator allows."""
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,16 @@ def test_a_repository_that_is_gone(server: Server, project: int) -> None:
     tested = server.admin.post(f"{path}/test").then(200)
     assert not tested["ok"]
     assert "has no such repository" in tested["error"]
+
+
+def test_a_commit_whose_date_no_calendar_has(server: Server, project: int) -> None:
+    odd = GitRepository(Path(server.settings.local_repositories, "scm", f"odd-{project}.git"))
+    stream = "commit refs/heads/odd\ncommitter Ada <ada@example.org> 253402300800 +0000\ndata 0\n\n"
+    subprocess.run(["git", "fast-import", "--quiet"], cwd=odd.path, input=stream.encode(), check=True, timeout=20)
+    body = {"type": "git", "name": "x", "project_id": project, "repo": str(odd.path), "token": None}
+    path = f"{AT}/{server.admin.post(AT, json=body).then(201)['id']}"
+    problem = server.admin.get(f"{path}/commits?branch=odd").then(502)
+    assert "has a date outside the years 1 to 9999" in problem["detail"]
 
 
 def test_what_works_is_said_to_work(server: Server, endpoint: str) -> None:

@@ -1,18 +1,22 @@
 """Answers that a source code host gives on purpose, to stop or confuse the server that asks it."""
 
+import asyncio
 from collections.abc import Mapping
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
 from integrations.addresses import parse_networks
 from integrations.outgoing import HttpOutgoing
 from integrations.scm.bitbucket_data_center import DataCenterRepository
+from integrations.scm.git import GitRepository as PlainGit
 from integrations.scm.github_apps import GitHubApps
 from integrations.scm.rest import utc_date
-from integrations.source_ports import SourceFailure
+from integrations.source_ports import SourceFailure, SourceNotFound, SourceUnavailable
 from tests.integrations.receiving import receiving
 from tests.integrations.test_source_hosts import private_key
+from tests.support.git_repository import GitRepository
 
 pytestmark = pytest.mark.anyio
 
@@ -66,3 +70,24 @@ async def test_a_date_that_no_calendar_has_is_a_source_failure() -> None:
         receiver.answers.append((200, {}, body))
         with pytest.raises(SourceFailure, match="date outside"):
             await DataCenterRepository(outgoing, receiver.url, "acme/shop", "t").fetch_commits(None, 1)
+
+
+async def test_a_large_file_needs_little_memory_of_the_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    repository = GitRepository(tmp_path / "shop.git")
+    repository.write("large", "x" * 3_000_000)
+    async with HttpOutgoing() as outgoing:
+        source = PlainGit(outgoing, str(repository.path), "", repository.path, asyncio.Semaphore(1))
+        assert (await source.fetch_file("ci/job.yml", "main"))[1] == b"number: 2\n"
+        with pytest.raises(SourceNotFound, match="no file of 1,048,576 bytes"):
+            await source.fetch_file("large", "main")
+        monkeypatch.setattr("integrations.scm.git.LIMITS", "ulimit -f 1")
+        with pytest.raises(SourceFailure, match="cannot be read"):
+            await source.fetch_file("ci/job.yml", "main")
+
+
+async def test_no_more_programs_than_slots_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("integrations.scm.git.TIME_LIMIT_S", 0.3)
+    slots = asyncio.Semaphore(1)
+    async with HttpOutgoing() as outgoing, slots:
+        with pytest.raises(SourceUnavailable):
+            await PlainGit(outgoing, str(tmp_path), "", tmp_path, slots).fetch_branches("", 1)

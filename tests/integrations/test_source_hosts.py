@@ -62,7 +62,7 @@ HOSTS: dict[str, Make] = {
 
 def _git(outgoing: HttpOutgoing, host: FakeSourceHost, repo: str, token: str) -> SourceHost:
     folder = host.repository.path.with_name(f"{repo.rpartition('/')[2]}.git")
-    return PlainGit(outgoing, str(folder), "", folder)
+    return PlainGit(outgoing, str(folder), "", folder, asyncio.Semaphore(1))
 
 
 every_host = pytest.mark.parametrize("make", [*HOSTS.values(), _git], ids=[*HOSTS, "git"])
@@ -259,9 +259,9 @@ async def test_credentials_of_checkouts(outgoing: HttpOutgoing, host: FakeSource
         assert found == CloneCredentials(users[name], TOKEN)
         assert TOKEN not in repr(found)
     assert await _git(outgoing, host, "acme/shop", "").clone_credentials() is None
-    assert await PlainGit(outgoing, "https://git.example.com/x", "t", None).clone_credentials() == CloneCredentials(
-        "git", "t"
-    )
+    assert await PlainGit(
+        outgoing, "https://git.example.com/x", "t", None, asyncio.Semaphore(1)
+    ).clone_credentials() == CloneCredentials("git", "t")
 
 
 def private_key() -> str:
@@ -313,7 +313,7 @@ async def test_git_goes_only_where_it_may(host: FakeSourceHost) -> None:
     async with HttpOutgoing() as closed:
         for url, reason in (("https://127.0.0.1/x", "this machine"), ("http://example.com/x", "https://")):
             with pytest.raises(SourceFailure, match=reason):
-                await PlainGit(closed, url, "", None).fetch_branches("", 1)
+                await PlainGit(closed, url, "", None, asyncio.Semaphore(1)).fetch_branches("", 1)
 
 
 async def test_git_takes_the_address_that_was_checked_and_no_redirect(tmp_path: Path) -> None:
@@ -324,7 +324,9 @@ async def test_git_takes_the_address_that_was_checked_and_no_redirect(tmp_path: 
         return ["127.0.0.1"]
 
     async with receiving() as receiver, HttpOutgoing(LOOPBACK, resolve=resolve) as outgoing:
-        source = PlainGit(outgoing, f"http://git.example.com:{receiver.port}/x.git", "ann:s3cret", None)
+        source = PlainGit(
+            outgoing, f"http://git.example.com:{receiver.port}/x.git", "ann:s3cret", None, asyncio.Semaphore(1)
+        )
         receiver.answers.append((302, {"Location": f"{receiver.url}/elsewhere"}, b""))
         with pytest.raises(SourceFailure) as failed:
             await source.fetch_branches("", 1)
@@ -340,7 +342,7 @@ async def test_git_ends_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("integrations.scm.git.TIME_LIMIT_S", 0.3)
     async with receiving() as receiver, HttpOutgoing(LOOPBACK) as outgoing:
         receiver.hold = asyncio.Event()
-        source = PlainGit(outgoing, receiver.url, "", None)
+        source = PlainGit(outgoing, receiver.url, "", None, asyncio.Semaphore(1))
         with pytest.raises(SourceUnavailable) as failed:
             await source.fetch_branches("", 1)
         receiver.hold.set()

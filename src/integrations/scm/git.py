@@ -25,6 +25,15 @@ from integrations.source_ports import (
 
 OLDEST_GIT = (2, 37)
 """The first release of git that connects to the addresses that it is told."""
+MAX_PROGRAMS = 2
+"""Programs that a process of the server runs at a time; others wait for them within their time."""
+LIMITS = f"ulimit -c 0 && ulimit -v {512 * 1024} && ulimit -t 10 && ulimit -f {2 * 1024 * 1024}"
+"""Limits of each program, since whoever can push chooses what it reads: 512 MiB of memory (in KiB), 10 s of CPU time,
+files of 1 GiB (in blocks of 512 bytes).
+"""
+NO_PROGRAM = 127
+"""Exit code of the shell if it finds no git."""
+NO_GIT = "The server has no program git, which reads repositories of the type git."
 MAX_ERROR = 300
 """Characters of git's error message that are quoted."""
 _BAD_REF = re.compile(r"^[-+^:/]|[\s:\\~^?*\[\x00-\x1f\x7f]|\.\.|//|@\{")
@@ -35,13 +44,14 @@ _UNAVAILABLE = ("could not resolve", "failed to connect", "connection", "timed o
 
 
 class GitRepository:
-    """Implements `SourceHost`. `folder` is the repository's folder on this machine; None for a URL.
+    """Implements `SourceHost`. `folder` is the repository's folder on this machine; None for a URL. `slots` limits
+    how many programs run at a time.
 
     Runs `git` without prompts, hooks and redirects. It connects only to addresses that `outgoing` has checked.
     """
 
-    def __init__(self, outgoing: Outgoing, url: str, token: str, folder: Path | None) -> None:
-        self._outgoing, self._url, self._token, self._folder = outgoing, url, token, folder
+    def __init__(self, outgoing: Outgoing, url: str, token: str, folder: Path | None, slots: asyncio.Semaphore) -> None:
+        self._outgoing, self._url, self._token, self._folder, self._slots = outgoing, url, token, folder, slots
         self._name = urlsplit(url).netloc or url
 
     async def fetch_branches(self, prefix: str, limit: int) -> list[str]:
@@ -108,35 +118,37 @@ class GitRepository:
         """Runs git in the folder `work`, and returns its output. Raises SourceFailure."""
         env = await self._environment(work)
         try:
-            process = await asyncio.create_subprocess_exec(
-                "git",
-                *arguments,
-                cwd=work,
-                env=env,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-                start_new_session=True,
-            )
-        except FileNotFoundError:
-            raise SourceFailure("The server has no program git, which reads repositories of the type git.") from None
-        try:
-            async with asyncio.timeout(TIME_LIMIT_S):
-                output, error = await asyncio.gather(
-                    _read(process.stdout, MAX_ANSWER + 1), _read(process.stderr, MAX_ANSWER)
-                )
-                if len(output) <= MAX_ANSWER:
-                    await process.wait()
+            async with asyncio.timeout(TIME_LIMIT_S), self._slots:
+                return await self._run(work, env, arguments)
         except TimeoutError:
             raise SourceUnavailable(
                 f"{self._name} gives no answer within {TIME_LIMIT_S:g} s.", is_timeout=True
             ) from None
+
+    async def _run(self, work: str, env: dict[str, str], arguments: Sequence[str]) -> bytes:
+        process = await asyncio.create_subprocess_exec(
+            *("sh", "-c", f'{LIMITS} && exec git "$@"', "git", *arguments),
+            cwd=work,
+            env=env,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
+        try:
+            output, error = await asyncio.gather(
+                _read(process.stdout, MAX_ANSWER + 1), _read(process.stderr, MAX_ANSWER)
+            )
+            if len(output) <= MAX_ANSWER:
+                await process.wait()
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
         if len(output) > MAX_ANSWER:
             raise SourceFailure(f"{self._name} answers with more than {MAX_ANSWER:,} bytes.")
+        if process.returncode == NO_PROGRAM:
+            raise SourceFailure(NO_GIT)
         if process.returncode:
             raise self._failure(error.decode("utf-8", "replace"))
         return output
@@ -145,6 +157,12 @@ class GitRepository:
         config = {
             "core.hooksPath": "/dev/null",
             "gc.auto": "0",
+            # Within LIMITS: large files are not held in memory, packs are mapped in parts and read by one thread.
+            "core.bigFileThreshold": "1m",
+            "core.packedGitWindowSize": "16m",
+            "core.packedGitLimit": "128m",
+            "pack.threads": "1",
+            "transfer.unpackLimit": "1",
             "http.followRedirects": "false",
             "http.proxy": "",
             "credential.helper": "",
@@ -165,6 +183,7 @@ class GitRepository:
             "PATH": os.environ.get("PATH", os.defpath),
             "HOME": work,
             "LC_ALL": "C.UTF-8",
+            "MALLOC_ARENA_MAX": "1",
             "GIT_TERMINAL_PROMPT": "0",
             "GIT_ASKPASS": "/bin/false",
             "GIT_ALLOW_PROTOCOL": "file" if self._folder is not None else urlsplit(self._url).scheme,
@@ -219,6 +238,9 @@ async def _read(stream: asyncio.StreamReader | None, limit: int) -> bytes:
 
 
 async def _git_version() -> str:
-    process = await asyncio.create_subprocess_exec("git", "--version", stdout=asyncio.subprocess.PIPE)
+    try:
+        process = await asyncio.create_subprocess_exec("git", "--version", stdout=asyncio.subprocess.PIPE)
+    except FileNotFoundError:
+        raise SourceFailure(NO_GIT) from None
     output, _ = await process.communicate()
     return output.decode("ascii", "replace")

@@ -1,5 +1,6 @@
 """Opens the repository of an SCM endpoint with the adapter for its type, and checks what users enter."""
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from domain.scm import ScmEndpoint
 from integrations.ports import Outgoing, Refused
 from integrations.scm.bitbucket import BitbucketRepository
 from integrations.scm.bitbucket_data_center import DataCenterRepository
-from integrations.scm.git import GitRepository, find_folder
+from integrations.scm.git import MAX_PROGRAMS, GitRepository, find_folder
 from integrations.scm.github import GitHubRepository
 from integrations.scm.github_apps import GitHubApps, check_private_key
 from integrations.scm.gitlab import GitLabRepository
@@ -31,6 +32,7 @@ class ScmHosts:
     def __init__(self, outgoing: Outgoing, unseal: Callable[[bytes], str], folders: Sequence[Path] = ()) -> None:
         self._outgoing, self._unseal, self._folders = outgoing, unseal, folders
         self._apps = GitHubApps(outgoing)
+        self._git_slots = asyncio.Semaphore(MAX_PROGRAMS)
 
     async def check(self, endpoint: NewSource, *, is_admin: bool) -> None:
         if endpoint.app_id is not None and endpoint.type != "github":
@@ -80,7 +82,7 @@ class ScmHosts:
                 folder = find_folder(repo, self._folders) if repo.startswith("/") else None
                 if folder is None and repo.startswith("/"):
                     raise SourceForbidden(f"The repository {_not_allowed(repo)}.")
-                return GitRepository(outgoing, repo, token, folder)
+                return GitRepository(outgoing, repo, token, folder, self._git_slots)
 
     def _token_source(self, endpoint: ScmEndpoint, token: str) -> Callable[[], Awaitable[str]]:
         async def fetch_token() -> str:
