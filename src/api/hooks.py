@@ -6,7 +6,6 @@ anything in the message is believed.
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Annotated, Any
 
 import msgspec
@@ -31,10 +30,10 @@ from commands.hooks.signatures import find_refusal, is_signed
 from domain.changes import ChangeReceived
 from domain.core.errors import Invalid, TooLarge, Unauthenticated
 from domain.gitops import GITOPS, asks_for_sync
+from domain.projects import PROJECT, Project
 from domain.scm import SCM_ENDPOINT
 from domain.triggers import RepositoryChange, find_skip_marker
-from projections import projects, triggers
-from projections.projects import ProjectRow
+from projections import triggers
 from store.clock import utcnow
 from store.log.append import AlreadyDone, IdempotencyKey
 
@@ -46,6 +45,10 @@ MAX_PROJECTS = 20
 """Projects of one repository whose secrets are tried."""
 ACTOR = "system:hook"
 NOT_SIGNED = "The message is not signed with the webhook secret of the project, or there is no such project."
+NOT_FOUND = (
+    "No project is known to build this repository and to have the webhook secret that signed the message: name the"
+    " project by ?project_id= or use the URL of the project (webhook_url)."
+)
 HOOK = {
     **PUBLIC,
     MAX_BODY: MAX_PAYLOAD,
@@ -174,34 +177,34 @@ async def receive(ctx: RequestContext, request: Request[Any, Any, Any], project_
     project = await find_signer(ctx, headers, body, project_id)
     message = read_message(headers, body)
     if not message.changes:
-        answer = HookAnswer(False, project.id, None, False, message.ignored, 0)
+        answer = HookAnswer(False, project.project_id, None, False, message.ignored, 0)
         return Response(answer, status_code=200 if message.is_ping else 202)
     check_changes(message, body)
     numbered = [(await ctx.services.ids.draw("changes"), change) for change in message.changes]
     delivery_id = find_delivery_id(headers)
-    once = make_key(project.id, message.reporter, delivery_id) if delivery_id else None
-    command = ReceiveChanges(project.id, message.reporter, numbered, delivery_id)
+    once = make_key(project.project_id, message.reporter, delivery_id) if delivery_id else None
+    command = ReceiveChanges(project.project_id, message.reporter, numbered, delivery_id)
     try:
         position = (await ctx.execute_unseen(command, actor=ACTOR, once=once)).position
     except AlreadyDone:  # the host did not get the first answer, or somebody asked it to send the message again
         position = await ctx.services.log.read_head()
     request.state.position = position
     first, syncs = message.changes[0], await asks_for_any_sync(ctx, project, message.changes)
-    return Response(HookAnswer(True, project.id, first.branch, syncs, describe_changes(message), len(message.changes)))
+    return Response(
+        HookAnswer(True, project.project_id, first.branch, syncs, describe_changes(message), len(message.changes))
+    )
 
 
-async def asks_for_any_sync(ctx: RequestContext, project: ProjectRow, changes: Sequence[RepositoryChange]) -> bool:
+async def asks_for_any_sync(ctx: RequestContext, project: Project, changes: Sequence[RepositoryChange]) -> bool:
     """Returns whether the project's jobs will be read from the repository because of one of the changes."""
     if project.scm_endpoint_id is None:
         return False
-    synced = await ctx.log.load_state(GITOPS.at(project.id))
+    synced = await ctx.log.load_state(GITOPS.at(project.project_id))
     endpoint = await ctx.log.load_state(SCM_ENDPOINT.at(project.scm_endpoint_id))
     return any(asks_for_sync(change, synced, endpoint) for change in changes)
 
 
-async def find_signer(
-    ctx: RequestContext, headers: Mapping[str, str], body: bytes, project_id: int | None
-) -> ProjectRow:
+async def find_signer(ctx: RequestContext, headers: Mapping[str, str], body: bytes, project_id: int | None) -> Project:
     """Returns the project whose webhook secret signed the message. Without `project_id`, looks among those with a job
     that builds the repository which the message names. Raises Unauthenticated.
     """
@@ -212,19 +215,15 @@ async def find_signer(
         project_ids = (
             await triggers.find_projects_of_repository(ctx.source, repository, MAX_PROJECTS) if repository else []
         )
-        if not project_ids:
-            raise Unauthenticated(
-                "No project is known to build this repository: name the project by ?project_id= or use the URL of the"
-                " project (webhook_url)."
-            )
     now = utcnow()
     for candidate in project_ids:
-        project = await ctx.find_row(partial(projects.find, project_id=candidate))
-        if project is not None and project.sealed_webhook_secret:
+        # Read models may be behind a rotation, which ends the old secret at once. The log is not.
+        project = await ctx.log.load_state(PROJECT.at(candidate))
+        if project is not None and not project.deleted and project.sealed_webhook_secret:
             secret = ctx.services.secrets.unseal(project.sealed_webhook_secret)
             if is_signed(headers, body, secret, now):
                 return project
-    raise Unauthenticated(NOT_SIGNED)
+    raise Unauthenticated(NOT_SIGNED if project_id is not None else NOT_FOUND)
 
 
 def check_changes(message: HookMessage, body: bytes) -> None:

@@ -2,7 +2,6 @@
 
 import zoneinfo
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
 
 from cronsim import CronSim, CronSimError
 
@@ -10,8 +9,6 @@ from domain.triggers import CronTrigger
 
 FIELDS = 5
 """Fields of a cron expression: minute, hour, day of the month, month and day of the week."""
-MAX_CACHED = 20_000
-"""Time tables whose last time a process caches."""
 
 
 def find_fault(trigger: CronTrigger) -> tuple[str, str] | None:
@@ -37,7 +34,6 @@ def find_next(trigger: CronTrigger, after: datetime) -> datetime | None:
     return next((_utc(at) for at in CronSim(trigger.expression, _local(trigger, after))), None)
 
 
-@lru_cache(MAX_CACHED)
 def find_latest(trigger: CronTrigger, until: datetime) -> datetime | None:
     """Returns the last time of a time table up to this minute, and with it; None if there is none."""
     after = _local(trigger, until + timedelta(seconds=1))

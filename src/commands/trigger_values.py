@@ -38,7 +38,7 @@ class NewTriggers(msgspec.Struct):
     """Globs of the tags that start the job."""
     pull_requests: bool = False
     """Whether pull requests within the repository start the job."""
-    cron: Annotated[list[TimeTable], Meta(max_length=50)] = []
+    cron: Annotated[list[TimeTable], Meta(max_length=20)] = []
     """Time tables."""
     cancel_superseded: bool = False
     """Whether a change stops builds of older changes of its branch, or pull request, that are still queued."""

@@ -95,6 +95,7 @@ class Project(msgspec.Struct, frozen=True):
     retention_builds: int = 0
     members: dict[int, Access] = {}
     claim: str = ""
+    sealed_webhook_secret: bytes = b""
     closed: bool = False
     deleted: bool = False
 
@@ -105,6 +106,8 @@ def evolve(state: Project | None, event: Event) -> Project | None:
             return copy_fields(Project, event)
         case ProjectUpdated() if state is not None:
             return msgspec.structs.replace(state, **changes_of(event))
+        case WebhookSecretRotated() if state is not None:
+            return msgspec.structs.replace(state, sealed_webhook_secret=event.sealed_webhook_secret)
         case MemberAdmitted() if state is not None:
             return msgspec.structs.replace(state, members=state.members | {event.user_id: event.access})
         case MemberRemoved() if state is not None:

@@ -134,12 +134,16 @@ async def fetch_scheduled(source: Source) -> list[TriggerRow]:
 
 async def find_projects_of_repository(source: Source, path: str, limit: int) -> list[int]:
     """Returns the ids of up to `limit` projects with jobs that build the repository with this path, or with an SCM
-    endpoint for it.
+    endpoint for it. Those whose address has just this path come first.
     """
+    name = path.rpartition("/")[2]
+    if not name:
+        return []
     query = (
         f"SELECT project_id, repository FROM {TriggerRow.table} WHERE repository_name = %(name)s"
         f" UNION SELECT project_id, repo FROM {ScmEndpointRow.table} WHERE position(%(name)s IN lower(repo)) > 0"
     )
-    rows = await fetch_rows(source, query, {"name": path.rpartition("/")[2]})
-    found = {project_id for project_id, repo in rows if is_same_repository(find_repository_path(repo), path)}
-    return sorted(found)[:limit]
+    rows = await fetch_rows(source, query, {"name": name})
+    paths = [(project_id, find_repository_path(repo)) for project_id, repo in rows]
+    found = sorted((found != path, project_id) for project_id, found in paths if is_same_repository(found, path))
+    return list(dict.fromkeys(project_id for _, project_id in found))[:limit]

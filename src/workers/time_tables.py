@@ -1,16 +1,19 @@
 """The clock of time tables: starts the builds of jobs whose time has come."""
 
+import asyncio
+import hashlib
 import zoneinfo
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 import structlog
 from cronsim import CronSimError
 from psycopg_pool import AsyncConnectionPool
 
 from commands.handler import CommandContext, Handler
-from commands.time_tables import find_latest
+from commands.time_tables import find_latest, find_next
 from commands.triggers import StartScheduledBuild
 from domain.core.errors import Rejection
 from domain.triggers import BuildTrigger, CronTrigger
@@ -26,6 +29,16 @@ INTERVAL_S = 5.0
 CALLER = CommandContext("system:schedule")
 
 
+NEVER = datetime.max.replace(tzinfo=UTC)
+
+
+class TableTimes(NamedTuple):
+    latest: datetime | None
+    """Last time of a time table; None if it has none yet."""
+    until: datetime
+    """Its next time, from which on `latest` is another one."""
+
+
 @dataclass
 class TimeTableClock:
     """Periodic start of scheduled builds. After an outage only the last missed time of each time table counts. Two
@@ -39,35 +52,45 @@ class TimeTableClock:
     clock: Callable[[], datetime]
     _handled: dict[tuple[int, CronTrigger], datetime] = field(default_factory=dict)
     """Last time of each time table of a job that this process has handled."""
+    _times: dict[tuple[int, CronTrigger], TableTimes] = field(default_factory=dict)
+    """Times of each time table of a job, which take up to some ms to find."""
 
     async def sweep(self) -> int:
         """Starts the builds that are due. Returns their number."""
         minute = self.clock().astimezone(UTC).replace(second=0, microsecond=0)
         handled: dict[tuple[int, CronTrigger], datetime] = {}
+        times: dict[tuple[int, CronTrigger], TableTimes] = {}
         started = 0
         for job in await triggers.fetch_scheduled(self.pool):
+            await asyncio.sleep(0)  # others have their turn
             for time_table in job.settings.cron:
+                key = job.job_id, time_table
                 try:
-                    latest = find_latest(time_table, minute)
+                    found = self._times.get(key)
+                    if found is None or found.until <= minute:
+                        found = TableTimes(find_latest(time_table, minute), find_next(time_table, minute) or NEVER)
+                    times[key] = found
                 except (CronSimError, zoneinfo.ZoneInfoNotFoundError) as error:
                     log.error("a time table cannot be read", job=job.job_id, error=str(error))
                     continue
+                latest = found.latest
                 if latest is None or latest <= job.scheduled_since:
                     continue
-                if self._handled.get((job.job_id, time_table)) != latest:
+                if self._handled.get(key) != latest:
                     started += await self._start(job, time_table, latest)
-                handled[job.job_id, time_table] = latest
-        self._handled = handled
+                handled[key] = latest
+        self._handled, self._times = handled, times
         return started
 
     async def _start(self, job: TriggerRow, time_table: CronTrigger, at: datetime) -> bool:
+        # A claim does not distinguish small and capital letters, but branches do, so it is taken for a hash.
         named = f"{job.job_id} {time_table.expression} {time_table.timezone} {time_table.branch or ''} {at.isoformat()}"
         command = StartScheduledBuild(
             await self.ids.draw("builds"),
             job.job_id,
             time_table.branch,
             trigger=BuildTrigger("schedule", scheduled_at=at),
-            claim=self.secrets.claim("schedule", named),
+            claim=self.secrets.claim("schedule", hashlib.sha256(named.encode()).hexdigest()),
             time_table=time_table,
             scheduled_at=at,
         )

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
+import psycopg
 import pytest
 
+from projections.projects import ProjectRow
 from tests.support.builders import CONFIGURATION, given_job, given_project
 from tests.support.http import Answer
 from tests.support.server import Server
@@ -110,6 +112,27 @@ def test_an_unknown_project_is_refused_in_the_same_way(hook: Hook) -> None:
 def test_a_secret_ends_with_its_rotation(hook: Hook) -> None:
     hook.server.admin.when("POST", f"/projects/{hook.project}/rotate-webhook-secret").then(200)
     hook.send(hook.push()).then(401)
+
+
+def test_a_secret_ends_with_its_rotation_also_while_read_models_are_behind(hook: Hook) -> None:
+    table, column = ProjectRow.table, "sealed_webhook_secret"
+    with psycopg.connect(hook.server.settings.database_url, autocommit=True) as connection:
+        before = connection.execute(f"SELECT {column} FROM {table} WHERE id = %s".encode(), [hook.project]).fetchone()
+        assert before is not None
+        rotated = hook.server.admin.when("POST", f"/projects/{hook.project}/rotate-webhook-secret").then(200)
+        connection.execute(f"UPDATE {table} SET {column} = %s WHERE id = %s".encode(), [before[0], hook.project])
+    hook.send(hook.push()).then(401)
+    hook.send(hook.push(), secret=rotated["webhook_secret"]).then(200)
+
+
+def test_a_stranger_does_not_learn_which_repositories_are_built(hook: Hook) -> None:
+    path = "/api/v3/gitops/webhook"
+    unknown = hook.send(hook.push(), path=path, secret="other").then(401)["detail"]
+    given_job(hook.server, hook.project, repository=f"https://github.com/{hook.repository}")
+    hook.server.wait_until_projected()
+    assert hook.send(hook.push(), path=path, secret="other").then(401)["detail"] == unknown
+    nameless = hook.push(repository={"full_name": "acme/"})
+    assert hook.send(nameless, path=path).then(401)["detail"] == unknown
 
 
 def test_a_message_is_verified_before_it_is_read(hook: Hook) -> None:

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from commands.jobs import CreateJob, UpdateJob
+from commands.time_tables import find_latest
 from commands.triggers import SetTriggers
 from domain.triggers import BuildTrigger, CronTrigger, Triggers
 from testhide.processes import Core
@@ -59,6 +60,28 @@ async def test_time_tables_of_one_job_are_independent(jobs: WatchedJobs) -> None
     jobs.now += HOUR
     assert await jobs.sweep() == 2
     assert sorted(build.branch for build in await jobs.queued()) == ["a", "b"]
+
+
+async def test_time_tables_of_branches_that_differ_in_case_are_independent(jobs: WatchedJobs) -> None:
+    tables = [CronTrigger("0 13 * * *", branch="Dev"), CronTrigger("0 13 * * *", branch="dev")]
+    await jobs.add_job(5, Triggers(cron=tables))
+    jobs.now += HOUR
+    assert await jobs.sweep() == 2
+
+
+async def test_times_are_looked_up_once_they_have_come(jobs: WatchedJobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_up: list[datetime] = []
+
+    def count(table: CronTrigger, until: datetime) -> datetime | None:
+        looked_up.append(until)
+        return find_latest(table, until)
+
+    monkeypatch.setattr("workers.time_tables.find_latest", count)
+    await jobs.add_job(5, HOURLY)
+    for _ in range(4):
+        await jobs.sweep()
+        jobs.now += timedelta(minutes=20)
+    assert looked_up == [TODAY, TODAY + HOUR]
 
 
 async def test_times_before_a_change_of_the_triggers_start_nothing(jobs: WatchedJobs) -> None:
