@@ -212,8 +212,9 @@ def complete(configured: ConfigurationView, template: TemplateView | None) -> Co
     merged = overlaid(layers[-1], layers[0])
     sources: dict[str, ValueSource] = {}
     for name in ("setup", "command", "artifacts", "shell", "checkout", "caches"):
-        found = [source for source, view in given if getattr(view, name)]
-        sources[name] = found[0] if found else "default"
+        found: list[ValueSource] = [source for source, view in given if getattr(view, name)]
+        found.append("default")
+        sources[name] = found[0]
     for name in ("env", "secrets"):
         for key in getattr(merged, name):
             sources[f"{name}.{key}"] = next(source for source, view in given if key in getattr(view, name))

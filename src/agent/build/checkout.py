@@ -131,7 +131,7 @@ class Checkout:
     def _fetch(self, url: str, branch: str, commit: str | None) -> str:
         fetch = ("fetch", "--quiet", "--tags" if self._options.tags else "--no-tags", "--no-recurse-submodules")
         depth = (f"--depth={self._options.depth}",) if self._options.depth else ()
-        missing: list[str] = []
+        code, missing = 1, list[str]()
         for name in _full_names(branch):
             code, output = self._try(*fetch, *depth, "--", url, name)
             if not code or not any("remote ref" in line for line in output):

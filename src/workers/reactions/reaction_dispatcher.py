@@ -69,7 +69,7 @@ class ReactionDispatcher:
         self._sweep_interval_s = sweep_interval_s
         self._overdue_s = overdue_s
         self._min_skip = min_skip
-        self._queues = {
+        self._queues: dict[Queue, JobQueue] = {
             queue: JobQueue(queue, redis_url, self._run_as_job, slots=_slots(queue), redis_timeout_s=redis_timeout_s)
             for queue in QUEUES
         }
