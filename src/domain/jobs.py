@@ -17,6 +17,7 @@ QuarantineMode = Literal["run", "skip"]
 
 
 ShellName = Literal["sh", "bash"]
+# Events contain these types: a limit may be raised, never lowered, or stored events could not be read any more.
 CacheKey = Annotated[str, Meta(min_length=1, max_length=500)]
 CachePath = Annotated[str, Meta(min_length=1, max_length=1_000)]
 

@@ -12,7 +12,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from domain.builds import VisibleStatus
 from domain.core.events import Recorded, copy_fields
-from domain.jobs import Configuration, JobConfigured, JobCreated, JobDeleted, JobEvent, JobUpdated, QuarantineMode
+from domain.jobs import Configuration, JobConfigured, JobCreated, JobDeleted, JobUpdated, QuarantineMode
 from projections.builds import BuildRow
 from projections.engine.model import Change, Delete, Projection, Row, Rows, Table, changed_columns, row_of
 from projections.engine.queries import Window, fetch_all, fetch_column, fetch_one, find_row
@@ -87,7 +87,12 @@ def columns_of_configuration(configuration: Configuration) -> dict[str, Any]:
 
 
 PROJECTION = Projection(
-    "jobs", VERSION, (JobRow, ConfigurationRow), row_of(JobRow, "job_id", JobUpdated), apply, handles=(JobEvent,)
+    "jobs",
+    VERSION,
+    (JobRow, ConfigurationRow),
+    row_of(JobRow, "job_id", JobUpdated),
+    apply,
+    handles=(JobCreated, JobUpdated, JobConfigured, JobDeleted),
 )
 
 

@@ -11,7 +11,7 @@ import msgspec
 
 from domain.core.events import UNSTAMPED, Recorded, copy_fields
 from domain.globs import MAX_STEPS, StepBudget
-from domain.jobs import JobCreated, JobDeleted, JobEvent, JobTriggersChanged, JobUpdated
+from domain.jobs import JobCreated, JobDeleted, JobTriggersChanged, JobUpdated
 from domain.triggers import RepositoryChange, Triggers, evaluate, find_repository_path, is_same_repository
 from projections.engine.model import Change, Delete, Projection, Row, Rows, Table, row_of
 from projections.engine.queries import fetch_all, find_row
@@ -97,7 +97,7 @@ PROJECTION = Projection(
     (TriggerRow,),
     row_of(TriggerRow, "job_id", JobUpdated, JobTriggersChanged),
     apply,
-    handles=(JobEvent,),
+    handles=(JobCreated, JobUpdated, JobTriggersChanged, JobDeleted),
 )
 
 

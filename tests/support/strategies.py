@@ -3,7 +3,7 @@
 import dataclasses
 import types
 from functools import cache
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 from hypothesis import strategies as st
@@ -22,7 +22,7 @@ def histories(*events: type[Event]) -> SearchStrategy[list[Event]]:
 
 @cache
 def structs(cls: type[msgspec.Struct]) -> SearchStrategy[Any]:
-    hints = get_type_hints(cls)
+    hints = get_type_hints(cls, include_extras=True)
     return st.builds(cls, **{name: values(hints[name]) for name in cls.__struct_fields__ if name not in METADATA})
 
 
@@ -34,6 +34,9 @@ def commands(cls: type[Any], **fixed: SearchStrategy[Any]) -> SearchStrategy[Any
 @cache
 def values(hint: Any) -> SearchStrategy[Any]:
     origin, inner = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        shortest = max((meta.min_length or 0 for meta in inner[1:] if isinstance(meta, msgspec.Meta)), default=0)
+        return values(inner[0]).filter(lambda value: len(value) >= shortest) if shortest else values(inner[0])
     if origin in (Union, types.UnionType):
         return st.one_of([values(one) for one in inner])
     if origin is Literal:

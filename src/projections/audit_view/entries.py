@@ -113,6 +113,7 @@ _INTERNAL = {
     "read_id",
     "results_version",
     "scheduled_since",
+    "sealed_webhook_secret",
     *Event.__struct_fields__,
 }
 """Fields of states that are not shown, because they mean nothing to readers or repeat another field."""
