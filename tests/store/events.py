@@ -2,7 +2,7 @@
 
 import types
 from datetime import UTC, datetime
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 from hypothesis import strategies as st
@@ -20,7 +20,7 @@ def events(cls: type[Event]) -> SearchStrategy[Any]:
 
 
 def structs(cls: type[msgspec.Struct], leaving: set[str] | None = None) -> SearchStrategy[Any]:
-    hints = get_type_hints(cls)
+    hints = get_type_hints(cls, include_extras=True)
     return st.builds(
         cls, **{name: values(hints[name]) for name in cls.__struct_fields__ if name not in (leaving or ())}
     )
@@ -29,6 +29,12 @@ def structs(cls: type[msgspec.Struct], leaving: set[str] | None = None) -> Searc
 def values(hint: Any) -> SearchStrategy[Any]:
     """Anything of this type that can be stored: integers of 64 bits, text without surrogates."""
     origin, inner = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        limits = next(meta for meta in inner[1:] if isinstance(meta, msgspec.Meta))
+        if limits.ge is not None:
+            return st.integers(int(limits.ge), int(limits.le or 2**63 - 1))
+        shortest = limits.min_length or 0
+        return values(inner[0]).filter(lambda value: len(value) >= shortest)
     if origin in (Union, types.UnionType):
         return st.one_of([values(one) for one in inner])
     if origin is Literal:

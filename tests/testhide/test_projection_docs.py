@@ -42,6 +42,6 @@ def test_the_documented_commands(server: Server, environ: dict[str, str], tmp_pa
 def test_everybody_signed_in_sees_how_they_stand(server: Server) -> None:
     answer = server.make_user("viewer").get("/api/v3/projections")
     assert answer.status_code == 200
-    (jobs,) = [item for item in answer.json() if (item["name"], item["state"]) == ("jobs", "serving")]
-    assert (jobs["version"], jobs["place"], jobs["lag"], jobs["parked"]) == (1, "public", 0, 0)
+    (live,) = [item for item in answer.json() if (item["name"], item["state"]) == ("builds", "serving")]
+    assert (live["version"], live["place"], live["lag"], live["parked"]) == (builds.VERSION, "public", 0, 0)
     assert server.client().get("/api/v3/projections").status_code == 401
