@@ -13,6 +13,6 @@ bundle         builds the zipapp; the only module that is not part of it
 """
 
 FEATURES = ("shell", "checkout", "caches")
-"""What the server may ask for in a build that agents before it did not know. Sent when the agent connects."""
+"""Names of requests in a build that older agents did not know. The agent sends them when it connects."""
 VERSION = "0.1.0"
 """The version of the whole project: pyproject.toml reads it from here."""

@@ -43,7 +43,7 @@ class JobChange(msgspec.Struct):
     """Id of the job; null for one that a dry run would create."""
     name: str
     change: Literal["created", "updated", "removed"]
-    """What happened to the job. A removed one is disabled."""
+    """The change of the job. A removed job is disabled."""
 
 
 class SyncResult(msgspec.Struct):

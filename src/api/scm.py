@@ -99,7 +99,7 @@ class TestedScmEndpoint(msgspec.Struct):
     ok: bool
     """Whether the server can read the repository and set statuses of its commits."""
     error: str
-    """What is wrong, as a sentence; empty if nothing is."""
+    """A sentence that says what is wrong; empty if nothing is."""
 
 
 class ScmController(Controller):

@@ -8,7 +8,7 @@ import msgspec
 from domain.core.data_keys import project_key
 from domain.core.events import UNSTAMPED, Category, Event
 from domain.scm import ScmEndpoint
-from domain.triggers import RepositoryChange, find_repository_path, is_same_repository
+from domain.triggers import RepositoryChange, find_repository_path, may_be_repository
 
 FILE_NAME = ".testhide.yml"
 """Path of the file in the repository."""
@@ -52,7 +52,7 @@ class GitopsSyncFailed(GitopsEvent, frozen=True):
     commit: str | None = None
     """Commit of the push; None if the host did not say."""
     problem: str = ""
-    """What is wrong, as sentences or as mistakes with their lines."""
+    """The mistakes of the file with their lines, or sentences about another problem."""
 
 
 class SyncedPipelines(msgspec.Struct, frozen=True):
@@ -87,7 +87,7 @@ def asks_for_sync(change: RepositoryChange, synced: SyncedPipelines, endpoint: S
         and not endpoint.deleted
         and (change.kind, change.branch, change.deleted) == ("push", synced.branch, False)
         and (change.paths is None or FILE_NAME in change.paths)
-        and is_same_repository(find_repository_path(endpoint.repo), change.repository)
+        and may_be_repository(find_repository_path(endpoint.repo), change.repository)
     )
 
 

@@ -68,7 +68,7 @@ class NodeConnected(NodeEvent, frozen=True):
     cpu_cores: int
     ram_gb: float
     features: list[str] = []
-    """What the agent can do that older agents cannot (`domain.jobs.find_required_features`)."""
+    """Abilities of the agent that older agents lack (`domain.jobs.find_required_features`)."""
 
 
 class NodeWentOffline(NodeEvent, frozen=True):

@@ -101,7 +101,7 @@ def find_repository_path(address: str) -> str:
     return without_host.strip("/").removesuffix(".git").removeprefix("scm/").lower()
 
 
-def is_same_repository(address_path: str, path: str) -> bool:
+def may_be_repository(address_path: str, path: str) -> bool:
     """Returns whether the path of an address means the repository that a host calls `path`. Hosts may serve their
     repositories below a folder.
     """
@@ -115,7 +115,7 @@ def evaluate(
     empty if it has none. `budget` is for comparisons of paths; None for a new one.
     """
     budget = budget or StepBudget()
-    if not is_same_repository(repository, change.repository):
+    if not may_be_repository(repository, change.repository):
         return _refuse(f"the job builds {repository}, not {change.repository}")
     if change.deleted:
         return _refuse(f"{_kind_of_ref(change)} {change.branch} was deleted")

@@ -12,7 +12,7 @@ import msgspec
 from domain.core.events import UNSTAMPED, Recorded, copy_fields
 from domain.globs import MAX_STEPS, StepBudget
 from domain.jobs import JobCreated, JobDeleted, JobTriggersChanged, JobUpdated
-from domain.triggers import RepositoryChange, Triggers, evaluate, find_repository_path, is_same_repository
+from domain.triggers import RepositoryChange, Triggers, evaluate, find_repository_path, may_be_repository
 from projections.engine.model import Change, Delete, Projection, Row, Rows, Table, row_of
 from projections.engine.queries import fetch_all, find_row
 from projections.scm import ScmEndpointRow
@@ -145,5 +145,5 @@ async def find_projects_of_repository(source: Source, path: str, limit: int) -> 
     )
     rows = await fetch_rows(source, query, {"name": name})
     paths = [(project_id, find_repository_path(repo)) for project_id, repo in rows]
-    found = sorted((found != path, project_id) for project_id, found in paths if is_same_repository(found, path))
+    found = sorted((found != path, project_id) for project_id, found in paths if may_be_repository(found, path))
     return list(dict.fromkeys(project_id for _, project_id in found))[:limit]

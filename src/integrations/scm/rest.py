@@ -25,7 +25,7 @@ from integrations.source_ports import (
 T = TypeVar("T")
 
 UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
-"""What reading an answer raises: it is no JSON of the expected form, has a number of thousands of digits, or lists
+"""Errors of reading an answer: it is no JSON of the expected form, has a number of thousands of digits, or lists
 within each other without end.
 """
 

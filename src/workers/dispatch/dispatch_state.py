@@ -42,7 +42,7 @@ class Requirements(NamedTuple):
     by_admin: bool
     """Whether an admin queued the build."""
     features: frozenset[str] = frozenset()
-    """What the agent must be able to do."""
+    """Features that the agent must have."""
 
 
 class QueueKey(NamedTuple):
