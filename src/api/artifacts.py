@@ -219,7 +219,9 @@ async def store_artifact(
     """
     once = _make_key(build.build_id, path, upload.sha256)
     artifact_id = await _find_duplicate(ctx, build, path, upload)
-    if artifact_id is None:
+    if artifact_id is not None:
+        await ctx.wait_until_all_shown()
+    else:
         try:
             artifact_id = await _store_new(ctx, caller, build, path, upload, once)
         except AlreadyDone:

@@ -77,8 +77,7 @@ class RequestContext:
         if receipt.position is not None:
             await self.wait_until_shown(receipt.position, receipt.events[0].position)
         else:
-            # Perhaps an event of a moment ago left nothing to do. The next GET has to show that event too.
-            await self.wait_until_shown(await self.services.log.read_head())
+            await self.wait_until_all_shown()
         return receipt
 
     async def execute_unseen(
@@ -98,6 +97,12 @@ class RequestContext:
         if "respond-async" not in self.request.headers.get("prefer", ""):
             shown = await self.services.waiter.wait(position, first)
             state.projected = shown and getattr(state, "projected", True)
+
+    async def wait_until_all_shown(self) -> None:
+        """Does what `wait_until_shown` does, for all events that are in the log now. For a write that has nothing to
+        do: perhaps an event of a moment ago left nothing to do, and the next GET has to show that event too.
+        """
+        await self.wait_until_shown(await self.services.log.read_head())
 
     async def wait_for_head(self) -> bool:
         """Waits until the read models show all events that are in the log now. Returns whether they do; False means
