@@ -13,6 +13,8 @@ bundle         builds the zipapp; the only module that is not part of it
 """
 
 FEATURES = ("shell", "checkout", "caches")
-"""Names of requests in a build that older agents did not know. The agent sends them when it connects."""
+"""Names of build features that older agents do not support. The agent sends them when it connects, so that the server
+gives it only builds that it can run.
+"""
 VERSION = "0.1.0"
 """The version of the whole project: pyproject.toml reads it from here."""

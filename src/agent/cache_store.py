@@ -1,7 +1,8 @@
-"""Keeps the caches of builds in a folder of the agent. Those used longest ago go first when all have too many bytes.
+"""Keeps the caches of builds in a folder of the agent. When all caches together are too large, removes those that were
+used longest ago.
 
-A cache is an archive. Its name has the hash of its contents, so that one which a crash or a bad disk has damaged is
-never unpacked. Each scope has a folder: a build finds only caches of its own scope.
+A cache is an archive. Its file name contains the hash of its contents. So an archive that a crash or a bad disk has
+damaged is recognised, and never unpacked. Each scope has a folder: a build finds only caches of its own scope.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _UNFINISHED = "unfinished-"
 
 
 class CacheStore:
-    """Thread-safe. Only the agent can enter its folder."""
+    """Folder of cached archives that only the agent can enter. Thread-safe."""
 
     def __init__(self, folder: Path, limit_bytes: int) -> None:
         self._folder = folder
@@ -30,7 +31,7 @@ class CacheStore:
         self._lock = threading.Lock()
 
     def prepare(self) -> None:
-        """Create the folder, and remove what an agent has left that was killed while it saved a cache."""
+        """Create the folder. Remove incomplete files of an agent that was killed while it saved a cache."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folder.chmod(0o700)
         for path in self._folder.glob(f"*/{_UNFINISHED}*"):
@@ -38,8 +39,8 @@ class CacheStore:
         self._shrink()
 
     def copy_to(self, scope: str, key: str, target: Path) -> bool:
-        """Copy the archive to a new file, which every user who reaches it can read. Return False if there is none, or
-        if it is damaged; a damaged one is removed.
+        """Copy the archive to a new file, `target`, that any user may read. Return False if there is no such archive,
+        or if it is damaged; a damaged one is removed.
         """
         found = self._find(scope, key)
         if not found:
@@ -56,7 +57,7 @@ class CacheStore:
         return True
 
     def save(self, scope: str, key: str, archive: IO[bytes]) -> None:
-        """Keep an archive. It is there as a whole or not at all."""
+        """Store an archive under a key. After a crash the archive is stored completely or not at all."""
         folder = self._scope(scope)
         folder.mkdir(mode=0o700, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder, prefix=_UNFINISHED, delete=False) as copy:

@@ -16,12 +16,14 @@ from agent.server_client import ServerClient
 
 
 class AllowedRepositories(NamedTuple):
-    """Repositories that the operator of the agent allows besides those of https and ssh."""
+    """Kinds of repositories that the operator of the agent allows, in addition to those at https and ssh URLs."""
 
     local: bool
-    """Those of file URLs and paths."""
+    """Whether builds may check out repositories at file URLs and paths of this machine."""
     http: bool
-    """Those of http URLs: everybody on the way can read and change what they send, credentials too."""
+    """Whether builds may check out repositories at http URLs. Everybody on the network path can read and change their
+    traffic, including credentials.
+    """
 
 
 class AgentContext(NamedTuple):

@@ -20,8 +20,8 @@ class NoToken(Exception):
 
 
 class TokenHolder:
-    """Holds the token that requests use, for any thread, and takes up the one that is written into the token's file
-    meanwhile. Without a file the token never changes.
+    """Holds the token that requests use. Takes up a new token when one is written to the token's file; without a file
+    the token never changes. Thread-safe.
     """
 
     def __init__(self, token: str, file: str | None) -> None:
@@ -32,13 +32,13 @@ class TokenHolder:
         self._lock = threading.Lock()
 
     def reload(self) -> None:
-        """Take up the token in the file, if it is another one that the server has not refused."""
+        """Replace the token by the one in the file, if that is another one and the server has not refused it."""
         with self._lock:
             self._reload_locked()
 
     def replace(self, refused: str) -> bool:
-        """Take up another token, since the server has refused this one: the one in the file, or the one before it.
-        Return whether there is another one.
+        """Replace the token because the server has refused it: by the one in the file, or else by the token that was
+        used before the refused one. Return whether there is a token that the server has not refused.
         """
         with self._lock:
             self._refused.add(refused)
@@ -133,8 +133,8 @@ def read_token(source: str | None) -> tuple[str, str | None]:
 def find_file(sources: Sequence[str]) -> str | None:
     """Return the file that contains the token and may get a new one; None if the token does not come from a file.
 
-    `sources` are the values of all options `--token-file`, of which the last one counts. After a restart that is a
-    pipe, and the one before may be a file.
+    `sources` are the values of all options `--token-file`, of which the last one counts. After a restart the last one
+    names a pipe, and then the one before it may name a file.
     """
     files = [source for source in sources if not _is_pipe(source)]
     return files[-1] if files and files[-1] != "-" else None

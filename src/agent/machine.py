@@ -41,7 +41,7 @@ class MachineGauge:
 
 
 def _read_cpu_ticks() -> tuple[int, int]:
-    """Return two numbers of clock ticks of all cores since the machine started: the busy ones, and all."""
+    """Return the clock ticks of all cores since the machine started, as two numbers: the busy ticks, and all ticks."""
     with open("/proc/stat", encoding="ascii") as file:
         # user nice system idle iowait irq softirq steal; guest time is part of user's
         ticks = [int(word) for word in file.readline().split()[1:9]]

@@ -10,7 +10,9 @@ import time
 
 STOPPED = "stopped"
 DROPPED = "dropped"
-"""Causes of an interrupt. A stopped task reports to the server. The server has given a dropped task up: no report."""
+"""Causes of an interrupt: `STOPPED` and `DROPPED`. A stopped task still reports to the server. A dropped one does not,
+since the server has already given it up.
+"""
 _CHECK_INTERVAL_S = 0.2
 """Time between two checks, during a pause, whether the task's time for reporting is over."""
 

@@ -1,7 +1,7 @@
-"""Restores a build's caches before its setup, and saves those that are missing after it has passed.
+"""Restores a build's caches before its setup lines run. Saves the caches that were missing after the build has passed.
 
-`tar` packs and unpacks them as the build's user: a link in the repository or in an archive leads it nowhere that the
-build itself could not go.
+`tar` packs and unpacks them with the rights of the build's user. So a link in the repository or in an archive leads
+`tar` only to files that the build itself could reach.
 """
 
 from __future__ import annotations

@@ -24,7 +24,9 @@ _USERNAME, _PASSWORD = "TESTHIDE_GIT_USERNAME", "TESTHIDE_GIT_PASSWORD"
 _ANSWER_CREDENTIALS = (
     f"""!f() {{ test "$1" = get && printf 'username=%s\\npassword=%s\\n' "${_USERNAME}" "${_PASSWORD}"; }}; f"""
 )
-"""Credential helper of git. It has the names of variables, so that no process list, file or log has their values."""
+"""Credential helper for git: a shell function that prints the credentials from environment variables. Only the names of
+the variables are in it, so no process list, file or log shows the credentials.
+"""
 
 
 class CheckoutFailed(Exception):
@@ -181,8 +183,8 @@ class Checkout:
 
 
 def _full_names(branch: str) -> tuple[str, ...]:
-    """Returns the names to fetch, one after the other: a branch is meant before a tag of its name, which others may be
-    allowed to push.
+    """Returns the full names of the refs that `branch` may mean, in the order in which to fetch them. The branch comes
+    before a tag with the same name, because people who may not push branches may be allowed to push tags.
     """
     is_full = branch == "HEAD" or branch.startswith("refs/")
     return (branch,) if is_full else (f"refs/heads/{branch}", f"refs/tags/{branch}")

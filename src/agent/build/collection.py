@@ -93,8 +93,9 @@ class Collector:
         return found
 
     def _send_if_report(self, path: str, since_ns: int) -> bool | None:
-        """Send the file if it is a report of this build. Return whether it is one, or None if nothing came of it: no
-        file of that kind, or older than the first command.
+        """Send the file if it is a report of this build. Return True if it was sent, and False if it has the file
+        ending of a report but cannot be sent as one. Return None if it does not count: it has another ending, it is
+        older than the first command, or the build was interrupted.
         """
         if not path.endswith(_REPORT_ENDINGS) or self._interrupt.cause:
             return None
@@ -129,8 +130,8 @@ class Collector:
 
     @contextmanager
     def _refusals(self, path: str) -> Iterator[None]:
-        """Log it if the server refuses the report at `path` in the block, and go on. Raises `RequestRefused` if the
-        server no longer wants the build itself.
+        """Context manager around the sending of the report at `path`: logs a refusal by the server and suppresses the
+        error. Raises `RequestRefused` if the server no longer wants the build itself.
         """
         try:
             yield

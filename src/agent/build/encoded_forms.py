@@ -19,8 +19,8 @@ ENCODINGS = ("utf-8", "utf-16-le", "utf-16-be")
 _CDATA, _CDATA_END = "<![CDATA[", "]]>"
 _MIN_BASE64 = 6  # characters; shorter pieces of base64 are too common in ordinary text to be masked
 _ALNUM_BYTES, _OTHER_BYTES = 25, 104
-"""Bytes of the longest form of an ASCII letter or digit, and of another character, in UTF-8: each with two marks of
-CDATA after it, the other with 4 backslashes before each of 4 bytes.
+"""Size in UTF-8 bytes of the longest form of one character: first for an ASCII letter or digit, then for any other
+character. Both include two marks of CDATA; the second also includes 4 backslashes before each of 4 bytes.
 """
 MAX_TEXT = 1024
 """Characters of a text. A longer secret is searched for in parts: the pattern for 1,024 characters takes 16 MB at most
@@ -43,7 +43,7 @@ class Text(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Size of the pattern for one encoding: about 1 for a letter or digit, and 8 for any other character."""
+        """Estimated size of the pattern for one encoding: a letter or digit counts 1, and any other character 8."""
         return sum(1 if _is_alnum(character) else 8 for character in self.text)
 
     @property

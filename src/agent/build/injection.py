@@ -31,7 +31,9 @@ if sys.version_info >= (3, 8):
 support.
 """
 LISTS = ("TESTHIDE_TEST_IDS_FILE", "TESTHIDE_QUARANTINE_FILE", "TESTHIDE_IGNORE_FAILURES_FILE")
-"""Variables with the paths of the lists. A build cannot change them: it would lose them without a word."""
+"""Environment variables that hold the paths of the lists of tests. After each setup line the agent sets them again: if
+a build changed one, its list would be ignored without any message.
+"""
 _PLUGIN = "python"
 _QUARANTINE_IN_WORKSPACE = ".testhide_quarantine_file"
 
@@ -57,7 +59,7 @@ def write_lists(
 
 
 def install_plugin(folder: Path) -> None:
-    """Copy the pytest plugin into a folder in `folder`."""
+    """Copy the pytest plugin into a subfolder of `folder`."""
     plugin = folder / _PLUGIN
     plugin.mkdir()
     _write(plugin / "sitecustomize.py", _SITECUSTOMIZE)

@@ -28,9 +28,13 @@ MAX_REQUEST_LINES = 1000
 MAX_REQUEST_BYTES = 512 * 1024
 _MIN_REQUEST_INTERVAL_S = 0.05  # between two requests while there are few new lines
 _INDEX_INTERVAL = 256
-"""Number of lines between two whose file position is stored, to find a line that the server asks for again."""
+"""Number of lines between two lines whose position in the file is stored. From the nearest stored position the agent
+finds a line that the server asks for again.
+"""
 MAX_FILE_BYTES = 128 * 1024 * 1024
-"""Size of the file. Later lines go to memory, which keeps only the last: `LAST_LINES` and `_LAST_BYTES` at most."""
+"""Largest size of the file in bytes. Later lines are only in memory, which holds the last of them: `LAST_LINES` lines
+and `_LAST_BYTES` bytes at most.
+"""
 LAST_LINES = 2_000
 _LAST_BYTES = 2 * 1024 * 1024
 

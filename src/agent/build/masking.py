@@ -15,13 +15,13 @@ SHORTEST_SECRET = 4  # characters; shorter values are too common in ordinary tex
 _MAX_SIZE = 64 * 1024  # of one pattern: it takes 3 s to make at most. Data with more secrets are masked whole
 _MAX_PATTERNS = 32  # that are kept
 _QUICK_STEPS = 500_000
-"""Size of the pattern times bytes of data, up to which one search is made, 0.06 s at most. No other thread runs
-meanwhile: not even the one that keeps the node online.
+"""Largest product of pattern size and bytes of data for which one regular expression search covers all data. Such a
+search takes 0.06 s at most. No other thread runs meanwhile, not even the one that keeps the node online.
 """
 _CHECK_INTERVAL = 16  # positions between two checks of the time
 _MIN_SEARCH_S, _SEARCH_S_PER_BYTE = 0.5, 20e-6
-"""CPU time for searching data. Ordinary data take a fortieth; only text that is nearly a secret, over and over, takes
-more, and is masked whole.
+"""Seconds of CPU time for one search: a minimum, and the time for each byte of data. Ordinary data needs a fortieth of
+this. Only data with very many near-matches of a secret needs more; what was not searched in time is masked as a whole.
 """
 _URL_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
 
@@ -107,7 +107,7 @@ class Masker:
 
 class _Pattern(NamedTuple):
     whole: re.Pattern[bytes]
-    """Has a group for each encoding."""
+    """Matches any form of any of the secrets. It has one group for each encoding."""
     first: re.Pattern[bytes]
     """Matches any byte with which `whole` can begin."""
     size: int
@@ -116,11 +116,11 @@ class _Pattern(NamedTuple):
 @dataclass
 class Search:
     """Finds secrets in the data for which `Masker.find_search` made it, or in parts of that, within `_seconds_left` of
-    CPU time for all parts together. Takes all that it has not searched by then as one secret.
+    CPU time for all parts together. When this time is used up, treats the rest of the data as one secret.
     """
 
     _pattern: _Pattern | None
-    """None stands for too many secrets: all data are one."""
+    """Pattern of the secrets to find. None if they are too many for a pattern: then all data counts as one secret."""
     _seconds_left: float
 
     def mask(self, data: bytes) -> bytes:

@@ -1,8 +1,8 @@
 """Runs a build's setup lines and command as shell scripts, and carries what they export from one to the next.
 
-Each has a shell process of its own (docs/decisions/0013-setup-lines.md). A setup line that reaches its end writes the
-exported variables, the umask and the folder that it leaves to a file, with bash also its functions, and the next shell
-begins with them.
+Each script runs in a shell process of its own (docs/decisions/0013-setup-lines.md). At its end, a setup line writes its
+exported variables, its umask and its current folder to a file; bash also writes its functions. The next shell starts
+with these.
 """
 
 from __future__ import annotations

@@ -32,7 +32,9 @@ _IGNORED, _NOT_RUN, _BUILD = "testhide_ignored_failures", "testhide_tests_not_ru
 _TESTS_FAILED = 1  # pytest's exit code
 _END = b"</testsuites>"
 _CUT = b"<!-- this run was cut off -->"
-"""Written after a run without an end, so that the file gets none either."""
+"""Comment that follows the results of a run that was cut off. When it is in the file, the end tag is left out, so that
+no reader takes the file for complete.
+"""
 
 
 def install(session: pytest.Session, outcome: Any) -> bool:
@@ -68,7 +70,7 @@ class CompleteLog(junitxml.LogXML):
     outcome: Any
     """A `testhide_pytest_outcome.RunOutcome`."""
     earlier: int
-    """Size of what earlier runs of this build wrote into the file."""
+    """Number of bytes that earlier runs of this build wrote into the file."""
     build: str
 
     def begin_file(self) -> None:

@@ -1,7 +1,8 @@
-"""Decides what a pytest run with a JUnit file amounts to. PYTEST_DONT_REWRITE
+"""Counts the failures of a pytest run that writes a JUnit file, and lets the run pass if only quarantined tests failed.
+PYTEST_DONT_REWRITE
 
-Failures of quarantined tests do not fail a run: if a complete run has no others, pytest ends as if these tests had
-passed. A run that ended early knows how many tests it did not run.
+If a complete run has no other failures, pytest ends as if the quarantined tests had passed. If the run ended early,
+`RunOutcome.not_run` is the number of tests that it did not run.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import pytest
 
 
 class RunOutcome:
-    """Counts failed reports as pytest's session does, before a terminal reporter changes their outcomes."""
+    """Counts the failed reports of a run in the same way as pytest's session, before a terminal reporter changes the
+    outcomes of reports.
+    """
 
     def __init__(self, ignores: Callable[..., bool]) -> None:
         self._ignores = ignores
@@ -63,7 +66,9 @@ class RunOutcome:
 
     @staticmethod
     def describe_subtest(report: Any) -> str:
-        """Describe a subtest as pytest does without xdist, which quotes the values of pytest 9's subtests once more."""
+        """Return the description of a subtest that pytest writes without xdist. With xdist, the values of a subtest of
+        pytest 9 arrive quoted twice, so one pair of quotes is removed.
+        """
         context = report.context
         is_builtin = type(context).__module__ == "_pytest.subtests"  # whose values are texts already
         values = {}

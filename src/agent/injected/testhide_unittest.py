@@ -40,7 +40,9 @@ def begin() -> None:
 
 
 def _names(test: Any) -> Iterator[str]:
-    """Yield the names of a test, with and without its module after the file: reports have both."""
+    """Yield the names by which a list may mean a test: its id, and its file followed by the id with and without the
+    module. Reports contain either form.
+    """
     name, module = test.id(), type(test).__module__
     yield name
     with suppress(Exception):

@@ -28,7 +28,7 @@ def clear_user_rings() -> None:
 
 
 def _keyctl(*arguments: int) -> int:
-    """Return what the call returns, -1 if it is refused."""
+    """Make the system call keyctl(2). Return its result, or -1 if the kernel refuses it."""
     number = _NUMBERS.get(os.uname().machine)
     if number is None:
         return -1

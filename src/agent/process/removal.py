@@ -57,8 +57,9 @@ def _empty(top: str) -> None:
 
 
 def _empty_folder(folder_fd: int, top_fd: int, moved: Iterator[str]) -> Iterator[str]:
-    """Remove the files of a folder. Move its folders into another one, and yield their names there, taken from `moved`.
-    So two folders are open at a time and no path has more than one name, however deep the folders were.
+    """Remove the files of a folder. Move each of its subfolders into the folder `top_fd` under a new name from `moved`,
+    and yield that name. So at most two folders are open at a time and no path has more than one component, however deep
+    the folders were.
 
     Leaves what cannot be removed or moved: removing the folder then fails.
     """
