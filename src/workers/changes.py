@@ -1,4 +1,4 @@
-"""Starts the builds that reported changes of repositories start, and ends queued builds of older changes."""
+"""Starts builds for the changes that repositories report, and ends queued builds of older changes."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -21,7 +21,9 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class ChangeEvaluator:
-    """Evaluates a change for the jobs of its project. Doing so again starts no second build."""
+    """Evaluates a change for the jobs of its project: starts the builds that it triggers. Evaluating a change again
+    starts no second build.
+    """
 
     pool: AsyncConnectionPool
     event_log: EventLog

@@ -34,12 +34,12 @@ class PipelineSyncer:
     """Waits until the read models have reached a position; returns False if they do not in time."""
 
     async def sync(self, received: ChangeReceived) -> None:
-        """Syncs the jobs with the file at the head of the branch, if the change may have changed it. Records why that
-        failed. Raises SourceUnavailable where a later try may succeed, and Unavailable if the read models are behind or
-        another sync came in between.
+        """Syncs the jobs with the file at the head of the branch, if the change may have changed the file. If the sync
+        fails, records why. Raises SourceUnavailable if a later try may succeed. Raises Unavailable if the read models
+        are behind the log, or if another sync came in between.
 
-        Doing so again changes nothing. Not the pushed commit is read but the head, so that a late try brings no older
-        file back.
+        A second call for the same change changes nothing. The file is read at the head of the branch, not at the pushed
+        commit, so that a late try does not restore an older file.
         """
         project_id, branch = received.project_id, received.change.branch
         synced = await self.event_log.load_state(GITOPS.at(project_id))

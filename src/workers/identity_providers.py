@@ -14,13 +14,15 @@ from projections import identity_providers
 log = structlog.get_logger()
 
 INTERVAL_S = 3600.0
-"""Providers publish a new key days before they sign with it."""
+"""Seconds between two readings of the metadata. An hour is enough, since providers publish a new key days before they
+sign with it.
+"""
 CALLER = CommandContext("system:identity-providers")
 
 
 @dataclass(frozen=True)
 class MetadataRefresh:
-    """Periodic reading of the metadata at the `metadata_url` of each provider. What is the same changes nothing, so two
+    """Periodic reading of the metadata at the `metadata_url` of each provider. Unchanged metadata has no effect, so two
     processes may sweep at once.
     """
 
@@ -30,7 +32,9 @@ class MetadataRefresh:
     saml: Saml
 
     async def sweep(self) -> None:
-        """Takes over the metadata of each provider that has a URL. A provider that fails stays as it was."""
+        """Reads the metadata of each provider that has a URL, and takes over what has changed. A provider whose
+        metadata cannot be read stays unchanged.
+        """
         for row in await identity_providers.fetch_refreshable(self.pool):
             assert row.metadata_url is not None
             try:

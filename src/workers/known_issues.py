@@ -26,9 +26,11 @@ INTERVAL_S = 5.0
 SWEEP_SIZE = 100
 """Known issues that one sweep searches for at most."""
 CHUNK_SIZE = 500
-"""Failures that are matched together, on a thread."""
+"""Number of failures that are matched in one call on a thread."""
 MAX_CHUNKS = 200
-"""Chunks of one search, which ends after 100,000 failures with a text: older failures interest nobody."""
+"""Number of chunks after which a search ends: 100,000 failures with a text. Failures that are older than these interest
+nobody.
+"""
 NEWEST = 2**53
 """A number above every result id: a search begins below it."""
 CALLER = CommandContext("system:known-issues")

@@ -58,8 +58,9 @@ class Compared:
     rows: tuple[type[Row], ...]
     events: tuple[type[Event], ...]
     not_compared: frozenset[str] = frozenset()
-    """Columns that count builds or jobs. Other events change them, of which there are far more, and they decide nothing
-    about access. All other columns are compared, also those that are added later.
+    """Columns that are left out of the comparison: those that count builds or jobs. They do not affect access, and they
+    are changed by events of builds and jobs, of which there are far too many to read. All other columns are compared,
+    also those that are added later.
     """
 
 

@@ -185,7 +185,9 @@ class Sealer:
         return edge.size
 
     async def _check_end(self, size: int) -> None:
-        """Checks that nothing lies far behind the last sealed row, and that the next event will come after it."""
+        """Raises TreeDamaged if the log contains a position far beyond the last sealed row, or if the sequence of
+        positions was set back, so that the next event would come before that row.
+        """
         ((head,),) = await fetch_rows(self.pool, "SELECT coalesce(max(notification_id), 0) FROM stored_events")
         if head > size + MAX_GAP:
             raise TreeDamaged(f"position {head} follows {size}, which this server never does; {RESTORE_LOG}")

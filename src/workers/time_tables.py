@@ -34,9 +34,9 @@ NEVER = datetime.max.replace(tzinfo=UTC)
 
 class TableTimes(NamedTuple):
     latest: datetime | None
-    """Last time of a time table; None if it has none yet."""
+    """Newest time of the time table that has passed; None if none has passed yet."""
     until: datetime
-    """Its next time, from which on `latest` is another one."""
+    """Next time of the time table. When it comes, it becomes `latest`."""
 
 
 @dataclass
@@ -51,9 +51,9 @@ class TimeTableClock:
     secrets: Secrets
     clock: Callable[[], datetime]
     _handled: dict[tuple[int, CronTrigger], datetime] = field(default_factory=dict)
-    """Last time of each time table of a job that this process has handled."""
+    """Newest time that this process has handled, by job id and time table."""
     _times: dict[tuple[int, CronTrigger], TableTimes] = field(default_factory=dict)
-    """Times of each time table of a job, which take up to some ms to find."""
+    """Computed times by job id and time table. They are cached because computing them can take several milliseconds."""
 
     async def sweep(self) -> int:
         """Starts the builds that are due. Returns their number."""

@@ -39,7 +39,7 @@ class UnusedTables:
     projections: Sequence[Projection]
     clock: Callable[[], datetime]
     _read: dict[int, int] = field(default_factory=dict)
-    """Position -> the later position up to which there is no deletion."""
+    """Results of earlier searches: position -> a later position up to which the log has no deletion."""
 
     async def sweep(self) -> None:
         """Drops the tables that have not seen a deletion in time. Sets an alarm about those that are in use, and ends
@@ -73,8 +73,8 @@ class UnusedTables:
 
 
 async def _drop(connection: AsyncConnection, schema: Schema, name: str, version: int, deletion: int) -> bool:
-    """Drops the tables, unless a process moves them along the log and so brings them to the deletion itself. Returns
-    False if a query keeps them in use.
+    """Drops the tables, unless a process moves them along the log and so applies the deletion to them itself. Returns
+    False if they cannot be dropped because a query uses them.
     """
     try:
         if await drop_unused(connection, schema, name, version, deletion):

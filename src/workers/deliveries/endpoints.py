@@ -14,7 +14,9 @@ from store.tables import delivery_endpoints, delivery_planning
 from store.tables.delivery_endpoints import DeliveryTarget
 
 DESCRIBING = (EndpointRegistered, EndpointUpdated, EndpointDeleted, ProjectDeleted)
-"""Events that say which endpoints there are. They may be folded again; the others would send messages again."""
+"""Events from which the list of endpoints can be folded again at any time. The other events of this module cause
+deliveries, so applying them again would send messages twice.
+"""
 FOLDED = (*DESCRIBING, ReplayRequested, RedeliveryRequested)
 FOLDED_EVENTS: frozenset[type[Event]] = frozenset(
     event for event in (*webhooks.EVENTS, *teams.EVENTS, ProjectDeleted) if issubclass(event, FOLDED)

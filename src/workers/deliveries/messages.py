@@ -25,10 +25,10 @@ from projections.webhook_views import flaky_test, offline_node, quarantined_test
 from store.log.event_log import EventLog
 
 CACHE_SIZE = 2_000
-"""Events, and messages, that are cached: enough for what is delivered within CACHE_TTL_S."""
+"""Number of events, and of messages, that are cached: enough for all that is delivered within CACHE_TTL_S."""
 CACHE_TTL_S = 3.0
-"""Seconds: long enough to build a message once for all endpoints. A retry comes 5 s later or more, and builds the
-message again without what was erased.
+"""Seconds for which an event or message is cached: long enough to build a message once for all endpoints. A retry comes
+5 s later or more, and builds the message again without what was erased.
 """
 
 EventAndData = tuple[Event, msgspec.Raw]

@@ -54,12 +54,12 @@ MAX_PER_ENDPOINT = 16
 MAX_IN_FLIGHT = 1_000
 """Deliveries in flight from one process: each holds a connection and a message."""
 POLL_INTERVAL_S = 1.0
-"""Longest time between two looks: no notification announces that a retry is due."""
+"""Longest time between two looks at the queue: no notification announces that a retry is due."""
 DEBOUNCE_S = 0.005
-"""The wait after a notification, so that one look finds many deliveries."""
+"""Seconds to wait after a notification, so that one look at the queue finds many deliveries."""
 UPKEEP_INTERVAL_S = 60.0
 UPKEEP_BATCH_SIZE = 1_000
-"""Rows of one statement, so that no statement holds locks for long."""
+"""Number of rows that one statement changes or deletes at most, so that no statement holds locks for long."""
 CALLER = CommandContext("system:deliveries")
 
 

@@ -145,8 +145,8 @@ class _Round:
         )
 
     def _serves(self, pool_id: int, requirements: Requirements) -> bool:
-        """Returns whether the build's project may use this pool now. The pool may have been shared only when the build
-        was queued.
+        """Returns whether the build's project may use this pool now. A pool that was shared when the build was queued
+        may not be shared any more.
         """
         pool = self._state.pools.get(pool_id)
         return pool is not None and pool.serves(requirements.project_id)

@@ -26,10 +26,10 @@ LOCK_CHECK_INTERVAL_S = 1.0
 class Schedule:
     name: str
     sweep: Callable[[], Awaitable[object]]
-    """Returns something true when it found work to do."""
+    """The work of one round. Returns a true value if it found work to do."""
     interval_s: float
     busy_interval_s: float | None = None
-    """The interval after a sweep that found work, when there may be more."""
+    """Seconds until the next sweep after one that found work, since there may be more; None for the usual interval."""
 
 
 @dataclass(frozen=True)

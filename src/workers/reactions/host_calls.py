@@ -1,4 +1,4 @@
-"""Keeps a slow host of source code from holding up the statuses that others are to get."""
+"""Limits the calls to each source code host, so that a slow host does not delay the commit statuses for other hosts."""
 
 import contextlib
 import math
@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator
 from integrations.source_ports import SourceUnavailable
 
 MAX_CALLS = 10
-"""Calls of one host at the same time in a process: a sixth of the slots for statuses."""
+"""Largest number of calls to one host that a process makes at the same time: a sixth of its slots for commit statuses.
+"""
 BUSY_S = 3
-"""Seconds until a status is tried again if its host has that many calls."""
+"""Seconds until a commit status is tried again if MAX_CALLS calls to its host are under way."""
 PAUSE_S = 30
-"""Seconds for which a host is not called after it did not answer in time."""
+"""Seconds for which no calls are made to a host after it did not answer in time."""
 
 
 class HostCalls:
@@ -24,7 +25,9 @@ class HostCalls:
 
     @contextlib.contextmanager
     def call(self, host: str) -> Iterator[None]:
-        """Counts a call of a host while the block runs. Raises SourceUnavailable if it is not to be called now."""
+        """Context manager around a call to a host; counts the call until the block ends. Raises SourceUnavailable if
+        the host may not be called now, because it is paused or has MAX_CALLS calls under way.
+        """
         wait_s = self._paused_until.get(host, 0.0) - self._clock()
         if wait_s > 0:
             raise SourceUnavailable(f"{host} did not answer in time just now.", math.ceil(wait_s))

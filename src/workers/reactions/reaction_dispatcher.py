@@ -33,7 +33,9 @@ BATCH_SIZE = 500
 SLOTS = 20
 """Reactions of one queue that run in a process at the same time."""
 STATUS_SLOTS = 60
-"""The same for statuses of commits: a slow host may have 10 of them (host_calls), and others are to have room."""
+"""Number of reactions for commit statuses that run in a process at the same time. It exceeds SLOTS because a slow host
+may occupy 10 slots (`host_calls`), and other hosts must still get some.
+"""
 SWEEP_INTERVAL_S = 5.0
 """Time between sweeps: a reaction runs this much later at most when Redis is away."""
 SWEEP_SIZE = 500
@@ -82,7 +84,9 @@ class ReactionDispatcher:
             debounce_s=DEBOUNCE_S,
         )
         self._alarm: str | None = ""
-        """The alarm that this process set last; None when it ended the alarm, empty before it did either."""
+        """Message of the alarm that this process has set; None if it has ended the alarm. An empty text means that it
+        has done neither yet.
+        """
 
     async def run(self) -> None:
         """Finds and runs due reactions until cancelled. Any number of dispatchers may run."""
@@ -97,8 +101,9 @@ class ReactionDispatcher:
                 await queue.disconnect()
 
     async def sweep(self) -> list[asyncio.Task[None]]:
-        """Adds a job for each due reaction. Starts those that are overdue; if Redis does not answer, all that are due,
-        as many as there is room for. Returns what it started.
+        """Adds a job to the queues for each due reaction. Runs overdue reactions in this process without waiting for a
+        job; if Redis does not answer, runs all due reactions. Starts only as many as there are free slots. Returns the
+        started tasks.
         """
         started: list[asyncio.Task[None]] = []
         for queue, jobs in self._queues.items():
@@ -111,8 +116,9 @@ class ReactionDispatcher:
         return started
 
     async def note_next(self, reaction: Reaction) -> list[Due]:
-        """Reads the log from the reaction's position on, and stores that the reaction is due for each event found,
-        unless it was cancelled for the event before the position was set back. Returns their first tries.
+        """Reads the next batch of events after the reaction's position, and stores for each that the reaction is due.
+        Leaves out events for which an operator has cancelled the reaction: they are read again after the position was
+        set back. Returns the first try of each due reaction.
         """
         async with self._pool.connection() as connection, connection.transaction():
             position = await log_positions.lock_position(connection, reaction.name)

@@ -35,43 +35,51 @@ from workers.reactions.statuses import set_build_status
 log = structlog.get_logger()
 
 BEHIND_S = 5.0
-"""Seconds until a change is evaluated again if the read models are behind the log, or another sync overtook its own."""
+"""Seconds until a reaction to a change is tried again because the read models are behind the log, or because another
+sync came in between.
+"""
 SYNC_PAUSE_S = 60.0
-"""Seconds until a file is read again if its host does not answer and does not say when to come back."""
+"""Seconds until a pipelines file is read again if its host does not answer and does not say how long to wait."""
 NOTICE_MAX_AGE = timedelta(days=1)
-"""Age of an event from which no notice is mailed. The tries of a reaction take 14 hours."""
+"""Age of a `UserPasswordSet` event from which no notice is mailed any more. It is longer than the tries of a mail,
+which take 14 hours.
+"""
 
 
 @dataclass(frozen=True)
 class Tools:
-    """The stores of data outside the log on which reactions work, and how a reaction reports its progress."""
+    """Services that reactions use: the stores of data outside the log, outside systems, and a callback to report
+    progress.
+    """
 
     build_logs: BuildLogs
     blobs: Blobs
     log: EventLog
     secrets: Secrets
     mailer: Mailer | None = None
-    """None where no mail is set up and nobody reads what the process prints."""
+    """Sends the mails; None if no mail server is set up and nobody reads what the process prints."""
     base_url: str = ""
-    """Start of the links in mails and statuses."""
+    """Beginning of the links in mails and commit statuses."""
     source_hosts: SourceHosts | None = None
-    """None where no statuses of commits are set."""
+    """Opens the repositories in which commit statuses are set; None if this process sets none."""
     host_calls: HostCalls = field(default_factory=HostCalls)
-    """Those of this process."""
+    """Limits of this process on calls to source code hosts."""
     on_progress: Callable[[str], None] = lambda text: None
-    """Takes a few words about how far a long reaction is, without data of a project: everybody can read them."""
+    """Callback that takes a few words about the progress of a long reaction. They must contain no data of a project,
+    since everybody can read them.
+    """
     changes: ChangeEvaluator | None = None
-    """None in a process that evaluates no changes."""
+    """Starts the builds of changes; None in a process that evaluates no changes."""
     pipelines: PipelineSyncer | None = None
-    """None in a process that evaluates no changes."""
+    """Syncs jobs with pipelines files; None in a process that evaluates no changes."""
 
     def count_deleted(self, deleted: int, total: int) -> None:
         self.on_progress(f"{deleted:,} of {total:,} artifacts deleted")
 
 
 class RetryLater(Exception):
-    """An outside system asks to be called again in some seconds, as by `Retry-After`. Up to a day after the event this
-    does not count as a failed try.
+    """An outside system asks to be called again after some seconds, for example by `Retry-After`. In the first day
+    after the event, such a try does not count as failed.
     """
 
     def __init__(self, seconds: float, why: str) -> None:
@@ -81,7 +89,7 @@ class RetryLater(Exception):
 
 Queue = Literal["deletions", "mails", "statuses", "changes", "gitops"]
 QUEUES: tuple[Queue, ...] = get_args(Queue)
-"""Reactions of one queue can delay each other, those of different queues cannot."""
+"""Names of the queues. Reactions of one queue can delay each other; those of different queues cannot."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +133,9 @@ async def when_change_received_start_builds(event: Event, tools: Tools) -> None:
 
 
 async def when_change_received_sync_jobs_with_their_file(event: Event, tools: Tools) -> None:
-    """Syncs the jobs, unless that has been done before the builds of the change were started."""
+    """Syncs the jobs with their file. Does nothing if this was already done before the builds of the change were
+    started.
+    """
     assert isinstance(event, ChangeReceived)
     if tools.pipelines is None:
         return
@@ -138,7 +148,9 @@ async def when_change_received_sync_jobs_with_their_file(event: Event, tools: To
 
 
 async def when_password_link_issued_mail_it(event: Event, tools: Tools) -> None:
-    """Sends the link unless it was used, replaced or has expired, perhaps while the mail server was away."""
+    """Mails the link. Mails nothing if the link was used or replaced, or has expired, for example while the mail server
+    was down.
+    """
     assert isinstance(event, PasswordLinkIssued)
     user = await tools.log.load_state(USER.at(event.user_id))
     if user is None or user.deleted or user.link is None or user.link.link_id != event.link_id:
@@ -151,8 +163,8 @@ async def when_password_link_issued_mail_it(event: Event, tools: Tools) -> None:
 
 
 async def when_password_set_mail_a_notice(event: Event, tools: Tools) -> None:
-    """Mails the notice unless it is too late for it, as where `testhide repair` has reactions begin with the first
-    event.
+    """Mails the notice, unless the event is older than NOTICE_MAX_AGE. It can be much older after `testhide repair`,
+    which may make reactions begin at the first event.
     """
     assert isinstance(event, UserPasswordSet)
     if utcnow() - event.at > NOTICE_MAX_AGE:

@@ -41,8 +41,8 @@ async def set_build_status(
     """Sets the status of a build's commit to the build's present state. Raises SourceUnavailable if a later try may
     succeed.
 
-    Several of these may run at once for one build. Each looks at the build again when it has set a status, so that the
-    last status is always that of the last state.
+    Several calls for one build may run at once. Each reads the build again after it has set a status, so that the last
+    status always shows the last state.
     """
     build = await events.load_state(BUILD.at(event.build_id))
     shown = None

@@ -21,9 +21,13 @@ MAX_ERROR_LENGTH = 1_000
 RENEWAL_INTERVAL_S = 5.0
 """Time between renewals of a lease, which also store the progress and notice that the reaction was cancelled."""
 MIN_WAIT_S, MAX_WAIT_S = 1.0, 3_600.0
-"""Shortest and longest time until a try is repeated for an outside system that asked for that."""
+"""Shortest and longest wait, in seconds, before a reaction is tried again at the request of an outside system
+(`RetryLater`).
+"""
 MAX_WAITING_S = 86_400.0
-"""Seconds after which a try that is to be repeated later counts as failed: a system may ask for that for ever."""
+"""Seconds after the event from which `RetryLater` counts as a failed try, since an outside system may ask for more time
+again and again.
+"""
 
 
 class LeaseLost(Exception):
@@ -99,7 +103,7 @@ class TryRunner:
 
 
 class WorkProgress:
-    """Words that a reaction has last reported about its work."""
+    """The latest words that a reaction has reported about its progress."""
 
     def __init__(self) -> None:
         self.text: str | None = None
