@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from obstore.store import ClientConfig, ObjectStore, RetryConfig
 
 PART = 5 * 1024 * 1024
-"""Bytes of an uploaded part: the least that S3 accepts."""
+"""Size of an uploaded part in bytes: the smallest that S3 accepts."""
 MAX_PARALLEL_PARTS = 2
 READ_CHUNK = 256 * 1024
 """Bytes of a chunk that `get` passes on, at least; only the last chunk may be smaller."""

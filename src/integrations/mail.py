@@ -38,8 +38,8 @@ class SmtpServer:
 
 
 def parse_smtp_url(text: str) -> SmtpServer:
-    """Returns the server of a URL. On the machine itself, smtp:// is not encrypted. Raises ValueError, whose message
-    follows the name of the setting.
+    """Returns the server that a URL names. Raises ValueError if the URL is not usable; its message continues a sentence
+    that begins with the name of the setting. On this machine itself, smtp:// is not encrypted.
     """
     try:
         url = urlsplit(text)
@@ -56,8 +56,8 @@ def parse_smtp_url(text: str) -> SmtpServer:
 
 
 def must_be_sender(text: str) -> None:
-    """Raises ValueError unless the text is an address, with or without a name. The message follows the name of
-    the setting.
+    """Raises ValueError unless the text is an address, with or without a name. The error's message continues a sentence
+    that begins with the name of the setting.
     """
     _, address = parseaddr(text)
     local, _, domain = address.rpartition("@")

@@ -23,27 +23,28 @@ TIMEOUT_S = 10.0
 CHECK_TIMEOUT_S = 2.0
 """The longest look-up of a name while a user waits for the check of a URL."""
 MAX_LOOKUPS = 32
-"""Names that are looked up at once, each on a thread."""
+"""Number of names that are looked up at the same time, each on a thread."""
 MAX_OF_DOMAIN = 4
-"""Names of one domain among these."""
+"""Number of names of one domain that may occupy the MAX_LOOKUPS threads at the same time."""
 MAX_SLOW_LOOKUPS = 8
-"""Further names that are looked up at once: of domains with more names, and of those that were slow lately."""
+"""Number of additional threads, for names whose domain has MAX_OF_DOMAIN look-ups under way or was slow lately."""
 SLOW_S = 2.0
 """Seconds after which a look-up counts as slow."""
 SLOW_FOR_S = 600.0
-"""Seconds for which a domain then counts as slow."""
+"""Seconds for which a domain counts as slow after a slow look-up."""
 SLOW_DOMAINS = 10_000
-"""Domains that are remembered as slow."""
+"""Number of slow domains that are remembered at most."""
 
 Resolve = Callable[[str], Awaitable[Sequence[str]]]
 """Returns the addresses of a name. Raises OSError."""
 
 
 class SystemResolver:
-    """Looks up names with the operating system, on separate threads. A look-up whose name servers do not answer
-    occupies its thread for 20 s or so. So that such names cannot occupy all threads, each name has at most one look-up
-    at a time, and each domain (`example.com`) at most MAX_OF_DOMAIN; further ones, and those of domains that were slow
-    lately, share a few threads of their own.
+    """Looks up names with the operating system, on separate threads.
+
+    A look-up whose name servers do not answer occupies its thread for about 20 s. So that such names cannot occupy all
+    threads, each name has at most one look-up at a time, and each domain (`example.com`) at most MAX_OF_DOMAIN. Further
+    look-ups of a domain, and those of domains that were slow lately, share a few threads of their own.
     """
 
     def __init__(self) -> None:
@@ -51,7 +52,7 @@ class SystemResolver:
         self._few_threads = ThreadPoolExecutor(MAX_SLOW_LOOKUPS, thread_name_prefix="slow-look-up")
         self._looking: dict[str, asyncio.Future[list[str]]] = {}
         self._of_domain: Counter[str] = Counter()
-        """Domain -> look-ups of its names on `_threads`."""
+        """Domain -> number of look-ups of its names that are under way on `_threads`."""
         self._slow: TTLCache[str, bool, float] = TTLCache(SLOW_DOMAINS, SLOW_FOR_S, monotonic)
         """Domains that were slow lately."""
 
@@ -85,7 +86,9 @@ class SystemResolver:
 
 
 def _look_up(name: str, began: list[float] | None = None) -> list[str]:
-    """Returns the addresses of a name. Appends the time at which the look-up begins, after waiting for a thread."""
+    """Returns the addresses of a name. Appends to `began` the time at which the look-up began, after the wait for a
+    free thread.
+    """
     if began is not None:
         began.append(monotonic())
     if is_localhost(name):
@@ -97,8 +100,9 @@ def _look_up(name: str, began: list[float] | None = None) -> list[str]:
 class HttpOutgoing:
     """Implements `Outgoing`. An async context manager, which closes its connections at the end of the block.
 
-    Networks `for_admins` may only be called by URLs with an address in them or `localhost`, and only admins may enter
-    these: whoever chooses a name also chooses, at any time, where it leads.
+    Addresses in the networks `for_admins` can be called only if the URL contains the address itself or `localhost`, and
+    only admins may enter such a URL. Other host names are refused, since the owner of a name can make it lead to
+    another address at any time.
     """
 
     def __init__(

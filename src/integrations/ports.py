@@ -80,11 +80,11 @@ class Answer:
 
 @dataclass(frozen=True)
 class HttpAnswer:
-    """A whole answer."""
+    """An HTTP answer with its whole body."""
 
     status: int
     headers: Mapping[str, str]
-    """Names are in small letters."""
+    """Headers of the answer. Their names are in lower case."""
     body: bytes
     retry_after_s: int = 0
     """Seconds that `Retry-After` asks to wait; 0 without the header."""
@@ -100,7 +100,9 @@ class Taken:
 
 
 class TokenBuckets(Protocol):
-    """Buckets of requests that all processes share. Each fills up within a minute."""
+    """Token buckets that limit rates of requests, and that all processes share. An empty bucket fills up within a
+    minute.
+    """
 
     async def take(self, key: str, limit: int, wanted: int) -> Taken | None:
         """Takes up to `wanted` requests from the bucket, which holds `limit` when it is full. Returns None when the

@@ -1,8 +1,8 @@
-"""SAML 2.0 by python3-saml, and checks that it leaves out.
+"""SAML 2.0 with python3-saml, and the checks that this library leaves out.
 
-python3-saml accepts a missing audience, recipient or time limit, compares URLs by their beginnings, and does not relate
-the signed confirmation to the request. All of that is checked here, on the signed assertion. The library costs 15 MB
-and 0.3 s, so it is imported with the first response.
+python3-saml accepts a missing audience, recipient or time limit, compares URLs only by their beginnings, and does not
+relate the signed confirmation to the request. This module checks all of that, on the signed assertion. The library
+costs 15 MB and 0.3 s, so it is imported with the first response.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Interface to source code hosts, as `integrations.ports` has them for other outside systems."""
+"""Interface to source code hosts. `integrations.ports` has the interfaces to all other outside systems."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -72,8 +72,8 @@ class CloneCredentials:
 class SourceHost(Protocol):
     """One repository at a source code host.
 
-    Each call takes 10 s at most and raises SourceFailure. Texts of the repository, such as names and messages, are
-    those of whoever can push to it.
+    Each call takes 10 s at most and raises SourceFailure. Do not trust texts of the repository, such as names and
+    messages: anybody who can push to it chooses them.
     """
 
     async def fetch_branches(self, prefix: str, limit: int) -> list[str]:
@@ -115,7 +115,9 @@ class NewSource:
     host: str
     repo: str
     token: str | None = field(repr=False)
-    """None if it is not entered: for a repository that everybody may read, or for a change of the other fields."""
+    """Access token; None if the user enters none, either because everybody may read the repository, or to keep the
+    stored token when other fields change.
+    """
     app_id: int | None = None
 
 

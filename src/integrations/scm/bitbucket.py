@@ -121,8 +121,8 @@ class BitbucketRepository:
         await check_repository(self._api, self.set_status)
 
     async def _find_commit(self, ref: str) -> str:
-        """Returns the id of the commit that a branch, a tag or a commit id names. Paths may hold no branch with a
-        slash, except those of the list of branches.
+        """Returns the id of the commit that `ref` names: a branch, a tag, or a commit id. Each kind is looked up by
+        itself, since most of Bitbucket's paths do not accept a branch name with a slash.
         """
         if COMMIT_ID.fullmatch(ref):
             return ref

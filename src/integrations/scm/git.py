@@ -24,9 +24,11 @@ from integrations.source_ports import (
 )
 
 OLDEST_GIT = (2, 37)
-"""The first release of git that connects to the addresses that it is told."""
+"""Oldest release of git that can be told to which addresses it must connect."""
 MAX_PROGRAMS = 2
-"""Programs that a process of the server runs at a time; others wait for them within their time."""
+"""Number of git programs that a process of the server runs at the same time. A further call waits, and its time limit
+includes the wait.
+"""
 LIMITS = f"ulimit -c 0 && ulimit -v {512 * 1024} && ulimit -t 10 && ulimit -f {2 * 1024 * 1024}"
 """Limits of each program, since whoever can push chooses what it reads: 512 MiB of memory (in KiB), 10 s of CPU time,
 files of 1 GiB (in blocks of 512 bytes).
@@ -99,7 +101,7 @@ class GitRepository:
         await self._git(work, "fetch", "--quiet", "--no-tags", *options, "--", self._address, ref)
 
     async def _fetch_any(self, work: str, shown: str, *options: str) -> None:
-        """Fetches a commit, a branch or a tag; the branch, if a tag has its name."""
+        """Fetches a commit, a branch or a tag. If a branch and a tag have this name, fetches the branch."""
         names = full_names(shown)
         for name in names:
             try:

@@ -16,13 +16,15 @@ from integrations.scm.github import api_of
 SPARE = timedelta(minutes=10)
 """Time before the end of a token from which it is not given out any more, so that a checkout can end with it."""
 BACKDATED = timedelta(minutes=1)
-"""Time by which the clock of GitHub may be behind."""
+"""Time by which a signature is dated back, so that GitHub accepts it even if its clock is behind ours."""
 SIGNED_FOR = timedelta(minutes=8)
-"""Time for which a signature is valid; GitHub takes ten minutes at most."""
+"""Time for which the signature of an app is valid. GitHub accepts ten minutes at most."""
 LONGEST = timedelta(hours=1)
-"""Time for which a token is kept at most, whatever the host says: that of GitHub's tokens."""
+"""Longest time for which a token is kept, even if the host says that it is valid for longer. GitHub's tokens are valid
+for an hour.
+"""
 MAX_TOKENS = 1_000
-"""Tokens that a process keeps."""
+"""Number of tokens that a process keeps at most."""
 
 
 class _InstallationToken(msgspec.Struct):

@@ -92,7 +92,9 @@ class GitLabRepository:
         return commit, decode_file(self._api, path, file.content)
 
     async def _find_commit(self, ref: str) -> str:
-        """Returns the id of the commit that a branch, a tag or a commit id names; a branch before a tag of its name."""
+        """Returns the id of the commit that `ref` names: a branch, a tag, or a commit id. If a branch and a tag have
+        this name, the branch counts.
+        """
         if COMMIT_ID.fullmatch(ref):
             return ref
         missing = f"branch or tag {ref} in {self._repo}"

@@ -34,11 +34,13 @@ TIME_LIMIT_S = 10.0
 MAX_ANSWER = 4 * 1024 * 1024
 """Bytes of an answer at most: a file of 1 MiB in base64, or the names of some 10,000 branches."""
 NO_COMMIT = "0" * 40
-"""Id of a commit that no repository has: whoever may set statuses hears that, and others that they may not."""
+"""Id of a commit that no repository has. A host answers a status for it with "no such commit" if the token may set
+statuses, and otherwise with "not allowed".
+"""
 MAX_QUOTE = 200
-"""Characters that are quoted from the message of a host."""
+"""Number of characters of a host's message that are quoted at most."""
 MAX_DESCRIPTION = 140
-"""Characters of the description of a status, which GitHub limits to so many."""
+"""Number of characters in the description of a status; GitHub accepts no more."""
 COMMIT_ID = re.compile(r"[0-9a-f]{40}")
 _SECONDS = re.compile(r"[0-9]{1,12}")
 
@@ -103,7 +105,7 @@ class RestApi:
 
     @asynccontextmanager
     async def time_limit(self) -> AsyncIterator[None]:
-        """Ends what is in the block after TIME_LIMIT_S. Raises SourceUnavailable then."""
+        """Context manager that cancels its block after TIME_LIMIT_S and then raises SourceUnavailable."""
         try:
             async with asyncio.timeout(TIME_LIMIT_S):
                 yield
@@ -164,8 +166,9 @@ async def check_repository(
     set_status: Callable[[str, CommitStatus], Awaitable[None]],
     unknown_commit: type[SourceFailure] = SourceNotFound,
 ) -> None:
-    """Reads the repository, and tries to set a status of a commit that it does not have. Raises SourceFailure unless
-    the host then says that it has no such commit, by a failure of the type `unknown_commit`.
+    """Checks that the token can read the repository and set statuses of commits. For the latter, tries to set a status
+    of a commit that does not exist: the host must answer that it has no such commit, which `set_status` raises as
+    `unknown_commit`. Raises SourceFailure if a check fails.
     """
     async with api.time_limit():
         await api.call("GET", "")
@@ -188,7 +191,7 @@ def decode_file(api: RestApi, path: str, content: str) -> bytes:
 
 
 def must_be_small(repo: str, path: str, content: bytes) -> bytes:
-    """Returns the content. Raises SourceNotFound if it is too large."""
+    """Returns the content unchanged. Raises SourceNotFound if it has more than MAX_SOURCE_FILE bytes."""
     if len(content) > MAX_SOURCE_FILE:
         raise SourceNotFound(f"{path} in {repo} is no file of {MAX_SOURCE_FILE:,} bytes at most.")
     return content
@@ -196,7 +199,7 @@ def must_be_small(repo: str, path: str, content: bytes) -> bytes:
 
 def utc_date(commit: str, date: datetime | str | int) -> datetime:
     """Returns the date of a commit, which may be a text or milliseconds since 1970. Raises SourceFailure for a date
-    outside the calendar: whoever makes a commit chooses it.
+    outside the calendar, since the author of a commit can choose any date.
     """
     try:
         if isinstance(date, str):
@@ -209,13 +212,14 @@ def utc_date(commit: str, date: datetime | str | int) -> datetime:
 
 
 def encode(text: str) -> str:
-    """Returns a text as one part of a path."""
+    """Returns a text percent-encoded, as one segment of a URL path."""
     return quote(text, safe="")
 
 
 def full_names(ref: str) -> tuple[str, ...]:
-    """Returns the names that a host looks up, one after the other: a branch is meant before a tag of its name, which
-    others may be allowed to push. A full commit id is the only name of its commit.
+    """Returns the full names that `ref` may mean, in the order in which to look them up. The branch comes before a tag
+    with the same name, because people who may not push branches may be allowed to push tags. A full commit id means
+    only its commit.
     """
     return (ref,) if COMMIT_ID.fullmatch(ref) else (f"heads/{ref}", f"tags/{ref}")
 
