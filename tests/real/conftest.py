@@ -1,5 +1,6 @@
 """Tests against programs that others wrote. `.ci/run` installs all of them and sets TESTHIDE_REAL to say so."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -12,23 +13,27 @@ CATCH2 = Path("/usr/include/catch2")
 SUREFIRE = Path("/usr/share/maven-repo/org/apache/maven/plugins/maven-surefire-plugin")
 
 
-@pytest.fixture(autouse=True)
-def real_counterpart(request: pytest.FixtureRequest) -> None:
-    """`@pytest.mark.real("strace")`: skips where this program is not installed, and says so. For `node`, also where the
-    packages of the test's own folder are not; for `mvn` and `g++`, where Debian's packages of maven's plugins
-    and of test libraries are not.
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """`@pytest.mark.real("strace")`: skips where this program is not installed, and says so, before fixtures use it.
+    For `node`, also where the packages of the test's own folder are not; for `mvn` and `g++`, where Debian's packages
+    of maven's plugins and of test libraries are not.
     """
-    for marker in request.node.iter_markers("real"):
+    for marker in item.iter_markers("real"):
         for program in marker.args:
             if shutil.which(program) is None:
                 _missing(f"needs {program}: apt-get install {PACKAGES.get(program, program)}")
-            folder = Path(request.path).parent
-            if program == "node" and not (folder / "node_modules").is_dir():
-                _missing(f"needs npm packages: npm ci --prefix {folder}")
+            if program == "node" and (absent := _absent_packages(item.path.parent)):
+                _missing(f"needs npm packages ({', '.join(absent)}): npm ci --prefix {item.path.parent}")
             if program == "g++" and not CATCH2.is_dir():
                 _missing("needs libraries of tests: apt-get install catch2 libgtest-dev")
             if program == "mvn" and not SUREFIRE.is_dir():
                 _missing("needs maven's plugins: apt-get install libsurefire-java libmaven-compiler-plugin-java")
+
+
+def _absent_packages(folder: Path) -> list[str]:
+    wanted = json.loads((folder / "package.json").read_text())["dependencies"]
+    return [name for name in wanted if not (folder / "node_modules" / name / "package.json").is_file()]
 
 
 def _missing(what: str) -> None:
