@@ -1,8 +1,8 @@
 """Plays generated histories against real processes: `./dev long lifecycle --seconds 600 --seed 1`.
 
 Starts a server and plays histories of users, builds and agents (tests/e2e/lifecycle.py), with a new seed in each round,
-until the time is over. A history that breaks a rule is a failure and is printed with its steps. Writes
-results/lifecycle.json and exits with 1 if anything failed.
+until the time is over. A history that breaks a rule is a failure and is printed with its steps; so are histories in
+which too little happens. Writes results/lifecycle.json and exits with 1 if anything failed.
 """
 
 import argparse
@@ -11,6 +11,7 @@ import json
 import sys
 import tempfile
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,8 @@ def run(seconds: float, first_seed: int, steps: int) -> dict[str, Any]:
                 failures.append({"seed": number, "fault": text[:8_000]})
                 # The next round must not depend on what the failed history left.
                 company = Company.of(server, threads)
+    if not failures and not _is_eventful(company.seen, played):
+        failures.append({"seed": first_seed, "fault": f"the histories are too tame: {dict(company.seen)}"})
     return {
         "seed": first_seed,
         "seconds": seconds,
@@ -78,6 +81,13 @@ def run(seconds: float, first_seed: int, steps: int) -> dict[str, Any]:
         "seen": dict(sorted(company.seen.items())),
         "failures": failures,
     }
+
+
+def _is_eventful(seen: Counter[str], histories: int) -> bool:
+    """Returns whether enough has happened in the histories for their rules to mean something."""
+    return (
+        seen["build.requeued"] > 0 and seen["build.finished"] > 3 * histories and seen["answers as of then"] > histories
+    )
 
 
 def main() -> int:

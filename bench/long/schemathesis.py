@@ -1,9 +1,10 @@
 """Fuzzes the API by its OpenAPI description: `./dev long schemathesis --seconds 600 --seed 1`.
 
-Starts a server and calls all described operations, with a new seed in each round, until the time is over. The rounds
-ask in turn as an admin, a developer and a viewer of a project, a developer of no project, and without credentials. A
-status of 5xx, a status, media type or body that is not described, no answer in time, or a name from a project of which
-the caller is no member is a failure, printed as a curl command.
+Starts a server and calls all described operations a few times as an admin, then more often with a new seed in each
+round, until the time after the first round is over. These rounds ask in turn as a developer and a viewer of a project,
+a developer of no project, without credentials, and as an admin. A status of 5xx, a status, media type or body that is
+not described, no answer in time, or a name from a project of which the caller is no member is a failure, printed as a
+curl command. So is an operation that ends the admin's session, and a first round that succeeds with too few operations.
 The seed and the ids that the server assigns determine the requests. Writes results/schemathesis.json and exits with 1
 if anything failed.
 """
@@ -11,14 +12,17 @@ if anything failed.
 import argparse
 import asyncio
 import json
+import math
 import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.contract.fuzzing import OUTGOING, PROCESSES, ROLES, Role, a_small_world, fuzz
+from tests.contract.fuzzing import ENDLESS, OUTGOING, PROCESSES, ROLES, Fuzzed, Role, a_small_world, fuzz
+from tests.contract.test_served import own_operations
 from tests.support.engines import temporary_engines
 from tests.support.server import ADMIN, running_server
 
@@ -26,6 +30,10 @@ from bench.support.report import write_result
 from testhide.preparation import create_first_admin
 
 MAX_FAILURES = 50
+FIRST_EXAMPLES = 5
+"""Requests to each operation in the first round, and as many more to one that has only refused them."""
+MIN_REACHED = 2 / 3
+"""Share of the operations with which the first round must succeed, so that not only refusals are looked at."""
 
 
 def run(seconds: float, seed: int, examples: int) -> dict[str, Any]:
@@ -39,9 +47,10 @@ def run(seconds: float, seed: int, examples: int) -> dict[str, Any]:
     ):
         asyncio.run(create_first_admin(server.settings))
         server.wait_until_projected()
-        until = time.monotonic() + seconds
+        until = math.inf
         while time.monotonic() < until and len(failures) < MAX_FAILURES:
             rounds += 1
+            is_first = rounds == 1
             # The round before has deleted its project, users and builds.
             fuzzed = a_small_world(server.client(*ADMIN), f"round {rounds}")
             fuzzed.add_users()
@@ -50,13 +59,20 @@ def run(seconds: float, seed: int, examples: int) -> dict[str, Any]:
                 if time.monotonic() >= until:
                     break
                 counted = answers.setdefault(role, {}).setdefault(operation.label, Counter())
+                count = FIRST_EXAMPLES if is_first else examples
                 try:
-                    counted.update(fuzz(fuzzed, operation, examples, seed + rounds, role))
+                    counted.update(fuzz(fuzzed, operation, count, seed + rounds, role))
+                    if is_first and not _succeeded(counted):
+                        counted.update(fuzz(fuzzed, operation, count, seed, role))
+                    fuzzed.session.get("/api/v3/me").then(200)  # the operation has not ended the session
                 except (Exception, BaseExceptionGroup) as error:  # any exception is a failure to report
                     text = "\n".join(_format_error(error))
                     print(f"{operation.label} as {role}: {text}", file=sys.stderr)
                     failure = {"operation": operation.label, "role": role, "seed": seed + rounds, "fault": text[:4_000]}
                     failures.append(failure)
+            if is_first:
+                failures += [{"fault": fault} for fault in _find_gaps(fuzzed, answers[role])]
+                until = time.monotonic() + seconds
     return {
         "seed": seed,
         "seconds": seconds,
@@ -69,6 +85,19 @@ def run(seconds: float, seed: int, examples: int) -> dict[str, Any]:
         },
         "failures": failures,
     }
+
+
+def _succeeded(counted: Counter[int]) -> bool:
+    return any(status < 300 for status in counted)
+
+
+def _find_gaps(fuzzed: Fuzzed, answers: dict[str, Counter[int]]) -> Iterator[str]:
+    described = fuzzed.session.get("/api/v3/openapi.json").json()
+    if gaps := {f"{method} {path}" for method, path in own_operations(described)} ^ (answers.keys() | ENDLESS.keys()):
+        yield f"these operations were not asked, or are not described: {sorted(gaps)}"
+    refused = [label for label, counted in answers.items() if not _succeeded(counted)]
+    if len(refused) > len(answers) * (1 - MIN_REACHED):
+        yield f"too many operations only refused their requests: {refused}"
 
 
 def _format_error(error: BaseException) -> list[str]:

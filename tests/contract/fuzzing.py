@@ -1,4 +1,4 @@
-"""The server's own description against the server itself, by schemathesis: shared by the test and the long run."""
+"""The server's own description against the server itself, by schemathesis: `./dev long schemathesis` runs it."""
 
 import time
 import uuid
