@@ -135,8 +135,7 @@ async def test_no_sealed_value_of_an_erased_event_is_exported(archive: Archive) 
 async def test_every_tampering_is_found_where_it_was_done(archive: Archive) -> None:
     with archive.connect() as connection:
         intruder = Intruder(connection, archive.parts.secrets, random.Random(7))
-        for number in range(3 * len(TAMPERINGS)):
-            tamper = TAMPERINGS[number % len(TAMPERINGS)]
+        for tamper in TAMPERINGS:
             changed = tamper(intruder)
             found = verified(await archive.export(), archive.third)
             assert changed <= {finding.position for finding in found.findings}, (
@@ -278,16 +277,16 @@ async def test_a_part_that_was_changed(archive: Archive, of_project: Callable[[i
     assert {positions[3], positions[8]} <= {finding.position for finding in found.findings}
 
 
-@pytest.mark.parametrize("kept", [2, 100, 351, 743, -1])
-async def test_an_export_that_was_cut_off_goes_on(archive: Archive, kept: int) -> None:
+async def test_an_export_that_was_cut_off_goes_on(archive: Archive) -> None:
     whole = await archive.export()
-    begun = whole[:kept]
-    found = verified(begun)
-    assert "cut off after position" in texts(found)
-    last = msgspec.json.decode(begun[-1]).get("position", msgspec.json.decode(begun[-1]).get("gap", 0))
-    rest = await archive.export(after=last)
-    assert begun + rest[1:] == whole
-    assert verified(begun + rest, archive.first, archive.third, key=archive.first_key).findings == []
+    for kept in (2, 100, 351, 743, -1):
+        begun = whole[:kept]
+        found = verified(begun)
+        assert "cut off after position" in texts(found)
+        last = msgspec.json.decode(begun[-1]).get("position", msgspec.json.decode(begun[-1]).get("gap", 0))
+        rest = await archive.export(after=last)
+        assert begun + rest[1:] == whole
+        assert verified(begun + rest, archive.first, archive.third, key=archive.first_key).findings == []
 
 
 async def test_an_export_is_continued_later(archive: Archive) -> None:
@@ -311,30 +310,31 @@ async def test_a_continuation_of_another_past_is_found(archive: Archive) -> None
 # The file itself.
 
 
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        (lambda lines: [], "no header"),
-        (lambda lines: lines[1:], "before the export's header"),
-        (lambda lines: lines[:100] + lines[101:], "position 100: missing in the export"),
-        (lambda lines: lines[:100] + lines[98:], "position 99: is there more than once"),
-        (lambda lines: lines[:100] + lines[101:100:-1] + lines[102:], "position 100: missing in the export"),
-        (lambda lines: lines[:-1], "cut off after position"),
-        (lambda lines: [*lines[:100], b"{}\n", *lines[100:]], "line 101 says nothing"),
-        (lambda lines: [*lines[:100], b'{"new": 1}\n', *lines[100:]], "line 101 is no whole line"),
-        (lambda lines: [*lines[:100], b"\xff\n", *lines[100:]], "line 101 is no whole line"),
-        (lambda lines: [lines[0], b'{"actor":"user:99",' + lines[1][1:], *lines[2:]], "line 2 is not written as"),
-        (lambda lines: [lines[0], lines[1].replace(b'"actor"', b'"act\\u006fr"'), *lines[2:]], "line 2 is not written"),
-        (lambda lines: [b'{"export":{"size":1,' + lines[0][11:], *lines[1:]], "line 1 is not written as"),
-        (lambda lines: [lines[0], lines[1].replace(b'"leaf":"', b'"leaf":"x'), *lines[2:]], "position 1: the hash"),
-        (
-            lambda lines: [lines[0], b'{"skipped":[1,1],"hashes":["%064x"]}\n' % 0, *lines[2:]],
-            "position 1: up to 1: left",
-        ),
-    ],
-)
-async def test_files_that_are_not_what_was_exported(archive: Archive, change: Any, says: str) -> None:
-    assert says in texts(verified(change(await archive.export())))
+CHANGED_FILES: list[tuple[Callable[[list[bytes]], list[bytes]], str]] = [
+    (lambda lines: [], "no header"),
+    (lambda lines: lines[1:], "before the export's header"),
+    (lambda lines: lines[:100] + lines[101:], "position 100: missing in the export"),
+    (lambda lines: lines[:100] + lines[98:], "position 99: is there more than once"),
+    (lambda lines: lines[:100] + lines[101:100:-1] + lines[102:], "position 100: missing in the export"),
+    (lambda lines: lines[:-1], "cut off after position"),
+    (lambda lines: [*lines[:100], b"{}\n", *lines[100:]], "line 101 says nothing"),
+    (lambda lines: [*lines[:100], b'{"new": 1}\n', *lines[100:]], "line 101 is no whole line"),
+    (lambda lines: [*lines[:100], b"\xff\n", *lines[100:]], "line 101 is no whole line"),
+    (lambda lines: [lines[0], b'{"actor":"user:99",' + lines[1][1:], *lines[2:]], "line 2 is not written as"),
+    (lambda lines: [lines[0], lines[1].replace(b'"actor"', b'"act\\u006fr"'), *lines[2:]], "line 2 is not written"),
+    (lambda lines: [b'{"export":{"size":1,' + lines[0][11:], *lines[1:]], "line 1 is not written as"),
+    (lambda lines: [lines[0], lines[1].replace(b'"leaf":"', b'"leaf":"x'), *lines[2:]], "position 1: the hash"),
+    (
+        lambda lines: [lines[0], b'{"skipped":[1,1],"hashes":["%064x"]}\n' % 0, *lines[2:]],
+        "position 1: up to 1: left",
+    ),
+]
+
+
+async def test_files_that_are_not_what_was_exported(archive: Archive) -> None:
+    lines = await archive.export()
+    for change, finding in CHANGED_FILES:
+        assert finding in texts(verified(change(lines)))
 
 
 async def test_any_byte_of_the_file_counts(archive: Archive) -> None:
@@ -342,7 +342,7 @@ async def test_any_byte_of_the_file_counts(archive: Archive) -> None:
     lines = await archive.export()
     text, chance = b"".join(lines), random.Random(7)
     begin = len(lines[0])
-    for _ in range(150):
+    for _ in range(40):
         index = chance.randrange(begin, len(text) - 1)
         turned = bytearray(text)
         turned[index] ^= 1 << chance.randrange(8)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import msgspec
 import psycopg
-import pytest
 
 from integrations.blobs import open_blobs
 from testhide.artifact_store import refuse_other_store
@@ -23,21 +22,15 @@ NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing"
 NO_REDIS = "redis://127.0.0.1:1"
 
 
-@pytest.mark.parametrize("name", ["serve", "work"])
-def test_a_process_without_a_database_says_so_in_a_sentence(name: str, tmp_path: Path) -> None:
+def test_a_process_without_a_database_says_so_in_a_sentence(tmp_path: Path, python: Python) -> None:
     settings = Settings(database_url=NOWHERE, redis_url=NO_REDIS, secret_key=b"s" * 32, data_dir=str(tmp_path))
-    save_settings(settings, tmp_path / "settings.json")
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "testhide", name],
-        env={**os.environ, "TESTHIDE_SETTINGS": str(tmp_path / "settings.json")},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
-    assert done.stderr.splitlines()[-1] == "testhide: The database cannot be reached."
+    file = tmp_path / "settings.json"
+    save_settings(settings, file)
+    for process in [python("-m", "testhide", verb, env={"TESTHIDE_SETTINGS": str(file)}) for verb in ("serve", "work")]:
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 1
+        assert "Traceback" not in errors
+        assert errors.splitlines()[-1] == "testhide: The database cannot be reached."
 
 
 async def test_every_process_refuses_a_secret_key_that_does_not_open_what_is_there(
