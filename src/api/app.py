@@ -37,6 +37,7 @@ from api.http.response_headers import answer_preflight, complete_headers
 from api.http.security import Authentication
 from api.http.services import Services
 from api.identity_providers import IdentityProviderController
+from api.jira import JiraController
 from api.job_bundles import JobBundleController
 from api.jobs import JobController
 from api.known_issues import KnownIssueController
@@ -96,6 +97,7 @@ CONTROLLERS = (
     WebhookController,
     TeamsController,
     ScmController,
+    JiraController,
     GitopsController,
     AgentController,
 )

@@ -12,6 +12,7 @@ from projections import (
     artifacts,
     auth,
     builds,
+    jira,
     jobs,
     known_issues,
     node_commands,
@@ -47,6 +48,7 @@ ROWS: Mapping[Kind, tuple[type[Row], ...]] = {
     "quarantine": (quarantine.QuarantineRow,),
     "results": (results.ReportRow,),
     "scm_endpoints": (scm.ScmEndpointRow,),
+    "jira": (jira.JiraRow,),
     "webhooks": (webhooks.WebhookRow, teams.ChannelRow),
 }
 """Read models whose rows have ids of a kind. The ids of readings of the audit log are in none."""

@@ -266,6 +266,15 @@ async def fetch_flaky_node_ids(source: Source, build_id: int) -> list[str]:
     return await _node_ids(source, build_id, flaky)
 
 
+async def fetch_statuses(source: Source, ranges: ReportRanges, cases: Sequence[int]) -> set[tuple[int, int]]:
+    """Returns the results of these test cases that count, as pairs of the case's id and a status."""
+    query = (
+        f"SELECT DISTINCT t.case_id, t.facts & {STATUS} FROM {_EACH} t"
+        f" WHERE {ranges.within} AND {_COUNTS} AND t.case_id = ANY (%(cases)s::int[])"
+    )
+    return set(await fetch_rows(source, query, ranges.parameters | {"cases": list(cases)}))
+
+
 async def fetch_comparable(
     source: Source, build_id: int, ranges: ReportRanges, cases: Sequence[int]
 ) -> list[OtherResult]:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from integrations.outgoing import HttpOutgoing
     from integrations.ports import Blobs, Mailer, Outgoing
     from integrations.source_ports import SourceHosts
+    from integrations.ticket_ports import TicketHosts
 
 
 def blob_store(settings: Settings) -> "Blobs":
@@ -42,3 +43,9 @@ def source_hosts(settings: Settings, outgoing: "Outgoing", secrets: Secrets) -> 
     from integrations.scm.hosts import ScmHosts
 
     return ScmHosts(outgoing, secrets.unseal, settings.repository_folders)
+
+
+def ticket_hosts(outgoing: "Outgoing", secrets: Secrets) -> "TicketHosts":
+    from integrations.jira.hosts import JiraHosts
+
+    return JiraHosts(outgoing, secrets.unseal)

@@ -31,7 +31,7 @@ from store.postgres.notifications import AGENT_NOTIFICATIONS, BUILD_LOGS, POLLS,
 from store.postgres.notifications import EVENTS as EVENTS_CHANNEL
 from store.postgres.queries import fetch_rows
 from testhide import runtime
-from testhide.adapters import blob_store, mailer, make_outgoing, source_hosts
+from testhide.adapters import blob_store, mailer, make_outgoing, source_hosts, ticket_hosts
 from testhide.operator_errors import Fault
 from testhide.settings import Settings
 from testhide.version import VERSION, find_build
@@ -242,6 +242,7 @@ async def api_services(settings: Settings) -> "AsyncIterator[Services]":
                 outgoing=outgoing,
                 saml=SamlService(settings.public_url),
                 source_hosts=source_hosts(settings, outgoing, parts.secrets),
+                ticket_hosts=ticket_hosts(outgoing, parts.secrets),
                 rate_limits=RateLimits(
                     buckets, parts.secrets, settings.requests_per_token, settings.requests_per_address
                 ),
@@ -314,6 +315,7 @@ def work(settings: Settings) -> None:
     from workers.reactions.reaction_dispatcher import ReactionDispatcher
     from workers.reactions.registry import REACTIONS, Tools
     from workers.sealer import Sealer
+    from workers.tickets import TicketWriter
 
     async def run() -> None:
         async with (
@@ -331,6 +333,9 @@ def work(settings: Settings) -> None:
             hosts = source_hosts(settings, outgoing, secrets)
             changes = ChangeEvaluator(pool, log, handler, parts.ids, secrets, waiter.wait_reached)
             pipelines = PipelineSyncer(pool, log, handler, parts.ids, hosts, waiter.wait_reached)
+            trackers = ticket_hosts(outgoing, secrets)
+            base_url = settings.base_url.rstrip("/")
+            tickets = TicketWriter(pool, log, handler, trackers, waiter.wait_reached, base_url, utcnow)
             tools = Tools(
                 BuildLogs(pool),
                 blobs,
@@ -341,6 +346,7 @@ def work(settings: Settings) -> None:
                 hosts,
                 changes=changes,
                 pipelines=pipelines,
+                tickets=tickets,
             )
             reactions = ReactionDispatcher(pool, log, listener, settings.redis_url, REACTIONS, tools)
 
@@ -350,7 +356,7 @@ def work(settings: Settings) -> None:
             messages = MessageBuilder(log)
             planner = DeliveryPlanner(pool, log, messages, listener, utcnow)
             webhooks = WebhookSender(messages, secrets, outgoing, utcnow)
-            teams = TeamsSender(pool, log, messages, secrets, outgoing, waiter.wait, settings.base_url.rstrip("/"))
+            teams = TeamsSender(pool, log, messages, secrets, outgoing, waiter.wait, base_url)
             sender = DeliverySender(
                 parts.conninfo, pool, handler, {"webhook": webhooks, "teams": teams}, listener, utcnow
             )

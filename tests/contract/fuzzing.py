@@ -163,6 +163,8 @@ def a_small_world(session: Client, name: str = "fuzzed") -> Fuzzed:
     channel = make("/ms-teams", channel_fields)["id"]
     repository = {"type": "git", "repo": "http://127.0.0.1:9/shop.git", "token": None}
     endpoint = make("/scm", repository | {"name": marker, "project_id": project})["id"]
+    jira_fields = {"name": marker, "host": "http://127.0.0.1:9", "email": "x@example.com", "api_token": "t"}
+    jira = make("/jira", jira_fields | {"project_key": "BACK", "testhide_project_id": project})["id"]
     issue = {"project_id": project, "title": marker, "classification": "infra", "pattern": "never"}
     known_issue = make("/known-issues", issue)["id"]
     entity_id, certificate = f"{ENTITY_ID}/{name.replace(' ', '-')}", signing_key("idp").certificate.decode()
@@ -189,6 +191,7 @@ def a_small_world(session: Client, name: str = "fuzzed") -> Fuzzed:
         "/api/v3/webhooks": webhook,
         "/api/v3/ms-teams": channel,
         "/api/v3/scm": endpoint,
+        "/api/v3/jira": jira,
         "/api/v3/identity-providers": provider,
     }
     return Fuzzed(session.url, session, marker, api_token, node["agent_token"], ids, own_ids)

@@ -203,6 +203,10 @@ SERVED = (
     ("DELETE", "/api/v3/scm/{id}"),
     ("GET", "/api/v3/scm/{id}/branches"),
     ("GET", "/api/v3/scm/{id}/commits"),
+    ("GET", "/api/v3/jira"),
+    ("POST", "/api/v3/jira"),
+    ("PUT", "/api/v3/jira/{id}"),
+    ("DELETE", "/api/v3/jira/{id}"),
 )
 """The documented operations that the server serves so far; `test_served` keeps this list honest."""
 

@@ -85,6 +85,7 @@ def _id_of(operation: Operation, name: str, world: World) -> int:
             "ms-teams": world.channel,
             "node-pools": world.pool,
             "scm": world.scm_endpoint,
+            "jira": world.jira,
         }
         return by_path[operation.path.split("/")[3]]
     return names[name]
@@ -133,6 +134,10 @@ def _fresh_webhooks(call: Call, world: World) -> Call:
 
 def _fresh_channel(call: Call, world: World) -> Call:
     return replace(call, ids={"id": world.new_channel()})
+
+
+def _fresh_jira_integration(call: Call, world: World) -> Call:
+    return replace(call, ids={"id": world.new_jira_integration()})
 
 
 def _fresh_scm_endpoint(call: Call, world: World) -> Call:
@@ -251,6 +256,8 @@ SPECIAL: dict[tuple[str, str], Callable[[Call, World], Call]] = {
     ("POST", "/api/v3/gitops/sync"): _fresh_commit,
     ("PUT", "/api/v3/scm/{id}"): _fresh_scm_endpoint,
     ("DELETE", "/api/v3/scm/{id}"): _fresh_scm_endpoint,
+    ("PUT", "/api/v3/jira/{id}"): _fresh_jira_integration,
+    ("DELETE", "/api/v3/jira/{id}"): _fresh_jira_integration,
     ("PUT", "/api/v3/pipeline-templates/{template_id}"): _fresh_template,
     ("DELETE", "/api/v3/pipeline-templates/{template_id}"): _fresh_template,
     ("POST", "/api/v3/jobs/import"): _import,

@@ -92,6 +92,7 @@ class World:
     """One attempt arrived, one did not."""
     channel: int = 0
     scm_endpoint: int = 0
+    jira: int = 0
     is_idp_known: bool = False
     repository: GitRepository = field(init=False)
     """Repository of the SCM endpoint."""
@@ -156,6 +157,11 @@ class World:
     def new_scm_endpoint(self) -> int:
         body = {"type": "github", "name": "Main GitHub", "repo": "acme/backend", "token": "ghp_x"}
         return int(self.admin.post("/api/v3/scm", json=body | {"project_id": self.project}).then(201)["id"])
+
+    def new_jira_integration(self) -> int:
+        body: dict[str, Any] = {"name": "ACME Jira", "host": "https://acme.atlassian.net", "email": "user@example.com"}
+        body |= {"api_token": "ATATT", "project_key": "BACK", "auto_create": True}
+        return int(self.admin.post("/api/v3/jira", json=body | {"testhide_project_id": self.project}).then(201)["id"])
 
     def commit_pipelines(self) -> None:
         """Commits a file of pipelines that no sync has seen yet."""
@@ -247,6 +253,7 @@ def build_world(server: Server) -> World:
     entry = {"job_id": world.job, "node_id": "tests/test_auth.py::test_token_refresh", "reason": "flaky"}
     world.admin.post("/api/v3/quarantine", json=entry).then(201)
     _webhooks(world)
+    world.jira = world.new_jira_integration()
     world.repository = repository = GitRepository(Path(server.settings.local_repositories, "contract.git"))
     world.commit_pipelines()
     endpoint = {"type": "git", "name": "Main", "project_id": world.project, "repo": str(repository.path), "token": None}

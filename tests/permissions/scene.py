@@ -20,7 +20,7 @@ from tests.support.sealing import seal_log
 from tests.support.server import Server
 
 from .rules import CREDENTIALS, PEOPLE, Caller, Credential, Person
-from .table import CHANNEL, CONFIGURATION, ISSUE, MARKER, SCM, WEBHOOK, Ids
+from .table import CHANNEL, CONFIGURATION, ISSUE, JIRA, MARKER, SCM, WEBHOOK, Ids
 
 REPORT = b"""<testsuite name="s"><testcase classname="c" name="a"><failure message="refused"/></testcase>
 <testcase classname="c" name="b"><flakyFailure message="x">late</flakyFailure></testcase></testsuite>"""
@@ -107,6 +107,8 @@ def _fill_project(server: Server) -> tuple[Ids, str]:
     unscoped = admin.create("/webhooks", **WEBHOOK)
     channel = admin.create("/ms-teams", **CHANNEL | {"name": MARKER}, **in_project)
     endpoint = admin.create("/scm", **SCM | {"name": MARKER}, **in_project)
+    integration = admin.create("/jira", **JIRA | {"name": MARKER, "testhide_project_id": project})
+    unscoped_jira = admin.create("/jira", **JIRA)
     test = admin.fetch("/tests", build_id=build)["results"][0]
     event = admin.fetch(f"/audit/streams/build-{build}")[0]
     ids: Ids = {
@@ -128,6 +130,8 @@ def _fill_project(server: Server) -> tuple[Ids, str]:
         "delivery_id": "d-1",
         "ms-teams": channel["id"],
         "scm": endpoint["id"],
+        "jira": integration["id"],
+        "unscoped_jira": unscoped_jira["id"],
         "event_type": "build.failed",
         "version": "1",
         "platform": "linux-amd64",

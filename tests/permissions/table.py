@@ -279,6 +279,13 @@ NODES = (
 )
 WEBHOOK = {"url": "https://hooks.example.com/", "events": ["build.failed"]}
 CHANNEL = {"name": "x", "webhook_url": "https://teams.example.com/x", "events": ["build.failed"]}
+JIRA = {
+    "name": "x",
+    "host": "https://jira.example.com",
+    "email": "x@example.com",
+    "api_token": "t",
+    "project_key": "BACK",
+}
 SCM = {"type": "github", "name": "x", "repo": "acme/shop", "token": "t", "host": "https://scm.example.com"}
 ENDPOINTS = (
     op("GET /webhooks", READER, lists="read"),
@@ -314,6 +321,16 @@ ENDPOINTS = (
     op("GET /scm/{id}/branches", READ, answers=(503, 504)),
     op("GET /scm/{id}/commits", READ, answers=(503, 504)),
     op("POST /scm/{id}/test", MANAGE),
+    op("GET /jira", READER, lists="read"),
+    op("POST /jira", MANAGE, lambda at: JIRA | {"testhide_project_id": at["project_id"]}),
+    op("POST /jira", admins(), JIRA, of="id=unscoped_jira"),
+    op("GET /jira/{id}", READ),
+    op("GET /jira/{id}", admins_see("read"), of="id=unscoped_jira"),
+    op("PUT /jira/{id}", MANAGE, {"auto_create": False}),
+    op("PUT /jira/{id}", admins_see(), {"auto_create": False}, of="id=unscoped_jira"),
+    op("DELETE /jira/{id}", MANAGE),
+    op("DELETE /jira/{id}", admins_see(), of="id=unscoped_jira"),
+    op("POST /jira/{id}/test", MANAGE),
     op("POST /gitops/sync", WRITE, lambda at: {"project_id": at["project_id"]}, answers=(503, 504)),
     op("GET /gitops/status", READ, query="project_id={project_id}"),
 )

@@ -160,8 +160,8 @@ anything = st.one_of(
     commands(RecordExpiry, job_id=st.integers(1, 2)),
     commands(RecordRecovery, job_id=st.integers(1, 2), now=st.just(UNSTAMPED)),
 )
-# Those that START records. Triage of others is impossible: their events would be unreadable once their build is deleted, but
-# nothing would delete their rows.
+# Those that START records. Triage of others is impossible: their events would be unreadable once their build is
+# deleted, but nothing would delete their rows.
 results = st.builds(
     lambda build_id, row: Result(
         (RECORDINGS * build_id + build_id - 1) * 10 + row, build_id, 1 + build_id % 2, 1, "failed", "f", "s"

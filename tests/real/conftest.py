@@ -9,6 +9,8 @@ import pytest
 
 PACKAGES = {"node": "nodejs npm", "go": "golang-go", "mvn": "maven", "chromedriver": "chromium-driver chromium"}
 """Of programs that have another name than their Debian package."""
+PYTHON_PROGRAMS = ("jira820",)
+"""Programs of PyPI, each in an environment of its own, as `.ci/run` installs them."""
 CATCH2 = Path("/usr/include/catch2")
 SUREFIRE = Path("/usr/share/maven-repo/org/apache/maven/plugins/maven-surefire-plugin")
 
@@ -22,7 +24,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     for marker in item.iter_markers("real"):
         for program in marker.args:
             if shutil.which(program) is None:
-                _missing(f"needs {program}: apt-get install {PACKAGES.get(program, program)}")
+                installer = "pip" if program in PYTHON_PROGRAMS else "apt-get"
+                _missing(f"needs {program}: {installer} install {PACKAGES.get(program, program)}")
             if program == "node" and (absent := _absent_packages(item.path.parent)):
                 _missing(f"needs npm packages ({', '.join(absent)}): npm ci --prefix {item.path.parent}")
             if program == "g++" and not CATCH2.is_dir():

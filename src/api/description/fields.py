@@ -136,6 +136,9 @@ FIELDS: dict[str, str] = {
     "app_id": "Id of the GitHub App that signs in by a private key; null for a token.",
     "installation_id": "Id of the GitHub App's installation in the account of the repository; null for a token.",
     "sha": "Id of the commit.",
+    # Jira
+    "project_key": "Key of the Jira project in which tickets are created.",
+    "issue_type": "Type of the issues that are created.",
     # Webhooks and channels
     "url": "URL.",
     "events": "Notification types to send.",

@@ -15,6 +15,7 @@ from domain.core.errors import Unavailable
 from domain.licenses import License
 from integrations.ports import Blobs, Outgoing, Saml
 from integrations.source_ports import SourceHosts
+from integrations.ticket_ports import TicketHosts
 from projections.auth import Credentials
 from projections.engine.read_your_writes import ProjectionWaiter
 from projections.jobs import ProjectOfJob
@@ -51,6 +52,7 @@ class Services:
     outgoing: Outgoing
     saml: Saml
     source_hosts: SourceHosts
+    ticket_hosts: TicketHosts
     rate_limits: RateLimits
     streams_per_user: int
     """Streams that a user may have open at this process; 0: any number."""

@@ -29,6 +29,12 @@ def scm_key(project_id: int, scm_endpoint_id: int) -> str:
     return f"{project_key(project_id)}/scm-{scm_endpoint_id}"
 
 
+def jira_key(project_id: int | None, jira_id: int) -> str:
+    """Returns the name of a Jira integration's data key. `project_id` is None for an integration of all projects."""
+    name = f"jira-{jira_id}"
+    return name if project_id is None else f"{project_key(project_id)}/{name}"
+
+
 def template_key(template_id: int) -> str:
     return f"template-{template_id}"
 

@@ -24,6 +24,7 @@ from domain.endpoints import mask_url
 from domain.flakiness import FLAKINESS
 from domain.gitops import GITOPS
 from domain.identity_providers import IDENTITY_PROVIDER, IdentityProvider
+from domain.jira import JIRA
 from domain.jobs import JOB
 from domain.known_issues import KNOWN_ISSUE
 from domain.node_commands import NODE_COMMAND
@@ -35,6 +36,7 @@ from domain.registry import AREAS
 from domain.scm import SCM_ENDPOINT
 from domain.teams import CARD, CHANNEL
 from domain.templates import TEMPLATE
+from domain.tickets import TICKET
 from domain.triage import TRIAGE
 from domain.users import USER, UserPasswordSet, UserRegistered
 from domain.webhooks import DELIVERY, WEBHOOK, Webhook
@@ -66,20 +68,9 @@ CATEGORIES: Mapping[str, Category[Any]] = {
     category.prefix: category
     for category in (
         *(API_TOKEN, ARTIFACT, AUDIT_READ, BUILD, CLAIM, JOB, KNOWN_ISSUE, LEADER, NODE, NODE_COMMAND, POOL, PROJECT),
-        *(
-            QUARANTINE,
-            SESSION,
-            RESTORES.category,
-            ROWS.category,
-            SIGNING_KEY.category,
-            TEMPLATE,
-            TRIAGE,
-            USER,
-            WEBHOOK,
-            DELIVERY,
-            FLAKINESS,
-        ),
-        *(CHANGE, CHANNEL, CARD, IDENTITY_PROVIDER, SCM_ENDPOINT, GITOPS),
+        *(QUARANTINE, SESSION, RESTORES.category, ROWS.category, SIGNING_KEY.category, TEMPLATE, TRIAGE, USER),
+        *(WEBHOOK, DELIVERY, FLAKINESS),
+        *(CHANGE, CHANNEL, CARD, IDENTITY_PROVIDER, SCM_ENDPOINT, GITOPS, JIRA, TICKET),
     )
 }
 
@@ -99,12 +90,16 @@ SYSTEM = {
     "schedule": "A time table",
     "sso": "Single sign-on",
     "start": "The start of the server",
+    "tickets": "The tickets of Jira integrations",
 }
 
 _HIDDEN = re.compile(r"(^|_)(secret|password|token|hash)(_|$)", re.IGNORECASE)
 _INTERNAL = {
     "assigned_at",
     "claim",
+    "claimed_at",
+    "created_in",
+    "failing_jobs",
     "has_old_token",
     "is_by_link",
     "link",
@@ -114,6 +109,8 @@ _INTERNAL = {
     "results_version",
     "scheduled_since",
     "sealed_webhook_secret",
+    "stopped_jobs",
+    "written_at",
     *Event.__struct_fields__,
 }
 """Fields of states that are not shown, because they mean nothing to readers or repeat another field."""

@@ -33,6 +33,7 @@ Kind = Literal[
     "identity_providers",
     "scm_endpoints",
     "changes",
+    "jira",
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 """Each has a sequence `<kind>_ids`, which a migration creates."""
@@ -69,6 +70,7 @@ STREAMS: dict[Kind, tuple[str, ...]] = {
     "scm_endpoints": ("scm",),
     "audit_reads": ("audit-read",),
     "changes": ("change",),
+    "jira": ("jira",),
 }
 """Categories of the streams that are named by an id of a kind. Comments, test cases, results and quarantine entries
 have no streams of their own.

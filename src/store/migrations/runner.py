@@ -109,6 +109,7 @@ MIGRATIONS = (
         ),
     ),
     Migration(10, "changes of repositories", ("CREATE SEQUENCE IF NOT EXISTS changes_ids",)),
+    Migration(11, "Jira integrations", ("CREATE SEQUENCE IF NOT EXISTS jira_ids",)),
 )
 
 

@@ -31,6 +31,7 @@ from workers.gitops import PipelineSyncer
 from workers.reactions.host_calls import HostCalls
 from workers.reactions.mails import link_mail, password_notice
 from workers.reactions.statuses import set_build_status
+from workers.tickets import TicketsDelayed, TicketWriter
 
 log = structlog.get_logger()
 
@@ -40,6 +41,10 @@ sync came in between.
 """
 SYNC_PAUSE_S = 60.0
 """Seconds until a pipelines file is read again if its host does not answer and does not say how long to wait."""
+TICKET_PAUSE_S = 600.0
+"""Seconds until tickets are tried again if the tracker does not say when to come back."""
+TICKET_MAX_AGE = timedelta(days=1)
+"""Age of a finished build from which its tickets are given up; `last_error` of the integration says why."""
 NOTICE_MAX_AGE = timedelta(days=1)
 """Age of a `UserPasswordSet` event from which no notice is mailed any more. It is longer than the tries of a mail,
 which take 14 hours.
@@ -72,6 +77,8 @@ class Tools:
     """Starts the builds of changes; None in a process that evaluates no changes."""
     pipelines: PipelineSyncer | None = None
     """Syncs jobs with pipelines files; None in a process that evaluates no changes."""
+    tickets: TicketWriter | None = None
+    """Writes tickets for failures; None in a process that writes none."""
 
     def count_deleted(self, deleted: int, total: int) -> None:
         self.on_progress(f"{deleted:,} of {total:,} artifacts deleted")
@@ -87,7 +94,7 @@ class RetryLater(Exception):
         self.seconds = seconds
 
 
-Queue = Literal["deletions", "mails", "statuses", "changes", "gitops"]
+Queue = Literal["deletions", "mails", "statuses", "changes", "gitops", "tickets"]
 QUEUES: tuple[Queue, ...] = get_args(Queue)
 """Names of the queues. Reactions of one queue can delay each other; those of different queues cannot."""
 
@@ -186,6 +193,18 @@ async def when_build_changed_set_the_status_of_its_commit(event: Event, tools: T
         raise
 
 
+async def when_build_finished_write_its_tickets(event: Event, tools: Tools) -> None:
+    assert isinstance(event, BuildFinished)
+    if tools.tickets is None or utcnow() - event.at > TICKET_MAX_AGE:
+        return
+    try:
+        await tools.tickets.write(event)
+    except Unavailable as error:  # the read models are behind
+        raise RetryLater(BEHIND_S, error.detail) from None
+    except TicketsDelayed as error:
+        raise RetryLater(error.retry_after_s or TICKET_PAUSE_S, str(error)) from None
+
+
 async def _send(mail: Mail, user_id: int, mailer: Mailer | None) -> None:
     """Sends a mail. A mail that is refused for good is only logged: no later try would succeed."""
     if mailer is None:
@@ -205,6 +224,8 @@ MAIL_RETRIES = RetryPolicy(tries=175, max_pause_s=300)
 """Retries of a mail, over some 14 hours: people wait for it, so it goes out soon after the mail server is back."""
 STATUS_LIMIT_S = 120
 """Time limit of a status: a host has 10 s to answer, and a build may change a few times meanwhile."""
+TICKETS_LIMIT_S = 900
+"""Time limit of the tickets of a build: some 20 for each of a few integrations, with a few calls of 10 s each."""
 CHANGE_LIMIT_S = 600
 """Time limit of a change: it may start builds of a thousand jobs."""
 SYNC_LIMIT_S = 120
@@ -260,6 +281,13 @@ REACTIONS = (
         "changes",
         CHANGE_LIMIT_S,
         CHANGE_RETRIES,
+    ),
+    Reaction(
+        "write_tickets_of_a_finished_build",
+        BuildFinished,
+        when_build_finished_write_its_tickets,
+        "tickets",
+        TICKETS_LIMIT_S,
     ),
     Reaction(
         "sync_jobs_with_their_file",

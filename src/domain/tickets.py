@@ -1,0 +1,136 @@
+"""Tickets: the issues that Jira integrations create, one for each cause of failures in a project.
+
+A cause is the signature of failures, or `build-7` for those of a build that had too many new causes.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import ClassVar
+
+import msgspec
+
+from domain.core.columns import Int32s
+from domain.core.data_keys import project_key
+from domain.core.events import Category, Event
+
+CLAIM = timedelta(minutes=2)
+"""Time for which a claim keeps others from creating the ticket: longer than a call of Jira takes, and than its search
+needs to find a new issue.
+"""
+COMMENT_INTERVAL = timedelta(days=1)
+"""Time between comments on a ticket whose failure keeps coming back."""
+MAX_CASES = 1_000
+"""Tests that a ticket remembers: it has stopped when all of them pass."""
+
+
+class TicketEvent(Event, frozen=True):
+    jira_id: int
+    project_id: int
+    cause: str
+    job_id: int
+    build_id: int
+
+    @property
+    def stream(self) -> str:
+        return f"jira-issue-{ticket_id(self.jira_id, self.project_id, self.cause)}"
+
+    @property
+    def data_key(self) -> str | None:
+        return project_key(self.project_id)
+
+
+class TicketClaimed(TicketEvent, frozen=True):
+    """The server is about to create the ticket. Nobody else does so for a while."""
+
+    name: ClassVar[str] = "jira_issue.claimed"
+
+
+class TicketCreated(TicketEvent, frozen=True):
+    name: ClassVar[str] = "jira_issue.created"
+    sealed: ClassVar[tuple[str, ...]] = ("issue_key", "issue_url", "branch")
+    case_ids: Int32s
+    """Test cases that fail; MAX_CASES at most."""
+    issue_key: str = ""
+    issue_url: str = ""
+    branch: str = ""
+    found: bool = False
+    """Whether Jira had an issue with the label already."""
+
+
+class TicketRecurred(TicketEvent, frozen=True):
+    """The failure came back, and the ticket got a comment."""
+
+    name: ClassVar[str] = "jira_issue.recurred"
+    sealed: ClassVar[tuple[str, ...]] = ("branch",)
+    case_ids: Int32s
+    branch: str = ""
+
+
+class TicketStopped(TicketEvent, frozen=True):
+    """A later build of the job passed the tests, and the ticket got a comment."""
+
+    name: ClassVar[str] = "jira_issue.stopped"
+
+
+class Failing(msgspec.Struct, frozen=True):
+    """The last failure of a job that a ticket records."""
+
+    build_id: int
+    branch: str
+    case_ids: tuple[int, ...]
+
+
+class TicketState(msgspec.Struct, frozen=True):
+    claimed_at: datetime | None = None
+    key: str = ""
+    url: str = ""
+    created_in: int | None = None
+    """Build for whose failures it was created."""
+    failing_jobs: Mapping[int, Failing] = {}
+    """Job id -> its failure, for the jobs in which the failure has not stopped."""
+    stopped_jobs: Mapping[int, int] = {}
+    """Job id -> build in which the failure had stopped."""
+    written_at: datetime | None = None
+    """Time of the last text about a failure."""
+
+    def is_claimed(self, now: datetime) -> bool:
+        return self.claimed_at is not None and now - self.claimed_at < CLAIM
+
+    def must_recur(self, job_id: int, build_id: int, now: datetime) -> bool:
+        """Returns whether a failure in this build is worth a comment."""
+        failing = self.failing_jobs.get(job_id)
+        if build_id <= max(self.stopped_jobs.get(job_id, 0), 0 if failing is None else failing.build_id):
+            return False
+        return failing is None or self.written_at is None or now - self.written_at >= COMMENT_INTERVAL
+
+
+def ticket_id(jira_id: int, project_id: int, cause: str) -> str:
+    return f"{jira_id}.{project_id}.{cause.replace('-', '.')}"
+
+
+def evolve(state: TicketState, event: Event) -> TicketState:
+    match event:
+        case TicketClaimed():
+            return msgspec.structs.replace(state, claimed_at=event.at)
+        case TicketCreated() | TicketRecurred():
+            failing = Failing(event.build_id, event.branch, tuple(event.case_ids))
+            state = msgspec.structs.replace(
+                state, failing_jobs={**state.failing_jobs, event.job_id: failing}, written_at=event.at
+            )
+            if isinstance(event, TicketCreated):
+                return msgspec.structs.replace(
+                    state, key=event.issue_key, url=event.issue_url, created_in=event.build_id
+                )
+            return state
+        case TicketStopped():
+            return msgspec.structs.replace(
+                state,
+                failing_jobs={job_id: one for job_id, one in state.failing_jobs.items() if job_id != event.job_id},
+                stopped_jobs={**state.stopped_jobs, event.job_id: event.build_id},
+            )
+        case _:
+            return state
+
+
+TICKET = Category("jira-issue", TicketState(), evolve)
+EVENTS = (TicketClaimed, TicketCreated, TicketRecurred, TicketStopped)

@@ -1,0 +1,43 @@
+"""Opens the project of a Jira integration, and checks what users enter."""
+
+import re
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+from domain.core.errors import Invalid
+from domain.jira import JiraIntegration
+from integrations.jira.project import JiraProject
+from integrations.jira.rest import JiraApi
+from integrations.ports import Outgoing, Refused
+from integrations.ticket_ports import NewIntegration, TicketHost
+
+_PROJECT_KEY = re.compile(r"[A-Z][A-Z0-9_]{1,99}")
+_TOKEN = re.compile(r"[\x21-\x7e]+")
+
+
+class JiraHosts:
+    """Implements `TicketHosts`. `unseal` opens sealed tokens."""
+
+    def __init__(self, outgoing: Outgoing, unseal: Callable[[bytes], str]) -> None:
+        self._outgoing, self._unseal = outgoing, unseal
+
+    async def check(self, integration: NewIntegration, *, is_admin: bool) -> None:
+        if integration.token and not _TOKEN.fullmatch(integration.token):
+            raise Invalid.field("api_token", "has a space, a line break or a character that is not ASCII")
+        if integration.project_key and not _PROJECT_KEY.fullmatch(integration.project_key):
+            raise Invalid.field("project_key", "must be the key of a Jira project, such as BACK: capitals and digits")
+        if integration.host:
+            await self._check_host(integration.host, is_admin=is_admin)
+
+    async def _check_host(self, host: str, *, is_admin: bool) -> None:
+        try:
+            await self._outgoing.check(host, is_admin=is_admin)
+        except Refused as error:
+            raise Invalid.field("host", str(error)) from None
+        if urlsplit(host).query or urlsplit(host).fragment:
+            raise Invalid.field("host", "has a ? or a #: leave out what begins with it")
+
+    def open(self, integration: JiraIntegration) -> TicketHost:
+        host, token = integration.host, self._unseal(integration.sealed_token)
+        api = JiraApi(self._outgoing, integration.deployment, host, urlsplit(host).netloc, integration.email, token)
+        return JiraProject(api, integration.project_key, integration.issue_type)

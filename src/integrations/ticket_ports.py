@@ -1,0 +1,108 @@
+"""Interface to issue trackers, as `integrations.ports` has them for other outside systems."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from domain.jira import JiraIntegration
+
+
+class TicketFailure(Exception):
+    """A tracker did not do what it was asked to; the message is a sentence that names the host and the reason, without
+    secrets.
+
+    TicketFailure
+        ├── TicketsUnavailable   a later try may succeed
+        └── TicketRejected       it succeeds when somebody has changed something there or in the integration
+    """
+
+
+class TicketRejected(TicketFailure):
+    pass
+
+
+class TicketsUnavailable(TicketFailure):
+    """The host cannot be reached, fails, or has had too many requests."""
+
+    def __init__(self, sentence: str, retry_after_s: int = 0) -> None:
+        super().__init__(sentence)
+        self.retry_after_s = retry_after_s
+        """Seconds that the host asks to wait; 0 if it does not say."""
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    text: str
+    link: str = ""
+    """URL that the whole text leads to."""
+
+
+@dataclass(frozen=True)
+class Bullets:
+    items: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Preformatted:
+    text: str
+
+
+TicketBlock = Paragraph | Bullets | Preformatted
+TicketText = Sequence[TicketBlock]
+"""Texts that the tracker shows as they are: nothing in them is markup."""
+
+
+@dataclass(frozen=True)
+class NewTicket:
+    summary: str
+    text: TicketText
+    labels: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Ticket:
+    key: str
+    url: str
+
+
+class TicketHost(Protocol):
+    """One project of a tracker. Each call takes 10 s at most and raises TicketFailure."""
+
+    async def check(self) -> None:
+        """Raises TicketFailure if tickets cannot be created, as far as the tracker says so beforehand."""
+        ...
+
+    async def find(self, label: str) -> Ticket | None:
+        """Returns the oldest ticket of the project with this label."""
+        ...
+
+    async def create(self, ticket: NewTicket) -> Ticket: ...
+
+    async def comment(self, key: str, text: TicketText) -> None: ...
+
+    async def reopen(self, key: str) -> bool:
+        """Makes a ticket open if it is done. Returns whether it is open now: a workflow may have no way back."""
+        ...
+
+
+@dataclass(frozen=True)
+class NewIntegration:
+    """Fields of a Jira integration, as a user enters them. Those that are not entered are empty."""
+
+    host: str = ""
+    token: str = field(default="", repr=False)
+    project_key: str = ""
+
+
+class TicketHosts(Protocol):
+    """Opens the projects that Jira integrations are connected to."""
+
+    async def check(self, integration: NewIntegration, *, is_admin: bool) -> None:
+        """Raises Invalid, which names the field, if the integration cannot be used as it is written or its host may not
+        be called. Does not call the host.
+        """
+        ...
+
+    def open(self, integration: JiraIntegration) -> TicketHost:
+        """Returns the project of an integration. Calls nobody."""
+        ...

@@ -1,0 +1,36 @@
+"""Queries for tickets: which failures of a build are new, and which tests it passed."""
+
+from collections.abc import Sequence
+
+from domain.results import FAILED, PASSED, SKIPPED
+from projections.builds import BuildRow
+from projections.results import STATUS, BlockRow, ReportRow, ResultTextRow
+from projections.results_queries import IS_CURRENT, ReportRanges, fetch_statuses
+from store.postgres.queries import Source, fetch_rows
+
+_REPORT_OF = f"SELECT * FROM {ReportRow.table} WHERE first_result_id <= t.id ORDER BY first_result_id DESC LIMIT 1"
+
+
+async def find_failed_before(source: Source, job_id: int, build_id: int, cases: Sequence[int]) -> set[str]:
+    """Returns the signatures with which these test cases failed in their last runs in earlier builds of the job."""
+    query = (
+        "SELECT DISTINCT coalesce(x.signature, '') FROM unnest(%(cases)s::int[]) AS c (case_id)"
+        " CROSS JOIN LATERAL ("
+        f"  SELECT t.id, t.facts FROM {BlockRow.table} block"
+        "   CROSS JOIN LATERAL (SELECT block.first_result_id + at - 1, block.facts[at]"
+        "    FROM unnest(array_positions(block.case_ids, c.case_id)) AS at) t (id, facts)"
+        f"  JOIN LATERAL ({_REPORT_OF}) r ON r.first_result_id + r.cases > t.id"
+        f"  JOIN {BuildRow.table} b ON b.id = r.build_id AND {IS_CURRENT}"
+        "   WHERE block.case_ids @> ARRAY[c.case_id] AND block.job_id = %(job)s AND r.build_id < %(build)s"
+        f"   AND t.facts >= 0 AND t.facts & {STATUS} <> {SKIPPED}"
+        "   ORDER BY r.build_id DESC, t.id DESC LIMIT 1) last"
+        f" LEFT JOIN {ResultTextRow.table} x ON x.id = last.id WHERE last.facts & {STATUS} = {FAILED}"
+    )
+    rows = await fetch_rows(source, query, {"cases": list(cases), "job": job_id, "build": build_id})
+    return {signature for (signature,) in rows}
+
+
+async def has_passed(source: Source, ranges: ReportRanges, cases: Sequence[int]) -> bool:
+    """Returns whether a build ran all these test cases, and all their results that count passed."""
+    found = await fetch_statuses(source, ranges, cases)
+    return {case_id for case_id, _ in found} == set(cases) and all(status == PASSED for _, status in found)

@@ -1,0 +1,134 @@
+"""Texts of tickets: which failure, where, and when it stopped."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from domain.tickets import MAX_CASES
+from integrations.ticket_ports import Bullets, NewTicket, Paragraph, Preformatted, TicketBlock, TicketText
+from projections.results_queries import Result
+
+MAX_SUMMARY = 200
+"""Characters of a summary; Jira takes 255."""
+MAX_TESTS = 10
+"""Tests that a text names."""
+MAX_MESSAGE = 2_000
+"""Characters of a failure message; Jira takes 32,767 in all, and escaping may double a text."""
+MAX_TRACE = 8_000
+"""Characters of a stack trace: its end, where the failure is."""
+MAX_FAIL_IDS = 20
+"""Fail ids that become labels."""
+_LABEL = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
+
+
+@dataclass(frozen=True)
+class BuildContext:
+    """Where failures happened."""
+
+    build_id: int
+    job_id: int
+    job: str
+    branch: str
+    commit_sha: str
+    environment: Mapping[str, str]
+    base_url: str
+
+    @property
+    def link(self) -> str:
+        return f"{self.base_url}/api/v3/builds/{self.build_id}" if self.base_url else ""
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Failures of one build with one cause."""
+
+    name: str
+    """Signature, or another name that is the same whenever the build is looked at again."""
+    results: Sequence[Result]
+    trace: str = ""
+
+    @property
+    def case_ids(self) -> list[int]:
+        return sorted({result.case_id for result in self.results})[:MAX_CASES]
+
+    @property
+    def label(self) -> str:
+        return f"testhide-{self.name}"
+
+    @property
+    def fail_ids(self) -> list[str]:
+        found = dict.fromkeys(result.fail_id for result in self.results)
+        return [fail_id for fail_id in found if _LABEL.fullmatch(fail_id)][:MAX_FAIL_IDS]
+
+
+def describe_failure(cause: Cause, where: BuildContext) -> NewTicket:
+    """Returns the ticket for a new cause."""
+    first, number = cause.results[0], len(cause.results)
+    more = f" and {_count(number - 1, 'more test')}" if number > 1 else ""
+    text: list[TicketBlock] = [
+        Paragraph(f"{_count(number, 'test')} failed in build {where.build_id} of {where.job}", where.link),
+        Bullets(_facts(where)),
+        *_tests(cause.results),
+        Preformatted(_shorten(first.message, MAX_MESSAGE)),
+    ]
+    if cause.trace:
+        text.append(Preformatted(cause.trace[-MAX_TRACE:]))
+    if cause.fail_ids:
+        text.append(Paragraph(f"fail_id: {', '.join(cause.fail_ids)}"))
+    text.append(Paragraph(f"Testhide writes here when the failure comes back, and when it stops ({cause.label})."))
+    headline = f"{_first_line(first.message) or 'Test failed'}: {first.node_id}"
+    return NewTicket(_shorten(headline, MAX_SUMMARY - len(more)) + more, text, [cause.label, *cause.fail_ids])
+
+
+def describe_rest(name: str, causes: Sequence[Cause], where: BuildContext) -> tuple[Cause, NewTicket]:
+    """Returns one ticket for all causes beyond those that get tickets of their own."""
+    rest = Cause(name, [result for cause in causes for result in cause.results])
+    first = [f"{_shorten(_first_line(c.results[0].message), 150)}: {c.results[0].node_id}" for c in causes[:MAX_TESTS]]
+    more = len(causes) - len(first)
+    text: list[TicketBlock] = [
+        Paragraph(
+            f"{_count(len(causes), 'more cause')} of failures in build {where.build_id} of {where.job}", where.link
+        ),
+        Bullets(_facts(where)),
+        Bullets([_shorten(line, 500) for line in first] + ([f"and {more:,} more"] if more else [])),
+    ]
+    summary = f"{_count(len(causes), 'more cause')} of failures in {_shorten(where.job, 100)}, build {where.build_id}"
+    return rest, NewTicket(summary, text, [rest.label])
+
+
+def describe_recurrence(cause: Cause, where: BuildContext) -> TicketText:
+    number = len(cause.results)
+    return [
+        Paragraph(f"{_count(number, 'test')} failed again in build {where.build_id} of {where.job}", where.link),
+        Bullets(_facts(where)),
+        *_tests(cause.results),
+    ]
+
+
+def describe_stop(where: BuildContext, tests: int) -> TicketText:
+    whom = "the test" if tests == 1 else f"all {tests:,} tests"
+    return [Paragraph(f"Build {where.build_id} of {where.job} passed {whom} of this failure", where.link)]
+
+
+def _facts(where: BuildContext) -> list[str]:
+    facts = {"branch": where.branch, "commit": where.commit_sha, **where.environment}
+    return [f"{name}: {_shorten(value, 200)}" for name, value in facts.items() if value] or ["no branch"]
+
+
+def _tests(results: Sequence[Result]) -> list[TicketBlock]:
+    names = list(dict.fromkeys(result.node_id for result in results))
+    listed = [_shorten(name, 300) for name in names[:MAX_TESTS]]
+    more = len(names) - len(listed)
+    return [Bullets(listed + ([f"and {more:,} more"] if more else []))]
+
+
+def _first_line(text: str) -> str:
+    return next((line.strip() for line in text.splitlines() if line.strip()), "")
+
+
+def _shorten(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"

@@ -1,0 +1,247 @@
+"""Writes tickets for the failures of finished builds: creates them, and says when a failure comes back or stops."""
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from psycopg_pool import AsyncConnectionPool
+
+from commands.handler import Command, CommandContext, Handler
+from commands.jira import RecordJiraOutcome
+from commands.reports.recording import load_build
+from commands.tickets import ClaimTicket, LinkTicket, RecordRecurrence, RecordStop, RecordTicket
+from commands.triage import TriagedResult
+from domain.builds import BuildFinished, Finished
+from domain.core.columns import Int32s
+from domain.core.errors import Conflict, NotFound, Unavailable
+from domain.jira import JIRA, JiraIntegration
+from domain.nodes import NODE
+from domain.results import FAILED
+from domain.tickets import CLAIM, TICKET, TicketState, ticket_id
+from integrations.ticket_ports import NewTicket, TicketFailure, TicketHost, TicketHosts, TicketsUnavailable
+from projections import jira, new_failures, results_history, results_queries, tickets
+from projections.results_queries import ReportRanges, Result, ResultFilters
+from store.log.event_log import EventLog
+from workers.ticket_texts import (
+    BuildContext,
+    Cause,
+    describe_failure,
+    describe_recurrence,
+    describe_rest,
+    describe_stop,
+)
+
+CALLER = CommandContext("system:tickets")
+MAX_FAILURES = 5_000
+"""Failures of a build that are looked at, in the order of its reports."""
+MAX_TICKETS = 20
+"""Tickets of new causes for one build and integration. One more names the other causes."""
+MAX_COMPARED = 3
+"""Tests of a cause whose earlier results tell whether it is new."""
+MAX_LINKED = 200
+"""Results of a build that are linked to one ticket."""
+LINKED_AT_ONCE = 50
+"""Results that one command links."""
+
+
+class TicketsDelayed(Exception):
+    """Some tickets are still to be written: a later try may succeed."""
+
+    def __init__(self, why: str, retry_after_s: int) -> None:
+        super().__init__(why)
+        self.retry_after_s = retry_after_s
+        """Seconds that a tracker asks to wait; 0 if none does."""
+
+
+@dataclass(frozen=True)
+class TicketWriter:
+    """Writes the tickets of a finished build. Doing so again creates no second ticket."""
+
+    pool: AsyncConnectionPool
+    event_log: EventLog
+    handler: Handler
+    hosts: TicketHosts
+    wait_reached: Callable[[int], Awaitable[bool]]
+    """Waits until the read models have reached a position; returns False if they do not in time."""
+    base_url: str
+    clock: Callable[[], datetime]
+
+    async def write(self, event: BuildFinished) -> None:
+        """Raises Unavailable if the read models are behind, and TicketsDelayed if a tracker did not do its part."""
+        jira_ids = await jira.fetch_of_project(self.pool, event.project_id)
+        if not jira_ids or event.status == "aborted":
+            return
+        try:
+            loaded = await load_build(self.event_log, event.build_id)
+        except NotFound:
+            return
+        build = loaded.state
+        if not isinstance(build, Finished):
+            return
+        if not await self.wait_reached(loaded.position):
+            raise Unavailable("The read models are behind the log.")
+        async with self.pool.connection() as connection:
+            ranges = await results_queries.fetch_reports(connection, build.build_id)
+            failed = await results_queries.fetch_page(connection, ranges, ResultFilters(status=FAILED), MAX_FAILURES, 0)
+        causes, where = group_failures(failed), await self._describe(build)
+        failures: list[TicketFailure] = []
+        for jira_id in jira_ids:
+            integration = await self.event_log.load_state(JIRA.at(jira_id))
+            # The texts of an integration are empty if it was erased with its project.
+            if integration is None or integration.deleted or not integration.auto_create or not integration.host:
+                continue
+            error = ""
+            try:
+                await _TicketsOfBuild(self, integration, build, where, ranges, causes).write()
+            except TicketFailure as failure:
+                failures.append(failure)
+                error = str(failure)
+            await self.handler.execute(RecordJiraOutcome(jira_id, error), CALLER)
+        if failures:
+            waits = [one.retry_after_s for one in failures if isinstance(one, TicketsUnavailable)]
+            raise TicketsDelayed("; ".join(map(str, failures)), max(waits, default=0))
+
+    async def _describe(self, build: Finished) -> BuildContext:
+        queued = build.queued
+        node = None if build.node_id is None else await self.event_log.load_state(NODE.at(build.node_id))
+        return BuildContext(
+            build.build_id,
+            queued.job_id,
+            queued.job_title,
+            queued.branch,
+            build.commit_sha or "",
+            {} if node is None else {"node": node.title},
+            self.base_url,
+        )
+
+
+@dataclass(frozen=True)
+class _TicketsOfBuild:
+    """The tickets of one build at one integration."""
+
+    writer: TicketWriter
+    integration: JiraIntegration
+    build: Finished
+    where: BuildContext
+    ranges: ReportRanges
+    causes: Sequence[Cause]
+
+    @property
+    def host(self) -> TicketHost:
+        return self.writer.hosts.open(self.integration)
+
+    async def write(self) -> None:
+        """Raises TicketFailure. What was written before stays."""
+        new = []
+        for cause in self.causes:
+            ticket = await self._load(cause.name)
+            # Those that an earlier try has created count, so that a later one creates no more than the first would.
+            if ticket.created_in == self.build.build_id or (not ticket.key and await self._is_new(cause)):
+                new.append(cause)
+            elif ticket.key:
+                await self._recur(cause, ticket)
+        for cause in new[:MAX_TICKETS]:
+            text = await results_history.find_text(self.writer.pool, cause.results[0].id)
+            cause = Cause(cause.name, cause.results, "" if text is None else text.trace)
+            await self._create(cause, describe_failure(cause, self.where))
+        if rest := new[MAX_TICKETS:]:
+            await self._create(*describe_rest(f"build-{self.build.build_id}", rest, self.where))
+        await self._stop()
+
+    async def _load(self, cause: str) -> TicketState:
+        key = ticket_id(self.integration.jira_id, self.build.queued.project_id, cause)
+        return await self.writer.event_log.load_state(TICKET.at(key))
+
+    def _about(self, cause: str) -> dict[str, Any]:
+        ids = {"jira_id": self.integration.jira_id, "cause": cause}
+        return {**self.build.ids, **ids}
+
+    async def _is_new(self, cause: Cause) -> bool:
+        """Returns whether the tests of a cause did not fail for this cause when they last ran in the job."""
+        queued = self.build.queued
+        before = await new_failures.find_failed_before(
+            self.writer.pool, queued.job_id, queued.build_id, cause.case_ids[:MAX_COMPARED]
+        )
+        return cause.name not in before
+
+    async def _create(self, cause: Cause, text: NewTicket) -> None:
+        about, now = self._about(cause.name), self.writer.clock()
+        ticket = await self._load(cause.name)
+        if not ticket.key:
+            if ticket.is_claimed(now):
+                raise _being_created(cause)
+            # First what may fail without an effect. A claim that is over may have left an issue.
+            found = await self.host.find(cause.label)
+            if found is None:
+                try:
+                    await self._execute(ClaimTicket(**about, now=now))
+                except Conflict:
+                    raise _being_created(cause) from None
+                created = await self.host.create(text)
+            else:
+                created = found
+            command = RecordTicket(
+                **about,
+                issue_key=created.key,
+                issue_url=created.url,
+                branch=self.build.queued.branch,
+                case_ids=Int32s(cause.case_ids),
+                found=found is not None,
+            )
+            await self._execute(command)
+            ticket = await self._load(cause.name)
+        await self._link(cause.results, ticket)
+
+    async def _recur(self, cause: Cause, ticket: TicketState) -> None:
+        now = self.writer.clock()
+        if ticket.must_recur(self.build.queued.job_id, self.build.build_id, now):
+            await self.host.reopen(ticket.key)
+            await self.host.comment(ticket.key, describe_recurrence(cause, self.where))
+            branch, cases = self.build.queued.branch, Int32s(cause.case_ids)
+            about = self._about(cause.name)
+            await self._execute(RecordRecurrence(**about, branch=branch, case_ids=cases, now=now))
+        await self._link(cause.results, ticket)
+
+    async def _stop(self) -> None:
+        """Says in the tickets of the job that their failures have stopped, if this build passed their tests."""
+        writer, job_id = self.writer, self.build.queued.job_id
+        present = {cause.name for cause in self.causes}
+        for row in await tickets.fetch_failing(writer.pool, job_id):
+            if row.jira_id != self.integration.jira_id or row.cause in present:
+                continue
+            ticket = await self._load(row.cause)
+            failing = ticket.failing_jobs.get(job_id)
+            if failing is None or failing.build_id >= self.build.build_id or failing.branch != self.where.branch:
+                continue
+            if await new_failures.has_passed(writer.pool, self.ranges, failing.case_ids):
+                await self.host.comment(ticket.key, describe_stop(self.where, len(failing.case_ids)))
+                await self._execute(RecordStop(**self._about(row.cause)))
+
+    async def _link(self, results: Sequence[Result], ticket: TicketState) -> None:
+        unlinked = [result for result in results if not result.triage.defect_key][:MAX_LINKED]
+        for start in range(0, len(unlinked), LINKED_AT_ONCE):
+            linked = tuple(
+                TriagedResult(result.id, **self.build.ids, status="failed")
+                for result in unlinked[start : start + LINKED_AT_ONCE]
+            )
+            await self._execute(LinkTicket(linked, ticket.key, ticket.url))
+
+    async def _execute(self, command: Command) -> None:
+        await self.writer.handler.execute(command, CALLER)
+
+
+def group_failures(results: Iterable[Result]) -> list[Cause]:
+    """Returns the causes of failures that nobody knows yet, those of most tests first. Leaves out failures of known
+    issues and in quarantine, and those without a signature.
+    """
+    causes: dict[str, list[Result]] = {}
+    for result in results:
+        is_known = result.known_issue or result.quarantined or result.triage.known_issue_id is not None
+        if result.signature and not is_known:
+            causes.setdefault(result.signature, []).append(result)
+    return sorted((Cause(name, found) for name, found in causes.items()), key=lambda cause: -len(cause.results))
+
+
+def _being_created(cause: Cause) -> TicketsUnavailable:
+    return TicketsUnavailable(f"The ticket {cause.label} is being created.", int(CLAIM.total_seconds()))

@@ -1,0 +1,216 @@
+"""Tickets of the failures of finished builds, at a tracker in memory."""
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+import pytest
+
+from commands.builds import FinishExternalBuild
+from commands.jira import CreateJiraIntegration, UpdateJiraIntegration
+from domain.builds import BuildFinished, Verdict
+from domain.jira import JIRA, JiraIntegration
+from domain.tickets import CLAIM, COMMENT_INTERVAL, TicketCreated
+from integrations.ticket_ports import NewIntegration, NewTicket, Ticket, TicketFailure, TicketsUnavailable, TicketText
+from projections import results_queries
+from store.clock import utcnow
+from tests.workers.test_known_issues import ANN, House, house  # noqa: F401
+from workers.tickets import MAX_TICKETS, TicketsDelayed, TicketWriter
+
+PASSED = ""
+RESET = '<failure message="ECONNRESET">at connect</failure>'
+
+
+def failure(text: str) -> str:
+    return f'<failure message="{text}">at {text}</failure>'
+
+
+@dataclass
+class Tracker:
+    """Implements `TicketHosts` and `TicketHost` in memory."""
+
+    tickets: dict[str, NewTicket] = field(default_factory=dict)
+    comments: list[str] = field(default_factory=list)
+    done: set[str] = field(default_factory=set)
+    failure: TicketFailure | None = None
+    """Failure of all calls."""
+    loses_answers: bool = False
+    """Whether new tickets are created without an answer."""
+
+    async def check(self, integration: NewIntegration | None = None, *, is_admin: bool = False) -> None:
+        raise NotImplementedError
+
+    def open(self, integration: JiraIntegration) -> "Tracker":
+        return self
+
+    async def find(self, label: str) -> Ticket | None:
+        if self.failure:
+            raise self.failure
+        keys = [key for key, ticket in self.tickets.items() if label in ticket.labels]
+        return _ticket(keys[0]) if keys else None
+
+    async def create(self, ticket: NewTicket) -> Ticket:
+        key = f"BACK-{len(self.tickets) + 1}"
+        self.tickets[key] = ticket
+        if self.loses_answers:
+            raise TicketsUnavailable("jira.acme.com gives no answer.")
+        return _ticket(key)
+
+    async def comment(self, key: str, text: TicketText) -> None:
+        self.comments.append(f"{key}: {text[0].text}")  # type: ignore[union-attr]
+
+    async def reopen(self, key: str) -> bool:
+        self.done.discard(key)
+        return True
+
+
+def _ticket(key: str) -> Ticket:
+    return Ticket(key, f"https://jira.acme.com/browse/{key}")
+
+
+class Office:
+    """A house with a Jira integration."""
+
+    def __init__(self, house: House) -> None:  # noqa: F811
+        self.house, self.tracker, self.late = house, Tracker(), timedelta()
+        parts = house.parts
+        self.writer = TicketWriter(
+            parts.pool, parts.log, house.handler, self.tracker, self._show, "https://ci.acme.com", self.now
+        )
+
+    def now(self) -> datetime:
+        return utcnow() + self.late
+
+    async def _show(self, position: int) -> bool:
+        await self.house.shown()
+        return True
+
+    async def connect(self) -> None:
+        texts = ("ACME", "https://jira.acme.com", "u@acme.com")
+        await self.house.does(CreateJiraIntegration(1, 1, "data_center", *texts, b"t", "BACK", "Bug", True))
+        await self.house.shown()
+
+    async def build(self, *contents: str, write: bool = True) -> BuildFinished:
+        await self.house.ran(*contents)
+        status: Verdict = "failed" if any(contents) else "passed"
+        receipt = await self.house.handler.execute(FinishExternalBuild(self.house.builds, status), ANN)
+        event = receipt.events[-1].event
+        assert isinstance(event, BuildFinished)
+        if write:
+            await self.writer.write(event)
+        return event
+
+    async def defects(self) -> list[str | None]:
+        """Defects of the results of the last build."""
+        await self.house.shown()
+        async with self.house.parts.pool.connection() as connection:
+            ranges = await results_queries.fetch_reports(connection, self.house.builds)
+            page = await results_queries.fetch_page(connection, ranges, results_queries.ResultFilters(), 100, 0)
+        return [result.triage.defect_key for result in page]
+
+    async def error(self) -> str:
+        integration = await self.house.parts.log.load_state(JIRA.at(1))
+        assert integration is not None
+        return integration.error
+
+
+@pytest.fixture
+async def office(house: House) -> Office:  # noqa: F811
+    made = Office(house)
+    await made.connect()
+    return made
+
+
+async def test_thirty_tests_with_one_cause_are_one_ticket(office: Office) -> None:
+    event = await office.build(*[RESET] * 30)
+    (ticket,) = office.tracker.tickets.values()
+    assert ticket.summary == "ECONNRESET: c.n0 and 29 more tests"
+    assert "and 20 more" in str(ticket.text)
+    assert "https://ci.acme.com/api/v3/builds/1" in str(ticket.text)
+    assert "at connect" in str(ticket.text)
+    assert ticket.labels[0].startswith("testhide-")
+    assert await office.defects() == ["BACK-1"] * 30
+    await office.writer.write(event)  # as a second try does
+    await office.build(*[RESET] * 30)
+    assert (len(office.tracker.tickets), office.tracker.comments) == (1, [])
+    assert await office.defects() == ["BACK-1"] * 30
+
+
+async def test_only_new_failures_become_tickets(office: Office) -> None:
+    await office.house.does(UpdateJiraIntegration(1, auto_create=False))
+    await office.house.shown()
+    await office.build(RESET, PASSED)
+    await office.house.does(UpdateJiraIntegration(1, auto_create=True))
+    await office.house.shown()
+    await office.build(RESET, failure("other"))
+    assert [ticket.summary for ticket in office.tracker.tickets.values()] == ["other: c.n1"]
+    await office.build(PASSED, PASSED)
+    await office.build(RESET, PASSED)
+    assert len(office.tracker.tickets) == 2
+
+
+async def test_a_ticket_says_when_its_failure_stops_and_comes_back(office: Office) -> None:
+    await office.build(RESET, RESET)
+    await office.build(RESET, PASSED)
+    await office.build(PASSED)
+    assert office.tracker.comments == []  # one test did not run
+    await office.build(PASSED, PASSED)
+    await office.build(PASSED, PASSED)
+    assert office.tracker.comments == ["BACK-1: Build 4 of Smoke passed all 2 tests of this failure"]
+    office.tracker.done.add("BACK-1")
+    await office.build(RESET, PASSED)
+    assert office.tracker.comments[1:] == ["BACK-1: 1 test failed again in build 6 of Smoke"]
+    assert office.tracker.done == set()
+    office.late = COMMENT_INTERVAL
+    await office.build(RESET, PASSED)
+    assert len(office.tracker.comments) == 3
+
+
+async def test_many_causes_are_a_bounded_number_of_tickets(office: Office) -> None:
+    words = [f"{chr(97 + n // 26)}{chr(97 + n % 26)}" for n in range(MAX_TICKETS + 15)]
+    event = await office.build(*map(failure, words))
+    assert len(office.tracker.tickets) == MAX_TICKETS + 1
+    rest = office.tracker.tickets[f"BACK-{MAX_TICKETS + 1}"]
+    assert rest.summary == "15 more causes of failures in Smoke, build 1"
+    assert "and 5 more" in str(rest.text)
+    assert None not in await office.defects()
+    await office.writer.write(event)
+    assert len(office.tracker.tickets) == MAX_TICKETS + 1
+
+
+async def test_a_ticket_whose_answer_was_lost_is_found(office: Office) -> None:
+    office.tracker.loses_answers = True
+    event = await office.build(RESET, write=False)
+    with pytest.raises(TicketsDelayed):
+        await office.writer.write(event)
+    office.tracker.loses_answers = False
+    assert await office.error() == "jira.acme.com gives no answer."
+    office.late = CLAIM
+    await office.writer.write(event)
+    assert len(office.tracker.tickets) == 1
+    assert await office.defects() == ["BACK-1"]
+    assert await office.error() == ""
+    created = [item.event for item in await office.house.parts.log.read(0, 1_000, [TicketCreated.name])]
+    assert [event.found for event in created if isinstance(event, TicketCreated)] == [True]
+
+
+async def test_nobody_else_creates_a_claimed_ticket(office: Office) -> None:
+    office.tracker.loses_answers = True
+    event = await office.build(RESET, write=False)
+    with pytest.raises(TicketsDelayed):
+        await office.writer.write(event)
+    office.tracker.tickets.clear()  # the index of a search may lag behind
+    with pytest.raises(TicketsDelayed, match="is being created"):
+        await office.writer.write(event)
+    assert office.tracker.tickets == {}
+
+
+async def test_a_failing_tracker_is_shown(office: Office) -> None:
+    office.tracker.failure = TicketsUnavailable("jira.acme.com takes no more requests.", 30)
+    event = await office.build(RESET, write=False)
+    with pytest.raises(TicketsDelayed, match="no more requests") as delayed:
+        await office.writer.write(event)
+    assert delayed.value.retry_after_s == 30
+    assert await office.error() == "jira.acme.com takes no more requests."
+    office.tracker.failure = None
+    await office.writer.write(event)
+    assert await office.error() == ""
