@@ -58,7 +58,7 @@ from testhide.version import VERSION
 from tests.projections.toys import query
 from tests.support.strategies import commands
 
-EXAMPLES = int(os.environ.get("TESTHIDE_PAST_EXAMPLES", "3"))
+EXAMPLES = int(os.environ.get("TESTHIDE_PAST_EXAMPLES", "2"))
 STEPS = 25
 ROOT = 99
 """The admin who looks back."""
