@@ -67,8 +67,8 @@ class DeleteArtifact(Command):
 
 
 def must_be_leased(build: AnyBuild, node_id: int) -> None:
-    """Raises an error unless the node runs the build: Conflict if the build ended on this node, and NotFound for any
-    other build, as if it did not exist. The agent logs the refusal and goes on with its build.
+    """Raises an error if the node does not run the build: Conflict if the build ended on this node, and otherwise
+    NotFound, as if the build did not exist. The agent logs the refusal and goes on with its build.
     """
     match build:
         case Assigned() | Running() if build.node_id == node_id:

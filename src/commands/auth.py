@@ -23,15 +23,15 @@ from domain.users import USER, UserAccount
 
 @dataclass(frozen=True)
 class OpenSession(Command):
-    """Opens a login session for a user who has been authenticated. Raises Unauthenticated if what they proved counts no
-    more: read models may not show yet that somebody ended the account or set another password.
+    """Opens a login session for a user who has been authenticated. Raises Unauthenticated if the account was ended or
+    got another password meanwhile: the read models by which the user was authenticated may not have shown that yet.
     """
 
     session_id: str
     user_id: int
     expires_at: datetime
     password_hash: str | None = None
-    """Hash of the password that the user proved to know; None if they proved something else."""
+    """Hash of the password by which the user was authenticated; None if it was not by a password."""
 
     def reads(self) -> Sequence[AnyStream]:
         return SESSION.at(self.session_id), USER.at(self.user_id)

@@ -54,7 +54,7 @@ ENDED_EARLY: frozenset[Reason | None] = frozenset(
         "superseded",
     }
 )
-"""Reasons of builds whose command did not run to its end."""
+"""Reasons of verdicts that mean that the build's command did not run to its end."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class RestartBuild(Command):
     which: str = ""
     """Kind of the tests in `test_ids`: `failed` or `flaky`."""
     by_admin: bool = False
-    """Whether an admin restarts the build. Who queued the first one does not matter."""
+    """Whether an admin restarts the build. It does not matter whether an admin queued the original build."""
 
     def reads(self) -> Sequence[AnyStream]:
         return BUILD.at(self.build_id), BUILD.at(self.restarted_from), JOB.at(self.job_id)

@@ -60,7 +60,7 @@ class StartBuild(Command):
     priority: int = 5
     external: bool = False
     by_admin: bool = False
-    """Whether an admin starts the build: some nodes run no others."""
+    """Whether an admin starts the build: some nodes run only builds that an admin started."""
     trigger: BuildTrigger | None = None
 
     def reads(self) -> Sequence[AnyStream]:
@@ -132,8 +132,8 @@ class FinishBuild(Command, of=BUILD):
     releases.
     """
     excuse_pytest: bool = False
-    """Whether failures in quarantine excuse the exit code that a report of pytest explains. Simulations set it, since
-    pytest did not know their quarantine.
+    """Whether failures in quarantine excuse the exit code that a report of pytest explains. Simulations set this, since
+    the real pytest run did not know the simulated quarantine.
     """
 
     def decide(self, build: AnyBuild | None) -> Iterable[Event]:

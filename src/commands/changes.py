@@ -1,4 +1,4 @@
-"""Commands on changes of repositories: receive them, and start the builds that jobs want of each."""
+"""Commands on changes of repositories: record the changes, and start the builds that the triggers of jobs ask for."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from store.log.ids import Ids
 
 @dataclass(frozen=True)
 class ReceiveChanges(Command):
-    """Records changes of a repository that one message reports, each with an id."""
+    """Records the changes of a repository that one message reports. Each change has an id."""
 
     project_id: int
     reporter: Reporter
@@ -39,9 +39,9 @@ class StartedBuilds(NamedTuple):
     build_ids: dict[int, int]
     """Job id -> id of the build that the change has started, now or earlier."""
     refused: dict[int, str]
-    """Job id -> why the job can have no build, although its triggers want one."""
+    """Job id -> why the job can have no build, although its triggers ask for one."""
     position: int | None
-    """Position of the last event."""
+    """Position of the last appended event; None if no event was appended."""
 
 
 async def start_builds(
@@ -52,8 +52,8 @@ async def start_builds(
     job_ids: Iterable[int],
     caller: CommandContext,
 ) -> StartedBuilds:
-    """Starts the builds that a change starts, for those of these jobs whose triggers want one. Each job has at most one
-    build of a change, and of a commit of a pull request, however often this is called.
+    """Starts the builds of a change, for those of these jobs whose triggers ask for one. A job gets at most one build
+    for a change, and for a commit of a pull request, however often this function is called.
     """
     change, build_ids, refused, position = received.change, dict[int, int](), dict[int, str](), None
     for job_id in job_ids:
@@ -79,8 +79,8 @@ async def start_builds(
 
 
 def _identify(received: ChangeReceived) -> str:
-    """Returns a text that is equal for messages about the same commit of a pull request: hosts report it whenever
-    somebody edits the pull request.
+    """Returns a text that is the same for all messages about one commit of a pull request. Hosts send a message for the
+    same commit again whenever somebody edits the pull request.
     """
     change = received.change
     if change.kind == "pull_request" and change.commit is not None:

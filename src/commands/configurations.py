@@ -40,7 +40,9 @@ SET_BY_AGENTS = frozenset(
         *("TEST_IDS_FILE", "QUARANTINE_FILE", "IGNORE_FAILURES_FILE", "PYTEST_RUNNING", "UNITTEST_RUNNING"),
     )
 )
-"""Variables that a job cannot set, since builds would lose their selection or their quarantine without a word."""
+"""Environment variables that a job cannot set, because agents set them. If a job could replace them, its builds might
+run without their selection of tests or their quarantine, and no message would say so.
+"""
 HOST = r"[A-Za-z0-9\[][^\s/@]*"
 REPOSITORY = re.compile(
     rf"https?://(?:[^\s/@:]+@)?{HOST}/\S+"  # may have a user name, but no password
@@ -53,13 +55,15 @@ ADDRESS = re.compile(r"(?:(?:https?|ssh)://)?(?:(?P<user>[^\s/@:]+)@)?(?P<rest>[
 EXIT_CODES = re.compile(r" *[1-9][0-9]{0,2} *(, *[1-9][0-9]{0,2} *)*")
 MAX_EXIT_CODE = 255
 CLOSED_BRACKETS = re.compile(r"(?:[^\[]|\[!?+\]?+[^\]]*+\])*", re.DOTALL)
-"""Pattern of a glob whose brackets are closed. In it, `[]]`, `[!]]` and `[[]` match one character each."""
+"""Matches a glob in which every bracket is closed. In `[]]`, `[!]]` and `[[]`, the inner bracket is an ordinary
+character.
+"""
 CHECKSUM = re.compile(r"""\{\{ *checksum +"([^"{}]+)" *\}\}""")
-"""Part of a cache's key that stands for the SHA-256 of a file of the checkout."""
+"""Matches a part of a cache key that is replaced by the SHA-256 of a file in the checkout."""
 
 
 class BuildOptions(msgspec.Struct, kw_only=True):
-    """Options of builds that jobs and templates have alike."""
+    """Options of builds that both jobs and templates have."""
 
     shell: ShellName | None = None
     checkout: CheckoutOptions | None = None
@@ -73,8 +77,8 @@ def check_parts(
     artifacts: list[str],
     caches: Sequence[DependencyCache] = (),
 ) -> None:
-    """Raises Invalid for values that their types allow but that are not valid. The errors name each field with `prefix`
-    before it.
+    """Raises Invalid for values that are wrong although their types allow them. The errors name each field with
+    `prefix` in front.
     """
     check_variables(f"{prefix}env", env)
     check_variables(f"{prefix}secrets", secrets)
@@ -132,8 +136,8 @@ def check_inside(field: str, path: str) -> None:
 
 
 def check_repository(repository: str | UnsetType | None) -> None:
-    """Raises Invalid for a repository that is in none of the known forms, or whose address may hold a token: everybody
-    who sees the job sees it. Each agent decides which of these forms it accepts.
+    """Raises Invalid for a repository in an unknown form, and for an address that may contain a token, since everybody
+    who sees the job sees the address. Each agent decides which of the known forms it accepts.
     """
     if isinstance(repository, str) and not REPOSITORY.fullmatch(repository):
         raise Invalid.field(

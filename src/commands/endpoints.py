@@ -46,8 +46,8 @@ E = TypeVar("E", bound=Webhook | Channel)
 
 
 def to_compare(endpoint: E, active: bool | None) -> E:
-    """Returns the state that an update compares its fields with. `active=True` changes an endpoint that fails, even if
-    it is active: the event ends its pause.
+    """Returns the state with which an update compares its fields. If the endpoint fails, `active=True` counts as a
+    change even if the endpoint is already active, since the event ends the endpoint's pause.
     """
     return msgspec.structs.replace(endpoint, active=False) if active and endpoint.failing else endpoint
 

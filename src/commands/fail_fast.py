@@ -1,6 +1,6 @@
-"""Finds options with which a test runner ends after a failure, in what a job says about its runs.
+"""Finds options in a job's configuration with which a test runner stops after the first failures.
 
-With such an option other tests may never have run, and most reports do not show that. Options in the files of the
+With such an option, some tests may never have run, and most reports do not show that. Options in files of the
 repository are not found.
 """
 
@@ -21,11 +21,15 @@ _SHORT = (
     (re.compile(r"(?:.*/)?(?:unittest|xmlrunner|manage\.py)"), re.compile(r"-[qvbc]*f[qvbc]*")),
     (re.compile(r"(?:.*/)?(?:jest|mocha)(?:\.sh)?"), re.compile(r"-b")),
 )
-"""Runners with an option of one letter, and its forms. Anywhere else these letters mean something else."""
+"""Pairs of patterns: a test runner, and its one-letter option to stop after a failure. The option has this meaning only
+in a command line of that runner.
+"""
 
 
 def find_fail_fast(configuration: Configuration) -> str | None:
-    """Returns the first such option in the command, the setup lines or the variables of a job; None without one."""
+    """Returns the first option to stop after failures in the command, the setup lines or the variables of a job; None
+    if there is none.
+    """
     for text in (configuration.command, *configuration.setup, *configuration.env.values()):
         line = text.replace("\\\n", " ")
         if found := _NAMED.search(line):

@@ -21,26 +21,29 @@ from store.log.ids import Ids
 
 
 class SyncOvertaken(Conflict):
-    """Another sync came in between. What was read before it may be older, and of a branch that is not followed now."""
+    """Another sync came in between. The file that was read may be older than the one that was synced, or be of a branch
+    that the project does not follow any more.
+    """
 
 
 @dataclass(frozen=True)
 class SyncPipelines(Command):
-    """Makes the jobs of a project what its file says, all in one append. The project follows `branch` from then on.
+    """Makes the jobs of a project the same as its file describes, in one append. From then on the project follows
+    `branch`.
 
     Raises SyncOvertaken if another commit or branch was synced since the file was read.
     """
 
     project_id: int
     before: SyncedPipelines
-    """Last sync before the file was read."""
+    """Last sync of the project when the file was read."""
     branch: str
     commit: str
     planned: Sequence[PlannedJob]
     found_ids: Sequence[int]
-    """Jobs of the project that have one of the names, as the read model has them."""
+    """Ids of the project's jobs that have a name from the file, as the read model shows them."""
     new_ids: Sequence[int]
-    """Ids for jobs that the file describes and that do not exist."""
+    """Ids to give to new jobs: those that the file describes and that do not exist yet."""
 
     def reads(self) -> Sequence[AnyStream]:
         return GITOPS.at(self.project_id), PROJECT.at(self.project_id)
@@ -87,11 +90,11 @@ async def prepare_sync(
     fetch_jobs: Callable[[list[str]], Awaitable[Mapping[int, str]]],
     ids: Ids,
 ) -> SyncPipelines:
-    """Returns the command that syncs a file. Raises InvalidFile for a file with mistakes. `before` is the last sync, as
-    it was before the file was read.
+    """Returns the command that syncs a file. Raises InvalidFile for a file with mistakes. `before` is the project's
+    last sync at the time when the file was read.
 
-    `find_pool` finds the id of a pool of the project by its name, and `fetch_jobs` the names of its jobs with certain
-    names, by id; both ask the read models.
+    `find_pool` returns the id of the project's pool with a name. `fetch_jobs` returns id -> name for the project's jobs
+    that have one of the given names. Both query the read models.
     """
     document = await asyncio.to_thread(read_pipelines, content)
     pools = {job.pool: await find_pool(job.pool) for job in document.file.jobs.values() if job.pool is not None}

@@ -162,8 +162,8 @@ class UnlinkIdentity(Command, of=USER):
 
 @dataclass(frozen=True)
 class RegisterByIdentity(Command):
-    """Registers the user whom an identity provider vouches for, and links the two. Their role is the provider's to
-    decide. `claim` is the id of the claim of the email address.
+    """Registers a user for a person whom an identity provider vouches for, and links the user to the person's identity.
+    From then on the provider decides the user's role. `claim` is the id of the claim of the email address.
     """
 
     user_id: int
@@ -191,16 +191,20 @@ class RegisterByIdentity(Command):
 
 @dataclass(frozen=True)
 class SignInByIdentity(Command):
-    """Finds the user whom an identity is linked to, who is read then. Raises Forbidden for one who may not sign in.
+    """Signs in the user to whom an identity is linked. Raises Forbidden if the user may not sign in. The user's id is
+    the owner of the claim `identity` in the receipt.
 
-    `role` is the one that the provider asserts, None for no role. It counts for users whose role the provider decides.
+    `role` is the role that the provider asserts; None for no role. It counts only for users whose role the provider
+    decides.
     """
 
     identity: str
     provider_id: int
     role: Role | None = None
     admin_ids: Sequence[int] = ()
-    """Some admins, as the read model has them. The last admin keeps the role whatever the provider asserts."""
+    """Ids of some admins, from the read model. They show whether this user is the last admin, who keeps the role even
+    if the provider asserts another one.
+    """
 
     def reads(self) -> Sequence[AnyStream]:
         return (CLAIM.at(self.identity),)

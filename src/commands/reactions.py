@@ -1,4 +1,4 @@
-"""Commands on reactions: cancel one that is due."""
+"""Commands on reactions: cancel a reaction that is due or parked."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

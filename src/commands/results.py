@@ -43,7 +43,9 @@ MAX_REPORTS = 5_000
 MAX_BUILD_RESULTS = 1_000_000
 """Results that all reports of one build may have."""
 CASES_PER_EVENT = 10_000
-"""New test cases of one event, so that read models apply those of a large report in parts."""
+"""Number of new test cases in one event. The new cases of a large report are divided into several events, so that read
+models apply them in parts.
+"""
 LATE = "it came after the end of the build: the file is kept, but its results do not count"
 
 BARE_PYTEST = (
@@ -291,8 +293,8 @@ def place_report(
 def find_excess(build: AnyBuild, results: int) -> str:
     """Returns why a report with so many results may not be recorded with its results; empty if it may.
 
-    Raises TooLarge if the build takes no further report at all. The last one that it takes has no results, so that a
-    build which lacks results does not pass.
+    Raises TooLarge if the build accepts no further report at all. The last report that a build accepts is recorded
+    without results, so that the build does not pass although results are missing.
     """
     if len(build.reports) > MAX_REPORTS:
         raise TooLarge(f"Build {build.build_id} has {MAX_REPORTS:,} reports and takes no more: merge reports into one.")

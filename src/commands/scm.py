@@ -24,7 +24,7 @@ from store.log.event_log import EventLog
 
 @dataclass(frozen=True)
 class CreateScmEndpoint(Command):
-    """Creates an SCM endpoint. It becomes the one of its project, if the project has none."""
+    """Creates an SCM endpoint. If its project has no endpoint yet, the project uses the new one."""
 
     scm_endpoint_id: int
     project_id: int
@@ -50,8 +50,8 @@ class CreateScmEndpoint(Command):
 
 @dataclass(frozen=True)
 class UpdateScmEndpoint(Command, of=SCM_ENDPOINT):
-    """Changes the given fields. A field that is None stays unchanged. A stored token goes to no other server: whoever
-    changes the server gives the token for it.
+    """Changes the given fields. A field that is None stays unchanged. If the endpoint moves to another server, a new
+    token is required, since the stored token must not be sent there.
     """
 
     scm_endpoint_id: int
@@ -68,7 +68,7 @@ class UpdateScmEndpoint(Command, of=SCM_ENDPOINT):
         yield from self.update(ScmEndpointUpdated, endpoint, project_id=endpoint.project_id)
 
     def is_elsewhere(self, endpoint: ScmEndpoint) -> bool:
-        """Returns whether the endpoint would be at another server than now, or be reached by http instead of https."""
+        """Returns whether the command moves the endpoint to another server, or from https to http."""
         host = endpoint.host if self.host is None else self.host
         repo = endpoint.repo if self.repo is None else self.repo
         return server_of(endpoint.type, endpoint.host, endpoint.repo) != server_of(endpoint.type, host, repo)
@@ -76,7 +76,7 @@ class UpdateScmEndpoint(Command, of=SCM_ENDPOINT):
 
 @dataclass(frozen=True)
 class DeleteScmEndpoint(Command, of=SCM_ENDPOINT):
-    """Deletes an SCM endpoint. Its project has no endpoint then, if this was the one."""
+    """Deletes an SCM endpoint. A project that uses it has no endpoint afterwards."""
 
     scm_endpoint_id: int
 
@@ -93,8 +93,8 @@ class DeleteScmEndpoint(Command, of=SCM_ENDPOINT):
 
 
 async def find_build_endpoint(log: EventLog, queued: BuildQueued) -> ScmEndpoint | None:
-    """Returns the SCM endpoint whose repository a build checks out: that of its project, if the build names no
-    repository or this one. None for every other build.
+    """Returns the SCM endpoint of the repository that a build checks out. This is the endpoint of the build's project,
+    if the build names no repository or the endpoint's repository. Returns None for all other builds.
     """
     project = await log.load_state(PROJECT.at(queued.project_id))
     if project is None or project.scm_endpoint_id is None:

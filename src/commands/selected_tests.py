@@ -9,7 +9,9 @@ from domain.builds import AnyBuild
 from domain.quarantine import possible_entries
 
 _UNITTEST = re.compile(r"(\S+\.py::[\w:]+) [\[(]")
-"""A subtest as unittest-xml-reporting writes it, `test_a.py::T::test_1 (i=1)`. It leaves out those that pass."""
+"""Matches a subtest in the form of unittest-xml-reporting: `test_a.py::T::test_1 (i=1)`. Its reports leave out subtests
+that passed.
+"""
 MAX_NAMED = 5
 """Number of tests that a sentence names at most."""
 

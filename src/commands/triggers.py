@@ -18,7 +18,7 @@ from domain.triggers import CronTrigger, RepositoryChange, Triggers, evaluate, f
 
 @dataclass(frozen=True)
 class SetTriggers(Command, of=JOB):
-    """Replaces the triggers of a job."""
+    """Replaces all triggers of a job."""
 
     job_id: int
     triggers: Triggers
@@ -32,9 +32,10 @@ class SetTriggers(Command, of=JOB):
 
 @dataclass(frozen=True, kw_only=True)
 class StartTriggeredBuild(StartBuild):
-    """Queues a build that a trigger asks for. A claim, which is taken together with the build, makes it the only one.
+    """Queues a build that a trigger asks for. The command takes a claim together with the build, so that a trigger
+    cannot start two builds.
 
-    Does nothing if the trigger has its build already, or if the job does not ask for it any more.
+    Does nothing if the trigger already has its build, or if the job does not ask for it any more.
     """
 
     claim: str

@@ -43,9 +43,9 @@ def find_excused_exit_codes(build: AnyBuild, *, excuse_pytest: bool = False) -> 
     The job lists the exit codes with which its test runner reports failed tests. A report of the agent's pytest plugin
     explains no exit code, since pytest itself ends with 0 if all of its failures are in quarantine; with
     `excuse_pytest` it explains the exit code that it contains. Returns no exit code if a suite, a report or results are
-    missing, if a test runner ended for another reason than failed tests, or if the job has a test runner end after a
-    failure. Returns none either if a wildcard found a report, since another report may be missing, unless the job lists
-    the exit codes.
+    missing, if a test runner ended for another reason than failed tests, or if an option makes the job's test runner
+    stop after a failure. Also returns no exit code if a wildcard found a report and the job does not list the exit
+    codes, since another report may be missing.
     """
     reports = build.counting_reports
     if find_reports_by_wildcard(build) or find_fail_fast(build.queued.configuration):

@@ -18,7 +18,7 @@ class CloudRepository(msgspec.Struct):
 
 class CloudAuthor(msgspec.Struct):
     raw: str = ""
-    """`Ann <ann@example.com>`."""
+    """Name and email address of the author: `Ann <ann@example.com>`."""
 
 
 class CloudCommit(msgspec.Struct):
@@ -129,7 +129,9 @@ class CloudOther(msgspec.Struct):
 
 
 def read_message(event: str, body: bytes) -> HookMessage:
-    """Reads the payload of an event. Raises msgspec.MsgspecError."""
+    """Returns the changes that a hook's body reports. `event` is the type of the event, from the request's header.
+    Raises msgspec.MsgspecError if the body does not have the expected form.
+    """
     if event == "repo:push":
         return _read_cloud_push(msgspec.json.decode(body, type=CloudPush))
     if event == "repo:refs_changed":

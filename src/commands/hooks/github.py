@@ -1,4 +1,6 @@
-"""Payloads of GitHub's hooks, of which only the fields that are used are read. Gitea and Forgejo send the same."""
+"""Payloads of GitHub's hooks. Gitea and Forgejo send the same payloads. Only fields that the server uses are
+declared.
+"""
 
 from typing import Any, cast
 
@@ -12,7 +14,9 @@ MAX_COMMITS = 2_048
 MAX_FILES = 3_000
 """Files that a commit lists at most."""
 STARTING_ACTIONS = ("opened", "reopened", "synchronize", "synchronized", "ready_for_review")
-"""Actions by which a pull request gets commits that were not built for it. `synchronized` is Gitea's."""
+"""Actions of a pull request that may bring commits for which no build was started. `synchronized` is Gitea's name for
+`synchronize`.
+"""
 
 
 class GitHubHookRepository(msgspec.Struct):
@@ -52,7 +56,7 @@ class GitHubHead(msgspec.Struct):
     ref: str
     sha: str
     repo: GitHubHookRepository | None = None
-    """None if the fork was deleted."""
+    """Repository that the head commit is in; None if the fork was deleted."""
 
 
 class GitHubLogin(msgspec.Struct):
@@ -78,7 +82,9 @@ class GitHubOther(msgspec.Struct):
 
 
 def read_message(event: str, body: bytes) -> HookMessage:
-    """Reads the payload of an event. Raises msgspec.MsgspecError."""
+    """Returns the changes that a hook's body reports. `event` is the type of the event, from the request's header.
+    Raises msgspec.MsgspecError if the body does not have the expected form.
+    """
     match event:
         case "push":
             return _read_push(msgspec.json.decode(body, type=GitHubPush))
@@ -138,8 +144,9 @@ def _read_pull_request(received: GitHubPullRequestAction) -> HookMessage:
 
 
 def _is_from_fork(head: GitHubHead, repository: str) -> bool:
-    """Returns whether somebody without the right to write may have made a pull request. At Gitea and Forgejo, readers
-    push to `refs/for/main`: then the head is no branch but `refs/pull/5/head` of the repository itself.
+    """Returns whether a pull request may come from somebody who cannot write to the repository. At Gitea and Forgejo,
+    people with read access can push to `refs/for/main`; the head of such a pull request is `refs/pull/5/head` of the
+    repository itself, and not a branch.
     """
     from_here = head.repo is not None and head.repo.full_name.lower() == repository
     return not repository or not from_here or head.ref.startswith("refs/")

@@ -1,4 +1,4 @@
-"""Payloads of GitLab's hooks, of which only the fields that are used are read."""
+"""Payloads of GitLab's hooks. Only fields that the server uses are declared."""
 
 from typing import cast
 
@@ -34,7 +34,7 @@ class GitLabPush(msgspec.Struct):
     before: str | None = None
     after: str | None = None
     checkout_sha: str | None = None
-    """The commit of an annotated tag, whose `after` is the tag object."""
+    """Id of the pushed commit. For an annotated tag, `after` is the id of the tag object instead."""
     commits: list[GitLabCommit] = []
     total_commits_count: int = 0
 
@@ -49,7 +49,7 @@ class GitLabMergeRequest(msgspec.Struct):
     title: str = ""
     action: str | None = None
     oldrev: str | None = None
-    """The commit before, if the merge request got new commits."""
+    """Id of the previous head commit, if the merge request got new commits; otherwise None."""
 
 
 class GitLabMergeRequestAction(msgspec.Struct):
@@ -62,7 +62,9 @@ class GitLabOther(msgspec.Struct):
 
 
 def read_message(event: str, body: bytes) -> HookMessage:
-    """Reads the payload of an event. Raises msgspec.MsgspecError."""
+    """Returns the changes that a hook's body reports. `event` is the type of the event, from the request's header.
+    Raises msgspec.MsgspecError if the body does not have the expected form.
+    """
     match event:
         case "Push Hook" | "Tag Push Hook":
             return _read_push(msgspec.json.decode(body, type=GitLabPush))

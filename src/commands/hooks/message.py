@@ -7,17 +7,17 @@ from domain.changes import Reporter
 from domain.triggers import RepositoryChange
 
 NO_COMMIT = "0" * 40
-"""Commit that hosts give in place of none, of a branch that was made or deleted."""
+"""Commit id that hosts send in place of the missing one when a branch is created or deleted."""
 MAX_PATHS = 3_000
-"""Changed paths that are kept of a change; of more, the paths count as not known."""
+"""Number of changed paths that are stored for a change. If there are more, the change's paths count as unknown."""
 MAX_PATH_LENGTH = 4_096
 MAX_LINE = 500
-"""Characters that are kept of the first line of a commit message, and of an author."""
+"""Number of characters that are stored of the first line of a commit message, and of an author."""
 
 
 @dataclass(frozen=True)
 class HookMessage:
-    """A message that was read: the changes that it reports, or why it reports none."""
+    """A decoded message: the changes that it reports, or the reason why it reports none."""
 
     reporter: Reporter
     repository: str = ""
@@ -38,7 +38,9 @@ def commit_or_none(commit: str | None) -> str | None:
 
 
 def collect_paths(groups: Iterable[Iterable[str]], *, is_complete: bool) -> list[str] | None:
-    """Returns the distinct paths of the groups; None if they are too many, or if the message does not list all."""
+    """Returns all distinct paths of the groups. Returns None if there are more than MAX_PATHS, or if `is_complete` is
+    false: the message then does not list all paths.
+    """
     paths = dict.fromkeys(path for group in groups for path in group)
     if not is_complete or not paths or len(paths) > MAX_PATHS or any(len(path) > MAX_PATH_LENGTH for path in paths):
         return None
@@ -46,7 +48,9 @@ def collect_paths(groups: Iterable[Iterable[str]], *, is_complete: bool) -> list
 
 
 def split_ref(ref: str) -> tuple[str, str] | None:
-    """Returns (kind, name) of a full name such as refs/heads/main: `push` or `tag`. None for other references."""
+    """Returns (kind, name) for a full ref name such as refs/heads/main; the kind is `push` or `tag`. Returns None for
+    any other ref.
+    """
     for prefix, kind in (("refs/heads/", "push"), ("refs/tags/", "tag")):
         if ref.startswith(prefix):
             return kind, ref.removeprefix(prefix)

@@ -16,7 +16,9 @@ DELIVERY_HEADERS = (
     "x-request-uuid",
     "x-request-id",
 )
-"""Headers with the id of a message, which a host keeps when it sends a message again. The first one counts."""
+"""Names of headers that contain the id of a message; the first one that is present counts. A host uses the same id when
+it sends a message again.
+"""
 
 
 def read_message(headers: Mapping[str, str], body: bytes) -> HookMessage:

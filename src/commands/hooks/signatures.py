@@ -8,12 +8,14 @@ from datetime import datetime
 
 SIGNATURE_HEADERS = ("x-hub-signature-256", "x-hub-signature", "x-gitlab-token", "webhook-signature")
 MAX_AGE_S = 300
-"""Age in seconds of a timestamp that is signed with the body (Standard Webhooks), before or after now."""
+"""Largest difference in seconds, in both directions, between now and the timestamp that is signed with the body
+(Standard Webhooks).
+"""
 
 
 def find_refusal(headers: Mapping[str, str]) -> str | None:
-    """Returns why a message cannot be verified, whatever the secret is; None if it can be. Names of headers are in
-    small letters.
+    """Returns the reason why no secret could verify the message; None if a secret could. Names of headers are in lower
+    case.
     """
     if not any(headers.get(name) for name in SIGNATURE_HEADERS):
         return (

@@ -1,7 +1,7 @@
-"""Converts nodes of YAML to structs, by the types of their fields, and collects all mistakes.
+"""Converts YAML nodes to structs by the types of their fields. Collects all mistakes.
 
-What a plain scalar means follows from the type that is expected: `3.10` and `no` are texts in a field of texts. YAML
-1.1 would read a number and `false`.
+The expected type decides what a plain scalar means: `3.10` and `no` are texts in a field for texts. YAML 1.1 would read
+them as a number and as `false`.
 """
 
 import re
@@ -16,11 +16,11 @@ from commands.pipelines.yaml_nodes import FileFault, InvalidFile, YamlList, Yaml
 
 S = TypeVar("S", bound=msgspec.Struct)
 MAX_FAULTS = 50
-"""Mistakes that are reported of one file. The search ends there."""
+"""Number of mistakes that are reported for one file. Conversion ends there."""
 MAX_SIMILAR_LENGTH = 50
 """Characters of a name for which a similar one is suggested: comparing takes time by the square of the length."""
 MAX_SIMILAR_NAMES = 50
-"""Names that are compared with one that is not known."""
+"""Number of known names that an unknown name is compared with at most."""
 INTEGER = re.compile(r"[-+]?[0-9]{1,18}")
 BOOLEANS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 OLD_BOOLEANS = ("yes", "no", "on", "off", "y", "n")

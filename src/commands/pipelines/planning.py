@@ -1,7 +1,8 @@
-"""Plans a sync: which events make the jobs of a project what its file says. It is pure.
+"""Plans a sync: which events make the jobs of a project the same as its file describes. No input or output.
 
-A job that the file describes is *managed*. Its identity is its name. A job that the file does not describe any more is
-disabled, not deleted, since its builds would go with it; it comes back when the file has its name again.
+A job that the file describes is *managed*, and identified by its name. When the file no longer describes it, the job is
+disabled instead of deleted, since its builds would be deleted too. When the file describes the name again, the job is
+enabled again.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -119,7 +120,7 @@ def group_changes(events: Iterable[Event]) -> tuple[list[int], list[int], list[i
 
 
 def find_missing_secrets(planned: Iterable[PlannedJob], stored: Iterable[Job]) -> dict[str, list[str]]:
-    """Maps the names of jobs to those of the secrets that they need and that have no value yet."""
+    """Returns job name -> names of the secrets that the job needs and that have no value yet."""
     values = {job.title: job.configuration.secrets for job in stored if not job.deleted}
     missing = {job.title: [name for name in job.secrets if name not in values.get(job.title, {})] for job in planned}
     return {title: names for title, names in missing.items() if names}

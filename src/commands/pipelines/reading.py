@@ -1,4 +1,4 @@
-"""Reads `.testhide.yml`: its values, and what the types do not say, such as names that must exist."""
+"""Reads `.testhide.yml`: its values, and the rules that types cannot express, such as names that must exist."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -113,7 +113,7 @@ def _check_part(document: PipelineDocument, part: FileTemplate, *path: str) -> I
 
 
 def _collect(document: PipelineDocument, check: Callable[[], None], *path: str) -> Iterator[FileFault]:
-    """Yields what a check refuses, with the position of the field that it names."""
+    """Calls `check`, and yields a fault for each field that it refuses, with the field's position in the file."""
     try:
         check()
     except Invalid as refused:
@@ -122,7 +122,7 @@ def _collect(document: PipelineDocument, check: Callable[[], None], *path: str) 
 
 
 def _follow(node: YamlNode, field: str) -> Iterator[YamlNode]:
-    """Yields the nodes on the way of a field such as `cron[0].expression` or `env.NAME`, as far as they exist."""
+    """Yields the nodes along the path of a field such as `cron[0].expression` or `env.NAME`, as far as they exist."""
     for part in FIELD_PART.findall(field):
         found = _step(node, part)
         if found is None:

@@ -1,8 +1,8 @@
-"""Reads YAML to a tree of nodes that know their line and column.
+"""Reads YAML to a tree of nodes that have their line and column.
 
-Only the parser of PyYAML is used, which needs no loader and makes no objects. Plain scalars keep their text: what they
-mean follows from the type of the field (`converting`), so that `3.10` is a version, and `no` a country, where a text is
-expected. Aliases, anchors and tags are refused: a short file with aliases can stand for a huge one.
+Of PyYAML only the parser is used. It needs no loader and creates no objects. Plain scalars keep their text, and the
+type of the field decides what they mean (`converting`): in a field for texts, `3.10` is a version and `no` is a
+country. Aliases, anchors and tags are refused, since a short file with aliases can stand for a huge one.
 """
 
 import re
@@ -15,10 +15,12 @@ import yaml
 MAX_BYTES = 1024 * 1024
 MAX_DEPTH = 50
 MAX_NODES = 50_000
-"""Scalars, lists and mappings of one file at most; reading so many takes about a second."""
+"""Largest number of scalars, lists and mappings in one file. Reading so many takes about a second."""
 UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""The parser in C where PyYAML has it, which is nearly everywhere; the one in Python takes 20 times as long."""
+"""Class with PyYAML's parser: the one in C if it is installed, as nearly everywhere; the one in Python takes 20 times
+as long.
+"""
 
 
 class FileFault(NamedTuple):
@@ -33,7 +35,7 @@ class FileFault(NamedTuple):
 
 
 class InvalidFile(Exception):
-    """A file that cannot be read as what it should be."""
+    """The file is not valid, or contains mistakes. `faults` lists all that were found."""
 
     def __init__(self, faults: list[FileFault]) -> None:
         super().__init__("; ".join(map(str, faults)))

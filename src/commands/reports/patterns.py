@@ -20,7 +20,7 @@ that does not even compile within them is refused.
 MAX_MEMORY = 64 * 1024 * 1024
 """Bytes that RE2 may use for patterns that are searched together, or were stored before MEMORY was the limit."""
 _QUOTED = re.compile(r"\\Q(.*?)(?:\\E|\Z)|\\.", re.DOTALL)
-"""Quoted text, or another escape sequence."""
+"""Matches a quoted part of a pattern, or any other escape sequence."""
 
 
 class Pattern:
@@ -52,8 +52,8 @@ def any_of(patterns: Sequence[str]) -> Pattern | None:
 
 
 def _unquote(pattern: str) -> str:
-    """Returns the pattern without `\\Q`, which would quote what follows the pattern too: escapes each character that it
-    quotes.
+    """Returns the pattern without `\\Q`: instead, each character that it quotes is escaped. An open `\\Q` would
+    otherwise also quote what is joined to the pattern.
     """
     return _QUOTED.sub(lambda found: found[0] if found[1] is None else re.escape(found[1]), pattern)
 

@@ -25,18 +25,18 @@ XFAILED = ("outcome", "xfailed")
 """Property that pytest's reports give to a skipped test that ran and failed, as expected."""
 GZIP = b"\x1f\x8b"
 MAX_UNPACKED = 512 * 1024 * 1024
-"""Bytes that a compressed report may unpack to. Agents may send as many uncompressed."""
+"""Largest size in bytes of an unpacked report. Agents may send uncompressed reports of the same size."""
 BLOCK_ROWS = 1_000
 BLOCK_TEXT = 2 * 1024 * 1024
 """Characters of text at which a block ends early, so that no single event becomes large."""
 REPORT_TEXT = 64 * 1024 * 1024
-"""Characters of text that are kept of one report. Beyond that, captured output is left out; messages of failures
-stay.
+"""Largest number of characters of texts that are stored for one report. Beyond this, captured output is left out, but
+messages of failures stay.
 """
 MAX_RESULTS = 200_000
-"""Results that one report may have. 4 MB, compressed, could hold 25 million."""
+"""Largest number of results in one report. A compressed file of 4 MB could contain 25 million."""
 MAX_NAMES = 64 * 1024 * 1024
-"""Characters that the ids of a report's tests may have in all. They are stored for as long as the project is there."""
+"""Largest number of characters of all node ids in one report. Node ids are stored as long as the project exists."""
 MAX_DURATION = 2**31 - 1  # ms; the column is an integer
 
 _STATUS = {name: number for number, name in enumerate(STATUSES)}
@@ -78,7 +78,7 @@ class ReportRead:
     matches: list[Match] = field(default_factory=list)
     """Failures that known issues match, ordered by row."""
     cuts: list[int] = field(default_factory=lambda: [0])
-    """Rows at which blocks begin."""
+    """Index of the first row of each block."""
     warnings: list[str] = field(default_factory=list)
     explained_exit_code: int | None = None
     """Exit code that the agent's pytest plugin reports (see `domain.builds.ReportRecorded`), or None."""
@@ -148,7 +148,7 @@ class _Unpacking:
 
 
 def make_unreadable(reason: str) -> ReportRead:
-    """Returns the report of a file of which no result was read, for a reason that the server has."""
+    """Returns an unreadable report without results. `reason` is the server's reason for not reading the file."""
     return ReportRead(is_unreadable=True, warnings=[f"{reason}: none of its results was read"])
 
 
@@ -170,12 +170,12 @@ def read_chunks(chunks: Iterable[bytes]) -> ReportRead:
 
 
 _TestKey = tuple[str, str, str, str]
-"""Node id, xdist worker, class name and name. Names that a node id joins may be those of two tests: `a.b` and `c`, `a`
-and `b.c`.
+"""Identity of a test in a report: node id, xdist worker, class name and name. The node id alone could be that of two
+tests, since it joins class and name: `a.b` and `c`, or `a` and `b.c`.
 """
 _Attempts = tuple[int, int, bool, bool]
-"""Row of a test's last attempt in its suite, number of its attempts, whether an attempt before the last one failed, and
-whether one failed that the format does not call an attempt.
+"""State of a test in its suite: row of its last attempt, number of attempts, whether an attempt before the last failed,
+and whether one of these failed that the format does not mark as an attempt.
 """
 
 
@@ -183,20 +183,22 @@ class _Reading:
     def __init__(self) -> None:
         self.report = ReportRead()
         self.names = 0
-        """Characters of all node ids so far."""
+        """Number of characters in all node ids so far."""
         self._indexes: dict[str, int] = {}
         self._suites: dict[str, int] = {}
         self._attempts: dict[str, dict[_TestKey, _Attempts]] = {}
         """Name of an open suite -> test -> attempts so far."""
         self._unloaded: set[str] = set()
-        """Names of open suites that are counted in `unloaded`. jest-junit writes two cases for each."""
+        """Names of open suites that `unloaded` already counts. jest-junit writes two cases for each such suite, but it
+        must count once.
+        """
         self._block_text = 0
         self._text = 0
         self._left_out = 0
         self._not_run = 0
         self._presumed_retries = 0
-        """Number of results that are taken for the last attempt of a test that failed, though only their equal names
-        say so.
+        """Number of results that count as the last attempt of a failed test only because their names are equal, without
+        a mark of the format.
         """
 
     def add(self, case: Case) -> None:

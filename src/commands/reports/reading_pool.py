@@ -1,4 +1,6 @@
-"""Reads reports in other processes, so that no report takes the time or the memory of those that answer requests."""
+"""Reads reports in separate processes, so that no report slows down the processes that answer requests or fills their
+memory.
+"""
 
 import asyncio
 import contextlib
@@ -19,7 +21,7 @@ from domain.known_issues import MatchRule
 log = structlog.get_logger()
 
 PROCESSES = max(2, min(8, os.cpu_count() or 1))
-"""Processes at most. Each is started when it is first needed, which takes 0.1 s, and then kept."""
+"""Largest number of processes. Each is started when it is first needed, which takes 0.1 s, and then kept."""
 MAX_CPU_S = 60.0
 """Seconds of CPU time for one report. The largest one that an agent may send, of 512 MiB, takes some 35."""
 MAX_MATCH_CPU_S = 20.0
@@ -27,11 +29,13 @@ MAX_MATCH_CPU_S = 20.0
 MAX_MEMORY = 1024 * 1024 * 1024
 """Bytes of address space of a process. A report of 100,000 tests and 50 MB takes some 250 MB."""
 MAX_S = 600.0
-"""Seconds after which a process is ended that does not even use its CPU time."""
+"""Seconds after which a process is killed even if it has not used up its CPU time."""
 TRIES = 2
-"""Tries of a report whose process ends for no reason of ours: the kernel may have ended it because of others."""
+"""Number of times that a report is read if its process ends for an unknown reason: the kernel may have killed it
+because other processes need memory.
+"""
 ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH")
-"""Variables that the processes inherit: none of the settings, which hold secrets."""
+"""Environment variables that the processes inherit. The server's settings are left out, since they contain secrets."""
 
 
 class ReadingPool:
@@ -50,7 +54,7 @@ class ReadingPool:
             -signal.SIGPROF: f"reading it takes more than {max_cpu_s:g} s of CPU time",
             OUT_OF_MEMORY: f"reading it takes more than {max_memory // 2**20} MiB of memory",
         }
-        """Exit code of a process that one of its limits ended -> what to say about the report."""
+        """Exit code of a process that exceeded a limit -> explanation for the warning in the report."""
         self._match_limits = {
             -signal.SIGPROF: f"it takes more than {max_match_cpu_s:g} s of CPU time",
             OUT_OF_MEMORY: f"it takes more than {max_memory // 2**20} MiB of memory",
@@ -66,11 +70,11 @@ class ReadingPool:
         fetch_rules: Callable[[], Awaitable[Sequence[MatchRule]]],
     ) -> ReportRead:
         """Reads a report of a project, and matches its failures. If reading takes too much time or memory, returns a
-        report that is marked as unreadable and says why. If matching does, returns the report without matches; its
-        last warning says why.
+        report that is marked as unreadable, with a warning that says why. If matching takes too much, returns the
+        report without matches; its last warning says why.
 
-        Raises Unavailable if the sender leaves before it is the report's turn. What is being read is read to its end,
-        so that a client which sends it again finds it recorded.
+        Raises Unavailable if the sender leaves before it is the report's turn. A report that is already being read is
+        read to its end, so that a client that sends it again finds it recorded.
         """
         async with self._queue.turn(project_id, sender.actor, sender.has_left):
             rules = await fetch_rules()
@@ -102,7 +106,7 @@ class ReadingPool:
                 return report
 
     def close(self) -> None:
-        """Ends the processes that read no report. Those that do end with their request."""
+        """Ends all idle processes. A process that reads a report ends after its request."""
         while self._idle:
             self._idle.pop().close()
 
@@ -124,7 +128,7 @@ class _Process:
 
     @property
     def exit_code(self) -> int | None:
-        """None if the process was not seen to have ended."""
+        """Exit code of the process; None while its end has not been noticed."""
         return self._process.returncode
 
     def read(self, path: Path, rules: Sequence[MatchRule]) -> ReportRead:
@@ -153,7 +157,7 @@ class _Process:
         self._process.wait()
 
     def close(self) -> None:
-        """Waits for the end of the process, which comes once it has nothing more to read."""
+        """Waits until the process ends, which it does when its standard input is closed."""
         for stream in (self._process.stdin, self._process.stdout):
             with contextlib.suppress(BrokenPipeError):
                 if stream is not None:

@@ -24,9 +24,11 @@ from domain.known_issues import MatchRule
 from domain.results import FAILED, ResultText
 
 LARGE = 256 * 1024 * 1024
-"""Bytes of memory after which the process ends with its answer, since Python would not give them back."""
+"""Memory use in bytes above which the process ends after its answer, since Python would not return the memory to the
+system.
+"""
 OUT_OF_MEMORY = 3
-"""Exit code of a process that its limit of memory has ended."""
+"""Exit code of a process that reached its memory limit."""
 TEXTS_PER_MESSAGE = 1_000
 
 _texts = msgspec.msgpack.Decoder(list[ResultText])
@@ -35,7 +37,7 @@ _matches = msgspec.msgpack.Decoder(list[Match])
 
 
 def main(max_cpu_s: float, max_match_cpu_s: float, max_memory: int) -> None:
-    """Reads the reports that standard input names, until it ends."""
+    """Reads the reports whose paths come on standard input, until standard input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the server, which then closes standard input
     resource.setrlimit(resource.RLIMIT_AS, (max_memory, max_memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -64,7 +66,7 @@ def send(stream: IO[bytes], message: bytes) -> None:
 
 
 def receive(stream: IO[bytes]) -> bytes:
-    """Returns the next message; empty bytes if the stream ends before it does."""
+    """Returns the next message. Returns empty bytes if the stream ends before the message is complete."""
     size = int.from_bytes(stream.read(4), "big")
     message = stream.read(size)
     return message if len(message) == size else b""
@@ -81,8 +83,8 @@ def pack(report: ReportRead) -> Iterator[bytes]:
 
 
 def unpack(stream: IO[bytes]) -> ReportRead:
-    """Returns the report whose messages come next, without its matches. Raises EOFError if the stream ends before they
-    do.
+    """Returns the report whose messages come next, without its matches. Raises EOFError if the stream ends before the
+    last of these messages.
     """
     if not (message := receive(stream)):
         raise EOFError
@@ -104,8 +106,8 @@ def pack_rules(rules: Sequence[MatchRule]) -> bytes:
 
 
 def unpack_matches(stream: IO[bytes]) -> list[Match]:
-    """Returns the matches, whose message comes after those of the report. Raises EOFError if the stream ends before
-    it does.
+    """Returns the matches of a report, whose message follows the other messages of the report. Raises EOFError if the
+    stream ends before the message is complete.
     """
     if not (message := receive(stream)):
         raise EOFError

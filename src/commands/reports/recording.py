@@ -30,14 +30,15 @@ from store.log.ids import Ids
 MISSING = "no readable file that this build wrote matches this pattern of the job's artifacts, which names reports"
 MAX_TRIES = 10
 MAX_UNSHOWN_RESULTS = 20_000
-"""Results of a project beyond which its next report waits until the read models show those before it. They take a
-second or two for them, in which the events of other projects wait.
+"""Number of a project's results that the read models may still have to apply when its next report is recorded. If there
+are more, the report waits. The read models need a second or two for so many, and events of other projects wait
+meanwhile.
 """
 MAX_LAG_S = 30.0
 """Seconds that a report waits for the read models to reach the events before it."""
 
 Execute = Callable[[Command], Awaitable[Receipt]]
-"""Function that executes a command for whoever sent the report, as its actor."""
+"""Function that executes a command with the sender of the report as its actor."""
 
 
 class ReadModels(Protocol):
@@ -237,8 +238,8 @@ class ReportRecorder:
         return [recorded.event for recorded in stored if isinstance(recorded.event, ResultsRecorded)]
 
     async def _wait_for_large(self, project_id: int) -> bool:
-        """Waits until the read models show the reports of a project, if these have many results. Returns whether they
-        have. Raises Unavailable after MAX_LAG_S.
+        """Waits until the read models show the earlier reports of a project, if these have more than
+        MAX_UNSHOWN_RESULTS results. Returns whether it waited. Raises Unavailable after MAX_LAG_S.
         """
         position, results = self._unshown.get(project_id, (0, 0))
         if results <= MAX_UNSHOWN_RESULTS:

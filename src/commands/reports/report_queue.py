@@ -1,4 +1,4 @@
-"""Decides which of the reports that wait comes next, for reading and for recording."""
+"""Decides which of the waiting reports is read or recorded next."""
 
 import asyncio
 import contextlib
@@ -29,9 +29,12 @@ class _QueuedReport:
 
 
 class ReportQueue:
-    """Queue of reports, of which `limit` have their turn at a time, but one of each project: many reports delay no
-    other project. The next turn is for the actor who has waited longest since their last turn, and of their projects
-    for the one that has. No actor has all turns, unless the limit is 1: so others need not wait for the end of theirs.
+    """Queue of reports. At most `limit` reports have their turn at the same time, and only one of each project, so that
+    a project with many reports does not delay others.
+
+    The next turn goes to the actor whose last turn is longest ago, and among the actor's projects to the one whose last
+    turn is longest ago. One actor never has all turns, unless the limit is 1, so that other actors need not wait until
+    one of them ends.
     """
 
     def __init__(self, limit: int = sys.maxsize) -> None:
@@ -39,18 +42,20 @@ class ReportQueue:
         self._share = max(1, limit - 1)
         """Number of turns that one actor may have at a time."""
         self._projects: set[int] = set()
-        """Projects of which a report has its turn."""
+        """Ids of the projects of which a report has its turn now."""
         self._turns: Counter[str] = Counter()
-        """Actor -> how many of their reports have their turn."""
+        """Actor -> number of the actor's reports that have their turn now."""
         self._waiting: list[_QueuedReport] = []
         self._numbers = itertools.count(1)
         self._last_turns: dict[str | int, int] = {}
-        """Actor or project id -> number of the last turn. As many entries as users, nodes and projects, at most."""
+        """Actor or project id -> number of the last turn. There are at most as many entries as users, nodes and
+        projects.
+        """
 
     @contextlib.asynccontextmanager
     async def turn(self, project_id: int, actor: str, has_left: asyncio.Event | None = None) -> AsyncIterator[bool]:
-        """Waits for the turn of a report, which lasts until the block ends. Yields whether it had to wait. Raises
-        Unavailable if `has_left` is set before.
+        """Waits for the turn of a report, which lasts until the block ends. Yields whether the report had to wait.
+        Raises Unavailable if `has_left` is set before the turn comes.
         """
         waiting = _QueuedReport(project_id, actor, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)

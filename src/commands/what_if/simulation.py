@@ -105,7 +105,7 @@ Difference = TestDiffers | VerdictDiffers
 
 @dataclass
 class Replayed:
-    """Numbers of what a simulation has processed so far."""
+    """Counts of what a simulation has processed so far."""
 
     position: int = 0
     """Position in the log up to which events were processed."""

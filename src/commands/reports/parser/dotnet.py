@@ -53,8 +53,8 @@ _RUN_TIME = re.compile(r".* \d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
 
 
 def trx_run_name(name: str) -> str:
-    """Returns a name for a TRX run that it has in every build: that of its element, unless Microsoft's logger has made
-    it up of the user, the machine and the time.
+    """Returns a name for a TRX run that is the same in every build. This is the name of its element, unless Microsoft's
+    logger has composed it from the user, the machine and the time.
     """
     return "TestRun" if not name or _RUN_TIME.fullmatch(name) else name
 
@@ -141,8 +141,9 @@ def xunit_case(node: Element, suite: str, origin: Origin, builder: Builder) -> l
 
 
 def trx_cases(node: Element, suite: str, origin: Origin, builder: Builder) -> list[tuple[str, Case]]:
-    """Returns pairs (test id, case) for a <UnitTestResult>. A data-driven test has one element inside for each row of
-    its data; then returns one pair for each row, and one for the outer element only if it alone failed.
+    """Returns pairs (test id, case) for a <UnitTestResult>. A data-driven test has an inner element for each row of its
+    data. For such a test, returns one pair for each row, and one for the outer element only if that failed and no row
+    did.
     """
     name = node.get("testName")
     status = _status(node.get("outcome"), _TRX, name, builder)
@@ -237,8 +238,8 @@ class PendingCases:
 
 
 def _name_suites(paths: Collection[str], limit: int) -> dict[str, str]:
-    """Returns the names of assemblies by their paths: the last part, or the whole path where several end alike. Tests
-    of two assemblies must not become attempts of one test.
+    """Returns path -> name for these assemblies. The name is the last part of the path, or the whole path if several
+    paths end in the same part. Otherwise tests of two assemblies would count as attempts of one test.
     """
     last_parts = Counter(path.rpartition("/")[2] for path in paths)
     return {

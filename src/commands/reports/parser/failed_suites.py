@@ -1,6 +1,6 @@
 """Finds suites and runs that failed as a whole: in their set-up or tear-down, or because they were not run to the end.
 
-Such a suite is one failed case with the name of the suite, beside the cases of its tests.
+Such a suite becomes one failed case with the name of the suite, in addition to the cases of its tests.
 """
 
 from collections.abc import Mapping
@@ -21,8 +21,8 @@ _MAX_MESSAGES = 20
 
 
 def has_nunit_suite_failed(attributes: Mapping[str, str], failed_cases: int, failed_suites: int) -> bool:
-    """Returns whether a <test-suite> or <test-run> failed by itself, and not only by the failed cases and suites in it:
-    in its tear-down, because it cannot be run, or without anything in it that failed.
+    """Returns whether a <test-suite> or <test-run> failed itself, and not only because of the failed cases and suites
+    in it. It did if it failed in its tear-down, if it cannot be run, or if nothing in it failed.
     """
 
     def word(name: str) -> str:
@@ -64,11 +64,11 @@ class TrxRun:
         self._messages: list[str] = []
 
     def end(self, outcome: str) -> None:
-        """Takes the outcome of the run."""
+        """Sets the outcome of the run."""
         self._outcome = outcome.casefold()
 
     def add_message(self, info: Element) -> None:
-        """Takes a <RunInfo>. Those that only repeat that tests failed are left out."""
+        """Adds the message of a <RunInfo>. Ignores messages that only repeat that tests failed."""
         if info.get("outcome").casefold() != "error":
             return
         text = info.text_at("Text").strip()

@@ -39,7 +39,7 @@ _KINDS: dict[str, ErrorKind] = {
     "rerunError": "error",
 }
 XDIST_WORKER = "xdist_worker"
-"""Property with the worker that ran a test. With `--dist each`, pytest runs each test on every worker."""
+"""Name of the property with the worker that ran a test. With `--dist each`, pytest runs each test on every worker."""
 MAY_FAIL = "TEST_CASE tagged with !mayfail"
 """Message of the <skipped> that Catch2 adds to a test that may fail, or should fail."""
 HAS_FAILED = frozenset({"failure", "error"})

@@ -1,5 +1,5 @@
-"""Keeps names of tests apart that a limit or a forbidden character would make equal: equal names are attempts of one
-test, and the failure of an attempt does not count.
+"""Keeps different names of tests different after long names are cut and forbidden characters are replaced. Tests with
+equal names would count as attempts of one test, and the failure of an earlier attempt would not count.
 """
 
 import re

@@ -70,14 +70,14 @@ class _OpenSuite:
         self.folded = Counts()
         """Counts of the folded attempts of all cases, including those in nested suites."""
         self.further_failures = 0
-        """Number of failures of cases after the first of each case."""
+        """Number of failures, not counting the first failure of each case."""
         self.properties: list[tuple[str, str]] = []
         self.unloaded = 0
         """Number of errors that suites without cases declare, including nested ones. Each is a suite that could not be
         loaded.
         """
         self.failed_suites = 0
-        """Number of suites that failed as a whole: this one, and nested ones."""
+        """Number of suites that failed as a whole: this suite and the suites nested in it."""
         self.failure: Element | None = None
         """First <failure> or <error> of the suite itself, or <reason> of NUnit."""
 
@@ -336,7 +336,9 @@ class ReportReader:
             )
 
     def _add_failed_suite(self, suite: _OpenSuite, *, whole: bool) -> None:
-        """Adds a case for a suite that failed as a whole. The errors that it declares may be this one."""
+        """Adds a case for a suite that failed as a whole. If the suite also declares errors, the failure counts as one
+        of them.
+        """
         if suite.element in _JUNIT_SUITES:
             has_failed = suite.failure is not None
         elif suite.element in _NUNIT_SUITES:
