@@ -37,15 +37,15 @@ class ArtifactRow(Row, frozen=True):
 
 
 class ArtifactUsageRow(Row, frozen=True):
-    """Bytes of all artifacts of one project, job or build, of which each counts at least MIN_CHARGE. Those of jobs and
-    builds are there to be taken off when the job or build is deleted.
+    """Bytes of all artifacts of one project, job or build. Each artifact counts at least MIN_CHARGE. The sums of jobs
+    and builds are stored because they are subtracted from the project's when the job or build is deleted.
     """
 
     table = Table("artifact_usage", VERSION, key=("owner", "id"), indexes=("(job_id)",))
     owner: Literal["project", "job", "build"]
     id: int
     job_id: int | None
-    """Job of a build; null for a job or project."""
+    """Id of the build's job in the row of a build; null in rows of jobs and projects."""
     size_bytes: int = 0
 
 
@@ -99,7 +99,9 @@ def _owners(event: ArtifactEvent | BuildDeleted) -> tuple[_Owner, _Owner, _Owner
 
 
 def _add(rows: Rows, size_bytes: int, *owners: _Owner, job_id: int | None = None) -> Iterator[ArtifactUsageRow]:
-    """Yields the rows of these owners with more bytes. `job_id` is the job of the build among them."""
+    """Yields the row of each owner with `size_bytes` added to its bytes. `job_id` is the id of the job of the build
+    among the owners.
+    """
     for owner, number in owners:
         before = rows.get(ArtifactUsageRow, owner, number)
         size = size_bytes if before is None else before.size_bytes + size_bytes

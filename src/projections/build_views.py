@@ -41,8 +41,9 @@ class BuildDetail(BuildItem):
     commit.
     """
     known_issues: int
-    """How many failures the reporter calls known issues; they do not fail the build. How many match a known issue of
-    this server is `classified_by_rules` of `GET /report/{build_id}`: people may classify them anew at any time.
+    """Number of failures that the reporter marks as known issues. They do not fail the build. `GET /report/{build_id}`
+    also counts the failures that match a known issue of this server (`classified_by_rules`); that number can change
+    later, since people can classify failures at any time.
     """
     quarantined: int
     node_id: int | None

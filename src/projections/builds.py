@@ -32,7 +32,7 @@ VERSION = 3
 MAX_COUNT = 10_000
 """Largest count when several filters are combined. With one filter the count is exact."""
 MAX_NEWER = 200
-"""Builds of a job, the newest, among which one is searched that supersedes queued ones."""
+"""Number of newest builds of a job among which a build that supersedes queued ones is searched."""
 MAX_ON_COMMIT = 5
 """Number of other builds on the same commit that a report is compared with, at most."""
 
@@ -98,8 +98,8 @@ class CommentRow(Row, frozen=True):
 
 
 def _configuration_column(configuration: Configuration) -> dict[str, Any]:
-    """Returns a configuration as JSON, with the names of its secrets. Of the options that came later, only those that
-    are set: rows of older releases have none.
+    """Returns a configuration as JSON, with the names of its secrets. Options that were added in later releases are
+    left out unless they are set, as in rows that older releases wrote.
     """
     options: dict[str, Any] = msgspec.to_builtins(msgspec.structs.replace(configuration, secrets={}))
     always = {name: getattr(configuration, name) for name in ("command", "setup", "env", "artifacts")}

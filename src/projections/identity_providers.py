@@ -44,7 +44,7 @@ class IdentityProviderRow(Row, frozen=True):
 class IdentityRow(Row, frozen=True):
     table = Table("identities", VERSION, indexes=("(user_id)", "(provider_id, user_id)"))
     id: str
-    """Claim of the identity."""
+    """Id of the identity's claim, which keeps a NameID unique at its provider."""
     provider_id: int
     user_id: int
     name_id: str

@@ -1,6 +1,6 @@
-"""Finds the highest ids that the read models show, and the sequences of ids that are behind them.
+"""Finds the highest ids in the read models, and the id sequences that are behind them.
 
-Somebody has set such a sequence back: its next ids belong to something else already.
+A sequence can be behind only if somebody has set it back. The next ids that it gives then belong to existing objects.
 """
 
 from collections.abc import Mapping
@@ -51,7 +51,9 @@ ROWS: Mapping[Kind, tuple[type[Row], ...]] = {
     "jira": (jira.JiraRow,),
     "webhooks": (webhooks.WebhookRow, teams.ChannelRow),
 }
-"""Read models whose rows have ids of a kind. The ids of readings of the audit log are in none."""
+"""Kind of ids -> read models whose rows have ids of this kind. Left out are the ids of readings of the audit log, which
+no read model contains.
+"""
 
 
 async def find_sequences_behind(pool: AsyncConnectionPool) -> dict[Kind, int]:

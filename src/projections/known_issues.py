@@ -32,7 +32,7 @@ class KnownIssueRow(Row, frozen=True):
     updated_at: datetime
     edition: Int = 1
     searched: Int = 0
-    """Newest edition for which the search through older failures is complete."""
+    """Number of the newest edition of the known issue for which the search through older failures is complete."""
 
 
 class IssueFailureRow(Row, frozen=True):

@@ -31,7 +31,9 @@ class NodeRow(Row, frozen=True):
     token_hash: bytes
     created_at: datetime
     old_token_hash: bytes | None = None
-    """Hash of the token before, which the agent may use until it has used the new one; None without one."""
+    """Hash of the previous token, which the agent may use until it has used the new one; None if no previous token is
+    valid.
+    """
     old_token_until: datetime | None = None
     status: str = "offline"
     session: str | None = None

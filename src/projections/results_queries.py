@@ -44,8 +44,8 @@ from store.postgres.queries import Source, fetch_rows
 MESSAGE_LENGTH = 4_000
 """Characters of a failure message in lists, at most. `results_history.find_text` returns the whole message."""
 MAX_SUITES = 32_768
-"""More than the suites that a report can have. So a report's index times this, plus a suite's index, identifies the
-suite.
+"""Factor in the number of a suite, `report index * MAX_SUITES + suite index`. No report can have so many suites, so the
+number identifies one suite.
 """
 
 IS_CURRENT = "r.attempt = b.attempt AND b.status <> 'queued' AND NOT r.is_replaced"
@@ -257,8 +257,8 @@ async def fetch_failed_node_ids(source: Source, build_id: int) -> list[str]:
 async def fetch_flaky_node_ids(source: Source, build_id: int) -> list[str]:
     """Returns the node ids of a build's flaky tests, in the order of the reports.
 
-    A test counts as flaky if it has a flaky result in the build. A failed test also does if it ever had a flaky run, or
-    if its failure is classified as flaky.
+    A test counts as flaky if it has a flaky result in the build. A failed test also counts as flaky if it ever had a
+    flaky run, or if its failure is classified as flaky.
     """
     had_flaky_runs = f"EXISTS (SELECT 1 FROM {CaseStatsRow.table} n WHERE n.case_id = t.case_id AND n.flaky_runs > 0)"
     failed = "t.facts & %(status)s = %(failed)s"

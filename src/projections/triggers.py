@@ -20,8 +20,8 @@ from store.postgres.queries import Source, fetch_rows
 
 VERSION = 1
 MAX_STEPS_OF_CHANGE = 20 * MAX_STEPS
-"""Steps by which a change is compared with the globs of all jobs of its project. The globs of further jobs count as
-matching here; the command that starts a build evaluates the one job again.
+"""Steps that comparing one change with the globs of all jobs of its project may take in all. When they are used up,
+globs count as matching. No wrong build starts: the command that starts a build compares the globs of its job again.
 """
 
 
@@ -40,14 +40,14 @@ class TriggerRow(Row, frozen=True):
     project_id: int
     enabled: bool
     repository: str
-    """Repository as its host names it, in small letters (`acme/web`); empty for a job without one."""
+    """Path of the repository as its host names it, in lower case (`acme/web`); empty for a job without a repository."""
     repository_name: str
-    """The last part of that path."""
+    """Last part of the path in `repository` (`web`)."""
     triggers: dict[str, Any] = {}
     starts_by_changes: bool = False
     starts_by_time: bool = False
     scheduled_since: datetime = UNSTAMPED
-    """Time from which times of the time tables count."""
+    """Time from which the job's time tables start builds. Earlier times do not count."""
 
     @property
     def settings(self) -> Triggers:
@@ -106,8 +106,8 @@ async def find(source: Source, job_id: int) -> TriggerRow | None:
 
 
 async def find_started_jobs(source: Source, project_id: int, change: RepositoryChange) -> list[TriggerRow]:
-    """Returns the rows of the project's jobs that a change starts. Evaluates them in a thread, for up to some
-    seconds.
+    """Returns the rows of the project's jobs that a change starts. Compares their triggers on a thread, which can take
+    some seconds.
     """
     query = f"SELECT * FROM {TriggerRow.table} WHERE project_id = %(project)s AND starts_by_changes ORDER BY job_id"
     rows = await fetch_all(source, TriggerRow, query, {"project": project_id})
@@ -133,8 +133,8 @@ async def fetch_scheduled(source: Source) -> list[TriggerRow]:
 
 
 async def find_projects_of_repository(source: Source, path: str, limit: int) -> list[int]:
-    """Returns the ids of up to `limit` projects with jobs that build the repository with this path, or with an SCM
-    endpoint for it. Those whose address has just this path come first.
+    """Returns the ids of up to `limit` projects that have jobs for the repository with this path, or an SCM endpoint
+    for it. Projects in which the path is exactly the same come first.
     """
     name = path.rpartition("/")[2]
     if not name:

@@ -53,7 +53,7 @@ MAX_TEXT = 500
 MAX_ITEMS = 20
 """Items that are shown of a list at most."""
 MAX_FOLDED = 10_000
-"""Events of a stream that are folded at most. Of later events no changes are shown."""
+"""Number of events of a stream that are folded at most. Events after these are shown without their changes."""
 EVENT_BATCH = 10
 """Number of events that callers should have in memory at once, at most. An event of a report may have megabytes."""
 SHORT_STREAM_LENGTH = 200

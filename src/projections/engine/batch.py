@@ -20,7 +20,7 @@ class RowCache:
         self._rows: dict[type[Row], LRUCache[Key, Row | None]] = defaultdict(lambda: LRUCache(ROWS_CACHED))
 
     def has(self, row: type[Row]) -> bool:
-        """Whether rows of this type were looked up. Those of other types need not be kept."""
+        """Whether rows of this type were looked up before. Rows of other types need not be cached."""
         return row in self._rows
 
     def of(self, row: type[Row]) -> LRUCache[Key, Row | None]:

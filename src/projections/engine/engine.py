@@ -36,7 +36,7 @@ log = structlog.get_logger()
 
 
 MAX_BATCH_ROWS = 10_000
-"""Rows that one part of a batch reads and changes, about. It bounds the memory of the projector."""
+"""Approximate number of rows that one part of a batch reads and changes. It bounds the memory of the projector."""
 REFUSALS = (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.ProgramLimitExceeded)
 """Errors that PostgreSQL raises when it rejects a row."""
 

@@ -24,8 +24,8 @@ _POSITIONS = """
     ) AS log
     LEFT JOIN {schema}.projection_positions ON true
 """
-"""SQL: the end of the log, for readers and of its rows, and all positions. One statement reads all, so that no position
-is newer than the end.
+"""SQL query for three things: the end of the log as readers see it (`head`), the last row of the log (`last`), and the
+positions of all projections. One statement reads them, so that no position is newer than the end.
 """
 _DEFECTS = """
     SELECT w.name, w.table_name, c.oid IS NOT NULL, w.column_name
@@ -37,7 +37,7 @@ _DEFECTS = """
     WHERE a.attname IS NULL AND i.indrelid IS NULL
     ORDER BY w.number
 """
-"""SQL: the lost tables, columns and primary keys. A row without a column name stands for a primary key."""
+"""SQL query for the lost tables, columns and primary keys. A result without a column name is a lost primary key."""
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,7 @@ class HistoricalReader:
         await self.fold(streams=[USER.at(user_id).name for user_id in set(ids) if user_id is not None])
 
     async def fold_newest_build(self, job_id: int) -> None:
-        """Folds builds of the job, the newest first, until it has one that was not deleted."""
+        """Folds builds of the job, the newest first, until one of them was not deleted."""
         until = self._until
         while not self.tables.all(BuildRow):
             positions = await event_index.find_positions(self._pool, "job", job_id, until, BUILD_BATCH)
