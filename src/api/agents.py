@@ -38,7 +38,7 @@ MAX_OUTPUT = 512 * 1024
 """Largest number of characters of each output of a command. Agents send the last 256 KiB."""
 
 MAX_RUNNING = 10_000
-"""Builds that a heartbeat names; a node runs far fewer."""
+"""Largest number of builds that a heartbeat can name. A node runs far fewer."""
 
 Name = Annotated[str, Meta(max_length=500)]
 Session = Annotated[str, Meta(min_length=8, max_length=64, pattern=r"^[A-Za-z0-9_-]+\Z")]
@@ -55,7 +55,7 @@ class Connection(msgspec.Struct):
     running: list[int] = []
     """Ids of the builds that the agent still runs."""
     features: Annotated[list[Annotated[str, Meta(max_length=50)]], Meta(max_length=50)] = []
-    """Names of what the agent can do that older agents cannot."""
+    """Names of features of the agent that older agents do not have."""
     replaces: Annotated[str, Meta(max_length=200)] | None = None
     """Secret that proves that the agent which ran in the same work folder before is dead. Its SHA-256 is that agent's
     session.
@@ -97,7 +97,7 @@ class Started(msgspec.Struct):
 
 class LogLines(msgspec.Struct):
     offset: Annotated[int, Meta(ge=0, le=2**40)]
-    """Number of lines of the log before the first of these."""
+    """Number of lines of the log that come before these lines."""
     lines: Annotated[list[Line], Meta(max_length=10_000)]
 
 

@@ -39,7 +39,7 @@ from store.log.append import AlreadyDone, IdempotencyKey
 
 MAX_UPLOAD_BYTES = 2 * 1024**3
 MAX_FILES = 10_000
-"""Artifacts that one build may have. `get_artifact_tree` shows all of them at once."""
+"""Largest number of artifacts of one build. `get_artifact_tree` shows all of them in one answer."""
 CHUNK_BYTES = 1024 * 1024
 UPLOAD = {
     "type": "object",
@@ -74,7 +74,7 @@ class ArtifactItem(msgspec.Struct):
 
 
 class RecordedReport(msgspec.Struct):
-    """Results of a report that the pipeline of an external build has uploaded."""
+    """Results of a report that was uploaded for an external build."""
 
     cases: int
     warnings: list[str]
@@ -137,8 +137,8 @@ class ArtifactController(Controller):
     )
     async def upload_artifact(self, request: Request[User | Agent, Any, Any], ctx: RequestContext) -> UploadedArtifact:
         """Uploads a file as multipart/form-data with the fields `build_id`, `file` and, optionally, `path`. `path` is a
-        folder (`reports`), or the whole path if it ends in the file's name. A `build_id` that comes first refuses an
-        upload before its file is sent; it must come before a file of more than 64 KiB.
+        folder (`reports`), or the whole path if it ends in the file's name. If `build_id` comes first, an upload that
+        is not allowed is refused before its file is sent. It must come before a file of more than 64 KiB.
 
         If the build is external and the file is a test report, the server also records the results of the report. If
         another report has the same path, the new one gets another path (`junit-2.xml`), and both count; with
@@ -194,8 +194,8 @@ class ArtifactController(Controller):
 
 
 async def must_fit(ctx: RequestContext, build: AnyBuild, size: int = 0) -> None:
-    """Raises TooLarge if the build has as many artifacts as it may have, or if the artifacts of its project, those that
-    this process is receiving, and `size` bytes more are above the project's quota.
+    """Raises TooLarge if the build has MAX_FILES artifacts, or if the project's quota is too small for the sum of its
+    stored artifacts, the files that this process is receiving for it, and `size` bytes more.
     """
     if await artifacts.count_of_build(ctx.source, build.build_id) >= MAX_FILES:
         raise TooLarge(

@@ -46,9 +46,9 @@ MAX_ATTEMPTS_OF_ADDRESS = 50
 MAX_RESETS = 3
 """Links to reset a password that can be asked for one account within `WINDOW_S`, so that nobody floods a mailbox."""
 MAX_RESETS_OF_ADDRESS = 20
-"""Links that can be asked for from one address."""
+"""Links to reset a password that can be asked for from one network address within `WINDOW_S`."""
 RESET = timedelta(minutes=30)
-"""Time within which a link to reset a password can be used."""
+"""Time for which a link to reset a password works."""
 MAX_ATTEMPTS_AT_ACCOUNT = 100
 """Failed attempts at one account from addresses that are unknown to it, at most: the limit of NIST SP 800-63B."""
 
@@ -92,7 +92,7 @@ class Permissions(msgspec.Struct):
     can_manage_nodes: bool
     is_admin: bool
     projects: dict[str, Level]
-    """Level of access by project id."""
+    """Level of access to each project, by the project's id."""
 
 
 class Me(msgspec.Struct):
@@ -150,7 +150,7 @@ class ServerConfig(msgspec.Struct):
     integrations: Integrations
     """Systems that the server works with."""
     pipeline: PipelineOptions
-    """Options of builds in all projects."""
+    """Options that apply to builds of all projects."""
 
 
 class NewApiToken(msgspec.Struct):
@@ -287,7 +287,8 @@ class AuthController(Controller):
     @post("/api-tokens", opt=SHOWN_ONCE, guards=[TOKEN_MAKERS])
     async def create_api_token(self, ctx: RequestContext, data: NewApiToken) -> CreatedApiToken:
         """Creates an API token of the caller. Only this answer shows the token itself. Scopes and projects limit the
-        token to a part of the caller's rights. A token that expires makes none that expires later.
+        token to a part of the caller's rights. A request that is authenticated by an expiring token can only create a
+        token that expires no later.
         """
         now = utcnow()
         if data.expires_at is not None and data.expires_at <= now:
@@ -322,7 +323,9 @@ async def open_session(ctx: RequestContext, user_id: int, password_hash: str | N
 
 
 async def find_expiry(ctx: RequestContext) -> datetime | None:
-    """Returns the time at which the caller's API token expires; None if it does not, and for a session."""
+    """Returns the time at which the caller's API token expires. Returns None if it does not expire, and for a
+    session.
+    """
     if ctx.user.token_id is None:
         return None
     async with ctx.reading() as connection:
@@ -373,7 +376,7 @@ async def counting_attempts(
     from this address at all accounts, or at this account from all addresses that it does not know. An account knows an
     address for a month after somebody signed in to it from there. So nobody can lock the owner of an account out by
     guessing passwords. Attempts at accounts that do not exist count as well, so the answer does not show which accounts
-    exist. Without an account, as where an identity provider says who signs in, only those of the address count.
+    exist. Without an account, as in a sign-in by an identity provider, only the limit for the address applies.
     """
     attempts, address, secrets = LoginAttempts(services.pool), find_network(request), services.secrets
     pair = None if account is None else secrets.claim("login-pair", f"{address} {account}")

@@ -1,4 +1,6 @@
-"""Logs of builds: pages, the last lines, the whole as text, and lines that the pipeline of an external build sends."""
+"""Logs of builds: pages of lines, the last lines, the whole log as text, and lines that the pipeline of an external
+build sends.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -22,9 +24,9 @@ from store.clock import utcnow
 from store.tables.build_logs import BuildLogs, Line
 
 RAW_LINES = 10_000
-"""Lines that are read at a time for the whole text."""
+"""Number of lines that are read at a time when the whole log is sent as text."""
 MAX_LINE = 65_536
-"""Characters of a line that a pipeline sends."""
+"""Largest number of characters of a line that a pipeline sends."""
 
 Attempt = Annotated[int | None, Parameter(ge=1, le=MAX_ID, description="An earlier attempt, whose agent was lost")]
 Tail = Annotated[int | None, Parameter(ge=1, le=10_000, description="Only so many lines, the last ones")]
@@ -35,21 +37,23 @@ class LogPage(msgspec.Struct):
     """Number of lines that the log has now."""
     lines: list[str]
     next_offset: int | None
-    """Offset of the first line after these; null at the end of the log."""
+    """Offset of the line after the last one of this page; null at the end of the log."""
     capped: bool
-    """Whether there are fewer than `limit` lines because they have 4 MiB; `offset=next_offset` returns the next."""
+    """Whether the page ends early, with fewer than `limit` lines, because it has reached 4 MiB. `offset=next_offset`
+    returns the lines after it.
+    """
 
 
 class ExternalLines(msgspec.Struct):
     offset: Annotated[int, Meta(ge=0, le=2**40)]
-    """Number of lines of the log before these. Lines that the log has already are not added again."""
+    """Number of lines of the log that come before these lines. Lines that the log already has are not added again."""
     text: Annotated[str, Meta(min_length=1)]
     """Whole lines, each with a line break at its end."""
 
 
 class StoredLines(msgspec.Struct):
     total_lines: int
-    """Number of lines that the log has now, which is the `offset` of the next ones."""
+    """Number of lines that the log has now. It is the `offset` for the next request."""
 
 
 class BuildLogController(Controller):
@@ -144,8 +148,8 @@ async def find_log(ctx: RequestContext, build_id: int, attempt: int | None) -> t
 
 
 async def read_text(logs: BuildLogs, build_id: int, attempt: int, first: int, end: int) -> AsyncIterator[bytes]:
-    """Yields the lines from `first` to `end` as text. Raises NotFound if lines are deleted meanwhile, which cuts the
-    connection, so that the client does not take the text for the whole.
+    """Yields the lines from `first` to `end` as text. Raises NotFound if lines are deleted meanwhile. The error cuts
+    the connection, so that the client does not take what it got for the whole log.
     """
     while first < end:
         lines = await logs.read(build_id, attempt, first, min(RAW_LINES, end - first))
@@ -160,7 +164,9 @@ def format_text(lines: Sequence[Line]) -> bytes:
 
 
 def encode_page(total: int, offset: int, wanted: int, lines: Sequence[Line]) -> bytes:
-    """Returns a LogPage as JSON. `wanted` is the number of lines that it would have without a limit to its bytes."""
+    """Returns a LogPage as JSON. `wanted` is the number of lines that the page would have without its limit of 4
+    MiB.
+    """
     end = offset + len(lines)
     next_offset = end if lines and end < total else None
     page = LogPage(total, [format_line(line) for line in lines], next_offset, capped=0 < len(lines) < wanted)

@@ -90,7 +90,7 @@ class ExternalResult(msgspec.Struct):
     status: Verdict
     """Verdict of the pipeline."""
     ignore_unreadable_reports: bool = False
-    """Whether the build may pass although a report of it cannot be read. Otherwise it fails with the reason
+    """Whether the build may pass although one of its reports cannot be read. Otherwise the build fails with the reason
     `reports_unreadable`.
     """
 
@@ -103,8 +103,8 @@ class BuildPage(msgspec.Struct):
     erased.
     """
     branch_erased: int | UnsetType = UNSET
-    """With `as_of` and `branch`: how many builds match the other filters and have been deleted since. Nobody knows
-    whether they were on this branch, so they are left out; without `branch` the list has them. 10,000 stands for more.
+    """Only with `as_of` and `branch`: number of builds that match the other filters and have been deleted since. Their
+    branch is erased, so they are not in the list. Without `branch` the list contains them. 10,000 means 10,000 or more.
     """
 
 

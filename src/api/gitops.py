@@ -32,7 +32,7 @@ class SyncRequest(msgspec.Struct):
     project_id: Id
     branch: Branch | None = None
     """Branch to read the file from; null for the branch that the project follows, which is `main` before the first
-    sync. Another one needs a project admin, and the project follows it from then on.
+    sync. Only a project admin can give another branch; the project then follows that branch.
     """
     dry_run: bool = False
     """Whether to only show what would change."""
@@ -48,21 +48,23 @@ class JobChange(msgspec.Struct):
 
 class SyncResult(msgspec.Struct):
     synced: bool
-    """Whether the jobs are now what the file says; false for a dry run."""
+    """Whether the jobs are now as the file describes them; false for a dry run."""
     project_id: int
     branch: str
     sha: str
-    """Id of the commit that the file was read at."""
+    """Id of the commit from which the file was read."""
     jobs_updated: int
     """Number of jobs that changed."""
     jobs_created: int
     """Number of jobs that are new."""
     jobs_removed: int
-    """Number of jobs that the file does not describe any more. They are disabled, not deleted: their builds stay."""
+    """Number of jobs that the file no longer describes. These jobs are disabled instead of deleted, so that their
+    builds stay.
+    """
     changes: list[JobChange]
     """Jobs that changed, or would change."""
     missing_secrets: dict[str, list[str]]
-    """Names of secrets without a value, by job. `PUT /jobs/{id}/configuration` sets values."""
+    """Job name -> names of its secrets that have no value yet. `PUT /jobs/{id}/configuration` sets values."""
 
 
 class SyncStatus(msgspec.Struct):
@@ -70,13 +72,13 @@ class SyncStatus(msgspec.Struct):
     branch: str
     """Branch that the project follows: that of the last sync."""
     sha: str | None
-    """Commit of the last sync; null before the first."""
+    """Id of the commit of the last successful sync; null before the first."""
     synced_at: datetime | None
-    """Time of the last sync."""
+    """Time of the last successful sync; null before the first."""
     problem: str | None
-    """Why the latest sync, which a push caused, changed nothing; null if nothing is wrong."""
+    """Reason why the latest sync, which a push started, failed and changed nothing; null if it succeeded."""
     failed_at: datetime | None
-    """Time when that happened."""
+    """Time of the failure that `problem` describes; null without one."""
 
 
 class GitopsController(Controller):
@@ -85,7 +87,9 @@ class GitopsController(Controller):
 
     @post("/sync", status_code=200, opt=OUTSIDE, guards=[CAN_WRITE])
     async def sync_pipelines(self, ctx: RequestContext, data: SyncRequest) -> SyncResult:
-        """Reads `.testhide.yml` from the project's repository, and makes the jobs what it says, all at once or none."""
+        """Reads `.testhide.yml` from the project's repository and makes the jobs the same as it describes. Changes
+        either all jobs or none.
+        """
         await ctx.must_access(data.project_id)
         synced = await ctx.log.load_state(GITOPS.at(data.project_id))
         branch = data.branch or synced.branch
@@ -101,7 +105,9 @@ class GitopsController(Controller):
     async def get_sync_status(
         self, ctx: RequestContext, project_id: Annotated[int, Parameter(ge=1, le=MAX_ID)]
     ) -> SyncStatus:
-        """Returns which commit's file the jobs of a project follow, and what is wrong with the latest one."""
+        """Returns the commit and branch of the last sync of a project's jobs, and the reason if the latest sync
+        failed.
+        """
         await find_visible_project(ctx, project_id)
         synced = await ctx.log.load_state(GITOPS.at(project_id))
         return SyncStatus(
@@ -120,8 +126,8 @@ class GitopsController(Controller):
 
 
 async def fetch_file(ctx: RequestContext, project_id: int, branch: str) -> tuple[str, bytes]:
-    """Returns the commit of a branch and the file's contents there. Raises SourceFailure, and NotFound for a file or
-    branch that does not exist.
+    """Returns the id of a branch's newest commit, and the contents of the file in it. Raises NotFound if there is no
+    such file or branch, and SourceFailure if the host fails in another way.
     """
     source = await open_repository(ctx, project_id)
     try:

@@ -1,7 +1,7 @@
-"""Changes of repositories that are reported: by the inbound hooks of source code hosts, and by `git-notify`.
+"""Receives reports about changes of repositories: from the inbound hooks of source code hosts, and from `git-notify`.
 
-A hook is called without credentials. It is signed with the webhook secret of its project, which is checked before
-anything in the message is believed.
+Hooks are called without credentials. Instead, a message is signed with the webhook secret of its project. The signature
+is verified before any other part of the message is used.
 """
 
 import hashlib
@@ -38,11 +38,11 @@ from store.clock import utcnow
 from store.log.append import AlreadyDone, IdempotencyKey
 
 MAX_PAYLOAD = 5 * 1024**2
-"""Bytes of a message. Hosts send up to 25 MB, but a push of a thousand commits has less than 1 MB."""
+"""Largest size of a message in bytes. Hosts send up to 25 MB, but a push of a thousand commits has less than 1 MB."""
 MAX_CHANGES = 200
-"""Branches and tags of one push."""
+"""Largest number of branches and tags in one push."""
 MAX_PROJECTS = 20
-"""Projects of one repository whose secrets are tried."""
+"""Largest number of projects of one repository whose secrets are tried."""
 ACTOR = "system:hook"
 NOT_SIGNED = "The message is not signed with the webhook secret of the project, or there is no such project."
 NOT_FOUND = (
@@ -62,12 +62,12 @@ class HookAnswer(msgspec.Struct):
     """Whether the message reports changes."""
     project_id: int
     branch: str | None
-    """Branch or tag that changed; null if none did."""
+    """First branch or tag that changed; null if none did."""
     sync_queued: bool
-    """Whether the project's jobs will be read from the repository again."""
+    """Whether a changed file `.testhide.yml` may make the server read the project's jobs from the repository again."""
     detail: str
     changes: int
-    """Number of changes that the message reports. Builds start within a moment."""
+    """Number of changes that the message reports. The builds that they trigger start shortly after this answer."""
 
 
 class NewCommit(msgspec.Struct):
@@ -77,7 +77,7 @@ class NewCommit(msgspec.Struct):
     author: Annotated[str, Meta(max_length=500)] = ""
     """Author of the commit."""
     message: Annotated[str, Meta(max_length=65_536)] = ""
-    """Message of the commit. With `[skip ci]` in it, nothing starts."""
+    """Message of the commit. If it contains `[skip ci]`, no build starts."""
     paths: Annotated[list[Annotated[str, Meta(min_length=1, max_length=4_096)]], Meta(max_length=3_000)] | None = None
     """Changed paths; null if they are not known, so that the triggers' globs of paths count as matching."""
 
@@ -94,7 +94,7 @@ class NotifiedBuilds(msgspec.Struct):
     build_ids: list[int]
     """Ids of these builds."""
     refused: list[RefusedJob]
-    """Jobs that the commit should start, but that can have no build."""
+    """Jobs whose triggers ask for a build of the commit, but that can have no build."""
 
 
 WITHOUT_CHANGES = {202: ResponseSpec(HookAnswer, description="The message reports no change", generate_examples=False)}
@@ -115,7 +115,8 @@ class HookController(Controller):
     ) -> Response[HookAnswer]:
         """Receives the message of a hook of GitHub, GitLab or Bitbucket, signed with the project's webhook secret.
 
-        A message that reports no change is answered by 202, and one that comes again by the first answer.
+        Answers 202 to a message that reports no change. A message that is sent again starts nothing and gets the same
+        answer.
         """
         return await receive(ctx, request, project_id)
 
@@ -128,7 +129,7 @@ class ProjectHookController(Controller):
     async def receive_project_hook(
         self, ctx: RequestContext, request: Request[Any, Any, Any], project_id: int
     ) -> Response[HookAnswer]:
-        """Receives the message of a hook like `/api/v3/gitops/webhook`, for this project."""
+        """Receives the message of a hook for this project, as `/api/v3/gitops/webhook` does."""
         return await receive(ctx, request, project_id)
 
 
@@ -138,8 +139,8 @@ class ChangeController(Controller):
 
     @post(status_code=200, guards=[CAN_BUILD])
     async def notify_commit(self, ctx: RequestContext, data: NewCommit) -> NotifiedBuilds:
-        """Reports a pushed commit, for hosts without hooks. Starts the builds that the triggers of the project's jobs
-        want, at this commit.
+        """Reports a pushed commit, for hosts without hooks. Starts builds of this commit for the jobs of the project
+        whose triggers ask for one.
         """
         await ctx.must_access(data.project_id)
         change = RepositoryChange(
@@ -196,7 +197,7 @@ async def receive(ctx: RequestContext, request: Request[Any, Any, Any], project_
 
 
 async def asks_for_any_sync(ctx: RequestContext, project: Project, changes: Sequence[RepositoryChange]) -> bool:
-    """Returns whether the project's jobs will be read from the repository because of one of the changes."""
+    """Returns whether one of the changes makes the server read the project's jobs from the repository again."""
     if project.scm_endpoint_id is None:
         return False
     synced = await ctx.log.load_state(GITOPS.at(project.project_id))
@@ -205,8 +206,9 @@ async def asks_for_any_sync(ctx: RequestContext, project: Project, changes: Sequ
 
 
 async def find_signer(ctx: RequestContext, headers: Mapping[str, str], body: bytes, project_id: int | None) -> Project:
-    """Returns the project whose webhook secret signed the message. Without `project_id`, looks among those with a job
-    that builds the repository which the message names. Raises Unauthenticated.
+    """Returns the project whose webhook secret signed the message. Without `project_id`, tries up to MAX_PROJECTS
+    projects that build the repository which the message names. Raises Unauthenticated if no project has signed the
+    message.
     """
     if project_id is not None:
         project_ids = [project_id]
@@ -227,7 +229,7 @@ async def find_signer(ctx: RequestContext, headers: Mapping[str, str], body: byt
 
 
 def check_changes(message: HookMessage, body: bytes) -> None:
-    """Raises Invalid for a message whose names cannot be those of git, or with too many changes."""
+    """Raises Invalid for a message with too many changes, or with names that git does not allow."""
     if b"\\u0000" in body:
         raise Invalid.field("body", NUL)
     if len(message.changes) > MAX_CHANGES:
@@ -261,6 +263,8 @@ def describe_changes(message: HookMessage) -> str:
 
 
 def make_key(project_id: int, reporter: str, delivery_id: str) -> IdempotencyKey:
-    """Returns the key of a message, which is stored together with its events. The message may differ in a later try."""
+    """Returns the idempotency key of a message, which is stored together with the message's events. It depends only on
+    the delivery id, since the body may differ when the host sends the message again.
+    """
     scope = hashlib.sha256(f"hook\0{project_id}\0{reporter}\0{delivery_id}".encode()).digest()
     return IdempotencyKey(scope, scope)

@@ -1,4 +1,4 @@
-"""Identity providers, at which users sign in by SAML, and the names at them that are linked to users."""
+"""Identity providers, at which users sign in by SAML, and the identities that link users to names at a provider."""
 
 import hashlib
 from base64 import b64decode
@@ -48,7 +48,9 @@ Roles = Annotated[dict[Annotated[str, Meta(min_length=1, max_length=500)], Role]
 
 
 class NewIdentityProvider(msgspec.Struct):
-    """A new identity provider: by its metadata, as text or by URL, or by `entity_id`, `sso_url` and `certificates`."""
+    """A new identity provider. It is described in one of three ways: by its metadata as text; by the URL of its
+    metadata; or by `entity_id`, `sso_url` and `certificates`.
+    """
 
     name: Name
     metadata: Metadata | UnsetType = UNSET
@@ -64,21 +66,29 @@ class NewIdentityProvider(msgspec.Struct):
     active: bool = True
     """Whether users may sign in by the provider."""
     allow_idp_initiated: bool = True
-    """Whether `POST /sso` accepts assertions that this server did not ask for. The browser's sign-in never does."""
+    """Whether `POST /sso` accepts assertions that this server did not ask for. Sign-ins in a browser never accept
+    them.
+    """
     create_users: bool = True
     """Whether people without an account get one when they first sign in."""
     link_by_email: bool = False
-    """Whether people sign in to an existing account with the email address that the provider asserts. Never to an
-    admin's.
+    """Whether somebody who first signs in is linked to an existing account that has the email address which the
+    provider asserts. Accounts of admins are never linked in this way.
     """
     default_role: Role | None = "viewer"
-    """Role of new users whom no value of `roles` fits; null: they may not sign in."""
+    """Role of new users if `roles` has none of their values. If it is null, such people cannot sign in."""
     email_attribute: Attribute = ""
-    """Attribute with the email address; empty for the usual ones, and then the NameID."""
+    """Name of the attribute that contains the email address. If it is empty, the server looks for attributes with
+    common names such as `email` and `mail`, and else takes the NameID.
+    """
     role_attribute: Attribute = ""
-    """Attribute, such as groups, whose values decide the role; empty for none."""
+    """Name of the attribute whose values decide a user's role, such as the attribute with the groups; empty if no
+    attribute does.
+    """
     roles: Roles = {}
-    """Role by value of the attribute. The highest one counts, at every sign-in."""
+    """Role for each value of the attribute `role_attribute`. If several values fit, the highest role counts. The role
+    is decided again at every sign-in.
+    """
 
 
 class IdentityProviderChanges(msgspec.Struct):
@@ -88,29 +98,39 @@ class IdentityProviderChanges(msgspec.Struct):
     metadata: Metadata | UnsetType = UNSET
     """SAML metadata of the same provider, as XML. An alternative to `sso_url` and `certificates`."""
     metadata_url: Url | UnsetType | None = UNSET
-    """URL of the same provider's SAML metadata, which the server reads now and every hour; null: it does so no more."""
+    """URL of the same provider's SAML metadata, which the server reads now and every hour. Null ends the hourly
+    reading.
+    """
     sso_url: Url | UnsetType = UNSET
     """Address to which browsers are sent to sign in, by the binding HTTP-Redirect."""
     certificates: Certificates | UnsetType = UNSET
     """X.509 certificates whose keys sign assertions, as PEM or as base64 of DER. They replace the earlier ones."""
     active: bool | UnsetType = UNSET
-    """Whether users may sign in by the provider. Sessions that are open stay so."""
+    """Whether users may sign in by the provider. Open sessions go on if this becomes false."""
     allow_idp_initiated: bool | UnsetType = UNSET
-    """Whether `POST /sso` accepts assertions that this server did not ask for. The browser's sign-in never does."""
+    """Whether `POST /sso` accepts assertions that this server did not ask for. Sign-ins in a browser never accept
+    them.
+    """
     create_users: bool | UnsetType = UNSET
     """Whether people without an account get one when they first sign in."""
     link_by_email: bool | UnsetType = UNSET
-    """Whether people sign in to an existing account with the email address that the provider asserts. Never to an
-    admin's.
+    """Whether somebody who first signs in is linked to an existing account that has the email address which the
+    provider asserts. Accounts of admins are never linked in this way.
     """
     default_role: Role | UnsetType | None = UNSET
-    """Role of new users whom no value of `roles` fits; null: they may not sign in."""
+    """Role of new users if `roles` has none of their values. If it is null, such people cannot sign in."""
     email_attribute: Attribute | UnsetType = UNSET
-    """Attribute with the email address; empty for the usual ones, and then the NameID."""
+    """Name of the attribute that contains the email address. If it is empty, the server looks for attributes with
+    common names such as `email` and `mail`, and else takes the NameID.
+    """
     role_attribute: Attribute | UnsetType = UNSET
-    """Attribute, such as groups, whose values decide the role; empty for none."""
+    """Name of the attribute whose values decide a user's role, such as the attribute with the groups; empty if no
+    attribute does.
+    """
     roles: Roles | UnsetType = UNSET
-    """Role by value of the attribute. The highest one counts, at every sign-in."""
+    """Role for each value of the attribute `role_attribute`. If several values fit, the highest role counts. The role
+    is decided again at every sign-in.
+    """
 
 
 class IdentityProviderItem(msgspec.Struct):
@@ -131,33 +151,37 @@ class IdentityProviderItem(msgspec.Struct):
     create_users: bool
     """Whether people without an account get one when they first sign in."""
     link_by_email: bool
-    """Whether people sign in to an existing account with the email address that the provider asserts."""
+    """Whether somebody who first signs in is linked to an existing account that has the email address which the
+    provider asserts.
+    """
     default_role: str | None
-    """Role of new users whom no value of `roles` fits; null: they may not sign in."""
+    """Role of new users if `roles` has none of their values. If it is null, such people cannot sign in."""
     email_attribute: str
-    """Attribute with the email address; empty for the usual ones, and then the NameID."""
+    """Name of the attribute that contains the email address. If it is empty, the server looks for attributes with
+    common names such as `email` and `mail`, and else takes the NameID.
+    """
     role_attribute: str
-    """Attribute whose values decide the role; empty for none."""
+    """Name of the attribute whose values decide a user's role; empty if no attribute does."""
     roles: dict[str, str]
-    """Role by value of the attribute."""
+    """Role for each value of the attribute `role_attribute`."""
     created_at: datetime
     updated_at: datetime
 
 
 class RefreshedIdentityProvider(msgspec.Struct):
-    """Changes that the metadata at the URL has brought."""
+    """Changes that reading the provider's metadata has brought."""
 
     id: int
     sso_url: str
-    """Address to which browsers are sent to sign in, now."""
+    """Address to which browsers are now sent to sign in."""
     sso_url_before: str
     """Address to which browsers were sent before."""
     certificates: list[str]
-    """Certificates whose keys sign assertions, now: SHA-256 of each, in hex."""
+    """SHA-256, in hex, of each certificate whose key may sign assertions now."""
     certificates_added: list[str]
-    """Those of `certificates` that are new."""
+    """Items of `certificates` that are new."""
     certificates_removed: list[str]
-    """Certificates that are not trusted any more: SHA-256 of each, in hex."""
+    """SHA-256, in hex, of each certificate that is no longer trusted."""
 
 
 class NewIdentity(msgspec.Struct):
@@ -172,9 +196,11 @@ class IdentityItem(msgspec.Struct):
     name_id: str
     """NameID that the provider asserts for the user."""
     manages_role: bool
-    """Whether the provider decides the user's role, because they first signed in by it."""
+    """Whether the provider decides the user's role. It does if the user's account was created at their first sign-in by
+    it.
+    """
     linked_at: datetime
-    """Time of the link."""
+    """Time at which the user was linked to the NameID."""
 
 
 class IdentityProviderController(Controller):
@@ -189,7 +215,9 @@ class IdentityProviderController(Controller):
 
     @post(opt={"problems": (OutsideFailure,)}, guards=[MANAGERS])
     async def create_identity_provider(self, ctx: RequestContext, data: NewIdentityProvider) -> IdentityProviderItem:
-        """Creates an identity provider, by its metadata, the metadata's URL, or its single properties."""
+        """Creates an identity provider. The body contains its metadata, the URL of its metadata, or its properties one
+        by one.
+        """
         fields = await self._read(ctx, data)
         for name in ("entity_id", "sso_url", "certificates"):
             if name not in fields:
@@ -208,7 +236,9 @@ class IdentityProviderController(Controller):
     async def update_identity_provider(
         self, ctx: RequestContext, id: int, data: IdentityProviderChanges
     ) -> IdentityProviderItem:
-        """Changes an identity provider. Send new certificates beside the present ones before the provider uses them."""
+        """Changes an identity provider. Before the provider begins to use a new certificate, send it together with the
+        present ones.
+        """
         row = await self._find(ctx, id)
         fields = await self._read(ctx, data)
         if row.metadata_url and "metadata_url" not in fields and fields.keys() & {"sso_url", "certificates"}:
@@ -245,7 +275,9 @@ class IdentityProviderController(Controller):
 
     @post("/{id:int}/identities", guards=[MANAGERS])
     async def link_identity(self, ctx: RequestContext, id: int, data: NewIdentity) -> IdentityItem:
-        """Links a user to a name at the provider. They may sign in as this name; their role stays as it is here."""
+        """Links a user to a name at the provider. Whoever signs in there under this name is then this user. The user's
+        role stays unchanged.
+        """
         identity = identity_claim(ctx.services.secrets, id, data.name_id)
         receipt = await ctx(LinkIdentity(data.user_id, id, identity, data.name_id))
         if not receipt.events:
@@ -254,7 +286,7 @@ class IdentityProviderController(Controller):
 
     @delete("/{id:int}/identities/{user_id:int}", guards=[MANAGERS])
     async def unlink_identity(self, ctx: RequestContext, id: int, user_id: int) -> None:
-        """Ends the link of a user to a name at the provider. Their sessions stay."""
+        """Removes the link between a user and a name at the provider. The user's open sessions go on."""
         await self._find(ctx, id)
         await ctx(UnlinkIdentity(user_id, id))
 
@@ -262,7 +294,9 @@ class IdentityProviderController(Controller):
         return await ctx.find(identity_providers.find, "identity provider", provider_id)
 
     async def _read(self, ctx: RequestContext, data: NewIdentityProvider | IdentityProviderChanges) -> dict[str, Any]:
-        """Returns the fields of a body as arguments of a command, with those of its metadata. Raises Invalid."""
+        """Returns the fields of a body as arguments of a command, completed by those that its metadata contains. Raises
+        Invalid if the metadata cannot be read.
+        """
         read = changes_in if isinstance(data, IdentityProviderChanges) else fields_of
         fields = read(data, name="title")
         saml, metadata, url = ctx.services.saml, fields.pop("metadata", None), fields.get("metadata_url")
@@ -285,7 +319,9 @@ class IdentityProviderController(Controller):
         return fields
 
     async def _fetch(self, ctx: RequestContext, url: str) -> ProviderMetadata:
-        """Returns what the metadata at a URL says. Raises Invalid and OutsideFailure."""
+        """Returns the contents of the metadata at a URL. Raises Invalid if the server may not call the URL, and
+        OutsideFailure if the URL returns no usable metadata.
+        """
         try:
             return await fetch_metadata(ctx.services.outgoing, ctx.services.saml, url)
         except Refused as error:
@@ -301,10 +337,10 @@ def _fingerprints(certificates: Sequence[str]) -> list[str]:
 
 
 def _difference(old: list[str], new: list[str]) -> tuple[list[str], list[str]]:
-    """Returns what is new, and what is gone."""
+    """Returns the items that are only in `new`, and those that are only in `old`."""
     return [one for one in new if one not in old], [one for one in old if one not in new]
 
 
 def identity_claim(secrets: Secrets, provider_id: int, name_id: str) -> str:
-    """Returns the claim of a name at a provider. Case counts, unlike in other claims."""
+    """Returns the id of the claim of a name at a provider. Names are case-sensitive, unlike those of other claims."""
     return secrets.claim("identity", f"{provider_id}\0{name_id.encode().hex()}")

@@ -23,8 +23,8 @@ from projections import known_issues
 from projections.known_issues import KnownIssueRow
 
 MAX_PATTERNS = 500
-"""Known issues of a project with a pattern: all of them are searched in each new failure. A few more are possible where
-requests come at the same moment.
+"""Largest number of known issues with a pattern in a project, since every new failure is searched for all of them.
+Requests at the same moment can exceed it by a few.
 """
 KINDS: tuple[Kind, ...] = get_args(Kind)
 

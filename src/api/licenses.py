@@ -18,7 +18,7 @@ class Capabilities(msgspec.Struct):
     ai_chat: bool
     """Chat and investigation by language models."""
     ai_test_health: bool
-    """Health of tests by language models."""
+    """Assessment of the health of tests by language models."""
     llm_evals: bool
     """Evaluations of language models."""
     white_label: bool
@@ -37,7 +37,7 @@ class LicenseStatus(msgspec.Struct):
     valid: bool
     """Whether the licence has not ended."""
     expires_at: datetime
-    """When the licence ends; in the year 9999 for the community tier, which does not."""
+    """Time at which the licence ends. The community tier does not end; it has a time in the year 9999."""
     seats_licensed: int
     """Largest number of active users; 1,000,000 for the community tier, which has no limit."""
     seats_used: int
@@ -52,7 +52,7 @@ class LicenseController(Controller):
 
     @get("/status", guards=[ANY_USER])
     async def get_license_status(self, ctx: RequestContext) -> LicenseStatus:
-        """Returns the tier, when it ends, its seats, and the gated features that it includes."""
+        """Returns the tier of the licence, its end, its seats, and the gated features that it includes."""
         license, now = ctx.services.license, utcnow()
         capabilities = {name: license.has(name, now) for name in CAPABILITIES}
         return LicenseStatus(

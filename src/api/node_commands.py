@@ -21,7 +21,7 @@ from store.postgres.cancellation import wait_for
 from store.postgres.notifications import AGENT_NOTIFICATIONS
 
 ANSWER_GRACE_S = 5.0
-"""Seconds that are added to a command's time limit, for the way to the agent and back."""
+"""Seconds that the server waits beyond a command's time limit, for the way to the agent and back."""
 
 
 class NewCommand(msgspec.Struct):

@@ -27,7 +27,7 @@ from store.clock import utcnow
 from store.crypto.secrets import new_token, token_hash
 
 OLD_TOKEN = timedelta(days=1)
-"""Time in which the agent may still use its old token after a rotation, unless it uses the new one before."""
+"""Time for which an old token is accepted after a rotation, unless the agent uses the new token before."""
 PLATFORMS = ("linux-amd64", "linux-arm64", "windows-amd64")
 
 
@@ -69,8 +69,8 @@ class RotatedToken(msgspec.Struct):
     agent_token: str
     """New token of the node's agent. Shown only here."""
     old_token_until: datetime | None
-    """Time until which the old token is accepted, unless the agent uses the new one before; null if it is refused
-    already.
+    """Time until which the old token is accepted, unless the agent uses the new token before; null if the old token is
+    already refused.
     """
 
 

@@ -1,4 +1,6 @@
-"""The page behind the links of invitations and resets: a form that sets a password. Needs nothing from elsewhere."""
+"""The page to which links of invitations and resets lead: a form that sets a password. It loads nothing from other
+servers.
+"""
 
 import hashlib
 from base64 import b64encode

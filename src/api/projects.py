@@ -40,7 +40,7 @@ class ProjectChanges(msgspec.Struct):
     name: Name | UnsetType = UNSET
     description: Annotated[str, Meta(max_length=10_000)] | UnsetType = UNSET
     scm_endpoint_id: Id | UnsetType | None = UNSET
-    """Id of the SCM endpoint whose repository is that of jobs without one; null for none."""
+    """Id of the SCM endpoint whose repository is used by jobs that name no repository; null for none."""
     retention_days: Annotated[int, Meta(ge=0, le=36_500)] | UnsetType = UNSET
     """Days after which finished builds are deleted, unless they are kept forever; 0: never because of their age."""
     retention_builds: Annotated[int, Meta(ge=0, le=1_000_000)] | UnsetType = UNSET
@@ -172,8 +172,8 @@ async def find_visible_project(ctx: RequestContext, project_id: int) -> ProjectR
 
 
 async def must_be_attachable(ctx: RequestContext, scm_endpoint_id: int | None) -> None:
-    """Raises Invalid for an SCM endpoint that is not of a project of which the user is an admin: builds of the project
-    that it is attached to get its token.
+    """Raises Invalid unless the user is an admin of the project that the SCM endpoint belongs to: builds of the project
+    to which it gets attached receive its token.
     """
     if scm_endpoint_id is None:
         return

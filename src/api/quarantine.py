@@ -78,7 +78,9 @@ class EntryItem(NewEntryAnswer):
     status_since: datetime
     """Time since when the entry has its status."""
     passed_builds: int
-    """Number of builds in a row in which the entry's tests passed, among the last builds that ran them; 10 at most."""
+    """Number of builds in a row in which the entry's tests passed, counted back from the last build that ran them; 10
+    at most.
+    """
 
 
 class Bulk(msgspec.Struct):

@@ -30,7 +30,7 @@ from projections import scm
 from projections.scm import ScmEndpointRow, new_row
 
 RETRY_AFTER_S = 10
-"""Seconds after which callers are asked to try again if a host does not say when."""
+"""Seconds after which a caller is asked to try again if the host does not give a time."""
 
 Repo = Annotated[str, Meta(min_length=1, max_length=1_000)]
 Token = Annotated[str, Meta(min_length=1, max_length=10_000)]
@@ -45,8 +45,8 @@ class NewScmEndpoint(msgspec.Struct):
     project_id: Id
     repo: Repo
     token: Token | None
-    """Token that may read the repository and set statuses of commits; the private key of a GitHub App, as PEM. Null
-    only in the type `git`.
+    """Token that can read the repository and set statuses of commits. For a GitHub App, its private key as PEM. It may
+    be null only for the type `git`.
     """
     host: Host | None = None
     app_id: Id | None = None
@@ -59,7 +59,9 @@ class ScmEndpointChanges(msgspec.Struct):
     name: Name | UnsetType = UNSET
     repo: Repo | UnsetType = UNSET
     token: Token | UnsetType = UNSET
-    """New token. Also needed when the server changes to which the token is sent."""
+    """New token. It is also required if the endpoint moves to another server, since the stored token is not sent
+    there.
+    """
     host: Host | UnsetType | None = UNSET
 
 
@@ -99,7 +101,7 @@ class TestedScmEndpoint(msgspec.Struct):
     ok: bool
     """Whether the server can read the repository and set statuses of its commits."""
     error: str
-    """A sentence that says what is wrong; empty if nothing is."""
+    """Sentence that says what is wrong; empty if nothing is wrong."""
 
 
 class ScmController(Controller):
@@ -175,8 +177,8 @@ class ScmController(Controller):
 
     @delete("/{id:int}", guards=[PROJECT_ADMINS])
     async def delete_scm_endpoint(self, ctx: RequestContext, id: int) -> None:
-        """Deletes an SCM endpoint. Builds keep their commits; later builds of jobs without a repository of their own
-        check nothing out.
+        """Deletes an SCM endpoint. Builds keep their commits; later builds of jobs that name no repository check
+        nothing out.
         """
         await find_visible(ctx, id)
         await ctx(DeleteScmEndpoint(id))
@@ -229,7 +231,9 @@ async def find_visible(ctx: RequestContext, scm_endpoint_id: int) -> ScmEndpoint
 
 
 async def open_source(ctx: RequestContext, scm_endpoint_id: int) -> SourceHost:
-    """Returns the repository of an endpoint that the user may see. Raises NotFound and SourceFailure."""
+    """Returns the repository of an endpoint. Raises NotFound if the user cannot see the endpoint, and SourceFailure if
+    the repository may not be opened.
+    """
     await find_visible(ctx, scm_endpoint_id)
     endpoint = await ctx.log.load_state(SCM_ENDPOINT.at(scm_endpoint_id))
     if endpoint is None or endpoint.deleted:

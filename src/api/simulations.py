@@ -44,13 +44,13 @@ class SimulationRequest(WhatIfRules, frozen=True, forbid_unknown_fields=True):
 
 class SimulationAnswer(msgspec.Struct):
     tests: list[TestDiffers]
-    """Failures with another classification; the first 1,000 in the order of the log. `tests_total` is the number of
-    all.
+    """Failures that would have another classification: the first 1,000 in the order of the log. `tests_total` counts
+    all of them.
     """
     tests_total: int
     """Number of failures that would have been classified otherwise."""
     verdicts: list[VerdictDiffers]
-    """Builds with another verdict; the first 1,000. `verdicts_total` is the number of all."""
+    """Builds that would have another verdict: the first 1,000. `verdicts_total` counts all of them."""
     verdicts_total: int
     """Number of builds that would have ended with another verdict."""
     replayed: Replayed

@@ -1,9 +1,9 @@
-"""Single sign-on by SAML: `POST /sso` for scripts, and the browser's way by redirects.
+"""Single sign-on by SAML: `POST /sso` for scripts, and a sign-in by redirects for browsers.
 
-A browser is sent to the identity provider with a request whose id this server signed. It keeps the id in a cookie, and
-comes back with an assertion that answers that request, by a POST from the provider's page. It is then sent on with a
-code, which the page exchanges for a session. The code works once, for a minute, and only with the cookie. So nobody can
-sign somebody else's browser in, and no token is in a URL.
+The server sends a browser to the identity provider with a request whose id the server has signed, and stores the id in
+a cookie. The provider's page makes the browser post an assertion that answers this request. The server then sends the
+browser on to its page with a code, which the page exchanges for a session. The code works once, for a minute, and only
+with the cookie. So nobody can sign in another person's browser, and no URL contains a token.
 """
 
 import hashlib
@@ -39,17 +39,19 @@ from store.crypto.secrets import Secrets, new_token
 from store.tables.used_once import UsedOnce
 
 MAX_RESPONSE = 256 * 1024
-"""Characters of an encoded response at most. One with 500 groups has about 100,000."""
+"""Largest number of characters of an encoded SAML response. A response with 500 groups has about 100,000."""
 SIGN_IN = timedelta(minutes=10)
-"""Time for signing in at the provider."""
+"""Time within which a browser must come back from the provider."""
 EXCHANGE = timedelta(minutes=1)
-"""Time for exchanging a code for a session."""
+"""Time within which a code must be exchanged for a session."""
 PATH = "/api/v3/sso"
 FORM = "application/x-www-form-urlencoded"
 OWN_PATH = re.compile(r"/(?![/\\])[\x21-\x5b\x5d-\x7e]*")
-"""A path on this server: browsers take what begins with `//` or `/\\` for another one, and skip tabs and newlines."""
+"""Matches a path on this server. Paths that begin with `//` or `/\\` are refused, since browsers take them for another
+server; so are tabs and newlines, since browsers skip them.
+"""
 ROLES: Sequence[Role] = ("admin", "developer", "viewer")
-"""The highest first."""
+"""Roles, from the highest to the lowest."""
 
 _CLAIMS = "http://schemas.xmlsoap.org/ws/2005/05/identity/claims"
 EMAILS = ("email", "mail", "emailAddress", "urn:oid:0.9.2342.19200300.100.1.3", f"{_CLAIMS}/emailaddress")
@@ -93,8 +95,8 @@ class SsoController(Controller):
         opt={**PUBLIC, MAX_BODY: 2 * MAX_RESPONSE, "problems": (Unauthenticated, Forbidden, Conflict, Unavailable)},
     )
     async def sign_in_with_saml(self, ctx: RequestContext, data: SamlLogin) -> OpenedSession:
-        """Opens a session for the person whom an identity provider asserts. An assertion works once, within 5 minutes,
-        and must be signed and meant for this server.
+        """Opens a session for the person about whom an identity provider makes an assertion. An assertion works once,
+        within 5 minutes. It must be signed and meant for this server.
         """
         async with counting_attempts(ctx.request, ctx.services):
             provider, assertion = await verify(ctx, data.saml_response, "")
@@ -109,7 +111,7 @@ class SsoController(Controller):
 
     @get("/metadata", opt=PUBLIC, media_type="application/samlmetadata+xml")
     async def get_saml_metadata(self, ctx: RequestContext) -> str:
-        """Returns the SAML metadata of this server, to set identity providers up with."""
+        """Returns the SAML metadata of this server, with which identity providers are set up."""
         return ctx.services.saml.describe_service()
 
     @get("/login/{provider_id:int}", opt=PUBLIC, status_code=303, include_in_schema=False)
@@ -180,16 +182,19 @@ class SsoController(Controller):
 
 
 async def find_active(ctx: RequestContext, provider_id: int) -> IdentityProvider | None:
-    """Returns an active identity provider as the log has it, since whoever can change its row could sign anybody in."""
+    """Returns an active identity provider, read from the log. The read model is not used, since somebody who can change
+    its rows could then sign in as anybody.
+    """
     provider = await ctx.services.log.load_state(IDENTITY_PROVIDER.at(provider_id))
     return None if provider is None or provider.deleted or not provider.active else provider
 
 
 async def verify(ctx: RequestContext, response: str, path: str) -> tuple[IdentityProvider, Assertion]:
-    """Returns the assertion of a response that was sent to a path below `/sso`, after recording its use.
+    """Returns the assertion in a response that was sent to `path`, a path below `/sso`, and the provider that made it.
+    Records that the assertion was used.
 
-    Raises Unauthenticated unless it was asked for: it must answer a request that this server made for the same
-    provider. `POST /sso` also accepts one without a request, if the provider allows it.
+    Raises Unauthenticated unless the assertion answers a request that this server made for the same provider. `POST
+    /sso` also accepts an assertion without a request, if the provider's settings allow it.
     """
     services, now = ctx.services, utcnow()
     services.license.require("sso", now)
@@ -219,7 +224,8 @@ async def verify(ctx: RequestContext, response: str, path: str) -> tuple[Identit
 
 async def find_or_register_user(ctx: RequestContext, provider: IdentityProvider, assertion: Assertion) -> int:
     """Returns the id of the user whom an assertion is about. Registers or links the user at the first sign-in, as far
-    as the provider's settings allow. Raises Forbidden and Conflict.
+    as the provider's settings allow. Raises Forbidden if the settings do not allow it or the user may not sign in, and
+    Conflict if the NameID or the email address is already taken.
     """
     identity = identity_claim(ctx.services.secrets, provider.provider_id, assertion.name_id)
     role = find_role(provider, assertion.attributes)
@@ -256,7 +262,9 @@ async def find_or_register_user(ctx: RequestContext, provider: IdentityProvider,
 
 
 def find_role(provider: IdentityProvider, attributes: Mapping[str, Sequence[str]]) -> Role | None:
-    """Returns the highest role that the values of the provider's attribute stand for, else its default role."""
+    """Returns the highest role that `provider.roles` gives for the values of the role attribute; the provider's default
+    role if it gives none.
+    """
     found = {provider.roles.get(value) for value in attributes.get(provider.role_attribute, ())}
     highest: Role | None = next((role for role in ROLES if role in found), None)
     return highest or provider.default_role
@@ -280,12 +288,16 @@ def to_trusted(provider: IdentityProvider) -> TrustedProvider:
 
 
 def make_token(secrets: Secrets, purpose: str, number: int, expires: float, text: str) -> str:
-    """Returns a signed text that begins like an XML name, since ids of requests must."""
+    """Returns a signed text that contains a number and a text. It begins like an XML name, since ids of SAML requests
+    must.
+    """
     return secrets.sign(f"sso {purpose}", f"_{number}.{int(expires)}.{text}")
 
 
 def read_token(secrets: Secrets, purpose: str, token: str) -> tuple[int, str] | None:
-    """Returns number and text of a token; None for one that the server did not make or that has expired."""
+    """Returns the number and the text in a token. Returns None if this server did not make the token, or if it has
+    expired.
+    """
     signed = secrets.read_signed(f"sso {purpose}", token)
     if signed is None:
         return None
@@ -294,8 +306,9 @@ def read_token(secrets: Secrets, purpose: str, token: str) -> tuple[int, str] | 
 
 
 def cookie_name(request_id: str, base_url: str) -> str:
-    """Each request has a cookie of its own, so that several tabs can sign in at once. By the prefix, a browser takes it
-    from this host alone and by https only, so that no other host of the domain can set it.
+    """Returns the name of the cookie of a SAML request. Each request has another cookie, so that several tabs can sign
+    in at once. The prefix `__Host-` makes browsers accept the cookie only from this host and by https, so that no other
+    host of the domain can set it.
     """
     prefix = "__Host-" if base_url.startswith("https:") else ""
     return f"{prefix}testhide-sso-{hashlib.sha256(request_id.encode()).hexdigest()[:16]}"
@@ -310,7 +323,7 @@ def browser_cookie(request_id: str, base_url: str) -> str:
 
 
 def is_bound(request: Request[Any, Any, Any], name: str, base_url: str) -> bool:
-    """Returns whether the browser has the cookie with this name, which depends on its value."""
+    """Returns whether the browser has a cookie with this name and the value to which the name belongs."""
     return name in request.cookies and has_cookie(request, request.cookies[name], base_url)
 
 
@@ -323,8 +336,8 @@ def redirect(url: str, headers: Mapping[str, str] = MappingProxyType({})) -> Res
 
 
 async def read_form(request: Request[Any, Any, Any]) -> dict[str, str]:
-    """Returns the fields of the form that the browser posts from an identity provider's page. Raises Invalid for what
-    is no such form.
+    """Returns the fields of the form that a browser posts from an identity provider's page. Raises Invalid if the body
+    is not such a form.
     """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != FORM:
         raise HTTPException(f"Send the response as `Content-Type: {FORM}`.", status_code=415)

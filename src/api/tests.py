@@ -67,8 +67,8 @@ class ReportView(msgspec.Struct):
     """Number of failures that match a known issue of this server. They do fail the build."""
     quarantined: int
     flaky: int
-    """Number of results that passed only on a retry, or were the opposite in another build of the job on this
-    commit.
+    """Number of results that passed only on a retry, or that had the opposite outcome in another build of the job on
+    this commit.
     """
     suites: list[SuiteItem]
     """Totals of each suite."""
@@ -90,8 +90,8 @@ class TestItem(msgspec.Struct):
     attempt: int
     flaky: bool
     known_issue: bool
-    """Whether the reporter calls this failure known. If a known issue of this server matches, `known_issue_id` has its
-    id.
+    """Whether the reporter marks this failure as known. If the failure matches a known issue of this server,
+    `known_issue_id` is the id of that issue.
     """
     quarantined: bool
     """Whether quarantine kept this failure from failing the build."""
@@ -138,7 +138,7 @@ class PastRun(msgspec.Struct):
     attempt: int
     flaky: bool
     known_issue: bool
-    """Whether the reporter calls this failure known."""
+    """Whether the reporter marks this failure as known."""
     quarantined: bool
     """Whether quarantine kept this failure from failing the build."""
     message: str
@@ -256,7 +256,7 @@ class TestController(Controller):
 async def find_quarantined(
     connection: AsyncConnection, job_id: int, now: datetime, found: Sequence[Result]
 ) -> set[str]:
-    """Returns those of the node ids of `found` that are in the job's quarantine at the time `now`."""
+    """Returns the node ids of those results in `found` whose tests are in the job's quarantine at the time `now`."""
     entries = await quarantine.fetch_node_ids(connection, job_id, now) if found else []
     return filter_quarantined((result.node_id for result in found), entries)
 

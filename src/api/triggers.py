@@ -31,7 +31,7 @@ from domain.triggers import (
 )
 
 MAX_PATHS = 3_000
-"""Paths of a change in an explanation; hosts list no more either."""
+"""Largest number of changed paths in a question about triggers. Hosts do not list more in a change either."""
 
 
 class TriggersView(NewTriggers, kw_only=True):
@@ -39,12 +39,12 @@ class TriggersView(NewTriggers, kw_only=True):
 
 
 class PossibleChange(msgspec.Struct):
-    """A change that may have been, or a time."""
+    """A change of a repository or a time, for which to explain what the triggers would do."""
 
     kind: ChangeKind = "push"
     """Kind of the change: `push`, `tag` or `pull_request`."""
     branch: Ref | None = None
-    """Branch or tag; of a pull request, the branch that it comes from."""
+    """Changed branch or tag. For a pull request, the branch that contains its commits."""
     commit_sha: Commit | None = None
     paths: Annotated[list[Annotated[str, Meta(min_length=1, max_length=4_096)]], Meta(max_length=MAX_PATHS)] | None = (
         None
@@ -59,14 +59,14 @@ class PossibleChange(msgspec.Struct):
     deleted: bool = False
     """Whether the branch or tag is deleted."""
     repository: Annotated[str, Meta(max_length=2_000)] = ""
-    """Address or path of the repository; empty for that of the job."""
+    """Address or path of the changed repository; empty for the repository of the job."""
     at: Time | None = None
-    """Time to look up in the time tables, instead of a change."""
+    """Time to evaluate against the job's time tables, instead of a change."""
 
 
 class Explanation(msgspec.Struct):
     starts: bool
-    """Whether it would start a build."""
+    """Whether the change or time would start a build."""
     why: str
     """Reason, as a sentence."""
 
@@ -83,7 +83,7 @@ class TriggerController(Controller):
 
     @put(guards=[CAN_WRITE])
     async def set_job_triggers(self, ctx: RequestContext, job_id: int, data: NewTriggers) -> TriggersView:
-        """Replaces the triggers of a job. Times of time tables that have passed before start nothing."""
+        """Replaces the triggers of a job. New time tables start no builds for times that have already passed."""
         await find_visible_job(ctx, job_id)
         check_triggers(data)
         receipt = await ctx(SetTriggers(job_id, data.stored))
@@ -91,7 +91,7 @@ class TriggerController(Controller):
 
     @post("/explain", status_code=200, guards=[CAN_READ])
     async def explain_job_triggers(self, ctx: RequestContext, job_id: int, data: PossibleChange) -> Explanation:
-        """Says whether a push, a tag, a pull request or a time would start a build of the job, and why."""
+        """Returns whether a push, a tag, a pull request or a time would start a build of the job, and why."""
         await find_visible_job(ctx, job_id)
         job = await load_job(ctx, job_id)
         evaluation = await asyncio.to_thread(explain, job, data)  # up to seconds, for many paths and globs
@@ -135,7 +135,7 @@ def explain_time(job: Job, at: datetime) -> Evaluation:
 
 
 async def find_refusal(ctx: RequestContext, job: Job) -> str | None:
-    """Returns why no build of the job can start at all, whatever its triggers say; None if one can."""
+    """Returns the reason why no build of the job can start, whatever its triggers are; None if builds can start."""
     command, log = StartBuild(0, job.job_id), ctx.services.log
     named = [await log.load_state(stream) for stream in command.then_reads(None, job) if isinstance(stream, Stream)]
     try:

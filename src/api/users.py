@@ -96,10 +96,10 @@ class Invitation(msgspec.Struct):
     """Ids of the projects that the user is a member of."""
     invited_at: datetime
     expires_at: datetime
-    """Time at which the invitation ends."""
+    """Time at which the invitation expires."""
     invitation_url: str | None
-    """Link to set a password. Shown only here. Give it to nobody but the invited person. Null where the server sends
-    mails: the link is in the mail.
+    """Link with which the invited person sets a password. Only this answer shows it. Give it to nobody else. Null if
+    the server sends mails: then the link is in the mail.
     """
 
 
@@ -194,8 +194,8 @@ class UserController(Controller):
 
     @post("/{user_id:int}/sign-out", status_code=204, opt={"problems": (Forbidden,)}, guards=[CAN_CHANGE_ACCOUNT])
     async def sign_out_user(self, ctx: RequestContext, user_id: int) -> None:
-        """Ends all sessions of a user, on all devices. API tokens stay valid. Admins can do this for any user, other
-        users only for themselves.
+        """Ends all sessions of a user on all devices. API tokens stay valid. Admins can end the sessions of any user,
+        other users only their own.
         """
         must_be_admin_or(ctx.user, user_id)
         await ctx(SignOutUser(user_id))

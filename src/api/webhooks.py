@@ -40,7 +40,7 @@ Secret = Annotated[str, Meta(min_length=1, max_length=500, description="Write-on
 
 
 class NewWebhook(msgspec.Struct):
-    """A new webhook. Without a project, it receives the notifications of all projects."""
+    """A new webhook. Without a project, the webhook receives the notifications of all projects."""
 
     url: Url
     events: Events
@@ -62,7 +62,9 @@ class WebhookItem(WebhookView):
     deliveries_ok: int
     """Number of attempts that were answered with 2xx."""
     deliveries_failed: int
-    """Number of other attempts. `history` lists both."""
+    """Number of attempts that failed or were answered with another status. `history` lists successful and failed
+    attempts.
+    """
 
 
 class BulkDelete(msgspec.Struct):
@@ -110,11 +112,11 @@ class WebhookAttempt(msgspec.Struct):
     next_attempt_at: datetime | None
     """Time at which the next attempt is due; null if there is none."""
     excerpt: str | None
-    """Beginning of the answer. Only for those who may change the webhook."""
+    """Beginning of the answer's body; null for callers who may not change the webhook."""
 
 
 class WebhookReplay(msgspec.Struct):
-    """Where a replay begins: at either a position or a time."""
+    """Starting point of a replay: either a log position or a time."""
 
     position: Annotated[int, Meta(ge=1, le=MAX_ID, description="Of the first event, as the log counts")] | None = None
     since: Time | None = None
@@ -198,7 +200,7 @@ class WebhookController(Controller):
     @put("/{id:int}", guards=[PROJECT_ADMINS])
     async def update_webhook(self, ctx: RequestContext, id: int, data: WebhookChanges) -> WebhookItem:
         """Changes a webhook. If the URL changes or the webhook becomes active, the server tries its waiting deliveries
-        at once. The URL as a GET shows it leaves the URL as it is.
+        at once. If the request contains the masked URL that GET returns, the URL stays unchanged.
         """
         row = await find_accessible(ctx, WebhookRow, id)
         url = None if data.url is UNSET or data.url == mask_url(row.url) else data.url
@@ -292,8 +294,8 @@ class WebhookController(Controller):
 
     @post("/{id:int}/history/{delivery_id:str}/redeliver", status_code=202, guards=[PROJECT_ADMINS])
     async def redeliver_webhook(self, ctx: RequestContext, id: int, delivery_id: str) -> Redelivering:
-        """Delivers a message again whose delivery has ended. The message keeps its id, and its new delivery gets as
-        many attempts as that of a new message.
+        """Delivers again a message whose delivery has ended. The message keeps its id. The new delivery gets as many
+        attempts as the first one.
         """
         await find_accessible(ctx, WebhookRow, id)
         found = await delivery_history.find_delivery_state(ctx.source, id, delivery_id)
@@ -319,7 +321,9 @@ def to_item(row: WebhookRow, stats: DeliveryStats) -> WebhookItem:
 
 
 def shown_fields(row: WebhookRow) -> dict[str, Any]:
-    """Returns the fields of a webhook's views that stand for its secrets."""
+    """Returns the fields that a webhook's answer contains in place of its secrets: the masked URL, and whether there is
+    a signing secret.
+    """
     return {"url": mask_url(row.url), "has_secret": row.sealed_secret is not None}
 
 

@@ -95,8 +95,8 @@ def _describe_fields(schema: Schema, kind: ObjectType) -> None:
 
 
 def adapt(schema: Any) -> None:
-    """Changes a schema in place, at any depth: replaces what is written in the way of Python by what JSON Schema has
-    for it.
+    """Changes a schema in place, at any depth: replaces values in Python's notation by those that JSON Schema
+    prescribes.
     """
     match schema:
         case list():

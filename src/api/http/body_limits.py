@@ -13,11 +13,11 @@ from litestar.types import HTTPDisconnectEvent, HTTPRequestEvent, Receive, Scope
 from domain.core.errors import BodyTimeout, TooLarge
 
 MAX_BODY = "max_public_body"
-"""Key in `opt` of a handler that needs no credentials: how many bytes its body may have."""
+"""Key in the `opt` of a handler that needs no credentials. Its value is the largest size of the body in bytes."""
 MAX_PUBLIC_BODY = 64 * 1024
-"""Bytes of a body without credentials, where the handler says nothing else."""
+"""Largest size in bytes of a body without credentials, if the handler does not set MAX_BODY."""
 MAX_BYTES = 1024**2
-"""Bytes of a body with credentials, where the handler says nothing else."""
+"""Largest size in bytes of a body with credentials, if the handler does not set another limit."""
 LARGE_BYTES = 16 * 1024**2
 BODY_TIMEOUT_S = 30.0
 """Seconds within which a request without credentials must have sent its whole body."""
@@ -30,8 +30,8 @@ server waits for the caller counts.
 
 
 def limit_body(scope: Scope, receive: Receive) -> Receive:
-    """Returns a `receive` that raises BodyTimeout and TooLarge. After the body it waits, as long as the caller likes,
-    for the end of the connection.
+    """Returns a `receive` that enforces the limits: it raises BodyTimeout or TooLarge while the body is received. After
+    the body it has no time limit, since it then only waits for the client to disconnect.
     """
     receive_http = cast(Callable[[], Awaitable[HTTPRequestEvent | HTTPDisconnectEvent]], receive)
     loop = asyncio.get_running_loop()

@@ -58,7 +58,9 @@ class User:
 
     @property
     def borrower_id(self) -> int | None:
-        """Id by which commands ask whether what the user attaches to a job is theirs; None for an admin."""
+        """Id of the user to whom a template with secrets must belong so that this user may attach it to a job; None for
+        an admin, who may attach any template.
+        """
         return None if self.is_admin else self.user_id
 
     @property
@@ -117,7 +119,7 @@ class Agent:
 
     node_id: int
     replaces_old_token: bool = False
-    """Whether the token is a new one, and the one before is accepted until the agent has used this one."""
+    """Whether the agent called with its new token for the first time, while the previous token is still accepted."""
 
     @property
     def actor(self) -> str:

@@ -27,14 +27,16 @@ from store.crypto.secrets import Secrets
 NOT_COUNTED = {"counted": False}
 """Value of `opt` for handlers whose requests are not counted."""
 MAX_REMEMBERED = 50_000
-"""Callers of whom a process remembers what it has taken for them."""
+"""Number of callers whose allowances a process keeps in memory."""
 SHARE = 100
-"""A process takes this part of the limit from a bucket at once: 60 of 6,000 requests."""
+"""Divisor: a process takes one hundredth of a caller's limit from the bucket at a time, for example 60 of 6,000
+requests.
+"""
 CLOSED_S = 0.2
 """Seconds for which a process refuses a caller whose bucket was empty, without asking Redis again."""
 
 Caller = tuple[str, int | str]
-"""Kind of a caller, and what identifies it."""
+"""Identity of a caller: the kind of caller, and its id or address."""
 
 
 @dataclass(slots=True)
@@ -43,10 +45,10 @@ class Allowance:
 
     requests: int = 0
     left: int = 0
-    """Requests that were left in the bucket when some were last taken."""
+    """Number of requests that were left in the bucket after the process last took some."""
     closed_until: float = 0.0
     is_counted: bool = True
-    """False when Redis did not answer."""
+    """Whether requests are counted; false while Redis does not answer."""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -59,8 +61,8 @@ class RateLimits:
         self._allowances: LRUCache[Caller, Allowance] = LRUCache(MAX_REMEMBERED)
 
     async def count(self, connection: ASGIConnection[Any, Any, Any, Any], user: User | Agent | None) -> None:
-        """Counts a request. `user` is None for a request without credentials, or with wrong ones. Raises
-        TooManyRequests.
+        """Counts a request. `user` is None for a request without valid credentials. Raises TooManyRequests if the
+        caller has no requests left.
         """
         handler = connection.scope.get("route_handler")  # None if no operation has the path and method
         if isinstance(user, Agent) or (handler is not None and not handler.opt.get("counted", True)):
@@ -111,8 +113,8 @@ class RateLimits:
 
 
 def count_unrouted(router: ASGIApp) -> ASGIApp:
-    """Returns the router as an application that also counts requests for which there is no operation. They count like
-    requests without credentials, which nobody checks for them.
+    """Returns an application that wraps the router and also counts requests for paths and methods without an operation.
+    The credentials of such requests are not checked, so they count as requests without credentials.
     """
 
     async def counted(scope: Any, receive: Receive, send: Send) -> None:

@@ -84,7 +84,8 @@ class RequestContext:
         self, command: Command, actor: str | None = None, once: IdempotencyKey | None = None
     ) -> Receipt:
         """Executes a command whose events no caller will look for, such as the record of a read. Does not wait for the
-        read models, and does not add a position to the response. `once` is the same as in a call.
+        read models, and does not add a position to the response. `once` is a key of work that a client may send again
+        without an `Idempotency-Key`.
         """
         return await self._execute(command, dataclasses.replace(self._caller(actor), once=once))
 
@@ -99,8 +100,9 @@ class RequestContext:
             state.projected = shown and getattr(state, "projected", True)
 
     async def wait_until_all_shown(self) -> None:
-        """Does what `wait_until_shown` does, for all events that are in the log now. For a write that has nothing to
-        do: perhaps an event of a moment ago left nothing to do, and the next GET has to show that event too.
+        """Adds the end of the log to the response's headers, and waits until the read models show all events up to it.
+        For a write that had nothing to do: perhaps another request has just done the same, and the next GET must show
+        the events of that request.
         """
         await self.wait_until_shown(await self.services.log.read_head())
 
@@ -135,8 +137,8 @@ class RequestContext:
 
     @property
     def source(self) -> Source:
-        """Where to run the query of a handler that has only one: the pool, or the connection of an open `reading`
-        block. A handler with several queries runs them in one `reading` block.
+        """Source for a query: the connection of an open `reading` block, otherwise the pool. Meant for handlers with a
+        single query; a handler with several queries runs them in one `reading` block.
         """
         return self._connection or self.services.pool
 
@@ -249,7 +251,7 @@ async def wait_for_min_position(request: Request[Any, Any, Any]) -> None:
     """Waits until the read models have reached the position in `Testhide-Min-Position`. Then records which position
     they have reached. Raises Invalid if the header is no position.
 
-    Does neither for a caller without credentials, to whom it would show whether something was written.
+    Does nothing if the caller has no credentials, since the wait would show them whether something was written.
     """
     services: Services = request.app.state.services
     is_known = request.scope.get("user") is not None

@@ -10,9 +10,11 @@ from litestar.types import HTTPScope, Message, Send
 RawHeaders = list[tuple[bytes, bytes]]
 
 REQUEST_ID = "request_id"
-"""Key in the state of a request: its id, which events have as correlation id."""
+"""Key in the state of a request whose value is the request's id. Events have this id as their correlation id."""
 RATE_LIMIT = "rate_limit"
-"""Key in the state of a request: the headers that say how many further requests the caller may send."""
+"""Key in the state of a request whose value is the list of headers that say how many further requests the caller may
+send.
+"""
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,64}")
 _DEFAULTS: RawHeaders = [
@@ -22,7 +24,7 @@ _DEFAULTS: RawHeaders = [
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"cache-control", b"no-store"),
 ]
-"""Headers where the handler sets no others."""
+"""Headers that are added to a response unless the handler sets them itself."""
 _HSTS = (b"strict-transport-security", b"max-age=31536000")
 
 _CORS_METHODS = b"GET, HEAD, POST, PUT, DELETE, OPTIONS"
@@ -39,8 +41,8 @@ _CORS_MAX_AGE_S = b"600"
 
 
 def complete_headers(scope: HTTPScope, send: Send, cors_origins: Collection[str]) -> Send:
-    """Returns a `send` that adds the headers to the start of the response. Puts the request's id into its state: the
-    caller's `X-Request-ID` if it is one, otherwise a new one.
+    """Returns a `send` that adds the headers to the start of the response. Stores an id for the request in the
+    request's state: the caller's `X-Request-ID` if it has the form of an id, otherwise a new id.
     """
     given, origin = _find(scope["headers"])
     state = scope.setdefault("state", {})
@@ -68,8 +70,8 @@ def complete_headers(scope: HTTPScope, send: Send, cors_origins: Collection[str]
 
 
 async def answer_preflight(scope: HTTPScope, send: Send, cors_origins: Collection[str]) -> bool:
-    """Answers a browser that asks whether a page of one of the origins may send a request. Returns False, without an
-    answer, if the request asks something else.
+    """Answers a CORS preflight request, by which a browser asks whether a page of another origin may send a request.
+    Returns False, without an answer, for any other request.
     """
     if scope["method"] != "OPTIONS" or not cors_origins:
         return False

@@ -45,7 +45,7 @@ class Services:
     past: HistoricalConnections
     build_logs: BuildLogs
     mask_secrets: Callable[[Sequence[str], Sequence[str]], list[str]]
-    """Replaces secrets, the first argument, in lines by `***`, as agents do."""
+    """Returns lines (second argument) in which the secrets (first argument) are replaced by `***`, as agents do it."""
     idempotent_responses: IdempotentResponses
     gauges: AgentGauges
     blobs: Blobs
@@ -55,7 +55,7 @@ class Services:
     ticket_hosts: TicketHosts
     rate_limits: RateLimits
     streams_per_user: int
-    """Streams that a user may have open at this process; 0: any number."""
+    """Largest number of streams that a user may have open at this process; 0 for no limit."""
     cors_origins: frozenset[str]
     """Origins whose pages may call the API from browsers."""
     base_url: str
@@ -65,7 +65,7 @@ class Services:
     artifact_quota: int
     """Bytes of artifacts that one project may have."""
     disks: Mapping[str, Path]
-    """Contents -> folder, for the folders that the server writes to."""
+    """Folders that the server writes to, by a description of their contents."""
     version: str
     build: str
     """Commit that the server was built from; `dev` in a checkout."""
@@ -75,10 +75,11 @@ class Services:
     max_parallel_builds: int = 20
 
     async def wait_for_missing(self, connection: AsyncConnection | None = None) -> None:
-        """Waits until the read models show the whole log: what they do not have may have been made a moment ago. Raises
-        Unavailable if they do not reach its end in time.
+        """Waits until the read models show the whole log. Called when they do not have an object, since it may have
+        been created a moment ago. Raises Unavailable if they do not get there in time.
 
-        Does not wait for a caller who holds a `connection`, since waits need connections of the same pool.
+        With an open `connection`, raises Unavailable at once if the read models are behind: a wait would need another
+        connection of the same pool.
         """
         log = self.log if connection is None else self.log.on(connection)
         head = await log.read_head()

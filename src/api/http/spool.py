@@ -1,4 +1,4 @@
-"""Files while they are being uploaded: in one folder, and bounded in all."""
+"""Files that are being uploaded. They are stored in one folder, and their total size is limited."""
 
 import errno
 from collections import Counter
@@ -12,9 +12,11 @@ from typing import IO
 from domain.core.errors import StorageFull, Unavailable
 
 MAX_SPOOLED_BYTES = 16 * 1024**3
-"""Bytes of all files that one process has at a time; each upload may have 2 GiB."""
+"""Largest total size in bytes of the files that one process receives at the same time. A single upload may have 2
+GiB.
+"""
 MAX_SHARE = 0.5
-"""The part of it that one project may use."""
+"""Largest part of the spool, from 0 to 1, that the uploads of one project may use."""
 
 
 @dataclass
@@ -22,7 +24,7 @@ class Spool:
     folder: Path
     max_bytes: int = MAX_SPOOLED_BYTES
     _used: Counter[int] = field(default_factory=Counter)
-    """Project id -> bytes of its files."""
+    """Project id -> total size in bytes of its files in the spool."""
 
     def used_by(self, project_id: int) -> int:
         return self._used[project_id]
@@ -43,7 +45,7 @@ class Spool:
             raise
 
     def reserve(self, project_id: int, size: int) -> None:
-        """Takes room for more bytes of a project. Raises Unavailable if there is none."""
+        """Reserves room in the spool for `size` more bytes of a project. Raises Unavailable if there is not enough."""
         if self._used.total() + size > self.max_bytes or self._used[project_id] + size > self.max_bytes * MAX_SHARE:
             raise Unavailable("Too many bytes are being uploaded at the moment; send this file again later.")
         self._add(project_id, size)
@@ -56,7 +58,7 @@ class Spool:
 
 @dataclass
 class SpooledFile:
-    """File of a project. `project_id` must be set before the first `write`."""
+    """A file that is being uploaded for a project. Set `project_id` before the first `write`."""
 
     spool: Spool
     file: IO[bytes]
@@ -68,7 +70,7 @@ class SpooledFile:
         return Path(self.file.name)
 
     def write(self, chunk: bytes) -> None:
-        """Appends to the file. Raises Unavailable if the spool has no room for it."""
+        """Appends a chunk to the file. Raises Unavailable if the spool has no room for it."""
         self.spool.reserve(self.project_id, len(chunk))
         self.size += len(chunk)
         self.file.write(chunk)

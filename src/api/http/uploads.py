@@ -25,7 +25,9 @@ FORM = "multipart/form-data"
 MAX_FIELD_BYTES = 8 * 1024  # bytes
 MAX_PARTS = 20
 MAX_HELD_BYTES = 64 * 1024
-"""Bytes of a file that may come before the fields that say where it belongs. They are in memory only."""
+"""Largest number of bytes of a file that may come before the field that says where the file belongs. They are kept in
+memory.
+"""
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ class _Form:
         self.size = 0
         self.digest = hashlib.sha256()
         self.is_held = True
-        """Whether what comes of the file is not written yet."""
+        """Whether the file's bytes are only in memory, since it is not known yet whether the file is accepted."""
         self._held = bytearray()
         self._owner = owner
         self._write = write
@@ -159,7 +161,7 @@ class _Form:
             self._write(chunk)
 
     def release(self) -> None:
-        """Writes what has come of the file, and all that follows when it comes."""
+        """Writes the bytes that were held in memory. From now on, bytes are written as they come."""
         self.is_held = False
         self._write(bytes(self._held))
         self._held.clear()

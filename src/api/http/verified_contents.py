@@ -1,8 +1,8 @@
 """Reads the contents of artifacts, and sends them only if their SHA-256 is the one in the log.
 
-Small contents are checked before their first byte is sent. Larger contents are checked while they are sent: the last
-part is sent only if the whole is right, so a client of altered contents gets fewer bytes than announced. If only a
-range of larger contents is requested, it is not checked.
+Small contents are checked before their first byte is sent. Larger contents are checked while they are sent. The last
+part is sent only if everything is right. So if the contents were altered, the client gets fewer bytes than announced.
+If only a range of larger contents is requested, it is not checked.
 """
 
 import hashlib

@@ -38,7 +38,9 @@ MAX_REMEMBERED = 50_000
 
 
 CREDENTIALS_S = 3.0
-"""Seconds that a build's message waits for a token from the host of its repository; so do the agent's other builds."""
+"""Seconds that the message about a build waits for a token from the host of its repository. Other builds of the agent
+wait as long.
+"""
 
 
 class SentMessage(NamedTuple):
@@ -64,9 +66,9 @@ class AgentPolls:
         self._services = services
         self._sent: LRUCache[SentMessage, bool] = LRUCache(MAX_REMEMBERED)
         self._last: LRUCache[str, SentMessage] = LRUCache(MAX_REMEMBERED)
-        """Session -> message that answered its last poll."""
+        """Session -> the message with which the session's last poll was answered."""
         self._open: dict[int, tuple[asyncio.Event, asyncio.Event]] = {}
-        """Node id -> event that ends its poll, and event that wakes the poll."""
+        """Node id -> two events of the node's open poll: one that ends the poll, and one that wakes it."""
 
     async def next(
         self, request: Request[Any, Any, Any], node_id: int, session: str, free: int, receipt: str | None
@@ -229,8 +231,8 @@ class AgentPolls:
 
 
 async def fetch_credentials(hosts: SourceHosts, endpoint: ScmEndpoint) -> dict[str, str] | None:
-    """Returns what git signs in with at the endpoint's host. None if it needs nothing, or if the host gives no
-    token within CREDENTIALS_S: the checkout then fails, in git's words.
+    """Returns the user name and password with which git signs in at the endpoint's host. Returns None if the host needs
+    none, or if it gives no token within CREDENTIALS_S; in the latter case the checkout fails with git's message.
     """
     try:
         async with asyncio.timeout(CREDENTIALS_S):

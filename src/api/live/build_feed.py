@@ -196,7 +196,8 @@ class BuildFeed:
 
     async def begin(self, offset: LogOffset | None) -> LogOffset:
         """Returns the offset at which to begin for a client: the one that it asks for, or the end of the log if that
-        comes first. If it asks for none, or for an attempt that there is not, returns the beginning of the present one.
+        comes first. If the client asks for no offset, or for an attempt that does not exist, returns the beginning of
+        the present attempt.
         """
         await self._has_begun.wait()
         if offset is not None and offset > self.end and self.status is None:

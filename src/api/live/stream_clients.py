@@ -135,7 +135,7 @@ class StreamClient:
 
 
 class StreamClients:
-    """All open streams of a process, of which one user may have `limit`; 0: any number."""
+    """All open streams of a process. One user may have at most `limit` streams; 0 means no limit."""
 
     def __init__(self, limit: int = 0) -> None:
         self._limit = limit
