@@ -18,7 +18,9 @@ class SealingState(msgspec.Struct, frozen=True):
     leaves_checked: int = 0
     """Leaves of the tree that this round has compared with the log."""
     checkpoints_checked: int = 0
-    """Size of the last checkpoint that this round has compared with the tree."""
+    """Tree size of the last checkpoint that this round has compared with the tree. Checkpoints of smaller trees have
+    been compared before.
+    """
     checked_size: int = 0
     """Size of the tree when a round last ended. That round found no difference."""
     checked_at: datetime | None = None

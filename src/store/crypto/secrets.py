@@ -45,7 +45,9 @@ VALUES, RESPONSES, DATA_KEYS, ROWS, SESSIONS = (
 KEY_BYTES = 32
 NONCE_BYTES = 12
 MARK = b"root"
-"""Beginning of what is encrypted with a root key other than 0. The id of the root key follows, in 2 bytes."""
+"""Prefix of data that is encrypted with another root key than number 0. After the prefix comes the id of the root key,
+in 2 bytes.
+"""
 HEAD_BYTES = len(MARK) + 2
 LINK_LIFETIME = timedelta(days=7)
 """Time for which links to set a password work at most."""

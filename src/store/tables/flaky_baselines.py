@@ -1,8 +1,8 @@
-"""Flaky baselines: the numbers of runs and flaky runs of a test at the last flaky run that the flakiness watch has
-seen.
+"""Flaky baselines: for each test, the numbers of runs and flaky runs that the flakiness watch counted at the test's
+last flaky run.
 
-A baseline is state of that worker, not an event. The runs since the baseline decide whether a test has newly turned
-flaky.
+A baseline is state of the flakiness watch (`workers.flakiness`), not an event. The runs since the baseline decide
+whether a test has newly turned flaky.
 """
 
 from collections.abc import Iterable, Sequence
