@@ -191,8 +191,9 @@ class RegisterByIdentity(Command):
 
 @dataclass(frozen=True)
 class SignInByIdentity(Command):
-    """Signs in the user to whom an identity is linked. Raises Forbidden if the user may not sign in. The user's id is
-    the owner of the claim `identity` in the receipt.
+    """Finds the user to whom an identity is linked, and updates the user's role. Afterwards the receipt's state of the
+    claim `identity` names the user as its owner; it has no owner if the identity is linked to nobody. Raises Forbidden
+    if the user may not sign in.
 
     `role` is the role that the provider asserts; None for no role. It counts only for users whose role the provider
     decides.
