@@ -16,6 +16,7 @@ from api.audit import AuditController
 from api.audit_proofs import AuditLogController
 from api.auth import AuthController
 from api.build_actions import BuildActionController
+from api.build_groups import BuildGroupController
 from api.build_logs import BuildLogController
 from api.builds import BuildController
 from api.description import document
@@ -83,6 +84,7 @@ CONTROLLERS = (
     BuildController,
     BuildLogController,
     BuildActionController,
+    BuildGroupController,
     EventController,
     ArtifactController,
     TestController,

@@ -21,9 +21,9 @@ from api.http.types import MAX_ID, Id, fields_of, to_view
 from api.live.build_feed import DONE, STILL_HERE, BuildStream, parse_offset
 from api.live.stream_clients import MEDIA_TYPE, LiveStream, StreamClient
 from api.live.streams import Streams
-from commands.builds import EXTERNAL_ATTEMPT, AbortBuild, FinishExternalBuild, StartBuild
+from commands.builds import EXTERNAL_ATTEMPT, AbortBuild, FinishExternalBuild, StartBuild, start_build
 from commands.configurations import check_variables
-from domain.builds import BUILD, Verdict, VisibleStatus, status_of
+from domain.builds import BUILD, BuildQueued, Verdict, VisibleStatus, status_of
 from domain.core.errors import ContentsAltered, Forbidden, Invalid, NotFound
 from projections import build_positions, builds
 from projections.build_views import BuildDetail, BuildItem, detail, item
@@ -68,7 +68,7 @@ class NewBuild(msgspec.Struct):
     priority: Annotated[int, Meta(ge=1, le=10)] = 5
     external: bool = False
     """Whether the pipeline runs elsewhere and reports here. Then `env` and `secrets` must be empty, and `priority`
-    affects only restarts.
+    affects only restarts. The job's matrix does not count.
     """
 
 
@@ -79,6 +79,10 @@ class StartedBuild(msgspec.Struct):
     branch: str
     commit_sha: str | None
     created_at: datetime
+    group_id: int | None
+    """Id of the group of builds that a job with a matrix starts; null without a matrix."""
+    builds: list[int]
+    """Ids of all builds that were started: one for each combination of the job's matrix, or this one."""
 
 
 class BuildStatus(msgspec.Struct):
@@ -114,7 +118,9 @@ class BuildController(Controller):
 
     @post("/start", guards=[CAN_BUILD])
     async def start_build(self, ctx: RequestContext, data: NewBuild) -> StartedBuild:
-        """Queues a build of a job. With `external`, the pipeline runs elsewhere and reports here."""
+        """Queues a build of a job; for a job with a matrix one for each combination, and the answer is the first one.
+        With `external`, the pipeline runs elsewhere and reports here.
+        """
         project_id = await ctx.find(lambda _, job_id: ctx.services.project_of_job(job_id), "job", data.job_id)
         await ctx.must_access(project_id, f"job {data.job_id}")
         check_variables("env", data.env)
@@ -125,10 +131,19 @@ class BuildController(Controller):
         build_id = await ctx.services.ids.draw("builds")
         sealed = {name: ctx.services.secrets.seal(value) for name, value in data.secrets.items()}
         fields: dict[str, Any] = fields_of(data) | {"secrets": sealed}
-        receipt = await ctx(StartBuild(build_id, **fields, by_admin=ctx.user.is_admin))
+        command = StartBuild(build_id, **fields, by_admin=ctx.user.is_admin)
+        receipt = await start_build(ctx, ctx.services.ids, command)
         build = receipt.state(BUILD.at(build_id))
         assert build is not None
-        return to_view(StartedBuild, build.queued, id=build_id, status=status_of(build), created_at=build.queued.at)
+        events = [recorded.event for recorded in receipt.events]
+        return to_view(
+            StartedBuild,
+            build.queued,
+            id=build_id,
+            status=status_of(build),
+            created_at=build.queued.at,
+            builds=[event.build_id for event in events if isinstance(event, BuildQueued)],
+        )
 
     @get(opt={"as_of": True, "headers": ("Testhide-Total",)}, guards=[CAN_READ])
     async def list_builds(
@@ -140,6 +155,9 @@ class BuildController(Controller):
         commit_sha: CommitFilter = None,
         created_after: datetime | None = None,
         created_before: datetime | None = None,
+        group_id: Annotated[
+            int | None, Parameter(ge=1, le=MAX_ID, description="Only builds of the group with this id")
+        ] = None,
         page: Annotated[int, Parameter(ge=1, le=1_000_000)] = 1,
         limit: Annotated[int, Parameter(ge=1, le=200)] = 25,
         before: Annotated[
@@ -162,6 +180,7 @@ class BuildController(Controller):
             None if commit_sha is None else commit_sha.lower(),
             created_after,
             created_before,
+            group_id,
         )
         on_page = structs.replace(filters, before_id=before)
         offset = 0 if before is not None else (page - 1) * limit
@@ -271,10 +290,12 @@ async def read_past_page(
     page, the number of all builds that `filters` select, and the page itself.
 
     Admins can read the past of all projects, and admins of a project that of their project. Raises Forbidden for other
-    users, and Invalid for a filter by commit.
+    users, and Invalid for a filter by commit or group.
     """
     if filters.commit_sha is not None:
         raise Invalid.field("commit_sha", "is not possible with `as_of`: a build may have had another commit then")
+    if filters.group_id is not None:
+        raise Invalid.field("group_id", "is not possible with `as_of`: read the group, and its builds one by one")
     if not ctx.user.is_admin:
         projects = [project for project in ctx.user.projects or () if ctx.user.may("admin", project)]
         if not projects:

@@ -164,7 +164,7 @@ class ChangeController(Controller):
         )
         if started.position is not None:
             await ctx.wait_until_shown(started.position)
-        build_ids = sorted(started.build_ids.values())
+        build_ids = sorted(build_id for ids in started.build_ids.values() for build_id in ids)
         refused = [RefusedJob(job_id, why) for job_id, why in started.refused.items()]
         return NotifiedBuilds(len(build_ids), build_ids, refused)
 

@@ -32,8 +32,10 @@ from commands.configurations import (
     check_repository,
 )
 from commands.jobs import ImportJob
+from commands.matrix_values import check_matrix
 from domain.core.errors import FieldError, Invalid
 from domain.jobs import DEFAULT_TIMEOUT_MINUTES, Configuration, QuarantineMode
+from domain.matrix import Matrix
 from domain.templates import overlaid
 from projections import jobs, pools, templates
 from projections.templates import NamedTemplate, TemplateView
@@ -74,6 +76,14 @@ class ConfigurationPart(BuildOptions, forbid_unknown_fields=True):
         return to_view(Configuration, self, secrets={})
 
 
+class JobConfigurationPart(ConfigurationPart, forbid_unknown_fields=True):
+    matrix: Matrix | None = None
+
+    def check(self, field: str) -> None:
+        super().check(field)
+        check_matrix(self.matrix, {*self.env, *self.secrets}, f"{field}.")
+
+
 class TemplatePart(ConfigurationPart, forbid_unknown_fields=True, kw_only=True):
     name: Name
     description: Description = ""
@@ -84,7 +94,7 @@ class Bundle(msgspec.Struct, forbid_unknown_fields=True):
     """Version of the bundle's format."""
     job: JobPart
     """Job, without ids."""
-    configuration: ConfigurationPart
+    configuration: JobConfigurationPart
     pipeline_template: TemplatePart | None = None
     """Pipeline template that the job uses."""
 
@@ -122,7 +132,9 @@ class JobBundleController(Controller):
         return Bundle(
             export_version=VERSION,
             job=to_view(JobPart, job, node_pool=None if pool is None else pool.name),
-            configuration=ConfigurationPart() if configuration is None else to_view(ConfigurationPart, configuration),
+            configuration=JobConfigurationPart()
+            if configuration is None
+            else to_view(JobConfigurationPart, configuration),
             pipeline_template=None if template is None else to_view(TemplatePart, template),
         )
 

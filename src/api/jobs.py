@@ -26,6 +26,7 @@ from domain.jobs import (
     QuarantineMode,
     ShellName,
 )
+from domain.matrix import Matrix
 from domain.templates import overlaid
 from projections import jobs, templates
 from projections.jobs import JobDetail, JobRow
@@ -93,6 +94,7 @@ class ConfigurationView(msgspec.Struct):
     shell: ShellName | None = None
     checkout: CheckoutOptions | None = None
     caches: list[DependencyCache] = []
+    matrix: Matrix | None = None
     sources: dict[str, ValueSource] | None = None
     """Only with `effective`: where each value comes from. Variables and secrets are `env.NAME` and `secrets.NAME`."""
 

@@ -21,6 +21,7 @@ from commands.triggers import SetTriggers
 from domain.core.errors import Conflict, Invalid
 from domain.core.events import Stream
 from domain.jobs import JOB, Job
+from domain.matrix import MAX_COMBINATIONS
 from domain.triggers import (
     ChangeKind,
     Evaluation,
@@ -136,7 +137,8 @@ def explain_time(job: Job, at: datetime) -> Evaluation:
 
 async def find_refusal(ctx: RequestContext, job: Job) -> str | None:
     """Returns the reason why no build of the job can start, whatever its triggers are; None if builds can start."""
-    command, log = StartBuild(0, job.job_id), ctx.services.log
+    command = StartBuild(0, job.job_id, more_ids=range(1, MAX_COMBINATIONS))
+    log = ctx.services.log
     named = [await log.load_state(stream) for stream in command.then_reads(None, job) if isinstance(stream, Stream)]
     try:
         list(command.decide(None, job, *named))

@@ -113,6 +113,11 @@ class RestartBuild(Command):
             for state in named:
                 if isinstance(state, Template) and not state.deleted:
                     configuration = overlaid(state.configuration, configuration)
+            if configuration.matrix is not None:
+                raise Conflict(
+                    f"External build {self.restarted_from} has no values of the matrix that job {job.job_id} has; start"
+                    " new builds by POST /api/v3/builds/start."
+                )
         if not configuration.command:
             raise Conflict(
                 f"Job {job.job_id} has no command to run; set one by PUT /api/v3/jobs/{job.job_id}/configuration."

@@ -1,12 +1,12 @@
 """Commands on builds: start, finish, abort."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import msgspec
 
 from commands.build_assignment import must_hold
-from commands.handler import Command, must_exist
+from commands.handler import Command, Receipt, must_exist
 from commands.selected_tests import describe_not_run
 from commands.verdicts import (
     count_unloaded,
@@ -35,20 +35,32 @@ from domain.builds import (
 )
 from domain.core.errors import Conflict, NotFound
 from domain.core.events import AnyStream, Event
-from domain.jobs import JOB, Job
+from domain.jobs import JOB, Configuration, Job
+from domain.matrix import expand, fill_tags, variable_of
 from domain.pools import POOL, Pool
 from domain.templates import TEMPLATE, Template, overlaid
 from domain.triggers import BuildTrigger
+from store.log.ids import Ids
 from store.tables.build_logs import EMPTY_LOG, LogEnd
 
 EXTERNAL_ATTEMPT = 1
 """Attempt of an external build, which is never tried again."""
 
 
+class MissingIds(Exception):
+    """The job's matrix has more combinations than the command has ids for their builds."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(f"{count} ids are missing")
+        self.count = count
+
+
 @dataclass(frozen=True)
 class StartBuild(Command):
-    """Queues a build. `env` and `secrets` override those of the job. Without a branch and a commit, the build uses the
-    job's branch and its newest commit.
+    """Queues a build; for a job with a matrix, one for each combination, all in one append. `env` and `secrets`
+    override those of the job. Without a branch and a commit, the build uses the job's branch and its newest commit.
+
+    `decide` raises MissingIds if `more_ids` does not suffice, so execute the command by `start_build`.
     """
 
     build_id: int
@@ -62,6 +74,8 @@ class StartBuild(Command):
     by_admin: bool = False
     """Whether an admin starts the build: some nodes run only builds that an admin started."""
     trigger: BuildTrigger | None = None
+    more_ids: Sequence[int] = ()
+    """Ids of the second and later builds of a matrix."""
 
     def reads(self) -> Sequence[AnyStream]:
         return BUILD.at(self.build_id), JOB.at(self.job_id)
@@ -99,19 +113,60 @@ class StartBuild(Command):
             raise Conflict(
                 f"Job {self.job_id} has no command yet; set one by PUT /api/v3/jobs/{self.job_id}/configuration."
             )
-        yield self.event(
-            BuildQueued,
-            job,
-            configuration=msgspec.structs.replace(
-                configuration,
-                env=configuration.env | self.env,
-                secrets=configuration.secrets | self.secrets,
-            ),
-            branch=self.branch or job.default_branch,
-            job_title=job.title,
+        combinations = [] if configuration.matrix is None or self.external else expand(configuration.matrix)
+        if len(combinations) > 1 + len(self.more_ids):
+            raise MissingIds(len(combinations) - 1 - len(self.more_ids))
+        configuration = msgspec.structs.replace(
+            configuration,
+            env=configuration.env | self.env,
+            secrets=configuration.secrets | self.secrets,
+            matrix=None,
         )
+        more = {"branch": self.branch or job.default_branch, "job_title": job.title}
+        if not combinations:
+            yield self.event(BuildQueued, job, configuration=configuration, **more)
+        for build_id, values in zip((self.build_id, *self.more_ids), combinations, strict=False):
+            yield self.event(
+                BuildQueued,
+                job,
+                configuration=self.with_values(configuration, values),
+                build_id=build_id,
+                group_id=self.build_id,
+                matrix=values,
+                required_tags=self.fill_tags(job, values),
+                **more,
+            )
         if self.external:
             yield self.event(BuildStarted, job, node_id=None, attempt=EXTERNAL_ATTEMPT)
+
+    def with_values(self, configuration: Configuration, values: Mapping[str, str]) -> Configuration:
+        """Returns the configuration of a combination's build, which has the values as variables."""
+        variables = {variable_of(name): value for name, value in values.items()}
+        if taken := sorted(variables.keys() & {*self.env, *configuration.secrets}):
+            raise Conflict(
+                f"The matrix of job {self.job_id} sets the variable {taken[0]}: leave it out of env, and of the job's"
+                " secrets."
+            )
+        return msgspec.structs.replace(configuration, env=configuration.env | variables)
+
+    def fill_tags(self, job: Job, values: Mapping[str, str]) -> list[str]:
+        try:
+            return fill_tags(job.required_tags, values)
+        except KeyError as missing:
+            raise Conflict(
+                f"A required tag of job {self.job_id} stands for the value {missing.args[0]} of the matrix, which a"
+                " combination does not have: change required_tags, or the matrix."
+            ) from None
+
+
+async def start_build(execute: Callable[[StartBuild], Awaitable[Receipt]], ids: Ids, command: StartBuild) -> Receipt:
+    """Executes the command, with ids for all builds of the job's matrix."""
+    while True:
+        try:
+            return await execute(command)
+        except MissingIds as missing:
+            first = await ids.draw_range("builds", missing.count)
+            command = replace(command, more_ids=(*command.more_ids, *range(first, first + missing.count)))
 
 
 @dataclass(frozen=True)

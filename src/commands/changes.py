@@ -2,11 +2,14 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
+from commands.builds import start_build
 from commands.handler import Command, CommandContext, Handler
 from commands.projects import must_be_open
 from commands.triggers import StartBuildForChange
+from domain.builds import BuildQueued
 from domain.changes import ChangeReceived, Reporter
 from domain.claims import CLAIM
 from domain.core.errors import Conflict
@@ -36,8 +39,8 @@ class ReceiveChanges(Command):
 
 
 class StartedBuilds(NamedTuple):
-    build_ids: dict[int, int]
-    """Job id -> id of the build that the change has started, now or earlier."""
+    build_ids: dict[int, list[int]]
+    """Job id -> ids of the builds that the change has started; if it did so earlier, the first of them."""
     refused: dict[int, str]
     """Job id -> why the job can have no build, although its triggers ask for one."""
     position: int | None
@@ -55,7 +58,7 @@ async def start_builds(
     """Starts the builds of a change, for those of these jobs whose triggers ask for one. A job gets at most one build
     for a change, and for a commit of a pull request, however often this function is called.
     """
-    change, build_ids, refused, position = received.change, dict[int, int](), dict[int, str](), None
+    change, build_ids, refused, position = received.change, dict[int, list[int]](), dict[int, str](), None
     for job_id in job_ids:
         claim = secrets.claim("change", f"{_identify(received)} {job_id}")
         command = StartBuildForChange(
@@ -68,13 +71,15 @@ async def start_builds(
             change=change,
         )
         try:
-            receipt = await handler.execute(command, caller)
+            receipt = await start_build(partial(handler.execute, caller=caller), ids, command)
         except Conflict as error:
             refused[job_id] = error.detail
             continue
         position = receipt.position or position
         if owner := receipt.state(CLAIM.at(claim)).owner:
-            build_ids[job_id] = int(owner.removeprefix("build-"))
+            queued = [recorded.event for recorded in receipt.events]
+            new_ids = [event.build_id for event in queued if isinstance(event, BuildQueued)]
+            build_ids[job_id] = new_ids or [int(owner.removeprefix("build-"))]
     return StartedBuilds(build_ids, refused, position)
 
 

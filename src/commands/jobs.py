@@ -25,6 +25,7 @@ from domain.jobs import (
     ShellName,
     merge_secrets,
 )
+from domain.matrix import Matrix
 from domain.pools import POOL, Pool
 from domain.projects import PROJECT, Project
 from domain.templates import TEMPLATE, Template
@@ -135,6 +136,7 @@ class ConfigureJob(Command, of=JOB):
     shell: ShellName | None = None
     checkout: CheckoutOptions | None = None
     caches: Sequence[DependencyCache] = ()
+    matrix: Matrix | None = None
     kept_secrets: Sequence[str] = ()
     """Names of secrets that the job must have already."""
 
@@ -152,6 +154,7 @@ class ConfigureJob(Command, of=JOB):
             shell=self.shell,
             checkout=self.checkout,
             caches=list(self.caches),
+            matrix=self.matrix,
         )
         if msgspec.structs.replace(configuration, secrets=job.configuration.secrets) != job.configuration:
             must_be_free(job)

@@ -71,6 +71,7 @@ class BuildQueued(BuildEvent, frozen=True):
         "test_ids",
         "required_tags",
         "pool_labels",
+        "matrix",
     )
     configuration: Configuration = Configuration()
     branch: str = ""
@@ -90,6 +91,10 @@ class BuildQueued(BuildEvent, frozen=True):
     by_admin: bool = False  # whether an admin queued it; unknown, thus false, in events of older releases
     trigger: BuildTrigger | None = None
     """The change or time that started the build; None if a user started it."""
+    group_id: int | None = None
+    """Id of the first build of its group; None for a job without a matrix."""
+    matrix: dict[str, str] = {}
+    """Combination of the build, by name."""
 
 
 class BuildAssigned(BuildEvent, frozen=True):

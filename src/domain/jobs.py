@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from domain.core.data_keys import job_key
 from domain.core.events import UNSTAMPED, Category, Event, changes_of, copy_fields
+from domain.matrix import Matrix
 from domain.triggers import Triggers
 
 Clearable = Literal["node_pool_id", "pipeline_template_id", "repository"]
@@ -57,6 +58,8 @@ class Configuration(msgspec.Struct, frozen=True, omit_defaults=True):
     checkout: CheckoutOptions | None = None
     """None: the default options, or those of the template."""
     caches: list[DependencyCache] = []
+    matrix: Matrix | None = None
+    """Values for which a start of the job queues a build each. Builds have none, nor templates."""
 
 
 def find_required_features(configuration: Configuration) -> frozenset[str]:

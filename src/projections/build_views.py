@@ -30,6 +30,10 @@ class BuildItem(msgspec.Struct):
     restarted_from: int | None
     selected_tests: int | None
     """Number of tests that the build was restricted to; null when it runs all tests."""
+    group_id: int | None
+    """Id of the group of builds that were started together, for a job with a matrix: that of the first one."""
+    matrix: dict[str, str]
+    """Combination of the job's matrix that the build runs, by name; empty without a matrix."""
 
 
 class BuildDetail(BuildItem):

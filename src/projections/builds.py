@@ -1,10 +1,11 @@
 """Read model of builds and their comments."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
 import msgspec
+from psycopg.types.json import Jsonb
 
 from domain import builds
 from domain.core.events import Recorded, copy_fields
@@ -27,7 +28,7 @@ from projections.engine.queries import fetch_all, fetch_column, fetch_value, fin
 from projections.projects import ProjectRow
 from store.postgres.queries import Source, fetch_rows
 
-VERSION = 3
+VERSION = 4
 
 MAX_COUNT = 10_000
 """Largest count when several filters are combined. With one filter the count is exact."""
@@ -48,6 +49,7 @@ class BuildRow(Row, frozen=True):
             "(node_id) WHERE finished_at IS NULL",
             "(node_pool_id) WHERE finished_at IS NULL",
             "(job_id) WHERE status = 'queued'",
+            "(group_id) WHERE group_id IS NOT NULL",
         ),
     )
     id: int
@@ -85,6 +87,9 @@ class BuildRow(Row, frozen=True):
     configuration: dict[str, Any] = {}
     trigger: dict[str, Any] = {}
     """The `BuildTrigger`; empty if a user started the build."""
+    group_id: int | None = None
+    matrix: dict[str, str] = {}
+    """Combination of the build; empty without a matrix."""
 
 
 class CommentRow(Row, frozen=True):
@@ -196,6 +201,7 @@ class BuildFilters(msgspec.Struct, frozen=True):
     """Beginning of the commit's hash, in small letters."""
     created_after: datetime | None = None
     created_before: datetime | None = None
+    group_id: int | None = None
     before_id: int | None = None
     """Id that limits a page to older builds (keyset paging)."""
 
@@ -209,6 +215,7 @@ class BuildFilters(msgspec.Struct, frozen=True):
             "commit_sha": """lower(commit_sha) COLLATE "C" BETWEEN %(commit_sha)s AND %(commit_sha)s || 'g'""",
             "created_after": "created_at >= %(created_after)s",
             "created_before": "created_at < %(created_before)s",
+            "group_id": "group_id = %(group_id)s",
             "before_id": "id < %(before_id)s",
         }
         given = [text for name, text in conditions.items() if getattr(self, name) is not None]
@@ -280,16 +287,30 @@ class SupersededBuild(NamedTuple):
     """Id of the newest change that started a build of the same job and branch."""
 
 
-async def find_ended_on_commit(source: Source, job_id: int, commit_sha: str, *, other_than: int) -> list[int]:
-    """Returns the ids of up to MAX_ON_COMMIT builds of a job on a commit that passed or failed, newest first. Leaves
-    out the build `other_than`.
+async def fetch_counting(source: Source, group_id: int) -> list[BuildRow]:
+    """Returns the builds that count for the status of a group: the newest one of each combination that runs all tests,
+    ordered by id.
+    """
+    newest = (
+        f"SELECT DISTINCT ON (matrix) * FROM {BuildRow.table} WHERE group_id = %(group)s AND selected_tests IS NULL"
+        " ORDER BY matrix, id DESC"
+    )
+    return await fetch_all(source, BuildRow, f"SELECT * FROM ({newest}) newest ORDER BY id", {"group": group_id})
+
+
+async def find_ended_on_commit(
+    source: Source, job_id: int, commit_sha: str, matrix: Mapping[str, str], *, other_than: int
+) -> list[int]:
+    """Returns the ids of up to MAX_ON_COMMIT builds of a job on a commit that passed or failed, newest first, all with
+    this combination of its matrix. Leaves out the build `other_than`.
     """
     query = (
         f'SELECT id FROM {BuildRow.table} WHERE lower(commit_sha) COLLATE "C" = lower(%(commit)s)'
-        " AND job_id = %(job)s AND status IN ('passed', 'failed') AND id <> %(other)s"
+        " AND job_id = %(job)s AND matrix = %(matrix)s AND status IN ('passed', 'failed') AND id <> %(other)s"
         f" ORDER BY id DESC LIMIT {MAX_ON_COMMIT}"
     )
-    return await fetch_column(source, query, {"job": job_id, "commit": commit_sha, "other": other_than})
+    parameters = {"job": job_id, "commit": commit_sha, "matrix": Jsonb(dict(matrix)), "other": other_than}
+    return await fetch_column(source, query, parameters)
 
 
 async def find_superseded(source: Source, job_ids: Sequence[int]) -> list[SupersededBuild]:

@@ -18,7 +18,7 @@ from projections.engine.model import Change, Delete, Projection, Row, Rows, Tabl
 from projections.engine.queries import Window, fetch_all, fetch_column, fetch_one, find_row
 from store.postgres.queries import Source, fetch_rows
 
-VERSION = 2
+VERSION = 3
 JOBS_CACHED = 10_000
 """Number of jobs whose project a process caches."""
 
@@ -56,6 +56,7 @@ class ConfigurationRow(Row, frozen=True):
     shell: str | None = None
     checkout: dict[str, Any] | None = None
     caches: list[dict[str, Any]] = []
+    matrix: dict[str, Any] | None = None
 
 
 def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
@@ -73,6 +74,7 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
                 event.configuration,
                 job_id=event.job_id,
                 updated_at=event.at,
+                matrix=msgspec.to_builtins(event.configuration.matrix),
                 **columns_of_configuration(event.configuration),
             )
         case JobDeleted():

@@ -39,7 +39,7 @@ class ReportLookups:
         found: list[OtherResult] = []
         async with self.pool.connection() as connection:
             for build_id in await builds.find_ended_on_commit(
-                connection, build.queued.job_id, commit_of(build), other_than=build.build_id
+                connection, build.queued.job_id, commit_of(build), build.queued.matrix, other_than=build.build_id
             ):
                 reports = {
                     report.path: report

@@ -64,7 +64,9 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
 
 
 def _configuration_columns(configuration: Configuration) -> dict[str, Any]:
-    return msgspec.structs.asdict(configuration) | columns_of_configuration(configuration)
+    columns = msgspec.structs.asdict(configuration) | columns_of_configuration(configuration)
+    del columns["matrix"]  # only jobs have one
+    return columns
 
 
 PROJECTION = Projection(

@@ -314,6 +314,7 @@ def work(settings: Settings) -> None:
     from workers.gitops import PipelineSyncer
     from workers.reactions.reaction_dispatcher import ReactionDispatcher
     from workers.reactions.registry import REACTIONS, Tools
+    from workers.reactions.statuses import BuildStates
     from workers.sealer import Sealer
     from workers.tickets import TicketWriter
 
@@ -344,6 +345,7 @@ def work(settings: Settings) -> None:
                 mailer(settings),
                 settings.public_url,
                 hosts,
+                BuildStates(log, pool, waiter.wait_reached),
                 changes=changes,
                 pipelines=pipelines,
                 tickets=tickets,

@@ -6,12 +6,14 @@ import zoneinfo
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import NamedTuple
 
 import structlog
 from cronsim import CronSimError
 from psycopg_pool import AsyncConnectionPool
 
+from commands.builds import start_build
 from commands.handler import CommandContext, Handler
 from commands.time_tables import find_latest, find_next
 from commands.triggers import StartScheduledBuild
@@ -95,7 +97,8 @@ class TimeTableClock:
             scheduled_at=at,
         )
         try:
-            return bool((await self.handler.execute(command, CALLER)).events)
+            started = await start_build(partial(self.handler.execute, caller=CALLER), self.ids, command)
+            return bool(started.events)
         except Rejection as error:
             log.warning("a time table cannot start a build", job=job.job_id, detail=error.detail)
             return False

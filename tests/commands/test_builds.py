@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from commands.build_assignment import AcknowledgeBuild, AssignBuild, LoseBuild
-from commands.builds import AbortBuild, FinishBuild, FinishExternalBuild, StartBuild
+from commands.builds import AbortBuild, FinishBuild, FinishExternalBuild, MissingIds, StartBuild
 from commands.verdicts import decide_verdict
 from domain import builds, dispatch, jobs
 from domain.builds import (
@@ -27,6 +27,7 @@ from domain.core.errors import Conflict, NotFound
 from domain.core.events import Event
 from domain.dispatch import LeadershipTaken
 from domain.jobs import Configuration, JobConfigured, JobCreated, JobDeleted, JobUpdated
+from domain.matrix import Matrix
 from domain.pools import PoolCreated, PoolUpdated
 from store.tables.build_logs import LogEnd
 from tests.support.spec import folds, given, is_decided_once
@@ -89,6 +90,39 @@ def test_branch_and_commit_can_be_given() -> None:
     (queued,) = given(*JOB).when(StartBuild(1, 5, branch="main", commit_sha="c0ffee"))
     assert isinstance(queued, BuildQueued)
     assert (queued.branch, queued.commit_sha) == ("main", "c0ffee")
+
+
+def test_a_matrix_queues_a_build_for_each_combination() -> None:
+    matrix = Matrix({"python-version": ["3.11", "3.12"]}, include=[{"python-version": "3.12", "os": "bsd"}])
+    configured = JobConfigured(job_id=5, project_id=9, configuration=Configuration(command="make", matrix=matrix))
+    tagged = JobUpdated(job_id=5, project_id=9, required_tags=["py{{matrix.python-version}}"])
+    history = (*JOB, configured, tagged)
+    builds = given(*history).when(StartBuild(1, 5, env={"A": "b"}, more_ids=(2, 3)))
+    assert [
+        (build.build_id, build.group_id, build.matrix, build.configuration.env, build.required_tags, build.branch)
+        for build in builds
+        if isinstance(build, BuildQueued) and build.configuration.matrix is None
+    ] == [
+        (1, 1, {"python-version": "3.11"}, {"A": "b", "PYTHON_VERSION": "3.11"}, ["py3.11"], "dev"),
+        (
+            2,
+            1,
+            {"python-version": "3.12", "os": "bsd"},
+            {"A": "b", "PYTHON_VERSION": "3.12", "OS": "bsd"},
+            ["py3.12"],
+            "dev",
+        ),
+    ]
+    (external, _) = given(*history).when(StartBuild(1, 5, external=True))
+    assert isinstance(external, BuildQueued)
+    assert (external.group_id, external.matrix) == (None, {})
+    with pytest.raises(MissingIds, match="1 ids"):
+        given(*history).when(StartBuild(1, 5))
+    with pytest.raises(Conflict, match="sets the variable PYTHON_VERSION"):
+        given(*history).when(StartBuild(1, 5, env={"PYTHON_VERSION": "2.7"}, more_ids=(2,)))
+    other = JobUpdated(job_id=5, project_id=9, required_tags=["{{matrix.os}}"])
+    with pytest.raises(Conflict, match="stands for the value os"):
+        given(*history, other).when(StartBuild(1, 5, more_ids=(2,)))
 
 
 def test_an_external_build_runs_at_once_and_needs_no_command() -> None:

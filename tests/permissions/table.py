@@ -180,6 +180,7 @@ BUILDS = (
     past("GET /builds", auditors, lists="admin"),
     op("GET /builds/{build_id}", READ),
     past("GET /builds/{build_id}"),
+    op("GET /build-groups/{group_id}", READ, of="group_id=build_id", answers=(200, 404)),
     op("POST /builds/{build_id}/stop", BUILD, of="build_id=running_build"),
     op("POST /builds/{build_id}/finish", REPORT, {"status": "passed"}, of="build_id=running_build"),
     op("GET /builds/{build_id}/pipeline_logs", READ),

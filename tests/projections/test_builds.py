@@ -44,6 +44,21 @@ async def tables(parts: Core) -> AsyncIterator[Tables]:
         yield Tables(connection)
 
 
+async def test_results_are_compared_with_builds_of_the_same_combination(tables: Tables) -> None:
+    """What fails on one system and passes on another is not flaky."""
+    combinations = [{"os": "linux"}, {"os": "mac"}, {"os": "linux"}, {}]
+    for number, matrix in zip((1, 3, 5, 7), combinations, strict=True):
+        end = BuildFinished(**ids(number), status="passed")
+        await tables.after(queued(number, commit_sha="c0ffee", matrix=matrix, group_id=1), end)
+    found = [
+        await builds.find_ended_on_commit(tables.connection, 5, "c0ffee", matrix, other_than=9)
+        for matrix in combinations
+    ]
+    assert found == [[5, 1], [3], [5, 1], [7]]
+    counting = await builds.fetch_counting(tables.connection, 1)
+    assert [row.id for row in counting] == [3, 5, 7], "build 5 is newer than build 1"
+
+
 async def test_pages_by_key_are_those_by_number(tables: Tables) -> None:
     await tables.after(*(queued(number) for number in range(1, 12)))
     everything = BuildFilters()

@@ -5,9 +5,10 @@ import dataclasses
 
 import pytest
 
-from commands.jobs import CreateJob, UpdateJob
+from commands.jobs import ConfigureJob, CreateJob, UpdateJob
 from commands.triggers import SetTriggers
 from domain.core.errors import Unavailable
+from domain.matrix import Matrix
 from domain.triggers import BuildTrigger, RepositoryChange, Triggers
 from testhide.processes import Core
 from tests.workers.watched_jobs import WatchedJobs
@@ -45,6 +46,19 @@ async def test_a_change_starts_no_second_build(jobs: WatchedJobs) -> None:
     assert len(await jobs.queued()) == 1
     await jobs.push()
     assert len(await jobs.queued()) == 2
+
+
+async def test_a_change_starts_all_builds_of_a_matrix_once(jobs: WatchedJobs) -> None:
+    await jobs.add_job(5, NEWEST)
+    matrix = Matrix({"a": ["1", "2", "3"], "b": ["1", "2"]}, exclude=[{"a": "3", "b": "2"}])
+    await jobs.does(ConfigureJob(5, "make", matrix=matrix))
+    received = await jobs.push()
+    await jobs.evaluator.evaluate(received)
+    builds = await jobs.queued()
+    assert len({build.build_id for build in builds}) == len(builds) == 5
+    assert {(build.group_id, build.actor) for build in builds} == {(builds[0].build_id, "user:1")}
+    await jobs.push()
+    assert await jobs.statuses() == ["aborted"] * 5 + ["queued"] * 5
 
 
 async def test_a_commit_of_a_pull_request_is_built_once(jobs: WatchedJobs) -> None:

@@ -8,27 +8,32 @@ from pathlib import Path
 import pytest
 
 from commands.build_actions import DeleteBuild, RestartBuild
-from commands.builds import FinishExternalBuild, StartBuild
+from commands.build_assignment import AcknowledgeBuild, AssignBuild, TakeLeadership
+from commands.builds import FinishBuild, FinishExternalBuild, StartBuild
 from commands.handler import Command, CommandContext, Handler
 from commands.jobs import ConfigureJob, CreateJob
 from commands.projects import CreateProject, UpdateProject
 from commands.scm import CreateScmEndpoint, DeleteScmEndpoint
+from domain.matrix import Matrix
 from domain.scm import SCM_ENDPOINT
 from integrations.addresses import parse_networks
 from integrations.blobs import open_blobs
 from integrations.outgoing import HttpOutgoing
 from integrations.scm.hosts import ScmHosts
+from projections.engine.engine import ensure_tables
+from projections.registry import PROJECTIONS
 from store.clock import utcnow
 from store.postgres.notifications import EVENTS, Listener
 from store.tables.build_logs import BuildLogs
 from testhide.processes import Core
 from tests.support.git_repository import GitRepository
 from tests.support.source_host import FakeSourceHost, fake_source_host
+from tests.workers.watched_jobs import WatchedJobs
 from tests.workers.yard import run_due
 from workers.reactions.host_calls import MAX_CALLS, HostCalls
 from workers.reactions.reaction_dispatcher import ReactionDispatcher
 from workers.reactions.registry import REACTIONS, Tools
-from workers.reactions.statuses import MAX_AGE
+from workers.reactions.statuses import MAX_AGE, BuildStates
 
 CALLER = CommandContext("user:1")
 BASE_URL = "https://ci.example.com"
@@ -50,6 +55,7 @@ class Workshop:
             parts.secrets,
             base_url=BASE_URL,
             source_hosts=ScmHosts(outgoing, parts.secrets.unseal),
+            build_states=BuildStates(parts.log, parts.pool, WatchedJobs(parts).wait_reached),
             host_calls=self.calls,
         )
         listener = Listener(parts.conninfo, EVENTS)
@@ -79,6 +85,23 @@ class Workshop:
     async def build(self, number: int = BUILD, job: int = JOB, commit: str | None = "") -> None:
         """Starts an external build, which is running at once."""
         await self.does(StartBuild(number, job, commit_sha=self.commit if commit == "" else commit, external=True))
+
+    async def start_matrix(self) -> None:
+        """Starts builds 7 and 8 of the two combinations of a matrix."""
+        async with self.parts.pool.connection() as connection:
+            await ensure_tables(connection, PROJECTIONS)
+        await self.does(
+            ConfigureJob(JOB, "pytest", matrix=Matrix({"os": ["linux", "windows"]})),
+            StartBuild(BUILD, JOB, commit_sha=self.commit, more_ids=(8,)),
+            TakeLeadership("d"),
+        )
+
+    async def run(self, number: int, exit_code: int) -> None:
+        await self.does(
+            AssignBuild(number, 1, "d"),
+            AcknowledgeBuild(number, 1, 1, self.commit),
+            FinishBuild(number, 1, 1, exit_code, None, None),
+        )
 
     async def react(self) -> int:
         for reaction in self.reactions:
@@ -146,6 +169,29 @@ async def test_a_build_of_some_tests_leaves_the_status_of_all_tests(workshop: Wo
     assert last == {
         "testhide/Smoke": "Failed (build 7)",
         "testhide/Smoke (some tests)": "Waiting for a node (build 8)",
+    }
+
+
+async def test_the_builds_of_a_matrix_have_one_status(workshop: Workshop) -> None:
+    """A combination that passes last leaves the failure of another; the restart of that one takes its place."""
+    await workshop.start_matrix()
+    await workshop.react()
+    group = {"name": "testhide/Smoke", "target_url": f"{BASE_URL}/api/v3/build-groups/7"}
+    waiting = {"state": "pending", "description": "2 of 2 builds queued (group 7)"}
+    assert [body for _, body in workshop.host.statuses] == [group | waiting]
+    for build, exit_code in ((7, 1), (8, 0)):
+        await workshop.run(build, exit_code)
+        await workshop.react()
+    assert workshop.host.statuses[-1][1] == group | {
+        "state": "failed",
+        "description": "1 of 2 builds failed (group 7)",
+    }
+    await workshop.does(RestartBuild(9, 7, JOB))
+    await workshop.run(9, 0)
+    await workshop.react()
+    assert workshop.host.statuses[-1][1] == group | {
+        "state": "success",
+        "description": "2 of 2 builds passed (group 7)",
     }
 
 

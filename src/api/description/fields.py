@@ -66,6 +66,8 @@ FIELDS: dict[str, str] = {
     # Builds
     "branch": "Branch, tag or ref of git.",
     "commit_sha": "Commit SHA; null until it is known.",
+    "group_id": "Id of the builds that were started together, for a job with a matrix.",
+    "matrix": "Values for which the job has builds, one for each combination; of a build, its combination.",
     "priority": "1 to 10; queued builds of a higher priority are assigned first.",
     "external": "Whether the build runs in another system, which reports its results here.",
     "restarted_from": "Id of the build that this one repeats.",

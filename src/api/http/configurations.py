@@ -6,6 +6,8 @@ from typing import Annotated
 from msgspec import Meta
 
 from commands.configurations import BuildOptions, Command, Glob, SetupLine, Value, check_parts
+from commands.matrix_values import check_matrix
+from domain.matrix import Matrix
 from store.crypto.secrets import Secrets
 
 
@@ -19,6 +21,8 @@ class NewConfiguration(BuildOptions):
     """Values by name. A secret that is not sent keeps its value; null removes a secret. A list of names, as GET returns
     it, changes nothing; the job must have these.
     """
+    matrix: Matrix | None = None
+    """Values for which each start queues a build, for each combination; null for one build."""
 
     @property
     def secret_values(self) -> Mapping[str, str | None]:
@@ -31,6 +35,7 @@ class NewConfiguration(BuildOptions):
     def check(self) -> None:
         """Raises Invalid for values that the types of the fields allow but that are not valid."""
         check_parts("", self.env, self.secret_values, self.artifacts, self.caches)
+        check_matrix(self.matrix, {*self.env, *self.secrets})
 
 
 def seal_values(secrets: Secrets, values: Mapping[str, str | None]) -> dict[str, bytes | None]:

@@ -22,6 +22,7 @@ from commands.configurations import (
 )
 from commands.trigger_values import NewTriggers
 from domain.jobs import DEFAULT_TIMEOUT_MINUTES, Configuration, QuarantineMode
+from domain.matrix import Matrix
 
 MAX_JOBS = 200
 
@@ -81,6 +82,13 @@ class FileJob(FileTemplate, forbid_unknown_fields=True, kw_only=True):
     """Whether builds run or skip quarantined tests."""
     triggers: NewTriggers = msgspec.field(default_factory=NewTriggers)
     """Changes of the repository, and times, that start builds."""
+    matrix: Matrix | None = None
+    """Values for which each start queues a build, for each combination."""
+
+    @property
+    def configuration(self) -> Configuration:
+        """The part without secrets."""
+        return msgspec.structs.replace(super().configuration, matrix=self.matrix)
 
 
 class PipelineFile(msgspec.Struct, forbid_unknown_fields=True):

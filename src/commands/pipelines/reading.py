@@ -7,6 +7,7 @@ from functools import partial
 from itertools import islice
 
 from commands.configurations import check_labels, check_parts, check_repository
+from commands.matrix_values import check_matrix
 from commands.pipelines.converting import MAX_FAULTS, convert, suggest
 from commands.pipelines.file import FileTemplate, PipelineFile
 from commands.pipelines.yaml_nodes import FileFault, InvalidFile, YamlList, YamlMapping, YamlNode, read_nodes
@@ -15,7 +16,7 @@ from domain.core.errors import Invalid
 
 FIELD_PART = re.compile(r"\[[0-9]+\]|[^.\[\]]+")
 NO_ORDER = "jobs do not wait for each other: run what depends on each other in one job, the first parts as `setup`"
-NO_MATRIX = "variants cannot be listed: write a job for each of them, and what they share as a template"
+AS_MATRIX = "list values by `matrix` with `axes`, `include` and `exclude`: each combination is a build"
 HINTS = {
     "on": "say by `triggers` what starts a job",
     "true": "say by `triggers` what starts a job",
@@ -48,9 +49,8 @@ HINTS = {
     "timeout": "write it as `timeout_minutes`",
     "timeout-minutes": "write it as `timeout_minutes`",
     "after": NO_ORDER,
-    "matrix": NO_MATRIX,
-    "strategy": NO_MATRIX,
-    "parallel": NO_MATRIX,
+    "strategy": AS_MATRIX,
+    "parallel": AS_MATRIX,
     "name": "the name of a job is its key in `jobs`",
     "branches": "write it below `triggers`",
     "cron": "write it below `triggers`",
@@ -97,9 +97,11 @@ def _find_faults(document: PipelineDocument) -> Iterator[FileFault]:
         yield from _collect(document, partial(check_repository, job.repository), *path)
         yield from _collect(document, partial(check_labels, "pool_labels", job.pool_labels), *path)
         yield from _collect(document, partial(check_triggers, job.triggers), *path, "triggers")
+        template = file.templates.get(job.template or "")
+        variables = {name for part in (job, template) if part is not None for name in (*part.env, *part.secrets)}
+        yield from _collect(document, partial(check_matrix, job.matrix, variables), *path)
         if job.pool is not None and job.pool_labels:
             yield document.fault("pool_labels", "are instead of `pool`: leave one of them out", *path)
-        template = file.templates.get(job.template or "")
         if job.template is not None and template is None:
             known = suggest(job.template, list(file.templates))
             yield document.fault("template", f"{job.template} is not among the `templates` of the file{known}", *path)

@@ -93,7 +93,8 @@ def listed(items: Iterable[str]) -> str:
 def _queued(event: builds.BuildQueued) -> str:
     restart = "" if event.restarted_from is None else f", as build {event.restarted_from} again"
     tests = "" if event.test_ids is None else f", {count(len(event.test_ids), 'test')} only"
-    return f"queued build {event.build_id} of job {event.job_id}{quoted(' on ', event.branch)}{restart}{tests}"
+    group = "" if event.group_id in (None, event.build_id) else f", in group {event.group_id}"
+    return f"queued build {event.build_id} of job {event.job_id}{quoted(' on ', event.branch)}{restart}{tests}{group}"
 
 
 def _requeued(event: builds.BuildRequeued) -> str:

@@ -30,14 +30,14 @@ from workers.changes import ChangeEvaluator
 from workers.gitops import PipelineSyncer
 from workers.reactions.host_calls import HostCalls
 from workers.reactions.mails import link_mail, password_notice
-from workers.reactions.statuses import set_build_status
+from workers.reactions.statuses import BuildStates, set_build_status
 from workers.tickets import TicketsDelayed, TicketWriter
 
 log = structlog.get_logger()
 
 BEHIND_S = 5.0
-"""Seconds until a reaction to a change is tried again because the read models are behind the log, or because another
-sync came in between.
+"""Seconds until a reaction is tried again because the read models are behind the log, or because another sync came in
+between.
 """
 SYNC_PAUSE_S = 60.0
 """Seconds until a pipelines file is read again if its host does not answer and does not say how long to wait."""
@@ -67,6 +67,8 @@ class Tools:
     """Beginning of the links in mails and commit statuses."""
     source_hosts: SourceHosts | None = None
     """Opens the repositories in which commit statuses are set; None if this process sets none."""
+    build_states: BuildStates | None = None
+    """Loads the builds whose statuses are set; None if this process sets none."""
     host_calls: HostCalls = field(default_factory=HostCalls)
     """Limits of this process on calls to source code hosts."""
     on_progress: Callable[[str], None] = lambda text: None
@@ -183,10 +185,12 @@ async def when_password_set_mail_a_notice(event: Event, tools: Tools) -> None:
 
 async def when_build_changed_set_the_status_of_its_commit(event: Event, tools: Tools) -> None:
     assert isinstance(event, BuildEvent)
-    if tools.source_hosts is None:
+    if tools.source_hosts is None or tools.build_states is None:
         return
     try:
-        await set_build_status(event, tools.log, tools.source_hosts, tools.host_calls, tools.base_url)
+        await set_build_status(event, tools.build_states, tools.source_hosts, tools.host_calls, tools.base_url)
+    except Unavailable as error:  # the read models are behind
+        raise RetryLater(BEHIND_S, error.detail) from None
     except SourceUnavailable as error:
         if error.retry_after_s:
             raise RetryLater(error.retry_after_s, str(error)) from None

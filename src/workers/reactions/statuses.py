@@ -1,14 +1,20 @@
 """Sets the statuses that source code hosts show next to the commits of builds."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
+from typing import NamedTuple
 
 import structlog
+from psycopg_pool import AsyncConnectionPool
 
 from commands.scm import find_build_endpoint
-from domain.builds import BUILD, AnyBuild, BuildEvent, DeletedBuild, Finished, Reason, Running
+from domain.build_groups import find_worst
+from domain.builds import BUILD, AnyBuild, BuildEvent, BuildQueued, DeletedBuild, Finished, Reason, Running, status_of
+from domain.core.errors import Unavailable
 from integrations.source_ports import CommitState, CommitStatus, SourceFailure, SourceHosts, SourceUnavailable
+from projections import builds
 from store.clock import utcnow
 from store.log.event_log import EventLog
 from workers.reactions.host_calls import HostCalls
@@ -35,20 +41,55 @@ REASONS: Mapping[Reason | None, str] = {
 }
 
 
-async def set_build_status(
-    event: BuildEvent, events: EventLog, hosts: SourceHosts, calls: HostCalls, base_url: str
-) -> None:
-    """Sets the status of a build's commit to the build's present state. Raises SourceUnavailable if a later try may
-    succeed.
+class LoadedBuild(NamedTuple):
+    build: AnyBuild
+    group: Sequence[AnyBuild] = ()
+    """All builds that count for the status of its group; empty for a build with a status of its own."""
 
-    Several calls for one build may run at once. Each reads the build again after it has set a status, so that the last
-    status always shows the last state.
+
+@dataclass(frozen=True)
+class BuildStates:
+    """Loads builds, and all those that count for the status of their group."""
+
+    events: EventLog
+    pool: AsyncConnectionPool
+    wait_reached: Callable[[int], Awaitable[bool]]
+    """Waits until the read models have reached a position; returns False if they do not in time."""
+
+    async def load(self, build_id: int) -> LoadedBuild | None:
+        """Returns the build with its group; None for an unknown build. Raises Unavailable if the read models are behind
+        the log.
+        """
+        build = await self.events.load_state(BUILD.at(build_id))
+        if build is None:
+            return None
+        queued = build.queued
+        if queued.group_id is None or queued.test_ids is not None:
+            return LoadedBuild(build)
+        if not await self.wait_reached(await self.events.read_head()):
+            raise Unavailable("The read models are behind the log.")
+        ids = [row.id for row in await builds.fetch_counting(self.pool, queued.group_id)]
+        states = [await self.events.load_state(BUILD.at(number)) for number in ids]
+        return LoadedBuild(build, [state for state in states if state is not None])
+
+
+async def set_build_status(
+    event: BuildEvent, states: BuildStates, hosts: SourceHosts, calls: HostCalls, base_url: str
+) -> None:
+    """Sets the status of a build's commit to the present state of the build, or of its group. Raises SourceUnavailable
+    or Unavailable if a later try may succeed.
+
+    Several of these may run at once for one build or group. Each looks at the builds again when it has set a status, so
+    that the last status is always that of the last state.
     """
-    build = await events.load_state(BUILD.at(event.build_id))
+    if isinstance(event, BuildQueued) and event.group_id not in (None, event.build_id) and event.restarted_from is None:
+        return  # the first build of a group speaks for those that were queued with it
+    loaded = await states.load(event.build_id)
     shown = None
-    while build is not None and (status := describe_build(build, base_url)) is not None and status != shown:
+    while loaded is not None and (status := describe(loaded, base_url)) is not None and status != shown:
+        build = loaded.build
         commit = build.commit_sha or build.queued.commit_sha or ""
-        endpoint = await find_build_endpoint(events, build.queued)
+        endpoint = await find_build_endpoint(states.events, build.queued)
         if endpoint is None or not FULL_ID.fullmatch(commit):
             return
         about = {"build": event.build_id, "scm_endpoint": endpoint.scm_endpoint_id}
@@ -63,7 +104,19 @@ async def set_build_status(
         except SourceFailure as error:
             log.warning("the status of a commit is refused", **about, error=str(error))
             return
-        shown, build = status, await events.load_state(BUILD.at(event.build_id))
+        shown, loaded = status, await states.load(event.build_id)
+
+
+def describe(loaded: LoadedBuild, base_url: str) -> CommitStatus | None:
+    """Returns the status that stands for a build, or for its group; None for a deleted build."""
+    queued = loaded.build.queued
+    statuses = [status for build in loaded.group if (status := status_of(build)) != "deleted"]
+    if not statuses or isinstance(loaded.build, DeletedBuild):
+        return describe_build(loaded.build, base_url)
+    worst = find_worst(statuses)
+    description = f"{statuses.count(worst)} of {len(statuses)} builds {worst} (group {queued.group_id})"
+    link = f"{base_url}/api/v3/build-groups/{queued.group_id}"
+    return CommitStatus(worst, f"testhide/{queued.job_title}", description, link)
 
 
 def describe_build(build: AnyBuild, base_url: str) -> CommitStatus | None:

@@ -11,6 +11,7 @@ from commands.pipelines.converting import MAX_FAULTS
 from commands.pipelines.file import MAX_JOBS, FileJob, FileTemplate, PipelineFile
 from commands.pipelines.reading import HINTS, read_pipelines
 from commands.pipelines.yaml_nodes import MAX_BYTES, InvalidFile
+from domain.matrix import Matrix
 
 WHOLE = """\
 templates:
@@ -31,6 +32,10 @@ jobs:
     max_parallel: 2
     default_branch: trunk
     quarantine_mode: skip
+    matrix:
+      axes: {version: [3.10, 3.11], os: [linux]}
+      exclude: [{version: 3.10}]
+      include: [{os: mac}]
 """
 
 
@@ -43,6 +48,21 @@ def faults(text: str | bytes) -> list[str]:
 
 def job_faults(*lines: str) -> list[str]:
     return faults("jobs:\n  unit:\n" + "".join(f"    {line}\n" for line in lines))
+
+
+def test_mistakes_in_a_matrix_have_a_position() -> None:
+    axes = "axes: {python-version: [3.12], os: [linux]}"
+    assert job_faults("command: x", "matrix:", f"  {axes}", "  exclude: [{os: mac}]") == [
+        "6:22: matrix.exclude[0].os mac is no value of axes.os"
+    ]
+    assert job_faults("command: x", "env: {OS: x}", f"matrix: {{{axes}}}") == [
+        "5:49: matrix.axes.os is the variable OS, which the job also has in env or secrets"
+    ]
+    assert job_faults("command: x", "matrix: {os: [linux]}") == [
+        "4:14: `os` is not known here; known here: axes, include, exclude"
+    ]
+    assert job_faults("command: x", "matrix: {axes: {a: []}}") == ["4:24: `a` must not be empty"]
+    assert "list values by `matrix`" in job_faults("command: x", "strategy: {}")[0]
 
 
 def test_the_search_for_mistakes_ends_at_fifty() -> None:
@@ -69,6 +89,7 @@ def test_a_file_is_read_with_all_its_parts() -> None:
         max_parallel=2,
         default_branch="trunk",
         quarantine_mode="skip",
+        matrix=Matrix({"version": ["3.10", "3.11"], "os": ["linux"]}, [{"os": "mac"}], [{"version": "3.10"}]),
     )
     assert read_pipelines(WHOLE.encode()).file == PipelineFile({"unit tests": unit}, {"python": python})
 

@@ -1,0 +1,60 @@
+"""Builds of a matrix, which one request starts and which are shown as one."""
+
+import uuid
+from typing import Any
+
+import pytest
+
+from tests.api.test_tests import FAILS, PASSES
+from tests.support.builders import CONFIGURATION, Shop
+from tests.support.server import Server
+
+MATRIX = {"axes": {"python-version": ["3.11", "3.12"]}, "include": [{"python-version": "3.12", "os": "bsd"}]}
+
+
+def given_matrix(shop: Shop) -> int:
+    job = shop.new_job()
+    shop.admin.when("PUT", f"/jobs/{job}/configuration", json=CONFIGURATION | {"matrix": MATRIX}).then(200)
+    return job
+
+
+def test_a_matrix_from_its_start_to_its_restart(shop: Shop) -> None:
+    job, commit = given_matrix(shop), uuid.uuid4().hex
+    assert shop.admin.fetch(f"/jobs/{job}/configuration")["matrix"] == MATRIX
+    assert shop.admin.when("POST", f"/jobs/{job}/export").then(200)["configuration"]["matrix"] == MATRIX
+    started = shop.admin.create("/builds/start", job_id=job, commit_sha=commit)
+    first, second = started["builds"]
+    assert (started["id"], started["group_id"], started["status"]) == (first, first, "queued")
+    listed = shop.admin.fetch(f"/builds?group_id={first}")["results"]
+    assert [(build["id"], build["matrix"]) for build in listed] == [
+        (second, {"python-version": "3.12", "os": "bsd"}),
+        (first, {"python-version": "3.11"}),
+    ]
+    agent = shop.new_agent(3)
+    for version, report, exit_code, status in (("3.11", FAILS, 1, "failed"), ("3.12", PASSES, 0, "failed")):
+        build = agent.take_up()
+        assert build["env"]["PYTHON_VERSION"] == version
+        agent.report(build, report).raise_for_status()
+        agent.finished(build, exit_code).raise_for_status()
+        assert shop.ended(build["id"])["flaky"] == 0, "another combination is other code"
+        assert shop.admin.fetch(f"/build-groups/{first}")["status"] == status
+    again = shop.admin.create(f"/builds/{first}/restart")["id"]
+    assert shop.build(again)["matrix"] == {"python-version": "3.11"}
+    shown: dict[str, Any] = shop.admin.fetch(f"/build-groups/{first}")
+    assert (shown["status"], [build["id"] for build in shown["builds"]]) == ("queued", [second, again])
+    assert (shown["finished_at"], shown["job_id"], shown["project_id"]) == (None, job, shop.project)
+    shop.admin.when("GET", "/build-groups/999999").then(404)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "field"),
+    [
+        ({"axes": {"a": [str(n) for n in range(257)]}}, "matrix.axes"),
+        ({"axes": {"a": [str(n) for n in range(200)], "b": ["1", "2"]}}, "matrix"),
+        ({"axes": {"a": [1]}}, "matrix.axes"),
+        ({"axes": {}}, "matrix"),
+    ],
+)
+def test_what_is_refused(server: Server, job: int, matrix: dict[str, Any], field: str) -> None:
+    answer = server.admin.when("PUT", f"/jobs/{job}/configuration", json=CONFIGURATION | {"matrix": matrix})
+    assert answer.then(422)["errors"][0]["field"].startswith(field)
