@@ -26,7 +26,7 @@ from api.health import HealthController, ProjectionController, ReactionControlle
 from api.hooks import ChangeController, HookController, ProjectHookController
 from api.http import problems
 from api.http.bodies import JsonRequest, refuse_compressed_body, refuse_unexpected_body, require_storable
-from api.http.body_limits import MAX_BYTES, limit_body
+from api.http.body_limits import MAX_BYTES, PublicBodies, limit_body
 from api.http.head import answer_head
 from api.http.idempotency import IdempotencyMiddleware
 from api.http.paging import provide_paged
@@ -49,6 +49,7 @@ from api.members import MemberController
 from api.node_commands import NodeCommandController
 from api.nodes import AgentDownloadController, NodeController
 from api.password_page import PasswordPageController
+from api.passwords import PasswordController
 from api.pools import PoolController
 from api.projects import ProjectController
 from api.quarantine import QuarantineController
@@ -66,6 +67,7 @@ from api.webhooks import WebhookController
 CONTROLLERS = (
     HealthController,
     AuthController,
+    PasswordController,
     SsoController,
     IdentityProviderController,
     UserController,
@@ -118,6 +120,10 @@ async def before_request(request: Request[Any, Any, Any]) -> Response[None] | No
 
 
 class Application(Litestar):
+    def __init__(self, **options: Any) -> None:
+        self._public_bodies = PublicBodies()
+        super().__init__(**options)
+
     def _create_asgi_handler(self) -> Any:
         handler: Any = super()._create_asgi_handler()  # answers what the router raises
         handler.app = count_unrouted(handler.app)
@@ -134,7 +140,8 @@ class Application(Litestar):
         if scope["method"] == "HEAD":
             await answer_head(super().__call__, scope, send)
         else:
-            await super().__call__(scope, limit_body(scope, receive), send)
+            with self._public_bodies.hold(scope) as count:
+                await super().__call__(scope, limit_body(scope, receive, count), send)
 
 
 def create_app(services: AbstractAsyncContextManager[Services], version: str) -> Litestar:

@@ -2,28 +2,24 @@
 
 import contextlib
 from collections.abc import AsyncIterator
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Annotated, Any, get_args
 
 import msgspec
-import structlog
 from litestar import Controller, Request, Response, delete, get, post
-from litestar.background_tasks import BackgroundTask
 from msgspec import Meta
 
 from api.http.idempotency import SHOWN_ONCE
 from api.http.networks import find_network
 from api.http.paging import Paged, paginate
-from api.http.permissions import ANY_USER, CAN_CHANGE_ACCOUNT, CAN_READ, TOKEN_MAKERS, Level, User
+from api.http.permissions import ANY_USER, CAN_CHANGE_ACCOUNT, CAN_READ, UNLIMITED, Level, User
 from api.http.request_context import RequestContext
 from api.http.security import API_TOKEN, BAD_TOKEN, PUBLIC, SESSION, session_token
 from api.http.services import Services
-from api.http.types import Email, Id, Name, fields_of, to_view
+from api.http.types import Id, Name, fields_of, to_view
 from api.http.validation import Time
 from commands import build_assignment
 from commands.auth import CreateApiToken, OpenSession, RevokeApiToken, RevokeSession
-from commands.handler import CommandContext
-from commands.users import IssuePasswordLink, UsePasswordLink
 from domain.auth import API_TOKEN as API_TOKENS
 from domain.auth import Scope
 from domain.core.errors import Conflict, Invalid, TooManyRequests, Unauthenticated, Unavailable
@@ -37,18 +33,10 @@ from store.crypto.secrets import new_token, token_hash
 from store.tables.login_attempts import LoginAttempts
 from store.tables.token_uses import fetch_last_token_uses
 
-log = structlog.get_logger()
-
 MAX_ATTEMPTS = 10
 """Failed attempts to sign in to one account from one address within `WINDOW_S`, at most."""
 MAX_ATTEMPTS_OF_ADDRESS = 50
 """Failed attempts from one address, at most. It is higher because a whole office may share one address."""
-MAX_RESETS = 3
-"""Links to reset a password that can be asked for one account within `WINDOW_S`, so that nobody floods a mailbox."""
-MAX_RESETS_OF_ADDRESS = 20
-"""Links to reset a password that can be asked for from one network address within `WINDOW_S`."""
-RESET = timedelta(minutes=30)
-"""Time for which a link to reset a password works."""
 MAX_ATTEMPTS_AT_ACCOUNT = 100
 """Failed attempts at one account from addresses that are unknown to it, at most: the limit of NIST SP 800-63B."""
 
@@ -65,26 +53,6 @@ class OpenedSession(msgspec.Struct):
     """Bearer token of the session."""
     expires_at: datetime
     user_id: int
-
-
-class ResetRequest(msgspec.Struct):
-    email: Email
-
-
-class ResetRequested(msgspec.Struct):
-    detail: str
-    """Sentence that is the same whether or not there is an account."""
-
-
-class NewPassword(msgspec.Struct):
-    token: Annotated[str, Meta(min_length=1, max_length=1_000)]
-    """Token of the link: the part after its `#`."""
-    new_password: Annotated[str, Meta(min_length=8, max_length=1_000)]
-
-
-class PasswordSet(msgspec.Struct):
-    detail: str
-    """Sentence that confirms the change."""
 
 
 class Permissions(msgspec.Struct):
@@ -208,42 +176,6 @@ class AuthController(Controller):
                 raise Unauthenticated("The user name or the password is wrong.")
         return await open_session(ctx, user.id, user.password_hash)
 
-    @post("/reset-password", status_code=202, opt={**PUBLIC, "problems": (TooManyRequests,)})
-    async def request_reset(
-        self, request: Request[Any, Any, Any], ctx: RequestContext, data: ResetRequest
-    ) -> Response[ResetRequested]:
-        """Sends the user a link to set a new password, which works once and for 30 minutes. The answer is the same if
-        nobody has the address, if the account is not active, or if its invitation is still open.
-
-        Within 5 minutes, 3 links can be asked for one address, and 20 from one network address.
-        """
-        services, network = ctx.services, find_network(request)
-        limits = {services.secrets.claim("reset-account", data.email): MAX_RESETS}
-        if network is not None:
-            limits[services.secrets.claim("reset-address", str(network))] = MAX_RESETS_OF_ADDRESS
-        if wait_s := await LoginAttempts(services.pool).reserve(limits):
-            raise TooManyRequests(f"Too many links were asked for; try again in {wait_s} s.", wait_s)
-        # After the answer: neither it nor its time shows which accounts exist.
-        return Response(
-            ResetRequested("Reset link sent if the account exists."),
-            background=BackgroundTask(issue_reset_link, services, data.email),
-        )
-
-    @post("/reset-password/confirm", status_code=200, opt=PUBLIC)
-    async def confirm_password(self, ctx: RequestContext, data: NewPassword) -> PasswordSet:
-        """Sets a user's password. The token comes from a link in an invitation or a reset, and works only once. All
-        sessions of the user end.
-        """
-        link = ctx.services.secrets.read_link_token(data.token)
-        if link is None:
-            raise Invalid.field("token", "is not valid (any more): ask for a new link")
-        if why := passwords.find_weakness(data.new_password):
-            raise Invalid.field("new_password", f"is {why}: choose another one")
-        user_id, link_id = link
-        password_hash = await passwords.hash_password(data.new_password)
-        await ctx(UsePasswordLink(user_id, link_id, password_hash, utcnow()), actor=f"user:{user_id}")
-        return PasswordSet("Password updated successfully.")
-
     @post("/logout", status_code=204, guards=[ANY_USER])
     async def logout(self, ctx: RequestContext) -> None:
         """Ends the session whose token authenticates the request."""
@@ -284,7 +216,7 @@ class AuthController(Controller):
         items = [to_view(ApiTokenItem, token, last_used=used.get(token.id)) for token in shown]
         return paginate(ctx.request, paged, items)
 
-    @post("/api-tokens", opt=SHOWN_ONCE, guards=[TOKEN_MAKERS])
+    @post("/api-tokens", opt=SHOWN_ONCE, guards=[UNLIMITED])
     async def create_api_token(self, ctx: RequestContext, data: NewApiToken) -> CreatedApiToken:
         """Creates an API token of the caller. Only this answer shows the token itself. Scopes and projects limit the
         token to a part of the caller's rights. A request that is authenticated by an expiring token can only create a
@@ -349,20 +281,6 @@ def permissions(user: User, visible: list[int]) -> Permissions:
         is_admin=user.is_admin,
         projects=levels,
     )
-
-
-async def issue_reset_link(services: Services, email: str) -> None:
-    """Issues a link to reset the password of the user with this address, unless they are inactive or have no password.
-    Runs after the response was sent, so a failure is only logged.
-    """
-    try:
-        user = await auth.find_by_email(services.pool, email)
-        if user is None or not user.active or not user.password_hash:
-            return
-        command = IssuePasswordLink(user.id, "reset", new_token(""), utcnow() + RESET)
-        await services.handler.execute(command, CommandContext("anonymous"))
-    except Exception as error:
-        log.error("no link to reset a password was issued", error=repr(error))
 
 
 @contextlib.asynccontextmanager

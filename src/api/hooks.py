@@ -18,6 +18,7 @@ from api.builds import Commit, Ref
 from api.http.bodies import NUL, check_media_type
 from api.http.body_limits import MAX_BODY
 from api.http.permissions import CAN_BUILD
+from api.http.rate_limits import SIGNED
 from api.http.request_context import RequestContext
 from api.http.response_headers import REQUEST_ID
 from api.http.security import PUBLIC
@@ -53,6 +54,7 @@ HOOK = {
     **PUBLIC,
     MAX_BODY: MAX_PAYLOAD,
     "content": {"application/json": {"type": "object", "description": "Payload of the host, unchanged"}},
+    SIGNED: True,
     "problems": (Unauthenticated, Invalid, TooLarge),
 }
 
@@ -176,6 +178,7 @@ async def receive(ctx: RequestContext, request: Request[Any, Any, Any], project_
     check_media_type(headers.get("content-type"))
     body = await request.body()
     project = await find_signer(ctx, headers, body, project_id)
+    await ctx.services.rate_limits.count_verified(request, project.project_id)
     message = read_message(headers, body)
     if not message.changes:
         answer = HookAnswer(False, project.project_id, None, False, message.ignored, 0)

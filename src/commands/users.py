@@ -126,9 +126,13 @@ class SetPassword(Command, of=USER):
 
     user_id: int
     password_hash: str
+    current_hash: str | None = None
+    """Hash of the password that the user proved to know; None if an operator sets the password."""
 
     def decide(self, user: UserAccount | None) -> Iterable[Event]:
-        must_exist(user, f"user {self.user_id}")
+        user = must_exist(user, f"user {self.user_id}")
+        if self.current_hash not in (None, user.password_hash):  # read models may not show the newest one yet
+            raise Conflict("The password has changed meanwhile; sign in again.")
         yield self.event(UserPasswordSet)
 
 

@@ -41,6 +41,8 @@ class GitopsSynced(GitopsEvent, frozen=True):
     jobs_created: int = 0
     jobs_updated: int = 0
     jobs_removed: int = 0
+    disabled: list[int] = []
+    """Ids of the jobs that syncs have disabled, this one or earlier ones, as the file does not have them any more."""
 
 
 class GitopsSyncFailed(GitopsEvent, frozen=True):
@@ -63,6 +65,7 @@ class SyncedPipelines(msgspec.Struct, frozen=True):
     """Commit of the last sync; None before the first."""
     synced_at: datetime = UNSTAMPED
     jobs: dict[str, int] = {}
+    disabled: list[int] = []
     problem: str | None = None
     """Why the latest sync failed; None if it did not."""
     failed_at: datetime = UNSTAMPED
@@ -71,7 +74,7 @@ class SyncedPipelines(msgspec.Struct, frozen=True):
 def evolve(state: SyncedPipelines, event: Event) -> SyncedPipelines:
     match event:
         case GitopsSynced():
-            return SyncedPipelines(event.branch, event.commit, event.at, event.jobs)
+            return SyncedPipelines(event.branch, event.commit, event.at, event.jobs, event.disabled)
         case GitopsSyncFailed():
             return msgspec.structs.replace(state, problem=event.problem, failed_at=event.at)
         case _:

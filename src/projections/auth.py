@@ -134,6 +134,8 @@ class Credentials(msgspec.Struct, frozen=True):
     """Scopes of the API token; empty if they do not limit it."""
     project_ids: list[int] | None = None
     """Ids of the projects that the API token is limited to; None if there is no such limit."""
+    used_at: datetime | None = None
+    """Time of the last recorded use of the session; None if none is recorded, and for an API token."""
 
 
 _ACCESS = (
@@ -145,14 +147,18 @@ async def fetch_session_credentials(source: Source, session_ids: Sequence[str]) 
     """Returns the credentials for each of these sessions, in order. None for a session that was revoked, or whose user
     is inactive.
 
-    Does not check whether a session has expired: the signed session token contains that.
+    Does not check whether a session has expired, which the signed session token contains, or is idle.
     """
     query = (
-        f"SELECT s.id, u.id, u.email, u.role, {_ACCESS}, u.can_manage_nodes FROM {SessionRow.table} s"
-        f" JOIN {UserRow.table} u ON u.id = s.user_id WHERE s.id = ANY (%s) AND u.active"
+        f"SELECT s.id, used.used_at, u.id, u.email, u.role, {_ACCESS}, u.can_manage_nodes FROM {SessionRow.table} s"
+        f" JOIN {UserRow.table} u ON u.id = s.user_id LEFT JOIN session_uses used ON used.session_id = s.id"
+        " WHERE s.id = ANY (%s) AND u.active"
     )
     rows = await fetch_rows(source, query, (list(set(session_ids)),))
-    found = {session_id: Credentials(*columns) for session_id, *columns in rows}
+    found = {
+        session_id: Credentials(user_id, email, role, access, manages_nodes, used_at=used_at)
+        for session_id, used_at, user_id, email, role, access, manages_nodes in rows
+    }
     return [found.get(session_id) for session_id in session_ids]
 
 

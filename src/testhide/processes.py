@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -247,6 +248,7 @@ async def api_services(settings: Settings) -> "AsyncIterator[Services]":
                     buckets, parts.secrets, settings.requests_per_token, settings.requests_per_address
                 ),
                 streams_per_user=settings.streams_per_user,
+                session_idle=timedelta(minutes=settings.session_idle_minutes),
                 cors_origins=frozenset(settings.origins),
                 base_url=settings.public_url,
                 sends_mail=bool(settings.smtp_url),

@@ -40,9 +40,10 @@ MEANINGS = {
     "outgoing_allow": "networks webhooks may call, http too: 10.1.0.0/16,… (none; ./dev up: this machine for admins)",
     "local_repositories": "folders whose git repositories SCM endpoints of the type git may read: /srv/git,… (none)",
     "trusted_proxies": "networks of reverse proxies, whose X-Forwarded-For and -Proto count (127.0.0.0/8,::1/128)",
-    "requests_per_token": "requests a minute with one token; 0: no limit (6000)",
+    "requests_per_token": "requests a minute with one token, and hooks of one project; 0: no limit (6000)",
     "requests_per_address": "requests a minute of one address without credentials; 0: no limit (600)",
     "streams_per_user": "streams that a user may have open at each process; 0: no limit (200)",
+    "session_idle_minutes": "minutes without a request after which a session ends; 0: only after its 8 hours (60)",
     "connections_per_address": "connections that one address may have at once, without those of trusted proxies (1000)",
     "cors_origins": "origins whose pages may call the API from browsers, such as https://dash.example.com,… (none)",
     "smtp_url": "mail server, smtp://USER:PASSWORD@HOST:587 (STARTTLS) or smtps://… (none: links are in answers)",
@@ -53,7 +54,13 @@ MEANINGS = {
     "build": "what /healthz shows as build (the commit of the checkout, or the version)",
 }
 # Numbers -> the least that each may be.
-COUNTS = {"requests_per_token": 0, "requests_per_address": 0, "streams_per_user": 0, "connections_per_address": 1}
+COUNTS = {
+    "requests_per_token": 0,
+    "requests_per_address": 0,
+    "streams_per_user": 0,
+    "session_idle_minutes": 0,
+    "connections_per_address": 1,
+}
 # Each may also be given as TESTHIDE_…_FILE: the name of a file that holds it.
 SECRETS = ("database_url", "redis_url", "secret_key", "old_secret_key", "admin_password", "smtp_url")
 # Each may also be given as TESTHIDE_…_COMMAND: a command whose output it is.
@@ -105,6 +112,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     requests_per_token: int = 6_000
     requests_per_address: int = 600
     streams_per_user: int = 200
+    session_idle_minutes: int = 60
     connections_per_address: int = 1_000
     cors_origins: str = ""
     smtp_url: str = ""

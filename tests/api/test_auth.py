@@ -8,9 +8,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import jwt
+import psycopg
 import pytest
 import requests
 
+from api.auth import MAX_ATTEMPTS
 from api.http.security import SESSION, SESSION_KEY, session_token, session_week
 from tests.support.http import Answer, Client
 from tests.support.server import Server
@@ -249,6 +251,48 @@ def test_all_sessions_of_a_user_end_at_once(server: Server) -> None:
     assert [client.when("GET", "/me").status_code for client in (ann, other, bot)] == [401, 401, 200]
     server.admin.when("POST", f"/users/{me['id']}/sign-out").then(204)
     server.admin.when("POST", f"/users/{10**9}/sign-out").then(404)
+
+
+def test_a_password_is_changed_by_who_knows_the_current_one(server: Server) -> None:
+    ann = server.make_user("developer")
+    other = server.client(ann.fetch("/me")["email"], "a password of theirs")
+    bot = limited(ann, server, scopes=["admin"])
+    change = {"current_password": "a password of theirs", "new_password": "a longer one of theirs"}
+    bot.when("POST", "/me/password", json=change).then(403)
+    wrong = ann.when("POST", "/me/password", json=change | {"current_password": "guessed"}).then(422)
+    assert [error["field"] for error in wrong["errors"]] == ["current_password"]
+    weak = ann.when("POST", "/me/password", json=change | {"new_password": "password"}).then(422)
+    assert [error["field"] for error in weak["errors"]] == ["new_password"]
+    email = other.fetch("/me")["email"]
+    ann.when("POST", "/me/password", json=change).then(200)
+    assert [client.when("GET", "/me").status_code for client in (ann, other)] == [401, 401]
+    assert login(server, email, change["current_password"]).status_code == 401
+    assert login(server, email, change["new_password"]).status_code == 200
+
+
+def test_a_session_that_guesses_the_password_is_held_up(server: Server) -> None:
+    ann = server.make_user("viewer")
+    guess = {"current_password": "guessed", "new_password": "a longer one of theirs"}
+    statuses = [ann.when("POST", "/me/password", json=guess).status_code for _ in range(MAX_ATTEMPTS + 1)]
+    assert statuses == [422] * MAX_ATTEMPTS + [429]
+
+
+def test_a_session_that_nobody_uses_ends(server: Server) -> None:
+    ann, ben = server.make_user("viewer"), server.make_user("viewer")
+    session_id, other_id = (jwt.decode(of.token, options={"verify_signature": False})["jti"] for of in (ann, ben))
+    now = datetime.now(UTC)
+    idle = timedelta(minutes=server.settings.session_idle_minutes)
+    opened_before = session_token(server.secrets, 1, session_id, now - idle - timedelta(minutes=1))
+    assert "not used for 60 minutes" in bearer(server, opened_before).json()["detail"], "nobody has used it"
+    with psycopg.connect(server.engines.database_url) as connection:
+        used = "INSERT INTO session_uses VALUES (%s, %s)"
+        connection.execute(used, (session_id, now - idle + timedelta(minutes=1)))
+        connection.execute(used, (other_id, now - idle - timedelta(minutes=1)))
+    assert bearer(server, opened_before).status_code == 200, "used a short while ago"
+    assert [ben.when("GET", "/me").status_code for _ in range(2)] == [401, 401]
+    with psycopg.connect(server.engines.database_url) as connection:
+        query = "SELECT used_at > %s FROM session_uses WHERE session_id = ANY (%s) ORDER BY used_at"
+        assert connection.execute(query, (now, [session_id, other_id])).fetchall() == [(False,), (True,)]
 
 
 def test_a_session_is_signed_by_the_key_of_its_time(server: Server) -> None:

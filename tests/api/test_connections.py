@@ -1,13 +1,16 @@
 """Connections that say nothing, do not finish what they say, or are too many."""
 
+import select
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
 
 import pytest
 
 from api.http import body_limits
+from domain.core.errors import TooManyRequests, Unavailable
 from testhide import connections, http_server
 from tests.support.http import Client
 from tests.support.in_process_server import InProcessServer, serve_in_process
@@ -76,6 +79,44 @@ def test_a_connection_that_is_not_finished_is_ended(inside: InProcessServer, sen
     with connected(inside, sent) as connection:
         got = read_to_end(connection)
     assert got[9:12] == status, got
+
+
+def test_bodies_without_credentials_have_a_limit_together(
+    inside: InProcessServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(body_limits, "MAX_PUBLIC_BODIES", 200_000)
+    monkeypatch.setattr(body_limits, "BODY_TIMEOUT_S", WITHIN_S)
+    head = b"POST /webhook/proj/1 HTTP/1.1\r\nHost: here\r\nX-GitHub-Event: ping\r\nX-Hub-Signature-256: sha256=00\r\n"
+    head += b"Content-Type: application/json\r\nContent-Length: 150000\r\nConnection: close\r\n\r\n"
+    with connected(inside, head + b" " * 149_000) as first, connected(inside, head + b" " * 149_000) as second:
+        refused, held = select.select([first, second], [], [], WITHIN_S)[0], (first, second)
+        answer = read_to_end(refused[0])
+        assert answer.startswith(b"HTTP/1.1 503")
+        assert b"retry-after: 5" in answer.lower()
+        with connected(inside, LOGIN + b"Content-Length: 2\r\nConnection: close\r\n\r\n{}") as third:
+            assert read_to_end(third).startswith(b"HTTP/1.1 422"), "small bodies do not count"
+        other = next(connection for connection in held if connection not in refused)
+        other.sendall(b" " * 1_000)
+        assert read_to_end(other).startswith(b"HTTP/1.1 401")
+    with connected(inside, head + b" " * 150_000) as connection:
+        assert read_to_end(connection).startswith(b"HTTP/1.1 401"), "the others are not held any more"
+
+
+def test_an_address_has_a_part_of_the_bodies_without_credentials() -> None:
+    bodies, most = body_limits.PublicBodies(), body_limits.MAX_PUBLIC_BODIES_OF_NETWORK
+    scopes: list[Any] = [{"type": "http", "client": (f"192.0.2.{number}", 1)} for number in range(100)]
+    with ExitStack() as stack:
+        with bodies.hold(scopes[0]) as count, bodies.hold(scopes[0]) as count_second:
+            count(most)
+            with pytest.raises(TooManyRequests):
+                count_second(1)
+        counts = [stack.enter_context(bodies.hold(scope)) for scope in scopes]
+        for number in range(body_limits.MAX_PUBLIC_BODIES // most):
+            counts[number](most)
+        with pytest.raises(Unavailable):
+            counts[-1](1)
+    with bodies.hold(scopes[-1]) as count:
+        count(most)
 
 
 def test_an_upload_that_pauses_is_ended(inside: InProcessServer, admin: Client) -> None:

@@ -1,5 +1,7 @@
 """How many requests a token, and an address without one, may send."""
 
+import hashlib
+import hmac
 import random
 from collections.abc import Iterator
 
@@ -7,7 +9,8 @@ import pytest
 import requests
 from structlog.testing import capture_logs
 
-from tests.support.builders import Shop
+from api.http.rate_limits import SIGNED_FACTOR
+from tests.support.builders import Shop, given_project
 from tests.support.fake_agent import FakeAgent
 from tests.support.in_process_server import InProcessServer, serve_in_process
 from tests.support.server import ADMIN, Server
@@ -75,6 +78,36 @@ def test_an_address_without_credentials_that_asks_too_often_has_to_wait(
     user = server.make_user("viewer", {}).token
     assert ask(limited.url, "/me", f"{network}::1", user).status_code == 200
     assert ask(limited.url, "/sso", f"{new_network()}::1").status_code == 200
+
+
+def send_hook(url: str, project: int, address: str, secret: str) -> requests.Response:
+    digest = hmac.new(secret.encode(), b"{}", hashlib.sha256).hexdigest()
+    headers = {"X-GitHub-Event": "ping", "X-Hub-Signature-256": f"sha256={digest}", "X-Forwarded-For": address}
+    headers["Content-Type"] = "application/json"
+    return requests.post(f"{url}/webhook/proj/{project}", b"{}", headers=headers, timeout=10)
+
+
+def test_hooks_count_for_their_project_and_not_for_the_address_of_the_host(
+    server: Server, limited: InProcessServer
+) -> None:
+    address = f"{new_network()}::1"
+    busy, quiet = (given_project(server) for _ in range(2))
+    rotated = {of: server.admin.when("POST", f"/projects/{of}/rotate-webhook-secret").then(200) for of in (busy, quiet)}
+    secrets = {of: answer["webhook_secret"] for of, answer in rotated.items()}
+    answers = [send_hook(limited.url, busy, address, secrets[busy]) for _ in range(PER_TOKEN + REFILLED)]
+    assert [answer.status_code for answer in answers[:PER_TOKEN]] == [200] * PER_TOKEN
+    assert "the limit of the hooks of a project" in answers[-1].json()["detail"]
+    assert send_hook(limited.url, quiet, address, secrets[quiet]).status_code == 200
+    wrong = send_hook(limited.url, quiet, address, "guessed")
+    assert (wrong.status_code, wrong.headers["RateLimit-Remaining"]) == (401, str(SIGNED_FACTOR * PER_ADDRESS - 1))
+
+
+def test_wrong_signatures_count_for_their_address(limited: InProcessServer) -> None:
+    address, most = f"{new_network()}::1", SIGNED_FACTOR * PER_ADDRESS
+    statuses = [send_hook(limited.url, 1, address, "guessed").status_code for _ in range(most + 5 * REFILLED)]
+    assert statuses[:most] == [401] * most
+    assert statuses[-1] == 429
+    assert ask(limited.url, "/sso", address).status_code == 200
 
 
 @pytest.mark.parametrize("form", ["203.0.113.{}", "203.0.113.{}:51234", "[2001:db8:{}::1]", "[2001:db8:{}::1]:443"])

@@ -67,6 +67,9 @@ def test_deleting_gives_the_address_back() -> None:
 
 def test_a_password_is_set_for_who_is_there() -> None:
     given(REGISTERED).when(SetPassword(7, "new")).then(UserPasswordSet(user_id=7, password_hash="new"))
+    given(REGISTERED).when(SetPassword(7, "new", "hash")).then(UserPasswordSet(user_id=7, password_hash="new"))
+    with pytest.raises(Conflict, match="changed meanwhile"):
+        given(REGISTERED).when(SetPassword(7, "new", "an older hash"))
     for history in ((), (REGISTERED, DELETED)):
         with pytest.raises(NotFound, match="no user 7"):
             given(*history).when(SetPassword(7, "new"))

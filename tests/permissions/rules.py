@@ -156,7 +156,7 @@ def account_owners(who: Caller) -> int:
     return 0 if who.has_scope("admin") and who.has_all_projects else 403
 
 
-def token_makers(who: Caller) -> int:
+def unlimited(who: Caller) -> int:
     return 403 if who.is_limited else 0
 
 

@@ -25,7 +25,7 @@ from .rules import (
     public,
     shared_pool,
     signed_in,
-    token_makers,
+    unlimited,
     whole_log,
 )
 
@@ -98,10 +98,11 @@ ACCOUNTS = (
     op("GET /agent/{version}/{platform}", public),
     op("POST /logout", ANYBODY, answers=(409,)),
     op("GET /me", ANYBODY),
+    op("POST /me/password", unlimited, {"current_password": "x", "new_password": "password"}, answers=(422,)),
     op("GET /config", ANYBODY),
     op("GET /license/status", ANYBODY),
     op("GET /api-tokens", READER),
-    op("POST /api-tokens", token_makers, {"name": "x"}),
+    op("POST /api-tokens", unlimited, {"name": "x"}),
     op("DELETE /api-tokens/{token_id}", account_owners),
     *(op(f"{method} /sso{path}", public) for method, path in SINGLE_SIGN_ON),
     op("GET /identity-providers", admins("read")),

@@ -1,21 +1,34 @@
 """Limits how large and how slow bodies are, so that they do not occupy connections and memory.
 
-Callers without credentials may send little. How much others may send is Litestar's `request_max_body_size`: MAX_BYTES,
-or LARGE_BYTES for the few operations that take lists of many texts. Files have limits of their own.
+Callers without credentials may send little, and the bodies of all of them together have a limit. How much others may
+send is Litestar's `request_max_body_size`: MAX_BYTES, or LARGE_BYTES for the few operations that take lists of many
+texts. Files have limits of their own.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import cast
 
+from litestar.connection import ASGIConnection
 from litestar.types import HTTPDisconnectEvent, HTTPRequestEvent, Receive, Scope
 
-from domain.core.errors import BodyTimeout, TooLarge
+from api.http.networks import Network, find_network
+from domain.core.errors import BodyTimeout, TooLarge, TooManyRequests, Unavailable
 
 MAX_BODY = "max_public_body"
 """Key in the `opt` of a handler that needs no credentials. Its value is the largest size of the body in bytes."""
 MAX_PUBLIC_BODY = 64 * 1024
 """Largest size in bytes of a body without credentials, if the handler does not set MAX_BODY."""
+SMALL_BODY = 4 * 1024
+"""Bytes of each body without credentials that do not count against the limits of all of them, so that large ones never
+hold up a sign-in. All connections of a process together have less than 80 MiB of these.
+"""
+MAX_PUBLIC_BODIES = 64 * 1024**2
+"""Bytes of all bodies without credentials that a process holds at once."""
+MAX_PUBLIC_BODIES_OF_NETWORK = 8 * 1024**2
+RETRY_AFTER_S = 5
 MAX_BYTES = 1024**2
 """Largest size in bytes of a body with credentials, if the handler does not set another limit."""
 LARGE_BYTES = 16 * 1024**2
@@ -29,9 +42,47 @@ server waits for the caller counts.
 """
 
 
-def limit_body(scope: Scope, receive: Receive) -> Receive:
+class PublicBodies:
+    """Counts the bytes of the bodies without credentials that a process holds, in all and for each network."""
+
+    def __init__(self) -> None:
+        self._bytes = 0
+        self._of_networks: Counter[Network] = Counter()
+
+    @contextmanager
+    def hold(self, scope: Scope) -> Iterator[Callable[[int], None]]:
+        """Yields a function that counts bytes of the request's body, until the block ends. It raises TooManyRequests if
+        the network of the caller holds too many then, and Unavailable if all callers together do.
+        """
+        counted = 0
+        network: Network | None = None
+
+        def count(size: int) -> None:
+            nonlocal counted, network
+            network = find_network(ASGIConnection(scope))
+            if network is not None and self._of_networks[network] + size > MAX_PUBLIC_BODIES_OF_NETWORK:
+                raise TooManyRequests("Your address sends too much at once without credentials.", RETRY_AFTER_S)
+            if self._bytes + size > MAX_PUBLIC_BODIES:
+                raise Unavailable("Too much is sent at once without credentials; try again.", RETRY_AFTER_S)
+            counted += size
+            self._bytes += size
+            if network is not None:
+                self._of_networks[network] += size
+
+        try:
+            yield count
+        finally:
+            self._bytes -= counted
+            if network is not None:
+                self._of_networks[network] -= counted
+                if not self._of_networks[network]:
+                    del self._of_networks[network]
+
+
+def limit_body(scope: Scope, receive: Receive, count_public: Callable[[int], None]) -> Receive:
     """Returns a `receive` that enforces the limits: it raises BodyTimeout or TooLarge while the body is received. After
-    the body it has no time limit, since it then only waits for the client to disconnect.
+    the body it has no time limit, since it then only waits for the client to disconnect. Passes the size of each part
+    of a body without credentials to `count_public`, which may raise, too.
     """
     receive_http = cast(Callable[[], Awaitable[HTTPRequestEvent | HTTPDisconnectEvent]], receive)
     loop = asyncio.get_running_loop()
@@ -56,10 +107,15 @@ def limit_body(scope: Scope, receive: Receive) -> Receive:
             is_complete = True
             return message
         is_complete = not message.get("more_body")
-        size += len(message.get("body", b""))
-        if not scope.get("user") and size > (limit := scope["route_handler"].opt.get(MAX_BODY, MAX_PUBLIC_BODY)):
-            is_complete = True
-            raise TooLarge(f"Without credentials, this operation takes bodies of at most {limit:,} bytes.")
+        part = len(message.get("body", b""))
+        size += part
+        if not scope.get("user"):
+            is_complete, is_last = True, is_complete  # when it is refused
+            if size > (limit := scope["route_handler"].opt.get(MAX_BODY, MAX_PUBLIC_BODY)):
+                raise TooLarge(f"Without credentials, this operation takes bodies of at most {limit:,} bytes.")
+            if size > SMALL_BODY:
+                count_public(min(part, size - SMALL_BODY))
+            is_complete = is_last
         return message
 
     return receive_within_limits

@@ -181,7 +181,7 @@ CAN_WRITE = Needs("write")
 PROJECT_ADMINS = Needs("admin")
 DEVELOPERS = Needs(role="developer", all_projects=True)
 NODE_MANAGERS = Needs(manages_nodes=True)
-TOKEN_MAKERS = Needs(scope=None, unlimited=True)
+UNLIMITED = Needs(scope=None, unlimited=True)
 
 
 def admins_only(do: str, scope: Scope = "admin") -> Needs:

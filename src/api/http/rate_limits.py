@@ -2,8 +2,9 @@
 
 The numbers are counted on Redis, by a token bucket for each caller, so that all processes share them. A process takes
 some requests at once from a bucket and then lets that many through without asking again. Agents, requests about the
-server's health, and requests without credentials from this machine are not counted. While Redis does not answer, nobody
-is limited.
+server's health, and requests without credentials from this machine are not counted. Signed messages count for their
+address until their signature is verified, in a bucket of their own, and then for their project alone: a source code
+host sends those of all its users from few addresses. While Redis does not answer, nobody is limited.
 """
 
 import asyncio
@@ -26,6 +27,12 @@ from store.crypto.secrets import Secrets
 
 NOT_COUNTED = {"counted": False}
 """Value of `opt` for handlers whose requests are not counted."""
+SIGNED = "signed"
+"""Key in `opt` of a handler for signed messages, which calls `RateLimits.count_verified`."""
+SIGNED_FACTOR = 10
+"""Messages with wrong signatures that an address may send, as a multiple of its other requests without credentials. It
+is so high that users of a host hardly use up the bucket of its addresses for others.
+"""
 MAX_REMEMBERED = 50_000
 """Number of callers whose allowances a process keeps in memory."""
 SHARE = 100
@@ -67,14 +74,31 @@ class RateLimits:
         handler = connection.scope.get("route_handler")  # None if no operation has the path and method
         if isinstance(user, Agent) or (handler is not None and not handler.opt.get("counted", True)):
             return
-        caller: Caller
         if user is not None:
-            limit = self._per_token
-            caller = ("session", user.session_id) if user.session_id is not None else ("token", user.token_id or 0)
+            caller: Caller = ("token", user.token_id or 0)
+            if user.session_id is not None:
+                caller = ("session", user.session_id)
+            await self._count(connection, caller, self._per_token, "a token")
         elif (network := find_network(connection)) is not None:
-            limit, caller = self._per_address, ("address", str(network))
-        else:
-            return
+            if handler is not None and handler.opt.get(SIGNED):
+                limit = SIGNED_FACTOR * self._per_address
+                await self._count(connection, (SIGNED, str(network)), limit, "an address for wrong signatures")
+            else:
+                caller = ("address", str(network))
+                await self._count(connection, caller, self._per_address, "an address without credentials")
+
+    async def count_verified(self, connection: ASGIConnection[Any, Any, Any, Any], project_id: int) -> None:
+        """Counts a message, whose signature has proved right, for its project instead of for its address. Raises
+        TooManyRequests.
+        """
+        allowance = self._allowances.get((SIGNED, str(find_network(connection))))
+        if allowance is not None and allowance.is_counted:
+            allowance.requests += 1
+        await self._count(connection, ("project", project_id), self._per_token, "the hooks of a project")
+
+    async def _count(
+        self, connection: ASGIConnection[Any, Any, Any, Any], caller: Caller, limit: int, whose: str
+    ) -> None:
         if limit == 0:
             return
         allowance = self._allowances.get(caller)
@@ -95,7 +119,6 @@ class RateLimits:
             (b"ratelimit-reset", b"%d" % math.ceil((limit - remaining) * 60 / limit)),
         ]
         if is_refused:
-            whose = "an address without credentials" if user is None else "a token"
             raise TooManyRequests(
                 f"More than {limit:,} requests a minute, which is the limit of {whose}.", max(1, math.ceil(60 / limit))
             )

@@ -3,8 +3,8 @@
 """
 
 import hmac
-from datetime import datetime, timedelta
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
 
 import jwt
 from litestar.connection import ASGIConnection
@@ -16,6 +16,7 @@ from domain.core.errors import Unauthenticated
 from projections import auth, nodes
 from store.clock import utcnow
 from store.crypto.secrets import Secrets, token_hash
+from store.tables.session_uses import RECORDING_INTERVAL, record_session_use
 from store.tables.token_uses import record_token_use
 
 API_TOKEN = "th_live_"  # noqa: S105 - the public prefix of a token, not a token
@@ -30,6 +31,11 @@ PUBLIC = {"public": True}
 
 ANONYMOUS = "Send `Authorization: Bearer <token>`; get a token by POST /api/v3/authenticate."
 BAD_TOKEN = "The token is not valid (any more)."  # noqa: S105
+
+
+class SessionToken(NamedTuple):
+    session_id: str
+    opened_at: datetime
 
 
 def session_token(secrets: Secrets, user_id: int, session_id: str, now: datetime) -> str:
@@ -76,20 +82,24 @@ async def identify(services: Services, token: str) -> User | Agent:
     and Unavailable if the read models do not have it, but are behind the log.
     """
     # Checked before any query: nobody waits for a session that this server did not begin.
-    session_id = None if token.startswith((AGENT_TOKEN, API_TOKEN)) else _session_of(services.secrets, token)
-    caller = await _look_up(services, token, session_id)
+    session = None if token.startswith((AGENT_TOKEN, API_TOKEN)) else _session_of(services.secrets, token)
+    caller = await _look_up(services, token, session)
     if caller is None:
         await services.wait_for_missing()
-        caller = await _look_up(services, token, session_id)
+        caller = await _look_up(services, token, session)
     if caller is None:
-        raise Unauthenticated(BAD_TOKEN if session_id is None else "The session has ended; sign in again.")
+        raise Unauthenticated(BAD_TOKEN if session is None else "The session has ended; sign in again.")
     return caller
 
 
-async def _look_up(services: Services, token: str, session_id: str | None) -> User | Agent | None:
-    if session_id is not None:
-        found = await services.sessions(session_id)
-        return None if found is None else _user(found, session_id)
+async def _look_up(services: Services, token: str, session: SessionToken | None) -> User | Agent | None:
+    if session is not None:
+        found = await services.sessions(session.session_id)
+        if found is None:
+            return None
+        if services.session_idle:
+            await _use(services, session, found.used_at)
+        return _user(found, session.session_id)
     hashed = token_hash(token)
     if token.startswith(AGENT_TOKEN):
         node = await nodes.find_by_token(services.pool, hashed)
@@ -107,7 +117,19 @@ async def _look_up(services: Services, token: str, session_id: str | None) -> Us
     return _user(found, None)
 
 
-def _session_of(secrets: Secrets, token: str) -> str:
+async def _use(services: Services, session: SessionToken, used_at: datetime | None) -> None:
+    """Records that a session is used, unless a use of the last minute is recorded. Raises Unauthenticated if nobody has
+    used it for too long; as its use is not recorded any more, it has ended for good.
+    """
+    unused = utcnow() - (used_at or session.opened_at)
+    if unused > services.session_idle:
+        minutes = services.session_idle // timedelta(minutes=1)
+        raise Unauthenticated(f"The session has ended, since it was not used for {minutes} minutes; sign in again.")
+    if unused > RECORDING_INTERVAL:
+        await record_session_use(services.pool, session.session_id, SESSION)
+
+
+def _session_of(secrets: Secrets, token: str) -> SessionToken:
     now = utcnow()
     try:
         key_id = jwt.get_unverified_header(token).get("kid")
@@ -123,7 +145,7 @@ def _session_of(secrets: Secrets, token: str) -> str:
         raise Unauthenticated("The session has expired; sign in again.") from None
     except jwt.InvalidTokenError:
         raise Unauthenticated(BAD_TOKEN) from None
-    return str(claims["jti"])
+    return SessionToken(str(claims["jti"]), datetime.fromtimestamp(claims["exp"], UTC) - SESSION)
 
 
 def _user(found: auth.Credentials, session_id: str | None) -> User:

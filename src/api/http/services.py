@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 from psycopg import AsyncConnection
@@ -56,6 +57,8 @@ class Services:
     rate_limits: RateLimits
     streams_per_user: int
     """Largest number of streams that a user may have open at this process; 0 for no limit."""
+    session_idle: timedelta
+    """Time without a request after which a session ends; zero: none."""
     cors_origins: frozenset[str]
     """Origins whose pages may call the API from browsers."""
     base_url: str

@@ -2,7 +2,7 @@
 
 A job that the file describes is *managed*, and identified by its name. When the file no longer describes it, the job is
 disabled instead of deleted, since its builds would be deleted too. When the file describes the name again, the job is
-enabled again.
+enabled again, unless a person disabled it.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,6 +23,9 @@ from domain.jobs import (
     QuarantineMode,
 )
 from domain.triggers import Triggers
+
+MAX_DISABLED = 1_000
+"""Jobs that a project remembers as disabled by syncs, the last ones: older ones stay disabled."""
 
 
 class PlannedJob(msgspec.Struct, frozen=True):
@@ -67,6 +70,7 @@ def plan_sync(
     by_title = {job.title: job for job in by_id.values()}
     _refuse_others(planned, by_id.values())
     jobs: dict[str, int] = {}
+    disabled: list[int] = []
     events: list[JobEvent] = []
     for plan in planned:
         job = by_title.get(plan.title)
@@ -81,12 +85,13 @@ def plan_sync(
                 events.append(JobTriggersChanged(job_id=job_id, project_id=project_id, triggers=plan.triggers))
         else:
             job_id = job.job_id
-            events += _plan_changes(plan, job, is_back=plan.title not in synced.jobs)
+            events += _plan_changes(plan, job, is_back=job_id in synced.disabled)
         jobs[plan.title] = job_id
     for job_id in synced.jobs.values():
         removed = by_id.get(job_id)
         if removed is not None and removed.managed and removed.enabled and job_id not in jobs.values():
             events.append(JobUpdated(job_id=job_id, project_id=project_id, enabled=False))
+            disabled.append(job_id)
     is_known = (branch, commit, jobs) == (synced.branch, synced.commit, synced.jobs)
     if not events and is_known and synced.problem is None:
         return
@@ -100,6 +105,7 @@ def plan_sync(
         jobs_created=len(created),
         jobs_updated=len(updated),
         jobs_removed=len(removed_ids),
+        disabled=[*(job_id for job_id in synced.disabled if job_id not in jobs.values()), *disabled][-MAX_DISABLED:],
     )
 
 

@@ -46,6 +46,7 @@ TABLES = {
     "agent_gauges": StoreTable("node_id session seen_at free polling cpu_pct ram_pct disk_free_gb uptime_s", NOTHING),
     "queue_reasons": StoreTable("build_id reason", NOTHING),
     "token_uses": StoreTable("token_id used_at", "when API tokens were last used"),
+    "session_uses": StoreTable("session_id used_at", "when sessions were last used: older ones have to sign in again"),
     "login_failures": StoreTable("subject failures since", "the count of failed logins"),
     "known_logins": StoreTable("subject at", "from which addresses users have signed in"),
     "used_once": StoreTable("digest at", "which SAML assertions of the last minutes were used"),

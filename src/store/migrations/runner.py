@@ -110,6 +110,14 @@ MIGRATIONS = (
     ),
     Migration(10, "changes of repositories", ("CREATE SEQUENCE IF NOT EXISTS changes_ids",)),
     Migration(11, "Jira integrations", ("CREATE SEQUENCE IF NOT EXISTS jira_ids",)),
+    Migration(
+        12,
+        "last uses of sessions",
+        (
+            "CREATE TABLE IF NOT EXISTS session_uses (session_id text PRIMARY KEY, used_at timestamptz NOT NULL)",
+            "CREATE INDEX IF NOT EXISTS session_uses_at ON session_uses (used_at)",
+        ),
+    ),
 )
 
 

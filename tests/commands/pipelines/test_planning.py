@@ -122,6 +122,20 @@ def test_a_job_that_people_disabled_stays_disabled() -> None:
     assert events == []
 
 
+def test_a_job_that_people_disabled_stays_disabled_when_the_file_loses_and_finds_it() -> None:
+    jobs = Jobs()
+    jobs.sync(planned(), planned("docs"))
+    jobs.apply(JobUpdated(job_id=1, project_id=PROJECT, enabled=False))
+    jobs.sync(planned("docs"), commit="c2")
+    *events, _ = jobs.sync(planned(), planned("docs"), commit="c3")
+    assert events == []
+    jobs.sync(commit="c4")
+    *events, synced = jobs.sync(planned(), commit="c5")
+    assert events == []
+    assert isinstance(synced, GitopsSynced)
+    assert synced.disabled == [2]
+
+
 def test_a_deleted_job_is_created_again() -> None:
     jobs = Jobs()
     jobs.sync(planned())

@@ -1,0 +1,137 @@
+"""Passwords of accounts: changed by their owners, or set by the link of an invitation or a reset."""
+
+from datetime import timedelta
+from typing import Annotated, Any
+
+import msgspec
+import structlog
+from litestar import Controller, Request, Response, post
+from litestar.background_tasks import BackgroundTask
+from msgspec import Meta
+
+from api.auth import counting_attempts
+from api.http.networks import find_network
+from api.http.permissions import UNLIMITED
+from api.http.request_context import RequestContext
+from api.http.security import PUBLIC
+from api.http.services import Services
+from api.http.types import Email
+from commands.handler import CommandContext
+from commands.users import IssuePasswordLink, SetPassword, UsePasswordLink
+from domain.core.errors import Conflict, Invalid, TooManyRequests, Unavailable
+from projections import auth
+from store.clock import utcnow
+from store.crypto import passwords
+from store.crypto.secrets import new_token
+from store.tables.login_attempts import LoginAttempts
+
+log = structlog.get_logger()
+
+MAX_RESETS = 3
+"""Links to reset a password that can be asked for one account within `WINDOW_S`, so that nobody floods a mailbox."""
+MAX_RESETS_OF_ADDRESS = 20
+"""Links to reset a password that can be asked for from one network address within `WINDOW_S`."""
+RESET = timedelta(minutes=30)
+"""Time for which a link to reset a password works."""
+
+
+class ResetRequest(msgspec.Struct):
+    email: Email
+
+
+class ResetRequested(msgspec.Struct):
+    detail: str
+    """Sentence that is the same whether or not there is an account."""
+
+
+class NewPassword(msgspec.Struct):
+    token: Annotated[str, Meta(min_length=1, max_length=1_000)]
+    """Token of the link: the part after its `#`."""
+    new_password: Annotated[str, Meta(min_length=8, max_length=1_000)]
+
+
+class PasswordChange(msgspec.Struct):
+    current_password: Annotated[str, Meta(max_length=1_000)]
+    """Password that the account has now."""
+    new_password: Annotated[str, Meta(min_length=8, max_length=1_000)]
+
+
+class PasswordSet(msgspec.Struct):
+    detail: str
+    """Sentence that confirms the change."""
+
+
+class PasswordController(Controller):
+    tags = ["Authentication"]
+
+    @post("/reset-password", status_code=202, opt={**PUBLIC, "problems": (TooManyRequests,)})
+    async def request_reset(
+        self, request: Request[Any, Any, Any], ctx: RequestContext, data: ResetRequest
+    ) -> Response[ResetRequested]:
+        """Sends the user a link to set a new password, which works once and for 30 minutes. The answer is the same if
+        nobody has the address, if the account is not active, or if its invitation is still open.
+
+        Within 5 minutes, 3 links can be asked for one address, and 20 from one network address.
+        """
+        services, network = ctx.services, find_network(request)
+        limits = {services.secrets.claim("reset-account", data.email): MAX_RESETS}
+        if network is not None:
+            limits[services.secrets.claim("reset-address", str(network))] = MAX_RESETS_OF_ADDRESS
+        if wait_s := await LoginAttempts(services.pool).reserve(limits):
+            raise TooManyRequests(f"Too many links were asked for; try again in {wait_s} s.", wait_s)
+        # After the answer: neither it nor its time shows which accounts exist.
+        return Response(
+            ResetRequested("Reset link sent if the account exists."),
+            background=BackgroundTask(issue_reset_link, services, data.email),
+        )
+
+    @post("/reset-password/confirm", status_code=200, opt=PUBLIC)
+    async def confirm_password(self, ctx: RequestContext, data: NewPassword) -> PasswordSet:
+        """Sets a user's password. The token comes from a link in an invitation or a reset, and works only once. All
+        sessions of the user end.
+        """
+        link = ctx.services.secrets.read_link_token(data.token)
+        if link is None:
+            raise Invalid.field("token", "is not valid (any more): ask for a new link")
+        must_be_strong(data.new_password)
+        user_id, link_id = link
+        password_hash = await passwords.hash_password(data.new_password)
+        await ctx(UsePasswordLink(user_id, link_id, password_hash, utcnow()), actor=f"user:{user_id}")
+        return PasswordSet("Password updated successfully.")
+
+    @post("/me/password", status_code=200, opt={"problems": (TooManyRequests, Unavailable)}, guards=[UNLIMITED])
+    async def change_password(
+        self, request: Request[Any, Any, Any], ctx: RequestContext, data: PasswordChange
+    ) -> PasswordSet:
+        """Changes the caller's password, for which the current one is needed. All sessions of the user end; API tokens
+        stay valid. A wrong current password counts as a failed attempt to sign in.
+        """
+        must_be_strong(data.new_password)
+        user = await ctx.find(auth.find, "user", ctx.user.user_id)
+        if not user.password_hash:
+            raise Conflict("Your account has no password: you sign in at an identity provider.")
+        async with counting_attempts(request, ctx.services, user.email):
+            if not await passwords.verify_password(user.password_hash, data.current_password):
+                raise Invalid.field("current_password", "is not the password of your account")
+        await ctx(SetPassword(user.id, await passwords.hash_password(data.new_password), user.password_hash))
+        return PasswordSet("Password updated successfully.")
+
+
+def must_be_strong(new_password: str) -> None:
+    """Raises Invalid for a password that is easy to guess."""
+    if why := passwords.find_weakness(new_password):
+        raise Invalid.field("new_password", f"is {why}: choose another one")
+
+
+async def issue_reset_link(services: Services, email: str) -> None:
+    """Issues a link to reset the password of the user with this address, unless they are inactive or have no password.
+    Runs after the response was sent, so a failure is only logged.
+    """
+    try:
+        user = await auth.find_by_email(services.pool, email)
+        if user is None or not user.active or not user.password_hash:
+            return
+        command = IssuePasswordLink(user.id, "reset", new_token(""), utcnow() + RESET)
+        await services.handler.execute(command, CommandContext("anonymous"))
+    except Exception as error:
+        log.error("no link to reset a password was issued", error=repr(error))

@@ -1,0 +1,28 @@
+"""Times of the last use of sessions, by which idle ones end. They are no events, and are written at most once a minute
+for each session.
+"""
+
+from datetime import timedelta
+
+from psycopg_pool import AsyncConnectionPool
+
+from store.postgres.queries import execute
+
+RECORDING_INTERVAL = timedelta(minutes=1)
+"""Time for which a recorded use stands, so that few requests write."""
+
+
+async def record_session_use(pool: AsyncConnectionPool, session_id: str, lifetime: timedelta) -> None:
+    """Records that the session is used now. Deletes a few rows of sessions that are over, after their `lifetime`."""
+    await execute(
+        pool,
+        "INSERT INTO session_uses (session_id, used_at) VALUES (%s, now())"
+        " ON CONFLICT (session_id) DO UPDATE SET used_at = excluded.used_at",
+        (session_id,),
+    )
+    await execute(
+        pool,
+        "DELETE FROM session_uses WHERE session_id IN (SELECT session_id FROM session_uses"
+        " WHERE used_at < now() - %s ORDER BY used_at LIMIT 10 FOR UPDATE SKIP LOCKED)",
+        (lifetime,),
+    )
