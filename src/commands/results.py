@@ -42,9 +42,9 @@ MAX_REPORTS = 5_000
 """Reports that one build may have, of all its attempts. Surefire writes one for each class."""
 MAX_BUILD_RESULTS = 1_000_000
 """Results that all reports of one build may have."""
-CASES_PER_EVENT = 10_000
-"""Number of new test cases in one event. The new cases of a large report are divided into several events, so that read
-models apply them in parts.
+MAX_NEW_CASES = 10_000
+"""New test cases of one command. Those of a large report come in several commands, between which the read models show
+events of others.
 """
 LATE = "it came after the end of the build: the file is kept, but its results do not count"
 
@@ -66,6 +66,31 @@ class NewCases:
     first_case_id: int
     node_ids: list[str]
     suites: list[str]
+
+    def reads(self) -> AnyStream:
+        return LoadedState(cases_stream(self.project_id), self.catalogue_version, None)
+
+    def decide(self) -> CasesSeen:
+        return CasesSeen(
+            project_id=self.project_id, first_case_id=self.first_case_id, node_ids=self.node_ids, suites=self.suites
+        )
+
+
+@dataclass(frozen=True)
+class AddCases(Command):
+    """Gives ids to new test cases of a large report, before the report itself is recorded. If it never is, the test
+    cases are there without results, and the next report finds them.
+
+    Raises VersionConflict if the project has got new test cases since the caller looked them up.
+    """
+
+    new_cases: NewCases
+
+    def reads(self) -> Sequence[AnyStream]:
+        return (self.new_cases.reads(),)
+
+    def decide(self, _: None) -> Iterable[Event]:
+        yield self.new_cases.decide()
 
 
 @dataclass(frozen=True)
@@ -104,8 +129,7 @@ class RecordReport(Command):
             LoadedState(results_stream(build.build_id), build.results_version, None),
         ]
         if self.new_cases is not None:
-            new = self.new_cases
-            reads.append(LoadedState(cases_stream(new.project_id), new.catalogue_version, None))
+            reads.append(self.new_cases.reads())
         return reads
 
     def then_reads(self, build: AnyBuild, *_: None) -> Sequence[AnyStream]:
@@ -120,14 +144,7 @@ class RecordReport(Command):
             yield self._late(build, path)
             return
         if self.new_cases is not None:
-            new = self.new_cases
-            for start in range(0, len(new.node_ids), CASES_PER_EVENT):
-                yield CasesSeen(
-                    project_id=new.project_id,
-                    first_case_id=new.first_case_id + start,
-                    node_ids=new.node_ids[start : start + CASES_PER_EVENT],
-                    suites=new.suites[start : start + CASES_PER_EVENT],
-                )
+            yield self.new_cases.decide()
         quarantine = others[-1] if others else None
         entries = [] if quarantine is None else quarantine.active(self.now)
         quarantined = self._quarantined(entries)

@@ -4,6 +4,7 @@ import http.client
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from uuid import uuid4
 
 import psutil
 import pytest
@@ -35,6 +36,34 @@ def test_the_next_report_of_a_project_waits_until_the_large_one_before_it_is_sho
             projector.send_signal(signal.SIGCONT)
         server.wait_until_projected()
         assert upload(admin, build, REPORT % 2).then(201)["report"]["cases"] == 2
+
+
+def test_new_tests_of_a_large_report_come_in_parts_and_the_report_can_be_repeated(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recording, "MAX_NEW_CASES", 2)
+    monkeypatch.setattr(recording, "MAX_LAG_S", 0.1)
+    project = given_project(server)
+    build = given_build(server, given_job(server, project))
+    report = b"<testsuite name='s'>%b</testsuite>" % b"".join(b"<testcase name='%d'/>" % test for test in range(5))
+    with serve_in_process(server) as process:
+        admin = process.client(*ADMIN)
+        admin.headers["Idempotency-Key"] = uuid4().hex
+        projector = server.processes["project"]
+        projector.send_signal(signal.SIGSTOP)
+        try:
+            assert "read models lag behind" in upload(admin, build, report).then(503)["detail"]
+        finally:
+            projector.send_signal(signal.SIGCONT)
+        server.wait_until_projected()
+        monkeypatch.setattr(recording, "MAX_LAG_S", 30.0)
+        first, again = (upload(admin, build, report) for _ in range(2))
+        assert first.then(201)["report"]["cases"] == 5
+        assert again.then(201) == first.json()
+    server.wait_until_projected()
+    query = f"/audit/events?project_id={project}&type="
+    assert len(server.admin.fetch(f"{query}test_cases.seen")) == 3
+    assert len(server.admin.fetch(f"{query}build.report_recorded")) == 1
 
 
 def is_reading(process: psutil.Process) -> bool:

@@ -3,21 +3,20 @@
 import pytest
 
 from commands import results
-from commands.results import NewCases, find_excess
+from commands.results import AddCases, NewCases, find_excess
 from domain.core.errors import TooLarge
-from domain.core.events import Event
+from domain.core.events import Event, LoadedState
 from domain.results import CasesSeen
 from tests.commands.test_results import QUEUED, STARTED, command, decided, report, state
 
 
-def test_many_new_cases_are_several_events(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(results, "CASES_PER_EVENT", 2)
-    read = report(*(("s", name, "") for name in "abc"))
-    new = NewCases(1, 4, 20, read.node_ids, ["s", "s", "u"])
-    seen = [event for event in decided(command(read, new_cases=new), QUEUED, STARTED) if isinstance(event, CasesSeen)]
-    assert seen == [
-        CasesSeen(project_id=1, first_case_id=20, node_ids=read.node_ids[:2], suites=["s", "s"]),
-        CasesSeen(project_id=1, first_case_id=22, node_ids=read.node_ids[2:], suites=["u"]),
+def test_new_cases_are_added_at_the_version_at_which_they_were_looked_up() -> None:
+    adding = AddCases(NewCases(1, 4, 20, ["a", "b"], ["s", "u"]))
+    (read,) = adding.reads()
+    assert isinstance(read, LoadedState)
+    assert (read.stream, read.version) == ("project-1-cases", 4)
+    assert list(adding.decide(None)) == [
+        CasesSeen(project_id=1, first_case_id=20, node_ids=["a", "b"], suites=["s", "u"])
     ]
 
 

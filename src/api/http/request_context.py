@@ -89,6 +89,12 @@ class RequestContext:
         """
         return await self._execute(command, dataclasses.replace(self._caller(actor), once=once))
 
+    async def prepare(self, command: Command) -> Receipt:
+        """Executes a command that may be carried out again when the request is repeated, before the request's own one.
+        Does not register the `Idempotency-Key` of the request, and does not wait for the read models.
+        """
+        return await self.services.handler.execute(command, self._caller(None))
+
     async def wait_until_shown(self, position: int, first: int | None = None) -> None:
         """Adds `position` to the response's headers. Then waits until the read models show the events from `first` to
         `position`. Does not wait if the caller sent `Prefer: respond-async`.

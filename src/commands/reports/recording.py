@@ -13,7 +13,16 @@ from commands.reports.flips import find_failed_cases, find_flips
 from commands.reports.reading import ReportRead, make_unreadable
 from commands.reports.reading_pool import ReadingPool
 from commands.reports.report_queue import ReportQueue, ReportSender
-from commands.results import NewCases, RecordReport, find_excess, find_report, must_take_reports, place_report
+from commands.results import (
+    MAX_NEW_CASES,
+    AddCases,
+    NewCases,
+    RecordReport,
+    find_excess,
+    find_report,
+    must_take_reports,
+    place_report,
+)
 from domain.artifacts import is_reserved_for_reports
 from domain.builds import BUILD, AnyBuild, commit_of
 from domain.core.errors import NotFound, Unavailable
@@ -37,8 +46,17 @@ meanwhile.
 MAX_LAG_S = 30.0
 """Seconds that a report waits for the read models to reach the events before it."""
 
-Execute = Callable[[Command], Awaitable[Receipt]]
-"""Function that executes a command with the sender of the report as its actor."""
+
+class Execute(Protocol):
+    """Executes commands for whoever sent the report, as their actor."""
+
+    async def __call__(self, command: Command) -> Receipt:
+        """Executes the command that records the report, and registers the request's `Idempotency-Key` with it."""
+        ...
+
+    async def prepare(self, command: Command) -> Receipt:
+        """Executes a command before that one, which may be carried out again when the request is repeated."""
+        ...
 
 
 class ReadModels(Protocol):
@@ -167,8 +185,9 @@ class ReportRecorder:
                 return known
             if excess := find_excess(build.state, report.rows):
                 report = make_unreadable(excess)
-            command = await self._prepare(build, file, report, first_result_id)
+            must_take_reports(build.state, file.attempt)
             try:
+                command = await self._prepare(execute, build, file, report, first_result_id)
                 receipt = await execute(command)
                 state = receipt.state(BUILD.at(build.state.build_id))
             except VersionConflict:
@@ -187,26 +206,13 @@ class ReportRecorder:
 
     async def _prepare(
         self,
+        execute: Execute,
         build: LoadedState[AnyBuild],
         file: IncomingReport,
         report: ReportRead,
         first_result_id: int,
     ) -> RecordReport:
-        project_id = build.state.queued.project_id
-        version, case_ids = await self.read_models.find_cases(project_id, report.node_ids)
-        new = [index for index, case_id in enumerate(case_ids) if case_id is None]
-        new_cases = None
-        if new:
-            new_cases = NewCases(
-                project_id=project_id,
-                catalogue_version=version,
-                first_case_id=await self.ids.draw_range("test_cases", len(new)),
-                node_ids=[report.node_ids[index] for index in new],
-                suites=[report.suites[report.case_suites[index]] for index in new],
-            )
-            for number, index in enumerate(new):
-                case_ids[index] = new_cases.first_case_id + number
-        ids_of_cases = array("q", (case_id for case_id in case_ids if case_id is not None))
+        ids_of_cases, new_cases = await self._number_cases(execute, build.state, report)
         return RecordReport(
             build=build,
             attempt=file.attempt,
@@ -222,6 +228,33 @@ class ReportRecorder:
             replaced_blocks=await self._load_replaced(build.state, file),
             now=utcnow(),
         )
+
+    async def _number_cases(
+        self, execute: Execute, build: AnyBuild, report: ReportRead
+    ) -> tuple["array[int]", NewCases | None]:
+        """Returns the test case of each of the report's tests, and those of them that are yet to be added together with
+        the report. Adds further ones before, in parts; the read models show each part, and what others have appended
+        meanwhile, before the next one comes.
+        """
+        project_id = build.queued.project_id
+        version, case_ids = await self.read_models.find_cases(project_id, report.node_ids)
+        new = [index for index, case_id in enumerate(case_ids) if case_id is None]
+        first_case_id = await self.ids.draw_range("test_cases", len(new)) if new else 0
+        for number, index in enumerate(new):
+            case_ids[index] = first_case_id + number
+        new_cases = None
+        for start in range(0, len(new), MAX_NEW_CASES):
+            if new_cases is not None:
+                await self._wait((await execute.prepare(AddCases(new_cases))).position or 0)
+            part = new[start : start + MAX_NEW_CASES]
+            new_cases = NewCases(
+                project_id=project_id,
+                catalogue_version=version + start // MAX_NEW_CASES,
+                first_case_id=first_case_id + start,
+                node_ids=[report.node_ids[index] for index in part],
+                suites=[report.suites[report.case_suites[index]] for index in part],
+            )
+        return array("q", (case_id for case_id in case_ids if case_id is not None)), new_cases
 
     async def _find_flips(self, build: AnyBuild, path: str, report: ReportRead, case_ids: Sequence[int]) -> bytes:
         if not commit_of(build):
