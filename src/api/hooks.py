@@ -25,9 +25,10 @@ from api.http.security import PUBLIC
 from api.http.types import MAX_ID, Id
 from commands.changes import ReceiveChanges, start_builds
 from commands.handler import CommandContext
-from commands.hooks.message import HookMessage, first_line
+from commands.hooks.message import HookMessage, commit_or_none, first_line, split_ref
 from commands.hooks.reading import find_delivery_id, read_message
 from commands.hooks.signatures import find_refusal, is_signed
+from commands.scm import find_project_repository
 from domain.changes import ChangeReceived
 from domain.core.errors import Invalid, TooLarge, Unauthenticated
 from domain.gitops import GITOPS, asks_for_sync
@@ -75,7 +76,9 @@ class HookAnswer(msgspec.Struct):
 class NewCommit(msgspec.Struct):
     project_id: Id
     branch: Ref
+    """Branch that was pushed, or the full name of a branch or tag: `refs/heads/main`, `refs/tags/v1`."""
     commit_sha: Commit
+    """Newest commit. All digits are 0 if the branch or tag was deleted, as in git's hooks: then nothing starts."""
     author: Annotated[str, Meta(max_length=500)] = ""
     """Author of the commit."""
     message: Annotated[str, Meta(max_length=65_536)] = ""
@@ -97,6 +100,8 @@ class NotifiedBuilds(msgspec.Struct):
     """Ids of these builds."""
     refused: list[RefusedJob]
     """Jobs whose triggers ask for a build of the commit, but that can have no build."""
+    detail: str
+    """Reason why nothing starts; empty if something does."""
 
 
 WITHOUT_CHANGES = {202: ResponseSpec(HookAnswer, description="The message reports no change", generate_examples=False)}
@@ -141,34 +146,60 @@ class ChangeController(Controller):
 
     @post(status_code=200, guards=[CAN_BUILD])
     async def notify_commit(self, ctx: RequestContext, data: NewCommit) -> NotifiedBuilds:
-        """Reports a pushed commit, for hosts without hooks. Starts builds of this commit for the jobs of the project
-        whose triggers ask for one.
+        """Reports a pushed branch or tag, for hosts without hooks. Starts builds of this commit for the jobs
+        of the project whose triggers ask for one.
         """
         await ctx.must_access(data.project_id)
-        change = RepositoryChange(
-            "push",
-            data.branch,
-            data.commit_sha,
-            message=first_line(data.message),
-            skip_marker=find_skip_marker(data.message),
-            author=data.author,
-            paths=data.paths,
-        )
+        change = read_change(data)
         services = ctx.services
         change_id = await services.ids.draw("changes")
         receipt = await ctx(ReceiveChanges(data.project_id, "git-notify", ((change_id, change),)))
         received = receipt.events[-1].event
         assert isinstance(received, ChangeReceived)
-        jobs = await triggers.find_started_jobs(ctx.source, data.project_id, change)
+        repository = await find_project_repository(ctx.log, data.project_id)
+        jobs = await triggers.find_started_jobs(ctx.source, data.project_id, change, repository)
         caller = CommandContext(ctx.user.actor, ctx.request.scope["state"][REQUEST_ID], receipt.position)
         started = await start_builds(
-            services.handler, services.ids, services.secrets, received, [job.job_id for job in jobs], caller
+            services.handler,
+            services.ids,
+            services.secrets,
+            received,
+            [job.job_id for job in jobs],
+            repository,
+            caller,
         )
         if started.position is not None:
             await ctx.wait_until_shown(started.position)
         build_ids = sorted(build_id for ids in started.build_ids.values() for build_id in ids)
         refused = [RefusedJob(job_id, why) for job_id, why in started.refused.items()]
-        return NotifiedBuilds(len(build_ids), build_ids, refused)
+        detail = "" if build_ids else find_skip_reason(change) or describe_unwanted(change, bool(refused))
+        return NotifiedBuilds(len(build_ids), build_ids, refused, detail)
+
+
+def read_change(data: NewCommit) -> RepositoryChange:
+    """Returns the change that was reported. Raises Invalid for the full name of what is neither a branch nor a tag."""
+    kind, name = split_ref(data.branch) or ("push", data.branch)
+    if name.startswith("refs/") or not is_ref(name):
+        raise Invalid.field("branch", "is no branch or tag: send a name such as main, refs/heads/main or refs/tags/v1")
+    commit = commit_or_none(data.commit_sha)
+    return RepositoryChange(
+        "tag" if kind == "tag" else "push",
+        name,
+        commit,
+        message=first_line(data.message),
+        skip_marker=find_skip_marker(data.message),
+        author=data.author,
+        paths=data.paths,
+        deleted=commit is None,
+    )
+
+
+def is_ref(name: str) -> bool:
+    try:
+        msgspec.convert(name, Ref)
+    except msgspec.ValidationError:
+        return False
+    return True
 
 
 async def receive(ctx: RequestContext, request: Request[Any, Any, Any], project_id: int | None) -> Response[HookAnswer]:
@@ -254,14 +285,28 @@ def check_changes(message: HookMessage, body: bytes) -> None:
             ) from None
 
 
+def find_skip_reason(change: RepositoryChange) -> str | None:
+    """Returns why a change starts nothing, whatever the triggers are; None if they decide."""
+    if change.deleted:
+        return f"{change.branch} was deleted, so nothing starts."
+    if change.fork:
+        return "The pull request comes from a fork. Builds of forks are not supported yet, so nothing starts."
+    if change.skip_marker:
+        return f"The {change.skipping_text} says {change.skip_marker}, so nothing starts."
+    return None
+
+
+def describe_unwanted(change: RepositoryChange, is_refused: bool) -> str:
+    if is_refused:
+        return "The jobs that should have a build can have none: see `refused`."
+    kind = "tag" if change.kind == "tag" else "branch"
+    return f"No enabled job of the project has triggers that want a build of {kind} {change.branch}."
+
+
 def describe_changes(message: HookMessage) -> str:
     first, more = message.changes[0], len(message.changes) - 1
-    if first.deleted and not more:
-        return f"{first.branch} was deleted, so nothing starts."
-    if first.fork:
-        return "The pull request comes from a fork. Builds of forks are not supported yet, so nothing starts."
-    if first.skip_marker:
-        return f"The commit message says {first.skip_marker}, so nothing starts."
+    if not (first.deleted and more) and (reason := find_skip_reason(first)) is not None:
+        return reason
     return f"The triggers of the project's jobs decide which builds {'these changes start' if more else 'it starts'}."
 
 

@@ -177,8 +177,8 @@ class ScmController(Controller):
 
     @delete("/{id:int}", guards=[PROJECT_ADMINS])
     async def delete_scm_endpoint(self, ctx: RequestContext, id: int) -> None:
-        """Deletes an SCM endpoint. Builds keep their commits; later builds of jobs that name no repository check
-        nothing out.
+        """Deletes an SCM endpoint. Builds keep their commits. Jobs of its project without a repository of their own
+        can test no commit any more: changes start no builds of them, and queued builds of commits fail.
         """
         await find_visible(ctx, id)
         await ctx(DeleteScmEndpoint(id))

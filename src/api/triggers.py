@@ -15,6 +15,7 @@ from api.http.types import Id, to_view
 from api.http.validation import Time
 from api.jobs import find_visible_job
 from commands.builds import StartBuild
+from commands.scm import find_project_repository
 from commands.time_tables import find_latest, find_next
 from commands.trigger_values import NewTriggers, TimeTable, check_triggers
 from commands.triggers import SetTriggers
@@ -23,6 +24,7 @@ from domain.core.events import Stream
 from domain.jobs import JOB, Job
 from domain.matrix import MAX_COMBINATIONS
 from domain.triggers import (
+    BuildTrigger,
     ChangeKind,
     Evaluation,
     RepositoryChange,
@@ -95,17 +97,21 @@ class TriggerController(Controller):
         """Returns whether a push, a tag, a pull request or a time would start a build of the job, and why."""
         await find_visible_job(ctx, job_id)
         job = await load_job(ctx, job_id)
-        evaluation = await asyncio.to_thread(explain, job, data)  # up to seconds, for many paths and globs
-        if evaluation.starts and (refusal := await find_refusal(ctx, job)):
+        repository = await find_project_repository(ctx.log, job.project_id)
+        # Takes up to seconds, for many paths and globs.
+        evaluation = await asyncio.to_thread(explain, job, data, repository)
+        if evaluation.starts and (refusal := await find_refusal(ctx, job, data, repository)):
             evaluation = Evaluation(False, f"does not start: {refusal}")
         return Explanation(evaluation.starts, evaluation.why)
 
 
-def explain(job: Job, data: PossibleChange) -> Evaluation:
-    return explain_change(job, data) if data.at is None else explain_time(job, data.at)
+def explain(job: Job, data: PossibleChange, project_repository: str) -> Evaluation:
+    if data.at is not None and data.branch is not None:
+        raise Invalid.field("branch", "has no effect with `at`: ask about a change or about a time")
+    return explain_change(job, data, project_repository) if data.at is None else explain_time(job, data.at)
 
 
-def explain_change(job: Job, data: PossibleChange) -> Evaluation:
+def explain_change(job: Job, data: PossibleChange, project_repository: str) -> Evaluation:
     if data.branch is None:
         raise Invalid.field("branch", "is needed, unless `at` asks about a time")
     if (data.kind == "pull_request") != (data.pull_request is not None):
@@ -121,7 +127,7 @@ def explain_change(job: Job, data: PossibleChange) -> Evaluation:
         deleted=data.deleted,
         repository=find_repository_path(data.repository),
     )
-    return evaluate(change, job.triggers, find_repository_path(job.repository or ""))
+    return evaluate(change, job.triggers, find_repository_path(job.repository or project_repository))
 
 
 def explain_time(job: Job, at: datetime) -> Evaluation:
@@ -135,9 +141,17 @@ def explain_time(job: Job, at: datetime) -> Evaluation:
     return Evaluation(False, f"does not start: no time table has {minute:%Y-%m-%d %H:%M} UTC{after}")
 
 
-async def find_refusal(ctx: RequestContext, job: Job) -> str | None:
-    """Returns the reason why no build of the job can start, whatever its triggers are; None if builds can start."""
-    command = StartBuild(0, job.job_id, more_ids=range(1, MAX_COMBINATIONS))
+async def find_refusal(ctx: RequestContext, job: Job, data: PossibleChange, project_repository: str) -> str | None:
+    """Returns the reason why the job can have no build of a change or time, whatever its triggers are; None if it can
+    have one.
+    """
+    command = StartBuild(
+        0,
+        job.job_id,
+        trigger=BuildTrigger(data.kind if data.at is None else "schedule"),
+        project_repository=project_repository,
+        more_ids=range(1, MAX_COMBINATIONS),
+    )
     log = ctx.services.log
     named = [await log.load_state(stream) for stream in command.then_reads(None, job) if isinstance(stream, Stream)]
     try:

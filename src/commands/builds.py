@@ -55,6 +55,26 @@ class MissingIds(Exception):
         self.count = count
 
 
+def needs_checkout(queued: BuildQueued) -> bool:
+    """Returns whether a build is to test a commit or a change, so that it must not run in an empty folder."""
+    return not queued.external and bool(queued.commit_sha or (queued.trigger and queued.trigger.is_change))
+
+
+def must_have_repository(queued: BuildQueued, project_repository: str) -> None:
+    """Raises Conflict for a build of a commit or a change that has no repository to check it out from: it would run in
+    an empty folder, and its verdict would be that of the commit.
+    """
+    if needs_checkout(queued) and not (queued.repository or project_repository):
+        raise Conflict(
+            f"{describe_no_repository(queued.job_id)}: give the job a `repository` by PUT"
+            f" /api/v3/jobs/{queued.job_id}, or the project an SCM endpoint by POST /api/v3/scm."
+        )
+
+
+def describe_no_repository(job_id: int) -> str:
+    return f"Job {job_id} has no repository and its project no SCM endpoint, so no commit can be checked out"
+
+
 @dataclass(frozen=True)
 class StartBuild(Command):
     """Queues a build; for a job with a matrix, one for each combination, all in one append. `env` and `secrets`
@@ -76,6 +96,8 @@ class StartBuild(Command):
     trigger: BuildTrigger | None = None
     more_ids: Sequence[int] = ()
     """Ids of the second and later builds of a matrix."""
+    project_repository: str = ""
+    """Address of the repository of the project's SCM endpoint; empty without one."""
 
     def reads(self) -> Sequence[AnyStream]:
         return BUILD.at(self.build_id), JOB.at(self.job_id)
@@ -123,8 +145,10 @@ class StartBuild(Command):
             matrix=None,
         )
         more = {"branch": self.branch or job.default_branch, "job_title": job.title}
+        queued = self.event(BuildQueued, job, configuration=configuration, **more)
+        must_have_repository(queued, self.project_repository)
         if not combinations:
-            yield self.event(BuildQueued, job, configuration=configuration, **more)
+            yield queued
         for build_id, values in zip((self.build_id, *self.more_ids), combinations, strict=False):
             yield self.event(
                 BuildQueued,

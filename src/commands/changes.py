@@ -53,10 +53,13 @@ async def start_builds(
     secrets: Secrets,
     received: ChangeReceived,
     job_ids: Iterable[int],
+    project_repository: str,
     caller: CommandContext,
 ) -> StartedBuilds:
     """Starts the builds of a change, for those of these jobs whose triggers ask for one. A job gets at most one build
     for a change, and for a commit of a pull request, however often this function is called.
+
+    `project_repository` is the address of the repository of the project's SCM endpoint; empty without one.
     """
     change, build_ids, refused, position = received.change, dict[int, list[int]](), dict[int, str](), None
     for job_id in job_ids:
@@ -67,6 +70,7 @@ async def start_builds(
             change.branch,
             change.commit,
             trigger=BuildTrigger(change.kind, received.change_id, change.pull_request),
+            project_repository=project_repository,
             claim=claim,
             change=change,
         )

@@ -92,15 +92,31 @@ class DeleteScmEndpoint(Command, of=SCM_ENDPOINT):
                 yield ProjectUpdated(project_id=endpoint.project_id, cleared=("scm_endpoint_id",))
 
 
-async def find_build_endpoint(log: EventLog, queued: BuildQueued) -> ScmEndpoint | None:
-    """Returns the SCM endpoint of the repository that a build checks out. This is the endpoint of the build's project,
-    if the build names no repository or the endpoint's repository. Returns None for all other builds.
-    """
-    project = await log.load_state(PROJECT.at(queued.project_id))
+async def find_project_endpoint(log: EventLog, project_id: int) -> ScmEndpoint | None:
+    """Returns the SCM endpoint that a project uses; None if it has none, or one that was deleted."""
+    project = await log.load_state(PROJECT.at(project_id))
     if project is None or project.scm_endpoint_id is None:
         return None
     endpoint = await log.load_state(SCM_ENDPOINT.at(project.scm_endpoint_id))
     if endpoint is None or endpoint.deleted or not endpoint.repo:  # erased with the project that it belonged to
+        return None
+    return endpoint
+
+
+async def find_project_repository(log: EventLog, project_id: int) -> str:
+    """Returns the address of the repository that builds check out if their job names none; empty if the project has
+    none.
+    """
+    endpoint = await find_project_endpoint(log, project_id)
+    return "" if endpoint is None else endpoint.clone_url
+
+
+async def find_build_endpoint(log: EventLog, queued: BuildQueued) -> ScmEndpoint | None:
+    """Returns the SCM endpoint whose repository a build checks out: that of its project, if the build names no
+    repository or this one. None for every other build.
+    """
+    endpoint = await find_project_endpoint(log, queued.project_id)
+    if endpoint is None:
         return None
     is_its = queued.repository is None or is_same_repository(queued.repository, endpoint.clone_url)
     return endpoint if is_its else None

@@ -66,7 +66,8 @@ class StartBuildForChange(StartTriggeredBuild):
     change: RepositoryChange
 
     def is_wanted(self, job: Job) -> bool:
-        return evaluate(self.change, job.triggers, find_repository_path(job.repository or "")).starts
+        repository = find_repository_path(job.repository or self.project_repository)
+        return evaluate(self.change, job.triggers, repository).starts
 
 
 @dataclass(frozen=True, kw_only=True)

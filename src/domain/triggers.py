@@ -69,6 +69,11 @@ class RepositoryChange(msgspec.Struct, frozen=True, omit_defaults=True):
     repository: str = ""
     """Path of the repository, as `find_repository_path` returns it; empty if it is not known."""
 
+    @property
+    def skipping_text(self) -> str:
+        """Name of the text in which `skip_marker` was found."""
+        return "pull request's title or commit message" if self.kind == "pull_request" else "commit message"
+
 
 class BuildTrigger(msgspec.Struct, frozen=True):
     """The change or time that started a build."""
@@ -81,6 +86,10 @@ class BuildTrigger(msgspec.Struct, frozen=True):
     """Number of the pull request whose commit it builds."""
     scheduled_at: datetime | None = None
     """Time of the time table that started the build."""
+
+    @property
+    def is_change(self) -> bool:
+        return self.kind != "schedule"
 
 
 class Evaluation(NamedTuple):
@@ -120,7 +129,7 @@ def evaluate(
     if change.deleted:
         return _refuse(f"{_kind_of_ref(change)} {change.branch} was deleted")
     if change.skip_marker:
-        return Evaluation(False, f"skipped: the commit message says {change.skip_marker}")
+        return Evaluation(False, f"skipped: the {change.skipping_text} says {change.skip_marker}")
     if change.kind == "pull_request":
         return _evaluate_pull_request(change, triggers, budget)
     is_tag = change.kind == "tag"

@@ -105,21 +105,25 @@ async def find(source: Source, job_id: int) -> TriggerRow | None:
     return await find_row(source, TriggerRow, job_id)
 
 
-async def find_started_jobs(source: Source, project_id: int, change: RepositoryChange) -> list[TriggerRow]:
+async def find_started_jobs(
+    source: Source, project_id: int, change: RepositoryChange, project_repository: str
+) -> list[TriggerRow]:
     """Returns the rows of the project's jobs that a change starts. Compares their triggers on a thread, which can take
     some seconds.
+
+    `project_repository` is the address of the repository of jobs that name none; empty if there is none.
     """
     query = f"SELECT * FROM {TriggerRow.table} WHERE project_id = %(project)s AND starts_by_changes ORDER BY job_id"
     rows = await fetch_all(source, TriggerRow, query, {"project": project_id})
-    return await asyncio.to_thread(_select_started, rows, change)
+    return await asyncio.to_thread(_select_started, rows, change, find_repository_path(project_repository))
 
 
-def _select_started(rows: Sequence[TriggerRow], change: RepositoryChange) -> list[TriggerRow]:
+def _select_started(rows: Sequence[TriggerRow], change: RepositoryChange, project_path: str) -> list[TriggerRow]:
     started, left = list[TriggerRow](), MAX_STEPS_OF_CHANGE
     for row in rows:
         allowed = min(left, MAX_STEPS)
         budget = StepBudget(allowed)
-        if row.enabled and evaluate(change, row.settings, row.repository, budget).starts:
+        if row.enabled and evaluate(change, row.settings, row.repository or project_path, budget).starts:
             started.append(row)
         left -= allowed - budget.left
     return started

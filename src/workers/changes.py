@@ -9,6 +9,7 @@ from psycopg_pool import AsyncConnectionPool
 from commands.build_actions import SupersedeBuild
 from commands.changes import start_builds
 from commands.handler import CommandContext, Handler
+from commands.scm import find_project_repository
 from domain.changes import ChangeReceived
 from domain.core.errors import Unavailable
 from projections import builds, triggers
@@ -36,10 +37,11 @@ class ChangeEvaluator:
     async def evaluate(self, received: ChangeReceived) -> None:
         (recorded,) = (await self.event_log.load([received.stream]))[received.stream]
         await self._wait(recorded.position)  # triggers that were set before the change count
-        jobs = await triggers.find_started_jobs(self.pool, received.project_id, received.change)
+        repository = await find_project_repository(self.event_log, received.project_id)
+        jobs = await triggers.find_started_jobs(self.pool, received.project_id, received.change, repository)
         caller = CommandContext(received.actor, received.correlation_id)
         started = await start_builds(
-            self.handler, self.ids, self.secrets, received, [job.job_id for job in jobs], caller
+            self.handler, self.ids, self.secrets, received, [job.job_id for job in jobs], repository, caller
         )
         for job_id, why in started.refused.items():
             log.warning("a change cannot start a build", change=received.change_id, job=job_id, detail=why)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.builders import Shop, upload
+from tests.support.builders import REPOSITORY, Shop, upload
 from tests.support.http import Client
 
 REPORT = b"""<testsuite name="s">
@@ -143,7 +143,7 @@ def test_restart(shop: Shop, quiet_job: int) -> None:
 
 def test_an_external_build_runs_here_the_second_time(shop: Shop) -> None:
     shop_here = Shop(shop.server)
-    first = ran(shop_here, branch="dev", commit_sha="c0ffee")
+    first = ran(shop_here, shop_here.new_job(repository=REPOSITORY), branch="dev", commit_sha="c0ffee")
     agent = shop_here.new_agent()
     assert does(shop_here, first, "restart")["restarted_from"] == first
     build = agent.take_up()

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from projections.projects import ProjectRow
-from tests.support.builders import CONFIGURATION, given_job, given_project
+from tests.support.builders import CONFIGURATION, REPOSITORY, given_job, given_project
 from tests.support.http import Answer
 from tests.support.server import Server
 
@@ -206,24 +206,26 @@ def notify(server: Server, project: int, **more: Any) -> dict[str, Any]:
 
 
 def test_git_notify_starts_builds(server: Server, project: int) -> None:
-    wanting, without_command, other = (given_job(server, project) for _ in range(3))
-    for job in (wanting, other):
+    wanting, without_command, other = (given_job(server, project, repository=REPOSITORY) for _ in range(3))
+    bare = given_job(server, project)
+    for job in (wanting, other, bare):
         server.admin.when("PUT", f"/jobs/{job}/configuration", json=CONFIGURATION).then(200)
-    for job, branches in ((wanting, ["main"]), (without_command, ["**"]), (other, ["release/*"])):
+    for job, branches in ((wanting, ["main"]), (without_command, ["**"]), (other, ["release/*"]), (bare, ["main"])):
         server.admin.when("PUT", f"/jobs/{job}/triggers", json={"branches": branches}).then(200)
     server.wait_until_projected()
     answer = notify(server, project, author="ann@example.com", message="Fix\n\nBody")
     assert answer["queued"] == len(answer["build_ids"]) == 1
-    assert [refused["job_id"] for refused in answer["refused"]] == [without_command]
+    assert [refused["job_id"] for refused in answer["refused"]] == [without_command, bare]
+    assert "has no repository and its project no SCM endpoint" in answer["refused"][1]["why"]
     server.wait_until_projected()
     build = server.admin.fetch(f"/builds/{answer['build_ids'][0]}")
     assert (build["job_id"], build["branch"], build["commit_sha"]) == (wanting, "main", "c0ffee00")
     assert build["trigger"]["kind"] == "push"
     assert build["triggered_by"].startswith("user:")
-    assert notify(server, project, message="Fix [skip ci]") == {"queued": 0, "build_ids": [], "refused": []}
 
 
-def test_git_notify_takes_paths(server: Server, project: int, job: int) -> None:
+def test_git_notify_takes_paths(server: Server, project: int) -> None:
+    job = given_job(server, project, repository=REPOSITORY)
     server.admin.when("PUT", f"/jobs/{job}/configuration", json=CONFIGURATION).then(200)
     server.admin.when("PUT", f"/jobs/{job}/triggers", json={"branches": ["main"], "paths": ["src/**"]}).then(200)
     server.wait_until_projected()

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.builders import CONFIGURATION
+from tests.support.builders import CONFIGURATION, REPOSITORY, given_job
 from tests.support.server import Server
 
 TRIGGERS: dict[str, Any] = {
@@ -19,7 +19,8 @@ OFF = {"branches": [], "paths": [], "tags": [], "pull_requests": False, "cron": 
 
 
 @pytest.fixture
-def configured(server: Server, job: int) -> int:
+def configured(server: Server, project: int) -> int:
+    job = given_job(server, project, repository=REPOSITORY)
     server.admin.when("PUT", f"/jobs/{job}/configuration", json=CONFIGURATION).then(200)
     return job
 
@@ -88,11 +89,26 @@ def test_an_explanation_knows_what_keeps_any_build_from_starting(server: Server,
     assert "is disabled" in explain(server, job, branch="main")["why"]
 
 
+def test_an_explanation_knows_the_repository_of_the_project(server: Server, project: int, job: int) -> None:
+    server.admin.when("PUT", f"/jobs/{job}/configuration", json=CONFIGURATION).then(200)
+    set_triggers(server, job, branches=["main"], cron=[{"expression": "30 3 * * *"}])
+    assert "has no repository" in explain(server, job, branch="main")["why"]
+    assert explain(server, job, at="2026-01-15T03:30:00Z")["starts"], "its builds may need no repository"
+    endpoint = {"type": "github", "name": "Main", "project_id": project, "repo": "Acme/Web", "token": "t"}
+    created = server.admin.create("/scm", **endpoint)
+    assert explain(server, job, branch="main", repository="acme/web")["starts"]
+    other = explain(server, job, branch="main", repository="acme/api")
+    assert other == {"starts": False, "why": "does not start: the job builds acme/web, not acme/api"}
+    server.admin.when("DELETE", f"/scm/{created['id']}").then(204)
+    assert "has no repository" in explain(server, job, branch="main")["why"]
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
         ({}, "branch"),
         ({"branch": "a b"}, "branch"),
+        ({"branch": "main", "at": "2026-01-15T02:30:40Z"}, "branch"),
         ({"branch": "main", "pull_request": 7}, "pull_request"),
         ({"kind": "pull_request", "branch": "main"}, "pull_request"),
         ({"at": "2026-01-15T02:30:40"}, "at"),

@@ -38,7 +38,7 @@ STARTED = BuildStarted(**IDS, node_id=3, attempt=1, commit_sha="c0ffee")
 FINISHED = BuildFinished(**IDS, status="failed", reason="tests_failed", node_id=3)
 RAN = (JOB, QUEUED, ASSIGNED, STARTED, FINISHED)
 RAN_ELSEWHERE = (
-    BuildQueued(**IDS, branch="dev", external=True),
+    BuildQueued(**IDS, branch="dev", repository="/srv/r.git", external=True),
     BuildStarted(**IDS, node_id=None, attempt=1, commit_sha="c0ffee"),
     BuildFinished(**IDS, status="failed"),
 )
@@ -139,7 +139,7 @@ def test_failed_tests_alone_do_not_stand_for_tests_after_a_failure(report: Repor
 
 
 def test_a_build_that_never_began_is_started_with_what_was_asked_for() -> None:
-    asked = BuildQueued(**IDS, configuration=CONFIGURATION, branch="dev", commit_sha="beef")
+    asked = BuildQueued(**IDS, configuration=CONFIGURATION, branch="dev", commit_sha="beef", repository="/srv/r.git")
     (queued,) = given(JOB, asked, BuildFinished(**IDS, status="aborted", reason="stopped_by_user")).when(again())
     assert isinstance(queued, BuildQueued)
     assert queued.commit_sha == "beef"
@@ -188,6 +188,14 @@ def test_an_external_build_becomes_an_ordinary_one() -> None:
     assert (queued.configuration.command, queued.commit_sha, queued.branch) == ("make test", "c0ffee", "dev")
     with pytest.raises(Conflict, match="no command"):
         given(JOB, *RAN_ELSEWHERE).when(again())
+
+
+def test_a_commit_that_nobody_can_check_out_is_not_tested_again() -> None:
+    bare = msgspec.structs.replace(RAN_ELSEWHERE[0], repository=None), *RAN_ELSEWHERE[1:]
+    with pytest.raises(Conflict, match="no repository and its project no SCM endpoint"):
+        given(JOB, NOW_CONFIGURED, *bare).when(again())
+    of_project = dataclasses.replace(again(), project_repository="https://github.com/acme/web.git")
+    assert len(given(JOB, NOW_CONFIGURED, *bare).when(of_project)) == 1
 
 
 def test_an_external_builds_job_may_take_its_command_from_a_template() -> None:

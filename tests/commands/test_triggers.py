@@ -2,10 +2,12 @@
 
 import itertools
 import re
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import hypothesis
+import msgspec
 import pytest
 from hypothesis import strategies as st
 
@@ -224,6 +226,20 @@ def test_a_change_starts_nothing_that_is_not_wanted() -> None:
     given().when(for_change()).then_nothing()
     with pytest.raises(Conflict, match="no command"):
         given(CREATED, SET).when(for_change())
+
+
+def test_a_job_without_a_repository_builds_that_of_its_project() -> None:
+    history = (msgspec.structs.replace(CREATED, repository=None), CONFIGURED, SET)
+    with pytest.raises(Conflict, match="has no repository"):
+        given(*history).when(for_change())
+    with pytest.raises(Conflict, match="has no repository"):
+        given(*history).when(for_change(push()))
+    ours = replace(for_change(push(repository="acme/web")), project_repository="https://github.com/acme/web.git")
+    assert len(given(*history).when(ours)) == 2
+    other = replace(ours, change=push(repository="acme/api"))
+    given(*history).when(other).then_nothing()
+    of_job = replace(ours, project_repository="https://github.com/acme/api")
+    assert len(given(CREATED, CONFIGURED, SET).when(of_job)) == 2
 
 
 def test_a_time_starts_a_build_if_it_came_after_the_time_table() -> None:

@@ -245,6 +245,10 @@ def build_world(server: Server) -> World:
     world.disabled_job = world.new_job(name="Paused Tests")
     world.admin.put(f"/api/v3/jobs/{world.disabled_job}", json={"enabled": False}).then(200)
     world.new_job(project_id=world.other_project, node_pool_id=other_pool)
+    world.repository = repository = GitRepository(Path(server.settings.local_repositories, "contract.git"))
+    world.commit_pipelines()
+    endpoint = {"type": "git", "name": "Main", "project_id": world.project, "repo": str(repository.path), "token": None}
+    world.scm_endpoint = world.admin.post("/api/v3/scm", json=endpoint).then(201)["id"]
     _builds(world)
     tests = world.admin.get("/api/v3/tests", params={"build_id": world.build, "limit": 1}).then(200)
     world.test = tests["results"][0]["id"]
@@ -254,10 +258,6 @@ def build_world(server: Server) -> World:
     world.admin.post("/api/v3/quarantine", json=entry).then(201)
     _webhooks(world)
     world.jira = world.new_jira_integration()
-    world.repository = repository = GitRepository(Path(server.settings.local_repositories, "contract.git"))
-    world.commit_pipelines()
-    endpoint = {"type": "git", "name": "Main", "project_id": world.project, "repo": str(repository.path), "token": None}
-    world.scm_endpoint = world.admin.post("/api/v3/scm", json=endpoint).then(201)["id"]
     shared = {"scm_endpoint_id": world.scm_endpoint}
     world.admin.put(f"/api/v3/projects/{world.other_project}", json=shared).then(200)
     server.wait_until_projected()

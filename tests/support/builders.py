@@ -11,6 +11,9 @@ from tests.support.server import Server
 
 CONFIGURATION: dict[str, Any] = {"command": "pytest", "setup": [], "env": {}, "artifacts": []}
 
+REPOSITORY = "https://git.example.com/acme/web.git"
+"""Repository of jobs whose builds are of a commit. Fake agents check nothing out."""
+
 
 def given_project(server: Server, **fields: Any) -> int:
     return int(server.admin.create("/projects", **{"name": f"P {uuid.uuid4().hex[:8]}"} | fields)["id"])

@@ -6,6 +6,7 @@ import dataclasses
 import pytest
 
 from commands.jobs import ConfigureJob, CreateJob, UpdateJob
+from commands.scm import DeleteScmEndpoint
 from commands.triggers import SetTriggers
 from domain.core.errors import Unavailable
 from domain.matrix import Matrix
@@ -30,6 +31,7 @@ async def test_a_push_starts_the_jobs_that_want_it(jobs: WatchedJobs) -> None:
     await jobs.add_job(7, MAIN, repository="https://github.com/acme/api.git")
     await jobs.add_job(8, MAIN, repository="https://github.com/Acme/Web.git")
     received = await jobs.push(commit="c0ffee", repository="acme/web")
+    await jobs.push(commit="c0ffee", repository="acme/other")
     builds = await jobs.queued()
     assert [(build.job_id, build.branch, build.commit_sha, build.actor) for build in builds] == [
         (5, "main", "c0ffee", "user:1"),
@@ -85,6 +87,14 @@ async def test_a_job_that_can_have_no_build_keeps_no_other_from_its_own(jobs: Wa
     await jobs.add_job(5, MAIN)
     await jobs.push()
     assert [build.job_id for build in await jobs.queued()] == [5]
+
+
+async def test_a_job_without_a_repository_has_no_build_of_a_change(jobs: WatchedJobs) -> None:
+    await jobs.add_job(5, MAIN)
+    await jobs.add_job(6, MAIN, repository="https://github.com/acme/web")
+    await jobs.does(DeleteScmEndpoint(1))
+    await jobs.push()
+    assert [build.job_id for build in await jobs.queued()] == [6]
 
 
 async def test_triggers_that_are_set_before_a_change_count(jobs: WatchedJobs) -> None:

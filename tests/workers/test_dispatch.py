@@ -27,7 +27,7 @@ from store.tables.agent_gauges import AgentGauges
 from store.tables.build_logs import BuildLogs, Line
 from store.tables.waiting_reasons import WaitingReasons
 from testhide.processes import Core
-from tests.support.builders import Shop
+from tests.support.builders import REPOSITORY, Shop
 from tests.support.fake_agent import FakeAgent, until_it_asks
 from tests.support.server import Server
 from workers.dispatch.dispatcher import Dispatcher
@@ -51,10 +51,11 @@ def test_a_build_goes_to_the_agent_that_waits(shop: Shop) -> None:
     agent = shop.new_agent()
     with ThreadPoolExecutor() as threads:
         waiting = threads.submit(agent.run)
-        number = shop.start(env={"A": "1"}, secrets={"KEY": "hidden"}, branch="dev", commit_sha="c0ffee")
+        job = shop.new_job(repository=REPOSITORY)
+        number = shop.start(job, env={"A": "1"}, secrets={"KEY": "hidden"}, branch="dev", commit_sha="c0ffee")
         build = waiting.result(30)
     assert build["id"] == number
-    expected = {"attempt": 1, "job_id": shop.job, "job_name": "Smoke", "project_id": shop.project, "command": "pytest"}
+    expected = {"attempt": 1, "job_id": job, "job_name": "Smoke", "project_id": shop.project, "command": "pytest"}
     assert build.items() >= (expected | {"branch": "dev", "commit_sha": "c0ffee", "timeout_s": 3600}).items()
     assert (build["env"]["A"], build["secrets"]) == ("1", {"KEY": "hidden"})
     agent.started(build).raise_for_status()
@@ -63,6 +64,23 @@ def test_a_build_goes_to_the_agent_that_waits(shop: Shop) -> None:
     assert agent.finished(build).json() == {"status": "passed"}
     ended = shop.build(number)
     assert (ended["status"], ended["log_lines"], ended["attempt"]) == ("passed", 2, 1)
+
+
+def test_a_build_of_a_commit_that_cannot_be_checked_out_any_more_fails(shop: Shop) -> None:
+    project = Shop(shop.server)
+    endpoint = {"type": "github", "name": "Web", "project_id": project.project, "repo": "acme/web", "token": "t"}
+    created = shop.admin.create("/scm", **endpoint)
+    of_commit, without = project.start(commit_sha="c0ffee"), project.start()
+    shop.admin.when("DELETE", f"/scm/{created['id']}").then(204)
+    agent = project.new_agent()
+    build = agent.take_up()
+    assert build["id"] == without
+    agent.finished(build).raise_for_status()
+    ended = project.ended(of_commit)
+    assert (ended["status"], ended["reason"]) == ("failed", "checkout_failed")
+    assert "no SCM endpoint" in ended["detail"]
+    again = shop.admin.when("POST", f"/builds/{of_commit}/restart")
+    assert "no SCM endpoint" in again.then(409)["detail"]
 
 
 def test_an_agent_that_comes_later_finds_what_waits(shop: Shop) -> None:

@@ -97,7 +97,7 @@ def make_tools(jobs: WatchedJobs, hosts: SourceHosts) -> Tools:
 @pytest.fixture
 async def pipelines(parts: Core, tmp_path: Path) -> Pipelines:
     jobs = WatchedJobs(parts)
-    await jobs.begin()
+    await jobs.begin(with_endpoint=False)
     repository = GitRepository(tmp_path / "shop.git", ())
     await jobs.does(CreateScmEndpoint(1, 1, "git", "Shop", str(repository.path)))
     outgoing: Any = None  # a repository in a folder of the server is not called

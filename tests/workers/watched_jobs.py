@@ -8,6 +8,7 @@ from commands.changes import ReceiveChanges
 from commands.handler import Command, CommandContext, Handler
 from commands.jobs import ConfigureJob, CreateJob
 from commands.projects import CreateProject
+from commands.scm import CreateScmEndpoint
 from commands.triggers import SetTriggers
 from domain.builds import BUILD, BuildQueued, status_of
 from domain.changes import ChangeReceived
@@ -41,10 +42,12 @@ class WatchedJobs:
         for command in commands:
             await self.handler.execute(command, ANN)
 
-    async def begin(self) -> None:
+    async def begin(self, *, with_endpoint: bool = True) -> None:
         async with self.parts.pool.connection() as connection:
             await ensure_tables(connection, PROJECTIONS)
         await self.does(CreateProject(1, "P", 1, (("p", "slug"),), b""))
+        if with_endpoint:
+            await self.does(CreateScmEndpoint(1, 1, "github", "Web", "acme/web"))
 
     async def add_job(self, job_id: int, triggers: Triggers, **fields: Any) -> None:
         await self.does(CreateJob(job_id, 1, f"Job {job_id}", **fields), ConfigureJob(job_id, "make"))

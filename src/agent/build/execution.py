@@ -119,6 +119,8 @@ class Execution:
                 commit = checkout.run(message["repository"], message.get("branch"), commit)
             except CheckoutFailed as failed:
                 raise _BuildEnded(BuildVerdict(None, CHECKOUT_FAILED, str(failed))) from None
+        else:
+            self._log.note("Nothing is checked out: the job has no repository, and its project no SCM endpoint")
         try:
             self._client.start(commit, self._pause)
         except RequestAbandoned:

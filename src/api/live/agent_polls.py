@@ -16,8 +16,11 @@ from litestar import Request
 
 from api.http.services import Services
 from api.live.stream_clients import watching_disconnect
+from commands.builds import FinishBuild, describe_no_repository, needs_checkout
+from commands.handler import CommandContext
 from commands.scm import find_build_endpoint
 from domain.builds import BUILD, AnyBuild, Assigned, Finished
+from domain.core.errors import Conflict, NotFound
 from domain.jobs import CheckoutOptions
 from domain.node_commands import NODE_COMMAND, notification_subject
 from domain.quarantine import QUARANTINE
@@ -188,19 +191,29 @@ class AgentPolls:
     async def _build_message(self, build: AnyBuild | None, node_id: int) -> dict[str, Any] | None:
         match build:
             case Assigned() if build.node_id == node_id:
-                return {"type": "run", "build": await self._run_parameters(build)}
+                endpoint = await find_build_endpoint(self._services.log, build.queued)
+                if needs_checkout(build.queued) and not build.queued.repository and endpoint is None:
+                    await self._fail_checkout(build)
+                    return None
+                return {"type": "run", "build": await self._run_parameters(build, endpoint)}
             case Finished(status="aborted") if build.node_id == node_id:
                 return {"type": "stop", "build_id": build.build_id, "attempt": build.attempt, "reason": "stopped"}
             case _:
                 return None
 
-    async def _run_parameters(self, build: Assigned) -> dict[str, Any]:
+    async def _fail_checkout(self, build: Assigned) -> None:
+        """Ends a build of a commit whose SCM endpoint was taken away while it was queued."""
+        detail = f"{describe_no_repository(build.queued.job_id)} any more."
+        command = FinishBuild(build.build_id, build.node_id, build.attempt, None, "checkout_failed", detail)
+        with contextlib.suppress(Conflict, NotFound):  # the build was stopped, or another poll has just ended it
+            await self._services.handler.execute(command, CommandContext("system:dispatch"))
+
+    async def _run_parameters(self, build: Assigned, endpoint: ScmEndpoint | None) -> dict[str, Any]:
         queued = build.queued
         quarantine = (await self._services.log.load_state(QUARANTINE.at(queued.job_id))).active(utcnow())
         is_skipped = queued.quarantine_mode == "skip"
         configuration = queued.configuration
         unseal = self._services.secrets.unseal
-        endpoint = await find_build_endpoint(self._services.log, queued)
         return {
             "id": queued.build_id,
             "attempt": build.attempt,
