@@ -130,7 +130,7 @@ def parse_hashes(texts: Iterable[str]) -> list[bytes]:
 
 
 def commitment_of(salt: str | None, sealed: bytes) -> str | None:
-    """Returns in hex the commitment to these sealed fields. `salt` is hex. Returns None if it is not that of a salt."""
+    """Returns in hex the commitment to these sealed fields. Returns None if `salt` is not the hex of a salt."""
     try:
         salt_bytes = _from_hex(salt or "")
     except ValueError:

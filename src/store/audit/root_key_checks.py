@@ -1,5 +1,5 @@
-"""Checks that the key ring in the database is the one that this process knows, and that the last rotation of the secret
-key recorded.
+"""Checks that the key ring in the database agrees with the root keys that this process knows, and with the event of the
+last rotation of the secret key.
 
 Whoever changes `root_keys` could make the server accept rows by an old root key again, and whoever deletes a wrap keeps
 the server from starting.
@@ -50,8 +50,8 @@ async def find_ring_damage(source: Source, log: EventLog, secrets: Secrets) -> s
 
 
 async def _find_rotation(source: Source, log: EventLog, secrets: Secrets) -> SecretKeyRotated | None:
-    """Returns the event of the last rotation, if its MAC is by the newest root key: somebody may have got hold of older
-    ones. None if there is none, as long as a rotation is not complete.
+    """Returns the newest event of a rotation whose MAC is by the newest root key. Ignores others, since somebody may
+    have got hold of older root keys. Returns None if there is none, such as while a rotation is not complete.
     """
     written = await fetch_written_positions(source, ROTATIONS.name, lambda _: [secrets.rows_key])
     recorded = (await log.load([ROTATIONS.name]))[ROTATIONS.name]

@@ -133,7 +133,9 @@ class Secrets:
         return cls([RootKey(id=0, key=secret_key)])
 
     def replace(self, roots: Iterable[RootKey]) -> None:
-        """Replaces the root keys by newer states of them. What was derived is still right: a root key never changes."""
+        """Replaces the root keys by newer states of them. Keys that were derived from them stay valid, since the bytes
+        of a root key never change.
+        """
         self._roots = {root.id: root for root in sorted(roots, key=lambda root: root.id)}
         if any(len(root.key) != KEY_BYTES for root in self._roots.values()):
             raise ValueError(f"a root key must be {KEY_BYTES} bytes")
@@ -175,8 +177,8 @@ class Secrets:
         return data[:NONCE_BYTES], decrypt(self._derive(0, purpose), data, context)
 
     def _move(self, purpose: str, data: bytes, context: bytes) -> bytes:
-        """Returns the data encrypted with the newest root key. Keeps its nonce, so that the same data always becomes
-        the same, whichever root keys it was moved over.
+        """Returns the data encrypted with the newest root key. Keeps its nonce, so that the result does not depend on
+        the root keys that encrypted it in between.
         """
         if self.root_of(data) == self.newest:
             return data
@@ -186,7 +188,7 @@ class Secrets:
 
     @staticmethod
     def root_of(data: bytes) -> int:
-        """Returns the id of the root key with which data is encrypted, as its beginning says."""
+        """Returns the id of the root key that encrypted `data`, which begins with this id."""
         return int.from_bytes(data[len(MARK) : HEAD_BYTES]) if data.startswith(MARK) else 0
 
     def seal(self, value: str) -> bytes:
@@ -196,7 +198,9 @@ class Secrets:
         return self._decrypt(VALUES, sealed, b"sealed").decode()
 
     def reseal(self, sealed: bytes) -> bytes:
-        """Returns a sealed value as the newest root key seals it; the same for the same value."""
+        """Returns a sealed value, sealed again with the newest root key. The same sealed value always gives the same
+        result.
+        """
         return self._move(VALUES, sealed, b"sealed")
 
     def seal_response(self, scope: bytes, response: bytes) -> bytes:
@@ -230,14 +234,15 @@ class Secrets:
         ]
 
     def session_key(self, period: str) -> tuple[str, bytes]:
-        """Returns the key that signs session tokens in this period, after its id."""
+        """Returns (id, key) of the key that signs session tokens in this period."""
         return f"{self.newest}.{period}" if self.newest else period, self._session_key(self.newest, period)
 
     def _session_key(self, root_id: int, period: str) -> bytes:
         return hmac.new(self._derive(root_id, SESSIONS), period.encode(), hashlib.sha256).digest()
 
     def find_session_key(self, key_id: str | None, lifetime: timedelta) -> bytes | None:
-        """Returns the key with this id. None stands for the key of tokens that name none, of a release without ids.
+        """Returns the key with this id. An id of None stands for the key of tokens without an id, which an older
+        release made.
 
         Returns None for an unknown key, and for one whose root key was retired longer ago than `lifetime`.
         """
@@ -303,5 +308,5 @@ class Secrets:
         return decrypt(parent, wrapped, name.encode())
 
     def rewrap(self, name: str, wrapped: bytes) -> bytes:
-        """Returns a topmost data key as the newest root key wraps it."""
+        """Returns a topmost data key, wrapped again with the newest root key."""
         return self._move(DATA_KEYS, wrapped, name.encode())

@@ -1,10 +1,12 @@
 """The key ring: the root keys of a server, stored in the database and wrapped with the server's secret key.
 
-`root_keys` has a row for each root key. `root_key_wraps` has each root key encrypted, once for each key that opens it:
-the secret key; during a rotation the one before, too, and for a new root key the root key before it.
+`root_keys` has a row for each root key. `root_key_wraps` has each root key encrypted, once for each key that opens it.
+That is the secret key; during a rotation, it is also the old secret key and, for the new root key, the root key before
+it.
 
-Each process opens the ring at its start, and follows it afterwards: a rotation adds a root key while processes run. By
-an advisory lock each process shows how far it follows, so that nothing is sealed with a key that somebody lacks.
+Each process opens the ring at its start, and follows it afterwards: a rotation adds a root key while processes run.
+Each process holds an advisory lock that shows which stage of the ring it has loaded, so that nothing is sealed with a
+key that some process lacks.
 """
 
 import asyncio
@@ -40,7 +42,7 @@ POLL_INTERVAL_S = 5.0
 """Longest time between two reads of the ring, in case a notification is lost."""
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 2.0
-"""Longest pause before it connects again. Each failure doubles the pause up to it."""
+"""Longest pause before a process connects again. Each failure doubles the pause, up to this limit."""
 CONNECT_TIMEOUT_S = 5
 
 
@@ -68,10 +70,10 @@ async def load_roots(
     connection: AsyncConnection, secret_keys: Sequence[bytes], opened: Mapping[int, RootKey], newest: int
 ) -> list[RootKey]:
     """Returns the root keys that the ring has. Raises SecretMismatch if one that is in use does not open, and
-    RingDamaged if that is no fault of the secret keys.
+    RingDamaged if the reason is not a wrong secret key.
 
-    Opens those that are not `opened` yet by a secret key, or by the newest that is: somebody may have got hold of older
-    ones, and must not be able to add root keys.
+    Opens those that are not in `opened` yet with a secret key, or with the root key `newest` if it is in `opened`.
+    Never uses an older root key: somebody may have got hold of it, and must not be able to add root keys.
     """
     rows = await fetch_rows(
         connection,
@@ -112,8 +114,8 @@ async def load_roots(
 
 
 def keep_known(known: Mapping[int, RootKey], read: Iterable[RootKey]) -> list[RootKey]:
-    """Returns root keys as they were read, with what a process knew of them before: none of it is ever undone, unless
-    somebody changes the tables.
+    """Returns the root keys that were read. Keeps what the process knew before, such as that a root key is retired: the
+    server never undoes this, so a row that says otherwise was changed by somebody.
     """
     roots = dict(known)
     for root in read:
@@ -146,7 +148,9 @@ async def make_ring(connection: AsyncConnection, secret_key: bytes) -> None:
 
 
 async def insert_wraps(connection: AsyncConnection, wraps: Sequence[tuple[RootKey, str, bytes]]) -> None:
-    """Stores root keys wrapped, each with the name and the key of its opener. Leaves alone what is there."""
+    """Stores root keys, encrypted. `wraps` has for each the root key, and the name and the key of what opens it. Skips
+    those that are stored already.
+    """
     for root, opener, key in wraps:
         await execute(
             connection,
@@ -162,7 +166,7 @@ async def has_tables(connection: AsyncConnection) -> bool:
 
 
 class KeyRing:
-    """Opens the ring with secret keys, and keeps `secrets` as the ring is until it is closed."""
+    """Opens the ring with the secret keys, and keeps `secrets` up to date with it until it is closed."""
 
     def __init__(
         self,
@@ -192,7 +196,9 @@ class KeyRing:
             await self._refresh(self._connection)
 
     async def follow(self) -> None:
-        """Follows the ring in the background. Makes it first if it is empty; the secret key must be proven before."""
+        """Follows the ring in the background. Makes it first if it is empty: the caller must have checked the secret
+        key before.
+        """
         assert self._connection is not None, "open comes first"
         if self._is_there:
             if not self._opened:

@@ -45,10 +45,10 @@ SEALED_COLUMNS = """
     WHERE n.nspname IN ('public', 'beside', 'previous') AND c.relkind = 'r' AND a.atttypid = 'bytea'::regtype
         AND a.attname LIKE 'sealed%' AND NOT a.attisdropped ORDER BY 1, 2, 3
 """
-"""Finds the columns with sealed values: whoever names one otherwise keeps it from being rotated."""
+"""Query that finds the columns with sealed values by their names. A column with another name is not rotated."""
 
 OnProgress = Callable[[str, int], None]
-"""Called with what is moved, and how many of it were moved so far."""
+"""Called with the name of the values that are being moved, and how many were moved so far."""
 
 
 class RotationRefused(Exception):
@@ -167,7 +167,8 @@ async def _find_columns(connection: AsyncConnection, secrets: Secrets) -> list[E
 async def move_values(connection: AsyncConnection, secrets: Secrets, on_progress: OnProgress) -> dict[str, int]:
     """Moves everything that is encrypted with an older root key to the newest one, in batches.
 
-    Leaves alone what does not open, and returns how much of what that is. Nobody could read it before, either.
+    Leaves values alone that do not open: nobody could read them before, either. Returns kind of values -> number of
+    those.
     """
     unreadable: dict[str, int] = {}
     for column in await _find_columns(connection, secrets):
@@ -232,7 +233,7 @@ async def fetch_wrapped_roots(connection: AsyncConnection, secret_key: bytes) ->
 
 
 async def remove_old_keys(connection: AsyncConnection, secret_key: bytes) -> None:
-    """Deletes the root keys as any other key than `secret_key` opens them."""
+    """Deletes all wraps of root keys except those by `secret_key`, so that no other key opens the ring."""
     await execute(connection, "DELETE FROM root_key_wraps WHERE opener <> %s", (opener_of(secret_key),))
     # Deleted rows stay in the file of a table until it is rewritten.
     await connection.execute("VACUUM FULL root_key_wraps")

@@ -24,7 +24,7 @@ from store.log.append_function import function_name
 
 MAX_BATCH_EVENTS = 5_000
 MAX_BATCH_BYTES = 16 * 1024 * 1024
-"""Bytes of stored events. A batch may exceed either limit by one request."""
+"""Bytes of the stored events of a batch. A batch may exceed this limit, and that of events, by one request."""
 RECONNECT_PAUSES_S = (0.05, 0.1, 0.2, 0.5, 1.0, 1.0, 2.0, 2.0, 2.0)
 
 

@@ -134,8 +134,8 @@ def _json(fields: Any) -> bytes:
 
 
 def disclosed(sealed: bytes) -> tuple[bytes, int]:
-    """Returns the sealed fields as canonical JSON with hashes in place of credentials, and the flags that say of which
-    ones there were any.
+    """Returns the sealed fields as canonical JSON with hashes in place of credentials, and the flags that say which
+    kinds of credentials there were.
     """
     shown, flags = withhold(_unpacked(sealed))
     return _json(shown), flags

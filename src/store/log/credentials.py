@@ -16,8 +16,8 @@ from msgspec.structs import force_setattr
 from domain.core.events import Event
 
 HASHED_CREDENTIALS, HASHED_URLS = 4, 8
-"""Flags of a row: the commitment is to hashes of the credentials, and of the URLs. Rows that older releases wrote have
-credentials or URLs without these flags.
+"""Flags of a row: its commitment covers hashes of the credentials, or of the URLs, in place of these. Older releases
+committed to the credentials or URLs themselves, without these flags.
 """
 SEALED = ("sealed_secret", "sealed_url", "sealed_webhook_secret", "sealed_token")
 """Fields of events that are sealed by themselves, as the values of `secrets` are."""
@@ -61,6 +61,6 @@ def _sealed_names(event: type[Event]) -> list[str]:
 
 def _hash(value: Any) -> dict[str, str]:
     """Returns the SHA-256 of a credential's JSON. Each has at least 128 random bits, so nobody can guess it. A URL that
-    somebody can guess has no secret.
+    somebody can guess contains no secret.
     """
     return {"sha256": hashlib.sha256(msgspec.json.encode(value)).hexdigest()}

@@ -36,7 +36,7 @@ Kind = Literal[
     "jira",
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-"""Each has a sequence `<kind>_ids`, which a migration creates."""
+"""Kinds of ids. Each has a sequence `<kind>_ids`, which a migration creates."""
 
 SKIPPED = 10_000
 """Positions, and ids of each kind, that are skipped after a restore: lost events may have had them."""
@@ -78,7 +78,7 @@ have no streams of their own.
 
 
 class Ids:
-    """Draws ids that nothing has yet. Raises Unavailable for an id that is in use, since somebody has set its sequence
+    """Draws ids that are not in use. Raises Unavailable for an id that is in use, since somebody has set its sequence
     back: a command that begins a stream would find it begun, and take that for its own earlier success.
     """
 

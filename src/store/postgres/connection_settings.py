@@ -26,8 +26,8 @@ def with_keepalive(conninfo: str) -> str:
     """Returns `conninfo` with keepalive settings: client and database each notice within 30 s when the other is
     unreachable. Names this process in `application_name`, so that the database can say which process holds a lock.
 
-    With the defaults of the kernel this takes from 15 minutes to hours, and for that time a dead leader holds its lock.
-    Settings that `conninfo` has already stay unchanged.
+    With the kernel's defaults for keepalive they would need from 15 minutes to hours to notice, and for that time a
+    dead leader would hold its lock. Settings that `conninfo` has already stay unchanged.
     """
     given = conninfo_to_dict(conninfo)
     options = f"{SERVER_OPTIONS} {given.get('options') or ''}".strip()

@@ -84,8 +84,8 @@ class CircuitBreaker(NamedTuple):
 
 BREAKER = CircuitBreaker(opens_after=10, first_pause_s=60, longest_pause_s=600)
 LONGEST_PAUSE = timedelta(seconds=max(BREAKER.longest_pause_s, MAX_RETRY_AFTER_S) + 60)
-"""A pause that ends later is none, since no rule makes one: somebody wrote it into the table. The minute is for clocks
-that differ.
+"""Longest pause that the rules can make, with a minute for clocks that differ. A pause that ends later is ignored:
+somebody wrote it into the table.
 """
 
 

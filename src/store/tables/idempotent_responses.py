@@ -36,7 +36,7 @@ class EarlierRequest:
     position: int
     age: timedelta
     made: int | None
-    """The id of the created resource when the response shows a secret of that resource."""
+    """The id of the created resource if the response shows a secret of that resource; else None."""
     answer: StoredResponse | None
     """None while the request is running, after its process died, for a secret after SECRET_RETENTION, or if altered."""
     is_altered: bool = False

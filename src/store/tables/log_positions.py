@@ -19,7 +19,9 @@ HELD = 2**53 - 1
 log grows past it, and every JSON parser can read it.
 """
 MIN_SKIP = 200
-"""Positions without an event of interest that are worth a write: for fewer the stored position is not moved."""
+"""Least number of positions without an event of interest for which the stored position is moved. Fewer are not worth a
+write.
+"""
 
 
 async def find_beyond(source: Source) -> dict[str, str]:
@@ -42,7 +44,7 @@ async def find_beyond(source: Source) -> dict[str, str]:
 
 async def hold_beyond(source: Source, names: Sequence[str]) -> None:
     """Holds those of these workers whose position is beyond the end of the log, until `testhide repair`. Otherwise they
-    would go on when the log has grown past it, without the events before that.
+    would go on once the log has grown past that position, and miss the events before it.
     """
     rows = await fetch_rows(
         source,

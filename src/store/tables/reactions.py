@@ -16,8 +16,8 @@ from store.postgres.queries import Source, execute, fetch_row, fetch_rows
 
 LEASE_S = 30
 """Seconds of a lease, at least. Whoever runs a reaction renews its lease; a worker that cannot do so for this long may
-find that another one runs the reaction too. A lease is no shorter than the pause would be, so that a reaction that ends
-its worker does so ever more rarely.
+find that another one runs the reaction too. A lease is no shorter than the pause after a failed try, so that a reaction
+that crashes its worker does so ever more rarely.
 """
 MAX_SHOWN = 5
 """Errors, and events under way, that the status of a reaction shows."""
