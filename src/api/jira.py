@@ -26,7 +26,7 @@ ProjectKey = Annotated[str, Meta(min_length=2, max_length=100)]
 
 
 class NewJiraIntegration(msgspec.Struct):
-    """A new Jira integration. Without a project, it is for all projects."""
+    """A new Jira integration. Without a `testhide_project_id`, it serves all projects."""
 
     name: Name
     host: Host
@@ -84,7 +84,7 @@ class JiraIntegrationItem(msgspec.Struct):
 
 class TestedJiraIntegration(msgspec.Struct):
     ok: bool
-    """Whether tickets can be created, as far as Jira says so beforehand."""
+    """Whether tickets can be created, as far as Jira can tell without creating one."""
     error: str
     """A sentence that says what is wrong; empty if nothing is."""
 
@@ -103,7 +103,9 @@ class JiraController(Controller):
 
     @post(guards=[PROJECT_ADMINS])
     async def create_jira_integration(self, ctx: RequestContext, data: NewJiraIntegration) -> JiraIntegrationItem:
-        """Connects a Jira project. Its token may belong to an account that can only create and comment on issues."""
+        """Connects a Jira project. The account of the token needs no more rights than to create issues and to comment
+        on them.
+        """
         if data.testhide_project_id is not None:
             await find_visible_project(ctx, data.testhide_project_id)
         elif not ctx.user.is_admin:
@@ -138,7 +140,7 @@ class JiraController(Controller):
     async def update_jira_integration(
         self, ctx: RequestContext, id: int, data: JiraIntegrationChanges
     ) -> JiraIntegrationItem:
-        """Changes a Jira integration: renews its token, or has tickets created elsewhere in the same Jira."""
+        """Changes a Jira integration, such as its token or the project in the same Jira where it creates tickets."""
         await find_visible(ctx, id)
         token = "" if data.api_token is UNSET else data.api_token
         entered = NewIntegration("", token, "" if data.project_key is UNSET else data.project_key)

@@ -14,13 +14,13 @@ from domain.core.data_keys import project_key
 from domain.core.events import Category, Event
 
 CLAIM = timedelta(minutes=2)
-"""Time for which a claim keeps others from creating the ticket: longer than a call of Jira takes, and than its search
-needs to find a new issue.
+"""Time for which a claim keeps other processes from creating the ticket. It is longer than a call of Jira takes, and
+longer than a new issue takes to appear in Jira's search.
 """
 COMMENT_INTERVAL = timedelta(days=1)
 """Time between comments on a ticket whose failure keeps coming back."""
 MAX_CASES = 1_000
-"""Tests that a ticket remembers: it has stopped when all of them pass."""
+"""Largest number of tests that a ticket remembers. Its failure has stopped when all of them pass."""
 
 
 class TicketEvent(Event, frozen=True):
@@ -40,7 +40,7 @@ class TicketEvent(Event, frozen=True):
 
 
 class TicketClaimed(TicketEvent, frozen=True):
-    """The server is about to create the ticket. Nobody else does so for a while."""
+    """The server is about to create the ticket. No other process does so within CLAIM."""
 
     name: ClassVar[str] = "jira_issue.claimed"
 
@@ -73,7 +73,7 @@ class TicketStopped(TicketEvent, frozen=True):
 
 
 class Failing(msgspec.Struct, frozen=True):
-    """The last failure of a job that a ticket records."""
+    """The last failure that a ticket has recorded for a job."""
 
     build_id: int
     branch: str
@@ -87,17 +87,19 @@ class TicketState(msgspec.Struct, frozen=True):
     created_in: int | None = None
     """Build for whose failures it was created."""
     failing_jobs: Mapping[int, Failing] = {}
-    """Job id -> its failure, for the jobs in which the failure has not stopped."""
+    """Job id -> the job's last failure, for the jobs in which the failure has not stopped."""
     stopped_jobs: Mapping[int, int] = {}
-    """Job id -> build in which the failure had stopped."""
+    """Job id -> id of the build whose passed tests showed that the failure has stopped."""
     written_at: datetime | None = None
-    """Time of the last text about a failure."""
+    """Time at which the ticket last got a text about a failure: its description or a comment."""
 
     def is_claimed(self, now: datetime) -> bool:
         return self.claimed_at is not None and now - self.claimed_at < CLAIM
 
     def must_recur(self, job_id: int, build_id: int, now: datetime) -> bool:
-        """Returns whether a failure in this build is worth a comment."""
+        """Returns whether a failure in this build needs a comment: the ticket knows of no later build of the job, and
+        the failure is new in the job or the last text is older than COMMENT_INTERVAL.
+        """
         failing = self.failing_jobs.get(job_id)
         if build_id <= max(self.stopped_jobs.get(job_id, 0), 0 if failing is None else failing.build_id):
             return False

@@ -8,8 +8,8 @@ from typing import Any
 from integrations.ticket_ports import Bullets, Paragraph, Preformatted, TicketBlock, TicketText
 
 _WIKI = re.compile(r"[\\{}\[\]*_+^~?!|#\-]|(?<=\b[hH][1-6])\.|(?<=\bbq)\.|[:;](?=[)(DP/|])")
-"""Characters that begin markup of Jira's wiki text, with the dots of headings and quotes, and the colons of URLs and
-smileys.
+"""Characters that Jira's wiki text may read as markup. Includes the dot after `h1` or `bq`, and the colon or semicolon
+of URLs and smileys.
 """
 _MACRO = re.compile(r"\{(?=noformat)", re.IGNORECASE)
 ZERO_WIDTH_SPACE = "\u200b"

@@ -15,7 +15,7 @@ from integrations.ticket_ports import NewTicket, Ticket, TicketRejected, Tickets
 TIME_LIMIT_S = 10.0
 """Seconds that a call takes at most, however many requests it makes."""
 FILLED_IN = frozenset({"summary", "description", "labels", "project", "issuetype", "reporter"})
-"""Fields of a new issue that have a value."""
+"""Fields of a new issue that the server or Jira fills in, so that Jira may require them."""
 
 
 class _Named(msgspec.Struct):
@@ -36,9 +36,9 @@ class _Field(msgspec.Struct):
 
 class _CreateFields(msgspec.Struct):
     fields: list[_Field] = []
-    """As Jira Cloud answers."""
+    """The fields in an answer of Jira Cloud."""
     values: list[_Field] = []
-    """As Jira Data Center answers."""
+    """The fields in an answer of Jira Data Center."""
 
 
 class _Permission(msgspec.Struct):
