@@ -179,5 +179,5 @@ RESTORES = Category[int]("log", 0, evolve_restores).at("restores")
 ROTATIONS = Category[tuple[StoredRootKey, ...]]("secret-key", (), evolve_rotations).at("rotations")
 """Stream of the rotations of the secret key. Its state is the root keys after the last one."""
 ROWS = Category("rows", RowRules(), evolve_row_rules).at("log")
-"""Stream of what may be sealed."""
+"""Stream of the rules that say which rows may be sealed."""
 EVENTS = (AuditRead, SigningKeyChanged, LogRestored, SecretKeyRotated, RowMacsRequired, RowAccepted)

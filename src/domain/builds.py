@@ -113,8 +113,8 @@ class BuildRequeued(BuildEvent, frozen=True):
     attempt: int
     reason: LossReason
     blocks: int = 0
-    """Events in the results stream, appended in the same commit: the results of the attempt count no more. In older
-    events none; there they went on to count in the history of their tests.
+    """Number of events that were appended to the results stream in the same commit. They say that the results of this
+    attempt count no more. 0 in older events: their results went on to count in the history of the tests.
     """
 
 

@@ -1,8 +1,9 @@
 """Leadership of dispatch: a dispatcher that has lost the leadership cannot assign builds, because its appends fail.
 
-Each new leader appends to one stream, and its version is a guard of every assignment. So the assignments of an earlier
-leader fail. Therefore a leader can count the used slots of nodes, pools and jobs in memory, and several dispatchers
-together never exceed a limit (docs/decisions/0003-dispatch-fence.md).
+Each new leader appends an event to one stream. Every assignment fails if that stream has a newer version than the one
+that its leader appended. So the assignments of an earlier leader fail. Therefore a leader can count the used slots of
+nodes, pools and jobs in memory, and several dispatchers together never exceed a limit
+(docs/decisions/0003-dispatch-fence.md).
 """
 
 from typing import ClassVar

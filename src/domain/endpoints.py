@@ -18,9 +18,11 @@ EndpointKind = Literal["webhook", "teams"]
 MASK = "***"
 """Stands for the secret parts of a URL."""
 _SHOWN_SEGMENTS = {"hooks.slack.com": 1, "hooks.zapier.com": 2, "discord.com": 2, "discordapp.com": 2}
-"""Number of the first parts of the path that are no secret, for services whose secrets may be short."""
+"""Host -> number of parts at the beginning of the path that are not secret. Lists services whose secrets may be too
+short to be recognised.
+"""
 _LONGEST_PLAIN = 15
-"""Characters of a part of a URL that is shown. Tokens are longer."""
+"""Largest number of characters of a part of a URL that is always shown. Tokens are longer."""
 _WORDS = re.compile(r"[a-z]{1,12}([-_.][a-z]{1,12})+")
 NOT_A_FIELD = "subclasses declare it as a field or a property"
 
@@ -111,9 +113,9 @@ def evolve_endpoint(state: E | None, event: Event) -> E | None:
 
 
 def mask_url(url: str) -> str:
-    """Returns the URL as it may be shown: with `***` in place of user info, values of the query, the fragment, and each
-    part of the path that may be a token. That is one of 16 or more characters, unless it is made of words in small
-    letters, and for some services all but the beginning.
+    """Returns the URL as it may be shown. Puts `***` in place of user info, values of the query, the fragment, and each
+    part of the path that may be a token: one of 16 or more characters that is not made of words in small letters. For
+    the hosts in _SHOWN_SEGMENTS, replaces all of the path but its beginning.
     """
     parts = urlsplit(url)
     user, _, address = parts.netloc.rpartition("@")

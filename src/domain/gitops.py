@@ -1,4 +1,4 @@
-"""GitOps: jobs of a project that a file in its repository describes. A sync makes the jobs what the file says."""
+"""GitOps: jobs of a project that a file in its repository describes. A sync makes the jobs match the file."""
 
 from datetime import datetime
 from typing import ClassVar
@@ -29,7 +29,7 @@ class GitopsEvent(Event, frozen=True):
 
 
 class GitopsSynced(GitopsEvent, frozen=True):
-    """The jobs were made what the file says at a commit. The events of these jobs are in the same append."""
+    """The jobs were made to match the file at a commit. The events of these jobs are in the same append."""
 
     name: ClassVar[str] = "gitops.synced"
     sealed: ClassVar[tuple[str, ...]] = ("branch", "commit", "jobs")
@@ -46,7 +46,7 @@ class GitopsSynced(GitopsEvent, frozen=True):
 
 
 class GitopsSyncFailed(GitopsEvent, frozen=True):
-    """A sync that a push caused changed nothing."""
+    """A sync that a push caused failed, and changed nothing."""
 
     name: ClassVar[str] = "gitops.sync_failed"
     sealed: ClassVar[tuple[str, ...]] = ("branch", "commit", "problem")

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 MAX_WILDCARDS = 32
-"""`*`, `**`, `?` and `[` of a glob."""
+"""Largest number of wildcards (`*`, `**`, `?` and `[`) in a glob."""
 MAX_STEPS = 500_000
-"""Characters of paths that are compared with globs, counted for each glob: about 0.5 s of CPU time."""
+"""Largest number of steps of one comparison: about 0.5 s of CPU time. Each character of a path counts as one step or a
+few for each glob.
+"""
 MAX_CACHED_STEPS = 1_000
-"""Characters whose step an automaton caches."""
+"""Largest number of characters for which an automaton caches the states that they lead out of."""
 TOKEN = re.compile(r"\*\*/|\*\*+|\*|\?|\[!?\]?[^\]]*\]|.", re.DOTALL)
 REPEATED = re.compile(r"(?<!\*)(?:\*\*/)+")
 """`**/` once or several times, which is the same."""

@@ -31,7 +31,7 @@ class CheckoutOptions(msgspec.Struct, frozen=True):
     tags: bool = False
     """Whether to fetch the tags too."""
     submodules: bool = False
-    """Whether to check out submodules, and theirs."""
+    """Whether to check out submodules, recursively."""
 
 
 class DependencyCache(msgspec.Struct, frozen=True):
@@ -179,8 +179,8 @@ class Job(msgspec.Struct, frozen=True):
     configuration: Configuration
     triggers: Triggers = Triggers()
     scheduled_since: datetime = UNSTAMPED
-    """Time from which times of the time tables count: that of the last change of triggers, or since when the job is
-    enabled.
+    """Builds are started for times of the time tables after this one: the last change of the triggers, or a later time
+    at which the job was enabled.
     """
     managed: bool = False
     deleted: bool = False

@@ -46,7 +46,7 @@ class NodeTokenRotated(NodeEvent, frozen=True):
     sealed: ClassVar[tuple[str, ...]] = ("token_hash",)
     token_hash: bytes = b""
     old_until: datetime | None = None
-    """None: the token before is refused at once."""
+    """Time until which the token before is accepted at most; None if it is refused at once."""
 
     @property
     def data_key(self) -> str | None:

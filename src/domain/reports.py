@@ -32,9 +32,9 @@ class Report(msgspec.Struct, frozen=True):
     selected_ran: bytes | None = None
     """One byte for each selected test of the build, as in `build.report_recorded`."""
     by_wildcard: bool = False
-    """A wildcard or folder of the job's artifacts found it."""
+    """Whether a wildcard or folder of the job's artifacts found it."""
     lost_tests: bool = False
-    """It says that it lacks results of tests."""
+    """Whether the report says that it lacks results of tests."""
     results_from: int = 0
     """Version of the results stream before this report. The next `blocks` events contain its results."""
     blocks: int = 0

@@ -50,8 +50,8 @@ class CasesSeen(Event, frozen=True):
 
 
 class ResultText(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
-    """The texts of one result: that at index `row` of the columns of `ResultsRecorded`. A result without texts has
-    none.
+    """The texts of one result: that at index `row` of the columns of `ResultsRecorded`. A result without texts has no
+    ResultText.
     """
 
     row: int
@@ -71,7 +71,7 @@ class Replaced(msgspec.Struct, frozen=True, array_like=True):
     """
 
     row: int
-    """Row of the result that replaces the earlier one."""
+    """Row, in this block, of the result that replaces the earlier one."""
     result_id: int
     status: int
 

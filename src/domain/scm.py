@@ -96,7 +96,9 @@ def show_host(type: ScmType, host: str, repo: str) -> str:
 
 
 def server_of(type: ScmType, host: str, repo: str) -> str:
-    """Returns what says to which server a token is sent, and how: equal for all repositories of one server."""
+    """Returns the base URL of the server to which a token is sent: the same for all repositories of one server, and
+    empty for the public host of a type.
+    """
     return "{0.scheme}://{0.netloc}".format(urlsplit(repo)) if type == "git" else host
 
 

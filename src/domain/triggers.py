@@ -35,7 +35,7 @@ class Triggers(msgspec.Struct, frozen=True, omit_defaults=True):
     tags: list[str] = []
     """Globs of the tags that start the job."""
     paths: list[str] = []
-    """Globs of paths, of which a push or pull request must change one; without any, it may change what it likes."""
+    """Globs of paths. A push or pull request must change a path that they select; without globs, it may change any."""
     pull_requests: bool = False
     cron: list[CronTrigger] = []
     cancel_superseded: bool = False
@@ -95,7 +95,7 @@ class BuildTrigger(msgspec.Struct, frozen=True):
 class Evaluation(NamedTuple):
     starts: bool
     why: str
-    """A sentence without its first capital and its full stop."""
+    """The reason as a sentence, without its first capital and its full stop."""
 
 
 def find_skip_marker(message: str) -> str:

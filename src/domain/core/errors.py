@@ -106,7 +106,7 @@ class ContentsAltered(Rejection):
 
 
 class OutsideFailure(Rejection):
-    """An outside system failed or answered what cannot be used; the message says which one, and what it answered."""
+    """An outside system failed, or its answer cannot be used. The message says which system, and what it answered."""
 
     status, slug, title = 502, "outside-failure", "An outside system failed"
 
