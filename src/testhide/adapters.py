@@ -23,7 +23,9 @@ def blob_store(settings: Settings) -> "Blobs":
 
 
 def mailer(settings: Settings) -> "Mailer | None":
-    """Return the way to send mails. Without a mail server `testhide up` prints links, and others send none."""
+    """Return the adapter that sends mails. Without a mail server, `testhide up` gets one that prints the links of
+    mails, and other processes get None.
+    """
     from integrations.mail import PrintedLinks, SmtpMailer, parse_smtp_url
 
     if settings.smtp_url:

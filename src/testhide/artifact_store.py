@@ -22,8 +22,8 @@ KEY = "store-id"
 
 
 async def refuse_other_store(pool: AsyncConnectionPool, blobs: Blobs, url: str) -> None:
-    """Raise Fault unless the store at `url` is the one that was used with this database before. The first one gets an
-    id. Does nothing if the store cannot be reached, since uploads say so then.
+    """Raise Fault unless the store at `url` is the one that was used with this database before. If the database was
+    used with none before, gives this one an id. Does nothing if the store cannot be reached: uploads then report it.
     """
     try:
         async with pool.connection() as connection, connection.transaction():

@@ -61,7 +61,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 async def back_up(settings: Settings, target: Path) -> tuple[Manifest, list[LostTable]]:
     """Write a backup into a new folder. The folder appears only once it is complete.
 
-    Returns what it is a backup of, and which tables the database has lost. Raises Fault, OSError.
+    Returns the manifest, and the tables that the database has lost. Raises Fault, OSError.
     """
     with _new_folder(target) as folder:
         async with core(settings, pool_size=1, before_migration=True) as parts, parts.pool.connection() as connection:
@@ -134,8 +134,8 @@ async def _find_deleted(log: EventLog, after: int) -> list[str]:
 def _new_folder(target: Path) -> Iterator[Path]:
     """Yield a temporary folder. It is renamed to `target` when the block ends, and removed when the block fails.
 
-    Removes those that killed backups have left: each contains a copy of the database, and perhaps the secret key.
-    Raises Fault if `target` exists.
+    Also removes temporary folders that killed backups have left: each contains a copy of the database, and perhaps the
+    secret key. Raises Fault if `target` exists.
     """
     if target.exists():
         raise Fault(f"{target} is there already: name a new folder.", 2)

@@ -102,7 +102,9 @@ def list_descriptors() -> Collection[int]:
 
 @contextlib.contextmanager
 def opened(descriptor: int, port: int) -> Iterator[tuple[socket.socket, Peer] | None]:
-    """Yields a duplicate of a connection that was accepted at this port, and its peer; None if it is anything else."""
+    """Yields a duplicate of the connection with this descriptor, and its peer. Yields None if the descriptor is
+    anything else than a connection that was accepted at this port.
+    """
     with contextlib.ExitStack() as stack:
         found = None
         with contextlib.suppress(OSError):

@@ -1,4 +1,6 @@
-"""The name of the operator for the audit trail. Not by `getpass.getuser`, which believes LOGNAME."""
+"""Finds the name of the operator for the audit trail. Does not use `getpass.getuser`, which trusts the variable
+LOGNAME.
+"""
 
 import os
 import pwd

@@ -1,4 +1,4 @@
-"""Takes the address of callers, and whether they used https, from what trusted reverse proxies say."""
+"""Takes the address of callers, and whether they used https, from the headers of trusted reverse proxies."""
 
 import re
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ HOST = re.compile(r"\[(?P<v6>[^\]]*)\](:[0-9]*)?|(?P<v4>[^:]*)(:[0-9]*)?")
 
 
 class TrustedProxies:
-    """ASGI application whose requests come from the caller that the trusted proxies before it name."""
+    """ASGI application that gives each request the caller's address, as the trusted proxies in front of it name it."""
 
     def __init__(self, app: ASGIApp, trusted: Sequence[Network]) -> None:
         self._app = app

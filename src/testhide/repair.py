@@ -1,5 +1,5 @@
-"""Makes tables again that a database has lost, and reads from the log what of their contents the log has. Sets back the
-positions of workers that are beyond the end of the log, and moves sequences that were set back past what is in use.
+"""Makes tables again that a database has lost, and fills them with those of their contents that the log has. Sets back
+the positions of workers that are beyond the end of the log, and moves sequences that were set back past what is in use.
 """
 
 from typing import NamedTuple
@@ -33,11 +33,11 @@ class Repaired(NamedTuple):
     lost: list[LostTable]
     """Tables that were lost and are there again."""
     set_back: dict[str, int]
-    """Worker -> its new position, of those whose position was beyond the end of the log."""
+    """Worker -> its new position, for each worker whose position was beyond the end of the log."""
     endpoints: list[int]
-    """Webhooks and channels whose rows for deliveries were not what the log says."""
+    """Ids of webhooks and channels whose rows for deliveries did not agree with the log."""
     moved: dict[str, int]
-    """Sequence -> the position or id in use that it was behind, of those that were moved past it."""
+    """Sequence -> highest position or id in use, for each sequence that was behind it and was moved past it."""
 
 
 async def repair(settings: Settings) -> Repaired:
@@ -50,7 +50,9 @@ async def repair(settings: Settings) -> Repaired:
 
 
 async def _move_sequences(parts: Core) -> dict[str, int]:
-    """Moves the sequences of ids and positions that were set back. Returns sequence -> what it was behind."""
+    """Moves the sequences of ids and positions that were set back. Returns sequence -> highest position or id in use,
+    for each sequence that it moved.
+    """
     if await fetch_row(parts.pool, "SELECT to_regclass('audit_checkpoints')") == (None,):
         return {}  # a new database, before its migration
     behind = await find_sequences_behind(parts.pool)

@@ -45,16 +45,18 @@ class Restored:
     sealed: int
     """The size of the newest checkpoint; 0 without one."""
     is_as_sealed: bool
-    """Whether the log has the root of the newest checkpoint; True without a checkpoint."""
+    """Whether the log's rows give the root that the newest checkpoint signs; True without a checkpoint."""
     blobs_url: str
     """URL of the artifacts if they were not checked, else empty."""
     artifacts: int
     missing: list[ArtifactStored]
-    """Artifacts that are not there."""
+    """Artifacts whose contents are missing."""
     altered: list[ArtifactStored]
-    """Artifacts that have other contents."""
+    """Artifacts whose contents differ from those that the log recorded."""
     deleted: list[ArtifactStored]
-    """Artifacts that are not there because they were deleted while the backup was made. The log says so now."""
+    """Artifacts whose contents are missing because they were deleted while the backup was made. The restore has
+    recorded these deletions in the log.
+    """
     sessions: int
     """Number of agents' sessions that were ended."""
     repaired: Repaired
@@ -160,8 +162,8 @@ def _is_below(key: str, deleted: Collection[str]) -> bool:
 
 
 async def _delete_again(parts: Core, artifacts: Sequence[ArtifactStored]) -> set[int]:
-    """Delete artifacts whose contents were deleted. Returns the ids of those that could be, which those of a build that
-    is kept for ever cannot.
+    """Delete artifacts whose contents were deleted. Returns the ids of the deleted ones. Artifacts of a pinned build
+    cannot be deleted.
     """
     handler, caller, deleted = Handler(parts.log, utcnow), CommandContext("system:operator"), set[int]()
     for artifact in artifacts:

@@ -1,4 +1,4 @@
-"""Rotates the secret key: finds the old and the new one, and leaves the new one where processes find it that start."""
+"""Rotates the secret key: finds the old and the new key, and stores the new one where starting processes read it."""
 
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -41,7 +41,7 @@ HOW_TO = (
 
 class Rotated(NamedTuple):
     is_done_before: bool
-    """Whether only the new key opened the database already."""
+    """Whether there was nothing to rotate, since only the new key opened the database already."""
     unreadable: dict[str, int]
     """Kind of data -> number of its values that neither key opens, before the rotation or after it."""
 
@@ -92,7 +92,8 @@ async def _rotate(settings: Settings, file: Path | None, *, leaked: bool, on_pro
 
 @asynccontextmanager
 async def _only_rotation(settings: Settings) -> AsyncIterator[None]:
-    """Keep other rotations away while the block runs: one that ends takes away the key that others have read.
+    """Keep other rotations away while the block runs: the end of a rotation makes the key useless that a second one has
+    read.
 
     Raises Fault if one runs already.
     """

@@ -118,7 +118,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     smtp_url: str = ""
     mail_from: str = ""
     prints_links: bool = False
-    """Whether the links of mails are printed where no mail server is set."""
+    """Whether the links of mails are printed if no mail server is set."""
     license: str = ""
     license_key: str = ""
     checkpoints_to: str = ""
@@ -127,7 +127,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def secret_keys(self) -> list[bytes]:
-        """The secret keys that may open the database, the one that it is rotated to first."""
+        """The secret keys that may open the database. During a rotation, the new one is the first."""
         return [self.secret_key, *filter(None, [self.old_secret_key])]
 
     @property
@@ -216,7 +216,7 @@ def from_environment(environ: Mapping[str, str], **given: Any) -> Settings:
 
 
 def not_set(field: str) -> Fault:
-    """Return the Fault that a process has without a field that it needs."""
+    """Return the Fault for a field that a process needs and that is not set."""
     return Fault(f"{variable(field)} is not set: it is needed outside of `./dev up`, which starts its own.", 2)
 
 
@@ -244,7 +244,7 @@ def key_from_environment(field: str, environ: Mapping[str, str]) -> bytes | None
 
 
 def _output(command: str, name: str) -> str:
-    """Return what a command prints, which nothing else shows."""
+    """Return what a command prints: a secret key, so it appears in no message."""
     try:
         done = subprocess.run(
             shlex.split(command), stdin=subprocess.DEVNULL, capture_output=True, timeout=COMMAND_TIMEOUT_S, check=False

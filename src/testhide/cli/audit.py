@@ -38,7 +38,7 @@ app = App(name="audit", help="Proof that the log was not altered.")
 GZIP = b"\x1f\x8b"
 """The first bytes of a file that gzip has compressed."""
 MAX_PUT_BACK = 10_000
-"""Rows that are put back together."""
+"""Largest number of rows that one command puts back."""
 MAX_PRINTED, MAX_KEYS = 50, 10
 """Findings, and data keys on one line, that `verify` prints; the rest is counted."""
 

@@ -23,7 +23,7 @@ PROCESSES = {
 }
 """Verbs without options, with their help."""
 NEED_REDIS = ("serve", "work")
-"""Verbs that limit rates or run jobs. The others need PostgreSQL alone."""
+"""Verbs that need Redis: for rate limits, and for tasks. The others need only PostgreSQL."""
 
 
 def run_process(verb: str) -> int:

@@ -214,7 +214,8 @@ def end_orphan_processes(cluster: Path) -> None:
 
 
 def remove_stale_lock(socket: Path) -> None:
-    """Remove the lock file beside a socket if no PostgreSQL uses it. Print so if PostgreSQL would not have.
+    """Remove the lock file beside a socket if no PostgreSQL uses it. Print a message if PostgreSQL itself would not
+    have removed it.
 
     The file names the process that made it, and the folder of its cluster. After a crash of the machine or in a new
     container the number may belong to another process. PostgreSQL then refuses to start, since it only sees that the

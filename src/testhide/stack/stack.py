@@ -24,7 +24,9 @@ SERVER_PROCESSES = ("serve", "project", "dispatch", "work")
 
 @dataclass(frozen=True)
 class Plan:
-    """Decisions of the first half. They are passed on the command line, so they contain no secret."""
+    """Decisions of the first half (`testhide.stack.up`). They are passed on the command line, so they contain no
+    secret.
+    """
 
     data: str
     host: str

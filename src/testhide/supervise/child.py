@@ -15,7 +15,9 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0  # seconds before a restart; the pause do
 _LONG_LIFE = 10.0  # seconds; a child that lived this long starts again with the first pause
 _TAIL = 20  # last lines of output, which may explain why a child ended
 _DETAILS = re.compile(r"[-^~]+|(LINE \d+|DETAIL|HINT|CONTEXT|QUERY):.*|PL/pgSQL function .*")
-"""Lines below the message of an error: what PostgreSQL adds to it, and what Python draws."""
+"""Lines below the message of an error that explain less: details that PostgreSQL adds, and the marks by which Python
+points at code.
+"""
 
 
 @dataclass(frozen=True)
