@@ -74,8 +74,8 @@ def leave_environment(argv: Sequence[str], keep_token: bool) -> None:
     set.
 
     Deleting the variable would not be enough, since /proc/<pid>/environ goes on showing the environment that the
-    process started with. With `keep_token`, the restarted program reads the token from a pipe. Otherwise the token of
-    the variable is not used, since the options name a token file.
+    process started with. With `keep_token`, the restarted program reads the token from a pipe. Without it, the
+    restarted program reads the token from the file that the options name, and the one in the variable is dropped.
     """
     token = os.environ.pop(VARIABLE, None)
     if token is not None:

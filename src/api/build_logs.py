@@ -164,8 +164,8 @@ def format_text(lines: Sequence[Line]) -> bytes:
 
 
 def encode_page(total: int, offset: int, wanted: int, lines: Sequence[Line]) -> bytes:
-    """Returns a LogPage as JSON. `wanted` is the number of lines that the page would have without its limit of 4
-    MiB.
+    """Returns a LogPage as JSON. `wanted` is the number of lines that the request could get; the page has fewer where
+    its limit of 4 MiB cut it.
     """
     end = offset + len(lines)
     next_offset = end if lines and end < total else None

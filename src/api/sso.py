@@ -143,7 +143,8 @@ class SsoController(Controller):
     )
     async def finish_sign_in(self, ctx: RequestContext, request: Request[Any, Any, Any]) -> Response[None]:
         """Receives the response of an identity provider from a browser that `begin_sign_in` sent there. Sends the
-        browser on to its page with a code after `#code=`.
+        browser on to the page that asked for the sign-in, with a code after `#code=` that the page exchanges for a
+        session.
         """
         form = await read_form(request)
         return_to = form.get("RelayState", "/")

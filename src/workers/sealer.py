@@ -261,8 +261,8 @@ def _open(note: str, keys: list[Recorded]) -> Checkpoint:
 
 
 def key_at(keys: list[Recorded], size: int) -> str:
-    """Returns the verifier key that is in force when the log has `size` positions. It signs the checkpoint after this
-    size.
+    """Returns the verifier key that is in force when the log has `size` positions. The next checkpoint after this size
+    must be signed with its key.
     """
     in_force = [recorded for recorded in keys if recorded.position <= size] or keys[:1]
     return _public_key(in_force[-1])

@@ -47,11 +47,11 @@ from store.postgres.queries import Source
 
 SECRET = "(secret)"  # noqa: S105 - shown in place of a secret
 MAX_CHANGES = 100
-"""Changed fields that are shown for an event at most."""
+"""Largest number of changed fields that are shown for an event."""
 MAX_TEXT = 500
-"""Characters that are shown of a text at most."""
+"""Largest number of characters that are shown of a text."""
 MAX_ITEMS = 20
-"""Items that are shown of a list at most."""
+"""Largest number of items that are shown of a list."""
 MAX_FOLDED = 10_000
 """Number of events of a stream that are folded at most. Events after these are shown without their changes."""
 EVENT_BATCH = 10
