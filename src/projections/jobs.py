@@ -10,6 +10,7 @@ import msgspec
 from cachetools import LRUCache
 from psycopg_pool import AsyncConnectionPool
 
+from domain.build_groups import WORST_FIRST
 from domain.builds import VisibleStatus
 from domain.core.events import Recorded, copy_fields
 from domain.jobs import Configuration, JobConfigured, JobCreated, JobDeleted, JobUpdated, QuarantineMode
@@ -124,7 +125,9 @@ class JobDetail(msgspec.Struct, frozen=True):
     last_full_build_id: int | None = None
     """Id of the newest build that runs all tests, instead of selected ones such as those that failed before."""
     last_full_build_status: VisibleStatus | None = None
-    """Status of the newest build that runs all tests."""
+    """Status of the newest build that runs all tests. If it is in a group, that of the group: the worst of its
+    combinations.
+    """
 
 
 async def find(source: Source, job_id: int) -> JobRow | None:
@@ -151,17 +154,23 @@ class ProjectOfJob:
 
 
 async def find_detail(source: Source, job_id: int) -> JobDetail | None:
-    newest = f"SELECT id, status FROM {BuildRow.table} WHERE job_id = j.id"
+    newest = f"SELECT id, status, group_id FROM {BuildRow.table} WHERE job_id = j.id"
+    of_group = (
+        f"SELECT status FROM (SELECT DISTINCT ON (matrix) status FROM {BuildRow.table} WHERE group_id = f.group_id"
+        " AND selected_tests IS NULL ORDER BY matrix, id DESC) counting"
+        " ORDER BY array_position(%(worst_first)s, status) LIMIT 1"
+    )
     return await fetch_one(
         source,
         JobDetail,
         "SELECT j.id, j.name, j.project_id, j.enabled, j.node_pool_id, j.timeout_minutes, j.max_parallel,"
         " j.repository, j.default_branch, j.pipeline_template_id, j.created_at,"
-        " j.required_tags, j.pool_labels, j.quarantine_mode, j.managed, b.id, b.status, f.id, f.status"
+        " j.required_tags, j.pool_labels, j.quarantine_mode, j.managed, b.id, b.status, f.id,"
+        f" CASE WHEN f.group_id IS NULL THEN f.status ELSE ({of_group}) END"
         f" FROM {JobRow.table} j LEFT JOIN LATERAL ({newest} ORDER BY id DESC LIMIT 1) b ON true"
         f" LEFT JOIN LATERAL ({newest} AND selected_tests IS NULL ORDER BY id DESC LIMIT 1) f ON true"
         " WHERE j.id = %(id)s",
-        {"id": job_id},
+        {"id": job_id, "worst_first": list(WORST_FIRST)},
     )
 
 

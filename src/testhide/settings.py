@@ -43,7 +43,7 @@ MEANINGS = {
     "requests_per_token": "requests a minute with one token, and hooks of one project; 0: no limit (6000)",
     "requests_per_address": "requests a minute of one address without credentials; 0: no limit (600)",
     "streams_per_user": "streams that a user may have open at each process; 0: no limit (200)",
-    "session_idle_minutes": "minutes without a request after which a session ends; 0: only after its 8 hours (60)",
+    "session_idle_minutes": "minutes without a request after which a session ends; 0: only after its 8 hours (0)",
     "connections_per_address": "connections that one address may have at once, without those of trusted proxies (1000)",
     "cors_origins": "origins whose pages may call the API from browsers, such as https://dash.example.com,… (none)",
     "smtp_url": "mail server, smtp://USER:PASSWORD@HOST:587 (STARTTLS) or smtps://… (none: links are in answers)",
@@ -112,7 +112,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     requests_per_token: int = 6_000
     requests_per_address: int = 600
     streams_per_user: int = 200
-    session_idle_minutes: int = 60
+    session_idle_minutes: int = 0
     connections_per_address: int = 1_000
     cors_origins: str = ""
     smtp_url: str = ""

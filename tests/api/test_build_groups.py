@@ -38,6 +38,8 @@ def test_a_matrix_from_its_start_to_its_restart(shop: Shop) -> None:
         agent.finished(build, exit_code).raise_for_status()
         assert shop.ended(build["id"])["flaky"] == 0, "another combination is other code"
         assert shop.admin.fetch(f"/build-groups/{first}")["status"] == status
+    newest = shop.admin.fetch(f"/jobs/{job}")
+    assert (newest["last_full_build_id"], newest["last_full_build_status"]) == (second, "failed"), "of the whole group"
     again = shop.admin.create(f"/builds/{first}/restart")["id"]
     assert shop.build(again)["matrix"] == {"python-version": "3.11"}
     shown: dict[str, Any] = shop.admin.fetch(f"/build-groups/{first}")

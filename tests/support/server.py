@@ -124,6 +124,7 @@ def running_server(
         outgoing_allow=outgoing_allow,
         local_repositories=str(data / "repositories"),
         requests_per_token=0,  # tests hurry
+        session_idle_minutes=60,
         streams_per_user=0,
         **more,  # type: ignore[arg-type]
     )

@@ -11,7 +11,18 @@ from psycopg_pool import AsyncConnectionPool
 
 from commands.scm import find_build_endpoint
 from domain.build_groups import find_worst
-from domain.builds import BUILD, AnyBuild, BuildEvent, BuildQueued, DeletedBuild, Finished, Reason, Running, status_of
+from domain.builds import (
+    BUILD,
+    AnyBuild,
+    BuildEvent,
+    BuildQueued,
+    DeletedBuild,
+    Finished,
+    Reason,
+    Running,
+    VisibleStatus,
+    status_of,
+)
 from domain.core.errors import Unavailable
 from integrations.source_ports import CommitState, CommitStatus, SourceFailure, SourceHosts, SourceUnavailable
 from projections import builds
@@ -110,7 +121,7 @@ async def set_build_status(
 def describe(loaded: LoadedBuild, base_url: str) -> CommitStatus | None:
     """Returns the status that stands for a build, or for its group; None for a deleted build."""
     queued = loaded.build.queued
-    statuses = [status for build in loaded.group if (status := status_of(build)) != "deleted"]
+    statuses: list[VisibleStatus] = [status for build in loaded.group if (status := status_of(build)) != "deleted"]
     if not statuses or isinstance(loaded.build, DeletedBuild):
         return describe_build(loaded.build, base_url)
     worst = find_worst(statuses)
