@@ -1,4 +1,4 @@
-"""Finds the highest ids in the read models, and the id sequences that are behind them.
+"""Finds the highest ids in use, and the sequences that are behind them.
 
 A sequence can be behind only if somebody has set it back. The next ids that it gives then belong to existing objects.
 """
@@ -12,6 +12,7 @@ from projections import (
     artifacts,
     auth,
     builds,
+    identity_providers,
     jira,
     jobs,
     known_issues,
@@ -28,7 +29,7 @@ from projections import (
     webhooks,
 )
 from projections.engine.model import Row
-from store.log.ids import Kind
+from store.log.ids import KINDS, SKIPPED, STREAMS, Kind
 from store.postgres.queries import fetch_rows
 
 ROWS: Mapping[Kind, tuple[type[Row], ...]] = {
@@ -49,35 +50,73 @@ ROWS: Mapping[Kind, tuple[type[Row], ...]] = {
     "results": (results.ReportRow,),
     "scm_endpoints": (scm.ScmEndpointRow,),
     "jira": (jira.JiraRow,),
+    "identity_providers": (identity_providers.IdentityProviderRow,),
     "webhooks": (webhooks.WebhookRow, teams.ChannelRow),
 }
-"""Kind of ids -> read models whose rows have ids of this kind. Left out are the ids of readings of the audit log, which
-no read model contains.
-"""
+"""Kind of ids -> read models whose rows have ids of this kind. Ids of other kinds are looked up in the log."""
+TABLES = ("webhook_deliveries", "webhook_attempts")
+"""Tables of the store whose rows are numbered by a sequence `<table>_id_seq`."""
+MAX_UNUSED = 2 * SKIPPED
+"""Ids after the last one in use that are looked up in the log: more than a restore skips."""
 
 
-async def find_sequences_behind(pool: AsyncConnectionPool) -> dict[Kind, int]:
-    """Returns the highest id in use for each kind whose sequence is behind it. Leaves out tables that are not there."""
-    behind: dict[Kind, int] = {}
-    for kind, rows in ROWS.items():
-        for row in rows:
+async def find_sequences_behind(pool: AsyncConnectionPool) -> dict[str, int]:
+    """Returns the highest id in use for each sequence that is behind it. Leaves out tables that are not there."""
+    found: dict[str, int] = {}
+    for kind in KINDS:
+        name = f"{kind}_ids"
+        if kind not in ROWS:
+            used = await _find_newest_stream(pool, name, STREAMS[kind][0])
+            found |= {name: used} if used else {}
+        for row in ROWS.get(kind, ()):
             column, length = ("first_result_id", "cases") if kind == "results" else ("id", "1")
-            query = (
-                f"SELECT used FROM (SELECT {column} + greatest({length}, 1) - 1 AS used FROM {row.table}"
-                f" ORDER BY {column} DESC LIMIT 1) newest"
-                f" WHERE used > coalesce(pg_sequence_last_value('public.{kind}_ids'::regclass), 0)"
-            )
-            try:
-                for (used,) in await fetch_rows(pool, query):
-                    behind[kind] = max(used, behind.get(kind, 0))
-            except (UndefinedTable, UndefinedColumn):
-                continue  # a read model that is not built yet, or broken
-    return behind
+            used = await _find_newest_row(pool, name, str(row.table), column, length)
+            found |= {name: max(used, found.get(name, 0))} if used else {}
+    for table in TABLES:
+        used = await _find_newest_row(pool, name := f"{table}_id_seq", table, "id", "1")
+        found |= {name: used} if used else {}
+    return found
 
 
-def describe_behind(behind: Mapping[Kind, int]) -> str:
+async def _find_newest_row(pool: AsyncConnectionPool, sequence: str, table: str, column: str, length: str) -> int:
+    """Returns the highest id of a table's rows if the sequence is behind it, else 0."""
+    query = (
+        f"SELECT used FROM (SELECT {column} + greatest({length}, 1) - 1 AS used FROM {table}"
+        f" ORDER BY {column} DESC LIMIT 1) newest"
+        f" WHERE used > coalesce(pg_sequence_last_value('public.{sequence}'::regclass), 0)"
+    )
+    try:
+        return sum(used for (used,) in await fetch_rows(pool, query))
+    except (UndefinedTable, UndefinedColumn):
+        return 0  # a read model that is not built yet, or broken
+
+
+async def _find_newest_stream(pool: AsyncConnectionPool, sequence: str, prefix: str) -> int:
+    """Returns the highest id after the sequence with which a stream is named; 0 if there is none."""
+    try:
+        ((last,),) = await fetch_rows(
+            pool, f"SELECT coalesce(pg_sequence_last_value('public.{sequence}'::regclass), 0)"
+        )
+        newest = 0
+        while used := await _find_stream_after(pool, prefix, newest or last):
+            newest = used
+    except UndefinedTable:
+        return 0
+    return newest
+
+
+async def _find_stream_after(pool: AsyncConnectionPool, prefix: str, number: int) -> int:
+    query = (
+        "SELECT coalesce(max(number), 0) FROM generate_series(%s::bigint, %s::bigint) AS number"
+        " WHERE EXISTS (SELECT FROM stored_events WHERE originator_id = %s || number)"
+    )
+    ((used,),) = await fetch_rows(pool, query, (number + 1, number + MAX_UNUSED, f"{prefix}-"))
+    return int(used)
+
+
+def describe_behind(behind: Mapping[str, int]) -> str:
     """Returns a sentence about the sequences that `find_sequences_behind` has found, with what to do."""
-    names = ", ".join(f"{kind}_ids is behind {used}" for kind, used in behind.items())
+    names = ", ".join(f"{name} is behind {used}" for name, used in behind.items())
     return (
         f"sequences of ids were set back, so that ids in use would be given out again ({names}): run `testhide repair`"
     )

@@ -57,7 +57,7 @@ async def _move_sequences(parts: Core) -> dict[str, int]:
         return {}  # a new database, before its migration
     behind = await find_sequences_behind(parts.pool)
     await raise_ids(parts.pool, behind)
-    moved = {f"{kind}_ids": used for kind, used in behind.items()}
+    moved = dict(behind)
     if await use_positions(parts.pool, newest := await _find_newest(parts)):
         moved[POSITION_SEQUENCE] = newest
     return moved

@@ -86,7 +86,7 @@ async def test_sequences_that_were_set_back(parts: Core) -> None:
             await ensure_tables(connection, PROJECTIONS)
             await catch_up(connection, parts.log, PROJECTIONS, head)
             await connection.execute("SELECT setval('builds_ids', 2), setval('stored_events_notification_id_seq', 2)")
-        assert (await find_sequences_behind(parts.pool))["builds"] == 3
+        assert (await find_sequences_behind(parts.pool))["builds_ids"] == 3
         with pytest.raises(Unavailable) as refused:
             await parts.ids.draw("builds")
         assert "The id 3 is in use already: the sequence builds_ids was set back" in refused.value.detail

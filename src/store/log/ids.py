@@ -71,6 +71,7 @@ STREAMS: dict[Kind, tuple[str, ...]] = {
     "audit_reads": ("audit-read",),
     "changes": ("change",),
     "jira": ("jira",),
+    "identity_providers": ("identity-provider",),
 }
 """Categories of the streams that are named by an id of a kind. Comments, test cases, results and quarantine entries
 have no streams of their own.
@@ -98,7 +99,11 @@ class Ids:
         last = self._last.get(kind, 0)
         rows = await fetch_rows(self._pool, "SELECT draw_ids(%s::regclass, %s)", (f"{kind}_ids", count))
         first = int(rows[0][0])
-        return self._check(kind, first, first + count - 1, first <= last)
+        names = [f"{prefix}-{first + n}" for prefix in STREAMS.get(kind, ()) for n in range(count)]
+        is_used = names and await fetch_rows(
+            self._pool, "SELECT FROM stored_events WHERE originator_id = ANY (%s) LIMIT 1", (names,)
+        )
+        return self._check(kind, first, first + count - 1, bool(is_used) or first <= last)
 
     def _check(self, kind: Kind, first: int, last: int, is_used: bool) -> int:
         if is_used:
@@ -149,13 +154,13 @@ async def skip_lost_ids(pool: AsyncConnectionPool) -> None:
     )
 
 
-async def raise_ids(source: Source, used: Mapping[Kind, int]) -> None:
-    """Moves sequences of ids forward to the highest id in use."""
+async def raise_ids(source: Source, used: Mapping[str, int]) -> None:
+    """Moves sequences forward to the highest id in use."""
     await execute(
         source,
         "SELECT setval(name::regclass, greatest(used, nextval(name::regclass)))"
         " FROM unnest(%s::text[], %s::bigint[]) AS sequences(name, used)",
-        ([f"{kind}_ids" for kind in used], list(used.values())),
+        (list(used), list(used.values())),
     )
 
 
