@@ -96,8 +96,11 @@ class GitopsController(Controller):
         if branch != synced.branch:
             await ctx.must_access(data.project_id, level="admin")
         with reported_failures():
-            commit, content = await fetch_file(ctx, data.project_id, branch)
-        command = await prepare(ctx, data.project_id, synced, branch, commit, content)
+            source = await open_repository(ctx, data.project_id)
+            commit, content = await fetch_file(source, branch)
+            if branch != synced.branch or synced.commit is None:
+                await must_be_branch(source, branch)
+        command = await prepare(ctx, data.project_id, synced, branch, commit, content, is_preview=data.dry_run)
         receipt = await ctx.services.handler.preview(command) if data.dry_run else await ctx(command)
         return to_result(data, command, receipt)
 
@@ -125,15 +128,22 @@ class GitopsController(Controller):
         return describe_pipeline_file()
 
 
-async def fetch_file(ctx: RequestContext, project_id: int, branch: str) -> tuple[str, bytes]:
+async def fetch_file(source: SourceHost, branch: str) -> tuple[str, bytes]:
     """Returns the id of a branch's newest commit, and the contents of the file in it. Raises NotFound if there is no
     such file or branch, and SourceFailure if the host fails in another way.
     """
-    source = await open_repository(ctx, project_id)
     try:
         return await source.fetch_file(FILE_NAME, branch)
     except SourceNotFound as error:
         raise NotFound(f"{FILE_NAME} of branch {branch} cannot be read: {error}") from None
+
+
+async def must_be_branch(source: SourceHost, name: str) -> None:
+    """Raises Invalid for a tag or a commit: a project that followed it would never see another push."""
+    try:
+        await source.fetch_commits(name, 1)
+    except SourceNotFound:
+        raise Invalid.field("branch", f"{name} is no branch of the repository; a project follows a branch") from None
 
 
 async def open_repository(ctx: RequestContext, project_id: int) -> SourceHost:
@@ -149,7 +159,14 @@ async def open_repository(ctx: RequestContext, project_id: int) -> SourceHost:
 
 
 async def prepare(
-    ctx: RequestContext, project_id: int, before: SyncedPipelines, branch: str, commit: str, content: bytes
+    ctx: RequestContext,
+    project_id: int,
+    before: SyncedPipelines,
+    branch: str,
+    commit: str,
+    content: bytes,
+    *,
+    is_preview: bool,
 ) -> SyncPipelines:
     """Returns the command that syncs a file. Raises Invalid for a file with mistakes."""
     pool = ctx.services.pool
@@ -165,7 +182,7 @@ async def prepare(
             content,
             find_pool=partial(pools.find_id_by_name, pool, project_id),
             fetch_jobs=partial(jobs.fetch_named, pool, project_id),
-            ids=ctx.services.ids,
+            ids=None if is_preview else ctx.services.ids,
         )
     except InvalidFile as invalid:
         raise Invalid.fields(

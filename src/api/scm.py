@@ -62,7 +62,8 @@ class ScmEndpointChanges(msgspec.Struct):
     """New token. It is also required if the endpoint moves to another server, since the stored token is not sent
     there.
     """
-    host: Host | UnsetType | None = UNSET
+    host: Annotated[str, Meta(max_length=1_000)] | UnsetType | None = UNSET
+    """Base URL of a self-hosted server; null for the public host. Empty only where a GET shows it so."""
 
 
 class ScmEndpointItem(msgspec.Struct):
@@ -125,7 +126,7 @@ class ScmController(Controller):
         await find_visible_project(ctx, data.project_id)
         host = _enter_host(data.type, data.host)
         if data.token is None and data.type != "git":
-            raise Invalid.field("token", "is required")
+            raise Invalid.field("token", f"is required: a repository of the type {data.type} is not read without one")
         if (data.app_id is None) != (data.installation_id is None):
             missing = "app_id" if data.app_id is None else "installation_id"
             raise Invalid.field(missing, "is missing: a GitHub App needs app_id, installation_id and a private key")
@@ -157,6 +158,8 @@ class ScmController(Controller):
     async def update_scm_endpoint(self, ctx: RequestContext, id: int, data: ScmEndpointChanges) -> UpdatedScmEndpoint:
         """Changes an SCM endpoint: renews its token, or connects it to another repository."""
         row = await find_visible(ctx, id)
+        if data.host == "" and row.shown_host:
+            raise Invalid.field("host", "must not be empty: send null for the public host, or leave it out to keep it")
         endpoint = must_exist(await ctx.log.load_state(SCM_ENDPOINT.at(id)), f"SCM endpoint {id}")
         # What is not sent, or is what a GET showed, stays as the log has it, which may be newer than what was shown.
         token = None if data.token is UNSET else data.token

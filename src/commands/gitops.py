@@ -88,19 +88,21 @@ async def prepare_sync(
     *,
     find_pool: Callable[[str], Awaitable[int | None]],
     fetch_jobs: Callable[[list[str]], Awaitable[Mapping[int, str]]],
-    ids: Ids,
+    ids: Ids | None,
 ) -> SyncPipelines:
     """Returns the command that syncs a file. Raises InvalidFile for a file with mistakes. `before` is the project's
     last sync at the time when the file was read.
 
     `find_pool` returns the id of the project's pool with a name. `fetch_jobs` returns id -> name for the project's jobs
-    that have one of the given names. Both query the read models.
+    that have one of the given names. Both query the read models. `ids` is None for a preview: then
+    new jobs have negative ids, so that none are used up.
     """
     document = await asyncio.to_thread(read_pipelines, content)
     pools = {job.pool: await find_pool(job.pool) for job in document.file.jobs.values() if job.pool is not None}
     planned = plan_jobs(document, {name: pool_id for name, pool_id in pools.items() if pool_id is not None})
     found = await fetch_jobs(list(document.file.jobs))
-    new_ids = [await ids.draw("jobs") for job in planned if job.title not in found.values()]
+    count = sum(job.title not in found.values() for job in planned)
+    new_ids = [await ids.draw("jobs") for _ in range(count)] if ids is not None else range(-count, 0)
     return SyncPipelines(project_id, before, branch, commit, planned, list(found), new_ids)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import jsonschema_rs
 import pytest
 
-from tests.support.builders import given_project
+from tests.support.builders import given_job, given_project
 from tests.support.git_repository import GitRepository
 from tests.support.http import Client
 from tests.support.server import Server
@@ -85,6 +85,24 @@ def test_a_dry_run_shows_the_changes_and_makes_none(server: Server, connected: i
     assert [(item["job_id"], item["name"]) for item in answer["changes"]] == [(None, "unit"), (None, "docs")]
     assert server.admin.get("/api/v3/jobs", params={"project_id": connected}).then(200) == []
     assert server.admin.get(STATUS, params={"project_id": connected}).then(200)["sha"] is None
+
+
+def test_a_dry_run_uses_no_ids_up(server: Server, connected: int, repository: GitRepository) -> None:
+    repository.write(".testhide.yml", FILE)
+    first = given_job(server, connected)
+    sync(server.admin, connected, dry_run=True).then(200)
+    assert given_job(server, connected) == first + 1
+
+
+def test_a_project_follows_only_branches(server: Server, connected: int, repository: GitRepository) -> None:
+    commit = repository.write(".testhide.yml", FILE)
+    repository.git("tag", "--force", "v1", "main")
+    for name in ("v1", commit):
+        for dry_run in (True, False):
+            (error,) = sync(server.admin, connected, branch=name, dry_run=dry_run).then(422)["errors"]
+            assert (error["field"], "is no branch of the repository" in error["message"]) == ("branch", True)
+    assert server.admin.get(STATUS, params={"project_id": connected}).then(200)["branch"] == "main"
+    sync(server.admin, connected, branch="main").then(200)
 
 
 def test_mistakes_are_answered_with_their_lines_and_nothing_changes(

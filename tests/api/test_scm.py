@@ -53,6 +53,14 @@ def test_update(server: Server, project: int) -> None:
     assert changed.items() >= {"repo": "acme/api", "name": "Main GitHub", "updated": True}.items()
     shown = server.admin.get(path).then(200)
     assert server.admin.put(path, json=shown).then(200) == shown | {"updated": False}, "GET fits PUT"
+    assert server.admin.put(path, json={"host": ""}).then(422)["errors"][0]["field"] == "host"
+
+
+def test_what_a_get_shows_of_a_folder_fits_a_put(server: Server, project: int, repository: GitRepository) -> None:
+    body = {"type": "git", "name": "Shop", "project_id": project, "repo": str(repository.path), "token": None}
+    shown = server.admin.post(AT, json=body).then(201)
+    assert shown["host"] == ""
+    assert server.admin.put(f"{AT}/{shown['id']}", json=shown).then(200) == shown | {"updated": False}
 
 
 def test_a_token_goes_to_no_other_server(server: Server, project: int, repository: GitRepository) -> None:
@@ -92,7 +100,7 @@ def test_delete(server: Server, project: int, endpoint: str) -> None:
         ({"repo": "acme/shop.git"}, "repo", "without .git"),
         ({"type": "gitlab", "repo": "acme"}, "repo", "group/name"),
         ({"type": "svn"}, "type", ""),
-        ({"token": None}, "token", "is required"),
+        ({"token": None}, "token", "is required: a repository of the type github"),
         ({"token": "two words"}, "token", "space"),
         ({"token": "line\nbreak"}, "token", "line break"),
         ({"host": "https://127.0.0.1/"}, "host", "this machine"),
