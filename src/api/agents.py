@@ -252,10 +252,13 @@ class AgentController(Controller):
         attempt: Attempt,
         path: Annotated[str, Parameter(max_length=1_000)],
         missing: Annotated[bool, Parameter(description="No file matches `path`, a pattern")] = False,
+        unreadable: Annotated[bool, Parameter(description="The agent may not read the file at `path`")] = False,
     ) -> ReportAnswer:
         """Records the results of a report. The body is the file itself.
 
         With `missing`, the body is empty: no file matches `path`, a pattern of the job's artifacts that names reports.
+        With `unreadable`, it is empty too: the agent may not read the file at `path`, or a folder that the pattern
+        `path` matches.
         """
         node_id = ctx.node_id
         build = await load_build(ctx.services.log, build_id)
@@ -275,7 +278,10 @@ class AgentController(Controller):
                 sender = ReportSender(ctx.agent.actor, has_left)
                 file = IncomingReport(attempt, path, spooled.path, hashed.digest(), sender)
                 reports = ctx.services.reports
-                recorded = await (reports.record_missing if missing else reports.record_file)(ctx, build, file)
+                if unreadable:
+                    recorded = await reports.record_denied(ctx, build, file)
+                else:
+                    recorded = await (reports.record_missing if missing else reports.record_file)(ctx, build, file)
         return ReportAnswer(recorded.cases, list(recorded.warnings))
 
     @post("/builds/{build_id:int}/finished", status_code=200)

@@ -31,6 +31,7 @@ class ReceivedBuild:
         self.started = False
         self.reports: dict[str, bytes] = {}
         self.missing_reports: list[str] = []
+        self.denied_reports: list[str] = []
         self.artifacts: dict[str, bytes] = {}
         self.finished: dict[str, Any] | None = None
 
@@ -191,6 +192,9 @@ class FakeServer:
         if call == "report" and query.get("missing") == "true":
             received.missing_reports.append(query["path"])
             return 200, {"recorded": 0, "warnings": ["missing"]}
+        if call == "report" and query.get("unreadable") == "true":
+            received.denied_reports.append(query["path"])
+            return 200, {"recorded": 0, "warnings": ["denied"]}
         if call == "report":
             received.reports[query["path"]] = body
             return 200, {"recorded": body.count(b"<testcase"), "warnings": []}

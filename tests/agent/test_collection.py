@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.agent.fake_server import Answer, FakeServer
-from tests.agent.harness import SYSTEM_PYTHON, Agent
+from tests.agent.harness import SYSTEM_PYTHON, Agent, StartAgent
 
 from agent.build.artifacts import find_files
 from agent.build.build_client import BuildClient
@@ -111,6 +111,21 @@ def test_patterns_of_reports_that_match_no_report_of_this_build_are_sent(server:
 
     assert build.missing_reports == ["old/*.xml", "d*.xml", "e.trx"]
     assert "==> old/r.xml: not a report of this build, since the file is older than its first command" in build.lines
+
+
+def test_a_report_that_the_agent_may_not_read_is_sent_as_unreadable(server: FakeServer, start: StartAgent) -> None:
+    """One is closed itself, and the others are in a closed folder. Outside of the workspace nothing is said."""
+    start(python=SYSTEM_PYTHON, user=65534 if os.geteuid() == 0 else None)
+    build = server.queue(
+        f"mkdir r d; echo '{REPORT}' | tee r/a.xml d/b.xml > old.xml; touch -d '2 hours ago' old.xml;"
+        " chmod 000 r/a.xml old.xml d; ln -s /etc/shadow l.xml",
+        artifacts=["r/*.xml", "d/*.xml", "d/b.xml", "old.xml", "l.xml"],
+    )
+    server.wait_finished(build)
+
+    assert sorted(build.denied_reports) == ["d/*.xml", "d/b.xml", "r/a.xml"]
+    assert sorted({*build.missing_reports}) == ["l.xml", "old.xml"]
+    assert "==> r/a.xml: not taken, Permission denied" in build.lines
 
 
 @pytest.mark.usefixtures("agent")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from commands.reports.recording import MISSING
+from commands.reports.recording import DENIED, MISSING
 from tests.support.builders import Shop
 from tests.support.fake_agent import FakeAgent
 from tests.support.server import Server
@@ -192,6 +192,19 @@ def test_a_pattern_of_reports_without_a_file_is_a_warning(shop: Shop, agent: Fak
         "No readable file of this build matches out/*.xml, which names reports.",
     )
     assert shop.admin.fetch(f"/report/{build['id']}")["warnings"] == [f"out/*.xml: {MISSING}"]
+
+
+def test_a_report_that_the_agent_may_not_read_fails_the_build(
+    shop: Shop, agent: FakeAgent, build: dict[str, Any]
+) -> None:
+    answer = agent.report(build, b"", "r/a.xml", unreadable="true")
+    assert answer.json() == {"recorded": 0, "warnings": [f"{DENIED}: none of its results was read"]}
+    assert agent.finished(build, exit_code=0).json() == {"status": "failed"}
+    shown = shop.ended(build["id"])
+    assert (shown["reason"], shown["detail"]) == (
+        "reports_unreadable",
+        "The report r/a.xml is incomplete or cannot be read.",
+    )
 
 
 def test_a_report_is_counted(shop: Shop, agent: FakeAgent, build: dict[str, Any]) -> None:

@@ -8,7 +8,6 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from itertools import islice
 from typing import BinaryIO
 
@@ -18,6 +17,11 @@ _MAX_FILES = 100_000  # of one pattern; links within the workspace can give one 
 
 class UnusablePath(Exception):
     """A file or pattern cannot be collected; the message says why."""
+
+    def __init__(self, why: str, is_denied: bool = False) -> None:
+        super().__init__(why)
+        self.is_denied = is_denied
+        """Whether the file is there, but the agent may not read it."""
 
 
 def find_files(workspace: str, pattern: str, is_over: Callable[[], bool] = lambda: False) -> list[str]:
@@ -49,11 +53,14 @@ def open_inside(workspace: str, path: str, owner: int | None) -> BinaryIO:
     `owner`: otherwise a build could make a hard link to a file that only the agent can read, and let the agent read it.
     """
     root = os.path.realpath(workspace)
+    whole = os.path.join(root, path)
     try:
         # O_NONBLOCK: opening a named pipe would wait for a writer.
-        fd = os.open(os.path.join(root, path), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+        fd = os.open(whole, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     except OSError as error:
-        raise UnusablePath(os.strerror(error.errno or 0)) from None
+        is_inside = (os.path.realpath(whole) + "/").startswith(root + "/")
+        is_denied = is_inside and isinstance(error, PermissionError)
+        raise UnusablePath(os.strerror(error.errno or 0), is_denied) from None
     objection = _find_objection(fd, root, owner)
     if objection:
         os.close(fd)
@@ -93,7 +100,12 @@ class _Glob:
             folder, states = waiting.pop()
             # `**` also stands for no folder at all.
             states |= {state + 1 for state in states if self._segments[state] == "**" and state < self._last}
-            for name in self._list_names(os.path.join(root, folder), states, is_root=not folder):
+            try:
+                names = self._list_names(os.path.join(root, folder), states, is_root=not folder)
+            except PermissionError:
+                yield folder or "."  # opening it reports why
+                continue
+            for name in names:
                 if is_over():
                     return
                 path = os.path.join(folder, name)
@@ -108,9 +120,13 @@ class _Glob:
         segments = [self._segments[state] for state in states]
         names = {segment for segment in segments if not _WILDCARDS.intersection(segment)}
         if len(names) < len(segments):
-            with suppress(OSError):
+            try:
                 # A wildcard does not match the .git folder of the checkout.
                 names.update(name for name in os.listdir(folder) if not is_root or name != ".git")
+            except PermissionError:
+                raise
+            except OSError:
+                pass  # it was removed meanwhile
         return names
 
     def _match(self, root: str, path: str, name: str, states: set[int]) -> tuple[bool, set[int]]:
@@ -123,8 +139,10 @@ class _Glob:
         try:
             mode = os.lstat(whole).st_mode
         except OSError as error:
-            # Of a path that is too long, opening it reports why.
-            return error.errno == errno.ENAMETOOLONG and self._last in states, set()
+            # Opening a path that is too long, or in a folder that may not be entered, reports why.
+            if error.errno == errno.ENAMETOOLONG:
+                return self._last in states, set()
+            return isinstance(error, PermissionError), set()
         if stat.S_ISDIR(mode):
             return False, matched | stays
         if not stat.S_ISLNK(mode):

@@ -48,11 +48,11 @@ class BuildClient:
         )
         return answer
 
-    def send_missing_report(self, pattern: str) -> None:
+    def send_missing_report(self, pattern: str, *, is_denied: bool = False) -> None:
         """Report that a report which the job names is missing: no file matches `pattern`, or the file cannot be
-        opened.
+        opened. With `is_denied`, the file is there, but the agent may not read it.
         """
-        query = {"attempt": self._attempt, "path": pattern, "missing": "true"}
+        query = {"attempt": self._attempt, "path": pattern, "unreadable" if is_denied else "missing": "true"}
         self._server.upload(f"{self._path}/report", query, lambda: iter(()), {"Content-Length": "0"}, self._pause)
 
     def send_artifact(self, path: str, file: BinaryIO) -> None:

@@ -66,9 +66,12 @@ class Collector:
         paths = dict.fromkeys(path for matched in found.values() for path in matched)
         kinds = {path: self._send_if_report(path, since_ns) for path in [*paths, report]}
         for pattern, matched in found.items():
-            is_missing = all(kinds[path] is None for path in matched)
-            if pattern.endswith(_REPORT_ENDINGS) and is_missing and not self._interrupt.cause:
-                self._send_missing_report(pattern)
+            if not pattern.endswith(_REPORT_ENDINGS) or self._interrupt.cause:
+                continue
+            # A folder that may not be read has no file ending, and its reports are not known.
+            is_denied = any(self._is_denied(path) for path in matched if not path.endswith(_REPORT_ENDINGS))
+            if is_denied or all(kinds[path] is None for path in matched):
+                self._send_missing_report(pattern, is_denied=is_denied)
         for path in paths:
             self._send_artifact(path, is_report=kinds[path] is True)
 
@@ -101,12 +104,11 @@ class Collector:
             return None
         try:
             file = self._open(path)
-        except UnusablePath:  # logged when it is sent as an artifact
-            with suppress(OSError):
-                if os.lstat(self._workspace.root / path).st_mtime_ns >= since_ns:
-                    self._send_missing_report(path)
-                    return False
-            return None
+        except UnusablePath as why:  # logged when it is sent as an artifact
+            if self._is_older(path, since_ns):
+                return None
+            self._send_missing_report(path, is_denied=why.is_denied)
+            return False
         with file:
             if not _is_report(path, file):
                 return False
@@ -119,9 +121,26 @@ class Collector:
                 self._send_report(path, masked)
         return True
 
-    def _send_missing_report(self, pattern: str) -> None:
+    def _is_older(self, path: str, since_ns: int) -> bool:
+        """Return whether there is no file at `path`, or one that was last written before the time `since_ns`."""
+        try:
+            return os.lstat(self._workspace.root / path).st_mtime_ns < since_ns
+        except PermissionError:
+            return False
+        except OSError:
+            return True
+
+    def _is_denied(self, path: str) -> bool:
+        """Return whether the agent may not read what is at `path`."""
+        try:
+            self._open(path).close()
+        except UnusablePath as why:
+            return why.is_denied
+        return False
+
+    def _send_missing_report(self, pattern: str, *, is_denied: bool = False) -> None:
         with self._refusals(pattern):
-            self._client.send_missing_report(pattern)
+            self._client.send_missing_report(pattern, is_denied=is_denied)
 
     def _send_report(self, path: str, file: BinaryIO) -> None:
         with self._refusals(path):

@@ -37,6 +37,7 @@ from store.log.event_log import EventLog
 from store.log.ids import Ids
 
 MISSING = "no readable file that this build wrote matches this pattern of the job's artifacts, which names reports"
+DENIED = "the agent may not read this file, or the folder that it is in (permission denied)"
 MAX_TRIES = 10
 MAX_UNSHOWN_RESULTS = 20_000
 """Number of a project's results that the read models may still have to apply when its next report is recorded. If there
@@ -160,6 +161,11 @@ class ReportRecorder:
         """
         must_take_reports(build.state, file.attempt)
         return await self.record(execute, build, file, ReportRead(is_missing=True, warnings=[MISSING]))
+
+    async def record_denied(self, execute: Execute, build: LoadedState[AnyBuild], file: IncomingReport) -> Report:
+        """Records that the agent may not read a report, as one that is unreadable."""
+        must_take_reports(build.state, file.attempt)
+        return await self.record(execute, build, file, make_unreadable(DENIED))
 
     async def record(
         self, execute: Execute, build: LoadedState[AnyBuild], file: IncomingReport, report: ReportRead
