@@ -34,7 +34,7 @@ def create_jobs(stack: Stack) -> tuple[int, str]:
     project = stack.create_project("hooks")
     secret = stack.call("POST", f"/api/v3/projects/{project}/rotate-webhook-secret", {})["webhook_secret"]
     for number in range(JOBS):
-        job = stack.create_job(f"hooks {number}", "true", project_id=project)
+        job = stack.create_job(f"hooks {number}", "true", project_id=project, repository="https://github.com/acme/web")
         triggers = {"branches": [f"team-{number}/*", f"release/{number}.*"], "paths": ["src/**", "!src/vendor/**"]}
         stack.call("PUT", f"/api/v3/jobs/{job}/triggers", triggers)
     return project, secret
