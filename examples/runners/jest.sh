@@ -16,7 +16,14 @@ export JEST_JUNIT_OUTPUT_FILE="${JEST_JUNIT_OUTPUT_FILE:-junit.xml}"
 set -- "$@" --reporters=default --reporters=jest-junit --ci --bail=0
 if [ -n "${TESTHIDE_TEST_IDS_FILE:-}" ]; then
     titles=$(sed 's/^[^>]* > //; s/ > / /g; s/[][\.*^$+?(){}|/]/\\&/g' "$TESTHIDE_TEST_IDS_FILE" | paste -sd '|' -)
-    set -- "$@" --testNamePattern "^($titles)\$" --runTestsByPath $(sed 's/ > .*//' "$TESTHIDE_TEST_IDS_FILE" | sort -u)
+    files=
+    for file in $(sed 's/ > .*//' "$TESTHIDE_TEST_IDS_FILE" | sort -u); do
+        for given in "$@"; do
+            case $given in "$file" | "./$file" | "$PWD/$file") continue 2 ;; esac # jest would run it twice
+        done
+        files="$files $file"
+    done
+    set -- "$@" --testNamePattern "^($titles)\$" --runTestsByPath $files
 fi
 rm -f "$JEST_JUNIT_OUTPUT_FILE"
 code=0
