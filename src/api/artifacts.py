@@ -65,7 +65,9 @@ class ArtifactItem(msgspec.Struct):
     name: str
     path: str
     type: ArtifactType
-    """Kind of the artifact: `report`, `log`, `screenshot` or `binary`."""
+    """Kind of the artifact: `report`, `log`, `screenshot` or `binary`. A file that only looks like a report, since it
+    cannot be read as one, is `binary`.
+    """
     content_type: str
     """Media type with which the file is downloaded."""
     size_bytes: int
@@ -87,7 +89,9 @@ class UploadedArtifact(msgspec.Struct):
     size_bytes: int
     path: str
     type: ArtifactType
-    """Kind of the artifact: `report`, `log`, `screenshot` or `binary`."""
+    """Kind of the artifact: `report`, `log`, `screenshot` or `binary`. A file that only looks like a report, since it
+    cannot be read as one, is `binary`.
+    """
     sha256: str
     report: RecordedReport | None = None
     """Report that was recorded from the file; null unless the file is a report of an external build."""
@@ -231,13 +235,14 @@ async def store_artifact(
             artifact_id = await _find_duplicate(ctx, build, path, upload)
     if artifact_id is None:  # it was deleted meanwhile
         artifact_id = await _store_new(ctx, caller, build, path, upload, None)
+    stored = await ctx.log.load_state(ARTIFACT.at(artifact_id))
     return UploadedArtifact(
         id=artifact_id,
         build_id=build.build_id,
         name=path.rpartition("/")[2],
         size_bytes=upload.size_bytes,
         path=path,
-        type=artifact_type(path),
+        type=artifact_type(path) if stored is None else stored.type,
         sha256=upload.sha256,
     )
 

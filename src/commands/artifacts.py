@@ -4,7 +4,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from commands.handler import Command
-from domain.artifacts import ARTIFACT, ArtifactDeleted, ArtifactStored, artifact_type, blob_key
+from domain.artifacts import (
+    ARTIFACT,
+    ArtifactDeleted,
+    ArtifactStored,
+    ArtifactType,
+    artifact_type,
+    blob_key,
+)
 from domain.builds import BUILD, AnyBuild, Assigned, Finished, Running, status_of
 from domain.core.errors import Conflict, NotFound
 from domain.core.events import AnyStream, Event
@@ -44,7 +51,15 @@ class StoreArtifact(Command):
         if self.by_node is not None:
             must_be_leased(build, self.by_node)
         blob = blob_key(build.queued.job_id, self.build_id, self.artifact_id)
-        yield self.event(ArtifactStored, **build.ids, type=artifact_type(self.path), blob=blob)
+        yield self.event(ArtifactStored, **build.ids, type=_choose_type(self.path, build), blob=blob)
+
+
+def _choose_type(path: str, build: AnyBuild) -> ArtifactType:
+    """Returns the type of an artifact. A file that could not be read as a report is none, whatever its name."""
+    reports = [report for report in build.reports if report.path == path and not report.is_replaced]
+    if reports and all(report.unreadable and not report.cases for report in reports):
+        return "binary"
+    return artifact_type(path)
 
 
 @dataclass(frozen=True)

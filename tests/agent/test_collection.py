@@ -132,14 +132,15 @@ def test_a_report_that_the_agent_may_not_read_is_sent_as_unreadable(server: Fake
 def test_a_file_that_should_be_a_report_is_sent_whatever_is_in_it(server: FakeServer, folder: Path) -> None:
     (folder / "outside.xml").write_text(REPORT)
     build = server.queue(
-        "echo Segfault > junit.xml; echo '<coverage/>' > TEST-a.xml; echo Killed > r.xml; : > empty.xml;"
+        "echo Segfault > junit.xml; echo '<coverage/>' > TEST-a.xml; echo '<testng-results/>' > t.xml;"
+        " echo Killed > r.xml; : > empty.xml;"
         " echo garbage | tee bad.xml.gz > text.txt; echo '<coverage/>' > coverage.xml;"
         f" ln -s {folder}/outside.xml l.xml",
         artifacts=["*"],
     )
     server.wait_finished(build)
 
-    assert set(build.reports) == {"junit.xml", "TEST-a.xml", "r.xml", "empty.xml", "bad.xml.gz"}
+    assert set(build.reports) == {"junit.xml", "TEST-a.xml", "t.xml", "r.xml", "empty.xml", "bad.xml.gz"}
     assert build.missing_reports == ["l.xml"]
 
 

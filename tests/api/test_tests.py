@@ -254,6 +254,7 @@ def test_a_report_that_comes_after_the_end_is_noted(server: Server, job: int) ->
         (gzip.compress(PASSES, mtime=0)[:-5], "report.xml.gz"),
         (b"\x1f\x8bnonsense", "report.xml.gz"),
         (b"<coverage/>", "junit.xml"),
+        (b"<testng-results failed='1'/>", "testng-results.xml"),
     ],
 )
 def test_no_build_passes_with_a_report_that_cannot_be_read(server: Server, job: int, content: bytes, name: str) -> None:
@@ -262,6 +263,7 @@ def test_no_build_passes_with_a_report_that_cannot_be_read(server: Server, job: 
         answer = upload(server.admin, build, content, name)
         assert answer.status_code == 201
         assert answer.json()["report"]["warnings"]
+        assert answer.json()["type"] == ("report" if answer.json()["report"]["cases"] else "binary")
         assert report_of(server, build)["warnings"][0].startswith(f"{name}: ")
         finish = {"status": "passed"} | ({"ignore_unreadable_reports": True} if ignore else {})
         server.admin.post(f"/api/v3/builds/{build}/finish", json=finish).raise_for_status()

@@ -29,6 +29,12 @@ _GZIP = b"\x1f\x8b"
 _MAX_UNPACKED = 512 * 1024 * 1024  # bytes of a decompressed report; the server reads no more of one either
 _HEAD_BYTES = 4096  # of a file, read to recognize a report by its root element
 _REPORT_ROOT = re.compile(r"<(?:[\w.-]+:)?(?:testsuites|testsuite|test-run|assemblies|TestRun)[\s/>]")
+# Test reports in formats that the server does not read: it fails the build; the server has the same in
+# `commands.reports.parser.other_formats`.
+_OTHER_REPORT = re.compile(
+    r"<(?:testng-results|TestLog|TestResult|Catch|Catch2TestRun|doctest|testExecutions|unittest-results"
+    r"|CUNIT_TEST_RUN_RESULTS_REPORT|Testing)[\s/>]|<robot\s[^>]*generator=[\"']R(?:obot|ebot)"
+)
 _HTML = re.compile(r"<(?:!doctype\s+html|html)\b", re.IGNORECASE)
 _XML = re.compile(r"\ufeff?\s*<[?!\w]")
 _REPORT_NAMES = ("junit*.xml", "TEST-*.xml", "*.trx")  # also with .gz; the server has the same in `domain.artifacts`
@@ -204,7 +210,7 @@ def _is_report(path: str, file: BinaryIO) -> bool:
     file.seek(0)
     head = next(_unpack(file, _HEAD_BYTES), b"")
     text = head.decode("utf-16" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8", "replace")
-    if _REPORT_ROOT.search(text):
+    if _REPORT_ROOT.search(text) or _OTHER_REPORT.search(text):
         return True
     file_name = os.path.basename(path).removesuffix(".gz")
     has_report_name = any(fnmatch.fnmatchcase(file_name, name) for name in _REPORT_NAMES)

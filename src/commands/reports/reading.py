@@ -92,7 +92,7 @@ class ReportRead:
     """Whether the file has a known report format."""
     is_unreadable: bool = False
     """Whether results are missing: the file is empty, cut off, not XML, cannot be unpacked, declares failures that it
-    does not contain, or is that of a pytest run that ended early.
+    does not contain, is that of a pytest run that ended early, or is a test report in a format that is not read.
     """
     is_missing: bool = False
     """Whether there is no file at all: no file matches a pattern of the job's artifacts that names reports."""
@@ -214,7 +214,8 @@ class _Reading:
         tests = self._attempts.setdefault(case.suite, {})
         worker = next((value for name, value in case.properties if name == XDIST_WORKER), "")
         key = case.node_id, worker, case.classname, case.name
-        before = None if case.runs_once else tests.get(key)
+        # Two cases without a name are two tests: nothing says that one repeats the other.
+        before = None if case.runs_once or case.name == NO_NAME else tests.get(key)
         attempt, failed_before, failed_unfolded = 1, False, False
         if before is not None:
             last, attempt, failed_before, failed_unfolded = before
@@ -324,7 +325,7 @@ def _is_unreadable(summary: Summary) -> bool:
     no_report = kinds.get("not_a_report", "<")
     no_xml = not summary.dialect and ("<" not in no_report or "<html" in no_report or "control_characters" in kinds)
     is_cut = summary.dialect != "" and "truncated" in kinds
-    return "empty" in kinds or no_xml or is_cut or "lost_failures" in kinds
+    return bool(kinds.keys() & {"empty", "other_format", "lost_failures"}) or no_xml or is_cut
 
 
 def _is_unloaded_suite(case: Case) -> bool:

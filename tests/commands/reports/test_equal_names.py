@@ -19,6 +19,7 @@ LONGER = "n" * 70_000
         pytest.param('name="b\1"', 'name="b"', id="a forbidden character"),
         pytest.param('name="b\1"', 'name="b\2"', id="two forbidden characters"),
         pytest.param('name="b&#1;"', 'name="b"', id="a reference to a forbidden character"),
+        pytest.param("", "", id="no names"),
         pytest.param('classname="a.b" name="c"', 'classname="a" name="b.c"', id="class and name"),
     ],
 )

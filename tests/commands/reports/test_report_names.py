@@ -22,6 +22,11 @@ from commands.reports.report_queue import ReportSender
         ("coverage.xml", b"<?xml version='1.0'?><coverage/>", False),
         ("pom.xml", b"<project/>", False),
         ("r.xml", b"Segfault", True),
+        ("testng-results.xml", b"<testng-results failed='1'><suite/></testng-results>", True),
+        ("output.xml", b"<robot generator='Robot 7.1 (Python 3.12)'><suite/></robot>", True),
+        ("robot.xml", b"<robot name='arm'><link/></robot>", False),
+        ("Test.xml", b"<Site Name='a'><Testing><Test Status='failed'/></Testing></Site>", True),
+        ("Build.xml", b"<Site Name='a'><Build/></Site>", False),
         ("junit.xml", b"<testsuite/>", False),
     ],
 )

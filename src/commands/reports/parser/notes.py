@@ -8,6 +8,7 @@ from commands.reports.parser.case import ReportWarning
 WORDS = {
     "empty": "the file is empty",
     "not_a_report": "no test report was recognised: {detail}",
+    "other_format": "it is a report of {detail} in a format that is not read: send it in JUnit XML instead",
     "encoding": "{detail}",
     "bad_bytes": "{count} byte sequences are invalid in {detail} and were read as Windows-1252",
     "control_characters": "{count} runs of characters that XML forbids were dropped",

@@ -24,6 +24,7 @@ from commands.reports.parser.limits import Limits
 from commands.reports.parser.names import cut_name
 from commands.reports.parser.node_ids import Origin
 from commands.reports.parser.notes import Notes
+from commands.reports.parser.other_formats import find_other_format
 from commands.reports.parser.tree import VERDICTS, Budget, Element
 from commands.reports.parser.values import whole_number
 
@@ -98,6 +99,7 @@ class ReportReader:
         self._releasing = False
         self._dialect: Dialect = ""
         self._root = ""
+        self._other_format = ""
         self._run = Origin()
         self._run_name = dotnet.trx_run_name("")
         self._declared_by_trx = Declared()
@@ -117,6 +119,7 @@ class ReportReader:
             self._start_within(name, attributes)
             return
         self._root = self._root or name
+        self._other_format = self._other_format or find_other_format(self._root, name, attributes)
         dialect = _DIALECTS.get(name)
         if dialect is not None and not self._dialect:
             self._dialect = dialect
@@ -366,4 +369,6 @@ class ReportReader:
         if not self._dialect and "empty" not in self._notes:
             root = f"it begins with <{self._root[:80]}>" if self._root else "there are no elements in it"
             self._notes.add("not_a_report", root)
+            if self._other_format:
+                self._notes.add("other_format", self._other_format)
         return Summary(dialect=self._dialect, warnings=self._notes.warnings())

@@ -1,0 +1,31 @@
+"""Recognises test reports in formats that the server does not read. Their results are missing, unlike those of XML that
+is no test report at all.
+"""
+
+from collections.abc import Mapping
+
+_ROOTS = {
+    "testng-results": "TestNG",
+    "TestLog": "Boost.Test",
+    "TestResult": "Boost.Test",
+    "Catch": "Catch2",
+    "Catch2TestRun": "Catch2",
+    "doctest": "doctest",
+    "testExecutions": "SonarQube",
+    "unittest-results": "UnitTest++",
+    "CUNIT_TEST_RUN_RESULTS_REPORT": "CUnit",
+}
+_ROBOT_GENERATORS = ("Robot", "Rebot")
+
+
+def find_other_format(root: str, name: str, attributes: Mapping[str, str]) -> str:
+    """Returns the test runner whose own format has a start tag `name` in a file with the root element `root`; empty if
+    none is known.
+    """
+    if root == "Site":  # ctest also writes its configuration and build logs in such files
+        return "ctest" if name == "Testing" else ""
+    if name != root:
+        return ""
+    if root == "robot":  # a description of a robot for ROS has this root too
+        return "Robot Framework" if attributes.get("generator", "").startswith(_ROBOT_GENERATORS) else ""
+    return _ROOTS.get(root, "")
