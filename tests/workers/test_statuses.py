@@ -37,6 +37,8 @@ from workers.reactions.statuses import MAX_AGE, BuildStates
 
 CALLER = CommandContext("user:1")
 BASE_URL = "https://ci.example.com"
+ADDRESS = "https://gitlab.example.com/acme/shop.git"
+"""Address of the repository of the project, as commands get it."""
 JOB, OTHER_JOB, BUILD = 5, 6, 7
 
 
@@ -92,7 +94,7 @@ class Workshop:
             await ensure_tables(connection, PROJECTIONS)
         await self.does(
             ConfigureJob(JOB, "pytest", matrix=Matrix({"os": ["linux", "windows"]})),
-            StartBuild(BUILD, JOB, commit_sha=self.commit, more_ids=(8,)),
+            StartBuild(BUILD, JOB, commit_sha=self.commit, more_ids=(8,), project_repository=ADDRESS),
             TakeLeadership("d"),
         )
 
@@ -163,7 +165,7 @@ async def test_a_build_of_some_tests_leaves_the_status_of_all_tests(workshop: Wo
     await workshop.does(ConfigureJob(JOB, "pytest"))
     await workshop.build()
     await workshop.does(FinishExternalBuild(BUILD, "failed"))
-    await workshop.does(RestartBuild(8, BUILD, JOB, ("test_a.py::test",), "flaky"))
+    await workshop.does(RestartBuild(8, BUILD, JOB, ("test_a.py::test",), "flaky", project_repository=ADDRESS))
     await workshop.react()
     last = {body["name"]: body["description"] for _, body in workshop.host.statuses}
     assert last == {
@@ -186,7 +188,7 @@ async def test_the_builds_of_a_matrix_have_one_status(workshop: Workshop) -> Non
         "state": "failed",
         "description": "1 of 2 builds failed (group 7)",
     }
-    await workshop.does(RestartBuild(9, 7, JOB))
+    await workshop.does(RestartBuild(9, 7, JOB, project_repository=ADDRESS))
     await workshop.run(9, 0)
     await workshop.react()
     assert workshop.host.statuses[-1][1] == group | {
