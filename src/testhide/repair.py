@@ -22,11 +22,14 @@ from testhide.settings import Settings
 from workers.deliveries import endpoints, planner
 from workers.deliveries.sender import RETENTION
 from workers.flakiness import NAME as FLAKINESS
+from workers.reactions.registry import REACTIONS
 
 BATCH_SIZE = 500
 """Events that are read at once."""
 FOLDED = ("kind", "project_id", *delivery_endpoints.FOLDED_COLUMNS)
 """Columns of an endpoint that come from the log."""
+SKIPPING = {reaction.name: reaction.event.name for reaction in REACTIONS if not reaction.repeats_old}
+"""Reactions that go on at the end of the log, with the type of the events that they skip."""
 
 
 class Repaired(NamedTuple):
@@ -89,14 +92,18 @@ async def _repair_tables(parts: Core) -> tuple[list[LostTable], dict[str, int], 
 async def _set_back(connection: AsyncConnection, event_log: EventLog) -> dict[str, int]:
     """Sets back the positions that are beyond the end of the log. Returns worker -> its new position.
 
-    The delivery planner goes back to the newest event of which it is known that its deliveries are planned. The others
-    begin with the first event: nothing records how far they were, and handling an event again does no harm.
+    The delivery planner goes back to the newest event of which it is known that its deliveries are planned. Nothing
+    records how far the others were. Those whose repetition does harm go on at the end of the log, the rest begin with
+    the first event.
     """
     if await fetch_row(connection, "SELECT to_regclass('reaction_positions')") == (None,):
         return {}  # a new database, before its migration
     found: dict[str, int] = {}
     for name in await log_positions.find_beyond(connection):
-        found[name] = await _find_planned(connection, event_log) if name == planner.NAME else 0
+        if name == planner.NAME:
+            found[name] = await _find_planned(connection, event_log)
+        else:
+            found[name] = await event_log.read_head() if name in SKIPPING else 0
         await log_positions.move_position(connection, name, found[name])
     return found
 

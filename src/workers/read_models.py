@@ -1,9 +1,9 @@
 """Compares read models with the log, to find rows that somebody changed by hand. A difference sets an alarm, which ends
 when the difference is gone.
 
-It compares the read models that decide who may do what, and the audit trail. Each sweep folds the former from the log
-in memory and compares all their rows. The audit trail has a row for every event, so each sweep compares only the next
-part of it, and begins again after the last part.
+It compares the read models that decide who may do what, that of the jobs' triggers, and the audit trail. Each sweep
+folds the former from the log in memory and compares all their rows. The audit trail has a row for every event, so each
+sweep compares only the next part of it, and begins again after the last part.
 """
 
 from collections import Counter
@@ -25,7 +25,7 @@ from domain.projects import (
 )
 from domain.registry import EVENTS
 from domain.users import UserDeleted
-from projections import audit_trail, auth, identity_providers, nodes, pools, projects
+from projections import audit_trail, auth, identity_providers, nodes, pools, projects, triggers
 from projections.audit_trail import TrailRow, make_row
 from projections.engine.dismissals import with_dismissals
 from projections.engine.inspection import inspect
@@ -83,7 +83,10 @@ NODES = Compared(
     (NodeEvent,),
     frozenset(("running_builds", "failed_builds", "lost_builds")),
 )
-ACCESS = (_all_of(auth.PROJECTION), _all_of(identity_providers.PROJECTION), PROJECTS, NODES, _all_of(pools.PROJECTION))
+COMPARED = (
+    *(_all_of(auth.PROJECTION), _all_of(identity_providers.PROJECTION), PROJECTS, NODES),
+    *(_all_of(pools.PROJECTION), _all_of(triggers.PROJECTION)),
+)
 TRAIL = audit_trail.PROJECTION
 
 
@@ -99,12 +102,12 @@ class ReadModelCheck:
     async def sweep(self) -> bool:
         """Compares the read models, and sets or ends an alarm for each. Returns whether any differs from the log."""
         async with self.pool.connection() as connection:
-            projections = [*(item.projection for item in ACCESS), TRAIL]
+            projections = [*(item.projection for item in COMPARED), TRAIL]
             live = await inspect(connection, projections)
             incomplete = {name for name, _ in await blocked_streams(connection, projections)}
         found = {
             item.projection.name: await self._check(item)
-            for item in ACCESS
+            for item in COMPARED
             if item.projection.name in live.sound - incomplete
         }
         if TRAIL.name in live.sound:

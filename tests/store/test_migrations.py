@@ -80,6 +80,17 @@ def test_a_database_of_a_release_without_versions_goes_on(empty: str) -> None:
     assert asyncio.run(append(2)) == 2
 
 
+def test_a_lost_record_of_migrations_is_made_again(empty: str) -> None:
+    migrate(empty, "1.0.0")
+    made, recorded = sorted(rows(empty, MADE)), applied(empty)
+    with psycopg.connect(empty) as connection:
+        connection.execute("INSERT INTO reaction_positions VALUES ('tests', 3)")
+        connection.execute("DROP TABLE schema_migrations")
+    migrate(empty, "1.0.0")
+    assert (sorted(rows(empty, MADE)), applied(empty)) == (made, recorded)
+    assert rows(empty, "SELECT * FROM reaction_positions") == [("tests", 3)]
+
+
 def test_a_migration_that_fails_leaves_nothing(empty: str) -> None:
     migrate(empty, "1.0.0")
     broken = Migration(NEXT, "broken", (*ADD_TABLE.statements, "SELECT 1 / 0"))

@@ -9,11 +9,13 @@ from projections.engine.projector import catch_up
 from projections.ids_in_use import find_sequences_behind
 from projections.registry import PROJECTIONS
 from testhide.cli import main
+from testhide.cli.backup import describe_repaired
 from testhide.processes import Core
 from testhide.repair import repair
 from testhide.settings import Settings
 from tests.integrations.receiving import messages, receiving
 from tests.workers.hooks import open_hooks
+from workers.reactions.registry import REACTIONS
 
 
 @pytest.mark.parametrize("tables", ["webhook_endpoints", "reaction_positions", "webhook_endpoints, reaction_positions"])
@@ -73,6 +75,28 @@ def test_a_position_beyond_the_log_is_shown_and_set_back(
     assert capsys.readouterr().out == "delete_files was beyond the end of the log: it goes on after position 0\n"
     assert main.main(["reactions", "status"]) == 0
     assert capsys.readouterr().out.splitlines()[1].split() == ["delete_files", "0", str(head), "0", "0"]
+
+
+async def test_reactions_whose_repetition_does_harm_go_on_at_the_end_of_the_log(parts: Core) -> None:
+    settings = Settings(database_url=parts.conninfo, redis_url="", secret_key=b"s" * 32, data_dir="")
+    async with open_hooks(parts) as hooks:
+        await hooks.build(1, "passed")
+    async with parts.pool.connection() as connection:
+        for reaction in REACTIONS:
+            await connection.execute("INSERT INTO reaction_positions VALUES (%s, 9999)", (reaction.name,))
+    head, repaired = await parts.log.read_head(), await repair(settings)
+    assert {name for name, position in repaired.set_back.items() if position == 0} == {
+        "delete_a_jobs_logs_and_artifacts",
+        "delete_a_builds_log_and_artifacts",
+        "delete_an_artifacts_content",
+        "mail_a_password_link",
+        "mail_a_password_notice",
+    }
+    assert repaired.set_back["start_builds_of_a_change"] == repaired.set_back["sync_jobs_with_their_file"] == head
+    assert (
+        f"  it skips the events change.received at positions 1 to {head:,} that it had not handled yet"
+        in describe_repaired(repaired)
+    )
 
 
 async def test_sequences_that_were_set_back(parts: Core) -> None:

@@ -9,11 +9,14 @@ import pytest
 from commands.auth import CreateApiToken
 from commands.handler import CommandContext, Handler
 from commands.identity_providers import CreateIdentityProvider, LinkIdentity
+from commands.jobs import CreateJob
 from commands.nodes import RegisterNode, RotateNodeToken
 from commands.pools import CreatePool
 from commands.projections import DismissEvent
 from commands.projects import AdmitMember, CreateProject
+from commands.triggers import SetTriggers
 from commands.users import DeleteUser, RegisterUser
+from domain.triggers import Triggers
 from domain.users import Role
 from projections.audit_trail import TrailRow
 from projections.auth import ApiTokenRow, UserRow
@@ -25,6 +28,7 @@ from projections.projects import MemberRow, ProjectRow
 from projections.rebuild.rebuild import build_staging
 from projections.rebuild.switch import switch
 from projections.registry import PROJECTIONS
+from projections.triggers import TriggerRow
 from store.clock import utcnow
 from store.tables import log_positions
 from store.tables.alarms import fetch_alarms
@@ -67,6 +71,8 @@ class Accounts:
         await handler.execute(LinkIdentity(developer, 1, "identity-dev", "dev"), OPERATOR)
         await handler.execute(LinkIdentity(former, 1, "identity-former", "former"), OPERATOR)
         await handler.execute(DeleteUser(former, admin), OPERATOR)
+        await handler.execute(CreateJob(1, 1, "Unit tests"), OPERATOR)
+        await handler.execute(SetTriggers(1, Triggers(branches=["main"])), OPERATOR)
         assert await self.waiter.wait(await self.parts.log.read_head())
 
     async def execute(self, statement: str) -> None:
@@ -102,6 +108,7 @@ async def accounts(parts: Core) -> AsyncIterator[Accounts]:
         (f"UPDATE {NodeRow.table} SET token_hash = 'mine'", "nodes", f"{NodeRow.table}: 1 changed"),
         (f"UPDATE {NodeRow.table} SET old_token_hash = 'mine'", "nodes", f"{NodeRow.table}: 1 changed"),
         (f"UPDATE {NodeRow.table} SET old_token_until = '2099-01-01'", "nodes", f"{NodeRow.table}: 1 changed"),
+        (f"UPDATE {TriggerRow.table} SET starts_by_changes = false", "triggers", f"{TriggerRow.table}: 1 changed"),
         (f"UPDATE {PoolRow.table} SET shared = true", "pools", f"{PoolRow.table}: 1 changed"),
         (f"UPDATE {ProjectRow.table} SET sealed_webhook_secret = 'x'", "projects", f"{ProjectRow.table}: 1 changed"),
         (

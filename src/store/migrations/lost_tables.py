@@ -32,7 +32,9 @@ TABLES = {
     "root_keys": StoreTable("id used_since is_leaked last_position", None),
     "root_key_wraps": StoreTable("root_id opener wrapped", None),
     "stored_events_once": StoreTable(
-        "scope body position at made answer", "a request that is repeated with its Idempotency-Key is carried out again"
+        "scope body position at made answer",
+        "a request that is repeated with its Idempotency-Key is carried out again, and a hook that its host delivers"
+        " again starts its builds again",
     ),
     "audit_tiles": StoreTable("level n hashes", None),
     "audit_checkpoints": StoreTable("size root note at", None),
@@ -60,11 +62,14 @@ TABLES = {
     "previous.projection_positions": StoreTable(POSITION_COLUMNS, REBUILD),
     "previous.parked_events": StoreTable(PARKED_COLUMNS, REBUILD),
     "reaction_positions": StoreTable(
-        "reaction position", "reactions and messages of webhooks and Teams because of the last events before now"
+        "reaction position",
+        "reactions because of the last events before now (builds of changes, syncs with `.testhide.yml`, statuses of"
+        " commits, tickets, mails, deletions of files) and messages of webhooks and Teams",
     ),
     "due_reactions": StoreTable(
         "reaction position due_at tries error waits noted_at progress parked_at",
-        "reactions that were due or parked: logs and artifacts of jobs and builds deleted just now may stay",
+        "reactions that were due or parked: builds of changes, syncs with `.testhide.yml`, statuses of commits, tickets"
+        " and mails of just now; logs and artifacts of jobs and builds deleted just now may stay",
     ),
     "webhook_endpoints": StoreTable(
         "id project_id url events active sealed_secret ok failed failures_in_a_row pause_s open_until probing"

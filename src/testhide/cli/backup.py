@@ -11,7 +11,7 @@ from store.migrations.lost_tables import describe
 from testhide.backup import back_up
 from testhide.cli.options import DataFolder, run_on_stack
 from testhide.cli.printing import printable
-from testhide.repair import Repaired
+from testhide.repair import SKIPPING, Repaired
 from testhide.repair import repair as repair_database
 from testhide.restore import Restored, finish_restore
 from testhide.restore import restore as restore_backup
@@ -72,17 +72,19 @@ def repair(*, data: DataFolder = None) -> int:
     """
 
     async def work(settings: Settings) -> int:
-        print("\n".join(_describe_repaired(await repair_database(settings))) or "no table is lost")
+        print("\n".join(describe_repaired(await repair_database(settings))) or "no table is lost")
         return 0
 
     return run_on_stack(data, work)
 
 
-def _describe_repaired(repaired: Repaired) -> Iterator[str]:
+def describe_repaired(repaired: Repaired) -> Iterator[str]:
     for table in repaired.lost:
         yield f"made again, empty: {table.name}; lost with it: {table.lost}"
     for name, position in repaired.set_back.items():
         yield f"{name} was beyond the end of the log: it goes on after position {position:,}"
+        if name in SKIPPING:
+            yield f"  it skips the events {SKIPPING[name]} at positions 1 to {position:,} that it had not handled yet"
     for endpoint_id in repaired.endpoints:
         yield f"webhook or channel {endpoint_id} was changed in webhook_endpoints: it is again what the log says"
     for name, used in repaired.moved.items():
@@ -118,5 +120,5 @@ def _describe(restored: Restored) -> Iterator[str]:
             yield f"{what}: artifact {artifact.artifact_id} of build {artifact.build_id}, {artifact.path}"
         if len(artifacts) > MAX_PRINTED:
             yield f"and {len(artifacts) - MAX_PRINTED:,} more"
-    yield from _describe_repaired(restored.repaired)
+    yield from describe_repaired(restored.repaired)
     yield f"agents that have to connect again, with their builds to run again: {restored.sessions}"

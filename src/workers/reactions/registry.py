@@ -110,6 +110,10 @@ class Reaction:
     time_limit_s: float
     """Seconds after which a try is cancelled, and counts as failed."""
     retries: RetryPolicy = DEFAULT_RETRIES
+    repeats_old: bool = True
+    """Whether `testhide repair` makes the reaction begin with the first event again. False where that would do harm:
+    what it does for an old event depends on settings that were made since, or others see it.
+    """
 
 
 async def when_job_deleted_delete_its_logs_and_artifacts(event: Event, tools: Tools) -> None:
@@ -271,7 +275,9 @@ REACTIONS = (
         "mail_a_password_notice", UserPasswordSet, when_password_set_mail_a_notice, "mails", MAIL_LIMIT_S, MAIL_RETRIES
     ),
     *(
-        Reaction(name, event, when_build_changed_set_the_status_of_its_commit, "statuses", STATUS_LIMIT_S)
+        Reaction(
+            name, event, when_build_changed_set_the_status_of_its_commit, "statuses", STATUS_LIMIT_S, repeats_old=False
+        )
         for name, event in (
             ("set_status_of_a_queued_build", BuildQueued),
             ("set_status_of_a_started_build", BuildStarted),
@@ -285,6 +291,7 @@ REACTIONS = (
         "changes",
         CHANGE_LIMIT_S,
         CHANGE_RETRIES,
+        repeats_old=False,
     ),
     Reaction(
         "write_tickets_of_a_finished_build",
@@ -292,6 +299,7 @@ REACTIONS = (
         when_build_finished_write_its_tickets,
         "tickets",
         TICKETS_LIMIT_S,
+        repeats_old=False,
     ),
     Reaction(
         "sync_jobs_with_their_file",
@@ -299,5 +307,6 @@ REACTIONS = (
         when_change_received_sync_jobs_with_their_file,
         "gitops",
         SYNC_LIMIT_S,
+        repeats_old=False,
     ),
 )
