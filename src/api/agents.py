@@ -23,6 +23,7 @@ from commands.node_commands import CompleteNodeCommand
 from commands.nodes import ConnectNode, MarkNodeOffline, RetireOldToken
 from commands.reports.recording import IncomingReport, load_build
 from commands.reports.report_queue import ReportSender
+from commands.scm import find_build_endpoint
 from domain.builds import BUILD, Assigned, Finished, Running, Verdict
 from domain.core.errors import Conflict, TooLarge
 from domain.nodes import NODE
@@ -289,6 +290,8 @@ class AgentController(Controller):
         self, ctx: RequestContext, build_id: int, attempt: Attempt, data: FinishedReport
     ) -> FinishAnswer:
         """Ends a build and decides its verdict."""
+        queued = (await load_build(ctx.services.log, build_id)).state.queued
+        has_repository = bool(queued.repository) or await find_build_endpoint(ctx.services.log, queued) is not None
         receipt = await ctx(
             FinishBuild(
                 build_id=build_id,
@@ -298,6 +301,7 @@ class AgentController(Controller):
                 reason="agent_stopped" if data.reason == "stopped" else data.reason,
                 detail=data.detail,
                 log=await ctx.services.build_logs.fetch_end(build_id, attempt),
+                has_repository=has_repository,
             )
         )
         build = receipt.state(BUILD.at(build_id))

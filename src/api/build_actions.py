@@ -11,7 +11,6 @@ from api.builds import find_visible_build, read_build
 from api.http.permissions import CAN_BUILD, PROJECT_ADMINS
 from api.http.request_context import RequestContext
 from commands.build_actions import CommentOnBuild, DeleteBuild, MoveBuildToTop, PinBuild, RestartBuild
-from commands.scm import find_project_repository
 from domain.builds import VisibleStatus
 from projections import builds
 from projections.builds import BuildRow, CommentView
@@ -117,8 +116,5 @@ class BuildActionController(Controller):
         ctx: RequestContext, source: BuildRow, test_ids: tuple[str, ...] | None, which: str
     ) -> tuple[int, datetime]:
         new_id = await ctx.services.ids.draw("builds")
-        repository = await find_project_repository(ctx.log, source.project_id)
-        receipt = await ctx(
-            RestartBuild(new_id, source.id, source.job_id, test_ids, which, ctx.user.is_admin, repository)
-        )
+        receipt = await ctx(RestartBuild(new_id, source.id, source.job_id, test_ids, which, ctx.user.is_admin))
         return new_id, receipt.at

@@ -23,7 +23,6 @@ from api.live.stream_clients import MEDIA_TYPE, LiveStream, StreamClient
 from api.live.streams import Streams
 from commands.builds import EXTERNAL_ATTEMPT, AbortBuild, FinishExternalBuild, StartBuild, start_build
 from commands.configurations import check_variables
-from commands.scm import find_project_repository
 from domain.builds import BUILD, BuildQueued, Verdict, VisibleStatus, status_of
 from domain.core.errors import ContentsAltered, Forbidden, Invalid, NotFound
 from projections import build_positions, builds
@@ -120,8 +119,8 @@ class BuildController(Controller):
     @post("/start", guards=[CAN_BUILD])
     async def start_build(self, ctx: RequestContext, data: NewBuild) -> StartedBuild:
         """Queues a build of a job; for a job with a matrix one for each combination, and the answer is the first one.
-        With `external`, the pipeline runs elsewhere and reports here. A `commit_sha` needs a repository to check it out
-        from: that of the job, or of the project's SCM endpoint.
+        With `external`, the pipeline runs elsewhere and reports here. A `commit_sha` is checked out from the
+        repository of the job, or of the project's SCM endpoint; without either, the build's `detail` says so.
         """
         project_id = await ctx.find(lambda _, job_id: ctx.services.project_of_job(job_id), "job", data.job_id)
         await ctx.must_access(project_id, f"job {data.job_id}")
@@ -133,8 +132,7 @@ class BuildController(Controller):
         build_id = await ctx.services.ids.draw("builds")
         sealed = {name: ctx.services.secrets.seal(value) for name, value in data.secrets.items()}
         fields: dict[str, Any] = fields_of(data) | {"secrets": sealed}
-        repository = await find_project_repository(ctx.log, project_id)
-        command = StartBuild(build_id, **fields, by_admin=ctx.user.is_admin, project_repository=repository)
+        command = StartBuild(build_id, **fields, by_admin=ctx.user.is_admin)
         receipt = await start_build(ctx, ctx.services.ids, command)
         build = receipt.state(BUILD.at(build_id))
         assert build is not None

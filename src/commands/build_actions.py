@@ -4,7 +4,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from commands.builds import must_have_repository
 from commands.handler import Command, must_exist
 from commands.selected_tests import describe_not_run
 from commands.verdicts import (
@@ -70,8 +69,6 @@ class RestartBuild(Command):
     """Kind of the tests in `test_ids`: `failed` or `flaky`."""
     by_admin: bool = False
     """Whether an admin restarts the build. It does not matter whether an admin queued the original build."""
-    project_repository: str = ""
-    """Address of the repository of the project's SCM endpoint; empty without one."""
 
     def reads(self) -> Sequence[AnyStream]:
         return BUILD.at(self.build_id), BUILD.at(self.restarted_from), JOB.at(self.job_id)
@@ -126,11 +123,9 @@ class RestartBuild(Command):
                 f"Job {job.job_id} has no command to run; set one by PUT /api/v3/jobs/{job.job_id}/configuration."
             )
         commit_sha = source.commit_sha or queued.commit_sha
-        again = self.event(
+        yield self.event(
             BuildQueued, queued, configuration=configuration, commit_sha=commit_sha, external=False, trigger=None
         )
-        must_have_repository(again, self.project_repository)
-        yield again
 
 
 @dataclass(frozen=True)

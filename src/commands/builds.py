@@ -56,12 +56,14 @@ class MissingIds(Exception):
 
 
 def needs_checkout(queued: BuildQueued) -> bool:
-    """Returns whether a build is to test a commit or a change, so that it must not run in an empty folder."""
-    return not queued.external and bool(queued.commit_sha or (queued.trigger and queued.trigger.is_change))
+    """Returns whether a change has started a build, so that it must not run in an empty folder. Who starts a build of a
+    commit by hand may have a command that checks it out.
+    """
+    return queued.trigger is not None and queued.trigger.is_change
 
 
 def must_have_repository(queued: BuildQueued, project_repository: str) -> None:
-    """Raises Conflict for a build of a commit or a change that has no repository to check it out from: it would run in
+    """Raises Conflict for a build of a change that has no repository to check it out from: it would run in
     an empty folder, and its verdict would be that of the commit.
     """
     if needs_checkout(queued) and not (queued.repository or project_repository):
@@ -72,7 +74,7 @@ def must_have_repository(queued: BuildQueued, project_repository: str) -> None:
 
 
 def describe_no_repository(job_id: int) -> str:
-    return f"Job {job_id} has no repository and its project no SCM endpoint, so no commit can be checked out"
+    return f"Job {job_id} has no repository and its project no SCM endpoint, so nothing can be checked out"
 
 
 @dataclass(frozen=True)
@@ -214,6 +216,8 @@ class FinishBuild(Command, of=BUILD):
     """Whether failures in quarantine excuse the exit code that a report of pytest explains. Simulations set this, since
     the real pytest run did not know the simulated quarantine.
     """
+    has_repository: bool = True
+    """Whether there is a repository to check a commit out from."""
 
     def decide(self, build: AnyBuild | None) -> Iterable[Event]:
         if isinstance(build, Finished) and (build.node_id, build.attempt) == (self.node_id, self.attempt):
@@ -235,6 +239,9 @@ class FinishBuild(Command, of=BUILD):
                 not_run if reason == "selected_tests_not_run" else None,
                 unreadable,
                 describe_missing(held),
+                None
+                if self.has_repository or not held.queued.commit_sha
+                else f"{describe_no_repository(held.queued.job_id)}.",
             ),
             log_lines=self.log.lines,
             log_digest=self.log.digest,

@@ -213,7 +213,14 @@ def test_delete(server: Server, project: int, job: int) -> None:
 def test_configuration(server: Server, job: int) -> None:
     empty = server.admin.get(f"/api/v3/jobs/{job}/configuration").json()
     lists: dict[str, Any] = {"setup": [], "env": {}, "artifacts": [], "secrets": [], "caches": []}
-    assert empty == lists | {"command": "", "updated_at": None, "shell": None, "checkout": None, "sources": None}
+    assert empty == lists | {
+        "command": "",
+        "updated_at": None,
+        "shell": None,
+        "checkout": None,
+        "sources": None,
+        "matrix": None,
+    }
     answer = server.admin.put(f"/api/v3/jobs/{job}/configuration", json=CONFIGURATION)
     assert (answer.status_code, answer.json()["job_id"]) == (200, job)
     shown = server.admin.get(f"/api/v3/jobs/{job}/configuration").json()

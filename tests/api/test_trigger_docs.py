@@ -7,7 +7,7 @@ import subprocess
 from typing import Any
 
 from commands.hooks.signatures import make_signing_token
-from tests.support.builders import CONFIGURATION
+from tests.support.builders import CONFIGURATION, REPOSITORY, given_job
 from tests.support.documentation import ROOT, documented
 from tests.support.server import Server
 
@@ -19,7 +19,8 @@ def run(command: str, **variables: str) -> str:
     return shown.stdout
 
 
-def test_the_documented_requests(server: Server, project: int, job: int) -> None:
+def test_the_documented_requests(server: Server, project: int) -> None:
+    job = given_job(server, project, repository=REPOSITORY)
     server.admin.when("PUT", f"/jobs/{job}/configuration", json=CONFIGURATION).then(200)
     triggers = {"branches": ["main", "release/*"]}
     server.admin.when("PUT", f"/jobs/{job}/triggers", json=triggers).then(200)
@@ -40,5 +41,7 @@ def test_the_documented_time_table(server: Server, job: int) -> None:
 
 
 def test_the_documented_signing_token() -> None:
-    (command,) = re.findall(r"^    (printf .*)$", (ROOT / "docs" / "triggers.md").read_text(), re.MULTILINE)
+    (command,) = re.findall(
+        r"^    (printf .*WEBHOOK_SECRET.*)$", (ROOT / "docs" / "triggers.md").read_text(), re.MULTILINE
+    )
     assert run(command, WEBHOOK_SECRET="wh_sec_1") == f"{make_signing_token('wh_sec_1')}\n"

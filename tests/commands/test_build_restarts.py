@@ -190,14 +190,6 @@ def test_an_external_build_becomes_an_ordinary_one() -> None:
         given(JOB, *RAN_ELSEWHERE).when(again())
 
 
-def test_a_commit_that_nobody_can_check_out_is_not_tested_again() -> None:
-    bare = msgspec.structs.replace(RAN_ELSEWHERE[0], repository=None), *RAN_ELSEWHERE[1:]
-    with pytest.raises(Conflict, match="no repository and its project no SCM endpoint"):
-        given(JOB, NOW_CONFIGURED, *bare).when(again())
-    of_project = dataclasses.replace(again(), project_repository="https://github.com/acme/web.git")
-    assert len(given(JOB, NOW_CONFIGURED, *bare).when(of_project)) == 1
-
-
 def test_an_external_builds_job_may_take_its_command_from_a_template() -> None:
     job = JobCreated(job_id=5, project_id=2, title="Smoke", pipeline_template_id=3)
     template = TemplateCreated(template_id=3, creator_id=1, title="Jest", configuration=Configuration(command="jest"))

@@ -21,9 +21,10 @@ def histories(*events: type[Event]) -> SearchStrategy[list[Event]]:
 
 
 @cache
-def structs(cls: type[msgspec.Struct]) -> SearchStrategy[Any]:
+def structs(cls: type[msgspec.Struct], **fixed: SearchStrategy[Any]) -> SearchStrategy[Any]:
     hints = get_type_hints(cls, include_extras=True)
-    return st.builds(cls, **{name: values(hints[name]) for name in cls.__struct_fields__ if name not in METADATA})
+    drawn = {name: values(hints[name]) for name in cls.__struct_fields__ if name not in METADATA}
+    return st.builds(cls, **drawn | fixed)
 
 
 def commands(cls: type[Any], **fixed: SearchStrategy[Any]) -> SearchStrategy[Any]:

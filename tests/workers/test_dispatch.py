@@ -66,21 +66,23 @@ def test_a_build_goes_to_the_agent_that_waits(shop: Shop) -> None:
     assert (ended["status"], ended["log_lines"], ended["attempt"]) == ("passed", 2, 1)
 
 
-def test_a_build_of_a_commit_that_cannot_be_checked_out_any_more_fails(shop: Shop) -> None:
+def test_without_its_scm_endpoint_a_build_of_a_change_fails_and_one_started_by_hand_says_so(shop: Shop) -> None:
     project = Shop(shop.server)
     endpoint = {"type": "github", "name": "Web", "project_id": project.project, "repo": "acme/web", "token": "t"}
     created = shop.admin.create("/scm", **endpoint)
-    of_commit, without = project.start(commit_sha="c0ffee"), project.start()
+    shop.admin.when("PUT", f"/jobs/{project.job}/triggers", json={"branches": ["main"]}).then(200)
+    change = {"project_id": project.project, "branch": "main", "commit_sha": "c0ffee"}
+    (of_change,) = shop.admin.when("POST", "/builds/git-notify", json=change).then(200)["build_ids"]
+    by_hand = project.start(commit_sha="c0ffee")
     shop.admin.when("DELETE", f"/scm/{created['id']}").then(204)
     agent = project.new_agent()
     build = agent.take_up()
-    assert build["id"] == without
+    assert build["id"] == by_hand
     agent.finished(build).raise_for_status()
-    ended = project.ended(of_commit)
+    assert "no SCM endpoint" in project.ended(by_hand)["detail"]
+    ended = project.ended(of_change)
     assert (ended["status"], ended["reason"]) == ("failed", "checkout_failed")
     assert "no SCM endpoint" in ended["detail"]
-    again = shop.admin.when("POST", f"/builds/{of_commit}/restart")
-    assert "no SCM endpoint" in again.then(409)["detail"]
 
 
 def test_an_agent_that_comes_later_finds_what_waits(shop: Shop) -> None:

@@ -165,7 +165,7 @@ async def test_a_build_of_some_tests_leaves_the_status_of_all_tests(workshop: Wo
     await workshop.does(ConfigureJob(JOB, "pytest"))
     await workshop.build()
     await workshop.does(FinishExternalBuild(BUILD, "failed"))
-    await workshop.does(RestartBuild(8, BUILD, JOB, ("test_a.py::test",), "flaky", project_repository=ADDRESS))
+    await workshop.does(RestartBuild(8, BUILD, JOB, ("test_a.py::test",), "flaky"))
     await workshop.react()
     last = {body["name"]: body["description"] for _, body in workshop.host.statuses}
     assert last == {
@@ -188,7 +188,7 @@ async def test_the_builds_of_a_matrix_have_one_status(workshop: Workshop) -> Non
         "state": "failed",
         "description": "1 of 2 builds failed (group 7)",
     }
-    await workshop.does(RestartBuild(9, 7, JOB, project_repository=ADDRESS))
+    await workshop.does(RestartBuild(9, 7, JOB))
     await workshop.run(9, 0)
     await workshop.react()
     assert workshop.host.statuses[-1][1] == group | {

@@ -202,7 +202,7 @@ class AgentPolls:
                 return None
 
     async def _fail_checkout(self, build: Assigned) -> None:
-        """Ends a build of a commit whose SCM endpoint was taken away while it was queued."""
+        """Ends a build of a change whose SCM endpoint was taken away while it was queued."""
         detail = f"{describe_no_repository(build.queued.job_id)} any more."
         command = FinishBuild(build.build_id, build.node_id, build.attempt, None, "checkout_failed", detail)
         with contextlib.suppress(Conflict, NotFound):  # the build was stopped, or another poll has just ended it
