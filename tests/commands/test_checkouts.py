@@ -28,7 +28,7 @@ def test_a_build_of_a_change_needs_a_repository() -> None:
 
 
 @pytest.mark.parametrize(
-    ("commit", "has_repository", "said"),
+    ("commit", "has_repository", "detail"),
     [
         ("c0ffee", False, "Job 5 has no repository and its project no SCM endpoint, so nothing can be checked out."),
         ("c0ffee", True, None),
@@ -36,7 +36,7 @@ def test_a_build_of_a_change_needs_a_repository() -> None:
     ],
 )
 def test_a_build_that_is_started_by_hand_says_that_nothing_was_checked_out(
-    commit: str | None, has_repository: bool, said: str | None
+    commit: str | None, has_repository: bool, detail: str | None
 ) -> None:
     """Its command may check the commit out itself, so it is not refused."""
     assert len(given(*BARE).when(StartBuild(1, 5, commit_sha=commit))) == 1
@@ -47,4 +47,4 @@ def test_a_build_that_is_started_by_hand_says_that_nothing_was_checked_out(
     )
     (finished,) = given(*ran).when(FinishBuild(1, 3, 1, 0, None, None, has_repository=has_repository))
     assert isinstance(finished, BuildFinished)
-    assert (finished.status, finished.detail) == ("passed", said)
+    assert (finished.status, finished.detail) == ("passed", detail)

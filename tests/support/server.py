@@ -35,7 +35,7 @@ from testhide.settings import Settings, save_settings
 from tests.support.http import Client
 
 ADMIN = ("admin@example.com", "correct horse battery")
-READY_S = 30.0
+READY_S = 60.0
 
 
 @dataclass
