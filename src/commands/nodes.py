@@ -80,9 +80,9 @@ class RetireOldToken(Command, of=NODE):
 class ConnectNode(Command, of=NODE):
     """Connects an agent to its node. Raises Conflict if another agent has the node's session and may still be alive.
 
-    The session can be replaced in two cases. `replaces_dead` says that the session's agent has been silent for too
-    long. `replaces_session` is the last session that used the new agent's work folder; it is over if it is the node's
-    session, since only one agent at a time can use the folder.
+    The new agent replaces the node's session in two cases: the agent of that session has been silent for too long
+    (`replaces_dead`), or that session is `replaces_session`, the last one that used the new agent's work folder. Only
+    one agent at a time can use a folder, so in the second case the other agent has ended.
     """
 
     node_id: int

@@ -59,7 +59,7 @@ class Configuration(msgspec.Struct, frozen=True, omit_defaults=True):
     """None: the default options, or those of the template."""
     caches: list[DependencyCache] = []
     matrix: Matrix | None = None
-    """Values for which a start of the job queues a build each. Builds have none, nor templates."""
+    """Values of the matrix: a start of the job queues one build for each combination. Always None for a build or template."""
 
 
 def find_required_features(configuration: Configuration) -> frozenset[str]:

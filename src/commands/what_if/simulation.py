@@ -179,8 +179,8 @@ class Simulation:
         return [event.case_ids[row] for row in _quarantinable(event)]
 
     def take(self, recorded: Recorded, node_ids: Mapping[int, str]) -> list[VerdictDiffers]:
-        """Processes the next event. Returns the builds that it ends with another verdict than the real one.
-        `node_ids` maps the ids that `needs` returned to node ids.
+        """Processes the next event of the log. If it finishes a build whose simulated verdict differs from the real
+        one, returns the difference. `node_ids` maps the ids that `needs` returned to node ids.
         """
         self.counts.position = recorded.position
         event = recorded.event

@@ -136,8 +136,8 @@ class Export:
         return [line for index in sorted(lines) for line in lines[index]]
 
     def _left_out(self, at: int, wanted: Sequence[int], reached: int) -> Iterator[tuple[int, int]]:
-        """Yields the ranges of leaves from `at` to `reached` that are not in `wanted`. Splits them at the
-        boundaries.
+        """Yields the ranges of leaves after `at`, up to `reached`, that are not in `wanted`. Splits a range at each
+        size in `self._boundaries` that lies within it.
         """
         for position in [*wanted, reached + 1]:
             for boundary in self._boundaries:

@@ -84,8 +84,8 @@ async def update_endpoint(connection: AsyncConnection, endpoint_id: int, changes
 
 
 async def reset_health(connection: AsyncConnection, endpoint_id: int, now: datetime) -> None:
-    """Ends the endpoint's pause and makes its pending deliveries due now. A failing endpoint counts as failing until a
-    delivery succeeds: one is tried, as after every pause.
+    """Ends the endpoint's pause and makes its pending deliveries due now. A failing endpoint stays failing until a
+    delivery succeeds, so only one of them is tried at first, as after every pause.
     """
     await connection.execute(
         "UPDATE webhook_endpoints SET failures_in_a_row = CASE WHEN open_until IS NULL THEN 0 ELSE failures_in_a_row"
