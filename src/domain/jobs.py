@@ -59,7 +59,7 @@ class Configuration(msgspec.Struct, frozen=True, omit_defaults=True):
     """None: the default options, or those of the template."""
     caches: list[DependencyCache] = []
     matrix: Matrix | None = None
-    """Values of the matrix: a start of the job queues one build for each combination. Always None for a build or template."""
+    """A start of the job queues one build for each combination. Always None in builds and templates."""
 
 
 def find_required_features(configuration: Configuration) -> frozenset[str]:

@@ -37,7 +37,7 @@ class ScmEndpointCreated(ScmEvent, frozen=True):
     host: str = ""
     """Base URL of a self-hosted server, without a slash at its end; empty for the public host of the type."""
     repo: str = ""
-    """Path of the repository at the host (`owner/name`). If the type is `git`: URL or absolute path of the repository."""
+    """Path of the repository at the host (`owner/name`). If the type is `git`: its URL or absolute path."""
     sealed_token: bytes | None = None
     """Token; the private key of a GitHub App; None without one, as for a repository that everybody may read."""
     app_id: int | None = None

@@ -184,7 +184,7 @@ async def fetch_overdue(connection: AsyncConnection, overdue_s: float) -> dict[s
 
 
 async def fetch_progress(connection: AsyncConnection) -> list[str]:
-    """Returns a text for each due reaction that has reported its progress, at most MAX_SHOWN, lowest positions first."""
+    """Returns the progress that due reactions have reported, at most MAX_SHOWN, lowest positions first."""
     rows = await fetch_rows(
         connection,
         "SELECT format('%%s at position %%s: %%s', reaction, position, progress) FROM due_reactions"
