@@ -2,44 +2,25 @@
 
 from __future__ import annotations
 
-import fnmatch
-import gzip
 import os
-import re
-import tempfile
 import time
-import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 from agent.build.artifacts import UnusablePath, find_files, open_inside
 from agent.build.build_client import BuildClient, file_size
 from agent.build.log import Log
 from agent.build.masking import Masker
+from agent.build.report_files import is_report, mask_report
 from agent.build.workspace import Workspace
 from agent.process.privileges import BuildAccount
 from agent.server_client import RequestRefused
 from agent.task import Interrupt
 
 _REPORT_ENDINGS = (".xml", ".trx", ".xml.gz", ".trx.gz")
-_GZIP = b"\x1f\x8b"
-_MAX_UNPACKED = 512 * 1024 * 1024  # bytes of a decompressed report; the server reads no more of one either
-_HEAD_BYTES = 4096  # of a file, read to recognize a report by its root element
-_REPORT_ROOT = re.compile(r"<(?:[\w.-]+:)?(?:testsuites|testsuite|test-run|assemblies|TestRun)[\s/>]")
-# Test reports in formats that the server does not read: it fails the build; the server has the same in
-# `commands.reports.parser.other_formats`.
-_OTHER_REPORT = re.compile(
-    r"<(?:testng-results|TestLog|TestResult|Catch|Catch2TestRun|doctest|testExecutions|unittest-results"
-    r"|CUNIT_TEST_RUN_RESULTS_REPORT|Testing)[\s/>]|<robot\s[^>]*generator=[\"']R(?:obot|ebot)"
-)
-_HTML = re.compile(r"<(?:!doctype\s+html|html)\b", re.IGNORECASE)
-_XML = re.compile(r"\ufeff?\s*<[?!\w]")
-_REPORT_NAMES = ("junit*.xml", "TEST-*.xml", "*.trx")  # also with .gz; the server has the same in `domain.artifacts`
 _MAX_SHOWN_WARNINGS = 20
-_CHUNK_BYTES = 1 << 20
 _FIND_TIMEOUT_S = 120.0  # for finding the files of all patterns; a million files take about 10 s
 
 
@@ -116,14 +97,14 @@ class Collector:
             self._send_missing_report(path, is_denied=why.is_denied)
             return False
         with file:
-            if not _is_report(path, file):
+            if not is_report(path, file):
                 return False
             if os.fstat(file.fileno()).st_mtime_ns < since_ns:
                 self._log.note(
                     f"{show_path(path)}: not a report of this build, since the file is older than its first command"
                 )
                 return None
-            with _mask_report(file, self._masker, self._workspace.folder) as masked:
+            with mask_report(file, self._masker, self._workspace.folder) as masked:
                 self._send_report(path, masked)
         return True
 
@@ -180,7 +161,7 @@ class Collector:
             with ExitStack() as opened:
                 file = opened.enter_context(self._open(path))
                 if is_report:  # a report is masked as an artifact too; any other file is sent byte for byte
-                    file = opened.enter_context(_mask_report(file, self._masker, self._workspace.folder))
+                    file = opened.enter_context(mask_report(file, self._masker, self._workspace.folder))
                 self._client.send_artifact(path, file)
                 size = file_size(file)
         except (UnusablePath, RequestRefused) as why:
@@ -199,57 +180,3 @@ def show_path(path: str) -> str:
     the agent.
     """
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in path)
-
-
-def _is_report(path: str, file: BinaryIO) -> bool:
-    """Return whether the file is a test report, and no XML file of another kind.
-
-    XML of another kind is sent as well if its file name is one of `_REPORT_NAMES`. So are empty files, plain text and
-    HTML: a reporter that failed leaves them, and the server then fails the build.
-    """
-    file.seek(0)
-    head = next(_unpack(file, _HEAD_BYTES), b"")
-    text = head.decode("utf-16" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8", "replace")
-    if _REPORT_ROOT.search(text) or _OTHER_REPORT.search(text):
-        return True
-    file_name = os.path.basename(path).removesuffix(".gz")
-    has_report_name = any(fnmatch.fnmatchcase(file_name, name) for name in _REPORT_NAMES)
-    return has_report_name or not _XML.match(text) or "\0" in text or bool(_HTML.search(text))
-
-
-def _mask_report(file: BinaryIO, masker: Masker, folder: Path) -> BinaryIO:
-    """Return the file itself if it contains nothing to mask, otherwise a masked temporary copy. The caller closes both.
-
-    The copy of a gzip file is a gzip file too. If the original is cut off or damaged, the copy ends there.
-    """
-    if not masker:
-        return file
-    copy = cast(BinaryIO, tempfile.TemporaryFile(dir=folder))  # noqa: SIM115 (handed out)
-    with ExitStack() as opened:
-        target = opened.enter_context(gzip.GzipFile("", "wb", fileobj=copy, mtime=0)) if _is_packed(file) else copy
-        for chunk in masker.mask_chunks(_unpack(file, _CHUNK_BYTES)):
-            target.write(chunk)
-    copy.flush()
-    return copy
-
-
-def _is_packed(file: BinaryIO) -> bool:
-    file.seek(0)
-    return file.read(len(_GZIP)) == _GZIP
-
-
-def _unpack(file: BinaryIO, chunk_bytes: int) -> Iterator[bytes]:
-    """Yield the contents of the file from its beginning, decompressed if it is a gzip file.
-
-    Stops without an error where a gzip file is cut off or damaged, and after `_MAX_UNPACKED` bytes.
-    """
-    is_packed = _is_packed(file)
-    file.seek(0)
-    if not is_packed:
-        yield from iter(lambda: file.read(chunk_bytes), b"")
-        return
-    size = 0
-    with gzip.GzipFile(fileobj=file) as unpacked, suppress(OSError, EOFError, zlib.error):
-        while size < _MAX_UNPACKED and (chunk := unpacked.read1(chunk_bytes)):
-            size += len(chunk)
-            yield chunk
