@@ -100,6 +100,21 @@ def test_patterns_of_reports_that_match_no_file_are_sent(server: FakeServer) -> 
 
 
 @pytest.mark.usefixtures("agent")
+def test_results_of_testng_beside_junit_are_no_report(server: FakeServer) -> None:
+    """Surefire writes both. TestNG's own file alone is sent, so that the server fails the build."""
+    build = server.queue(
+        f"mkdir -p both/junitreports alone; echo '{REPORT}' > both/junitreports/TEST-x.xml;"
+        " echo '<testng-results/>' | tee both/testng-results.xml > alone/testng-results.xml",
+        artifacts=["**/*.xml"],
+    )
+    server.wait_finished(build)
+
+    assert set(build.reports) == {"both/junitreports/TEST-x.xml", "alone/testng-results.xml"}
+    assert "both/testng-results.xml" in build.artifacts
+    assert build.missing_reports == []
+
+
+@pytest.mark.usefixtures("agent")
 def test_patterns_of_reports_that_match_no_report_of_this_build_are_sent(server: FakeServer) -> None:
     """One matches a report that is older than the build, one only a folder, and one XML of another kind."""
     build = server.queue(

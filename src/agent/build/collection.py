@@ -51,7 +51,12 @@ class Collector:
         """
         found = self._find_artifacts(patterns)
         paths = dict.fromkeys(path for matched in found.values() for path in matched)
-        kinds = {path: self._send_if_report(path, since_ns) for path in [*paths, report]}
+        kinds: dict[str, bool | None] = {}
+        for path in sorted([*paths, report], key=_is_testng):
+            is_repeated = _is_testng(path) and _has_junit_beside(path, kinds)
+            kinds[path] = False if is_repeated else self._send_if_report(path, since_ns)
+            if is_repeated:
+                self._log.note(f"{show_path(path)}: not read as a report, since JUnit reports beside it were sent")
         for pattern, matched in found.items():
             if not pattern.endswith(_REPORT_ENDINGS) or self._interrupt.cause:
                 continue
@@ -173,6 +178,18 @@ class Collector:
     def _open(self, path: str) -> BinaryIO:
         owner = self._account.uid if self._account else None
         return open_inside(str(self._workspace.root), path, owner)
+
+
+def _is_testng(path: str) -> bool:
+    return os.path.basename(path) == "testng-results.xml"
+
+
+def _has_junit_beside(path: str, kinds: Mapping[str, bool | None]) -> bool:
+    """Return whether a report was sent from the folder of `path`, or from a folder in it. TestNG and surefire write
+    their results twice: in a format of TestNG, which the server does not read, and as JUnit XML.
+    """
+    folder = os.path.dirname(path)
+    return any(is_sent and other.startswith(f"{folder}/" if folder else "") for other, is_sent in kinds.items())
 
 
 def show_path(path: str) -> str:
