@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from tests.agent.fake_server import FakeServer
 from tests.agent.harness import Agent, StartAgent
 
 from agent.bundle import build_zipapp
+from agent.process.removal import remove_tree
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +31,7 @@ def folder() -> Iterator[Path]:
     created = Path(tempfile.mkdtemp(dir="/var/cache" if os.geteuid() == 0 else None))
     created.chmod(0o755)
     yield created
-    shutil.rmtree(created)
+    remove_tree(created)  # an agent that is ended may leave a workspace deeper than shutil can remove
 
 
 @pytest.fixture
