@@ -1,5 +1,5 @@
-"""Reads the clock, for all rooms. Pure functions do not call it: they get the time as an argument, so that tests choose
-it.
+"""Reads the clock, for all rooms. Pure functions do not read the clock: they get the time as an argument, so that tests
+choose the time.
 """
 
 from datetime import UTC, datetime

@@ -141,7 +141,9 @@ class AuditTree:
         return await self._checkpoints("size > %(size)s", "ASC", limit, size)
 
     async def covering(self, position: int) -> SealedCheckpoint | None:
-        """Returns the smallest checkpoint that covers a position; None while no checkpoint covers it."""
+        """Returns the smallest checkpoint that covers a position. Returns None if no checkpoint covers the position
+        yet.
+        """
         return next(iter(await self._checkpoints("size >= %(size)s", "ASC", 1, position)), None)
 
     async def hashes(self, subtrees: Sequence[Subtree]) -> list[bytes]:
@@ -158,7 +160,7 @@ class AuditTree:
         return [_subtree(tiles.get(tile, b""), above, offset) for tile, above, offset in located]
 
     async def folded(self, ranges: Sequence[Range]) -> list[bytes]:
-        """Returns one hash for each range of leaves, which is the form that proofs need."""
+        """Returns the hash of each range of leaves, in the given order. Proofs consist of such hashes."""
         covers = [cover(first, end) for first, end in ranges]
         hashes = iter(await self.hashes([subtree for subtrees in covers for subtree in subtrees]))
         return [fold([next(hashes) for _ in subtrees]) for subtrees in covers]

@@ -1,6 +1,7 @@
 """Finds events that read as erased although no deletion in the log destroyed their data key.
 
-The verifier of exports uses it. Destroying a data key is legitimate only together with a deletion that is in the log.
+The verifier of exports uses this module. Destroying a data key is legitimate only together with a deletion that is in
+the log.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -37,16 +38,17 @@ class Erasures:
 
     def __init__(self) -> None:
         self._erased: dict[str, list[int]] = {}
-        """Position of the first event and number of events, by key."""
+        """Data key -> [position of its first event that reads as erased, number of such events]."""
         self._readable: dict[str, int] = {}
-        """Key -> size of the checkpoint of the newest export in which an event with this key was readable."""
+        """Data key -> size of the checkpoint of the newest export in which an event with this key was readable."""
         self._destroyed: dict[str, int] = {}
-        """Key -> position of the deletion that destroyed it."""
+        """Data key -> position of the deletion that destroyed the key."""
         self._destroyed_later = set[str]()
 
     def read(self, position: int, line: ExportLine, size: int) -> None:
-        """Adds the event on a verified line of an export with a checkpoint of this size: its data key, as erased or as
-        readable; if it is a deletion, the key that it destroys.
+        """Adds the event on a verified line of an export. `size` is the size of the export's checkpoint.
+
+        Records whether the event reads as erased or is readable. For a deletion, records the data key that it destroys.
         """
         if line.commitment and line.sealed is not msgspec.UNSET:
             self._readable[line.key or ""] = max(size, self._readable.get(line.key or "", 0))
@@ -63,7 +65,7 @@ class Erasures:
 
     @property
     def claimed(self) -> list[str]:
-        """The data keys whose events read as erased, and which only deletions after the checkpoint destroyed.
+        """The data keys with erased events that only deletions after the checkpoint destroyed.
 
         Nothing proves these deletions: the export only claims them.
         """
@@ -74,8 +76,8 @@ class Erasures:
         """Yields (position of its first event, key, number of its events) for each data key whose events read as erased
         although no deletion destroyed it.
 
-        An export of one project does not contain the deletions of other keys. Pass the project's key as `topmost` for
-        such an export: only keys below it are considered. None considers all keys.
+        An export of one project does not contain the deletions of other keys. For such an export, pass the project's
+        key as `topmost`: then only the keys below it are considered. With None, all keys are considered.
         """
         deleted = self._destroyed.keys() | self._destroyed_later
         for key, (position, events) in self._erased.items():
@@ -88,7 +90,7 @@ class Erasures:
         """The deletions, as (position, key), that did not take effect: an export that covers the deletion still shows
         events with the destroyed key.
 
-        A file may consist of several exports; one that was made before the deletion may show these events.
+        A file may consist of several exports. An export that was made before the deletion may show these events.
         """
         return {
             (self._destroyed[above], above)

@@ -29,7 +29,7 @@ from store.log.event_log import EventLog
 from store.postgres.queries import fetch_rows
 
 CHUNK = 250
-"""Exported positions that are in memory at a time."""
+"""Number of exported positions that are in memory at a time."""
 
 Following = Callable[[int, int], Awaitable[list[int]]]
 """Function of a position and a limit. Returns the next positions to export after that position, in order."""
@@ -55,7 +55,7 @@ class Export:
     asked_at: datetime | None = None
     _keys: list[int] = field(init=False)
     _erased: set[str] = field(init=False, default_factory=set)
-    """Destroyed data keys of the exported events; left empty in an export of the whole log."""
+    """Destroyed data keys of the exported events. An export of the whole log leaves this set empty."""
 
     def __post_init__(self) -> None:
         self._tree = AuditTree(self.pool)

@@ -34,7 +34,9 @@ class ExportHeader(msgspec.Struct, frozen=True, omit_defaults=True):
     checkpoint: str
     """The signed note of the checkpoint by which the export is verified."""
     handovers: list[str]
-    """For each later signing key, the first checkpoint that covers the key's event. An earlier key signed it."""
+    """For each signing key but the first: the first checkpoint that covers the event of this key. An earlier key signed
+    that checkpoint.
+    """
     keys: list[str]
     """Verifier keys of the log, oldest first."""
     hashes: list[str]
@@ -53,7 +55,7 @@ class ExportLine(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown
     export: ExportHeader | None = None
     end: int | None = None
     later_erasures: list[str] | None = None
-    """Data keys that were destroyed by events after the export's last position."""
+    """Data keys that events after the export's last position destroyed."""
     skipped: tuple[int, int] | None = None
     hashes: list[str] | None = None
     gap: int | None = None
@@ -71,14 +73,16 @@ class ExportLine(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown
     clear: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     """The clear fields as canonical JSON."""
     sealed: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    """The decrypted sealed fields as canonical JSON, with hashes in place of credentials; unset where there are none,
-    they were erased, or they are withheld.
+    """The decrypted sealed fields as canonical JSON, with hashes in place of credentials; unset if the event has none,
+    or if they were erased or withheld.
     """
     salt: str | None = None
     commitment: str | None = None
     stored: str | None = None
     withheld: bool = False
-    """Whether the sealed fields are left out, since they contain credentials and the commitment covers these."""
+    """Whether the sealed fields are left out. That is so if they contain credentials, and the commitment covers the
+    credentials themselves.
+    """
     unreadable: str | None = None
     """The reason why the row, or only its sealed fields, cannot be read."""
     leaf: str | None = None
@@ -100,7 +104,7 @@ def leaf_of_line(position: int, line: ExportLine) -> Leaf | None:
 
 
 def is_unambiguous(line: ExportLine) -> bool:
-    """Returns whether the line has only the fields of its kind, which the verifier checks.
+    """Returns whether the line has only fields that belong to its kind of line. The verifier checks only these fields.
 
     No hash covers an additional field, but another program that reads the export might believe it.
     """

@@ -13,7 +13,7 @@ from store.audit.merkle import leaf_hash
 from store.log.codec import EventMapper, Opened, UnreadableEvent, canonical
 
 MAPPER = EventMapper({}, {})
-"""Opens events of every type, since it does not decode their fields."""
+"""Decompresses and decrypts events of every type. It knows no event classes, so it cannot decode their fields."""
 
 
 class EventLeaf(msgspec.Struct, array_like=True, frozen=True):
@@ -34,7 +34,7 @@ class EventLeaf(msgspec.Struct, array_like=True, frozen=True):
     commitment: str
     """Commitment to the sealed fields: hash of the salt and their canonical JSON. Empty without sealed fields."""
     stored: str
-    """Hash of the stored state."""
+    """Hash of the row's stored bytes (its `state`)."""
 
 
 class UnreadableLeaf(msgspec.Struct, array_like=True, frozen=True):

@@ -51,7 +51,7 @@ def cover(first: int, end: int) -> list[Subtree]:
 
 
 def fold(hashes: Sequence[bytes]) -> bytes:
-    """Combines the hashes of adjacent subtrees to one hash. Each subtree must be smaller than the one on its left."""
+    """Combines the hashes of adjacent subtrees into one hash. Each subtree must be smaller than the one on its left."""
     if not hashes:
         return EMPTY
     folded = hashes[-1]
@@ -76,7 +76,8 @@ class Frontier:
         self._hashes: list[bytes] = []
 
     def append(self, added: bytes, level: int = 0) -> None:
-        """Appends a complete subtree with 2^level leaves. `added` is its hash; at level 0 it is that of a leaf.
+        """Appends a complete subtree with 2^level leaves. `added` is the root of this subtree; at level 0, the hash of
+        a leaf.
 
         Raises BadProof when the tree's size is not a multiple of 2^level.
         """
@@ -126,7 +127,7 @@ class Edge:
         return n * TILE + len(hashes) // HASH
 
     def append(self, hashes: Iterable[bytes]) -> dict[Subtree, bytes]:
-        """Appends the hashes of leaves. Returns the tiles that changed, by level and number. Forgets those that are
+        """Appends the hashes of leaves. Returns the tiles that changed, by level and number. Forgets the tiles that are
         full now.
         """
         changed: dict[Subtree, bytes] = {}
@@ -207,7 +208,7 @@ def consistency(size: int, later: int) -> list[Range]:
 
 
 def _middle(first: int, end: int) -> int:
-    """Returns where RFC 6962 splits a range. The left part has the largest power of two that is smaller than the
-    range.
+    """Returns the index at which RFC 6962 splits a range of leaves. The left part's number of leaves is the largest
+    power of two that is smaller than the range's number of leaves.
     """
     return first + (1 << (end - first - 1).bit_length() - 1)

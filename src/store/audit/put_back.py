@@ -1,4 +1,6 @@
-"""Repairs rows of the log that were changed or removed: copies them from a second database, restored from a backup."""
+"""Repairs rows of the log that were changed or removed. Copies them from a second database that was restored from a
+backup.
+"""
 
 from collections.abc import Sequence
 
@@ -23,8 +25,8 @@ async def put_rows_back(
 ) -> list[int]:
     """Repairs the rows at the positions in `range_` with rows of the database `other`. Returns the repaired positions.
 
-    A sealed row is intact when its hash is that of its leaf in the audit tree; a row that is not sealed yet, when its
-    MAC is right. Intact rows are left alone. Raises NotPutBack if `other` has no intact row for a position.
+    Leaves intact rows alone. A sealed row is intact if its hash equals its leaf in the audit tree. A row that is not
+    sealed yet is intact if its MAC is right. Raises NotPutBack if `other` has no intact row for a position.
     """
     tree = AuditTree(pool)
     newest = await tree.checkpoint()

@@ -38,8 +38,8 @@ KeyAt = Callable[[int], VerifierKey]
 
 
 class TreeDamaged(Exception):
-    """The log, its audit tree or a checkpoint is not what was signed. Until it is repaired, the sealer appends no more
-    leaves.
+    """The log, its audit tree or a checkpoint differs from what was signed. Until the damage is repaired, the sealer
+    appends no more leaves.
     """
 
 
@@ -52,8 +52,8 @@ class Recheck:
     async def check_next(self, size: int, key_at: KeyAt) -> None:
         """Checks the next part of the first `size` leaves, and the next checkpoints over them. Raises TreeDamaged.
 
-        Stores how far the checks came, so that any process can continue. After TreeDamaged the next call checks the
-        same part again. `key_at` returns the verifier key for the checkpoint after a size.
+        Stores how far it has checked, so that any process can continue from there. After TreeDamaged the next call
+        checks the same part again. `key_at` returns the verifier key for the checkpoint after a size.
         """
         state = await fetch_sealing_state(self._pool)
         if state.checked_size > size:
@@ -107,7 +107,9 @@ class Recheck:
         return end
 
     async def _check_keys(self, names: Collection[str]) -> None:
-        """Checks each of these data keys: it must decrypt if no deletion in the log destroyed it, and only then."""
+        """Checks these data keys. A key that a deletion in the log destroyed must be gone; every other key must
+        decrypt. Raises TreeDamaged.
+        """
         keys, faults = await self._log.load_keys_and_faults(names)
         if faults:
             name, fault = next(iter(faults.items()))
@@ -137,9 +139,11 @@ class Recheck:
             )
 
     async def _check_above(self, n: int, hashes: Sequence[bytes]) -> None:
-        """Checks that the tile one level higher contains the root of tile `n`, which is full and has these hashes.
+        """Checks that the tile one level higher contains the root of the full tile `n`. `hashes` are the hashes in tile
+        `n`.
 
-        If this completes the higher tile, checks in the same way that its root is in the tile above it, and so on.
+        If tile `n` completes the higher tile, checks in the same way that the root of the higher tile is in the tile
+        above, and so on.
         """
         level = TILE_LEVELS
         while True:

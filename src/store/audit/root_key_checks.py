@@ -1,8 +1,8 @@
 """Checks that the key ring in the database agrees with the root keys that this process knows, and with the event of the
 last rotation of the secret key.
 
-Whoever changes `root_keys` could make the server accept rows by an old root key again, and whoever deletes a wrap keeps
-the server from starting.
+Somebody who can write to the database could change `root_keys`, so that the server accepts rows by an old root key
+again. They could also delete a wrap (an encrypted root key), so that the server does not start.
 """
 
 from datetime import datetime
@@ -18,18 +18,18 @@ RESTORE_RING = "put back the rows of root_keys and root_key_wraps from a backup,
 
 
 class StoredRing(NamedTuple):
-    """A root key as the tables have it."""
+    """The columns of one root key in the tables `root_keys` and `root_key_wraps`."""
 
     used_since: datetime | None
     last_position: int | None
     is_leaked: bool
     wraps: dict[str, str]
-    """Opener -> SHA-256 of the root key as this opener wraps it, in hex."""
+    """Name of a key that opens the root key -> SHA-256, in hex, of the root key as encrypted with that key."""
 
 
 async def find_ring_damage(source: Source, log: EventLog, secrets: Secrets) -> str | None:
-    """Returns a sentence about the first root key whose rows were changed, and what to do about it; None if there is
-    none.
+    """Returns a sentence that says which root key's rows were changed, and what to do. Names only the first such key.
+    Returns None if no rows were changed.
     """
     rows = await fetch_rows(
         source,
@@ -50,8 +50,9 @@ async def find_ring_damage(source: Source, log: EventLog, secrets: Secrets) -> s
 
 
 async def _find_rotation(source: Source, log: EventLog, secrets: Secrets) -> SecretKeyRotated | None:
-    """Returns the newest event of a rotation whose MAC is by the newest root key. Ignores others, since somebody may
-    have got hold of older root keys. Returns None if there is none, such as while a rotation is not complete.
+    """Returns the newest `secret_key.rotated` whose MAC was made by the newest root key. Ignores events with the MAC of
+    an older root key, which somebody may have got hold of. Returns None if there is no such event, for example while a
+    rotation is not complete.
     """
     written = await fetch_written_positions(source, ROTATIONS.name, lambda _: [secrets.rows_key])
     recorded = (await log.load([ROTATIONS.name]))[ROTATIONS.name]

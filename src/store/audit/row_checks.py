@@ -1,8 +1,8 @@
 """Decides which rows of the log the sealer may seal: those with a right MAC, and those that an operator accepted.
 
 Older releases made no MACs. If the log began with such a release, rows without a MAC are allowed until the event
-`audit.row_macs_required`. They are allowed for one more hour, since processes of the older release may still run while
-a server is upgraded.
+`audit.row_macs_required`. They are allowed for one more hour after that event, since processes of the older release may
+still run during an upgrade.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ from store.log.row_macs import has_right_mac
 from store.postgres.queries import Source, fetch_row, fetch_rows
 
 UPGRADE_TIME = timedelta(hours=1)
-"""How long processes of a release that makes no MACs may run on after the first one that requires them."""
+"""Time for which processes of a release that makes no MACs may still run after the event `audit.row_macs_required`."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class RowChecks:
     secrets: Secrets
     clock: Callable[[], datetime]
     events: Sequence[Recorded]
-    """The events about checks of rows that this server wrote."""
+    """Events about checks of rows. Includes only events with a right MAC, which this server wrote."""
     is_older_log: bool
     """Whether the log began with a release that made no MACs."""
 
@@ -67,8 +67,8 @@ async def load_row_checks(source: Source, log: EventLog, secrets: Secrets, clock
 
 
 async def fetch_written_positions(source: Source, stream: str, keys_at: Callable[[int], list[bytes]]) -> set[int]:
-    """Returns the positions of the rows of a stream whose MACs are right, by one of the keys that `keys_at` returns for
-    their position.
+    """Returns the positions of those rows of a stream that have a right MAC. `keys_at` returns the keys that may have
+    made the MAC of the row at a position.
     """
     rows = await fetch_rows(
         source,

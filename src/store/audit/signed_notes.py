@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 ED25519 = b"\x01"
 DASH = "\N{EM DASH} "
 MAX_NOTE = 100_000
-"""Characters of the longest note that is accepted. This server signs only shorter notes."""
+"""Most characters of a note that is accepted. This server signs only shorter notes."""
 
 
 class BadNote(Exception):

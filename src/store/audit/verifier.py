@@ -18,7 +18,7 @@ from store.audit.merkle import BadProof, Frontier
 from store.audit.signed_notes import BadNote, Checkpoint, VerifierKey, open_note, split_note
 
 MAX_FINDINGS = 1_000
-"""Findings kept in memory; one changed position may cause a million more."""
+"""Most findings that are kept in memory. One changed position may cause a million findings."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Verifier:
     def __init__(self, key: VerifierKey | None = None, held: Iterable[HeldCheckpoint] = ()) -> None:
         self.key = key
         self.findings: list[Finding] = []
-        """The first `MAX_FINDINGS`; `found` counts all."""
+        """The first MAX_FINDINGS findings. `found` counts all findings."""
         self.found = self.events = self.erased = self.withheld = self.gaps = self.left_out = 0
         self.header: ExportHeader | None = None
         self.agreed: list[HeldCheckpoint] = []
@@ -60,7 +60,7 @@ class Verifier:
         self._compared: list[HeldCheckpoint] = []
         self._at = self._last_covered = 0
         self._tree: Frontier | None = Frontier()
-        """None once lines are missing, since no root can be computed then."""
+        """The tree over the lines so far. None once lines are missing, since no root can be computed then."""
         self.begins_at = 1
         """The first position that the export covers."""
         self._has_ended = False
@@ -250,7 +250,7 @@ class Verifier:
     # Checkpoints.
 
     def _compare_checkpoints(self) -> None:
-        """Compares the root of the tree with those of the checkpoints that have its size.
+        """Compares the root of the tree with the root of each checkpoint of the tree's size.
 
         If a trusted key signed an equal checkpoint, trusts the signing keys that the log has recorded up to here.
         """
@@ -320,8 +320,8 @@ class Verifier:
                 )
 
     def _check_erasures(self, chosen: dict[str, str]) -> None:
-        """Reports events that read as erased although no event destroyed their data key. Skips exports of one stream,
-        since they lack deletions in other streams.
+        """Reports events that read as erased although no event destroyed their data key. Skips an export of one stream,
+        since it lacks the deletions in other streams.
         """
         if not self._has_ended or "stream" in chosen:
             return
@@ -345,8 +345,8 @@ def _describe(line: ExportLine) -> str:
 
 
 def _frontier(header: ExportHeader) -> Frontier:
-    """Returns the tree over the positions before the export, built from the header's hashes. Raises BadProof,
-    ValueError.
+    """Returns the tree over the positions before the export, built from the header's hashes. Raises BadProof or
+    ValueError for a wrong header.
     """
     if header.after < 0:
         raise ValueError("nothing comes before the first position")

@@ -18,14 +18,16 @@ _hasher = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1, type
 
 T = TypeVar("T")
 MAX_WAITING = 32
-"""Passwords that a process hashes at once, waiting ones included. The last waits 0.3 s on two processors."""
+"""Most passwords that a process hashes at once, including those that wait for a thread. The last waits 0.3 s on two
+processors.
+"""
 _waiting = 0
 MIN_LENGTH = 8
 """Characters of the shortest password that NIST SP 800-63B allows."""
 _GUESSED_HERE = (
     "p@ssword", "00000000", "administrator", "admin1234", "testhide", "testhide1", "testhide123", "testhide1234"
 )  # fmt: skip
-"""Passwords in lower case that somebody would guess, and that the list of breached ones lacks."""
+"""Passwords, in lower case, that somebody would guess but that are not in the list of breached passwords."""
 
 
 def find_weakness(password: str) -> str | None:
@@ -39,7 +41,9 @@ def find_weakness(password: str) -> str | None:
 
 @cache
 def _commonest() -> frozenset[str]:
-    """Returns those of the 30,000 commonest passwords of breaches that are long enough, in lower case: 11,600."""
+    """Returns those of the 30,000 commonest breached passwords that have at least MIN_LENGTH characters, in lower case.
+    These are 11,600.
+    """
     # Only a new password needs them: loading takes 50 ms, and the package's other lists 10 MB.
     from zxcvbn.frequency_lists import FREQUENCY_LISTS
 

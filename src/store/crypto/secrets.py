@@ -14,8 +14,8 @@ server's secret key (`store.key_ring`).
 - `link_token` makes the token of a link to set a password. No form of this token is stored.
 
 A rotation of the secret key adds a root key. The newest one seals and signs; values of older ones still open, and
-`reseal` moves them to the newest. What is encrypted begins with the id of its root key. Only the root key 0 has no such
-beginning: it is the secret key itself with which a release without root keys began the log.
+`reseal` moves them to the newest. Encrypted data begins with the id of its root key. Only data that root key 0 encrypts
+lacks this beginning. Root key 0 exists if a release without root keys began the log: it is the secret key of that time.
 """
 
 import hashlib
@@ -50,9 +50,9 @@ in 2 bytes.
 """
 HEAD_BYTES = len(MARK) + 2
 LINK_LIFETIME = timedelta(days=7)
-"""Time for which links to set a password work at most."""
+"""Longest time for which a link to set a password works."""
 SIGNED_LIFETIME = timedelta(hours=1)
-"""Time for which signed texts are accepted at most."""
+"""Longest time for which a signed text is accepted."""
 
 
 class SecretMismatch(Exception):
@@ -67,13 +67,13 @@ class RootKey(Struct, frozen=True, kw_only=True):
     id: int
     key: bytes
     is_in_use: bool = True
-    """False while processes get to know a new root key: until then none may seal with it."""
+    """False for a new root key until all processes have loaded it. Until then no process may seal with it."""
     retired_at: datetime | None = None
     """When a newer root key came into use; None for the newest."""
     last_position: int | None = None
     """The last position of the log at which a row may have a MAC by this root key; None for no limit."""
     is_leaked: bool = False
-    """Whether the sessions and links that it signed ended when it was retired."""
+    """Whether the sessions and links that this key signed ended when the key was retired."""
 
     def __repr__(self) -> str:
         return f"RootKey(id={self.id})"
@@ -129,11 +129,13 @@ class Secrets:
 
     @classmethod
     def without_ring(cls, secret_key: bytes) -> "Secrets":
-        """Returns the secrets of a database without root keys: of a release that had none, or before its migration."""
+        """Returns the secrets of a database without root keys. Such a database is of a release that had no root keys,
+        or has no tables yet.
+        """
         return cls([RootKey(id=0, key=secret_key)])
 
     def replace(self, roots: Iterable[RootKey]) -> None:
-        """Replaces the root keys by newer states of them. Keys that were derived from them stay valid, since the bytes
+        """Replaces the root keys by newer states of them. Keeps the keys that were derived from them, since the bytes
         of a root key never change.
         """
         self._roots = {root.id: root for root in sorted(roots, key=lambda root: root.id)}
@@ -162,7 +164,7 @@ class Secrets:
         return self._open(purpose, data, context)[1]
 
     def _open(self, purpose: str, data: bytes, context: bytes) -> tuple[bytes, bytes]:
-        """Returns nonce and plain text."""
+        """Decrypts `data`. Returns the nonce and the plain text. Raises SecretMismatch."""
         root_id = self.root_of(data)
         if root_id and root_id in self._roots:
             body = data[HEAD_BYTES:]
@@ -177,8 +179,8 @@ class Secrets:
         return data[:NONCE_BYTES], decrypt(self._derive(0, purpose), data, context)
 
     def _move(self, purpose: str, data: bytes, context: bytes) -> bytes:
-        """Returns the data encrypted with the newest root key. Keeps its nonce, so that the result does not depend on
-        the root keys that encrypted it in between.
+        """Returns the data encrypted with the newest root key. Keeps the nonce of the data, so that the result does not
+        depend on the root keys that encrypted the data in between.
         """
         if self.root_of(data) == self.newest:
             return data

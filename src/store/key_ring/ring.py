@@ -1,12 +1,12 @@
 """The key ring: the root keys of a server, stored in the database and wrapped with the server's secret key.
 
-`root_keys` has a row for each root key. `root_key_wraps` has each root key encrypted, once for each key that opens it.
-That is the secret key; during a rotation, it is also the old secret key and, for the new root key, the root key before
-it.
+`root_keys` has a row for each root key. `root_key_wraps` has each root key in encrypted form, once for each key that
+opens it. Normally only the secret key opens a root key. During a rotation the old secret key opens it, too, and the
+previous root key opens the new one.
 
-Each process opens the ring at its start, and follows it afterwards: a rotation adds a root key while processes run.
-Each process holds an advisory lock that shows which stage of the ring it has loaded, so that nothing is sealed with a
-key that some process lacks.
+Each process opens the ring at its start. Afterwards it follows changes of the ring, since a rotation adds a root key
+while processes run. Each process holds an advisory lock that shows which stage of the ring it has loaded, so that
+nothing is sealed with a key that some process lacks.
 """
 
 import asyncio
@@ -37,7 +37,8 @@ log = structlog.get_logger()
 RING_TABLES = ("root_keys", "root_key_wraps")
 CHANNEL = "root_keys"
 FOLLOWER_LOCK = 0x726F6F74
-"""First half of the name of the advisory lock that each process holds. The second half is the stage of its ring."""
+"""First of the two numbers that name the advisory lock of each process. The second is the stage of the process's ring.
+"""
 POLL_INTERVAL_S = 5.0
 """Longest time between two reads of the ring, in case a notification is lost."""
 FIRST_PAUSE_S = 0.05
@@ -60,8 +61,8 @@ def wrap_root(key: bytes, root: RootKey) -> bytes:
 
 
 def stage_of(newest_id: int, *, is_in_use: bool = False, are_older_limited: bool = False) -> int:
-    """Returns a number that grows when a root key is added, when it comes into use, and when the older ones get their
-    last positions.
+    """Returns a number for the state of a ring. It grows when a root key is added, when that key comes into use, and
+    when the older root keys get their last positions.
     """
     return 3 * newest_id + is_in_use + are_older_limited + 1
 
@@ -69,11 +70,13 @@ def stage_of(newest_id: int, *, is_in_use: bool = False, are_older_limited: bool
 async def load_roots(
     connection: AsyncConnection, secret_keys: Sequence[bytes], opened: Mapping[int, RootKey], newest: int
 ) -> list[RootKey]:
-    """Returns the root keys that the ring has. Raises SecretMismatch if one that is in use does not open, and
-    RingDamaged if the reason is not a wrong secret key.
+    """Returns the root keys of the ring. Takes those that are open already from `opened`. Opens the others with a
+    secret key, or with the root key `newest` if that is in `opened`.
 
-    Opens those that are not in `opened` yet with a secret key, or with the root key `newest` if it is in `opened`.
-    Never uses an older root key: somebody may have got hold of it, and must not be able to add root keys.
+    Never opens a root key with an older root key: somebody may have got hold of that, and must not be able to add root
+    keys.
+
+    If a root key in use does not open, raises SecretMismatch for a wrong secret key, RingDamaged for any other reason.
     """
     rows = await fetch_rows(
         connection,
@@ -114,8 +117,8 @@ async def load_roots(
 
 
 def keep_known(known: Mapping[int, RootKey], read: Iterable[RootKey]) -> list[RootKey]:
-    """Returns the root keys that were read. Keeps what the process knew before, such as that a root key is retired: the
-    server never undoes this, so a row that says otherwise was changed by somebody.
+    """Merges the root keys that were read into the known ones. Keeps what the process knows already, for example that a
+    root key is retired: the server never undoes this, so somebody has changed a row that says otherwise.
     """
     roots = dict(known)
     for root in read:
@@ -148,8 +151,8 @@ async def make_ring(connection: AsyncConnection, secret_key: bytes) -> None:
 
 
 async def insert_wraps(connection: AsyncConnection, wraps: Sequence[tuple[RootKey, str, bytes]]) -> None:
-    """Stores root keys, encrypted. `wraps` has for each the root key, and the name and the key of what opens it. Skips
-    those that are stored already.
+    """Stores encrypted root keys. Each of `wraps` is (root key, name of the key that opens it, the key that opens it).
+    Skips wraps that are stored already.
     """
     for root, opener, key in wraps:
         await execute(
@@ -174,7 +177,9 @@ class KeyRing:
         secret_keys: Sequence[bytes],
         wait_until_written: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """`wait_until_written` waits for the rows whose MACs this process has made; None if it makes none."""
+        """`wait_until_written` waits until the rows whose MACs this process has made are written. Pass None for a
+        process that makes no MACs.
+        """
         self._conninfo = conninfo
         self._secret_keys = secret_keys
         self._wait_until_written = wait_until_written
@@ -188,7 +193,8 @@ class KeyRing:
     async def open(self) -> None:
         """Opens the ring, if the database has one.
 
-        Raises SecretMismatch when no secret key opens it, and psycopg.OperationalError.
+        Raises SecretMismatch if no secret key opens it, RingDamaged if root keys are missing or damaged, and
+        psycopg.OperationalError.
         """
         self._connection = await self._connect()
         self._is_there = await has_tables(self._connection)
@@ -196,8 +202,8 @@ class KeyRing:
             await self._refresh(self._connection)
 
     async def follow(self) -> None:
-        """Follows the ring in the background. Makes it first if it is empty: the caller must have checked the secret
-        key before.
+        """Follows changes of the ring in the background. First adds a root key if the ring is empty, so the caller must
+        have checked the secret key before.
         """
         assert self._connection is not None, "open comes first"
         if self._is_there:
@@ -214,7 +220,7 @@ class KeyRing:
 
     async def _connect(self) -> AsyncConnection:
         connection = await AsyncConnection.connect(self._conninfo, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S)
-        # Before the first look, so that no rotation goes on between the look and the lock.
+        # Taken before the ring is read, so that no rotation goes on between the read and the lock.
         await execute(connection, "SELECT pg_advisory_lock_shared(%s::int, 0)", (FOLLOWER_LOCK,))
         await connection.execute(f"LISTEN {CHANNEL}".encode())
         self._stage = 0
@@ -272,8 +278,8 @@ async def load_secrets(conninfo: str, secret_key: bytes) -> Secrets:
 
 
 async def fetch_followers_behind(connection: AsyncConnection, stage: int) -> list[int]:
-    """Returns the pids, as in pg_stat_activity, of the connections of processes that have not loaded this stage of the
-    ring yet.
+    """Returns the pids (as in pg_stat_activity) of the database connections of those processes that have not loaded
+    this stage of the ring yet.
     """
     rows = await fetch_rows(
         connection,

@@ -36,7 +36,7 @@ from store.postgres.queries import execute, fetch_row, fetch_rows
 LOCK = "testhide rotation of the secret key"
 BATCH_SIZE = 500
 WAIT_S = 60.0
-"""Time for processes to take over a new root key. They need milliseconds."""
+"""Seconds that processes have to load a new root key. They need milliseconds."""
 POLL_INTERVAL_S = 0.05
 
 SEALED_COLUMNS = """
@@ -48,11 +48,13 @@ SEALED_COLUMNS = """
 """Query that finds the columns with sealed values by their names. A column with another name is not rotated."""
 
 OnProgress = Callable[[str, int], None]
-"""Called with the name of the values that are being moved, and how many were moved so far."""
+"""Function that is called with the name of the values that are being moved, and the number of values moved so far."""
 
 
 class RotationRefused(Exception):
-    """The rotation cannot go on now. The message says why. What was done stays; a later run goes on from there."""
+    """The rotation cannot go on now. The message says why. Completed steps stay done, and a later run goes on after
+    them.
+    """
 
 
 async def add_root(connection: AsyncConnection, secrets: Secrets, secret_keys: Sequence[bytes]) -> bool:
@@ -81,8 +83,8 @@ async def add_root(connection: AsyncConnection, secrets: Secrets, secret_keys: S
 
 
 async def fetch_openers(connection: AsyncConnection) -> set[str]:
-    """Returns the names of the keys that open the ring: more than one while a rotation is not complete, none in a
-    database without a ring.
+    """Returns the names of the keys that open the ring. There are several while a rotation is not complete, and none in
+    a database without a ring.
     """
     if not await has_tables(connection):
         return set()
@@ -96,8 +98,9 @@ async def is_interrupted(connection: AsyncConnection) -> bool:
 
 
 async def use_root(connection: AsyncConnection, *, is_leaked: bool = False) -> None:
-    """Brings the new root key into use once all processes know it. Returns when all of them use it, and accept no row
-    that an older one makes from then on. With `is_leaked`, sessions and links of the older ones end.
+    """Brings the new root key into use once all processes know it. Returns when all processes use the new root key and
+    refuse new rows whose MAC an older root key made. With `is_leaked`, ends the sessions and links that the older root
+    keys signed.
 
     Raises RotationRefused.
     """
@@ -137,7 +140,9 @@ class EncryptedColumn(NamedTuple):
     table: Composable
     column: Composable
     move: Callable[[bytes, str], bytes]
-    """Returns a value as the newest root key encrypts it. Gets the value and its context. Raises SecretMismatch."""
+    """Function of an encrypted value and its context. Returns the value encrypted with the newest root key. Raises
+    SecretMismatch.
+    """
     context: Composable = SQL("''")
     condition: Composable = SQL("true")
 
@@ -167,8 +172,8 @@ async def _find_columns(connection: AsyncConnection, secrets: Secrets) -> list[E
 async def move_values(connection: AsyncConnection, secrets: Secrets, on_progress: OnProgress) -> dict[str, int]:
     """Moves everything that is encrypted with an older root key to the newest one, in batches.
 
-    Leaves values alone that do not open: nobody could read them before, either. Returns kind of values -> number of
-    those.
+    Leaves alone the values that do not open: nobody could read them before, either. Returns kind of values -> number of
+    values that do not open.
     """
     unreadable: dict[str, int] = {}
     for column in await _find_columns(connection, secrets):
@@ -188,11 +193,11 @@ async def move_values(connection: AsyncConnection, secrets: Secrets, on_progress
 async def _move_batch(
     connection: AsyncConnection, secrets: Secrets, column: EncryptedColumn, left: list[bytes], *, whole_batches: bool
 ) -> int:
-    """Encrypts the next values of a column with the newest root key. Returns how many it found. Adds to `left` those
-    that do not open.
+    """Encrypts the next values of a column with the newest root key. Returns how many values it found. Adds the values
+    that do not open to `left`.
 
-    A whole batch skips rows that others have locked. Otherwise moves a single row, and waits for its lock: who waits
-    while they hold locks could make others wait for ever.
+    With `whole_batches`, moves many rows and skips those that others have locked. Otherwise moves one row and waits for
+    its lock. It never waits while it holds locks on other rows, which could cause a deadlock.
     """
     head = secrets.roots[secrets.newest].head
     async with connection.transaction():
@@ -221,8 +226,8 @@ async def _move_batch(
 
 
 async def fetch_wrapped_roots(connection: AsyncConnection, secret_key: bytes) -> list[tuple[Any, ...]]:
-    """Returns id, time of first use, last position, whether it leaked, and SHA-256 of the wrap by `secret_key`, in hex,
-    of each root key, the oldest first.
+    """Returns a tuple for each root key, oldest first: id, time of first use, last position, whether the key leaked,
+    and the SHA-256, in hex, of the root key as encrypted with `secret_key`.
     """
     return await fetch_rows(
         connection,

@@ -24,7 +24,9 @@ from store.log.append_function import function_name
 
 MAX_BATCH_EVENTS = 5_000
 MAX_BATCH_BYTES = 16 * 1024 * 1024
-"""Bytes of the stored events of a batch. A batch may exceed this limit, and that of events, by one request."""
+"""Most bytes of stored events in a batch. The last request of a batch may exceed this limit, and the limit on the
+number of events.
+"""
 RECONNECT_PAUSES_S = (0.05, 0.1, 0.2, 0.5, 1.0, 1.0, 2.0, 2.0, 2.0)
 
 
@@ -44,8 +46,8 @@ class AppendFailed(Exception):
 class IdempotencyKey:
     """Identifies a request of a client that may arrive again.
 
-    `scope` is a SHA-256 of the key that the client sent, of who asks, and of method and path. `body` is the SHA-256 of
-    the request's body.
+    `scope` is a SHA-256 over the key that the client sent, the caller, the method and the path. `body` is the SHA-256
+    of the request's body.
     """
 
     scope: bytes
@@ -58,8 +60,8 @@ class Request:
 
     `guards` are pairs (stream, version): the request fails if a stream has a newer version. `keys` are new data keys:
     (name, wrapped key). `notifications` are payloads for the channel AGENT_NOTIFICATIONS
-    (`store.postgres.notifications`). `erased` names data keys to destroy. `idempotency_key` is stored, too; if it is
-    stored already, the request fails.
+    (`store.postgres.notifications`). `erased` names data keys to destroy. `idempotency_key` is stored with the events;
+    if it is stored already, the request fails.
     """
 
     events: Sequence[StoredEvent]
@@ -137,7 +139,7 @@ class GroupCommit:
         self._batch: list[_Waiting] = []
         """The requests that are being written."""
         self._written = asyncio.Event()
-        """Set when this batch, or the next one, is written or has failed."""
+        """Set when the batch under way is written or has failed. If none is under way, set after the next batch."""
         self._flusher: asyncio.Task[None] | None = None
 
     async def append(self, request: Request) -> list[int]:
@@ -149,7 +151,7 @@ class GroupCommit:
         return await waiting.done
 
     async def wait_until_written(self) -> None:
-        """Waits until each request that was made before is written, or has failed."""
+        """Waits until each request that was queued before this call is written or has failed."""
         before = [*self._batch, *self._queue]
         while any(waiting in before for waiting in (*self._batch, *self._queue)):
             await self._written.wait()
@@ -181,7 +183,7 @@ class GroupCommit:
 
     def _take(self) -> list[_Waiting]:
         """Takes the next batch from the queue, the oldest requests first. Leaves a request for a later batch if it
-        writes or guards what an earlier request in the queue writes.
+        depends on a stream version or data key that an earlier request in the queue writes.
         """
         batch: list[_Waiting] = []
         later: list[_Waiting] = []

@@ -33,9 +33,9 @@ from store.log.credentials import withhold
 
 COMPRESSED = 1
 SEALED_COMPRESSED = 2
-"""Two more flags are in `store.log.credentials`."""
+"""Second flag of a stored state, after COMPRESSED. `store.log.credentials` has the other two flags."""
 MIN_COMPRESSED_BYTES = 512
-"""Below this size zstd saves too little to be worth the call."""
+"""Least bytes of fields that are compressed. For fewer bytes zstd saves too little to be worth the call."""
 SALT_BYTES = 16
 
 Upcasters = Mapping[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]]
@@ -43,7 +43,7 @@ KeyOf = Callable[[str], bytes | None]
 
 
 class UnknownEvent(Exception):
-    """The log contains an event, or a newer version of one, that this release does not know."""
+    """The log contains an event type, or a class version of an event type, that this release does not know."""
 
 
 class UnreadableEvent(Exception):
@@ -63,7 +63,7 @@ class Envelope(msgspec.Struct, array_like=True, frozen=True):
     commitment: bytes
     """Empty when nothing is sealed."""
     mac: bytes = b""
-    """Empty in a row of a release that made none."""
+    """Empty in a row of a release that made no MACs."""
 
     @property
     def at(self) -> datetime:
@@ -143,7 +143,7 @@ def disclosed(sealed: bytes) -> tuple[bytes, int]:
 
 def commitment(salt: bytes, sealed: bytes) -> bytes:
     """Returns the commitment to the sealed fields, which are msgpack. Whoever knows these fields and the salt can check
-    it.
+    the commitment.
     """
     return hashlib.sha256(salt + disclosed(sealed)[0]).digest()
 
@@ -193,7 +193,9 @@ class Shape:
 
 @cache
 def shape_of(event: type[Event]) -> Shape:
-    """Returns the shape of an event class. It is made at first use: all of them take 30 ms, and a process uses few."""
+    """Returns the shape of an event class. Makes the shape at first use: making all shapes takes 30 ms, and a process
+    uses few of them.
+    """
     return Shape(event)
 
 
@@ -328,5 +330,5 @@ def _decompressed(data: bytes) -> bytes:
 
 
 def _context(stream: str, version: int, name: str) -> bytes:
-    # Binds a ciphertext to its row: moved to another one it does not decrypt.
+    # Binds a ciphertext to its row: a ciphertext that was moved to another row does not decrypt.
     return f"{stream}\0{version}\0{name}".encode()

@@ -1,4 +1,4 @@
-"""Credentials in the sealed fields of events: hashes of passwords and tokens, what is sealed by the secret key, and
+"""Finds credentials in the sealed fields of events: hashes of passwords and tokens, values that a root key seals, and
 URLs, which often contain a token.
 
 Whoever reads an export gets the hash of a credential instead. An event's commitment covers these hashes, not the
@@ -16,19 +16,19 @@ from msgspec.structs import force_setattr
 from domain.core.events import Event
 
 HASHED_CREDENTIALS, HASHED_URLS = 4, 8
-"""Flags of a row: its commitment covers hashes of the credentials, or of the URLs, in place of these. Older releases
-committed to the credentials or URLs themselves, without these flags.
+"""Flags of a row. The first means that the row's commitment covers hashes in place of credentials; the second, hashes
+in place of URLs. Older releases set neither flag: their commitments cover the credentials and URLs themselves.
 """
 SEALED = ("sealed_secret", "sealed_url", "sealed_webhook_secret", "sealed_token")
-"""Fields of events that are sealed by themselves, as the values of `secrets` are."""
+"""Fields whose values are encrypted with a root key before the event is encoded. So are the values of `secrets`."""
 URL = "url"
 FIELDS = frozenset({"password_hash", "token_hash", URL, *SEALED})
-"""Sealed fields of events that are credentials. So are the `secrets` of a `configuration`."""
+"""Sealed fields of events that are credentials. The `secrets` of a `configuration` are credentials, too."""
 
 
 def withhold(fields: Any) -> tuple[Any, int]:
-    """Returns the fields of an event with hashes in place of credentials, and the flags of a row whose commitment is to
-    these.
+    """Returns the fields of an event with hashes in place of credentials, and the flags of a row whose commitment
+    covers these hashes.
     """
     if not isinstance(fields, dict):
         return fields, 0
@@ -42,8 +42,8 @@ def withhold(fields: Any) -> tuple[Any, int]:
 
 
 def reseal(event: Event, move: Callable[[bytes], bytes]) -> None:
-    """Puts what `move` returns in place of the sealed values of an event. No event is rewritten in the log: its sealed
-    values are moved to the newest root key whenever it is read.
+    """Replaces each sealed value of an event by the result of `move`. The event in the log stays as it is: each time it
+    is read, its sealed values are moved to the newest root key.
     """
     for name in _sealed_names(type(event)):
         if value := getattr(event, name):
@@ -60,7 +60,7 @@ def _sealed_names(event: type[Event]) -> list[str]:
 
 
 def _hash(value: Any) -> dict[str, str]:
-    """Returns the SHA-256 of a credential's JSON. Each has at least 128 random bits, so nobody can guess it. A URL that
-    somebody can guess contains no secret.
+    """Returns the SHA-256 of a credential's JSON. A credential has at least 128 random bits, so nobody can guess it. A
+    URL that somebody can guess contains no secret.
     """
     return {"sha256": hashlib.sha256(msgspec.json.encode(value)).hexdigest()}

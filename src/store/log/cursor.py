@@ -39,7 +39,7 @@ class LogCursor:
     poll_interval_s: float = POLL_INTERVAL_S
     debounce_s: float = 0.0
     position: int = field(default=0, init=False)
-    """Every event of interest up to here has been handled."""
+    """Position up to which all events with one of `names` have been handled."""
     _changed: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
     async def follow(self, step: Callable[[], Awaitable[object]]) -> None:
@@ -79,7 +79,7 @@ class LogCursor:
         return self.listener.subscribed(EVENTS, appended)
 
     def notify(self) -> None:
-        """Ends the present wait. If none is under way, ends the next one at once."""
+        """Ends the wait that is under way. If there is none, the next wait ends at once."""
         self._changed.set()
 
     async def wait(self, timeout_s: float | None = None) -> bool:

@@ -30,7 +30,8 @@ MAX_CACHED_KEYS = 20_000
 KEY_CACHE_LIFETIME_S = 60.0
 """Longest time that a process uses a destroyed data key if it does not read the event that destroyed it."""
 MAX_TRIED_KEYS = 100
-"""Data keys that are tried at most. When none of them opens, the configured secret is wrong."""
+"""Most data keys that are tried to check the secret key. If none of them decrypts, the configured secret key is wrong.
+"""
 
 DOES_NOT_OPEN = "does not open"
 IS_MISSING = "is missing"
@@ -51,7 +52,7 @@ class Batch(NamedTuple):
 
     events: Sequence[Recorded]
     position: int
-    """Up to here the log has no other such event."""
+    """Position up to which the log was read: up to here it has no other matching event."""
     is_full: bool
     """Whether the batch reached its limit, so that more events may follow."""
 
@@ -166,8 +167,8 @@ class EventLog:
         return Batch(events, last if is_full else max(last, end), is_full)
 
     async def find_positions(self, streams: Sequence[str], until: int, names: Sequence[str] | None = None) -> list[int]:
-        """Returns the positions of the events in these streams, up to position `until`. With `names`, only of events so
-        named.
+        """Returns the positions of the events in these streams, up to position `until`. With `names`, returns only the
+        positions of events with these names. They are in no order.
         """
         rows = await fetch_rows(
             self._source,
@@ -217,7 +218,7 @@ class EventLog:
         return {name for name, line in lines.items() if not destroyed.isdisjoint(line)}
 
     async def read_head(self) -> int:
-        """Returns the newest position; 0 for an empty log. Leaves out rows beyond the last position that was drawn."""
+        """Returns the newest position; 0 for an empty log. Ignores rows beyond the last position that was drawn."""
         rows = await fetch_rows(
             self._source,
             f"SELECT coalesce(max(notification_id), 0) FROM stored_events WHERE notification_id <= {LAST_POSITION}",
@@ -321,7 +322,7 @@ class EventLog:
         return keys, new
 
     def _forget(self, events: Iterable[Event]) -> set[str]:
-        """Records in the cache that data keys were destroyed by these events. Returns the names of these keys."""
+        """Records in the cache that these events destroyed data keys. Returns the names of the destroyed keys."""
         erased = {name for event in events if (name := event.erases) is not None}
         self._keys.update(dict.fromkeys(erased))
         return erased

@@ -39,10 +39,11 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 """Kinds of ids. Each has a sequence `<kind>_ids`, which a migration creates."""
 
 SKIPPED = 10_000
-"""Positions, and ids of each kind, that are skipped after a restore: lost events may have had them."""
+"""Number of positions, and of ids of each kind, that are skipped after a restore: the lost events may have used them.
+"""
 SKIPPED_RESULTS = 1_000 * SKIPPED
 MAX_GAP = 100_000
-"""The most adjacent positions that a rollback or a restore leaves without an event."""
+"""Largest number of adjacent positions that a rollback or a restore leaves without an event."""
 POSITION_SEQUENCE = "public.stored_events_notification_id_seq"
 LAST_POSITION = f"(SELECT coalesce(pg_sequence_last_value('{POSITION_SEQUENCE}'::regclass), 0))"
 """SQL: the last position that this server drew. Somebody else wrote a row beyond it, so readers stop before that row:
@@ -73,14 +74,17 @@ STREAMS: dict[Kind, tuple[str, ...]] = {
     "jira": ("jira",),
     "identity_providers": ("identity-provider",),
 }
-"""Categories of the streams that are named by an id of a kind. Comments, test cases, results and quarantine entries
-have no streams of their own.
+"""Kind of id -> categories of the streams whose names contain such an id. Comments, test cases, results and quarantine
+entries have no streams.
 """
 
 
 class Ids:
-    """Draws ids that are not in use. Raises Unavailable for an id that is in use, since somebody has set its sequence
-    back: a command that begins a stream would find it begun, and take that for its own earlier success.
+    """Draws ids that are not in use.
+
+    Raises Unavailable if the next id is in use already, which means that somebody has set the sequence back. A command
+    that begins the stream with this id would find that the stream exists, and take this for its own success at an
+    earlier try.
     """
 
     def __init__(self, pool: AsyncConnectionPool) -> None:
@@ -116,13 +120,13 @@ class Ids:
 
 
 async def fetch_last_position(source: Source) -> int:
-    """Returns the highest position that was given out, whether or not an event is stored at it; 0 before the first."""
+    """Returns the highest position that was drawn, even if no event is stored at it; 0 if none was drawn."""
     return int((await fetch_rows(source, f"SELECT {LAST_POSITION}"))[0][0])
 
 
 async def use_positions(pool: AsyncConnectionPool, up_to: int) -> bool:
-    """Moves the sequence of positions forward to `up_to`, so that all later events come after it. Returns False if it
-    was there already.
+    """Moves the sequence of positions forward to `up_to`, so that all later events come after it. Returns False if the
+    sequence was there already.
     """
     async with pool.connection() as connection, connection.transaction():
         await execute(connection, APPEND_LOCK)
@@ -155,7 +159,7 @@ async def skip_lost_ids(pool: AsyncConnectionPool) -> None:
 
 
 async def raise_ids(source: Source, used: Mapping[str, int]) -> None:
-    """Moves sequences forward to the highest id in use."""
+    """Moves sequences of ids forward. `used` maps the name of a sequence to the highest id in use."""
     await execute(
         source,
         "SELECT setval(name::regclass, greatest(used, nextval(name::regclass)))"
@@ -165,7 +169,7 @@ async def raise_ids(source: Source, used: Mapping[str, int]) -> None:
 
 
 async def _draw(connection: AsyncConnection, kinds: Sequence[Kind]) -> list[tuple[int, bool]]:
-    """Returns an id for each kind, and whether a stream of that kind with this id has begun."""
+    """Returns (id, whether it is in use) for each kind. An id is in use if a stream of that kind has it in its name."""
     categories = [STREAMS.get(kind, ("",)) for kind in kinds]
     return await fetch_rows(
         connection,

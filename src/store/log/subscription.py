@@ -68,7 +68,7 @@ class LogSubscription:
                 except psycopg.OperationalError as error:
                     log.warning("the end of the log cannot be read", error=str(error).strip())
                 except Exception:
-                    # For example an event of a newer release, until this process is replaced by one of that release.
+                    # One cause is an event of a newer release: this process cannot read it until it is upgraded, too.
                     log.exception("new events cannot be handled")
                 await self._cursor.wait()
 

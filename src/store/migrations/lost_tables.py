@@ -16,7 +16,7 @@ from store.postgres.queries import execute, fetch_rows
 class StoreTable(NamedTuple):
     columns: str
     lost: str | None
-    """The data that is lost although the table is made again; None when it cannot be made again."""
+    """The data that stays lost when the table is made again. None if the table cannot be made again."""
 
 
 NOTHING = "nothing, the server fills it again"
@@ -111,7 +111,7 @@ class LostTable(NamedTuple):
 
 
 def describe(tables: Sequence[LostTable]) -> str:
-    """Returns a text that says which tables are lost, and what to do."""
+    """Returns a message that says which tables and columns are lost, and what to do."""
     names = ", ".join(map(str, tables))
     if final := [table for table in tables if table.lost is None]:
         cure = f"restore {', '.join(map(str, final))} from a backup"

@@ -13,14 +13,14 @@ RETRY_INTERVAL_S = 0.2
 
 
 async def cancel_and_wait(*tasks: asyncio.Task[Any]) -> None:
-    """Cancels the tasks again and again until all of them have ended. Drops their results and errors. If it is
-    cancelled itself, it ends after them all the same.
+    """Cancels the tasks again and again until all of them have ended. Drops their results and errors. If the caller is
+    cancelled meanwhile, still waits until all tasks have ended.
     """
     await _outlast(tasks, cancel_every_s=RETRY_INTERVAL_S)
 
 
 async def outlast(*tasks: asyncio.Task[Any]) -> None:
-    """Waits until the tasks have ended, also if it is cancelled meanwhile. Drops their results and errors."""
+    """Waits until the tasks have ended, even if the caller is cancelled meanwhile. Drops their results and errors."""
     await _outlast(tasks, cancel_every_s=None)
 
 
@@ -42,8 +42,8 @@ async def _outlast(tasks: Sequence[asyncio.Task[Any]], cancel_every_s: float | N
 
 
 class Tasks:
-    """Tasks that end together, like those of an asyncio.TaskGroup. That one cancels its tasks once, and then waits for
-    ever for a task that has lost its cancellation.
+    """Tasks that end together, like those of an asyncio.TaskGroup. A TaskGroup cancels its tasks only once, and then
+    waits for ever for a task that has lost its cancellation.
     """
 
     def __init__(self) -> None:
@@ -73,7 +73,7 @@ class Tasks:
 
 
 async def wait_for(event: asyncio.Event, timeout_s: float) -> bool:
-    """Waits until the event is set. Returns False when that takes longer than `timeout_s`."""
+    """Waits until the event is set. Returns True if it is set within `timeout_s` seconds, else False."""
     try:
         async with asyncio.timeout(timeout_s):
             return await event.wait()

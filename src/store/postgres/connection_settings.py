@@ -26,8 +26,8 @@ def with_keepalive(conninfo: str) -> str:
     """Returns `conninfo` with keepalive settings: client and database each notice within 30 s when the other is
     unreachable. Names this process in `application_name`, so that the database can say which process holds a lock.
 
-    With the kernel's defaults for keepalive they would need from 15 minutes to hours to notice, and for that time a
-    dead leader would hold its lock. Settings that `conninfo` has already stay unchanged.
+    With the kernel's defaults for keepalive they would notice only after 15 minutes to several hours. For that time a
+    dead leader would hold its lock. Keeps the settings that `conninfo` has already.
     """
     given = conninfo_to_dict(conninfo)
     options = f"{SERVER_OPTIONS} {given.get('options') or ''}".strip()
@@ -36,7 +36,7 @@ def with_keepalive(conninfo: str) -> str:
 
 
 async def find_durability_risks(connection: AsyncConnection) -> list[str]:
-    """Returns a sentence for each setting of this PostgreSQL that may make it lose an append which it has confirmed."""
+    """Returns a sentence for each setting with which this PostgreSQL may lose an append that it has confirmed."""
     cursor = await connection.execute(
         "SELECT name FROM pg_settings WHERE name = ANY (%s) AND setting = 'off' ORDER BY name",
         (list(DURABILITY_RISKS),),

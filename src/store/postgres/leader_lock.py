@@ -17,8 +17,8 @@ CONNECT_TIMEOUT_S = 5
 
 class Leader(NamedTuple):
     idle_s: float
-    """Seconds since its connection last began or ended a statement. Leaders check their lock every second, so one that
-    is idle for much longer hangs or was stopped.
+    """Seconds since its connection last began or ended a statement. A leader checks its lock every second, so a leader
+    that is idle for much longer hangs or was stopped.
     """
     process: str
     """Name of its connection: `testhide process 4711 on ci-1`, unless the URL of the database says otherwise."""
@@ -44,9 +44,7 @@ async def hold_leader_lock(conninfo: str, name: str) -> AsyncIterator[AsyncConne
 
 
 async def fetch_leaders(connection: AsyncConnection, names: Iterable[str]) -> dict[str, Leader]:
-    """Returns the leader by the name of its lock. `names` are the names to look up; a lock that nobody holds is left
-    out.
-    """
+    """Returns name of a lock -> its leader, for the locks called `names`. Leaves out locks that nobody holds."""
     rows = await fetch_rows(
         connection,
         "SELECT name, coalesce(extract(epoch FROM clock_timestamp() - a.state_change), 0)::float8,"

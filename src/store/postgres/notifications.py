@@ -24,13 +24,15 @@ Callback = Callable[[str | None], None]
 EVENTS = "stored_events"
 """Payload: the newest position in the log and the names of the appended events: `1025 build.queued build.commented`."""
 PROJECTED = "projected"
-"""Payload: a position and the `versions_digest` of the read models that reached it. When empty: read the positions."""
+"""Payload: a position and the `versions_digest` of the read models that reached it. An empty payload means: read the
+positions from the database.
+"""
 AGENT_NOTIFICATIONS = "stored_events_wakes"
-"""Payload: a node id and what its agent can fetch: `7:1025` a build, `7:cmd-3` a command. `done:3`: command 3 has been
-answered.
+"""Payload: a node id and what its agent can fetch. `7:1025` means that the agent of node 7 can fetch build 1025,
+`7:cmd-3` that it can fetch command 3. `done:3` means that command 3 has been answered.
 """
 POLLS = "polls"
-"""Payload: a node id and how many builds its agent asks for: `7:2`. Zero: it stopped asking."""
+"""Payload: a node id and how many builds its agent asks for: `7:2`. Zero means that the agent has stopped asking."""
 BUILD_LOGS = "build_logs"
 """Payload: the id of a build with new log lines."""
 SEALS = "seals"
@@ -39,11 +41,11 @@ SEALS = "seals"
 CONNECT_TIMEOUT_S = 5
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 2.0
-"""Longest pause before the listener connects again. Each failure doubles the pause up to it."""
+"""Longest pause before the listener connects again. Each failure doubles the pause, up to this limit."""
 
 
 def may_contain(payload: str, names: Collection[str]) -> bool:
-    """Returns whether one of these names is among the appended events that a payload of the channel EVENTS names."""
+    """Returns whether a payload of the channel EVENTS contains at least one of these names of events."""
     return any(name in names for name in payload.split(" ")[1:])
 
 

@@ -57,8 +57,8 @@ class AgentGauges:
         )
 
     async def record_contact(self, node_id: int, session: str) -> None:
-        """Records the time of a call that an agent made: it shows that the agent is alive. Polls and heartbeats record
-        it, too.
+        """Records that the agent made a call now, which shows that it is alive. `record_poll` and `record_heartbeat`
+        record this, too.
         """
         await execute(
             self._pool,

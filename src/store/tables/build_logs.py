@@ -1,6 +1,6 @@
 """Build logs: numbered lines, stored in compressed chunks by build and attempt. Lines are no events.
 
-The server acknowledges lines up to the first gap. It recognises a line that is sent again by its number. Each chunk has
+The server acknowledges lines up to the first gap. It recognises by its number a line that is sent again. Each chunk has
 a digest of itself and all chunks before it. The event that ends the build contains the number of lines and the last
 digest, so a later change of the log can be found.
 """
@@ -21,7 +21,7 @@ MAX_SIZE = 1024 * 1024 * 1024
 """Bytes of one log before compression. Agents cut a log long before that."""
 
 CHECKED_CHUNKS = 20
-"""Chunks that are in memory at a time while a log is checked."""
+"""Number of chunks that are in memory at a time while a log is checked."""
 MAX_READ_SIZE = 4 * 1024 * 1024
 """Bytes of the lines that one `read` returns, unless its first line alone has more."""
 PAGE_CHUNKS = 100
@@ -100,8 +100,8 @@ class BuildLogs:
         return {attempt: LogEnd(*end) for attempt, *end in rows}
 
     async def find_damage(self, build_id: int, attempt: int, lines: int, digest: bytes) -> str | None:
-        """Compares the first `lines` lines of a log with `digest`, the digest of their last chunk. Reads all of these
-        lines.
+        """Compares the first `lines` lines of a log with `digest`, which is the digest of the last chunk of these
+        lines. Reads all of them.
 
         Returns a text that says which lines are missing or were changed. None if the log is intact.
         """

@@ -73,8 +73,8 @@ class CircuitBreaker(NamedTuple):
     """Rules that pause an endpoint after `opens_after` failures in a row. After a pause, one delivery is tried as a
     probe.
 
-    Each failed probe doubles the pause, up to `longest_pause_s`. If the receiver asks for a longer pause, it gets that
-    one.
+    Each failed probe doubles the pause, up to `longest_pause_s`. If the receiver asks for a longer pause, the pause is
+    as long as it asks for.
     """
 
     opens_after: int
@@ -84,8 +84,8 @@ class CircuitBreaker(NamedTuple):
 
 BREAKER = CircuitBreaker(opens_after=10, first_pause_s=60, longest_pause_s=600)
 LONGEST_PAUSE = timedelta(seconds=max(BREAKER.longest_pause_s, MAX_RETRY_AFTER_S) + 60)
-"""Longest pause that the rules can make, with a minute for clocks that differ. A pause that ends later is ignored:
-somebody wrote it into the table.
+"""Longest pause that the rules allow, and a minute more for clocks that differ. A pause in the table that ends later is
+ignored, since somebody else must have written it.
 """
 
 
@@ -161,8 +161,8 @@ async def lease(
     each: int,
     limit: int,
 ) -> list[LeasedDelivery]:
-    """Leases due deliveries to a sender: at most `limit` in all, and so many that no endpoint has more than `each`
-    under way.
+    """Leases due deliveries to a sender. Leases at most `limit` deliveries in all, and never so many that the sender
+    has more than `each` under way at one endpoint.
 
     `running` maps an endpoint id to the number of deliveries that the sender has under way there. A lease expires at
     `until`, or earlier when nobody holds the advisory lock named `by`.
@@ -197,8 +197,8 @@ async def fetch_overdue(connection: AsyncConnection, now: datetime) -> tuple[int
 
 
 async def complete_attempts(connection: AsyncConnection, completed: Sequence[CompletedAttempt]) -> list[bool]:
-    """Records the outcomes of attempts. Returns one bool for each, in the given order: whether other deliveries of the
-    endpoint became due by it.
+    """Records the outcomes of attempts. Returns one bool for each attempt, in the given order: True if other deliveries
+    of the endpoint became due because of its outcome.
     """
     # Everybody who locks several endpoints does so in this order.
     order = sorted(range(len(completed)), key=lambda at: (completed[at].leased.endpoint_id, completed[at].leased.id))

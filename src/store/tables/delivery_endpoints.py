@@ -1,4 +1,5 @@
-"""Endpoints for the delivery planner: the state of each at the planner's position in the log, and its health.
+"""Endpoints for the delivery planner. The table has the state of each endpoint at the planner's position in the log,
+and the endpoint's health.
 
 The planner folds events about endpoints into the table `webhook_endpoints`, in the transaction that moves its position.
 So when it plans the deliveries of an event, the table has the endpoints that existed when the event happened. Senders
@@ -21,7 +22,7 @@ DEPENDENT_TABLES = ("webhook_deliveries", "webhook_attempts", "webhook_replays")
 
 
 class DeliveryTarget(NamedTuple):
-    """An endpoint, with the fields that decide of which events it is notified."""
+    """An endpoint, with the fields that decide which events it receives."""
 
     id: int
     kind: EndpointKind
@@ -85,7 +86,7 @@ async def update_endpoint(connection: AsyncConnection, endpoint_id: int, changes
 
 async def reset_health(connection: AsyncConnection, endpoint_id: int, now: datetime) -> None:
     """Ends the endpoint's pause and makes its pending deliveries due now. A failing endpoint stays failing until a
-    delivery succeeds, so only one of them is tried at first, as after every pause.
+    delivery succeeds. So at first only one delivery is tried, as after every pause.
     """
     await connection.execute(
         "UPDATE webhook_endpoints SET failures_in_a_row = CASE WHEN open_until IS NULL THEN 0 ELSE failures_in_a_row"

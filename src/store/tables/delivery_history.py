@@ -1,6 +1,4 @@
-"""The history of deliveries: all attempts, and for each endpoint the numbers of those that succeeded and that
-failed.
-"""
+"""The history of deliveries: all attempts, and for each endpoint the number of successful and of failed attempts."""
 
 from collections.abc import Sequence
 from datetime import datetime

@@ -12,7 +12,9 @@ from store.tables.delivery_endpoints import DeliveryTarget
 
 class PendingWork(NamedTuple):
     events: bool
-    """Whether followed events were appended, or so many others that the position should move past them."""
+    """Whether events for the planner were appended, or so many other events that the planner's position should move
+    past them.
+    """
     parked: bool
     """Whether a parked event is due again."""
     replays: bool
@@ -32,8 +34,8 @@ class DeliveryReplay(NamedTuple):
 
 
 async def fetch_pending(connection: AsyncConnection, planner: str, names: list[str], min_skip: int) -> PendingWork:
-    """Returns what there is to do for the planner. Asks for everything in one query, because most of the time there is
-    nothing.
+    """Returns what the planner has to do. Asks for everything in one query, because most of the time there is nothing
+    to do.
     """
     row = await fetch_row(
         connection,
@@ -50,7 +52,8 @@ async def fetch_pending(connection: AsyncConnection, planner: str, names: list[s
 
 
 async def fetch_last_planned(connection: AsyncConnection, head: int, oldest: datetime) -> int:
-    """Returns the newest position up to `head` up to which all deliveries are known to be planned; 0 if none is known.
+    """Returns a position, `head` at most, up to which all deliveries are known to be planned. Returns the highest such
+    position; 0 if none is known.
 
     Deliveries of events before `oldest` count as planned: those that have ended may have been deleted.
     """
@@ -101,7 +104,7 @@ async def lock_replay(connection: AsyncConnection, max_open: int) -> DeliveryRep
 
 
 async def advance_replay(connection: AsyncConnection, replay: DeliveryReplay, position: int) -> None:
-    """Moves the position of the replay. Deletes the replay if this completes it."""
+    """Moves the position of the replay to `position`. Deletes the replay if it is complete then."""
     if position >= replay.up_to:
         await connection.execute("DELETE FROM webhook_replays WHERE replay = %s", (replay.name,))
     else:

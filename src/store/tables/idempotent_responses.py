@@ -1,5 +1,5 @@
 """Idempotent responses: stored answers to requests with an idempotency key. A request that comes again gets the stored
-one.
+answer.
 
 The append function stores the key in the transaction of the events (`store.log.append.IdempotencyKey`). The response is
 added later, encrypted. Both are deleted after a day.
@@ -38,7 +38,9 @@ class EarlierRequest:
     made: int | None
     """The id of the created resource if the response shows a secret of that resource; else None."""
     answer: StoredResponse | None
-    """None while the request is running, after its process died, for a secret after SECRET_RETENTION, or if altered."""
+    """None while the request is running, if its process died before it was answered, and if the stored response was
+    altered. A response with a secret is None after SECRET_RETENTION.
+    """
     is_altered: bool = False
     """Whether the stored response is not the one that this server stored for this key."""
 
@@ -70,7 +72,7 @@ class IdempotentResponses:
         await execute(self._pool, query, (sealed, made, scope))
 
     async def delete_expired(self, scope: bytes | None = None) -> None:
-        """Deletes expired keys and responses. With `scope`, only of this scope."""
+        """Deletes expired keys and responses. With `scope`, deletes only those of this scope."""
         for statement, age in (
             ("DELETE FROM stored_events_once WHERE", RETENTION),
             ("UPDATE stored_events_once SET answer = NULL WHERE made IS NOT NULL AND", SECRET_RETENTION),

@@ -15,8 +15,8 @@ from store.postgres.queries import Source, fetch_row, fetch_rows
 log = structlog.get_logger()
 
 HELD = 2**53 - 1
-"""Position of a worker that stands still until `testhide repair`, since its position was beyond the end of the log. No
-log grows past it, and every JSON parser can read it.
+"""Position of a worker that is held: it stands still until `testhide repair`, since its position was beyond the end of
+the log. No log grows past this number, and every JSON parser can read it.
 """
 MIN_SKIP = 200
 """Least number of positions without an event of interest for which the stored position is moved. Fewer are not worth a
@@ -25,9 +25,7 @@ write.
 
 
 async def find_beyond(source: Source) -> dict[str, str]:
-    """Returns name -> defect for each worker whose position is beyond the end of the log, or was when the worker
-    looked.
-    """
+    """Returns name -> defect for each worker whose position is beyond the end of the log, and for each that is held."""
     rows = await fetch_rows(
         source,
         "SELECT reaction, position, head FROM reaction_positions,"
@@ -43,8 +41,9 @@ async def find_beyond(source: Source) -> dict[str, str]:
 
 
 async def hold_beyond(source: Source, names: Sequence[str]) -> None:
-    """Holds those of these workers whose position is beyond the end of the log, until `testhide repair`. Otherwise they
-    would go on once the log has grown past that position, and miss the events before it.
+    """Holds those of these workers whose position is beyond the end of the log: they stand still until `testhide
+    repair`. Otherwise such a worker would go on once the log has grown past its position, and miss the events before
+    that.
     """
     rows = await fetch_rows(
         source,

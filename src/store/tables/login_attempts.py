@@ -12,9 +12,9 @@ from psycopg_pool import AsyncConnectionPool
 from store.postgres.queries import execute, fetch_row
 
 WINDOW_S = 300
-"""Seconds from the first attempt of a subject until counting its attempts begins again."""
+"""Seconds from the first attempt of a subject until its attempts are counted from zero again."""
 KNOWN_DAYS = 30
-"""Days that an address counts as known to an account after somebody signed in to it from there."""
+"""Days for which an address counts as known to an account after somebody signed in to the account from this address."""
 _WINDOW = f"interval '{WINDOW_S} seconds'"
 _KNOWN = f"interval '{KNOWN_DAYS} days'"
 

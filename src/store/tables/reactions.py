@@ -15,17 +15,17 @@ from psycopg import AsyncConnection
 from store.postgres.queries import Source, execute, fetch_row, fetch_rows
 
 LEASE_S = 30
-"""Seconds of a lease, at least. Whoever runs a reaction renews its lease; a worker that cannot do so for this long may
-find that another one runs the reaction too. A lease is no shorter than the pause after a failed try, so that a reaction
+"""Shortest lease, in seconds. The worker that runs a reaction renews its lease. If it cannot do so for this long,
+another worker may run the reaction, too. A lease is never shorter than the pause after a failed try, so that a reaction
 that crashes its worker does so ever more rarely.
 """
 MAX_SHOWN = 5
-"""Errors, and events under way, that the status of a reaction shows."""
+"""Most errors, and most progress reports, that the status of a reaction shows."""
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """Tries of a reaction, and the pauses between them."""
+    """How often a reaction is tried, and the pauses between its tries."""
 
     tries: int = 20
     """Tries before a reaction is parked: over some 14 hours, by default."""
@@ -53,7 +53,9 @@ class Due(NamedTuple):
 
 class Lease(NamedTuple):
     failed: int
-    """Tries that failed or whose worker died, without those that an outside system asked to make later."""
+    """Number of tries that failed or whose worker died. A try that an outside system asked to make later does not
+    count.
+    """
     age_s: float
     """Seconds since the reaction became due for this event, or an operator retried it."""
 
@@ -61,13 +63,19 @@ class Lease(NamedTuple):
 class ReactionStatus(msgspec.Struct):
     name: str
     position: int | None
-    """Position up to which the log was read; None when nobody reads for it any more, but events are still due."""
+    """Position up to which the log was read for this reaction. None if no worker reads the log for it any more, but
+    events are still due.
+    """
     due: int
     """Number of events still to react to, including events for which a try failed and another will follow."""
     parked: int
-    """Number of events for which its last try failed. They wait until an operator retries or cancels them."""
+    """Number of events for which the last try of the reaction failed. They wait until an operator retries or cancels
+    them.
+    """
     progress: list[str]
-    """How far the first events with long work are: `position 12: 3,000 of 8,000 artifacts deleted`."""
+    """How far the reaction is with events that take long: `position 12: 3,000 of 8,000 artifacts deleted`. Lists only
+    the first few.
+    """
     errors: list[str]
     """Errors of the first parked reactions: `position 12: ...`."""
 
@@ -80,7 +88,7 @@ async def add_due(connection: AsyncConnection, name: str, positions: Sequence[in
 
 
 async def park(connection: AsyncConnection, name: str, position: int, error: str) -> None:
-    """Stores as parked an event that a reaction cannot handle. It becomes due only when an operator retries it."""
+    """Parks an event that a reaction cannot handle. The event becomes due only when an operator retries it."""
     await connection.execute(
         "INSERT INTO due_reactions (reaction, position, error, parked_at) VALUES (%s, %s, %s, now())"
         " ON CONFLICT DO NOTHING",
@@ -89,7 +97,9 @@ async def park(connection: AsyncConnection, name: str, position: int, error: str
 
 
 async def fetch_due(source: Source, names: Sequence[str], limit: int, *, late_s: float = 0) -> list[Due]:
-    """Returns the next tries of reactions with these names, longest due first, that have been due for `late_s`."""
+    """Returns the next tries of reactions with these names, longest due first, that have been due for at least `late_s`
+    seconds.
+    """
     rows = await fetch_rows(
         source,
         "SELECT reaction, position, tries + 1 FROM due_reactions"
@@ -116,8 +126,8 @@ async def lease(source: Source, due: Due, retries: RetryPolicy) -> Lease | None:
 
 
 async def renew(source: Source, due: Due, progress: str | None) -> bool:
-    """Makes the lease last for LEASE_S from now, at least, and stores how far the work is. Returns False if the lease
-    is lost: the reaction was cancelled, or somebody else has leased it since.
+    """Extends the lease to LEASE_S seconds from now, at least, and stores how far the work is. Returns False if the
+    lease is lost: the reaction was cancelled, or somebody else has leased it since.
     """
     cursor = await execute(
         source,
@@ -145,8 +155,8 @@ async def mark_done(source: Source, due: Due) -> None:
 
 
 async def mark_failed(source: Source, due: Due, error: str | None, pause_s: float | None) -> None:
-    """Stores the error of a try, if it is known. The next try follows after the pause; without a pause the reaction is
-    parked.
+    """Stores the error of a failed try, if it is known. Makes the next try due in `pause_s` seconds, or parks the
+    reaction if `pause_s` is None.
     """
     await execute(
         source,
@@ -195,8 +205,8 @@ async def fetch_progress(connection: AsyncConnection) -> list[str]:
 
 
 async def fetch_statuses(source: Source) -> list[ReactionStatus]:
-    """Returns the status of all reactions that have a position or due events, also of those that only another release
-    has.
+    """Returns the status of each reaction that has a position or due events. Includes reactions that only another
+    release has.
     """
     rows = await fetch_rows(
         source,

@@ -1,5 +1,5 @@
-"""Times of the last use of sessions, by which idle ones end. They are no events, and are written at most once a minute
-for each session.
+"""Times at which sessions were last used: a session that is idle for long ends. The times are no events, and are
+written at most once a minute for each session.
 """
 
 from datetime import timedelta
@@ -9,7 +9,7 @@ from psycopg_pool import AsyncConnectionPool
 from store.postgres.queries import execute
 
 RECORDING_INTERVAL = timedelta(minutes=1)
-"""Time for which a recorded use stands, so that few requests write."""
+"""Shortest time between two recorded uses of a session, so that few requests write to the database."""
 
 
 async def record_session_use(pool: AsyncConnectionPool, session_id: str, lifetime: timedelta) -> None:

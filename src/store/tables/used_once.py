@@ -1,6 +1,6 @@
 """SAML assertions, requests and sign-in codes that were used, so that none is used again. They are not events.
 
-Whatever is recorded here must expire by itself before RETENTION_S, since it is forgotten then.
+Each value is forgotten after RETENTION_S seconds, so it must have expired by then.
 """
 
 import hashlib
