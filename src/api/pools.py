@@ -29,6 +29,7 @@ class NewPool(msgspec.Struct):
     """Largest number of builds that run in the pool at the same time; null: only its nodes limit it."""
     shared: bool = False
     """Whether jobs of all projects may use the pool. Only admins may set it."""
+    untrusted: bool = False
 
 
 class PoolChanges(msgspec.Struct):
@@ -38,6 +39,7 @@ class PoolChanges(msgspec.Struct):
     labels: dict[Label, Label] | UnsetType = UNSET
     max_parallel: Limit | UnsetType | None = UNSET
     shared: bool | UnsetType = UNSET
+    untrusted: bool | UnsetType = UNSET
 
 
 class PoolController(Controller):
@@ -61,6 +63,8 @@ class PoolController(Controller):
         await ctx.must_access(data.project_id)
         if data.shared:
             ctx.user.must_manage_nodes()
+        if data.untrusted:
+            check_may_trust(ctx)
         check_labels("labels", data.labels)
         pool_id = await ctx.services.ids.draw("node_pools")
         claim = name_claim(ctx, data.project_id, data.name)
@@ -80,6 +84,8 @@ class PoolController(Controller):
         check_may_change(ctx, pool)
         if data.shared not in (UNSET, pool.shared):
             ctx.user.must_manage_nodes()
+        if data.untrusted not in (UNSET, pool.untrusted):
+            check_may_trust(ctx)
         check_labels("labels", data.labels)
         changes = changes_in(data, name="title")
         if not isinstance(data.name, UnsetType):
@@ -112,6 +118,14 @@ def check_may_change(ctx: RequestContext, pool: PoolView) -> None:
     if not ctx.user.may("read", pool.project_id):
         raise Forbidden(f"Node pool {pool.id} is shared, but only admins of its project change it.")
     ctx.user.must_access(ctx.needs.level, pool.project_id, f"node pool {pool.id}")
+
+
+def check_may_trust(ctx: RequestContext) -> None:
+    """Raises Forbidden unless the caller may decide on which machines commands of strangers run."""
+    if not ctx.user.is_admin:
+        raise Forbidden(
+            "Only admins set `untrusted` of a node pool: pull requests from forks run on its machines then."
+        )
 
 
 def name_claim(ctx: RequestContext, project_id: int, name: str) -> str:

@@ -24,6 +24,7 @@ class CreatePool(Command):
     labels: Mapping[str, str] = field(default_factory=dict)
     max_parallel: int | None = None
     shared: bool = False
+    untrusted: bool = False
 
     def reads(self) -> Sequence[AnyStream]:
         return (POOL.at(self.pool_id), PROJECT.at(self.project_id), CLAIM.at(self.claim))
@@ -48,6 +49,7 @@ class UpdatePool(Command, of=POOL):
     labels: Mapping[str, str] | None = None
     max_parallel: int | None = None
     shared: bool | None = None
+    untrusted: bool | None = None
     cleared: tuple[Clearable, ...] = ()
 
     def then_reads(self, pool: Pool | None) -> Sequence[AnyStream]:

@@ -32,6 +32,8 @@ class PoolCreated(PoolEvent, frozen=True):
     labels: dict[str, str] = {}
     max_parallel: int | None = None
     shared: bool = False
+    untrusted: bool = False
+    """Whether builds of pull requests from forks run in the pool."""
 
 
 class PoolUpdated(PoolEvent, frozen=True):
@@ -44,6 +46,7 @@ class PoolUpdated(PoolEvent, frozen=True):
     labels: dict[str, str] | None = None
     max_parallel: int | None = None
     shared: bool | None = None
+    untrusted: bool | None = None
     cleared: tuple[Clearable, ...] = ()
 
 
@@ -61,6 +64,7 @@ class Pool(msgspec.Struct, frozen=True):
     labels: dict[str, str]
     max_parallel: int | None
     shared: bool
+    untrusted: bool = False
     deleted: bool = False
 
     def serves(self, project_id: int) -> bool:

@@ -14,7 +14,7 @@ from projections.engine.queries import Window, fetch_all, fetch_column, fetch_on
 from projections.nodes import NodeRow
 from store.postgres.queries import Source
 
-VERSION = 1
+VERSION = 2
 
 
 class PoolRow(Row, frozen=True):
@@ -25,6 +25,7 @@ class PoolRow(Row, frozen=True):
     labels: dict[str, str]
     max_parallel: int | None
     shared: bool
+    untrusted: bool
     created_at: datetime
 
 
@@ -55,11 +56,12 @@ class PoolView(msgspec.Struct, frozen=True):
     labels: dict[str, str]
     max_parallel: int | None
     shared: bool
+    untrusted: bool
 
 
 _VIEW = f"""
     SELECT p.id, p.name, p.project_id, (SELECT count(*) FROM {NodeRow.table} n WHERE n.pool_id = p.id),
-        p.labels, p.max_parallel, p.shared
+        p.labels, p.max_parallel, p.shared, p.untrusted
     FROM {PoolRow.table} p
 """
 

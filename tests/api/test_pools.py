@@ -35,6 +35,16 @@ def test_who_creates(server: Server, project: int) -> None:
     assert admin.post("/api/v3/node-pools", json=body).status_code == 201
 
 
+def test_only_admins_let_strangers_into_a_pool(server: Server, project: int) -> None:
+    admin = server.make_user("developer", {project: "admin"})
+    body = {"name": uuid.uuid4().hex, "project_id": project}
+    assert admin.post("/api/v3/node-pools", json=body | {"untrusted": True}).status_code == 403
+    path = f"/api/v3/node-pools/{new_pool(server, project, untrusted=True)}"
+    assert admin.put(path, json={"untrusted": False}).status_code == 403
+    assert admin.put(path, json={"untrusted": True, "max_parallel": 1}).json()["untrusted"] is True
+    assert server.admin.put(path, json={"untrusted": False}).json()["untrusted"] is False
+
+
 def test_unknown_projects(server: Server) -> None:
     assert server.admin.post("/api/v3/node-pools", json={"name": "x", "project_id": 2**53}).status_code == 404
 

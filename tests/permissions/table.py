@@ -262,6 +262,7 @@ NODES = (
     op("PUT /node-pools/{id}", MANAGE, {"name": "x"}),
     op("PUT /node-pools/{id}", shared_pool, {"name": "x"}, of="id=shared_pool"),
     op("PUT /node-pools/{id}", admins_who_manage_nodes, {"shared": True}, of="id=node-pools"),
+    op("PUT /node-pools/{id}", admins(), {"untrusted": True}, of="id=node-pools"),
     op("DELETE /node-pools/{id}", MANAGE),
     op("DELETE /node-pools/{id}", shared_pool, of="id=shared_pool"),
     *(

@@ -19,14 +19,16 @@ def test_a_pool() -> None:
         at=NOW, pool_id=2, project_id=1, title="linux", labels={"a": "b"}, max_parallel=3, shared=True
     )
     rows = given(created).when(PROJECTION)
-    assert rows.one(PoolRow) == PoolRow(2, 1, "linux", {"a": "b"}, 3, True, NOW)
+    assert rows.one(PoolRow) == PoolRow(2, 1, "linux", {"a": "b"}, 3, True, False, NOW)
 
 
 def test_a_pool_changes() -> None:
     created = PoolCreated(at=NOW, pool_id=2, project_id=1, title="linux", max_parallel=3)
-    update = PoolUpdated(pool_id=2, project_id=1, title="big", claim="c", labels={"a": "b"}, cleared=("max_parallel",))
+    update = PoolUpdated(
+        pool_id=2, project_id=1, title="big", claim="c", labels={"a": "b"}, untrusted=True, cleared=("max_parallel",)
+    )
     rows = given(created, update).when(PROJECTION)
-    assert rows.one(PoolRow) == PoolRow(2, 1, "big", {"a": "b"}, None, False, NOW)
+    assert rows.one(PoolRow) == PoolRow(2, 1, "big", {"a": "b"}, None, False, True, NOW)
     assert rows.apply(PoolDeleted(pool_id=2, project_id=1)).all(PoolRow) == []
 
 

@@ -160,6 +160,13 @@ def test_a_pool_serves_its_project_unless_it_is_shared() -> None:
     assert placed(after(*history, pool(7, project_id=OTHER_PROJECT, shared=True), polls={3: 1})) == [(1, 3)]
 
 
+def test_an_untrusted_pool_runs_ordinary_builds_only_of_jobs_that_name_it() -> None:
+    history = (job(), pool(7, untrusted=True, labels={"os": "linux"}), *node(3, pool=7))
+    assert placed(after(*history, queued(1), polls={3: 1})) == []
+    assert placed(after(*history, queued(1, pool_labels={"os": "linux"}), polls={3: 1})) == []
+    assert placed(after(*history, queued(1, pool=7), polls={3: 1})) == [(1, 3)]
+
+
 def test_a_pool_runs_only_as_many_at_once_as_it_allows() -> None:
     nodes = (*node(3, pool=7), *node(4, pool=7))
     history = (job(), pool(7, max_parallel=2), *nodes, *(queued(number) for number in range(1, 5)))

@@ -90,6 +90,8 @@ class World:
             return not event.pool_labels
         assert machine.pool is not None
         pool = self.pools[machine.pool]
+        if pool.untrusted and event.node_pool_id is None:
+            return False
         return (pool.shared or pool.project_id == event.project_id) and event.pool_labels.items() <= pool.labels.items()
 
     def has_room(self, node_id: int) -> bool:
@@ -143,9 +145,14 @@ class Placing(RuleBasedStateMachine):
         for pool_id in POOLS:
             limit = world.pool_limits[pool_id] = draw(st.none() | st.integers(1, 3))
             labels = draw(st.sampled_from(LABELS))
-            project_id, shared = draw(st.integers(1, 2)), draw(st.booleans())
+            flags: dict[str, Any] = {name: draw(st.booleans()) for name in ("shared", "untrusted")}
             world.pools[pool_id] = PoolCreated(
-                pool_id=pool_id, project_id=project_id, title="p", labels=labels, shared=shared, max_parallel=limit
+                pool_id=pool_id,
+                project_id=draw(st.integers(1, 2)),
+                title="p",
+                labels=labels,
+                max_parallel=limit,
+                **flags,
             )
             self.happens(world.pools[pool_id])
         for node_id in NODES:
@@ -180,11 +187,12 @@ class Placing(RuleBasedStateMachine):
         self.world.waiting[self.builds] = Wanted(event)
         self.happens(event)
 
-    @rule(pool_id=st.sampled_from(POOLS), shared=st.booleans())
-    def share(self, pool_id: int, shared: bool) -> None:
+    @rule(pool_id=st.sampled_from(POOLS), name=st.sampled_from(("shared", "untrusted")), value=st.booleans())
+    def change_pool(self, pool_id: int, name: str, value: bool) -> None:
         pool = self.world.pools[pool_id]
-        self.world.pools[pool_id] = msgspec.structs.replace(pool, shared=shared)
-        self.happens(PoolUpdated(pool_id=pool_id, project_id=pool.project_id, shared=shared))
+        changed: dict[str, Any] = {name: value}
+        self.world.pools[pool_id] = msgspec.structs.replace(pool, **changed)
+        self.happens(PoolUpdated(pool_id=pool_id, project_id=pool.project_id, **changed))
 
     @rule(node_id=st.sampled_from(NODES), session=st.sampled_from(("a", "b")), free=st.integers(0, 4))
     def connect(self, node_id: int, session: str, free: int) -> None:

@@ -119,6 +119,8 @@ FIELDS: dict[str, str] = {
     "tags": "Tags of the node; jobs can require them.",
     "labels": "Labels of the pool; jobs can require them.",
     "shared": "Whether jobs of all projects may use the pool.",
+    "untrusted": "Whether builds of pull requests from forks run in the pool. Other builds run there only if their job"
+    " names the pool. Only admins may set it.",
     "session": "Id that the agent made up when it started.",
     "platform": "Operating system and architecture, like `linux-amd64`.",
     "hostname": "Host name of the machine.",

@@ -140,9 +140,12 @@ class _Round:
             return False
         if node.pool_id is None:
             return not requirements.pool_labels
-        return self._serves(node.pool_id, requirements) and requirements.pool_labels <= frozenset(
-            self._state.pools[node.pool_id].labels.items()
-        )
+        if not self._serves(node.pool_id, requirements):
+            return False
+        pool = self._state.pools[node.pool_id]
+        # Commands of strangers may have changed the machines of an untrusted pool: a job must name it.
+        is_trusted = requirements.pool_id is not None or not pool.untrusted
+        return is_trusted and requirements.pool_labels <= frozenset(pool.labels.items())
 
     def _serves(self, pool_id: int, requirements: Requirements) -> bool:
         """Returns whether the build's project may use this pool now. A pool that was shared when the build was queued
