@@ -32,11 +32,13 @@ from store.tables.build_logs import Line
 HEARTBEAT_S = 10
 ALIVE_S = 15
 """Seconds after an agent's last request during which another agent with the same token is refused, unless `replaces`
-proves that the first one is dead.
+proves that the first agent is dead.
 """
 MAX_REPORT_BYTES = 512 * 1024 * 1024
 MAX_OUTPUT = 512 * 1024
-"""Largest number of characters of each output of a command. Agents send the last 256 KiB."""
+"""Largest number of characters of the `stdout`, and of the `stderr`, of a command. Agents send the last 256 KiB of
+each.
+"""
 
 MAX_RUNNING = 10_000
 """Largest number of builds that a heartbeat can name. A node runs far fewer."""
@@ -58,8 +60,8 @@ class Connection(msgspec.Struct):
     features: Annotated[list[Annotated[str, Meta(max_length=50)]], Meta(max_length=50)] = []
     """Names of features of the agent that older agents do not have."""
     replaces: Annotated[str, Meta(max_length=200)] | None = None
-    """Secret that proves that the agent which ran in the same work folder before is dead. Its SHA-256 is that agent's
-    session.
+    """Secret from the agent's work folder. It proves that the last agent in this folder is dead: the SHA-256 of the
+    secret is the session of that last agent.
     """
 
 
@@ -70,7 +72,7 @@ class Connected(msgspec.Struct):
     heartbeat_s: int = HEARTBEAT_S
     """Seconds between two heartbeats."""
     poll_s: int = POLL_S
-    """Seconds after which a poll ends without a message."""
+    """Seconds after which a poll without a message ends."""
 
 
 class Disconnection(msgspec.Struct):
@@ -84,12 +86,14 @@ class Heartbeat(msgspec.Struct):
     disk_free_gb: Annotated[float, Meta(ge=0, le=1e9)]
     uptime_s: Annotated[int, Meta(ge=0, le=2**40)]
     running: Annotated[list[tuple[int, int]], Meta(max_length=MAX_RUNNING)] = []
-    """Builds that the agent runs, each as id and attempt."""
+    """Builds that the agent runs, each as a pair: the build's id and the number of the attempt."""
 
 
 class Lost(msgspec.Struct):
     lost: list[tuple[int, str]]
-    """Builds that the agent must end, each as id and reason."""
+    """Builds that the agent must end, each as a pair: the build's id and a reason. The reason is `stopped` if the build
+    has ended on this node, otherwise `reassigned`.
+    """
 
 
 class Started(msgspec.Struct):
@@ -104,7 +108,7 @@ class LogLines(msgspec.Struct):
 
 class Acknowledged(msgspec.Struct):
     acknowledged: int
-    """Number of lines that are stored without a gap."""
+    """Number of lines, from the beginning of the log, that the server has stored without a gap."""
 
 
 class ReportAnswer(msgspec.Struct):
@@ -142,10 +146,11 @@ class AgentController(Controller):
 
     @post("/connect", status_code=200)
     async def connect_agent(self, ctx: RequestContext, data: Connection) -> Connected:
-        """Begins a session of the node's agent. Refused while another agent with the same token may be alive.
+        """Begins a session of the node's agent. The server refuses this while another agent with the same token may be
+        alive.
 
-        The agent of the last session counts as alive until it has been silent for some time. `replaces` proves that the
-        last session is over: it is the secret in the work folder of the new agent.
+        An agent counts as alive until it has sent no request for 15 s. With `replaces`, the secret in its work folder,
+        a new agent can prove sooner that the last session is over.
         """
         node_id = ctx.node_id
         gauge = await ctx.services.gauges.fetch(node_id)
@@ -185,9 +190,9 @@ class AgentController(Controller):
         free: Annotated[int, Parameter(ge=0, le=10_000)],
         receipt: Annotated[str | None, Parameter(max_length=200)] = None,
     ) -> Response[dict[str, Any] | None]:
-        """Waits for a message for the agent. Answers 204 if there is none in time. `receipt` is the receipt of the last
-        message that the agent got; it is empty if the agent has got none yet. The server sends a message again if the
-        agent's next poll does not return its receipt.
+        """Waits for a message for the agent. Answers 204 if there is none within `poll_s` seconds. `receipt` is the
+        receipt of the last message that the agent got; it is empty if the agent has got none yet. The server sends a
+        message again if the agent's next poll does not return its receipt.
         """
         node_id = ctx.node_id
         await _must_be_connected(ctx, session)
@@ -199,8 +204,8 @@ class AgentController(Controller):
 
     @post("/heartbeat", status_code=200)
     async def send_heartbeat(self, ctx: RequestContext, data: Heartbeat) -> Lost:
-        """Records the agent's measurements. Returns those of the builds in `running` that the node does not run any
-        more; the agent then ends them.
+        """Records the agent's measurements. Returns the builds in `running` that are not assigned to this node any
+        more. The agent must end them.
         """
         node_id = ctx.node_id
         await _must_be_connected(ctx, data.session)
@@ -231,8 +236,8 @@ class AgentController(Controller):
     async def append_build_log(
         self, ctx: RequestContext, build_id: int, attempt: Attempt, data: LogLines
     ) -> Acknowledged:
-        """Appends lines to a build's log. Returns how many lines, counted from the beginning of the log, the server has
-        without a gap.
+        """Appends lines to a build's log. Returns the number of lines, from the beginning of the log, that the server
+        has stored without a gap.
         """
         node_id = ctx.node_id
         build = must_hold(await ctx.services.log.load_state(BUILD.at(build_id)), build_id, node_id, attempt)
@@ -257,9 +262,9 @@ class AgentController(Controller):
     ) -> ReportAnswer:
         """Records the results of a report. The body is the file itself.
 
-        With `missing`, the body is empty: no file matches `path`, a pattern of the job's artifacts that names reports.
-        With `unreadable`, it is empty too: the agent may not read the file at `path`, or a folder that the pattern
-        `path` matches.
+        With `missing`, the body is empty, and `path` is a pattern from the job's artifacts that should match reports
+        but matches no file. With `unreadable`, the body is empty, too: the agent may not read the file at `path` or, if
+        `path` is a pattern, a folder that it matches.
         """
         node_id = ctx.node_id
         build = await load_build(ctx.services.log, build_id)
@@ -319,7 +324,9 @@ class AgentController(Controller):
 
 
 async def _retire_old_token(ctx: RequestContext) -> None:
-    """Ends the use of the node's old token, if the agent has called with the new one."""
+    """Makes the server refuse the node's old token from now on, if the agent has sent this request with the new
+    token.
+    """
     if ctx.agent.replaces_old_token:
         await ctx(RetireOldToken(ctx.node_id))
 

@@ -145,7 +145,9 @@ class Application(Litestar):
 
 
 def create_app(services: AbstractAsyncContextManager[Services], version: str) -> Litestar:
-    """Returns the application. It enters `services` when the server starts, and leaves them when the server stops."""
+    """Returns the application. It enters the context manager `services` when the server starts, and leaves it when the
+    server stops.
+    """
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:

@@ -65,8 +65,8 @@ class ArtifactItem(msgspec.Struct):
     name: str
     path: str
     type: ArtifactType
-    """Kind of the artifact: `report`, `log`, `screenshot` or `binary`. A file that only looks like a report, since it
-    cannot be read as one, is `binary`.
+    """Kind of the artifact: `report`, `log`, `screenshot` or `binary`. A file that has the name of a report but cannot
+    be read as a report is `binary`.
     """
     content_type: str
     """Media type with which the file is downloaded."""
@@ -89,8 +89,8 @@ class UploadedArtifact(msgspec.Struct):
     size_bytes: int
     path: str
     type: ArtifactType
-    """Kind of the artifact: `report`, `log`, `screenshot` or `binary`. A file that only looks like a report, since it
-    cannot be read as one, is `binary`.
+    """Kind of the artifact: `report`, `log`, `screenshot` or `binary`. A file that has the name of a report but cannot
+    be read as a report is `binary`.
     """
     sha256: str
     report: RecordedReport | None = None
@@ -141,13 +141,14 @@ class ArtifactController(Controller):
     )
     async def upload_artifact(self, request: Request[User | Agent, Any, Any], ctx: RequestContext) -> UploadedArtifact:
         """Uploads a file as multipart/form-data with the fields `build_id`, `file` and, optionally, `path`. `path` is a
-        folder (`reports`), or the whole path if it ends in the file's name. If `build_id` comes first, an upload that
-        is not allowed is refused before its file is sent. It must come before a file of more than 64 KiB.
+        folder (`reports`), or the whole path if it ends in the file's name. Send `build_id` first: then the server
+        refuses a forbidden upload before the file is sent. If the file has more than 64 KiB, `build_id` must come
+        before it.
 
         If the build is external and the file is a test report, the server also records the results of the report. If
-        another report has the same path, the new one gets another path (`junit-2.xml`), and both count; with
-        `replace=true` the new one replaces the other. Results of a report that comes after the end of the build do not
-        count; the answer and the build say so.
+        the build already has a report at this path, the new report gets another path (`junit-2.xml`), and both count.
+        With `replace=true`, the new report replaces the old one. If the build has ended already, the results of the
+        report do not count; the answer and the build say so.
         """
 
         async def check(build_id: str, size: int) -> int:
@@ -198,8 +199,9 @@ class ArtifactController(Controller):
 
 
 async def must_fit(ctx: RequestContext, build: AnyBuild, size: int = 0) -> None:
-    """Raises TooLarge if the build has MAX_FILES artifacts, or if the project's quota is too small for the sum of its
-    stored artifacts, the files that this process is receiving for it, and `size` bytes more.
+    """Raises TooLarge if the build has MAX_FILES artifacts already, or if the project's quota would be exceeded. Three
+    sizes count against the quota: the project's stored artifacts, the files that this process is receiving for the
+    project, and `size` more bytes.
     """
     if await artifacts.count_of_build(ctx.source, build.build_id) >= MAX_FILES:
         raise TooLarge(
@@ -217,9 +219,9 @@ async def must_fit(ctx: RequestContext, build: AnyBuild, size: int = 0) -> None:
 async def store_artifact(
     ctx: RequestContext, caller: User | Agent, build: AnyBuild, path: str, upload: Upload
 ) -> UploadedArtifact:
-    """Stores an uploaded file as an artifact and returns the artifact. Agents repeat an upload when its connection was
-    cut; so the function stores nothing if the build already has the same contents at the same path, or if another
-    request is storing them at the moment.
+    """Stores an uploaded file as an artifact and returns the artifact. If the build already has the same contents at
+    the same path, or another request is storing them at this moment, stores nothing and returns that artifact: agents
+    repeat an upload whose connection was cut.
     """
     once = _make_key(build.build_id, path, upload.sha256)
     artifact_id = await _find_duplicate(ctx, build, path, upload)
@@ -250,7 +252,7 @@ async def store_artifact(
 async def _store_new(
     ctx: RequestContext, caller: User | Agent, build: AnyBuild, path: str, upload: Upload, once: IdempotencyKey | None
 ) -> int:
-    """Stores the contents first and appends the event after that, so that no event names contents that do not exist.
+    """Stores the contents of a new artifact, then appends its event, so that no event names contents that do not exist.
     Returns the artifact's id.
     """
     artifact_id = await ctx.services.ids.draw("artifacts")
@@ -286,8 +288,8 @@ def _make_key(build_id: int, path: str, sha256: str) -> IdempotencyKey:
 async def record_external_report(
     ctx: RequestContext, build: LoadedState[AnyBuild], file: IncomingReport
 ) -> Report | None:
-    """Records the results of an uploaded file and returns the report. Returns None if the file neither is a test report
-    nor has the name of one.
+    """Records the results of an uploaded file and returns the report. Returns None if the file is no test report and
+    does not have the name of one either.
     """
     if (known := file.find_in(build.state)) is not None:
         return known
@@ -317,8 +319,8 @@ def parse_flag(field: str, given: str) -> bool:
 async def find_writable_build(caller: User | Agent, ctx: RequestContext, given: str) -> LoadedState[AnyBuild]:
     """Returns the build whose id is the text `given` of a form field.
 
-    Raises Invalid if the text is no id, NotFound if the caller cannot see the build, Forbidden if a user may only read
-    it, and Conflict if the build has ended on the agent's node.
+    Raises Invalid if the text is no id, NotFound if the caller cannot see the build, Forbidden if the caller is a user
+    who may only read it, and Conflict if the caller is an agent on whose node the build has ended already.
     """
     if not re.fullmatch(r"[1-9][0-9]{0,15}", given) or int(given) > MAX_ID:
         raise Invalid.field("build_id", "must be the id of a build")
@@ -343,8 +345,9 @@ async def read_chunks(path: Path) -> AsyncIterator[bytes]:
 
 
 def make_tree(rows: list[ArtifactRow]) -> dict[str, Any]:
-    """Returns the artifacts as a tree of folders. In each folder, folders come before files, both ordered by name.
-    Folders below MAX_FOLDERS, which older releases accepted, are part of the names of their files.
+    """Returns the artifacts as a tree of folders. In each folder, folders come before files, both ordered by name. The
+    tree has at most MAX_FOLDERS levels. Older releases accepted deeper paths; in these, the folders below that level
+    are shown as a part of the file's name.
     """
     root = _Folder("/")
     for row in sorted(rows, key=lambda row: (row.path, row.id)):

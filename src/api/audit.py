@@ -1,7 +1,8 @@
 """Reads the audit trail: who did what, when, and what it changed.
 
-Admins can read all events. Admins of a project can read the events of that project. Their access of today decides, not
-that at the time of the event. If a user reads events that others caused, the server records this reading as an event.
+Admins can read all events. Admins of a project can read the events of that project. The access that a user has now
+decides, not the access that they had at the time of the event. If a user reads events that others caused, the server
+records this reading as an event.
 """
 
 import re
@@ -122,7 +123,9 @@ class AuditController(Controller):
 
 
 async def load_entries(ctx: RequestContext, positions: Sequence[int]) -> list[AuditEntry]:
-    """Returns the events at these positions, in this order, with the fields that they changed."""
+    """Returns the audit entries of the events at `positions`, in the same order, each with the fields that the event
+    changed. Leaves out positions that have no event.
+    """
     found: dict[int, AuditEntry] = {}
     names: dict[str, str] = {}
     for start in range(0, len(positions), EVENT_BATCH):
@@ -163,7 +166,7 @@ async def must_access_project(ctx: RequestContext, project_id: int) -> None:
 
 async def project_of(ctx: RequestContext, stream: str) -> int | None:
     """Returns the id of the project that a stream belongs to, or None if it belongs to none. Raises NotFound if the
-    user cannot see the stream, and Forbidden if their access to its project is too low.
+    stream does not exist or the user cannot see it, and Forbidden if their access to its project is too low.
     """
     first = await ctx.log.read_stream(stream, 0, 1)
     project_id: int | None = getattr(first[0].event, "project_id", None) if first else None
@@ -175,8 +178,9 @@ async def project_of(ctx: RequestContext, stream: str) -> int | None:
 
 
 def types_of(area: str | None, name: str | None) -> list[str] | None:
-    """Returns the types of the events in the area `area` and with the name `name`; None if neither is given. Raises
-    Invalid for an unknown area or name.
+    """Returns the names of the event types to select: only `name` if it is given, otherwise all of the area `area`.
+    Returns None, for all types, if neither is given. Raises Invalid for an unknown area or name, and if `name` is not
+    in `area`.
     """
     if area is not None and area not in EVENT_AREAS.values():
         areas = ", ".join(sorted(set(EVENT_AREAS.values())))

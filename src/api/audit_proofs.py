@@ -31,7 +31,9 @@ from store.clock import utcnow
 NDJSON = "application/x-ndjson"
 MAX_HELD = 50
 SEAL_TIMEOUT_S = 5.0
-"""Seconds that an export waits for a checkpoint over the newest events. It then begins without them, and says so."""
+"""Seconds that an export waits for a checkpoint over the newest events. After that it leaves these events out, and says
+so.
+"""
 SEAL_INTERVAL_S = 0.1
 """Seconds between two checks whether the requested checkpoint exists."""
 
@@ -41,7 +43,7 @@ Size = Annotated[int | None, Parameter(ge=1, le=MAX_ID, description="Of the chec
 class CheckpointItem(msgspec.Struct):
     size: int
     root: str
-    """Root of the tree, in Base64 as in the note."""
+    """Root hash of the tree, in Base64 as in `note`."""
     at: datetime
     note: str
     """Signed note (c2sp.org/tlog-checkpoint)."""
@@ -57,16 +59,16 @@ class Checkpoints(msgspec.Struct):
 class InclusionProof(msgspec.Struct):
     position: int
     index: int
-    """Index of the leaf in the tree."""
+    """Index of the leaf in the tree, from 0."""
     size: int
     leaf_data: str
     """Data of the leaf, computed from the event as it is stored now. Its hash must be `leaf`."""
     leaf: str
-    """Hash of the leaf in the tree."""
+    """Hash of the leaf in the tree, in hexadecimal digits."""
     hashes: list[str]
-    """Hashes of the path from the leaf upwards (RFC 6962)."""
+    """Hashes of the audit path, from the leaf upwards (RFC 6962), in hexadecimal digits."""
     root: str
-    """Root of the checkpoint's tree."""
+    """Root hash of the checkpoint's tree, in hexadecimal digits."""
     checkpoint: str
     """Signed note of the checkpoint."""
 
@@ -77,11 +79,11 @@ class ConsistencyProof(msgspec.Struct):
     second: int
     """Size of the later checkpoint."""
     first_root: str
-    """Root of the earlier checkpoint."""
+    """Root hash of the earlier checkpoint, in hexadecimal digits."""
     second_root: str
-    """Root of the later checkpoint."""
+    """Root hash of the later checkpoint, in hexadecimal digits."""
     hashes: list[str]
-    """Hashes of the proof (RFC 6962)."""
+    """Hashes of the proof (RFC 6962), in hexadecimal digits."""
 
 
 class AuditLogController(Controller):
@@ -148,8 +150,8 @@ class AuditLogController(Controller):
         first: Annotated[int, Parameter(ge=1, le=MAX_ID, description="Size of the earlier checkpoint")],
         second: Annotated[int, Parameter(ge=1, le=MAX_ID, description="Size of the later checkpoint")],
     ) -> ConsistencyProof:
-        """Returns a proof that the log up to the earlier checkpoint is the unchanged beginning of the log up to the
-        later one.
+        """Returns a proof that nothing was altered between two checkpoints: the log of the earlier checkpoint is the
+        beginning of the log of the later one.
         """
         await find_readable_projects(ctx, None)
         if second < first:
@@ -174,8 +176,8 @@ class AuditLogController(Controller):
         """Returns the log up to a checkpoint as NDJSON, which `testhide audit verify` can check. Only admins can export
         the whole log.
 
-        Without `size`, the export contains all events until now: the server first waits until a checkpoint covers them,
-        5 s at most.
+        Without `size`, the server first waits until a checkpoint covers all present events, for 5 s at most. The export
+        then goes up to the newest checkpoint.
         """
         asked_at, head = utcnow(), await ctx.services.log.read_head()
         if size is None:
@@ -205,8 +207,8 @@ class AuditLogController(Controller):
 
 
 async def seal_up_to(ctx: RequestContext, position: int) -> None:
-    """Waits until a checkpoint covers the position. Returns without one after SEAL_TIMEOUT_S, or at once if no sealer
-    is running.
+    """Requests a checkpoint that covers the position and waits until it exists. Gives up without an error after
+    SEAL_TIMEOUT_S, or at once if no sealer is running.
     """
     pool = ctx.services.pool
     deadline = time.monotonic() + SEAL_TIMEOUT_S
@@ -218,7 +220,7 @@ async def seal_up_to(ctx: RequestContext, position: int) -> None:
 
 async def find_checkpoint(ctx: RequestContext, size: int | None) -> SealedCheckpoint:
     """Returns the checkpoint of this size, or the newest checkpoint if `size` is None. Raises NotFound if there is none
-    of this size, and Unavailable if there are no checkpoints at all.
+    of this size, and Unavailable if `size` is None and there are no checkpoints yet.
     """
     async with ctx.reading() as connection:
         found = await AuditTree(connection).checkpoint(size)
@@ -231,8 +233,8 @@ async def find_checkpoint(ctx: RequestContext, size: int | None) -> SealedCheckp
 
 async def check_event_access(ctx: RequestContext, position: int, what: str) -> int | None:
     """Returns the id of the project of the event at a position, or None if the event belongs to no project. Raises
-    NotFound or Forbidden if the user may not see the event. The message of NotFound calls what the user asked for
-    `what`.
+    NotFound or Forbidden if the user may not see the event. `what` names the event, or its stream, in the error's
+    message.
     """
     project_id = await audit_trail.find_project_at(ctx.source, position)
     if project_id is None and not ctx.user.is_admin:

@@ -34,11 +34,15 @@ from store.tables.login_attempts import LoginAttempts
 from store.tables.token_uses import fetch_last_token_uses
 
 MAX_ATTEMPTS = 10
-"""Failed attempts to sign in to one account from one address within `WINDOW_S`, at most."""
+"""Largest number of failed attempts to sign in to one account from one address within `WINDOW_S`."""
 MAX_ATTEMPTS_OF_ADDRESS = 50
-"""Failed attempts from one address, at most. It is higher because a whole office may share one address."""
+"""Largest number of failed attempts from one address to sign in to any account within `WINDOW_S`. It is higher because
+a whole office may share one address.
+"""
 MAX_ATTEMPTS_AT_ACCOUNT = 100
-"""Failed attempts at one account from addresses that are unknown to it, at most: the limit of NIST SP 800-63B."""
+"""Largest number of failed attempts to sign in to one account from addresses that it does not know, within `WINDOW_S`:
+the limit of NIST SP 800-63B.
+"""
 
 
 class Login(msgspec.Struct):
@@ -72,7 +76,7 @@ class Me(msgspec.Struct):
     projects: list[int]
     """Ids of the projects that the user sees."""
     permissions: Permissions
-    """Rights of a user."""
+    """Rights of the user."""
 
 
 class AiAssist(msgspec.Struct):
@@ -88,7 +92,7 @@ class GlobalOptions(msgspec.Struct):
 
 class MailConfig(msgspec.Struct):
     enabled: bool
-    """Whether the server mails invitations and links to reset a password."""
+    """Whether the server mails invitations and links for resetting a password."""
 
 
 class Integrations(msgspec.Struct):
@@ -114,7 +118,7 @@ class ServerConfig(msgspec.Struct):
     mail: MailConfig
     """Mails of the server."""
     features: dict[str, bool]
-    """Gated features, and whether the licence includes them now."""
+    """Gated features by name: true if the licence includes the feature now."""
     integrations: Integrations
     """Systems that the server works with."""
     pipeline: PipelineOptions
@@ -165,8 +169,8 @@ class AuthController(Controller):
     @post("/authenticate", status_code=200, opt={**PUBLIC, "problems": (Unauthenticated, TooManyRequests, Unavailable)})
     async def authenticate(self, request: Request[Any, Any, Any], ctx: RequestContext, data: Login) -> OpenedSession:
         """Opens a session. The server limits the failed attempts within 5 minutes: to 10 from one address at one
-        account, to 50 from one address at all accounts, and to 100 at one account from addresses that nobody has signed
-        in from to that account.
+        account, to 50 from one address at all accounts together, and to 100 at one account from unknown addresses. An
+        account knows an address for a month after somebody signed in to it from there.
         """
         async with counting_attempts(request, ctx.services, data.username):
             user = await auth.find_by_email(ctx.source, data.username)
@@ -246,7 +250,9 @@ class AuthController(Controller):
 
 
 async def open_session(ctx: RequestContext, user_id: int, password_hash: str | None = None) -> OpenedSession:
-    """Opens a session for a user who has proved who they are, by the password with this hash or otherwise."""
+    """Opens a session for a user who has proved who they are. `password_hash` is the hash of the password that they
+    gave; it is None if they signed in in another way.
+    """
     now = utcnow().replace(microsecond=0)  # times in a JWT are whole seconds
     session_id = new_token("")
     expires_at = now + SESSION
@@ -287,14 +293,14 @@ def permissions(user: User, visible: list[int]) -> Permissions:
 async def counting_attempts(
     request: Request[Any, Any, Any], services: Services, account: str | None = None
 ) -> AsyncIterator[None]:
-    """Counts the block as a failed attempt to sign in. If the block ends without an exception or with Unavailable, the
-    attempt is not counted.
+    """Counts the `async with` block as a failed attempt to sign in, unless the block ends without an exception or with
+    Unavailable.
 
     Raises TooManyRequests before the block if there were too many failed attempts: from this address at this account,
-    from this address at all accounts, or at this account from all addresses that it does not know. An account knows an
-    address for a month after somebody signed in to it from there. So nobody can lock the owner of an account out by
-    guessing passwords. Attempts at accounts that do not exist count as well, so the answer does not show which accounts
-    exist. Without an account, as in a sign-in by an identity provider, only the limit for the address applies.
+    from this address at all accounts together, or at this account from all addresses that it does not know. An account
+    knows an address for a month after somebody signed in to it from there. So nobody can lock the owner of an account
+    out by guessing passwords. Attempts at accounts that do not exist count as well, so the answer does not show which
+    accounts exist. Without an account, as in a sign-in by an identity provider, only the limit for the address applies.
     """
     attempts, address, secrets = LoginAttempts(services.pool), find_network(request), services.secrets
     pair = None if account is None else secrets.claim("login-pair", f"{address} {account}")

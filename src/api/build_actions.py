@@ -56,8 +56,8 @@ class BuildActionController(Controller):
     @post("/restart", guards=[CAN_BUILD])
     async def restart_build(self, ctx: RequestContext, build_id: int, data: Restart | None = None) -> RestartedBuild:
         """Queues a new build of the same commit with the same configuration. With `failed_only`, the new build runs
-        only the tests that failed. That is refused if results of the build are or may be missing, since other tests
-        would never run: docs/agent-protocol.md.
+        only the tests that failed. The server refuses this if results of the build may be missing, because tests
+        without a result would then never run (docs/agent-protocol.md).
 
         If the build is external, an agent runs the command that the job has now.
         """

@@ -1,4 +1,4 @@
-"""Groups of builds: what one start of a job with a matrix has queued, shown as one."""
+"""Shows build groups: the builds that one start of a job with a matrix queued, with one status for all of them."""
 
 from datetime import datetime
 
@@ -21,12 +21,12 @@ class BuildGroup(msgspec.Struct):
     job_id: int
     project_id: int
     status: VisibleStatus
-    """Worst status of the builds: failed, then aborted, running, queued, and passed if all have passed."""
+    """Worst status of the builds. From the worst to the best: failed, aborted, running, queued, passed."""
     created_at: datetime
     finished_at: datetime | None
-    """End of the last build; null while one has not ended."""
+    """Time at which the last build ended; null while a build has not ended."""
     builds: list[BuildItem]
-    """Newest build of each combination of the matrix that runs all tests."""
+    """For each combination of the matrix, the newest build that runs all tests."""
 
 
 class BuildGroupController(Controller):
@@ -35,8 +35,8 @@ class BuildGroupController(Controller):
 
     @get("/{group_id:int}", guards=[CAN_READ])
     async def get_build_group(self, ctx: RequestContext, group_id: int) -> BuildGroup:
-        """Returns the builds that one start of a job with a matrix has queued, and their status as a whole. A restart
-        of a build takes its place.
+        """Returns the builds that one start of a job with a matrix has queued, and their status as a whole. The restart
+        of a build, if it runs all tests, replaces that build.
         """
         rows = await builds.fetch_counting(ctx.source, group_id)
         if not rows:

@@ -1,5 +1,5 @@
-"""Logs of builds: pages of lines, the last lines, the whole log as text, and lines that the pipeline of an external
-build sends.
+"""Logs of builds: returns pages of lines, the last lines, or the whole log as text; receives the lines that the
+pipeline of an external build sends.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from store.clock import utcnow
 from store.tables.build_logs import BuildLogs, Line
 
 RAW_LINES = 10_000
-"""Number of lines that are read at a time when the whole log is sent as text."""
+"""Number of lines that are read from the database at a time when a whole log is sent as text."""
 MAX_LINE = 65_536
 """Largest number of characters of a line that a pipeline sends."""
 
@@ -109,8 +109,8 @@ class BuildLogController(Controller):
 
     @post("/{build_id:int}/log", status_code=200, guards=[CAN_REPORT])
     async def append_external_log(self, ctx: RequestContext, build_id: int, data: ExternalLines) -> StoredLines:
-        """Appends lines to the log of an external build, with the present time. Secrets of its job are masked. A
-        request that is sent again, with the same `offset`, adds nothing.
+        """Appends lines to the log of an external build, each with the present time. The server masks the secrets of
+        the build's configuration. A request that is sent again, with the same `offset`, adds nothing.
         """
         await find_visible_build(ctx, build_id)
         if not data.text.endswith("\n"):
@@ -134,8 +134,9 @@ class BuildLogController(Controller):
 
 
 async def find_log(ctx: RequestContext, build_id: int, attempt: int | None) -> tuple[int, int]:
-    """Returns the attempt whose log is asked for, and the number of its lines. Raises NotFound if the build has no such
-    attempt, and ContentsAltered if the log of a finished build is not the one that was stored.
+    """Returns the number of the attempt whose log is wanted (`attempt`, or the last attempt), and the number of lines
+    of this log. Raises NotFound if the build has no such attempt, and ContentsAltered if the build has finished and its
+    log was altered after that.
     """
     row = await find_visible_build(ctx, build_id)
     if attempt is not None and attempt > row.attempt:
@@ -164,8 +165,8 @@ def format_text(lines: Sequence[Line]) -> bytes:
 
 
 def encode_page(total: int, offset: int, wanted: int, lines: Sequence[Line]) -> bytes:
-    """Returns a LogPage as JSON. `wanted` is the number of lines that the request could get; the page has fewer where
-    its limit of 4 MiB cut it.
+    """Returns a LogPage as JSON. `wanted` is the number of lines that the page would have without its limit of 4 MiB:
+    if `lines` are fewer, the page is `capped`.
     """
     end = offset + len(lines)
     next_offset = end if lines and end < total else None

@@ -68,7 +68,7 @@ class NewBuild(msgspec.Struct):
     priority: Annotated[int, Meta(ge=1, le=10)] = 5
     external: bool = False
     """Whether the pipeline runs elsewhere and reports here. Then `env` and `secrets` must be empty, and `priority`
-    affects only restarts. The job's matrix does not count.
+    affects only restarts. The job's matrix is ignored.
     """
 
 
@@ -80,9 +80,11 @@ class StartedBuild(msgspec.Struct):
     commit_sha: str | None
     created_at: datetime
     group_id: int | None
-    """Id of the group of builds that a job with a matrix starts; null without a matrix."""
+    """Id of the build group, if the job has a matrix; null without a matrix."""
     builds: list[int]
-    """Ids of all builds that were started: one for each combination of the job's matrix, or this one."""
+    """Ids of all builds that were started: one for each combination of the job's matrix; without a matrix, only
+    `id`.
+    """
 
 
 class BuildStatus(msgspec.Struct):
@@ -118,9 +120,12 @@ class BuildController(Controller):
 
     @post("/start", guards=[CAN_BUILD])
     async def start_build(self, ctx: RequestContext, data: NewBuild) -> StartedBuild:
-        """Queues a build of a job; for a job with a matrix one for each combination, and the answer is the first one.
-        With `external`, the pipeline runs elsewhere and reports here. A `commit_sha` is checked out from the
-        repository of the job, or of the project's SCM endpoint; without either, the build's `detail` says so.
+        """Queues a build of a job. If the job has a matrix, queues a build for each combination and returns the first
+        one.
+
+        With `external`, the pipeline runs elsewhere and reports here. A `commit_sha` is checked out from the repository
+        of the job or, if the job has none, from that of the project's SCM endpoint. If there is neither, the build's
+        `detail` says so.
         """
         project_id = await ctx.find(lambda _, job_id: ctx.services.project_of_job(job_id), "job", data.job_id)
         await ctx.must_access(project_id, f"job {data.job_id}")
@@ -290,8 +295,8 @@ async def read_past_page(
     """Returns a page of the builds as they were at a past moment. Returns three values: the ids of the builds on the
     page, the number of all builds that `filters` select, and the page itself.
 
-    Admins can read the past of all projects, and admins of a project that of their project. Raises Forbidden for other
-    users, and Invalid for a filter by commit or group.
+    Admins can read the past of all projects. Admins of a project can read the past of that project. Raises Forbidden
+    for other users, and Invalid for a filter by commit or group.
     """
     if filters.commit_sha is not None:
         raise Invalid.field("commit_sha", "is not possible with `as_of`: a build may have had another commit then")

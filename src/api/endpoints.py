@@ -46,7 +46,9 @@ async def find_accessible(ctx: RequestContext, row_type: type[R], endpoint_id: i
 
 
 async def must_be_callable(ctx: RequestContext, url: str, field: str) -> None:
-    """Raises Invalid if the server may not send messages to this URL. `field` is the name of the field with the URL."""
+    """Raises Invalid if the server may not send messages to this URL, or if the URL has a masked part. `field` is the
+    name of the request's field that contains the URL.
+    """
     if MASK in url:
         raise Invalid.field(field, f"has {MASK}, which stands for what is not shown: give the whole URL")
     try:

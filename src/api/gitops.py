@@ -1,4 +1,4 @@
-"""GitOps: jobs of a project that the file `.testhide.yml` in its repository describes."""
+"""GitOps: keeps the jobs of a project as the file `.testhide.yml` in its repository describes them."""
 
 from datetime import datetime
 from functools import partial
@@ -35,7 +35,7 @@ class SyncRequest(msgspec.Struct):
     sync. Only a project admin can give another branch; the project then follows that branch.
     """
     dry_run: bool = False
-    """Whether to only show what would change."""
+    """Whether to return the changes without making them."""
 
 
 class JobChange(msgspec.Struct):
@@ -43,7 +43,7 @@ class JobChange(msgspec.Struct):
     """Id of the job; null for one that a dry run would create."""
     name: str
     change: Literal["created", "updated", "removed"]
-    """The change of the job. A removed job is disabled."""
+    """Kind of the change. A job that was removed from the file is disabled."""
 
 
 class SyncResult(msgspec.Struct):
@@ -54,7 +54,7 @@ class SyncResult(msgspec.Struct):
     sha: str
     """Id of the commit from which the file was read."""
     jobs_updated: int
-    """Number of jobs that changed."""
+    """Number of existing jobs that changed."""
     jobs_created: int
     """Number of jobs that are new."""
     jobs_removed: int
@@ -62,7 +62,7 @@ class SyncResult(msgspec.Struct):
     builds stay.
     """
     changes: list[JobChange]
-    """Jobs that changed, or would change."""
+    """Jobs that changed or, in a dry run, would change."""
     missing_secrets: dict[str, list[str]]
     """Job name -> names of its secrets that have no value yet. `PUT /jobs/{id}/configuration` sets values."""
 
@@ -70,13 +70,15 @@ class SyncResult(msgspec.Struct):
 class SyncStatus(msgspec.Struct):
     project_id: int
     branch: str
-    """Branch that the project follows: that of the last sync."""
+    """Branch that the project follows: the branch of the last sync."""
     sha: str | None
     """Id of the commit of the last successful sync; null before the first."""
     synced_at: datetime | None
     """Time of the last successful sync; null before the first."""
     problem: str | None
-    """Reason why the latest sync, which a push started, failed and changed nothing; null if it succeeded."""
+    """Error of the latest sync, which a push started; null if the latest sync succeeded. A sync that fails changes
+    nothing.
+    """
     failed_at: datetime | None
     """Time of the failure that `problem` describes; null without one."""
 
@@ -87,8 +89,8 @@ class GitopsController(Controller):
 
     @post("/sync", status_code=200, opt=OUTSIDE, guards=[CAN_WRITE])
     async def sync_pipelines(self, ctx: RequestContext, data: SyncRequest) -> SyncResult:
-        """Reads `.testhide.yml` from the project's repository and makes the jobs the same as it describes. Changes
-        either all jobs or none.
+        """Reads `.testhide.yml` from the project's repository and creates, updates and disables jobs so that they are
+        as the file describes. If one of the changes is refused, changes no job.
         """
         await ctx.must_access(data.project_id)
         synced = await ctx.log.load_state(GITOPS.at(data.project_id))
@@ -108,7 +110,7 @@ class GitopsController(Controller):
     async def get_sync_status(
         self, ctx: RequestContext, project_id: Annotated[int, Parameter(ge=1, le=MAX_ID)]
     ) -> SyncStatus:
-        """Returns the commit and branch of the last sync of a project's jobs, and the reason if the latest sync
+        """Returns the branch and commit of the last successful sync of a project's jobs, and the error if a later sync
         failed.
         """
         await find_visible_project(ctx, project_id)
@@ -129,8 +131,8 @@ class GitopsController(Controller):
 
 
 async def fetch_file(source: SourceHost, branch: str) -> tuple[str, bytes]:
-    """Returns the id of a branch's newest commit, and the contents of the file in it. Raises NotFound if there is no
-    such file or branch, and SourceFailure if the host fails in another way.
+    """Returns two values: the id of the branch's newest commit, and the contents of `.testhide.yml` in that commit.
+    Raises NotFound if there is no such branch or file, and SourceFailure if the host fails in another way.
     """
     try:
         return await source.fetch_file(FILE_NAME, branch)
@@ -139,7 +141,9 @@ async def fetch_file(source: SourceHost, branch: str) -> tuple[str, bytes]:
 
 
 async def must_be_branch(source: SourceHost, name: str) -> None:
-    """Raises Invalid for a tag or a commit: a project that followed it would never see another push."""
+    """Raises Invalid if `name` is a tag or a commit: a project that followed a tag or commit would never see another
+    push.
+    """
     try:
         await source.fetch_commits(name, 1)
     except SourceNotFound:
@@ -168,7 +172,9 @@ async def prepare(
     *,
     is_preview: bool,
 ) -> SyncPipelines:
-    """Returns the command that syncs a file. Raises Invalid for a file with mistakes."""
+    """Returns the command that makes the project's jobs as the file's `content` describes. `before` is the state after
+    the last sync. Raises Invalid if the file has mistakes, and Unavailable if the read models are too far behind.
+    """
     pool = ctx.services.pool
     # A job that the read models do not show yet would get a second one of its name.
     if not await ctx.wait_for_head():

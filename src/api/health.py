@@ -34,24 +34,24 @@ from store.tables.reactions import ReactionStatus
 S = TypeVar("S", ReadModelStatus, ReactionStatus)
 
 SEAL_OVERDUE = timedelta(minutes=5)
-"""Age of the oldest event without a checkpoint from which the server counts as degraded. Usually checkpoints are signed
+"""Time that an event may wait for a checkpoint before the server counts as degraded. Usually a checkpoint is signed
 every few seconds.
 """
 LEADERS = {DISPATCH_LOCK: "testhide dispatch", SCHEDULES_LOCK: "testhide work"}
-"""Lock of a leader -> the command that runs it."""
+"""Leader lock -> the command whose process should hold it."""
 LEADER_IDLE_S = 30.0
 """Seconds without a query on a leader's connection after which its process counts as standing still. A leader checks
-its lock every second, but first reads the whole log.
+its lock every second, but a new leader first reads the whole log.
 """
 REACTION_OVERDUE_S = 60.0
 """Seconds after which a due reaction counts as overdue. A sweep runs due reactions every 5 s."""
 DELIVERY_OVERDUE_S = 300.0
-"""Seconds after which a due delivery counts as overdue. A burst of builds may take minutes to a receiver that needs 10
-s for some deliveries.
+"""Seconds after which a due delivery counts as overdue. The limit is high because sending the messages about many
+builds takes minutes if their receiver needs 10 s for some of them.
 """
 MIN_FREE_BYTES = 256 * 2**20
-"""Free bytes on a disk below which the server counts as degraded. An embedded PostgreSQL alone writes its log in files
-of 16 MB.
+"""Free bytes on a disk below which the server counts as degraded. PostgreSQL alone, if it runs in the data folder,
+writes its log in files of 16 MB.
 """
 
 
@@ -79,15 +79,17 @@ class Readiness(msgspec.Struct):
     position: int
     """Position of the newest event in the log; 0 while a table is lost."""
     projected: int
-    """Position that all read models have reached, without broken ones; 0 while one is missing."""
+    """Position that all read models except broken ones have reached; 0 while a read model is missing."""
     lagging: list[LaggingModel]
-    """Read models that did not reach the end of the log in time."""
+    """Read models that had not reached the end of the log after 2 s."""
     sealed: int | None
     """Position up to which checkpoints cover the log; null before the first one."""
     sealed_age_s: int | None
     """Seconds since the newest checkpoint was signed; null before the first one."""
     progress: list[str]
-    """How far the first long reactions are, such as the deletion of a job with many artifacts."""
+    """Progress of reactions that take long, such as the deletion of a job with many artifacts. One text for each of the
+    first few.
+    """
 
 
 class HealthController(Controller):
@@ -162,7 +164,9 @@ class HealthController(Controller):
 
 
 def _find_unusable(live: Inspection) -> list[str]:
-    """Returns one sentence for each kind of read models that cannot be used, with the command that repairs them."""
+    """Returns a sentence about read models that are not built yet and one about broken read models, if there are any.
+    Each sentence contains the command that repairs them.
+    """
     found: list[str] = []
     if missing := " ".join(projection.name for projection in PROJECTIONS if projection.name not in live.positions):
         found.append(f"read models are not built yet: run `testhide projections rebuild {missing} --switch`")
@@ -192,7 +196,9 @@ def _find_disk_problems(services: Services) -> list[str]:
 
 
 async def _find_idle_projectors(connection: AsyncConnection) -> list[str]:
-    """Returns a sentence for each projector that stands still. No standby takes over from it while it has its locks."""
+    """Returns a sentence for each projector that stands still. While such a projector holds its locks, no standby can
+    take over from it.
+    """
     models = {lock_name(LIVE, projection.name, projection.version): projection.name for projection in PROJECTIONS}
     idle: dict[str, tuple[Leader, list[str]]] = {}
     for lock, leader in (await fetch_leaders(connection, models)).items():
@@ -202,8 +208,8 @@ async def _find_idle_projectors(connection: AsyncConnection) -> list[str]:
 
 
 def describe_idle(command: str, leader: Leader, models: Sequence[str] = ()) -> str:
-    """Returns a sentence that says which process stands still. `models` are the read models to which it applies events,
-    if it is a projector.
+    """Returns a sentence saying that the process of `leader`, which runs `command`, stands still. `models` are the read
+    models to which a projector applies events; empty for other processes.
     """
     events = "all events" if len(models) == len(PROJECTIONS) else f"events to {', '.join(models)}"
     task = f"applies {events} and " if models else ""

@@ -44,7 +44,7 @@ MAX_PAYLOAD = 5 * 1024**2
 MAX_CHANGES = 200
 """Largest number of branches and tags in one push."""
 MAX_PROJECTS = 20
-"""Largest number of projects of one repository whose secrets are tried."""
+"""Largest number of projects with the same repository whose webhook secrets are tried."""
 ACTOR = "system:hook"
 NOT_SIGNED = "The message is not signed with the webhook secret of the project, or there is no such project."
 NOT_FOUND = (
@@ -65,9 +65,11 @@ class HookAnswer(msgspec.Struct):
     """Whether the message reports changes."""
     project_id: int
     branch: str | None
-    """First branch or tag that changed; null if none did."""
+    """First branch or tag that the message reports as changed; null if it reports no change."""
     sync_queued: bool
-    """Whether a changed file `.testhide.yml` may make the server read the project's jobs from the repository again."""
+    """Whether the server reads the project's jobs from `.testhide.yml` again, because a push may have changed this
+    file.
+    """
     detail: str
     changes: int
     """Number of changes that the message reports. The builds that they trigger start shortly after this answer."""
@@ -84,13 +86,13 @@ class NewCommit(msgspec.Struct):
     message: Annotated[str, Meta(max_length=65_536)] = ""
     """Message of the commit. If it contains `[skip ci]`, no build starts."""
     paths: Annotated[list[Annotated[str, Meta(min_length=1, max_length=4_096)]], Meta(max_length=3_000)] | None = None
-    """Changed paths; null if they are not known, so that the triggers' globs of paths count as matching."""
+    """Changed paths; null if they are not known. In that case, the globs of paths in triggers count as matching."""
 
 
 class RefusedJob(msgspec.Struct):
     job_id: int
     why: str
-    """Reason why the job can have no build, as a sentence."""
+    """Reason why no build of the job can start, as a sentence."""
 
 
 class NotifiedBuilds(msgspec.Struct):
@@ -99,9 +101,9 @@ class NotifiedBuilds(msgspec.Struct):
     build_ids: list[int]
     """Ids of these builds."""
     refused: list[RefusedJob]
-    """Jobs whose triggers ask for a build of the commit, but that can have no build."""
+    """Jobs that should have a build of the commit, by their triggers, but for which none can start."""
     detail: str
-    """Reason why nothing starts; empty if something does."""
+    """Reason why no build starts; empty if a build starts."""
 
 
 WITHOUT_CHANGES = {202: ResponseSpec(HookAnswer, description="The message reports no change", generate_examples=False)}
@@ -177,7 +179,7 @@ class ChangeController(Controller):
 
 
 def read_change(data: NewCommit) -> RepositoryChange:
-    """Returns the change that was reported. Raises Invalid for the full name of what is neither a branch nor a tag."""
+    """Returns the change that a request reports. Raises Invalid if its `branch` is no valid name of a branch or tag."""
     kind, name = split_ref(data.branch) or ("push", data.branch)
     if name.startswith("refs/") or not is_ref(name):
         raise Invalid.field("branch", "is no branch or tag: send a name such as main, refs/heads/main or refs/tags/v1")
@@ -286,7 +288,9 @@ def check_changes(message: HookMessage, body: bytes) -> None:
 
 
 def find_skip_reason(change: RepositoryChange) -> str | None:
-    """Returns why a change starts nothing, whatever the triggers are; None if they decide."""
+    """Returns the reason, as a sentence, why a change starts no build whatever the project's triggers are. Returns None
+    if the triggers decide.
+    """
     if change.deleted:
         return f"{change.branch} was deleted, so nothing starts."
     if change.fork:
@@ -311,8 +315,8 @@ def describe_changes(message: HookMessage) -> str:
 
 
 def make_key(project_id: int, reporter: str, delivery_id: str) -> IdempotencyKey:
-    """Returns the idempotency key of a message, which is stored together with the message's events. It depends only on
-    the delivery id, since the body may differ when the host sends the message again.
+    """Returns the idempotency key of a message, which is stored together with the message's events. It does not depend
+    on the body, which may differ when the host sends the message again.
     """
     scope = hashlib.sha256(f"hook\0{project_id}\0{reporter}\0{delivery_id}".encode()).digest()
     return IdempotencyKey(scope, scope)

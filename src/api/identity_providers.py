@@ -66,20 +66,22 @@ class NewIdentityProvider(msgspec.Struct):
     active: bool = True
     """Whether users may sign in by the provider."""
     allow_idp_initiated: bool = True
-    """Whether `POST /sso` accepts assertions that this server did not ask for. Sign-ins in a browser never accept
-    them.
+    """Whether `POST /sso` accepts assertions that no request of this server asked for. The sign-in by redirects in a
+    browser never accepts such assertions.
     """
     create_users: bool = True
     """Whether people without an account get one when they first sign in."""
     link_by_email: bool = False
-    """Whether somebody who first signs in is linked to an existing account that has the email address which the
-    provider asserts. Accounts of admins are never linked in this way.
+    """Whether a person who signs in for the first time is linked to the existing account with the email address that
+    the provider asserts. Accounts of admins are never linked in this way.
     """
     default_role: Role | None = "viewer"
-    """Role of new users if `roles` has none of their values. If it is null, such people cannot sign in."""
+    """Role of new users whose values of `role_attribute` are all missing in `roles`. If it is null, these people cannot
+    sign in.
+    """
     email_attribute: Attribute = ""
     """Name of the attribute that contains the email address. If it is empty, the server looks for attributes with
-    common names such as `email` and `mail`, and else takes the NameID.
+    common names such as `email` and `mail`, and takes the NameID if there are none.
     """
     role_attribute: Attribute = ""
     """Name of the attribute whose values decide a user's role, such as the attribute with the groups; empty if no
@@ -108,20 +110,22 @@ class IdentityProviderChanges(msgspec.Struct):
     active: bool | UnsetType = UNSET
     """Whether users may sign in by the provider. Open sessions go on if this becomes false."""
     allow_idp_initiated: bool | UnsetType = UNSET
-    """Whether `POST /sso` accepts assertions that this server did not ask for. Sign-ins in a browser never accept
-    them.
+    """Whether `POST /sso` accepts assertions that no request of this server asked for. The sign-in by redirects in a
+    browser never accepts such assertions.
     """
     create_users: bool | UnsetType = UNSET
     """Whether people without an account get one when they first sign in."""
     link_by_email: bool | UnsetType = UNSET
-    """Whether somebody who first signs in is linked to an existing account that has the email address which the
-    provider asserts. Accounts of admins are never linked in this way.
+    """Whether a person who signs in for the first time is linked to the existing account with the email address that
+    the provider asserts. Accounts of admins are never linked in this way.
     """
     default_role: Role | UnsetType | None = UNSET
-    """Role of new users if `roles` has none of their values. If it is null, such people cannot sign in."""
+    """Role of new users whose values of `role_attribute` are all missing in `roles`. If it is null, these people cannot
+    sign in.
+    """
     email_attribute: Attribute | UnsetType = UNSET
     """Name of the attribute that contains the email address. If it is empty, the server looks for attributes with
-    common names such as `email` and `mail`, and else takes the NameID.
+    common names such as `email` and `mail`, and takes the NameID if there are none.
     """
     role_attribute: Attribute | UnsetType = UNSET
     """Name of the attribute whose values decide a user's role, such as the attribute with the groups; empty if no
@@ -141,7 +145,7 @@ class IdentityProviderItem(msgspec.Struct):
     sso_url: str
     """Address to which browsers are sent to sign in."""
     certificates: list[str]
-    """Certificates whose keys sign assertions: DER as base64."""
+    """X.509 certificates whose keys sign assertions, as base64 of DER."""
     metadata_url: str | None
     """URL of the metadata that `sso_url` and `certificates` come from; null if they are entered by hand."""
     active: bool
@@ -151,14 +155,16 @@ class IdentityProviderItem(msgspec.Struct):
     create_users: bool
     """Whether people without an account get one when they first sign in."""
     link_by_email: bool
-    """Whether somebody who first signs in is linked to an existing account that has the email address which the
-    provider asserts.
+    """Whether a person who signs in for the first time is linked to the existing account with the email address that
+    the provider asserts.
     """
     default_role: str | None
-    """Role of new users if `roles` has none of their values. If it is null, such people cannot sign in."""
+    """Role of new users whose values of `role_attribute` are all missing in `roles`. If it is null, these people cannot
+    sign in.
+    """
     email_attribute: str
     """Name of the attribute that contains the email address. If it is empty, the server looks for attributes with
-    common names such as `email` and `mail`, and else takes the NameID.
+    common names such as `email` and `mail`, and takes the NameID if there are none.
     """
     role_attribute: str
     """Name of the attribute whose values decide a user's role; empty if no attribute does."""
@@ -169,7 +175,7 @@ class IdentityProviderItem(msgspec.Struct):
 
 
 class RefreshedIdentityProvider(msgspec.Struct):
-    """Changes that reading the provider's metadata has brought."""
+    """Changes that the server found in the provider's metadata."""
 
     id: int
     sso_url: str
@@ -196,8 +202,8 @@ class IdentityItem(msgspec.Struct):
     name_id: str
     """NameID that the provider asserts for the user."""
     manages_role: bool
-    """Whether the provider decides the user's role. It does if the user's account was created at their first sign-in by
-    it.
+    """Whether the provider decides the user's role. It does so if the account was created when the user first signed in
+    by this provider.
     """
     linked_at: datetime
     """Time at which the user was linked to the NameID."""
@@ -275,8 +281,8 @@ class IdentityProviderController(Controller):
 
     @post("/{id:int}/identities", guards=[MANAGERS])
     async def link_identity(self, ctx: RequestContext, id: int, data: NewIdentity) -> IdentityItem:
-        """Links a user to a name at the provider. Whoever signs in there under this name is then this user. The user's
-        role stays unchanged.
+        """Links a user to a name at the provider. Whoever signs in at the provider under this name is then signed in as
+        this user. The user's role stays unchanged.
         """
         identity = identity_claim(ctx.services.secrets, id, data.name_id)
         receipt = await ctx(LinkIdentity(data.user_id, id, identity, data.name_id))
@@ -294,8 +300,9 @@ class IdentityProviderController(Controller):
         return await ctx.find(identity_providers.find, "identity provider", provider_id)
 
     async def _read(self, ctx: RequestContext, data: NewIdentityProvider | IdentityProviderChanges) -> dict[str, Any]:
-        """Returns the fields of a body as arguments of a command, completed by those that its metadata contains. Raises
-        Invalid if the metadata cannot be read.
+        """Returns the fields of the body as arguments of a command. If the body contains metadata or their URL, adds
+        the fields that the metadata contain. Raises Invalid if the body contradicts itself or its metadata or
+        certificates cannot be read.
         """
         read = changes_in if isinstance(data, IdentityProviderChanges) else fields_of
         fields = read(data, name="title")
@@ -337,10 +344,12 @@ def _fingerprints(certificates: Sequence[str]) -> list[str]:
 
 
 def _difference(old: list[str], new: list[str]) -> tuple[list[str], list[str]]:
-    """Returns the items that are only in `new`, and those that are only in `old`."""
+    """Returns two lists: the items that are only in `new`, and the items that are only in `old`."""
     return [one for one in new if one not in old], [one for one in old if one not in new]
 
 
 def identity_claim(secrets: Secrets, provider_id: int, name_id: str) -> str:
-    """Returns the id of the claim of a name at a provider. Names are case-sensitive, unlike those of other claims."""
+    """Returns the id of the claim that keeps a NameID unique at a provider. NameIDs are case-sensitive, unlike the
+    names of other claims.
+    """
     return secrets.claim("identity", f"{provider_id}\0{name_id.encode().hex()}")

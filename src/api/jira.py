@@ -75,7 +75,7 @@ class JiraIntegrationItem(msgspec.Struct):
     deployment: Deployment
     """Kind of Jira."""
     last_error: str | None
-    """Why the last ticket could not be written; null if it could."""
+    """Error of the last attempt to write a ticket; null if the attempt succeeded."""
     last_error_at: datetime | None
     """Time at which writing tickets began to fail for this reason."""
     created_at: datetime
@@ -95,8 +95,8 @@ class JiraController(Controller):
 
     @get(guards=[CAN_READ])
     async def list_jira_integrations(self, ctx: RequestContext, paged: Paged) -> Response[list[JiraIntegrationItem]]:
-        """Returns a page of the Jira integrations of the caller's projects, ordered by id. Admins also see those of all
-        projects.
+        """Returns a page of the Jira integrations of the caller's projects, ordered by id. Admins also see the
+        integrations that serve all projects.
         """
         found = await jira.fetch_page(ctx.source, ctx.user.projects, **paged.window)
         return paginate(ctx.request, paged, [to_item(row) for row in found])
@@ -140,7 +140,9 @@ class JiraController(Controller):
     async def update_jira_integration(
         self, ctx: RequestContext, id: int, data: JiraIntegrationChanges
     ) -> JiraIntegrationItem:
-        """Changes a Jira integration, such as its token or the project in the same Jira where it creates tickets."""
+        """Changes a Jira integration, for example its token or the Jira project in which it creates tickets. Its `host`
+        stays unchanged.
+        """
         await find_visible(ctx, id)
         token = "" if data.api_token is UNSET else data.api_token
         entered = NewIntegration("", token, "" if data.project_key is UNSET else data.project_key)
@@ -180,7 +182,7 @@ class JiraController(Controller):
 
 async def find_visible(ctx: RequestContext, jira_id: int) -> JiraRow:
     """Returns the row of an integration. Raises NotFound if the user cannot see it, and Forbidden if their access is
-    lower than the route requires. Only admins see integrations of all projects.
+    lower than the route requires. Only admins see integrations that serve all projects.
     """
     row = await ctx.find(jira.find, "Jira integration", jira_id)
     if row.project_id is not None:

@@ -68,7 +68,9 @@ class ConfigurationPart(BuildOptions, forbid_unknown_fields=True):
     """Names of the secrets."""
 
     def check(self, field: str) -> None:
-        """Raises Invalid for values that the types allow but that are not valid."""
+        """Raises Invalid for values that the types allow but that are not valid. `field` is the name of this object,
+        with which the error's field names begin.
+        """
         check_parts(f"{field}.", self.env, self.secrets, self.artifacts, self.caches)
 
     @property
@@ -96,7 +98,7 @@ class Bundle(msgspec.Struct, forbid_unknown_fields=True):
     """Job, without ids."""
     configuration: JobConfigurationPart
     pipeline_template: TemplatePart | None = None
-    """Pipeline template that the job uses."""
+    """Id of the pipeline template that the job uses; null if it uses none."""
 
 
 class ImportRequest(msgspec.Struct):
@@ -110,9 +112,9 @@ class ImportedJob(msgspec.Struct):
     name: str
     project_id: int
     pipeline_template_id: int | None
-    """Pipeline template that the job uses."""
+    """Id of the pipeline template that the job uses; null if it uses none."""
     warnings: list[str]
-    """Sentences about parts that the bundle does not contain, and what to do about each."""
+    """Sentences about the parts of the job that differ from the exported job, and what to do about each."""
 
 
 class JobBundleController(Controller):

@@ -34,7 +34,7 @@ from projections.templates import TemplateView
 from projections.time_travel.historical_reads import CONFIGURATION_HISTORY, JOB_HISTORY
 
 ValueSource = Literal["job", "template", "default"]
-"""Where a value of an effective configuration comes from."""
+"""Source of a value in an effective configuration."""
 
 
 class NewJob(msgspec.Struct):
@@ -49,7 +49,7 @@ class NewJob(msgspec.Struct):
     required_tags: Tags = []
     """Tags that a node must have to run builds of the job; it needs all of them."""
     pool_labels: dict[Label, Label] = {}
-    """Labels that a pool must have, all of them, so that builds run in it. An alternative to `node_pool_id`."""
+    """Labels that a pool must have to run builds of the job; it needs all of them. An alternative to `node_pool_id`."""
     quarantine_mode: QuarantineMode = "run"
 
 
@@ -96,7 +96,9 @@ class ConfigurationView(msgspec.Struct):
     caches: list[DependencyCache] = []
     matrix: Matrix | None = None
     sources: dict[str, ValueSource] | None = None
-    """Only with `effective`: where each value comes from. Variables and secrets are `env.NAME` and `secrets.NAME`."""
+    """Only with `effective`: name of each value -> its source. The names of variables are `env.NAME`, those of secrets
+    `secrets.NAME`.
+    """
 
 
 class Configured(msgspec.Struct):
@@ -206,7 +208,9 @@ class JobController(Controller):
 
 
 def complete(configured: ConfigurationView, template: TemplateView | None) -> ConfigurationView:
-    """Returns the configuration that builds of the job get, and the source of each value."""
+    """Returns the job's configuration, completed by its template and the defaults, as builds get it. Its `sources`
+    contains the source of each value.
+    """
     given: list[tuple[ValueSource, ConfigurationView | TemplateView]] = [("job", configured)]
     if template is not None:
         given.append(("template", template))

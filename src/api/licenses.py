@@ -1,4 +1,4 @@
-"""The licence of the server: what it includes, and how much of it is used."""
+"""Shows the licence of the server: the gated features that it includes, and how many of its seats are used."""
 
 from datetime import datetime
 
@@ -35,15 +35,15 @@ class LicenseStatus(msgspec.Struct):
     tier: str
     """Name of the tier; `community` without a licence file."""
     valid: bool
-    """Whether the licence has not ended."""
+    """False once the licence has ended."""
     expires_at: datetime
     """Time at which the licence ends. The community tier does not end; it has a time in the year 9999."""
     seats_licensed: int
     """Largest number of active users; 1,000,000 for the community tier, which has no limit."""
     seats_used: int
-    """Number of active users, with those who have not accepted their invitation."""
+    """Number of active users, including those who have not accepted their invitation yet."""
     capabilities: Capabilities
-    """Gated features, and whether the licence includes them now."""
+    """Gated features by name: true if the licence includes the feature now."""
 
 
 class LicenseController(Controller):

@@ -37,7 +37,7 @@ class CommandResult(msgspec.Struct):
     stderr: str
     timed_out: bool
     truncated: bool
-    """Whether an output was longer, so that only its last 256 KiB are returned."""
+    """Whether `stdout` or `stderr` was longer than 256 KiB, so that only its last 256 KiB are returned."""
 
 
 class Detail(msgspec.Struct):
@@ -50,7 +50,7 @@ class NodeCommandController(Controller):
 
     @post("/restart", status_code=202, guards=[NODE_MANAGERS])
     async def restart_node(self, ctx: RequestContext, node_id: int) -> Detail:
-        """Makes the agent end its builds and start again."""
+        """Makes the node's agent end its builds and restart."""
         await ctx(RequestNodeCommand(await ctx.services.ids.draw("node_commands"), node_id, "restart"))
         return Detail(f"Restart command sent to node {node_id}.")
 

@@ -69,8 +69,8 @@ class RotatedToken(msgspec.Struct):
     agent_token: str
     """New token of the node's agent. Shown only here."""
     old_token_until: datetime | None
-    """Time until which the old token is accepted, unless the agent uses the new token before; null if the old token is
-    already refused.
+    """Time until which the server accepts the old token, unless the agent uses the new token before; null if the server
+    refuses the old token from now on.
     """
 
 
@@ -153,7 +153,7 @@ class NodeController(Controller):
     @get("/{node_id:int}/health", guards=[CAN_READ])
     async def get_node_health(self, ctx: RequestContext, node_id: int) -> NodeHealth:
         """Returns the last measurements of the node's agent. `last_heartbeat_s` is -1 if the agent has never sent
-        any.
+        measurements.
         """
         return await ctx.find(nodes.find_health, "node", node_id)
 
@@ -206,7 +206,7 @@ class NodeController(Controller):
 
 
 class AgentDownloadController(Controller):
-    """Downloads of the agent. `/api/v3/nodes/agent/latest` answers with their paths, which are not under /api/v3."""
+    """Downloads of the agent. Their URLs, which `/api/v3/nodes/agent/latest` returns, are not below /api/v3."""
 
     path = "/agent"
     tags = ["Nodes / CI Agents"]

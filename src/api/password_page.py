@@ -1,5 +1,5 @@
-"""The page to which links of invitations and resets lead: a form that sets a password. It loads nothing from other
-servers.
+"""The web page that opens from the link in an invitation or in a mail for resetting a password. Its form sets the
+password. The page loads nothing from other servers.
 """
 
 import hashlib
@@ -79,9 +79,11 @@ POLICY = (
 
 
 class PasswordPageController(Controller):
-    """A page for people, not a part of the API: the description leaves it out."""
+    """Web page for people. It is no part of the API, so the OpenAPI description leaves it out."""
 
     @get("/set-password", opt=PUBLIC, media_type="text/html", include_in_schema=False)
     async def show_password_page(self) -> Response[str]:
-        """Returns the page. It reads the token from the link's fragment, which browsers do not send."""
+        """Returns the page. Its script reads the token from the link's fragment, which browsers do not send to
+        servers.
+        """
         return Response(PAGE, headers={"Content-Security-Policy": POLICY})

@@ -1,4 +1,4 @@
-"""Passwords of accounts: changed by their owners, or set by the link of an invitation or a reset."""
+"""Sets the passwords of accounts: owners change theirs, or set one through a link from an invitation or a reset."""
 
 from datetime import timedelta
 from typing import Annotated, Any
@@ -28,11 +28,13 @@ from store.tables.login_attempts import LoginAttempts
 log = structlog.get_logger()
 
 MAX_RESETS = 3
-"""Links to reset a password that can be asked for one account within `WINDOW_S`, so that nobody floods a mailbox."""
+"""Largest number of links to reset the password of one account that can be requested within `WINDOW_S`, so that nobody
+floods a mailbox.
+"""
 MAX_RESETS_OF_ADDRESS = 20
-"""Links to reset a password that can be asked for from one network address within `WINDOW_S`."""
+"""Largest number of links to reset passwords that one network address can request within `WINDOW_S`."""
 RESET = timedelta(minutes=30)
-"""Time for which a link to reset a password works."""
+"""Lifetime of a link to reset a password."""
 
 
 class ResetRequest(msgspec.Struct):
@@ -68,10 +70,10 @@ class PasswordController(Controller):
     async def request_reset(
         self, request: Request[Any, Any, Any], ctx: RequestContext, data: ResetRequest
     ) -> Response[ResetRequested]:
-        """Sends the user a link to set a new password, which works once and for 30 minutes. The answer is the same if
-        nobody has the address, if the account is not active, or if its invitation is still open.
+        """Mails the user a link to set a new password. The link works once, within 30 minutes. The answer is the same,
+        but no mail is sent, if nobody has the address, if the account is not active, or if it has no password yet.
 
-        Within 5 minutes, 3 links can be asked for one address, and 20 from one network address.
+        Within 5 minutes, 3 links can be requested for one email address, and 20 from one network address.
         """
         services, network = ctx.services, find_network(request)
         limits = {services.secrets.claim("reset-account", data.email): MAX_RESETS}
@@ -103,8 +105,8 @@ class PasswordController(Controller):
     async def change_password(
         self, request: Request[Any, Any, Any], ctx: RequestContext, data: PasswordChange
     ) -> PasswordSet:
-        """Changes the caller's password, for which the current one is needed. All sessions of the user end; API tokens
-        stay valid. A wrong current password counts as a failed attempt to sign in.
+        """Changes the caller's password. The request must contain the current password. All sessions of the user end;
+        API tokens stay valid. A wrong current password counts as a failed attempt to sign in.
         """
         must_be_strong(data.new_password)
         user = await ctx.find(auth.find, "user", ctx.user.user_id)

@@ -26,7 +26,9 @@ class NewPool(msgspec.Struct):
     project_id: Id
     labels: dict[Label, Label] = {}
     max_parallel: Limit | None = None
-    """Largest number of builds that run in the pool at the same time; null: only its nodes limit it."""
+    """Largest number of builds that run in the pool at the same time; null for no other limit than that of its
+    nodes.
+    """
     shared: bool = False
     """Whether jobs of all projects may use the pool. Only admins may set it."""
     untrusted: bool = False
@@ -53,7 +55,7 @@ class PoolController(Controller):
         paged: Paged,
         project_id: Annotated[int | None, Parameter(ge=1, le=MAX_ID, description="Filter pools by project")] = None,
     ) -> Response[list[PoolView]]:
-        """Returns a page of the shared pools and those of the caller's projects, ordered by id."""
+        """Returns a page of the shared pools and of the pools of the caller's projects, ordered by id."""
         found = await pools.fetch_page(ctx.source, projects=ctx.user.projects, project_id=project_id, **paged.window)
         return paginate(ctx.request, paged, found)
 

@@ -69,16 +69,16 @@ class ProjectDetail(msgspec.Struct):
     scm_endpoint_id: int | None
     jobs_count: int
     last_build_at: datetime | None
-    """Time at which the last build was queued."""
+    """Time at which the last build was queued; null before the first build."""
     created_at: datetime
     webhook_url: str
-    """URL that a source code host calls."""
+    """URL to enter in a hook at the source code host. The host sends its reports about changes there."""
     retention_days: int
     """Days after which finished builds are deleted; 0: never because of their age."""
     retention_builds: int
     """Number of newest finished builds of each job that are kept; 0: all."""
     artifact_bytes: int
-    """Bytes of all artifacts of the project. Each counts at least 4,096."""
+    """Bytes of all artifacts of the project. Each artifact counts as at least 4,096 bytes."""
     artifact_quota: int
     """Bytes of artifacts that the project may have. An upload beyond it is refused with 413."""
 
@@ -172,8 +172,8 @@ async def find_visible_project(ctx: RequestContext, project_id: int) -> ProjectR
 
 
 async def must_be_attachable(ctx: RequestContext, scm_endpoint_id: int | None) -> None:
-    """Raises Invalid unless the user is an admin of the project that the SCM endpoint belongs to: builds of the project
-    to which it gets attached receive its token.
+    """Raises Invalid unless the user is an admin of the project that owns the SCM endpoint: builds of every project
+    that uses the endpoint receive its token. Without an id, raises nothing.
     """
     if scm_endpoint_id is None:
         return

@@ -26,7 +26,7 @@ from store.clock import utcnow
 
 MAX_BULK = 10_000
 AGE_RANGES = (("0-6", 7), ("7-29", 30), ("30-89", 90))
-"""Ranges of age in the statistics: the name of each, and the age in days at which it ends."""
+"""Ranges of age in the statistics: the name of each, and the lowest age in days that is above it."""
 OLDEST_RANGE = "90+"
 
 # One line, since agents write each node id as a line of the file for the tests.
@@ -110,7 +110,7 @@ class Removed(msgspec.Struct):
 
 
 class Stats(msgspec.Struct):
-    """Numbers of the entries that have not expired. Only `by_status` also counts expired entries."""
+    """Counts of the entries that have not expired. Only `by_status` also counts expired entries."""
 
     total: int
     by_reason: dict[str, int]
@@ -158,8 +158,8 @@ class QuarantineController(Controller):
 
     @post("/bulk", status_code=200, guards=[CAN_WRITE], request_max_body_size=LARGE_BYTES)
     async def change_quarantine(self, ctx: RequestContext, data: Bulk) -> Added | Removed:
-        """Adds or removes many entries. When adding, skips tests that are already in the quarantine; when removing,
-        those that are not.
+        """Adds or removes many entries. When adding, skips tests that are in the quarantine already. When removing,
+        skips tests that are not in it.
         """
         await find_visible_job(ctx, data.job_id)
         node_ids = tuple(data.node_ids)
@@ -186,7 +186,7 @@ class QuarantineController(Controller):
 
     @get("/stats", guards=[CAN_READ])
     async def get_quarantine_stats(self, ctx: RequestContext, job_id: JobId) -> Stats:
-        """Returns numbers of the entries of a job's quarantine."""
+        """Counts the entries of a job's quarantine by reason, age and status."""
         now = utcnow()
         async with ctx.reading() as connection:
             await find_visible_job(ctx, job_id)
@@ -204,7 +204,9 @@ class QuarantineController(Controller):
 
     @get("/nodeids", guards=[CAN_READ])
     async def list_quarantined_node_ids(self, ctx: RequestContext, job_id: JobId) -> NodeIds:
-        """Returns all node ids in a job's quarantine at once, for use by a test runner."""
+        """Returns the node ids of all entries in a job's quarantine that have not expired, without pages. Test runners
+        use it.
+        """
         async with ctx.reading() as connection:
             await find_visible_job(ctx, job_id)
             return NodeIds(await quarantine.fetch_node_ids(connection, job_id, utcnow()))

@@ -1,4 +1,4 @@
-"""SCM endpoints: repositories at source code hosts, with what the server reads there."""
+"""SCM endpoints: connects projects to repositories at source code hosts, and reads branches and commits there."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,7 +30,7 @@ from projections import scm
 from projections.scm import ScmEndpointRow, new_row
 
 RETRY_AFTER_S = 10
-"""Seconds after which a caller is asked to try again if the host does not give a time."""
+"""Seconds after which the caller may try again, sent in `Retry-After` if the source code host gives no other time."""
 
 Repo = Annotated[str, Meta(min_length=1, max_length=1_000)]
 Token = Annotated[str, Meta(min_length=1, max_length=10_000)]
@@ -63,7 +63,9 @@ class ScmEndpointChanges(msgspec.Struct):
     there.
     """
     host: Annotated[str, Meta(max_length=1_000)] | UnsetType | None = UNSET
-    """Base URL of a self-hosted server; null for the public host. Empty only where a GET shows it so."""
+    """Base URL of a self-hosted server; null for the public host. An empty text is accepted only if GET returns one for
+    this endpoint.
+    """
 
 
 class ScmEndpointItem(msgspec.Struct):
@@ -122,7 +124,7 @@ class ScmController(Controller):
 
     @post(guards=[PROJECT_ADMINS])
     async def create_scm_endpoint(self, ctx: RequestContext, data: NewScmEndpoint) -> ScmEndpointItem:
-        """Creates an SCM endpoint. If the project has none yet, it uses this one."""
+        """Creates an SCM endpoint. If the project uses no SCM endpoint yet, it uses the new one."""
         await find_visible_project(ctx, data.project_id)
         host = _enter_host(data.type, data.host)
         if data.token is None and data.type != "git":
@@ -180,8 +182,9 @@ class ScmController(Controller):
 
     @delete("/{id:int}", guards=[PROJECT_ADMINS])
     async def delete_scm_endpoint(self, ctx: RequestContext, id: int) -> None:
-        """Deletes an SCM endpoint. Builds keep their commits. Jobs of its project without a repository of their own
-        can test no commit any more: changes start no builds of them, and queued builds of commits fail.
+        """Deletes an SCM endpoint. Builds keep their commits. Jobs of its project that have no `repository` of their
+        own cannot check out commits any more: changes start no builds of these jobs, and their queued builds of commits
+        fail.
         """
         await find_visible(ctx, id)
         await ctx(DeleteScmEndpoint(id))
@@ -246,7 +249,9 @@ async def open_source(ctx: RequestContext, scm_endpoint_id: int) -> SourceHost:
 
 @contextmanager
 def reported_failures() -> Iterator[None]:
-    """Turns a SourceFailure into the Rejection that a caller of the API gets."""
+    """Turns a SourceFailure in the block into the error that the API answers with: OutsideTimeout, Unavailable or
+    OutsideFailure.
+    """
     try:
         yield
     except SourceUnavailable as error:

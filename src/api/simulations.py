@@ -28,8 +28,8 @@ TIME_LIMIT_S = 20.0
 MAX_SHOWN = 1_000
 
 one_at_a_time = asyncio.Lock()
-"""Lock that lets only one request simulate at a time. A simulation searches all failures for patterns, and two would
-use both cores.
+"""Lock that lets only one request simulate at a time. A simulation searches all failures for patterns, so several at
+once would slow down all other requests.
 """
 
 
@@ -39,7 +39,7 @@ class SimulationRequest(WhatIfRules, frozen=True, forbid_unknown_fields=True):
     project_id: Id | None = None
     """Id of the project to simulate; required for users who are not admins."""
     since: Time | None = None
-    """Time from which builds must have been queued to be simulated."""
+    """Only builds that were queued at this time or later are simulated; left out for all builds."""
 
 
 class SimulationAnswer(msgspec.Struct):

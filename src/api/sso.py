@@ -39,7 +39,7 @@ from store.crypto.secrets import Secrets, new_token
 from store.tables.used_once import UsedOnce
 
 MAX_RESPONSE = 256 * 1024
-"""Largest number of characters of an encoded SAML response. A response with 500 groups has about 100,000."""
+"""Largest number of characters of an encoded SAML response. A response with 500 groups has about 100,000 characters."""
 SIGN_IN = timedelta(minutes=10)
 """Time within which a browser must come back from the provider."""
 EXCHANGE = timedelta(minutes=1)
@@ -73,7 +73,7 @@ class SignInChoice(msgspec.Struct):
     name: str
     """Name of the identity provider."""
     url: str
-    """Address that begins the sign-in, in a browser."""
+    """URL that begins the sign-in when a browser opens it."""
 
 
 ACS_FORM = {
@@ -111,7 +111,7 @@ class SsoController(Controller):
 
     @get("/metadata", opt=PUBLIC, media_type="application/samlmetadata+xml")
     async def get_saml_metadata(self, ctx: RequestContext) -> str:
-        """Returns the SAML metadata of this server, with which identity providers are set up."""
+        """Returns the SAML metadata of this server, which you enter at the identity provider."""
         return ctx.services.saml.describe_service()
 
     @get("/login/{provider_id:int}", opt=PUBLIC, status_code=303, include_in_schema=False)
@@ -183,19 +183,19 @@ class SsoController(Controller):
 
 
 async def find_active(ctx: RequestContext, provider_id: int) -> IdentityProvider | None:
-    """Returns an active identity provider, read from the log. The read model is not used, since somebody who can change
-    its rows could then sign in as anybody.
+    """Returns an active identity provider, or None if there is no active one with this id. Reads it from the log, since
+    somebody who can change the rows of a read model could otherwise sign in as anybody.
     """
     provider = await ctx.services.log.load_state(IDENTITY_PROVIDER.at(provider_id))
     return None if provider is None or provider.deleted or not provider.active else provider
 
 
 async def verify(ctx: RequestContext, response: str, path: str) -> tuple[IdentityProvider, Assertion]:
-    """Returns the assertion in a response that was sent to `path`, a path below `/sso`, and the provider that made it.
-    Records that the assertion was used.
+    """Returns the identity provider that made a SAML response, and the assertion in the response. Records that the
+    assertion was used. `path` is the path below `/sso` that received the response; empty for `/sso` itself.
 
-    Raises Unauthenticated unless the assertion answers a request that this server made for the same provider. `POST
-    /sso` also accepts an assertion without a request, if the provider's settings allow it.
+    Raises Unauthenticated unless the assertion is valid, unused, and answers a request that this server made for the
+    same provider. `POST /sso` also accepts an assertion without a request, if the provider's settings allow it.
     """
     services, now = ctx.services, utcnow()
     services.license.require("sso", now)
@@ -263,8 +263,8 @@ async def find_or_register_user(ctx: RequestContext, provider: IdentityProvider,
 
 
 def find_role(provider: IdentityProvider, attributes: Mapping[str, Sequence[str]]) -> Role | None:
-    """Returns the highest role that `provider.roles` gives for the values of the role attribute; the provider's default
-    role if it gives none.
+    """Returns the highest role that `provider.roles` gives for the values of the role attribute. If it gives none,
+    returns the provider's default role, which may be None.
     """
     found = {provider.roles.get(value) for value in attributes.get(provider.role_attribute, ())}
     highest: Role | None = next((role for role in ROLES if role in found), None)
@@ -289,8 +289,8 @@ def to_trusted(provider: IdentityProvider) -> TrustedProvider:
 
 
 def make_token(secrets: Secrets, purpose: str, number: int, expires: float, text: str) -> str:
-    """Returns a signed text that contains a number and a text. It begins like an XML name, since ids of SAML requests
-    must.
+    """Returns a signed token that contains a number and a text. It is valid until `expires`, in seconds since 1970. It
+    begins with `_`, since the id of a SAML request must be an XML name.
     """
     return secrets.sign(f"sso {purpose}", f"_{number}.{int(expires)}.{text}")
 
@@ -324,7 +324,9 @@ def browser_cookie(request_id: str, base_url: str) -> str:
 
 
 def is_bound(request: Request[Any, Any, Any], name: str, base_url: str) -> bool:
-    """Returns whether the browser has a cookie with this name and the value to which the name belongs."""
+    """Returns whether the browser sent a cookie with this name, and its value is the request id that the name is made
+    from.
+    """
     return name in request.cookies and has_cookie(request, request.cookies[name], base_url)
 
 

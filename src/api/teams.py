@@ -65,12 +65,14 @@ class ChannelItem(msgspec.Struct):
     created_at: datetime
     updated_at: datetime
     failing_since: datetime | None
-    """Time since when many attempts in a row have failed. Meanwhile cards wait, and one at a time is tried."""
+    """Time since when the channel counts as failing, after 10 failed attempts in a row; null if it does not. Meanwhile
+    the server tries one card at a time, and the others wait.
+    """
     failing_error: str | None
     deliveries_ok: int
-    """Number of attempts that arrived."""
+    """Number of attempts that delivered a card."""
     deliveries_failed: int
-    """Number of attempts that did not arrive."""
+    """Number of attempts that failed."""
 
 
 class ChannelTested(msgspec.Struct):

@@ -1,5 +1,5 @@
-"""Pipeline templates: configurations that jobs add to. All users can read templates, but not the values of their
-secrets.
+"""Pipeline templates: configurations that complete the configurations of jobs. All users can read templates, but not
+the values of their secrets.
 """
 
 from collections.abc import Mapping
@@ -106,7 +106,7 @@ class TemplateController(Controller):
 
     @put("/{template_id:int}", guards=[DEVELOPERS])
     async def update_template(self, ctx: RequestContext, template_id: int, data: TemplateChanges) -> TemplateView:
-        """Changes a template. The change applies to future builds of all jobs that use it."""
+        """Changes a template. The change applies to future builds of all jobs that use the template."""
         check_ownership(ctx.user, await find_template(ctx, template_id))
         await check_write_where_used(ctx, template_id)
         data.check()
@@ -126,8 +126,8 @@ class TemplateController(Controller):
 
 
 async def check_write_where_used(ctx: RequestContext, template_id: int) -> None:
-    """Raises Forbidden if jobs of a project to which the user may not write use the template: they would run the change
-    with their secrets. Raises Unavailable if the read models are behind the log.
+    """Raises Forbidden if the user may not write to one of the projects whose jobs use the template: these jobs would
+    run the changed template with their secrets. Raises Unavailable if the read models are behind the log.
     """
     # A job that the read models do not show yet would run the change without its project's consent.
     if not await ctx.wait_for_head():

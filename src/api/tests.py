@@ -240,7 +240,9 @@ class TestController(Controller):
 
     @get("/tests/{test_id:int}/history", guards=[CAN_READ])
     async def get_test_history(self, ctx: RequestContext, test_id: int, limit: Past = 20) -> History:
-        """Returns the results of a test in all builds, the newest first. `test_id` is the id of any of its results."""
+        """Returns the results of a test in all builds, the newest first. `test_id` is the id of any result of the
+        test.
+        """
         async with ctx.reading() as connection:
             origin = await find_visible_result(ctx, test_id)
             runs = await results_history.fetch_history(connection, origin.case_id, limit)

@@ -34,7 +34,7 @@ from domain.triggers import (
 )
 
 MAX_PATHS = 3_000
-"""Largest number of changed paths in a question about triggers. Hosts do not list more in a change either."""
+"""Largest number of changed paths in a PossibleChange. Source code hosts list no more paths of a change either."""
 
 
 class TriggersView(NewTriggers, kw_only=True):
@@ -42,7 +42,7 @@ class TriggersView(NewTriggers, kw_only=True):
 
 
 class PossibleChange(msgspec.Struct):
-    """A change of a repository or a time, for which to explain what the triggers would do."""
+    """Question to the triggers of a job: would they start a build for this change of a repository, or at this time?"""
 
     kind: ChangeKind = "push"
     """Kind of the change: `push`, `tag` or `pull_request`."""
@@ -142,8 +142,8 @@ def explain_time(job: Job, at: datetime) -> Evaluation:
 
 
 async def find_refusal(ctx: RequestContext, job: Job, data: PossibleChange, project_repository: str) -> str | None:
-    """Returns the reason why the job can have no build of a change or time, whatever its triggers are; None if it can
-    have one.
+    """Returns the reason why the server would refuse a build for this change or time, whatever the job's triggers are.
+    Returns None if it would not refuse the build.
     """
     command = StartBuild(
         0,

@@ -64,14 +64,16 @@ class UserChanges(msgspec.Struct):
     first_name: PersonName | UnsetType = UNSET
     last_name: PersonName | UnsetType = UNSET
     project_ids: Projects | UnsetType = UNSET
-    """Ids of all projects that the user is to be a member of. Where they are a member already, their access stays."""
+    """Ids of all projects that the user is to be a member of. In projects of which they are a member already, their
+    access stays unchanged.
+    """
     memberships: Memberships | UnsetType = UNSET
     """All memberships that the user is to have, with the access to each. An alternative to `project_ids`."""
 
 
 class UserPage(msgspec.Struct):
     total: int
-    """Number of users that match."""
+    """Number of users that match `search`, on all pages."""
     results: list[UserView]
     """Users on the page, ordered by id."""
 
@@ -83,7 +85,7 @@ class UserDetail(UserView):
 
 class UpdatedUser(UserDetail):
     project_ids: list[int]
-    """Ids of the projects that the user is a member of, like `projects`."""
+    """Ids of the projects that the user is a member of; equal to `projects`."""
 
 
 class Invitation(msgspec.Struct):
@@ -132,8 +134,8 @@ class UserController(Controller):
 
     @post(opt={**SHOWN_ONCE, "problems": (NotFound,)}, guards=[admins_only("invite users")])
     async def create_user(self, ctx: RequestContext, data: NewUser) -> Invitation:
-        """Invites somebody to be a user. Within seven days, they set a password by a link. The server mails them the
-        link, or answers with it in `invitation_url` if no mail server is set.
+        """Invites somebody to be a user. They have seven days to set a password through a link. The server mails them
+        the link or, if no mail server is configured, returns it in `invitation_url`.
         """
         await must_have_seat(ctx)
         user_id, link_id = await ctx.services.ids.draw("users"), new_token("")
@@ -202,8 +204,8 @@ class UserController(Controller):
 
     @get("/{user_id:int}/permissions", guards=[CAN_READ], **as_of(PERMISSIONS_HISTORY, "user_id"))
     async def get_user_permissions(self, ctx: RequestContext, user_id: int) -> UserPermissions:
-        """Returns the rights of a user, in general and in each project. Admins can get those of any user, other users
-        only their own.
+        """Returns the rights of a user, in general and in each project. Admins can get the rights of any user, other
+        users only their own.
         """
         must_be_admin_or(ctx.user, user_id)
         async with ctx.reading() as connection:
@@ -228,7 +230,7 @@ class UserController(Controller):
 
 
 async def must_have_seat(ctx: RequestContext) -> None:
-    """Raises Forbidden if the licence has no seat for one more active user."""
+    """Raises Forbidden if the licence does not allow one more active user."""
     ctx.services.license.require_seat(await auth.count_active(ctx.source), utcnow())
 
 
@@ -241,8 +243,8 @@ def must_be_admin_or(caller: User, user_id: int) -> None:
 def read_access(
     data: NewUser | UserChanges, role: str, present: Mapping[int, Access] = MappingProxyType({})
 ) -> dict[int, Access] | None:
-    """Returns the access to each project, by project id, that a body asks for; None if the body names no projects.
-    `present` is the access that the user has now. Raises Invalid if the body contradicts itself.
+    """Returns the access to projects that a body asks for: project id -> access. Returns None if the body names no
+    projects. `present` is the access that the user has now. Raises Invalid if the body contradicts itself.
     """
     if data.memberships is not UNSET and data.project_ids is not UNSET:
         raise Invalid.field("memberships", "are instead of project_ids: send either of them")

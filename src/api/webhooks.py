@@ -69,14 +69,14 @@ class WebhookItem(WebhookView):
 
 class BulkDelete(msgspec.Struct):
     ids: Annotated[list[Id], Meta(max_length=1_000)]
-    """Ids of the webhooks."""
+    """Ids of the webhooks to delete."""
 
 
 class Deleted(msgspec.Struct):
     deleted: int
     """Number of deleted webhooks."""
     ids: list[int]
-    """Ids of the webhooks."""
+    """Ids of the deleted webhooks."""
 
 
 class Tested(msgspec.Struct):
@@ -108,7 +108,9 @@ class WebhookAttempt(msgspec.Struct):
     replay: bool
     """Whether the attempt belongs to a replay."""
     state: Literal["waiting", "pending", "delivered", "given_up"] | None
-    """State of the delivery: `waiting`, `pending`, `delivered` or `given_up`; null for a ping."""
+    """State of the delivery: `waiting` for an earlier delivery to end, `pending` until the next attempt, `delivered` or
+    `given_up`; null for a ping.
+    """
     next_attempt_at: datetime | None
     """Time at which the next attempt is due; null if there is none."""
     excerpt: str | None
@@ -120,7 +122,7 @@ class WebhookReplay(msgspec.Struct):
 
     position: Annotated[int, Meta(ge=1, le=MAX_ID, description="Of the first event, as the log counts")] | None = None
     since: Time | None = None
-    """Time from which events are delivered once more."""
+    """Time of the first event that is delivered once more."""
 
 
 class StartedReplay(msgspec.Struct):
@@ -219,14 +221,14 @@ class WebhookController(Controller):
 
     @delete("/{id:int}", guards=[PROJECT_ADMINS])
     async def delete_webhook(self, ctx: RequestContext, id: int) -> None:
-        """Deletes a webhook with its history. Messages that were not delivered yet are deleted as well."""
+        """Deletes a webhook with its history. Messages that were not delivered yet are never sent."""
         await find_accessible(ctx, WebhookRow, id)
         await ctx(DeleteEndpoints("webhook", (id,)))
 
     @post("/bulk-delete", status_code=200, guards=[PROJECT_ADMINS])
     async def delete_webhooks(self, ctx: RequestContext, data: BulkDelete) -> Deleted:
-        """Deletes these webhooks. Skips webhooks that the caller cannot see. If the caller may not delete one of the
-        others, deletes none.
+        """Deletes the webhooks with these ids. Skips ids of webhooks that do not exist or that the caller cannot see.
+        If the caller may see but not delete one of the webhooks, deletes none.
         """
         found = await find_existing(ctx.source, data.ids)
         visible = [row for row in found if may_access(ctx.user, "read", row)]
@@ -259,7 +261,7 @@ class WebhookController(Controller):
             int, Parameter(ge=0, le=MAX_ID, description="Only attempts older than the one with this id")
         ] = 0,
     ) -> Response[list[WebhookAttempt]]:
-        """Returns a page of the attempts to deliver messages of the last 30 days, the newest first."""
+        """Returns a page of the webhook's delivery attempts of the last 30 days, the newest first."""
         async with ctx.reading() as connection:
             row = await find_accessible(ctx, WebhookRow, id)
             found = await delivery_history.read_history(
