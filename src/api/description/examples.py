@@ -1,6 +1,5 @@
-"""Examples of bodies and answers, from the public API reference. Fields that only this server's answers have are added.
-
-`examples.json` contains the examples by operation id, under `request` and `response`.
+"""Examples of request bodies and answers for the API description. `examples.json` contains them by operation id, under
+`request` and `response`. They come from the public API reference; `complete` adds the fields that only this server has.
 """
 
 import json

@@ -49,7 +49,7 @@ class OperationForm:
 
     @property
     def answer_types(self) -> list[Any]:
-        """Types of those answers of the operation that are JSON."""
+        """Types of the operation's JSON answers; empty if it answers in another format."""
         if not self.is_json:
             return []
         return [kind for kinds in self.answers.values() for kind in kinds if kind not in (NoneType, bytes)]
@@ -195,8 +195,8 @@ def _answer_types(handler: HTTPRouteHandler) -> dict[int, list[Any]]:
 
 
 def _correct_parameter(parameter: Part) -> Part:
-    """Returns a corrected copy of Litestar's description of a parameter. A null among the allowed values is removed,
-    since a URL cannot contain null; it leaves the parameter out instead.
+    """Returns a corrected copy of Litestar's description of a parameter. The copy does not allow null, which a URL
+    cannot contain: a caller leaves the parameter out instead.
     """
     schema = dict(parameter["schema"])
     schema.pop("description", None)
