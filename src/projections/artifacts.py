@@ -14,7 +14,7 @@ from store.postgres.queries import Source
 
 VERSION = 3
 MIN_CHARGE = 4_096
-"""Bytes that each artifact counts at least: an empty one has rows and an event, too."""
+"""Least bytes that an artifact counts: even an empty artifact has rows and an event."""
 
 
 class ArtifactRow(Row, frozen=True):
@@ -38,7 +38,7 @@ class ArtifactRow(Row, frozen=True):
 
 class ArtifactUsageRow(Row, frozen=True):
     """Bytes of all artifacts of one project, job or build. Each artifact counts at least MIN_CHARGE. The sums of jobs
-    and builds are stored because they are subtracted from the project's when the job or build is deleted.
+    and builds are stored so that they can be subtracted from the project's sum when a job or build is deleted.
     """
 
     table = Table("artifact_usage", VERSION, key=("owner", "id"), indexes=("(job_id)",))
@@ -128,8 +128,8 @@ async def fetch_page(
     limit: int = 10_000,
     offset: int = 0,
 ) -> list[ArtifactRow]:
-    """Returns a page of a build's artifacts, ordered by id. `search` limits it to file names that contain this text,
-    ignoring case.
+    """Returns a page of a build's artifacts, ordered by id. `search` limits the page to artifacts whose file name
+    contains this text, ignoring case.
     """
     return await fetch_all(
         source,
@@ -160,9 +160,7 @@ async def count_of_build(source: Source, build_id: int) -> int:
 
 
 async def find_duplicate(source: Source, build_id: int, path: str, sha256: str) -> ArtifactRow | None:
-    """Returns the build's artifact with this path and content; None if it has none. An agent may send the same file
-    twice.
-    """
+    """Returns the build's artifact with this path and content, or None. An agent may send the same file twice."""
     query = (
         f"SELECT * FROM {ArtifactRow.table} WHERE build_id = %(build)s AND path = %(path)s AND sha256 = %(sha256)s"
         " ORDER BY id LIMIT 1"

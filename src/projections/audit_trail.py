@@ -23,8 +23,8 @@ NO_PROJECT = 0
 MAX_INDEX_LOOKUPS = 50
 """Largest number of projects or types that are looked up in the index one by one."""
 MAX_CLOCK_SKEW = timedelta(hours=1)
-"""Largest difference between the clocks of processes that append to the log with which a search by time still finds all
-events.
+"""Largest difference allowed between the clocks of the processes that append to the log. If the clocks differ more, a
+search by time may miss events.
 """
 
 
@@ -86,7 +86,7 @@ def type_number(name: str) -> int:
 
 @dataclass(frozen=True)
 class TrailFilter:
-    """Conditions that events must meet, all of them. A field that is None sets no condition."""
+    """Conditions on events: an event must meet all of them. A field that is None sets no condition."""
 
     projects: Collection[int] | None = None
     stream: str | None = None
@@ -108,7 +108,7 @@ async def find_positions(source: Source, wanted: TrailFilter, *, newest: bool, l
         conditions.append(condition)
         parameters.update(values)
 
-    # Of the conditions with several values, the one with the fewest is looked up value by value: only then does an
+    # Among the conditions with several values, that with the fewest is looked up value by value: only then does an
     # index return the rows in the wanted order. Otherwise PostgreSQL would scan the log for matches, which may be far
     # back. A condition with very many values has so many matches that the scan is fast.
     lookup = ""
@@ -188,8 +188,8 @@ async def find_project_at(source: Source, position: int) -> int | None:
 
 
 async def has_unsealed(source: Source, before: datetime) -> bool:
-    """Returns whether the newest checkpoint does not cover some event from before this time. False if there is no
-    checkpoint.
+    """Returns True if some event from before this time is not covered by the newest checkpoint. Returns False if there
+    is no checkpoint.
     """
     query = (
         f"SELECT at_us < %(before)s FROM {TrailRow.table} WHERE position > (SELECT max(size) FROM audit_checkpoints)"

@@ -147,7 +147,7 @@ async def fetch_session_credentials(source: Source, session_ids: Sequence[str]) 
     """Returns the credentials for each of these sessions, in order. None for a session that was revoked, or whose user
     is inactive.
 
-    Does not check whether a session has expired, which the signed session token contains, or is idle.
+    Does not check whether a session is idle or has expired. The time of expiry is in the signed session token.
     """
     query = (
         f"SELECT s.id, used.used_at, u.id, u.email, u.role, {_ACCESS}, u.can_manage_nodes FROM {SessionRow.table} s"
@@ -209,8 +209,8 @@ async def find_view(source: Source, user_id: int) -> UserView | None:
 
 
 async def fetch_page(source: Source, *, search: str | None, **window: Unpack[Window]) -> list[UserView]:
-    """Returns a page of users, ordered by id. `search` limits it to users whose name or email address contains this
-    text, ignoring case.
+    """Returns a page of users, ordered by id. `search` limits the page to users whose name or email address contains
+    this text, ignoring case.
     """
     query = f"{_VIEW} WHERE u.id > %(after)s AND {_MATCHES} ORDER BY u.id OFFSET %(offset)s LIMIT %(limit)s"
     return await fetch_all(source, UserView, query, {"search": search, **window})
@@ -222,7 +222,7 @@ async def count(source: Source, search: str | None) -> int:
 
 
 async def count_active(source: Source) -> int:
-    """Returns the number of users who are not inactive, with those who have not accepted their invitation."""
+    """Returns the number of active users, including those who have not accepted their invitation yet."""
     return int(await fetch_value(source, f"SELECT count(*) FROM {UserRow.table} WHERE active", {}))
 
 

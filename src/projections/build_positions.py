@@ -23,7 +23,7 @@ VERSION = 1
 NEVER = 2**62
 """Position of an event that has not happened."""
 MAX_CONCURRENT_STARTS = 1_000
-"""Upper bound of the builds that are queued between the moment when a build's id is drawn and its `build.queued`."""
+"""Upper bound for the number of builds that are queued after a build's id is drawn and before its `build.queued`."""
 
 
 class BuildPositionsRow(Row, frozen=True):
@@ -58,7 +58,7 @@ class DeletedJobRow(Row, frozen=True):
 
 
 CHANGED_BY = (BuildStarted, BuildRequeued, BuildFinished, BuildDeleted)
-"""Events that change the row of an existing build."""
+"""Types of events that change the row of an existing build."""
 
 
 def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
@@ -129,6 +129,8 @@ async def count(connection: AsyncConnection, filters: BuildFilters, position: in
 
 
 async def count_without_branch(connection: AsyncConnection, filters: BuildFilters, position: int) -> BuildCount:
-    """Counts the builds at a position whose branch was erased later. They match all filters except that by branch."""
+    """Counts the builds at a position whose branch was erased later and that match all filters except the one by
+    branch.
+    """
     erased = f"(SELECT * FROM {_at(filters.status)} WHERE branch IS NULL) without_branch"
     return await builds.count(connection, msgspec.structs.replace(filters, branch=None), erased, position=position)

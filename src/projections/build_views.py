@@ -31,7 +31,9 @@ class BuildItem(msgspec.Struct):
     selected_tests: int | None
     """Number of tests that the build was restricted to; null when it runs all tests."""
     group_id: int | None
-    """Id of the group of builds that were started together, for a job with a matrix: that of the first one."""
+    """Id of the build group, which is the id of its first build; null if the job had no matrix when the build was
+    started.
+    """
     matrix: dict[str, str]
     """Combination of the job's matrix that the build runs, by name; empty without a matrix."""
 
@@ -51,7 +53,7 @@ class BuildDetail(BuildItem):
     """
     quarantined: int
     node_id: int | None
-    """Id of the node that runs the build, or ran it; null before."""
+    """Id of the node that runs or ran the build; null while it is not assigned."""
     attempt: int
     exit_code: int | None
     log_lines: int
@@ -62,7 +64,7 @@ class BuildDetail(BuildItem):
     """Change or time that started the build; null if a user started it."""
     keep_forever: bool
     waiting_for: str | None
-    """Why a queued build is not assigned yet; null until the dispatcher has tried."""
+    """Why a queued build is not assigned yet; null until the dispatcher has tried to assign it."""
     comments: list[CommentView]
     """Comments, the oldest first."""
     configuration: dict[str, Any]

@@ -33,9 +33,9 @@ VERSION = 4
 MAX_COUNT = 10_000
 """Largest count when several filters are combined. With one filter the count is exact."""
 MAX_NEWER = 200
-"""Number of newest builds of a job among which a build that supersedes queued ones is searched."""
+"""Number of a job's newest builds that are searched for builds that supersede queued ones."""
 MAX_ON_COMMIT = 5
-"""Number of other builds on the same commit that a report is compared with, at most."""
+"""Largest number of other builds on the same commit with which a report is compared."""
 
 
 class BuildRow(Row, frozen=True):
@@ -103,8 +103,8 @@ class CommentRow(Row, frozen=True):
 
 
 def _configuration_column(configuration: Configuration) -> dict[str, Any]:
-    """Returns a configuration as JSON, with the names of its secrets. Options that were added in later releases are
-    left out unless they are set, as in rows that older releases wrote.
+    """Returns a configuration as JSON, with the names of its secrets. Leaves out unset options that later releases
+    added, since rows of older releases lack them, too.
     """
     options: dict[str, Any] = msgspec.to_builtins(msgspec.structs.replace(configuration, secrets={}))
     always = {name: getattr(configuration, name) for name in ("command", "setup", "env", "artifacts")}
@@ -188,7 +188,7 @@ PROJECTION = Projection("builds", VERSION, (BuildRow, CommentRow), keys, apply, 
 
 
 class BuildFilters(msgspec.Struct, frozen=True):
-    """Conditions that builds must meet, all of them. A field that is None sets no condition.
+    """Conditions on builds: a build must meet all of them. A field that is None sets no condition.
 
     `projects` lists the ids of the projects that the caller may see.
     """
@@ -203,7 +203,7 @@ class BuildFilters(msgspec.Struct, frozen=True):
     created_before: datetime | None = None
     group_id: int | None = None
     before_id: int | None = None
-    """Id that limits a page to older builds (keyset paging)."""
+    """Limits a page to builds with smaller ids (keyset paging)."""
 
     def where(self) -> str:
         conditions = {
@@ -244,7 +244,7 @@ class BuildCount(NamedTuple):
 async def count(
     source: Source, filters: BuildFilters, table: str = str(BuildRow.table), **parameters: Any
 ) -> BuildCount:
-    """Counts the matching builds. With two or more filters, stops at MAX_COUNT; `projects` does not count as one.
+    """Counts the matching builds. With two or more filters, stops at MAX_COUNT; `projects` does not count as a filter.
 
     `table` is a table of builds, or a subquery. `parameters` are values for the subquery.
     """
@@ -257,7 +257,7 @@ async def count(
 
 
 class ExpiredBuild(NamedTuple):
-    """A build that exceeds the retention which its project has in the read model."""
+    """A build that exceeds the retention of its project, as far as the read model knows."""
 
     id: int
     project_id: int
@@ -288,8 +288,8 @@ class SupersededBuild(NamedTuple):
 
 
 async def fetch_counting(source: Source, group_id: int) -> list[BuildRow]:
-    """Returns the builds that count for the status of a group: the newest one of each combination that runs all tests,
-    ordered by id.
+    """Returns the builds that count for the status of a group, ordered by id. For each combination, this is the newest
+    build that runs all tests.
     """
     newest = (
         f"SELECT DISTINCT ON (matrix) * FROM {BuildRow.table} WHERE group_id = %(group)s AND selected_tests IS NULL"
@@ -301,8 +301,8 @@ async def fetch_counting(source: Source, group_id: int) -> list[BuildRow]:
 async def find_ended_on_commit(
     source: Source, job_id: int, commit_sha: str, matrix: Mapping[str, str], *, other_than: int
 ) -> list[int]:
-    """Returns the ids of up to MAX_ON_COMMIT builds of a job on a commit that passed or failed, newest first, all with
-    this combination of its matrix. Leaves out the build `other_than`.
+    """Returns the ids of up to MAX_ON_COMMIT builds of a job that passed or failed on this commit, newest first. Takes
+    only builds with the combination `matrix`. Leaves out the build `other_than`.
     """
     query = (
         f'SELECT id FROM {BuildRow.table} WHERE lower(commit_sha) COLLATE "C" = lower(%(commit)s)'
@@ -314,8 +314,8 @@ async def find_ended_on_commit(
 
 
 async def find_superseded(source: Source, job_ids: Sequence[int]) -> list[SupersededBuild]:
-    """Returns the queued builds of these jobs that a change of a branch or pull request started, and for which a newer
-    change of the same branch or pull request has started a build too.
+    """Returns the queued builds of these jobs that are superseded: a change of a branch or pull request started the
+    build, and a newer change of the same branch or pull request started another build of its job.
     """
     query = (
         "SELECT old.id, max(new.change_id) FROM unnest(%(jobs)s::bigint[]) AS job(id)"
@@ -331,8 +331,8 @@ async def find_superseded(source: Source, job_ids: Sequence[int]) -> list[Supers
 
 
 async def find_queue_position(source: Source, build_id: int) -> int:
-    """Returns the number of the build in the queue, from 1; 0 if it is not queued. Builds moved to the top come first
-    in the queue, then those with higher priority, then older ones.
+    """Returns the rank of the build in the queue, from 1; 0 if the build is not queued. Builds that were moved to the
+    top come first, then builds with higher priority, then older builds.
     """
     query = (
         "SELECT number FROM (SELECT id, row_number() OVER (ORDER BY moved_to_top DESC, priority DESC, id) AS number"

@@ -25,7 +25,7 @@ PROJECTED = (EndpointRegistered, EndpointUpdated, EndpointDeleted, EndpointFaili
 
 
 def endpoint_projection(name: str, row_type: type[Row], events: Sequence[type[EndpointEvent]]) -> Projection:
-    """Returns the projection called `name` of one kind of endpoints: those that `events` are about.
+    """Returns the projection called `name` for one kind of endpoint. `events` are the types of events about this kind.
 
     `row_type` needs the columns id, project_id, created_at, updated_at, failing_since and failing_error, and a column
     for each field that the update event may change. The event that registers an endpoint must have a field for each
@@ -56,7 +56,7 @@ def endpoint_projection(name: str, row_type: type[Row], events: Sequence[type[En
 
 
 def new_row(row_type: type[R], event: Event) -> R:
-    """Returns the row of a new endpoint. `event` is the one that registered it."""
+    """Returns the row of a new endpoint. `event` is the event that registered the endpoint."""
     assert isinstance(event, EndpointRegistered)
     ids = {"id": event.endpoint_id, "project_id": event.project_id}
     return copy_fields(row_type, event, **ids, created_at=event.at, updated_at=event.at)

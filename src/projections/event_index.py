@@ -22,11 +22,11 @@ Kind = Literal["job", "quarantine", "triage", "node", "user", "projects"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 """Kinds of resources, with the events that concern each. A row stores the index of its kind in this tuple.
 
-- `job`: its builds were queued
+- `job`: builds of the job were queued
 - `quarantine`: quarantined tests of a job ran
 - `triage`: a search found a known issue among older failures of a job
-- `node`: builds were assigned to it, requeued or finished
-- `user`: they became a member of a project, or were removed from it
+- `node`: builds were assigned to the node, or its builds were requeued or finished
+- `user`: the user became a member of a project, or was removed from it
 - `projects` (always with id 0): a project was created or deleted
 """
 

@@ -92,7 +92,7 @@ async def fetch_active(source: Source) -> list[IdentityProviderRow]:
 
 
 async def fetch_refreshable(source: Source) -> list[IdentityProviderRow]:
-    """Returns the providers whose metadata has a URL."""
+    """Returns the identity providers whose metadata can be loaded from a URL."""
     query = f"SELECT * FROM {IdentityProviderRow.table} WHERE metadata_url IS NOT NULL ORDER BY id"
     return await fetch_all(source, IdentityProviderRow, query, {})
 

@@ -1,6 +1,6 @@
 """Finds the highest ids in use, and the sequences that are behind them.
 
-A sequence can be behind only if somebody has set it back. The next ids that it gives then belong to existing objects.
+A sequence can be behind only if somebody has set it back. The next ids that it gives then are already in use.
 """
 
 from collections.abc import Mapping
@@ -57,11 +57,13 @@ ROWS: Mapping[Kind, tuple[type[Row], ...]] = {
 TABLES = ("webhook_deliveries", "webhook_attempts")
 """Tables of the store whose rows are numbered by a sequence `<table>_id_seq`."""
 MAX_UNUSED = 2 * SKIPPED
-"""Ids after the last one in use that are looked up in the log: more than a restore skips."""
+"""Number of ids after the highest known one that are looked up in the log. It is more than a restore skips."""
 
 
 async def find_sequences_behind(pool: AsyncConnectionPool) -> dict[str, int]:
-    """Returns the highest id in use for each sequence that is behind it. Leaves out tables that are not there."""
+    """Returns name of a sequence -> highest id in use, for each sequence that is behind that id. Skips tables that are
+    missing.
+    """
     found: dict[str, int] = {}
     for kind in KINDS:
         name = f"{kind}_ids"
@@ -92,7 +94,7 @@ async def _find_newest_row(pool: AsyncConnectionPool, sequence: str, table: str,
 
 
 async def _find_newest_stream(pool: AsyncConnectionPool, sequence: str, prefix: str) -> int:
-    """Returns the highest id after the sequence with which a stream is named; 0 if there is none."""
+    """Returns the highest id beyond the sequence that is in the name of a stream; 0 if there is none."""
     try:
         ((last,),) = await fetch_rows(
             pool, f"SELECT coalesce(pg_sequence_last_value('public.{sequence}'::regclass), 0)"
@@ -115,7 +117,7 @@ async def _find_stream_after(pool: AsyncConnectionPool, prefix: str, number: int
 
 
 def describe_behind(behind: Mapping[str, int]) -> str:
-    """Returns a sentence about the sequences that `find_sequences_behind` has found, with what to do."""
+    """Returns a sentence that names the sequences in `behind` and says what to do."""
     names = ", ".join(f"{name} is behind {used}" for name, used in behind.items())
     return (
         f"sequences of ids were set back, so that ids in use would be given out again ({names}): run `testhide repair`"

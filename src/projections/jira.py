@@ -80,8 +80,8 @@ async def find(source: Source, jira_id: int) -> JiraRow | None:
 
 
 async def fetch_page(source: Source, projects: list[int] | None, **window: Unpack[Window]) -> list[JiraRow]:
-    """Returns a page of the integrations of these projects, ordered by id. If `projects` is None, returns those of all
-    projects, and those that belong to no project.
+    """Returns a page of the integrations of these projects, ordered by id. If `projects` is None, returns the
+    integrations of all projects, and those that belong to no project.
     """
     return await fetch_all(
         source,

@@ -84,7 +84,9 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
 
 
 def columns_of_configuration(configuration: Configuration) -> dict[str, Any]:
-    """Returns the columns of a configuration that differ from its fields: secrets are names, and structs are JSON."""
+    """Returns column -> value for the columns that differ from the fields of a configuration: secrets are stored as
+    names, structs as JSON.
+    """
     checkout, caches = msgspec.to_builtins([configuration.checkout, configuration.caches])
     return {"secrets": sorted(configuration.secrets), "checkout": checkout, "caches": caches}
 
@@ -125,8 +127,8 @@ class JobDetail(msgspec.Struct, frozen=True):
     last_full_build_id: int | None = None
     """Id of the newest build that runs all tests, instead of selected ones such as those that failed before."""
     last_full_build_status: VisibleStatus | None = None
-    """Status of the newest build that runs all tests. If it is in a group, that of the group: the worst of its
-    combinations.
+    """Status of the newest build that runs all tests. If that build is in a group, the status of the group: the worst
+    status of its combinations.
     """
 
 
@@ -142,8 +144,8 @@ class ProjectOfJob:
         self._known: LRUCache[int, int] = LRUCache(JOBS_CACHED)
 
     async def __call__(self, job_id: int) -> int | None:
-        """Returns the id of the job's project; None for an unknown job. May also find a job that was deleted, in the
-        cache.
+        """Returns the id of the job's project; None for an unknown job. May also return the project of a deleted job,
+        from the cache.
         """
         if (project_id := self._known.get(job_id)) is not None:
             return project_id
@@ -180,7 +182,7 @@ async def find_configuration(source: Source, job_id: int) -> ConfigurationRow | 
 
 
 async def fetch_named(source: Source, project_id: int, names: Sequence[str]) -> dict[int, str]:
-    """Returns the project's jobs that have one of these names: id -> name."""
+    """Returns id -> name for the project's jobs that have one of these names."""
     query = f"SELECT id, name FROM {JobRow.table} WHERE project_id = %(project)s AND name = ANY (%(names)s)"
     return dict(await fetch_rows(source, query, {"project": project_id, "names": list(names)}))
 
@@ -199,8 +201,8 @@ async def fetch_page(
     enabled: bool | None,
     **window: Unpack[Window],
 ) -> list[JobRow]:
-    """Returns a page of the jobs of `projects` (None: of all projects), ordered by id. `search` limits it to jobs whose
-    name contains this text, ignoring case.
+    """Returns a page of the jobs of `projects` (None: of all projects), ordered by id. `search` limits the page to jobs
+    whose name contains this text, ignoring case.
     """
     return await fetch_all(
         source,

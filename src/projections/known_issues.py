@@ -105,8 +105,8 @@ async def count_patterns(source: Source, project_id: int) -> int:
 
 
 async def fetch_match_rules(source: Source, project_id: int) -> list[known_issues.MatchRule]:
-    """Returns the match rules of all known issues of a project: the rules that users entered, and those from linked
-    failures.
+    """Returns the match rules of all known issues of a project: rules that users entered, and rules from failures that
+    users linked.
     """
     return await fetch_all(
         source,

@@ -12,7 +12,7 @@ _REPORT_OF = f"SELECT * FROM {ReportRow.table} WHERE first_result_id <= t.id ORD
 
 
 async def find_failed_before(source: Source, job_id: int, build_id: int, cases: Sequence[int]) -> set[str]:
-    """Returns the signatures with which these test cases failed in their last runs in earlier builds of the job."""
+    """Returns the signatures with which these test cases failed when they last ran in an earlier build of the job."""
     query = (
         "SELECT DISTINCT coalesce(x.signature, '') FROM unnest(%(cases)s::int[]) AS c (case_id)"
         " CROSS JOIN LATERAL ("
@@ -31,6 +31,8 @@ async def find_failed_before(source: Source, job_id: int, build_id: int, cases: 
 
 
 async def has_passed(source: Source, ranges: ReportRanges, cases: Sequence[int]) -> bool:
-    """Returns whether a build ran all these test cases, and all their results that count passed."""
+    """Returns True if the reports in `ranges` have results of all these test cases, and all results of them that count
+    passed.
+    """
     found = await fetch_statuses(source, ranges, cases)
     return {case_id for case_id, _ in found} == set(cases) and all(status == PASSED for _, status in found)

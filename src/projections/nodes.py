@@ -93,12 +93,12 @@ def _node_changes(event: nodes.NodeEvent, node: NodeRow) -> dict[str, Any]:
             described = ("session", "version", "platform", "hostname", "cpu_cores", "ram_gb")
             return {field: getattr(event, field) for field in described} | {"connected_at": event.at}
         case nodes.NodeWentOffline():
-            # The end of a session may arrive after another session has replaced it.
+            # The event about the end of a session may arrive after another session has replaced this one.
             return {"session": None} if event.session == node.session else {}
         case nodes.NodeUpdated():
             return changed_columns(node, event)
         case nodes.NodeTokenRotated():
-            # The token that the agent uses is the oldest if it has not used the one of an earlier rotation.
+            # The agent still uses the oldest token if it has not used the token of the previous rotation yet.
             old = (node.old_token_hash or node.token_hash) if event.old_until else None
             return {"token_hash": event.token_hash, "old_token_hash": old, "old_token_until": event.old_until}
         case nodes.NodeTokenRetired():
@@ -127,8 +127,8 @@ PROJECTION = Projection(
 
 
 class NodeView(msgspec.Struct, frozen=True):
-    """A node, with the last measurements of its agent as whole numbers. They are 0 while the node is offline, and null
-    in historical reads.
+    """A node, with the last measurements of its agent as whole numbers. The measurements are 0 while the node is
+    offline, and null in historical reads.
     """
 
     id: int
@@ -155,7 +155,9 @@ class NodeView(msgspec.Struct, frozen=True):
 
 
 class NodeHealth(msgspec.Struct, frozen=True):
-    """The last measurements of a node's agent and their age. If there are none, they are 0 and the age is -1."""
+    """The last measurements of a node's agent and their age. If there are no measurements, they are 0 and their age is
+    -1.
+    """
 
     node_id: int
     cpu_pct: int
@@ -179,8 +181,8 @@ _VIEW = f"""
 
 
 async def find_by_token(source: Source, token_hash: bytes) -> NodeRow | None:
-    """Returns the node whose agent has the token with this hash: its token, or the one before while that is accepted.
-    None if there is none, or if the node was deleted.
+    """Returns the node whose agent has the token with this hash. The hash may also be that of the previous token, while
+    this is accepted. Returns None for an unknown hash, or if the node was deleted.
     """
     query = (
         f"SELECT * FROM {NodeRow.table}"

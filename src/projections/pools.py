@@ -96,8 +96,8 @@ async def count_active_builds(source: Source, pool_id: int) -> int:
 
 
 async def count_guest_builds(source: Source, project_id: int) -> int:
-    """Counts the unfinished builds of other projects that are routed to pools of this project, or that run on their
-    nodes.
+    """Counts the unfinished builds of other projects that are routed to pools of this project, or that run on nodes of
+    these pools.
     """
     query = f"""
         WITH pools AS (SELECT id FROM {PoolRow.table} WHERE project_id = %(project)s::bigint)
@@ -113,7 +113,7 @@ async def fetch_page(
 ) -> list[PoolView]:
     """Returns a page of pools, ordered by id: all shared pools, and the pools of `projects` (None: of all projects).
 
-    With `project_id`, only those that belong to this project.
+    With `project_id`, returns only the pools of this project.
     """
     return await fetch_all(
         source,

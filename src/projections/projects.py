@@ -60,7 +60,7 @@ class MemberRow(Row, frozen=True):
 
 
 CHANGED_BY = (ProjectUpdated, WebhookSecretRotated, JobCreated, JobDeleted, BuildQueued)
-"""Events that change the row of an existing project."""
+"""Types of events that change the row of an existing project."""
 
 
 def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
@@ -112,7 +112,7 @@ PROJECTION = Projection(
 async def fetch_visible(
     source: Source, project_ids: Sequence[int] | None, *, after: int = 0, offset: int = 0, limit: int | None = None
 ) -> list[ProjectRow]:
-    """Returns a page of the projects with these ids, ordered by id. If `project_ids` is None, of all projects."""
+    """Returns a page of the projects with these ids, or of all projects if `project_ids` is None. Ordered by id."""
     return await fetch_all(
         source,
         ProjectRow,

@@ -38,7 +38,7 @@ class QuarantineRow(Row, frozen=True):
     expires_at: datetime | None
     owner: str | None
     expired_at: datetime | None = None
-    """Time at which the expiry was recorded, some time after `expires_at`."""
+    """Time at which the expiry was recorded, which is some time after `expires_at`."""
     healthy_at: datetime | None = None
     failed_at: datetime | None = None
     failed_in: int | None = None
@@ -46,7 +46,7 @@ class QuarantineRow(Row, frozen=True):
     failures: Int = 0
     """Number of builds in which the test failed since it was quarantined."""
     passed_in: list[int] = []
-    """Ids of the last builds in which the test passed since its last failure, quarantine.HEALTHY_AFTER at most."""
+    """Ids of the last builds in which the test passed since its last failure. At most quarantine.HEALTHY_AFTER ids."""
 
 
 def keys(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
@@ -181,7 +181,7 @@ async def count_by_age(source: Source, job_id: int, now: datetime) -> dict[int, 
 
 
 async def find_jobs_with_expired(source: Source, now: datetime, limit: int) -> list[int]:
-    """Returns the ids of up to `limit` jobs with entries that have expired, where no event records this yet."""
+    """Returns the ids of up to `limit` jobs that have expired entries whose expiry no event records yet."""
     query = (
         f"SELECT DISTINCT job_id FROM {QuarantineRow.table} WHERE {_EXPIRY_UNRECORDED} AND expires_at <= %(now)s"
         " LIMIT %(limit)s"
@@ -190,8 +190,8 @@ async def find_jobs_with_expired(source: Source, now: datetime, limit: int) -> l
 
 
 async def find_recovered(source: Source, now: datetime, limit: int) -> list[RecoveredEntry]:
-    """Returns at most `limit` entries, ordered by job, whose tests have since passed in enough builds and for which no
-    event says so yet. Leaves out expired entries.
+    """Returns at most `limit` entries, ordered by job, whose tests have passed in enough builds since their last
+    failure, and for which no event says so yet. Leaves out expired entries.
     """
     query = (
         f"SELECT job_id, id, failures FROM {QuarantineRow.table} WHERE {_RECOVERY_UNRECORDED}"

@@ -49,11 +49,15 @@ class CaseStatsRow(Row, frozen=True):
     runs: Int = 0
     failures: Int = 0
     flips: Int = 0
-    """Number of times that a run passed after one that failed, or the reverse, both in the same job."""
+    """Number of times that a run passed after a failed run of the same job, or failed after a passed run of the same
+    job.
+    """
     flaky_runs: Int = 0
     """Number of runs that have a flaky result, or that flipped on the same commit as the run before."""
     passed: Int = 0
-    """Number of results of the last run that passed. `failed` and `flaky` count the failed and the flaky ones."""
+    """Number of results of the last run that passed. `failed` and `flaky` are the numbers of failed and of flaky
+    results.
+    """
     failed: Int = 0
     flaky: Int = 0
     outcome_before: SmallInt = NO_RUN
@@ -80,8 +84,8 @@ class CatalogueRow(Row, frozen=True):
 def add_result(
     stats: CaseStatsRow, build_id: int, job_id: int, commit: int, status: int, *, flaky: bool
 ) -> CaseStatsRow:
-    """Returns the counters after one more result. Results of one build belong to one run, also from other reports or
-    suites.
+    """Returns the counters after one more result. All results of one build belong to one run, even if they are from
+    different reports or suites.
     """
     if status == SKIPPED:
         return stats
@@ -128,9 +132,7 @@ def _begin_run(stats: CaseStatsRow, build_id: int, job_id: int, commit: int) -> 
 
 
 def _with_results(stats: CaseStatsRow, passed: int, failed: int, flaky: int) -> CaseStatsRow:
-    """Returns the counters after the numbers of passed, failed and flaky results in the last run have changed to
-    these.
-    """
+    """Returns the counters with these numbers of passed, failed and flaky results in the last run."""
     after = msgspec.structs.replace(stats, passed=passed, failed=failed, flaky=flaky)
     runs, failures, flips, flaky_runs = map(sub, _count_last_run(after), _count_last_run(stats))
     return msgspec.structs.replace(
@@ -143,7 +145,9 @@ def _with_results(stats: CaseStatsRow, passed: int, failed: int, flaky: int) -> 
 
 
 def _count_last_run(stats: CaseStatsRow) -> tuple[bool, bool, bool, bool]:
-    """Returns for the last run whether it counts in `runs`, `failures`, `flips` and `flaky_runs`."""
+    """Returns four values about the last run: whether it counts in `runs`, in `failures`, in `flips` and in
+    `flaky_runs`.
+    """
     is_flip = {stats.outcome, stats.outcome_before} == {PASSED, FAILED}
     is_flaky = stats.flaky > 0 or (is_flip and stats.commit != 0 and stats.commit == stats.commit_before)
     return stats.outcome != NO_RUN, stats.failed > 0, is_flip, is_flaky
@@ -161,7 +165,8 @@ def correct_run(stats: CaseStatsRow, was: int, status: int) -> CaseStatsRow:
 async def fetch_catalogue_version(source: Source, project_id: int) -> int:
     """Returns the version of the project's stream of test cases up to which this read model has read.
 
-    Call it before `find_case_ids`. If that finds no case for a node id, the stream had none at this version.
+    Call it before `find_case_ids`. If `find_case_ids` then finds no case for a node id, the stream had no such case at
+    this version.
     """
     query = f"SELECT version FROM {CatalogueRow.table} WHERE project_id = %(project)s"
     return int(await fetch_value(source, query, {"project": project_id}) or 0)

@@ -28,7 +28,7 @@ the report's range contains `t.id`.
 _INDEX = "%(id)s::bigint - b.first_result_id + 1"
 """SQL: the index of the result with the id `id` in the arrays of its block `b`."""
 PATTERN_TEXT_LENGTH = 64 * 1024
-"""Characters of a message or trace that are compared with the patterns of known issues, at most."""
+"""Largest number of characters of a message or trace that are compared with the patterns of known issues."""
 
 
 class CaseRun(msgspec.Struct, frozen=True):
@@ -50,7 +50,7 @@ class CaseRun(msgspec.Struct, frozen=True):
 
 
 class ResultOrigin(msgspec.Struct, frozen=True):
-    """The test, build, job and project of a result, and what matching and triage need to know about it."""
+    """A result's test, build, job and project, and its fields that matching and triage use."""
 
     result_id: int
     case_id: int
@@ -83,8 +83,8 @@ class OlderFailure(msgspec.Struct, frozen=True):
 
 
 def _block_of(result_id: str) -> str:
-    """Returns an SQL query for the block that contains a result; it finds no row if there is none. `result_id` is an
-    SQL expression.
+    """Returns an SQL query for the block that contains a result. The query returns no row if there is no such block.
+    `result_id` is an SQL expression.
     """
     newest = (
         f"SELECT * FROM {BlockRow.table} WHERE first_result_id <= {result_id} ORDER BY first_result_id DESC LIMIT 1"
@@ -110,8 +110,8 @@ async def find_text(source: Source, result_id: int) -> ResultTextRow | None:
 
 
 async def fetch_outputs(source: Source, ranges: ReportRanges, result_id: int) -> tuple[str, str]:
-    """Returns the `system_out` and `system_err` of a result, both empty if it has none. `ranges` must contain its
-    report.
+    """Returns the `system_out` and `system_err` of a result; two empty texts if the result has no output. `ranges` must
+    contain its report.
     """
     query = (
         f"SELECT outputs -> (%(id)s - first_result_id)::text FROM {OutputsRow.table}"

@@ -42,7 +42,7 @@ from projections.triage import (
 from store.postgres.queries import Source, fetch_rows
 
 MESSAGE_LENGTH = 4_000
-"""Characters of a failure message in lists, at most. `results_history.find_text` returns the whole message."""
+"""Largest number of characters of a failure message in lists. `results_history.find_text` returns the whole message."""
 MAX_SUITES = 32_768
 """Factor in the number of a suite, `report index * MAX_SUITES + suite index`. No report can have so many suites, so the
 number identifies one suite.
@@ -109,7 +109,7 @@ _COUNTS = (
 
 
 class ResultFilters(msgspec.Struct, frozen=True):
-    """Conditions that results must meet, all of them. A field that is None sets no condition."""
+    """Conditions on results: a result must meet all of them. A field that is None sets no condition."""
 
     status: int | None = None
     suite: str | None = None
@@ -197,8 +197,8 @@ async def fetch_reports(source: Source, build_id: int) -> ReportRanges:
 
 
 async def find_report_of(source: Source, result_id: int) -> ReportRanges:
-    """Returns the report that contains a result, even if the result does not count. Returns no reports if there is
-    none.
+    """Returns the report that contains a result, even if the result does not count. The ranges are empty if no report
+    contains it.
     """
     query = f"SELECT * FROM {ReportRow.table} WHERE first_result_id <= %(id)s ORDER BY first_result_id DESC LIMIT 1"
     found = await fetch_all(source, ReportRow, query, {"id": result_id})
@@ -267,7 +267,7 @@ async def fetch_flaky_node_ids(source: Source, build_id: int) -> list[str]:
 
 
 async def fetch_statuses(source: Source, ranges: ReportRanges, cases: Sequence[int]) -> set[tuple[int, int]]:
-    """Returns the results of these test cases that count, as pairs of the case's id and a status."""
+    """Returns (test case id, status) for the results of these test cases that count."""
     query = (
         f"SELECT DISTINCT t.case_id, t.facts & {STATUS} FROM {_EACH} t"
         f" WHERE {ranges.within} AND {_COUNTS} AND t.case_id = ANY (%(cases)s::int[])"
@@ -278,8 +278,9 @@ async def fetch_statuses(source: Source, ranges: ReportRanges, cases: Sequence[i
 async def fetch_comparable(
     source: Source, build_id: int, ranges: ReportRanges, cases: Sequence[int]
 ) -> list[OtherResult]:
-    """Returns results from these reports of a build, to compare another build's results with: those of test cases that
-    failed here or that are in `cases`. Leaves out results that are skipped or do not count.
+    """Returns results of these reports, so that another build's results can be compared with them. Includes results of
+    the test cases that failed in these reports, and of those in `cases`. Leaves out results that are skipped or do not
+    count.
     """
     query = (
         f"WITH t AS MATERIALIZED (SELECT {_REPORT_INDEX} AS report, t.suite, t.case_id, t.facts & {STATUS} AS status"

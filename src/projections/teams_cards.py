@@ -18,7 +18,7 @@ OUTCOMES: dict[str, tuple[str, Tone]] = {
 
 
 class CardContext(msgspec.Struct, frozen=True):
-    """The content of a card that is not in the message."""
+    """Content that a card shows in addition to its message."""
 
     project: str = ""
     job: str = ""

@@ -1,4 +1,6 @@
-"""Read model of the tickets whose failures have not stopped, one row for each job in which they fail."""
+"""Read model of tickets whose failures have not stopped. It has a row for each ticket and each job in which the
+ticket's failures still occur.
+"""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -23,7 +25,7 @@ class FailingTicketRow(Row, frozen=True):
     project_id: int
     cause: str
     build_id: int
-    """The last build with the failure for which something was written."""
+    """Id of the last build with the failure that was written to the ticket."""
     written_at: datetime
 
 
@@ -65,6 +67,6 @@ PROJECTION = Projection(
 
 
 async def fetch_failing(source: Source, job_id: int) -> list[FailingTicketRow]:
-    """Returns the tickets whose failures have not stopped in a job."""
+    """Returns the tickets whose failures still occur in a job."""
     query = f"SELECT * FROM {FailingTicketRow.table} WHERE job_id = %(job)s ORDER BY ticket"
     return await fetch_all(source, FailingTicketRow, query, {"job": job_id})

@@ -20,8 +20,8 @@ from store.postgres.queries import Source, fetch_rows
 
 VERSION = 1
 MAX_STEPS_OF_CHANGE = 20 * MAX_STEPS
-"""Steps that comparing one change with the globs of all jobs of its project may take in all. When they are used up,
-globs count as matching. No wrong build starts: the command that starts a build compares the globs of its job again.
+"""Largest number of steps for comparing one change with the globs of all jobs of its project. After that, globs count
+as matching. No wrong build starts, since the command that starts a build compares the globs of its job again.
 """
 
 
@@ -111,7 +111,8 @@ async def find_started_jobs(
     """Returns the rows of the project's jobs that a change starts. Compares their triggers on a thread, which can take
     some seconds.
 
-    `project_repository` is the address of the repository of jobs that name none; empty if there is none.
+    `project_repository` is the address of the repository that jobs use if they name none; empty if the project has
+    none.
     """
     query = f"SELECT * FROM {TriggerRow.table} WHERE project_id = %(project)s AND starts_by_changes ORDER BY job_id"
     rows = await fetch_all(source, TriggerRow, query, {"project": project_id})

@@ -53,11 +53,13 @@ MAX_TEXT = 500
 MAX_ITEMS = 20
 """Largest number of items that are shown of a list."""
 MAX_FOLDED = 10_000
-"""Number of events of a stream that are folded at most. Events after these are shown without their changes."""
+"""Largest number of events of a stream that are folded. Later events are shown without their changes."""
 EVENT_BATCH = 10
-"""Number of events that callers should have in memory at once, at most. An event of a report may have megabytes."""
+"""Largest number of events that callers should have in memory at once. One event of a report may have megabytes."""
 SHORT_STREAM_LENGTH = 200
-"""Number of events up to which streams are read together. Longer streams are read in parts of this size."""
+"""Largest number of events of a stream that is read together with other streams. A longer stream is read alone, in
+parts of this size.
+"""
 
 EVENT_AREAS: Mapping[str, str] = {
     event.name: area.__name__.rpartition(".")[2] for area in AREAS for event in area.EVENTS
@@ -75,7 +77,7 @@ CATEGORIES: Mapping[str, Category[Any]] = {
 }
 
 BLANK: tuple[Any, ...] = (None, "", [], False)
-"""Values that are left out when a field first appears."""
+"""Values that are not shown as a change when a field first appears."""
 
 SYSTEM = {
     "deliveries": "The delivery of messages",
@@ -160,8 +162,8 @@ class _Secret(NamedTuple):
 
 
 def describe(recorded: Recorded, name: str | None) -> AuditEntry:
-    """Returns the entry of an event, without its changes; `add_changes` adds these. `name` is the current name of the
-    event's actor; None if it has none.
+    """Returns the entry of an event, without its changes: `add_changes` adds these. `name` is the current name of the
+    event's actor; None if the actor has no name.
     """
     event = recorded.event
     gone = " Its texts were erased." if recorded.erased else ""
@@ -219,7 +221,7 @@ async def add_changes(source: Source, log: EventLog, shown: Sequence[AuditEntry]
 
 
 def add_matches(changes: Sequence[Change], matches: Iterable[RuleMatch]) -> list[Change]:
-    """Returns the changes, followed by one for each classification in `matches`. The same event made them all."""
+    """Returns `changes`, followed by one change for each classification in `matches`. One event made all of them."""
     classified = (
         change
         for match in matches
@@ -245,8 +247,8 @@ def describe_actor(actor: str, name: str | None) -> str:
 
 
 def find_category(stream: str) -> Category[Any] | None:
-    """Returns the category of a stream, by the prefix of the stream's name. None for a stream that is not folded to a
-    state, such as `results-7`.
+    """Returns the category of a stream, by the prefix of the stream's name. Returns None for a stream that is not
+    folded to a state, such as `results-7`.
     """
     parts = stream.split("-")
     prefixes = ("-".join(parts[:number]) for number in range(len(parts) - 1, 0, -1))
@@ -256,7 +258,7 @@ def find_category(stream: str) -> Category[Any] | None:
 class StreamFolder:
     """Folds the events of one stream, and collects the changes that the events with the versions `wanted` made.
 
-    Pass the events to `apply` in order. If the stream is that of a result, `matches` lists the rules that matched the
+    Pass the events to `apply` in order. If the stream belongs to a result, `matches` lists the rules that matched the
     result, in the order of the log.
     """
 

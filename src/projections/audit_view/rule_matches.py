@@ -21,8 +21,8 @@ from store.log.event_log import EventLog
 from store.postgres.queries import Source
 
 CLASSIFYING = (ResultsClassifiedByRules.name, KnownIssueSearched.name, ReportRecorded.name)
-"""Names of the events whose changes are classifications of results. `ReportRecorded` itself has none: they are in the
-`ResultsClassifiedByRules` of the same report.
+"""Names of the events for which the audit trail shows classifications of results as changes. The classifications of a
+`ReportRecorded` are in the `ResultsClassifiedByRules` of the same report.
 """
 EVENT_BATCH = 20
 """Number of events in memory at once. An event of a large report names a hundred thousand results."""
@@ -75,7 +75,7 @@ class RuleMatches:
 
     async def find_for_stream(self, stream: str) -> list[RuleMatch]:
         """Returns the rule matches of the result to which the stream belongs, in the order of the log. Returns an empty
-        list if the stream is not that of a result.
+        list if the stream does not belong to a result.
         """
         if not stream.startswith(f"{TRIAGE.prefix}-"):
             return []

@@ -41,9 +41,9 @@ from domain import (
 from domain.core.events import Event, changes_of
 
 MAX_QUOTE_LENGTH = 120
-"""Characters that a summary quotes from a text at most."""
+"""Largest number of characters that a summary quotes from a text."""
 MAX_LISTED = 3
-"""Items of a list that a summary names at most."""
+"""Largest number of items of a list that a summary names."""
 
 
 def summarize(event: Event) -> str:

@@ -10,7 +10,7 @@ from projections.engine import statements
 from projections.engine.model import Change, Delete, DeleteRange, Key, R, Row, RowsByKey
 
 ROWS_CACHED = 20_000
-"""Rows of each table that the cache keeps; the least recently used ones are dropped first."""
+"""Number of rows of each table that the cache keeps. It drops the least recently used rows first."""
 
 
 class RowCache:
@@ -53,8 +53,8 @@ class RowBatch:
         return [self.get(row, key) for key in keys]
 
     def missing(self, needed: Iterable[tuple[type[Row], Key]]) -> dict[type[Row], set[Key]]:
-        """Takes the needed rows from the cache. Returns the keys of the others, which must be fetched from the
-        tables.
+        """Takes the needed rows from the cache. Returns the keys of the rows that are not there and must be fetched
+        from the tables.
         """
         fetch: dict[type[Row], set[Key]] = defaultdict(set)
         for row, key in needed:

@@ -50,7 +50,9 @@ def _fields(row: type[Row]) -> list[_Number | _Array]:
 
 
 def pack_rows(rows: Sequence[Row]) -> bytes | bytearray:
-    """Returns the rows, at least one, in the format of binary COPY. All must be of one table. Raises one of ERRORS."""
+    """Returns `rows` in the format of binary COPY. There must be at least one row, and all must be of one table. Raises
+    one of ERRORS.
+    """
     fields = _fields(type(rows[0]))
     numbers = [field for field in fields if isinstance(field, _Number)]
     if len(numbers) == len(fields):

@@ -14,9 +14,9 @@ from projections.engine import binary_copy, statements
 from projections.engine.model import DeleteRange, Key, Row, columns_of
 
 CACHED_ROWS = 20_000
-"""Rows of a table that stay in memory after a transaction, if a projection reads the table."""
+"""Number of rows of a table that stay in memory after a transaction, if a projection reads the table."""
 CACHED_NUMERIC_ROWS = 200_000
-"""Rows that stay in memory if all columns of the table are numbers; such rows are small."""
+"""Number of rows that stay in memory if all columns of the table are numbers, since such rows are small."""
 
 
 class LoadRefused(Exception):
@@ -47,8 +47,8 @@ class LoadConnection:
 
 
 class BufferedTable:
-    """Memory buffer of a bulk load, for a table with a primary key. Written to the database, bulk deletes go before
-    changed rows.
+    """Memory buffer of a bulk load, for a table with a primary key. When its changes are written to the database, bulk
+    deletes are executed before changed rows are written.
 
     The buffer holds rows by their flat key: the value of the key column, or a tuple if the key has several columns.
     """
@@ -90,7 +90,7 @@ class BufferedTable:
                 self.put(flat_key, None)
 
     def _candidates(self, deletion: DeleteRange) -> Iterable[Any]:
-        """Returns flat keys of rows that the deletion may match. No row in memory that it matches is left out."""
+        """Returns flat keys of rows that the deletion may match. Includes all rows in memory that it does match."""
         if self.row.table.key == (deletion.column,):
             keys = range(deletion.first, deletion.last + 1)
             if len(keys) < len(self.rows):

@@ -18,7 +18,7 @@ from store.log.event_log import EventLog
 log = structlog.get_logger()
 
 BATCH_SIZE = 500
-"""Events read at once; each may hold a thousand results."""
+"""Number of events that are read at once. Each may hold a thousand results."""
 NEAR_HEAD = 1_000
 """Number of newest events that are left to the engine."""
 
@@ -34,8 +34,10 @@ async def bulk_catch_up(
 ) -> None:
     """Moves these projections until each is at most NEAR_HEAD events behind the end of the log.
 
-    Projections at the same position are moved together, as a group; one group after the other. Raises LostLeadership
-    and psycopg.OperationalError. What was committed stays, and the next call continues from there.
+    Moves projections at the same position together, as a group, and one group after the other.
+
+    Raises LostLeadership or psycopg.OperationalError. Committed transactions stay, and the next call continues after
+    them.
     """
     while True:
         goal = await event_log.read_head()

@@ -119,7 +119,7 @@ class BulkLoader:
 
     @property
     def event_names(self) -> list[str] | None:
-        """Names of the events that have to be read; None for all."""
+        """Names of the events that have to be read; None if all events have to be read."""
         handled = [item.handles for item in self._projections if item.handles is not None]
         if len(handled) < len(self._projections):
             return None

@@ -106,10 +106,11 @@ class Engine:
         return position
 
     async def _begin(self) -> None:
-        """Reads the generations of the projections, and after that their blocked streams.
+        """Reads the generations of the projections, and after that their blocked streams. A projection's generation is
+        a number that grows when another process changes its rows.
 
-        The order matters. A retry of parked events raises the generation. If it happens between the two reads, the
-        first write finds another generation and raises LostLeadership.
+        The order of the two reads matters. A retry of parked events raises the generation. If it happens between the
+        two reads, the first write finds another generation and raises LostLeadership.
         """
         cursor = await self._connection.execute("SELECT name, version, generation FROM projection_positions")
         found = {(name, version): generation for name, version, generation in await cursor.fetchall()}
@@ -122,7 +123,7 @@ class Engine:
 
     def _parts(self, events: Sequence[Recorded]) -> Iterator[list[Recorded]]:
         """Divides a batch into parts that each need about MAX_BATCH_ROWS rows. A single block of results needs a
-        thousand.
+        thousand rows.
         """
         part: list[Recorded] = []
         weight = 0

@@ -3,7 +3,7 @@
 `keys(event)` names the stored rows that are needed to apply the event. It need not name rows that the event creates.
 `apply(event, rows)` yields changes. A change is a `Row`, which is inserted or replaces the row with its key, or a
 `RowsByKey`, `Delete`, `DeleteWhere` or `DeleteRange`. The last two delete by an indexed column. The engine writes the
-changes of such an event in a separate statement.
+changes of an event with `DeleteWhere` or `DeleteRange` in a separate statement.
 """
 
 import hashlib

@@ -17,7 +17,7 @@ from projections.engine.statements import Statement
 WAITS = "an earlier event of its stream is parked"
 
 Parked = tuple[Projection, Recorded, str]
-"""A projection, an event that it parks, and the error; WAITS for a later event of a blocked stream."""
+"""A projection, an event that it parks, and the error. For a later event of a blocked stream the error is WAITS."""
 
 
 class ParkedEvent(msgspec.Struct):
@@ -94,8 +94,8 @@ async def waiting_streams(connection: AsyncConnection, projection: Projection) -
 
 
 async def is_parked(connection: AsyncConnection, versions: dict[str, int], first: int, last: int) -> bool:
-    """Returns whether an event at a position from `first` to `last` is parked. `versions` maps the projections that
-    matter to their versions.
+    """Returns whether an event at a position from `first` to `last` is parked. Ignores projections that are not in
+    `versions`, which maps the name of a projection to its version.
     """
     cursor = await connection.execute(
         "SELECT projection, version FROM parked_events WHERE position BETWEEN %s AND %s", (first, last)

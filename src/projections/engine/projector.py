@@ -1,4 +1,4 @@
-"""The projector: applies events to live read models, to those that it leads.
+"""The projector: applies events to the live read models that it leads.
 
 A projector leads a version of a projection while it holds the version's advisory lock. So the projector of a new
 release can lead the versions that are new, while the projector of the old release leads the others. One connection
@@ -28,11 +28,11 @@ from store.postgres.notifications import Listener
 log = structlog.get_logger()
 
 GATE = "testhide projector takes over"
-"""Name of the advisory lock that a projector holds while it takes the locks of projections. So of two projectors that
-start together, one gets all.
+"""Name of the advisory lock that a projector holds while it takes the locks of projections. So if two projectors start
+together, one of them gets all locks.
 """
 BATCH_SIZE = 500
-"""Events that are read at once; while catching up they are also written at once."""
+"""Number of events that are read at once. A projector that catches up also writes them at once."""
 TAKE_OVER_INTERVAL_S = 0.2
 """Seconds between two attempts to take the locks that the projector does not hold."""
 INSPECTION_INTERVAL_S = 1.0

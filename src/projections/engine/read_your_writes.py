@@ -27,7 +27,7 @@ from store.postgres.notifications import PROJECTED, Listener
 log = structlog.get_logger()
 
 WAIT_TIMEOUT_S = 2.0
-"""Seconds that a request waits for the read models at most. Then it is answered without them."""
+"""Longest time in seconds that a request waits for the read models. Then it is answered although they are behind."""
 POLL_INTERVAL_S = 1.0
 RETRY_INTERVAL_S = 0.1
 

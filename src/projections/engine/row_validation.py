@@ -1,8 +1,8 @@
 """Checks that PostgreSQL can store a row, before the row is sent.
 
-So a bad value is found while its event is applied. PostgreSQL would see only the last state of a row in a batch, and
-would find the value or not, depending on the other events of the batch. With this check an event is always parked for
-the same reason.
+This check finds a bad value while its event is applied, so an event is always parked for the same reason. PostgreSQL
+sees only the last state of a row in a batch. It would find the bad value only if no later event of the batch replaced
+it.
 """
 
 import math

@@ -48,7 +48,7 @@ def drop(row: type[Row]) -> str:
 
 @cache
 def fetch(row: type[Row]) -> str:
-    """Returns a query for rows by key. Its only parameter is what `keys_json` returns."""
+    """Returns a query for rows by key. Its only parameter is the result of `keys_json`."""
     wanted = ", ".join(f"t.{column.name}" for column in columns_of(row))
     record, joined = _keys(row)
     return f"SELECT {wanted} FROM {row.table} t JOIN json_to_recordset(%s::json) AS k({record}) ON {joined}"

@@ -21,7 +21,7 @@ from projections.rebuild.switch import block_projectors, retry_on_lock_timeout
 from store.log.event_log import EventLog
 
 MAX_SHOWN = 5
-"""Differences that are shown for each table and kind, at most."""
+"""Largest number of differences that are shown for each table and kind of difference."""
 LAG_TIMEOUT_S = 10.0
 """Seconds to wait for live tables that are behind the staging tables."""
 
@@ -163,7 +163,7 @@ async def compare_tables(
 ) -> TableDiff:
     """Compares the rows of the live table `live` with those of the table of `row` in the schema `schema`.
 
-    Compares only `columns`; None compares all that both tables have with the same type.
+    Compares only `columns`; with None, all columns that both tables have with the same type.
     """
     staging = str(row.table)
     old, new = await _fetch_columns(snapshot, LIVE, live), await _fetch_columns(snapshot, schema, staging)
@@ -211,7 +211,7 @@ def _by_key(key: Sequence[str], sides: dict[str, Composable]) -> Composed:
 
 
 def _by_content(key: Sequence[str], sides: dict[str, Composable]) -> Composed:
-    """Returns a query that compares two tables without keys: it counts how often each row occurs in each."""
+    """Returns a query that compares two tables without keys: it counts how often each row occurs in each of the two."""
     return SQL(
         "SELECT CASE WHEN balance_ > 0 THEN 'only_live' ELSE 'only_staging' END AS how, abs(balance_) AS n,"
         " CASE WHEN balance_ > 0 THEN to_jsonb(rows) END AS old, CASE WHEN balance_ < 0 THEN to_jsonb(rows) END AS new,"

@@ -21,8 +21,8 @@ from projections.rebuild.switch import drop_version
 
 
 async def drop(connection: AsyncConnection, projections: Sequence[Projection], names: Sequence[str]) -> list[str]:
-    """Drops the tables of the projections with these names, except the live ones of this release. A name may be that of
-    a projection which this release does not have.
+    """Drops the tables of the projections with these names, except the live ones of this release. `names` may contain
+    projections that this release does not have.
 
     Returns what was dropped: `builds version 1 (public)`. Raises NotReady if some process still writes these tables.
     """
@@ -41,7 +41,7 @@ async def drop(connection: AsyncConnection, projections: Sequence[Projection], n
 
 async def drop_unused(connection: AsyncConnection, schema: Schema, name: str, version: int, position: int) -> bool:
     """Drops the tables of one version in one schema if they are behind `position`, unless some process writes them.
-    Returns whether it did. Raises psycopg.errors.LockNotAvailable if a query keeps them in use.
+    Returns True if it dropped them. Raises psycopg.errors.LockNotAvailable if a query keeps them in use.
     """
     async with connection.transaction():
         await connection.execute("SELECT set_config('lock_timeout', %s, true)", (f"{LOCK_TIMEOUT_MS}ms",))

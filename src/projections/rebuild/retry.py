@@ -23,7 +23,7 @@ from store.log.event_log import EventLog
 from store.postgres.notifications import PROJECTED
 
 BATCH_SIZE = 200
-"""Events that are applied in one transaction, at most; the transaction blocks projectors."""
+"""Largest number of events that are applied in one transaction. The transaction blocks projectors."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,10 @@ class Retried:
 
 
 async def retry(conninfo: str, event_log: EventLog, projection: Projection, stream: str | None = None) -> Retried:
-    """Applies the parked events of a live read model again: those of `stream`, or all of them for None.
+    """Applies the parked events of a live read model again: the events of `stream`, or all parked events if that is
+    None.
 
-    Raises NotReady or psycopg.OperationalError. What was applied before the error stays applied.
+    Raises NotReady or psycopg.OperationalError. Events that were applied before the error stay applied.
     """
     (projection,) = await with_dismissals(event_log, [projection])
     applied = 0
@@ -59,7 +60,9 @@ async def retry(conninfo: str, event_log: EventLog, projection: Projection, stre
 async def _retry_batch(
     connection: AsyncConnection, event_log: EventLog, projection: Projection, stream: str
 ) -> tuple[int, str | None]:
-    """Applies the next parked events of a stream. Returns how many, and the error that stopped it, or None."""
+    """Applies the next parked events of a stream. Returns the number of events that it applied, and the error that
+    stopped it; None if there was no error.
+    """
     version = {"name": projection.name, "version": projection.version}
     done, error = 0, None
     async with connection.transaction():

@@ -13,7 +13,7 @@ from projections.engine.schemas import LIVE, SCHEMAS, STAGING, find_held_locks, 
 
 State = Literal["serving", "broken", "missing", "building", "interrupted", "built", "previous"]
 MAX_ERRORS = 3
-"""Errors of parked events that are shown for a read model, at most."""
+"""Largest number of errors of parked events that are shown for a read model."""
 
 
 class ReadModelStatus(msgspec.Struct):

@@ -64,7 +64,7 @@ class Switched:
     position: int
     """Position of the new live tables."""
     blocked_s: float
-    """Seconds for which projectors were blocked, and the answers to writes with them."""
+    """Seconds for which projectors were blocked. Answers to writes waited for as long."""
 
 
 async def switch(
@@ -93,8 +93,9 @@ async def switch(
 
 
 async def retry_on_lock_timeout(attempt: Callable[[], Awaitable[T]]) -> T:
-    """Calls `attempt`, again and again until it gets all the locks that it needs. `attempt` blocks projectors. Raises
-    NotReady after MAX_ATTEMPTS.
+    """Calls `attempt` until it gets all the locks that it needs, and returns its result. `attempt` should call
+    `block_projectors`, which limits the time that each statement waits for a lock. Raises NotReady after MAX_ATTEMPTS
+    calls.
     """
     for _ in range(MAX_ATTEMPTS):
         try:
@@ -107,7 +108,9 @@ async def retry_on_lock_timeout(attempt: Callable[[], Awaitable[T]]) -> T:
 
 
 async def block_projectors(live: AsyncConnection) -> None:
-    """Keeps all projectors from writing until the end of the transaction."""
+    """Keeps all projectors from writing until the end of the transaction. Sets the transaction's timeout for statements
+    to STATEMENT_TIMEOUT_MS.
+    """
     await live.execute("SELECT set_config('statement_timeout', %s, true)", (f"{STATEMENT_TIMEOUT_MS}ms",))
     await live.execute("SET LOCAL synchronous_commit = on")
     await live.execute(f"LOCK TABLE {LIVE}.projection_positions IN SHARE ROW EXCLUSIVE MODE")
@@ -116,8 +119,8 @@ async def block_projectors(live: AsyncConnection) -> None:
 async def _align(
     live: AsyncConnection, staging: AsyncConnection, event_log: EventLog, projections: Sequence[Projection]
 ) -> int:
-    """Moves the staging tables to the position of the live tables of the same version, unless they are ahead. Returns
-    the position of the staging tables.
+    """Moves the staging tables to the position of the live tables of the same version, unless the staging tables are
+    ahead. Returns the position of the staging tables.
 
     Ignores broken live tables, whose position may be beyond the end of the log.
     """

@@ -1,8 +1,8 @@
-"""Historical reads: which events make up each resource, and which tables show it.
+"""Historical reads: defines which events make up each resource, and which tables show it.
 
 A resource is folded from its own streams and from supporting streams, such as those of a job's builds. The rest of the
-log is not read. If events of its own streams were erased later, the rows that they made cannot be shown. From
-supporting streams only fields are shown that no erasure destroys.
+log is not read. If events of its own streams were erased later, the rows that they made cannot be shown. Of the events
+in supporting streams, only fields that no erasure destroys are shown.
 
 A historical read runs the same query functions as a live read. Its connection has temporary tables that contain the
 rows of the past (`historical_tables`). So no query needs a second form for `?as_of=`.
@@ -45,7 +45,7 @@ EVENT_BATCH = 50
 STREAM_BATCH = 10_000
 """Number of streams whose positions one query looks up."""
 BUILD_BATCH = 20
-"""Number of builds that are folded at once, in search of the newest one that was not deleted."""
+"""Number of builds that are folded at once to find the newest build that was not deleted."""
 
 
 class HistoricalReader:
@@ -67,7 +67,7 @@ class HistoricalReader:
         """Folds the events of these streams, and the events at these positions, in the order of the log.
 
         `only` maps a table to the keys of the rows to keep; other tables keep all rows. If an event of `streams` was
-        erased later, its rows are marked as erased. For events of `supporting` they are not.
+        erased later, its rows are marked as erased. Events of `supporting` never mark rows.
         """
         erasable = set(streams)
         all_streams = [*erasable, *supporting]

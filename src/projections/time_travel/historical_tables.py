@@ -34,11 +34,11 @@ from projections.registry import PROJECTIONS
 log = structlog.get_logger()
 
 MAX_CONCURRENT = 2
-"""Historical reads that a process runs at the same time, at most. Each is of another caller."""
+"""Largest number of historical reads that a process runs at the same time, each for a different caller."""
 MAX_OF_CALLER = 10
-"""Historical reads that one caller may have under way, with those that wait."""
+"""Largest number of historical reads that one caller may have, running or waiting."""
 MAX_WAITING = 50
-"""Historical reads that may be under way or wait at a process, in all."""
+"""Largest number of historical reads that a process has, running or waiting, for all callers."""
 RETRY_AFTER_S = 5
 """Seconds after which a refused caller may try again."""
 STATEMENT_TIMEOUT = "30s"
@@ -49,7 +49,7 @@ STORE_TABLES = ("agent_gauges", "queue_reasons")
 """Tables that live reads join but that are not made from events. They are empty in a historical read."""
 
 WantedKeys = Mapping[type[Row], Collection[Key]]
-"""Table -> keys of the only rows that are kept. Of tables that are not in it, all rows are kept."""
+"""Table -> keys of the only rows that are kept. Tables that are not in the mapping keep all rows."""
 
 
 class HistoricalTables:
@@ -182,8 +182,8 @@ class HistoricalConnections:
 
     @asynccontextmanager
     async def limit(self, caller: str) -> AsyncIterator[None]:
-        """Waits until the caller has no other historical read under way, and fewer than MAX_CONCURRENT are in all.
-        Raises TooManyRequests if too many wait already.
+        """Waits until no other historical read of the caller is running, and fewer than MAX_CONCURRENT are running in
+        the process. Raises TooManyRequests if too many are waiting already.
         """
         turn = self._turns.get(caller) or _Turn()
         waiting = sum(item.count for item in self._turns.values())
