@@ -2,6 +2,9 @@
 
 Two dispatchers share 500 reactions that take a second each. Meanwhile events come whose reaction takes no time, in a
 queue of its own. Latency is the time from the call that appends the event to the begin of its reaction.
+
+Then a dispatcher catches up with the builds of a generated history (bench/history/company.py), whose projects have no
+SCM endpoint: its reactions for commit statuses have nothing to do.
 """
 
 import argparse
@@ -11,8 +14,10 @@ import tempfile
 import time
 from pathlib import Path
 
+from psycopg_pool import AsyncConnectionPool
 from tests.support.engines import temporary_engines
 
+from bench.history.write import write_history
 from bench.support.report import Report, percentile
 from commands.handler import CommandContext, Handler
 from commands.jobs import CreateJob, DeleteJob
@@ -23,18 +28,22 @@ from integrations.blobs import open_blobs
 from store.clock import utcnow
 from store.postgres.cancellation import cancel_and_wait
 from store.postgres.notifications import EVENTS, Listener
-from store.tables import reactions
+from store.tables import log_positions, reactions
 from store.tables.build_logs import BuildLogs
+from testhide.adapters import make_outgoing, source_hosts
 from testhide.preparation import migrate
 from testhide.processes import core
 from testhide.settings import Settings
 from workers.reactions.reaction_dispatcher import ReactionDispatcher
-from workers.reactions.registry import Reaction, Tools
+from workers.reactions.registry import REACTIONS, Reaction, Tools
+from workers.reactions.statuses import BuildStates
 
 SLOW, SLOW_S = 500, 1.0
 QUICK_INTERVAL_S = 0.05
 FIRST_QUICK = 100_000
 """Id of the first job whose creation is reacted to quickly."""
+HISTORY_EVENTS = 20_000
+STATUSES = [reaction for reaction in REACTIONS if reaction.queue == "statuses"]
 CALLER = CommandContext("system:bench")
 
 
@@ -94,6 +103,51 @@ async def measure(settings: Settings, report: Report) -> None:
     report.add("latency of a quick one, p99", percentile(latencies, 99) * 1_000, "ms", at_most=200)
 
 
+async def measure_idle(settings: Settings, report: Report) -> None:
+    """Measures how fast reactions that have nothing to do catch up with the log."""
+    async with core(settings) as parts, make_outgoing(settings) as outgoing:
+        async with parts.pool.connection() as connection:
+            for reaction in STATUSES:
+                await log_positions.move_position(connection, reaction.name, await parts.log.read_head())
+        written = write_history(
+            settings.database_url, parts.secrets, events=HISTORY_EVENTS, results=HISTORY_EVENTS, seed=1
+        )
+        tools = Tools(
+            BuildLogs(parts.pool),
+            open_blobs(Path(settings.data_dir).as_uri()),
+            parts.log,
+            parts.secrets,
+            source_hosts=source_hosts(settings, outgoing, parts.secrets),
+            build_states=BuildStates(parts.log, parts.pool, _is_reached),
+        )
+        listener = Listener(parts.conninfo, EVENTS)
+        await listener.start()
+        begun, cpu = time.perf_counter(), time.process_time()
+        dispatcher = ReactionDispatcher(parts.pool, parts.log, listener, settings.redis_url, STATUSES, tools)
+        running = asyncio.create_task(dispatcher.run())
+        while not await _has_caught_up(parts.pool, written.last):
+            await asyncio.sleep(0.05)  # between two looks
+        seconds, cpu = time.perf_counter() - begun, time.process_time() - cpu
+        await cancel_and_wait(running)
+        await listener.close()
+    events = sum(written.types[reaction.event.name] for reaction in STATUSES)
+    report.add("events without anything to do", events, "events")
+    report.add("reactions without anything to do", events / seconds, "events/s", at_least=1_000)
+    report.add("CPU time of one", cpu / events * 1_000_000, "us")
+
+
+async def _is_reached(position: int) -> bool:
+    return True
+
+
+async def _has_caught_up(pool: AsyncConnectionPool, last: int) -> bool:
+    statuses = await reactions.fetch_statuses(pool)
+    names = {reaction.name for reaction in STATUSES}
+    return all(
+        not one.due and (one.position or 0) >= last - log_positions.MIN_SKIP for one in statuses if one.name in names
+    )
+
+
 def main() -> int:
     argparse.ArgumentParser(description="Measure how fast due reactions run, with slow ones beside.").parse_args()
     report = Report("reactions")
@@ -103,6 +157,7 @@ def main() -> int:
         )
         migrate(settings)
         asyncio.run(measure(settings, report))
+        asyncio.run(measure_idle(settings, report))
     return report.finish()
 
 

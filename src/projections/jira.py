@@ -1,6 +1,6 @@
 """Read model of Jira integrations. Their API tokens are only in the log."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime
 from typing import Unpack
 
@@ -91,6 +91,15 @@ async def fetch_page(source: Source, projects: list[int] | None, **window: Unpac
         " ORDER BY id OFFSET %(offset)s LIMIT %(limit)s",
         {"projects": projects, **window},
     )
+
+
+async def find_served_projects(source: Source, projects: Collection[int]) -> set[int]:
+    """Returns those of these projects for whose failures an integration writes tickets."""
+    query = (
+        "SELECT p.id FROM unnest(%(projects)s::bigint[]) AS p (id) WHERE EXISTS"
+        f" (SELECT FROM {JiraRow.table} j WHERE j.auto_create AND (j.project_id IS NULL OR j.project_id = p.id))"
+    )
+    return set(await fetch_column(source, query, {"projects": list(projects)}))
 
 
 async def fetch_of_project(source: Source, project_id: int) -> list[int]:

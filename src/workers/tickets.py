@@ -15,6 +15,7 @@ from commands.triage import TriagedResult
 from domain.builds import BuildFinished, Finished
 from domain.core.columns import Int32s
 from domain.core.errors import Conflict, NotFound, Unavailable
+from domain.core.events import Recorded
 from domain.jira import JIRA, JiraIntegration
 from domain.nodes import NODE
 from domain.results import FAILED
@@ -66,6 +67,12 @@ class TicketWriter:
     """Waits until the read models have reached a position; returns False if they do not in time."""
     base_url: str
     clock: Callable[[], datetime]
+
+    async def select(self, events: Sequence[Recorded]) -> list[Recorded]:
+        """Selects the events of builds whose projects have a Jira integration, and those that cannot be read."""
+        projects = {recorded.event.project_id for recorded in events if isinstance(recorded.event, BuildFinished)}
+        served = await jira.find_served_projects(self.pool, projects)
+        return [one for one in events if not isinstance(one.event, BuildFinished) or one.event.project_id in served]
 
     async def write(self, event: BuildFinished) -> None:
         """Raises Unavailable if the read models are behind, and TicketsDelayed if a tracker did not do its part."""

@@ -2,15 +2,17 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.sql import SQL, Identifier
 from structlog.testing import capture_logs
 
-from domain.core.events import Event
+from domain.core.errors import StreamDamaged
+from domain.core.events import Event, Recorded
 from domain.jobs import JobDeleted
 from store.migrations.lost_tables import make_again
 from store.tables.log_positions import HELD, find_beyond
@@ -22,6 +24,10 @@ from workers.reactions.registry import Tools
 
 LOGGED_OUTAGES = {f"{loop}: waiting for the database" for loop in ("reactions", "due reactions")}
 FAR = 10**9
+
+
+async def ignore(event: Event, tools: Tools) -> None:
+    pass
 
 
 async def test_without_redis_the_sweeper_does_it(yard: Yard) -> None:
@@ -116,6 +122,24 @@ async def test_an_event_that_cannot_be_read_waits_as_what_fails_does(yard: Yard)
     await yard.make_due()
     assert await run_due(relay) == 1
     assert calls == [6, 5]
+
+
+async def test_an_event_for_which_nothing_is_to_do_is_never_due(yard: Yard) -> None:
+    async def select(events: Sequence[Recorded], tools: Tools) -> list[Recorded]:
+        return [recorded for recorded in events if recorded.stream != "job-5"]
+
+    relay = yard.relay(reactions=(dataclasses.replace(reaction("tested", ignore), select=select),))
+    await yard.note(relay, 5, 6)
+    assert await yard.due() == [("tested", 0, None)]
+
+
+async def test_all_events_are_due_when_none_can_be_selected(yard: Yard) -> None:
+    async def select(events: Sequence[Recorded], tools: Tools) -> list[Recorded]:
+        raise StreamDamaged("project-1 cannot be used")
+
+    relay = yard.relay(reactions=(dataclasses.replace(reaction("tested", ignore), select=select),))
+    await yard.note(relay, 5, 6)
+    assert await yard.due() == [("tested", 0, None)] * 2
 
 
 async def test_who_dies_while_it_runs_leaves_it_due(yard: Yard) -> None:

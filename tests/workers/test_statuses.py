@@ -105,10 +105,13 @@ class Workshop:
             FinishBuild(number, 1, 1, exit_code, None, None),
         )
 
-    async def react(self) -> int:
+    async def note(self) -> None:
         for reaction in self.reactions:
             while await self._dispatcher.note_next(reaction):
                 continue
+
+    async def react(self) -> int:
+        await self.note()
         return await run_due(self._dispatcher)
 
     async def due(self) -> Sequence[tuple[object, ...]]:
@@ -236,17 +239,20 @@ async def test_builds_that_name_the_same_repository_set_theirs(workshop: Worksho
 async def test_what_is_deleted_sets_none(workshop: Workshop) -> None:
     await workshop.build()
     await workshop.does(FinishExternalBuild(BUILD, "passed"), DeleteBuild(BUILD))
+    assert await workshop.react() == 3
     await workshop.build(70)
+    await workshop.note()
     await workshop.does(DeleteScmEndpoint(2))
-    assert await workshop.react() == 5
+    assert await workshop.react() == 2
     assert workshop.states == []
     assert await workshop.due() == []
 
 
-async def test_a_project_without_an_endpoint_sets_none(workshop: Workshop) -> None:
-    await workshop.does(UpdateProject(1, cleared=("scm_endpoint_id",)))
+@pytest.mark.parametrize("cut", [UpdateProject(1, cleared=("scm_endpoint_id",)), DeleteScmEndpoint(2)])
+async def test_a_project_without_an_endpoint_costs_no_try(workshop: Workshop, cut: Command) -> None:
+    await workshop.does(cut)
     await workshop.build()
-    await workshop.react()
+    assert await workshop.react() == 0
     assert workshop.states == []
 
 

@@ -2,18 +2,24 @@
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from commands.builds import FinishExternalBuild
 from commands.jira import CreateJiraIntegration, UpdateJiraIntegration
 from domain.builds import BuildFinished, Verdict
+from domain.core.events import Damaged
 from domain.jira import JIRA, JiraIntegration
 from domain.tickets import CLAIM, COMMENT_INTERVAL, TicketCreated
+from integrations.blobs import open_blobs
 from integrations.ticket_ports import NewIntegration, NewTicket, Ticket, TicketFailure, TicketsUnavailable, TicketText
 from projections import results_queries
 from store.clock import utcnow
+from store.tables.build_logs import BuildLogs
 from tests.workers.test_known_issues import ANN, House, house  # noqa: F401
+from workers.reactions.registry import TICKET_MAX_AGE, Tools, select_builds_with_tickets
 from workers.tickets import MAX_TICKETS, TicketsDelayed, TicketWriter
 
 PASSED = ""
@@ -175,6 +181,20 @@ async def test_many_causes_are_a_bounded_number_of_tickets(office: Office) -> No
     assert None not in await office.defects()
     await office.writer.write(event)
     assert len(office.tracker.tickets) == MAX_TICKETS + 1
+
+
+async def test_builds_that_need_no_tickets_cost_no_try(office: Office, tmp_path: Path) -> None:
+    parts = office.house.parts
+    tools = Tools(BuildLogs(parts.pool), open_blobs(tmp_path.as_uri()), parts.log, parts.secrets, tickets=office.writer)
+    await office.build(RESET, write=False)
+    (finished,) = await parts.log.read(0, 1_000, [BuildFinished.name])
+    long_ago = finished.event.at - TICKET_MAX_AGE
+    old = structs.replace(finished, event=structs.replace(finished.event, at=long_ago))
+    damaged = structs.replace(finished, event=Damaged(BuildFinished.name, "its MAC is wrong"))
+    assert await select_builds_with_tickets([old, finished, damaged], tools) == [finished, damaged]
+    await office.house.does(UpdateJiraIntegration(1, auto_create=False))
+    await office.house.shown()
+    assert await select_builds_with_tickets([old, finished, damaged], tools) == [damaged]
 
 
 async def test_a_ticket_whose_answer_was_lost_is_found(office: Office) -> None:

@@ -12,6 +12,7 @@ import structlog
 from psycopg_pool import AsyncConnectionPool
 from redis.exceptions import RedisError
 
+from domain.core.events import Recorded
 from domain.reactions import REACTION
 from store.log.cursor import LogCursor
 from store.log.event_log import EventLog
@@ -67,6 +68,7 @@ class ReactionDispatcher:
         self._pool = pool
         self._log = event_log
         self._reactions = {reaction.name: reaction for reaction in registered}
+        self._tools = tools
         self._tries = TryRunner(pool, event_log, tools, renewal_interval_s)
         self._sweep_interval_s = sweep_interval_s
         self._overdue_s = overdue_s
@@ -115,37 +117,52 @@ class ReactionDispatcher:
             started += [self._start(one) for one in due[:room]]
         return started
 
-    async def note_next(self, reaction: Reaction) -> list[Due]:
+    async def note_next(self, reaction: Reaction) -> list[Due] | None:
         """Reads the next batch of events after the reaction's position, and stores for each that the reaction is due.
-        Leaves out events for which an operator has cancelled the reaction: they are read again after the position was
-        set back. Returns the first try of each due reaction.
+        Leaves out events for which it has nothing to do, and those for which an operator has cancelled it: they are
+        read again after the position was set back. Returns the first try of each due reaction; None if there is no
+        event after the position.
         """
         async with self._pool.connection() as connection, connection.transaction():
             position = await log_positions.lock_position(connection, reaction.name)
             if position is None:
-                return []  # the table was lost, and has just been made again
+                return None  # the table was lost, and has just been made again
             batch = await self._log.read_batch(position, BATCH_SIZE, [reaction.event.name])
-            found = [event.position for event in batch.events]
+            found = await self._select(reaction, batch.events)
             if found:
                 cancelled = await self._log.load_state(REACTION.at(reaction.name))
                 found = [position for position in found if position not in cancelled]
                 await reactions.add_due(connection, reaction.name, found)
             if batch.events or batch.position - position > self._min_skip:
                 await log_positions.move_position(connection, reaction.name, batch.position)
-        return [Due(reaction.name, position, 1) for position in found]
+        return [Due(reaction.name, position, 1) for position in found] if batch.events else None
+
+    async def _select(self, reaction: Reaction, events: Sequence[Recorded]) -> list[int]:
+        """Returns the positions of the events for which the reaction has something to do. If this cannot be found out,
+        for example because a project's stream is damaged, returns all: the tries will say why.
+        """
+        if reaction.select is not None and events:
+            try:
+                events = await reaction.select(events, self._tools)
+            except Exception as error:
+                log.warning("all events are reacted to", reaction=reaction.name, error=repr(error))
+        return [event.position for event in events]
 
     async def _note_due(self) -> None:
         async with tolerate_outages("reactions"):
             async with self._pool.connection() as connection:
                 await log_positions.ensure_positions(connection, list(self._reactions), at_head=True)
                 await log_positions.hold_beyond(connection, list(self._reactions))
-            found = True
-            while found:
-                found = False
-                for reaction in self._reactions.values():
-                    if noted := await self.note_next(reaction):
-                        found = True
-                        await self._queues[reaction.queue].enqueue(noted)
+            behind = list(self._reactions.values())
+            while behind:
+                behind = [reaction for reaction in behind if await self._note(reaction)]
+
+    async def _note(self, reaction: Reaction) -> bool:
+        """Notes and queues what is due after the next batch of events. Returns False if there was no event."""
+        noted = await self.note_next(reaction)
+        if noted:
+            await self._queues[reaction.queue].enqueue(noted)
+        return noted is not None
 
     async def _keep_sweeping(self) -> None:
         while True:

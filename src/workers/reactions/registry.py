@@ -5,7 +5,7 @@ the end of the log: it does not run for earlier events.
 """
 
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Literal, get_args
@@ -16,7 +16,7 @@ from domain.artifacts import ArtifactDeleted, build_blobs, job_blobs
 from domain.builds import BuildDeleted, BuildEvent, BuildFinished, BuildQueued, BuildStarted
 from domain.changes import ChangeReceived
 from domain.core.errors import Unavailable
-from domain.core.events import Event
+from domain.core.events import Damaged, Event, Recorded
 from domain.jobs import JobDeleted
 from domain.users import USER, PasswordLinkIssued, UserPasswordSet
 from integrations.ports import Blobs, Mail, Mailer, MailRefused
@@ -30,7 +30,7 @@ from workers.changes import ChangeEvaluator
 from workers.gitops import PipelineSyncer
 from workers.reactions.host_calls import HostCalls
 from workers.reactions.mails import link_mail, password_notice
-from workers.reactions.statuses import BuildStates, set_build_status
+from workers.reactions.statuses import BuildStates, select_of_repositories, set_build_status
 from workers.tickets import TicketsDelayed, TicketWriter
 
 log = structlog.get_logger()
@@ -113,6 +113,10 @@ class Reaction:
     repeats_old: bool = True
     """Whether `testhide repair` makes the reaction begin with the first event again. False where that would do harm:
     what it does for an old event depends on settings that were made since, or others see it.
+    """
+    select: Callable[[Sequence[Recorded], Tools], Awaitable[Sequence[Recorded]]] | None = None
+    """Selects the events of a batch for which the reaction may have something to do. It spares the others a row and a
+    task each, so it must need only a few queries for the whole batch. None selects all events.
     """
 
 
@@ -201,6 +205,18 @@ async def when_build_changed_set_the_status_of_its_commit(event: Event, tools: T
         raise
 
 
+async def select_builds_of_repositories(events: Sequence[Recorded], tools: Tools) -> Sequence[Recorded]:
+    return [] if tools.source_hosts is None else await select_of_repositories(events, tools.log)
+
+
+async def select_builds_with_tickets(events: Sequence[Recorded], tools: Tools) -> Sequence[Recorded]:
+    if tools.tickets is None:
+        return []
+    since = utcnow() - TICKET_MAX_AGE
+    recent = [one for one in events if isinstance(one.event, Damaged) or one.event.at >= since]
+    return await tools.tickets.select(recent) if recent else []
+
+
 async def when_build_finished_write_its_tickets(event: Event, tools: Tools) -> None:
     assert isinstance(event, BuildFinished)
     if tools.tickets is None or utcnow() - event.at > TICKET_MAX_AGE:
@@ -276,7 +292,13 @@ REACTIONS = (
     ),
     *(
         Reaction(
-            name, event, when_build_changed_set_the_status_of_its_commit, "statuses", STATUS_LIMIT_S, repeats_old=False
+            name,
+            event,
+            when_build_changed_set_the_status_of_its_commit,
+            "statuses",
+            STATUS_LIMIT_S,
+            repeats_old=False,
+            select=select_builds_of_repositories,
         )
         for name, event in (
             ("set_status_of_a_queued_build", BuildQueued),
@@ -300,6 +322,7 @@ REACTIONS = (
         "tickets",
         TICKETS_LIMIT_S,
         repeats_old=False,
+        select=select_builds_with_tickets,
     ),
     Reaction(
         "sync_jobs_with_their_file",

@@ -1,5 +1,6 @@
 """Sets the statuses that source code hosts show next to the commits of builds."""
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import NamedTuple
 import structlog
 from psycopg_pool import AsyncConnectionPool
 
-from commands.scm import find_build_endpoint
+from commands.scm import find_build_endpoint, find_project_endpoint
 from domain.build_groups import find_worst
 from domain.builds import (
     BUILD,
@@ -24,6 +25,7 @@ from domain.builds import (
     status_of,
 )
 from domain.core.errors import Unavailable
+from domain.core.events import Recorded
 from integrations.source_ports import CommitState, CommitStatus, SourceFailure, SourceHosts, SourceUnavailable
 from projections import builds
 from store.clock import utcnow
@@ -82,6 +84,14 @@ class BuildStates:
         ids = [row.id for row in await builds.fetch_counting(self.pool, queued.group_id)]
         states = [await self.events.load_state(BUILD.at(number)) for number in ids]
         return LoadedBuild(build, [state for state in states if state is not None])
+
+
+async def select_of_repositories(events: Sequence[Recorded], event_log: EventLog) -> list[Recorded]:
+    """Selects the events of builds whose projects have an SCM endpoint, and those that cannot be read."""
+    projects = {recorded.event.project_id for recorded in events if isinstance(recorded.event, BuildEvent)}
+    endpoints = await asyncio.gather(*(find_project_endpoint(event_log, project_id) for project_id in projects))
+    without = {project_id for project_id, endpoint in zip(projects, endpoints, strict=True) if endpoint is None}
+    return [one for one in events if not isinstance(one.event, BuildEvent) or one.event.project_id not in without]
 
 
 async def set_build_status(
