@@ -1,10 +1,10 @@
-"""Cards for Microsoft Teams. Each is an Adaptive Card inside a message. Workflows and Office connectors, the two ways
-into a channel, accept the same message.
+"""Cards for Microsoft Teams. A card is an Adaptive Card inside a message. A channel receives messages by a workflow or
+by an Office connector. Both accept the same message.
 
 Teams interprets markdown in text blocks and facts, and `<at>` as a mention. Texts that users or programs wrote must
 appear literally. Therefore facts are escaped with backslashes, and the lines of a list are sent as text runs, which
-Teams does not interpret. Teams limits a message to 28 KB (some sources count UTF-16). Texts are cut so that the longest
-card stays below this limit.
+Teams does not interpret. Teams limits a message to 28 KB (of UTF-16, according to some sources). Texts are cut so that
+the longest card stays below this limit.
 """
 
 import re
@@ -14,10 +14,12 @@ from typing import Any, Literal
 import msgspec
 
 MAX_BYTES = 28 * 1024
-"""The size limit of Teams for a message."""
+"""Size limit of Teams for a message, in bytes."""
 MAX_FACT = 120
 MAX_LINE = 250
-"""Characters of a line. MAX_LINES such lines, and all facts of MAX_FACT characters, fit into MAX_BYTES."""
+"""Largest number of characters of a line. MAX_LINES such lines, and all facts of MAX_FACT characters, fit into
+MAX_BYTES.
+"""
 MAX_LINES = 8
 HEADERS = {"Content-Type": "application/json; charset=utf-8"}
 
@@ -28,16 +30,16 @@ _MARKS = re.compile(r"[\\`*_~\[\]<>{&]|^[-+#=]|^\d+[.)]")
 
 class Card(msgspec.Struct, frozen=True, kw_only=True):
     title: str
-    """A text that no user wrote, since it is not escaped."""
+    """Title of the card. It is not escaped, so it must not contain text that a user wrote."""
     tone: Tone = "default"
     mention: str = ""
     """The email of the user to mention; empty for nobody."""
     facts: dict[str, str] = {}
-    """Facts without a value are left out."""
+    """Name -> value. Facts whose value is empty are left out."""
     heading: str = ""
     lines: list[str] = []
     more: int = 0
-    """Number of further lines, which `lines` leaves out."""
+    """Number of lines that are not in `lines`. The card ends in "and N more"."""
     link: str = ""
     """The URL that the button opens; empty for no button."""
 
@@ -86,7 +88,9 @@ def _at(email: str) -> str:
 
 
 def shorten(text: str, most: int) -> str:
-    """Returns the text on one line, without unprintable characters. Cuts it to `most` characters."""
+    """Returns the text as one line without unprintable characters. A text of more than `most` characters is cut to
+    `most`, of which the last is `…`.
+    """
     plain = " ".join("".join(character if character.isprintable() else " " for character in text).split())
     return plain if len(plain) <= most else plain[: most - 1].rstrip() + "…"
 

@@ -16,7 +16,7 @@ ArtifactType = Literal["report", "log", "screenshot", "binary"]
 MAX_PATH = 1_000
 """The longest path, in characters."""
 MAX_FOLDERS = 50
-"""Folders within each other in a path, at most."""
+"""Largest number of folders in a path."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _NO_NAMES = ("", "-", "file", "blob")
@@ -54,7 +54,7 @@ class ArtifactStored(ArtifactEvent, frozen=True):
     blob: str
     """The key of the content in the blob store."""
     path: str = ""
-    """Path inside the build's tree, without a leading slash: `reports/report.xml`."""
+    """Path of the file among the build's artifacts, without a leading slash: `reports/report.xml`."""
     content_type: str = ""
     sha256: str = ""
 
@@ -69,15 +69,15 @@ class ArtifactDeleted(ArtifactEvent, frozen=True):
 
 
 def artifact_path(folder: str, file_name: str) -> str:
-    """Returns the path in the build's tree under which an uploaded file is stored.
+    """Returns the path among the build's artifacts under which an uploaded file is stored.
 
     Usually `folder` is the folder of the file and `file_name` is its name. Some clients send their local path as
-    `file_name`: only its last part is used. Some clients send the whole path as `folder`: it is used as the path if it
-    ends in `file_name`, or if the file has no name.
+    `file_name`: only its last part is used. Some clients send the whole path as `folder`: then `folder` is the path. It
+    counts as a whole path if it ends in `file_name`, or if the file has no name.
 
     Raises Invalid for a path that is absolute, is too long or too deep, ends in no name, or contains `..` or control
-    characters.
-    Also raises Invalid if the last part of `folder` has the suffix of `file_name` but is another name.
+    characters. Also raises Invalid if `folder` ends in another file name with the same suffix, such as `a/junit-2.xml`
+    for `junit.xml`.
     """
     whole, name = folder.replace("\\", "/"), file_name.replace("\\", "/").rpartition("/")[2]
     if not whole or whole.endswith("/"):
@@ -117,13 +117,15 @@ def artifact_type(path: str) -> ArtifactType:
 
 
 def is_report_name(path: str) -> bool:
-    """Returns whether the file name has the suffix of a report format that the server can read."""
+    """Returns whether the file name has the suffix of a report format that the server can read: `.xml` or `.trx`, with
+    or without `.gz`.
+    """
     return PurePosixPath(path.lower().removesuffix(".gz")).suffix in (".xml", ".trx")
 
 
 def is_reserved_for_reports(path: str) -> bool:
-    """Returns whether only test reports have a name like this: `junit*.xml`, `TEST-*.xml` or `*.trx`. If a file with
-    such a name cannot be read as a report, its results are missing.
+    """Returns whether the file has a name that only test reports have: `junit*.xml`, `TEST-*.xml` or `*.trx`. If such a
+    file cannot be read as a report, test results are missing.
     """
     name = PurePosixPath(path.removesuffix(".gz")).name
     return any(fnmatchcase(name, pattern) for pattern in _REPORT_NAMES)
@@ -142,16 +144,16 @@ def matches_glob(path: str, glob: str) -> bool:
 
 
 def is_found_by_wildcard(path: str, globs: Collection[str]) -> bool:
-    """Returns whether `globs` match the file only by a wildcard or by a folder above it. Nobody knows which files a
-    wildcard or a folder should have, so a missing file goes unnoticed.
+    """Returns whether a wildcard or a folder in `globs` finds the file, and none of `globs` is its exact path. Nobody
+    knows which files a wildcard or a folder should find, so a missing file goes unnoticed.
     """
     exact = {glob.removeprefix("./") for glob in globs}
     return path not in exact and any(matches_glob(path, glob) for glob in globs)
 
 
 def number_path(path: str) -> Iterator[str]:
-    """Yields paths under which files with the same path can be stored: `a/junit.xml`, `a/junit-2.xml`, `a/junit-3.xml`
-    and so on.
+    """Yields the path itself, then numbered paths for further files with this path, without end: `a/junit.xml`,
+    `a/junit-2.xml`, `a/junit-3.xml`.
     """
     yield path
     folder, slash, name = path.rpartition("/")

@@ -24,7 +24,7 @@ class AuditRead(Event, frozen=True):
     read_id: int
     what: What
     filter: dict[str, str] = {}
-    """The filters of the request, by parameter."""
+    """The filters of the request: name of the query parameter -> value."""
     shown: int | None = None
     """The number of events in the answer; None for an answer that is streamed."""
     project_id: int | None = None
@@ -44,8 +44,8 @@ def evolve_reading(state: AuditRead | None, event: Event) -> AuditRead | None:
 
 
 class SigningKeyChanged(Event, frozen=True):
-    """A new key signs checkpoints from now on. One exception: the first checkpoint that covers this event is signed by
-    the previous key.
+    """A new key signs checkpoints from now on. The first checkpoint that covers this event is an exception: the
+    previous key signs it.
     """
 
     name: ClassVar[str] = "audit.signing_key_changed"
@@ -89,15 +89,17 @@ def evolve_restores(state: int, event: Event) -> int:
 
 
 class StoredRootKey(msgspec.Struct, frozen=True):
-    """A root key as the database has it after a rotation."""
+    """Description of a root key in the database after a rotation. It does not contain the key."""
 
     id: int
     used_since: datetime
     last_position: int | None
-    """The last position at which a row may have a MAC by this root key; None for the newest."""
+    """The last log position at which a row may have a MAC by this root key; None for the newest key, which still makes
+    MACs.
+    """
     is_leaked: bool
     wrap: str
-    """SHA-256 of the root key as it is wrapped by the new secret key, in hex."""
+    """SHA-256 of the root key after its encryption under the new secret key, in hex."""
 
 
 class SecretKeyRotated(Event, frozen=True):
@@ -105,11 +107,11 @@ class SecretKeyRotated(Event, frozen=True):
 
     name: ClassVar[str] = "secret_key.rotated"
     is_leaked: bool
-    """Whether somebody else may have the old key, so that sessions and links ended."""
+    """Whether somebody else may have the old key. If so, all sessions and links became invalid."""
     operator: str
     """The account of the operating system that rotated it."""
     opener: str
-    """Name of the new secret key in the key ring, which says nothing about the key."""
+    """Name of the new secret key in the key ring. The name reveals nothing about the key."""
     root_keys: tuple[StoredRootKey, ...]
     """All root keys, the oldest first."""
 
@@ -127,8 +129,8 @@ def evolve_rotations(state: tuple[StoredRootKey, ...], event: Event) -> tuple[St
 
 
 class RowMacsRequired(Event, frozen=True):
-    """Every row of the log after this event must have a MAC. Only a log that begins with rows of an older release,
-    which made no MACs, has this event.
+    """Every row of the log after this event must have a MAC. Only logs that begin with rows of an older release have
+    this event, since older releases made no MACs.
     """
 
     name: ClassVar[str] = "audit.row_macs_required"
@@ -139,14 +141,14 @@ class RowMacsRequired(Event, frozen=True):
 
 
 class RowAccepted(Event, frozen=True):
-    """An operator allowed the sealer to seal a row that has no MAC or a wrong one, so that this server may not have
-    written it.
+    """An operator allowed the sealer to seal a row that has no MAC or a wrong one. Such a row may have been written by
+    somebody else than this server.
     """
 
     name: ClassVar[str] = "audit.row_accepted"
     position: int
     leaf: str
-    """The hash of the row's leaf in the audit tree: another row at this position is not accepted."""
+    """The hash of the row's leaf in the audit tree. A row with other contents at this position is not accepted."""
     reason: str
     operator: str
     """The account of the operating system that accepted it."""
@@ -159,7 +161,7 @@ class RowAccepted(Event, frozen=True):
 class RowRules(msgspec.Struct, frozen=True):
     are_macs_required: bool = False
     accepted: Mapping[int, str] = {}
-    """Position -> hash of the leaf of the row that was accepted there."""
+    """Log position of each accepted row -> hash of its leaf in the audit tree."""
 
 
 def evolve_row_rules(state: RowRules, event: Event) -> RowRules:
@@ -175,9 +177,11 @@ def evolve_row_rules(state: RowRules, event: Event) -> RowRules:
 AUDIT_READ = Category[AuditRead | None]("audit-read", None, evolve_reading)
 SIGNING_KEY = Category[str | None]("audit", None, evolve_signing_key).at("signing-keys")
 RESTORES = Category[int]("log", 0, evolve_restores).at("restores")
-"""Stream of the restores. Its state is the last position of the newest restored backup."""
+"""Stream of the restores from backups. Its state is the last position of the backup that was restored last; 0 without
+one.
+"""
 ROTATIONS = Category[tuple[StoredRootKey, ...]]("secret-key", (), evolve_rotations).at("rotations")
-"""Stream of the rotations of the secret key. Its state is the root keys after the last one."""
+"""Stream of the rotations of the secret key. Its state is all root keys after the last rotation, the oldest first."""
 ROWS = Category("rows", RowRules(), evolve_row_rules).at("log")
-"""Stream of the rules that say which rows may be sealed."""
+"""Stream of the events about which rows of the log may be sealed."""
 EVENTS = (AuditRead, SigningKeyChanged, LogRestored, SecretKeyRotated, RowMacsRequired, RowAccepted)

@@ -7,7 +7,9 @@ from domain.core.data_keys import user_key
 from domain.core.events import Category, Event
 
 Scope = Literal["read", "build", "report", "admin"]
-"""A permission that a limited API token has: to read; to start and stop builds; to send results and artifacts; all."""
+"""A permission of an API token. `read`: to read; `build`: to start and stop builds; `report`: to send results and
+artifacts; `admin`: all that the token's user may do.
+"""
 
 
 class SessionEvent(Event, frozen=True):
@@ -43,9 +45,9 @@ class ApiTokenCreated(ApiTokenEvent, frozen=True):
     label: str = ""
     token_hash: bytes = b""
     scopes: list[Scope] = []
-    """Empty: the token may do what its user may."""
+    """Permissions of the token; empty if the token may do all that its user may do."""
     project_ids: list[int] | None = None
-    """Projects that the token reaches; None: all of its user's."""
+    """Projects that the token may access; None for all projects of its user."""
     expires_at: datetime | None = None
 
     @property

@@ -1,6 +1,7 @@
-"""Groups of builds: all that one start of a job with a matrix has queued, and their restarts.
+"""Groups of builds: the builds that one start of a job with a matrix queued, and the restarts of these builds.
 
-The id of a group is that of its first build. Of each combination, the newest build that runs all tests counts.
+The id of a group is the id of its first build. One build of each combination counts for the status of the group: the
+newest that runs all tests.
 """
 
 from collections.abc import Collection
@@ -11,5 +12,7 @@ WORST_FIRST: tuple[VisibleStatus, ...] = ("failed", "aborted", "running", "queue
 
 
 def find_worst(statuses: Collection[VisibleStatus]) -> VisibleStatus:
-    """Returns the status of a group whose counting builds have these statuses, of which there is at least one."""
+    """Returns the status of a group: the worst of `statuses`, which are the statuses of the builds that count. Raises
+    ValueError if `statuses` is empty.
+    """
     return min(statuses, key=WORST_FIRST.index)

@@ -92,9 +92,9 @@ class BuildQueued(BuildEvent, frozen=True):
     trigger: BuildTrigger | None = None
     """The change or time that started the build; None if a user started it."""
     group_id: int | None = None
-    """Id of the first build of its group; None for a job without a matrix."""
+    """Id of the build's group, which is the id of the group's first build; None for a job without a matrix."""
     matrix: dict[str, str] = {}
-    """Combination of the build, by name."""
+    """The build's combination of matrix values, by name; empty for a job without a matrix."""
 
 
 class BuildAssigned(BuildEvent, frozen=True):
@@ -113,8 +113,8 @@ class BuildRequeued(BuildEvent, frozen=True):
     attempt: int
     reason: LossReason
     blocks: int = 0
-    """Number of events that were appended to the results stream in the same commit. They say that the results of this
-    attempt count no more. 0 in older events: their results went on to count in the history of the tests.
+    """Number of `results.replaced` events in the same commit, by which the results of the lost attempt no longer count.
+    0 in older events: after these, such results still count in the history of the tests.
     """
 
 
@@ -127,10 +127,10 @@ class BuildStarted(BuildEvent, frozen=True):
 
 
 class ReportRecorded(BuildEvent, frozen=True):
-    """A report was recorded. Its results are in `blocks` events of the results stream, appended in the same commit.
+    """A report was recorded. The same commit appended `blocks` events with its results to the build's results stream.
 
-    The fields listed in COUNTS are the numbers to add to the build's counts: those of this report, counting only the
-    last attempt of each test, minus those of the report that it replaces. They may be negative.
+    The fields that COUNTS lists are to be added to the build's counts: the last attempts of the tests in this report,
+    minus those in the report that this one replaces. They may be negative.
     """
 
     name: ClassVar[str] = "build.report_recorded"
@@ -138,38 +138,38 @@ class ReportRecorded(BuildEvent, frozen=True):
     attempt: int
     first_result_id: int
     cases: int
-    """Number of all rows, including earlier attempts of retried tests."""
+    """Number of all results, including earlier attempts of retried tests."""
     passed: int
     failed: int
     skipped: int
     known_issues: int
-    """The part of `failed` that the reporter calls known issues, which do not fail the build."""
+    """How many of `failed` the report itself calls known issues. These do not fail the build."""
     duration_ms: int
     """Sum over the last attempts of the tests."""
     blocks: int
     quarantined: int = 0
-    """The part of `failed` that only the job's quarantine keeps from failing the build."""
+    """How many of `failed` would fail the build if their tests were not in the job's quarantine."""
     path: str = ""
     suites: list[str] = []
     warnings: list[str] = []
     explained_exit_code: int | None = None
-    """Exit code of the test runner that the results explain, or UNEXPLAINED; None when the report does not say."""
+    """Exit code that failed tests explain; UNEXPLAINED if they do not explain it, None if the report does not say."""
     unloaded: int = 0
-    """Number of suites that could not be loaded, so that their tests are missing, or failed as a whole."""
+    """Number of suites that failed as a whole, or that could not be loaded. Tests of the latter are missing."""
     digest: bytes = b""
     """SHA-256 of the file; empty in older events. A file with the same hash and path is not recorded again."""
     replaces: int | None = None
-    """First result id of the report that this one replaces; None when it replaces none."""
+    """First result id of the report that this one replaces; None if this one replaces no report."""
     unreadable: bool = False
     """Whether results are missing because the file is empty, cut off, or no report at all."""
     flaky: int | None = None
-    """Number of flaky results: passed on a retry, or opposite in another build on the commit. None in older events."""
+    """Number of flaky results (`domain.flakiness` defines which results are flaky). None in older events."""
     missing: bool = False
-    """Whether the report is missing: no file matches `path`, a pattern for reports in the job's artifacts."""
+    """Whether the report is missing: `path` is a pattern in the job's artifacts, and no file matches it."""
     detail: str | None = None
-    """The build's new `detail`. Set only for a report that came after the build's end, which has no results."""
+    """New value of the build's `detail`. Set only for a report without results that came after the end of the build."""
     selected_ran: bytes | None = None
-    """One byte for each of the build's `test_ids`: 1 if it ran, or if quarantine skips it. None in older events."""
+    """One byte for each of the build's `test_ids`: 1 if the test ran or quarantine skips it. None in older events."""
     by_wildcard: bool = False
     """Whether a wildcard or folder of the job's artifacts found the file. False in older events."""
     lost_tests: bool = False
@@ -190,8 +190,8 @@ class BuildFinished(BuildEvent, frozen=True):
 
     @property
     def notifies(self) -> str | None:
-        """Payload that tells the agent to stop an aborted build. None if the build ended otherwise, or if its agent is
-        lost or stopped the build by itself.
+        """Payload of the notification that makes the agent stop an aborted build. None if there is nothing to stop: the
+        build was not aborted, the agent is lost, or the agent stopped the build itself.
         """
         unreachable = ("agent_stopped", "agent_lost", "not_acknowledged")
         if self.status != "aborted" or self.node_id is None or self.reason in unreachable:
@@ -228,12 +228,12 @@ class BuildDeleted(BuildEvent, frozen=True):
     name: ClassVar[str] = "build.deleted"
     destroys_key: ClassVar[bool] = True
     results: list[tuple[int, int]] = []
-    """(first result id, number of results) of each of its reports."""
+    """(first result id, number of results) for each report of the build."""
     reason: Literal["requested", "retention"] = "requested"
 
 
 class Build(msgspec.Struct, frozen=True):
-    """Base of the states of a build, one for each phase."""
+    """Base of the states of a build. Each phase of a build has a subclass."""
 
     queued: BuildQueued
     reports: tuple[Report, ...] = ()
@@ -247,7 +247,7 @@ class Build(msgspec.Struct, frozen=True):
     """Number of failures that do not count, because the reporter calls them known issues."""
     attempt: int = 0
     losses: tuple[LossReason, ...] = ()
-    """Reasons why the earlier attempts ended, one for each."""
+    """For each earlier attempt, in order, the reason why it was lost."""
     commit_sha: str | None = None
     """The commit that the agent has checked out; None before that."""
     pinned: bool = False
@@ -263,7 +263,7 @@ class Build(msgspec.Struct, frozen=True):
 
     @property
     def counting_reports(self) -> list[Report]:
-        """The reports of the build's current attempt, without those that a later report replaced."""
+        """The reports of the current attempt, except those that a later report has replaced."""
         return [report for report in self.reports if report.attempt == self.attempt and not report.is_replaced]
 
     @property
@@ -295,7 +295,7 @@ class Finished(Build, frozen=True, kw_only=True):
     exit_code: int | None = None
     node_id: int | None = None
     log_lines: int = 0
-    """Number of log lines of the last attempt. Lines that are stored after these do not belong to the build."""
+    """Number of log lines of the last attempt. Stored lines after this number do not belong to the build."""
     log_digest: bytes = b""
 
 
@@ -362,7 +362,7 @@ def _common(state: Build, **changes: Any) -> dict[str, Any]:
 
 
 def find_reported_verdict(end: BuildFinished | Finished) -> Verdict:
-    """Returns the verdict that the pipeline of an external build reported. Test reports may overrule `passed`."""
+    """Returns the verdict that the pipeline of an external build reported, which test reports may have overruled."""
     return "passed" if end.reason in ("tests_failed", "reports_unreadable") else end.status
 
 

@@ -10,7 +10,9 @@ Reporter = Literal["github", "gitlab", "bitbucket", "git-notify"]
 
 
 class ChangeReceived(Event, frozen=True):
-    """A change of a repository was reported. Which builds it starts is decided after that, job by job."""
+    """A change of a repository was reported. Whether the change starts a build is decided later, for each job
+    separately.
+    """
 
     name: ClassVar[str] = "change.received"
     sealed: ClassVar[tuple[str, ...]] = ("change", "delivery_id")

@@ -1,13 +1,15 @@
-"""Outcomes of delivery attempts."""
+"""Outcomes of attempts to deliver a notification to an endpoint."""
 
 import msgspec
 
 MAX_EXCERPT = 1_000
-"""Characters of an answer's body that the history shows."""
+"""Largest number of characters of an answer's body that are kept for the history of a delivery."""
 RETRY_AFTER_STATUSES = (429, 503)
-"""The statuses whose `Retry-After` is honoured."""
+"""HTTP statuses of answers whose header `Retry-After` is honoured."""
 MAX_RETRY_AFTER_S = 3_600
-"""The longest pause that a receiver may ask for, so that none stops its deliveries for days by mistake."""
+"""Longest pause that a receiver can ask for, in seconds. It keeps a receiver from stopping its deliveries for days by
+mistake.
+"""
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -15,17 +17,18 @@ class Outcome(msgspec.Struct, frozen=True):
     status: int
     """The HTTP status; 0 when there was no answer."""
     error: str
-    """Empty when `ok`."""
+    """Description of the failure; empty if `ok`."""
     ms: int
     excerpt: str = ""
     """The beginning of the answer's body."""
     retry_after_s: int = 0
-    """The pause that the receiver asks for; 0 for none."""
+    """Pause before the next attempt that the receiver asked for, in seconds; 0 for none."""
 
 
 def judge_answer(status: int, ms: int, excerpt: str, retry_after_s: int = 0) -> Outcome:
-    """Returns the outcome of an attempt that the receiver answered. A 2xx status is a success. `ms` is the duration,
-    `excerpt` the beginning of the answer's body, `retry_after_s` the pause that the receiver asked for.
+    """Returns the outcome of an attempt that the receiver answered: a success for a 2xx status. `ms` is the duration,
+    `excerpt` the beginning of the answer's body. `retry_after_s` is the pause that the receiver asked for. The outcome
+    has it only for RETRY_AFTER_STATUSES, and at most MAX_RETRY_AFTER_S.
     """
     ok = 200 <= status < 300
     error = "" if ok else f"answered {status}"

@@ -13,16 +13,18 @@ import msgspec
 from domain.core.events import Event, changes_of
 
 EndpointKind = Literal["webhook", "teams"]
-"""The kind decides the format of messages and which events are recorded about the endpoint. A stored value."""
+"""Kind of an endpoint. It determines the format of the messages and the classes of the events about the endpoint. These
+values are stored, so they must not change.
+"""
 
 MASK = "***"
 """Stands for the secret parts of a URL."""
 _SHOWN_SEGMENTS = {"hooks.slack.com": 1, "hooks.zapier.com": 2, "discord.com": 2, "discordapp.com": 2}
-"""Host -> number of parts at the beginning of the path that are not secret. Lists services whose secrets may be too
-short to be recognised.
+"""Host -> number of segments at the beginning of the path that are not secret. Lists the hosts of services whose
+secrets may be too short to be recognised.
 """
 _LONGEST_PLAIN = 15
-"""Largest number of characters of a part of a URL that is always shown. Tokens are longer."""
+"""A part of a URL with this number of characters or fewer is always shown, since tokens are longer."""
 _WORDS = re.compile(r"[a-z]{1,12}([-_.][a-z]{1,12})+")
 NOT_A_FIELD = "subclasses declare it as a field or a property"
 
@@ -113,9 +115,9 @@ def evolve_endpoint(state: E | None, event: Event) -> E | None:
 
 
 def mask_url(url: str) -> str:
-    """Returns the URL as it may be shown. Puts `***` in place of user info, values of the query, the fragment, and each
-    part of the path that may be a token: one of 16 or more characters that is not made of words in small letters. For
-    the hosts in _SHOWN_SEGMENTS, replaces all of the path but its beginning.
+    """Returns the URL with `***` in place of its secret parts: the user info, the values in the query, the fragment,
+    and each segment of the path that may be a token (`may_be_token`). For the hosts in _SHOWN_SEGMENTS, also masks all
+    of the path after its first segments.
     """
     parts = urlsplit(url)
     user, _, address = parts.netloc.rpartition("@")
@@ -135,5 +137,7 @@ def _mask(part: str) -> str:
 
 
 def may_be_token(part: str) -> bool:
-    """Returns whether a part of a URL may be a token: it is long, and not made of words in small letters."""
+    """Returns whether a part of a URL may be a token: it has 16 or more characters, and is not made of words in small
+    letters such as `incoming-web-hook`.
+    """
     return len(part) > _LONGEST_PLAIN and not _WORDS.fullmatch(part)

@@ -3,9 +3,10 @@
 A result is flaky in two cases: it passed, but an earlier attempt in the same report failed; or another build of the job
 on the same commit had the opposite result.
 
-A run is flaky in two cases: its result passed, but an earlier attempt failed; or its result flipped, which means that
-the test's previous result on the same commit was the opposite. An episode begins with a flaky run and ends after
-STEADY_AFTER runs in a row that are not flaky. The next flaky run begins a new episode.
+A run of a test is its last attempt in a report, if that passed or failed. A run is flaky in two cases: it passed, but
+an earlier attempt in the same report failed; or it flipped, which means that the test's previous run on the same commit
+had the opposite result. An episode begins with a flaky run and ends after STEADY_AFTER runs in a row that are not
+flaky. The next flaky run begins a new episode.
 """
 
 from typing import ClassVar
@@ -16,7 +17,7 @@ from domain.core.data_keys import project_key
 from domain.core.events import Category, Event
 
 STEADY_AFTER = 10
-"""Runs in a row without a flaky one that end an episode."""
+"""Number of runs in a row, none of them flaky, after which an episode ends."""
 
 
 class TestTurnedFlaky(Event, frozen=True):
@@ -33,7 +34,7 @@ class TestTurnedFlaky(Event, frozen=True):
     result_id: int
     runs: int
     flaky_runs: int
-    """Number of flaky runs among `runs`, which counts all runs of the test so far."""
+    """Number of flaky runs of the test so far. `runs` is the number of all its runs so far."""
     node_id: str = ""
     suite: str = ""
 
@@ -47,7 +48,7 @@ class TestTurnedFlaky(Event, frozen=True):
 
 
 class OtherResult(msgspec.Struct, frozen=True):
-    """A passed or failed result that counts, of another build on the same commit."""
+    """A result that counts, from another build on the same commit. `status` is PASSED or FAILED, never SKIPPED."""
 
     build_id: int
     suite: str

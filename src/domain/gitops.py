@@ -13,7 +13,7 @@ from domain.triggers import RepositoryChange, find_repository_path, may_be_repos
 FILE_NAME = ".testhide.yml"
 """Path of the file in the repository."""
 DEFAULT_BRANCH = "main"
-"""Branch that a project follows before the first sync."""
+"""Branch that a project follows until a sync chooses another one."""
 
 
 class GitopsEvent(Event, frozen=True):
@@ -29,7 +29,7 @@ class GitopsEvent(Event, frozen=True):
 
 
 class GitopsSynced(GitopsEvent, frozen=True):
-    """The jobs were made to match the file at a commit. The events of these jobs are in the same append."""
+    """A sync made the jobs match the file at `commit`. The same append contains the events that changed the jobs."""
 
     name: ClassVar[str] = "gitops.synced"
     sealed: ClassVar[tuple[str, ...]] = ("branch", "commit", "jobs")
@@ -37,16 +37,16 @@ class GitopsSynced(GitopsEvent, frozen=True):
     """Branch that the project follows from now on."""
     commit: str = ""
     jobs: dict[str, int] = {}
-    """Name -> id of the jobs that the file describes."""
+    """Name -> id, for each job that the file describes."""
     jobs_created: int = 0
     jobs_updated: int = 0
     jobs_removed: int = 0
     disabled: list[int] = []
-    """Ids of the jobs that syncs have disabled, this one or earlier ones, as the file does not have them any more."""
+    """Ids of the jobs that this sync or an earlier one has disabled because the file no longer describes them."""
 
 
 class GitopsSyncFailed(GitopsEvent, frozen=True):
-    """A sync that a push caused failed, and changed nothing."""
+    """A sync failed and changed nothing. A push had caused the sync."""
 
     name: ClassVar[str] = "gitops.sync_failed"
     sealed: ClassVar[tuple[str, ...]] = ("branch", "commit", "problem")
@@ -54,15 +54,17 @@ class GitopsSyncFailed(GitopsEvent, frozen=True):
     commit: str | None = None
     """Commit of the push; None if the host did not say."""
     problem: str = ""
-    """The mistakes of the file with their lines, or sentences about another problem."""
+    """Why the sync failed: the mistakes in the file with their line numbers, or sentences about another problem."""
 
 
 class SyncedPipelines(msgspec.Struct, frozen=True):
-    """State of the jobs that a file describes, after the last sync."""
+    """State of a project's GitOps stream: the outcome of the last successful sync, and the problem of a later one that
+    failed.
+    """
 
     branch: str = DEFAULT_BRANCH
     commit: str | None = None
-    """Commit of the last sync; None before the first."""
+    """Commit of the last successful sync; None before the first."""
     synced_at: datetime = UNSTAMPED
     jobs: dict[str, int] = {}
     disabled: list[int] = []
@@ -82,8 +84,8 @@ def evolve(state: SyncedPipelines, event: Event) -> SyncedPipelines:
 
 
 def asks_for_sync(change: RepositoryChange, synced: SyncedPipelines, endpoint: ScmEndpoint | None) -> bool:
-    """Returns whether a change may have changed the file on the branch that the project follows. `endpoint` is the SCM
-    endpoint of the project.
+    """Returns whether a change makes a sync necessary: it may have changed the file on the branch that the project
+    follows. `endpoint` is the SCM endpoint of the project; without one, there is nothing to sync from.
     """
     return (
         endpoint is not None

@@ -1,8 +1,8 @@
 """Globs over names of branches and tags, and over paths.
 
-`*` stands for any characters but `/`, `**` for any characters, `?` for one character but `/`, `[a-c]` for one of these
-and `[!a-c]` for one of the others. `**/` also stands for nothing, so `**/x` matches `x`. Matching takes a time that is
-proportional to the length of the name, whatever the glob.
+`*` stands for any characters but `/`, `**` for any characters, `?` for one character but `/`, `[a-c]` for one of the
+characters a to c, and `[!a-c]` for one other character but `/`. `**/` may also stand for nothing, so `**/x` matches
+`x`. Matching takes a time that is proportional to the length of the name, whatever the glob.
 """
 
 import re
@@ -14,31 +14,33 @@ from functools import lru_cache
 MAX_WILDCARDS = 32
 """Largest number of wildcards (`*`, `**`, `?` and `[`) in a glob."""
 MAX_STEPS = 500_000
-"""Largest number of steps of one comparison: about 0.5 s of CPU time. Each character of a path counts as one step or a
-few for each glob.
+"""Largest number of steps of one comparison of paths with globs: about 0.5 s of CPU time. For each glob, each character
+of a path counts as one step or a few.
 """
 MAX_CACHED_STEPS = 1_000
-"""Largest number of characters for which an automaton caches the states that they lead out of."""
+"""Largest number of different characters whose transitions an automaton caches."""
 TOKEN = re.compile(r"\*\*/|\*\*+|\*|\?|\[!?\]?[^\]]*\]|.", re.DOTALL)
 REPEATED = re.compile(r"(?<!\*)(?:\*\*/)+")
-"""`**/` once or several times, which is the same."""
+"""Matches `**/` once or several times in a row, which mean the same."""
 MAX_CACHED = 1_000
-"""Globs whose automata a process caches."""
+"""Number of globs whose automata a process caches."""
 
 
 class GlobAutomaton:
-    """A nondeterministic automaton whose set of states is a bit mask. It has a state before each part of the glob, and
-    the last state accepts.
+    """A nondeterministic automaton that recognises the names that a glob matches. It has one state before each part of
+    the glob, and one after the last part, which accepts. Sets of states are bit masks.
     """
 
     def __init__(self, glob: str) -> None:
         self._prefix = re.split(r"[*?[]", glob, maxsplit=1)[0]
-        """Beginning of all names that match; most names do not have it."""
+        """Text with which all matching names begin. Checking it first rejects most names."""
         self._suffix = re.split(r"[*?\]]/?", glob)[-1]
         self._literals: dict[str, int] = defaultdict(int)
-        """Character -> states that it leads out of."""
+        """Character -> set of the states from which it leads to the next state."""
         self._classes: dict[int, re.Pattern[str]] = {}
-        """State -> part of the glob that matches one of several characters, such as `?` or `[a-c]`."""
+        """State -> pattern for the next part of the glob, if that matches one of several characters, like `?` or
+        `[a-c]`.
+        """
         self._within = self._anywhere = self._skips = self._ends_folder = 0
         count = 0
         for part in TOKEN.findall(REPEATED.sub("**/", glob)):
@@ -61,10 +63,12 @@ class GlobAutomaton:
         self._accepting = 1 << count
         self._steps: dict[str, int] = {}
         self.step_cost = 1 + len(self._classes) // 4
-        """Steps that a character of a name counts for."""
+        """Number of steps that each character of a name counts as."""
 
     def may_match(self, name: str) -> bool:
-        """Returns whether a name has the beginning and the end of those that match, which takes no step."""
+        """Returns False for a name that cannot match, because it lacks the beginning or the end that all matching names
+        have. Takes no steps.
+        """
         return name.startswith(self._prefix) and name.endswith(self._suffix)
 
     def matches(self, name: str) -> bool:
@@ -85,8 +89,8 @@ class GlobAutomaton:
         return bool(states & self._accepting)
 
     def _closed(self, states: int) -> int:
-        """Adds the states that are reached without a character. At most four of them follow each other, since none of
-        the wildcards that may stand for nothing is repeated.
+        """Returns `states` and the states that are reached from them without a character. The loop is short: at most
+        four such states follow each other, since no wildcard that may stand for nothing is repeated.
         """
         while True:
             skipped = states & self._skips
@@ -128,25 +132,26 @@ def compile_glob(glob: str) -> GlobAutomaton:
 
 
 class TooManySteps(Exception):
-    """More steps are needed than were allowed."""
+    """A comparison needs more steps than its budget has left."""
 
 
 @dataclass
 class StepBudget:
-    """Steps that a comparison may still take."""
+    """Number of steps that a comparison may still take."""
 
     left: int = MAX_STEPS
 
     def spend(self, steps: int) -> None:
-        """Raises TooManySteps if fewer are left."""
+        """Takes `steps` off the budget. Raises TooManySteps if fewer are left."""
         if steps > self.left:
             raise TooManySteps
         self.left -= steps
 
 
 def find_match(globs: Sequence[str], name: str, budget: StepBudget | None = None) -> str | None:
-    """Returns the glob by which a name is selected; None if it is not. Later globs overrule earlier ones, and a glob
-    after `!` takes out what it matches. Raises TooManySteps if there is a budget and it does not suffice.
+    """Returns the glob that selects a name; None if the name is not selected. Later globs overrule earlier ones. A glob
+    that begins with `!` excludes the names that it matches. Raises TooManySteps if `budget` does not suffice; a budget
+    of None is unlimited.
     """
     found: str | None = None
     for glob in globs:
@@ -159,7 +164,9 @@ def find_match(globs: Sequence[str], name: str, budget: StepBudget | None = None
 
 
 def find_fault(glob: str) -> str | None:
-    """Returns what is wrong with a glob, as the rest of a sentence; None if nothing is."""
+    """Returns the mistake in a glob, as the rest of a sentence that begins with its name ("must ..."); None for a valid
+    glob.
+    """
     pattern = glob.removeprefix("!")
     if not pattern or not pattern.isprintable():
         return "must be a glob of printable characters"

@@ -22,9 +22,9 @@ class IdentityProviderCreated(IdentityProviderEvent, frozen=True):
     name: ClassVar[str] = "identity_provider.created"
     title: str
     entity_id: str
-    """Name by which the provider calls itself in assertions."""
+    """Name of the provider, as its assertions contain it."""
     claim: str
-    """The claim of `entity_id`."""
+    """Id of the claim that keeps `entity_id` unique."""
     sso_url: str
     certificates: list[str]
     """Certificates whose keys sign assertions: DER as base64."""
@@ -36,13 +36,15 @@ class IdentityProviderCreated(IdentityProviderEvent, frozen=True):
     email_attribute: str
     role_attribute: str
     roles: dict[str, Role]
-    """Value of the attribute -> role."""
+    """Value of the attribute `role_attribute` -> role of the user."""
     metadata_url: str | None = None
-    """URL that `sso_url` and `certificates` come from; None if an admin enters them."""
+    """URL from which the server reads `sso_url` and `certificates`; None if an admin enters them."""
 
 
 class IdentityProviderUpdated(IdentityProviderEvent, frozen=True):
-    """Contains the changed fields; None means unchanged, except for those in `cleared`, which become None."""
+    """The provider was changed. A field that is None is unchanged, unless `cleared` names it: then it was set to
+    None.
+    """
 
     name: ClassVar[str] = "identity_provider.updated"
     title: str | None = None
@@ -61,7 +63,7 @@ class IdentityProviderUpdated(IdentityProviderEvent, frozen=True):
 
 
 class IdentityProviderDeleted(IdentityProviderEvent, frozen=True):
-    """The provider was deleted. The identities that it vouched for are no longer linked to users."""
+    """The provider was deleted. Its identities are no longer linked to users."""
 
     name: ClassVar[str] = "identity_provider.deleted"
 

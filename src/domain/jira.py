@@ -9,7 +9,7 @@ from domain.core.data_keys import jira_key
 from domain.core.events import Category, Event, changes_of, copy_fields
 
 Deployment = Literal["cloud", "data_center"]
-"""Kind of Jira: Atlassian's own cloud, or a server of a company. A stored value."""
+"""Kind of Jira: Atlassian's cloud, or a company's own server. These values are stored, so they must not change."""
 
 CLOUD_DOMAIN = ".atlassian.net"
 """End of the host names of Jira Cloud."""
@@ -57,7 +57,9 @@ class JiraIntegrationUpdated(JiraEvent, frozen=True):
 
 
 class JiraIntegrationFailing(JiraEvent, frozen=True):
-    """Jira refused a ticket of the integration or could not be reached, for a reason that was not recorded before."""
+    """A ticket could not be written, because Jira refused it or could not be reached. The same error again is not
+    recorded until the integration has recovered.
+    """
 
     name: ClassVar[str] = "jira_integration.failing"
     sealed: ClassVar[tuple[str, ...]] = ("error",)
@@ -85,7 +87,7 @@ class JiraIntegration(msgspec.Struct, frozen=True):
     project_key: str
     issue_type: str
     error: str = ""
-    """Why its last ticket could not be written; empty if it could."""
+    """Why the last ticket could not be written; empty if it was written."""
     deleted: bool = False
 
 

@@ -35,16 +35,18 @@ class CheckoutOptions(msgspec.Struct, frozen=True):
 
 
 class DependencyCache(msgspec.Struct, frozen=True):
-    """Folders that builds of a job hand on to later builds, such as downloaded packages."""
+    """Files and folders that builds of a job save for later builds, such as downloaded packages."""
 
     key: CacheKey
-    """Name of a state of the cache. `{{ checksum "FILE" }}` stands for the SHA-256 of a file of the checkout."""
+    """Name under which the cache is saved and restored. `{{ checksum "FILE" }}` stands for the SHA-256 of a file of the
+    checkout.
+    """
     paths: Annotated[list[CachePath], Meta(min_length=1, max_length=20)]
     """Files and folders, relative to the workspace, or to the build's home folder if they begin with `~/`."""
 
 
 class Configuration(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The steps and variables of a build. `secrets` maps names to encrypted values, which only the agent gets
+    """The steps and variables of a build. `secrets` maps names to encrypted values. Only the agent receives them
     decrypted.
     """
 
@@ -54,17 +56,19 @@ class Configuration(msgspec.Struct, frozen=True, omit_defaults=True):
     artifacts: list[str] = []
     secrets: dict[str, bytes] = {}
     shell: ShellName | None = None
-    """None: `sh`, or that of the template."""
+    """None stands for the shell of the template, or `sh` if there is none."""
     checkout: CheckoutOptions | None = None
-    """None: the default options, or those of the template."""
+    """None stands for the options of the template, or the default options if there are none."""
     caches: list[DependencyCache] = []
     matrix: Matrix | None = None
-    """A start of the job queues one build for each combination. Always None in builds and templates."""
+    """A start of the job queues one build for each combination of the matrix. None for a job without a matrix; always
+    None in builds and templates.
+    """
 
 
 def find_required_features(configuration: Configuration) -> frozenset[str]:
-    """Returns the features that an agent must have to run a build as its configuration says. Agents send the names of
-    theirs when they connect; older ones have none.
+    """Returns the names of the features that an agent needs to run a build with this configuration. Agents send the
+    names of their features when they connect; older agents send none.
     """
     needed = {
         "shell": configuration.shell not in (None, "sh"),
@@ -95,7 +99,9 @@ class JobEvent(Event, frozen=True):
 
 
 DEFAULT_TIMEOUT_MINUTES = 60
-"""Minutes that a build of a new job may run if the job names no limit. Events have fixed defaults."""
+"""Minutes that a build may run, for a new job that names no limit. The default of the event's field is a separate
+number, since that must not change.
+"""
 
 TEXTS = ("title", "repository", "default_branch", "required_tags", "pool_labels")
 
@@ -111,9 +117,9 @@ class JobCreated(JobEvent, frozen=True):
     repository: str | None = None
     default_branch: str = "main"
     required_tags: list[str] = []
-    """Tags that a node must all have."""
+    """Tags of which a node must have all."""
     pool_labels: dict[str, str] = {}
-    """Labels that a pool must all have. Used instead of `node_pool_id`."""
+    """Labels of which a pool must have all. Used instead of `node_pool_id`."""
     quarantine_mode: QuarantineMode = "run"
     managed: bool = False
     """Whether a file in the repository describes the job."""
@@ -146,7 +152,7 @@ class JobConfigured(JobEvent, frozen=True):
 
 
 class JobTriggersChanged(JobEvent, frozen=True):
-    """The job's triggers were replaced. Times of its time tables count from now on."""
+    """The job's triggers were replaced. Its time tables start builds only for times after this event."""
 
     name: ClassVar[str] = "job.triggers_changed"
     sealed: ClassVar[tuple[str, ...]] = ("triggers",)
@@ -179,8 +185,8 @@ class Job(msgspec.Struct, frozen=True):
     configuration: Configuration
     triggers: Triggers = Triggers()
     scheduled_since: datetime = UNSTAMPED
-    """Builds are started for times of the time tables after this one: the last change of the triggers, or a later time
-    at which the job was enabled.
+    """Time after which the time tables start builds: when the triggers were last changed, or when the job was last
+    enabled, whichever is later.
     """
     managed: bool = False
     deleted: bool = False

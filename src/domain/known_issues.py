@@ -78,7 +78,7 @@ class KnownIssueFailureAdded(KnownIssueEvent, frozen=True):
 
 
 class KnownIssueSearched(KnownIssueEvent, frozen=True):
-    """The server searched older failures for the issue, from the newest result down to `down_to`, and found
+    """The server searched older failures for the issue, from the newest result down to `down_to`. It found
     `result_ids`.
 
     The issue classifies these results, except those that were classified in the meantime.
@@ -125,12 +125,14 @@ class KnownIssue(msgspec.Struct, frozen=True):
     signatures: frozenset[str] = frozenset()
     edition: int = 1
     searched: tuple[int, int] = (0, 0)
-    """The edition that was searched for last, and the id of the oldest result that the search has reached."""
+    """(edition of the last search, id of the oldest result that this search has reached). An id of 0 means that it is
+    complete.
+    """
     deleted: bool = False
 
     @property
     def match_rules(self) -> list[MatchRule]:
-        """The rule that a user entered, followed by the fail_ids and signatures of linked results."""
+        """The rule that a user entered, followed by a rule for each fail_id and each signature of linked results."""
         values: list[tuple[Kind, str]] = [
             (self.kind, self.value),
             *(("fail_id", fail_id) for fail_id in self.fail_ids),

@@ -11,7 +11,7 @@ Capability = Literal["ai_chat", "ai_test_health", "llm_evals", "white_label", "v
 """A gated feature, by the name that the API has for it."""
 CAPABILITIES: tuple[Capability, ...] = get_args(Capability)
 MAX_SEATS = 1_000_000
-"""Seats of a server without a licence. The API has no word for "no limit"."""
+"""Number of seats of a server without a licence file. It stands for "no limit", which the API cannot express."""
 
 
 class License(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -29,12 +29,14 @@ class License(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.is_valid(now) and capability in self.capabilities
 
     def require(self, capability: Capability, now: datetime) -> None:
-        """Raises Forbidden, with the name of the entitlement, for a feature that the licence does not include now."""
+        """Raises Forbidden if the licence does not include the capability or has ended. The message names the
+        capability.
+        """
         if not self.has(capability, now):
             raise Forbidden(f"This needs the entitlement `{capability}`, which {self._describe(now)} does not include.")
 
     def require_seat(self, used: int, now: datetime) -> None:
-        """Raises Forbidden when as many users are active as the licence allows."""
+        """Raises Forbidden if there is no free seat: `used` is the number of active users."""
         if used >= self.seats:
             raise Forbidden(
                 f"This needs one more seat (entitlement `max_users`): {used} users are active, and"
@@ -47,4 +49,4 @@ class License(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 COMMUNITY = License("community", MAX_SEATS, datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC), CAPABILITIES)
-"""Applies without a licence file: everything is enabled, and it does not end."""
+"""The licence of a server without a licence file. It enables everything and never ends."""

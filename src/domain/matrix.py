@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta
 
 MAX_COMBINATIONS = 256
-"""Builds that one start of a job may queue."""
+"""Largest number of builds that one start of a job may queue."""
 PLACEHOLDER = re.compile(r"\{\{matrix\.([^{}]+)\}\}")
 """Part of a required tag that stands for a value of the combination, such as `{{matrix.os}}`."""
 
@@ -24,17 +24,19 @@ Combination = dict[ValueName, MatrixValue]
 
 
 class Matrix(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Values of a job's builds: each combination of values is a build."""
+    """Values with which a start of a job queues its builds, one build for each combination of values."""
 
     axes: Annotated[
         dict[ValueName, Annotated[list[MatrixValue], Meta(min_length=1, max_length=MAX_COMBINATIONS)]],
         Meta(max_length=10),
     ] = {}
-    """Values by name. Each combination of one value of each name is a build."""
+    """Name -> its values. A combination has one of these values for each name. Each combination is a build."""
     include: Annotated[list[Combination], Meta(max_length=MAX_COMBINATIONS)] = []
-    """Values to add to the combinations that have the same values in `axes`; where there is none, one more build."""
+    """Values to add to combinations. An entry is added to each combination that has the same values in `axes`. If there
+    is no such combination, the entry is one more build.
+    """
     exclude: Annotated[list[Combination], Meta(max_length=MAX_COMBINATIONS)] = []
-    """Values of `axes`. Combinations that have all values of an entry are left out."""
+    """Values from `axes`. Combinations that have all values of an entry are left out."""
 
 
 def count_products(matrix: Matrix) -> int:
@@ -43,7 +45,7 @@ def count_products(matrix: Matrix) -> int:
 
 
 def expand(matrix: Matrix) -> list[dict[str, str]]:
-    """Returns the combinations, in the order of the axes. Those that `include` makes come last."""
+    """Returns the combinations in the order of the axes, followed by those that `include` adds."""
     pairs = [[(name, value) for value in values] for name, values in matrix.axes.items()]
     of_axes = [dict(chosen) for chosen in product(*pairs)] if pairs else []
     kept = [values for values in of_axes if not any(_matches(values, entry) for entry in matrix.exclude)]
@@ -59,12 +61,14 @@ def expand(matrix: Matrix) -> list[dict[str, str]]:
 
 
 def variable_of(name: str) -> str:
-    """Returns the environment variable that has the value: `PYTHON_VERSION` for `python-version`."""
+    """Returns the name of the environment variable for a value: `PYTHON_VERSION` for the name `python-version`."""
     return name.upper().replace("-", "_")
 
 
 def fill_tags(tags: Sequence[str], values: Mapping[str, str]) -> list[str]:
-    """Returns the tags with the values of a combination. Raises KeyError for a value that it does not have."""
+    """Returns the tags with a combination's values in place of the placeholders. Raises KeyError for a placeholder
+    whose name `values` does not have.
+    """
     return [PLACEHOLDER.sub(lambda found: values[found[1]], tag) for tag in tags]
 
 

@@ -24,7 +24,7 @@ class NodeRegistered(NodeEvent, frozen=True):
     sealed: ClassVar[tuple[str, ...]] = ("token_hash",)
     title: str
     claim: str = ""
-    """The claim of the name."""
+    """Id of the claim that keeps the node's name unique."""
     token_hash: bytes = b""
     pool_id: int | None = None
     tags: list[str] = []
@@ -38,15 +38,15 @@ class NodeRegistered(NodeEvent, frozen=True):
 
 
 class NodeTokenRotated(NodeEvent, frozen=True):
-    """The node got a new token. Its agent may still use the token before until it has used the new one, but not longer
-    than until `old_until`.
+    """The node got a new token. Its agent may still use the old token until it first uses the new one, at most until
+    `old_until`.
     """
 
     name: ClassVar[str] = "node.token_rotated"
     sealed: ClassVar[tuple[str, ...]] = ("token_hash",)
     token_hash: bytes = b""
     old_until: datetime | None = None
-    """Time until which the token before is accepted at most; None if it is refused at once."""
+    """Time after which the old token is refused in any case; None if it is refused at once."""
 
     @property
     def data_key(self) -> str | None:
@@ -54,7 +54,7 @@ class NodeTokenRotated(NodeEvent, frozen=True):
 
 
 class NodeTokenRetired(NodeEvent, frozen=True):
-    """The agent has used the node's new token. From now on the one before is refused."""
+    """The agent has used the node's new token. From now on the old token is refused."""
 
     name: ClassVar[str] = "node.token_retired"
 
@@ -116,11 +116,11 @@ class Node(msgspec.Struct, frozen=True):
     admins_only: bool = False
     quarantined: bool = False
     session: str | None = None
-    """The connected agent's session; None while offline."""
+    """Id of the connected agent's session; None while the node is offline."""
     features: frozenset[str] = frozenset()
     """Features of the agent that connected last."""
     has_old_token: bool = False
-    """Whether the agent may still use the token before the last rotation."""
+    """Whether the agent may still use the token that the last rotation replaced."""
     deleted: bool = False
 
 
@@ -147,8 +147,8 @@ def evolve(state: Node | None, event: Event) -> Node | None:
 
 
 def agent_notification(node_id: int, subject: int | str) -> str:
-    """Returns the payload that wakes the waiting agent of a node. `subject` says why: the id of a build, or `cmd-`
-    followed by the id of a command.
+    """Returns the payload of a notification to the agent of a node. `subject` says what the notification is about: the
+    id of a build, or `cmd-` followed by the id of a command.
     """
     return f"{node_id}:{subject}"
 

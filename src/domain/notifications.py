@@ -35,7 +35,7 @@ SOURCES: dict[str, tuple[type[Event], ...]] = {
     "test.quarantined": (TestsQuarantined,),
     "node.offline": (NodeWentOffline,),
 }
-"""The events that cause notifications of each type."""
+"""Notification type -> classes of the events that can cause it."""
 
 
 class Notification(NamedTuple):
@@ -45,7 +45,7 @@ class Notification(NamedTuple):
     ordering_key: str | None
     """Notifications with the same key arrive in the order of their events; None for no order."""
     item: int = 0
-    """Index into the entries of the event, for an event about several tests."""
+    """Index of the test, for an event about several tests; else 0."""
 
 
 def notifications_of(event: Event) -> Iterator[Notification]:
@@ -99,7 +99,7 @@ class NotificationMessage(msgspec.Struct, frozen=True):
     """The body of the request that a webhook receives."""
 
     id: str
-    """Id of the notification, which is the same for all endpoints and in a replay."""
+    """Id of the notification. All endpoints get the same id, and so do replays."""
     type: str
     created_at: datetime
     project_id: int | None

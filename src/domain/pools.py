@@ -28,7 +28,7 @@ class PoolCreated(PoolEvent, frozen=True):
     sealed: ClassVar[tuple[str, ...]] = ("title", "labels")
     title: str = ""
     claim: str = ""
-    """The claim of the name within the project."""
+    """Id of the claim that keeps the pool's name unique within the project."""
     labels: dict[str, str] = {}
     max_parallel: int | None = None
     shared: bool = False

@@ -29,7 +29,7 @@ class ProjectCreated(ProjectEvent, frozen=True):
     title: str = ""
     slug: str = ""
     claim: str = ""
-    """The claim of the slug."""
+    """Id of the claim that keeps the slug unique."""
     sealed_webhook_secret: bytes = b""
     description: str = ""
     scm_endpoint_id: int | None = None
@@ -46,9 +46,9 @@ class ProjectUpdated(ProjectEvent, frozen=True):
     description: str | None = None
     scm_endpoint_id: int | None = None
     retention_days: int | None = None
-    """Age at which finished builds are deleted; 0 for no limit."""
+    """Age in days at which finished builds are deleted; 0 for no limit."""
     retention_builds: int | None = None
-    """Number of finished builds that each job keeps, the newest; 0 for no limit."""
+    """Number of finished builds that each job keeps: the newest ones. 0 for no limit."""
     cleared: tuple[Clearable, ...] = ()
 
 
@@ -72,8 +72,8 @@ class MemberRemoved(ProjectEvent, frozen=True):
 
 
 class ProjectClosed(ProjectEvent, frozen=True):
-    """The deletion of the project began. From now on nobody can add a job or node pool, so a list of those to delete
-    stays complete.
+    """The deletion of the project began. From now on nobody can add jobs or node pools to it, so that the deletion
+    misses none.
     """
 
     name: ClassVar[str] = "project.closed"

@@ -23,10 +23,10 @@ Reason = Literal["flaky", "infra", "wip"]
 REASONS: tuple[Reason, ...] = get_args(Reason)
 
 HEALTHY_AFTER = 10
-"""Builds in a row, without a failure in any attempt, after which an entry has recovered."""
+"""Number of builds in a row without a failure, in any attempt, after which an entry has recovered."""
 
 MAX_PREFIXES = 64
-"""The most prefixes of a node id that are tried; further ones are ignored."""
+"""Largest number of prefixes of a node id that may be entries; longer prefixes are ignored."""
 _ENDS = re.compile(r"::|\[")
 
 
@@ -61,9 +61,11 @@ class QuarantineLifted(QuarantineEvent, frozen=True):
     sealed: ClassVar[tuple[str, ...]] = ("node_ids",)
     ids: list[int]
     node_ids: list[str] = []
-    """The node ids of the entries, in the same order."""
+    """The node ids of the entries, in the order of `ids`."""
     why: Literal["removed", "expired"] = "removed"
-    """An expired entry is only removed when its node id is put in quarantine again."""
+    """`removed`: a user lifted the entries. `expired`: the entries had expired before, and their node ids were put in
+    quarantine again.
+    """
 
 
 class QuarantineExpired(QuarantineEvent, frozen=True):
@@ -72,19 +74,19 @@ class QuarantineExpired(QuarantineEvent, frozen=True):
 
 
 class QuarantineBecameHealthy(QuarantineEvent, frozen=True):
-    """The tests of these entries recovered. If a test of an entry fails after that, the entry's next recovery is
-    recorded again.
-    """
+    """The tests of these entries recovered. If an entry fails again after that, its next recovery is recorded, too."""
 
     name: ClassVar[str] = "quarantine.became_healthy"
     ids: list[int]
     failures: list[int]
-    """For each entry, the number of builds in which it failed since it was added. It identifies the recovery."""
+    """For each entry, the number of builds since it was added in which one of its tests failed. The number identifies
+    the recovery.
+    """
 
 
 class QuarantinedTestsRan(Event, frozen=True):
-    """A report has results of quarantined tests: the entries that passed and that failed. Entries whose tests were all
-    skipped are left out.
+    """Tests in quarantine ran, according to a report. The event lists the entries that passed and those that failed.
+    Entries whose tests were all skipped are in neither list.
 
     The event is in the results stream of the build, not in the job's quarantine, so that reports of a job do not wait
     for each other.
@@ -95,9 +97,9 @@ class QuarantinedTestsRan(Event, frozen=True):
     job_id: int
     project_id: int
     passed: list[int]
-    """Ids of the entries of which all tests that ran passed."""
+    """Ids of the entries that passed: all their tests that ran passed."""
     failed: list[int]
-    """Ids of the entries of which a test failed, in any attempt."""
+    """Ids of the entries that failed: one of their tests failed, in any attempt."""
 
     @property
     def stream(self) -> str:
@@ -110,7 +112,7 @@ class Entry(msgspec.Struct, frozen=True):
     expires_at: datetime | None = None
     expiry_recorded: bool = False
     healthy_after: int | None = None
-    """Number of failures before the last recorded recovery; None when no recovery was recorded."""
+    """The entry's number in `QuarantineBecameHealthy.failures` at its last recovery; None before the first recovery."""
 
     def counts(self, now: datetime) -> bool:
         return self.expires_at is None or self.expires_at > now
@@ -146,9 +148,10 @@ def filter_quarantined(node_ids: Iterable[str], entries: Iterable[str]) -> set[s
 
 
 def split_by_outcome(ran: Iterable[tuple[str, bool]], entries: Mapping[str, Entry]) -> tuple[list[int], list[int]]:
-    """Returns the ids of the entries whose tests all passed, and the ids of the entries with a failed test.
+    """Returns two lists of entry ids: the entries whose tests all passed, and the entries with a failed test.
 
-    `ran` lists the tests that ran: the node id, and whether the test failed in any attempt. `entries` are by node id.
+    `ran` has (node id, whether the test failed in any attempt) for each test that ran. `entries` maps node ids to
+    entries.
     """
     failures: dict[int, bool] = {}
     for node_id, failed in ran:
@@ -181,7 +184,7 @@ def evolve(state: Quarantine, event: Event) -> Quarantine:
 
 
 def _changed(state: Quarantine, changes: Mapping[int, Mapping[str, Any]]) -> Quarantine:
-    """Returns the quarantine with changed entries. `changes` has the new field values by entry id."""
+    """Returns the quarantine with changed entries. `changes` maps the id of an entry to new values of its fields."""
     entries = dict(state.entries)
     for node_id, entry in state.entries.items():
         if (changed := changes.get(entry.quarantine_id)) is not None:

@@ -1,4 +1,4 @@
-"""Cancelled reactions: what an operator has decided not to do because of an event."""
+"""Cancelled reactions: reactions to an event that an operator has ended for good."""
 
 from typing import ClassVar
 
@@ -6,7 +6,7 @@ from domain.core.events import Category, Event
 
 
 class ReactionCancelled(Event, frozen=True):
-    """An operator cancelled a reaction to an event. What the tries before had done stays done."""
+    """An operator cancelled a reaction to an event. Effects of its earlier tries stay."""
 
     name: ClassVar[str] = "reaction.cancelled"
     reaction: str

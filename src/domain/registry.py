@@ -72,4 +72,4 @@ UPCASTERS: Mapping[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] 
     (results.ResultsRecorded.name, 1): results.without_commit_name,
     (results.ResultsRecorded.name, 2): results.with_packed_columns,
 }
-"""Upcasters by event name and version. Each turns the fields of that version into those of the next."""
+"""(event name, version) -> upcaster, which turns the fields of this version into those of the next version."""

@@ -3,11 +3,11 @@
 import msgspec
 
 UNEXPLAINED = -1
-"""The explained exit code of a report whose test runner ended for another reason than failed tests."""
+"""Value of `explained_exit_code` if the test runner ended for a reason that the results of the report do not show."""
 COUNTS = ("passed", "failed", "skipped", "flaky", "known_issues", "quarantined")
 """Fields of `build.report_recorded` that are added up over the reports of a build."""
 IGNORED = ("known_issues", "quarantined")
-"""The fields of COUNTS that count failures which do not fail the build."""
+"""Those of COUNTS that are numbers of failures which do not fail the build."""
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -26,13 +26,15 @@ class Report(msgspec.Struct, frozen=True):
     is_replaced: bool = False
     unreadable: bool = False
     missing: bool = False
-    """Whether it stands for a pattern for reports, in the job's artifacts, that no file matches."""
+    """Whether this stands for a missing report: `path` is a pattern for reports in the job's artifacts, and no file
+    matches it.
+    """
     late: bool = False
-    """Whether it came after the end of the build, so that it has no results."""
+    """Whether the report came after the end of the build. The results of such a report are not recorded."""
     selected_ran: bytes | None = None
     """One byte for each selected test of the build, as in `build.report_recorded`."""
     by_wildcard: bool = False
-    """Whether a wildcard or folder of the job's artifacts found it."""
+    """Whether a wildcard or folder of the job's artifacts found the file."""
     lost_tests: bool = False
     """Whether the report says that it lacks results of tests."""
     results_from: int = 0
@@ -41,7 +43,7 @@ class Report(msgspec.Struct, frozen=True):
 
     @property
     def ignored(self) -> int:
-        """Number of failures that do not fail the build: those in quarantine, and those that the reporter calls known
-        issues.
+        """Number of failures that do not fail the build: those of tests in quarantine, and those that the report calls
+        known issues.
         """
         return sum(count for name, count in zip(COUNTS, self.counts, strict=True) if name in IGNORED)

@@ -1,8 +1,8 @@
 """Test results and test cases.
 
 A test case is one test of a project across builds, named by its node id. When a report contains new test cases, one
-event gives ids to all of them. An event contains up to about a thousand results as columns, so that it is stored as one
-compressed block instead of a thousand maps.
+event gives ids to all of them. An event with results has up to about a thousand, in columns, so that they are stored as
+one compressed block instead of a thousand maps.
 """
 
 from hashlib import blake2b
@@ -21,7 +21,7 @@ STATUSES: tuple[ResultStatus, ...] = get_args(ResultStatus)
 MAX_ATTEMPTS = 255
 MAX_SUITES = 5_000
 OTHER_SUITES = "(other suites)"
-"""Stands for the suites of a report beyond MAX_SUITES."""
+"""Name that stands for all suites of a report after the first MAX_SUITES."""
 DIFFERED, FLIPPED = 1, 2
 """Values of `ResultsRecorded.flips`, about the test's results in other builds of the job on the same commit.
 
@@ -50,8 +50,8 @@ class CasesSeen(Event, frozen=True):
 
 
 class ResultText(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
-    """The texts of one result: that at index `row` of the columns of `ResultsRecorded`. A result without texts has no
-    ResultText.
+    """The texts of one result. `row` is the index of the result in the columns of `ResultsRecorded`. A result without
+    texts has no ResultText.
     """
 
     row: int
@@ -95,20 +95,26 @@ class ResultsRecorded(Event, frozen=True):
     attempts: bytes
     """One byte a row, from 1; 255 stands for 255 and more."""
     finals: bytes
-    """One byte a row: 1 for a test's last attempt in its suite, which decides, else 0."""
+    """One byte a row: 1 for the last attempt of a test in its suite, else 0. Only last attempts count."""
     known_issues: bytes
-    """One byte a row: 1 for a failure that the reporter calls a known issue; it does not fail the build."""
+    """One byte a row: 1 for a failure that the report calls a known issue, which does not fail the build; else 0."""
     flaky: bytes
-    """One byte a row: 1 for a last attempt that passed where an earlier one of this report failed."""
+    """One byte a row: 1 for a last attempt that passed after an earlier attempt in this report failed; else 0."""
     texts: list[ResultText] = []
     replaced: list[Replaced] = []
-    """Empty except in events of older releases: now the results of other reports still count."""
+    """Earlier results that no longer count. Only events of older releases have any."""
     commit: int = 0
-    """The build's `commit_number`. By it, flips on the same commit are found even when the build is erased."""
+    """`commit_number` of the build's commit. It is not sealed, so that flips on the same commit are found even after
+    the build was erased.
+    """
     quarantined: bytes = b""
-    """One byte a row: 1 for a failure that only the job's quarantine keeps from failing the build; empty for none."""
+    """One byte a row: 1 for a failure that would fail the build if its test were not in the job's quarantine, else 0.
+    Empty when all are 0.
+    """
     flips: bytes = b""
-    """One byte a row: 0, DIFFERED or FLIPPED, as known at the time. Empty when all are 0, and in older events."""
+    """One byte a row: 0, DIFFERED or FLIPPED, as known when the report was recorded. Empty when all are 0, and in older
+    events.
+    """
 
     @property
     def stream(self) -> str:
@@ -120,8 +126,8 @@ class ResultsRecorded(Event, frozen=True):
 
 
 class ResultsReplaced(Event, frozen=True):
-    """A block of results no longer counts, because its report was replaced or its build attempt was lost. Skipped
-    results and attempts that were not the last are left out, since they did not count.
+    """A block of results no longer counts, because its report was replaced or its build attempt was lost. The event
+    leaves out skipped results and earlier attempts of retried tests, since these did not count before.
     """
 
     name: ClassVar[str] = "results.replaced"
@@ -132,7 +138,7 @@ class ResultsReplaced(Event, frozen=True):
     statuses: bytes
     """One byte a row, as in ResultsRecorded."""
     flaky: bytes
-    """One byte a row: 1 for a result that made its run flaky."""
+    """One byte a row, as `find_flaky` returns it for the block."""
 
     @property
     def stream(self) -> str:
@@ -140,7 +146,7 @@ class ResultsReplaced(Event, frozen=True):
 
 
 def find_flaky(event: ResultsRecorded) -> bytes:
-    """Returns one byte for each row: 1 if the result makes its run flaky, as it passed on a retry or flipped. Else
+    """Returns one byte for each row: 1 if the run of the test is flaky, because it passed on a retry or flipped; else
     0.
     """
     if not event.flips:
@@ -162,7 +168,7 @@ def count_no_more(block: ResultsRecorded) -> ResultsReplaced:
 
 
 def commit_number(commit_sha: str) -> int:
-    """Returns a number that differs between commits but does not reveal them; 0 for no commit."""
+    """Returns a number that identifies a commit but does not reveal it; 0 for an empty `commit_sha`."""
     if not commit_sha:
         return 0
     return int.from_bytes(blake2b(commit_sha.lower().encode(), digest_size=7).digest()) + 1
@@ -197,5 +203,7 @@ def evolve(state: tuple[ResultsRecorded | None, ...], event: Event) -> tuple[Res
 
 
 RESULTS = Category[tuple[ResultsRecorded | None, ...]]("results", (), evolve)
-"""The state of a build's stream of results: the blocks, each at the index of its version less one."""
+"""The state of a build's results stream has one item for each event, at the index of the event's version minus one: the
+block of results, or None for an event of another type.
+"""
 EVENTS = (CasesSeen, ResultsRecorded, ResultsReplaced)

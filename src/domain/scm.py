@@ -10,10 +10,11 @@ from domain.core.data_keys import scm_key
 from domain.core.events import Category, Event, changes_of, copy_fields
 
 ScmType = Literal["github", "gitlab", "bitbucket", "git"]
-"""Kind of host: `git` is any git server that is used without an API. A stored value."""
+"""Kind of host: `git` is any git server that is used without an API. These values are stored, so they must not change.
+"""
 
 PUBLIC_HOSTS = {"github": "github.com", "gitlab": "gitlab.com", "bitbucket": "bitbucket.org"}
-"""Type -> host that serves everybody. An endpoint without a host of its own is there."""
+"""Type -> public host. An endpoint whose `host` is empty has its repository at the public host."""
 
 
 class ScmEvent(Event, frozen=True):
@@ -37,9 +38,11 @@ class ScmEndpointCreated(ScmEvent, frozen=True):
     host: str = ""
     """Base URL of a self-hosted server, without a slash at its end; empty for the public host of the type."""
     repo: str = ""
-    """Path of the repository at the host (`owner/name`). If the type is `git`: its URL or absolute path."""
+    """Path of the repository at the host (`owner/name`). For type `git`: URL or absolute path of the repository."""
     sealed_token: bytes | None = None
-    """Token; the private key of a GitHub App; None without one, as for a repository that everybody may read."""
+    """The encrypted token or, for a GitHub App, its encrypted private key. None for a repository that everybody may
+    read.
+    """
     app_id: int | None = None
     """Id of the GitHub App that signs in by its private key; None for a token."""
     installation_id: int | None = None
@@ -96,15 +99,15 @@ def show_host(type: ScmType, host: str, repo: str) -> str:
 
 
 def server_of(type: ScmType, host: str, repo: str) -> str:
-    """Returns the base URL of the server to which a token is sent: the same for all repositories of one server, and
-    empty for the public host of a type.
+    """Returns the base URL of the server to which a token is sent; an empty text for the public host of the type. All
+    repositories of one server have the same base URL.
     """
     return "{0.scheme}://{0.netloc}".format(urlsplit(repo)) if type == "git" else host
 
 
 def normalize_host(type: ScmType, text: str) -> str:
-    """Returns the base URL of a host that a user enters as a URL or a name; an empty text for the public host of the
-    type.
+    """Returns the base URL of a host. `text` is what a user entered: a URL or a host name. Returns an empty text for
+    the public host of the type.
     """
     url = (text if "://" in text else f"https://{text}").rstrip("/")
     public = PUBLIC_HOSTS.get(type)
@@ -128,8 +131,8 @@ _GIT_SUFFIX = re.compile(r"(\.git)?/*$")
 
 
 def is_same_repository(one: str, other: str) -> bool:
-    """Returns whether two https URLs lead to one repository: host names are equal in any case, and `.git` is
-    optional.
+    """Returns whether two https URLs lead to the same repository. Ignores user names and passwords, the case of host
+    names, and `.git` at the end.
     """
     first, second = urlsplit(one), urlsplit(other)
     return (

@@ -138,8 +138,8 @@ def redact_url(url: str) -> str:
 
 
 def correct_outcome(outcome: Outcome) -> Outcome:
-    """Returns a failed outcome for a 2xx answer whose body is an error of an Office connector. Returns others
-    unchanged.
+    """Returns a failed outcome for a 2xx answer whose body is an error of an Office connector. Returns any other
+    outcome unchanged.
     """
     if outcome.ok and outcome.excerpt.startswith(CONNECTOR_ERROR):
         return msgspec.structs.replace(outcome, ok=False, error=" ".join(outcome.excerpt[:200].split()))

@@ -56,7 +56,7 @@ class Template(msgspec.Struct, frozen=True):
 
 def overlaid(template: Configuration, job: Configuration) -> Configuration:
     """Returns a build's configuration: the values of the job, and those of the template where the job has none.
-    Variables and secrets are merged by name; the job's win.
+    Variables and secrets of both are merged; where both have the same name, the job's value wins.
     """
     return Configuration(
         command=job.command or template.command,

@@ -1,6 +1,7 @@
 """Tickets: the issues that Jira integrations create, one for each cause of failures in a project.
 
-A cause is the signature of failures, or `build-7` for those of a build that had too many new causes.
+A cause is the signature of failures. If a build has too many new causes, one ticket stands for all of them, and its
+cause is the name of the build: `build-7`.
 """
 
 from collections.abc import Mapping
@@ -40,7 +41,7 @@ class TicketEvent(Event, frozen=True):
 
 
 class TicketClaimed(TicketEvent, frozen=True):
-    """The server is about to create the ticket. No other process does so within CLAIM."""
+    """A process is about to create the ticket. No other process creates it within CLAIM."""
 
     name: ClassVar[str] = "jira_issue.claimed"
 
@@ -54,7 +55,7 @@ class TicketCreated(TicketEvent, frozen=True):
     issue_url: str = ""
     branch: str = ""
     found: bool = False
-    """Whether Jira had an issue with the label already."""
+    """Whether Jira already had an issue with the label of this ticket, so that none was created."""
 
 
 class TicketRecurred(TicketEvent, frozen=True):
@@ -85,7 +86,7 @@ class TicketState(msgspec.Struct, frozen=True):
     key: str = ""
     url: str = ""
     created_in: int | None = None
-    """Build for whose failures it was created."""
+    """Id of the build for whose failures the ticket was created; None before that."""
     failing_jobs: Mapping[int, Failing] = {}
     """Job id -> the job's last failure, for the jobs in which the failure has not stopped."""
     stopped_jobs: Mapping[int, int] = {}
@@ -97,8 +98,9 @@ class TicketState(msgspec.Struct, frozen=True):
         return self.claimed_at is not None and now - self.claimed_at < CLAIM
 
     def must_recur(self, job_id: int, build_id: int, now: datetime) -> bool:
-        """Returns whether a failure in this build needs a comment: the ticket knows of no later build of the job, and
-        the failure is new in the job or the last text is older than COMMENT_INTERVAL.
+        """Returns whether a failure in this build needs a comment. It needs none if the ticket has recorded this build
+        or a later one of the job. Otherwise it needs one if the failure is new in the job, or if the last text is as
+        old as COMMENT_INTERVAL.
         """
         failing = self.failing_jobs.get(job_id)
         if build_id <= max(self.stopped_jobs.get(job_id, 0), 0 if failing is None else failing.build_id):

@@ -114,8 +114,8 @@ class Triage(msgspec.Struct, frozen=True):
     resolution_by: int | None = None
     known_issue_id: int | None = None
     is_by_link: bool = False
-    """Whether the classification is that of a known issue which a user linked. The next one that is linked replaces
-    it.
+    """Whether the classification comes from a known issue that a user linked. Such a classification is replaced when a
+    user links another known issue.
     """
 
 

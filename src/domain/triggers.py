@@ -17,7 +17,7 @@ ChangeKind = Literal["push", "tag", "pull_request"]
 TriggerKind = Literal["push", "tag", "pull_request", "schedule"]
 SKIP_MARKER = re.compile(r"\[(?:skip ci|ci skip|no ci)\]", re.IGNORECASE)
 MAX_NAMED = 5
-"""Globs that a sentence names at most."""
+"""Largest number of globs that a sentence names."""
 
 
 class CronTrigger(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -35,11 +35,13 @@ class Triggers(msgspec.Struct, frozen=True, omit_defaults=True):
     tags: list[str] = []
     """Globs of the tags that start the job."""
     paths: list[str] = []
-    """Globs of paths. A push or pull request must change a path that they select; without globs, it may change any."""
+    """Globs of paths. A push or pull request starts the job only if it changes a path that the globs select. Without
+    globs, it may change any path.
+    """
     pull_requests: bool = False
     cron: list[CronTrigger] = []
     cancel_superseded: bool = False
-    """Whether a change stops builds of older changes of the same branch that are still queued."""
+    """Whether a new change of a branch ends the queued builds of older changes of this branch."""
 
 
 class RepositoryChange(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -49,7 +51,7 @@ class RepositoryChange(msgspec.Struct, frozen=True, omit_defaults=True):
     branch: str = ""
     """Branch or tag; for a pull request, the branch that it comes from."""
     commit: str | None = None
-    """The newest commit; None if whoever reported the change did not say."""
+    """The newest commit; None if it was not reported."""
     before: str | None = None
     """The commit before the change; None for a new branch."""
     message: str = ""
@@ -81,11 +83,11 @@ class BuildTrigger(msgspec.Struct, frozen=True):
     kind: TriggerKind
     """Kind of the change, or `schedule` for a time."""
     change_id: int | None = None
-    """Id of the change that started the build."""
+    """Id of the change that started the build; None if a time started it."""
     pull_request: int | None = None
-    """Number of the pull request whose commit it builds."""
+    """Number of the pull request whose commit is built; None for other kinds."""
     scheduled_at: datetime | None = None
-    """Time of the time table that started the build."""
+    """Time of the time table that started the build; None if a change started it."""
 
     @property
     def is_change(self) -> bool:
@@ -99,20 +101,23 @@ class Evaluation(NamedTuple):
 
 
 def find_skip_marker(message: str) -> str:
-    """Returns the text in a commit message that asks for no builds; empty if it has none."""
+    """Returns the text in a commit message that asks for no builds, such as `[skip ci]`; empty if the message has no
+    such text.
+    """
     found = SKIP_MARKER.search(message)
     return found[0] if found else ""
 
 
 def find_repository_path(address: str) -> str:
-    """Returns the path of a repository's address in small letters: `acme/web` for https://github.com/acme/web.git."""
+    """Returns the path in a repository's address, in small letters: `acme/web` for https://github.com/acme/web.git."""
     without_host = re.sub(r"^[A-Za-z+]+://[^/]*/|^[^/@]+@[^/:]+:", "", address.strip())
     return without_host.strip("/").removesuffix(".git").removeprefix("scm/").lower()
 
 
 def may_be_repository(address_path: str, path: str) -> bool:
-    """Returns whether the path of an address means the repository that a host calls `path`. Hosts may serve their
-    repositories below a folder.
+    """Returns whether an address may be that of the repository which a host calls `path`. `address_path` is the path in
+    the address. It may have folders before `path`, below which the host serves its repositories. True if one of the two
+    is empty, that is, unknown.
     """
     return not path or not address_path or f"/{address_path}".endswith(f"/{path}")
 
@@ -121,7 +126,7 @@ def evaluate(
     change: RepositoryChange, triggers: Triggers, repository: str = "", budget: StepBudget | None = None
 ) -> Evaluation:
     """Returns whether the change starts a job with these triggers. `repository` is the path of the job's repository;
-    empty if it has none. `budget` is for comparisons of paths; None for a new one.
+    empty if it has none. `budget` limits the comparisons of paths; None for a new budget.
     """
     budget = budget or StepBudget()
     if not may_be_repository(repository, change.repository):

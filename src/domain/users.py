@@ -30,7 +30,7 @@ class UserRegistered(UserEvent, frozen=True):
     role: Role
     email: str = ""
     claim: str = ""
-    """The claim of the email address."""
+    """Id of the claim that keeps the email address unique."""
     password_hash: str = ""
     """Argon2id in its usual encoding; empty while an invitation is open."""
     first_name: str = ""
@@ -83,7 +83,7 @@ class IdentityLinked(UserEvent, frozen=True):
     sealed: ClassVar[tuple[str, ...]] = ("name_id",)
     provider_id: int
     claim: str
-    """The claim of the identity."""
+    """Id of the claim that keeps the identity unique."""
     name_id: str = ""
     manages_role: bool = False
     """Whether the provider also decides the user's role."""
@@ -141,7 +141,9 @@ class UserAccount(msgspec.Struct, frozen=True):
 
     @property
     def can_sign_in_as_admin(self) -> bool:
-        """Whether the user is an admin and not one whose invitation is open."""
+        """Whether the user is an active admin who can sign in, by a password or an identity. An admin whose invitation
+        is open cannot.
+        """
         return self.is_active_admin and (bool(self.password_hash) or bool(self.identities))
 
 

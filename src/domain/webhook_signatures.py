@@ -11,8 +11,8 @@ KEY_BYTES = range(24, 64 + 1)
 
 
 def decode_key(secret: str) -> bytes:
-    """Returns the key that signs by Standard Webhooks: of a `whsec_` secret the decoded base64, of any other the secret
-    itself.
+    """Returns the key that signs by Standard Webhooks: the decoded base64 of a `whsec_` secret, or the bytes of any
+    other secret.
 
     Raises ValueError for a `whsec_` secret that is not base64.
     """

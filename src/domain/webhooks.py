@@ -78,8 +78,8 @@ class WebhookRecovered(WebhookEvent, EndpointRecovered, frozen=True):
 
 
 class ReplayRequested(WebhookEvent, frozen=True):
-    """A user asked to send the notifications of earlier events again: those from position `after` (exclusive) to
-    `up_to`.
+    """A user asked to send the notifications of earlier events again: the events after position `after`, up to and
+    including `up_to`.
     """
 
     name: ClassVar[str] = "webhook.replay_requested"
@@ -130,8 +130,8 @@ class Webhook(Endpoint, frozen=True):
 
 
 class Delivery(msgspec.Struct, frozen=True):
-    """State of a delivery: how many attempts it had when it was last given up, and when a user last requested it again.
-    -1 stands for never.
+    """State of a delivery. `given_up` is the number of attempts when the delivery was last given up, `requested` the
+    number when a user last requested it again. -1 stands for never.
     """
 
     given_up: int = -1

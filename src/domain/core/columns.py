@@ -12,7 +12,7 @@ else:
 
 
 class Column(Numbers):
-    """Integers that each take the same number of bytes. Raises OverflowError for an integer that needs more."""
+    """Array of integers of one size in bytes. The constructor raises OverflowError for an integer that does not fit."""
 
     code: ClassVar[str]
 
@@ -21,7 +21,9 @@ class Column(Numbers):
 
     @classmethod
     def of(cls, stored: bytes | bytearray) -> Self:
-        """Returns the column that `stored` encodes. Raises ValueError when it does not consist of whole integers."""
+        """Returns the column that `stored` encodes. Raises ValueError if the length of `stored` is no multiple of the
+        integer size.
+        """
         column = cls()
         column.frombytes(stored)
         if sys.byteorder == "big":

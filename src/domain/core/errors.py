@@ -74,7 +74,7 @@ class TooLarge(Rejection):
 
 
 class Invalid(Rejection):
-    """A well-formed request with unacceptable values; `errors` names the fields."""
+    """The request is well-formed but has values that are not accepted; `errors` names their fields."""
 
     status, slug, title = 422, "invalid", "Invalid input"
 

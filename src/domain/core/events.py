@@ -29,7 +29,9 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fa
     name: ClassVar[str]
     class_version: ClassVar[int] = 1
     sealed: ClassVar[tuple[str, ...]] = ()
-    """Fields that are encrypted under the data key. Each has a default value, which it gets back when it is erased."""
+    """Names of the fields that are encrypted under the data key. Each has a default value, which readers get once the
+    data key is destroyed.
+    """
     destroys_key: ClassVar[bool] = False
     """Whether the data key is destroyed in the commit that appends the event."""
 
@@ -45,8 +47,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fa
 
     @property
     def data_key(self) -> str | None:
-        """The name of the data key that encrypts the sealed fields; None without one. Destroying the key erases these
-        fields for good.
+        """The name of the data key that encrypts the sealed fields; None if the event has no data key. Destroying the
+        key erases these fields for good.
         """
         return None
 
@@ -63,20 +65,24 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fa
 
 @cache
 def updatable_fields(kind: type[Event]) -> tuple[str, ...]:
-    """Returns the names of the fields that are None in an update event of type `kind` unless it changes them."""
+    """Returns the names of the fields that update events of type `kind` can change. In an event, None stands for no
+    change.
+    """
     fields = msgspec.structs.fields(kind)
     return tuple(field.name for field in fields if field.default is None and field.name not in Event.__struct_fields__)
 
 
 def changes_of(event: Event) -> dict[str, Any]:
-    """Returns the fields that an update event changes, with their new values."""
+    """Returns the fields that an update event changes, with their new values. The fields that `cleared` names have the
+    value None.
+    """
     given = {name: value for name in updatable_fields(type(event)) if (value := getattr(event, name)) is not None}
     return given | dict.fromkeys(getattr(event, "cleared", ()))
 
 
 def copy_fields(into: type[T], source: msgspec.Struct, **others: Any) -> T:
-    """Returns a new `into`. Its fields get the values in `others`, or else the values of the fields of `source` with
-    the same names.
+    """Returns a new instance of `into`. Its fields have the values in `others`; the remaining fields are copied from
+    the fields of `source` with the same names.
     """
     return into(**{name: getattr(source, name) for name in _shared_fields(into, type(source))} | others)
 
@@ -97,7 +103,7 @@ class Damaged(Event, frozen=True):
 
 
 class EventMetadata(msgspec.Struct, frozen=True):
-    """Time, actor and origin of an event: the fields that `decide` does not determine."""
+    """Time, actor and origin of an event. `decide` leaves these fields out, and the handler adds them."""
 
     at: datetime
     actor: str
@@ -162,7 +168,7 @@ class Stream(Generic[S]):
 class LoadedState(Generic[S]):
     """A state that the caller has already loaded. The handler does not load it again.
 
-    The command fails with a version conflict when the stream has a newer version.
+    The command fails with a version conflict if the stream has got a newer version since.
     """
 
     stream: str
