@@ -22,8 +22,8 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class ChangeEvaluator:
-    """Evaluates a change for the jobs of its project: starts the builds that it triggers. Evaluating a change again
-    starts no second build.
+    """Evaluates a change of a repository: starts the builds of those jobs of its project that the change triggers.
+    Evaluating the same change again starts no second build.
     """
 
     pool: AsyncConnectionPool
@@ -47,7 +47,7 @@ class ChangeEvaluator:
             log.warning("a change cannot start a build", change=received.change_id, job=job_id, detail=why)
         superseding = [job.job_id for job in jobs if job.settings.cancel_superseded and job.job_id in started.build_ids]
         if superseding:
-            # Whoever appends the later one of two builds sees both.
+            # If two processes start builds of one branch at once, the one that appends later finds both builds.
             await self._wait(await self.event_log.read_head())
             for build in await builds.find_superseded(self.pool, superseding):
                 await self.handler.execute(SupersedeBuild(build.build_id, build.change_id), caller)

@@ -1,7 +1,7 @@
 """Records that tests turned flaky. The read models count the runs of each test.
 
-A test turns flaky at its first flaky run. It turns flaky again at a later flaky run if STEADY_AFTER or more runs before
-that were not flaky.
+A test turns flaky at its first flaky run. It turns flaky again at a later flaky run if at least STEADY_AFTER runs since
+the previous flaky run were not flaky.
 """
 
 import asyncio
@@ -30,11 +30,13 @@ log = structlog.get_logger()
 NAME = "flakiness"
 """Name of the watch's stored position."""
 POLL_INTERVAL_S = 2.0
-"""Seconds between two batches. A delay matters little: under load, projecting the results lasts longer."""
+"""Seconds between two searches for new results. The delay matters little: under load it takes longer until the read
+models have the results.
+"""
 BATCH_SIZE = 20
-"""Blocks of results that one transaction handles. A block has up to a thousand results."""
+"""Number of blocks of results that one transaction handles. A block has up to a thousand results."""
 COMMAND_SIZE = 100
-"""Tests in one command, which reads a stream for each test."""
+"""Largest number of tests in one command. The command reads a stream for each of them."""
 CALLER = CommandContext("system:flakiness")
 
 
@@ -63,7 +65,7 @@ class FlakinessWatch:
             await asyncio.sleep(POLL_INTERVAL_S)
 
     async def record_next_batch(self) -> bool:
-        """Records which tests turned flaky in the next batch of results. Returns whether there may be another batch."""
+        """Records which tests turned flaky in the next batch of results. Returns True if another batch may follow."""
         await log_positions.hold_beyond(self.pool, [NAME])
         async with self.pool.connection() as connection, connection.transaction():
             live = await inspect(connection, (results.PROJECTION,))
@@ -126,6 +128,6 @@ def judge(case: FlakyCase, baseline: tuple[int, int] | None) -> FlakyVerdict:
         return FlakyVerdict(turned_flaky=True, is_new_baseline=True)
     runs, flaky_runs = baseline
     if case.flaky_runs <= flaky_runs:
-        # Fewer: a run was corrected.
+        # There are fewer flaky runs than before if a run was corrected.
         return FlakyVerdict(turned_flaky=False, is_new_baseline=case.flaky_runs < flaky_runs)
     return FlakyVerdict(turned_flaky=case.runs - runs > STEADY_AFTER, is_new_baseline=True)

@@ -35,8 +35,10 @@ class PipelineSyncer:
 
     async def sync(self, received: ChangeReceived) -> None:
         """Syncs the jobs with the file at the head of the branch, if the change may have changed the file. If the sync
-        fails, records why. Raises SourceUnavailable if a later try may succeed. Raises Unavailable if the read models
-        are behind the log, or if another sync came in between.
+        fails, records why.
+
+        Raises SourceUnavailable if a later try may succeed. Raises Unavailable if the read models are behind the log,
+        or if another sync ran at the same time.
 
         A second call for the same change changes nothing. The file is read at the head of the branch, not at the pushed
         commit, so that a late try does not restore an older file.

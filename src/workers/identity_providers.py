@@ -1,4 +1,6 @@
-"""Refreshes identity providers from their metadata, so that a new key of theirs is known before they use it."""
+"""Refreshes identity providers from their metadata, so that this server knows a provider's new key before the provider
+uses it.
+"""
 
 from dataclasses import dataclass
 
@@ -32,7 +34,7 @@ class MetadataRefresh:
     saml: Saml
 
     async def sweep(self) -> None:
-        """Reads the metadata of each provider that has a URL, and takes over what has changed. A provider whose
+        """Reads the metadata of each provider that has a `metadata_url`, and stores the changes. A provider whose
         metadata cannot be read stays unchanged.
         """
         for row in await identity_providers.fetch_refreshable(self.pool):

@@ -1,5 +1,5 @@
-"""Searches older failures for new and changed known issues. Classifies those that match, unless they have a
-classification.
+"""Searches older failures for matches with new and changed known issues. Classifies the failures that match and have no
+classification yet.
 """
 
 import asyncio
@@ -24,12 +24,12 @@ log = structlog.get_logger()
 
 INTERVAL_S = 5.0
 SWEEP_SIZE = 100
-"""Known issues that one sweep searches for at most."""
+"""Largest number of known issues that one sweep handles."""
 CHUNK_SIZE = 500
 """Number of failures that are matched in one call on a thread."""
 MAX_CHUNKS = 200
-"""Number of chunks after which a search ends: 100,000 failures with a text. Failures that are older than these interest
-nobody.
+"""Number of chunks after which a search ends, which is after 100,000 failures with a text. Nobody needs a
+classification of even older failures.
 """
 NEWEST = 2**53
 """A number above every result id: a search begins below it."""
@@ -38,8 +38,8 @@ CALLER = CommandContext("system:known-issues")
 
 @dataclass
 class KnownIssueSearch:
-    """Periodic search through older failures. If two processes sweep at once, both go on where the last recorded search
-    ended.
+    """Periodic search through older failures. If two processes sweep at once, both continue after the last chunk whose
+    search was recorded.
     """
 
     pool: AsyncConnectionPool
@@ -49,7 +49,7 @@ class KnownIssueSearch:
     max_chunks: int = MAX_CHUNKS
 
     async def sweep(self) -> None:
-        """Searches older failures for each known issue whose newest edition was not searched for completely."""
+        """Searches older failures for each known issue for whose newest edition the search is not complete."""
         due = await known_issues.find_unsearched(self.pool, SWEEP_SIZE)
         for known_issue_id in due:
             try:

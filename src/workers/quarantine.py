@@ -17,22 +17,20 @@ log = structlog.get_logger()
 
 INTERVAL_S = 30.0
 SWEEP_SIZE = 1_000
-"""Jobs with expired entries, and recovered entries, that one sweep handles at most."""
+"""Largest number of jobs with expired entries, and of recovered entries, that one sweep handles."""
 CALLER = CommandContext("system:quarantine")
 
 
 @dataclass
 class QuarantineWatch:
-    """Periodic check of all quarantines. Two processes may sweep at once: the commands record nothing twice."""
+    """Periodic check of all quarantines. Two processes may sweep at once, since the commands record nothing twice."""
 
     pool: AsyncConnectionPool
     handler: Handler
     clock: Callable[[], datetime]
 
     async def sweep(self) -> int:
-        """Records which entries have expired or recovered and are not recorded as such. Returns the number of
-        events.
-        """
+        """Records which entries have newly expired or recovered. Returns the number of recorded events."""
         recorded = 0
         for command in await self._due_commands():
             try:

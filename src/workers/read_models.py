@@ -1,9 +1,9 @@
 """Compares read models with the log, to find rows that somebody changed by hand. A difference sets an alarm, which ends
 when the difference is gone.
 
-It compares the read models that decide who may do what, that of the jobs' triggers, and the audit trail. Each sweep
-folds the former from the log in memory and compares all their rows. The audit trail has a row for every event, so each
-sweep compares only the next part of it, and begins again after the last part.
+It compares the read models that decide who may do what, the read model of the jobs' triggers, and the audit trail. Each
+sweep folds all of these but the audit trail from the log in memory, and compares all their rows. The audit trail has a
+row for every event, so each sweep compares only its next part. After the last part, the comparison begins again.
 """
 
 from collections import Counter
@@ -43,11 +43,11 @@ log = structlog.get_logger()
 
 INTERVAL_S = 300.0
 ALARMED_INTERVAL_S = 10.0
-"""The interval while there is a difference: the alarm ends soon after the read model was rebuilt."""
+"""Seconds between two sweeps while there is a difference, so that the alarm ends soon after a rebuild."""
 BATCH_SIZE = 500
-"""Events that are read together."""
+"""Number of events that are read at once."""
 TRAIL_EVENTS = 20_000
-"""Events of the trail that one sweep compares."""
+"""Number of events of the audit trail that one sweep compares."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,8 @@ class Compared:
     rows: tuple[type[Row], ...]
     events: tuple[type[Event], ...]
     not_compared: frozenset[str] = frozenset()
-    """Columns that are left out of the comparison: those that count builds or jobs. They do not affect access, and they
-    are changed by events of builds and jobs, of which there are far too many to read. All other columns are compared,
-    also those that are added later.
+    """Columns that are not compared: those that count builds or jobs. They do not affect access, and there are far too
+    many events of builds and jobs to read. All other columns are compared, including columns that later releases add.
     """
 
 
@@ -100,7 +99,9 @@ class ReadModelCheck:
     """Position up to which the trail has been compared in the current round."""
 
     async def sweep(self) -> bool:
-        """Compares the read models, and sets or ends an alarm for each. Returns whether any differs from the log."""
+        """Compares the read models, and sets or ends an alarm for each. Returns True if any of them differs from the
+        log.
+        """
         async with self.pool.connection() as connection:
             projections = [*(item.projection for item in COMPARED), TRAIL]
             live = await inspect(connection, projections)
@@ -123,7 +124,7 @@ class ReadModelCheck:
         return any(found.values())
 
     async def sweep_sequences(self) -> bool:
-        """Compares the sequences of ids with the ids in use, and sets or ends an alarm. Returns whether any is
+        """Compares the sequences of ids with the ids in use, and sets or ends an alarm. Returns True if any sequence is
         behind.
         """
         behind = await find_sequences_behind(self.pool)
@@ -139,8 +140,8 @@ class ReadModelCheck:
         return await self._compare(compared)
 
     async def _compare(self, compared: Compared) -> str | None:
-        """Compares the live tables with what the log gives at their position. Returns how they differ; None if they are
-        equal.
+        """Compares the live tables with rows that are folded from the log up to the tables' position. Returns how they
+        differ; None if they are equal.
         """
         async with (
             await AsyncConnection.connect(self.conninfo, autocommit=True, connect_timeout=5) as connection,

@@ -1,5 +1,5 @@
-"""Deletes old builds: those that are older than the retention of their project allows, or that are beyond the number of
-builds which a job may keep.
+"""Deletes old builds: those that are older than the retention of their project allows, and those that exceed the number
+of builds which their job may keep.
 
 A deletion is for good, so the retention of a project is compared with the log first.
 """
@@ -24,9 +24,9 @@ log = structlog.get_logger()
 
 INTERVAL_S = 600.0
 BUSY_INTERVAL_S = 2.0
-"""Time after a sweep that deleted builds until the next one: by then the read model shows these deletions."""
+"""Seconds from a sweep that deleted builds to the next sweep. By then the read model shows these deletions."""
 SWEEP_SIZE = 200
-"""Builds that one sweep deletes at most."""
+"""Largest number of builds that one sweep deletes."""
 DIFFERS = (
     "their settings in the read model projects differ from the log; if this lasts, somebody changed it: run"
     " `testhide projections rebuild projects --switch`"
@@ -35,9 +35,7 @@ DIFFERS = (
 
 @dataclass
 class Retention:
-    """Periodic deletion of builds. Two processes may sweep at once: a build that is deleted already is not deleted
-    again.
-    """
+    """Periodic deletion of old builds. Two processes may sweep at once: deleting a build twice does no harm."""
 
     pool: AsyncConnectionPool
     event_log: EventLog
@@ -63,7 +61,7 @@ class Retention:
         return deleted
 
     async def _find_differing(self, due: Sequence[ExpiredBuild]) -> list[int]:
-        """Returns the projects whose retention in the read model is not that of the log."""
+        """Returns the ids of the projects whose retention in the read model differs from that in the log."""
         found: list[int] = []
         for project_id, days, count in sorted({(b.project_id, b.retention_days, b.retention_builds) for b in due}):
             project = await self.event_log.load_state(PROJECT.at(project_id))

@@ -58,7 +58,9 @@ ALARM = "sealer"
 CHECKPOINT_INTERVAL_S = 10.0
 """Longest time until a checkpoint covers an appended event. An export requests a checkpoint at once."""
 CHECKPOINT_EVENTS = 10_000
-"""Number of events after which a checkpoint is signed early, so that under load none covers very many."""
+"""Number of events after which a checkpoint is signed early, so that under load no checkpoint covers very many new
+events.
+"""
 RECONNECT_DELAY_S = 0.2
 RESTORE_ROW = (
     "put it back by `testhide audit put-back {position} --from BACKUP`, or if there is no other, accept it by"
@@ -147,9 +149,11 @@ class Sealer:
     async def seal(self, connection: AsyncConnection) -> int:
         """Extends the tree to the end of the log and signs a checkpoint of it. Returns the size of the tree.
 
-        First checks the newest checkpoint, also against the folder outside the database, the next part of what is in
-        the tree already, and the key ring. Raises TreeDamaged if any was changed. Stops at the first row without a
-        right MAC that no operator accepted, signs a checkpoint up to there, and raises TreeDamaged.
+        First checks the newest checkpoint, compares it with the folder outside the database, and checks the next sealed
+        part of the log and the key ring. Raises TreeDamaged if any of these was changed.
+
+        Stops at the first row that has no right MAC and that no operator accepted: signs a checkpoint up to this row,
+        and raises TreeDamaged.
         """
         keys = await self._keys()
         last = await self._tree.checkpoint()
@@ -185,8 +189,8 @@ class Sealer:
         return edge.size
 
     async def _check_end(self, size: int) -> None:
-        """Raises TreeDamaged if the log contains a position far beyond the last sealed row, or if the sequence of
-        positions was set back, so that the next event would come before that row.
+        """Raises TreeDamaged if the log contains a position far beyond `size`, the last sealed position, or if the
+        sequence of positions was set back, so that the next event would get a position that is sealed already.
         """
         ((head,),) = await fetch_rows(self.pool, "SELECT coalesce(max(notification_id), 0) FROM stored_events")
         if head > size + MAX_GAP:
@@ -205,8 +209,8 @@ class Sealer:
         return checks
 
     async def _verify(self, last: SealedCheckpoint, keys: list[Recorded]) -> None:
-        """Raises TreeDamaged unless the root of the stored tree is the one that the note of the checkpoint `last`
-        signs.
+        """Raises TreeDamaged unless the root of the stored tree is the root in the signed note of the checkpoint
+        `last`.
         """
         try:
             signed = _open(last.note, keys)
@@ -221,7 +225,7 @@ class Sealer:
         self, connection: AsyncConnection, edge: Edge, last: SealedCheckpoint | None, keys: list[Recorded]
     ) -> SealedCheckpoint:
         key = await signing_key(connection, self.secrets, key_at(keys, last.size if last else 0))
-        # This server must also have the key of the next checkpoint: somebody may have appended an event with another.
+        # This server must have the key of the next checkpoint, too: somebody may have appended an event with another.
         await signing_key(connection, self.secrets, key_at(keys, edge.size))
         previous = note_hash(last.note) if last else None
         checkpoint = Checkpoint(key.name, edge.size, edge.root, self.clock(), previous)
@@ -262,7 +266,7 @@ def _open(note: str, keys: list[Recorded]) -> Checkpoint:
 
 def key_at(keys: list[Recorded], size: int) -> str:
     """Returns the verifier key that is in force when the log has `size` positions. The next checkpoint after this size
-    must be signed with its key.
+    must have a signature that this key verifies.
     """
     in_force = [recorded for recorded in keys if recorded.position <= size] or keys[:1]
     return _public_key(in_force[-1])

@@ -1,4 +1,4 @@
-"""Texts of tickets: which failure, where, and when it stopped."""
+"""Writes the texts of tickets. They say which failure occurred, where, and when it stopped."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -9,21 +9,25 @@ from integrations.ticket_ports import Bullets, NewTicket, Paragraph, Preformatte
 from projections.results_queries import Result
 
 MAX_SUMMARY = 200
-"""Characters of a summary; Jira takes 255."""
+"""Largest number of characters of a summary. Jira accepts 255."""
 MAX_TESTS = 10
-"""Tests that a text names."""
+"""Largest number of tests that a text names."""
 MAX_MESSAGE = 2_000
-"""Characters of a failure message; Jira takes 32,767 in all, and escaping may double a text."""
+"""Largest number of characters of a failure message. Jira accepts 32,767 for the whole text, and escaping may double a
+text.
+"""
 MAX_TRACE = 8_000
-"""Characters of a stack trace: its end, where the failure is."""
+"""Largest number of characters of a stack trace. A longer trace is cut at its beginning, since the failure is at its
+end.
+"""
 MAX_FAIL_IDS = 20
-"""Fail ids that become labels."""
+"""Largest number of fail ids that become labels of a ticket."""
 _LABEL = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
 
 
 @dataclass(frozen=True)
 class BuildContext:
-    """Where failures happened."""
+    """The build and job in which failures happened."""
 
     build_id: int
     job_id: int
@@ -43,7 +47,7 @@ class Cause:
     """Failures of one build with one cause."""
 
     name: str
-    """Signature, or another name that is the same whenever the build is looked at again."""
+    """Signature of the failures, or another name that is always the same for the same build."""
     results: Sequence[Result]
     trace: str = ""
 
@@ -81,7 +85,7 @@ def describe_failure(cause: Cause, where: BuildContext) -> NewTicket:
 
 
 def describe_rest(name: str, causes: Sequence[Cause], where: BuildContext) -> tuple[Cause, NewTicket]:
-    """Returns one ticket for all causes beyond those that get tickets of their own."""
+    """Returns one cause called `name` that joins `causes`, and one ticket for all of them."""
     rest = Cause(name, [result for cause in causes for result in cause.results])
     first = [f"{_shorten(_first_line(c.results[0].message), 150)}: {c.results[0].node_id}" for c in causes[:MAX_TESTS]]
     more = len(causes) - len(first)

@@ -35,15 +35,17 @@ from workers.ticket_texts import (
 
 CALLER = CommandContext("system:tickets")
 MAX_FAILURES = 5_000
-"""Failures of a build that are looked at, in the order of its reports."""
+"""Largest number of failures of a build that are read, in the order of its reports."""
 MAX_TICKETS = 20
-"""Tickets of new causes for one build and integration. One more names the other causes."""
+"""Largest number of new causes of one build that each get a ticket at one integration. One more ticket names all other
+causes.
+"""
 MAX_COMPARED = 3
-"""Tests of a cause whose earlier results tell whether it is new."""
+"""Number of tests of a cause whose earlier results are read to decide whether the cause is new."""
 MAX_LINKED = 200
-"""Results of a build that are linked to one ticket."""
+"""Largest number of results of a build that are linked to one ticket."""
 LINKED_AT_ONCE = 50
-"""Results that one command links."""
+"""Number of results that one command links."""
 
 
 class TicketsDelayed(Exception):
@@ -75,7 +77,9 @@ class TicketWriter:
         return [one for one in events if not isinstance(one.event, BuildFinished) or one.event.project_id in served]
 
     async def write(self, event: BuildFinished) -> None:
-        """Raises Unavailable if the read models are behind, and TicketsDelayed if a tracker did not do its part."""
+        """Writes the tickets of the build that the event finished. Raises Unavailable if the read models are behind,
+        and TicketsDelayed if a tracker failed.
+        """
         jira_ids = await jira.fetch_of_project(self.pool, event.project_id)
         if not jira_ids or event.status == "aborted":
             return
@@ -139,11 +143,11 @@ class _TicketsOfBuild:
         return self.writer.hosts.open(self.integration)
 
     async def write(self) -> None:
-        """Raises TicketFailure. What was written before stays."""
+        """Writes the tickets. Raises TicketFailure; tickets that were written before the failure stay."""
         new = []
         for cause in self.causes:
             ticket = await self._load(cause.name)
-            # Those that an earlier try has created count, so that a later one creates no more than the first would.
+            # Tickets of an earlier try count, so that all tries together create no more than one would.
             if ticket.created_in == self.build.build_id or (not ticket.key and await self._is_new(cause)):
                 new.append(cause)
             elif ticket.key:
@@ -165,7 +169,7 @@ class _TicketsOfBuild:
         return {**self.build.ids, **ids}
 
     async def _is_new(self, cause: Cause) -> bool:
-        """Returns whether the tests of a cause did not fail for this cause when they last ran in the job."""
+        """Returns True if the tests of a cause did not fail for this cause when they last ran in the job."""
         queued = self.build.queued
         before = await new_failures.find_failed_before(
             self.writer.pool, queued.job_id, queued.build_id, cause.case_ids[:MAX_COMPARED]
@@ -178,7 +182,7 @@ class _TicketsOfBuild:
         if not ticket.key:
             if ticket.is_claimed(now):
                 raise _being_created(cause)
-            # First what may fail without an effect. A claim that is over may have left an issue.
+            # Searches first: a search that fails leaves no claim. Behind a claim that has ended there may be an issue.
             found = await self.host.find(cause.label)
             if found is None:
                 try:
@@ -211,7 +215,7 @@ class _TicketsOfBuild:
         await self._link(cause.results, ticket)
 
     async def _stop(self) -> None:
-        """Says in the tickets of the job that their failures have stopped, if this build passed their tests."""
+        """Comments on each failing ticket of the job whose tests this build passed: the failure has stopped."""
         writer, job_id = self.writer, self.build.queued.job_id
         present = {cause.name for cause in self.causes}
         for row in await tickets.fetch_failing(writer.pool, job_id):
@@ -239,8 +243,8 @@ class _TicketsOfBuild:
 
 
 def group_failures(results: Iterable[Result]) -> list[Cause]:
-    """Returns the causes of failures that nobody knows yet, those of most tests first. Leaves out failures of known
-    issues and in quarantine, and those without a signature.
+    """Groups failures by signature. Returns the causes, those with most failures first. Leaves out failures that match
+    a known issue, failures of quarantined tests, and failures without a signature.
     """
     causes: dict[str, list[Result]] = {}
     for result in results:

@@ -1,4 +1,4 @@
-"""The clock of time tables: starts the builds of jobs whose time has come."""
+"""Starts the builds of jobs with time tables when their time has come."""
 
 import asyncio
 import hashlib
@@ -27,7 +27,7 @@ from store.log.ids import Ids
 log = structlog.get_logger()
 
 INTERVAL_S = 5.0
-"""Seconds between two looks at the clock: a build starts this much later at most."""
+"""Seconds between two checks of the time tables. A build starts at most this much later."""
 CALLER = CommandContext("system:schedule")
 
 
@@ -38,13 +38,13 @@ class TableTimes(NamedTuple):
     latest: datetime | None
     """Newest time of the time table that has passed; None if none has passed yet."""
     until: datetime
-    """Next time of the time table. When it comes, it becomes `latest`."""
+    """Next time of the time table. Once this time has passed, it is the new `latest`."""
 
 
 @dataclass
 class TimeTableClock:
-    """Periodic start of scheduled builds. After an outage only the last missed time of each time table counts. Two
-    processes may sweep at once: a claim lets each time start one build.
+    """Periodic start of scheduled builds. After an outage only the last missed time of each time table starts a build.
+    Two processes may sweep at once: by a claim, each time starts only one build.
     """
 
     pool: AsyncConnectionPool
@@ -53,12 +53,12 @@ class TimeTableClock:
     secrets: Secrets
     clock: Callable[[], datetime]
     _handled: dict[tuple[int, CronTrigger], datetime] = field(default_factory=dict)
-    """Newest time that this process has handled, by job id and time table."""
+    """(Job id, time table) -> newest time that this process has handled."""
     _times: dict[tuple[int, CronTrigger], TableTimes] = field(default_factory=dict)
-    """Computed times by job id and time table. They are cached because computing them can take several milliseconds."""
+    """(Job id, time table) -> computed times. They are cached because computing them can take several milliseconds."""
 
     async def sweep(self) -> int:
-        """Starts the builds that are due. Returns their number."""
+        """Starts the builds that are due. Returns the number of builds that it started."""
         minute = self.clock().astimezone(UTC).replace(second=0, microsecond=0)
         handled: dict[tuple[int, CronTrigger], datetime] = {}
         times: dict[tuple[int, CronTrigger], TableTimes] = {}
@@ -85,7 +85,7 @@ class TimeTableClock:
         return started
 
     async def _start(self, job: TriggerRow, time_table: CronTrigger, at: datetime) -> bool:
-        # A claim does not distinguish small and capital letters, but branches do, so it is taken for a hash.
+        # A claim ignores case, but names of branches do not: so the claim is made for a hash of the name.
         named = f"{job.job_id} {time_table.expression} {time_table.timezone} {time_table.branch or ''} {at.isoformat()}"
         command = StartScheduledBuild(
             await self.ids.draw("builds"),

@@ -1,7 +1,7 @@
-"""Drops tables of read models that nothing keeps up to date and that still hold what was deleted.
+"""Drops tables of read models that nothing keeps up to date and that still contain deleted data.
 
-A deletion reaches the live tables with its event. Retired tables, staging tables that nobody builds and tables of an
-older release do not get that event, so they would keep the rows of what was deleted. All of them can be built again.
+A deletion reaches the live tables with its event. Retired tables, staging tables that nobody builds, and tables of an
+older release do not get that event, so they would keep the deleted data. All of them can be built again.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,8 +26,9 @@ log = structlog.get_logger()
 
 INTERVAL_S = 10.0
 RETENTION = MappingProxyType({RETIRED: timedelta(0), STAGING: timedelta(hours=1), LIVE: timedelta(days=1)})
-"""Time after a deletion for which tables without it are kept: an operator may be about to compare staging tables or to
-switch to them, and processes of an older release may still answer from its tables during an upgrade.
+"""Schema -> time after a deletion for which its tables are kept although they lack the deletion. An operator may be
+about to compare staging tables or to switch to them, and processes of an older release may still read its tables during
+an upgrade.
 """
 ERASING = [name for name, event in EVENTS.items() if event.destroys_key]
 
@@ -39,11 +40,11 @@ class UnusedTables:
     projections: Sequence[Projection]
     clock: Callable[[], datetime]
     _read: dict[int, int] = field(default_factory=dict)
-    """Results of earlier searches: position -> a later position up to which the log has no deletion."""
+    """Position -> a later position up to which an earlier search found no deletion."""
 
     async def sweep(self) -> None:
-        """Drops the tables that have not seen a deletion in time. Sets an alarm about those that are in use, and ends
-        it when there are none.
+        """Drops the tables that lack a deletion which is older than RETENTION. Sets an alarm about those that cannot be
+        dropped because they are in use, and ends the alarm when there are none.
         """
         in_use: list[str] = []
         async with self.pool.connection() as connection:
@@ -59,7 +60,7 @@ class UnusedTables:
         await set_alarm(self.pool, "unused tables", _describe(in_use) if in_use else None)
 
     def _is_needed(self, schema: Schema, name: str, version: int) -> bool:
-        """Returns whether these are live tables of this release or of a newer one."""
+        """Returns whether these are live tables of this release or of a newer release."""
         versions = {projection.name: projection.version for projection in self.projections}
         return schema == LIVE and (name not in versions or version >= versions[name])
 
@@ -73,7 +74,7 @@ class UnusedTables:
 
 
 async def _drop(connection: AsyncConnection, schema: Schema, name: str, version: int, deletion: int) -> bool:
-    """Drops the tables, unless a process moves them along the log and so applies the deletion to them itself. Returns
+    """Drops the tables, unless a process still applies events to them, and so will apply the deletion, too. Returns
     False if they cannot be dropped because a query uses them.
     """
     try:

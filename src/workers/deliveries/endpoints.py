@@ -1,4 +1,6 @@
-"""Applies events about endpoints to the tables of deliveries. The delivery planner calls it in the order of the log."""
+"""Applies events about endpoints to the tables of deliveries. The delivery planner calls `apply` in the order of the
+log.
+"""
 
 from datetime import datetime
 
@@ -14,8 +16,8 @@ from store.tables import delivery_endpoints, delivery_planning
 from store.tables.delivery_endpoints import DeliveryTarget
 
 DESCRIBING = (EndpointRegistered, EndpointUpdated, EndpointDeleted, ProjectDeleted)
-"""Events from which the list of endpoints can be folded again at any time. The other events of this module cause
-deliveries, so applying them again would send messages twice.
+"""Types of events from which the list of endpoints can be folded again at any time. The other events that this module
+applies cause deliveries, so applying them again would send messages twice.
 """
 FOLDED = (*DESCRIBING, ReplayRequested, RedeliveryRequested)
 FOLDED_EVENTS: frozenset[type[Event]] = frozenset(

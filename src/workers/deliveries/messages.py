@@ -1,6 +1,7 @@
 """Builds the messages of notifications from the log. A message shows what a GET returned when the event happened.
 
-Messages are not stored: each attempt builds the message again. What was erased since then is missing in it.
+Messages are not stored: each attempt builds the message again. So data that was erased meanwhile is missing in the
+message.
 """
 
 import asyncio
@@ -25,10 +26,10 @@ from projections.webhook_views import flaky_test, offline_node, quarantined_test
 from store.log.event_log import EventLog
 
 CACHE_SIZE = 2_000
-"""Number of events, and of messages, that are cached: enough for all that is delivered within CACHE_TTL_S."""
+"""Number of events, and number of messages, that are cached: enough for all deliveries within CACHE_TTL_S."""
 CACHE_TTL_S = 3.0
 """Seconds for which an event or message is cached: long enough to build a message once for all endpoints. A retry comes
-5 s later or more, and builds the message again without what was erased.
+at least 5 s later, so it builds the message again, without data that was erased meanwhile.
 """
 
 EventAndData = tuple[Event, msgspec.Raw]

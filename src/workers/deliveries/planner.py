@@ -2,8 +2,9 @@
 asks for it.
 
 Deliveries are enqueued in the transaction that moves the planner's position, so none is lost or planned twice. The
-planner takes endpoints from the same log in the same order (`workers.deliveries.endpoints`). So an endpoint is notified
-of exactly the events between its registration and its deletion, whatever the read models show.
+planner reads the events about endpoints from the same log in the same order (`workers.deliveries.endpoints`). So an
+endpoint is notified of exactly the events between its registration and its deletion, even if the read models are
+behind.
 """
 
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -38,13 +39,15 @@ log = structlog.get_logger()
 NAME = "webhooks"
 """Name of the planner's stored position, and of its parked events."""
 BATCH_SIZE = 200
-"""Events that one transaction plans deliveries for."""
+"""Number of events for which one transaction plans deliveries."""
 POLL_INTERVAL_S = 5.0
-"""Longest time between two looks: no notification announces that a replay may go on."""
+"""Longest time between two searches for work, since no notification announces that a replay may go on."""
 DEBOUNCE_S = 0.01
-"""Shortest time between two looks, so that a burst of events costs few looks."""
+"""Shortest time between two searches for work, so that a burst of events causes few searches."""
 MAX_OPEN_REPLAYED = 1_000
-"""Open replayed deliveries of an endpoint at which its replays pause, so that they do not fill the queue."""
+"""Number of unfinished replayed deliveries of an endpoint at which its replays pause, so that they do not fill the
+queue.
+"""
 
 
 @dataclass
@@ -83,12 +86,12 @@ class DeliveryPlanner:
                 await self._follow()
             has_retried = pending.parked and await self._retry()
             has_replayed = pending.replays and await self._replay()
-            # A new event may request a replay, or follow the batch that was read.
+            # Repeats, since a new event may request a replay, and more events may follow the batch that was read.
             is_more = pending.events or has_retried or has_replayed
 
     async def _look(self) -> PendingWork:
         async with self.pool.connection() as connection:
-            # Set before the look, so that an event of a newly wanted type notifies the planner if the look misses it.
+            # Set before the query, so that an event of a newly wanted type notifies the planner if the query misses it.
             self._cursor.names = names = _event_names(await delivery_endpoints.fetch_targets(connection))
             return await delivery_planning.fetch_pending(connection, NAME, names, log_positions.MIN_SKIP)
 
@@ -192,7 +195,8 @@ def plan_event(
 ) -> Iterable[PlannedDelivery]:
     """Yields the deliveries of one event to these endpoints.
 
-    With `replay`, the deliveries get ordering keys of their own, so that deliveries of new events do not wait for them.
+    With `replay`, the deliveries get ordering keys that deliveries of new events do not have, so that new deliveries do
+    not wait for replayed ones.
     """
     for target in targets:
         if target.active and is_in_scope(target.project_id, project_id):
@@ -210,8 +214,8 @@ def plan_event(
 
 
 def _event_names(targets: Iterable[DeliveryTarget]) -> list[str]:
-    """Returns the names of the events that the planner reads: those that change endpoints, and those of which an active
-    endpoint is notified.
+    """Returns the names of the events that the planner reads: events that change endpoints, and events of which an
+    active endpoint is notified.
     """
     wanted = {type_ for target in targets if target.active for type_ in target.events}
     return sorted({event.name for event in FOLDED_EVENTS}.union(_sources(wanted)))

@@ -36,11 +36,11 @@ from workers.loops.outages import tolerate_outages
 log = structlog.get_logger()
 
 RETRY_DELAYS_S = (5, 300, 1_800, 7_200, 18_000, 36_000, 36_000)
-"""Delay after each failed attempt, some 28 hours in total; when the attempt after the last delay fails, the
+"""Seconds of delay after each failed attempt, some 28 hours in total. If the attempt after the last delay fails, the
 delivery is given up.
 """
 RETRY_JITTER = 0.1
-"""Largest random part by which a delay is made longer, so that retries do not come all at once."""
+"""Largest part of a delay that is added to it at random, so that retries do not come all at once."""
 MAX_AGE = timedelta(hours=36)
 """Age at which a delivery that could not be tried is given up. Other deliveries have ended by then: their delays take
 33 hours, with the longest jitter and the longest pauses that a receiver may ask for.
@@ -48,18 +48,22 @@ MAX_AGE = timedelta(hours=36)
 RETENTION = timedelta(days=30)
 """Age at which attempts and ended deliveries are deleted."""
 LEASE_S = 60
-"""Seconds of a lease: longer than an attempt, which is limited to 10 s."""
+"""Seconds for which a delivery is leased. This is longer than an attempt, which takes 10 s at most."""
 MAX_PER_ENDPOINT = 16
-"""Deliveries in flight to one endpoint from one process, so that a receiver is not overrun."""
+"""Largest number of deliveries from one process to one endpoint that are under way at once, so that a receiver is not
+overrun.
+"""
 MAX_IN_FLIGHT = 1_000
-"""Deliveries in flight from one process: each holds a connection and a message."""
+"""Largest number of deliveries from one process that are under way at once. Each of them holds a connection and a
+message.
+"""
 POLL_INTERVAL_S = 1.0
-"""Longest time between two looks at the queue: no notification announces that a retry is due."""
+"""Longest time between two queries for due deliveries, since no notification announces that a retry is due."""
 DEBOUNCE_S = 0.005
-"""Seconds to wait after a notification, so that one look at the queue finds many deliveries."""
+"""Seconds to wait after a notification, so that one query finds many due deliveries."""
 UPKEEP_INTERVAL_S = 60.0
 UPKEEP_BATCH_SIZE = 1_000
-"""Number of rows that one statement changes or deletes at most, so that no statement holds locks for long."""
+"""Largest number of rows that one statement changes or deletes, so that no statement holds locks for long."""
 CALLER = CommandContext("system:deliveries")
 
 
@@ -82,13 +86,13 @@ class DeliverySender:
     listener: Listener
     clock: Callable[[], datetime]
     _lock: str | None = None
-    """Name of the advisory lock that shows that this process lives; None while it is not held."""
+    """Name of the advisory lock by which this process shows that it is alive; None while it does not hold the lock."""
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     _unpublished: asyncio.Event = field(default_factory=asyncio.Event)
     _in_flight: Counter[int] = field(default_factory=Counter)
-    """Number of deliveries in flight by endpoint."""
+    """Endpoint id -> number of deliveries that are under way."""
     _full: set[int] = field(default_factory=set)
-    """Endpoints that reached MAX_PER_ENDPOINT at the last look and may have more due deliveries."""
+    """Ids of the endpoints that reached MAX_PER_ENDPOINT at the last query. They may have more due deliveries."""
 
     def __post_init__(self) -> None:
         self._complete = BatchLoader(self.pool, deliveries.complete_attempts)
@@ -190,8 +194,8 @@ class DeliverySender:
             await wait_for(self._unpublished, UPKEEP_INTERVAL_S)
 
     async def publish(self) -> None:
-        """Records the events that are still missing: of deliveries that were given up, and of endpoints that failed or
-        recovered.
+        """Records events that are still missing: about deliveries that were given up, and about endpoints that began to
+        fail or recovered.
         """
         async with self.pool.connection() as connection:
             health_changes = await delivery_endpoints.fetch_health_changes(connection)
@@ -233,7 +237,7 @@ class DeliverySender:
 
 
 def _next_step(leased: LeasedDelivery, outcome: Outcome, now: datetime) -> CompletedAttempt:
-    """Returns the attempt with the next state of its delivery: delivered, to be tried again later, or given up."""
+    """Returns the completed attempt, with the next state of its delivery: delivered, pending again, or giving up."""
     if outcome.ok:
         return CompletedAttempt(leased, outcome, now, "delivered", now)
     if leased.tries >= len(RETRY_DELAYS_S):

@@ -1,7 +1,7 @@
 """The dispatcher's state in memory: queued and running builds, jobs, pools and nodes. No input or output.
 
 Events and the polls of agents change the state. `workers.dispatch.placement` decides from the state which build runs on
-which node. Queued builds for which placement decides alike, except for their age, are in one queue, the oldest first.
+which node. Queued builds that differ for placement only in their age are in one queue, the oldest first.
 """
 
 from bisect import bisect_left, insort
@@ -27,13 +27,13 @@ from domain.nodes import NODE, Node, NodeConnected, NodeDeleted, NodeEvent, Node
 from domain.pools import POOL, Pool, PoolEvent
 
 PLACEMENT_EVENTS = (BuildQueued, BuildMovedToTop, BuildAssigned, BuildStarted, BuildRequeued, BuildFinished)
-"""Events about builds that change which builds wait or which slots are free."""
+"""Types of events about builds that change which builds wait or which slots are free."""
 
 D = TypeVar("D", Job, Node, Pool)
 
 
 class Requirements(NamedTuple):
-    """Requirements that a build has of its node. They decide on which nodes the build may run."""
+    """Properties of a build that decide on which nodes it may run."""
 
     project_id: int
     pool_id: int | None
@@ -46,7 +46,7 @@ class Requirements(NamedTuple):
 
 
 class QueueKey(NamedTuple):
-    """Identifies a queue: everything by which placement tells builds apart, except their age."""
+    """Identifies a queue. Contains all properties of a build that matter for placement, except its age."""
 
     top: int
     """Above 0 for builds moved to the top; the latest move has the highest number."""
@@ -68,7 +68,7 @@ class ActiveBuild:
     build: QueuedBuild
     node_id: int
     session: str | None
-    """The session of the agent that the build was assigned to."""
+    """Session of the agent at the time when the build was assigned to it."""
     acknowledged: bool = False
 
 
@@ -94,9 +94,11 @@ class DispatchState:
     queues: dict[QueueKey, list[int]] = field(default_factory=dict)
     """Ids of the queued builds in each queue, the oldest first. Empty queues are deleted."""
     served: Counter[int] = field(default_factory=Counter)
-    """For each project, the number of its last assignment. Assignments of all projects are numbered from 1."""
+    """Project id -> number of the project's last assignment. Assignments are numbered from 1, across all projects."""
     damaged: set[str] = field(default_factory=set)
-    """Streams with an unreadable event: their jobs, nodes and pools get no builds, and lose none because of it."""
+    """Names of streams with an unreadable event. No build is placed for the jobs, nodes and pools of these streams, and
+    none of their builds is ended because of this.
+    """
     _tops: int = 0
     _slots: int = 0
 
@@ -215,8 +217,8 @@ class DispatchState:
 
 
 def _fold(category: Category[D | None], states: dict[int, D], key: int, event: Event) -> None:
-    """Applies the event to the state of the job, node or pool with the id `key`. Removes it from `states` if it is
-    deleted.
+    """Applies the event to the state of the job, node or pool with the id `key`. Removes the state from `states` if the
+    event deletes it.
     """
     state = category.evolve(states.get(key), event)
     if state is None or state.deleted:

@@ -40,26 +40,28 @@ log = structlog.get_logger()
 
 SUBSCRIBED_EVENTS = [event.name for area in (builds, jobs, nodes, pools) for event in area.EVENTS]
 NOTIFY_ON = [event.name for area in (PLACEMENT_EVENTS, jobs.EVENTS, nodes.EVENTS, pools.EVENTS) for event in area]
-"""Events that may change which build runs where. Others matter only when damaged, and are read once a second."""
+"""Names of events that may change which build runs where. Other events matter only if they are damaged, and are read
+once a second.
+"""
 BATCH_SIZE = 1_000
-"""Events read at once: a new leader reads the whole log."""
+"""Number of events that are read at once. It is large because a new leader reads the whole log."""
 DEBOUNCE_S = 0.003
 """Shortest time between two rounds: under load one round handles many events, and an idle dispatcher reacts at once."""
 ACKNOWLEDGE_TIMEOUT_S = 5.0
-"""Time that an agent has to begin an assigned build. After this time the build is queued again."""
+"""Seconds that an agent has to begin an assigned build. After this time the build is queued again."""
 OFFLINE_AFTER_S = 30.0
-"""The silence of an agent after which its node is offline and its builds are lost."""
+"""Seconds of silence of an agent after which its node is offline and its builds are lost."""
 MAX_EXPLAINED = 200
-"""Builds of each queue whose waiting reason is stored. Later builds of the queue have the same reason."""
+"""Number of builds of each queue whose waiting reason is stored. Later builds of the queue wait for the same reason."""
 POLL_EXPIRY_S = 25.0
-"""The silence after which a poll counts as closed: agents poll again every 20 s at least."""
+"""Seconds of silence of an agent after which its poll counts as closed. Agents poll again at least every 20 s."""
 CHECK_INTERVAL_S = 1.0
 """Time between checks for silent agents, unacknowledged builds and repaired streams."""
 RECONNECT_DELAY_S = 0.2
 
 
 class SteppedDown(Exception):
-    """Raised when this dispatcher must stop leading: another one leads, or its own state is outdated."""
+    """Raised when this dispatcher must stop leading, because another one leads or its state in memory is outdated."""
 
 
 @dataclass
@@ -107,8 +109,8 @@ class Dispatcher:
         self._cursor.notify()
 
     async def take_polls(self) -> dict[int, int]:
-        """Returns node id -> number of builds that its open poll accepts, for polls that changed since the last
-        call.
+        """Returns node id -> number of builds that the open poll of the node's agent accepts, for polls that changed
+        since the last call.
         """
         polls, self._polls = self._polls, {}
         if self._missed_polls:
@@ -192,7 +194,9 @@ class _Leadership:
                 self._state.open_slots[node_id] += 1  # the build ended meanwhile; the poll still takes one
 
     async def _check_agents(self) -> None:
-        """Handles what no event reports: agents that did not acknowledge a build, and agents that have gone silent."""
+        """Handles changes that no event reports: agents that did not acknowledge a build, and agents that have gone
+        silent.
+        """
         await self._lock.execute("SELECT")  # raises when the lock is lost
         now = self._now()
         for build_id, active in self._state.unacknowledged():
@@ -224,7 +228,7 @@ class _Leadership:
                 raise SteppedDown(f"{stream} can be read again")
 
     async def _store_waiting_reasons(self) -> None:
-        """Stores for queued builds why they wait. GET /builds/{id} shows it."""
+        """Stores the waiting reasons of queued builds, which GET /builds/{id} shows."""
         reasons = {
             build_id: reason
             for key, reason in explain_waiting(self._state, utcnow()).items()
@@ -235,7 +239,7 @@ class _Leadership:
             self._reasons = reasons
 
     async def _execute(self, command: Command) -> bool:
-        """Executes a command. Returns whether it appended events: False if it was refused or had no effect.
+        """Executes a command. Returns True if it appended events, False if it was refused or had no effect.
 
         Raises SteppedDown when another dispatcher has taken over, or a stream has changed meanwhile.
         """

@@ -1,11 +1,13 @@
 """Decides from the state of dispatch which build runs on which node. No input or output.
 
-A node can get a build when the poll of its agent is open, the node has a free slot and the tags that the build
-requires, its agent can do what the build's configuration asks for, the build may use the node's pool, and an admin
-queued the build if the node is for admins only. The limits of the job and of the pool must not be exceeded. The order
-of builds: those moved to the top come first, then those with higher priority, then those of the project with the fewest
-running builds, then those of the project that has waited longest for an assignment, then the oldest. A build's priority
-rises by one with every ten minutes of waiting, so that no build waits for ever.
+A node can get a build if all of this is true: the poll of its agent is open; the node has a free slot, and all tags
+that the build requires; its agent has the features that the build's configuration needs; the build may use the node's
+pool; if the node is for admins only, an admin queued the build. The limits of the job and of the pool must not be
+exceeded.
+
+Builds are placed in this order: first those that were moved to the top, then those with higher priority, then those of
+the project with the fewest running builds, then those of the project that has waited longest for an assignment, then
+the oldest. A build's priority rises by one with every ten minutes of waiting, so that no build waits for ever.
 """
 
 from collections import Counter
@@ -26,7 +28,7 @@ REASON_ADMINS_ONLY = (
 
 
 def place_builds(state: DispatchState, now: datetime) -> list[tuple[QueuedBuild, int]]:
-    """Returns (build, node id) for the builds to start now. Also subtracts them from the open slots in `state`."""
+    """Returns (build, node id) for each build to start now. Also subtracts these from the open slots in `state`."""
     return list(_Round(state, now).assign())
 
 
@@ -108,8 +110,8 @@ class _Round:
         return job is not None and job.enabled and self._of_job[key.job_id] < job.max_parallel
 
     def _node_for(self, key: QueueKey) -> int | None:
-        """Returns the node for the next build of a queue: of the suitable ones the one with most free slots. None if
-        there is none.
+        """Returns the id of the node for the next build of a queue: the suitable node with most free slots. Returns
+        None if no node is suitable.
         """
         suitable = [
             node_id

@@ -1,4 +1,4 @@
-"""Lets the loops of workers survive while the database cannot be reached, or while a table is lost."""
+"""Keeps the loops of workers running while the database cannot be reached, or while a table is lost."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -15,7 +15,7 @@ log = structlog.get_logger()
 async def tolerate_outages(activity: str) -> AsyncIterator[None]:
     """Logs and suppresses the errors of its body that mean a lost database connection, table or column.
 
-    The caller's loop tries again in its next round. `activity` names the work in the log.
+    So the caller's loop can try again in its next round. `activity` names the work in the log.
     """
     try:
         yield

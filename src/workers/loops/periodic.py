@@ -19,7 +19,7 @@ from workers.loops.outages import tolerate_outages
 log = structlog.get_logger()
 
 LOCK_CHECK_INTERVAL_S = 1.0
-"""Time between checks that the leader still has the lock, and the pause of a leader that lost it."""
+"""Seconds between two checks that the leader still has the lock. A leader that lost the lock also waits this long."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Schedule:
     """The work of one round. Returns a true value if it found work to do."""
     interval_s: float
     busy_interval_s: float | None = None
-    """Seconds until the next sweep after one that found work, since there may be more; None for the usual interval."""
+    """Seconds from a sweep that found work to the next, since there may be more work; None for the usual interval."""
 
 
 @dataclass(frozen=True)

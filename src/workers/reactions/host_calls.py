@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from integrations.source_ports import SourceUnavailable
 
 MAX_CALLS = 10
-"""Largest number of calls to one host that a process makes at the same time: a sixth of its slots for commit statuses.
+"""Largest number of calls to one host that a process makes at the same time. It is a sixth of the process's slots for
+commit statuses.
 """
 BUSY_S = 3
 """Seconds until a commit status is tried again if MAX_CALLS calls to its host are under way."""

@@ -1,7 +1,7 @@
 """A queue of jobs in Redis (arq). A job runs one try of a due reaction, on whichever worker has room for it.
 
-PostgreSQL holds what is due and who runs it. A job only says where to look: if the try that it names has been made
-elsewhere, the job does nothing. So jobs may be lost or run twice.
+PostgreSQL stores which reactions are due and which worker runs them. A job only names a try: if another worker has made
+this try already, the job does nothing. So jobs may be lost or run twice.
 """
 
 import asyncio
@@ -22,15 +22,15 @@ log = structlog.get_logger()
 
 JOB = "run_reaction"
 POLL_INTERVAL_S = 0.05
-"""Time between two looks at the queue: a job starts this much later at most."""
+"""Seconds between two polls of the queue. A job starts at most this much later."""
 JOB_TIMEOUT_S = 86_400
-"""arq's time limit. It is above every reaction's own, which is the one that counts."""
+"""Time limit of arq, in seconds. It is longer than the time limit of every reaction, so it never takes effect."""
 RESTART_DELAY_S = 1.0
-"""Time between the end of arq's worker and its next start."""
+"""Seconds from the end of arq's worker to the start of the next one."""
 
 
 class JobQueue:
-    """The queue `name`. `run` makes a try; at most `slots` are made at the same time in this process."""
+    """The queue called `name`. `run` makes a try. This process makes at most `slots` tries at the same time."""
 
     def __init__(
         self, name: str, redis_url: str, run: Callable[[Due], Awaitable[None]], *, slots: int, redis_timeout_s: float
@@ -39,7 +39,7 @@ class JobQueue:
         self._connections = ConnectionPool.from_url(
             redis_url, socket_connect_timeout=redis_timeout_s, socket_timeout=redis_timeout_s
         )
-        # Not pickle, arq's default: whoever writes into Redis could then run code here.
+        # The default of arq is pickle, with which somebody who can write to Redis could run code here.
         self._redis = ArqRedis(
             self._connections,
             job_serializer=msgspec.msgpack.encode,
@@ -95,7 +95,7 @@ async def _close(worker: Worker) -> None:
     """Ends the worker's jobs and closes its connections, as far as Redis answers."""
     worker.allow_pick_jobs = False
     await cancel_and_wait(*worker.job_tasks.values())
-    # arq is left to note the end of each job: cancelled while it does so, it would leave connections open.
+    # Lets arq record the end of each job: if it were cancelled while it does so, it would leave connections open.
     await outlast(*worker.tasks.values())
     with contextlib.suppress(RedisError, OSError):
         await worker.close()

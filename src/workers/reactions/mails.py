@@ -1,4 +1,4 @@
-"""The mails to users: links to set a password, and the notice that it was set."""
+"""The mails to users: links to set a password, and notices that a password was set."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -13,7 +13,7 @@ SUBJECTS: Mapping[LinkPurpose, str] = {
 
 
 def link_mail(to: str, event: PasswordLinkIssued, base_url: str, token: str) -> Mail:
-    """Returns the mail with the link to set a password. `token` is that of the link."""
+    """Returns the mail with the link to set a password. `token` is the token that the link contains."""
     until = f"The link works once, until {_written(event.expires_at)}; the next one replaces it."
     first, last = {
         "invitation": (

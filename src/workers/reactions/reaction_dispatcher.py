@@ -1,8 +1,8 @@
 """Runs reactions to events: follows the log, stores which reactions are due, and runs each as a job of its own.
 
-Each reaction has a position in the log. The transaction that moves it also stores the due reactions, so none is lost or
-stored twice. Jobs in Redis tell the workers what to run. If Redis is down or has lost jobs, a periodic sweep makes up
-for them a few seconds later.
+Each reaction has a position in the log. The transaction that moves this position also stores the due reactions, so none
+is lost or stored twice. Jobs in Redis tell the workers what to run. If Redis is down or has lost jobs, a periodic sweep
+makes up for them a few seconds later.
 """
 
 import asyncio
@@ -30,19 +30,21 @@ log = structlog.get_logger()
 
 ALARM = "redis"
 BATCH_SIZE = 500
-"""Events read at once."""
+"""Number of events that are read at once."""
 SLOTS = 20
-"""Reactions of one queue that run in a process at the same time."""
+"""Largest number of reactions of one queue that run in a process at the same time."""
 STATUS_SLOTS = 60
-"""Number of reactions for commit statuses that run in a process at the same time. It exceeds SLOTS because a slow host
-may occupy 10 slots (`host_calls`), and other hosts must still get some.
+"""Largest number of reactions for commit statuses that run in a process at the same time. It exceeds SLOTS because a
+slow host may occupy 10 slots (`host_calls`), and other hosts must still get some.
 """
 SWEEP_INTERVAL_S = 5.0
-"""Time between sweeps: a reaction runs this much later at most when Redis is away."""
+"""Seconds between two sweeps. If Redis does not answer, a reaction runs at most this much later."""
 SWEEP_SIZE = 500
-"""Reactions of one queue that a sweep looks at."""
+"""Largest number of due reactions of one queue that a sweep handles."""
 OVERDUE_S = 30.0
-"""Seconds after which a sweep runs a due reaction itself, although it has a job: whoever took the job may have died."""
+"""Seconds after which a sweep runs a due reaction itself, although the reaction has a job: the worker that took the job
+may have died.
+"""
 DEBOUNCE_S = 0.1
 """Shortest time between two reads of the log, so that a burst of events costs few reads."""
 REDIS_TIMEOUT_S = 1.0
@@ -103,9 +105,9 @@ class ReactionDispatcher:
                 await queue.disconnect()
 
     async def sweep(self) -> list[asyncio.Task[None]]:
-        """Adds a job to the queues for each due reaction. Runs overdue reactions in this process without waiting for a
-        job; if Redis does not answer, runs all due reactions. Starts only as many as there are free slots. Returns the
-        started tasks.
+        """Adds a job to the queues for each due reaction. Starts overdue reactions in this process, without waiting for
+        their jobs; if Redis does not answer, starts all due reactions. Starts at most as many as there are free slots.
+        Returns the tasks that it started.
         """
         started: list[asyncio.Task[None]] = []
         for queue, jobs in self._queues.items():
@@ -119,9 +121,9 @@ class ReactionDispatcher:
 
     async def note_next(self, reaction: Reaction) -> list[Due] | None:
         """Reads the next batch of events after the reaction's position, and stores for each that the reaction is due.
-        Leaves out events for which it has nothing to do, and those for which an operator has cancelled it: they are
-        read again after the position was set back. Returns the first try of each due reaction; None if there is no
-        event after the position.
+        Leaves out events for which the reaction has nothing to do, and events for which an operator has cancelled it
+        (such events are read again if the position was set back). Returns the first try of each due reaction; None if
+        there is no event after the position.
         """
         async with self._pool.connection() as connection, connection.transaction():
             position = await log_positions.lock_position(connection, reaction.name)

@@ -36,18 +36,20 @@ from workers.tickets import TicketsDelayed, TicketWriter
 log = structlog.get_logger()
 
 BEHIND_S = 5.0
-"""Seconds until a reaction is tried again because the read models are behind the log, or because another sync came in
-between.
+"""Seconds until a reaction is tried again because the read models are behind the log, or because another sync ran at
+the same time.
 """
 SYNC_PAUSE_S = 60.0
 """Seconds until a pipelines file is read again if its host does not answer and does not say how long to wait."""
 TICKET_PAUSE_S = 600.0
 """Seconds until tickets are tried again if the tracker does not say when to come back."""
 TICKET_MAX_AGE = timedelta(days=1)
-"""Age of a finished build from which its tickets are given up; `last_error` of the integration says why."""
+"""Age of a finished build at which writing its tickets is given up. The field `last_error` of the integration then says
+why.
+"""
 NOTICE_MAX_AGE = timedelta(days=1)
-"""Age of a `UserPasswordSet` event from which no notice is mailed any more. It is longer than the tries of a mail,
-which take 14 hours.
+"""Age of a `UserPasswordSet` event from which no notice is mailed any more. All tries of a mail end before, after 14
+hours.
 """
 
 
@@ -62,33 +64,35 @@ class Tools:
     log: EventLog
     secrets: Secrets
     mailer: Mailer | None = None
-    """Sends the mails; None if no mail server is set up and nobody reads what the process prints."""
+    """Sends the mails; None if no mail server is set up and links cannot be printed, since nobody reads the output of
+    the process.
+    """
     base_url: str = ""
     """Beginning of the links in mails and commit statuses."""
     source_hosts: SourceHosts | None = None
-    """Opens the repositories in which commit statuses are set; None if this process sets none."""
+    """Opens the repositories in which commit statuses are set; None if this process sets no statuses."""
     build_states: BuildStates | None = None
-    """Loads the builds whose statuses are set; None if this process sets none."""
+    """Loads the builds whose statuses are set; None if this process sets no statuses."""
     host_calls: HostCalls = field(default_factory=HostCalls)
     """Limits of this process on calls to source code hosts."""
     on_progress: Callable[[str], None] = lambda text: None
-    """Callback that takes a few words about the progress of a long reaction. They must contain no data of a project,
-    since everybody can read them.
+    """Callback for a short text about the progress of a long reaction. The text must contain no data of a project,
+    since everybody can read it.
     """
     changes: ChangeEvaluator | None = None
     """Starts the builds of changes; None in a process that evaluates no changes."""
     pipelines: PipelineSyncer | None = None
     """Syncs jobs with pipelines files; None in a process that evaluates no changes."""
     tickets: TicketWriter | None = None
-    """Writes tickets for failures; None in a process that writes none."""
+    """Writes tickets for failures; None in a process that writes no tickets."""
 
     def count_deleted(self, deleted: int, total: int) -> None:
         self.on_progress(f"{deleted:,} of {total:,} artifacts deleted")
 
 
 class RetryLater(Exception):
-    """An outside system asks to be called again after some seconds, for example by `Retry-After`. In the first day
-    after the event, such a try does not count as failed.
+    """Raised by a reaction to be tried again after some seconds, for example because an outside system answered with
+    `Retry-After`. In the first day after the event, such a try does not count as failed.
     """
 
     def __init__(self, seconds: float, why: str) -> None:
@@ -98,7 +102,7 @@ class RetryLater(Exception):
 
 Queue = Literal["deletions", "mails", "statuses", "changes", "gitops", "tickets"]
 QUEUES: tuple[Queue, ...] = get_args(Queue)
-"""Names of the queues. Reactions of one queue can delay each other; those of different queues cannot."""
+"""Names of the queues. Reactions of one queue can delay each other. Reactions of different queues cannot."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +115,9 @@ class Reaction:
     """Seconds after which a try is cancelled, and counts as failed."""
     retries: RetryPolicy = DEFAULT_RETRIES
     repeats_old: bool = True
-    """Whether `testhide repair` makes the reaction begin with the first event again. False where that would do harm:
-    what it does for an old event depends on settings that were made since, or others see it.
+    """Whether `testhide repair` makes the reaction begin with the first event again. False if that would do harm,
+    because the reaction's effect depends on settings that may have changed since the event, or because people outside
+    would notice the repetition.
     """
     select: Callable[[Sequence[Recorded], Tools], Awaitable[Sequence[Recorded]]] | None = None
     """Selects the events of a batch for which the reaction may have something to do. It spares the others a row and a
@@ -150,7 +155,7 @@ async def when_change_received_start_builds(event: Event, tools: Tools) -> None:
 
 
 async def when_change_received_sync_jobs_with_their_file(event: Event, tools: Tools) -> None:
-    """Syncs the jobs with their file. Does nothing if this was already done before the builds of the change were
+    """Syncs the jobs with the pipelines file. Has no effect if they were synced before the builds of the change were
     started.
     """
     assert isinstance(event, ChangeReceived)
@@ -230,7 +235,7 @@ async def when_build_finished_write_its_tickets(event: Event, tools: Tools) -> N
 
 
 async def _send(mail: Mail, user_id: int, mailer: Mailer | None) -> None:
-    """Sends a mail. A mail that is refused for good is only logged: no later try would succeed."""
+    """Sends a mail. If the mail server refuses the mail for good, only logs this, since no later try would succeed."""
     if mailer is None:
         log.warning("no mail is sent: TESTHIDE_SMTP_URL is not set", user=user_id, subject=mail.subject)
         return
@@ -241,19 +246,21 @@ async def _send(mail: Mail, user_id: int, mailer: Mailer | None) -> None:
 
 
 DELETION_LIMIT_S = 3_600
-"""Time limit of a deletion: a job may have millions of artifacts."""
+"""Time limit of a deletion, in seconds. A job may have millions of artifacts."""
 MAIL_LIMIT_S = 120
-"""Time limit of a mail: longer than a mail server takes to answer each of SMTP's commands."""
+"""Time limit of a mail, in seconds. It is longer than a mail server takes to answer all commands of SMTP."""
 MAIL_RETRIES = RetryPolicy(tries=175, max_pause_s=300)
 """Retries of a mail, over some 14 hours: people wait for it, so it goes out soon after the mail server is back."""
 STATUS_LIMIT_S = 120
-"""Time limit of a status: a host has 10 s to answer, and a build may change a few times meanwhile."""
+"""Time limit of a status, in seconds. A host has 10 s to answer, and a build may change a few times meanwhile."""
 TICKETS_LIMIT_S = 900
-"""Time limit of the tickets of a build: some 20 for each of a few integrations, with a few calls of 10 s each."""
+"""Time limit of the tickets of a build, in seconds. There may be some 20 tickets for each of a few integrations, with a
+few calls of 10 s each.
+"""
 CHANGE_LIMIT_S = 600
-"""Time limit of a change: it may start builds of a thousand jobs."""
+"""Time limit of a change, in seconds. A change may start builds of a thousand jobs."""
 SYNC_LIMIT_S = 120
-"""Time limit of a sync: a host has 10 s to answer, and a file may have 200 jobs."""
+"""Time limit of a sync, in seconds. A host has 10 s to answer, and a file may have 200 jobs."""
 CHANGE_RETRIES = RetryPolicy(tries=300, max_pause_s=60)
 """Retries of a change, over some 5 hours: people wait for its builds."""
 

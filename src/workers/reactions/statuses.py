@@ -35,7 +35,9 @@ from workers.reactions.host_calls import HostCalls
 log = structlog.get_logger()
 
 MAX_AGE = timedelta(hours=6)
-"""Age of an event from which its status is given up, so that a host that is gone for good leaves nothing parked."""
+"""Age of an event at which setting its status is given up, so that a host that is gone for good leaves no parked
+reactions.
+"""
 FULL_ID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 REASONS: Mapping[Reason | None, str] = {
     "tests_failed": "Tests failed",
@@ -57,12 +59,12 @@ REASONS: Mapping[Reason | None, str] = {
 class LoadedBuild(NamedTuple):
     build: AnyBuild
     group: Sequence[AnyBuild] = ()
-    """All builds that count for the status of its group; empty for a build with a status of its own."""
+    """All builds that count for the status of the build's group; empty for a build that has a separate status."""
 
 
 @dataclass(frozen=True)
 class BuildStates:
-    """Loads builds, and all those that count for the status of their group."""
+    """Loads a build together with all builds that count for the status of its group."""
 
     events: EventLog
     pool: AsyncConnectionPool
@@ -100,8 +102,8 @@ async def set_build_status(
     """Sets the status of a build's commit to the present state of the build, or of its group. Raises SourceUnavailable
     or Unavailable if a later try may succeed.
 
-    Several of these may run at once for one build or group. Each looks at the builds again when it has set a status, so
-    that the last status is always that of the last state.
+    Several calls may run at once for one build or group. Each loads the builds again after it has set a status, and
+    sets another if they have changed. So the last status that is set always shows the last state.
     """
     if isinstance(event, BuildQueued) and event.group_id not in (None, event.build_id) and event.restarted_from is None:
         return  # the first build of a group speaks for those that were queued with it
@@ -129,7 +131,7 @@ async def set_build_status(
 
 
 def describe(loaded: LoadedBuild, base_url: str) -> CommitStatus | None:
-    """Returns the status that stands for a build, or for its group; None for a deleted build."""
+    """Returns the commit status for a build or its group; None for a deleted build."""
     queued = loaded.build.queued
     statuses: list[VisibleStatus] = [status for build in loaded.group if (status := status_of(build)) != "deleted"]
     if not statuses or isinstance(loaded.build, DeletedBuild):
@@ -141,7 +143,7 @@ def describe(loaded: LoadedBuild, base_url: str) -> CommitStatus | None:
 
 
 def describe_build(build: AnyBuild, base_url: str) -> CommitStatus | None:
-    """Returns the status that stands for the state of a build; None for a deleted build."""
+    """Returns the commit status for the state of a build; None for a deleted build."""
     state: CommitState
     match build:
         case DeletedBuild():
@@ -154,7 +156,7 @@ def describe_build(build: AnyBuild, base_url: str) -> CommitStatus | None:
             state, description = "queued", "Waiting for a node"
     queued = build.queued
     link = f"{base_url}/api/v3/builds/{queued.build_id}"
-    # A build of some tests has a status of its own: it would turn the failure of all tests green.
+    # A build of some tests has a separate status: otherwise it would replace the red status of a build of all tests.
     context = f"testhide/{queued.job_title}" + ("" if queued.test_ids is None else " (some tests)")
     return CommitStatus(state, context, f"{description} (build {queued.build_id})", link)
 

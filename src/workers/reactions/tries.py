@@ -17,16 +17,18 @@ from workers.reactions.registry import Reaction, RetryLater, Tools
 log = structlog.get_logger()
 
 MAX_ERROR_LENGTH = 1_000
-"""Characters of an error that are stored."""
+"""Largest number of characters of an error that are stored."""
 RENEWAL_INTERVAL_S = 5.0
-"""Time between renewals of a lease, which also store the progress and notice that the reaction was cancelled."""
+"""Seconds between two renewals of a lease. A renewal also stores the progress, and finds out if the reaction was
+cancelled.
+"""
 MIN_WAIT_S, MAX_WAIT_S = 1.0, 3_600.0
 """Shortest and longest wait, in seconds, before a reaction is tried again at the request of an outside system
 (`RetryLater`).
 """
 MAX_WAITING_S = 86_400.0
-"""Seconds after the event from which `RetryLater` counts as a failed try, since an outside system may ask for more time
-again and again.
+"""Age of a due reaction, in seconds, from which a try that ends with `RetryLater` counts as failed. Otherwise an
+outside system could ask for more time for ever.
 """
 
 
@@ -42,7 +44,7 @@ class TryRunner:
         self._renewal_interval_s = renewal_interval_s
 
     async def run(self, reaction: Reaction, due: Due) -> None:
-        """Makes a try of a due reaction, unless somebody else makes it or has made it."""
+        """Makes a try of a due reaction. Does nothing if another worker makes this try or has made it."""
         async with tolerate_outages("due reactions"):
             lease = await reactions.lease(self._pool, due, reaction.retries)
             if lease is None:
@@ -73,8 +75,8 @@ class TryRunner:
         await reactions.mark_failed(self._pool, due, text[:MAX_ERROR_LENGTH], pause_s)
 
     async def _work(self, reaction: Reaction, due: Due) -> None:
-        """Runs the reaction and renews its lease meanwhile. Raises LeaseLost, TimeoutError, and what the reaction
-        raises.
+        """Runs the reaction and renews its lease meanwhile. Raises LeaseLost, TimeoutError, and any error of the
+        reaction.
         """
         progress = WorkProgress()
         working = asyncio.create_task(self._react(reaction, due, progress))
@@ -94,7 +96,7 @@ class TryRunner:
         await reaction.run(recorded.event, dataclasses.replace(self._tools, on_progress=progress.report))
 
     async def _renew(self, due: Due, progress: "WorkProgress") -> None:
-        """Renews the lease until it is lost. Raises LeaseLost then."""
+        """Renews the lease again and again. Raises LeaseLost when the lease is lost."""
         while True:
             await asyncio.sleep(self._renewal_interval_s)
             async with tolerate_outages("leases of reactions"):
