@@ -27,6 +27,8 @@ from commands.reports.report_queue import ReportSender
         ("robot.xml", b"<robot name='arm'><link/></robot>", False),
         ("Test.xml", b"<Site Name='a'><Testing><Test Status='failed'/></Testing></Site>", True),
         ("Build.xml", b"<Site Name='a'><Build/></Site>", False),
+        ("r.xml", b"<TestRun><FailedTests><FailedTest id='1'/></FailedTests></TestRun>", True),
+        ("r.xml", b"<TestRun><Results/></TestRun>", False),
         ("junit.xml", b"<testsuite/>", False),
     ],
 )

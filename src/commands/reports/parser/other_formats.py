@@ -16,6 +16,7 @@ _ROOTS = {
     "CUNIT_TEST_RUN_RESULTS_REPORT": "CUnit",
 }
 _ROBOT_GENERATORS = ("Robot", "Rebot")
+_OF_CPPUNIT = ("FailedTests", "SuccessfulTests")
 
 
 def find_other_format(root: str, name: str, attributes: Mapping[str, str]) -> str:
@@ -24,6 +25,8 @@ def find_other_format(root: str, name: str, attributes: Mapping[str, str]) -> st
     """
     if root == "Site":  # ctest also writes its configuration and build logs in such files
         return "ctest" if name == "Testing" else ""
+    if root == "TestRun":  # TRX has this root too
+        return "CppUnit" if name in _OF_CPPUNIT else ""
     if name != root:
         return ""
     if root == "robot":  # a description of a robot for ROS has this root too

@@ -119,9 +119,10 @@ class ReportReader:
             self._start_within(name, attributes)
             return
         self._root = self._root or name
-        self._other_format = self._other_format or find_other_format(self._root, name, attributes)
+        if other_format := find_other_format(self._root, name, attributes):
+            self._other_format, self._dialect = other_format, ""
         dialect = _DIALECTS.get(name)
-        if dialect is not None and not self._dialect:
+        if dialect is not None and not self._dialect and not self._other_format:
             self._dialect = dialect
         if name in _RUNS:
             self._start_run(name, attributes)
