@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from commands.handler import Command
 from commands.jobs import must_serve
 from commands.pipelines.planning import PlannedJob, plan_sync
@@ -121,11 +123,11 @@ def plan_jobs(document: PipelineDocument, pools: Mapping[str, int]) -> list[Plan
     for name, job in file.jobs.items():
         template = None if job.template is None else file.templates[job.template]
         configuration = job.configuration if template is None else overlaid(template.configuration, job.configuration)
+        needed_secrets = sorted({*job.secrets, *(template.secrets if template is not None else ())})
         planned.append(
             PlannedJob(
                 title=name,
-                configuration=configuration,
-                secrets=list(dict.fromkeys([*job.secrets, *(template.secrets if template is not None else ())])),
+                configuration=msgspec.structs.replace(configuration, needed_secrets=needed_secrets),
                 node_pool_id=None if job.pool is None else pools[job.pool],
                 pool_labels=job.pool_labels,
                 required_tags=list(dict.fromkeys(job.required_tags)),

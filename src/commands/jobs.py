@@ -154,6 +154,7 @@ class ConfigureJob(Command, of=JOB):
             shell=self.shell,
             checkout=self.checkout,
             caches=list(self.caches),
+            needed_secrets=job.configuration.needed_secrets if job.managed else [],
             matrix=self.matrix,
         )
         if msgspec.structs.replace(configuration, secrets=job.configuration.secrets) != job.configuration:

@@ -60,6 +60,9 @@ class Configuration(msgspec.Struct, frozen=True, omit_defaults=True):
     checkout: CheckoutOptions | None = None
     """None stands for the options of the template, or the default options if there are none."""
     caches: list[DependencyCache] = []
+    needed_secrets: list[str] = []
+    """Names of the secrets that the job needs by the file in its repository. Builds do not get those that `secrets` has
+    not, and their logs say so."""
     matrix: Matrix | None = None
     """A start of the job queues one build for each combination of the matrix. None for a job without a matrix; always
     None in builds and templates.

@@ -186,6 +186,7 @@ def test_secrets_are_masked_in_log_and_reports(server: FakeServer) -> None:
         'echo "$TOKEN|$PEM|$PIN"; printf %s "$TOKEN" | sed "s/&/\\&amp;/g; s/</\\&lt;/g" > escaped;'
         ' echo "<testsuite><testcase name=\\"$(cat escaped)\\"/></testsuite>" > r.xml; echo "$TOKEN" > plain',
         secrets=secrets,
+        missing_secrets=["KEY", "DSN"],
         artifacts=["r.xml", "plain"],
         setup=[f"echo {SECRET!r} > /dev/null"],
     )
@@ -196,6 +197,7 @@ def test_secrets_are_masked_in_log_and_reports(server: FakeServer) -> None:
     assert build.artifacts["r.xml"] == build.reports["r.xml"]
     assert build.artifacts["plain"].decode() == SECRET + "\n"
     assert "==> Not masked, shorter than 4 characters: PIN" in build.lines
+    assert "==> Secrets that have no value and are not set: KEY, DSN" in build.lines
     assert SECRET not in "".join(build.lines)
 
 

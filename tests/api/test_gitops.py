@@ -6,7 +6,8 @@ from typing import Any
 import jsonschema_rs
 import pytest
 
-from tests.support.builders import given_job, given_project
+from tests.support.builders import given_job, given_node, given_pool, given_project
+from tests.support.fake_agent import FakeAgent
 from tests.support.git_repository import GitRepository
 from tests.support.http import Client
 from tests.support.server import Server
@@ -129,6 +130,22 @@ def test_only_pools_of_the_project_can_be_named(server: Server, connected: int, 
     sync(server.admin, connected).then(200)
     pool = server.admin.get(f"/api/v3/node-pools/{job_of(server, connected, 'unit')['node_pool_id']}").then(200)
     assert pool["name"] == "linux"
+
+
+def test_an_agent_learns_which_needed_secrets_have_no_value(
+    server: Server, connected: int, repository: GitRepository
+) -> None:
+    pool = given_pool(server, connected, name="linux")
+    repository.write(".testhide.yml", "jobs: {unit: {command: pytest, pool: linux, secrets: [B, A, C]}}")
+    sync(server.admin, connected).then(200)
+    job = job_of(server, connected, "unit")["id"]
+    path, body = f"/api/v3/jobs/{job}/configuration", {"setup": [], "command": "pytest", "env": {}, "artifacts": []}
+    server.admin.put(path, json=body | {"secrets": {"A": "s3cret"}}).then(200)
+
+    agent = FakeAgent(server.url, given_node(server, pool_id=pool)["agent_token"]).connected()
+    server.admin.post("/api/v3/builds/start", json={"job_id": job}).then(201)
+    build = agent.run()
+    assert (list(build["secrets"]), build["missing_secrets"]) == (["A"], ["B", "C"])
 
 
 def test_managed_jobs_are_changed_by_their_file_only(server: Server, connected: int, repository: GitRepository) -> None:

@@ -109,6 +109,8 @@ class Execution:
         short = [name for name, value in message["secrets"].items() if 0 < len(value) < SHORTEST_SECRET]
         if short:
             self._log.note(f"Not masked, shorter than {SHORTEST_SECRET} characters: {', '.join(short)}")
+        if missing := message.get("missing_secrets"):
+            self._log.note(f"Secrets that have no value and are not set: {', '.join(missing)}")
         commit = message.get("commit_sha")
         if message.get("repository"):
             env = self._workspace.base_environment()

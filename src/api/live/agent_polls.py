@@ -230,6 +230,11 @@ class AgentPolls:
             "command": configuration.command,
             "env": configuration.env,
             "secrets": {name: unseal(sealed) for name, sealed in configuration.secrets.items()},
+            "missing_secrets": [
+                name
+                for name in configuration.needed_secrets
+                if name not in configuration.secrets and name not in configuration.env
+            ],
             "artifacts": configuration.artifacts,
             "shell": configuration.shell or "sh",
             "checkout": configuration.checkout or CheckoutOptions(),

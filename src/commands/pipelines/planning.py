@@ -33,9 +33,7 @@ class PlannedJob(msgspec.Struct, frozen=True):
 
     title: str
     configuration: Configuration
-    """Configuration without secrets."""
-    secrets: list[str] = []
-    """Names of the secrets that the job needs."""
+    """Configuration without the values of secrets."""
     node_pool_id: int | None = None
     pool_labels: dict[str, str] = {}
     required_tags: list[str] = []
@@ -49,7 +47,7 @@ class PlannedJob(msgspec.Struct, frozen=True):
     @property
     def settings(self) -> dict[str, object]:
         given = msgspec.structs.asdict(self)
-        return {name: value for name, value in given.items() if name not in ("configuration", "secrets", "triggers")}
+        return {name: value for name, value in given.items() if name not in ("configuration", "triggers")}
 
 
 def plan_sync(
@@ -128,7 +126,10 @@ def group_changes(events: Iterable[Event]) -> tuple[list[int], list[int], list[i
 def find_missing_secrets(planned: Iterable[PlannedJob], stored: Iterable[Job]) -> dict[str, list[str]]:
     """Returns job name -> names of the secrets that the job needs and that have no value yet."""
     values = {job.title: job.configuration.secrets for job in stored if not job.deleted}
-    missing = {job.title: [name for name in job.secrets if name not in values.get(job.title, {})] for job in planned}
+    missing = {
+        job.title: [name for name in job.configuration.needed_secrets if name not in values.get(job.title, {})]
+        for job in planned
+    }
     return {title: names for title, names in missing.items() if names}
 
 

@@ -179,7 +179,8 @@ def test_secrets_without_a_value_are_found() -> None:
     jobs.sync(planned())
     configuration = Configuration(command="pytest", secrets={"TOKEN": b"sealed"})
     jobs.apply(JobConfigured(job_id=1, project_id=PROJECT, configuration=configuration))
-    wanted = [planned(secrets=["TOKEN", "KEY"]), planned("new", secrets=["A"]), planned("plain")]
+    needed = {"unit": ["TOKEN", "KEY"], "new": ["A"], "plain": []}
+    wanted = [PlannedJob(name, Configuration(needed_secrets=secrets)) for name, secrets in needed.items()]
     stored = [job for job in jobs.states.values() if job is not None]
     assert find_missing_secrets(wanted, stored) == {"unit": ["KEY"], "new": ["A"]}
 
