@@ -23,7 +23,9 @@ REF = "#/components/schemas/{name}"
 
 
 class Schemas:
-    """Schemas of all types of bodies and answers. `components` contains those of structs, by name."""
+    """JSON Schemas of all types of bodies and answers. `components` contains the schemas of structs, by the struct's
+    name.
+    """
 
     def __init__(self, strict_bodies: Sequence[Any], lenient_bodies: Sequence[Any], answers: Sequence[Any]) -> None:
         """Makes the schemas of these types. Schemas of strict bodies forbid unknown fields. Schemas of answers require
@@ -51,7 +53,7 @@ class Schemas:
         return self._made[annotation]
 
     def resolve(self, schema: Schema) -> Schema:
-        """Returns the schema to which a reference leads; any other schema unchanged."""
+        """Returns the schema to which a reference (`$ref`) leads. Returns a schema that is no reference unchanged."""
         name: str = schema.get("$ref", "")
         return self.components[name.rpartition("/")[2]] if name else schema
 
@@ -95,8 +97,8 @@ def _describe_fields(schema: Schema, kind: ObjectType) -> None:
 
 
 def adapt(schema: Any) -> None:
-    """Changes a schema in place, at any depth: replaces values in Python's notation by those that JSON Schema
-    prescribes.
+    """Adapts a schema in place, at any depth: turns patterns from Python's syntax into that of JSON Schema, joins the
+    lines of descriptions, and adds the type `string` to enums of texts.
     """
     match schema:
         case list():

@@ -2,8 +2,8 @@
 
 The response has the same form as one about the present, but it is folded from the events up to that moment. The header
 `Testhide-As-Of` contains the position of the last of these events. Data that is in no event (gauges, waiting reasons)
-is left out. Admins can read the past of everything, and admins of a project the past of that project; their access of
-today decides. If data of a past state has been erased since, the request is refused with 410.
+is left out. Admins can read the past of everything, and admins of a project the past of that project. The access that
+they have now decides. If data of a past state has been erased since, the request is refused with 410.
 """
 
 from collections.abc import AsyncIterator, Iterable
@@ -63,7 +63,9 @@ def as_of(subject: HistoricalResource, parameter: str) -> dict[str, Any]:
 
 
 def _id(request: Request[Any, Any, Any], parameter: str) -> int | None:
-    """Returns the id of the subject from the request. Returns None if it is not valid; the handler then refuses it."""
+    """Returns the id of the subject, which is the value of the path or query parameter `parameter`. Returns None if the
+    id is not valid; the handler then refuses the request.
+    """
     given = str(request.path_params.get(parameter, request.query_params.get(parameter, "")))
     return int(given) if given.isascii() and given.isdigit() and 0 < len(given) < 17 and int(given) <= MAX_ID else None
 
@@ -101,14 +103,14 @@ def _check_access(user: User, first: Event, name: str) -> None:
 async def make_reader(
     pool: AsyncConnectionPool, event_log: EventLog, moment: Moment, rows: Iterable[type[Row]]
 ) -> HistoricalReader:
-    """Returns a reader that folds events up to a moment into the tables of these rows."""
+    """Returns a reader that folds events up to a moment into tables of these types of rows."""
     tables = HistoricalTables(rows, await with_dismissals(event_log, PROJECTIONS))
     return HistoricalReader(pool, event_log, moment.position, tables)
 
 
 async def reach_moment(services: Services, request: Request[User, Any, Any], as_of: str) -> Moment:
-    """Returns the moment that `as_of` names. First waits until the read models have reached that moment, since they are
-    used to find past events.
+    """Returns the moment that `as_of` names. First waits until the read models have reached that moment, since the
+    search for past events uses them.
 
     Adds the position of the moment to the response's headers. Raises Invalid if `as_of` names no moment, and
     Unavailable if the read models lag behind.
@@ -144,7 +146,7 @@ async def resolve_moment(event_log: EventLog, as_of: str) -> Moment:
 
 
 async def _last_until(event_log: EventLog, at: datetime, head: int) -> int:
-    """Returns the last position whose event happened at this time or before; 0 if there is none.
+    """Returns the last position whose event happened at the time `at` or before; 0 if there is none.
 
     Times usually increase with positions. The clocks of several servers may differ, so a later position may have an
     earlier time; then several positions could be the answer. The search steps by powers of two, so that it gives the
@@ -158,8 +160,8 @@ async def _last_until(event_log: EventLog, at: datetime, head: int) -> int:
 
 
 async def _time_at(event_log: EventLog, position: int) -> datetime:
-    """Returns the time of the event at a position. If that event cannot be read, returns the time of the next one that
-    can.
+    """Returns the time of the event at a position. If that event cannot be read, returns the time of the next event
+    that can. Returns UNSTAMPED for position 0, and if there is no such event.
     """
     while position and (events := await event_log.read(position - 1, 1)):
         if events[0].event.at != UNSTAMPED:

@@ -163,7 +163,7 @@ def replace_nul(value: Any) -> Any:
 
 
 async def require_storable(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
-    """Checks the path and the query string; a Litestar guard. Raises NotFound for an id that cannot exist or a path
+    """Checks the path and the query string, as a Litestar guard. Raises NotFound for an id that cannot exist or a path
     that cannot be stored, and Invalid for a query string that cannot be stored.
     """
     segments = connection.scope["path"].split("/")

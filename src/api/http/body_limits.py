@@ -1,8 +1,8 @@
 """Limits how large and how slow bodies are, so that they do not occupy connections and memory.
 
-Callers without credentials may send little, and the bodies of all of them together have a limit. How much others may
-send is Litestar's `request_max_body_size`: MAX_BYTES, or LARGE_BYTES for the few operations that take lists of many
-texts. Files have limits of their own.
+Without credentials, a caller may send little, and there is a limit for the bodies of all such callers together. With
+credentials, the limit is Litestar's `request_max_body_size`: MAX_BYTES, or LARGE_BYTES for the few operations that take
+lists of many texts. Uploaded files have other limits.
 """
 
 import asyncio
@@ -22,11 +22,12 @@ MAX_BODY = "max_public_body"
 MAX_PUBLIC_BODY = 64 * 1024
 """Largest size in bytes of a body without credentials, if the handler does not set MAX_BODY."""
 SMALL_BODY = 4 * 1024
-"""Bytes of each body without credentials that do not count against the limits of all of them, so that large ones never
-hold up a sign-in. All connections of a process together have less than 80 MiB of these.
+"""Number of bytes at the beginning of each body without credentials that do not count against the limits for all such
+bodies together, so that large bodies never hold up a sign-in. On all connections of a process, these bytes are less
+than 80 MiB.
 """
 MAX_PUBLIC_BODIES = 64 * 1024**2
-"""Bytes of all bodies without credentials that a process holds at once."""
+"""Largest number of bytes of all bodies without credentials that a process holds at once."""
 MAX_PUBLIC_BODIES_OF_NETWORK = 8 * 1024**2
 RETRY_AFTER_S = 5
 MAX_BYTES = 1024**2
@@ -37,8 +38,8 @@ BODY_TIMEOUT_S = 30.0
 PAUSE_TIMEOUT_S = 60.0
 """Seconds for which a request with credentials may pause within its body, which may be a large file."""
 MIN_BYTES_S = 64 * 1024
-"""Bytes a second that a body with credentials must have on average, after the first PAUSE_TIMEOUT_S. Only time that the
-server waits for the caller counts.
+"""Lowest average speed of a body with credentials, in bytes a second, after the first PAUSE_TIMEOUT_S. Only the time
+that the server waits for the caller counts.
 """
 
 
@@ -51,8 +52,9 @@ class PublicBodies:
 
     @contextmanager
     def hold(self, scope: Scope) -> Iterator[Callable[[int], None]]:
-        """Yields a function that counts bytes of the request's body, until the block ends. It raises TooManyRequests if
-        the network of the caller holds too many then, and Unavailable if all callers together do.
+        """Yields a function that takes a number of bytes and counts them as held for this request until the block ends.
+        The function raises TooManyRequests if the network of the caller would hold too many bytes, and Unavailable if
+        all callers together would.
         """
         counted = 0
         network: Network | None = None

@@ -13,16 +13,16 @@ from store.crypto.secrets import Secrets
 
 class NewConfiguration(BuildOptions):
     command: Command
-    """Shell command to run. One of several lines ends at the first line that fails (`sh -e`), as `setup` does."""
+    """Shell command to run. A command of several lines ends at the first line that fails (`sh -e`), as `setup` does."""
     setup: Annotated[list[SetupLine], Meta(max_length=100)]
     env: dict[str, Value]
     artifacts: Annotated[list[Glob], Meta(max_length=100)]
     secrets: dict[str, Value | None] | list[str] = {}
     """Values by name. A secret that is not sent keeps its value; null removes a secret. A list of names, as GET returns
-    it, changes nothing; the job must have these.
+    it, changes nothing; the job must have secrets with these names.
     """
     matrix: Matrix | None = None
-    """Values for which each start queues a build, for each combination; null for one build."""
+    """Values by name. Each start of the job queues a build for each combination of them; null for a single build."""
 
     @property
     def secret_values(self) -> Mapping[str, str | None]:

@@ -11,7 +11,9 @@ from typing import Any
 from litestar.types import ASGIApp, HTTPDisconnectEvent, HTTPRequestEvent, HTTPScope, Message, Send
 
 IS_HEAD = "testhide_is_head"
-"""Key in the scope of a request for HEAD, for a handler of GET that must not wait or hand anything out for it."""
+"""Key in the scope of a HEAD request. By this key, a handler of GET sees that it must not wait, or not hand anything
+out.
+"""
 
 
 async def answer_head(app: ASGIApp, scope: HTTPScope, send: Send) -> None:

@@ -33,8 +33,8 @@ MAX_KEY_LENGTH = 255
 IN_FLIGHT_S = 60
 """Seconds after which a request without a response counts as lost, since its process must have died."""
 SHOWN_ONCE = {"shown_once": True}
-"""Value of `opt` for handlers whose response contains a secret that is never shown again, with the id of its
-subject.
+"""Value of `opt` for handlers whose response contains a secret that is never shown again. The response is stored for 5
+minutes only. After that a repetition is refused, with the id of the object that the secret belongs to.
 """
 BODY_HASH = "body_hash"
 """Name under which the request's state contains the hash of a streamed body, which cannot be read again."""
@@ -62,8 +62,8 @@ class IdempotentRequest:
         self.is_carried_out = False
 
     async def register(self, request: Request[Any, Any, Any]) -> IdempotencyKey:
-        """Returns the key, which the caller appends with the request's first command. Raises ReplayedResponse or
-        Conflict if an earlier request has used the key.
+        """Returns the key, which the caller must append together with the events of the request's first command. Raises
+        ReplayedResponse or Conflict if an earlier request has used the key.
         """
         services: Services = request.app.state.services
         key = IdempotencyKey(self.scope, await _hash_body(request))
@@ -139,7 +139,7 @@ class IdempotencyMiddleware(ASGIMiddleware):
 
 
 def replay(request: Request[Any, Any, Any], replayed: ReplayedResponse) -> Response[bytes]:
-    """Returns the stored response with the header `Idempotent-Replayed: true`; an exception handler."""
+    """Returns the stored response with the header `Idempotent-Replayed: true`, as an exception handler."""
     stored = replayed.stored
     headers = {name: value for name, value in stored.headers.items() if name != "content-type"}
     media_type = stored.headers.get("content-type", "application/json")
@@ -164,8 +164,8 @@ def _hash_scope(caller: User | Agent, scope: Scope, key: bytes) -> bytes:
 
 
 async def _hash_body(request: Request[Any, Any, Any]) -> bytes:
-    """Returns a hash of the query and the body. If the body was streamed, uses the hash of it that is in the request's
-    state.
+    """Returns a hash of the query and the body. If the body was streamed, uses the hash of the body that is in the
+    request's state.
     """
     streamed: bytes | None = getattr(request.state, BODY_HASH, None)
     query = hashlib.sha256(request.scope["query_string"]).digest()

@@ -1,4 +1,4 @@
-"""Network addresses of callers, and which of them are counted as one caller."""
+"""Network addresses of callers, and the networks whose addresses count as one caller."""
 
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any
@@ -10,7 +10,9 @@ Network = IPv4Network | IPv6Network
 
 
 def parse_address(host: str) -> Address | None:
-    """Returns the address. An IPv4 address that is mapped into IPv6 is returned as IPv4, and a name as None."""
+    """Returns the IP address that `host` contains, or None if it contains a name. Returns an IPv4 address that is
+    mapped into IPv6 as IPv4.
+    """
     try:
         address = ip_address(host)
     except ValueError:
@@ -28,8 +30,8 @@ def to_network(address: Address) -> Network:
 def find_network(connection: ASGIConnection[Any, Any, Any, Any]) -> Network | None:
     """Returns the network whose requests are counted together.
 
-    Returns None if the request comes from this machine: behind a proxy that does not forward its clients' addresses,
-    all clients would be counted as one.
+    Returns None if the request comes from this machine or its address is not known: behind a proxy that does not
+    forward its clients' addresses, all clients would be counted as one.
     """
     address = parse_address(connection.client.host if connection.client is not None else "")
     return None if address is None or address.is_loopback else to_network(address)

@@ -58,8 +58,8 @@ class User:
 
     @property
     def borrower_id(self) -> int | None:
-        """Id of the user to whom a template with secrets must belong so that this user may attach it to a job; None for
-        an admin, who may attach any template.
+        """Id of the only user whose templates with secrets this user may attach to jobs, which is their own id. None
+        for an admin, who may attach any template.
         """
         return None if self.is_admin else self.user_id
 
@@ -86,7 +86,7 @@ class User:
         return RANK.get(self.access.get(project_id, ""), 0) >= RANK[level]
 
     def is_stranger(self, project_id: int) -> bool:
-        """Returns whether nothing but a membership is missing for the user to see the project."""
+        """Returns whether the user cannot see the project only because they are not a member of it."""
         is_in_reach = self.token_projects is None or project_id in self.token_projects
         return is_in_reach and self.role != "admin" and project_id not in self.access
 
@@ -138,15 +138,17 @@ class Needs:
     level: Level = "read"
     """Level of access to the subject's project that the request needs."""
     scope: Scope | None = "admin"
-    """Scope that an API token with scopes must have; None: any token will do."""
+    """Scope that an API token with scopes must have; None if any token will do."""
     role: Role = "viewer"
     do: str = "do this"
     """End of the sentence "Only admins ...", for callers whose role is too low."""
     manages_nodes: bool = False
     unlimited: bool = False
-    """Whether an API token with scopes or projects is refused."""
+    """Whether an API token that is limited to scopes or projects is refused."""
     all_projects: bool = False
-    """Whether an API token with projects is refused, since the route changes what belongs to no project."""
+    """Whether an API token that is limited to projects is refused, since the route changes objects that belong to no
+    project.
+    """
 
     async def __call__(self, connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
         connection.state.needs = self
@@ -190,7 +192,7 @@ def admins_only(do: str, scope: Scope = "admin") -> Needs:
 
 
 async def agents_only(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
-    """Raises Forbidden if the caller is not an agent; a Litestar guard."""
+    """Raises Forbidden if the caller is not an agent, as a Litestar guard."""
     if not isinstance(connection.user, Agent):
         raise Forbidden("This operation is for agents; it takes the agent_token of a node.")
 

@@ -78,7 +78,9 @@ def handle_rejection(request: Request[Any, Any, Any], error: Rejection) -> Respo
 
 
 def log_refusal(request: Request[Any, Any, Any], what: str) -> None:
-    """Logs who was refused, by number and address, and where. What they sent may be secret."""
+    """Logs the id and the address of a refused caller, and the method and path. Logs nothing else of the request, since
+    it may be secret.
+    """
     user = request.scope.get("user")
     actor = user.actor if isinstance(user, User | Agent) else "anonymous"
     address = request.client.host if request.client is not None else ""

@@ -45,10 +45,12 @@ INTEGER = re.compile(r"-?[0-9]+")
 
 class QueryParameter(NamedTuple):
     expected: Any
-    """Type of the parameter, or of its items. It is never null, since a URL leaves a parameter out instead."""
+    """Type of the parameter or, for a list, of its items. It does not include null, since a URL leaves a parameter out
+    instead.
+    """
     is_required: bool = False
     max_given: int | None = 1
-    """Largest number of times that it may be given; None for a list without a limit."""
+    """Largest number of times that a URL may contain the parameter; None for a list without a limit."""
 
 
 def check_query(request: Request[Any, Any, Any]) -> None:
@@ -83,7 +85,7 @@ def find_errors(given: Sequence[tuple[str, str]], known: Mapping[str, QueryParam
 
 
 def refuse(name: str, texts: Sequence[str], known: Mapping[str, QueryParameter]) -> str | None:
-    """Returns the reason why the values `texts` of a parameter are not acceptable; None if they are."""
+    """Returns the reason why the values `texts` of a parameter are not acceptable; None if they are acceptable."""
     if name not in known:
         return NO_PAST if name == AS_OF else f"is not known here{suggestion(name, known)}"
     parameter = known[name]
@@ -113,8 +115,8 @@ def fits(text: str, expected: Any) -> bool:
 
 @cache
 def query_parameters(handler: BaseRouteHandler, path_names: frozenset[str]) -> dict[str, QueryParameter]:
-    """Returns a mapping of names to the query parameters of a handler and of everything that is injected into the
-    handler.
+    """Returns the query parameters of a handler and of its dependencies: name -> parameter. `path_names` are the
+    parameters in the path, which the result leaves out.
     """
     dependencies = handler.resolve_dependencies()
     injected = [dependencies[name] for name in handler.parsed_fn_signature.parameters if name in dependencies]

@@ -2,9 +2,9 @@
 
 The numbers are counted on Redis, by a token bucket for each caller, so that all processes share them. A process takes
 some requests at once from a bucket and then lets that many through without asking again. Agents, requests about the
-server's health, and requests without credentials from this machine are not counted. Signed messages count for their
-address until their signature is verified, in a bucket of their own, and then for their project alone: a source code
-host sends those of all its users from few addresses. While Redis does not answer, nobody is limited.
+server's health, and requests without credentials from this machine are not counted. A signed message counts for its
+address, in a separate bucket, until its signature is verified. After that it counts only for its project, since a
+source code host sends the messages of all its users from few addresses. While Redis does not answer, nobody is limited.
 """
 
 import asyncio
@@ -30,8 +30,9 @@ NOT_COUNTED = {"counted": False}
 SIGNED = "signed"
 """Key in `opt` of a handler for signed messages, which calls `RateLimits.count_verified`."""
 SIGNED_FACTOR = 10
-"""Messages with wrong signatures that an address may send, as a multiple of its other requests without credentials. It
-is so high that users of a host hardly use up the bucket of its addresses for others.
+"""Limit of messages with wrong signatures from an address, as a multiple of the limit of other requests without
+credentials. It is high, so that one user of a source code host can hardly use up the bucket of the host's addresses,
+which its other users need.
 """
 MAX_REMEMBERED = 50_000
 """Number of callers whose allowances a process keeps in memory."""
@@ -88,8 +89,8 @@ class RateLimits:
                 await self._count(connection, caller, self._per_address, "an address without credentials")
 
     async def count_verified(self, connection: ASGIConnection[Any, Any, Any, Any], project_id: int) -> None:
-        """Counts a message, whose signature has proved right, for its project instead of for its address. Raises
-        TooManyRequests.
+        """Counts a message for its project instead of for its address, since its signature is verified. Raises
+        TooManyRequests if the project has no requests left.
         """
         allowance = self._allowances.get((SIGNED, str(find_network(connection))))
         if allowance is not None and allowance.is_counted:

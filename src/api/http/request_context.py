@@ -52,7 +52,7 @@ Find = Callable[[Source, int], Awaitable[R | None]]
 class RequestContext:
     """Context of a request, through which a handler executes commands and runs queries. Injected as `ctx`.
 
-    If `at` is set, the tables of its connection contain the state at that time, and no command can be executed.
+    If `at` is set, the tables of `connection` contain the state at that time, and no command can be executed.
     """
 
     def __init__(
@@ -70,8 +70,8 @@ class RequestContext:
     async def __call__(self, command: Command, actor: str | None = None, once: IdempotencyKey | None = None) -> Receipt:
         """Executes a command for the caller, and waits until the read models show its events.
 
-        `once` is a key of work that a client may send again without an `Idempotency-Key`. Raises AlreadyDone if an
-        earlier request with the same key has done this work.
+        `once` identifies work that a client may request again without an `Idempotency-Key`, such as an upload. Raises
+        AlreadyDone if an earlier request with the same key has done this work.
         """
         receipt = await self._execute(command, dataclasses.replace(self._caller(actor), once=once))
         if receipt.position is not None:
@@ -84,14 +84,14 @@ class RequestContext:
         self, command: Command, actor: str | None = None, once: IdempotencyKey | None = None
     ) -> Receipt:
         """Executes a command whose events no caller will look for, such as the record of a read. Does not wait for the
-        read models, and does not add a position to the response. `once` is a key of work that a client may send again
-        without an `Idempotency-Key`.
+        read models, and does not add a position to the response. `once` is the same as for `__call__`.
         """
         return await self._execute(command, dataclasses.replace(self._caller(actor), once=once))
 
     async def prepare(self, command: Command) -> Receipt:
-        """Executes a command that may be carried out again when the request is repeated, before the request's own one.
-        Does not register the `Idempotency-Key` of the request, and does not wait for the read models.
+        """Executes a preparatory command before the main command of the request. If the request is repeated, the
+        preparatory command is executed again, since it does not register the `Idempotency-Key`. Does not wait for the
+        read models.
         """
         return await self.services.handler.execute(command, self._caller(None))
 
@@ -166,8 +166,8 @@ class RequestContext:
         return agent
 
     async def find(self, find: Find[R], name: str, row_id: int) -> R:
-        """Returns the row with this id, which `find` reads. Raises NotFound if there is no such row; the message calls
-        it `name`.
+        """Returns the row with this id, as read by `find`. Raises NotFound if there is no such row. `name` is what the
+        error message calls the row, such as "pipeline template".
 
         Raises Unavailable if the read models do not have the row, but are behind the log.
         """
@@ -178,7 +178,7 @@ class RequestContext:
 
     async def find_row(self, find: Callable[[Source], Awaitable[R | None]]) -> R | None:
         """Returns the row that `find` reads; None if there is none. Raises Unavailable if the read models do not have
-        it, but are behind the log.
+        the row, but are behind the log.
         """
         row = await find(self.source)
         if row is None and not self.is_historical:
@@ -193,11 +193,12 @@ class RequestContext:
         return needs
 
     async def must_access(self, project_id: int, what: str | None = None, level: Level | None = None) -> None:
-        """Raises NotFound for a project that the user cannot see, and Forbidden if their access is lower than `level`,
-        which is that of the route if it is None. If the requested object is not the project itself but something in it,
-        `what` names it in the message.
+        """Raises NotFound for a project that the user cannot see, and Forbidden if their access is lower than `level`.
+        If `level` is None, the level of the route counts. If the requested object is not the project itself but
+        something in it, `what` names the object in the message.
 
-        Raises Unavailable instead of NotFound if the user is a member, but the read models do not show it yet.
+        Raises Unavailable instead of NotFound if the user is a member, but the read models do not show the membership
+        yet.
         """
         if self.user.is_stranger(project_id) and not self.is_historical:
             with contextlib.suppress(StreamDamaged):
@@ -254,8 +255,9 @@ def provide_request_context(request: Request[Any, Any, Any]) -> RequestContext:
 
 
 async def wait_for_min_position(request: Request[Any, Any, Any]) -> None:
-    """Waits until the read models have reached the position in `Testhide-Min-Position`. Then records which position
-    they have reached. Raises Invalid if the header is no position.
+    """Waits until the read models have reached the position in `Testhide-Min-Position`. Then puts the position that
+    they have reached into the request's state, for the header of the response. Raises Invalid if the header is no
+    position.
 
     Does nothing if the caller has no credentials, since the wait would show them whether something was written.
     """

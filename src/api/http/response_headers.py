@@ -1,4 +1,4 @@
-"""Headers that every response has, also errors and streams: protection of browsers, the request's id, and CORS."""
+"""Headers that every response has, including errors and streams: protection of browsers, the request's id, and CORS."""
 
 import re
 from collections.abc import Collection, Iterable
@@ -70,8 +70,8 @@ def complete_headers(scope: HTTPScope, send: Send, cors_origins: Collection[str]
 
 
 async def answer_preflight(scope: HTTPScope, send: Send, cors_origins: Collection[str]) -> bool:
-    """Answers a CORS preflight request, by which a browser asks whether a page of another origin may send a request.
-    Returns False, without an answer, for any other request.
+    """Answers a CORS preflight request, by which a browser asks whether a page of another origin may send a request,
+    and returns True. Returns False, without an answer, for any other request or if no other origin is allowed.
     """
     if scope["method"] != "OPTIONS" or not cors_origins:
         return False
@@ -88,7 +88,7 @@ async def answer_preflight(scope: HTTPScope, send: Send, cors_origins: Collectio
 
 
 def _find(headers: Iterable[tuple[bytes, bytes]]) -> tuple[bytes | None, bytes | None]:
-    """Returns the values of X-Request-ID and Origin."""
+    """Returns the values of the headers X-Request-ID and Origin; None for a missing header."""
     request_id = origin = None
     for name, value in headers:
         if name == b"x-request-id":

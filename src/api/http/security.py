@@ -67,8 +67,8 @@ class Authentication(AbstractAuthenticationMiddleware):
 
 
 async def find_caller(connection: ASGIConnection[Any, Any, Any, Any]) -> User | Agent:
-    """Returns the user or agent who calls, with the access that they have now. Raises Unauthenticated. An open stream
-    calls this repeatedly, so it notices when the access changes.
+    """Returns the user or agent who calls, with the access that they have now. Raises Unauthenticated if the request
+    has no valid token. An open stream calls this function again and again, so that it notices when the access changes.
     """
     scheme, _, token = connection.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token:
@@ -78,8 +78,8 @@ async def find_caller(connection: ASGIConnection[Any, Any, Any, Any]) -> User | 
 
 
 async def identify(services: Services, token: str) -> User | Agent:
-    """Returns the user or agent to whom the token belongs. Raises Unauthenticated if it is unknown, expired or revoked,
-    and Unavailable if the read models do not have it, but are behind the log.
+    """Returns the user or agent to whom the token belongs. Raises Unauthenticated if the token is unknown, expired or
+    revoked, and Unavailable if the read models do not have the token, but are behind the log.
     """
     # Checked before any query: nobody waits for a session that this server did not begin.
     session = None if token.startswith((AGENT_TOKEN, API_TOKEN)) else _session_of(services.secrets, token)
@@ -118,8 +118,8 @@ async def _look_up(services: Services, token: str, session: SessionToken | None)
 
 
 async def _use(services: Services, session: SessionToken, used_at: datetime | None) -> None:
-    """Records that a session is used, unless a use of the last minute is recorded. Raises Unauthenticated if nobody has
-    used it for too long; as its use is not recorded any more, it has ended for good.
+    """Records the use of a session, at most once a minute. Raises Unauthenticated if the session was not used for too
+    long. Its use is then no longer recorded, so it has ended for good.
     """
     unused = utcnow() - (used_at or session.opened_at)
     if unused > services.session_idle:

@@ -46,7 +46,9 @@ class Services:
     past: HistoricalConnections
     build_logs: BuildLogs
     mask_secrets: Callable[[Sequence[str], Sequence[str]], list[str]]
-    """Returns lines (second argument) in which the secrets (first argument) are replaced by `***`, as agents do it."""
+    """Function that takes secrets and lines, and returns the lines with `***` in place of each secret, as agents do
+    it.
+    """
     idempotent_responses: IdempotentResponses
     gauges: AgentGauges
     blobs: Blobs
@@ -58,7 +60,7 @@ class Services:
     streams_per_user: int
     """Largest number of streams that a user may have open at this process; 0 for no limit."""
     session_idle: timedelta
-    """Time without a request after which a session ends; zero: none."""
+    """Time without a request after which a session ends; zero for no such limit."""
     cors_origins: frozenset[str]
     """Origins whose pages may call the API from browsers."""
     base_url: str
@@ -68,7 +70,7 @@ class Services:
     artifact_quota: int
     """Bytes of artifacts that one project may have."""
     disks: Mapping[str, Path]
-    """Folders that the server writes to, by a description of their contents."""
+    """Description of contents -> folder to which the server writes them."""
     version: str
     build: str
     """Commit that the server was built from; `dev` in a checkout."""

@@ -41,7 +41,9 @@ class Upload:
 
 
 Check = Callable[[str, int], Awaitable[int]]
-"""Function that takes the owner and the least size of a file, in bytes, and returns the id of the owner's project."""
+"""Function that decides whether a file is accepted. It takes the form's field that names the file's owner, and the
+least size of the file in bytes. It returns the id of the owner's project, or raises an error to refuse the file.
+"""
 
 
 @asynccontextmanager
@@ -50,11 +52,12 @@ async def receive_upload(
 ) -> AsyncIterator[Upload]:
     """Yields the fields of a form and its `file`, which is in the spool until the block ends.
 
-    Calls `check` with the field called `owner` as soon as it comes, and writes nothing of the file before that, so that
-    a file which `check` refuses is neither written nor received. Raises Invalid for a wrong form, unknown fields, or a
-    field `owner` that is missing or comes after MAX_HELD_BYTES of the file, TooLarge for a file of more than `limit`
-    bytes, StorageFull if the disk is full, Unavailable if the spool is, and all errors of
-    `check`.
+    Calls `check` with the value of the field called `owner` as soon as this field comes. Writes nothing of the file
+    before that, so that a file which `check` refuses is neither written nor received.
+
+    Raises Invalid for a wrong form, for unknown fields, and if the field `owner` is missing or comes after
+    MAX_HELD_BYTES of the file; TooLarge for a file of more than `limit` bytes; StorageFull if the disk is full;
+    Unavailable if the spool is full; and the errors of `check`.
     """
     boundary = _boundary(request)
     announced = request.headers.get("content-length", "")

@@ -29,8 +29,8 @@ EARLIEST, LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo
 
 
 def convert_body(value: Any, expected: Any, *, ignore_unknown: bool = False) -> Any:
-    """Converts a decoded body to the type `expected`. Raises Invalid that names all wrong fields and all unknown ones.
-    With `ignore_unknown`, unknown fields are allowed.
+    """Converts a decoded body to the type `expected`. Raises Invalid, with an error for each wrong and each unknown
+    field. With `ignore_unknown`, unknown fields are allowed.
     """
     unknown = iter(()) if ignore_unknown else find_unknown(value, expected)
     value = complete_dates(value, expected)
@@ -80,7 +80,7 @@ def drop_read_only(value: Any, expected: Any, answered: Any) -> Any:
 
 
 def find_unknown(value: Any, expected: Any, path: str = "") -> Iterator[FieldError]:
-    """Yields an error for each field of a decoded body, at any depth, that its type does not have."""
+    """Yields an error for each field of a decoded body, at any depth, that the type `expected` does not have."""
     for member, item, where in children(value, expected, path):
         if member is None:
             yield FieldError(where, f"is not known here{suggestion(where, item)}")
@@ -116,7 +116,9 @@ def find_wrong_parts(value: Any, expected: Any, path: str) -> Iterator[FieldErro
 
 
 def most_parts(expected: Any) -> float:
-    """Returns how many items or names a type allows in a list or in an object."""
+    """Returns the largest number of items or names that a type allows in a list or an object; infinity if there is no
+    limit.
+    """
     arguments = get_args(expected)
     if get_origin(expected) is Annotated:
         sizes = [item.max_length for item in arguments[1:] if isinstance(item, Meta) and item.max_length is not None]
@@ -157,7 +159,7 @@ def struct_members(struct: type[msgspec.Struct]) -> dict[str, Any]:
 
 
 def alternatives(expected: Any) -> Iterator[Any]:
-    """Yields the types that an annotation allows, without `Annotated` and with each member of a union on its own."""
+    """Yields the types that an annotation allows: each member of a union, without `Annotated`."""
     origin = get_origin(expected)
     if origin is Annotated:
         yield from alternatives(get_args(expected)[0])

@@ -21,8 +21,8 @@ SMALL = 4 * 1024 * 1024
 
 
 async def read_verified(blobs: Blobs, artifact: ArtifactStored, start: int, end: int) -> AsyncIterator[bytes]:
-    """Returns an iterator over the bytes from `start` up to, but not including, `end`. Raises BlobMissing or
-    ContentsAltered, also while it is iterated.
+    """Returns an iterator over the bytes from `start` up to, but not including, `end`. This function and the iterator
+    raise BlobMissing if the contents are missing, and ContentsAltered if they were altered.
     """
     size = artifact.size_bytes
     if size > SMALL and (start, end) != (0, size):
