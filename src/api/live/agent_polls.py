@@ -2,7 +2,7 @@
 
 An agent has one open poll. A new poll ends the previous one at once, since an agent whose number of free slots changes
 cuts its poll and opens another. A poll whose connection is closed gets no message. Each message has a receipt, which
-the agent sends back with its next poll. If it does not, the server sends the message again.
+the agent sends back with its next poll. If the agent sends another receipt, the server sends the message again.
 """
 
 import asyncio
@@ -37,12 +37,12 @@ log = structlog.get_logger()
 POLL_S = 20
 """Seconds after which a poll without a message is answered with 204, before proxies close its connection."""
 MAX_REMEMBERED = 50_000
-"""Number of messages, and of sessions, that a process remembers so as not to send a message twice."""
+"""Largest number of messages, and of sessions, that a process remembers so as not to send a message twice."""
 
 
 CREDENTIALS_S = 3.0
-"""Seconds that the message about a build waits for a token from the host of its repository. Other builds of the agent
-wait as long.
+"""Seconds that the message about a build waits for a token from the host of its repository. Meanwhile other messages
+for the agent wait, too.
 """
 
 
@@ -158,8 +158,8 @@ class AgentPolls:
                 del self._open[node_id]
 
     def _take_lost(self, session: str, receipt: str | None) -> set[str]:
-        """Returns the subject of the message that the session's last poll was answered with, if the agent did not get
-        that message. Returns an empty set otherwise.
+        """Returns a set with the subject of the message that answered the session's last poll, if the agent did not get
+        that message. Otherwise returns an empty set.
         """
         last = self._last.pop(session, None)
         if last is None or receipt in (None, last.receipt):
@@ -202,7 +202,9 @@ class AgentPolls:
                 return None
 
     async def _fail_checkout(self, build: Assigned) -> None:
-        """Ends a build of a change whose SCM endpoint was taken away while it was queued."""
+        """Ends a build that a change started but that has no repository to check out any more, since its SCM endpoint
+        was removed while the build was queued.
+        """
         detail = f"{describe_no_repository(build.queued.job_id)} any more."
         command = FinishBuild(build.build_id, build.node_id, build.attempt, None, "checkout_failed", detail)
         with contextlib.suppress(Conflict, NotFound):  # the build was stopped, or another poll has just ended it

@@ -1,4 +1,4 @@
-"""Sends the log of a build as server-sent events, in exactly the documented `data:` lines.
+"""Sends the log of a build as server-sent events: a JSON message for each line, then the build's status, then `done`.
 
 If ids are wanted, each message has the id `attempt:line`. A client that reconnects to any process with `Last-Event-ID`
 gets the lines after that id, without a gap or a repetition. All clients of a build in a process share one feed, which
@@ -49,7 +49,7 @@ POLL_INTERVAL_S = 1.0
 RETRY_S = 0.5
 """Seconds between two attempts to reach the database."""
 MAX_CACHED_BYTES = 8 * 1024 * 1024
-"""Bytes of messages that a process caches for clients that are a little behind."""
+"""Largest number of bytes of messages that a process caches for clients that are a little behind."""
 DONE = ":done"
 """End of the id of the message `done`. A client that reconnects with it has received everything."""
 MESSAGE_ID = re.compile(rf"([0-9]{{1,16}}):([0-9]{{1,16}})(?:{DONE})?")
@@ -57,7 +57,7 @@ STILL_HERE = b": still here\n\n"
 CHANGES = [event.name for event in (BuildAssigned, BuildRequeued, BuildStarted, BuildFinished, BuildDeleted)]
 
 LogOffset = tuple[int, int]
-"""Point in a build's log: the attempt, and the number of its lines before that point."""
+"""Point in a build's log: the number of the attempt, and the number of this attempt's lines before that point."""
 
 
 def format_line(line: Line) -> str:
@@ -95,7 +95,7 @@ class LogChunk:
 
 
 class LogChunkCache:
-    """Cache of the chunks that were read last, of all builds. If several requests need the same chunk at the same time,
+    """Cache of the chunks of all builds that were read last. If several requests need the same chunk at the same time,
     it is read only once.
     """
 
@@ -153,7 +153,7 @@ class BuildFeed:
         self.build_id = build_id
         self.clients: set[StreamClient] = set()
         self.end: LogOffset = (0, 0)
-        """End of the lines that are stored."""
+        """Offset after the last stored line that the feed has found."""
         self.status: Verdict | None = None
         """Verdict of the build, once it has finished and all of its lines are known; None before."""
         self.is_gone = False
@@ -195,9 +195,8 @@ class BuildFeed:
             await self._refresh()
 
     async def begin(self, offset: LogOffset | None) -> LogOffset:
-        """Returns the offset at which to begin for a client: the one that it asks for, or the end of the log if that
-        comes first. If the client asks for no offset, or for an attempt that does not exist, returns the beginning of
-        the present attempt.
+        """Returns the offset at which to begin for a client: `offset`, but not beyond the end of the log. If `offset`
+        is None or its attempt does not exist, returns the beginning of the present attempt.
         """
         await self._has_begun.wait()
         if offset is not None and offset > self.end and self.status is None:

@@ -34,14 +34,14 @@ from projections.audit_view.entries import (
 from store.log.subscription import LogSubscription
 
 MAX_REMEMBERED_BYTES = 8 * 1024 * 1024
-"""Bytes of the newest messages that a process remembers for clients that are a little behind."""
+"""Largest number of bytes of the newest messages that a process remembers for clients that are a little behind."""
 PAGE_SIZE = 100
-"""Number of events of the audit trail that a client that is further behind gets at once."""
+"""Number of events that a client which is further behind gets from the audit trail at once."""
 INDEX_RETRY_S = 1.0
-"""Pause (s) before the next try to read a client's next page, if the read models do not show all of it yet."""
+"""Seconds before the next attempt to read a page for a client, if the read models do not show the whole page yet."""
 
 FOR_EVERYBODY = {"nodes", "pools", "templates"}
-"""Areas whose events all users see, if they belong to no project."""
+"""Areas whose events all users see if the events belong to no project."""
 FOR_PROJECT_ADMINS = {"audit"}
 """Areas whose events only admins of the project see."""
 NOT_ONLY_FOR_ADMINS = [
@@ -55,7 +55,7 @@ GRANTING = (ProjectCreated, MemberAdmitted)
 
 
 class FeedMessage(msgspec.Struct, frozen=True):
-    """An encoded event, with the fields of it that decide who may see it."""
+    """An encoded event, with those of its fields that decide which users may see the event."""
 
     position: int
     type: str
@@ -110,14 +110,14 @@ class EventFeed:
         return min(last, await retry_until_connected(self._services.log.read_head))
 
     def after(self, position: int) -> list[FeedMessage]:
-        """Returns the messages after a position that the feed remembers. They are all messages after that position if
-        it is `floor` or later.
+        """Returns the remembered messages after a position. No message is missing if the position is `floor` or
+        later.
         """
         return self._messages[bisect_right(self._positions, position) :]
 
     async def load_older(self, wanted: TrailFilter) -> list[FeedMessage] | None:
         """Returns a page of messages about events that the feed no longer remembers. Returns None if the read models
-        have not yet reached the end of what `wanted` selects (`before`).
+        have not yet reached the last position before `wanted.before`.
         """
         services = self._services
         if not await services.waiter.wait_reached((wanted.before or 1) - 1):
@@ -207,8 +207,8 @@ class EventStream:
         return self._project_id is None or user.may("read", self._project_id)
 
     def keep_alive(self) -> bytes:
-        """Returns a comment whose id is the present position. A client that reconnects then does not make the server
-        read events again that the client may not see.
+        """Returns a comment whose id is the present position. So a client that reconnects does not make the server read
+        again events that the client may not see.
         """
         return b": still here\nid: %d\n\n" % self._position
 

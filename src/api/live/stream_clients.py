@@ -45,10 +45,12 @@ ACCESS_INTERVAL_S = 2.5
 RETRY_AFTER_S = 10
 """Seconds after which a user with too many streams may try again."""
 ACCESS_BATCH_SIZE = 100
-"""Number of credentials that are checked at once. Between batches, other requests get connections."""
+"""Number of credentials that are checked at once. Between two such batches, other requests can get database
+connections.
+"""
 
 Source = Callable[["StreamClient"], Coroutine[Any, Any, None]]
-"""Function that sends a client its messages, and returns when there will be no more."""
+"""Function that sends a client its messages, and returns when there will be no more messages."""
 
 
 class StreamClient:
@@ -74,7 +76,7 @@ class StreamClient:
         self._send: Send
 
     async def run(self, source: Source, receive: Receive, send: Send) -> None:
-        """Lets `source` send its messages until it ends or the client is cut."""
+        """Runs `source`, which sends messages, until the source returns or the client is cut."""
         self._send = send
         watching = asyncio.create_task(self._watch(receive))
         sending = asyncio.create_task(source(self))
@@ -211,7 +213,7 @@ async def _refresh_caller(clients: list[StreamClient]) -> None:
 async def watching_disconnect(
     request: Request[Any, Any, Any], changed: asyncio.Event | None = None
 ) -> AsyncIterator[asyncio.Event]:
-    """Yields an event that is set when the client closes the connection. Then also sets `changed`.
+    """Yields an event that is set when the client closes the connection. Sets `changed` at the same time.
 
     A handler that waits for something needs this, since the server does not end a handler whose client has gone. The
     body of the request must have been read before.
