@@ -55,7 +55,9 @@ class StoreArtifact(Command):
 
 
 def _choose_type(path: str, build: AnyBuild) -> ArtifactType:
-    """Returns the type of an artifact. A file that could not be read as a report is none, whatever its name."""
+    """Returns the type of the artifact at `path`. A file that could not be read as a report is `binary`, whatever its
+    name.
+    """
     reports = [report for report in build.reports if report.path == path and not report.is_replaced]
     if reports and all(report.unreadable and not report.cases for report in reports):
         return "binary"

@@ -50,7 +50,7 @@ class NoteReading(Command, of=AUDIT_READ):
 
 @dataclass(frozen=True)
 class NoteRestore(Command):
-    """Records that the log was restored from a backup. `position` is that of the last event in the backup."""
+    """Records that the log was restored from a backup. `position` is the position of the last event in the backup."""
 
     position: int
 
@@ -108,7 +108,7 @@ class AcceptRow(Command):
 class ChangeSigningKey(Command):
     public_key: str
     instead_of: str | None
-    """Public key that is replaced; None when there is none yet."""
+    """Public key that the command replaces; None if the log has no signing key yet."""
 
     def reads(self) -> Sequence[AnyStream]:
         return (SIGNING_KEY,)

@@ -23,15 +23,15 @@ from domain.users import USER, UserAccount
 
 @dataclass(frozen=True)
 class OpenSession(Command):
-    """Opens a login session for a user who has been authenticated. Raises Unauthenticated if the account was ended or
-    got another password meanwhile: the read models by which the user was authenticated may not have shown that yet.
+    """Opens a login session for a user who has been authenticated. Raises Unauthenticated if the account is no longer
+    active or has got another password. The read models by which the user was authenticated may not have shown that yet.
     """
 
     session_id: str
     user_id: int
     expires_at: datetime
     password_hash: str | None = None
-    """Hash of the password by which the user was authenticated; None if it was not by a password."""
+    """Hash of the password by which the user was authenticated; None if the user was authenticated in another way."""
 
     def reads(self) -> Sequence[AnyStream]:
         return SESSION.at(self.session_id), USER.at(self.user_id)

@@ -54,7 +54,7 @@ ENDED_EARLY: frozenset[Reason | None] = frozenset(
         "superseded",
     }
 )
-"""Reasons of verdicts that mean that the build's command did not run to its end."""
+"""Reasons for the end of a build that mean that its command did not run to the end."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ class MoveBuildToTop(Command, of=BUILD):
 @dataclass(frozen=True)
 class SupersedeBuild(Command, of=BUILD):
     """Ends a build that is still queued because a newer change of its branch has started another one. Does nothing if
-    a node has it already, or if it has ended.
+    the build was already assigned to a node, or has ended.
     """
 
     build_id: int
@@ -210,7 +210,7 @@ class DeleteBuild(Command, of=BUILD):
 
 
 def describe_lost_results(build: Finished) -> str | None:
-    """Returns why results of a finished build may be missing; None if there is no sign of that."""
+    """Returns sentences about why results of a finished build may be missing; None if nothing suggests that any are."""
     is_early = build.status == "aborted" or build.reason in ENDED_EARLY
     is_by_plugin = all(report.explained_exit_code is not None for report in build.counting_reports)
     return join_sentences(

@@ -25,7 +25,7 @@ from domain.results import RESULTS, ResultsRecorded, count_no_more
 from store.tables.build_logs import EMPTY_LOG, LogEnd
 
 MAX_ATTEMPTS = 3
-"""Number of attempts, each on a node, after which a build is aborted."""
+"""Number of lost attempts after which a build is aborted instead of being queued again."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class LoseBuild(Command, of=BUILD):
 
 
 def describe_losses(losses: Sequence[LossReason]) -> str:
-    """Returns a sentence about why all attempts of a build failed."""
+    """Returns a sentence that says how many nodes lost a build, and how many did not begin it in time."""
     lost, ignored = losses.count("agent_lost"), losses.count("not_acknowledged")
     if not ignored:
         return f"{lost} nodes lost this build one after the other."

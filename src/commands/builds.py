@@ -56,15 +56,15 @@ class MissingIds(Exception):
 
 
 def needs_checkout(queued: BuildQueued) -> bool:
-    """Returns whether a change has started a build, so that it must not run in an empty folder. Who starts a build of a
-    commit by hand may have a command that checks it out.
+    """Returns whether a build needs a repository to check out from: True if a change started it. A build that a user
+    started may have a command that checks out the commit itself.
     """
     return queued.trigger is not None and queued.trigger.is_change
 
 
 def must_have_repository(queued: BuildQueued, project_repository: str) -> None:
-    """Raises Conflict for a build of a change that has no repository to check it out from: it would run in
-    an empty folder, and its verdict would be that of the commit.
+    """Raises Conflict if a change started the build and there is no repository to check out from. The build would run
+    in an empty folder, and its verdict would count as that of the commit.
     """
     if needs_checkout(queued) and not (queued.repository or project_repository):
         raise Conflict(
@@ -80,7 +80,8 @@ def describe_no_repository(job_id: int) -> str:
 @dataclass(frozen=True)
 class StartBuild(Command):
     """Queues a build; for a job with a matrix, one for each combination, all in one append. `env` and `secrets`
-    override those of the job. Without a branch and a commit, the build uses the job's branch and its newest commit.
+    override those of the job. Without `branch` and `commit_sha`, the build uses the newest commit of the job's default
+    branch.
 
     `decide` raises MissingIds if `more_ids` does not suffice, so execute the command by `start_build`.
     """
@@ -166,7 +167,9 @@ class StartBuild(Command):
             yield self.event(BuildStarted, job, node_id=None, attempt=EXTERNAL_ATTEMPT)
 
     def with_values(self, configuration: Configuration, values: Mapping[str, str]) -> Configuration:
-        """Returns the configuration of a combination's build, which has the values as variables."""
+        """Returns `configuration` with the values of a combination as variables. Raises Conflict if the command's `env`
+        or a secret already has one of these variables.
+        """
         variables = {variable_of(name): value for name, value in values.items()}
         if taken := sorted(variables.keys() & {*self.env, *configuration.secrets}):
             raise Conflict(
@@ -186,7 +189,7 @@ class StartBuild(Command):
 
 
 async def start_build(execute: Callable[[StartBuild], Awaitable[Receipt]], ids: Ids, command: StartBuild) -> Receipt:
-    """Executes the command, with ids for all builds of the job's matrix."""
+    """Executes the command by `execute`. If the job's matrix needs more build ids, draws them and executes it again."""
     while True:
         try:
             return await execute(command)
@@ -290,8 +293,9 @@ class FinishExternalBuild(Command, of=BUILD):
                 )
 
     def repeats(self, build: Finished) -> bool:
-        """Returns whether the command repeats what was recorded before: its verdict is that of the build, or the one
-        that the pipeline reported first and that failed tests or unreadable reports overruled.
+        """Returns whether the command repeats what was recorded before. It does if its verdict equals the build's
+        status, or the verdict that the pipeline reported at first and that failed tests or unreadable reports
+        overruled.
         """
         if build.reason == "reports_unreadable" and self.ignore_unreadable:
             return False

@@ -22,7 +22,7 @@ from store.log.ids import Ids
 
 @dataclass(frozen=True)
 class ReceiveChanges(Command):
-    """Records the changes of a repository that one message reports. Each change has an id."""
+    """Records the changes of a repository that one message reports. `changes` has (id, change) for each of them."""
 
     project_id: int
     reporter: Reporter
@@ -40,9 +40,11 @@ class ReceiveChanges(Command):
 
 class StartedBuilds(NamedTuple):
     build_ids: dict[int, list[int]]
-    """Job id -> ids of the builds that the change has started; if it did so earlier, the first of them."""
+    """Job id -> ids of the builds that the change started. If an earlier call started them, only the id of the
+    first.
+    """
     refused: dict[int, str]
-    """Job id -> why the job can have no build, although its triggers ask for one."""
+    """Job id -> why no build of the job could be started, although its triggers ask for one."""
     position: int | None
     """Position of the last appended event; None if no event was appended."""
 
@@ -56,8 +58,8 @@ async def start_builds(
     project_repository: str,
     caller: CommandContext,
 ) -> StartedBuilds:
-    """Starts the builds of a change, for those of these jobs whose triggers ask for one. A job gets at most one build
-    for a change, and for a commit of a pull request, however often this function is called.
+    """Starts a build of each job in `job_ids` whose triggers ask for one after this change. However often this function
+    is called, a change starts a job only once, and so does a commit of a pull request.
 
     `project_repository` is the address of the repository of the project's SCM endpoint; empty without one.
     """
@@ -88,8 +90,8 @@ async def start_builds(
 
 
 def _identify(received: ChangeReceived) -> str:
-    """Returns a text that is the same for all messages about one commit of a pull request. Hosts send a message for the
-    same commit again whenever somebody edits the pull request.
+    """Returns a text that identifies a change. All messages about one commit of a pull request have the same text,
+    since hosts send such a message again whenever somebody edits the pull request.
     """
     change = received.change
     if change.kind == "pull_request" and change.commit is not None:

@@ -77,8 +77,8 @@ def check_parts(
     artifacts: list[str],
     caches: Sequence[DependencyCache] = (),
 ) -> None:
-    """Raises Invalid for values that are wrong although their types allow them. The errors name each field with
-    `prefix` in front.
+    """Raises Invalid for values that their types allow but that are not valid. In the errors, `prefix` precedes the
+    name of each field.
     """
     check_variables(f"{prefix}env", env)
     check_variables(f"{prefix}secrets", secrets)

@@ -46,8 +46,8 @@ E = TypeVar("E", bound=Webhook | Channel)
 
 
 def to_compare(endpoint: E, active: bool | None) -> E:
-    """Returns the state with which an update compares its fields. If the endpoint fails, `active=True` counts as a
-    change even if the endpoint is already active, since the event ends the endpoint's pause.
+    """Returns the state with which an update compares its fields. For a failing endpoint, `active=True` counts as a
+    change even if the endpoint is already active, since the event ends the pause between its deliveries.
     """
     return msgspec.structs.replace(endpoint, active=False) if active and endpoint.failing else endpoint
 
@@ -93,8 +93,8 @@ class GiveUpDelivery(Command):
 
 @dataclass(frozen=True)
 class RecordEndpointHealth(Command):
-    """Records a change in whether an endpoint answers: that it fails, with the last `error`, or that it answers again,
-    if `error` is None.
+    """Records that an endpoint fails, with its last `error`, or that it answers again, if `error` is None. Records
+    nothing if the endpoint is already in this state.
     """
 
     kind: EndpointKind

@@ -1,4 +1,4 @@
-"""Commands on flaky tests."""
+"""Commands on flaky tests: record tests that became flaky."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -23,22 +23,21 @@ from store.log.ids import Ids
 
 
 class SyncOvertaken(Conflict):
-    """Another sync came in between. The file that was read may be older than the one that was synced, or be of a branch
-    that the project does not follow any more.
+    """Another sync ended while the file was read. So the file may be older than the one that was synced, or come from a
+    branch that the project no longer follows.
     """
 
 
 @dataclass(frozen=True)
 class SyncPipelines(Command):
-    """Makes the jobs of a project the same as its file describes, in one append. From then on the project follows
-    `branch`.
+    """Makes the jobs of a project match its file, in one append. From then on the project follows `branch`.
 
     Raises SyncOvertaken if another commit or branch was synced since the file was read.
     """
 
     project_id: int
     before: SyncedPipelines
-    """Last sync of the project when the file was read."""
+    """State of the project's syncs when the file was read."""
     branch: str
     commit: str
     planned: Sequence[PlannedJob]
@@ -92,12 +91,12 @@ async def prepare_sync(
     fetch_jobs: Callable[[list[str]], Awaitable[Mapping[int, str]]],
     ids: Ids | None,
 ) -> SyncPipelines:
-    """Returns the command that syncs a file. Raises InvalidFile for a file with mistakes. `before` is the project's
-    last sync at the time when the file was read.
+    """Returns the command that syncs a file. Raises InvalidFile for a file with mistakes. `before` is the state of the
+    project's syncs when the file was read.
 
     `find_pool` returns the id of the project's pool with a name. `fetch_jobs` returns id -> name for the project's jobs
-    that have one of the given names. Both query the read models. `ids` is None for a preview: then
-    new jobs have negative ids, so that none are used up.
+    that have one of the given names. Both query the read models. `ids` is None for a preview: then new jobs have
+    negative ids, so that no real ids are used up.
     """
     document = await asyncio.to_thread(read_pipelines, content)
     pools = {job.pool: await find_pool(job.pool) for job in document.file.jobs.values() if job.pool is not None}

@@ -100,9 +100,7 @@ class Command:
 
 
 def must_exist(state: D | None, name: str) -> D:
-    """Returns the state of something that must exist. Raises NotFound if it never existed or was deleted; the message
-    calls it `name`.
-    """
+    """Returns `state`. Raises NotFound if it is None or marked as deleted, with the message "There is no `name`"."""
     if state is None or state.deleted:
         raise NotFound(f"There is no {name}.")
     return state
@@ -117,7 +115,7 @@ class CommandContext:
     correlation_id: str = ""
     causation: int | None = None
     once: IdempotencyKey | None = None
-    """Key of a request that the client may send again without a second effect."""
+    """Idempotency key of the request; None without one. A command with a key that was used before is not executed."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +170,7 @@ class Handler:
         try:
             return await self._once(command, caller)
         except VersionConflict:
-            # Only the caller can read the state of an LoadedState again.
+            # Only the caller can load a LoadedState again.
             if any(isinstance(stream, LoadedState) for stream in command.reads()):
                 raise
         # Others write to the same streams: wait for those in this process, instead of racing them.

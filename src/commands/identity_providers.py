@@ -22,7 +22,7 @@ TAKEN = "This name at the identity provider is linked to another user already."
 
 @dataclass(frozen=True)
 class CreateIdentityProvider(Command):
-    """Creates an identity provider. `claim` is the id of the claim of its `entity_id`."""
+    """Creates an identity provider. `claim` is the id of the claim that keeps `entity_id` unique."""
 
     provider_id: int
     title: str
@@ -53,7 +53,9 @@ class CreateIdentityProvider(Command):
 
 @dataclass(frozen=True)
 class UpdateIdentityProvider(Command, of=IDENTITY_PROVIDER):
-    """Changes the given fields. A field that is None stays unchanged, unless `cleared` names it."""
+    """Changes the given fields. A field that is None stays unchanged, unless `cleared` names it: then it is set to
+    None.
+    """
 
     provider_id: int
     title: str | None = None
@@ -77,7 +79,7 @@ class UpdateIdentityProvider(Command, of=IDENTITY_PROVIDER):
 
 @dataclass(frozen=True)
 class RefreshIdentityProvider(Command, of=IDENTITY_PROVIDER):
-    """Takes over what the metadata at a URL says. Does nothing if the provider has another `metadata_url` by now."""
+    """Updates a provider from the metadata at `metadata_url`. Does nothing if the provider has another URL by now."""
 
     provider_id: int
     metadata_url: str
@@ -96,7 +98,9 @@ class RefreshIdentityProvider(Command, of=IDENTITY_PROVIDER):
 
 @dataclass(frozen=True)
 class DeleteIdentityProvider(Command, of=IDENTITY_PROVIDER):
-    """Deletes a provider. Nobody can sign in by it any more; a provider that is created later vouches anew."""
+    """Deletes a provider. Nobody can sign in by it any more, not even if a provider with its `entity_id` is created
+    later: that one has no linked identities.
+    """
 
     provider_id: int
 
@@ -112,10 +116,11 @@ class DeleteIdentityProvider(Command, of=IDENTITY_PROVIDER):
 
 @dataclass(frozen=True)
 class LinkIdentity(Command):
-    """Links a user to a NameID at an identity provider; whoever signs in there under this NameID is then that user.
+    """Links a user to a NameID at an identity provider. From then on, a person who signs in there under this NameID is
+    this user.
 
-    `identity` is the id of the NameID's claim. `by_email` says that the user was found by email address only; the
-    command is then refused if the user is an admin.
+    `identity` is the id of the claim that keeps the NameID unique. `by_email` is True if the user was found only by
+    email address. Then the command raises Forbidden for an admin and for an inactive user.
     """
 
     user_id: int
@@ -142,7 +147,7 @@ class LinkIdentity(Command):
 
 @dataclass(frozen=True)
 class UnlinkIdentity(Command, of=USER):
-    """Ends a user's right to sign in by a provider. Does nothing if there is none."""
+    """Ends a user's right to sign in by a provider. Does nothing if the user has no identity at this provider."""
 
     user_id: int
     provider_id: int
@@ -163,7 +168,8 @@ class UnlinkIdentity(Command, of=USER):
 @dataclass(frozen=True)
 class RegisterByIdentity(Command):
     """Registers a user for a person whom an identity provider vouches for, and links the user to the person's identity.
-    From then on the provider decides the user's role. `claim` is the id of the claim of the email address.
+    From then on the provider decides the user's role. `claim` is the id of the claim that keeps the email address
+    unique, and `identity` the id of the claim that keeps the identity unique.
     """
 
     user_id: int

@@ -63,13 +63,13 @@ class UpdateJiraIntegration(Command, of=JIRA):
 
 @dataclass(frozen=True)
 class RecordJiraOutcome(Command, of=JIRA):
-    """Records that writing a ticket failed, or that it succeeds again. Records an error once, however often it comes
-    back.
+    """Records that writing a ticket failed, or that it succeeded again. Records an error only once, even if it comes
+    back several times in a row.
     """
 
     jira_id: int
     error: str = ""
-    """Why it failed; empty if it succeeded."""
+    """Why writing the ticket failed; empty if it succeeded."""
 
     def decide(self, integration: JiraIntegration | None) -> Iterable[Event]:
         if integration is None or integration.deleted or integration.error == self.error:

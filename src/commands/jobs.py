@@ -46,7 +46,7 @@ class CreateJob(Command):
     pool_labels: Mapping[str, str] = field(default_factory=dict)
     quarantine_mode: QuarantineMode = "run"
     borrower_id: int | None = None
-    """User who attaches the template; None for an admin, who may attach any."""
+    """Id of the user who attaches the template; None for an admin, who may attach any template."""
 
     def reads(self) -> Sequence[AnyStream]:
         return JOB.at(self.job_id), PROJECT.at(self.project_id), *_named(self.node_pool_id, self.pipeline_template_id)
@@ -102,7 +102,7 @@ class UpdateJob(Command):
     quarantine_mode: QuarantineMode | None = None
     managed: bool | None = None
     borrower_id: int | None = None
-    """User who attaches the template; None for an admin, who may attach any."""
+    """Id of the user who attaches the template; None for an admin, who may attach any template."""
     cleared: tuple[Clearable, ...] = ()
 
     def reads(self) -> Sequence[AnyStream]:
@@ -123,8 +123,8 @@ class UpdateJob(Command):
 
 @dataclass(frozen=True)
 class ConfigureJob(Command, of=JOB):
-    """Replaces the configuration. Secrets that it does not name stay, and a secret with the value None is removed.
-    Values of secrets are sealed.
+    """Replaces the configuration of a job, except its secrets. A name in `secrets` replaces or adds this secret, or
+    removes it if the value is None. Values of secrets are encrypted.
     """
 
     job_id: int
@@ -138,7 +138,7 @@ class ConfigureJob(Command, of=JOB):
     caches: Sequence[DependencyCache] = ()
     matrix: Matrix | None = None
     kept_secrets: Sequence[str] = ()
-    """Names of secrets that the job must have already."""
+    """Names of secrets that the job must already have. Invalid is raised for any other name."""
 
     def decide(self, job: Job | None) -> Iterable[Event]:
         job = must_exist(job, f"job {self.job_id}")
@@ -175,7 +175,7 @@ class DeleteJob(Command, of=JOB):
 
 
 def must_be_free(job: Job) -> None:
-    """Raises Conflict for a job that a file describes: the next sync would undo the change."""
+    """Raises Conflict for a managed job, which a file describes: the next sync would undo the change."""
     if job.managed:
         raise Conflict(
             f"Job {job.job_id} is managed by the file .testhide.yml of its repository: change that file, or take the"
@@ -201,7 +201,7 @@ def _must_exist(template_id: int | None, template: Template | None) -> None:
 
 
 def _must_lend(template: Template | None, borrower_id: int | None) -> None:
-    """Raises Forbidden if the template has secrets that are not the borrower's: builds of the job could show them."""
+    """Raises Forbidden if the template has secrets and somebody else created it: builds of the job could show them."""
     if template is not None and template.configuration.secrets and borrower_id not in (None, template.creator_id):
         raise Forbidden(
             f"Template {template.template_id} has secrets, which your job could read; ask its creator or an admin to"

@@ -80,7 +80,7 @@ class DeleteKnownIssue(Command, of=KNOWN_ISSUE):
 
 @dataclass(frozen=True)
 class NoteSearch(Command, of=KNOWN_ISSUE):
-    """Records which older failures a search found for a known issue. The search has gone from the newest result down to
+    """Records which older failures a search has found for a known issue. The search went from the newest result down to
     the result with the id `down_to`.
 
     Records nothing if the known issue has changed since the search began, or if another search has already gone as far

@@ -28,14 +28,16 @@ from domain.pools import POOL, Pool
 
 @dataclass(frozen=True)
 class RegisterNode(Command):
-    """Registers a node. `claim` is the id of the claim of its name."""
+    """Registers a node. `claim` is the id of the claim that keeps the node's name unique."""
 
     node_id: int
     title: str
     claim: str
     token_hash: bytes
     pool_id: int | None
-    """Id of the node's pool. None: the node accepts builds of all projects, of jobs without a pool."""
+    """Id of the node's pool. A node without a pool (None) runs builds of all projects, but only of jobs without a
+    pool.
+    """
     tags: Sequence[str] = ()
     max_parallel: int = 1
     admins_only: bool = False
@@ -54,7 +56,9 @@ class RegisterNode(Command):
 
 @dataclass(frozen=True)
 class RotateNodeToken(Command, of=NODE):
-    """Gives a node a new token. Its agent may use the token before until `old_until`; if that is None, no longer."""
+    """Gives a node a new token. Its agent may use the old token until `old_until`; None refuses the old token at
+    once.
+    """
 
     node_id: int
     token_hash: bytes
@@ -67,7 +71,7 @@ class RotateNodeToken(Command, of=NODE):
 
 @dataclass(frozen=True)
 class RetireOldToken(Command, of=NODE):
-    """Records that a node's agent has used its new token, so that the token before is refused."""
+    """Records that a node's agent has used its new token. From then on the old token is refused."""
 
     node_id: int
 
@@ -124,7 +128,7 @@ class MarkNodeOffline(Command, of=NODE):
 @dataclass(frozen=True)
 class UpdateNode(Command):
     """Changes the given fields of a node. A field that is None stays unchanged, unless `cleared` names it: then it is
-    set to None. `claim` is the id of the claim of the new name.
+    set to None. `claim` is the id of the claim that keeps the new name unique.
     """
 
     node_id: int

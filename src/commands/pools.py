@@ -15,7 +15,7 @@ from domain.projects import PROJECT, Project
 
 @dataclass(frozen=True)
 class CreatePool(Command):
-    """Creates a node pool. `claim` is the id of the claim of its name within the project."""
+    """Creates a node pool. `claim` is the id of the claim that keeps the pool's name unique within the project."""
 
     pool_id: int
     project_id: int
@@ -40,7 +40,7 @@ class CreatePool(Command):
 @dataclass(frozen=True)
 class UpdatePool(Command, of=POOL):
     """Changes the given fields of a pool. A field that is None stays unchanged, unless `cleared` names it: then it is
-    set to None. `claim` is the id of the claim of the new name.
+    set to None. `claim` is the id of the claim that keeps the new name unique.
     """
 
     pool_id: int

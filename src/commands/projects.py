@@ -27,8 +27,8 @@ from domain.users import USER, UserAccount
 
 @dataclass(frozen=True)
 class CreateProject(Command):
-    """Creates a project. `slugs` lists possible slugs, the best one first, each with the id of its claim. The project
-    gets the first slug that is free.
+    """Creates a project. `slugs` lists possible slugs, the best one first, as pairs (slug, id of the claim that keeps
+    it unique). The project gets the first slug that is free.
     """
 
     project_id: int

@@ -40,7 +40,7 @@ class AddToQuarantine(_OfJob):
     expires_at: datetime | None = None
     owner: str | None = None
     skip_known: bool = False
-    """Whether tests that are already in quarantine are left out. Otherwise they raise Conflict."""
+    """If True, tests that are already in quarantine are left out. If False, such a test raises Conflict."""
 
     def decide(self, quarantine: Quarantine, job: Job | None) -> Iterable[Event]:
         job = must_exist(job, f"job {self.job_id}")
@@ -62,8 +62,8 @@ class AddToQuarantine(_OfJob):
 
 @dataclass(frozen=True)
 class RemoveFromQuarantine(_OfJob):
-    """Removes the entries of these tests from the quarantine of a job, and the entry with this id. Ignores tests and
-    ids that have no entry.
+    """Removes entries from the quarantine of a job: those for `node_ids`, and the one with the id `quarantine_id`.
+    Ignores node ids and an id without an entry.
     """
 
     node_ids: tuple[str, ...] = ()
@@ -103,7 +103,9 @@ class RecordRecovery(_OfJob):
     """
 
     recovered: Mapping[int, int]
-    """Entry id -> number of builds in which its test failed, which distinguishes one recovery from the next."""
+    """Entry id -> number of builds in which tests of the entry have failed. The number distinguishes one recovery from
+    the next.
+    """
     now: datetime
 
     def decide(self, quarantine: Quarantine, job: Job | None) -> Iterable[Event]:

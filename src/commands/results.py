@@ -39,12 +39,12 @@ from domain.results import (
 from domain.triage import CLASSIFICATIONS, ResultsClassifiedByRules
 
 MAX_REPORTS = 5_000
-"""Reports that one build may have, of all its attempts. Surefire writes one for each class."""
+"""Largest number of reports of one build, over all its attempts. Surefire writes one report for each class."""
 MAX_BUILD_RESULTS = 1_000_000
-"""Results that all reports of one build may have."""
+"""Largest number of results of one build, over all its reports."""
 MAX_NEW_CASES = 10_000
-"""New test cases of one command. Those of a large report come in several commands, between which the read models show
-events of others.
+"""Largest number of new test cases that one command adds. A large report needs several commands, so that the read
+models can apply other events in between.
 """
 LATE = "it came after the end of the build: the file is kept, but its results do not count"
 
@@ -58,7 +58,7 @@ BARE_PYTEST = (
 @dataclass(frozen=True)
 class NewCases:
     """Tests of a report that have no test case in the project yet. `catalogue_version` is the version of the project's
-    stream of test cases at which this was so.
+    stream of test cases at which they were looked up.
     """
 
     project_id: int
@@ -78,8 +78,8 @@ class NewCases:
 
 @dataclass(frozen=True)
 class AddCases(Command):
-    """Gives ids to new test cases of a large report, before the report itself is recorded. If it never is, the test
-    cases are there without results, and the next report finds them.
+    """Gives ids to new test cases of a large report, before the report itself is recorded. If the report is then not
+    recorded, the test cases stay without results, and a later report can use them.
 
     Raises VersionConflict if the project has got new test cases since the caller looked them up.
     """
@@ -113,12 +113,12 @@ class RecordReport(Command):
     matches: Sequence[Match] = ()
     """Failures that the project's known issues match."""
     flips: bytes = b""
-    """One byte for each row, as in `ResultsRecorded.flips`; empty if no row has one."""
+    """One byte for each row, as in `ResultsRecorded.flips`; empty if all are 0."""
     replaced_blocks: Sequence[ResultsRecorded] = ()
     """Results of the report that this one replaces."""
     digest: bytes = b""
     is_replacement: bool = False
-    """Whether this report replaces the one at its path, which then no longer counts. Otherwise both count."""
+    """If True, this report replaces the earlier one at its path, which then no longer counts. If False, both count."""
     now: datetime = UNSTAMPED
     """Time of recording. Quarantine entries that have expired by then do not count."""
 
@@ -308,7 +308,7 @@ def place_report(
 
 
 def find_excess(build: AnyBuild, results: int) -> str:
-    """Returns why a report with so many results may not be recorded with its results; empty if it may.
+    """Returns why a report with this number of results must be recorded without its results; empty if it need not.
 
     Raises TooLarge if the build accepts no further report at all. The last report that a build accepts is recorded
     without results, so that the build does not pass although results are missing.

@@ -93,7 +93,7 @@ class DeleteScmEndpoint(Command, of=SCM_ENDPOINT):
 
 
 async def find_project_endpoint(log: EventLog, project_id: int) -> ScmEndpoint | None:
-    """Returns the SCM endpoint that a project uses; None if it has none, or one that was deleted."""
+    """Returns the SCM endpoint that a project uses; None if the project uses none, or if the endpoint was deleted."""
     project = await log.load_state(PROJECT.at(project_id))
     if project is None or project.scm_endpoint_id is None:
         return None
@@ -104,16 +104,16 @@ async def find_project_endpoint(log: EventLog, project_id: int) -> ScmEndpoint |
 
 
 async def find_project_repository(log: EventLog, project_id: int) -> str:
-    """Returns the address of the repository that builds check out if their job names none; empty if the project has
-    none.
+    """Returns the address of the repository of a project's SCM endpoint; empty without an endpoint. Builds check this
+    repository out if their job names none.
     """
     endpoint = await find_project_endpoint(log, project_id)
     return "" if endpoint is None else endpoint.clone_url
 
 
 async def find_build_endpoint(log: EventLog, queued: BuildQueued) -> ScmEndpoint | None:
-    """Returns the SCM endpoint whose repository a build checks out: that of its project, if the build names no
-    repository or this one. None for every other build.
+    """Returns the SCM endpoint of a build's project if the build checks out the endpoint's repository: the build names
+    either no repository or this one. Otherwise returns None.
     """
     endpoint = await find_project_endpoint(log, queued.project_id)
     if endpoint is None:

@@ -1,4 +1,6 @@
-"""Commands on tickets: claim one before it is created, record what was written, and link results to it."""
+"""Commands on tickets: claim a ticket before its creation, record its creation and its comments, and link results to
+it.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -37,7 +39,7 @@ class _OfTicket(Command):
 
 @dataclass(frozen=True)
 class ClaimTicket(_OfTicket):
-    """Claims a ticket that does not exist yet. Raises Conflict if somebody else creates it at the moment."""
+    """Claims a ticket that does not exist yet. Raises Conflict if it exists, or if another process is creating it."""
 
     now: datetime
 
@@ -81,7 +83,7 @@ class RecordStop(_OfTicket):
 
 @dataclass(frozen=True)
 class LinkTicket(Command):
-    """Links results of one build to a ticket, except those that have a defect already."""
+    """Links results of one build to a ticket, except results that already have a defect."""
 
     results: tuple[TriagedResult, ...]
     defect_key: str

@@ -30,12 +30,12 @@ def find_fault(trigger: CronTrigger) -> tuple[str, str] | None:
 
 
 def find_next(trigger: CronTrigger, after: datetime) -> datetime | None:
-    """Returns the first time of a time table after the time `after`; None if there is none."""
+    """Returns the first time of a time table after `after`, in UTC; None if there is none."""
     return next((_utc(at) for at in CronSim(trigger.expression, _local(trigger, after))), None)
 
 
 def find_latest(trigger: CronTrigger, until: datetime) -> datetime | None:
-    """Returns the last time of a time table that is not after `until`; None if there is none."""
+    """Returns the last time of a time table up to and including `until`, in UTC; None if there is none."""
     after = _local(trigger, until + timedelta(seconds=1))
     times = (_utc(at) for at in CronSim(trigger.expression, after, reverse=True))
     return next((at for at in times if at <= until), None)

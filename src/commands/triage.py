@@ -25,7 +25,9 @@ from domain.triage import (
 )
 
 MAX_TAUGHT = 1_000
-"""Number of failures that can be added to one known issue. For more, the issue needs a pattern."""
+"""Largest number of fail_ids, and of signatures, that linked results add to one known issue. For more, it needs a
+pattern.
+"""
 
 
 class TriagedResult(msgspec.Struct, frozen=True):

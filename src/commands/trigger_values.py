@@ -29,19 +29,21 @@ class NewTriggers(msgspec.Struct):
     """Triggers of a job. Those that are left out are off."""
 
     branches: Globs = []
-    """Globs of the branches whose pushes start the job. `*` stands for any characters but `/`, `**` for any, and `!`
-    before a glob takes out what it matches.
+    """Globs of the branches whose pushes start the job. `*` stands for any characters but `/`, and `**` for any
+    characters. A glob that begins with `!` excludes the branches that it matches.
     """
     paths: Globs = []
-    """Globs of paths. A push must change a path that one of them matches; without any, it may change what it likes."""
+    """Globs of paths. A push or pull request starts the job only if it changes a path that the globs select. Without
+    globs, it may change any path.
+    """
     tags: Globs = []
     """Globs of the tags that start the job."""
     pull_requests: bool = False
     """Whether pull requests within the repository start the job."""
     cron: Annotated[list[TimeTable], Meta(max_length=20)] = []
-    """Time tables."""
+    """Time tables by which builds are started."""
     cancel_superseded: bool = False
-    """Whether a change stops builds of older changes of its branch, or pull request, that are still queued."""
+    """Whether a new change of a branch or pull request ends the queued builds of its older changes."""
 
     @property
     def stored(self) -> Triggers:

@@ -35,7 +35,7 @@ class StartTriggeredBuild(StartBuild):
     """Queues a build that a trigger asks for. The command takes a claim together with the build, so that a trigger
     cannot start two builds.
 
-    Does nothing if the trigger already has its build, or if the job does not ask for it any more.
+    Does nothing if the trigger has already started its build, or if the job's triggers no longer ask for the build.
     """
 
     claim: str

@@ -29,7 +29,7 @@ from store.log.ids import Ids
 
 @dataclass(frozen=True)
 class RegisterUser(Command):
-    """Registers a user. `claim` is the id of the claim of the email address."""
+    """Registers a user. `claim` is the id of the claim that keeps the email address unique."""
 
     user_id: int
     email: str
@@ -63,7 +63,7 @@ class InviteUser(Command):
     first_name: str = ""
     last_name: str = ""
     access: Mapping[int, Access] = field(default_factory=dict)
-    """Project id -> access."""
+    """Project id -> access that the user gets."""
 
     def reads(self) -> Sequence[AnyStream]:
         return (USER.at(self.user_id), CLAIM.at(self.claim), *map(PROJECT.at, self.access))
@@ -101,7 +101,9 @@ class IssuePasswordLink(Command, of=USER):
 
 @dataclass(frozen=True)
 class UsePasswordLink(Command, of=USER):
-    """Sets the password that a user entered by a link. A link works only once. Ends all sessions of the user."""
+    """Sets the password that a user entered by a link, and ends all sessions of the user. A link works only once.
+    Raises Invalid for a link that was used or replaced, or that has expired.
+    """
 
     user_id: int
     link_id: str
@@ -164,7 +166,7 @@ class UpdateUser(Command):
     first_name: str | None = None
     last_name: str | None = None
     access: Mapping[int, Access] | None = None
-    """Project id -> access."""
+    """Project id -> access that the user gets. None leaves the memberships unchanged."""
     member_of: Sequence[int] = ()
 
     def reads(self) -> Sequence[AnyStream]:

@@ -1,4 +1,6 @@
-"""The verdict of a build: what decides it, which exit codes quarantine excuses, and the sentences that say so."""
+"""The verdict of a build: decides it, finds the exit codes that ignored failures excuse, and explains it in
+sentences.
+"""
 
 from collections.abc import Collection, Mapping, Sequence
 
@@ -7,7 +9,9 @@ from domain.builds import AnyBuild, Finished, Reason, Verdict
 from domain.reports import UNEXPLAINED, Report
 
 TEST_FAILURE_EXIT_CODES = "TESTHIDE_TEST_FAILURE_EXIT_CODES"
-"""Environment variable of a job: its test runner's exit codes when tests failed, separated by commas. Default: 1."""
+"""Environment variable in which a job lists the exit codes by which its test runner reports failed tests, separated by
+commas. Default: 1.
+"""
 
 
 def decide_verdict(
@@ -20,8 +24,8 @@ def decide_verdict(
     """Returns the verdict and its reason. A `reason` from the agent decides first, then failed tests, then the exit
     code, then selected tests without a result.
 
-    `failed` is the number of failures that count. `excused` lists the exit codes that failures which do not count
-    explain. `lacks_selected_tests` says that a selected test has no result.
+    `failed` is the number of failures that count. An exit code in `excused` does not fail the build, since failures
+    that do not count explain it. `lacks_selected_tests` is True if a selected test has no result.
     """
     if reason == "agent_stopped":
         return "aborted", reason
@@ -65,8 +69,8 @@ def find_excused_exit_codes(build: AnyBuild, *, excuse_pytest: bool = False) -> 
 
 
 def find_reports_by_wildcard(build: AnyBuild) -> list[Report]:
-    """Returns the reports that a wildcard found. A wildcard does not say how many reports there should be, so a missing
-    one shows only in the exit code.
+    """Returns the reports that a wildcard found. A wildcard does not say how many reports there should be, so only the
+    exit code shows that one is missing.
 
     Leaves out reports of pytest. Returns an empty list if the job lists the exit codes that mean failed tests.
     """
@@ -83,8 +87,8 @@ def find_exit_codes_of_failed_tests(env: Mapping[str, str]) -> set[int]:
 
 
 def count_unloaded(build: AnyBuild) -> int:
-    """Returns the number of test suites that could not be loaded or failed as a whole. Nothing excuses them, since
-    their tests may be missing from the reports.
+    """Returns the number of test suites that could not be loaded or failed as a whole. Such suites always fail the
+    build, since their tests may be missing from the reports.
     """
     return sum(report.unloaded for report in build.counting_reports)
 
@@ -197,13 +201,17 @@ def list_paths(one: str, many: str, paths: Sequence[str]) -> str | None:
 
 
 def join_sentences(*sentences: str | None) -> str | None:
-    """Joins sentences, and adds a full stop where an agent left it out. Returns None if there are none."""
+    """Returns the sentences joined by spaces; None if there are none. A sentence before the last gets a full stop if it
+    has none.
+    """
     *before, last = [*filter(None, sentences)] or [""]
     return " ".join([*(one if one.endswith((".", "!", "?")) else f"{one}." for one in before), last]) or None
 
 
 def describe_ignored(build: AnyBuild) -> str | None:
-    """Returns a sentence for each kind of failures of a build that do not fail it; None if it has none."""
+    """Returns a sentence about quarantined failures and one about known issues of a build, which do not fail it.
+    Returns None if the build has neither.
+    """
     return join_sentences(
         _count_ignored(build.quarantined, "quarantined failure", "quarantined failures"),
         _count_ignored(

@@ -25,7 +25,7 @@ from domain.webhooks import (
 class RegisterWebhook(Command):
     webhook_id: int
     project_id: int | None
-    """Id of the project whose notifications it receives. None: those of all projects."""
+    """Id of the project whose notifications the webhook receives; None for the notifications of all projects."""
     url: str
     events: tuple[str, ...]
     sealed_secret: bytes | None = None
@@ -79,7 +79,9 @@ class Redeliver(Command):
     webhook_id: int
     delivery_id: str
     attempts: int
-    """Number of attempts that the caller saw. A second request with the same number does nothing."""
+    """Number of attempts at the delivery that the caller has seen. A second request with the same number does
+    nothing.
+    """
 
     def reads(self) -> Sequence[AnyStream]:
         return WEBHOOK.at(self.webhook_id), DELIVERY.at(self.delivery_id)

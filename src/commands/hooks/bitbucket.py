@@ -55,7 +55,7 @@ class CloudSide(msgspec.Struct):
     branch: CloudBranch
     commit: CloudCommit | None = None
     repository: CloudRepository | None = None
-    """None if the fork was deleted."""
+    """Repository of the branch; None if it is a fork that was deleted."""
 
 
 class CloudPullRequest(msgspec.Struct):

@@ -10,9 +10,9 @@ from commands.hooks.message import HookMessage, collect_paths, commit_or_none, f
 from domain.triggers import ChangeKind, RepositoryChange, find_skip_marker
 
 MAX_COMMITS = 2_048
-"""Commits that a push lists at most."""
+"""Largest number of commits that GitHub lists in a push."""
 MAX_FILES = 3_000
-"""Files that a commit lists at most."""
+"""Largest number of files that GitHub lists in a commit."""
 STARTING_ACTIONS = ("opened", "reopened", "synchronize", "synchronized", "ready_for_review")
 """Actions of a pull request that may bring commits for which no build was started. `synchronized` is Gitea's name for
 `synchronize`.

@@ -7,7 +7,7 @@ from domain.changes import Reporter
 from domain.triggers import RepositoryChange
 
 NO_COMMIT = "0" * 40
-"""Commit id that hosts send in place of the missing one when a branch is created or deleted."""
+"""Commit id that hosts send where there is no commit: before a branch is created, or after it is deleted."""
 MAX_PATHS = 3_000
 """Number of changed paths that are stored for a change. If there are more, the change's paths count as unknown."""
 MAX_PATH_LENGTH = 4_096
@@ -38,8 +38,8 @@ def commit_or_none(commit: str | None) -> str | None:
 
 
 def collect_paths(groups: Iterable[Iterable[str]], *, is_complete: bool) -> list[str] | None:
-    """Returns all distinct paths of the groups. Returns None if there are more than MAX_PATHS, or if `is_complete` is
-    false: the message then does not list all paths.
+    """Returns the distinct paths of all groups. Returns None if the changed paths are unknown: the message does not
+    list all of them (`is_complete` is False), there are none or more than MAX_PATHS, or one is too long.
     """
     paths = dict.fromkeys(path for group in groups for path in group)
     if not is_complete or not paths or len(paths) > MAX_PATHS or any(len(path) > MAX_PATH_LENGTH for path in paths):

@@ -1,4 +1,4 @@
-"""Reads the messages of inbound hooks: finds out which host sent one, and what it reports."""
+"""Reads the messages of inbound hooks: finds out which host sent a message, and which changes the message reports."""
 
 from collections.abc import Mapping
 
@@ -22,7 +22,9 @@ it sends a message again.
 
 
 def read_message(headers: Mapping[str, str], body: bytes) -> HookMessage:
-    """Reads a message whose signature was verified. Names of headers are in small letters. Raises Invalid."""
+    """Returns the decoded message of a request whose signature was verified. Names of headers must be in small letters.
+    Raises Invalid if the body cannot be read.
+    """
     try:
         if event := headers.get("x-github-event"):
             return github.read_message(event, body)

@@ -18,9 +18,11 @@ S = TypeVar("S", bound=msgspec.Struct)
 MAX_FAULTS = 50
 """Number of mistakes that are reported for one file. Conversion ends there."""
 MAX_SIMILAR_LENGTH = 50
-"""Characters of a name for which a similar one is suggested: comparing takes time by the square of the length."""
+"""Number of characters up to which a similar name is suggested for an unknown one. The time to compare names grows with
+the square of their length.
+"""
 MAX_SIMILAR_NAMES = 50
-"""Number of known names that an unknown name is compared with at most."""
+"""Largest number of known names with which an unknown name is compared."""
 INTEGER = re.compile(r"[-+]?[0-9]{1,18}")
 BOOLEANS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 OLD_BOOLEANS = ("yes", "no", "on", "off", "y", "n")
@@ -30,7 +32,7 @@ NO_VALUE: Any = object()
 
 
 def convert(root: YamlNode, kind: type[S], hints: Mapping[str, str]) -> S:
-    """Returns the struct that `root` describes. `hints` says what to write instead of keys that other systems have.
+    """Returns the struct that `root` describes. `hints` maps keys that other CI systems have to what to write instead.
     Raises InvalidFile with all mistakes.
     """
     converter = _Converter(hints)
@@ -41,7 +43,9 @@ def convert(root: YamlNode, kind: type[S], hints: Mapping[str, str]) -> S:
 
 
 def suggest(name: str, known: list[str]) -> str:
-    """Returns the end of a message about an unknown name: the nearest of the known ones, or all of them."""
+    """Returns the end of a message about an unknown name: a suggestion of the most similar known name, or a list of the
+    known names if none is similar.
+    """
     compared = known[:MAX_SIMILAR_NAMES] if len(name) <= MAX_SIMILAR_LENGTH else []
     if near := get_close_matches(name, compared, n=1, cutoff=0.6):
         return f"; did you mean `{near[0]}`?"
@@ -55,7 +59,7 @@ class _Converter:
         self._hints = hints
 
     def convert(self, node: YamlNode, kind: inspect.Type, name: str) -> Any:
-        """Returns the value of a node as builtin types, or NO_VALUE after a mistake. Messages call it `name`."""
+        """Returns the value of a node as builtin types, or NO_VALUE after a mistake. Messages call the value `name`."""
         match kind:
             case inspect.Metadata():
                 return self.convert(node, kind.type, name)

@@ -35,11 +35,11 @@ class FileTemplate(BuildOptions, forbid_unknown_fields=True, kw_only=True):
     """Parts that several jobs of the file share."""
 
     command: Command | None = None
-    """Shell command to run. One of several lines ends at the first line that fails (`sh -e`), as `setup` does."""
+    """Shell command to run. A command of several lines ends at the first line that fails (`sh -e`), like `setup`."""
     setup: Annotated[list[SetupLine], Meta(max_length=100)] = []
     """Shell commands that prepare the build. They run before `command`."""
     env: dict[VariableName, Value] = {}
-    """Variables. Those of a job are added to those of its template, and win."""
+    """Environment variables. A job also has the variables of its template; its own value wins where both have one."""
     secrets: Annotated[list[VariableName], Meta(max_length=500)] = []
     """Names of the secrets that the job needs. Their values are stored on the server only."""
     artifacts: Globs = []
@@ -47,7 +47,7 @@ class FileTemplate(BuildOptions, forbid_unknown_fields=True, kw_only=True):
 
     @property
     def configuration(self) -> Configuration:
-        """The part without secrets."""
+        """The configuration that these fields describe, without secrets."""
         return Configuration(
             command=self.command or "",
             setup=self.setup,
@@ -63,31 +63,31 @@ class FileJob(FileTemplate, forbid_unknown_fields=True, kw_only=True):
     """A job. Its name is its key in `jobs`."""
 
     template: PartName | None = None
-    """Name of the template whose parts the job takes where it has none of its own."""
+    """Name of a template of this file. The job takes its parts from the template where it has none of its own."""
     pool: PartName | None = None
     """Name of a node pool of the project."""
     pool_labels: dict[Label, Label] = {}
-    """Labels that a pool must have, all of them, so that builds run in it. An alternative to `pool`."""
+    """Labels. Builds run in pools that have all of these labels. An alternative to `pool`."""
     required_tags: Tags = []
-    """Tags that a node must have to run builds of the job; it needs all of them."""
+    """Tags. Builds run on nodes that have all of these tags."""
     timeout_minutes: Minutes = DEFAULT_TIMEOUT_MINUTES
     """Minutes after which a build is stopped."""
     max_parallel: Parallel = 1
-    """Builds of the job that may run at the same time."""
+    """Largest number of builds of the job that run at the same time."""
     repository: Repository | None = None
-    """Address of the repository; without one, that of the project's SCM endpoint."""
+    """Address of the repository. By default, the repository of the project's SCM endpoint."""
     default_branch: Branch = "main"
-    """Branch of builds that name none."""
+    """Branch of builds that are started without a branch."""
     quarantine_mode: QuarantineMode = "run"
     """Whether builds run or skip quarantined tests."""
     triggers: NewTriggers = msgspec.field(default_factory=NewTriggers)
     """Changes of the repository, and times, that start builds."""
     matrix: Matrix | None = None
-    """Values for which each start queues a build, for each combination."""
+    """Matrix of values. Each start of the job queues one build for each combination of values."""
 
     @property
     def configuration(self) -> Configuration:
-        """The part without secrets."""
+        """The configuration that these fields describe, without secrets and without the parts of the template."""
         return msgspec.structs.replace(super().configuration, matrix=self.matrix)
 
 

@@ -1,4 +1,4 @@
-"""Plans a sync: which events make the jobs of a project the same as its file describes. No input or output.
+"""Plans a sync: decides which events make the jobs of a project match its file. No input or output.
 
 A job that the file describes is *managed*, and identified by its name. When the file no longer describes it, the job is
 disabled instead of deleted, since its builds would be deleted too. When the file describes the name again, the job is
@@ -25,7 +25,9 @@ from domain.jobs import (
 from domain.triggers import Triggers
 
 MAX_DISABLED = 1_000
-"""Jobs that a project remembers as disabled by syncs, the last ones: older ones stay disabled."""
+"""Largest number of jobs disabled by syncs that a project remembers. A job that it no longer remembers stays disabled
+even if the file describes it again.
+"""
 
 
 class PlannedJob(msgspec.Struct, frozen=True):
@@ -59,10 +61,11 @@ def plan_sync(
     stored: Iterable[Job],
     new_ids: Iterator[int],
 ) -> Iterator[Event]:
-    """Yields the events of a sync; none if the last one succeeded at this commit and the jobs are what the file says.
+    """Yields the events of a sync. Yields none if the last sync succeeded at this commit and the jobs already match the
+    file.
 
-    `stored` are the jobs of the project that have one of the names, or that the last sync had. Raises Conflict for a
-    job with one of the names that is not managed.
+    `stored` must have all jobs of the project that have a name from the file or that the last sync knew. Raises
+    Conflict if a job with a name from the file is not managed.
     """
     by_id = {job.job_id: job for job in stored if not job.deleted and job.project_id == project_id}
     by_title = {job.title: job for job in by_id.values()}
@@ -108,7 +111,9 @@ def plan_sync(
 
 
 def group_changes(events: Iterable[Event]) -> tuple[list[int], list[int], list[int]]:
-    """Returns the ids of the jobs that a sync creates, updates and removes."""
+    """Returns three lists of job ids: the jobs that a sync creates, those that it updates, and those that it
+    disables.
+    """
     created, updated, removed = dict[int, None](), dict[int, None](), dict[int, None]()
     for event in events:
         match event:

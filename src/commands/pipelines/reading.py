@@ -1,4 +1,6 @@
-"""Reads `.testhide.yml`: its values, and the rules that types cannot express, such as names that must exist."""
+"""Reads `.testhide.yml`. Converts its values, and checks the rules that types cannot express, such as that a template
+which a job names exists.
+"""
 
 import re
 from collections.abc import Callable, Iterator
@@ -57,7 +59,7 @@ HINTS = {
     "schedule": "write it as `cron`, below `triggers`",
     "<<": "merge keys are not supported: share parts of jobs by `templates`",
 }
-"""Key that other systems or older YAML have -> what to write instead."""
+"""Key that other CI systems or YAML 1.1 have -> what to write instead."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,9 @@ class PipelineDocument:
     root: YamlNode
 
     def fault(self, field: str, message: str, *path: str) -> FileFault:
-        """Returns a mistake in the value to which `path` leads, then `field`, such as `artifacts[2]`. If there is no
-        such value, it has the position of the nearest one.
+        """Returns a mistake in a value. `path` has the keys that lead from the root to a part of the file; `field`
+        leads on from there to the value, such as `artifacts[2]`. If there is no such value, the mistake has the
+        position of the nearest value above it.
         """
         node = self.root
         for part in path:
@@ -79,7 +82,7 @@ class PipelineDocument:
 
 
 def read_pipelines(content: bytes) -> PipelineDocument:
-    """Reads a file. Raises InvalidFile with all mistakes that were found."""
+    """Returns the document that a file contains. Raises InvalidFile with all mistakes that were found."""
     root = read_nodes(content)
     document = PipelineDocument(convert(root, PipelineFile, HINTS), root)
     if faults := sorted(islice(_find_faults(document), MAX_FAULTS)):
@@ -115,7 +118,9 @@ def _check_part(document: PipelineDocument, part: FileTemplate, *path: str) -> I
 
 
 def _collect(document: PipelineDocument, check: Callable[[], None], *path: str) -> Iterator[FileFault]:
-    """Calls `check`, and yields a fault for each field that it refuses, with the field's position in the file."""
+    """Calls `check`. For each field about which it raises Invalid, yields a fault with the field's position in the
+    file.
+    """
     try:
         check()
     except Invalid as refused:

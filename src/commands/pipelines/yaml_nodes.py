@@ -1,6 +1,6 @@
 """Reads YAML to a tree of nodes that have their line and column.
 
-Of PyYAML only the parser is used. It needs no loader and creates no objects. Plain scalars keep their text, and the
+Only the parser of PyYAML is used, which needs no loader and creates no objects. Plain scalars keep their text, and the
 type of the field decides what they mean (`converting`): in a field for texts, `3.10` is a version and `no` is a
 country. Aliases, anchors and tags are refused, since a short file with aliases can stand for a huge one.
 """
@@ -18,8 +18,8 @@ MAX_NODES = 50_000
 """Largest number of scalars, lists and mappings in one file. Reading so many takes about a second."""
 UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""Class with PyYAML's parser: the one in C if it is installed, as nearly everywhere; the one in Python takes 20 times
-as long.
+"""PyYAML's class with the parser in C, which is nearly always installed; else the class with the parser in Python,
+which takes 20 times as long.
 """
 
 
@@ -35,7 +35,7 @@ class FileFault(NamedTuple):
 
 
 class InvalidFile(Exception):
-    """The file is not valid, or contains mistakes. `faults` lists all that were found."""
+    """The file is not valid YAML, or its values contain mistakes. `faults` lists all that were found."""
 
     def __init__(self, faults: list[FileFault]) -> None:
         super().__init__("; ".join(map(str, faults)))
@@ -55,7 +55,7 @@ class YamlNode:
 class YamlScalar(YamlNode):
     text: str
     is_plain: bool
-    """Whether it is written without quotes, and not as a block."""
+    """Whether the scalar is written without quotes, and not as a block."""
 
     @property
     def is_null(self) -> bool:
@@ -70,11 +70,13 @@ class YamlList(YamlNode):
 @dataclass(frozen=True)
 class YamlMapping(YamlNode):
     entries: dict[str, tuple[YamlScalar, YamlNode]] = field(default_factory=dict)
-    """Key -> the key's node and the value."""
+    """Key -> (node of the key, node of the value)."""
 
 
 def read_nodes(content: bytes) -> YamlNode:
-    """Returns the root of a file. Raises InvalidFile if it is not valid YAML, or uses what is not supported."""
+    """Returns the root node of a file. Raises InvalidFile if the file is not valid YAML, or uses features that are not
+    supported, such as aliases.
+    """
     if len(content) > MAX_BYTES:
         raise InvalidFile([FileFault(1, 1, f"the file must have at most {MAX_BYTES:,} bytes")])
     try:

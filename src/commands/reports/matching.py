@@ -1,5 +1,5 @@
-"""Matches the failures of a report with known issues. Its functions block: call them in a process that reads reports,
-or in a worker thread.
+"""Matches the failures of a report with known issues. The functions block, so call them in a process that reads
+reports, or in a worker thread.
 """
 
 from collections.abc import Iterable
@@ -35,7 +35,7 @@ class MatchRules:
         self._any = any_of([rule.value for _, rule in self._patterns])
 
     def find_matches(self, report: ReportRead) -> list[Match]:
-        """Returns the matches, ordered by row. Searches each distinct text only once."""
+        """Returns the matches of the report's failures, ordered by row. Searches each distinct text only once."""
         if not (self._exact or self._patterns):
             return []
         found: list[Match] = []

@@ -10,21 +10,23 @@ import re2  # type: ignore[import-untyped]
 from domain.core.errors import Invalid
 
 MAX_PATTERN = 1_000
-"""Characters that a pattern may have."""
+"""Largest number of characters of a pattern."""
 MAX_TEXT = 64 * 1024
-"""Bytes of a text that are searched for a pattern, at most."""
+"""Largest number of bytes of a failure's text that are searched for patterns."""
 MEMORY = 1024 * 1024
-"""Bytes of memory that RE2 may use for a pattern. Beyond that it gets slower, but its results stay correct. A pattern
-that does not even compile within them is refused.
+"""Bytes of memory that RE2 may use for a pattern. A search that needs more gets slower, but its results stay correct. A
+pattern that cannot even be compiled within this limit is refused.
 """
 MAX_MEMORY = 64 * 1024 * 1024
-"""Bytes that RE2 may use for patterns that are searched together, or were stored before MEMORY was the limit."""
+"""Bytes of memory that RE2 may use for several patterns that are searched together, or for a pattern that was stored
+when MEMORY was not yet the limit.
+"""
 _QUOTED = re.compile(r"\\Q(.*?)(?:\\E|\Z)|\\.", re.DOTALL)
 """Matches a quoted part of a pattern, or any other escape sequence."""
 
 
 class Pattern:
-    """A compiled pattern. Raises ValueError with RE2's message if the text is not a valid pattern."""
+    """A compiled pattern. The constructor raises ValueError with RE2's message if the text is not a valid pattern."""
 
     def __init__(self, text: str, memory: int = MEMORY) -> None:
         options = re2.Options()
@@ -52,8 +54,8 @@ def any_of(patterns: Sequence[str]) -> Pattern | None:
 
 
 def _unquote(pattern: str) -> str:
-    """Returns the pattern without `\\Q`: instead, each character that it quotes is escaped. An open `\\Q` would
-    otherwise also quote what is joined to the pattern.
+    """Returns the pattern with each text that `\\Q` quotes written as escaped characters. A `\\Q` without its end would
+    otherwise also quote the patterns that are joined after this one.
     """
     return _QUOTED.sub(lambda found: found[0] if found[1] is None else re.escape(found[1]), pattern)
 

@@ -174,8 +174,8 @@ _TestKey = tuple[str, str, str, str]
 tests, since it joins class and name: `a.b` and `c`, or `a` and `b.c`.
 """
 _Attempts = tuple[int, int, bool, bool]
-"""State of a test in its suite: row of its last attempt, number of attempts, whether an attempt before the last failed,
-and whether one of these failed that the format does not mark as an attempt.
+"""State of a test in its suite: row of the last attempt, number of attempts, whether an attempt before the last failed,
+and whether an attempt failed that the format does not mark as one of several.
 """
 
 
@@ -197,8 +197,8 @@ class _Reading:
         self._left_out = 0
         self._not_run = 0
         self._presumed_retries = 0
-        """Number of results that count as the last attempt of a failed test only because their names are equal, without
-        a mark of the format.
+        """Number of results that are taken for retries of a failed test only because they have the same name. The
+        format does not mark them as retries.
         """
 
     def add(self, case: Case) -> None:

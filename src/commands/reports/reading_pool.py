@@ -23,16 +23,20 @@ log = structlog.get_logger()
 PROCESSES = max(2, min(8, os.cpu_count() or 1))
 """Largest number of processes. Each is started when it is first needed, which takes 0.1 s, and then kept."""
 MAX_CPU_S = 60.0
-"""Seconds of CPU time for one report. The largest one that an agent may send, of 512 MiB, takes some 35."""
+"""Largest number of seconds of CPU time for reading one report. The largest report that an agent may send, of 512 MiB,
+takes about 35 s.
+"""
 MAX_MATCH_CPU_S = 20.0
-"""Seconds of CPU time to match the failures of one report. 100,000 failures and 50 patterns take some 1."""
+"""Largest number of seconds of CPU time for matching the failures of one report. 100,000 failures and 50 patterns take
+about 1 s.
+"""
 MAX_MEMORY = 1024 * 1024 * 1024
-"""Bytes of address space of a process. A report of 100,000 tests and 50 MB takes some 250 MB."""
+"""Largest address space of a process, in bytes. A report of 100,000 tests and 50 MB takes about 250 MB."""
 MAX_S = 600.0
 """Seconds after which a process is killed even if it has not used up its CPU time."""
 TRIES = 2
-"""Number of times that a report is read if its process ends for an unknown reason: the kernel may have killed it
-because other processes need memory.
+"""Number of tries to read a report if the process that reads it ends for an unknown reason. The kernel may have killed
+the process because others need memory.
 """
 ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH")
 """Environment variables that the processes inherit. The server's settings are left out, since they contain secrets."""
@@ -132,8 +136,8 @@ class _Process:
         return self._process.returncode
 
     def read(self, path: Path, rules: Sequence[MatchRule]) -> ReportRead:
-        """Sends the path and the rules, and returns the answer. Raises _Ended if the process ends before it has read
-        the report. If it ends later, the report has no matches. Blocks.
+        """Sends the path of a report and the rules to the process, and returns the report. Raises _Ended if the process
+        ends before it has read the report. If the process ends while it matches, the report has no matches. Blocks.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None

@@ -2,8 +2,8 @@
 
 A request is the path of a file, then the match rules of its project. The answer is a `ReportRead` in several messages,
 so that the server decodes no large one at once: all but its texts, then the texts by TEXTS_PER_MESSAGE, and last its
-matches with known issues. A report that takes too much CPU time, for its results or then for its matches, ends the
-process, by a signal of the kernel.
+matches with known issues. If reading or matching a report takes too much CPU time, the kernel ends the process by a
+signal.
 """
 
 import os
@@ -73,7 +73,7 @@ def receive(stream: IO[bytes]) -> bytes:
 
 
 def pack(report: ReportRead) -> Iterator[bytes]:
-    """Yields the messages of which a report consists, all but that of its matches."""
+    """Yields the messages that encode a report, except the last message, which has its matches."""
     texts, apart = report.texts, ("texts", "matches")
     columns = {field.name: getattr(report, field.name) for field in fields(report) if field.name not in apart}
     starts = range(0, len(texts), TEXTS_PER_MESSAGE)
@@ -83,8 +83,8 @@ def pack(report: ReportRead) -> Iterator[bytes]:
 
 
 def unpack(stream: IO[bytes]) -> ReportRead:
-    """Returns the report whose messages come next, without its matches. Raises EOFError if the stream ends before the
-    last of these messages.
+    """Reads the messages of a report from the stream, and returns the report without its matches. Raises EOFError if
+    the stream ends before the last of these messages.
     """
     if not (message := receive(stream)):
         raise EOFError
@@ -106,8 +106,8 @@ def pack_rules(rules: Sequence[MatchRule]) -> bytes:
 
 
 def unpack_matches(stream: IO[bytes]) -> list[Match]:
-    """Returns the matches of a report, whose message follows the other messages of the report. Raises EOFError if the
-    stream ends before the message is complete.
+    """Reads the last message of a report from the stream, and returns the matches in it. Raises EOFError if the stream
+    ends before the message is complete.
     """
     if not (message := receive(stream)):
         raise EOFError

@@ -45,18 +45,20 @@ are more, the report waits. The read models need a second or two for so many, an
 meanwhile.
 """
 MAX_LAG_S = 30.0
-"""Seconds that a report waits for the read models to reach the events before it."""
+"""Largest number of seconds that a report waits for the read models to show earlier events."""
 
 
 class Execute(Protocol):
-    """Executes commands for whoever sent the report, as their actor."""
+    """Executes commands as the actor that sent the report."""
 
     async def __call__(self, command: Command) -> Receipt:
         """Executes the command that records the report, and registers the request's `Idempotency-Key` with it."""
         ...
 
     async def prepare(self, command: Command) -> Receipt:
-        """Executes a command before that one, which may be carried out again when the request is repeated."""
+        """Executes a command that must come before the one that records the report. If the client repeats the request,
+        the command may be executed again.
+        """
         ...
 
 
@@ -78,7 +80,8 @@ class ReadModels(Protocol):
         newest of these builds are read, and only those that passed or failed. The results of the newest build come
         first.
 
-        Contains all results of a test case if its id is in `failed` or if it failed in one of these reports.
+        Leaves out the results of test cases whose ids are not in `failed` and that did not fail in any of these
+        reports.
         """
         ...
 
@@ -112,8 +115,8 @@ class IncomingReport:
         return place_report(build, self.attempt, self.path, self.digest, is_replacement=self.is_replacement)[1]
 
     def mark(self, report: ReportRead) -> ReportRead:
-        """Marks what was read from the file as unreadable if it is no test report, but has a name that is reserved for
-        test reports.
+        """Returns `report`, marked as unreadable if the file is no test report but has a name that is reserved for test
+        reports.
         """
         report.is_unreadable |= not report.is_report and is_reserved_for_reports(self.path)
         return report
@@ -121,10 +124,10 @@ class IncomingReport:
 
 @dataclass(frozen=True)
 class ReportRecorder:
-    """Records reports. If the build already has a report, returns the one that was recorded first.
+    """Records reports. If the build already has the same bytes at the same path, returns the report that was recorded
+    first.
 
-    Raises Conflict if the build does not accept reports, or no longer does, and Unavailable if the read models lag
-    behind.
+    Raises Conflict if the build does not accept reports (any more), and Unavailable if the read models lag behind.
     """
 
     log: EventLog
@@ -132,17 +135,19 @@ class ReportRecorder:
     read_models: ReadModels
     reading: ReadingPool
     wait_until_shown: Callable[[int], Awaitable[bool]]
-    """Function that waits for the read models to reach a position. Returns whether they did; at once if they lag far
-    behind.
+    """Function that waits until the read models show a position. Returns whether they do, and returns False at once if
+    they lag far behind.
     """
 
     _queue: ReportQueue = field(default_factory=ReportQueue)
-    """A project's reports are recorded one after the other, since each may bring new test cases."""
+    """Queue of the reports to record. It takes the reports of a project one after the other, since each may have new
+    test cases.
+    """
     _unshown: dict[int, tuple[int, int]] = field(default_factory=dict)
-    """Project id -> position of its last report, and how many results it has recorded since it last waited."""
+    """Project id -> (position of its last report, number of results recorded since the project last waited)."""
 
     async def record_file(self, execute: Execute, build: LoadedState[AnyBuild], file: IncomingReport) -> Report:
-        """Reads a file and records it as a report, unless the build already has it."""
+        """Reads a file and records it as a report, unless the build already has this report."""
         if (known := file.find_in(build.state)) is not None:
             return known
         must_take_reports(build.state, file.attempt)
@@ -156,14 +161,14 @@ class ReportRecorder:
         return file.mark(await self.reading.read(project_id, file.sender, file.content, rules))
 
     async def record_missing(self, execute: Execute, build: LoadedState[AnyBuild], file: IncomingReport) -> Report:
-        """Records that no file matches a pattern with which the job names reports. The pattern is the path of
-        `file`.
+        """Records that a report is missing: no file matches a pattern for reports in the job's artifacts. `file.path`
+        is this pattern.
         """
         must_take_reports(build.state, file.attempt)
         return await self.record(execute, build, file, ReportRead(is_missing=True, warnings=[MISSING]))
 
     async def record_denied(self, execute: Execute, build: LoadedState[AnyBuild], file: IncomingReport) -> Report:
-        """Records that the agent may not read a report, as one that is unreadable."""
+        """Records an unreadable report, for a file that the agent has no permission to read."""
         must_take_reports(build.state, file.attempt)
         return await self.record(execute, build, file, make_unreadable(DENIED))
 
@@ -238,9 +243,9 @@ class ReportRecorder:
     async def _number_cases(
         self, execute: Execute, build: AnyBuild, report: ReportRead
     ) -> tuple["array[int]", NewCases | None]:
-        """Returns the test case of each of the report's tests, and those of them that are yet to be added together with
-        the report. Adds further ones before, in parts; the read models show each part, and what others have appended
-        meanwhile, before the next one comes.
+        """Returns the test case id for each of the report's `node_ids`, and the new test cases to add together with the
+        report, if any. Of more than MAX_NEW_CASES new test cases, adds all but the last part beforehand. After each
+        part, waits until the read models show it.
         """
         project_id = build.queued.project_id
         version, case_ids = await self.read_models.find_cases(project_id, report.node_ids)

@@ -44,11 +44,11 @@ class WhatIfIssue(msgspec.Struct, frozen=True, forbid_unknown_fields=True, renam
     signature: Text | None = None
     fail_id: Text | None = None
     project_id: Id | None = None
-    """Id of the project whose failures it classifies. None: those of every project that is simulated."""
+    """Id of the project whose failures the known issue classifies; null for every project that is simulated."""
     since: Time | None = None
-    """Time of the first failures that it classifies."""
+    """Failures that were recorded before this time are not classified."""
     until: Time | None = None
-    """Time before which the failures were recorded that it classifies."""
+    """Failures that were recorded at this time or later are not classified."""
 
     @property
     def match(self) -> tuple[Kind, str]:
@@ -108,8 +108,8 @@ class WhatIfRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, renam
 
 
 def read_rules(content: bytes) -> WhatIfRules:
-    """Parses what-if rules from JSON. Raises Invalid if the JSON or a rule is not valid, with the name of the field if
-    one is to blame.
+    """Returns the what-if rules in a JSON document. Raises Invalid if the JSON or a rule is not valid. The error names
+    the wrong field, if there is one.
     """
     if len(content) > MAX_BYTES:
         raise Invalid(f"The rules have {len(content):,} bytes; at most {MAX_BYTES:,} are read.")

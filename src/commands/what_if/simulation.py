@@ -128,7 +128,7 @@ class ReportedFailures:
     cases: dict[int, int] = field(default_factory=dict)
     """Result id -> test case id."""
     matched: dict[int, MatchRule] = field(default_factory=dict)
-    """Result id -> the what-if rule that matches it."""
+    """Result id -> the what-if rule that matches the failure."""
     classified: set[int] = field(default_factory=set)
     """Ids of the results that the real rules classified when the report was recorded."""
 
@@ -140,14 +140,14 @@ class _OpenBuild:
     build: AnyBuild
     real: AnyBuild
     quarantined: set[int] = field(default_factory=set)
-    """Result ids of this attempt's failures that only quarantine keeps from failing the build."""
+    """Result ids of this attempt's failures that would fail the build if the simulated quarantine did not exist."""
     newly_quarantined: int = 0
     """Number of failures that the report being processed adds to `quarantined`."""
     failures: ReportedFailures = field(default_factory=ReportedFailures)
     """Failures of the report being processed."""
 
     def drop_replaced(self, event: ReportRecorded) -> None:
-        """Removes failures from `quarantined`: those of the report that the report of `event` replaces."""
+        """Removes the failures of the report that the report of `event` replaces from `quarantined`."""
         for report in self.build.reports:
             if report.first_result_id == event.replaces:
                 replaced = self.quarantined.intersection(

@@ -35,11 +35,11 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fal
     test_resolution: str = ""
     known_issue: bool = False
     runs_once: bool = False
-    """Whether this is a test of its own even if an earlier one has the same name: its runner writes each test once."""
+    """Whether the runner writes each test only once. Then an earlier case with the same name is another test."""
     is_folded: bool = False
     """Whether the format itself says that this is a further attempt, as surefire's <flakyFailure> does."""
     is_suite: bool = False
-    """Whether this is no test, but a suite or run that failed as a whole. Always failed."""
+    """Whether this stands for a suite or run that failed as a whole, and not for a test. `status` is then `failed`."""
     signature: str = ""
     docstr: str = ""
     jira: str = ""

@@ -92,8 +92,8 @@ def declared_by(element: str, attributes: dict[str, str], notes: Notes) -> Decla
 
 
 def declared_by_catch2(declared: Declared) -> Declared:
-    """Returns the sum of the failures and errors that a Catch2 report declares, and no other counts. Catch2 declares
-    numbers of assertions, and its `tests` includes those that passed.
+    """Returns counts of which only `failures` is set, to the sum of the failures and errors that a Catch2 report
+    declares. The other counts are left out, since Catch2 counts assertions, and passed ones as `tests`.
     """
     return Declared(failures=(declared.failures or 0) + (declared.errors or 0))
 

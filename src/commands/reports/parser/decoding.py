@@ -1,10 +1,10 @@
 """Decodes chunks of bytes in any encoding into windows of text, with only the characters that XML allows.
 
-The first of these that is there gives the encoding: a byte order mark, first bytes that look like UTF-16, a declared
-encoding that fits the bytes, and at last UTF-8. A window has about 64 K characters, whatever the size of the chunks, so
-that neither one huge chunk nor a million tiny chunks cost more. Line ends become "\\n" (XML 1.0, 2.11). Characters
-outside of XML 1.0 (2.2) are dropped, but shown as signs in names. Of an ANSI escape the whole sequence is dropped, not
-only its ESC.
+The encoding is given by the first of these that the file has: a byte order mark, first bytes that look like UTF-16, a
+declared encoding that fits the bytes. Without any of them it is UTF-8. A window has about 64 K characters, whatever the
+size of the chunks, so that neither one huge chunk nor a million tiny chunks cost more. Line ends become "\\n" (XML 1.0,
+2.11). Characters that XML 1.0 (2.2) forbids are dropped, but in names of tests they are replaced by visible signs. An
+ANSI escape sequence is dropped as a whole, not only its ESC.
 """
 
 import codecs
@@ -69,8 +69,8 @@ def _clean(window: str, line: int, notes: Notes) -> str:
 
 
 def _decoded(chunks: Iterable[bytes], notes: Notes) -> Iterator[tuple[bool, str]]:
-    """Yields windows of text, each with a flag: whether it may contain a carriage return or a character that XML
-    forbids.
+    """Yields pairs (flag, window of text). The flag is True if the window may contain a carriage return or a character
+    that XML forbids.
     """
     decoder: codecs.IncrementalDecoder | None = None
     repairs = _Repairs()

@@ -69,7 +69,7 @@ def _status(word: str, known: dict[str, Status], name: str, builder: Builder) ->
 
 
 def nunit_case(node: Element, suite: str, origin: Origin, builder: Builder) -> list[Case]:
-    """Reads an NUnit case: <test-case fullname name classname result label duration>."""
+    """Returns the one case in an element <test-case fullname name classname result label duration> of NUnit."""
     name, full = node.get("name"), node.get("fullname", "name")
     classname = node.get("classname") or full.removesuffix(name).rstrip(".")
     status = _status(node.get("result"), _NUNIT, full, builder)
@@ -102,8 +102,8 @@ def nunit_case(node: Element, suite: str, origin: Origin, builder: Builder) -> l
 
 
 def xunit_case(node: Element, suite: str, origin: Origin, builder: Builder) -> list[Case]:
-    """Reads an xUnit case, <test name type method time result>. Also reads the <error type name> with which an assembly
-    reports a clean-up that failed.
+    """Returns the one case in an element <test name type method time result> of xUnit. Also accepts <error type name>,
+    with which an assembly reports a clean-up that failed.
     """
     failure = node.find("failure")
     classname = node.get("type")
@@ -189,7 +189,7 @@ class PendingCases:
         self._open: list[tuple[str, Case]] = []
         self._size = 0
         self._definitions: dict[bytes, tuple[str, str]] = {}
-        """Class and path of the assembly of each test."""
+        """Hash of a test id -> (class of the test, path of its assembly)."""
         self._pairs: dict[tuple[str, str], tuple[str, str]] = {}
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder = msgspec.msgpack.Decoder(list[tuple[str, Case]])

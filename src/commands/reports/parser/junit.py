@@ -115,8 +115,8 @@ def _main(node: Element, failures: list[Element], suite: str, origin: Origin, bu
 
 
 def _read_verdict(node: Element, failures: list[Element], builder: Builder) -> tuple[Status, str, str, ErrorKind]:
-    """Returns status, message, traceback and kind of failure. A case with a failure and a <skipped> counts as failed,
-    unless the message of the <skipped> is MAY_FAIL.
+    """Returns (status, message, traceback, kind of failure) of a case. A case with a failure and a <skipped> counts as
+    failed, unless the message of the <skipped> is MAY_FAIL.
     """
     skipped = node.find("skipped")
     if failures:

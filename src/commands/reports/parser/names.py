@@ -14,7 +14,7 @@ _FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\ud800-\udfff\ufffe
 
 
 def cut_name(name: str, limit: int) -> str:
-    """Returns a name of at most `limit` characters. If it is cut, its hash is at its end."""
+    """Returns the name, cut to at most `limit` characters. A cut name ends in the hash of the whole name."""
     if len(name) <= limit:
         return name
     return f"{name[: limit - 17]}~{blake2b(name.encode('utf-8', 'replace'), digest_size=8).hexdigest()}"
@@ -26,7 +26,9 @@ def show_forbidden(code: int) -> str:
 
 
 def show_in_names(window: str) -> str:
-    """Replaces characters that XML forbids by visible signs in attributes that name tests."""
+    """Returns the window of text with visible signs instead of the characters that XML forbids, in attributes that name
+    tests.
+    """
     return _NAME.sub(
         lambda name: _FORBIDDEN.sub(lambda found: show_forbidden(ord(found.group())), name.group()), window
     )

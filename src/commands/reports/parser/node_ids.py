@@ -38,7 +38,9 @@ _LEVELS = re.compile(r" [›>] ")
 
 
 class Origin(msgspec.Struct, kw_only=True, frozen=True):
-    """The file, suite, class and host that a report names for a case."""
+    """Where a case comes from: its suite, the file and the host of the suite, and what is known about the test
+    runner.
+    """
 
     suite: str = ""
     suite_file: str = ""

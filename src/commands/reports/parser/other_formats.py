@@ -20,8 +20,8 @@ _OF_CPPUNIT = ("FailedTests", "SuccessfulTests")
 
 
 def find_other_format(root: str, name: str, attributes: Mapping[str, str]) -> str:
-    """Returns the test runner whose own format has a start tag `name` in a file with the root element `root`; empty if
-    none is known.
+    """Returns the name of the test runner in whose own format a start tag `name` occurs below the root element `root`;
+    empty if no such test runner is known.
     """
     if root == "Site":  # ctest also writes its configuration and build logs in such files
         return "ctest" if name == "Testing" else ""

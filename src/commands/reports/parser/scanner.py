@@ -41,7 +41,7 @@ _ASIDE = 64 * 1024
 
 
 class Target(Protocol):
-    """Receiver of tags and text, in the order of the file."""
+    """Receiver of the tags and texts of a file, in their order."""
 
     def start(self, name: str, attributes: dict[str, str]) -> None: ...
     def text(self, text: str) -> None: ...

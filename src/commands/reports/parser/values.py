@@ -17,7 +17,7 @@ _LONGEST_MS = 10 * 365 * 86_400_000
 
 def milliseconds(text: str, notes: Notes) -> int:
     """Returns a duration in milliseconds, from seconds ("0.25", "1,234.5", "1.5e-3") or .NET's form ("00:00:01.5").
-    Anything else is 0, with a warning.
+    Returns 0 for any other text, and adds a warning unless the text is empty.
     """
     if not text:
         return 0
@@ -38,7 +38,9 @@ def milliseconds(text: str, notes: Notes) -> int:
 
 
 def whole_number(text: str, what: str, notes: Notes) -> int | None:
-    """Returns a whole number; None if it is missing or something else. `what` names it in the warning."""
+    """Returns the whole number that the text contains, or None. For a text that is neither empty nor a whole number,
+    adds a warning, which calls the number `what`.
+    """
     text = text.strip()
     if not text:
         return None
