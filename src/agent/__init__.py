@@ -5,7 +5,7 @@ session        connect, long poll, heartbeats, sign off
 runner         the builds and commands that run here, each a `task` in a thread of its own
 admin_command  a shell line of an administrator, outside any build
 build/         one build: workspace, checkout, steps, log, reports and artifacts
-cache_store    what builds hand on to later builds
+cache_store    files that builds save for later builds
 process/       the supervisor processes in which builds and commands run, their user accounts, and calls to Linux
 server_client  every HTTP request, with retries
 injected/      modules that are copied next to a workspace and run in the build's own Python processes

@@ -31,7 +31,7 @@ class AgentContext(NamedTuple):
     supervisors: SupervisorPool
     workdir: Path
     accounts: BuildAccounts | None
-    """Accounts that builds run as. None: they run as the agent's own user."""
+    """Accounts that builds run as; None if builds run as the agent's own user."""
     allowed_repositories: AllowedRepositories
     caches: CacheStore
 

@@ -32,13 +32,15 @@ class TokenHolder:
         self._lock = threading.Lock()
 
     def reload(self) -> None:
-        """Replace the token by the one in the file, if that is another one and the server has not refused it."""
+        """Replace the token by the token in the file, if the two differ and the server has not refused the token in the
+        file.
+        """
         with self._lock:
             self._reload_locked()
 
     def replace(self, refused: str) -> bool:
-        """Replace the token because the server has refused it: by the one in the file, or else by the token that was
-        used before the refused one. Return whether there is a token that the server has not refused.
+        """Replace the token `refused`, which the server has refused, by the token in the file, or else by the token
+        that was used before. Return whether `token` is now a token that the server has not refused.
         """
         with self._lock:
             self._refused.add(refused)

@@ -21,13 +21,13 @@ class UnusablePath(Exception):
     def __init__(self, why: str, is_denied: bool = False) -> None:
         super().__init__(why)
         self.is_denied = is_denied
-        """Whether the file is there, but the agent may not read it."""
+        """Whether the file exists, but the agent has no permission to read it."""
 
 
 def find_files(workspace: str, pattern: str, is_over: Callable[[], bool] = lambda: False) -> list[str]:
     """Return the paths of the files that match a pattern, sorted and relative to the workspace. If a folder matches,
-    return all files below it. Calls `is_over` for each file and folder, and as soon as it is true, returns what is
-    found by then.
+    return all files below it. Calls `is_over` for each file and folder. As soon as `is_over` returns True, returns the
+    paths found by then.
 
     Raises `UnusablePath` for a pattern that leads out of the workspace, that no file name can match, or that too many
     files match.
@@ -80,8 +80,8 @@ def _find_objection(fd: int, root: str, owner: int | None) -> str | None:
 
 
 class _Glob:
-    """Pattern of several segments. A state is the index of the segment that the next name of a path has to match; in
-    the last state everything matches.
+    """Pattern, split at each `/` into segments. A state is the index of the segment that the next name of a path has to
+    match. In the last state every name matches.
     """
 
     def __init__(self, segments: list[str]) -> None:
@@ -130,7 +130,7 @@ class _Glob:
         return names
 
     def _match(self, root: str, path: str, name: str, states: set[int]) -> tuple[bool, set[int]]:
-        """Return whether the file at `path` matches; if a folder is there, the states for the names in it."""
+        """Return (whether `path` is a file that matches, states for the names in `path` if it is a folder)."""
         matched = {state + 1 for state in states if self._segments[state] != "**" and self._expressions[state](name)}
         stays = {state for state in states if self._segments[state] == "**"}
         if not matched and not stays:

@@ -35,8 +35,8 @@ class BuildClient:
         self._post("started", {"commit_sha": commit}, pause)
 
     def send_log(self, body: bytes) -> int:
-        """Send `body`, some lines of the log. Return how many lines, counted from the beginning of the log, the server
-        has without a gap.
+        """Send `body`, a JSON document with some lines of the log. Return the number of lines that the server has
+        without a gap, counted from the beginning of the log.
         """
         return int(self._post("log", body, self._pause)["acknowledged"])
 
@@ -49,8 +49,8 @@ class BuildClient:
         return answer
 
     def send_missing_report(self, pattern: str, *, is_denied: bool = False) -> None:
-        """Report that a report which the job names is missing: no file matches `pattern`, or the file cannot be
-        opened. With `is_denied`, the file is there, but the agent may not read it.
+        """Report that a report which the job names is missing: no file matches `pattern`, or the file cannot be opened.
+        With `is_denied`, the file exists, but the agent has no permission to read it.
         """
         query = {"attempt": self._attempt, "path": pattern, "unreadable" if is_denied else "missing": "true"}
         self._server.upload(f"{self._path}/report", query, lambda: iter(()), {"Content-Length": "0"}, self._pause)

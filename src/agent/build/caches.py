@@ -51,7 +51,7 @@ class Caches:
                 self._note(f"Cache {show_path(cache['key'])} is not used: {why}")
 
     def save(self) -> None:
-        """Save the caches that were missing."""
+        """Save the caches that `restore` did not find."""
         for number, (key, paths) in enumerate(self._missing):
             try:
                 self._save(key, paths, self._folder / f"saved-cache-{number}.tar")

@@ -12,7 +12,7 @@ from agent.context import AllowedRepositories
 
 _COMMIT = re.compile(r"[0-9a-fA-F]{4,64}")
 _FULL_ID = 40
-"""Characters of a commit id that is not shortened."""
+"""Number of characters of a SHA-1 commit id. Ids with fewer characters are short ids."""
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _SSH_SHORT = re.compile(r"[^/:]+:(?!:)")
 _BAD_BRANCH = re.compile(r"^[-+^:]|[\s:\\~^?*\[\x00-\x1f\x7f]|\.\.")
@@ -54,8 +54,8 @@ Returns the exit code and the lines of output.
 
 
 class Checkout:
-    """One checkout. `credentials` has `username` and `password` for the repository's own host, if the server has any;
-    no other host gets them, such as that of a submodule.
+    """One checkout. `credentials` has `username` and `password` for the repository's own host, or is None. No other
+    host gets them, not even the host of a submodule.
     """
 
     def __init__(
@@ -81,8 +81,8 @@ class Checkout:
         }
 
     def run(self, url: str, branch: str | None, commit: str | None) -> str:
-        """Check out `commit`. If it is None, check out the newest commit of `branch`, or of the default branch if that
-        is None too. Return the full id of the commit.
+        """Check out `commit`. If `commit` is None, check out the newest commit of `branch`. If `branch` is None too,
+        check out the newest commit of the default branch. Return the full id of the commit.
 
         Raises `CheckoutFailed`.
         """

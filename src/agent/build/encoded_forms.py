@@ -23,8 +23,8 @@ _ALNUM_BYTES, _OTHER_BYTES = 25, 104
 character. Both include two marks of CDATA; the second also includes 4 backslashes before each of 4 bytes.
 """
 MAX_TEXT = 1024
-"""Characters of a text. A longer secret is searched for in parts: the pattern for 1,024 characters takes 16 MB at most
-and 0.3 s to make.
+"""Largest number of characters of a text. A longer secret is searched for in parts: the pattern for 1,024 characters
+takes 16 MB at most and 0.3 s to make.
 """
 _JSON_ESCAPES = {"\n": "n", "\r": "r", "\t": "t", "\b": "b", "\f": "f"}
 
@@ -38,7 +38,7 @@ class Text(NamedTuple):
 
     @property
     def max_bytes(self) -> int:
-        """Size of the longest form, in UTF-16."""
+        """Size in bytes of the longest form of the text, in UTF-16."""
         return 2 * sum(_ALNUM_BYTES if _is_alnum(character) else _OTHER_BYTES for character in self.text)
 
     @property
@@ -60,9 +60,10 @@ class Text(NamedTuple):
 
 
 def list_texts(secret: str) -> Iterator[Text]:
-    """Yield the texts to search for: the secret, its hex forms, and parts of its base64 forms. What stands before a
-    secret shifts its base64 form to one of three alignments. For each alignment, yields the characters that do not
-    depend on what stands around the secret. Divides what is longer than `MAX_TEXT` into parts of about the same length.
+    """Yield the texts to search for: the secret, its hex forms, and parts of its base64 forms. The number of bytes
+    before a secret decides which of three base64 forms the secret has. Of each form, yields the characters that do not
+    depend on the bytes around the secret. Divides a text that is longer than `MAX_TEXT` into parts of about the same
+    length.
     """
     data = secret.encode("utf-8", "replace")
     found = {secret, data.hex(), data.hex().upper()}
@@ -81,8 +82,8 @@ def list_texts(secret: str) -> Iterator[Text]:
 
 
 def strip_marks(data: bytes) -> bytes:
-    """Return the data without everything that may stand between the characters of a form: marks of CDATA, and the zero
-    bytes of UTF-16.
+    """Return the data without marks of CDATA and zero bytes of UTF-16, which may stand between the characters of a
+    form.
     """
     if b"\0" in data:
         data = data.translate(None, b"\0")

@@ -38,7 +38,7 @@ class BuildVerdict(NamedTuple):
 
 
 class _BuildEnded(Exception):
-    """Ends the build before its next step, with a verdict as its argument."""
+    """The build ends before its next step. The only argument is its `BuildVerdict`."""
 
 
 @dataclass

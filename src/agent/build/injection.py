@@ -70,7 +70,9 @@ def install_plugin(folder: Path) -> None:
 
 
 def add_plugin(folder: Path, env: Mapping[str, str]) -> dict[str, str]:
-    """Return `env` with the folder of the plugin in PYTHONPATH: at its front, unless it is there already."""
+    """Return `env` with the plugin's folder at the front of PYTHONPATH, or a copy if PYTHONPATH already has this
+    folder.
+    """
     plugin, path = str(folder / _PLUGIN), env.get("PYTHONPATH") or ""
     if plugin in path.split(os.pathsep):
         return dict(env)

@@ -115,8 +115,8 @@ class _Pattern(NamedTuple):
 
 @dataclass
 class Search:
-    """Finds secrets in the data for which `Masker.find_search` made it, or in parts of that, within `_seconds_left` of
-    CPU time for all parts together. When this time is used up, treats the rest of the data as one secret.
+    """Finds secrets in the data that `Masker.find_search` got, or in parts of this data. The searches of all parts
+    together take at most `_seconds_left` of CPU time. After that, the rest of the data counts as one secret.
     """
 
     _pattern: _Pattern | None
@@ -131,7 +131,7 @@ class Search:
         return b"".join([*masked, data[copied:]])
 
     def find(self, data: bytes) -> Iterator[tuple[int, int, bytes]]:
-        """Yield start, end and replacement of each secret."""
+        """Yield (start, end, replacement) for each secret, in the order of the data."""
         position, pattern = 0, self._pattern
         end_at = time.thread_time() + self._seconds_left
         if pattern and self._seconds_left > 0 and pattern.size * len(data) <= _QUICK_STEPS:

@@ -32,10 +32,11 @@ _CHUNK_BYTES = 1 << 20
 
 
 def is_report(path: str, file: BinaryIO) -> bool:
-    """Return whether the file is a test report, and no XML file of another kind.
+    """Return whether to send the file as a test report.
 
-    XML of another kind is sent as well if its file name is one of `_REPORT_NAMES`. So are empty files, plain text and
-    HTML: a reporter that failed leaves them, and the server then fails the build.
+    XML of another kind, such as a coverage report, is sent as one only if its file name matches `_REPORT_NAMES`. Empty
+    files, plain text and HTML are sent as reports: a reporter that failed leaves such files, and the server then fails
+    the build.
     """
     file.seek(0)
     head = next(_unpack(file, _HEAD_BYTES), b"")

@@ -65,8 +65,8 @@ class Shell:
         return self._write("command", command, ["set -e"] if "\n" in command.strip() else [], [])
 
     def carry_over(self) -> bool:
-        """Take over what the setup line that ran last has left. Return False if it left nothing, since it ended its
-        shell by itself.
+        """Take over the variables, umask, folder and functions that the last setup line wrote to its file. Return False
+        if it wrote none, since it ended its shell by itself.
         """
         *pairs, rest = os.pread(self._state, _MAX_STATE_BYTES, 0).split(b"\0")
         umask, _, folder = rest.partition(b"\n")

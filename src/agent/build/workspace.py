@@ -42,7 +42,7 @@ class Workspace:
                 os.chown(part, account.uid, account.gid)
 
     def base_environment(self) -> dict[str, str]:
-        """Return the variables that every process gets which the agent starts for a build, including git."""
+        """Return the environment variables of every process that the agent starts for a build, including git."""
         inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
         return {
             "PATH": os.defpath,
@@ -53,7 +53,7 @@ class Workspace:
         }
 
     def environment(self, build: dict[str, Any], commit: str | None) -> dict[str, str]:
-        """Return the variables that the setup and the command of the build get. `build` is the server's `run`
+        """Return the environment variables of the build's setup lines and command. `build` is the server's `run`
         message.
         """
         return {

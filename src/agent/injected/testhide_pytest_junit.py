@@ -141,7 +141,9 @@ class CompleteLog(junitxml.LogXML):
                 self._put_earlier_first(earlier)
 
     def _write(self, report: Any) -> bool:
-        """Write what pytest's own method leaves out of a report. Return False if that method still has to run."""
+        """Write what pytest's own method leaves out of a report. Return False if pytest's method still has to write the
+        report.
+        """
         key = report.nodeid, getattr(report, "node", None)
         if report.when == "setup":
             if key not in self.subtests:

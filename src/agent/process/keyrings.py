@@ -20,8 +20,8 @@ def begin_session() -> None:
 
 
 def clear_user_rings() -> None:
-    """Remove all keys from the keyrings of the user that this process runs as: those for the user, for its sessions
-    without a ring of their own, and the persistent one.
+    """Remove all keys from the user keyring, the user session keyring and the persistent keyring of the user that this
+    process runs as.
     """
     for ring in (_USER, _USER_SESSION, _keyctl(_GET_PERSISTENT, -1, _PROCESS)):
         _keyctl(_CLEAR, ring)

@@ -32,8 +32,8 @@ def end_with_parent(number: int) -> None:
 
 
 def refuse_new_privileges() -> None:
-    """Let no program that this process or a descendant executes get other rights by its file: neither the user of a
-    setuid file, nor the group of a setgid file, nor capabilities.
+    """Keep programs that this process or a descendant executes from getting more rights by their files: the user of a
+    setuid file, the group of a setgid file, or capabilities.
     """
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
 

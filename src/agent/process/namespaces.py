@@ -21,7 +21,7 @@ _NOSUID, _NODEV, _NOEXEC, _BIND, _RECURSIVE, _PRIVATE = 2, 4, 8, 0x1000, 0x4000,
 _TEMPORARY_FOLDERS = ("/tmp", "/var/tmp")  # noqa: S108 (hidden from builds, not used)
 _SHARED_MEMORY = "/dev/shm"  # noqa: S108 (hidden from builds, not used)
 AGAIN = 3
-"""Exit code of the function in `run_inside`: run it again, in new namespaces."""
+"""Exit code by which the function in `run_inside` asks to be run again in new namespaces."""
 
 
 def find_refusal() -> str | None:
@@ -42,8 +42,8 @@ def find_refusal() -> str | None:
 
 
 def run_inside(function: Callable[[], int]) -> int:
-    """Run the function in a child process in new namespaces, and return the exit code that the function returns. If the
-    function returns `AGAIN`, run it once more in other new namespaces. Raises OSError if the kernel refuses the
+    """Run the function in a child process in new namespaces, and return the exit code that the function returns. As
+    long as the function returns `AGAIN`, run it again in other new namespaces. Raises OSError if the kernel refuses the
     namespaces.
 
     The child is the first process of its namespaces. When it ends, the kernel kills all other processes in them.

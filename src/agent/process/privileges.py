@@ -47,12 +47,12 @@ class BuildAccounts:
     def __init__(self, shared: BuildAccount | None) -> None:
         self.shared = shared
         self.example = shared or _slot_account(SLOT_UIDS[0])
-        """An account like those that builds get."""
+        """An account with the rights of those that builds get, for checks before the first build."""
 
     @contextmanager
     def lease(self) -> Iterator[BuildAccount]:
-        """Yield an account for one build. If no other build shares the account, end all processes of this user before
-        and after the block, and remove the user's temporary files after it.
+        """Yield an account for one build. Unless all builds share one account, end all processes of this user before
+        and after the block, and remove the user's temporary files after the block.
         """
         if self.shared:
             yield self.shared

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _REMAINS = "removed-"
-"""Beginning of the names of the folders in which folders are taken apart."""
+"""Beginning of the names of temporary folders. `remove_tree` moves a folder into such a folder and empties it there."""
 
 
 def remove_tree(folder: Path) -> None:
@@ -32,7 +32,9 @@ def remove_tree(folder: Path) -> None:
 
 
 def remove_remains(parent: Path) -> None:
-    """Remove what `remove_tree` could not remove of folders in `parent`. Raises OSError if it still cannot."""
+    """Remove what `remove_tree` could not remove of folders in `parent`. Raises OSError if something still cannot be
+    removed.
+    """
     for remains in parent.glob(f"{_REMAINS}*"):
         _empty(str(remains))
         remains.rmdir()
@@ -87,7 +89,9 @@ def _opened(folder: str, parent_fd: int | None) -> Iterator[int]:
 
 
 def _make_writable(folder: str, parent_fd: int | None) -> None:
-    """Let this process list, empty and move a folder that belongs to its user. Root can anyway."""
+    """Let this process list, empty and move a folder that belongs to its user. Does nothing for root, who can do so
+    anyway.
+    """
     if os.geteuid() != 0:
         with contextlib.suppress(OSError):  # of another user: what follows fails, and says why
             os.chmod(folder, 0o700, dir_fd=parent_fd)

@@ -20,7 +20,7 @@ _INHERITED = ("PATH", "LANG", "LD_LIBRARY_PATH")
 
 
 class SupervisorLost(Exception):
-    """The supervisor process has ended. Nobody knows any more which processes belong to its build."""
+    """The supervisor process has ended, so it is no longer known which processes belong to its build."""
 
 
 class SupervisorClient:
