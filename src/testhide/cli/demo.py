@@ -1,9 +1,11 @@
-"""`testhide demo`: runs a real test suite through a whole server.
+"""`testhide demo`: runs a real test suite through a whole server, from `git push` to its analysis.
 
-Starts a stack in a temporary folder, makes a project, a job and a node over the REST API, commits examples/shop to a
-git repository and queues three builds. Prints their logs live, and afterwards the report, the flaky suspects and the
-events of one build. Checks the counts against pytest's summary in the log, the artifact against its checksum there, and
-the events against the expected order. A difference ends the demo with exit code 1.
+Starts a stack in a temporary folder and makes a project with a node and a bare git repository over the REST API. Pushes
+examples/shop with a `.testhide.yml`: the repository's hook reports the push, the server makes the job that the file
+describes, and builds the commit. Two more builds of the commit are started by hand. Prints their logs live, and
+afterwards the report, the flaky suspects and the events of one build. Checks the counts against pytest's summary in the
+log, the artifact against its checksum there, and the events against the expected order. A difference ends the demo with
+exit code 1.
 """
 
 import contextlib
@@ -30,11 +32,27 @@ from cyclopts import Parameter
 
 from testhide.stack.offline import settings_of_running_stack
 
-EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "shop"
+CHECKOUT = Path(__file__).resolve().parents[3]
+EXAMPLE = CHECKOUT / "examples" / "shop"
+HOOK_PAGE = CHECKOUT / "docs" / "triggers.md"
+"""Shows the hook that reports pushes to a bare repository, as a block of `sh`."""
+PIPELINES = """\
+jobs:
+  Tests:
+    setup: [{python} --version]
+    command: "{python} -P -m pytest -v --junitxml=report.xml; result=$?; sha256sum report.xml; exit $result"
+    env: {{PYTHONPATH: ., PYTEST_ADDOPTS: -p no:cacheprovider, PYTEST_DISABLE_PLUGIN_AUTOLOAD: 1}}
+    artifacts: [report.xml]
+    pool: demo
+    triggers: {{branches: [main]}}
+"""
 BUILDS = 3
 """Builds of one commit: enough for the flaky test of the example to pass and to fail."""
 REQUEST_TIMEOUT_S = 120
 """Longest pause within an answer, in seconds. Only a build's live log may be silent for long."""
+PUSH_TIMEOUT_S = 30
+"""Longest time from a push to its first build, in seconds."""
+POLL_INTERVAL_S = 0.1
 ADMIN = "admin@example.com"
 OUTCOMES = ("passed", "failed", "skipped")
 
@@ -54,9 +72,10 @@ def demo(*, exit: Annotated[bool, Parameter(name="--exit", negative=())] = False
     if not EXAMPLE.is_dir():
         print("testhide: the demo runs from a checkout: examples/shop is missing.", file=sys.stderr)
         return 2
-    if shutil.which("git") is None:
-        print("testhide: the demo needs git: install it first.", file=sys.stderr)
-        return 2
+    for program in ("git", "curl"):
+        if shutil.which(program) is None:
+            print(f"testhide: the demo needs {program}: install it first.", file=sys.stderr)
+            return 2
     with tempfile.TemporaryDirectory(prefix="testhide-demo-") as name:
         folder = Path(name)
         folder.chmod(0o711)  # as root the embedded database runs as another user, who must get in
@@ -85,6 +104,7 @@ def _running_stack(folder: Path) -> "Iterator[Demo]":
         **{name: value for name, value in os.environ.items() if not name.startswith("TESTHIDE_")},
         "TESTHIDE_ADMIN_EMAIL": ADMIN,
         "TESTHIDE_ADMIN_PASSWORD": password,
+        "TESTHIDE_LOCAL_REPOSITORIES": str(folder),
     }
     options = ["--no-agent", "--port", str(find_free_port()), "--data", str(folder / "data")]
     command = [sys.executable, "-P", "-m", "testhide", "up", *options]
@@ -145,15 +165,20 @@ class Demo:
         return json.loads(content) if content else None
 
     def run(self) -> None:
-        print_step("Committing examples/shop to a git repository")
-        repository, commit = self.commit()
-        print_detail(f"{repository} at {commit[:12]}")
-        print_step("Creating project, node and job")
-        job, token_file = self.prepare(repository)
+        print_step("Creating a project with a node and a git repository")
+        project, token_file = self.prepare()
+        print_step("Pushing examples/shop with this .testhide.yml")
+        commit = self.push()
         agent = [sys.executable, "-P", "-m", "agent", "--server", self.url, "--token-file", str(token_file)]
         agent += ["--workdir", str(self.folder / "agent"), "--trust-builds", "--allow-local-repositories"]
         with _running_process(agent, dict(os.environ), stdout=subprocess.DEVNULL):
-            builds = [self.build(job, commit) for _ in range(BUILDS)]
+            first = self.find_pushed_build(project, commit)
+            builds = [first["id"]]
+            self.follow(first["id"], commit, "started by the push")
+            for _ in range(BUILDS - 1):
+                start = {"job_id": first["job_id"], "commit_sha": commit}
+                builds.append(self.call("POST", "/builds/start", start)["id"])
+                self.follow(builds[-1], commit, "started by hand")
         self.print_failures(builds[-1])
         self.print_suspects(builds)
         self.print_events(builds[-1])
@@ -162,43 +187,75 @@ class Demo:
         print_detail(f"curl -H 'Authorization: Bearer {token}' {self.url}/api/v3/builds/{builds[-1]}")
         print_detail(f"API description: {self.url}/api/v3/openapi.json    sign in as {ADMIN}, password {self.password}")
 
-    def commit(self) -> tuple[Path, str]:
-        repository = self.folder / "shop"
-        shutil.copytree(EXAMPLE, repository, ignore=shutil.ignore_patterns("__pycache__", ".pytest_cache"))
-        git = ["git", "-C", str(repository), "-c", "user.name=demo", "-c", "user.email=demo@example.com"]
-        subprocess.run([*git, "init", "--quiet", "--initial-branch=main"], check=True)
-        subprocess.run([*git, "add", "."], check=True)
-        subprocess.run([*git, "commit", "--quiet", "--message", "A shop"], check=True)
-        found = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
-        return repository, found.stdout.strip()
+    @property
+    def repository(self) -> Path:
+        """The bare repository to which the demo pushes."""
+        return self.folder / "shop.git"
 
-    def prepare(self, repository: Path) -> tuple[int, Path]:
+    def prepare(self) -> tuple[int, Path]:
+        """Create everything that a push needs. Return the id of the project, and the file with the agent's token."""
         project = self.call("POST", "/projects", {"name": "Shop", "description": "The demo's project"})["id"]
         pool = self.call("POST", "/node-pools", {"name": "demo", "project_id": project})["id"]
         node = self.call("POST", "/nodes", {"name": "demo-node", "pool_id": pool, "tags": ["linux"]})
-        token_file = self.folder / "agent-token"
-        token_file.touch(mode=0o600)
-        token_file.write_text(node["agent_token"])
-        settings = {"name": "Tests", "project_id": project, "node_pool_id": pool, "repository": str(repository)}
-        job = self.call("POST", "/jobs", settings)["id"]
-        python = sys.executable
-        configuration = {
-            "setup": [f"{python} --version"],
-            "command": (
-                f"{python} -P -m pytest -v -p no:cacheprovider --junitxml=report.xml; result=$?;"
-                " sha256sum report.xml; exit $result"
-            ),
-            "env": {"PYTHONPATH": ".", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
-            "artifacts": ["report.xml"],
-        }
-        self.call("PUT", f"/jobs/{job}/configuration", configuration)
-        print_detail(f"project {project}, node {node['id']}, job {job}")
-        return job, token_file
+        token_file = self.write_secret("agent-token", node["agent_token"])
+        subprocess.run(["git", "init", "--quiet", "--bare", "--initial-branch=main", self.repository], check=True)
+        self.install_hook(project)
+        endpoint = {"type": "git", "name": "Shop", "project_id": project, "repo": str(self.repository), "token": None}
+        self.call("POST", "/scm", endpoint)
+        print_detail(f"project {project}, node {node['id']}, {self.repository} with the hook of docs/triggers.md")
+        return project, token_file
 
-    def build(self, job: int, commit: str) -> int:
+    def install_hook(self, project: int) -> None:
+        """Install the documented hook, which reports what is pushed to the repository."""
+        found = re.search(r"^```sh\n(#!.*?)^```", HOOK_PAGE.read_text(), re.DOTALL | re.MULTILINE)
+        if found is None:
+            raise DemoFailed(f"{HOOK_PAGE} shows no hook")
+        token_file = self.write_secret("notify-token", self.call("POST", "/api-tokens", {"name": "hook"})["secret"])
+        script = found[1].replace("https://testhide.example.com", self.url)
+        script = script.replace("project=12", f"project={project}").replace(
+            "/etc/testhide/notify-token", str(token_file)
+        )
+        hook = self.repository / "hooks" / "post-receive"
+        hook.parent.mkdir(exist_ok=True)
+        hook.write_text(script)
+        hook.chmod(0o755)
+
+    def write_secret(self, name: str, text: str) -> Path:
+        file = self.folder / name
+        file.touch(mode=0o600)
+        file.write_text(text)
+        return file
+
+    def push(self) -> str:
+        """Commit the example with its pipelines file, and push it. Return the commit."""
+        work = self.folder / "shop"
+        shutil.copytree(EXAMPLE, work, ignore=shutil.ignore_patterns("__pycache__", ".pytest_cache"))
+        pipelines = PIPELINES.format(python=sys.executable)
+        (work / ".testhide.yml").write_text(pipelines)
+        print_detail(pipelines.rstrip().replace("\n", "\n    "))
+        git = ["git", "-C", str(work), "-c", "user.name=demo", "-c", "user.email=demo@example.com"]
+        subprocess.run([*git, "init", "--quiet", "--initial-branch=main"], check=True)
+        subprocess.run([*git, "add", "."], check=True)
+        subprocess.run([*git, "commit", "--quiet", "--message", "A shop"], check=True)
+        subprocess.run([*git, "push", "--quiet", self.repository, "main"], check=True, stderr=subprocess.DEVNULL)
+        found = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
+        print_detail(f"pushed {found.stdout[:12]} to main")
+        return found.stdout.strip()
+
+    def find_pushed_build(self, project: int, commit: str) -> dict[str, Any]:
+        """Return the build that the push starts, once the server has read the file. Raises DemoFailed."""
+        deadline = time.monotonic() + PUSH_TIMEOUT_S
+        while not (found := self.call("GET", "/builds", commit_sha=commit)["results"]):
+            if time.monotonic() > deadline:
+                status = self.call("GET", "/gitops/status", project_id=project)
+                raise DemoFailed(f"the push started no build: {status}")
+            time.sleep(POLL_INTERVAL_S)
+        return dict(found[0])
+
+    def follow(self, build: int, commit: str, how: str) -> None:
+        """Print a build's log live. Raises DemoFailed if its verdict, report or artifact is not as the log says."""
         started_at = time.monotonic()
-        build = self.call("POST", "/builds/start", {"job_id": job, "commit_sha": commit})["id"]
-        print_step(f"Build {build}, live from /api/v3/builds/{build}/stream")
+        print_step(f"Build {build}, {how}, live from /api/v3/builds/{build}/stream")
         log = [message["data"] for message in self.stream(build) if message["type"] == "log"]
         found = self.call("GET", f"/builds/{build}")
         report = self.call("GET", f"/report/{build}")
@@ -211,7 +268,6 @@ class Demo:
         took = time.monotonic() - started_at
         verdict = f"{found['status']} ({found['reason'] or 'all well'})"
         print_detail(f"{verdict} in {took:.1f} s: {counts}; report and artifact as expected")
-        return int(build)
 
     def stream(self, build: int) -> Iterator[dict[str, str]]:
         """Print a build's log lines as they arrive. Yields every message of the live response until the build ends."""
