@@ -5,6 +5,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from integrations.ports import Outgoing
+from integrations.scm.bitbucket import STATES as CLOUD_STATES
 from integrations.scm.bitbucket import authorization, clone_credentials
 from integrations.scm.rest import (
     RestApi,
@@ -16,17 +17,11 @@ from integrations.scm.rest import (
     shorten,
     utc_date,
 )
-from integrations.source_ports import CloneCredentials, CommitState, CommitStatus, SourceCommit, SourceNotFound
+from integrations.source_ports import CloneCredentials, CommitStatus, SourceCommit, SourceNotFound
 
 T = TypeVar("T")
 
-STATES: dict[CommitState, str] = {
-    "queued": "INPROGRESS",
-    "running": "INPROGRESS",
-    "passed": "SUCCESSFUL",
-    "failed": "FAILED",
-    "aborted": "FAILED",  # not every release knows CANCELLED
-}
+STATES = CLOUD_STATES | {"aborted": "FAILED"}  # not every release knows CANCELLED
 
 
 class _DataCenterPage(msgspec.Struct, Generic[T]):
