@@ -40,7 +40,7 @@ GZIP = b"\x1f\x8b"
 MAX_PUT_BACK = 10_000
 """Largest number of rows that one command puts back."""
 MAX_PRINTED, MAX_KEYS = 50, 10
-"""Findings, and data keys on one line, that `verify` prints; the rest is counted."""
+"""Largest number of findings that `verify` prints, and of data keys that it prints on one line. It counts the rest."""
 
 
 @app.command
@@ -53,9 +53,9 @@ def verify(
     contents: Flag = False,
     data: DataFolder = None,
 ) -> int:
-    """Verify an export of the audit log; or with --contents, compare with the log what this server stores outside it.
+    """Verify an export of the audit log. With --contents, compare what this server stores outside its log with the log.
 
-    Verifying an export needs no server, only the files that are named here. Ends with 1 when anything was altered.
+    Verifying an export needs no server, only the files that are named here. Ends with 1 if anything was altered.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ def verify(
     unpinned
         Verify without a checkpoint or key from elsewhere: only that the file agrees with itself.
     contents
-        Compare build logs, artifacts, and where webhooks and messages to Teams go, with the log.
+        Compare build logs, artifacts, and the URLs of webhooks and of Teams channels, with the log.
     """
     if contents:
         if export or checkpoint or key or unpinned:
@@ -142,14 +142,15 @@ def put_back(
     source: Annotated[str, Parameter(name="--from")],
     data: DataFolder = None,
 ) -> int:
-    """Put rows of the log back as they were, from a restored backup. A row that was not there is refused.
+    """Put rows of the log back as they were, from a restored backup. If the backup has no right row for one of the
+    positions, changes nothing.
 
     Parameters
     ----------
     first
         Position of the row, as `readyz` or `verify` shows it.
     last
-        Position of the last one, for several.
+        Position of the last row, to put several rows back.
     source
         Data folder of a backup that `testhide restore` restored, or the URL of its database.
     """
@@ -178,7 +179,8 @@ def put_back(
 @app.command
 @on_stack
 async def accept(parts: Core, position: int, *, reason: str) -> int:
-    """Let a row be sealed that this server did not write, or not so, when there is no other to put back.
+    """Accept a row of the log that this server did not write in this form, so that the next checkpoint covers it. Only
+    for a row that no backup has in the right form.
 
     The audit trail says who accepted it and why.
 
@@ -227,9 +229,7 @@ async def verify_contents(settings: Settings) -> int:
 
 @contextlib.contextmanager
 def _source(name: str) -> Iterator[str]:
-    """Yield a connection string. If `name` is a data folder, it is that of the folder's database; if `name` is a URL,
-    it is the URL itself.
-    """
+    """Yield a connection string: that of the database in the data folder `name`, or `name` itself if it is a URL."""
     if Path(name).is_dir():
         with settings_of(Path(name), {}) as settings:
             yield settings.database_url
@@ -240,7 +240,8 @@ def _source(name: str) -> Iterator[str]:
 def read_export(file: Path) -> Iterator[bytes]:
     """Yield the lines of an export as the server wrote them, from a file that may be compressed by gzip.
 
-    A byte order mark and the line ends of Windows, which editors and transfers add, are left out. Raises Fault.
+    Leaves out a byte order mark and the line ends of Windows, which editors and transfers add. Raises Fault if the file
+    cannot be read.
     """
     try:
         with file.open("rb") as raw:
@@ -256,7 +257,7 @@ def read_export(file: Path) -> Iterator[bytes]:
 
 
 def read_checkpoint(file: Path) -> HeldCheckpoint:
-    """Read a file with one signed checkpoint. Raises Fault."""
+    """Read a file with one signed checkpoint. Raises Fault if the file cannot be read or contains no checkpoint."""
     note = _read_text(file)
     try:
         return HeldCheckpoint(f"checkpoint {file}", note, checkpoint_of(note))
@@ -265,7 +266,7 @@ def read_checkpoint(file: Path) -> HeldCheckpoint:
 
 
 def read_key(file: Path) -> VerifierKey:
-    """Read a verifier key from the first line of a file. Raises Fault."""
+    """Read a verifier key from the first line of a file. Raises Fault if the file cannot be read or contains no key."""
     try:
         return VerifierKey.parse(_read_text(file).strip().partition("\n")[0])
     except BadNote as error:

@@ -19,11 +19,11 @@ from testhide.settings import Settings
 from testhide.stack.offline import data_folder, settings_of
 
 MAX_PRINTED = 50
-"""Missing artifacts that are printed, and altered ones; the rest is counted."""
+"""Largest number of missing artifacts that are printed, and of altered ones. The rest is counted."""
 
 
 def backup(folder: Path, *, data: DataFolder = None) -> int:
-    """Back everything up into a new folder, while the stack runs or not. Ends with 1 when tables are lost.
+    """Back everything up into a new folder, while the stack runs or not. Ends with 1 if tables are lost.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ def backup(folder: Path, *, data: DataFolder = None) -> int:
 
 
 def restore(folder: Path, *, data: Annotated[Path | None, Parameter(help="New data folder.")] = None) -> int:
-    """Restore a backup into a new data folder, and check it. Ends with 1 when something is lost or altered.
+    """Restore a backup into a new data folder, and check it. Ends with 1 if something is lost or altered.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ def restore(folder: Path, *, data: Annotated[Path | None, Parameter(help="New da
 def after_restore(*, data: DataFolder = None) -> int:
     """Check a database that pg_restore or pg_basebackup restored, and make it safe to go on with.
 
-    `restore` does this by itself. Ends with 1 when something is lost or altered.
+    `restore` does this by itself. Ends with 1 if something is lost or altered.
     """
     with settings_of(data, os.environ) as settings:
         return _print_found(finish_restore(settings))
@@ -68,7 +68,7 @@ def after_restore(*, data: DataFolder = None) -> int:
 
 def repair(*, data: DataFolder = None) -> int:
     """Make tables again that the database has lost, and say what was lost with them. Set back positions of workers that
-    are beyond the end of the log, and move sequences past what is in use. The stack may run or not.
+    are beyond the end of the log, and move sequences past the numbers that are in use. The stack may run or not.
     """
 
     async def work(settings: Settings) -> int:
@@ -92,7 +92,7 @@ def describe_repaired(repaired: Repaired) -> Iterator[str]:
 
 
 def _print_found(restored: Restored) -> int:
-    """Print what was found. Returns the exit code."""
+    """Print the findings of a restore. Returns the exit code: 1 if something is lost or altered, otherwise 0."""
     print("\n".join(map(printable, _describe(restored))))
     is_damaged = restored.missing or restored.altered or restored.repaired.lost or not restored.is_as_sealed
     return 1 if is_damaged else 0

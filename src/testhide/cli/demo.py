@@ -2,10 +2,10 @@
 
 Starts a stack in a temporary folder and makes a project with a node and a bare git repository over the REST API. Pushes
 examples/shop with a `.testhide.yml`: the repository's hook reports the push, the server makes the job that the file
-describes, and builds the commit. Two more builds of the commit are started by hand. Prints their logs live, and
+describes, and builds the commit. Two more builds of the commit are started by hand. Prints the builds' logs live, and
 afterwards the report, the flaky suspects and the events of one build. Checks the counts against pytest's summary in the
-log, the artifact against its checksum there, and the events against the expected order. A difference ends the demo with
-exit code 1.
+log, the artifact against its checksum in the log, and the events against the expected order. A difference ends the demo
+with exit code 1.
 """
 
 import contextlib
@@ -159,7 +159,9 @@ class Demo:
             raise DemoFailed(f"{method} {path} answered {error.code}: {error.read().decode()}") from None
 
     def call(self, method: str, path: str, body: object = None, **query: object) -> Any:
-        """Send a request and return the decoded JSON of its response, or None if it is empty. Raises DemoFailed."""
+        """Send a request and return the decoded JSON of its response, or None for an empty response. Raises DemoFailed
+        for an error response.
+        """
         with self.request(method, f"{path}?{urlencode(query)}" if query else path, body) as response:
             content = response.read()
         return json.loads(content) if content else None

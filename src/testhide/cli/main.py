@@ -19,9 +19,9 @@ from testhide.operator_errors import Fault
 def run() -> NoReturn:
     """Run `main` on the arguments of this process, and end the process with its exit code.
 
-    Python itself is not finalized. A thread of obstore may still have to wake an event loop that is closed by then, and
-    Python ends a thread that wants to run during its finalization. Rust lets no thread end like that: it aborts the
-    process, whatever its exit code would have been.
+    The process ends without Python's finalization. During finalization, Python ends every other thread that wants to
+    run, perhaps one of obstore. Rust, in which obstore is written, does not let a thread end like that: it aborts the
+    process, and the exit code is lost.
     """
     code = 1
     try:

@@ -24,14 +24,16 @@ Runner = Callable[[Coroutine[Any, Any, int]], int]
 def run_on_stack(
     data: Path | None, work: Callable[[Settings], Coroutine[Any, Any, int]], run: Runner = asyncio.run
 ) -> int:
-    """Run `work` with the settings of the environment or of the folder `data`. Returns its exit code. Raises Fault."""
+    """Run `work` with the settings of the environment or of the data folder `data`. Returns the exit code that `work`
+    returns. Raises Fault if there are no such settings.
+    """
     with settings_of(data, os.environ) as settings:
         return run(work(settings))
 
 
 def on_stack(verb: Callable[..., Coroutine[Any, Any, int]], run: Runner = asyncio.run) -> Callable[..., int]:
-    """Make a verb of a coroutine function. The verb has the option `--data`, and passes the Core of that stack to the
-    function as its first argument.
+    """Turn a coroutine function into a verb of the command line. The verb has the option `--data`, and passes the Core
+    of that stack to the function as its first argument.
     """
 
     @functools.wraps(verb)

@@ -21,13 +21,15 @@ PROCESSES = {
     "migrate": "Make or change the database's tables.",
     "prepare": "Migrate, then make the first administrator.",
 }
-"""Verbs without options, with their help."""
+"""Verb without options -> its help text."""
 NEED_REDIS = ("serve", "work")
-"""Verbs that need Redis: for rate limits, and for tasks. The others need only PostgreSQL."""
+"""Verbs that need Redis: `serve` for rate limits, `work` for tasks. The others need only PostgreSQL."""
 
 
 def run_process(verb: str) -> int:
-    """Run the process of PROCESSES that `verb` names. Raises Fault."""
+    """Run the process of PROCESSES that `verb` names. Raises Fault if a setting is missing or wrong, or the database
+    cannot be used.
+    """
     from testhide.settings import load_settings, not_set
 
     settings = load_settings()
@@ -57,8 +59,8 @@ def run_process(verb: str) -> int:
 
 
 def prepare(settings: "Settings") -> None:
-    """Make what a server needs before its first start: tables, missing read models, and the first administrator. Raises
-    Fault.
+    """Make everything that a server needs before its first start: tables, missing read models, and the first
+    administrator. Raises Fault if one of them cannot be made.
     """
     from testhide import preparation
 

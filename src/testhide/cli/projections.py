@@ -52,7 +52,8 @@ def rebuild(
 ) -> int:
     """Build read models from the event log, in staging tables, while everything runs.
 
-    Without names: those that are missing or broken, or all if none is. Continues an interrupted rebuild.
+    Without names, builds the read models that are missing or broken; if there are none, builds all. Continues an
+    interrupted rebuild.
 
     Parameters
     ----------
@@ -82,7 +83,7 @@ async def switch(parts: Core, name: str, *names: str) -> int:
 async def diff(parts: Core, *names: str) -> int:
     """Compare staging tables with the live ones, row by row. Ends with 1 when they differ.
 
-    Without names: all that have staging tables.
+    Without names, compares all read models that have staging tables.
     """
     async with parts.pool.connection() as connection:
         built = await fetch_schema_positions(connection, STAGING)

@@ -17,7 +17,9 @@ app = App(name="reactions", help="What follows from events outside the log.")
 @app.command
 @on_stack
 async def status(parts: Core) -> int:
-    """Show each reaction's position in the log, how many events are due, how far long work is, and what is parked."""
+    """Show each reaction's position in the log, its numbers of due and parked events, the progress of long work, and
+    errors.
+    """
     statuses = await reactions.fetch_statuses(parts.pool)
     beyond = await log_positions.find_beyond(parts.pool)
     head = await parts.log.read_head()
@@ -53,8 +55,8 @@ async def retry(parts: Core, name: str | None = None) -> int:
 async def cancel(parts: Core, name: str, position: int, *, reason: str) -> int:
     """Cancel a reaction to an event, due or parked, for good. A try that is under way ends within seconds.
 
-    What the tries had done stays done: a deletion leaves what it has not deleted yet. The audit trail says who
-    cancelled it and why.
+    What earlier tries have done is not undone: a cancelled deletion, for example, has deleted only a part. The audit
+    trail says who cancelled the reaction and why.
 
     Parameters
     ----------

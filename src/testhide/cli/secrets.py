@@ -13,15 +13,15 @@ app = App(name="secrets", help="The secret key of the server.")
 
 @app.command
 def rotate(*, leaked: Flag = False, data: DataFolder = None) -> int:
-    """Replace the secret key by a new one, while the server runs or not. When it is interrupted, run it again.
+    """Replace the secret key by a new one, while the server runs or not. If the command is interrupted, run it again.
 
-    A data folder gets a new key in its file secret.key. Elsewhere TESTHIDE_SECRET_KEY is the new key, and
-    TESTHIDE_OLD_SECRET_KEY the one in use.
+    For a data folder, the command makes the new key and stores it in the folder's file secret.key. Without a data
+    folder, set TESTHIDE_SECRET_KEY to the new key and TESTHIDE_OLD_SECRET_KEY to the one in use.
 
     Parameters
     ----------
     leaked
-        End all sessions, and make all links to set a password useless: somebody else may have the old key.
+        Somebody else may have the old key: also end all sessions, and make all links to set a password useless.
     """
 
     async def work(settings: Settings) -> int:

@@ -20,7 +20,7 @@ app = App(name="users", help="People who use the server.")
 @app.command
 @on_stack
 async def set_password(parts: Core, email: str) -> int:
-    """Set a password, read from a prompt or as a line of standard input, and end the user's sessions."""
+    """Set a user's password, which is read from a prompt or from one line of standard input, and end their sessions."""
     owner = (await parts.log.load_state(CLAIM.at(parts.secrets.claim("email", email)))).owner
     if not owner:
         raise Fault(f"There is no user with the address {email}.")
