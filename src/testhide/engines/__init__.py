@@ -27,9 +27,9 @@ __all__ = ["Engines", "Postgres", "Valkey", "embedded_engines", "free_space_or_f
 START_TIMEOUT_S = 60.0
 """Seconds for an engine to become ready: a killed PostgreSQL replays its write-ahead log first."""
 FIRST_START_BYTES = 150 * 2**20
-"""Free disk space for a new cluster and its first write-ahead log."""
+"""Bytes of free disk space that a first start needs, for a new cluster and its first write-ahead log."""
 LATER_START_BYTES = 48 * 2**20
-"""Free disk space for three segments of the write-ahead log."""
+"""Bytes of free disk space that a later start needs, for three segments of the write-ahead log."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,9 @@ class Engines:
 
 @contextlib.contextmanager
 def embedded_engines(data: Path, *, restoring: bool = False) -> Iterator[Engines]:
-    """Run both engines on a data folder while the block runs. Blocks until they are ready. Raises Fault."""
+    """Run both engines on a data folder while the block runs. Blocks until they are ready. Raises Fault if an engine
+    does not start or the folder cannot be used.
+    """
     with open_folder(data, restoring=restoring) as folder, contextlib.ExitStack() as stack:
         free_space_or_fault(folder)
         watchdog = Watchdog()

@@ -12,8 +12,9 @@ from testhide.supervise.program import Account, popen_options
 
 
 def engine_account(home: Path) -> Account | None:
-    """Return the account to run PostgreSQL and Valkey as; None if this process is not root. It is the owner of `home`;
-    if `home` does not exist or root owns it, it is `postgres`, else `nobody`. Raises Fault if there is none of these.
+    """Return the account to run PostgreSQL and Valkey as; None if this process is not root. The account is the owner of
+    `home`. If `home` does not exist or root owns it, the account is `postgres` or, where there is none, `nobody`.
+    Raises Fault if there is none of these accounts.
     """
     if os.geteuid() != 0:
         return None

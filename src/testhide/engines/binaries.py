@@ -1,4 +1,6 @@
-"""Finds the programs of the engines: named by the environment, else in their Python packages, else on the system."""
+"""Finds the programs of the engines: those that environment variables name, otherwise those in the Python packages of
+the engines, otherwise those of the system.
+"""
 
 import importlib.util
 import os

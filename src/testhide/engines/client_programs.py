@@ -14,7 +14,9 @@ from testhide.operator_errors import Fault
 
 
 def run_client(name: str, database_url: str, *options: str) -> None:
-    """Run a client program on a database. Blocks until it has ended. Raises Fault with its error message."""
+    """Run a client program on a database. Blocks until it has ended. Raises Fault with the program's error message if
+    the program fails.
+    """
     # A client runs as the user of this process, so it needs no account and no home for a copy.
     program = find_postgres(Path(tempfile.gettempdir()), None).bin / name
     with _without_password(database_url) as conninfo:

@@ -37,7 +37,7 @@ _HOME_INSIDE = "engines"
 _OWNER = "data-folder"
 SECRET_KEY = "secret.key"  # noqa: S105 (a file name)
 NEXT_SECRET_KEY = "secret.key.next"  # noqa: S105
-"""File of the key that the secret key is being rotated to."""
+"""File that contains the new secret key during a rotation."""
 _OURS = {
     "lock", UNFINISHED, _RECORD, _HOME_INSIDE, "run", "logs", "blobs", "agent", SECRET_KEY, NEXT_SECRET_KEY,
     "lost+found",
@@ -84,9 +84,10 @@ def default_data_folder() -> Path:
 
 @contextlib.contextmanager
 def open_folder(data: Path, *, restoring: bool = False) -> Iterator[DataFolder]:
-    """Yield the data folder, locked while the block runs; create it if it is missing. Raises Fault, InUse, OSError.
+    """Yield the data folder, locked while the block runs; create it if it is missing. Raises InUse if another process
+    has locked the folder, Fault if the folder cannot be used, and OSError.
 
-    Only a restore opens a folder that no restore has finished.
+    Raises Fault, too, for a folder whose restore has not finished, unless `restoring` says that this is the restore.
     """
     data = Path(os.path.abspath(data))
     make_folder(data)
@@ -193,8 +194,8 @@ def has_cluster_in(home: Path) -> bool:
 
 
 def record_cluster(folder: DataFolder) -> None:
-    """Record that the folder has a complete cluster. If the cluster is lost later, a start then fails and does not make
-    an empty one.
+    """Record that the folder has a complete cluster. If the cluster is lost later, a start fails and does not make an
+    empty cluster.
     """
     _write_record(folder.path, replace(folder.record, has_cluster=True))
 

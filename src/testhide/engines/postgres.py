@@ -69,7 +69,9 @@ class Postgres:
         return f"postgresql://{USER}:{password}@/{DATABASE}?host={quote(str(self.folder.sockets), safe='')}"
 
     def program(self) -> Program:
-        """Make the cluster if there is none. Returns the program that runs it. Raises Fault."""
+        """Make the cluster if there is none. Returns the program that runs the cluster. Raises Fault if the cluster was
+        lost, cannot be made, or needs another version of PostgreSQL.
+        """
         binaries = find_postgres(self.folder.home, self.folder.account)
         if not has_cluster_in(self.folder.home):
             self._initialise(binaries)
@@ -191,7 +193,8 @@ def how_to_convert(folder: DataFolder, cluster: Path, major: str, binaries: Post
 
 
 def end_orphan_processes(cluster: Path) -> None:
-    """End the processes that a killed supervisor left running in this cluster, then remove its pid file. Raises Fault.
+    """End the processes that a killed supervisor left running in this cluster, then remove its pid file. Raises Fault
+    if a process cannot be ended.
 
     Every process of a cluster has the cluster's folder as its working directory. The caller holds the lock of the data
     folder, so all processes that are found are orphans. The pid file is removed last: without it PostgreSQL itself
@@ -217,9 +220,9 @@ def remove_stale_lock(socket: Path) -> None:
     """Remove the lock file beside a socket if no PostgreSQL uses it. Print a message if PostgreSQL itself would not
     have removed it.
 
-    The file names the process that made it, and the folder of its cluster. After a crash of the machine or in a new
-    container the number may belong to another process. PostgreSQL then refuses to start, since it only sees that the
-    process runs.
+    The file names the process that made it, and the folder of its cluster. After a crash of the machine, or in a new
+    container, the process id may belong to another process. PostgreSQL then refuses to start, since it only sees that
+    the process runs.
     """
     lock = socket.with_name(f"{socket.name}.lock")
     if not lock.exists() or not os.path.isdir("/proc/self"):
