@@ -14,9 +14,11 @@ from testhide.settings import Settings, load_settings
 
 @contextlib.contextmanager
 def settings_of(data: Path | None, environ: Mapping[str, str]) -> Iterator[Settings]:
-    """Yield the settings of the environment if it names a database and `data` is None, else those of the data folder.
+    """Yield the settings of the environment if `data` is None and the environment names a database, otherwise those of
+    the data folder.
 
-    If the stack does not run, its embedded engines run while the block does. Raises Fault.
+    If the stack of the data folder does not run, starts its embedded engines and stops them when the block ends. Raises
+    Fault if the folder has no stack or cannot be used.
     """
     if data is None and (environ.get("TESTHIDE_SETTINGS") or environ.get("TESTHIDE_DATABASE_URL")):
         yield load_settings(environ)
@@ -35,7 +37,7 @@ def settings_of(data: Path | None, environ: Mapping[str, str]) -> Iterator[Setti
 
 
 def settings_of_running_stack(data: Path | None, environ: Mapping[str, str]) -> Settings:
-    """Return the settings of the stack that runs on the data folder. Raises Fault when none does."""
+    """Return the settings of the stack that runs on the data folder. Raises Fault if no stack runs on it."""
     folder = data_folder(data, environ)
     if not is_locked(folder) or not _settings_file(folder).exists():
         raise Fault(f"No stack runs on {folder}: start it with `./dev up --data {folder}`.")

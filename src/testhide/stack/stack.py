@@ -18,7 +18,7 @@ from testhide.supervise.supervisor import Await, Run, Say, Start, Step, Supervis
 
 AGENT_WAVE, SERVER_WAVE, ENGINE_WAVE = range(3)
 PREPARE_TIMEOUT_S = 24 * 3600.0
-"""Seconds for `prepare`: a release with new read models builds them from the whole log."""
+"""Seconds that `prepare` may take: a release with new read models builds them from the whole log."""
 SERVER_PROCESSES = ("serve", "project", "dispatch", "work")
 
 
@@ -37,7 +37,7 @@ class Plan:
     """Whether the local agent runs the builds of all users as its own user."""
     verbose: bool
     opened: str = ""
-    """Networks that webhooks of admins may call because only this machine reaches the server; else empty."""
+    """Networks that webhooks of admins may call because only this machine reaches the server; otherwise empty."""
 
     def encode(self) -> str:
         return json.dumps(asdict(self))
@@ -49,7 +49,7 @@ class Plan:
 
 
 def steps(plan: Plan, lock_fd: int) -> list[Step]:
-    """Return the steps of the supervisor that carry out the plan. Raises Fault."""
+    """Return the steps by which the supervisor carries out the plan. Raises Fault if the data folder cannot be used."""
     data = Path(plan.data)
     found: list[Step] = []
     if plan.embedded:
@@ -121,7 +121,9 @@ def _agent_program(plan: Plan, token: Path, workdir: Path, options: list[str]) -
 
 
 def responds(host: str, port: int, path: str) -> Callable[[], bool]:
-    """Return a function that checks whether GET answers 200. Does not use http.client, which would stay in memory."""
+    """Return a function that returns whether a GET of `path` is answered with 200. Does not use http.client, which
+    would stay in memory.
+    """
     address = local_url(host, port).removeprefix("http://").rpartition(":")[0].strip("[]")
 
     def ask() -> bool:

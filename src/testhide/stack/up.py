@@ -39,7 +39,9 @@ def up(
     unsafe: bool,
     verbose: bool,
 ) -> NoReturn:
-    """Replace this process by the supervisor of the stack. Raises Fault."""
+    """Replace this process by the supervisor of the stack. Raises Fault if a setting, the port, the data folder, the
+    database or Redis cannot be used.
+    """
     options = {"host": host, "port": port, "data_dir": data and str(data.absolute()), "unsafe": unsafe or None}
     given: dict[str, object] = {name: value for name, value in options.items() if value is not None}
     given["prints_links"] = True
@@ -87,7 +89,9 @@ def up(
 def _complete(
     environ: Mapping[str, str], given: Mapping[str, object], folder: DataFolder
 ) -> tuple[Settings, tuple[str, ...]]:
-    """Return the settings with the URLs of the engines, and the names of the embedded engines. Raises Fault."""
+    """Return two values: the settings with the URLs of the engines, and the names of the embedded engines. Raises Fault
+    if an outside engine does not answer or a setting is wrong.
+    """
     fill: dict[str, object] = dict(given)
     embedded = []
     for engine, field in ((Postgres(folder), "database_url"), (Valkey(folder), "redis_url")):
