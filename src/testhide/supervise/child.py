@@ -1,4 +1,4 @@
-"""One supervised process: its start, output and end, and when it starts again."""
+"""Starts one supervised process, takes its output, notices its end, and plans its restart."""
 
 import os
 import re
@@ -15,8 +15,8 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0  # seconds before a restart; the pause do
 _LONG_LIFE = 10.0  # seconds; a child that lived this long starts again with the first pause
 _TAIL = 20  # last lines of output, which may explain why a child ended
 _DETAILS = re.compile(r"[-^~]+|(LINE \d+|DETAIL|HINT|CONTEXT|QUERY):.*|PL/pgSQL function .*")
-"""Lines below the message of an error that explain less: details that PostgreSQL adds, and the marks by which Python
-points at code.
+"""Pattern of the lines below the message of an error that explain less than the message: details that PostgreSQL adds,
+and the marks by which Python points at code.
 """
 
 
@@ -55,7 +55,9 @@ class Child:
         return self.process is not None
 
     def start(self) -> int:
-        """Start the process. Returns a file descriptor for its output, or for stderr alone if it prints."""
+        """Start the process. Returns a file descriptor from which its output can be read; for a service that `prints`,
+        only its stderr.
+        """
         self.due = None
         self.service.program.prepare()
         self._started = time.monotonic()

@@ -19,7 +19,7 @@ class Account:
 
 
 def popen_options(account: Account | None) -> dict[str, Any]:
-    """Return the arguments that make Popen start a program as this account; without one, no arguments."""
+    """Return the arguments that make Popen start a program as this account; no arguments if `account` is None."""
     return {"user": account.uid, "group": account.gid, "extra_groups": []} if account else {}
 
 
@@ -52,7 +52,7 @@ class Program:
 
 
 def started_at(pid: int) -> str | None:
-    """Return an opaque start time of a process; None if it does not run.
+    """Return the start time of a process, as a text that can only be compared; None if the process does not run.
 
     A pid is reused, so only pid and start time together identify a process.
     """

@@ -75,7 +75,9 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
 
     def run(self) -> int:
-        """Run until a signal or a Fault. Returns the exit code: 0 after a signal."""
+        """Run the steps, then supervise until a signal or a Fault. Returns the exit code: 0 after a signal, otherwise
+        that of the Fault.
+        """
         code = 0
         for folder in (self._record.parent, self._logs):
             folder.mkdir(mode=0o700, exist_ok=True)
