@@ -1,4 +1,4 @@
-"""Picks the adapters of outside systems. No other module does.
+"""Picks the adapters of outside systems. No other module picks any.
 
 An adapter is imported when it is made, so that a process loads only what it uses.
 """
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def blob_store(settings: Settings) -> "Blobs":
-    """Return the store of the artifacts' contents. Raises ValueError when the settings' URL names no store."""
+    """Return the store of the artifacts' contents. Raises ValueError if the URL in the settings names no store."""
     from integrations.blobs import open_blobs
 
     return open_blobs(settings.blobs)

@@ -1,7 +1,7 @@
 """Finds out whether the blob store is the one of this database, before a process uses it.
 
-Two machines with data folders of their own would each see only the artifacts that were uploaded to it, and delete only
-these. So the store contains an id that the database also has.
+If two machines used different data folders, each would see and delete only the artifacts that were uploaded to it. So
+the store contains an id that the database also contains.
 """
 
 import secrets
@@ -23,7 +23,8 @@ KEY = "store-id"
 
 async def refuse_other_store(pool: AsyncConnectionPool, blobs: Blobs, url: str) -> None:
     """Raise Fault unless the store at `url` is the one that was used with this database before. If the database was
-    used with none before, gives this one an id. Does nothing if the store cannot be reached: uploads then report it.
+    used with no store before, gives this store an id. Does nothing if the store cannot be reached: uploads then report
+    this.
     """
     try:
         async with pool.connection() as connection, connection.transaction():

@@ -24,7 +24,7 @@ from store.tables.delivery_endpoints import fetch_folded
 from workers.deliveries.planner import NAME as PLANNER
 
 BATCH_SIZE = 500
-"""Events that are read at once."""
+"""Number of events that are read at once."""
 
 
 @dataclass
@@ -33,12 +33,12 @@ class ContentsCheck:
     pool: AsyncConnectionPool
     blobs: Blobs
     logs: int = 0
-    """Number of build logs that were compared, without those of deleted builds."""
+    """Number of build logs that were compared. Logs of deleted builds do not count."""
     artifacts: int = 0
     size: int = 0
-    """Bytes of the artifacts."""
+    """Bytes of all artifacts that were compared."""
     endpoints: int = 0
-    """Webhooks and channels of MS Teams."""
+    """Number of webhooks and channels of MS Teams that were compared."""
     build_logs: BuildLogs = field(init=False)
 
     def __post_init__(self) -> None:
@@ -48,8 +48,7 @@ class ContentsCheck:
         """Yields a sentence for each build log, artifact or endpoint that differs from its events, in the order of
         these events.
 
-        Reads all stored contents. The server may run meanwhile. Raises Unavailable when the blob store cannot be
-        reached.
+        Reads all stored contents. The server may run meanwhile. Raises Unavailable if the blob store cannot be reached.
         """
         head, position, is_full = await self.log.read_head(), 0, True
         while is_full:

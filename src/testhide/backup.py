@@ -40,7 +40,7 @@ from testhide.version import VERSION
 E = TypeVar("E", bound=Event)
 
 BATCH_SIZE = 1_000
-"""Events that are read at once."""
+"""Number of events that are read at once."""
 LOG = LostTable("stored_events", None)
 MANIFEST, DUMP, BLOBS, KEY, AGENT_TOKEN = "backup.json", "database.dump", "blobs", "secret.key", "agent-token"
 
@@ -48,20 +48,21 @@ MANIFEST, DUMP, BLOBS, KEY, AGENT_TOKEN = "backup.json", "database.dump", "blobs
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     release: str
     position: int
-    """The newest position of the log in the snapshot."""
+    """Newest position of the log in the snapshot."""
     taken_at: datetime
     blobs_url: str
-    """URL of the artifacts if the backup does not contain them, else empty."""
+    """URL of the artifacts if the backup does not contain them, otherwise empty."""
     deleted: list[str] = []
-    """Keys of artifacts, and of folders of them, that were deleted while the backup was made: the snapshot has them,
-    and the folder may not.
+    """Keys of artifacts, and of folders of artifacts, that were deleted while the backup was made. The snapshot of the
+    database still names them, but the backup may not contain them.
     """
 
 
 async def back_up(settings: Settings, target: Path) -> tuple[Manifest, list[LostTable]]:
     """Write a backup into a new folder. The folder appears only once it is complete.
 
-    Returns the manifest, and the tables that the database has lost. Raises Fault, OSError.
+    Returns two values: the manifest, and the tables that the database has lost. Raises Fault if the log is lost, the
+    folder exists or the database cannot be used, and OSError if a file cannot be copied.
     """
     with _new_folder(target) as folder:
         async with core(settings, pool_size=1, before_migration=True) as parts, parts.pool.connection() as connection:
@@ -122,7 +123,7 @@ async def read_all(log: EventLog, kind: type[E], after: int = 0) -> list[E]:
 
 
 async def _find_deleted(log: EventLog, after: int) -> list[str]:
-    """Returns the keys of artifacts, and of folders of them, that were deleted after a position."""
+    """Returns the keys of artifacts, and of folders of artifacts, that were deleted after a position."""
     return [
         *(event.blob for event in await read_all(log, ArtifactDeleted, after)),
         *(build_blobs(event.job_id, event.build_id) for event in await read_all(log, BuildDeleted, after)),
@@ -134,8 +135,8 @@ async def _find_deleted(log: EventLog, after: int) -> list[str]:
 def _new_folder(target: Path) -> Iterator[Path]:
     """Yield a temporary folder. It is renamed to `target` when the block ends, and removed when the block fails.
 
-    Also removes temporary folders that killed backups have left: each contains a copy of the database, and perhaps the
-    secret key. Raises Fault if `target` exists.
+    Also removes the temporary folders of backups that were killed, since such a folder contains a copy of the database
+    and perhaps the secret key. Raises Fault if `target` exists.
     """
     if target.exists():
         raise Fault(f"{target} is there already: name a new folder.", 2)
@@ -160,8 +161,8 @@ def _new_folder(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[bool]:
-    """Hold the lock of a folder while the block runs and this process lives. Yields False if another process holds it,
-    or if the file system has no such locks.
+    """Lock a folder while the block runs and this process lives. Yields True if it holds the lock; False if another
+    process holds it, or if the file system has no such locks.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     is_locked = False

@@ -1,8 +1,8 @@
-"""Ends connections from addresses that have more than their share.
+"""Ends connections of addresses that have too many.
 
 Granian accepts connections by itself, and the application hears only of those that send a request. So this module looks
-at the sockets of the process. Ending a connection means to shut a duplicate of its descriptor down; Granian then finds
-it closed and releases it.
+at the sockets of the process. To end a connection, it shuts down a duplicate of the connection's descriptor; Granian
+then finds the connection closed and releases it.
 """
 
 import asyncio
@@ -21,11 +21,11 @@ from api.http.networks import Network, parse_address, to_network
 log = structlog.get_logger()
 
 CHECK_INTERVAL_S = 1.0
-"""Seconds between two looks at the connections."""
+"""Seconds between two checks of the connections."""
 MAX_CONNECTIONS = 20_000
-"""Connections at once, including those of long polls and responses that stay open (SSE)."""
+"""Largest number of connections at once, including those of long polls and responses that stay open (SSE)."""
 OTHER_FILES = 500
-"""Files that the process needs besides its connections: database, spool, libraries."""
+"""Number of open files that the process needs besides its connections: database, spool, libraries."""
 DESCRIPTORS = "/proc/self/fd"
 
 Peer = tuple[str, int]
@@ -33,7 +33,9 @@ Peer = tuple[str, int]
 
 
 def raise_file_limit() -> int:
-    """Lets the process open as many files as it may, and returns how many connections it can have then."""
+    """Raises the limit of open files of this process as far as needed and allowed. Returns the number of connections
+    that the process can then have.
+    """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MAX_CONNECTIONS + OTHER_FILES
     limit = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
@@ -42,10 +44,10 @@ def raise_file_limit() -> int:
 
 
 class ConnectionCap:
-    """ASGI application that knows which connections carry a request, and ends those that an address has too many of.
+    """ASGI application that ends connections of an address if it has too many.
 
-    Those without a request end first, and of the others the newest. Trusted proxies have no limit, since they speak for
-    many.
+    Connections without a request end first, then those with the newest requests. Trusted proxies have no limit, since
+    each of them forwards the requests of many clients.
     """
 
     def __init__(self, app: ASGIApp, port: int, limit: int, trusted_proxies: Sequence[Network]) -> None:
@@ -68,7 +70,7 @@ class ConnectionCap:
             self._in_use.pop(peer, None)
 
     async def run(self) -> None:
-        """Looks at the connections regularly, until it is cancelled."""
+        """Checks the connections regularly, until it is cancelled."""
         while True:
             await asyncio.sleep(CHECK_INTERVAL_S)
             if len(os.listdir(DESCRIPTORS)) > self._limit:
@@ -77,7 +79,7 @@ class ConnectionCap:
                     log.warning("too many connections from an address were ended", address=str(network), count=count)
 
     def _end_surplus(self, in_use: Mapping[Peer, None]) -> dict[Network, int]:
-        """Returns how many connections of which networks were ended."""
+        """Ends the surplus connections. Returns network -> number of its connections that were ended."""
         ranks = {peer: rank for rank, peer in enumerate(in_use)}
         by_network: dict[Network, list[tuple[int, Peer]]] = defaultdict(list)
         for descriptor in list_descriptors():
@@ -102,8 +104,8 @@ def list_descriptors() -> Collection[int]:
 
 @contextlib.contextmanager
 def opened(descriptor: int, port: int) -> Iterator[tuple[socket.socket, Peer] | None]:
-    """Yields a duplicate of the connection with this descriptor, and its peer. Yields None if the descriptor is
-    anything else than a connection that was accepted at this port.
+    """Yields a duplicate of the connection with this descriptor, and its peer. Yields None if the descriptor is not a
+    connection that was accepted at this port.
     """
     with contextlib.ExitStack() as stack:
         found = None

@@ -25,17 +25,19 @@ from testhide.proxies import TrustedProxies
 HEAD_TIMEOUT_S = 30.0
 """Seconds within which a connection must have sent the head of its first or next request."""
 MAX_HEAD_BYTES = 64 * 1024
-"""Largest head of a request; a connection buffers no more of a body either."""
+"""Largest size of the head of a request, in bytes. A connection buffers no more than this of a body either."""
 SEND_TIMEOUT_S = 30.0
-"""How long sent data may stay unacknowledged before the kernel closes the connection."""
+"""Seconds that sent data may stay unacknowledged before the kernel closes the connection."""
 KEEPALIVE_IDLE_S = 60
-"""How long a connection may be silent before the kernel probes whether the client is still there."""
+"""Seconds that a connection may be silent before the kernel probes whether the client is still there."""
 ACCEPT_BACKLOG = 2048
-"""Connections that the kernel queues while the server is busy."""
+"""Largest number of connections that the kernel queues while the server is busy."""
 CONNECTIONS_PER_ADDRESS = 1_000
-"""Connections that one address may have at once."""
+"""Number of connections that one address may have at once, by default."""
 DISCONNECT_INTERVAL_S = 0.2
-"""Seconds between two rounds in which a stopping server ends open responses and long polls: one may just have begun."""
+"""Seconds between two rounds in which a stopping server ends open responses and long polls. One round is not enough,
+since another response may have just begun.
+"""
 
 
 class HttpServer(Server):

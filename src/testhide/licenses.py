@@ -11,9 +11,9 @@ from testhide.settings import Settings
 
 
 def load_license(settings: Settings) -> License:
-    """Return the licence of the settings' file; without one, that of the community tier.
+    """Return the licence in the file that the settings name; without a file, the licence of the community tier.
 
-    Raises Fault for a file that cannot be read, or that the settings' key has not signed.
+    Raises Fault if the file cannot be read or is not signed with the key in the settings.
     """
     if not settings.license:
         return COMMUNITY

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from api.http.services import Services
 
 POOL_SIZE = 10
-"""Connections for queries of a process that answers HTTP or runs many workers."""
+"""Largest number of connections for queries in a process that answers HTTP or runs many workers."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ async def core(
 ) -> AsyncIterator[Core]:
     """Connect to the database while the block runs.
 
-    Raises Fault when the database cannot be reached, when the secret key does not open its data keys, when it may lose
-    acknowledged writes (unless `settings.unsafe`), or when its tables are of an older release or lost (unless
-    `before_migration`).
+    Raises Fault if the database cannot be reached, if the secret key does not open the keys in the database, if
+    PostgreSQL may lose acknowledged writes (unless `settings.unsafe`), or if tables are of an older release or lost
+    (unless `before_migration`).
     """
     mapper = EventMapper(EVENTS, UPCASTERS)
     conninfo = with_keepalive(settings.database_url)
@@ -104,8 +104,8 @@ async def _refuse_risks(pool: AsyncConnectionPool) -> None:
 
 
 async def _open_ring(ring: KeyRing, pool: AsyncConnectionPool, log: EventLog) -> None:
-    """Open the key ring, and follow it. Raise Fault when the secret key opens neither the ring nor a data key of this
-    database. A process with another key would write data that the processes with the right key could not read.
+    """Open the key ring, and follow its changes. Raise Fault if the secret key opens neither the ring nor a data key of
+    this database. A process with another key would write data that the processes with the right key could not read.
     """
     try:
         await ring.open()
@@ -146,7 +146,7 @@ async def _refuse_older_schema(pool: AsyncConnectionPool) -> None:
 
 
 async def _refuse_lost_tables(pool: AsyncConnectionPool) -> None:
-    """Raise Fault when tables are lost. Without this check each process would fail later, each at another point."""
+    """Raise Fault if tables are lost. Without this check, processes would fail later, each of them at another point."""
     async with pool.connection() as connection:
         if lost := await find_lost_tables(connection):
             raise Fault(f"Tables are {describe(lost)}.")
@@ -164,7 +164,7 @@ async def _listening(parts: Core, *channels: str) -> AsyncIterator[Listener]:
 
 
 def serve(settings: Settings) -> None:
-    """Run the HTTP API until SIGTERM. Raises Fault."""
+    """Run the HTTP API until SIGTERM. Raises Fault in the same cases as `api_services`."""
     from api.app import create_app
     from testhide import http_server
 
@@ -183,7 +183,9 @@ def serve(settings: Settings) -> None:
 
 @contextlib.asynccontextmanager
 async def api_services(settings: Settings) -> "AsyncIterator[Services]":
-    """Yield the services that controllers use, and close them when the block ends. Raises Fault."""
+    """Yield the services that controllers use, and close them when the block ends. Raises Fault in the same cases as
+    `core`, and if the licence file, the blob store or a sequence of ids is wrong.
+    """
     from agent.build.masking import Masker
     from agent.bundle import build_zipapp
     from api.http.rate_limits import RateLimits
@@ -268,7 +270,7 @@ async def api_services(settings: Settings) -> "AsyncIterator[Services]":
 
 
 def project(settings: Settings) -> None:
-    """Run the projector until SIGTERM. Raises Fault."""
+    """Run the projector until SIGTERM. Raises Fault in the same cases as `core`."""
     from projections.engine.projector import Projector
     from projections.registry import PROJECTIONS
 
@@ -280,7 +282,7 @@ def project(settings: Settings) -> None:
 
 
 def dispatch(settings: Settings) -> None:
-    """Run the dispatcher until SIGTERM. Raises Fault."""
+    """Run the dispatcher until SIGTERM. Raises Fault in the same cases as `core`."""
     from commands.handler import Handler
     from store.tables import agent_gauges, build_logs, waiting_reasons
     from workers.dispatch.dispatcher import Dispatcher
@@ -297,7 +299,9 @@ def dispatch(settings: Settings) -> None:
 
 
 def work(settings: Settings) -> None:
-    """Run reactions, deliveries, periodic work and the sealing of the log until SIGTERM. Raises Fault."""
+    """Run reactions, deliveries, periodic work and the sealing of the log until SIGTERM. Raises Fault in the same cases
+    as `core`, and if the blob store is the wrong one.
+    """
     from commands.handler import Handler
     from integrations.checkpoints import CheckpointFolder
     from projections.engine.read_your_writes import ProjectionWaiter

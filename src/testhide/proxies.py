@@ -11,7 +11,7 @@ from api.http.networks import Address, Network, parse_address
 log = structlog.get_logger()
 
 HOST = re.compile(r"\[(?P<v6>[^\]]*)\](:[0-9]*)?|(?P<v4>[^:]*)(:[0-9]*)?")
-"""Address with brackets or a port, as some proxies write it."""
+"""Pattern of an address with brackets or a port, as some proxies write it."""
 
 
 class TrustedProxies:
@@ -33,8 +33,8 @@ class TrustedProxies:
         await self._app(scope, receive, send)
 
     def _find_caller(self, proxy: Address, forwarded: str) -> Address:
-        """Returns the last address in `forwarded` that is no trusted proxy, or the first one if all are. If a trusted
-        proxy sends something that is no address, returns the address of that proxy.
+        """Returns the last address in `forwarded` that is no trusted proxy, or the first address if all are trusted
+        proxies. If a trusted proxy sends a text that is no address, returns the address of that proxy.
         """
         caller = proxy
         for text in reversed(forwarded.split(",")):
@@ -50,7 +50,9 @@ class TrustedProxies:
 
 
 def parse_forwarded(text: str) -> Address | None:
-    """Returns the address in a part of X-Forwarded-For, which may have brackets and a port."""
+    """Returns the address in a part of X-Forwarded-For, where it may have brackets and a port; None if the part is no
+    address.
+    """
     if (address := parse_address(text)) is None and (match := HOST.fullmatch(text)) is not None:
         address = parse_address(match["v6"] or match["v4"] or "")
     return address

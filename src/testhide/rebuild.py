@@ -85,9 +85,11 @@ def run(work: Coroutine[None, None, int]) -> int:
 
 
 async def rebuild(settings: Settings, names: Sequence[str], *, from_scratch: bool, then_switch: bool) -> int:
-    """Build the named read models. Without names: those that are missing or broken, or all if none is.
+    """Build the named read models. Without names, builds those that are missing or broken; if there are none, builds
+    all.
 
-    With `then_switch`, let them serve as soon as they are built. Returns 0. Raises Fault.
+    With `then_switch`, makes them live as soon as they are built. Returns the exit code 0. Raises Fault for an unknown
+    name and if the second process fails.
     """
     async with core(settings, pool_size=2) as parts:
         if names:
@@ -105,13 +107,15 @@ async def rebuild(settings: Settings, names: Sequence[str], *, from_scratch: boo
 
 
 async def switch_over(parts: Core, chosen: Sequence[Projection], printer: ProgressPrinter) -> None:
-    """Let built read models serve. Raises NotReady, LostLeadership, psycopg.Error."""
+    """Make the staging tables of these read models live, and print the result. Raises NotReady, LostLeadership and
+    psycopg.Error in the same cases as `switch`.
+    """
     done = await switch(parts.conninfo, parts.log, chosen, printer)
     print(f"switched {join_names(chosen)} at position {done.position}; writes waited {done.blocked_s:.2f} s at most")
 
 
 def find_projections(names: Sequence[str]) -> list[Projection]:
-    """Returns the projections with these names. Raises Fault for an unknown one."""
+    """Returns the projections with these names. Raises Fault for an unknown name."""
     known = {projection.name: projection for projection in PROJECTIONS}
     if unknown := [name for name in names if name not in known]:
         raise Fault(f"There is no projection {unknown[0]!r}; there are: {', '.join(known)}.", 2)
@@ -125,7 +129,9 @@ def join_names(projections: Sequence[Projection]) -> str:
 async def _build_in_two_processes(
     settings: Settings, parts: Core, projections: Sequence[Projection], from_scratch: bool, printer: ProgressPrinter
 ) -> int:
-    """Build `projections` and return the position that all of them reached. Raises Fault, or as `build_staging`."""
+    """Build `projections` and return the position that all of them have reached. Raises Fault if the second process
+    fails, and the errors of `build_staging`.
+    """
     build = partial(build_staging, parts.conninfo, parts.log, on_progress=printer)
     there = [projection for projection in projections if projection.name in SECOND_PROCESS]
     here = [projection for projection in projections if projection not in there]

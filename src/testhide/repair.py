@@ -1,5 +1,6 @@
-"""Makes tables again that a database has lost, and fills them with those of their contents that the log has. Sets back
-the positions of workers that are beyond the end of the log, and moves sequences that were set back past what is in use.
+"""Makes tables again that a database has lost, and fills them as far as the log has their contents. Sets back the
+positions of workers that are beyond the end of the log. Moves sequences that were set back past the numbers that are in
+use.
 """
 
 from typing import NamedTuple
@@ -25,11 +26,11 @@ from workers.flakiness import NAME as FLAKINESS
 from workers.reactions.registry import REACTIONS
 
 BATCH_SIZE = 500
-"""Events that are read at once."""
+"""Number of events that are read at once."""
 FOLDED = ("kind", "project_id", *delivery_endpoints.FOLDED_COLUMNS)
 """Columns of an endpoint that come from the log."""
 SKIPPING = {reaction.name: reaction.event.name for reaction in REACTIONS if not reaction.repeats_old}
-"""Reactions that go on at the end of the log, with the type of the events that they skip."""
+"""Reaction that goes on at the end of the log if its position was wrong -> type of the events that it then skips."""
 
 
 class Repaired(NamedTuple):
@@ -44,8 +45,8 @@ class Repaired(NamedTuple):
 
 
 async def repair(settings: Settings) -> Repaired:
-    """Make lost tables again, set back positions and move sequences past what is in use, while the server runs or not.
-    Raises Fault when a backup is needed.
+    """Make lost tables again, set back positions of workers, and move sequences past the numbers that are in use. The
+    server may run or not. Raises Fault if only a backup can help.
     """
     async with core(settings, pool_size=2, before_migration=True) as parts:
         moved = await _move_sequences(parts)
@@ -67,7 +68,9 @@ async def _move_sequences(parts: Core) -> dict[str, int]:
 
 
 async def _find_newest(parts: Core) -> int:
-    """Returns the newest position that this server has surely used: the last row counts if its MAC is right."""
+    """Returns the newest position that this server has surely used: that of the last row if the row's MAC is right,
+    otherwise the last position that a checkpoint covers.
+    """
     tree = AuditTree(parts.pool)
     ((last,),) = await fetch_rows(parts.pool, "SELECT coalesce(max(notification_id), 0) FROM stored_events")
     row, newest = await tree.row(last), await tree.checkpoint()
@@ -92,9 +95,9 @@ async def _repair_tables(parts: Core) -> tuple[list[LostTable], dict[str, int], 
 async def _set_back(connection: AsyncConnection, event_log: EventLog) -> dict[str, int]:
     """Sets back the positions that are beyond the end of the log. Returns worker -> its new position.
 
-    The delivery planner goes back to the newest event of which it is known that its deliveries are planned. Nothing
-    records how far the others were. Those whose repetition does harm go on at the end of the log, the rest begin with
-    the first event.
+    The delivery planner goes back to the newest event whose deliveries are known to be planned. Nothing records how far
+    the other workers were. A worker that would do harm by a repetition goes on at the end of the log; any other worker
+    begins again with the first event.
     """
     if await fetch_row(connection, "SELECT to_regclass('reaction_positions')") == (None,):
         return {}  # a new database, before its migration
@@ -124,8 +127,8 @@ async def _find_planned(connection: AsyncConnection, event_log: EventLog) -> int
 
 
 async def _fill(connection: AsyncConnection, event_log: EventLog, names: set[str]) -> None:
-    """Fills new tables with what the log has of their contents. Does so in the transaction that makes the tables, so
-    that no worker sees them empty.
+    """Fills tables that were made again, as far as the log has their contents. Does so in the transaction that makes
+    the tables, so that no worker sees them empty.
     """
     if "reaction_positions" in names:
         # Without a position the planner would begin with the first event, and send all messages again.
@@ -153,7 +156,7 @@ async def _fold_endpoints(connection: AsyncConnection, event_log: EventLog) -> N
 async def _correct_endpoints(connection: AsyncConnection, event_log: EventLog) -> list[int]:
     """Corrects webhooks and channels that somebody changed, added or deleted by hand. Returns their ids.
 
-    Folds them into temporary tables, which hide the real ones from the fold, and compares.
+    Folds the log into temporary tables with the names of the real ones, and compares both.
     """
     if await fetch_row(connection, "SELECT to_regclass('webhook_endpoints')") == (None,):
         return []  # a new database, before its migration

@@ -41,13 +41,13 @@ class Restored:
     """Findings of the checks of a restored database and its artifacts."""
 
     position: int
-    """The newest position."""
+    """Newest position of the restored log."""
     sealed: int
-    """The size of the newest checkpoint; 0 without one."""
+    """Size of the newest checkpoint; 0 without a checkpoint."""
     is_as_sealed: bool
     """Whether the log's rows give the root that the newest checkpoint signs; True without a checkpoint."""
     blobs_url: str
-    """URL of the artifacts if they were not checked, else empty."""
+    """URL of the artifacts if they were not checked, otherwise empty."""
     artifacts: int
     missing: list[ArtifactStored]
     """Artifacts whose contents are missing."""
@@ -60,12 +60,12 @@ class Restored:
     sessions: int
     """Number of agents' sessions that were ended."""
     repaired: Repaired
-    """Tables that the database had lost, and positions of workers that were beyond the log."""
+    """Repairs of the database: lost tables, positions of workers, endpoints and sequences."""
 
 
 def restore(backup: Path, data: Path) -> Restored:
-    """Restore a backup into a new data folder, which must be empty or absent. Blocks. If it raises Fault or OSError,
-    the folder is as it was before.
+    """Restore a backup into the data folder `data`, which must be empty or absent. Raises Fault or OSError if that
+    fails; then the folder is as it was before.
     """
     manifest, key = read_backup(backup)
     data = data.absolute()
@@ -120,10 +120,11 @@ def read_backup(backup: Path) -> tuple[Manifest, bytes]:
 
 
 def finish_restore(settings: Settings, deleted: Collection[str] = ()) -> Restored:
-    """Check a restored database and its artifacts, and make the database safe to use. Raises Fault.
+    """Check a restored database and its artifacts, and make the database safe to use. Raises Fault in the same cases as
+    `upgrade` and `repair`.
 
-    `deleted` are keys of artifacts, and of folders of them, that were deleted while the backup was made. Those that are
-    missing are deleted again.
+    `deleted` are keys of artifacts, and of folders of artifacts, that were deleted while the backup was made. If their
+    contents are missing, the artifacts are deleted again.
     """
     upgrade(settings)
     repaired = asyncio.run(repair(settings))
@@ -162,8 +163,8 @@ def _is_below(key: str, deleted: Collection[str]) -> bool:
 
 
 async def _delete_again(parts: Core, artifacts: Sequence[ArtifactStored]) -> set[int]:
-    """Delete artifacts whose contents were deleted. Returns the ids of the deleted ones. Artifacts of a pinned build
-    cannot be deleted.
+    """Delete artifacts whose contents were deleted already. Returns the ids of the artifacts that it deleted. Artifacts
+    of a pinned build stay, since they cannot be deleted.
     """
     handler, caller, deleted = Handler(parts.log, utcnow), CommandContext("system:operator"), set[int]()
     for artifact in artifacts:

@@ -47,8 +47,8 @@ class Rotated(NamedTuple):
 
 
 async def rotate(settings: Settings, environ: Mapping[str, str], *, leaked: bool, on_progress: OnProgress) -> Rotated:
-    """Rotate the secret key of a running or stopped server, or complete a rotation that was interrupted. Raises
-    Fault.
+    """Rotate the secret key of a running or stopped server, or complete a rotation that was interrupted. Raises Fault
+    if there is no new key, if another rotation is running, or if the rotation cannot be completed.
     """
     given, old = key_from_environment("secret_key", environ), key_from_environment("old_secret_key", environ)
     old = old or settings.old_secret_key
@@ -92,10 +92,10 @@ async def _rotate(settings: Settings, file: Path | None, *, leaked: bool, on_pro
 
 @asynccontextmanager
 async def _only_rotation(settings: Settings) -> AsyncIterator[None]:
-    """Keep other rotations away while the block runs: the end of a rotation makes the key useless that a second one has
-    read.
+    """Keep other rotations away while the block runs. Otherwise the end of one rotation could make the key useless that
+    another rotation has read.
 
-    Raises Fault if one runs already.
+    Raises Fault if another rotation is running already.
     """
     try:
         connection = await AsyncConnection.connect(with_keepalive(settings.database_url), autocommit=True)
@@ -109,7 +109,9 @@ async def _only_rotation(settings: Settings) -> AsyncIterator[None]:
 
 
 async def _find_new_key(connection: AsyncConnection, file: Path) -> bytes:
-    """Return the key that an interrupted rotation goes to; else a new one, which is stored beside `file`."""
+    """Return the new key of an interrupted rotation. If no rotation was interrupted, make a new key and store it beside
+    `file`.
+    """
     if key := read_key(file.with_name(NEXT_SECRET_KEY)):
         return key
     key = read_key(file)

@@ -84,7 +84,7 @@ def known_names() -> set[str]:
 
 
 def variables(field: str) -> list[str]:
-    """Return the names of the environment variables that may hold a field."""
+    """Return the names of the environment variables by which a field can be set."""
     name = variable(field)
     return [name, *([f"{name}_FILE"] * (field in SECRETS)), *([f"{name}_COMMAND"] * (field in COMMANDS))]
 
@@ -96,7 +96,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     redis_url: str = ""
     """Empty in processes that do not use Redis."""
     old_secret_key: bytes = b""
-    """The secret key before; empty unless it is being rotated."""
+    """Previous secret key; empty unless the secret key is being rotated."""
     host: str = "127.0.0.1"
     port: int = 8000
     base_url: str = ""
@@ -106,7 +106,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     artifact_quota: int = 100 * 1024**3
     outgoing_allow: str = ""
     opened_for_admins: str = ""
-    """Networks that URLs of admins may lead to besides those of `outgoing_allow`."""
+    """Networks that URLs of admins may lead to, in addition to those of `outgoing_allow`."""
     local_repositories: str = ""
     trusted_proxies: str = "127.0.0.0/8,::1/128"
     requests_per_token: int = 6_000
@@ -159,7 +159,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def load_settings(environ: Mapping[str, str] = os.environ) -> Settings:
-    """Read the settings file that TESTHIDE_SETTINGS names, else the environment. Raises Fault."""
+    """Read the settings file that TESTHIDE_SETTINGS names; without this variable, read the environment. Raises Fault if
+    a setting is missing or wrong.
+    """
     file = environ.get("TESTHIDE_SETTINGS")
     if file:
         try:
@@ -174,7 +176,9 @@ def save_settings(settings: Settings, path: Path) -> None:
 
 
 def from_environment(environ: Mapping[str, str], **given: Any) -> Settings:
-    """Read the environment. Fields of Settings in `given` take precedence over it. Raises Fault."""
+    """Read the environment. Fields of Settings in `given` take precedence over the environment. Raises Fault if a
+    setting is missing or wrong.
+    """
     found: dict[str, Any] = {}
     for name in MEANINGS:
         value = _value(name, environ)
@@ -238,13 +242,17 @@ def _value(field: str, environ: Mapping[str, str]) -> str:
 
 
 def key_from_environment(field: str, environ: Mapping[str, str]) -> bytes | None:
-    """Return a key that the environment gives; None if it gives none. Raises Fault."""
+    """Return the key that the environment gives for a field; None if it gives none. Raises Fault if the text is no
+    key.
+    """
     value = _value(field, environ)
     return parse_key(value, variable(field)) if value else None
 
 
 def _output(command: str, name: str) -> str:
-    """Return what a command prints: a secret key, so it appears in no message."""
+    """Return the output of a command. Raises Fault if the command fails. The output is a secret key, so no message
+    contains it.
+    """
     try:
         done = subprocess.run(
             shlex.split(command), stdin=subprocess.DEVNULL, capture_output=True, timeout=COMMAND_TIMEOUT_S, check=False
@@ -322,7 +330,7 @@ def own_secret_key(data: Path, *, is_new: bool) -> bytes:
 
 
 def read_key(path: Path) -> bytes | None:
-    """Return the key in a file; None if there is no such file. Raises Fault."""
+    """Return the key in a file; None if there is no such file. Raises Fault if the file contains no key."""
     try:
         return parse_key(path.read_text(), str(path))
     except FileNotFoundError:

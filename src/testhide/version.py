@@ -7,7 +7,7 @@ from pathlib import Path
 
 VERSION = version("testhide-server")
 CHECKOUT = Path(__file__).resolve().parents[2]
-"""The git checkout, where the server runs from one."""
+"""Folder of the git checkout, if the server runs from one."""
 
 
 def find_build(checkout: Path = CHECKOUT) -> str:
