@@ -1,7 +1,8 @@
-"""Decides which URLs may be called: https URLs of public addresses that all parsers understand in the same way.
+"""Decides which URLs may be called: https URLs that lead to public addresses and that all parsers understand in the
+same way.
 
-A URL that two parsers could understand differently is refused, not repaired. In networks that the operator has allowed,
-any address may be called, over http too.
+Refuses a URL that two parsers could understand differently, and does not repair it. Addresses in networks that the
+operator has allowed may be called over http, too.
 """
 
 import re
@@ -24,7 +25,7 @@ PORTS = {"http": 80, "https": 443}
 _NAME = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(\.(?!-)[a-z0-9_-]{1,63}(?<!-))*")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 
-# Networks that are not called: they lead to this machine, its network or its neighbours, or to nobody.
+# Networks that are not called: their addresses lead to this machine, its network or its neighbours, or nowhere.
 _RANGES = (
     ("0.0.0.0/8", "means this machine"),
     ("10.0.0.0/8", "is private"),
@@ -61,7 +62,9 @@ _RANGES = (
 )
 REFUSED = tuple((ip_network(network), why) for network, why in _RANGES)
 ISATAP = 0x5EFE
-"""The 32 bits before the IPv4 address in an ISATAP address of any network, without the universal/local bit."""
+"""Value of the 32 bits in front of the IPv4 address that an ISATAP address contains. The universal/local bit is masked
+out.
+"""
 GLOBAL_UNICAST = IPv6Network("2000::/3")
 
 
@@ -70,7 +73,7 @@ class CallableUrl:
     url: URL
     host: str
     address: Address | None
-    """The host as an address; None when it is a name."""
+    """The host as an IP address; None if the host is a name."""
 
     @property
     def is_https(self) -> bool:
@@ -124,7 +127,7 @@ def is_address(host: str) -> bool:
 
 
 def _host_of(text: str) -> str:
-    """Returns a host in its canonical spelling, since an IPv6 address has many spellings."""
+    """Returns a host in its canonical spelling: a name in lower case, or the shortest form of an IPv6 address."""
     try:
         return str(ip_address(text))
     except ValueError:
@@ -151,8 +154,8 @@ def _literal(host: str, *, is_bracketed: bool) -> Address | None:
 
 
 def must_be_callable(addresses: Sequence[str], allowed: Sequence[Network], *, is_https: bool) -> None:
-    """Raises Refused if one of the addresses of a host may not be called. Addresses in the networks `allowed` may
-    always be called.
+    """Raises Refused if one of these addresses of a host may not be called, or if the URL is not https. Addresses in
+    the networks `allowed` may always be called, over http too.
     """
     for text in addresses:
         try:

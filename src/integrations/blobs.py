@@ -27,7 +27,7 @@ PART = 5 * 1024 * 1024
 """Size of an uploaded part in bytes: the smallest that S3 accepts."""
 MAX_PARALLEL_PARTS = 2
 READ_CHUNK = 256 * 1024
-"""Bytes of a chunk that `get` passes on, at least; only the last chunk may be smaller."""
+"""Least bytes of a chunk that `get` yields. Only the last chunk may be smaller."""
 
 SCHEMES = ("s3", "s3a", "gs", "az", "azure", "abfs", "abfss")
 """URL schemes of the stores to which obstore can write."""
@@ -37,7 +37,7 @@ CLIENT: "ClientConfig" = {
     "connect_timeout": "5s",
     "timeout": "6h",
     "read_timeout": "60s",
-    # Only where the operator's own endpoint says http://.
+    # Takes effect only if the operator sets an endpoint that begins with http://.
     "allow_http": True,
 }
 NO_SPACE = f"(os error {errno.ENOSPC})"
@@ -46,8 +46,8 @@ RETRIES: "RetryConfig" = {"max_retries": 3, "retry_timeout": timedelta(seconds=2
 
 
 class ObstoreBlobs:
-    """Implements `Blobs`. On disk a blob is written to `<key>#<n>` and then renamed; a killed process may leave that
-    file.
+    """Implements `Blobs`. On disk a blob is written to the file `<key>#<n>`, which is then renamed. A process that is
+    killed may leave this file.
     """
 
     def __init__(self, store: "ObjectStore") -> None:
@@ -100,7 +100,9 @@ class ObstoreBlobs:
 
 
 def open_blobs(url: str) -> ObstoreBlobs:
-    """Returns the store that a URL names; makes a local folder. Raises ValueError for a URL that names no store."""
+    """Returns the store that a URL names. Creates the folder of a local store. Raises ValueError for a URL that names
+    no store.
+    """
     parts = urlsplit(url)
     if parts.scheme == "file":
         return ObstoreBlobs(_local(Path(unquote(parts.path))))

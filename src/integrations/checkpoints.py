@@ -1,4 +1,6 @@
-"""Writes checkpoints of the audit log to a folder, out of reach of those who can change the database."""
+"""Writes checkpoints of the audit log to a folder outside the database. People who can change the database should have
+no access to this folder.
+"""
 
 import os
 from pathlib import Path

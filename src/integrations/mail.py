@@ -1,4 +1,4 @@
-"""Sends mails over SMTP, or prints their links where there is no mail server."""
+"""Sends mails over SMTP, or prints their links if no mail server is set up."""
 
 import asyncio
 import re
@@ -12,13 +12,13 @@ from urllib.parse import unquote, urlsplit
 from integrations.ports import Mail, MailNotSent, MailRefused
 
 TIMEOUT_S = 20.0
-"""The longest try to send a mail, from waiting for a connection to the server's last answer."""
+"""Longest time in seconds of a try to send a mail, from the wait for a connection to the server's last answer."""
 MAX_CONNECTIONS = 3
-"""Connections to the mail server at once; large providers refuse more."""
+"""Largest number of connections to the mail server at once. Large providers refuse more."""
 PORTS = {"smtp": 587, "smtps": 465}
 FORM = "must be like smtp://USER:PASSWORD@mail.example.com:587, or smtps://… for TLS from the first byte"
 MAX_ANSWER = 200
-"""Characters of a server's answer that errors show."""
+"""Largest number of characters of a server's answer that errors show."""
 _LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|::1")
 
 
@@ -38,8 +38,10 @@ class SmtpServer:
 
 
 def parse_smtp_url(text: str) -> SmtpServer:
-    """Returns the server that a URL names. Raises ValueError if the URL is not usable; its message continues a sentence
-    that begins with the name of the setting. On this machine itself, smtp:// is not encrypted.
+    """Returns the server that a URL names. Connections by smtp:// to this machine itself are not encrypted.
+
+    Raises ValueError if the URL is not usable. The error's message continues a sentence that begins with the name of
+    the setting.
     """
     try:
         url = urlsplit(text)
@@ -56,8 +58,8 @@ def parse_smtp_url(text: str) -> SmtpServer:
 
 
 def must_be_sender(text: str) -> None:
-    """Raises ValueError unless the text is an address, with or without a name. The error's message continues a sentence
-    that begins with the name of the setting.
+    """Raises ValueError unless the text is an email address, with or without a person's name. The error's message
+    continues a sentence that begins with the name of the setting.
     """
     _, address = parseaddr(text)
     local, _, domain = address.rpartition("@")
@@ -78,7 +80,7 @@ class SmtpMailer:
         self._connections = asyncio.Semaphore(MAX_CONNECTIONS)
 
     async def send(self, mail: Mail) -> None:
-        # Loaded by the first mail: many processes never send one.
+        # Imported with the first mail, since many processes never send one.
         import aiosmtplib
 
         server = self._server
@@ -99,7 +101,7 @@ class SmtpMailer:
         except (aiosmtplib.SMTPRecipientsRefused, aiosmtplib.SMTPResponseException) as refused:
             error = refused.recipients[0] if isinstance(refused, aiosmtplib.SMTPRecipientsRefused) else refused
             answer = f"{server.host} answered {error.code} {_without_address(error.message, mail)}"
-            # Other refusals are the operator's to cure: of the account, the sender or the connection.
+            # The operator can mend the causes of other refusals: the account, the sender or the connection.
             is_of_mail = isinstance(error, aiosmtplib.SMTPRecipientRefused | aiosmtplib.SMTPDataError)
             raise (MailRefused if is_of_mail and error.code >= 500 else MailNotSent)(answer) from None
         except TimeoutError:
@@ -109,7 +111,7 @@ class SmtpMailer:
 
 
 def compose(mail: Mail, sender: str) -> EmailMessage:
-    """Returns the mail with a text and an HTML part."""
+    """Returns the mail as a message with a plain text part and an HTML part."""
     message = EmailMessage()
     message["From"], message["To"], message["Subject"] = sender, mail.to, mail.subject
     message["Date"] = formatdate(usegmt=True)
@@ -126,12 +128,12 @@ def compose(mail: Mail, sender: str) -> EmailMessage:
 
 
 def _without_address(text: str, mail: Mail) -> str:
-    """Returns a server's answer for logs: short, and without the address of the person."""
+    """Returns a server's answer for logs: shortened, and without the address of the recipient."""
     return re.sub(re.escape(mail.to), "the recipient", text, flags=re.IGNORECASE)[:MAX_ANSWER]
 
 
 class PrintedLinks:
-    """Implements `Mailer` where there is no mail server. Prints the link of a mail; drops a mail without a link."""
+    """Implements `Mailer` without a mail server. Prints the link of a mail; drops a mail without a link."""
 
     async def send(self, mail: Mail) -> None:
         if mail.link:

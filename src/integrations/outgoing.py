@@ -1,4 +1,4 @@
-"""The HTTP client for URLs that users enter; `integrations.addresses` decides which ones it calls."""
+"""The HTTP client for URLs that users enter. `integrations.addresses` decides which URLs may be called."""
 
 import asyncio
 import socket
@@ -19,24 +19,26 @@ if TYPE_CHECKING:
     from integrations.outgoing_calls import OutgoingCalls
 
 TIMEOUT_S = 10.0
-"""The longest call, from the look-up of the name to the last byte that is read."""
+"""Longest time in seconds of a call, from the look-up of the name to the last byte that is read."""
 CHECK_TIMEOUT_S = 2.0
-"""The longest look-up of a name while a user waits for the check of a URL."""
+"""Longest time in seconds to look up a name while a user waits for the check of a URL."""
 MAX_LOOKUPS = 32
 """Number of names that are looked up at the same time, each on a thread."""
 MAX_OF_DOMAIN = 4
 """Number of names of one domain that may occupy the MAX_LOOKUPS threads at the same time."""
 MAX_SLOW_LOOKUPS = 8
-"""Number of additional threads, for names whose domain has MAX_OF_DOMAIN look-ups under way or was slow lately."""
+"""Number of additional threads. They look up names of domains that were slow lately or have MAX_OF_DOMAIN look-ups
+under way.
+"""
 SLOW_S = 2.0
 """Seconds after which a look-up counts as slow."""
 SLOW_FOR_S = 600.0
 """Seconds for which a domain counts as slow after a slow look-up."""
 SLOW_DOMAINS = 10_000
-"""Number of slow domains that are remembered at most."""
+"""Largest number of slow domains that are remembered."""
 
 Resolve = Callable[[str], Awaitable[Sequence[str]]]
-"""Returns the addresses of a name. Raises OSError."""
+"""Function that returns the addresses of a name. Raises OSError."""
 
 
 class SystemResolver:
@@ -44,7 +46,7 @@ class SystemResolver:
 
     A look-up whose name servers do not answer occupies its thread for about 20 s. So that such names cannot occupy all
     threads, each name has at most one look-up at a time, and each domain (`example.com`) at most MAX_OF_DOMAIN. Further
-    look-ups of a domain, and those of domains that were slow lately, share a few threads of their own.
+    look-ups of a domain, and all look-ups of domains that were slow lately, share a few separate threads.
     """
 
     def __init__(self) -> None:
@@ -101,8 +103,8 @@ class HttpOutgoing:
     """Implements `Outgoing`. An async context manager, which closes its connections at the end of the block.
 
     Addresses in the networks `for_admins` can be called only if the URL contains the address itself or `localhost`, and
-    only admins may enter such a URL. Other host names are refused, since the owner of a name can make it lead to
-    another address at any time.
+    only admins may enter such a URL. A URL with another host name that leads to these networks is refused, since the
+    owner of a name can make it lead to another address at any time.
     """
 
     def __init__(
@@ -176,7 +178,7 @@ class HttpOutgoing:
             allowed = self._allowed_for(wanted.host)
             must_be_callable((str(wanted.address),), allowed, is_https=wanted.is_https)
         if self._calls is None:
-            # Many processes never call anybody, and the library for it takes 7 MB.
+            # Imported with the first call: the library takes 7 MB, and many processes never make a call.
             from integrations.outgoing_calls import OutgoingCalls
 
             self._calls = OutgoingCalls(self._resolve, self._allowed_for, self._tls, self._timeout_s)
@@ -189,7 +191,7 @@ class HttpOutgoing:
         return wanted
 
     def _allowed_for(self, host: str) -> Sequence[Network]:
-        """Returns the networks in which a host may be called."""
+        """Returns the networks besides public ones in which a host may be called."""
         if is_localhost(host) or is_address(host):
             return self._allowed + self._for_admins
         return self._allowed

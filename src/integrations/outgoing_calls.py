@@ -18,14 +18,16 @@ from integrations.outgoing import Resolve
 from integrations.ports import Answer, HttpAnswer, Unanswered
 
 MAX_BODY = 64 * 1024
-"""Bytes of an answer's body that are read."""
+"""Largest number of bytes of an answer's body that are read."""
 MAX_RETRY_AFTER_DIGITS = 9
-"""Digits of a `Retry-After` that are read, since nine digits of seconds are already decades."""
+"""Largest number of digits of a `Retry-After` that are read. Nine digits of seconds are decades already."""
 IDLE_TIMEOUT_S = 4.0
-"""How long an idle connection is kept. Servers keep it longer, so they seldom close one when a call begins."""
+"""Seconds for which an idle connection is kept. Servers keep it longer, so they seldom close a connection just when a
+call begins.
+"""
 
 AllowedFor = Callable[[str], Sequence[Network]]
-"""Returns the networks besides public ones in which a host may be called."""
+"""Function that returns the networks, besides public ones, in which a host may be called."""
 
 
 class CheckedResolver(AbstractResolver):
@@ -83,8 +85,8 @@ class OutgoingCalls:
             raise Unanswered(self._describe(error), _ms_since(began)) from None
 
     async def fetch(self, wanted: CallableUrl, max_bytes: int) -> bytes:
-        """Returns the whole body that a GET answers with. Raises Refused, and Unanswered also if the status is not 200
-        or the body is larger.
+        """Sends a GET and returns the whole body of the answer. Raises Refused or Unanswered. Also raises Unanswered if
+        the status is not 200 or the body is larger than `max_bytes`.
         """
         began = perf_counter()
         answer = await self.request("GET", wanted, {}, b"", max_bytes)
@@ -98,8 +100,8 @@ class OutgoingCalls:
     async def request(
         self, method: str, wanted: CallableUrl, headers: Mapping[str, str], body: bytes, max_bytes: int
     ) -> HttpAnswer:
-        """Returns the whole answer, whatever its status is. Raises Refused, and Unanswered also if the body is larger
-        than `max_bytes`.
+        """Sends a request and returns the whole answer, whatever its status is. Raises Refused or Unanswered. Also
+        raises Unanswered if the body is larger than `max_bytes`.
         """
         began, read = perf_counter(), bytearray()
         try:
@@ -160,8 +162,10 @@ def _ms_since(began: float) -> int:
 
 
 def _retry_after_s(headers: Mapping[str, str]) -> int:
-    """Returns the number of seconds that the header `Retry-After` asks to wait; 0 without it. If the header is a date,
-    the `Date` of the answer is subtracted, if there is one, since the clocks of server and client may differ.
+    """Returns the number of seconds that the header `Retry-After` asks to wait; 0 without this header.
+
+    If `Retry-After` is a date, counts the seconds from the header `Date` of the answer, since the clocks of server and
+    client may differ. Without `Date`, counts them from the present time.
     """
     asked = headers.get("Retry-After", "")
     if asked.isascii() and asked.isdigit():
@@ -184,7 +188,7 @@ async def _beginning(answer: aiohttp.ClientResponse) -> str:
 
 
 async def _read(answer: aiohttp.ClientResponse, into: bytearray, max_bytes: int) -> None:
-    """Reads the body, up to `max_bytes`. The connection is not used again if there is more."""
+    """Reads up to `max_bytes` of the body into `into`. If the body is larger, the connection is not used again."""
     try:
         while len(into) < max_bytes and (chunk := await answer.content.read(max_bytes - len(into))):
             into += chunk

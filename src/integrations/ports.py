@@ -17,16 +17,16 @@ class BlobMissing(Exception):
 class Blobs(Protocol):
     """Stores the contents of artifacts.
 
-    The server makes the keys, never a user: `jobs/5/builds/7/artifacts/201`, ASCII, without a leading slash. A call
-    needs a few MiB of memory, however large the blob is. Any call may take long. It raises Unavailable when the store
-    cannot be reached or refuses access, and StorageFull when a disk is full.
+    The server makes the keys, never a user. A key is ASCII without a leading slash: `jobs/5/builds/7/artifacts/201`. A
+    call needs a few MiB of memory, however large the blob is. Any call may take long. Any call raises Unavailable if
+    the store cannot be reached or refuses access, and StorageFull if a disk is full.
     """
 
     async def put(self, key: str, chunks: AsyncIterable[bytes]) -> None:
-        """Stores the chunks as the blob of this key. Replaces the blob that the key had before, if any.
+        """Stores the chunks as the blob of this key. Replaces an earlier blob of the key.
 
-        The blob is replaced completely or not at all: if the call fails or is cancelled, the earlier blob stays. Errors
-        that `chunks` raises are passed on.
+        The earlier blob is replaced completely or not at all: it stays if the call fails or is cancelled. Errors that
+        `chunks` raises are passed on.
         """
         ...
 
@@ -38,7 +38,7 @@ class Blobs(Protocol):
         ...
 
     async def size(self, key: str) -> int:
-        """Returns the size in bytes. Raises BlobMissing."""
+        """Returns the size of the blob in bytes. Raises BlobMissing."""
         ...
 
     async def delete(self, key: str) -> None:
@@ -47,19 +47,19 @@ class Blobs(Protocol):
 
     async def delete_prefix(self, prefix: str, on_progress: Callable[[int, int], None] | None = None) -> None:
         """Deletes all blobs whose keys are below a folder. `builds/7` deletes `builds/7/log`, but not `builds/70/log`.
-        Reports after each blob how many of how many are deleted.
+        Calls `on_progress` after each blob with the number of blobs deleted so far and the number of all.
 
-        If it raises an error, only some of the blobs may have been deleted; the caller can call it again.
+        If this raises an error, only some of the blobs may have been deleted. The caller can call it again.
         """
         ...
 
 
 class Refused(Exception):
-    """The URL is not called; the message says why and what would be accepted."""
+    """The URL may not be called. The message says why, and what would be accepted."""
 
 
 class Unanswered(Exception):
-    """A call got no answer; the message says what happened, in a few words and without secrets."""
+    """A call got no answer. The message says what happened, in a few words and without secrets."""
 
     def __init__(self, what: str, ms: int, *, is_timeout: bool = False) -> None:
         super().__init__(what)
@@ -92,11 +92,11 @@ class HttpAnswer:
 
 @dataclass(frozen=True)
 class Taken:
-    """Requests that a process took from a bucket."""
+    """Requests that a process took from a token bucket: it may serve so many."""
 
     requests: int
     left: int
-    """Requests that are left in the bucket."""
+    """Number of requests that are left in the bucket."""
 
 
 class TokenBuckets(Protocol):
@@ -105,8 +105,8 @@ class TokenBuckets(Protocol):
     """
 
     async def take(self, key: str, limit: int, wanted: int) -> Taken | None:
-        """Takes up to `wanted` requests from the bucket, which holds `limit` when it is full. Returns None when the
-        buckets cannot be reached.
+        """Takes up to `wanted` requests from the bucket called `key`, which holds `limit` requests when it is full.
+        Returns None if the buckets cannot be reached.
         """
         ...
 
@@ -131,52 +131,60 @@ class Outgoing(Protocol):
         ...
 
     async def fetch(self, url: str, max_bytes: int) -> bytes:
-        """Returns the document at the URL. Takes 10 s at most. Raises Refused, and Unanswered also for a document that
-        is larger and for a status other than 200.
+        """Returns the document at the URL. Takes 10 s at most. Raises Refused or Unanswered. Also raises Unanswered for
+        a document of more than `max_bytes`, and for a status other than 200.
         """
         ...
 
     async def request(
         self, method: str, url: str, *, headers: Mapping[str, str], body: bytes = b"", max_bytes: int
     ) -> HttpAnswer:
-        """Sends a request and returns the whole answer, whatever its status is. Takes 10 s at most. Raises Refused, and
-        Unanswered also if the body is larger than `max_bytes`.
+        """Sends a request and returns the whole answer, whatever its status is. Takes 10 s at most. Raises Refused or
+        Unanswered. Also raises Unanswered if the body is larger than `max_bytes`.
         """
         ...
 
     async def find_addresses(self, url: str) -> Sequence[str]:
-        """Returns the addresses that the URL's host has now, for a program that connects by itself and is told to use
-        these. Raises Refused if one of them may not be called, and Unanswered if the name cannot be looked up.
+        """Returns the addresses that the URL's host has now. Use this for a program that makes its own connections, and
+        let it connect only to these addresses.
+
+        Raises Refused if one of the addresses may not be called, and Unanswered if the name cannot be looked up.
         """
         ...
 
 
 class MailRefused(Exception):
-    """The mail server will never deliver this mail; the message is its answer, without the recipient's address."""
+    """The mail server will never deliver this mail. The message is the server's answer, without the recipient's
+    address.
+    """
 
 
 class MailNotSent(Exception):
-    """The mail was not sent, and a later try may succeed; the message says why, without secrets and addresses."""
+    """The mail was not sent, but a later try may succeed. The message says why, without secrets and addresses."""
 
 
 @dataclass(frozen=True)
 class Mail:
-    """A mail to one person, as plain sentences. The adapter makes text and HTML of them."""
+    """A mail to one person, as plain sentences. The adapter turns them into text and HTML."""
 
     to: str
     subject: str
     sentences: tuple[str, ...]
     link: str = ""
-    """URL below the first sentence; it may be secret."""
+    """URL that stands below the first sentence. It may be secret."""
     key: str = ""
-    """Key that is the same whenever this mail is sent again, so that the receiving side can drop repetitions."""
+    """Key of this mail, which stays the same when the mail is sent again, so that the receiving side can drop
+    repetitions.
+    """
 
 
 class Mailer(Protocol):
-    """Sends mails. A mail that was sent may be sent again when the answer of the server was lost."""
+    """Sends mails. If the answer of the mail server is lost, a mail may be sent twice."""
 
     async def send(self, mail: Mail) -> None:
-        """Returns when the mail server has taken the mail. Takes 20 s at most. Raises MailRefused or MailNotSent."""
+        """Sends the mail, and returns when the mail server has accepted it. Takes 20 s at most. Raises MailRefused or
+        MailNotSent.
+        """
         ...
 
 
@@ -192,15 +200,15 @@ async def attempt(outgoing: Outgoing, url: str, body: bytes, headers: Mapping[st
 
 
 MAX_METADATA = 1_000_000
-"""Bytes of an identity provider's metadata at most. That of AD FS has about 80,000."""
+"""Most bytes of an identity provider's metadata. The metadata of AD FS has about 80,000."""
 
 
 class AssertionRefused(Exception):
-    """A SAML response does not prove who somebody is; the message says why."""
+    """A SAML response does not prove who a person is. The message says why."""
 
 
 class MetadataRefused(Exception):
-    """The metadata or a certificate of an identity provider cannot be used; the message says why."""
+    """The metadata or a certificate of an identity provider cannot be used. The message says why."""
 
 
 @dataclass(frozen=True)
@@ -210,7 +218,7 @@ class TrustedProvider:
     provider_id: int
     entity_id: str
     sso_url: str
-    """Where browsers are sent to sign in."""
+    """URL at the provider to which browsers are sent to sign in."""
     certificates: Sequence[str]
     """Certificates whose keys may sign assertions: DER as base64."""
 
@@ -223,7 +231,7 @@ class Assertion:
     assertion_id: str
     name_id: str
     request_id: str | None
-    """Id of the request that it answers; None if the provider began."""
+    """Id of the sign-in request that the assertion answers; None if the sign-in began at the provider."""
     attributes: Mapping[str, Sequence[str]]
 
 
@@ -238,34 +246,34 @@ class Saml(Protocol):
     """Speaks SAML 2.0 as a service provider."""
 
     def describe_service(self) -> str:
-        """Returns the metadata of this server, which identity providers are set up with."""
+        """Returns the metadata of this server as XML. People set up an identity provider with it."""
         ...
 
     def sign_in_url(self, provider: TrustedProvider, request_id: str, relay_state: str, now: datetime) -> str:
-        """Returns the URL that a browser is sent to, so that its user signs in at the provider."""
+        """Returns the URL to which a browser is sent, so that its user signs in at the provider."""
         ...
 
     async def verify(
         self, response: str, providers: Collection[TrustedProvider], recipients: Sequence[str], now: datetime
     ) -> Assertion:
-        """Returns the assertion in a base64-encoded response of one of these providers. `recipients` are the URLs that
-        it may be meant for.
+        """Returns the assertion in a base64-encoded response of one of these providers. `recipients` are the URLs of
+        this server for which the assertion may be meant.
 
-        Does not know which assertions were used already, nor which requests were made. Raises AssertionRefused, and
-        Unavailable when too many responses wait.
+        Does not know which assertions were used already, nor which requests were made: the caller must check this.
+        Raises AssertionRefused, and Unavailable if too many responses are waiting.
         """
         ...
 
     async def read_metadata(self, xml: str) -> ProviderMetadata:
-        """Returns what the metadata of one identity provider says. Raises MetadataRefused."""
+        """Parses the metadata of one identity provider. Raises MetadataRefused."""
         ...
 
     def read_certificate(self, text: str) -> str:
-        """Returns a certificate, given as PEM or as base64 of its DER, as base64 of its DER. Raises MetadataRefused."""
+        """Returns a certificate as base64 of its DER. `text` is PEM or base64 of DER. Raises MetadataRefused."""
         ...
 
 
 async def fetch_metadata(outgoing: Outgoing, saml: Saml, url: str) -> ProviderMetadata:
-    """Returns what the metadata at a URL says. Raises Refused, Unanswered and MetadataRefused."""
+    """Fetches and parses the metadata at a URL. Raises Refused, Unanswered or MetadataRefused."""
     document = await outgoing.fetch(url, MAX_METADATA)
     return await saml.read_metadata(document.decode("utf-8-sig", "replace"))

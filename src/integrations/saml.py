@@ -1,8 +1,8 @@
 """SAML 2.0 with python3-saml, and the checks that this library leaves out.
 
 python3-saml accepts a missing audience, recipient or time limit, compares URLs only by their beginnings, and does not
-relate the signed confirmation to the request. This module checks all of that, on the signed assertion. The library
-costs 15 MB and 0.3 s, so it is imported with the first response.
+relate the signed confirmation to the request. This module checks all of these, on the signed assertion. The library
+takes 15 MB of memory and 0.3 s to import, so it is imported with the first response.
 """
 
 import asyncio
@@ -29,9 +29,9 @@ T = TypeVar("T")
 MAX_AGE = timedelta(minutes=5)
 """Largest age of an assertion."""
 MAX_SKEW = timedelta(minutes=1)
-"""How far the provider's clock may be ahead of ours."""
+"""Largest time by which the provider's clock may be ahead of ours."""
 MAX_WAITING = 32
-"""Responses that a process checks at once, waiting ones included. One takes about 10 ms."""
+"""Largest number of responses that are checked or wait for their check in a process. A check takes about 10 ms."""
 MIN_RSA_BITS = 2048
 
 SAML = "urn:oasis:names:tc:SAML:2.0:assertion"
@@ -92,7 +92,7 @@ class SamlService:
         return await self._run(self._read_metadata, xml)
 
     async def _run(self, work: Callable[..., T], *arguments: Any) -> T:
-        """Runs the work on a thread. Raises Unavailable when MAX_WAITING calls are running or waiting."""
+        """Runs the work on a thread. Raises Unavailable if MAX_WAITING calls are running or waiting already."""
         if self._waiting >= MAX_WAITING:
             raise Unavailable("Too many people are signing in at once; try again in a second.")
         self._waiting += 1
@@ -119,7 +119,7 @@ class SamlService:
         try:
             settings = OneLogin_Saml2_Settings(self._settings(provider))
             found = OneLogin_Saml2_Response(settings, base64.b64encode(xml).decode())
-            # It compares beginnings of URLs, and the shorter recipient is the beginning of the other one.
+            # The library compares beginnings of URLs, and the shorter recipient is the beginning of the other one.
             found.is_valid(self._request_data(min(recipients, key=len)), raise_exceptions=True)
             name_id = found.get_nameid_data()
             attributes = _texts(found.get_attributes()) | _texts(found.get_friendlyname_attributes())
@@ -198,7 +198,7 @@ class SamlService:
 
 
 def _parse(xml: bytes) -> Any:
-    """Returns the root element. Raises ValueError for what is no XML, and for a document with a DTD."""
+    """Returns the root element of a document. Raises ValueError if the document is no XML or has a DTD."""
     from onelogin.saml2.xml_utils import OneLogin_Saml2_XML  # type: ignore[import-untyped]
 
     try:
@@ -213,9 +213,11 @@ def _query(element: Any, path: str) -> list[Any]:
 
 
 def _find_assertion(root: Any) -> Any:
-    """Returns the only assertion of a response, which must be signed itself, by algorithms that are allowed.
+    """Returns the only assertion of a response. Raises AssertionRefused unless the assertion itself is signed, with
+    allowed algorithms.
 
-    Runs before any signature is verified: transforms are programs of whoever sent the document.
+    Call this before any signature is verified: verifying one runs its transforms, which the sender of the document
+    chooses.
     """
     assertions = _query(root, "/samlp:Response/saml:Assertion")
     if _query(root, "//saml:EncryptedAssertion"):
@@ -260,8 +262,8 @@ def _check_times(assertion: Any, now: datetime) -> None:
 
 
 def _check_confirmation(assertion: Any, recipients: Sequence[str], now: datetime) -> str | None:
-    """Returns the id of the request that the assertion answers. Raises AssertionRefused unless a bearer confirmation is
-    meant for one of the recipients now.
+    """Returns the id of the request that the assertion answers; None if it answers no request. Raises AssertionRefused
+    unless the assertion has a bearer confirmation for one of the recipients that has not expired.
     """
     for data in _query(
         assertion, f"saml:Subject/saml:SubjectConfirmation[@Method='{BEARER}']/saml:SubjectConfirmationData"
@@ -282,7 +284,7 @@ def _time(text: str) -> datetime:
 
 
 def _content(element: Any) -> str:
-    """Returns the text of an element, also the text behind a comment in it."""
+    """Returns the whole text of an element, including text after a comment."""
     return "".join(element.itertext()).strip()
 
 
@@ -291,7 +293,7 @@ def _text(element: Any, path: str) -> str:
 
 
 def _texts(attributes: Mapping[str, Sequence[Any]]) -> dict[str, list[str]]:
-    """Returns the attributes without values that are no text."""
+    """Returns the attributes of a person. Leaves out values that are not text."""
     return {name: [value for value in values if isinstance(value, str)] for name, values in attributes.items()}
 
 

@@ -7,12 +7,12 @@ from typing import Literal, Protocol
 from domain.scm import ScmEndpoint, ScmType
 
 MAX_SOURCE_FILE = 1024 * 1024
-"""Bytes of a file that is read from a repository at most."""
+"""Most bytes of a file that is read from a repository."""
 
 
 class SourceFailure(Exception):
-    """A source code host did not do what it was asked to; the message is a sentence that names the host and the reason,
-    without secrets.
+    """A call of a source code host failed. The message is a sentence that names the host and the reason, without
+    secrets.
 
     SourceFailure
         ├── SourceNotFound     the host knows no such repository, branch, commit or file, or hides it from this token
@@ -81,14 +81,12 @@ class SourceHost(Protocol):
         ...
 
     async def fetch_commits(self, branch: str | None, limit: int) -> list[SourceCommit]:
-        """Returns the newest commits of a branch, or of the default branch, the newest first; `limit` is 100 at
-        most.
-        """
+        """Returns the newest commits of `branch` (None: the default branch), newest first; `limit` is 100 at most."""
         ...
 
     async def fetch_file(self, path: str, ref: str) -> tuple[str, bytes]:
-        """Returns the full id of the commit that `ref` (a branch, a tag or a commit id) names, and the contents that
-        the file has there. Raises SourceNotFound also for a folder and for a file of more than MAX_SOURCE_FILE bytes.
+        """Returns the full id of the commit that `ref` (a branch, a tag or a commit id) names, and the contents of the
+        file at this commit. Also raises SourceNotFound for a folder and for a file of more than MAX_SOURCE_FILE bytes.
         """
         ...
 
@@ -97,8 +95,8 @@ class SourceHost(Protocol):
         ...
 
     async def clone_credentials(self) -> CloneCredentials | None:
-        """Returns what `git` signs in with to fetch the repository; None if it needs nothing. It may expire within an
-        hour.
+        """Returns the credentials with which `git` can fetch the repository; None if it needs none. They may expire
+        within an hour.
         """
         ...
 
@@ -115,23 +113,23 @@ class NewSource:
     host: str
     repo: str
     token: str | None = field(repr=False)
-    """Access token; None if the user enters none, either because everybody may read the repository, or to keep the
-    stored token when other fields change.
+    """Access token; None if the user enters no token. That is so if everybody may read the repository, or if the stored
+    token stays while other fields change.
     """
     app_id: int | None = None
 
 
 class SourceHosts(Protocol):
-    """Opens the repositories that SCM endpoints are connected to."""
+    """Opens the repositories of SCM endpoints."""
 
     async def check(self, endpoint: NewSource, *, is_admin: bool) -> None:
-        """Raises Invalid, which names the field, if the endpoint cannot be used as it is written or its host may not be
-        called. Does not call the host.
+        """Raises Invalid, which names the field, if the endpoint's fields cannot be used or its host may not be called.
+        Does not call the host.
         """
         ...
 
     def open(self, endpoint: ScmEndpoint) -> SourceHost:
-        """Returns the repository of an endpoint. Calls nobody. Raises SourceForbidden for a repository in a folder of
+        """Returns the repository of an endpoint. Makes no call. Raises SourceForbidden for a repository in a folder of
         the server that the operator does not allow.
         """
         ...

@@ -1,4 +1,4 @@
-"""Interface to issue trackers, as `integrations.ports` has them for other outside systems."""
+"""Interface to issue trackers. `integrations.ports` has the interfaces to other outside systems."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,8 +8,7 @@ from domain.jira import JiraIntegration
 
 
 class TicketFailure(Exception):
-    """A tracker did not do what it was asked to; the message is a sentence that names the host and the reason, without
-    secrets.
+    """A call of an issue tracker failed. The message is a sentence that names the host and the reason, without secrets.
 
     TicketFailure
         ├── TicketsUnavailable   a later try may succeed
@@ -34,7 +33,7 @@ class TicketsUnavailable(TicketFailure):
 class Paragraph:
     text: str
     link: str = ""
-    """URL that the whole text leads to."""
+    """URL to which the whole text links; empty without a link."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Preformatted:
 
 TicketBlock = Paragraph | Bullets | Preformatted
 TicketText = Sequence[TicketBlock]
-"""Texts that the tracker shows as they are: nothing in them is markup."""
+"""Blocks of text. The tracker shows their texts as they are: nothing in them is markup."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +68,11 @@ class TicketHost(Protocol):
     """One project of a tracker. Each call takes 10 s at most and raises TicketFailure."""
 
     async def check(self) -> None:
-        """Raises TicketFailure if tickets cannot be created, as far as the tracker says so beforehand."""
+        """Raises TicketFailure if tickets cannot be created, as far as this can be found out without creating one."""
         ...
 
     async def find(self, label: str) -> Ticket | None:
-        """Returns the oldest ticket of the project with this label."""
+        """Returns the oldest ticket of the project with this label; None if there is none."""
         ...
 
     async def create(self, ticket: NewTicket) -> Ticket: ...
@@ -81,13 +80,13 @@ class TicketHost(Protocol):
     async def comment(self, key: str, text: TicketText) -> None: ...
 
     async def reopen(self, key: str) -> bool:
-        """Makes a ticket open if it is done. Returns whether it is open now: a workflow may have no way back."""
+        """Reopens a ticket that is done. Returns whether the ticket is open now: its workflow may have no way back."""
         ...
 
 
 @dataclass(frozen=True)
 class NewIntegration:
-    """Fields of a Jira integration, as a user enters them. Those that are not entered are empty."""
+    """Fields of a Jira integration, as a user enters them. Fields that the user does not enter are empty."""
 
     host: str = ""
     token: str = field(default="", repr=False)
@@ -95,14 +94,14 @@ class NewIntegration:
 
 
 class TicketHosts(Protocol):
-    """Opens the projects that Jira integrations are connected to."""
+    """Opens the Jira projects of integrations."""
 
     async def check(self, integration: NewIntegration, *, is_admin: bool) -> None:
-        """Raises Invalid, which names the field, if the integration cannot be used as it is written or its host may not
-        be called. Does not call the host.
+        """Raises Invalid, which names the field, if the integration's fields cannot be used or its host may not be
+        called. Does not call the host.
         """
         ...
 
     def open(self, integration: JiraIntegration) -> TicketHost:
-        """Returns the project of an integration. Calls nobody."""
+        """Returns the Jira project of an integration. Makes no call."""
         ...

@@ -13,9 +13,9 @@ log = structlog.get_logger()
 WINDOW_S = 60
 """Seconds in which an empty bucket fills up."""
 TIMEOUT_S = 0.25
-"""Seconds that a request waits for Redis at most."""
+"""Longest time in seconds that a request waits for Redis."""
 AWAY_S = 5.0
-"""Seconds without a further try after Redis did not answer."""
+"""Seconds for which a process does not ask Redis again after Redis did not answer."""
 PREFIX = "testhide:requests:"
 
 _TAKE = f"""

@@ -1,4 +1,4 @@
-"""Opens the project of a Jira integration, and checks what users enter."""
+"""Opens the Jira project of an integration, and checks the fields of an integration that a user enters."""
 
 import re
 from collections.abc import Callable

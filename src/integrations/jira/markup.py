@@ -1,5 +1,5 @@
 """Writes the texts of tickets as Jira stores them: in the Atlassian Document Format (Cloud) or as wiki text (Data
-Center). The texts come from tests, so whatever is markup in them is made harmless.
+Center). The texts come from tests, so characters that Jira would read as markup are escaped.
 """
 
 import re

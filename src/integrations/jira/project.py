@@ -13,7 +13,7 @@ from integrations.jira.rest import JiraApi, NotThere
 from integrations.ticket_ports import NewTicket, Ticket, TicketRejected, TicketsUnavailable, TicketText
 
 TIME_LIMIT_S = 10.0
-"""Seconds that a call takes at most, however many requests it makes."""
+"""Longest time in seconds that a call takes, however many requests it makes."""
 FILLED_IN = frozenset({"summary", "description", "labels", "project", "issuetype", "reporter"})
 """Fields of a new issue that the server or Jira fills in, so that Jira may require them."""
 

@@ -1,4 +1,4 @@
-"""Calls Jira's REST API, and tells apart why a call fails."""
+"""Calls Jira's REST API, and raises a different error for each reason why a call fails."""
 
 from base64 import b64encode
 from dataclasses import dataclass, field
@@ -14,9 +14,9 @@ from integrations.ticket_ports import TicketRejected, TicketsUnavailable
 T = TypeVar("T")
 
 MAX_ANSWER = 4 * 1024 * 1024
-"""Bytes of an answer at most: a project with hundreds of versions and components."""
+"""Most bytes of an answer. A project with hundreds of versions and components needs less."""
 MAX_QUOTE = 300
-"""Characters that are quoted from the messages of a host."""
+"""Largest number of characters that are quoted from the messages of a host."""
 
 
 class _JiraProblem(msgspec.Struct):
@@ -30,7 +30,7 @@ class NotThere(TicketRejected):
 
 @dataclass(frozen=True)
 class JiraApi:
-    """The API of one host. `name` is what messages call the host."""
+    """The API of one host. `name` is the host's name in error messages."""
 
     outgoing: Outgoing
     deployment: Deployment
@@ -43,7 +43,7 @@ class JiraApi:
         return self.read(await self.call("GET", f"{path}?{urlencode(query)}" if query else path), into)
 
     async def call(self, method: str, path: str, body: object = None) -> HttpAnswer:
-        """Returns a successful answer. Raises TicketFailure."""
+        """Sends a request. Returns the answer if its status is 2xx, else raises TicketFailure."""
         version = 3 if self.deployment == "cloud" else 2
         headers = {"Accept": "application/json", "Authorization": self._authorization()}
         content = b"" if body is None else msgspec.json.encode(body)
@@ -89,7 +89,7 @@ class JiraApi:
         return "Basic " + b64encode(f"{self.email}:{self.token}".encode()).decode()
 
     def _quote(self, answer: HttpAnswer) -> str:
-        """Returns the messages of an answer in quotes, without the token; an empty text if it has none."""
+        """Returns the messages of an answer in quotes, without the token; an empty text if there are none."""
         try:
             problem = msgspec.json.decode(answer.body, type=_JiraProblem)
         except (msgspec.MsgspecError, ValueError, RecursionError):

@@ -74,7 +74,7 @@ class BitbucketRepository:
         )
 
     async def fetch_branches(self, prefix: str, limit: int) -> list[str]:
-        # The host finds names that contain the prefix somewhere.
+        # The host also finds names that contain the prefix in another position.
         quoted = prefix.replace("\\", "\\\\").replace('"', '\\"')
         query = {"q": f'name ~ "{quoted}"'} if prefix else {}
         page = await self._api.get("/refs/branches", _BitbucketPage[_BitbucketNamed], pagelen=100, **query)
@@ -121,8 +121,8 @@ class BitbucketRepository:
         await check_repository(self._api, self.set_status)
 
     async def _find_commit(self, ref: str) -> str:
-        """Returns the id of the commit that `ref` names: a branch, a tag, or a commit id. Each kind is looked up by
-        itself, since most of Bitbucket's paths do not accept a branch name with a slash.
+        """Returns the id of the commit that `ref` names: a branch, a tag, or a commit id. Looks up each of these three
+        kinds separately, since most of Bitbucket's paths do not accept a branch name with a slash.
         """
         if COMMIT_ID.fullmatch(ref):
             return ref
@@ -140,7 +140,7 @@ class BitbucketRepository:
 
 
 def authorization(token: str) -> dict[str, str]:
-    """Returns the header that signs in by a token, or by `user:password`."""
+    """Returns the header `Authorization` for an access token or for `user:password`."""
     if ":" in token:
         return {"Authorization": f"Basic {b64encode(token.encode()).decode()}"}
     return {"Authorization": f"Bearer {token}"}

@@ -1,4 +1,4 @@
-"""Repositories at Bitbucket Data Center, whose API is another one than that of Bitbucket Cloud."""
+"""Repositories at Bitbucket Data Center. Its API differs from that of Bitbucket Cloud."""
 
 from typing import Any, Generic, TypeVar
 
@@ -52,12 +52,12 @@ class DataCenterRepository:
         self._base_url, self._repo, self._token = base_url, repo, token
         project, name = map(encode, repo.split("/"))
         root = f"{base_url}/rest/api/1.0/projects/{project}/repos/{name}"
-        # Data Center refuses other calls of a POST without this header as possible forgeries.
+        # Without this header, Data Center refuses a POST as a possible forgery.
         headers = {"X-Atlassian-Token": "no-check", **authorization(token)}
         self._api = RestApi(outgoing, root, base_url.partition("://")[2], repo, token, headers)
 
     async def fetch_branches(self, prefix: str, limit: int) -> list[str]:
-        # The host finds names that contain the prefix somewhere.
+        # The host also finds names that contain the prefix in another position.
         search = {"filterText": prefix} if prefix else {}
         page = await self._api.get("/branches", _DataCenterPage[_DataCenterBranch], limit=100, **search)
         return [branch.display_id for branch in page.values if branch.display_id.startswith(prefix)][:limit]

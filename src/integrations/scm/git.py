@@ -1,4 +1,4 @@
-"""Repositories that have no API, read by the `git` program: over https, or in folders that the operator allows."""
+"""Repositories without an API. The program `git` reads them over https, or in folders that the operator allows."""
 
 import asyncio
 import contextlib
@@ -26,18 +26,18 @@ from integrations.source_ports import (
 OLDEST_GIT = (2, 37)
 """Oldest release of git that can be told to which addresses it must connect."""
 MAX_PROGRAMS = 2
-"""Number of git programs that a process of the server runs at the same time. A further call waits, and its time limit
-includes the wait.
+"""Largest number of git programs that a process of the server runs at the same time. Further calls wait; the time limit
+of a call includes its wait.
 """
 LIMITS = f"ulimit -c 0 && ulimit -v {512 * 1024} && ulimit -t 10 && ulimit -f {2 * 1024 * 1024}"
-"""Limits of each program, since whoever can push chooses what it reads: 512 MiB of memory (in KiB), 10 s of CPU time,
-files of 1 GiB (in blocks of 512 bytes).
+"""Shell command that limits each git program to 512 MiB of memory (in KiB), 10 s of CPU time and files of 1 GiB (in
+blocks of 512 bytes). Limits are needed since people who can push choose the data that git reads.
 """
 NO_PROGRAM = 127
 """Exit code of the shell if it finds no git."""
 NO_GIT = "The server has no program git, which reads repositories of the type git."
 MAX_ERROR = 300
-"""Characters of git's error message that are quoted."""
+"""Largest number of characters of git's error message that are quoted."""
 _BAD_REF = re.compile(r"^[-+^:/]|[\s:\\~^?*\[\x00-\x1f\x7f]|\.\.|//|@\{")
 _LOG_FORMAT = "--format=%H%x00%s%x00%an%x00%cI"
 _FORBIDDEN = ("authentication failed", "could not read username", "returned error: 403", "returned error: 401")
@@ -113,7 +113,7 @@ class GitRepository:
 
     @property
     def _address(self) -> str:
-        # As a URL, a local repository is not linked or copied as a whole.
+        # A local repository is given as a URL, so that git does not link or copy it as a whole.
         return self._url if self._folder is None else self._folder.as_uri()
 
     async def _git(self, work: str, *arguments: str) -> bytes:
@@ -159,7 +159,7 @@ class GitRepository:
         config = {
             "core.hooksPath": "/dev/null",
             "gc.auto": "0",
-            # Within LIMITS: large files are not held in memory, packs are mapped in parts and read by one thread.
+            # Keeps git within LIMITS: git holds no large file in memory, and one thread maps packs in parts.
             "core.bigFileThreshold": "1m",
             "core.packedGitWindowSize": "16m",
             "core.packedGitLimit": "128m",
@@ -175,7 +175,7 @@ class GitRepository:
                 user, _, password = self._token.rpartition(":")
                 (header,) = authorization(f"{user or 'git'}:{password}").values()
                 config["http.extraHeader"] = f"Authorization: {header}"
-        # The environment is not in the list of processes that others see, and arguments are.
+        # Passed in the environment: the list of processes, which others can see, shows arguments.
         numbered = {
             f"GIT_CONFIG_{part}_{number}": text
             for number, pair in enumerate(config.items())
@@ -194,7 +194,7 @@ class GitRepository:
         }
 
     async def _connection(self) -> dict[str, str]:
-        """Returns the settings of git by which it connects to the addresses that were checked, without a look-up."""
+        """Returns settings with which git connects to the checked addresses, without looking up the name again."""
         version = tuple(map(int, re.findall(r"\d+", await _git_version())[:2]))
         if version < OLDEST_GIT:
             raise SourceFailure("The server's git is too old to read repositories safely: it needs 2.37 or newer.")
@@ -225,13 +225,13 @@ class GitRepository:
 
 
 def find_folder(path: str, allowed: Sequence[Path]) -> Path | None:
-    """Returns the folder that an absolute path leads to; None if it lies in none of the allowed folders."""
+    """Returns the folder to which an absolute path leads; None if it is not in one of the allowed folders."""
     folder = Path(path).resolve()
     return folder if any(folder.is_relative_to(root.resolve()) for root in allowed) else None
 
 
 async def _read(stream: asyncio.StreamReader | None, limit: int) -> bytes:
-    """Returns up to `limit` bytes, and no more than until the stream ends."""
+    """Reads from the stream until it ends or `limit` bytes are read. Returns these bytes."""
     assert stream is not None
     read = bytearray()
     while len(read) < limit and (chunk := await stream.read(limit - len(read))):

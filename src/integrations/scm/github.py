@@ -130,7 +130,7 @@ class GitHubRepository:
 
 
 def api_of(outgoing: Outgoing, base_url: str, repo: str, token: str) -> RestApi:
-    """Returns the API of a repository at GitHub; without a `repo`, that of the whole server."""
+    """Returns the API of a repository at GitHub; if `repo` is empty, the API of the whole server."""
     root = f"{base_url}/api/v3" if base_url else "https://api.github.com"
     headers = {"Authorization": f"Bearer {token}", "X-GitHub-Api-Version": API_VERSION}
     name = base_url.partition("://")[2] or "github.com"

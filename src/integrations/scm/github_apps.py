@@ -1,4 +1,6 @@
-"""Tokens of GitHub Apps: an app signs in by its private key, and gets a token of an hour for one installation."""
+"""Fetches tokens of GitHub Apps. An app signs in with its private key, and gets a token for one installation, which is
+valid for an hour.
+"""
 
 import hashlib
 from datetime import UTC, datetime, timedelta
@@ -14,7 +16,7 @@ from integrations.ports import Outgoing
 from integrations.scm.github import api_of
 
 SPARE = timedelta(minutes=10)
-"""Time before the end of a token from which it is not given out any more, so that a checkout can end with it."""
+"""Least time for which a returned token is still valid, so that a checkout can end before the token expires."""
 BACKDATED = timedelta(minutes=1)
 """Time by which a signature is dated back, so that GitHub accepts it even if its clock is behind ours."""
 SIGNED_FOR = timedelta(minutes=8)
@@ -24,7 +26,7 @@ LONGEST = timedelta(hours=1)
 for an hour.
 """
 MAX_TOKENS = 1_000
-"""Number of tokens that a process keeps at most."""
+"""Largest number of tokens that a process keeps."""
 
 
 class _InstallationToken(msgspec.Struct):
@@ -33,14 +35,14 @@ class _InstallationToken(msgspec.Struct):
 
 
 class GitHubApps:
-    """Fetches tokens of installations, and keeps each until shortly before its end."""
+    """Fetches tokens of installations, and keeps each token until shortly before it expires."""
 
     def __init__(self, outgoing: Outgoing) -> None:
         self._outgoing = outgoing
         self._tokens: LRUCache[tuple[str, int, int, bytes], _InstallationToken] = LRUCache(MAX_TOKENS)
 
     async def fetch_token(self, base_url: str, app_id: int, installation_id: int, private_key: str) -> str:
-        """Returns a token that is valid for SPARE at least. Raises SourceFailure."""
+        """Returns a token that is valid for at least SPARE. Raises SourceFailure."""
         now = datetime.now(UTC)
         key = (base_url, app_id, installation_id, hashlib.sha256(private_key.encode()).digest())
         known = self._tokens.get(key)

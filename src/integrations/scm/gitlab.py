@@ -27,7 +27,7 @@ STATES: dict[CommitState, str] = {
     "aborted": "canceled",
 }
 IS_SET_ALREADY = "Cannot transition status"
-"""Beginning of the message by which GitLab refuses a status that the commit has already."""
+"""Beginning of the message with which GitLab refuses a status that the commit has already."""
 
 
 class _GitLabBranch(msgspec.Struct):
@@ -58,7 +58,7 @@ class GitLabRepository:
 
     def __init__(self, outgoing: Outgoing, base_url: str, repo: str, token: str) -> None:
         self._server, self._repo, self._token = base_url or "https://gitlab.com", repo, token
-        # As a bearer, personal and project tokens are accepted as well as those of OAuth.
+        # GitLab accepts personal, project and OAuth tokens as bearer tokens.
         self._api = RestApi(
             outgoing,
             f"{self._server}/api/v4/projects/{encode(repo)}",

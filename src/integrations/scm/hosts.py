@@ -1,4 +1,6 @@
-"""Opens the repository of an SCM endpoint with the adapter for its type, and checks what users enter."""
+"""Opens the repository of an SCM endpoint with the adapter for its type. Checks the fields of an endpoint that a user
+enters.
+"""
 
 import asyncio
 import re
@@ -27,7 +29,9 @@ _TOKEN = re.compile(r"[\x21-\x7e]+")
 
 
 class ScmHosts:
-    """Implements `SourceHosts`. `unseal` opens sealed tokens; `folders` may contain repositories of the type `git`."""
+    """Implements `SourceHosts`. `unseal` decrypts sealed tokens. `folders` are the folders in which repositories of the
+    type `git` may lie.
+    """
 
     def __init__(self, outgoing: Outgoing, unseal: Callable[[bytes], str], folders: Sequence[Path] = ()) -> None:
         self._outgoing, self._unseal, self._folders = outgoing, unseal, folders

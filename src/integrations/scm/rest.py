@@ -1,4 +1,4 @@
-"""Calls the REST APIs of source code hosts, and tells apart why they fail."""
+"""Calls the REST APIs of source code hosts, and raises a different error for each reason why a call fails."""
 
 import asyncio
 import re
@@ -25,28 +25,28 @@ from integrations.source_ports import (
 T = TypeVar("T")
 
 UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
-"""Errors of reading an answer: it is no JSON of the expected form, has a number of thousands of digits, or lists
-within each other without end.
+"""Errors of reading an answer that is no JSON of the expected form, has a number with thousands of digits, or nests too
+deeply.
 """
 
 TIME_LIMIT_S = 10.0
-"""Seconds that a call of a `SourceHost` takes at most, however many requests it makes."""
+"""Longest time in seconds that a call of a `SourceHost` takes, however many requests it makes."""
 MAX_ANSWER = 4 * 1024 * 1024
-"""Bytes of an answer at most: a file of 1 MiB in base64, or the names of some 10,000 branches."""
+"""Most bytes of an answer. It is enough for a file of 1 MiB in base64, or for the names of some 10,000 branches."""
 NO_COMMIT = "0" * 40
 """Id of a commit that no repository has. A host answers a status for it with "no such commit" if the token may set
 statuses, and otherwise with "not allowed".
 """
 MAX_QUOTE = 200
-"""Number of characters of a host's message that are quoted at most."""
+"""Largest number of characters of a host's message that are quoted."""
 MAX_DESCRIPTION = 140
-"""Number of characters in the description of a status; GitHub accepts no more."""
+"""Largest number of characters in the description of a status. GitHub accepts no more."""
 COMMIT_ID = re.compile(r"[0-9a-f]{40}")
 _SECONDS = re.compile(r"[0-9]{1,12}")
 
 
 class RequestRejected(SourceFailure):
-    """The host understands the request, and does not carry it out: it knows no such commit, for example."""
+    """The host understands the request but refuses it, for example because it knows no such commit."""
 
 
 class _Problem(msgspec.Struct):
@@ -57,7 +57,7 @@ class _Problem(msgspec.Struct):
 
 @dataclass(frozen=True)
 class RestApi:
-    """The API of one repository's host. `name` is what messages call the host."""
+    """The API of one repository at its host. `name` is the host's name in error messages."""
 
     outgoing: Outgoing
     base_url: str
@@ -67,7 +67,9 @@ class RestApi:
     headers: Mapping[str, str] = field(repr=False)
 
     async def get(self, path: str, into: type[T], *, missing: str = "", **query: object) -> T:
-        """Returns the answer as `into`. `missing` says what the host does not have if it answers 404."""
+        """Sends a GET. Returns the answer's JSON as an `into`. `missing` names what does not exist if the host answers
+        404. Raises SourceFailure.
+        """
         return self.read(await self.call("GET", path, missing=missing, query=query), into)
 
     async def call(
@@ -81,7 +83,7 @@ class RestApi:
         headers: Mapping[str, str] | None = None,
         max_bytes: int = MAX_ANSWER,
     ) -> HttpAnswer:
-        """Returns a successful answer. Raises SourceFailure."""
+        """Sends a request. Returns the answer if its status is 2xx, else raises SourceFailure."""
         url = f"{self.base_url}{path}" + (f"?{urlencode(query, quote_via=quote)}" if query else "")
         content = b"" if body is None else msgspec.json.encode(body)
         sent = {"Accept": "application/json", **self.headers, **(headers or {})}
@@ -134,7 +136,7 @@ class RestApi:
                 return RequestRejected(f"{self.name} refuses the request with status {status}{quoted}.")
 
     def _quote(self, answer: HttpAnswer) -> str:
-        """Returns the message of an answer in quotes, without the token; an empty text if it has none."""
+        """Returns the message of an answer in quotes, without the token; an empty text if the answer has no message."""
         try:
             problem = msgspec.json.decode(answer.body, type=_Problem)
             found = problem.message or problem.error or problem.errors
@@ -151,7 +153,7 @@ class RestApi:
 
 
 def _wait_s(answer: HttpAnswer) -> int:
-    """Returns the seconds until a host takes requests again; 0 if its answer is not about too many requests."""
+    """Returns the seconds until a host accepts requests again; 0 if its answer is not about too many requests."""
     if answer.retry_after_s:
         return answer.retry_after_s
     reset = answer.headers.get("x-ratelimit-reset") or answer.headers.get("ratelimit-reset") or ""
@@ -166,9 +168,10 @@ async def check_repository(
     set_status: Callable[[str, CommitStatus], Awaitable[None]],
     unknown_commit: type[SourceFailure] = SourceNotFound,
 ) -> None:
-    """Checks that the token can read the repository and set statuses of commits. For the latter, tries to set a status
-    of a commit that does not exist: the host must answer that it has no such commit, which `set_status` raises as
-    `unknown_commit`. Raises SourceFailure if a check fails.
+    """Checks that the token can read the repository and set statuses of commits. Raises SourceFailure if it cannot.
+
+    Tries to set a status of a commit that does not exist. If the token may set statuses, the host answers that it has
+    no such commit, and `set_status` raises `unknown_commit`.
     """
     async with api.time_limit():
         await api.call("GET", "")
