@@ -1,7 +1,8 @@
-"""Compares appends per second of our recorder and the library's in one run: `./dev bench append`.
+"""Compares the appends per second of our recorder and of the `eventsourcing` library's recorder: `./dev bench append`.
 
-Asyncio tasks call our recorder, threads call the library's. Every event has 300 bytes and its own stream; fsync is on.
-Short rounds of the two alternate, so that other load on the machine slows both. Figures are medians of the rounds.
+Asyncio tasks call our recorder, threads call the library's. Every event has 300 bytes and a new stream; fsync is on.
+Short rounds of the two recorders alternate, so that other load on the machine slows both. Figures are medians of the
+rounds.
 """
 
 import argparse
@@ -25,11 +26,11 @@ from store.log.recorder import GroupCommitRecorder, datastore
 
 EVENT_BYTES = bytes(300)
 MIN_RATIO = {1: 1.5, 16: 8.0}
-"""Concurrent callers -> the least ratio of our rate to the library's."""
+"""Number of concurrent callers -> least ratio of our rate to the library's rate."""
 
 
 def measure_ours(conninfo: str, callers: int, seconds: float, streams: Iterator[int]) -> float:
-    """Returns the appends per second of our group commit."""
+    """Measures for `seconds`. Returns the appends per second of our group commit."""
 
     async def run() -> float:
         commit = GroupCommit(conninfo, table="ours")
@@ -55,7 +56,7 @@ def measure_ours(conninfo: str, callers: int, seconds: float, streams: Iterator[
 def measure_library(
     recorder: PostgresApplicationRecorder, callers: int, seconds: float, streams: Iterator[int]
 ) -> float:
-    """Returns the appends per second of the library's recorder."""
+    """Measures for `seconds`. Returns the appends per second of the library's recorder."""
     counts: list[int] = []
     recorder.insert_events([_event(streams)])
     end = time.perf_counter() + seconds

@@ -1,7 +1,8 @@
 """Measures the time from POST /builds/start to the first output at a client: `./dev bench dispatch`.
 
-The stack has one agent, which is idle before each build. The build's command prints the time, so one clock gives the
-command's start and the delay from print to arrival of every line. Server, agent and client run on this machine.
+The stack has one agent, which is idle before each build. Server, agent and client run on this machine, so they share
+one clock. The build's command prints the time in each line. This gives the time at which the command started, and each
+line's delay from print to arrival.
 """
 
 import argparse
@@ -28,7 +29,9 @@ STEPS = {"build.queued": "queued", "build.assigned": "assigned", "build.started"
 
 
 async def follow(stack: Stack, job: int) -> tuple[int, float, float, list[tuple[float, float]]]:
-    """Starts a build and reads its stream; returns its id, times of request and answer, (printed, arrived) of lines."""
+    """Starts a build and reads its stream. Returns the build's id, the times of the request and of its answer, and
+    (time printed, time arrived) for each line.
+    """
     connection = await Connection.open(stack.port, stack.token)
     start = connection.prepare("POST", "/api/v3/builds/start", json.dumps({"job_id": job}).encode())
     asked = time.time()
@@ -72,7 +75,7 @@ async def measure(stack: Stack, builds: int, report: Report) -> None:
 
 
 def fetch_event_times(stack: Stack, builds: list[int]) -> list[tuple[str, float, int]]:
-    """Returns (step, time, build) of the stored events of these builds."""
+    """Returns (step, time, build id) for each stored event of these builds."""
     envelopes = msgspec.msgpack.Decoder(Envelope)
     with psycopg.connect(stack.settings.database_url) as connection:
         rows = connection.execute(

@@ -1,4 +1,4 @@
-"""Measures the memory of a whole idle stack, with engines and local agent: `./dev bench footprint`.
+"""Measures the memory of a whole idle stack, including engines and local agent: `./dev bench footprint`.
 
 Runs a few builds, waits a minute, and reads the proportional set size (PSS, which divides shared pages among their
 users) of every process from /proc/PID/smaps_rollup.
@@ -31,7 +31,7 @@ def run_builds(stack: Stack) -> None:
 
 
 def read_memory(pid: int) -> tuple[int, int]:
-    """Returns PSS and RSS in KiB."""
+    """Returns (PSS, RSS) of a process in KiB."""
     fields = dict.fromkeys(("Pss", "Rss"), 0)
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
         name, _, rest = line.partition(":")
@@ -41,7 +41,9 @@ def read_memory(pid: int) -> tuple[int, int]:
 
 
 def read_memory_by_name(stack: Stack) -> dict[str, list[tuple[int, int]]]:
-    """Returns (PSS, RSS) in KiB of all processes by the supervisor's name of their ancestor, else by `up`."""
+    """Returns name -> (PSS, RSS) in KiB of each process. The name is the supervisor's name for the process or for its
+    ancestor, or else `up`.
+    """
     names = {pid: name for name, pid in stack.pids.items()}
     found: dict[str, list[tuple[int, int]]] = {}
 

@@ -1,7 +1,8 @@
 """Measures inbound hooks of a whole stack, from the message to the builds: `./dev bench hooks`.
 
-A project has 200 jobs, each with the glob of a branch of its own and one for all. Messages of one push each arrive in a
-burst, of these branches in turn, so that each starts one build. Every tenth message is sent twice.
+A project has 200 jobs. The branch globs of each job match branches that no other job builds; all jobs have the same
+path globs. A burst of messages arrives. Each message is about a push to the branch of one job, in turn, and so starts
+one build. Every tenth message is sent twice.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from testhide.processes import core
 
 JOBS = 200
 CONNECTIONS = 32
-"""Messages that are sent at the same time."""
+"""Number of messages that are sent at the same time."""
 REPEAT_EVERY = 10
 TIMEOUT_S = 300.0
 """Seconds within which all builds must be queued."""
@@ -30,7 +31,7 @@ MAX_ANSWER_MS = 200
 
 
 def create_jobs(stack: Stack) -> tuple[int, str]:
-    """Creates the project and its jobs; returns the project's id and webhook secret."""
+    """Creates the project and its jobs. Returns the project's id and its webhook secret."""
     project = stack.create_project("hooks")
     secret = stack.call("POST", f"/api/v3/projects/{project}/rotate-webhook-secret", {})["webhook_secret"]
     for number in range(JOBS):
@@ -53,7 +54,7 @@ def make_payload(number: int) -> bytes:
 
 
 async def send_burst(stack: Stack, project: int, secret: str, count: int) -> list[float]:
-    """Sends the messages; returns the seconds until each answer."""
+    """Sends `count` messages. Returns the seconds until the answer to each of them."""
     numbers = iter([number for number in range(count) for _ in range(1 + (number % REPEAT_EVERY == 0))])
     latencies: list[float] = []
 

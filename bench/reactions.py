@@ -1,7 +1,7 @@
-"""Measures how fast due reactions run, with many slow ones beside quick ones: `./dev bench reactions`.
+"""Measures how fast due reactions run, with many slow reactions and some quick ones: `./dev bench reactions`.
 
-Two dispatchers share 500 reactions that take a second each. Meanwhile events come whose reaction takes no time, in a
-queue of its own. Latency is the time from the call that appends the event to the begin of its reaction.
+Two dispatchers share 500 reactions that take a second each. Meanwhile events are appended whose reaction takes no time
+and has a separate queue. Latency is the time from the call that appends an event to the start of its reaction.
 
 Then a dispatcher catches up with the builds of a generated history (bench/history/company.py), whose projects have no
 SCM endpoint: its reactions for commit statuses have nothing to do.
@@ -41,7 +41,7 @@ from workers.reactions.statuses import BuildStates
 SLOW, SLOW_S = 500, 1.0
 QUICK_INTERVAL_S = 0.05
 FIRST_QUICK = 100_000
-"""Id of the first job whose creation is reacted to quickly."""
+"""Id of the first job whose `job.created` has a quick reaction."""
 HISTORY_EVENTS = 20_000
 STATUSES = [reaction for reaction in REACTIONS if reaction.queue == "statuses"]
 CALLER = CommandContext("system:bench")

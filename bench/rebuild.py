@@ -1,4 +1,4 @@
-"""Measures a rebuild of all read models during writes, and compares the library's runner: `./dev bench rebuild`.
+"""Measures a rebuild of all read models during writes, and the library's runner for comparison: `./dev bench rebuild`.
 
 Fills the log with a generated history (bench/history/company.py) and lets the live projector catch up. Then `testhide
 projections rebuild` rebuilds all read models while clients post 50 comments a second and read some of them back, and
@@ -34,18 +34,18 @@ from store.tables.log_positions import MIN_SKIP
 WRITES_A_SECOND = 50
 CLIENTS = 10
 READ_BACK_EVERY = 10
-"""One of so many comments is read back after its answer."""
+"""Number of comments of which one is read back after its answer."""
 COMMENTED_BUILDS = 1_000
 NAMES = [projection.name for projection in PROJECTIONS]
 CATCH_UP_TIMEOUT_S = 3_600.0
 QUIET_S = 15.0
-"""How long the log must not grow before the stack counts as idle."""
+"""Seconds for which the log must not grow before the stack counts as idle."""
 STOCK_S, STOCK_SHORT_S = 20.0, 4.0
-"""How long the library's runner is measured, with and without bounds on speed."""
+"""Seconds for which the library's runner is measured: the first with bounds on speed, the second without."""
 
 
 class Writer:
-    """Comments on builds of the history at a fixed rate, however long answers take, and reads some comments back."""
+    """Posts comments on builds at a fixed rate, even if answers take long, and reads some comments back."""
 
     def __init__(self, stack: Stack) -> None:
         self._stack = stack
@@ -53,7 +53,7 @@ class Writer:
         """Seconds from each POST to its answer."""
         self.failed = 0
         self.unread = 0
-        """Acknowledged comments that the build did not show when it was read back."""
+        """Number of acknowledged comments that their build did not show when it was read back."""
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
@@ -136,7 +136,7 @@ def wait_until_quiet(stack: Stack) -> None:
 
 
 def vacuum(stack: Stack) -> None:
-    """Does at once what autovacuum would do within minutes of the bulk insert."""
+    """Vacuums the database, as autovacuum would do within minutes after the bulk insert."""
     with psycopg.connect(stack.settings.database_url, autocommit=True) as connection:
         connection.execute("VACUUM ANALYZE")
 
@@ -164,7 +164,7 @@ def wait_for_live_projector(stack: Stack, written: Written, report: Report) -> N
 
 @contextlib.contextmanager
 def paused_projector(stack: Stack) -> Iterator[None]:
-    """Stops the idle projector by SIGSTOP, when it holds no transaction."""
+    """Pauses the idle projector by SIGSTOP until the block ends. Waits first until it has no open transaction."""
     pid = stack.pids["project"]
     os.kill(pid, signal.SIGSTOP)
     try:
@@ -174,7 +174,9 @@ def paused_projector(stack: Stack) -> Iterator[None]:
 
 
 def measure(stack: Stack, writer: Writer, written: Written, report: Report, *, bounds: bool) -> None:
-    """Measures rebuild, diff and the library's runner. Correctness always has bounds, speed only with `bounds`."""
+    """Measures rebuild, diff and the library's runner. There are always bounds for correctness; only with `bounds`
+    there are bounds for speed.
+    """
     wait_until_quiet(stack)
     with writer.writing():
         begun = time.monotonic()

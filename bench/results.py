@@ -1,6 +1,7 @@
 """Measures one report of 100,000 tests (about 50 MB) from upload to readable results: `./dev bench results`.
 
-The bytes per result are those of the read tables and indexes, for passed results of ten builds with the same tests.
+Also measures the bytes per result in the tables and indexes of the read model, for passed results of ten builds with
+the same tests.
 """
 
 import argparse
@@ -21,7 +22,9 @@ READS = 200
 
 
 def write_junit(cases: int, *, failing: bool) -> Iterator[bytes]:
-    """Yields a report of `cases` tests; with `failing` every 20th fails and the others have output."""
+    """Yields a JUnit report of `cases` tests in parts. With `failing`, every 20th test fails and the others have
+    output.
+    """
     yield b'<testsuites><testsuite name="pytest">'
     for number in range(cases):
         name = f'<testcase classname="tests.test_area{number // 500}" name="test_{number}" time="0.012"'
@@ -53,7 +56,7 @@ def start_external_build(stack: Stack, job: int) -> int:
 
 
 def read_memory_mb(pid: int) -> tuple[float, float]:
-    """Returns the resident memory now and its peak so far."""
+    """Returns a process's resident memory now, and its peak so far, in MB."""
     with open(f"/proc/{pid}/status") as status:
         fields = dict(line.split(":", 1) for line in status)
     return int(fields["VmRSS"].split()[0]) / 1024, int(fields["VmHWM"].split()[0]) / 1024
@@ -95,7 +98,7 @@ def measure(stack: Stack, report: Report) -> None:
 
 
 def fetch_size(stack: Stack) -> int:
-    """Returns the bytes of the results' table with its indexes."""
+    """Returns the bytes of the table of results, with its indexes."""
     with psycopg.connect(stack.settings.database_url, autocommit=True) as connection:
         row = connection.execute(f"SELECT pg_total_relation_size('{BlockRow.table}')".encode()).fetchone()
     assert row is not None

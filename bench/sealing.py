@@ -1,7 +1,7 @@
 """Measures the speed and the memory of sealing, exporting and verifying a log: `./dev bench sealing`.
 
-The log is a generated history (bench/history/write.py). Only memory has a bound, since none of the three may need more
-memory for a longer log.
+The log is a generated history (bench/history/write.py). There is a bound only for memory: none of the three operations
+may need more memory for a longer log.
 """
 
 import argparse

@@ -1,7 +1,8 @@
 """Measures how fast the lines of one running build reach many readers of its stream: `./dev bench sse`.
 
-An agent sends a few lines at a time at a fixed rate, each with the time of sending. A delay is the time from sending to
-the arrival at one reader. All readers share one process on the server's machine, so the figures include their cost.
+An agent sends a few lines at a time, at a fixed rate. Each line contains the time at which it was sent. A delay is the
+time from the sending of a line to its arrival at one reader. All readers run in one process on the server's machine, so
+the figures include the cost of reading.
 """
 
 import argparse
@@ -23,22 +24,24 @@ from bench.support.report import Report
 from bench.support.stack import Stack, running_stack
 
 BATCH_LINES = 10
-"""Lines in one request of the agent."""
+"""Number of lines in one request of the agent."""
 OPEN_BATCH = 50
-"""Connections that are opened concurrently."""
+"""Number of connections that are opened at the same time."""
 HEARTBEAT_S = 10.0
-"""Interval of the agent's heartbeats, well below the timeout after which it would lose its build."""
+"""Seconds between two heartbeats of the agent. This is well below the silence after which the agent would lose its
+build.
+"""
 WARM_UP_S = 3.0
 END_TIMEOUT_S = 30.0
-"""How long the readers have to receive the rest after the build has finished."""
+"""Seconds that the readers have to receive the remaining lines after the build has finished."""
 SAMPLE_S = 0.25
-"""Interval at which the server's memory is read."""
+"""Seconds between two readings of the server's memory."""
 MAX_OPEN_FILES = 10_000
 SESSION = "bench-sse"
 
 
 class Reader(asyncio.Protocol):
-    """One connection, which parses the chunks of the answer and records how many messages had come at which time."""
+    """One connection. Parses the chunks of the answer and records how many messages had arrived at which time."""
 
     def __init__(self, request: bytes, *, stores_body: bool) -> None:
         self._request = request
@@ -185,7 +188,9 @@ async def open_readers(stack: Stack, build: int, count: int) -> list[Reader]:
 
 
 def add_figures(report: Report, readers: list[Reader], lines: int, warm: int) -> None:
-    """Adds completeness and delays; the first `warm` of the `lines` count for completeness only."""
+    """Adds figures about completeness and delays to the report. The first `warm` of the `lines` count only for
+    completeness.
+    """
     first = readers[0]
     assert first.body is not None
     texts = [json.loads(message.removeprefix(b"data: ")) for message in bytes(first.body).split(b"\n\n")[:-1]]
@@ -225,7 +230,7 @@ def percentile_of_counts(counts: Counter[int], percent: float) -> int:
 
 
 async def track_peak_rss(processes: list[psutil.Process]) -> int:
-    """Samples the resident memory of all processes together; returns its peak in bytes when cancelled."""
+    """Samples the resident memory of all processes together until cancelled. Then returns the peak in bytes."""
     found = 0
     try:
         while True:

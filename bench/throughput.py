@@ -1,4 +1,4 @@
-"""Measures how many trivial builds a second are assigned and finished, and in which order: `./dev bench throughput`.
+"""Measures how many trivial builds are assigned and finished per second, and in which order: `./dev bench throughput`.
 
 200 builds of all priorities are queued before the agents connect: 4 agents with 2 slots each, on the server's machine.
 """
@@ -63,7 +63,9 @@ def measure(stack: Stack, builds: int, report: Report) -> None:
 
 
 def fetch_assignments(stack: Stack) -> tuple[list[int], float, float]:
-    """Returns the builds in order of assignment, the time of the first assignment and of the last end."""
+    """Returns the ids of the builds in order of assignment, the time of the first assignment, and the time at which the
+    last build ended.
+    """
     envelopes = msgspec.msgpack.Decoder(Envelope)
     with psycopg.connect(stack.settings.database_url) as connection:
         rows = connection.execute(

@@ -30,17 +30,19 @@ from testhide.processes import Core, core
 
 PROJECTS, WEBHOOKS_PER_PROJECT = 10, 5
 SLOW_S = 2.0
-"""How long a slow receiver takes to answer."""
+"""Seconds that a slow receiver takes to answer."""
 WARM_UP_S = 3.0
 ARRIVAL_TIMEOUT_S = 30.0
 BUILD_S = 0.5
-"""Time from the start of a build to its end."""
+"""Seconds from the start of a build to its end."""
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 CALLER = CommandContext("system:bench")
 
 
 def receive(slow_s: float, port: Connection) -> None:
-    """Sends its port, then accepts POST /fast and /slow, and answers GET with the seconds from event to arrival."""
+    """Runs a receiver. Sends its port number to `port`, accepts POST /fast and /slow, and answers a GET with the
+    seconds from event to arrival of each delivery.
+    """
     arrived: dict[str, list[float]] = {"fast": [], "slow": []}
     seen: set[str] = set()
 
@@ -69,7 +71,7 @@ def receive(slow_s: float, port: Connection) -> None:
 
 @contextlib.contextmanager
 def running_receiver(slow_s: float) -> Iterator[str]:
-    """Yields the URL of a receiver in its own process."""
+    """Yields the URL of a receiver that runs in a separate process."""
     ours, theirs = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(target=receive, args=(slow_s, theirs), daemon=True)
     process.start()
@@ -81,7 +83,7 @@ def running_receiver(slow_s: float) -> Iterator[str]:
 
 
 def create_jobs(stack: Stack, url: str) -> list[int]:
-    """Creates projects with their webhooks; returns one job of each project."""
+    """Creates projects with their webhooks. Returns the id of one job of each project."""
     jobs = []
     for number in range(PROJECTS):
         project = stack.create_project(f"webhooks {number}")
@@ -94,7 +96,7 @@ def create_jobs(stack: Stack, url: str) -> list[int]:
 
 
 async def run_builds(parts: Core, jobs: list[int], builds_per_s: float, seconds: float) -> int:
-    """Starts builds at a fixed rate and finishes each BUILD_S later; returns their number."""
+    """Starts builds at a fixed rate and finishes each BUILD_S later. Returns the number of builds."""
     handler = Handler(parts.log, utcnow)
 
     async def build(job_id: int) -> None:
@@ -113,7 +115,9 @@ async def run_builds(parts: Core, jobs: list[int], builds_per_s: float, seconds:
 
 
 async def wait_for_arrivals(url: str, expected: int) -> int:
-    """Waits for so many deliveries, for ARRIVAL_TIMEOUT_S at most; returns how many have arrived."""
+    """Waits until `expected` deliveries have arrived, for ARRIVAL_TIMEOUT_S at most. Returns the number of deliveries
+    that have arrived.
+    """
     deadline = time.perf_counter() + ARRIVAL_TIMEOUT_S
     while (count := sum(map(len, fetch_arrivals(url).values()))) < expected and time.perf_counter() < deadline:
         await asyncio.sleep(0.1)

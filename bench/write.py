@@ -1,8 +1,9 @@
 """Measures POST /builds/start, which is answered when the read models show the build: `./dev bench write`.
 
-Loads one API worker with one client, then with sixteen, then with sixteen while the projector is killed three times. No
-agent takes these builds. At the end 20,000 are queued, and a node of another project shows that they do not slow the
-dispatcher down: the time from POST to the answer of its agent's open poll is measured before and after.
+Loads one API worker with one client, then with sixteen clients, then with sixteen while the projector is killed three
+times. No agent takes these builds. At the end 20,000 builds are queued. A node of another project shows whether they
+slow the dispatcher down: the time from POST to the answer of its agent's open poll is measured before and after they
+are queued.
 """
 
 import argparse
@@ -24,18 +25,18 @@ CLIENTS = 16
 KILLS = 3
 QUEUED = 20_000
 DISPATCHED = 30
-"""Builds for each median of the dispatch time."""
+"""Number of builds from which each median of the dispatch time is computed."""
 
 
 class Load:
-    """The answers that the clients of one phase got."""
+    """Counts the answers that the clients of one phase got."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
         self.builds: list[int] = []
         self.failures: list[str] = []
         self.not_yet_shown = 0
-        """Builds whose answer came before the read models showed them."""
+        """Number of builds whose answer came before the read models showed them."""
 
     async def run_client(self, stack: Stack, job: int, until: float) -> None:
         connection = await Connection.open(stack.port, stack.token)
@@ -63,7 +64,9 @@ async def apply_load(stack: Stack, job: int, clients: int, seconds: float, kills
 
 
 def count_stored(stack: Stack, builds: list[int]) -> tuple[int, int]:
-    """Returns how many of the builds are exactly once in the log, and exactly once in the read model."""
+    """Returns two numbers: how many of the builds are in the log exactly once, and how many are in the read model
+    exactly once.
+    """
     streams = [f"build-{build}" for build in builds]
     with psycopg.connect(stack.settings.database_url) as connection:
         events = connection.execute(
@@ -125,7 +128,9 @@ class Node:
         self._token = stack.call("POST", "/api/v3/nodes", node)["agent_token"]
 
     async def measure_dispatch(self) -> list[float]:
-        """Returns the seconds from POST to the answer of the agent's poll, for builds one after the other."""
+        """Starts builds one after the other. Returns the seconds from POST to the answer of the agent's poll for each
+        of them.
+        """
         agent = await Connection.open(self._stack.port, self._token)
         client = await Connection.open(self._stack.port, self._stack.token)
         hello = {"session": "bench-session", "version": "0", "platform": "linux", "hostname": "bench"}
@@ -154,7 +159,7 @@ async def _call(agent: Connection, method: str, path: str, body: object = None) 
 
 
 async def fill_queue(stack: Stack, job: int) -> None:
-    """Starts builds until QUEUED are queued."""
+    """Starts builds until QUEUED builds are queued."""
     while (queued := stack.call("GET", "/api/v3/builds?status=queued&limit=1")["total"]) < QUEUED:
         await apply_load(stack, job, CLIENTS, max(1.0, (QUEUED - queued) / 1500))
 

@@ -1,4 +1,4 @@
-"""Events of the generated company other than builds: users, nodes, jobs, settings and quarantine."""
+"""Generates the events of the company of `bench.history.company` that are not about builds."""
 
 from datetime import timedelta
 from typing import Any
@@ -38,7 +38,7 @@ PROJECTS, JOBS, NODES, PEOPLE = 12, 10, 40, 60
 
 
 class Activity:
-    """Generates the commits that do not belong to a build."""
+    """Generates the commits that do not belong to a build. A commit is a list of events that are appended together."""
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -101,7 +101,9 @@ class Activity:
             yield [self._connect(node)]
 
     def generate(self, progress: float) -> Commits:
-        """Yields the commits of one random activity. `progress` is the written share of the history, from 0 to 1."""
+        """Yields the commits of one random activity. `progress` is the share of the history that is written already,
+        from 0 to 1.
+        """
         rng, user = self.world.rng, self.world.rng.choice(self.world.people)
         job, node, (pool, project) = (
             rng.choice(self.world.jobs),
@@ -185,7 +187,7 @@ class Activity:
             yield [QuarantineLifted(**job.ids, ids=[first], node_ids=node_ids)]
 
     def _create_and_delete_parts(self, project: int) -> Commits:
-        """Yields the commits that create a pool, a node and a known issue and delete them."""
+        """Yields the commits that create a pool, a node and a known issue, and delete all three."""
         pool, node = next(self.world.ids["node_pools"]), next(self.world.ids["nodes"])
         yield [PoolCreated(pool_id=pool, project_id=project, title=f"pool {pool}")]
         claim = f"node-name-{node:032x}"
@@ -209,7 +211,7 @@ class Activity:
         yield [KnownIssueDeleted(known_issue_id=issue, project_id=project)]
 
     def _create_and_delete_project(self) -> Commits:
-        """Yields the commits that create and delete a project, with a webhook that is never active, and a user."""
+        """Yields the commits that create and delete a user, and a project with a webhook that is never active."""
         project, webhook, user = (next(self.world.ids[kind]) for kind in ("projects", "webhooks", "users"))
         slug = ClaimTaken(claim=f"slug-{project:032x}", owner=f"project-{project}")
         yield [slug, ProjectCreated(project_id=project, title="Trial", slug="trial", sealed_webhook_secret=b"s" * 60)]

@@ -1,7 +1,7 @@
 """Generates the long history of a company, as the server would have written it.
 
-The seed determines everything. The company has twelve projects with ten jobs each, forty nodes and sixty users. Forty
-builds run at any moment, so that their events interleave. Of a hundred builds
+The seed determines all events. The company has twelve projects with ten jobs each, forty nodes and sixty users. Forty
+builds run at any moment, so their events interleave. In a hundred builds, on average:
 
 - 96 run on nodes and 4 are external; 3 lose their agent and are queued again, 2 are moved to the top;
 - 90 have reports, large and small (a tenth of the jobs has half of all results), in blocks of up to 1,000 rows;
@@ -12,8 +12,8 @@ builds run at any moment, so that their events interleave. Of a hundred builds
 
 Meanwhile users sign in and out, create tokens, change jobs, projects, pools and templates, and quarantine tests; nodes
 connect, disconnect and run commands; a few projects, users and inactive webhooks are created and deleted. A thousand
-events contain about a hundred builds. Event types on which the server's workers would act are left out: requests to
-deliver webhooks, tests that turned flaky, searches for known issues, new signing keys.
+events contain about a hundred builds. The history lacks the types of events to which the server's workers would react:
+requests to deliver webhooks, tests that turned flaky, searches for known issues, new signing keys.
 """
 
 from collections.abc import Iterable, Sequence
@@ -43,7 +43,9 @@ BUILDS_AT_ONCE = 40
 
 
 class Company:
-    """Generates commits: events that the server would have appended together, without their metadata."""
+    """Generates commits. A commit is a list of events that the server would have appended together, without their
+    metadata.
+    """
 
     def __init__(self, events: int, results: int, seed: int, first_id: int) -> None:
         self.world = World(seed, first_id)

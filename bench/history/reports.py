@@ -1,4 +1,4 @@
-"""Reports of the generated company's builds."""
+"""Generates the test reports of the generated company's builds."""
 
 import random
 from collections import Counter
@@ -31,7 +31,9 @@ class Reports:
         self.reports = self.results = 0
 
     def report(self, build: Build, *, replacing: bool, written: int) -> list[Event]:
-        """Returns the events that recording one report appends together. `written` is the number of events so far."""
+        """Returns the events that the server appends together when it records one report. `written` is the number of
+        events generated so far.
+        """
         rng, job = self.world.rng, build.job
         rows = self._choose_size(job, written)
         commit: list[Event] = []
@@ -92,7 +94,7 @@ class Reports:
         return max(1, int(mean * job.weight * self.world.rng.uniform(0.8, 1.2)))
 
     def _add_cases(self, job: Job, missing: int) -> CasesSeen:
-        """Adds tests to a job, more than it needs now, so that not every report brings new ones."""
+        """Adds test cases to a job: more than the missing ones, so that not every report brings new cases."""
         wanted = max(missing, len(job.cases) // 20)
         first = next(self.world.ids["test_cases"])
         self.world.ids["test_cases"] = count(first + wanted)
@@ -147,7 +149,7 @@ class Reports:
 
 
 def _replace_results(block: ResultsRecorded, first: int) -> ResultsRecorded:
-    """Returns the block with its first rows replacing results of an earlier file of the same build."""
+    """Returns the block, changed so that its first rows replace results of an earlier file of the same build."""
     rows = min(3, len(block.case_ids))
     return msgspec.structs.replace(block, replaced=[Replaced(row, first + row, PASSED) for row in range(rows)])
 

@@ -21,7 +21,7 @@ class Job:
     job_id: int
     project_id: int
     weight: float
-    """Size of its reports, relative to the mean of all jobs."""
+    """Size of the job's reports, relative to the mean of all jobs."""
     configuration: Configuration
     cases: list[int] = field(default_factory=list)
     commits: int = 0
@@ -39,7 +39,7 @@ class Build:
     commit: str
     attempt: int = 1
     reports: list[tuple[int, int]] = field(default_factory=list)
-    """First result id and number of results of each report."""
+    """(First result id, number of results) of each report."""
     failures: list[int] = field(default_factory=list)
     """Ids of failed results."""
 
@@ -57,11 +57,11 @@ class World:
         self.nodes: list[int] = []
         self.people: list[int] = []
         self.pools: list[tuple[int, int]] = []
-        """Ids of pools and of their projects."""
+        """(Pool id, project id) of each pool."""
         self.sessions: list[tuple[str, int]] = []
-        """Ids of open sessions and of their users."""
+        """(Session id, user id) of each open session."""
         self.issues: dict[int, int] = {}
-        """Id of the known issue of each project."""
+        """Project id -> id of the project's known issue."""
 
     def new_job(self, project: int, weight: float) -> Sequence[Event]:
         number = next(self.ids["jobs"])

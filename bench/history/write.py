@@ -26,17 +26,17 @@ from store.log.row_macs import add_mac
 from store.migrations.baseline import SEQUENCES
 
 FIRST_ID = 1_000
-"""Lowest id in the history, above the ids that a server's first start assigns."""
+"""Lowest id in the history. It is above all ids that a server draws at its first start."""
 LAST_ID = 1_000_000_000
-"""Value of the id sequences after the history, above all ids in it."""
+"""Value to which the id sequences are set after the history is written. It is above all ids in the history."""
 
 
 @dataclass
 class Written:
     first: int
-    """Position before the history."""
+    """Last position before the history."""
     last: int
-    """Position of its last event."""
+    """Position of the last event of the history."""
     results: int
     erased_builds: int
     builds: int
@@ -52,7 +52,7 @@ class Encoder:
         self._versions = Counter(versions)
         self._keys: dict[str, bytes] = {}
         self.wrapped: dict[str, bytes | None] = {}
-        """Rows of the data keys' table: name and wrapped key, None for a destroyed one."""
+        """Rows for the table of data keys: name -> wrapped key, or None for a destroyed key."""
         self.types: Counter[str] = Counter()
 
     def encode(self, company: Company) -> Iterator[StoredEvent]:
@@ -82,7 +82,9 @@ class Encoder:
 
 
 def write_history(conninfo: str, secrets: Secrets, *, events: int, results: int, seed: int = 1) -> Written:
-    """Writes the history. Blocks until it is written; nothing else may append meanwhile."""
+    """Writes a history with about `events` events and `results` results. Blocks until it is written; nothing else may
+    append meanwhile.
+    """
     company = Company(events, results, seed, FIRST_ID)
     with psycopg.connect(conninfo) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT coalesce(max(notification_id), 0) FROM stored_events")

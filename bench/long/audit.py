@@ -2,10 +2,10 @@
 
 Starts a server and fills its log over HTTP: projects, jobs, agents that run builds, external builds, triage, quarantine
 and deletions. Meanwhile `testhide work` seals the log and writes its checkpoints to a folder that stands for the
-auditor's. The log is exported and verified offline by `testhide audit verify`. Then an intruder with the database and
-the master secret makes one change after the other, each at or below a checkpoint of the auditor; the verifier must find
-each at its position. At the end the intruder changes the audit tree to match, and removes the tail of the log. Writes
-results/audit.json and exits with 1 if a change was not found.
+auditor's. The log is exported and verified offline by `testhide audit verify`. Then an intruder who has the database
+and the secret key makes one change after the other, each at or below a checkpoint of the auditor. The verifier must
+find each change at its position. At the end the intruder changes the audit tree, too, so that it agrees with the
+changed events, and removes the tail of the log. Writes results/audit.json and exits with 1 if a change was not found.
 """
 
 import argparse
@@ -45,9 +45,9 @@ from testhide.processes import core
 from testhide.settings import save_settings
 
 TEAMS = 8
-"""How many teams work at the same time."""
+"""Number of teams that work at the same time."""
 MAX_BUILDS_OF_TEAM = 20
-"""A team deletes one of its builds when it has more."""
+"""Number of builds above which a team deletes one of its builds."""
 SEALING_TIMEOUT_S = 60.0
 
 
@@ -65,7 +65,7 @@ class Team:
         self.builds: list[int] = []
 
     def work(self) -> None:
-        """Runs one build and what people do about it: some twenty events."""
+        """Runs one build, and does what people do about a build. This makes some twenty events."""
         if self.chance.random() < 0.7:
             build = self.shop.start(branch=self.chance.choice(["main", "feature/x"]))
             self._run(self.agent.take_up())
@@ -126,7 +126,7 @@ class Team:
 
 
 def fill_log(server: Server, events: int, seed: int) -> None:
-    """Lets all teams work until the log holds so many events."""
+    """Lets all teams work until the log holds `events` events."""
     teams = [Team(server, random.Random(f"{seed} {number}")) for number in range(TEAMS)]
 
     def work(team: Team) -> None:
@@ -145,7 +145,9 @@ def count_events(server: Server) -> int:
 
 
 def wait_for_checkpoint(folder: Path, size: int) -> list[Path]:
-    """Waits until a checkpoint covers `size`. Returns all files, the newest last. Raises RuntimeError."""
+    """Waits until a checkpoint in the folder covers `size` positions. Returns the files of all checkpoints, the newest
+    last. Raises RuntimeError if none comes in time.
+    """
     deadline = time.monotonic() + SEALING_TIMEOUT_S
     while time.monotonic() < deadline:
         found = sorted(folder.glob("checkpoint-*.txt"))
@@ -172,7 +174,9 @@ class Audit:
         self._key = read_key(key)
 
     def verify(self, *, cut_off: bool = False) -> Verifier:
-        """Exports up to the auditor's newest checkpoint; with `cut_off` up to the newest that the server still has."""
+        """Exports the log up to the auditor's newest checkpoint; with `cut_off`, up to the newest checkpoint that the
+        server still has.
+        """
 
         async def export() -> list[bytes]:
             async with core(self._settings, pool_size=2) as parts:
@@ -187,7 +191,7 @@ class Audit:
 
 
 def tamper(audit: Audit, connection: psycopg.Connection[Any], secrets: Secrets, count: int, seed: int) -> Iterator[str]:
-    """Makes `count` changes, each undone before the next. Yields a description of each that was not found."""
+    """Makes `count` changes, and undoes each before the next. Yields a description of each that was not found."""
     intruder = Intruder(connection, secrets, random.Random(seed))
     for number in range(count):
         change = TAMPERINGS[number % len(TAMPERINGS)]
@@ -210,7 +214,8 @@ def tamper(audit: Audit, connection: psycopg.Connection[Any], secrets: Secrets, 
 def tamper_with_tree(
     audit: Audit, connection: psycopg.Connection[Any], secrets: Secrets, checkpoints: list[HeldCheckpoint], seed: int
 ) -> Iterator[str]:
-    """Changes events, and the audit tree to match: the verifier must name the checkpoints before and after each change.
+    """Changes events, and changes the audit tree so that it agrees with them. The verifier must name the checkpoints
+    before and after each change.
 
     Yields a description of each change that was not found.
     """
@@ -240,7 +245,7 @@ def tamper_with_tree(
 
 
 def remove_tail(audit: Audit, connection: psycopg.Connection[Any], checkpoints: list[HeldCheckpoint]) -> Iterator[str]:
-    """Removes the second half of the log. Yields a description if the verifier does not say so."""
+    """Removes the second half of the log. Yields a description of the failure if the verifier does not say so."""
     size = checkpoints[len(checkpoints) // 2 - 1].checkpoint.size
     cut_off_after(connection, size)
     texts = [finding.text for finding in audit.verify(cut_off=True).findings]

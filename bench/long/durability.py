@@ -1,8 +1,11 @@
 """Kills PostgreSQL while it writes: `./dev long durability --rounds 100 --seed 1`.
 
 Sixteen writers append without a pause while all processes of the database are killed with SIGKILL and started again.
-Afterwards the log must hold exactly the acknowledged events. Writes results/durability.json and exits with 1 if it does
-not. A kill is no loss of power: tests/real/durability traces that the log is flushed before an answer.
+Afterwards the log must contain exactly the acknowledged events. If it does not, exits with 1. Writes
+results/durability.json.
+
+A kill does not test a loss of power. tests/real/durability does: it traces that the log is flushed to disk before an
+answer.
 """
 
 import argparse

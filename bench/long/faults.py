@@ -1,16 +1,16 @@
 """Injects faults into a whole server at work: `./dev long faults --rounds 500 --seed 1`.
 
-One stack of real processes, two of each, with real agents, runs for all rounds. In each round builds are started,
-stopped, commented on and read, users are invited and a job with many artifacts is deleted, while faults happen that are
-drawn from the seed and the number of the round: processes are killed with SIGKILL, paused and held down; proxies cut,
-delay, stall and refuse the connections of clients, to PostgreSQL and to Redis, and lose answers; Redis is wiped; disks
-of agents and of the database run full; workers are killed under a deletion, and deletions cancelled. Then the faults
-end, and the rules of tests/faults/rules.py must hold. Every 50 rounds, and at the end, all read models are rebuilt and
-compared with the live tables, row by row.
+One stack of real processes, two of each kind, with real agents, runs for all rounds. In each round, load and faults
+happen at the same time. The load: builds are started, stopped, commented on and read, users are invited, and a job with
+many artifacts is deleted. The faults are drawn from the seed and the number of the round: processes are killed with
+SIGKILL, paused, or kept from starting; proxies cut, delay, stall and refuse connections of clients, to PostgreSQL and
+to Redis, and lose answers; Redis is wiped; the disks of agents and of the database run full; workers are killed during
+a deletion, and deletions are cancelled. Then the faults end, and the rules of tests/faults/rules.py must hold. Every 50
+rounds, and at the end, all read models are rebuilt and compared with the live tables, row by row.
 
-`--first N` begins at round N, `--round N` runs only that round, `--seconds S` ends after the round in which that time
-is over. Writes results/faults.json, also when interrupted. If a rule was broken, keeps the logs of all processes in
-results/faults/ and exits with 1.
+`--first N` begins at round N, `--round N` runs only that round, `--seconds S` ends the run after the round in which
+this time is over. Writes results/faults.json, even if it is interrupted. If a rule was broken, keeps the logs of all
+processes in results/faults/ and exits with 1.
 """
 
 import argparse
@@ -51,19 +51,21 @@ from testhide.processes import core
 
 AGENTS = 2
 EVENT_READERS = 2
-"""Readers of the feed of all events, in all rounds."""
+"""Number of clients that read the feed of all events, in all rounds."""
 FAULT_WINDOW_S = 2.5
-"""Time at the beginning of a round in which faults begin."""
+"""Seconds from the beginning of a round within which all its faults begin."""
 END_TIMEOUT_S = 120.0
-"""Time from the last fault until all builds have ended: a build may lose its agent, and more than once."""
+"""Longest time in seconds from the last fault until all builds have ended. A build may lose its agent several times."""
 POLL_INTERVAL_S = 0.1
 READ_BUFFER_BYTES = 1 << 20
-"""A message of a stream is one line, which must fit into the buffer."""
+"""Bytes of the buffer of a reader. A message of a stream is one line, which must fit into it."""
 ROUNDS_PER_REBUILD = 50
 DELIVERY_TIMEOUT_S = 90.0
-"""A delivery whose worker was killed is due again after a minute."""
+"""Longest time in seconds until all deliveries are made. A delivery whose worker was killed is due again after a
+minute.
+"""
 READER_TIMEOUT_S = 30.0
-"""Time until a reader of all events has received the last one, without faults."""
+"""Longest time in seconds, without faults, until a reader of all events has received the last one."""
 MAX_BROKEN_ROUNDS = 10
 
 
@@ -84,10 +86,10 @@ class Suite:
         self.counts: Counter[str] = Counter()
         self.faults: Counter[str] = Counter()
         self.recovered_s: list[float] = []
-        """Seconds of each round from the last fault to the last verdict and the end of the last stream."""
+        """For each round, the seconds from the last fault until all builds had a verdict and all streams had ended."""
 
     async def begin(self) -> None:
-        """Creates the project, job, webhooks and nodes, starts the agents and the readers of all events."""
+        """Creates the project, job, webhooks and nodes. Starts the agents and the readers of all events."""
         await self._client.sign_in()
         project = await self._create("/api/v3/projects", name="Faults")
         pool = await self._create("/api/v3/node-pools", name="machines", project_id=project)
@@ -116,7 +118,7 @@ class Suite:
             task.cancel()
 
     async def run_round(self, number: int) -> tuple[list[Fault], list[str]]:
-        """Returns the faults of the round, and the rules that it broke."""
+        """Runs one round. Returns its faults, and descriptions of the rules that were broken."""
         rng = random.Random(f"{self._seed} {number}")
         faults = draw_faults(rng, self._stack, FAULT_WINDOW_S)
         orders = [draw_order(rng, f"r{number}b{index}.") for index in range(rng.randrange(2, 5))]
@@ -199,7 +201,7 @@ class Suite:
         return list(self._log.check_deliveries(self._receiver, is_complete=True))
 
     async def check_reactions(self) -> list[str]:
-        """Waits until no reaction is due, and checks that all were carried out."""
+        """Waits until no reaction is due, and checks that all reactions were carried out. Returns the broken rules."""
         async with core(self._stack.settings, pool_size=1) as parts:
             deadline = time.monotonic() + DELIVERY_TIMEOUT_S
             while due := sum(status.due + status.parked for status in await due_reactions.fetch_statuses(parts.pool)):
@@ -209,7 +211,9 @@ class Suite:
         return list(self._reactions.check())
 
     async def check_rebuild(self) -> list[str]:
-        """Rebuilds all read models and compares them with the live tables, by the commands that operators use."""
+        """Rebuilds all read models and compares them with the live tables, with the commands that operators use.
+        Returns the broken rules.
+        """
         names = [projection.name for projection in PROJECTIONS]
         broken = []
         for verb in (["rebuild", "--from-scratch"], ["diff"], ["drop"]):
@@ -220,7 +224,7 @@ class Suite:
         return broken
 
     async def _run_projections(self, *arguments: str) -> str | None:
-        """Runs `testhide projections`. Returns its output if it does not exit with 0."""
+        """Runs `testhide projections`. Returns its output if it fails; None if it exits with 0."""
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", "testhide", "projections", *arguments),
             env={**os.environ, "TESTHIDE_SETTINGS": str(self._stack.folder / "settings.json")},
@@ -275,11 +279,11 @@ class Suite:
 
 @dataclass
 class RunRecord:
-    """Outcome of a run so far, written at its end or when it is interrupted."""
+    """Outcome of a run so far. It is written at the end of the run, or when the run is interrupted."""
 
     seed: int
     log_folder: Path
-    """Folder for the logs of all processes of broken rounds."""
+    """Folder to which the logs of all processes are copied after a round that broke a rule."""
     suite: Suite | None = None
     rounds: int = 0
     broken: list[dict[str, Any]] = field(default_factory=list)
@@ -290,7 +294,7 @@ class RunRecord:
         return time.monotonic() - self.begun_at
 
     def add(self, stack: Stack, step: str, broken: list[str], faults: Sequence[Fault] = ()) -> None:
-        """Prints the outcome of a step. If a rule was broken, notes it and copies the logs."""
+        """Prints the outcome of a step. If a rule was broken, records it and copies the logs."""
         parts = [step, ", ".join(map(str, faults)), "" if broken else "all rules hold"]
         print(": ".join(filter(None, parts)), file=sys.stderr, flush=True)
         if broken:

@@ -1,9 +1,9 @@
 """Fuzzes the report parser: `./dev long fuzz --seconds 60 --seed 1`.
 
-Takes reports of every shape, damages them (cuts, flipped bits, entities, nesting, repeated attributes, odd encodings, a
-token repeated up to a million characters) and parses them in a child process with limited memory. A crash, more than
-5 s per megabyte, or more memory than the limit is a failure. The seed determines all inputs; `--case N` runs one of
-them again. Writes results/fuzz.json and exits with 1 if anything failed.
+Takes reports of every format and damages them (cuts, flipped bits, entities, nesting, repeated attributes, odd
+encodings, a token that is repeated up to a million characters). Parses them in a child process with limited memory. It
+is a failure if the parser crashes, takes more than 5 s per megabyte, or needs more memory than the limit. The seed
+determines all inputs; `--case N` runs only input N. Writes results/fuzz.json and exits with 1 if anything failed.
 """
 
 import argparse
@@ -25,11 +25,11 @@ from commands.reports.parser import Case, Limits, Suite, Summary, parse_report
 
 SECONDS_PER_MB = 5.0
 MEMORY_LIMIT = 384 * 1024 * 1024
-"""Bytes of address space beyond what the process has at its start. Inputs are below 8 MB."""
+"""Bytes of address space that the child process may add to what it has at its start. Inputs are below 8 MB."""
 MAX_CHARACTERS = 2_000_000
-"""Input is cut to this length after each damage, before it is encoded."""
+"""Largest number of characters of an input. After each damage the input is cut to this length, before it is encoded."""
 IMPORT_TIME_S = 20.0
-"""Allowed on top for the first input, with which the child imports the parser."""
+"""Additional seconds that are allowed for the first input, since the child imports the parser then."""
 MAX_FAILURES = 100
 
 TOKENS = [
@@ -116,7 +116,7 @@ ENCODINGS = [
 
 
 def make_input(rng: random.Random) -> bytes:
-    """Returns a report of some shape with a few damages."""
+    """Returns a report of a random format with a few damages."""
     text = rng.choice(list(samples.ALL.values()))
     if rng.random() < 0.1:
         text += rng.choice(list(samples.ALL.values()))
@@ -197,7 +197,9 @@ def check(data: bytes, rng: random.Random) -> None:
 
 
 def run_child(connection: Connection, seed: int) -> None:
-    """Receives numbers of cases, and sends (number, size, seconds, fault, peak memory in KiB) for each."""
+    """Runs in the child process. Receives numbers of cases, and sends (number, size in bytes, seconds, fault, peak
+    memory in KiB) for each.
+    """
     size = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY_LIMIT, size + MEMORY_LIMIT))
     while (number := connection.recv()) is not None:
@@ -222,7 +224,9 @@ class Worker:
         child_end.close()
 
     def run(self, number: int) -> tuple[int, float, str, int]:
-        """Returns size, seconds, fault and peak memory in KiB of one case. A hang or death of the child is a fault."""
+        """Returns (size in bytes, seconds, fault, peak memory in KiB) of one case. If the child hangs or dies, this is
+        a fault.
+        """
         try:
             self._connection.send(number)
             # The largest inputs have about 8 MB.

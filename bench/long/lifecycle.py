@@ -1,8 +1,8 @@
 """Plays generated histories against real processes: `./dev long lifecycle --seconds 600 --seed 1`.
 
 Starts a server and plays histories of users, builds and agents (tests/e2e/lifecycle.py), with a new seed in each round,
-until the time is over. A history that breaks a rule is a failure and is printed with its steps; so are histories in
-which too little happens. Writes results/lifecycle.json and exits with 1 if anything failed.
+until the time is over. A history that breaks a rule is a failure, and its steps are printed. It is also a failure if
+too little happens in the histories altogether. Writes results/lifecycle.json and exits with 1 if anything failed.
 """
 
 import argparse
@@ -28,7 +28,9 @@ from testhide.preparation import create_first_admin
 MAX_FAILURES = 10
 HISTORIES_PER_ROUND = 10
 MIN_HISTORIES = 5
-"""Played also where the time is too short: the first history that hypothesis makes is the simplest one."""
+"""Least number of histories, which are played even if the time is too short: the first history that hypothesis makes is
+the simplest one.
+"""
 
 
 def run(seconds: float, first_seed: int, steps: int) -> dict[str, Any]:
@@ -70,7 +72,7 @@ def run(seconds: float, first_seed: int, steps: int) -> dict[str, Any]:
                 text = "\n".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())])
                 print(text, file=sys.stderr)
                 failures.append({"seed": number, "fault": text[:8_000]})
-                # The next round must not depend on what the failed history left.
+                # Starts anew, so that the next round does not depend on the state that the failed history left.
                 company = Company.of(server, threads)
     if not failures and not _is_eventful(company.seen, played):
         failures.append({"seed": first_seed, "fault": f"the histories are too tame: {dict(company.seen)}"})
@@ -86,7 +88,7 @@ def run(seconds: float, first_seed: int, steps: int) -> dict[str, Any]:
 
 
 def _is_eventful(seen: Counter[str], histories: int) -> bool:
-    """Returns whether enough has happened in the histories for their rules to mean something."""
+    """Returns whether enough has happened in the histories to test their rules."""
     return seen["build.requeued"] > 0 and seen["build.finished"] > 3 * histories and seen["answers as of then"] > 0
 
 

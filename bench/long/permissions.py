@@ -1,10 +1,10 @@
-"""Who may do what: every operation as every kind of caller, and whether that notices guards that are missing.
+"""Tests who may do what: sends every operation as every kind of caller, and tests that this finds missing guards.
 
 `./dev long permissions`. Sends each operation of `tests/permissions/table.py` as each caller (role, membership,
 credential) and compares who is refused with the rules. Then removes or weakens one guard at a time in the running
-application and sends the operations that it guards, until one is answered otherwise than the rules say; a mutant that
-nobody notices is a failure. `--no-mutants` leaves these out. Prints each failure at once. Writes
-results/permissions.json and exits with 1 if anything failed.
+application (a mutant) and sends the operations that it guards, until one is answered otherwise than the rules say. A
+mutant that no operation reveals is a failure. `--no-mutants` leaves the mutants out. Prints each failure at once.
+Writes results/permissions.json and exits with 1 if anything failed.
 """
 
 import argparse
@@ -27,11 +27,11 @@ from tests.support.server import Server, server_on_new_database
 from bench.support.report import write_result
 
 PRINT_INTERVAL_S = 10.0
-"""Seconds between two lines about the progress, at least."""
+"""Least seconds between two printed lines about the progress."""
 
 
 class Progress:
-    """Prints each failure at once, and now and then how far the work is and how long the rest takes."""
+    """Prints each failure at once. From time to time prints how far the work is, and how long the rest will take."""
 
     def __init__(self, work: str, total: int) -> None:
         self._work = work

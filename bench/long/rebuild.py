@@ -1,8 +1,8 @@
 """Measures a rebuild at full size, 1,000,000 events with 20,000,000 results: `./dev long rebuild`.
 
 The live tables are bulk loaded as well, since the live projector would take long; bench/rebuild.py compares a rebuild
-with the live projector's rows. With a smaller log (`--events`, `--results`) only correctness has bounds, not speed:
-most of a short rebuild is its start and its end. Writes results/rebuild_full.json.
+with the live projector's rows. With a smaller log (`--events`, `--results`) there are bounds only for correctness, none
+for speed: a short rebuild spends most of its time on its start and its end. Writes results/rebuild_full.json.
 """
 
 import argparse

@@ -1,12 +1,14 @@
 """Fuzzes the API by its OpenAPI description: `./dev long schemathesis --seconds 600 --seed 1`.
 
-Starts a server and calls all described operations a few times as an admin, then more often with a new seed in each
-round, until the time after the first round is over. These rounds ask in turn as a developer and a viewer of a project,
-a developer of no project, without credentials, and as an admin. A status of 5xx, a status, media type or body that is
-not described, no answer in time, or a name from a project of which the caller is no member is a failure, printed as a
-curl command. So is an operation that ends the admin's session, and a first round that succeeds with too few operations.
-The seed and the ids that the server assigns determine the requests. Writes results/schemathesis.json and exits with 1
-if anything failed.
+Starts a server. In the first round, calls all described operations a few times as an admin. Then calls them in further
+rounds, each with a new seed, until the time since the first round is over. The callers of these rounds are, in turn: a
+developer of a project, a viewer of the project, a developer without a project, a caller without credentials, and an
+admin.
+
+Failures are: a status of 5xx; a status, media type or body that is not described; no answer in time; a name from a
+project of which the caller is no member; an operation that ends the admin's session; a first round in which too few
+operations succeed. Prints a failed request as a curl command. The seed and the ids that the server assigns determine
+the requests. Writes results/schemathesis.json and exits with 1 if anything failed.
 """
 
 import argparse
@@ -31,9 +33,9 @@ from testhide.preparation import create_first_admin
 
 MAX_FAILURES = 50
 FIRST_EXAMPLES = 5
-"""Requests to each operation in the first round, and as many more to one that has only refused them."""
+"""Number of requests to each operation in the first round. An operation that refused all of them gets as many again."""
 MIN_REACHED = 2 / 3
-"""Share of the operations with which the first round must succeed, so that not only refusals are looked at."""
+"""Least share of the operations that must succeed in the first round, so that the run does not only test refusals."""
 
 
 def run(seconds: float, seed: int, examples: int) -> dict[str, Any]:

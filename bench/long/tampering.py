@@ -1,4 +1,5 @@
-"""Changes a server's data in many ways by SQL and on disk: who notices, how fast, and what it says.
+"""Changes a server's data in many ways by SQL and on disk. Finds out which detectors notice a change, how fast, and
+with which message.
 
 `./dev long tampering --events 600 --seed 1`. Starts a server and fills it over HTTP, while `testhide work` seals the
 log and writes its checkpoints to a folder that stands for the auditor's. Then makes each change alone
@@ -76,12 +77,14 @@ WHEN = {
     "reading": "at once",
     "readyz": "at once",
 }
-"""When those notice a change who are always there; the others do when they are asked to."""
+"""Detector -> when it notices a change, for detectors that run all the time. Other detectors notice a change when
+somebody runs them.
+"""
 SHOWN = 110
-"""Characters of a message in the table."""
+"""Largest number of characters of a message in the table."""
 DELIVERY_TIMEOUT_S = 30.0
 NOT_RUNNING = re.compile(r"^no `testhide \w+` leads: | s behind|^deliveries are \d+ s overdue")
-"""What readiness says because only the API runs."""
+"""Matches messages that readiness shows only because no process but the API runs."""
 
 
 class Detectors:
@@ -92,7 +95,7 @@ class Detectors:
         self._key = read_key(key)
 
     def ask_all(self, kind: Kind) -> dict[str, tuple[float, str]]:
-        """Returns, by who has noticed a change, the seconds that it took and the message."""
+        """Returns detector -> (seconds that it took, message), for each detector that has noticed the change."""
         asked: dict[str, Callable[[], str | None]] = {
             "reading": lambda: kind.read(self._scene),
             "readyz": self.readyz,
@@ -172,7 +175,9 @@ class Detectors:
         return None
 
     def _running_worker(self) -> AbstractAsyncContextManager[Core]:
-        """Connects as a `testhide work` that has long been running: its start would find lost tables."""
+        """Connects like a `testhide work` that has been running for long. One that starts now would find lost tables at
+        its start.
+        """
         return core(self._settings, pool_size=2, before_migration=True)
 
 
@@ -203,7 +208,9 @@ def put_back(scene: Scene, kind: Kind) -> Iterator[None]:
 
 
 def prepare(server: Server, connection: psycopg.Connection[Any], seed: int) -> dict[str, Any]:
-    """Makes what the changes need: a log of two chunks, an artifact, a member, a delivery, an answer to a key."""
+    """Creates the data that the changes need: a build log of two chunks, an artifact, a member, a delivery, and a
+    stored answer to a request with an idempotency key.
+    """
     shop = Shop(server)
     agent = shop.new_agent()
     shop.start()
@@ -234,7 +241,7 @@ def prepare(server: Server, connection: psycopg.Connection[Any], seed: int) -> d
 
 @contextlib.contextmanager
 def sealed_server(events: int, seed: int) -> Iterator[tuple[Scene, Detectors]]:
-    """A filled server of which only the API still runs, so that nothing else changes."""
+    """Yields a filled server of which only the API still runs, so that no other process changes its data."""
     with (
         tempfile.TemporaryDirectory(prefix="testhide-tampering-") as temporary,
         temporary_engines() as engines,
@@ -303,7 +310,7 @@ def order(name: str) -> int:
 
 
 def shorten(message: str) -> str:
-    """Returns a message without the numbers of this run."""
+    """Returns a message shortened, without the numbers of this run."""
     text = re.sub(r"(?<!SHA-)(?<!^)\b\d+\b", "N", message.partition("; ")[0]).replace("|", "/").replace("\n", " ")
     return text if len(text) <= SHOWN else f"{text[:SHOWN].rpartition(' ')[0]} …"
 

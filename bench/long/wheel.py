@@ -22,7 +22,9 @@ RUN_PIP = ("-I", "-m", "pip", "--disable-pip-version-check", "--no-input", "--qu
 
 
 def build_wheel(folder: Path) -> Path:
-    """Builds the wheel from a copy, since setuptools leaves files among the sources. Returns its path."""
+    """Builds the wheel from a copy of the sources, since setuptools writes files into their folder. Returns the path of
+    the wheel.
+    """
     sources = folder / "sources"
     sources.mkdir()
     for name in SOURCES:
@@ -38,7 +40,9 @@ def build_wheel(folder: Path) -> Path:
 
 
 def install(wheel: Path, environment: Path) -> Path:
-    """Installs the wheel and its locked requirements into a new environment. Returns the path of its Python."""
+    """Installs the wheel and its locked requirements into a new environment. Returns the path of the environment's
+    Python.
+    """
     run(sys.executable, "-I", "-m", "venv", environment)
     python = environment / "bin" / "python"
     locks = [CHECKOUT / "requirements" / name for name in ("server.txt", "embedded.txt")]

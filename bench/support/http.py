@@ -1,6 +1,6 @@
-"""HTTP/1.1 client for load: one persistent connection, one request at a time, little CPU per request.
+"""HTTP/1.1 client for benchmarks: one persistent connection, one request at a time, little CPU per request.
 
-It reads bodies with Content-Length or in chunks, which is all that this server sends.
+It reads bodies with Content-Length and chunked bodies. This server sends no others.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ class Connection:
         return head.encode() + body
 
     async def send(self, prepared: bytes) -> tuple[int, bytes, bytes]:
-        """Returns status, head and body of the answer. Raises ConnectionLost."""
+        """Sends a request. Returns the status, head and body of its answer. Raises ConnectionLost."""
         try:
             self._writer.write(prepared)
             head = await self._reader.readuntil(b"\r\n\r\n")
@@ -48,7 +48,7 @@ class Connection:
         return int(head[9:12]), head, body
 
     async def stream(self, prepared: bytes) -> AsyncIterator[bytes]:
-        """Yields the chunks of the answer's body as they arrive."""
+        """Sends a request. Yields the chunks of its answer's body as they arrive."""
         self._writer.write(prepared)
         head = await self._reader.readuntil(b"\r\n\r\n")
         assert int(head[9:12]) == 200, head

@@ -1,4 +1,4 @@
-"""Pacing and CPU time, for the benchmarks that put an even load on a stack."""
+"""Paces the requests of benchmarks that put an even load on a stack, and reads CPU time."""
 
 import asyncio
 import contextlib
@@ -9,7 +9,7 @@ import psutil
 
 
 async def ticks(per_s: float, seconds: float) -> AsyncIterator[None]:
-    """Yields at a fixed rate; a late consumer gets the overdue ticks without a pause."""
+    """Yields `per_s` times a second for `seconds`. A consumer that is late gets the overdue ticks without a pause."""
     began = time.perf_counter()
     for number in range(int(per_s * seconds)):
         await asyncio.sleep(max(0.0, began + number / per_s - time.perf_counter()))
@@ -17,7 +17,7 @@ async def ticks(per_s: float, seconds: float) -> AsyncIterator[None]:
 
 
 def read_cpu_s(processes: Iterable[psutil.Process]) -> float:
-    """Returns the CPU seconds, user and system, that the processes have used. Ended processes count 0."""
+    """Returns the CPU seconds, user and system, that the processes have used. Processes that have ended count as 0."""
     total = 0.0
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):

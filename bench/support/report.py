@@ -1,4 +1,4 @@
-"""Output of benchmarks and long checks: a table on the screen, results/NAME.json, and an exit code."""
+"""Writes the results of benchmarks and long checks: a table on the screen, results/NAME.json, and an exit code."""
 
 import json
 import os
@@ -37,7 +37,9 @@ class Figure:
 
 @dataclass
 class Report:
-    """Figures of one run of one benchmark. Only `at_least` and `at_most` decide whether it holds."""
+    """Figures of one run of one benchmark. Only the figures that `at_least` and `at_most` add have bounds, and so
+    decide the exit code.
+    """
 
     name: str
     figures: list[Figure] = field(default_factory=list)
@@ -48,7 +50,9 @@ class Report:
         self.figures.append(Figure(name, value, unit, at_least, at_most))
 
     def finish(self, folder: Path = Path("results")) -> int:
-        """Prints the figures and writes results/NAME.json; returns the exit code, 1 if a bound was missed."""
+        """Prints the figures and writes results/NAME.json. Returns the exit code: 1 if a figure misses its bound, else
+        0.
+        """
         print_table(
             ("", "", "", "bound", ""),
             [
@@ -80,7 +84,7 @@ def write_result(folder: Path, name: str, result: dict[str, Any]) -> None:
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Prints rows with the first, third and fifth column aligned left and the others right."""
+    """Prints a table. The first, third and fifth column are aligned left, the others right."""
     all_rows = [header, *rows] if any(header) else list(rows)
     widths = [max(len(row[column]) for row in all_rows) for column in range(len(header))]
     for row in all_rows:
@@ -92,7 +96,7 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def count_decimals(value: float) -> int:
-    """Returns how many decimals to print, so that a value shows about three digits."""
+    """Returns the number of decimals with which a value shows about three digits."""
     return 0 if abs(value) >= 100 or value == int(value) else 1 if abs(value) >= 10 else 2
 
 

@@ -1,4 +1,4 @@
-"""Whole stack for a benchmark: `testhide up` with a temporary data folder and a free port."""
+"""Runs a whole stack for a benchmark: `testhide up` with a temporary data folder and a free port."""
 
 import contextlib
 import json
@@ -23,7 +23,7 @@ ADMIN = ("admin@example.com", "correct horse battery")
 
 
 class StackFailed(Exception):
-    """Raised with the output of a stack that did not become ready."""
+    """Raised if a stack does not become ready. The message is the stack's output."""
 
 
 @dataclass
@@ -43,7 +43,7 @@ class Stack:
 
     @property
     def pids(self) -> dict[str, int]:
-        """Process ids that the supervisor runs now, by name."""
+        """Name -> process id of the processes that the supervisor runs now."""
         return {
             entry["name"]: entry["pid"] for entry in json.loads((self.data / "run" / "processes.json").read_bytes())
         }
@@ -76,13 +76,15 @@ class Stack:
         return job
 
     def kill(self, name: str) -> None:
-        """Kills a process by SIGKILL; the supervisor starts it again."""
+        """Kills the process called `name` by SIGKILL. The supervisor starts it again."""
         os.kill(self.pids[name], signal.SIGKILL)
 
 
 @contextlib.contextmanager
 def running_stack(*, agent: bool, python: str | Path = sys.executable) -> Iterator[Stack]:
-    """Starts a stack, signs in as administrator, and stops and deletes it at the end. Raises StackFailed."""
+    """Starts a stack, signs in as administrator and yields the stack. Stops it and deletes its data folder at the end.
+    Raises StackFailed.
+    """
     data = Path(tempfile.mkdtemp(prefix="testhide-bench-"))
     data.chmod(0o711)  # as root: the engines run under another account and must reach their folders
     port = _find_free_port()

@@ -1,8 +1,8 @@
 """Measures the `eventsourcing` library's ProjectionRunner on the stored events of our log.
 
-Its recorder reads our log; its view is a PostgresTrackingRecorder, used as the library documents: one transaction per
-event, for the rows and the tracking. `measure_read_models` builds our read models with the pure functions of a rebuild,
-`measure_builds` builds one small table of builds. Neither decrypts sealed fields.
+The library's recorder reads our log. The view is a PostgresTrackingRecorder, used as the library's documentation says:
+one transaction per event writes the rows and the position. `measure_read_models` builds our read models with the pure
+functions of a rebuild; `measure_builds` builds one small table of builds. Neither decrypts sealed fields.
 """
 
 import os

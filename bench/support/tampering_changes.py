@@ -1,4 +1,4 @@
-"""Changes of a server's data by SQL and on disk, for the kinds of `tampering_kinds`."""
+"""Changes a server's data by SQL and on disk: one function for each change that a kind in `tampering_kinds` makes."""
 
 import asyncio
 import base64
@@ -21,17 +21,17 @@ from testhide.processes import core
 from testhide.settings import Settings
 
 LOST = "lost"
-"""Schema that has the tables which a change takes away."""
+"""Schema into which a change moves the tables that it takes away."""
 
 
 def forge_tree(scene: Scene) -> None:
-    """Changes a row, and makes the tree anew from the rows."""
+    """Changes a row of the log, and computes the audit tree anew from the rows."""
     change_the_topic(scene)
     hide_in_the_tree(scene.connection)
 
 
 def forge_checkpoints(scene: Scene) -> None:
-    """Changes a row and the tree, and signs all checkpoints anew with the server's own key."""
+    """Changes a row of the log and the audit tree, and signs all checkpoints anew with the server's key."""
     forge_tree(scene)
     vkey, sealed = scene.fetch("SELECT vkey, sealed FROM audit_keys")
     key = SigningKey(vkey.partition("+")[0], base64.b64decode(scene.secrets.unseal(sealed)))
@@ -85,7 +85,7 @@ def destroy_a_key(scene: Scene) -> None:
 
 
 def put_back_a_key(scene: Scene) -> None:
-    """Restores the data key of a build that is deleted meanwhile."""
+    """Deletes a build, and puts its destroyed data key back."""
     (wrapped,) = scene.fetch("SELECT wrapped FROM stored_events_keys WHERE name ~ %s", key_of(scene))
     scene.server.admin.delete(f"/api/v3/builds/{scene.build}").raise_for_status()
     scene.execute("UPDATE stored_events_keys SET wrapped = %s WHERE name ~ %s", wrapped, key_of(scene))
@@ -97,7 +97,7 @@ def set_back(scene: Scene, sequence: str) -> None:
 
 
 def lose_wraps(scene: Scene) -> None:
-    """Deletes what the secret key opens."""
+    """Deletes all root keys in the database, which are stored in encrypted form (wraps)."""
     scene.execute("DELETE FROM root_key_wraps")
 
 
@@ -137,22 +137,24 @@ def change_row(table: object, column: str, value: str, condition: str = "true") 
 
 
 def lose(table: object) -> Callable[[Scene], object]:
-    """A table that is gone; it is kept where nobody looks for it, to be put back."""
+    """Returns a change that takes a table away. It moves the table to another schema, so that it can be put back."""
     return lambda scene: scene.connection.execute(f"ALTER TABLE public.{table} SET SCHEMA {LOST}".encode())
 
 
 def alter_answer(scene: Scene) -> None:
-    """Turns a bit of a stored answer. Renews it first: one with a secret is deleted after 5 minutes."""
+    """Flips a bit of a stored answer. Sets the answer's age to zero first, since an answer with a secret is deleted
+    after 5 minutes.
+    """
     scene.execute("UPDATE stored_events_once SET at = now(), answer = set_byte(answer, 20, get_byte(answer, 20) # 1)")
 
 
 def repeat(scene: Scene) -> str | None:
-    """Sends a request again whose answer is stored."""
+    """Sends a request again that has a stored answer."""
     return scene.ask("POST", "/projects", json={"name": "Once"}, headers=scene.once)
 
 
 def silence(scene: Scene) -> None:
-    """Damages a row, lets the sealer notice it, and deletes the alarm."""
+    """Damages a row, and deletes the alarm that the sealer sets about it."""
     change_the_topic(scene)
     scene.execute("INSERT INTO alarms (name, message) VALUES ('sealer', 'the log is not sealed any more')")
     scene.execute("DELETE FROM alarms")
@@ -163,7 +165,7 @@ def change_the_topic(scene: Scene) -> None:
 
 
 def change_unsealed(scene: Scene) -> None:
-    """Changes the newest row, as if it were not sealed yet."""
+    """Appends an event, and changes its row before the sealer seals it."""
     size = scene.fetch("SELECT max(size) FROM audit_checkpoints")[0]
     asyncio.run(append_event(scene.server.settings))
     scene.execute("UPDATE stored_events SET topic = 'claim.released' WHERE notification_id > %s", size)
@@ -175,7 +177,7 @@ async def append_event(settings: Settings) -> None:
 
 
 def skip_due_reactions(scene: Scene) -> None:
-    """Moves positions past an event, but not past the end of the log: readiness notices that."""
+    """Moves the stored positions past an event, but not past the end of the log, which readiness would notice."""
     scene.execute(
         "UPDATE reaction_positions SET position = position + 1"
         " WHERE position < (SELECT max(notification_id) FROM stored_events)"

@@ -1,5 +1,5 @@
-"""Kinds of change that somebody with the database, the blobs and even the master secret can make, each with those who
-must notice it: `bench/long/tampering.py` makes each of them.
+"""Lists the kinds of change that somebody can make who has the database, the blobs and even the secret key. Each kind
+names the detectors that must notice it. `bench/long/tampering.py` makes each of these changes.
 """
 
 from collections.abc import Callable
@@ -58,18 +58,18 @@ SEALED = (
 class Kind:
     area: str
     what: str
-    """The change, for the table in docs/audit.md."""
+    """Description of the change, for the table in docs/audit.md."""
     change: Callable[[Scene], object]
     noticed_by: tuple[str, ...] = ()
-    """Detectors that must notice it; none: nobody can."""
+    """Detectors that must notice the change; empty if none can."""
     tables: tuple[str, ...] = ()
-    """Tables that are put back afterwards, besides those of the log."""
+    """Tables that are put back afterwards, in addition to the tables of the log."""
     read: Callable[[Scene], str | None] = lambda scene: None
-    """A request of somebody who reads what was changed."""
+    """Sends a request for the changed data. Returns what the reader notices, or None."""
     model: str | None = None
-    """The read model that is compared with the log."""
+    """Name of the read model that is compared with the log."""
     because: str = ""
-    """Why nobody can notice it."""
+    """Why no detector can notice the change."""
 
 
 def of_log(what: str, change: Callable[[Intruder], set[int]]) -> Kind:

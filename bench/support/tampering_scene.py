@@ -15,19 +15,19 @@ from store.crypto.secrets import Secrets
 
 @dataclass
 class Scene:
-    """A server with a sealed log, and what is changed of it."""
+    """A server with a sealed log, and the ids of the data that the changes touch."""
 
     server: Server
     connection: psycopg.Connection[Any]
     chance: random.Random
     build: int
-    """A finished build with a log of two chunks."""
+    """Id of a finished build whose log has two chunks."""
     artifact: int
     blob: Path
     once: dict[str, str]
-    """The header of a request that has a stored answer: a new project of the name `Once`."""
+    """Header of a request that has a stored answer. The request creates a project called `Once`."""
     held: int
-    """The size of the auditor's newest checkpoint."""
+    """Size of the auditor's newest checkpoint."""
 
     @property
     def secrets(self) -> Secrets:
@@ -37,7 +37,7 @@ class Scene:
         return Intruder(self.connection, self.secrets, self.chance)
 
     def execute(self, statement: str, *parameters: object) -> None:
-        """Changes rows; a change of none would prove nothing."""
+        """Executes a statement that changes rows. Fails if it changes none, since that would prove nothing."""
         assert self.connection.execute(statement.encode(), parameters).rowcount, statement
 
     def fetch(self, query: str, *parameters: object) -> tuple[Any, ...]:
@@ -49,7 +49,9 @@ class Scene:
         return self.ask("GET", path)
 
     def ask(self, method: str, path: str, **more: Any) -> str | None:
-        """What a reader notices: the problem of a refused request, or that the connection breaks off."""
+        """Sends a request as a reader. Returns what the reader notices: the problem in a refusal, or that the
+        connection breaks off. Returns None if the request succeeds.
+        """
         try:
             answer = self.server.admin.request(method, f"/api/v3{path}", **more)
         except requests.RequestException as error:
