@@ -1,15 +1,17 @@
-"""Shows build groups: the builds that one start of a job with a matrix queued, with one status for all of them."""
+"""Shows, aborts and restarts build groups: the builds that one start of a job with a matrix queued."""
 
 from datetime import datetime
 
 import msgspec
-from litestar import Controller, get
+from litestar import Controller, get, post
 
-from api.http.permissions import CAN_READ
+from api.http.permissions import CAN_BUILD, CAN_READ
 from api.http.request_context import RequestContext
+from commands.build_actions import RestartBuild
+from commands.build_groups import AbortGroup, RestartGroup
 from domain.build_groups import find_worst
 from domain.builds import VisibleStatus
-from domain.core.errors import NotFound
+from domain.core.errors import Conflict, NotFound
 from projections import builds
 from projections.build_views import BuildItem, item
 from projections.builds import BuildRow
@@ -29,23 +31,60 @@ class BuildGroup(msgspec.Struct):
     """For each combination of the matrix, the newest build that runs all tests."""
 
 
+class GroupRestart(msgspec.Struct):
+    failed_only: bool = False
+    """Whether to restart only the builds that have not passed, instead of all."""
+
+
 class BuildGroupController(Controller):
-    path = "/build-groups"
+    path = "/build-groups/{group_id:int}"
     tags = ["Builds"]
 
-    @get("/{group_id:int}", guards=[CAN_READ])
+    @get(guards=[CAN_READ])
     async def get_build_group(self, ctx: RequestContext, group_id: int) -> BuildGroup:
         """Returns the builds that one start of a job with a matrix has queued, and their status as a whole. The restart
         of a build, if it runs all tests, replaces that build.
         """
+        return to_group(group_id, await find_visible_group(ctx, group_id))
+
+    @post("/abort", status_code=200, guards=[CAN_BUILD])
+    async def abort_build_group(self, ctx: RequestContext, group_id: int) -> BuildGroup:
+        """Aborts all builds of a group that are queued or running. Returns the group as it is then."""
+        await find_visible_group(ctx, group_id)
+        build_ids = await builds.fetch_unfinished(ctx.source, group_id)
+        logs = {build_id: await ctx.services.build_logs.fetch_ends(build_id) for build_id in build_ids}
+        await ctx(AbortGroup(group_id, build_ids, logs))
+        return to_group(group_id, await builds.fetch_counting(ctx.source, group_id))
+
+    @post("/restart", guards=[CAN_BUILD])
+    async def restart_build_group(
+        self, ctx: RequestContext, group_id: int, data: GroupRestart | None = None
+    ) -> BuildGroup:
+        """Restarts all builds of a group, which must have ended, or with `failed_only` those that failed or were
+        aborted. The new builds run all tests and replace the older ones in the group, which is returned as it is then.
+        """
+        rows = await find_visible_group(ctx, group_id)
+        if data is not None and data.failed_only:
+            rows = [row for row in rows if row.status in ("failed", "aborted")]
+            if not rows:
+                raise Conflict(f"No build of group {group_id} has failed, so there is nothing to restart.")
+        first = await ctx.services.ids.draw_range("builds", len(rows))
+        numbered = enumerate(rows, first)
+        restarts = [RestartBuild(new, row.id, row.job_id, by_admin=ctx.user.is_admin) for new, row in numbered]
+        await ctx(RestartGroup(restarts))
+        return to_group(group_id, await builds.fetch_counting(ctx.source, group_id))
+
+
+async def find_visible_group(ctx: RequestContext, group_id: int) -> list[BuildRow]:
+    """Returns the counting builds of a group. Raises NotFound if there is no such group or the user cannot see it."""
+    rows = await builds.fetch_counting(ctx.source, group_id)
+    if not rows:
+        await ctx.services.wait_for_missing()
         rows = await builds.fetch_counting(ctx.source, group_id)
-        if not rows:
-            await ctx.services.wait_for_missing()
-            rows = await builds.fetch_counting(ctx.source, group_id)
-        if not rows:
-            raise NotFound(f"There is no build group {group_id}.")
-        await ctx.must_access(rows[0].project_id, f"build group {group_id}")
-        return to_group(group_id, rows)
+    if not rows:
+        raise NotFound(f"There is no build group {group_id}.")
+    await ctx.must_access(rows[0].project_id, f"build group {group_id}")
+    return rows
 
 
 def to_group(group_id: int, rows: list[BuildRow]) -> BuildGroup:

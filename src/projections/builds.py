@@ -298,6 +298,12 @@ async def fetch_counting(source: Source, group_id: int) -> list[BuildRow]:
     return await fetch_all(source, BuildRow, f"SELECT * FROM ({newest}) newest ORDER BY id", {"group": group_id})
 
 
+async def fetch_unfinished(source: Source, group_id: int) -> list[int]:
+    """Returns the ids of the builds of a group that have not finished, also of those that run some tests only."""
+    query = f"SELECT id FROM {BuildRow.table} WHERE group_id = %(group)s AND finished_at IS NULL ORDER BY id"
+    return await fetch_column(source, query, {"group": group_id})
+
+
 async def find_ended_on_commit(
     source: Source, job_id: int, commit_sha: str, matrix: Mapping[str, str], *, other_than: int
 ) -> list[int]:

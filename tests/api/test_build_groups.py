@@ -48,6 +48,36 @@ def test_a_matrix_from_its_start_to_its_restart(shop: Shop) -> None:
     shop.admin.when("GET", "/build-groups/999999").then(404)
 
 
+def test_a_group_is_aborted_and_restarted_as_one(server: Server) -> None:
+    shop = Shop(server)
+    started = shop.admin.create("/builds/start", job_id=given_matrix(shop), branch="main")
+    group, ids = f"/build-groups/{started['id']}", started["builds"]
+    shop.admin.when("POST", f"{group}/restart").then(409)
+    agent = shop.new_agent()
+    agent.finished(agent.take_up(), 0).raise_for_status()
+    shop.ended(ids[0])
+    aborted = shop.admin.when("POST", f"{group}/abort").then(200)
+    shown = [(build["id"], build["status"], build["reason"]) for build in aborted["builds"]]
+    assert (aborted["status"], shown) == (
+        "aborted",
+        [(ids[0], "passed", None), (ids[1], "aborted", "stopped_by_user")],
+    )
+    assert "have ended" in shop.admin.when("POST", f"{group}/abort").then(409)["detail"]
+    again = shop.admin.when("POST", f"{group}/restart", json={"failed_only": True}).then(201)
+    assert [(build["id"] == ids[0], build["status"]) for build in again["builds"]] == [
+        (True, "passed"),
+        (False, "queued"),
+    ], "what passed stays"
+    build = agent.take_up()
+    assert build["env"]["PYTHON_VERSION"] == "3.12"
+    agent.finished(build, 0).raise_for_status()
+    shop.ended(build["id"])
+    shop.admin.when("POST", f"{group}/restart", json={"failed_only": True}).then(409)
+    every = shop.admin.when("POST", f"{group}/restart").then(201)
+    assert [build["restarted_from"] for build in every["builds"]] == [ids[0], build["id"]]
+    assert every["status"] == "queued"
+
+
 @pytest.mark.parametrize(
     ("matrix", "field"),
     [

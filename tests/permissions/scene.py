@@ -98,6 +98,7 @@ def _fill_project(server: Server) -> tuple[Ids, str]:
     build, running = given_build(server, job, branch=MARKER), given_build(server, job, branch=MARKER)
     artifact = upload(admin, build, REPORT).then(201)
     finish(server, build, "failed")
+    group = _start_group(server, project)
     pool = given_pool(server, project, name=MARKER)
     node = given_node(server, pool_id=pool)
     in_project = {"project_id": project}
@@ -116,6 +117,7 @@ def _fill_project(server: Server) -> tuple[Ids, str]:
         "job_id": job,
         "build_id": build,
         "running_build": running,
+        "group_id": group,
         "artifact_id": artifact["id"],
         "test_id": test["id"],
         "known_issue_id": issue["id"],
@@ -140,3 +142,11 @@ def _fill_project(server: Server) -> tuple[Ids, str]:
     }
     ids["identity-providers"] = ids["provider_id"] = 10**6  # nobody has this id; who may is decided before
     return ids, node["agent_token"]
+
+
+def _start_group(server: Server, project: int) -> int:
+    """Returns the id of a group of builds that no node can run."""
+    job = given_job(server, project, name="matrix", required_tags=[MARKER])
+    matrix = {"axes": {"os": ["linux", "mac"]}}
+    server.admin.when("PUT", f"/jobs/{job}/configuration", json=CONFIGURATION | {"matrix": matrix}).then(200)
+    return int(server.admin.create("/builds/start", job_id=job)["group_id"])
