@@ -77,7 +77,7 @@ def leave_environment(argv: Sequence[str], keep_token: bool) -> None:
 
     Deleting the variable would not be enough, since /proc/<pid>/environ goes on showing the environment that the
     process started with. With `keep_token`, the restarted program reads the token from a pipe. Without it, the
-    restarted program reads the token from the file that the options name, and the one in the variable is dropped.
+    restarted program reads the token from the file that the options name, and the token in the variable is dropped.
     """
     token = os.environ.pop(VARIABLE, None)
     if token is not None:
@@ -101,8 +101,7 @@ def restart_program(argv: Sequence[str], secrets: Sequence[str]) -> None:
 
 
 def read_token(source: str | None) -> tuple[str, str | None]:
-    """Return the token, and the secret of the session if `restart_program` passed one, otherwise None. Raises
-    `NoToken`.
+    """Return (token, secret of the session). The secret is None unless `restart_program` passed one. Raises `NoToken`.
 
     `source` is a file, `-` for standard input, or the pipe of `restart_program`.
     """
@@ -133,7 +132,7 @@ def read_token(source: str | None) -> tuple[str, str | None]:
 
 
 def find_file(sources: Sequence[str]) -> str | None:
-    """Return the file that contains the token and may get a new one; None if the token does not come from a file.
+    """Return the path of the file that contains the token and may get a new one; None if the token is not from a file.
 
     `sources` are the values of all options `--token-file`, of which the last one counts. After a restart the last one
     names a pipe, and then the one before it may name a file.

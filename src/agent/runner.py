@@ -32,7 +32,7 @@ class TaskRunner:
 
     def __init__(self, context: AgentContext, once: bool) -> None:
         self.exit_codes: queue.SimpleQueue[int] = queue.SimpleQueue()
-        """The agent ends with the first code that is put here."""
+        """Queue of exit codes. The agent ends with the first one."""
         self.max_parallel = 0
         self.is_closing = False
         self._context = context

@@ -94,7 +94,7 @@ class _Glob:
         self._last = len(self._segments) - 1
 
     def find(self, root: str, is_over: Callable[[], bool]) -> Iterator[str]:
-        """Yield the paths of the files that match. Visits each folder once, in all its states together."""
+        """Yield the paths of the files that match. Visits each folder only once, for all its states together."""
         waiting = [("", {0})]
         while waiting:
             folder, states = waiting.pop()
@@ -116,7 +116,7 @@ class _Glob:
                     waiting.append((path, inner))
 
     def _list_names(self, folder: str, states: set[int], is_root: bool) -> set[str]:
-        """Return the names in a folder that may match."""
+        """Return the names of those files and folders in `folder` that may match."""
         segments = [self._segments[state] for state in states]
         names = {segment for segment in segments if not _WILDCARDS.intersection(segment)}
         if len(names) < len(segments):

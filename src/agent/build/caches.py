@@ -1,4 +1,4 @@
-"""Restores a build's caches before its setup lines run. Saves the caches that were missing after the build has passed.
+"""Restores a build's caches before its setup lines run. After the build has passed, saves those that were missing.
 
 `tar` packs and unpacks them with the rights of the build's user. So a link in the repository or in an archive leads
 `tar` only to files that the build itself could reach.
@@ -42,7 +42,7 @@ class Caches:
         self._folder = self._workspace.folder
 
     def restore(self) -> None:
-        """Unpack the caches that this agent has. One that is damaged or cannot be unpacked is left out."""
+        """Unpack the caches that this agent has. Leave out a cache that is damaged or cannot be unpacked."""
         for number, cache in enumerate(self._wanted):
             try:
                 key = CHECKSUM.sub(self._hash_file, cache["key"])

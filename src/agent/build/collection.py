@@ -123,7 +123,7 @@ class Collector:
             return True
 
     def _is_denied(self, path: str) -> bool:
-        """Return whether the agent may not read what is at `path`."""
+        """Return True if there is a file at `path` that the agent has no permission to read."""
         try:
             self._open(path).close()
         except UnusablePath as why:

@@ -70,8 +70,8 @@ def install_plugin(folder: Path) -> None:
 
 
 def add_plugin(folder: Path, env: Mapping[str, str]) -> dict[str, str]:
-    """Return `env` with the plugin's folder at the front of PYTHONPATH, or a copy if PYTHONPATH already has this
-    folder.
+    """Return a copy of `env` with the plugin's folder in PYTHONPATH. The folder comes first if PYTHONPATH did not have
+    it.
     """
     plugin, path = str(folder / _PLUGIN), env.get("PYTHONPATH") or ""
     if plugin in path.split(os.pathsep):

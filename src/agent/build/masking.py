@@ -15,8 +15,8 @@ SHORTEST_SECRET = 4  # characters; shorter values are too common in ordinary tex
 _MAX_SIZE = 64 * 1024  # of one pattern: it takes 3 s to make at most. Data with more secrets are masked whole
 _MAX_PATTERNS = 32  # that are kept
 _QUICK_STEPS = 500_000
-"""Largest product of pattern size and bytes of data for which one regular expression search covers all data. Such a
-search takes 0.06 s at most. No other thread runs meanwhile, not even the one that keeps the node online.
+"""Largest product of pattern size and bytes of data for which one call of `re` searches all data. Such a call takes
+0.06 s at most. No other thread runs during the call, not even the one that keeps the node online.
 """
 _CHECK_INTERVAL = 16  # positions between two checks of the time
 _MIN_SEARCH_S, _SEARCH_S_PER_BYTE = 0.5, 20e-6
@@ -38,7 +38,9 @@ class Masker:
         # Longest first: a secret that begins like another is masked whole.
         self._texts = sorted(texts, key=lambda found: (-len(found.text), found.text))
         self._patterns: dict[tuple[int, ...], _Pattern] = {}
-        """Patterns that were needed so far, by the indexes of their texts and the number of encodings."""
+        """Cache of compiled patterns. A key has the indexes of the texts, followed by the negative number of
+        encodings.
+        """
         self.overlap = max((text.max_bytes for text in self._texts), default=0)
         """Number of bytes after a cut that `mask_head` needs, to find every secret that crosses the cut."""
 

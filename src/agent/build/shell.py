@@ -19,7 +19,7 @@ _OF_ONE_SHELL = ("_", "SHLVL", "PWD", "OLDPWD")  # variables that each shell set
 
 
 class ShellRefused(Exception):
-    """The build's shell cannot run on this machine, or not with this text. The message says why."""
+    """This machine does not have the build's shell, or the shell cannot run a given text. The message says why."""
 
 
 class Shell:

@@ -20,7 +20,7 @@ _REST_TIMEOUT_S = 2.0
 TIMEOUT = "timeout"
 
 AddLines = Callable[[list[str]], None]
-"""Called with the masked lines that a step has printed."""
+"""Function that is called with the masked lines that a step has printed."""
 
 
 class StepResult(NamedTuple):
@@ -31,8 +31,8 @@ class StepResult(NamedTuple):
 
 @dataclass
 class Steps:
-    """Runs the steps of a build one after the other, each in the workspace as the user `_account`. `_deadline` ends
-    them; it is a time of the monotonic clock.
+    """Runs the steps of a build one after the other, each in the workspace as the user `_account`. The step that still
+    runs at `_deadline`, a time of the monotonic clock, is ended.
     """
 
     _supervisor: SupervisorClient

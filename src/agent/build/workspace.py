@@ -85,7 +85,9 @@ class Workspace:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder. If not all of it can be removed, print why; the path of the folder is free in any case."""
+    """Remove a folder. If not all of it can be removed, print why. In any case, `folder` no longer exists
+    afterwards.
+    """
     try:
         removal.remove_tree(folder)
     except OSError as error:
@@ -93,7 +95,9 @@ def remove_folder(folder: Path) -> None:
 
 
 def remove_remains(parent: Path) -> None:
-    """Remove what an earlier `remove_folder` could not remove of folders in `parent`, or print why it still cannot."""
+    """Remove what earlier calls of `remove_folder` could not remove of folders in `parent`. Print why if this fails
+    again.
+    """
     try:
         removal.remove_remains(parent)
     except OSError as error:

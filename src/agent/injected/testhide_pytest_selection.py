@@ -189,7 +189,7 @@ def _is_listed(entries: frozenset[str], *node_ids: str) -> bool:
 
 
 def _recorded_id(source: Any) -> object:
-    """Return the node id that an item or a report of it has among its properties, or None."""
+    """Return the node id among the properties of `source`, a test item or the report of one; None if there is none."""
     return next((value for name, value in source.user_properties if name == _PROPERTY), None)
 
 

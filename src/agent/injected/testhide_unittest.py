@@ -40,8 +40,8 @@ def begin() -> None:
 
 
 def _names(test: Any) -> Iterator[str]:
-    """Yield the names by which a list may mean a test: its id, and its file followed by the id with and without the
-    module. Reports contain either form.
+    """Yield the names that a list may contain for a test: its id; its file, followed by the id; and its file, followed
+    by the id without the module. Reports use both forms with the file.
     """
     name, module = test.id(), type(test).__module__
     yield name

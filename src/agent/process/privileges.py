@@ -17,7 +17,7 @@ from typing import NamedTuple
 from agent.process import linux, removal
 
 SLOT_UIDS = range(60706, 61184)
-"""User ids for builds, one for each build that runs at a time; its group id is the same number. No distribution
+"""User ids for builds: each running build has one for itself, and the same number as its group id. No distribution
 assigns them: they lie between the range of systemd-homed and that of systemd's dynamic users.
 """
 _LOCKS = Path("/run/testhide-agent")
@@ -36,7 +36,7 @@ class BuildAccount(NamedTuple):
 
 
 class NoBuildAccount(Exception):
-    """The agent was started without a user for builds to run as."""
+    """The options name no user as whom builds can run. The message says why."""
 
 
 class BuildAccounts:

@@ -17,7 +17,7 @@ _REMAINS = "removed-"
 
 def remove_tree(folder: Path) -> None:
     """Remove a folder with all that is in it. If something cannot be removed, remove the rest, move what is left to
-    another folder in the same parent, and raise OSError: the path `folder` is free either way.
+    another folder in the same parent, and raise OSError. In both cases, `folder` no longer exists afterwards.
     """
     if not os.path.lexists(folder):
         return
