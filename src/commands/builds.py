@@ -189,7 +189,7 @@ class StartBuild(Command):
 
 
 async def start_build(execute: Callable[[StartBuild], Awaitable[Receipt]], ids: Ids, command: StartBuild) -> Receipt:
-    """Executes the command by `execute`. If the job's matrix needs more build ids, draws them and executes it again."""
+    """Executes `command`. If the job's matrix needs more build ids, draws them and executes the command again."""
     while True:
         try:
             return await execute(command)
@@ -310,7 +310,7 @@ class AbortBuild(Command, of=BUILD):
     reason: Reason
     detail: str | None = None
     logs: Mapping[int, LogEnd] = field(default_factory=dict)
-    """Attempt -> end of its build log."""
+    """Attempt -> number of lines and hash of its build log."""
 
     def decide(self, build: AnyBuild | None) -> Iterable[Event]:
         match build:

@@ -1,9 +1,9 @@
 """The handler of all commands: loads streams, folds them to states, decides, appends, and retries on a version
 conflict.
 
-`reads` of a command names the streams that it reads; `then_reads` names further streams to which the states of the
-first refer. `decide` returns the events to append. It is pure: times, ids and randomness are fields of the command. The
-events are appended only if every stream that was read still has the version that `decide` saw.
+`reads` of a command names the streams that it reads; `then_reads` names further streams, which it finds in the states
+of the first streams. `decide` returns the events to append. It is pure: times, ids and randomness are fields of the
+command. The events are appended only if every stream that was read still has the version that `decide` saw.
 """
 
 import asyncio
@@ -111,7 +111,7 @@ class CommandContext:
     """Metadata of a command: who executes it, and which request or reaction it belongs to."""
 
     actor: str
-    """Origin of the command: `user:7`, `node:12`, `system:dispatch`."""
+    """Who executes the command: for example `user:7`, `node:12` or `system:dispatch`."""
     correlation_id: str = ""
     causation: int | None = None
     once: IdempotencyKey | None = None

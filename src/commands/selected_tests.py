@@ -9,11 +9,11 @@ from domain.builds import AnyBuild
 from domain.quarantine import possible_entries
 
 _UNITTEST = re.compile(r"(\S+\.py::[\w:]+) [\[(]")
-"""Matches a subtest in the form of unittest-xml-reporting: `test_a.py::T::test_1 (i=1)`. Its reports leave out subtests
-that passed.
+"""Matches a subtest in the form of unittest-xml-reporting: `test_a.py::T::test_1 (i=1)`. Reports in this form leave out
+subtests that passed.
 """
 MAX_NAMED = 5
-"""Number of tests that a sentence names at most."""
+"""Largest number of tests that a sentence names."""
 
 
 def mark_ran(selected: Sequence[str], report: ReportRead, left_out: Collection[str] = ()) -> bytes:

@@ -1,4 +1,4 @@
-"""Time tables: reads cron expressions as Debian's cron does, also when clocks change."""
+"""Time tables: reads cron expressions as Debian's cron does, also on days on which the clocks change."""
 
 import zoneinfo
 from datetime import UTC, datetime, timedelta
@@ -8,7 +8,7 @@ from cronsim import CronSim, CronSimError
 from domain.triggers import CronTrigger
 
 FIELDS = 5
-"""Fields of a cron expression: minute, hour, day of the month, month and day of the week."""
+"""Number of fields of a cron expression: minute, hour, day of the month, month and day of the week."""
 
 
 def find_fault(trigger: CronTrigger) -> tuple[str, str] | None:

@@ -24,7 +24,7 @@ class HookMessage:
     """Path of the repository, in small letters; empty if the message names none."""
     changes: Sequence[RepositoryChange] = field(default_factory=tuple)
     ignored: str = ""
-    """Why the message has no changes, as a sentence."""
+    """Why the message has no changes, as a sentence; empty if it has changes."""
     is_ping: bool = False
 
 

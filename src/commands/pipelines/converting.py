@@ -16,7 +16,7 @@ from commands.pipelines.yaml_nodes import FileFault, InvalidFile, YamlList, Yaml
 
 S = TypeVar("S", bound=msgspec.Struct)
 MAX_FAULTS = 50
-"""Number of mistakes that are reported for one file. Conversion ends there."""
+"""Largest number of mistakes that are reported for one file. Conversion ends at this number."""
 MAX_SIMILAR_LENGTH = 50
 """Number of characters up to which a similar name is suggested for an unknown one. The time to compare names grows with
 the square of their length.

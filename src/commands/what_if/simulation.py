@@ -170,9 +170,7 @@ class Simulation:
         self.counts = Replayed()
 
     def needs(self, recorded: Recorded) -> list[int]:
-        """Returns the ids of the test cases that the event concerns and whose node ids the caller must give to
-        `take`.
-        """
+        """Returns the ids of the test cases whose node ids `take` needs for this event."""
         event = recorded.event
         if not isinstance(event, ResultsRecorded) or event.build_id not in self._open or not self._entries(event):
             return []
@@ -281,8 +279,8 @@ class Simulation:
     def compare_tests(
         self, event: BuildEvent, failures: ReportedFailures, today: Mapping[int, tuple[Classification, Source]]
     ) -> Iterator[TestDiffers]:
-        """Yields the failures of a report that the what-if rules classify otherwise than they are classified today.
-        `today` maps the id of a result to its classification of today and the source of that classification.
+        """Yields the failures of a report whose classification under the what-if rules differs from today's. `today`
+        maps the id of a result to (today's classification, source of that classification).
         """
         for result_id, case_id in failures.cases.items():
             before, source = today.get(result_id, (None, None))

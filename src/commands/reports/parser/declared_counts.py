@@ -92,8 +92,8 @@ def declared_by(element: str, attributes: dict[str, str], notes: Notes) -> Decla
 
 
 def declared_by_catch2(declared: Declared) -> Declared:
-    """Returns counts of which only `failures` is set, to the sum of the failures and errors that a Catch2 report
-    declares. The other counts are left out, since Catch2 counts assertions, and passed ones as `tests`.
+    """Returns counts that have only `failures`: the sum of the failures and errors that a Catch2 report declares. The
+    other declared numbers are of no use, since Catch2 counts assertions instead of tests.
     """
     return Declared(failures=(declared.failures or 0) + (declared.errors or 0))
 

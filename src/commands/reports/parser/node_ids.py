@@ -11,7 +11,7 @@ there is nothing better. It follows the first of these rules that fits:
 3. unittest: an absolute `.py` file, or a suite named `unittest...`.
        module.Class.method
 4. pytest without a file: the suite is `pytest`, or a part of the class name looks like a test module. The
-   module is the longest prefix whose last part does (`test_*`, `*_test`), the rest are classes.
+   module is the longest prefix whose last part looks like one (`test_*`, `*_test`), the rest are classes.
        classname t.test_x.TestDeep.TestInner, name test_bad -> t/test_x.py::TestDeep::TestInner::test_bad
        no classname, name t.test_x (a collection error) -> t/test_x.py
 5. JavaScript: a relative script as file, or as the name of the suite or class: `file > describe > title`.

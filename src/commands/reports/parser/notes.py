@@ -64,7 +64,7 @@ class Notes:
         return kind in self._notes
 
     def count_repeat(self, kind: str, count: int = 1) -> bool:
-        """Counts a fault again that already has a warning of this kind. Returns False if there is no such warning; the
+        """Adds `count` to the count of the warning of this kind. Returns False if there is no such warning yet; the
         caller then calls `add`, with the line of the fault.
         """
         known = self._notes.get(kind)

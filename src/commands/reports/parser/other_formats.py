@@ -1,5 +1,5 @@
-"""Recognises test reports in formats that the server does not read. Their results are missing, unlike those of XML that
-is no test report at all.
+"""Recognises test reports in formats that the server does not read. When a build sends such a report, results are
+missing. When a build sends XML that is no test report, none are.
 """
 
 from collections.abc import Mapping
