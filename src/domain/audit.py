@@ -50,7 +50,7 @@ class SigningKeyChanged(Event, frozen=True):
 
     name: ClassVar[str] = "audit.signing_key_changed"
     public_key: str
-    """The key as a verifier key: NAME+ID+KEY."""
+    """The public key in the form of a verifier key: NAME+ID+KEY."""
 
     @property
     def stream(self) -> str:
@@ -109,7 +109,7 @@ class SecretKeyRotated(Event, frozen=True):
     is_leaked: bool
     """Whether somebody else may have the old key. If so, all sessions and links became invalid."""
     operator: str
-    """The account of the operating system that rotated it."""
+    """Operating system account of the person who rotated the key."""
     opener: str
     """Name of the new secret key in the key ring. The name reveals nothing about the key."""
     root_keys: tuple[StoredRootKey, ...]
@@ -151,7 +151,7 @@ class RowAccepted(Event, frozen=True):
     """The hash of the row's leaf in the audit tree. A row with other contents at this position is not accepted."""
     reason: str
     operator: str
-    """The account of the operating system that accepted it."""
+    """Operating system account of the person who accepted the row."""
 
     @property
     def stream(self) -> str:

@@ -84,7 +84,7 @@ class BuildQueued(BuildEvent, frozen=True):
     external: bool = False
     restarted_from: int | None = None
     test_ids: list[str] | None = None
-    """The tests to run; None runs all."""
+    """Node ids of the tests to run; None runs all tests."""
     required_tags: list[str] = []
     pool_labels: dict[str, str] = {}
     quarantine_mode: QuarantineMode = "run"

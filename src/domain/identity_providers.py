@@ -22,7 +22,7 @@ class IdentityProviderCreated(IdentityProviderEvent, frozen=True):
     name: ClassVar[str] = "identity_provider.created"
     title: str
     entity_id: str
-    """Name of the provider, as its assertions contain it."""
+    """SAML entity ID of the provider, which its assertions contain."""
     claim: str
     """Id of the claim that keeps `entity_id` unique."""
     sso_url: str

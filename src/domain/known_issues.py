@@ -91,7 +91,7 @@ class KnownIssueSearched(KnownIssueEvent, frozen=True):
     classification: Classification
     result_ids: list[int] = []
     job_ids: list[int] = []
-    """The jobs of the results, in the same order."""
+    """Ids of the jobs of the results, in the order of `result_ids`."""
 
 
 class KnownIssueDeleted(KnownIssueEvent, frozen=True):

@@ -99,7 +99,7 @@ class NotificationMessage(msgspec.Struct, frozen=True):
     """The body of the request that a webhook receives."""
 
     id: str
-    """Id of the notification. All endpoints get the same id, and so do replays."""
+    """Id of the notification. It is the same for all endpoints and in replays."""
     type: str
     created_at: datetime
     project_id: int | None

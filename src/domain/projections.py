@@ -16,7 +16,7 @@ class EventDismissed(Event, frozen=True):
     """The position of the event that is left out."""
     reason: str
     operator: str
-    """The operator's account of the operating system."""
+    """Operating system account of the operator."""
 
     @property
     def stream(self) -> str:

@@ -1,9 +1,9 @@
 """Quarantine: tests of a job whose failures do not fail its builds.
 
-A job's quarantine is one stream. An entry is the node id of a test, or the beginning of node ids up to `::` or `[`:
-then it stands for all tests of a file, a class or a parametrised test. An expired entry has no effect. An entry whose
-tests have recovered keeps its effect until somebody lifts it. The expiry of an entry and each recovery are recorded
-once.
+A job's quarantine is one stream. An entry is the node id of a test, or a prefix of node ids that ends before `::` or
+`[`. A prefix stands for all tests of a file, a class or a parametrised test. An expired entry has no effect. An entry
+whose tests have recovered keeps its effect until somebody lifts it. The expiry of an entry and each recovery are
+recorded once.
 """
 
 import re
@@ -131,8 +131,8 @@ class Quarantine(msgspec.Struct, frozen=True):
 
 
 def possible_entries(node_id: str) -> Iterator[str]:
-    """Yields the entries that would quarantine a test: its node id, and each beginning of the node id that may be an
-    entry.
+    """Yields the entries that would quarantine a test: its node id, and each prefix of the node id before `::` or
+    `[`.
     """
     yield node_id
     for end in islice(_ENDS.finditer(node_id), MAX_PREFIXES):

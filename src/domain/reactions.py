@@ -14,7 +14,7 @@ class ReactionCancelled(Event, frozen=True):
     """The position of the event that the reaction is for."""
     reason: str
     operator: str
-    """The operator's account of the operating system."""
+    """Operating system account of the operator."""
 
     @property
     def stream(self) -> str:

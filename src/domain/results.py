@@ -1,8 +1,8 @@
 """Test results and test cases.
 
 A test case is one test of a project across builds, named by its node id. When a report contains new test cases, one
-event gives ids to all of them. An event with results has up to about a thousand, in columns, so that they are stored as
-one compressed block instead of a thousand maps.
+event gives ids to all of them. An event has up to about a thousand results in columns, so that they are stored as one
+compressed block instead of a thousand maps.
 """
 
 from hashlib import blake2b
@@ -38,7 +38,7 @@ class CasesSeen(Event, frozen=True):
     first_case_id: int
     node_ids: list[str] = []
     suites: list[str] = []
-    """The suite of each case in the first report that has the case."""
+    """For each node id, the suite in which this report has the test first."""
 
     @property
     def stream(self) -> str:
@@ -93,7 +93,7 @@ class ResultsRecorded(Event, frozen=True):
     statuses: bytes
     """One byte a row: 0 passed, 1 failed, 2 skipped."""
     attempts: bytes
-    """One byte a row, from 1; 255 stands for 255 and more."""
+    """One byte a row: number of the attempt, from 1; 255 stands for 255 and more."""
     finals: bytes
     """One byte a row: 1 for the last attempt of a test in its suite, else 0. Only last attempts count."""
     known_issues: bytes
@@ -175,7 +175,7 @@ def commit_number(commit_sha: str) -> int:
 
 
 def without_commit_name(first: dict[str, Any]) -> dict[str, Any]:
-    """Upcasts version 1, which contained the commit in clear, to version 2."""
+    """Upcasts version 1, which contained the commit as plain text, to version 2."""
     return {name: value for name, value in first.items() if name != "commit_sha"} | {
         "commit": commit_number(first.get("commit_sha", ""))
     }

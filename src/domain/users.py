@@ -32,7 +32,7 @@ class UserRegistered(UserEvent, frozen=True):
     claim: str = ""
     """Id of the claim that keeps the email address unique."""
     password_hash: str = ""
-    """Argon2id in its usual encoding; empty while an invitation is open."""
+    """Argon2id hash in its usual encoding; empty while an invitation is open."""
     first_name: str = ""
     last_name: str = ""
 
@@ -41,7 +41,7 @@ class UserPasswordSet(UserEvent, frozen=True):
     name: ClassVar[str] = "user.password_set"
     sealed: ClassVar[tuple[str, ...]] = ("password_hash",)
     password_hash: str = ""
-    """Argon2id in its usual encoding."""
+    """Argon2id hash in its usual encoding."""
 
 
 class PasswordLinkIssued(UserEvent, frozen=True):

@@ -122,7 +122,9 @@ class EventMetadata(msgspec.Struct, frozen=True):
 
 
 class Recorded(msgspec.Struct, frozen=True, gc=False):
-    """An event in the log: `version` counts in its stream, `position` in the whole log, both from 1."""
+    """An event in the log. `version` is its number in its stream, `position` its number in the whole log. Both begin at
+    1.
+    """
 
     stream: str
     version: int
