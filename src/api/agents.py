@@ -58,7 +58,7 @@ class Connection(msgspec.Struct):
     running: list[int] = []
     """Ids of the builds that the agent still runs."""
     features: Annotated[list[Annotated[str, Meta(max_length=50)]], Meta(max_length=50)] = []
-    """Names of features of the agent that older agents do not have."""
+    """Names of those features of the agent that older agents lack."""
     replaces: Annotated[str, Meta(max_length=200)] | None = None
     """Secret from the agent's work folder. It proves that the last agent in this folder is dead: the SHA-256 of the
     secret is the session of that last agent.

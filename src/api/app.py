@@ -125,7 +125,7 @@ class Application(Litestar):
         super().__init__(**options)
 
     def _create_asgi_handler(self) -> Any:
-        handler: Any = super()._create_asgi_handler()  # answers what the router raises
+        handler: Any = super()._create_asgi_handler()  # turns exceptions of the router into responses
         handler.app = count_unrouted(handler.app)
         return handler
 

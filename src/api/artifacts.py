@@ -159,7 +159,7 @@ class ArtifactController(Controller):
         async with receive_upload(request, ctx.services.spool, MAX_UPLOAD_BYTES, "build_id", check) as upload:
             loaded = await find_writable_build(request.user, ctx, upload.fields["build_id"])
             build = loaded.state
-            await must_fit(ctx, build)  # only now its size is known, if it was not announced
+            await must_fit(ctx, build)  # the size is known only now, unless the request announced it
             path = artifact_path(upload.fields.get("path", ""), upload.file_name)
             is_replacement = parse_flag("replace", upload.fields.get("replace", "false"))
             report = None
@@ -235,7 +235,7 @@ async def store_artifact(
             if first is not None:
                 await ctx.wait_until_shown(first.position)
             artifact_id = await _find_duplicate(ctx, build, path, upload)
-    if artifact_id is None:  # it was deleted meanwhile
+    if artifact_id is None:  # the duplicate was deleted meanwhile
         artifact_id = await _store_new(ctx, caller, build, path, upload, None)
     stored = await ctx.log.load_state(ARTIFACT.at(artifact_id))
     return UploadedArtifact(

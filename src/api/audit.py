@@ -103,8 +103,8 @@ class AuditController(Controller):
         order: Order = "oldest",
         limit: Limit = 50,
     ) -> Response[list[AuditEntry]]:
-        """Returns a page of the events of one stream, such as `build-1025`, `job-55` or `user-7`, ordered by
-        version.
+        """Returns a page of the events of one stream, such as `build-1025`, `job-55` or `user-7`, the oldest first.
+        With `order=newest`, returns the newest first.
         """
         newest, key = (True, "before") if order == "newest" else (False, "after")
         async with ctx.reading() as connection:

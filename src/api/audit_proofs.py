@@ -31,8 +31,8 @@ from store.clock import utcnow
 NDJSON = "application/x-ndjson"
 MAX_HELD = 50
 SEAL_TIMEOUT_S = 5.0
-"""Seconds that an export waits for a checkpoint over the newest events. After that it leaves these events out, and says
-so.
+"""Seconds that an export waits for a checkpoint over the newest events. After that, the export leaves these events out
+and says so.
 """
 SEAL_INTERVAL_S = 0.1
 """Seconds between two checks whether the requested checkpoint exists."""
@@ -62,7 +62,7 @@ class InclusionProof(msgspec.Struct):
     """Index of the leaf in the tree, from 0."""
     size: int
     leaf_data: str
-    """Data of the leaf, computed from the event as it is stored now. Its hash must be `leaf`."""
+    """Data of the leaf, computed from the event as it is stored now. Its hash must equal `leaf`."""
     leaf: str
     """Hash of the leaf in the tree, in hexadecimal digits."""
     hashes: list[str]

@@ -106,9 +106,9 @@ class Integrations(msgspec.Struct):
 
 class PipelineOptions(msgspec.Struct):
     default_timeout_minutes: int
-    """Time limit of builds of jobs that set none."""
+    """Time limit, in minutes, of builds whose job sets no limit."""
     max_attempts: int
-    """Largest number of attempts of a build whose nodes are lost."""
+    """Largest number of attempts of a build. A build is tried again when its node is lost."""
 
 
 class ServerConfig(msgspec.Struct):
@@ -116,7 +116,7 @@ class ServerConfig(msgspec.Struct):
     global_options: GlobalOptions
     """Options for all projects."""
     mail: MailConfig
-    """Mails of the server."""
+    """Mails that the server sends."""
     features: dict[str, bool]
     """Gated features by name: true if the licence includes the feature now."""
     integrations: Integrations
@@ -223,8 +223,8 @@ class AuthController(Controller):
     @post("/api-tokens", opt=SHOWN_ONCE, guards=[UNLIMITED])
     async def create_api_token(self, ctx: RequestContext, data: NewApiToken) -> CreatedApiToken:
         """Creates an API token of the caller. Only this answer shows the token itself. Scopes and projects limit the
-        token to a part of the caller's rights. A request that is authenticated by an expiring token can only create a
-        token that expires no later.
+        token to a part of the caller's rights. If the request is authenticated by a token that expires, the new token
+        must expire at the same time or earlier.
         """
         now = utcnow()
         if data.expires_at is not None and data.expires_at <= now:
@@ -261,8 +261,8 @@ async def open_session(ctx: RequestContext, user_id: int, password_hash: str | N
 
 
 async def find_expiry(ctx: RequestContext) -> datetime | None:
-    """Returns the time at which the caller's API token expires. Returns None if it does not expire, and for a
-    session.
+    """Returns the time at which the caller's API token expires. Returns None if the token does not expire, or if the
+    caller has a session instead. Raises Unauthenticated if the token was revoked meanwhile.
     """
     if ctx.user.token_id is None:
         return None

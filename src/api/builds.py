@@ -292,7 +292,7 @@ async def read_build(ctx: RequestContext, build_id: int) -> AsyncIterator[tuple[
 async def read_past_page(
     ctx: RequestContext, filters: BuildFilters, on_page: BuildFilters, as_of: str, limit: int, offset: int
 ) -> tuple[list[int], BuildCount, BuildPage]:
-    """Returns a page of the builds as they were at a past moment. Returns three values: the ids of the builds on the
+    """Reads a page of the builds as they were at a past moment. Returns three values: the ids of the builds on the
     page, the number of all builds that `filters` select, and the page itself.
 
     Admins can read the past of all projects. Admins of a project can read the past of that project. Raises Forbidden

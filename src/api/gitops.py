@@ -40,7 +40,7 @@ class SyncRequest(msgspec.Struct):
 
 class JobChange(msgspec.Struct):
     job_id: int | None
-    """Id of the job; null for one that a dry run would create."""
+    """Id of the job; null for a job that is not created because of `dry_run`."""
     name: str
     change: Literal["created", "updated", "removed"]
     """Kind of the change. A job that was removed from the file is disabled."""
@@ -155,7 +155,7 @@ async def open_repository(ctx: RequestContext, project_id: int) -> SourceHost:
     endpoint = (
         None if project.scm_endpoint_id is None else await ctx.log.load_state(SCM_ENDPOINT.at(project.scm_endpoint_id))
     )
-    if endpoint is None or endpoint.deleted or not endpoint.repo:  # erased with the project that it belonged to
+    if endpoint is None or endpoint.deleted or not endpoint.repo:  # no `repo`: erased with the endpoint's project
         raise Conflict(
             f"Project {project_id} has no SCM endpoint to read {FILE_NAME} from: create one by POST /api/v3/scm."
         )

@@ -59,7 +59,7 @@ class Liveness(msgspec.Struct):
     status: Literal["ok", "degraded"]
     version: str
     build: str
-    """Commit that the server was built from."""
+    """Commit that the server was built from, or its version if the commit is not known."""
 
 
 class LaggingModel(msgspec.Struct):

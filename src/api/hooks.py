@@ -101,7 +101,7 @@ class NotifiedBuilds(msgspec.Struct):
     build_ids: list[int]
     """Ids of these builds."""
     refused: list[RefusedJob]
-    """Jobs that should have a build of the commit, by their triggers, but for which none can start."""
+    """Jobs whose triggers ask for a build of the commit, but for which no build can start."""
     detail: str
     """Reason why no build starts; empty if a build starts."""
 
@@ -148,8 +148,8 @@ class ChangeController(Controller):
 
     @post(status_code=200, guards=[CAN_BUILD])
     async def notify_commit(self, ctx: RequestContext, data: NewCommit) -> NotifiedBuilds:
-        """Reports a pushed branch or tag, for hosts without hooks. Starts builds of this commit for the jobs
-        of the project whose triggers ask for one.
+        """Reports a pushed branch or tag, for hosts without hooks. Starts a build of this commit for each job of the
+        project whose triggers ask for one.
         """
         await ctx.must_access(data.project_id)
         change = read_change(data)
@@ -255,7 +255,7 @@ async def find_signer(ctx: RequestContext, headers: Mapping[str, str], body: byt
         )
     now = utcnow()
     for candidate in project_ids:
-        # Read models may be behind a rotation, which ends the old secret at once. The log is not.
+        # Read from the log, since read models may lag behind a rotation, which ends the old secret at once.
         project = await ctx.log.load_state(PROJECT.at(candidate))
         if project is not None and not project.deleted and project.sealed_webhook_secret:
             secret = ctx.services.secrets.unseal(project.sealed_webhook_secret)

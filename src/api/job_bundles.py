@@ -98,7 +98,7 @@ class Bundle(msgspec.Struct, forbid_unknown_fields=True):
     """Job, without ids."""
     configuration: JobConfigurationPart
     pipeline_template: TemplatePart | None = None
-    """Id of the pipeline template that the job uses; null if it uses none."""
+    """Pipeline template that the job uses; null if it uses none."""
 
 
 class ImportRequest(msgspec.Struct):
@@ -242,7 +242,7 @@ def read(given: dict[str, Any]) -> Bundle:
 
 
 def _refusal(message: str) -> Invalid:
-    """Returns the error to answer for a message of msgspec, such as "Object contains unknown field `x` - at
+    """Returns the error that the API answers for a message of msgspec, such as "Object contains unknown field `x` - at
     `$.job`".
     """
     what, _, where = message.partition(" - at `$")

@@ -178,8 +178,8 @@ class JobController(Controller):
             bool, Parameter(description="Complete it by the job's template and the defaults, as builds do")
         ] = False,
     ) -> ConfigurationView:
-        """Returns the configuration with which the job's builds run. It contains the names of secrets, but not their
-        values.
+        """Returns the job's configuration. With `effective`, completes it by the job's template and the defaults, as
+        builds do. It contains the names of secrets, but not their values.
         """
         if effective and ctx.is_historical:
             raise Invalid.field("effective", "is not possible with `as_of`, which shows the job without its template")

@@ -37,7 +37,7 @@ class LicenseStatus(msgspec.Struct):
     valid: bool
     """False once the licence has ended."""
     expires_at: datetime
-    """Time at which the licence ends. The community tier does not end; it has a time in the year 9999."""
+    """Time at which the licence ends. For the community tier, which does not end, it is in the year 9999."""
     seats_licensed: int
     """Largest number of active users; 1,000,000 for the community tier, which has no limit."""
     seats_used: int

@@ -63,8 +63,8 @@ class NodeCommandController(Controller):
     async def execute_on_node(
         self, request: Request[User, Any, Any], ctx: RequestContext, node_id: int, data: NewCommand
     ) -> CommandResult:
-        """Runs a shell command on the node, outside of any build, and waits until it ends. The command itself is
-        recorded in the audit log.
+        """Runs a shell command on the node, outside of any build, and waits until it ends. If it does not end in time,
+        answers 504 with the address of its later result in `Location`. The command itself is recorded in the audit log.
         """
         command_id = await ctx.services.ids.draw("node_commands")
         completed = asyncio.Event()

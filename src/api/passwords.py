@@ -81,7 +81,7 @@ class PasswordController(Controller):
             limits[services.secrets.claim("reset-address", str(network))] = MAX_RESETS_OF_ADDRESS
         if wait_s := await LoginAttempts(services.pool).reserve(limits):
             raise TooManyRequests(f"Too many links were asked for; try again in {wait_s} s.", wait_s)
-        # After the answer: neither it nor its time shows which accounts exist.
+        # Runs after the answer, so that neither the answer nor its time shows which accounts exist.
         return Response(
             ResetRequested("Reset link sent if the account exists."),
             background=BackgroundTask(issue_reset_link, services, data.email),

@@ -123,7 +123,7 @@ def check_may_change(ctx: RequestContext, pool: PoolView) -> None:
 
 
 def check_may_trust(ctx: RequestContext) -> None:
-    """Raises Forbidden unless the caller may decide on which machines commands of strangers run."""
+    """Raises Forbidden unless the caller is an admin: only admins decide which machines run commands of strangers."""
     if not ctx.user.is_admin:
         raise Forbidden(
             "Only admins set `untrusted` of a node pool: pull requests from forks run on its machines then."

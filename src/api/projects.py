@@ -80,7 +80,9 @@ class ProjectDetail(msgspec.Struct):
     artifact_bytes: int
     """Bytes of all artifacts of the project. Each artifact counts as at least 4,096 bytes."""
     artifact_quota: int
-    """Bytes of artifacts that the project may have. An upload beyond it is refused with 413."""
+    """Largest number of bytes of artifacts that the project may have. An upload that would exceed it is refused with
+    413.
+    """
 
 
 class NewSecret(msgspec.Struct):
@@ -93,7 +95,9 @@ class ProjectController(Controller):
 
     @get(guards=[CAN_READ])
     async def list_projects(self, ctx: RequestContext, paged: Paged) -> Response[list[ProjectItem]]:
-        """Returns a page of the projects that the caller is a member of, ordered by id."""
+        """Returns a page of the projects that the caller sees, ordered by id. Admins see all projects, other users
+        those that they are members of.
+        """
         found = await projects.fetch_visible(ctx.source, ctx.user.projects, **paged.window)
         return paginate(ctx.request, paged, [to_view(ProjectItem, row) for row in found])
 

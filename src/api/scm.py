@@ -163,7 +163,7 @@ class ScmController(Controller):
         if data.host == "" and row.shown_host:
             raise Invalid.field("host", "must not be empty: send null for the public host, or leave it out to keep it")
         endpoint = must_exist(await ctx.log.load_state(SCM_ENDPOINT.at(id)), f"SCM endpoint {id}")
-        # What is not sent, or is what a GET showed, stays as the log has it, which may be newer than what was shown.
+        # A field that is not sent, or is sent as a GET showed it, stays as it is in the log, which may be newer.
         token = None if data.token is UNSET else data.token
         command = UpdateScmEndpoint(
             id,
@@ -174,7 +174,7 @@ class ScmController(Controller):
         )
         host = endpoint.host if command.host is None else command.host
         repo = endpoint.repo if command.repo is None else command.repo
-        # Whoever connected the endpoint to its server was allowed to.
+        # If the endpoint stays at its server, that server was checked when the endpoint was connected to it.
         is_allowed = ctx.user.is_admin or not command.is_elsewhere(endpoint)
         await ctx.services.source_hosts.check(NewSource(row.type, host, repo, token, row.app_id), is_admin=is_allowed)
         receipt = await ctx(command)

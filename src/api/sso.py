@@ -316,7 +316,7 @@ def cookie_name(request_id: str, base_url: str) -> str:
 
 
 def browser_cookie(request_id: str, base_url: str) -> str:
-    # The provider's page posts to us, and browsers send only cookies with SameSite=None along then. These must be
+    # The provider's page posts to this server. Browsers then send only cookies with SameSite=None, which must be
     # Secure; over plain http, a cookie without SameSite is sent for two minutes. A `__Host-` cookie has the path `/`.
     ending = "/; Secure; SameSite=None" if base_url.startswith("https:") else PATH
     seconds = int((SIGN_IN + EXCHANGE).total_seconds())

@@ -126,7 +126,7 @@ class TeamsController(Controller):
         """
         row = await find_accessible(ctx, ChannelRow, id)
         url = None if data.webhook_url is UNSET else data.webhook_url
-        if url == row.shown_url:  # what a GET showed, sent back
+        if url == row.shown_url:  # the client sends back what a GET showed
             url = None
         if url is not None:
             await must_be_callable(ctx, url, "webhook_url")

@@ -99,7 +99,7 @@ class TestItem(msgspec.Struct):
     """Whether the test is in its job's quarantine now."""
     classification: Classification | None
     classified_by: Source | None
-    """Source of the classification: `user`, `rule` or `ai`."""
+    """Source of the classification: `user`, `rule` or `ai`; null if the failure is not classified."""
     set_by: str | None
     defect_key: str | None
     defect_url: str | None
@@ -148,7 +148,7 @@ class PastRun(msgspec.Struct):
     """Time at which the result was recorded."""
     classification: Classification | None
     classified_by: Source | None
-    """Source of the classification: `user`, `rule` or `ai`."""
+    """Source of the classification: `user`, `rule` or `ai`; null if the failure is not classified."""
     set_by: str | None
     defect_key: str | None
     defect_url: str | None

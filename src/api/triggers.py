@@ -98,7 +98,7 @@ class TriggerController(Controller):
         await find_visible_job(ctx, job_id)
         job = await load_job(ctx, job_id)
         repository = await find_project_repository(ctx.log, job.project_id)
-        # Takes up to seconds, for many paths and globs.
+        # In a thread, since many paths and globs can take seconds.
         evaluation = await asyncio.to_thread(explain, job, data, repository)
         if evaluation.starts and (refusal := await find_refusal(ctx, job, data, repository)):
             evaluation = Evaluation(False, f"does not start: {refusal}")

@@ -62,7 +62,7 @@ class WebhookItem(WebhookView):
     deliveries_ok: int
     """Number of attempts that were answered with 2xx."""
     deliveries_failed: int
-    """Number of attempts that failed or were answered with another status. `history` lists successful and failed
+    """Number of attempts that failed or were answered with another status. `GET /webhooks/{id}/history` lists all
     attempts.
     """
 

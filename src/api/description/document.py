@@ -113,7 +113,7 @@ def _described_forms(app: Litestar, schema: dict[str, Any]) -> Iterator[tuple[Op
         item = schema["paths"].get(getattr(route, "path_format", ""))
         if item is None or not isinstance(route, HTTPRoute):
             continue
-        item.pop("head", None)  # known to be possible where GET is
+        item.pop("head", None)  # left out: every path with GET also has HEAD
         for method, (handler, _) in route.route_handler_map.items():
             if (operation := item.get(method.lower())) is not None:
                 yield OperationForm(handler, method), operation

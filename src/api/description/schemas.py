@@ -92,7 +92,7 @@ def _describe_fields(schema: Schema, kind: ObjectType) -> None:
         if text is not None:
             described["description"] = text[0].upper() + text[1:]
         kinds = field.type.types if isinstance(field.type, UnionType) else (field.type,)
-        if any(isinstance(item, DateTimeType) for item in kinds):  # msgspec says so only of times with a zone
+        if any(isinstance(item, DateTimeType) for item in kinds):  # msgspec sets it only for times with a zone
             next(item for item in alternatives if item.get("type") == "string")["format"] = "date-time"
 
 
@@ -106,7 +106,7 @@ def adapt(schema: Any) -> None:
                 adapt(item)
         case dict():
             if "prefixItems" in schema:
-                schema["items"] = {}  # their number is bounded by `maxItems`; linters do not know `false`
+                schema["items"] = {}  # `maxItems` limits their number; linters do not know `false`
             if isinstance(pattern := schema.get("pattern"), str):
                 schema["pattern"] = pattern.replace(r"\Z", "$")
             if isinstance(text := schema.get("description"), str):

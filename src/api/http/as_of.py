@@ -46,7 +46,7 @@ class Moment(msgspec.Struct, frozen=True):
 
 
 def as_of(subject: HistoricalResource, parameter: str) -> dict[str, Any]:
-    """Returns the options with which a GET handler accepts `?as_of=`. `subject` says what the handler returns.
+    """Returns the arguments of `get` that make a handler accept `?as_of=`. `subject` says what the handler returns.
     `parameter` is the name of the path or query parameter that contains the subject's id.
     """
 

@@ -112,7 +112,7 @@ def limit_body(scope: Scope, receive: Receive, count_public: Callable[[int], Non
         part = len(message.get("body", b""))
         size += part
         if not scope.get("user"):
-            is_complete, is_last = True, is_complete  # when it is refused
+            is_complete, is_last = True, is_complete  # complete, too, if a line below raises
             if size > (limit := scope["route_handler"].opt.get(MAX_BODY, MAX_PUBLIC_BODY)):
                 raise TooLarge(f"Without credentials, this operation takes bodies of at most {limit:,} bytes.")
             if size > SMALL_BODY:

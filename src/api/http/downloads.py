@@ -54,7 +54,7 @@ async def make_file_response(
     ContentsAltered if they are not those that were stored.
     """
     etag = f'"{artifact.sha256}"'
-    # Browsers keep it, and ask each time whether it is still the one that they have.
+    # Browsers keep the file, and ask each time whether it has changed.
     headers = {"ETag": etag, "Accept-Ranges": "bytes", "Cache-Control": "private, no-cache"}
     if etag in request.headers.get("if-none-match", ""):
         return Response(None, status_code=304, headers=headers)

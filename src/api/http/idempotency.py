@@ -124,8 +124,8 @@ class IdempotencyMiddleware(ASGIMiddleware):
                 start.update(message)
             elif message["type"] == "http.response.body":
                 body.extend(message.get("body", b""))
-                # Store it before its last part is sent: then a client that has got the response gets the same one
-                # again.
+                # Store the response before its last part is sent, so that a client which has got it gets the same
+                # one again.
                 if not message.get("more_body") and idempotent.is_carried_out and start["status"] < 500:
                     shows = _secret_owner(scope, bytes(body)) if scope["route_handler"].opt.get("shown_once") else None
                     try:

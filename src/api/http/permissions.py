@@ -37,7 +37,7 @@ class User:
     session_id: str | None = None
     token_id: int | None = None
     scopes: frozenset[str] | None = None
-    """Scopes of the API token; None if it has none, and for a session."""
+    """Scopes of the API token; None if the token has no scopes, or if the user has a session instead."""
     token_projects: frozenset[int] | None = None
     """Ids of the projects that the API token is limited to; None for all projects of the user."""
     can_manage_nodes: bool = False

@@ -99,7 +99,7 @@ def _find(headers: Iterable[tuple[bytes, bytes]]) -> tuple[bytes | None, bytes |
 
 
 def _allow_origin(origin: bytes | None, cors_origins: Collection[str]) -> RawHeaders:
-    # Caches must not give the answer for one origin to another one.
+    # Caches must not give the answer for one origin to another origin.
     allowed: RawHeaders = [(b"vary", b"Origin")]
     if origin is not None and origin.decode("latin-1") in cors_origins:
         allowed += [(b"access-control-allow-origin", origin), (b"access-control-expose-headers", _CORS_RESPONSE)]

@@ -81,7 +81,7 @@ async def identify(services: Services, token: str) -> User | Agent:
     """Returns the user or agent to whom the token belongs. Raises Unauthenticated if the token is unknown, expired or
     revoked, and Unavailable if the read models do not have the token, but are behind the log.
     """
-    # Checked before any query: nobody waits for a session that this server did not begin.
+    # Checked before any query, so that a forged token waits for nothing.
     session = None if token.startswith((AGENT_TOKEN, API_TOKEN)) else _session_of(services.secrets, token)
     caller = await _look_up(services, token, session)
     if caller is None:
@@ -133,8 +133,8 @@ def _session_of(secrets: Secrets, token: str) -> SessionToken:
     now = utcnow()
     try:
         key_id = jwt.get_unverified_header(token).get("kid")
-        # A session may have begun under the previous key, and clocks of processes differ a little. Tokens of releases
-        # without keys for each week name none: until 8 hours after the upgrade from one, their sessions go on.
+        # A session may have begun under the previous key, and clocks of processes differ a little. Tokens of older
+        # releases, which had no key for each week, name no key: their sessions go on for 8 hours after the upgrade.
         weeks = {session_week(at) for at in (now - SESSION, now, now + CLOCK_SKEW)}
         if key_id is not None and str(key_id).rpartition(".")[2] not in weeks:
             raise Unauthenticated(BAD_TOKEN)

@@ -68,12 +68,12 @@ class Services:
     """Whether a mail server is set, so that links to set a password are mailed."""
     spool: Spool
     artifact_quota: int
-    """Bytes of artifacts that one project may have."""
+    """Largest number of bytes of artifacts that one project may have."""
     disks: Mapping[str, Path]
     """Description of contents -> folder to which the server writes them."""
     version: str
     build: str
-    """Commit that the server was built from; `dev` in a checkout."""
+    """Commit that the server was built from, or its version if the commit is not known."""
     agent_bundle: bytes
     agent_version: str
     license: License

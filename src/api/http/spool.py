@@ -39,7 +39,7 @@ class Spool:
                     yield spooled
                 finally:
                     self._add(spooled.project_id, -spooled.size)
-        except OSError as error:  # also when the file is closed, with what was not written yet
+        except OSError as error:  # also when closing the file writes its last bytes
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise StorageFull("data folder") from error
             raise

@@ -22,7 +22,7 @@ from api.http.validation import suggestion
 from domain.core.errors import Invalid, TooLarge
 
 FORM = "multipart/form-data"
-MAX_FIELD_BYTES = 8 * 1024  # bytes
+MAX_FIELD_BYTES = 8 * 1024  # of each field other than the file
 MAX_PARTS = 20
 MAX_HELD_BYTES = 64 * 1024
 """Largest number of bytes of a file that may come before the field that says where the file belongs. They are kept in

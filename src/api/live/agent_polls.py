@@ -47,8 +47,8 @@ for the agent wait, too.
 
 
 class SentMessage(NamedTuple):
-    """Identity of a message to an agent. A session of an agent gets each message only once, unless it was lost on the
-    way.
+    """Identity of a message to an agent. A session of an agent gets each message only once, unless the message was lost
+    on the way.
     """
 
     session: str
@@ -241,7 +241,7 @@ class AgentPolls:
             "shell": configuration.shell or "sh",
             "checkout": configuration.checkout or CheckoutOptions(),
             "caches": configuration.caches,
-            # What others have queued may not leave a cache to builds of admins, which some nodes run with more rights.
+            # Builds of others must not leave a cache to builds of admins, which run with more rights on some nodes.
             "cache_scope": f"{queued.project_id}-{'admins' if queued.by_admin else 'members'}",
             "timeout_s": queued.timeout_minutes * 60,
             "test_ids": queued.test_ids,

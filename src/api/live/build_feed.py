@@ -203,7 +203,7 @@ class BuildFeed:
             await retry_until_connected(self.refresh)  # another process may have sent lines that are new to this one
         if offset is None or offset[0] > self.end[0]:
             return (self.end[0], 0)
-        # A client may have seen lines that were in flight when the build was stopped, and that its end does not count.
+        # A client may have seen lines that were in flight when the build was stopped: they are not in the log.
         return min(offset, self.end)
 
     async def load_next(self, offset: LogOffset) -> LogChunk | None:

@@ -18,7 +18,7 @@ log = structlog.get_logger()
 CHECK_LIFETIME_S = 60.0
 """Seconds after which a log is checked again."""
 MAX_CHECKED = 1_000
-"""Number of builds whose checks are remembered."""
+"""Largest number of builds whose checks are remembered."""
 
 
 class FinishedLogs:

@@ -201,7 +201,7 @@ async def _refresh_caller(clients: list[StreamClient]) -> None:
     try:
         caller = await find_caller(clients[0].request)
     except (Unauthenticated, Unavailable):
-        caller = None  # the read models had these credentials before
+        caller = None  # not valid any more, since the read models had these credentials before
     except psycopg.OperationalError as error:
         log.warning("the access of clients cannot be checked", error=str(error).strip())
         return
