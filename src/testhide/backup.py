@@ -145,7 +145,7 @@ def _new_folder(target: Path) -> Iterator[Path]:
         with suppress(OSError), _locked(left) as is_locked:
             if is_locked:
                 shutil.rmtree(left)
-    mask = os.umask(0o077)  # pg_dump and all copies: others may not read a file that is moved out of the folder either
+    mask = os.umask(0o077)  # for pg_dump and all copies: others may not read them outside of the folder either
     unfinished = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
     try:
         with _locked(unfinished):

@@ -52,7 +52,7 @@ def migrate(settings: Settings) -> list[str]:
 
     async def read_tables() -> list[str]:
         async with core(settings, pool_size=1):
-            pass  # nothing is lost
+            pass  # raises Fault if tables are lost
         async with await AsyncConnection.connect(settings.database_url, autocommit=True) as connection:
             return [projection.name for projection in await create_on_empty_log(connection, PROJECTIONS)]
 

@@ -1,8 +1,8 @@
 """Builds read models from the log, switches to them, and prints the progress.
 
 The read model `results` is as much work as all others together, so a second process (`python -m testhide.rebuild`)
-builds it on a second core. The second process reads its settings from standard input. It exits when this input ends,
-and so when the first process ends.
+builds it on a second core. The second process reads its settings from standard input. It exits when this input ends, at
+the latest when the first process ends.
 """
 
 import asyncio

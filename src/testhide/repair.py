@@ -1,6 +1,6 @@
 """Makes tables again that a database has lost, and fills them as far as the log has their contents. Sets back the
-positions of workers that are beyond the end of the log. Moves sequences that were set back past the numbers that are in
-use.
+positions of workers that are beyond the end of the log. If a sequence is behind the numbers that are in use, moves the
+sequence past these numbers.
 """
 
 from typing import NamedTuple
@@ -41,7 +41,9 @@ class Repaired(NamedTuple):
     endpoints: list[int]
     """Ids of webhooks and channels whose rows for deliveries did not agree with the log."""
     moved: dict[str, int]
-    """Sequence -> highest position or id in use, for each sequence that was behind it and was moved past it."""
+    """Sequence -> highest position or id in use, for each sequence that was behind this number and was moved past
+    it.
+    """
 
 
 async def repair(settings: Settings) -> Repaired:

@@ -218,7 +218,7 @@ def _digest(file: Path) -> str | None:
 def _empty(data: Path) -> None:
     record = read_record(data)
     outside = [Path(record.home), Path(record.sockets)] if record else []
-    inside = sorted(data.iterdir(), key=lambda path: path.name == UNFINISHED)  # that one last
+    inside = sorted(data.iterdir(), key=lambda path: path.name == UNFINISHED)  # UNFINISHED goes last
     for path in [*outside, *inside]:
         if path.is_dir() and path.name != "lost+found":
             shutil.rmtree(path)

@@ -27,7 +27,7 @@ def run(main: Coroutine[None, None, None]) -> None:
 
 
 async def signalled() -> None:
-    """Return on SIGTERM or SIGINT."""
+    """Wait for SIGTERM or SIGINT."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -55,6 +55,6 @@ def _log_as_json() -> None:
             structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer(),
         ],
-        # Looks stderr up for each line, since who calls `run` may have replaced it for a while.
+        # Looks stderr up for each line, since the caller of `run` may have replaced it for a while.
         logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
     )

@@ -59,7 +59,7 @@ async def rotate(settings: Settings, environ: Mapping[str, str], *, leaked: bool
     file = Path(settings.data_dir, SECRET_KEY)
     if given or (key := read_key(file)) is None:
         raise Fault(f"There is no new key. {HOW_TO}", 2)
-    # The two differ when the last rotation was interrupted after it had replaced the file.
+    # The two keys differ if the last rotation was interrupted after it had replaced the file.
     settings = msgspec.structs.replace(settings, secret_key=key, old_secret_key=settings.secret_key)
     async with _only_rotation(settings):
         if read_key(file) != key:
@@ -132,6 +132,6 @@ def _keep(settings: Settings, keys: Sequence[bytes], file: Path | None) -> None:
     stack = Path(settings.data_dir, "run", "settings.json")
     if stack.exists():
         kept = load_settings({"TESTHIDE_SETTINGS": str(stack)})
-        # Another stack may be there: the database of the environment has nothing to do with it.
+        # These may be the settings of another stack, which does not use the database of the environment.
         if kept.secret_key in keys and (file is not None or kept.database_url == settings.database_url):
             save_settings(msgspec.structs.replace(kept, secret_key=keys[0], old_secret_key=b""), stack)

@@ -1,7 +1,7 @@
 """The settings of the server: read once at the start of a process and passed down.
 
 `load_settings` reads the environment, or the file named by TESTHIDE_SETTINGS. `testhide up` writes such a file for the
-processes of its stack: a build that runs as the same user could read secrets in their environment.
+processes of its stack: otherwise a build that runs as the same user could read secrets in their environment.
 """
 
 import base64
@@ -53,7 +53,7 @@ MEANINGS = {
     "checkpoints_to": "folder that every checkpoint of the audit log is also written to (none)",
     "build": "what /healthz shows as build (the commit of the checkout, or the version)",
 }
-# Numbers -> the least that each may be.
+# Field with a number -> the least value that it may have.
 COUNTS = {
     "requests_per_token": 0,
     "requests_per_address": 0,
@@ -66,7 +66,7 @@ SECRETS = ("database_url", "redis_url", "secret_key", "old_secret_key", "admin_p
 # Each may also be given as TESTHIDE_…_COMMAND: a command whose output it is.
 COMMANDS = ("secret_key", "old_secret_key")
 COMMAND_TIMEOUT_S = 60.0
-# Read by the start of the stack itself.
+# Variables that the start of the stack reads by itself, with their meanings.
 OTHER_NAMES = {
     "TESTHIDE_SETTINGS": "settings of a supervised process, written by the supervisor",
     "TESTHIDE_POSTGRES_BIN": "folder of the embedded PostgreSQL's programs",
@@ -94,7 +94,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     secret_key: bytes
     data_dir: str
     redis_url: str = ""
-    """Empty in processes that do not use Redis."""
+    """URL of Redis or Valkey; empty in processes that do not use Redis."""
     old_secret_key: bytes = b""
     """Previous secret key; empty unless the secret key is being rotated."""
     host: str = "127.0.0.1"

@@ -48,7 +48,6 @@ app.command("testhide.cli.users:app", name="users", help="People who use the ser
 app.command("testhide.cli.reactions:app", name="reactions", help="What follows from events outside the log.")
 app.command(
     "testhide.cli.replay:replay",
-    help="Tell the story of a stream, like build-1025; or with --rules what other rules would have made of the "
-    "history.",
+    help="Print the events of a stream, such as build-1025. With --rules, simulate the history under other rules.",
 )
 app.command("testhide.cli.lint:lint", help="Check a file that describes pipelines, without a server.")

@@ -1,4 +1,4 @@
-"""`testhide backup`, `restore`, `after-restore` and `repair`."""
+"""`testhide backup`, `restore`, `after-restore` and `repair`: save, restore and mend the data of a server."""
 
 import os
 from collections.abc import Iterator

@@ -35,7 +35,7 @@ from testhide.stack.offline import settings_of_running_stack
 CHECKOUT = Path(__file__).resolve().parents[3]
 EXAMPLE = CHECKOUT / "examples" / "shop"
 HOOK_PAGE = CHECKOUT / "docs" / "triggers.md"
-"""Shows the hook that reports pushes to a bare repository, as a block of `sh`."""
+"""Page of the docs with the hook that reports pushes to a bare repository, as a block of `sh`."""
 PIPELINES = """\
 jobs:
   Tests:
@@ -58,7 +58,7 @@ OUTCOMES = ("passed", "failed", "skipped")
 
 
 class DemoFailed(Exception):
-    """The server did not do what the demo expects; the message says what."""
+    """Raised if the server does not do what the demo expects. The message says what went wrong."""
 
 
 def demo(*, exit: Annotated[bool, Parameter(name="--exit", negative=())] = False) -> int:
@@ -245,7 +245,9 @@ class Demo:
         return found.stdout.strip()
 
     def find_pushed_build(self, project: int, commit: str) -> dict[str, Any]:
-        """Return the build that the push starts, once the server has read the file. Raises DemoFailed."""
+        """Wait until the server has read the pushed file, and return the build that the push has started. Raises
+        DemoFailed if there is none in time.
+        """
         deadline = time.monotonic() + PUSH_TIMEOUT_S
         while not (found := self.call("GET", "/builds", commit_sha=commit)["results"]):
             if time.monotonic() > deadline:

@@ -26,7 +26,7 @@ def run() -> NoReturn:
     code = 1
     try:
         code = main()
-    except SystemExit as ended:  # of the parser
+    except SystemExit as ended:  # raised by the parser
         code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     except BaseException:
         traceback.print_exc()

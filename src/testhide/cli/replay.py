@@ -39,7 +39,7 @@ def replay(
     since: str | None = None,
     data: DataFolder = None,
 ) -> int:
-    """Tell the story of a stream, like build-1025; or with --rules what other rules would have made of the history.
+    """Print the events of a stream, such as build-1025. With --rules, simulate the history under other rules.
 
     Parameters
     ----------

@@ -24,7 +24,7 @@ async def set_password(parts: Core, email: str) -> int:
     owner = (await parts.log.load_state(CLAIM.at(parts.secrets.claim("email", email)))).owner
     if not owner:
         raise Fault(f"There is no user with the address {email}.")
-    # Never an argument, which every account of the machine can read.
+    # Never from an argument, which every account of the machine can read.
     password = getpass.getpass("New password: ") if sys.stdin.isatty() else sys.stdin.readline().rstrip("\r\n")
     if why := find_weakness(password):
         raise Fault(f"This password is {why}: choose another one.", 2)

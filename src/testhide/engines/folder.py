@@ -3,8 +3,8 @@
     DATA/lock           locked (flock) by the process that runs this folder; contains the pid of that process
     DATA/engines.json   where the home and the sockets are, and the engines' passwords (0600)
     DATA/engines/       the home: mode 0700, owned by the account that the engines run as
-    DATA/restore-unfinished   there while a restore fills the folder: whatever else is there is not whole
-    DATA/run, logs, blobs, agent, secret.key   the server's own, see `settings`
+    DATA/restore-unfinished   there while a restore fills the folder, so that the other files are not complete
+    DATA/run, logs, blobs, agent, secret.key   files of the server, see `testhide.settings`
 
 The folder may be copied or moved: paths inside of it are derived from where it is now, not read from the record.
 
@@ -214,8 +214,8 @@ def _write_record(data: Path, record: Record) -> None:
 
 
 def _take_outside_home(data: Path, home: Path, account: Account | None) -> None:
-    """Record in a home outside of the data folder that it belongs to `data`. Raises Fault if another data folder still
-    uses this home.
+    """Record in `home`, which is outside of the data folder, that it belongs to `data`. Raises Fault if another data
+    folder still uses this home.
     """
     note = home / _OWNER
     owner = Path(os.fsdecode(note.read_bytes())) if note.exists() else data

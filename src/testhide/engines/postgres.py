@@ -117,7 +117,8 @@ class Postgres:
         secret = self.folder.home / "password"
         write_private(secret, self.folder.record.postgres_password.encode(), self.folder.account)
         try:
-            # Iterations slow down guessing, and nobody guesses this random password. They take half of each connection.
+            # Iterations slow down guessing, and nobody guesses this random password. They would take half of the time to
+            # connect.
             iterations = ("-c", "scram_iterations=1") if binaries.major >= 16 else ()
             self._run(initdb_command(binaries, fresh, "-A", "scram-sha-256", f"--pwfile={secret}", *iterations))
         finally:
@@ -144,7 +145,7 @@ class Postgres:
     def _before_start(self, binaries: PostgresBinaries) -> None:
         end_orphan_processes(self.cluster)
         remove_stale_lock(self.socket)
-        # Three I/O processes less; reads are few and from the page cache.
+        # Saves three I/O processes; reads are few and come from the page cache.
         newer = "io_method = sync\n" if binaries.major >= 18 else ""
         settings = _SETTINGS.format(port=PORT, sockets=str(self.folder.sockets).replace("'", "''"), newer=newer)
         write_private(self.cluster / "testhide.conf", settings.encode(), self.folder.account)

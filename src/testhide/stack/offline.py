@@ -27,7 +27,7 @@ def settings_of(data: Path | None, environ: Mapping[str, str]) -> Iterator[Setti
     refuse_unfinished(folder)
     if not _settings_file(folder).exists():
         raise Fault(f"{folder} is no data folder of a stack: name it by --data, or set TESTHIDE_DATABASE_URL.", 2)
-    # The file may have come with a copied or moved folder.
+    # The file may have come with a copied or moved folder, and still name the old one.
     settings = msgspec.structs.replace(_load(folder), data_dir=str(folder))
     if is_locked(folder):
         yield settings

@@ -99,7 +99,7 @@ def _isolated_workdir(folder: Path) -> Path:
     a folder above it is closed to them.
     """
     if all(path.stat().st_mode & 0o001 for path in folder.parents):
-        folder.chmod(0o711)  # what else is in it is private
+        folder.chmod(0o711)  # everything else in it is private
         return folder / "work"
     status = folder.stat()
     return Path("/var/cache/testhide-agent") / f"{status.st_dev:x}-{status.st_ino:x}"
@@ -116,7 +116,7 @@ def _agent_program(plan: Plan, token: Path, workdir: Path, options: list[str]) -
     server = local_url(plan.host, plan.port)
     argv = [sys.executable, "-P", "-m", "agent", "--server", server, "--token-file", str(token)]
     argv += ["--workdir", str(workdir), "--allow-local-repositories", *options]
-    # SIGTERM would let it finish its builds first.
+    # SIGTERM would let the agent finish its builds first.
     return Program("agent", tuple(argv), env=environ, stop_signal=signal.SIGQUIT)
 
 

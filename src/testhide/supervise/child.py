@@ -28,7 +28,7 @@ class Service:
 
     program: Program
     wave: int = 1
-    ready: Callable[[int], bool] | None = None  # called with its pid; None: it is ready as soon as it runs
+    ready: Callable[[int], bool] | None = None  # called with the pid; None: ready as soon as it runs
     prints: bool = False  # whether its standard output is that of the supervisor, so that only its errors are logged
 
 

@@ -10,7 +10,7 @@ from testhide.supervise.program import send, started_at
 
 
 def record_running(path: Path, running: Iterable[tuple[str, int]]) -> None:
-    """Write the name and pid of each running process to `path`. Each process leads a Unix session.
+    """Write the name and pid of each running process to `path`. Each of these processes leads a Unix session.
 
     The file need not be synced to disk: after a crash of the machine none of the processes runs any more.
     """

@@ -27,7 +27,7 @@ def popen_options(account: Account | None) -> dict[str, Any]:
 class Program:
     name: str
     argv: tuple[str, ...]
-    env: Mapping[str, str] | None = None  # the whole environment; None: that of this process
+    env: Mapping[str, str] | None = None  # the whole environment; None for that of this process
     cwd: Path | None = None
     account: Account | None = None
     stop_signal: int = signal.SIGTERM

@@ -290,7 +290,7 @@ def _abort(process: subprocess.Popen[bytes], abort_signal: int) -> None:
 
 
 def _print(fd: int, text: str) -> None:
-    # Its reader may be gone; that is no reason to stop.
+    # The reader of the output may be gone; that is no reason to stop.
     with contextlib.suppress(OSError):
         os.write(fd, f"{text}\n".encode())
 
