@@ -117,8 +117,8 @@ class Postgres:
         secret = self.folder.home / "password"
         write_private(secret, self.folder.record.postgres_password.encode(), self.folder.account)
         try:
-            # Iterations slow down guessing, and nobody guesses this random password. They would take half of the time to
-            # connect.
+            # Iterations slow down guessing, and nobody guesses this random password. They would take half the time of
+            # each connection.
             iterations = ("-c", "scram_iterations=1") if binaries.major >= 16 else ()
             self._run(initdb_command(binaries, fresh, "-A", "scram-sha-256", f"--pwfile={secret}", *iterations))
         finally:
