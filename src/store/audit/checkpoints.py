@@ -30,7 +30,9 @@ class SealedCheckpoint(msgspec.Struct, frozen=True):
 
 
 async def load_edge(connection: AsyncConnection, size: int) -> Edge:
-    """Loads the unfinished tiles of the tree over the first `size` leaves. Ignores stored leaves after `size`."""
+    """Loads the right edge (the tiles that are not full) of the tree over the first `size` leaves. Ignores later
+    leaves.
+    """
     wanted: list[tuple[int, int, int]] = []
     while size:
         n, count = divmod(size, TILE)
@@ -121,13 +123,13 @@ class AuditTree:
         self._source = source
 
     async def checkpoint(self, size: int | None = None) -> SealedCheckpoint | None:
-        """Returns the checkpoint whose size is `size`; for None, the newest checkpoint. Returns None when there is
-        none.
+        """Returns the checkpoint of this size, or the newest checkpoint if `size` is None. Returns None if there is no
+        such checkpoint.
         """
         return next(iter(await self._checkpoints("%(size)s::bigint IS NULL OR size = %(size)s", "DESC", 1, size)), None)
 
     async def checkpoints_before(self, size: int | None, limit: int) -> list[SealedCheckpoint]:
-        """Returns up to `limit` checkpoints smaller than `size`, newest first. For None, begins with the newest of
+        """Returns up to `limit` checkpoints smaller than `size`, newest first. If `size` is None, returns the newest of
         all.
         """
         return await self._checkpoints("%(size)s::bigint IS NULL OR size < %(size)s", "DESC", limit, size)

@@ -65,7 +65,8 @@ class Erasures:
 
     @property
     def claimed(self) -> list[str]:
-        """The data keys with erased events that only deletions after the checkpoint destroyed.
+        """The data keys whose events read as erased, and which no deletion up to the checkpoint destroyed but a later
+        one did.
 
         Nothing proves these deletions: the export only claims them.
         """

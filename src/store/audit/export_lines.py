@@ -80,8 +80,8 @@ class ExportLine(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown
     commitment: str | None = None
     stored: str | None = None
     withheld: bool = False
-    """Whether the sealed fields are left out. That is so if they contain credentials, and the commitment covers the
-    credentials themselves.
+    """True if the sealed fields are left out because they contain credentials, and the commitment covers these
+    credentials themselves instead of their hashes.
     """
     unreadable: str | None = None
     """The reason why the row, or only its sealed fields, cannot be read."""

@@ -75,7 +75,7 @@ def hash_of(leaf: Leaf) -> bytes:
 
 
 def leaf_of(position: int, stored: StoredEvent) -> EventLeaf | UnreadableLeaf:
-    """Returns the leaf of a stored row."""
+    """Returns the leaf of a stored row: an UnreadableLeaf if the row cannot be read as an event."""
     try:
         return event_leaf(position, stored, MAPPER.opened(stored, lambda name: None))
     except UnreadableEvent:

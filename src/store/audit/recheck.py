@@ -19,11 +19,13 @@ from store.log.event_log import EventLog
 from store.postgres.queries import fetch_rows
 
 TILES_AT_ONCE = 10
-"""Tiles of 256 leaves that one call checks, in some 50 ms. One call every 10 s checks 900,000 events an hour."""
+"""Number of tiles, of 256 leaves each, that one call checks in some 50 ms. With a call every 10 s, 900,000 events an
+hour are checked.
+"""
 CHECKPOINTS_AT_ONCE = 20
-"""Checkpoints that one call checks: more than are signed between two calls, so that a round ends."""
+"""Number of checkpoints that one call checks. It is more than are signed between two calls, so that each round ends."""
 MAX_NAMED = 10
-"""Positions that an error message names at most."""
+"""Largest number of positions that an error message names."""
 
 RESTORE_TREE = "the tables audit_tiles or audit_checkpoints were changed: restore them from a backup"
 RESTORE_LOG = "the table stored_events was changed: restore it from a backup"

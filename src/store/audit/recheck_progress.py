@@ -16,7 +16,7 @@ SEALER_LOCK = "testhide sealer"
 
 class SealingState(msgspec.Struct, frozen=True):
     leaves_checked: int = 0
-    """Leaves of the tree that this round has compared with the log."""
+    """Number of leaves of the tree that this round has compared with the log."""
     checkpoints_checked: int = 0
     """Tree size of the last checkpoint that this round has compared with the tree. Checkpoints of smaller trees have
     been compared before.
@@ -57,8 +57,8 @@ async def store_round(source: Source, size: int) -> None:
 
 
 async def request_checkpoint(source: Source) -> bool:
-    """Asks the sealer to sign a checkpoint over the whole log. Returns False when no process is the sealer at present,
-    since none runs or the audit tree is damaged.
+    """Asks the sealer to sign a checkpoint over the whole log. Returns False if there is no sealer now, because none is
+    running or because the audit tree is damaged.
     """
     row = await fetch_row(
         source,

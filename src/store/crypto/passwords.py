@@ -18,12 +18,12 @@ _hasher = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1, type
 
 T = TypeVar("T")
 MAX_WAITING = 32
-"""Most passwords that a process hashes at once, including those that wait for a thread. The last waits 0.3 s on two
-processors.
+"""Most passwords that a process hashes at once, including those that wait for a thread. On two processors, the last of
+them waits 0.3 s.
 """
 _waiting = 0
 MIN_LENGTH = 8
-"""Characters of the shortest password that NIST SP 800-63B allows."""
+"""Least number of characters of a password. NIST SP 800-63B allows no fewer."""
 _GUESSED_HERE = (
     "p@ssword", "00000000", "administrator", "admin1234", "testhide", "testhide1", "testhide123", "testhide1234"
 )  # fmt: skip

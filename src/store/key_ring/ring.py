@@ -48,7 +48,7 @@ CONNECT_TIMEOUT_S = 5
 
 
 def opener_of(secret_key: bytes) -> str:
-    """Returns the name of a secret key in the ring. It says nothing about the key."""
+    """Returns the name that stands for a secret key in the ring. The name reveals nothing about the key."""
     return f"key-{derive(secret_key, 'id of the secret key')[:8].hex()}"
 
 

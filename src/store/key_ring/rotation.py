@@ -93,7 +93,7 @@ async def fetch_openers(connection: AsyncConnection) -> set[str]:
 
 
 async def is_interrupted(connection: AsyncConnection) -> bool:
-    """Returns whether a rotation is not complete and none runs."""
+    """Returns whether a rotation is not complete, and no process is working on it."""
     return len(await fetch_openers(connection)) > 1 and not await fetch_leaders(connection, [LOCK])
 
 

@@ -33,7 +33,9 @@ from store.log.credentials import withhold
 
 COMPRESSED = 1
 SEALED_COMPRESSED = 2
-"""Second flag of a stored state, after COMPRESSED. `store.log.credentials` has the other two flags."""
+"""Flags of a stored state: its clear fields (1) or its sealed fields (2) are compressed. `store.log.credentials` has
+two more flags.
+"""
 MIN_COMPRESSED_BYTES = 512
 """Least bytes of fields that are compressed. For fewer bytes zstd saves too little to be worth the call."""
 SALT_BYTES = 16

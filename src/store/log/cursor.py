@@ -16,9 +16,9 @@ from store.postgres.cancellation import wait_for
 from store.postgres.notifications import EVENTS, Listener, may_contain, newest_position
 
 BATCH_SIZE = 500
-"""Events that one read returns at most."""
+"""Largest number of events that one read returns."""
 POLL_INTERVAL_S = 1.0
-"""Time without a notification after which a reader reads again: notifications are lost when a connection breaks."""
+"""Seconds without a notification after which a reader reads again, since a broken connection loses notifications."""
 
 
 @dataclass(eq=False)

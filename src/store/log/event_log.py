@@ -28,7 +28,9 @@ S = TypeVar("S")
 
 MAX_CACHED_KEYS = 20_000
 KEY_CACHE_LIFETIME_S = 60.0
-"""Longest time that a process uses a destroyed data key if it does not read the event that destroyed it."""
+"""Longest time in seconds for which a process still uses a destroyed data key if it does not read the event that
+destroyed the key.
+"""
 MAX_TRIED_KEYS = 100
 """Most data keys that are tried to check the secret key. If none of them decrypts, the configured secret key is wrong.
 """
@@ -65,7 +67,7 @@ class EventLog:
         self._secrets = secrets
         self._loading: Callable[[tuple[str, ...]], Awaitable[list[tuple[Any, ...]]]] = BatchLoader(pool, _load)
         self._keys: dict[str, bytes | None] = {}
-        """A cache of data keys by name; None for a destroyed one. It is emptied after its lifetime."""
+        """A cache: name -> data key, or None for a destroyed key. It is emptied after KEY_CACHE_LIFETIME_S."""
         self._keys_since = time.monotonic()
 
     @property
@@ -275,8 +277,8 @@ class EventLog:
         return keys, faults | {name: IS_MISSING for name in names if name not in keys and name not in faults}
 
     async def check_secret(self) -> None:
-        """Raises SecretMismatch when the server's secret key unwraps none of the topmost data keys. Passes if there are
-        none.
+        """Raises SecretMismatch when the server's secret key unwraps none of the topmost data keys. Does nothing if
+        there are no data keys.
         """
         query = (
             "SELECT name, wrapped FROM stored_events_keys WHERE wrapped IS NOT NULL AND name NOT LIKE '%%/%%' LIMIT %s"

@@ -46,12 +46,12 @@ MAX_GAP = 100_000
 """Largest number of adjacent positions that a rollback or a restore leaves without an event."""
 POSITION_SEQUENCE = "public.stored_events_notification_id_seq"
 LAST_POSITION = f"(SELECT coalesce(pg_sequence_last_value('{POSITION_SEQUENCE}'::regclass), 0))"
-"""SQL: the last position that this server drew. Somebody else wrote a row beyond it, so readers stop before that row:
-the server's next events come before it.
+"""SQL expression for the last position that this server drew. Readers stop at this position: only somebody else can
+have written a row beyond it, and the server's next events come before such a row.
 """
 APPEND_LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('public.stored_events', 0))"
-"""SQL: takes the lock of the append function, so that no event is appended until the transaction ends. Waits for
-appends that have begun.
+"""SQL query that takes the lock of the append function, after appends under way have ended. No event is appended from
+then until the transaction ends.
 """
 
 

@@ -17,7 +17,7 @@ log = structlog.get_logger()
 EventHandler = Callable[[Sequence[Recorded]], Awaitable[None]]
 
 BATCH_SIZE = 200
-"""Events that one read returns at most."""
+"""Largest number of events that one read returns."""
 DEBOUNCE_S = 0.05
 
 

@@ -91,7 +91,7 @@ TABLES = {
         "test_case_id runs flaky_runs", "tests that turned flaky in builds since it was lost are not announced"
     ),
 } | {f"{kind}_ids": StoreTable("last_value", None) for kind in KINDS}
-"""Tables and sequences by name. A name without a schema is in `public`."""
+"""Name -> table or sequence. A name without a schema is in the schema `public`."""
 
 
 class LostTable(NamedTuple):

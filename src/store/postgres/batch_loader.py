@@ -16,9 +16,10 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 MAX_CONCURRENT_QUERIES = 2
-"""Queries that one loader runs at once. With two, a slow query does not hold up every other caller."""
+"""Largest number of queries that one loader runs at once. With two, a slow query does not hold up every other caller.
+"""
 MAX_BATCH_SIZE = 200
-"""Keys in one query."""
+"""Largest number of keys in one query."""
 
 
 class BatchLoader(Generic[K, V]):

@@ -9,7 +9,7 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 RETRY_INTERVAL_S = 0.2
-"""Time after which a task that still runs is cancelled again."""
+"""Seconds after which a task that still runs is cancelled again."""
 
 
 async def cancel_and_wait(*tasks: asyncio.Task[Any]) -> None:

@@ -14,7 +14,7 @@ class Gauge(msgspec.Struct, frozen=True):
     session: str
     seen_at: datetime
     free: int
-    """Builds that the agent could take now. Valid only while `polling`."""
+    """Number of builds that the agent could take now. Valid only while `polling` is true."""
     polling: bool
     cpu_pct: float | None
     ram_pct: float | None

@@ -18,15 +18,15 @@ from store.postgres.notifications import BUILD_LOGS
 from store.postgres.queries import Source, connected, execute, fetch_row, fetch_rows
 
 MAX_SIZE = 1024 * 1024 * 1024
-"""Bytes of one log before compression. Agents cut a log long before that."""
+"""Largest size of a log, in bytes before compression. Agents cut a log at a far smaller size."""
 
 CHECKED_CHUNKS = 20
 """Number of chunks that are in memory at a time while a log is checked."""
 MAX_READ_SIZE = 4 * 1024 * 1024
-"""Bytes of the lines that one `read` returns, unless its first line alone has more."""
+"""Most bytes of lines that one `read` returns, unless its first line alone has more."""
 PAGE_CHUNKS = 100
 PAGE_SIZE = 64 * 1024
-"""Bytes before compression that a page may have in addition to its first chunk."""
+"""Most bytes, before compression, that a page has in addition to its first chunk."""
 
 
 class Line(msgspec.Struct, array_like=True, frozen=True):
@@ -40,7 +40,7 @@ class LogEnd(NamedTuple):
     digest: bytes
     """SHA-256 of the previous chunk's digest and the last chunk; empty for an empty log."""
     size: int
-    """Bytes before compression."""
+    """Bytes of the log before compression."""
 
 
 EMPTY_LOG = LogEnd(0, b"", 0)
@@ -90,7 +90,7 @@ class BuildLogs:
         return await _fetch_end(self._source, build_id, attempt)
 
     async def fetch_ends(self, build_id: int) -> dict[int, LogEnd]:
-        """Returns for each attempt of a build where its log ends. Leaves out attempts without lines."""
+        """Returns attempt -> end of its log, for each attempt of a build. Leaves out attempts without lines."""
         rows = await fetch_rows(
             self._source,
             "SELECT DISTINCT ON (attempt) attempt, first_line + line_count, digest, size FROM build_log_chunks"

@@ -53,9 +53,9 @@ class LeasedDelivery:
     item: int
     replay: bool
     tries: int
-    """Attempts before this one, since the delivery was planned or last requested again."""
+    """Number of attempts before this one, since the delivery was planned or last requested again."""
     url: str | None
-    """None for a Teams channel, as `sealed_secret` is."""
+    """None for a Teams channel. For a Teams channel, `sealed_secret` is None, too."""
     sealed_secret: bytes | None
 
 

@@ -42,7 +42,7 @@ class EarlierRequest:
     altered. A response with a secret is None after SECRET_RETENTION.
     """
     is_altered: bool = False
-    """Whether the stored response is not the one that this server stored for this key."""
+    """Whether somebody changed the stored response, so that it is not the one that this server stored."""
 
 
 _answers = msgspec.msgpack.Decoder(StoredResponse)

@@ -56,8 +56,8 @@ class LoginAttempts:
         )
 
     async def _delete_expired(self) -> None:
-        """Deletes a few rows, but more than one attempt adds, so that failed attempts alone do not let the table
-        grow.
+        """Deletes a few expired rows: more than one attempt adds, so that the table does not grow even if all attempts
+        fail.
         """
         await execute(
             self._pool,

@@ -28,7 +28,7 @@ class RetryPolicy:
     """How often a reaction is tried, and the pauses between its tries."""
 
     tries: int = 20
-    """Tries before a reaction is parked: over some 14 hours, by default."""
+    """Number of tries before a reaction is parked. By default they take some 14 hours."""
     first_pause_s: float = 5
     """Seconds from the first failed try to the next. Each later pause is twice as long as the one before."""
     max_pause_s: float = 5_120
@@ -183,7 +183,9 @@ async def has_parked(connection: AsyncConnection) -> bool:
 
 
 async def fetch_overdue(connection: AsyncConnection, overdue_s: float) -> dict[str, float]:
-    """Returns reaction -> seconds since its oldest event was due, for reactions that are more than `overdue_s` late."""
+    """Returns reaction -> seconds since its oldest event was due, for reactions that are more than `overdue_s` seconds
+    late.
+    """
     rows = await fetch_rows(
         connection,
         "SELECT reaction, extract(epoch FROM now() - min(due_at))::float8 FROM due_reactions"

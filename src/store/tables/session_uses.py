@@ -13,7 +13,9 @@ RECORDING_INTERVAL = timedelta(minutes=1)
 
 
 async def record_session_use(pool: AsyncConnectionPool, session_id: str, lifetime: timedelta) -> None:
-    """Records that the session is used now. Deletes a few rows of sessions that are over, after their `lifetime`."""
+    """Records that the session is used now. Also deletes a few rows of sessions that are over, because they were last
+    used longer than `lifetime` ago.
+    """
     await execute(
         pool,
         "INSERT INTO session_uses (session_id, used_at) VALUES (%s, now())"
