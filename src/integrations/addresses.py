@@ -81,7 +81,9 @@ class CallableUrl:
 
 
 def parse_networks(text: str) -> tuple[Network, ...]:
-    """Returns the networks of a text like `10.1.0.0/16, 127.0.0.0/8`. Raises ValueError with the first invalid item."""
+    """Returns the networks of a text like `10.1.0.0/16, 127.0.0.0/8`. Raises ValueError, which names the first invalid
+    item.
+    """
     return tuple(ip_network(item.strip()) for item in text.split(",") if item.strip())
 
 

@@ -162,7 +162,7 @@ def _ms_since(began: float) -> int:
 
 
 def _retry_after_s(headers: Mapping[str, str]) -> int:
-    """Returns the number of seconds that the header `Retry-After` asks to wait; 0 without this header.
+    """Returns the number of seconds that the header `Retry-After` asks to wait; 0 without a readable header.
 
     If `Retry-After` is a date, counts the seconds from the header `Date` of the answer, since the clocks of server and
     client may differ. Without `Date`, counts them from the present time.

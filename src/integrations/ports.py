@@ -92,7 +92,7 @@ class HttpAnswer:
 
 @dataclass(frozen=True)
 class Taken:
-    """Requests that a process took from a token bucket: it may serve so many."""
+    """Requests that a process took from a token bucket. It may serve so many requests."""
 
     requests: int
     left: int
@@ -225,7 +225,9 @@ class TrustedProvider:
 
 @dataclass(frozen=True)
 class Assertion:
-    """Statement of an identity provider about a person, whose signature, audience, recipient and times were checked."""
+    """Statement of an identity provider about a person. The statement's signature, audience, recipient and times were
+    checked.
+    """
 
     provider_id: int
     assertion_id: str

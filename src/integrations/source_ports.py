@@ -37,7 +37,7 @@ class SourceUnavailable(SourceFailure):
         self.retry_after_s = retry_after_s
         """Seconds that the host asks to wait; 0 if it does not say."""
         self.is_timeout = is_timeout
-        """Whether the host did not answer in time, so that it may still carry the request out."""
+        """True if the host did not answer in time, so that it may still carry the request out."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class SourceHost(Protocol):
         ...
 
     async def set_status(self, commit: str, status: CommitStatus) -> None:
-        """Sets a status of a commit, which is named by its full id. Does nothing where the host has no statuses."""
+        """Sets a status of a commit. `commit` is the full id. Does nothing where the host has no statuses."""
         ...
 
     async def clone_credentials(self) -> CloneCredentials | None:

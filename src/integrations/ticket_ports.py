@@ -12,7 +12,7 @@ class TicketFailure(Exception):
 
     TicketFailure
         ├── TicketsUnavailable   a later try may succeed
-        └── TicketRejected       it succeeds when somebody has changed something there or in the integration
+        └── TicketRejected       a later try succeeds only after somebody has changed the tracker or the integration
     """
 
 

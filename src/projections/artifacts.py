@@ -14,7 +14,7 @@ from store.postgres.queries import Source
 
 VERSION = 3
 MIN_CHARGE = 4_096
-"""Least bytes that an artifact counts: even an empty artifact has rows and an event."""
+"""Least number of bytes that an artifact counts, since even an empty artifact has rows and an event."""
 
 
 class ArtifactRow(Row, frozen=True):
@@ -99,7 +99,7 @@ def _owners(event: ArtifactEvent | BuildDeleted) -> tuple[_Owner, _Owner, _Owner
 
 
 def _add(rows: Rows, size_bytes: int, *owners: _Owner, job_id: int | None = None) -> Iterator[ArtifactUsageRow]:
-    """Yields the row of each owner with `size_bytes` added to its bytes. `job_id` is the id of the job of the build
+    """Yields the usage row of each owner, with `size_bytes` added. `job_id` is the job of the build, if a build is
     among the owners.
     """
     for owner, number in owners:

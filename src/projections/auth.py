@@ -23,7 +23,7 @@ from store.postgres.queries import Source, fetch_rows
 
 VERSION = 2
 DELETED_USER = "deleted user"
-"""Shown in place of the email address of a deleted user."""
+"""Text that is shown in place of the email address of a deleted user."""
 
 
 class UserRow(Row, frozen=True):
@@ -263,7 +263,7 @@ async def find_by_email(source: Source, email: str) -> UserRow | None:
 
 
 async def fetch_admin_ids(source: Source) -> list[int]:
-    """Returns the ids of two active admins, or of fewer if there are not as many. Those with a password come first."""
+    """Returns the ids of up to two active admins. Admins with a password come first."""
     query = f"SELECT id FROM {UserRow.table} WHERE role = 'admin' AND active ORDER BY password_hash = '', id LIMIT 2"
     return [user_id for (user_id,) in await fetch_rows(source, query)]
 

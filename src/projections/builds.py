@@ -31,7 +31,7 @@ from store.postgres.queries import Source, fetch_rows
 VERSION = 4
 
 MAX_COUNT = 10_000
-"""Largest count when several filters are combined. With one filter the count is exact."""
+"""Number at which counting stops if several filters are combined. With one filter the count is exact."""
 MAX_NEWER = 200
 """Number of a job's newest builds that are searched for builds that supersede queued ones."""
 MAX_ON_COMMIT = 5
@@ -198,7 +198,7 @@ class BuildFilters(msgspec.Struct, frozen=True):
     status: str | None = None
     branch: str | None = None
     commit_sha: str | None = None
-    """Beginning of the commit's hash, in small letters."""
+    """Beginning of the commit's hash, in lower case."""
     created_after: datetime | None = None
     created_before: datetime | None = None
     group_id: int | None = None

@@ -1,7 +1,7 @@
 """Event index: finds events that concern a resource, but are in the streams of other resources.
 
-Historical reads use it. Its rows contain only numbers and are never deleted. So it also finds events of builds that
-were deleted later.
+Historical reads use this index. Its rows contain only numbers and are never deleted. So it also finds events of builds
+that were deleted later.
 """
 
 from collections.abc import Iterable

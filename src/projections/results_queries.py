@@ -153,7 +153,7 @@ class ResultFilters(msgspec.Struct, frozen=True):
 
 
 class SuiteTotal(msgspec.Struct, frozen=True):
-    """Numbers about the results with one status in one suite of one report."""
+    """Totals of the results that have one status, in one suite of one report."""
 
     report: int
     """Index into `ReportRanges.reports`."""

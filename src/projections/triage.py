@@ -24,7 +24,7 @@ VERSION = 2
 class RuleMatchRow(Row, frozen=True):
     table = Table("rule_matches", VERSION, indexes=("(id)", "(job_id)"), append_only=True)
     id: int
-    """Result id."""
+    """Id of the result."""
     job_id: Int
     known_issue_id: int
     classification: SmallInt
@@ -34,12 +34,12 @@ class RuleMatchRow(Row, frozen=True):
 class TriageRow(Row, frozen=True):
     table = Table("triage", VERSION, indexes=("(job_id)",))
     id: int
-    """Result id."""
+    """Id of the result."""
     job_id: Int
     classification: str | None = None
     set_by_kind: str | None = None
     set_by: int | None = None
-    """User id."""
+    """Id of the user who classified the result; None if no user has."""
     defect_key: str = ""
     defect_url: str = ""
     resolution: str = ""

@@ -32,7 +32,7 @@ class ChangeEvaluator:
     ids: Ids
     secrets: Secrets
     wait_reached: Callable[[int], Awaitable[bool]]
-    """Waits until the read models have reached a position; returns False if they do not in time."""
+    """Waits until the read models have reached a position. Returns False if they do not reach it in time."""
 
     async def evaluate(self, received: ChangeReceived) -> None:
         (recorded,) = (await self.event_log.load([received.stream]))[received.stream]

@@ -28,7 +28,7 @@ from workers.loops.outages import tolerate_outages
 log = structlog.get_logger()
 
 NAME = "flakiness"
-"""Name of the watch's stored position."""
+"""Name of the stored position of the FlakinessWatch."""
 POLL_INTERVAL_S = 2.0
 """Seconds between two searches for new results. The delay matters little: under load it takes longer until the read
 models have the results.
@@ -43,7 +43,7 @@ CALLER = CommandContext("system:flakiness")
 class FlakyVerdict(NamedTuple):
     turned_flaky: bool
     is_new_baseline: bool
-    """Whether the counts of the test replace its flaky baseline."""
+    """Whether the present counts of the test become its new flaky baseline."""
 
 
 @dataclass

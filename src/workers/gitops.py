@@ -31,7 +31,7 @@ class PipelineSyncer:
     ids: Ids
     hosts: SourceHosts
     wait_reached: Callable[[int], Awaitable[bool]]
-    """Waits until the read models have reached a position; returns False if they do not in time."""
+    """Waits until the read models have reached a position. Returns False if they do not reach it in time."""
 
     async def sync(self, received: ChangeReceived) -> None:
         """Syncs the jobs with the file at the head of the branch, if the change may have changed the file. If the sync
@@ -40,7 +40,7 @@ class PipelineSyncer:
         Raises SourceUnavailable if a later try may succeed. Raises Unavailable if the read models are behind the log,
         or if another sync ran at the same time.
 
-        A second call for the same change changes nothing. The file is read at the head of the branch, not at the pushed
+        A second call for the same change has no effect. The file is read at the head of the branch, not at the pushed
         commit, so that a late try does not restore an older file.
         """
         project_id, branch = received.project_id, received.change.branch

@@ -32,7 +32,7 @@ MAX_CHUNKS = 200
 classification of even older failures.
 """
 NEWEST = 2**53
-"""A number above every result id: a search begins below it."""
+"""A number above every result id. A search begins with the first result below it."""
 CALLER = CommandContext("system:known-issues")
 
 
@@ -49,7 +49,7 @@ class KnownIssueSearch:
     max_chunks: int = MAX_CHUNKS
 
     async def sweep(self) -> None:
-        """Searches older failures for each known issue for whose newest edition the search is not complete."""
+        """Continues the search for each known issue whose newest edition is not compared with all older failures."""
         due = await known_issues.find_unsearched(self.pool, SWEEP_SIZE)
         for known_issue_id in due:
             try:

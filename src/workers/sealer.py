@@ -56,7 +56,7 @@ log = structlog.get_logger()
 
 ALARM = "sealer"
 CHECKPOINT_INTERVAL_S = 10.0
-"""Longest time until a checkpoint covers an appended event. An export requests a checkpoint at once."""
+"""Longest time in seconds until a checkpoint covers an appended event. An export requests a checkpoint at once."""
 CHECKPOINT_EVENTS = 10_000
 """Number of events after which a checkpoint is signed early, so that under load no checkpoint covers very many new
 events.

@@ -1,4 +1,6 @@
-"""Writes tickets for the failures of finished builds: creates them, and says when a failure comes back or stops."""
+"""Writes tickets for the failures of finished builds: creates tickets, and comments on them when a failure comes back
+or stops.
+"""
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -59,19 +61,19 @@ class TicketsDelayed(Exception):
 
 @dataclass(frozen=True)
 class TicketWriter:
-    """Writes the tickets of a finished build. Doing so again creates no second ticket."""
+    """Writes the tickets of a finished build. Writing them again creates no second ticket."""
 
     pool: AsyncConnectionPool
     event_log: EventLog
     handler: Handler
     hosts: TicketHosts
     wait_reached: Callable[[int], Awaitable[bool]]
-    """Waits until the read models have reached a position; returns False if they do not in time."""
+    """Waits until the read models have reached a position. Returns False if they do not reach it in time."""
     base_url: str
     clock: Callable[[], datetime]
 
     async def select(self, events: Sequence[Recorded]) -> list[Recorded]:
-        """Selects the events of builds whose projects have a Jira integration, and those that cannot be read."""
+        """Returns the events of builds whose projects have a Jira integration, and all events that cannot be read."""
         projects = {recorded.event.project_id for recorded in events if isinstance(recorded.event, BuildFinished)}
         served = await jira.find_served_projects(self.pool, projects)
         return [one for one in events if not isinstance(one.event, BuildFinished) or one.event.project_id in served]

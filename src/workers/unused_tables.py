@@ -1,7 +1,7 @@
 """Drops tables of read models that nothing keeps up to date and that still contain deleted data.
 
 A deletion reaches the live tables with its event. Retired tables, staging tables that nobody builds, and tables of an
-older release do not get that event, so they would keep the deleted data. All of them can be built again.
+older release do not get that event, so they would keep the deleted data. All these tables can be built again.
 """
 
 from collections.abc import Callable, Sequence
@@ -65,7 +65,7 @@ class UnusedTables:
         return schema == LIVE and (name not in versions or version >= versions[name])
 
     async def _find_deletion(self, position: int) -> Recorded | None:
-        """Returns the first event after `position` that erases something."""
+        """Returns the first event after `position` that erases data; None if there is none."""
         batch = await self.event_log.read_batch(self._read.get(position, position), 1, ERASING)
         if batch.events:
             return batch.events[0]

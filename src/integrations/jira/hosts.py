@@ -16,7 +16,7 @@ _TOKEN = re.compile(r"[\x21-\x7e]+")
 
 
 class JiraHosts:
-    """Implements `TicketHosts`. `unseal` opens sealed tokens."""
+    """Implements `TicketHosts`. `unseal` decrypts sealed tokens."""
 
     def __init__(self, outgoing: Outgoing, unseal: Callable[[bytes], str]) -> None:
         self._outgoing, self._unseal = outgoing, unseal

@@ -54,7 +54,7 @@ class _GitLabFile(msgspec.Struct):
 
 
 class GitLabRepository:
-    """Implements `SourceHost`. `base_url` is that of a self-managed server; empty for gitlab.com."""
+    """Implements `SourceHost`. `base_url` is the URL of a self-managed server; empty for gitlab.com."""
 
     def __init__(self, outgoing: Outgoing, base_url: str, repo: str, token: str) -> None:
         self._server, self._repo, self._token = base_url or "https://gitlab.com", repo, token

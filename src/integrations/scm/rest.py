@@ -201,8 +201,8 @@ def must_be_small(repo: str, path: str, content: bytes) -> bytes:
 
 
 def utc_date(commit: str, date: datetime | str | int) -> datetime:
-    """Returns the date of a commit, which may be a text or milliseconds since 1970. Raises SourceFailure for a date
-    outside the calendar, since the author of a commit can choose any date.
+    """Returns the date of a commit in UTC. `date` may be a text or milliseconds since 1970. Raises SourceFailure for a
+    date outside the calendar, since the author of a commit can choose any date.
     """
     try:
         if isinstance(date, str):

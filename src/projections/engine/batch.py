@@ -92,8 +92,8 @@ class RowBatch:
         return not (self._dirty or self._added or self._bulk_deletes)
 
     def statements(self) -> list[statements.Statement]:
-        """Returns statements that write all changes, to be joined to one WITH statement. No two of them touch the same
-        row, so their order does not matter.
+        """Returns statements that write all changes, to be joined into one WITH statement. No two of them touch the
+        same row, so their order does not matter.
         """
         parts: list[statements.Statement] = []
         for row, dirty in self._dirty.items():

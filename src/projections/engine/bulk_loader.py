@@ -42,9 +42,9 @@ from projections.engine.row_validation import check
 log = structlog.get_logger()
 
 WRITE_ROWS = 500
-"""Number of changed rows at which a table that no projection reads is written."""
+"""Number of changed rows in memory at which they are written to the database, for a table that no projection reads."""
 COPY_BYTES = 1 << 18
-"""Size of the packed new rows at which an append-only table is written."""
+"""Bytes of packed new rows in memory at which they are written to the database, for an append-only table."""
 MAX_CHANGED_ROWS = 300_000
 """Number of changed rows in memory at which a transaction is committed. It bounds the memory of the load."""
 MAX_EVENTS = 500_000
@@ -215,7 +215,7 @@ class BulkLoader:
             await self._connection.execute("RESET maintenance_work_mem")
 
     def _changes(self, projection: Projection, event: Recorded) -> Sequence[Change]:
-        """Returns the changes that the projection makes for an event. Returns none if it parks the event. Raises
+        """Returns the changes that the projection makes for an event; an empty list if it parks the event. Raises
         _NotInMemory.
         """
         if self._blocked and (projection.name, event.stream) in self._blocked:

@@ -269,8 +269,8 @@ def compute_changes(projection: Projection, event: Recorded, batch: RowBatch) ->
 
 
 def error_message(error: Exception) -> str:
-    """Returns the text of an error for operators. Of a PostgreSQL error only the first line, since other lines may
-    quote rows.
+    """Returns the text of an error for operators. For a PostgreSQL error, returns only the first line, since other
+    lines may quote rows.
     """
     if isinstance(error, psycopg.Error):
         return error.diag.message_primary or type(error).__name__

@@ -92,7 +92,9 @@ async def create_on_empty_log(connection: AsyncConnection, projections: Sequence
 
 
 async def mark_broken(connection: AsyncConnection, projections: Sequence[Projection]) -> dict[str, str]:
-    """Finds out which live read models are broken, and marks these as broken. Returns name -> why, for each of them."""
+    """Finds out which live read models are broken, and marks these as broken. Returns name -> why it is broken, for
+    each of them.
+    """
     broken = (await inspect(connection, projections)).broken
     for projection in projections:
         if projection.name in broken:
@@ -120,7 +122,7 @@ def _expected(projections: tuple[Projection, ...]) -> dict[str, list[str | None]
 
 def _list_columns(projections: Sequence[Projection]) -> Iterator[tuple[str, str, str | None, str | None]]:
     """Yields (projection, table, column, SQL type) for each column, and (projection, table, None, None) for each
-    key.
+    primary key.
     """
     for projection in projections:
         for row in projection.rows:

@@ -32,12 +32,12 @@ GATE = "testhide projector takes over"
 together, one of them gets all locks.
 """
 BATCH_SIZE = 500
-"""Number of events that are read at once. A projector that catches up also writes them at once."""
+"""Number of events that are read at once. While the projector catches up, it also writes them at once."""
 TAKE_OVER_INTERVAL_S = 0.2
 """Seconds between two attempts to take the locks that the projector does not hold."""
 INSPECTION_INTERVAL_S = 1.0
-"""Seconds between two inspections of the tables by a projector that leads all. An inspection also detects a lost
-connection.
+"""Seconds between two inspections of the tables by a projector that leads all projections. An inspection also detects a
+lost connection.
 """
 
 

@@ -21,9 +21,7 @@ from projections.engine.model import Change, Row, RowsByKey, TableColumn, column
 INTEGERS = {"smallint": "h", "integer": "i", "bigint": "q"}
 """SQL type -> code of `struct`."""
 INDEXED_BYTES = 2_000
-"""Bytes of the longest text in a key or an index. PostgreSQL's limit is a third of a page (2,704 bytes), after
-compression.
-"""
+"""Most bytes of a text in a key or an index. PostgreSQL allows a third of a page (2,704 bytes), after compression."""
 NUL_IN_JSON = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
 Check = Callable[[Any], None]

@@ -38,11 +38,11 @@ MAX_CONCURRENT = 2
 MAX_OF_CALLER = 10
 """Largest number of historical reads that one caller may have, running or waiting."""
 MAX_WAITING = 50
-"""Largest number of historical reads that a process has, running or waiting, for all callers."""
+"""Largest number of historical reads of all callers that a process has, running or waiting."""
 RETRY_AFTER_S = 5
 """Seconds after which a refused caller may try again."""
 STATEMENT_TIMEOUT = "30s"
-"""Time that one query of a historical read may take."""
+"""Longest time that one query of a historical read may take."""
 INDEX_FROM_ROWS = 1_000
 """Number of rows above which a table gets indexes and statistics. Smaller tables are read faster without."""
 STORE_TABLES = ("agent_gauges", "queue_reasons")

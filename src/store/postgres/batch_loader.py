@@ -16,8 +16,7 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 MAX_CONCURRENT_QUERIES = 2
-"""Largest number of queries that one loader runs at once. With two, a slow query does not hold up every other caller.
-"""
+"""Largest number of queries that a loader runs at once. With two, a slow query does not delay all other callers."""
 MAX_BATCH_SIZE = 200
 """Largest number of keys in one query."""
 

@@ -45,7 +45,7 @@ class MessageBuilder:
         )
 
     def cache_event(self, recorded: Recorded) -> None:
-        """Keeps an event in memory for a while, because this process will probably build the event's messages soon."""
+        """Caches an event for CACHE_TTL_S, because this process will probably build the event's messages soon."""
         self._events[recorded.position] = recorded
 
     async def build(self, position: int, event_type: str, item: int, *, replay: bool) -> NotificationMessage:

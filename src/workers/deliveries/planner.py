@@ -41,9 +41,9 @@ NAME = "webhooks"
 BATCH_SIZE = 200
 """Number of events for which one transaction plans deliveries."""
 POLL_INTERVAL_S = 5.0
-"""Longest time between two searches for work, since no notification announces that a replay may go on."""
+"""Longest time in seconds between two searches for work, since no notification announces that a replay may go on."""
 DEBOUNCE_S = 0.01
-"""Shortest time between two searches for work, so that a burst of events causes few searches."""
+"""Shortest time in seconds between two searches for work, so that a burst of events causes few searches."""
 MAX_OPEN_REPLAYED = 1_000
 """Number of unfinished replayed deliveries of an endpoint at which its replays pause, so that they do not fill the
 queue.
@@ -104,7 +104,7 @@ class DeliveryPlanner:
             assert position is not None, "ensured before"
             targets = await delivery_endpoints.fetch_targets(connection)
             events, position, _ = await self.event_log.read_batch(position, self.batch_size, _event_names(targets))
-            # After such an event an endpoint may want other types: the events after it are read again.
+            # After such an event an endpoint may want other types of events, so later events are read again.
             widening = EndpointRegistered | EndpointUpdated
             cut = next((count for count, item in enumerate(events, 1) if isinstance(item.event, widening)), None)
             if cut is not None:
@@ -140,7 +140,7 @@ class DeliveryPlanner:
 
     async def _retry(self) -> bool:
         """Plans the deliveries of parked events that are due again, to the endpoints that exist now. Returns False if
-        there were none.
+        no parked event was due.
         """
         async with self.pool.connection() as connection, connection.transaction():
             due = await reactions.lease_due(connection, [NAME], self.batch_size)
@@ -176,8 +176,8 @@ class DeliveryPlanner:
             await deliveries.enqueue(connection, planned, self.clock())
 
     async def _project_of(self, recorded: Recorded) -> int | None:
-        """Returns the id of the project that an event belongs to, or None. A node belongs to the project of its pool.
-        Raises StreamDamaged.
+        """Returns the id of the project that an event belongs to; None if it belongs to no project. A node belongs to
+        the project of its pool. Raises StreamDamaged.
         """
         readable([recorded])
         event = recorded.event

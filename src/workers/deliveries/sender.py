@@ -40,7 +40,7 @@ RETRY_DELAYS_S = (5, 300, 1_800, 7_200, 18_000, 36_000, 36_000)
 delivery is given up.
 """
 RETRY_JITTER = 0.1
-"""Largest part of a delay that is added to it at random, so that retries do not come all at once."""
+"""Largest share of a delay that is added to the delay at random, so that retries do not come all at once."""
 MAX_AGE = timedelta(hours=36)
 """Age at which a delivery that could not be tried is given up. Other deliveries have ended by then: their delays take
 33 hours, with the longest jitter and the longest pauses that a receiver may ask for.
@@ -58,7 +58,7 @@ MAX_IN_FLIGHT = 1_000
 message.
 """
 POLL_INTERVAL_S = 1.0
-"""Longest time between two queries for due deliveries, since no notification announces that a retry is due."""
+"""Longest time in seconds between two queries for due deliveries: no notification announces a due retry."""
 DEBOUNCE_S = 0.005
 """Seconds to wait after a notification, so that one query finds many due deliveries."""
 UPKEEP_INTERVAL_S = 60.0
@@ -114,8 +114,8 @@ class DeliverySender:
         return attempts
 
     async def _hold_locks(self) -> None:
-        """Holds an advisory lock as a sign that this sender is alive. Meanwhile ends the leases of senders that have
-        died.
+        """Holds an advisory lock, by which others see that this sender is alive. Meanwhile ends the leases of dead
+        senders.
         """
         while True:
             async with tolerate_outages("the lock of a sender"):

@@ -88,7 +88,7 @@ class DispatchState:
     pools: dict[int, Pool] = field(default_factory=dict)
     nodes: dict[int, Node] = field(default_factory=dict)
     open_slots: Counter[int] = field(default_factory=Counter)
-    """Number of builds that the open poll of a node's agent still accepts, by node id."""
+    """Node id -> number of builds that the open poll of the node's agent still accepts."""
     queued: dict[int, QueuedBuild] = field(default_factory=dict)
     active: dict[int, ActiveBuild] = field(default_factory=dict)
     queues: dict[QueueKey, list[int]] = field(default_factory=dict)

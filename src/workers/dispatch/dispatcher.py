@@ -46,7 +46,9 @@ once a second.
 BATCH_SIZE = 1_000
 """Number of events that are read at once. It is large because a new leader reads the whole log."""
 DEBOUNCE_S = 0.003
-"""Shortest time between two rounds: under load one round handles many events, and an idle dispatcher reacts at once."""
+"""Shortest time in seconds between two rounds, so that one round handles many events under load. An idle dispatcher
+still reacts at once.
+"""
 ACKNOWLEDGE_TIMEOUT_S = 5.0
 """Seconds that an agent has to begin an assigned build. After this time the build is queued again."""
 OFFLINE_AFTER_S = 30.0
@@ -56,7 +58,7 @@ MAX_EXPLAINED = 200
 POLL_EXPIRY_S = 25.0
 """Seconds of silence of an agent after which its poll counts as closed. Agents poll again at least every 20 s."""
 CHECK_INTERVAL_S = 1.0
-"""Time between checks for silent agents, unacknowledged builds and repaired streams."""
+"""Seconds between two checks for silent agents, unacknowledged builds and repaired streams."""
 RECONNECT_DELAY_S = 0.2
 
 

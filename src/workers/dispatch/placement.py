@@ -33,7 +33,7 @@ def place_builds(state: DispatchState, now: datetime) -> list[tuple[QueuedBuild,
 
 
 def explain_waiting(state: DispatchState, now: datetime) -> dict[QueueKey, str]:
-    """Returns for each queue a sentence that says why its builds wait."""
+    """Returns queue -> sentence that says why the builds of the queue wait."""
     this_round = _Round(state, now)
     return {key: this_round.waiting_reason(key) for key in state.queues}
 
@@ -82,7 +82,9 @@ class _Round:
                 heappop(ranked)
 
     def _rank(self, key: QueueKey) -> tuple[int, ...]:
-        """Returns the rank of the first build in a queue that is not placed yet. The lowest rank comes first."""
+        """Returns the rank of a queue's first build that is not placed yet. The build with the lowest rank is placed
+        first.
+        """
         head = self._head(key)
         priority = key.priority + (self._now - head.queued_at) // AGING
         project_id = key.requirements.project_id
@@ -145,7 +147,7 @@ class _Round:
         if not self._serves(node.pool_id, requirements):
             return False
         pool = self._state.pools[node.pool_id]
-        # Commands of strangers may have changed the machines of an untrusted pool: a job must name it.
+        # Commands of strangers may have changed the machines of an untrusted pool: only jobs that name it may use it.
         is_trusted = requirements.pool_id is not None or not pool.untrusted
         return is_trusted and requirements.pool_labels <= frozenset(pool.labels.items())
 

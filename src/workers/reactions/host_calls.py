@@ -26,7 +26,7 @@ class HostCalls:
 
     @contextlib.contextmanager
     def call(self, host: str) -> Iterator[None]:
-        """Context manager around a call to a host; counts the call until the block ends. Raises SourceUnavailable if
+        """Context manager around a call to a host. Counts the call until the block ends. Raises SourceUnavailable if
         the host may not be called now, because it is paused or has MAX_CALLS calls under way.
         """
         wait_s = self._paused_until.get(host, 0.0) - self._clock()

@@ -1,8 +1,8 @@
-"""Runs reactions to events: follows the log, stores which reactions are due, and runs each as a job of its own.
+"""Runs reactions to events: follows the log, stores which reactions are due, and runs each of them as a separate job.
 
 Each reaction has a position in the log. The transaction that moves this position also stores the due reactions, so none
 is lost or stored twice. Jobs in Redis tell the workers what to run. If Redis is down or has lost jobs, a periodic sweep
-makes up for them a few seconds later.
+runs the due reactions a few seconds later.
 """
 
 import asyncio
@@ -46,9 +46,9 @@ OVERDUE_S = 30.0
 may have died.
 """
 DEBOUNCE_S = 0.1
-"""Shortest time between two reads of the log, so that a burst of events costs few reads."""
+"""Shortest time in seconds between two reads of the log, so that a burst of events costs few reads."""
 REDIS_TIMEOUT_S = 1.0
-"""Timeout of calls to Redis, so that a Redis that hangs does not delay reading the log."""
+"""Timeout of calls to Redis in seconds, so that a Redis that hangs does not delay reading the log."""
 
 
 class ReactionDispatcher:
@@ -141,7 +141,8 @@ class ReactionDispatcher:
 
     async def _select(self, reaction: Reaction, events: Sequence[Recorded]) -> list[int]:
         """Returns the positions of the events for which the reaction has something to do. If this cannot be found out,
-        for example because a project's stream is damaged, returns all: the tries will say why.
+        for example because a project's stream is damaged, returns the positions of all events: their tries will say
+        why.
         """
         if reaction.select is not None and events:
             try:
@@ -160,7 +161,7 @@ class ReactionDispatcher:
                 behind = [reaction for reaction in behind if await self._note(reaction)]
 
     async def _note(self, reaction: Reaction) -> bool:
-        """Notes and queues what is due after the next batch of events. Returns False if there was no event."""
+        """Stores and queues the reactions that the next batch of events makes due. Returns False without an event."""
         noted = await self.note_next(reaction)
         if noted:
             await self._queues[reaction.queue].enqueue(noted)

@@ -120,8 +120,8 @@ class Reaction:
     would notice the repetition.
     """
     select: Callable[[Sequence[Recorded], Tools], Awaitable[Sequence[Recorded]]] | None = None
-    """Selects the events of a batch for which the reaction may have something to do. It spares the others a row and a
-    task each, so it must need only a few queries for the whole batch. None selects all events.
+    """Selects the events of a batch for which the reaction may have something to do. So no row is stored and no task is
+    run for the other events. It must need only a few queries for the whole batch. None selects all events.
     """
 
 
@@ -185,8 +185,8 @@ async def when_password_link_issued_mail_it(event: Event, tools: Tools) -> None:
 
 
 async def when_password_set_mail_a_notice(event: Event, tools: Tools) -> None:
-    """Mails the notice, unless the event is older than NOTICE_MAX_AGE. It can be much older after `testhide repair`,
-    which may make reactions begin at the first event.
+    """Mails the notice, unless the event is older than NOTICE_MAX_AGE. The event can be much older after `testhide
+    repair`, which may make reactions begin with the first event of the log.
     """
     assert isinstance(event, UserPasswordSet)
     if utcnow() - event.at > NOTICE_MAX_AGE:
@@ -250,7 +250,7 @@ DELETION_LIMIT_S = 3_600
 MAIL_LIMIT_S = 120
 """Time limit of a mail, in seconds. It is longer than a mail server takes to answer all commands of SMTP."""
 MAIL_RETRIES = RetryPolicy(tries=175, max_pause_s=300)
-"""Retries of a mail, over some 14 hours: people wait for it, so it goes out soon after the mail server is back."""
+"""Retries of a mail, over some 14 hours. People wait for a mail, so it is sent soon after the mail server is back."""
 STATUS_LIMIT_S = 120
 """Time limit of a status, in seconds. A host has 10 s to answer, and a build may change a few times meanwhile."""
 TICKETS_LIMIT_S = 900
@@ -262,7 +262,7 @@ CHANGE_LIMIT_S = 600
 SYNC_LIMIT_S = 120
 """Time limit of a sync, in seconds. A host has 10 s to answer, and a file may have 200 jobs."""
 CHANGE_RETRIES = RetryPolicy(tries=300, max_pause_s=60)
-"""Retries of a change, over some 5 hours: people wait for its builds."""
+"""Retries of a change, over some 5 hours. The pauses are short, since people wait for the builds of a change."""
 
 REACTIONS = (
     Reaction(

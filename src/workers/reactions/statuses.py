@@ -69,7 +69,7 @@ class BuildStates:
     events: EventLog
     pool: AsyncConnectionPool
     wait_reached: Callable[[int], Awaitable[bool]]
-    """Waits until the read models have reached a position; returns False if they do not in time."""
+    """Waits until the read models have reached a position. Returns False if they do not reach it in time."""
 
     async def load(self, build_id: int) -> LoadedBuild | None:
         """Returns the build with its group; None for an unknown build. Raises Unavailable if the read models are behind
@@ -89,7 +89,7 @@ class BuildStates:
 
 
 async def select_of_repositories(events: Sequence[Recorded], event_log: EventLog) -> list[Recorded]:
-    """Selects the events of builds whose projects have an SCM endpoint, and those that cannot be read."""
+    """Returns the events of builds whose projects have an SCM endpoint, and all events that cannot be read."""
     projects = {recorded.event.project_id for recorded in events if isinstance(recorded.event, BuildEvent)}
     endpoints = await asyncio.gather(*(find_project_endpoint(event_log, project_id) for project_id in projects))
     without = {project_id for project_id, endpoint in zip(projects, endpoints, strict=True) if endpoint is None}

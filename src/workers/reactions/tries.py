@@ -105,7 +105,7 @@ class TryRunner:
 
 
 class WorkProgress:
-    """The latest words that a reaction has reported about its progress."""
+    """The latest text that a reaction has reported about its progress."""
 
     def __init__(self) -> None:
         self.text: str | None = None
