@@ -20,7 +20,9 @@ def read_ram_gb() -> float:
 
 
 class MachineGauge:
-    """Reads the measurements that a heartbeat reports. `cpu_pct` is the average load since the previous reading."""
+    """Reads the measurements that a heartbeat reports. `cpu_pct` is the average CPU load, in percent, since the
+    previous reading.
+    """
 
     def __init__(self, workdir: Path) -> None:
         self._workdir = workdir

@@ -44,7 +44,7 @@ from store.log.ids import Ids
 from store.tables.build_logs import EMPTY_LOG, LogEnd
 
 EXTERNAL_ATTEMPT = 1
-"""Attempt of an external build, which is never tried again."""
+"""Number of the only attempt of an external build."""
 
 
 class MissingIds(Exception):
@@ -220,7 +220,7 @@ class FinishBuild(Command, of=BUILD):
     the real pytest run did not know the simulated quarantine.
     """
     has_repository: bool = True
-    """Whether there is a repository to check a commit out from."""
+    """Whether the job or its project has a repository, so that a commit can be checked out."""
 
     def decide(self, build: AnyBuild | None) -> Iterable[Event]:
         if isinstance(build, Finished) and (build.node_id, build.attempt) == (self.node_id, self.attempt):

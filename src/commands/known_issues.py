@@ -54,7 +54,7 @@ class UpdateKnownIssue(Command, of=KNOWN_ISSUE):
     title: str | None = None
     classification: Classification | None = None
     match: tuple[Kind, str] | None = None
-    """Kind and value of the match rule."""
+    """Kind and value of the new match rule; None leaves the match rule unchanged."""
     defect_key: str | None = None
     defect_url: str | None = None
     cleared: tuple[Clearable, ...] = ()

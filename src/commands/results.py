@@ -291,8 +291,8 @@ class RecordReport(Command):
 def place_report(
     build: AnyBuild, attempt: int, path: str, digest: bytes, *, is_replacement: bool = False
 ) -> tuple[str, Report | None]:
-    """Returns the path at which to record a report, and the report with the same bytes that the attempt already has at
-    that path, or None.
+    """Returns two values: the path at which to record a report, and the report that the attempt already has at that
+    path with the same bytes, or None.
 
     If another report has the path `junit.xml`, the path becomes `junit-2.xml`. With `is_replacement`, the path stays
     the same.

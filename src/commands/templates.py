@@ -13,7 +13,7 @@ from domain.templates import TEMPLATE, Template, TemplateCreated, TemplateDelete
 
 @dataclass(frozen=True)
 class CreateTemplate(Command, of=TEMPLATE):
-    """Creates a template. The values in `secrets` are sealed."""
+    """Creates a template. The values in `secrets` are encrypted."""
 
     template_id: int
     creator_id: int

@@ -62,7 +62,7 @@ class UpdateWebhook(Command, of=WEBHOOK):
 class ReplayWebhook(Command, of=WEBHOOK):
     webhook_id: int
     replay: str
-    """Key of the request. Requests with the same key are recorded once."""
+    """Idempotency key of the request. A second request with the same key records nothing."""
     after: int
     up_to: int
 

@@ -73,7 +73,7 @@ class LogRestored(Event, frozen=True):
 
     name: ClassVar[str] = "audit.log_restored"
     position: int
-    """The last position of the backup."""
+    """Log position of the last event in the backup."""
 
     @property
     def stream(self) -> str:

@@ -153,7 +153,9 @@ class ReportRecorded(BuildEvent, frozen=True):
     suites: list[str] = []
     warnings: list[str] = []
     explained_exit_code: int | None = None
-    """Exit code that failed tests explain; UNEXPLAINED if they do not explain it, None if the report does not say."""
+    """Exit code that the test runner has only because of failed tests; UNEXPLAINED for other causes, None if
+    unknown.
+    """
     unloaded: int = 0
     """Number of suites that failed as a whole, or that could not be loaded. Tests of the latter are missing."""
     digest: bytes = b""
@@ -240,7 +242,7 @@ class Build(msgspec.Struct, frozen=True):
     results_version: int = 0
     """The version of the build's results stream."""
     failed: int = 0
-    """Number of failures that count against the build."""
+    """Number of failures because of which the build fails."""
     quarantined: int = 0
     """Number of failures that do not count, because their tests were in quarantine when they were reported."""
     known_issues: int = 0
@@ -291,7 +293,7 @@ class Finished(Build, frozen=True, kw_only=True):
     status: Verdict
     reason: Reason | None = None
     detail: str | None = None
-    """The detail that `build.finished` recorded."""
+    """Sentences that explain the verdict, from `build.finished`."""
     exit_code: int | None = None
     node_id: int | None = None
     log_lines: int = 0

@@ -36,7 +36,7 @@ class JiraIntegrationCreated(JiraEvent, frozen=True):
     auto_create: bool
     title: str = ""
     host: str = ""
-    """Base URL, without a slash at its end."""
+    """Base URL of Jira, without a slash at its end."""
     email: str = ""
     sealed_token: bytes = b""
     project_key: str = ""

@@ -20,7 +20,7 @@ Kind = Literal["pattern", "signature", "fail_id"]
 Clearable = Literal["defect_key", "defect_url"]
 
 MAX_FAIL_ID = 200
-"""The longest fail_id, in characters; reporters write 32."""
+"""Largest number of characters of a fail_id. Reporters write 32."""
 
 
 class KnownIssueEvent(Event, frozen=True):

@@ -50,7 +50,7 @@ class TicketCreated(TicketEvent, frozen=True):
     name: ClassVar[str] = "jira_issue.created"
     sealed: ClassVar[tuple[str, ...]] = ("issue_key", "issue_url", "branch")
     case_ids: Int32s
-    """Test cases that fail; MAX_CASES at most."""
+    """Ids of the failing test cases, at most MAX_CASES of them."""
     issue_key: str = ""
     issue_url: str = ""
     branch: str = ""

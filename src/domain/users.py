@@ -77,7 +77,7 @@ class UserSignedOut(UserEvent, frozen=True):
 
 
 class IdentityLinked(UserEvent, frozen=True):
-    """The user may sign in as this identity: a name at an identity provider."""
+    """An identity, a name at an identity provider, was linked to the user. The user may sign in by it."""
 
     name: ClassVar[str] = "user.identity_linked"
     sealed: ClassVar[tuple[str, ...]] = ("name_id",)
@@ -129,7 +129,7 @@ class UserAccount(msgspec.Struct, frozen=True):
     link: PasswordLink | None = None
     """The newest link; None when it was used or became invalid. It may have expired."""
     identities: tuple[Identity, ...] = ()
-    """Identities as which the user may sign in, one of each provider at most."""
+    """Identities by which the user may sign in, at most one of each provider."""
     deleted: bool = False
 
     def identity_at(self, provider_id: int) -> Identity | None:

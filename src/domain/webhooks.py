@@ -84,7 +84,7 @@ class ReplayRequested(WebhookEvent, frozen=True):
 
     name: ClassVar[str] = "webhook.replay_requested"
     replay: str
-    """Name of the replay."""
+    """Name of the replay: the idempotency key of the request."""
     after: int
     up_to: int
 
@@ -121,7 +121,7 @@ class Webhook(Endpoint, frozen=True):
     active: bool
     failing: bool = False
     replay: str | None = None
-    """Name of the replay that was requested last."""
+    """Name of the replay that was requested last; None if none was requested."""
     deleted: bool = False
 
     @property

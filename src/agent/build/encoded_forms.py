@@ -19,8 +19,8 @@ ENCODINGS = ("utf-8", "utf-16-le", "utf-16-be")
 _CDATA, _CDATA_END = "<![CDATA[", "]]>"
 _MIN_BASE64 = 6  # characters; shorter pieces of base64 are too common in ordinary text to be masked
 _ALNUM_BYTES, _OTHER_BYTES = 25, 104
-"""Size in UTF-8 bytes of the longest form of one character: first for an ASCII letter or digit, then for any other
-character. Both include two marks of CDATA; the second also includes 4 backslashes before each of 4 bytes.
+"""Number of UTF-8 bytes of the longest form of one character: of an ASCII letter or digit, and of any other character.
+Both numbers include two marks of CDATA. The second also includes 4 backslashes before each of 4 bytes.
 """
 MAX_TEXT = 1024
 """Largest number of characters of a text. A longer secret is searched for in parts: the pattern for 1,024 characters

@@ -44,8 +44,8 @@ def _decode(line: bytes) -> str:
 
 
 def _drop_overwritten(line: bytes) -> bytes:
-    """Return the part of a line that a terminal would show at the end. A carriage return begins the line anew, as
-    progress bars do.
+    """Return the part of a line that a terminal would still show: a carriage return, as progress bars print it, begins
+    the line anew.
     """
     body = line.rstrip(b"\r")
     return line[body.rfind(b"\r") + 1 :]

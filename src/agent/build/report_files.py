@@ -49,7 +49,8 @@ def is_report(path: str, file: BinaryIO) -> bool:
 
 
 def mask_report(file: BinaryIO, masker: Masker, folder: Path) -> BinaryIO:
-    """Return the file itself if it contains nothing to mask, otherwise a masked temporary copy. The caller closes both.
+    """Return the file itself if it contains nothing to mask, otherwise a masked temporary copy. The caller closes the
+    file and the copy.
 
     The copy of a gzip file is a gzip file too. If the original is cut off or damaged, the copy ends there.
     """

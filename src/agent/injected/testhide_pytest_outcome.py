@@ -15,8 +15,8 @@ import pytest
 
 
 class RunOutcome:
-    """Counts the failed reports of a run in the same way as pytest's session, before a terminal reporter changes the
-    outcomes of reports.
+    """Counts the failures of a run as pytest's session does. It gets each report before the terminal reporters, which
+    may change the report's outcome.
     """
 
     def __init__(self, ignores: Callable[..., bool]) -> None:
@@ -24,7 +24,7 @@ class RunOutcome:
         self._finished: set[str] = set()
         self._ignorable = 0
         self.failures = 0
-        """Number of failures that make pytest's exit code 1."""
+        """Number of failures because of which pytest will end with exit code 1."""
         self.ignored = 0
         self.not_run = 0
 

@@ -66,7 +66,7 @@ def read_process(pid: int) -> Process | None:
 
 
 def read_boot_id() -> str:
-    """Return the id that the kernel draws anew at each start of the machine."""
+    """Return the id that the kernel creates anew at each start of the machine."""
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
         return file.read().strip()
 

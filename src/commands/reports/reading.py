@@ -95,7 +95,7 @@ class ReportRead:
     does not contain, is that of a pytest run that ended early, or is a test report in a format that is not read.
     """
     is_missing: bool = False
-    """Whether there is no file at all: no file matches a pattern of the job's artifacts that names reports."""
+    """Whether this stands for a missing report: no file matches a pattern for reports in the job's artifacts."""
 
     @property
     def rows(self) -> int:
@@ -243,7 +243,7 @@ class _Reading:
             self._block_text = 0
 
     def end_suite(self, suite: Suite) -> None:
-        """Ends a suite, so that a later suite with the same name counts as another one. Merged reports of shards have
+        """Ends a suite, so that a later suite with the same name counts as another suite. Merged reports of shards have
         many suites called `pytest`.
         """
         self._attempts.pop(suite.name, None)

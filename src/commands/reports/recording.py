@@ -70,8 +70,8 @@ class ReadModels(Protocol):
         ...
 
     async def find_cases(self, project_id: int, node_ids: Sequence[str]) -> tuple[int, list[int | None]]:
-        """Returns the version of the project's stream of test cases, and one entry for each node id: the id of its test
-        case, or None if the project had no such test case at this version.
+        """Returns two values: the version of the project's stream of test cases, and a list with one entry for each
+        node id. An entry is the id of the test case, or None if the project had no such test case at this version.
         """
         ...
 
@@ -154,7 +154,7 @@ class ReportRecorder:
         return await self.record(execute, build, file, await self.read(build.state, file))
 
     async def read(self, build: AnyBuild, file: IncomingReport) -> ReportRead:
-        """Reads a file and matches its failures with the known issues of the project, in another process."""
+        """Reads a file in another process, which also matches its failures with the known issues of the project."""
         project_id = build.queued.project_id
         await self._wait_for_large(project_id)  # before its results are in the memory of this one
         rules = partial(self.read_models.fetch_match_rules, project_id)

@@ -64,9 +64,9 @@ class WhatIfQuarantine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     job_id: Id
     node_ids: Annotated[list[Annotated[str, Meta(min_length=1, max_length=4_096)]], Meta(max_length=MAX_RULES)]
     since: Time | None = None
-    """Time at which the tests were put into quarantine."""
+    """Time at which the tests were put into quarantine; null for tests that were in quarantine from the beginning."""
     until: Time | None = None
-    """Time at which the tests were taken out of quarantine."""
+    """Time at which the tests were taken out of quarantine; null for tests that are still in quarantine."""
 
     def applies(self, at: datetime, job_id: int) -> bool:
         return self.job_id == job_id and _within(at, self.since, self.until)

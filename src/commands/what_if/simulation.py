@@ -60,8 +60,9 @@ BUILD_EVENTS: tuple[type[Event], ...] = (
     BuildFinished,
     BuildDeleted,
 )
-"""Types of the events of builds that a simulation processes. It processes RULE_EVENTS from the beginning of the log. It
-needs no events of known issues: their classifications are in the events of builds, and in today's classifications.
+"""Types of the events of builds that a simulation processes. It also processes all RULE_EVENTS, from the beginning of
+the log. It needs no events of known issues, since their effects are in the events of builds and in today's
+classifications.
 """
 
 

@@ -98,7 +98,7 @@ class Damaged(Event, frozen=True):
     name: ClassVar[str] = "damaged"
 
     type: str
-    """The name of the event that was stored."""
+    """The event name under which it was stored."""
     reason: str
 
 
@@ -111,7 +111,7 @@ class EventMetadata(msgspec.Struct, frozen=True):
     causation: int | None = None
 
     def on(self, event: Event) -> Event:
-        """Returns the event with this metadata."""
+        """Returns a copy of the event with this metadata."""
         return msgspec.structs.replace(
             event,
             at=self.at,

@@ -134,7 +134,7 @@ class Builder:
 
 
 class _Reported:
-    """Properties of a case. Those that `Case` has a field for are attributes; `others` has the rest."""
+    """Properties of a case. A property for which `Case` has a field is an attribute here; `others` has the rest."""
 
     def __init__(self, properties: list[tuple[str, str]] | None, attachments: list[str] | None) -> None:
         self.nodeid = self.docstr = self.jira = self.info = ""

@@ -67,8 +67,8 @@ _EXTRAS = frozenset({"fail_id", "test_resolution", "status", "result"})
 
 
 def _plain(node: Element, suite: str, origin: Origin, builder: Builder) -> Case:
-    """Reads a case without child elements, which passed or did not run. Most cases are like this, so the function is
-    faster than the general one.
+    """Returns a case without child elements, which passed or did not run. Most cases are like this, so this function is
+    kept faster than `_main`, which reads the others.
     """
     get = node.attributes.get
     status: Status = "passed"

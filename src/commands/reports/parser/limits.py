@@ -15,9 +15,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     message: int = 64 * 1024
     """Length of a message, or of one attribute or property value. Cut at the end."""
     trace: int = 256 * 1024
-    """Length of a traceback. The first and the last half are kept: the cause is last in Python and first in Java."""
+    """Length of a traceback. A longer one is cut in the middle: the cause is last in Python and first in Java."""
     output: int = 64 * 1024
-    """Length of the captured output of one case in one stream. The first and the last half are kept."""
+    """Length of the captured output of one case in one stream. Longer output is cut in the middle."""
     case: int = 2 * 1024 * 1024
     """Length of all texts of one case together."""
     elements: int = 4096

@@ -6,7 +6,7 @@ import re
 from hashlib import blake2b
 
 NAMES = frozenset({"name", "classname", "testName", "className", "method", "type", "file", "fullname", "value"})
-"""Attributes that are, or may be, part of a test's name."""
+"""Names of XML attributes whose values are, or may be, part of a test's name."""
 _NAME = re.compile(
     r"""\b(?:name|classname|testName|className|method|fullname|value)=(?:"[^"<]{0,8192}"|'[^'<]{0,8192}')"""
 )

@@ -74,8 +74,8 @@ class _OpenSuite:
         """Number of failures, not counting the first failure of each case."""
         self.properties: list[tuple[str, str]] = []
         self.unloaded = 0
-        """Number of errors that suites without cases declare, including nested ones. Each is a suite that could not be
-        loaded.
+        """Number of errors that this suite and the suites nested in it declare, counting only suites without cases.
+        Each error stands for a suite that could not be loaded.
         """
         self.failed_suites = 0
         """Number of suites that failed as a whole: this suite and the suites nested in it."""

@@ -256,7 +256,7 @@ class Scanner:
         return after
 
     def _markup(self, buffer: str, start: int, closing: int) -> int:
-        """Returns the index of the first markup between an opening quote and its closing quote, or -1 if there is
+        """Returns the index of the first tag of a report between an opening quote and its closing quote; -1 if there is
         none.
         """
         found = _MARKUP.search(buffer, start, closing if closing >= 0 else len(buffer))
