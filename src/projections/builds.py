@@ -299,7 +299,7 @@ async def fetch_counting(source: Source, group_id: int) -> list[BuildRow]:
 
 
 async def fetch_unfinished(source: Source, group_id: int) -> list[int]:
-    """Returns the ids of the builds of a group that have not finished, also of those that run some tests only."""
+    """Returns the ids of a group's builds that have not finished, including builds that run only some tests."""
     query = f"SELECT id FROM {BuildRow.table} WHERE group_id = %(group)s AND finished_at IS NULL ORDER BY id"
     return await fetch_column(source, query, {"group": group_id})
 

@@ -181,8 +181,8 @@ _VIEW = f"""
 
 
 async def find_by_token(source: Source, token_hash: bytes) -> NodeRow | None:
-    """Returns the node whose agent has the token with this hash. The hash may also be that of the previous token, while
-    this is accepted. Returns None for an unknown hash, or if the node was deleted.
+    """Returns the node whose agent has the token with this hash. While the previous token is still accepted, its hash
+    matches, too. Returns None for an unknown hash, or if the node was deleted.
     """
     query = (
         f"SELECT * FROM {NodeRow.table}"

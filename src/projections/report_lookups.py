@@ -1,4 +1,4 @@
-"""Looks up in read models what the recording of a report needs to know."""
+"""Looks up the data in read models that the recording of a report needs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

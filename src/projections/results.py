@@ -93,7 +93,9 @@ class ResultTextRow(Row, frozen=True):
 
 
 class OutputsRow(Row, frozen=True):
-    """Output of the tests of one block. Output is large and seldom read, so one row stores that of the whole block."""
+    """Output of the tests of one block. Output is large and seldom read, so one row stores the output of the whole
+    block.
+    """
 
     table = Table("result_outputs", VERSION, key=("first_result_id",), indexes=("(job_id)",))
     first_result_id: int

@@ -125,7 +125,9 @@ async def fetch_project_ids(source: Source, template_id: int) -> list[int]:
 
 
 async def fetch_named(source: Source, name: str, user_id: int) -> list[NamedTemplate]:
-    """Returns up to 100 templates with exactly this name: the user's first, then those of admins, then by id."""
+    """Returns up to 100 templates with exactly this name: first the templates of this user, then those of admins, then
+    the others.
+    """
     query = f"""
         SELECT {_COLUMNS}, EXISTS (
             SELECT FROM {UserRow.table} u WHERE u.id = t.creator_id AND u.role = 'admin' AND u.active

@@ -1,5 +1,5 @@
-"""Read model of the jobs' triggers: what to evaluate when a change of a repository is reported, and which time tables
-there are.
+"""Read model of the jobs' triggers. It answers which jobs a change of a repository starts, and which jobs have time
+tables.
 """
 
 import asyncio

@@ -20,7 +20,7 @@ class WebhookView(msgspec.Struct):
 
     id: int
     url: str
-    """URL with `***` in place of what may be a token."""
+    """URL with `***` in place of parts that may be a token."""
     events: list[NotificationType]
     active: bool
     project_id: int | None

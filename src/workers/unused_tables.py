@@ -43,8 +43,8 @@ class UnusedTables:
     """Position -> a later position up to which an earlier search found no deletion."""
 
     async def sweep(self) -> None:
-        """Drops the tables that lack a deletion which is older than RETENTION. Sets an alarm about those that cannot be
-        dropped because they are in use, and ends the alarm when there are none.
+        """Drops the tables that lack a deletion which is older than RETENTION. Sets an alarm about tables that cannot
+        be dropped because they are in use, and ends the alarm when there are none.
         """
         in_use: list[str] = []
         async with self.pool.connection() as connection:

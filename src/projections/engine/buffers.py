@@ -223,7 +223,7 @@ class AppendOnlyTable:
             self._unsaved = []
 
     async def delete_deferred(self) -> None:
-        """Executes all deferred deletes, also those that interrupted loads have left."""
+        """Executes all deferred deletes, including deletes that interrupted loads have left."""
         table = str(self.row.table)
         await self.write()
         query = "SELECT DISTINCT column_name FROM waiting_deletions WHERE table_name = %s"

@@ -1,4 +1,4 @@
-"""Moves read models with the bulk loader, up to near the end of the log.
+"""Applies events to read models with the bulk loader, up to near the end of the log.
 
 If the loader refuses events, the engine applies them instead, and parks those whose rows cannot be stored.
 """
@@ -32,9 +32,9 @@ async def bulk_catch_up(
     projections: Sequence[Projection],
     on_progress: OnProgress = lambda position, goal: None,
 ) -> None:
-    """Moves these projections until each is at most NEAR_HEAD events behind the end of the log.
+    """Applies events to these projections until each is at most NEAR_HEAD events behind the end of the log.
 
-    Moves projections at the same position together, as a group, and one group after the other.
+    Projections at the same position form a group, which is moved as a whole. The groups are moved one after the other.
 
     Raises LostLeadership or psycopg.OperationalError. Committed transactions stay, and the next call continues after
     them.

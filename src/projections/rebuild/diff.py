@@ -82,7 +82,8 @@ async def diff(conninfo: str, event_log: EventLog, projection: Projection) -> Di
 
 
 async def _find_live_version(live: AsyncConnection, projection: Projection) -> int:
-    """Returns the live version to compare with: that of this release if it is live, otherwise the newest live one.
+    """Returns the live version to compare with: the version of this release if that is live, otherwise the newest live
+    version.
 
     Raises NotReady if no version is live, or if the live tables are broken.
     """

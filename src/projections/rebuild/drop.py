@@ -24,7 +24,8 @@ async def drop(connection: AsyncConnection, projections: Sequence[Projection], n
     """Drops the tables of the projections with these names, except the live ones of this release. `names` may contain
     projections that this release does not have.
 
-    Returns what was dropped: `builds version 1 (public)`. Raises NotReady if some process still writes these tables.
+    Returns a text for each version that was dropped: `builds version 1 (public)`. Raises NotReady if some process still
+    writes these tables.
     """
     versions = {projection.name: projection.version for projection in projections}
     dropped: list[str] = []

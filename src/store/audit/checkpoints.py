@@ -149,7 +149,7 @@ class AuditTree:
         return next(iter(await self._checkpoints("size >= %(size)s", "ASC", 1, position)), None)
 
     async def hashes(self, subtrees: Sequence[Subtree]) -> list[bytes]:
-        """Returns the hash of each complete subtree, in the given order; UNKNOWN where the tiles lack it."""
+        """Returns the hash of each complete subtree, in the given order; UNKNOWN if the stored tiles lack the hash."""
         located = [in_tile(subtree) for subtree in subtrees]
         wanted = {tile for tile, _, _ in located}
         rows = await fetch_rows(

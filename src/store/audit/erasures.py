@@ -65,8 +65,7 @@ class Erasures:
 
     @property
     def claimed(self) -> list[str]:
-        """The data keys whose events read as erased, and which no deletion up to the checkpoint destroyed but a later
-        one did.
+        """The data keys whose events read as erased, and which were destroyed only after the checkpoint.
 
         Nothing proves these deletions: the export only claims them.
         """

@@ -137,8 +137,8 @@ def keep_known(known: Mapping[int, RootKey], read: Iterable[RootKey]) -> list[Ro
 
 
 async def make_ring(connection: AsyncConnection, secret_key: bytes) -> None:
-    """Makes the first root key, unless there is one. It is random for an empty log. For a log that a release without
-    root keys began, it is the secret key, from which that release derived everything.
+    """Makes the first root key, unless there is one. For an empty log, the root key is random. For a log that a release
+    without root keys began, it is the secret key, from which that release derived all keys.
     """
     async with connection.transaction():
         await connection.execute("LOCK TABLE root_keys IN EXCLUSIVE MODE")

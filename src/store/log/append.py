@@ -56,7 +56,7 @@ class IdempotencyKey:
 
 @dataclass(frozen=True)
 class Request:
-    """Events to append in one transaction, with what belongs to them.
+    """Events to append in one transaction, with the other writes of the transaction.
 
     `guards` are pairs (stream, version): the request fails if a stream has a newer version. `keys` are new data keys:
     (name, wrapped key). `notifications` are payloads for the channel AGENT_NOTIFICATIONS

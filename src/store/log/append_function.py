@@ -12,8 +12,8 @@ def function_name(table: str) -> str:
 
 
 def create_statements(schema: str, table: str) -> list[Composed]:
-    """Returns statements that create what an events table needs: tables of data keys and idempotency keys, and the
-    append function.
+    """Returns statements that create the objects beside an events table: the tables of data keys and idempotency keys,
+    and the append function.
 
     Running the statements again does no harm.
     """

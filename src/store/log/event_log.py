@@ -170,7 +170,7 @@ class EventLog:
 
     async def find_positions(self, streams: Sequence[str], until: int, names: Sequence[str] | None = None) -> list[int]:
         """Returns the positions of the events in these streams, up to position `until`. With `names`, returns only the
-        positions of events with these names. They are in no order.
+        positions of events with these names. The list is not sorted.
         """
         rows = await fetch_rows(
             self._source,
@@ -261,8 +261,8 @@ class EventLog:
         return keys, key_of
 
     async def load_keys_and_faults(self, names: Collection[str]) -> tuple[dict[str, bytes | None], dict[str, str]]:
-        """Returns two dicts by name: the data keys that can be used (None for a destroyed key), and for the others what
-        is wrong.
+        """Returns two dicts: name -> data key (None for a destroyed key), and name -> fault for the keys that cannot be
+        used.
         """
         faults: dict[str, str] = {}
         try:
@@ -294,8 +294,8 @@ class EventLog:
             )
 
     async def _keys_for(self, writes: Sequence[Write]) -> tuple[dict[str | None, bytes], list[tuple[str, bytes]]]:
-        """Returns the data keys that the events need, by name. Also returns (name, wrapped key) for those that did not
-        exist yet.
+        """Returns the data keys that the events need, by name. Also returns (name, wrapped key) for each new key, which
+        did not exist before.
 
         Raises Erased when a data key was destroyed.
         """

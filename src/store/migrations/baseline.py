@@ -1,4 +1,4 @@
-"""Schema version 1: the tables that the server had then, except those of read models, which projections create.
+"""Creates the tables of schema version 1, except the tables of read models, which projections create.
 
 Running a statement again does no harm. This matters for databases of releases before schema versions, which have most
 of these tables already.

@@ -1,8 +1,8 @@
 """Due reactions: events that a reaction still has to handle, with the number of tries and the last error.
 
-A worker leases a due reaction and runs it. After a try that failed there is a pause, each twice as long as the one
-before, up to a limit. When the last try has failed, the reaction is parked: it stays with its error until an operator
-retries or cancels it.
+A worker leases a due reaction and runs it. After a failed try there is a pause. Each pause is twice as long as the
+previous one, up to a limit. When the last try has failed, the reaction is parked: it stays with its error until an
+operator retries or cancels it.
 """
 
 from collections.abc import Sequence

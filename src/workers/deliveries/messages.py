@@ -1,4 +1,5 @@
-"""Builds the messages of notifications from the log. A message shows what a GET returned when the event happened.
+"""Builds the messages of notifications from the log. A message shows the data that a GET returned when the event
+happened.
 
 Messages are not stored: each attempt builds the message again. So data that was erased meanwhile is missing in the
 message.

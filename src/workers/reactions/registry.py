@@ -120,8 +120,9 @@ class Reaction:
     would notice the repetition.
     """
     select: Callable[[Sequence[Recorded], Tools], Awaitable[Sequence[Recorded]]] | None = None
-    """Selects the events of a batch for which the reaction may have something to do. So no row is stored and no task is
-    run for the other events. It must need only a few queries for the whole batch. None selects all events.
+    """Function that selects the events of a batch for which the reaction may have something to do; None selects all
+    events. For the other events, no row is stored and no task is run. The function may make only a few queries for a
+    whole batch.
     """
 
 
