@@ -153,9 +153,7 @@ class ReportRecorded(BuildEvent, frozen=True):
     suites: list[str] = []
     warnings: list[str] = []
     explained_exit_code: int | None = None
-    """Exit code that the test runner has only because of failed tests; UNEXPLAINED for other causes, None if
-    unknown.
-    """
+    """Exit code that the test runner has only because of failed tests; UNEXPLAINED for other causes. None: unknown."""
     unloaded: int = 0
     """Number of suites that failed as a whole, or that could not be loaded. Tests of the latter are missing."""
     digest: bytes = b""
