@@ -172,8 +172,9 @@ async def prepare(
     *,
     is_preview: bool,
 ) -> SyncPipelines:
-    """Returns the command that makes the project's jobs as the file's `content` describes. `before` is the state after
-    the last sync. Raises Invalid if the file has mistakes, and Unavailable if the read models are too far behind.
+    """Returns the command that changes the project's jobs to what the file describes. `content` is the file, and
+    `before` the state after the last sync. Raises Invalid if the file has mistakes, and Unavailable if the read models
+    are too far behind.
     """
     pool = ctx.services.pool
     # A job that the read models do not show yet would get a second one of its name.

@@ -70,7 +70,9 @@ class JobChanges(msgspec.Struct):
     pool_labels: dict[Label, Label] | UnsetType = UNSET
     quarantine_mode: QuarantineMode | UnsetType = UNSET
     managed: bool | UnsetType = UNSET
-    """Whether the file `.testhide.yml` of the repository describes the job. True lets that file take the job over."""
+    """Whether the file `.testhide.yml` of the repository describes the job. True lets the file take the job over; false
+    takes the job from the file, which then no longer changes it.
+    """
 
 
 class JobItem(msgspec.Struct):

@@ -26,7 +26,7 @@ from store.clock import utcnow
 
 MAX_BULK = 10_000
 AGE_RANGES = (("0-6", 7), ("7-29", 30), ("30-89", 90))
-"""Ranges of age in the statistics: the name of each, and the lowest age in days that is above it."""
+"""Ranges of age in the statistics: the name of each, and the age in days at which it ends and the next one begins."""
 OLDEST_RANGE = "90+"
 
 # One line, since agents write each node id as a line of the file for the tests.

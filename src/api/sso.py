@@ -307,9 +307,9 @@ def read_token(secrets: Secrets, purpose: str, token: str) -> tuple[int, str] | 
 
 
 def cookie_name(request_id: str, base_url: str) -> str:
-    """Returns the name of the cookie of a SAML request. Each request has another cookie, so that several tabs can sign
-    in at once. The prefix `__Host-` makes browsers accept the cookie only from this host and by https, so that no other
-    host of the domain can set it.
+    """Returns the name of the cookie of a SAML request. Each request has a cookie of its own, so that several tabs can
+    sign in at once. The prefix `__Host-` makes browsers accept the cookie only from this host and by https, so that no
+    other host of the domain can set it.
     """
     prefix = "__Host-" if base_url.startswith("https:") else ""
     return f"{prefix}testhide-sso-{hashlib.sha256(request_id.encode()).hexdigest()[:16]}"

@@ -42,7 +42,7 @@ STORED_HEADERS = ("content-type", "location", "testhide-position")
 
 
 class ReplayedResponse(Exception):
-    """Raised to answer a repeated request with the response that was stored for the first one."""
+    """Raised to answer a repeated request with the response that was stored for the first request."""
 
     def __init__(self, stored: StoredResponse) -> None:
         self.stored = stored

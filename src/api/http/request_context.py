@@ -107,8 +107,8 @@ class RequestContext:
 
     async def wait_until_all_shown(self) -> None:
         """Adds the end of the log to the response's headers, and waits until the read models show all events up to it.
-        For a write that had nothing to do: perhaps another request has just done the same, and the next GET must show
-        the events of that request.
+        Meant for a write that had nothing to do, perhaps because another request has just done the same: the next GET
+        must show the events of that request.
         """
         await self.wait_until_shown(await self.services.log.read_head())
 

@@ -80,8 +80,8 @@ class Services:
     max_parallel_builds: int = 20
 
     async def wait_for_missing(self, connection: AsyncConnection | None = None) -> None:
-        """Waits until the read models show the whole log. Called when they do not have an object, since it may have
-        been created a moment ago. Raises Unavailable if they do not get there in time.
+        """Waits until the read models show the whole log. Called if the read models do not have an object, since the
+        object may have been created a moment ago. Raises Unavailable if they do not reach the end of the log in time.
 
         With an open `connection`, raises Unavailable at once if the read models are behind: a wait would need another
         connection of the same pool.
