@@ -125,7 +125,7 @@ class Checkout:
         }
 
     def _check_out_submodules(self, url: str) -> None:
-        # Their URLs may be relative to that of the repository. It is a file of the workspace: without credentials.
+        # URLs of submodules may be relative to this one. The build can read it, so it is stored without credentials.
         self._git("config", "remote.origin.url", _HTTP_USER.sub(r"\1", url))
         self._env = {**self._env, "GIT_ALLOW_PROTOCOL": ":".join(self._protocols)}
         self._git("submodule", "--quiet", "update", "--init", "--recursive", "--force")
@@ -152,7 +152,7 @@ class Checkout:
             self._git(*fetch, "--depth=2147483647", "--", url, *_ALL_REFS)
             code, output = self._try("rev-parse", "--verify", wanted)
         found = output[-1].strip() if output and not code else ""
-        # Of a short id, git takes a branch or tag that is called so.
+        # Git takes a short id for a branch or tag if one has this name.
         if not found or (commit and len(commit) < _FULL_ID and not found.startswith(commit.lower())):
             raise CheckoutFailed(f"the repository has no commit {commit}")
         return found

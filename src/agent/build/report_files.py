@@ -19,7 +19,7 @@ _GZIP = b"\x1f\x8b"
 _MAX_UNPACKED = 512 * 1024 * 1024  # bytes of a decompressed report; the server reads no more of one either
 _HEAD_BYTES = 4096  # of a file, read to recognize a report by its root element
 _REPORT_ROOT = re.compile(r"<(?:[\w.-]+:)?(?:testsuites|testsuite|test-run|assemblies|TestRun)[\s/>]")
-# Test reports in formats that the server does not read: it fails the build; the server has the same in
+# Test reports in formats that the server cannot read. The server fails a build that sends one, and has the same list in
 # `commands.reports.parser.other_formats`.
 _OTHER_REPORT = re.compile(
     r"<(?:testng-results|TestLog|TestResult|Catch|Catch2TestRun|doctest|testExecutions|unittest-results"

@@ -61,7 +61,7 @@ class Shell:
 
     def write_command(self, command: str) -> list[str]:
         """Write the script of the command. Return the command line that runs it."""
-        # In several lines, one that fails is a failed step; in one line, `;` says to go on.
+        # Of several lines, the first that fails ends the command. Within one line, `;` means to go on after a failure.
         return self._write("command", command, ["set -e"] if "\n" in command.strip() else [], [])
 
     def carry_over(self) -> bool:

@@ -144,7 +144,7 @@ def _list_processes_of(uid: int) -> list[int]:
             with contextlib.suppress(OSError):  # it has ended
                 if entry.name.isdigit() and entry.stat().st_uid == uid:
                     found.append(int(entry.name))
-    # Another process has to read the exit code of a zombie; it does nothing more.
+    # Leaves zombies out: they do nothing more, and only their parents can remove them.
     return [pid for pid in found if (process := linux.read_process(pid)) and process.state not in "ZX"]
 
 

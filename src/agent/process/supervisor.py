@@ -191,7 +191,7 @@ class _ProcessSupervisor:
 
 def _restrict(has_user_of_its_own: bool, is_first: bool) -> None:
     """Keep this process, which already runs as the build's user, from using files and keys of other builds."""
-    # Else it could run a file that another build has made setuid, and would be that one's user.
+    # Otherwise it could run a file that another build has made setuid, and would get that build's user.
     linux.refuse_new_privileges()
     if has_user_of_its_own and is_first:
         keyrings.clear_user_rings()
