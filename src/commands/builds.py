@@ -48,7 +48,7 @@ EXTERNAL_ATTEMPT = 1
 
 
 class MissingIds(Exception):
-    """The job's matrix has more combinations than the command has ids for their builds."""
+    """The job's matrix has more combinations than the command has build ids."""
 
     def __init__(self, count: int) -> None:
         super().__init__(f"{count} ids are missing")

@@ -27,8 +27,8 @@ in a command line of that runner.
 
 
 def find_fail_fast(configuration: Configuration) -> str | None:
-    """Returns the first option to stop after failures in the command, the setup lines or the variables of a job; None
-    if there is none.
+    """Returns the first option that makes a test runner stop after failures; None if there is none. Searches the
+    command, the setup lines and the variables of a job.
     """
     for text in (configuration.command, *configuration.setup, *configuration.env.values()):
         line = text.replace("\\\n", " ")
