@@ -61,8 +61,9 @@ class Configuration(msgspec.Struct, frozen=True, omit_defaults=True):
     """None stands for the options of the template, or the default options if there are none."""
     caches: list[DependencyCache] = []
     needed_secrets: list[str] = []
-    """Names of the secrets that the job needs by the file in its repository. Builds do not get those that `secrets` has
-    not, and their logs say so."""
+    """Names of the secrets that the job needs according to the file in its repository. A build runs without those that
+    `secrets` does not have, and its log names them.
+    """
     matrix: Matrix | None = None
     """A start of the job queues one build for each combination of the matrix. None for a job without a matrix; always
     None in builds and templates.

@@ -3,7 +3,7 @@
 The URL of a channel is a secret, because everybody who knows it can post to the channel.
 """
 
-# Fields stand here for the properties that the base declares, since msgspec lays out the fields of one base only.
+# Fields here implement properties of the base classes, since msgspec lets a struct inherit fields from one base only.
 # pyright: reportIncompatibleMethodOverride=false, reportIncompatibleVariableOverride=false
 
 from typing import ClassVar, Literal

@@ -3,7 +3,7 @@
 A single attempt is no event. Events record that a delivery was given up, and that a webhook began or stopped failing.
 """
 
-# Fields stand here for the properties that the base declares, since msgspec lays out the fields of one base only.
+# Fields here implement properties of the base classes, since msgspec lets a struct inherit fields from one base only.
 # pyright: reportIncompatibleMethodOverride=false, reportIncompatibleVariableOverride=false
 
 from typing import ClassVar
