@@ -1,5 +1,5 @@
 """Defines the objects that all builds and administrator commands of an agent share. It is a module of its own, since
-the modules of both import it.
+the modules for builds and for commands import it.
 """
 
 from __future__ import annotations

@@ -2,8 +2,7 @@
 in hex.
 
 Each character is matched in all its forms. So mixed forms are found too, such as `\\&quot;` for a quote in JSON in XML.
-No text of a secret can make a pattern slow: two ways to match the same form always differ in how they begin or in how
-they end.
+No secret can make its pattern slow: two ways to match the same form always differ in how they begin or in how they end.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Sends a build's log. Each line gets a number, is written to a file, and is sent until the server has stored it.
 
-Where lines are missing, the log contains a line of the agent that says how many. Lines are missing in the middle of a
-log that is too long, since its last lines are kept, and where the disk had no space.
+Lines are missing in the middle of a log that is too long, whose last lines are kept, and where the disk was full. In
+their place, the log has a line from the agent that says how many lines are missing.
 """
 
 from __future__ import annotations

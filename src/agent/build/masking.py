@@ -77,10 +77,10 @@ class Masker:
         return bool(self._texts)
 
     def find_search(self, data: bytes) -> Search | None:
-        """Return a search for those secrets that may be in the data or in a part of it; None if no secret may be there.
+        """Return a search for those secrets that may be in the data; None if no secret can be there.
 
-        To find these secrets, it searches only for an anchor of each, a part without special characters. This is much
-        faster than a search for patterns, and excludes nearly all secrets.
+        A secret may be in the data if its anchor is, a part of the secret without special characters. Looking for
+        anchors is much faster than a search for patterns, and excludes nearly all secrets.
         """
         if not self._texts:
             return None

@@ -82,7 +82,7 @@ class Shell:
 
     def _write(self, name: str, text: str, options: list[str], leave: list[str]) -> list[str]:
         """Write the build's text to a file, and a script around it. The text has a file of its own, so that an open
-        quote or bracket in it cannot reach what follows.
+        quote or bracket in it does not affect the rest of the script.
         """
         if "\0" in text:
             raise ShellRefused(f"{name} contains a NUL character")

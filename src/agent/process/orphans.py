@@ -58,8 +58,8 @@ def end_orphans(builds: Path) -> None:
 
 
 def _read_sessions(builds: Path) -> dict[int, int]:
-    """Return the Unix sessions that were recorded since the machine started, as a mapping of the session's id to the
-    start time of its leader.
+    """Return session id -> start time of the session's leader in clock ticks, for the Unix sessions that were recorded
+    since the machine started.
     """
     sessions = {}
     for file in builds.glob(f"*/{RECORD_FILE}"):
