@@ -294,7 +294,7 @@ class AgentController(Controller):
     async def report_build_finished(
         self, ctx: RequestContext, build_id: int, attempt: Attempt, data: FinishedReport
     ) -> FinishAnswer:
-        """Ends a build and decides its verdict."""
+        """Ends a build. Decides and returns its verdict."""
         queued = (await load_build(ctx.services.log, build_id)).state.queued
         has_repository = bool(queued.repository) or await find_build_endpoint(ctx.services.log, queued) is not None
         receipt = await ctx(

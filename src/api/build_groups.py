@@ -33,7 +33,7 @@ class BuildGroup(msgspec.Struct):
 
 class GroupRestart(msgspec.Struct):
     failed_only: bool = False
-    """Whether to restart only the builds that have not passed, instead of all."""
+    """Whether to restart only the builds that failed or were aborted, instead of all."""
 
 
 class BuildGroupController(Controller):
@@ -49,7 +49,7 @@ class BuildGroupController(Controller):
 
     @post("/abort", status_code=200, guards=[CAN_BUILD])
     async def abort_build_group(self, ctx: RequestContext, group_id: int) -> BuildGroup:
-        """Aborts all builds of a group that are queued or running. Returns the group as it is then."""
+        """Aborts all builds of a group that are queued or running. Returns the group after that."""
         await find_visible_group(ctx, group_id)
         build_ids = await builds.fetch_unfinished(ctx.source, group_id)
         logs = {build_id: await ctx.services.build_logs.fetch_ends(build_id) for build_id in build_ids}
@@ -60,8 +60,9 @@ class BuildGroupController(Controller):
     async def restart_build_group(
         self, ctx: RequestContext, group_id: int, data: GroupRestart | None = None
     ) -> BuildGroup:
-        """Restarts all builds of a group, which must have ended, or with `failed_only` those that failed or were
-        aborted. The new builds run all tests and replace the older ones in the group, which is returned as it is then.
+        """Restarts all builds of a group or, with `failed_only`, those that failed or were aborted. The builds to
+        restart must have ended. The new builds run all tests and replace the older ones. Returns the group with the new
+        builds.
         """
         rows = await find_visible_group(ctx, group_id)
         if data is not None and data.failed_only:
@@ -76,7 +77,9 @@ class BuildGroupController(Controller):
 
 
 async def find_visible_group(ctx: RequestContext, group_id: int) -> list[BuildRow]:
-    """Returns the counting builds of a group. Raises NotFound if there is no such group or the user cannot see it."""
+    """Returns the builds that count for a group: the newest build of each combination that runs all tests. Raises
+    NotFound if there is no such group or the user cannot see it.
+    """
     rows = await builds.fetch_counting(ctx.source, group_id)
     if not rows:
         await ctx.services.wait_for_missing()

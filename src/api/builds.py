@@ -109,8 +109,9 @@ class BuildPage(msgspec.Struct):
     erased.
     """
     branch_erased: int | UnsetType = UNSET
-    """Only with `as_of` and `branch`: number of builds that match the other filters and have been deleted since. Their
-    branch is erased, so they are not in the list. Without `branch` the list contains them. 10,000 means 10,000 or more.
+    """Only with `as_of` and `branch`: number of builds that match the other filters but have been deleted since. The
+    list leaves them out, because their branch is erased, so that nobody knows whether it matches. 10,000 means 10,000
+    or more.
     """
 
 

@@ -87,9 +87,7 @@ class Readiness(msgspec.Struct):
     sealed_age_s: int | None
     """Seconds since the newest checkpoint was signed; null before the first one."""
     progress: list[str]
-    """Progress of reactions that take long, such as the deletion of a job with many artifacts. One text for each of the
-    first few.
-    """
+    """Progress of the first five reactions that take long, such as the deletion of a job with many artifacts."""
 
 
 class HealthController(Controller):

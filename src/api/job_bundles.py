@@ -68,8 +68,8 @@ class ConfigurationPart(BuildOptions, forbid_unknown_fields=True):
     """Names of the secrets."""
 
     def check(self, field: str) -> None:
-        """Raises Invalid for values that the types allow but that are not valid. `field` is the name of this object,
-        with which the error's field names begin.
+        """Raises Invalid for mistakes that the types of the fields do not exclude, such as a wrong name of a variable.
+        `field` is the name of this object, with which the error's field names begin.
         """
         check_parts(f"{field}.", self.env, self.secrets, self.artifacts, self.caches)
 
@@ -95,7 +95,7 @@ class Bundle(msgspec.Struct, forbid_unknown_fields=True):
     export_version: Literal["1"]
     """Version of the bundle's format."""
     job: JobPart
-    """Job, without ids."""
+    """Settings of the job, without ids."""
     configuration: JobConfigurationPart
     pipeline_template: TemplatePart | None = None
     """Pipeline template that the job uses; null if it uses none."""

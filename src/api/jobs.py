@@ -34,7 +34,7 @@ from projections.templates import TemplateView
 from projections.time_travel.historical_reads import CONFIGURATION_HISTORY, JOB_HISTORY
 
 ValueSource = Literal["job", "template", "default"]
-"""Source of a value in an effective configuration."""
+"""Source of a value in an effective configuration: the job, its template, or the server's default."""
 
 
 class NewJob(msgspec.Struct):

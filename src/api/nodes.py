@@ -27,7 +27,7 @@ from store.clock import utcnow
 from store.crypto.secrets import new_token, token_hash
 
 OLD_TOKEN = timedelta(days=1)
-"""Time for which an old token is accepted after a rotation, unless the agent uses the new token before."""
+"""Time for which the server accepts the old token after a rotation, unless the agent uses the new token before."""
 PLATFORMS = ("linux-amd64", "linux-arm64", "windows-amd64")
 
 

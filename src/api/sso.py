@@ -2,8 +2,9 @@
 
 The server sends a browser to the identity provider with a request whose id the server has signed, and stores the id in
 a cookie. The provider's page makes the browser post an assertion that answers this request. The server then sends the
-browser on to its page with a code, which the page exchanges for a session. The code works once, for a minute, and only
-with the cookie. So nobody can sign in another person's browser, and no URL contains a token.
+browser back to the page where the sign-in began, with a code that the page exchanges for a session. The code works
+once, for a minute, and only with the cookie. So nobody can sign in another person's browser, and no URL contains a
+token.
 """
 
 import hashlib

@@ -180,8 +180,8 @@ def _body_type(handler: HTTPRouteHandler) -> Any:
 
 
 def _answer_types(handler: HTTPRouteHandler) -> dict[int, list[Any]]:
-    """Returns a mapping of each status to the types of the answers with that status. A status has several types if its
-    answer can have several forms.
+    """Returns HTTP status -> types of the answers with that status. A status has several types if its answer can have
+    several forms.
     """
     found = {
         status: list(alternatives(spec.data_container or NoneType))

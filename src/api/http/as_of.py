@@ -46,8 +46,8 @@ class Moment(msgspec.Struct, frozen=True):
 
 
 def as_of(subject: HistoricalResource, parameter: str) -> dict[str, Any]:
-    """Returns the arguments of `get` that make a handler accept `?as_of=`. `subject` says what the handler returns.
-    `parameter` is the name of the path or query parameter that contains the subject's id.
+    """Returns the arguments of `get` that make a handler accept `?as_of=`. `subject` is the kind of resource that the
+    handler returns. `parameter` is the name of the path or query parameter that contains the subject's id.
     """
 
     async def provide(request: Request[User, Any, Any], as_of: AsOf = None) -> AsyncIterator[RequestContext]:

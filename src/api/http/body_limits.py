@@ -22,9 +22,9 @@ MAX_BODY = "max_public_body"
 MAX_PUBLIC_BODY = 64 * 1024
 """Largest size in bytes of a body without credentials, if the handler does not set MAX_BODY."""
 SMALL_BODY = 4 * 1024
-"""Number of bytes at the beginning of each body without credentials that do not count against the limits for all such
-bodies together, so that large bodies never hold up a sign-in. On all connections of a process, these bytes are less
-than 80 MiB.
+"""Number of first bytes of each body without credentials that PublicBodies does not count. So a small body, such as
+that of a sign-in, is accepted even while large bodies use up the limits. On all connections of a process, these bytes
+are less than 80 MiB.
 """
 MAX_PUBLIC_BODIES = 64 * 1024**2
 """Largest number of bytes of all bodies without credentials that a process holds at once."""

@@ -67,8 +67,8 @@ def paginate(request: Request[Any, Any, Any], paged: Paged, items: list[Item]) -
 
 
 def next_page(request: Request[Any, Any, Any], limit: int, ids: Sequence[int], *, key: str = "after") -> dict[str, str]:
-    """Returns the `Link` header to the next page, or no header if this is the last page. `ids` are those of the items
-    on this page, and `key` is the parameter in which the next request continues after the last of them.
+    """Returns the `Link` header to the next page, or no header if this is the last page. `ids` are the ids of the items
+    on this page. `key` is the query parameter that contains the last of these ids in the next request.
     """
     if len(ids) < limit:
         return {}

@@ -41,8 +41,9 @@ class Upload:
 
 
 Check = Callable[[str, int], Awaitable[int]]
-"""Function that decides whether a file is accepted. It takes the form's field that names the file's owner, and the
-least size of the file in bytes. It returns the id of the owner's project, or raises an error to refuse the file.
+"""Function that decides whether a file is accepted. It takes the value of the form field that names the file's owner,
+and the least size of the file in bytes. It returns the id of the owner's project, or raises an error to refuse the
+file.
 """
 
 

@@ -95,8 +95,8 @@ class LogChunk:
 
 
 class LogChunkCache:
-    """Cache of the chunks of all builds that were read last. If several requests need the same chunk at the same time,
-    it is read only once.
+    """Cache of the log chunks that were read last, of all builds together. If several requests need the same chunk at
+    the same time, it is read only once.
     """
 
     def __init__(self, build_logs: BuildLogs) -> None:
