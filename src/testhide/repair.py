@@ -98,8 +98,8 @@ async def _set_back(connection: AsyncConnection, event_log: EventLog) -> dict[st
     """Sets back the positions that are beyond the end of the log. Returns worker -> its new position.
 
     The delivery planner goes back to the newest event whose deliveries are known to be planned. Nothing records how far
-    the other workers were. A worker that would do harm by a repetition goes on at the end of the log; any other worker
-    begins again with the first event.
+    the other workers were. A worker that would do harm by repeating its work goes on at the end of the log; any other
+    worker begins again with the first event.
     """
     if await fetch_row(connection, "SELECT to_regclass('reaction_positions')") == (None,):
         return {}  # a new database, before its migration

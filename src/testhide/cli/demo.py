@@ -257,7 +257,9 @@ class Demo:
         return dict(found[0])
 
     def follow(self, build: int, commit: str, how: str) -> None:
-        """Print a build's log live. Raises DemoFailed if its verdict, report or artifact is not as the log says."""
+        """Print a build's log live. Raises DemoFailed if the build's verdict, report or artifact contradicts the
+        log.
+        """
         started_at = time.monotonic()
         print_step(f"Build {build}, {how}, live from /api/v3/builds/{build}/stream")
         log = [message["data"] for message in self.stream(build) if message["type"] == "log"]

@@ -84,7 +84,7 @@ class Child:
                 self._print_line(f"{self.name}: {text}")
 
     def poll(self) -> int | None:
-        """Return the exit code at the first call after the process has ended, and kill the rest of its process group.
+        """Return the exit code if the process has ended since the last call, and kill the rest of its process group.
         Otherwise return None.
         """
         if self.process is None:
