@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from tests.agent.fake_server import FakeServer
 from tests.agent.harness import Agent, StartAgent
+from tests.support.compiled_bundle import build_compiled_zipapp
 
-from agent.bundle import build_zipapp
 from agent.process.removal import remove_tree
 
 
@@ -20,7 +20,7 @@ def bundle() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as created:
         Path(created).chmod(0o755)
         path = Path(created) / "agent.pyz"
-        path.write_bytes(build_zipapp())
+        path.write_bytes(build_compiled_zipapp())
         yield path
 
 

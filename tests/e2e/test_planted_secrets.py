@@ -205,7 +205,7 @@ def test_no_secret_is_anywhere_in_clear(planted: Server, tmp_path: Path) -> None
     assert "a rotation of the secret key was interrupted" in planted.admin.fetch("/readyz")["status"]
     rotate(planted)
     assert "a rotation of the secret key" not in planted.admin.fetch("/readyz")["status"]
-    assert all(process.poll() is None for process in planted.processes.values())
+    assert all(process.is_alive() for process in planted.processes.values())
     assert shop.admin.token == session
     texts["a build after"] = run_build(shop, job, secrets["agent token"], tmp_path)
     texts["refusals after"] = refusals(planted)

@@ -7,8 +7,6 @@ import os
 import secrets
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -32,6 +30,7 @@ from testhide.engines import Engines
 from testhide.preparation import create_first_admin, migrate
 from testhide.processes import core
 from testhide.settings import Settings, save_settings
+from tests.support.forked_process import ForkedProcess
 from tests.support.http import Client
 
 ADMIN = ("admin@example.com", "correct horse battery")
@@ -43,7 +42,7 @@ class Server:
     url: str
     engines: Engines
     settings: Settings
-    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    processes: dict[str, ForkedProcess] = field(default_factory=dict)
     logs: Path | None = None
     """Folder to which the processes log; None for the output of the tests."""
     _users: Iterator[int] = field(default_factory=count)
@@ -87,10 +86,9 @@ class Server:
             assert time.monotonic() < deadline, "the read models do not catch up"
 
     def start(self, name: str) -> None:
-        environ = {**os.environ, "TESTHIDE_SETTINGS": str(Path(self.settings.data_dir, "settings.json"))}
-        arguments = [sys.executable, "-P", "-m", "testhide", name]
-        with (self.logs / name).open("ab") if self.logs else contextlib.nullcontext() as log:
-            self.processes[name] = subprocess.Popen(arguments, env=environ, stdout=log, stderr=log)
+        settings = Path(self.settings.data_dir, "settings.json")
+        self.processes[name] = ForkedProcess(name, settings, self.logs and self.logs / name)
+        self.processes[name].start()
 
     def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
         process = self.processes.pop(name)
@@ -137,17 +135,16 @@ def running_server(
         deadline = time.monotonic() + READY_S
         while not _answers(server.url):
             assert time.monotonic() < deadline, "the server does not start"
-            assert all(process.poll() is None for process in server.processes.values()), "a process died at its start"
+            assert all(process.is_alive() for process in server.processes.values()), "a process died at its start"
         yield server
     finally:
         for process in server.processes.values():
             process.terminate()
         for process in server.processes.values():
-            try:
-                process.wait(5)
-            except subprocess.TimeoutExpired:
+            process.join(5)
+            if process.is_alive():
                 process.kill()
-                process.wait()
+                process.join()
 
 
 def _answers(url: str) -> bool:

@@ -1,0 +1,56 @@
+"""A process of the server, forked from one that has imported its modules: importing them takes a second of CPU time."""
+
+import os
+import signal
+import sys
+from multiprocessing.context import ForkServerProcess
+from multiprocessing.forkserver import set_forkserver_preload
+from pathlib import Path
+
+set_forkserver_preload(
+    [
+        "api.app",
+        "testhide.adapters",
+        "testhide.http_server",
+        "testhide.periodic_work",
+        "integrations.saml",
+        "integrations.token_buckets",
+        "projections.time_travel.historical_tables",
+        "workers.deliveries.sender",
+        "workers.dispatch.dispatcher",
+        "workers.reactions.reaction_dispatcher",
+        "workers.reactions.registry",
+        "workers.sealer",
+    ]
+)
+
+
+class ForkedProcess(ForkServerProcess):
+    """`testhide VERB` with its settings; writes what it logs to `log`, or to the output of the tests."""
+
+    def __init__(self, verb: str, settings: Path, log: Path | None) -> None:
+        environ = {**os.environ, "TESTHIDE_SETTINGS": str(settings)}
+        super().__init__(target=_run, args=(verb, environ, log), daemon=True)
+
+    def send_signal(self, number: signal.Signals) -> None:
+        if self.is_alive() and self.pid is not None:
+            os.kill(self.pid, number)
+
+    def wait(self, timeout_s: float) -> int:
+        """Waits until it has ended, and returns its exit code."""
+        self.join(timeout_s)
+        assert self.exitcode is not None, "it does not end"
+        return self.exitcode
+
+
+def _run(verb: str, environ: dict[str, str], log: Path | None) -> None:
+    from testhide.cli.main import run
+
+    os.environ.clear()
+    os.environ.update(environ)
+    if log is not None:
+        with log.open("ab") as file:
+            for stream in (1, 2):
+                os.dup2(file.fileno(), stream)
+    sys.argv = ["testhide", verb]
+    run()
