@@ -150,7 +150,7 @@ class Company:
         if rng.random() < 0.055:
             self._old.append(build)
         if len(self._old) > 30:
-            # By now some hundreds of builds have finished since.
+            # Some hundreds of builds have finished since the one that is deleted.
             old = self._old.pop(rng.randrange(20))
             if not old.job.deleted:
                 self.erased += 1

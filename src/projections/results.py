@@ -273,8 +273,8 @@ def _stats(event: ResultsRecorded, rows: Rows) -> RowsByKey:
             and row not in replaced
             and (known is None or (is_other and stats.passed and not stats.failed and stats.job_id == job_id))
         ):
-            # Shortcut for what `add_result` does with nearly all results, those of tests that always pass and of new
-            # ones: calling it for each would take a fifth of a bulk load.
+            # Does the work of `add_result` for nearly all results: those of tests that always pass, and of new tests.
+            # Calling `add_result` for each would take a fifth of a bulk load.
             after[case_id] = CaseStatsRow(
                 case_id,
                 build_id,

@@ -102,7 +102,7 @@ class BitbucketRepository:
         return commit, must_be_small(self._repo, path, answer.body)
 
     async def set_status(self, commit: str, status: CommitStatus) -> None:
-        # The key may have 40 characters.
+        # Bitbucket accepts keys of up to 40 characters.
         key = hashlib.sha256(status.context.encode()).hexdigest()[:40]
         body = {
             "key": key,

@@ -144,7 +144,7 @@ class Engine:
             except REFUSALS as error:
                 self._cache.clear()
                 log.warning("batch could not be written, applying its events one by one", error=error_message(error))
-            # Some of the events may be written already.
+            # An earlier statement may have written some of the events already.
             for event in [event for event in events if event.position > self._written]:
                 await self._apply_alone(event, self._written)
             return self._written

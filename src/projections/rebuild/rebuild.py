@@ -51,7 +51,7 @@ async def build_staging(
     async with lock_staging(conninfo, projections) as connection:
         projections = await with_dismissals(event_log, projections)
         sound = (await inspect(connection, projections, STAGING)).sound
-        # Tables whose row of `projection_positions` is lost would count as empty.
+        # Tables whose row of `projection_positions` is lost would count as empty, so they are dropped first.
         await drop_tables(connection, [item for item in projections if from_scratch or item.name not in sound])
         await ensure_tables(connection, projections)
         names = [projection.name for projection in projections]

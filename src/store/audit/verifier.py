@@ -74,7 +74,7 @@ class Verifier:
             try:
                 line = msgspec.json.decode(text, type=ExportLine)
                 if msgspec.json.encode(line) != text.removesuffix(b"\n"):
-                    # With a duplicate field, say, another program might read the value that is not verified here.
+                    # If a field occurs twice, another program might read the value that is not verified here.
                     self._report(None, f"line {number} is not written as an export writes it")
                 if not is_unambiguous(line):
                     self._report(None, f"line {number} says more than one thing")

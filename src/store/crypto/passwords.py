@@ -44,7 +44,7 @@ def _commonest() -> frozenset[str]:
     """Returns those of the 30,000 commonest breached passwords that have at least MIN_LENGTH characters, in lower case.
     These are 11,600.
     """
-    # Only a new password needs them: loading takes 50 ms, and the package's other lists 10 MB.
+    # Loaded for the first new password, since this takes 50 ms. The package's other lists (10 MB) are dropped below.
     from zxcvbn.frequency_lists import FREQUENCY_LISTS
 
     found = frozenset(word for word in FREQUENCY_LISTS["passwords"] if len(word) >= MIN_LENGTH)

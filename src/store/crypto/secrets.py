@@ -249,7 +249,7 @@ class Secrets:
         Returns None for an unknown key, and for one whose root key was retired longer ago than `lifetime`.
         """
         root_id, _, period = (key_id or "").rpartition(".")
-        # Compared as text, since anybody may send anything: no number is made of it.
+        # Compared as text and not parsed as a number, since anybody may send any key id.
         named = (root for root in self._roots.values() if root_id == (str(root.id) if root.id else ""))
         root = next(named, None)
         if root is None or not root.accepts_signatures(lifetime):

@@ -112,8 +112,8 @@ async def use_root(connection: AsyncConnection, *, is_leaked: bool = False) -> N
     await connection.execute(f"NOTIFY {CHANNEL}".encode())
     await _wait_for_processes(connection, stage_of(newest, is_in_use=True))
     async with connection.transaction():
-        # Rows with MACs by older root keys are in the log: each process has waited for its own, and the lock waits for
-        # those of a process that ended meanwhile.
+        # All rows with MACs by older root keys are in the log: each process has waited for its rows, and the lock waits
+        # for the rows of processes that ended meanwhile.
         await execute(connection, APPEND_LOCK)
         limit = f"UPDATE root_keys SET last_position = {LAST_POSITION} WHERE id < %s AND last_position IS NULL"
         await execute(connection, limit, (newest,))

@@ -161,7 +161,7 @@ class EventLog:
         """
         end = up_to or after
         if up_to is None and names is not None:
-            # Read before the events, so that no event that is appended in between is stepped over.
+            # Read before the events, so that the position does not skip an event that is appended in between.
             end = await self.read_head()
         events = await self.read(after, limit, names, up_to)
         last = events[-1].position if events else after

@@ -34,5 +34,5 @@ def has_right_mac(keys: Iterable[bytes], row: StoredEvent) -> bool:
 
 def _mac(key: bytes, row: StoredEvent, head: bytes) -> bytes:
     context = f"{row.originator_id}\0{row.originator_version}\0{row.topic}\0".encode()
-    # Over a hash, since SHA-256 takes a third of the time for the large states of results.
+    # The MAC is of a SHA-256 of the row, which takes a third of the time for the large states of results.
     return hashlib.blake2b(hashlib.sha256(context + head).digest(), digest_size=MAC_BYTES, key=key).digest()

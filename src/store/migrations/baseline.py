@@ -145,7 +145,7 @@ STATEMENTS: tuple[Statement, ...] = (
         size bigint PRIMARY KEY, root bytea NOT NULL, note text NOT NULL, at timestamptz NOT NULL
     )
     """,
-    # Private keys, sealed with the master secret. The log says which of them signs.
+    # Sealed private keys that sign checkpoints. The log says which of them signs the next one.
     "CREATE TABLE IF NOT EXISTS audit_keys (vkey text PRIMARY KEY, sealed bytea NOT NULL)",
     # Deliveries.
     """

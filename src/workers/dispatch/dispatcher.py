@@ -144,7 +144,7 @@ class _Leadership:
         dispatcher._missed_polls = True
         next_look = self._now()
         while True:
-            # Before the log is read: an agent connects before it polls, and its connecting resets the poll of its node.
+            # Taken before the log is read: an agent connects before it polls, and `node.connected` resets the poll.
             polls = await dispatcher.take_polls()
             await self._cursor.drain(self._apply)
             for node_id, free in polls.items():
@@ -182,7 +182,7 @@ class _Leadership:
         else:
             await self._execute(AbortBuild(build.build_id, lost.reason, logs=logs))
             if lost.reason == "job_deleted":
-                # Lines that its agent sent after the logs of the job were deleted.
+                # Deletes lines that the agent sent after the logs of the job were deleted.
                 await self._dispatcher.build_logs.delete_build(build.build_id)
 
     async def _assign(self) -> None:
