@@ -35,7 +35,7 @@ class BuildItem(msgspec.Struct):
     started.
     """
     matrix: dict[str, str]
-    """Combination of the job's matrix that the build runs, by name; empty without a matrix."""
+    """Combination of the job's matrix with which the build runs: a value for each name. Empty without a matrix."""
 
 
 class BuildDetail(BuildItem):

@@ -147,8 +147,8 @@ async def _drop_retired(live: AsyncConnection, projections: Sequence[Projection]
 
 
 async def _move_tables(live: AsyncConnection, projections: Sequence[Projection]) -> None:
-    """Retires the live tables of the same version, and makes the staging tables live. Live tables of other versions
-    stay, since another release may read them.
+    """Retires the live tables that have the version of the staging tables, and makes the staging tables live. Live
+    tables of other versions stay, since another release may read them.
     """
     for projection in projections:
         await _drop_unlisted(live, LIVE, projection)

@@ -194,8 +194,8 @@ async def _permissions(reader: HistoricalReader, first: UserRegistered) -> None:
 
 
 async def fold_builds(reader: HistoricalReader, ids: Sequence[int]) -> list[BuildRow]:
-    """Returns the builds with these ids as they were, in this order. Leaves out deleted ones. Texts that were erased
-    later are empty.
+    """Returns the builds with these ids as they were at the reader's position, in the order of `ids`. Leaves out builds
+    that were deleted. Texts that were erased later are empty.
     """
     await reader.fold(streams=[BUILD.at(build_id).name for build_id in ids])
     return [row for row in reader.tables.get_many(BuildRow, ids) if row is not None]

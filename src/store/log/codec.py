@@ -63,7 +63,7 @@ class Envelope(msgspec.Struct, array_like=True, frozen=True):
     clear: bytes
     sealed: bytes
     commitment: bytes
-    """Empty when nothing is sealed."""
+    """Commitment to the sealed fields; empty when nothing is sealed."""
     mac: bytes = b""
     """Empty in a row of a release that made no MACs."""
 

@@ -141,7 +141,7 @@ class BuildLogs:
         return await asyncio.to_thread(_cut, chunks, offset, limit)
 
     async def read_page(self, build_id: int, attempt: int, offset: int) -> list[Line]:
-        """Returns lines from line `offset` on, as many as a few chunks have; an empty list at the end of the log."""
+        """Returns the lines of the next few chunks, from line `offset` on; an empty list at the end of the log."""
         chunks = await fetch_rows(
             self._source,
             "WITH first AS (SELECT first_line, size FROM build_log_chunks WHERE build_id = %(build)s"
