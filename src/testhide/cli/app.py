@@ -39,13 +39,19 @@ app.command(
 )
 app.command(
     "testhide.cli.backup:repair",
-    help="Make tables again that the database has lost, and say what was lost with them.",
+    help="Create the tables that the database has lost, and say what was lost with them.",
 )
-app.command("testhide.cli.audit:app", name="audit", help="Proof that the log was not altered.")
-app.command("testhide.cli.projections:app", name="projections", help="Read models.")
-app.command("testhide.cli.secrets:app", name="secrets", help="The secret key of the server.")
-app.command("testhide.cli.users:app", name="users", help="People who use the server.")
-app.command("testhide.cli.reactions:app", name="reactions", help="What follows from events outside the log.")
+app.command(
+    "testhide.cli.audit:app",
+    name="audit",
+    help="Verify that nobody altered the log; manage signing keys and checkpoints.",
+)
+app.command("testhide.cli.projections:app", name="projections", help="Show, rebuild, compare and switch read models.")
+app.command("testhide.cli.secrets:app", name="secrets", help="Rotate the server's secret key.")
+app.command("testhide.cli.users:app", name="users", help="Set the passwords of users.")
+app.command(
+    "testhide.cli.reactions:app", name="reactions", help="Show, retry and cancel the background work that events cause."
+)
 app.command(
     "testhide.cli.replay:replay",
     help="Print the events of a stream, such as build-1025. With --rules, simulate the history under other rules.",

@@ -33,7 +33,7 @@ from testhide.processes import Core, core
 from testhide.settings import Settings
 from testhide.stack.offline import settings_of
 
-app = App(name="audit", help="Proof that the log was not altered.")
+app = App(name="audit", help="Verify that nobody altered the log; manage signing keys and checkpoints.")
 
 GZIP = b"\x1f\x8b"
 """The first bytes of a file that gzip has compressed."""

@@ -67,7 +67,7 @@ def after_restore(*, data: DataFolder = None) -> int:
 
 
 def repair(*, data: DataFolder = None) -> int:
-    """Make tables again that the database has lost, and say what was lost with them. Set back positions of workers that
+    """Create the tables that the database has lost, and say what was lost with them. Set back positions of workers that
     are beyond the end of the log, and move sequences past the numbers that are in use. The stack may run or not.
     """
 

@@ -23,7 +23,7 @@ from testhide.operator_name import find_operator
 from testhide.processes import Core
 from testhide.rebuild import ProgressPrinter, find_projections, join_names, run, switch_over
 
-app = App(name="projections", help="Read models.")
+app = App(name="projections", help="Show, rebuild, compare and switch read models.")
 on_stack = partial(options.on_stack, run=run)
 
 

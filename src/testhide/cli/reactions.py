@@ -11,7 +11,7 @@ from testhide.operator_errors import Fault
 from testhide.operator_name import find_operator
 from testhide.processes import Core
 
-app = App(name="reactions", help="What follows from events outside the log.")
+app = App(name="reactions", help="Show, retry and cancel the background work that events cause.")
 
 
 @app.command

@@ -8,7 +8,7 @@ from testhide.cli.options import DataFolder, Flag, run_on_stack
 from testhide.secret_rotation import rotate as rotate_key
 from testhide.settings import Settings
 
-app = App(name="secrets", help="The secret key of the server.")
+app = App(name="secrets", help="Rotate the server's secret key.")
 
 
 @app.command

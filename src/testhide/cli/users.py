@@ -14,7 +14,7 @@ from testhide.cli.options import on_stack
 from testhide.operator_errors import Fault
 from testhide.processes import Core
 
-app = App(name="users", help="People who use the server.")
+app = App(name="users", help="Set the passwords of users.")
 
 
 @app.command
