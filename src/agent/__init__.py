@@ -16,5 +16,7 @@ FEATURES = ("shell", "checkout", "caches")
 """Names of build features that older agents do not support. The agent sends them when it connects, so that the server
 gives it only builds that it can run.
 """
+BUILD_ACCOUNTS = "build_accounts"
+"""Name of the feature that each build has a user account of its own."""
 VERSION = "0.1.0"
 """The version of the whole project: pyproject.toml reads it from here."""

@@ -42,6 +42,10 @@ class AgentContext(NamedTuple):
             yield account
 
     @property
+    def has_account_for_each_build(self) -> bool:
+        return self.accounts is not None and self.accounts.shared is None
+
+    @property
     def builds(self) -> Path:
         """Folder with one subfolder for each running build and command."""
         return self.workdir / "builds"

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from agent import FEATURES, VERSION, machine
+from agent import BUILD_ACCOUNTS, FEATURES, VERSION, machine
 from agent.console import print_line
 from agent.context import AgentContext
 from agent.process import linux
@@ -100,7 +100,7 @@ class Session:
                 "ram_gb": machine.read_ram_gb(),
                 "running": [build_id for build_id, _ in self._runner.list_builds()],
                 "replaces": self._replaces_session,
-                "features": FEATURES,
+                "features": [*FEATURES, BUILD_ACCOUNTS] if self._context.has_account_for_each_build else FEATURES,
             }
             try:
                 node = self._server.post("/api/v3/agent/connect", request, pause=pause_forever)

@@ -8,10 +8,12 @@ from litestar import Controller, delete, post
 from msgspec import Meta
 
 from api.builds import find_visible_build, read_build
-from api.http.permissions import CAN_BUILD, PROJECT_ADMINS
+from api.http.permissions import CAN_BUILD, CAN_WRITE, PROJECT_ADMINS
 from api.http.request_context import RequestContext
+from api.http.types import to_view
 from commands.build_actions import CommentOnBuild, DeleteBuild, MoveBuildToTop, PinBuild, RestartBuild
-from domain.builds import VisibleStatus
+from commands.untrusted_builds import ApproveBuild
+from domain.builds import BUILD, VisibleStatus, status_of
 from projections import builds
 from projections.builds import BuildRow, CommentView
 from projections.results_queries import fetch_failed_node_ids, fetch_flaky_node_ids
@@ -32,6 +34,15 @@ class RestartedBuild(msgspec.Struct):
 class RetriedBuild(RestartedBuild):
     test_count: int
     """Number of tests that the new build runs."""
+
+
+class ApprovedBuild(msgspec.Struct):
+    id: int
+    status: VisibleStatus
+    commit_sha: str | None
+    """Commit that the build runs. Later commits of the pull request need an approval of their own."""
+    approved_by: str
+    """Who approved the build first."""
 
 
 class QueuePosition(msgspec.Struct):
@@ -74,6 +85,17 @@ class BuildActionController(Controller):
             test_ids = tuple(await fetch_flaky_node_ids(connection, build_id))
         new_id, created_at = await self._queue(ctx, row, test_ids, "flaky")
         return RetriedBuild(new_id, "queued", build_id, created_at, len(test_ids))
+
+    @post("/approve", status_code=200, guards=[CAN_WRITE])
+    async def approve_build(self, ctx: RequestContext, build_id: int) -> ApprovedBuild:
+        """Lets a build of a pull request from a fork run, which waits for that. It gets no secrets, and runs on nodes
+        of pools with `untrusted`. Read the changes first: the build runs the commands of whoever wrote them.
+        """
+        await find_visible_build(ctx, build_id)
+        receipt = await ctx(ApproveBuild(build_id))
+        build = receipt.state(BUILD.at(build_id))
+        assert build is not None
+        return to_view(ApprovedBuild, build, id=build_id, status=status_of(build), commit_sha=build.queued.commit_sha)
 
     @post("/push_to_top", status_code=200, guards=[CAN_BUILD])
     async def push_build_to_top(self, ctx: RequestContext, build_id: int) -> QueuePosition:

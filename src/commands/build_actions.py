@@ -16,10 +16,12 @@ from commands.verdicts import (
     describe_unreadable,
     join_sentences,
 )
+from domain.build_reasons import Reason
 from domain.builds import (
     BUILD,
     AnyBuild,
     Assigned,
+    BuildApproved,
     BuildCommented,
     BuildDeleted,
     BuildFinished,
@@ -30,7 +32,6 @@ from domain.builds import (
     DeletedBuild,
     Finished,
     Queued,
-    Reason,
     Running,
     status_of,
 )
@@ -59,7 +60,10 @@ ENDED_EARLY: frozenset[Reason | None] = frozenset(
 
 @dataclass(frozen=True)
 class RestartBuild(Command):
-    """Queues a new build of the same commit with the same configuration. With `test_ids`, it runs only these tests."""
+    """Queues a new build of the same commit with the same configuration. With `test_ids`, it runs only these tests.
+
+    The restart of an untrusted build that was approved is approved too, since it runs the same commit.
+    """
 
     build_id: int
     restarted_from: int
@@ -124,8 +128,16 @@ class RestartBuild(Command):
             )
         commit_sha = source.commit_sha or queued.commit_sha
         yield self.event(
-            BuildQueued, queued, configuration=configuration, commit_sha=commit_sha, external=False, trigger=None
+            BuildQueued,
+            queued,
+            configuration=configuration,
+            commit_sha=commit_sha,
+            external=False,
+            trigger=None,
+            by_admin=self.by_admin and not queued.untrusted,
         )
+        if source.approved_by is not None:
+            yield self.event(BuildApproved, queued, commit_sha=commit_sha)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from commands.handler import Command
+from commands.untrusted_builds import is_admitted
+from domain.build_reasons import LossReason
 from domain.builds import (
     BUILD,
     AnyBuild,
@@ -13,7 +15,6 @@ from domain.builds import (
     BuildRequeued,
     BuildStarted,
     Finished,
-    LossReason,
     Queued,
     Running,
     status_of,
@@ -21,6 +22,8 @@ from domain.builds import (
 from domain.core.errors import Conflict, NotFound
 from domain.core.events import AnyStream, Event
 from domain.dispatch import LEADER, LeadershipTaken
+from domain.nodes import NODE, Node
+from domain.pools import POOL, Pool
 from domain.results import RESULTS, ResultsRecorded, count_no_more
 from store.tables.build_logs import EMPTY_LOG, LogEnd
 
@@ -46,19 +49,30 @@ class TakeLeadership(Command):
 class AssignBuild(Command):
     """Assigns a queued build to a node. Raises Conflict unless the dispatcher `leader` is the leader. The command reads
     the leader stream, so the append fails if another dispatcher becomes the leader meanwhile.
+
+    Does nothing if the build is untrusted and the node's pool does not take such builds any more.
     """
 
     build_id: int
     node_id: int
     leader: str
+    pool_id: int | None = None
+    """Pool of the node, as the dispatcher knows it."""
 
     def reads(self) -> Sequence[AnyStream]:
         return BUILD.at(self.build_id), LEADER.at("leader")
 
-    def decide(self, build: AnyBuild | None, leader: str) -> Iterable[Event]:
+    def then_reads(self, build: AnyBuild | None, leader: str) -> Sequence[AnyStream]:
+        if build is None or not build.queued.untrusted:
+            return ()
+        return NODE.at(self.node_id), POOL.at(self.pool_id or 0)
+
+    def decide(
+        self, build: AnyBuild | None, leader: str, node: Node | None = None, pool: Pool | None = None
+    ) -> Iterable[Event]:
         if leader != self.leader:
             raise Conflict("Another dispatcher leads.")
-        if not isinstance(build, Queued):
+        if not isinstance(build, Queued) or (build.queued.untrusted and not is_admitted(build, node, pool)):
             return
         yield BuildAssigned(**build.ids, node_id=self.node_id, attempt=build.attempt + 1)
 
@@ -75,7 +89,8 @@ class AcknowledgeBuild(Command, of=BUILD):
     def decide(self, build: AnyBuild | None) -> Iterable[Event]:
         held = must_hold(build, self.build_id, self.node_id, self.attempt)
         if isinstance(held, Assigned):
-            commit_sha = self.commit_sha or held.queued.commit_sha
+            # An untrusted build is approved for one commit, whatever an agent that strangers could reach says.
+            commit_sha = (None if held.queued.untrusted else self.commit_sha) or held.queued.commit_sha
             yield self.event(BuildStarted, **held.ids, commit_sha=commit_sha)
 
 

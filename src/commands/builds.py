@@ -8,6 +8,7 @@ import msgspec
 from commands.build_assignment import must_hold
 from commands.handler import Command, Receipt, must_exist
 from commands.selected_tests import describe_not_run
+from commands.untrusted_builds import withhold_secrets
 from commands.verdicts import (
     count_unloaded,
     decide_verdict,
@@ -16,8 +17,10 @@ from commands.verdicts import (
     describe_unexcused,
     describe_unreadable,
     find_excused_exit_codes,
+    find_reported_verdict,
     join_sentences,
 )
+from domain.build_reasons import Reason
 from domain.builds import (
     BUILD,
     AnyBuild,
@@ -28,10 +31,8 @@ from domain.builds import (
     DeletedBuild,
     Finished,
     Queued,
-    Reason,
     Running,
     Verdict,
-    find_reported_verdict,
 )
 from domain.core.errors import Conflict, NotFound
 from domain.core.events import AnyStream, Event
@@ -124,6 +125,11 @@ class StartBuild(Command):
                 f"Job {self.job_id} of project {job.project_id} may not use node pool {job.node_pool_id} any more,"
                 f" which was deleted or is not shared; choose another by PUT /api/v3/jobs/{self.job_id}."
             )
+        if self.is_untrusted and any(isinstance(state, Pool) and not state.untrusted for state in named):
+            raise Conflict(
+                f"Node pool {job.node_pool_id} of job {self.job_id} runs no builds of pull requests from forks: an"
+                f' admin allows it by PUT /api/v3/node-pools/{job.node_pool_id} {{"untrusted": true}}.'
+            )
         if any(isinstance(state, Template) and state.deleted for state in named):
             # The job was given the template while the template was being deleted, and its contents are erased.
             raise Conflict(
@@ -147,7 +153,13 @@ class StartBuild(Command):
             secrets=configuration.secrets | self.secrets,
             matrix=None,
         )
-        more = {"branch": self.branch or job.default_branch, "job_title": job.title}
+        if self.is_untrusted:
+            configuration = withhold_secrets(configuration)
+        more = {
+            "branch": self.branch or job.default_branch,
+            "job_title": job.title,
+            "untrusted": self.is_untrusted,
+        }
         queued = self.event(BuildQueued, job, configuration=configuration, **more)
         must_have_repository(queued, self.project_repository)
         if not combinations:
@@ -165,6 +177,10 @@ class StartBuild(Command):
             )
         if self.external:
             yield self.event(BuildStarted, job, node_id=None, attempt=EXTERNAL_ATTEMPT)
+
+    @property
+    def is_untrusted(self) -> bool:
+        return self.trigger is not None and self.trigger.fork is not None
 
     def with_values(self, configuration: Configuration, values: Mapping[str, str]) -> Configuration:
         """Returns `configuration` with the values of a combination as variables. Raises Conflict if the command's `env`

@@ -5,7 +5,8 @@ sentences.
 from collections.abc import Collection, Mapping, Sequence
 
 from commands.fail_fast import find_fail_fast
-from domain.builds import AnyBuild, Finished, Reason, Verdict
+from domain.build_reasons import Reason
+from domain.builds import AnyBuild, BuildFinished, Finished, Verdict
 from domain.reports import UNEXPLAINED, Report
 
 TEST_FAILURE_EXIT_CODES = "TESTHIDE_TEST_FAILURE_EXIT_CODES"
@@ -226,3 +227,8 @@ def _count_ignored(count: int, one: str, many: str) -> str | None:
     if not count:
         return None
     return f"1 {one} was ignored." if count == 1 else f"{count:,} {many} were ignored."
+
+
+def find_reported_verdict(end: BuildFinished | Finished) -> Verdict:
+    """Returns the verdict that the pipeline of an external build reported, which test reports may have overruled."""
+    return "passed" if end.reason in ("tests_failed", "reports_unreadable") else end.status

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal
 
 import msgspec
 
+from domain.build_reasons import LossReason, Reason
 from domain.core.data_keys import build_key
 from domain.core.events import UNSTAMPED, Category, Event, copy_fields
 from domain.jobs import Configuration, QuarantineMode
@@ -24,24 +25,6 @@ from domain.triggers import BuildTrigger
 Verdict = Literal["passed", "failed", "aborted"]
 VisibleStatus = Literal["queued", "running", "passed", "failed", "aborted"]
 Status = Literal[VisibleStatus, "deleted"]
-LossReason = Literal["not_acknowledged", "agent_lost"]
-Reason = Literal[
-    "tests_failed",
-    "reports_unreadable",
-    "selected_tests_not_run",
-    "command_failed",
-    "setup_failed",
-    "checkout_failed",
-    "timeout",
-    "agent_lost",
-    "not_acknowledged",
-    "stopped_by_user",
-    "agent_stopped",
-    "node_removed",
-    "job_deleted",
-    "superseded",
-    "reported",
-]
 
 
 class BuildEvent(Event, frozen=True):
@@ -95,6 +78,16 @@ class BuildQueued(BuildEvent, frozen=True):
     """Id of the build's group, which is the id of the group's first build; None for a job without a matrix."""
     matrix: dict[str, str] = {}
     """The build's combination of matrix values, by name; empty for a job without a matrix."""
+    untrusted: bool = False
+    """Whether anybody may have written the commit, since it is of a pull request from a fork. Restarts keep it."""
+
+
+class BuildApproved(BuildEvent, frozen=True):
+    """A writer of the project has approved that an untrusted build runs this commit."""
+
+    name: ClassVar[str] = "build.approved"
+    sealed: ClassVar[tuple[str, ...]] = ("commit_sha",)
+    commit_sha: str | None = None
 
 
 class BuildAssigned(BuildEvent, frozen=True):
@@ -251,6 +244,8 @@ class Build(msgspec.Struct, frozen=True):
     commit_sha: str | None = None
     """The commit that the agent has checked out; None before that."""
     pinned: bool = False
+    approved_by: str | None = None
+    """Actor who approved the untrusted build; None if nobody did."""
     comments: tuple[int, ...] = ()
 
     @property
@@ -260,6 +255,10 @@ class Build(msgspec.Struct, frozen=True):
     @property
     def deleted(self) -> bool:
         return isinstance(self, DeletedBuild)
+
+    @property
+    def awaits_approval(self) -> bool:
+        return isinstance(self, Queued) and self.queued.untrusted and self.approved_by is None
 
     @property
     def counting_reports(self) -> list[Report]:
@@ -336,6 +335,8 @@ def evolve(state: AnyBuild | None, event: Event) -> AnyBuild | None:
             return copy_fields(Finished, event, **_common(state))
         case BuildPinned() | BuildUnpinned():
             return msgspec.structs.replace(state, pinned=isinstance(event, BuildPinned))
+        case BuildApproved():
+            return msgspec.structs.replace(state, approved_by=event.actor)
         case BuildCommented():
             return msgspec.structs.replace(state, comments=(*state.comments, event.comment_id))
         case BuildDeleted():
@@ -361,11 +362,6 @@ def _common(state: Build, **changes: Any) -> dict[str, Any]:
     return {field: getattr(state, field) for field in Build.__struct_fields__} | changes
 
 
-def find_reported_verdict(end: BuildFinished | Finished) -> Verdict:
-    """Returns the verdict that the pipeline of an external build reported, which test reports may have overruled."""
-    return "passed" if end.reason in ("tests_failed", "reports_unreadable") else end.status
-
-
 def commit_of(state: AnyBuild) -> str:
     """Returns the commit on which a build runs; an empty string while the commit is unknown."""
     return (state.commit_sha if isinstance(state, Running) else None) or state.queued.commit_sha or ""
@@ -387,6 +383,7 @@ def status_of(state: AnyBuild) -> Status:
 BUILD = Category[AnyBuild | None]("build", None, evolve)
 EVENTS = (
     BuildQueued,
+    BuildApproved,
     BuildAssigned,
     BuildRequeued,
     BuildStarted,

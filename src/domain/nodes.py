@@ -11,6 +11,10 @@ from domain.core.events import Category, Event, changes_of, copy_fields
 Clearable = Literal["pool_id"]
 
 
+BUILD_ACCOUNTS = "build_accounts"
+"""Feature of an agent whose builds have each a user account of its own."""
+
+
 class NodeEvent(Event, frozen=True):
     node_id: int
 

@@ -88,6 +88,8 @@ class BuildTrigger(msgspec.Struct, frozen=True):
     """Number of the pull request whose commit is built; None for other kinds."""
     scheduled_at: datetime | None = None
     """Time of the time table that started the build; None if a change started it."""
+    fork: str | None = None
+    """Path of the fork that the pull request comes from, empty if the host does not say it. None for other builds."""
 
     @property
     def is_change(self) -> bool:

@@ -5,7 +5,8 @@ from typing import Any
 
 import msgspec
 
-from domain.builds import Reason, VisibleStatus
+from domain.build_reasons import Reason
+from domain.builds import VisibleStatus
 from domain.core.events import copy_fields
 from domain.triggers import BuildTrigger
 from projections.builds import BuildRow, CommentView
@@ -36,6 +37,10 @@ class BuildItem(msgspec.Struct):
     """
     matrix: dict[str, str]
     """Combination of the job's matrix with which the build runs: a value for each name. Empty without a matrix."""
+    untrusted: bool
+    """Whether the build is of a pull request from a fork, so that it gets no secrets."""
+    awaits_approval: bool
+    """Whether the build waits until a writer of the project approves it by `POST /builds/{build_id}/approve`."""
 
 
 class BuildDetail(BuildItem):
@@ -62,6 +67,8 @@ class BuildDetail(BuildItem):
     """Origin of the build: the user or the part of the server that started it."""
     trigger: BuildTrigger | None
     """Change or time that started the build; null if a user started it."""
+    approved_by: str | None
+    """Who approved an untrusted build; null if nobody did."""
     keep_forever: bool
     waiting_for: str | None
     """Why a queued build is not assigned yet; null until the dispatcher has tried to assign it."""
@@ -94,4 +101,5 @@ def _calculated(row: BuildRow) -> dict[str, int]:
         "duration_s": round((ended - begun).total_seconds()) if begun and ended else 0,
         "total_tests": row.passed + row.failed + row.skipped,
         "failed_tests": row.failed,
+        "awaits_approval": row.awaits_approval,
     }

@@ -28,7 +28,7 @@ from projections.engine.queries import fetch_all, fetch_column, fetch_value, fin
 from projections.projects import ProjectRow
 from store.postgres.queries import Source, fetch_rows
 
-VERSION = 4
+VERSION = 5
 
 MAX_COUNT = 10_000
 """Number at which counting stops if several filters are combined. With one filter the count is exact."""
@@ -90,6 +90,12 @@ class BuildRow(Row, frozen=True):
     group_id: int | None = None
     matrix: dict[str, str] = {}
     """Combination of the build; empty without a matrix."""
+    untrusted: bool = False
+    approved_by: str | None = None
+
+    @property
+    def awaits_approval(self) -> bool:
+        return self.untrusted and self.approved_by is None and self.status == "queued"
 
 
 class CommentRow(Row, frozen=True):
@@ -176,6 +182,8 @@ def _changes(recorded: Recorded, event: builds.BuildEvent, build: BuildRow) -> d
                 "log_lines": event.log_lines,
                 "finished_at": event.at,
             }
+        case builds.BuildApproved():
+            return {"approved_by": event.actor}
         case builds.BuildMovedToTop():
             return {"moved_to_top": recorded.position}
         case builds.BuildPinned() | builds.BuildUnpinned():

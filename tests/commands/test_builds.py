@@ -10,6 +10,7 @@ from commands.build_assignment import AcknowledgeBuild, AssignBuild, LoseBuild
 from commands.builds import AbortBuild, FinishBuild, FinishExternalBuild, MissingIds, StartBuild
 from commands.verdicts import decide_verdict
 from domain import builds, dispatch, jobs
+from domain.build_reasons import Reason
 from domain.builds import (
     BUILD,
     BuildAssigned,
@@ -17,7 +18,6 @@ from domain.builds import (
     BuildQueued,
     BuildRequeued,
     BuildStarted,
-    Reason,
     ReportRecorded,
     Status,
     Verdict,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from domain.builds import (
+    BuildApproved,
     BuildAssigned,
     BuildDeleted,
     BuildEvent,
@@ -147,6 +148,8 @@ class LogRules:
                 late = life.phase == "finished" and event.cases == 0 and event.detail is not None
                 assert late or life.phase in ("assigned", "running"), f"reported while {life.phase}"
                 assert event.attempt == life.attempt, "another attempt's report"
+            case BuildApproved():
+                assert life.phase == "queued", f"approved while {life.phase}"
             case BuildMovedToTop():
                 assert life.phase == "queued", f"moved while {life.phase}"
                 life.moves.append(position)

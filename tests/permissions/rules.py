@@ -147,6 +147,11 @@ def admins_who_manage_nodes(who: Caller) -> int:
     return MANAGE(who) or node_managers(who)
 
 
+def admins_of_the_server(who: Caller) -> int:
+    """Admins, for what is of the project; its own admins see it and may not."""
+    return MANAGE(who) or admins()(who)
+
+
 def shared_pool(who: Caller) -> int:
     """Everybody sees it, and admins of its project change it."""
     return 0 if who.has_scope("admin") and who.access == 3 else 403

@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given
 
 from domain import builds, jobs, nodes, pools
-from domain.builds import BuildAssigned, BuildFinished, BuildMovedToTop, BuildQueued, BuildRequeued, BuildStarted
+from domain.builds import (
+    BuildAssigned,
+    BuildFinished,
+    BuildMovedToTop,
+    BuildQueued,
+    BuildRequeued,
+    BuildStarted,
+)
 from domain.core.events import Event
 from domain.jobs import Configuration, JobCreated, JobDeleted, JobUpdated
 from domain.nodes import (
@@ -24,7 +31,11 @@ from domain.nodes import (
 from domain.pools import PoolCreated, PoolDeleted, PoolUpdated
 from tests.support.strategies import histories
 from workers.dispatch.dispatch_state import DispatchState, LostBuild
-from workers.dispatch.placement import REASON_ADMINS_ONLY, explain_waiting, place_builds
+from workers.dispatch.placement import (
+    REASON_ADMINS_ONLY,
+    explain_waiting,
+    place_builds,
+)
 
 PROJECT, OTHER_PROJECT = 1, 2
 NOW = datetime(2026, 5, 20, 10, tzinfo=UTC)
@@ -158,13 +169,6 @@ def test_a_pool_serves_its_project_unless_it_is_shared() -> None:
     assert placed(after(*history, pool(7), polls={3: 1})) == [(1, 3)]
     assert placed(after(*history, pool(7, project_id=OTHER_PROJECT), polls={3: 1})) == []
     assert placed(after(*history, pool(7, project_id=OTHER_PROJECT, shared=True), polls={3: 1})) == [(1, 3)]
-
-
-def test_an_untrusted_pool_runs_ordinary_builds_only_of_jobs_that_name_it() -> None:
-    history = (job(), pool(7, untrusted=True, labels={"os": "linux"}), *node(3, pool=7))
-    assert placed(after(*history, queued(1), polls={3: 1})) == []
-    assert placed(after(*history, queued(1, pool_labels={"os": "linux"}), polls={3: 1})) == []
-    assert placed(after(*history, queued(1, pool=7), polls={3: 1})) == [(1, 3)]
 
 
 def test_a_pool_runs_only_as_many_at_once_as_it_allows() -> None:

@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from domain.builds import BuildAssigned, BuildFinished, BuildMovedToTop, BuildQueued, BuildRequeued
+from domain.builds import BuildApproved, BuildAssigned, BuildFinished, BuildMovedToTop, BuildQueued, BuildRequeued
 from domain.core.events import Event
 from domain.jobs import JobCreated, JobUpdated
 from domain.nodes import NodeQuarantined, NodeRegistered, NodeReleased, NodeWentOffline
@@ -45,6 +45,7 @@ class Wanted:
     event: BuildQueued
     top: int = 0
     node: int | None = None
+    approved: bool = False
 
     @property
     def ids(self) -> dict[str, Any]:
@@ -87,10 +88,12 @@ class World:
             if machine.pool != event.node_pool_id:
                 return False
         elif machine.pool is None:
-            return not event.pool_labels
+            return not event.pool_labels and not event.untrusted
         assert machine.pool is not None
         pool = self.pools[machine.pool]
-        if pool.untrusted and event.node_pool_id is None:
+        if event.untrusted and not (pool.untrusted and build.approved):
+            return False
+        if pool.untrusted and not event.untrusted and event.node_pool_id is None:
             return False
         return (pool.shared or pool.project_id == event.project_id) and event.pool_labels.items() <= pool.labels.items()
 
@@ -167,10 +170,16 @@ class Placing(RuleBasedStateMachine):
         pool=st.none() | st.none() | st.sampled_from(POOLS),
         labels=st.sampled_from(LABELS),
         tags=st.sampled_from(TAGS),
-        by_admin=st.booleans(),
+        flags=st.fixed_dictionaries({"by_admin": st.booleans(), "untrusted": st.booleans()}),
     )
     def queue(
-        self, job_id: int, priority: int, pool: int | None, labels: dict[str, str], tags: list[str], by_admin: bool
+        self,
+        job_id: int,
+        priority: int,
+        pool: int | None,
+        labels: dict[str, str],
+        tags: list[str],
+        flags: dict[str, Any],
     ) -> None:
         self.builds += 1
         event = BuildQueued(
@@ -182,7 +191,7 @@ class Placing(RuleBasedStateMachine):
             pool_labels={} if pool else labels,
             required_tags=tags,
             at=self.world.now,
-            by_admin=by_admin,
+            **flags,
         )
         self.world.waiting[self.builds] = Wanted(event)
         self.happens(event)
@@ -241,6 +250,14 @@ class Placing(RuleBasedStateMachine):
         self.moves += 1
         build.top = self.moves
         self.happens(BuildMovedToTop(**build.ids))
+
+    @precondition(lambda self: self.world.waiting)
+    @rule(data=st.data())
+    def approve(self, data: st.DataObject) -> None:
+        build = self.world.waiting[data.draw(st.sampled_from(sorted(self.world.waiting)))]
+        if build.event.untrusted and not build.approved:
+            build.approved = True
+            self.happens(BuildApproved(**build.ids))
 
     @rule(minutes=st.integers(1, 25))
     def time_passes(self, minutes: int) -> None:

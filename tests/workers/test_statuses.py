@@ -14,8 +14,10 @@ from commands.handler import Command, CommandContext, Handler
 from commands.jobs import ConfigureJob, CreateJob
 from commands.projects import CreateProject, UpdateProject
 from commands.scm import CreateScmEndpoint, DeleteScmEndpoint
+from commands.untrusted_builds import ApproveBuild
 from domain.matrix import Matrix
 from domain.scm import SCM_ENDPOINT
+from domain.triggers import BuildTrigger
 from integrations.addresses import parse_networks
 from integrations.blobs import open_blobs
 from integrations.outgoing import HttpOutgoing
@@ -198,6 +200,19 @@ async def test_the_builds_of_a_matrix_have_one_status(workshop: Workshop) -> Non
         "state": "success",
         "description": "2 of 2 builds passed (group 7)",
     }
+
+
+async def test_a_build_of_a_fork_says_that_it_waits_for_approval(workshop: Workshop) -> None:
+    fork = BuildTrigger("pull_request", 3, 7, fork="bob/web")
+    await workshop.does(ConfigureJob(JOB, "pytest"))
+    await workshop.does(StartBuild(BUILD, JOB, commit_sha=workshop.commit, trigger=fork, project_repository=ADDRESS))
+    await workshop.react()
+    body = workshop.host.statuses[-1][1]
+    assert body["state"] == "pending"
+    assert body["description"] == "Waiting for approval: the pull request is from a fork (build 7)"
+    await workshop.does(ApproveBuild(BUILD))
+    await workshop.react()
+    assert workshop.host.statuses[-1][1]["description"] == "Waiting for a node (build 7)"
 
 
 async def test_a_build_that_changes_meanwhile_is_looked_at_again(workshop: Workshop) -> None:

@@ -19,10 +19,12 @@ from api.live.stream_clients import watching_disconnect
 from commands.builds import FinishBuild, describe_no_repository, needs_checkout
 from commands.handler import CommandContext
 from commands.scm import find_build_endpoint
+from commands.untrusted_builds import find_cache_scope, may_have_token
 from domain.builds import BUILD, AnyBuild, Assigned, Finished
 from domain.core.errors import Conflict, NotFound
 from domain.jobs import CheckoutOptions
 from domain.node_commands import NODE_COMMAND, notification_subject
+from domain.nodes import NODE
 from domain.quarantine import QUARANTINE
 from domain.scm import ScmEndpoint
 from integrations.source_ports import SourceFailure, SourceHosts
@@ -214,6 +216,7 @@ class AgentPolls:
         queued = build.queued
         quarantine = (await self._services.log.load_state(QUARANTINE.at(queued.job_id))).active(utcnow())
         is_skipped = queued.quarantine_mode == "skip"
+        node = await self._services.log.load_state(NODE.at(build.node_id)) if queued.untrusted else None
         configuration = queued.configuration
         unseal = self._services.secrets.unseal
         return {
@@ -224,7 +227,7 @@ class AgentPolls:
             "project_id": queued.project_id,
             "repository": queued.repository or (None if endpoint is None else endpoint.clone_url),
             "repository_credentials": None
-            if endpoint is None
+            if endpoint is None or not may_have_token(queued, node)
             else await fetch_credentials(self._services.source_hosts, endpoint),
             "branch": queued.branch,
             "commit_sha": queued.commit_sha,
@@ -241,8 +244,7 @@ class AgentPolls:
             "shell": configuration.shell or "sh",
             "checkout": configuration.checkout or CheckoutOptions(),
             "caches": configuration.caches,
-            # Builds of others must not leave a cache to builds of admins, which run with more rights on some nodes.
-            "cache_scope": f"{queued.project_id}-{'admins' if queued.by_admin else 'members'}",
+            "cache_scope": find_cache_scope(queued),
             "timeout_s": queued.timeout_minutes * 60,
             "test_ids": queued.test_ids,
             "quarantine": quarantine if is_skipped else None,

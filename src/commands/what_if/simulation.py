@@ -19,6 +19,7 @@ import msgspec
 from commands.builds import FinishBuild, FinishExternalBuild
 from commands.reports.matching import MatchRules
 from commands.reports.reading import ReportRead
+from commands.verdicts import find_reported_verdict
 from commands.what_if.rules import FIRST_ID, WhatIfRules
 from domain.builds import (
     BUILD,
@@ -33,7 +34,6 @@ from domain.builds import (
     Queued,
     ReportRecorded,
     Verdict,
-    find_reported_verdict,
 )
 from domain.core.events import Event, Recorded
 from domain.known_issues import MatchRule

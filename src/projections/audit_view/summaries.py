@@ -94,7 +94,14 @@ def _queued(event: builds.BuildQueued) -> str:
     restart = "" if event.restarted_from is None else f", as build {event.restarted_from} again"
     tests = "" if event.test_ids is None else f", {count(len(event.test_ids), 'test')} only"
     group = "" if event.group_id in (None, event.build_id) else f", in group {event.group_id}"
-    return f"queued build {event.build_id} of job {event.job_id}{quoted(' on ', event.branch)}{restart}{tests}{group}"
+    untrusted = " without secrets, since it is of a pull request from a fork" if event.untrusted else ""
+    what = f"{quoted(' on ', event.branch)}{restart}{tests}{group}{untrusted}"
+    return f"queued build {event.build_id} of job {event.job_id}{what}"
+
+
+def _approved(event: builds.BuildApproved) -> str:
+    commit = f" of commit {event.commit_sha[:12]}" if event.commit_sha else ""
+    return f"approved build {event.build_id}{commit}, of a pull request from a fork"
 
 
 def _requeued(event: builds.BuildRequeued) -> str:
@@ -232,6 +239,7 @@ def _entries(event: quarantine.QuarantineExpired | quarantine.QuarantineBecameHe
 
 SUMMARIES: Mapping[type[Event], str | Callable[[Any], str]] = {
     builds.BuildQueued: _queued,
+    builds.BuildApproved: _approved,
     builds.BuildAssigned: "gave build {build_id} to node {node_id}, attempt {attempt}",
     builds.BuildRequeued: _requeued,
     builds.BuildStarted: _started,

@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from domain.builds import (
     BUILD,
+    BuildApproved,
     BuildAssigned,
     BuildEvent,
     BuildFinished,
@@ -26,7 +27,15 @@ from domain.jobs import JOB, Job, JobConfigured, JobEvent, JobTriggersChanged, f
 from domain.nodes import NODE, Node, NodeConnected, NodeDeleted, NodeEvent, NodeWentOffline
 from domain.pools import POOL, Pool, PoolEvent
 
-PLACEMENT_EVENTS = (BuildQueued, BuildMovedToTop, BuildAssigned, BuildStarted, BuildRequeued, BuildFinished)
+PLACEMENT_EVENTS = (
+    BuildQueued,
+    BuildApproved,
+    BuildMovedToTop,
+    BuildAssigned,
+    BuildStarted,
+    BuildRequeued,
+    BuildFinished,
+)
 """Types of events about builds that change which builds wait or which slots are free."""
 
 D = TypeVar("D", Job, Node, Pool)
@@ -43,6 +52,8 @@ class Requirements(NamedTuple):
     """Whether an admin queued the build."""
     features: frozenset[str] = frozenset()
     """Features that the agent must have."""
+    untrusted: bool = False
+    """Whether only nodes in pools for untrusted builds may run it."""
 
 
 class QueueKey(NamedTuple):
@@ -53,6 +64,7 @@ class QueueKey(NamedTuple):
     priority: int
     job_id: int
     requirements: Requirements
+    awaits_approval: bool = False
 
 
 @dataclass
@@ -137,9 +149,14 @@ class DispatchState:
                     frozenset(event.required_tags),
                     event.by_admin,
                     find_required_features(event.configuration),
+                    event.untrusted,
                 )
-                key = QueueKey(0, event.priority, event.job_id, requirements)
+                key = QueueKey(0, event.priority, event.job_id, requirements, event.untrusted)
                 self._enqueue(QueuedBuild(event.build_id, key, event.at))
+            case BuildApproved():
+                if build := self._dequeue(event.build_id):
+                    build.key = build.key._replace(awaits_approval=False)
+                    self._enqueue(build)
             case BuildMovedToTop():
                 if build := self._dequeue(event.build_id):
                     self._tops += 1

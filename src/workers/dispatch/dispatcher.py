@@ -189,7 +189,10 @@ class _Leadership:
         placed = place_builds(self._state, utcnow())
         # All assignments share one commit.
         done = await asyncio.gather(
-            *(self._execute(AssignBuild(build.build_id, node_id, self._leader)) for build, node_id in placed)
+            *(
+                self._execute(AssignBuild(build.build_id, node_id, self._leader, self._state.nodes[node_id].pool_id))
+                for build, node_id in placed
+            )
         )
         for assigned, (_, node_id) in zip(done, placed, strict=True):
             if not assigned and node_id in self._state.nodes:

@@ -2,8 +2,8 @@
 
 A node can get a build if all of this is true: the poll of its agent is open; the node has a free slot, and all tags
 that the build requires; its agent has the features that the build's configuration needs; the build may use the node's
-pool; if the node is for admins only, an admin queued the build. The limits of the job and of the pool must not be
-exceeded.
+pool; if the node is for admins only, an admin queued the build; if the build is untrusted, it is approved. The limits
+of the job and of the pool must not be exceeded.
 
 Builds are placed in this order: first those that were moved to the top, then those with higher priority, then those of
 the project with the fewest running builds, then those of the project that has waited longest for an assignment, then
@@ -24,6 +24,15 @@ AGING = timedelta(minutes=10)
 REASON_ADMINS_ONLY = (
     "No node that it may use runs builds of anybody but admins, since they would have the rights of the server's own"
     " user. Connect an agent on another machine, or start the server by `testhide up --trust-builds`."
+)
+
+REASON_AWAITS_APPROVAL = (
+    "It is of a pull request from a fork, so a writer of the project must approve it, by POST"
+    " /api/v3/builds/{build_id}/approve."
+)
+REASON_TRUSTED_POOLS = (
+    "It is of a pull request from a fork, and no node that it may use is in a pool for such builds: an admin makes one"
+    ' such by PUT /api/v3/node-pools/{id} {"untrusted": true}.'
 )
 
 
@@ -53,7 +62,7 @@ class _Round:
         )
         self._served = state.served.copy()
         # The index of the next build in each queue.
-        self._next = dict.fromkeys(state.queues, 0)
+        self._next = dict.fromkeys((key for key in state.queues if not key.awaits_approval), 0)
         self._asking = {
             node_id: node
             for node_id, node in state.nodes.items()
@@ -143,13 +152,15 @@ class _Round:
         if requirements.pool_id not in (None, node.pool_id):
             return False
         if node.pool_id is None:
-            return not requirements.pool_labels
+            return not requirements.pool_labels and not requirements.untrusted
         if not self._serves(node.pool_id, requirements):
             return False
         pool = self._state.pools[node.pool_id]
-        # Commands of strangers may have changed the machines of an untrusted pool: only jobs that name it may use it.
-        is_trusted = requirements.pool_id is not None or not pool.untrusted
-        return is_trusted and requirements.pool_labels <= frozenset(pool.labels.items())
+        # Commands of strangers may have changed the machines of an untrusted pool: other builds are only of jobs that name it.
+        is_allowed = (
+            pool.untrusted if requirements.untrusted else requirements.pool_id is not None or not pool.untrusted
+        )
+        return is_allowed and requirements.pool_labels <= frozenset(pool.labels.items())
 
     def _serves(self, pool_id: int, requirements: Requirements) -> bool:
         """Returns whether the build's project may use this pool now. A pool that was shared when the build was queued
@@ -164,6 +175,8 @@ class _Round:
             return "Its job was deleted."
         if not job.enabled:
             return f"Job {key.job_id} is disabled."
+        if key.awaits_approval:
+            return REASON_AWAITS_APPROVAL
         requirements = key.requirements
         reachable = [item for item in self._state.nodes.items() if self._in_reach(requirements, item[1])]
         pool_id = requirements.pool_id
@@ -172,6 +185,8 @@ class _Round:
                 f"Project {requirements.project_id} may not use node pool {pool_id}, which is of another project or"
                 " deleted."
             )
+        if not reachable and requirements.untrusted:
+            return REASON_TRUSTED_POOLS
         if not reachable:
             return f"There is no node in {'the pools that it may use' if pool_id is None else f'node pool {pool_id}'}."
         admitting = [item for item in reachable if _admits(item[1], requirements)]

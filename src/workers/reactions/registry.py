@@ -13,7 +13,7 @@ from typing import Literal, get_args
 import structlog
 
 from domain.artifacts import ArtifactDeleted, build_blobs, job_blobs
-from domain.builds import BuildDeleted, BuildEvent, BuildFinished, BuildQueued, BuildStarted
+from domain.builds import BuildApproved, BuildDeleted, BuildEvent, BuildFinished, BuildQueued, BuildStarted
 from domain.changes import ChangeReceived
 from domain.core.errors import Unavailable
 from domain.core.events import Damaged, Event, Recorded
@@ -310,6 +310,7 @@ REACTIONS = (
         )
         for name, event in (
             ("set_status_of_a_queued_build", BuildQueued),
+            ("set_status_of_an_approved_build", BuildApproved),
             ("set_status_of_a_started_build", BuildStarted),
             ("set_status_of_a_finished_build", BuildFinished),
         )

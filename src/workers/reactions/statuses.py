@@ -12,6 +12,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from commands.scm import find_build_endpoint, find_project_endpoint
 from domain.build_groups import find_worst
+from domain.build_reasons import Reason
 from domain.builds import (
     BUILD,
     AnyBuild,
@@ -19,7 +20,6 @@ from domain.builds import (
     BuildQueued,
     DeletedBuild,
     Finished,
-    Reason,
     Running,
     VisibleStatus,
     status_of,
@@ -39,6 +39,7 @@ MAX_AGE = timedelta(hours=6)
 reactions.
 """
 FULL_ID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+WAITS_FOR_APPROVAL = "Waiting for approval: the pull request is from a fork"
 REASONS: Mapping[Reason | None, str] = {
     "tests_failed": "Tests failed",
     "reports_unreadable": "A test report cannot be read",
@@ -137,7 +138,10 @@ def describe(loaded: LoadedBuild, base_url: str) -> CommitStatus | None:
     if not statuses or isinstance(loaded.build, DeletedBuild):
         return describe_build(loaded.build, base_url)
     worst = find_worst(statuses)
-    description = f"{statuses.count(worst)} of {len(statuses)} builds {worst} (group {queued.group_id})"
+    what = f"{statuses.count(worst)} of {len(statuses)} builds {worst}"
+    if worst == "queued" and any(build.awaits_approval for build in loaded.group):
+        what = WAITS_FOR_APPROVAL
+    description = f"{what} (group {queued.group_id})"
     link = f"{base_url}/api/v3/build-groups/{queued.group_id}"
     return CommitStatus(worst, f"testhide/{queued.job_title}", description, link)
 
@@ -153,7 +157,7 @@ def describe_build(build: AnyBuild, base_url: str) -> CommitStatus | None:
         case Finished():
             state, description = build.status, _describe_end(build)
         case _:
-            state, description = "queued", "Waiting for a node"
+            state, description = "queued", WAITS_FOR_APPROVAL if build.awaits_approval else "Waiting for a node"
     queued = build.queued
     link = f"{base_url}/api/v3/builds/{queued.build_id}"
     # A build of some tests has a separate status: otherwise it would replace the red status of a build of all tests.

@@ -1,0 +1,71 @@
+"""Untrusted builds: those of pull requests from forks, whose commits anybody may have written.
+
+This module decides what such a build may not have. It gets no secrets, and caches only of other untrusted builds. It
+runs after a writer of the project has approved it, on nodes of pools for untrusted builds.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import msgspec
+
+from commands.handler import Command
+from domain.builds import BUILD, AnyBuild, BuildApproved, BuildQueued, DeletedBuild, Queued, status_of
+from domain.core.errors import Conflict, NotFound
+from domain.core.events import Event
+from domain.jobs import Configuration
+from domain.nodes import BUILD_ACCOUNTS, Node
+from domain.pools import Pool
+
+
+@dataclass(frozen=True)
+class ApproveBuild(Command, of=BUILD):
+    """Lets an untrusted build run. The approval is for the build's commit: a newer one is another build."""
+
+    build_id: int
+
+    def decide(self, build: AnyBuild | None) -> Iterable[Event]:
+        match build:
+            case None | DeletedBuild():
+                raise NotFound(f"There is no build {self.build_id}.")
+            case _ if build.approved_by is not None:
+                return
+            case _ if not build.queued.untrusted:
+                raise Conflict(f"Build {self.build_id} is of no pull request from a fork, so it needs no approval.")
+            case Queued():
+                yield BuildApproved(**build.ids, commit_sha=build.queued.commit_sha)
+            case _:
+                raise Conflict(f"Build {self.build_id} is {status_of(build)}, so it waits for no approval.")
+
+
+def withhold_secrets(configuration: Configuration) -> Configuration:
+    """Returns the configuration of an untrusted build, without the secrets of its job and template. The build's event
+    does not contain them, so nothing that reads the event can give them away.
+    """
+    return msgspec.structs.replace(configuration, secrets={})
+
+
+def may_have_token(queued: BuildQueued, node: Node | None) -> bool:
+    """Returns whether git gets the token of the project's SCM endpoint for the checkout of a build on a node.
+
+    For an untrusted build it must stay out of reach of all builds of the machine, so they need accounts of their own.
+    And `.gitmodules` of a fork may name any repository, so a checkout with submodules is anonymous.
+    """
+    checkout = queued.configuration.checkout
+    has_submodules = checkout is not None and checkout.submodules
+    return not queued.untrusted or (node is not None and BUILD_ACCOUNTS in node.features and not has_submodules)
+
+
+def find_cache_scope(queued: BuildQueued) -> str:
+    """Returns the scope of a build's caches: builds share caches with those of the same scope only."""
+    if queued.untrusted:
+        return f"{queued.project_id}-untrusted"
+    # Builds of others must not leave a cache to builds of admins, which run with more rights on some nodes.
+    return f"{queued.project_id}-{'admins' if queued.by_admin else 'members'}"
+
+
+def is_admitted(build: AnyBuild, node: Node | None, pool: Pool | None) -> bool:
+    """Returns whether an untrusted build may be assigned to a node in a pool, as both are now."""
+    if build.approved_by is None or node is None or pool is None:
+        return False
+    return node.pool_id == pool.pool_id and pool.untrusted and not pool.deleted

@@ -1,0 +1,22 @@
+"""The reasons why builds end, and why nodes lose them. Events contain these values, so none is ever removed."""
+
+from typing import Literal
+
+LossReason = Literal["not_acknowledged", "agent_lost"]
+Reason = Literal[
+    "tests_failed",
+    "reports_unreadable",
+    "selected_tests_not_run",
+    "command_failed",
+    "setup_failed",
+    "checkout_failed",
+    "timeout",
+    "agent_lost",
+    "not_acknowledged",
+    "stopped_by_user",
+    "agent_stopped",
+    "node_removed",
+    "job_deleted",
+    "superseded",
+    "reported",
+]
