@@ -206,8 +206,9 @@ async def _find_idle_projectors(connection: AsyncConnection) -> list[str]:
 
 
 def describe_idle(command: str, leader: Leader, models: Sequence[str] = ()) -> str:
-    """Returns a sentence saying that the process of `leader`, which runs `command`, stands still. `models` are the read
-    models to which a projector applies events; empty for other processes.
+    """Returns the sentence by which readiness says that a process hangs and must be restarted. `leader` describes the
+    process, and `command` is the command that started it. For a projector, `models` are the names of the read models
+    that it applies events to.
     """
     events = "all events" if len(models) == len(PROJECTIONS) else f"events to {', '.join(models)}"
     task = f"applies {events} and " if models else ""

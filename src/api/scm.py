@@ -237,8 +237,8 @@ async def find_visible(ctx: RequestContext, scm_endpoint_id: int) -> ScmEndpoint
 
 
 async def open_source(ctx: RequestContext, scm_endpoint_id: int) -> SourceHost:
-    """Returns the repository of an endpoint. Raises NotFound if the user cannot see the endpoint, and SourceFailure if
-    the repository may not be opened.
+    """Returns the repository of an SCM endpoint, without a call to its host. Raises NotFound if the SCM endpoint does
+    not exist or the user cannot see it, and SourceFailure if the operator does not allow the folder of the repository.
     """
     await find_visible(ctx, scm_endpoint_id)
     endpoint = await ctx.log.load_state(SCM_ENDPOINT.at(scm_endpoint_id))

@@ -1,4 +1,4 @@
-"""Triage: the classification of failed results by users, rules and models.
+"""Triage: who or what says why a result failed. Users, rules and AI classify failed results.
 
     source    may override classifications by
     user      user, rule, ai

@@ -73,7 +73,9 @@ class OutgoingCalls:
             await session.close()
 
     async def post(self, wanted: CallableUrl, body: bytes, headers: Mapping[str, str]) -> Answer:
-        """Posts the body and returns the answer, whatever its status is. Raises Refused or Unanswered."""
+        """Posts the body and returns the answer, whatever its status is. Follows no redirect. Raises Refused if the URL
+        leads to an address that may not be called, and Unanswered if no answer comes in time.
+        """
         began = perf_counter()
         try:
             async with self._sessions[wanted.is_https].post(
@@ -85,8 +87,9 @@ class OutgoingCalls:
             raise Unanswered(self._describe(error), _ms_since(began)) from None
 
     async def fetch(self, wanted: CallableUrl, max_bytes: int) -> bytes:
-        """Sends a GET and returns the whole body of the answer. Raises Refused or Unanswered. Also raises Unanswered if
-        the status is not 200 or the body is larger than `max_bytes`.
+        """Sends a GET and returns the whole body of the answer. Raises Refused if the URL leads to an address that may
+        not be called. Raises Unanswered if no answer comes in time, if its status is not 200, or if its body is larger
+        than `max_bytes`.
         """
         began = perf_counter()
         answer = await self.request("GET", wanted, {}, b"", max_bytes)
@@ -100,8 +103,9 @@ class OutgoingCalls:
     async def request(
         self, method: str, wanted: CallableUrl, headers: Mapping[str, str], body: bytes, max_bytes: int
     ) -> HttpAnswer:
-        """Sends a request and returns the whole answer, whatever its status is. Raises Refused or Unanswered. Also
-        raises Unanswered if the body is larger than `max_bytes`.
+        """Sends a request and returns the whole answer, whatever its status is. Follows no redirect. Raises Refused if
+        the URL leads to an address that may not be called, and Unanswered if no answer comes in time or its body is
+        larger than `max_bytes`.
         """
         began, read = perf_counter(), bytearray()
         try:

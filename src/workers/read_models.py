@@ -99,8 +99,9 @@ class ReadModelCheck:
     """Position up to which the trail has been compared in the current round."""
 
     async def sweep(self) -> bool:
-        """Compares the read models, and sets or ends an alarm for each. Returns True if any of them differs from the
-        log.
+        """Compares the read models in COMPARED and the audit trail with the log. Sets an alarm for each that differs,
+        and ends the alarm of each that does not. Skips read models that are broken or lack parked events. Returns True
+        if any of them differs.
         """
         async with self.pool.connection() as connection:
             projections = [*(item.projection for item in COMPARED), TRAIL]
@@ -124,8 +125,8 @@ class ReadModelCheck:
         return any(found.values())
 
     async def sweep_sequences(self) -> bool:
-        """Compares the sequences of ids with the ids in use, and sets or ends an alarm. Returns True if any sequence is
-        behind.
+        """Compares the sequences of ids with the ids in use. Sets an alarm if a sequence would give an id again, and
+        ends the alarm if none would. Returns True in the first case.
         """
         behind = await find_sequences_behind(self.pool)
         await set_alarm(self.pool, "sequences of ids", describe_behind(behind) if behind else None)

@@ -73,7 +73,9 @@ class TicketWriter:
     clock: Callable[[], datetime]
 
     async def select(self, events: Sequence[Recorded]) -> list[Recorded]:
-        """Returns the events of builds whose projects have a Jira integration, and all events that cannot be read."""
+        """Returns the events for which there may be tickets to write: ends of builds whose projects have a Jira
+        integration. Also returns events that cannot be read, so that they are parked instead of skipped.
+        """
         projects = {recorded.event.project_id for recorded in events if isinstance(recorded.event, BuildFinished)}
         served = await jira.find_served_projects(self.pool, projects)
         return [one for one in events if not isinstance(one.event, BuildFinished) or one.event.project_id in served]

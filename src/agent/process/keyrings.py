@@ -1,4 +1,4 @@
-"""Separates builds in the kernel's keyrings (keyrings(7)), which outlive the processes of a user.
+"""Keeps a build from finding keys that an earlier build of the same user left in the kernel (keyrings(7)).
 
 All functions do nothing where keys are not available: some kernels have none, and containers often refuse the call.
 """

@@ -253,8 +253,9 @@ class AgentPolls:
 
 
 async def fetch_credentials(hosts: SourceHosts, endpoint: ScmEndpoint) -> dict[str, str] | None:
-    """Returns the user name and password with which git signs in at the endpoint's host. Returns None if the host needs
-    none, or if it gives no token within CREDENTIALS_S; in the latter case the checkout fails with git's message.
+    """Returns `username` and `password`, with which git signs in at the endpoint's host. Returns None if the host needs
+    none. Logs every failure, such as a host that takes longer than CREDENTIALS_S to give a token, and returns None as
+    well; then the checkout fails with git's message.
     """
     try:
         async with asyncio.timeout(CREDENTIALS_S):

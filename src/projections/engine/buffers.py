@@ -36,7 +36,9 @@ class LoadConnection:
         await self.connection.execute(query.encode(), parameters, prepare=True)
 
     async def ensure_index(self, row: type[Row], column: str) -> None:
-        """Creates the table's index that begins with `column`, unless it exists or the table has no such index."""
+        """Creates the index on `column` that the table declares, unless this connection has created it before. Does
+        nothing if the table declares no index that begins with `column`.
+        """
         if (row, column) in self._indexed:
             return
         self._indexed.add((row, column))

@@ -294,10 +294,10 @@ class EventLog:
             )
 
     async def _keys_for(self, writes: Sequence[Write]) -> tuple[dict[str | None, bytes], list[tuple[str, bytes]]]:
-        """Returns the data keys that the events need, by name. Also returns (name, wrapped key) for each new key, which
-        did not exist before.
+        """Returns the data keys that the events in `writes` need, by name. Makes the keys that do not exist yet, and
+        returns (name, wrapped key) of each as well; the caller stores them.
 
-        Raises Erased when a data key was destroyed.
+        Raises Erased if one of the data keys was destroyed.
         """
         needed = {
             name: write.version == 1 and write.event.stream == name.rpartition("/")[2]

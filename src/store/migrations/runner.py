@@ -122,7 +122,10 @@ MIGRATIONS = (
 
 
 def migrate(conninfo: str, release: str, migrations: Sequence[Migration] = MIGRATIONS) -> None:
-    """Applies the migrations that the database does not have yet. Blocks. Raises NewerSchema and psycopg.Error."""
+    """Applies the migrations that the database does not have yet, and records `release` with each. Waits while another
+    process migrates. Blocks the thread. Raises NewerSchema if a newer release has migrated the database, and
+    psycopg.Error.
+    """
     with psycopg.connect(conninfo, autocommit=True) as connection:
         connection.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", (LOCK,))
         connection.execute(

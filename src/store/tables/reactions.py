@@ -207,8 +207,8 @@ async def fetch_progress(connection: AsyncConnection) -> list[str]:
 
 
 async def fetch_statuses(source: Source) -> list[ReactionStatus]:
-    """Returns the status of each reaction that has a position or due events. Includes reactions that only another
-    release has.
+    """Returns the status of each reaction that has a stored position or due events, ordered by name. Reactions that
+    another release left in the database, and that this release does not know, are among them.
     """
     rows = await fetch_rows(
         source,

@@ -35,7 +35,7 @@ app.command("testhide.cli.backup:backup", help="Back everything up into a new fo
 app.command("testhide.cli.backup:restore", help="Restore a backup into a new data folder, and check it.")
 app.command(
     "testhide.cli.backup:after_restore",
-    help="Check a database that pg_restore or pg_basebackup restored, and make it safe to go on with.",
+    help="Check and repair a database that was restored from a copy by pg_dump or pg_basebackup.",
 )
 app.command(
     "testhide.cli.backup:repair",

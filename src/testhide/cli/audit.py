@@ -179,10 +179,11 @@ def put_back(
 @app.command
 @on_stack
 async def accept(parts: Core, position: int, *, reason: str) -> int:
-    """Accept a row of the log that this server did not write in this form, so that the next checkpoint covers it. Only
-    for a row that no backup has in the right form.
+    """Accept a row of the log that somebody changed or inserted, so that the next checkpoint covers it as it is now. If
+    a backup has the row as the server wrote it, use `put-back` instead.
 
-    The audit trail says who accepted it and why.
+    The audit trail says who accepted the row and why. Changes nothing and ends with 1 if there is no such row, if the
+    row is sealed already, or if it is as the server wrote it.
 
     Parameters
     ----------

@@ -58,7 +58,8 @@ def restore(folder: Path, *, data: Annotated[Path | None, Parameter(help="New da
 
 
 def after_restore(*, data: DataFolder = None) -> int:
-    """Check a database that pg_restore or pg_basebackup restored, and make it safe to go on with.
+    """Check a database that was restored by PostgreSQL's own tools, from a copy by pg_dump or pg_basebackup, and repair
+    it. The ids of events that the copy lacks are not given again, and builds that ran are queued again.
 
     `restore` does this by itself. Ends with 1 if something is lost or altered.
     """

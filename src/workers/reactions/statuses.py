@@ -90,7 +90,9 @@ class BuildStates:
 
 
 async def select_of_repositories(events: Sequence[Recorded], event_log: EventLog) -> list[Recorded]:
-    """Returns the events of builds whose projects have an SCM endpoint, and all events that cannot be read."""
+    """Returns the events for which there may be statuses to set: those of builds whose projects have an SCM endpoint.
+    Also returns events that cannot be read, so that they are parked instead of skipped.
+    """
     projects = {recorded.event.project_id for recorded in events if isinstance(recorded.event, BuildEvent)}
     endpoints = await asyncio.gather(*(find_project_endpoint(event_log, project_id) for project_id in projects))
     without = {project_id for project_id, endpoint in zip(projects, endpoints, strict=True) if endpoint is None}
