@@ -296,7 +296,9 @@ class AgentController(Controller):
     ) -> FinishAnswer:
         """Ends a build. Decides and returns its verdict."""
         queued = (await load_build(ctx.services.log, build_id)).state.queued
-        has_repository = bool(queued.repository) or await find_build_endpoint(ctx.services.log, queued) is not None
+        # Only a build of a commit that names no repository needs the one of its project.
+        is_checked_out = not queued.commit_sha or bool(queued.repository)
+        has_repository = is_checked_out or await find_build_endpoint(ctx.services.log, queued) is not None
         receipt = await ctx(
             FinishBuild(
                 build_id=build_id,
