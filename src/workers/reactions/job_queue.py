@@ -6,23 +6,28 @@ this try already, the job does nothing. So jobs may be lost or run twice.
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any
 
 import msgspec
 import structlog
 from arq import ArqRedis
-from arq.worker import Worker, func
+from arq.worker import Function, Worker, func
 from redis.asyncio import ConnectionPool
 from redis.exceptions import RedisError
 
-from store.postgres.cancellation import cancel_and_wait, outlast
+from store.postgres.cancellation import cancel_and_wait, outlast, wait_for
 from store.tables.reactions import Due
 
 log = structlog.get_logger()
 
 JOB = "run_reaction"
-POLL_INTERVAL_S = 0.05
-"""Seconds between two polls of the queue. A job starts at most this much later."""
+POLL_INTERVAL_S = 0.5
+"""Seconds between two polls of the queue by a process that runs none of its jobs. A job that another process has added
+starts at most this much later.
+"""
+BUSY_POLL_INTERVAL_S = 0.05
+"""Seconds between two polls by a process that runs jobs of the queue, and may soon have room for others."""
 JOB_TIMEOUT_S = 86_400
 """Time limit of arq, in seconds. It is longer than the time limit of every reaction, so it never takes effect."""
 RESTART_DELAY_S = 1.0
@@ -48,6 +53,7 @@ class JobQueue:
         )
         self._run = run
         self._slots = slots
+        self._added = asyncio.Event()
 
     async def enqueue(self, tries: Iterable[Due]) -> bool:
         """Adds a job for each try that has none. Returns False if Redis does not answer."""
@@ -56,6 +62,7 @@ class JobQueue:
                 await self._redis.enqueue_job(JOB, *due, _job_id=":".join(map(str, due)))
         except (RedisError, OSError):
             return False
+        self._added.set()
         return True
 
     async def work(self) -> None:
@@ -65,14 +72,14 @@ class JobQueue:
             await self._run(Due(reaction, position, number))
 
         while True:
-            worker = Worker(
+            worker = PromptWorker(
+                self._added,
                 [func(run, name=JOB, timeout=JOB_TIMEOUT_S, keep_result=0, max_tries=1)],
                 queue_name=self._redis.default_queue_name,
                 redis_pool=self._redis,
                 job_serializer=msgspec.msgpack.encode,
                 job_deserializer=msgspec.msgpack.decode,
                 max_jobs=self._slots,
-                poll_delay=POLL_INTERVAL_S,
                 handle_signals=False,
             )
             try:
@@ -89,6 +96,22 @@ class JobQueue:
 
     async def disconnect(self) -> None:
         await self._connections.disconnect()
+
+
+class PromptWorker(Worker):
+    """A worker of arq that polls the queue at once when this process has added jobs, so that it can poll seldom while
+    it is idle.
+    """
+
+    def __init__(self, added: asyncio.Event, functions: Sequence[Function], **options: Any) -> None:
+        super().__init__(functions, **options)
+        self._added = added
+
+    async def main(self) -> None:
+        while True:
+            self._added.clear()
+            await self._poll_iteration()
+            await wait_for(self._added, BUSY_POLL_INTERVAL_S if self.job_counter else POLL_INTERVAL_S)
 
 
 async def _close(worker: Worker) -> None:

@@ -113,7 +113,7 @@ class ReactionDispatcher:
         for queue, jobs in self._queues.items():
             names = [reaction.name for reaction in self._reactions.values() if reaction.queue == queue]
             due = await reactions.fetch_due(self._pool, names, SWEEP_SIZE)
-            if await jobs.enqueue(due):
+            if due and await jobs.enqueue(due):
                 due = await reactions.fetch_due(self._pool, names, SWEEP_SIZE, late_s=self._overdue_s)
             room = max(0, _slots(queue) - len(self._running[queue]))
             started += [self._start(one) for one in due[:room]]
