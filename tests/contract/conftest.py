@@ -4,7 +4,17 @@ import pytest
 
 from tests.support.server import Server
 
+from .sample import Sample
 from .world import World, build_world
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all-values", action="store_true", help="send each operation all wrong values, not a sample")
+
+
+@pytest.fixture
+def sample(request: pytest.FixtureRequest) -> Sample:
+    return Sample(request.node.name, request.config.getoption("--all-values", default=False))
 
 
 @pytest.fixture(scope="session")

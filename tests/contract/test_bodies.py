@@ -8,6 +8,7 @@ import pytest
 from .operations import OPERATIONS, Operation, Parameter
 from .problems import problem_of
 from .requests_of import Call, call_of, caller_of
+from .sample import Sample
 from .world import World
 
 BODIES = [operation for operation in OPERATIONS if operation.body]
@@ -22,6 +23,9 @@ WRONG: dict[str, list[Any]] = {
     "array[string]": ["x", 5, {}, [5]],
     "array[integer]": ["x", 5, {}, ["x"], [1.5], [-1]],
 }
+MALFORMED = (b"{", b"{'name': 1}", b'{"name": }', b'{"a": 1} trailing', b"\xff\xfe", b'{"a": NaN}')
+NO_OBJECTS = (b"[]", b"5", b'"text"')
+OTHER_MEDIA_TYPES = ("text/plain", "application/xml", "application/x-www-form-urlencoded", "multipart/form-data")
 TYPES = {
     "int": "integer",
     "bool": "boolean",
@@ -55,9 +59,9 @@ def test_a_required_field(world: World, operation: Operation, field: Parameter) 
 
 
 @pytest.mark.parametrize(("operation", "field"), FIELDS, ids=named)
-def test_another_type(world: World, operation: Operation, field: Parameter) -> None:
+def test_another_type(world: World, sample: Sample, operation: Operation, field: Parameter) -> None:
     call, body = documented_body(operation, world)
-    for value in WRONG[TYPES.get(field.type, field.type)]:
+    for value in sample(WRONG[TYPES.get(field.type, field.type)]):
         answer = replace(call, body={**body, field.name: value}).send(world.admin)
         problem = problem_of(answer, 422)
         assert [error["field"].partition("[")[0] for error in problem["errors"]] == [field.name], value
@@ -82,12 +86,12 @@ def test_unknown_fields_are_named(world: World, operation: Operation) -> None:
 
 
 @pytest.mark.parametrize("operation", BODIES, ids=str)
-def test_malformed(world: World, operation: Operation) -> None:
+def test_malformed(world: World, sample: Sample, operation: Operation) -> None:
     call = replace(call_of(operation, world), body=None)
     json_type = {"Content-Type": "application/json"}
-    for malformed in (b"{", b"{'name': 1}", b'{"name": }', b'{"a": 1} trailing', b"\xff\xfe", b'{"a": NaN}'):
+    for malformed in sample(MALFORMED):
         problem_of(call.send(world.admin, data=malformed, headers=json_type), 400)
-    for no_object in (b"[]", b"5", b'"text"'):
+    for no_object in sample(NO_OBJECTS):
         problem_of(call.send(world.admin, data=no_object, headers=json_type), 422)
     if any(field.required for field in operation.body):
         problem_of(call.send(world.admin, data=b"null", headers=json_type), 422)
@@ -95,9 +99,9 @@ def test_malformed(world: World, operation: Operation) -> None:
 
 
 @pytest.mark.parametrize("operation", BODIES, ids=str)
-def test_other_media_types(world: World, operation: Operation) -> None:
+def test_other_media_types(world: World, sample: Sample, operation: Operation) -> None:
     call = replace(call_of(operation, world), body=None)
-    for media_type in ("text/plain", "application/xml", "application/x-www-form-urlencoded", "multipart/form-data"):
+    for media_type in sample(OTHER_MEDIA_TYPES):
         problem_of(call.send(world.admin, data=b"{}", headers={"Content-Type": media_type}), 415)
 
 
