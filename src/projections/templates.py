@@ -65,7 +65,7 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
 
 def _configuration_columns(configuration: Configuration) -> dict[str, Any]:
     columns = msgspec.structs.asdict(configuration) | columns_of_configuration(configuration)
-    del columns["matrix"]  # only jobs have one
+    del columns["matrix"], columns["needed_secrets"]  # only jobs have these
     return columns
 
 
