@@ -78,6 +78,7 @@ class ReusedDatabase:
 
 
 LONG_FILES = (
+    "tests/real/jira/test_pushes.py",
     "tests/real/runners/test_verdicts.py",
     "tests/projections/test_live_rebuild.py",
     "tests/agent/test_pytest_junit.py",
@@ -92,6 +93,7 @@ LONG_FILES = (
     "tests/agent/test_selection.py",
     "tests/store/test_verifier.py",
     "tests/store/test_key_ring.py",
+    "tests/e2e/test_pushing.py",
     "tests/e2e/test_planted_secrets.py",
     "tests/e2e/test_erasure.py",
     "tests/contract/test_bodies.py",

@@ -148,7 +148,7 @@ class _TicketsOfBuild:
 
     async def write(self) -> None:
         """Writes the tickets. Raises TicketFailure; tickets that were written before the failure stay."""
-        new = []
+        new, claimed = list[Cause](), list[Cause]()
         for cause in self.causes:
             ticket = await self._load(cause.name)
             # Tickets of an earlier try count, so that all tries together create no more than one would.
@@ -156,6 +156,8 @@ class _TicketsOfBuild:
                 new.append(cause)
             elif ticket.key:
                 await self._recur(cause, ticket)
+            elif ticket.is_claimed(self.writer.clock()):
+                claimed.append(cause)
         for cause in new[:MAX_TICKETS]:
             text = await results_history.find_text(self.writer.pool, cause.results[0].id)
             cause = Cause(cause.name, cause.results, "" if text is None else text.trace)
@@ -163,6 +165,8 @@ class _TicketsOfBuild:
         if rest := new[MAX_TICKETS:]:
             await self._create(*describe_rest(f"build-{self.build.build_id}", rest, self.where))
         await self._stop()
+        if claimed:  # an earlier build creates the tickets; a later try links the failures of this one
+            raise _being_created(claimed[0])
 
     async def _load(self, cause: str) -> TicketState:
         key = ticket_id(self.integration.jira_id, self.build.queued.project_id, cause)

@@ -46,7 +46,7 @@ class FakeSourceHost:
         if request.headers.get("Authorization") not in self.tokens:
             return web.json_response({"message": "Bad credentials"}, status=401)
         host, *parts = map(unquote, request.rel_url.raw_path.strip("/").split("/"))
-        body = await request.json() if request.can_read_body else {}
+        body = await request.json() if request.body_exists else {}
         handler = {"github": self._github, "gitlab": self._gitlab, "cloud": self._cloud, "center": self._center}[host]
         status, answer = handler(parts, dict(request.query), body)
         if isinstance(answer, bytes):
@@ -234,11 +234,17 @@ def _center_commit(found: list[str]) -> dict[str, Any]:
 @contextlib.asynccontextmanager
 async def fake_source_host(repository: GitRepository) -> AsyncIterator[FakeSourceHost]:
     host = FakeSourceHost(repository)
-    runner = web.ServerRunner(web.Server(host.handle), shutdown_timeout=0.1)
+    async with serving(host.handle) as host.url:
+        yield host
+
+
+@contextlib.asynccontextmanager
+async def serving(handle: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]) -> AsyncIterator[str]:
+    """Serves requests in the loop of the test. Yields the URL."""
+    runner = web.ServerRunner(web.Server(handle), shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     try:
-        host.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-        yield host
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
     finally:
         await runner.cleanup()

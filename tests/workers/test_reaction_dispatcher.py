@@ -39,6 +39,17 @@ async def test_without_redis_the_sweeper_does_it(yard: Yard) -> None:
         await yard.until(only_the_other_is_left)
 
 
+async def test_what_is_due_runs_when_a_worker_starts(yard: Yard) -> None:
+    async def is_noted() -> bool:
+        return bool(await yard.due())
+
+    async with yard.running(yard.relay(sweep_interval_s=1_000)):
+        await yard.delete_job(5)
+        await yard.until(is_noted)
+    async with yard.running(yard.relay(sweep_interval_s=1_000)):
+        await yard.until(lambda: reads(yard.left, {6}))
+
+
 async def test_a_new_reaction_starts_now(yard: Yard) -> None:
     """A replay of the past deletes nothing."""
     await yard.delete_job(5)

@@ -224,6 +224,22 @@ async def test_nobody_else_creates_a_claimed_ticket(office: Office) -> None:
     assert office.tracker.tickets == {}
 
 
+async def test_failures_are_linked_to_a_ticket_that_an_earlier_build_is_creating(office: Office) -> None:
+    office.tracker.loses_answers = True
+    first = await office.build(RESET, write=False)
+    with pytest.raises(TicketsDelayed):
+        await office.writer.write(first)
+    office.tracker.loses_answers = False
+    second = await office.build(RESET, write=False)
+    with pytest.raises(TicketsDelayed, match="is being created"):
+        await office.writer.write(second)
+    office.late = CLAIM
+    await office.writer.write(first)
+    await office.writer.write(second)
+    assert len(office.tracker.tickets) == 1
+    assert await office.defects() == ["BACK-1"]
+
+
 async def test_a_failing_tracker_is_shown(office: Office) -> None:
     office.tracker.failure = TicketsUnavailable("jira.acme.com takes no more requests.", 30)
     event = await office.build(RESET, write=False)

@@ -169,10 +169,10 @@ class ReactionDispatcher:
 
     async def _keep_sweeping(self) -> None:
         while True:
-            await asyncio.sleep(self._sweep_interval_s)
             async with tolerate_outages("due reactions"):
                 await self.sweep()
                 await self._check_redis()
+            await asyncio.sleep(self._sweep_interval_s)
 
     async def _check_redis(self) -> None:
         """Sets an alarm if Redis does not answer. Ends the alarm if Redis answers."""

@@ -1,9 +1,6 @@
 """The adapter of Jira Data Center against jira820, a fake of Jira 8.20 that others wrote (PyPI)."""
 
-import os
-import subprocess
-import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 import requests
@@ -13,7 +10,6 @@ from integrations.addresses import parse_networks
 from integrations.jira.hosts import JiraHosts
 from integrations.outgoing import HttpOutgoing
 from integrations.ticket_ports import Bullets, NewTicket, Paragraph, Preformatted, TicketHost, TicketRejected
-from tests.support.server import free_port
 
 pytestmark = pytest.mark.real("jira820")
 TICKET = NewTicket(
@@ -25,30 +21,6 @@ TICKET = NewTicket(
     ],
     ["testhide-0123456789abcdef", "fail-id-1"],
 )
-
-
-@pytest.fixture(name="url", scope="module")
-def _url() -> Iterator[str]:
-    port = free_port()
-    environ = {**os.environ, "JIRA820_PORT": str(port), "JIRA820_PROJECT_KEY": "BACK"}
-    process = subprocess.Popen(["jira820"], env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    url = f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + 30
-    try:
-        while not _answers(url):
-            assert time.monotonic() < deadline, "jira820 does not start"
-        yield url
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
-def _answers(url: str) -> bool:
-    try:
-        return requests.get(f"{url}/rest/api/2/serverInfo", timeout=5).status_code == 200
-    except requests.ConnectionError:
-        time.sleep(0.05)  # between two looks; the deadline is the caller's
-        return False
 
 
 def open_project(outgoing: HttpOutgoing, url: str, issue_type: str = "Bug") -> TicketHost:
