@@ -7,8 +7,11 @@ from redis.asyncio import Redis
 
 from domain.core.events import Event
 from domain.jobs import JobDeleted
+from store.postgres.cancellation import cancel_and_wait
+from store.tables.reactions import Due
 from testhide.engines import Engines
 from tests.workers.yard import NO_REDIS, Yard, reaction, reads
+from workers.reactions.job_queue import JobQueue
 from workers.reactions.reaction_dispatcher import SLOTS
 from workers.reactions.registry import Tools
 
@@ -70,6 +73,21 @@ async def test_slow_ones_hold_up_no_others_while_there_is_room(yard: Yard, engin
         await yard.until(lambda: reads(done, {100, 101}))
         ended.set()
         await yard.until(lambda: reads(yard.due, []))
+
+
+@pytest.mark.filterwarnings("ignore:Call to deprecated close:DeprecationWarning")  # arq's
+async def test_tries_are_queued_while_a_worker_ends(engines: Engines) -> None:
+    async def run(due: Due) -> None:
+        pass
+
+    jobs = JobQueue("deletions", engines.redis_url, run, slots=1, redis_timeout_s=5)
+    for number in range(20):
+        working = asyncio.create_task(jobs.work())
+        queueing = [asyncio.create_task(jobs.enqueue([Due("tested", number, tries)])) for tries in range(20)]
+        await queueing[0]
+        await cancel_and_wait(working)
+        assert await asyncio.gather(*queueing) == [True] * 20
+    await jobs.disconnect()
 
 
 @pytest.mark.filterwarnings("ignore:Call to deprecated close:DeprecationWarning")  # arq's

@@ -40,17 +40,8 @@ class JobQueue:
     def __init__(
         self, name: str, redis_url: str, run: Callable[[Due], Awaitable[None]], *, slots: int, redis_timeout_s: float
     ) -> None:
-        # Connects on use, and again after every loss.
-        self._connections = ConnectionPool.from_url(
-            redis_url, socket_connect_timeout=redis_timeout_s, socket_timeout=redis_timeout_s
-        )
-        # The default of arq is pickle, with which somebody who can write to Redis could run code here.
-        self._redis = ArqRedis(
-            self._connections,
-            job_serializer=msgspec.msgpack.encode,
-            job_deserializer=msgspec.msgpack.decode,
-            default_queue_name=f"testhide:{name}",
-        )
+        self._name, self._url, self._timeout_s = name, redis_url, redis_timeout_s
+        self._redis = self._open()
         self._run = run
         self._slots = slots
         self._added = asyncio.Event()
@@ -72,11 +63,13 @@ class JobQueue:
             await self._run(Due(reaction, position, number))
 
         while True:
+            # A worker of arq closes all connections of its client when it ends, also those that are in use.
+            redis = self._open()
             worker = PromptWorker(
                 self._added,
                 [func(run, name=JOB, timeout=JOB_TIMEOUT_S, keep_result=0, max_tries=1)],
-                queue_name=self._redis.default_queue_name,
-                redis_pool=self._redis,
+                queue_name=redis.default_queue_name,
+                redis_pool=redis,
                 job_serializer=msgspec.msgpack.encode,
                 job_deserializer=msgspec.msgpack.decode,
                 max_jobs=self._slots,
@@ -87,7 +80,7 @@ class JobQueue:
             except (RedisError, OSError) as error:
                 log.warning("redis is away: reactions run by sweeps", error=str(error))
             finally:
-                await outlast(asyncio.create_task(_close(worker)))
+                await outlast(asyncio.create_task(_close(worker, redis)))
             await asyncio.sleep(RESTART_DELAY_S)
 
     async def ping(self) -> None:
@@ -95,7 +88,20 @@ class JobQueue:
         await self._redis.ping()
 
     async def disconnect(self) -> None:
-        await self._connections.disconnect()
+        await self._redis.connection_pool.disconnect()
+
+    def _open(self) -> ArqRedis:
+        """Returns a client with connections of its own. It connects on use, and again after every loss."""
+        connections = ConnectionPool.from_url(
+            self._url, socket_connect_timeout=self._timeout_s, socket_timeout=self._timeout_s
+        )
+        # The default of arq is pickle, with which somebody who can write to Redis could run code here.
+        return ArqRedis(
+            connections,
+            job_serializer=msgspec.msgpack.encode,
+            job_deserializer=msgspec.msgpack.decode,
+            default_queue_name=f"testhide:{self._name}",
+        )
 
 
 class PromptWorker(Worker):
@@ -114,7 +120,7 @@ class PromptWorker(Worker):
             await wait_for(self._added, BUSY_POLL_INTERVAL_S if self.job_counter else POLL_INTERVAL_S)
 
 
-async def _close(worker: Worker) -> None:
+async def _close(worker: Worker, redis: ArqRedis) -> None:
     """Ends the worker's jobs and closes its connections, as far as Redis answers."""
     worker.allow_pick_jobs = False
     await cancel_and_wait(*worker.job_tasks.values())
@@ -122,3 +128,4 @@ async def _close(worker: Worker) -> None:
     await outlast(*worker.tasks.values())
     with contextlib.suppress(RedisError, OSError):
         await worker.close()
+    await redis.connection_pool.disconnect()
