@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from hypothesis import settings
 from psycopg.conninfo import make_conninfo
 
 from testhide.engines import Engines
@@ -77,6 +78,10 @@ class ReusedDatabase:
         return connection
 
 
+settings.register_profile("short", max_examples=25)
+settings.load_profile("short")
+"""A quarter of the examples that hypothesis tries by default; `--hypothesis-profile default` tries these."""
+
 LONG_FILES = (
     "tests/real/jira/test_pushes.py",
     "tests/real/runners/test_verdicts.py",
@@ -105,14 +110,19 @@ LONG_FILES = (
 """Run first, so that no worker is left with one of them at the end while the others have none."""
 
 
+APART = ("check", "real")
+"""Folders of tests that are run by their names only."""
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection(session: pytest.Session) -> None:
-    """Leaves tests/real out of a run without paths, and lets each of its workers begin with other folders, and find the
-    rest compiled by the others. In step, each of them would compile every file of a new checkout: 10 s of CPU time.
+    """Leaves tests/real and tests/check, which `./dev check` runs, out of a run without paths. Lets each of its workers
+    begin with other folders, and find the rest compiled by the others. In step, each of them would compile every file
+    of a new checkout: 10 s of CPU time.
     """
     if session.config.args != session.config.getini("testpaths"):
         return
-    folders = sorted(str(path) for path in Path(__file__).parent.iterdir() if path.is_dir() and path.name != "real")
+    folders = sorted(str(path) for path in Path(__file__).parent.iterdir() if path.is_dir() and path.name not in APART)
     worker = getattr(session.config, "workerinput", {"workerid": "gw0", "workercount": 1})
     first = len(folders) * int(worker["workerid"].removeprefix("gw")) // worker["workercount"]
     session.config.args = folders[first:] + folders[:first]

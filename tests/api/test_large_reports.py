@@ -1,13 +1,16 @@
 """A report of 100,000 tests and 50 MB: stored and readable within seconds, in bounded memory."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import psycopg
+import pytest
 
 from projections.results import BlockRow
+from testhide.engines import Engines
 from tests.support.builders import given_build, given_job, given_project, upload
-from tests.support.server import Server
+from tests.support.server import Server, server_on_new_database
 
 CASES = 100_000
 MEMORY_MB = 300
@@ -26,6 +29,13 @@ def large_report() -> Iterator[str]:
             yield f"<system-out>{line * 7}</system-out>{failure}</testcase>\n"
         yield "</testsuite>"
     yield "</testsuites>"
+
+
+@pytest.fixture
+def server(engines: Engines, tmp_path: Path) -> Iterator[Server]:
+    """A server on a database of its own: other tests look through whole tables."""
+    with server_on_new_database(engines, tmp_path, "serve", "project") as started:
+        yield started
 
 
 def test_a_large_report(server: Server) -> None:

@@ -361,7 +361,7 @@ def nothing(world: World) -> None:
     pass
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=75, deadline=None)
 @given(scripts)
 def test_a_replay_tells_what_really_differs_between_two_pasts(script: list[tuple[Step | None, Step | None]]) -> None:
     """The same things happen in two worlds with other rules. Supposing in one the rules of the other tells exactly how

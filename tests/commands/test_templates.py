@@ -131,7 +131,7 @@ def test_nothing_is_queued_for_a_pool_that_was_deleted() -> None:
         built(job, configured, pool, PoolDeleted(pool_id=2, project_id=1))
 
 
-@hypothesis.given(structs(Configuration, matrix=st.none()), structs(Configuration))
+@hypothesis.given(structs(Configuration, matrix=st.none(), needed_secrets=st.just([])), structs(Configuration))
 def test_what_a_job_says_is_never_lost(template: Configuration, job: Configuration) -> None:
     merged = overlaid(template, job)
     assert merged.env == {**template.env, **job.env}

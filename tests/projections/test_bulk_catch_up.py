@@ -97,7 +97,7 @@ async def load(
     await loader.finish(len(events))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(happenings, st.lists(st.integers(0, 25), max_size=4), st.integers(0, 4), st.sampled_from([1, 3, 1_000]))
 @example(
     # A deletion waits when the loader is replaced; what comes then is not to be taken by it.
@@ -212,7 +212,7 @@ deliveries = st.builds(
 )
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(deliveries, min_size=1, max_size=4, unique_by=lambda row: row.id))
 async def test_packed_arrays_are_what_they_were(parts: Core, staging: AsyncConnection, made: list[DeliveryRow]) -> None:
     await anew(staging, [TOYS])

@@ -164,7 +164,7 @@ async def test_a_result_without_its_report_is_nobodys(world: World) -> None:
     assert (await results_queries.find_report_of(world.connection, part[0].id)).reports == []
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     uploaded=st.lists(uploads, min_size=1, max_size=6),
     filters=st.builds(

@@ -69,7 +69,7 @@ kinds = st.builds(
 )
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(row=kinds)
 def test_what_fits_is_taken_by_the_database(database: str, row: KindRow) -> None:
     try:

@@ -63,7 +63,7 @@ def test_cut_anywhere_every_whole_case_is_read(name: str) -> None:
 
 
 @given(st.sampled_from(sorted(samples.ALL)), st.data())
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=50)
 def test_any_damage_never_raises(name: str, data: st.DataObject) -> None:
     original = samples.ALL[name].encode()
     at = data.draw(st.integers(0, len(original)))
@@ -154,7 +154,7 @@ def element(children: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
 
 
 @given(element(st.recursive(PIECES, element, max_leaves=10)), st.integers(1, 40))
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=75)
 def test_well_formed_documents_read_as_lxml_reads_them(document: str, window: int) -> None:
     assert ours('<?xml version="1.0"?>\n' + document, window) == lxml_events('<?xml version="1.0"?>\n' + document)
 
