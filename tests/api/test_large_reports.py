@@ -44,7 +44,7 @@ def test_a_large_report(server: Server) -> None:
     build = given_build(server, given_job(server, given_project(server)))
     process = psutil.Process(server.processes["serve"].pid)
     before = process.memory_info().rss
-    answer = upload(server.admin, build, content)
+    answer = upload(server.admin, build, content, timeout=120)
     assert answer.json()["report"]["cases"] == CASES, answer.text
     grown = (process.memory_info().rss - before) / 2**20
     server.wait_until_projected()

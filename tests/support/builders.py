@@ -6,7 +6,7 @@ import uuid
 from typing import Any
 
 from tests.support.fake_agent import FakeAgent
-from tests.support.http import Answer, Client
+from tests.support.http import TIMEOUT_S, Answer, Client
 from tests.support.server import Server
 
 CONFIGURATION: dict[str, Any] = {"command": "pytest", "setup": [], "env": {}, "artifacts": []}
@@ -38,9 +38,16 @@ def given_build(server: Server, job: int, **fields: Any) -> int:
     return int(server.admin.create("/builds/start", **{"job_id": job, "external": True} | fields)["id"])
 
 
-def upload(client: Client, build: object, content: bytes, name: str = "report.xml", path: str | None = None) -> Answer:
+def upload(
+    client: Client,
+    build: object,
+    content: bytes,
+    name: str = "report.xml",
+    path: str | None = None,
+    timeout: float = TIMEOUT_S,
+) -> Answer:
     fields = {"build_id": str(build)} | ({} if path is None else {"path": path})
-    return client.when("POST", "/artifacts/upload", data=fields, files={"file": (name, content)})
+    return client.when("POST", "/artifacts/upload", data=fields, files={"file": (name, content)}, timeout=timeout)
 
 
 def finish(server: Server, build: int, status: str = "passed") -> None:
