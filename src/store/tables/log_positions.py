@@ -4,7 +4,7 @@ In one transaction a worker locks its row, reads the next events (`EventLog.read
 the position. So no event is missed or handled twice, and any number of processes may run the worker.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import structlog
 from psycopg import AsyncConnection
@@ -67,6 +67,22 @@ async def ensure_positions(connection: AsyncConnection, names: Sequence[str], *,
         (list(names), at_head),
         prepare=True,
     )
+
+
+async def find_behind(source: Source, events: Mapping[str, str], min_skip: int) -> list[str]:
+    """Returns the workers that have an event to read, or more than `min_skip` positions to skip. `events` maps the name
+    of each worker to the name of the events that it reads.
+    """
+    rows = await fetch_rows(
+        source,
+        f"WITH log AS MATERIALIZED (SELECT {LAST_POSITION} AS last)"
+        " SELECT reaction FROM unnest(%s::text[], %s::text[]) AS wanted (reaction, event)"
+        " JOIN reaction_positions p USING (reaction) CROSS JOIN log"
+        " WHERE last - p.position > %s OR EXISTS (SELECT FROM stored_events"
+        "  WHERE notification_id > p.position AND notification_id <= last AND topic = wanted.event)",
+        (list(events), list(events.values()), min_skip),
+    )
+    return [name for (name,) in rows]
 
 
 async def lock_position(connection: AsyncConnection, name: str) -> int | None:

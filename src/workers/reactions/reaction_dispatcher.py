@@ -156,7 +156,9 @@ class ReactionDispatcher:
             async with self._pool.connection() as connection:
                 await log_positions.ensure_positions(connection, list(self._reactions), at_head=True)
                 await log_positions.hold_beyond(connection, list(self._reactions))
-            behind = list(self._reactions.values())
+            events = {reaction.name: reaction.event.name for reaction in self._reactions.values()}
+            names = await log_positions.find_behind(self._pool, events, self._min_skip)
+            behind = [self._reactions[name] for name in names]
             while behind:
                 behind = [reaction for reaction in behind if await self._note(reaction)]
 
