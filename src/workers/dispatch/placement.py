@@ -156,7 +156,8 @@ class _Round:
         if not self._serves(node.pool_id, requirements):
             return False
         pool = self._state.pools[node.pool_id]
-        # Commands of strangers may have changed the machines of an untrusted pool: other builds are only of jobs that name it.
+        # Commands of strangers may have changed the machines of an untrusted pool, so it takes other builds only of
+        # jobs that name it.
         is_allowed = (
             pool.untrusted if requirements.untrusted else requirements.pool_id is not None or not pool.untrusted
         )
