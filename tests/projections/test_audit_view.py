@@ -63,7 +63,7 @@ def test_no_two_types_have_one_number() -> None:
 
 
 @pytest.mark.parametrize("name", EVENTS)
-@settings(max_examples=20)
+@settings(max_examples=6)
 @hypothesis.given(data=st.data())
 def test_every_event_has_a_summary(name: str, data: st.DataObject) -> None:
     event = data.draw(structs(EVENTS[name]))
@@ -85,7 +85,7 @@ def blank(event: Event) -> Event:
 
 
 @pytest.mark.parametrize("area", AREAS, ids=lambda area: area.__name__)
-@settings(max_examples=30)
+@settings(max_examples=8)
 @hypothesis.given(data=st.data())
 def test_no_secret_is_ever_shown(area: Any, data: st.DataObject) -> None:
     history = [in_the_dark(event) for event in data.draw(st.lists(st.one_of(*map(structs, area.EVENTS)), max_size=8))]
@@ -101,7 +101,7 @@ def test_no_secret_is_ever_shown(area: Any, data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("area", AREAS, ids=lambda area: area.__name__)
-@settings(max_examples=30)
+@settings(max_examples=8)
 @hypothesis.given(data=st.data())
 def test_each_change_goes_on_from_the_one_before(area: Any, data: st.DataObject) -> None:
     history = data.draw(st.lists(st.one_of(*map(structs, area.EVENTS)), max_size=8))

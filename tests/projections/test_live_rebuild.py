@@ -1,16 +1,14 @@
 """Rebuild and switch under a whole server that is in use, and processes that are killed at any moment."""
 
 import asyncio
-import os
 import random
 import re
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -27,12 +25,14 @@ from store.clock import utcnow
 from store.log.event_log import Write
 from testhide.engines import Engines
 from testhide.processes import core
+from tests.support.forked_process import ForkedProcess
 from tests.support.http import Client
 from tests.support.server import ADMIN, Server, server_on_new_database
 
 HISTORY = 1_000
 """Builds, of four events each."""
-KILLS = 4
+KILLS = 3
+"""One of each kind of victims."""
 
 
 def history() -> list[list[Event]]:
@@ -72,16 +72,20 @@ def live(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield started
 
 
-def operate(server: Server, *arguments: str) -> subprocess.Popen[str]:
-    environ = {**os.environ, "TESTHIDE_SETTINGS": str(Path(server.settings.data_dir, "settings.json"))}
-    command = [sys.executable, "-P", "-m", "testhide", "projections", *arguments]
-    return subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+class Operation:
+    """`testhide projections` with these arguments, in a process of its own."""
 
+    def __init__(self, server: Server, *arguments: str) -> None:
+        data = Path(server.settings.data_dir)
+        self._log = data / f"{uuid4().hex}.log"
+        self.process = ForkedProcess(["projections", *arguments], data / "settings.json", self._log)
+        self.process.start()
 
-def done(process: subprocess.Popen[str]) -> str:
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, output
-    return output
+    def done(self) -> str:
+        """Waits until it has succeeded, and returns its output."""
+        code, output = self.process.wait(120), self._log.read_text()
+        assert code == 0, output
+        return output
 
 
 class Writer(threading.Thread):
@@ -117,7 +121,7 @@ def test_readers_and_writers_do_not_notice_a_rebuild_and_a_switch(live: Server) 
         writer.start()
     try:
         for _ in range(2):
-            output = done(operate(live, "rebuild", "--from-scratch", "--switch"))
+            output = Operation(live, "rebuild", "--from-scratch", "--switch").done()
             switched = re.search(r"switched auth, identity_providers, .*; writes waited ([\d.]+) s at most", output)
             assert switched is not None, output
             assert float(switched[1]) < 1.0
@@ -149,11 +153,13 @@ def test_killed_at_any_moment_the_tables_are_correct_in_the_end(live: Server) ->
     takes_s = 0.0
     for number in range(KILLS + 1):
         asyncio.run(wait_until_building(live, False))
-        rebuilding = operate(live, "rebuild", *(chance.choice([[], ["--from-scratch"]]) if number else []), "--switch")
+        rebuilding = Operation(
+            live, "rebuild", *(chance.choice([[], ["--from-scratch"]]) if number else []), "--switch"
+        )
         asyncio.run(wait_until_building(live, True))
         begun = time.monotonic()
         if number == 0:
-            done(rebuilding)
+            rebuilding.done()
             takes_s = time.monotonic() - begun
             continue
         time.sleep(chance.uniform(0, takes_s))  # the moment
@@ -161,15 +167,15 @@ def test_killed_at_any_moment_the_tables_are_correct_in_the_end(live: Server) ->
         assert made.status_code == 201
         victims = ("rebuilder", "projector", "both")[number % 3]
         if victims != "projector":
-            rebuilding.kill()
+            rebuilding.process.kill()
         if victims != "rebuilder":
             live.kill("project")
             live.start("project")
-        rebuilding.communicate(timeout=120)
+        rebuilding.process.wait(120)
     live.wait_until_projected()
     names = [projection.name for projection in PROJECTIONS]
-    done(operate(live, "rebuild", "--from-scratch", *names))
-    output = done(operate(live, "diff"))
+    Operation(live, "rebuild", "--from-scratch", *names).done()
+    output = Operation(live, "diff").done()
     assert all(f"{name}: live version " in output for name in names)
     assert f"{HISTORY:,} rows live, {HISTORY:,} staging: equal" in output
     assert len(live.admin.get("/api/v3/jobs", params={"project_id": project, "limit": 100}).json()) == KILLS
@@ -189,7 +195,7 @@ def test_without_a_read_model_it_is_not_ready(live: Server) -> None:
     assert answer.json()["status"] == (
         "read models are not built yet: run `testhide projections rebuild known_issues --switch`"
     )
-    done(operate(live, "rebuild", "known_issues", "--switch"))
+    Operation(live, "rebuild", "known_issues", "--switch").done()
     live.wait_until_projected()
     assert live.admin.get("/api/v3/known-issues", params={"project_id": 900_000}).status_code == 200
 
@@ -212,7 +218,7 @@ def test_what_is_parked_is_seen_and_applied_again(live: Server) -> None:
         assert len([error for error in jobs["errors"] if "no_poison" in error]) == shown
     with psycopg.connect(live.settings.database_url) as connection:
         connection.execute(f"ALTER TABLE {JobRow.table} DROP CONSTRAINT no_poison".encode())
-    done(operate(live, "retry", "jobs"))
+    Operation(live, "retry", "jobs").done()
     jobs = live.admin.get("/api/v3/jobs", params={"project_id": project}).json()
     assert {job["name"] for job in jobs} == {"poison", "others"}
     live.wait_until_projected()

@@ -69,7 +69,7 @@ def decoded(mapper: EventMapper, stored: StoredEvent, key: bytes | None = None) 
 
 @pytest.mark.parametrize("name", EVENTS)
 def test_every_event_comes_back_as_it_was(name: str) -> None:
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=8, deadline=None)
     @given(events(EVENTS[name]), stamps, st.integers(1, 2**31))
     def holds(event: Event, stamp: EventMetadata, version: int) -> None:
         stored = MAPPER.encode(event.stream, version, event, stamp, KEY)
@@ -90,7 +90,7 @@ def test_the_librarys_mapper_interface_round_trips() -> None:
 def test_an_erased_event_shows_all_but_its_sealed_fields(name: str) -> None:
     """It stays an event that states can be folded from, and nothing of the sealed fields is left in it."""
 
-    @settings(max_examples=10, deadline=None)
+    @settings(max_examples=5, deadline=None)
     @given(events(EVENTS[name]))
     def holds(event: Event) -> None:
         stored = MAPPER.encode(event.stream, 1, event, STAMP, KEY if event.data_key else None)

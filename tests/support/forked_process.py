@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from multiprocessing.context import ForkServerProcess
 from multiprocessing.forkserver import set_forkserver_preload
 from pathlib import Path
@@ -11,6 +12,7 @@ set_forkserver_preload(
     [
         "api.app",
         "testhide.adapters",
+        "testhide.cli.projections",
         "testhide.http_server",
         "testhide.periodic_work",
         "integrations.saml",
@@ -26,11 +28,11 @@ set_forkserver_preload(
 
 
 class ForkedProcess(ForkServerProcess):
-    """`testhide VERB` with its settings; writes what it logs to `log`, or to the output of the tests."""
+    """`testhide` with these arguments and settings; writes its output to `log`, or to the output of the tests."""
 
-    def __init__(self, verb: str, settings: Path, log: Path | None) -> None:
+    def __init__(self, arguments: Sequence[str], settings: Path, log: Path | None) -> None:
         environ = {**os.environ, "TESTHIDE_SETTINGS": str(settings)}
-        super().__init__(target=_run, args=(verb, environ, log), daemon=True)
+        super().__init__(target=_run, args=(arguments, environ, log), daemon=True)
 
     def send_signal(self, number: signal.Signals) -> None:
         if self.is_alive() and self.pid is not None:
@@ -43,7 +45,7 @@ class ForkedProcess(ForkServerProcess):
         return self.exitcode
 
 
-def _run(verb: str, environ: dict[str, str], log: Path | None) -> None:
+def _run(arguments: Sequence[str], environ: dict[str, str], log: Path | None) -> None:
     from testhide.cli.main import run
 
     os.environ.clear()
@@ -52,5 +54,5 @@ def _run(verb: str, environ: dict[str, str], log: Path | None) -> None:
         with log.open("ab") as file:
             for stream in (1, 2):
                 os.dup2(file.fileno(), stream)
-    sys.argv = ["testhide", verb]
+    sys.argv = ["testhide", *arguments]
     run()

@@ -87,7 +87,7 @@ class Server:
 
     def start(self, name: str) -> None:
         settings = Path(self.settings.data_dir, "settings.json")
-        self.processes[name] = ForkedProcess(name, settings, self.logs and self.logs / name)
+        self.processes[name] = ForkedProcess([name], settings, self.logs and self.logs / name)
         self.processes[name].start()
 
     def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
