@@ -31,7 +31,7 @@ from commands.hooks.signatures import find_refusal, is_signed
 from commands.scm import find_project_repository
 from domain.changes import ChangeReceived
 from domain.core.errors import Invalid, TooLarge, Unauthenticated
-from domain.gitops import GITOPS, asks_for_sync
+from domain.gitops import FILE_NAME, GITOPS, asks_for_sync
 from domain.projects import PROJECT, Project
 from domain.scm import SCM_ENDPOINT
 from domain.triggers import RepositoryChange, find_skip_marker
@@ -106,6 +106,7 @@ class NotifiedBuilds(msgspec.Struct):
     """Reason why no build starts; empty if a build starts."""
 
 
+FOLLOWS_FILE = f"The jobs follow {FILE_NAME} first. Then the builds start that it asks for."
 WITHOUT_CHANGES = {202: ResponseSpec(HookAnswer, description="The message reports no change", generate_examples=False)}
 
 
@@ -174,7 +175,10 @@ class ChangeController(Controller):
             await ctx.wait_until_shown(started.position)
         build_ids = sorted(build_id for ids in started.build_ids.values() for build_id in ids)
         refused = [RefusedJob(job_id, why) for job_id, why in started.refused.items()]
-        detail = "" if build_ids else find_skip_reason(change) or describe_unwanted(change, bool(refused))
+        project = receipt.existing(PROJECT.at(data.project_id))
+        follows_file = not refused and await asks_for_any_sync(ctx, project, [change])
+        unwanted = FOLLOWS_FILE if follows_file else describe_unwanted(change, bool(refused))
+        detail = "" if build_ids else find_skip_reason(change) or unwanted
         return NotifiedBuilds(len(build_ids), build_ids, refused, detail)
 
 

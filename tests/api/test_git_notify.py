@@ -70,6 +70,16 @@ def test_an_answer_says_why_nothing_starts(
     assert built(server, job) == []
 
 
+def test_an_answer_says_that_the_jobs_follow_their_file_first(server: Server, project: int) -> None:
+    repository = GitRepository(Path(server.settings.local_repositories, "notify", "shop.git"), ())
+    endpoint = {"type": "git", "name": "Shop", "project_id": project, "repo": str(repository.path), "token": None}
+    server.admin.create("/scm", **endpoint)
+    answer = notify(server, project, "main").then(200, queued=0)
+    assert answer["detail"] == "The jobs follow .testhide.yml first. Then the builds start that it asks for."
+    other = notify(server, project, "main", paths=["src/app.py"]).then(200, queued=0)
+    assert other["detail"] == "No enabled job of the project has triggers that want a build of branch main."
+
+
 def test_the_documented_hook_reports_what_is_pushed(server: Server, project: int, job: int, tmp_path: Path) -> None:
     token = server.admin.create("/api-tokens", name="git")["secret"]
     Path(tmp_path, "token").write_text(token)
