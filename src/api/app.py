@@ -19,6 +19,7 @@ from api.build_actions import BuildActionController
 from api.build_groups import BuildGroupController
 from api.build_logs import BuildLogController
 from api.builds import BuildController
+from api.changes import RepositoryChangeController
 from api.description import document
 from api.events import EventController
 from api.gitops import GitopsController
@@ -79,6 +80,7 @@ CONTROLLERS = (
     TriggerController,
     HookController,
     ChangeController,
+    RepositoryChangeController,
     TemplateController,
     PoolController,
     NodeController,

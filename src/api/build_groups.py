@@ -12,7 +12,7 @@ from commands.build_groups import AbortGroup, RestartGroup
 from domain.build_groups import find_worst
 from domain.builds import VisibleStatus
 from domain.core.errors import Conflict, NotFound
-from projections import builds
+from projections import build_groups
 from projections.build_views import BuildItem, item
 from projections.builds import BuildRow
 
@@ -51,10 +51,10 @@ class BuildGroupController(Controller):
     async def abort_build_group(self, ctx: RequestContext, group_id: int) -> BuildGroup:
         """Aborts all builds of a group that are queued or running. Returns the group after that."""
         await find_visible_group(ctx, group_id)
-        build_ids = await builds.fetch_unfinished(ctx.source, group_id)
+        build_ids = await build_groups.fetch_unfinished(ctx.source, group_id)
         logs = {build_id: await ctx.services.build_logs.fetch_ends(build_id) for build_id in build_ids}
         await ctx(AbortGroup(group_id, build_ids, logs))
-        return to_group(group_id, await builds.fetch_counting(ctx.source, group_id))
+        return to_group(group_id, await build_groups.fetch_counting(ctx.source, group_id))
 
     @post("/restart", guards=[CAN_BUILD])
     async def restart_build_group(
@@ -73,17 +73,17 @@ class BuildGroupController(Controller):
         numbered = enumerate(rows, first)
         restarts = [RestartBuild(new, row.id, row.job_id, by_admin=ctx.user.is_admin) for new, row in numbered]
         await ctx(RestartGroup(restarts))
-        return to_group(group_id, await builds.fetch_counting(ctx.source, group_id))
+        return to_group(group_id, await build_groups.fetch_counting(ctx.source, group_id))
 
 
 async def find_visible_group(ctx: RequestContext, group_id: int) -> list[BuildRow]:
     """Returns the builds that count for a group: the newest build of each combination that runs all tests. Raises
     NotFound if there is no such group or the user cannot see it.
     """
-    rows = await builds.fetch_counting(ctx.source, group_id)
+    rows = await build_groups.fetch_counting(ctx.source, group_id)
     if not rows:
         await ctx.services.wait_for_missing()
-        rows = await builds.fetch_counting(ctx.source, group_id)
+        rows = await build_groups.fetch_counting(ctx.source, group_id)
     if not rows:
         raise NotFound(f"There is no build group {group_id}.")
     await ctx.must_access(rows[0].project_id, f"build group {group_id}")

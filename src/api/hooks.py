@@ -23,7 +23,7 @@ from api.http.request_context import RequestContext
 from api.http.response_headers import REQUEST_ID
 from api.http.security import PUBLIC
 from api.http.types import MAX_ID, Id
-from commands.changes import ReceiveChanges, start_builds
+from commands.changes import ChangeStarter, ReceiveChanges
 from commands.handler import CommandContext
 from commands.hooks.message import HookMessage, commit_or_none, first_line, split_ref
 from commands.hooks.reading import find_delivery_id, read_message
@@ -95,11 +95,21 @@ class RefusedJob(msgspec.Struct):
     """Reason why no build of the job can start, as a sentence."""
 
 
+class WaitingJob(msgspec.Struct):
+    job_id: int
+    needs: list[int]
+    """Ids of the jobs that it needs."""
+
+
 class NotifiedBuilds(msgspec.Struct):
+    change_id: int
+    """Id of the reported change, which `GET /changes/{change_id}` shows."""
     queued: int
     """Number of builds that were queued."""
     build_ids: list[int]
     """Ids of these builds."""
+    waiting: list[WaitingJob]
+    """Jobs that start for the commit as soon as the jobs that they need have passed for it."""
     refused: list[RefusedJob]
     """Jobs whose triggers ask for a build of the commit, but for which no build can start."""
     detail: str
@@ -160,17 +170,10 @@ class ChangeController(Controller):
         received = receipt.events[-1].event
         assert isinstance(received, ChangeReceived)
         repository = await find_project_repository(ctx.log, data.project_id)
-        jobs = await triggers.find_started_jobs(ctx.source, data.project_id, change, repository)
+        plan = await triggers.plan_starts(ctx.source, data.project_id, change, repository)
         caller = CommandContext(ctx.user.actor, ctx.request.scope["state"][REQUEST_ID], receipt.position)
-        started = await start_builds(
-            services.handler,
-            services.ids,
-            services.secrets,
-            received,
-            [job.job_id for job in jobs],
-            repository,
-            caller,
-        )
+        starter = ChangeStarter(services.handler, services.ids, services.secrets, received, repository, caller)
+        started = await starter.start(plan)
         if started.position is not None:
             await ctx.wait_until_shown(started.position)
         build_ids = sorted(build_id for ids in started.build_ids.values() for build_id in ids)
@@ -179,7 +182,8 @@ class ChangeController(Controller):
         follows_file = not refused and await asks_for_any_sync(ctx, project, [change])
         unwanted = FOLLOWS_FILE if follows_file else describe_unwanted(change, bool(refused))
         detail = "" if build_ids else find_skip_reason(change) or unwanted
-        return NotifiedBuilds(len(build_ids), build_ids, refused, detail)
+        waiting = [WaitingJob(job_id, needs) for job_id, needs in started.waiting.items()]
+        return NotifiedBuilds(change_id, len(build_ids), build_ids, waiting, refused, detail)
 
 
 def read_change(data: NewCommit) -> RepositoryChange:

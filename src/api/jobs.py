@@ -28,7 +28,7 @@ from domain.jobs import (
 )
 from domain.matrix import Matrix
 from domain.templates import overlaid
-from projections import jobs, templates
+from projections import jobs, templates, triggers
 from projections.jobs import JobDetail, JobRow
 from projections.templates import TemplateView
 from projections.time_travel.historical_reads import CONFIGURATION_HISTORY, JOB_HISTORY
@@ -167,9 +167,11 @@ class JobController(Controller):
 
     @delete("/{job_id:int}", guards=[PROJECT_ADMINS])
     async def delete_job(self, ctx: RequestContext, job_id: int) -> None:
-        """Deletes the job with all its builds. Queued and running builds are aborted."""
-        await find_visible_job(ctx, job_id)
-        await ctx(DeleteJob(job_id))
+        """Deletes the job with all its builds. Queued and running builds are aborted. Answers 409 while other jobs need
+        the job.
+        """
+        job = await find_visible_job(ctx, job_id)
+        await ctx(DeleteJob(job_id, await triggers.find_dependents(ctx.source, job.project_id, job_id)))
 
     @get("/{job_id:int}/configuration", guards=[CAN_READ], **as_of(CONFIGURATION_HISTORY, "job_id"))
     async def get_job_configuration(

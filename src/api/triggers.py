@@ -17,18 +17,19 @@ from api.jobs import find_visible_job
 from commands.builds import StartBuild
 from commands.scm import find_project_repository
 from commands.time_tables import find_latest, find_next
-from commands.trigger_values import NewTriggers, TimeTable, check_triggers
-from commands.triggers import SetTriggers
+from commands.trigger_values import MAX_NEEDS, NewTriggers, TimeTable, check_triggers
+from commands.triggers import SetTriggers, set_triggers
 from domain.core.errors import Conflict, Invalid
 from domain.core.events import Stream
 from domain.jobs import JOB, Job
 from domain.matrix import MAX_COMBINATIONS
+from domain.needs import Candidate, decide_starts, evaluate_jobs
 from domain.triggers import (
     BuildTrigger,
     ChangeKind,
     Evaluation,
     RepositoryChange,
-    evaluate,
+    TriggerKind,
     find_repository_path,
     find_skip_marker,
 )
@@ -37,7 +38,16 @@ MAX_PATHS = 3_000
 """Largest number of changed paths in a PossibleChange. Source code hosts list no more paths of a change either."""
 
 
-class TriggersView(NewTriggers, kw_only=True):
+class NewJobTriggers(NewTriggers):
+    """Triggers of a job, and the jobs that must have passed before. Those that are left out are off."""
+
+    needs: Annotated[list[Id], Meta(max_length=MAX_NEEDS)] = []
+    """Ids of other jobs of the project. A change starts the job only if it starts these, too, and not before these have
+    passed for it. Without `branches`, `tags` and `pull_requests`, the job starts after these for every change.
+    """
+
+
+class TriggersView(NewJobTriggers, kw_only=True):
     job_id: int
 
 
@@ -85,11 +95,14 @@ class TriggerController(Controller):
         return to_triggers_view(await load_job(ctx, job_id))
 
     @put(guards=[CAN_WRITE])
-    async def set_job_triggers(self, ctx: RequestContext, job_id: int, data: NewTriggers) -> TriggersView:
+    async def set_job_triggers(self, ctx: RequestContext, job_id: int, data: NewJobTriggers) -> TriggersView:
         """Replaces the triggers of a job. New time tables start no builds for times that have already passed."""
         await find_visible_job(ctx, job_id)
         check_triggers(data)
-        receipt = await ctx(SetTriggers(job_id, data.stored))
+        for number, need in enumerate(data.needs):
+            if need in data.needs[:number]:
+                raise Invalid.field(f"needs[{number}]", "is given twice")
+        receipt = await set_triggers(ctx, SetTriggers(job_id, data.stored))
         return to_triggers_view(receipt.existing(JOB.at(job_id)))
 
     @post("/explain", status_code=200, guards=[CAN_READ])
@@ -98,25 +111,52 @@ class TriggerController(Controller):
         await find_visible_job(ctx, job_id)
         job = await load_job(ctx, job_id)
         repository = await find_project_repository(ctx.log, job.project_id)
-        # In a thread, since many paths and globs can take seconds.
-        evaluation = await asyncio.to_thread(explain, job, data, repository)
-        if evaluation.starts and (refusal := await find_refusal(ctx, job, data, repository)):
-            evaluation = Evaluation(False, f"does not start: {refusal}")
+        if data.at is not None and data.branch is not None:
+            raise Invalid.field("branch", "has no effect with `at`: ask about a change or about a time")
+        if data.at is None:
+            evaluation = await explain_change(ctx, job, data, repository)
+        else:
+            evaluation = await asyncio.to_thread(explain_time, job, data.at)
+            if evaluation.starts:
+                evaluation = await find_refusal(ctx, job, "schedule", repository) or evaluation
         return Explanation(evaluation.starts, evaluation.why)
 
 
-def explain(job: Job, data: PossibleChange, project_repository: str) -> Evaluation:
-    if data.at is not None and data.branch is not None:
-        raise Invalid.field("branch", "has no effect with `at`: ask about a change or about a time")
-    return explain_change(job, data, project_repository) if data.at is None else explain_time(job, data.at)
+async def explain_change(ctx: RequestContext, job: Job, data: PossibleChange, project_repository: str) -> Evaluation:
+    """Returns whether a change would start a build of a job, and why. Evaluates the jobs that it needs, too."""
+    change = read_change(data)
+    jobs = await load_with_needed(ctx, job)
+    described = {
+        each.job_id: (each.triggers, find_repository_path(each.repository or project_repository)) for each in jobs
+    }
+    # In a thread, since many paths and globs can take seconds.
+    candidates = await asyncio.to_thread(evaluate_jobs, change, described)
+    for each in jobs:
+        if candidates[each.job_id].evaluation.starts:
+            refusal = await find_refusal(ctx, each, data.kind, project_repository)
+            if refusal is not None:
+                candidates[each.job_id] = Candidate(refusal)
+    return decide_starts(candidates)[job.job_id]
 
 
-def explain_change(job: Job, data: PossibleChange, project_repository: str) -> Evaluation:
+async def load_with_needed(ctx: RequestContext, job: Job) -> list[Job]:
+    """Returns the job, and all enabled jobs that it needs, directly or not."""
+    found, unread = {job.job_id: job}, [*job.triggers.needs]
+    while unread:
+        needed = await ctx.log.load_state(JOB.at(unread.pop()))
+        if needed is not None and needed.enabled and not needed.deleted and needed.job_id not in found:
+            found[needed.job_id] = needed
+            unread += needed.triggers.needs
+    return list(found.values())
+
+
+def read_change(data: PossibleChange) -> RepositoryChange:
+    """Returns the change that a question is about. Raises Invalid for fields that do not go together."""
     if data.branch is None:
         raise Invalid.field("branch", "is needed, unless `at` asks about a time")
     if (data.kind == "pull_request") != (data.pull_request is not None):
         raise Invalid.field("pull_request", "is the number of a pull request, and goes with `kind: pull_request`")
-    change = RepositoryChange(
+    return RepositoryChange(
         data.kind,
         data.branch,
         data.commit_sha,
@@ -127,7 +167,6 @@ def explain_change(job: Job, data: PossibleChange, project_repository: str) -> E
         deleted=data.deleted,
         repository=find_repository_path(data.repository),
     )
-    return evaluate(change, job.triggers, find_repository_path(job.repository or project_repository))
 
 
 def explain_time(job: Job, at: datetime) -> Evaluation:
@@ -141,14 +180,14 @@ def explain_time(job: Job, at: datetime) -> Evaluation:
     return Evaluation(False, f"does not start: no time table has {minute:%Y-%m-%d %H:%M} UTC{after}")
 
 
-async def find_refusal(ctx: RequestContext, job: Job, data: PossibleChange, project_repository: str) -> str | None:
-    """Returns the reason why the server would refuse a build for this change or time, whatever the job's triggers are.
-    Returns None if it would not refuse the build.
+async def find_refusal(ctx: RequestContext, job: Job, kind: TriggerKind, project_repository: str) -> Evaluation | None:
+    """Returns the reason why the server would refuse a build for a change or time of this kind, whatever the job's
+    triggers are. Returns None if it would not refuse the build.
     """
     command = StartBuild(
         0,
         job.job_id,
-        trigger=BuildTrigger(data.kind if data.at is None else "schedule"),
+        trigger=BuildTrigger(kind),
         project_repository=project_repository,
         more_ids=range(1, MAX_COMBINATIONS),
     )
@@ -157,7 +196,7 @@ async def find_refusal(ctx: RequestContext, job: Job, data: PossibleChange, proj
     try:
         list(command.decide(None, job, *named))
     except Conflict as refused:
-        return refused.detail.rstrip(".")
+        return Evaluation(False, f"does not start: {refused.detail.rstrip('.')}")
     return None
 
 

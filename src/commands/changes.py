@@ -1,22 +1,24 @@
 """Commands on changes of repositories: record the changes, and start the builds that the triggers of jobs ask for."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from commands.builds import start_build
-from commands.handler import Command, CommandContext, Handler
+from commands.handler import Command, CommandContext, Handler, Receipt
 from commands.projects import must_be_open
-from commands.triggers import StartBuildForChange
+from commands.triggers import StartBuildForChange, StartDeferredBuild, StartTriggeredBuild
 from domain.builds import BuildQueued
-from domain.changes import ChangeReceived, Reporter
+from domain.changes import DEFERRALS, ChangeReceived, Deferrals, JobDeferred, JobLeftOut, Reporter
 from domain.claims import CLAIM
 from domain.core.errors import Conflict
 from domain.core.events import AnyStream, Event
+from domain.needs import StartPlan, find_blocked
 from domain.projects import PROJECT, Project
 from domain.triggers import BuildTrigger, RepositoryChange
 from store.crypto.secrets import Secrets
+from store.log.event_log import EventLog
 from store.log.ids import Ids
 
 
@@ -38,55 +40,129 @@ class ReceiveChanges(Command):
             yield self.event(ChangeReceived, change_id=change_id, change=change)
 
 
+@dataclass(frozen=True)
+class DeferJobs(Command, of=DEFERRALS):
+    """Records the jobs whose builds wait until other jobs have passed for a change, and those that are left out. A job
+    that waits already goes on waiting for the same jobs when the change is evaluated again.
+    """
+
+    key: str
+    change_id: int
+    project_id: int
+    deferred: Mapping[int, list[int]]
+    left_out: Mapping[int, str]
+    """Job id -> why the change does not start the job."""
+    blocked: Mapping[int, str]
+    """Job id -> why a job that may wait can have no build."""
+
+    def decide(self, deferrals: Deferrals) -> Iterable[Event]:
+        for job_id, needs in self.deferred.items():
+            if job_id not in deferrals.needs:
+                yield self.event(JobDeferred, job_id=job_id, needs=needs)
+        left_out = {job_id: why for job_id, why in self.left_out.items() if job_id not in deferrals.needs}
+        for job_id, why in {**left_out, **self.blocked}.items():
+            if deferrals.left_out.get(job_id) != why:
+                yield self.event(JobLeftOut, job_id=job_id, why=why)
+
+
 class StartedBuilds(NamedTuple):
     build_ids: dict[int, list[int]]
-    """Job id -> ids of the builds that the change started. If an earlier call started them, only the id of the
-    first.
-    """
+    """Job id -> ids of the builds that the change has started; if it did so earlier, the first of them."""
+    waiting: dict[int, list[int]]
+    """Job id -> ids of the jobs that must have passed for the change before the job's build starts."""
     refused: dict[int, str]
-    """Job id -> why no build of the job could be started, although its triggers ask for one."""
+    """Job id -> why the job can have no build, although its triggers ask for one."""
     position: int | None
     """Position of the last appended event; None if no event was appended."""
 
 
-async def start_builds(
-    handler: Handler,
-    ids: Ids,
-    secrets: Secrets,
-    received: ChangeReceived,
-    job_ids: Iterable[int],
-    project_repository: str,
-    caller: CommandContext,
-) -> StartedBuilds:
-    """Starts a build of each job in `job_ids` whose triggers ask for one after this change. However often this function
-    is called, a change starts a job only once, and so does a commit of a pull request.
-
-    `project_repository` is the address of the repository of the project's SCM endpoint; empty without one.
+@dataclass(frozen=True)
+class ChangeStarter:
+    """Starts the builds of one change. A job gets at most one build for a change, and for a commit of a pull request,
+    however often and by however many processes these methods are called.
     """
-    change, build_ids, refused, position = received.change, dict[int, list[int]](), dict[int, str](), None
-    for job_id in job_ids:
-        claim = secrets.claim("change", f"{_identify(received)} {job_id}")
-        command = StartBuildForChange(
-            await ids.draw("builds"),
-            job_id,
-            change.branch,
-            change.commit,
-            trigger=BuildTrigger(change.kind, received.change_id, change.pull_request),
-            project_repository=project_repository,
-            claim=claim,
-            change=change,
-        )
+
+    handler: Handler
+    ids: Ids
+    secrets: Secrets
+    received: ChangeReceived
+    project_repository: str
+    """Address of the repository of the project's SCM endpoint; empty without one."""
+    caller: CommandContext
+
+    async def start(self, plan: StartPlan) -> StartedBuilds:
+        """Starts the jobs that need no others, and records which ones wait for them."""
+        position = await self._defer(plan.deferred, plan.left_out, {})
+        build_ids, refused = dict[int, list[int]](), dict(plan.left_out)
+        for job_id in plan.at_once:
+            command = StartBuildForChange(**await self._describe(job_id), change=self.received.change)
+            try:
+                receipt, first_id = await self._start(command)
+            except Conflict as error:
+                refused[job_id] = error.detail
+                continue
+            position = receipt.position or position
+            if first_id is not None:
+                queued = [recorded.event for recorded in receipt.events]
+                new_ids = [event.build_id for event in queued if isinstance(event, BuildQueued)]
+                build_ids[job_id] = new_ids or [first_id]
+        if blocked := find_blocked(plan.deferred, refused):
+            position = await self._defer({}, {}, blocked) or position
+        waiting = {job_id: needs for job_id, needs in plan.deferred.items() if job_id not in blocked}
+        return StartedBuilds(build_ids, waiting, refused | blocked, position)
+
+    async def start_deferred(self, job_id: int, after: list[int]) -> None:
+        """Starts a job that had to wait. `after` lists the builds that have passed. If the job can have no build,
+        records why.
+        """
         try:
-            receipt = await start_build(partial(handler.execute, caller=caller), ids, command)
+            await self._start(StartDeferredBuild(**await self._describe(job_id, after)))
         except Conflict as error:
-            refused[job_id] = error.detail
-            continue
-        position = receipt.position or position
-        if owner := receipt.state(CLAIM.at(claim)).owner:
-            queued = [recorded.event for recorded in receipt.events]
-            new_ids = [event.build_id for event in queued if isinstance(event, BuildQueued)]
-            build_ids[job_id] = new_ids or [int(owner.removeprefix("build-"))]
-    return StartedBuilds(build_ids, refused, position)
+            await self._defer({}, {}, {job_id: error.detail})
+
+    async def load_deferrals(self, log: EventLog) -> Deferrals:
+        return await log.load_state(DEFERRALS.at(self._key))
+
+    async def find_first_build(self, log: EventLog, job_id: int) -> int | None:
+        """Returns the build of a job that the change started, the first one of a matrix; None if it started none."""
+        owner = (await log.load_state(CLAIM.at(self._claim(job_id)))).owner
+        return int(owner.removeprefix("build-")) if owner else None
+
+    async def _defer(
+        self, deferred: Mapping[int, list[int]], left_out: Mapping[int, str], blocked: Mapping[int, str]
+    ) -> int | None:
+        if not deferred and not left_out and not blocked:
+            return None
+        received = self.received
+        command = DeferJobs(self._key, received.change_id, received.project_id, deferred, left_out, blocked)
+        return (await self.handler.execute(command, self.caller)).position
+
+    async def _describe(self, job_id: int, after: Sequence[int] = ()) -> dict[str, Any]:
+        """Returns the fields that all commands which start a build of the change have. It is the only code that makes
+        the trigger of a build from a change.
+        """
+        change = self.received.change
+        return {
+            "build_id": await self.ids.draw("builds"),
+            "job_id": job_id,
+            "branch": change.branch,
+            "commit_sha": change.commit,
+            "trigger": BuildTrigger(change.kind, self.received.change_id, change.pull_request, after=list(after)),
+            "project_repository": self.project_repository,
+            "claim": self._claim(job_id),
+        }
+
+    async def _start(self, command: StartTriggeredBuild) -> tuple[Receipt, int | None]:
+        receipt = await start_build(partial(self.handler.execute, caller=self.caller), self.ids, command)
+        owner = receipt.state(CLAIM.at(command.claim)).owner
+        return receipt, int(owner.removeprefix("build-")) if owner else None
+
+    def _claim(self, job_id: int) -> str:
+        return self.secrets.claim("change", f"{_identify(self.received)} {job_id}")
+
+    @property
+    def _key(self) -> str:
+        return self.secrets.claim("deferrals", _identify(self.received))
 
 
 def _identify(received: ChangeReceived) -> str:

@@ -136,6 +136,7 @@ def plan_jobs(document: PipelineDocument, pools: Mapping[str, int]) -> list[Plan
                 default_branch=job.default_branch,
                 quarantine_mode=job.quarantine_mode,
                 triggers=job.triggers.stored,
+                needs=job.needs,
             )
         )
     return planned

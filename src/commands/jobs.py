@@ -164,12 +164,23 @@ class ConfigureJob(Command, of=JOB):
 
 
 @dataclass(frozen=True)
-class DeleteJob(Command, of=JOB):
+class DeleteJob(Command):
     job_id: int
+    dependents: Sequence[int] = ()
+    """Ids of jobs that may need the job."""
 
-    def decide(self, job: Job | None) -> Iterable[Event]:
+    def reads(self) -> Sequence[AnyStream]:
+        return [JOB.at(job_id) for job_id in (self.job_id, *self.dependents)]
+
+    def decide(self, job: Job | None, *others: Job | None) -> Iterable[Event]:
         if job is None:
             raise NotFound(f"There is no job {self.job_id}.")
+        for other in others:
+            if other is not None and not other.deleted and self.job_id in other.triggers.needs:
+                raise Conflict(
+                    f"Job {other.job_id} needs job {self.job_id}: first take that out of its `needs`, by PUT"
+                    f" /api/v3/jobs/{other.job_id}/triggers or in the file of its repository."
+                )
         if not job.deleted:
             yield JobDeleted(job_id=self.job_id, project_id=job.project_id)
 

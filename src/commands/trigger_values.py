@@ -13,6 +13,8 @@ from domain.core.errors import FieldError, Invalid
 from domain.triggers import CronTrigger, Triggers
 
 Globs = Annotated[list[Glob], Meta(max_length=100)]
+MAX_NEEDS = 50
+"""Largest number of jobs that one job needs."""
 GLOB_FIELDS = ("branches", "tags", "paths")
 
 

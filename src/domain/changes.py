@@ -1,6 +1,10 @@
 """Changes of repositories that were reported to the server, by the hook of a host or by `git-notify`."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import ClassVar, Literal
+
+import msgspec
 
 from domain.core.data_keys import project_key
 from domain.core.events import Category, Event
@@ -36,5 +40,59 @@ def evolve(state: ChangeReceived | None, event: Event) -> ChangeReceived | None:
     return event if isinstance(event, ChangeReceived) else state
 
 
+class DeferralEvent(Event, frozen=True):
+    key: str
+    """Name of the deferrals: the same for all changes that report one commit of a pull request."""
+    change_id: int
+    project_id: int
+    job_id: int
+
+    @property
+    def stream(self) -> str:
+        return f"deferrals-{self.key}"
+
+    @property
+    def data_key(self) -> str | None:
+        return project_key(self.project_id)
+
+
+class JobDeferred(DeferralEvent, frozen=True):
+    """A change starts a job, but its build has to wait until other jobs have passed for the change."""
+
+    name: ClassVar[str] = "change.job_deferred"
+    needs: list[int] = []
+
+
+class JobLeftOut(DeferralEvent, frozen=True):
+    """A change does not start a job, although the job's own triggers ask for it: a job that it needs does not start, or
+    it could have no build when these had passed.
+    """
+
+    name: ClassVar[str] = "change.job_left_out"
+    sealed: ClassVar[tuple[str, ...]] = ("why",)
+    why: str = ""
+
+
+class Deferrals(msgspec.Struct, frozen=True):
+    """Jobs whose builds wait until other jobs have passed for a change, and jobs that were left out."""
+
+    needs: Mapping[int, list[int]] = MappingProxyType({})
+    """Job id -> ids of the jobs that it needs, for jobs that were deferred."""
+    left_out: Mapping[int, str] = MappingProxyType({})
+    """Job id -> why the job was left out."""
+
+
+def evolve_deferrals(state: Deferrals, event: Event) -> Deferrals:
+    match event:
+        case JobDeferred():
+            left_out = {job_id: why for job_id, why in state.left_out.items() if job_id != event.job_id}
+            return Deferrals({**state.needs, event.job_id: event.needs}, left_out)
+        case JobLeftOut():
+            return Deferrals(state.needs, {**state.left_out, event.job_id: event.why})
+        case _:
+            return state
+
+
 CHANGE = Category[ChangeReceived | None]("change", None, evolve)
-EVENTS = (ChangeReceived,)
+DEFERRALS = Category("deferrals", Deferrals(), evolve_deferrals)
+EVENTS = (ChangeReceived, JobDeferred, JobLeftOut)

@@ -16,6 +16,10 @@ from domain.globs import StepBudget, TooManySteps, find_match
 ChangeKind = Literal["push", "tag", "pull_request"]
 TriggerKind = Literal["push", "tag", "pull_request", "schedule"]
 SKIP_MARKER = re.compile(r"\[(?:skip ci|ci skip|no ci)\]", re.IGNORECASE)
+FORK = (
+    "the pull request comes from a fork, and builds of forks are not supported yet: anybody could run their commands"
+    " with the job's secrets"
+)
 MAX_NAMED = 5
 """Largest number of globs that a sentence names."""
 
@@ -42,6 +46,17 @@ class Triggers(msgspec.Struct, frozen=True, omit_defaults=True):
     cron: list[CronTrigger] = []
     cancel_superseded: bool = False
     """Whether a new change of a branch ends the queued builds of older changes of this branch."""
+    needs: list[int] = []
+    """Ids of the jobs that must have passed for a change before the job's build of this change starts."""
+
+    @property
+    def starts_by_changes(self) -> bool:
+        return bool(self.branches or self.tags or self.pull_requests or self.needs)
+
+    @property
+    def only_follows(self) -> bool:
+        """Whether the job names no changes itself, so that it starts for all changes that start the jobs it needs."""
+        return bool(self.needs) and not (self.branches or self.tags or self.pull_requests)
 
 
 class RepositoryChange(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -90,6 +105,8 @@ class BuildTrigger(msgspec.Struct, frozen=True):
     """Time of the time table that started the build; None if a change started it."""
     fork: str | None = None
     """Path of the fork that the pull request comes from, empty if the host does not say it. None for other builds."""
+    after: list[int] = []
+    """Ids of the builds that had to pass before: those of the jobs that the job needs, for the same change."""
 
     @property
     def is_change(self) -> bool:
@@ -127,8 +144,9 @@ def may_be_repository(address_path: str, path: str) -> bool:
 def evaluate(
     change: RepositoryChange, triggers: Triggers, repository: str = "", budget: StepBudget | None = None
 ) -> Evaluation:
-    """Returns whether the change starts a job with these triggers. `repository` is the path of the job's repository;
-    empty if it has none. `budget` limits the comparisons of paths; None for a new budget.
+    """Returns whether the change starts a job with these triggers, as far as they alone decide: the jobs that it needs
+    must start, too (`domain.needs`). `repository` is the path of the job's repository; empty if it has none. `budget`
+    limits the comparisons of paths; None for a new budget.
     """
     budget = budget or StepBudget()
     if not may_be_repository(repository, change.repository):
@@ -137,6 +155,8 @@ def evaluate(
         return _refuse(f"{_kind_of_ref(change)} {change.branch} was deleted")
     if change.skip_marker:
         return Evaluation(False, f"skipped: the {change.skipping_text} says {change.skip_marker}")
+    if triggers.only_follows:
+        return _refuse(FORK) if change.fork else _start("it follows the jobs that it needs")
     if change.kind == "pull_request":
         return _evaluate_pull_request(change, triggers, budget)
     is_tag = change.kind == "tag"
@@ -154,10 +174,7 @@ def _evaluate_pull_request(change: RepositoryChange, triggers: Triggers, budget:
     if not triggers.pull_requests:
         return _refuse("the job's triggers leave pull requests out")
     if change.fork:
-        return _refuse(
-            "the pull request comes from a fork, and builds of forks are not supported yet: anybody could run their"
-            " commands with the job's secrets"
-        )
+        return _refuse(FORK)
     return _evaluate_paths(change, triggers, f"pull request {change.pull_request} changed", budget)
 
 

@@ -50,6 +50,8 @@ class BuildRow(Row, frozen=True):
             "(node_pool_id) WHERE finished_at IS NULL",
             "(job_id) WHERE status = 'queued'",
             "(group_id) WHERE group_id IS NOT NULL",
+            "(restarted_from) WHERE restarted_from IS NOT NULL",
+            "(((trigger->>'change_id')::bigint)) WHERE trigger->>'change_id' IS NOT NULL",
         ),
     )
     id: int
@@ -293,23 +295,6 @@ class SupersededBuild(NamedTuple):
     build_id: int
     change_id: int
     """Id of the newest change that started a build of the same job and branch."""
-
-
-async def fetch_counting(source: Source, group_id: int) -> list[BuildRow]:
-    """Returns the builds that count for the status of a group, ordered by id. For each combination, this is the newest
-    build that runs all tests.
-    """
-    newest = (
-        f"SELECT DISTINCT ON (matrix) * FROM {BuildRow.table} WHERE group_id = %(group)s AND selected_tests IS NULL"
-        " ORDER BY matrix, id DESC"
-    )
-    return await fetch_all(source, BuildRow, f"SELECT * FROM ({newest}) newest ORDER BY id", {"group": group_id})
-
-
-async def fetch_unfinished(source: Source, group_id: int) -> list[int]:
-    """Returns the ids of a group's builds that have not finished, including builds that run only some tests."""
-    query = f"SELECT id FROM {BuildRow.table} WHERE group_id = %(group)s AND finished_at IS NULL ORDER BY id"
-    return await fetch_column(source, query, {"group": group_id})
 
 
 async def find_ended_on_commit(

@@ -8,21 +8,18 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
+from psycopg.types.json import Jsonb
 
 from domain.core.events import UNSTAMPED, Recorded, copy_fields
-from domain.globs import MAX_STEPS, StepBudget
 from domain.jobs import JobCreated, JobDeleted, JobTriggersChanged, JobUpdated
-from domain.triggers import RepositoryChange, Triggers, evaluate, find_repository_path, may_be_repository
+from domain.needs import StartPlan, decide_starts, evaluate_jobs
+from domain.triggers import RepositoryChange, Triggers, find_repository_path, may_be_repository
 from projections.engine.model import Change, Delete, Projection, Row, Rows, Table, row_of
-from projections.engine.queries import fetch_all, find_row
+from projections.engine.queries import fetch_all, fetch_column, find_row
 from projections.scm import ScmEndpointRow
 from store.postgres.queries import Source, fetch_rows
 
 VERSION = 1
-MAX_STEPS_OF_CHANGE = 20 * MAX_STEPS
-"""Largest number of steps for comparing one change with the globs of all jobs of its project. After that, globs count
-as matching. No wrong build starts, since the command that starts a build compares the globs of its job again.
-"""
 
 
 class TriggerRow(Row, frozen=True):
@@ -72,7 +69,7 @@ def _changes(event: JobUpdated | JobTriggersChanged) -> dict[str, Any]:
         triggers = event.triggers
         return {
             "triggers": msgspec.to_builtins(triggers),
-            "starts_by_changes": bool(triggers.branches or triggers.tags or triggers.pull_requests),
+            "starts_by_changes": triggers.starts_by_changes,
             "starts_by_time": bool(triggers.cron),
             "scheduled_since": event.at,
         }
@@ -105,29 +102,48 @@ async def find(source: Source, job_id: int) -> TriggerRow | None:
     return await find_row(source, TriggerRow, job_id)
 
 
-async def find_started_jobs(
-    source: Source, project_id: int, change: RepositoryChange, project_repository: str
-) -> list[TriggerRow]:
-    """Returns the rows of the project's jobs that a change starts. Compares their triggers on a thread, which can take
-    some seconds.
+async def plan_starts(source: Source, project_id: int, change: RepositoryChange, project_repository: str) -> StartPlan:
+    """Returns which of the project's jobs a change starts. Compares their triggers on a thread, which can take some
+    seconds.
 
-    `project_repository` is the address of the repository that jobs use if they name none; empty if the project has
-    none.
+    `project_repository` is the address of the repository of jobs that name none; empty if there is none.
     """
     query = f"SELECT * FROM {TriggerRow.table} WHERE project_id = %(project)s AND starts_by_changes ORDER BY job_id"
     rows = await fetch_all(source, TriggerRow, query, {"project": project_id})
-    return await asyncio.to_thread(_select_started, rows, change, find_repository_path(project_repository))
+    return await asyncio.to_thread(_plan_starts, rows, change, find_repository_path(project_repository))
 
 
-def _select_started(rows: Sequence[TriggerRow], change: RepositoryChange, project_path: str) -> list[TriggerRow]:
-    started, left = list[TriggerRow](), MAX_STEPS_OF_CHANGE
-    for row in rows:
-        allowed = min(left, MAX_STEPS)
-        budget = StepBudget(allowed)
-        if row.enabled and evaluate(change, row.settings, row.repository or project_path, budget).starts:
-            started.append(row)
-        left -= allowed - budget.left
-    return started
+def _plan_starts(rows: Sequence[TriggerRow], change: RepositoryChange, project_path: str) -> StartPlan:
+    jobs = {row.job_id: (row.settings, row.repository or project_path) for row in rows if row.enabled}
+    candidates = evaluate_jobs(change, jobs)
+    decided = decide_starts(candidates)
+    started = {job_id: triggers for job_id, (triggers, _) in jobs.items() if decided[job_id].starts}
+
+    def is_expected(job_id: int) -> bool:
+        # A change that starts none of the jobs that a job follows has nothing to do with it.
+        triggers, _ = jobs[job_id]
+        is_asked_for = not triggers.only_follows or not started.keys().isdisjoint(triggers.needs)
+        return is_asked_for and candidates[job_id].evaluation.starts
+
+    return StartPlan(
+        at_once=[job_id for job_id, triggers in started.items() if not triggers.needs],
+        deferred={job_id: triggers.needs for job_id, triggers in started.items() if triggers.needs},
+        left_out={
+            job_id: f"The job {decided[job_id].why}."
+            for job_id in jobs
+            if job_id not in started and is_expected(job_id)
+        },
+        superseding=frozenset(job_id for job_id, triggers in started.items() if triggers.cancel_superseded),
+    )
+
+
+async def find_dependents(source: Source, project_id: int, job_id: int) -> list[int]:
+    """Returns the ids of the project's jobs that need a job."""
+    query = (
+        f"SELECT job_id FROM {TriggerRow.table} WHERE project_id = %(project)s AND starts_by_changes"
+        " AND triggers->'needs' @> %(job)s ORDER BY job_id"
+    )
+    return await fetch_column(source, query, {"project": project_id, "job": Jsonb([job_id])})
 
 
 async def fetch_scheduled(source: Source) -> list[TriggerRow]:

@@ -1,18 +1,20 @@
 """Starts builds for the changes that repositories report, and ends queued builds of older changes."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
 from psycopg_pool import AsyncConnectionPool
 
 from commands.build_actions import SupersedeBuild
-from commands.changes import start_builds
+from commands.changes import ChangeStarter
 from commands.handler import CommandContext, Handler
 from commands.scm import find_project_repository
-from domain.changes import ChangeReceived
+from domain.builds import BUILD, AnyBuild, BuildFinished
+from domain.changes import CHANGE, ChangeReceived
 from domain.core.errors import Unavailable
-from projections import builds, triggers
+from domain.jobs import JOB
+from projections import build_groups, builds, triggers
 from store.crypto.secrets import Secrets
 from store.log.event_log import EventLog
 from store.log.ids import Ids
@@ -37,20 +39,71 @@ class ChangeEvaluator:
     async def evaluate(self, received: ChangeReceived) -> None:
         (recorded,) = (await self.event_log.load([received.stream]))[received.stream]
         await self._wait(recorded.position)  # triggers that were set before the change count
-        repository = await find_project_repository(self.event_log, received.project_id)
-        jobs = await triggers.find_started_jobs(self.pool, received.project_id, received.change, repository)
-        caller = CommandContext(received.actor, received.correlation_id)
-        started = await start_builds(
-            self.handler, self.ids, self.secrets, received, [job.job_id for job in jobs], repository, caller
-        )
+        starter = await self._starter(received)
+        plan = await triggers.plan_starts(self.pool, received.project_id, received.change, starter.project_repository)
+        started = await starter.start(plan)
         for job_id, why in started.refused.items():
             log.warning("a change cannot start a build", change=received.change_id, job=job_id, detail=why)
-        superseding = [job.job_id for job in jobs if job.settings.cancel_superseded and job.job_id in started.build_ids]
-        if superseding:
-            # If two processes start builds of one branch at once, the one that appends later finds both builds.
+        superseding = [job_id for job_id in plan.superseding if job_id in started.build_ids]
+        if superseding or started.waiting:
+            # Whoever appends the later one of two builds sees both.
             await self._wait(await self.event_log.read_head())
-            for build in await builds.find_superseded(self.pool, superseding):
+        await self._supersede(superseding, starter.caller)
+        # The needed jobs may have passed before, for an earlier message about the same commit of a pull request.
+        await self._start_ready(starter, started.waiting)
+
+    async def continue_after(self, finished: BuildFinished) -> None:
+        """Starts the jobs that had to wait for the job of a build that has passed, if all others that they need have
+        passed for the change, too. Calling it again starts no second build.
+        """
+        build = await self.event_log.load_state(BUILD.at(finished.build_id))
+        if finished.status != "passed" or build is None or build.queued.test_ids is not None:
+            return
+        change_id = await self._find_change(build)
+        received = None if change_id is None else await self.event_log.load_state(CHANGE.at(change_id))
+        if received is None:
+            return
+        starter = await self._starter(received)
+        deferrals = await starter.load_deferrals(self.event_log)
+        waiting = {job_id: needs for job_id, needs in deferrals.needs.items() if build.queued.job_id in needs}
+        if waiting:
+            await self._wait(await self.event_log.read_head())
+            await self._start_ready(starter, waiting)
+
+    async def _find_change(self, build: AnyBuild) -> int | None:
+        """Returns the id of the change that started a build, or the one that it restarts; None if none did."""
+        found: AnyBuild | None = build
+        while found is not None and found.queued.restarted_from is not None:
+            found = await self.event_log.load_state(BUILD.at(found.queued.restarted_from))
+        trigger = None if found is None else found.queued.trigger
+        return None if trigger is None else trigger.change_id
+
+    async def _start_ready(self, starter: ChangeStarter, waiting: Mapping[int, Sequence[int]]) -> None:
+        for job_id, needs in waiting.items():
+            after: list[int] = []
+            for need in needs:
+                first_id = await starter.find_first_build(self.event_log, need)
+                rows = [] if first_id is None else await build_groups.fetch_last_runs(self.pool, first_id)
+                if not rows or any(row.status != "passed" for row in rows):
+                    break
+                after += [row.id for row in rows]
+            else:
+                await starter.start_deferred(job_id, after)
+                job = await self.event_log.load_state(JOB.at(job_id))
+                if job is not None and job.triggers.cancel_superseded:
+                    await self._wait(await self.event_log.read_head())
+                    await self._supersede([job_id], starter.caller)
+
+    async def _supersede(self, job_ids: Sequence[int], caller: CommandContext) -> None:
+        """Ends the queued builds of these jobs for which a newer change of the same branch has started another one."""
+        if job_ids:
+            for build in await builds.find_superseded(self.pool, job_ids):
                 await self.handler.execute(SupersedeBuild(build.build_id, build.change_id), caller)
+
+    async def _starter(self, received: ChangeReceived) -> ChangeStarter:
+        repository = await find_project_repository(self.event_log, received.project_id)
+        caller = CommandContext(received.actor, received.correlation_id)
+        return ChangeStarter(self.handler, self.ids, self.secrets, received, repository, caller)
 
     async def _wait(self, position: int) -> None:
         """Waits until the read models have reached a position. Raises Unavailable."""

@@ -14,8 +14,17 @@ TRIGGERS: dict[str, Any] = {
     "pull_requests": True,
     "cron": [{"expression": "30 3 * * 1-5", "timezone": "Europe/Berlin", "branch": "main"}],
     "cancel_superseded": True,
+    "needs": [],
 }
-OFF = {"branches": [], "paths": [], "tags": [], "pull_requests": False, "cron": [], "cancel_superseded": False}
+OFF = {
+    "branches": [],
+    "paths": [],
+    "tags": [],
+    "pull_requests": False,
+    "cron": [],
+    "cancel_superseded": False,
+    "needs": [],
+}
 
 
 @pytest.fixture
@@ -56,6 +65,8 @@ def test_triggers_are_replaced(server: Server, job: int) -> None:
         ("cron", [{"expression": "0 3 * * *", "timezone": "Berlin"}], "cron[0].timezone"),
         ("cron", [{"expression": "0 3 * * *"}] * 2, "cron[1]"),
         ("branch", "main", "branch"),
+        ("needs", [999_999], "needs[0]"),
+        ("needs", ["lint"], "needs[0]"),
     ],
 )
 def test_faulty_triggers(server: Server, job: int, field: str, value: Any, named: str) -> None:

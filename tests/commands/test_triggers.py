@@ -11,15 +11,18 @@ import msgspec
 import pytest
 from hypothesis import strategies as st
 
-from commands.triggers import SetTriggers, StartBuildForChange, StartScheduledBuild
+from commands.jobs import DeleteJob
+from commands.triggers import SetTriggers, StartBuildForChange, StartScheduledBuild, UnreadJobs
 from domain import globs
 from domain.builds import BuildQueued
 from domain.claims import ClaimTaken
-from domain.core.errors import Conflict, NotFound
-from domain.jobs import Configuration, JobConfigured, JobCreated, JobTriggersChanged, JobUpdated
+from domain.core.errors import Conflict, Invalid, NotFound
+from domain.jobs import Configuration, JobConfigured, JobCreated, JobDeleted, JobTriggersChanged, JobUpdated
+from domain.needs import Candidate, decide_starts
 from domain.triggers import (
     BuildTrigger,
     CronTrigger,
+    Evaluation,
     RepositoryChange,
     Triggers,
     evaluate,
@@ -254,7 +257,62 @@ def test_a_time_starts_a_build_if_it_came_after_the_time_table() -> None:
     given(*history, other).when(at(NOON.replace(hour=13))).then_nothing()
 
 
-@hypothesis.given(commands(SetTriggers) | commands(StartBuildForChange) | commands(StartScheduledBuild))
+def test_needs_are_other_jobs_of_the_project() -> None:
+    other = JobCreated(job_id=6, project_id=2)
+    elsewhere, deleted = JobCreated(job_id=7, project_id=3), JobDeleted(job_id=6, project_id=2)
+    needs = SetTriggers(5, Triggers(needs=[6]))
+    (changed,) = given(CREATED, other).when(needs)
+    assert changed == JobTriggersChanged(job_id=5, project_id=2, triggers=Triggers(needs=[6]))
+    for history, triggers, message in (
+        ((CREATED, other, deleted), [6], "no job 6 in project 2"),
+        ((CREATED, elsewhere), [7], "no job 7 in project 2"),
+        ((CREATED,), [5], "is the job itself"),
+    ):
+        with pytest.raises(Invalid, match=message):
+            given(*history).when(SetTriggers(5, Triggers(needs=triggers)))
+
+
+def test_jobs_may_not_need_each_other_in_a_circle() -> None:
+    others = [JobCreated(job_id=job_id, project_id=2) for job_id in (6, 7)]
+    needs = [
+        JobTriggersChanged(job_id=job_id, project_id=2, triggers=Triggers(needs=[need]))
+        for job_id, need in ((6, 7), (7, 5))
+    ]
+    with pytest.raises(UnreadJobs) as unread:
+        given(CREATED, *others, *needs).when(SetTriggers(5, Triggers(needs=[6])))
+    assert unread.value.job_ids == [7]
+    with pytest.raises(Invalid, match="circle"):
+        given(CREATED, *others, *needs).when(SetTriggers(5, Triggers(needs=[6]), [7]))
+
+
+def test_a_job_that_others_need_stays() -> None:
+    needs = JobTriggersChanged(job_id=6, project_id=2, triggers=Triggers(needs=[5]))
+    other = JobCreated(job_id=6, project_id=2)
+    with pytest.raises(Conflict, match="Job 6 needs job 5"):
+        given(CREATED, other, needs).when(DeleteJob(5, [6]))
+    given(CREATED, other, needs, JobDeleted(job_id=6, project_id=2)).when(DeleteJob(5, [6])).then(
+        JobDeleted(job_id=5, project_id=2)
+    )
+
+
+RUNS = st.dictionaries(st.integers(1, 6), st.tuples(st.booleans(), st.lists(st.integers(1, 7), max_size=3)))
+
+
+@hypothesis.given(RUNS)
+def test_a_job_starts_if_all_that_it_needs_start(jobs: dict[int, tuple[bool, list[int]]]) -> None:
+    """Whatever needs what, circles too."""
+    candidates = {job_id: Candidate(Evaluation(starts, "x"), needs) for job_id, (starts, needs) in jobs.items()}
+    decided = {job_id: evaluation.starts for job_id, evaluation in decide_starts(candidates).items()}
+    assert decided.keys() == jobs.keys()
+    for job_id, (starts, needs) in jobs.items():
+        all_start = all(decided.get(need, False) for need in needs)
+        assert decided[job_id] <= (starts and all_start)
+        assert decided[job_id] or not (starts and all_start)
+
+
+@hypothesis.given(
+    commands(SetTriggers, more_jobs=st.just((1, 2, 3))) | commands(StartBuildForChange) | commands(StartScheduledBuild)
+)
 def test_commands_are_decided_once(command: Any) -> None:
     for count in range(3):
         for history in itertools.combinations((CREATED, CONFIGURED, SET), count):

@@ -118,6 +118,7 @@ def _fill_project(server: Server) -> tuple[Ids, str]:
         "build_id": build,
         "running_build": running,
         "group_id": group,
+        "change_id": _report_change(server, project),
         "artifact_id": artifact["id"],
         "test_id": test["id"],
         "known_issue_id": issue["id"],
@@ -142,6 +143,11 @@ def _fill_project(server: Server) -> tuple[Ids, str]:
     }
     ids["identity-providers"] = ids["provider_id"] = 10**6  # nobody has this id; who may is decided before
     return ids, node["agent_token"]
+
+
+def _report_change(server: Server, project: int) -> int:
+    change = {"project_id": project, "branch": MARKER, "commit_sha": "c0ffee"}
+    return int(server.admin.when("POST", "/builds/git-notify", json=change).then(200)["change_id"])
 
 
 def _start_group(server: Server, project: int) -> int:

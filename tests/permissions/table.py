@@ -176,6 +176,7 @@ BUILDS = (
         BUILD,
         lambda at: {"project_id": at["project_id"], "branch": "main", "commit_sha": "c0ffee"},
     ),
+    op("GET /changes/{change_id}", READ),
     op("POST /gitops/webhook", public, answers=(401,)),  # not signed
     op("POST /webhook/proj/{project_id}", public, answers=(401,)),
     op("GET /builds", READER, lists="read"),

@@ -8,7 +8,7 @@ from psycopg import AsyncConnection
 
 from domain.builds import BuildAssigned, BuildFinished, BuildMovedToTop, BuildQueued
 from domain.core.events import Event
-from projections import builds
+from projections import build_groups, builds
 from projections.builds import PROJECTION, BuildCount, BuildFilters
 from projections.engine.engine import Engine, ensure_tables
 from testhide.processes import Core
@@ -55,7 +55,7 @@ async def test_results_are_compared_with_builds_of_the_same_combination(tables: 
         for matrix in combinations
     ]
     assert found == [[5, 1], [3], [5, 1], [7]]
-    counting = await builds.fetch_counting(tables.connection, 1)
+    counting = await build_groups.fetch_counting(tables.connection, 1)
     assert [row.id for row in counting] == [3, 5, 7], "build 5 is newer than build 1"
 
 

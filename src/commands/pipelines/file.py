@@ -20,7 +20,7 @@ from commands.configurations import (
     Tags,
     Value,
 )
-from commands.trigger_values import NewTriggers
+from commands.trigger_values import MAX_NEEDS, NewTriggers
 from domain.jobs import DEFAULT_TIMEOUT_MINUTES, Configuration, QuarantineMode
 from domain.matrix import Matrix
 
@@ -82,6 +82,11 @@ class FileJob(FileTemplate, forbid_unknown_fields=True, kw_only=True):
     """Whether builds run or skip quarantined tests."""
     triggers: NewTriggers = msgspec.field(default_factory=NewTriggers)
     """Changes of the repository, and times, that start builds."""
+    needs: Annotated[list[PartName], Meta(max_length=MAX_NEEDS)] = []
+    """Names of other jobs of the file. A change starts the job only if it starts these, too, and not before these have
+    passed for it. Without `branches`, `tags` and `pull_requests` in `triggers`, the job starts after these for every
+    change.
+    """
     matrix: Matrix | None = None
     """Matrix of values. Each start of the job queues one build for each combination of values."""
 

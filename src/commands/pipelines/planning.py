@@ -45,11 +45,14 @@ class PlannedJob(msgspec.Struct, frozen=True):
     default_branch: str = "main"
     quarantine_mode: QuarantineMode = "run"
     triggers: Triggers = Triggers()
+    """Triggers without `needs`."""
+    needs: list[str] = []
+    """Names of the jobs that must have passed before."""
 
     @property
     def settings(self) -> dict[str, object]:
         given = msgspec.structs.asdict(self)
-        return {name: value for name, value in given.items() if name not in ("configuration", "triggers")}
+        return {name: value for name, value in given.items() if name not in ("configuration", "triggers", "needs")}
 
 
 def plan_sync(
@@ -71,23 +74,24 @@ def plan_sync(
     by_title = {job.title: job for job in by_id.values()}
     _refuse_others(planned, by_id.values())
     jobs: dict[str, int] = {}
+    for plan in planned:
+        job_id = by_title[plan.title].job_id if plan.title in by_title else next(new_ids, None)
+        if job_id is None:
+            raise Conflict(f"Job {plan.title!r} was deleted at this moment; try again.")
+        jobs[plan.title] = job_id
     disabled: list[int] = []
     events: list[JobEvent] = []
     for plan in planned:
-        job = by_title.get(plan.title)
+        job, job_id = by_title.get(plan.title), jobs[plan.title]
+        triggers = msgspec.structs.replace(plan.triggers, needs=[jobs[name] for name in plan.needs])
         if job is None:
-            job_id = next(new_ids, None)
-            if job_id is None:
-                raise Conflict(f"Job {plan.title!r} was deleted at this moment; try again.")
             events.append(JobCreated(job_id=job_id, project_id=project_id, managed=True, **plan.settings))  # type: ignore[arg-type]
             if plan.configuration != Configuration():
                 events.append(JobConfigured(job_id=job_id, project_id=project_id, configuration=plan.configuration))
-            if plan.triggers != Triggers():
-                events.append(JobTriggersChanged(job_id=job_id, project_id=project_id, triggers=plan.triggers))
+            if triggers != Triggers():
+                events.append(JobTriggersChanged(job_id=job_id, project_id=project_id, triggers=triggers))
         else:
-            job_id = job.job_id
-            events += _plan_changes(plan, job, is_back=job_id in synced.disabled)
-        jobs[plan.title] = job_id
+            events += _plan_changes(plan, triggers, job, is_back=job_id in synced.disabled)
     for job_id in synced.jobs.values():
         removed = by_id.get(job_id)
         if removed is not None and removed.managed and removed.enabled and job_id not in jobs.values():
@@ -138,7 +142,7 @@ def find_missing_secrets(planned: Iterable[PlannedJob], stored: Iterable[Job]) -
     return {title: names for title, names in missing.items() if names}
 
 
-def _plan_changes(plan: PlannedJob, job: Job, *, is_back: bool) -> Iterator[JobEvent]:
+def _plan_changes(plan: PlannedJob, triggers: Triggers, job: Job, *, is_back: bool) -> Iterator[JobEvent]:
     changes = {name: value for name, value in plan.settings.items() if value != getattr(job, name)}
     cleared = tuple(name for name, value in changes.items() if value is None)
     if is_back and not job.enabled:
@@ -148,8 +152,8 @@ def _plan_changes(plan: PlannedJob, job: Job, *, is_back: bool) -> Iterator[JobE
     configuration = msgspec.structs.replace(plan.configuration, secrets=job.configuration.secrets)
     if configuration != job.configuration:
         yield JobConfigured(job_id=job.job_id, project_id=job.project_id, configuration=configuration)
-    if plan.triggers != job.triggers:
-        yield JobTriggersChanged(job_id=job.job_id, project_id=job.project_id, triggers=plan.triggers)
+    if triggers != job.triggers:
+        yield JobTriggersChanged(job_id=job.job_id, project_id=job.project_id, triggers=triggers)
 
 
 def _refuse_others(planned: Iterable[PlannedJob], stored: Iterable[Job]) -> None:

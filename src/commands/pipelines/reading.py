@@ -15,9 +15,10 @@ from commands.pipelines.file import FileTemplate, PipelineFile
 from commands.pipelines.yaml_nodes import FileFault, InvalidFile, YamlList, YamlMapping, YamlNode, read_nodes
 from commands.trigger_values import check_triggers
 from domain.core.errors import Invalid
+from domain.needs import find_circle
 
 FIELD_PART = re.compile(r"\[[0-9]+\]|[^.\[\]]+")
-NO_ORDER = "jobs do not wait for each other: run what depends on each other in one job, the first parts as `setup`"
+NEEDS = "name the jobs that must have passed before by `needs`"
 AS_MATRIX = "list values by `matrix` with `axes`, `include` and `exclude`: each combination is a build"
 HINTS = {
     "on": "say by `triggers` what starts a job",
@@ -27,11 +28,12 @@ HINTS = {
     "only": "say by `triggers` what starts a job",
     "except": "say by `triggers` what starts a job",
     "workflow": "say by `triggers` of each job what starts it",
-    "needs": NO_ORDER,
-    "dependencies": NO_ORDER,
-    "depends_on": NO_ORDER,
-    "stage": NO_ORDER,
-    "stages": NO_ORDER,
+    "dependencies": NEEDS,
+    "depends_on": NEEDS,
+    "dependsOn": NEEDS,
+    "requires": NEEDS,
+    "stage": NEEDS,
+    "stages": NEEDS,
     "script": "write the lines as one text in `command: |`, or those that prepare the build as `setup`",
     "run": "write it as `command`",
     "steps": "write the step that decides as `command`, and those before it as `setup`",
@@ -50,7 +52,7 @@ HINTS = {
     "include": "other files cannot be included: share parts of jobs by `templates`",
     "timeout": "write it as `timeout_minutes`",
     "timeout-minutes": "write it as `timeout_minutes`",
-    "after": NO_ORDER,
+    "after": NEEDS,
     "strategy": AS_MATRIX,
     "parallel": AS_MATRIX,
     "name": "the name of a job is its key in `jobs`",
@@ -103,6 +105,7 @@ def _find_faults(document: PipelineDocument) -> Iterator[FileFault]:
         template = file.templates.get(job.template or "")
         variables = {name for part in (job, template) if part is not None for name in (*part.env, *part.secrets)}
         yield from _collect(document, partial(check_matrix, job.matrix, variables), *path)
+        yield from _check_needs(document, name, job.needs)
         if job.pool is not None and job.pool_labels:
             yield document.fault("pool_labels", "are instead of `pool`: leave one of them out", *path)
         if job.template is not None and template is None:
@@ -111,6 +114,22 @@ def _find_faults(document: PipelineDocument) -> Iterator[FileFault]:
         elif job.command is None and (template is None or template.command is None):
             needs = "needs `command:`" if template is None else "needs `command:`, since its template has none"
             yield document.fault("", needs, *path)
+    known_needs = {name: [need for need in job.needs if need in file.jobs] for name, job in file.jobs.items()}
+    if (circle := find_circle(known_needs)) is not None and len(circle) > 2:
+        yield document.fault("needs", f"is a circle: {' needs '.join(circle)}", "jobs", circle[0])
+
+
+def _check_needs(document: PipelineDocument, name: str, needs: list[str]) -> Iterator[FileFault]:
+    for number, need in enumerate(needs):
+        fault = None
+        if need == name:
+            fault = "is the job itself"
+        elif need not in document.file.jobs:
+            fault = f"{need} is not among the `jobs` of the file{suggest(need, list(document.file.jobs))}"
+        elif need in needs[:number]:
+            fault = "is given twice"
+        if fault is not None:
+            yield document.fault(f"needs[{number}]", fault, "jobs", name)
 
 
 def _check_part(document: PipelineDocument, part: FileTemplate, *path: str) -> Iterator[FileFault]:

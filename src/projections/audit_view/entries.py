@@ -16,7 +16,7 @@ from domain.artifacts import ARTIFACT
 from domain.audit import AUDIT_READ, RESTORES, ROWS, SIGNING_KEY
 from domain.auth import API_TOKEN, SESSION
 from domain.builds import BUILD, Build, status_of
-from domain.changes import CHANGE
+from domain.changes import CHANGE, DEFERRALS
 from domain.claims import CLAIM
 from domain.core.events import Category, Damaged, Event, Recorded
 from domain.dispatch import LEADER
@@ -72,7 +72,7 @@ CATEGORIES: Mapping[str, Category[Any]] = {
         *(API_TOKEN, ARTIFACT, AUDIT_READ, BUILD, CLAIM, JOB, KNOWN_ISSUE, LEADER, NODE, NODE_COMMAND, POOL, PROJECT),
         *(QUARANTINE, SESSION, RESTORES.category, ROWS.category, SIGNING_KEY.category, TEMPLATE, TRIAGE, USER),
         *(WEBHOOK, DELIVERY, FLAKINESS),
-        *(CHANGE, CHANNEL, CARD, IDENTITY_PROVIDER, SCM_ENDPOINT, GITOPS, JIRA, TICKET),
+        *(CHANGE, DEFERRALS, CHANNEL, CARD, IDENTITY_PROVIDER, SCM_ENDPOINT, GITOPS, JIRA, TICKET),
     )
 }
 

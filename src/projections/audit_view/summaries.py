@@ -95,7 +95,9 @@ def _queued(event: builds.BuildQueued) -> str:
     tests = "" if event.test_ids is None else f", {count(len(event.test_ids), 'test')} only"
     group = "" if event.group_id in (None, event.build_id) else f", in group {event.group_id}"
     untrusted = " without secrets, since it is of a pull request from a fork" if event.untrusted else ""
-    what = f"{quoted(' on ', event.branch)}{restart}{tests}{group}{untrusted}"
+    needed = [] if event.trigger is None else [f"build {build_id}" for build_id in event.trigger.after]
+    after = f", after {listed(needed)} had passed" if needed else ""
+    what = f"{quoted(' on ', event.branch)}{restart}{tests}{group}{untrusted}{after}"
     return f"queued build {event.build_id} of job {event.job_id}{what}"
 
 
@@ -197,6 +199,11 @@ def _change_received(event: changes.ChangeReceived) -> str:
     return f"reported the {what} to project {event.project_id} as change {event.change_id}"
 
 
+def _job_deferred(event: changes.JobDeferred) -> str:
+    needed = listed(f"job {need}" for need in event.needs)
+    return f"let the build of job {event.job_id} for change {event.change_id} wait for {needed or 'other jobs'}"
+
+
 def _webhook_registered(event: webhooks.WebhookRegistered) -> str:
     return f"registered webhook {event.webhook_id} for {listed(map(str, event.events)) or 'nothing'}"
 
@@ -272,6 +279,8 @@ SUMMARIES: Mapping[type[Event], str | Callable[[Any], str]] = {
     quarantine.QuarantinedTestsRan: _quarantined_ran,
     flakiness.TestTurnedFlaky: "noticed that test {test_case_id}{node_id: “} turned flaky in build {build_id}",
     changes.ChangeReceived: _change_received,
+    changes.JobDeferred: _job_deferred,
+    changes.JobLeftOut: "did not start job {job_id} for change {change_id}{why:: “}",
     projects.ProjectCreated: "created project {project_id}{title: “}",
     projects.ProjectUpdated: "changed project {project_id}",
     projects.WebhookSecretRotated: "renewed the webhook secret of project {project_id}",

@@ -155,6 +155,15 @@ async def when_change_received_start_builds(event: Event, tools: Tools) -> None:
         raise RetryLater(BEHIND_S, error.detail) from None
 
 
+async def when_build_finished_start_jobs_that_need_it(event: Event, tools: Tools) -> None:
+    assert isinstance(event, BuildFinished)
+    assert tools.changes is not None
+    try:
+        await tools.changes.continue_after(event)
+    except Unavailable as error:  # the read models are behind
+        raise RetryLater(BEHIND_S, error.detail) from None
+
+
 async def when_change_received_sync_jobs_with_their_file(event: Event, tools: Tools) -> None:
     """Syncs the jobs with the pipelines file. Has no effect if they were synced before the builds of the change were
     started.
@@ -319,6 +328,15 @@ REACTIONS = (
         "start_builds_of_a_change",
         ChangeReceived,
         when_change_received_start_builds,
+        "changes",
+        CHANGE_LIMIT_S,
+        CHANGE_RETRIES,
+        repeats_old=False,
+    ),
+    Reaction(
+        "start_builds_after_a_finished_build",
+        BuildFinished,
+        when_build_finished_start_jobs_that_need_it,
         "changes",
         CHANGE_LIMIT_S,
         CHANGE_RETRIES,

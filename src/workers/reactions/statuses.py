@@ -27,7 +27,7 @@ from domain.builds import (
 from domain.core.errors import Unavailable
 from domain.core.events import Recorded
 from integrations.source_ports import CommitState, CommitStatus, SourceFailure, SourceHosts, SourceUnavailable
-from projections import builds
+from projections import build_groups
 from store.clock import utcnow
 from store.log.event_log import EventLog
 from workers.reactions.host_calls import HostCalls
@@ -84,7 +84,7 @@ class BuildStates:
             return LoadedBuild(build)
         if not await self.wait_reached(await self.events.read_head()):
             raise Unavailable("The read models are behind the log.")
-        ids = [row.id for row in await builds.fetch_counting(self.pool, queued.group_id)]
+        ids = [row.id for row in await build_groups.fetch_counting(self.pool, queued.group_id)]
         states = [await self.events.load_state(BUILD.at(number)) for number in ids]
         return LoadedBuild(build, [state for state in states if state is not None])
 

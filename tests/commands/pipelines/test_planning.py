@@ -52,6 +52,14 @@ class Jobs:
         return events
 
 
+def test_a_job_needs_others_whatever_their_order() -> None:
+    jobs = Jobs()
+    events = jobs.sync(planned("deploy", needs=["unit", "lint"]), planned("unit"), planned("lint"))
+    assert JobTriggersChanged(job_id=1, project_id=PROJECT, triggers=Triggers(needs=[2, 3])) in events
+    assert jobs.sync(planned("deploy", needs=["unit", "lint"]), planned("unit"), planned("lint")) == []
+    assert JobTriggersChanged(job_id=1, project_id=PROJECT) in jobs.sync(planned("deploy"), planned("unit"))
+
+
 def test_a_new_job_is_created_with_its_configuration() -> None:
     jobs = Jobs()
     events = jobs.sync(planned(node_pool_id=7, timeout_minutes=5))

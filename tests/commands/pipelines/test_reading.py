@@ -65,6 +65,21 @@ def test_mistakes_in_a_matrix_have_a_position() -> None:
     assert "list values by `matrix`" in job_faults("command: x", "strategy: {}")[0]
 
 
+def test_what_jobs_need_must_be_other_jobs_of_the_file() -> None:
+    jobs = "jobs:\n  lint: {{command: x}}\n  deploy:\n    command: x\n    needs: [{}]\n"
+    assert read_pipelines(jobs.format("lint").encode()).file.jobs["deploy"].needs == ["lint"]
+    assert faults(jobs.format("lin, deploy, lint, lint")) == [
+        "5:13: needs[0] lin is not among the `jobs` of the file; did you mean `lint`?",
+        "5:18: needs[1] is the job itself",
+        "5:32: needs[3] is given twice",
+    ]
+    assert job_faults("command: x", "after: [lint]") == [
+        "4:5: `after` is not known here: name the jobs that must have passed before by `needs`"
+    ]
+    circle = "jobs:\n  a: {command: x, needs: [b]}\n  b: {command: x, needs: [c]}\n  c: {command: x, needs: [a]}\n"
+    assert faults(circle) == ["2:26: needs is a circle: a needs b needs c needs a"]
+
+
 def test_the_search_for_mistakes_ends_at_fifty() -> None:
     """Long names that are nearly those of templates, and keys that are nearly known, by thousands."""
     names = [f"{'ab' * 90}{number:03}" for number in range(MAX_JOBS)]

@@ -1,0 +1,101 @@
+"""Shows changes of repositories: which builds each has started, and which jobs wait for others."""
+
+from datetime import datetime
+
+import msgspec
+from litestar import Controller, get
+
+from api.http.permissions import CAN_READ
+from api.http.request_context import RequestContext
+from api.http.types import to_view
+from commands.changes import ChangeStarter
+from commands.handler import CommandContext
+from domain.changes import CHANGE, Reporter
+from domain.core.errors import NotFound
+from domain.triggers import ChangeKind
+from projections import build_groups
+
+
+class ChangeJob(msgspec.Struct):
+    job_id: int
+    build_ids: list[int]
+    """Ids of the builds that the change has started; empty while the job waits, or if it does not start."""
+    needs: list[int]
+    """Ids of the jobs that had to pass before, or have to."""
+    why: str
+    """Why the change has started no build of the job yet, or none at all; empty if it has started one."""
+
+
+class ChangeView(msgspec.Struct):
+    id: int
+    project_id: int
+    reporter: Reporter
+    """Source of the report: the kind of the host whose hook reported the change, or `git-notify`."""
+    kind: ChangeKind
+    branch: str
+    """Branch or tag; for a pull request, the branch that contains its commits."""
+    commit: str | None
+    """Newest commit; null if it was not reported."""
+    pull_request: int | None
+    """Number of the pull request."""
+    message: str
+    """First line of the newest commit's message."""
+    author: str
+    received_at: datetime
+    jobs: list[ChangeJob]
+    """Jobs that the change has started, and those that wait for other jobs or were left out because of them."""
+
+
+class RepositoryChangeController(Controller):
+    path = "/changes"
+    tags = ["Triggers"]
+
+    @get("/{change_id:int}", guards=[CAN_READ])
+    async def get_change(self, ctx: RequestContext, change_id: int) -> ChangeView:
+        """Returns a change that a hook or `git-notify` reported, and what it has started so far. A job that needs
+        others says for which build it waits, or which one has failed.
+        """
+        received = await ctx.log.load_state(CHANGE.at(change_id))
+        if received is None:
+            raise NotFound(f"There is no change {change_id}.")
+        await ctx.must_access(received.project_id, f"change {change_id}")
+        services = ctx.services
+        caller = CommandContext(ctx.user.actor)
+        starter = ChangeStarter(services.handler, services.ids, services.secrets, received, "", caller)
+        deferrals = await starter.load_deferrals(ctx.log)
+        started = dict[int, list[int]]()
+        for job_id, build_id in await build_groups.fetch_of_change(ctx.source, change_id):
+            started.setdefault(job_id, []).append(build_id)
+        jobs: list[ChangeJob] = []
+        for job_id in sorted({*started, *deferrals.needs, *deferrals.left_out}):
+            needs, build_ids = deferrals.needs.get(job_id, []), started.get(job_id, [])
+            if not build_ids and (first_id := await starter.find_first_build(ctx.log, job_id)) is not None:
+                build_ids = [first_id]  # an earlier message about the same commit of a pull request started it
+            why = "" if build_ids else deferrals.left_out.get(job_id) or await describe_wait(ctx, starter, needs)
+            jobs.append(ChangeJob(job_id, build_ids, needs, why))
+        return to_view(
+            ChangeView,
+            received.change,
+            id=change_id,
+            project_id=received.project_id,
+            reporter=received.reporter,
+            received_at=received.at,
+            jobs=jobs,
+        )
+
+
+async def describe_wait(ctx: RequestContext, starter: ChangeStarter, needs: list[int]) -> str:
+    """Returns the reason why a job that needs these jobs has not started yet for the change of `starter`."""
+    waits: list[str] = []
+    for need in needs:
+        first_id = await starter.find_first_build(ctx.log, need)
+        rows = [] if first_id is None else await build_groups.fetch_last_runs(ctx.source, first_id)
+        if not rows:
+            waits.append(f"It waits for a build of job {need}, which has none for this change.")
+        for row in rows:
+            if row.status in ("failed", "aborted"):
+                how = "has failed" if row.status == "failed" else "was aborted"
+                return f"It does not start, since build {row.id} of job {need} {how}. A restart that passes starts it."
+            if row.status != "passed":
+                waits.append(f"It waits for build {row.id} of job {need}, which is {row.status}.")
+    return waits[0] if waits else "All jobs that it needs have passed, so it starts in a moment."

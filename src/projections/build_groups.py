@@ -1,0 +1,45 @@
+"""Queries for the builds that stand together: those of a group, the restarts of a build, and those of a change."""
+
+from projections.builds import BuildRow
+from projections.engine.queries import fetch_all, fetch_column
+from store.postgres.queries import Source, fetch_rows
+
+
+async def fetch_counting(source: Source, group_id: int) -> list[BuildRow]:
+    """Returns the builds that count for the status of a group, ordered by id. For each combination, this is the newest
+    build that runs all tests.
+    """
+    newest = (
+        f"SELECT DISTINCT ON (matrix) * FROM {BuildRow.table} WHERE group_id = %(group)s AND selected_tests IS NULL"
+        " ORDER BY matrix, id DESC"
+    )
+    return await fetch_all(source, BuildRow, f"SELECT * FROM ({newest}) newest ORDER BY id", {"group": group_id})
+
+
+async def fetch_last_runs(source: Source, first_id: int) -> list[BuildRow]:
+    """Returns the newest builds that run all tests among the build `first_id`, the others of its group and all their
+    restarts: one, or one for each combination of a matrix. Ordered by id.
+    """
+    newest = (
+        f"WITH RECURSIVE run (id) AS (SELECT id FROM {BuildRow.table} WHERE group_id = %(first)s"
+        "  UNION SELECT %(first)s::bigint"
+        f"  UNION SELECT b.id FROM {BuildRow.table} b JOIN run ON b.restarted_from = run.id)"
+        f" SELECT DISTINCT ON (matrix) b.* FROM {BuildRow.table} b JOIN run USING (id) WHERE selected_tests IS NULL"
+        " ORDER BY matrix, id DESC"
+    )
+    return await fetch_all(source, BuildRow, f"SELECT * FROM ({newest}) newest ORDER BY id", {"first": first_id})
+
+
+async def fetch_unfinished(source: Source, group_id: int) -> list[int]:
+    """Returns the ids of a group's builds that have not finished, including builds that run only some tests."""
+    query = f"SELECT id FROM {BuildRow.table} WHERE group_id = %(group)s AND finished_at IS NULL ORDER BY id"
+    return await fetch_column(source, query, {"group": group_id})
+
+
+async def fetch_of_change(source: Source, change_id: int) -> list[tuple[int, int]]:
+    """Returns (job id, build id) of the builds that a change started, ordered by both."""
+    query = (
+        f"SELECT job_id, id FROM {BuildRow.table} WHERE trigger->>'change_id' IS NOT NULL"
+        " AND (trigger->>'change_id')::bigint = %(change)s ORDER BY job_id, id"
+    )
+    return [(job_id, build_id) for job_id, build_id in await fetch_rows(source, query, {"change": change_id})]
