@@ -24,7 +24,7 @@ from commands.nodes import ConnectNode, MarkNodeOffline, RetireOldToken
 from commands.reports.recording import IncomingReport, load_build
 from commands.reports.report_queue import ReportSender
 from commands.scm import find_build_endpoint
-from domain.builds import BUILD, Assigned, Finished, Running, Verdict
+from domain.builds import BUILD, Assigned, BuildRequeued, Finished, Running, Verdict
 from domain.core.errors import Conflict, TooLarge
 from domain.nodes import NODE
 from store.tables.build_logs import Line
@@ -228,8 +228,12 @@ class AgentController(Controller):
     async def report_build_started(
         self, ctx: RequestContext, build_id: int, attempt: Attempt, data: Started
     ) -> dict[str, str]:
-        """Marks a build as running on the node."""
-        await ctx(AcknowledgeBuild(build_id, ctx.node_id, attempt, data.commit_sha))
+        """Marks a build as running on the node. Answers with 409 and queues the build again if another build of its
+        group tests another commit.
+        """
+        receipt = await ctx(AcknowledgeBuild(build_id, ctx.node_id, attempt, data.commit_sha))
+        if any(isinstance(recorded.event, BuildRequeued) for recorded in receipt.events):
+            raise Conflict(f"Build {build_id} is queued again: other builds of its group test another commit.")
         return {}
 
     @post("/builds/{build_id:int}/log", status_code=200)

@@ -24,6 +24,8 @@ class BuildGroup(msgspec.Struct):
     project_id: int
     status: VisibleStatus
     """Worst status of the builds. From the worst to the best: failed, aborted, running, queued, passed."""
+    commit_sha: str | None
+    """Commit that all builds of the group test; null while none has checked one out."""
     created_at: datetime
     finished_at: datetime | None
     """Time at which the last build ended; null while a build has not ended."""
@@ -98,6 +100,7 @@ def to_group(group_id: int, rows: list[BuildRow]) -> BuildGroup:
         job_id=rows[0].job_id,
         project_id=rows[0].project_id,
         status=find_worst([shown.status for shown in items]),
+        commit_sha=next((row.commit_sha for row in rows if row.commit_sha is not None), None),
         created_at=min(row.created_at for row in rows),
         finished_at=max(ended) if len(ended) == len(rows) else None,
         builds=items,

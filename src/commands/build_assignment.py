@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from commands.handler import Command
 from commands.untrusted_builds import is_admitted
+from domain.build_groups import BUILD_GROUP, BuildGroupCommitChosen, ChosenCommit
 from domain.build_reasons import LossReason
 from domain.builds import (
     BUILD,
@@ -79,19 +80,31 @@ class AssignBuild(Command):
 
 @dataclass(frozen=True)
 class AcknowledgeBuild(Command, of=BUILD):
-    """Records that the agent is about to run the first command of its build."""
+    """Records that the agent is about to run the first command of its build. Queues the build again instead if other
+    builds of its group test another commit, which happens if a push came between the checkouts of two agents.
+    """
 
     build_id: int
     node_id: int
     attempt: int
     commit_sha: str | None
 
-    def decide(self, build: AnyBuild | None) -> Iterable[Event]:
+    def then_reads(self, build: AnyBuild | None) -> Sequence[AnyStream]:
+        return () if build is None or build.queued.group_id is None else (BUILD_GROUP.at(build.queued.group_id),)
+
+    def decide(self, build: AnyBuild | None, group: ChosenCommit | None = None) -> Iterable[Event]:
         held = must_hold(build, self.build_id, self.node_id, self.attempt)
-        if isinstance(held, Assigned):
-            # An untrusted build is approved for one commit, whatever an agent that strangers could reach says.
-            commit_sha = (None if held.queued.untrusted else self.commit_sha) or held.queued.commit_sha
-            yield self.event(BuildStarted, **held.ids, commit_sha=commit_sha)
+        if not isinstance(held, Assigned):
+            return
+        # An untrusted build is approved for one commit, whatever an agent that strangers could reach says.
+        commit_sha = (None if held.queued.untrusted else self.commit_sha) or held.queued.commit_sha
+        if group is not None and commit_sha is not None:
+            if group.commit_sha not in (None, commit_sha):
+                yield self.event(BuildRequeued, **held.ids, reason="other_commit")
+                return
+            if not group.is_chosen:
+                yield BuildGroupCommitChosen(**held.ids, group_id=held.queued.group_id or 0, commit_sha=commit_sha)
+        yield self.event(BuildStarted, **held.ids, commit_sha=commit_sha)
 
 
 @dataclass(frozen=True)

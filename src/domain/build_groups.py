@@ -1,12 +1,17 @@
 """Groups of builds: the builds that one start of a job with a matrix queued, and the restarts of these builds.
 
 The id of a group is the id of its first build. One build of each combination counts for the status of the group: the
-newest that runs all tests.
+newest that runs all tests. All builds of a group test the same commit.
 """
 
 from collections.abc import Collection
+from typing import ClassVar
+
+import msgspec
 
 from domain.builds import VisibleStatus
+from domain.core.data_keys import build_key
+from domain.core.events import Category, Event
 
 WORST_FIRST: tuple[VisibleStatus, ...] = ("failed", "aborted", "running", "queued", "passed")
 
@@ -16,3 +21,41 @@ def find_worst(statuses: Collection[VisibleStatus]) -> VisibleStatus:
     ValueError if `statuses` is empty.
     """
     return min(statuses, key=WORST_FIRST.index)
+
+
+class BuildGroupCommitChosen(Event, frozen=True):
+    """A build of the group was the first to check out a commit. The other builds of the group test the same commit,
+    also after a push to their branch.
+    """
+
+    name: ClassVar[str] = "build_group.commit_chosen"
+    sealed: ClassVar[tuple[str, ...]] = ("commit_sha",)
+    group_id: int
+    build_id: int
+    """The build that checked out the commit."""
+    job_id: int
+    project_id: int
+    commit_sha: str | None = None
+
+    @property
+    def stream(self) -> str:
+        return f"build_group-{self.group_id}"
+
+    @property
+    def data_key(self) -> str | None:
+        return build_key(self.project_id, self.job_id, self.build_id)
+
+
+class ChosenCommit(msgspec.Struct, frozen=True):
+    """The commit of a group of builds. None if no build has checked one out, or if the one that did was deleted."""
+
+    commit_sha: str | None = None
+    is_chosen: bool = False
+
+
+def evolve(state: ChosenCommit, event: Event) -> ChosenCommit:
+    return ChosenCommit(event.commit_sha, True) if isinstance(event, BuildGroupCommitChosen) else state
+
+
+BUILD_GROUP = Category("build_group", ChosenCommit(), evolve)
+EVENTS = (BuildGroupCommitChosen,)

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-LossReason = Literal["not_acknowledged", "agent_lost"]
+LossReason = Literal["not_acknowledged", "agent_lost", "other_commit"]
 Reason = Literal[
     "tests_failed",
     "reports_unreadable",

@@ -67,7 +67,7 @@ def overlaid(template: Configuration, job: Configuration) -> Configuration:
         shell=job.shell or template.shell,
         checkout=job.checkout or template.checkout,
         caches=job.caches or template.caches,
-        needed_secrets=job.needed_secrets,
+        needed_secrets=job.needed_secrets or template.needed_secrets,
         matrix=job.matrix,
     )
 

@@ -18,6 +18,28 @@ def given_matrix(shop: Shop) -> int:
     return job
 
 
+def test_a_push_between_two_builds_of_a_group_is_tested_by_none(shop: Shop) -> None:
+    first, second = shop.admin.create("/builds/start", job_id=given_matrix(shop), branch="main")["builds"]
+    agent, late = shop.new_agent(), shop.new_agent()
+    build, other = agent.run(), late.run()
+    assert (build["commit_sha"], other["commit_sha"]) == (None, None)
+    agent.started(build, "a" * 40).raise_for_status()
+    assert late.started(other, "b" * 40).status_code == 409
+
+    again = late.run()
+    assert (again["id"], again["attempt"], again["commit_sha"]) == (other["id"], 2, "a" * 40)
+    late.started(again, "a" * 40).raise_for_status()
+    for runner, ended in ((agent, build), (late, again)):
+        runner.finished(ended, 0).raise_for_status()
+        assert shop.ended(ended["id"])["commit_sha"] == "a" * 40
+    group = shop.admin.fetch(f"/build-groups/{first}")
+    assert (group["commit_sha"], group["status"]) == ("a" * 40, "passed")
+    shop.admin.create(f"/builds/{second}/restart")
+    restarted = agent.take_up()
+    assert restarted["commit_sha"] == "a" * 40
+    agent.finished(restarted).raise_for_status()
+
+
 def test_a_matrix_from_its_start_to_its_restart(shop: Shop) -> None:
     job, commit = given_matrix(shop), uuid.uuid4().hex
     assert shop.admin.fetch(f"/jobs/{job}/configuration")["matrix"] == MATRIX

@@ -231,6 +231,16 @@ def test_the_log_of_an_attempt_that_was_lost(quiet_shop: Shop) -> None:
     agent.finished(build).raise_for_status()
 
 
+def test_a_later_attempt_tests_the_commit_of_the_first(quiet_shop: Shop) -> None:
+    build_id, lost = quiet_shop.start(branch="main"), quiet_shop.new_agent()
+    build = lost.run()
+    assert build["commit_sha"] is None
+    lost.started(build, "a" * 40).raise_for_status()
+    lost.disconnect().raise_for_status()
+    again = quiet_shop.new_agent().run()
+    assert (again["id"], again["attempt"], again["commit_sha"]) == (build_id, 2, "a" * 40)
+
+
 def test_results_of_an_attempt_that_was_lost_count_no_more(quiet_shop: Shop) -> None:
     shop, lost = quiet_shop, quiet_shop.new_agent()
     number = shop.start()

@@ -8,6 +8,7 @@ import pytest
 
 from commands.build_assignment import MAX_ATTEMPTS, AcknowledgeBuild, AssignBuild, LoseBuild, TakeLeadership
 from domain import dispatch
+from domain.build_groups import BuildGroupCommitChosen
 from domain.builds import BUILD, BuildAssigned, BuildFinished, BuildQueued, BuildRequeued
 from domain.core.errors import Conflict
 from domain.core.events import Event
@@ -74,6 +75,19 @@ def test_an_agent_takes_its_build_up() -> None:
 def test_a_commit_that_was_asked_for_is_the_one_that_runs() -> None:
     asked = BuildQueued(**IDS, configuration=CONFIGURATION, branch="dev", commit_sha="c0ffee")
     given(asked, ASSIGNED).when(AcknowledgeBuild(1, 3, 1, None)).then(STARTED)
+
+
+def test_the_first_commit_of_a_group_is_that_of_all_its_builds() -> None:
+    in_group = msgspec.structs.replace(QUEUED, group_id=1)
+    chosen = BuildGroupCommitChosen(**IDS, group_id=1, commit_sha="c0ffee")
+    given(in_group, ASSIGNED).when(AcknowledgeBuild(1, 3, 1, "c0ffee")).then(chosen, STARTED)
+    given(chosen, in_group, ASSIGNED).when(AcknowledgeBuild(1, 3, 1, "c0ffee")).then(STARTED)
+    given(in_group, ASSIGNED).when(AcknowledgeBuild(1, 3, 1, None)).then(
+        msgspec.structs.replace(STARTED, commit_sha=None)
+    )
+
+    other = requeued(reason="other_commit")
+    given(chosen, in_group, ASSIGNED).when(AcknowledgeBuild(1, 3, 1, "decade")).then(other)
 
 
 def test_an_assignment_that_nobody_took_up_goes_back() -> None:

@@ -20,7 +20,8 @@ from commands.builds import FinishBuild, describe_no_repository, needs_checkout
 from commands.handler import CommandContext
 from commands.scm import find_build_endpoint
 from commands.untrusted_builds import find_cache_scope, may_have_token
-from domain.builds import BUILD, AnyBuild, Assigned, Finished
+from domain.build_groups import BUILD_GROUP
+from domain.builds import BUILD, AnyBuild, Assigned, BuildQueued, Finished
 from domain.core.errors import Conflict, NotFound
 from domain.jobs import CheckoutOptions
 from domain.node_commands import NODE_COMMAND, notification_subject
@@ -230,7 +231,7 @@ class AgentPolls:
             if endpoint is None or not may_have_token(queued, node)
             else await fetch_credentials(self._services.source_hosts, endpoint),
             "branch": queued.branch,
-            "commit_sha": queued.commit_sha,
+            "commit_sha": build.commit_sha or queued.commit_sha or await self._find_group_commit(queued),
             "setup": configuration.setup,
             "command": configuration.command,
             "env": configuration.env,
@@ -250,6 +251,12 @@ class AgentPolls:
             "quarantine": quarantine if is_skipped else None,
             "ignore_failures_of": None if is_skipped else quarantine,
         }
+
+    async def _find_group_commit(self, queued: BuildQueued) -> str | None:
+        """Returns the commit that another build of the group has checked out; None if there is none yet."""
+        if queued.group_id is None:
+            return None
+        return (await self._services.log.load_state(BUILD_GROUP.at(queued.group_id))).commit_sha
 
 
 async def fetch_credentials(hosts: SourceHosts, endpoint: ScmEndpoint) -> dict[str, str] | None:

@@ -15,6 +15,7 @@ import msgspec
 from domain.artifacts import ARTIFACT
 from domain.audit import AUDIT_READ, RESTORES, ROWS, SIGNING_KEY
 from domain.auth import API_TOKEN, SESSION
+from domain.build_groups import BUILD_GROUP
 from domain.builds import BUILD, Build, status_of
 from domain.changes import CHANGE, DEFERRALS
 from domain.claims import CLAIM
@@ -71,7 +72,7 @@ CATEGORIES: Mapping[str, Category[Any]] = {
     for category in (
         *(API_TOKEN, ARTIFACT, AUDIT_READ, BUILD, CLAIM, JOB, KNOWN_ISSUE, LEADER, NODE, NODE_COMMAND, POOL, PROJECT),
         *(QUARANTINE, SESSION, RESTORES.category, ROWS.category, SIGNING_KEY.category, TEMPLATE, TRIAGE, USER),
-        *(WEBHOOK, DELIVERY, FLAKINESS),
+        *(WEBHOOK, DELIVERY, FLAKINESS, BUILD_GROUP),
         *(CHANGE, DEFERRALS, CHANNEL, CARD, IDENTITY_PROVIDER, SCM_ENDPOINT, GITOPS, JIRA, TICKET),
     )
 }
@@ -103,6 +104,7 @@ _INTERNAL = {
     "created_in",
     "failing_jobs",
     "has_old_token",
+    "is_chosen",
     "is_by_link",
     "link",
     "password_hash",

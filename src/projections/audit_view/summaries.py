@@ -12,6 +12,7 @@ from domain import (
     artifacts,
     audit,
     auth,
+    build_groups,
     builds,
     changes,
     claims,
@@ -107,8 +108,18 @@ def _approved(event: builds.BuildApproved) -> str:
 
 
 def _requeued(event: builds.BuildRequeued) -> str:
-    why = "did not take it up" if event.reason == "not_acknowledged" else "was lost"
-    return f"put build {event.build_id} back into the queue: node {event.node_id} {why}"
+    node = f"node {event.node_id}"
+    why = {
+        "not_acknowledged": f"{node} did not take it up",
+        "agent_lost": f"{node} was lost",
+        "other_commit": f"{node} checked out another commit than that of the build's group",
+    }[event.reason]
+    return f"put build {event.build_id} back into the queue: {why}"
+
+
+def _commit_chosen(event: build_groups.BuildGroupCommitChosen) -> str:
+    commit = f" {event.commit_sha[:12]}" if event.commit_sha else ""
+    return f"chose the commit{commit} of build {event.build_id} for all builds of group {event.group_id}"
 
 
 def _started(event: builds.BuildStarted) -> str:
@@ -248,6 +259,7 @@ SUMMARIES: Mapping[type[Event], str | Callable[[Any], str]] = {
     builds.BuildQueued: _queued,
     builds.BuildApproved: _approved,
     builds.BuildAssigned: "gave build {build_id} to node {node_id}, attempt {attempt}",
+    build_groups.BuildGroupCommitChosen: _commit_chosen,
     builds.BuildRequeued: _requeued,
     builds.BuildStarted: _started,
     builds.ReportRecorded: _reported,
