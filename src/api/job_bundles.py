@@ -33,11 +33,13 @@ from commands.configurations import (
 )
 from commands.jobs import ImportJob
 from commands.matrix_values import check_matrix
+from commands.trigger_values import MAX_NEEDS, NewTriggers, check_triggers, show_time_tables
 from domain.core.errors import FieldError, Invalid
 from domain.jobs import DEFAULT_TIMEOUT_MINUTES, Configuration, QuarantineMode
 from domain.matrix import Matrix
 from domain.templates import overlaid
-from projections import jobs, pools, templates
+from domain.triggers import Triggers
+from projections import jobs, pools, templates, triggers
 from projections.templates import NamedTemplate, TemplateView
 
 VERSION: Literal["1"] = "1"
@@ -91,6 +93,11 @@ class TemplatePart(ConfigurationPart, forbid_unknown_fields=True, kw_only=True):
     description: Description = ""
 
 
+class TriggerPart(NewTriggers, forbid_unknown_fields=True):
+    needs: Annotated[list[Name], Meta(max_length=MAX_NEEDS)] = []
+    """Names of the jobs that the job needs."""
+
+
 class Bundle(msgspec.Struct, forbid_unknown_fields=True):
     export_version: Literal["1"]
     """Version of the bundle's format."""
@@ -99,6 +106,8 @@ class Bundle(msgspec.Struct, forbid_unknown_fields=True):
     configuration: JobConfigurationPart
     pipeline_template: TemplatePart | None = None
     """Pipeline template that the job uses; null if it uses none."""
+    triggers: TriggerPart = msgspec.field(default_factory=TriggerPart)
+    """Triggers of the job; none in bundles of older servers."""
 
 
 class ImportRequest(msgspec.Struct):
@@ -123,7 +132,7 @@ class JobBundleController(Controller):
 
     @post("/{job_id:int}/export", status_code=200, guards=[CAN_READ])
     async def export_job(self, ctx: RequestContext, job_id: int) -> Bundle:
-        """Returns the job, its configuration and its template as a bundle, without values of secrets."""
+        """Returns the job, its configuration, its triggers and its template as a bundle, without values of secrets."""
         async with ctx.reading() as connection:
             job = await find_visible_job(ctx, job_id)
             configuration = await jobs.find_configuration(connection, job_id)
@@ -131,6 +140,9 @@ class JobBundleController(Controller):
             template = (
                 None if job.pipeline_template_id is None else await templates.find(connection, job.pipeline_template_id)
             )
+            found = await triggers.find(connection, job_id)
+            given = Triggers() if found is None else found.settings
+            names = await jobs.fetch_names(connection, given.needs)
         return Bundle(
             export_version=VERSION,
             job=to_view(JobPart, job, node_pool=None if pool is None else pool.name),
@@ -138,6 +150,12 @@ class JobBundleController(Controller):
             if configuration is None
             else to_view(JobConfigurationPart, configuration),
             pipeline_template=None if template is None else to_view(TemplatePart, template),
+            triggers=to_view(
+                TriggerPart,
+                given,
+                cron=show_time_tables(given),
+                needs=[names[need] for need in given.needs if need in names],
+            ),
         )
 
     @post("/import", guards=[CAN_WRITE], request_max_body_size=LARGE_BYTES)
@@ -158,6 +176,7 @@ class JobBundleController(Controller):
                 if job.node_pool is None
                 else await pools.find_id_by_name(connection, data.project_id, job.node_pool)
             )
+            needed = await jobs.fetch_named(connection, data.project_id, bundle.triggers.needs)
         if job.node_pool is not None and pool_id is None:
             warnings.append(
                 f"Project {data.project_id} has no node pool {job.node_pool!r}: the job takes any that it may use."
@@ -177,6 +196,17 @@ class JobBundleController(Controller):
                 " the job uses the one of this server."
             )
         job_id = await ctx.services.ids.draw("jobs")
+        ids = {name: needed_id for needed_id, name in sorted(needed.items(), reverse=True)}
+        if missing := [name for name in bundle.triggers.needs if name not in ids]:
+            # Without the job that it needs, it would start too early.
+            warnings.append(
+                f"Project {data.project_id} has no job {missing[0]!r}, which the job needs: the job has no triggers;"
+                f" set them by PUT /api/v3/jobs/{job_id}/triggers."
+            )
+            stored = Triggers()
+        else:
+            needs = {"needs": [ids[name] for name in bundle.triggers.needs]}
+            stored = msgspec.convert(msgspec.to_builtins(bundle.triggers) | needs, Triggers)
         if secrets:
             warnings.append(
                 f"Bundles hold no values of secrets: set {', '.join(sorted(secrets))} by"
@@ -193,6 +223,7 @@ class JobBundleController(Controller):
                 node_pool_id=pool_id,
                 pipeline_template_id=None if template is None else template.id,
                 configuration=configuration,
+                triggers=stored,
                 borrower_id=ctx.user.borrower_id,
                 **fields,
             )
@@ -234,6 +265,11 @@ def read(given: dict[str, Any]) -> Bundle:
     bundle.configuration.check("bundle.configuration")
     if bundle.pipeline_template is not None:
         bundle.pipeline_template.check("bundle.pipeline_template")
+    try:
+        check_triggers(bundle.triggers)
+    except Invalid as refused:
+        errors = [FieldError(f"bundle.triggers.{field}", message) for field, message in refused.errors]
+        raise Invalid.fields(errors) from None
     check_repository(bundle.job.repository)
     check_labels("bundle.job.pool_labels", bundle.job.pool_labels)
     if bundle.job.node_pool is not None and bundle.job.pool_labels:

@@ -9,6 +9,7 @@ from litestar import Controller, get, post, put
 from msgspec import Meta
 
 from api.builds import Commit, Ref
+from api.http.as_of import as_of
 from api.http.permissions import CAN_READ, CAN_WRITE
 from api.http.request_context import RequestContext
 from api.http.types import Id, to_view
@@ -17,7 +18,7 @@ from api.jobs import find_visible_job
 from commands.builds import StartBuild
 from commands.scm import find_project_repository
 from commands.time_tables import find_latest, find_next
-from commands.trigger_values import MAX_NEEDS, NewTriggers, TimeTable, check_triggers
+from commands.trigger_values import MAX_NEEDS, NewTriggers, check_triggers, show_time_tables
 from commands.triggers import SetTriggers, set_triggers
 from domain.core.errors import Conflict, Invalid
 from domain.core.events import Stream
@@ -30,9 +31,12 @@ from domain.triggers import (
     Evaluation,
     RepositoryChange,
     TriggerKind,
+    Triggers,
     find_repository_path,
     find_skip_marker,
 )
+from projections import triggers
+from projections.time_travel.historical_reads import TRIGGER_HISTORY
 
 MAX_PATHS = 3_000
 """Largest number of changed paths in a PossibleChange. Source code hosts list no more paths of a change either."""
@@ -88,11 +92,11 @@ class TriggerController(Controller):
     path = "/jobs/{job_id:int}/triggers"
     tags = ["Triggers"]
 
-    @get(guards=[CAN_READ])
+    @get(guards=[CAN_READ], **as_of(TRIGGER_HISTORY, "job_id"))
     async def get_job_triggers(self, ctx: RequestContext, job_id: int) -> TriggersView:
         """Returns the triggers of a job."""
-        await find_visible_job(ctx, job_id)
-        return to_triggers_view(await load_job(ctx, job_id))
+        row = await ctx.find_visible(triggers.find, "job", job_id)
+        return to_triggers_view(job_id, row.settings)
 
     @put(guards=[CAN_WRITE])
     async def set_job_triggers(self, ctx: RequestContext, job_id: int, data: NewJobTriggers) -> TriggersView:
@@ -103,7 +107,7 @@ class TriggerController(Controller):
             if need in data.needs[:number]:
                 raise Invalid.field(f"needs[{number}]", "is given twice")
         receipt = await set_triggers(ctx, SetTriggers(job_id, data.stored))
-        return to_triggers_view(receipt.existing(JOB.at(job_id)))
+        return to_triggers_view(job_id, receipt.existing(JOB.at(job_id)).triggers)
 
     @post("/explain", status_code=200, guards=[CAN_READ])
     async def explain_job_triggers(self, ctx: RequestContext, job_id: int, data: PossibleChange) -> Explanation:
@@ -206,6 +210,5 @@ async def load_job(ctx: RequestContext, job_id: int) -> Job:
     return job
 
 
-def to_triggers_view(job: Job) -> TriggersView:
-    cron = [TimeTable(table.expression, table.timezone, table.branch) for table in job.triggers.cron]
-    return to_view(TriggersView, job.triggers, cron=cron, job_id=job.job_id)
+def to_triggers_view(job_id: int, stored: Triggers) -> TriggersView:
+    return to_view(TriggersView, stored, cron=show_time_tables(stored), job_id=job_id)

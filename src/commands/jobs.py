@@ -20,6 +20,7 @@ from domain.jobs import (
     JobConfigured,
     JobCreated,
     JobDeleted,
+    JobTriggersChanged,
     JobUpdated,
     QuarantineMode,
     ShellName,
@@ -29,6 +30,7 @@ from domain.matrix import Matrix
 from domain.pools import POOL, Pool
 from domain.projects import PROJECT, Project
 from domain.templates import TEMPLATE, Template
+from domain.triggers import Triggers
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class ImportJob(CreateJob):
 
     enabled: bool = True
     configuration: Configuration = field(default_factory=Configuration)
+    triggers: Triggers = field(default_factory=Triggers)
 
     def decide(
         self, job: Job | None, project: Project | None, pool: Pool | None, template: Template | None
@@ -80,6 +83,8 @@ class ImportJob(CreateJob):
                 yield JobUpdated(job_id=self.job_id, project_id=self.project_id, enabled=False)
             if self.configuration != Configuration():
                 yield self.event(JobConfigured)
+            if self.triggers != Triggers():
+                yield self.event(JobTriggersChanged)
 
 
 @dataclass(frozen=True)

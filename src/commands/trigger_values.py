@@ -52,6 +52,10 @@ class NewTriggers(msgspec.Struct):
         return msgspec.convert(msgspec.to_builtins(self), Triggers)
 
 
+def show_time_tables(triggers: Triggers) -> list[TimeTable]:
+    return [TimeTable(table.expression, table.timezone, table.branch) for table in triggers.cron]
+
+
 def check_triggers(data: NewTriggers) -> None:
     """Raises Invalid for values that the types of the fields allow but that are not valid."""
     errors: list[FieldError] = []

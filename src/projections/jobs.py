@@ -187,6 +187,12 @@ async def fetch_named(source: Source, project_id: int, names: Sequence[str]) -> 
     return dict(await fetch_rows(source, query, {"project": project_id, "names": list(names)}))
 
 
+async def fetch_names(source: Source, job_ids: Sequence[int]) -> dict[int, str]:
+    """Returns id -> name for those of these jobs that exist."""
+    query = f"SELECT id, name FROM {JobRow.table} WHERE id = ANY (%(ids)s)"
+    return dict(await fetch_rows(source, query, {"ids": list(job_ids)}))
+
+
 async def fetch_ids(source: Source, project_id: int) -> list[int]:
     query = f"SELECT id FROM {JobRow.table} WHERE project_id = %(project)s ORDER BY id"
     return await fetch_column(source, query, {"project": project_id})

@@ -64,6 +64,7 @@ def test_a_job_comes_back_as_it_was(server: Server, project: int) -> None:
     assert bundle["export_version"] == "1"
     assert (bundle["job"]["name"], bundle["job"]["node_pool"]) == ("Regression", "linux")
     assert bundle["configuration"].items() >= CONFIGURATION.items()
+    assert bundle["triggers"]["branches"] == []
     copy = imported(server, project, bundle)
     assert (copy["name"], copy["project_id"], copy["warnings"]) == ("Regression (imported)", project, [])
     shown = server.admin.get(f"/api/v3/jobs/{copy['id']}").json()
@@ -185,3 +186,39 @@ def test_who_may(server: Server, project: int) -> None:
     assert stranger.post("/api/v3/jobs/import", json=body).status_code == 404
     assert reader.post("/api/v3/jobs/import", json=body).status_code == 403
     assert server.make_user("developer", {project: "write"}).post("/api/v3/jobs/import", json=body).status_code == 201
+
+
+def test_triggers_come_with_the_names_of_the_jobs_that_are_needed(server: Server, project: int) -> None:
+    lint, deploy = new_job(server, project, name="lint"), new_job(server, project)
+    given = {"branches": ["main"], "cron": [{"expression": "0 3 * * *", "timezone": "UTC", "branch": None}]}
+    path = f"/jobs/{deploy}/triggers"
+    before = server.admin.when("PUT", path, json=given | {"needs": [lint]}).then(200)
+    server.wait_until_projected()
+    bundle = exported(server, deploy)
+    assert bundle["triggers"].items() >= (given | {"needs": ["lint"]}).items()
+    copy = imported(server, project, bundle)
+    assert copy["warnings"] == []
+    assert server.admin.fetch(f"/jobs/{copy['id']}/triggers") == before | {"job_id": copy["id"]}
+    elsewhere = imported(server, new_project(server), bundle)
+    (warning,) = elsewhere["warnings"]
+    assert "has no job 'lint', which the job needs: the job has no triggers" in warning
+    assert server.admin.fetch(f"/jobs/{elsewhere['id']}/triggers")["branches"] == []
+    bundle["triggers"]["branches"] = ["!main"]
+    refused = server.admin.when("POST", "/jobs/import", json={"project_id": project, "bundle": bundle}).then(422)
+    assert refused["errors"][0]["field"] == "bundle.triggers.branches"
+
+
+def test_an_older_bundle_has_no_triggers(server: Server, project: int) -> None:
+    bundle = exported(server, new_job(server, project))
+    del bundle["triggers"]
+    assert imported(server, project, bundle)["warnings"] == []
+
+
+def test_triggers_of_the_past(server: Server, project: int) -> None:
+    job = new_job(server, project)
+    path = f"/jobs/{job}/triggers"
+    answer = server.admin.put(f"/api/v3{path}", json={"branches": ["main"]})
+    position = answer.headers["Testhide-Position"]
+    server.admin.when("PUT", path, json={"tags": ["v*"]}).then(200)
+    assert server.admin.fetch(f"{path}?as_of={position}") == answer.json()
+    assert server.admin.fetch(path)["branches"] == []

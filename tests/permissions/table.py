@@ -155,6 +155,7 @@ PROJECTS = (
     op("PUT /jobs/{job_id}/configuration", WRITE, CONFIGURATION),
     op("POST /jobs/{job_id}/export", READ),
     op("GET /jobs/{job_id}/triggers", READ),
+    past("GET /jobs/{job_id}/triggers"),
     op("PUT /jobs/{job_id}/triggers", WRITE, {"branches": ["main"]}),
     op("POST /jobs/{job_id}/triggers/explain", READ, {"branch": "main"}),
 )

@@ -38,6 +38,7 @@ from projections.results import STATUS, BlockRow, ReportRow, ResultTextRow, Supe
 from projections.results_cases import TestCaseRow
 from projections.time_travel.historical_tables import HistoricalTables, WantedKeys
 from projections.triage import RuleMatchRow, TriageRow
+from projections.triggers import TriggerRow
 from store.log.event_log import EventLog
 
 EVENT_BATCH = 50
@@ -209,6 +210,7 @@ REPORT_HISTORY = HistoricalResource("build", _report, _REPORT_ROWS)
 TESTS_HISTORY = HistoricalResource("build", _tests, _REPORT_ROWS + _TEST_ROWS)
 JOB_HISTORY = HistoricalResource("job", _job_with_newest_build, (JobRow, BuildRow))
 CONFIGURATION_HISTORY = HistoricalResource("job", _job, (JobRow, ConfigurationRow))
+TRIGGER_HISTORY = HistoricalResource("job", _job, (TriggerRow,))
 QUARANTINE_HISTORY = HistoricalResource("job", _quarantine, (JobRow, QuarantineRow))
 NODE_HISTORY = HistoricalResource("node", _node, (NodeRow,))
 PERMISSIONS_HISTORY = HistoricalResource("user", _permissions, (UserRow, MemberRow, ProjectRow))
