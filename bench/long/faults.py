@@ -1,12 +1,13 @@
 """Injects faults into a whole server at work: `./dev long faults --rounds 500 --seed 1`.
 
 One stack of real processes, two of each kind, with real agents, runs for all rounds. In each round, load and faults
-happen at the same time. The load: builds are started, stopped, commented on and read, users are invited, and a job with
-many artifacts is deleted. The faults are drawn from the seed and the number of the round: processes are killed with
-SIGKILL, paused, or kept from starting; proxies cut, delay, stall and refuse connections of clients, to PostgreSQL and
-to Redis, and lose answers; Redis is wiped; the disks of agents and of the database run full; workers are killed during
-a deletion, and deletions are cancelled. Then the faults end, and the rules of tests/faults/rules.py must hold. Every 50
-rounds, and at the end, all read models are rebuilt and compared with the live tables, row by row.
+happen at the same time. The load: builds are started, stopped, commented on and read, a build of a commit has statuses
+and tickets, users are invited, and a job with many artifacts is deleted. The faults are drawn from the seed and the
+number of the round: processes are killed with SIGKILL, paused, or kept from starting; proxies cut, delay, stall and
+refuse connections of clients, to PostgreSQL and to Redis, and lose answers; Redis is wiped; the disks of agents and of
+the database run full; workers are killed during a deletion, and deletions are cancelled. Then the faults end, and the
+rules of tests/faults/rules.py must hold. Every 50 rounds, and at the end, all read models are rebuilt and compared with
+the live tables, row by row.
 
 `--first N` begins at round N, `--round N` runs only that round, `--seconds S` ends the run after the round in which
 this time is over. Writes results/faults.json, even if it is interrupted. If a rule was broken, keeps the logs of all
@@ -36,14 +37,17 @@ from tests.faults import rules
 from tests.faults.client import RetryingClient
 from tests.faults.injector import Fault, FaultInjector, draw_faults
 from tests.faults.load import WEBHOOK_EVENTS, Order, Receiver, draw_order, make_job_command
+from tests.faults.outside import CommitLoad, OutsideSystems
 from tests.faults.reactions import Disturbance, ReactionLoad
 from tests.faults.readers import EventReader, read_stream
 from tests.faults.rules import LogState
 from tests.faults.stack import DATABASE, Stack, running_stack
 from tests.support.mail_server import MailServer, mail_server
+from tests.support.source_host import serving
 
 from bench.support.report import write_result
 from domain.core.events import Recorded
+from domain.tickets import CLAIM
 from projections.registry import PROJECTIONS
 from store.tables import reactions as due_reactions
 from store.tables.build_logs import BuildLogs
@@ -64,6 +68,10 @@ DELIVERY_TIMEOUT_S = 90.0
 """Longest time in seconds until all deliveries are made. A delivery whose worker was killed is due again after a
 minute.
 """
+REACTIONS_TIMEOUT_S = 2 * CLAIM.total_seconds() + 60
+"""Longest time in seconds, without faults, until no reaction is due. The claim of a killed worker keeps others from
+creating its issue.
+"""
 READER_TIMEOUT_S = 30.0
 """Longest time in seconds, without faults, until a reader of all events has received the last one."""
 MAX_BROKEN_ROUNDS = 10
@@ -72,9 +80,10 @@ MAX_BROKEN_ROUNDS = 10
 class Suite:
     """Runs rounds on a stack: load and faults at the same time, then the checks."""
 
-    def __init__(self, stack: Stack, client: RetryingClient, receiver: Receiver, mails: MailServer, seed: int) -> None:
+    def __init__(self, stack: Stack, commits: CommitLoad, receiver: Receiver, mails: MailServer, seed: int) -> None:
         self._stack = stack
-        self._client = client
+        self._commits = commits
+        self._client = client = commits.client
         self._receiver = receiver
         self.injector = FaultInjector(stack)
         self._reactions = ReactionLoad(client, stack, self.injector, mails)
@@ -89,7 +98,7 @@ class Suite:
         """For each round, the seconds from the last fault until all builds had a verdict and all streams had ended."""
 
     async def begin(self) -> None:
-        """Creates the project, job, webhooks and nodes. Starts the agents and the readers of all events."""
+        """Creates the projects, jobs, webhooks and nodes. Starts the agents and the readers of all events."""
         await self._client.sign_in()
         project = await self._create("/api/v3/projects", name="Faults")
         pool = await self._create("/api/v3/node-pools", name="machines", project_id=project)
@@ -108,6 +117,7 @@ class Suite:
         await self._stack.wait_until_running()
         self._log = LogState(project)
         self._reactions.kept = await self._reactions.make_job(project, "Kept")
+        await self._commits.begin()
         for number in range(EVENT_READERS):
             reader = EventReader()
             task = asyncio.create_task(read_stream(self._client, reader, random.Random(f"{self._seed} {number}")))
@@ -133,6 +143,8 @@ class Suite:
         ]
         reacting = self._reactions.carry_out(random.Random(rng.random()), f"r{number}", deletion)
         carrying_out.append(asyncio.create_task(reacting))
+        committing = self._commits.carry_out(random.Random(rng.random()), f"r{number}c")
+        carrying_out.append(asyncio.create_task(committing))
         await asyncio.gather(*(self.injector.inject(fault) for fault in faults))
         await self.injector.undo()
         faults_ended_at = time.monotonic()
@@ -202,13 +214,14 @@ class Suite:
 
     async def check_reactions(self) -> list[str]:
         """Waits until no reaction is due, and checks that all reactions were carried out. Returns the broken rules."""
+        self._commits.outside.failure_rate = 0.0
         async with core(self._stack.settings, pool_size=1) as parts:
-            deadline = time.monotonic() + DELIVERY_TIMEOUT_S
+            deadline = time.monotonic() + REACTIONS_TIMEOUT_S
             while due := sum(status.due + status.parked for status in await due_reactions.fetch_statuses(parts.pool)):
                 if time.monotonic() > deadline:
-                    return [f"{due} reactions are due or parked after {DELIVERY_TIMEOUT_S:.0f} s"]
+                    return [f"{due} reactions are due or parked after {REACTIONS_TIMEOUT_S:.0f} s"]
                 await asyncio.sleep(POLL_INTERVAL_S)
-        return list(self._reactions.check())
+        return [*self._reactions.check(), *self._commits.check()]
 
     async def check_rebuild(self) -> list[str]:
         """Rebuilds all read models and compares them with the live tables, with the commands that operators use.
@@ -254,6 +267,7 @@ class Suite:
             "not possible here": sorted(self.injector.skipped),
             "counts": dict(sorted(self.counts.items())),
             "reactions": dict(sorted(self._reactions.counts.items())),
+            "outside": dict(sorted(self._commits.counts.items())),
             "connections of readers of all events": sum(reader.connections for reader in self._event_readers.values()),
             "messages": sum(map(len, self._log.expected_messages.values())),
             "deliveries that arrived": self._receiver.deliveries,
@@ -317,13 +331,16 @@ async def run(rounds: range, seconds: float | None, record: RunRecord) -> None:
     assert task is not None, "a coroutine runs in a task"
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     rng = random.Random(record.seed)
+    outside = OutsideSystems(rng)
     async with (
         Receiver(rng) as receiver,
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), read_bufsize=READ_BUFFER_BYTES) as http,
         mail_server() as mails,
+        serving(outside.handle) as outside.url,
         running_stack(rng, mails.url) as stack,
     ):
-        suite = record.suite = Suite(stack, RetryingClient(http, stack.url), receiver, mails, record.seed)
+        commits = CommitLoad(RetryingClient(http, stack.url), outside)
+        suite = record.suite = Suite(stack, commits, receiver, mails, record.seed)
         await suite.begin()
         try:
             await _run_rounds(rounds, seconds, record, suite, stack)

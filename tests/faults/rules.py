@@ -65,7 +65,8 @@ class LogState:
                 for notification in notifications_of(recorded.event):
                     message = message_id(recorded.position, notification.type, notification.item)
                     for hook, types in WEBHOOK_EVENTS.items():
-                        if notification.type in types:
+                        is_its = hook != "project" or recorded.event.project_id == self.project
+                        if is_its and notification.type in types:
                             self.expected_messages[hook, recorded.event.build_id].append(message)
         self.positions.update(recorded.position for recorded in events)
         self.position = max(self.positions, default=0)
