@@ -75,8 +75,8 @@ async def test_a_report_is_read_as_in_the_same_process(tmp_path: Path) -> None:
         (
             {"max_memory": 64 * 2**20},
             b"<testsuite>",
-            b"<testcase name='a'><failure message='%s'/></testcase>" % (b"x" * 4_000),
-            20_000,
+            b"<testcase name='a'><failure message='%s'/></testcase>" % (b"x" * 40_000),
+            2_000,
             "more than 64 MiB of memory",
         ),
     ],
