@@ -276,17 +276,21 @@ class ExpiredBuild(NamedTuple):
 
 
 async def find_expired(source: Source, now: datetime, limit: int) -> list[ExpiredBuild]:
-    """Returns finished, unpinned builds that exceed their project's retention by age or by number, oldest first."""
+    """Returns finished, unpinned builds that exceed their project's retention by age or by number, oldest first. Leaves
+    out those of a group of which another build must stay: without its failed builds, the group would have passed.
+    """
     query = (
         "SELECT id, project_id, retention_days, retention_builds"
-        " FROM (SELECT b.id, b.project_id, b.pinned, b.finished_at, p.retention_days, p.retention_builds,"
-        "  row_number() OVER (PARTITION BY b.job_id ORDER BY b.id DESC) AS number"
-        f"  FROM {BuildRow.table} b JOIN {ProjectRow.table} p ON p.id = b.project_id"
-        "  WHERE b.finished_at IS NOT NULL AND (p.retention_days > 0 OR p.retention_builds > 0)) ended"
-        " WHERE NOT pinned AND ("
-        "  (retention_days > 0 AND finished_at < %(now)s - make_interval(days => retention_days))"
-        "  OR (retention_builds > 0 AND number > retention_builds))"
-        " ORDER BY id LIMIT %(limit)s"
+        " FROM (SELECT *, bool_and(is_due) OVER (PARTITION BY coalesce(group_id, id)) AS is_group_due"
+        "  FROM (SELECT id, group_id, project_id, retention_days, retention_builds,"
+        "    finished_at IS NOT NULL AND NOT pinned AND ("
+        "     (retention_days > 0 AND finished_at < %(now)s - make_interval(days => retention_days))"
+        "     OR (retention_builds > 0 AND number > retention_builds)) AS is_due"
+        "   FROM (SELECT b.id, b.group_id, b.project_id, b.pinned, b.finished_at, p.retention_days, p.retention_builds,"
+        "      count(b.finished_at) OVER (PARTITION BY b.job_id ORDER BY b.id DESC) AS number"
+        f"     FROM {BuildRow.table} b JOIN {ProjectRow.table} p ON p.id = b.project_id"
+        "     WHERE p.retention_days > 0 OR p.retention_builds > 0) numbered) judged) grouped"
+        " WHERE is_group_due ORDER BY id LIMIT %(limit)s"
     )
     return [ExpiredBuild(*row) for row in await fetch_rows(source, query, {"now": now, "limit": limit})]
 

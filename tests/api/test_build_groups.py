@@ -40,6 +40,26 @@ def test_a_push_between_two_builds_of_a_group_is_tested_by_none(shop: Shop) -> N
     agent.finished(restarted).raise_for_status()
 
 
+def test_a_failed_build_is_deleted_after_the_passed_ones_of_its_group(shop: Shop) -> None:
+    job, agent = given_matrix(shop), shop.new_agent()
+    first, second = shop.admin.create("/builds/start", job_id=job)["builds"]
+    for exit_code in (1, 0):
+        build = agent.take_up()
+        agent.finished(build, exit_code).raise_for_status()
+        shop.ended(build["id"])
+    refused = shop.admin.delete(f"/api/v3/builds/{first}").then(409)
+    assert "the status of group" in refused["detail"]
+    assert shop.admin.fetch(f"/build-groups/{first}")["status"] == "failed"
+
+    again = shop.admin.create(f"/builds/{first}/restart")["id"]
+    agent.finished(agent.take_up(), 1).raise_for_status()
+    shop.ended(again)
+    shop.admin.delete(f"/api/v3/builds/{first}").then(204)
+    shop.admin.delete(f"/api/v3/builds/{second}").then(204)
+    shop.server.wait_until_projected()
+    shop.admin.delete(f"/api/v3/builds/{again}").then(204)
+
+
 def test_a_matrix_from_its_start_to_its_restart(shop: Shop) -> None:
     job, commit = given_matrix(shop), uuid.uuid4().hex
     assert shop.admin.fetch(f"/jobs/{job}/configuration")["matrix"] == MATRIX

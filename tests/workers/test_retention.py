@@ -7,11 +7,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from commands.build_actions import PinBuild
-from commands.builds import FinishExternalBuild, StartBuild
+from commands.builds import AbortBuild, FinishExternalBuild, StartBuild
 from commands.handler import Command, CommandContext, Handler
-from commands.jobs import CreateJob
+from commands.jobs import ConfigureJob, CreateJob
 from commands.projects import CreateProject, UpdateProject
 from domain.builds import BUILD, AnyBuild, BuildDeleted, DeletedBuild
+from domain.matrix import Matrix
 from projections.engine.engine import Engine, ensure_tables, fetch_positions
 from projections.projects import ProjectRow
 from projections.registry import PROJECTIONS
@@ -126,6 +127,20 @@ async def test_of_each_job_the_newest_stay(house: House) -> None:
     assert await house.sweep() == long[:1]
 
 
+async def test_builds_of_a_group_go_together(house: House) -> None:
+    matrix = Matrix(axes={"n": ["1", "2"]})
+    await house.does(ConfigureJob(5, "pytest", matrix=matrix))
+    house.now = TODAY - 40 * DAY
+    await house.does(StartBuild(1, 5, more_ids=(2,)), AbortBuild(1, "stopped_by_user"))
+    house.now = TODAY
+    await house.keeps(days=30)
+    assert await house.sweep() == [], "a build of the group has not ended"
+    await house.does(AbortBuild(2, "stopped_by_user"))
+    assert await house.sweep() == [], "it is not old enough"
+    house.now += 31 * DAY
+    assert await house.sweep() == [1, 2]
+
+
 async def test_either_rule_lets_a_build_go(house: House) -> None:
     smoke = await house.ran(40, 31, 2, 1)
     many = await house.ran(40, job_id=6)
@@ -174,7 +189,7 @@ async def test_it_goes_on_by_itself(house: House) -> None:
     made = await house.ran(*[40] * 5)
     await house.keeps(days=30)
     await house.shown()
-    schedule = Schedule("retention", house.retention.sweep, retention.INTERVAL_S, busy_interval_s=0.02)
+    schedule = Schedule("retention", house.retention.sweep, retention.INTERVAL_S, busy_interval_s=0.5)
     task = asyncio.create_task(Schedules(house.parts.conninfo, [schedule]).run())
     async with asyncio.timeout(20):
         while await _left(house, made):
