@@ -301,8 +301,6 @@ def find_skip_reason(change: RepositoryChange) -> str | None:
     """
     if change.deleted:
         return f"{change.branch} was deleted, so nothing starts."
-    if change.fork:
-        return "The pull request comes from a fork. Builds of forks are not supported yet, so nothing starts."
     if change.skip_marker:
         return f"The {change.skipping_text} says {change.skip_marker}, so nothing starts."
     return None
@@ -319,6 +317,8 @@ def describe_changes(message: HookMessage) -> str:
     first, more = message.changes[0], len(message.changes) - 1
     if not (first.deleted and more) and (reason := find_skip_reason(first)) is not None:
         return reason
+    if first.fork:
+        return "The pull request comes from a fork. Builds of jobs with `fork_pull_requests` wait for an approval."
     return f"The triggers of the project's jobs decide which builds {'these changes start' if more else 'it starts'}."
 
 

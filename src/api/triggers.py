@@ -30,7 +30,6 @@ from domain.triggers import (
     ChangeKind,
     Evaluation,
     RepositoryChange,
-    TriggerKind,
     Triggers,
     find_repository_path,
     find_skip_marker,
@@ -47,7 +46,8 @@ class NewJobTriggers(NewTriggers):
 
     needs: Annotated[list[Id], Meta(max_length=MAX_NEEDS)] = []
     """Ids of other jobs of the project. A change starts the job only if it starts these, too, and not before these have
-    passed for it. Without `branches`, `tags` and `pull_requests`, the job starts after these for every change.
+    passed for it. Without `branches`, `tags`, `pull_requests` and `fork_pull_requests`, the job starts after these for
+    every change, except of a fork.
     """
 
 
@@ -122,7 +122,7 @@ class TriggerController(Controller):
         else:
             evaluation = await asyncio.to_thread(explain_time, job, data.at)
             if evaluation.starts:
-                evaluation = await find_refusal(ctx, job, "schedule", repository) or evaluation
+                evaluation = await find_refusal(ctx, job, BuildTrigger("schedule"), repository) or evaluation
         return Explanation(evaluation.starts, evaluation.why)
 
 
@@ -137,7 +137,8 @@ async def explain_change(ctx: RequestContext, job: Job, data: PossibleChange, pr
     candidates = await asyncio.to_thread(evaluate_jobs, change, described)
     for each in jobs:
         if candidates[each.job_id].evaluation.starts:
-            refusal = await find_refusal(ctx, each, data.kind, project_repository)
+            trigger = BuildTrigger(change.kind, fork=change.fork)
+            refusal = await find_refusal(ctx, each, trigger, project_repository)
             if refusal is not None:
                 candidates[each.job_id] = Candidate(refusal)
     return decide_starts(candidates)[job.job_id]
@@ -167,7 +168,7 @@ def read_change(data: PossibleChange) -> RepositoryChange:
         skip_marker=find_skip_marker(data.message),
         paths=data.paths,
         pull_request=data.pull_request,
-        fork=data.fork,
+        fork=data.fork and data.kind == "pull_request",
         deleted=data.deleted,
         repository=find_repository_path(data.repository),
     )
@@ -184,14 +185,16 @@ def explain_time(job: Job, at: datetime) -> Evaluation:
     return Evaluation(False, f"does not start: no time table has {minute:%Y-%m-%d %H:%M} UTC{after}")
 
 
-async def find_refusal(ctx: RequestContext, job: Job, kind: TriggerKind, project_repository: str) -> Evaluation | None:
-    """Returns the reason why the server would refuse a build for a change or time of this kind, whatever the job's
+async def find_refusal(
+    ctx: RequestContext, job: Job, trigger: BuildTrigger, project_repository: str
+) -> Evaluation | None:
+    """Returns the reason why the server would refuse a build with this trigger, whatever the job's
     triggers are. Returns None if it would not refuse the build.
     """
     command = StartBuild(
         0,
         job.job_id,
-        trigger=BuildTrigger(kind),
+        trigger=trigger,
         project_repository=project_repository,
         more_ids=range(1, MAX_COMBINATIONS),
     )

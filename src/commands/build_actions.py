@@ -165,9 +165,13 @@ class SupersedeBuild(Command, of=BUILD):
     build_id: int
     change_id: int
     """Id of the newer change."""
+    only_unapproved: bool = False
+    """Whether the build ends only if it waits for an approval."""
 
     def decide(self, build: AnyBuild | None) -> Iterable[Event]:
         if not isinstance(build, Queued) or (trigger := build.queued.trigger) is None:
+            return
+        if self.only_unapproved and not build.awaits_approval:
             return
         if trigger.change_id is not None and trigger.change_id < self.change_id:
             detail = f"A newer change of {build.queued.branch} has started another build."

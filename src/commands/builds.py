@@ -103,6 +103,11 @@ class StartBuild(Command):
     project_repository: str = ""
     """Address of the repository of the project's SCM endpoint; empty without one."""
 
+    fork: str = ""
+    """Path of the fork that the pull request comes from; empty if the host does not say it."""
+    fork_url: str = ""
+    """Address of the fork that has the commit; empty if the job's or project's repository has it."""
+
     def reads(self) -> Sequence[AnyStream]:
         return BUILD.at(self.build_id), JOB.at(self.job_id)
 
@@ -159,6 +164,7 @@ class StartBuild(Command):
             "branch": self.branch or job.default_branch,
             "job_title": job.title,
             "untrusted": self.is_untrusted,
+            "repository": self.fork_url or job.repository,
         }
         queued = self.event(BuildQueued, job, configuration=configuration, **more)
         must_have_repository(queued, self.project_repository)
@@ -180,7 +186,7 @@ class StartBuild(Command):
 
     @property
     def is_untrusted(self) -> bool:
-        return self.trigger is not None and self.trigger.fork is not None
+        return self.trigger is not None and self.trigger.fork
 
     def with_values(self, configuration: Configuration, values: Mapping[str, str]) -> Configuration:
         """Returns `configuration` with the values of a combination as variables. Raises Conflict if the command's `env`

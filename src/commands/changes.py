@@ -145,9 +145,13 @@ class ChangeStarter:
         return {
             "build_id": await self.ids.draw("builds"),
             "job_id": job_id,
-            "branch": change.branch,
+            "branch": change.head_ref or change.branch,
             "commit_sha": change.commit,
-            "trigger": BuildTrigger(change.kind, self.received.change_id, change.pull_request, after=list(after)),
+            "trigger": BuildTrigger(
+                change.kind, self.received.change_id, change.pull_request, fork=change.fork, after=list(after)
+            ),
+            "fork": change.fork_repository,
+            "fork_url": change.fork_url,
             "project_repository": self.project_repository,
             "claim": self._claim(job_id),
         }

@@ -42,6 +42,10 @@ class NewTriggers(msgspec.Struct):
     """Globs of the tags that start the job."""
     pull_requests: bool = False
     """Whether pull requests within the repository start the job."""
+    fork_pull_requests: bool = False
+    """Whether pull requests from forks start the job. Their builds get no secrets, run on nodes of pools with
+    `untrusted`, and wait until a writer of the project approves them.
+    """
     cron: Annotated[list[TimeTable], Meta(max_length=20)] = []
     """Time tables by which builds are started."""
     cancel_superseded: bool = False
@@ -65,7 +69,7 @@ def check_triggers(data: NewTriggers) -> None:
         errors += [FieldError(field, fault) for field, fault in found if fault is not None]
         if given and all(glob.startswith("!") for glob in given):
             errors.append(FieldError(name, "must have a glob without `!` before it: the others only take out"))
-    if data.paths and not data.branches and not data.pull_requests:
+    if data.paths and not (data.branches or data.pull_requests or data.fork_pull_requests):
         errors.append(FieldError("paths", "have no effect without branches or pull_requests"))
     for number, table in enumerate(data.cron):
         fault = find_fault(CronTrigger(table.expression, table.timezone, table.branch))

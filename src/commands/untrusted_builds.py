@@ -42,7 +42,7 @@ def withhold_secrets(configuration: Configuration) -> Configuration:
     """Returns the configuration of an untrusted build, without the secrets of its job and template. The build's event
     does not contain them, so nothing that reads the event can give them away.
     """
-    return msgspec.structs.replace(configuration, secrets={})
+    return msgspec.structs.replace(configuration, secrets={}, needed_secrets=[])
 
 
 def may_have_token(queued: BuildQueued, node: Node | None) -> bool:

@@ -55,6 +55,7 @@ class BuildQueued(BuildEvent, frozen=True):
         "required_tags",
         "pool_labels",
         "matrix",
+        "fork",
     )
     configuration: Configuration = Configuration()
     branch: str = ""
@@ -80,6 +81,8 @@ class BuildQueued(BuildEvent, frozen=True):
     """The build's combination of matrix values, by name; empty for a job without a matrix."""
     untrusted: bool = False
     """Whether anybody may have written the commit, since it is of a pull request from a fork. Restarts keep it."""
+    fork: str = ""
+    """Path of the fork of an untrusted build; empty if the host does not say it."""
 
 
 class BuildApproved(BuildEvent, frozen=True):

@@ -16,10 +16,7 @@ from domain.globs import StepBudget, TooManySteps, find_match
 ChangeKind = Literal["push", "tag", "pull_request"]
 TriggerKind = Literal["push", "tag", "pull_request", "schedule"]
 SKIP_MARKER = re.compile(r"\[(?:skip ci|ci skip|no ci)\]", re.IGNORECASE)
-FORK = (
-    "the pull request comes from a fork, and builds of forks are not supported yet: anybody could run their commands"
-    " with the job's secrets"
-)
+FORK = "the pull request comes from a fork, and the job's triggers have no fork_pull_requests"
 MAX_NAMED = 5
 """Largest number of globs that a sentence names."""
 
@@ -43,6 +40,9 @@ class Triggers(msgspec.Struct, frozen=True, omit_defaults=True):
     globs, it may change any path.
     """
     pull_requests: bool = False
+    """Whether pull requests from branches of the repository start the job."""
+    fork_pull_requests: bool = False
+    """Whether pull requests from forks start the job."""
     cron: list[CronTrigger] = []
     cancel_superseded: bool = False
     """Whether a new change of a branch ends the queued builds of older changes of this branch."""
@@ -50,13 +50,17 @@ class Triggers(msgspec.Struct, frozen=True, omit_defaults=True):
     """Ids of the jobs that must have passed for a change before the job's build of this change starts."""
 
     @property
+    def names_changes(self) -> bool:
+        return bool(self.branches or self.tags or self.pull_requests or self.fork_pull_requests)
+
+    @property
     def starts_by_changes(self) -> bool:
-        return bool(self.branches or self.tags or self.pull_requests or self.needs)
+        return self.names_changes or bool(self.needs)
 
     @property
     def only_follows(self) -> bool:
         """Whether the job names no changes itself, so that it starts for all changes that start the jobs it needs."""
-        return bool(self.needs) and not (self.branches or self.tags or self.pull_requests)
+        return bool(self.needs) and not self.names_changes
 
 
 class RepositoryChange(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -80,7 +84,15 @@ class RepositoryChange(msgspec.Struct, frozen=True, omit_defaults=True):
     target: str = ""
     """Branch that the pull request is for."""
     fork: bool = False
-    """Whether the pull request comes from another repository."""
+    """Whether anybody may have written the commits: the pull request comes from another repository, or from a ref to
+    which readers may push.
+    """
+    fork_repository: str = ""
+    """Path of the repository that a pull request from a fork comes from; empty if the host does not say it."""
+    head_ref: str = ""
+    """Full name of the ref from which to fetch the commits of a pull request from a fork."""
+    fork_url: str = ""
+    """Address of the repository that has `head_ref`; empty if the one that the pull request is for has it."""
     deleted: bool = False
     """Whether the branch or tag was deleted."""
     repository: str = ""
@@ -103,8 +115,8 @@ class BuildTrigger(msgspec.Struct, frozen=True):
     """Number of the pull request whose commit is built; None for other kinds."""
     scheduled_at: datetime | None = None
     """Time of the time table that started the build; None if a change started it."""
-    fork: str | None = None
-    """Path of the fork that the pull request comes from, empty if the host does not say it. None for other builds."""
+    fork: bool = False
+    """Whether the pull request comes from a fork."""
     after: list[int] = []
     """Ids of the builds that had to pass before: those of the jobs that the job needs, for the same change."""
 
@@ -171,11 +183,14 @@ def evaluate(
 
 
 def _evaluate_pull_request(change: RepositoryChange, triggers: Triggers, budget: StepBudget) -> Evaluation:
-    if not triggers.pull_requests:
-        return _refuse("the job's triggers leave pull requests out")
-    if change.fork:
+    if not change.fork:
+        if not triggers.pull_requests:
+            return _refuse("the job's triggers leave pull requests out")
+        return _evaluate_paths(change, triggers, f"pull request {change.pull_request} changed", budget)
+    if not triggers.fork_pull_requests:
         return _refuse(FORK)
-    return _evaluate_paths(change, triggers, f"pull request {change.pull_request} changed", budget)
+    found = _evaluate_paths(change, triggers, f"pull request {change.pull_request} from a fork changed", budget)
+    return found._replace(why=f"{found.why}; the build waits for an approval") if found.starts else found
 
 
 def _evaluate_paths(change: RepositoryChange, triggers: Triggers, because: str, budget: StepBudget) -> Evaluation:

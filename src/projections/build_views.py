@@ -67,6 +67,8 @@ class BuildDetail(BuildItem):
     """Origin of the build: the user or the part of the server that started it."""
     trigger: BuildTrigger | None
     """Change or time that started the build; null if a user started it."""
+    fork: str
+    """Path of the fork whose pull request an untrusted build is of; empty if the host does not say it."""
     approved_by: str | None
     """Who approved an untrusted build; null if nobody did."""
     keep_forever: bool

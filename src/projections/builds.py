@@ -93,6 +93,7 @@ class BuildRow(Row, frozen=True):
     matrix: dict[str, str] = {}
     """Combination of the build; empty without a matrix."""
     untrusted: bool = False
+    fork: str = ""
     approved_by: str | None = None
 
     @property

@@ -45,10 +45,13 @@ class ChangeEvaluator:
         for job_id, why in started.refused.items():
             log.warning("a change cannot start a build", change=received.change_id, job=job_id, detail=why)
         superseding = [job_id for job_id in plan.superseding if job_id in started.build_ids]
-        if superseding or started.waiting:
+        # Nobody needs to approve an older commit of a fork any more.
+        outdating = [job_id for job_id in started.build_ids if received.change.fork and job_id not in superseding]
+        if superseding or outdating or started.waiting:
             # Whoever appends the later one of two builds sees both.
             await self._wait(await self.event_log.read_head())
         await self._supersede(superseding, starter.caller)
+        await self._supersede(outdating, starter.caller, only_unapproved=True)
         # The needed jobs may have passed before, for an earlier message about the same commit of a pull request.
         await self._start_ready(starter, started.waiting)
 
@@ -90,15 +93,20 @@ class ChangeEvaluator:
             else:
                 await starter.start_deferred(job_id, after)
                 job = await self.event_log.load_state(JOB.at(job_id))
-                if job is not None and job.triggers.cancel_superseded:
+                is_cancelling = job is not None and job.triggers.cancel_superseded
+                if is_cancelling or starter.received.change.fork:
                     await self._wait(await self.event_log.read_head())
-                    await self._supersede([job_id], starter.caller)
+                    await self._supersede([job_id], starter.caller, only_unapproved=not is_cancelling)
 
-    async def _supersede(self, job_ids: Sequence[int], caller: CommandContext) -> None:
-        """Ends the queued builds of these jobs for which a newer change of the same branch has started another one."""
+    async def _supersede(
+        self, job_ids: Sequence[int], caller: CommandContext, *, only_unapproved: bool = False
+    ) -> None:
+        """Ends the queued builds of these jobs for which a newer change of the same branch has started another one.
+        With `only_unapproved`, ends only those that wait for an approval.
+        """
         if job_ids:
             for build in await builds.find_superseded(self.pool, job_ids):
-                await self.handler.execute(SupersedeBuild(build.build_id, build.change_id), caller)
+                await self.handler.execute(SupersedeBuild(build.build_id, build.change_id, only_unapproved), caller)
 
     async def _starter(self, received: ChangeReceived) -> ChangeStarter:
         repository = await find_project_repository(self.event_log, received.project_id)

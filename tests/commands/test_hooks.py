@@ -121,7 +121,10 @@ def test_a_pull_request_that_a_reader_may_have_made_is_from_a_fork(
 ) -> None:
     pull = {"head": head | {"sha": NEW}, "base": {"ref": "main", "sha": OLD}}
     payload = {"action": "opened", "number": 5, "repository": {"full_name": repository}, "pull_request": pull}
-    assert only_change(read({"x-github-event": "pull_request"}, payload)).fork is fork
+    change = only_change(read({"x-github-event": "pull_request"}, payload))
+    assert change.fork is fork
+    named = (head["repo"] or {}).get("full_name", "") if fork else ""
+    assert (change.fork_repository, change.head_ref) == (named, "refs/pull/5/head" if fork else "")
 
 
 GITLAB_COMMIT = {
@@ -191,7 +194,10 @@ def test_a_merge_request_of_gitlab() -> None:
     change = only_change(merge())
     assert (change.kind, change.branch, change.commit, change.pull_request) == ("pull_request", "fix", NEW, 7)
     assert (change.target, change.fork, change.paths) == ("main", False, None)
-    assert only_change(merge(source_project_id=99)).fork
+    assert not change.head_ref
+    fork = only_change(merge(source_project_id=99, source={"path_with_namespace": "bob/web"}))
+    assert (fork.fork, fork.fork_repository, fork.head_ref) == (True, "bob/web", "refs/merge-requests/7/head")
+    assert only_change(merge(source_project_id=None, source=None)).fork, "it was deleted"
     assert only_change(merge(action="update", oldrev=OLD)).commit == NEW
     assert "update" in merge(action="update").ignored
     assert "close" in merge(action="close").ignored
@@ -214,18 +220,23 @@ def test_a_push_of_bitbucket_cloud_may_have_several_changes() -> None:
     ]
 
 
-@pytest.mark.parametrize(("source", "fork"), [("acme/web", False), ("bob/web", True), (None, True)])
-def test_a_pull_request_of_bitbucket_cloud(source: str | None, fork: bool) -> None:
+@pytest.mark.parametrize(("source", "fork"), [("acme/web", False), ("bob/web", True)])
+def test_a_pull_request_of_bitbucket_cloud(source: str, fork: bool) -> None:
     side = {"branch": {"name": "fix"}, "commit": {"hash": "c0ffee"}}
     pull = {
         "id": 7,
         "title": "Fix",
-        "source": side | {"repository": None if source is None else {"full_name": source}},
+        "source": side | {"repository": {"full_name": source}},
         "destination": {"branch": {"name": "main"}, "repository": CLOUD_REPOSITORY},
     }
     payload = {"repository": CLOUD_REPOSITORY, "pullrequest": pull}
     change = only_change(read({"x-event-key": "pullrequest:created"}, payload))
     assert (change.branch, change.commit, change.pull_request, change.fork) == ("fix", "c0ffee", 7, fork)
+    where = ("refs/heads/fix", "https://bitbucket.org/bob/web.git") if fork else ("", "")
+    assert (change.head_ref, change.fork_url) == where, "it has no refs of pull requests"
+    for missing in ({"repository": None}, {"commit": None, "repository": {"full_name": "bob/web"}}):
+        gone = {"pullrequest": pull | {"source": side | missing}, "repository": CLOUD_REPOSITORY}
+        assert "which commit of which fork" in read({"x-event-key": "pullrequest:created"}, gone).ignored
     assert not read({"x-event-key": "pullrequest:approved"}, payload).changes
 
 
@@ -255,7 +266,8 @@ def test_a_pull_request_of_bitbucket_data_center() -> None:
     assert (change.branch, change.target, change.commit, change.pull_request) == ("fix", "main", NEW, 7)
     assert not change.fork
     theirs = ref | {"repository": SERVER_REPOSITORY | {"project": {"key": "~bob"}}}
-    assert only_change(read({"x-event-key": "pr:opened"}, {"pullRequest": pull | {"fromRef": theirs}})).fork
+    fork = only_change(read({"x-event-key": "pr:opened"}, {"pullRequest": pull | {"fromRef": theirs}}))
+    assert (fork.fork, fork.fork_repository, fork.head_ref) == (True, "~bob/web", "refs/pull-requests/7/from")
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,7 @@ MAIN = Triggers(branches=["main"], cron=[CronTrigger("0 * * * *")])
 SET = JobTriggersChanged(job_id=5, project_id=2, triggers=MAIN, at=NOON)
 PUSH = RepositoryChange("push", "main", "c0ffee")
 PULL = RepositoryChange("pull_request", "fix", pull_request=7)
+FORK = RepositoryChange("pull_request", "fix", pull_request=7, fork=True)
 
 
 def push(branch: str = "main", **more: Any) -> RepositoryChange:
@@ -137,12 +138,9 @@ def test_faulty_globs(glob: str) -> None:
         (RepositoryChange("tag", "v1"), Triggers(["**"]), False, "the job has no globs of tags"),
         (PULL, Triggers(pull_requests=True), True, "pull request 7 changed"),
         (PULL, Triggers(["**"]), False, "leave pull requests out"),
-        (
-            RepositoryChange("pull_request", "fix", pull_request=7, fork=True),
-            Triggers(pull_requests=True),
-            False,
-            "fork",
-        ),
+        (PULL, Triggers(fork_pull_requests=True), False, "leave pull requests out"),
+        (FORK, Triggers(pull_requests=True), False, "no fork_pull_requests"),
+        (FORK, Triggers(fork_pull_requests=True), True, "pull request 7 from a fork changed; the build waits for an"),
     ],
 )
 def test_evaluation(change: RepositoryChange, triggers: Triggers, starts: bool, why: str) -> None:
@@ -158,13 +156,13 @@ def test_every_evaluation_says_why(change: RepositoryChange, triggers: Triggers,
     if found.starts:
         assert not change.deleted
         assert not change.skip_marker
-        assert not change.fork or change.kind != "pull_request"
+        assert not change.fork or change.kind != "pull_request" or triggers.fork_pull_requests
 
 
 @hypothesis.given(structs(RepositoryChange), structs(Triggers))
 def test_paths_only_ever_take_changes_out(change: RepositoryChange, triggers: Triggers) -> None:
     with_paths = evaluate(change, triggers)
-    without = evaluate(change, Triggers(triggers.branches, triggers.tags, [], triggers.pull_requests))
+    without = evaluate(change, msgspec.structs.replace(triggers, paths=[]))
     assert without.starts or not with_paths.starts
 
 

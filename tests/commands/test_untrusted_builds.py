@@ -26,7 +26,7 @@ from tests.support.spec import given, is_decided_once
 from tests.support.strategies import commands, histories, structs
 
 IDS: dict[str, Any] = {"build_id": 1, "job_id": 5, "project_id": 2}
-FORK = BuildTrigger("pull_request", 3, 7, fork="bob/web")
+FORK = BuildTrigger("pull_request", 3, 7, fork=True)
 JOB = JobCreated(job_id=5, project_id=2, title="Smoke", node_pool_id=4, repository="https://github.com/acme/web")
 POOL = PoolCreated(pool_id=4, project_id=2, title="outside", untrusted=True)
 TRUSTED = PoolUpdated(pool_id=4, project_id=2, untrusted=False)

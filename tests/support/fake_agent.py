@@ -23,7 +23,7 @@ class FakeAgent:
         self.http = Client(url)
         self.http.headers["Authorization"] = f"Bearer {token}"
 
-    def connect(self, replaces: str | None = None) -> requests.Response:
+    def connect(self, replaces: str | None = None, features: Sequence[str] = ()) -> requests.Response:
         hello: dict[str, Any] = {
             "version": "1",
             "platform": "linux",
@@ -31,11 +31,12 @@ class FakeAgent:
             "cpu_cores": 2,
             "ram_gb": 4.0,
             "running": [],
+            "features": list(features),
         }
         return self.http.post("/api/v3/agent/connect", json=hello | {"session": self.session, "replaces": replaces})
 
-    def connected(self) -> FakeAgent:
-        self.connect().raise_for_status()
+    def connected(self, features: Sequence[str] = ()) -> FakeAgent:
+        self.connect(features=features).raise_for_status()
         return self
 
     def disconnect(self) -> requests.Response:

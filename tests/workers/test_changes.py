@@ -2,13 +2,16 @@
 
 import asyncio
 import dataclasses
+from typing import Any
 
 import pytest
 
 from commands.jobs import ConfigureJob, CreateJob, UpdateJob
 from commands.scm import DeleteScmEndpoint
 from commands.triggers import SetTriggers
-from domain.core.errors import Unavailable
+from commands.untrusted_builds import ApproveBuild
+from domain.builds import BUILD
+from domain.core.errors import Conflict, Unavailable
 from domain.matrix import Matrix
 from domain.triggers import BuildTrigger, RepositoryChange, Triggers
 from testhide.processes import Core
@@ -16,6 +19,12 @@ from tests.workers.watched_jobs import WatchedJobs
 
 MAIN = Triggers(branches=["main"])
 NEWEST = Triggers(branches=["**"], tags=["**"], pull_requests=True, cancel_superseded=True)
+
+
+def fork(commit: str, **more: Any) -> RepositoryChange:
+    """A commit of a pull request from a fork."""
+    about: dict[str, Any] = {"fork_repository": "bob/web", "head_ref": "refs/pull/7/head"} | more
+    return RepositoryChange("pull_request", "main", commit, pull_request=7, fork=True, **about)
 
 
 @pytest.fixture
@@ -75,8 +84,7 @@ async def test_what_starts_nothing(jobs: WatchedJobs) -> None:
     await jobs.add_job(5, NEWEST)
     await jobs.push("gone", deleted=True)
     await jobs.push(skip_marker="[skip ci]")
-    fork = RepositoryChange("pull_request", "fix", "c0ffee", pull_request=7, fork=True)
-    await jobs.evaluator.evaluate(await jobs.receive(fork))
+    await jobs.evaluator.evaluate(await jobs.receive(fork("c0ffee")))
     await jobs.does(UpdateJob(5, enabled=False))
     await jobs.push()
     assert await jobs.queued() == []
@@ -140,3 +148,55 @@ async def test_changes_that_are_evaluated_late_end_their_builds(jobs: WatchedJob
     await jobs.evaluator.evaluate(older)
     found = zip(await jobs.queued(), await jobs.statuses(), strict=True)
     assert {build.commit_sha: status for build, status in found} == {"c1": "aborted", "c2": "queued"}
+
+
+FORKS = Triggers(fork_pull_requests=True)
+
+
+async def test_a_pull_request_from_a_fork_starts_an_untrusted_build(jobs: WatchedJobs) -> None:
+    await jobs.add_job(5, FORKS)
+    await jobs.does(ConfigureJob(5, "make", env={"A": "1"}, secrets={"KEY": jobs.parts.secrets.seal("hidden")}))
+    received = await jobs.receive(fork("c0ffee"))
+    await jobs.evaluator.evaluate(received)
+    (build,) = await jobs.queued()
+    assert (build.branch, build.commit_sha, build.repository) == ("refs/pull/7/head", "c0ffee", None)
+    assert build.trigger == BuildTrigger("pull_request", received.change_id, 7, fork=True)
+    assert (build.untrusted, build.fork, build.by_admin) == (True, "bob/web", False)
+    assert (build.configuration.env, build.configuration.secrets) == ({"A": "1"}, {})
+
+
+async def test_a_fork_at_a_host_without_refs_of_pull_requests_is_checked_out_itself(jobs: WatchedJobs) -> None:
+    await jobs.add_job(5, FORKS)
+    url = "https://bitbucket.org/bob/web.git"
+    await jobs.evaluator.evaluate(await jobs.receive(fork("c0ffee", head_ref="refs/heads/main", fork_url=url)))
+    (build,) = await jobs.queued()
+    assert (build.branch, build.repository) == ("refs/heads/main", url)
+
+
+async def test_a_newer_commit_of_a_fork_is_a_build_that_waits_again(jobs: WatchedJobs) -> None:
+    """Of the older ones, those end that nobody has approved; with `cancel_superseded` all."""
+    await jobs.add_job(5, FORKS)
+    for commit in ("c1", "c2"):
+        await jobs.evaluator.evaluate(await jobs.receive(fork(commit)))
+    assert await jobs.statuses() == ["aborted", "queued"]
+    older, newer = await jobs.queued()
+    with pytest.raises(Conflict, match="is aborted"):
+        await jobs.does(ApproveBuild(older.build_id))
+    await jobs.does(ApproveBuild(newer.build_id))
+    await jobs.evaluator.evaluate(await jobs.receive(fork("c3")))
+    assert await jobs.statuses() == ["aborted", "queued", "queued"], "it is approved"
+    last = await jobs.parts.log.load_state(BUILD.at((await jobs.queued())[-1].build_id))
+    assert last is not None
+    assert last.awaits_approval
+    await jobs.does(SetTriggers(5, Triggers(fork_pull_requests=True, cancel_superseded=True)))
+    await jobs.evaluator.evaluate(await jobs.receive(fork("c4")))
+    assert await jobs.statuses() == ["aborted"] * 3 + ["queued"]
+
+
+async def test_a_fork_ends_no_other_builds(jobs: WatchedJobs) -> None:
+    await jobs.add_job(5, Triggers(branches=["**"], fork_pull_requests=True))
+    for branch in ("main", "refs/pull/7/head"):
+        await jobs.push(branch)
+        await jobs.push(branch)
+    await jobs.evaluator.evaluate(await jobs.receive(fork("c1")))
+    assert await jobs.statuses() == ["queued"] * 5

@@ -132,6 +132,30 @@ async def test_other_pushes_sync_nothing(pipelines: Pipelines, change: dict[str,
     assert await pipelines.state() == SyncedPipelines()
 
 
+async def test_the_file_of_a_fork_counts_for_nothing(pipelines: Pipelines) -> None:
+    """Its pull request may come from a branch with the name of the one that the project follows."""
+    pipelines.repository.write(".testhide.yml", "jobs: {unit: {command: make, triggers: {fork_pull_requests: true}}}")
+    pushed = await pipelines.push(START)
+    commit = pipelines.repository.write(".testhide.yml", "jobs: {unit: {command: steal}, more: {command: x}}", "of-bob")
+    pipelines.repository.git("update-ref", "refs/pull/7/head", commit)
+    state = await pipelines.state()
+    fork = RepositoryChange(
+        "pull_request",
+        "main",
+        commit,
+        pull_request=7,
+        fork=True,
+        head_ref="refs/pull/7/head",
+        repository=pushed.change.repository,
+    )
+    received = await pipelines.jobs.receive(fork)
+    for reaction in (START, SYNC):
+        await reaction.run(received, pipelines.tools)
+    assert await pipelines.state() == state
+    (build,) = await pipelines.jobs.queued()
+    assert (build.commit_sha, build.configuration.command, build.untrusted) == (commit, "make", True)
+
+
 async def test_a_push_of_unknown_paths_syncs_what_there_is(pipelines: Pipelines) -> None:
     await pipelines.push(SYNC)
     assert await pipelines.state() == SyncedPipelines(), "the repository has no file, and needs none"

@@ -203,7 +203,7 @@ async def test_the_builds_of_a_matrix_have_one_status(workshop: Workshop) -> Non
 
 
 async def test_a_build_of_a_fork_says_that_it_waits_for_approval(workshop: Workshop) -> None:
-    fork = BuildTrigger("pull_request", 3, 7, fork="bob/web")
+    fork = BuildTrigger("pull_request", 3, 7, fork=True)
     await workshop.does(ConfigureJob(JOB, "pytest"))
     await workshop.does(StartBuild(BUILD, JOB, commit_sha=workshop.commit, trigger=fork, project_repository=ADDRESS))
     await workshop.react()

@@ -144,12 +144,14 @@ class Checkout:
         # The branch is gone, but the repository may still have the commit.
         if code and not (commit and any("remote ref" in line for line in output)):
             raise _failed(output)
+        # Refs of pull requests are none of those that _ALL_REFS has.
+        more = (branch,) if not code and branch.startswith("refs/") else ()
         wanted = f"{commit or 'FETCH_HEAD'}^{{commit}}"
         if not code:
             code, output = self._try("rev-parse", "--quiet", "--verify", wanted)
         if code:
             self._note("The commit is not in what was fetched: fetching the whole history")
-            self._git(*fetch, "--depth=2147483647", "--", url, *_ALL_REFS)
+            self._git(*fetch, "--depth=2147483647", "--", url, *_ALL_REFS, *more)
             code, output = self._try("rev-parse", "--verify", wanted)
         found = output[-1].strip() if output and not code else ""
         # Git takes a short id for a branch or tag if one has this name.

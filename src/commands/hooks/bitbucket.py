@@ -6,6 +6,7 @@ from typing import Literal
 import msgspec
 
 from commands.hooks.message import HookMessage, commit_or_none, first_line
+from domain.scm import PUBLIC_HOSTS
 from domain.triggers import RepositoryChange, find_skip_marker
 
 CLOUD_PULL_REQUESTS = ("pullrequest:created", "pullrequest:updated")
@@ -173,16 +174,24 @@ def _read_cloud_push(received: CloudPush) -> HookMessage:
 
 def _read_cloud_pull_request(received: CloudPullRequestAction) -> HookMessage:
     repository, pull = received.repository.full_name.lower(), received.pullrequest
-    source = pull.source.repository
+    source, commit = pull.source.repository, pull.source.commit
+    is_fork = not repository or source is None or source.full_name.lower() != repository
+    if is_fork and (source is None or commit is None):
+        ignored = f"The message does not say which commit of which fork pull request {pull.id} is about."
+        return HookMessage("bitbucket", repository, ignored=ignored)
     change = RepositoryChange(
         "pull_request",
         pull.source.branch.name,
-        None if pull.source.commit is None else pull.source.commit.hash,
+        None if commit is None else commit.hash,
         message=first_line(pull.title),
         skip_marker=find_skip_marker(pull.title),
         pull_request=pull.id,
         target=pull.destination.branch.name,
-        fork=not repository or source is None or source.full_name.lower() != repository,
+        fork=is_fork,
+        fork_repository=source.full_name if is_fork and source else "",
+        # Bitbucket Cloud has no refs of pull requests, so the commits are in the fork only.
+        head_ref=f"refs/heads/{pull.source.branch.name}" if is_fork else "",
+        fork_url=f"https://{PUBLIC_HOSTS['bitbucket']}/{source.full_name}.git" if is_fork and source else "",
         repository=repository,
     )
     return HookMessage("bitbucket", repository, (change,))
@@ -210,6 +219,7 @@ def _read_server_push(received: ServerPush) -> HookMessage:
 
 def _read_server_pull_request(pull: ServerPullRequest) -> HookMessage:
     repository = pull.to_ref.repository.path
+    is_fork = pull.from_ref.repository.path != repository
     change = RepositoryChange(
         "pull_request",
         pull.from_ref.display_id,
@@ -218,7 +228,9 @@ def _read_server_pull_request(pull: ServerPullRequest) -> HookMessage:
         skip_marker=find_skip_marker(pull.title),
         pull_request=pull.id,
         target=pull.to_ref.display_id,
-        fork=pull.from_ref.repository.path != repository,
+        fork=is_fork,
+        fork_repository=pull.from_ref.repository.path if is_fork else "",
+        head_ref=f"refs/pull-requests/{pull.id}/from" if is_fork else "",
         repository=repository,
     )
     return HookMessage("bitbucket", repository, (change,))

@@ -128,6 +128,7 @@ def _read_pull_request(received: GitHubPullRequestAction) -> HookMessage:
     if received.action not in STARTING_ACTIONS:
         ignored = f"The action {received.action[:100]} of a pull request starts nothing."
         return HookMessage("github", repository, ignored=ignored)
+    is_fork = _is_from_fork(pull.head, repository)
     change = RepositoryChange(
         "pull_request",
         pull.head.ref,
@@ -137,7 +138,9 @@ def _read_pull_request(received: GitHubPullRequestAction) -> HookMessage:
         author=first_line(pull.user.login if pull.user else ""),
         pull_request=received.number,
         target=pull.base.ref,
-        fork=_is_from_fork(pull.head, repository),
+        fork=is_fork,
+        fork_repository=pull.head.repo.full_name if is_fork and pull.head.repo else "",
+        head_ref=f"refs/pull/{received.number}/head" if is_fork else "",
         repository=repository,
     )
     return HookMessage("github", repository, (change,))

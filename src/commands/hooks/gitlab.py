@@ -46,6 +46,8 @@ class GitLabMergeRequest(msgspec.Struct):
     source_project_id: int | None
     target_project_id: int
     last_commit: GitLabCommit
+    source: GitLabProject | None = None
+    """Project that the merge request comes from; None if it was deleted."""
     title: str = ""
     action: str | None = None
     oldrev: str | None = None
@@ -105,7 +107,7 @@ def _read_merge_request(received: GitLabMergeRequestAction) -> HookMessage:
             f"The action {(request.action or 'none')[:100]} of a merge request starts nothing without new commits."
         )
         return HookMessage("gitlab", repository, ignored=ignored)
-    head = request.last_commit
+    head, is_fork = request.last_commit, request.source_project_id != request.target_project_id
     change = RepositoryChange(
         "pull_request",
         request.source_branch,
@@ -115,7 +117,9 @@ def _read_merge_request(received: GitLabMergeRequestAction) -> HookMessage:
         author=first_line(head.author.email or head.author.name),
         pull_request=request.iid,
         target=request.target_branch,
-        fork=request.source_project_id != request.target_project_id,
+        fork=is_fork,
+        fork_repository=request.source.path_with_namespace if is_fork and request.source else "",
+        head_ref=f"refs/merge-requests/{request.iid}/head" if is_fork else "",
         repository=repository,
     )
     return HookMessage("gitlab", repository, (change,))

@@ -95,7 +95,8 @@ def _queued(event: builds.BuildQueued) -> str:
     restart = "" if event.restarted_from is None else f", as build {event.restarted_from} again"
     tests = "" if event.test_ids is None else f", {count(len(event.test_ids), 'test')} only"
     group = "" if event.group_id in (None, event.build_id) else f", in group {event.group_id}"
-    untrusted = " without secrets, since it is of a pull request from a fork" if event.untrusted else ""
+    fork = f"fork{quoted(' ', event.fork)}"
+    untrusted = f" without secrets, since it is of a pull request from the {fork}" if event.untrusted else ""
     needed = [] if event.trigger is None else [f"build {build_id}" for build_id in event.trigger.after]
     after = f", after {listed(needed)} had passed" if needed else ""
     what = f"{quoted(' on ', event.branch)}{restart}{tests}{group}{untrusted}{after}"
@@ -207,7 +208,8 @@ def _change_received(event: changes.ChangeReceived) -> str:
     change = event.change
     number = f" {change.pull_request}" if change.pull_request is not None else ""
     what = f"{spaced(change.kind)}{number}{quoted(' of ', change.branch)}" if change.branch else "change"
-    return f"reported the {what} to project {event.project_id} as change {event.change_id}"
+    fork = f"from the fork{quoted(' ', change.fork_repository)} " if change.fork else ""
+    return f"reported the {what} {fork}to project {event.project_id} as change {event.change_id}"
 
 
 def _job_deferred(event: changes.JobDeferred) -> str:

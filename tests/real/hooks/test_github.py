@@ -49,7 +49,7 @@ def test_pushes_are_understood() -> None:
 
 
 def test_pull_requests_are_understood() -> None:
-    actions: Counter[str] = Counter()
+    actions, forks = Counter[str](), list[bool]()
     for event, payload in payloads("pull_request"):
         message = read_message({"x-github-event": event}, json.dumps(payload).encode())
         actions[payload["action"]] += 1
@@ -64,7 +64,14 @@ def test_pull_requests_are_understood() -> None:
             pull["head"]["sha"],
         )
         assert change.target == pull["base"]["ref"]
-        assert change.fork == (pull["head"]["repo"]["full_name"] != pull["base"]["repo"]["full_name"])
+        forks.append(pull["head"]["repo"]["full_name"] != pull["base"]["repo"]["full_name"])
+        assert change.fork == forks[-1]
+        assert change.head_ref == (f"refs/pull/{payload['number']}/head" if change.fork else "")
+        assert change.fork_repository == (pull["head"]["repo"]["full_name"] if change.fork else "")
+        theirs = pull["head"] | {"repo": pull["head"]["repo"] | {"full_name": "somebody/else"}}
+        forked = payload | {"pull_request": pull | {"head": theirs}}
+        (moved,) = read_message({"x-github-event": event}, json.dumps(forked).encode()).changes
+        assert (moved.fork, moved.fork_repository) == (True, "somebody/else")
     assert actions.keys() >= STARTING
 
 
