@@ -127,7 +127,7 @@ async def test_a_database_that_stays_away_is_an_error_and_not_a_hang(monkeypatch
         await commit.append(Request([event("a")]))
 
 
-WRITERS, EACH = 16, 625
+WRITERS, EACH = 16, 250
 PROCESSES = 4
 
 
@@ -146,7 +146,7 @@ def _write(conninfo: str, process: int) -> None:
 
 
 async def test_a_tailing_reader_sees_every_event_exactly_once(database: str) -> None:
-    """16 writers in 4 processes append 10,000 events while one reader follows by position."""
+    """16 writers in 4 processes append 4,000 events while one reader follows by position."""
     context = multiprocessing.get_context("spawn")
     writers = [context.Process(target=_write, args=(database, number)) for number in range(PROCESSES)]
     for writer in writers:
