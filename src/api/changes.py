@@ -32,6 +32,7 @@ class ChangeView(msgspec.Struct):
     reporter: Reporter
     """Source of the report: the kind of the host whose hook reported the change, or `git-notify`."""
     kind: ChangeKind
+    """Kind of the change: `push`, `tag` or `pull_request`."""
     branch: str
     """Branch or tag; for a pull request, the branch that contains its commits."""
     commit: str | None
@@ -41,7 +42,9 @@ class ChangeView(msgspec.Struct):
     message: str
     """First line of the newest commit's message."""
     author: str
+    """Author of the newest commit."""
     received_at: datetime
+    """Time at which the change was reported."""
     jobs: list[ChangeJob]
     """Jobs that the change has started, and those that wait for other jobs or were left out because of them."""
 

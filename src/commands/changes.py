@@ -111,12 +111,13 @@ class ChangeStarter:
         waiting = {job_id: needs for job_id, needs in plan.deferred.items() if job_id not in blocked}
         return StartedBuilds(build_ids, waiting, refused | blocked, position)
 
-    async def start_deferred(self, job_id: int, after: list[int]) -> None:
-        """Starts a job that had to wait. `after` lists the builds that have passed. If the job can have no build,
-        records why.
+    async def start_deferred(self, job_id: int, after: list[int], commit: str | None) -> None:
+        """Starts a job that had to wait. `after` lists the builds that have passed, and `commit` is what they tested,
+        for a change whose report had no commit. If the job can have no build, records why.
         """
+        fields = await self._describe(job_id, after)
         try:
-            await self._start(StartDeferredBuild(**await self._describe(job_id, after)))
+            await self._start(StartDeferredBuild(**fields | {"commit_sha": fields["commit_sha"] or commit}))
         except Conflict as error:
             await self._defer({}, {}, {job_id: error.detail})
 

@@ -84,14 +84,16 @@ class ChangeEvaluator:
     async def _start_ready(self, starter: ChangeStarter, waiting: Mapping[int, Sequence[int]]) -> None:
         for job_id, needs in waiting.items():
             after: list[int] = []
+            commit = None
             for need in needs:
                 first_id = await starter.find_first_build(self.event_log, need)
                 rows = [] if first_id is None else await build_groups.fetch_last_runs(self.pool, first_id)
                 if not rows or any(row.status != "passed" for row in rows):
                     break
                 after += [row.id for row in rows]
+                commit = commit or rows[0].commit_sha
             else:
-                await starter.start_deferred(job_id, after)
+                await starter.start_deferred(job_id, after, commit)
                 job = await self.event_log.load_state(JOB.at(job_id))
                 is_cancelling = job is not None and job.triggers.cancel_superseded
                 if is_cancelling or starter.received.change.fork:

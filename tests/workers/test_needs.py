@@ -94,6 +94,14 @@ async def test_a_job_starts_once_however_many_workers_see_the_end(jobs: WatchedJ
     assert (await started(jobs)).count(DEPLOY) == 1
 
 
+async def test_a_report_without_a_commit_is_built_at_the_commit_that_was_tested(jobs: WatchedJobs) -> None:
+    await jobs.push()
+    for build in await jobs.queued():
+        await jobs.run(build.build_id, commit="c0ffee")
+    deploy = (await jobs.queued())[-1]
+    assert (deploy.job_id, deploy.commit_sha) == (DEPLOY, "c0ffee")
+
+
 async def test_each_change_has_builds_of_its_own(jobs: WatchedJobs) -> None:
     first, second = [await jobs.push(commit=commit) for commit in ("c1", "c2")]
     builds = {(build.job_id, build.commit_sha): build.build_id for build in await jobs.queued()}

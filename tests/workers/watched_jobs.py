@@ -40,11 +40,13 @@ class RunBuild(Command, of=BUILD):
 
     build_id: int
     status: Verdict
+    commit: str | None = None
+    """Commit that the node checks out."""
 
     def decide(self, build: AnyBuild | None) -> Iterable[Event]:
         assert isinstance(build, Queued)
         yield BuildAssigned(**build.ids, node_id=1, attempt=1)
-        yield BuildStarted(**build.ids, node_id=1, attempt=1)
+        yield BuildStarted(**build.ids, node_id=1, attempt=1, commit_sha=self.commit)
         yield BuildFinished(**build.ids, status=self.status, node_id=1)
 
 
@@ -102,9 +104,9 @@ class WatchedJobs:
         await self.evaluator.evaluate(received)
         return received
 
-    async def run(self, build_id: int, status: Verdict = "passed") -> None:
+    async def run(self, build_id: int, status: Verdict = "passed", commit: str | None = None) -> None:
         """Runs a queued build, and starts what has waited for it."""
-        receipt = await self.handler.execute(RunBuild(build_id, status), ANN)
+        receipt = await self.handler.execute(RunBuild(build_id, status, commit), ANN)
         finished = receipt.events[-1].event
         assert isinstance(finished, BuildFinished)
         await self.evaluator.continue_after(finished)

@@ -13,6 +13,7 @@ FIELDS: dict[str, str] = {
     "project_id": "Id of the project.",
     "job_id": "Id of the job.",
     "build_id": "Id of the build.",
+    "change_id": "Id of the change.",
     "test_id": "Id of the test result.",
     "test_case_id": "Id of the test case: one test of a project across builds.",
     "node_id": "Id of the node.",
