@@ -106,9 +106,7 @@ class CommitLoad:
     async def carry_out(self, rng: random.Random, token: str) -> None:
         """Starts a build of a commit, and reports its results. Two of three fail."""
         verdict = self._verdicts[token] = rng.choice(("passed", "failed", "failed"))
-        build = await self._create(
-            "/api/v3/builds/start", job_id=self.job, external=True, commit_sha=find_commit(token)
-        )
+        build = await self._start(find_commit(token))
         content = make_report(token, has_failed=verdict == "failed")
         await self.client.call("POST", "/api/v3/artifacts/upload", file=File(build, "junittests.xml", content))
         await self.client.call("POST", f"/api/v3/builds/{build}/finish", {"status": verdict})
