@@ -11,7 +11,7 @@ from domain.builds import AnyBuild, commit_of
 from domain.flakiness import OtherResult
 from domain.known_issues import MatchRule
 from projections import builds, known_issues, results_queries
-from projections.results_cases import fetch_catalogue_version, find_case_ids
+from projections.results_cases import find_case_ids
 from projections.results_queries import ReportRanges
 
 BATCH_SIZE = 5_000
@@ -27,13 +27,12 @@ class ReportLookups:
     async def fetch_match_rules(self, project_id: int) -> Sequence[MatchRule]:
         return await known_issues.fetch_match_rules(self.pool, project_id)
 
-    async def find_cases(self, project_id: int, node_ids: Sequence[str]) -> tuple[int, list[int | None]]:
+    async def find_cases(self, project_id: int, node_ids: Sequence[str]) -> list[int | None]:
         async with self.pool.connection() as connection:
-            version = await fetch_catalogue_version(connection, project_id)
             case_ids: list[int | None] = []
             for start in range(0, len(node_ids), BATCH_SIZE):
                 case_ids += await find_case_ids(connection, project_id, list(node_ids[start : start + BATCH_SIZE]))
-        return version, case_ids
+        return case_ids
 
     async def find_results_on_commit(self, build: AnyBuild, path: str, failed: Sequence[int]) -> Sequence[OtherResult]:
         found: list[OtherResult] = []

@@ -9,7 +9,6 @@ import msgspec
 
 from domain.results import FAILED, PASSED, SKIPPED
 from projections.engine.model import Int, Row, SmallInt, Table
-from projections.engine.queries import fetch_value
 from store.postgres.queries import Source, fetch_rows
 
 VERSION = 4
@@ -160,16 +159,6 @@ def correct_run(stats: CaseStatsRow, was: int, status: int) -> CaseStatsRow:
         runs=stats.runs + (was == SKIPPED) - (status == SKIPPED),
         failures=stats.failures + (status == FAILED) - (was == FAILED),
     )
-
-
-async def fetch_catalogue_version(source: Source, project_id: int) -> int:
-    """Returns the version of the project's stream of test cases up to which this read model has read.
-
-    Call it before `find_case_ids`. If `find_case_ids` then finds no case for a node id, the stream had no such case at
-    this version.
-    """
-    query = f"SELECT version FROM {CatalogueRow.table} WHERE project_id = %(project)s"
-    return int(await fetch_value(source, query, {"project": project_id}) or 0)
 
 
 async def find_case_ids(source: Source, project_id: int, node_ids: list[str]) -> list[int | None]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from commands.handler import Command, Receipt
+from commands.reports.case_catalogues import CaseCatalogues
 from commands.reports.flips import find_failed_cases, find_flips
 from commands.reports.reading import ReportRead, make_unreadable
 from commands.reports.reading_pool import ReadingPool
@@ -69,10 +70,8 @@ class ReadModels(Protocol):
         """Returns the match rules of all known issues of a project."""
         ...
 
-    async def find_cases(self, project_id: int, node_ids: Sequence[str]) -> tuple[int, list[int | None]]:
-        """Returns two values: the version of the project's stream of test cases, and a list with one entry for each
-        node id. An entry is the id of the test case, or None if the project had no such test case at this version.
-        """
+    async def find_cases(self, project_id: int, node_ids: Sequence[str]) -> list[int | None]:
+        """Returns the id of the test case for each node id, or None if the read model shows no such test case."""
         ...
 
     async def find_results_on_commit(self, build: AnyBuild, path: str, failed: Sequence[int]) -> Sequence[OtherResult]:
@@ -143,6 +142,7 @@ class ReportRecorder:
     """Queue of the reports to record. It takes the reports of a project one after the other, since each may have new
     test cases.
     """
+    _catalogues: CaseCatalogues = field(default_factory=CaseCatalogues)
     _unshown: dict[int, tuple[int, int]] = field(default_factory=dict)
     """Project id -> (position of its last report, number of results recorded since the project last waited)."""
 
@@ -248,7 +248,8 @@ class ReportRecorder:
         part, waits until the read models show it.
         """
         project_id = build.queued.project_id
-        version, case_ids = await self.read_models.find_cases(project_id, report.node_ids)
+        shown = await self.read_models.find_cases(project_id, report.node_ids)
+        version, case_ids = await self._catalogues.check_ids(self.log, project_id, report.node_ids, shown)
         new = [index for index, case_id in enumerate(case_ids) if case_id is None]
         first_case_id = await self.ids.draw_range("test_cases", len(new)) if new else 0
         for number, index in enumerate(new):
