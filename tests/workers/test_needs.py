@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+import msgspec
 import pytest
 
 from commands.build_actions import RestartBuild
@@ -10,7 +11,7 @@ from commands.builds import AbortBuild
 from commands.gitops import prepare_sync
 from commands.jobs import ConfigureJob, UpdateJob
 from commands.triggers import SetTriggers
-from domain.builds import BuildFinished
+from domain.builds import BUILD, BuildFinished
 from domain.changes import ChangeReceived, JobDeferred, JobLeftOut
 from domain.gitops import GITOPS
 from domain.matrix import Matrix
@@ -255,3 +256,19 @@ async def test_a_job_that_needs_others_only_now_starts_for_a_commit_that_was_bui
     await jobs.add_job(9, Triggers(needs=[TESTS]))
     await report()
     assert await started(jobs) == [TESTS, REPORT, 9], "what it needs has passed already"
+
+
+async def test_only_untrusted_builds_follow_those_of_a_fork(jobs: WatchedJobs) -> None:
+    """A job that only follows others has not allowed forks, so it starts for none."""
+    forks = Triggers(fork_pull_requests=True)
+    await jobs.does(SetTriggers(TESTS, forks))
+    await jobs.does(SetTriggers(DEPLOY, msgspec.structs.replace(forks, needs=[TESTS])))
+    await jobs.add_job(REPORT, Triggers(needs=[TESTS]))
+    fork = RepositoryChange("pull_request", "main", "c0ffee", pull_request=7, fork=True, head_ref="refs/pull/7/head")
+    await jobs.evaluator.evaluate(await jobs.receive(fork))
+    await jobs.run_job(TESTS)
+    found = [(build.job_id, build.untrusted, build.branch) for build in await jobs.queued()]
+    assert found == [(TESTS, True, "refs/pull/7/head"), (DEPLOY, True, "refs/pull/7/head")]
+    last = await jobs.parts.log.load_state(BUILD.at((await jobs.queued())[-1].build_id))
+    assert last is not None
+    assert last.awaits_approval, "each build of a fork is approved by itself"
