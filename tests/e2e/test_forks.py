@@ -22,12 +22,14 @@ WITHIN_S = 30.0
 def works(server: Server, tmp_path: Path) -> Iterator[Works]:
     works = Works(server, tmp_path)
     server.start("work")
-    wait_until_changes_are_followed(server)
-    yield works
-    works.close()
-    worker = server.processes.pop("work")
-    worker.terminate()
-    worker.join(10)
+    try:
+        wait_until_changes_are_followed(server)
+        yield works
+    finally:
+        works.close()
+        worker = server.processes.pop("work")
+        worker.terminate()
+        worker.join(10)
 
 
 def wait_until_changes_are_followed(server: Server) -> None:
