@@ -5,7 +5,7 @@ is verified before any other part of the message is used.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import msgspec
@@ -24,6 +24,7 @@ from api.http.response_headers import REQUEST_ID
 from api.http.security import PUBLIC
 from api.http.types import MAX_ID, Id
 from commands.changes import ChangeStarter, ReceiveChanges
+from commands.gitops import asks_for_any_sync
 from commands.handler import CommandContext
 from commands.hooks.message import HookMessage, commit_or_none, first_line, split_ref
 from commands.hooks.reading import find_delivery_id, read_message
@@ -31,9 +32,8 @@ from commands.hooks.signatures import find_refusal, is_signed
 from commands.scm import find_project_repository
 from domain.changes import ChangeReceived
 from domain.core.errors import Invalid, TooLarge, Unauthenticated
-from domain.gitops import FILE_NAME, GITOPS, asks_for_sync
+from domain.gitops import FILE_NAME
 from domain.projects import PROJECT, Project
-from domain.scm import SCM_ENDPOINT
 from domain.triggers import RepositoryChange, find_skip_marker
 from projections import triggers
 from store.clock import utcnow
@@ -108,6 +108,10 @@ class NotifiedBuilds(msgspec.Struct):
     """Number of builds that were queued."""
     build_ids: list[int]
     """Ids of these builds."""
+    sync_queued: bool
+    """Whether the server reads the project's jobs from `.testhide.yml` again, because the push may have changed this
+    file. Builds start after that, so the answer lists none; `GET /changes/{change_id}` shows them.
+    """
     waiting: list[WaitingJob]
     """Jobs that start for the commit as soon as the jobs that they need have passed for it."""
     refused: list[RefusedJob]
@@ -116,7 +120,7 @@ class NotifiedBuilds(msgspec.Struct):
     """Reason why no build starts; empty if a build starts."""
 
 
-FOLLOWS_FILE = f"The jobs follow {FILE_NAME} first. Then the builds start that it asks for."
+FOLLOWS_FILE = f"The push may have changed {FILE_NAME}: the jobs follow it first, and then their builds start."
 WITHOUT_CHANGES = {202: ResponseSpec(HookAnswer, description="The message reports no change", generate_examples=False)}
 
 
@@ -160,13 +164,16 @@ class ChangeController(Controller):
     @post(status_code=200, guards=[CAN_BUILD])
     async def notify_commit(self, ctx: RequestContext, data: NewCommit) -> NotifiedBuilds:
         """Reports a pushed branch or tag, for hosts without hooks. Starts a build of this commit for each job of the
-        project whose triggers ask for one.
+        project whose triggers ask for one. If the push may have changed `.testhide.yml`, the jobs follow that file
+        before, and the builds start shortly after this answer.
         """
         await ctx.must_access(data.project_id)
         change = read_change(data)
         services = ctx.services
         change_id = await services.ids.draw("changes")
         receipt = await ctx(ReceiveChanges(data.project_id, "git-notify", ((change_id, change),)))
+        if await asks_for_any_sync(ctx.log, data.project_id, [change]):  # a worker syncs, and then starts the builds
+            return NotifiedBuilds(change_id, 0, [], True, [], [], find_skip_reason(change) or FOLLOWS_FILE)
         received = receipt.events[-1].event
         assert isinstance(received, ChangeReceived)
         repository = await find_project_repository(ctx.log, data.project_id)
@@ -178,12 +185,9 @@ class ChangeController(Controller):
             await ctx.wait_until_shown(started.position)
         build_ids = sorted(build_id for ids in started.build_ids.values() for build_id in ids)
         refused = [RefusedJob(job_id, why) for job_id, why in started.refused.items()]
-        project = receipt.existing(PROJECT.at(data.project_id))
-        follows_file = not refused and await asks_for_any_sync(ctx, project, [change])
-        unwanted = FOLLOWS_FILE if follows_file else describe_unwanted(change, bool(refused))
-        detail = "" if build_ids else find_skip_reason(change) or unwanted
+        detail = "" if build_ids else find_skip_reason(change) or describe_unwanted(change, bool(refused))
         waiting = [WaitingJob(job_id, needs) for job_id, needs in started.waiting.items()]
-        return NotifiedBuilds(change_id, len(build_ids), build_ids, waiting, refused, detail)
+        return NotifiedBuilds(change_id, len(build_ids), build_ids, False, waiting, refused, detail)
 
 
 def read_change(data: NewCommit) -> RepositoryChange:
@@ -234,19 +238,10 @@ async def receive(ctx: RequestContext, request: Request[Any, Any, Any], project_
     except AlreadyDone:  # the host did not get the first answer, or somebody asked it to send the message again
         position = await ctx.services.log.read_head()
     request.state.position = position
-    first, syncs = message.changes[0], await asks_for_any_sync(ctx, project, message.changes)
+    first, syncs = message.changes[0], await asks_for_any_sync(ctx.log, project.project_id, message.changes)
     return Response(
         HookAnswer(True, project.project_id, first.branch, syncs, describe_changes(message), len(message.changes))
     )
-
-
-async def asks_for_any_sync(ctx: RequestContext, project: Project, changes: Sequence[RepositoryChange]) -> bool:
-    """Returns whether one of the changes makes the server read the project's jobs from the repository again."""
-    if project.scm_endpoint_id is None:
-        return False
-    synced = await ctx.log.load_state(GITOPS.at(project.project_id))
-    endpoint = await ctx.log.load_state(SCM_ENDPOINT.at(project.scm_endpoint_id))
-    return any(asks_for_sync(change, synced, endpoint) for change in changes)
 
 
 async def find_signer(ctx: RequestContext, headers: Mapping[str, str], body: bytes, project_id: int | None) -> Project:

@@ -14,11 +14,14 @@ from commands.pipelines.yaml_nodes import InvalidFile
 from commands.projects import must_be_open
 from domain.core.errors import Conflict
 from domain.core.events import AnyStream, Event
-from domain.gitops import GITOPS, GitopsSyncFailed, SyncedPipelines
+from domain.gitops import GITOPS, GitopsSyncFailed, SyncedPipelines, asks_for_sync
 from domain.jobs import JOB, Job
 from domain.pools import POOL, Pool
 from domain.projects import PROJECT, Project
+from domain.scm import SCM_ENDPOINT
 from domain.templates import overlaid
+from domain.triggers import RepositoryChange
+from store.log.event_log import EventLog
 from store.log.ids import Ids
 
 
@@ -140,3 +143,13 @@ def plan_jobs(document: PipelineDocument, pools: Mapping[str, int]) -> list[Plan
             )
         )
     return planned
+
+
+async def asks_for_any_sync(log: EventLog, project_id: int, changes: Sequence[RepositoryChange]) -> bool:
+    """Returns whether one of the changes makes the server read the project's jobs from the repository again."""
+    project = await log.load_state(PROJECT.at(project_id))
+    if project is None or project.scm_endpoint_id is None:
+        return False
+    synced = await log.load_state(GITOPS.at(project_id))
+    endpoint = await log.load_state(SCM_ENDPOINT.at(project.scm_endpoint_id))
+    return any(asks_for_sync(change, synced, endpoint) for change in changes)

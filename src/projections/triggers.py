@@ -44,7 +44,7 @@ class TriggerRow(Row, frozen=True):
     starts_by_changes: bool = False
     starts_by_time: bool = False
     scheduled_since: datetime = UNSTAMPED
-    """Time from which the job's time tables start builds. Earlier times do not count."""
+    """Time at which the job was enabled, or got its triggers. Its time tables start no builds for earlier times."""
 
     @property
     def settings(self) -> Triggers:
@@ -102,14 +102,23 @@ async def find(source: Source, job_id: int) -> TriggerRow | None:
     return await find_row(source, TriggerRow, job_id)
 
 
-async def plan_starts(source: Source, project_id: int, change: RepositoryChange, project_repository: str) -> StartPlan:
+async def plan_starts(
+    source: Source,
+    project_id: int,
+    change: RepositoryChange,
+    project_repository: str,
+    unchanged_since: datetime | None = None,
+) -> StartPlan:
     """Returns which of the project's jobs a change starts. Compares their triggers on a thread, which can take some
     seconds.
 
     `project_repository` is the address of the repository of jobs that name none; empty if there is none.
+    `unchanged_since` leaves out the jobs that were enabled, or got other triggers, after that time.
     """
     query = f"SELECT * FROM {TriggerRow.table} WHERE project_id = %(project)s AND starts_by_changes ORDER BY job_id"
     rows = await fetch_all(source, TriggerRow, query, {"project": project_id})
+    if unchanged_since is not None:
+        rows = [row for row in rows if row.scheduled_since <= unchanged_since]
     return await asyncio.to_thread(_plan_starts, rows, change, find_repository_path(project_repository))
 
 

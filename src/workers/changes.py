@@ -8,6 +8,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from commands.build_actions import SupersedeBuild
 from commands.changes import ChangeStarter
+from commands.gitops import asks_for_any_sync
 from commands.handler import CommandContext, Handler
 from commands.scm import find_project_repository
 from domain.builds import BUILD, AnyBuild, BuildFinished
@@ -40,7 +41,13 @@ class ChangeEvaluator:
         (recorded,) = (await self.event_log.load([received.stream]))[received.stream]
         await self._wait(recorded.position)  # triggers that were set before the change count
         starter = await self._starter(received)
-        plan = await triggers.plan_starts(self.pool, received.project_id, received.change, starter.project_repository)
+        project_id, change = received.project_id, received.change
+        # The request that reported the change has started its builds, unless it left them to the sync, or was cut off.
+        is_evaluated = received.reporter == "git-notify" and not await asks_for_any_sync(
+            self.event_log, project_id, [change]
+        )
+        since = received.at if is_evaluated else None
+        plan = await triggers.plan_starts(self.pool, project_id, change, starter.project_repository, since)
         started = await starter.start(plan)
         for job_id, why in started.refused.items():
             log.warning("a change cannot start a build", change=received.change_id, job=job_id, detail=why)

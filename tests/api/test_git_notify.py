@@ -67,18 +67,32 @@ def test_an_answer_says_why_nothing_starts(
 ) -> None:
     answer = notify(server, project, name, commit, message=message).then(200)
     assert answer.pop("change_id")
-    assert answer == {"queued": 0, "build_ids": [], "waiting": [], "refused": [], "detail": detail}
+    assert answer == {
+        "queued": 0,
+        "build_ids": [],
+        "sync_queued": False,
+        "waiting": [],
+        "refused": [],
+        "detail": detail,
+    }
     assert built(server, job) == []
 
 
-def test_an_answer_says_that_the_jobs_follow_their_file_first(server: Server, project: int) -> None:
+def test_no_build_starts_before_the_jobs_follow_a_file_that_the_push_may_have_changed(
+    server: Server, project: int, job: int
+) -> None:
     repository = GitRepository(Path(server.settings.local_repositories, "notify", "shop.git"), ())
     endpoint = {"type": "git", "name": "Shop", "project_id": project, "repo": str(repository.path), "token": None}
     server.admin.create("/scm", **endpoint)
-    answer = notify(server, project, "main").then(200, queued=0)
-    assert answer["detail"] == "The jobs follow .testhide.yml first. Then the builds start that it asks for."
-    other = notify(server, project, "main", paths=["src/app.py"]).then(200, queued=0)
-    assert other["detail"] == "No enabled job of the project has triggers that want a build of branch main."
+    for paths in (None, [".testhide.yml", "a.py"]):
+        answer = notify(server, project, "main", paths=paths).then(200, queued=0, sync_queued=True)
+        assert answer["detail"].endswith("the jobs follow it first, and then their builds start.")
+    assert built(server, job) == []
+    notify(server, project, "main", message="Fix [skip ci]").then(
+        200, sync_queued=True, detail="The commit message says [skip ci], so nothing starts."
+    )
+    notify(server, project, "main", paths=["a.py"]).then(200, queued=1, sync_queued=False, detail="")
+    notify(server, project, "fix/a").then(200, queued=1, sync_queued=False)
 
 
 def test_the_documented_hook_reports_what_is_pushed(server: Server, project: int, job: int, tmp_path: Path) -> None:

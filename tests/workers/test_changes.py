@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -57,6 +58,22 @@ async def test_a_change_starts_no_second_build(jobs: WatchedJobs) -> None:
     assert len(await jobs.queued()) == 1
     await jobs.push()
     assert len(await jobs.queued()) == 2
+
+
+async def test_a_commit_that_a_request_has_evaluated_starts_no_job_that_was_enabled_later(jobs: WatchedJobs) -> None:
+    await jobs.add_job(5, MAIN)
+    await jobs.add_job(6, MAIN)
+    await jobs.add_job(7, Triggers())
+    await jobs.does(UpdateJob(6, enabled=False))
+    jobs.now += timedelta(seconds=1)
+    of_hook = await jobs.receive(RepositoryChange("push", "main", paths=["a.py"]))
+    notified = await jobs.receive(RepositoryChange("push", "main", paths=["a.py"]), "git-notify")
+    jobs.now += timedelta(seconds=1)
+    await jobs.does(UpdateJob(6, enabled=True), SetTriggers(7, MAIN))
+    await jobs.evaluator.evaluate(notified)
+    assert [build.job_id for build in await jobs.queued()] == [5], "in case that the request was cut off"
+    await jobs.evaluator.evaluate(of_hook)
+    assert [build.job_id for build in await jobs.queued()] == [5, 5, 6, 7], "nobody has evaluated it before"
 
 
 async def test_a_change_starts_all_builds_of_a_matrix_once(jobs: WatchedJobs) -> None:

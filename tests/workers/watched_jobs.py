@@ -24,7 +24,7 @@ from domain.builds import (
     Verdict,
     status_of,
 )
-from domain.changes import ChangeReceived
+from domain.changes import ChangeReceived, Reporter
 from domain.core.events import Event
 from domain.triggers import RepositoryChange, Triggers
 from projections.engine.engine import Engine, ensure_tables, fetch_positions
@@ -91,10 +91,10 @@ class WatchedJobs:
             await Engine(connection, PROJECTIONS, announce=True).apply(events, shown)
         return True
 
-    async def receive(self, change: RepositoryChange) -> ChangeReceived:
+    async def receive(self, change: RepositoryChange, reporter: Reporter = "github") -> ChangeReceived:
         """Records a change, and does not evaluate it."""
         change_id = await self.parts.ids.draw("changes")
-        receipt = await self.handler.execute(ReceiveChanges(1, "github", ((change_id, change),)), ANN)
+        receipt = await self.handler.execute(ReceiveChanges(1, reporter, ((change_id, change),)), ANN)
         received = receipt.events[-1].event
         assert isinstance(received, ChangeReceived)
         return received
