@@ -104,20 +104,6 @@ async def count_patterns(source: Source, project_id: int) -> int:
     return int(count)
 
 
-async def fetch_match_rules(source: Source, project_id: int) -> list[known_issues.MatchRule]:
-    """Returns the match rules of all known issues of a project: rules that users entered, and rules from failures that
-    users linked.
-    """
-    return await fetch_all(
-        source,
-        known_issues.MatchRule,
-        f"SELECT id, classification, kind, value FROM {KnownIssueRow.table} WHERE project_id = %(project)s"
-        f" UNION ALL SELECT i.id, i.classification, l.kind, l.value FROM {IssueFailureRow.table} l"
-        f" JOIN {KnownIssueRow.table} i ON i.id = l.known_issue_id WHERE l.project_id = %(project)s",
-        {"project": project_id},
-    )
-
-
 async def find_unsearched(source: Source, limit: int) -> list[int]:
     """Returns the ids of up to `limit` known issues for which older failures are still to be searched, oldest first."""
     query = f"SELECT id FROM {KnownIssueRow.table} WHERE {_UNSEARCHED} ORDER BY id LIMIT %(limit)s"

@@ -9,8 +9,7 @@ from psycopg_pool import AsyncConnectionPool
 from domain.artifacts import number_path
 from domain.builds import AnyBuild, commit_of
 from domain.flakiness import OtherResult
-from domain.known_issues import MatchRule
-from projections import builds, known_issues, results_queries
+from projections import builds, results_queries
 from projections.results_cases import find_case_ids
 from projections.results_queries import ReportRanges
 
@@ -23,9 +22,6 @@ class ReportLookups:
     """Implements `commands.reports.recording.ReadModels` by queries of several read models."""
 
     pool: AsyncConnectionPool
-
-    async def fetch_match_rules(self, project_id: int) -> Sequence[MatchRule]:
-        return await known_issues.fetch_match_rules(self.pool, project_id)
 
     async def find_cases(self, project_id: int, node_ids: Sequence[str]) -> list[int | None]:
         async with self.pool.connection() as connection:

@@ -14,6 +14,7 @@ from commands.reports.flips import find_failed_cases, find_flips
 from commands.reports.reading import ReportRead, make_unreadable
 from commands.reports.reading_pool import ReadingPool
 from commands.reports.report_queue import ReportQueue, ReportSender
+from commands.reports.rule_book import RuleBook
 from commands.results import (
     MAX_NEW_CASES,
     AddCases,
@@ -29,7 +30,6 @@ from domain.builds import BUILD, AnyBuild, commit_of
 from domain.core.errors import NotFound, Unavailable
 from domain.core.events import LoadedState
 from domain.flakiness import OtherResult
-from domain.known_issues import MatchRule
 from domain.reports import Report
 from domain.results import ResultsRecorded, results_stream
 from store.clock import utcnow
@@ -65,10 +65,6 @@ class Execute(Protocol):
 
 class ReadModels(Protocol):
     """Look-ups in read models that recording a report needs. `projections.report_lookups` implements them."""
-
-    async def fetch_match_rules(self, project_id: int) -> Sequence[MatchRule]:
-        """Returns the match rules of all known issues of a project."""
-        ...
 
     async def find_cases(self, project_id: int, node_ids: Sequence[str]) -> list[int | None]:
         """Returns the id of the test case for each node id, or None if the read model shows no such test case."""
@@ -143,6 +139,7 @@ class ReportRecorder:
     test cases.
     """
     _catalogues: CaseCatalogues = field(default_factory=CaseCatalogues)
+    _rule_book: RuleBook = field(default_factory=RuleBook)
     _unshown: dict[int, tuple[int, int]] = field(default_factory=dict)
     """Project id -> (position of its last report, number of results recorded since the project last waited)."""
 
@@ -157,7 +154,7 @@ class ReportRecorder:
         """Reads a file in another process, which also matches its failures with the known issues of the project."""
         project_id = build.queued.project_id
         await self._wait_for_large(project_id)  # before its results are in the memory of this one
-        rules = partial(self.read_models.fetch_match_rules, project_id)
+        rules = partial(self._rule_book.fetch_match_rules, self.log, project_id)
         return file.mark(await self.reading.read(project_id, file.sender, file.content, rules))
 
     async def record_missing(self, execute: Execute, build: LoadedState[AnyBuild], file: IncomingReport) -> Report:

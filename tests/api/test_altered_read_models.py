@@ -1,4 +1,4 @@
-"""Ids of test cases in recorded reports, while somebody changes the read model of the test cases by hand."""
+"""Reports that are recorded while somebody changes read models by hand: the log keeps what the log says."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,6 +6,7 @@ from typing import Any
 
 import psycopg
 
+from projections.known_issues import KnownIssueRow
 from projections.results_cases import TestCaseRow
 from tests.support.builders import given_build, upload
 from tests.support.server import Server
@@ -60,3 +61,18 @@ def test_a_renamed_test_case_gets_no_second_id(server: Server, job: int) -> None
     assert {name: result["test_case_id"] for name, result in results.items()} == {
         name: result["test_case_id"] for name, result in right.items()
     }
+
+
+def test_an_altered_known_issue_classifies_nothing(server: Server, project: int, job: int) -> None:
+    body = {"project_id": project, "title": "x", "classification": "no_defect", "pattern": "another message"}
+    issue = server.admin.create("/known-issues", **body)["id"]
+    update = f"UPDATE {KnownIssueRow.table} SET value = %s WHERE id = %s".encode()
+    with psycopg.connect(server.engines.database_url, autocommit=True) as connection:
+        connection.execute(update, ["boom", issue])
+        build = record(server, job)
+        connection.execute(update, [body["pattern"], issue])
+    assert fetch_results(server, build)["bad"]["classification"] is None
+    assert server.admin.put(f"/api/v3/known-issues/{issue}", json={"pattern": "boom"}).status_code == 200
+    assert fetch_results(server, record(server, job))["bad"]["known_issue_id"] == issue
+    assert server.admin.delete(f"/api/v3/known-issues/{issue}").status_code == 204
+    assert fetch_results(server, record(server, job))["bad"]["classification"] is None
