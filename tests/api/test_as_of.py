@@ -270,6 +270,21 @@ def test_what_was_erased_since_is_gone(server: Server, project: int) -> None:
         assert asked(admin, path, 0).status_code == 404
 
 
+def test_past_builds_of_a_user_who_was_deleted_since(server: Server, project: int, job: int) -> None:
+    admin, user = server.admin, server.make_user("developer", {project: "write"})
+    build = given_build(server, job)
+    upload(admin, build, REPORT)
+    tests = f"/tests?build_id={build}&status=failed"
+    failed = shown(admin, tests)["results"][0]["id"]
+    user.post(f"/api/v3/builds/{build}/comment", json={"text": "Look"})
+    then = position(user.post(f"/api/v3/tests/{failed}/classification", json={"classification": "flaky"}))
+    user_id = user.get("/api/v3/me").json()["id"]
+    assert admin.delete(f"/api/v3/users/{user_id}").status_code == 204
+    assert shown(admin, f"/builds/{build}", then)["comments"][0]["author"] == "deleted user"
+    (result,) = shown(admin, tests, then)["results"]
+    assert (result["classification"], result["set_by"]) == ("flaky", "deleted user")
+
+
 @pytest.mark.parametrize(
     ("as_of", "says"),
     [

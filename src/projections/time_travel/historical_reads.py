@@ -16,6 +16,7 @@ from typing import Any
 from psycopg_pool import AsyncConnectionPool
 
 from domain.builds import BUILD, BuildQueued
+from domain.core.data_keys import user_key
 from domain.jobs import JOB, JobCreated
 from domain.known_issues import KNOWN_ISSUE
 from domain.nodes import NodeRegistered
@@ -92,8 +93,13 @@ class HistoricalReader:
         return await event_index.find_positions(self._pool, kind, id, self._until)
 
     async def fold_users(self, ids: Iterable[int | None]) -> None:
-        """Folds the users with these ids, so that queries can show their email addresses. Skips None."""
-        await self.fold(streams=[USER.at(user_id).name for user_id in set(ids) if user_id is not None])
+        """Folds the users with these ids, so that queries can show their email addresses. Skips None, and users who
+        have been deleted since: they are shown as deleted, and the rest of the resource as it was.
+        """
+        streams = {user_key(user_id): USER.at(user_id).name for user_id in set(ids) if user_id is not None}
+        for destroyed in await self._log.find_destroyed_keys(streams):
+            del streams[destroyed]
+        await self.fold(streams=streams.values())
 
     async def fold_newest_build(self, job_id: int) -> None:
         """Folds builds of the job, the newest first, until one of them was not deleted."""
