@@ -154,10 +154,11 @@ def must_not_improve(build: BuildRow, counting: Sequence[BuildRow]) -> None:
     """Raises Conflict if the status of a group would be better without the build. `counting` are the builds that count
     for it.
     """
-    others = [item(other).status for other in counting if other.id != build.id]
+    others: list[VisibleStatus] = [item(other).status for other in counting if other.id != build.id]
     if not others or len(others) == len(counting):
         return
-    if (after := find_worst(others)) != find_worst([*others, item(build).status]):
+    after, now = find_worst(others), find_worst([item(other).status for other in counting])
+    if after != now:
         raise Conflict(
             f"Without build {build.id}, the status of group {build.group_id} would be {after} instead of"
             f" {build.status}: delete the group's other builds first, or restart this one."

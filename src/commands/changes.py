@@ -116,8 +116,9 @@ class ChangeStarter:
         for a change whose report had no commit. If the job can have no build, records why.
         """
         fields = await self._describe(job_id, after)
+        fields["commit_sha"] = fields["commit_sha"] or commit
         try:
-            await self._start(StartDeferredBuild(**fields | {"commit_sha": fields["commit_sha"] or commit}))
+            await self._start(StartDeferredBuild(**fields))
         except Conflict as error:
             await self._defer({}, {}, {job_id: error.detail})
 

@@ -138,7 +138,7 @@ def test_the_restart_of_an_approved_build_is_approved() -> None:
     queued, approved = given(JOB, runs, APPROVED, ASSIGNED, STARTED, FINISHED).when(restart)
     assert isinstance(queued, BuildQueued)
     assert (queued.untrusted, queued.commit_sha, queued.by_admin) == (True, "c0ffee", False)
-    assert approved == BuildApproved(**IDS | {"build_id": 2}, commit_sha="c0ffee")
+    assert approved == BuildApproved(**{**IDS, "build_id": 2}, commit_sha="c0ffee")
     stopped = BuildFinished(**IDS, status="aborted", reason="stopped_by_user")
     (waiting,) = given(JOB, runs, stopped).when(restart)
     assert isinstance(waiting, BuildQueued)

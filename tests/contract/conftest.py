@@ -14,7 +14,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture
 def sample(request: pytest.FixtureRequest) -> Sample:
-    return Sample(request.node.name, request.config.getoption("--all-values", default=False))
+    return Sample(request.node.name, bool(request.config.getoption("--all-values", default=False)))
 
 
 @pytest.fixture(scope="session")

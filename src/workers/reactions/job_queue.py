@@ -88,7 +88,7 @@ class JobQueue:
         await self._redis.ping()
 
     async def disconnect(self) -> None:
-        await self._redis.connection_pool.disconnect()
+        await self._redis.aclose(close_connection_pool=True)
 
     def _open(self) -> ArqRedis:
         """Returns a client with connections of its own. It connects on use, and again after every loss."""
@@ -128,4 +128,4 @@ async def _close(worker: Worker, redis: ArqRedis) -> None:
     await outlast(*worker.tasks.values())
     with contextlib.suppress(RedisError, OSError):
         await worker.close()
-    await redis.connection_pool.disconnect()
+    await redis.aclose(close_connection_pool=True)
