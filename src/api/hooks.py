@@ -204,6 +204,7 @@ def read_change(data: NewCommit) -> RepositoryChange:
         skip_marker=find_skip_marker(data.message),
         author=data.author,
         paths=data.paths,
+        fast_forward=data.paths is not None,
         deleted=commit is None,
     )
 

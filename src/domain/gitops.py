@@ -91,7 +91,7 @@ def asks_for_sync(change: RepositoryChange, synced: SyncedPipelines, endpoint: S
         endpoint is not None
         and not endpoint.deleted
         and (change.kind, change.branch, change.deleted) == ("push", synced.branch, False)
-        and (change.paths is None or FILE_NAME in change.paths)
+        and (change.paths is None or FILE_NAME in change.paths or not change.fast_forward)
         and may_be_repository(find_repository_path(endpoint.repo), change.repository)
     )
 

@@ -80,6 +80,10 @@ class RepositoryChange(msgspec.Struct, frozen=True, omit_defaults=True):
     author: str = ""
     paths: list[str] | None = None
     """Changed paths; None if they are not known, or not all of them."""
+    fast_forward: bool = False
+    """Whether it is known that the branch has kept all its earlier commits. If not, the files that dropped commits had
+    changed may be missing in `paths`.
+    """
     pull_request: int | None = None
     target: str = ""
     """Branch that the pull request is for."""

@@ -74,7 +74,9 @@ def test_a_push_that_may_change_the_file_of_pipelines_says_so(hook: Hook) -> Non
     endpoint = {"type": "github", "name": "Main", "project_id": hook.project, "repo": hook.repository, "token": "t"}
     hook.server.admin.post("/api/v3/scm", json=endpoint).then(201)
     commits = [{"id": "c0ffee", "message": "Fix", "modified": ["src/app.py"]}]
-    assert hook.send(hook.push(commits=commits)).then(200)["sync_queued"] is False
+    assert hook.send(hook.push(commits=commits, forced=False)).then(200)["sync_queued"] is False
+    for more in ({}, {"forced": True}):
+        assert hook.send(hook.push(commits=commits) | more).then(200)["sync_queued"] is True
     assert hook.send(hook.push("trial")).then(200)["sync_queued"] is False
     commits[0]["modified"] = [".testhide.yml"]
     assert hook.send(hook.push(commits=commits)).then(200)["sync_queued"] is True

@@ -107,6 +107,18 @@ def test_a_push_of_github_that_lists_not_all_its_commits_has_no_paths() -> None:
 
 
 @pytest.mark.parametrize(
+    ("forced", "paths", "fast_forward"),
+    [({"forced": False}, ["a"], True), ({"forced": True}, None, False), ({}, ["a"], False)],
+)
+def test_a_push_of_github_says_whether_it_drops_commits(
+    forced: dict[str, bool], paths: list[str] | None, fast_forward: bool
+) -> None:
+    payload = {"ref": "refs/heads/main", "after": NEW, "before": OLD, "commits": [{"added": ["a"]}], **forced}
+    change = only_change(read({"x-github-event": "push"}, payload))
+    assert (change.paths, change.fast_forward) == (paths, fast_forward)
+
+
+@pytest.mark.parametrize(
     ("repository", "head", "fork"),
     [
         ("acme/web", {"ref": "fix", "repo": {"full_name": "Acme/Web"}}, False),

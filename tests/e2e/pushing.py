@@ -49,15 +49,15 @@ jobs:
     pool: linux
     triggers: {branches: [main]}
 """
-ENDS = {"testhide/unit": ("failure", "2 of 2 builds failed"), "testhide/docs": ("success", "Passed")}
-"""State and description of the last status of each context."""
+ENDS = {"unit": ("failure", "2 of 2 builds failed"), "docs": ("success", "Passed")}
+"""State and description of the last status of each job."""
 HOOK = r"""#!/bin/sh
 # Reports a push as GitHub does. The push fails unless the server takes the message.
 set -e
 while read -r before after ref; do
     paths=$(git diff --name-only "$before" "$after" | sed 's/.*/"&"/' | paste -sd, -)
     commit="{\"message\": \"Change\", \"modified\": [$paths]}"
-    body="{\"ref\": \"$ref\", \"before\": \"$before\", \"after\": \"$after\", \"commits\": [$commit],
+    body="{\"ref\": \"$ref\", \"before\": \"$before\", \"after\": \"$after\", \"forced\": false, \"commits\": [$commit],
         \"head_commit\": $commit, \"repository\": {\"full_name\": \"acme/shop\"}}"
     signature=$(printf %s "$body" | openssl dgst -sha256 -hmac $secret | sed 's/.*= *//')
     printf %s "$body" | curl --silent --show-error --fail --data-binary @- -H 'Content-Type: application/json' \
@@ -183,8 +183,11 @@ class Pushed:
         return found
 
     def ends(self, commit: str) -> dict[str, tuple[str, str]]:
-        """State and description of the last status of each context, without ids."""
-        shown = {name: statuses[-1] for name, statuses in self.statuses(commit).items()}
+        """State and description of the last status of each job, without ids."""
+        shown = {
+            context.removeprefix("testhide/").partition(" #")[0]: statuses[-1]
+            for context, statuses in self.statuses(commit).items()
+        }
         return {name: (last["state"], last["description"].partition(" (")[0]) for name, last in shown.items()}
 
     def builds(self, commit: str) -> list[dict[str, Any]]:

@@ -120,7 +120,7 @@ async def test_a_new_file_takes_effect_for_its_own_commit(pipelines: Pipelines) 
 @pytest.mark.parametrize(
     "change",
     [
-        {"paths": ["src/app.py"]},
+        {"paths": ["src/app.py"], "fast_forward": True},
         {"branch": "release/3"},
         {"repository": "acme/other"},
         {"deleted": True},
@@ -162,6 +162,15 @@ async def test_a_push_of_unknown_paths_syncs_what_there_is(pipelines: Pipelines)
     pipelines.repository.write(".testhide.yml", FILE)
     await pipelines.push(SYNC)
     assert (await pipelines.state()).jobs.keys() == {"unit"}
+
+
+async def test_a_push_that_may_have_dropped_commits_syncs(pipelines: Pipelines) -> None:
+    """The dropped commits may have changed the file, and the pushed commits do not list it."""
+    await pipelines.push(SYNC, paths=["src/app.py"])
+    assert await pipelines.state() == SyncedPipelines(), "the repository has no file, and needs none"
+    head = pipelines.repository.write(".testhide.yml", FILE)
+    await pipelines.push(SYNC, paths=["src/app.py"])
+    assert (await pipelines.state()).commit == head
 
 
 async def test_a_file_with_mistakes_is_recorded_and_stops_no_build(pipelines: Pipelines) -> None:

@@ -42,6 +42,8 @@ BASE_URL = "https://ci.example.com"
 ADDRESS = "https://gitlab.example.com/acme/shop.git"
 """Address of the repository of the project, as commands get it."""
 JOB, OTHER_JOB, BUILD = 5, 6, 7
+SMOKE = f"testhide/Smoke #{JOB}"
+"""Name of the status of the first job."""
 
 
 class Workshop:
@@ -149,7 +151,7 @@ async def test_a_status_follows_its_build(workshop: Workshop) -> None:
     assert commit == workshop.commit
     assert body == {
         "state": "running",
-        "name": "testhide/Smoke",
+        "name": SMOKE,
         "description": "Running (build 7)",
         "target_url": f"{BASE_URL}/api/v3/builds/7",
     }
@@ -166,6 +168,16 @@ async def test_events_that_come_late_set_the_last_state(workshop: Workshop) -> N
     assert set(workshop.states) == {"success"}
 
 
+async def test_jobs_of_one_name_have_a_status_each(workshop: Workshop) -> None:
+    await workshop.does(CreateJob(8, 1, "Smoke"))
+    await workshop.build()
+    await workshop.build(9, job=8)
+    await workshop.does(FinishExternalBuild(BUILD, "failed"), FinishExternalBuild(9, "passed"))
+    await workshop.react()
+    last = {body["name"]: body["state"] for _, body in workshop.host.statuses}
+    assert last == {SMOKE: "failed", "testhide/Smoke #8": "success"}
+
+
 async def test_a_build_of_some_tests_leaves_the_status_of_all_tests(workshop: Workshop) -> None:
     await workshop.does(ConfigureJob(JOB, "pytest"))
     await workshop.build()
@@ -174,8 +186,8 @@ async def test_a_build_of_some_tests_leaves_the_status_of_all_tests(workshop: Wo
     await workshop.react()
     last = {body["name"]: body["description"] for _, body in workshop.host.statuses}
     assert last == {
-        "testhide/Smoke": "Failed (build 7)",
-        "testhide/Smoke (some tests)": "Waiting for a node (build 8)",
+        SMOKE: "Failed (build 7)",
+        f"{SMOKE} (some tests)": "Waiting for a node (build 8)",
     }
 
 
@@ -183,7 +195,7 @@ async def test_the_builds_of_a_matrix_have_one_status(workshop: Workshop) -> Non
     """A combination that passes last leaves the failure of another; the restart of that one takes its place."""
     await workshop.start_matrix()
     await workshop.react()
-    group = {"name": "testhide/Smoke", "target_url": f"{BASE_URL}/api/v3/build-groups/7"}
+    group = {"name": SMOKE, "target_url": f"{BASE_URL}/api/v3/build-groups/7"}
     waiting = {"state": "pending", "description": "2 of 2 builds queued (group 7)"}
     assert [body for _, body in workshop.host.statuses] == [group | waiting]
     for build, exit_code in ((7, 1), (8, 0)):

@@ -42,6 +42,8 @@ class GitHubPush(msgspec.Struct):
     before: str | None = None
     after: str | None = None
     deleted: bool = False
+    forced: bool | None = None
+    """Whether commits were dropped; None if the host does not say it, as Gitea and Forgejo."""
     commits: list[GitHubCommit] = []
     head_commit: GitHubCommit | None = None
 
@@ -108,6 +110,7 @@ def _read_push(push: GitHubPush) -> HookMessage:
         return HookMessage("github", repository, ignored=f"{push.ref[:200]} is neither a branch nor a tag.")
     head = push.head_commit or GitHubCommit()
     files = [(*commit.added, *commit.removed, *commit.modified) for commit in push.commits]
+    is_complete = not push.forced and len(files) < MAX_COMMITS and all(len(one) < MAX_FILES for one in files)
     change = RepositoryChange(
         cast(ChangeKind, split[0]),
         split[1],
@@ -116,7 +119,8 @@ def _read_push(push: GitHubPush) -> HookMessage:
         first_line(head.message),
         find_skip_marker(head.message),
         first_line(head.author.email or head.author.name),
-        collect_paths(files, is_complete=len(files) < MAX_COMMITS and all(len(one) < MAX_FILES for one in files)),
+        collect_paths(files, is_complete=is_complete),
+        fast_forward=push.forced is False,
         deleted=push.deleted or _is_zero(push.after),
         repository=repository,
     )

@@ -145,7 +145,7 @@ def describe(loaded: LoadedBuild, base_url: str) -> CommitStatus | None:
         what = WAITS_FOR_APPROVAL
     description = f"{what} (group {queued.group_id})"
     link = f"{base_url}/api/v3/build-groups/{queued.group_id}"
-    return CommitStatus(worst, f"testhide/{queued.job_title}", description, link)
+    return CommitStatus(worst, name_context(queued), description, link)
 
 
 def describe_build(build: AnyBuild, base_url: str) -> CommitStatus | None:
@@ -162,9 +162,15 @@ def describe_build(build: AnyBuild, base_url: str) -> CommitStatus | None:
             state, description = "queued", WAITS_FOR_APPROVAL if build.awaits_approval else "Waiting for a node"
     queued = build.queued
     link = f"{base_url}/api/v3/builds/{queued.build_id}"
+    return CommitStatus(state, name_context(queued), f"{description} (build {queued.build_id})", link)
+
+
+def name_context(queued: BuildQueued) -> str:
+    """Returns the name of the status of a build. It has the job's id, since several jobs can have one name: in the
+    project, or in projects with the same repository.
+    """
     # A build of some tests has a separate status: otherwise it would replace the red status of a build of all tests.
-    context = f"testhide/{queued.job_title}" + ("" if queued.test_ids is None else " (some tests)")
-    return CommitStatus(state, context, f"{description} (build {queued.build_id})", link)
+    return f"testhide/{queued.job_title} #{queued.job_id}" + ("" if queued.test_ids is None else " (some tests)")
 
 
 def _describe_end(build: Finished) -> str:
