@@ -1,6 +1,6 @@
 """Makes tables again that a database has lost, and fills them as far as the log has their contents. Sets back the
-positions of workers that are beyond the end of the log. If a sequence is behind the numbers that are in use, moves the
-sequence past these numbers.
+positions of workers, and the progress of the sealer, that are beyond the end of the log. If a sequence is behind the
+numbers that are in use, moves the sequence past these numbers.
 """
 
 from typing import NamedTuple
@@ -10,6 +10,7 @@ from psycopg import AsyncConnection
 from domain.endpoints import EndpointRegistered
 from projections.ids_in_use import find_sequences_behind
 from store.audit.checkpoints import AuditTree
+from store.audit.recheck_progress import reset_impossible
 from store.clock import utcnow
 from store.log.event_log import EventLog
 from store.log.ids import POSITION_SEQUENCE, raise_ids, use_positions
@@ -40,6 +41,8 @@ class Repaired(NamedTuple):
     """Worker -> its new position, for each worker whose position was beyond the end of the log."""
     endpoints: list[int]
     """Ids of webhooks and channels whose rows for deliveries did not agree with the log."""
+    is_sealing_reset: bool
+    """Whether `audit_sealing` had more positions as sealed than were ever used, and was set back."""
     moved: dict[str, int]
     """Sequence -> highest position or id in use, for each sequence that was behind this number and was moved past
     it.
@@ -81,7 +84,7 @@ async def _find_newest(parts: Core) -> int:
     return max(last, sealed) if is_right else sealed
 
 
-async def _repair_tables(parts: Core) -> tuple[list[LostTable], dict[str, int], list[int]]:
+async def _repair_tables(parts: Core) -> tuple[list[LostTable], dict[str, int], list[int], bool]:
     async with parts.pool.connection() as connection, connection.transaction():
         lost = await find_lost_tables(connection)
         if any(table.lost is None for table in lost):
@@ -91,7 +94,9 @@ async def _repair_tables(parts: Core) -> tuple[list[LostTable], dict[str, int], 
             await _fill(connection, parts.log, {table.name for table in lost})
         set_back = await _set_back(connection, parts.log)
         corrected = await _correct_endpoints(connection, parts.log)
-    return lost, set_back, corrected
+        is_new = await fetch_row(connection, "SELECT to_regclass('audit_sealing')") == (None,)  # before its migration
+        is_sealing_reset = not is_new and await reset_impossible(connection)
+    return lost, set_back, corrected, is_sealing_reset
 
 
 async def _set_back(connection: AsyncConnection, event_log: EventLog) -> dict[str, int]:

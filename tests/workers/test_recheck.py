@@ -12,7 +12,10 @@ from store.audit.put_back import NotPutBack, put_rows_back
 from store.audit.recheck import TreeDamaged
 from store.audit.recheck_progress import SealingState, fetch_sealing_state
 from store.log.event_log import Write
+from testhide.cli.backup import describe_repaired
 from testhide.processes import Core
+from testhide.repair import repair
+from testhide.settings import Settings
 from tests.workers.test_sealing import NOW, Yard
 
 
@@ -91,6 +94,26 @@ async def test_an_end_that_was_removed(yard: Yard, change: str) -> None:
     await yard.execute(change)
     with pytest.raises(TreeDamaged, match="but 601 had been sealed: the end of the log or"):
         await yard.seal()
+
+
+@pytest.mark.parametrize("change", ["leaves_checked = -5", "leaves_checked = 9999999", "checkpoints_checked = 9999999"])
+async def test_an_impossible_progress_begins_the_round_again(yard: Yard, change: str) -> None:
+    await yard.execute(f"UPDATE audit_sealing SET {change}")
+    await yard.happen(1)
+    await yard.seal()
+    assert (await state(yard)).checked_size == 901
+
+
+async def test_more_was_sealed_than_there_ever_was(yard: Yard) -> None:
+    await yard.execute("UPDATE audit_sealing SET checked_size = 9999999")
+    with pytest.raises(TreeDamaged, match=r"audit_sealing says that 9999999 positions had been sealed.*repair"):
+        await yard.seal()
+    settings = Settings(database_url=yard.parts.conninfo, redis_url="", secret_key=b"s" * 32, data_dir="")
+    assert "audit_sealing" in "".join(describe_repaired(await repair(settings)))
+    assert not (await repair(settings)).is_sealing_reset
+    await yard.happen(1)
+    await yard.seal()
+    assert (await state(yard)).checked_size == 901
 
 
 async def test_data_keys_are_checked(yard: Yard) -> None:

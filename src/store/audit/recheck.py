@@ -16,6 +16,7 @@ from store.audit.merkle import TILE, TILE_LEVELS, complete_subtree_root
 from store.audit.recheck_progress import fetch_sealing_state, store_progress, store_round
 from store.audit.signed_notes import BadNote, Checkpoint, VerifierKey, note_hash, open_note
 from store.log.event_log import EventLog
+from store.log.ids import fetch_last_position
 from store.postgres.queries import fetch_rows
 
 TILES_AT_ONCE = 10
@@ -58,12 +59,20 @@ class Recheck:
         checks the same part again. `key_at` returns the verifier key for the checkpoint after a size.
         """
         state = await fetch_sealing_state(self._pool)
+        if state.checked_size > await fetch_last_position(self._pool):
+            raise TreeDamaged(
+                f"audit_sealing says that {state.checked_size} positions had been sealed, which is more than were ever"
+                " used: somebody changed this table, or removed the end of the log and set back the sequence of its"
+                " positions; compare the log with a checkpoint that was kept elsewhere, then run `testhide repair`"
+            )
         if state.checked_size > size:
             raise TreeDamaged(
                 f"the newest checkpoint covers {size} positions, but {state.checked_size} had been sealed: the end of"
                 f" the log or of its checkpoints was removed; {RESTORE_LOG}"
             )
-        leaves, checkpoints = state.leaves_checked, state.checkpoints_checked
+        # A number beyond the tree is from somebody who changed it by hand: this round of checks begins again.
+        is_possible = 0 <= state.leaves_checked <= size and 0 <= state.checkpoints_checked <= size
+        leaves, checkpoints = (state.leaves_checked, state.checkpoints_checked) if is_possible else (0, 0)
         if leaves == 0:
             await self._check_begin()
         for _ in range(TILES_AT_ONCE):

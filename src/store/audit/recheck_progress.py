@@ -7,6 +7,7 @@ from datetime import datetime
 
 import msgspec
 
+from store.log.ids import LAST_POSITION
 from store.postgres.notifications import SEALS
 from store.postgres.queries import Source, execute, fetch_row
 
@@ -54,6 +55,18 @@ async def store_round(source: Source, size: int) -> None:
         " checked_size = excluded.checked_size, checked_at = excluded.checked_at",
         (size,),
     )
+
+
+async def reset_impossible(source: Source) -> bool:
+    """Lets the checks begin anew if the stored number of sealed positions is larger than the number of positions that
+    were ever used. Returns whether it was.
+    """
+    reset = await fetch_row(
+        source,
+        "UPDATE audit_sealing SET leaves_checked = 0, checkpoints_checked = 0, checked_size = 0, checked_at = NULL"
+        f" WHERE checked_size > {LAST_POSITION} RETURNING id",
+    )
+    return reset is not None
 
 
 async def request_checkpoint(source: Source) -> bool:

@@ -88,6 +88,8 @@ def describe_repaired(repaired: Repaired) -> Iterator[str]:
             yield f"  it skips the events {SKIPPING[name]} at positions 1 to {position:,} that it had not handled yet"
     for endpoint_id in repaired.endpoints:
         yield f"webhook or channel {endpoint_id} was changed in webhook_endpoints: it is again what the log says"
+    if repaired.is_sealing_reset:
+        yield "audit_sealing had more positions as sealed than were ever used: the sealer compares the whole log again"
     for name, used in repaired.moved.items():
         yield f"{name} was set back, to where it gives out again what is in use: it goes on after {used:,}"
 
