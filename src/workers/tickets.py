@@ -74,9 +74,12 @@ class TicketWriter:
 
     async def select(self, events: Sequence[Recorded]) -> list[Recorded]:
         """Returns the events for which there may be tickets to write: ends of builds whose projects have a Jira
-        integration. Also returns events that cannot be read, so that they are parked instead of skipped.
+        integration. Also returns events that cannot be read, so that they are parked instead of skipped. Returns all
+        events while the read models are behind the last of them, since an integration may be missing there.
         """
         projects = {recorded.event.project_id for recorded in events if isinstance(recorded.event, BuildFinished)}
+        if projects and not await self.wait_reached(events[-1].position):
+            return list(events)
         served = await jira.find_served_projects(self.pool, projects)
         return [one for one in events if not isinstance(one.event, BuildFinished) or one.event.project_id in served]
 
@@ -84,8 +87,7 @@ class TicketWriter:
         """Writes the tickets of the build that the event finished. Raises Unavailable if the read models are behind,
         and TicketsDelayed if a tracker failed.
         """
-        jira_ids = await jira.fetch_of_project(self.pool, event.project_id)
-        if not jira_ids or event.status == "aborted":
+        if event.status == "aborted":
             return
         try:
             loaded = await load_build(self.event_log, event.build_id)
@@ -96,6 +98,9 @@ class TicketWriter:
             return
         if not await self.wait_reached(loaded.position):
             raise Unavailable("The read models are behind the log.")
+        jira_ids = await jira.fetch_of_project(self.pool, event.project_id)
+        if not jira_ids:
+            return
         async with self.pool.connection() as connection:
             ranges = await results_queries.fetch_reports(connection, build.build_id)
             failed = await results_queries.fetch_page(connection, ranges, ResultFilters(status=FAILED), MAX_FAILURES, 0)

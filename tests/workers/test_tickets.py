@@ -196,6 +196,9 @@ async def test_builds_that_need_no_tickets_cost_no_try(office: Office, tmp_path:
     await office.house.shown()
     assert await select_builds_with_tickets([old, finished, damaged], tools) == [damaged]
 
+    await office.house.does(UpdateJiraIntegration(1, auto_create=True))
+    assert await select_builds_with_tickets([finished], tools) == [finished], "the read model was behind"
+
 
 async def test_a_ticket_whose_answer_was_lost_is_found(office: Office) -> None:
     office.tracker.loses_answers = True
