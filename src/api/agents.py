@@ -24,7 +24,7 @@ from commands.nodes import ConnectNode, MarkNodeOffline, RetireOldToken
 from commands.reports.recording import IncomingReport, load_build
 from commands.reports.report_queue import ReportSender
 from commands.scm import find_build_endpoint
-from domain.builds import BUILD, Assigned, BuildRequeued, Finished, Running, Verdict
+from domain.builds import BUILD, Assigned, BuildFinished, BuildRequeued, Finished, Running, Verdict
 from domain.core.errors import Conflict, TooLarge
 from domain.nodes import NODE
 from store.tables.build_logs import Line
@@ -232,8 +232,8 @@ class AgentController(Controller):
         group tests another commit.
         """
         receipt = await ctx(AcknowledgeBuild(build_id, ctx.node_id, attempt, data.commit_sha))
-        if any(isinstance(recorded.event, BuildRequeued) for recorded in receipt.events):
-            raise Conflict(f"Build {build_id} is queued again: other builds of its group test another commit.")
+        if any(isinstance(recorded.event, BuildRequeued | BuildFinished) for recorded in receipt.events):
+            raise Conflict(f"Build {build_id} does not run here: other builds of its group test another commit.")
         return {}
 
     @post("/builds/{build_id:int}/log", status_code=200)

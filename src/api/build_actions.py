@@ -1,6 +1,5 @@
 """Operations on existing builds: run again, move to the top of the queue, keep, comment on, delete."""
 
-from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated
 
@@ -14,11 +13,8 @@ from api.http.request_context import RequestContext
 from api.http.types import to_view
 from commands.build_actions import CommentOnBuild, DeleteBuild, MoveBuildToTop, PinBuild, RestartBuild
 from commands.untrusted_builds import ApproveBuild
-from domain.build_groups import find_worst
 from domain.builds import BUILD, VisibleStatus, status_of
-from domain.core.errors import Conflict
 from projections import build_groups, builds
-from projections.build_views import item
 from projections.builds import BuildRow, CommentView
 from projections.results_queries import fetch_failed_node_ids, fetch_flaky_node_ids
 
@@ -137,9 +133,10 @@ class BuildActionController(Controller):
         can be deleted after the passed builds of the group, or after a restart has replaced it.
         """
         row = await find_visible_build(ctx, build_id)
-        if row.group_id is not None:
-            must_not_improve(row, await build_groups.fetch_counting(ctx.source, row.group_id))
-        await ctx(DeleteBuild(build_id))
+        counting = [] if row.group_id is None else await build_groups.fetch_counting(ctx.source, row.group_id)
+        ids = [other.id for other in counting]
+        others = [other_id for other_id in ids if other_id != build_id] if build_id in ids else []
+        await ctx(DeleteBuild(build_id, others=others))
 
     @staticmethod
     async def _queue(
@@ -148,18 +145,3 @@ class BuildActionController(Controller):
         new_id = await ctx.services.ids.draw("builds")
         receipt = await ctx(RestartBuild(new_id, source.id, source.job_id, test_ids, which, ctx.user.is_admin))
         return new_id, receipt.at
-
-
-def must_not_improve(build: BuildRow, counting: Sequence[BuildRow]) -> None:
-    """Raises Conflict if the status of a group would be better without the build. `counting` are the builds that count
-    for it.
-    """
-    others: list[VisibleStatus] = [item(other).status for other in counting if other.id != build.id]
-    if not others or len(others) == len(counting):
-        return
-    after, now = find_worst(others), find_worst([item(other).status for other in counting])
-    if after != now:
-        raise Conflict(
-            f"Without build {build.id}, the status of group {build.group_id} would be {after} instead of"
-            f" {build.status}: delete the group's other builds first, or restart this one."
-        )

@@ -16,6 +16,7 @@ from commands.verdicts import (
     describe_unreadable,
     join_sentences,
 )
+from domain.build_groups import find_worst
 from domain.build_reasons import Reason
 from domain.builds import (
     BUILD,
@@ -33,6 +34,7 @@ from domain.builds import (
     Finished,
     Queued,
     Running,
+    VisibleStatus,
     status_of,
 )
 from domain.core.errors import Conflict, NotFound
@@ -204,12 +206,19 @@ class PinBuild(Command, of=BUILD):
 
 @dataclass(frozen=True)
 class DeleteBuild(Command, of=BUILD):
-    """Deletes a build for good: destroys its data key in the same commit."""
+    """Deletes a build for good: destroys its data key in the same commit. Raises Conflict if the status of the build's
+    group would be better without the build.
+    """
 
     build_id: int
     reason: Literal["requested", "retention"] = "requested"
+    others: Sequence[int] = ()
+    """Ids of the other builds that count for the status of the group. Empty if this build does not count for it."""
 
-    def decide(self, build: AnyBuild | None) -> Iterable[Event]:
+    def then_reads(self, build: AnyBuild | None) -> Sequence[AnyStream]:
+        return [BUILD.at(build_id) for build_id in self.others]
+
+    def decide(self, build: AnyBuild | None, *others: AnyBuild | None) -> Iterable[Event]:
         match build:
             case None | DeletedBuild():
                 raise NotFound(f"There is no build {self.build_id}.")
@@ -221,6 +230,14 @@ class DeleteBuild(Command, of=BUILD):
                     f" first take that back by DELETE /api/v3/builds/{self.build_id}/keep-forever."
                 )
             case Finished():
+                kept: list[VisibleStatus] = [
+                    status for other in others if other is not None and (status := status_of(other)) != "deleted"
+                ]
+                if kept and (after := find_worst(kept)) != find_worst([*kept, build.status]):
+                    raise Conflict(
+                        f"Without build {self.build_id}, the status of group {build.queued.group_id} would be {after}"
+                        f" instead of {build.status}: delete the group's other builds first, or restart this one."
+                    )
                 results = [(report.first_result_id, report.cases) for report in build.reports]
                 yield BuildDeleted(**build.ids, results=results, reason=self.reason)
 

@@ -98,13 +98,23 @@ class AcknowledgeBuild(Command, of=BUILD):
             return
         # An untrusted build is approved for one commit, whatever an agent that strangers could reach says.
         commit_sha = (None if held.queued.untrusted else self.commit_sha) or held.queued.commit_sha
+        if commit_sha is not None and not commit_sha.startswith(held.queued.commit_sha or ""):
+            raise Conflict(f"Build {self.build_id} is of commit {held.queued.commit_sha}, not of {commit_sha}.")
         if group is not None and commit_sha is not None:
             if group.commit_sha not in (None, commit_sha):
-                yield self.event(BuildRequeued, **held.ids, reason="other_commit")
+                yield self._refuse_commit(held, commit_sha, group.commit_sha or "")
                 return
             if not group.is_chosen:
                 yield BuildGroupCommitChosen(**held.ids, group_id=held.queued.group_id or 0, commit_sha=commit_sha)
         yield self.event(BuildStarted, **held.ids, commit_sha=commit_sha)
+
+    def _refuse_commit(self, build: Assigned, commit_sha: str, of_group: str) -> Event:
+        if build.attempt < MAX_ATTEMPTS:
+            return self.event(BuildRequeued, **build.ids, reason="other_commit")
+        detail = f"The agent checked out commit {commit_sha}, but the other builds of the group test {of_group}."
+        return BuildFinished(
+            **build.ids, status="failed", reason="checkout_failed", detail=detail, node_id=self.node_id
+        )
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,17 @@ def test_deleting_names_the_results_that_go() -> None:
     assert deleted.erases == QUEUED.data_key
 
 
+def test_the_status_of_a_group_is_not_better_after_a_deletion() -> None:
+    other = {"build_id": 2, "job_id": 5, "project_id": 2}
+    passed = (BuildQueued(**other, group_id=1), BuildFinished(**other, status="passed"))
+    failed = (QUEUED, BuildFinished(**IDS, status="failed"))
+    with pytest.raises(Conflict, match="would be passed instead of failed"):
+        given(*failed, *passed).when(DeleteBuild(1, others=[2]))
+    given(*failed, *passed).when(DeleteBuild(2, others=[1])).then(BuildDeleted(**other))
+    given(*failed, *passed, BuildDeleted(**other)).when(DeleteBuild(1, others=[2])).then(DELETED)
+    given(*failed, *passed).when(DeleteBuild(1)).then(DELETED)
+
+
 @pytest.mark.parametrize(("length", "state"), [(1, "queued"), (2, "queued"), (3, "running")])
 def test_what_has_not_ended_is_not_deleted(length: int, state: str) -> None:
     with pytest.raises(Conflict, match=f"is {state}; stop it"):

@@ -89,6 +89,18 @@ def test_the_first_commit_of_a_group_is_that_of_all_its_builds() -> None:
     other = requeued(reason="other_commit")
     given(chosen, in_group, ASSIGNED).when(AcknowledgeBuild(1, 3, 1, "decade")).then(other)
 
+    last = msgspec.structs.replace(ASSIGNED, attempt=MAX_ATTEMPTS)
+    (ended,) = given(chosen, in_group, last).when(AcknowledgeBuild(1, 3, MAX_ATTEMPTS, "decade"))
+    assert isinstance(ended, BuildFinished)
+    assert (ended.status, ended.reason) == ("failed", "checkout_failed")
+
+
+def test_an_agent_runs_no_other_commit_than_its_build_is_of() -> None:
+    asked = msgspec.structs.replace(QUEUED, commit_sha="c0ff")
+    with pytest.raises(Conflict, match="is of commit c0ff, not of decade"):
+        given(asked, ASSIGNED).when(AcknowledgeBuild(1, 3, 1, "decade"))
+    given(asked, ASSIGNED).when(AcknowledgeBuild(1, 3, 1, "c0ffee")).then(STARTED)
+
 
 def test_an_assignment_that_nobody_took_up_goes_back() -> None:
     lost = requeued(reason="not_acknowledged")

@@ -231,7 +231,7 @@ class AgentPolls:
             if endpoint is None or not may_have_token(queued, node)
             else await fetch_credentials(self._services.source_hosts, endpoint),
             "branch": queued.branch,
-            "commit_sha": build.commit_sha or queued.commit_sha or await self._find_group_commit(queued),
+            "commit_sha": build.commit_sha or await self._find_group_commit(queued) or queued.commit_sha,
             "setup": configuration.setup,
             "command": configuration.command,
             "env": configuration.env,
