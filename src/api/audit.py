@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from litestar import Controller, Response, get
 from litestar.params import Parameter
 
+from api.http.head import IS_HEAD
 from api.http.paging import next_page
 from api.http.permissions import CAN_AUDIT
 from api.http.request_context import RequestContext
@@ -204,8 +205,10 @@ def check_actor(actor: str | None) -> str | None:
 async def record_reading(
     ctx: RequestContext, what: What, shown: Sequence[AuditEntry], project_id: int | None, **more: str
 ) -> None:
-    """Records that the user read the events `shown`. Records nothing if the user caused all of them."""
-    if any(one.actor != ctx.user.actor for one in shown):
+    """Records that the user read the events `shown`. Records nothing if the user caused all of them, or if the answer
+    has no body.
+    """
+    if IS_HEAD not in ctx.request.scope and any(one.actor != ctx.user.actor for one in shown):
         read_id = await ctx.services.ids.draw("audit_reads")
         parameters = {name: str(value)[:MAX_STREAM] for name, value in ctx.request.query_params.items()}
         await ctx.execute_unseen(NoteReading(read_id, what, parameters | more, len(shown), project_id))

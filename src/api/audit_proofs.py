@@ -14,6 +14,7 @@ from litestar.params import Parameter
 from litestar.response import Stream
 
 from api.audit import MAX_STREAM, find_readable_projects
+from api.http.head import IS_HEAD
 from api.http.permissions import CAN_AUDIT, User
 from api.http.request_context import RequestContext
 from api.http.types import MAX_ID
@@ -188,10 +189,11 @@ class AuditLogController(Controller):
         following, selection, noted = await choose_events(ctx, project_id, stream)
         if project_id is not None and not await ctx.services.waiter.wait(checkpoint.size):
             raise Unavailable("The read models are behind; try again in some seconds.")
-        given = {"project_id": project_id, "stream": stream, "after": after or None, "size": size, "held": held}
-        parameters = {name: str(value) for name, value in given.items() if value is not None}
-        read_id = await ctx.services.ids.draw("audit_reads")
-        await ctx.execute_unseen(NoteReading(read_id, "export", parameters, None, noted))
+        if IS_HEAD not in ctx.request.scope:
+            given = {"project_id": project_id, "stream": stream, "after": after or None, "size": size, "held": held}
+            parameters = {name: str(value) for name, value in given.items() if value is not None}
+            read_id = await ctx.services.ids.draw("audit_reads")
+            await ctx.execute_unseen(NoteReading(read_id, "export", parameters, None, noted))
         export = Export(
             ctx.services.pool,
             ctx.services.log,

@@ -10,6 +10,7 @@ from api.http.permissions import CAN_AUDIT
 from api.http.request_context import RequestContext
 from api.http.types import Id
 from api.http.validation import Time
+from commands.audit import NoteReading
 from commands.what_if.rules import MAX_BYTES, WhatIfRules
 from commands.what_if.simulation import (
     BUILD_EVENTS,
@@ -80,7 +81,11 @@ class SimulationController(Controller):
         await asyncio.to_thread(data.check)
         if one_at_a_time.locked():
             raise TooManyRequests("Another replay is running; try again in a while.", retry_after_s=5)
+        given = {"project_id": project_id, "since": data.since}
+        parameters = {name: str(value) for name, value in given.items() if value is not None}
         async with one_at_a_time:
+            read_id = await ctx.services.ids.draw("audit_reads")
+            await ctx.execute_unseen(NoteReading(read_id, "replay", parameters, None, project_id))
             return await simulate_history(ctx, data)
 
 

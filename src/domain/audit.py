@@ -14,11 +14,11 @@ import msgspec
 
 from domain.core.events import Category, Event
 
-What = Literal["events", "stream", "export"]
+What = Literal["events", "stream", "export", "replay"]
 
 
 class AuditRead(Event, frozen=True):
-    """A user was shown a part of the audit log."""
+    """A user was shown a part of the audit log, or what a replay of it with what-if rules found."""
 
     name: ClassVar[str] = "audit.read"
     read_id: int
@@ -26,7 +26,7 @@ class AuditRead(Event, frozen=True):
     filter: dict[str, str] = {}
     """The filters of the request: name of the query parameter -> value."""
     shown: int | None = None
-    """The number of events in the answer; None for an answer that is streamed."""
+    """The number of events in the answer; None for an export, which is streamed, and for a replay."""
     project_id: int | None = None
     """The project that the reading was limited to; None when it was not limited."""
 

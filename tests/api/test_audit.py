@@ -224,6 +224,15 @@ def test_a_reading_is_noted_as_it_was_understood(server: Server, project: int, j
     assert len(noted["summary"]) < 500
 
 
+def test_a_head_request_shows_nothing_and_is_not_noted(server: Server, project: int, job: int) -> None:
+    for path in ("events", f"streams/job-{job}"):
+        assert server.admin.head(f"/api/v3/audit/{path}", params={"limit": 5}).status_code == 200
+    client = server.make_user("developer", {project: "admin"})
+    assert client.head("/api/v3/audit/events", params={"project_id": project}).status_code == 200
+    server.wait_until_projected()
+    assert events(server.admin, project_id=project, type="audit.read") == []
+
+
 def test_reading_ones_own_acts_is_not(server: Server, project: int) -> None:
     client = server.make_user("developer", {project: "admin"})
     me = client.get("/api/v3/me").json()["id"]

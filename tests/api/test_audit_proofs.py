@@ -235,6 +235,7 @@ def test_an_export_is_noted(server: Server, project: int, build: int) -> None:
     refused = admin.get("/api/v3/audit/export", params={"project_id": project, "token": "not to be kept"})
     assert refused.status_code == 422
     export(admin, project_id=project, held=[1, 2])
+    assert admin.head("/api/v3/audit/export", params={"project_id": project}).status_code == 200
     server.wait_until_projected()
     (noted,) = server.admin.get("/api/v3/audit/events", params={"type": "audit.read", "project_id": project}).json()
     assert noted["actor"].startswith("user:")

@@ -142,3 +142,12 @@ def test_it_is_described(server: Server) -> None:
     schemas = described["components"]["schemas"]
     fields = next(schema["properties"] for name, schema in schemas.items() if name.endswith("WhatIfIssue"))
     assert {"from", "until", "pattern"} <= fields.keys()
+
+
+def test_a_replay_is_noted(server: Server, project: int, build: int) -> None:
+    replay(server.admin, project, known_issues=[DNS], since="2026-01-01T00:00:00Z")
+    server.wait_until_projected()
+    (noted,) = server.admin.get("/api/v3/audit/events", params={"type": "audit.read", "project_id": project}).json()
+    assert (
+        f"read a replay with what-if rules (project_id {project}, since 2026-01-01 00:00:00+00:00)" in noted["summary"]
+    )

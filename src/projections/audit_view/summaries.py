@@ -242,7 +242,12 @@ def _provider_updated(event: identity_providers.IdentityProviderUpdated) -> str:
 
 
 def _audit_read(event: audit.AuditRead) -> str:
-    what = {"events": "the audit trail", "stream": "the story of a stream", "export": "an export of the trail"}
+    what = {
+        "events": "the audit trail",
+        "stream": "the story of a stream",
+        "export": "an export of the trail",
+        "replay": "a replay with what-if rules",
+    }
     asked = ", ".join(f"{name} {value}" for name, value in event.filter.items())
     shown = "" if event.shown is None else f", {count(event.shown, 'event')}"
     return f"read {what[event.what]}{f' ({asked})' if asked else ''}{shown}"
