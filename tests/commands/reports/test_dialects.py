@@ -239,3 +239,21 @@ def test_an_unknown_outcome_is_never_green() -> None:
     report = parsed(samples.TRX.replace('outcome="Passed"/>', 'outcome="Odd"/>'))
     assert report.cases[0].status == "failed"
     assert "unknown_result" in report.kinds
+
+
+def test_a_todo_of_nodes_runner_may_fail_and_names_that_are_paths_are_the_same_in_every_build() -> None:
+    todo = '<skipped type="todo" message="later"/><failure message="not yet">Error: not yet</failure>'
+    report = parsed(f"""<testsuites>
+<testsuite name="cart" tests="1" failures="1" skipped="1">
+<testcase name="adds" classname="test">{todo}</testcase></testsuite>
+<testcase name="/var/lib/testhide/agent/builds/11-2/workspace/test/parse.js" classname="test"/>
+<testcase name="C:\\agent\\builds\\11-2\\workspace\\parse.js" classname="test"/>
+<testcase name="of /builds/11-2/workspace/parse.js" classname="test"/>
+</testsuites>""")
+    assert report.kinds == set()
+    assert [(case.name, case.status, case.message) for case in report.cases] == [
+        ("adds", "skipped", "later"),
+        ("test/parse.js", "passed", ""),
+        ("parse.js", "passed", ""),
+        ("of /builds/11-2/workspace/parse.js", "passed", ""),
+    ]

@@ -6,7 +6,7 @@ import re
 
 from commands.reports.parser.case import Case, ErrorKind, Status
 from commands.reports.parser.limits import Limits
-from commands.reports.parser.names import cut_name
+from commands.reports.parser.names import cut_name, without_workspace
 from commands.reports.parser.node_ids import Origin, node_id
 from commands.reports.parser.notes import Notes
 from commands.reports.parser.signature import signature
@@ -52,7 +52,7 @@ class Builder:
         origin: Origin,
     ) -> Case:
         limit = self.limits.name
-        name, classname = self.cut_name(name, "a name"), self.cut_name(classname, "a class name")
+        name, classname = self.cut_name(without_workspace(name), "a name"), self.cut_name(classname, "a class name")
         file, suite = self.cut_name(file, "a file name"), self.cut_name(suite, "a suite name")
         reported = _Reported(properties, attachments)
         if not name:

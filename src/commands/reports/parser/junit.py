@@ -42,6 +42,8 @@ XDIST_WORKER = "xdist_worker"
 """Name of the property with the worker that ran a test. With `--dist each`, pytest runs each test on every worker."""
 MAY_FAIL = "TEST_CASE tagged with !mayfail"
 """Message of the <skipped> that Catch2 adds to a test that may fail, or should fail."""
+TODO = "todo"
+"""Type of the <skipped> that node's test runner adds to a test that may fail."""
 HAS_FAILED = frozenset({"failure", "error"})
 
 
@@ -116,13 +118,13 @@ def _main(node: Element, failures: list[Element], suite: str, origin: Origin, bu
 
 def _read_verdict(node: Element, failures: list[Element], builder: Builder) -> tuple[Status, str, str, ErrorKind]:
     """Returns (status, message, traceback, kind of failure) of a case. A case with a failure and a <skipped> counts as
-    failed, unless the message of the <skipped> is MAY_FAIL.
+    failed, unless the <skipped> says by MAY_FAIL or TODO that the test may fail.
     """
     skipped = node.find("skipped")
     if failures:
         traces = [text for failure in failures if (text := builder.text(failure).strip("\n"))]
-        if skipped is not None and skipped.get("message") == MAY_FAIL:
-            return "skipped", MAY_FAIL, "\n\n".join(traces), ""
+        if skipped is not None and (skipped.get("message") == MAY_FAIL or skipped.get("type") == TODO):
+            return "skipped", skipped.get("message"), "\n\n".join(traces), ""
         return "failed", failures[0].get("message"), "\n\n".join(traces), _KINDS[failures[0].name]
     if skipped is not None:
         text = builder.text(skipped).strip()

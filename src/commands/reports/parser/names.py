@@ -10,6 +10,8 @@ NAMES = frozenset({"name", "classname", "testName", "className", "method", "type
 _NAME = re.compile(
     r"""\b(?:name|classname|testName|className|method|fullname|value)=(?:"[^"<]{0,8192}"|'[^'<]{0,8192}')"""
 )
+_WORKSPACE = re.compile(r"(?:[A-Za-z]:)?[/\\](?:.*[/\\])?builds[/\\]\d+-\d+[/\\]workspace[/\\]")
+"""Workspace of a build, as `agent.build` names it by the build's id and attempt."""
 _FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\ud800-\udfff\ufffe\uffff]")
 
 
@@ -18,6 +20,14 @@ def cut_name(name: str, limit: int) -> str:
     if len(name) <= limit:
         return name
     return f"{name[: limit - 17]}~{blake2b(name.encode('utf-8', 'replace'), digest_size=8).hexdigest()}"
+
+
+def without_workspace(name: str) -> str:
+    """Returns a name that is a path in the workspace of a build as a relative path, which is the same in every build.
+    node's test runner gives such names to files without tests of its own. Returns other names unchanged.
+    """
+    found = _WORKSPACE.match(name) if "workspace" in name else None
+    return name if found is None else name[found.end() :]
 
 
 def show_forbidden(code: int) -> str:

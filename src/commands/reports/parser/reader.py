@@ -7,6 +7,8 @@ be read.
 
 from collections.abc import Iterator
 
+import msgspec
+
 from commands.reports.parser import dotnet, junit
 from commands.reports.parser.building import Builder, property_pair
 from commands.reports.parser.case import Case, Counts, Declared, Dialect, Suite, Summary
@@ -72,6 +74,8 @@ class _OpenSuite:
         """Counts of the folded attempts of all cases, including those in nested suites."""
         self.further_failures = 0
         """Number of failures, not counting the first failure of each case."""
+        self.excused_failures = 0
+        """Number of cases with failures that may fail, and so count as skipped, including those in nested suites."""
         self.properties: list[tuple[str, str]] = []
         self.unloaded = 0
         """Number of errors that this suite and the suites nested in it declare, counting only suites without cases.
@@ -269,10 +273,10 @@ class ReportReader:
         itself = 0
         if node.name == "testcase":
             attempts, itself = junit.cases(node, origin.suite, origin, self._builder)
-            if self._suites and attempts[itself].status == "failed":
-                self._suites[-1].further_failures += max(
-                    0, sum(child.name in junit.HAS_FAILED for child in node.children) - 1
-                )
+            failures = sum(child.name in junit.HAS_FAILED for child in node.children)
+            if self._suites and failures:
+                self._suites[-1].further_failures += failures - 1 if attempts[itself].status == "failed" else 0
+                self._suites[-1].excused_failures += attempts[itself].status == "skipped"
             if self._dialect == "junit" and ("fail_id" in node.attributes or "test_resolution" in node.attributes):
                 self._dialect = "testhide"
         elif node.name == "test-case":
@@ -312,6 +316,7 @@ class ReportReader:
             total = Counts(tests=total.tests, failed=total.failed + suite.further_failures, skipped=total.skipped)
         elif not is_pytest:
             total = total_as_declared(declared, total, suite.folded)
+            total = msgspec.structs.replace(total, failed=total.failed + suite.excused_failures)
         is_lost = count_lost_failures(declared, total, junit=junit, pytest=is_pytest) > suite.unloaded
         if suite.failed_suites and not is_lost:
             declared = Declared(tests=declared.tests, skipped=declared.skipped)
@@ -325,6 +330,7 @@ class ReportReader:
         if self._suites:
             self._suites[-1].total.include(suite.total)
             self._suites[-1].folded.include(suite.folded)
+            self._suites[-1].excused_failures += suite.excused_failures
             self._suites[-1].unloaded += suite.unloaded
             self._suites[-1].failed_suites += suite.failed_suites
         if suite.element not in _RUNS:
