@@ -171,6 +171,12 @@ def put_back(
                 except NotPutBack as error:
                     raise Fault(f"Nothing was changed: {error}.") from None
         print(f"put back: {', '.join(map(str, done)) or 'nothing, all of them are as they were'}")
+        if done:
+            print(
+                "Read models that were built while these rows were missing or altered, by `testhide projections rebuild`"
+                " or a new release, may still lack them: build each again by `testhide projections rebuild NAME"
+                " --from-scratch --switch`."
+            )
         return 0
 
     return run_on_stack(data, work)
