@@ -173,9 +173,8 @@ def put_back(
         print(f"put back: {', '.join(map(str, done)) or 'nothing, all of them are as they were'}")
         if done:
             print(
-                "Read models that were built while these rows were missing or altered, by `testhide projections rebuild`"
-                " or a new release, may still lack them: build each again by `testhide projections rebuild NAME"
-                " --from-scratch --switch`."
+                "Read models that were built while these rows were missing or altered, by a rebuild or a new release,"
+                " still lack them: build each again by `testhide projections rebuild NAME --from-scratch --switch`."
             )
         return 0
 
