@@ -15,9 +15,8 @@ from tests.workers.test_sealing import NOW
 __all__ = ["archive"]
 
 
-@pytest.fixture
-async def key(archive: Archive) -> str:
-    """The data key of a build that has not been deleted, like `project-1/job-2/build-3`."""
+async def find_key(archive: Archive) -> str:
+    """Returns the data key of a build that has not been deleted, like `project-1/job-2/build-3`."""
     with archive.connect() as connection:
         row = connection.execute(
             "SELECT name FROM stored_events_keys k WHERE name ~ '/build-' AND wrapped IS NOT NULL"
@@ -26,6 +25,11 @@ async def key(archive: Archive) -> str:
         ).fetchone()
     assert row is not None
     return str(row[0])
+
+
+@pytest.fixture
+async def key(archive: Archive) -> str:
+    return await find_key(archive)
 
 
 async def delete_build(archive: Archive, key: str) -> None:

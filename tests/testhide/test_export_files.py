@@ -9,6 +9,7 @@ import pytest
 
 from testhide.cli.audit import verify
 from testhide.operator_errors import Fault
+from tests.store.test_erased_exports import delete_build, find_key
 from tests.store.test_verifier import Archive, archive, filled  # noqa: F401 - archive needs filled
 
 __all__ = ["archive"]
@@ -46,6 +47,22 @@ async def test_files_that_only_look_different(
     export.write_bytes(recode(b"".join([*lines[:77], *lines[78:]])))
     assert verify(export, checkpoint=[checkpoint], key=key) == 1
     assert "position 77: missing in the export" in capsys.readouterr().out
+
+
+async def test_contents_that_only_the_file_says_were_deleted(
+    archive: Archive, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await delete_build(archive, name := await find_key(archive))
+    export, key = tmp_path / "export", tmp_path / "key.txt"
+    key.write_text(str(archive.first_key))
+    export.write_bytes(b"".join(await archive.export()))
+    assert verify(export, key=key) == 3
+    printed = capsys.readouterr().out
+    assert f"deletions after its checkpoint destroyed 1 data keys ({name})" in printed
+    assert "verified" not in printed
+    await archive.seal()
+    export.write_bytes(b"".join(await archive.export()))
+    assert verify(export, key=key) == 0
 
 
 @pytest.mark.parametrize(

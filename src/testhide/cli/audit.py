@@ -37,6 +37,10 @@ app = App(name="audit", help="Verify that nobody altered the log; manage signing
 
 GZIP = b"\x1f\x8b"
 """The first bytes of a file that gzip has compressed."""
+NOT_PROVED = 3
+"""Exit code of `verify` if the only explanation for missing contents is in the export itself, where anybody can have
+written it.
+"""
 MAX_PUT_BACK = 10_000
 """Largest number of rows that one command puts back."""
 MAX_PRINTED, MAX_KEYS = 50, 10
@@ -55,7 +59,8 @@ def verify(
 ) -> int:
     """Verify an export of the audit log. With --contents, compare what this server stores outside its log with the log.
 
-    Verifying an export needs no server, only the files that are named here. Ends with 1 if anything was altered.
+    Verifying an export needs no server, only the files that are named here. Ends with 1 if anything was altered, and
+    with 3 if nothing was, but contents are missing that only a deletion after the export's checkpoint explains.
 
     Parameters
     ----------
@@ -95,6 +100,9 @@ def verify(
     if verifier.found:
         print("ALTERED or incomplete")
         return 1
+    if verifier.erasures.claimed:
+        print("nothing was altered, but not everything is proved (above): a later export has these deletions")
+        return NOT_PROVED
     agrees = "the file agrees with itself; nobody from elsewhere vouches for it, so it may be forged as a whole"
     print(agrees if unpinned else "verified: nothing was altered")
     return 0
