@@ -77,7 +77,7 @@ def test_deleting_names_the_results_that_go() -> None:
 
 
 def test_the_status_of_a_group_is_not_better_after_a_deletion() -> None:
-    other = {"build_id": 2, "job_id": 5, "project_id": 2}
+    other: dict[str, Any] = {"build_id": 2, "job_id": 5, "project_id": 2}
     passed = (BuildQueued(**other, group_id=1), BuildFinished(**other, status="passed"))
     failed = (QUEUED, BuildFinished(**IDS, status="failed"))
     with pytest.raises(Conflict, match="would be passed instead of failed"):
