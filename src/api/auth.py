@@ -25,6 +25,7 @@ from domain.auth import Scope
 from domain.core.errors import Conflict, Invalid, TooManyRequests, Unauthenticated, Unavailable
 from domain.jobs import DEFAULT_TIMEOUT_MINUTES
 from domain.licenses import CAPABILITIES
+from domain.projects import PROJECT
 from domain.users import Role
 from projections import auth, projects
 from store.clock import utcnow
@@ -233,7 +234,8 @@ class AuthController(Controller):
             at = latest.isoformat().replace("+00:00", "Z")
             raise Invalid.field("expires_at", f"must be {at} or earlier, when the token of this request expires")
         for project_id in data.project_ids or ():
-            if not ctx.user.may("read", project_id):
+            project = await ctx.log.load_state(PROJECT.at(project_id))
+            if project is None or project.deleted or not ctx.user.may("read", project_id):
                 raise Invalid.field("project_ids", f"there is no project {project_id}")
         token_id = await ctx.services.ids.draw("api_tokens")
         secret = new_token(API_TOKEN)

@@ -197,7 +197,7 @@ def read_change(data: NewCommit) -> RepositoryChange:
         raise Invalid.field("branch", "is no branch or tag: send a name such as main, refs/heads/main or refs/tags/v1")
     commit = commit_or_none(data.commit_sha)
     return RepositoryChange(
-        "tag" if kind == "tag" else "push",
+        kind,
         name,
         commit,
         message=first_line(data.message),

@@ -16,6 +16,7 @@ from api.http.types import Id, to_view
 from api.http.validation import Time
 from api.jobs import find_visible_job
 from commands.builds import StartBuild
+from commands.hooks.message import split_ref
 from commands.scm import find_project_repository
 from commands.time_tables import find_latest, find_next
 from commands.trigger_values import MAX_NEEDS, NewTriggers, check_triggers, show_time_tables
@@ -61,7 +62,9 @@ class PossibleChange(msgspec.Struct):
     kind: ChangeKind = "push"
     """Kind of the change: `push`, `tag` or `pull_request`."""
     branch: Ref | None = None
-    """Changed branch or tag. For a pull request, the branch that contains its commits."""
+    """Changed branch or tag, or its full name as in `git-notify`. For a pull request, the branch that contains its
+    commits.
+    """
     commit_sha: Commit | None = None
     paths: Annotated[list[Annotated[str, Meta(min_length=1, max_length=4_096)]], Meta(max_length=MAX_PATHS)] | None = (
         None
@@ -161,9 +164,11 @@ def read_change(data: PossibleChange) -> RepositoryChange:
         raise Invalid.field("branch", "is needed, unless `at` asks about a time")
     if (data.kind == "pull_request") != (data.pull_request is not None):
         raise Invalid.field("pull_request", "is the number of a pull request, and goes with `kind: pull_request`")
+    full_name = None if data.kind == "pull_request" else split_ref(data.branch)
+    kind, branch = full_name or (data.kind, data.branch)
     return RepositoryChange(
-        data.kind,
-        data.branch,
+        kind,
+        branch,
         data.commit_sha,
         skip_marker=find_skip_marker(data.message),
         paths=data.paths,

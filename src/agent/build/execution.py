@@ -58,6 +58,7 @@ class Execution:
             self._supervisor, self._interrupt, self._deadline, self._workspace.account, self._workspace, self._masker
         )
         self._report_path = ""
+        self._has_command_begun = False
         self._prepared_ns = 0
         """File time (ns) just before the first command; 0 until then. A report file that is older is not read as a
         report of this build.
@@ -76,7 +77,7 @@ class Execution:
             verdict = self._decide_early_verdict(STOPPED)  # stopped while collecting
         if verdict.detail:
             verdict = verdict._replace(detail=self._masker.mask_text(verdict.detail))
-            self._log.note(f"{(verdict.reason or '').replace('_', ' ').capitalize()}: {verdict.detail}")
+            self._log.note(f"{(verdict.reason or 'command_failed').replace('_', ' ').capitalize()}: {verdict.detail}")
         return verdict
 
     def _run_steps(self) -> BuildVerdict:
@@ -93,7 +94,8 @@ class Execution:
         except BaseException as error:
             supervisors.discard(self._supervisor)
             if isinstance(error, SupervisorLost):
-                return BuildVerdict(None, SETUP_FAILED, "the supervisor process of this build was killed")
+                reason = None if self._has_command_begun else SETUP_FAILED
+                return BuildVerdict(None, reason, "the supervisor process of this build was killed")
             raise
         if survivors:
             self._log.note(f"{survivors} processes of this build cannot be ended")
@@ -184,6 +186,7 @@ class Execution:
         self._report_path = shell.env.get("TESTHIDE_REPORT_XML", "")
         command = self._message["command"]
         self._log.note(f"Command: {_shorten(command)}")
+        self._has_command_begun = True
         result = self._run_step(shell.write_command(command), shell.env, self._log.add)
         self._log.note(f"Exit code {result.exit_code}")
         return BuildVerdict(result.exit_code)

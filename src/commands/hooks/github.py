@@ -2,12 +2,12 @@
 declared.
 """
 
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 
 from commands.hooks.message import HookMessage, collect_paths, commit_or_none, first_line, split_ref
-from domain.triggers import ChangeKind, RepositoryChange, find_skip_marker
+from domain.triggers import RepositoryChange, find_skip_marker
 
 MAX_COMMITS = 2_048
 """Largest number of commits that GitHub lists in a push."""
@@ -112,7 +112,7 @@ def _read_push(push: GitHubPush) -> HookMessage:
     files = [(*commit.added, *commit.removed, *commit.modified) for commit in push.commits]
     is_complete = not push.forced and len(files) < MAX_COMMITS and all(len(one) < MAX_FILES for one in files)
     change = RepositoryChange(
-        cast(ChangeKind, split[0]),
+        split[0],
         split[1],
         commit_or_none(push.after),
         commit_or_none(push.before),

@@ -1,11 +1,9 @@
 """Payloads of GitLab's hooks. Only fields that the server uses are declared."""
 
-from typing import cast
-
 import msgspec
 
 from commands.hooks.message import HookMessage, collect_paths, commit_or_none, first_line, split_ref
-from domain.triggers import ChangeKind, RepositoryChange, find_skip_marker
+from domain.triggers import RepositoryChange, find_skip_marker
 
 STARTING_ACTIONS = ("open", "reopen")
 
@@ -86,7 +84,7 @@ def _read_push(push: GitLabPush) -> HookMessage:
     head = next((one for one in push.commits if one.id == commit), GitLabCommit(""))
     files = [(*one.added, *one.removed, *one.modified) for one in push.commits]
     change = RepositoryChange(
-        cast(ChangeKind, split[0]),
+        split[0],
         split[1],
         commit,
         commit_or_none(push.before),

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from domain.changes import Reporter
-from domain.triggers import RepositoryChange
+from domain.triggers import ChangeKind, RepositoryChange
 
 NO_COMMIT = "0" * 40
 """Commit id that hosts send where there is no commit: before a branch is created, or after it is deleted."""
@@ -47,11 +47,12 @@ def collect_paths(groups: Iterable[Iterable[str]], *, is_complete: bool) -> list
     return list(paths)
 
 
-def split_ref(ref: str) -> tuple[str, str] | None:
+def split_ref(ref: str) -> tuple[ChangeKind, str] | None:
     """Returns (kind, name) for a full ref name such as refs/heads/main; the kind is `push` or `tag`. Returns None for
     any other ref.
     """
-    for prefix, kind in (("refs/heads/", "push"), ("refs/tags/", "tag")):
+    kinds: dict[str, ChangeKind] = {"refs/heads/": "push", "refs/tags/": "tag"}
+    for prefix, kind in kinds.items():
         if ref.startswith(prefix):
             return kind, ref.removeprefix(prefix)
     return None
