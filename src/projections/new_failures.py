@@ -12,7 +12,9 @@ _REPORT_OF = f"SELECT * FROM {ReportRow.table} WHERE first_result_id <= t.id ORD
 
 
 async def find_failed_before(source: Source, job_id: int, build_id: int, cases: Sequence[int]) -> set[str]:
-    """Returns the signatures with which these test cases failed when they last ran in an earlier build of the job."""
+    """Returns the signatures with which these test cases failed when they last ran in an earlier build of the job.
+    Leaves out untrusted builds, whose failures get no tickets.
+    """
     query = (
         "SELECT DISTINCT coalesce(x.signature, '') FROM unnest(%(cases)s::int[]) AS c (case_id)"
         " CROSS JOIN LATERAL ("
@@ -20,7 +22,7 @@ async def find_failed_before(source: Source, job_id: int, build_id: int, cases: 
         "   CROSS JOIN LATERAL (SELECT block.first_result_id + at - 1, block.facts[at]"
         "    FROM unnest(array_positions(block.case_ids, c.case_id)) AS at) t (id, facts)"
         f"  JOIN LATERAL ({_REPORT_OF}) r ON r.first_result_id + r.cases > t.id"
-        f"  JOIN {BuildRow.table} b ON b.id = r.build_id AND {IS_CURRENT}"
+        f"  JOIN {BuildRow.table} b ON b.id = r.build_id AND NOT b.untrusted AND {IS_CURRENT}"
         "   WHERE block.case_ids @> ARRAY[c.case_id] AND block.job_id = %(job)s AND r.build_id < %(build)s"
         f"   AND t.facts >= 0 AND t.facts & {STATUS} <> {SKIPPED}"
         "   ORDER BY r.build_id DESC, t.id DESC LIMIT 1) last"

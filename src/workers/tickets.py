@@ -94,7 +94,7 @@ class TicketWriter:
         except NotFound:
             return
         build = loaded.state
-        if not isinstance(build, Finished):
+        if not isinstance(build, Finished) or build.queued.untrusted:  # strangers must not write to the tracker
             return
         if not await self.wait_reached(loaded.position):
             raise Unavailable("The read models are behind the log.")

@@ -19,6 +19,7 @@ from commands.what_if.rules import WhatIfIssue, WhatIfRules
 from commands.what_if.simulation import BUILD_EVENTS, RULE_EVENTS, Simulation, TestDiffers, differences
 from domain.known_issues import KnownIssueSearched
 from domain.triage import Source
+from domain.triggers import BuildTrigger
 from projections import results_history, results_queries
 from projections.audit_view.entries import add_changes, describe
 from projections.engine.engine import Engine, ensure_tables, fetch_positions
@@ -46,7 +47,7 @@ class House:
         for command in commands:
             await self.handler.execute(command, ANN)
 
-    async def ran(self, *contents: str, project: int = 1) -> list[int]:
+    async def ran(self, *contents: str, project: int = 1, trigger: BuildTrigger | None = None) -> list[int]:
         """The results of a build that ran these tests."""
         self.builds += 1
         first = self.builds * 100
@@ -55,7 +56,8 @@ class House:
         new = None
         if self.builds == 1 or project == 2:
             new = NewCases(project, 0, first, report.node_ids, ["s"] * len(contents))
-        await self.does(StartBuild(self.builds, project, external=True))
+        url = "https://git.acme.com/web.git"
+        await self.does(StartBuild(self.builds, project, external=True, trigger=trigger, project_repository=url))
         await self.does(
             RecordReport(
                 build=await load_build(self.parts.log, self.builds),

@@ -227,6 +227,22 @@ async def test_a_build_of_a_fork_says_that_it_waits_for_approval(workshop: Works
     assert workshop.host.statuses[-1][1]["description"] == "Waiting for a node (build 7)"
 
 
+async def test_a_build_of_a_fork_leaves_the_status_of_trusted_builds(workshop: Workshop) -> None:
+    """Anybody can open a pull request whose newest commit is one of the repository's own."""
+    fork = BuildTrigger("pull_request", 3, 7, fork=True)
+    await workshop.start_matrix()
+    await workshop.run(7, 1)
+    await workshop.does(
+        StartBuild(10, JOB, commit_sha=workshop.commit, trigger=fork, project_repository=ADDRESS, more_ids=(11,))
+    )
+    await workshop.react()
+    last = {body["name"]: body["description"] for _, body in workshop.host.statuses}
+    assert last == {
+        SMOKE: "1 of 2 builds failed (group 7)",
+        f"{SMOKE} (fork)": "Waiting for approval: the pull request is from a fork (group 10)",
+    }
+
+
 async def test_a_build_that_changes_meanwhile_is_looked_at_again(workshop: Workshop) -> None:
     """The host takes its time for `running`, and nobody else sets a status when the build ends."""
 

@@ -13,6 +13,7 @@ from domain.builds import BuildFinished, Verdict
 from domain.core.events import Damaged
 from domain.jira import JIRA, JiraIntegration
 from domain.tickets import CLAIM, COMMENT_INTERVAL, TicketCreated
+from domain.triggers import BuildTrigger
 from integrations.blobs import open_blobs
 from integrations.ticket_ports import NewIntegration, NewTicket, Ticket, TicketFailure, TicketsUnavailable, TicketText
 from projections import results_queries
@@ -95,8 +96,8 @@ class Office:
         await self.house.does(CreateJiraIntegration(1, 1, "data_center", *texts, b"t", "BACK", "Bug", True))
         await self.house.shown()
 
-    async def build(self, *contents: str, write: bool = True) -> BuildFinished:
-        await self.house.ran(*contents)
+    async def build(self, *contents: str, write: bool = True, trigger: BuildTrigger | None = None) -> BuildFinished:
+        await self.house.ran(*contents, trigger=trigger)
         status: Verdict = "failed" if any(contents) else "passed"
         receipt = await self.house.handler.execute(FinishExternalBuild(self.house.builds, status), ANN)
         event = receipt.events[-1].event
@@ -152,6 +153,18 @@ async def test_only_new_failures_become_tickets(office: Office) -> None:
     await office.build(PASSED, PASSED)
     await office.build(RESET, PASSED)
     assert len(office.tracker.tickets) == 2
+
+
+async def test_builds_of_forks_write_nothing(office: Office) -> None:
+    fork = BuildTrigger("pull_request", 3, 7, fork=True)
+    await office.build(RESET, failure("stranger's"), trigger=fork)
+    assert office.tracker.tickets == {}
+    await office.build(RESET, PASSED)
+    assert [ticket.summary for ticket in office.tracker.tickets.values()] == ["ECONNRESET: c.n0"]
+    office.late = COMMENT_INTERVAL
+    await office.build(PASSED, PASSED, trigger=fork)
+    await office.build(RESET, PASSED, trigger=fork)
+    assert office.tracker.comments == []
 
 
 async def test_a_ticket_says_when_its_failure_stops_and_comes_back(office: Office) -> None:

@@ -169,8 +169,12 @@ def name_context(queued: BuildQueued) -> str:
     """Returns the name of the status of a build. It has the job's id, since several jobs can have one name: in the
     project, or in projects with the same repository.
     """
-    # A build of some tests has a separate status: otherwise it would replace the red status of a build of all tests.
-    return f"testhide/{queued.job_title} #{queued.job_id}" + ("" if queued.test_ids is None else " (some tests)")
+    # Separate statuses: a build of some tests, or one without secrets of a pull request whose newest commit somebody
+    # else wrote, would replace the red status of a build of all tests.
+    parts = [
+        what for what, applies in (("fork", queued.untrusted), ("some tests", queued.test_ids is not None)) if applies
+    ]
+    return f"testhide/{queued.job_title} #{queued.job_id}" + (f" ({', '.join(parts)})" if parts else "")
 
 
 def _describe_end(build: Finished) -> str:
