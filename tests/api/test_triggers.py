@@ -87,8 +87,8 @@ def test_explanations(server: Server, configured: int) -> None:
     assert not explain(server, configured, branch="main", message="Fix [skip ci]")["starts"]
     assert explain(server, configured, kind="tag", branch="v1")["starts"]
     for full, name in (("refs/heads/release/3", "branch release/3"), ("refs/tags/v1", "tag v1")):
-        told = explain(server, configured, branch=full, paths=["src/a.py"])
-        assert (told["starts"], name in told["why"]) == (True, True)
+        pushed = explain(server, configured, branch=full, paths=["src/a.py"])
+        assert (pushed["starts"], name in pushed["why"]) == (True, True)
     assert explain(server, configured, kind="pull_request", branch="fix", pull_request=7)["starts"]
     assert "fork" in explain(server, configured, kind="pull_request", branch="fix", pull_request=7, fork=True)["why"]
     assert explain(server, configured, at="2026-01-15T02:30:40Z")["starts"]
