@@ -35,14 +35,14 @@ from store.tables.login_attempts import LoginAttempts
 from store.tables.token_uses import fetch_last_token_uses
 
 MAX_ATTEMPTS = 10
-"""Largest number of failed attempts to sign in to one account from one address within `WINDOW_S`."""
+"""Largest number of failed attempts to sign in to one account from one address within `login_attempts.WINDOW_S`."""
 MAX_ATTEMPTS_OF_ADDRESS = 50
-"""Largest number of failed attempts from one address to sign in to any account within `WINDOW_S`. It is higher because
-a whole office may share one address.
+"""Largest number of failed attempts from one address to sign in to any account within `login_attempts.WINDOW_S`. It
+is higher because a whole office may share one address.
 """
 MAX_ATTEMPTS_AT_ACCOUNT = 100
-"""Largest number of failed attempts to sign in to one account from addresses that it does not know, within `WINDOW_S`:
-the limit of NIST SP 800-63B.
+"""Largest number of failed attempts to sign in to one account from addresses that it does not know, within
+`login_attempts.WINDOW_S`: the limit of NIST SP 800-63B.
 """
 
 

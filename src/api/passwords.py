@@ -28,11 +28,11 @@ from store.tables.login_attempts import LoginAttempts
 log = structlog.get_logger()
 
 MAX_RESETS = 3
-"""Largest number of links to reset the password of one account that can be requested within `WINDOW_S`, so that nobody
-floods a mailbox.
+"""Largest number of links to reset the password of one account that can be requested within
+`login_attempts.WINDOW_S`, so that nobody floods a mailbox.
 """
 MAX_RESETS_OF_ADDRESS = 20
-"""Largest number of links to reset passwords that one network address can request within `WINDOW_S`."""
+"""Largest number of links to reset passwords that one network address can request within `login_attempts.WINDOW_S`."""
 RESET = timedelta(minutes=30)
 """Lifetime of a link to reset a password."""
 

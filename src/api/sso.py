@@ -96,8 +96,8 @@ class SsoController(Controller):
         opt={**PUBLIC, MAX_BODY: 2 * MAX_RESPONSE, "problems": (Unauthenticated, Forbidden, Conflict, Unavailable)},
     )
     async def sign_in_with_saml(self, ctx: RequestContext, data: SamlLogin) -> OpenedSession:
-        """Opens a session for the person about whom an identity provider makes an assertion. An assertion works once,
-        within 5 minutes. It must be signed and meant for this server.
+        """Opens a session for the person about whom an identity provider makes an assertion. An assertion
+        works once, and only within 5 minutes after it was issued. It must be signed and meant for this server.
         """
         async with counting_attempts(ctx.request, ctx.services):
             provider, assertion = await verify(ctx, data.saml_response, "")

@@ -70,8 +70,9 @@ class DeleteEndpoints(Command):
 
 @dataclass(frozen=True)
 class GiveUpDelivery(Command):
-    """Records that all attempts at a delivery failed and that it will not be sent. A repeated command with the same
-    number of `attempts` records nothing; a delivery that fails again after more attempts is recorded again.
+    """Records that all attempts at a delivery failed, and that it is not tried again by itself. Records nothing if that
+    was recorded after as many `attempts` before. If a user asks for the delivery again and it fails again, that is
+    recorded too.
     """
 
     kind: EndpointKind

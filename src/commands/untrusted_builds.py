@@ -65,7 +65,9 @@ def find_cache_scope(queued: BuildQueued) -> str:
 
 
 def is_admitted(build: AnyBuild, node: Node | None, pool: Pool | None) -> bool:
-    """Returns whether an untrusted build may be assigned to a node in a pool, as both are now."""
+    """Returns whether an untrusted build may be assigned to `node`: the build is approved, the node is in `pool`, and
+    the pool takes untrusted builds. `node` and `pool` are their current states.
+    """
     if build.approved_by is None or node is None or pool is None:
         return False
     return node.pool_id == pool.pool_id and pool.untrusted and not pool.deleted

@@ -170,7 +170,7 @@ def describe_unloaded(build: AnyBuild) -> str | None:
 
 
 def describe_unreadable(build: AnyBuild) -> str | None:
-    """Returns a sentence that names the reports with missing results; None if there are no such reports."""
+    """Returns a sentence that names the reports that are incomplete or cannot be read; None if there are none."""
     return list_paths(
         "The report {} is incomplete or cannot be read.",
         "{:,} reports are incomplete or cannot be read: {}.",

@@ -1,9 +1,9 @@
 """Queries over the results of one build: totals, pages, and the tests that failed or were flaky.
 
 The results of a report have contiguous ids. `ReportRanges` contains the range of ids of each report of a build, and
-makes the SQL condition that selects the blocks of these reports. Blocks of other builds may lie between two ranges.
-Then the function `width_bucket` over the bounds of the ranges finds by binary search where a block is: an odd bucket is
-a range, an even one a gap.
+makes the SQL condition that selects their blocks (`BlockRow`, in which results are stored). Blocks of other builds may
+lie between two ranges. The SQL function `width_bucket` leaves these out: it finds by binary search between which bounds
+of the ranges a block lies. An odd interval is a range, an even one a gap.
 """
 
 from bisect import bisect_right

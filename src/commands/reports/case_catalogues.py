@@ -66,10 +66,11 @@ class CaseCatalogues:
     async def check_ids(
         self, event_log: EventLog, project_id: int, node_ids: Sequence[str], case_ids: Sequence[int | None]
     ) -> tuple[int, list[int | None]]:
-        """Checks the ids that the read model has for node ids, and replaces those that are not in the log.
+        """Checks test case ids from the read model: `case_ids[i]` should be the id of the test `node_ids[i]`. Replaces
+        each id that the log gives to another test by the id that the log gives to this one.
 
-        Returns two values: the version of the project's stream of test cases, and the id of each node id. The id is
-        None if the project has no such test case at this version.
+        Returns two values: the version of the project's stream of test cases, and the list of ids. An id is None if
+        the project has no test with that node id at this version.
         """
         catalogue = await self._follow(event_log, project_id)
         hashes = list(map(hash, node_ids))

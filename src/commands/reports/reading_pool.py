@@ -136,8 +136,9 @@ class _Process:
         return self._process.returncode
 
     def read(self, path: Path, rules: Sequence[MatchRule]) -> ReportRead:
-        """Sends the path of a report and the rules to the process, and returns the report. Raises _Ended if the process
-        ends before it has read the report. If the process ends while it matches, the report has no matches. Blocks.
+        """Sends the path of a report and the match rules to the process. Returns the report, with the rules that each
+        failure matches. The process reads first and matches afterwards: if it ends before it has read the report,
+        raises _Ended; if it ends later, returns the report without matches. Blocks.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None

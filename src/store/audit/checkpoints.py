@@ -30,8 +30,8 @@ class SealedCheckpoint(msgspec.Struct, frozen=True):
 
 
 async def load_edge(connection: AsyncConnection, size: int) -> Edge:
-    """Loads the right edge (the tiles that are not full) of the tree over the first `size` leaves. Ignores later
-    leaves.
+    """Loads the right edge of the audit tree as it was with `size` leaves: of each level the last tile, with the hashes
+    that it had then. A tile is a row of up to TILE hashes of one level.
     """
     wanted: list[tuple[int, int, int]] = []
     while size:

@@ -294,8 +294,8 @@ class EventLog:
             )
 
     async def _keys_for(self, writes: Sequence[Write]) -> tuple[dict[str | None, bytes], list[tuple[str, bytes]]]:
-        """Returns the data keys that the events in `writes` need, by name. Makes the keys that do not exist yet, and
-        returns (name, wrapped key) of each as well; the caller stores them.
+        """Returns two values: the data keys that the events in `writes` need, by name; and (name, wrapped key) of each
+        key that did not exist and was made now. The caller stores the new keys.
 
         Raises Erased if one of the data keys was destroyed.
         """
