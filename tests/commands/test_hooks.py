@@ -234,7 +234,7 @@ def test_a_push_of_bitbucket_cloud_may_have_several_changes() -> None:
 
 @pytest.mark.parametrize(("source", "fork"), [("acme/web", False), ("bob/web", True)])
 def test_a_pull_request_of_bitbucket_cloud(source: str, fork: bool) -> None:
-    side = {"branch": {"name": "fix"}, "commit": {"hash": "c0ffee"}}
+    side = {"branch": {"name": "fix"}, "commit": {"hash": NEW}}
     pull = {
         "id": 7,
         "title": "Fix",
@@ -243,12 +243,15 @@ def test_a_pull_request_of_bitbucket_cloud(source: str, fork: bool) -> None:
     }
     payload = {"repository": CLOUD_REPOSITORY, "pullrequest": pull}
     change = only_change(read({"x-event-key": "pullrequest:created"}, payload))
-    assert (change.branch, change.commit, change.pull_request, change.fork) == ("fix", "c0ffee", 7, fork)
+    assert (change.branch, change.commit, change.pull_request, change.fork) == ("fix", NEW, 7, fork)
     where = ("refs/heads/fix", "https://bitbucket.org/bob/web.git") if fork else ("", "")
     assert (change.head_ref, change.fork_url) == where, "it has no refs of pull requests"
     for missing in ({"repository": None}, {"commit": None, "repository": {"full_name": "bob/web"}}):
         gone = {"pullrequest": pull | {"source": side | missing}, "repository": CLOUD_REPOSITORY}
         assert "which commit of which fork" in read({"x-event-key": "pullrequest:created"}, gone).ignored
+    short = side | {"commit": {"hash": NEW[:12]}, "repository": {"full_name": source}}
+    message = read({"x-event-key": "pullrequest:created"}, payload | {"pullrequest": pull | {"source": short}})
+    assert ("has only 12 digits" in message.ignored, len(message.changes)) == ((True, 0) if fork else (False, 1))
     assert not read({"x-event-key": "pullrequest:approved"}, payload).changes
 
 

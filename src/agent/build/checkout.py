@@ -17,7 +17,13 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _SSH_SHORT = re.compile(r"[^/:]+:(?!:)")
 _BAD_BRANCH = re.compile(r"^[-+^:]|[\s:\\~^?*\[\x00-\x1f\x7f]|\.\.")
 _ALL_REFS = ("+refs/heads/*:refs/remotes/origin/*", "+refs/tags/*:refs/tags/*")
-_GIT_CONFIG = ("core.hooksPath=/dev/null", "advice.detachedHead=false", "gc.auto=0", "submodule.recurse=false")
+_GIT_CONFIG = (
+    "core.hooksPath=/dev/null",
+    "advice.detachedHead=false",
+    "gc.auto=0",
+    "maintenance.auto=false",
+    "submodule.recurse=false",
+)
 _HTTP_USER = re.compile(r"^(https?://)[^/@]*@", re.IGNORECASE)
 _MAX_DETAIL_CHARACTERS = 500
 _USERNAME, _PASSWORD = "TESTHIDE_GIT_USERNAME", "TESTHIDE_GIT_PASSWORD"

@@ -10,6 +10,8 @@ from domain.scm import PUBLIC_HOSTS
 from domain.triggers import RepositoryChange, find_skip_marker
 
 CLOUD_PULL_REQUESTS = ("pullrequest:created", "pullrequest:updated")
+FULL_IDS = (40, 64)
+"""Numbers of digits of whole commit ids: of SHA-1 and of SHA-256."""
 SERVER_PULL_REQUESTS = ("pr:opened", "pr:from_ref_updated", "pr:reopened")
 
 
@@ -178,6 +180,13 @@ def _read_cloud_pull_request(received: CloudPullRequestAction) -> HookMessage:
     is_fork = not repository or source is None or source.full_name.lower() != repository
     if is_fork and (source is None or commit is None):
         ignored = f"The message does not say which commit of which fork pull request {pull.id} is about."
+        return HookMessage("bitbucket", repository, ignored=ignored)
+    if is_fork and commit is not None and len(commit.hash) not in FULL_IDS:
+        # The commit is fetched from the fork, whose owner can make another commit whose id begins alike.
+        ignored = (
+            f"The message has only {len(commit.hash)} digits of the commit of pull request {pull.id}, which is from a"
+            " fork. That does not say for sure which commit is approved."
+        )
         return HookMessage("bitbucket", repository, ignored=ignored)
     change = RepositoryChange(
         "pull_request",

@@ -159,6 +159,7 @@ class GitRepository:
         config = {
             "core.hooksPath": "/dev/null",
             "gc.auto": "0",
+            "maintenance.auto": "false",
             # Keeps git within LIMITS: git holds no large file in memory, and one thread maps packs in parts.
             "core.bigFileThreshold": "1m",
             "core.packedGitWindowSize": "16m",
