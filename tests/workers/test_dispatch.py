@@ -71,7 +71,7 @@ def test_without_its_scm_endpoint_a_build_of_a_change_fails_and_one_started_by_h
     endpoint = {"type": "github", "name": "Web", "project_id": project.project, "repo": "acme/web", "token": "t"}
     created = shop.admin.create("/scm", **endpoint)
     shop.admin.when("PUT", f"/jobs/{project.job}/triggers", json={"branches": ["main"]}).then(200)
-    change = {"project_id": project.project, "branch": "main", "commit_sha": "c0ffee"}
+    change = {"project_id": project.project, "branch": "main", "commit_sha": "c0ffee", "paths": ["a.py"]}
     (of_change,) = shop.admin.when("POST", "/builds/git-notify", json=change).then(200)["build_ids"]
     by_hand = project.start(commit_sha="c0ffee")
     shop.admin.when("DELETE", f"/scm/{created['id']}").then(204)
