@@ -26,7 +26,7 @@ from api.http.types import MAX_ID, Id
 from commands.changes import ChangeStarter, ReceiveChanges
 from commands.gitops import asks_for_any_sync
 from commands.handler import CommandContext
-from commands.hooks.message import HookMessage, commit_or_none, first_line, split_ref
+from commands.hooks.message import MAX_LINE, HookMessage, commit_or_none, first_line, split_ref
 from commands.hooks.reading import find_delivery_id, read_message
 from commands.hooks.signatures import find_refusal, is_signed
 from commands.scm import find_project_repository
@@ -269,7 +269,9 @@ async def find_signer(ctx: RequestContext, headers: Mapping[str, str], body: byt
 
 
 def check_changes(message: HookMessage, body: bytes) -> None:
-    """Raises Invalid for a message with too many changes, or with names that git does not allow."""
+    """Raises Invalid for a message with too many changes, with names that git does not allow, or with long texts that
+    each event about a change would repeat.
+    """
     if b"\\u0000" in body:
         raise Invalid.field("body", NUL)
     if len(message.changes) > MAX_CHANGES:
@@ -281,10 +283,15 @@ def check_changes(message: HookMessage, body: bytes) -> None:
             raise Invalid(f"The branch or tag {change.branch[:100]!r} must not begin with refs/: rename it.")
         if change.pull_request is not None and not 0 < change.pull_request <= MAX_ID:
             raise Invalid("The number of the pull request is out of range.")
+        if any(len(text) > MAX_LINE for text in (change.repository, change.fork_repository, change.target)):
+            raise Invalid(
+                f"The path of a repository, or the target of a pull request, has more than {MAX_LINE} characters."
+            )
         try:
             msgspec.convert(change.branch, Ref)
-            if change.commit is not None:
-                msgspec.convert(change.commit, Commit)
+            for commit in (change.commit, change.before):
+                if commit is not None:
+                    msgspec.convert(commit, Commit)
         except msgspec.ValidationError:
             raise Invalid(
                 f"The branch, tag or commit {change.branch[:100]!r} has a name that git does not allow."

@@ -172,6 +172,31 @@ def test_names_that_git_does_not_allow(hook: Hook, branch: str) -> None:
     assert "does not allow" in hook.send(hook.push(branch)).then(422)["detail"]
 
 
+def test_texts_that_each_change_of_a_push_would_repeat(hook: Hook) -> None:
+    """200 changes of one message, each with the name of the repository, were 877 MiB of events."""
+    head = {"id": 1, "displayId": "main", "latestCommit": "c0ffee"}
+    moved = {"ref": {"displayId": "main", "type": "BRANCH"}, "fromHash": "c0ffee", "toHash": "decade", "type": "UPDATE"}
+
+    def named(slug: str, project: str = "ACME") -> dict[str, Any]:
+        return {"slug": slug, "project": {"key": project}}
+
+    def send(event: str, payload: Any) -> Answer:
+        return hook.send(payload, X_GitHub_Event="", X_Event_Key=event)
+
+    push = {"repository": named("web"), "changes": [moved]}
+    send("repo:refs_changed", push).then(200)
+    send("repo:refs_changed", push | {"repository": named("w" * 500)}).then(422)
+    send("repo:refs_changed", push | {"changes": [moved | {"fromHash": "c" * 65}]}).then(422)
+    theirs, ours = head | {"repository": named("web", "BOB")}, head | {"repository": named("web")}
+    pull = {"id": 7, "fromRef": theirs, "toRef": ours}
+    send("pr:opened", {"pullRequest": pull}).then(200)
+    for more in (
+        {"fromRef": head | {"repository": named("w" * 500)}},
+        {"toRef": ours | {"displayId": "m" * 501}},
+    ):
+        send("pr:opened", {"pullRequest": pull | more}).then(422)
+
+
 def test_other_bodies(hook: Hook) -> None:
     form = hook.send(b"payload=%7B%7D", Content_Type="application/x-www-form-urlencoded")
     assert form.status_code == 415

@@ -12,7 +12,9 @@ MAX_PATHS = 3_000
 """Number of changed paths that are stored for a change. If there are more, the change's paths count as unknown."""
 MAX_PATH_LENGTH = 4_096
 MAX_LINE = 500
-"""Number of characters that are stored of the first line of a commit message, and of an author."""
+"""Number of characters that are stored of the first line of a commit message, and of an author. The path of a
+repository may have no more.
+"""
 
 
 @dataclass(frozen=True)
