@@ -7,7 +7,7 @@ import msgspec
 from litestar import Controller, delete, post
 from msgspec import Meta
 
-from api.builds import find_visible_build, read_build
+from api.builds import Commit, find_visible_build, read_build
 from api.http.permissions import CAN_BUILD, CAN_WRITE, PROJECT_ADMINS
 from api.http.request_context import RequestContext
 from api.http.types import to_view
@@ -34,6 +34,11 @@ class RestartedBuild(msgspec.Struct):
 class RetriedBuild(RestartedBuild):
     test_count: int
     """Number of tests that the new build runs."""
+
+
+class Approval(msgspec.Struct):
+    commit_sha: Commit | None = None
+    """Commit whose changes you have read, in full. If the build is of another one, it is not approved (409)."""
 
 
 class ApprovedBuild(msgspec.Struct):
@@ -87,12 +92,13 @@ class BuildActionController(Controller):
         return RetriedBuild(new_id, "queued", build_id, created_at, len(test_ids))
 
     @post("/approve", status_code=200, guards=[CAN_WRITE])
-    async def approve_build(self, ctx: RequestContext, build_id: int) -> ApprovedBuild:
+    async def approve_build(self, ctx: RequestContext, build_id: int, data: Approval | None = None) -> ApprovedBuild:
         """Lets a build of a pull request from a fork run, which waits for that. It gets no secrets, and runs on nodes
-        of pools with `untrusted`. Read the changes first: the build runs the commands of whoever wrote them.
+        of pools with `untrusted`. Read the changes first: the build runs the commands of whoever wrote them. Send the
+        `commit_sha` that you have read.
         """
         await find_visible_build(ctx, build_id)
-        receipt = await ctx(ApproveBuild(build_id))
+        receipt = await ctx(ApproveBuild(build_id, data.commit_sha if data is not None else None))
         build = receipt.state(BUILD.at(build_id))
         assert build is not None
         return to_view(ApprovedBuild, build, id=build_id, status=status_of(build), commit_sha=build.queued.commit_sha)

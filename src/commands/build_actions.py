@@ -160,8 +160,8 @@ class MoveBuildToTop(Command, of=BUILD):
 
 @dataclass(frozen=True)
 class SupersedeBuild(Command, of=BUILD):
-    """Ends a build that is still queued because a newer change of its branch has started another one. Does nothing if
-    the build was already assigned to a node, or has ended.
+    """Ends a build that is still queued because its branch has a newer change. Does nothing if the build was already
+    assigned to a node, or has ended.
     """
 
     build_id: int
@@ -176,7 +176,11 @@ class SupersedeBuild(Command, of=BUILD):
         if self.only_unapproved and not build.awaits_approval:
             return
         if trigger.change_id is not None and trigger.change_id < self.change_id:
-            detail = f"A newer change of {build.queued.branch} has started another build."
+            detail = (
+                f"{build.queued.branch} has a newer commit, so nobody needs to approve this one."
+                if self.only_unapproved
+                else f"A newer change of {build.queued.branch} has started another build."
+            )
             yield BuildFinished(**build.ids, status="aborted", reason="superseded", detail=detail)
 
 

@@ -23,11 +23,17 @@ class ApproveBuild(Command, of=BUILD):
     """Lets an untrusted build run. The approval is for the build's commit: a newer one is another build."""
 
     build_id: int
+    commit_sha: str | None = None
+    """Commit that was read; None if the caller does not say it."""
 
     def decide(self, build: AnyBuild | None) -> Iterable[Event]:
         match build:
             case None | DeletedBuild():
                 raise NotFound(f"There is no build {self.build_id}.")
+            case _ if (
+                self.commit_sha is not None and self.commit_sha.lower() != (build.queued.commit_sha or "").lower()
+            ):
+                raise Conflict(f"Build {self.build_id} is of commit {build.queued.commit_sha}, not {self.commit_sha}.")
             case _ if build.approved_by is not None:
                 return
             case _ if not build.queued.untrusted:

@@ -336,6 +336,21 @@ async def find_superseded(source: Source, job_ids: Sequence[int]) -> list[Supers
     return [SupersededBuild(*row) for row in await fetch_rows(source, query, {"jobs": list(job_ids)})]
 
 
+async def find_unapproved(
+    source: Source, project_id: int, pull_request: int, before_change: int
+) -> list[tuple[int, int]]:
+    """Returns (build id, change id) of the builds that wait for an approval and that changes of a pull request before
+    `before_change` started.
+    """
+    query = (
+        f"SELECT id, (trigger->>'change_id')::bigint FROM {BuildRow.table} WHERE project_id = %(project)s"
+        " AND status = 'queued' AND untrusted AND approved_by IS NULL AND (trigger->>'pull_request')::bigint = %(pull)s"
+        " AND (trigger->>'change_id')::bigint < %(before)s ORDER BY id"
+    )
+    values = {"project": project_id, "pull": pull_request, "before": before_change}
+    return [(build_id, change_id) for build_id, change_id in await fetch_rows(source, query, values)]
+
+
 async def find_queue_position(source: Source, build_id: int) -> int:
     """Returns the rank of the build in the queue, from 1; 0 if the build is not queued. Builds that were moved to the
     top come first, then builds with higher priority, then older builds.

@@ -54,11 +54,12 @@ class ChangeEvaluator:
         superseding = [job_id for job_id in plan.superseding if job_id in started.build_ids]
         # Nobody needs to approve an older commit of a fork any more.
         outdating = [job_id for job_id in started.build_ids if received.change.fork and job_id not in superseding]
-        if superseding or outdating or started.waiting:
+        if superseding or change.fork or started.waiting:
             # Whoever appends the later one of two builds sees both.
             await self._wait(await self.event_log.read_head())
         await self._supersede(superseding, starter.caller)
         await self._supersede(outdating, starter.caller, only_unapproved=True)
+        await self._end_unapproved(received, starter.caller)
         # The needed jobs may have passed before, for an earlier message about the same commit of a pull request.
         await self._start_ready(starter, started.waiting)
 
@@ -116,6 +117,23 @@ class ChangeEvaluator:
         if job_ids:
             for build in await builds.find_superseded(self.pool, job_ids):
                 await self.handler.execute(SupersedeBuild(build.build_id, build.change_id, only_unapproved), caller)
+
+    async def _end_unapproved(self, newest: ChangeReceived, caller: CommandContext) -> None:
+        """Ends the builds of older commits of a fork's pull request that wait for an approval, also if its newest
+        commit starts no build: whoever reads this commit must not approve another one.
+        """
+        change = newest.change
+        if not change.fork or change.pull_request is None:
+            return
+        pull_request = (newest.project_id, change.pull_request)
+        for build_id, change_id in await builds.find_unapproved(self.pool, *pull_request, newest.change_id):
+            older = await self.event_log.load_state(CHANGE.at(change_id))
+            if (
+                older is not None
+                and older.change.repository == change.repository
+                and older.change.commit != change.commit
+            ):
+                await self.handler.execute(SupersedeBuild(build_id, newest.change_id, only_unapproved=True), caller)
 
     async def _starter(self, received: ChangeReceived) -> ChangeStarter:
         repository = await find_project_repository(self.event_log, received.project_id)

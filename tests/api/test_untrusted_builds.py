@@ -72,7 +72,9 @@ def test_a_build_of_a_fork_waits_until_a_writer_approves_it(shop: Shop) -> None:
     assert (shown["status"], shown["untrusted"], shown["awaits_approval"]) == ("queued", True, True)
     assert (shown["fork"], shown["approved_by"], shown["configuration"]["secrets"]) == ("bob/x", None, [])
     writer = shop.server.make_user("developer", {shop.project: "write"})
-    approved = writer.when("POST", f"/builds/{build}/approve").then(200)
+    refused = writer.when("POST", f"/builds/{build}/approve", json={"commit_sha": "decade"}).then(409)
+    assert refused["detail"] == f"Build {build} is of commit c0ffee, not decade."
+    approved = writer.when("POST", f"/builds/{build}/approve", json={"commit_sha": "c0ffee"}).then(200)
     assert approved.items() >= {"id": build, "status": "queued", "commit_sha": "c0ffee"}.items()
     assert approve(shop, build) == approved, "the first approval counts"
     shown = shop.build(build)

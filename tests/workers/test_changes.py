@@ -211,6 +211,20 @@ async def test_a_newer_commit_of_a_fork_is_a_build_that_waits_again(jobs: Watche
     assert await jobs.statuses() == ["aborted"] * 3 + ["queued"]
 
 
+@pytest.mark.parametrize("newest", [{"commit": "c1"}, {"commit": "c3", "skip_marker": "[skip ci]"}])
+async def test_no_older_commit_of_a_fork_is_left_to_approve(jobs: WatchedJobs, newest: dict[str, Any]) -> None:
+    """The newest commit starts no build: it had one before, or asks for none. A pull request of that number of another
+    repository keeps its build.
+    """
+    await jobs.add_job(5, FORKS)
+    await jobs.add_job(6, FORKS, repository="https://github.com/acme/api.git")
+    for commit in ("c1", "c2"):
+        await jobs.evaluator.evaluate(await jobs.receive(fork(commit, repository="acme/web")))
+    await jobs.evaluator.evaluate(await jobs.receive(fork("c2", repository="acme/api")))
+    await jobs.evaluator.evaluate(await jobs.receive(fork(**newest, repository="acme/web")))
+    assert await jobs.statuses() == ["aborted", "aborted", "queued"]
+
+
 async def test_a_fork_ends_no_other_builds(jobs: WatchedJobs) -> None:
     await jobs.add_job(5, Triggers(branches=["**"], fork_pull_requests=True))
     for branch in ("main", "refs/pull/7/head"):
