@@ -146,15 +146,16 @@ def _new_folder(target: Path) -> Iterator[Path]:
             if is_locked:
                 shutil.rmtree(left)
     mask = os.umask(0o077)  # for pg_dump and all copies: others may not read them outside of the folder either
-    unfinished = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
     try:
-        with _locked(unfinished):
-            yield unfinished
-        os.sync()
-        unfinished.rename(target)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
+        unfinished = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
+        try:
+            with _locked(unfinished):
+                yield unfinished
+            os.sync()
+            unfinished.rename(target)
+        except BaseException:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise
     finally:
         os.umask(mask)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import os
 import shutil
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -25,7 +26,7 @@ from store.clock import utcnow
 from store.log.event_log import Write
 from store.log.ids import MAX_GAP, SKIPPED
 from store.postgres.queries import fetch_row
-from testhide.backup import Manifest
+from testhide.backup import Manifest, back_up
 from testhide.cli import main
 from testhide.preparation import has_users
 from testhide.processes import Core, core
@@ -103,6 +104,13 @@ async def run(*arguments: object) -> int:
 
 def manifest_of(backup: Path) -> Manifest:
     return msgspec.json.decode((backup / "backup.json").read_bytes(), type=Manifest)
+
+
+async def test_a_backup_that_cannot_begin_leaves_the_umask_alone(settings: Settings, tmp_path: Path) -> None:
+    os.umask(before := os.umask(0o022))
+    with pytest.raises(FileNotFoundError):
+        await back_up(settings, tmp_path / "missing" / "backup")
+    assert os.umask(before) == before
 
 
 async def test_a_backup_is_of_one_moment_and_the_restored_server_goes_on(
