@@ -38,8 +38,8 @@ class ChangeEvaluator:
     """Waits until the read models have reached a position. Returns False if they do not reach it in time."""
 
     async def evaluate(self, received: ChangeReceived) -> None:
-        (recorded,) = (await self.event_log.load([received.stream]))[received.stream]
-        await self._wait(recorded.position)  # triggers that were set before the change count
+        # Triggers that were set before the change count, and those that the sync before this call has just set.
+        await self._wait(await self.event_log.read_head())
         starter = await self._starter(received)
         project_id, change = received.project_id, received.change
         # The request that reported the change has started its builds, unless it left them to the sync, or was cut off.
