@@ -130,6 +130,21 @@ async def test_triggers_that_are_set_before_a_change_count(jobs: WatchedJobs) ->
     assert len(await jobs.queued()) == 1
 
 
+async def test_triggers_that_the_sync_of_a_change_has_set_count(jobs: WatchedJobs) -> None:
+    waited_for: list[int] = []
+
+    async def show(position: int) -> bool:
+        waited_for.append(position)
+        return await jobs.wait_reached(position)
+
+    received = await jobs.receive(RepositoryChange("push", "main"))
+    await jobs.add_job(5, MAIN)
+    head = await jobs.parts.log.read_head()
+    await dataclasses.replace(jobs.evaluator, wait_reached=show).evaluate(received)
+    assert waited_for[0] == head
+    assert len(await jobs.queued()) == 1
+
+
 async def test_a_change_waits_for_read_models_that_are_behind(jobs: WatchedJobs) -> None:
     async def stays_behind(position: int) -> bool:
         return False
