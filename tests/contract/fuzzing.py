@@ -145,6 +145,12 @@ def a_small_world(session: Client, name: str = "fuzzed") -> Fuzzed:
     job = make("/jobs", {"name": marker, "project_id": project})["id"]
     configuration = {"command": "true", "setup": [], "env": {}, "artifacts": []}
     session.put(f"/api/v3/jobs/{job}/configuration", json=configuration).raise_for_status()
+    matrix_job = make("/jobs", {"name": marker, "project_id": project})["id"]
+    with_matrix = configuration | {"matrix": {"axes": {"n": ["1", "2"]}}}
+    session.put(f"/api/v3/jobs/{matrix_job}/configuration", json=with_matrix).raise_for_status()
+    group = make("/builds/start", {"job_id": matrix_job})["group_id"]
+    notified = {"project_id": project, "branch": "main", "commit_sha": "c0ffee" * 6 + "c0ff"}
+    change = make("/builds/git-notify", notified)["change_id"]
     template = make("/pipeline-templates", {"name": name, "setup": [], "env": {}})["id"]
     build = make("/builds/start", {"job_id": job, "external": True})["id"]
     report = f'<testsuite name="{marker}"><testcase name="{marker}"/></testsuite>'.encode()
@@ -178,6 +184,8 @@ def a_small_world(session: Client, name: str = "fuzzed") -> Fuzzed:
         "node_id": node["id"],
         "job_id": job,
         "build_id": build,
+        "group_id": group,
+        "change_id": change,
         "artifact_id": artifact,
         "test_id": test,
         "template_id": template,
