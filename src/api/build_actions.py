@@ -47,7 +47,7 @@ class ApprovedBuild(msgspec.Struct):
     commit_sha: str | None
     """Commit that the build runs. Later commits of the pull request need an approval of their own."""
     approved_by: str
-    """Who approved the build first."""
+    """Actor who approved the build first."""
 
 
 class QueuePosition(msgspec.Struct):

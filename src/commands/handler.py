@@ -111,7 +111,7 @@ class CommandContext:
     """Metadata of a command: who executes it, and which request or reaction it belongs to."""
 
     actor: str
-    """Who executes the command: for example `user:7`, `node:12` or `system:dispatch`."""
+    """Actor who executes the command: for example `user:7`, `node:12` or `system:dispatch`."""
     correlation_id: str = ""
     causation: int | None = None
     once: IdempotencyKey | None = None

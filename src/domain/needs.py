@@ -19,7 +19,7 @@ class Candidate(NamedTuple):
     """An enabled job that a change may start."""
 
     evaluation: Evaluation
-    """What the job's own triggers say about the change."""
+    """Answer of the job's own triggers to the change."""
     needs: Sequence[int] = ()
     """Ids of the jobs that it needs."""
 

@@ -70,7 +70,7 @@ class BuildDetail(BuildItem):
     fork: str
     """Path of the fork whose pull request an untrusted build is of; empty if the host does not say it."""
     approved_by: str | None
-    """Who approved an untrusted build; null if nobody did."""
+    """Actor who approved an untrusted build; null if nobody did."""
     keep_forever: bool
     waiting_for: str | None
     """Why a queued build is not assigned yet; null until the dispatcher has tried to assign it."""
