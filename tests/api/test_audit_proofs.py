@@ -256,7 +256,9 @@ def test_a_log_that_is_not_sealed_any_more_is_said(server: Server, build: int) -
         connection.execute(move, (-301_000_000, sealed, last))
         answer = server.client().get("/api/v3/readyz")
         connection.execute(move, (301_000_000, sealed, last))  # others look at this table too
-    assert (answer.status_code, answer.json()["status"][:40]) == (200, "degraded: the log is not sealed any more")
+    assert answer.status_code == 200
+    assert answer.json()["status"].startswith("degraded: ")
+    assert "the log is not sealed any more" in answer.json()["status"]
     seal(server)
     assert "sealed" not in server.client().get("/api/v3/readyz").json()["status"]
 

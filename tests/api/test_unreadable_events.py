@@ -6,6 +6,7 @@ from tests.support.server import Server
 
 
 def _queued(server: Server, build: int) -> int:
+    server.wait_until_projected()  # a read model that comes to the damaged event later would park it
     (first,) = server.admin.get(f"/api/v3/audit/streams/build-{build}", params={"limit": 1}).json()
     assert first["type"] == "build.queued"
     return int(first["position"])
