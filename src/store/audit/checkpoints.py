@@ -1,5 +1,5 @@
-"""Stores the Merkle tree of the audit log, its checkpoints and its signing keys. Leaf 0 stands for position 1 of the
-log, leaf p - 1 for position p.
+"""Stores the Merkle tree of the audit log, its checkpoints and its signing keys. Leaf p - 1 of the tree stands for
+position p of the log.
 """
 
 import base64
@@ -30,8 +30,8 @@ class SealedCheckpoint(msgspec.Struct, frozen=True):
 
 
 async def load_edge(connection: AsyncConnection, size: int) -> Edge:
-    """Loads the right edge of the audit tree as it was with `size` leaves: of each level the last tile, with the hashes
-    that it had then. A tile is a row of up to TILE hashes of one level.
+    """Loads the right edge of the audit tree as it was with `size` leaves: the last tile of each level. A tile is a row
+    of up to TILE hashes of one level.
     """
     wanted: list[tuple[int, int, int]] = []
     while size:
@@ -49,8 +49,8 @@ async def load_edge(connection: AsyncConnection, size: int) -> Edge:
 
 
 async def next_rows(connection: AsyncConnection, size: int) -> list[tuple[int, StoredEvent | None]]:
-    """Returns (position, row) for the positions after `size`, up to the end of the current tile. A row is None where
-    the log skips a position.
+    """Returns (position, row) for the positions after `size`, up to the end of the tile that the next leaf is in. The
+    row is None at a position without an event.
 
     Stops before a gap of more than MAX_GAP positions. Returns an empty list at the end of the log.
     """
@@ -107,7 +107,7 @@ async def keep_key(pool: AsyncConnectionPool, secrets: Secrets, key: SigningKey)
 async def signing_key(connection: AsyncConnection, secrets: Secrets, vkey: str) -> SigningKey:
     """Loads the private key that belongs to the verifier key `vkey`.
 
-    Raises LookupError when it is missing, SecretMismatch when it was sealed with another server's secret key.
+    Raises LookupError if the private key is missing, SecretMismatch if another server's secret key sealed it.
     """
     if (row := await fetch_row(connection, "SELECT sealed FROM audit_keys WHERE vkey = %s", (vkey,))) is not None:
         key = SigningKey(VerifierKey.parse(vkey).name, base64.b64decode(secrets.unseal(row[0])))
@@ -129,8 +129,8 @@ class AuditTree:
         return next(iter(await self._checkpoints("%(size)s::bigint IS NULL OR size = %(size)s", "DESC", 1, size)), None)
 
     async def checkpoints_before(self, size: int | None, limit: int) -> list[SealedCheckpoint]:
-        """Returns up to `limit` checkpoints smaller than `size`, newest first. If `size` is None, returns the newest of
-        all.
+        """Returns up to `limit` checkpoints smaller than `size`, newest first. If `size` is None, begins with the
+        newest checkpoint.
         """
         return await self._checkpoints("%(size)s::bigint IS NULL OR size < %(size)s", "DESC", limit, size)
 

@@ -14,7 +14,7 @@ from domain.registry import EVENTS, UPCASTERS
 from store.audit.export_lines import ExportLine
 
 ERASING: Mapping[str, type[Event]] = {name: event for name, event in EVENTS.items() if event.destroys_key}
-"""Types of events whose append destroys a data key, by name."""
+"""Event classes whose events destroy a data key when they are appended, by event name."""
 
 
 def erased_key(line: ExportLine) -> str | None:
@@ -32,7 +32,7 @@ def erased_key(line: ExportLine) -> str | None:
 
 
 class Erasures:
-    """Collects from the lines of an export the data keys whose events read as erased, and the data keys that deletions
+    """Collects data keys from the lines of an export: keys whose events read as erased, and keys that deletions
     destroyed.
     """
 
@@ -40,15 +40,14 @@ class Erasures:
         self._erased: dict[str, list[int]] = {}
         """Data key -> [position of its first event that reads as erased, number of such events]."""
         self._readable: dict[str, int] = {}
-        """Data key -> size of the checkpoint of the newest export in which an event with this key was readable."""
+        """Data key -> checkpoint size of the newest export in which an event with this key was readable."""
         self._destroyed: dict[str, int] = {}
         """Data key -> position of the deletion that destroyed the key."""
         self._destroyed_later = set[str]()
 
     def read(self, position: int, line: ExportLine, size: int) -> None:
-        """Adds the event on a verified line of an export. `size` is the size of the export's checkpoint.
-
-        Records whether the event reads as erased or is readable. For a deletion, records the data key that it destroys.
+        """Adds the event on a line of an export. The line must have been verified. `size` is the size of the export's
+        checkpoint.
         """
         if line.commitment and line.sealed is not msgspec.UNSET:
             self._readable[line.key or ""] = max(size, self._readable.get(line.key or "", 0))
@@ -65,19 +64,19 @@ class Erasures:
 
     @property
     def claimed(self) -> list[str]:
-        """The data keys whose events read as erased, and which were destroyed only after the checkpoint.
+        """The data keys whose events read as erased, and whose deletion came only after the checkpoint.
 
-        Nothing proves these deletions: the export only claims them.
+        The checkpoint does not prove these deletions: the export only claims them.
         """
         unproved = [key for key in self._erased if self._destroyed.keys().isdisjoint(lineage(key))]
         return [key for key in unproved if not self._destroyed_later.isdisjoint(lineage(key))]
 
     def unexplained(self, topmost: str | None = None) -> Iterator[tuple[int, str, int]]:
-        """Yields (position of its first event, key, number of its events) for each data key whose events read as erased
-        although no deletion destroyed it.
+        """Yields (position, key, count) for each data key whose events read as erased although no deletion destroyed
+        the key. `position` is the position of the first such event, `count` the number of such events.
 
-        An export of one project does not contain the deletions of other keys. For such an export, pass the project's
-        key as `topmost`: then only the keys below it are considered. With None, all keys are considered.
+        An export of one project lacks deletions outside the project. For such an export, pass the project's key as
+        `topmost`: then only this key and the keys below it are considered. None considers all keys.
         """
         deleted = self._destroyed.keys() | self._destroyed_later
         for key, (position, events) in self._erased.items():
@@ -87,8 +86,8 @@ class Erasures:
 
     @property
     def undone(self) -> set[tuple[int, str]]:
-        """The deletions, as (position, key), that did not take effect: an export that covers the deletion still shows
-        events with the destroyed key.
+        """The deletions without effect, as (position, key): an export that covers the deletion still shows events with
+        the destroyed key.
 
         A file may consist of several exports. An export that was made before the deletion may show these events.
         """

@@ -1,10 +1,13 @@
 """Exports the log as lines of JSON. A reader who has a checkpoint can verify such an export offline.
 
-The first line is a header with the checkpoint. The following lines cover all positions in order. Each of them is an
-event with the values of its leaf, a gap, or a range of positions that a filter left out. A range contains the hashes of
-the subtrees that cover it. The leaves and hashes of these lines, folded in order, give the root that the checkpoint
-signs. The field `leaf` of a line is the hash in the tree. If a row was changed, the hash of its line is not `leaf`, so
-the verifier can name the position. At the end come lines about later erasures, and a line that marks the end.
+The first line is a header with the checkpoint. The following lines cover all positions in order. A line is an event, a
+gap, or a range of positions that a filter left out. A line for an event has the values of the event's leaf. A line for
+a range has the hashes of the subtrees that cover the range. At the end come lines about later erasures, and a line that
+marks the end.
+
+The leaves and hashes of the lines, folded in order, give the root that the checkpoint signs. The field `leaf` of a line
+is the hash in the tree. If a row was changed, the values of its line hash to something else than `leaf`, so the
+verifier can name the position.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -37,8 +40,8 @@ Following = Callable[[int, int], Awaitable[list[int]]]
 
 @dataclass
 class Export:
-    """An export of the positions after `after` that `checkpoint` covers. `following` chooses positions; None exports
-    all.
+    """An export of the positions after `after`, up to the end of `checkpoint`. `following` chooses positions; None
+    exports all.
 
     `boundaries` are sizes of checkpoints that the reader already has. The export splits a range of left-out positions
     at each of these sizes, so that the reader can compare the root there. `ExportHeader` describes the other fields.
@@ -136,8 +139,8 @@ class Export:
         return [line for index in sorted(lines) for line in lines[index]]
 
     def _left_out(self, at: int, wanted: Sequence[int], reached: int) -> Iterator[tuple[int, int]]:
-        """Yields the ranges of leaves after `at`, up to `reached`, that are not in `wanted`. Splits a range at each
-        size in `self._boundaries` that lies within it.
+        """Yields ranges of leaves that cover the positions after `at`, up to `reached`, except those in `wanted`. No
+        range crosses a size in `self._boundaries`.
         """
         for position in [*wanted, reached + 1]:
             for boundary in self._boundaries:
@@ -159,8 +162,8 @@ class Export:
         return [(position, _line(position, stored, keys.get(name or ""))) for position, stored, name in sealed_by]
 
     async def _data_keys(self, names: set[str]) -> dict[str, bytes | str | None]:
-        """Returns data keys by name. Instead of the key, the value is None if the key was destroyed, or a sentence that
-        says why the key cannot be used.
+        """Returns for each name the data key, None if the key was destroyed, or a sentence that says why the key cannot
+        be used.
         """
         keys, faults = await self.log.load_keys_and_faults(names)
         found: dict[str, bytes | str | None] = {**keys}

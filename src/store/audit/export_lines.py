@@ -34,8 +34,8 @@ class ExportHeader(msgspec.Struct, frozen=True, omit_defaults=True):
     checkpoint: str
     """The signed note of the checkpoint by which the export is verified."""
     handovers: list[str]
-    """For each signing key but the first: the first checkpoint that covers the event of this key. An earlier key signed
-    that checkpoint.
+    """Signed notes of checkpoints, one for each signing key but the first. Each is the first checkpoint that covers the
+    event of the new key; an earlier key signed it.
     """
     keys: list[str]
     """Verifier keys of the log, oldest first."""
@@ -80,11 +80,11 @@ class ExportLine(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown
     commitment: str | None = None
     stored: str | None = None
     withheld: bool = False
-    """True if the sealed fields are left out because they contain credentials, and the commitment covers these
-    credentials themselves instead of their hashes.
+    """True if the sealed fields are left out because the commitment covers credentials themselves instead of their
+    hashes: a reader would need the credentials to verify it.
     """
     unreadable: str | None = None
-    """The reason why the row, or only its sealed fields, cannot be read."""
+    """Why the row, or only its sealed fields, cannot be read."""
     leaf: str | None = None
     """Hash that the tree has for this position, in hex."""
 
@@ -104,9 +104,9 @@ def leaf_of_line(position: int, line: ExportLine) -> Leaf | None:
 
 
 def is_unambiguous(line: ExportLine) -> bool:
-    """Returns whether the line has only fields that belong to its kind of line. The verifier checks only these fields.
+    """Returns whether the line has only fields of its kind of line.
 
-    No hash covers an additional field, but another program that reads the export might believe it.
+    The verifier checks no other fields, but another program that reads the export might believe them.
     """
     if line.position is None:
         kinds = (("export",), ("end",), ("later_erasures",), ("skipped", "hashes"), ("gap", "leaf"))
@@ -134,7 +134,7 @@ def parse_hashes(texts: Iterable[str]) -> list[bytes]:
 
 
 def commitment_of(salt: str | None, sealed: bytes) -> str | None:
-    """Returns in hex the commitment to these sealed fields. Returns None if `salt` is not the hex of a salt."""
+    """Returns the commitment to `sealed` (JSON), in hex. Returns None if `salt` is not the hex of a salt."""
     try:
         salt_bytes = _from_hex(salt or "")
     except ValueError:
@@ -143,8 +143,8 @@ def commitment_of(salt: str | None, sealed: bytes) -> str | None:
 
 
 def _from_hex(text: str) -> bytes:
-    """Parses hex in lower case without spaces. Raises ValueError for any other text, even if it means the same
-    bytes.
+    """Parses hex in lower case without spaces. Raises ValueError for any other text, so that bytes have only one
+    spelling.
     """
     found = bytes.fromhex(text)
     if found.hex() != text:

@@ -60,9 +60,7 @@ Leaf = EventLeaf | UnreadableLeaf | GapLeaf
 
 
 def row_of(stream: str, version: int, type: str, state: bytes | None) -> StoredEvent:
-    """Returns the columns of a row as a StoredEvent. A `state` of NULL, which the table permits, becomes an empty
-    one.
-    """
+    """Returns the columns of a row as a StoredEvent. The table permits NULL in `state`; it becomes empty bytes."""
     return StoredEvent(stream, version, type, state or b"")
 
 

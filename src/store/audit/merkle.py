@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 HASH = 32
 TILE = 256
 TILE_LEVELS = 8
-"""Levels of the tree in one tile."""
+"""Levels of the tree that one tile spans: 256 is 2^8."""
 
 Subtree = tuple[int, int]
 """(level, index): the complete subtree over the 2^level leaves from leaf index * 2^level on."""
@@ -164,7 +164,9 @@ def tile_subtree(tile: bytes | bytearray, level: int, offset: int) -> bytes:
 
 
 def in_tile(subtree: Subtree) -> tuple[Subtree, int, int]:
-    """Returns the tile that contains a subtree, and the `level` and `offset` of the subtree for `tile_subtree`."""
+    """Returns the tile that contains the hash of a subtree, and the `level` and `offset` with which `tile_subtree`
+    computes the hash.
+    """
     level, index = subtree
     tile_level, above = divmod(level, TILE_LEVELS)
     n, offset = divmod(index << above, TILE)
@@ -208,7 +210,7 @@ def consistency(size: int, later: int) -> list[Range]:
 
 
 def _middle(first: int, end: int) -> int:
-    """Returns the index at which RFC 6962 splits a range of leaves. The left part's number of leaves is the largest
-    power of two that is smaller than the range's number of leaves.
+    """Returns the index at which RFC 6962 splits a range of leaves. The length of the left part is the largest power of
+    two that is smaller than the length of the range.
     """
     return first + (1 << (end - first - 1).bit_length() - 1)

@@ -1,4 +1,4 @@
-"""Repairs rows of the log that were changed or removed. Copies them from a second database that was restored from a
+"""Repairs rows of the log that were changed or removed: copies them from a second database, which was restored from a
 backup.
 """
 
@@ -17,7 +17,7 @@ from store.postgres.queries import Source, fetch_rows
 
 
 class NotPutBack(Exception):
-    """The second database cannot supply the row that was at a position. Nothing was changed."""
+    """The second database cannot repair the log; the message says why. Nothing was changed."""
 
 
 async def put_rows_back(
@@ -25,8 +25,8 @@ async def put_rows_back(
 ) -> list[int]:
     """Repairs the rows at the positions in `range_` with rows of the database `other`. Returns the repaired positions.
 
-    Leaves intact rows alone. A sealed row is intact if its hash equals its leaf in the audit tree. A row that is not
-    sealed yet is intact if its MAC is right. Raises NotPutBack if `other` has no intact row for a position.
+    Leaves intact rows alone. A sealed row is intact if its hash equals its leaf in the audit tree; a row that is not
+    sealed yet, if its MAC is right. Raises NotPutBack if `other` has no intact row for a position.
     """
     tree = AuditTree(pool)
     newest = await tree.checkpoint()

@@ -1,7 +1,7 @@
-"""Checks the log, the audit tree and its checkpoints again after they were sealed, a part at a time.
+"""Checks the log, the audit tree and its checkpoints again after they were sealed, one part at a time.
 
 Compares each row with its leaf, the leaves with the tree, and each checkpoint with the tree, its signature and the
-previous checkpoint. Each data key must exist and decrypt, unless a deletion in the log destroyed it.
+previous checkpoint. Each data key must exist and decrypt, unless a deletion in the log destroyed the key.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -24,7 +24,7 @@ TILES_AT_ONCE = 10
 hour are checked.
 """
 CHECKPOINTS_AT_ONCE = 20
-"""Number of checkpoints that one call checks. It is more than are signed between two calls, so that each round ends."""
+"""Number of checkpoints that one call checks. Fewer are signed between two calls, so each round comes to its end."""
 MAX_NAMED = 10
 """Largest number of positions that an error message names."""
 
@@ -53,10 +53,10 @@ class Recheck:
         self._tree = AuditTree(pool)
 
     async def check_next(self, size: int, key_at: KeyAt) -> None:
-        """Checks the next part of the first `size` leaves, and the next checkpoints over them. Raises TreeDamaged.
+        """Checks the next leaves of a tree of `size` leaves, and its next checkpoints. Raises TreeDamaged.
 
-        Stores how far it has checked, so that any process can continue from there. After TreeDamaged the next call
-        checks the same part again. `key_at` returns the verifier key for the checkpoint after a size.
+        Stores how far it has checked, so that any process can continue. After TreeDamaged the next call checks the same
+        part again.
         """
         state = await fetch_sealing_state(self._pool)
         if state.checked_size > await fetch_last_position(self._pool):
@@ -92,8 +92,8 @@ class Recheck:
             raise TreeDamaged(f"a row was inserted at position {rows[0][0]}, before the first; {RESTORE_LOG}")
 
     async def _check_tile(self, n: int, size: int) -> int:
-        """Checks those leaves of tile `n` that are among the first `size` leaves. Returns the index after the last of
-        them.
+        """Checks the leaves of tile `n`, but none from index `size` on. Returns the index after the last checked
+        leaf.
         """
         first, end = n * TILE, min((n + 1) * TILE, size)
         rows = await fetch_rows(
@@ -118,8 +118,8 @@ class Recheck:
         return end
 
     async def _check_keys(self, names: Collection[str]) -> None:
-        """Checks these data keys. A key that a deletion in the log destroyed must be gone; every other key must
-        decrypt. Raises TreeDamaged.
+        """Raises TreeDamaged if a data key does not decrypt or is missing, was destroyed without a deletion in the log,
+        or exists although a deletion in the log destroyed it.
         """
         keys, faults = await self._log.load_keys_and_faults(names)
         if faults:
@@ -150,11 +150,9 @@ class Recheck:
             )
 
     async def _check_above(self, n: int, hashes: Sequence[bytes]) -> None:
-        """Checks that the tile one level higher contains the root of the full tile `n`. `hashes` are the hashes in tile
-        `n`.
+        """Checks that the root of the full tile `n` is in the tile above it. `hashes` are the hashes in tile `n`.
 
-        If tile `n` completes the higher tile, checks in the same way that the root of the higher tile is in the tile
-        above, and so on.
+        If the tile above is full, too, checks that its root is in the next tile above, and so on.
         """
         level = TILE_LEVELS
         while True:
@@ -172,7 +170,9 @@ class Recheck:
             level += TILE_LEVELS
 
     async def _check_checkpoints(self, after: int, size: int, key_at: KeyAt) -> int:
-        """Checks the next checkpoints that are larger than `after`, up to `size`. Returns the size of the last one."""
+        """Checks the next checkpoints with more than `after` and at most `size` leaves. Returns the size of the last
+        checkpoint that has been checked; 0 if there is none.
+        """
         before = await self._tree.checkpoint_up_to(after)
         if after and (before is None or before.size != after):
             raise TreeDamaged(f"the checkpoint of size {after} is gone; {RESTORE_TREE}")

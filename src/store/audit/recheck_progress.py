@@ -1,4 +1,4 @@
-"""Stores how far the sealer has come in checking the audit tree again. Asks the sealer for a checkpoint.
+"""Stores how far the sealer has rechecked the audit tree, and asks the sealer for a checkpoint.
 
 A round of checks begins with the first leaf and ends with the last. Then the next round begins.
 """
@@ -19,13 +19,13 @@ class SealingState(msgspec.Struct, frozen=True):
     leaves_checked: int = 0
     """Number of leaves of the tree that this round has compared with the log."""
     checkpoints_checked: int = 0
-    """Tree size of the last checkpoint that this round has compared with the tree. Checkpoints of smaller trees have
-    been compared before.
+    """Size of the last checkpoint that this round has compared with the tree. A round compares small checkpoints
+    first.
     """
     checked_size: int = 0
-    """Size of the tree when a round last ended. That round found no difference."""
+    """Size of the tree at the end of the last complete round. That round found no difference."""
     checked_at: datetime | None = None
-    """Time when a round last ended."""
+    """Time at which the last complete round ended; None before the first."""
 
 
 async def fetch_sealing_state(source: Source) -> SealingState:
@@ -34,8 +34,8 @@ async def fetch_sealing_state(source: Source) -> SealingState:
 
 
 async def store_progress(source: Source, leaves: int, checkpoints: int) -> None:
-    """Stores how far the current round of checks is: the number of leaves that it has checked, and the tree size of the
-    last checkpoint that it has checked.
+    """Stores how far the current round is: the number of leaves checked, and the size of the last checkpoint
+    checked.
     """
     await execute(
         source,
@@ -58,8 +58,8 @@ async def store_round(source: Source, size: int) -> None:
 
 
 async def reset_impossible(source: Source) -> bool:
-    """Lets the checks begin anew if the stored number of sealed positions is larger than the number of positions that
-    were ever used. Returns whether it was.
+    """Restarts the checks if more positions are stored as checked than were ever allocated, which is impossible.
+    Returns True if it did.
     """
     reset = await fetch_row(
         source,

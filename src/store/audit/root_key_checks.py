@@ -1,8 +1,8 @@
 """Checks that the key ring in the database agrees with the root keys that this process knows, and with the event of the
 last rotation of the secret key.
 
-Somebody who can write to the database could change `root_keys`, so that the server accepts rows by an old root key
-again. They could also delete a wrap (an encrypted root key), so that the server does not start.
+Somebody who can write to the database could change `root_keys`, so that the server accepts MACs by an old root key
+again. They could also delete a wrap, so that the server does not start.
 """
 
 from datetime import datetime
@@ -18,18 +18,18 @@ RESTORE_RING = "put back the rows of root_keys and root_key_wraps from a backup,
 
 
 class StoredRing(NamedTuple):
-    """The columns of one root key in the tables `root_keys` and `root_key_wraps`."""
+    """One root key as the tables `root_keys` and `root_key_wraps` have it."""
 
     used_since: datetime | None
     last_position: int | None
     is_leaked: bool
     wraps: dict[str, str]
-    """Name of a key that opens the root key -> SHA-256, in hex, of the root key as encrypted with that key."""
+    """Name of a key that opens the root key -> SHA-256, in hex, of the wrap that it opens."""
 
 
 async def find_ring_damage(source: Source, log: EventLog, secrets: Secrets) -> str | None:
-    """Returns a sentence that says which root key's rows were changed, and what to do. Names only the first such key.
-    Returns None if no rows were changed.
+    """Returns a sentence that names the first root key whose rows were changed, and says what to do. Returns None if no
+    rows were changed.
     """
     rows = await fetch_rows(
         source,
@@ -50,9 +50,10 @@ async def find_ring_damage(source: Source, log: EventLog, secrets: Secrets) -> s
 
 
 async def _find_rotation(source: Source, log: EventLog, secrets: Secrets) -> SecretKeyRotated | None:
-    """Returns the newest `secret_key.rotated` whose MAC was made by the newest root key. Ignores events with the MAC of
-    an older root key, which somebody may have got hold of. Returns None if there is no such event, for example while a
-    rotation is not complete.
+    """Returns the newest `secret_key.rotated` whose MAC the newest root key made. Returns None if there is none, for
+    example while a rotation is not complete.
+
+    Ignores an event whose MAC an older root key made: somebody may have got hold of that key.
     """
     written = await fetch_written_positions(source, ROTATIONS.name, lambda _: [secrets.rows_key])
     recorded = (await log.load([ROTATIONS.name]))[ROTATIONS.name]

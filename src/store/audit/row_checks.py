@@ -28,7 +28,9 @@ class RowChecks:
     secrets: Secrets
     clock: Callable[[], datetime]
     events: Sequence[Recorded]
-    """Events about checks of rows. Includes only events with a right MAC, which this server wrote."""
+    """The events `audit.row_macs_required` and `audit.row_accepted`. Only those with a right MAC, which this server
+    wrote.
+    """
     is_older_log: bool
     """Whether the log began with a release that made no MACs."""
 
@@ -38,8 +40,8 @@ class RowChecks:
         return next((item for item in self.events if isinstance(item.event, RowMacsRequired)), None)
 
     def allow(self, position: int, row: StoredEvent | None) -> bool:
-        """Returns whether the row at this position may be sealed. `row` is None if the log has no row there; such a
-        position may be sealed.
+        """Returns whether the row at this position may be sealed. Returns True if `row` is None, because the log has no
+        row there.
         """
         if row is None or has_right_mac(self.secrets.rows_keys(position), row):
             return True
@@ -67,8 +69,8 @@ async def load_row_checks(source: Source, log: EventLog, secrets: Secrets, clock
 
 
 async def fetch_written_positions(source: Source, stream: str, keys_at: Callable[[int], list[bytes]]) -> set[int]:
-    """Returns the positions of those rows of a stream that have a right MAC. `keys_at` returns the keys that may have
-    made the MAC of the row at a position.
+    """Returns the positions of the rows of a stream that have a right MAC. `keys_at(position)` returns the keys that
+    may have made the MAC at this position.
     """
     rows = await fetch_rows(
         source,

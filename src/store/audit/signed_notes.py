@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 ED25519 = b"\x01"
 DASH = "\N{EM DASH} "
 MAX_NOTE = 100_000
-"""Most characters of a note that is accepted. This server signs only shorter notes."""
+"""Length in characters of the longest note that is accepted. This server signs only shorter notes."""
 
 
 class BadNote(Exception):
@@ -107,10 +107,8 @@ def open_note(note: str, keys: Iterable[VerifierKey]) -> str:
 
 
 def split_note(note: str) -> tuple[str, list[tuple[str, bytes]]]:
-    """Returns a note's text and its signatures: (signer's name, 4 bytes of key id + bytes of the signature). Raises
-    BadNote.
-
-    Does not verify the signatures.
+    """Returns a note's text and its signatures, without verifying them. Each signature is (signer's name, bytes): 4
+    bytes of key id, then the signature itself. Raises BadNote.
     """
     text, blank, lines = note[:MAX_NOTE].rpartition("\n\n")
     if not blank or not lines.endswith("\n") or len(note) > MAX_NOTE:
@@ -146,7 +144,7 @@ class Checkpoint:
 
     @classmethod
     def parse(cls, text: str) -> "Checkpoint":
-        """Returns the checkpoint that is the text of a note. Raises BadNote."""
+        """Parses the text of a note as a checkpoint. Raises BadNote."""
         origin, *lines = text.removesuffix("\n").split("\n")
         extensions = {name: value for name, _, value in (line.partition(" ") for line in lines[2:])}
         try:

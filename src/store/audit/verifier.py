@@ -43,9 +43,9 @@ class Finding:
 class Verifier:
     """Verifies one export and collects its findings.
 
-    `key` is the signing key to trust; None trusts the first key in the export's header. A later key becomes trusted
-    when the log records it and a checkpoint that a trusted key signed covers this event. `held` are checkpoints that
-    the reader already has.
+    `key` is the signing key to trust; None trusts the first key in the export's header. When a new signing key follows
+    in the log, the verifier trusts it once a checkpoint that covers its event is signed by a trusted key. `held` are
+    checkpoints that the reader already has.
     """
 
     def __init__(self, key: VerifierKey | None = None, held: Iterable[HeldCheckpoint] = ()) -> None:
@@ -107,7 +107,7 @@ class Verifier:
         else:
             self._report(None, f"line {number} says nothing that an export says")
 
-    # Headers. One in the middle of a file continues an export that was cut off.
+    # Headers. A header in the middle of a file continues an export that was cut off.
 
     def _begin(self, header: ExportHeader, number: int) -> None:
         try:
@@ -252,7 +252,8 @@ class Verifier:
     def _compare_checkpoints(self) -> None:
         """Compares the root of the tree with the root of each checkpoint of the tree's size.
 
-        If a trusted key signed an equal checkpoint, trusts the signing keys that the log has recorded up to here.
+        If a checkpoint agrees and a trusted key signed it, trusts the signing keys that the log has recorded up to
+        here.
         """
         here = [held for held in self._held if held.checkpoint.size == self._at and held not in self._compared]
         if not here or self._tree is None:

@@ -1,13 +1,14 @@
-"""Group commit: the only way to append to the log.
+"""Appends events to the log by group commit. Nothing else in the server appends events.
 
-Callers queue requests. One task, the flusher, writes the queued requests on one connection: while one commit is under
-way, requests collect, and the next call of the append function (`store.log.append_function`) writes all of them. The
-function first takes an advisory lock, so positions become visible in their order and a reader never misses an event.
-NOTIFY serialises commits anyway, so the lock costs little.
+Callers queue requests. One task, the flusher, writes them over one connection. While a commit runs, new requests
+collect in the queue. The next call of the append function (`store.log.append_function`) writes all of them together.
+
+The append function first takes an advisory lock. So positions become visible in their order, and a reader misses no
+event. NOTIFY serialises commits anyway, so the lock costs little.
 
 A request is written whole or not at all. If another writer took a version that the request writes, or appended to a
-stream that it guards, only this request fails and the others of its batch are written. After any other error the
-requests of the batch are written one by one, so that only the request with bad data fails.
+stream that the request guards, only this request fails. The other requests of the batch are written. After any other
+error the flusher writes the requests one by one, so that only the request with bad data fails.
 """
 
 import asyncio
@@ -24,9 +25,7 @@ from store.log.append_function import function_name
 
 MAX_BATCH_EVENTS = 5_000
 MAX_BATCH_BYTES = 16 * 1024 * 1024
-"""Most bytes of stored events in a batch. The last request of a batch may exceed this limit, and the limit on the
-number of events.
-"""
+"""A batch takes no more requests once it has MAX_BATCH_EVENTS events, or events of MAX_BATCH_BYTES bytes in total."""
 RECONNECT_PAUSES_S = (0.05, 0.1, 0.2, 0.5, 1.0, 1.0, 2.0, 2.0, 2.0)
 
 
@@ -44,9 +43,9 @@ class AppendFailed(Exception):
 
 @dataclass(frozen=True)
 class IdempotencyKey:
-    """Identifies a request of a client that may arrive again.
+    """Identifies an HTTP request, so that the server recognises the request when the client sends it again.
 
-    `scope` is a SHA-256 over the key that the client sent, the caller, the method and the path. `body` is the SHA-256
+    `scope` is the SHA-256 of the key that the client sent, the caller, the method and the path. `body` is the SHA-256
     of the request's body.
     """
 
@@ -56,12 +55,12 @@ class IdempotencyKey:
 
 @dataclass(frozen=True)
 class Request:
-    """Events to append in one transaction, with the other writes of the transaction.
+    """Events to append, and what else the same transaction writes.
 
-    `guards` are pairs (stream, version): the request fails if a stream has a newer version. `keys` are new data keys:
-    (name, wrapped key). `notifications` are payloads for the channel AGENT_NOTIFICATIONS
-    (`store.postgres.notifications`). `erased` names data keys to destroy. `idempotency_key` is stored with the events;
-    if it is stored already, the request fails.
+    `guards` are pairs (stream, version): the request fails if such a stream has a newer version. `keys` are pairs
+    (name, wrapped key) of new data keys. `notifications` are payloads for the channel AGENT_NOTIFICATIONS
+    (`store.postgres.notifications`). `erased` are names of data keys to destroy. `idempotency_key` is stored with the
+    events; the request fails if the key was stored before.
     """
 
     events: Sequence[StoredEvent]
@@ -139,7 +138,7 @@ class GroupCommit:
         self._batch: list[_Waiting] = []
         """The requests that are being written."""
         self._written = asyncio.Event()
-        """Set when the batch under way is written or has failed. If none is under way, set after the next batch."""
+        """Set when the current batch is written or has failed. Then a new `asyncio.Event` replaces it."""
         self._flusher: asyncio.Task[None] | None = None
 
     async def append(self, request: Request) -> list[int]:

@@ -1,7 +1,8 @@
-"""SQL that creates the append function of an events table, and the other tables into which the function writes.
+"""SQL that creates the append function of an events table, and the tables of data keys and idempotency keys.
 
-When load is low, most batches have one event. For these the function runs plain statements, which take a quarter of the
-time of statements over arrays. Lookups are scalar subqueries, so that PostgreSQL always plans each as one index probe.
+When load is low, most batches have one event. For a single event the function runs plain statements, which take a
+quarter of the time of statements over arrays. Lookups are scalar subqueries, so that PostgreSQL always plans each as
+one index probe.
 """
 
 from psycopg.sql import SQL, Composed, Identifier, Literal
@@ -12,10 +13,8 @@ def function_name(table: str) -> str:
 
 
 def create_statements(schema: str, table: str) -> list[Composed]:
-    """Returns statements that create the objects beside an events table: the tables of data keys and idempotency keys,
-    and the append function.
-
-    Running the statements again does no harm.
+    """Returns statements that create the append function of an events table, and its tables of data keys and
+    idempotency keys. They can run again: they keep existing tables and replace the function.
     """
     names = {
         "schema": Identifier(schema),

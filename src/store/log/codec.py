@@ -1,16 +1,17 @@
-"""The stored form of events: encoding, sealing, decoding, upcasting.
+"""Encodes events for storage, and decodes them: seals and opens fields, and upcasts old versions.
 
 A stored state is one msgpack array: flags, class version, time in microseconds, actor, correlation id, causation, name
 of the data key, clear fields, sealed fields, commitment, MAC (`store.log.row_macs`). Clear and sealed fields are
 compressed where that saves space.
 
-The sealed fields are encrypted with the data key, together with a random salt. They decrypt only in their own row. Once
-the data key is destroyed, sealed fields read as their defaults, and clear fields read as before. The commitment stays:
-it is the SHA-256 of the salt and the canonical sealed fields, with hashes in place of credentials
-(`store.log.credentials`). Without the salt it reveals nothing; with the salt it proves what was sealed.
+The sealed fields are encrypted with the data key, together with a random salt. A ciphertext that is copied into another
+row does not decrypt there. Once the data key is destroyed, sealed fields read as their defaults, and clear fields read
+as before. The commitment stays: it is the SHA-256 of the salt and the canonical sealed fields, with hashes in place of
+credentials (`store.log.credentials`). Without the salt the commitment reveals nothing; with the salt it proves what was
+sealed.
 
-An event of an older class version passes through the upcasters of its name. Each turns the fields of one version into
-those of the next.
+An event of an older class version passes through the upcasters of its name. Each upcaster turns the fields of one
+version into the fields of the next.
 """
 
 import contextlib
@@ -33,11 +34,11 @@ from store.log.credentials import withhold
 
 COMPRESSED = 1
 SEALED_COMPRESSED = 2
-"""Flags of a stored state: its clear fields (1) or its sealed fields (2) are compressed. `store.log.credentials` has
-two more flags.
+"""Flags of a stored state: 1 if the clear fields are compressed, 2 if the sealed fields are. `store.log.credentials`
+defines the flags 4 and 8.
 """
 MIN_COMPRESSED_BYTES = 512
-"""Least bytes of fields that are compressed. For fewer bytes zstd saves too little to be worth the call."""
+"""Fields with more bytes than this are compressed. For shorter ones zstd saves too little to be worth the call."""
 SALT_BYTES = 16
 
 Upcasters = Mapping[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]]
@@ -45,7 +46,7 @@ KeyOf = Callable[[str], bytes | None]
 
 
 class UnknownEvent(Exception):
-    """The log contains an event type, or a class version of an event type, that this release does not know."""
+    """The log contains an event type, or a newer version of an event type, that this release does not know."""
 
 
 class UnreadableEvent(Exception):
@@ -65,24 +66,22 @@ class Envelope(msgspec.Struct, array_like=True, frozen=True):
     commitment: bytes
     """Commitment to the sealed fields; empty when nothing is sealed."""
     mac: bytes = b""
-    """Empty in a row of a release that made no MACs."""
+    """Empty if a release without MACs wrote the row."""
 
     @property
     def at(self) -> datetime:
         return UNSTAMPED + timedelta(microseconds=self.at_us)
 
     def stamp(self, event: Event) -> None:
-        """Sets the metadata of an event in place. The event must just have been decoded, so that no other code refers
-        to it.
+        """Copies time, actor, correlation id and causation into `event`. Changes the event in place, so no other code
+        may refer to the event yet.
         """
         for name in ("at", "actor", "correlation_id", "causation"):
             force_setattr(event, name, getattr(self, name))
 
 
 class Opened(NamedTuple):
-    """An event that was decompressed and decrypted, but not decoded: its fields are those of the class version that
-    wrote it.
-    """
+    """A stored event after decompression and decryption, but before decoding and upcasting."""
 
     envelope: Envelope
     clear: bytes
@@ -90,7 +89,7 @@ class Opened(NamedTuple):
     sealed: bytes | None
     """The sealed fields as msgpack; None when there are none or their data key was destroyed."""
     salt: bytes
-    """The salt of the commitment; empty without sealed fields."""
+    """The salt of the commitment; empty if `sealed` is None."""
 
     @property
     def erased(self) -> bool:
@@ -136,16 +135,16 @@ def _json(fields: Any) -> bytes:
 
 
 def disclosed(sealed: bytes) -> tuple[bytes, int]:
-    """Returns the sealed fields as canonical JSON with hashes in place of credentials, and the flags that say which
-    kinds of credentials there were.
+    """Returns (JSON, flags) for sealed fields in msgpack. The canonical JSON has hashes in place of credentials. The
+    flags (`store.log.credentials`) say which kinds of credentials were hashed.
     """
     shown, flags = withhold(_unpacked(sealed))
     return _json(shown), flags
 
 
 def commitment(salt: bytes, sealed: bytes) -> bytes:
-    """Returns the commitment to the sealed fields, which are msgpack. Whoever knows these fields and the salt can check
-    the commitment.
+    """Returns the commitment to `sealed` (msgpack). Whoever knows the sealed fields and the salt can check the
+    commitment.
     """
     return hashlib.sha256(salt + disclosed(sealed)[0]).digest()
 
@@ -195,15 +194,15 @@ class Shape:
 
 @cache
 def shape_of(event: type[Event]) -> Shape:
-    """Returns the shape of an event class. Makes the shape at first use: making all shapes takes 30 ms, and a process
-    uses few of them.
+    """Returns the shape of an event class. Makes it at the first call: a process needs few shapes, and making all takes
+    30 ms.
     """
     return Shape(event)
 
 
 class EventMapper(Mapper[str]):
-    """Encodes and decodes the events of this server. Implements `Mapper` of the `eventsourcing` library, for which a
-    `Recorded` is a domain event.
+    """Encodes and decodes events. Implements `Mapper` of the library `eventsourcing`; a domain event of the library is
+    a `Recorded` here.
     """
 
     def __init__(self, catalogue: Mapping[str, type[Event]], upcasters: Upcasters) -> None:
@@ -237,7 +236,7 @@ class EventMapper(Mapper[str]):
         )
 
     def seals(self, event: Event) -> bool:
-        """Returns whether the event has something to encrypt: a sealed field whose value is not its default."""
+        """Returns True if a sealed field of the event differs from its default, so that encoding needs the data key."""
         return shape_of(self._catalogue[event.name]).seals(event)
 
     def envelope(self, state: bytes) -> Envelope:
@@ -247,9 +246,10 @@ class EventMapper(Mapper[str]):
             raise UnreadableEvent(f"the stored state is not an event's: {error}") from None
 
     def opened(self, stored: StoredEvent, key_of: KeyOf) -> Opened:
-        """Decompresses and decrypts a stored event. `key_of` returns None for a data key that was destroyed.
+        """Decompresses and decrypts a stored event. `key_of(name)` returns a data key, or None if the key was
+        destroyed.
 
-        Raises UnreadableEvent, and SecretMismatch for sealed fields that do not decrypt.
+        Raises UnreadableEvent. Raises SecretMismatch if the sealed fields do not decrypt.
         """
         envelope = self.envelope(stored.state)
         clear = envelope.clear
@@ -278,7 +278,7 @@ class EventMapper(Mapper[str]):
         return Recorded(str(stored.originator_id), stored.originator_version, position, event, opened.erased)
 
     def read(self, stored: StoredEvent, position: int, key_of: KeyOf) -> Recorded:
-        """Decodes a stored event; returns Damaged for one that cannot be read. Raises UnknownEvent."""
+        """Decodes a stored event. Returns an event that cannot be read as `Damaged`. Raises UnknownEvent."""
         try:
             return self.decode(stored, position, key_of)
         except (UnreadableEvent, SecretMismatch) as error:
@@ -297,7 +297,7 @@ class EventMapper(Mapper[str]):
             return None
 
     def has_mac(self, state: bytes) -> bool:
-        """Returns whether the state has a MAC, right or wrong. Also returns True for a state that cannot be read."""
+        """Returns whether a stored state has a MAC, right or wrong. Returns True for a state that cannot be read."""
         try:
             return bool(self.envelope(state).mac)
         except UnreadableEvent:

@@ -1,8 +1,8 @@
 """Finds credentials in the sealed fields of events: hashes of passwords and tokens, values that a root key seals, and
 URLs, which often contain a token.
 
-Whoever reads an export gets the hash of a credential instead. An event's commitment covers these hashes, not the
-credentials, so the rest of its sealed fields can be verified without them.
+An export shows a hash in place of each credential. The commitment of an event covers these hashes and not the
+credentials, so a reader can verify the commitment without knowing the credentials.
 """
 
 import hashlib
@@ -16,19 +16,21 @@ from msgspec.structs import force_setattr
 from domain.core.events import Event
 
 HASHED_CREDENTIALS, HASHED_URLS = 4, 8
-"""Flags of a row. The first means that the row's commitment covers hashes in place of credentials; the second, hashes
-in place of URLs. Older releases set neither flag: their commitments cover the credentials and URLs themselves.
+"""Flags of a stored state. 4: the commitment covers hashes in place of credentials. 8: the commitment covers hashes in
+place of URLs. Older releases set neither flag: their commitments cover the credentials and URLs themselves.
 """
 SEALED = ("sealed_secret", "sealed_url", "sealed_webhook_secret", "sealed_token")
-"""Fields whose values are encrypted with a root key before the event is encoded. So are the values of `secrets`."""
+"""Fields whose values were encrypted with a root key before the event was encoded. The values of `secrets` were,
+too.
+"""
 URL = "url"
 FIELDS = frozenset({"password_hash", "token_hash", URL, *SEALED})
-"""Sealed fields of events that are credentials. The `secrets` of a `configuration` are credentials, too."""
+"""Names of the sealed fields that are credentials. The `secrets` of a `configuration` are credentials, too."""
 
 
 def withhold(fields: Any) -> tuple[Any, int]:
-    """Returns the fields of an event with hashes in place of credentials, and the flags of a row whose commitment
-    covers these hashes.
+    """Returns (fields, flags): the fields of an event with hashes in place of credentials, and the flags of a stored
+    state that say which kinds of credentials were hashed.
     """
     if not isinstance(fields, dict):
         return fields, 0
@@ -42,8 +44,8 @@ def withhold(fields: Any) -> tuple[Any, int]:
 
 
 def reseal(event: Event, move: Callable[[bytes], bytes]) -> None:
-    """Replaces each sealed value of an event by the result of `move`. The event in the log stays as it is: each time it
-    is read, its sealed values are moved to the newest root key.
+    """Replaces each value that a root key seals by `move(value)`, which seals it with the newest root key. Changes only
+    the event in memory; the log stays as it is.
     """
     for name in _sealed_names(type(event)):
         if value := getattr(event, name):
@@ -60,7 +62,7 @@ def _sealed_names(event: type[Event]) -> list[str]:
 
 
 def _hash(value: Any) -> dict[str, str]:
-    """Returns the SHA-256 of a credential's JSON. A credential has at least 128 random bits, so nobody can guess it. A
-    URL that somebody can guess contains no secret.
+    """Returns the SHA-256 of a credential's JSON. Nobody can guess a credential from it: a credential has at least 128
+    random bits, and a URL that can be guessed contains no secret.
     """
     return {"sha256": hashlib.sha256(msgspec.json.encode(value)).hexdigest()}

@@ -1,8 +1,8 @@
 """Follows the log: reads the events after a position, then waits for more.
 
-A cursor has its position in memory only. Some workers need a position that survives the process and moves in the
-transaction of their effect. They store the position in a row (`store.tables.log_positions`), and use a cursor only to
-wait.
+A cursor has its position in memory only. Some workers need a position that outlives the process and moves in the
+transaction of their effect. These workers store the position in a row (`store.tables.log_positions`), and use a cursor
+only to wait.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ POLL_INTERVAL_S = 1.0
 
 @dataclass(eq=False)
 class LogCursor:
-    """Reads the log from its position on, batch by batch. Belongs to one task.
+    """Reads the log from its position on, batch by batch. Only one task may use a cursor.
 
     The cursor passes on events with one of `names` (None: all events) and skips the others. A wait ends when an event
     with a name in `notify_on` (None: one of `names`) is appended. At least `debounce_s` pass between two reads, so that
@@ -43,8 +43,8 @@ class LogCursor:
     _changed: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
     async def follow(self, step: Callable[[], Awaitable[object]]) -> None:
-        """Calls `step` at once, and again after each wait. A wait ends by a notification or after the poll interval.
-        Runs for ever.
+        """Calls `step` at once, then after each notification, and at the latest when the poll interval has passed. Runs
+        for ever.
         """
         with self.listening():
             while True:
@@ -65,8 +65,8 @@ class LogCursor:
             self.position = position
 
     def listening(self, *, min_new: int = 1) -> AbstractContextManager[None]:
-        """Returns a context manager. While it is open, new events end a wait once they are `min_new` positions ahead of
-        the cursor.
+        """Returns a context manager. While it is open, an appended event ends `wait` if its position is at least
+        `min_new` after the cursor's position.
         """
 
         def appended(payload: str | None) -> None:
@@ -79,13 +79,13 @@ class LogCursor:
         return self.listener.subscribed(EVENTS, appended)
 
     def notify(self) -> None:
-        """Ends the wait that is under way. If there is none, the next wait ends at once."""
+        """Ends the current `wait`. If nobody waits now, the next `wait` returns at once."""
         self._changed.set()
 
     async def wait(self, timeout_s: float | None = None) -> bool:
         """Waits for a notification, at most `timeout_s` (None: the poll interval).
 
-        Returns True if one has arrived since the last wait, False after a time-out.
+        Returns True if a notification has arrived since the last wait, False after a time-out.
         """
         if self.debounce_s:
             await asyncio.sleep(self.debounce_s)

@@ -1,4 +1,4 @@
-"""The event log, as the rest of the server uses it: append events, load streams, read the whole log in order."""
+"""The event log, as the rest of the server uses it: appends events, loads streams, reads the whole log in order."""
 
 import contextlib
 import copy
@@ -28,12 +28,11 @@ S = TypeVar("S")
 
 MAX_CACHED_KEYS = 20_000
 KEY_CACHE_LIFETIME_S = 60.0
-"""Longest time in seconds for which a process still uses a destroyed data key if it does not read the event that
-destroyed the key.
+"""Seconds after which a process empties its cache of data keys. Until then it may still use a key that another process
+has destroyed.
 """
 MAX_TRIED_KEYS = 100
-"""Most data keys that are tried to check the secret key. If none of them decrypts, the configured secret key is wrong.
-"""
+"""Number of data keys that `check_secret` tries. If none of them decrypts, the configured secret key is wrong."""
 
 DOES_NOT_OPEN = "does not open"
 IS_MISSING = "is missing"
@@ -54,9 +53,9 @@ class Batch(NamedTuple):
 
     events: Sequence[Recorded]
     position: int
-    """Position up to which the log was read: up to here it has no other matching event."""
+    """Position up to which the log was read: all matching events up to here have been returned."""
     is_full: bool
-    """Whether the batch reached its limit, so that more events may follow."""
+    """True if the read reached its limit, so that more events may follow."""
 
 
 class EventLog:
@@ -76,7 +75,7 @@ class EventLog:
         return self._commit.is_disk_full
 
     def on(self, connection: AsyncConnection) -> "EventLog":
-        """Returns a copy of this log that reads on the caller's connection."""
+        """Returns a copy of this log that reads over the caller's `connection`."""
 
         async def load(streams: tuple[str, ...]) -> list[tuple[Any, ...]]:
             return (await _load(connection, [streams]))[0]
@@ -94,7 +93,7 @@ class EventLog:
     ) -> list[Recorded]:
         """Appends all of the events, or none. `store.log.append.Request` describes `guards` and `idempotency_key`.
 
-        Raises VersionConflict when a version is taken or a guarded stream has a newer one, AlreadyDone when the
+        Raises VersionConflict when another writer took a version or appended to a guarded stream, AlreadyDone when the
         idempotency key was used before, and Erased when the data key of an event was destroyed.
         """
         events = [write.event for write in writes]
@@ -141,8 +140,8 @@ class EventLog:
     ) -> list[Recorded]:
         """Returns the events after position `after`, in order of position, at most `limit`.
 
-        With `names`, returns only events with these names; with `up_to`, only events up to this position, otherwise up
-        to the last position that was drawn. An event that cannot be read is returned as Damaged. Raises UnknownEvent
+        With `names`, returns only events with these names. With `up_to`, returns only events up to this position;
+        otherwise reads up to LAST_POSITION. An event that cannot be read is returned as Damaged. Raises UnknownEvent
         for an event that a newer release wrote.
         """
         rows = await fetch_rows(
@@ -156,8 +155,8 @@ class EventLog:
     async def read_batch(
         self, after: int, limit: int, names: Sequence[str] | None = None, up_to: int | None = None
     ) -> Batch:
-        """Returns the same events as `read`, and the position up to which the log was read. `up_to` must be a position
-        in the log.
+        """Reads events as `read` does, and also returns how far the log was read. `up_to` must not be larger than the
+        newest position.
         """
         end = up_to or after
         if up_to is None and names is not None:
@@ -197,8 +196,8 @@ class EventLog:
         return await self._decode(rows)
 
     async def load_up_to(self, versions: Mapping[str, int]) -> dict[str, list[Recorded]]:
-        """Returns the events of each stream in order, up to a version. `versions` maps the name of a stream to this
-        version.
+        """Returns the events of each stream in order. `versions` maps the name of each stream to the last version to
+        return.
         """
         rows = await fetch_rows(
             self._source,
@@ -210,8 +209,8 @@ class EventLog:
         return _by_stream(versions, await self._decode(rows))
 
     async def find_destroyed_keys(self, names: Iterable[str]) -> set[str]:
-        """Returns those of `names` whose data key, or a key above it, was destroyed. Asks the database, not the
-        cache.
+        """Returns the names among `names` whose data key was destroyed, or is wrapped by a key that was destroyed.
+        Reads the database, not the cache.
         """
         lines = {name: lineage(name) for name in names}
         wanted = list({above for line in lines.values() for above in line})
@@ -220,7 +219,7 @@ class EventLog:
         return {name for name, line in lines.items() if not destroyed.isdisjoint(line)}
 
     async def read_head(self) -> int:
-        """Returns the newest position; 0 for an empty log. Ignores rows beyond the last position that was drawn."""
+        """Returns the newest position; 0 for an empty log. Ignores rows beyond LAST_POSITION."""
         rows = await fetch_rows(
             self._source,
             f"SELECT coalesce(max(notification_id), 0) FROM stored_events WHERE notification_id <= {LAST_POSITION}",
@@ -244,10 +243,11 @@ class EventLog:
         return recorded
 
     async def _key_lookup(self, names: Collection[str]) -> tuple[dict[str, bytes | None], KeyOf]:
-        """Returns data keys by name, and a function that looks up a key for decoding.
+        """Returns data keys by name, and a function that looks up a key for decoding. Raises SecretMismatch when the
+        server has the wrong secret key.
 
         The function returns None only for a destroyed key, since None makes events read as erased. For a damaged or
-        missing key it raises UnreadableEvent. Raises SecretMismatch when the server has the wrong secret key.
+        missing key the function raises UnreadableEvent.
         """
         keys, faults = await self.load_keys_and_faults(names)
         if DOES_NOT_OPEN in faults.values():
@@ -261,8 +261,8 @@ class EventLog:
         return keys, key_of
 
     async def load_keys_and_faults(self, names: Collection[str]) -> tuple[dict[str, bytes | None], dict[str, str]]:
-        """Returns two dicts: name -> data key (None for a destroyed key), and name -> fault for the keys that cannot be
-        used.
+        """Returns two dicts: the data keys by name (None for a destroyed key), and the faults by name. A fault is
+        DOES_NOT_OPEN or IS_MISSING.
         """
         faults: dict[str, str] = {}
         try:
@@ -277,8 +277,8 @@ class EventLog:
         return keys, faults | {name: IS_MISSING for name in names if name not in keys and name not in faults}
 
     async def check_secret(self) -> None:
-        """Raises SecretMismatch when the server's secret key unwraps none of the topmost data keys. Does nothing if
-        there are no data keys.
+        """Tries the server's secret key on up to MAX_TRIED_KEYS data keys. Raises SecretMismatch if there are data keys
+        and none of them opens.
         """
         query = (
             "SELECT name, wrapped FROM stored_events_keys WHERE wrapped IS NOT NULL AND name NOT LIKE '%%/%%' LIMIT %s"
@@ -294,8 +294,8 @@ class EventLog:
             )
 
     async def _keys_for(self, writes: Sequence[Write]) -> tuple[dict[str | None, bytes], list[tuple[str, bytes]]]:
-        """Returns two values: the data keys that the events in `writes` need, by name; and (name, wrapped key) of each
-        key that did not exist and was made now. The caller stores the new keys.
+        """Returns the data keys that the events in `writes` need, by name, and the list of (name, wrapped key) for keys
+        that were made just now. The caller stores the new keys.
 
         Raises Erased if one of the data keys was destroyed.
         """
@@ -332,8 +332,8 @@ class EventLog:
     async def load_data_keys(self, names: Iterable[str]) -> dict[str, bytes | None]:
         """Returns data keys by name. The value is None if the key, or the key that wraps it, was destroyed.
 
-        A name is missing from the result if its key was never made, or if the row of the key, or of the key that wraps
-        it, is lost. Raises SecretMismatch for a key that does not unwrap.
+        Leaves out a key that was never made or whose row is lost, and a key whose wrapping key is lost. Raises
+        SecretMismatch for a key that does not unwrap.
         """
         lines = {name: lineage(name) for name in names}
         wanted = set[str]().union(*lines.values())

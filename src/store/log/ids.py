@@ -1,5 +1,5 @@
-"""Draws ids from sequences before a command is made. The command contains the ids, so that `decide` needs no
-database.
+"""Allocates the ids of builds, jobs and so on from sequences. The caller allocates before making the command, so that
+`decide` needs no database.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,19 +39,18 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 """Kinds of ids. Each has a sequence `<kind>_ids`, which a migration creates."""
 
 SKIPPED = 10_000
-"""Number of positions, and of ids of each kind, that are skipped after a restore: the lost events may have used them.
-"""
+"""Number of positions, and number of ids of each kind, that a restore skips because lost events may have used them."""
 SKIPPED_RESULTS = 1_000 * SKIPPED
 MAX_GAP = 100_000
 """Largest number of adjacent positions that a rollback or a restore leaves without an event."""
 POSITION_SEQUENCE = "public.stored_events_notification_id_seq"
 LAST_POSITION = f"(SELECT coalesce(pg_sequence_last_value('{POSITION_SEQUENCE}'::regclass), 0))"
-"""SQL expression for the last position that this server drew. Readers stop at this position: only somebody else can
-have written a row beyond it, and the server's next events come before such a row.
+"""SQL expression for the last position that the server's sequence has allocated. Readers stop here: a row beyond it was
+inserted by somebody else, and the server's next events get smaller positions.
 """
 APPEND_LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('public.stored_events', 0))"
-"""SQL query that takes the lock of the append function, after appends under way have ended. No event is appended from
-then until the transaction ends.
+"""SQL query that takes the lock of the append function. It waits until appends under way have ended; then no event is
+appended until the transaction ends.
 """
 
 
@@ -74,24 +73,23 @@ STREAMS: dict[Kind, tuple[str, ...]] = {
     "jira": ("jira",),
     "identity_providers": ("identity-provider",),
 }
-"""Kind of id -> categories of the streams whose names contain such an id. Comments, test cases, results and quarantine
-entries have no streams.
+"""Kind of id -> categories of the streams that have such ids in their names. Comments, test cases, results and
+quarantine entries have no streams.
 """
 
 
 class Ids:
-    """Draws ids that are not in use.
+    """Allocates ids that are not in use.
 
-    Raises Unavailable if the next id is in use already, which means that somebody has set the sequence back. A command
-    that begins the stream with this id would find that the stream exists, and take this for its own success at an
-    earlier try.
+    Raises Unavailable if the next id is in use, because somebody has set the sequence back. Otherwise a command that
+    creates a build would find the stream of an older build, and take that stream for the result of its own earlier try.
     """
 
     def __init__(self, pool: AsyncConnectionPool) -> None:
         self._pool = pool
         self._drawing = BatchLoader(pool, _draw)
         self._last: dict[Kind, int] = {}
-        """The highest id of each kind that this process has drawn."""
+        """The highest id of each kind that this process has allocated."""
 
     async def draw(self, kind: Kind) -> int:
         last = self._last.get(kind, 0)
@@ -120,13 +118,15 @@ class Ids:
 
 
 async def fetch_last_position(source: Source) -> int:
-    """Returns the highest position that was drawn, even if no event is stored at it; 0 if none was drawn."""
+    """Returns the highest position that was ever allocated, even if no event is stored there; 0 if none was
+    allocated.
+    """
     return int((await fetch_rows(source, f"SELECT {LAST_POSITION}"))[0][0])
 
 
 async def use_positions(pool: AsyncConnectionPool, up_to: int) -> bool:
-    """Moves the sequence of positions forward to `up_to`, so that all later events come after it. Returns False if the
-    sequence was there already.
+    """Moves the sequence of positions forward to `up_to`, so that later events get larger positions. Returns False, and
+    changes nothing, if the sequence has already reached `up_to`.
     """
     async with pool.connection() as connection, connection.transaction():
         await execute(connection, APPEND_LOCK)
@@ -140,8 +140,8 @@ async def skip_lost_ids(pool: AsyncConnectionPool) -> None:
     """Moves the sequences of positions and ids forward after a restore, because lost events may have used the next
     ones.
 
-    A backup contains somewhat higher positions and ids than its events use, because events were appended while it was
-    made. The resulting gap in the positions never exceeds MAX_GAP.
+    In a backup, the sequences may be ahead of the events: the server appended events while the backup was made. The gap
+    in the positions still never exceeds MAX_GAP.
     """
     counts = [SKIPPED_RESULTS if kind == "results" else SKIPPED for kind in KINDS]
     await execute(
@@ -159,7 +159,9 @@ async def skip_lost_ids(pool: AsyncConnectionPool) -> None:
 
 
 async def raise_ids(source: Source, used: Mapping[str, int]) -> None:
-    """Moves sequences of ids forward. `used` maps the name of a sequence to the highest id in use."""
+    """Moves sequences forward to at least the ids in use. `used` maps the name of a sequence to the highest id in
+    use.
+    """
     await execute(
         source,
         "SELECT setval(name::regclass, greatest(used, nextval(name::regclass)))"
@@ -169,7 +171,9 @@ async def raise_ids(source: Source, used: Mapping[str, int]) -> None:
 
 
 async def _draw(connection: AsyncConnection, kinds: Sequence[Kind]) -> list[tuple[int, bool]]:
-    """Returns (id, whether it is in use) for each kind. An id is in use if a stream of that kind has it in its name."""
+    """Allocates an id of each kind. Returns pairs (id, is_used): `is_used` is True if a stream of this kind has the id
+    in its name.
+    """
     categories = [STREAMS.get(kind, ("",)) for kind in kinds]
     return await fetch_rows(
         connection,

@@ -1,7 +1,7 @@
-"""A recorder of the `eventsourcing` library that inserts events by the group commit.
+"""A recorder for the library `eventsourcing` that inserts events by group commit (`store.log.append`).
 
-The table, the queries and the subscriptions are the library's. Of the library's two ways to insert, one holds a table
-lock for several round trips, and the other takes no lock, so that readers miss events
+The table, the queries and the subscriptions are the library's. The library itself has two ways to insert events. One
+holds a table lock for several round trips; the other takes no lock, so that readers miss events
 (docs/decisions/0002-group-commit.md).
 """
 
@@ -19,7 +19,7 @@ from store.log.append_function import create_statements
 
 
 def datastore(conninfo: str, schema: str = "public") -> PostgresDatastore:
-    """Returns a datastore of the library for the database of `conninfo`. Ids of streams have the type text."""
+    """Returns the library's datastore for the database at `conninfo`. Stream ids are of the type text."""
     parts = conninfo_to_dict(conninfo)
     return PostgresDatastore(
         dbname=str(parts.get("dbname") or ""),
@@ -34,8 +34,8 @@ def datastore(conninfo: str, schema: str = "public") -> PostgresDatastore:
 
 
 class GroupCommitRecorder(PostgresApplicationRecorder):
-    """Recorder whose methods block and may be called from any thread, as the library requires. It runs the group commit
-    on a thread.
+    """Recorder that runs the group commit on a thread of its own. Its methods block and may be called from any thread,
+    as the library requires.
     """
 
     def __init__(self, datastore: PostgresDatastore, *, events_table_name: str = "stored_events") -> None:

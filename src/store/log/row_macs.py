@@ -1,8 +1,8 @@
-"""The MAC of a row of the log. It stops somebody who has the database, but not the server's secret key, from making or
-changing a row unnoticed.
+"""Makes and checks the MACs of the rows of the log. Somebody who can write to the database, but has no secret key of
+the server, cannot make a right MAC. So a row that they insert or change is noticed.
 
-The server makes the MAC when it appends the event, and checks it before the row is sealed. The MAC is the last element
-of the stored state. It covers the row's stream, version and type, and all bytes of the state before it.
+The server makes the MAC when it appends the event, and checks the MAC before it seals the row. The MAC is the last
+element of the stored state. It covers the row's stream, version and type, and all bytes of the state before the MAC.
 """
 
 import hashlib
@@ -13,13 +13,13 @@ from eventsourcing.persistence import StoredEvent
 
 MAC_BYTES = 16
 NO_MAC = b"\xc4\x00"
-"""No bytes, in msgpack: the last element of a state that has no MAC yet."""
+"""Empty bytes in msgpack: the last element of a state that has no MAC yet."""
 MAC_HEAD = b"\xc4\x10"
-"""Prefix of the MAC in msgpack: 16 bytes follow."""
+"""Prefix of the MAC in msgpack, which says that 16 bytes follow."""
 
 
 def add_mac(key: bytes, row: StoredEvent) -> StoredEvent:
-    """Returns the row with its MAC. The codec must just have encoded the row, so that it has none."""
+    """Returns the row with its MAC. Expects a row that the codec has just encoded, without a MAC."""
     assert row.state.endswith(NO_MAC)
     head = row.state[: -len(NO_MAC)] + MAC_HEAD
     state = head + _mac(key, row, head)
@@ -27,7 +27,7 @@ def add_mac(key: bytes, row: StoredEvent) -> StoredEvent:
 
 
 def has_right_mac(keys: Iterable[bytes], row: StoredEvent) -> bool:
-    """Returns whether the row ends with the MAC that this server makes for it, by one of these keys."""
+    """Returns whether the row ends with the MAC that one of `keys` makes for this row."""
     head, mac = row.state[:-MAC_BYTES], row.state[-MAC_BYTES:]
     return head.endswith(MAC_HEAD) and any(hmac.compare_digest(mac, _mac(key, row, head)) for key in keys)
 

@@ -22,7 +22,7 @@ DEBOUNCE_S = 0.05
 
 
 class LogSubscription:
-    """Passes new events with one of `names` to all its handlers. While it has no handler, it reads nothing."""
+    """Passes new events with one of `names` to all handlers. Reads nothing while there is no handler."""
 
     def __init__(self, event_log: EventLog, listener: Listener, names: Sequence[str]) -> None:
         self._log = event_log
@@ -40,7 +40,7 @@ class LogSubscription:
     async def subscribed(self, handler: EventHandler) -> AsyncIterator[None]:
         """Calls `handler` with each batch of new events, in order, as long as this context manager is open.
 
-        The next batch is read when all handlers have returned. If one of them raises, all of them get the batch again.
+        A batch goes to all handlers; then the next is read. If a handler raises, all handlers get the batch again.
         """
         self._handlers.append(handler)
         if self._task is None:
