@@ -18,12 +18,12 @@ _hasher = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1, type
 
 T = TypeVar("T")
 MAX_WAITING = 32
-"""Most passwords that a process hashes at once, including those that wait for a thread. On two processors, the last of
-them waits 0.3 s.
+"""Number of passwords that a process hashes at once, including those that wait for a thread. On two processors, the
+last one waits 0.3 s.
 """
 _waiting = 0
 MIN_LENGTH = 8
-"""Least number of characters of a password. NIST SP 800-63B allows no fewer."""
+"""Fewest characters of a password. NIST SP 800-63B allows no smaller limit."""
 _GUESSED_HERE = (
     "p@ssword", "00000000", "administrator", "admin1234", "testhide", "testhide1", "testhide123", "testhide1234"
 )  # fmt: skip
@@ -31,8 +31,8 @@ _GUESSED_HERE = (
 
 
 def find_weakness(password: str) -> str | None:
-    """Returns why the password is easy to guess, in words that continue "it is": `shorter than 8 characters`. None for
-    a good password.
+    """Returns why the password is easy to guess, or None for a good password. The text continues the words "it is":
+    `shorter than 8 characters`.
     """
     if len(password) < MIN_LENGTH:
         return f"shorter than {MIN_LENGTH} characters"
@@ -41,8 +41,8 @@ def find_weakness(password: str) -> str | None:
 
 @cache
 def _commonest() -> frozenset[str]:
-    """Returns those of the 30,000 commonest breached passwords that have at least MIN_LENGTH characters, in lower case.
-    These are 11,600.
+    """Returns, in lower case, the commonest breached passwords that have at least MIN_LENGTH characters: 11,600 of
+    30,000.
     """
     # Loaded for the first new password, since this takes 50 ms. The package's other lists (10 MB) are dropped below.
     from zxcvbn.frequency_lists import FREQUENCY_LISTS
@@ -54,15 +54,15 @@ def _commonest() -> frozenset[str]:
 
 
 async def hash_password(password: str) -> str:
-    """Returns the hash in Argon2's text encoding, which includes the parameters and the salt. Raises Unavailable."""
+    """Returns the Argon2 hash as text, with the parameters and the salt. Raises Unavailable."""
     return await _run(_hasher.hash, password)
 
 
 async def verify_password(password_hash: str, password: str) -> bool:
     """Returns whether the password has this hash. Raises Unavailable.
 
-    For an unknown user, or a user without a password, pass an empty hash. No password matches it, and the check takes
-    as long as any other, so its duration does not reveal who is a user.
+    For an unknown user, or a user without a password, pass an empty hash. No password matches the empty hash. The check
+    takes as long as any other, so that its duration does not reveal which users exist.
     """
     return await _run(_matches, password_hash, password)
 

@@ -1,21 +1,24 @@
-"""Keys and encryption. Everything is derived from root keys: 32 random bytes each, stored encrypted (wrapped) with the
-server's secret key (`store.key_ring`).
+"""Encrypts, signs and hashes with keys that are derived from root keys. A root key is 32 random bytes, stored encrypted
+(wrapped) with the server's secret key (`store.key_ring`).
 
 - `seal` and `unseal` encrypt and decrypt values that the server needs in clear again, such as webhook secrets.
-- Data keys are random. There is one for each project, job, build, user and so on. A data key is stored encrypted
-  (wrapped) with the key above it; a topmost data key is wrapped with a key derived from a root key. Destroying a
-  data key erases everything that is encrypted with it or with the keys below it.
+- `new_data_key` makes a random data key for a project, job, build, user and so on. A data key is stored wrapped with
+  the key above it; a topmost data key, with a key derived from a root key. Destroying a data key erases everything that
+  is encrypted with it or with the keys below it.
 - `claim` turns a value that must be unique into the name of its claim.
-- `session_key` returns the key that signs session tokens. A new one is used each week.
+- `session_key` returns the key that signs session tokens. Each week has another key.
 - `seal_response` encrypts stored responses (`store.tables.idempotent_responses`).
 - `rows_key` makes the MACs of the log's rows (`store.log.row_macs`).
 - `token_hash` returns the stored form of an API token or agent token.
-- `sign` appends a MAC to a text that is given away and comes back, such as the id of a sign-in at an identity provider.
+- `sign` adds a MAC to a text that the server gives away and gets back, such as the id of a sign-in at an identity
+  provider.
 - `link_token` makes the token of a link to set a password. No form of this token is stored.
 
-A rotation of the secret key adds a root key. The newest one seals and signs; values of older ones still open, and
-`reseal` moves them to the newest. Encrypted data begins with the id of its root key. Only data that root key 0 encrypts
-lacks this beginning. Root key 0 exists if a release without root keys began the log: it is the secret key of that time.
+A rotation of the secret key adds a root key. The newest root key seals and signs. Values of older root keys still open,
+and `reseal` moves them to the newest.
+
+Encrypted data begins with the id of its root key, except data that root key 0 encrypted. Root key 0 exists only if a
+release without root keys began the log: it is the secret key of that time.
 """
 
 import hashlib
@@ -45,14 +48,12 @@ VALUES, RESPONSES, DATA_KEYS, ROWS, SESSIONS = (
 KEY_BYTES = 32
 NONCE_BYTES = 12
 MARK = b"root"
-"""Prefix of data that is encrypted with another root key than number 0. After the prefix comes the id of the root key,
-in 2 bytes.
-"""
+"""Prefix of encrypted data, before the id of its root key in 2 bytes. Data that root key 0 encrypted has neither."""
 HEAD_BYTES = len(MARK) + 2
 LINK_LIFETIME = timedelta(days=7)
-"""Longest time for which a link to set a password works."""
+"""Time for which a link to set a password still works after the root key that signed it was retired."""
 SIGNED_LIFETIME = timedelta(hours=1)
-"""Longest time for which a signed text is accepted."""
+"""Time for which a signed text is still accepted after the root key that signed it was retired."""
 
 
 class SecretMismatch(Exception):
@@ -71,9 +72,9 @@ class RootKey(Struct, frozen=True, kw_only=True):
     retired_at: datetime | None = None
     """When a newer root key came into use; None for the newest."""
     last_position: int | None = None
-    """The last position of the log at which a row may have a MAC by this root key; None for no limit."""
+    """Last position of the log at which a row may have a MAC by this root key; None for no limit."""
     is_leaked: bool = False
-    """Whether the sessions and links that this key signed ended when the key was retired."""
+    """True if retiring this key also ended the sessions and links that it had signed."""
 
     def __repr__(self) -> str:
         return f"RootKey(id={self.id})"
@@ -83,8 +84,10 @@ class RootKey(Struct, frozen=True, kw_only=True):
         return MARK + self.id.to_bytes(HEAD_BYTES - len(MARK)) if self.id else b""
 
     def accepts_signatures(self, lifetime: timedelta) -> bool:
-        """Returns whether signatures by this root key are still accepted: while it is not retired, and after that
-        for `lifetime`, the time for which such a signature is valid. If the key leaked, none is accepted.
+        """Returns whether a signature by this root key may still be valid. `lifetime` is the time for which such a
+        signature is valid.
+
+        True until the key is retired, and for `lifetime` afterwards. A leaked key is not accepted after it was retired.
         """
         if self.retired_at is None:
             return True
@@ -121,7 +124,9 @@ def derive(key: bytes, purpose: str) -> bytes:
 
 
 class Secrets:
-    """The root keys of a server. They change while the process runs when the secret key is rotated."""
+    """The root keys of a server, and what is derived from them. The root keys change while the process runs when the
+    secret key is rotated.
+    """
 
     def __init__(self, roots: Sequence[RootKey]) -> None:
         self._derived: dict[tuple[int, str], bytes] = {}
@@ -129,14 +134,14 @@ class Secrets:
 
     @classmethod
     def without_ring(cls, secret_key: bytes) -> "Secrets":
-        """Returns the secrets of a database without root keys. Such a database is of a release that had no root keys,
-        or has no tables yet.
+        """Returns the secrets of a database without root keys: one of a release that had none, or one without
+        tables.
         """
         return cls([RootKey(id=0, key=secret_key)])
 
     def replace(self, roots: Iterable[RootKey]) -> None:
-        """Replaces the root keys by newer states of them. Keeps the keys that were derived from them, since the bytes
-        of a root key never change.
+        """Replaces the root keys by their newer states. Keeps the keys that were derived from them, since the bytes of
+        a root key never change.
         """
         self._roots = {root.id: root for root in sorted(roots, key=lambda root: root.id)}
         if any(len(root.key) != KEY_BYTES for root in self._roots.values()):
@@ -179,8 +184,8 @@ class Secrets:
         return data[:NONCE_BYTES], decrypt(self._derive(0, purpose), data, context)
 
     def _move(self, purpose: str, data: bytes, context: bytes) -> bytes:
-        """Returns the data encrypted with the newest root key. Keeps the nonce of the data, so that the result does not
-        depend on the root keys that encrypted the data in between.
+        """Returns `data` encrypted with the newest root key. Keeps the nonce of `data`. So the result is the same
+        whichever root keys encrypted the data before.
         """
         if self.root_of(data) == self.newest:
             return data
@@ -190,7 +195,7 @@ class Secrets:
 
     @staticmethod
     def root_of(data: bytes) -> int:
-        """Returns the id of the root key that encrypted `data`, which begins with this id."""
+        """Returns the id of the root key that encrypted `data`, read from the beginning of `data`."""
         return int.from_bytes(data[len(MARK) : HEAD_BYTES]) if data.startswith(MARK) else 0
 
     def seal(self, value: str) -> bytes:
@@ -200,9 +205,7 @@ class Secrets:
         return self._decrypt(VALUES, sealed, b"sealed").decode()
 
     def reseal(self, sealed: bytes) -> bytes:
-        """Returns a sealed value, sealed again with the newest root key. The same sealed value always gives the same
-        result.
-        """
+        """Returns a sealed value, sealed with the newest root key. Returns equal bytes each time for equal bytes."""
         return self._move(VALUES, sealed, b"sealed")
 
     def seal_response(self, scope: bytes, response: bytes) -> bytes:
@@ -215,8 +218,8 @@ class Secrets:
         return self._move(RESPONSES, sealed, scope)
 
     def claim(self, kind: str, value: str) -> str:
-        """Returns a name made of the kind and a keyed hash of the value, which does not show the value. Example: kind
-        `node-name`, value `agent-05`. Values that differ only in upper and lower case get the same name.
+        """Returns the name of a claim: the kind and a keyed hash of the value, which does not show the value. Example:
+        kind `node-name`, value `agent-05`. Values that differ only in case get the same name.
         """
         # Names are for ever: the oldest root key makes them.
         mac = hmac.new(self._derive(min(self._roots), "claims"), f"{kind}\0{value.casefold()}".encode(), hashlib.sha256)
@@ -224,7 +227,7 @@ class Secrets:
 
     @property
     def rows_key(self) -> bytes:
-        """The key for MACs of rows that are appended now."""
+        """The key that makes the MACs of new rows."""
         return self._derive(self.newest, ROWS)
 
     def rows_keys(self, position: int) -> list[bytes]:
@@ -243,10 +246,10 @@ class Secrets:
         return hmac.new(self._derive(root_id, SESSIONS), period.encode(), hashlib.sha256).digest()
 
     def find_session_key(self, key_id: str | None, lifetime: timedelta) -> bytes | None:
-        """Returns the key with this id. An id of None stands for the key of tokens without an id, which an older
-        release made.
+        """Returns the session key with this id. None stands for the key of tokens without an id, which an older release
+        made.
 
-        Returns None for an unknown key, and for one whose root key was retired longer ago than `lifetime`.
+        Returns None for an unknown key, and for a key whose root key was retired more than `lifetime` ago.
         """
         root_id, _, period = (key_id or "").rpartition(".")
         # Compared as text and not parsed as a number, since anybody may send any key id.
@@ -257,7 +260,7 @@ class Secrets:
         return self._derive(root.id, SESSIONS) if key_id is None else self._session_key(root.id, period)
 
     def sign(self, purpose: str, text: str) -> str:
-        """Returns the text with a proof that the server made it for this purpose."""
+        """Returns the text with a MAC, which proves that this server made the text for this purpose."""
         return self._sign(self.newest, purpose, text)
 
     def _sign(self, root_id: int, purpose: str, text: str) -> str:
@@ -265,8 +268,8 @@ class Secrets:
         return f"{text}.{mac.hexdigest()[:32]}"
 
     def read_signed(self, purpose: str, signed: str) -> str | None:
-        """Returns the text that `sign` was given; None if the server did not make it for this purpose, or not within
-        SIGNED_LIFETIME.
+        """Returns the text in the result of `sign`. Returns None if this server did not make `signed` for this purpose,
+        or signed it with a root key that was retired more than SIGNED_LIFETIME ago.
         """
         text = signed.rpartition(".")[0]
         made = [self._sign(root.id, purpose, text) for root in self._signing(SIGNED_LIFETIME)]
@@ -276,7 +279,7 @@ class Secrets:
         return [root for root in self._roots.values() if root.accepts_signatures(lifetime)]
 
     def link_token(self, user_id: int, link_id: str) -> str:
-        """Returns the token of a link to set a password. It contains both ids and a proof that this server made it."""
+        """Returns the token of a link to set a password: both ids, and a proof that this server made the token."""
         return self._link_token(self.newest, user_id, link_id)
 
     def _link_token(self, root_id: int, user_id: int, link_id: str) -> str:
@@ -284,8 +287,8 @@ class Secrets:
         return f"{user_id}.{link_id}.{mac.hexdigest()}"
 
     def read_link_token(self, token: str) -> tuple[int, str] | None:
-        """Returns (user id, link id) from the token of a link. None for a token that this server did not make within
-        LINK_LIFETIME.
+        """Returns (user id, link id) from the token of a link. Returns None if this server did not make the token, or
+        signed it with a root key that was retired more than LINK_LIFETIME ago.
         """
         user_id, _, rest = token.partition(".")
         link_id = rest.partition(".")[0]
@@ -296,8 +299,8 @@ class Secrets:
         return (int(user_id), link_id) if is_ours else None
 
     def new_data_key(self, name: str, parent: bytes | None = None) -> tuple[bytes, bytes]:
-        """Returns a new random data key, in clear and wrapped. `parent` is the key that wraps it; None for a topmost
-        key.
+        """Returns a new random data key twice: in clear, and wrapped. `parent` is the key that wraps it; None for a
+        topmost data key.
         """
         key = os.urandom(KEY_BYTES)
         if parent is None:
@@ -310,5 +313,5 @@ class Secrets:
         return decrypt(parent, wrapped, name.encode())
 
     def rewrap(self, name: str, wrapped: bytes) -> bytes:
-        """Returns a topmost data key, wrapped again with the newest root key."""
+        """Returns the wrap of a topmost data key, made anew with the newest root key."""
         return self._move(DATA_KEYS, wrapped, name.encode())

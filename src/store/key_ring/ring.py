@@ -4,9 +4,9 @@
 opens it. Normally only the secret key opens a root key. During a rotation the old secret key opens it, too, and the
 previous root key opens the new one.
 
-Each process opens the ring at its start. Afterwards it follows changes of the ring, since a rotation adds a root key
-while processes run. Each process holds an advisory lock that shows which stage of the ring it has loaded, so that
-nothing is sealed with a key that some process lacks.
+Each process opens the ring at its start, and then follows its changes, since a rotation adds a root key while processes
+run. Each process shows by an advisory lock which stage of the ring it has loaded. So a rotation can wait until every
+process has a new key before one seals with it.
 """
 
 import asyncio
@@ -37,8 +37,7 @@ log = structlog.get_logger()
 RING_TABLES = ("root_keys", "root_key_wraps")
 CHANNEL = "root_keys"
 FOLLOWER_LOCK = 0x726F6F74
-"""First of the two numbers that name the advisory lock of each process. The second is the stage of the process's ring.
-"""
+"""First of the two numbers that name a process's advisory lock. The second is the stage that the process has loaded."""
 POLL_INTERVAL_S = 5.0
 """Longest time between two reads of the ring, in case a notification is lost."""
 FIRST_PAUSE_S = 0.05
@@ -61,8 +60,8 @@ def wrap_root(key: bytes, root: RootKey) -> bytes:
 
 
 def stage_of(newest_id: int, *, is_in_use: bool = False, are_older_limited: bool = False) -> int:
-    """Returns a number for the state of a ring. It grows when a root key is added, when that key comes into use, and
-    when the older root keys get their last positions.
+    """Returns a number for the state of a ring. The number grows three times in a rotation: when a root key is added,
+    when this key comes into use, and when the older root keys get their last positions.
     """
     return 3 * newest_id + is_in_use + are_older_limited + 1
 
@@ -70,11 +69,11 @@ def stage_of(newest_id: int, *, is_in_use: bool = False, are_older_limited: bool
 async def load_roots(
     connection: AsyncConnection, secret_keys: Sequence[bytes], opened: Mapping[int, RootKey], newest: int
 ) -> list[RootKey]:
-    """Returns the root keys of the ring. Takes those that are open already from `opened`. Opens the others with a
-    secret key, or with the root key `newest` if that is in `opened`.
+    """Returns the root keys of the ring. Takes root keys from `opened` where they are there. Opens the others with a
+    secret key, or with the root key `newest` if it is in `opened`.
 
-    Never opens a root key with an older root key: somebody may have got hold of that, and must not be able to add root
-    keys.
+    Never opens a root key with an older root key: somebody who has got hold of an older one must not be able to add
+    root keys.
 
     If a root key in use does not open, raises SecretMismatch for a wrong secret key, RingDamaged for any other reason.
     """
@@ -117,8 +116,8 @@ async def load_roots(
 
 
 def keep_known(known: Mapping[int, RootKey], read: Iterable[RootKey]) -> list[RootKey]:
-    """Merges the root keys that were read into the known ones. Keeps what the process knows already, for example that a
-    root key is retired: the server never undoes this, so somebody has changed a row that says otherwise.
+    """Merges the root keys `read` from the database into the `known` ones. A fact that the process knows, such as that
+    a root key is retired, stays: the server never undoes it, so somebody else has changed a row that denies it.
     """
     roots = dict(known)
     for root in read:
@@ -137,8 +136,8 @@ def keep_known(known: Mapping[int, RootKey], read: Iterable[RootKey]) -> list[Ro
 
 
 async def make_ring(connection: AsyncConnection, secret_key: bytes) -> None:
-    """Makes the first root key, unless there is one. For an empty log, the root key is random. For a log that a release
-    without root keys began, it is the secret key, from which that release derived all keys.
+    """Makes the first root key, unless there is one. In an empty log the first root key is random. In a log that a
+    release without root keys began, it is the secret key, from which that release derived all keys.
     """
     async with connection.transaction():
         await connection.execute("LOCK TABLE root_keys IN EXCLUSIVE MODE")
@@ -151,8 +150,8 @@ async def make_ring(connection: AsyncConnection, secret_key: bytes) -> None:
 
 
 async def insert_wraps(connection: AsyncConnection, wraps: Sequence[tuple[RootKey, str, bytes]]) -> None:
-    """Stores encrypted root keys. Each of `wraps` is (root key, name of the key that opens it, the key that opens it).
-    Skips wraps that are stored already.
+    """Encrypts root keys and stores them. Each item of `wraps` is (root key, name of an opener, opener): the opener is
+    the key that encrypts the root key. Skips wraps that are stored already.
     """
     for root, opener, key in wraps:
         await execute(
@@ -163,13 +162,13 @@ async def insert_wraps(connection: AsyncConnection, wraps: Sequence[tuple[RootKe
 
 
 async def has_tables(connection: AsyncConnection) -> bool:
-    """Returns whether the database has the tables of a ring, which may be empty."""
+    """Returns whether the database has the tables of the ring, even if they are empty."""
     query = "SELECT count(to_regclass(name)) FROM unnest(%s::text[]) AS name"
     return await fetch_row(connection, query, (list(RING_TABLES),)) == (len(RING_TABLES),)
 
 
 class KeyRing:
-    """Opens the ring with the secret keys, and keeps `secrets` up to date with it until it is closed."""
+    """Opens the ring with the secret keys. Keeps `secrets` up to date with the ring until `close`."""
 
     def __init__(
         self,
@@ -177,8 +176,8 @@ class KeyRing:
         secret_keys: Sequence[bytes],
         wait_until_written: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """`wait_until_written` waits until the rows whose MACs this process has made are written. Pass None for a
-        process that makes no MACs.
+        """`wait_until_written` waits until the database has all rows for which this process has made MACs. Pass None in
+        a process that makes no MACs.
         """
         self._conninfo = conninfo
         self._secret_keys = secret_keys
@@ -193,7 +192,7 @@ class KeyRing:
     async def open(self) -> None:
         """Opens the ring, if the database has one.
 
-        Raises SecretMismatch if no secret key opens it, RingDamaged if root keys are missing or damaged, and
+        Raises SecretMismatch if no secret key opens the ring, RingDamaged if root keys are missing or damaged, and
         psycopg.OperationalError.
         """
         self._connection = await self._connect()
@@ -202,8 +201,8 @@ class KeyRing:
             await self._refresh(self._connection)
 
     async def follow(self) -> None:
-        """Follows changes of the ring in the background. First adds a root key if the ring is empty, so the caller must
-        have checked the secret key before.
+        """Follows changes of the ring in the background. Adds a root key to an empty ring first. Check the secret key
+        before.
         """
         assert self._connection is not None, "open comes first"
         if self._is_there:
@@ -268,7 +267,7 @@ class KeyRing:
 
 
 async def load_secrets(conninfo: str, secret_key: bytes) -> Secrets:
-    """Returns the secrets of a database as they are now. Raises SecretMismatch and psycopg.OperationalError."""
+    """Opens the ring once, and returns the secrets. Raises SecretMismatch and psycopg.OperationalError."""
     ring = KeyRing(conninfo, [secret_key])
     try:
         await ring.open()
@@ -278,9 +277,7 @@ async def load_secrets(conninfo: str, secret_key: bytes) -> Secrets:
 
 
 async def fetch_followers_behind(connection: AsyncConnection, stage: int) -> list[int]:
-    """Returns the pids (as in pg_stat_activity) of the database connections of those processes that have not loaded
-    this stage of the ring yet.
-    """
+    """Returns the database pids of the processes that have not loaded this stage of the ring yet."""
     rows = await fetch_rows(
         connection,
         "SELECT DISTINCT pid FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2 AND classid = %s"

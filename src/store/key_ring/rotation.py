@@ -3,11 +3,11 @@
 1. Each root key is wrapped with the new secret key, too, and a new root key is added. From now on both secret keys open
    the ring.
 2. When all processes know the new root key, it comes into use: it seals and signs from then on.
-3. Topmost data keys, sealed values and stored responses are moved to the new root key.
+3. Topmost data keys, sealed values and stored responses are encrypted with the new root key.
 4. The event `secret_key.rotated` is appended, with the root keys as the ring has them now.
-5. Everything that the old secret key opens is deleted.
+5. The wraps that the old secret key opens are deleted.
 
-Each step may be repeated. A rotation that was interrupted goes on where it was.
+Each step may be repeated, so a rotation that was interrupted goes on where it stopped.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ from store.postgres.queries import execute, fetch_row, fetch_rows
 LOCK = "testhide rotation of the secret key"
 BATCH_SIZE = 500
 WAIT_S = 60.0
-"""Seconds that processes have to load a new root key. They need milliseconds."""
+"""Seconds for which a rotation waits until all processes have loaded a new root key. They need milliseconds."""
 POLL_INTERVAL_S = 0.05
 
 SEALED_COLUMNS = """
@@ -45,21 +45,21 @@ SEALED_COLUMNS = """
     WHERE n.nspname IN ('public', 'beside', 'previous') AND c.relkind = 'r' AND a.atttypid = 'bytea'::regtype
         AND a.attname LIKE 'sealed%' AND NOT a.attisdropped ORDER BY 1, 2, 3
 """
-"""Query that finds the columns with sealed values by their names. A column with another name is not rotated."""
+"""Query that finds columns of sealed values by their names, which begin with `sealed`. Other columns are not
+rotated.
+"""
 
 OnProgress = Callable[[str, int], None]
-"""Function that is called with the name of the values that are being moved, and the number of values moved so far."""
+"""Function that shows progress. Gets the name of the values that are being moved, and how many were moved so far."""
 
 
 class RotationRefused(Exception):
-    """The rotation cannot go on now. The message says why. Completed steps stay done, and a later run goes on after
-    them.
-    """
+    """The rotation cannot go on now; the message says why. The next run continues after the completed steps."""
 
 
 async def add_root(connection: AsyncConnection, secrets: Secrets, secret_keys: Sequence[bytes]) -> bool:
-    """Begins a rotation to the first of `secret_keys`; the others are those that opened the ring before. Returns False
-    if only this key opens the ring already.
+    """Begins a rotation to the first of `secret_keys`; the others opened the ring before. Returns False if the first
+    key alone opens the ring already.
     """
     new = secret_keys[0]
     async with connection.transaction():
@@ -93,16 +93,15 @@ async def fetch_openers(connection: AsyncConnection) -> set[str]:
 
 
 async def is_interrupted(connection: AsyncConnection) -> bool:
-    """Returns whether a rotation is not complete, and no process is working on it."""
+    """Returns True if a rotation is incomplete and no process is working on it."""
     return len(await fetch_openers(connection)) > 1 and not await fetch_leaders(connection, [LOCK])
 
 
 async def use_root(connection: AsyncConnection, *, is_leaked: bool = False) -> None:
-    """Brings the new root key into use once all processes know it. Returns when all processes use the new root key and
-    refuse new rows whose MAC an older root key made. With `is_leaked`, ends the sessions and links that the older root
-    keys signed.
+    """Brings the new root key into use once all processes know it. With `is_leaked`, ends the sessions and links that
+    the older root keys signed. Raises RotationRefused.
 
-    Raises RotationRefused.
+    Returns when all processes use the new root key and refuse new rows whose MAC an older root key made.
     """
     ((newest,),) = await fetch_rows(connection, "SELECT max(id) FROM root_keys")
     await _wait_for_processes(connection, stage_of(newest))
@@ -136,12 +135,12 @@ class EncryptedColumn(NamedTuple):
     """A column with encrypted values."""
 
     name: str
-    """Name of the values in the messages that show progress."""
+    """Name of the values in messages that show progress."""
     table: Composable
     column: Composable
     move: Callable[[bytes, str], bytes]
-    """Function of an encrypted value and its context. Returns the value encrypted with the newest root key. Raises
-    SecretMismatch.
+    """Function of an encrypted value and its context. Returns the value, encrypted with the newest root key instead.
+    Raises SecretMismatch.
     """
     context: Composable = SQL("''")
     condition: Composable = SQL("true")
@@ -170,9 +169,9 @@ async def _find_columns(connection: AsyncConnection, secrets: Secrets) -> list[E
 
 
 async def move_values(connection: AsyncConnection, secrets: Secrets, on_progress: OnProgress) -> dict[str, int]:
-    """Moves everything that is encrypted with an older root key to the newest one, in batches.
+    """Encrypts with the newest root key all values that older root keys encrypted, in batches.
 
-    Leaves alone the values that do not open: nobody could read them before, either. Returns kind of values -> number of
+    Leaves alone values that do not open: nobody could read them before, either. Returns name of the values -> number of
     values that do not open.
     """
     unreadable: dict[str, int] = {}
@@ -193,11 +192,11 @@ async def move_values(connection: AsyncConnection, secrets: Secrets, on_progress
 async def _move_batch(
     connection: AsyncConnection, secrets: Secrets, column: EncryptedColumn, left: list[bytes], *, whole_batches: bool
 ) -> int:
-    """Encrypts the next values of a column with the newest root key. Returns how many values it found. Adds the values
-    that do not open to `left`.
+    """Encrypts the next values of a column with the newest root key. Returns how many values it found. Adds values that
+    do not open to `left`.
 
-    With `whole_batches`, moves many rows and skips those that others have locked. Otherwise moves one row and waits for
-    its lock. It never waits while it holds locks on other rows, which could cause a deadlock.
+    With `whole_batches`, takes up to BATCH_SIZE rows and skips locked rows. Otherwise takes one row and waits for its
+    lock. So it never waits for a lock while it holds others, which could cause a deadlock.
     """
     head = secrets.roots[secrets.newest].head
     async with connection.transaction():
@@ -227,7 +226,7 @@ async def _move_batch(
 
 async def fetch_wrapped_roots(connection: AsyncConnection, secret_key: bytes) -> list[tuple[Any, ...]]:
     """Returns a tuple for each root key, oldest first: id, time of first use, last position, whether the key leaked,
-    and the SHA-256, in hex, of the root key as encrypted with `secret_key`.
+    and the SHA-256, in hex, of its wrap by `secret_key`.
     """
     return await fetch_rows(
         connection,
@@ -238,7 +237,7 @@ async def fetch_wrapped_roots(connection: AsyncConnection, secret_key: bytes) ->
 
 
 async def remove_old_keys(connection: AsyncConnection, secret_key: bytes) -> None:
-    """Deletes all wraps of root keys except those by `secret_key`, so that no other key opens the ring."""
+    """Deletes all wraps that another key than `secret_key` opens."""
     await execute(connection, "DELETE FROM root_key_wraps WHERE opener <> %s", (opener_of(secret_key),))
     # Deleted rows stay in the file of a table until it is rewritten.
     await connection.execute("VACUUM FULL root_key_wraps")

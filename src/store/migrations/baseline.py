@@ -1,7 +1,6 @@
-"""Creates the tables of schema version 1, except the tables of read models, which projections create.
+"""SQL that creates the tables of schema version 1. Projections create the tables of read models.
 
-Running a statement again does no harm. This matters for databases of releases before schema versions, which have most
-of these tables already.
+All statements may run again: databases of releases before schema versions have most of these tables already.
 """
 
 from psycopg.sql import Composed

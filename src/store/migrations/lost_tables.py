@@ -1,6 +1,7 @@
-"""Finds tables of the store that the database has lost. TABLES lists the tables, with the data that is lost with each.
+"""Finds tables of the store that the database has lost. TABLES lists all tables of the store, each with the data that
+is lost with it.
 
-Read models are not listed here: `projections.engine.inspection` finds their lost tables.
+`projections.engine.inspection` finds lost tables of read models.
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from store.postgres.queries import execute, fetch_rows
 class StoreTable(NamedTuple):
     columns: str
     lost: str | None
-    """The data that stays lost when the table is made again. None if the table cannot be made again."""
+    """The data that stays lost when `testhide repair` makes the table again. None if it cannot make the table again."""
 
 
 NOTHING = "nothing, the server fills it again"
@@ -122,9 +123,8 @@ def describe(tables: Sequence[LostTable]) -> str:
 
 
 async def find_lost_tables(connection: AsyncConnection) -> list[LostTable]:
-    """Returns the tables and columns that migrations of this release made and that are missing now.
-
-    Returns an empty list for a database of another release, which may have other tables.
+    """Returns the tables and columns that this release's migrations made and that are missing now. Returns an empty
+    list for a database of another release, which may have other tables.
     """
     (is_migrated,) = (await fetch_rows(connection, "SELECT to_regclass('schema_migrations') IS NOT NULL"))[0]
     if not is_migrated:

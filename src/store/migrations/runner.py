@@ -1,9 +1,10 @@
-"""Migrations of the store's tables. Each runs once, in order, and is recorded in the table `schema_migrations`.
+"""Migrations of the store's tables. Each migration runs once, in order, and is recorded in the table
+`schema_migrations`.
 
-To change a table, append a Migration to MIGRATIONS. Never edit a released migration. Processes of the previous release
-still run while a migration is applied, and after it. So a migration must not remove what these processes use: drop a
-column one release after the code that used it. Write statements that may run twice, since
-`store.migrations.lost_tables` runs them again. Add new tables and columns to the list in that module.
+To change a table, append a Migration to MIGRATIONS, and never edit a released one. Processes of the previous release
+still run during and after a migration. So do not remove what they use: drop a column one release after the code that
+used it. Write statements that may run twice, since `store.migrations.lost_tables` runs them again. Add new tables and
+columns to the list there.
 """
 
 import contextlib
@@ -25,9 +26,8 @@ class Migration:
     name: str
     statements: Sequence[Statement]
     in_transaction: bool = True
-    """False for statements that PostgreSQL runs only outside of transactions, such as CREATE INDEX CONCURRENTLY.
-
-    These statements run again after a crash, so they must be repeatable.
+    """False for statements that PostgreSQL runs only outside of transactions, such as CREATE INDEX CONCURRENTLY. After
+    a crash they run again, so running them twice must do no harm.
     """
 
 
@@ -122,9 +122,8 @@ MIGRATIONS = (
 
 
 def migrate(conninfo: str, release: str, migrations: Sequence[Migration] = MIGRATIONS) -> None:
-    """Applies the migrations that the database does not have yet, and records `release` with each. Waits while another
-    process migrates. Blocks the thread. Raises NewerSchema if a newer release has migrated the database, and
-    psycopg.Error.
+    """Applies the migrations that the database lacks, and records `release` with each. Waits while another process
+    migrates. Blocks the thread. Raises psycopg.Error, and NewerSchema if a newer release has migrated the database.
     """
     with psycopg.connect(conninfo, autocommit=True) as connection:
         connection.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", (LOCK,))

@@ -1,7 +1,7 @@
 """A data loader: one query answers the lookups of many callers.
 
-A lookup that arrives while queries are running waits, and the next query answers all that arrived meanwhile. The query
-begins after the lookup, so its result is never older than the lookup.
+Lookups that arrive while queries run wait, and the next query answers all of them. A query always begins after its
+lookups, so no result is older than its lookup.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 MAX_CONCURRENT_QUERIES = 2
-"""Largest number of queries that a loader runs at once. With two, a slow query does not delay all other callers."""
+"""Number of queries that a loader may run at once. With two, one slow query does not delay all other callers."""
 MAX_BATCH_SIZE = 200
 """Largest number of keys in one query."""
 

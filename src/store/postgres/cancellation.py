@@ -1,7 +1,7 @@
 """Waits and cancels without `asyncio.wait_for`, which loses cancellations before Python 3.12.
 
-`asyncio.wait_for` swallows a cancellation that arrives in the same turn of the event loop as the result. psycopg waits
-by `asyncio.wait_for`, so a task that uses the database may have to be cancelled more than once.
+`asyncio.wait_for` swallows a cancellation that arrives in the same turn of the event loop as the result. psycopg uses
+it, so a task that uses the database may have to be cancelled more than once.
 """
 
 import asyncio
@@ -9,18 +9,18 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 RETRY_INTERVAL_S = 0.2
-"""Seconds after which a task that still runs is cancelled again."""
+"""Seconds between two cancellations of a task that still runs."""
 
 
 async def cancel_and_wait(*tasks: asyncio.Task[Any]) -> None:
-    """Cancels the tasks again and again until all of them have ended. Drops their results and errors. If the caller is
-    cancelled meanwhile, still waits until all tasks have ended.
+    """Cancels the tasks until all of them have ended, repeatedly if necessary. Drops their results and errors. Also
+    waits for all tasks when the caller itself is cancelled meanwhile.
     """
     await _outlast(tasks, cancel_every_s=RETRY_INTERVAL_S)
 
 
 async def outlast(*tasks: asyncio.Task[Any]) -> None:
-    """Waits until the tasks have ended, even if the caller is cancelled meanwhile. Drops their results and errors."""
+    """Waits until the tasks have ended, also when the caller is cancelled meanwhile. Drops their results and errors."""
     await _outlast(tasks, cancel_every_s=None)
 
 
@@ -42,8 +42,8 @@ async def _outlast(tasks: Sequence[asyncio.Task[Any]], cancel_every_s: float | N
 
 
 class Tasks:
-    """Tasks that end together, like those of an asyncio.TaskGroup. A TaskGroup cancels its tasks only once, and then
-    waits for ever for a task that has lost its cancellation.
+    """Tasks that end together, like those of an asyncio.TaskGroup. A TaskGroup cancels each task only once, so it waits
+    for ever for a task that lost the cancellation.
     """
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ class Tasks:
 
     async def run(self) -> None:
         """Waits until a task fails or the caller is cancelled. Then cancels all tasks and waits until they have ended.
-        Raises the error of the task.
+        Raises the error of the failed task.
         """
         try:
             await self._failed

@@ -23,11 +23,12 @@ DURABILITY_RISKS = {
 
 
 def with_keepalive(conninfo: str) -> str:
-    """Returns `conninfo` with keepalive settings: client and database each notice within 30 s when the other is
-    unreachable. Names this process in `application_name`, so that the database can say which process holds a lock.
+    """Returns `conninfo` with keepalive settings, and with the name of this process as `application_name`. Settings in
+    `conninfo` take precedence.
 
-    With the kernel's defaults for keepalive they would notice only after 15 minutes to several hours. For that time a
-    dead leader would hold its lock. Keeps the settings that `conninfo` has already.
+    With them, client and database notice within 30 s that the other is unreachable. With the kernel's defaults this
+    takes from 15 minutes to hours, for which a dead leader would hold its lock. By the name, the database can say which
+    process holds a lock.
     """
     given = conninfo_to_dict(conninfo)
     options = f"{SERVER_OPTIONS} {given.get('options') or ''}".strip()
@@ -36,7 +37,7 @@ def with_keepalive(conninfo: str) -> str:
 
 
 async def find_durability_risks(connection: AsyncConnection) -> list[str]:
-    """Returns a sentence for each setting with which this PostgreSQL may lose an append that it has confirmed."""
+    """Returns a sentence for each setting that lets this PostgreSQL lose a confirmed append."""
     cursor = await connection.execute(
         "SELECT name FROM pg_settings WHERE name = ANY (%s) AND setting = 'off' ORDER BY name",
         (list(DURABILITY_RISKS),),

@@ -1,4 +1,4 @@
-"""Leader election by advisory lock: the holder leads for as long as its connection lives."""
+"""Leader election by advisory lock: whoever holds the lock leads, for as long as its connection lives."""
 
 import asyncio
 import contextlib
@@ -17,11 +17,11 @@ CONNECT_TIMEOUT_S = 5
 
 class Leader(NamedTuple):
     idle_s: float
-    """Seconds since its connection last began or ended a statement. A leader checks its lock every second, so a leader
-    that is idle for much longer hangs or was stopped.
+    """Seconds since the leader's connection last began or ended a statement. A leader checks its lock every second. So
+    a leader that is idle for much longer hangs or was stopped.
     """
     process: str
-    """Name of its connection: `testhide process 4711 on ci-1`, unless the URL of the database says otherwise."""
+    """Name of the leader's connection: `testhide process 4711 on ci-1`, unless the database URL sets another name."""
 
 
 @contextlib.asynccontextmanager
@@ -29,8 +29,8 @@ async def hold_leader_lock(conninfo: str, name: str) -> AsyncIterator[AsyncConne
     """Waits until the lock called `name` is free, takes it, and yields the connection that holds it. Raises
     psycopg.OperationalError.
 
-    Tries again and again instead of letting PostgreSQL wait: a waiting statement holds a snapshot, and as long as a
-    standby waited, vacuum could not remove any row that was deleted meanwhile.
+    Polls for the lock. A statement that waits in PostgreSQL would hold a snapshot, which keeps vacuum from removing
+    deleted rows.
     """
     async with await AsyncConnection.connect(
         conninfo, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S
@@ -44,7 +44,7 @@ async def hold_leader_lock(conninfo: str, name: str) -> AsyncIterator[AsyncConne
 
 
 async def fetch_leaders(connection: AsyncConnection, names: Iterable[str]) -> dict[str, Leader]:
-    """Returns name of a lock -> its leader, for the locks called `names`. Leaves out locks that nobody holds."""
+    """Returns lock name -> leader, for those of `names` that somebody holds."""
     rows = await fetch_rows(
         connection,
         "SELECT name, coalesce(extract(epoch FROM clock_timestamp() - a.state_change), 0)::float8,"

@@ -1,7 +1,7 @@
-"""PostgreSQL notifications. A process has one connection that listens, shared by all its subscribers.
+"""Listens to PostgreSQL notifications, on one connection for all subscribers of a process.
 
-Notifications are lost while the connection is down. Therefore each subscriber is called with None after every connect,
-which means that anything may have changed. Subscribers should read first and wait afterwards.
+Notifications are lost while the connection is down. So after every connect each subscriber is called with None, which
+means that anything may have changed. Subscribers should read first and wait afterwards.
 """
 
 import asyncio
@@ -22,21 +22,23 @@ Callback = Callable[[str | None], None]
 
 # The channels.
 EVENTS = "stored_events"
-"""Payload: the newest position in the log and the names of the appended events: `1025 build.queued build.commented`."""
+"""Payload: the newest position in the log, then the names of the appended events: `1025 build.queued
+build.commented`.
+"""
 PROJECTED = "projected"
-"""Payload: a position and the `versions_digest` of the read models that reached it. An empty payload means: read the
-positions from the database.
+"""Payload: a position, and the `versions_digest` of the read models that reached this position. An empty payload means
+that the positions must be read from the database.
 """
 AGENT_NOTIFICATIONS = "stored_events_wakes"
-"""Payload: a node id and what its agent can fetch. `7:1025` means that the agent of node 7 can fetch build 1025,
-`7:cmd-3` that it can fetch command 3. `done:3` means that command 3 has been answered.
+"""Payload: `7:1025` if the agent of node 7 can fetch build 1025; `7:cmd-3` if it can fetch command 3; `done:3` if
+command 3 has been answered.
 """
 POLLS = "polls"
-"""Payload: a node id and how many builds its agent asks for: `7:2`. Zero means that the agent has stopped asking."""
+"""Payload: a node id, and how many builds its agent asks for: `7:2`. `7:0` means that the agent has stopped asking."""
 BUILD_LOGS = "build_logs"
 """Payload: the id of a build with new log lines."""
 SEALS = "seals"
-"""Sent by somebody who waits for a checkpoint over the whole log. No payload."""
+"""Asks the sealer for a checkpoint over the whole log. No payload."""
 
 CONNECT_TIMEOUT_S = 5
 FIRST_PAUSE_S = 0.05
@@ -45,17 +47,17 @@ LONGEST_PAUSE_S = 2.0
 
 
 def may_contain(payload: str, names: Collection[str]) -> bool:
-    """Returns whether a payload of the channel EVENTS contains at least one of these names of events."""
+    """Returns whether a payload of the channel EVENTS has at least one of these event names."""
     return any(name in names for name in payload.split(" ")[1:])
 
 
 def newest_position(payload: str) -> int:
-    """Returns the position that a payload of the channel EVENTS begins with."""
+    """Returns the position at the beginning of a payload of the channel EVENTS."""
     return int(payload.partition(" ")[0])
 
 
 class Listener:
-    """Listens on `channels`. When the connection breaks, it connects again."""
+    """Listens on `channels`, and reconnects when the connection breaks."""
 
     def __init__(self, conninfo: str, *channels: str) -> None:
         self._conninfo = conninfo
@@ -77,7 +79,7 @@ class Listener:
     def subscribed(self, channel: str, callback: Callback) -> Iterator[None]:
         """Calls `callback` with each payload as long as this context manager is open.
 
-        Calls it on the event loop, so it must not block. It must not raise, either.
+        The callback runs on the event loop: it must neither block nor raise.
         """
         assert channel in self._channels, f"this process does not listen on {channel}"
         self._callbacks[channel].append(callback)

@@ -1,4 +1,6 @@
-"""Runs one statement, on the caller's connection or on one from a pool. Statements are prepared, rows are binary."""
+"""Runs one statement, on the caller's connection or on one from a pool. Prepares statements, and transfers rows in
+PostgreSQL's binary format.
+"""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager

@@ -1,4 +1,4 @@
-"""Gauges of agents: open polls, free slots, load. They are no events, and a crash may lose them."""
+"""Gauges of agents: open polls, free slots, load. They are not events, and a crash may lose them."""
 
 from datetime import datetime
 
@@ -29,7 +29,7 @@ class AgentGauges:
         self._pool = pool
 
     async def record_poll(self, node_id: int, session: str, free: int, *, polling: bool) -> None:
-        """Records that a poll began (`polling`) or ended, and notifies the dispatcher.
+        """Records that an agent's poll began (`polling` is True) or ended, and notifies the dispatcher.
 
         Ignores the end of a poll of an earlier session, since the agent of a newer session may be polling already.
         """
@@ -57,8 +57,8 @@ class AgentGauges:
         )
 
     async def record_contact(self, node_id: int, session: str) -> None:
-        """Records that the agent made a call now, which shows that it is alive. `record_poll` and `record_heartbeat`
-        record this, too.
+        """Records that the agent has just made a call, which shows that it is alive. Polls and heartbeats record this,
+        too.
         """
         await execute(
             self._pool,

@@ -8,7 +8,7 @@ from store.postgres.queries import Source, execute, fetch_rows
 
 
 async def set_alarm(source: Source, name: str, message: str | None) -> None:
-    """Sets or replaces the alarm with this name. A message of None ends the alarm."""
+    """Sets or replaces the alarm called `name`. A message of None ends the alarm."""
     if message is None:
         await execute(source, "DELETE FROM alarms WHERE name = %s", (name,))
     else:

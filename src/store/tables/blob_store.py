@@ -1,6 +1,6 @@
-"""The id of the blob store that belongs to this database: one row, made by the first process that uses the store.
+"""The id of the blob store that belongs to this database. The first process that uses the blob store makes the id.
 
-The id is no event, since somebody may move a blob store without the server's knowledge.
+The id is not an event, since somebody may move a blob store without the server's knowledge.
 """
 
 from psycopg import AsyncConnection
@@ -9,8 +9,8 @@ from store.postgres.queries import fetch_row
 
 
 async def lock_store_id(connection: AsyncConnection) -> str | None:
-    """Returns the id of the blob store; None if no store was used yet. Other processes that call this wait until the
-    caller's transaction ends.
+    """Returns the id of the blob store; None if no blob store was used yet. Locks the table until the caller's
+    transaction ends.
     """
     await connection.execute("LOCK TABLE blob_store IN SHARE ROW EXCLUSIVE MODE")
     row = await fetch_row(connection, "SELECT store_id FROM blob_store")

@@ -1,8 +1,8 @@
-"""Build logs: numbered lines, stored in compressed chunks by build and attempt. Lines are no events.
+"""Build logs: numbered lines, stored in compressed chunks by build and attempt. Lines are not events.
 
-The server acknowledges lines up to the first gap. It recognises by its number a line that is sent again. Each chunk has
+The server acknowledges lines up to the first gap. A line that is sent again is recognised by its number. Each chunk has
 a digest of itself and all chunks before it. The event that ends the build contains the number of lines and the last
-digest, so a later change of the log can be found.
+digest, so a later change of the log can be detected.
 """
 
 import asyncio
@@ -21,12 +21,12 @@ MAX_SIZE = 1024 * 1024 * 1024
 """Largest size of a log, in bytes before compression. Agents cut a log at a far smaller size."""
 
 CHECKED_CHUNKS = 20
-"""Number of chunks that are in memory at a time while a log is checked."""
+"""Number of chunks that `find_damage` has in memory at a time."""
 MAX_READ_SIZE = 4 * 1024 * 1024
-"""Most bytes of lines that one `read` returns, unless its first line alone has more."""
+"""Most bytes of lines that one `read` returns. A first line that alone has more is still returned."""
 PAGE_CHUNKS = 100
 PAGE_SIZE = 64 * 1024
-"""Most bytes, before compression, that a page has in addition to its first chunk."""
+"""Most bytes, before compression, that `read_page` returns beyond its first chunk."""
 
 
 class Line(msgspec.Struct, array_like=True, frozen=True):
@@ -57,8 +57,9 @@ class BuildLogs:
         self._source = source
 
     async def append(self, job_id: int, build_id: int, attempt: int, first_line: int, lines: Sequence[Line]) -> int:
-        """Stores `lines`, whose first has the number `first_line`. Skips lines that are stored already; stores nothing
-        if lines before them are missing. Returns the number of lines that are stored now. Raises TooLarge.
+        """Stores `lines`; the first of them has the number `first_line`. Skips lines that are stored already. Stores
+        nothing if lines before `first_line` are missing. Returns the number of stored lines of this attempt. Raises
+        TooLarge.
         """
         async with connected(self._source) as connection, connection.transaction():
             await connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", (build_id % 2**31, attempt))
@@ -90,7 +91,7 @@ class BuildLogs:
         return await _fetch_end(self._source, build_id, attempt)
 
     async def fetch_ends(self, build_id: int) -> dict[int, LogEnd]:
-        """Returns attempt -> end of its log, for each attempt of a build. Leaves out attempts without lines."""
+        """Returns attempt -> end of its log, for the attempts of a build that have lines."""
         rows = await fetch_rows(
             self._source,
             "SELECT DISTINCT ON (attempt) attempt, first_line + line_count, digest, size FROM build_log_chunks"
@@ -100,10 +101,10 @@ class BuildLogs:
         return {attempt: LogEnd(*end) for attempt, *end in rows}
 
     async def find_damage(self, build_id: int, attempt: int, lines: int, digest: bytes) -> str | None:
-        """Compares the first `lines` lines of a log with `digest`, which is the digest of the last chunk of these
-        lines. Reads all of them.
+        """Returns a text that says which of the first `lines` lines are missing or were changed; None if all are
+        intact.
 
-        Returns a text that says which lines are missing or were changed. None if the log is intact.
+        Reads all these lines. `digest` is the digest that the last of their chunks should have.
         """
         reached, found = 0, b""
         while reached < lines:
@@ -128,7 +129,9 @@ class BuildLogs:
         return f"lines 1 to {reached} were changed together with their digests"
 
     async def read(self, build_id: int, attempt: int, offset: int, limit: int) -> list[Line]:
-        """Returns up to `limit` lines from line `offset` on; fewer if they have more than MAX_READ_SIZE."""
+        """Returns up to `limit` lines from line `offset` on. Returns fewer if they have more bytes than
+        MAX_READ_SIZE.
+        """
         chunks = await fetch_rows(
             self._source,
             "WITH first AS (SELECT first_line, size FROM build_log_chunks WHERE build_id = %(build)s"
@@ -178,7 +181,7 @@ def _lines_from(chunks: Sequence[tuple[Any, ...]], offset: int) -> list[Line]:
 
 
 def _cut(chunks: Sequence[tuple[Any, ...]], offset: int, limit: int) -> list[Line]:
-    """Decodes adjacent chunks as `_lines_from` does, and leaves out the lines beyond `limit` and MAX_READ_SIZE."""
+    """Decodes adjacent chunks. Returns up to `limit` lines from line `offset` on, MAX_READ_SIZE at most."""
     size, found = 0, _lines_from(chunks, offset)[:limit]
     for count, line in enumerate(found):
         size += len(line.text.encode())
@@ -192,8 +195,8 @@ def _digest(before: bytes, chunk: bytes) -> bytes:
 
 
 def _digest_of_chunk(before: bytes, packed: bytes, count: int) -> bytes:
-    """Returns the digest of a stored chunk, or empty bytes if the chunk is damaged or does not have `count` lines.
-    `before` is the digest of the previous chunk.
+    """Returns the digest of a stored chunk. `before` is the digest of the previous chunk. Returns empty bytes if the
+    chunk is damaged or does not have `count` lines.
     """
     try:
         chunk = _decompressor.decompress(packed)

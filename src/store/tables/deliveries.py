@@ -3,11 +3,11 @@
 The column `lane` is the ordering key. A delivery has one of these states:
 
     waiting      an earlier delivery with the same endpoint and ordering key has not ended
-    pending      due at `due_at`; while a sender works on it, `due_at` is when its lease expires. The lease ends earlier
-                 if the sender dies: then nobody holds the advisory lock named `leased_by`
-    delivered
+    pending      due at `due_at`; while a sender has leased it, `due_at` is the end of the lease. If the sender dies,
+                 the lease ends earlier: nobody holds the advisory lock named `leased_by` any more
+    delivered    an attempt succeeded
     giving_up    the last attempt failed, and no event records that yet
-    given_up     an event records that the last attempt failed; a user can request the delivery again
+    given_up     the last attempt failed, and an event records that; a user can request the delivery again
 
 Callers pass all times, so that tests control them. `store.tables.delivery_endpoints` describes the endpoints.
 """
@@ -27,7 +27,7 @@ from domain.endpoints import EndpointKind
 from store.postgres.queries import fetch_row
 
 DELIVERIES_CHANNEL = "webhooks"
-"""The channel that is notified when deliveries may have become due. The payload is empty."""
+"""Channel for notifications that deliveries may have become due. The payload is empty."""
 
 
 class PlannedDelivery(NamedTuple):
@@ -53,9 +53,9 @@ class LeasedDelivery:
     item: int
     replay: bool
     tries: int
-    """Number of attempts before this one, since the delivery was planned or last requested again."""
+    """Number of attempts before this one. A request to deliver again sets it back to 0."""
     url: str | None
-    """None for a Teams channel. For a Teams channel, `sealed_secret` is None, too."""
+    """None for a Teams channel, as is `sealed_secret`."""
     sealed_secret: bytes | None
 
 
@@ -73,8 +73,7 @@ class CircuitBreaker(NamedTuple):
     """Rules that pause an endpoint after `opens_after` failures in a row. After a pause, one delivery is tried as a
     probe.
 
-    Each failed probe doubles the pause, up to `longest_pause_s`. If the receiver asks for a longer pause, the pause is
-    as long as it asks for.
+    Each failed probe doubles the pause, up to `longest_pause_s`. A receiver that asks for a longer pause gets it.
     """
 
     opens_after: int
@@ -84,8 +83,8 @@ class CircuitBreaker(NamedTuple):
 
 BREAKER = CircuitBreaker(opens_after=10, first_pause_s=60, longest_pause_s=600)
 LONGEST_PAUSE = timedelta(seconds=max(BREAKER.longest_pause_s, MAX_RETRY_AFTER_S) + 60)
-"""Longest pause that the rules allow, and a minute more for clocks that differ. A pause in the table that ends later is
-ignored, since somebody else must have written it.
+"""Longest pause by the rules above, and a minute more for clocks that differ. A longer pause in the table was not
+written by this server, and is ignored.
 """
 
 
@@ -94,12 +93,12 @@ def new_delivery_id() -> str:
 
 
 async def notify_due(connection: AsyncConnection) -> None:
-    """Wakes the senders when the transaction commits."""
+    """Notifies the senders that deliveries may be due, when the transaction commits."""
     await connection.execute("SELECT pg_notify(%s, '')", (DELIVERIES_CHANNEL,), prepare=True)
 
 
 async def enqueue(connection: AsyncConnection, deliveries: Sequence[PlannedDelivery], now: datetime) -> None:
-    """Adds deliveries to the queue, in this order. Locks their endpoints until the caller's transaction ends."""
+    """Adds deliveries to the queue, in the given order. Locks their endpoints until the caller's transaction ends."""
     await connection.execute(
         "SELECT FROM webhook_endpoints WHERE id = ANY (%s) ORDER BY id FOR UPDATE",
         (sorted({delivery.endpoint_id for delivery in deliveries}),),
@@ -161,10 +160,9 @@ async def lease(
     each: int,
     limit: int,
 ) -> list[LeasedDelivery]:
-    """Leases due deliveries to a sender. Leases at most `limit` deliveries in all, and never so many that the sender
-    has more than `each` under way at one endpoint.
+    """Leases up to `limit` due deliveries to a sender, which then has at most `each` under way at one endpoint.
 
-    `running` maps an endpoint id to the number of deliveries that the sender has under way there. A lease expires at
+    `running` maps an endpoint id to the number of deliveries that the sender has under way there. A lease ends at
     `until`, or earlier when nobody holds the advisory lock named `by`.
     """
     async with connection.cursor(row_factory=class_row(LeasedDelivery)) as cursor:
@@ -178,10 +176,9 @@ async def lease(
 
 
 async def fetch_overdue(connection: AsyncConnection, now: datetime) -> tuple[int, float] | None:
-    """Returns (endpoint id, seconds) of the delivery that has been due for the longest time. None if no delivery is
-    due.
+    """Returns (endpoint id, seconds) of the delivery that has been due longest. Returns None if no delivery is due.
 
-    Deliveries to inactive or paused endpoints do not count.
+    Ignores deliveries to inactive or paused endpoints.
     """
     row = await fetch_row(
         connection,
@@ -197,8 +194,8 @@ async def fetch_overdue(connection: AsyncConnection, now: datetime) -> tuple[int
 
 
 async def complete_attempts(connection: AsyncConnection, completed: Sequence[CompletedAttempt]) -> list[bool]:
-    """Records the outcomes of attempts. Returns one bool for each attempt, in the given order: True if other deliveries
-    of the endpoint became due because of its outcome.
+    """Records the outcomes of attempts. Returns a bool for each attempt, in the given order: True if the outcome made
+    other deliveries of the endpoint due.
     """
     # Everybody who locks several endpoints does so in this order.
     order = sorted(range(len(completed)), key=lambda at: (completed[at].leased.endpoint_id, completed[at].leased.id))

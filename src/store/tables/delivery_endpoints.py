@@ -1,9 +1,8 @@
-"""Endpoints for the delivery planner. The table has the state of each endpoint at the planner's position in the log,
-and the endpoint's health.
+"""Endpoints as the delivery planner sees them: their state at the planner's position in the log, and their health.
 
-The planner folds events about endpoints into the table `webhook_endpoints`, in the transaction that moves its position.
-So when it plans the deliveries of an event, the table has the endpoints that existed when the event happened. Senders
-record the health.
+In the transaction that moves its position, the planner folds events about endpoints into the table `webhook_endpoints`.
+So when the planner plans the deliveries of an event, the table has the endpoints of that moment. Senders record the
+health: failures in a row and pauses.
 """
 
 from collections.abc import Mapping
@@ -16,7 +15,9 @@ from domain.endpoints import EndpointKind
 from store.postgres.queries import Source, fetch_row, fetch_rows
 
 FOLDED_COLUMNS = ("url", "events", "sealed_secret", "active")
-"""The columns that an update of an endpoint may change. A channel has no URL here: its sender reads the stream."""
+"""Columns that an update of an endpoint may change. `url` is empty for a Teams channel: the sender reads its URL from
+the log.
+"""
 
 DEPENDENT_TABLES = ("webhook_deliveries", "webhook_attempts", "webhook_replays")
 
@@ -29,17 +30,17 @@ class DeliveryTarget(NamedTuple):
     project_id: int | None
     """None for an endpoint of all projects."""
     events: list[str]
-    """The notification types that it is registered for."""
+    """The notification types that the endpoint is registered for."""
     active: bool
 
 
 class HealthChange(NamedTuple):
-    """An endpoint that began to fail or that recovered. No event records the change yet."""
+    """An endpoint that began to fail, or that recovered. No event records this yet."""
 
     kind: EndpointKind
     endpoint_id: int
     error: str | None
-    """The last error; None when the endpoint recovered."""
+    """The last error of an endpoint that began to fail; None if the endpoint recovered."""
 
 
 async def fetch_targets(connection: AsyncConnection) -> list[DeliveryTarget]:
@@ -48,8 +49,8 @@ async def fetch_targets(connection: AsyncConnection) -> list[DeliveryTarget]:
 
 
 async def fetch_folded(source: Source, endpoint_id: int, planner: str) -> tuple[dict[str, Any] | None, int]:
-    """Returns the columns of an endpoint that the planner folded from events, and the planner's position. The columns
-    are None if the table has no such endpoint.
+    """Returns the columns of an endpoint that the planner folded from events, and the planner's position. Returns None
+    in place of the columns if the table lacks the endpoint.
     """
     columns = ", ".join(f"'{column}', e.{column}" for column in ("kind", "project_id", "url", "events", "active"))
     row = await fetch_row(
@@ -75,7 +76,7 @@ async def add_endpoint(
 
 
 async def update_endpoint(connection: AsyncConnection, endpoint_id: int, changes: Mapping[str, Any]) -> None:
-    """Stores those of `changes` for which `webhook_endpoints` has a column. Ignores the others."""
+    """Stores the values in `changes` that `webhook_endpoints` has a column for. Ignores the others."""
     changed = {column: changes[column] for column in FOLDED_COLUMNS if column in changes}
     if changed:
         columns = ", ".join(f"{column} = %({column})s" for column in changed)
@@ -85,8 +86,8 @@ async def update_endpoint(connection: AsyncConnection, endpoint_id: int, changes
 
 
 async def reset_health(connection: AsyncConnection, endpoint_id: int, now: datetime) -> None:
-    """Ends the endpoint's pause and makes its pending deliveries due now. A failing endpoint stays failing until a
-    delivery succeeds. So at first only one delivery is tried, as after every pause.
+    """Ends the pause of an endpoint, and makes its pending deliveries due now. A failing endpoint still counts as
+    failing until a delivery succeeds: at first only one delivery is tried.
     """
     await connection.execute(
         "UPDATE webhook_endpoints SET failures_in_a_row = CASE WHEN open_until IS NULL THEN 0 ELSE failures_in_a_row"

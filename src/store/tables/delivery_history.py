@@ -1,4 +1,4 @@
-"""The history of deliveries: all attempts, and for each endpoint the number of successful and of failed attempts."""
+"""The history of deliveries: all attempts, and how many succeeded and failed for each endpoint."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -27,14 +27,14 @@ class DeliveryAttempt(msgspec.Struct, frozen=True):
 
 
 class DeliveryStats(msgspec.Struct, frozen=True):
-    """Numbers of attempts since the endpoint was registered."""
+    """Numbers of successful and failed attempts since the endpoint was registered."""
 
     ok: int = 0
     failed: int = 0
 
 
 async def record_ping(source: Source, endpoint_id: int, delivery_id: str, outcome: Outcome, now: datetime) -> None:
-    """Records the attempt to send a test message. A test message belongs to no delivery."""
+    """Records an attempt to send a test message, which belongs to no delivery."""
     await execute(
         source,
         "INSERT INTO webhook_attempts"
@@ -45,7 +45,7 @@ async def record_ping(source: Source, endpoint_id: int, delivery_id: str, outcom
 
 
 async def read_stats(source: Source, endpoint_ids: Sequence[int]) -> dict[int, DeliveryStats]:
-    """Returns the numbers of attempts by endpoint id. They are 0 for an endpoint that the delivery planner does not
+    """Returns endpoint id -> numbers of attempts. The numbers are 0 for an endpoint that the delivery planner does not
     know yet.
     """
     query = "SELECT id, ok, failed FROM webhook_endpoints WHERE id = ANY (%s)"
@@ -61,7 +61,8 @@ async def read_history(
 ) -> list[DeliveryAttempt]:
     """Returns up to `limit` attempts of an endpoint, newest first.
 
-    `ok` chooses successful (True) or failed (False) attempts, `before` attempts with smaller ids. None chooses all.
+    `ok` chooses successful (True), failed (False) or all (None) attempts. `before` chooses attempts with smaller ids;
+    None chooses all.
     """
     rows = await fetch_rows(
         source,
@@ -76,7 +77,7 @@ async def read_history(
 
 
 async def find_delivery_state(source: Source, endpoint_id: int, delivery_id: str) -> tuple[str, int] | None:
-    """Returns the state of a delivery and the number of its attempts; None when there is no such delivery."""
+    """Returns (state, number of attempts) of a delivery; None if there is no such delivery."""
     query = "SELECT state, attempts FROM webhook_deliveries WHERE webhook_id = %s AND delivery_id = %s"
     row = await fetch_row(source, query, (endpoint_id, delivery_id))
     return None if row is None else (row[0], row[1])

@@ -1,4 +1,6 @@
-"""Finds the work of the delivery planner: new events, parked events to try again, and replays. Stores redeliveries."""
+"""Finds work for the delivery planner: new events, parked events to try again, and replays. Makes ended deliveries due
+again.
+"""
 
 from datetime import datetime
 from typing import NamedTuple
@@ -12,31 +14,29 @@ from store.tables.delivery_endpoints import DeliveryTarget
 
 class PendingWork(NamedTuple):
     events: bool
-    """Whether events for the planner were appended, or so many other events that the planner's position should move
+    """True if events for the planner were appended, or so many other events that the planner's position should move
     past them.
     """
     parked: bool
-    """Whether a parked event is due again."""
+    """True if a parked event is due again."""
     replays: bool
     is_beyond: bool
-    """Whether the planner's position is beyond the end of the log."""
+    """True if the planner's position is beyond the end of the log."""
 
 
 class DeliveryReplay(NamedTuple):
-    """A replay that is not complete: a user requested the deliveries of earlier events for an endpoint again."""
+    """An incomplete replay: a user requested that an endpoint gets the deliveries of earlier events again."""
 
     name: str
     position: int
-    """Position up to which the events have their deliveries."""
+    """Position up to which the deliveries of events have been planned again."""
     up_to: int
-    """The position of the last event."""
+    """Position of the last event to replay."""
     target: DeliveryTarget
 
 
 async def fetch_pending(connection: AsyncConnection, planner: str, names: list[str], min_skip: int) -> PendingWork:
-    """Returns what the planner has to do. Asks for everything in one query, because most of the time there is nothing
-    to do.
-    """
+    """Returns what the planner has to do. Finds out everything by one query, since mostly there is nothing to do."""
     row = await fetch_row(
         connection,
         "SELECT EXISTS (SELECT FROM stored_events WHERE notification_id > p.position AND topic = ANY (%s))"
@@ -52,10 +52,10 @@ async def fetch_pending(connection: AsyncConnection, planner: str, names: list[s
 
 
 async def fetch_last_planned(connection: AsyncConnection, head: int, oldest: datetime) -> int:
-    """Returns a position, `head` at most, up to which all deliveries are known to be planned. Returns the highest such
-    position; 0 if none is known.
+    """Returns the highest position, `head` at most, up to which all deliveries are known to be planned; 0 if none is
+    known.
 
-    Deliveries of events before `oldest` count as planned: those that have ended may have been deleted.
+    Events before `oldest` count as planned, since their deliveries may have been deleted.
     """
     row = await fetch_row(
         connection,
@@ -68,7 +68,7 @@ async def fetch_last_planned(connection: AsyncConnection, head: int, oldest: dat
 
 
 async def redeliver(connection: AsyncConnection, delivery_id: str, now: datetime) -> None:
-    """Makes a delivery that has ended due again. Removes its ordering key: it neither waits for other deliveries nor
+    """Makes an ended delivery due again. Removes its ordering key, so that it neither waits for other deliveries nor
     delays them.
     """
     await connection.execute(
@@ -87,9 +87,9 @@ async def add_replay(connection: AsyncConnection, name: str, endpoint_id: int, a
 
 
 async def lock_replay(connection: AsyncConnection, max_open: int) -> DeliveryReplay | None:
-    """Returns the next replay to work on, locked until the transaction ends. None if there is none.
+    """Returns the next replay to work on, locked until the transaction ends. Returns None if there is none.
 
-    A replay has to pause while its endpoint has `max_open` or more unfinished deliveries of replays.
+    Skips a replay while its endpoint has `max_open` or more unfinished deliveries of replays.
     """
     row = await fetch_row(
         connection,
@@ -104,7 +104,7 @@ async def lock_replay(connection: AsyncConnection, max_open: int) -> DeliveryRep
 
 
 async def advance_replay(connection: AsyncConnection, replay: DeliveryReplay, position: int) -> None:
-    """Moves the position of the replay to `position`. Deletes the replay if it is complete then."""
+    """Moves a replay's position to `position`. Deletes the replay if this completes it."""
     if position >= replay.up_to:
         await connection.execute("DELETE FROM webhook_replays WHERE replay = %s", (replay.name,))
     else:

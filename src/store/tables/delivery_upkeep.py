@@ -1,4 +1,6 @@
-"""Upkeep of the queue of deliveries: deliveries given up without an event, leases of dead senders, old rows."""
+"""Upkeep of the queue of deliveries: finds deliveries given up without an event, ends leases of dead senders, deletes
+old rows.
+"""
 
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -9,7 +11,7 @@ from domain.endpoints import EndpointKind
 
 
 class UnpublishedGiveUp(NamedTuple):
-    """A delivery that was given up. No event records that yet."""
+    """A delivery that was given up, without an event that records this yet."""
 
     id: int
     kind: EndpointKind
@@ -39,7 +41,7 @@ async def mark_published(connection: AsyncConnection, give_up: UnpublishedGiveUp
 async def reclaim_expired(connection: AsyncConnection, worker: str, now: datetime) -> int:
     """Ends the leases of dead senders, so that their deliveries are due again. Returns the number of these deliveries.
 
-    A sender is dead when nobody holds its advisory lock. `worker` is the name of the caller's lock.
+    A sender is dead if nobody holds its advisory lock. `worker` is the lock of the caller, which is alive.
     """
     # Skips rows that are locked by somebody who completes such an attempt after all.
     cursor = await connection.execute(
@@ -60,10 +62,10 @@ async def reclaim_expired(connection: AsyncConnection, worker: str, now: datetim
 
 
 async def expire(connection: AsyncConnection, now: datetime, oldest: datetime, limit: int) -> int:
-    """Gives up deliveries that have been pending since before `oldest`, if their endpoint is inactive or failing. Gives
-    up at most `limit` of them, and returns their number.
+    """Gives up deliveries that have been pending since before `oldest` at an endpoint that is inactive or failing.
+    Gives up at most `limit` of them, and returns how many.
 
-    The next delivery with the same ordering key becomes due.
+    The next delivery with the ordering key of such a delivery becomes due.
     """
     cursor = await connection.execute(
         "UPDATE webhook_deliveries SET state = 'giving_up', last_error = coalesce(last_error, 'not tried in time')"

@@ -1,8 +1,8 @@
-"""Flaky baselines: for each test, the numbers of runs and flaky runs that the flakiness watch counted at the test's
+"""Flaky baselines: for each test, how many runs and how many flaky runs the flakiness watch had counted at the test's
 last flaky run.
 
-A baseline is state of the flakiness watch (`workers.flakiness`), not an event. The runs since the baseline decide
-whether a test has newly turned flaky.
+The runs since the baseline decide whether a test has newly turned flaky. Baselines are state of the flakiness watch
+(`workers.flakiness`), not events.
 """
 
 from collections.abc import Iterable, Sequence

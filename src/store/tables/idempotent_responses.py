@@ -1,8 +1,8 @@
 """Idempotent responses: stored answers to requests with an idempotency key. A request that comes again gets the stored
 answer.
 
-The append function stores the key in the transaction of the events (`store.log.append.IdempotencyKey`). The response is
-added later, encrypted. Both are deleted after a day.
+The append function stores the key in the transaction of the events (`store.log.append.IdempotencyKey`). The answer is
+added later, encrypted. Key and answer are deleted after a day.
 """
 
 from collections.abc import Mapping
@@ -36,13 +36,13 @@ class EarlierRequest:
     position: int
     age: timedelta
     made: int | None
-    """The id of the created resource if the response shows a secret of that resource; else None."""
+    """The id of the resource that the request created, if the response shows a secret of the resource; else None."""
     answer: StoredResponse | None
-    """None while the request is running, if its process died before it was answered, and if the stored response was
-    altered. A response with a secret is None after SECRET_RETENTION.
+    """The stored answer. None while the request is running, if its process died before it answered, or if the answer
+    was altered. An answer with a secret becomes None after SECRET_RETENTION.
     """
     is_altered: bool = False
-    """Whether somebody changed the stored response, so that it is not the one that this server stored."""
+    """True if somebody changed the stored answer in the database."""
 
 
 _answers = msgspec.msgpack.Decoder(StoredResponse)
@@ -72,7 +72,7 @@ class IdempotentResponses:
         await execute(self._pool, query, (sealed, made, scope))
 
     async def delete_expired(self, scope: bytes | None = None) -> None:
-        """Deletes expired keys and responses. With `scope`, deletes only those of this scope."""
+        """Deletes expired keys and responses; with `scope`, only those of this scope."""
         for statement, age in (
             ("DELETE FROM stored_events_once WHERE", RETENTION),
             ("UPDATE stored_events_once SET answer = NULL WHERE made IS NOT NULL AND", SECRET_RETENTION),

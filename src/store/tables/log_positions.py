@@ -1,7 +1,7 @@
 """Stored positions: how far each worker has read the log, in the table `reaction_positions`.
 
 In one transaction a worker locks its row, reads the next events (`EventLog.read_batch`), stores their effects and moves
-the position. So no event is missed or handled twice, and any number of processes may run the worker.
+its position. So no event is missed or handled twice, even if several processes run the worker.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,17 +15,19 @@ from store.postgres.queries import Source, fetch_row, fetch_rows
 log = structlog.get_logger()
 
 HELD = 2**53 - 1
-"""Position of a worker that is held: it stands still until `testhide repair`, since its position was beyond the end of
-the log. No log grows past this number, and every JSON parser can read it.
+"""Stored in place of a position that was beyond the end of the log. The worker stands still until `testhide repair`. No
+log grows past this number, and every JSON parser can read it.
 """
 MIN_SKIP = 200
-"""Least number of positions without an event of interest for which the stored position is moved. Fewer are not worth a
+"""Number of positions without an event for a worker from which its stored position is moved. Fewer are not worth a
 write.
 """
 
 
 async def find_beyond(source: Source) -> dict[str, str]:
-    """Returns name -> defect for each worker whose position is beyond the end of the log, and for each that is held."""
+    """Returns worker -> defect, for each worker whose position is beyond the end of the log, or was so when
+    `hold_beyond` held it.
+    """
     rows = await fetch_rows(
         source,
         "SELECT reaction, position, head FROM reaction_positions,"
@@ -41,9 +43,9 @@ async def find_beyond(source: Source) -> dict[str, str]:
 
 
 async def hold_beyond(source: Source, names: Sequence[str]) -> None:
-    """Holds those of these workers whose position is beyond the end of the log: they stand still until `testhide
-    repair`. Otherwise such a worker would go on once the log has grown past its position, and miss the events before
-    that.
+    """Holds each of these workers whose position is beyond the end of the log: it stands still until `testhide repair`.
+
+    Without this the worker would miss the events up to its position, and go on once the log has grown past it.
     """
     rows = await fetch_rows(
         source,
@@ -58,7 +60,7 @@ async def hold_beyond(source: Source, names: Sequence[str]) -> None:
 
 
 async def ensure_positions(connection: AsyncConnection, names: Sequence[str], *, at_head: bool) -> None:
-    """Stores a first position for those of these workers that have none: the end of the log if `at_head`, else 0."""
+    """Stores a position for each of these workers that has none yet: the end of the log if `at_head`, else 0."""
     await connection.execute(
         "INSERT INTO reaction_positions SELECT unnest(%s::text[]),"
         " CASE WHEN %s THEN (SELECT coalesce(max(notification_id), 0) FROM stored_events"
@@ -70,8 +72,8 @@ async def ensure_positions(connection: AsyncConnection, names: Sequence[str], *,
 
 
 async def find_behind(source: Source, events: Mapping[str, str], min_skip: int) -> list[str]:
-    """Returns the workers that have an event to read, or more than `min_skip` positions to skip. `events` maps the name
-    of each worker to the name of the events that it reads.
+    """Returns the workers that have an event to read, or more than `min_skip` positions to skip. `events` maps each
+    worker to the name of the events that it reads.
     """
     rows = await fetch_rows(
         source,

@@ -1,7 +1,7 @@
-"""Attempts to sign in during the last minutes, counted by subject. They are no events.
+"""Counts attempts to sign in during the last minutes, by subject. Attempts are not events.
 
 A subject is an account, a network address, or an account together with an address; it is stored as an HMAC. An attempt
-is counted before its password is checked, so that simultaneous attempts cannot exceed a limit. If it succeeds, it is
+is counted before its password is checked, so that simultaneous attempts cannot exceed a limit. A successful attempt is
 subtracted again. Each attempt also deletes a few expired rows, so the table stays small.
 """
 
@@ -12,9 +12,9 @@ from psycopg_pool import AsyncConnectionPool
 from store.postgres.queries import execute, fetch_row
 
 WINDOW_S = 300
-"""Seconds from the first attempt of a subject until its attempts are counted from zero again."""
+"""Seconds after the first attempt of a subject until its count starts again at zero."""
 KNOWN_DAYS = 30
-"""Days for which an address counts as known to an account after somebody signed in to the account from this address."""
+"""Days for which an account knows an address from which somebody has signed in to the account."""
 _WINDOW = f"interval '{WINDOW_S} seconds'"
 _KNOWN = f"interval '{KNOWN_DAYS} days'"
 
@@ -27,7 +27,7 @@ class LoginAttempts:
         """Counts one attempt for each subject, unless one of them has reached its limit. `limits` maps subjects to
         limits.
 
-        Returns 0 if the attempt was counted. Otherwise returns in how many seconds the next attempt is allowed.
+        Returns 0 if the attempt was counted; otherwise the seconds after which the next attempt is allowed.
         """
         row = await fetch_row(
             self._pool,
@@ -56,7 +56,7 @@ class LoginAttempts:
         )
 
     async def _delete_expired(self) -> None:
-        """Deletes a few expired rows: more than one attempt adds, so that the table does not grow even if all attempts
+        """Deletes up to ten expired rows. One attempt adds fewer, so the table does not grow even if all attempts
         fail.
         """
         await execute(
@@ -66,15 +66,15 @@ class LoginAttempts:
         )
 
     async def is_known(self, subject: str) -> bool:
-        """Returns whether somebody signed in to an account from an address in the last KNOWN_DAYS. `subject` stands for
-        this account and address together.
+        """Returns whether somebody signed in to the account from the address in the last KNOWN_DAYS. `subject` stands
+        for the account together with the address.
         """
         query = f"SELECT 1 FROM known_logins WHERE subject = %s AND at > now() - {_KNOWN}"
         return await fetch_row(self._pool, query, (subject,)) is not None
 
     async def succeed(self, subject: str) -> None:
-        """Records that somebody signed in to an account from an address, and deletes the count of their attempts.
-        `subject` stands for this account and address together.
+        """Records that somebody signed in to the account from the address, and deletes the count of their attempts.
+        `subject` stands for the account together with the address.
         """
         await execute(self._pool, "DELETE FROM login_failures WHERE subject = %s", (subject,))
         await execute(

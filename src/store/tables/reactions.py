@@ -1,8 +1,8 @@
 """Due reactions: events that a reaction still has to handle, with the number of tries and the last error.
 
-A worker leases a due reaction and runs it. After a failed try there is a pause. Each pause is twice as long as the
-previous one, up to a limit. When the last try has failed, the reaction is parked: it stays with its error until an
-operator retries or cancels it.
+A worker leases a due reaction and runs it. A pause follows a failed try. Each pause is twice as long as the one before,
+up to a limit. When the last try has failed, the due reaction is parked: it stays, with its error, until an operator
+retries or cancels it.
 """
 
 from collections.abc import Sequence
@@ -16,25 +16,27 @@ from store.postgres.queries import Source, execute, fetch_row, fetch_rows
 
 LEASE_S = 30
 """Shortest lease, in seconds. The worker that runs a reaction renews its lease. If it cannot do so for this long,
-another worker may run the reaction, too. A lease is never shorter than the pause after a failed try, so that a reaction
-that crashes its worker does so ever more rarely.
+another worker may run the reaction, too.
+
+A lease is never shorter than the pause after a failed try. So a reaction that crashes its worker is tried ever more
+rarely.
 """
 MAX_SHOWN = 5
-"""Most errors, and most progress reports, that the status of a reaction shows."""
+"""Number of errors, and number of progress reports, that the status of a reaction shows."""
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How often a reaction is tried, and the pauses between its tries."""
+    """The number of tries of a reaction, and the pauses between them."""
 
     tries: int = 20
-    """Number of tries before a reaction is parked. By default they take some 14 hours."""
+    """Number of tries after which a reaction is parked. The default number takes some 14 hours."""
     first_pause_s: float = 5
     """Seconds from the first failed try to the next. Each later pause is twice as long as the one before."""
     max_pause_s: float = 5_120
 
     def pause_after(self, failed: int) -> float:
-        """Returns the seconds from the failed try with this number (1 for the first) to the next."""
+        """Returns the seconds to wait after failed try number `failed`. The first try has the number 1."""
         doublings = min(failed - 1, 30)  # far above every limit; larger powers need not fit a float
         return min(self.max_pause_s, self.first_pause_s * float(1 << doublings))
 
@@ -53,9 +55,7 @@ class Due(NamedTuple):
 
 class Lease(NamedTuple):
     failed: int
-    """Number of tries that failed or whose worker died. A try that an outside system asked to make later does not
-    count.
-    """
+    """Number of earlier tries that failed or whose worker died. A try that `mark_waiting` postponed does not count."""
     age_s: float
     """Seconds since the reaction became due for this event, or an operator retried it."""
 
@@ -63,21 +63,23 @@ class Lease(NamedTuple):
 class ReactionStatus(msgspec.Struct):
     name: str
     position: int | None
-    """Position up to which the log was read for this reaction. None if no worker reads the log for it any more, but
-    events are still due.
+    """Position up to which a worker has read the log for this reaction. None if no worker does so any more, but events
+    are still due.
     """
     due: int
-    """Number of events still to react to, including events for which a try failed and another will follow."""
+    """Number of events that the reaction still has to handle, including events for which a failed try will be
+    repeated.
+    """
     parked: int
     """Number of events for which the last try of the reaction failed. They wait until an operator retries or cancels
     them.
     """
     progress: list[str]
-    """How far the reaction is with events that take long: `position 12: 3,000 of 8,000 artifacts deleted`. Lists only
-    the first few.
+    """Progress with events that take long: `position 12: 3,000 of 8,000 artifacts deleted`. Lists only the first
+    few.
     """
     errors: list[str]
-    """Errors of the first parked reactions: `position 12: ...`."""
+    """Errors of parked events: `position 12: ...`. Lists only the first few."""
 
 
 async def add_due(connection: AsyncConnection, name: str, positions: Sequence[int]) -> None:
@@ -88,7 +90,7 @@ async def add_due(connection: AsyncConnection, name: str, positions: Sequence[in
 
 
 async def park(connection: AsyncConnection, name: str, position: int, error: str) -> None:
-    """Parks an event that a reaction cannot handle. The event becomes due only when an operator retries it."""
+    """Parks an event that a reaction cannot handle. It becomes due only when an operator retries it."""
     await connection.execute(
         "INSERT INTO due_reactions (reaction, position, error, parked_at) VALUES (%s, %s, %s, now())"
         " ON CONFLICT DO NOTHING",
@@ -97,8 +99,8 @@ async def park(connection: AsyncConnection, name: str, position: int, error: str
 
 
 async def fetch_due(source: Source, names: Sequence[str], limit: int, *, late_s: float = 0) -> list[Due]:
-    """Returns the next tries of reactions with these names, longest due first, that have been due for at least `late_s`
-    seconds.
+    """Returns the next tries of the reactions `names`, longest due first. Leaves out tries that have been due for less
+    than `late_s` seconds.
     """
     rows = await fetch_rows(
         source,
@@ -111,9 +113,9 @@ async def fetch_due(source: Source, names: Sequence[str], limit: int, *, late_s:
 
 
 async def lease(source: Source, due: Due, retries: RetryPolicy) -> Lease | None:
-    """Leases a try to the caller. Returns None if somebody else has leased it, or it is not due any more.
+    """Leases a try to the caller. Returns None if another worker has leased it, or if it is not due any more.
 
-    If the caller crashes, the next try is due when the lease ends.
+    If the caller crashes, the next try becomes due at the end of the lease.
     """
     row = await fetch_row(
         source,
@@ -126,8 +128,8 @@ async def lease(source: Source, due: Due, retries: RetryPolicy) -> Lease | None:
 
 
 async def renew(source: Source, due: Due, progress: str | None) -> bool:
-    """Extends the lease to LEASE_S seconds from now, at least, and stores how far the work is. Returns False if the
-    lease is lost: the reaction was cancelled, or somebody else has leased it since.
+    """Extends the lease to at least LEASE_S seconds from now, and stores the progress of the work. Returns False if the
+    lease is lost: the reaction was cancelled, or another worker has leased it.
     """
     cursor = await execute(
         source,
@@ -140,7 +142,7 @@ async def renew(source: Source, due: Due, progress: str | None) -> bool:
 
 
 async def lease_due(connection: AsyncConnection, names: Sequence[str], limit: int) -> list[Due]:
-    """Leases up to `limit` tries of reactions with these names to the caller, as `lease` does."""
+    """Leases up to `limit` tries of the reactions `names` to the caller, as `lease` does."""
     due = await fetch_due(connection, names, limit)
     return [one for one in due if await lease(connection, one, DEFAULT_RETRIES)]
 
@@ -155,8 +157,8 @@ async def mark_done(source: Source, due: Due) -> None:
 
 
 async def mark_failed(source: Source, due: Due, error: str | None, pause_s: float | None) -> None:
-    """Stores the error of a failed try, if it is known. Makes the next try due in `pause_s` seconds, or parks the
-    reaction if `pause_s` is None.
+    """Stores the error of a failed try; None keeps the previous error. Makes the next try due in `pause_s` seconds, or
+    parks the reaction if `pause_s` is None.
     """
     await execute(
         source,
@@ -168,7 +170,7 @@ async def mark_failed(source: Source, due: Due, error: str | None, pause_s: floa
 
 
 async def mark_waiting(source: Source, due: Due, reason: str, seconds: float) -> None:
-    """Makes the next try due in `seconds`, and stores the reason. The try does not count as failed."""
+    """Postpones the try by `seconds`, and stores the reason. The try does not count as failed."""
     await execute(
         source,
         "UPDATE due_reactions SET error = %s, due_at = now() + make_interval(secs => %s), waits = waits + 1"
@@ -183,8 +185,8 @@ async def has_parked(connection: AsyncConnection) -> bool:
 
 
 async def fetch_overdue(connection: AsyncConnection, overdue_s: float) -> dict[str, float]:
-    """Returns reaction -> seconds since its oldest event was due, for reactions that are more than `overdue_s` seconds
-    late.
+    """Returns reaction -> seconds for which its oldest event has been due, for reactions that are more than `overdue_s`
+    seconds late.
     """
     rows = await fetch_rows(
         connection,
@@ -196,7 +198,7 @@ async def fetch_overdue(connection: AsyncConnection, overdue_s: float) -> dict[s
 
 
 async def fetch_progress(connection: AsyncConnection) -> list[str]:
-    """Returns the progress that due reactions have reported, at most MAX_SHOWN, lowest positions first."""
+    """Returns the progress of due reactions, lowest positions first, at most MAX_SHOWN."""
     rows = await fetch_rows(
         connection,
         "SELECT format('%%s at position %%s: %%s', reaction, position, progress) FROM due_reactions"
@@ -207,8 +209,8 @@ async def fetch_progress(connection: AsyncConnection) -> list[str]:
 
 
 async def fetch_statuses(source: Source) -> list[ReactionStatus]:
-    """Returns the status of each reaction that has a stored position or due events, ordered by name. Reactions that
-    another release left in the database, and that this release does not know, are among them.
+    """Returns the status of each reaction that has a stored position or due events, ordered by name. Includes reactions
+    that only another release knows.
     """
     rows = await fetch_rows(
         source,
@@ -226,8 +228,8 @@ async def fetch_statuses(source: Source) -> list[ReactionStatus]:
 
 
 async def retry_parked(connection: AsyncConnection, name: str | None) -> int:
-    """Makes the parked events of the reaction `name` (None: of all reactions) due, with all tries again. Returns their
-    number.
+    """Makes parked events due, each with all its tries again. Returns their number. `name` chooses a reaction; None
+    chooses all.
     """
     cursor = await connection.execute(
         "UPDATE due_reactions SET tries = 0, waits = 0, due_at = now(), noted_at = now(), parked_at = NULL"
@@ -239,7 +241,7 @@ async def retry_parked(connection: AsyncConnection, name: str | None) -> int:
 
 async def halt(connection: AsyncConnection, name: str, position: int, why: str) -> bool:
     """Parks a due reaction at once, so that its worker ends when it next renews the lease. Returns False if the
-    reaction is not due: it never was, or is done.
+    reaction is not due or parked at this position.
     """
     cursor = await connection.execute(
         "UPDATE due_reactions SET parked_at = now(), error = %s WHERE reaction = %s AND position = %s",

@@ -1,5 +1,5 @@
-"""Times at which sessions were last used: a session that is idle for long ends. The times are no events, and are
-written at most once a minute for each session.
+"""Records when sessions were last used, because a session that is idle for long ends. These times are not events. They
+are written at most once a minute for each session.
 """
 
 from datetime import timedelta
@@ -13,8 +13,8 @@ RECORDING_INTERVAL = timedelta(minutes=1)
 
 
 async def record_session_use(pool: AsyncConnectionPool, session_id: str, lifetime: timedelta) -> None:
-    """Records that the session is used now. Also deletes a few rows of sessions that are over, because they were last
-    used longer than `lifetime` ago.
+    """Records that the session is used now. Also deletes a few sessions that were last used more than `lifetime`
+    ago.
     """
     await execute(
         pool,

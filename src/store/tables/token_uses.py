@@ -1,4 +1,6 @@
-"""Times of the last use of API tokens. They are no events, and are written at most once a minute for each token."""
+"""Records when API tokens were last used. These times are not events. They are written at most once a minute for each
+token.
+"""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -9,7 +11,7 @@ from store.postgres.queries import fetch_rows
 
 
 async def record_token_use(connection: AsyncConnection, token_id: int) -> None:
-    """Records that the token is used now, unless a use less than a minute ago is recorded."""
+    """Records that the token is used now. Does nothing if a use in the last minute is recorded."""
     await connection.execute(
         "INSERT INTO token_uses (token_id, used_at) SELECT %(id)s, now() WHERE NOT EXISTS"
         " (SELECT FROM token_uses WHERE token_id = %(id)s AND used_at > now() - interval '1 minute')"

@@ -1,4 +1,5 @@
-"""SAML assertions, requests and sign-in codes that were used, so that none is used again. They are not events.
+"""Records SAML assertions, requests and sign-in codes that were used, so that none can be used again. These are not
+events.
 
 Each value is forgotten after RETENTION_S seconds, so it must have expired by then.
 """

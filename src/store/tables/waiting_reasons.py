@@ -1,5 +1,5 @@
-"""Waiting reasons of queued builds. The dispatcher stores them in each round; after a crash they are missing until the
-next round.
+"""Waiting reasons of queued builds. The dispatcher replaces them in each round. A crash loses them until the next
+round.
 """
 
 from collections.abc import Mapping
