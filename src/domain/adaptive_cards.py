@@ -1,5 +1,5 @@
-"""Cards for Microsoft Teams. A card is an Adaptive Card inside a message. A channel receives messages by a workflow or
-by an Office connector. Both accept the same message.
+"""Cards for Microsoft Teams. A card is an Adaptive Card inside a message. A Teams channel receives messages through a
+workflow or an Office connector, which accept the same message.
 
 Teams interprets markdown in text blocks and facts, and `<at>` as a mention. Texts that users or programs wrote must
 appear literally. Therefore facts are escaped with backslashes, and the lines of a list are sent as text runs, which
@@ -17,8 +17,8 @@ MAX_BYTES = 28 * 1024
 """Size limit of Teams for a message, in bytes."""
 MAX_FACT = 120
 MAX_LINE = 250
-"""Largest number of characters of a line. MAX_LINES such lines, and all facts of MAX_FACT characters, fit into
-MAX_BYTES.
+"""Largest number of characters of a line. A message with MAX_LINES such lines, and with all facts at their MAX_FACT
+characters, stays below MAX_BYTES.
 """
 MAX_LINES = 8
 HEADERS = {"Content-Type": "application/json; charset=utf-8"}

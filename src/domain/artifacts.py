@@ -72,8 +72,8 @@ def artifact_path(folder: str, file_name: str) -> str:
     """Returns the path among the build's artifacts under which an uploaded file is stored.
 
     Usually `folder` is the folder of the file and `file_name` is its name. Some clients send their local path as
-    `file_name`: only its last part is used. Some clients send the whole path as `folder`: then `folder` is the path. It
-    counts as a whole path if it ends in `file_name`, or if the file has no name.
+    `file_name`: only its last part is used. Some clients send the whole path as `folder`: then `folder` is the path.
+    `folder` counts as a whole path if it ends in `file_name`, or if the file has no name.
 
     Raises Invalid for a path that is absolute, is too long or too deep, ends in no name, or contains `..` or control
     characters. Also raises Invalid if `folder` ends in another file name with the same suffix, such as `a/junit-2.xml`
@@ -144,8 +144,8 @@ def matches_glob(path: str, glob: str) -> bool:
 
 
 def is_found_by_wildcard(path: str, globs: Collection[str]) -> bool:
-    """Returns whether a wildcard or a folder in `globs` finds the file, and none of `globs` is its exact path. Nobody
-    knows which files a wildcard or a folder should find, so a missing file goes unnoticed.
+    """Returns whether a wildcard or a folder in `globs` matches the file, while none of `globs` is its exact path. A
+    wildcard does not say which files must exist, so nobody would notice if this file were missing.
     """
     exact = {glob.removeprefix("./") for glob in globs}
     return path not in exact and any(matches_glob(path, glob) for glob in globs)

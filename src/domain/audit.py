@@ -1,7 +1,7 @@
 """The audit log: who read it, which key signs its checkpoints, when it was restored from a backup, when the secret key
 was rotated, and which rows an operator accepted.
 
-Each `audit.read` begins a stream of its own, so that recording it never waits for another one. The log itself contains
+Each `audit.read` begins a stream of its own, so recording one never has to wait for another. The log itself contains
 all signing keys as events. When a new key is recorded, the previous key signs one more checkpoint, which covers the
 event with the new key. So whoever trusts one key can verify all later keys.
 """
@@ -18,7 +18,7 @@ What = Literal["events", "stream", "export", "replay"]
 
 
 class AuditRead(Event, frozen=True):
-    """A user was shown a part of the audit log, or what a replay of it with what-if rules found."""
+    """A user read a part of the audit log, or the result of a simulation over it."""
 
     name: ClassVar[str] = "audit.read"
     read_id: int
@@ -26,9 +26,9 @@ class AuditRead(Event, frozen=True):
     filter: dict[str, str] = {}
     """The filters of the request: name of the query parameter -> value."""
     shown: int | None = None
-    """The number of events in the answer; None for an export, which is streamed, and for a replay."""
+    """The number of events in the answer; None for a simulation, and for an export, which is streamed."""
     project_id: int | None = None
-    """The project that the reading was limited to; None when it was not limited."""
+    """The project to which the request limited the answer; None without this limit."""
 
     @property
     def stream(self) -> str:
@@ -148,7 +148,7 @@ class RowAccepted(Event, frozen=True):
     name: ClassVar[str] = "audit.row_accepted"
     position: int
     leaf: str
-    """The hash of the row's leaf in the audit tree. A row with other contents at this position is not accepted."""
+    """The hash of the row's leaf in the audit tree. If the row changes after this, it is no longer accepted."""
     reason: str
     operator: str
     """Operating system account of the person who accepted the row."""
@@ -177,11 +177,11 @@ def evolve_row_rules(state: RowRules, event: Event) -> RowRules:
 AUDIT_READ = Category[AuditRead | None]("audit-read", None, evolve_reading)
 SIGNING_KEY = Category[str | None]("audit", None, evolve_signing_key).at("signing-keys")
 RESTORES = Category[int]("log", 0, evolve_restores).at("restores")
-"""Stream of the restores from backups. Its state is the last position of the backup that was restored last; 0 without
-one.
+"""Stream of the restores from backups. Its state is the last log position that the latest restore brought back; 0
+before the first restore.
 """
 ROTATIONS = Category[tuple[StoredRootKey, ...]]("secret-key", (), evolve_rotations).at("rotations")
 """Stream of the rotations of the secret key. Its state is all root keys after the last rotation, the oldest first."""
 ROWS = Category("rows", RowRules(), evolve_row_rules).at("log")
-"""Stream of the events about which rows of the log may be sealed."""
+"""Stream of the events that say which rows of the log the sealer may seal."""
 EVENTS = (AuditRead, SigningKeyChanged, LogRestored, SecretKeyRotated, RowMacsRequired, RowAccepted)

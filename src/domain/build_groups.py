@@ -1,7 +1,7 @@
 """Groups of builds: the builds that one start of a job with a matrix queued, and the restarts of these builds.
 
-The id of a group is the id of its first build. One build of each combination counts for the status of the group: the
-newest that runs all tests. All builds of a group test the same commit.
+The id of a group is the id of its first build. For each combination, the newest build that runs all tests counts for
+the status of the group. All builds of a group test the same commit.
 """
 
 from collections.abc import Collection
@@ -24,8 +24,8 @@ def find_worst(statuses: Collection[VisibleStatus]) -> VisibleStatus:
 
 
 class BuildGroupCommitChosen(Event, frozen=True):
-    """A build of the group was the first to check out a commit. The other builds of the group test the same commit,
-    also after a push to their branch.
+    """A build of the group was the first to check out a commit. The other builds of the group test this commit too,
+    even if their branch has moved on.
     """
 
     name: ClassVar[str] = "build_group.commit_chosen"
@@ -47,7 +47,9 @@ class BuildGroupCommitChosen(Event, frozen=True):
 
 
 class ChosenCommit(msgspec.Struct, frozen=True):
-    """The commit of a group of builds. None if no build has checked one out, or if the one that did was deleted."""
+    """The commit that the builds of a group test. `commit_sha` is None until a build has checked one out, and again
+    after that build was deleted.
+    """
 
     commit_sha: str | None = None
     is_chosen: bool = False

@@ -1,4 +1,6 @@
-"""The reasons why builds end, and why nodes lose them. Events contain these values, so none is ever removed."""
+"""Reasons why a build ended, and reasons why a node lost a build. Events contain these values, so none can be removed
+later.
+"""
 
 from typing import Literal
 

@@ -80,7 +80,7 @@ class BuildQueued(BuildEvent, frozen=True):
     matrix: dict[str, str] = {}
     """The build's combination of matrix values, by name; empty for a job without a matrix."""
     untrusted: bool = False
-    """Whether anybody may have written the commit, since it is of a pull request from a fork. Restarts keep it."""
+    """Whether anybody may have written the commit, because its pull request is from a fork. Restarts copy this."""
     fork: str = ""
     """Path of the fork of an untrusted build; empty if the host does not say it."""
 
@@ -109,8 +109,8 @@ class BuildRequeued(BuildEvent, frozen=True):
     attempt: int
     reason: LossReason
     blocks: int = 0
-    """Number of `results.replaced` events in the same commit, by which the results of the lost attempt no longer count.
-    0 in older events: after these, such results still count in the history of the tests.
+    """Number of `results.replaced` events that were appended together with this event. They take the results of the
+    lost attempt out of the history of the tests. Older events have 0: they left these results in.
     """
 
 
@@ -123,10 +123,10 @@ class BuildStarted(BuildEvent, frozen=True):
 
 
 class ReportRecorded(BuildEvent, frozen=True):
-    """A report was recorded. The same commit appended `blocks` events with its results to the build's results stream.
+    """A report was recorded. `blocks` events with its results were appended with it, to the build's results stream.
 
-    The fields that COUNTS lists are to be added to the build's counts: the last attempts of the tests in this report,
-    minus those in the report that this one replaces. They may be negative.
+    The fields that COUNTS lists are what the report adds to the build's counts: the last attempts of its tests, minus
+    those in the report that it replaces. So they may be negative.
     """
 
     name: ClassVar[str] = "build.report_recorded"
@@ -149,9 +149,9 @@ class ReportRecorded(BuildEvent, frozen=True):
     suites: list[str] = []
     warnings: list[str] = []
     explained_exit_code: int | None = None
-    """Exit code that the test runner has only because of failed tests; UNEXPLAINED for other causes. None: unknown."""
+    """Exit code that the results explain: 0, or 1 for failed tests. UNEXPLAINED for other causes; None if unknown."""
     unloaded: int = 0
-    """Number of suites that failed as a whole, or that could not be loaded. Tests of the latter are missing."""
+    """Number of suites that failed as a whole or could not be loaded. The results may lack tests of these suites."""
     digest: bytes = b""
     """SHA-256 of the file; empty in older events. A file with the same hash and path is not recorded again."""
     replaces: int | None = None
@@ -163,9 +163,9 @@ class ReportRecorded(BuildEvent, frozen=True):
     missing: bool = False
     """Whether the report is missing: `path` is a pattern in the job's artifacts, and no file matches it."""
     detail: str | None = None
-    """New value of the build's `detail`. Set only for a report without results that came after the end of the build."""
+    """New value of the build's `detail`. Set only if a report without results came after the end of the build."""
     selected_ran: bytes | None = None
-    """One byte for each of the build's `test_ids`: 1 if the test ran or quarantine skips it. None in older events."""
+    """One byte for each of `test_ids`: 1 if the test ran or quarantine skips it, else 0. None in older events."""
     by_wildcard: bool = False
     """Whether a wildcard or folder of the job's artifacts found the file. False in older events."""
     lost_tests: bool = False
@@ -202,7 +202,7 @@ class BuildMovedToTop(BuildEvent, frozen=True):
 
 
 class BuildPinned(BuildEvent, frozen=True):
-    """The build was pinned: until it is unpinned, neither retention nor users delete it or its artifacts."""
+    """The build was pinned: until it is unpinned, nobody can delete it or its artifacts, and retention keeps both."""
 
     name: ClassVar[str] = "build.pinned"
 
@@ -236,14 +236,14 @@ class Build(msgspec.Struct, frozen=True):
     results_version: int = 0
     """The version of the build's results stream."""
     failed: int = 0
-    """Number of failures because of which the build fails."""
+    """Number of failures that make the build fail."""
     quarantined: int = 0
-    """Number of failures that do not count, because their tests were in quarantine when they were reported."""
+    """Number of failures that do not count, because their tests were in quarantine when the report was recorded."""
     known_issues: int = 0
     """Number of failures that do not count, because the reporter calls them known issues."""
     attempt: int = 0
     losses: tuple[LossReason, ...] = ()
-    """For each earlier attempt, in order, the reason why it was lost."""
+    """The reason for the loss of each earlier attempt, in the order of the attempts."""
     commit_sha: str | None = None
     """The commit that the agent has checked out; None before that."""
     pinned: bool = False

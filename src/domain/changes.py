@@ -42,7 +42,7 @@ def evolve(state: ChangeReceived | None, event: Event) -> ChangeReceived | None:
 
 class DeferralEvent(Event, frozen=True):
     key: str
-    """Name of the deferrals: the same for all changes that report one commit of a pull request."""
+    """Key of the stream. All changes that report one commit of a pull request have the same key."""
     change_id: int
     project_id: int
     job_id: int
@@ -57,15 +57,15 @@ class DeferralEvent(Event, frozen=True):
 
 
 class JobDeferred(DeferralEvent, frozen=True):
-    """A change starts a job, but its build has to wait until other jobs have passed for the change."""
+    """A change starts a job, but the job's build waits until the jobs in `needs` have passed for the change."""
 
     name: ClassVar[str] = "change.job_deferred"
     needs: list[int] = []
 
 
 class JobLeftOut(DeferralEvent, frozen=True):
-    """A change does not start a job, although the job's own triggers ask for it: a job that it needs does not start, or
-    it could have no build when these had passed.
+    """A change does not start a job, although the job's own triggers match it. Either a job that it needs does not
+    start, or all of these passed but the server refused the build.
     """
 
     name: ClassVar[str] = "change.job_left_out"

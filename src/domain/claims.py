@@ -47,8 +47,8 @@ def evolve(state: Claim, event: Event) -> Claim:
 
 
 def take_claim(claim: str, state: Claim, owner: str, refusal: str) -> Iterable[Event]:
-    """Yields the event that makes `owner` the owner of the claim with the id `claim`; nothing if `owner` owns it
-    already. Raises Conflict with the text `refusal` if the claim has another owner.
+    """Yields the event by which `owner` takes the claim with the id `claim`; nothing if `owner` has taken it before.
+    Raises Conflict with the text `refusal` if the claim has another owner.
     """
     if state.owner not in ("", owner):
         raise Conflict(refusal)

@@ -27,8 +27,8 @@ class Outcome(msgspec.Struct, frozen=True):
 
 def judge_answer(status: int, ms: int, excerpt: str, retry_after_s: int = 0) -> Outcome:
     """Returns the outcome of an attempt that the receiver answered: a success for a 2xx status. `ms` is the duration,
-    `excerpt` the beginning of the answer's body. `retry_after_s` is the pause that the receiver asked for. The outcome
-    has it only for RETRY_AFTER_STATUSES, and at most MAX_RETRY_AFTER_S.
+    `excerpt` the beginning of the answer's body. `retry_after_s` is the pause that the receiver asked for: ignored
+    unless the status is in RETRY_AFTER_STATUSES, and cut to MAX_RETRY_AFTER_S.
     """
     ok = 200 <= status < 300
     error = "" if ok else f"answered {status}"

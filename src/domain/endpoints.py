@@ -18,10 +18,10 @@ values are stored, so they must not change.
 """
 
 MASK = "***"
-"""Stands for the secret parts of a URL."""
+"""Text that replaces the secret parts of a URL."""
 _SHOWN_SEGMENTS = {"hooks.slack.com": 1, "hooks.zapier.com": 2, "discord.com": 2, "discordapp.com": 2}
-"""Host -> number of segments at the beginning of the path that are not secret. Lists the hosts of services whose
-secrets may be too short to be recognised.
+"""Host -> number of segments at the beginning of the path that are not secret. Lists services whose secrets may be too
+short for `may_be_token` to find.
 """
 _LONGEST_PLAIN = 15
 """A part of a URL with this number of characters or fewer is always shown, since tokens are longer."""
@@ -98,8 +98,8 @@ E = TypeVar("E", bound=Endpoint)
 
 
 def evolve_endpoint(state: E | None, event: Event) -> E | None:
-    """Returns the state of an endpoint after an event, for the events that both kinds of endpoint have. Other events
-    leave the state unchanged.
+    """Returns the state of an endpoint after an event, if the event is one of those that both kinds of endpoint have.
+    Any other event leaves the state unchanged.
     """
     if state is None:
         return None
@@ -116,13 +116,13 @@ def evolve_endpoint(state: E | None, event: Event) -> E | None:
 
 def mask_url(url: str) -> str:
     """Returns the URL with `***` in place of its secret parts: the user info, the values in the query, the fragment,
-    and each segment of the path that may be a token (`may_be_token`). For the hosts in _SHOWN_SEGMENTS, also masks all
-    of the path after its first segments.
+    and each segment of the path that may be a token (`may_be_token`). For a host in _SHOWN_SEGMENTS, also masks every
+    segment of the path after the number that is given there.
     """
     parts = urlsplit(url)
     user, _, address = parts.netloc.rpartition("@")
     shown = _SHOWN_SEGMENTS.get(parts.hostname or "", len(url))
-    segments = enumerate(parts.path.split("/"))  # the first is empty
+    segments = enumerate(parts.path.split("/"))  # the path begins with `/`, so its first segment is empty
     pairs = [pair.partition("=") for pair in parts.query.split("&")] if parts.query else []
     return parts._replace(
         netloc=f"{MASK}@{address}" if user else address,

@@ -3,10 +3,10 @@
 A result is flaky in two cases: it passed, but an earlier attempt in the same report failed; or another build of the job
 on the same commit had the opposite result.
 
-A run of a test is its last attempt in a report, if that passed or failed. A run is flaky in two cases: it passed, but
-an earlier attempt in the same report failed; or it flipped, which means that the test's previous run on the same commit
-had the opposite result. An episode begins with a flaky run and ends after STEADY_AFTER runs in a row that are not
-flaky. The next flaky run begins a new episode.
+A run of a test is its last attempt in a report, if this attempt passed or failed. A run is flaky in two cases: it
+passed, but an earlier attempt in the same report failed; or it flipped, which means that the test's previous run on the
+same commit had the opposite result. An episode begins with a flaky run and ends after STEADY_AFTER runs in a row that
+are not flaky. The next flaky run begins a new episode.
 """
 
 from typing import ClassVar
@@ -48,7 +48,7 @@ class TestTurnedFlaky(Event, frozen=True):
 
 
 class OtherResult(msgspec.Struct, frozen=True):
-    """A result that counts, from another build on the same commit. `status` is PASSED or FAILED, never SKIPPED."""
+    """Result of a test in another build of the job on the same commit. `status` is PASSED or FAILED, never SKIPPED."""
 
     build_id: int
     suite: str

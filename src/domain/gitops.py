@@ -29,7 +29,9 @@ class GitopsEvent(Event, frozen=True):
 
 
 class GitopsSynced(GitopsEvent, frozen=True):
-    """A sync made the jobs match the file at `commit`. The same append contains the events that changed the jobs."""
+    """A sync made the jobs match the file at `commit`. The events that changed the jobs were appended together with
+    this event.
+    """
 
     name: ClassVar[str] = "gitops.synced"
     sealed: ClassVar[tuple[str, ...]] = ("branch", "commit", "jobs")
@@ -46,7 +48,7 @@ class GitopsSynced(GitopsEvent, frozen=True):
 
 
 class GitopsSyncFailed(GitopsEvent, frozen=True):
-    """A sync failed and changed nothing. A push had caused the sync."""
+    """A sync that a push had caused failed, and changed nothing."""
 
     name: ClassVar[str] = "gitops.sync_failed"
     sealed: ClassVar[tuple[str, ...]] = ("branch", "commit", "problem")
@@ -58,9 +60,7 @@ class GitopsSyncFailed(GitopsEvent, frozen=True):
 
 
 class SyncedPipelines(msgspec.Struct, frozen=True):
-    """State of a project's GitOps stream: the outcome of the last successful sync, and the problem of a later one that
-    failed.
-    """
+    """State of a project's GitOps stream: the last successful sync, and why a later sync failed."""
 
     branch: str = DEFAULT_BRANCH
     commit: str | None = None
@@ -69,7 +69,7 @@ class SyncedPipelines(msgspec.Struct, frozen=True):
     jobs: dict[str, int] = {}
     disabled: list[int] = []
     problem: str | None = None
-    """Why the latest sync failed; None if it did not."""
+    """Why the latest sync failed; None if it succeeded."""
     failed_at: datetime = UNSTAMPED
 
 
@@ -84,8 +84,8 @@ def evolve(state: SyncedPipelines, event: Event) -> SyncedPipelines:
 
 
 def asks_for_sync(change: RepositoryChange, synced: SyncedPipelines, endpoint: ScmEndpoint | None) -> bool:
-    """Returns whether a change makes a sync necessary: it may have changed the file on the branch that the project
-    follows. `endpoint` is the SCM endpoint of the project; without one, there is nothing to sync from.
+    """Returns whether the server must sync because of this change: a push that may have changed `.testhide.yml` on the
+    branch that the project follows. False for a project without SCM endpoint (None), which has no file to read.
     """
     return (
         endpoint is not None

@@ -36,15 +36,13 @@ class GlobAutomaton:
         """Text with which all matching names begin. Checking it first rejects most names."""
         self._suffix = re.split(r"[*?\]]/?", glob)[-1]
         self._literals: dict[str, int] = defaultdict(int)
-        """Character -> set of the states from which it leads to the next state."""
+        """Character -> the states in which this character leads to the next state."""
         self._classes: dict[int, re.Pattern[str]] = {}
-        """State -> pattern for the next part of the glob, if that matches one of several characters, like `?` or
-        `[a-c]`.
-        """
+        """State -> pattern of the characters that lead to the next state, for a part such as `?` or `[a-c]`."""
         self._within = self._anywhere = self._skips = self._ends_folder = 0
         count = 0
         for part in TOKEN.findall(REPEATED.sub("**/", glob)):
-            if part == "**/":  # the first state leads to the second, and past it; the second loops up to a `/`
+            if part == "**/":  # two states: the first leads to the second, and past it; the second loops up to a `/`
                 self._skips |= 1 << count
                 self._anywhere |= 2 << count
                 self._ends_folder |= 2 << count
@@ -66,8 +64,8 @@ class GlobAutomaton:
         """Number of steps that each character of a name counts as."""
 
     def may_match(self, name: str) -> bool:
-        """Returns False for a name that cannot match, because it lacks the beginning or the end that all matching names
-        have. Takes no steps.
+        """Returns False for a name that lacks the beginning or the end that all matching names have, else True. Takes
+        no steps.
         """
         return name.startswith(self._prefix) and name.endswith(self._suffix)
 
@@ -89,8 +87,8 @@ class GlobAutomaton:
         return bool(states & self._accepting)
 
     def _closed(self, states: int) -> int:
-        """Returns `states` and the states that are reached from them without a character. The loop is short: at most
-        four such states follow each other, since no wildcard that may stand for nothing is repeated.
+        """Returns `states` and the states that can be reached from them without reading a character. The loop is short:
+        at most four such states follow each other, since no wildcard that may stand for nothing is repeated.
         """
         while True:
             skipped = states & self._skips
@@ -164,7 +162,7 @@ def find_match(globs: Sequence[str], name: str, budget: StepBudget | None = None
 
 
 def find_fault(glob: str) -> str | None:
-    """Returns the mistake in a glob, as the rest of a sentence that begins with its name ("must ..."); None for a valid
+    """Returns the mistake in a glob, as the end of a sentence whose subject is the glob ("must ..."); None for a valid
     glob.
     """
     pattern = glob.removeprefix("!")

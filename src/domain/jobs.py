@@ -46,7 +46,7 @@ class DependencyCache(msgspec.Struct, frozen=True):
 
 
 class Configuration(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The steps and variables of a build. `secrets` maps names to encrypted values. Only the agent receives them
+    """The steps and variables of a build. `secrets` maps names to encrypted values, which only the agent receives
     decrypted.
     """
 
@@ -61,8 +61,8 @@ class Configuration(msgspec.Struct, frozen=True, omit_defaults=True):
     """None stands for the options of the template, or the default options if there are none."""
     caches: list[DependencyCache] = []
     needed_secrets: list[str] = []
-    """Names of the secrets that the job needs according to the file in its repository. A build runs without those that
-    `secrets` does not have, and its log names them.
+    """Names of the secrets that the job needs according to the file in its repository. A build also runs while
+    `secrets` lacks some of them; then its log names the missing ones.
     """
     matrix: Matrix | None = None
     """A start of the job queues one build for each combination of the matrix. None for a job without a matrix; always
@@ -103,8 +103,8 @@ class JobEvent(Event, frozen=True):
 
 
 DEFAULT_TIMEOUT_MINUTES = 60
-"""Minutes that a build may run, for a new job that names no limit. The default of the event's field is a separate
-number, since that must not change.
+"""Time limit of the builds of a new job that names none, in minutes. The event `job.created` has its own default, which
+must never change.
 """
 
 TEXTS = ("title", "repository", "default_branch", "required_tags", "pool_labels")
@@ -121,9 +121,9 @@ class JobCreated(JobEvent, frozen=True):
     repository: str | None = None
     default_branch: str = "main"
     required_tags: list[str] = []
-    """Tags of which a node must have all."""
+    """Tags that a node must all have to run the job's builds."""
     pool_labels: dict[str, str] = {}
-    """Labels of which a pool must have all. Used instead of `node_pool_id`."""
+    """Labels that a pool must all have to run the job's builds. Used instead of `node_pool_id`."""
     quarantine_mode: QuarantineMode = "run"
     managed: bool = False
     """Whether a file in the repository describes the job."""

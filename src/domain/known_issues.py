@@ -101,8 +101,8 @@ class KnownIssueDeleted(KnownIssueEvent, frozen=True):
 
 
 class MatchRule(msgspec.Struct, frozen=True):
-    """A fail_id, signature or pattern by which a known issue matches failures, and the classification that these
-    failures get.
+    """A rule of a known issue: the fail_id, signature or pattern that recognises failures, and the classification that
+    it gives them.
     """
 
     known_issue_id: int
@@ -125,7 +125,7 @@ class KnownIssue(msgspec.Struct, frozen=True):
     signatures: frozenset[str] = frozenset()
     edition: int = 1
     searched: tuple[int, int] = (0, 0)
-    """(edition of the last search, id of the oldest result that this search has reached). An id of 0 means that it is
+    """(edition of the last search, id of the oldest result that it has reached). The id is 0 when the search is
     complete.
     """
     deleted: bool = False

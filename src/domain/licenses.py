@@ -36,7 +36,7 @@ class License(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise Forbidden(f"This needs the entitlement `{capability}`, which {self._describe(now)} does not include.")
 
     def require_seat(self, used: int, now: datetime) -> None:
-        """Raises Forbidden if there is no free seat: `used` is the number of active users."""
+        """Raises Forbidden if the `used` active users already take all seats of the licence."""
         if used >= self.seats:
             raise Forbidden(
                 f"This needs one more seat (entitlement `max_users`): {used} users are active, and"

@@ -32,11 +32,11 @@ class Matrix(msgspec.Struct, frozen=True, omit_defaults=True):
     ] = {}
     """Name -> its values. A combination has one of these values for each name. Each combination is a build."""
     include: Annotated[list[Combination], Meta(max_length=MAX_COMBINATIONS)] = []
-    """Values to add to combinations. An entry is added to each combination that has the same values in `axes`. If there
-    is no such combination, the entry is one more build.
+    """Values to add to combinations. An entry is added to each combination that has the entry's values for the names in
+    `axes`. If there is no such combination, the entry is a combination of its own.
     """
     exclude: Annotated[list[Combination], Meta(max_length=MAX_COMBINATIONS)] = []
-    """Values from `axes`. Combinations that have all values of an entry are left out."""
+    """Values from `axes`. A combination is left out if it has all values of an entry."""
 
 
 def count_products(matrix: Matrix) -> int:

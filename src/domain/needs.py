@@ -10,8 +10,9 @@ from domain.triggers import Evaluation, RepositoryChange, Triggers, evaluate
 
 K = TypeVar("K", int, str)
 MAX_STEPS_OF_CHANGE = 20 * MAX_STEPS
-"""Largest total number of steps for comparing one change with the globs of several jobs. When they are used up, globs
-count as matching. No wrong build starts: the command that starts a build compares the globs of its job again.
+"""Largest total number of steps for comparing one change with the globs of several jobs. When the steps are used up,
+all further globs count as matching. No wrong build starts: the command that starts a build compares the globs of its
+job again.
 """
 
 
@@ -19,9 +20,9 @@ class Candidate(NamedTuple):
     """An enabled job that a change may start."""
 
     evaluation: Evaluation
-    """Answer of the job's own triggers to the change."""
+    """Whether the job's own triggers match the change, and why."""
     needs: Sequence[int] = ()
-    """Ids of the jobs that it needs."""
+    """Ids of the jobs that this job needs."""
 
 
 class StartPlan(NamedTuple):
@@ -29,15 +30,15 @@ class StartPlan(NamedTuple):
 
     at_once: Sequence[int]
     deferred: Mapping[int, list[int]]
-    """Job id -> ids of the jobs that must have passed for the change before."""
+    """Job id -> ids of the jobs that must have passed for the change before this job starts."""
     left_out: Mapping[int, str]
-    """Job id -> why the change does not start the job, although its own triggers say that it does."""
+    """Job id -> why the change does not start the job, although the job's own triggers match."""
     superseding: frozenset[int]
-    """Those of the started jobs whose queued builds of older changes end."""
+    """Ids of the started jobs that end their queued builds of older changes."""
 
 
 def evaluate_jobs(change: RepositoryChange, jobs: Mapping[int, tuple[Triggers, str]]) -> dict[int, Candidate]:
-    """Returns the candidates among jobs, which are given as job id -> triggers and path of the repository."""
+    """Returns job id -> candidate. `jobs` has the triggers and the repository path of each job."""
     candidates, left = dict[int, Candidate](), MAX_STEPS_OF_CHANGE
     for job_id, (triggers, repository) in jobs.items():
         allowed = min(left, MAX_STEPS)
@@ -48,13 +49,13 @@ def evaluate_jobs(change: RepositoryChange, jobs: Mapping[int, tuple[Triggers, s
 
 
 def decide_starts(candidates: Mapping[int, Candidate]) -> dict[int, Evaluation]:
-    """Returns for each candidate whether the change starts it, now or when the jobs that it needs have passed: its own
-    triggers must say so, and all jobs that it needs must start.
+    """Returns for each candidate whether the change starts it, at once or after other jobs. The change starts a
+    candidate if its own triggers match and if the change starts all jobs that it needs.
     """
     sorter = TopologicalSorter(
         {job_id: [need for need in candidate.needs if need in candidates] for job_id, candidate in candidates.items()}
     )
-    with suppress(CycleError):  # no command makes a circle; if there is one, jobs that need none of it are decided
+    with suppress(CycleError):  # commands refuse circles; jobs that need none of a circle are decided
         sorter.prepare()
     circle = Evaluation(False, "does not start: the jobs that it needs are a circle")
     decided = dict.fromkeys(candidates, circle)
@@ -78,8 +79,8 @@ def _decide(candidate: Candidate, decided: Mapping[int, Evaluation]) -> Evaluati
 
 
 def find_blocked(deferred: Mapping[int, Sequence[int]], refused: Iterable[int]) -> dict[int, str]:
-    """Returns job id -> reason for the deferred jobs that can never start, because they need a job of `refused`, or one
-    that needs such a job in turn.
+    """Returns job id -> reason, for the deferred jobs that can never start: those that need a refused job, directly or
+    through other jobs.
     """
     without_build, blocked = set(refused), dict[int, str]()
     found = True
@@ -95,8 +96,8 @@ def find_blocked(deferred: Mapping[int, Sequence[int]], refused: Iterable[int]) 
 
 
 def find_circle(needs: Mapping[K, Iterable[K]]) -> list[K] | None:
-    """Returns jobs that need each other in a circle: each needs the next one, and the last is the first, which is that
-    with the lowest id or name. Returns None if there is no circle.
+    """Returns the jobs of a circle: each needs the next one, and the last equals the first. Begins at the job with the
+    lowest id or name. Returns None if there is no circle.
     """
     try:
         TopologicalSorter(needs).prepare()

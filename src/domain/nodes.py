@@ -12,7 +12,7 @@ Clearable = Literal["pool_id"]
 
 
 BUILD_ACCOUNTS = "build_accounts"
-"""Feature of an agent whose builds have each a user account of its own."""
+"""Feature of an agent that runs each build under a user account of its own."""
 
 
 class NodeEvent(Event, frozen=True):

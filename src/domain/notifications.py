@@ -90,7 +90,7 @@ def _has_failed_type(event: Event, types: Collection[str]) -> bool:
 
 def is_in_scope(endpoint_project_id: int | None, event_project_id: int | None) -> bool:
     """Returns whether an endpoint is notified of the events of a project. `endpoint_project_id` is None for an endpoint
-    of all projects, `event_project_id` is None for an event of no project.
+    of all projects. `event_project_id` is None for an event of no project.
     """
     return endpoint_project_id is None or endpoint_project_id == event_project_id
 

@@ -51,7 +51,7 @@ class PoolUpdated(PoolEvent, frozen=True):
 
 
 class PoolDeleted(PoolEvent, frozen=True):
-    """The pool was deleted. Its nodes were removed from the pool, and put in quarantine, in the same commit."""
+    """The pool was deleted. At the same time, its nodes left the pool and were put in quarantine."""
 
     name: ClassVar[str] = "node_pool.deleted"
 

@@ -23,7 +23,7 @@ Reason = Literal["flaky", "infra", "wip"]
 REASONS: tuple[Reason, ...] = get_args(Reason)
 
 HEALTHY_AFTER = 10
-"""Number of builds in a row without a failure, in any attempt, after which an entry has recovered."""
+"""Number of builds in a row, all without a failed attempt of the entry's tests, after which an entry has recovered."""
 
 MAX_PREFIXES = 64
 """Largest number of prefixes of a node id that may be entries; longer prefixes are ignored."""
@@ -79,8 +79,8 @@ class QuarantineBecameHealthy(QuarantineEvent, frozen=True):
     name: ClassVar[str] = "quarantine.became_healthy"
     ids: list[int]
     failures: list[int]
-    """For each entry, the number of builds since it was added in which one of its tests failed. The number identifies
-    the recovery.
+    """For each entry, the number of builds in which one of its tests failed since the entry was added. It identifies
+    the recovery, since it differs for each recovery of an entry.
     """
 
 

@@ -1,4 +1,4 @@
-"""Cancelled reactions: reactions to an event that an operator has ended for good."""
+"""Cancelled reactions: an operator has ended a reaction to one event for good."""
 
 from typing import ClassVar
 
@@ -11,7 +11,7 @@ class ReactionCancelled(Event, frozen=True):
     name: ClassVar[str] = "reaction.cancelled"
     reaction: str
     position: int
-    """The position of the event that the reaction is for."""
+    """The position of the event to which the reaction was cancelled."""
     reason: str
     operator: str
     """Operating system account of the operator."""
@@ -30,5 +30,5 @@ def evolve(state: frozenset[int], event: Event) -> frozenset[int]:
 
 
 REACTION = Category[frozenset[int]]("reaction", frozenset(), evolve)
-"""The state of a reaction's stream: the positions of the events for which it was cancelled."""
+"""The state of a reaction's stream: the positions of the events to which the reaction was cancelled."""
 EVENTS = (ReactionCancelled,)

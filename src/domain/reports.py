@@ -1,4 +1,4 @@
-"""The reports in the state of a build. The state does not contain their results."""
+"""Reports as the state of a build remembers them: their numbers without their results."""
 
 import msgspec
 
@@ -7,7 +7,7 @@ UNEXPLAINED = -1
 COUNTS = ("passed", "failed", "skipped", "flaky", "known_issues", "quarantined")
 """Fields of `build.report_recorded` that are added up over the reports of a build."""
 IGNORED = ("known_issues", "quarantined")
-"""Those of COUNTS that are numbers of failures which do not fail the build."""
+"""Those fields in COUNTS that count failures which do not fail the build."""
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -22,13 +22,11 @@ class Report(msgspec.Struct, frozen=True):
     unloaded: int = 0
     digest: bytes = b""
     counts: tuple[int, ...] = ()
-    """Numbers of tests by their last attempts, in the order of COUNTS."""
+    """The values of the fields in COUNTS, in the same order. Each test counts by its last attempt."""
     is_replaced: bool = False
     unreadable: bool = False
     missing: bool = False
-    """Whether this stands for a missing report: `path` is a pattern for reports in the job's artifacts, and no file
-    matches it.
-    """
+    """Whether the report is missing: `path` is a pattern for reports in the job's artifacts, and no file matches it."""
     late: bool = False
     """Whether the report came after the end of the build. The results of such a report are not recorded."""
     selected_ran: bytes | None = None

@@ -23,9 +23,10 @@ MAX_SUITES = 5_000
 OTHER_SUITES = "(other suites)"
 """Name that stands for all suites of a report after the first MAX_SUITES."""
 DIFFERED, FLIPPED = 1, 2
-"""Values of `ResultsRecorded.flips`, about the test's results in other builds of the job on the same commit.
+"""Values of `ResultsRecorded.flips`. They compare a result with the test's results in other builds of the job on the
+same commit.
 
-DIFFERED: one of these results was the opposite. FLIPPED: the last of these results was the opposite.
+DIFFERED: one of the other results was the opposite. FLIPPED: the latest of the other results was the opposite.
 """
 
 
@@ -66,8 +67,8 @@ class ResultText(msgspec.Struct, frozen=True, array_like=True, omit_defaults=Tru
 
 
 class Replaced(msgspec.Struct, frozen=True, array_like=True):
-    """An earlier result, from another file of the same build attempt, that a result of this block replaces. Only older
-    releases replaced single results.
+    """An earlier result that a result of this block replaces. The two come from different files of one build attempt.
+    Only older releases replaced single results.
     """
 
     row: int
@@ -127,7 +128,7 @@ class ResultsRecorded(Event, frozen=True):
 
 class ResultsReplaced(Event, frozen=True):
     """A block of results no longer counts, because its report was replaced or its build attempt was lost. The event
-    leaves out skipped results and earlier attempts of retried tests, since these did not count before.
+    contains no skipped results and no earlier attempts of retried tests, since these never counted.
     """
 
     name: ClassVar[str] = "results.replaced"

@@ -46,7 +46,7 @@ class ScmEndpointCreated(ScmEvent, frozen=True):
     app_id: int | None = None
     """Id of the GitHub App that signs in by its private key; None for a token."""
     installation_id: int | None = None
-    """Id of the installation of the GitHub App in the account that owns the repository."""
+    """Id of the GitHub App's installation in the account that owns the repository."""
 
 
 class ScmEndpointUpdated(ScmEvent, frozen=True):

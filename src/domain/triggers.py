@@ -18,7 +18,7 @@ TriggerKind = Literal["push", "tag", "pull_request", "schedule"]
 SKIP_MARKER = re.compile(r"\[(?:skip ci|ci skip|no ci)\]", re.IGNORECASE)
 FORK = "the pull request comes from a fork, and the job's triggers have no fork_pull_requests"
 MAX_NAMED = 5
-"""Largest number of globs that a sentence names."""
+"""Largest number of globs that one sentence lists."""
 
 
 class CronTrigger(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -59,7 +59,9 @@ class Triggers(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def only_follows(self) -> bool:
-        """Whether the job names no changes itself, so that it starts for all changes that start the jobs it needs."""
+        """Whether the job has no triggers for changes itself. Then every change that starts the jobs it needs starts it
+        after them.
+        """
         return bool(self.needs) and not self.names_changes
 
 
@@ -81,8 +83,8 @@ class RepositoryChange(msgspec.Struct, frozen=True, omit_defaults=True):
     paths: list[str] | None = None
     """Changed paths; None if they are not known, or not all of them."""
     fast_forward: bool = False
-    """Whether it is known that the branch has kept all its earlier commits. If not, the files that dropped commits had
-    changed may be missing in `paths`.
+    """Whether the push is known to have dropped no commit of the branch. If False, `paths` may lack files that dropped
+    commits had changed.
     """
     pull_request: int | None = None
     target: str = ""
@@ -96,7 +98,7 @@ class RepositoryChange(msgspec.Struct, frozen=True, omit_defaults=True):
     head_ref: str = ""
     """Full name of the ref from which to fetch the commits of a pull request from a fork."""
     fork_url: str = ""
-    """Address of the repository that has `head_ref`; empty if the one that the pull request is for has it."""
+    """Address of the repository that has `head_ref`; empty if this is the repository that the pull request is for."""
     deleted: bool = False
     """Whether the branch or tag was deleted."""
     repository: str = ""
@@ -104,25 +106,25 @@ class RepositoryChange(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def skipping_text(self) -> str:
-        """Name of the text in which `skip_marker` was found."""
+        """Description of the text that contained `skip_marker`, such as "commit message"."""
         return "pull request's title or commit message" if self.kind == "pull_request" else "commit message"
 
 
 class BuildTrigger(msgspec.Struct, frozen=True):
-    """The change or time that started a build."""
+    """The change or the scheduled time that started a build."""
 
     kind: TriggerKind
     """Kind of the change, or `schedule` for a time."""
     change_id: int | None = None
-    """Id of the change that started the build; None if a time started it."""
+    """Id of the change that started the build; None if a time table started it."""
     pull_request: int | None = None
     """Number of the pull request whose commit is built; None for other kinds."""
     scheduled_at: datetime | None = None
-    """Time of the time table that started the build; None if a change started it."""
+    """Time at which a time table was to start the build; None if a change started it."""
     fork: bool = False
     """Whether the pull request comes from a fork."""
     after: list[int] = []
-    """Ids of the builds that had to pass before: those of the jobs that the job needs, for the same change."""
+    """Ids of the builds that had to pass first: those of the jobs that the job needs, for the same change."""
 
     @property
     def is_change(self) -> bool:
@@ -132,7 +134,7 @@ class BuildTrigger(msgspec.Struct, frozen=True):
 class Evaluation(NamedTuple):
     starts: bool
     why: str
-    """The reason as a sentence, without its first capital and its full stop."""
+    """The reason as a sentence that begins with a small letter and has no full stop."""
 
 
 def find_skip_marker(message: str) -> str:
@@ -150,9 +152,9 @@ def find_repository_path(address: str) -> str:
 
 
 def may_be_repository(address_path: str, path: str) -> bool:
-    """Returns whether an address may be that of the repository which a host calls `path`. `address_path` is the path in
-    the address. It may have folders before `path`, below which the host serves its repositories. True if one of the two
-    is empty, that is, unknown.
+    """Returns whether the repository that a host calls `path` may have an address with the path `address_path`, which
+    may begin with folders below which the host serves its repositories. True if one of the two paths is empty, that is,
+    unknown.
     """
     return not path or not address_path or f"/{address_path}".endswith(f"/{path}")
 

@@ -98,7 +98,7 @@ class IdentityUnlinked(UserEvent, frozen=True):
 
 
 class UserDeleted(UserEvent, frozen=True):
-    """The user was deleted. Other events still name them by their id."""
+    """The user was deleted. Other events still refer to the user by id."""
 
     name: ClassVar[str] = "user.deleted"
     destroys_key: ClassVar[bool] = True

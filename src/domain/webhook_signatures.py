@@ -25,8 +25,8 @@ def decode_key(secret: str) -> bytes:
 
 
 def check_secret(secret: str) -> None:
-    """Raises ValueError for a `whsec_` secret whose key is not base64 or has a wrong length. Meant for new secrets
-    only: keys of other lengths that were accepted before still sign.
+    """Raises ValueError for a `whsec_` secret whose key is not base64 or has a wrong length. Call it for new secrets
+    only: older secrets with other lengths still sign.
     """
     length = len(decode_key(secret))
     if secret.startswith(PREFIX) and length not in KEY_BYTES:

@@ -1,4 +1,4 @@
-"""Columns of integers in events. An event stores such an array as little-endian bytes."""
+"""Columns of integers in events, which store them as little-endian bytes."""
 
 import sys
 from array import array
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 if TYPE_CHECKING:
     Numbers = array[int]
 else:
-    Numbers = array  # not generic before Python 3.12
+    Numbers = array  # `array` is not generic before Python 3.12
 
 
 class Column(Numbers):

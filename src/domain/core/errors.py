@@ -18,7 +18,7 @@ Rejection
     ├── StillRunning         504
     └── OutsideTimeout       504
 
-`detail` is a sentence that the caller can act on. One place (`api.http.problems`) turns these into
+`detail` is a sentence that the caller can act on. `api.http.problems` turns rejections into answers of the type
 `application/problem+json`.
 """
 
@@ -106,7 +106,9 @@ class ContentsAltered(Rejection):
 
 
 class OutsideFailure(Rejection):
-    """An outside system failed, or its answer cannot be used. The message says which system, and what it answered."""
+    """An outside system failed, or its answer cannot be used. The message names the system and its
+    answer.
+    """
 
     status, slug, title = 502, "outside-failure", "An outside system failed"
 

@@ -33,7 +33,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fa
     data key is destroyed.
     """
     destroys_key: ClassVar[bool] = False
-    """Whether the data key is destroyed in the commit that appends the event."""
+    """Whether appending the event destroys the data key."""
 
     at: datetime = UNSTAMPED
     actor: str = ""
@@ -65,8 +65,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fa
 
 @cache
 def updatable_fields(kind: type[Event]) -> tuple[str, ...]:
-    """Returns the names of the fields that update events of type `kind` can change. In an event, None stands for no
-    change.
+    """Returns the names of the fields that an update event of type `kind` can change. In such an event, None as the
+    value of a field stands for no change.
     """
     fields = msgspec.structs.fields(kind)
     return tuple(field.name for field in fields if field.default is None and field.name not in Event.__struct_fields__)
@@ -170,7 +170,7 @@ class Stream(Generic[S]):
 class LoadedState(Generic[S]):
     """A state that the caller has already loaded. The handler does not load it again.
 
-    The command fails with a version conflict if the stream has got a newer version since.
+    The command fails with a version conflict if the stream has got a newer event since.
     """
 
     stream: str
