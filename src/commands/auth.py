@@ -24,7 +24,7 @@ from domain.users import USER, UserAccount
 @dataclass(frozen=True)
 class OpenSession(Command):
     """Opens a login session for a user who has been authenticated. Raises Unauthenticated if the account is no longer
-    active or has got another password. The read models by which the user was authenticated may not have shown that yet.
+    active or has got another password: the read models that authenticated the user may have been behind.
     """
 
     session_id: str

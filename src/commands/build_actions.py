@@ -57,12 +57,13 @@ ENDED_EARLY: frozenset[Reason | None] = frozenset(
         "superseded",
     }
 )
-"""Reasons for the end of a build that mean that its command did not run to the end."""
+"""Reasons that end a build before its command has run to the end."""
 
 
 @dataclass(frozen=True)
 class RestartBuild(Command):
-    """Queues a new build of the same commit with the same configuration. With `test_ids`, it runs only these tests.
+    """Queues a new build of the same commit with the same configuration. With `test_ids`, the new build runs only these
+    tests.
 
     The restart of an untrusted build that was approved is approved too, since it runs the same commit.
     """
@@ -74,7 +75,7 @@ class RestartBuild(Command):
     which: str = ""
     """Kind of the tests in `test_ids`: `failed` or `flaky`."""
     by_admin: bool = False
-    """Whether an admin restarts the build. It does not matter whether an admin queued the original build."""
+    """Whether an admin restarts the build, whoever queued the original build."""
 
     def reads(self) -> Sequence[AnyStream]:
         return BUILD.at(self.build_id), BUILD.at(self.restarted_from), JOB.at(self.job_id)
@@ -160,7 +161,7 @@ class MoveBuildToTop(Command, of=BUILD):
 
 @dataclass(frozen=True)
 class SupersedeBuild(Command, of=BUILD):
-    """Ends a build that is still queued because its branch has a newer change. Does nothing if the build was already
+    """Ends a build that is still queued, because its branch has a newer change. Does nothing if the build was already
     assigned to a node, or has ended.
     """
 
@@ -168,7 +169,7 @@ class SupersedeBuild(Command, of=BUILD):
     change_id: int
     """Id of the newer change."""
     only_unapproved: bool = False
-    """Whether the build ends only if it waits for an approval."""
+    """If True, ends the build only while it waits for an approval."""
 
     def decide(self, build: AnyBuild | None) -> Iterable[Event]:
         if not isinstance(build, Queued) or (trigger := build.queued.trigger) is None:
@@ -210,8 +211,8 @@ class PinBuild(Command, of=BUILD):
 
 @dataclass(frozen=True)
 class DeleteBuild(Command, of=BUILD):
-    """Deletes a build for good: destroys its data key in the same commit. Raises Conflict if the status of the build's
-    group would be better without the build.
+    """Deletes a build for good, by destroying its data key. Raises Conflict if the status of the build's group would be
+    better without the build.
     """
 
     build_id: int

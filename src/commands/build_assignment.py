@@ -48,7 +48,7 @@ class TakeLeadership(Command):
 
 @dataclass(frozen=True)
 class AssignBuild(Command):
-    """Assigns a queued build to a node. Raises Conflict unless the dispatcher `leader` is the leader. The command reads
+    """Assigns a queued build to a node. Raises Conflict if the dispatcher `leader` is not the leader. The command reads
     the leader stream, so the append fails if another dispatcher becomes the leader meanwhile.
 
     Does nothing if the build is untrusted and the node's pool does not take such builds any more.
@@ -96,7 +96,8 @@ class AcknowledgeBuild(Command, of=BUILD):
         held = must_hold(build, self.build_id, self.node_id, self.attempt)
         if not isinstance(held, Assigned):
             return
-        # An untrusted build is approved for one commit, whatever an agent that strangers could reach says.
+        # An untrusted build runs the approved commit only. The commit that its agent names does not count, since
+        # strangers could control that agent.
         commit_sha = (None if held.queued.untrusted else self.commit_sha) or held.queued.commit_sha
         if commit_sha is not None and not commit_sha.startswith(held.queued.commit_sha or ""):
             raise Conflict(f"Build {self.build_id} is of commit {held.queued.commit_sha}, not of {commit_sha}.")

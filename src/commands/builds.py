@@ -65,7 +65,7 @@ def needs_checkout(queued: BuildQueued) -> bool:
 
 def must_have_repository(queued: BuildQueued, project_repository: str) -> None:
     """Raises Conflict if a change started the build and there is no repository to check out from. The build would run
-    in an empty folder, and its verdict would count as that of the commit.
+    in an empty folder, and yet its verdict would count for the commit.
     """
     if needs_checkout(queued) and not (queued.repository or project_repository):
         raise Conflict(
@@ -80,11 +80,11 @@ def describe_no_repository(job_id: int) -> str:
 
 @dataclass(frozen=True)
 class StartBuild(Command):
-    """Queues a build; for a job with a matrix, one for each combination, all in one append. `env` and `secrets`
+    """Queues a build; for a job with a matrix, one build for each combination, all in one append. `env` and `secrets`
     override those of the job. Without `branch` and `commit_sha`, the build uses the newest commit of the job's default
     branch.
 
-    `decide` raises MissingIds if `more_ids` does not suffice, so execute the command by `start_build`.
+    `decide` raises MissingIds if `more_ids` has too few ids, so execute the command by `start_build`.
     """
 
     build_id: int
@@ -234,7 +234,7 @@ class FinishBuild(Command, of=BUILD):
     detail: str | None
     log: LogEnd = EMPTY_LOG
     ignore_unreadable: bool = False
-    """Whether the build may pass with unreadable reports. Simulations set it for builds that passed in older
+    """Whether the build may pass with unreadable reports. Simulations set this for builds that passed in older
     releases.
     """
     excuse_pytest: bool = False
@@ -315,9 +315,8 @@ class FinishExternalBuild(Command, of=BUILD):
                 )
 
     def repeats(self, build: Finished) -> bool:
-        """Returns whether the command repeats what was recorded before. It does if its verdict equals the build's
-        status, or the verdict that the pipeline reported at first and that failed tests or unreadable reports
-        overruled.
+        """Returns whether the verdict was recorded before: it equals the build's status, or an earlier verdict of the
+        pipeline that failed tests or unreadable reports overruled.
         """
         if build.reason == "reports_unreadable" and self.ignore_unreadable:
             return False

@@ -24,7 +24,7 @@ from store.log.ids import Ids
 
 @dataclass(frozen=True)
 class ReceiveChanges(Command):
-    """Records the changes of a repository that one message reports. `changes` has (id, change) for each of them."""
+    """Records the changes of a repository that one message reports, each as (id, change)."""
 
     project_id: int
     reporter: Reporter
@@ -42,8 +42,8 @@ class ReceiveChanges(Command):
 
 @dataclass(frozen=True)
 class DeferJobs(Command, of=DEFERRALS):
-    """Records the jobs whose builds wait until other jobs have passed for a change, and those that are left out. A job
-    that waits already goes on waiting for the same jobs when the change is evaluated again.
+    """Records which jobs a change starts only after other jobs, and which jobs it leaves out. A job that already waits
+    goes on waiting for the same jobs, even if a repeated evaluation of the change names others.
     """
 
     key: str
@@ -53,7 +53,7 @@ class DeferJobs(Command, of=DEFERRALS):
     left_out: Mapping[int, str]
     """Job id -> why the change does not start the job."""
     blocked: Mapping[int, str]
-    """Job id -> why a job that may wait can have no build."""
+    """Id of a deferred job -> why the job can have no build after all."""
 
     def decide(self, deferrals: Deferrals) -> Iterable[Event]:
         for job_id, needs in self.deferred.items():
@@ -67,7 +67,9 @@ class DeferJobs(Command, of=DEFERRALS):
 
 class StartedBuilds(NamedTuple):
     build_ids: dict[int, list[int]]
-    """Job id -> ids of the builds that the change has started; if it did so earlier, the first of them."""
+    """Job id -> ids of the builds that this call queued. For a job that the change had started before, only the id of
+    its first build.
+    """
     waiting: dict[int, list[int]]
     """Job id -> ids of the jobs that must have passed for the change before the job's build starts."""
     refused: dict[int, str]
@@ -78,8 +80,8 @@ class StartedBuilds(NamedTuple):
 
 @dataclass(frozen=True)
 class ChangeStarter:
-    """Starts the builds of one change. A job gets at most one build for a change, and for a commit of a pull request,
-    however often and by however many processes these methods are called.
+    """Starts the builds of one change. A job gets at most one build for a change, even if several processes call these
+    methods repeatedly. All changes that report one commit of a pull request count as one change.
     """
 
     handler: Handler
@@ -91,7 +93,7 @@ class ChangeStarter:
     caller: CommandContext
 
     async def start(self, plan: StartPlan) -> StartedBuilds:
-        """Starts the jobs that need no others, and records which ones wait for them."""
+        """Starts the jobs of the plan that need no others. Records which jobs wait, and which are left out."""
         position = await self._defer(plan.deferred, plan.left_out, {})
         build_ids, refused = dict[int, list[int]](), dict(plan.left_out)
         for job_id in plan.at_once:
@@ -112,8 +114,9 @@ class ChangeStarter:
         return StartedBuilds(build_ids, waiting, refused | blocked, position)
 
     async def start_deferred(self, job_id: int, after: list[int], commit: str | None) -> None:
-        """Starts a job that had to wait. `after` lists the builds that have passed, and `commit` is what they tested,
-        for a change whose report had no commit. If the job can have no build, records why.
+        """Starts a job that had to wait. `after` lists the builds that have passed. `commit` is the commit that they
+        tested; the new build tests it if the change was reported without a commit. If the job can have no build,
+        records why.
         """
         fields = await self._describe(job_id, after)
         fields["commit_sha"] = fields["commit_sha"] or commit
@@ -126,7 +129,9 @@ class ChangeStarter:
         return await log.load_state(DEFERRALS.at(self._key))
 
     async def find_first_build(self, log: EventLog, job_id: int) -> int | None:
-        """Returns the build of a job that the change started, the first one of a matrix; None if it started none."""
+        """Returns the id of the build that the change started for a job: the first one if the job has a matrix. Returns
+        None if the change did not start the job.
+        """
         owner = (await log.load_state(CLAIM.at(self._claim(job_id)))).owner
         return int(owner.removeprefix("build-")) if owner else None
 
@@ -140,8 +145,8 @@ class ChangeStarter:
         return (await self.handler.execute(command, self.caller)).position
 
     async def _describe(self, job_id: int, after: Sequence[int] = ()) -> dict[str, Any]:
-        """Returns the fields that all commands which start a build of the change have. It is the only code that makes
-        the trigger of a build from a change.
+        """Returns the fields that all commands to start a build of the change have. No other code makes a build's
+        trigger from a change.
         """
         change = self.received.change
         return {

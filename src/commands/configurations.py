@@ -40,8 +40,8 @@ SET_BY_AGENTS = frozenset(
         *("TEST_IDS_FILE", "QUARANTINE_FILE", "IGNORE_FAILURES_FILE", "PYTEST_RUNNING", "UNITTEST_RUNNING"),
     )
 )
-"""Environment variables that a job cannot set, because agents set them. If a job could replace them, its builds might
-run without their selection of tests or their quarantine, and no message would say so.
+"""Environment variables that a job cannot set, because agents set them. If a job could set them, its builds might run
+without their selection of tests or their quarantine, and no message would say so.
 """
 HOST = r"[A-Za-z0-9\[][^\s/@]*"
 REPOSITORY = re.compile(
@@ -136,8 +136,8 @@ def check_inside(field: str, path: str) -> None:
 
 
 def check_repository(repository: str | UnsetType | None) -> None:
-    """Raises Invalid for a repository in an unknown form, and for an address that may contain a token, since everybody
-    who sees the job sees the address. Each agent decides which of the known forms it accepts.
+    """Raises Invalid for a repository in an unknown form. Also raises Invalid for an address that may contain a token,
+    since everybody who sees the job sees the address. Each agent decides which of the known forms it accepts.
     """
     if isinstance(repository, str) and not REPOSITORY.fullmatch(repository):
         raise Invalid.field(

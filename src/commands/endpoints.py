@@ -54,7 +54,7 @@ def to_compare(endpoint: E, active: bool | None) -> E:
 
 @dataclass(frozen=True)
 class DeleteEndpoints(Command):
-    """Deletes these endpoints. Ignores those that do not exist."""
+    """Deletes these endpoints. Ignores ids without an endpoint."""
 
     kind: EndpointKind
     endpoint_ids: tuple[int, ...]
@@ -70,9 +70,9 @@ class DeleteEndpoints(Command):
 
 @dataclass(frozen=True)
 class GiveUpDelivery(Command):
-    """Records that all attempts at a delivery failed, and that it is not tried again by itself. Records nothing if that
-    was recorded after as many `attempts` before. If a user asks for the delivery again and it fails again, that is
-    recorded too.
+    """Records that all attempts at a delivery failed, so that only a user can request more. Records nothing if this was
+    recorded before with the same number of `attempts`. If more attempts follow and fail too, the number is higher, and
+    the command records this again.
     """
 
     kind: EndpointKind
@@ -94,8 +94,8 @@ class GiveUpDelivery(Command):
 
 @dataclass(frozen=True)
 class RecordEndpointHealth(Command):
-    """Records that an endpoint fails, with its last `error`, or that it answers again, if `error` is None. Records
-    nothing if the endpoint is already in this state.
+    """Records that an endpoint fails, with its last `error`. If `error` is None, records that the endpoint answers
+    again. Records nothing if the endpoint is already in this state.
     """
 
     kind: EndpointKind

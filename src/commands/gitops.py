@@ -26,8 +26,8 @@ from store.log.ids import Ids
 
 
 class SyncOvertaken(Conflict):
-    """Another sync ended while the file was read. So the file may be older than the one that was synced, or come from a
-    branch that the project no longer follows.
+    """Another sync ended while the file was read. So this file may be older than the synced one, or come from a branch
+    that the project no longer follows.
     """
 
 
@@ -97,9 +97,9 @@ async def prepare_sync(
     """Returns the command that syncs a file. Raises InvalidFile for a file with mistakes. `before` is the state of the
     project's syncs when the file was read.
 
-    `find_pool` returns the id of the project's pool with a name. `fetch_jobs` returns id -> name for the project's jobs
-    that have one of the given names. Both query the read models. `ids` is None for a preview: then new jobs have
-    negative ids, so that no real ids are used up.
+    `find_pool` takes the name of a pool of the project and returns the pool's id; None if there is no such pool.
+    `fetch_jobs` takes names and returns id -> name for the project's jobs that have one of these names. Both query the
+    read models. `ids` is None for a preview: then new jobs have negative ids, so that no real ids are used up.
     """
     document = await asyncio.to_thread(read_pipelines, content)
     pools = {job.pool: await find_pool(job.pool) for job in document.file.jobs.values() if job.pool is not None}
@@ -146,7 +146,7 @@ def plan_jobs(document: PipelineDocument, pools: Mapping[str, int]) -> list[Plan
 
 
 async def asks_for_any_sync(log: EventLog, project_id: int, changes: Sequence[RepositoryChange]) -> bool:
-    """Returns whether one of the changes makes the server read the project's jobs from the repository again."""
+    """Returns whether a sync must follow one of the changes, as `domain.gitops.asks_for_sync` decides."""
     project = await log.load_state(PROJECT.at(project_id))
     if project is None or project.scm_endpoint_id is None:
         return False

@@ -1,9 +1,9 @@
 """The handler of all commands: loads streams, folds them to states, decides, appends, and retries on a version
 conflict.
 
-`reads` of a command names the streams that it reads; `then_reads` names further streams, which it finds in the states
-of the first streams. `decide` returns the events to append. It is pure: times, ids and randomness are fields of the
-command. The events are appended only if every stream that was read still has the version that `decide` saw.
+`reads` of a command names the streams to read. `then_reads` names further streams, chosen by the states of the first
+ones. `decide` returns the events to append. It is pure: times, ids and randomness are fields of the command. The events
+are appended only if every stream that was read still has the version that `decide` saw.
 """
 
 import asyncio
@@ -74,8 +74,8 @@ class Command:
         raise NotImplementedError
 
     def event(self, event_type: type[E], /, *states: Any, **more: Any) -> E:
-        """Returns an event of this type. Each field of the event is taken from `more`; if it is not there, from the
-        field of the same name in the command; if the command has none, from that in one of `states`.
+        """Returns an event of this type. Each field of the event gets the value of this name in `more`; else in the
+        command; else in the last of `states` that has it.
         """
         names = [name for name in event_type.__struct_fields__ if name not in Event.__struct_fields__]
         shared = {name: getattr(of, name) for of in (*states, self) for name in names if hasattr(of, name)}
@@ -137,16 +137,16 @@ class Receipt:
         return self.events[-1].event.at
 
     def existing(self, stream: Stream[S | None]) -> S:
-        """Returns the state of a stream after the command, for a stream that has events and thus a state that is not
-        None.
+        """Returns the state of a stream after the command. Use it instead of `state` for a stream that has events, so
+        that the type of its state does not include None.
         """
         state = self.state(stream)
         assert state is not None, f"{stream.name} has not begun"
         return state
 
     def state(self, stream: Stream[S]) -> S:
-        """Returns the state of a stream after the command. Raises LookupError unless the command read or began the
-        stream.
+        """Returns the state of a stream after the command. Raises LookupError for a stream that the command neither
+        read nor began.
         """
         appended = [recorded for recorded in self.events if recorded.stream == stream.name]
         if stream.name not in self.states_before and (not appended or appended[0].version != 1):
@@ -173,7 +173,7 @@ class Handler:
             # Only the caller can load a LoadedState again.
             if any(isinstance(stream, LoadedState) for stream in command.reads()):
                 raise
-        # Others write to the same streams: wait for those in this process, instead of racing them.
+        # Other commands may use the same streams: wait for those in this process, instead of racing them.
         async with AsyncExitStack() as stack:
             for name in sorted({stream.name for stream in command.reads() if not isinstance(stream, LoadedState)}):
                 await stack.enter_async_context(self._locks.setdefault(name, asyncio.Lock()))
@@ -225,7 +225,7 @@ class Handler:
                 states_before[read.stream] = read.state
             else:
                 history = loaded[read.name]
-                # The first version of a stream counts if it is read twice, so that the guard fails if it changed in
+                # If a stream is read twice, its first version counts, so that the guard fails if the stream changed in
                 # between.
                 versions.setdefault(read.name, history[-1].version if history else 0)
                 states.append(read.fold(recorded.event for recorded in history))

@@ -99,7 +99,7 @@ class RefreshIdentityProvider(Command, of=IDENTITY_PROVIDER):
 @dataclass(frozen=True)
 class DeleteIdentityProvider(Command, of=IDENTITY_PROVIDER):
     """Deletes a provider. Nobody can sign in by it any more, not even if a provider with its `entity_id` is created
-    later: that one has no linked identities.
+    later: the new provider has no linked identities.
     """
 
     provider_id: int

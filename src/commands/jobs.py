@@ -172,7 +172,7 @@ class ConfigureJob(Command, of=JOB):
 class DeleteJob(Command):
     job_id: int
     dependents: Sequence[int] = ()
-    """Ids of jobs that may need the job."""
+    """Ids of jobs that may need this job. If one of them still does, Conflict is raised."""
 
     def reads(self) -> Sequence[AnyStream]:
         return [JOB.at(job_id) for job_id in (self.job_id, *self.dependents)]
@@ -217,7 +217,9 @@ def _must_exist(template_id: int | None, template: Template | None) -> None:
 
 
 def _must_lend(template: Template | None, borrower_id: int | None) -> None:
-    """Raises Forbidden if the template has secrets and somebody else created it: builds of the job could show them."""
+    """Raises Forbidden if the template has secrets and another user created it, since builds of the job could print
+    these secrets.
+    """
     if template is not None and template.configuration.secrets and borrower_id not in (None, template.creator_id):
         raise Forbidden(
             f"Template {template.template_id} has secrets, which your job could read; ask its creator or an admin to"

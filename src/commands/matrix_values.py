@@ -53,7 +53,8 @@ def _check_excluded(matrix: Matrix) -> Iterable[FieldError]:
 
 
 def _check_combinations(matrix: Matrix) -> Iterable[FieldError]:
-    # Excluded ones count here: a matrix of a billion combinations would first have to be expanded.
+    # Excluded combinations count too: to leave them out, a matrix of perhaps a billion combinations would have to be
+    # expanded.
     count = count_products(matrix)
     if count <= MAX_COMBINATIONS:
         combinations = expand(matrix)

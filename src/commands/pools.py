@@ -70,8 +70,8 @@ class UpdatePool(Command, of=POOL):
 
 @dataclass(frozen=True)
 class DeletePool(Command):
-    """Deletes a pool, removes its nodes from it and puts them in quarantine. A node without a pool serves all projects;
-    whether these nodes should do so is left to those who manage nodes.
+    """Deletes a pool, removes its nodes from it and puts them in quarantine. Otherwise the nodes would serve all
+    projects, as nodes without a pool do; only those who manage nodes may decide that.
 
     `node_ids` lists the pool's nodes as the read model has them. `active_builds` is the number of the pool's builds
     that have not ended. The pool can be deleted only if this number is 0.

@@ -133,7 +133,7 @@ class CloseProject(Command, of=PROJECT):
 class DeleteProject(Command):
     """Deletes a closed project and its jobs for good, and aborts builds that have not ended.
 
-    `job_ids` lists all jobs of the project. They come from the read model, which is complete, since a closed project
+    `job_ids` lists all jobs of the project, as the read model has them. The list is complete, since a closed project
     gets no new jobs.
     """
 

@@ -308,7 +308,8 @@ def place_report(
 
 
 def find_excess(build: AnyBuild, results: int) -> str:
-    """Returns why a report with this number of results must be recorded without its results; empty if it need not.
+    """Returns why a report with this number of results must be recorded without its results; empty if its results can
+    be recorded.
 
     Raises TooLarge if the build accepts no further report at all. The last report that a build accepts is recorded
     without results, so that the build does not pass although results are missing.

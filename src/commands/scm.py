@@ -76,7 +76,7 @@ class UpdateScmEndpoint(Command, of=SCM_ENDPOINT):
 
 @dataclass(frozen=True)
 class DeleteScmEndpoint(Command, of=SCM_ENDPOINT):
-    """Deletes an SCM endpoint. A project that uses it has no endpoint afterwards."""
+    """Deletes an SCM endpoint. A project that used the endpoint has none afterwards."""
 
     scm_endpoint_id: int
 

@@ -25,8 +25,8 @@ from domain.triage import (
 )
 
 MAX_TAUGHT = 1_000
-"""Largest number of fail_ids, and of signatures, that linked results add to one known issue. For more, it needs a
-pattern.
+"""Largest number of fail_ids, and of signatures, that linked results add to one known issue. To match more, the issue
+needs a pattern.
 """
 
 

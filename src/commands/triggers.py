@@ -19,7 +19,7 @@ from domain.triggers import CronTrigger, RepositoryChange, Triggers, evaluate, f
 
 
 class UnreadJobs(Exception):
-    """A job that is needed needs jobs in turn that the command has not read."""
+    """The command has not read all jobs that the needed jobs need in turn."""
 
     def __init__(self, job_ids: Sequence[int]) -> None:
         super().__init__(f"jobs {job_ids} are missing")
@@ -30,8 +30,8 @@ class UnreadJobs(Exception):
 class SetTriggers(Command):
     """Replaces all triggers of a job.
 
-    `decide` raises UnreadJobs unless `more_jobs` names all jobs that the needed jobs need in turn, so execute the
-    command by `set_triggers`.
+    `decide` raises UnreadJobs if `more_jobs` lacks a job that the needed jobs need in turn, so execute the command by
+    `set_triggers`.
     """
 
     job_id: int

@@ -20,11 +20,13 @@ from domain.pools import Pool
 
 @dataclass(frozen=True)
 class ApproveBuild(Command, of=BUILD):
-    """Lets an untrusted build run. The approval is for the build's commit: a newer one is another build."""
+    """Lets an untrusted build run. The approval holds for the build's commit only: a newer commit gets a build of its
+    own, which needs its own approval.
+    """
 
     build_id: int
     commit_sha: str | None = None
-    """Commit that was read; None if the caller does not say it."""
+    """Commit that the approving person has read; None if the caller does not name it."""
 
     def decide(self, build: AnyBuild | None) -> Iterable[Event]:
         match build:
@@ -54,8 +56,9 @@ def withhold_secrets(configuration: Configuration) -> Configuration:
 def may_have_token(queued: BuildQueued, node: Node | None) -> bool:
     """Returns whether git gets the token of the project's SCM endpoint for the checkout of a build on a node.
 
-    For an untrusted build it must stay out of reach of all builds of the machine, so they need accounts of their own.
-    And `.gitmodules` of a fork may name any repository, so a checkout with submodules is anonymous.
+    For the checkout of an untrusted build, all builds of the machine must run under accounts of their own, so that none
+    can reach the token. And since `.gitmodules` of a fork may name any repository, a checkout with submodules gets no
+    token.
     """
     checkout = queued.configuration.checkout
     has_submodules = checkout is not None and checkout.submodules

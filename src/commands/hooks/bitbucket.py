@@ -154,7 +154,7 @@ def _read_cloud_push(received: CloudPush) -> HookMessage:
     repository, changes = received.repository.full_name.lower(), list[RepositoryChange]()
     for moved in received.push.changes:
         reference = moved.new or moved.old
-        if reference is None or reference.type not in ("branch", "tag"):  # or a named branch of Mercurial
+        if reference is None or reference.type not in ("branch", "tag"):  # deleted, or a named branch of Mercurial
             continue
         head = (moved.new.target if moved.new else None) or CloudCommit("")
         old = moved.old.target if moved.old else None

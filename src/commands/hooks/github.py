@@ -43,7 +43,7 @@ class GitHubPush(msgspec.Struct):
     after: str | None = None
     deleted: bool = False
     forced: bool | None = None
-    """Whether commits were dropped; None if the host does not say it, as Gitea and Forgejo."""
+    """Whether commits were dropped; None from hosts that do not say it (Gitea and Forgejo)."""
     commits: list[GitHubCommit] = []
     head_commit: GitHubCommit | None = None
 

@@ -12,8 +12,8 @@ MAX_PATHS = 3_000
 """Number of changed paths that are stored for a change. If there are more, the change's paths count as unknown."""
 MAX_PATH_LENGTH = 4_096
 MAX_LINE = 500
-"""Number of characters that are stored of the first line of a commit message, and of an author. The path of a
-repository may have no more.
+"""Number of characters that are stored of a commit message's first line, and of an author. A repository's path may not
+be longer either.
 """
 
 

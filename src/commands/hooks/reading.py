@@ -10,7 +10,7 @@ from domain.core.errors import Invalid
 
 DELIVERY_HEADERS = (
     "x-github-delivery",
-    "idempotency-key",  # GitLab: the same in each try
+    "idempotency-key",  # GitLab; all tries at one message have the same key
     "webhook-id",
     "x-gitlab-event-uuid",
     "x-request-uuid",
@@ -32,7 +32,7 @@ def read_message(headers: Mapping[str, str], body: bytes) -> HookMessage:
             return gitlab.read_message(event, body)
         if event := headers.get("x-event-key"):
             return bitbucket.read_message(event, body)
-        return github.read_message("push", body)  # no header says which event it is, as in the API's reference
+        return github.read_message("push", body)  # no header names the event, as in the API's reference
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise Invalid(f"The payload cannot be read: {reason}.") from None

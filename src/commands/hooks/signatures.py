@@ -1,4 +1,4 @@
-"""Signatures of inbound hooks: whether the sender knows the project's webhook secret."""
+"""Verifies the signatures of inbound hooks, which prove that the sender knows the project's webhook secret."""
 
 import base64
 import hashlib
@@ -14,8 +14,8 @@ MAX_AGE_S = 300
 
 
 def find_refusal(headers: Mapping[str, str]) -> str | None:
-    """Returns the reason why no secret could verify the message; None if a secret could. Names of headers are in lower
-    case.
+    """Returns why the message cannot be verified with any secret; None if it has a signature that can be checked. Names
+    of headers must be in lower case.
     """
     if not any(headers.get(name) for name in SIGNATURE_HEADERS):
         return (
@@ -28,8 +28,8 @@ def find_refusal(headers: Mapping[str, str]) -> str | None:
 
 
 def is_signed(headers: Mapping[str, str], body: bytes, secret: str, now: datetime) -> bool:
-    """Returns whether a message is signed with the secret. If it has several signatures, the strongest one counts. The
-    comparison takes the same time for any wrong signature.
+    """Returns whether a message is signed with the secret. If the message has several signatures, the strongest one
+    counts. The comparison takes the same time for any wrong signature.
     """
     if not secret:
         return False

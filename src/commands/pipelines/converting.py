@@ -18,8 +18,8 @@ S = TypeVar("S", bound=msgspec.Struct)
 MAX_FAULTS = 50
 """Largest number of mistakes that are reported for one file. Conversion ends at this number."""
 MAX_SIMILAR_LENGTH = 50
-"""Number of characters up to which a similar name is suggested for an unknown one. The time to compare names grows with
-the square of their length.
+"""Largest number of characters of an unknown name for which a similar name is suggested. The time to compare names
+grows with the square of their length.
 """
 MAX_SIMILAR_NAMES = 50
 """Largest number of known names with which an unknown name is compared."""
@@ -32,8 +32,8 @@ NO_VALUE: Any = object()
 
 
 def convert(root: YamlNode, kind: type[S], hints: Mapping[str, str]) -> S:
-    """Returns the struct that `root` describes. `hints` maps keys that other CI systems have to what to write instead.
-    Raises InvalidFile with all mistakes.
+    """Returns the struct that `root` describes. `hints` maps keys of other CI systems to advice on what to write
+    instead. Raises InvalidFile with all mistakes.
     """
     converter = _Converter(hints)
     value = converter.convert(root, inspect.type_info(kind), "the file")

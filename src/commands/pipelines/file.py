@@ -1,5 +1,5 @@
-"""The format of `.testhide.yml`. The published JSON Schema is made from these types, and so are the messages about
-mistakes.
+"""The format of `.testhide.yml` as types, from which the published JSON Schema and the messages about mistakes are
+made.
 """
 
 from typing import Annotated
@@ -63,7 +63,7 @@ class FileJob(FileTemplate, forbid_unknown_fields=True, kw_only=True):
     """A job. Its name is its key in `jobs`."""
 
     template: PartName | None = None
-    """Name of a template of this file. The job takes its parts from the template where it has none of its own."""
+    """Name of a template of this file. It provides the parts that the job leaves out."""
     pool: PartName | None = None
     """Name of a node pool of the project."""
     pool_labels: dict[Label, Label] = {}
@@ -83,9 +83,9 @@ class FileJob(FileTemplate, forbid_unknown_fields=True, kw_only=True):
     triggers: NewTriggers = msgspec.field(default_factory=NewTriggers)
     """Changes of the repository, and times, that start builds."""
     needs: Annotated[list[PartName], Meta(max_length=MAX_NEEDS)] = []
-    """Names of other jobs of the file. A change starts the job only if it starts these, too, and not before these have
-    passed for it. Without `branches`, `tags` and `pull_requests` in `triggers`, the job starts after these for every
-    change.
+    """Names of other jobs of the file that must pass for a change before the change starts this job. If the change does
+    not start all of them, it does not start this job either. Without `branches`, `tags` and `pull_requests` in
+    `triggers`, every change that starts all of them starts this job.
     """
     matrix: Matrix | None = None
     """Matrix of values. Each start of the job queues one build for each combination of values."""
@@ -102,4 +102,4 @@ class PipelineFile(msgspec.Struct, forbid_unknown_fields=True):
     jobs: Annotated[dict[PartName, FileJob], Meta(min_length=1, max_length=MAX_JOBS)]
     """Jobs by name."""
     templates: Annotated[dict[PartName, FileTemplate], Meta(max_length=MAX_JOBS)] = {}
-    """Parts that several jobs share, by name. They are known in this file only."""
+    """Parts that several jobs share, by name. Only jobs of this file can use them."""

@@ -45,9 +45,9 @@ class PlannedJob(msgspec.Struct, frozen=True):
     default_branch: str = "main"
     quarantine_mode: QuarantineMode = "run"
     triggers: Triggers = Triggers()
-    """Triggers without `needs`."""
+    """Triggers without `needs`: the ids of new jobs are not known yet."""
     needs: list[str] = []
-    """Names of the jobs that must have passed before."""
+    """Names of the jobs that must have passed before this job starts."""
 
     @property
     def settings(self) -> dict[str, object]:

@@ -61,7 +61,7 @@ HINTS = {
     "schedule": "write it as `cron`, below `triggers`",
     "<<": "merge keys are not supported: share parts of jobs by `templates`",
 }
-"""Key that other CI systems or YAML 1.1 have -> what to write instead."""
+"""Key of other CI systems, or of YAML 1.1 -> advice on what to write instead."""
 
 
 @dataclass(frozen=True)

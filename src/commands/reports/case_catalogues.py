@@ -26,7 +26,7 @@ takes 8 bytes.
 
 
 class _Catalogue:
-    """Test cases of one project. Instead of its node id, it keeps `hash(node_id)` of each: 64 bits, seeded anew in each
+    """Test cases of one project. Instead of the node ids it keeps `hash(node_id)` of each: 64 bits, seeded anew in each
     process, so that nobody can choose node ids with equal hashes.
     """
 
@@ -66,11 +66,11 @@ class CaseCatalogues:
     async def check_ids(
         self, event_log: EventLog, project_id: int, node_ids: Sequence[str], case_ids: Sequence[int | None]
     ) -> tuple[int, list[int | None]]:
-        """Checks test case ids from the read model: `case_ids[i]` should be the id of the test `node_ids[i]`. Replaces
-        each id that the log gives to another test by the id that the log gives to this one.
+        """Checks test case ids from the read model: `case_ids[i]` should be the id of the test `node_ids[i]`. If the
+        log gives this id to another test, replaces it by the right one.
 
-        Returns two values: the version of the project's stream of test cases, and the list of ids. An id is None if
-        the project has no test with that node id at this version.
+        Returns two values: the version of the project's stream of test cases, and the list of ids. An id is None if the
+        project has no test with that node id at this version.
         """
         catalogue = await self._follow(event_log, project_id)
         hashes = list(map(hash, node_ids))

@@ -14,8 +14,8 @@ from domain.results import FAILED
 class MatchRules:
     """Match rules, prepared for matching many failures.
 
-    If several rules match a failure, a rule by fail_id wins over one by signature, and that over one by pattern. Among
-    rules of one kind, the rule of the oldest known issue wins.
+    If several rules match a failure, a rule by fail_id wins over one by signature, and a rule by signature over one by
+    pattern. Among rules of one kind, the rule of the oldest known issue wins.
     """
 
     def __init__(self, rules: Iterable[MatchRule]) -> None:

@@ -28,7 +28,7 @@ MAX_UNPACKED = 512 * 1024 * 1024
 """Largest size in bytes of an unpacked report. Agents may send uncompressed reports of the same size."""
 BLOCK_ROWS = 1_000
 BLOCK_TEXT = 2 * 1024 * 1024
-"""Characters of text at which a block ends early, so that no single event becomes large."""
+"""Number of characters of texts after which a block ends early, so that no single event becomes large."""
 REPORT_TEXT = 64 * 1024 * 1024
 """Largest number of characters of texts that are stored for one report. Beyond this, captured output is left out, but
 messages of failures stay.
@@ -91,11 +91,12 @@ class ReportRead:
     is_report: bool = False
     """Whether the file has a known report format."""
     is_unreadable: bool = False
-    """Whether results are missing: the file is empty, cut off, not XML, cannot be unpacked, declares failures that it
-    does not contain, is that of a pytest run that ended early, or is a test report in a format that is not read.
+    """Whether results are missing. This is so if the file is empty, cut off, not XML, cannot be unpacked, declares
+    failures that it does not contain, comes from a pytest run that ended early, or is a test report in a format that
+    the server does not read.
     """
     is_missing: bool = False
-    """Whether this stands for a missing report: no file matches a pattern for reports in the job's artifacts."""
+    """Whether the report is missing: no file matches a pattern for reports in the job's artifacts."""
 
     @property
     def rows(self) -> int:
@@ -175,7 +176,7 @@ tests, since it joins class and name: `a.b` and `c`, or `a` and `b.c`.
 """
 _Attempts = tuple[int, int, bool, bool]
 """State of a test in its suite: row of the last attempt, number of attempts, whether an attempt before the last failed,
-and whether an attempt failed that the format does not mark as one of several.
+and whether an attempt failed without a mark that it is one of several.
 """
 
 

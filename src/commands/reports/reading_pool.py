@@ -94,7 +94,7 @@ class ReadingPool:
                 except _Ended as ended:
                     if ended.code in self._limits:
                         return make_unreadable(self._limits[ended.code])
-                    tries += ended.code != 0  # 0: it ended after its last report, which was large
+                    tries += ended.code != 0  # 0: the process ended by itself after a large report
                     if tries == TRIES:
                         return make_unreadable(f"the process that read it ended with exit code {ended.code}")
                     log.warning("a process that reads reports has ended", code=ended.code)

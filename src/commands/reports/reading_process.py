@@ -1,9 +1,9 @@
 """A process that reads reports and does nothing else: `ReadingPool` starts it, and bounds what one report may cost.
 
 A request is the path of a file, then the match rules of its project. The answer is a `ReportRead` in several messages,
-so that the server decodes no large one at once: all but its texts, then its texts with TEXTS_PER_MESSAGE in each
-message, and last its matches with known issues. If reading or matching a report takes too much CPU time, the kernel
-ends the process by a signal.
+so that the server never decodes a large message at once. First comes the report without its texts, then its texts with
+TEXTS_PER_MESSAGE in each message, and last its matches with known issues. If reading or matching a report takes too
+much CPU time, the kernel ends the process by a signal.
 """
 
 import os

@@ -41,8 +41,8 @@ MISSING = "no readable file that this build wrote matches this pattern of the jo
 DENIED = "the agent may not read this file, or the folder that it is in (permission denied)"
 MAX_TRIES = 10
 MAX_UNSHOWN_RESULTS = 20_000
-"""Number of a project's results that the read models may still have to apply when its next report is recorded. If there
-are more, the report waits. The read models need a second or two for so many, and events of other projects wait
+"""Largest number of a project's results that the read models may lack when the project's next report is recorded. With
+more, the report waits. Applying so many takes the read models a second or two, and events of other projects wait
 meanwhile.
 """
 MAX_LAG_S = 30.0
@@ -153,7 +153,7 @@ class ReportRecorder:
     async def read(self, build: AnyBuild, file: IncomingReport) -> ReportRead:
         """Reads a file in another process, which also matches its failures with the known issues of the project."""
         project_id = build.queued.project_id
-        await self._wait_for_large(project_id)  # before its results are in the memory of this one
+        await self._wait_for_large(project_id)  # before this process has the results in memory
         rules = partial(self._rule_book.fetch_match_rules, self.log, project_id)
         return file.mark(await self.reading.read(project_id, file.sender, file.content, rules))
 
@@ -199,7 +199,7 @@ class ReportRecorder:
                 receipt = await execute(command)
                 state = receipt.state(BUILD.at(build.state.build_id))
             except VersionConflict:
-                # The build changed, or the project got new cases: look up again when the read models show that.
+                # The build changed, or the project got new cases: look up again when the read models show this change.
                 await self._wait(await self.log.read_head())
                 build = await load_build(self.log, build.state.build_id)
             else:
@@ -241,8 +241,8 @@ class ReportRecorder:
         self, execute: Execute, build: AnyBuild, report: ReportRead
     ) -> tuple["array[int]", NewCases | None]:
         """Returns the test case id for each of the report's `node_ids`, and the new test cases to add together with the
-        report, if any. Of more than MAX_NEW_CASES new test cases, adds all but the last part beforehand. After each
-        part, waits until the read models show it.
+        report, if any. If there are more than MAX_NEW_CASES new test cases, adds them in parts before the report,
+        except the last part. After each part, waits until the read models show it.
         """
         project_id = build.queued.project_id
         shown = await self.read_models.find_cases(project_id, report.node_ids)

@@ -4,8 +4,8 @@ The simulation calls the same functions that classified reports and judged build
 what-if rules. It returns only the differences. Its memory contains the rules and counts of the builds that have not
 ended, so it does not grow with the history.
 
-The simulation compares a failure's classification under the what-if rules with the one that the failure has today.
-Today's may come from a rule, from a later search for known issues, or from a person.
+The simulation compares a failure's classification under the what-if rules with the failure's classification today,
+which may come from a rule, from a later search for known issues, or from a person.
 """
 
 import asyncio
@@ -148,7 +148,7 @@ class _OpenBuild:
     """Failures of the report being processed."""
 
     def drop_replaced(self, event: ReportRecorded) -> None:
-        """Removes the failures of the report that the report of `event` replaces from `quarantined`."""
+        """Takes failures out of `quarantined`: those of the report that the report of `event` replaces."""
         for report in self.build.reports:
             if report.first_result_id == event.replaces:
                 replaced = self.quarantined.intersection(

@@ -71,7 +71,7 @@ class Builder:
             message = self.cut(message or first_line(trace, limit), self.limits.message, "a message")
         if status == "failed":
             if not trace and "\n" in message:
-                trace = message  # some reporters put all of the traceback there
+                trace = message  # some reporters write the whole traceback as the message
             exception = exception_type(declared_type, message, trace)
             digest = signature(exception, message, trace)
         return Case(
@@ -118,7 +118,7 @@ class Builder:
         """Returns the text. If it is longer than `limit`, cuts out its middle, since both ends of a stack trace matter.
         `what` names the text in the report's warning.
         """
-        if len(text) <= limit + len(CUT):  # it may have been cut once already
+        if len(text) <= limit + len(CUT):  # the text may have been cut before
             return text
         self.notes.add("cut", what)
         half = limit // 2

@@ -49,7 +49,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fal
 
 
 class Counts(msgspec.Struct):
-    """Numbers of cases. `failed` counts all failed cases. `errors` counts those of them that the file reports as
+    """Numbers of cases. `failed` counts all failed cases. `errors` counts those failed cases that the file reports as
     <error>.
     """
 
@@ -78,8 +78,8 @@ class Counts(msgspec.Struct):
 
 
 class Declared(msgspec.Struct, frozen=True, kw_only=True):
-    """Counts that the file itself declares for a suite or a run; None for those that it does not declare. In JUnit,
-    `failures` does not include errors.
+    """Counts that the file itself declares for a suite or a run. A count that the file does not declare is None. In
+    JUnit, `failures` does not include errors.
     """
 
     tests: int | None = None

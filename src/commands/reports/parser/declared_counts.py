@@ -8,9 +8,9 @@ from commands.reports.parser.values import whole_number
 
 
 def total_as_declared(declared: Declared, elements: Counts, folded: Counts) -> Counts:
-    """Returns the counts to compare with the declared ones. `elements` counts each <testcase> once; `folded` counts the
-    other attempts inside of them. Some reporters, such as surefire, include these attempts in the declared number of
-    tests; then the sum of both is returned, otherwise `elements` alone.
+    """Returns the counts to compare with the declared ones. `elements` counts each <testcase> once. `folded` counts the
+    other attempts that are written inside a <testcase>. Reporters such as surefire include these attempts in the
+    declared number of tests: for them the sum of both is returned, otherwise `elements` alone.
     """
     total = Counts()
     total.include(elements)
@@ -20,8 +20,8 @@ def total_as_declared(declared: Declared, elements: Counts, folded: Counts) -> C
 
 
 def describe_mismatches(declared: Declared, total: Counts, direct: Counts, *, junit: bool, pytest: bool) -> list[str]:
-    """Returns a description of each declared count that is wrong. A count is right if it equals `total`, which includes
-    nested suites, or `direct`, which does not.
+    """Returns a description of each declared count that is wrong. A count is right if it equals the count in `total`,
+    which includes nested suites, or in `direct`, which does not.
 
     Some differences are normal and not described. pytest counts subtests as tests and failures of their own, but writes
     them into the element of their test. jest-junit does not count a `todo`, but writes it as a skipped test; so a file
@@ -43,8 +43,8 @@ def describe_mismatches(declared: Declared, total: Counts, direct: Counts, *, ju
 
 
 def count_lost_failures(declared: Declared, counts: Counts, *, junit: bool, pytest: bool) -> int:
-    """Returns by how many the declared failures and errors exceed the failed cases in the file. For pytest, leaves out
-    failures that may be those of subtests, which have no case of their own.
+    """Returns how many failures and errors are lost: the declared number minus the failed cases in the file. For
+    pytest, leaves out failures that may be those of subtests, which have no case of their own.
     """
     failures, errors = declared.failures or 0, (declared.errors or 0) if junit else 0
     if pytest and counts.failed > counts.errors:
@@ -53,8 +53,8 @@ def count_lost_failures(declared: Declared, counts: Counts, *, junit: bool, pyte
 
 
 def count_lost_tests(declared: Declared, counts: Counts, *, pytest: bool) -> int:
-    """Returns by how many the declared tests exceed the cases in the file. Returns 0 for pytest, whose declared number
-    includes subtests, which have no case of their own.
+    """Returns how many tests are lost: the declared number minus the cases in the file. Returns 0 for pytest, whose
+    declared number includes subtests, which have no case of their own.
     """
     return 0 if pytest else max(0, (declared.tests or 0) - counts.tests)
 
@@ -92,8 +92,8 @@ def declared_by(element: str, attributes: dict[str, str], notes: Notes) -> Decla
 
 
 def declared_by_catch2(declared: Declared) -> Declared:
-    """Returns counts that have only `failures`: the sum of the failures and errors that a Catch2 report declares. The
-    other declared numbers are of no use, since Catch2 counts assertions instead of tests.
+    """Returns counts that have only `failures`: the sum of the failures and errors that a Catch2 report declares. Its
+    other declared numbers count assertions, not tests, so they are left out.
     """
     return Declared(failures=(declared.failures or 0) + (declared.errors or 0))
 

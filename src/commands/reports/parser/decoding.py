@@ -1,10 +1,10 @@
-"""Decodes chunks of bytes in any encoding into windows of text, with only the characters that XML allows.
+r"""Decodes chunks of bytes in any encoding into windows of text, with only the characters that XML allows.
 
-The encoding is given by the first of these that the file has: a byte order mark, first bytes that look like UTF-16, a
-declared encoding that fits the bytes. Without any of them it is UTF-8. A window has about 64 K characters, whatever the
-size of the chunks, so that neither one huge chunk nor a million tiny chunks cost more. Line ends become "\\n" (XML 1.0,
-2.11). Characters that XML 1.0 (2.2) forbids are dropped, but in names of tests they are replaced by visible signs. An
-ANSI escape sequence is dropped as a whole, not only its ESC.
+A file's encoding is the first of these that it has: a byte order mark, first bytes that look like UTF-16, a declared
+encoding that fits the bytes. Without any of them it is UTF-8. A window has about 64 K characters, whatever the size of
+the chunks, so that neither one huge chunk nor a million tiny chunks cost more. Line ends become "\n" (XML 1.0, 2.11).
+Characters that XML 1.0 (2.2) forbids are dropped, but in names of tests they are replaced by visible signs. An ANSI
+escape sequence is dropped as a whole, not only its ESC.
 """
 
 import codecs
@@ -34,7 +34,8 @@ _FORBIDDEN = re.compile(
 )
 _UNFINISHED_ESCAPE = re.compile("\x1b(?:\\[[0-9;:?]{0,64}[ -/]{0,4})?\\Z")
 _SUSPECT = bytes(code for code in range(0x20) if code not in b"\t\n")
-# A file with more bad sequences is not a text with a few errors, and the built-in handler is faster on noise.
+# A file with more bad sequences is noise rather than text with a few errors, and on noise Python's built-in handler is
+# faster.
 _REPAIRS = 10_000
 
 
@@ -69,8 +70,8 @@ def _clean(window: str, line: int, notes: Notes) -> str:
 
 
 def _decoded(chunks: Iterable[bytes], notes: Notes) -> Iterator[tuple[bool, str]]:
-    """Yields pairs (flag, window of text). The flag is True if the window may contain a carriage return or a character
-    that XML forbids.
+    """Yields pairs (flag, window of text). The flag is False only if the window contains no carriage return and no
+    character that XML forbids.
     """
     decoder: codecs.IncrementalDecoder | None = None
     repairs = _Repairs()
@@ -87,7 +88,7 @@ def _decoded(chunks: Iterable[bytes], notes: Notes) -> Iterator[tuple[bool, str]
             text = repairs.read(text, notes)
             if repairs.count > _REPAIRS:
                 decoder.errors = "replace"
-        # Checking the bytes is far faster than searching the text, and most files are clean.
+        # Checking the bytes is far faster than searching the text, and most files have none of these characters.
         yield wide or b"\xef\xbf" in window or len(window.translate(None, _SUSPECT)) != len(window), text
     if decoder is not None and (text := decoder.decode(b"", final=True)):
         yield True, repairs.read(text, notes) if decoder.errors == _HANDLER else text

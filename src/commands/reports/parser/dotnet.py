@@ -53,8 +53,8 @@ _RUN_TIME = re.compile(r".* \d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
 
 
 def trx_run_name(name: str) -> str:
-    """Returns a name for a TRX run that is the same in every build. This is the name of its element, unless Microsoft's
-    logger has composed it from the user, the machine and the time.
+    """Returns a name for a TRX run that is the same in every build: `name`, or `TestRun` if `name` is empty or
+    Microsoft's logger has composed it from the user, the machine and the time.
     """
     return "TestRun" if not name or _RUN_TIME.fullmatch(name) else name
 
@@ -103,7 +103,7 @@ def nunit_case(node: Element, suite: str, origin: Origin, builder: Builder) -> l
 
 def xunit_case(node: Element, suite: str, origin: Origin, builder: Builder) -> list[Case]:
     """Returns the one case in an element <test name type method time result> of xUnit. Also accepts <error type name>,
-    with which an assembly reports a clean-up that failed.
+    by which an assembly reports a failed clean-up.
     """
     failure = node.find("failure")
     classname = node.get("type")
@@ -133,7 +133,7 @@ def xunit_case(node: Element, suite: str, origin: Origin, builder: Builder) -> l
             declared_type=failure.get("exception-type") if failure is not None else "",
             system_out=builder.text(node.find("output")),
             properties=traits,
-            # Without the file: the name already contains the class, and a file that is present only sometimes must not
+            # Without the file: the name already contains the class. And a file that only some reports name must not
             # change the node id.
             origin=Origin(suite=origin.suite),
         )
@@ -142,7 +142,7 @@ def xunit_case(node: Element, suite: str, origin: Origin, builder: Builder) -> l
 
 def trx_cases(node: Element, suite: str, origin: Origin, builder: Builder) -> list[tuple[str, Case]]:
     """Returns pairs (test id, case) for a <UnitTestResult>. A data-driven test has an inner element for each row of its
-    data. For such a test, returns one pair for each row, and one for the outer element only if that failed and no row
+    data. Such a test has one pair for each row. It has one for the outer element too if that failed although no row
     did.
     """
     name = node.get("testName")
@@ -238,8 +238,8 @@ class PendingCases:
 
 
 def _name_suites(paths: Collection[str], limit: int) -> dict[str, str]:
-    """Returns path -> name for these assemblies. The name is the last part of the path, or the whole path if several
-    paths end in the same part. Otherwise tests of two assemblies would count as attempts of one test.
+    """Returns path -> name for these assemblies. The name is the last part of the path, or the whole path if other
+    paths end in the same part: with equal names, tests of two assemblies would count as attempts of one test.
     """
     last_parts = Counter(path.rpartition("/")[2] for path in paths)
     return {

@@ -15,14 +15,14 @@ _NUNIT_NEVER_RAN = frozenset({"invalid", "cancelled"})
 _TRX_ENDED_WELL = frozenset(
     {"", "passed", "completed", "warning", "failed", "inconclusive", "notexecuted", "notrunnable", "pending"}
 )
-# What xUnit's adapter and Microsoft's testing platform say of a run in which nothing but tests failed.
+# How xUnit's adapter and Microsoft's testing platform report that nothing but tests failed.
 _TRX_OF_FAILED_TESTS = ("[FAIL]", "Exit code indicates failure: '2'")
 _MAX_MESSAGES = 20
 
 
 def has_nunit_suite_failed(attributes: Mapping[str, str], failed_cases: int, failed_suites: int) -> bool:
-    """Returns whether a <test-suite> or <test-run> failed itself, and not only because of the failed cases and suites
-    in it. It did if it failed in its tear-down, if it cannot be run, or if nothing in it failed.
+    """Returns whether a <test-suite> or <test-run> failed itself, and not only because cases and suites in it failed.
+    This is so if its tear-down failed, if it cannot be run, or if nothing in it failed.
     """
 
     def word(name: str) -> str:
@@ -36,7 +36,9 @@ def has_nunit_suite_failed(attributes: Mapping[str, str], failed_cases: int, fai
 
 
 def suite_case(name: str, failure: Element | None, default: str, origin: Origin, builder: Builder) -> Case:
-    """Returns the case that stands for a failed suite. Its message is that of `failure`, or else `default`."""
+    """Returns the case that stands for a failed suite. Its message is the message of `failure`; if there is none,
+    `default`.
+    """
     message, trace, declared_type = default, "", ""
     if failure is not None:
         message = failure.get("message") or failure.text_at("message").strip("\r\n") or default
@@ -68,7 +70,7 @@ class TrxRun:
         self._outcome = outcome.casefold()
 
     def add_message(self, info: Element) -> None:
-        """Adds the message of a <RunInfo>. Ignores messages that only repeat that tests failed."""
+        """Adds the message of a <RunInfo>. Ignores a message that says only that tests failed."""
         if info.get("outcome").casefold() != "error":
             return
         text = info.text_at("Text").strip()

@@ -1,5 +1,5 @@
-"""Reads JUnit XML, and what Testhide Report Format v1 adds to it. A <testcase> is usually one case. It is several cases
-if it also contains the results of other attempts at the test (folded attempts).
+"""Reads JUnit XML, and the additions of Testhide Report Format v1. A <testcase> is usually one case. If it also
+contains the results of other attempts at the test (folded attempts), it is several cases.
 
 Surefire writes folded attempts. <flakyFailure> and <flakyError> are earlier attempts at a test that finally passed.
 <rerunFailure> and <rerunError> are later attempts at a test that failed at first. The parser returns attempts in the
@@ -69,8 +69,8 @@ _EXTRAS = frozenset({"fail_id", "test_resolution", "status", "result"})
 
 
 def _plain(node: Element, suite: str, origin: Origin, builder: Builder) -> Case:
-    """Returns a case without child elements, which passed or did not run. Most cases are like this, so this function is
-    kept faster than `_main`, which reads the others.
+    """Returns the case of an element without child elements: the test passed or did not run. Most cases are like this,
+    so this function is kept faster than `_main`, which reads the others.
     """
     get = node.attributes.get
     status: Status = "passed"

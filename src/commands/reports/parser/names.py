@@ -1,5 +1,5 @@
-"""Keeps different names of tests different after long names are cut and forbidden characters are replaced. Tests with
-equal names would count as attempts of one test, and the failure of an earlier attempt would not count.
+"""Keeps the names of different tests different when long names are cut and forbidden characters are replaced. Tests
+with equal names would count as attempts of one test, and the failure of an earlier attempt would not count.
 """
 
 import re
@@ -11,7 +11,7 @@ _NAME = re.compile(
     r"""\b(?:name|classname|testName|className|method|fullname|value)=(?:"[^"<]{0,8192}"|'[^'<]{0,8192}')"""
 )
 _WORKSPACE = re.compile(r"(?:[A-Za-z]:)?[/\\](?:.*[/\\])?builds[/\\]\d+-\d+[/\\]workspace[/\\]")
-"""Workspace of a build, as `agent.build` names it by the build's id and attempt."""
+"""Matches a path up to the workspace of a build, whose folder `agent.build` names by the build's id and attempt."""
 _FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\ud800-\udfff\ufffe\uffff]")
 
 
@@ -23,8 +23,8 @@ def cut_name(name: str, limit: int) -> str:
 
 
 def without_workspace(name: str) -> str:
-    """Returns a name that is a path in the workspace of a build as a relative path, which is the same in every build.
-    node's test runner gives such names to files without tests of its own. Returns other names unchanged.
+    """Returns a relative path for a path in the workspace of a build, so that the name is the same in every build.
+    Returns any other name unchanged. node's test runner names a file without tests by its path.
     """
     found = _WORKSPACE.match(name) if "workspace" in name else None
     return name if found is None else name[found.end() :]
@@ -36,8 +36,8 @@ def show_forbidden(code: int) -> str:
 
 
 def show_in_names(window: str) -> str:
-    """Returns the window of text with visible signs instead of the characters that XML forbids, in attributes that name
-    tests.
+    """Returns the window of text in which visible signs replace the characters that XML forbids, in those attributes
+    that name tests.
     """
     return _NAME.sub(
         lambda name: _FORBIDDEN.sub(lambda found: show_forbidden(ord(found.group())), name.group()), window

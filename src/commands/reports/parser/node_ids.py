@@ -6,7 +6,7 @@ there is nothing better. It follows the first of these rules that fits:
 1. `nodeid`: the property of that name, verbatim.
        t/test_x.py::TestDeep::test_bad[a-1]
 2. Python file: a relative `.py` file gives pytest's form; what the class name has beyond the module are
-   classes. A collection error, whose name is the file, is the file.
+   classes. A collection error, whose name is the file, has the file as its id.
        file t/test_x.py, classname t.test_x.TestDeep, name test_bad -> t/test_x.py::TestDeep::test_bad
 3. unittest: an absolute `.py` file, or a suite named `unittest...`.
        module.Class.method
@@ -18,12 +18,12 @@ there is nothing better. It follows the first of these rules that fits:
    Playwright runs a test once for each of its projects and names the project as the host.
        suite src/sum.test.js, classname sum › negatives, name adds -> src/sum.test.js > sum > negatives > adds
        host firefox, name logs in -> e2e/login.spec.ts > logs in [firefox]
-6. Any other relative file: `file::classname::name`, without the class where it only repeats the file.
+6. Any other relative file: `file::classname::name`, without the class if it only repeats the file.
        spec/cart_spec.rb::Cart adds an item
        tests/parse.cc::ParseTest::Empty
-7. Class and name: surefire, go, .NET, gtest. Only the name where that already begins with the class.
+7. Class and name: surefire, go, .NET, gtest. Only the name if it already begins with the class.
        com.acme.FooTest.bar    acme.test/pkg.TestName/sub    Acme.Tests.FooTest.Bar(x: 1)    FooTest.Bar/0
-8. No class, or one that repeats the name: `suite > name`; without a suite the name alone.
+8. No class, or a class that repeats the name: `suite > name`; without a suite the name alone.
 """
 
 import re
@@ -125,7 +125,7 @@ def _pytest(name: str, classname: str, origin: Origin) -> str:
     parts = classname.split(".")
     end = _last(parts, _TEST_MODULE) or _last(parts, _TESTS_MODULE)
     if not end:
-        # The project names its test files in another way. So the parts from the first capitalised one on are classes.
+        # The project names its test files in another way. So the classes begin at the first capitalised part.
         end = len(parts)
         while end > 1 and parts[end - 1][:1].isupper():
             end -= 1
@@ -150,7 +150,7 @@ def _script(file: str, classname: str, origin: Origin) -> str:
 def _javascript(name: str, classname: str, script: str, origin: Origin) -> str:
     levels = _LEVELS.split(classname) if classname else []
     if _relative(classname) == script or name == classname or name.endswith(" " + classname):
-        levels = []  # it says nothing that the file or the name does not say
+        levels = []  # the class says nothing that the file or the name does not say
     parts = [script, *levels, *_LEVELS.split(name)]
     if name == script and levels:
         parts.pop()

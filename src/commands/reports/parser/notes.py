@@ -64,8 +64,8 @@ class Notes:
         return kind in self._notes
 
     def count_repeat(self, kind: str, count: int = 1) -> bool:
-        """Adds `count` to the count of the warning of this kind. Returns False if there is no such warning yet; the
-        caller then calls `add`, with the line of the fault.
+        """Adds `count` to the count of the warning of this kind. Returns False if there is no such warning yet; then
+        the caller must call `add`, with the line of the fault.
         """
         known = self._notes.get(kind)
         if known is None:

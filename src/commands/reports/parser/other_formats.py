@@ -1,5 +1,5 @@
-"""Recognises test reports in formats that the server does not read. When a build sends such a report, results are
-missing. When a build sends XML that is no test report, none are.
+"""Recognises test reports in formats that the server does not read. A build that sends such a report lacks results. A
+build that sends XML of another kind lacks none.
 """
 
 from collections.abc import Mapping
@@ -20,8 +20,8 @@ _OF_CPPUNIT = ("FailedTests", "SuccessfulTests")
 
 
 def find_other_format(root: str, name: str, attributes: Mapping[str, str]) -> str:
-    """Returns the name of the test runner in whose own format a start tag `name` occurs below the root element `root`;
-    empty if no such test runner is known.
+    """Returns the name of the test runner whose own format has a start tag `name` below the root element `root`; empty
+    if no such test runner is known.
     """
     if root == "Site":  # ctest also writes its configuration and build logs in such files
         return "ctest" if name == "Testing" else ""

@@ -1,8 +1,8 @@
 """Reads the elements of a report in any format: tracks the current suite, builds cases, counts them, and compares the
 counts with the declared ones.
 
-The format is recognised by any of its elements, not only by the root, so that a file whose beginning was lost can still
-be read.
+Any element of a format shows which format it is, not only the root, so a file that lost its beginning can still be
+read.
 """
 
 from collections.abc import Iterator
@@ -55,7 +55,7 @@ CATCH2_HOST = "tbd"
 """Value that Catch2 writes as the `hostname` of each suite."""
 # Names that jest-junit, vitest and mocha-junit-reporter give to their runs. These reporters write no further attempts.
 _ONCE = frozenset({"jest tests", "vitest tests", "Mocha Tests"})
-# Suites that group the variants of one test. The suite of a case is then the fixture around the group.
+# Suites that group the variants of one test. The suite of such a case is the fixture around the group.
 _NUNIT_VARIANTS = frozenset({"Theory", "ParameterizedMethod", "GenericMethod"})
 _OUTPUTS = frozenset({"system-out", "system-err", "output", "StdOut", "StdErr"})
 _MESSAGES = frozenset({"message", "Message", "reason", "property", "skipped"})
@@ -73,13 +73,15 @@ class _OpenSuite:
         self.folded = Counts()
         """Counts of the folded attempts of all cases, including those in nested suites."""
         self.further_failures = 0
-        """Number of failures, not counting the first failure of each case."""
+        """Number of failures after the first failure of each case."""
         self.excused_failures = 0
-        """Number of cases with failures that may fail, and so count as skipped, including those in nested suites."""
+        """Number of cases with failures that count as skipped, because their tests may fail. Includes cases of nested
+        suites.
+        """
         self.properties: list[tuple[str, str]] = []
         self.unloaded = 0
-        """Number of errors that this suite and the suites nested in it declare, counting only suites without cases.
-        Each error stands for a suite that could not be loaded.
+        """Number of suites that could not be loaded, here and in nested suites: each error that a suite without cases
+        declares stands for one.
         """
         self.failed_suites = 0
         """Number of suites that failed as a whole: this suite and the suites nested in it."""
@@ -159,7 +161,7 @@ class ReportReader:
             self._end_suite(self._suites.pop(), whole=whole)
 
     def _describes_suite(self, name: str) -> bool:
-        """Returns whether an element outside of a case says why the suite around it failed."""
+        """Returns whether an element outside of a case describes why the suite around it failed."""
         element = self._suites[-1].element if self._suites else ""
         if name in _FAILURES:
             return element in _JUNIT_SUITES or element in _NUNIT_SUITES
@@ -238,8 +240,8 @@ class ReportReader:
             self._suite_property(node, self._suites[-1])
 
     def _is_evidence(self, node: Element) -> bool:
-        """Returns whether to keep a case whose end tag is missing: True only if the part that was read already shows a
-        failure. Adds a warning either way.
+        """Returns whether to keep a case whose end tag is missing. True only if the part before the fault already shows
+        a failure. Adds a warning either way.
         """
         name = node.get("name", "testName")[:120]
         failed = any(child.name in junit.HAS_FAILED for child in node.children)
@@ -283,7 +285,7 @@ class ReportReader:
             attempts = dotnet.nunit_case(node, origin.suite, origin, self._builder)
         else:
             attempts = dotnet.xunit_case(node, origin.suite, origin, self._builder)
-        # An element counts once; the attempts that are folded into it count separately.
+        # An element counts once; the attempts that are folded into the element count separately.
         self._count(attempts[itself])
         if self._suites:
             for attempt in (*attempts[:itself], *attempts[itself + 1 :]):
@@ -346,8 +348,8 @@ class ReportReader:
             )
 
     def _add_failed_suite(self, suite: _OpenSuite, *, whole: bool) -> None:
-        """Adds a case for a suite that failed as a whole. If the suite also declares errors, the failure counts as one
-        of them.
+        """Adds a case for a suite that failed as a whole. If the suite also declares errors, its failure is counted as
+        one of these errors.
         """
         if suite.element in _JUNIT_SUITES:
             has_failed = suite.failure is not None

@@ -1,10 +1,10 @@
 """Splits text into tags and the text between them, in files that are often not valid XML.
 
 An XML parser must stop at a fault, but this scanner has to go on. libxml2 in recover mode is no help. It reads nothing
-after a text such as `1 < 2`. If an element has lost its end tag, it puts the next cases inside of that element. Its
-event interface expands internal entities even with that option off. This scanner knows only the five entities of XML
-and skips document type declarations. At a fault it loses only the element that contains the fault. For well-formed
-documents it sends the same events as lxml; tests compare them.
+after a text such as `1 < 2`. If an element has lost its end tag, libxml2 puts the next cases inside of that element.
+Its event interface expands internal entities even with that option off. This scanner knows only the five entities of
+XML and skips document type declarations. At a fault it loses only the element that contains the fault. For well-formed
+documents it sends the same events as lxml, as tests show.
 
 Every step takes time linear in what it reads: patterns are possessive, a search that found nothing is repeated only
 when there is new text, and `Limits.tag` bounds the text that is kept for the next window.
@@ -31,12 +31,12 @@ _OUTSIDE_QUOTES = re.compile(r"""[^"'<>]*+""")
 _REFERENCE = re.compile(r"&(?:#(\d{1,8}|[xX][0-9A-Fa-f]{1,8});|([A-Za-z][\w.\-]{0,40});)?(\[[0-9;:?]{0,64}[@-~])?")
 _UNFINISHED_REFERENCE = re.compile(r"&(?:#?\w{0,40}|#(?:27|[xX]0{0,5}1[bB]);(?:\[[0-9;:?]{0,64})?)\Z")
 _ENTITIES = {"amp": "&", "lt": "<", "gt": ">", "quot": '"', "apos": "'"}
-# Tags that show that an attribute value has lost its closing quote, if they occur in it.
+# Tags whose presence in an attribute value shows that the value has lost its closing quote.
 _MARKUP = re.compile(
     r"</?(?:\w{1,20}:)?(?:testcase|testsuites?|failure|error|skipped|propert(?:y|ies)|system-(?:out|err)|test-(?:case|suite|run)"
     r"|UnitTestResult|assembl(?:y|ies)|collection)(?=[\s/>])"
 )
-# Characters within which an instruction or a declaration must end. Otherwise it is read as text.
+# Number of characters within which an instruction or a declaration must end. A longer one is read as text.
 _ASIDE = 64 * 1024
 
 
@@ -55,11 +55,11 @@ class Scanner:
         self._limits = limits
         self._held = ""
         self._line = 1
-        self._until = ""  # within a comment or a CDATA section: what ends it
-        self._skipping = ""  # within an attribute value that is too long: its quote
+        self._until = ""  # in a comment or a CDATA section: the text that ends it
+        self._skipping = ""  # in an attribute value that is too long: the quote that ends it
         self._at_end = False
         self._cut = ""
-        self._found: dict[str, tuple[int, int]] = {}  # what was searched from where, and where it is
+        self._found: dict[str, tuple[int, int]] = {}  # text -> (index where its search began, its index)
 
     @property
     def line(self) -> int:
@@ -86,8 +86,8 @@ class Scanner:
             self._notes.add(kind, detail, line=self._line + buffer.count("\n", 0, at))
 
     def _find(self, what: str, buffer: str, start: int) -> int:
-        """Returns the same index as `buffer.find`. Remembers the last result for each text `what`: otherwise each of
-        many tags would search the whole buffer for a mark that never comes.
+        """Returns the same index as `buffer.find(what, start)`. Remembers the last result for each `what`: otherwise
+        each of many tags would search the whole buffer for text that never comes.
         """
         since, at = self._found.get(what, (0, -2))
         if at == -2 or start < since or 0 <= at < start:
@@ -97,7 +97,7 @@ class Scanner:
 
     def _scan(self, buffer: str) -> int:
         """Sends all complete tags and texts in the buffer to the target. Returns the index of the first character that
-        it left for the next call.
+        must wait for the next call.
         """
         at, size = 0, len(buffer)
         target = self._target
@@ -189,7 +189,7 @@ class Scanner:
 
     def _bare(self, buffer: str, at: int) -> int:
         self._note("bare_bracket", buffer, at)
-        # If several brackets follow one another, only the last can begin a tag.
+        # Of several brackets in a row, only the last can begin a tag.
         run = _BRACKETS.match(buffer, at)
         after = max(at + 1, run.end() - 1) if run is not None else at + 1
         self._target.text(buffer[at:after])
@@ -243,7 +243,7 @@ class Scanner:
                 return len(buffer)  # cut off within a tag: the element is lost with it, which `truncated` says
             stop = after = len(
                 buffer
-            )  # too long to be held: what was read of it counts, since a failure must not be lost
+            )  # too long to wait for its end: the part that was read counts, since a failure must not be lost
         body = buffer[name.end() : stop]
         self._note("malformed_tag", buffer, at, buffer[at : min(stop + 1, at + 80)])
         local = _local(name.group(1))
@@ -256,8 +256,8 @@ class Scanner:
         return after
 
     def _markup(self, buffer: str, start: int, closing: int) -> int:
-        """Returns the index of the first tag of a report between an opening quote and its closing quote; -1 if there is
-        none.
+        """Returns the index of the first tag of a report between an opening quote (`start`) and its closing quote; -1
+        if there is none.
         """
         found = _MARKUP.search(buffer, start, closing if closing >= 0 else len(buffer))
         return -1 if found is None else found.start()
