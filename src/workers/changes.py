@@ -55,7 +55,7 @@ class ChangeEvaluator:
         # Nobody needs to approve an older commit of a fork any more.
         outdating = [job_id for job_id in started.build_ids if received.change.fork and job_id not in superseding]
         if superseding or change.fork or started.waiting:
-            # Whoever appends the later one of two builds sees both.
+            # Of two processes that start builds at once, the one that appends later sees both builds.
             await self._wait(await self.event_log.read_head())
         await self._supersede(superseding, starter.caller)
         await self._supersede(outdating, starter.caller, only_unapproved=True)
@@ -64,8 +64,8 @@ class ChangeEvaluator:
         await self._start_ready(starter, started.waiting)
 
     async def continue_after(self, finished: BuildFinished) -> None:
-        """Starts the jobs that had to wait for the job of a build that has passed, if all others that they need have
-        passed for the change, too. Calling it again starts no second build.
+        """Starts each job that waited for the job of this build, which has passed. A job starts only when all other
+        jobs that it needs have passed for the change too. Calling this again starts no second build.
         """
         build = await self.event_log.load_state(BUILD.at(finished.build_id))
         if finished.status != "passed" or build is None or build.queued.test_ids is not None:
@@ -82,7 +82,9 @@ class ChangeEvaluator:
             await self._start_ready(starter, waiting)
 
     async def _find_change(self, build: AnyBuild) -> int | None:
-        """Returns the id of the change that started a build, or the one that it restarts; None if none did."""
+        """Returns the id of the change that started a build. For a restart, this is the change of the original build.
+        Returns None if no change started the build.
+        """
         found: AnyBuild | None = build
         while found is not None and found.queued.restarted_from is not None:
             found = await self.event_log.load_state(BUILD.at(found.queued.restarted_from))
@@ -111,16 +113,16 @@ class ChangeEvaluator:
     async def _supersede(
         self, job_ids: Sequence[int], caller: CommandContext, *, only_unapproved: bool = False
     ) -> None:
-        """Ends the queued builds of these jobs for which a newer change of the same branch has started another one.
-        With `only_unapproved`, ends only those that wait for an approval.
+        """Ends each queued build of these jobs if a newer change of its branch has started another build of its job.
+        With `only_unapproved`, ends only builds that wait for an approval.
         """
         if job_ids:
             for build in await builds.find_superseded(self.pool, job_ids):
                 await self.handler.execute(SupersedeBuild(build.build_id, build.change_id, only_unapproved), caller)
 
     async def _end_unapproved(self, newest: ChangeReceived, caller: CommandContext) -> None:
-        """Ends the builds of older commits of a fork's pull request that wait for an approval, also if its newest
-        commit starts no build: whoever reads this commit must not approve another one.
+        """Ends the builds of older commits of a fork's pull request that wait for an approval, even if its newest
+        commit starts no build: whoever reads the newest commit must not approve an older one.
         """
         change = newest.change
         if not change.fork or change.pull_request is None:
@@ -141,6 +143,6 @@ class ChangeEvaluator:
         return ChangeStarter(self.handler, self.ids, self.secrets, received, repository, caller)
 
     async def _wait(self, position: int) -> None:
-        """Waits until the read models have reached a position. Raises Unavailable."""
+        """Waits until the read models have reached a position. Raises Unavailable if they do not reach it in time."""
         if not await self.wait_reached(position):
             raise Unavailable("The read models are behind the log.")

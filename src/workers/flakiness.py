@@ -70,7 +70,7 @@ class FlakinessWatch:
         async with self.pool.connection() as connection, connection.transaction():
             live = await inspect(connection, (results.PROJECTION,))
             if results.PROJECTION.name in live.broken:
-                return False  # its position may be beyond the log
+                return False  # the stored position may be beyond the log
             shown = live.positions.get(results.PROJECTION.name, 0)
             position = await log_positions.lock_position(connection, NAME)
             if position is None:

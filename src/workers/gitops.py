@@ -68,7 +68,7 @@ class PipelineSyncer:
             )
             await self.handler.execute(command, caller)
         except SourceNotFound as error:
-            if synced.commit is not None or FILE_NAME in (received.change.paths or ()):  # others have no such file
+            if synced.commit is not None or FILE_NAME in (received.change.paths or ()):  # else it has no such file
                 await self._record(received, str(error), caller)
         except SourceUnavailable as error:
             await self._record(received, str(error), caller)

@@ -26,7 +26,7 @@ INTERVAL_S = 5.0
 SWEEP_SIZE = 100
 """Largest number of known issues that one sweep handles."""
 CHUNK_SIZE = 500
-"""Number of failures that are matched in one call on a thread."""
+"""Number of failures that a worker thread matches in one call."""
 MAX_CHUNKS = 200
 """Number of chunks after which a search ends, which is after 100,000 failures with a text. Nobody needs a
 classification of even older failures.

@@ -1,9 +1,10 @@
 """Compares read models with the log, to find rows that somebody changed by hand. A difference sets an alarm, which ends
 when the difference is gone.
 
-It compares the read models that decide who may do what, the read model of the jobs' triggers, and the audit trail. Each
-sweep folds all of these but the audit trail from the log in memory, and compares all their rows. The audit trail has a
-row for every event, so each sweep compares only its next part. After the last part, the comparison begins again.
+Three kinds of read models are compared: those that decide who may do what, that of the jobs' triggers, and the audit
+trail. Each sweep folds all of these but the audit trail from the log in memory, and compares all their rows. The audit
+trail has a row for every event, so each sweep compares only its next part. After the last part, the comparison begins
+again.
 """
 
 from collections import Counter
@@ -125,8 +126,8 @@ class ReadModelCheck:
         return any(found.values())
 
     async def sweep_sequences(self) -> bool:
-        """Compares the sequences of ids with the ids in use. Sets an alarm if a sequence would give an id again, and
-        ends the alarm if none would. Returns True in the first case.
+        """Compares the sequences of ids with the ids in use. Sets an alarm and returns True if a sequence would give an
+        id again. Otherwise ends the alarm and returns False.
         """
         behind = await find_sequences_behind(self.pool)
         await set_alarm(self.pool, "sequences of ids", describe_behind(behind) if behind else None)

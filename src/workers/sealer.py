@@ -106,7 +106,7 @@ class Sealer:
                     log.warning("the sealer lost its connection", error=str(error).strip())
                     await asyncio.sleep(RECONNECT_DELAY_S)
                 except (TreeDamaged, StreamDamaged, SecretMismatch, LookupError, UndefinedTable) as error:
-                    reason = str(error).partition("\n")[0]  # PostgreSQL's go on with the statement
+                    reason = str(error).partition("\n")[0]  # messages of PostgreSQL go on with the statement
                     log.error("the log is no longer sealed", error=reason)
                     async with tolerate_outages("alarm of the sealer"):
                         await set_alarm(self.pool, ALARM, f"the log is not sealed any more: {reason}")
@@ -209,7 +209,7 @@ class Sealer:
         return checks
 
     async def _verify(self, last: SealedCheckpoint, keys: list[Recorded]) -> None:
-        """Raises TreeDamaged unless the root of the stored tree is the root in the signed note of the checkpoint
+        """Raises TreeDamaged if the root of the stored tree differs from the root in the signed note of the checkpoint
         `last`.
         """
         try:
@@ -225,7 +225,8 @@ class Sealer:
         self, connection: AsyncConnection, edge: Edge, last: SealedCheckpoint | None, keys: list[Recorded]
     ) -> SealedCheckpoint:
         key = await signing_key(connection, self.secrets, key_at(keys, last.size if last else 0))
-        # This server must have the key of the next checkpoint, too: somebody may have appended an event with another.
+        # This server must also have the key of the next checkpoint: somebody may have appended an event with another
+        # key.
         await signing_key(connection, self.secrets, key_at(keys, edge.size))
         previous = note_hash(last.note) if last else None
         checkpoint = Checkpoint(key.name, edge.size, edge.root, self.clock(), previous)

@@ -74,8 +74,8 @@ class TicketWriter:
 
     async def select(self, events: Sequence[Recorded]) -> list[Recorded]:
         """Returns the events for which there may be tickets to write: ends of builds whose projects have a Jira
-        integration. Also returns events that cannot be read, so that they are parked instead of skipped. Returns all
-        events while the read models are behind the last of them, since an integration may be missing there.
+        integration. Also returns events that cannot be read, so that they are parked instead of skipped. While the read
+        models are behind the last event, returns all events, since the read models may lack an integration.
         """
         projects = {recorded.event.project_id for recorded in events if isinstance(recorded.event, BuildFinished)}
         if projects and not await self.wait_reached(events[-1].position):

@@ -64,7 +64,7 @@ class TimeTableClock:
         times: dict[tuple[int, CronTrigger], TableTimes] = {}
         started = 0
         for job in await triggers.fetch_scheduled(self.pool):
-            await asyncio.sleep(0)  # others have their turn
+            await asyncio.sleep(0)  # lets other tasks run
             for time_table in job.settings.cron:
                 key = job.job_id, time_table
                 try:

@@ -196,7 +196,7 @@ class _Leadership:
         )
         for assigned, (_, node_id) in zip(done, placed, strict=True):
             if not assigned and node_id in self._state.nodes:
-                self._state.open_slots[node_id] += 1  # the build ended meanwhile; the poll still takes one
+                self._state.open_slots[node_id] += 1  # the build ended meanwhile; the poll still takes a build
 
     async def _check_agents(self) -> None:
         """Handles changes that no event reports: agents that did not acknowledge a build, and agents that have gone
@@ -208,7 +208,7 @@ class _Leadership:
             if now - self._assigned_at.get(build_id, self._since) < self._dispatcher.acknowledge_timeout_s:
                 continue
             if await self._dispatcher.build_logs.count_lines(build_id, active.build.attempt):
-                continue  # it has begun: it is checking out
+                continue  # the agent has begun: it is checking out
             self._state.polled(active.node_id, 0)
             await self._execute(LoseBuild(build_id, active.node_id, active.build.attempt, "not_acknowledged"))
         silent = {gauge.node_id: gauge.silent_s for gauge in await self._dispatcher.gauges.fetch_all()}

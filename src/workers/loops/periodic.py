@@ -64,6 +64,6 @@ async def _run(schedule: Schedule) -> None:
             async with tolerate_outages(schedule.name):
                 found_work = bool(await schedule.sweep())
         except Exception:
-            log.exception("a schedule failed", schedule=schedule.name)  # it goes on, as the others do
+            log.exception("a schedule failed", schedule=schedule.name)  # this schedule goes on, as the others do
         busy_interval_s = schedule.busy_interval_s if found_work else None
         await asyncio.sleep(schedule.interval_s if busy_interval_s is None else busy_interval_s)

@@ -105,7 +105,7 @@ class JobQueue:
 
 
 class PromptWorker(Worker):
-    """A worker of arq that polls the queue at once when this process has added jobs, so that it can poll seldom while
+    """A worker of arq that polls the queue as soon as this process has added jobs. Therefore it can poll rarely while
     it is idle.
     """
 
@@ -124,7 +124,7 @@ async def _close(worker: Worker, redis: ArqRedis) -> None:
     """Ends the worker's jobs and closes its connections, as far as Redis answers."""
     worker.allow_pick_jobs = False
     await cancel_and_wait(*worker.job_tasks.values())
-    # Lets arq record the end of each job: if it were cancelled while it does so, it would leave connections open.
+    # Lets arq record the end of each job: cancelling that would leave connections open.
     await outlast(*worker.tasks.values())
     with contextlib.suppress(RedisError, OSError):
         await worker.close()

@@ -88,8 +88,8 @@ class ReactionDispatcher:
             debounce_s=DEBOUNCE_S,
         )
         self._alarm: str | None = ""
-        """Message of the alarm that this process has set; None if it has ended the alarm. An empty text means that it
-        has done neither yet.
+        """Message of the alarm that this process has set; None after it has ended the alarm. Empty until it does
+        either.
         """
 
     async def run(self) -> None:
@@ -120,10 +120,10 @@ class ReactionDispatcher:
         return started
 
     async def note_next(self, reaction: Reaction) -> list[Due] | None:
-        """Reads the next batch of events after the reaction's position, and stores for each that the reaction is due.
-        Leaves out events for which the reaction has nothing to do, and events for which an operator has cancelled it
-        (such events are read again if the position was set back). Returns the first try of each due reaction; None if
-        there is no event after the position.
+        """Reads the next batch of events after the reaction's position, and stores for each event that the reaction is
+        due. Leaves out events for which the reaction has nothing to do, and events for which an operator has cancelled
+        the reaction (such events are read again if the position was set back). Returns the first try of each due
+        reaction; None if there is no event after the position.
         """
         async with self._pool.connection() as connection, connection.transaction():
             position = await log_positions.lock_position(connection, reaction.name)
@@ -141,8 +141,8 @@ class ReactionDispatcher:
 
     async def _select(self, reaction: Reaction, events: Sequence[Recorded]) -> list[int]:
         """Returns the positions of the events for which the reaction has something to do. If this cannot be found out,
-        for example because a project's stream is damaged, returns the positions of all events: their tries will say
-        why.
+        for example because a project's stream is damaged, returns the positions of all events; then the tries report
+        the error.
         """
         if reaction.select is not None and events:
             try:
@@ -190,7 +190,7 @@ class ReactionDispatcher:
             self._alarm = message
 
     async def _run_as_job(self, due: Due) -> None:
-        if due.reaction in self._reactions:  # another release, which may run at the same time, has others
+        if due.reaction in self._reactions:  # another release, which may run at the same time, has other reactions
             # If Redis goes away, arq cancels its jobs. The reaction goes on.
             await asyncio.shield(self._start(due))
 

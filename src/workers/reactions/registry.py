@@ -64,8 +64,8 @@ class Tools:
     log: EventLog
     secrets: Secrets
     mailer: Mailer | None = None
-    """Sends the mails; None if no mail server is set up and links cannot be printed, since nobody reads the output of
-    the process.
+    """Sends the mails. None if no mail server is set up and nobody reads the output of the process, to which links
+    could be printed instead.
     """
     base_url: str = ""
     """Beginning of the links in mails and commit statuses."""
@@ -91,8 +91,8 @@ class Tools:
 
 
 class RetryLater(Exception):
-    """Raised by a reaction to be tried again after some seconds, for example because an outside system answered with
-    `Retry-After`. In the first day after the event, such a try does not count as failed.
+    """Raised by a reaction that must be tried again after some seconds, for example because an outside system answered
+    with `Retry-After`. In the first day after the event, such a try does not count as failed.
     """
 
     def __init__(self, seconds: float, why: str) -> None:

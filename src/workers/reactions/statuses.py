@@ -169,8 +169,8 @@ def name_context(queued: BuildQueued) -> str:
     """Returns the name of the status of a build. It has the job's id, since several jobs can have one name: in the
     project, or in projects with the same repository.
     """
-    # Separate statuses: a build of some tests, or one without secrets of a pull request whose newest commit somebody
-    # else wrote, would replace the red status of a build of all tests.
+    # Separate statuses: otherwise a green build of some tests, or of a fork's pull request with the same commit, could
+    # replace the red status of a build of all tests.
     parts = [
         what for what, applies in (("fork", queued.untrusted), ("some tests", queued.test_ids is not None)) if applies
     ]
