@@ -1,7 +1,7 @@
 """Entries of the audit trail: each event with a sentence that describes it, and the fields that it changed.
 
-The changes of an event are found by comparing the states of its stream before and after it. Each stream is folded once
-for all of its events on a page. Secrets are shown as SECRET.
+The changes of an event are the differences between the states of its stream before and after it. Each stream is folded
+only once for all its events on a page. SECRET is shown in place of secrets.
 """
 
 import re
@@ -48,24 +48,24 @@ from store.postgres.queries import Source
 
 SECRET = "(secret)"  # noqa: S105 - shown in place of a secret
 MAX_CHANGES = 100
-"""Largest number of changed fields that are shown for an event."""
+"""Number of changed fields that are shown for an event."""
 MAX_TEXT = 500
-"""Largest number of characters that are shown of a text."""
+"""Number of characters that are shown of a text."""
 MAX_ITEMS = 20
-"""Largest number of items that are shown of a list."""
+"""Number of items that are shown of a list."""
 MAX_FOLDED = 10_000
-"""Largest number of events of a stream that are folded. Later events are shown without their changes."""
+"""Number of events of a stream that are folded. Later events are shown without their changes."""
 EVENT_BATCH = 10
-"""Largest number of events that callers should have in memory at once. One event of a report may have megabytes."""
+"""Number of events that callers should have in memory at once. One event of a report may have megabytes."""
 SHORT_STREAM_LENGTH = 200
-"""Largest number of events of a stream that is read together with other streams. A longer stream is read alone, in
-parts of this size.
+"""Number of events up to which a stream is read together with other streams. Longer streams are read alone, in parts of
+this size.
 """
 
 EVENT_AREAS: Mapping[str, str] = {
     event.name: area.__name__.rpartition(".")[2] for area in AREAS for event in area.EVENTS
 }
-"""Event name -> area, which is the name of the event's module in `domain`."""
+"""Event name -> area: the name of the event's module in `domain`."""
 
 CATEGORIES: Mapping[str, Category[Any]] = {
     category.prefix: category
@@ -78,7 +78,7 @@ CATEGORIES: Mapping[str, Category[Any]] = {
 }
 
 BLANK: tuple[Any, ...] = (None, "", [], False)
-"""Values that are not shown as a change when a field first appears."""
+"""Values that do not count as a change when a field first appears."""
 
 SYSTEM = {
     "deliveries": "The delivery of messages",
@@ -117,11 +117,11 @@ _INTERNAL = {
     "written_at",
     *Event.__struct_fields__,
 }
-"""Fields of states that are not shown, because they mean nothing to readers or repeat another field."""
+"""Fields of states that are not shown: they mean nothing to readers, or repeat another field."""
 
 
 class Change(msgspec.Struct, frozen=True, rename={"before": "from", "after": "to"}):
-    """A change of one field by an event."""
+    """A field that an event changed."""
 
     field: str
     """Name of the field, with dots where values are nested."""
@@ -132,26 +132,26 @@ class Change(msgspec.Struct, frozen=True, rename={"before": "from", "after": "to
 
 
 class AuditEntry(msgspec.Struct, frozen=True):
-    """An entry of the audit trail: an event, who caused it, a sentence about it, and what it changed."""
+    """An entry of the audit trail: an event, who caused it, a sentence about it, and the fields that it changed."""
 
     position: int
     stream: str
     version: int
     type: str
     area: str
-    """Area of the event, like `builds`."""
+    """Area of the event, such as `builds`."""
     at: datetime
     actor: str
-    """Origin of the event, like `user:7`, `node:12` or `system:dispatch`."""
+    """Origin of the event, such as `user:7`, `node:12` or `system:dispatch`."""
     actor_name: str | None
     """The actor's current name; null for deleted users and nodes, and for the server itself."""
     correlation_id: str
-    """Id that all events of a request share, including those that workers append because of it."""
+    """Id that all events of a request share, and the events that workers append because of it."""
     causation: int | None
-    """Log position of the event that caused this one; null for an event that a request caused."""
+    """Log position of the event that caused this one; null if a request caused it."""
     project_id: int | None
     erased: bool
-    """Whether the event's texts have been erased."""
+    """Whether the texts of the event have been erased."""
     summary: str
     """Sentence that describes the event."""
     changes: list[Change] | None = None
@@ -164,7 +164,7 @@ class _Secret(NamedTuple):
 
 
 def describe(recorded: Recorded, name: str | None) -> AuditEntry:
-    """Returns the entry of an event, without its changes: `add_changes` adds these. `name` is the current name of the
+    """Returns the entry of an event, without its changes: `add_changes` adds them. `name` is the current name of the
     event's actor; None if the actor has no name.
     """
     event = recorded.event
@@ -191,7 +191,7 @@ def describe(recorded: Recorded, name: str | None) -> AuditEntry:
 
 
 async def add_changes(source: Source, log: EventLog, shown: Sequence[AuditEntry]) -> list[AuditEntry]:
-    """Returns these entries with the changes of each event. Reads and folds each stream once."""
+    """Returns these entries with the changes of their events. Reads and folds each stream once."""
     rules = RuleMatches(source, log)
     changed: dict[int, list[Change]] = {}
     by_stream: dict[str, set[int]] = defaultdict(set)
@@ -223,7 +223,9 @@ async def add_changes(source: Source, log: EventLog, shown: Sequence[AuditEntry]
 
 
 def add_matches(changes: Sequence[Change], matches: Iterable[RuleMatch]) -> list[Change]:
-    """Returns `changes`, followed by one change for each classification in `matches`. One event made all of them."""
+    """Returns `changes`, then two changes for each match: the classification and the known issue of the matched
+    result.
+    """
     classified = (
         change
         for match in matches
@@ -249,8 +251,8 @@ def describe_actor(actor: str, name: str | None) -> str:
 
 
 def find_category(stream: str) -> Category[Any] | None:
-    """Returns the category of a stream, by the prefix of the stream's name. Returns None for a stream that is not
-    folded to a state, such as `results-7`.
+    """Returns the category of a stream, by the prefix of its name. Returns None for a stream without a state, such as
+    `results-7`.
     """
     parts = stream.split("-")
     prefixes = ("-".join(parts[:number]) for number in range(len(parts) - 1, 0, -1))
@@ -258,10 +260,10 @@ def find_category(stream: str) -> Category[Any] | None:
 
 
 class StreamFolder:
-    """Folds the events of one stream, and collects the changes that the events with the versions `wanted` made.
+    """Folds the events of one stream. Collects the changes by those events whose version is in `wanted`.
 
-    Pass the events to `apply` in order. If the stream belongs to a result, `matches` lists the rules that matched the
-    result, in the order of the log.
+    Pass the events to `apply` in order. For the stream of a result, `matches` are the rule matches of the result, in
+    the order of the log.
     """
 
     def __init__(self, stream: str, wanted: Collection[int], matches: Iterable[RuleMatch] = ()) -> None:
@@ -287,12 +289,12 @@ class StreamFolder:
                 self.changes[recorded.position] = _shown(changes, self._id_field, recorded.erased)
 
     def _fields_of(self, state: Any) -> dict[str, Any]:
-        """Returns dotted name -> value for the fields of a state. Returns no fields for the initial state."""
+        """Returns dotted name -> value for the fields of a state: nothing for the initial state."""
         return {} if state == self._initial else flatten(state)
 
 
 def flatten(state: Any) -> dict[str, Any]:
-    """Returns dotted name -> value for the fields of a state: `env.HOST`. Secrets become `_Secret`, which can be
+    """Returns dotted name -> value for the fields of a state: `env.HOST`. A secret becomes a `_Secret`, which can be
     compared but is not shown.
     """
     match state:
@@ -320,8 +322,8 @@ def _fields(prefix: str, struct: msgspec.Struct) -> Iterator[tuple[str, Any]]:
 
 
 def _flat(name: str, last: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Yields (dotted name, value) for `value`, or for each of its parts if it is shown as several fields. `last` is the
-    last part of its dotted name.
+    """Yields (dotted name, value) for `value`, or for each of its parts if they are shown as separate fields. `last` is
+    the last part of `name`.
     """
     match value:
         case msgspec.Struct():
@@ -350,7 +352,7 @@ def _difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator
 
 
 def _changes_outside_state(event: Event) -> Iterator[Change]:
-    """Yields changes of fields that no state contains, since no command needs them."""
+    """Yields changes of fields that are in no state, because no command needs them."""
     match event:
         case ProjectCreated():
             yield Change("slug", None, event.slug)

@@ -1,7 +1,7 @@
 """Classifications by rules, for the audit trail: which known issue classified which result.
 
 A report, or a search through older failures, classifies many results by one event. This event is not in the streams of
-the results. So the classification of a result is folded from the result's stream together with such events.
+the results. So the classification of a result is folded from the result's stream and from such events.
 """
 
 from collections import defaultdict
@@ -21,15 +21,15 @@ from store.log.event_log import EventLog
 from store.postgres.queries import Source
 
 CLASSIFYING = (ResultsClassifiedByRules.name, KnownIssueSearched.name, ReportRecorded.name)
-"""Names of the events for which the audit trail shows classifications of results as changes. The classifications of a
-`ReportRecorded` are in the `ResultsClassifiedByRules` of the same report.
+"""Names of the events for which the audit trail shows how they classified results. For a `ReportRecorded`, these
+classifications are in the `ResultsClassifiedByRules` of its report.
 """
 EVENT_BATCH = 20
 """Number of events in memory at once. An event of a large report names a hundred thousand results."""
 
 
 class RuleMatch(NamedTuple):
-    """A known issue matched a result. This classifies the result, unless the result had a classification already."""
+    """A match of a known issue with a result. It classifies the result, unless the result was classified before."""
 
     position: int
     result_id: int
@@ -56,7 +56,7 @@ def matches_in(recorded: Recorded) -> Iterator[RuleMatch]:
 
 
 def fold_triage(events: Iterable[Recorded], matches: Iterable[RuleMatch]) -> Triage:
-    """Returns the triage of a result, folded from the events of its stream and its rule matches in the order of the
+    """Returns the triage of a result, folded from the events of its stream and its rule matches, in the order of the
     log.
     """
     state = TRIAGE.initial
@@ -74,8 +74,8 @@ class RuleMatches:
     log: EventLog
 
     async def find_for_stream(self, stream: str) -> list[RuleMatch]:
-        """Returns the rule matches of the result to which the stream belongs, in the order of the log. Returns an empty
-        list if the stream does not belong to a result.
+        """Returns the rule matches of the result that the stream belongs to, in the order of the log. Returns nothing
+        for a stream that belongs to no result.
         """
         if not stream.startswith(f"{TRIAGE.prefix}-"):
             return []
@@ -85,7 +85,7 @@ class RuleMatches:
         return []
 
     async def find_classified(self, recorded: Recorded) -> list[RuleMatch]:
-        """Returns the rule matches by which this event classified results. Leaves out results that were classified
+        """Returns the rule matches by which this event classified results. Leaves out results that had a classification
         before.
         """
         event = recorded.event
@@ -113,7 +113,7 @@ class RuleMatches:
         self, results: Collection[int], reports: str | None, jobs: Iterable[int], until: int = 2**62
     ) -> list[RuleMatch]:
         """Returns the rule matches of these results up to position `until`, in the order of the log. Looks in the
-        results stream `reports`, and in the searches through older failures of these jobs.
+        results stream `reports` (None: in no such stream), and in searches through older failures of `jobs`.
         """
         positions = set[int]()
         if reports is not None:

@@ -1,7 +1,7 @@
 """Event summaries: sentences without a subject that say what an event did, for readers of the audit trail.
 
-The module `entries` puts the actor in front, as the subject. The fields of erased texts are empty, so summaries leave
-them out.
+`projections.audit_view.entries` puts the actor in front, as the subject. The fields of erased texts are empty, so
+summaries leave these fields out.
 """
 
 import string
@@ -42,9 +42,9 @@ from domain import (
 from domain.core.events import Event, changes_of
 
 MAX_QUOTE_LENGTH = 120
-"""Largest number of characters that a summary quotes from a text."""
+"""Number of characters that a summary quotes from a text."""
 MAX_LISTED = 3
-"""Largest number of items of a list that a summary names."""
+"""Number of items of a list that a summary names."""
 
 
 def summarize(event: Event) -> str:
@@ -56,8 +56,8 @@ def summarize(event: Event) -> str:
 class _Fields(string.Formatter):
     """Formatter that fills the fields of an event into a text.
 
-    `{job_id}` becomes the value of the field. `{title: “}` becomes a space and the value in quotes, or nothing if the
-    value is empty. `{attempts:attempt}` becomes `1 attempt` or `7 attempts`.
+    `{job_id}` becomes the value of the field. `{title: “}` becomes a space and the value in quotes, or nothing for an
+    empty value. `{attempts:attempt}` becomes `1 attempt` or `7 attempts`.
     """
 
     def get_value(self, key: int | str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -70,7 +70,7 @@ class _Fields(string.Formatter):
 
 
 def quoted(before: str, text: str | None) -> str:
-    """Returns `before` followed by the shortened text in quotes. Returns an empty string if there is no text."""
+    """Returns `before` and the shortened text in quotes; an empty string if there is no text."""
     short = " ".join((text or "").split())
     if len(short) > MAX_QUOTE_LENGTH:
         short = short[: MAX_QUOTE_LENGTH - 1].rstrip() + "…"

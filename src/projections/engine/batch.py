@@ -1,4 +1,4 @@
-"""The rows that a batch of events reads and changes, and a cache that keeps rows from batch to batch."""
+"""The rows that a batch of events reads and changes, and a cache that keeps rows for later batches."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -10,17 +10,17 @@ from projections.engine import statements
 from projections.engine.model import Change, Delete, DeleteRange, Key, R, Row, RowsByKey
 
 ROWS_CACHED = 20_000
-"""Number of rows of each table that the cache keeps. It drops the least recently used rows first."""
+"""Number of rows that the cache keeps of each table. It drops the least recently used rows first."""
 
 
 class RowCache:
-    """Cache of rows as they are in the tables: key -> row. None stands for a key without a row."""
+    """Cache of rows as they are in the tables: key -> row, or None if the table has no row with this key."""
 
     def __init__(self) -> None:
         self._rows: dict[type[Row], LRUCache[Key, Row | None]] = defaultdict(lambda: LRUCache(ROWS_CACHED))
 
     def has(self, row: type[Row]) -> bool:
-        """Whether rows of this type were looked up before. Rows of other types need not be cached."""
+        """Returns whether rows of this type were looked up before. Rows of other types need not be cached."""
         return row in self._rows
 
     def of(self, row: type[Row]) -> LRUCache[Key, Row | None]:
@@ -31,9 +31,9 @@ class RowCache:
 
 
 class RowBatch:
-    """The rows that one batch of events reads, and the changes that these events make. Implements `Rows`.
+    """The rows that one batch of events reads, and the changes that its events make. Implements `Rows`.
 
-    Later events of the batch see the changes of earlier ones. All changes are written together.
+    Later events of the batch see the changes of earlier events. All changes are written together.
     """
 
     def __init__(self, cache: RowCache) -> None:
@@ -53,8 +53,8 @@ class RowBatch:
         return [self.get(row, key) for key in keys]
 
     def missing(self, needed: Iterable[tuple[type[Row], Key]]) -> dict[type[Row], set[Key]]:
-        """Takes the needed rows from the cache. Returns the keys of the rows that are not there and must be fetched
-        from the tables.
+        """Takes the needed rows from the cache. Returns the keys of the rows that the cache lacks; the caller fetches
+        these from the tables.
         """
         fetch: dict[type[Row], set[Key]] = defaultdict(set)
         for row, key in needed:
@@ -92,8 +92,8 @@ class RowBatch:
         return not (self._dirty or self._added or self._bulk_deletes)
 
     def statements(self) -> list[statements.Statement]:
-        """Returns statements that write all changes, to be joined into one WITH statement. No two of them touch the
-        same row, so their order does not matter.
+        """Returns statements that write all changes, for one WITH statement. Their order does not matter, since no two
+        of them touch the same row.
         """
         parts: list[statements.Statement] = []
         for row, dirty in self._dirty.items():
@@ -107,7 +107,7 @@ class RowBatch:
         return parts
 
     def update_cache(self) -> None:
-        """Puts the rows of this batch into the cache. Call it only after they were committed."""
+        """Puts the rows of this batch into the cache. Call it only after the batch was committed."""
         for (row, key), item in self._fetched.items():
             if key not in self._dirty.get(row, ()):
                 self._cache.of(row)[key] = item

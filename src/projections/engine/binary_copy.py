@@ -1,8 +1,8 @@
-"""Packs rows of numbers and of arrays of numbers in the format of PostgreSQL's binary COPY.
+"""Packs rows of numbers and number arrays in the format of PostgreSQL's binary COPY, much faster than number by number.
 
-If a table has only numbers, all its packed rows have the same size. So `pack_rows` repeats an empty row, and then
-writes a byte of a column into all rows by one slice assignment. An array is packed in the same way: its elements are
-written between their lengths. This takes a fraction of the time that packing number by number takes.
+If a table has only numbers, all its packed rows have equal size. So `pack_rows` repeats an empty row, and then writes
+each byte of a column into all rows by one slice assignment. An array is packed in a similar way: PostgreSQL wants the
+length of each element before it, so the elements are written into a pattern of lengths.
 """
 
 import struct
@@ -22,7 +22,7 @@ TRAILER = b"\xff\xff"
 CODES = {"smallint": "h", "integer": "i", "bigint": "q"}
 """SQL type -> code of `struct`."""
 ELEMENTS: dict[str, tuple[Literal["h", "i"], int]] = {"smallint[]": ("h", 21), "integer[]": ("i", 23)}
-"""SQL type of an array -> code of its elements in `array`, and PostgreSQL's object id of their type."""
+"""SQL type of an array -> (code of its elements in `array`, object id of their type in PostgreSQL)."""
 
 ERRORS = (OverflowError, TypeError, struct.error)
 """Errors that `pack_rows` raises for a value that its column cannot hold."""
@@ -50,8 +50,8 @@ def _fields(row: type[Row]) -> list[_Number | _Array]:
 
 
 def pack_rows(rows: Sequence[Row]) -> bytes | bytearray:
-    """Returns `rows` in the format of binary COPY. There must be at least one row, and all must be of one table. Raises
-    one of ERRORS.
+    """Returns `rows` in the format of binary COPY. Pass at least one row, and only rows of one table. Raises one of
+    ERRORS.
     """
     fields = _fields(type(rows[0]))
     numbers = [field for field in fields if isinstance(field, _Number)]

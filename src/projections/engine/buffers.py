@@ -1,6 +1,4 @@
-"""Buffers of a bulk load: the rows of each table that are in memory, and the changes that are not yet in the
-database.
-"""
+"""Buffers of a bulk load. They hold rows in memory, and changes that are not in the database yet."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -16,17 +14,17 @@ from projections.engine.model import DeleteRange, Key, Row, columns_of
 CACHED_ROWS = 20_000
 """Number of rows of a table that stay in memory after a transaction, if a projection reads the table."""
 CACHED_NUMERIC_ROWS = 200_000
-"""Number of rows that stay in memory if all columns of the table are numbers, since such rows are small."""
+"""Like CACHED_ROWS, for a table that has only columns of numbers: its rows are small."""
 
 
 class LoadRefused(Exception):
     """Raised when a row of a bulk load cannot be stored. Roll the transaction back, and let the engine apply its
-    events: the engine can park the event that made the row.
+    events: the engine can park the event with the bad row.
     """
 
 
 class LoadConnection:
-    """The connection of a bulk load. Remembers the indexes that it has created."""
+    """The connection of a bulk load. Remembers which indexes it has created."""
 
     def __init__(self, connection: AsyncConnection) -> None:
         self.connection = connection
@@ -36,7 +34,7 @@ class LoadConnection:
         await self.connection.execute(query.encode(), parameters, prepare=True)
 
     async def ensure_index(self, row: type[Row], column: str) -> None:
-        """Creates the index on `column` that the table declares, unless this connection has created it before. Does
+        """Creates the index that the table declares on `column`, unless this connection has created it before. Does
         nothing if the table declares no index that begins with `column`.
         """
         if (row, column) in self._indexed:
@@ -49,8 +47,7 @@ class LoadConnection:
 
 
 class BufferedTable:
-    """Memory buffer of a bulk load, for a table with a primary key. When its changes are written to the database, bulk
-    deletes are executed before changed rows are written.
+    """Buffer of a bulk load for a table with a primary key. Bulk deletes reach the database before changed rows do.
 
     The buffer holds rows by their flat key: the value of the key column, or a tuple if the key has several columns.
     """
@@ -59,10 +56,10 @@ class BufferedTable:
         self.row = row
         self.flat_key_of: Callable[[Row], Any] = attrgetter(*row.table.key)
         self.rows: dict[Any, Row | None] = {}
-        """Flat key -> row, or None when the table is known to have no row with this key."""
+        """Flat key -> row, or None if the table is known to have no row with this key."""
         self.changed: dict[Any, Row | None] = {}
         self.is_complete = is_complete
-        """Whether `rows` contains every row of the table."""
+        """Whether `rows` contains all rows of the table."""
         self.is_read = False
         """Whether a projection reads rows of this table."""
         self._db = db
@@ -92,7 +89,7 @@ class BufferedTable:
                 self.put(flat_key, None)
 
     def _candidates(self, deletion: DeleteRange) -> Iterable[Any]:
-        """Returns flat keys of rows that the deletion may match. Includes all rows in memory that it does match."""
+        """Returns flat keys, among them those of all rows in memory that the deletion matches."""
         if self.row.table.key == (deletion.column,):
             keys = range(deletion.first, deletion.last + 1)
             if len(keys) < len(self.rows):
@@ -111,8 +108,8 @@ class BufferedTable:
         self.rows.update((self.flat_key_of(item), item) for item in found)
 
     async def write(self) -> None:
-        """Writes all changes to the table. Then drops the oldest rows from memory if there are too many. Drops all of
-        them if no projection reads the table.
+        """Writes all changes to the table. Then drops the oldest rows from memory if there are too many, or all rows if
+        no projection reads the table.
         """
         await self._write_bulk_deletes()
         if deleted := [self._unflatten(key) for key, item in self.changed.items() if item is None]:
@@ -134,14 +131,14 @@ class BufferedTable:
 
 
 class DeferredDeletes:
-    """Deletes by the values of one column that are to be executed later, when the column has an index."""
+    """Deletes by the values of one column that wait until the column has an index."""
 
     def __init__(self, column: str) -> None:
         self._column = column
         self._values: set[int] = set()
         self._ranges: list[DeleteRange] = []
         self._lowest = self._highest = 0
-        """Lowest and highest value of all `_ranges`."""
+        """Lowest value in all `_ranges`; `_highest` is the highest."""
 
     def add(self, deletion: DeleteRange) -> None:
         if deletion.first == deletion.last:
@@ -163,9 +160,9 @@ class DeferredDeletes:
 class AppendOnlyTable:
     """Buffer of an append-only table. Writes new rows by COPY.
 
-    Deletes wait until the end of the load, when an index finds their rows; until then they are stored in the table
-    `waiting_deletions`. A delete must not match a row that is inserted after it. So if `is_deferred` is true for a new
-    row, call `delete_deferred` before adding the row.
+    Deletes are deferred to the end of the load, when an index finds their rows. Until then they are stored in the table
+    `waiting_deletions`. A deferred delete must not match rows that are inserted after it. So if `is_deferred` is true
+    for a new row, call `delete_deferred` before adding the row.
     """
 
     def __init__(self, db: LoadConnection, row: type[Row]) -> None:
@@ -179,7 +176,7 @@ class AppendOnlyTable:
         self._unsaved: list[DeleteRange] = []
 
     async def load_deferred(self) -> None:
-        """Reads the deletes that an interrupted load has left in the table `waiting_deletions`."""
+        """Reads the deferred deletes that an interrupted load has left in the table `waiting_deletions`."""
         cursor = await self._db.connection.execute(
             "SELECT column_name, first, last FROM waiting_deletions WHERE table_name = %s", (str(self.row.table),)
         )
@@ -194,7 +191,7 @@ class AppendOnlyTable:
         self._deferred.setdefault(deletion.column, DeferredDeletes(deletion.column)).add(deletion)
 
     def is_deferred(self, row: Row) -> bool:
-        """Returns whether a deferred delete would wrongly delete this new row, too."""
+        """Returns True if a deferred delete would wrongly delete this new row, too."""
         return any(deletions.matches(row) for deletions in self._deferred.values())
 
     def pack(self) -> None:

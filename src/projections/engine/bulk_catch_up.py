@@ -1,6 +1,6 @@
 """Applies events to read models with the bulk loader, up to near the end of the log.
 
-If the loader refuses events, the engine applies them instead, and parks those whose rows cannot be stored.
+If the loader refuses events, the engine applies them instead, and parks events whose rows cannot be stored.
 """
 
 import asyncio
@@ -18,12 +18,12 @@ from store.log.event_log import EventLog
 log = structlog.get_logger()
 
 BATCH_SIZE = 500
-"""Number of events that are read at once. Each may hold a thousand results."""
+"""Number of events that are read at once. Each event may hold a thousand results."""
 NEAR_HEAD = 1_000
-"""Number of newest events that are left to the engine."""
+"""Number of events at the end of the log that are left to the engine."""
 
 OnProgress = Callable[[int, int], None]
-"""Callback that receives the position reached and the goal, after every batch."""
+"""Callback that gets (position reached, goal) after each batch."""
 
 
 async def bulk_catch_up(
@@ -34,10 +34,8 @@ async def bulk_catch_up(
 ) -> None:
     """Applies events to these projections until each is at most NEAR_HEAD events behind the end of the log.
 
-    Projections at the same position form a group, which is moved as a whole. The groups are moved one after the other.
-
-    Raises LostLeadership or psycopg.OperationalError. Committed transactions stay, and the next call continues after
-    them.
+    Projections at equal positions move together; groups of such projections move one after the other. Raises
+    LostLeadership or psycopg.OperationalError. Committed transactions stay, and the next call continues after them.
     """
     while True:
         goal = await event_log.read_head()
@@ -75,7 +73,7 @@ async def _load_group(
 
 
 async def _run(loader: BulkLoader, event_log: EventLog, goal: int, on_progress: OnProgress) -> None:
-    """Applies the events up to position `goal`. Reads the next batch while it writes one."""
+    """Applies the events up to position `goal`. Reads the next batch while it writes the current one."""
     names = loader.event_names
     next_batch = asyncio.ensure_future(event_log.read(loader.position, BATCH_SIZE, names, goal))
     try:

@@ -1,14 +1,14 @@
 """The bulk loader: applies a long stretch of the log to read models, much faster than the engine.
 
 - One transaction spans many batches of events.
-- New rows of append-only tables are written by COPY. Rows that projections read stay in memory and are written once, at
-  the end of the transaction.
-- A load from position 0 starts with empty tables. While no row of a table was dropped from memory, it needs no query.
+- New rows of append-only tables are written by COPY. Rows that projections read stay in memory, and are written once,
+  at the end of the transaction.
+- A load from position 0 starts with empty tables. Until rows of a table are dropped from memory, it needs no query.
 - An index is created when a bulk delete first needs it, or else at the end.
 
-The loader calls the same `apply` functions as the engine, so it writes the same rows and parks events for the same
-reasons. When only PostgreSQL rejects a row, the loader rolls its transaction back and raises `LoadRefused`, and the
-engine applies these events.
+The loader calls the same `apply` functions as the engine, so it writes equal rows and parks events for equal reasons.
+If only PostgreSQL rejects a row, the loader rolls its transaction back and raises `LoadRefused`. Then the engine
+applies these events.
 """
 
 import contextlib
@@ -42,20 +42,18 @@ from projections.engine.row_validation import check
 log = structlog.get_logger()
 
 WRITE_ROWS = 500
-"""Number of changed rows in memory at which they are written to the database, for a table that no projection reads."""
+"""Number of changed rows at which they are written to the database, for a table that no projection reads."""
 COPY_BYTES = 1 << 18
-"""Bytes of packed new rows in memory at which they are written to the database, for an append-only table."""
+"""Bytes of packed new rows at which they are written to the database, for an append-only table."""
 MAX_CHANGED_ROWS = 300_000
-"""Number of changed rows in memory at which a transaction is committed. It bounds the memory of the load."""
+"""Number of changed rows at which a transaction is committed. It limits the memory that a load needs."""
 MAX_EVENTS = 500_000
 """Number of events at which a transaction is committed."""
 MAX_TRANSACTION_S = 20.0
-"""Seconds after which a transaction is committed. A crash loses at most this much work, and others see progress at
-least this often.
-"""
+"""Seconds after which a transaction is committed. So a crash loses at most this much work, and others see progress."""
 INDEX_MEMORY = "16MB"
-"""`maintenance_work_mem` while indexes are created, so that a sort fits into the processor's cache: 20 million rows
-take 8 s of CPU with 16 MB, and 12 s with 256 MB.
+"""`maintenance_work_mem` while indexes are created. A small sort fits into the processor's cache: 20 million rows take
+8 s of CPU with 16 MB, and 12 s with 256 MB.
 """
 _UNKNOWN: Any = object()
 
@@ -65,7 +63,7 @@ class _NotInMemory(Exception):
 
 
 class _Handlers(dict[type[Event], list[Projection]]):
-    """Dict of the projections that handle an event class. It computes the list for a class once."""
+    """Event class -> projections that handle it. Computes the list for a class once."""
 
     def __init__(self, projections: Sequence[Projection]) -> None:
         super().__init__()
@@ -82,8 +80,8 @@ class _Handlers(dict[type[Event], list[Projection]]):
 
 
 async def is_load_unfinished(connection: AsyncConnection, projections: Sequence[Projection]) -> bool:
-    """Returns whether a load of these projections was interrupted before `finish` had ended. Then deletes may still be
-    deferred.
+    """Returns True if a load of these projections was interrupted before the end of `finish`, so that deletes may still
+    be deferred.
     """
     tables = [str(row.table) for projection in projections for row in projection.rows if row.table.append_only]
     cursor = await connection.execute(
@@ -95,7 +93,7 @@ async def is_load_unfinished(connection: AsyncConnection, projections: Sequence[
 
 
 class BulkLoader:
-    """Applies events to `projections`. All of these must be at `position`. At position 0 their tables must be empty.
+    """Applies events to `projections`, which must all be at `position`. At position 0 their tables must be empty.
     Implements `Rows`.
 
     `connection` must be in autocommit mode, and its search path must lead to the tables. While the loader works,
@@ -141,7 +139,7 @@ class BulkLoader:
         return list(map(table.rows.get, keys))  # type: ignore[arg-type]
 
     async def begin(self) -> None:
-        """Prepares the load. At position 0 drops the indexes of all tables. Otherwise reads the deletes that an
+        """Prepares the load. At position 0 drops the indexes of all tables; otherwise reads the deletes that an
         interrupted load has deferred.
         """
         # Compressing full pages of new indexes in the WAL takes longer than creating them.
@@ -195,8 +193,8 @@ class BulkLoader:
     async def finish(self, position: int) -> None:
         """Writes the remaining rows, creates indexes and statistics, and moves the projections to `position`.
 
-        The projections must not handle any event between the last one that was applied and `position`. Raises
-        LoadRefused, LostLeadership or psycopg.OperationalError.
+        Pass a position up to which the projections handle no event that was not applied. Raises LoadRefused,
+        LostLeadership or psycopg.OperationalError.
         """
         async with self._rollback_on_error():
             await self._open()
@@ -215,7 +213,7 @@ class BulkLoader:
             await self._connection.execute("RESET maintenance_work_mem")
 
     def _changes(self, projection: Projection, event: Recorded) -> Sequence[Change]:
-        """Returns the changes that the projection makes for an event; an empty list if it parks the event. Raises
+        """Returns the changes that the projection makes for an event; none if it parks the event. Raises
         _NotInMemory.
         """
         if self._blocked and (projection.name, event.stream) in self._blocked:
@@ -250,7 +248,7 @@ class BulkLoader:
                 (self._buffered.get(change.row) or self._append_only[change.row]).bulk_delete(change)
 
     async def _fetch(self, events: Sequence[Recorded]) -> None:
-        """Reads the rows that these events need into memory, except those that are there already."""
+        """Reads the rows that these events need into memory, except rows that are there already."""
         missing: dict[type[Row], set[Key]] = defaultdict(set)
         for event in events:
             for projection in self._handlers[type(event.event)]:
@@ -296,8 +294,8 @@ class BulkLoader:
 
     @contextlib.asynccontextmanager
     async def _rollback_on_error(self) -> AsyncIterator[None]:
-        """Rolls the transaction back if its body raises. If PostgreSQL rejected a row, raises LoadRefused instead of
-        the error.
+        """Rolls the transaction back if the body of the context raises. Raises LoadRefused if PostgreSQL rejected a
+        row, otherwise the error.
         """
         try:
             yield

@@ -1,6 +1,6 @@
-"""Dismissals: an operator's decisions to leave parked events out of a read model.
+"""Dismissals: decisions of an operator to leave parked events out of a read model.
 
-Dismissals are events in the log. So a rebuild reads them, and leaves the same events out.
+Dismissals are events in the log. So a rebuild reads them, too, and leaves out the same parked events.
 """
 
 from collections.abc import Sequence
@@ -14,8 +14,8 @@ ANY_VERSION = 2**62
 
 
 async def with_dismissals(event_log: EventLog, projections: Sequence[Projection]) -> list[Projection]:
-    """Returns copies of the projections, each with the positions of its dismissed events. A dismissal that cannot be
-    read has no effect.
+    """Returns copies of the projections, each with the positions of the events dismissed from it. Ignores dismissals
+    that cannot be read.
     """
     streams = {projection.name: PROJECTION.at(projection.name) for projection in projections}
     found = await event_log.load_up_to({stream.name: ANY_VERSION for stream in streams.values()})

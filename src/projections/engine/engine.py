@@ -1,12 +1,12 @@
 """The engine: applies a batch of events to the tables of some projections.
 
-It asks `keys` which rows the batch needs, fetches them, and calls `apply`. Then it writes the changed rows, the
-position and the NOTIFY in one prepared statement. If a projection cannot apply an event, the engine parks the event for
-this projection, with the error, and then also the later events of its stream. Everything else goes on.
+It asks `keys` which rows the batch needs, fetches these rows, and calls `apply`. Then one prepared statement writes the
+changed rows and the position, and sends the NOTIFY. If a projection cannot apply an event, the engine parks the event
+for this projection, with the error, and later events of its stream, too. Everything else goes on.
 
 The projector runs the engine on the live tables. A rebuild uses the bulk loader (`projections.engine.bulk_loader`) for
-most of the log, and the engine for the last events and those that the loader refuses. Both call the same `apply`
-functions.
+most of the log. It uses the engine for the last events, and for events that the loader refuses. Loader and engine call
+the same `apply` functions.
 
 The SQL names no schema: the search path of the connection decides which tables are written
 (`projections.engine.schemas`).
@@ -36,19 +36,21 @@ log = structlog.get_logger()
 
 
 MAX_BATCH_ROWS = 10_000
-"""Approximate number of rows that one part of a batch reads and changes. It bounds the memory of the projector."""
+"""Approximate number of rows that one part of a batch reads and changes. It limits the memory that the projector
+needs.
+"""
 REFUSALS = (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.ProgramLimitExceeded)
 """Errors that PostgreSQL raises when it rejects a row."""
 
 
 class LostLeadership(Exception):
-    """Raised when another process has moved these projections or changed their rows. Rows in the cache may be
+    """Raised when another process has moved these projections or changed their rows, so that cached rows may be
     outdated.
     """
 
 
 async def ensure_tables(connection: AsyncConnection, projections: Sequence[Projection]) -> None:
-    """Creates the missing tables of these projections. A projection that is new starts at position 0 of the log."""
+    """Creates the missing tables of these projections. A new projection starts at position 0 of the log."""
     for projection in projections:
         async with connection.transaction():
             # All statements in one text, for a single round trip.
@@ -72,17 +74,17 @@ async def drop_tables(connection: AsyncConnection, projections: Sequence[Project
 
 
 async def fetch_positions(connection: AsyncConnection, projections: Sequence[Projection]) -> dict[str, int]:
-    """Returns projection name -> position. Leaves out projections that have no tables of this release's version."""
+    """Returns projection name -> position. Leaves out projections without tables of their current version."""
     cursor = await connection.execute("SELECT name, version, position FROM projection_positions")
     versions = {projection.name: projection.version for projection in projections}
     return {name: position for name, version, position in await cursor.fetchall() if versions.get(name) == version}
 
 
 class Engine:
-    """Applies events to projections that are all at the same position.
+    """Applies events to projections that are all at one position.
 
-    `connection` must be in autocommit mode and must hold the leader lock, so that a process which loses the lock can no
-    longer write. With `announce`, each write sends a NOTIFY with the new position.
+    `connection` must be in autocommit mode and hold the leader lock: then a process that loses the lock cannot write
+    any more. With `announce`, each write sends a NOTIFY with the new position.
     """
 
     def __init__(self, connection: AsyncConnection, projections: Sequence[Projection], *, announce: bool) -> None:
@@ -106,11 +108,10 @@ class Engine:
         return position
 
     async def _begin(self) -> None:
-        """Reads the generations of the projections, and after that their blocked streams. A projection's generation is
-        a number that grows when another process changes its rows.
+        """Reads the generations of the projections, and then which streams are blocked.
 
-        The order of the two reads matters. A retry of parked events raises the generation. If it happens between the
-        two reads, the first write finds another generation and raises LostLeadership.
+        The order matters. If a retry of parked events happens between the two reads, it raises the generation, and the
+        first write raises LostLeadership.
         """
         cursor = await self._connection.execute("SELECT name, version, generation FROM projection_positions")
         found = {(name, version): generation for name, version, generation in await cursor.fetchall()}
@@ -122,7 +123,7 @@ class Engine:
         self._blocked = await blocked_streams(self._connection, self._projections)
 
     def _parts(self, events: Sequence[Recorded]) -> Iterator[list[Recorded]]:
-        """Divides a batch into parts that each need about MAX_BATCH_ROWS rows. A single block of results needs a
+        """Divides a batch into parts that need about MAX_BATCH_ROWS rows each. A single block of results needs a
         thousand rows.
         """
         part: list[Recorded] = []
@@ -241,7 +242,9 @@ class Engine:
 
 
 def join_parts(parts: Sequence[statements.Statement]) -> tuple[str, list[object]]:
-    """Returns a WITH clause of these statements, named part0, part1 and so on, and the parameters of all of them."""
+    """Joins statements to one WITH clause, named part0, part1 and so on. Returns the clause and the parameters of all
+    statements.
+    """
     query = "WITH " + ", ".join(f"part{number} AS ({text})" for number, (text, _) in enumerate(parts))
     return query, [value for _, values in parts for value in values]
 
@@ -258,9 +261,9 @@ async def prefetch(
 
 
 def compute_changes(projection: Projection, event: Recorded, batch: RowBatch) -> Sequence[Change]:
-    """Returns the changes that a projection makes for an event. Checks that PostgreSQL can store them.
+    """Returns the changes that a projection makes for an event, after a check that PostgreSQL can store them.
 
-    Raises Unreadable, InvalidValue, and whatever the `apply` of the projection raises.
+    Raises Unreadable, InvalidValue, and whatever the projection's `apply` raises.
     """
     changes = projection.changes(event, batch)
     for change in changes:
@@ -269,7 +272,7 @@ def compute_changes(projection: Projection, event: Recorded, batch: RowBatch) ->
 
 
 def error_message(error: Exception) -> str:
-    """Returns the text of an error for operators. For a PostgreSQL error, returns only the first line, since other
+    """Returns the text of an error for operators. Of a PostgreSQL error it returns only the first line, since other
     lines may quote rows.
     """
     if isinstance(error, psycopg.Error):

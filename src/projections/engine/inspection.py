@@ -1,8 +1,8 @@
-"""Inspects the tables of read models: which position each has, and which are broken.
+"""Inspects the tables of read models: what position each has, and which are broken.
 
-A read model is broken when one of its tables, columns or primary keys is lost, or when its position is beyond the end
-of the log. Then no projector moves it, since it would lack events. It stays broken until it is rebuilt, even when the
-log has grown past its position meanwhile.
+A read model is broken if one of its tables, columns or primary keys is lost, or if its position is beyond the end of
+the log. No projector moves a broken read model, since it would lack events. It stays broken until it is rebuilt, even
+after the log has grown past its position.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,8 +24,8 @@ _POSITIONS = """
     ) AS log
     LEFT JOIN {schema}.projection_positions ON true
 """
-"""SQL query for three things: the end of the log as readers see it (`head`), the last row of the log (`last`), and the
-positions of all projections. One statement reads them, so that no position is newer than the end.
+"""SQL query for the end of the log as readers see it (`head`), the last row of the log (`last`), and the positions of
+all projections. One statement reads them all, so that no position is newer than the end.
 """
 _DEFECTS = """
     SELECT w.name, w.table_name, c.oid IS NOT NULL, w.column_name
@@ -37,17 +37,17 @@ _DEFECTS = """
     WHERE a.attname IS NULL AND i.indrelid IS NULL
     ORDER BY w.number
 """
-"""SQL query for the lost tables, columns and primary keys. A result without a column name is a lost primary key."""
+"""SQL query for lost tables, columns and primary keys. A result without a column name is a lost primary key."""
 
 
 @dataclass(frozen=True)
 class Inspection:
     head: int
-    """The newest position of the log. Rows beyond the last position that this server drew do not count."""
+    """The newest position of the log, without rows beyond LAST_POSITION."""
     positions: dict[str, int]
-    """Name -> position of each projection that has tables in the version of this release."""
+    """Name -> position, for the projections that have tables of their current version."""
     broken: dict[str, str]
-    """Name -> why the projection is broken: `the table users_v2 is lost`."""
+    """Name -> reason, for the broken projections: `the table users_v2 is lost`."""
 
     @property
     def sound(self) -> set[str]:
@@ -55,7 +55,9 @@ class Inspection:
         return self.positions.keys() - self.broken.keys()
 
     def sound_behind(self, goal: int) -> dict[str, int]:
-        """Returns name -> position for each projection that has tables, is not broken and is behind position `goal`."""
+        """Returns name -> position, for the projections that have tables, are not broken and are behind position
+        `goal`.
+        """
         return {name: position for name in self.sound if (position := self.positions[name]) < goal}
 
 
@@ -80,8 +82,8 @@ async def inspect(connection: AsyncConnection, projections: Sequence[Projection]
 
 
 async def create_on_empty_log(connection: AsyncConnection, projections: Sequence[Projection]) -> list[Projection]:
-    """If the log is empty, creates missing live tables. If not, returns the projections that are missing or broken and
-    must be rebuilt.
+    """Creates missing live tables if the log is empty. Otherwise returns the projections that must be rebuilt, because
+    their tables are missing or broken.
     """
     live = await inspect(connection, projections)
     unsound = [projection for projection in projections if projection.name not in live.sound]
@@ -92,9 +94,7 @@ async def create_on_empty_log(connection: AsyncConnection, projections: Sequence
 
 
 async def mark_broken(connection: AsyncConnection, projections: Sequence[Projection]) -> dict[str, str]:
-    """Finds out which live read models are broken, and marks these as broken. Returns name -> why it is broken, for
-    each of them.
-    """
+    """Finds the broken live read models and marks them as broken in the database. Returns name -> reason."""
     broken = (await inspect(connection, projections)).broken
     for projection in projections:
         if projection.name in broken:

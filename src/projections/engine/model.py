@@ -1,9 +1,10 @@
 """The parts of a projection: row structs, each with its table, and two pure functions.
 
-`keys(event)` names the stored rows that are needed to apply the event. It need not name rows that the event creates.
-`apply(event, rows)` yields changes. A change is a `Row`, which is inserted or replaces the row with its key, or a
-`RowsByKey`, `Delete`, `DeleteWhere` or `DeleteRange`. The last two delete by an indexed column. The engine writes the
-changes of an event with `DeleteWhere` or `DeleteRange` in a separate statement.
+`keys(event)` names the stored rows that applying the event needs. It may leave out rows that the event creates.
+
+`apply(event, rows)` yields changes. A change is a `Row`, a `RowsByKey`, or a deletion. A `Row` is inserted, or replaces
+the row with its key. `Delete` deletes by key; `DeleteWhere` and `DeleteRange` delete by an indexed column. The engine
+writes an event with `DeleteWhere` or `DeleteRange` in a separate statement.
 """
 
 import hashlib
@@ -39,9 +40,9 @@ Ints = Annotated[Sequence[int], "integer[]"]
 
 @dataclass(frozen=True)
 class Table:
-    """A table of a projection. `str(table)` is its name in SQL.
+    """A table of a projection. `str(table)` is the name in SQL.
 
-    The name ends with the projection's version, so that the tables of two versions can exist side by side.
+    This name ends with the projection's version, so that the tables of two versions can exist side by side.
     """
 
     name: str
@@ -50,8 +51,8 @@ class Table:
     indexes: tuple[str, ...] = ()
     """Index definitions in the syntax of CREATE INDEX: `(job_id, id DESC)`, `USING gin (case_ids)`."""
     append_only: bool = False
-    """Whether rows are only inserted, or deleted by `DeleteWhere` and `DeleteRange`. Then all columns are numbers or
-    arrays of numbers, `keys` names none of the rows, and the table has no primary key.
+    """True if rows are never changed: only inserted, or deleted by `DeleteWhere` and `DeleteRange`. Such a table has no
+    primary key, `keys` never names its rows, and all its columns are numbers or arrays of numbers.
     """
 
     def __str__(self) -> str:
@@ -94,8 +95,8 @@ class DeleteWhere(DeleteRange):
 
 
 class RowsByKey:
-    """A change that inserts or replaces many rows of one table. `rows` maps the value of the key column to the
-    row; the table's key must be a single column.
+    """A change that inserts or replaces many rows of one table. `rows` maps the key to the row; the table's key must be
+    a single column.
 
     Only one of the rows is validated, so they must be equal except for keys and counters.
     """
@@ -108,8 +109,8 @@ Change = Row | Delete | DeleteRange | RowsByKey
 
 
 def changed_columns(row: Row, event: Event) -> dict[str, Any]:
-    """Returns column -> new value for the columns of the row that an update event changes. Leaves out fields without a
-    column.
+    """Returns column -> new value, for the columns of the row that an update event changes. Ignores fields of the event
+    that have no column.
     """
     changes = changes_of(event)
     if "title" in changes and "name" in row.__struct_fields__:
@@ -119,13 +120,13 @@ def changed_columns(row: Row, event: Event) -> dict[str, Any]:
 
 class Rows(Protocol):
     def get(self, row: type[R], *key: Any) -> R | None:
-        """Returns the row with this key, as earlier events have left it. None if there is none. `keys` must have named
-        the row.
+        """Returns the row with this key, as earlier events have left it; None if there is none. Asks only for rows that
+        `keys` has named.
         """
         ...
 
     def get_many(self, row: type[R], keys: Sequence[Any]) -> Sequence[R | None]:
-        """Returns the row, or None, for each of these keys. The key of the table must be a single column."""
+        """Returns for each of these keys the row or None. The table's key must be a single column."""
         ...
 
 
@@ -137,8 +138,8 @@ def no_rows(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
 
 
 def row_of(row: type[Row], field: str, *events: type[Event]) -> Keys:
-    """Returns a `keys` function for these events. It names the row of type `row` whose key is the event's field
-    `field`.
+    """Returns a `keys` function for events of the classes `events`: it names the row of type `row` whose key is in the
+    event's field `field`.
     """
 
     def keys(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
@@ -160,9 +161,9 @@ class Projection:
     keys: Keys
     apply: Callable[[Recorded, Rows], Iterable[Change]]
     handles: tuple[type[Event], ...] | None = None
-    """Event classes (or base classes of events) that change the tables; None for all events."""
+    """Event classes, or base classes of events, that change the tables. None if all events may."""
     dismissed: frozenset[int] = frozenset()
-    """Positions of the events that an operator has dismissed from this read model (`projections.engine.dismissals`)."""
+    """Positions of events that an operator has dismissed from this read model (`projections.engine.dismissals`)."""
 
     def __post_init__(self) -> None:
         versions = {row.table.version for row in self.rows}
@@ -182,7 +183,7 @@ class Projection:
 
 
 def versions_digest(projections: Iterable[Projection]) -> str:
-    """Returns a short hash of the names and versions of projections. The projector's notifications contain it."""
+    """Returns a short hash of the names and versions of projections, which the projector's notifications contain."""
     names = ",".join(sorted(f"{projection.name} {projection.version}" for projection in projections))
     return hashlib.sha256(names.encode()).hexdigest()[:12]
 

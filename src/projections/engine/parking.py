@@ -1,7 +1,7 @@
 """Parked events: events that a projection could not apply, and the later events of the same streams.
 
-A projection that has parked an event also parks all later events of the stream, so that they are applied in order.
-Other streams go on. `projections.rebuild.retry` applies parked events again in order, and leaves dismissed ones out.
+A projection that has parked an event also parks all later events of its stream, so that they are applied in order.
+Other streams go on. `projections.rebuild.retry` applies parked events again, except dismissed ones.
 """
 
 from collections.abc import Collection, Sequence
@@ -17,7 +17,9 @@ from projections.engine.statements import Statement
 WAITS = "an earlier event of its stream is parked"
 
 Parked = tuple[Projection, Recorded, str]
-"""A projection, an event that it parks, and the error. For a later event of a blocked stream the error is WAITS."""
+"""A projection, an event that it parks, and the error. The error is WAITS if an earlier event of the stream is
+parked.
+"""
 
 
 class ParkedEvent(msgspec.Struct):
@@ -42,7 +44,7 @@ def park(parked: Collection[Parked]) -> Statement:
 
 
 async def blocked_streams(connection: AsyncConnection, projections: Sequence[Projection]) -> set[tuple[str, str]]:
-    """Returns (projection name, stream) for each stream of which a projection has parked events."""
+    """Returns (projection name, stream) for each stream with events that a projection has parked."""
     cursor = await connection.execute("SELECT DISTINCT projection, version, stream FROM parked_events")
     versions = {projection.name: projection.version for projection in projections}
     return {(name, stream) for name, version, stream in await cursor.fetchall() if versions.get(name) == version}
@@ -51,7 +53,9 @@ async def blocked_streams(connection: AsyncConnection, projections: Sequence[Pro
 async def parked_events(
     connection: AsyncConnection, projection: Projection, limit: int, stream: str | None = None
 ) -> list[ParkedEvent]:
-    """Returns the projection's first `limit` parked events, ordered by position. None as `stream` means all streams."""
+    """Returns the first `limit` events that the projection has parked, ordered by position. `stream` limits them to one
+    stream; None means all.
+    """
     return await fetch_all(
         connection,
         ParkedEvent,
@@ -82,8 +86,8 @@ async def count_parked(connection: AsyncConnection, projection: Projection, stre
 
 
 async def waiting_streams(connection: AsyncConnection, projection: Projection) -> list[str]:
-    """Returns the streams of the projection's parked events, ordered by the position of the first parked event in
-    each.
+    """Returns the streams with events that the projection has parked. The stream with the earliest parked event comes
+    first.
     """
     return await fetch_column(
         connection,
@@ -94,8 +98,8 @@ async def waiting_streams(connection: AsyncConnection, projection: Projection) -
 
 
 async def is_parked(connection: AsyncConnection, versions: dict[str, int], first: int, last: int) -> bool:
-    """Returns whether an event at a position from `first` to `last` is parked. Ignores projections that are not in
-    `versions`, which maps the name of a projection to its version.
+    """Returns whether one of the projections in `versions` has parked an event at a position from `first` to `last`.
+    `versions` maps the name of a projection to its version.
     """
     cursor = await connection.execute(
         "SELECT projection, version FROM parked_events WHERE position BETWEEN %s AND %s", (first, last)

@@ -1,8 +1,8 @@
 """The projector: applies events to the live read models that it leads.
 
 A projector leads a version of a projection while it holds the version's advisory lock. So the projector of a new
-release can lead the versions that are new, while the projector of the old release leads the others. One connection
-holds the locks and writes the rows. A projector that loses this connection can no longer write.
+release can lead the new versions while the projector of the old release leads the others. One connection holds the
+locks and writes the rows. So a projector that loses its locks can no longer write.
 
 A projector does not lead broken read models (`projections.engine.inspection`), and goes on with the others.
 """
@@ -28,15 +28,15 @@ from store.postgres.notifications import Listener
 log = structlog.get_logger()
 
 GATE = "testhide projector takes over"
-"""Name of the advisory lock that a projector holds while it takes the locks of projections. So if two projectors start
-together, one of them gets all locks.
+"""Name of the advisory lock that a projector holds while it takes the locks of projections. So of two projectors that
+start together, one gets all locks.
 """
 BATCH_SIZE = 500
-"""Number of events that are read at once. While the projector catches up, it also writes them at once."""
+"""Number of events that are read at once. During a catch-up they are also written at once."""
 TAKE_OVER_INTERVAL_S = 0.2
-"""Seconds between two attempts to take the locks that the projector does not hold."""
+"""Seconds between two attempts to take locks that another projector holds."""
 INSPECTION_INTERVAL_S = 1.0
-"""Seconds between two inspections of the tables by a projector that leads all projections. An inspection also detects a
+"""Seconds between two inspections of the tables by a projector that leads all projections. An inspection also notices a
 lost connection.
 """
 
@@ -90,7 +90,7 @@ class Projector:
                 await self._cursor.wait(left)
 
     async def _lock(self, connection: AsyncConnection, projections: Sequence[Projection]) -> list[Projection]:
-        """Takes the locks of those projections that have live tables, are not marked as broken and have no leader.
+        """Takes the locks of the projections that have live tables, are not marked as broken and have no leader.
         Returns these projections.
         """
         by_lock = {lock_name(LIVE, item.name, item.version): item for item in projections}
@@ -113,8 +113,8 @@ class Projector:
 async def catch_up(
     connection: AsyncConnection, event_log: EventLog, projections: Sequence[Projection], goal: int = 0
 ) -> int:
-    """Moves all projections to the same position and returns it: to `goal`, or to the highest of their positions if
-    that is higher.
+    """Moves all projections to one position, and returns it: `goal`, or the highest of their positions if that is
+    higher.
     """
     positions = await fetch_positions(connection, projections)
     goal = max(goal, *positions.values())

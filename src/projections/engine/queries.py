@@ -1,6 +1,6 @@
 """Runs queries, and returns their rows as structs or values.
 
-Each query is plain SQL in the file of its projection. The columns of a row fill the fields of a struct in order.
+Queries are plain SQL in the files of the projections. The columns of a row fill the fields of a struct in order.
 """
 
 from collections.abc import Mapping
@@ -16,8 +16,8 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 
 class Window(TypedDict):
-    """A page of a list that is ordered by id: the first `limit` items after skipping `offset` items, all with ids above
-    `after`.
+    """A page of a list ordered by id: takes ids above `after`, skips `offset` items, and returns the next `limit`
+    items.
     """
 
     after: int
@@ -46,6 +46,6 @@ async def fetch_column(source: Source, query: str, parameters: Mapping[str, Any]
 
 
 async def fetch_value(source: Source, query: str, parameters: Mapping[str, Any]) -> Any:
-    """Returns the first column of the first row; None when there is no row."""
+    """Returns the first column of the first row; None if there is no row."""
     row = await fetch_row(source, query, parameters)
     return None if row is None else row[0]

@@ -1,13 +1,14 @@
-"""Read-your-writes: a request waits here until the read models have reached a position of the log.
+"""Read-your-writes: requests wait here until the read models have reached a position of the log.
 
 Each process has one LISTEN and a heap of waiting requests. A notification contains the projector's position and the
-digest of its read models. In three cases the process reads the position from the database instead: after every LISTEN
-and once a second, since notifications are lost when their connection breaks; when the digest is not the one of this
-process, because another release runs too or only some read models moved; and when an event was parked. No request waits
-for a broken read model.
+digest of its read models. In three cases the process reads the positions from the database instead:
 
-After a time-out, requests for that position or a later one are answered without waiting, until the read models have
-reached it.
+- after every LISTEN and once a second, since a broken connection loses notifications;
+- when the digest is not that of this process, because another release runs too or only some read models moved;
+- when an event was parked.
+
+No request waits for a broken read model. After a time-out, requests for that position or a later one do not wait, until
+the read models have reached it.
 """
 
 import asyncio
@@ -27,7 +28,7 @@ from store.postgres.notifications import PROJECTED, Listener
 log = structlog.get_logger()
 
 WAIT_TIMEOUT_S = 2.0
-"""Longest time in seconds that a request waits for the read models. Then it is answered although they are behind."""
+"""Seconds that a request waits for the read models at most. Then it is answered although they are behind."""
 POLL_INTERVAL_S = 1.0
 RETRY_INTERVAL_S = 0.1
 
@@ -40,17 +41,17 @@ class ProjectionWaiter:
         self._digest = versions_digest(projections)
         self._position = 0
         self._must_read = True
-        """Whether notifications are ignored, because the position has to be read from the database first."""
+        """True if the position must be read from the database before notifications count again."""
         self._has_parked = False
         self._has_broken = False
         self._late: int | None = None
-        """The lowest position for which a wait has timed out and that the read models have not reached yet."""
+        """The lowest position that a wait has timed out for, while the read models have not reached it; else None."""
         self._heap: list[tuple[int, int, asyncio.Future[None]]] = []
         self._order = count()
         self._stale = asyncio.Event()
 
     async def run(self) -> None:
-        """Follows the position of the read models, and ends the waits for positions that they have reached. Runs for
+        """Follows the position of the read models, and ends waits for positions that they have reached. Runs for
         ever.
         """
         with self._listener.subscribed(PROJECTED, self._notified):
@@ -80,7 +81,7 @@ class ProjectionWaiter:
             return not await is_parked(connection, self._versions, position if first is None else first, position)
 
     async def wait_reached(self, position: int) -> bool:
-        """Waits until all read models that are not broken have reached the position. Parked events do not matter.
+        """Waits until all read models, except broken ones, have reached the position. Ignores parked events.
 
         Returns False after WAIT_TIMEOUT_S. After such a time-out, returns False at once for this position and later
         ones, until the read models have reached it.
@@ -110,22 +111,22 @@ class ProjectionWaiter:
 
     @property
     def position(self) -> int:
-        """The newest position that all read models have reached, as far as this process has noticed."""
+        """The newest position that all read models have reached, as far as this process knows."""
         return self._position
 
     @property
     def is_degraded(self) -> bool:
-        """Whether there were parked events or broken read models when this process last read the positions from the
+        """True if this process found parked events or broken read models when it last read the positions from the
         database.
         """
         return self._has_parked or self._has_broken
 
     async def read_position(self) -> int:
-        """Returns the position that all read models, except broken ones, have reached. Returns 0 if one of them has no
-        live tables.
+        """Returns the position that all read models, except broken ones, have reached; 0 if a read model has no live
+        tables.
 
-        Also records whether any events are parked. If one is parked after the positions were read, it has a higher
-        position, and a notification follows.
+        Also records whether events are parked. An event that is parked after this read has a higher position, and a
+        notification follows.
         """
         async with self._pool.connection() as connection:
             cursor = await connection.execute(

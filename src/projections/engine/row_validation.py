@@ -1,8 +1,7 @@
 """Checks that PostgreSQL can store a row, before the row is sent.
 
-This check finds a bad value while its event is applied, so an event is always parked for the same reason. PostgreSQL
-sees only the last state of a row in a batch. It would find the bad value only if no later event of the batch replaced
-it.
+So each event with a bad value is parked. Without this check PostgreSQL would see only the last state of each row in a
+batch, and miss a bad value that a later event of the batch replaces.
 """
 
 import math
@@ -21,7 +20,7 @@ from projections.engine.model import Change, Row, RowsByKey, TableColumn, column
 INTEGERS = {"smallint": "h", "integer": "i", "bigint": "q"}
 """SQL type -> code of `struct`."""
 INDEXED_BYTES = 2_000
-"""Most bytes of a text in a key or an index. PostgreSQL allows a third of a page (2,704 bytes), after compression."""
+"""Most bytes of a text in a key or an index. PostgreSQL allows 2,704 bytes after compression, a third of a page."""
 NUL_IN_JSON = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
 Check = Callable[[Any], None]
@@ -32,7 +31,7 @@ class InvalidValue(ValueError):
 
 
 def check(change: Change) -> None:
-    """Raises InvalidValue if the change contains a row with a value that its column cannot hold."""
+    """Raises InvalidValue if the change has a value that its column cannot hold."""
     if isinstance(change, Row):
         _row_check(type(change))(change)
     elif isinstance(change, RowsByKey):
@@ -44,8 +43,7 @@ def check(change: Change) -> None:
 def _row_check(row: type[Row]) -> Callable[[Row], None]:
     """Returns a function that checks rows of this type.
 
-    The function first checks all numbers together and all texts together, since most columns are numbers or texts and a
-    bulk load checks millions of rows.
+    It checks all numbers of a row together, and all texts together, since a bulk load checks millions of rows.
     """
     numbers = [column for column in columns_of(row) if column.sql_type in INTEGERS and not column.nullable]
     pack = struct.Struct("<" + "".join(INTEGERS[column.sql_type] for column in numbers)).pack
@@ -85,7 +83,7 @@ def _values_of(names: Sequence[str]) -> Callable[[Row], tuple[Any, ...]]:
 
 
 def _is_plain(text: str) -> bool:
-    """Whether the text fits into any text column, indexed or not."""
+    """Returns whether the text fits into any text column, indexed or not."""
     return text.isascii() and len(text) <= INDEXED_BYTES and "\0" not in text
 
 

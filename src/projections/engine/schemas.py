@@ -1,8 +1,8 @@
 """PostgreSQL schemas for the tables of read models: live, staging and retired.
 
 The server reads the live tables (schema `public`). Staging tables (`beside`) have the same names and are being built.
-Retired tables (`previous`) are those that a switch has replaced. Each schema has its own tables `projection_positions`
-and `parked_events`. The engine's SQL names no schema: the search path of its connection decides which tables it writes.
+Retired tables (`previous`) were replaced by a switch. Each schema has its own tables `projection_positions` and
+`parked_events`. The engine's SQL names no schema: the search path of its connection decides which tables it writes.
 """
 
 import contextlib
@@ -21,12 +21,11 @@ RETIRED: Schema = "previous"
 SCHEMAS: tuple[Schema, ...] = (LIVE, STAGING, RETIRED)
 
 LOCK_TIMEOUT_MS = 1_000
-"""Milliseconds to wait for the lock of a projection: the lock of a process that has just ended may remain for a moment.
-"""
+"""Milliseconds to wait for the lock of a projection. A process that has just ended may still hold it for a moment."""
 
 
 class NotReady(Exception):
-    """Raised when an operation that an operator asked for is not possible now. The message says what to do first."""
+    """Raised when an operator asks for something that is not possible now. The message says what to do first."""
 
 
 async def connect(conninfo: str, schema: Schema = LIVE) -> AsyncConnection:
@@ -43,16 +42,16 @@ async def connect(conninfo: str, schema: Schema = LIVE) -> AsyncConnection:
 
 
 def lock_name(schema: Schema, name: str, version: int) -> str:
-    """Returns the name of an advisory lock. A projector or a rebuild holds it while it writes the tables of this
-    version in this schema.
+    """Returns the name of the advisory lock for the tables of one version in one schema. A projector or a rebuild holds
+    the lock while it writes these tables.
     """
     return f"testhide {schema} {name} {version}"
 
 
 @contextlib.asynccontextmanager
 async def lock_staging(conninfo: str, projections: Sequence[Projection]) -> AsyncIterator[AsyncConnection]:
-    """Takes the locks of these projections' staging tables. Yields the connection that holds them, with these tables as
-    its search path. Raises NotReady if another process holds one of the locks.
+    """Takes the locks of these projections' staging tables. Yields the connection that holds the locks; its search path
+    leads to the staging tables. Raises NotReady if another process holds one of the locks.
     """
     async with await connect(conninfo, STAGING) as connection:
         await connection.execute("SELECT set_config('lock_timeout', %s, false)", (f"{LOCK_TIMEOUT_MS}ms",))
@@ -69,7 +68,7 @@ async def lock_staging(conninfo: str, projections: Sequence[Projection]) -> Asyn
 
 
 async def find_held_locks(connection: AsyncConnection, lock_names: Sequence[str]) -> set[str]:
-    """Returns those of `lock_names` that name an advisory lock which some process holds."""
+    """Returns the names among `lock_names` whose advisory lock some process holds."""
     cursor = await connection.execute(
         "SELECT name FROM unnest(%s::text[]) AS name WHERE hashtextextended(name, 0) IN ("
         "  SELECT classid::bigint << 32 | objid::bigint FROM pg_locks WHERE locktype = 'advisory' AND granted"

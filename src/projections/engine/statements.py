@@ -1,7 +1,7 @@
 """Generates SQL from row structs: creates tables, fetches rows by key, and writes the rows of a batch.
 
-All rows of a table are sent as one JSON text (`json_to_recordset`). So a statement has the same parameters for any
-number of rows, and is prepared only once.
+A statement gets all its rows as one JSON text (`json_to_recordset`). So it has the same parameters for any number of
+rows, and is prepared only once.
 """
 
 from collections import defaultdict
@@ -89,8 +89,8 @@ def bulk_delete(deletion: DeleteRange) -> Statement:
 
 
 def bulk_deletes(deletions: Sequence[DeleteRange]) -> list[Statement]:
-    """Returns statements for many deletions from one table. Deletions by one value and by a range of values, and by
-    different columns, are in separate statements.
+    """Returns statements for many deletions from one table: for each column, one for single values and one for
+    ranges.
     """
     groups: dict[tuple[str, bool], list[DeleteRange]] = defaultdict(list)
     for deletion in deletions:

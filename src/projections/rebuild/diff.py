@@ -1,7 +1,7 @@
-"""Compares staging tables with the live tables, row by row, at the same position of the log.
+"""Compares staging tables with the live tables, row by row, at one position of the log.
 
-Projectors wait only while the staging tables are moved to the position of the live ones and a snapshot is taken. The
-comparison reads the snapshot, and nothing waits for it.
+Projectors wait only while the staging tables are moved to the position of the live tables and a snapshot is taken. The
+comparison reads the snapshot, so nothing waits for it.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from projections.rebuild.switch import block_projectors, retry_on_lock_timeout
 from store.log.event_log import EventLog
 
 MAX_SHOWN = 5
-"""Largest number of differences that are shown for each table and kind of difference."""
+"""Number of differences that are shown for each table and kind of difference."""
 LAG_TIMEOUT_S = 10.0
 """Seconds to wait for live tables that are behind the staging tables."""
 
@@ -35,7 +35,7 @@ class TableDiff(msgspec.Struct):
     only_staging: int = 0
     changed: int = 0
     not_compared: list[str] = []
-    """Columns that exist on one side only, or have different types."""
+    """Columns that only one of the two tables has, or that have different types."""
     differences: list[str] = []
     """Descriptions of the first differences: `changed: id=1: first_name "Ann" -> ""`."""
 
@@ -51,7 +51,7 @@ class Diff(msgspec.Struct):
     position: int
     tables: list[TableDiff]
     not_compared: list[str]
-    """Tables that exist on one side only."""
+    """Tables that exist only live or only staging."""
 
     @property
     def is_equal(self) -> bool:
@@ -82,7 +82,7 @@ async def diff(conninfo: str, event_log: EventLog, projection: Projection) -> Di
 
 
 async def _find_live_version(live: AsyncConnection, projection: Projection) -> int:
-    """Returns the live version to compare with: the version of this release if that is live, otherwise the newest live
+    """Returns the live version to compare with: this release's version if it is live, otherwise the newest live
     version.
 
     Raises NotReady if no version is live, or if the live tables are broken.
@@ -98,10 +98,10 @@ async def _find_live_version(live: AsyncConnection, projection: Projection) -> i
 async def _wait_for_live(
     live: AsyncConnection, staging: AsyncConnection, event_log: EventLog, projection: Projection, version: int
 ) -> None:
-    """Waits until the live tables have reached the position of the staging tables, and moves the staging tables up to
-    them.
+    """Waits until the live tables have reached the position of the staging tables. Then moves the staging tables to the
+    live tables' position, since staging tables cannot go back.
 
-    Staging tables cannot go back, so they must not be ahead. Raises NotReady after LAG_TIMEOUT_S.
+    Raises NotReady after LAG_TIMEOUT_S.
     """
     built = (await fetch_schema_positions(staging, STAGING)).get((projection.name, projection.version))
     if built is None:
@@ -127,8 +127,8 @@ async def _take_snapshot(
     projection: Projection,
     version: int,
 ) -> int:
-    """Begins a transaction on the connection `snapshot` that sees live and staging tables at the same position. Returns
-    this position.
+    """Begins a transaction on the connection `snapshot` that sees live and staging tables at one position. Returns this
+    position.
     """
     async with live.transaction():
         await block_projectors(live)
@@ -140,7 +140,7 @@ async def _take_snapshot(
 
 
 async def _fetch_tables(snapshot: AsyncConnection, name: str, version: int) -> dict[str, str]:
-    """Returns name without version -> name of the live table, for all tables of this version."""
+    """Returns the live tables of one version of the projection `name`: `users` -> `users_v2`."""
     cursor = await snapshot.execute(
         f"SELECT unnest(tables) FROM {LIVE}.projection_positions WHERE name = %s AND version = %s".encode(),
         (name, version),
@@ -149,7 +149,7 @@ async def _fetch_tables(snapshot: AsyncConnection, name: str, version: int) -> d
 
 
 async def _fetch_columns(snapshot: AsyncConnection, schema: str, table: str) -> dict[str, str]:
-    """Returns column -> SQL type for the columns of a table."""
+    """Returns column -> SQL type of a table."""
     cursor = await snapshot.execute(
         "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute"
         " WHERE attrelid = format('%%I.%%I', %s::text, %s::text)::regclass AND attnum > 0 AND NOT attisdropped"
@@ -164,7 +164,7 @@ async def compare_tables(
 ) -> TableDiff:
     """Compares the rows of the live table `live` with those of the table of `row` in the schema `schema`.
 
-    Compares only `columns`; with None, all columns that both tables have with the same type.
+    Compares only `columns`. With None, compares all columns that have equal types in both tables.
     """
     staging = str(row.table)
     old, new = await _fetch_columns(snapshot, LIVE, live), await _fetch_columns(snapshot, schema, staging)
@@ -212,7 +212,7 @@ def _by_key(key: Sequence[str], sides: dict[str, Composable]) -> Composed:
 
 
 def _by_content(key: Sequence[str], sides: dict[str, Composable]) -> Composed:
-    """Returns a query that compares two tables without keys: it counts how often each row occurs in each of the two."""
+    """Returns a query that compares two tables without keys, by how often each row occurs in either table."""
     return SQL(
         "SELECT CASE WHEN balance_ > 0 THEN 'only_live' ELSE 'only_staging' END AS how, abs(balance_) AS n,"
         " CASE WHEN balance_ > 0 THEN to_jsonb(rows) END AS old, CASE WHEN balance_ < 0 THEN to_jsonb(rows) END AS new,"

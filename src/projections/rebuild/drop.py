@@ -21,11 +21,11 @@ from projections.rebuild.switch import drop_version
 
 
 async def drop(connection: AsyncConnection, projections: Sequence[Projection], names: Sequence[str]) -> list[str]:
-    """Drops the tables of the projections with these names, except the live ones of this release. `names` may contain
-    projections that this release does not have.
+    """Drops the tables of the projections called `names`, except this release's live tables. `names` may contain
+    projections that only other releases have.
 
-    Returns a text for each version that was dropped: `builds version 1 (public)`. Raises NotReady if some process still
-    writes these tables.
+    Returns a text for each dropped version: `builds version 1 (public)`. Raises NotReady if a process still writes the
+    tables.
     """
     versions = {projection.name: projection.version for projection in projections}
     dropped: list[str] = []
@@ -41,8 +41,8 @@ async def drop(connection: AsyncConnection, projections: Sequence[Projection], n
 
 
 async def drop_unused(connection: AsyncConnection, schema: Schema, name: str, version: int, position: int) -> bool:
-    """Drops the tables of one version in one schema if they are behind `position`, unless some process writes them.
-    Returns True if it dropped them. Raises psycopg.errors.LockNotAvailable if a query keeps them in use.
+    """Drops the tables of one version in one schema if their position is below `position`, unless a process writes
+    them. Returns True if it dropped them. Raises psycopg.errors.LockNotAvailable if a query keeps them in use.
     """
     async with connection.transaction():
         await connection.execute("SELECT set_config('lock_timeout', %s, true)", (f"{LOCK_TIMEOUT_MS}ms",))

@@ -1,7 +1,7 @@
 """Builds read models in staging tables while the server is in use.
 
-A rebuild applies the whole log to the staging tables: most of it with the bulk loader, the rest with the engine. If a
-rebuild was interrupted, the next one continues from the position that it reached. Live tables stay as they are;
+A rebuild applies the whole log to the staging tables: most of it with the bulk loader, the rest with the engine. After
+an interruption, the next rebuild continues from the position reached. Live tables stay as they are;
 `projections.rebuild.switch` replaces them.
 """
 
@@ -45,8 +45,8 @@ async def build_staging(
 ) -> int:
     """Builds the staging tables of these projections. Returns the position that they have reached.
 
-    Raises NotReady, LostLeadership or psycopg.OperationalError. The next call then continues from the position reached;
-    with `from_scratch`, it begins again.
+    Raises NotReady, LostLeadership or psycopg.OperationalError. The next call continues from the position reached; with
+    `from_scratch`, it begins again.
     """
     async with lock_staging(conninfo, projections) as connection:
         projections = await with_dismissals(event_log, projections)
@@ -69,9 +69,9 @@ async def build_staging(
 
 @contextlib.contextmanager
 def _rare_garbage_collection() -> Iterator[None]:
-    """Makes Python's garbage collector run rarely while the context is open.
+    """Lets Python's garbage collector run rarely while the context is open.
 
-    Rows form no reference cycles, and searching for cycles takes a tenth of the time of a load.
+    Rows form no reference cycles. Searching for cycles would take a tenth of the time of a load.
     """
     before = gc.get_threshold()
     gc.set_threshold(100_000, *before[1:])
@@ -87,8 +87,8 @@ async def follow_to_head(
     projections: Sequence[Projection],
     on_progress: ProgressCallback = no_progress,
 ) -> int:
-    """Moves staging tables to the end of the log. While others append, less than BATCH_SIZE events may be left. Returns
-    the position reached.
+    """Moves staging tables to the end of the log, and returns the position reached. While others append, up to
+    BATCH_SIZE events may be left.
     """
     position = await catch_up(connection, event_log, projections)
     engine = Engine(connection, projections, announce=False)

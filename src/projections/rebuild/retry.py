@@ -1,7 +1,7 @@
 """Applies parked events again, each stream in order. Leaves dismissed events out.
 
-A parked event is applied late: later events of other streams may have changed the same rows. Where this matters,
-rebuild the read model instead.
+A parked event is applied late: later events of other streams may have changed the rows that it changes. Where this
+matters, rebuild the read model instead.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from store.log.event_log import EventLog
 from store.postgres.notifications import PROJECTED
 
 BATCH_SIZE = 200
-"""Largest number of events that are applied in one transaction. The transaction blocks projectors."""
+"""Number of events that are applied in one transaction, which blocks projectors."""
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,13 @@ class Retried:
     applied: int
     left: int
     errors: Sequence[str]
-    """The error of each stream that is still parked: `build-7 at position 12: ...`."""
+    """For each stream that is still parked, its error: `build-7 at position 12: ...`."""
 
 
 async def retry(conninfo: str, event_log: EventLog, projection: Projection, stream: str | None = None) -> Retried:
-    """Applies the parked events of a live read model again: the events of `stream`, or all parked events if that is
-    None.
+    """Applies the parked events of a live read model again. `stream` limits this to one stream; None means all.
 
-    Raises NotReady or psycopg.OperationalError. Events that were applied before the error stay applied.
+    Raises NotReady or psycopg.OperationalError. Events that were applied before stay applied.
     """
     (projection,) = await with_dismissals(event_log, [projection])
     applied = 0
@@ -60,8 +59,8 @@ async def retry(conninfo: str, event_log: EventLog, projection: Projection, stre
 async def _retry_batch(
     connection: AsyncConnection, event_log: EventLog, projection: Projection, stream: str
 ) -> tuple[int, str | None]:
-    """Applies the next parked events of a stream. Returns the number of events that it applied, and the error that
-    stopped it; None if there was no error.
+    """Applies the next parked events of a stream. Returns how many were applied, and the error of the event that could
+    not be applied; None if all could.
     """
     version = {"name": projection.name, "version": projection.version}
     done, error = 0, None
@@ -96,7 +95,7 @@ async def _retry_batch(
 
 
 async def _apply(connection: AsyncConnection, projection: Projection, event: Recorded) -> str | None:
-    """Applies one event and writes the changes. Returns the error if this fails, else None."""
+    """Applies one event and writes its changes. Returns None, or the error if this fails."""
     batch = RowBatch(RowCache())
     try:
         async with connection.transaction():

@@ -13,7 +13,7 @@ from projections.engine.schemas import LIVE, SCHEMAS, STAGING, find_held_locks, 
 
 State = Literal["serving", "broken", "missing", "building", "interrupted", "built", "previous"]
 MAX_ERRORS = 3
-"""Largest number of errors of parked events that are shown for a read model."""
+"""Number of errors of parked events that are shown for each read model."""
 
 
 class ReadModelStatus(msgspec.Struct):
@@ -22,26 +22,28 @@ class ReadModelStatus(msgspec.Struct):
     name: str
     version: int
     state: State
-    """One of: `serving`: live, in the version of this release. `broken`: like `serving`, but no projector moves it,
-    since a part of it is lost or its position is beyond the log. `missing`: this release needs it, but it has no live
-    tables. `building`: staging, and a process is building it. `interrupted`: staging, not complete, and no process is
-    building it. `built`: staging, and can be switched to. `previous`: retired, or live for another release.
+    """`serving`: live, in the version of this release. `broken`: like `serving`, but no projector moves it, since a
+    part of it is lost or its position is beyond the log. `missing`: this release needs it, but it has no live tables.
+    `building`: staging, and a process is building it. `interrupted`: staging and incomplete, and no process is building
+    it. `built`: staging, and ready for a switch. `previous`: retired, or live for another release.
     """
     place: str | None
-    """PostgreSQL schema of its tables; null when it is missing."""
+    """PostgreSQL schema of the read model's tables; null if they are missing."""
     position: int
     lag: int
-    """Number of events between its position and the end of the log."""
+    """Number of positions from the read model's position to the end of the log."""
     parked: int = 0
     """Number of parked events."""
     errors: list[str] = []
     """Errors of the first parked events: `build-7 at position 12: ...`."""
     defect: str | None = None
-    """Reason why it is broken; null when it is not."""
+    """Why the read model is broken; null if it is not."""
     progress: float | None = None
-    """Part of the log that it has applied, from 0 to 1; null unless it is being built or was interrupted."""
+    """Part of the log that a rebuild has applied, from 0 to 1; null unless the rebuild is running or was
+    interrupted.
+    """
     eta_s: int | None = None
-    """Estimated seconds until the rebuild ends; null when none is running."""
+    """Estimated seconds until the rebuild ends; null if none is running."""
 
 
 class _Found(msgspec.Struct):
@@ -71,8 +73,8 @@ QUERY = " UNION ALL ".join(
 
 
 async def overview(connection: AsyncConnection, projections: Sequence[Projection]) -> list[ReadModelStatus]:
-    """Returns the status of each version of each read model, in the order of the registry. Includes read models that
-    this release needs and that have no tables.
+    """Returns the status of each version of each read model, in the order of the registry. Includes read models without
+    tables that this release needs.
     """
     live = await inspect(connection, projections)
     found = await fetch_all(connection, _Found, QUERY, {"errors": MAX_ERRORS})

@@ -1,12 +1,12 @@
-"""Makes staging tables live, in one short transaction. The tables that they replace are retired.
+"""Makes staging tables live, in one short transaction. The live tables that they replace are retired.
 
-The transaction first takes a lock for which every write of a projector must wait, so the live tables stop changing.
-Then it moves the staging tables to exactly the position of the live ones, and moves tables and positions between the
-schemas. Appends to the log go on. Answers to writes wait for the switch, which takes well below a second.
+The transaction first takes a lock for which all writes of projectors must wait, so the live tables stop changing. Then
+it moves the staging tables to exactly the position of the live tables, and swaps them. Appends to the log go on.
+Answers to writes wait for the switch, which takes well below a second.
 
-A switch makes no reader fail. If it has to wait for a lock longer than STATEMENT_TIMEOUT_MS, it rolls everything back
-and tries again. PostgreSQL waits longer than that before it looks for deadlocks. After a crash at any moment the old
-tables are still live.
+A switch never makes a reader fail. If a statement waits for a lock longer than STATEMENT_TIMEOUT_MS, the switch is
+rolled back and tried again. This time is shorter than the time after which PostgreSQL looks for deadlocks. After a
+crash at any moment, the old tables are still live.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ from store.postgres.notifications import PROJECTED
 T = TypeVar("T")
 
 STATEMENT_TIMEOUT_MS = 300
-"""Milliseconds that one statement of the switch may take; less than PostgreSQL's `deadlock_timeout` of 1 s."""
+"""Milliseconds that a statement of a switch may take. Less than PostgreSQL's `deadlock_timeout` of 1 s."""
 MAX_ATTEMPTS = 60
 RETRY_INTERVAL_S = 0.5
 _CHOSEN = "(SELECT * FROM unnest(%s::text[], %s::int[]))"
@@ -54,8 +54,8 @@ MOVE_POSITIONS = (
         for table, name in (("projection_positions", "name"), ("parked_events", "projection"))
     ),
 )
-"""SQL statements that move positions and parked events between schemas. Parameters: the names and the versions of the
-projections.
+"""SQL statements that move positions and parked events between schemas. Each has two parameters: the names and the
+versions of the projections.
 """
 
 
@@ -64,7 +64,7 @@ class Switched:
     position: int
     """Position of the new live tables."""
     blocked_s: float
-    """Seconds for which projectors were blocked. Answers to writes waited for as long."""
+    """Seconds for which projectors were blocked, so that answers to writes waited."""
 
 
 async def switch(
@@ -72,7 +72,7 @@ async def switch(
 ) -> Switched:
     """Makes the staging tables of these projections live.
 
-    Raises NotReady, LostLeadership or psycopg.OperationalError. If it raises, the old tables are still live.
+    Raises NotReady, LostLeadership or psycopg.OperationalError; then the old tables are still live.
     """
     clock = asyncio.get_running_loop().time
     projections = await with_dismissals(event_log, projections)
@@ -93,9 +93,9 @@ async def switch(
 
 
 async def retry_on_lock_timeout(attempt: Callable[[], Awaitable[T]]) -> T:
-    """Calls `attempt` until it gets all the locks that it needs, and returns its result. `attempt` should call
-    `block_projectors`, which limits the time that each statement waits for a lock. Raises NotReady after MAX_ATTEMPTS
-    calls.
+    """Calls `attempt` until it gets all its locks, and returns its result. Raises NotReady after MAX_ATTEMPTS calls.
+
+    `attempt` should call `block_projectors`, which limits the time that each statement waits for a lock.
     """
     for _ in range(MAX_ATTEMPTS):
         try:
@@ -108,7 +108,7 @@ async def retry_on_lock_timeout(attempt: Callable[[], Awaitable[T]]) -> T:
 
 
 async def block_projectors(live: AsyncConnection) -> None:
-    """Keeps all projectors from writing until the end of the transaction. Sets the transaction's timeout for statements
+    """Keeps all projectors from writing until the transaction ends. Also sets the statement timeout of the transaction
     to STATEMENT_TIMEOUT_MS.
     """
     await live.execute("SELECT set_config('statement_timeout', %s, true)", (f"{STATEMENT_TIMEOUT_MS}ms",))
@@ -119,8 +119,8 @@ async def block_projectors(live: AsyncConnection) -> None:
 async def _align(
     live: AsyncConnection, staging: AsyncConnection, event_log: EventLog, projections: Sequence[Projection]
 ) -> int:
-    """Moves the staging tables to the position of the live tables of the same version, unless the staging tables are
-    ahead. Returns the position of the staging tables.
+    """Moves the staging tables to the position of the live tables of this version, unless the staging tables are ahead.
+    Returns the position of the staging tables.
 
     Ignores broken live tables, whose position may be beyond the end of the log.
     """
@@ -137,7 +137,7 @@ async def _check_built(staging: AsyncConnection, projections: Sequence[Projectio
 
 
 async def _drop_retired(live: AsyncConnection, projections: Sequence[Projection]) -> None:
-    """Drops the tables that an earlier switch has retired. Call it before the transaction of a switch, because dropping
+    """Drops tables that an earlier switch has retired. Call this before the transaction of a switch, since dropping
     large tables takes long.
     """
     async with live.transaction():
@@ -147,8 +147,8 @@ async def _drop_retired(live: AsyncConnection, projections: Sequence[Projection]
 
 
 async def _move_tables(live: AsyncConnection, projections: Sequence[Projection]) -> None:
-    """Retires the live tables that have the version of the staging tables, and makes the staging tables live. Live
-    tables of other versions stay, since another release may read them.
+    """Retires the live tables of the projections' versions, and makes the staging tables live. Live tables of other
+    versions stay, since another release may read them.
     """
     for projection in projections:
         await _drop_unlisted(live, LIVE, projection)
@@ -168,7 +168,7 @@ async def _move_tables(live: AsyncConnection, projections: Sequence[Projection])
 
 
 async def _fetch_tables(connection: AsyncConnection, schema: Schema, projection: Projection) -> list[str]:
-    """Returns the names of the tables of a projection's version in a schema, except those that are lost."""
+    """Returns the names of the projection's tables in a schema, without lost tables."""
     cursor = await connection.execute(
         f"SELECT listed FROM {schema}.projection_positions CROSS JOIN unnest(tables) AS listed"
         f" WHERE name = %s AND version = %s AND to_regclass('{schema}.' || quote_ident(listed)) IS NOT NULL".encode(),
@@ -178,8 +178,8 @@ async def _fetch_tables(connection: AsyncConnection, schema: Schema, projection:
 
 
 async def _drop_unlisted(live: AsyncConnection, schema: Schema, projection: Projection) -> None:
-    """Drops live or retired tables whose row of `projection_positions` is lost. Their names would collide with those of
-    the tables that are moved into the schema.
+    """Drops tables of this version in `schema` that have no row in `projection_positions`. They would have the names of
+    tables that are moved into the schema.
     """
     if (projection.name, projection.version) not in await fetch_schema_positions(live, schema):
         for row in projection.rows:

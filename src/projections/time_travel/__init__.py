@@ -1,1 +1,1 @@
-"""Reads the past: resources as they were (`?as_of=`), and the history on which simulations try what-if rules."""
+"""Reads the past: resources as they were (`?as_of=`), and the history that simulations of what-if rules read."""

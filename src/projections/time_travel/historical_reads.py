@@ -1,11 +1,11 @@
 """Historical reads: defines which events make up each resource, and which tables show it.
 
-A resource is folded from its own streams and from supporting streams, such as those of a job's builds. The rest of the
-log is not read. If events of its own streams were erased later, the rows that they made cannot be shown. Of the events
-in supporting streams, only fields that no erasure destroys are shown.
+A resource is folded from its own streams and from supporting streams, such as the streams of a job's builds. The rest
+of the log is not read. If events of its own streams were erased later, rows made by these events cannot be shown. From
+events in supporting streams, only fields that no erasure destroys are shown.
 
-A historical read runs the same query functions as a live read. Its connection has temporary tables that contain the
-rows of the past (`historical_tables`). So no query needs a second form for `?as_of=`.
+A historical read runs the query functions of live reads. Its connection has temporary tables with the rows of the past
+(`historical_tables`). So no query needs a second form for `?as_of=`.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -45,9 +45,9 @@ from store.log.event_log import EventLog
 EVENT_BATCH = 50
 """Number of events that are read and decoded at once. One event may contain a thousand results."""
 STREAM_BATCH = 10_000
-"""Number of streams whose positions one query looks up."""
+"""Number of streams for which one query finds the positions of events."""
 BUILD_BATCH = 20
-"""Number of builds that are folded at once to find the newest build that was not deleted."""
+"""Number of builds that are folded at once in the search for the newest build that was not deleted."""
 
 
 class HistoricalReader:
@@ -68,8 +68,8 @@ class HistoricalReader:
     ) -> None:
         """Folds the events of these streams, and the events at these positions, in the order of the log.
 
-        `only` maps a table to the keys of the rows to keep; other tables keep all rows. If an event of `streams` was
-        erased later, its rows are marked as erased. Events of `supporting` never mark rows.
+        `only` maps a table to the keys of the rows to keep; tables that are not in `only` keep all rows. If an event of
+        `streams` was erased later, its rows are marked as erased. Events of `supporting` never mark rows.
         """
         erasable = set(streams)
         all_streams = [*erasable, *supporting]
@@ -89,12 +89,14 @@ class HistoricalReader:
                 self.tables.apply(recorded, only, is_erased=recorded.position in erased)
 
     async def find_related(self, kind: Kind, id: int) -> list[int]:
-        """Returns the positions of events that concern this resource but are in other streams, newest first."""
+        """Returns the positions of events that concern this resource, but are in streams of other resources. Newest
+        first.
+        """
         return await event_index.find_positions(self._pool, kind, id, self._until)
 
     async def fold_users(self, ids: Iterable[int | None]) -> None:
-        """Folds the users with these ids, so that queries can show their email addresses. Skips None, and users who
-        have been deleted since: they are shown as deleted, and the rest of the resource as it was.
+        """Folds the users with these ids, so that queries can show their email addresses. Skips None. Also skips users
+        who were deleted since: queries show DELETED_USER for them.
         """
         streams = {user_key(user_id): USER.at(user_id).name for user_id in set(ids) if user_id is not None}
         for destroyed in await self._log.find_destroyed_keys(streams):
@@ -102,7 +104,7 @@ class HistoricalReader:
         await self.fold(streams=streams.values())
 
     async def fold_newest_build(self, job_id: int) -> None:
-        """Folds builds of the job, the newest first, until one of them was not deleted."""
+        """Folds builds of the job, newest first, until one is found that was not deleted."""
         until = self._until
         while not self.tables.all(BuildRow):
             positions = await event_index.find_positions(self._pool, "job", job_id, until, BUILD_BATCH)
@@ -115,12 +117,12 @@ class HistoricalReader:
 
 @dataclass(frozen=True)
 class HistoricalResource:
-    """A kind of resource that can be read as it was at a position of the log."""
+    """A kind of resource that `?as_of=` can show as it was at a position of the log."""
 
     prefix: str
     """Prefix of the resource's stream: `build` for `build-7`."""
     fold: Callable[[HistoricalReader, Any], Awaitable[None]]
-    """Folds everything that the resource's representation shows. Receives the first event of the resource's stream."""
+    """Folds all events that the resource shows. Gets the first event of the resource's stream."""
     rows: tuple[type[Row], ...]
     """Tables that the queries of a live read use."""
 
@@ -201,8 +203,8 @@ async def _permissions(reader: HistoricalReader, first: UserRegistered) -> None:
 
 
 async def fold_builds(reader: HistoricalReader, ids: Sequence[int]) -> list[BuildRow]:
-    """Returns the builds with these ids as they were at the reader's position, in the order of `ids`. Leaves out builds
-    that were deleted. Texts that were erased later are empty.
+    """Returns the builds with these ids as they were at the reader's position, in the order of `ids`. Leaves out
+    deleted builds. Texts that were erased later are empty.
     """
     await reader.fold(streams=[BUILD.at(build_id).name for build_id in ids])
     return [row for row in reader.tables.get_many(BuildRow, ids) if row is not None]

@@ -1,8 +1,8 @@
 """Historical tables: the tables that one historical read needs, as they were at a position of the log.
 
-The `apply` functions of the projections fold the events in memory. The rows are then written to temporary tables with
-the names of the live ones, so that the query functions of live reads work on them unchanged. The connection sees no
-other tables. So a query that needs a table which was not folded fails, instead of reading the present.
+The `apply` functions of the projections fold the events in memory. Then the rows are written to temporary tables that
+have the names of the live tables. So the query functions of live reads work unchanged. The connection sees no other
+tables: a query that needs a missing table fails, instead of reading the present.
 """
 
 import asyncio
@@ -34,45 +34,45 @@ from projections.registry import PROJECTIONS
 log = structlog.get_logger()
 
 MAX_CONCURRENT = 2
-"""Largest number of historical reads that a process runs at the same time, each for a different caller."""
+"""Number of historical reads that a process runs at once, each for another caller."""
 MAX_OF_CALLER = 10
-"""Largest number of historical reads that one caller may have, running or waiting."""
+"""Number of historical reads, running or waiting, that one caller may have in a process."""
 MAX_WAITING = 50
-"""Largest number of historical reads of all callers that a process has, running or waiting."""
+"""Number of historical reads, running or waiting, that a process has for all callers."""
 RETRY_AFTER_S = 5
 """Seconds after which a refused caller may try again."""
 STATEMENT_TIMEOUT = "30s"
-"""Longest time that one query of a historical read may take."""
+"""Time that one query of a historical read may take."""
 INDEX_FROM_ROWS = 1_000
-"""Number of rows above which a table gets indexes and statistics. Smaller tables are read faster without."""
+"""Number of rows above which a table gets indexes and statistics. Smaller tables are faster without them."""
 STORE_TABLES = ("agent_gauges", "queue_reasons")
-"""Tables that live reads join but that are not made from events. They are empty in a historical read."""
+"""Tables that live reads join, but that are not made from events. They are empty in a historical read."""
 
 WantedKeys = Mapping[type[Row], Collection[Key]]
-"""Table -> keys of the only rows that are kept. Tables that are not in the mapping keep all rows."""
+"""Table -> keys of the rows to keep. Tables that are not in the mapping keep all rows."""
 
 
 class HistoricalTables:
-    """Rows of some tables, in memory, as the events applied so far have left them. Implements `Rows`."""
+    """Rows of some tables, in memory, after the events applied so far. Implements `Rows`."""
 
     def __init__(self, rows: Iterable[type[Row]], projections: Sequence[Projection] = PROJECTIONS) -> None:
         self._rows: dict[type[Row], dict[Key, Row]] = {row: {} for row in rows}
         self._projections = [item for item in projections if not self._rows.keys().isdisjoint(item.rows)]
         self._blocked: set[tuple[str, str]] = set()
         self._erased_keys: set[tuple[type[Row], Key]] = set()
-        """Keys of rows that were made or changed by events which have been erased since."""
+        """Keys of rows that were made or changed by events that have been erased since."""
 
     @property
     def has_erased_rows(self) -> bool:
-        """Whether some rows cannot be shown as they were, because events that made them were erased later."""
+        """True if some rows cannot be shown as they were, because events that made them were erased later."""
         return bool(self._erased_keys)
 
     def is_erased(self, row: Row) -> bool:
-        """Returns whether this row cannot be shown as it was."""
+        """Returns True if this row cannot be shown as it was, because an event that made it was erased later."""
         return (type(row), row.row_key) in self._erased_keys
 
     def get(self, row: type[R], *key: Any) -> R | None:
-        """Returns the row with this key. None if there is none, or if its table is not among these tables."""
+        """Returns the row with this key. Returns None if there is no such row, or if this object lacks the table."""
         found = self._rows.get(row, {}).get(key)
         assert found is None or isinstance(found, row)
         return found
@@ -132,7 +132,7 @@ class HistoricalTables:
             self._erased_keys.discard((row, key))
 
     async def write(self, connection: AsyncConnection) -> None:
-        """Creates the temporary tables and fills them, in the caller's transaction."""
+        """Creates and fills the temporary tables, in the caller's transaction."""
         # `pg_temp` is the only schema in the search path: new tables are temporary, and live tables are not found.
         await connection.execute("SET LOCAL search_path = pg_temp")
         for table in STORE_TABLES:
@@ -164,7 +164,7 @@ async def _copy(connection: AsyncConnection, row: type[Row], rows: Iterable[Row]
 
 
 class _Turn:
-    """Historical reads of one caller: how many there are, and the lock that lets one of them run."""
+    """The historical reads of one caller: their number, and a lock that lets one at a time run."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -172,7 +172,7 @@ class _Turn:
 
 
 class HistoricalConnections:
-    """Opens connections that see historical tables in place of the live ones."""
+    """Opens connections that see historical tables in place of the live tables."""
 
     def __init__(self, conninfo: str) -> None:
         self._conninfo = conninfo
@@ -182,8 +182,8 @@ class HistoricalConnections:
 
     @asynccontextmanager
     async def limit(self, caller: str) -> AsyncIterator[None]:
-        """Waits until no other historical read of the caller is running, and fewer than MAX_CONCURRENT are running in
-        the process. Raises TooManyRequests if too many are waiting already.
+        """Waits until no other historical read of the caller runs, and fewer than MAX_CONCURRENT run in the process.
+        Raises TooManyRequests if too many are waiting already.
         """
         turn = self._turns.get(caller) or _Turn()
         waiting = sum(item.count for item in self._turns.values())
@@ -202,9 +202,9 @@ class HistoricalConnections:
 
     @asynccontextmanager
     async def open(self, tables: HistoricalTables) -> AsyncIterator[AsyncConnection]:
-        """Yields a new connection that sees only these tables. Rolls its transaction back at the end.
+        """Yields a new connection that sees only these tables, and rolls its transaction back at the end.
 
-        A connection of the pool cannot be used, since its prepared statements are bound to the live tables.
+        Connections of the pool do not work for this, since their prepared statements are bound to the live tables.
         """
         async with (
             await AsyncConnection.connect(self._conninfo, autocommit=True, connect_timeout=5) as connection,

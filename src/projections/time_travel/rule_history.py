@@ -26,10 +26,10 @@ def never_stop() -> bool:
 
 
 class RuleHistory:
-    """Implements `commands.what_if.simulation.SimulatedHistory`. It has all events about rules, and the events about
+    """Implements `commands.what_if.simulation.SimulatedHistory`. Contains all events about rules, and the events about
     builds from the time `since` on.
 
-    Calls `go_on` between batches. If it returns False, `parts` ends early and `complete` stays False.
+    `parts` calls `go_on` between batches. If `go_on` returns False, `parts` ends early and `complete` stays False.
     """
 
     def __init__(
