@@ -1,7 +1,7 @@
 """Decides which URLs may be called: https URLs that lead to public addresses and that all parsers understand in the
 same way.
 
-Refuses a URL that two parsers could understand differently, and does not repair it. Addresses in networks that the
+Refuses a URL that two parsers could understand differently, instead of repairing it. Addresses in networks that the
 operator has allowed may be called over http, too.
 """
 

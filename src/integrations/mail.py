@@ -58,8 +58,8 @@ def parse_smtp_url(text: str) -> SmtpServer:
 
 
 def must_be_sender(text: str) -> None:
-    """Raises ValueError unless the text is an email address, with or without a person's name. The error's message
-    continues a sentence that begins with the name of the setting.
+    """Raises ValueError if the text is not an email address; a person's name may precede it (`CI <ci@example.com>`).
+    The error's message continues a sentence that begins with the name of the setting.
     """
     _, address = parseaddr(text)
     local, _, domain = address.rpartition("@")

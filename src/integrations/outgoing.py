@@ -23,7 +23,7 @@ TIMEOUT_S = 10.0
 CHECK_TIMEOUT_S = 2.0
 """Longest time in seconds to look up a name while a user waits for the check of a URL."""
 MAX_LOOKUPS = 32
-"""Number of names that are looked up at the same time, each on a thread."""
+"""Largest number of names that are looked up at the same time, each on a thread."""
 MAX_OF_DOMAIN = 4
 """Number of names of one domain that may occupy the MAX_LOOKUPS threads at the same time."""
 MAX_SLOW_LOOKUPS = 8
@@ -84,7 +84,7 @@ class SystemResolver:
     def _looked_up(self, name: str, future: "asyncio.Future[list[str]]") -> None:
         del self._looking[name]
         if not future.cancelled():
-            future.exception()  # all callers may be cancelled: otherwise asyncio logs an error that nobody retrieved
+            future.exception()  # reads the error, which asyncio would log if all callers were cancelled
 
 
 def _look_up(name: str, began: list[float] | None = None) -> list[str]:

@@ -177,7 +177,7 @@ def _retry_after_s(headers: Mapping[str, str]) -> int:
     try:
         now = parsedate_to_datetime(headers["Date"]) if "Date" in headers else datetime.now(UTC)
         return max(0, round((parsedate_to_datetime(asked) - now).total_seconds()))
-    except (ValueError, TypeError, OverflowError):  # no date; one with a time zone, one without; a year of 20 digits
+    except (ValueError, TypeError, OverflowError):  # no date; dates with and without a time zone; a year of 20 digits
         return 0
 
 

@@ -33,7 +33,7 @@ class Blobs(Protocol):
     async def get(self, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
         """Returns an iterator over the bytes from `start` up to, not including, `end` (None: the end of the blob).
 
-        Raises BlobMissing before it returns.
+        Raises BlobMissing at this call, before any byte is read.
         """
         ...
 
@@ -92,7 +92,7 @@ class HttpAnswer:
 
 @dataclass(frozen=True)
 class Taken:
-    """Requests that a process took from a token bucket. It may serve so many requests."""
+    """Number of requests that a process has taken from a token bucket and may now serve."""
 
     requests: int
     left: int

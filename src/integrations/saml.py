@@ -179,7 +179,7 @@ class SamlService:
         if not found.get("entityId") or not sso_url:
             raise MetadataRefused("must have an entityID, and a SingleSignOnService with the HTTP-Redirect binding")
         read = {self.read_certificate(one) for one in certificates}
-        return ProviderMetadata(found["entityId"], sso_url, sorted(read))  # their order means nothing
+        return ProviderMetadata(found["entityId"], sso_url, sorted(read))  # the order of certificates means nothing
 
     def read_certificate(self, text: str) -> str:
         try:
@@ -213,11 +213,11 @@ def _query(element: Any, path: str) -> list[Any]:
 
 
 def _find_assertion(root: Any) -> Any:
-    """Returns the only assertion of a response. Raises AssertionRefused unless the assertion itself is signed, with
-    allowed algorithms.
+    """Returns the only assertion of a response. Raises AssertionRefused if the assertion itself is not signed, or not
+    with allowed algorithms.
 
-    Call this before any signature is verified: verifying one runs its transforms, which the sender of the document
-    chooses.
+    Call this before any signature is verified: verifying a signature runs its transforms, which the sender of the
+    document chooses.
     """
     assertions = _query(root, "/samlp:Response/saml:Assertion")
     if _query(root, "//saml:EncryptedAssertion"):
@@ -263,7 +263,7 @@ def _check_times(assertion: Any, now: datetime) -> None:
 
 def _check_confirmation(assertion: Any, recipients: Sequence[str], now: datetime) -> str | None:
     """Returns the id of the request that the assertion answers; None if it answers no request. Raises AssertionRefused
-    unless the assertion has a bearer confirmation for one of the recipients that has not expired.
+    if no bearer confirmation in the assertion is for one of the recipients and still valid.
     """
     for data in _query(
         assertion, f"saml:Subject/saml:SubjectConfirmation[@Method='{BEARER}']/saml:SubjectConfirmationData"

@@ -80,7 +80,9 @@ class TicketHost(Protocol):
     async def comment(self, key: str, text: TicketText) -> None: ...
 
     async def reopen(self, key: str) -> bool:
-        """Reopens a ticket that is done. Returns whether the ticket is open now: its workflow may have no way back."""
+        """Reopens a ticket that is done. Returns True if the ticket is open now, and False if its workflow has no way
+        back.
+        """
         ...
 
 

@@ -15,7 +15,9 @@ from integrations.ticket_ports import NewTicket, Ticket, TicketRejected, Tickets
 TIME_LIMIT_S = 10.0
 """Longest time in seconds that a call takes, however many requests it makes."""
 FILLED_IN = frozenset({"summary", "description", "labels", "project", "issuetype", "reporter"})
-"""Fields of a new issue that the server or Jira fills in, so that Jira may require them."""
+"""Fields of a new issue that this server or Jira fills in. Tickets can only be created if Jira requires no other
+fields.
+"""
 
 
 class _Named(msgspec.Struct):

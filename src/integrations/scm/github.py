@@ -96,7 +96,7 @@ class GitHubRepository:
         if answer.body[:1] == b"[":
             raise SourceNotFound(f"{path} in {self._repo} is a folder.")
         file = api.read(answer, _GitHubFile)
-        if file.encoding != "base64":  # a link, a submodule, or a file that is too large to be sent so
+        if file.encoding != "base64":  # a link, a submodule, or a file that is too large for base64
             raise SourceNotFound(f"{path} in {self._repo} is no file of {MAX_SOURCE_FILE:,} bytes at most.")
         return commit.sha, decode_file(api, path, file.content)
 
@@ -105,7 +105,7 @@ class GitHubRepository:
         for name in full_names(ref):
             try:
                 return await api.get(f"/commits/{encode(name)}", _GitHubCommit, missing=missing)
-            except (SourceNotFound, RequestRejected):  # it answers 422 for an unknown commit
+            except (SourceNotFound, RequestRejected):  # GitHub answers 422 for an unknown commit
                 continue
         raise SourceNotFound(f"{api.name} has no {missing}, or hides it from this token.")
 

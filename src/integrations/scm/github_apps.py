@@ -1,5 +1,5 @@
-"""Fetches tokens of GitHub Apps. An app signs in with its private key, and gets a token for one installation, which is
-valid for an hour.
+"""Fetches tokens of GitHub Apps. An app signs in with its private key, and gets a token that is valid for one
+installation and for one hour.
 """
 
 import hashlib

@@ -67,8 +67,8 @@ class RestApi:
     headers: Mapping[str, str] = field(repr=False)
 
     async def get(self, path: str, into: type[T], *, missing: str = "", **query: object) -> T:
-        """Sends a GET. Returns the answer's JSON as an `into`. `missing` names what does not exist if the host answers
-        404. Raises SourceFailure.
+        """Sends a GET. Returns the answer's JSON as an `into`. If the host answers 404, the error says that there is no
+        `missing`. Raises SourceFailure.
         """
         return self.read(await self.call("GET", path, missing=missing, query=query), into)
 
@@ -153,7 +153,9 @@ class RestApi:
 
 
 def _wait_s(answer: HttpAnswer) -> int:
-    """Returns the seconds until a host accepts requests again; 0 if its answer is not about too many requests."""
+    """Returns the seconds until the host accepts requests again; 0 if the host did not refuse the request because of
+    too many.
+    """
     if answer.retry_after_s:
         return answer.retry_after_s
     reset = answer.headers.get("x-ratelimit-reset") or answer.headers.get("ratelimit-reset") or ""
