@@ -40,7 +40,7 @@ class CacheStore:
 
     def copy_to(self, scope: str, key: str, target: Path) -> bool:
         """Copy the archive to a new file, `target`, that any user may read. Return False if there is no such archive,
-        or if it is damaged; a damaged one is removed.
+        or if it is damaged. Remove a damaged archive.
         """
         found = self._find(scope, key)
         if not found:

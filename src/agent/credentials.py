@@ -58,7 +58,7 @@ class TokenHolder:
                 return
             found = read_token(self._file)[0]
         except (OSError, NoToken):
-            return  # it is being written
+            return  # the file is being written
         if found != self.token and found not in self._refused:
             self.token, self._before = found, self.token
             print_line(f"Using the new token in {self._file}.")

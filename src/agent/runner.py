@@ -92,8 +92,8 @@ class TaskRunner:
             build.drop()
 
     def start_command(self, message: dict[str, Any]) -> None:
-        """Start the administrator's command of an `execute` or `restart` message. Ignore a message that comes a second
-        time.
+        """Start the administrator's command of an `execute` or `restart` message. Ignore a message that was received
+        before.
         """
         command_id = str(message["command_id"])
         with self._lock:

@@ -52,8 +52,8 @@ class Session:
             threading.Thread(target=self._run_thread, args=(work,), name=work.__name__, daemon=True).start()
 
     def sign_off(self) -> None:
-        """Report to the server that the session is over. Try only once and for `_SIGN_OFF_TIMEOUT_S` at most, since the
-        server notices the end also without this call, only later.
+        """Report to the server that the session is over. Try only once and for `_SIGN_OFF_TIMEOUT_S` at most: without
+        this call the server also notices the end, only later.
         """
         if not self._connected.is_set():
             return

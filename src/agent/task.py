@@ -48,7 +48,7 @@ class Interrupt:
         return self._dropped.is_set()
 
     def wait_dropped(self, seconds: float) -> bool:
-        """Wait until the task is dropped, but at most `seconds`. Return whether it was dropped."""
+        """Wait until the server drops the task, for at most `seconds`. Return True if it was dropped."""
         return self._dropped.wait(seconds)
 
     def fileno(self) -> int:
@@ -83,8 +83,8 @@ class Task:
         self._interrupt.fire(DROPPED, None, 0)
 
     def shut_down(self, grace: float, report_within: float) -> None:
-        """End the task because the agent ends. Its processes get `grace` seconds to end; then it has `report_within`
-        seconds for its report to the server.
+        """End the task because the agent ends. Its processes get `grace` seconds to end. Then the task has
+        `report_within` seconds for its report to the server.
         """
         self._report_until = time.monotonic() + grace + report_within
         self._interrupt.fire(STOPPED, "the agent was shut down", grace)

@@ -103,7 +103,7 @@ class _Glob:
             try:
                 names = self._list_names(os.path.join(root, folder), states, is_root=not folder)
             except PermissionError:
-                yield folder or "."  # opening it reports why
+                yield folder or "."  # opening this path reports why it cannot be read
                 continue
             for name in names:
                 if is_over():
@@ -151,5 +151,5 @@ class _Glob:
         if os.path.isdir(whole):
             is_inside = (os.path.realpath(whole) + "/").startswith(root + "/")
             return (False, matched) if is_inside else (bool(matched), set())
-        # Also a link that leads out of the workspace: opening it reports the refusal.
+        # Also a link that leads out of the workspace: opening the link reports the refusal.
         return bool(matched) or self._last in stays, set()

@@ -1,7 +1,8 @@
-"""Restores a build's caches before its setup lines run. After the build has passed, saves those that were missing.
+"""Restores a build's caches before its setup lines run. After the build has passed, saves the caches that this agent
+did not have.
 
-`tar` packs and unpacks them with the rights of the build's user. So a link in the repository or in an archive leads
-`tar` only to files that the build itself could reach.
+`tar` packs and unpacks the caches with the rights of the build's user. So a link in the repository or in an archive
+leads `tar` only to files that the build itself could reach.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ class Caches:
         path.unlink()
 
     def _tar(self, command: str, *arguments: str) -> bool:
-        # By `cd`, since the build's user may enter the folder but not list it, which `tar -C` asks for.
+        # `cd` instead of `tar -C`: the build's user may enter the folder, but may not list it, as `tar -C` does.
         return self._run(["/bin/sh", "-c", f'cd -- "$0" && {command}', str(self._folder), *arguments])
 
     def _hash_file(self, part: re.Match[str]) -> str:

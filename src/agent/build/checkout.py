@@ -131,7 +131,7 @@ class Checkout:
         }
 
     def _check_out_submodules(self, url: str) -> None:
-        # URLs of submodules may be relative to this one. The build can read it, so it is stored without credentials.
+        # URLs of submodules may be relative to this URL. The build can read it, so it is stored without credentials.
         self._git("config", "remote.origin.url", _HTTP_USER.sub(r"\1", url))
         self._env = {**self._env, "GIT_ALLOW_PROTOCOL": ":".join(self._protocols)}
         self._git("submodule", "--quiet", "update", "--init", "--recursive", "--force")
@@ -150,7 +150,7 @@ class Checkout:
         # The branch is gone, but the repository may still have the commit.
         if code and not (commit and any("remote ref" in line for line in output)):
             raise _failed(output)
-        # Refs of pull requests are none of those that _ALL_REFS has.
+        # _ALL_REFS does not contain the refs of pull requests.
         more = (branch,) if not code and branch.startswith("refs/") else ()
         wanted = f"{commit or 'FETCH_HEAD'}^{{commit}}"
         if not code:

@@ -89,8 +89,8 @@ class Collector:
 
     def _send_if_report(self, path: str, since_ns: int) -> bool | None:
         """Send the file if it is a report of this build. Return True if it was sent, and False if it has the file
-        ending of a report but cannot be sent as one. Return None if it does not count: it has another ending, it is
-        older than the first command, or the build was interrupted.
+        ending of a report but cannot be sent as a report. Return None if the file does not count: it has another
+        ending, it is older than the first command, or the build was interrupted.
         """
         if not path.endswith(_REPORT_ENDINGS) or self._interrupt.cause:
             return None
@@ -170,7 +170,7 @@ class Collector:
                 self._client.send_artifact(path, file)
                 size = file_size(file)
         except (UnusablePath, RequestRefused) as why:
-            # Any status, also 409 for a path that exists: only the build's own calls decide whether it goes on.
+            # Any status, also 409 for a path that exists: only the build's own calls decide whether the build goes on.
             self._log.note(f"{show_path(path)}: not taken, {why}")
             return
         self._log.note(f"{show_path(path)}: kept, {size} bytes")

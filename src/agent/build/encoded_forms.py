@@ -33,7 +33,9 @@ class Text(NamedTuple):
 
     text: str
     anchor: bytes
-    """Longest run of ASCII letters and digits: these are never escaped, so bytes without the run have no form of it."""
+    """Longest run of ASCII letters and digits. These are never escaped, so bytes without this run contain no form of
+    the text.
+    """
 
     @property
     def max_bytes(self) -> int:

@@ -224,8 +224,8 @@ class Execution:
         return BuildVerdict(None, STOPPED, self._interrupt.detail)
 
     def _pause(self, seconds: float) -> bool:
-        """Wait between two tries of the `started` call. Return True if there is to be no further try, because of an
-        interrupt or the build's deadline.
+        """Wait between two tries of the `started` call. Return True to give up the call, because of an interrupt or the
+        build's deadline.
         """
         until = min(time.monotonic() + seconds, self._deadline)
         while time.monotonic() < until and not self._interrupt.cause:

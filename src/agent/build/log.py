@@ -1,7 +1,7 @@
 """Sends a build's log. Each line gets a number, is written to a file, and is sent until the server has stored it.
 
-Lines are missing in the middle of a log that is too long, whose last lines are kept, and where the disk was full. In
-their place, the log has a line from the agent that says how many lines are missing.
+A log that is too long lacks lines in its middle, since its last lines are kept. Every log lacks the lines that came
+while the disk was full. In the place of missing lines, a line from the agent says how many are missing.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ LAST_LINES = 2_000
 _LAST_BYTES = 2 * 1024 * 1024
 
 SendLog = Callable[[bytes], int]
-"""Sends the body of one request. Returns how many lines the server has stored without a gap."""
+"""Sends the body of one request. Returns the number of lines, counted from the first, of which the server has stored
+all.
+"""
 
 
 class Log:

@@ -79,8 +79,8 @@ class Masker:
     def find_search(self, data: bytes) -> Search | None:
         """Return a search for those secrets that may be in the data; None if no secret can be there.
 
-        A secret may be in the data if its anchor is, a part of the secret without special characters. Looking for
-        anchors is much faster than a search for patterns, and excludes nearly all secrets.
+        Each secret has an anchor: a part without special characters. Data without the anchor cannot contain the secret.
+        Looking for anchors is much faster than a search for patterns, and excludes nearly all secrets.
         """
         if not self._texts:
             return None

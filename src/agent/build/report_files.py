@@ -34,9 +34,9 @@ _CHUNK_BYTES = 1 << 20
 def is_report(path: str, file: BinaryIO) -> bool:
     """Return whether to send the file as a test report.
 
-    XML of another kind, such as a coverage report, is sent as one only if its file name matches `_REPORT_NAMES`. Empty
-    files, plain text and HTML are sent as reports: a reporter that failed leaves such files, and the server then fails
-    the build.
+    XML of another kind, such as a coverage report, counts as a test report only if its file name matches
+    `_REPORT_NAMES`. Empty files, plain text and HTML are sent as reports: a reporter that failed leaves such files, and
+    the server then fails the build.
     """
     file.seek(0)
     head = next(_unpack(file, _HEAD_BYTES), b"")

@@ -66,7 +66,7 @@ class Shell:
 
     def carry_over(self) -> bool:
         """Take over the variables, umask, folder and functions that the last setup line wrote to its file. Return False
-        if it wrote none, since it ended its shell by itself.
+        if it wrote none, because the line itself ended its shell.
         """
         *pairs, rest = os.pread(self._state, _MAX_STATE_BYTES, 0).split(b"\0")
         umask, _, folder = rest.partition(b"\n")

@@ -150,8 +150,8 @@ class Selection:
         getattr(config, "workeroutput", {})[_SKIPPED_KEY] = self._skipped
 
     def _ignores_failure(self, report: Any, suffix: str = "") -> bool:
-        """Return whether the failure is that of a quarantined test. For a subtest, `suffix` is the end of its id, which
-        follows the id of its test.
+        """Return whether the failure is that of a quarantined test. For a subtest, `suffix` is the part of the
+        subtest's id that follows the id of its test.
         """
         recorded = _recorded_id(report)
         node_id = report.nodeid if recorded is None else str(recorded)

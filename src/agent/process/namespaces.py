@@ -101,7 +101,7 @@ def _unshare_and_run(function: Callable[[], int], parent: int, refusals: int) ->
 
 def _begin(function: Callable[[], int], refusals: int) -> int:
     try:
-        _end_with_parent(0)  # of another namespace: its id is 0 in this one
+        _end_with_parent(0)  # the parent is in another namespace: its id is 0 in this one
         _mount("proc", "/proc", _NOSUID | _NODEV | _NOEXEC, "proc")
     except OSError as error:
         os.write(refusals, b"%d" % (error.errno or 0))
@@ -112,7 +112,7 @@ def _begin(function: Callable[[], int], refusals: int) -> int:
 
 def _end_with_parent(parent: int) -> None:
     linux.end_with_parent(signal.SIGKILL)
-    if os.getppid() != parent:  # it had ended before
+    if os.getppid() != parent:  # the parent had ended before
         os._exit(1)
 
 

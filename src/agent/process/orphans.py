@@ -90,4 +90,4 @@ def _is_marked(pid: int, marks: tuple[bytes, ...]) -> bool:
         with open(f"/proc/{pid}/environ", "rb") as file:
             return any(variable.startswith(marks) for variable in file.read().split(b"\0"))
     except OSError:
-        return False  # it ended, or belongs to another user
+        return False  # the process ended, or belongs to another user

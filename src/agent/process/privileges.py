@@ -36,7 +36,7 @@ class BuildAccount(NamedTuple):
 
 
 class NoBuildAccount(Exception):
-    """The options name no user as whom builds can run. The message says why."""
+    """The options name no user that builds can run as. The message says why."""
 
 
 class BuildAccounts:
@@ -47,7 +47,7 @@ class BuildAccounts:
     def __init__(self, shared: BuildAccount | None) -> None:
         self.shared = shared
         self.example = shared or _slot_account(SLOT_UIDS[0])
-        """An account with the rights of those that builds get, for checks before the first build."""
+        """An account with the same rights as the accounts of builds, for checks before the first build."""
 
     @contextmanager
     def lease(self) -> Iterator[BuildAccount]:
@@ -141,7 +141,7 @@ def _list_processes_of(uid: int) -> list[int]:
     found = []
     with os.scandir("/proc") as entries:
         for entry in entries:
-            with contextlib.suppress(OSError):  # it has ended
+            with contextlib.suppress(OSError):  # the process has ended
                 if entry.name.isdigit() and entry.stat().st_uid == uid:
                     found.append(int(entry.name))
     # Leaves zombies out: they do nothing more, and only their parents can remove them.

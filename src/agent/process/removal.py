@@ -93,5 +93,5 @@ def _make_writable(folder: str, parent_fd: int | None) -> None:
     anyway.
     """
     if os.geteuid() != 0:
-        with contextlib.suppress(OSError):  # of another user: what follows fails, and says why
+        with contextlib.suppress(OSError):  # a folder of another user: what follows fails, and says why
             os.chmod(folder, 0o700, dir_fd=parent_fd)

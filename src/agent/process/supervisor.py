@@ -140,9 +140,9 @@ class _ProcessSupervisor:
             self._answer({"refused": str(error)})
             return
         self._leader = process.pid
-        with contextlib.suppress(OSError):  # a full disk: the next agent can still find it by its environment
+        with contextlib.suppress(OSError):  # a full disk: the next agent can still find the process by its environment
             orphans.record_process(record, process.pid)
-        process.returncode = 0  # keeps Popen from waiting for it: `_reap` waits for all descendants
+        process.returncode = 0  # keeps Popen from waiting for the process: `_reap` waits for all descendants
 
     def _begin_ending(self, grace: float) -> None:
         if self._kill_at is None and grace:
@@ -167,7 +167,7 @@ class _ProcessSupervisor:
 
     def _signal_all(self, number: int) -> None:
         for pid in linux.list_descendants(os.getpid()):
-            # It ended meanwhile, or, where builds run as the agent's own user, it became another user.
+            # The process ended meanwhile, or, where builds run as the agent's own user, became another user.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, number)
 
@@ -190,7 +190,9 @@ class _ProcessSupervisor:
 
 
 def _restrict(has_user_of_its_own: bool, is_first: bool) -> None:
-    """Keep this process, which already runs as the build's user, from using files and keys of other builds."""
+    """Keep this process from using files and keys of other builds. It already runs as the user of its build. `is_first`
+    marks the first process of a build.
+    """
     # Otherwise it could run a file that another build has made setuid, and would get that build's user.
     linux.refuse_new_privileges()
     if has_user_of_its_own and is_first:

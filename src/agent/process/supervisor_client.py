@@ -139,8 +139,8 @@ class SupervisorPool:
             return self._idle.pop() if self._idle else self._start()
 
     def release(self, supervisor: SupervisorClient, survivors: int) -> None:
-        """Take a supervisor back for the next build. If `survivors`, the number of the last build's processes that
-        still run below it, is not 0, end the supervisor instead.
+        """Keep the supervisor for the next build. `survivors` is the number of the last build's processes that still
+        run below it. If this is not 0, end the supervisor instead.
         """
         if survivors:
             self.discard(supervisor)
