@@ -101,7 +101,7 @@ def count_decimals(value: float) -> int:
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """Returns the value that `percent` of the values do not exceed."""
+    """Returns the value that `percent` % of the values do not exceed."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
 
