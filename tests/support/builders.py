@@ -1,4 +1,4 @@
-"""Builders of projects, pools, nodes, jobs and builds over HTTP: what a test is given before it acts."""
+"""Creates projects, pools, nodes, jobs and builds over HTTP, for tests that need them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.server import Server
 CONFIGURATION: dict[str, Any] = {"command": "pytest", "setup": [], "env": {}, "artifacts": []}
 
 REPOSITORY = "https://git.example.com/acme/web.git"
-"""Repository of jobs whose builds are of a commit. Fake agents check nothing out."""
+"""Repository of jobs whose builds have a commit. It need not exist, since fake agents check nothing out."""
 
 
 def given_project(server: Server, **fields: Any) -> int:
@@ -24,17 +24,17 @@ def given_pool(server: Server, project: int, **fields: Any) -> int:
 
 
 def given_node(server: Server, **fields: Any) -> dict[str, Any]:
-    """A registered node, with the token of its agent."""
+    """Registers a node. Returns the node with the token of its agent."""
     return server.admin.create("/nodes", **{"name": uuid.uuid4().hex} | fields)
 
 
 def given_job(server: Server, project: int, **fields: Any) -> int:
-    """A job without a configuration: only external builds can be started."""
+    """Creates a job without a configuration, of which only external builds can be started. Returns the job's id."""
     return int(server.admin.create("/jobs", **{"name": "Smoke", "project_id": project} | fields)["id"])
 
 
 def given_build(server: Server, job: int, **fields: Any) -> int:
-    """A running build whose pipeline runs elsewhere."""
+    """Starts an external build. Returns the build's id."""
     return int(server.admin.create("/builds/start", **{"job_id": job, "external": True} | fields)["id"])
 
 
@@ -51,12 +51,12 @@ def upload(
 
 
 def finish(server: Server, build: int, status: str = "passed") -> None:
-    """Ends a build whose pipeline runs elsewhere."""
+    """Ends an external build."""
     server.admin.when("POST", f"/builds/{build}/finish", json={"status": status}).then(200)
 
 
 class Shop:
-    """A project of its own with jobs, builds and build machines that take nobody else's builds."""
+    """A new project with jobs, builds and nodes. The nodes run no builds of other projects."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
@@ -66,14 +66,14 @@ class Shop:
         self.job = self.new_job()
 
     def new_job(self, **fields: Any) -> int:
-        """A job that the nodes of the pool can run."""
+        """Creates a job that the nodes of the pool can run. Returns the job's id."""
         job = given_job(self.server, self.project, **{"node_pool_id": self.pool, "max_parallel": 10} | fields)
         self.server.wait_until_projected()  # a busy machine may take longer than a POST waits
         self.admin.when("PUT", f"/jobs/{job}/configuration", json=CONFIGURATION).then(200)
         return job
 
     def new_token(self, max_parallel: int = 1) -> str:
-        """The agent token of a new node in the pool."""
+        """Returns the agent token of a new node in the pool."""
         return str(given_node(self.server, pool_id=self.pool, max_parallel=max_parallel)["agent_token"])
 
     def new_agent(self, max_parallel: int = 1) -> FakeAgent:
@@ -87,7 +87,7 @@ class Shop:
         return found
 
     def ended(self, build_id: int, within_s: float = 30) -> dict[str, Any]:
-        """The build, once it has ended: its stream says when."""
+        """Waits until the build has ended, and returns it."""
         with self.admin.get(f"/api/v3/builds/{build_id}/stream", stream=True, timeout=within_s) as stream:
             assert b'"done"' in stream.content
         self.server.wait_until_projected()

@@ -24,4 +24,4 @@ def build_compiled_zipapp() -> bytes:
 
 
 _HEADER = importlib.util.MAGIC_NUMBER + (0b01).to_bytes(4, "little") + bytes(8)
-"""Of a file of bytecode that Python does not compare with its source."""
+"""Header of a file of bytecode that Python does not compare with its source."""

@@ -1,4 +1,6 @@
-"""What can happen to a stored event, other than that somebody hides it well: its row cannot be read any more."""
+"""Damages stored events, so that their rows can no longer be read. The damage is not hidden, unlike that of an
+intruder.
+"""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
@@ -40,12 +42,12 @@ def no_such_version(state: bytes) -> bytes:
 DAMAGES: Mapping[str, Damage] = {
     damage.__name__: damage for damage in (no_event, other_fields, no_time, no_such_version)
 }
-"""Of any event."""
+"""Name -> damage, for the damages that any event can have."""
 
 
 @contextlib.contextmanager
 def damaged(conninfo: str, position: int, damage: Damage = no_event) -> Iterator[None]:
-    """Within it the event at this position cannot be read."""
+    """Makes the event at this position unreadable while the block runs."""
     with psycopg.connect(conninfo, autocommit=True) as connection:
         row = connection.execute("SELECT state FROM stored_events WHERE notification_id = %s", (position,)).fetchone()
         assert row is not None

@@ -1,4 +1,4 @@
-"""The description of the API, made without a server, and a check that answers are as it says."""
+"""Makes the description of the API without a server, and checks that answers conform to it."""
 
 import json
 import re
@@ -20,13 +20,13 @@ from api.http.services import Services
 def describe() -> dict[str, Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", LitestarDeprecationWarning)
-        app = create_app(nullcontext(cast(Services, None)), "0")  # which only a running server enters
+        app = create_app(nullcontext(cast(Services, None)), "0")  # the state that only a running server has
     return correct_schema(app, app.openapi_schema.to_schema())
 
 
 @cache
 def path_patterns() -> list[tuple[re.Pattern[str], dict[str, Any]]]:
-    """The operations by method of each path; paths without parameters first."""
+    """Returns the pattern of each path, with the path's operations by method. Paths without parameters come first."""
     paths = sorted(describe()["paths"].items(), key=lambda item: item[0].count("{"))
     return [(re.compile(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(path))), item) for path, item in paths]
 
@@ -61,7 +61,7 @@ def check_answer(answer: requests.Response) -> None:
 
 
 def resolve(part: dict[str, Any]) -> dict[str, Any]:
-    """Returns the part of the description that a reference leads to; another part as it is."""
+    """Returns the part of the description that a reference leads to. Returns a part that is no reference unchanged."""
     kind, _, name = part.get("$ref", "").removeprefix("#/components/").partition("/")
     found: dict[str, Any] = describe()["components"][kind][name] if kind else part
     return found

@@ -1,4 +1,6 @@
-"""The commands of the documentation: tests run them as they stand there, and tests/check finds those that none runs."""
+"""Finds the commands in the documentation. Tests run these commands, and tests/check finds commands that no test
+runs.
+"""
 
 import re
 from collections.abc import Iterator
@@ -24,19 +26,21 @@ NOT_RUN = {
     "pip wheel --no-deps .": "asks a package index; `./dev long wheel` has it",
     "python -m tests.store.test_stored_shapes": "changes the checkout",
 }
-"""Commands that no test runs, and why."""
+"""Command that no test runs -> why."""
 
 
 @dataclass(frozen=True)
 class Documented:
-    """A command in an indented block: what stands there to be copied."""
+    """A command in an indented block, which readers may copy."""
 
     heading: str
     text: str
 
 
 def commands_of(page: Path) -> Iterator[Documented]:
-    """The commands of all indented blocks; each with the lines that it is continued on, and without an explanation."""
+    """Yields the commands of all indented blocks. Joins a command that goes on in further lines, and leaves out
+    explanations.
+    """
     heading = ""
     text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     for line in re.findall(r"^(?:.*\\\n)*.*", text, re.MULTILINE):
@@ -47,7 +51,9 @@ def commands_of(page: Path) -> Iterator[Documented]:
 
 
 def documented(page: str, *headings: str) -> list[str]:
-    """The commands right below these headings, but for NOT_RUN. `./dev VERB` of a checkout is `testhide VERB` here."""
+    """Returns the commands right below these headings, except those in NOT_RUN. Replaces `./dev VERB` by `testhide
+    VERB`.
+    """
     return [
         re.sub(r"^\./dev ", "testhide ", command.text)
         for command in commands_of(ROOT / page)

@@ -1,4 +1,4 @@
-"""Embedded engines on a temporary folder."""
+"""Runs PostgreSQL and Valkey, the embedded engines, on a temporary folder."""
 
 import contextlib
 import shutil

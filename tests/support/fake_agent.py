@@ -1,4 +1,4 @@
-"""An agent that speaks docs/agent-protocol.md and runs nothing: what it says is up to the test."""
+"""An agent that speaks docs/agent-protocol.md and runs nothing: the test decides what it reports."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WITHIN_S = 10.0
 
 
 class FakeAgent:
-    """One agent process: a token, and a session of its own."""
+    """One agent process, with a token and a session of its own."""
 
     def __init__(self, url: str, token: str) -> None:
         self.session = uuid.uuid4().hex
@@ -43,12 +43,14 @@ class FakeAgent:
         return self.http.post("/api/v3/agent/disconnect", json={"session": self.session})
 
     def ask(self, free: int = 1, receipt: str | None = None) -> requests.Response:
-        """`receipt`: that of the last message; without one the server takes all for received."""
+        """Polls for a message. `receipt` is the receipt of the last message; without it, the server takes all messages
+        for received.
+        """
         params = {"session": self.session, "free": str(free)} | ({} if receipt is None else {"receipt": receipt})
         return self.http.get("/api/v3/agent/next", params=params)
 
     def next(self, free: int = 1, within_s: float = 30) -> dict[str, Any]:
-        """The next message; asks again after each 204."""
+        """Returns the next message. Polls again after each 204."""
         deadline = time.monotonic() + within_s
         while time.monotonic() < deadline:
             answer = self.ask(free)
@@ -59,7 +61,7 @@ class FakeAgent:
         raise AssertionError("the server has nothing for this agent")
 
     def run(self, free: int = 1) -> dict[str, Any]:
-        """The next build, as the message says it; not yet taken up."""
+        """Returns the `run` message of the next build, without taking the build up."""
         message = self.next(free)
         assert message["type"] == "run", message
         build: dict[str, Any] = message["build"]
@@ -101,9 +103,9 @@ class FakeAgent:
 
 
 def until_it_asks(database: psycopg.Connection, agent: FakeAgent, free: int = 1) -> None:
-    """Returns once it is noted that the agent has a poll open, for so many builds."""
+    """Waits until the server knows that the agent has an open poll for `free` builds."""
     query = "SELECT count(*) FROM agent_gauges WHERE session = %s AND polling AND free = %s"
     deadline = time.monotonic() + WITHIN_S
     while database.execute(query, (agent.session, free)).fetchone() != (1,):
         assert time.monotonic() < deadline, "it is not noted that the agent asks"
-        time.sleep(0.02)  # between two looks
+        time.sleep(0.02)  # between two queries

@@ -28,7 +28,9 @@ set_forkserver_preload(
 
 
 class ForkedProcess(ForkServerProcess):
-    """`testhide` with these arguments and settings; writes its output to `log`, or to the output of the tests."""
+    """A process that runs `testhide` with these arguments and settings. Its output goes to `log`, or to the output of
+    the tests.
+    """
 
     def __init__(self, arguments: Sequence[str], settings: Path, log: Path | None) -> None:
         environ = {**os.environ, "TESTHIDE_SETTINGS": str(settings)}
@@ -39,7 +41,7 @@ class ForkedProcess(ForkServerProcess):
             os.kill(self.pid, number)
 
     def wait(self, timeout_s: float) -> int:
-        """Waits until it has ended, and returns its exit code."""
+        """Waits until the process has ended, and returns its exit code."""
         self.join(timeout_s)
         assert self.exitcode is not None, "it does not end"
         return self.exitcode

@@ -1,4 +1,4 @@
-"""Small disks that tests fill: real ones, which only root can mount."""
+"""Small disks that tests fill. They are real disks, which only root can mount."""
 
 import contextlib
 import os
@@ -14,7 +14,7 @@ from testhide.engines import Engines
 
 @contextlib.contextmanager
 def small_disk(folder: Path, size: str) -> Iterator[Path]:
-    """Mounts an empty disk of this size (`2m`) at a folder, which is made. Skips the test where that is not allowed."""
+    """Mounts an empty disk of this size (`2m`) at a new folder. Skips the test if that is not allowed."""
     folder.mkdir(parents=True, exist_ok=True)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=0700", "tmpfs", str(folder)]
     if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
@@ -26,7 +26,7 @@ def small_disk(folder: Path, size: str) -> Iterator[Path]:
 
 
 def fill(disk: Path) -> Path:
-    """Writes a file until there is no room; returns it. Without it there is room again."""
+    """Writes a file until the disk is full, and returns the file. Deleting the file makes room again."""
     filler = disk / "filler"
     with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
         while file.write(b"x" * 4096):
@@ -36,7 +36,9 @@ def fill(disk: Path) -> Path:
 
 @contextlib.contextmanager
 def log_on_small_disk(engines: Engines, conninfo: str, disk: Path) -> Iterator[None]:
-    """Moves the log of a database to a disk while the block runs; what PostgreSQL needs itself stays where it is."""
+    """Moves the log of a database to another disk while the block runs. All other files of PostgreSQL stay on their
+    disk.
+    """
     with psycopg.connect(engines.database_url, autocommit=True) as connection:
         row = connection.execute("SHOW data_directory").fetchone()
         assert row is not None

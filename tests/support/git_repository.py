@@ -11,15 +11,15 @@ ENV = {
     "GIT_COMMITTER_EMAIL": "ada@example.org",
 }
 DATE = 1_749_540_600
-"""Time of the first commit. Each of the others is a minute later."""
+"""Time of the first commit. Each later commit follows a minute after the one before."""
 
 
 class GitRepository:
-    """`commits` are the three of `main`, the oldest first. `older` is at the first of them, and each of `branches` at
-    the last.
+    """A repository in which `commits` are the three commits of `main`, the oldest first. The branch `older` is at the
+    first of them, and each branch in `branches` at the last.
 
-    The file `ci/job.yml` has the number of its commit. It is made without a work tree by `git fast-import`, which is
-    one program for all of it.
+    The file `ci/job.yml` contains the number of its commit. A single `git fast-import` makes the repository, without a
+    work tree.
     """
 
     def __init__(self, path: Path, branches: tuple[str, ...] = ("release/3.13", "release/3.14", "relics")) -> None:

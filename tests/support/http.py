@@ -1,5 +1,5 @@
-"""HTTP client of the tests: typed answers, and a sentence with the request where a status is not the expected one, or
-the answer not as the server's description says.
+"""HTTP client of the tests, with typed answers. Shows the request if the status is not the expected one, or if the
+answer does not conform to the server's description.
 """
 
 import time
@@ -15,10 +15,12 @@ TIMEOUT_S = 30
 
 
 class Answer(requests.Response):
-    """A response that is asserted on in one step."""
+    """A response whose status and fields a test asserts in one step."""
 
     def then(self, status: int, **fields: Any) -> Any:
-        """Asserts the status and that the JSON object has these fields; returns the body, None where it is empty."""
+        """Asserts the status, and that the JSON object has these fields. Returns the body; None if the body is
+        empty.
+        """
         request = f"{self.request.method} {self.request.path_url}"
         assert self.status_code == status, f"{request}: {self.status_code} {self.text}"
         if not self.content:
@@ -37,15 +39,17 @@ class _Adapter(HTTPAdapter):
 
 
 class Client(requests.Session):
-    """A `requests` session that knows the address of the server and, signed in, sends its token."""
+    """A `requests` session that knows the address of the server. It sends its token once it is signed in."""
 
     max_repeats = 5
-    """Times that it sends a request again while the read models are behind, as they may be on a busy machine."""
+    """Number of times that a request is sent again while the read models are behind, as they may be on a busy
+    machine.
+    """
 
     def __init__(self, url: str, email: str = "", password: str = "") -> None:
         super().__init__()
         self.url = url
-        # Proxies and .netrc files would be looked for at each request: a tenth of a small one's time.
+        # Otherwise each request looks for proxies and .netrc files, which takes a tenth of the time of a small request.
         self.trust_env = False
         self.mount("http://", _Adapter())
         if email:
@@ -54,7 +58,7 @@ class Client(requests.Session):
 
     @property
     def token(self) -> str:
-        """The bearer token that it sends."""
+        """The bearer token that the session sends."""
         return str(self.headers["Authorization"]).removeprefix("Bearer ")
 
     def authorize(self, token: str) -> "Client":
@@ -73,7 +77,7 @@ class Client(requests.Session):
             if not is_behind or repeats == self.max_repeats:
                 return answer
             repeats += 1
-            time.sleep(float(answer.headers["Retry-After"]))  # as a client is told to
+            time.sleep(float(answer.headers["Retry-After"]))  # as the answer asks the client to
 
     def get(self, url: str | bytes, **kwargs: Any) -> Answer:
         return self.request("GET", url, **kwargs)
@@ -92,10 +96,10 @@ class Client(requests.Session):
         return self.request(method, f"/api/v3{path}", **kwargs)
 
     def fetch(self, path: str, **params: Any) -> Any:
-        """The JSON of a GET that succeeds."""
+        """Returns the JSON of a GET, which must succeed."""
         return self.when("GET", path, params=params).then(200)
 
     def create(self, path: str, **fields: Any) -> dict[str, Any]:
-        """The JSON of what a POST of these fields has created."""
+        """Sends a POST of these fields. Returns the JSON of the item that it has created."""
         created: dict[str, Any] = self.when("POST", path, json=fields).then(201)
         return created

@@ -1,4 +1,6 @@
-"""What a `serve` process runs, inside the test's own process: a test may look into it and shorten its intervals."""
+"""Runs the same as a `serve` process inside the test's own process, so that a test can look into it and shorten its
+intervals.
+"""
 
 import asyncio
 import contextlib
@@ -28,7 +30,7 @@ T = TypeVar("T")
 
 @dataclass
 class InProcessServer:
-    """What runs on the event loop of the server's thread."""
+    """A server on the event loop of a separate thread."""
 
     url: str
     app: Litestar
@@ -43,7 +45,9 @@ class InProcessServer:
         return cast(Streams, self.app.state.streams)
 
     def call(self, function: Callable[[], T]) -> T:
-        """On the loop, after what is ready there."""
+        """Calls a function on the event loop, after the callbacks that are ready there. Returns the function's
+        result.
+        """
 
         async def called() -> T:
             return function()
@@ -56,7 +60,9 @@ class InProcessServer:
 
 @contextlib.contextmanager
 def serve_in_process(server: Server, **changes: str | int) -> Iterator[InProcessServer]:
-    """One more process, as it were, on the server's database; `changes` are of its settings."""
+    """Serves the server's database inside this process, as one more `serve` process would. `changes` are changed
+    settings.
+    """
     settings = structs.replace(server.settings, port=free_port(), **changes)
     with warnings.catch_warnings(action="ignore", category=LitestarDeprecationWarning):
         app = create_app(api_services(settings), VERSION)
@@ -71,7 +77,7 @@ def serve_in_process(server: Server, **changes: str | int) -> Iterator[InProcess
         )
         while app.state.get("streams") is None:
             assert not serving.done()
-            await asyncio.sleep(0.02)  # between two looks
+            await asyncio.sleep(0.02)  # between two checks
         begun.set_result(asyncio.get_running_loop())
         await serving
 

@@ -1,4 +1,6 @@
-"""A mail server for tests: a real SMTP server that keeps what it takes, and refuses what it is set to refuse."""
+"""A mail server for tests: a real SMTP server that keeps the mails it accepts, and refuses recipients as a test tells
+it.
+"""
 
 import asyncio
 import contextlib
@@ -21,7 +23,7 @@ class MailServer:
     port: int = 0
     mails: list[EmailMessage] = field(default_factory=list)
     refusals: dict[str, str] = field(default_factory=dict)
-    """Recipient -> answer."""
+    """Recipient -> answer by which the server refuses the recipient."""
     tls_used: list[bool] = field(default_factory=list)
     logins: list[bool] = field(default_factory=list)
 
@@ -30,7 +32,7 @@ class MailServer:
         return f"smtp://ci%40example.com:p%40ss%2Fw%C3%B6rd@127.0.0.1:{self.port}"
 
     def link_of(self, number: int = -1) -> str:
-        """The link in the text of a mail."""
+        """Returns the link in the text of a mail."""
         (link,) = re.findall(r"http\S+#\S+", text_of(self.mails[number]))
         return str(link)
 
@@ -65,8 +67,8 @@ def text_of(message: EmailMessage, kind: str = "plain") -> str:
 async def mail_server(
     made: MailServer | None = None, *, tls: ssl.SSLContext | None = None, is_tls: bool = False
 ) -> AsyncIterator[MailServer]:
-    """Listens while the block runs; `tls` is offered by STARTTLS, or spoken from the first byte. A server that was made
-    before comes back at its port.
+    """Runs a mail server while the block runs. `tls` is offered by STARTTLS, or spoken from the first byte if `is_tls`.
+    An earlier server, given as `made`, listens at its port again.
     """
     server = made or MailServer()
 
@@ -74,7 +76,7 @@ async def mail_server(
     needs_tls = starttls is not None
 
     def new_session() -> SMTP:
-        with warnings.catch_warnings(action="ignore"):  # it warns of passwords without TLS
+        with warnings.catch_warnings(action="ignore"):  # aiosmtpd warns of passwords without TLS
             return SMTP(
                 server,
                 tls_context=starttls,

@@ -1,4 +1,4 @@
-"""Tables in memory: what a projection's two pure functions make of a history, without a database."""
+"""Tables in memory: the rows that a projection's two pure functions make from a history, without a database."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from projections.engine.model import Delete, DeleteRange, Key, Projection, R, Ro
 
 
 class MemoryRows:
-    """Implements `Rows`, and holds to its contract: only rows that `keys` named can be had."""
+    """Implements `Rows`, and keeps its contract: only rows that `keys` named can be read."""
 
     def __init__(self, *projections: Projection) -> None:
         self._projections = projections
@@ -33,7 +33,7 @@ class MemoryRows:
         return self
 
     def all(self, row: type[R]) -> list[R]:
-        """The rows of a table by key."""
+        """Returns the rows of a table, ordered by their keys."""
         return [found for (_, _), found in sorted(self._of(row), key=lambda item: item[0][1]) if isinstance(found, row)]
 
     def one(self, row: type[R]) -> R:
@@ -41,7 +41,7 @@ class MemoryRows:
         return found
 
     def then(self, *rows: Row) -> None:
-        """Asserts that these are all the rows of their tables."""
+        """Asserts that the tables of these rows have exactly these rows."""
         for row in {type(row) for row in rows}:
             assert self.all(row) == [one for one in rows if isinstance(one, row)]
 

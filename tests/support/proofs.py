@@ -26,7 +26,7 @@ def verify_consistency(size: int, later: int, root: bytes, later_root: bytes, ha
     if len(ranges) != len(hashes):
         raise BadProof(f"the proof takes {len(ranges)} hashes, not {len(hashes)}")
     known = [*zip(ranges, hashes, strict=True)]
-    # The first tree's right edge. Where that is the whole first tree, its root is known already.
+    # The right edge of the first tree. If this edge is the whole first tree, its root is known already.
     before = after = root if not ranges or ranges[0][0] >= size else known.pop(0)[1]
     for (first, _), other in known:
         if first >= size:

@@ -1,4 +1,4 @@
-"""An identity provider of ours for tests: makes SAML responses and signs them with xmlsec."""
+"""An identity provider for tests, which makes SAML responses and signs them with xmlsec."""
 
 import base64
 import functools
@@ -24,7 +24,7 @@ DER = serialization.Encoding.DER
 SSO_URL = "http://127.0.0.1:9/sso"
 
 xmlsec: Any = typed_xmlsec
-"""Its stubs lack what C defines."""
+"""The stubs lack the names that the C part of the library defines."""
 Change = Callable[[etree._Element], object]
 
 
@@ -32,12 +32,12 @@ Change = Callable[[etree._Element], object]
 class SigningKey:
     key: bytes
     certificate: bytes
-    """Both as PEM."""
+    """The key's certificate. Both are PEM."""
 
 
 @functools.cache
 def signing_key(name: str, bits: int = 2048) -> SigningKey:
-    """A key and its certificate, the same for the same name."""
+    """Returns a key and its certificate. Equal names give equal keys."""
     key = rsa.generate_private_key(65537, bits)
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = datetime.now(UTC)
@@ -58,7 +58,7 @@ def signing_key(name: str, bits: int = 2048) -> SigningKey:
 
 @dataclass(frozen=True)
 class Response:
-    """What the provider says. A field that is None is left out of the document."""
+    """Contents of a SAML response. A field that is None is left out of the document."""
 
     recipient: str | None
     audience: str | None
@@ -117,7 +117,7 @@ class Response:
 
 
 def metadata(entity_id: str, *certificates: SigningKey, sso_url: str = SSO_URL) -> bytes:
-    """The provider's metadata, with the certificates of these keys."""
+    """Returns the provider's metadata, with the certificates of these keys."""
     keys = "".join(
         f'<md:KeyDescriptor use="signing"><ds:KeyInfo xmlns:ds="{DS}"><ds:X509Data><ds:X509Certificate>'
         f"{base64.b64encode(x509.load_pem_x509_certificate(key.certificate).public_bytes(DER)).decode()}"
@@ -158,7 +158,7 @@ def sign(
     digest: Any = xmlsec.Transform.SHA256,
     transforms: tuple[Any, ...] = (xmlsec.Transform.ENVELOPED, xmlsec.Transform.EXCL_C14N),
 ) -> None:
-    """Signs the element in its place, behind its Issuer."""
+    """Signs an element. The signature goes into the element, behind its Issuer."""
     key = key or signing_key("idp")
     signature = xmlsec.template.create(element, xmlsec.Transform.EXCL_C14N, method, ns="ds")
     find(element, "saml:Issuer").addnext(signature)
@@ -174,13 +174,15 @@ def sign(
 
 
 def encode(response: etree._Element | bytes) -> str:
-    """The form in which browsers deliver it."""
+    """Returns the response in the form in which browsers deliver it."""
     xml = response if isinstance(response, bytes) else etree.tostring(response)
     return base64.b64encode(xml).decode()
 
 
 def signed(response: Response, change: Change = lambda _: None, **how: Any) -> str:
-    """The encoded response, whose assertion is signed. `change` may alter the document after that."""
+    """Returns the encoded response, with a signed assertion. `change` may alter the document after the assertion is
+    signed.
+    """
     document = response.unsigned()
     sign(find(document, "saml:Assertion"), **how)
     change(document)

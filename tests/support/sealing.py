@@ -1,4 +1,4 @@
-"""Seals the log at once, as `testhide work` does every ten seconds."""
+"""Seals the log at once. `testhide work` seals every ten seconds."""
 
 from commands.handler import Handler
 from integrations.checkpoints import CheckpointFolder

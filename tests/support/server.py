@@ -56,14 +56,14 @@ class Server:
 
     @property
     def secrets(self) -> Secrets:
-        """The root keys as they are now."""
+        """The server's secrets, loaded anew at each use."""
         return asyncio.run(load_secrets(self.settings.database_url, self.settings.secret_key))
 
     def client(self, email: str = "", password: str = "") -> Client:
         return Client(self.url, email, password)
 
     def make_user(self, role: Role, access: dict[int, Access] | None = None) -> Client:
-        """A new user with this role and these memberships, signed in."""
+        """Creates a user with this role and these memberships. Returns a client that is signed in as this user."""
         email, password = f"user{next(self._users)}-{os.getpid()}@example.com", "a password of theirs"
 
         async def make() -> None:
@@ -80,7 +80,7 @@ class Server:
         return self.client(email, password)
 
     def wait_until_projected(self) -> None:
-        """Returns once the read models are at the log's end."""
+        """Waits until the read models have reached the end of the log."""
         deadline = time.monotonic() + READY_S
         while not _answers(self.url):
             assert time.monotonic() < deadline, "the read models do not catch up"
@@ -97,7 +97,9 @@ class Server:
 
 
 def free_port() -> int:
-    """Below those that the kernel gives to connections: one of these may take it before it is listened on."""
+    """Returns a free port below those that the kernel gives to connections: a connection could take such a port before
+    a server listens on it.
+    """
     while True:
         port = 15_000 + secrets.randbelow(15_000)
         with contextlib.suppress(OSError), socket.socket() as probe:
@@ -109,7 +111,7 @@ def free_port() -> int:
 def running_server(
     engines: Engines, data: Path, *names: str, outgoing_allow: str = "", logs: Path | None = None, **more: str
 ) -> Iterator[Server]:
-    """The named processes of a server on these engines."""
+    """Runs the named processes of a server on these engines."""
     port = free_port()
     settings = Settings(
         database_url=engines.database_url,
@@ -121,7 +123,7 @@ def running_server(
         admin_password=ADMIN[1],
         outgoing_allow=outgoing_allow,
         local_repositories=str(data / "repositories"),
-        requests_per_token=0,  # tests hurry
+        requests_per_token=0,  # tests send more requests than these limits allow
         session_idle_minutes=60,
         streams_per_user=0,
         **more,  # type: ignore[arg-type]
@@ -151,7 +153,7 @@ def _answers(url: str) -> bool:
     try:
         return requests.get(f"{url}/api/v3/readyz", timeout=5).status_code == 200
     except requests.ConnectionError:
-        time.sleep(0.05)  # between two looks; the deadline is the caller's
+        time.sleep(0.05)  # between two checks; the caller has the deadline
         return False
 
 
@@ -159,7 +161,7 @@ def _answers(url: str) -> bool:
 def server_on_new_database(
     engines: Engines, data: Path, *names: str, outgoing_allow: str = "", logs: Path | None = None, **more: str
 ) -> Iterator[Server]:
-    """The named processes of a server on a database of its own, with the first administrator."""
+    """Runs the named processes of a server on a new database with the first administrator."""
     name = f"tests_{uuid4().hex}"
     with psycopg.connect(engines.database_url, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}".encode())
@@ -172,6 +174,6 @@ def server_on_new_database(
 
 @contextlib.contextmanager
 def server_with_workers(engines: Engines, data: Path) -> Iterator[Server]:
-    """A server with workers that may call this machine, on a database of its own."""
+    """Runs a server with workers on a new database. The workers may call addresses of this machine."""
     with server_on_new_database(engines, data, "serve", "project", "work", outgoing_allow="127.0.0.0/8") as server:
         yield server

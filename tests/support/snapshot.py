@@ -1,4 +1,6 @@
-"""Copies the content of a database, to fill it again faster than by the commands that made it."""
+"""Copies the contents of a database. Restoring the copy is faster than executing again the commands that made the
+data.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +30,7 @@ class Snapshot:
         return cls(rows, dict(sequences))
 
     def restore(self, connection: Connection) -> None:
-        """Puts the rows in place of those that a migrated database has."""
+        """Replaces the rows of a migrated database by these rows."""
         for table, rows in self.rows.items():
             connection.execute(SQL("DELETE FROM {}").format(Identifier(table)))
             statement = SQL("COPY {} FROM STDIN (FORMAT binary)").format(Identifier(table))

@@ -1,7 +1,7 @@
 """A fake of four source code hosts over a real bare repository.
 
-It is ours: its paths and answers follow the public documentation of GitHub, GitLab, Bitbucket Cloud and Bitbucket Data
-Center, and no program of theirs has confirmed it. tests/real/github holds the requests to GitHub against GitHub's own
+Its paths and answers follow the public documentation of GitHub, GitLab, Bitbucket Cloud and Bitbucket Data Center. No
+program of these hosts has confirmed them. tests/real/github checks the requests to GitHub against GitHub's own
 description of its API.
 """
 
@@ -30,9 +30,9 @@ class FakeSourceHost:
     """Values of `Authorization` that are accepted."""
     may_set_statuses: bool = True
     refusal: tuple[int, Mapping[str, str], bytes] | None = None
-    """How everything is answered, if it is set."""
+    """Answer to every request; None for the normal answers."""
     meanwhile: Callable[[], Awaitable[None]] | None = None
-    """Happens between a request and its answer."""
+    """Function that runs between a request and its answer."""
     statuses: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     """Commit and body of each status that was set."""
     url: str = ""
@@ -79,7 +79,7 @@ class FakeSourceHost:
                 content = self._blob(query["ref"], path)
                 if content is None:
                     return MISSING
-                # The description says so, and so does GitHub: lines of 60 characters.
+                # GitHub's description has lines of 60 characters, and so do GitHub's answers.
                 return 200, {"type": "file", "encoding": "base64", "content": base64.encodebytes(content).decode()}
             case ["statuses", commit] if not self.may_set_statuses:
                 return 403, {"message": "Resource not accessible by personal access token"}
@@ -199,7 +199,7 @@ class FakeSourceHost:
         return len(commit) == SHA and self._log(commit, 1) is not None
 
     def _log(self, ref: str, limit: int) -> list[list[str]] | None:
-        """(id, subject, author, date) of the newest commits; None for an unknown ref."""
+        """Returns (id, subject, author, date) of the newest commits; None for an unknown ref."""
         try:
             lines = self.repository.git("log", f"-n{limit}", "--format=%H%x09%s%x09%an%x09%cI", ref, "--").splitlines()
         except subprocess.CalledProcessError:

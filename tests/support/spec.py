@@ -1,4 +1,5 @@
-"""Specifications in three words: given a history, when a command or a projection meets it, then these events or rows.
+"""Specifications in three words. Given a history, when a command is decided or a projection applies it, then these
+events or rows follow.
 
 Tests over HTTP use the same words: the builders of `tests.support.builders` are given, `Client.when` sends a request,
 and `Answer.then` checks what came back.
@@ -53,7 +54,7 @@ class Given:
 
 
 def given(*history: Event) -> Given:
-    """A history of all the streams that the subject reads."""
+    """Begins a specification: these events are the history of all streams that the subject reads."""
     return Given(history)
 
 

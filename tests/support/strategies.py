@@ -16,7 +16,9 @@ METADATA = {"at", "actor", "correlation_id", "causation"}
 
 
 def histories(*events: type[Event]) -> SearchStrategy[list[Event]]:
-    """Any events of these types in any order, of few streams, so that they meet."""
+    """Generates any events of these types in any order. They belong to few streams, so several events share a
+    stream.
+    """
     return st.lists(st.one_of([structs(event) for event in events]), max_size=12)
 
 

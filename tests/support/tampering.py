@@ -1,4 +1,6 @@
-"""What somebody with the database's password can do to a log, and where it should be found. Everything by a seed."""
+"""Changes that somebody with the database's password can make to a log, and the positions at which each must be found.
+A seed decides all choices.
+"""
 
 import random
 from collections.abc import Callable, Sequence
@@ -19,7 +21,7 @@ Row = tuple[int, str, int, str, bytes]
 
 @dataclass
 class Intruder:
-    """Has the database, and even the root keys; not the checkpoints that others hold."""
+    """Somebody who has the database and even the root keys, but not the checkpoints that others hold."""
 
     connection: Connection[Any]
     secrets: Secrets
@@ -55,7 +57,7 @@ class Intruder:
         self.connection.execute("DELETE FROM stored_events WHERE notification_id = %s", (position,))
 
     def sealed_row(self) -> tuple[Row, Envelope, bytes]:
-        """One with sealed fields whose key is still there, and that key."""
+        """Returns a row with sealed fields whose data key still exists, its envelope, and this key."""
         while True:
             row = self.any_row()
             envelope = MAPPER.envelope(row[4])
@@ -112,7 +114,7 @@ def change_the_time(intruder: Intruder) -> set[int]:
 
 
 def swap_what_is_sealed(intruder: Intruder) -> set[int]:
-    """With commitment and key, so that each part fits the others."""
+    """Swaps the sealed fields of two rows, with commitment and key, so that each part fits the others."""
     (one, first, _), (other, second, _) = intruder.sealed_row(), intruder.sealed_row()
     for row, envelope, others in ((one, first, second), (other, second, first)):
         taken = {name: getattr(others, name) for name in ("flags", "key_name", "sealed", "commitment")}
@@ -171,7 +173,7 @@ def replace_a_row_by_another(intruder: Intruder) -> set[int]:
 
 
 def encrypt_a_row_again(intruder: Intruder) -> set[int]:
-    """The same content under the same key: only the bytes differ."""
+    """Encrypts the same content again under the same key: only the bytes differ."""
     row, envelope, key = intruder.sealed_row()
     context = f"{row[1]}\0{row[2]}\0{row[3]}".encode()
     sealed = encrypt(key, decrypt(key, envelope.sealed, context), context)
@@ -180,7 +182,7 @@ def encrypt_a_row_again(intruder: Intruder) -> set[int]:
 
 
 def seal_something_else(intruder: Intruder) -> set[int]:
-    """Other content under the same key, with a commitment that fits it."""
+    """Encrypts other content under the same key, with a commitment that fits it."""
     row, envelope, key = intruder.sealed_row()
     salt, sealed = bytes(16), msgspec.msgpack.encode({"branch": "main"})
     forged = msgspec.structs.replace(
@@ -210,11 +212,11 @@ TAMPERINGS: Sequence[Callable[[Intruder], set[int]]] = (
     encrypt_a_row_again,
     seal_something_else,
 )
-"""Each answers the positions at which it must be found."""
+"""Changes to a log. Each returns the positions at which it must be found."""
 
 
 def hide_in_the_tree(connection: Connection[Any]) -> None:
-    """Makes the tree anew from the rows as they are now, as one does who knows how this works."""
+    """Computes the audit tree anew from the rows as they are now, as an intruder does to hide a change."""
     edge = Edge()
     rows = connection.execute(
         "SELECT notification_id, originator_id, originator_version, topic, state FROM stored_events"
@@ -229,6 +231,6 @@ def hide_in_the_tree(connection: Connection[Any]) -> None:
 
 
 def cut_off_after(connection: Connection[Any], size: int) -> None:
-    """Removes the end of the log with all that knows of it."""
+    """Removes the end of the log, and everything that refers to it."""
     connection.execute("DELETE FROM stored_events WHERE notification_id > %s", (size,))
     connection.execute("DELETE FROM audit_checkpoints WHERE size > %s", (size,))

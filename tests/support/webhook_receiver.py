@@ -1,4 +1,4 @@
-"""A receiver of webhooks on a thread of its own."""
+"""A receiver of webhooks on a separate thread."""
 
 import contextlib
 import json
@@ -26,9 +26,9 @@ class WebhookReceiver:
     url: str = ""
     requests: list[ReceivedRequest] = field(default_factory=list)
     statuses: deque[tuple[int, bytes]] = field(default_factory=deque)
-    """How the next ones are answered; then 200."""
+    """Answers to the next requests. When none is left, the answer is 200."""
     hold: threading.Event | None = None
-    """Nothing is answered before it is set."""
+    """Event until which no request is answered; None to answer at once."""
 
 
 @contextlib.contextmanager
