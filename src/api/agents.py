@@ -31,8 +31,8 @@ from store.tables.build_logs import Line
 
 HEARTBEAT_S = 10
 ALIVE_S = 15
-"""Seconds after an agent's last request during which another agent with the same token is refused, unless `replaces`
-proves that the first agent is dead.
+"""Seconds after its last request for which an agent counts as alive: the server refuses another agent with the same
+token, unless `replaces` proves that the first agent is dead.
 """
 MAX_REPORT_BYTES = 512 * 1024 * 1024
 MAX_OUTPUT = 512 * 1024
@@ -146,11 +146,11 @@ class AgentController(Controller):
 
     @post("/connect", status_code=200)
     async def connect_agent(self, ctx: RequestContext, data: Connection) -> Connected:
-        """Begins a session of the node's agent. The server refuses this while another agent with the same token may be
-        alive.
+        """Begins a session of the node's agent. Answers 409 if another agent with the same token sent a request within
+        the last 15 s, since that agent may still be alive.
 
-        An agent counts as alive until it has sent no request for 15 s. With `replaces`, the secret in its work folder,
-        a new agent can prove sooner that the last session is over.
+        With `replaces`, the secret from its work folder, a restarted agent proves that the last session is over, and
+        need not wait.
         """
         node_id = ctx.node_id
         gauge = await ctx.services.gauges.fetch(node_id)
@@ -171,9 +171,7 @@ class AgentController(Controller):
 
     @post("/disconnect", status_code=200)
     async def disconnect_agent(self, ctx: RequestContext, data: Disconnection) -> dict[str, str]:
-        """Ends the agent's session. Does nothing if the node's present session is another one, or if the node has
-        none.
-        """
+        """Ends the session that the body names. Does nothing if the node's present session is another one."""
         await ctx(MarkNodeOffline(ctx.node_id, data.session, "its agent was stopped"))
         return {}
 
@@ -190,9 +188,10 @@ class AgentController(Controller):
         free: Annotated[int, Parameter(ge=0, le=10_000)],
         receipt: Annotated[str | None, Parameter(max_length=200)] = None,
     ) -> Response[dict[str, Any] | None]:
-        """Waits for a message for the agent. Answers 204 if there is none within `poll_s` seconds. `receipt` is the
-        receipt of the last message that the agent got; it is empty if the agent has got none yet. The server sends a
-        message again if the agent's next poll does not return its receipt.
+        """Waits for a message for the agent and returns the message. Answers 204 if none comes within `poll_s` seconds.
+
+        `receipt` confirms the last message that the agent got; the first poll has none. The server sends a message
+        again until a poll confirms it.
         """
         node_id = ctx.node_id
         await _must_be_connected(ctx, session)
@@ -204,8 +203,8 @@ class AgentController(Controller):
 
     @post("/heartbeat", status_code=200)
     async def send_heartbeat(self, ctx: RequestContext, data: Heartbeat) -> Lost:
-        """Records the agent's measurements. Returns the builds in `running` that are not assigned to this node any
-        more. The agent must end them.
+        """Records the agent's measurements. Returns the builds in `running` that no longer belong to this node; the
+        agent must end these builds.
         """
         node_id = ctx.node_id
         await _must_be_connected(ctx, data.session)
@@ -228,8 +227,8 @@ class AgentController(Controller):
     async def report_build_started(
         self, ctx: RequestContext, build_id: int, attempt: Attempt, data: Started
     ) -> dict[str, str]:
-        """Marks a build as running on the node. Answers with 409 and queues the build again if another build of its
-        group tests another commit.
+        """Marks a build as running on the node. If another build of its group tests another commit, answers 409 instead
+        and queues the build again.
         """
         receipt = await ctx(AcknowledgeBuild(build_id, ctx.node_id, attempt, data.commit_sha))
         if any(isinstance(recorded.event, BuildRequeued | BuildFinished) for recorded in receipt.events):
@@ -240,8 +239,8 @@ class AgentController(Controller):
     async def append_build_log(
         self, ctx: RequestContext, build_id: int, attempt: Attempt, data: LogLines
     ) -> Acknowledged:
-        """Appends lines to a build's log. Returns the number of lines, from the beginning of the log, that the server
-        has stored without a gap.
+        """Appends lines to a build's log. Returns how many lines of the log, from its beginning, are stored without a
+        gap.
         """
         node_id = ctx.node_id
         build = must_hold(await ctx.services.log.load_state(BUILD.at(build_id)), build_id, node_id, attempt)
@@ -264,11 +263,11 @@ class AgentController(Controller):
         missing: Annotated[bool, Parameter(description="No file matches `path`, a pattern")] = False,
         unreadable: Annotated[bool, Parameter(description="The agent may not read the file at `path`")] = False,
     ) -> ReportAnswer:
-        """Records the results of a report. The body is the file itself.
+        """Records the results of a report. The body is the report file.
 
-        With `missing`, the body is empty, and `path` is a pattern from the job's artifacts that should match reports
-        but matches no file. With `unreadable`, the body is empty, too: the agent may not read the file at `path` or, if
-        `path` is a pattern, a folder that it matches.
+        With `missing` or `unreadable`, the body is empty. `missing` says that `path`, a pattern from the job's
+        artifacts, matches no report. `unreadable` says that the agent may not read the file at `path` or, if `path` is
+        a pattern, a folder that matches it.
         """
         node_id = ctx.node_id
         build = await load_build(ctx.services.log, build_id)
@@ -298,7 +297,7 @@ class AgentController(Controller):
     async def report_build_finished(
         self, ctx: RequestContext, build_id: int, attempt: Attempt, data: FinishedReport
     ) -> FinishAnswer:
-        """Ends a build. Decides and returns its verdict."""
+        """Ends a build and returns its verdict."""
         queued = (await load_build(ctx.services.log, build_id)).state.queued
         # Only a build of a commit that names no repository needs the one of its project.
         is_checked_out = not queued.commit_sha or bool(queued.repository)
@@ -330,9 +329,7 @@ class AgentController(Controller):
 
 
 async def _retire_old_token(ctx: RequestContext) -> None:
-    """Makes the server refuse the node's old token from now on, if the agent has sent this request with the new
-    token.
-    """
+    """If the agent sent this request with the node's new token, makes the server refuse the old token from now on."""
     if ctx.agent.replaces_old_token:
         await ctx(RetireOldToken(ctx.node_id))
 

@@ -147,8 +147,8 @@ class Application(Litestar):
 
 
 def create_app(services: AbstractAsyncContextManager[Services], version: str) -> Litestar:
-    """Returns the application. It enters the context manager `services` when the server starts, and leaves it when the
-    server stops.
+    """Returns the application. When the server starts, the application enters the context manager `services`, and
+    leaves it when the server stops.
     """
 
     @asynccontextmanager

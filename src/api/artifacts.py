@@ -76,7 +76,7 @@ class ArtifactItem(msgspec.Struct):
 
 
 class RecordedReport(msgspec.Struct):
-    """Results of a report that was uploaded for an external build."""
+    """Number of results, and warnings, from a report that was uploaded for an external build."""
 
     cases: int
     warnings: list[str]
@@ -141,14 +141,13 @@ class ArtifactController(Controller):
     )
     async def upload_artifact(self, request: Request[User | Agent, Any, Any], ctx: RequestContext) -> UploadedArtifact:
         """Uploads a file as multipart/form-data with the fields `build_id`, `file` and, optionally, `path`. `path` is a
-        folder (`reports`), or the whole path if it ends in the file's name. Send `build_id` first: then the server
-        refuses a forbidden upload before the file is sent. If the file has more than 64 KiB, `build_id` must come
-        before it.
+        folder (`reports`) or ends in the file's name (`reports/junit.xml`). Send `build_id` first: then the server
+        refuses a forbidden upload before the file is sent. A file of more than 64 KiB must come after `build_id`.
 
         If the build is external and the file is a test report, the server also records the results of the report. If
         the build already has a report at this path, the new report gets another path (`junit-2.xml`), and both count.
-        With `replace=true`, the new report replaces the old one. If the build has ended already, the results of the
-        report do not count; the answer and the build say so.
+        With `replace=true`, the new report replaces the old one. If the build has already ended, the results do not
+        count; the answer and the build say so.
         """
 
         async def check(build_id: str, size: int) -> int:
@@ -193,15 +192,14 @@ class ArtifactController(Controller):
 
     @delete("/{artifact_id:int}", status_code=204, guards=[CAN_WRITE])
     async def delete_artifact(self, ctx: RequestContext, artifact_id: int) -> None:
-        """Deletes an artifact. If it was a report, the results that were read from it stay."""
+        """Deletes an artifact. The results that the server read from a report stay."""
         artifact = await ctx.find_visible(artifacts.find, "artifact", artifact_id)
         await ctx(DeleteArtifact(artifact_id, artifact.build_id))
 
 
 async def must_fit(ctx: RequestContext, build: AnyBuild, size: int = 0) -> None:
-    """Raises TooLarge if the build has MAX_FILES artifacts already, or if the project's quota would be exceeded. Three
-    sizes count against the quota: the project's stored artifacts, the files that this process is receiving for the
-    project, and `size` more bytes.
+    """Raises TooLarge if the build already has MAX_FILES artifacts, or if `size` more bytes would exceed the project's
+    quota. The quota covers the project's stored artifacts and the files that this process is receiving for the project.
     """
     if await artifacts.count_of_build(ctx.source, build.build_id) >= MAX_FILES:
         raise TooLarge(
@@ -219,9 +217,10 @@ async def must_fit(ctx: RequestContext, build: AnyBuild, size: int = 0) -> None:
 async def store_artifact(
     ctx: RequestContext, caller: User | Agent, build: AnyBuild, path: str, upload: Upload
 ) -> UploadedArtifact:
-    """Stores an uploaded file as an artifact and returns the artifact. If the build already has the same contents at
-    the same path, or another request is storing them at this moment, stores nothing and returns that artifact: agents
-    repeat an upload whose connection was cut.
+    """Stores an uploaded file as an artifact of the build and returns the artifact.
+
+    Agents repeat an upload whose connection was cut. So if the build already has these contents at this path, or
+    another request is storing them at this moment, stores nothing and returns the artifact of the first upload.
     """
     once = _make_key(build.build_id, path, upload.sha256)
     artifact_id = await _find_duplicate(ctx, build, path, upload)
@@ -252,8 +251,8 @@ async def store_artifact(
 async def _store_new(
     ctx: RequestContext, caller: User | Agent, build: AnyBuild, path: str, upload: Upload, once: IdempotencyKey | None
 ) -> int:
-    """Stores the contents of a new artifact, then appends its event, so that no event names contents that do not exist.
-    Returns the artifact's id.
+    """Stores a new artifact and returns its id. Stores the contents before the event, so that every event has its
+    contents.
     """
     artifact_id = await ctx.services.ids.draw("artifacts")
     key = blob_key(build.queued.job_id, build.build_id, artifact_id)
@@ -288,8 +287,8 @@ def _make_key(build_id: int, path: str, sha256: str) -> IdempotencyKey:
 async def record_external_report(
     ctx: RequestContext, build: LoadedState[AnyBuild], file: IncomingReport
 ) -> Report | None:
-    """Records the results of an uploaded file and returns the report. Returns None if the file is no test report and
-    does not have the name of one either.
+    """Records the results of an uploaded file and returns the report. Returns None if neither the contents nor the name
+    of the file are those of a test report.
     """
     if (known := file.find_in(build.state)) is not None:
         return known
@@ -317,10 +316,10 @@ def parse_flag(field: str, given: str) -> bool:
 
 
 async def find_writable_build(caller: User | Agent, ctx: RequestContext, given: str) -> LoadedState[AnyBuild]:
-    """Returns the build whose id is the text `given` of a form field.
+    """Returns the build with the id `given`, which is the text of a form field.
 
-    Raises Invalid if the text is no id, NotFound if the caller cannot see the build, Forbidden if the caller is a user
-    who may only read it, and Conflict if the caller is an agent on whose node the build has ended already.
+    Raises Invalid if the text is no id, and NotFound if the caller cannot see the build. Raises Forbidden for a user
+    who may only read the build, and Conflict for an agent if the build no longer runs on its node.
     """
     if not re.fullmatch(r"[1-9][0-9]{0,15}", given) or int(given) > MAX_ID:
         raise Invalid.field("build_id", "must be the id of a build")
@@ -345,9 +344,10 @@ async def read_chunks(path: Path) -> AsyncIterator[bytes]:
 
 
 def make_tree(rows: list[ArtifactRow]) -> dict[str, Any]:
-    """Returns the artifacts as a tree of folders. In each folder, folders come before files, both ordered by name. The
-    tree has at most MAX_FOLDERS levels. Older releases accepted deeper paths; in these, the folders below that level
-    are shown as a part of the file's name.
+    """Returns the artifacts as a tree of folders. In each folder, folders come before files, both ordered by name.
+
+    The tree has at most MAX_FOLDERS levels. Older releases accepted deeper paths; the rest of such a path is shown as
+    the file's name (`sub/folder/file.txt`).
     """
     root = _Folder("/")
     for row in sorted(rows, key=lambda row: (row.path, row.id)):

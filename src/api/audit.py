@@ -1,8 +1,8 @@
-"""Reads the audit trail: who did what, when, and what it changed.
+"""Reads the audit trail: who did what and when, and which fields each event changed.
 
-Admins can read all events. Admins of a project can read the events of that project. The access that a user has now
-decides, not the access that they had at the time of the event. If a user reads events that others caused, the server
-records this reading as an event.
+Admins can read all events. Admins of a project can read the events of that project. The user's present access decides,
+not their access at the time of the event. When a user reads events that others caused, the server records this as an
+event.
 """
 
 import re
@@ -124,8 +124,8 @@ class AuditController(Controller):
 
 
 async def load_entries(ctx: RequestContext, positions: Sequence[int]) -> list[AuditEntry]:
-    """Returns the audit entries of the events at `positions`, in the same order, each with the fields that the event
-    changed. Leaves out positions that have no event.
+    """Returns the audit entries of the events at `positions`, in the order of `positions`. Each entry lists the fields
+    that its event changed. Leaves out positions that have no event.
     """
     found: dict[int, AuditEntry] = {}
     names: dict[str, str] = {}
@@ -139,11 +139,11 @@ async def load_entries(ctx: RequestContext, positions: Sequence[int]) -> list[Au
 
 
 async def find_readable_projects(ctx: RequestContext, project_id: int | None) -> list[int] | None:
-    """Returns the ids of the projects whose audit trail the user may read: only `project_id` if it is given. Returns
-    None if the user may read the trail of all projects.
+    """Returns the ids of the projects whose audit trail the user may read. Returns `[project_id]` if `project_id` is
+    given, and None if the user may read all projects' trails.
 
-    Raises NotFound if the user cannot see the project `project_id`, and Forbidden if their access to it is too low or
-    if they may read the trail of no project.
+    Raises NotFound if the user cannot see the project `project_id`. Raises Forbidden if the user's access to this
+    project is too low, or if the user may read no project's trail.
     """
     if project_id is not None:
         await must_access_project(ctx, project_id)
@@ -157,8 +157,8 @@ async def find_readable_projects(ctx: RequestContext, project_id: int | None) ->
 
 
 async def must_access_project(ctx: RequestContext, project_id: int) -> None:
-    """Raises NotFound for a project that has no events or that the user cannot see, and Forbidden if their access is
-    too low.
+    """Raises NotFound if the project does not exist (has no events) or the user cannot see it. Raises Forbidden if the
+    user's access to the project is too low.
     """
     await ctx.must_access(project_id)
     if not await audit_trail.has_project(ctx.source, project_id):
@@ -166,8 +166,8 @@ async def must_access_project(ctx: RequestContext, project_id: int) -> None:
 
 
 async def project_of(ctx: RequestContext, stream: str) -> int | None:
-    """Returns the id of the project that a stream belongs to, or None if it belongs to none. Raises NotFound if the
-    stream does not exist or the user cannot see it, and Forbidden if their access to its project is too low.
+    """Returns the id of a stream's project, or None if the stream belongs to no project. Raises NotFound if the stream
+    does not exist or the user cannot see it, and Forbidden if the user's access to the project is too low.
     """
     first = await ctx.log.read_stream(stream, 0, 1)
     project_id: int | None = getattr(first[0].event, "project_id", None) if first else None
@@ -179,9 +179,8 @@ async def project_of(ctx: RequestContext, stream: str) -> int | None:
 
 
 def types_of(area: str | None, name: str | None) -> list[str] | None:
-    """Returns the names of the event types to select: only `name` if it is given, otherwise all of the area `area`.
-    Returns None, for all types, if neither is given. Raises Invalid for an unknown area or name, and if `name` is not
-    in `area`.
+    """Returns the event types that a filter selects: `[name]`, or all types of `area`, or None (every type) if neither
+    is given. Raises Invalid for an unknown area or name, and for a name outside of `area`.
     """
     if area is not None and area not in EVENT_AREAS.values():
         areas = ", ".join(sorted(set(EVENT_AREAS.values())))
@@ -205,8 +204,8 @@ def check_actor(actor: str | None) -> str | None:
 async def record_reading(
     ctx: RequestContext, what: What, shown: Sequence[AuditEntry], project_id: int | None, **more: str
 ) -> None:
-    """Records that the user read the events `shown`. Records nothing if the user caused all of them, or if the answer
-    has no body.
+    """Appends an event that says that the user read the events `shown`. Appends nothing if the user caused all these
+    events, or if the request is a HEAD request.
     """
     if IS_HEAD not in ctx.request.scope and any(one.actor != ctx.user.actor for one in shown):
         read_id = await ctx.services.ids.draw("audit_reads")

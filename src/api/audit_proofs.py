@@ -121,7 +121,9 @@ class AuditLogController(Controller):
 
     @get("/proof/{position:int}", guards=[CAN_AUDIT])
     async def prove_inclusion(self, ctx: RequestContext, position: int, size: Size = None) -> InclusionProof:
-        """Returns a proof that the event at a position is in the tree of a checkpoint, by default of the newest one."""
+        """Returns a proof that the event at `position` is in the tree of the checkpoint of `size`, by default the
+        newest checkpoint.
+        """
         async with ctx.reading() as connection:
             await check_event_access(ctx, position, f"event at position {position}")
             checkpoint = await find_checkpoint(ctx, size)
@@ -151,8 +153,8 @@ class AuditLogController(Controller):
         first: Annotated[int, Parameter(ge=1, le=MAX_ID, description="Size of the earlier checkpoint")],
         second: Annotated[int, Parameter(ge=1, le=MAX_ID, description="Size of the later checkpoint")],
     ) -> ConsistencyProof:
-        """Returns a proof that nothing was altered between two checkpoints: the log of the earlier checkpoint is the
-        beginning of the log of the later one.
+        """Returns a proof that the log was only appended to between two checkpoints: the log of the earlier checkpoint
+        is the beginning of the log of the later one.
         """
         await find_readable_projects(ctx, None)
         if second < first:
@@ -177,8 +179,8 @@ class AuditLogController(Controller):
         """Returns the log up to a checkpoint as NDJSON, which `testhide audit verify` can check. Only admins can export
         the whole log.
 
-        Without `size`, the server first waits until a checkpoint covers all present events, for 5 s at most. The export
-        then goes up to the newest checkpoint.
+        Without `size`, the export goes up to the newest checkpoint. The server first waits, for 5 s at most, until a
+        checkpoint covers all present events.
         """
         asked_at, head = utcnow(), await ctx.services.log.read_head()
         if size is None:
@@ -221,8 +223,8 @@ async def seal_up_to(ctx: RequestContext, position: int) -> None:
 
 
 async def find_checkpoint(ctx: RequestContext, size: int | None) -> SealedCheckpoint:
-    """Returns the checkpoint of this size, or the newest checkpoint if `size` is None. Raises NotFound if there is none
-    of this size, and Unavailable if `size` is None and there are no checkpoints yet.
+    """Returns the checkpoint of this size, or the newest checkpoint if `size` is None. Raises NotFound if no checkpoint
+    has this size, and Unavailable if `size` is None and there are no checkpoints yet.
     """
     async with ctx.reading() as connection:
         found = await AuditTree(connection).checkpoint(size)
@@ -234,8 +236,8 @@ async def find_checkpoint(ctx: RequestContext, size: int | None) -> SealedCheckp
 
 
 async def check_event_access(ctx: RequestContext, position: int, what: str) -> int | None:
-    """Returns the id of the project of the event at a position, or None if the event belongs to no project. Raises
-    NotFound or Forbidden if the user may not see the event. `what` names the event, or its stream, in the error's
+    """Returns the id of the project that the event at `position` belongs to, or None if it belongs to no project.
+    Raises NotFound or Forbidden if the user may not see the event. `what` names the event, or its stream, in the error
     message.
     """
     project_id = await audit_trail.find_project_at(ctx.source, position)
@@ -249,11 +251,14 @@ async def check_event_access(ctx: RequestContext, position: int, what: str) -> i
 async def choose_events(
     ctx: RequestContext, project_id: int | None, stream: str | None
 ) -> tuple[Following | None, dict[str, str], int | None]:
-    """Returns three values about an export: a function that finds the positions of its events (None for the whole log),
-    the parameters of the request that select these events, and the id of their project or None.
+    """Returns three values for an export:
 
-    Raises NotFound or Forbidden if the user may not read the events. Raises Invalid if the user asks for the whole log
-    and is no admin.
+    - a function that finds the positions of its events, or None for the whole log
+    - the parameters of the request that select its events
+    - the id of its project, or None
+
+    Raises NotFound or Forbidden if the user may not read the events. Raises Invalid if the user is no admin and asks
+    for the whole log.
     """
     pool = ctx.services.pool
     if stream is not None:

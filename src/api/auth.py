@@ -169,8 +169,8 @@ class AuthController(Controller):
 
     @post("/authenticate", status_code=200, opt={**PUBLIC, "problems": (Unauthenticated, TooManyRequests, Unavailable)})
     async def authenticate(self, request: Request[Any, Any, Any], ctx: RequestContext, data: Login) -> OpenedSession:
-        """Opens a session. The server limits the failed attempts within 5 minutes: to 10 from one address at one
-        account, to 50 from one address at all accounts together, and to 100 at one account from unknown addresses. An
+        """Opens a session. The server refuses further attempts after 10 failed ones within 5 minutes from one address
+        at one account, 50 from one address at all accounts together, or 100 at one account from unknown addresses. An
         account knows an address for a month after somebody signed in to it from there.
         """
         async with counting_attempts(request, ctx.services, data.username):
@@ -224,8 +224,8 @@ class AuthController(Controller):
     @post("/api-tokens", opt=SHOWN_ONCE, guards=[UNLIMITED])
     async def create_api_token(self, ctx: RequestContext, data: NewApiToken) -> CreatedApiToken:
         """Creates an API token of the caller. Only this answer shows the token itself. Scopes and projects limit the
-        token to a part of the caller's rights. If the request is authenticated by a token that expires, the new token
-        must expire at the same time or earlier.
+        token to a part of the caller's rights. If the token of this request expires, the new token must not expire
+        later.
         """
         now = utcnow()
         if data.expires_at is not None and data.expires_at <= now:
@@ -252,8 +252,8 @@ class AuthController(Controller):
 
 
 async def open_session(ctx: RequestContext, user_id: int, password_hash: str | None = None) -> OpenedSession:
-    """Opens a session for a user who has proved who they are. `password_hash` is the hash of the password that they
-    gave; it is None if they signed in in another way.
+    """Opens a session for a user who has proved who they are. `password_hash` is the hash of the password that the user
+    gave, or None if they signed in in another way.
     """
     now = utcnow().replace(microsecond=0)  # times in a JWT are whole seconds
     session_id = new_token("")
@@ -264,7 +264,7 @@ async def open_session(ctx: RequestContext, user_id: int, password_hash: str | N
 
 async def find_expiry(ctx: RequestContext) -> datetime | None:
     """Returns the time at which the caller's API token expires. Returns None if the token does not expire, or if the
-    caller has a session instead. Raises Unauthenticated if the token was revoked meanwhile.
+    caller has a session instead. Raises Unauthenticated if the token has been revoked since the request came.
     """
     if ctx.user.token_id is None:
         return None
@@ -295,14 +295,16 @@ def permissions(user: User, visible: list[int]) -> Permissions:
 async def counting_attempts(
     request: Request[Any, Any, Any], services: Services, account: str | None = None
 ) -> AsyncIterator[None]:
-    """Counts the `async with` block as a failed attempt to sign in, unless the block ends without an exception or with
-    Unavailable.
+    """Counts an attempt to sign in, which the `async with` block carries out. The attempt has failed if the block
+    raises an exception other than Unavailable.
 
     Raises TooManyRequests before the block if there were too many failed attempts: from this address at this account,
-    from this address at all accounts together, or at this account from all addresses that it does not know. An account
-    knows an address for a month after somebody signed in to it from there. So nobody can lock the owner of an account
-    out by guessing passwords. Attempts at accounts that do not exist count as well, so the answer does not show which
-    accounts exist. Without an account, as in a sign-in by an identity provider, only the limit for the address applies.
+    from this address at all accounts together, or at this account from addresses that the account does not know. An
+    account knows an address for a month after somebody signed in to it from there. So nobody can lock the owner of an
+    account out by guessing passwords.
+
+    Attempts at accounts that do not exist count as well, so that the answer does not show which accounts exist. If
+    `account` is None, as for a sign-in by an identity provider, only the limit for the address applies.
     """
     attempts, address, secrets = LoginAttempts(services.pool), find_network(request), services.secrets
     pair = None if account is None else secrets.claim("login-pair", f"{address} {account}")

@@ -38,7 +38,7 @@ class RetriedBuild(RestartedBuild):
 
 class Approval(msgspec.Struct):
     commit_sha: Commit | None = None
-    """Commit whose changes you have read, in full. If the build is of another one, it is not approved (409)."""
+    """Commit whose changes you have read, in full. If the build is of another commit, the answer is 409."""
 
 
 class ApprovedBuild(msgspec.Struct):
@@ -71,11 +71,11 @@ class BuildActionController(Controller):
 
     @post("/restart", guards=[CAN_BUILD])
     async def restart_build(self, ctx: RequestContext, build_id: int, data: Restart | None = None) -> RestartedBuild:
-        """Queues a new build of the same commit with the same configuration. With `failed_only`, the new build runs
-        only the tests that failed. The server refuses this if results of the build may be missing, because tests
-        without a result would then never run (docs/agent-protocol.md).
+        """Queues a new build of the same commit with the same configuration. If the build is external, an agent runs
+        the command that the job has now.
 
-        If the build is external, an agent runs the command that the job has now.
+        With `failed_only`, the new build runs only the tests that failed. The server refuses this if results of the
+        build may be missing, because the new build would leave out the tests without a result (docs/agent-protocol.md).
         """
         failed_only = data is not None and data.failed_only
         async with read_build(ctx, build_id) as (connection, row):
@@ -85,7 +85,7 @@ class BuildActionController(Controller):
 
     @post("/retry-flaky", guards=[CAN_BUILD])
     async def retry_flaky_tests(self, ctx: RequestContext, build_id: int) -> RetriedBuild:
-        """Queues a new build of the same commit that runs only the flaky tests among the tests of this build."""
+        """Queues a new build of the same commit that runs only those tests of this build that are flaky."""
         async with read_build(ctx, build_id) as (connection, row):
             test_ids = tuple(await fetch_flaky_node_ids(connection, build_id))
         new_id, created_at = await self._queue(ctx, row, test_ids, "flaky")
@@ -93,9 +93,9 @@ class BuildActionController(Controller):
 
     @post("/approve", status_code=200, guards=[CAN_WRITE])
     async def approve_build(self, ctx: RequestContext, build_id: int, data: Approval | None = None) -> ApprovedBuild:
-        """Lets a build of a pull request from a fork run, which waits for that. It gets no secrets, and runs on nodes
-        of pools with `untrusted`. Read the changes first: the build runs the commands of whoever wrote them. Send the
-        `commit_sha` that you have read.
+        """Approves a build of a pull request from a fork, so that it runs. The build gets no secrets, and runs on nodes
+        of pools with `untrusted`. Read the changes first, since the build runs the commands of whoever wrote them, and
+        send the `commit_sha` that you have read.
         """
         await find_visible_build(ctx, build_id)
         receipt = await ctx(ApproveBuild(build_id, data.commit_sha if data is not None else None))
@@ -136,7 +136,7 @@ class BuildActionController(Controller):
     @delete(status_code=204, guards=[PROJECT_ADMINS])
     async def delete_build(self, ctx: RequestContext, build_id: int) -> None:
         """Deletes a finished build for good, with its results, artifacts and log. A failed or aborted build of a group
-        can be deleted after the passed builds of the group, or after a restart has replaced it.
+        can be deleted only after a restart has replaced it, or after the passed builds of the group have been deleted.
         """
         row = await find_visible_build(ctx, build_id)
         counting = [] if row.group_id is None else await build_groups.fetch_counting(ctx.source, row.group_id)

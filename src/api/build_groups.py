@@ -44,8 +44,8 @@ class BuildGroupController(Controller):
 
     @get(guards=[CAN_READ])
     async def get_build_group(self, ctx: RequestContext, group_id: int) -> BuildGroup:
-        """Returns the builds that one start of a job with a matrix has queued, and their status as a whole. The restart
-        of a build, if it runs all tests, replaces that build.
+        """Returns the builds that one start of a job with a matrix has queued, and their common status. A restart that
+        runs all tests of a build replaces that build.
         """
         return to_group(group_id, await find_visible_group(ctx, group_id))
 
@@ -79,7 +79,7 @@ class BuildGroupController(Controller):
 
 
 async def find_visible_group(ctx: RequestContext, group_id: int) -> list[BuildRow]:
-    """Returns the builds that count for a group: the newest build of each combination that runs all tests. Raises
+    """Returns the builds that count for a group: for each combination, the newest build that runs all tests. Raises
     NotFound if there is no such group or the user cannot see it.
     """
     rows = await build_groups.fetch_counting(ctx.source, group_id)

@@ -70,8 +70,8 @@ class BuildLogController(Controller):
         attempt: Attempt = None,
         tail: Tail = None,
     ) -> Response[LogPage]:
-        """Returns a page of lines of a build's log, or its last lines. Without `attempt`, this is the log of the last
-        attempt. Each line begins with its time.
+        """Returns a page of lines of a build's log or, with `tail`, the last lines. The log is that of the last
+        attempt, unless `attempt` selects an earlier one. Each line begins with its time.
 
         A page has 4 MiB of text at most. If it is `capped`, the rest is at `offset=next_offset`.
         """
@@ -110,7 +110,7 @@ class BuildLogController(Controller):
     @post("/{build_id:int}/log", status_code=200, guards=[CAN_REPORT])
     async def append_external_log(self, ctx: RequestContext, build_id: int, data: ExternalLines) -> StoredLines:
         """Appends lines to the log of an external build, each with the present time. The server masks the secrets of
-        the build's configuration. A request that is sent again, with the same `offset`, adds nothing.
+        the build's configuration. Sending a request again, with the same `offset`, adds nothing.
         """
         await find_visible_build(ctx, build_id)
         if not data.text.endswith("\n"):
@@ -134,9 +134,11 @@ class BuildLogController(Controller):
 
 
 async def find_log(ctx: RequestContext, build_id: int, attempt: int | None) -> tuple[int, int]:
-    """Returns the number of the attempt whose log is wanted (`attempt`, or the last attempt), and the number of lines
-    of this log. Raises NotFound if the build has no such attempt, and ContentsAltered if the build has finished and its
-    log was altered after that.
+    """Returns two values: the number of an attempt, and the number of lines of its log. The attempt is `attempt` or, if
+    that is None, the last one.
+
+    Raises NotFound if the build has no such attempt. Raises ContentsAltered if the build has finished and somebody
+    altered its log after that.
     """
     row = await find_visible_build(ctx, build_id)
     if attempt is not None and attempt > row.attempt:
@@ -149,8 +151,8 @@ async def find_log(ctx: RequestContext, build_id: int, attempt: int | None) -> t
 
 
 async def read_text(logs: BuildLogs, build_id: int, attempt: int, first: int, end: int) -> AsyncIterator[bytes]:
-    """Yields the lines from `first` to `end` as text. Raises NotFound if lines are deleted meanwhile. The error cuts
-    the connection, so that the client does not take what it got for the whole log.
+    """Yields the lines from `first` to `end` as text. Raises NotFound if somebody deletes the build meanwhile. The
+    error cuts the connection, so that the client does not take a part of the log for the whole.
     """
     while first < end:
         lines = await logs.read(build_id, attempt, first, min(RAW_LINES, end - first))
@@ -165,8 +167,8 @@ def format_text(lines: Sequence[Line]) -> bytes:
 
 
 def encode_page(total: int, offset: int, wanted: int, lines: Sequence[Line]) -> bytes:
-    """Returns a LogPage as JSON. `wanted` is the number of lines that the page would have without its limit of 4 MiB:
-    if `lines` are fewer, the page is `capped`.
+    """Returns a LogPage as JSON. `wanted` is the number of lines that the page would have without the limit of 4 MiB:
+    with fewer `lines`, the page is `capped`.
     """
     end = offset + len(lines)
     next_offset = end if lines and end < total else None

@@ -110,8 +110,7 @@ class BuildPage(msgspec.Struct):
     """
     branch_erased: int | UnsetType = UNSET
     """Only with `as_of` and `branch`: number of builds that match the other filters but have been deleted since. The
-    list leaves them out, because their branch is erased, so that nobody knows whether it matches. 10,000 means 10,000
-    or more.
+    list leaves them out, since nobody knows whether their erased branch matches. 10,000 means 10,000 or more.
     """
 
 
@@ -124,9 +123,9 @@ class BuildController(Controller):
         """Queues a build of a job. If the job has a matrix, queues a build for each combination and returns the first
         one.
 
-        With `external`, the pipeline runs elsewhere and reports here. A `commit_sha` is checked out from the repository
-        of the job or, if the job has none, from that of the project's SCM endpoint. If there is neither, the build's
-        `detail` says so.
+        With `external`, the pipeline runs elsewhere and reports here. The agent checks a `commit_sha` out from the
+        job's repository or, if the job has none, from the repository of the project's SCM endpoint. If there is
+        neither, the build's `detail` says so.
         """
         project_id = await ctx.find(lambda _, job_id: ctx.services.project_of_job(job_id), "job", data.job_id)
         await ctx.must_access(project_id, f"job {data.job_id}")
@@ -172,11 +171,11 @@ class BuildController(Controller):
         ] = None,
         as_of: AsOf = None,
     ) -> Response[BuildPage]:
-        """Returns a page of builds, the newest first. The header `Link: rel="next"` leads to the page of older builds;
-        each of these pages takes the same time, however old its builds are.
+        """Returns a page of builds, the newest first. The header `Link: rel="next"` leads to the page of older builds.
+        Reading such a page takes the same time however old its builds are.
 
-        With `as_of`, returns builds as they were at that moment. For example, `status=queued` then selects the builds
-        that were queued at that moment.
+        With `as_of`, returns builds as they were at that moment: `status=queued` then selects the builds that were
+        queued at that moment.
         """
         check_one_offset(ctx.request, "before")
         filters = BuildFilters(
@@ -245,8 +244,7 @@ class BuildController(Controller):
         build_id: int,
         ids: Annotated[bool, Parameter(description=WITH_IDS)] = False,
     ) -> LiveStream | Response[None]:
-        """Sends server-sent events: first each line of the log as it comes, then the final status of the build, then
-        `done`.
+        """Sends server-sent events: each line of the log as it comes, then the final status of the build, then `done`.
 
         Answers 204 if `Last-Event-ID` is the id of the `done` event: the client has everything then, and a browser's
         EventSource stops reconnecting.
@@ -272,9 +270,9 @@ class BuildController(Controller):
 async def read_build(ctx: RequestContext, build_id: int) -> AsyncIterator[tuple[AsyncConnection, BuildRow]]:
     """Yields a connection and the build, which was read on that connection.
 
-    If the read models do not have the build, waits until they have caught up, since the build may have been started a
-    moment ago. Raises Unavailable if that takes too long, NotFound if the build does not exist or the user cannot see
-    it, and Forbidden if their access is too low.
+    If the read models do not have the build, first waits until they have caught up, since the build may have been
+    started a moment ago. Raises Unavailable if this wait takes too long. Raises NotFound if the build does not exist or
+    the user cannot see it, and Forbidden if the user's access is too low.
     """
     async with AsyncExitStack() as stack:
         connection = await stack.enter_async_context(ctx.reading())
@@ -293,8 +291,8 @@ async def read_build(ctx: RequestContext, build_id: int) -> AsyncIterator[tuple[
 async def read_past_page(
     ctx: RequestContext, filters: BuildFilters, on_page: BuildFilters, as_of: str, limit: int, offset: int
 ) -> tuple[list[int], BuildCount, BuildPage]:
-    """Reads a page of the builds as they were at a past moment. Returns three values: the ids of the builds on the
-    page, the number of all builds that `filters` select, and the page itself.
+    """Returns three values, as of a past moment: the ids of the builds on a page, the number of all builds that
+    `filters` select, and the page itself.
 
     Admins can read the past of all projects. Admins of a project can read the past of that project. Raises Forbidden
     for other users, and Invalid for a filter by commit or group.
@@ -322,7 +320,7 @@ async def read_past_page(
 
 
 async def find_visible_build(ctx: RequestContext, build_id: int) -> BuildRow:
-    """Returns the build, for handlers that read nothing else. Raises NotFound or Forbidden in the same cases as
+    """Returns the build, for handlers that read nothing else on the connection. Raises the same errors as
     `read_build`.
     """
     async with read_build(ctx, build_id) as (_, row):

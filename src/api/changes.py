@@ -1,4 +1,4 @@
-"""Shows changes of repositories: which builds each has started, and which jobs wait for others."""
+"""Shows changes of repositories: which builds each change has started, and which jobs wait for other jobs."""
 
 from datetime import datetime
 
@@ -21,9 +21,9 @@ class ChangeJob(msgspec.Struct):
     build_ids: list[int]
     """Ids of the builds that the change has started; empty while the job waits, or if it does not start."""
     needs: list[int]
-    """Ids of the jobs that had to pass before, or have to."""
+    """Ids of the jobs that must pass before this job starts."""
     why: str
-    """Why the change has started no build of the job yet, or none at all; empty if it has started one."""
+    """Reason why the change has started no build of the job yet, or will start none; empty if it has started one."""
 
 
 class ChangeView(msgspec.Struct):
@@ -55,8 +55,8 @@ class RepositoryChangeController(Controller):
 
     @get("/{change_id:int}", guards=[CAN_READ])
     async def get_change(self, ctx: RequestContext, change_id: int) -> ChangeView:
-        """Returns a change that a hook or `git-notify` reported, and what it has started so far. A job that needs
-        others says for which build it waits, or which one has failed.
+        """Returns a change that a hook or `git-notify` reported, and the builds that it has started so far. If a job
+        needs other jobs, `why` names the build that it waits for, or the build that failed.
         """
         received = await ctx.log.load_state(CHANGE.at(change_id))
         if received is None:
@@ -88,7 +88,9 @@ class RepositoryChangeController(Controller):
 
 
 async def describe_wait(ctx: RequestContext, starter: ChangeStarter, needs: list[int]) -> str:
-    """Returns the reason why a job that needs these jobs has not started yet for the change of `starter`."""
+    """Returns the reason why a job has not started yet for the change of `starter`. `needs` are the jobs that must pass
+    first.
+    """
     waits: list[str] = []
     for need in needs:
         first_id = await starter.find_first_build(ctx.log, need)

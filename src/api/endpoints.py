@@ -24,7 +24,7 @@ def may_access(user: User, level: Level, row: WebhookRow | ChannelRow) -> bool:
 
 
 def must_access(user: User, level: Level, row: WebhookRow | ChannelRow) -> None:
-    """Raises NotFound for an endpoint that the user cannot see, and Forbidden if their access is lower than `level`."""
+    """Raises NotFound if the user cannot see the endpoint, and Forbidden if the user's access is lower than `level`."""
     name = f"{NAMES[KINDS[type(row)]]} {row.id}"
     if row.project_id is not None:
         user.must_access(level, row.project_id, name)
@@ -33,7 +33,7 @@ def must_access(user: User, level: Level, row: WebhookRow | ChannelRow) -> None:
 
 
 async def find_accessible(ctx: RequestContext, row_type: type[R], endpoint_id: int) -> R:
-    """Returns the row of an endpoint. Raises NotFound if the user cannot see the endpoint, and Forbidden if their
+    """Returns the row of an endpoint. Raises NotFound if the user cannot see the endpoint, and Forbidden if the user's
     access is lower than the route requires.
     """
     name = NAMES[KINDS[row_type]]
@@ -46,8 +46,8 @@ async def find_accessible(ctx: RequestContext, row_type: type[R], endpoint_id: i
 
 
 async def must_be_callable(ctx: RequestContext, url: str, field: str) -> None:
-    """Raises Invalid if the server may not send messages to this URL, or if the URL has a masked part. `field` is the
-    name of the request's field that contains the URL.
+    """Raises Invalid if the server may not send messages to this URL, or if the URL has a masked part. The error names
+    `field`, the field of the request that contains the URL.
     """
     if MASK in url:
         raise Invalid.field(field, f"has {MASK}, which stands for what is not shown: give the whole URL")
@@ -58,8 +58,8 @@ async def must_be_callable(ctx: RequestContext, url: str, field: str) -> None:
 
 
 async def find_with_stats(ctx: RequestContext, row_type: type[R], endpoint_id: int) -> tuple[R, DeliveryStats]:
-    """Returns the row of an endpoint and the statistics of its deliveries. Raises NotFound if the user cannot see the
-    endpoint, and Forbidden if their access is lower than the route requires.
+    """Returns the row of an endpoint and the statistics of its deliveries. Raises the same errors as
+    `find_accessible`.
     """
     async with ctx.reading() as connection:
         row = await find_accessible(ctx, row_type, endpoint_id)

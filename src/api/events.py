@@ -1,4 +1,4 @@
-"""Sends users the events of the whole log as they happen."""
+"""Sends the events of the log to clients as they happen."""
 
 from typing import Annotated, Any
 
@@ -32,9 +32,9 @@ class EventController(Controller):
             Parameter(max_items=100, description="Only these types of events, repeated or with commas between them"),
         ] = None,
     ) -> LiveStream:
-        """Sends server-sent events: the events from now on, or those after the log position in `Last-Event-ID`. Each
-        message is `{position, type, at, project_id, stream, data}`. `data` contains the other fields that the event has
-        in the audit trail.
+        """Sends server-sent events: the log's events from now on, or those after the position in `Last-Event-ID`. Each
+        message is `{position, type, at, project_id, stream, data}`. `data` contains the event's other fields, as the
+        audit trail shows them.
         """
         names = [name for part in type or () for name in part.split(",")]
         types = None if type is None else [known for name in names for known in types_of(None, name) or ()]
@@ -46,8 +46,8 @@ class EventController(Controller):
 
 
 def parse_position(last_event_id: str | None) -> int | None:
-    """Returns the position in `Last-Event-ID`, after which a reconnecting client continues; None for a new client.
-    Raises Invalid if the header is no position.
+    """Returns the position in `Last-Event-ID`, after which a reconnecting client continues. Returns None for a new
+    client, which sends no such header. Raises Invalid if the header contains no position.
     """
     if last_event_id is None or last_event_id == "":
         return None

@@ -1,4 +1,4 @@
-"""GitOps: keeps the jobs of a project as the file `.testhide.yml` in its repository describes them."""
+"""GitOps: makes the jobs of a project match the file `.testhide.yml` in its repository."""
 
 from datetime import datetime
 from functools import partial
@@ -89,8 +89,8 @@ class GitopsController(Controller):
 
     @post("/sync", status_code=200, opt=OUTSIDE, guards=[CAN_WRITE])
     async def sync_pipelines(self, ctx: RequestContext, data: SyncRequest) -> SyncResult:
-        """Reads `.testhide.yml` from the project's repository and creates, updates and disables jobs so that they are
-        as the file describes. If one of the changes is refused, changes no job.
+        """Reads `.testhide.yml` from the project's repository. Creates, updates and disables jobs until they match the
+        file. If one of the changes is refused, changes no job.
         """
         await ctx.must_access(data.project_id)
         synced = await ctx.log.load_state(GITOPS.at(data.project_id))
@@ -110,8 +110,8 @@ class GitopsController(Controller):
     async def get_sync_status(
         self, ctx: RequestContext, project_id: Annotated[int, Parameter(ge=1, le=MAX_ID)]
     ) -> SyncStatus:
-        """Returns the branch and commit of the last successful sync of a project's jobs, and the error if a later sync
-        failed.
+        """Returns the branch and commit of the last successful sync of a project's jobs. If a later sync failed, also
+        returns its error.
         """
         await find_visible_project(ctx, project_id)
         synced = await ctx.log.load_state(GITOPS.at(project_id))
@@ -132,7 +132,7 @@ class GitopsController(Controller):
 
 async def fetch_file(source: SourceHost, branch: str) -> tuple[str, bytes]:
     """Returns two values: the id of the branch's newest commit, and the contents of `.testhide.yml` in that commit.
-    Raises NotFound if there is no such branch or file, and SourceFailure if the host fails in another way.
+    Raises NotFound if there is no such branch or file, and SourceFailure for any other failure of the host.
     """
     try:
         return await source.fetch_file(FILE_NAME, branch)
@@ -141,8 +141,8 @@ async def fetch_file(source: SourceHost, branch: str) -> tuple[str, bytes]:
 
 
 async def must_be_branch(source: SourceHost, name: str) -> None:
-    """Raises Invalid if `name` is a tag or a commit: a project that followed a tag or commit would never see another
-    push.
+    """Raises Invalid if `name` is a tag or a commit. A project must follow a branch: no push changes a tag or a
+    commit.
     """
     try:
         await source.fetch_commits(name, 1)
@@ -172,7 +172,7 @@ async def prepare(
     *,
     is_preview: bool,
 ) -> SyncPipelines:
-    """Returns the command that changes the project's jobs to what the file describes. `content` is the file, and
+    """Returns the command that makes the project's jobs match the file. `content` is the contents of the file, and
     `before` the state after the last sync. Raises Invalid if the file has mistakes, and Unavailable if the read models
     are too far behind.
     """

@@ -98,8 +98,8 @@ class HealthController(Controller):
 
     @get("/healthz")
     async def get_health(self, ctx: RequestContext) -> Liveness:
-        """Answers that the process is alive, without asking the database. The status is `degraded` if read models are
-        broken or could not apply some events.
+        """Answers 200 as long as the process is alive, without asking the database. The status is `degraded` if a read
+        model is broken or could not apply an event.
         """
         status: Literal["ok", "degraded"] = "degraded" if ctx.services.waiter.is_degraded else "ok"
         return Liveness(status, ctx.services.version, ctx.services.build)
@@ -110,8 +110,8 @@ class HealthController(Controller):
         opt={"problems": (Unavailable,)},
     )
     async def get_readiness(self, ctx: RequestContext) -> Response[Readiness]:
-        """Answers 200 if the database answers and the read models have reached the end of the log. Answers 503 before
-        that, and also while a read model is broken or another table is lost.
+        """Answers 200 if the database answers and the read models have reached the end of the log. Answers 503
+        otherwise, and also while a read model is broken or another table is lost.
         """
         degraded = _find_disk_problems(ctx.services)
         try:
@@ -123,7 +123,9 @@ class HealthController(Controller):
             raise Unavailable(detail) from error
 
     async def _inspect(self, ctx: RequestContext, degraded: list[str]) -> Response[Readiness]:
-        """Inspects the database and returns the answer, which also contains the problems in `degraded`."""
+        """Inspects the database and returns the answer. `degraded` are problems that were found before; the answer
+        names them, too.
+        """
         async with ctx.reading() as connection:
             if lost := await find_lost_tables(connection):
                 # The other checks would fail without these tables.
@@ -162,7 +164,7 @@ class HealthController(Controller):
 
 
 def _find_unusable(live: Inspection) -> list[str]:
-    """Returns a sentence about read models that are not built yet and one about broken read models, if there are any.
+    """Returns at most two sentences: one about read models that are not built yet, and one about broken read models.
     Each sentence contains the command that repairs them.
     """
     found: list[str] = []
@@ -194,8 +196,8 @@ def _find_disk_problems(services: Services) -> list[str]:
 
 
 async def _find_idle_projectors(connection: AsyncConnection) -> list[str]:
-    """Returns a sentence for each projector that stands still. While such a projector holds its locks, no standby can
-    take over from it.
+    """Returns a sentence for each projector that hangs. A projector that hangs keeps its locks, so no standby can take
+    over.
     """
     models = {lock_name(LIVE, projection.name, projection.version): projection.name for projection in PROJECTIONS}
     idle: dict[str, tuple[Leader, list[str]]] = {}
@@ -206,9 +208,9 @@ async def _find_idle_projectors(connection: AsyncConnection) -> list[str]:
 
 
 def describe_idle(command: str, leader: Leader, models: Sequence[str] = ()) -> str:
-    """Returns the sentence by which readiness says that a process hangs and must be restarted. `leader` describes the
-    process, and `command` is the command that started it. For a projector, `models` are the names of the read models
-    that it applies events to.
+    """Returns the sentence of `readyz` about a process that hangs and must be restarted. `leader` describes the
+    process, and `command` is the command that started it. `models` are the read models of a projector; other processes
+    have none.
     """
     events = "all events" if len(models) == len(PROJECTIONS) else f"events to {', '.join(models)}"
     task = f"applies {events} and " if models else ""
@@ -217,7 +219,7 @@ def describe_idle(command: str, leader: Leader, models: Sequence[str] = ()) -> s
 
 
 async def _find_stalled(connection: AsyncConnection) -> list[str]:
-    """Returns sentences about processes that stand still, and about overdue reactions and deliveries."""
+    """Returns sentences about processes that hang, and about overdue reactions and deliveries."""
     found: list[str] = []
     leaders = await fetch_leaders(connection, LEADERS)
     for lock, command in LEADERS.items():
@@ -237,7 +239,7 @@ async def _find_stalled(connection: AsyncConnection) -> list[str]:
 
 
 async def _find_degraded(connection: AsyncConnection, has_parked_events: bool) -> list[str]:
-    """Returns sentences about problems that an operator has to solve but that do not stop the server."""
+    """Returns sentences about problems that an operator must solve, but that do not stop the server."""
     found: list[str] = []
     if has_parked_events:
         found.append("events are parked, see `testhide projections status`")
@@ -261,8 +263,8 @@ class ProjectionController(Controller):
 
     @get("", guards=[CAN_READ])
     async def list_projections(self, ctx: RequestContext) -> Sequence[ReadModelStatus]:
-        """Returns the status of every version of every read model: its position, and the events that could not be
-        applied to it. Only admins see the texts of errors.
+        """Returns the status of every version of every read model: its position, and the events that it could not
+        apply. Only admins see the texts of errors.
         """
         async with ctx.reading() as connection:
             return without_errors(await overview(connection, PROJECTIONS), ctx.user)
@@ -276,15 +278,15 @@ class ReactionController(Controller):
 
     @get("", guards=[CAN_READ])
     async def list_reactions(self, ctx: RequestContext) -> Sequence[ReactionStatus]:
-        """Returns the status of every reaction: its position in the log, and how much of its work failed. Only admins
-        see the texts of errors.
+        """Returns the status of every reaction: its position in the log, and the numbers of events that it has not
+        handled yet or failed to handle. Only admins see the texts of errors.
         """
         return without_errors(await reactions.fetch_statuses(ctx.source), ctx.user)
 
 
 def without_errors(statuses: Sequence[S], user: User) -> Sequence[S]:
-    """Returns the statuses with the texts of errors for an admin, and without them for other users, since the texts may
-    quote data of any project.
+    """Returns the statuses. Removes the texts of errors unless the user is an admin, since these texts may quote data
+    of any project.
     """
     if not user.is_admin:
         for status in statuses:

@@ -1,7 +1,7 @@
-"""Receives reports about changes of repositories: from the inbound hooks of source code hosts, and from `git-notify`.
+"""Receives reports about changes of repositories: from the hooks of source code hosts, and from `git-notify`.
 
-Hooks are called without credentials. Instead, a message is signed with the webhook secret of its project. The signature
-is verified before any other part of the message is used.
+A hook needs no credentials: its message is signed with the webhook secret of the project. The signature is verified
+before any other part of the message is used.
 """
 
 import hashlib
@@ -138,9 +138,8 @@ class HookController(Controller):
         ] = None,
     ) -> Response[HookAnswer]:
         """Receives the message of a hook of GitHub, GitLab or Bitbucket, signed with the project's webhook secret.
-
-        Answers 202 to a message that reports no change. A message that is sent again starts nothing and gets the same
-        answer.
+        Answers 202 to a message that reports no change. If the host sends a message again, nothing starts, and the
+        answer stays the same.
         """
         return await receive(ctx, request, project_id)
 
@@ -163,9 +162,9 @@ class ChangeController(Controller):
 
     @post(status_code=200, guards=[CAN_BUILD])
     async def notify_commit(self, ctx: RequestContext, data: NewCommit) -> NotifiedBuilds:
-        """Reports a pushed branch or tag, for hosts without hooks. Starts a build of this commit for each job of the
-        project whose triggers ask for one. If the push may have changed `.testhide.yml`, the jobs follow that file
-        before, and the builds start shortly after this answer.
+        """Reports a pushed branch or tag, for hosts without hooks. Starts a build of the commit for each job of the
+        project whose triggers match. If the push may have changed `.testhide.yml`, the server first updates the jobs
+        from the file; then the builds start shortly after this answer.
         """
         await ctx.must_access(data.project_id)
         change = read_change(data)
@@ -191,7 +190,7 @@ class ChangeController(Controller):
 
 
 def read_change(data: NewCommit) -> RepositoryChange:
-    """Returns the change that a request reports. Raises Invalid if its `branch` is no valid name of a branch or tag."""
+    """Returns the change that a request reports. Raises Invalid if `branch` is not a valid name of a branch or tag."""
     kind, name = split_ref(data.branch) or ("push", data.branch)
     if name.startswith("refs/") or not is_ref(name):
         raise Invalid.field("branch", "is no branch or tag: send a name such as main, refs/heads/main or refs/tags/v1")
@@ -246,9 +245,8 @@ async def receive(ctx: RequestContext, request: Request[Any, Any, Any], project_
 
 
 async def find_signer(ctx: RequestContext, headers: Mapping[str, str], body: bytes, project_id: int | None) -> Project:
-    """Returns the project whose webhook secret signed the message. Without `project_id`, tries up to MAX_PROJECTS
-    projects that build the repository which the message names. Raises Unauthenticated if no project has signed the
-    message.
+    """Returns the project whose webhook secret signed the message. Without `project_id`, tries at most MAX_PROJECTS
+    projects that build the repository named in the message. Raises Unauthenticated if none of their secrets signed it.
     """
     if project_id is not None:
         project_ids = [project_id]
@@ -269,8 +267,8 @@ async def find_signer(ctx: RequestContext, headers: Mapping[str, str], body: byt
 
 
 def check_changes(message: HookMessage, body: bytes) -> None:
-    """Raises Invalid for a message with too many changes, with names that git does not allow, or with long texts that
-    each event about a change would repeat.
+    """Raises Invalid if the message has too many changes, a name that git does not allow, or a text that is too long to
+    be stored with each change.
     """
     if b"\\u0000" in body:
         raise Invalid.field("body", NUL)
@@ -299,8 +297,8 @@ def check_changes(message: HookMessage, body: bytes) -> None:
 
 
 def find_skip_reason(change: RepositoryChange) -> str | None:
-    """Returns the reason, as a sentence, why a change starts no build whatever the project's triggers are. Returns None
-    if the triggers decide.
+    """Returns a sentence that says why a change starts no build, such as a deleted branch. Returns None if the
+    project's triggers decide whether it starts one.
     """
     if change.deleted:
         return f"{change.branch} was deleted, so nothing starts."
@@ -326,8 +324,8 @@ def describe_changes(message: HookMessage) -> str:
 
 
 def make_key(project_id: int, reporter: str, delivery_id: str) -> IdempotencyKey:
-    """Returns the idempotency key of a message, which is stored together with the message's events. It does not depend
-    on the body, which may differ when the host sends the message again.
+    """Returns the idempotency key of a message, which is stored with the message's events. The key does not depend on
+    the body, because a host may send the same message again with another body.
     """
     scope = hashlib.sha256(f"hook\0{project_id}\0{reporter}\0{delivery_id}".encode()).digest()
     return IdempotencyKey(scope, scope)

@@ -1,4 +1,4 @@
-"""Identity providers, at which users sign in by SAML, and the identities that link users to names at a provider."""
+"""Identity providers, at which users sign in by SAML, and identities, which link users to their names at a provider."""
 
 import hashlib
 from base64 import b64decode
@@ -48,8 +48,8 @@ Roles = Annotated[dict[Annotated[str, Meta(min_length=1, max_length=500)], Role]
 
 
 class NewIdentityProvider(msgspec.Struct):
-    """A new identity provider. It is described in one of three ways: by its metadata as text; by the URL of its
-    metadata; or by `entity_id`, `sso_url` and `certificates`.
+    """A new identity provider. Send one of three descriptions: `metadata`; `metadata_url`; or `entity_id`, `sso_url`
+    and `certificates`.
     """
 
     name: Name
@@ -221,8 +221,8 @@ class IdentityProviderController(Controller):
 
     @post(opt={"problems": (OutsideFailure,)}, guards=[MANAGERS])
     async def create_identity_provider(self, ctx: RequestContext, data: NewIdentityProvider) -> IdentityProviderItem:
-        """Creates an identity provider. The body contains its metadata, the URL of its metadata, or its properties one
-        by one.
+        """Creates an identity provider from its metadata, from the URL of its metadata, or from `entity_id`, `sso_url`
+        and `certificates`.
         """
         fields = await self._read(ctx, data)
         for name in ("entity_id", "sso_url", "certificates"):
@@ -242,8 +242,8 @@ class IdentityProviderController(Controller):
     async def update_identity_provider(
         self, ctx: RequestContext, id: int, data: IdentityProviderChanges
     ) -> IdentityProviderItem:
-        """Changes an identity provider. Before the provider begins to use a new certificate, send it together with the
-        present ones.
+        """Changes an identity provider. Before the provider uses a new certificate, send that certificate together with
+        the present ones.
         """
         row = await self._find(ctx, id)
         fields = await self._read(ctx, data)
@@ -282,7 +282,7 @@ class IdentityProviderController(Controller):
     @post("/{id:int}/identities", guards=[MANAGERS])
     async def link_identity(self, ctx: RequestContext, id: int, data: NewIdentity) -> IdentityItem:
         """Links a user to a name at the provider. Whoever signs in at the provider under this name is then signed in as
-        this user. The user's role stays unchanged.
+        the user. The user's role stays unchanged.
         """
         identity = identity_claim(ctx.services.secrets, id, data.name_id)
         receipt = await ctx(LinkIdentity(data.user_id, id, identity, data.name_id))
@@ -300,9 +300,9 @@ class IdentityProviderController(Controller):
         return await ctx.find(identity_providers.find, "identity provider", provider_id)
 
     async def _read(self, ctx: RequestContext, data: NewIdentityProvider | IdentityProviderChanges) -> dict[str, Any]:
-        """Returns the fields of the body as arguments of a command. If the body contains metadata or their URL, adds
-        the fields that the metadata contain. Raises Invalid if the body contradicts itself or its metadata or
-        certificates cannot be read.
+        """Returns the fields of the body as arguments of a command. Adds the fields that the metadata contain, if the
+        body has metadata or their URL. Raises Invalid if the body contradicts itself, and if metadata or certificates
+        cannot be read.
         """
         read = changes_in if isinstance(data, IdentityProviderChanges) else fields_of
         fields = read(data, name="title")
@@ -327,7 +327,7 @@ class IdentityProviderController(Controller):
 
     async def _fetch(self, ctx: RequestContext, url: str) -> ProviderMetadata:
         """Returns the contents of the metadata at a URL. Raises Invalid if the server may not call the URL, and
-        OutsideFailure if the URL returns no usable metadata.
+        OutsideFailure if the URL does not return usable metadata.
         """
         try:
             return await fetch_metadata(ctx.services.outgoing, ctx.services.saml, url)
@@ -349,7 +349,7 @@ def _difference(old: list[str], new: list[str]) -> tuple[list[str], list[str]]:
 
 
 def identity_claim(secrets: Secrets, provider_id: int, name_id: str) -> str:
-    """Returns the id of the claim that keeps a NameID unique at a provider. NameIDs are case-sensitive, unlike the
-    names of other claims.
+    """Returns the id of the claim that keeps a NameID unique at a provider. The claim distinguishes capital from small
+    letters, since NameIDs do.
     """
     return secrets.claim("identity", f"{provider_id}\0{name_id.encode().hex()}")

@@ -26,7 +26,7 @@ ProjectKey = Annotated[str, Meta(min_length=2, max_length=100)]
 
 
 class NewJiraIntegration(msgspec.Struct):
-    """A new Jira integration. Without a `testhide_project_id`, it serves all projects."""
+    """A new Jira integration. It serves the project `testhide_project_id` or, without one, all projects."""
 
     name: Name
     host: Host
@@ -103,8 +103,8 @@ class JiraController(Controller):
 
     @post(guards=[PROJECT_ADMINS])
     async def create_jira_integration(self, ctx: RequestContext, data: NewJiraIntegration) -> JiraIntegrationItem:
-        """Connects a Jira project. The account of the token needs no more rights than to create issues and to comment
-        on them.
+        """Connects a Jira project. The account of the token needs only the rights to create issues and to comment on
+        them.
         """
         if data.testhide_project_id is not None:
             await find_visible_project(ctx, data.testhide_project_id)
@@ -140,8 +140,8 @@ class JiraController(Controller):
     async def update_jira_integration(
         self, ctx: RequestContext, id: int, data: JiraIntegrationChanges
     ) -> JiraIntegrationItem:
-        """Changes a Jira integration, for example its token or the Jira project in which it creates tickets. Its `host`
-        stays unchanged.
+        """Changes a Jira integration, for example its token or the Jira project for its tickets. The `host` cannot be
+        changed.
         """
         await find_visible(ctx, id)
         token = "" if data.api_token is UNSET else data.api_token
@@ -162,7 +162,7 @@ class JiraController(Controller):
 
     @delete("/{id:int}", guards=[PROJECT_ADMINS])
     async def delete_jira_integration(self, ctx: RequestContext, id: int) -> None:
-        """Deletes a Jira integration. Its tickets stay in Jira, and the links of results to them stay too."""
+        """Deletes a Jira integration. Its tickets stay in Jira, and results stay linked to them."""
         await find_visible(ctx, id)
         await ctx(DeleteJiraIntegration(id))
 
@@ -181,8 +181,8 @@ class JiraController(Controller):
 
 
 async def find_visible(ctx: RequestContext, jira_id: int) -> JiraRow:
-    """Returns the row of an integration. Raises NotFound if the user cannot see it, and Forbidden if their access is
-    lower than the route requires. Only admins see integrations that serve all projects.
+    """Returns the row of an integration. Raises NotFound if the user cannot see the integration, and Forbidden if the
+    user's access is lower than the route requires. Only admins see integrations that serve all projects.
     """
     row = await ctx.find(jira.find, "Jira integration", jira_id)
     if row.project_id is not None:

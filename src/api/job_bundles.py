@@ -1,6 +1,6 @@
 """Exports jobs as bundles, and imports bundles on another server or into another project.
 
-A bundle refers to pools and secrets by name. It contains no ids and no values of secrets, so it can be used elsewhere.
+A bundle can be used elsewhere, because it contains names of pools and secrets instead of ids and values.
 """
 
 import re
@@ -70,8 +70,8 @@ class ConfigurationPart(BuildOptions, forbid_unknown_fields=True):
     """Names of the secrets."""
 
     def check(self, field: str) -> None:
-        """Raises Invalid for mistakes that the types of the fields do not exclude, such as a wrong name of a variable.
-        `field` is the name of this object, with which the error's field names begin.
+        """Raises Invalid for mistakes that the types of the fields allow, such as a wrong name of a variable. The field
+        names in the error begin with `field`, the name of this object.
         """
         check_parts(f"{field}.", self.env, self.secrets, self.artifacts, self.caches)
 
@@ -160,9 +160,13 @@ class JobBundleController(Controller):
 
     @post("/import", guards=[CAN_WRITE], request_max_body_size=LARGE_BYTES)
     async def import_job(self, ctx: RequestContext, data: ImportRequest) -> ImportedJob:
-        """Creates a job from a bundle. If a pipeline template has the name of the bundle's template, the job uses it in
-        two cases: its content is the same as in the bundle, or the caller or an admin has created it. Otherwise the
-        configuration of the job gets the content of the bundle's template.
+        """Creates a job from a bundle. An existing pipeline template with the name of the bundle's template is used in
+        two cases:
+
+        - It has the same content as the bundle's template.
+        - The caller or an admin created it.
+
+        Otherwise, the content of the bundle's template becomes a part of the job's configuration.
         """
         await ctx.must_access(data.project_id)
         bundle = read(data.bundle)
@@ -232,11 +236,12 @@ class JobBundleController(Controller):
 
 
 def choose_template(part: TemplatePart, named: list[NamedTemplate], user: User) -> NamedTemplate | None:
-    """Returns the template that the job uses instead of the bundle's. `named` lists the templates with the name of the
-    bundle's template. Returns None if the job may use none of them.
+    """Returns which of the templates `named` the job uses instead of the bundle's template, or None if it may use none
+    of them. All of them have the name of the bundle's template.
 
-    The job runs the template with the job's secrets. So a template that another user created must have the same content
-    as the bundle's, unless that user is an admin. Later changes of the template need write access to the job's project.
+    A template runs with the job's secrets. So the job uses another user's template only if its content is that of the
+    bundle's template, or if that user is an admin. Later changes of the template need write access to the job's
+    project.
     """
     usable = [template for template in named if may_lend_secrets(user, template)]
     same = [template for template in usable if is_same(part, template)]
@@ -245,12 +250,12 @@ def choose_template(part: TemplatePart, named: list[NamedTemplate], user: User) 
 
 
 def is_same(part: TemplatePart, template: TemplateView) -> bool:
-    """Returns whether builds would run the same with the bundle's template as with this one."""
+    """Returns whether the bundle's template and `template` have the same effect on builds."""
     return part.stored == to_view(Configuration, template, secrets={}) and set(part.secrets) == set(template.secrets)
 
 
 def read(given: dict[str, Any]) -> Bundle:
-    """Parses a bundle. Raises Invalid if it has an unknown version or is not valid."""
+    """Parses a bundle. Raises Invalid if its version is unknown or it is not valid."""
     version = given.get("export_version")
     if version != VERSION:
         raise Invalid.field(
@@ -278,9 +283,7 @@ def read(given: dict[str, Any]) -> Bundle:
 
 
 def _refusal(message: str) -> Invalid:
-    """Returns the error that the API answers for a message of msgspec, such as "Object contains unknown field `x` - at
-    `$.job`".
-    """
+    """Returns the API's error for a message of msgspec, such as "Object contains unknown field `x` - at `$.job`"."""
     what, _, where = message.partition(" - at `$")
     field = "bundle" + where.rstrip("`")
     if unknown := re.search(r"unknown field `(.+)`", what):

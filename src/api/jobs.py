@@ -134,9 +134,7 @@ class JobController(Controller):
 
     @post(guards=[CAN_WRITE])
     async def create_job(self, ctx: RequestContext, data: NewJob) -> JobDetail:
-        """Creates a job. Its builds run a command, so its configuration or its template must contain one before the
-        first build.
-        """
+        """Creates a job. Before its first build, give it a command, in its configuration or in its template."""
         await ctx.must_access(data.project_id)
         check_repository(data.repository)
         check_labels("pool_labels", data.pool_labels)
@@ -167,8 +165,8 @@ class JobController(Controller):
 
     @delete("/{job_id:int}", guards=[PROJECT_ADMINS])
     async def delete_job(self, ctx: RequestContext, job_id: int) -> None:
-        """Deletes the job with all its builds. Queued and running builds are aborted. Answers 409 while other jobs need
-        the job.
+        """Deletes the job with all its builds. First aborts its queued and running builds. Answers 409 while other jobs
+        need the job.
         """
         job = await find_visible_job(ctx, job_id)
         await ctx(DeleteJob(job_id, await triggers.find_dependents(ctx.source, job.project_id, job_id)))
@@ -182,8 +180,8 @@ class JobController(Controller):
             bool, Parameter(description="Complete it by the job's template and the defaults, as builds do")
         ] = False,
     ) -> ConfigurationView:
-        """Returns the job's configuration. With `effective`, completes it by the job's template and the defaults, as
-        builds do. It contains the names of secrets, but not their values.
+        """Returns the job's configuration. With `effective`, adds the values of the job's template and the defaults, as
+        a build gets them. Shows the names of secrets, but not their values.
         """
         if effective and ctx.is_historical:
             raise Invalid.field("effective", "is not possible with `as_of`, which shows the job without its template")
@@ -197,7 +195,7 @@ class JobController(Controller):
 
     @put("/{job_id:int}/configuration", opt={"representation": ConfigurationView}, guards=[CAN_WRITE])
     async def configure_job(self, ctx: RequestContext, job_id: int, data: NewConfiguration) -> Configured:
-        """Replaces the job's configuration for future builds. A secret that is not sent stays; a secret that is null is
+        """Replaces the job's configuration for future builds. A secret that is left out stays; a secret that is null is
         removed.
         """
         job = await find_visible_job(ctx, job_id)
@@ -212,8 +210,8 @@ class JobController(Controller):
 
 
 def complete(configured: ConfigurationView, template: TemplateView | None) -> ConfigurationView:
-    """Returns the job's configuration, completed by its template and the defaults, as builds get it. Its `sources`
-    contains the source of each value.
+    """Returns the job's configuration as builds get it: completed with the values of its template and the defaults.
+    `sources` says where each value comes from.
     """
     given: list[tuple[ValueSource, ConfigurationView | TemplateView]] = [("job", configured)]
     if template is not None:

@@ -48,7 +48,7 @@ class NewKnownIssue(msgspec.Struct):
 
 class KnownIssueChanges(msgspec.Struct):
     """Changes of a known issue. Fields that are left out stay unchanged. A `pattern`, `signature` or `fail_id` replaces
-    the present rule.
+    the present match rule.
     """
 
     title: Name | UnsetType = UNSET
@@ -93,8 +93,8 @@ class KnownIssueController(Controller):
 
     @post(guards=[CAN_WRITE])
     async def create_known_issue(self, ctx: RequestContext, data: NewKnownIssue) -> KnownIssueView:
-        """Creates a known issue. It classifies matching failures in new reports, and matching older failures that
-        nobody has classified.
+        """Creates a known issue. It classifies matching failures: those in new reports, and older ones that nobody has
+        classified.
         """
         await ctx.must_access(data.project_id)
         match = parse_match(data)
@@ -149,7 +149,7 @@ async def find_visible_known_issue(ctx: RequestContext, known_issue_id: int) -> 
 
 
 async def must_have_room(ctx: RequestContext, project_id: int) -> None:
-    """Raises Conflict if the project has as many known issues with a pattern as it may have."""
+    """Raises Conflict if the project already has MAX_PATTERNS known issues with a pattern."""
     if await known_issues.count_patterns(ctx.source, project_id) >= MAX_PATTERNS:
         raise Conflict(
             f"The project has {MAX_PATTERNS} known issues with a pattern, and may have no more: first delete one that"
@@ -158,8 +158,8 @@ async def must_have_room(ctx: RequestContext, project_id: int) -> None:
 
 
 def parse_match(data: NewKnownIssue | KnownIssueChanges) -> tuple[Kind, str] | None:
-    """Returns the kind and the value of the match rule in a body; None if the body has none. Raises Invalid if it has
-    more than one.
+    """Returns the kind and the value of the match rule in a body, or None if the body has none. Raises Invalid if the
+    body has more than one.
     """
     values: list[tuple[Kind, str]] = [(kind, value) for kind in KINDS if (value := getattr(data, kind) or None)]
     if len(values) > 1:

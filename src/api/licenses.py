@@ -1,4 +1,4 @@
-"""Shows the licence of the server: the gated features that it includes, and how many of its seats are used."""
+"""Shows the licence of the server: which gated features it includes, and how many of its seats are used."""
 
 from datetime import datetime
 

@@ -38,7 +38,9 @@ class MemberController(Controller):
 
     @post(guards=[PROJECT_ADMINS])
     async def add_member(self, ctx: RequestContext, project_id: int, data: NewMember) -> MemberView:
-        """Makes a user a member of the project, or changes the access of a member. Only for the project's admins."""
+        """Makes a user a member of the project. If the user is a member already, changes their access. Only for the
+        project's admins.
+        """
         async with ctx.reading() as connection:
             await find_visible_project(ctx, project_id)
             user = await auth.find_by_email(connection, data.email)

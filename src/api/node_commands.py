@@ -1,5 +1,5 @@
-"""Commands that run on nodes. The request and the result are events, so neither is lost when the agent or the server
-restarts.
+"""Commands for nodes: a shell command, or a restart of the agent. The request and the result are events, so they
+outlive a restart of the agent or the server.
 """
 
 import asyncio
@@ -64,7 +64,7 @@ class NodeCommandController(Controller):
         self, request: Request[User, Any, Any], ctx: RequestContext, node_id: int, data: NewCommand
     ) -> CommandResult:
         """Runs a shell command on the node, outside of any build, and waits until it ends. If it does not end in time,
-        answers 504 with the address of its later result in `Location`. The command itself is recorded in the audit log.
+        answers 504; `Location` is then the address at which its result will be. The audit log records the command.
         """
         command_id = await ctx.services.ids.draw("node_commands")
         completed = asyncio.Event()
@@ -99,7 +99,7 @@ class NodeCommandController(Controller):
     async def get_node_command(
         self, ctx: RequestContext, node_id: int, command_id: int
     ) -> Response[CommandResult | Detail]:
-        """Returns the result of a command. Answers 202 while the agent has not reported one."""
+        """Returns the result of a command. Answers 202 while the agent has not reported a result."""
         found: NodeCommand | None = await ctx.services.log.load_state(NODE_COMMAND.at(command_id))
         if found is None or found.node_id != node_id:
             raise NotFound(f"There is no command {command_id} for node {node_id}.")

@@ -1,4 +1,4 @@
-"""Nodes, and the download of their agent."""
+"""Nodes, their tokens, and the download of the agent."""
 
 import hashlib
 from datetime import datetime, timedelta
@@ -39,7 +39,7 @@ class NewNode(msgspec.Struct):
 
 
 class NodeChanges(msgspec.Struct):
-    """Changes of a node. Fields that are left out stay unchanged; a `pool_id` of null removes the node from its
+    """Changes of a node. Fields that are left out stay unchanged. A `pool_id` of null removes the node from its
     pool.
     """
 
@@ -131,7 +131,7 @@ class NodeController(Controller):
 
     @get("/agent/latest", guards=[CAN_READ])
     async def get_latest_agent(self, ctx: RequestContext) -> LatestAgent:
-        """Returns the version of the newest agent and where to download it. The agent is one file for all platforms and
+        """Returns the version of the newest agent and where to download it. All platforms get the same file, which
         needs Python 3.9 or newer. It does not run on Windows yet.
         """
         services = ctx.services
@@ -159,7 +159,7 @@ class NodeController(Controller):
 
     @delete("/{node_id:int}", guards=[NODE_MANAGERS])
     async def delete_node(self, ctx: RequestContext, node_id: int) -> None:
-        """Deletes the node. Its token is refused from now on, and builds that run on it are aborted."""
+        """Deletes a node. The server refuses the node's token from now on, and aborts builds that run on the node."""
         await ctx.find(nodes.find, "node", node_id)
         await ctx(DeleteNode(node_id))
 
@@ -181,9 +181,9 @@ class NodeController(Controller):
         node_id: int,
         at_once: Annotated[bool, Parameter(description="Refuse the old token from now on")] = False,
     ) -> RotatedToken:
-        """Gives a node a new token. Write it into the file of the agent's `--token-file`: the agent takes it up within
-        10 s, and its builds go on. The old token is refused as soon as the agent has used the new one, and in any case
-        after a day.
+        """Gives a node a new token. Write it into the file of the agent's `--token-file`. The agent reads the file
+        again within 10 s, and its builds go on. The server refuses the old token as soon as the agent has used the new
+        one, and in any case after a day.
         """
         await ctx.find(nodes.find, "node", node_id)
         token, until = new_token(AGENT_TOKEN), None if at_once else utcnow() + OLD_TOKEN
@@ -206,7 +206,7 @@ class NodeController(Controller):
 
 
 class AgentDownloadController(Controller):
-    """Downloads of the agent. Their URLs, which `/api/v3/nodes/agent/latest` returns, are not below /api/v3."""
+    """Downloads of the agent. `/api/v3/nodes/agent/latest` returns their URLs, which are outside of /api/v3."""
 
     path = "/agent"
     tags = ["Nodes / CI Agents"]

@@ -1,4 +1,4 @@
-"""The web page that opens from the link in an invitation or in a mail for resetting a password. Its form sets the
+"""Web page on which people set their password. Links in mails open it: in an invitation, or in a mail for resetting a
 password. The page loads nothing from other servers.
 """
 
@@ -79,11 +79,11 @@ POLICY = (
 
 
 class PasswordPageController(Controller):
-    """Web page for people. It is no part of the API, so the OpenAPI description leaves it out."""
+    """Web page for people. The OpenAPI description leaves it out, since it is no part of the API."""
 
     @get("/set-password", opt=PUBLIC, media_type="text/html", include_in_schema=False)
     async def show_password_page(self) -> Response[str]:
-        """Returns the page. Its script reads the token from the link's fragment, which browsers do not send to
-        servers.
+        """Returns the page. Its script reads the token from the link's fragment, which browsers do not send to the
+        server.
         """
         return Response(PAGE, headers={"Content-Security-Policy": POLICY})

@@ -1,4 +1,4 @@
-"""Sets the passwords of accounts: owners change theirs, or set one through a link from an invitation or a reset."""
+"""Sets passwords of accounts: users change theirs, or set one through a link from an invitation or a reset."""
 
 from datetime import timedelta
 from typing import Annotated, Any
@@ -43,7 +43,7 @@ class ResetRequest(msgspec.Struct):
 
 class ResetRequested(msgspec.Struct):
     detail: str
-    """Sentence that is the same whether or not there is an account."""
+    """The same sentence for addresses with and without an account."""
 
 
 class NewPassword(msgspec.Struct):
@@ -70,8 +70,8 @@ class PasswordController(Controller):
     async def request_reset(
         self, request: Request[Any, Any, Any], ctx: RequestContext, data: ResetRequest
     ) -> Response[ResetRequested]:
-        """Mails the user a link to set a new password. The link works once, within 30 minutes. The answer is the same,
-        but no mail is sent, if nobody has the address, if the account is not active, or if it has no password yet.
+        """Mails the user a link to set a new password. The link works once, within 30 minutes. No mail is sent if
+        nobody has the address, if the account is not active, or if it has no password yet; the answer is the same.
 
         Within 5 minutes, 3 links can be requested for one email address, and 20 from one network address.
         """
@@ -89,8 +89,8 @@ class PasswordController(Controller):
 
     @post("/reset-password/confirm", status_code=200, opt=PUBLIC)
     async def confirm_password(self, ctx: RequestContext, data: NewPassword) -> PasswordSet:
-        """Sets a user's password. The token comes from a link in an invitation or a reset, and works only once. All
-        sessions of the user end.
+        """Sets a user's password. The token comes from a link in an invitation or a reset, and works only once. Ends
+        all sessions of the user.
         """
         link = ctx.services.secrets.read_link_token(data.token)
         if link is None:
@@ -105,8 +105,8 @@ class PasswordController(Controller):
     async def change_password(
         self, request: Request[Any, Any, Any], ctx: RequestContext, data: PasswordChange
     ) -> PasswordSet:
-        """Changes the caller's password. The request must contain the current password. All sessions of the user end;
-        API tokens stay valid. A wrong current password counts as a failed attempt to sign in.
+        """Changes the caller's password. Ends all sessions of the user; API tokens stay valid. A wrong
+        `current_password` counts as a failed attempt to sign in.
         """
         must_be_strong(data.new_password)
         user = await ctx.find(auth.find, "user", ctx.user.user_id)
@@ -120,14 +120,14 @@ class PasswordController(Controller):
 
 
 def must_be_strong(new_password: str) -> None:
-    """Raises Invalid for a password that is easy to guess."""
+    """Raises Invalid if the password is easy to guess."""
     if why := passwords.find_weakness(new_password):
         raise Invalid.field("new_password", f"is {why}: choose another one")
 
 
 async def issue_reset_link(services: Services, email: str) -> None:
-    """Issues a link to reset the password of the user with this address, unless they are inactive or have no password.
-    Runs after the response was sent, so a failure is only logged.
+    """Issues a link to reset the password of the user with this address. Does nothing if the user is inactive or has no
+    password. Runs after the response was sent, so a failure is only logged.
     """
     try:
         user = await auth.find_by_email(services.pool, email)

@@ -35,7 +35,7 @@ class NewPool(msgspec.Struct):
 
 
 class PoolChanges(msgspec.Struct):
-    """Changes of a pool. Fields that are left out stay unchanged; a `max_parallel` of null removes the limit."""
+    """Changes of a pool. Fields that are left out stay unchanged. A `max_parallel` of null removes the limit."""
 
     name: Name | UnsetType = UNSET
     labels: dict[Label, Label] | UnsetType = UNSET
@@ -97,8 +97,8 @@ class PoolController(Controller):
 
     @delete("/{id:int}", guards=[PROJECT_ADMINS])
     async def delete_pool(self, ctx: RequestContext, id: int) -> None:
-        """Deletes a pool. Its nodes stay, without a pool and in quarantine. Refused while builds are queued or running
-        in the pool.
+        """Deletes a pool. Its nodes stay, without a pool and in quarantine. Answers 409 while builds are queued or
+        running in the pool.
         """
         check_may_change(ctx, await find_visible_pool(ctx, id))
         await ctx.wait_for_head()
@@ -123,7 +123,7 @@ def check_may_change(ctx: RequestContext, pool: PoolView) -> None:
 
 
 def check_may_trust(ctx: RequestContext) -> None:
-    """Raises Forbidden unless the caller is an admin: only admins decide which machines run commands of strangers."""
+    """Raises Forbidden if the caller is not an admin: only admins decide which machines run commands of strangers."""
     if not ctx.user.is_admin:
         raise Forbidden(
             "Only admins set `untrusted` of a node pool: pull requests from forks run on its machines then."

@@ -1,4 +1,4 @@
-"""Projects, which contain jobs and node pools, and have users as members."""
+"""Projects: they contain jobs and node pools, and users are their members."""
 
 import re
 import unicodedata
@@ -95,8 +95,8 @@ class ProjectController(Controller):
 
     @get(guards=[CAN_READ])
     async def list_projects(self, ctx: RequestContext, paged: Paged) -> Response[list[ProjectItem]]:
-        """Returns a page of the projects that the caller sees, ordered by id. Admins see all projects, other users
-        those that they are members of.
+        """Returns a page of the projects that the caller sees, ordered by id. Admins see all projects; other users see
+        the projects that they are members of.
         """
         found = await projects.fetch_visible(ctx.source, ctx.user.projects, **paged.window)
         return paginate(ctx.request, paged, [to_view(ProjectItem, row) for row in found])
@@ -129,7 +129,7 @@ class ProjectController(Controller):
 
     @put("/{project_id:int}", guards=[PROJECT_ADMINS])
     async def update_project(self, ctx: RequestContext, project_id: int, data: ProjectChanges) -> ProjectDetail:
-        """Changes the given fields of a project."""
+        """Changes a project. Fields that are left out stay unchanged."""
         await find_visible_project(ctx, project_id)
         await must_be_attachable(ctx, None if data.scm_endpoint_id is UNSET else data.scm_endpoint_id)
         await ctx(UpdateProject(project_id, **changes_in(data, name="title")))
@@ -137,8 +137,8 @@ class ProjectController(Controller):
 
     @post("/{project_id:int}/rotate-webhook-secret", status_code=200, opt=SHOWN_ONCE, guards=[PROJECT_ADMINS])
     async def rotate_webhook_secret(self, ctx: RequestContext, project_id: int) -> NewSecret:
-        """Replaces the webhook secret of a project. The server refuses the old one from now on. Only this answer shows
-        the new one.
+        """Gives a project a new webhook secret, which only this answer shows. The server refuses the old secret from
+        now on.
         """
         await find_visible_project(ctx, project_id)
         secret = new_token("wh_sec_")
@@ -147,8 +147,8 @@ class ProjectController(Controller):
 
     @delete("/{project_id:int}", guards=[PROJECT_ADMINS])
     async def delete_project(self, ctx: RequestContext, project_id: int) -> None:
-        """Deletes the project for good, with its jobs, their builds and all their data. Queued and running builds are
-        aborted. Refused while builds of other projects are queued or running in its node pools.
+        """Deletes a project for good, with its jobs, their builds and all their data. Aborts queued and running builds.
+        Answers 409 while builds of other projects are queued or running in its node pools.
         """
         async with ctx.reading() as connection:
             await find_visible_project(ctx, project_id)
@@ -170,14 +170,14 @@ class ProjectController(Controller):
 
 
 async def find_visible_project(ctx: RequestContext, project_id: int) -> ProjectRow:
-    """Returns the project. Raises NotFound if the user cannot see it, and Forbidden if their access is too low."""
+    """Returns the project. Raises NotFound if the user cannot see it, and Forbidden if the user's access is too low."""
     await ctx.must_access(project_id)
     return await ctx.find(projects.find, "project", project_id)
 
 
 async def must_be_attachable(ctx: RequestContext, scm_endpoint_id: int | None) -> None:
-    """Raises Invalid unless the user is an admin of the project that owns the SCM endpoint: builds of every project
-    that uses the endpoint receive its token. Without an id, raises nothing.
+    """Raises Invalid if the user is not an admin of the SCM endpoint's project: if another project used the endpoint,
+    its builds would get the endpoint's token. Does nothing if the id is None.
     """
     if scm_endpoint_id is None:
         return
@@ -198,8 +198,8 @@ async def show_project(ctx: RequestContext, project_id: int) -> ProjectDetail:
 
 
 def make_slug(name: str) -> str:
-    """Returns a slug made from a name: `mobile-app` for `Mobile App`. Returns an empty text if no character of the name
-    can be used in a slug.
+    """Returns a slug for a name: `mobile-app` for `Mobile App`. Returns an empty text if no character of the name can
+    be used.
     """
     ascii_name = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
     return re.sub(r"[^a-z0-9]+", "-", ascii_name.lower()).strip("-")[:60]

@@ -66,9 +66,8 @@ class NewEntryAnswer(msgspec.Struct):
 
 
 class EntryItem(NewEntryAnswer):
-    """An entry of the quarantine. An `expired` entry has no effect any more. A `healthy` entry is one whose tests
-    passed in the last 10 builds that ran them. It stays in effect until it is removed, and becomes `active` again when
-    one of its tests fails.
+    """An entry of the quarantine. An `expired` entry has no effect any more. A `healthy` entry still has an effect, but
+    its tests passed in the last 10 builds that ran them. It becomes `active` again when one of its tests fails.
     """
 
     job_id: int
@@ -84,7 +83,7 @@ class EntryItem(NewEntryAnswer):
 
 
 class Bulk(msgspec.Struct):
-    """Change of many entries. `reason`, `expires_at` and `owner` are for entries that are added."""
+    """Addition or removal of many entries. `reason`, `expires_at` and `owner` are for entries that are added."""
 
     job_id: Id
     action: Literal["add", "remove"]
@@ -110,7 +109,7 @@ class Removed(msgspec.Struct):
 
 
 class Stats(msgspec.Struct):
-    """Counts of the entries that have not expired. Only `by_status` also counts expired entries."""
+    """Numbers of entries. Only `by_status` also counts expired entries."""
 
     total: int
     by_reason: dict[str, int]
@@ -145,8 +144,8 @@ class QuarantineController(Controller):
 
     @post(guards=[CAN_WRITE])
     async def add_to_quarantine(self, ctx: RequestContext, data: NewEntry) -> NewEntryAnswer:
-        """Adds an entry to a job's quarantine. Builds still run the tests of the entry. `node_id` is that of one test,
-        or a prefix of node ids that ends before `::` or `[`; then the entry is for all tests with this prefix.
+        """Adds an entry to a job's quarantine. Builds still run its tests. `node_id` is the node id of a test, or a
+        prefix that ends before `::` or `[`: `tests/test_cart.py` stands for all tests of this file.
         """
         await find_visible_job(ctx, data.job_id)
         quarantine_id = await ctx.services.ids.draw("quarantine")
@@ -158,8 +157,8 @@ class QuarantineController(Controller):
 
     @post("/bulk", status_code=200, guards=[CAN_WRITE], request_max_body_size=LARGE_BYTES)
     async def change_quarantine(self, ctx: RequestContext, data: Bulk) -> Added | Removed:
-        """Adds or removes many entries. When adding, skips tests that are in the quarantine already. When removing,
-        skips tests that are not in it.
+        """Adds or removes many entries. Skips tests that are already in the quarantine (`add`), or that are not in it
+        (`remove`).
         """
         await find_visible_job(ctx, data.job_id)
         node_ids = tuple(data.node_ids)
@@ -204,8 +203,8 @@ class QuarantineController(Controller):
 
     @get("/nodeids", guards=[CAN_READ])
     async def list_quarantined_node_ids(self, ctx: RequestContext, job_id: JobId) -> NodeIds:
-        """Returns the node ids of all entries in a job's quarantine that have not expired, without pages. Test runners
-        use it.
+        """Returns the node ids of all entries of a job that have not expired, in one answer without pages, for test
+        runners.
         """
         async with ctx.reading() as connection:
             await find_visible_job(ctx, job_id)

@@ -1,4 +1,4 @@
-"""SCM endpoints: connects projects to repositories at source code hosts, and reads branches and commits there."""
+"""SCM endpoints: connect projects to repositories at source code hosts, and read branches and commits there."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -124,7 +124,7 @@ class ScmController(Controller):
 
     @post(guards=[PROJECT_ADMINS])
     async def create_scm_endpoint(self, ctx: RequestContext, data: NewScmEndpoint) -> ScmEndpointItem:
-        """Creates an SCM endpoint. If the project uses no SCM endpoint yet, it uses the new one."""
+        """Creates an SCM endpoint. If its project uses none yet, the project uses the new one from now on."""
         await find_visible_project(ctx, data.project_id)
         host = _enter_host(data.type, data.host)
         if data.token is None and data.type != "git":
@@ -158,7 +158,7 @@ class ScmController(Controller):
 
     @put("/{id:int}", opt={"representation": ScmEndpointItem}, guards=[PROJECT_ADMINS])
     async def update_scm_endpoint(self, ctx: RequestContext, id: int, data: ScmEndpointChanges) -> UpdatedScmEndpoint:
-        """Changes an SCM endpoint: renews its token, or connects it to another repository."""
+        """Changes an SCM endpoint, such as its token or its repository. Fields that are left out stay unchanged."""
         row = await find_visible(ctx, id)
         if data.host == "" and row.shown_host:
             raise Invalid.field("host", "must not be empty: send null for the public host, or leave it out to keep it")
@@ -182,9 +182,8 @@ class ScmController(Controller):
 
     @delete("/{id:int}", guards=[PROJECT_ADMINS])
     async def delete_scm_endpoint(self, ctx: RequestContext, id: int) -> None:
-        """Deletes an SCM endpoint. Builds keep their commits. Jobs of its project that have no `repository` of their
-        own cannot check out commits any more: changes start no builds of these jobs, and their queued builds of commits
-        fail.
+        """Deletes an SCM endpoint. Builds keep their commits. Jobs of its project that have no `repository` cannot
+        check out commits any more: changes start no builds of these jobs, and their queued builds of commits fail.
         """
         await find_visible(ctx, id)
         await ctx(DeleteScmEndpoint(id))
@@ -197,7 +196,7 @@ class ScmController(Controller):
         q: Annotated[str, Parameter(max_length=200, description="Filter branches by name prefix")] = "",
         limit: Annotated[int, Parameter(ge=1, le=100, description="Max results")] = 50,
     ) -> list[str]:
-        """Returns the names of branches of the repository, read from its host."""
+        """Returns names of branches, as the host of the repository lists them."""
         with reported_failures():
             return await (await open_source(ctx, id)).fetch_branches(q, limit)
 
@@ -211,7 +210,7 @@ class ScmController(Controller):
         ] = None,
         limit: Annotated[int, Parameter(ge=1, le=100, description="Max commits")] = 20,
     ) -> list[CommitItem]:
-        """Returns the newest commits of a branch, read from its host."""
+        """Returns the newest commits of a branch, as the host of the repository lists them."""
         with reported_failures():
             source = await open_source(ctx, id)
             try:
@@ -237,8 +236,9 @@ async def find_visible(ctx: RequestContext, scm_endpoint_id: int) -> ScmEndpoint
 
 
 async def open_source(ctx: RequestContext, scm_endpoint_id: int) -> SourceHost:
-    """Returns the repository of an SCM endpoint, without a call to its host. Raises NotFound if the SCM endpoint does
-    not exist or the user cannot see it, and SourceFailure if the operator does not allow the folder of the repository.
+    """Returns the repository of an SCM endpoint, without calling its host. Raises NotFound if the SCM endpoint does not
+    exist or the user cannot see it. Raises SourceFailure if the repository is a folder that the operator does not
+    allow.
     """
     await find_visible(ctx, scm_endpoint_id)
     endpoint = await ctx.log.load_state(SCM_ENDPOINT.at(scm_endpoint_id))
@@ -249,7 +249,7 @@ async def open_source(ctx: RequestContext, scm_endpoint_id: int) -> SourceHost:
 
 @contextmanager
 def reported_failures() -> Iterator[None]:
-    """Turns a SourceFailure in the block into the error that the API answers with: OutsideTimeout, Unavailable or
+    """Turns a SourceFailure in the block into an error that the API can answer: OutsideTimeout, Unavailable or
     OutsideFailure.
     """
     try:

@@ -1,4 +1,6 @@
-"""Simulates the history under what-if rules: which classifications and verdicts would have been different."""
+"""Simulates what-if rules: which failures of the past they would have classified otherwise, and which verdicts would
+differ.
+"""
 
 import asyncio
 
@@ -35,12 +37,12 @@ once would slow down all other requests.
 
 
 class SimulationRequest(WhatIfRules, frozen=True, forbid_unknown_fields=True):
-    """What-if rules, and the part of the history over which they are simulated."""
+    """What-if rules, and the part of the history to simulate."""
 
     project_id: Id | None = None
     """Id of the project to simulate; required for users who are not admins."""
     since: Time | None = None
-    """Only builds that were queued at this time or later are simulated; left out for all builds."""
+    """Time from which on queued builds are simulated; left out for all builds."""
 
 
 class SimulationAnswer(msgspec.Struct):
@@ -68,8 +70,8 @@ class SimulationController(Controller):
 
     @post(status_code=200, opt={"problems": (TooManyRequests,)}, guards=[CAN_AUDIT])
     async def simulate_rules(self, ctx: RequestContext, data: SimulationRequest) -> SimulationAnswer:
-        """Returns the failures that the what-if rules would have classified differently, and the builds that would have
-        ended with another verdict.
+        """Returns the failures that the what-if rules would have classified otherwise, and the builds that would have
+        had another verdict.
         """
         project_id = data.project_id
         if project_id is not None:

@@ -1,10 +1,13 @@
-"""Single sign-on by SAML: `POST /sso` for scripts, and a sign-in by redirects for browsers.
+"""Single sign-on by SAML: `POST /sso` for scripts, and a sign-in by redirects for browsers. The redirects are:
 
-The server sends a browser to the identity provider with a request whose id the server has signed, and stores the id in
-a cookie. The provider's page makes the browser post an assertion that answers this request. The server then sends the
-browser back to the page where the sign-in began, with a code that the page exchanges for a session. The code works
-once, for a minute, and only with the cookie. So nobody can sign in another person's browser, and no URL contains a
-token.
+1. The server sends the browser to the identity provider with a request. The browser gets the request's id, signed by
+   the server, as a cookie.
+2. The identity provider makes the browser post an assertion that answers this request.
+3. The server sends the browser back to the page where the sign-in began, with a code. The page exchanges the code for a
+   session.
+
+The code works once, for a minute, and only with the cookie. So nobody can sign in another person's browser, and no URL
+contains a token.
 """
 
 import hashlib
@@ -48,8 +51,8 @@ EXCHANGE = timedelta(minutes=1)
 PATH = "/api/v3/sso"
 FORM = "application/x-www-form-urlencoded"
 OWN_PATH = re.compile(r"/(?![/\\])[\x21-\x5b\x5d-\x7e]*")
-"""Matches a path on this server. Paths that begin with `//` or `/\\` are refused, since browsers take them for another
-server; so are tabs and newlines, since browsers skip them.
+"""Pattern of a path on this server. It excludes `//` and `/\\` at the beginning, since browsers take such a path for
+another server, and tabs and newlines, since browsers skip them.
 """
 ROLES: Sequence[Role] = ("admin", "developer", "viewer")
 """Roles, from the highest to the lowest."""
@@ -96,8 +99,8 @@ class SsoController(Controller):
         opt={**PUBLIC, MAX_BODY: 2 * MAX_RESPONSE, "problems": (Unauthenticated, Forbidden, Conflict, Unavailable)},
     )
     async def sign_in_with_saml(self, ctx: RequestContext, data: SamlLogin) -> OpenedSession:
-        """Opens a session for the person about whom an identity provider makes an assertion. An assertion
-        works once, and only within 5 minutes after it was issued. It must be signed and meant for this server.
+        """Opens a session for the person that an identity provider's assertion is about. The assertion must be signed
+        and meant for this server. It works once, within 5 minutes after it was issued.
         """
         async with counting_attempts(ctx.request, ctx.services):
             provider, assertion = await verify(ctx, data.saml_response, "")
@@ -112,7 +115,7 @@ class SsoController(Controller):
 
     @get("/metadata", opt=PUBLIC, media_type="application/samlmetadata+xml")
     async def get_saml_metadata(self, ctx: RequestContext) -> str:
-        """Returns the SAML metadata of this server, which you enter at the identity provider."""
+        """Returns the SAML metadata of this server, to be entered at the identity provider."""
         return ctx.services.saml.describe_service()
 
     @get("/login/{provider_id:int}", opt=PUBLIC, status_code=303, include_in_schema=False)
@@ -124,7 +127,7 @@ class SsoController(Controller):
             str, Parameter(max_length=1_000, description="Path of the page to return to, on this server")
         ] = "/",
     ) -> Response[None]:
-        """Sends a browser to an identity provider to sign in."""
+        """Sends a browser to an identity provider, where the person signs in."""
         ctx.services.license.require("sso", utcnow())
         provider = await find_active(ctx, provider_id)
         if provider is None:
@@ -143,9 +146,8 @@ class SsoController(Controller):
         include_in_schema=False,
     )
     async def finish_sign_in(self, ctx: RequestContext, request: Request[Any, Any, Any]) -> Response[None]:
-        """Receives the response of an identity provider from a browser that `begin_sign_in` sent there. Sends the
-        browser on to the page that asked for the sign-in, with a code after `#code=` that the page exchanges for a
-        session.
+        """Receives an identity provider's response, which the browser posts. Sends the browser back to the page where
+        the sign-in began, with a code after `#code=` that the page exchanges for a session.
         """
         form = await read_form(request)
         return_to = form.get("RelayState", "/")
@@ -165,8 +167,8 @@ class SsoController(Controller):
     async def exchange_sign_in_code(
         self, ctx: RequestContext, request: Request[Any, Any, Any], data: SignInCode
     ) -> OpenedSession:
-        """Exchanges the code that a browser got at the end of its sign-in for a session. The request must carry the
-        browser's cookie.
+        """Returns a session for the code that a sign-in ended with. The request must have the cookie of the browser
+        that signed in.
         """
         refused = Unauthenticated("The code is not valid (any more): begin the sign-in again.")
         async with counting_attempts(request, ctx.services):
@@ -184,19 +186,20 @@ class SsoController(Controller):
 
 
 async def find_active(ctx: RequestContext, provider_id: int) -> IdentityProvider | None:
-    """Returns an active identity provider, or None if there is no active one with this id. Reads it from the log, since
-    somebody who can change the rows of a read model could otherwise sign in as anybody.
+    """Returns the identity provider, or None if there is none or it is not active. Reads the log: whoever can change
+    rows of the read model could otherwise sign in as anybody.
     """
     provider = await ctx.services.log.load_state(IDENTITY_PROVIDER.at(provider_id))
     return None if provider is None or provider.deleted or not provider.active else provider
 
 
 async def verify(ctx: RequestContext, response: str, path: str) -> tuple[IdentityProvider, Assertion]:
-    """Returns the identity provider that made a SAML response, and the assertion in the response. Records that the
-    assertion was used. `path` is the path below `/sso` that received the response; empty for `/sso` itself.
+    """Returns the identity provider that made a SAML response, and the assertion in the response. Marks the assertion
+    as used. `path` is the path below `/sso` that received the response; empty for `/sso` itself.
 
-    Raises Unauthenticated unless the assertion is valid, unused, and answers a request that this server made for the
-    same provider. `POST /sso` also accepts an assertion without a request, if the provider's settings allow it.
+    Raises Unauthenticated if the assertion is not valid, was used before, or does not answer a request that this server
+    made for the same provider. `POST /sso` also accepts an assertion without a request, if the provider's settings
+    allow that.
     """
     services, now = ctx.services, utcnow()
     services.license.require("sso", now)
@@ -225,9 +228,11 @@ async def verify(ctx: RequestContext, response: str, path: str) -> tuple[Identit
 
 
 async def find_or_register_user(ctx: RequestContext, provider: IdentityProvider, assertion: Assertion) -> int:
-    """Returns the id of the user whom an assertion is about. Registers or links the user at the first sign-in, as far
-    as the provider's settings allow. Raises Forbidden if the settings do not allow it or the user may not sign in, and
-    Conflict if the NameID or the email address is already taken.
+    """Returns the id of the user that an assertion is about. Registers or links the user at their first sign-in, if the
+    provider's settings allow that.
+
+    Raises Forbidden if the settings do not allow it or the user may not sign in, and Conflict if the NameID or the
+    email address is taken.
     """
     identity = identity_claim(ctx.services.secrets, provider.provider_id, assertion.name_id)
     role = find_role(provider, assertion.attributes)
@@ -264,8 +269,8 @@ async def find_or_register_user(ctx: RequestContext, provider: IdentityProvider,
 
 
 def find_role(provider: IdentityProvider, attributes: Mapping[str, Sequence[str]]) -> Role | None:
-    """Returns the highest role that `provider.roles` gives for the values of the role attribute. If it gives none,
-    returns the provider's default role, which may be None.
+    """Returns the highest role that `provider.roles` gives to a value of the role attribute. If it gives none, returns
+    the provider's default role, which may be None.
     """
     found = {provider.roles.get(value) for value in attributes.get(provider.role_attribute, ())}
     highest: Role | None = next((role for role in ROLES if role in found), None)
@@ -290,15 +295,15 @@ def to_trusted(provider: IdentityProvider) -> TrustedProvider:
 
 
 def make_token(secrets: Secrets, purpose: str, number: int, expires: float, text: str) -> str:
-    """Returns a signed token that contains a number and a text. It is valid until `expires`, in seconds since 1970. It
-    begins with `_`, since the id of a SAML request must be an XML name.
+    """Returns a signed token that contains a number and a text and is valid until `expires`, in seconds since 1970. The
+    token begins with `_`, since the id of a SAML request must be an XML name.
     """
     return secrets.sign(f"sso {purpose}", f"_{number}.{int(expires)}.{text}")
 
 
 def read_token(secrets: Secrets, purpose: str, token: str) -> tuple[int, str] | None:
-    """Returns the number and the text in a token. Returns None if this server did not make the token, or if it has
-    expired.
+    """Returns the number and the text in a token. Returns None if the token has expired or this server did not make
+    it.
     """
     signed = secrets.read_signed(f"sso {purpose}", token)
     if signed is None:
@@ -308,9 +313,8 @@ def read_token(secrets: Secrets, purpose: str, token: str) -> tuple[int, str] | 
 
 
 def cookie_name(request_id: str, base_url: str) -> str:
-    """Returns the name of the cookie of a SAML request. Each request has a cookie of its own, so that several tabs can
-    sign in at once. The prefix `__Host-` makes browsers accept the cookie only from this host and by https, so that no
-    other host of the domain can set it.
+    """Returns the name of the cookie of a SAML request. Each request has its own cookie, so that several tabs can sign
+    in at once. The prefix `__Host-` keeps other hosts of the domain, and plain http, from setting the cookie.
     """
     prefix = "__Host-" if base_url.startswith("https:") else ""
     return f"{prefix}testhide-sso-{hashlib.sha256(request_id.encode()).hexdigest()[:16]}"
@@ -325,8 +329,8 @@ def browser_cookie(request_id: str, base_url: str) -> str:
 
 
 def is_bound(request: Request[Any, Any, Any], name: str, base_url: str) -> bool:
-    """Returns whether the browser sent a cookie with this name, and its value is the request id that the name is made
-    from.
+    """Returns True if the browser sent a cookie with this name, and the name is the one for the request id in that
+    cookie.
     """
     return name in request.cookies and has_cookie(request, request.cookies[name], base_url)
 
@@ -340,8 +344,8 @@ def redirect(url: str, headers: Mapping[str, str] = MappingProxyType({})) -> Res
 
 
 async def read_form(request: Request[Any, Any, Any]) -> dict[str, str]:
-    """Returns the fields of the form that a browser posts from an identity provider's page. Raises Invalid if the body
-    is not such a form.
+    """Returns the fields of the form that an identity provider's page makes the browser post. Raises Invalid if the
+    body is no such form, and HTTPException (415) for another media type.
     """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != FORM:
         raise HTTPException(f"Send the response as `Content-Type: {FORM}`.", status_code=415)

@@ -121,8 +121,8 @@ class TeamsController(Controller):
 
     @put("/{id:int}", guards=[PROJECT_ADMINS])
     async def update_channel(self, ctx: RequestContext, id: int, data: ChannelChanges) -> ChannelItem:
-        """Changes a channel. If the URL changes or the channel becomes active, the server tries to send its waiting
-        cards at once.
+        """Changes a channel. Fields that are left out stay unchanged. If the URL changes or the channel becomes active,
+        the server tries to send its waiting cards at once.
         """
         row = await find_accessible(ctx, ChannelRow, id)
         url = None if data.webhook_url is UNSET else data.webhook_url
@@ -145,13 +145,13 @@ class TeamsController(Controller):
 
     @delete("/{id:int}", guards=[PROJECT_ADMINS])
     async def delete_channel(self, ctx: RequestContext, id: int) -> None:
-        """Deletes a channel and the cards that were not delivered yet."""
+        """Deletes a channel, and the cards that were not delivered yet."""
         await find_accessible(ctx, ChannelRow, id)
         await ctx(DeleteEndpoints("teams", (id,)))
 
     @post("/{id:int}/test", status_code=200, guards=[PROJECT_ADMINS])
     async def test_channel(self, ctx: RequestContext, id: int) -> ChannelTested:
-        """Sends a test card to the channel at once. Tries only once, and returns the outcome."""
+        """Sends a test card to the channel once, and returns the outcome."""
         row = await find_accessible(ctx, ChannelRow, id)
         project = await projects.find(ctx.source, row.project_id)
         card = make_test_card(row.title, "" if project is None else project.name)

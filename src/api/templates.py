@@ -1,5 +1,5 @@
-"""Pipeline templates: configurations that complete the configurations of jobs. All users can read templates, but not
-the values of their secrets.
+"""Pipeline templates: configurations that jobs share. All users can read templates, but not the values of their
+secrets.
 """
 
 from collections.abc import Mapping
@@ -101,7 +101,7 @@ class TemplateController(Controller):
 
     @get("/{template_id:int}", guards=[CAN_READ])
     async def get_template(self, ctx: RequestContext, template_id: int) -> TemplateView:
-        """Returns a template. It contains the names of secrets, but not their values."""
+        """Returns a template, with the names of its secrets but without their values."""
         return await find_template(ctx, template_id)
 
     @put("/{template_id:int}", guards=[DEVELOPERS])
@@ -119,15 +119,15 @@ class TemplateController(Controller):
 
     @delete("/{template_id:int}", guards=[DEVELOPERS])
     async def delete_template(self, ctx: RequestContext, template_id: int) -> None:
-        """Deletes a template. Refused while jobs use it."""
+        """Deletes a template. Answers 409 while jobs use it."""
         template = await find_template(ctx, template_id)
         check_ownership(ctx.user, template)
         await ctx(DeleteTemplate(template_id, template.jobs_using))
 
 
 async def check_write_where_used(ctx: RequestContext, template_id: int) -> None:
-    """Raises Forbidden if the user may not write to one of the projects whose jobs use the template: these jobs would
-    run the changed template with their secrets. Raises Unavailable if the read models are behind the log.
+    """Raises Forbidden if a job in a project to which the user may not write uses the template: the job would run the
+    changed template with its secrets. Raises Unavailable if the read models are behind the log.
     """
     # A job that the read models do not show yet would run the change without its project's consent.
     if not await ctx.wait_for_head():
@@ -140,7 +140,7 @@ async def check_write_where_used(ctx: RequestContext, template_id: int) -> None:
 
 
 def may_lend_secrets(user: User, template: TemplateView) -> bool:
-    """Returns whether the user may attach the template to a job, which can then read the template's secrets."""
+    """Returns whether the user may attach the template to jobs. A job's builds can read the template's secrets."""
     return not template.secrets or user.is_admin or user.user_id == template.creator_id
 
 

@@ -50,10 +50,10 @@ class ReportFile(msgspec.Struct):
 
 
 class ReportView(msgspec.Struct):
-    """Totals of a build. Of each test only the last attempt counts.
+    """Totals of a build. Each test counts with its last attempt.
 
-    `known_issues` and `quarantined` count failures that do not fail the build. `known_issues` counts the failures that
-    the reporter marks as known. `quarantined` counts the other failures whose tests were in quarantine.
+    `known_issues` and `quarantined` count failures that do not fail the build: `known_issues` those that the reporter
+    marks as known, and `quarantined` the others whose tests were in quarantine.
     """
 
     build_id: int
@@ -190,10 +190,10 @@ class TestController(Controller):
         page: Page = 1,
         limit: Limit = 50,
         after: After = None,
-        all_attempts: Annotated[bool, Parameter(description="Also attempts that later ones decide")] = False,
+        all_attempts: Annotated[bool, Parameter(description="Also earlier attempts of repeated tests")] = False,
     ) -> Response[TestPage]:
-        """Returns a page of the results of a build in the order of its reports. By default it contains only the last
-        attempt of each test.
+        """Returns a page of the results of a build, in the order of its reports. Contains only the last attempt of each
+        test, unless `all_attempts` is true.
         """
         filters = ResultFilters(
             status=STATUSES.index(status) if status is not None else None,
@@ -240,8 +240,8 @@ class TestController(Controller):
 
     @get("/tests/{test_id:int}/history", guards=[CAN_READ])
     async def get_test_history(self, ctx: RequestContext, test_id: int, limit: Past = 20) -> History:
-        """Returns the results of a test in all builds, the newest first. `test_id` is the id of any result of the
-        test.
+        """Returns the results of a test in all builds, the newest first. `test_id` is the id of any of these
+        results.
         """
         async with ctx.reading() as connection:
             origin = await find_visible_result(ctx, test_id)
@@ -258,7 +258,7 @@ class TestController(Controller):
 async def find_quarantined(
     connection: AsyncConnection, job_id: int, now: datetime, found: Sequence[Result]
 ) -> set[str]:
-    """Returns the node ids of those results in `found` whose tests are in the job's quarantine at the time `now`."""
+    """Returns the node ids of the results in `found` whose tests are in the job's quarantine at the time `now`."""
     entries = await quarantine.fetch_node_ids(connection, job_id, now) if found else []
     return filter_quarantined((result.node_id for result in found), entries)
 

@@ -79,8 +79,8 @@ class TriageController(Controller):
 
     @post("/classification", status_code=200, guards=[CAN_WRITE])
     async def classify_test(self, ctx: RequestContext, test_id: int, data: NewClassification) -> Classified:
-        """Classifies a failure. A person's classification replaces that of a rule or model, and no rule or model
-        replaces it later.
+        """Classifies a failure. A person's classification replaces that of a rule or a model, and is never replaced by
+        one.
         """
         user = ctx.user
         result = to_recorded(await find_visible_result(ctx, test_id))
@@ -103,8 +103,8 @@ class TriageController(Controller):
 
     @post("/known-issue", status_code=200, guards=[CAN_WRITE])
     async def link_known_issue(self, ctx: RequestContext, test_id: int, data: NewKnownIssueLink) -> LinkedKnownIssue:
-        """Links a failure to a known issue, which classifies it. From now on, failures with the same fail_id or
-        signature are classified by this known issue too.
+        """Links a failure to a known issue, which classifies the failure. The known issue also classifies later
+        failures with the same fail_id or signature.
         """
         result = to_recorded(await find_visible_result(ctx, test_id))
         await ctx(LinkKnownIssue(result, data.known_issue_id, ctx.user.user_id))

@@ -43,12 +43,12 @@ MAX_PATHS = 3_000
 
 
 class NewJobTriggers(NewTriggers):
-    """Triggers of a job, and the jobs that must have passed before. Those that are left out are off."""
+    """Triggers of a job, and the jobs that must have passed before it starts. Triggers that are left out are off."""
 
     needs: Annotated[list[Id], Meta(max_length=MAX_NEEDS)] = []
-    """Ids of other jobs of the project. A change starts the job only if it starts these, too, and not before these have
-    passed for it. Without `branches`, `tags`, `pull_requests` and `fork_pull_requests`, the job starts after these for
-    every change, except of a fork.
+    """Ids of other jobs of the project, the needed jobs. A change starts the job only if it also starts the needed
+    jobs, and only after they have passed for the change. Without `branches`, `tags`, `pull_requests` and
+    `fork_pull_requests`, every change that is not of a fork starts the job after the needed jobs.
     """
 
 
@@ -57,7 +57,7 @@ class TriggersView(NewJobTriggers, kw_only=True):
 
 
 class PossibleChange(msgspec.Struct):
-    """Question to the triggers of a job: would they start a build for this change of a repository, or at this time?"""
+    """Question to the triggers of a job: would this change of a repository, or this time, start a build?"""
 
     kind: ChangeKind = "push"
     """Kind of the change: `push`, `tag` or `pull_request`."""
@@ -114,7 +114,7 @@ class TriggerController(Controller):
 
     @post("/explain", status_code=200, guards=[CAN_READ])
     async def explain_job_triggers(self, ctx: RequestContext, job_id: int, data: PossibleChange) -> Explanation:
-        """Returns whether a push, a tag, a pull request or a time would start a build of the job, and why."""
+        """Returns whether a push, a tag, a pull request or a time would start a build of the job, and the reason."""
         await find_visible_job(ctx, job_id)
         job = await load_job(ctx, job_id)
         repository = await find_project_repository(ctx.log, job.project_id)
@@ -130,7 +130,9 @@ class TriggerController(Controller):
 
 
 async def explain_change(ctx: RequestContext, job: Job, data: PossibleChange, project_repository: str) -> Evaluation:
-    """Returns whether a change would start a build of a job, and why. Evaluates the jobs that it needs, too."""
+    """Returns whether a change would start a build of a job, and the reason. Also evaluates the jobs that the job
+    needs.
+    """
     change = read_change(data)
     jobs = await load_with_needed(ctx, job)
     described = {
@@ -148,7 +150,7 @@ async def explain_change(ctx: RequestContext, job: Job, data: PossibleChange, pr
 
 
 async def load_with_needed(ctx: RequestContext, job: Job) -> list[Job]:
-    """Returns the job, and all enabled jobs that it needs, directly or not."""
+    """Returns the job and all enabled jobs that it needs, directly or through other jobs."""
     found, unread = {job.job_id: job}, [*job.triggers.needs]
     while unread:
         needed = await ctx.log.load_state(JOB.at(unread.pop()))
@@ -159,7 +161,9 @@ async def load_with_needed(ctx: RequestContext, job: Job) -> list[Job]:
 
 
 def read_change(data: PossibleChange) -> RepositoryChange:
-    """Returns the change that a question is about. Raises Invalid for fields that do not go together."""
+    """Returns the change that the body describes. Raises Invalid if fields of the body are missing or exclude each
+    other.
+    """
     if data.branch is None:
         raise Invalid.field("branch", "is needed, unless `at` asks about a time")
     if (data.kind == "pull_request") != (data.pull_request is not None):
@@ -193,8 +197,8 @@ def explain_time(job: Job, at: datetime) -> Evaluation:
 async def find_refusal(
     ctx: RequestContext, job: Job, trigger: BuildTrigger, project_repository: str
 ) -> Evaluation | None:
-    """Returns the reason why the server would refuse a build with this trigger, whatever the job's
-    triggers are. Returns None if it would not refuse the build.
+    """Returns the reason why the server would refuse a build with this trigger even if the job's triggers ask for it.
+    Returns None if the server would not refuse the build.
     """
     command = StartBuild(
         0,

@@ -134,8 +134,8 @@ class UserController(Controller):
 
     @post(opt={**SHOWN_ONCE, "problems": (NotFound,)}, guards=[admins_only("invite users")])
     async def create_user(self, ctx: RequestContext, data: NewUser) -> Invitation:
-        """Invites somebody to be a user. They have seven days to set a password through a link. The server mails them
-        the link or, if no mail server is configured, returns it in `invitation_url`.
+        """Invites somebody to be a user. They have seven days to set a password through a link. The server mails the
+        link to them; without a mail server, it returns the link as `invitation_url`.
         """
         await must_have_seat(ctx)
         user_id, link_id = await ctx.services.ids.draw("users"), new_token("")
@@ -158,14 +158,14 @@ class UserController(Controller):
 
     @get("/{user_id:int}", opt={"problems": (Forbidden,)}, guards=[CAN_READ])
     async def get_user(self, ctx: RequestContext, user_id: int) -> UserDetail:
-        """Returns a user. Admins can get any user, other users only themselves."""
+        """Returns a user. Admins can get any user, and other users only themselves."""
         must_be_admin_or(ctx.user, user_id)
         return await find_detail(ctx, user_id)
 
     @put("/{user_id:int}", guards=[admins_only("change users")])
     async def update_user(self, ctx: RequestContext, user_id: int, data: UserChanges) -> UpdatedUser:
-        """Changes a user's names, role or memberships, or whether the user may sign in. Admins cannot remove their own
-        admin role or account, so there always is an admin.
+        """Changes a user: names, role, memberships, and whether the user may sign in. Admins cannot take away their own
+        role or account, so there always is an admin.
         """
         user = await find_detail(ctx, user_id)
         changes = fields_of(data)
@@ -186,8 +186,8 @@ class UserController(Controller):
 
     @post("/{user_id:int}/invite", opt=SHOWN_ONCE, guards=[admins_only("invite users")])
     async def invite_user(self, ctx: RequestContext, user_id: int) -> Invitation:
-        """Issues a new invitation to a user who has not set a password yet. The link of the earlier invitation is no
-        longer valid.
+        """Invites a user again who has not set a password yet. The link of the earlier invitation is no longer
+        valid.
         """
         command = IssuePasswordLink(user_id, "invitation", new_token(""), utcnow() + INVITATION)
         receipt = await ctx(command)
@@ -196,15 +196,15 @@ class UserController(Controller):
 
     @post("/{user_id:int}/sign-out", status_code=204, opt={"problems": (Forbidden,)}, guards=[CAN_CHANGE_ACCOUNT])
     async def sign_out_user(self, ctx: RequestContext, user_id: int) -> None:
-        """Ends all sessions of a user on all devices. API tokens stay valid. Admins can end the sessions of any user,
-        other users only their own.
+        """Ends all sessions of a user, on all devices. API tokens stay valid. Admins can sign out any user, and other
+        users only themselves.
         """
         must_be_admin_or(ctx.user, user_id)
         await ctx(SignOutUser(user_id))
 
     @get("/{user_id:int}/permissions", guards=[CAN_READ], **as_of(PERMISSIONS_HISTORY, "user_id"))
     async def get_user_permissions(self, ctx: RequestContext, user_id: int) -> UserPermissions:
-        """Returns the rights of a user, in general and in each project. Admins can get the rights of any user, other
+        """Returns the rights of a user, in general and in each project. Admins can get anybody's rights, and other
         users only their own.
         """
         must_be_admin_or(ctx.user, user_id)
@@ -223,19 +223,19 @@ class UserController(Controller):
 
     @delete("/{user_id:int}", guards=[admins_only("delete users")])
     async def delete_user(self, ctx: RequestContext, user_id: int) -> None:
-        """Deletes a user's account for good, with name, email address and credentials. The sessions and API tokens of
-        the user end.
+        """Deletes a user's account for good, with name, email address and credentials. Ends the user's sessions and API
+        tokens.
         """
         await ctx(DeleteUser(user_id, ctx.user.user_id))
 
 
 async def must_have_seat(ctx: RequestContext) -> None:
-    """Raises Forbidden if the licence does not allow one more active user."""
+    """Raises Forbidden if the licence allows no further active user."""
     ctx.services.license.require_seat(await auth.count_active(ctx.source), utcnow())
 
 
 def must_be_admin_or(caller: User, user_id: int) -> None:
-    """Raises Forbidden unless the caller is an admin or is the user with the id `user_id`."""
+    """Raises Forbidden if the caller is neither an admin nor the user `user_id`."""
     if not caller.is_admin and caller.user_id != user_id:
         raise Forbidden("Only admins see other users; what you may do is at GET /api/v3/me.")
 
@@ -244,7 +244,7 @@ def read_access(
     data: NewUser | UserChanges, role: str, present: Mapping[int, Access] = MappingProxyType({})
 ) -> dict[int, Access] | None:
     """Returns the access to projects that a body asks for: project id -> access. Returns None if the body names no
-    projects. `present` is the access that the user has now. Raises Invalid if the body contradicts itself.
+    projects. `present` is the user's present access. Raises Invalid if the body contradicts itself.
     """
     if data.memberships is not UNSET and data.project_ids is not UNSET:
         raise Invalid.field("memberships", "are instead of project_ids: send either of them")

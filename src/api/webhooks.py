@@ -1,4 +1,4 @@
-"""Webhooks: register, test, redeliver and replay them, and read the history of their deliveries."""
+"""Webhooks: registers, tests and replays them, delivers messages again, and shows the history of deliveries."""
 
 import secrets as random
 from datetime import datetime, timedelta
@@ -40,7 +40,7 @@ Secret = Annotated[str, Meta(min_length=1, max_length=500, description="Write-on
 
 
 class NewWebhook(msgspec.Struct):
-    """A new webhook. Without a project, the webhook receives the notifications of all projects."""
+    """A new webhook. Without a `project_id`, it receives the notifications of all projects."""
 
     url: Url
     events: Events
@@ -118,7 +118,7 @@ class WebhookAttempt(msgspec.Struct):
 
 
 class WebhookReplay(msgspec.Struct):
-    """Starting point of a replay: either a log position or a time."""
+    """Start of a replay: either a log position or a time."""
 
     position: Annotated[int, Meta(ge=1, le=MAX_ID, description="Of the first event, as the log counts")] | None = None
     since: Time | None = None
@@ -164,7 +164,7 @@ class WebhookController(Controller):
 
     @post(guards=[PROJECT_ADMINS])
     async def register_webhook(self, ctx: RequestContext, data: NewWebhook) -> WebhookItem:
-        """Registers a webhook. If it has a secret, its deliveries are signed."""
+        """Registers a webhook. With a secret, its deliveries are signed."""
         if data.project_id is not None:
             await find_visible_project(ctx, data.project_id)
         elif not ctx.user.is_admin:
@@ -184,7 +184,7 @@ class WebhookController(Controller):
 
     @get("/schemas", opt=PUBLIC)
     async def list_webhook_schemas(self) -> dict[str, dict[str, Any]]:
-        """Returns the JSON Schemas of the messages, by notification type."""
+        """Returns notification type -> JSON Schema of its messages."""
         return schemas()
 
     @get("/schemas/{event_type:str}", opt=PUBLIC, media_type="application/schema+json")
@@ -201,8 +201,8 @@ class WebhookController(Controller):
 
     @put("/{id:int}", guards=[PROJECT_ADMINS])
     async def update_webhook(self, ctx: RequestContext, id: int, data: WebhookChanges) -> WebhookItem:
-        """Changes a webhook. If the URL changes or the webhook becomes active, the server tries its waiting deliveries
-        at once. If the request contains the masked URL that GET returns, the URL stays unchanged.
+        """Changes a webhook. Fields that are left out stay unchanged. A masked URL, as GET returns it, changes nothing
+        either. If the URL changes or the webhook becomes active, the server tries its waiting deliveries at once.
         """
         row = await find_accessible(ctx, WebhookRow, id)
         url = None if data.url is UNSET or data.url == mask_url(row.url) else data.url
@@ -227,8 +227,8 @@ class WebhookController(Controller):
 
     @post("/bulk-delete", status_code=200, guards=[PROJECT_ADMINS])
     async def delete_webhooks(self, ctx: RequestContext, data: BulkDelete) -> Deleted:
-        """Deletes the webhooks with these ids. Skips ids of webhooks that do not exist or that the caller cannot see.
-        If the caller may see but not delete one of the webhooks, deletes none.
+        """Deletes the webhooks with these ids. Ignores ids that do not exist or that the caller cannot see. Deletes
+        nothing if the caller may see one of the webhooks but not delete it.
         """
         found = await find_existing(ctx.source, data.ids)
         visible = [row for row in found if may_access(ctx.user, "read", row)]
@@ -239,7 +239,7 @@ class WebhookController(Controller):
 
     @post("/{id:int}/test", status_code=200, guards=[PROJECT_ADMINS])
     async def test_webhook(self, ctx: RequestContext, id: int) -> Tested:
-        """Sends a `ping` to the webhook, signed like a delivery. Tries only once, and returns the outcome."""
+        """Sends a `ping` to the webhook once, signed like a delivery, and returns the outcome."""
         row = await find_accessible(ctx, WebhookRow, id)
         now, delivery_id = utcnow(), deliveries.new_delivery_id()
         data = msgspec.Raw(msgspec.json.encode(to_view(WebhookView, row, **shown_fields(row))))
@@ -274,7 +274,7 @@ class WebhookController(Controller):
 
     @post("/{id:int}/replay", status_code=202, guards=[PROJECT_ADMINS])
     async def replay_webhook(self, ctx: RequestContext, id: int, data: WebhookReplay) -> StartedReplay:
-        """Delivers the notifications since a position or time once more, marked as a replay. The notifications about
+        """Delivers the notifications since a position or a time once more, marked as a replay. The notifications about
         one build stay in order.
         """
         await find_accessible(ctx, WebhookRow, id)
@@ -296,8 +296,8 @@ class WebhookController(Controller):
 
     @post("/{id:int}/history/{delivery_id:str}/redeliver", status_code=202, guards=[PROJECT_ADMINS])
     async def redeliver_webhook(self, ctx: RequestContext, id: int, delivery_id: str) -> Redelivering:
-        """Delivers again a message whose delivery has ended. The message keeps its id. The new delivery gets as many
-        attempts as the first one.
+        """Delivers a message once more after its delivery has ended. The message keeps its id, and gets as many
+        attempts as before.
         """
         await find_accessible(ctx, WebhookRow, id)
         found = await delivery_history.find_delivery_state(ctx.source, id, delivery_id)
@@ -323,8 +323,8 @@ def to_item(row: WebhookRow, stats: DeliveryStats) -> WebhookItem:
 
 
 def shown_fields(row: WebhookRow) -> dict[str, Any]:
-    """Returns the fields that a webhook's answer contains in place of its secrets: the masked URL, and whether there is
-    a signing secret.
+    """Returns the fields that are shown instead of the webhook's secrets: the masked URL, and whether there is a
+    signing secret.
     """
     return {"url": mask_url(row.url), "has_secret": row.sealed_secret is not None}
 

@@ -72,7 +72,7 @@ def refer_to_problem(status: int) -> Part:
 
 
 def make_components() -> Part:
-    """Returns the shared parts of the API description in the form of OpenAPI's `components`: by kind, then by name."""
+    """Returns the shared parts as OpenAPI's `components`: kind -> name -> part."""
     return {
         "parameters": {
             key: {"name": name, "in": "header", "description": description, "schema": schema}

@@ -1,5 +1,5 @@
 """Serves `/api/v3/openapi.json`. Litestar makes a description from the handlers and their parameters. This module
-completes it from the types and docstrings.
+completes that description from the handlers' types and docstrings.
 """
 
 import sys
@@ -120,8 +120,8 @@ def _described_forms(app: Litestar, schema: dict[str, Any]) -> Iterator[tuple[Op
 
 
 def _describe_tags(forms: list[tuple[OperationForm, Part]]) -> Iterator[dict[str, str]]:
-    """Yields each tag with its description, which is made from the docstrings of the controllers with that tag. For a
-    controller without a docstring, the docstring of its module is used.
+    """Yields each tag with its description: the docstrings of its controllers, joined. For a controller without a
+    docstring, takes the docstring of the controller's module.
     """
     docstrings: dict[str, dict[str, None]] = defaultdict(dict)
     for form, operation in forms:

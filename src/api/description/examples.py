@@ -38,8 +38,8 @@ def complete(example: Any, schema: Schema, schemas: Schemas) -> Any:
 
 
 def _choose(example: Any, schema: Schema, schemas: Schemas) -> Schema:
-    """Returns that alternative of a schema which fits the example best. If the alternative is a reference, returns the
-    schema that it refers to.
+    """Returns the alternative in `anyOf` that fits the example best, or the schema itself if it has no `anyOf`. Follows
+    a reference to the schema that it names.
     """
     found = [schemas.resolve(item) for item in schema.get("anyOf", [schema])]
     if isinstance(example, dict):

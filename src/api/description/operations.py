@@ -1,8 +1,11 @@
-"""Describes an operation from its handler: names, parameters, body, answers, and the problems that it may answer.
+"""Describes an operation from its handler: names, parameters, body, answers, and possible problems.
 
-A handler declares in `opt` what its types do not show. `content` is the schema, by media type, of a body that the
-handler reads itself. `download` says that the answer is a file. `headers` names further headers of the answer, and
-`problems` further types of problems.
+A handler declares in `opt` what its types do not show:
+
+- `content`: media type -> schema of a body that the handler reads itself
+- `download`: true if the answer is a file
+- `headers`: names of further headers of the answer
+- `problems`: further types of problems
 """
 
 from http import HTTPStatus
@@ -33,7 +36,7 @@ BINARY: Part = {"schema": {"type": "string", "format": "binary"}}
 
 
 class OperationForm:
-    """A handler for one HTTP method, and the properties of the operation that follow from the handler's declaration."""
+    """An operation: a handler for one HTTP method, and the properties that follow from the handler's declaration."""
 
     def __init__(self, handler: HTTPRouteHandler, method: str) -> None:
         self.handler = handler
@@ -141,8 +144,8 @@ class OperationForm:
         return names
 
     def _problems(self, parameters: list[Part]) -> set[int]:
-        """Returns the HTTP statuses of the problems that the operation may answer. Some follow from its method,
-        parameters and body; the handler declares the others.
+        """Returns the HTTP statuses of the problems that the operation may answer: those that follow from its method,
+        parameters and body, and those that the handler declares.
         """
         opt = self.handler.opt
         named = {parameter["name"] for parameter in parameters if parameter["required"]}
@@ -173,15 +176,14 @@ class OperationForm:
 
 
 def _body_type(handler: HTTPRouteHandler) -> Any:
-    """Returns the type of the JSON body; None if there is no body."""
     field = handler.parsed_data_field
     kinds = [] if field is None else [kind for kind in alternatives(field.annotation) if kind is not NoneType]
     return kinds[0] if kinds else None
 
 
 def _answer_types(handler: HTTPRouteHandler) -> dict[int, list[Any]]:
-    """Returns HTTP status -> types of the answers with that status. A status has several types if its answer can have
-    several forms.
+    """Returns HTTP status -> types of the answers with that status. An answer that can have several forms has several
+    types.
     """
     found = {
         status: list(alternatives(spec.data_container or NoneType))
@@ -195,8 +197,8 @@ def _answer_types(handler: HTTPRouteHandler) -> dict[int, list[Any]]:
 
 
 def _correct_parameter(parameter: Part) -> Part:
-    """Returns a corrected copy of Litestar's description of a parameter. The copy does not allow null, which a URL
-    cannot contain: a caller leaves the parameter out instead.
+    """Returns a corrected copy of Litestar's description of a parameter. The copy does not allow null: a URL cannot
+    contain null, so a caller leaves the parameter out.
     """
     schema = dict(parameter["schema"])
     schema.pop("description", None)

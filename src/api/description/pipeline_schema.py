@@ -10,8 +10,8 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def describe_pipeline_file() -> dict[str, Any]:
-    """Returns the schema. It allows numbers and booleans as values of variables, since the server reads them as texts,
-    exactly as they are written in the file.
+    """Returns the schema. Values of variables may be numbers and booleans, which the server reads as texts, exactly as
+    the file has them.
     """
     schemas = Schemas([PipelineFile], [], [])
     document = {"$schema": DIALECT, **schemas.of(PipelineFile), "$defs": schemas.components}

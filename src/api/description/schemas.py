@@ -1,7 +1,7 @@
 """Makes the JSON Schemas of bodies and answers from their types, with a description for every field.
 
-A field's description is the docstring below it, or the description in its annotation, or the shared description for its
-name (`api.description.fields`).
+A field's description is the docstring below the field, or the description in its annotation, or the shared description
+of its name (`api.description.fields`).
 """
 
 import ast
@@ -23,13 +23,13 @@ REF = "#/components/schemas/{name}"
 
 
 class Schemas:
-    """JSON Schemas of all types of bodies and answers. `components` contains the schemas of structs, by the struct's
-    name.
+    """JSON Schemas of the types of all bodies and answers. `components` contains the schemas of structs: name of the
+    struct -> schema.
     """
 
     def __init__(self, strict_bodies: Sequence[Any], lenient_bodies: Sequence[Any], answers: Sequence[Any]) -> None:
-        """Makes the schemas of these types. Schemas of strict bodies forbid unknown fields. Schemas of answers require
-        every field that is never UNSET.
+        """Makes the schemas of the types. Schemas of strict bodies forbid unknown fields; those of lenient bodies allow
+        them. Schemas of answers require every field that is never UNSET.
         """
         bodies = [*strict_bodies, *lenient_bodies]
         types = [*bodies, *answers]
@@ -53,7 +53,7 @@ class Schemas:
         return self._made[annotation]
 
     def resolve(self, schema: Schema) -> Schema:
-        """Returns the schema to which a reference (`$ref`) leads. Returns a schema that is no reference unchanged."""
+        """Returns the schema that a reference (`$ref`) leads to, and any other schema unchanged."""
         name: str = schema.get("$ref", "")
         return self.components[name.rpartition("/")[2]] if name else schema
 
@@ -64,7 +64,9 @@ def _may_be_unset(field: Field) -> bool:
 
 
 def find_objects(types: Sequence[Any]) -> dict[type, ObjectType]:
-    """Returns all structs and dataclasses that occur in the types or, at any depth, in the types of their fields."""
+    """Returns class -> msgspec's description of the class, for each struct and dataclass that occurs in the types or,
+    at any depth, in the types of their fields.
+    """
     found: dict[type, ObjectType] = {}
 
     def visit(kind: Type | Field) -> None:
@@ -97,7 +99,7 @@ def _describe_fields(schema: Schema, kind: ObjectType) -> None:
 
 
 def adapt(schema: Any) -> None:
-    """Adapts a schema in place, at any depth: turns patterns from Python's syntax into that of JSON Schema, joins the
+    """Adapts a schema and all schemas inside it in place: converts Python patterns to JSON Schema's syntax, joins the
     lines of descriptions, and adds the type `string` to enums of texts.
     """
     match schema:
@@ -118,12 +120,12 @@ def adapt(schema: Any) -> None:
 
 
 def unwrap(docstring: str) -> str:
-    """Returns a docstring without line breaks inside of paragraphs: each paragraph is one line."""
+    """Returns a docstring with each paragraph on one line."""
     return re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.cleandoc(docstring))
 
 
 def _field_docstrings(described: type) -> dict[str, str]:
-    """Returns a mapping of field names to the docstrings below the fields, for a class and its base classes."""
+    """Returns field name -> docstring below the field, for a class and its base classes."""
     found: dict[str, str] = {}
     for base in reversed(described.__mro__):
         if not base.__module__.startswith(("builtins", "msgspec")):

@@ -1,9 +1,9 @@
 """Answers GET requests with `?as_of=`, which names a log position or a time in the past.
 
-The response has the same form as one about the present, but it is folded from the events up to that moment. The header
+The response has the same form as without `as_of`, but is made from the events up to that moment. The header
 `Testhide-As-Of` contains the position of the last of these events. Data that is in no event (gauges, waiting reasons)
-is left out. Admins can read the past of everything, and admins of a project the past of that project. The access that
-they have now decides. If data of a past state has been erased since, the request is refused with 410.
+is left out. Admins can read the past of everything, and admins of a project the past of that project; their present
+access decides. If data of the past state has been erased since, the answer is 410.
 """
 
 from collections.abc import AsyncIterator, Iterable
@@ -46,8 +46,8 @@ class Moment(msgspec.Struct, frozen=True):
 
 
 def as_of(subject: HistoricalResource, parameter: str) -> dict[str, Any]:
-    """Returns the arguments of `get` that make a handler accept `?as_of=`. `subject` is the kind of resource that the
-    handler returns. `parameter` is the name of the path or query parameter that contains the subject's id.
+    """Returns arguments for `get` that make a handler accept `?as_of=`. The handler returns a resource of the kind
+    `subject`. The path or query parameter `parameter` contains the resource's id.
     """
 
     async def provide(request: Request[User, Any, Any], as_of: AsOf = None) -> AsyncIterator[RequestContext]:
@@ -63,8 +63,8 @@ def as_of(subject: HistoricalResource, parameter: str) -> dict[str, Any]:
 
 
 def _id(request: Request[Any, Any, Any], parameter: str) -> int | None:
-    """Returns the id of the subject, which is the value of the path or query parameter `parameter`. Returns None if the
-    id is not valid; the handler then refuses the request.
+    """Returns the value of the path or query parameter `parameter` as an id. Returns None if it is not a valid id; the
+    handler then refuses the request.
     """
     given = str(request.path_params.get(parameter, request.query_params.get(parameter, "")))
     return int(given) if given.isascii() and given.isdigit() and 0 < len(given) < 17 and int(given) <= MAX_ID else None
@@ -103,17 +103,16 @@ def _check_access(user: User, first: Event, name: str) -> None:
 async def make_reader(
     pool: AsyncConnectionPool, event_log: EventLog, moment: Moment, rows: Iterable[type[Row]]
 ) -> HistoricalReader:
-    """Returns a reader that folds events up to a moment into tables of these types of rows."""
+    """Returns a reader whose tables hold rows of these types, made from the events up to a moment."""
     tables = HistoricalTables(rows, await with_dismissals(event_log, PROJECTIONS))
     return HistoricalReader(pool, event_log, moment.position, tables)
 
 
 async def reach_moment(services: Services, request: Request[User, Any, Any], as_of: str) -> Moment:
-    """Returns the moment that `as_of` names. First waits until the read models have reached that moment, since the
-    search for past events uses them.
+    """Returns the moment that `as_of` names, and adds its position to the response's headers. First waits until the
+    read models have reached this position, since they are used to find past events.
 
-    Adds the position of the moment to the response's headers. Raises Invalid if `as_of` names no moment, and
-    Unavailable if the read models lag behind.
+    Raises Invalid if `as_of` names no moment, and Unavailable if the read models lag behind.
     """
     moment = await resolve_moment(services.log, as_of)
     request.state.as_of = request.state.position = moment.position
@@ -146,11 +145,10 @@ async def resolve_moment(event_log: EventLog, as_of: str) -> Moment:
 
 
 async def _last_until(event_log: EventLog, at: datetime, head: int) -> int:
-    """Returns the last position whose event happened at the time `at` or before; 0 if there is none.
+    """Returns the last position whose event happened at the time `at` or before, or 0 if there is none.
 
-    Times usually increase with positions. The clocks of several servers may differ, so a later position may have an
-    earlier time; then several positions could be the answer. The search steps by powers of two, so that it gives the
-    same answer again after the log has grown.
+    Clocks of several servers may differ, so a later position may have an earlier time, and several positions could be
+    the answer. The search steps by powers of two, so that it finds the same position again after the log has grown.
     """
     position = 0
     for step in (1 << bit for bit in reversed(range(head.bit_length()))):
@@ -160,8 +158,8 @@ async def _last_until(event_log: EventLog, at: datetime, head: int) -> int:
 
 
 async def _time_at(event_log: EventLog, position: int) -> datetime:
-    """Returns the time of the event at a position. If that event cannot be read, returns the time of the next event
-    that can. Returns UNSTAMPED for position 0, and if there is no such event.
+    """Returns the time of the event at a position or, if that event cannot be read, of the next event that can. Returns
+    UNSTAMPED for position 0, and if there is no such event.
     """
     while position and (events := await event_log.read(position - 1, 1)):
         if events[0].event.at != UNSTAMPED:

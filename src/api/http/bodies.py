@@ -1,8 +1,8 @@
-"""Reads request bodies, and refuses text that cannot be stored.
+"""Reads request bodies, and refuses texts that PostgreSQL cannot store: NUL characters and half surrogate pairs, which
+JSON allows.
 
-JSON allows NUL characters and half surrogate pairs, but PostgreSQL cannot store them, so they are refused here.
-`JsonRequest` (the application's `request_class`) checks every body, and `require_storable` (a Litestar guard of the
-application) every path and query string.
+`JsonRequest`, the application's `request_class`, checks every body. `require_storable`, a Litestar guard of the
+application, checks every path and query string.
 """
 
 import json
@@ -27,8 +27,8 @@ MAX_DEPTH = 100
 
 
 class JsonRequest(Request[Any, Any, Any]):
-    """Request that accepts only JSON as its body. Answers 415 for another media type, 400 for wrong syntax, and 422 for
-    text that cannot be stored.
+    """Request with a JSON body. Answers 415 for another media type, 400 for wrong syntax, and 422 for text that cannot
+    be stored.
     """
 
     async def json(self) -> Any:
@@ -61,7 +61,7 @@ class JsonRequest(Request[Any, Any, Any]):
 
 
 async def refuse_unexpected_body(request: Request[Any, Any, Any]) -> None:
-    """Raises Invalid if a request has a body although the operation takes none. Ignores bodies from agents, since an
+    """Raises Invalid if a request has a body but its operation takes none. Accepts such bodies from agents, since an
     agent of a newer release may send more.
     """
     handler = request.route_handler
@@ -72,7 +72,7 @@ async def refuse_unexpected_body(request: Request[Any, Any, Any]) -> None:
 
 
 def refuse_doubled(members: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Returns the members of a JSON object by name. Raises Invalid if a name occurs twice."""
+    """Returns the members of a JSON object as a dict. Raises Invalid if a name occurs twice."""
     named = dict(members)
     if len(named) < len(members):
         counts = Counter(name for name, _ in members)
@@ -103,8 +103,8 @@ def check_media_type(content_type: str | None) -> None:
 
 
 def explain_undecodable(body: bytes) -> Exception:
-    """Returns the error for a body that cannot be decoded. Half surrogate pairs and huge numbers cannot be decoded
-    either, although they are valid JSON.
+    """Returns the error for a body that cannot be decoded: the body is not valid JSON, or it contains half a surrogate
+    pair or a huge number.
     """
     try:
         json.loads(body.decode(), parse_constant=_no_constant)
@@ -125,7 +125,9 @@ def explain_undecodable(body: bytes) -> Exception:
 
 
 def _no_constant(name: str) -> None:
-    """Raises SerializationException for NaN or Infinity. They are not JSON, but Python's parser would accept them."""
+    """Raises SerializationException for `NaN` and `Infinity`, which Python's parser accepts although they are not
+    JSON.
+    """
     raise SerializationException(f"The body is not valid JSON, which has no {name}.")
 
 
@@ -163,8 +165,8 @@ def replace_nul(value: Any) -> Any:
 
 
 async def require_storable(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
-    """Checks the path and the query string, as a Litestar guard. Raises NotFound for an id that cannot exist or a path
-    that cannot be stored, and Invalid for a query string that cannot be stored.
+    """Guard of Litestar that checks the path and the query string. Raises NotFound for an id that cannot exist and for
+    a path that cannot be stored, and Invalid for a query string that cannot be stored.
     """
     segments = connection.scope["path"].split("/")
     for value in connection.path_params.values():

@@ -1,8 +1,8 @@
-"""Limits how large and how slow bodies are, so that they do not occupy connections and memory.
+"""Limits the size of request bodies and the time to send them, so that they do not use up connections and memory.
 
-Without credentials, a caller may send little, and there is a limit for the bodies of all such callers together. With
-credentials, the limit is Litestar's `request_max_body_size`: MAX_BYTES, or LARGE_BYTES for the few operations that take
-lists of many texts. Uploaded files have other limits.
+A body without credentials must be small, and all such bodies together are limited. With credentials, the limit is
+Litestar's `request_max_body_size`: MAX_BYTES, or LARGE_BYTES for the few operations that take lists of many texts.
+Uploaded files have other limits.
 """
 
 import asyncio
@@ -22,9 +22,9 @@ MAX_BODY = "max_public_body"
 MAX_PUBLIC_BODY = 64 * 1024
 """Largest size in bytes of a body without credentials, if the handler does not set MAX_BODY."""
 SMALL_BODY = 4 * 1024
-"""Number of first bytes of each body without credentials that PublicBodies does not count. So a small body, such as
-that of a sign-in, is accepted even while large bodies use up the limits. On all connections of a process, these bytes
-are less than 80 MiB.
+"""Bytes at the beginning of each body without credentials that PublicBodies does not count. So the server accepts a
+small body, such as that of a sign-in, even while large bodies use up the limits. On all connections of a process, these
+bytes are less than 80 MiB.
 """
 MAX_PUBLIC_BODIES = 64 * 1024**2
 """Largest number of bytes of all bodies without credentials that a process holds at once."""
@@ -44,7 +44,7 @@ that the server waits for the caller counts.
 
 
 class PublicBodies:
-    """Counts the bytes of the bodies without credentials that a process holds, in all and for each network."""
+    """Counts the bytes of bodies without credentials that a process holds at once, in total and for each network."""
 
     def __init__(self) -> None:
         self._bytes = 0
@@ -52,9 +52,8 @@ class PublicBodies:
 
     @contextmanager
     def hold(self, scope: Scope) -> Iterator[Callable[[int], None]]:
-        """Yields a function that takes a number of bytes and counts them as held for this request until the block ends.
-        The function raises TooManyRequests if the network of the caller would hold too many bytes, and Unavailable if
-        all callers together would.
+        """Yields a function that counts a number of bytes as held until the block ends. The function raises
+        TooManyRequests if the caller's network then holds too many bytes, and Unavailable if all callers together do.
         """
         counted = 0
         network: Network | None = None
@@ -82,9 +81,10 @@ class PublicBodies:
 
 
 def limit_body(scope: Scope, receive: Receive, count_public: Callable[[int], None]) -> Receive:
-    """Returns a `receive` that enforces the limits: it raises BodyTimeout or TooLarge while the body is received. After
-    the body it has no time limit, since it then only waits for the client to disconnect. Passes the size of each part
-    of a body without credentials to `count_public`, which may raise, too.
+    """Returns a `receive` that raises BodyTimeout or TooLarge if the body exceeds its limits. After the body, it has no
+    time limit, since it then only waits for the client to disconnect.
+
+    Without credentials, passes the size of each part of the body to `count_public`, which may raise, too.
     """
     receive_http = cast(Callable[[], Awaitable[HTTPRequestEvent | HTTPDisconnectEvent]], receive)
     loop = asyncio.get_running_loop()

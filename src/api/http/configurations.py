@@ -33,9 +33,7 @@ class NewConfiguration(BuildOptions):
         return [] if isinstance(self.secrets, dict) else self.secrets
 
     def check(self) -> None:
-        """Raises Invalid for mistakes that the types of the fields do not exclude, such as a wrong name of a
-        variable.
-        """
+        """Raises Invalid for mistakes that the types of the fields allow, such as a wrong name of a variable."""
         check_parts("", self.env, self.secret_values, self.artifacts, self.caches)
         check_matrix(self.matrix, {*self.env, *self.secrets})
 

@@ -21,11 +21,11 @@ _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
 
 
 class Unsatisfiable(Exception):
-    """Raised if a requested range contains no byte of the file. The response is 416."""
+    """Raised if the file has no byte in the requested range. The response is 416."""
 
 
 def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
-    """Returns the requested range as the index of its first byte and the index after its last one. Returns None if the
+    """Returns the requested range as two indexes: of its first byte, and of the byte after it. Returns None if the
     whole file is to be sent.
 
     Ignores a header that is not a single range of bytes, as RFC 9110 demands. Raises Unsatisfiable if the file has no
@@ -49,9 +49,10 @@ def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
 async def make_file_response(
     request: Request[Any, Any, Any], blobs: Blobs, artifact: ArtifactStored
 ) -> Response[Any] | Stream:
-    """Returns a response with the whole file (200) or the requested range (206). Returns 304 if the client already has
-    the file, and 416 if the file has no byte in the range. Raises NotFound if the contents are missing, and
-    ContentsAltered if they are not those that were stored.
+    """Returns a response with the whole file (200) or the requested range (206). Answers 304 if the client already has
+    the file, and 416 if the file has no byte in the range.
+
+    Raises NotFound if the contents are missing, and ContentsAltered if they are not those that were stored.
     """
     etag = f'"{artifact.sha256}"'
     # Browsers keep the file, and ask each time whether it has changed.
@@ -89,8 +90,8 @@ async def make_file_response(
 
 
 def choose_content_type(path: str, sent: str) -> str:
-    """Returns the media type `sent` by the client. If the client sent none, or only a default one, returns the media
-    type that fits the file's name.
+    """Returns the media type `sent` by the client. If the client sent none, or only `application/octet-stream`, returns
+    the media type for the file's name.
     """
     sent = sent.lower().strip()
     if sent and sent != DEFAULT_MEDIA_TYPE and _MEDIA_TYPE.fullmatch(sent):
@@ -99,7 +100,7 @@ def choose_content_type(path: str, sent: str) -> str:
 
 
 def format_disposition(name: str) -> str:
-    """Returns the value of Content-Disposition, with the name in ASCII for old clients and in UTF-8 (RFC 6266, RFC
+    """Returns the value of `Content-Disposition`, with the name in UTF-8 and, for old clients, in ASCII (RFC 6266, RFC
     5987).
     """
     plain = "".join(char if " " <= char <= "~" and char not in '"\\%' else "_" for char in name)

@@ -1,7 +1,7 @@
-"""Answers HEAD on every path that has GET, with the same status and headers but without a body.
+"""Answers HEAD on every path that has GET: same status and headers, no body.
 
-The handler of GET runs as usual. When it has sent the headers, it gets the message that the client has disconnected, so
-that a stream ends at once.
+The handler of GET runs as usual. After it has sent the headers, it receives "the client has disconnected", so that a
+stream ends at once.
 """
 
 import asyncio
@@ -37,6 +37,6 @@ async def answer_head(app: ASGIApp, scope: HTTPScope, send: Send) -> None:
 
 
 def format_allowed(methods: Iterable[str]) -> str:
-    """Returns the value of `Allow` for a path with handlers of these methods."""
+    """Returns the value of the header `Allow` for a path: its handlers' methods, and HEAD if GET is among them."""
     allowed = set(methods)
     return ", ".join(sorted(allowed | {"HEAD"} if "GET" in allowed else allowed))

@@ -1,10 +1,12 @@
 """Carries out a POST with an `Idempotency-Key` only once, and answers repetitions with the first response.
 
-A key is valid for one caller and one path. A repetition must have the same query and body as the first request. The key
-is registered in the transaction that appends the request's first events; so the server knows that a request was carried
-out even if its response was lost. A repetition runs up to its first command, so everything that the handler checks
-before that, such as access, is checked again. Responses with a 5xx status are not stored. Neither are responses to
-requests that changed nothing (refusals, reads).
+A key is valid for one caller and one path. A repetition must have the query and the body of the first request.
+
+The transaction that appends the request's first events also registers the key, so the server knows that a request was
+carried out even if its response was lost. A repetition runs up to its first command; so access, and everything else
+that the handler checks before, is checked again.
+
+Responses with a 5xx status are not stored, nor are responses to requests that changed nothing (refusals, reads).
 """
 
 import hashlib
@@ -42,27 +44,25 @@ STORED_HEADERS = ("content-type", "location", "testhide-position")
 
 
 class ReplayedResponse(Exception):
-    """Raised to answer a repeated request with the response that was stored for the first request."""
+    """Raised to answer a repeated request with the stored response to the first request."""
 
     def __init__(self, stored: StoredResponse) -> None:
         self.stored = stored
 
 
 class InFlight(Conflict):
-    """Raised if the first request with the same key has not been answered yet."""
+    """Raised while the first request with the same key is being answered."""
 
 
 class IdempotentRequest:
-    """A request with an `Idempotency-Key`. The middleware puts it into the state of the HTTP request as
-    `idempotent`.
-    """
+    """A request with an `Idempotency-Key`. It is the value of `idempotent` in the state of the HTTP request."""
 
     def __init__(self, scope: bytes) -> None:
         self.scope = scope
         self.is_carried_out = False
 
     async def register(self, request: Request[Any, Any, Any]) -> IdempotencyKey:
-        """Returns the key, which the caller must append together with the events of the request's first command. Raises
+        """Returns the key, for the caller to append with the events of the request's first command. Raises
         ReplayedResponse or Conflict if an earlier request has used the key.
         """
         services: Services = request.app.state.services
@@ -72,7 +72,7 @@ class IdempotentRequest:
 
     async def refuse_repeated(self, services: Services, key: IdempotencyKey) -> None:
         """Raises ReplayedResponse if an earlier request with this key and the same body has a stored response. Raises
-        Conflict if the earlier request had another body or query, or has no response yet.
+        Conflict if the earlier request had another body or query, or if it has no stored response.
         """
         first = await services.idempotent_responses.find(self.scope)
         if first is None:
@@ -139,7 +139,9 @@ class IdempotencyMiddleware(ASGIMiddleware):
 
 
 def replay(request: Request[Any, Any, Any], replayed: ReplayedResponse) -> Response[bytes]:
-    """Returns the stored response with the header `Idempotent-Replayed: true`, as an exception handler."""
+    """Returns the stored response with the header `Idempotent-Replayed: true`. Exception handler of
+    ReplayedResponse.
+    """
     stored = replayed.stored
     headers = {name: value for name, value in stored.headers.items() if name != "content-type"}
     media_type = stored.headers.get("content-type", "application/json")
@@ -147,8 +149,8 @@ def replay(request: Request[Any, Any, Any], replayed: ReplayedResponse) -> Respo
 
 
 def _secret_owner(scope: Scope, body: bytes) -> int:
-    """Returns the id of the object that a secret in the response belongs to. This is the id in the response, or the id
-    in the path if the response has none.
+    """Returns the id of the object whose secret the response shows: the `id` in the response or, if there is none, the
+    id in the path.
     """
     shown = msgspec.json.decode(body)
     return int(shown["id"] if "id" in shown else next(iter(scope["path_params"].values())))
@@ -164,8 +166,8 @@ def _hash_scope(caller: User | Agent, scope: Scope, key: bytes) -> bytes:
 
 
 async def _hash_body(request: Request[Any, Any, Any]) -> bytes:
-    """Returns a hash of the query and the body. If the body was streamed, uses the hash of the body that is in the
-    request's state.
+    """Returns a hash of the query and the body. For a streamed body, uses the hash that the request's state
+    contains.
     """
     streamed: bytes | None = getattr(request.state, BODY_HASH, None)
     query = hashlib.sha256(request.scope["query_string"]).digest()

@@ -1,4 +1,4 @@
-"""Network addresses of callers, and the networks whose addresses count as one caller."""
+"""Network addresses of callers. All addresses of an IPv6 /64 network count as one caller."""
 
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any
@@ -10,8 +10,8 @@ Network = IPv4Network | IPv6Network
 
 
 def parse_address(host: str) -> Address | None:
-    """Returns the IP address that `host` contains, or None if it contains a name. Returns an IPv4 address that is
-    mapped into IPv6 as IPv4.
+    """Returns the IP address in `host`, or None if `host` is a name. Converts an IPv4 address that is mapped into IPv6
+    (`::ffff:192.0.2.1`) to IPv4.
     """
     try:
         address = ip_address(host)
@@ -21,17 +21,17 @@ def parse_address(host: str) -> Address | None:
 
 
 def to_network(address: Address) -> Network:
-    """Returns the network that counts as one caller. For IPv4 it is the single address, and for IPv6 the /64 network,
-    since one customer has all addresses in it.
+    """Returns the network that counts as one caller: for IPv4 the single address, and for IPv6 its /64 network, since
+    one customer has all addresses in it.
     """
     return ip_network((address, 32 if isinstance(address, IPv4Address) else 64), strict=False)
 
 
 def find_network(connection: ASGIConnection[Any, Any, Any, Any]) -> Network | None:
-    """Returns the network whose requests are counted together.
+    """Returns the network of the caller, whose requests are counted together.
 
-    Returns None if the request comes from this machine or its address is not known: behind a proxy that does not
-    forward its clients' addresses, all clients would be counted as one.
+    Returns None if the request comes from this machine, or from no known address. Otherwise all clients behind a proxy
+    that hides their addresses would count as one caller.
     """
     address = parse_address(connection.client.host if connection.client is not None else "")
     return None if address is None or address.is_loopback else to_network(address)

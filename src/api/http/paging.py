@@ -22,8 +22,8 @@ Item = TypeVar("Item", bound=WithId)
 
 
 class Paged(msgspec.Struct, frozen=True):
-    """The part of a list to return: either a page by its number, or the items after an id. Items after an id take the
-    same time to find, however long the list is.
+    """Part of a list to return: a page by its number, or the items after an id. Finding the items after an id takes the
+    same time however long the list is.
     """
 
     page: int
@@ -36,7 +36,7 @@ class Paged(msgspec.Struct, frozen=True):
 
     @property
     def window(self) -> Window:
-        """Returns the parameters `after`, `offset` and `limit` for the query that reads the items."""
+        """Parameters `after`, `offset` and `limit` for the query that reads the items."""
         return {"after": self.after, "offset": self.offset, "limit": self.limit}
 
 
@@ -48,14 +48,16 @@ def provide_paged(
         int | None, Parameter(ge=0, le=MAX_ID, description="Only items after this id, instead of a page")
     ] = None,
 ) -> Paged:
-    """Returns the page that a request asks for. Injected as `paged` into operations that list items by id."""
+    """Returns the page that a request asks for. Litestar injects it as `paged` into operations that list items by
+    id.
+    """
     check_one_offset(request, "after")
     return Paged(page, limit, after or 0)
 
 
 def check_one_offset(request: Request[Any, Any, Any], key: str) -> None:
-    """Raises Invalid if a request has both `page` and the parameter `key`, which is the id of an item to continue from.
-    One of them would be ignored.
+    """Raises Invalid if a request has both `page` and `key`, a parameter with the id of the item to continue after. The
+    server could use only one of them.
     """
     if "page" in request.query_params and key in request.query_params:
         raise Invalid.field("page", f"is not possible with `{key}`: give either of them")
@@ -68,7 +70,7 @@ def paginate(request: Request[Any, Any, Any], paged: Paged, items: list[Item]) -
 
 def next_page(request: Request[Any, Any, Any], limit: int, ids: Sequence[int], *, key: str = "after") -> dict[str, str]:
     """Returns the `Link` header to the next page, or no header if this is the last page. `ids` are the ids of the items
-    on this page. `key` is the query parameter that contains the last of these ids in the next request.
+    on this page. The next page's URL contains the last of these ids in the query parameter `key`.
     """
     if len(ids) < limit:
         return {}

@@ -6,8 +6,8 @@
 | developer | write; admin of the projects that they are admin of |
 | admin | everything |
 
-An object that a caller cannot see does not exist for the caller: the answer is 404, not 403. The scopes and projects of
-an API token limit it to a part of its user's rights. Every route declares its requirements by `guards=`. The server
+For a caller who cannot see an object, the object does not exist: the answer is 404, not 403. Scopes and projects of an
+API token limit the token to a part of its user's rights. Every route declares its requirements by `guards=`; the server
 does not start if a route declares none.
 """
 
@@ -58,8 +58,8 @@ class User:
 
     @property
     def borrower_id(self) -> int | None:
-        """Id of the only user whose templates with secrets this user may attach to jobs, which is their own id. None
-        for an admin, who may attach any template.
+        """Id of this user if only their own templates with secrets may be attached to jobs. None for an admin, who may
+        attach anybody's.
         """
         return None if self.is_admin else self.user_id
 
@@ -71,7 +71,7 @@ class User:
         return sorted(project_id for project_id in self.access if self.may("read", project_id))
 
     def has_scope(self, scope: Scope) -> bool:
-        """Returns whether the user's credentials allow this scope. Credentials without a list of scopes allow every
+        """Returns whether the user's credentials allow this scope. A session, and a token without scopes, allow every
         scope.
         """
         return self.scopes is None or bool({scope, "admin"} & self.scopes)
@@ -86,15 +86,13 @@ class User:
         return RANK.get(self.access.get(project_id, ""), 0) >= RANK[level]
 
     def is_stranger(self, project_id: int) -> bool:
-        """Returns whether the user cannot see the project only because they are not a member of it."""
+        """Returns true if the user cannot see the project for one reason only: they are not a member of it."""
         is_in_reach = self.token_projects is None or project_id in self.token_projects
         return is_in_reach and self.role != "admin" and project_id not in self.access
 
     def must_access(self, level: Level, project_id: int, what: str | None = None) -> None:
-        """Raises NotFound for a project that the user cannot see, and Forbidden if their access is lower than `level`.
-
-        If the requested object is not the project itself but something in it, `what` names the object in the message of
-        NotFound.
+        """Raises NotFound if the user cannot see the project, and Forbidden if the user's access is lower than `level`.
+        `what` names the requested object in the message of NotFound; None if it is the project itself.
         """
         if not self.may("read", project_id):
             raise NotFound(f"There is no {what or f'project {project_id}'}.")
@@ -113,8 +111,8 @@ class User:
 
 @dataclass(frozen=True)
 class Agent:
-    """The agent of a node, identified by the node's token. It may only call the operations of agents, and only on
-    builds that are assigned to its node.
+    """The agent of a node, identified by the node's token. An agent may call only the operations for agents, and only
+    for builds that are assigned to its node.
     """
 
     node_id: int
@@ -128,11 +126,10 @@ class Agent:
 
 @dataclass(frozen=True)
 class Needs:
-    """Requirements that a route has on its callers. Every route declares one object of this class, which is a guard of
-    Litestar.
+    """Requirements of a route on its callers. Every route declares one object of this class as a guard of Litestar.
 
-    The guard checks role and token before the handler runs. Which project the caller needs access to depends on the
-    request, so the handler checks that, by `RequestContext.must_access`. That method uses the `level` declared here.
+    The guard checks the role and the token before the handler runs. Only the handler knows the project of the request:
+    it calls `RequestContext.must_access`, which checks the access to the project against `level`.
     """
 
     level: Level = "read"
@@ -156,9 +153,7 @@ class Needs:
             self.check(connection.user)
 
     def check(self, user: User) -> None:
-        """Raises Forbidden if the user may not call the route for any subject, because of their role or their API
-        token.
-        """
+        """Raises Forbidden if the user's role or API token does not allow them to call the route at all."""
         if self.scope is not None and not user.has_scope(self.scope):
             raise Forbidden(f"This API token has no scope `{self.scope}`, which this needs.")
         if self.unlimited and user.is_limited:
@@ -192,13 +187,13 @@ def admins_only(do: str, scope: Scope = "admin") -> Needs:
 
 
 async def agents_only(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
-    """Raises Forbidden if the caller is not an agent, as a Litestar guard."""
+    """Guard of Litestar that raises Forbidden if the caller is not an agent."""
     if not isinstance(connection.user, Agent):
         raise Forbidden("This operation is for agents; it takes the agent_token of a node.")
 
 
 def check_declarations(handlers: Iterable[HTTPRouteHandler]) -> None:
-    """Raises TypeError if a handler does not declare its requirements on callers, or declares them twice."""
+    """Raises TypeError if a handler declares no requirements on its callers, or declares them twice."""
     for handler in handlers:
         if handler.http_methods == {"OPTIONS"}:
             continue

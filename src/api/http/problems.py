@@ -78,8 +78,8 @@ def handle_rejection(request: Request[Any, Any, Any], error: Rejection) -> Respo
 
 
 def log_refusal(request: Request[Any, Any, Any], what: str) -> None:
-    """Logs the id and the address of a refused caller, and the method and path. Logs nothing else of the request, since
-    it may be secret.
+    """Logs who was refused (id and address), and the request's method and path. Logs nothing else, since the request
+    may contain secrets.
     """
     user = request.scope.get("user")
     actor = user.actor if isinstance(user, User | Agent) else "anonymous"
@@ -88,9 +88,7 @@ def log_refusal(request: Request[Any, Any, Any], what: str) -> None:
 
 
 def handle_validation_error(request: Request[Any, Any, Any], error: ValidationException) -> Response[Problem]:
-    """Answers that a body is missing, which is the only error that Litestar itself finds; everything else has been
-    checked before.
-    """
+    """Answers that the body is missing: everything else has been checked before, so Litestar finds no other error."""
     return handle_rejection(request, Invalid.field("body", "is required"))
 
 
@@ -137,8 +135,8 @@ def handle_lost_table(request: Request[Any, Any, Any], error: Exception) -> Resp
 
 
 def handle_unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[Problem]:
-    """Answers an exception that no other handler knows. Logs the exception with its traceback. Gives the caller a
-    number by which to find it in the log.
+    """Answers 500 for an exception without a handler of its own. Logs the exception with its traceback under a number,
+    and gives the caller that number.
     """
     number = uuid4().hex[:12]
     _log(request).error("unexpected error", error_id=number, method=request.method, exc_info=error)

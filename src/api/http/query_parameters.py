@@ -1,5 +1,5 @@
-"""Checks query strings against the parameters of handlers. An error names every wrong parameter, its value and the
-possible values. No parameter is ignored.
+"""Checks query strings against the parameters of handlers, and ignores no parameter. An error names every wrong
+parameter, its value and the possible values.
 """
 
 import re
@@ -45,19 +45,17 @@ INTEGER = re.compile(r"-?[0-9]+")
 
 class QueryParameter(NamedTuple):
     expected: Any
-    """Type of the parameter or, for a list, of its items. It does not include null, since a URL leaves a parameter out
-    instead.
-    """
+    """Type of the parameter or, for a list, of its items. Null is left out, since a URL cannot contain it."""
     is_required: bool = False
     max_given: int | None = 1
     """Largest number of times that a URL may contain the parameter; None for a list without a limit."""
 
 
 def check_query(request: Request[Any, Any, Any]) -> None:
-    """Raises Invalid for parameters that are unknown, missing or wrong. Completes dates to times in the query string.
+    """Raises Invalid for parameters that are unknown, missing or wrong. Replaces dates in the query string by times.
 
-    Must be called before anything reads `request.query_params`: that property remembers the first query string that it
-    has parsed.
+    Call this before anything reads `request.query_params`, which remembers the query string as it was at the first
+    reading.
     """
     query = request.scope["query_string"].decode()
     if query.count("&") >= MAX_PARAMETERS:
@@ -85,7 +83,7 @@ def find_errors(given: Sequence[tuple[str, str]], known: Mapping[str, QueryParam
 
 
 def refuse(name: str, texts: Sequence[str], known: Mapping[str, QueryParameter]) -> str | None:
-    """Returns the reason why the values `texts` of a parameter are not acceptable; None if they are acceptable."""
+    """Returns the reason why a parameter may not have the values `texts`, or None if it may."""
     if name not in known:
         return NO_PAST if name == AS_OF else f"is not known here{suggestion(name, known)}"
     parameter = known[name]
@@ -115,8 +113,8 @@ def fits(text: str, expected: Any) -> bool:
 
 @cache
 def query_parameters(handler: BaseRouteHandler, path_names: frozenset[str]) -> dict[str, QueryParameter]:
-    """Returns the query parameters of a handler and of its dependencies: name -> parameter. `path_names` are the
-    parameters in the path, which the result leaves out.
+    """Returns name -> query parameter, for a handler and its dependencies. Leaves out `path_names`, the parameters in
+    the path.
     """
     dependencies = handler.resolve_dependencies()
     injected = [dependencies[name] for name in handler.parsed_fn_signature.parameters if name in dependencies]

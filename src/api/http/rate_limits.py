@@ -1,10 +1,11 @@
-"""Limits how many requests a minute a token, or an address without one, may send.
+"""Limits how many requests a minute a caller may send. A caller is a token or, without a token, a network address.
 
-The numbers are counted on Redis, by a token bucket for each caller, so that all processes share them. A process takes
-some requests at once from a bucket and then lets that many through without asking again. Agents, requests about the
-server's health, and requests without credentials from this machine are not counted. A signed message counts for its
-address, in a separate bucket, until its signature is verified. After that it counts only for its project, since a
-source code host sends the messages of all its users from few addresses. While Redis does not answer, nobody is limited.
+Each caller has a token bucket on Redis, which all processes share. A process takes several requests from a bucket at
+once and lets that many through before it asks Redis again. While Redis does not answer, nobody is limited.
+
+Not counted are agents, requests about the server's health, and requests without credentials from this machine. A signed
+message counts for its address, in a separate bucket, until its signature is verified. Then it counts only for its
+project, since a source code host sends the messages of all its users from few addresses.
 """
 
 import asyncio
@@ -30,9 +31,9 @@ NOT_COUNTED = {"counted": False}
 SIGNED = "signed"
 """Key in `opt` of a handler for signed messages, which calls `RateLimits.count_verified`."""
 SIGNED_FACTOR = 10
-"""Limit of messages with wrong signatures from an address, as a multiple of the limit of other requests without
+"""Factor: an address may send so many times more messages with wrong signatures than other requests without
 credentials. It is high, so that one user of a source code host can hardly use up the bucket of the host's addresses,
-which its other users need.
+which all users of the host share.
 """
 MAX_REMEMBERED = 50_000
 """Number of callers whose allowances a process keeps in memory."""
@@ -49,11 +50,11 @@ Caller = tuple[str, int | str]
 
 @dataclass(slots=True)
 class Allowance:
-    """Requests of a caller that a process has taken from the bucket and not let through yet."""
+    """Requests that a process has taken from a caller's bucket and not let through yet."""
 
     requests: int = 0
     left: int = 0
-    """Number of requests that were left in the bucket after the process last took some."""
+    """Number of requests in the bucket after the process last took some."""
     closed_until: float = 0.0
     is_counted: bool = True
     """Whether requests are counted; false while Redis does not answer."""
@@ -69,8 +70,8 @@ class RateLimits:
         self._allowances: LRUCache[Caller, Allowance] = LRUCache(MAX_REMEMBERED)
 
     async def count(self, connection: ASGIConnection[Any, Any, Any, Any], user: User | Agent | None) -> None:
-        """Counts a request. `user` is None for a request without valid credentials. Raises TooManyRequests if the
-        caller has no requests left.
+        """Counts a request for its caller. `user` is None if the request has no valid credentials. Raises
+        TooManyRequests if the caller has no requests left.
         """
         handler = connection.scope.get("route_handler")  # None if no operation has the path and method
         if isinstance(user, Agent) or (handler is not None and not handler.opt.get("counted", True)):
@@ -89,8 +90,8 @@ class RateLimits:
                 await self._count(connection, caller, self._per_address, "an address without credentials")
 
     async def count_verified(self, connection: ASGIConnection[Any, Any, Any, Any], project_id: int) -> None:
-        """Counts a message for its project instead of for its address, since its signature is verified. Raises
-        TooManyRequests if the project has no requests left.
+        """Counts a signed message for its project and no longer for its address, since the signature is verified.
+        Raises TooManyRequests if the project has no requests left.
         """
         allowance = self._allowances.get((SIGNED, str(find_network(connection))))
         if allowance is not None and allowance.is_counted:
@@ -137,8 +138,8 @@ class RateLimits:
 
 
 def count_unrouted(router: ASGIApp) -> ASGIApp:
-    """Returns an application that wraps the router and also counts requests for paths and methods without an operation.
-    The credentials of such requests are not checked, so they count as requests without credentials.
+    """Returns an application that wraps the router and also counts requests whose path and method have no operation.
+    They count as requests without credentials, since nothing checks their credentials.
     """
 
     async def counted(scope: Any, receive: Receive, send: Send) -> None:

@@ -1,11 +1,15 @@
 """Executes the commands of a request with read-your-writes, and provides a connection for its queries.
 
-Every response has the header `Testhide-Position`. After a write, it is the position of the write's last event, or the
-end of the log if there was nothing to do. The server sends the response when the read models have reached that
-position, or after the time limit in `projections.engine.read_your_writes`. With `Prefer: respond-async` it sends the
-response at once. After a read, the header is a position up to which the response shows all events. If a request has
-`Testhide-Min-Position`, the server waits for that position, with the same time limit, before it reads. When a wait
-times out, the response has `Testhide-Projected: false`.
+Every response has the header `Testhide-Position`:
+
+- After a write, it is the position of the write's last event, or the end of the log if there was nothing to do. The
+  server waits until the read models have reached this position, and then sends the response. With
+  `Prefer: respond-async`, it does not wait.
+- After a read, it is a position up to which the response shows all events. With `Testhide-Min-Position`, the server
+  waits for that position before it reads.
+
+Each wait has the time limit in `projections.engine.read_your_writes`. After a wait that reached its limit, the response
+has `Testhide-Projected: false`.
 """
 
 import contextlib
@@ -50,9 +54,9 @@ Find = Callable[[Source, int], Awaitable[R | None]]
 
 
 class RequestContext:
-    """Context of a request, through which a handler executes commands and runs queries. Injected as `ctx`.
+    """Context of a request, through which a handler executes commands and runs queries. Litestar injects it as `ctx`.
 
-    If `at` is set, the tables of `connection` contain the state at that time, and no command can be executed.
+    If `at` is set, the tables of `connection` contain the state at that time, and commands cannot be executed.
     """
 
     def __init__(
@@ -71,7 +75,7 @@ class RequestContext:
         """Executes a command for the caller, and waits until the read models show its events.
 
         `once` identifies work that a client may request again without an `Idempotency-Key`, such as an upload. Raises
-        AlreadyDone if an earlier request with the same key has done this work.
+        AlreadyDone if an earlier request with this `once` has done the work.
         """
         receipt = await self._execute(command, dataclasses.replace(self._caller(actor), once=once))
         if receipt.position is not None:
@@ -84,20 +88,19 @@ class RequestContext:
         self, command: Command, actor: str | None = None, once: IdempotencyKey | None = None
     ) -> Receipt:
         """Executes a command whose events no caller will look for, such as the record of a read. Does not wait for the
-        read models, and does not add a position to the response. `once` is the same as for `__call__`.
+        read models, and adds no position to the response. For `once`, see `__call__`.
         """
         return await self._execute(command, dataclasses.replace(self._caller(actor), once=once))
 
     async def prepare(self, command: Command) -> Receipt:
-        """Executes a preparatory command before the main command of the request. If the request is repeated, the
-        preparatory command is executed again, since it does not register the `Idempotency-Key`. Does not wait for the
-        read models.
+        """Executes a command that must come before the main command of the request. It does not register the
+        `Idempotency-Key`, so a repeated request executes it again. Does not wait for the read models.
         """
         return await self.services.handler.execute(command, self._caller(None))
 
     async def wait_until_shown(self, position: int, first: int | None = None) -> None:
         """Adds `position` to the response's headers. Then waits until the read models show the events from `first` to
-        `position`. Does not wait if the caller sent `Prefer: respond-async`.
+        `position`, unless the caller sent `Prefer: respond-async`.
         """
         state = self.request.state
         state.position = max(position, getattr(state, "position", 0))
@@ -106,25 +109,24 @@ class RequestContext:
             state.projected = shown and getattr(state, "projected", True)
 
     async def wait_until_all_shown(self) -> None:
-        """Adds the end of the log to the response's headers, and waits until the read models show all events up to it.
-        Meant for a write that had nothing to do, perhaps because another request has just done the same: the next GET
-        must show the events of that request.
+        """Adds the end of the log to the response's headers. Then waits until the read models show all events up to
+        there.
+
+        Meant for a write that had nothing to do, perhaps because a simultaneous request did it: the next GET must show
+        the events of that request.
         """
         await self.wait_until_shown(await self.services.log.read_head())
 
     async def wait_for_head(self) -> bool:
-        """Waits until the read models show all events that are in the log now. Returns whether they do; False means
-        that the wait timed out.
-        """
+        """Waits until the read models show all events that are in the log now. Returns False if the wait timed out."""
         return await self.services.waiter.wait(await self.services.log.read_head())
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
-        """Yields a connection for queries. Nested blocks share one connection, so that a request never takes two.
+        """Yields a connection for queries. Nested blocks share one connection, so that a request never holds two.
 
-        Do not execute commands or wait for read models inside the block, since both take another connection from the
-        same pool. If all connections were held by requests that need another one, they would wait for each other for
-        ever.
+        Do not execute commands or wait for read models inside the block: both take another connection from the same
+        pool. If enough requests did so at once, each would hold a connection and wait for another one for ever.
         """
         if self._connection is not None:
             yield self._connection
@@ -143,8 +145,8 @@ class RequestContext:
 
     @property
     def source(self) -> Source:
-        """Source for a query: the connection of an open `reading` block, otherwise the pool. Meant for handlers with a
-        single query; a handler with several queries runs them in one `reading` block.
+        """Source for a query: the connection of an open `reading` block, otherwise the pool. A handler with several
+        queries should open a `reading` block for all of them.
         """
         return self._connection or self.services.pool
 
@@ -166,10 +168,9 @@ class RequestContext:
         return agent
 
     async def find(self, find: Find[R], name: str, row_id: int) -> R:
-        """Returns the row with this id, as read by `find`. Raises NotFound if there is no such row. `name` is what the
-        error message calls the row, such as "pipeline template".
-
-        Raises Unavailable if the read models do not have the row, but are behind the log.
+        """Returns the row that `find` reads for an id. Raises NotFound if there is no such row, and Unavailable if the
+        row is missing while the read models are behind the log. `name` is the kind of row in the error message, such as
+        "pipeline template".
         """
         row = await self.find_row(lambda source: find(source, row_id))
         if row is None:
@@ -177,8 +178,8 @@ class RequestContext:
         return row
 
     async def find_row(self, find: Callable[[Source], Awaitable[R | None]]) -> R | None:
-        """Returns the row that `find` reads; None if there is none. Raises Unavailable if the read models do not have
-        the row, but are behind the log.
+        """Returns the row that `find` reads, or None if there is none. Raises Unavailable if the row is missing while
+        the read models are behind the log.
         """
         row = await find(self.source)
         if row is None and not self.is_historical:
@@ -188,14 +189,14 @@ class RequestContext:
 
     @property
     def needs(self) -> Needs:
-        """Requirements on callers that the called route declares."""
+        """Requirements that the called route declares."""
         needs: Needs = self.request.state.needs
         return needs
 
     async def must_access(self, project_id: int, what: str | None = None, level: Level | None = None) -> None:
-        """Raises NotFound for a project that the user cannot see, and Forbidden if their access is lower than `level`.
-        If `level` is None, the level of the route counts. If the requested object is not the project itself but
-        something in it, `what` names the object in the message.
+        """Raises NotFound if the user cannot see the project, and Forbidden if the user's access is lower than `level`,
+        by default the level of the route. `what` names the requested object in the message; None if it is the project
+        itself.
 
         Raises Unavailable instead of NotFound if the user is a member, but the read models do not show the membership
         yet.
@@ -208,9 +209,9 @@ class RequestContext:
         self.user.must_access(level or self.needs.level, project_id, what)
 
     async def find_visible(self, find: Find[P], name: str, row_id: int) -> P:
-        """Returns the row with this id, as read by `find`. Raises NotFound if there is none or the user cannot see the
-        row's project, and Forbidden if the user's access to that project is lower than the route requires. `name`
-        is what error messages call the row, such as "pipeline template".
+        """Returns the row that `find` reads for an id. Raises NotFound if there is none or the user cannot see its
+        project, and Forbidden if the user's access to the project is lower than the route requires. `name` is the kind
+        of row in error messages, such as "pipeline template".
         """
         row = await self.find(find, name, row_id)
         await self.must_access(row.project_id, f"{name} {row_id}")
@@ -218,18 +219,16 @@ class RequestContext:
 
     @property
     def is_historical(self) -> bool:
-        """Whether the handler reads a past state (`?as_of=`)."""
+        """Whether the handler reads a past state, because of `?as_of=`."""
         return self._at is not None
 
     @property
     def effective_time(self) -> datetime:
-        """Time of the state that the handler reads."""
+        """Time of the state that the handler reads: that of `?as_of=`, otherwise now."""
         return self._at or utcnow()
 
     async def _execute(self, command: Command, caller: CommandContext) -> Receipt:
-        """Executes a command. If the request has an `Idempotency-Key`, registers the key together with the first
-        command.
-        """
+        """Executes a command. The first command of a request with an `Idempotency-Key` also registers the key."""
         assert self._connection is None, "a command would take a second connection"
         idempotent: IdempotentRequest | None = getattr(self.request.state, "idempotent", None)
         if idempotent is None or idempotent.is_carried_out:
@@ -255,11 +254,10 @@ def provide_request_context(request: Request[Any, Any, Any]) -> RequestContext:
 
 
 async def wait_for_min_position(request: Request[Any, Any, Any]) -> None:
-    """Waits until the read models have reached the position in `Testhide-Min-Position`. Then puts the position that
-    they have reached into the request's state, for the header of the response. Raises Invalid if the header is no
-    position.
+    """Waits until the read models have reached the position in `Testhide-Min-Position`. Then adds the position that
+    they have reached to the response's headers. Raises Invalid if the request's header is no position.
 
-    Does nothing if the caller has no credentials, since the wait would show them whether something was written.
+    Does nothing for a caller without credentials, to whom the wait would show whether something was written.
     """
     services: Services = request.app.state.services
     is_known = request.scope.get("user") is not None
@@ -276,7 +274,7 @@ async def wait_for_min_position(request: Request[Any, Any, Any]) -> None:
 
 
 async def add_position(message: Message, scope: Scope) -> None:
-    """Sets the position headers of a response from the request's state. Litestar calls it before each response is sent
+    """Sets the position headers of a response from the request's state. Litestar calls this before it sends a response
     (`before_send`).
     """
     if message["type"] != "http.response.start":

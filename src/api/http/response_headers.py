@@ -1,4 +1,6 @@
-"""Headers that every response has, including errors and streams: protection of browsers, the request's id, and CORS."""
+"""Headers of every response, also of errors and streams: they protect browsers, contain the request's id, and allow
+CORS.
+"""
 
 import re
 from collections.abc import Collection, Iterable
@@ -41,8 +43,8 @@ _CORS_MAX_AGE_S = b"600"
 
 
 def complete_headers(scope: HTTPScope, send: Send, cors_origins: Collection[str]) -> Send:
-    """Returns a `send` that adds the headers to the start of the response. Stores an id for the request in the
-    request's state: the caller's `X-Request-ID` if it has the form of an id, otherwise a new id.
+    """Returns a `send` that adds these headers to the response. Also stores the request's id in the request's state:
+    the caller's `X-Request-ID` if it is well-formed, otherwise a new id.
     """
     given, origin = _find(scope["headers"])
     state = scope.setdefault("state", {})
@@ -71,7 +73,7 @@ def complete_headers(scope: HTTPScope, send: Send, cors_origins: Collection[str]
 
 async def answer_preflight(scope: HTTPScope, send: Send, cors_origins: Collection[str]) -> bool:
     """Answers a CORS preflight request, by which a browser asks whether a page of another origin may send a request,
-    and returns True. Returns False, without an answer, for any other request or if no other origin is allowed.
+    and returns True. Returns False, without an answer, if this is any other request or no other origin is allowed.
     """
     if scope["method"] != "OPTIONS" or not cors_origins:
         return False
@@ -88,7 +90,7 @@ async def answer_preflight(scope: HTTPScope, send: Send, cors_origins: Collectio
 
 
 def _find(headers: Iterable[tuple[bytes, bytes]]) -> tuple[bytes | None, bytes | None]:
-    """Returns the values of the headers X-Request-ID and Origin; None for a missing header."""
+    """Returns the values of `X-Request-ID` and `Origin`; None for a header that is missing."""
     request_id = origin = None
     for name, value in headers:
         if name == b"x-request-id":

@@ -45,7 +45,7 @@ def session_token(secrets: Secrets, user_id: int, session_id: str, now: datetime
 
 
 def session_week(at: datetime) -> str:
-    """Returns the number of the week since 1970. Each week has a key of its own for session tokens."""
+    """Returns the number of the week since 1970. Session tokens of each week are signed with another key."""
     return str(int(at.timestamp() // SESSION_KEY.total_seconds()))
 
 
@@ -67,8 +67,8 @@ class Authentication(AbstractAuthenticationMiddleware):
 
 
 async def find_caller(connection: ASGIConnection[Any, Any, Any, Any]) -> User | Agent:
-    """Returns the user or agent who calls, with the access that they have now. Raises Unauthenticated if the request
-    has no valid token. An open stream calls this function again and again, so that it notices when the access changes.
+    """Returns the user or agent who calls, with their present access. Raises Unauthenticated if the request has no
+    valid token. Open streams call this function repeatedly, to notice changes of the access.
     """
     scheme, _, token = connection.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token:
@@ -79,7 +79,7 @@ async def find_caller(connection: ASGIConnection[Any, Any, Any, Any]) -> User | 
 
 async def identify(services: Services, token: str) -> User | Agent:
     """Returns the user or agent to whom the token belongs. Raises Unauthenticated if the token is unknown, expired or
-    revoked, and Unavailable if the read models do not have the token, but are behind the log.
+    revoked, and Unavailable if the token is missing while the read models are behind the log.
     """
     # Checked before any query, so that a forged token waits for nothing.
     session = None if token.startswith((AGENT_TOKEN, API_TOKEN)) else _session_of(services.secrets, token)
@@ -118,8 +118,8 @@ async def _look_up(services: Services, token: str, session: SessionToken | None)
 
 
 async def _use(services: Services, session: SessionToken, used_at: datetime | None) -> None:
-    """Records the use of a session, at most once a minute. Raises Unauthenticated if the session was not used for too
-    long. Its use is then no longer recorded, so it has ended for good.
+    """Records the use of a session, at most once a minute. Raises Unauthenticated if the session was unused for too
+    long. Nothing is recorded then, so the session has ended for good.
     """
     unused = utcnow() - (used_at or session.opened_at)
     if unused > services.session_idle:

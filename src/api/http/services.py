@@ -1,4 +1,4 @@
-"""Services that controllers use. The composition root makes one `Services` when the process starts."""
+"""The services that controllers use. Each process makes one `Services` when it starts."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -46,9 +46,7 @@ class Services:
     past: HistoricalConnections
     build_logs: BuildLogs
     mask_secrets: Callable[[Sequence[str], Sequence[str]], list[str]]
-    """Function that takes secrets and lines, and returns the lines with `***` in place of each secret, as agents do
-    it.
-    """
+    """Function of secrets and lines that returns the lines with `***` in place of each secret, as agents mask them."""
     idempotent_responses: IdempotentResponses
     gauges: AgentGauges
     blobs: Blobs
@@ -80,11 +78,11 @@ class Services:
     max_parallel_builds: int = 20
 
     async def wait_for_missing(self, connection: AsyncConnection | None = None) -> None:
-        """Waits until the read models show the whole log. Called if the read models do not have an object, since the
-        object may have been created a moment ago. Raises Unavailable if they do not reach the end of the log in time.
+        """Waits until the read models show the whole log. Call this if the read models lack an object, since it may
+        have been created a moment ago. Raises Unavailable if the wait takes too long.
 
-        With an open `connection`, raises Unavailable at once if the read models are behind: a wait would need another
-        connection of the same pool.
+        With an open `connection`, raises Unavailable at once if the read models are behind: waiting would need a second
+        connection of the pool.
         """
         log = self.log if connection is None else self.log.on(connection)
         head = await log.read_head()

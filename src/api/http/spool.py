@@ -1,4 +1,4 @@
-"""Files that are being uploaded. They are stored in one folder, and their total size is limited."""
+"""Spool: a folder for files while they are being uploaded. Their total size is limited."""
 
 import errno
 from collections import Counter
@@ -31,7 +31,9 @@ class Spool:
 
     @contextmanager
     def open(self, prefix: str) -> Iterator["SpooledFile"]:
-        """Yields a new file, and deletes it when the block ends. Raises StorageFull if the disk is full."""
+        """Yields a new file in the spool, and deletes it when the block ends. Raises StorageFull if the disk is
+        full.
+        """
         try:
             with NamedTemporaryFile(dir=self.folder, prefix=prefix) as file:
                 spooled = SpooledFile(self, file)
@@ -45,7 +47,9 @@ class Spool:
             raise
 
     def reserve(self, project_id: int, size: int) -> None:
-        """Reserves room in the spool for `size` more bytes of a project. Raises Unavailable if there is not enough."""
+        """Reserves room in the spool for `size` more bytes of a project. Raises Unavailable if the room is not
+        enough.
+        """
         if self._used.total() + size > self.max_bytes or self._used[project_id] + size > self.max_bytes * MAX_SHARE:
             raise Unavailable("Too many bytes are being uploaded at the moment; send this file again later.")
         self._add(project_id, size)
@@ -70,7 +74,7 @@ class SpooledFile:
         return Path(self.file.name)
 
     def write(self, chunk: bytes) -> None:
-        """Appends a chunk to the file. Raises Unavailable if the spool has no room for it."""
+        """Appends a chunk to the file. Raises Unavailable if the spool has no room for the chunk."""
         self.spool.reserve(self.project_id, len(chunk))
         self.size += len(chunk)
         self.file.write(chunk)

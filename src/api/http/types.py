@@ -18,24 +18,24 @@ Email = Annotated[
 
 
 def fields_of(body: msgspec.Struct, **renamed: str) -> dict[str, Any]:
-    """Returns the fields that a body contains, as arguments of a command. If a field has another name in the command,
-    `renamed` maps the name in the body to it.
+    """Returns the fields that a body contains, as arguments of a command. `renamed` maps a field's name in the body to
+    its name in the command, if they differ.
     """
     given = structs.asdict(body).items()
     return {renamed.get(name, name): value for name, value in given if value is not UNSET}
 
 
 def changes_in(body: msgspec.Struct, **renamed: str) -> dict[str, Any]:
-    """Returns the fields that a body contains, as arguments of a command (see `fields_of`). Adds the argument
-    `cleared`: the names of the fields that are null in the body.
+    """Returns the fields that a body contains, as arguments of a command (see `fields_of`). The argument `cleared`
+    lists the fields that are null.
     """
     cleared = tuple(name for name, value in fields_of(body).items() if value is None)
     return fields_of(body, **renamed) | ({"cleared": cleared} if cleared else {})
 
 
 def to_view(view: type[V], source: msgspec.Struct, **more: Any) -> V:
-    """Returns a `view` object. Each of its fields comes from `more`, or from the field of `source` with the same
-    name.
+    """Returns an object of the type `view`. Its fields come from `more`, or else from the fields of `source` with the
+    same names.
     """
     common = {name: getattr(source, name) for name in view.__struct_fields__ if hasattr(source, name)}
     return view(**common | more)

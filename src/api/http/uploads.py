@@ -1,6 +1,5 @@
-"""Receives multipart/form-data with one file. Streams the file to disk and keeps at most one chunk in memory.
-
-Litestar's parser is not used, since it keeps fields without a file name in memory, whatever their size.
+"""Receives multipart/form-data with one file. Streams the file to disk, and keeps at most one chunk in memory.
+Litestar's parser would keep fields without a file name in memory, whatever their size.
 """
 
 import hashlib
@@ -53,12 +52,16 @@ async def receive_upload(
 ) -> AsyncIterator[Upload]:
     """Yields the fields of a form and its `file`, which is in the spool until the block ends.
 
-    Calls `check` with the value of the field called `owner` as soon as this field comes. Writes nothing of the file
-    before that, so that a file which `check` refuses is neither written nor received.
+    Calls `check` with the value of the field called `owner` as soon as this field comes. Until then, writes nothing of
+    the file, so that a file which `check` refuses is neither written nor received to its end.
 
-    Raises Invalid for a wrong form, for unknown fields, and if the field `owner` is missing or comes after
-    MAX_HELD_BYTES of the file; TooLarge for a file of more than `limit` bytes; StorageFull if the disk is full;
-    Unavailable if the spool is full; and the errors of `check`.
+    Raises the errors of `check`, and:
+
+    - Invalid for a wrong form, for unknown fields, and if the field `owner` is missing or comes after MAX_HELD_BYTES of
+      the file
+    - TooLarge for a file of more than `limit` bytes
+    - StorageFull if the disk is full
+    - Unavailable if the spool is full
     """
     boundary = _boundary(request)
     announced = request.headers.get("content-length", "")
@@ -119,8 +122,8 @@ class _Form:
         self._field = bytearray()
 
     def hash(self) -> bytes:
-        """Returns a hash of the form. Leaves out the boundary between its parts, since a client that sends the same
-        form again uses another boundary.
+        """Returns a hash of the form without its boundaries, since a client that sends the form again uses another
+        boundary.
         """
         parts = (sorted(self.fields.items()), self.file_name, self.content_type, self.digest.digest())
         return hashlib.sha256(msgspec.msgpack.encode(parts)).digest()
@@ -165,7 +168,7 @@ class _Form:
             self._write(chunk)
 
     def release(self) -> None:
-        """Writes the bytes that were held in memory. From now on, bytes are written as they come."""
+        """Writes the bytes that were held in memory. From now on, writes bytes as they come."""
         self.is_held = False
         self._write(bytes(self._held))
         self._held.clear()

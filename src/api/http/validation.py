@@ -1,5 +1,5 @@
-"""Checks bodies against their types. An error names every wrong field, its value and the possible values. No unknown
-field is ignored. The search for wrong fields ends at MAX_ERRORS, since it occupies the event loop.
+"""Checks bodies against their types, and ignores no unknown field. An error names every wrong field, its value and the
+possible values. The search for wrong fields ends at MAX_ERRORS, since it occupies the event loop.
 """
 
 import difflib
@@ -29,7 +29,7 @@ EARLIEST, LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo
 
 
 def convert_body(value: Any, expected: Any, *, ignore_unknown: bool = False) -> Any:
-    """Converts a decoded body to the type `expected`. Raises Invalid, with an error for each wrong and each unknown
+    """Converts a decoded body to the type `expected`. Raises Invalid with an error for each wrong and each unknown
     field. With `ignore_unknown`, unknown fields are allowed.
     """
     unknown = iter(()) if ignore_unknown else find_unknown(value, expected)
@@ -45,8 +45,8 @@ def convert_body(value: Any, expected: Any, *, ignore_unknown: bool = False) -> 
 
 
 def complete_dates(value: Any, expected: Any) -> Any:
-    """Returns a copy of a decoded value. Where its type expects a time and the value is only a date, the copy has
-    midnight UTC of that date.
+    """Returns a copy of a decoded value in which a date becomes midnight UTC (`2026-05-20T00:00:00Z`) wherever the type
+    expects a time.
     """
     match value:
         case str() if datetime in alternatives(expected) and DATE.fullmatch(value):
@@ -59,8 +59,8 @@ def complete_dates(value: Any, expected: Any) -> Any:
 
 
 def find_far_times(body: Any) -> Iterator[FieldError]:
-    """Yields an error for each time in a converted body that is too early or too late: it could not be stored in UTC or
-    calculated with.
+    """Yields an error for each time in a converted body that is so early or late that it cannot be stored or calculated
+    with.
     """
     for name, value in msgspec.structs.asdict(body).items() if isinstance(body, msgspec.Struct) else ():
         if isinstance(value, datetime) and not EARLIEST <= value < LATEST:
@@ -68,8 +68,8 @@ def find_far_times(body: Any) -> Iterator[FieldError]:
 
 
 def drop_read_only(value: Any, expected: Any, answered: Any) -> Any:
-    """Returns the body of a PUT without the fields that only the answer of GET has. So a client may send back what GET
-    answered. Returns the body unchanged unless it has all fields of that answer.
+    """Returns the body of a PUT without the fields that only the answer of GET has, so that a client may send back the
+    answer of GET. Returns the body unchanged unless it has all fields of that answer.
     """
     body, view = struct_of(expected), struct_of(answered)
     if body is None or view is None or not isinstance(value, dict) or not value.keys() >= struct_members(view).keys():
@@ -80,7 +80,7 @@ def drop_read_only(value: Any, expected: Any, answered: Any) -> Any:
 
 
 def find_unknown(value: Any, expected: Any, path: str = "") -> Iterator[FieldError]:
-    """Yields an error for each field of a decoded body, at any depth, that the type `expected` does not have."""
+    """Yields an error for each field, at any depth, that the body has but the type `expected` does not."""
     for member, item, where in children(value, expected, path):
         if member is None:
             yield FieldError(where, f"is not known here{suggestion(where, item)}")
@@ -116,7 +116,7 @@ def find_wrong_parts(value: Any, expected: Any, path: str) -> Iterator[FieldErro
 
 
 def most_parts(expected: Any) -> float:
-    """Returns the largest number of items or names that a type allows in a list or an object; infinity if there is no
+    """Returns the largest number of items (of a list) or names (of an object) that a type allows; infinity without a
     limit.
     """
     arguments = get_args(expected)
@@ -129,10 +129,10 @@ def most_parts(expected: Any) -> float:
 
 
 def children(value: Any, expected: Any, path: str) -> Iterator[tuple[Any, Any, str]]:
-    """Yields the parts of a decoded value, one level down. Each is a tuple of the part's type, its value and its path.
+    """Yields the type, the value and the path of each part of a decoded value, one level down.
 
-    If a struct does not have a field, the type of that field is None, and its value is replaced by the names of the
-    fields that the struct does have. A value with more parts than its type allows is wrong as a whole: it yields none.
+    If a struct has no field of a part's name, yields None as the type, and the names of the struct's fields as the
+    value. Yields nothing if the value has more parts than its type allows, since it is then wrong as a whole.
     """
     if isinstance(value, dict | list) and len(value) > most_parts(expected):
         return
@@ -159,7 +159,7 @@ def struct_members(struct: type[msgspec.Struct]) -> dict[str, Any]:
 
 
 def alternatives(expected: Any) -> Iterator[Any]:
-    """Yields the types that an annotation allows: each member of a union, without `Annotated`."""
+    """Yields the types that an annotation allows: the members of a union, or the type itself, without `Annotated`."""
     origin = get_origin(expected)
     if origin is Annotated:
         yield from alternatives(get_args(expected)[0])
@@ -180,7 +180,7 @@ def arguments_of(expected: Any, container: type) -> tuple[Any, ...] | None:
 
 
 def refuse(value: Any, expected: Any) -> str | None:
-    """Returns the reason why a value does not fit a type, as msgspec says it; None if the value fits."""
+    """Returns msgspec's reason why a value does not fit a type; None if it fits."""
     try:
         msgspec.convert(value, expected)
     except msgspec.ValidationError as error:
@@ -202,8 +202,8 @@ def shown(value: Any) -> str:
 
 
 def suggestion(name: str, known: Collection[str]) -> str:
-    """Returns the end of an error message: it suggests the known name that is most like the unknown `name`. If no known
-    name is alike, it lists all of them.
+    """Returns the end of an error message about the unknown `name`: it suggests the most similar known name or, if none
+    is similar, lists all known names.
     """
     near = difflib.get_close_matches(shorten(name).rpartition(".")[2], sorted(known), n=1)
     if near:
@@ -212,7 +212,7 @@ def suggestion(name: str, known: Collection[str]) -> str:
 
 
 def describe(expected: Any) -> str:
-    """Returns a description of the values that a type allows, e.g. `a whole number from 1 to 10`."""
+    """Returns a description of the values that a type allows, such as `a whole number from 1 to 10`."""
     return describe_type(inspect.type_info(expected))
 
 

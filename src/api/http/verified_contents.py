@@ -1,8 +1,8 @@
-"""Reads the contents of artifacts, and sends them only if their SHA-256 is the one in the log.
+"""Sends the contents of artifacts, and checks whether their SHA-256 is the one in the log.
 
-Small contents are checked before their first byte is sent. Larger contents are checked while they are sent. The last
-part is sent only if everything is right. So if the contents were altered, the client gets fewer bytes than announced.
-If only a range of larger contents is requested, it is not checked.
+Small contents are checked before their first byte is sent. Larger contents are checked while they are sent: the last
+part is sent only if the SHA-256 is right, so a client that gets fewer bytes than announced knows that they were
+altered. A range of larger contents is not checked.
 """
 
 import hashlib
@@ -21,8 +21,8 @@ SMALL = 4 * 1024 * 1024
 
 
 async def read_verified(blobs: Blobs, artifact: ArtifactStored, start: int, end: int) -> AsyncIterator[bytes]:
-    """Returns an iterator over the bytes from `start` up to, but not including, `end`. This function and the iterator
-    raise BlobMissing if the contents are missing, and ContentsAltered if they were altered.
+    """Returns an iterator over the bytes from `start` up to, but not including, `end`. Both this function and the
+    iterator raise BlobMissing if the contents are missing, and ContentsAltered if somebody altered them.
     """
     size = artifact.size_bytes
     if size > SMALL and (start, end) != (0, size):
@@ -35,8 +35,8 @@ async def read_verified(blobs: Blobs, artifact: ArtifactStored, start: int, end:
 
 
 async def verify(chunks: AsyncIterator[bytes], artifact: ArtifactStored) -> AsyncIterator[bytes]:
-    """Yields the chunks of an artifact's contents. Before the last chunk, checks the size and SHA-256 of all of them.
-    Raises ContentsAltered instead of yielding the last chunk if they are wrong.
+    """Yields the chunks of an artifact's contents. Checks the size and SHA-256 of the whole before the last chunk, and
+    raises ContentsAltered instead of yielding that chunk if one of them is wrong.
     """
     hashed, size, held = hashlib.sha256(), 0, b""
     async for chunk in chunks:

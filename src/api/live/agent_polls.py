@@ -1,8 +1,8 @@
 """Answers the long polls of agents with messages for them: builds to run or stop, and commands.
 
-An agent has one open poll. A new poll ends the previous one at once, since an agent whose number of free slots changes
-cuts its poll and opens another. A poll whose connection is closed gets no message. Each message has a receipt, which
-the agent sends back with its next poll. If the agent sends another receipt, the server sends the message again.
+An agent has one open poll. A new poll ends the previous one at once, since an agent polls anew when its number of free
+slots changes. A poll whose connection is closed gets no message. Each message has a receipt, which the agent's next
+poll returns; otherwise the server sends the message again.
 """
 
 import asyncio
@@ -50,8 +50,8 @@ for the agent wait, too.
 
 
 class SentMessage(NamedTuple):
-    """Identity of a message to an agent. A session of an agent gets each message only once, unless the message was lost
-    on the way.
+    """Identity of a message to an agent. An agent gets each message once in a session, and again only if the message
+    was lost on the way.
     """
 
     session: str
@@ -66,7 +66,7 @@ class SentMessage(NamedTuple):
 
 
 class AgentPolls:
-    """Open polls of one API process. The application's state contains them as `polls`."""
+    """Open polls of one API process. They are `polls` in the application's state."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -80,10 +80,10 @@ class AgentPolls:
         self, request: Request[Any, Any, Any], node_id: int, session: str, free: int, receipt: str | None
     ) -> dict[str, Any] | None:
         """Returns the next message for the agent. Returns None if there is none within `POLL_S`, if the connection is
-        closed, or if a newer poll of the agent has begun.
+        closed, or if the agent polls anew.
 
-        `receipt` is the receipt of the last message that the agent got. It is empty if the agent has got none yet, and
-        None if the agent sends no receipts.
+        `receipt` is the receipt of the last message that the agent got: empty if it has got none yet, and None if the
+        agent sends no receipts.
         """
         services = self._services
         subjects = self._take_lost(session, receipt)
@@ -129,15 +129,13 @@ class AgentPolls:
                 return None
 
     def end_all(self) -> None:
-        """Ends all polls of this process, which is about to stop. The agents poll again and thus reach another
-        process.
-        """
+        """Ends all polls of this process, which is about to stop. The agents then poll another process."""
         for replaced, changed in self._open.values():
             replaced.set()
             changed.set()
 
     async def _find_subjects(self, node_id: int) -> set[str]:
-        """Returns the subjects of the builds and commands that wait for the agent. First waits until the read models
+        """Returns what waits for the agent: builds (`1025`) and commands (`cmd-7`). First waits until the read models
         have caught up.
         """
         services = self._services
@@ -148,7 +146,7 @@ class AgentPolls:
 
     @contextlib.asynccontextmanager
     async def _only_poll(self, node_id: int, changed: asyncio.Event) -> AsyncIterator[asyncio.Event]:
-        """Ends the node's earlier poll. Yields an event that is set as soon as a later poll of the node begins."""
+        """Ends the node's earlier poll. Yields an event that is set when a later poll of the node begins."""
         replaced = asyncio.Event()
         if earlier := self._open.get(node_id):
             for event in earlier:
@@ -161,8 +159,8 @@ class AgentPolls:
                 del self._open[node_id]
 
     def _take_lost(self, session: str, receipt: str | None) -> set[str]:
-        """Returns a set with the subject of the message that answered the session's last poll, if the agent did not get
-        that message. Otherwise returns an empty set.
+        """Returns a set with the subject of the message that answered the session's last poll, if that message was
+        lost. Returns an empty set if the agent got the message.
         """
         last = self._last.pop(session, None)
         if last is None or receipt in (None, last.receipt):
@@ -171,8 +169,8 @@ class AgentPolls:
         return {last.subject}
 
     async def _message(self, subject: str, node_id: int, session: str) -> tuple[dict[str, Any] | None, SentMessage]:
-        """Returns the message about the build or command `subject`, and the identity of the message. The message is
-        None if the agent has nothing to do about the subject.
+        """Returns the message about a build or command, and the message's identity. The message is None if there is
+        nothing for the agent to do.
         """
         kind, _, number = subject.rpartition("-")
         if kind:
@@ -205,8 +203,8 @@ class AgentPolls:
                 return None
 
     async def _fail_checkout(self, build: Assigned) -> None:
-        """Ends a build that a change started but that has no repository to check out any more, since its SCM endpoint
-        was removed while the build was queued.
+        """Ends a build that a change started: its repository is gone, since the SCM endpoint was removed while the
+        build was queued.
         """
         detail = f"{describe_no_repository(build.queued.job_id)} any more."
         command = FinishBuild(build.build_id, build.node_id, build.attempt, None, "checkout_failed", detail)
@@ -253,16 +251,17 @@ class AgentPolls:
         }
 
     async def _find_group_commit(self, queued: BuildQueued) -> str | None:
-        """Returns the commit that another build of the group has checked out; None if there is none yet."""
+        """Returns the commit that another build of the group has checked out; None if no build has yet."""
         if queued.group_id is None:
             return None
         return (await self._services.log.load_state(BUILD_GROUP.at(queued.group_id))).commit_sha
 
 
 async def fetch_credentials(hosts: SourceHosts, endpoint: ScmEndpoint) -> dict[str, str] | None:
-    """Returns `username` and `password`, with which git signs in at the endpoint's host. Returns None if the host needs
-    none. Logs every failure, such as a host that takes longer than CREDENTIALS_S to give a token, and returns None as
-    well; then the checkout fails with git's message.
+    """Returns `username` and `password` with which git signs in at the endpoint's host, or None if the host needs none.
+
+    Also returns None after a failure, which it logs; then the checkout fails with git's message. A host that takes
+    longer than CREDENTIALS_S counts as a failure.
     """
     try:
         async with asyncio.timeout(CREDENTIALS_S):

@@ -1,6 +1,6 @@
 """Sends the log of a build as server-sent events: a JSON message for each line, then the build's status, then `done`.
 
-If ids are wanted, each message has the id `attempt:line`. A client that reconnects to any process with `Last-Event-ID`
+On request, each message has the id `attempt:line`. A client that reconnects with `Last-Event-ID`, to whatever process,
 gets the lines after that id, without a gap or a repetition. All clients of a build in a process share one feed, which
 reads new lines at most every `DEBOUNCE_S` and encodes each line once.
 """
@@ -57,11 +57,13 @@ STILL_HERE = b": still here\n\n"
 CHANGES = [event.name for event in (BuildAssigned, BuildRequeued, BuildStarted, BuildFinished, BuildDeleted)]
 
 LogOffset = tuple[int, int]
-"""Point in a build's log: the number of the attempt, and the number of this attempt's lines before that point."""
+"""Offset in the logs of a build's attempts: the number of an attempt, and the number of this attempt's lines before the
+offset.
+"""
 
 
 def format_line(line: Line) -> str:
-    """Returns a line as text that begins with its time in UTC: `[10:00:05] PASSED tests/test_api.py::test_login`."""
+    """Returns a line with its time in UTC in front: `[10:00:05] PASSED tests/test_api.py::test_login`."""
     seconds = line.at_ms // 1000 % 86_400  # agents' clocks may be wrong, so the date is not shown
     return f"[{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}] {line.text}"
 
@@ -95,8 +97,8 @@ class LogChunk:
 
 
 class LogChunkCache:
-    """Cache of the log chunks that were read last, of all builds together. If several requests need the same chunk at
-    the same time, it is read only once.
+    """Cache of the log chunks that were read last, for all builds. Simultaneous requests for the same chunk read it
+    only once.
     """
 
     def __init__(self, build_logs: BuildLogs) -> None:
@@ -107,7 +109,7 @@ class LogChunkCache:
 
     async def load(self, build_id: int, offset: LogOffset, until: int | None = None) -> LogChunk | None:
         """Returns the chunk of lines that begins at `offset` and ends at line `until` at the latest. Returns None if
-        there are no lines there.
+        there are no lines at `offset`.
         """
         key = (build_id, offset)
         if until is not None and offset[1] >= until:
@@ -144,7 +146,7 @@ class LogChunkCache:
 
 
 class BuildFeed:
-    """Feed that follows a build and its log for all clients of the build."""
+    """Feed for all clients of a build: it follows the build and its log."""
 
     def __init__(self, services: Services, chunks: LogChunkCache, subscription: LogSubscription, build_id: int) -> None:
         self._services = services
@@ -190,13 +192,13 @@ class BuildFeed:
             self._wake()
 
     async def refresh(self) -> None:
-        """Folds the events and reads the lines of the log that were stored since the last call."""
+        """Reads what is new since the last call: events, which it folds into the build, and lines of the log."""
         async with self._refreshing:
             await self._refresh()
 
     async def begin(self, offset: LogOffset | None) -> LogOffset:
-        """Returns the offset at which to begin for a client: `offset`, but not beyond the end of the log. If `offset`
-        is None or its attempt does not exist, returns the beginning of the present attempt.
+        """Returns the offset at which a client begins: `offset`, but at most the end of the log. If `offset` is None or
+        names an attempt that does not exist, returns the beginning of the present attempt.
         """
         await self._has_begun.wait()
         if offset is not None and offset > self.end and self.status is None:
@@ -207,8 +209,8 @@ class BuildFeed:
         return min(offset, self.end)
 
     async def load_next(self, offset: LogOffset) -> LogChunk | None:
-        """Returns the chunk of lines after an offset. If the offset is at the end of an attempt, returns the first
-        chunk of the next attempt. Returns None at the end of all lines that the feed has read.
+        """Returns the chunk of lines after an offset; at the end of an attempt, this is the first chunk of the next
+        attempt. Returns None if the feed has read no more lines.
         """
         while offset < self.end:
             is_last = offset[0] == self.end[0]
@@ -256,8 +258,8 @@ class BuildFeed:
                 self._version, self._position = recorded.version, recorded.position
 
     async def _read_lines(self) -> None:
-        """Reads lines up to the present end of the log and moves `end` there. If a new attempt has begun, first reads
-        the earlier attempt to its end.
+        """Reads the lines up to the present end of the log and moves `end` there. Finishes an earlier attempt before a
+        new one.
         """
         attempt = self.end[0] if self._build is None else self._build.attempt
         while True:
@@ -272,7 +274,7 @@ class BuildFeed:
 
     @property
     def _lines_at_end(self) -> int | None:
-        """Number of lines of the log when the build ended; None while it has not ended. Lines that were stored later do
+        """Number of lines of the log when the build ended, or None if it has not ended. Lines that were stored later do
         not belong to the log.
         """
         return self._build.log_lines if isinstance(self._build, Finished) else None
@@ -283,7 +285,7 @@ class BuildFeed:
 
 
 class BuildFeeds:
-    """Feeds of one process. There is one for each build that has clients."""
+    """Feeds of one process: one for each build that has clients."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -301,7 +303,7 @@ class BuildFeeds:
 
     @contextlib.contextmanager
     def registered(self, build_id: int, client: StreamClient) -> Iterator[BuildFeed]:
-        """Yields the feed of a build and registers the client with it during the block. The first client starts the
+        """Yields the feed of a build, with the client registered until the block ends. The first client starts the
         feed, and the last one ends it.
         """
         if build_id not in self._feeds:
@@ -327,7 +329,7 @@ class BuildFeeds:
 
 
 class BuildStream:
-    """Source that sends a client the messages about a build (see `api.live.stream_clients`)."""
+    """Source of the messages about a build for one client (see `api.live.stream_clients`)."""
 
     def __init__(self, feeds: BuildFeeds, build_id: int, *, with_ids: bool, after: LogOffset | None) -> None:
         self._feeds = feeds
@@ -354,7 +356,7 @@ class BuildStream:
 
 
 async def retry_until_connected(read: Callable[[], Awaitable[T]]) -> T:
-    """Calls `read` and returns its result. While the database cannot be reached, calls it again every `RETRY_S`."""
+    """Returns the result of `read`. While the database cannot be reached, calls `read` again every `RETRY_S`."""
     while True:
         try:
             return await read()
@@ -364,8 +366,8 @@ async def retry_until_connected(read: Callable[[], Awaitable[T]]) -> T:
 
 
 def parse_offset(last_event_id: str | None) -> LogOffset | None:
-    """Returns the offset in `Last-Event-ID`, after which a reconnecting client continues; None for a new client. Raises
-    Invalid if the header is no offset.
+    """Returns the offset in `Last-Event-ID`, at which a reconnecting client continues. Returns None for a new client,
+    which sends no such header. Raises Invalid if the header contains no offset.
     """
     if not last_event_id:
         return None

@@ -1,9 +1,10 @@
-"""Sends the events of the whole log as server-sent events. Each client gets the events that its user may see.
+"""Sends the events of the log as server-sent events. Each client gets the events that its user may see.
 
-The id of a message is the event's position. A client that reconnects to any process with `Last-Event-ID` gets the
-events after that position, without a gap or a repetition. All clients of a process share one feed, which reads and
-encodes each event once. The feed remembers its newest messages. A client that needs older ones gets them from the audit
-trail, page by page.
+The id of a message is the event's position. A client that reconnects with `Last-Event-ID`, to whatever process, gets
+the events after that position, without a gap or a repetition.
+
+All clients of a process share one feed, which reads and encodes each event once. The feed remembers its newest
+messages. A client that needs older ones gets them from the audit trail, page by page.
 """
 
 import asyncio
@@ -55,7 +56,7 @@ GRANTING = (ProjectCreated, MemberAdmitted)
 
 
 class FeedMessage(msgspec.Struct, frozen=True):
-    """An encoded event, with those of its fields that decide which users may see the event."""
+    """An encoded event. The fields besides `body` decide which users may see the event."""
 
     position: int
     type: str
@@ -65,7 +66,7 @@ class FeedMessage(msgspec.Struct, frozen=True):
 
 
 class EventFeed:
-    """Feed of the newest events, encoded, for the clients of one process. It runs while it has clients."""
+    """Feed of the newest events, encoded as messages, for all clients of a process. It runs while it has clients."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -86,7 +87,7 @@ class EventFeed:
 
     @contextlib.contextmanager
     def registered(self, client: StreamClient) -> Iterator[None]:
-        """Registers a client during the block. The first client starts the feed, and the last one ends it."""
+        """Registers a client until the block ends. The first client starts the feed, and the last one ends it."""
         if self._running is None:
             self._has_begun = asyncio.Event()
             self._running = asyncio.create_task(self._run(self._has_begun), name="events")
@@ -101,8 +102,8 @@ class EventFeed:
                 self._messages, self._positions, self._size = [], [], 0
 
     async def begin(self, last: int | None) -> int:
-        """Returns the position after which to begin for a client. `last` is the position that the client asks for; if
-        it is beyond the end of the log, returns the end. If `last` is None, returns the present position of the feed.
+        """Returns the position after which a client begins: `last`, which the client asks for, but at most the end of
+        the log. If `last` is None, returns the present position of the feed.
         """
         await self._has_begun.wait()
         if last is None:
@@ -110,14 +111,12 @@ class EventFeed:
         return min(last, await retry_until_connected(self._services.log.read_head))
 
     def after(self, position: int) -> list[FeedMessage]:
-        """Returns the remembered messages after a position. No message is missing if the position is `floor` or
-        later.
-        """
+        """Returns the remembered messages after a position. They are complete if the position is `floor` or later."""
         return self._messages[bisect_right(self._positions, position) :]
 
     async def load_older(self, wanted: TrailFilter) -> list[FeedMessage] | None:
-        """Returns a page of messages about events that the feed no longer remembers. Returns None if the read models
-        have not yet reached the last position before `wanted.before`.
+        """Returns a page of messages that the feed no longer remembers. Returns None if the read models have not yet
+        reached the position before `wanted.before`.
         """
         services = self._services
         if not await services.waiter.wait_reached((wanted.before or 1) - 1):
@@ -181,7 +180,7 @@ def _message(entry: AuditEntry) -> FeedMessage:
 
 
 class EventStream:
-    """Source that sends a client the messages about events (see `api.live.stream_clients`)."""
+    """Source of the messages about events for one client (see `api.live.stream_clients`)."""
 
     def __init__(self, feed: EventFeed, project_id: int | None, types: Sequence[str] | None, last: int | None) -> None:
         self._feed = feed
@@ -207,13 +206,13 @@ class EventStream:
         return self._project_id is None or user.may("read", self._project_id)
 
     def keep_alive(self) -> bytes:
-        """Returns a comment whose id is the present position. So a client that reconnects does not make the server read
-        again events that the client may not see.
+        """Returns a comment with the present position as its id. A reconnecting client sends this id; so the server
+        need not read the events before it again, which the client may not see.
         """
         return b": still here\nid: %d\n\n" % self._position
 
     async def _catch_up(self, client: StreamClient) -> None:
-        """Sends the client one page of older messages that the feed no longer remembers."""
+        """Sends the client one page of messages that the feed no longer remembers."""
         floor = self._feed.floor
         wanted = TrailFilter(
             self._projects(client.user), types=self._visible_types(client.user), after=self._position, before=floor + 1

@@ -1,6 +1,4 @@
-"""Checks the log of a finished build before it is served. The event that ended the build contains the digest of the
-log.
-"""
+"""Checks the log of a finished build, before it is served, against the digest in the event that ended the build."""
 
 import asyncio
 import time
@@ -22,8 +20,8 @@ MAX_CHECKED = 1_000
 
 
 class FinishedLogs:
-    """Checks of the logs of finished builds. Remembers a result for some time. If several requests need the same log at
-    the same time, it is checked only once.
+    """Checks of the logs of finished builds. Remembers each result for CHECK_LIFETIME_S. Simultaneous requests for the
+    same log check it only once.
     """
 
     def __init__(self, event_log: EventLog, build_logs: BuildLogs) -> None:
@@ -32,8 +30,8 @@ class FinishedLogs:
         self._checks: dict[int, tuple[float, asyncio.Task[int]]] = {}
 
     async def count_lines(self, build_id: int) -> int:
-        """Checks the log of a finished build and returns its number of lines. Raises ContentsAltered if the log has
-        been altered, and NotFound if the build is deleted.
+        """Checks the log of a finished build and returns its number of lines. Raises ContentsAltered if somebody
+        altered the log, and NotFound if the build is deleted.
         """
         begun, check = self._checks.get(build_id, (0.0, None))
         if check is None or time.monotonic() - begun > CHECK_LIFETIME_S:

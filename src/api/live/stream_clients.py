@@ -1,10 +1,12 @@
-"""Runs the server-sent event streams of this process, and cuts a stream when it must end before its source does.
+"""Runs the server-sent event streams of this process. A *client* is one open stream; its *source* sends it messages. To
+*cut* a client is to end its stream before the source returns.
 
-A client is one open stream. It takes memory only for the message that is being sent, since messages come from buffers
-that all clients share. A client is cut in five cases: its connection is closed, it does not accept a message for
-`STALLED_S`, there is no message for it for `IDLE_S`, its user loses access, or the server stops. It may reconnect and
-continue. Clients register in the call that sends the response, not before, because the `finally` of a generator that
-was never started does not run.
+A client is cut in five cases: its connection is closed, it does not accept a message for `STALLED_S`, there is no
+message for it for `IDLE_S`, its user loses access, or the server stops. It may reconnect and continue. A client takes
+memory only for the message that is being sent, since messages come from buffers that all clients share.
+
+Clients register in the call that sends the response, not before: the `finally` of a generator that was never started
+does not run.
 """
 
 import asyncio
@@ -54,7 +56,7 @@ Source = Callable[["StreamClient"], Coroutine[Any, Any, None]]
 
 
 class StreamClient:
-    """One open stream of server-sent events to a client."""
+    """One open stream of server-sent events."""
 
     def __init__(
         self,
@@ -76,7 +78,7 @@ class StreamClient:
         self._send: Send
 
     async def run(self, source: Source, receive: Receive, send: Send) -> None:
-        """Runs `source`, which sends messages, until the source returns or the client is cut."""
+        """Runs `source` until it returns or the client is cut."""
         self._send = send
         watching = asyncio.create_task(self._watch(receive))
         sending = asyncio.create_task(source(self))
@@ -92,7 +94,7 @@ class StreamClient:
         self._message_at = self._sent_at
 
     async def wait(self) -> None:
-        """Waits until `changed` is set, and clears it. Sends a keep-alive comment if one is due."""
+        """Waits until `changed` is set, and clears it. Then sends a keep-alive comment if one is due."""
         await self.changed.wait()
         self.changed.clear()
         if self._is_due and self._keep_alive is not None:
@@ -104,8 +106,8 @@ class StreamClient:
             self._cut.set_result(None)
 
     def check(self, now: float) -> None:
-        """Cuts the client if it has been stalled or idle for too long at the time `now`. Wakes the source if it has to
-        send a keep-alive comment.
+        """Cuts the client if, at the time `now`, it has been stalled or idle for too long. Wakes the source if a
+        keep-alive comment is due.
         """
         if self._sending_since is not None:
             if now - self._sending_since > STALLED_S:
@@ -117,7 +119,7 @@ class StreamClient:
             self.changed.set()
 
     def update_caller(self, caller: User | Agent | None) -> None:
-        """Replaces the client's user by `caller`, who has the access that the user has now. Cuts the client if the user
+        """Replaces the client's user by `caller`, the same user with their present access. Cuts the client if the user
         may no longer read the stream.
         """
         if isinstance(caller, User) and self._may_read(caller):
@@ -137,7 +139,7 @@ class StreamClient:
 
 
 class StreamClients:
-    """All open streams of a process. One user may have at most `limit` streams; 0 means no limit."""
+    """Open streams of a process. One user may have at most `limit` streams; 0 means no limit."""
 
     def __init__(self, limit: int = 0) -> None:
         self._limit = limit
@@ -147,7 +149,7 @@ class StreamClients:
         return len(self._clients)
 
     def admit(self, user: User) -> None:
-        """Raises TooManyRequests if the user has as many streams open as is allowed."""
+        """Raises TooManyRequests if the user already has as many open streams as one user may have."""
         if self._limit and sum(client.user.user_id == user.user_id for client in self._clients) >= self._limit:
             raise TooManyRequests(f"You have {self._limit} streams open; close one first.", RETRY_AFTER_S)
 
@@ -160,7 +162,7 @@ class StreamClients:
 
     @contextlib.asynccontextmanager
     async def watched(self) -> AsyncIterator[None]:
-        """Checks all clients regularly during the block. Cuts all of them when the block ends."""
+        """Checks all clients regularly until the block ends, and then cuts them."""
         tasks = [asyncio.create_task(self._check()), asyncio.create_task(self._check_access())]
         try:
             yield
@@ -186,8 +188,8 @@ class StreamClients:
 
 
 async def refresh_callers(clients: Iterable[StreamClient]) -> None:
-    """Looks up again which access the users of the clients have. Does so only once for clients with the same
-    credentials.
+    """Updates the users of the clients with their present access, and cuts those clients whose users lost access. Looks
+    up each set of credentials only once.
     """
     by_credentials: dict[str, list[StreamClient]] = defaultdict(list)
     for client in clients:
@@ -215,8 +217,8 @@ async def watching_disconnect(
 ) -> AsyncIterator[asyncio.Event]:
     """Yields an event that is set when the client closes the connection. Sets `changed` at the same time.
 
-    A handler that waits for something needs this, since the server does not end a handler whose client has gone. The
-    body of the request must have been read before.
+    Use this in handlers that wait, since the server does not end a handler whose client has gone. Read the body of the
+    request before.
     """
     is_gone = asyncio.Event()
 
@@ -234,8 +236,8 @@ async def watching_disconnect(
 
 
 class LiveStream(Stream):
-    """Response that sends a client the messages of a source as soon as there are any. Raises TooManyRequests if the
-    user has too many streams open.
+    """Response that sends a client the messages of a source as they come. Raises TooManyRequests if the user has too
+    many open streams.
     """
 
     def __init__(self, clients: StreamClients, client: StreamClient, source: Source) -> None:

@@ -1,6 +1,4 @@
-"""Open streams of a process, and the feeds that they read. One module makes all of them, since several controllers use
-them.
-"""
+"""Open streams of a process, and the feeds that they read, for all controllers that use them."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -13,7 +11,7 @@ from api.live.stream_clients import StreamClients
 
 
 class Streams:
-    """Live streams of a process. The application's state contains them as `streams`."""
+    """Live streams of a process. They are `streams` in the application's state."""
 
     def __init__(self, services: Services) -> None:
         self.clients = StreamClients(services.streams_per_user)
