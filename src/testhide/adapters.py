@@ -1,6 +1,6 @@
-"""Picks the adapters of outside systems. No other module picks any.
+"""Chooses the adapters of outside systems; no other module does.
 
-An adapter is imported when it is made, so that a process loads only what it uses.
+Each function imports its adapter itself, so that a process loads only the adapters that it uses.
 """
 
 from typing import TYPE_CHECKING
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 
 def blob_store(settings: Settings) -> "Blobs":
-    """Return the store of the artifacts' contents. Raises ValueError if the URL in the settings names no store."""
+    """Return the store of artifacts' contents. Raises ValueError if the URL in the settings is not that of a store."""
     from integrations.blobs import open_blobs
 
     return open_blobs(settings.blobs)
 
 
 def mailer(settings: Settings) -> "Mailer | None":
-    """Return the adapter that sends mails. Without a mail server, `testhide up` gets one that prints the links of
-    mails, and other processes get None.
+    """Return the adapter that sends mails. Without a mail server, `testhide up` gets an adapter that prints the links
+    in mails, and other processes get None.
     """
     from integrations.mail import PrintedLinks, SmtpMailer, parse_smtp_url
 

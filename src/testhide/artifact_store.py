@@ -1,7 +1,7 @@
-"""Finds out whether the blob store is the one of this database, before a process uses it.
+"""Checks that the blob store belongs to the database, before a process uses it.
 
-If two machines used different data folders, each would see and delete only the artifacts that were uploaded to it. So
-the store contains an id that the database also contains.
+Machines with different data folders would each see, and delete, only the artifacts in their own folder. So the store
+contains an id, which the database contains too.
 """
 
 import secrets
@@ -22,9 +22,10 @@ KEY = "store-id"
 
 
 async def refuse_other_store(pool: AsyncConnectionPool, blobs: Blobs, url: str) -> None:
-    """Raise Fault unless the store at `url` is the one that was used with this database before. If the database was
-    used with no store before, gives this store an id. Does nothing if the store cannot be reached: uploads then report
-    this.
+    """Raise Fault if the database belongs to another store than the one at `url`. If it belongs to no store yet, it
+    belongs to this one from now on.
+
+    Does nothing if the store cannot be reached, since uploads then report that.
     """
     try:
         async with pool.connection() as connection, connection.transaction():

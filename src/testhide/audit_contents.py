@@ -1,6 +1,6 @@
-"""Compares what the server stores beside the log with the events in the log: `testhide audit verify --contents`.
+"""Compares the server's other stored data with the events in the log: `testhide audit verify --contents`.
 
-It compares build logs, artifacts, and the endpoints of webhooks and Teams channels.
+Compared are build logs, artifacts, and the endpoints of webhooks and Teams channels.
 """
 
 import hashlib
@@ -45,10 +45,10 @@ class ContentsCheck:
         self.build_logs = BuildLogs(self.pool)
 
     async def run(self) -> AsyncIterator[str]:
-        """Yields a sentence for each build log, artifact or endpoint that differs from its events, in the order of
-        these events.
+        """Yields a sentence for each build log, artifact or endpoint that differs from its event, in the order of the
+        events.
 
-        Reads all stored contents. The server may run meanwhile. Raises Unavailable if the blob store cannot be reached.
+        Reads all stored contents; the server may run meanwhile. Raises Unavailable if the blob store cannot be reached.
         """
         head, position, is_full = await self.log.read_head(), 0, True
         while is_full:

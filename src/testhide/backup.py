@@ -1,4 +1,4 @@
-"""Backs a server up into a folder while it runs. `testhide.restore` reads the folder.
+"""Backs a server up into a folder while it runs. `testhide.restore` reads the folder:
 
 backup.json     release, position and time of the backup (Manifest)
 database.dump   one snapshot of the database, made by pg_dump in its custom format
@@ -59,10 +59,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def back_up(settings: Settings, target: Path) -> tuple[Manifest, list[LostTable]]:
-    """Write a backup into a new folder. The folder appears only once it is complete.
+    """Write a backup into a new folder, which appears only once it is complete.
 
-    Returns two values: the manifest, and the tables that the database has lost. Raises Fault if the log is lost, the
-    folder exists or the database cannot be used, and OSError if a file cannot be copied.
+    Returns the manifest, and the tables that the database has lost. Raises Fault if the log is lost, the folder exists
+    or the database cannot be used, and OSError if a file cannot be copied.
     """
     with _new_folder(target) as folder:
         async with core(settings, pool_size=1, before_migration=True) as parts, parts.pool.connection() as connection:
@@ -102,7 +102,9 @@ async def back_up(settings: Settings, target: Path) -> tuple[Manifest, list[Lost
 
 
 def copy_blobs(source: Path, target: Path) -> None:
-    """Copy all artifacts. Leave out files that are not completely written, and artifacts that are deleted meanwhile."""
+    """Copy all artifacts. Leaves out files that are not completely written yet, and artifacts that are deleted
+    meanwhile.
+    """
     target.mkdir(mode=0o700, exist_ok=True)
     for folder, _, names in os.walk(source):
         copied = target / Path(folder).relative_to(source)
@@ -123,7 +125,7 @@ async def read_all(log: EventLog, kind: type[E], after: int = 0) -> list[E]:
 
 
 async def _find_deleted(log: EventLog, after: int) -> list[str]:
-    """Returns the keys of artifacts, and of folders of artifacts, that were deleted after a position."""
+    """Returns keys of artifacts, and of folders of artifacts, that were deleted after a position."""
     return [
         *(event.blob for event in await read_all(log, ArtifactDeleted, after)),
         *(build_blobs(event.job_id, event.build_id) for event in await read_all(log, BuildDeleted, after)),
@@ -133,10 +135,11 @@ async def _find_deleted(log: EventLog, after: int) -> list[str]:
 
 @contextmanager
 def _new_folder(target: Path) -> Iterator[Path]:
-    """Yield a temporary folder. It is renamed to `target` when the block ends, and removed when the block fails.
+    """Yield a temporary folder. When the block ends, rename it to `target`; if the block fails, remove it. Raises Fault
+    if `target` exists.
 
-    Also removes the temporary folders of backups that were killed, since such a folder contains a copy of the database
-    and perhaps the secret key. Raises Fault if `target` exists.
+    Also removes temporary folders of backups that were killed, since they contain a copy of the database and perhaps
+    the secret key.
     """
     if target.exists():
         raise Fault(f"{target} is there already: name a new folder.", 2)
@@ -162,8 +165,8 @@ def _new_folder(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[bool]:
-    """Lock a folder while the block runs and this process lives. Yields True if it holds the lock; False if another
-    process holds it, or if the file system has no such locks.
+    """Lock a folder until the block or this process ends. Yields False if another process has locked the folder, or if
+    the file system has no locks.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     is_locked = False

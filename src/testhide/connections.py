@@ -1,8 +1,8 @@
-"""Ends connections of addresses that have too many.
+"""Limits the number of connections of each address, and ends the surplus.
 
-Granian accepts connections by itself, and the application hears only of those that send a request. So this module looks
-at the sockets of the process. To end a connection, it shuts down a duplicate of the connection's descriptor; Granian
-then finds the connection closed and releases it.
+Granian accepts connections by itself, and the application only learns of those that send a request. So this module
+inspects the sockets of the process. To end a connection, it shuts down a duplicate of the connection's descriptor;
+Granian then releases the connection.
 """
 
 import asyncio
@@ -33,8 +33,8 @@ Peer = tuple[str, int]
 
 
 def raise_file_limit() -> int:
-    """Raises the limit of open files of this process as far as needed and allowed. Returns the number of connections
-    that the process can then have.
+    """Raises this process's limit of open files, up to what it needs or the system allows. Returns the number of
+    connections that the process can then have.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MAX_CONNECTIONS + OTHER_FILES
@@ -44,9 +44,9 @@ def raise_file_limit() -> int:
 
 
 class ConnectionCap:
-    """ASGI application that ends connections of an address if it has too many.
+    """ASGI application that ends the surplus connections of an address that has too many.
 
-    Connections without a request end first, then those with the newest requests. Trusted proxies have no limit, since
+    Ends connections without a request first, then those with the newest requests. Trusted proxies have no limit, since
     each of them forwards the requests of many clients.
     """
 
@@ -70,7 +70,7 @@ class ConnectionCap:
             self._in_use.pop(peer, None)
 
     async def run(self) -> None:
-        """Checks the connections regularly, until it is cancelled."""
+        """Checks the connections regularly until the task is cancelled."""
         while True:
             await asyncio.sleep(CHECK_INTERVAL_S)
             if len(os.listdir(DESCRIPTORS)) > self._limit:
@@ -79,7 +79,7 @@ class ConnectionCap:
                     log.warning("too many connections from an address were ended", address=str(network), count=count)
 
     def _end_surplus(self, in_use: Mapping[Peer, None]) -> dict[Network, int]:
-        """Ends the surplus connections. Returns network -> number of its connections that were ended."""
+        """Ends surplus connections. Returns network -> number of its connections that ended."""
         ranks = {peer: rank for rank, peer in enumerate(in_use)}
         by_network: dict[Network, list[tuple[int, Peer]]] = defaultdict(list)
         for descriptor in list_descriptors():
@@ -104,8 +104,8 @@ def list_descriptors() -> Collection[int]:
 
 @contextlib.contextmanager
 def opened(descriptor: int, port: int) -> Iterator[tuple[socket.socket, Peer] | None]:
-    """Yields a duplicate of the connection with this descriptor, and its peer. Yields None if the descriptor is not a
-    connection that was accepted at this port.
+    """Yields a duplicate of the connection with this descriptor, and the connection's peer. Yields None if the
+    descriptor is no connection, or if this port did not accept it.
     """
     with contextlib.ExitStack() as stack:
         found = None

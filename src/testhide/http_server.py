@@ -1,8 +1,8 @@
-"""The HTTP server: Granian on a socket whose options drop clients that stop reading.
+"""The HTTP server: Granian, on a socket whose options drop clients that stop reading.
 
-Granian waits until all of a response is sent: a client that stays connected and does not read would occupy the
-connection and its buffers forever. With these options the kernel closes such connections, and those of clients that
-vanished.
+Granian waits until a response is sent completely, so a client that stays connected and does not read would occupy the
+connection and its buffers for ever. The options make the kernel close the connections of such clients, and of clients
+that vanished.
 """
 
 import asyncio
@@ -42,7 +42,9 @@ since another response may have just begun.
 
 class HttpServer(Server):
     def _init_shared_socket(self) -> None:
-        """Use a socket with options that Granian cannot set. Accepted connections inherit the options."""
+        """Use a socket with options that Granian cannot set. Connections inherit these options when they are
+        accepted.
+        """
         listener = open_listener(self.bind_addr, self.bind_port, self.backlog)
         # Granian closes the file descriptor.
         self._shd = SocketHolder(listener.detach(), False, self.backlog)  # type: ignore[assignment, call-arg]
@@ -70,7 +72,9 @@ async def serve(
     trusted_proxies: Sequence[Network] = (),
     connections_per_address: int = CONNECTIONS_PER_ADDRESS,
 ) -> None:
-    """Serve until `stop` returns; then end open responses (SSE) and long polls, and wait for all other responses."""
+    """Serve until `stop` returns. Then end open responses (SSE) and long polls, and wait until all other responses are
+    sent.
+    """
     cap = ConnectionCap(TrustedProxies(app, trusted_proxies), port, connections_per_address, trusted_proxies)
     server = HttpServer(
         cap,

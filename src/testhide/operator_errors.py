@@ -1,8 +1,8 @@
-"""Errors whose cause is outside of this program. The operator sees them as one sentence without a traceback."""
+"""Errors with a cause outside of this program. The operator sees one sentence, without a traceback."""
 
 
 class Fault(Exception):
-    """An error that ends the process with `exit_code` and one sentence for the operator."""
+    """Error that ends the process with `exit_code`, and with one sentence for the operator."""
 
     exit_code = 1
 
@@ -12,12 +12,12 @@ class Fault(Exception):
 
 
 class InUse(Fault):
-    """Another process already uses a port or a data folder."""
+    """Raised if another process uses the port or the data folder."""
 
     exit_code = 3
 
 
 class Unreachable(Fault):
-    """The configured database or Redis does not answer."""
+    """Raised if the configured database or Redis does not answer."""
 
     exit_code = 4

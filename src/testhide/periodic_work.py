@@ -22,7 +22,7 @@ RESPONSE_CLEANUP_INTERVAL_S = 60.0
 def make_schedules(
     parts: "Core", handler: Handler, outgoing: Outgoing, waiter: ProjectionWaiter, public_url: str
 ) -> Schedules:
-    """Return the periodic work that one process does for all processes. `public_url` is the URL of the server."""
+    """Return the periodic work, which one process does on behalf of all. `public_url` is the URL of the server."""
     pool, log, secrets = parts.pool, parts.log, parts.secrets
     deletion = retention.Retention(pool, log, handler, utcnow)
     expiry = quarantine.QuarantineWatch(pool, handler, utcnow)

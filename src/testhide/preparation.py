@@ -27,10 +27,7 @@ START = CommandContext("system:start")
 
 
 def upgrade(settings: Settings) -> None:
-    """Bring the store's tables up to date.
-
-    Raises Fault if a newer release has migrated the database, and in the cases in which `core` does.
-    """
+    """Migrate the store's tables. Raises Fault as `core` does, and if a newer release has migrated the database."""
 
     async def check() -> None:
         async with core(settings, pool_size=1, before_migration=True):
@@ -44,9 +41,8 @@ def upgrade(settings: Settings) -> None:
 
 
 def migrate(settings: Settings) -> list[str]:
-    """Bring all tables up to date. Returns the names of the read models that must be built from the log.
-
-    Raises Fault as `upgrade` does, and when tables are lost.
+    """Migrate all tables. Returns the names of the read models that must be built from the log. Raises Fault as
+    `upgrade` does, and if tables are lost.
     """
     upgrade(settings)
 
@@ -65,10 +61,10 @@ async def has_users(settings: Settings) -> bool:
 
 
 async def create_first_admin(settings: Settings) -> str | None:
-    """Register an administrator if the log contains no user. Needs no projector, since it reads the log.
+    """Register an administrator if the log contains no user. Works without a projector, since it reads the log.
 
-    Returns a line to show to the operator: the generated password, or that the configured password is not applied.
-    Returns None if there is nothing to show. Raises Fault for a weak password.
+    Returns a line for the operator: the generated password, or that the configured password is not used. Returns None
+    if there is nothing to say. Raises Fault if the configured password is weak.
     """
     async with core(settings, pool_size=1) as parts:
         if await parts.log.read(0, 1, ["user.registered"]):
@@ -93,10 +89,10 @@ async def create_first_admin(settings: Settings) -> str | None:
 
 
 async def register_local_node(settings: Settings, *, admins_only: bool) -> str:
-    """Returns the token of the local agent's node. Registers the node if it does not exist. `admins_only` says whether
-    the node now runs only builds that an admin has queued.
+    """Returns the token of the local agent's node. Registers the node if it does not exist. With `admins_only`, the
+    node runs only builds that an admin has queued; without it, the node runs all builds.
 
-    Raises Fault if the node exists but the data folder contains no token.
+    Raises Fault if the node exists but the data folder does not contain its token.
     """
     token_file = Path(settings.data_dir, "agent", "token")
     async with core(settings, pool_size=1) as parts:

@@ -1,6 +1,6 @@
-"""The composition root: assembles each process of the server from the adapters that `testhide.adapters` picks.
+"""The composition root: assembles each process of the server, with the adapters from `testhide.adapters`.
 
-A process imports its heavy libraries inside its function, so that it loads only what it runs.
+Each function imports its heavy libraries itself, so that a process loads only what it runs.
 """
 
 import asyncio
@@ -46,7 +46,7 @@ POOL_SIZE = 10
 
 @dataclass(frozen=True)
 class Core:
-    """The event log, and the other objects that every process needs."""
+    """The event log, and other objects that every process needs."""
 
     conninfo: str
     pool: AsyncConnectionPool
@@ -59,11 +59,12 @@ class Core:
 async def core(
     settings: Settings, pool_size: int = POOL_SIZE, *, before_migration: bool = False
 ) -> AsyncIterator[Core]:
-    """Connect to the database while the block runs.
+    """Connect to the database until the block ends. Raises Fault in four cases:
 
-    Raises Fault if the database cannot be reached, if the secret key does not open the keys in the database, if
-    PostgreSQL may lose acknowledged writes (unless `settings.unsafe`), or if tables are of an older release or lost
-    (unless `before_migration`).
+    - The database cannot be reached.
+    - The secret key does not open the keys in the database.
+    - PostgreSQL may lose acknowledged writes. `settings.unsafe` allows this.
+    - Tables are lost, or are those of an older release. `before_migration` allows this.
     """
     mapper = EventMapper(EVENTS, UPCASTERS)
     conninfo = with_keepalive(settings.database_url)
@@ -104,8 +105,8 @@ async def _refuse_risks(pool: AsyncConnectionPool) -> None:
 
 
 async def _open_ring(ring: KeyRing, pool: AsyncConnectionPool, log: EventLog) -> None:
-    """Open the key ring, and follow its changes. Raise Fault if the secret key opens neither the ring nor a data key of
-    this database. A process with another key would write data that the processes with the right key could not read.
+    """Open the key ring and follow its changes. Raises Fault if the secret key opens neither the ring nor a data key of
+    this database: the process would write data that processes with the right key cannot read.
     """
     try:
         await ring.open()
@@ -146,7 +147,7 @@ async def _refuse_older_schema(pool: AsyncConnectionPool) -> None:
 
 
 async def _refuse_lost_tables(pool: AsyncConnectionPool) -> None:
-    """Raise Fault if tables are lost. Without this check, processes would fail later, each of them at another point."""
+    """Raise Fault if tables are lost. Otherwise each process would fail later, at a point of its own."""
     async with pool.connection() as connection:
         if lost := await find_lost_tables(connection):
             raise Fault(f"Tables are {describe(lost)}.")
@@ -154,7 +155,6 @@ async def _refuse_lost_tables(pool: AsyncConnectionPool) -> None:
 
 @contextlib.asynccontextmanager
 async def _listening(parts: Core, *channels: str) -> AsyncIterator[Listener]:
-    """Yield a listener that listens to these channels of PostgreSQL while the block runs."""
     listener = Listener(parts.conninfo, *channels)
     await listener.start()
     try:
@@ -164,7 +164,7 @@ async def _listening(parts: Core, *channels: str) -> AsyncIterator[Listener]:
 
 
 def serve(settings: Settings) -> None:
-    """Run the HTTP API until SIGTERM. Raises Fault in the same cases as `api_services`."""
+    """Run the HTTP API until SIGTERM. Raises Fault as `api_services` does."""
     from api.app import create_app
     from testhide import http_server
 
@@ -183,8 +183,8 @@ def serve(settings: Settings) -> None:
 
 @contextlib.asynccontextmanager
 async def api_services(settings: Settings) -> "AsyncIterator[Services]":
-    """Yield the services that controllers use, and close them when the block ends. Raises Fault in the same cases as
-    `core`, and if the licence file, the blob store or a sequence of ids is wrong.
+    """Yield the services that controllers use, and close them when the block ends. Raises Fault as `core` does, and if
+    the licence file, the blob store or a sequence of ids is wrong.
     """
     from agent.build.masking import Masker
     from agent.bundle import build_zipapp
@@ -270,7 +270,7 @@ async def api_services(settings: Settings) -> "AsyncIterator[Services]":
 
 
 def project(settings: Settings) -> None:
-    """Run the projector until SIGTERM. Raises Fault in the same cases as `core`."""
+    """Run the projector until SIGTERM. Raises Fault as `core` does."""
     from projections.engine.projector import Projector
     from projections.registry import PROJECTIONS
 
@@ -282,7 +282,7 @@ def project(settings: Settings) -> None:
 
 
 def dispatch(settings: Settings) -> None:
-    """Run the dispatcher until SIGTERM. Raises Fault in the same cases as `core`."""
+    """Run the dispatcher until SIGTERM. Raises Fault as `core` does."""
     from commands.handler import Handler
     from store.tables import agent_gauges, build_logs, waiting_reasons
     from workers.dispatch.dispatcher import Dispatcher
@@ -299,8 +299,8 @@ def dispatch(settings: Settings) -> None:
 
 
 def work(settings: Settings) -> None:
-    """Run reactions, deliveries, periodic work and the sealing of the log until SIGTERM. Raises Fault in the same cases
-    as `core`, and if the blob store is the wrong one.
+    """Run reactions, deliveries, periodic work and the sealing of the log until SIGTERM. Raises Fault as `core` does,
+    and if the blob store belongs to another database.
     """
     from commands.handler import Handler
     from integrations.checkpoints import CheckpointFolder

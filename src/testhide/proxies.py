@@ -1,4 +1,6 @@
-"""Takes the address of callers, and whether they used https, from the headers of trusted reverse proxies."""
+"""Reads two things from the headers of trusted reverse proxies: the address of the caller, and whether they used
+https.
+"""
 
 import re
 from collections.abc import Sequence
@@ -15,7 +17,7 @@ HOST = re.compile(r"\[(?P<v6>[^\]]*)\](:[0-9]*)?|(?P<v4>[^:]*)(:[0-9]*)?")
 
 
 class TrustedProxies:
-    """ASGI application that gives each request the caller's address, as the trusted proxies in front of it name it."""
+    """ASGI application that replaces the address of a trusted proxy by that of the caller in `X-Forwarded-For`."""
 
     def __init__(self, app: ASGIApp, trusted: Sequence[Network]) -> None:
         self._app = app
@@ -34,7 +36,7 @@ class TrustedProxies:
 
     def _find_caller(self, proxy: Address, forwarded: str) -> Address:
         """Returns the last address in `forwarded` that is no trusted proxy, or the first address if all are trusted
-        proxies. If a trusted proxy sends a text that is no address, returns the address of that proxy.
+        proxies. If a trusted proxy sent a text that is no address, returns the address of that proxy.
         """
         caller = proxy
         for text in reversed(forwarded.split(",")):
@@ -50,8 +52,8 @@ class TrustedProxies:
 
 
 def parse_forwarded(text: str) -> Address | None:
-    """Returns the address in a part of X-Forwarded-For, where it may have brackets and a port; None if the part is no
-    address.
+    """Returns the address in a part of X-Forwarded-For, which may have brackets and a port (`[2001:db8::1]:443`).
+    Returns None if the part is no address.
     """
     if (address := parse_address(text)) is None and (match := HOST.fullmatch(text)) is not None:
         address = parse_address(match["v6"] or match["v4"] or "")

@@ -1,8 +1,8 @@
 """Builds read models from the log, switches to them, and prints the progress.
 
-The read model `results` is as much work as all others together, so a second process (`python -m testhide.rebuild`)
-builds it on a second core. The second process reads its settings from standard input. It exits when this input ends, at
-the latest when the first process ends.
+Building `results` takes as long as building all other read models. So a second process (`python -m testhide.rebuild`)
+builds `results` on a second core. It reads its settings from standard input, and exits when this input ends, at the
+latest when the first process ends.
 """
 
 import asyncio
@@ -36,14 +36,14 @@ SECOND_PROCESS = ("results",)
 
 
 class SecondBuild(msgspec.Struct):
-    """The input of the second process, which builds `results`: one line of JSON on its standard input."""
+    """Input of the second process, which builds `results`: one line of JSON on standard input."""
 
     settings: Settings
     from_scratch: bool
 
 
 class ProgressPrinter:
-    """Prints the progress of a build at most once a second, with the rate since the previous line."""
+    """Prints the progress of a build, at most once a second, with the rate since the last line."""
 
     def __init__(self, names: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._names = names
@@ -70,8 +70,8 @@ class ProgressPrinter:
 
 
 def run(work: Coroutine[None, None, int]) -> int:
-    """Run `work` on an event loop and return its result. Raises Fault instead of NotReady, LostLeadership and errors of
-    the database.
+    """Run `work` on an event loop and return its result. Turns NotReady, LostLeadership and errors of the database into
+    Fault.
     """
     try:
         return uvloop.run(work)
@@ -85,11 +85,11 @@ def run(work: Coroutine[None, None, int]) -> int:
 
 
 async def rebuild(settings: Settings, names: Sequence[str], *, from_scratch: bool, then_switch: bool) -> int:
-    """Build the named read models. Without names, builds those that are missing or broken; if there are none, builds
+    """Build the read models `names`. Without names, builds those that are missing or broken; if there are none, builds
     all.
 
-    With `then_switch`, makes them live as soon as they are built. Returns the exit code 0. Raises Fault for an unknown
-    name and if the second process fails.
+    With `then_switch`, makes them live as soon as they are built. Returns the exit code, which is 0. Raises Fault if a
+    name is unknown or the second process fails.
     """
     async with core(settings, pool_size=2) as parts:
         if names:
@@ -108,14 +108,14 @@ async def rebuild(settings: Settings, names: Sequence[str], *, from_scratch: boo
 
 async def switch_over(parts: Core, chosen: Sequence[Projection], printer: ProgressPrinter) -> None:
     """Make the staging tables of these read models live, and print the result. Raises NotReady, LostLeadership and
-    psycopg.Error in the same cases as `switch`.
+    psycopg.Error as `switch` does.
     """
     done = await switch(parts.conninfo, parts.log, chosen, printer)
     print(f"switched {join_names(chosen)} at position {done.position}; writes waited {done.blocked_s:.2f} s at most")
 
 
 def find_projections(names: Sequence[str]) -> list[Projection]:
-    """Returns the projections with these names. Raises Fault for an unknown name."""
+    """Returns the projections with these names. Raises Fault if a name is unknown."""
     known = {projection.name: projection for projection in PROJECTIONS}
     if unknown := [name for name in names if name not in known]:
         raise Fault(f"There is no projection {unknown[0]!r}; there are: {', '.join(known)}.", 2)
@@ -129,8 +129,8 @@ def join_names(projections: Sequence[Projection]) -> str:
 async def _build_in_two_processes(
     settings: Settings, parts: Core, projections: Sequence[Projection], from_scratch: bool, printer: ProgressPrinter
 ) -> int:
-    """Build `projections` and return the position that all of them have reached. Raises Fault if the second process
-    fails, and the errors of `build_staging`.
+    """Build `projections`, and return the position that all of them have reached. Raises Fault if the second process
+    fails, and whatever `build_staging` raises.
     """
     build = partial(build_staging, parts.conninfo, parts.log, on_progress=printer)
     there = [projection for projection in projections if projection.name in SECOND_PROCESS]

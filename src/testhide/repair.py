@@ -1,6 +1,8 @@
-"""Makes tables again that a database has lost, and fills them as far as the log has their contents. Sets back the
-positions of workers, and the progress of the sealer, that are beyond the end of the log. If a sequence is behind the
-numbers that are in use, moves the sequence past these numbers.
+"""Repairs a database after a loss:
+
+- makes lost tables again, and fills them as far as the log has their contents
+- sets back positions of workers, and the progress of the sealer, that are beyond the end of the log
+- moves sequences past the numbers that are in use
 """
 
 from typing import NamedTuple
@@ -31,7 +33,7 @@ BATCH_SIZE = 500
 FOLDED = ("kind", "project_id", *delivery_endpoints.FOLDED_COLUMNS)
 """Columns of an endpoint that come from the log."""
 SKIPPING = {reaction.name: reaction.event.name for reaction in REACTIONS if not reaction.repeats_old}
-"""Reaction that goes on at the end of the log if its position was wrong -> type of the events that it then skips."""
+"""Reaction that goes on at the end of the log if its position was wrong -> type of the events that it skips."""
 
 
 class Repaired(NamedTuple):
@@ -50,8 +52,8 @@ class Repaired(NamedTuple):
 
 
 async def repair(settings: Settings) -> Repaired:
-    """Make lost tables again, set back positions of workers, and move sequences past the numbers that are in use. The
-    server may run or not. Raises Fault if only a backup can help.
+    """Make lost tables again, set back positions of workers, and move sequences past the numbers in use. The server may
+    run or not. Raises Fault if only a backup can help.
     """
     async with core(settings, pool_size=2, before_migration=True) as parts:
         moved = await _move_sequences(parts)
@@ -59,8 +61,8 @@ async def repair(settings: Settings) -> Repaired:
 
 
 async def _move_sequences(parts: Core) -> dict[str, int]:
-    """Moves the sequences of ids and positions that were set back. Returns sequence -> highest position or id in use,
-    for each sequence that it moved.
+    """Moves sequences of ids and positions past the numbers in use. Returns sequence -> highest number in use, for each
+    that it moved.
     """
     if await fetch_row(parts.pool, "SELECT to_regclass('audit_checkpoints')") == (None,):
         return {}  # a new database, before its migration
@@ -73,8 +75,8 @@ async def _move_sequences(parts: Core) -> dict[str, int]:
 
 
 async def _find_newest(parts: Core) -> int:
-    """Returns the newest position that this server has surely used: that of the last row if the row's MAC is right,
-    otherwise the last position that a checkpoint covers.
+    """Returns the newest position that this server has surely used. This is the last position that a checkpoint covers
+    or, if it is higher and its row has the right MAC, the position of the log's last row.
     """
     tree = AuditTree(parts.pool)
     ((last,),) = await fetch_rows(parts.pool, "SELECT coalesce(max(notification_id), 0) FROM stored_events")
@@ -100,11 +102,11 @@ async def _repair_tables(parts: Core) -> tuple[list[LostTable], dict[str, int], 
 
 
 async def _set_back(connection: AsyncConnection, event_log: EventLog) -> dict[str, int]:
-    """Sets back the positions that are beyond the end of the log. Returns worker -> its new position.
+    """Sets back positions that are beyond the end of the log. Returns worker -> its new position.
 
     The delivery planner goes back to the newest event whose deliveries are known to be planned. Nothing records how far
-    the other workers were. A worker that would do harm by repeating its work goes on at the end of the log; any other
-    worker begins again with the first event.
+    other workers were. They begin again with the first event; but a worker that would do harm by repeating its work
+    goes on at the end of the log.
     """
     if await fetch_row(connection, "SELECT to_regclass('reaction_positions')") == (None,):
         return {}  # a new database, before its migration
@@ -134,8 +136,8 @@ async def _find_planned(connection: AsyncConnection, event_log: EventLog) -> int
 
 
 async def _fill(connection: AsyncConnection, event_log: EventLog, names: set[str]) -> None:
-    """Fills tables that were made again, as far as the log has their contents. Does so in the transaction that makes
-    the tables, so that no worker sees them empty.
+    """Fills tables that were made again, as far as the log has their contents. Runs in the transaction that makes the
+    tables, so that no worker sees them empty.
     """
     if "reaction_positions" in names:
         # Without a position the planner would begin with the first event, and send all messages again.
@@ -148,9 +150,7 @@ async def _fill(connection: AsyncConnection, event_log: EventLog, names: set[str
 
 
 async def _fold_endpoints(connection: AsyncConnection, event_log: EventLog) -> None:
-    """Makes the rows of webhooks and channels from the events in the log, up to the position of the delivery
-    planner.
-    """
+    """Makes the rows of webhooks and channels from the events up to the position of the delivery planner."""
     up_to = await log_positions.lock_position(connection, planner.NAME) or 0
     folded = sorted(event.name for event in endpoints.FOLDED_EVENTS if issubclass(event, endpoints.DESCRIBING))
     position, is_full = 0, bool(up_to)
@@ -161,9 +161,10 @@ async def _fold_endpoints(connection: AsyncConnection, event_log: EventLog) -> N
 
 
 async def _correct_endpoints(connection: AsyncConnection, event_log: EventLog) -> list[int]:
-    """Corrects webhooks and channels that somebody changed, added or deleted by hand. Returns their ids.
+    """Corrects the rows of webhooks and channels that somebody changed, added or deleted by hand, and returns their
+    ids.
 
-    Folds the log into temporary tables with the names of the real ones, and compares both.
+    Folds the log into temporary tables with the names of the real ones, and compares the two.
     """
     if await fetch_row(connection, "SELECT to_regclass('webhook_endpoints')") == (None,):
         return []  # a new database, before its migration

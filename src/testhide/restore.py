@@ -38,7 +38,7 @@ REASON = "the log was restored from a backup"
 
 @dataclass(frozen=True)
 class Restored:
-    """Findings of the checks of a restored database and its artifacts."""
+    """Findings about a restored database and its artifacts."""
 
     position: int
     """Newest position of the restored log."""
@@ -65,7 +65,7 @@ class Restored:
 
 def restore(backup: Path, data: Path) -> Restored:
     """Restore a backup into the data folder `data`, which must be empty or absent. Raises Fault or OSError if that
-    fails; then the folder is as it was before.
+    fails, and then leaves the folder as it was.
     """
     manifest, key = read_backup(backup)
     data = data.absolute()
@@ -120,11 +120,11 @@ def read_backup(backup: Path) -> tuple[Manifest, bytes]:
 
 
 def finish_restore(settings: Settings, deleted: Collection[str] = ()) -> Restored:
-    """Check a restored database and its artifacts, and make the database safe to use. Raises Fault in the same cases as
-    `upgrade` and `repair`.
+    """Check a restored database and its artifacts, and make the database safe to use. Raises Fault as `upgrade` and
+    `repair` do.
 
-    `deleted` are keys of artifacts, and of folders of artifacts, that were deleted while the backup was made. If their
-    contents are missing, the artifacts are deleted again.
+    `deleted` are keys of artifacts, and of folders of artifacts, that were deleted while the backup was made. Artifacts
+    below these keys whose contents are missing are deleted in the restored database, too.
     """
     upgrade(settings)
     repaired = asyncio.run(repair(settings))
@@ -163,8 +163,8 @@ def _is_below(key: str, deleted: Collection[str]) -> bool:
 
 
 async def _delete_again(parts: Core, artifacts: Sequence[ArtifactStored]) -> set[int]:
-    """Delete artifacts whose contents were deleted already. Returns the ids of the artifacts that it deleted. Artifacts
-    of a pinned build stay, since they cannot be deleted.
+    """Delete artifacts whose contents are already deleted. Returns the ids of the artifacts that it deleted. Artifacts
+    of pinned builds stay, since they cannot be deleted.
     """
     handler, caller, deleted = Handler(parts.log, utcnow), CommandContext("system:operator"), set[int]()
     for artifact in artifacts:
@@ -177,8 +177,8 @@ async def _delete_again(parts: Core, artifacts: Sequence[ArtifactStored]) -> set
 async def go_on(parts: Core) -> int:
     """Make a restored database safe to use. Returns the number of agents' sessions that it ended.
 
-    Skips positions and ids that lost events may have had, records the restore, and ends the sessions of agents. Their
-    builds return to the queue, since the log does not say how they ended.
+    Skips positions and ids that lost events may have had, and records the restore. Ends the sessions of agents, and
+    queues their builds again, since the log does not say how these ended.
     """
     handler, caller = Handler(parts.log, utcnow), CommandContext("system:operator")
     head = await parts.log.read_head()
@@ -195,7 +195,7 @@ async def go_on(parts: Core) -> int:
 
 
 async def find_artifacts(log: EventLog) -> list[ArtifactStored]:
-    """Return all artifacts that were not deleted."""
+    """Return all artifacts that are not deleted."""
     deleted = {event.artifact_id for event in await read_all(log, ArtifactDeleted)}
     builds = {event.build_id for event in await read_all(log, BuildDeleted)}
     jobs = {event.job_id for event in await read_all(log, JobDeleted)}
@@ -207,7 +207,6 @@ async def find_artifacts(log: EventLog) -> list[ArtifactStored]:
 
 
 def _digest(file: Path) -> str | None:
-    """Return the SHA-256 of a file; None if it is not there."""
     try:
         with file.open("rb") as content:
             return hashlib.file_digest(content, "sha256").hexdigest()

@@ -11,7 +11,7 @@ from store.postgres.cancellation import cancel_and_wait
 
 
 def run(main: Coroutine[None, None, None]) -> None:
-    """Run `main` on a new event loop with JSON logs. Raises what `main` raises."""
+    """Run `main` on a new event loop, with logs as JSON. Raises what `main` raises."""
     import uvloop
 
     _log_as_json()
@@ -35,8 +35,8 @@ async def signalled() -> None:
 
 
 async def until_signalled(*works: Coroutine[None, None, None]) -> None:
-    """Run endless coroutines until SIGTERM, SIGINT or the first error of one of them; then cancel all. Raises that
-    error.
+    """Run endless coroutines until SIGTERM, SIGINT or the first error of one of them. Then cancel all, and raise the
+    error if there was one.
     """
     running = [asyncio.create_task(work) for work in works]
     stopping = asyncio.create_task(signalled())
@@ -47,7 +47,7 @@ async def until_signalled(*works: Coroutine[None, None, None]) -> None:
 
 
 def _log_as_json() -> None:
-    """Log one JSON object per line of stderr, with tracebacks but without local variables, which may hold secrets."""
+    """Log to stderr, one JSON object per line. Tracebacks have no local variables, which may contain secrets."""
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,

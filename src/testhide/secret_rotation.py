@@ -1,4 +1,6 @@
-"""Rotates the secret key: finds the old and the new key, and stores the new one where starting processes read it."""
+"""Rotates the secret key: finds the old and the new key, and stores the new one where processes read it at their
+start.
+"""
 
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -47,8 +49,8 @@ class Rotated(NamedTuple):
 
 
 async def rotate(settings: Settings, environ: Mapping[str, str], *, leaked: bool, on_progress: OnProgress) -> Rotated:
-    """Rotate the secret key of a running or stopped server, or complete a rotation that was interrupted. Raises Fault
-    if there is no new key, if another rotation is running, or if the rotation cannot be completed.
+    """Rotate the secret key of a running or stopped server, or complete an interrupted rotation. Raises Fault if there
+    is no new key, if another rotation is running, or if the rotation cannot be completed.
     """
     given, old = key_from_environment("secret_key", environ), key_from_environment("old_secret_key", environ)
     old = old or settings.old_secret_key
@@ -68,7 +70,7 @@ async def rotate(settings: Settings, environ: Mapping[str, str], *, leaked: bool
 
 
 async def _rotate(settings: Settings, file: Path | None, *, leaked: bool, on_progress: OnProgress) -> Rotated:
-    """Rotate to `settings.secret_key`; with `file`, to a new key that replaces the one in this file."""
+    """Rotate to `settings.secret_key`. With `file`, also replace the key in this file by the new one."""
     keys = settings.secret_keys
     if len(set(keys)) == 1 and file is None:
         raise Fault(f"TESTHIDE_SECRET_KEY and TESTHIDE_OLD_SECRET_KEY are the same. {HOW_TO}", 2)
@@ -92,10 +94,8 @@ async def _rotate(settings: Settings, file: Path | None, *, leaked: bool, on_pro
 
 @asynccontextmanager
 async def _only_rotation(settings: Settings) -> AsyncIterator[None]:
-    """Keep other rotations away while the block runs. Otherwise the end of one rotation could make the key useless that
-    another rotation has read.
-
-    Raises Fault if another rotation is running already.
+    """Hold a lock until the block ends, so that no other rotation runs meanwhile: it could make the new key of this
+    rotation useless. Raises Fault if another rotation is running.
     """
     try:
         connection = await AsyncConnection.connect(with_keepalive(settings.database_url), autocommit=True)
@@ -109,9 +109,7 @@ async def _only_rotation(settings: Settings) -> AsyncIterator[None]:
 
 
 async def _find_new_key(connection: AsyncConnection, file: Path) -> bytes:
-    """Return the new key of an interrupted rotation. If no rotation was interrupted, make a new key and store it beside
-    `file`.
-    """
+    """Return the new key of an interrupted rotation. If there was none, make a new key and store it beside `file`."""
     if key := read_key(file.with_name(NEXT_SECRET_KEY)):
         return key
     key = read_key(file)
@@ -121,8 +119,8 @@ async def _find_new_key(connection: AsyncConnection, file: Path) -> bytes:
 
 
 def _keep(settings: Settings, keys: Sequence[bytes], file: Path | None) -> None:
-    """Make the new secret key, `keys[0]`, the one that processes read when they start: from `file`, or from the
-    settings of a running stack.
+    """Store the new secret key, `keys[0]`, where processes read it at their start: in `file`, or in the settings of a
+    running stack.
     """
     if file is not None and (fresh := file.with_name(NEXT_SECRET_KEY)).exists():
         fresh.replace(file)

@@ -1,7 +1,7 @@
 """The settings of the server: read once at the start of a process and passed down.
 
-`load_settings` reads the environment, or the file named by TESTHIDE_SETTINGS. `testhide up` writes such a file for the
-processes of its stack: otherwise a build that runs as the same user could read secrets in their environment.
+`load_settings` reads the environment, or the file that TESTHIDE_SETTINGS names. `testhide up` writes such a file for
+the processes of its stack: a build that runs as the same user could read secrets in their environment.
 """
 
 import base64
@@ -79,12 +79,14 @@ def variable(field: str) -> str:
 
 
 def known_names() -> set[str]:
-    """Return the names of all environment variables that the program reads."""
+    """Return the names of all environment variables that this program reads."""
     return {name for field in MEANINGS for name in variables(field)} | set(OTHER_NAMES)
 
 
 def variables(field: str) -> list[str]:
-    """Return the names of the environment variables by which a field can be set."""
+    """Return the names of the environment variables that can set a field, such as `TESTHIDE_REDIS_URL` and
+    `TESTHIDE_REDIS_URL_FILE` for `redis_url`.
+    """
     name = variable(field)
     return [name, *([f"{name}_FILE"] * (field in SECRETS)), *([f"{name}_COMMAND"] * (field in COMMANDS))]
 
@@ -127,17 +129,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def secret_keys(self) -> list[bytes]:
-        """The secret keys that may open the database. During a rotation, the new one is the first."""
+        """The secret keys that may open the database. During a rotation, the first is the new one."""
         return [self.secret_key, *filter(None, [self.old_secret_key])]
 
     @property
     def blobs(self) -> str:
-        """The URL of the blob store."""
+        """URL of the blob store."""
         return self.blobs_url or Path(self.data_dir, "blobs").as_uri()
 
     @property
     def blobs_folder(self) -> Path | None:
-        """The folder of the artifacts; None if they are in an object store."""
+        """Folder of the artifacts; None if they are in an object store."""
         url = urlsplit(self.blobs)
         return Path(unquote(url.path)) if url.scheme == "file" else None
 
@@ -159,8 +161,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def load_settings(environ: Mapping[str, str] = os.environ) -> Settings:
-    """Read the settings file that TESTHIDE_SETTINGS names; without this variable, read the environment. Raises Fault if
-    a setting is missing or wrong.
+    """Read the settings from the file that TESTHIDE_SETTINGS names or, without this variable, from the environment.
+    Raises Fault if a setting is missing or wrong.
     """
     file = environ.get("TESTHIDE_SETTINGS")
     if file:
@@ -176,7 +178,7 @@ def save_settings(settings: Settings, path: Path) -> None:
 
 
 def from_environment(environ: Mapping[str, str], **given: Any) -> Settings:
-    """Read the environment. Fields of Settings in `given` take precedence over the environment. Raises Fault if a
+    """Read the settings from the environment. Fields in `given` replace those of the environment. Raises Fault if a
     setting is missing or wrong.
     """
     found: dict[str, Any] = {}
@@ -220,7 +222,7 @@ def from_environment(environ: Mapping[str, str], **given: Any) -> Settings:
 
 
 def not_set(field: str) -> Fault:
-    """Return the Fault for a field that a process needs and that is not set."""
+    """Return the Fault for a setting that a process needs and that is missing."""
     return Fault(f"{variable(field)} is not set: it is needed outside of `./dev up`, which starts its own.", 2)
 
 
@@ -242,7 +244,7 @@ def _value(field: str, environ: Mapping[str, str]) -> str:
 
 
 def key_from_environment(field: str, environ: Mapping[str, str]) -> bytes | None:
-    """Return the key that the environment gives for a field; None if it gives none. Raises Fault if the text is no
+    """Return the key that the environment gives for a field, or None without one. Raises Fault if the text is no
     key.
     """
     value = _value(field, environ)
@@ -250,8 +252,8 @@ def key_from_environment(field: str, environ: Mapping[str, str]) -> bytes | None
 
 
 def _output(command: str, name: str) -> str:
-    """Return the output of a command. Raises Fault if the command fails. The output is a secret key, so no message
-    contains it.
+    """Return the output of a command that prints a secret key. Raises Fault, without the output, if the command
+    fails.
     """
     try:
         done = subprocess.run(
@@ -277,7 +279,7 @@ def _number(text: str, name: str, least: int, most: int) -> int:
 
 
 def split(text: str) -> list[str]:
-    """Return the items of a list with commas between them."""
+    """Return the items of a list that is separated by commas."""
     return list(filter(None, map(str.strip, text.split(","))))
 
 
@@ -318,8 +320,8 @@ def parse_key(text: str, where: str) -> bytes:
 
 
 def own_secret_key(data: Path, *, is_new: bool) -> bytes:
-    """Return the secret key of the data folder. If the folder `is_new`, create the key first. Raises Fault if a folder
-    that is not new has lost its key.
+    """Return the secret key in the data folder. Creates it if the folder `is_new`. Raises Fault if an older folder has
+    lost its key.
     """
     path = data / SECRET_KEY
     if key := read_key(path):
@@ -330,7 +332,7 @@ def own_secret_key(data: Path, *, is_new: bool) -> bytes:
 
 
 def read_key(path: Path) -> bytes | None:
-    """Return the key in a file; None if there is no such file. Raises Fault if the file contains no key."""
+    """Return the key in a file, or None if there is no such file. Raises Fault if the file contains no key."""
     try:
         return parse_key(path.read_text(), str(path))
     except FileNotFoundError:

@@ -11,7 +11,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def find_build(checkout: Path = CHECKOUT) -> str:
-    """Return the commit of the checkout, shortened; the version if the server does not run from a checkout."""
+    """Return the shortened commit of the checkout, or the version if the server does not run from a checkout."""
     if not (checkout / ".git").exists():
         return VERSION
     # A caller's GIT_DIR would name another repository.

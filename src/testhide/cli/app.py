@@ -1,4 +1,4 @@
-"""All verbs of the command line. A verb's module is imported when the verb runs."""
+"""All commands of the command line. A command's module is imported only when the command runs."""
 
 from functools import partial
 from typing import Annotated

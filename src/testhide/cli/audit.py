@@ -1,4 +1,6 @@
-"""`testhide audit`: verify an export from its files, print checkpoints and keys, change the signing key."""
+"""`testhide audit`: verifies exports, prints checkpoints and keys, changes the signing key, and mends rows of the
+log.
+"""
 
 import codecs
 import contextlib
@@ -57,10 +59,10 @@ def verify(
     contents: Flag = False,
     data: DataFolder = None,
 ) -> int:
-    """Verify an export of the audit log. With --contents, compare what this server stores outside its log with the log.
+    """Verify an export of the audit log. With --contents, compare this server's other stored data with its log instead.
 
-    Verifying an export needs no server, only the files that are named here. Ends with 1 if anything was altered, and
-    with 3 if nothing was, but contents are missing that only a deletion after the export's checkpoint explains.
+    Verifying an export needs no server, only the files that are named here. Ends with 1 if anything was altered. Ends
+    with 3 if nothing was altered, but contents are missing that only a deletion after the export's checkpoint explains.
 
     Parameters
     ----------
@@ -111,7 +113,7 @@ def verify(
 @app.command(name="checkpoint")
 @on_stack
 async def newest_checkpoint(parts: Core) -> int:
-    """Print the newest checkpoint, to be kept elsewhere."""
+    """Print the newest checkpoint, to store it outside of this server."""
     newest = await AuditTree(parts.pool).checkpoint()
     if newest is None:
         raise Fault("The log has no checkpoint yet: `testhide work` makes the first a few seconds after its start.")
@@ -150,8 +152,8 @@ def put_back(
     source: Annotated[str, Parameter(name="--from")],
     data: DataFolder = None,
 ) -> int:
-    """Put rows of the log back as they were, from a restored backup. If the backup has no right row for one of the
-    positions, changes nothing.
+    """Put rows of the log back as they were, from a restored backup. Changes nothing if the backup lacks the right row
+    for one of the positions.
 
     Parameters
     ----------
@@ -243,7 +245,9 @@ async def verify_contents(settings: Settings) -> int:
 
 @contextlib.contextmanager
 def _source(name: str) -> Iterator[str]:
-    """Yield a connection string: that of the database in the data folder `name`, or `name` itself if it is a URL."""
+    """Yield a connection string: `name` itself if it is a URL, otherwise that of the database in the data folder
+    `name`.
+    """
     if Path(name).is_dir():
         with settings_of(Path(name), {}) as settings:
             yield settings.database_url
@@ -252,10 +256,8 @@ def _source(name: str) -> Iterator[str]:
 
 
 def read_export(file: Path) -> Iterator[bytes]:
-    """Yield the lines of an export as the server wrote them, from a file that may be compressed by gzip.
-
-    Leaves out a byte order mark and the line ends of Windows, which editors and transfers add. Raises Fault if the file
-    cannot be read.
+    """Yield the lines of an export as the server wrote them. The file may be compressed by gzip. Removes a byte order
+    mark and Windows line ends, which editors and transfers add. Raises Fault if the file cannot be read.
     """
     try:
         with file.open("rb") as raw:
@@ -271,7 +273,7 @@ def read_export(file: Path) -> Iterator[bytes]:
 
 
 def read_checkpoint(file: Path) -> HeldCheckpoint:
-    """Read a file with one signed checkpoint. Raises Fault if the file cannot be read or contains no checkpoint."""
+    """Return the signed checkpoint in a file. Raises Fault if the file cannot be read or contains no checkpoint."""
     note = _read_text(file)
     try:
         return HeldCheckpoint(f"checkpoint {file}", note, checkpoint_of(note))
@@ -280,7 +282,9 @@ def read_checkpoint(file: Path) -> HeldCheckpoint:
 
 
 def read_key(file: Path) -> VerifierKey:
-    """Read a verifier key from the first line of a file. Raises Fault if the file cannot be read or contains no key."""
+    """Return the verifier key on the first line of a file. Raises Fault if the file cannot be read or contains no
+    key.
+    """
     try:
         return VerifierKey.parse(_read_text(file).strip().partition("\n")[0])
     except BadNote as error:

@@ -1,4 +1,4 @@
-"""`testhide backup`, `restore`, `after-restore` and `repair`: save, restore and mend the data of a server."""
+"""`testhide backup`, `restore`, `after-restore` and `repair`: save, restore and repair the data of a server."""
 
 import os
 from collections.abc import Iterator
@@ -58,8 +58,8 @@ def restore(folder: Path, *, data: Annotated[Path | None, Parameter(help="New da
 
 
 def after_restore(*, data: DataFolder = None) -> int:
-    """Check a database that was restored by PostgreSQL's own tools, from a copy by pg_dump or pg_basebackup, and repair
-    it. The ids of events that the copy lacks are not given again, and builds that ran are queued again.
+    """Check and repair a database that PostgreSQL's own tools restored from a copy by pg_dump or pg_basebackup. Skips
+    ids that lost events may have had, and queues builds again that were running.
 
     `restore` does this by itself. Ends with 1 if something is lost or altered.
     """

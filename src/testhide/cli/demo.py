@@ -1,11 +1,12 @@
-"""`testhide demo`: runs a real test suite through a whole server, from `git push` to its analysis.
+"""`testhide demo`: runs a real test suite through a whole server, from `git push` to the analysis of its results.
 
-Starts a stack in a temporary folder and makes a project with a node and a bare git repository over the REST API. Pushes
-examples/shop with a `.testhide.yml`: the repository's hook reports the push, the server makes the job that the file
-describes, and builds the commit. Two more builds of the commit are started by hand. Prints the builds' logs live, and
-afterwards the report, the flaky suspects and the events of one build. Checks the counts against pytest's summary in the
-log, the artifact against its checksum in the log, and the events against the expected order. A difference ends the demo
-with exit code 1.
+Starts a stack in a temporary folder. Over the REST API, makes a project with a node and a bare git repository. Pushes
+examples/shop with a `.testhide.yml`: the repository's hook reports the push, and the server makes the job that the file
+describes and builds the commit. Starts two more builds of the commit.
+
+Prints the builds' logs live, and afterwards the report, the flaky suspects and the events of one build. Compares the
+counts with pytest's summary, the artifact with the checksum in the log, and the events with the expected order. A
+difference ends the demo with exit code 1.
 """
 
 import contextlib
@@ -58,7 +59,7 @@ OUTCOMES = ("passed", "failed", "skipped")
 
 
 class DemoFailed(Exception):
-    """Raised if the server does not do what the demo expects. The message says what went wrong."""
+    """Raised if the server does not do what the demo expects. The message says what is wrong."""
 
 
 def demo(*, exit: Annotated[bool, Parameter(name="--exit", negative=())] = False) -> int:
@@ -96,7 +97,7 @@ def demo(*, exit: Annotated[bool, Parameter(name="--exit", negative=())] = False
 
 @contextlib.contextmanager
 def _running_stack(folder: Path) -> "Iterator[Demo]":
-    """Start a stack without a local agent, sign in, and stop the stack when the block ends."""
+    """Start a stack without a local agent, and sign in. Stop the stack when the block ends."""
     print_step("Starting PostgreSQL, Valkey and the server")
     begun = time.monotonic()
     password = secrets.token_urlsafe(9)
@@ -146,7 +147,7 @@ class Demo:
 
     @contextlib.contextmanager
     def request(self, method: str, path: str, body: object = None) -> Iterator[Any]:
-        """Send a request and yield its open response. Raises DemoFailed for an error response."""
+        """Send a request and yield its response. Raises DemoFailed for an error response."""
         headers = {"Content-Type": "application/json"}
         if self._token:
             headers["Authorization"] = f"Bearer {self._token}"
@@ -159,8 +160,8 @@ class Demo:
             raise DemoFailed(f"{method} {path} answered {error.code}: {error.read().decode()}") from None
 
     def call(self, method: str, path: str, body: object = None, **query: object) -> Any:
-        """Send a request and return the decoded JSON of its response, or None for an empty response. Raises DemoFailed
-        for an error response.
+        """Send a request and return its response, decoded from JSON, or None if it is empty. Raises DemoFailed for an
+        error response.
         """
         with self.request(method, f"{path}?{urlencode(query)}" if query else path, body) as response:
             content = response.read()
@@ -191,11 +192,10 @@ class Demo:
 
     @property
     def repository(self) -> Path:
-        """The bare repository to which the demo pushes."""
         return self.folder / "shop.git"
 
     def prepare(self) -> tuple[int, Path]:
-        """Create everything that a push needs. Return the id of the project, and the file with the agent's token."""
+        """Create everything that a push needs. Returns the id of the project, and the file with the agent's token."""
         project = self.call("POST", "/projects", {"name": "Shop", "description": "The demo's project"})["id"]
         pool = self.call("POST", "/node-pools", {"name": "demo", "project_id": project})["id"]
         node = self.call("POST", "/nodes", {"name": "demo-node", "pool_id": pool, "tags": ["linux"]})
@@ -208,7 +208,7 @@ class Demo:
         return project, token_file
 
     def install_hook(self, project: int) -> None:
-        """Install the documented hook, which reports what is pushed to the repository."""
+        """Install the hook of docs/triggers.md, which reports pushes to the repository."""
         found = re.search(r"^```sh\n(#!.*?)^```", HOOK_PAGE.read_text(), re.DOTALL | re.MULTILINE)
         if found is None:
             raise DemoFailed(f"{HOOK_PAGE} shows no hook")
@@ -229,7 +229,7 @@ class Demo:
         return file
 
     def push(self) -> str:
-        """Commit the example with its pipelines file, and push it. Return the commit."""
+        """Commit the example with its pipelines file, and push it. Returns the commit's id."""
         work = self.folder / "shop"
         shutil.copytree(EXAMPLE, work, ignore=shutil.ignore_patterns("__pycache__", ".pytest_cache"))
         pipelines = PIPELINES.format(python=sys.executable)
@@ -245,9 +245,7 @@ class Demo:
         return found.stdout.strip()
 
     def find_pushed_build(self, project: int, commit: str) -> dict[str, Any]:
-        """Wait until the server has read the pushed file, and return the build that the push has started. Raises
-        DemoFailed if there is none in time.
-        """
+        """Wait for the build that the push starts, and return it. Raises DemoFailed if it does not start in time."""
         deadline = time.monotonic() + PUSH_TIMEOUT_S
         while not (found := self.call("GET", "/builds", commit_sha=commit)["results"]):
             if time.monotonic() > deadline:
@@ -257,7 +255,7 @@ class Demo:
         return dict(found[0])
 
     def follow(self, build: int, commit: str, how: str) -> None:
-        """Print a build's log live. Raises DemoFailed if the build's verdict, report or artifact contradicts the
+        """Print a build's log live. Raises DemoFailed if the build's verdict, report or artifact does not match the
         log.
         """
         started_at = time.monotonic()
@@ -276,7 +274,7 @@ class Demo:
         print_detail(f"{verdict} in {took:.1f} s: {counts}; report and artifact as expected")
 
     def stream(self, build: int) -> Iterator[dict[str, str]]:
-        """Print a build's log lines as they arrive. Yields every message of the live response until the build ends."""
+        """Print a build's log lines as they come. Yields every message of the stream until the build ends."""
         with self.request("GET", f"/builds/{build}/stream") as response:
             for line in response:
                 if line.startswith(b"data: "):
@@ -286,7 +284,7 @@ class Demo:
                     yield message
 
     def compare_counts(self, log: list[str], report: dict[str, Any]) -> str:
-        """Return the counts as text. Raises DemoFailed if pytest's summary line in the log differs from the report."""
+        """Return the report's counts as text. Raises DemoFailed if pytest's summary in the log has other counts."""
         last = next((line for line in reversed(log) if re.search(r"=+ .*(passed|failed).* in [\d.]+s", line)), "")
         counted = {name: int(number) for number, name in re.findall(r"(\d+) (passed|failed|skipped)", last)}
         for outcome in OUTCOMES:
@@ -295,7 +293,7 @@ class Demo:
         return ", ".join(f"{report[outcome]} {outcome}" for outcome in OUTCOMES)
 
     def compare_artifact(self, build: int, log: list[str]) -> None:
-        """Download the artifact. Raises DemoFailed if its checksum differs from the one in the log."""
+        """Download the artifact. Raises DemoFailed if its checksum is not the one in the log."""
         checksum = next((found[1] for line in log if (found := re.search(r"([0-9a-f]{64})  report\.xml", line))), None)
         artifacts = {item["name"]: item["id"] for item in self.call("GET", "/artifacts", build_id=build)}
         if "report.xml" not in artifacts or checksum is None:

@@ -1,4 +1,4 @@
-"""`testhide lint`: check a file that describes pipelines, without a server."""
+"""`testhide lint`: checks a `.testhide.yml`, without a server."""
 
 import json
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""The entry point `testhide`: runs a verb and turns its failure into a sentence and an exit code.
+"""The entry point `testhide`: runs a command, and turns an error into a sentence and an exit code.
 
-A server process runs without the parser, whose modules would stay in its memory.
+A server process runs without the parser of the command line, whose modules would stay in its memory.
 """
 
 import contextlib
@@ -17,11 +17,10 @@ from testhide.operator_errors import Fault
 
 
 def run() -> NoReturn:
-    """Run `main` on the arguments of this process, and end the process with its exit code.
+    """Run `main` on the arguments of this process, and end the process with the exit code.
 
-    The process ends without Python's finalization. During finalization, Python ends every other thread that wants to
-    run, perhaps one of obstore. Rust, in which obstore is written, does not let a thread end like that: it aborts the
-    process, and the exit code is lost.
+    Skips Python's finalization, which ends all other threads that want to run. If such a thread runs obstore, which is
+    written in Rust, Rust aborts the process, and the exit code is lost.
     """
     code = 1
     try:

@@ -1,4 +1,4 @@
-"""Options that several verbs share, and functions that run a verb on the database of a stack."""
+"""Options that several commands share, and functions that run a command on the database of a stack."""
 
 import asyncio
 import functools
@@ -15,7 +15,7 @@ from testhide.settings import Settings
 from testhide.stack.offline import settings_of
 
 Flag = Annotated[bool, Parameter(negative=())]
-"""An option without a value and without a `--no-` form."""
+"""Type of an option without a value and without a `--no-` form."""
 DataFolder = Annotated[Path | None, Parameter(help="Data folder of an embedded database.")]
 
 Runner = Callable[[Coroutine[Any, Any, int]], int]
@@ -24,16 +24,16 @@ Runner = Callable[[Coroutine[Any, Any, int]], int]
 def run_on_stack(
     data: Path | None, work: Callable[[Settings], Coroutine[Any, Any, int]], run: Runner = asyncio.run
 ) -> int:
-    """Run `work` with the settings of the environment or of the data folder `data`. Returns the exit code that `work`
-    returns. Raises Fault if there are no such settings.
+    """Run `work` with the settings of the environment or of the data folder `data`. Returns the exit code of `work`.
+    Raises Fault if there are no such settings.
     """
     with settings_of(data, os.environ) as settings:
         return run(work(settings))
 
 
 def on_stack(verb: Callable[..., Coroutine[Any, Any, int]], run: Runner = asyncio.run) -> Callable[..., int]:
-    """Turn a coroutine function into a verb of the command line. The verb has the option `--data`, and passes the Core
-    of that stack to the function as its first argument.
+    """Turn a coroutine function into a command of the command line. The command has the option `--data`. It passes the
+    function the Core of that stack as its first argument.
     """
 
     @functools.wraps(verb)

@@ -2,7 +2,7 @@
 
 
 def printable(text: str) -> str:
-    """Return the text with spaces in place of control characters, since text from reports, people and files may contain
-    escape sequences for the terminal.
+    """Return the text with a space in place of each control character. Texts of reports, people and files may contain
+    escape sequences, which would control the terminal.
     """
     return "".join(character if character.isprintable() else " " for character in text)

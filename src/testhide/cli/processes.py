@@ -1,6 +1,6 @@
 """`testhide serve`, `project`, `dispatch`, `work`, `migrate`, `prepare` and `agent`: one process each.
 
-Imports stand inside the functions, so that a process loads only what it runs.
+Functions import their modules themselves, so that a process loads only what it runs.
 """
 
 import asyncio
@@ -21,14 +21,14 @@ PROCESSES = {
     "migrate": "Make or change the database's tables.",
     "prepare": "Migrate, then make the first administrator.",
 }
-"""Verb without options -> its help text."""
+"""Command without options -> its help text."""
 NEED_REDIS = ("serve", "work")
-"""Verbs that need Redis: `serve` for rate limits, `work` for tasks. The others need only PostgreSQL."""
+"""Commands that need Redis: `serve` for rate limits, `work` for tasks. The others need only PostgreSQL."""
 
 
 def run_process(verb: str) -> int:
-    """Run the process of PROCESSES that `verb` names. Raises Fault if a setting is missing or wrong, or the database
-    cannot be used.
+    """Run the command `verb` of PROCESSES. Raises Fault if a setting is missing or wrong, or if the database cannot be
+    used.
     """
     from testhide.settings import load_settings, not_set
 
@@ -59,8 +59,8 @@ def run_process(verb: str) -> int:
 
 
 def prepare(settings: "Settings") -> None:
-    """Make everything that a server needs before its first start: tables, missing read models, and the first
-    administrator. Raises Fault if one of them cannot be made.
+    """Make what a server needs before its first start: tables, read models, and the first administrator. Raises Fault
+    if one of these cannot be made.
     """
     from testhide import preparation
 
@@ -76,7 +76,7 @@ def prepare(settings: "Settings") -> None:
 
 
 def forget_admin_password(settings: "Settings") -> None:
-    """Remove the administrator's password from the settings file of a stack, since only the first start needs it."""
+    """Remove the administrator's password from a stack's settings file. Only the first start needs it."""
     from pathlib import Path
 
     import msgspec

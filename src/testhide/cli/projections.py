@@ -1,4 +1,6 @@
-"""`testhide projections`: show, rebuild, switch, compare and drop read models, and retry or dismiss parked events."""
+"""`testhide projections`: shows, rebuilds, compares, switches and drops read models; retries and dismisses parked
+events.
+"""
 
 from functools import partial
 from pathlib import Path

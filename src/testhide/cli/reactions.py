@@ -1,4 +1,4 @@
-"""`testhide reactions`: show reactions to events, retry parked ones, and cancel due ones."""
+"""`testhide reactions`: shows reactions to events, retries parked ones, and cancels due or parked ones."""
 
 from cyclopts import App
 

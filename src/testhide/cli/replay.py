@@ -1,4 +1,4 @@
-"""`testhide replay`: prints the events of a stream as a story, or simulates the history under what-if rules."""
+"""`testhide replay`: prints the events of a stream, or simulates the history under what-if rules."""
 
 import contextlib
 import json
@@ -61,7 +61,7 @@ def replay(
 
 
 async def print_story(settings: Settings, stream: str) -> int:
-    """Print every event of a stream with the changes that the event made. Raises Fault for an unknown stream."""
+    """Print every event of a stream, with the fields that it changed. Raises Fault if there is no such stream."""
     async with core(settings, pool_size=2) as parts:
         rules = RuleMatches(parts.pool, parts.log)
         matches = await rules.find_for_stream(stream)
@@ -85,8 +85,8 @@ async def print_story(settings: Settings, stream: str) -> int:
 async def print_differences(
     settings: Settings, what_if: WhatIfRules, project_id: int | None, since: datetime | None
 ) -> int:
-    """Print the classifications and verdicts that these rules would have changed. Raises Fault for an unknown
-    project.
+    """Print the classifications and verdicts that would be different under the what-if rules. Raises Fault if there is
+    no such project.
     """
     async with core(settings, pool_size=2) as parts:
         if project_id is not None and not await audit_trail.has_project(parts.pool, project_id):
@@ -119,9 +119,7 @@ async def print_differences(
 
 
 def read_rules_file(file: Path) -> WhatIfRules:
-    """Read what-if rules from a JSON file. Raises Fault if the file cannot be read, and for an invalid field, which it
-    names.
-    """
+    """Read what-if rules from a JSON file. Raises Fault if the file cannot be read or a field is invalid."""
     try:
         with file.open("rb") as content:
             return read_rules(content.read(MAX_BYTES + 1))
@@ -132,7 +130,7 @@ def read_rules_file(file: Path) -> WhatIfRules:
 
 
 def parse_time(text: str) -> datetime:
-    """Parse a date or an RFC 3339 time, in UTC unless the text names a zone. Raises Fault for another text."""
+    """Parse a date or an RFC 3339 time; without a time zone, it is in UTC. Raises Fault if the text is neither."""
     try:
         at = datetime.fromisoformat(text)
     except ValueError:
@@ -160,8 +158,8 @@ def format_value(shown: Any) -> str:
 
 
 def _progress_printer(simulation: Simulation, head: int) -> Callable[[], bool]:
-    """Return a function that prints a simulation's position to stderr, at most once in PRINT_INTERVAL_S. The function
-    always returns True, so that the simulation goes on.
+    """Return a function that prints how far a simulation is, at most once in PRINT_INTERVAL_S. It returns True, which
+    tells the simulation to go on.
     """
     next_at = time.monotonic() + PRINT_INTERVAL_S
 

@@ -1,4 +1,4 @@
-"""`testhide secrets`: rotate the server's secret key."""
+"""`testhide secrets`: rotates the server's secret key."""
 
 import os
 

@@ -1,4 +1,6 @@
-"""`testhide up`, `dsn` and `local-node`: the stack of a data folder."""
+"""`testhide up`, `dsn` and `local-node`: start the stack of a data folder, print its connection strings, register its
+node.
+"""
 
 import asyncio
 import os
@@ -60,7 +62,7 @@ def dsn(*, data: Path | None = None) -> None:
 
 
 def local_node(token_file: Path, *, admins_only: Flag = False) -> None:
-    """Register the local agent's node unless it is registered, and write its token to a file.
+    """Register the node of the local agent, if it is not registered yet, and write the node's token to a file.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""`testhide users`: set the password of somebody who cannot sign in."""
+"""`testhide users`: sets the password of a user, for example of one who cannot sign in."""
 
 import getpass
 import sys
@@ -20,7 +20,9 @@ app = App(name="users", help="Set the passwords of users.")
 @app.command
 @on_stack
 async def set_password(parts: Core, email: str) -> int:
-    """Set a user's password, which is read from a prompt or from one line of standard input, and end their sessions."""
+    """Set a user's password and end the user's sessions. Reads the password from a prompt, or from one line of standard
+    input.
+    """
     owner = (await parts.log.load_state(CLAIM.at(parts.secrets.claim("email", email)))).owner
     if not owner:
         raise Fault(f"There is no user with the address {email}.")

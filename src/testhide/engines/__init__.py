@@ -1,10 +1,11 @@
 """Embedded PostgreSQL and Valkey: child processes on unix sockets (`with embedded_engines(folder) as engines`).
 
-folder     the data folder: lock, home of the engines, record of both
-accounts   the account that the engines run as
-postgres   PostgreSQL: cluster, settings, orphan processes, conversion of older clusters
-valkey     Valkey: settings
-binaries   finds the programs
+folder           the data folder: its lock, the home of the engines, and the record that describes the home
+accounts         the account that the engines run as
+postgres         PostgreSQL: cluster, settings, orphan processes, conversion of older clusters
+valkey           Valkey: settings
+binaries         finds the programs of the engines
+client_programs  runs pg_dump and pg_restore
 """
 
 import contextlib
@@ -41,7 +42,7 @@ class Engines:
 
 @contextlib.contextmanager
 def embedded_engines(data: Path, *, restoring: bool = False) -> Iterator[Engines]:
-    """Run both engines on a data folder while the block runs. Blocks until they are ready. Raises Fault if an engine
+    """Run both engines on a data folder until the block ends. Waits until they are ready. Raises Fault if an engine
     does not start or the folder cannot be used.
     """
     with open_folder(data, restoring=restoring) as folder, contextlib.ExitStack() as stack:

@@ -1,5 +1,5 @@
-"""Chooses the account that the engines run as. PostgreSQL refuses to run as root, so under root both engines use an
-existing unprivileged account.
+"""Chooses the account that the engines run as. PostgreSQL refuses to run as root, so a root process runs both engines
+as an existing account without privileges.
 """
 
 import os
@@ -12,9 +12,10 @@ from testhide.supervise.program import Account, popen_options
 
 
 def engine_account(home: Path) -> Account | None:
-    """Return the account to run PostgreSQL and Valkey as; None if this process is not root. The account is the owner of
-    `home`. If `home` does not exist or root owns it, the account is `postgres` or, where there is none, `nobody`.
-    Raises Fault if there is none of these accounts.
+    """Return the account that PostgreSQL and Valkey run as; None if this process is not root.
+
+    The account is the owner of `home`. If `home` does not exist or root owns it, the account is `postgres` or, if that
+    does not exist, `nobody`. Raises Fault if there is no such account.
     """
     if os.geteuid() != 0:
         return None
@@ -37,10 +38,8 @@ def engine_account(home: Path) -> Account | None:
 
 
 def can_enter(account: Account | None, folder: Path) -> bool:
-    """Return whether the account can enter the folder. The function starts a program as the account to find out, since
-    file modes do not show ACLs and mount options.
-
-    Raises Fault if this process may not start programs as the account.
+    """Return whether the account can enter the folder. Starts a program as the account to find out, since file modes do
+    not show ACLs and mount options. Raises Fault if this process may not start programs as the account.
     """
     if account is None:
         return os.access(folder, os.X_OK)

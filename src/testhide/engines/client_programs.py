@@ -14,8 +14,8 @@ from testhide.operator_errors import Fault
 
 
 def run_client(name: str, database_url: str, *options: str) -> None:
-    """Run a client program on a database. Blocks until it has ended. Raises Fault with the program's error message if
-    the program fails.
+    """Run a client program on a database and wait until it ends. Raises Fault with the program's error message if it
+    fails.
     """
     # A client runs as the user of this process, so it needs no account and no home for a copy.
     program = find_postgres(Path(tempfile.gettempdir()), None).bin / name
@@ -36,8 +36,8 @@ def run_client(name: str, database_url: str, *options: str) -> None:
 
 @contextlib.contextmanager
 def _without_password(database_url: str) -> Iterator[str]:
-    """Yield a connection string without the password. It names a private file that contains the password, since every
-    account on the machine can read a process's arguments.
+    """Yield a connection string that names a private file with the password instead of containing the password. Every
+    account of the machine can read a process's arguments.
     """
     given = conninfo_to_dict(database_url)
     password = str(given.pop("password", "")).replace("\\", "\\\\").replace(":", "\\:")

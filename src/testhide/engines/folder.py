@@ -1,17 +1,18 @@
 """The data folder of a stack: its lock, the home of its engines, and the record that describes the home.
 
-    DATA/lock           locked (flock) by the process that runs this folder; contains the pid of that process
-    DATA/engines.json   where the home and the sockets are, and the engines' passwords (0600)
-    DATA/engines/       the home: mode 0700, owned by the account that the engines run as
-    DATA/restore-unfinished   there while a restore fills the folder, so that the other files are not complete
+    DATA/lock                 the process that runs this folder locks it (flock) and writes its pid into it
+    DATA/engines.json         the record: paths of the home and the sockets, passwords of the engines (mode 0600)
+    DATA/engines/             the home: mode 0700, owned by the account that the engines run as
+    DATA/restore-unfinished   exists while a restore fills the folder, so that the other files are not complete
     DATA/run, logs, blobs, agent, secret.key   files of the server, see `testhide.settings`
 
-The folder may be copied or moved: paths inside of it are derived from where it is now, not read from the record.
+The folder may be copied or moved: paths inside the folder follow from its present path, and are not read from the
+record.
 
-When the server runs as root, the engines' account may be unable to enter DATA, for example below /root. The home is
-then made in /var/lib/testhide/engines, or in the system's temporary folder if DATA is there, and its path is recorded.
-A home outside of DATA has a file `data-folder` with the path of DATA, so that a copy of DATA does not open the
-original's database.
+When the server runs as root, the engines' account may be unable to enter DATA, for example below /root. Then the home
+is in /var/lib/testhide/engines; if DATA is in the system's temporary folder, the home is in that folder, too. The
+record contains its path. Such a home has a file `data-folder` with the path of DATA, so that a copy of DATA does not
+open the original's database.
 """
 
 import contextlib
@@ -31,7 +32,7 @@ from testhide.supervise.program import Account
 CLUSTER = "postgres"
 """Folder of the PostgreSQL cluster in the home."""
 UNFINISHED = "restore-unfinished"
-"""File that a restore makes before all others, and removes at its end."""
+"""File that a restore makes first and removes last."""
 _RECORD = "engines.json"
 _HOME_INSIDE = "engines"
 _OWNER = "data-folder"
@@ -73,8 +74,8 @@ class DataFolder:
 
 
 def default_data_folder() -> Path:
-    """Return the data folder to use if none is given. For root it is /var/lib/testhide, which the engines' account can
-    enter. For other users it is `testhide` in the user's folder for application data.
+    """Return the data folder that is used if none is given: for root /var/lib/testhide, which the engines' account can
+    enter; for other users `testhide` in the folder for application data (~/.local/share).
     """
     if os.geteuid() == 0:
         return Path("/var/lib/testhide")
@@ -84,10 +85,11 @@ def default_data_folder() -> Path:
 
 @contextlib.contextmanager
 def open_folder(data: Path, *, restoring: bool = False) -> Iterator[DataFolder]:
-    """Yield the data folder, locked while the block runs; create it if it is missing. Raises InUse if another process
-    has locked the folder, Fault if the folder cannot be used, and OSError.
+    """Yield the data folder, locked until the block ends. Creates the folder if it is missing. `restoring` allows a
+    folder whose restore has not finished.
 
-    Raises Fault, too, for a folder whose restore has not finished, unless `restoring` says that this is the restore.
+    Raises InUse if another process has locked the folder, and Fault if the folder cannot be used or its restore has not
+    finished. May raise OSError.
     """
     data = Path(os.path.abspath(data))
     make_folder(data)
@@ -101,7 +103,7 @@ def open_folder(data: Path, *, restoring: bool = False) -> Iterator[DataFolder]:
 
 
 def reopen_folder(data: Path, lock_fd: int) -> DataFolder:
-    """Open the data folder in a process that has inherited the folder's lock."""
+    """Open the data folder in a process that inherited the folder's lock."""
     os.set_inheritable(lock_fd, False)
     return _opened(data, lock_fd)
 
@@ -194,15 +196,15 @@ def has_cluster_in(home: Path) -> bool:
 
 
 def record_cluster(folder: DataFolder) -> None:
-    """Record that the folder has a complete cluster. If the cluster is lost later, a start fails and does not make an
-    empty cluster.
+    """Record that the folder has a complete cluster. If the cluster is lost later, a start then fails instead of making
+    an empty cluster.
     """
     _write_record(folder.path, replace(folder.record, has_cluster=True))
 
 
 def remove_if_empty(*folders: Path) -> None:
-    """Remove the empty folders that a refused start has made. They would be in the way when an operator puts the lost
-    folders back.
+    """Remove empty folders that a refused start has made. Otherwise they would be in the way when an operator puts the
+    lost folders back.
     """
     for folder in folders:
         with contextlib.suppress(OSError):
@@ -214,8 +216,8 @@ def _write_record(data: Path, record: Record) -> None:
 
 
 def _take_outside_home(data: Path, home: Path, account: Account | None) -> None:
-    """Record in `home`, which is outside of the data folder, that it belongs to `data`. Raises Fault if another data
-    folder still uses this home.
+    """Record in `home`, which is outside of the data folder, that the home belongs to `data`. Raises Fault if another
+    data folder still uses it.
     """
     note = home / _OWNER
     owner = Path(os.fsdecode(note.read_bytes())) if note.exists() else data
@@ -252,8 +254,8 @@ def _usable_home(data: Path, home: Path, account: Account | None, *, fresh: bool
 
 
 def _usable_sockets(home: Path, recorded: str, account: Account | None) -> Path:
-    """Return the folder for the engines' sockets. It is in the home, or in /tmp if the path of a socket would be too
-    long there.
+    """Return the folder for the engines' sockets: in the home or, if the paths of the sockets would be too long there,
+    in /tmp.
     """
     inside = home / "sockets"
     if len(os.fsencode(inside)) + _LONGEST_NAME <= _LONGEST_SOCKET_PATH:
@@ -283,7 +285,7 @@ def _make_private(folder: Path, account: Account | None) -> None:
 
 
 def write_private(path: Path, content: bytes, account: Account | None = None) -> None:
-    """Replace the contents of a file atomically. Only the owner of the file can read it."""
+    """Replace the contents of a file atomically. Only the file's owner can read it."""
     fresh = path.with_name(path.name + ".new")
     fresh.unlink(missing_ok=True)
     with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:

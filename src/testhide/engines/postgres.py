@@ -69,7 +69,7 @@ class Postgres:
         return f"postgresql://{USER}:{password}@/{DATABASE}?host={quote(str(self.folder.sockets), safe='')}"
 
     def program(self) -> Program:
-        """Make the cluster if there is none. Returns the program that runs the cluster. Raises Fault if the cluster was
+        """Return the program that runs the cluster. Makes the cluster if there is none. Raises Fault if the cluster was
         lost, cannot be made, or needs another version of PostgreSQL.
         """
         binaries = find_postgres(self.folder.home, self.folder.account)
@@ -90,7 +90,7 @@ class Postgres:
         )
 
     def ready(self, pid: int) -> bool:
-        """Return whether the server accepts connections, according to the status line of postmaster.pid."""
+        """Return whether the server accepts connections, as the status line of postmaster.pid says."""
         try:
             lines = (self.cluster / "postmaster.pid").read_text().splitlines()
         except FileNotFoundError:
@@ -98,9 +98,9 @@ class Postgres:
         return len(lines) >= 8 and lines[0] == str(pid) and lines[7].strip() == "ready"
 
     def _initialise(self, binaries: PostgresBinaries) -> None:
-        """Make the cluster under a temporary name and rename it, so that an interruption leaves no incomplete cluster.
-
-        Raises Fault if the folder had a cluster before: an empty database must not replace a lost one.
+        """Make the cluster. Makes it under a temporary name and renames it, so that an interruption leaves no
+        incomplete cluster. Raises Fault if the folder had a cluster before: an empty database must not replace a lost
+        one.
         """
         if self.folder.record.has_cluster:
             remove_if_empty(self.folder.sockets, self.folder.home)
@@ -162,7 +162,9 @@ class Postgres:
 
 
 def how_to_convert(folder: DataFolder, cluster: Path, major: str, binaries: PostgresBinaries) -> str:
-    """Return a message that names both versions and, for an older cluster, the commands that convert it."""
+    """Return a message that names the two versions and, if the cluster is the older one, the commands that convert
+    it.
+    """
     what = f"{folder.path} holds data of PostgreSQL {major}, the programs here are PostgreSQL {binaries.major}"
     if not major.isdigit() or int(major) > binaries.major:
         return f"{what}: set TESTHIDE_POSTGRES_BIN to the bin folder of a PostgreSQL {major}."
@@ -194,12 +196,11 @@ def how_to_convert(folder: DataFolder, cluster: Path, major: str, binaries: Post
 
 
 def end_orphan_processes(cluster: Path) -> None:
-    """End the processes that a killed supervisor left running in this cluster, then remove its pid file. Raises Fault
-    if a process cannot be ended.
+    """End the processes of this cluster that a killed supervisor left running, then remove the cluster's pid file.
+    Raises Fault if a process cannot be ended.
 
-    Every process of a cluster has the cluster's folder as its working directory. The caller holds the lock of the data
-    folder, so all processes that are found are orphans. The pid file is removed last: without it PostgreSQL itself
-    would not look for orphans.
+    The processes of a cluster have the cluster's folder as their working directory. All of them are orphans, since the
+    caller holds the lock of the data folder. The pid file goes last: without it, PostgreSQL would not look for orphans.
     """
     if os.path.isdir("/proc/self"):
         for signal_number, wait in ((signal.SIGINT, 3.0), (signal.SIGQUIT, 1.0), (signal.SIGKILL, 1.0)):
@@ -218,12 +219,11 @@ def end_orphan_processes(cluster: Path) -> None:
 
 
 def remove_stale_lock(socket: Path) -> None:
-    """Remove the lock file beside a socket if no PostgreSQL uses it. Print a message if PostgreSQL itself would not
-    have removed it.
+    """Remove the lock file beside a socket if no PostgreSQL uses the socket. Print a message if PostgreSQL itself would
+    not have removed the file.
 
-    The file names the process that made it, and the folder of its cluster. After a crash of the machine, or in a new
-    container, the process id may belong to another process. PostgreSQL then refuses to start, since it only sees that
-    the process runs.
+    The file contains the pid of the PostgreSQL that made it. After a crash of the machine, or in a new container,
+    another process may have this pid. PostgreSQL only sees that a process with this pid runs, and refuses to start.
     """
     lock = socket.with_name(f"{socket.name}.lock")
     if not lock.exists() or not os.path.isdir("/proc/self"):

@@ -1,4 +1,4 @@
-"""Finds the settings of a stack for verbs that use its database, whether the stack runs or not."""
+"""Finds the settings of a stack for commands that use its database, whether the stack runs or not."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -14,11 +14,11 @@ from testhide.settings import Settings, load_settings
 
 @contextlib.contextmanager
 def settings_of(data: Path | None, environ: Mapping[str, str]) -> Iterator[Settings]:
-    """Yield the settings of the environment if `data` is None and the environment names a database, otherwise those of
-    the data folder.
+    """Yield the settings of the data folder. If `data` is None and the environment names a database, yields the
+    settings of the environment instead.
 
-    If the stack of the data folder does not run, starts its embedded engines and stops them when the block ends. Raises
-    Fault if the folder has no stack or cannot be used.
+    If no stack runs on the data folder, starts the folder's engines, and stops them when the block ends. Raises Fault
+    if the folder has no stack or cannot be used.
     """
     if data is None and (environ.get("TESTHIDE_SETTINGS") or environ.get("TESTHIDE_DATABASE_URL")):
         yield load_settings(environ)

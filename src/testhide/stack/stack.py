@@ -1,4 +1,6 @@
-"""`testhide up`, second half: supervises engines, server processes and agent. Uses only the standard library."""
+"""`testhide up`, second half: supervises engines, server processes and agent. Uses only the standard library, to need
+little memory.
+"""
 
 import json
 import os
@@ -24,8 +26,8 @@ SERVER_PROCESSES = ("serve", "project", "dispatch", "work")
 
 @dataclass(frozen=True)
 class Plan:
-    """Decisions of the first half (`testhide.stack.up`). They are passed on the command line, so they contain no
-    secret.
+    """Decisions of the first half (`testhide.stack.up`). It passes them to the second half as an argument, so they
+    contain no secret.
     """
 
     data: str
@@ -37,7 +39,7 @@ class Plan:
     """Whether the local agent runs the builds of all users as its own user."""
     verbose: bool
     opened: str = ""
-    """Networks that webhooks of admins may call because only this machine reaches the server; otherwise empty."""
+    """Networks that webhooks of admins may call if only this machine reaches the server; otherwise empty."""
 
     def encode(self) -> str:
         return json.dumps(asdict(self))
@@ -95,8 +97,8 @@ def _local_agent(plan: Plan, folder: Path) -> list[Step]:
 
 
 def _isolated_workdir(folder: Path) -> Path:
-    """Return a work folder that builds with users of their own can enter: in the agent's folder, or in /var/cache if
-    a folder above it is closed to them.
+    """Return a work folder that builds can enter if each runs as a user of its own. It is in the agent's folder or, if
+    such users cannot reach that, in /var/cache.
     """
     if all(path.stat().st_mode & 0o001 for path in folder.parents):
         folder.chmod(0o711)  # everything else in it is private
@@ -121,8 +123,8 @@ def _agent_program(plan: Plan, token: Path, workdir: Path, options: list[str]) -
 
 
 def responds(host: str, port: int, path: str) -> Callable[[], bool]:
-    """Return a function that returns whether a GET of `path` is answered with 200. Does not use http.client, which
-    would stay in memory.
+    """Return a function that tells whether a GET of `path` is answered with 200. Does without http.client, which would
+    stay in memory.
     """
     address = local_url(host, port).removeprefix("http://").rpartition(":")[0].strip("[]")
 

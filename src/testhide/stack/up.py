@@ -1,8 +1,7 @@
 """`testhide up`, first half: checks everything that can be wrong, writes the settings, and becomes the supervisor.
 
-This half imports much (settings, and the driver of an external database). It then replaces itself by
-`testhide.stack.stack`, which imports little and runs as long as the stack. The new program inherits the lock of the
-data folder.
+This half imports much, such as the driver of an external database. Then it replaces itself by `testhide.stack.stack`,
+which imports little and runs as long as the stack. That program inherits the lock of the data folder.
 """
 
 import contextlib
@@ -89,8 +88,8 @@ def up(
 def _complete(
     environ: Mapping[str, str], given: Mapping[str, object], folder: DataFolder
 ) -> tuple[Settings, tuple[str, ...]]:
-    """Return two values: the settings with the URLs of the engines, and the names of the embedded engines. Raises Fault
-    if an outside engine does not answer or a setting is wrong.
+    """Return two values: the settings, with the URLs of all engines, and the names of the embedded engines. Raises
+    Fault if an outside engine does not answer or a setting is wrong.
     """
     fill: dict[str, object] = dict(given)
     embedded = []

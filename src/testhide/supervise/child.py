@@ -1,4 +1,4 @@
-"""Starts one supervised process, takes its output, notices its end, and plans its restart."""
+"""Runs one supervised process: starts it, takes its output, notices its end, and plans its restart."""
 
 import os
 import re
@@ -15,15 +15,15 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0  # seconds before a restart; the pause do
 _LONG_LIFE = 10.0  # seconds; a child that lived this long starts again with the first pause
 _TAIL = 20  # last lines of output, which may explain why a child ended
 _DETAILS = re.compile(r"[-^~]+|(LINE \d+|DETAIL|HINT|CONTEXT|QUERY):.*|PL/pgSQL function .*")
-"""Pattern of the lines below the message of an error that explain less than the message: details that PostgreSQL adds,
-and the marks by which Python points at code.
+"""Pattern of lines that explain less than the message of an error above them: details of PostgreSQL, and the marks by
+which Python points at code.
 """
 
 
 @dataclass(frozen=True)
 class Service:
-    """A program that the supervisor restarts whenever it ends. When the supervisor stops, services with a lower `wave`
-    are stopped before those with a higher one.
+    """A program that the supervisor restarts whenever it ends. The supervisor stops services of a lower `wave`
+    first.
     """
 
     program: Program
@@ -55,8 +55,8 @@ class Child:
         return self.process is not None
 
     def start(self) -> int:
-        """Start the process. Returns a file descriptor from which its output can be read; for a service that `prints`,
-        only its stderr.
+        """Start the process. Returns a file descriptor to read its output from; for a service that `prints`, only its
+        stderr.
         """
         self.due = None
         self.service.program.prepare()
@@ -84,8 +84,8 @@ class Child:
                 self._print_line(f"{self.name}: {text}")
 
     def poll(self) -> int | None:
-        """Return the exit code if the process has ended since the last call, and kill the rest of its process group.
-        Otherwise return None.
+        """Return the exit code if the process has ended since the last call, otherwise None. Kills the rest of an ended
+        process's group.
         """
         if self.process is None:
             return None
@@ -118,7 +118,9 @@ class Child:
 
 
 class BoundedFile:
-    """Log file that is renamed to NAME.1 and begun anew at `limit` bytes. Drops output while the disk is full."""
+    """Log file of limited size. At `limit` bytes it is renamed to NAME.1 and begun anew. While the disk is full, it
+    drops output.
+    """
 
     def __init__(self, path: Path, limit: int = 4 * 2**20) -> None:
         self._path = path

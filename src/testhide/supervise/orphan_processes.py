@@ -10,9 +10,9 @@ from testhide.supervise.program import send, started_at
 
 
 def record_running(path: Path, running: Iterable[tuple[str, int]]) -> None:
-    """Write the name and pid of each running process to `path`. Each of these processes leads a Unix session.
+    """Write the names and pids of the running processes to `path`. Each of the processes leads a Unix session.
 
-    The file need not be synced to disk: after a crash of the machine none of the processes runs any more.
+    The file need not be synced to disk, since none of the processes runs after a crash of the machine.
     """
     folder = path.parent.stat().st_ino
     entries = [{"name": name, "pid": pid, "started": started_at(pid), "folder": folder} for name, pid in running]
@@ -22,10 +22,10 @@ def record_running(path: Path, running: Iterable[tuple[str, int]]) -> None:
 
 
 def end_recorded(path: Path, timeout_s: float = 3.0) -> list[str]:
-    """End the recorded processes whose pid and start time still match. Returns the names of those that were running.
+    """End the recorded processes that still run: those whose pid and start time match. Returns their names.
 
-    Ignores a record that was copied from another folder, since its processes may be in use. The record has the inode of
-    its folder, which does not change when the folder is moved.
+    Ignores a record that was copied from another folder, whose processes may be in use. To tell, the record contains
+    the inode of its folder, which does not change when the folder is moved.
     """
     try:
         folder = path.parent.stat().st_ino

@@ -1,4 +1,4 @@
-"""Describes programs to start and identifies running processes. Standard library only."""
+"""Describes programs to start, and identifies running processes. Uses only the standard library."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from typing import IO, Any
 
 @dataclass(frozen=True)
 class Account:
-    """The unprivileged account that the engines run as when the server runs as root."""
+    """Account without privileges that the engines run as when the server runs as root."""
 
     name: str
     uid: int
@@ -19,7 +19,7 @@ class Account:
 
 
 def popen_options(account: Account | None) -> dict[str, Any]:
-    """Return the arguments that make Popen start a program as this account; no arguments if `account` is None."""
+    """Return the arguments of Popen that start a program as this account; none if `account` is None."""
     return {"user": account.uid, "group": account.gid, "extra_groups": []} if account else {}
 
 
@@ -38,7 +38,9 @@ class Program:
     def start(
         self, stdout: int | IO[bytes] | None = None, stderr: int | IO[bytes] | None = None
     ) -> subprocess.Popen[bytes]:
-        """Start the program in its own session: Ctrl-C reaches only the supervisor, which stops processes in order."""
+        """Start the program in its own session. So Ctrl-C reaches only the supervisor, which then stops the processes
+        in order.
+        """
         return subprocess.Popen[bytes](
             self.argv,
             env=None if self.env is None else dict(self.env),
@@ -52,9 +54,8 @@ class Program:
 
 
 def started_at(pid: int) -> str | None:
-    """Return the start time of a process, as a text that can only be compared; None if the process does not run.
-
-    A pid is reused, so only pid and start time together identify a process.
+    """Return the start time of a process, or None if it does not run. The text is only good for comparing: since pids
+    are reused, only pid and start time together identify a process.
     """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
@@ -77,7 +78,7 @@ def _started_by_ps(pid: int) -> str | None:
 
 
 def send(pid: int, signal_number: int, *, group: bool = False) -> bool:
-    """Send a signal to a process or its group. Returns False if there is none that can receive it."""
+    """Send a signal to a process or to its group. Returns False if no process could get the signal."""
     try:
         (os.killpg if group else os.kill)(pid, signal_number)
     except (ProcessLookupError, PermissionError):
@@ -86,7 +87,7 @@ def send(pid: int, signal_number: int, *, group: bool = False) -> bool:
 
 
 def local_url(host: str, port: int) -> str:
-    """Return the URL by which a program on this machine reaches a server that listens on `host`."""
+    """Return the URL by which programs on this machine reach a server that listens on `host`."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)  # noqa: S104 (compared, not bound)
     return http_url(host, port)
 

@@ -1,7 +1,7 @@
-"""Starts services in order, restarts those that end, and stops them in order. Knows nothing of this product.
+"""Supervisor of services: starts them in order, restarts those that end, and stops them in order. Knows nothing of CI.
 
-One process, one thread, one select loop over signals and the children's output: no asyncio, which would
-cost 10 MB for as long as the stack runs. After a SIGKILL of the supervisor the watchdog ends its services.
+It has one thread and one select loop over signals and the services' output. asyncio would cost 10 MB for as long as the
+stack runs. If the supervisor is killed by SIGKILL, the watchdog ends its services.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ _HOPELESS = 3  # deaths of a child before it was ready, after which the start fa
 
 @dataclass(frozen=True)
 class Start:
-    """Services that are started together. The supervisor begins the next step when all of them are ready."""
+    """Step that starts services together. The next step begins when all of them are ready."""
 
     services: tuple[Service, ...]
     timeout: float = 60.0
@@ -38,7 +38,9 @@ class Start:
 
 @dataclass(frozen=True)
 class Run:
-    """A program that must end with exit code 0. Its standard output is that of the supervisor."""
+    """Step that runs a program, which must end with exit code 0. The program prints to the supervisor's standard
+    output.
+    """
 
     program: Program
     timeout: float = 300.0
@@ -75,8 +77,8 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
 
     def run(self) -> int:
-        """Run the steps, then supervise until a signal or a Fault. Returns the exit code: 0 after a signal, otherwise
-        that of the Fault.
+        """Run the steps, then supervise until a signal or a Fault. Returns the exit code: 0 after a signal, or that of
+        the Fault.
         """
         code = 0
         for folder in (self._record.parent, self._logs):
@@ -160,7 +162,9 @@ class Supervisor:
     # Running
 
     def _tick(self, timeout: float | None) -> None:
-        """Read output, notice ended services and restart due ones, once. Raises _Stop after a signal."""
+        """Read output, notice services that ended, and restart those that are due, once. Raises _Stop after a
+        signal.
+        """
         due = [child.due for child in self._children if child.due is not None]
         if due:
             pause = max(0.0, min(due) - time.monotonic())
@@ -206,7 +210,7 @@ class Supervisor:
                 os.close(key.fd)
 
     def _drain(self) -> None:
-        """Read the output that an ended process left in its pipe."""
+        """Read the output that ended processes left in their pipes."""
         for _ in range(16):
             self._read_output(0)
 

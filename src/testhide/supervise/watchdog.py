@@ -1,9 +1,10 @@
-"""Ends all services when the process that started them is killed by SIGKILL.
+"""Ends all services if SIGKILL ends the supervisor that started them.
 
-The watchdog is a shell (some 200 kB of memory) that reads a pipe from its owner, which started the services. Each line
-lists the processes that run now. The pipe ends when the owner ends; the shell then ends the processes of the last line.
-The parent-death signal of Linux would do the same for one child. But it is sent when the thread that started the child
-ends, and it is lost when the child changes its user.
+The watchdog is a shell (some 200 kB of memory) that reads a pipe from the supervisor. Each line lists the processes
+that run now. The pipe ends with the supervisor; the shell then ends the processes of the last line.
+
+Linux could do this with the parent-death signal. But that signal comes when the thread that started a child ends, and
+it is lost when the child changes its user.
 """
 
 import subprocess
@@ -38,8 +39,8 @@ class Watchdog:
         self.pid = self._process.pid
 
     def watch(self, running: Iterable[tuple[str, int]]) -> None:
-        """Replace the list of processes that the watchdog will end. `running` has for each process the name of the
-        signal that ends it, without SIG, and its pid.
+        """Replace the list of processes to end. `running` lists them as pairs: the signal that ends the process
+        (`TERM`), and its pid.
         """
         pipe = self._process.stdin
         assert pipe is not None
