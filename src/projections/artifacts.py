@@ -1,4 +1,4 @@
-"""Read model of build artifacts, and of how many bytes each project, job and build has of them."""
+"""Read model of build artifacts, with their total bytes for each project, job and build."""
 
 from collections.abc import Iterable, Iterator
 from datetime import datetime
@@ -14,7 +14,7 @@ from store.postgres.queries import Source
 
 VERSION = 3
 MIN_CHARGE = 4_096
-"""Least number of bytes that an artifact counts, since even an empty artifact has rows and an event."""
+"""Bytes that even a smaller artifact counts, since each artifact has rows and an event."""
 
 
 class ArtifactRow(Row, frozen=True):
@@ -37,8 +37,9 @@ class ArtifactRow(Row, frozen=True):
 
 
 class ArtifactUsageRow(Row, frozen=True):
-    """Bytes of all artifacts of one project, job or build. Each artifact counts at least MIN_CHARGE. The sums of jobs
-    and builds are stored so that they can be subtracted from the project's sum when a job or build is deleted.
+    """Total bytes of the artifacts of one project, job or build. Each artifact counts at least MIN_CHARGE.
+
+    When a job or build is deleted, its total is subtracted from the total of the project.
     """
 
     table = Table("artifact_usage", VERSION, key=("owner", "id"), indexes=("(job_id)",))
@@ -99,8 +100,8 @@ def _owners(event: ArtifactEvent | BuildDeleted) -> tuple[_Owner, _Owner, _Owner
 
 
 def _add(rows: Rows, size_bytes: int, *owners: _Owner, job_id: int | None = None) -> Iterator[ArtifactUsageRow]:
-    """Yields the usage row of each owner, with `size_bytes` added. `job_id` is the job of the build, if a build is
-    among the owners.
+    """Yields the usage row of each owner, with `size_bytes` added. `job_id` is the job of the build among the owners,
+    if there is a build among them.
     """
     for owner, number in owners:
         before = rows.get(ArtifactUsageRow, owner, number)
@@ -148,7 +149,7 @@ async def find(source: Source, artifact_id: int) -> ArtifactRow | None:
 
 
 async def fetch_usage(source: Source, project_id: int) -> int:
-    """Returns the bytes of all artifacts of a project, as they count against its quota."""
+    """Returns the total bytes of a project's artifacts, as they count against its quota."""
     query = f"SELECT * FROM {ArtifactUsageRow.table} WHERE owner = 'project' AND id = %(project)s"
     row = await fetch_one(source, ArtifactUsageRow, query, {"project": project_id})
     return 0 if row is None else row.size_bytes
@@ -160,7 +161,9 @@ async def count_of_build(source: Source, build_id: int) -> int:
 
 
 async def find_duplicate(source: Source, build_id: int, path: str, sha256: str) -> ArtifactRow | None:
-    """Returns the build's artifact with this path and content, or None. An agent may send the same file twice."""
+    """Returns the build's artifact with this path and content; None if there is none. An agent may send a file
+    twice.
+    """
     query = (
         f"SELECT * FROM {ArtifactRow.table} WHERE build_id = %(build)s AND path = %(path)s AND sha256 = %(sha256)s"
         " ORDER BY id LIMIT 1"

@@ -21,7 +21,7 @@ from store.postgres.queries import Source, fetch_rows
 VERSION = 1
 NO_PROJECT = 0
 MAX_INDEX_LOOKUPS = 50
-"""Largest number of projects or types that are looked up in the index one by one."""
+"""Number of projects or types up to which each is looked up in the index separately."""
 MAX_CLOCK_SKEW = timedelta(hours=1)
 """Largest difference allowed between the clocks of the processes that append to the log. If the clocks differ more, a
 search by time may miss events.
@@ -150,7 +150,7 @@ async def find_positions(source: Source, wanted: TrailFilter, *, newest: bool, l
 
 
 def _chosen(wanted: TrailFilter) -> Iterator[tuple[str, str, list[int]]]:
-    """Yields (column, SQL type, values) for each condition that a column has one of several values."""
+    """Yields (column, SQL type, values) for each condition of the form `column = ANY (values)`."""
     if wanted.actor is not None:
         yield "actor", "bigint", [actor_number(wanted.actor)]
     if wanted.types is not None:
@@ -162,8 +162,8 @@ def _chosen(wanted: TrailFilter) -> Iterator[tuple[str, str, list[int]]]:
 async def fetch_stream_positions(
     source: Source, stream: str, *, after: int, before: int, newest: bool, limit: int
 ) -> dict[int, int]:
-    """Returns version -> position for up to `limit` events of a stream, with versions between `after` and `before`
-    (both excluded). Takes the newest events if `newest`, else the oldest. Reads the log, not the trail.
+    """Returns version -> position for up to `limit` events of a stream: the newest if `newest`, else the oldest. The
+    versions are between `after` and `before`, both excluded. Reads the log, not the trail.
     """
     query = (
         "SELECT originator_version, notification_id FROM stored_events WHERE originator_id = %(stream)s"
@@ -181,15 +181,15 @@ async def has_project(source: Source, project_id: int) -> bool:
 
 
 async def find_project_at(source: Source, position: int) -> int | None:
-    """Returns the id of the project to which the event at a position belongs. None if it belongs to no project."""
+    """Returns the id of the project that the event at a position belongs to; None if it belongs to none."""
     query = f"SELECT nullif(project_id, {NO_PROJECT}) FROM {TrailRow.table} WHERE position = %(position)s"
     found: int | None = await fetch_value(source, query, {"position": position})
     return found
 
 
 async def has_unsealed(source: Source, before: datetime) -> bool:
-    """Returns True if some event from before this time is not covered by the newest checkpoint. Returns False if there
-    is no checkpoint.
+    """Returns True if the newest checkpoint does not cover some event that is older than `before`. Returns False if
+    there is no checkpoint.
     """
     query = (
         f"SELECT at_us < %(before)s FROM {TrailRow.table} WHERE position > (SELECT max(size) FROM audit_checkpoints)"

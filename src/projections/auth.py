@@ -39,7 +39,7 @@ class UserRow(Row, frozen=True):
     can_manage_nodes: bool = False
     last_login: datetime | None = None
     invited_at: datetime | None = None
-    """Time of the last invitation; None if there was none or the user has set a password since."""
+    """Time of the last invitation; None if there was none, or if the user has set a password since."""
 
 
 class SessionRow(Row, frozen=True):
@@ -98,8 +98,8 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
 
 
 def email_column(user_id: str) -> str:
-    """Returns an SQL expression for the email address of the user whose id is in the column `user_id`. It is null where
-    the id is null, and DELETED_USER for a deleted user.
+    """Returns an SQL expression for the email address of the user with the id `user_id`, an SQL expression. It is null
+    where the id is null, and DELETED_USER for a deleted user.
     """
     return (
         f"CASE WHEN {user_id} IS NOT NULL THEN"
@@ -120,7 +120,7 @@ PROJECTION = Projection(
 
 
 class Credentials(msgspec.Struct, frozen=True):
-    """The user of a session or API token, and the projects that this user can access."""
+    """The user of a session or API token, and the projects that the user can access."""
 
     user_id: int
     email: str
@@ -131,11 +131,11 @@ class Credentials(msgspec.Struct, frozen=True):
     token_id: int | None = None
     token_hash: bytes = b""
     scopes: list[str] = []
-    """Scopes of the API token; empty if they do not limit it."""
+    """Scopes that the API token is limited to; empty if there is no such limit."""
     project_ids: list[int] | None = None
     """Ids of the projects that the API token is limited to; None if there is no such limit."""
     used_at: datetime | None = None
-    """Time of the last recorded use of the session; None if none is recorded, and for an API token."""
+    """Time of the last recorded use of a session. None if no use is recorded, and for an API token."""
 
 
 _ACCESS = (
@@ -144,10 +144,10 @@ _ACCESS = (
 
 
 async def fetch_session_credentials(source: Source, session_ids: Sequence[str]) -> list[Credentials | None]:
-    """Returns the credentials for each of these sessions, in order. None for a session that was revoked, or whose user
-    is inactive.
+    """Returns the credentials of each of these sessions, in order; None for a session that was revoked or whose user is
+    inactive.
 
-    Does not check whether a session is idle or has expired. The time of expiry is in the signed session token.
+    Does not check whether a session is idle or has expired: the signed session token contains the time of expiry.
     """
     query = (
         f"SELECT s.id, used.used_at, u.id, u.email, u.role, {_ACCESS}, u.can_manage_nodes FROM {SessionRow.table} s"

@@ -1,4 +1,4 @@
-"""Queries for the builds that stand together: those of a group, the restarts of a build, and those of a change."""
+"""Queries for builds that belong together: builds of a group, restarts of a build, builds of a change."""
 
 from projections.builds import BuildRow
 from projections.engine.queries import fetch_all, fetch_column
@@ -6,8 +6,8 @@ from store.postgres.queries import Source, fetch_rows
 
 
 async def fetch_counting(source: Source, group_id: int) -> list[BuildRow]:
-    """Returns the builds that count for the status of a group, ordered by id. For each combination, this is the newest
-    build that runs all tests.
+    """Returns the builds that decide the status of a group: for each combination, the newest build that runs all tests.
+    Ordered by id.
     """
     newest = (
         f"SELECT DISTINCT ON (matrix) * FROM {BuildRow.table} WHERE group_id = %(group)s AND selected_tests IS NULL"
@@ -17,8 +17,8 @@ async def fetch_counting(source: Source, group_id: int) -> list[BuildRow]:
 
 
 async def fetch_last_runs(source: Source, first_id: int) -> list[BuildRow]:
-    """Returns the newest builds that run all tests among the build `first_id`, the others of its group and all their
-    restarts: one, or one for each combination of a matrix. Ordered by id.
+    """Returns the newest build that runs all tests; for a matrix, the newest for each combination. Searches the build
+    `first_id`, the group that began with it, and all their restarts. Ordered by id.
     """
     newest = (
         f"WITH RECURSIVE run (id) AS (SELECT id FROM {BuildRow.table} WHERE group_id = %(first)s"

@@ -1,5 +1,5 @@
-"""Read model of the positions at which builds were queued, started, ended and deleted. It finds the builds of a past
-moment.
+"""Read model of the positions at which builds were queued, started, ended and deleted. With it, queries find the builds
+of a past moment.
 
 Rows contain only numbers and the verdict, and stay when a build is deleted. Everything else about a past build is
 folded from its events (`projections.time_travel`).
@@ -23,7 +23,7 @@ VERSION = 1
 NEVER = 2**62
 """Position of an event that has not happened."""
 MAX_CONCURRENT_STARTS = 1_000
-"""Upper bound for the number of builds that are queued after a build's id is drawn and before its `build.queued`."""
+"""Most builds that may be queued between the moment when a build gets its id and its `build.queued`."""
 
 
 class BuildPositionsRow(Row, frozen=True):
@@ -58,7 +58,7 @@ class DeletedJobRow(Row, frozen=True):
 
 
 CHANGED_BY = (BuildStarted, BuildRequeued, BuildFinished, BuildDeleted)
-"""Types of events that change the row of an existing build."""
+"""Events that change the row of an existing build."""
 
 
 def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
@@ -93,7 +93,9 @@ PROJECTION = Projection(
 
 
 def _at(status: str | None) -> str:
-    """Returns an SQL subquery for the builds that existed at `position`. It has the columns that BuildFilters needs."""
+    """Returns an SQL subquery for the builds that existed at the query parameter `position`, with the columns that
+    BuildFilters needs.
+    """
     turns = "(SELECT count(*) FROM jsonb_array_elements(p.turns) turn WHERE turn::bigint <= %(position)s)"
     then = f"CASE WHEN p.ended <= %(position)s THEN p.verdict WHEN {turns} & 1 = 1 THEN 'running' ELSE 'queued' END"
     is_open = "AND int8range(queued, ended) @> %(position)s::bigint" if status in ("queued", "running") else ""
@@ -115,8 +117,8 @@ def _at(status: str | None) -> str:
 async def fetch_page(
     connection: AsyncConnection, filters: BuildFilters, position: int, limit: int, offset: int
 ) -> list[int]:
-    """Returns the ids of a page of the builds at a position, newest first. With a filter by branch, builds that were
-    deleted after that position are missing.
+    """Returns a page of the ids of builds at a position, newest first. A filter by branch does not find builds that
+    were deleted after this position.
     """
     query = f"SELECT id FROM {_at(filters.status)} WHERE {filters.where()} ORDER BY id DESC LIMIT %(limit)s"
     parameters = msgspec.structs.asdict(filters) | {"position": position, "limit": limit, "offset": offset}
@@ -129,8 +131,6 @@ async def count(connection: AsyncConnection, filters: BuildFilters, position: in
 
 
 async def count_without_branch(connection: AsyncConnection, filters: BuildFilters, position: int) -> BuildCount:
-    """Counts the builds at a position whose branch was erased later and that match all filters except the one by
-    branch.
-    """
+    """Counts the builds at a position whose branch was erased later. They must match all filters but `branch`."""
     erased = f"(SELECT * FROM {_at(filters.status)} WHERE branch IS NULL) without_branch"
     return await builds.count(connection, msgspec.structs.replace(filters, branch=None), erased, position=position)

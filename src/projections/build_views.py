@@ -1,4 +1,4 @@
-"""The form of builds in answers of the API, messages of webhooks and Teams cards."""
+"""Builds in the form that answers of the API, messages of webhooks and Teams cards show."""
 
 from datetime import datetime
 from typing import Any
@@ -36,9 +36,9 @@ class BuildItem(msgspec.Struct):
     started.
     """
     matrix: dict[str, str]
-    """Combination of the job's matrix with which the build runs: a value for each name. Empty without a matrix."""
+    """Combination of the job's matrix that the build runs with: a value for each name. Empty without a matrix."""
     untrusted: bool
-    """Whether the build is of a pull request from a fork, so that it gets no secrets."""
+    """Whether the build is of a pull request from a fork. Such a build gets no secrets."""
     awaits_approval: bool
     """Whether the build waits until a writer of the project approves it by `POST /builds/{build_id}/approve`."""
 
@@ -52,23 +52,23 @@ class BuildDetail(BuildItem):
     commit.
     """
     known_issues: int
-    """Number of failures that the reporter marks as known issues. They do not fail the build. `GET /report/{build_id}`
-    also counts the failures that match a known issue of this server (`classified_by_rules`); that number can change
+    """Number of failures that the reporter marks as known issues. These do not fail the build. Failures that match a
+    known issue of this server are counted by `GET /report/{build_id}` (`classified_by_rules`); their number can change
     later, since people can classify failures at any time.
     """
     quarantined: int
     node_id: int | None
-    """Id of the node that runs or ran the build; null while it is not assigned."""
+    """Id of the node that runs or ran the build; null while no node is assigned."""
     attempt: int
     exit_code: int | None
     log_lines: int
     external: bool
     triggered_by: str
-    """Origin of the build: the user or the part of the server that started it."""
+    """Origin of the build: the user, or the part of the server, that started it."""
     trigger: BuildTrigger | None
     """Change or time that started the build; null if a user started it."""
     fork: str
-    """Path of the fork whose pull request an untrusted build is of; empty if the host does not say it."""
+    """Path of the fork from which an untrusted build's pull request comes; empty if the host does not report it."""
     approved_by: str | None
     """Actor who approved an untrusted build; null if nobody did."""
     keep_forever: bool
@@ -97,7 +97,7 @@ def detail(row: BuildRow, waiting_for: str | None, comments: list[CommentView]) 
 
 
 def _calculated(row: BuildRow) -> dict[str, int]:
-    """Returns those fields of `BuildItem` that are computed from several columns of the row."""
+    """Returns the fields of `BuildItem` that are computed from several columns of the row."""
     begun, ended = row.started_at, row.finished_at
     return {
         "duration_s": round((ended - begun).total_seconds()) if begun and ended else 0,

@@ -31,11 +31,11 @@ from store.postgres.queries import Source, fetch_rows
 VERSION = 5
 
 MAX_COUNT = 10_000
-"""Number at which counting stops if several filters are combined. With one filter the count is exact."""
+"""Number at which counting stops if several filters are combined. With a single filter the count is exact."""
 MAX_NEWER = 200
-"""Number of a job's newest builds that are searched for builds that supersede queued ones."""
+"""Number of a job's newest builds among which `find_superseded` looks for newer changes."""
 MAX_ON_COMMIT = 5
-"""Largest number of other builds on the same commit with which a report is compared."""
+"""Number of other builds on the same commit with which a report is compared, at most."""
 
 
 class BuildRow(Row, frozen=True):
@@ -112,8 +112,8 @@ class CommentRow(Row, frozen=True):
 
 
 def _configuration_column(configuration: Configuration) -> dict[str, Any]:
-    """Returns a configuration as JSON, with the names of its secrets. Leaves out unset options that later releases
-    added, since rows of older releases lack them, too.
+    """Returns a configuration as JSON, with names of secrets only. Leaves out unset options that later releases added:
+    rows of older releases lack them, too.
     """
     options: dict[str, Any] = msgspec.to_builtins(msgspec.structs.replace(configuration, secrets={}))
     always = {name: getattr(configuration, name) for name in ("command", "setup", "env", "artifacts")}
@@ -268,7 +268,7 @@ async def count(
 
 
 class ExpiredBuild(NamedTuple):
-    """A build that exceeds the retention of its project, as far as the read model knows."""
+    """A build that exceeds the retention of its project, according to the read model."""
 
     id: int
     project_id: int
@@ -277,9 +277,10 @@ class ExpiredBuild(NamedTuple):
 
 
 async def find_expired(source: Source, now: datetime, limit: int) -> list[ExpiredBuild]:
-    """Returns finished, unpinned builds that exceed their project's retention by age or by number, oldest first. Leaves
-    out those of a group of which another build must stay, and puts the passed builds of a group first: without its
-    failed builds, the group would have passed.
+    """Returns finished, unpinned builds that exceed their project's retention by age or by number, oldest first.
+
+    Leaves out a group if one of its builds must stay. Within a group, passed builds come first: if the failed builds
+    were deleted first, the group would seem to have passed.
     """
     query = (
         "SELECT id, project_id, retention_days, retention_builds"
@@ -307,8 +308,8 @@ class SupersededBuild(NamedTuple):
 async def find_ended_on_commit(
     source: Source, job_id: int, commit_sha: str, matrix: Mapping[str, str], *, other_than: int
 ) -> list[int]:
-    """Returns the ids of up to MAX_ON_COMMIT builds of a job that passed or failed on this commit, newest first. Takes
-    only builds with the combination `matrix`. Leaves out the build `other_than`.
+    """Returns the ids of up to MAX_ON_COMMIT builds of a job that passed or failed on this commit with the combination
+    `matrix`, newest first. Leaves out the build `other_than`.
     """
     query = (
         f'SELECT id FROM {BuildRow.table} WHERE lower(commit_sha) COLLATE "C" = lower(%(commit)s)'
@@ -320,8 +321,8 @@ async def find_ended_on_commit(
 
 
 async def find_superseded(source: Source, job_ids: Sequence[int]) -> list[SupersededBuild]:
-    """Returns the queued builds of these jobs that are superseded: a change of a branch or pull request started the
-    build, and a newer change of the same branch or pull request started another build of its job.
+    """Returns the superseded builds of these jobs. A queued build is superseded if a newer change of its branch or pull
+    request has started another build of its job.
     """
     query = (
         "SELECT old.id, max(new.change_id) FROM unnest(%(jobs)s::bigint[]) AS job(id)"
@@ -339,8 +340,8 @@ async def find_superseded(source: Source, job_ids: Sequence[int]) -> list[Supers
 async def find_unapproved(
     source: Source, project_id: int, pull_request: int, before_change: int
 ) -> list[tuple[int, int]]:
-    """Returns (build id, change id) of the builds that wait for an approval and that changes of a pull request before
-    `before_change` started.
+    """Returns (build id, change id) of the builds of a pull request that wait for an approval. Leaves out builds that
+    were started by the change `before_change` or a later one.
     """
     query = (
         f"SELECT id, (trigger->>'change_id')::bigint FROM {BuildRow.table} WHERE project_id = %(project)s"
@@ -352,8 +353,8 @@ async def find_unapproved(
 
 
 async def find_queue_position(source: Source, build_id: int) -> int:
-    """Returns the rank of the build in the queue, from 1; 0 if the build is not queued. Builds that were moved to the
-    top come first, then builds with higher priority, then older builds.
+    """Returns the rank of a build in the queue, from 1; 0 if it is not queued. Builds that were moved to the top come
+    first, then builds with higher priority, then older builds.
     """
     query = (
         "SELECT number FROM (SELECT id, row_number() OVER (ORDER BY moved_to_top DESC, priority DESC, id) AS number"
@@ -382,6 +383,6 @@ async def fetch_comments(source: Source, build_id: int) -> list[CommentView]:
 
 
 async def fetch_assigned_ids(source: Source, node_id: int) -> list[int]:
-    """Returns the ids of the builds that are assigned to this node and that its agent has not started yet."""
+    """Returns the ids of the builds that are assigned to this node, but not started by its agent yet."""
     query = f"SELECT id FROM {BuildRow.table} WHERE node_id = %(node)s AND finished_at IS NULL AND status = 'queued'"
     return await fetch_column(source, query, {"node": node_id})

@@ -1,4 +1,4 @@
-"""Projections of endpoints: one table for webhooks, and one for Teams channels. Each endpoint has a row."""
+"""Projections of endpoints: one table for webhooks, and one for Teams channels."""
 
 from collections.abc import Iterable, Sequence
 from typing import TypeVar, Unpack
@@ -25,11 +25,11 @@ PROJECTED = (EndpointRegistered, EndpointUpdated, EndpointDeleted, EndpointFaili
 
 
 def endpoint_projection(name: str, row_type: type[Row], events: Sequence[type[EndpointEvent]]) -> Projection:
-    """Returns the projection called `name` for one kind of endpoint. `events` are the types of events about this kind.
+    """Returns the projection called `name` for one kind of endpoint. `events` are the event classes of this kind.
 
     `row_type` needs the columns id, project_id, created_at, updated_at, failing_since and failing_error, and a column
-    for each field that the update event may change. The event that registers an endpoint must have a field for each
-    column that has no default.
+    for each field that the update event may change. The event that registers an endpoint needs a field for each column
+    without a default.
     """
     taken = tuple(event for event in events if issubclass(event, PROJECTED))
 
@@ -56,7 +56,7 @@ def endpoint_projection(name: str, row_type: type[Row], events: Sequence[type[En
 
 
 def new_row(row_type: type[R], event: Event) -> R:
-    """Returns the row of a new endpoint. `event` is the event that registered the endpoint."""
+    """Returns the row of a new endpoint. `event` has registered the endpoint."""
     assert isinstance(event, EndpointRegistered)
     ids = {"id": event.endpoint_id, "project_id": event.project_id}
     return copy_fields(row_type, event, **ids, created_at=event.at, updated_at=event.at)
@@ -83,7 +83,7 @@ async def list_endpoints(
 ) -> list[R]:
     """Returns a page of the endpoints of these projects, ordered by id.
 
-    If `projects` is None, includes the endpoints of all projects, and those that belong to no project.
+    If `projects` is None, returns endpoints of all projects, and endpoints without a project.
     """
     return await fetch_all(
         source,

@@ -1,7 +1,7 @@
-"""Event index: finds events that concern a resource, but are in the streams of other resources.
+"""Event index: finds events that concern a resource, but are in streams of other resources.
 
-Historical reads use this index. Its rows contain only numbers and are never deleted. So it also finds events of builds
-that were deleted later.
+Historical reads use this index. Its rows contain only numbers and are never deleted. So the index also finds events of
+builds that were deleted later.
 """
 
 from collections.abc import Iterable
@@ -89,7 +89,7 @@ PROJECTION = Projection(
 
 
 async def find_positions(source: Source, kind: Kind, id: int, until: int, limit: int | None = None) -> list[int]:
-    """Returns the positions, up to `until`, of the events that concern a resource, newest first."""
+    """Returns the positions, up to `until`, of events that concern a resource, newest first."""
     return await fetch_column(
         source,
         f"SELECT position FROM {RelatedRow.table} WHERE kind = %(kind)s AND id = %(id)s AND position <= %(until)s"

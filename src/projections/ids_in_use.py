@@ -1,6 +1,6 @@
-"""Finds the highest ids in use, and the sequences that are behind them.
+"""Finds sequences that are behind the ids in use.
 
-A sequence can be behind only if somebody has set it back. The next ids that it gives then are already in use.
+A sequence is behind only if somebody has set it back. Then it would allocate ids that are in use already.
 """
 
 from collections.abc import Mapping
@@ -53,17 +53,15 @@ ROWS: Mapping[Kind, tuple[type[Row], ...]] = {
     "identity_providers": (identity_providers.IdentityProviderRow,),
     "webhooks": (webhooks.WebhookRow, teams.ChannelRow),
 }
-"""Kind of ids -> read models whose rows have ids of this kind. Ids of other kinds are looked up in the log."""
+"""Kind of id -> read models whose rows have such ids. Ids of other kinds are looked up in the log."""
 TABLES = ("webhook_deliveries", "webhook_attempts")
 """Tables of the store whose rows are numbered by a sequence `<table>_id_seq`."""
 MAX_UNUSED = 2 * SKIPPED
-"""Number of ids after the highest known one that are looked up in the log. It is more than a restore skips."""
+"""Number of ids after the highest known id that are looked up in the log. It is more than a restore skips."""
 
 
 async def find_sequences_behind(pool: AsyncConnectionPool) -> dict[str, int]:
-    """Returns name of a sequence -> highest id in use, for each sequence that is behind that id. Skips tables that are
-    missing.
-    """
+    """Returns sequence -> highest id in use, for each sequence that is behind its ids. Ignores missing tables."""
     found: dict[str, int] = {}
     for kind in KINDS:
         name = f"{kind}_ids"
@@ -81,7 +79,7 @@ async def find_sequences_behind(pool: AsyncConnectionPool) -> dict[str, int]:
 
 
 async def _find_newest_row(pool: AsyncConnectionPool, sequence: str, table: str, column: str, length: str) -> int:
-    """Returns the highest id of a table's rows if the sequence is behind it, else 0."""
+    """Returns the highest id in a table if the sequence is behind it, else 0."""
     query = (
         f"SELECT used FROM (SELECT {column} + greatest({length}, 1) - 1 AS used FROM {table}"
         f" ORDER BY {column} DESC LIMIT 1) newest"
@@ -94,7 +92,7 @@ async def _find_newest_row(pool: AsyncConnectionPool, sequence: str, table: str,
 
 
 async def _find_newest_stream(pool: AsyncConnectionPool, sequence: str, prefix: str) -> int:
-    """Returns the highest id beyond the sequence that is in the name of a stream; 0 if there is none."""
+    """Returns the highest id in the name of a stream if the sequence is behind it, else 0."""
     try:
         ((last,),) = await fetch_rows(
             pool, f"SELECT coalesce(pg_sequence_last_value('public.{sequence}'::regclass), 0)"

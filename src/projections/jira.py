@@ -30,7 +30,7 @@ class JiraRow(Row, frozen=True):
     created_at: datetime
     updated_at: datetime
     last_error: str | None = None
-    """Why the last ticket could not be written; None if it could."""
+    """Why the last ticket could not be written; None if it was written."""
     last_error_at: datetime | None = None
 
 
@@ -80,8 +80,8 @@ async def find(source: Source, jira_id: int) -> JiraRow | None:
 
 
 async def fetch_page(source: Source, projects: list[int] | None, **window: Unpack[Window]) -> list[JiraRow]:
-    """Returns a page of the integrations of these projects, ordered by id. If `projects` is None, returns the
-    integrations of all projects, and those that belong to no project.
+    """Returns a page of the integrations of these projects, ordered by id. If `projects` is None, returns integrations
+    of all projects, and integrations without a project.
     """
     return await fetch_all(
         source,
@@ -94,7 +94,7 @@ async def fetch_page(source: Source, projects: list[int] | None, **window: Unpac
 
 
 async def find_served_projects(source: Source, projects: Collection[int]) -> set[int]:
-    """Returns those of these projects for whose failures an integration writes tickets."""
+    """Returns the projects among `projects` for which an integration writes tickets."""
     query = (
         "SELECT p.id FROM unnest(%(projects)s::bigint[]) AS p (id) WHERE EXISTS"
         f" (SELECT FROM {JiraRow.table} j WHERE j.auto_create AND (j.project_id IS NULL OR j.project_id = p.id))"
@@ -103,7 +103,7 @@ async def find_served_projects(source: Source, projects: Collection[int]) -> set
 
 
 async def fetch_of_project(source: Source, project_id: int) -> list[int]:
-    """Returns the ids of the integrations that write tickets for failures of a project."""
+    """Returns the ids of the integrations that write tickets for a project's failures."""
     return await fetch_column(
         source,
         f"SELECT id FROM {JiraRow.table} WHERE auto_create AND (project_id IS NULL OR project_id = %(project)s)"

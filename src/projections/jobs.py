@@ -1,4 +1,4 @@
-"""Read model of jobs and their configurations. It has the names of secrets, but their values are only in the job's
+"""Read model of jobs and their configurations. It has the names of secrets; their values are only in the job's
 stream.
 """
 
@@ -21,7 +21,7 @@ from store.postgres.queries import Source, fetch_rows
 
 VERSION = 3
 JOBS_CACHED = 10_000
-"""Number of jobs whose project a process caches."""
+"""Number of jobs for which a process caches the project."""
 
 
 class JobRow(Row, frozen=True):
@@ -125,9 +125,9 @@ class JobDetail(msgspec.Struct, frozen=True):
     last_build_status: VisibleStatus | None = None
     """Status of the newest build."""
     last_full_build_id: int | None = None
-    """Id of the newest build that runs all tests, instead of selected ones such as those that failed before."""
+    """Id of the newest build that runs all tests, not only selected ones."""
     last_full_build_status: VisibleStatus | None = None
-    """Status of the newest build that runs all tests. If that build is in a group, the status of the group: the worst
+    """Status of the newest build that runs all tests. If this build is in a group, the status of the group: the worst
     status of its combinations.
     """
 
@@ -137,15 +137,15 @@ async def find(source: Source, job_id: int) -> JobRow | None:
 
 
 class ProjectOfJob:
-    """Finds the project of a job, and caches it: a job never changes its project."""
+    """Finds the project of a job. Caches it, since a job never changes its project."""
 
     def __init__(self, pool: AsyncConnectionPool) -> None:
         self._pool = pool
         self._known: LRUCache[int, int] = LRUCache(JOBS_CACHED)
 
     async def __call__(self, job_id: int) -> int | None:
-        """Returns the id of the job's project; None for an unknown job. May also return the project of a deleted job,
-        from the cache.
+        """Returns the id of the job's project; None for an unknown job. For a deleted job it may still return the
+        project from the cache.
         """
         if (project_id := self._known.get(job_id)) is not None:
             return project_id
@@ -188,7 +188,7 @@ async def fetch_named(source: Source, project_id: int, names: Sequence[str]) -> 
 
 
 async def fetch_names(source: Source, job_ids: Sequence[int]) -> dict[int, str]:
-    """Returns id -> name for those of these jobs that exist."""
+    """Returns id -> name of these jobs. Leaves out ids without a job."""
     query = f"SELECT id, name FROM {JobRow.table} WHERE id = ANY (%(ids)s)"
     return dict(await fetch_rows(source, query, {"ids": list(job_ids)}))
 

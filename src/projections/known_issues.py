@@ -32,7 +32,9 @@ class KnownIssueRow(Row, frozen=True):
     updated_at: datetime
     edition: Int = 1
     searched: Int = 0
-    """Number of the newest edition of the known issue for which the search through older failures is complete."""
+    """Newest edition for which the search through older failures is complete. Changing the rule or classification makes
+    a new edition.
+    """
 
 
 class IssueFailureRow(Row, frozen=True):
@@ -105,6 +107,8 @@ async def count_patterns(source: Source, project_id: int) -> int:
 
 
 async def find_unsearched(source: Source, limit: int) -> list[int]:
-    """Returns the ids of up to `limit` known issues for which older failures are still to be searched, oldest first."""
+    """Returns the ids of up to `limit` known issues whose search through older failures is not complete, oldest
+    first.
+    """
     query = f"SELECT id FROM {KnownIssueRow.table} WHERE {_UNSEARCHED} ORDER BY id LIMIT %(limit)s"
     return await fetch_column(source, query, {"limit": limit})

@@ -1,4 +1,4 @@
-"""Queries for tickets: which failures of a build are new, and which tests it passed."""
+"""Queries for tickets: which failures of a build are new, and whether tests have passed."""
 
 from collections.abc import Sequence
 
@@ -12,8 +12,10 @@ _REPORT_OF = f"SELECT * FROM {ReportRow.table} WHERE first_result_id <= t.id ORD
 
 
 async def find_failed_before(source: Source, job_id: int, build_id: int, cases: Sequence[int]) -> set[str]:
-    """Returns the signatures with which these test cases failed when they last ran in an earlier build of the job.
-    Leaves out untrusted builds, whose failures get no tickets.
+    """Looks up the last result of each test case in earlier builds of the job. Returns the signatures of the results
+    that failed.
+
+    Ignores untrusted builds, whose failures get no tickets.
     """
     query = (
         "SELECT DISTINCT coalesce(x.signature, '') FROM unnest(%(cases)s::int[]) AS c (case_id)"
@@ -33,8 +35,8 @@ async def find_failed_before(source: Source, job_id: int, build_id: int, cases: 
 
 
 async def has_passed(source: Source, ranges: ReportRanges, cases: Sequence[int]) -> bool:
-    """Returns True if the reports in `ranges` have results of all these test cases, and all results of them that count
-    passed.
+    """Returns True if each of these test cases has results in the reports of `ranges`, and all of them passed. Ignores
+    results that do not count.
     """
     found = await fetch_statuses(source, ranges, cases)
     return {case_id for case_id, _ in found} == set(cases) and all(status == PASSED for _, status in found)

@@ -1,4 +1,4 @@
-"""Read model of the commands that agents have not answered yet. Answers are only in the streams of the commands."""
+"""Read model of commands that agents have not answered yet. Answers are only in the log."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -40,8 +40,7 @@ PROJECTION = Projection(
 async def find_unanswered(source: Source, node_id: int) -> list[int]:
     """Returns the ids of the commands that the node's agent has not answered, oldest first.
 
-    Leaves out commands whose timeout has passed: if the machine was away when a command was requested, the command must
-    not run when the machine comes back.
+    Leaves out commands whose timeout has passed, so that no old command runs when a machine comes back.
     """
     query = (
         f"SELECT id FROM {NodeCommandRow.table} WHERE node_id = %(node)s"

@@ -1,4 +1,4 @@
-"""Read model of nodes. An agent's measurements are no events: queries read them from the table `agent_gauges`."""
+"""Read model of nodes. An agent's measurements are not events: queries read them from the table `agent_gauges`."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -31,7 +31,7 @@ class NodeRow(Row, frozen=True):
     token_hash: bytes
     created_at: datetime
     old_token_hash: bytes | None = None
-    """Hash of the previous token, which the agent may use until it has used the new one; None if no previous token is
+    """Hash of the previous token, which is valid until the agent has used the new one. None if no previous token is
     valid.
     """
     old_token_until: datetime | None = None
@@ -181,8 +181,8 @@ _VIEW = f"""
 
 
 async def find_by_token(source: Source, token_hash: bytes) -> NodeRow | None:
-    """Returns the node whose agent has the token with this hash. While the previous token is still accepted, its hash
-    matches, too. Returns None for an unknown hash, or if the node was deleted.
+    """Returns the node whose agent token has this hash; None if there is none. The previous token matches, too, while
+    it is still accepted.
     """
     query = (
         f"SELECT * FROM {NodeRow.table}"

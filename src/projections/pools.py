@@ -87,7 +87,7 @@ async def fetch_node_ids(source: Source, pool_id: int) -> list[int]:
 
 
 async def count_active_builds(source: Source, pool_id: int) -> int:
-    """Counts the unfinished builds that are routed to this pool, or that run on its nodes."""
+    """Counts the unfinished builds that are routed to this pool or run on its nodes."""
     query = f"""
         SELECT count(*) FROM {BuildRow.table} WHERE finished_at IS NULL AND (node_pool_id = %(pool)s::bigint
             OR node_id IN (SELECT id FROM {NodeRow.table} WHERE pool_id = %(pool)s::bigint))
@@ -96,9 +96,7 @@ async def count_active_builds(source: Source, pool_id: int) -> int:
 
 
 async def count_guest_builds(source: Source, project_id: int) -> int:
-    """Counts the unfinished builds of other projects that are routed to pools of this project, or that run on nodes of
-    these pools.
-    """
+    """Counts the unfinished builds of other projects that are routed to this project's pools or run on their nodes."""
     query = f"""
         WITH pools AS (SELECT id FROM {PoolRow.table} WHERE project_id = %(project)s::bigint)
         SELECT count(*) FROM {BuildRow.table} WHERE finished_at IS NULL AND project_id <> %(project)s::bigint
@@ -111,9 +109,8 @@ async def count_guest_builds(source: Source, project_id: int) -> int:
 async def fetch_page(
     source: Source, *, projects: Sequence[int] | None, project_id: int | None, **window: Unpack[Window]
 ) -> list[PoolView]:
-    """Returns a page of pools, ordered by id: all shared pools, and the pools of `projects` (None: of all projects).
-
-    With `project_id`, returns only the pools of this project.
+    """Returns a page of pools, ordered by id: shared pools, and the pools of `projects`. None as `projects` means all
+    pools. With `project_id`, returns only pools of this project.
     """
     return await fetch_all(
         source,

@@ -60,7 +60,7 @@ class MemberRow(Row, frozen=True):
 
 
 CHANGED_BY = (ProjectUpdated, WebhookSecretRotated, JobCreated, JobDeleted, BuildQueued)
-"""Types of events that change the row of an existing project."""
+"""Events that change the row of an existing project."""
 
 
 def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
@@ -112,7 +112,7 @@ PROJECTION = Projection(
 async def fetch_visible(
     source: Source, project_ids: Sequence[int] | None, *, after: int = 0, offset: int = 0, limit: int | None = None
 ) -> list[ProjectRow]:
-    """Returns a page of the projects with these ids, or of all projects if `project_ids` is None. Ordered by id."""
+    """Returns a page of the projects with these ids, ordered by id. None as `project_ids` means all projects."""
     return await fetch_all(
         source,
         ProjectRow,
@@ -128,7 +128,7 @@ async def find(source: Source, project_id: int) -> ProjectRow | None:
 
 
 async def fetch_access(source: Source, user_id: int) -> dict[int, Access]:
-    """Returns project id -> `read`, `write` or `admin` for the projects of which the user is a member."""
+    """Returns project id -> `read`, `write` or `admin`, for the projects that the user is a member of."""
     query = f"SELECT * FROM {MemberRow.table} WHERE user_id = %(user)s"
     members = await fetch_all(source, MemberRow, query, {"user": user_id})
     return {member.project_id: cast(Access, member.access) for member in members}

@@ -38,7 +38,7 @@ class QuarantineRow(Row, frozen=True):
     expires_at: datetime | None
     owner: str | None
     expired_at: datetime | None = None
-    """Time at which the expiry was recorded, which is some time after `expires_at`."""
+    """Time at which an event recorded the expiry, some time after `expires_at`."""
     healthy_at: datetime | None = None
     failed_at: datetime | None = None
     failed_in: int | None = None
@@ -46,7 +46,7 @@ class QuarantineRow(Row, frozen=True):
     failures: Int = 0
     """Number of builds in which the test failed since it was quarantined."""
     passed_in: list[int] = []
-    """Ids of the last builds in which the test passed since its last failure. At most quarantine.HEALTHY_AFTER ids."""
+    """Ids of the last builds in which the test passed after its last failure, quarantine.HEALTHY_AFTER at most."""
 
 
 def keys(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
@@ -101,9 +101,7 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
 
 
 def _existing(rows: Rows, ids: Iterable[int]) -> Iterator[QuarantineRow]:
-    """Yields the rows of the entries with these ids. Skips entries that somebody lifted while the report was
-    recorded.
-    """
+    """Yields the rows of the entries with these ids. Skips entries that were lifted while the report was recorded."""
     for quarantine_id in ids:
         if (row := rows.get(QuarantineRow, quarantine_id)) is not None:
             yield row
@@ -123,7 +121,7 @@ Status = Literal["active", "healthy", "expired"]
 
 
 def status_at(row: QuarantineRow, now: datetime) -> tuple[Status, datetime]:
-    """Returns the status of the entry at the time `now`, and since when it has had this status."""
+    """Returns the status of the entry at the time `now`, and the time since which it has this status."""
     if row.expires_at is not None and row.expires_at <= now:
         return "expired", row.expires_at
     if row.healthy_at is not None:
@@ -174,14 +172,14 @@ async def count_by_status(source: Source, job_id: int, now: datetime) -> dict[st
 
 
 async def count_by_age(source: Source, job_id: int, now: datetime) -> dict[int, int]:
-    """Returns age in whole days -> number of the job's entries with this age. Expired entries do not count."""
+    """Returns age in whole days -> number of the job's entries with this age. Leaves out expired entries."""
     days = "floor(greatest(extract(epoch FROM %(now)s - quarantined_at), 0) / 86400)::int"
     query = f"SELECT {days}, count(*) FROM {QuarantineRow.table} WHERE {_IS_ACTIVE} GROUP BY 1"
     return dict(await fetch_rows(source, query, {"job": job_id, "now": now}))
 
 
 async def find_jobs_with_expired(source: Source, now: datetime, limit: int) -> list[int]:
-    """Returns the ids of up to `limit` jobs that have expired entries whose expiry no event records yet."""
+    """Returns the ids of up to `limit` jobs with expired entries whose expiry no event records yet."""
     query = (
         f"SELECT DISTINCT job_id FROM {QuarantineRow.table} WHERE {_EXPIRY_UNRECORDED} AND expires_at <= %(now)s"
         " LIMIT %(limit)s"
@@ -190,8 +188,8 @@ async def find_jobs_with_expired(source: Source, now: datetime, limit: int) -> l
 
 
 async def find_recovered(source: Source, now: datetime, limit: int) -> list[RecoveredEntry]:
-    """Returns at most `limit` entries, ordered by job, whose tests have passed in enough builds since their last
-    failure, and for which no event says so yet. Leaves out expired entries.
+    """Returns up to `limit` entries whose tests have passed in HEALTHY_AFTER builds since their last failure, ordered
+    by job. Leaves out expired entries, and entries whose recovery an event has recorded.
     """
     query = (
         f"SELECT job_id, id, failures FROM {QuarantineRow.table} WHERE {_RECOVERY_UNRECORDED}"

@@ -1,4 +1,4 @@
-"""All projections. Each event is applied to them in this order."""
+"""All projections, in the order in which each event is applied to them."""
 
 from projections import (
     artifacts,

@@ -1,4 +1,4 @@
-"""Looks up the data in read models that the recording of a report needs."""
+"""Looks up what the recording of a report needs from read models."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ BATCH_SIZE = 5_000
 
 @dataclass(frozen=True)
 class ReportLookups:
-    """Implements `commands.reports.recording.ReadModels` by queries of several read models."""
+    """Implements `commands.reports.recording.ReadModels` by queries over several read models."""
 
     pool: AsyncConnectionPool
 

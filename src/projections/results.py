@@ -1,12 +1,12 @@
-"""Read model of test results and reports. Queries are in `results_queries` and `results_history`, the tables of test
-cases in `results_cases`.
+"""Read model of test results and reports. Queries are in `results_queries` and `results_history`, tables of test cases
+in `results_cases`.
 
 A row of `result_blocks` stores up to a thousand results as arrays, in the order of the report (docs/decisions/0010). A
 result takes about 17 bytes, with indexes. The results of a report have contiguous ids: the report's row in `reports`
 has the first id and the number of results. Texts are in another table, since a passed test has none.
 
-Rows of results are never updated. In events of older releases a result could replace another one; such replaced results
-are listed in `superseded_results`.
+Rows of results are never updated. In events of older releases a result could replace another. The table
+`superseded_results` lists the replaced results.
 """
 
 from collections.abc import Iterable, Iterator
@@ -48,8 +48,8 @@ from projections.results_cases import (
 )
 
 STATUS, KNOWN_ISSUE, FLAKY, QUARANTINED, ATTEMPT = 3, 4, 8, 16, 32
-"""Bits of a result's `facts`: bits 0 and 1 are the status (0 passed, 1 failed, 2 skipped), bits 2 to 4 are flags, and
-from bit 5 on follows the attempt. If the result was retried, all bits are inverted, so `facts` is negative.
+"""Bits of a result's `facts`. Bits 0 and 1 are the status (0 passed, 1 failed, 2 skipped), bits 2 to 4 are flags, and
+the higher bits are the attempt. If the result was retried, all bits are inverted, so `facts` is negative.
 """
 
 
@@ -93,9 +93,7 @@ class ResultTextRow(Row, frozen=True):
 
 
 class OutputsRow(Row, frozen=True):
-    """Output of the tests of one block. Output is large and seldom read, so one row stores the output of the whole
-    block.
-    """
+    """Output of the tests of a whole block, in one row: output is large and seldom read."""
 
     table = Table("result_outputs", VERSION, key=("first_result_id",), indexes=("(job_id)",))
     first_result_id: int
@@ -105,7 +103,7 @@ class OutputsRow(Row, frozen=True):
 
 
 class SupersededRow(Row, frozen=True):
-    """A result that does not count, because another result replaced it in an event of an older release."""
+    """A result that does not count, because an event of an older release replaced it with another."""
 
     table = Table("superseded_results", VERSION, indexes=("(job_id)",))
     id: int
@@ -204,9 +202,9 @@ PROJECTION = Projection(
 
 
 def pack_facts(event: ResultsRecorded) -> Int16s:
-    """Returns the `facts` of each result. Raises ValueError when the event's columns have different lengths.
+    """Returns the `facts` of each result. Raises ValueError if the event's columns have different lengths.
 
-    For speed it computes all results at once, as two long integers: one of the low bytes, one of the high bytes.
+    For speed it computes all results at once, with two long integers: one of all low bytes, one of all high bytes.
     """
     count = len(event.case_ids)
     columns = (event.statuses, event.known_issues, event.flaky, event.quarantined or bytes(count))

@@ -1,6 +1,6 @@
 """Test cases: their tables, counters and look-up by name. A test case is one test of a project across builds.
 
-The counters of a case change with each run, so they are in another table than its name.
+The counters of a case change with each run, so they have a table of their own.
 """
 
 from operator import sub
@@ -16,7 +16,7 @@ VERSION = 4
 
 NO_RUN = -1
 MIXED = 3
-"""Outcome of a run with passed and failed results: the test failed in one report or suite and passed in another."""
+"""Outcome of a run with passed and failed results: the test passed in one report or suite and failed in another."""
 
 
 class TestCaseRow(Row, frozen=True):
@@ -33,9 +33,9 @@ class TestCaseRow(Row, frozen=True):
 class CaseStatsRow(Row, frozen=True):
     """Counters of the outcomes of a test case.
 
-    A run consists of the results of the case in one build, without those that were skipped or do not count. Runs are in
-    the order of the log. A run failed if one of its results failed. A mixed run has passed and failed results. It is no
-    flip, and not flaky by itself, since the test may fail on Python 3.11 and pass on 3.12.
+    A run consists of the results of the case in one build, without skipped results and results that do not count. Runs
+    are in the order of the log. A run failed if one of its results failed. A mixed run, with passed and failed results,
+    is no flip. It is not flaky by itself, either: the test may fail on Python 3.11 and pass on 3.12.
     """
 
     table = Table("case_stats", VERSION, key=("case_id",))
@@ -44,23 +44,19 @@ class CaseStatsRow(Row, frozen=True):
     """Id of the build of the last run. `job_id` and `commit` belong to the same build."""
     job_id: Int = 0
     commit: int = 0
-    """`commit_number` of the last run's build; 0 when its commit is not known."""
+    """`commit_number` of the last run's build; 0 if the commit is not known."""
     runs: Int = 0
     failures: Int = 0
     flips: Int = 0
-    """Number of times that a run passed after a failed run of the same job, or failed after a passed run of the same
-    job.
-    """
+    """Number of runs that passed after a failed run of the same job, or failed after a passed run of the same job."""
     flaky_runs: Int = 0
-    """Number of runs that have a flaky result, or that flipped on the same commit as the run before."""
+    """Number of runs that have a flaky result, or that flip on the commit of the run before."""
     passed: Int = 0
-    """Number of results of the last run that passed. `failed` and `flaky` are the numbers of failed and of flaky
-    results.
-    """
+    """Number of passed results of the last run; `failed` and `flaky` are those of failed and flaky results."""
     failed: Int = 0
     flaky: Int = 0
     outcome_before: SmallInt = NO_RUN
-    """Outcome of the run before the last one; NO_RUN when there is none, or it belongs to another job."""
+    """Outcome of the run before the last one; NO_RUN if there is none, or if it belongs to another job."""
     commit_before: int = 0
 
     @property
@@ -72,7 +68,7 @@ class CaseStatsRow(Row, frozen=True):
 
 
 class CatalogueRow(Row, frozen=True):
-    """Number of test cases of a project, and how far this read model has read the project's stream of test cases."""
+    """Number of test cases of a project, and the version up to which its stream of test cases was read."""
 
     table = Table("case_catalogues", VERSION, key=("project_id",))
     project_id: int
@@ -83,8 +79,8 @@ class CatalogueRow(Row, frozen=True):
 def add_result(
     stats: CaseStatsRow, build_id: int, job_id: int, commit: int, status: int, *, flaky: bool
 ) -> CaseStatsRow:
-    """Returns the counters after one more result. All results of one build belong to one run, even if they are from
-    different reports or suites.
+    """Returns the counters after one more result. All results of a build belong to one run, also from different reports
+    or suites.
     """
     if status == SKIPPED:
         return stats
@@ -96,8 +92,8 @@ def add_result(
 
 
 def remove_result(stats: CaseStatsRow, build_id: int, status: int, *, flaky: bool) -> CaseStatsRow:
-    """Returns the counters without a result that was added earlier. If the result is not from the last run, it must be
-    the only one of its run.
+    """Returns the counters without a result that was added before. A result that is not from the last run must be the
+    only result of its run.
     """
     if status == SKIPPED:
         return stats
@@ -144,16 +140,14 @@ def _with_results(stats: CaseStatsRow, passed: int, failed: int, flaky: int) -> 
 
 
 def _count_last_run(stats: CaseStatsRow) -> tuple[bool, bool, bool, bool]:
-    """Returns four values about the last run: whether it counts in `runs`, in `failures`, in `flips` and in
-    `flaky_runs`.
-    """
+    """Returns whether the last run counts in `runs`, in `failures`, in `flips` and in `flaky_runs`."""
     is_flip = {stats.outcome, stats.outcome_before} == {PASSED, FAILED}
     is_flaky = stats.flaky > 0 or (is_flip and stats.commit != 0 and stats.commit == stats.commit_before)
     return stats.outcome != NO_RUN, stats.failed > 0, is_flip, is_flaky
 
 
 def correct_run(stats: CaseStatsRow, was: int, status: int) -> CaseStatsRow:
-    """Returns the counters after the status of an earlier run, not the last one, has changed from `was` to `status`."""
+    """Returns the counters after the status of a run before the last one has changed from `was` to `status`."""
     return msgspec.structs.replace(
         stats,
         runs=stats.runs + (was == SKIPPED) - (status == SKIPPED),
@@ -162,8 +156,8 @@ def correct_run(stats: CaseStatsRow, was: int, status: int) -> CaseStatsRow:
 
 
 async def find_case_ids(source: Source, project_id: int, node_ids: list[str]) -> list[int | None]:
-    """Returns the case id of each node id, or None where the project has no such case. Pass at most a few thousand node
-    ids.
+    """Returns for each node id the id of its case, or None if the project has no such case. Pass at most a few thousand
+    node ids.
     """
     query = (
         f"SELECT wanted.number, c.id FROM unnest(%(node_ids)s::text[]) WITH ORDINALITY wanted(node_id, number)"

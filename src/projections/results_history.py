@@ -1,4 +1,4 @@
-"""Queries over results across builds: one result with its texts, the history of a test, and older failures."""
+"""Queries over results of several builds: one result with its texts, the history of a test, and older failures."""
 
 from datetime import datetime
 
@@ -22,13 +22,13 @@ from projections.triage import RULE_COLUMNS, TRIAGE_COLUMNS, TRIAGE_JOINS, Resul
 from store.postgres.queries import Source
 
 _REPORT_OF = f"SELECT * FROM {ReportRow.table} WHERE first_result_id <= t.id ORDER BY first_result_id DESC LIMIT 1"
-"""SQL query for the report of a result `t`. If that report is not recorded yet, it finds an earlier one. So check that
+"""SQL query for the report of a result `t`. Finds an earlier report if the right one is not recorded yet, so check that
 the report's range contains `t.id`.
 """
 _INDEX = "%(id)s::bigint - b.first_result_id + 1"
-"""SQL: the index of the result with the id `id` in the arrays of its block `b`."""
+"""SQL expression for the index of the result `id` in the arrays of its block `b`."""
 PATTERN_TEXT_LENGTH = 64 * 1024
-"""Largest number of characters of a message or trace that are compared with the patterns of known issues."""
+"""Number of characters of a message or trace that are compared with patterns of known issues."""
 
 
 class CaseRun(msgspec.Struct, frozen=True):
@@ -50,7 +50,7 @@ class CaseRun(msgspec.Struct, frozen=True):
 
 
 class ResultOrigin(msgspec.Struct, frozen=True):
-    """A result's test, build, job and project, and its fields that matching and triage use."""
+    """A result with its test, build, job and project, and with the fields that matching and triage use."""
 
     result_id: int
     case_id: int
@@ -64,18 +64,18 @@ class ResultOrigin(msgspec.Struct, frozen=True):
     rule: int | None
     """Id of the known issue whose rule matched the result, or None."""
     rule_classification: int | None
-    """Classification by that rule, as an index into CLASSIFICATIONS."""
+    """Classification by the rule, as an index into CLASSIFICATIONS; None without a rule."""
 
 
 class OlderFailure(msgspec.Struct, frozen=True):
-    """A result with texts that a search for a known issue examines. It was recorded before the issue was made or
-    changed.
+    """A result with texts, recorded before a known issue was made or changed. The search for the known issue examines
+    it.
     """
 
     id: int
     job_id: int
     is_open: bool
-    """Whether the result failed and is not classified. Otherwise `message` and `trace` are empty."""
+    """True if the result failed and is not classified. Otherwise `message` and `trace` are empty."""
     fail_id: str
     signature: str
     message: str
@@ -83,8 +83,8 @@ class OlderFailure(msgspec.Struct, frozen=True):
 
 
 def _block_of(result_id: str) -> str:
-    """Returns an SQL query for the block that contains a result. The query returns no row if there is no such block.
-    `result_id` is an SQL expression.
+    """Returns an SQL query for the block with the result `result_id`, an SQL expression. The query finds no row if
+    there is no such block.
     """
     newest = (
         f"SELECT * FROM {BlockRow.table} WHERE first_result_id <= {result_id} ORDER BY first_result_id DESC LIMIT 1"
@@ -110,8 +110,8 @@ async def find_text(source: Source, result_id: int) -> ResultTextRow | None:
 
 
 async def fetch_outputs(source: Source, ranges: ReportRanges, result_id: int) -> tuple[str, str]:
-    """Returns the `system_out` and `system_err` of a result; two empty texts if the result has no output. `ranges` must
-    contain its report.
+    """Returns (`system_out`, `system_err`) of a result: empty texts if it has no output. `ranges` must contain the
+    report of the result.
     """
     query = (
         f"SELECT outputs -> (%(id)s - first_result_id)::text FROM {OutputsRow.table}"
@@ -149,7 +149,7 @@ _IS_OPEN = f"(coalesce({FACTS} & {STATUS} = {FAILED}, false) AND m.id IS NULL AN
 
 
 async def fetch_older_failures(source: Source, project_id: int, result_id: int, limit: int) -> list[OlderFailure]:
-    """Returns up to `limit` results of a project that have texts and are older than the result `result_id`, newest
+    """Returns up to `limit` results of a project that have texts and are older than the result `result_id`. Newest
     first.
     """
     # LIMIT 1 tells the planner that an id occurs once. Without it, the planner reads whole tables for a few look-ups.

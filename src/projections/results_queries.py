@@ -1,9 +1,11 @@
-"""Queries over the results of one build: totals, pages, and the tests that failed or were flaky.
+"""Queries over the results of one build: totals, pages, and tests that failed or were flaky.
 
-The results of a report have contiguous ids. `ReportRanges` contains the range of ids of each report of a build, and
-makes the SQL condition that selects their blocks (`BlockRow`, in which results are stored). Blocks of other builds may
-lie between two ranges. The SQL function `width_bucket` leaves these out: it finds by binary search between which bounds
-of the ranges a block lies. An odd interval is a range, an even one a gap.
+The results of a report have contiguous ids, and are stored in blocks (`BlockRow`). `ReportRanges` has the range of ids
+of each report of a build, and makes the SQL condition that selects the blocks in these ranges.
+
+Blocks of other builds may lie between two ranges. The condition leaves them out by the SQL function `width_bucket`,
+which finds by binary search the interval between two bounds that a block is in. Odd intervals are ranges, even
+intervals are gaps.
 """
 
 from bisect import bisect_right
@@ -42,10 +44,10 @@ from projections.triage import (
 from store.postgres.queries import Source, fetch_rows
 
 MESSAGE_LENGTH = 4_000
-"""Largest number of characters of a failure message in lists. `results_history.find_text` returns the whole message."""
+"""Number of characters of a failure message that lists show. `results_history.find_text` returns the whole message."""
 MAX_SUITES = 32_768
-"""Factor in the number of a suite, `report index * MAX_SUITES + suite index`. No report can have so many suites, so the
-number identifies one suite.
+"""More suites than a report can have, so that `report index * MAX_SUITES + suite index` identifies a suite of a
+build.
 """
 
 IS_CURRENT = "r.attempt = b.attempt AND b.status <> 'queued' AND NOT r.is_replaced"
@@ -53,7 +55,7 @@ IS_CURRENT = "r.attempt = b.attempt AND b.status <> 'queued' AND NOT r.is_replac
 queued build has no results.
 """
 FACTS = "(CASE WHEN t.facts < 0 THEN ~t.facts ELSE t.facts END)"
-"""SQL: the `facts` of a result `t`, with the bits of a retried result inverted back."""
+"""SQL expression for the `facts` of a result `t`. Inverts the bits of a retried result back."""
 FACT_COLUMNS = (
     f"{FACTS} & {STATUS}, {FACTS} / {ATTEMPT}, ({FACTS} & {KNOWN_ISSUE}) <> 0, ({FACTS} & {FLAKY}) <> 0,"
     f" ({FACTS} & {QUARANTINED}) <> 0, t.duration_ms"
@@ -63,7 +65,7 @@ FACT_COLUMNS = (
 
 @dataclass(frozen=True)
 class ReportRanges:
-    """Reports of one build, and the range of result ids of each."""
+    """Reports of one build, with the range of result ids of each."""
 
     reports: Sequence[ReportRow]
     """The reports, sorted by `first_result_id`."""
@@ -75,7 +77,7 @@ class ReportRanges:
 
     @property
     def within(self) -> str:
-        """SQL condition: result `t` belongs to one of these reports. The query needs `parameters`."""
+        """SQL condition that a result `t` belongs to one of these reports. The query needs `parameters`."""
         is_contiguous = all(a.first_result_id + a.cases == b.first_result_id for a, b in pairwise(self.reports))
         return _WITHIN if is_contiguous else f"{_WITHIN} AND width_bucket(t.block, %(bounds)s::bigint[]) %% 2 = 1"
 
@@ -97,7 +99,7 @@ _EACH = (
     " unnest(b.case_ids) AS case_id, unnest(b.durations_ms) AS duration_ms, unnest(b.suites) AS suite,"
     f" unnest(b.facts) AS facts FROM {BlockRow.table} b ORDER BY b.first_result_id)"
 )
-"""SQL subquery with one row for each result. Filter it by `block`. Rows are ordered by `block, id` without a sort."""
+"""SQL subquery with a row for each result, ordered by `block, id` without a sort. Filter it by `block`."""
 
 _REPORT_INDEX = "(width_bucket(t.block, %(bounds)s::bigint[]) - 1) / 2"
 _WITHIN = "t.block >= %(low)s::bigint AND t.block < %(high)s::bigint"
@@ -116,7 +118,7 @@ class ResultFilters(msgspec.Struct, frozen=True):
     search: str | None = None
     classification: str | None = None
     all_attempts: bool = False
-    """Whether retried attempts and superseded results, which do not count, are included."""
+    """Whether to include retried attempts and superseded results, which do not count."""
     after_id: int = 0
 
     def where(self, ranges: ReportRanges) -> str:
@@ -153,7 +155,7 @@ class ResultFilters(msgspec.Struct, frozen=True):
 
 
 class SuiteTotal(msgspec.Struct, frozen=True):
-    """Totals of the results that have one status, in one suite of one report."""
+    """Totals of the results with one status in one suite of one report."""
 
     report: int
     """Index into `ReportRanges.reports`."""
@@ -197,8 +199,8 @@ async def fetch_reports(source: Source, build_id: int) -> ReportRanges:
 
 
 async def find_report_of(source: Source, result_id: int) -> ReportRanges:
-    """Returns the report that contains a result, even if the result does not count. The ranges are empty if no report
-    contains it.
+    """Returns the report that contains a result, also if the result does not count. Returns no reports if there is
+    none.
     """
     query = f"SELECT * FROM {ReportRow.table} WHERE first_result_id <= %(id)s ORDER BY first_result_id DESC LIMIT 1"
     found = await fetch_all(source, ReportRow, query, {"id": result_id})
@@ -206,7 +208,7 @@ async def find_report_of(source: Source, result_id: int) -> ReportRanges:
 
 
 async def fetch_totals(source: Source, ranges: ReportRanges) -> list[SuiteTotal]:
-    """Returns totals of the results that count, one for each report, suite and status, in this order."""
+    """Returns totals of the results that count: one for each report, suite and status, in this order."""
     query = (
         f"SELECT {_REPORT_INDEX}, t.suite::int, t.facts & {STATUS}, count(*), sum(t.duration_ms)::bigint,"
         f" count(*) FILTER (WHERE (t.facts & {KNOWN_ISSUE}) <> 0), count(*) FILTER (WHERE (t.facts & {FLAKY}) <> 0),"
@@ -242,9 +244,7 @@ async def fetch_page(
 
 
 async def fetch_with_triage(source: Source, into: type[T], query: str, parameters: dict[str, Any]) -> list[T]:
-    """Runs a query whose last columns are TRIAGE_COLUMNS. Returns rows as structs whose last field is a
-    `ResultTriage`.
-    """
+    """Runs a query whose last columns are TRIAGE_COLUMNS. Returns structs whose last field is a `ResultTriage`."""
     split = len(into.__struct_fields__) - 1
     return [into(*row[:split], ResultTriage(*row[split:])) for row in await fetch_rows(source, query, parameters)]
 
@@ -257,8 +257,8 @@ async def fetch_failed_node_ids(source: Source, build_id: int) -> list[str]:
 async def fetch_flaky_node_ids(source: Source, build_id: int) -> list[str]:
     """Returns the node ids of a build's flaky tests, in the order of the reports.
 
-    A test counts as flaky if it has a flaky result in the build. A failed test also counts as flaky if it ever had a
-    flaky run, or if its failure is classified as flaky.
+    A test with a flaky result in the build counts as flaky. A failed test also counts if it ever had a flaky run, or if
+    its failure is classified as flaky.
     """
     had_flaky_runs = f"EXISTS (SELECT 1 FROM {CaseStatsRow.table} n WHERE n.case_id = t.case_id AND n.flaky_runs > 0)"
     failed = "t.facts & %(status)s = %(failed)s"
@@ -267,7 +267,9 @@ async def fetch_flaky_node_ids(source: Source, build_id: int) -> list[str]:
 
 
 async def fetch_statuses(source: Source, ranges: ReportRanges, cases: Sequence[int]) -> set[tuple[int, int]]:
-    """Returns (test case id, status) for the results of these test cases that count."""
+    """Returns (test case id, status) of these test cases' results in these reports. Leaves out results that do not
+    count.
+    """
     query = (
         f"SELECT DISTINCT t.case_id, t.facts & {STATUS} FROM {_EACH} t"
         f" WHERE {ranges.within} AND {_COUNTS} AND t.case_id = ANY (%(cases)s::int[])"
@@ -278,9 +280,8 @@ async def fetch_statuses(source: Source, ranges: ReportRanges, cases: Sequence[i
 async def fetch_comparable(
     source: Source, build_id: int, ranges: ReportRanges, cases: Sequence[int]
 ) -> list[OtherResult]:
-    """Returns results of these reports, so that another build's results can be compared with them. Includes results of
-    the test cases that failed in these reports, and of those in `cases`. Leaves out results that are skipped or do not
-    count.
+    """Returns results of these reports, to compare another build's results with: of the test cases in `cases`, and of
+    test cases that failed in these reports. Leaves out skipped results and results that do not count.
     """
     query = (
         f"WITH t AS MATERIALIZED (SELECT {_REPORT_INDEX} AS report, t.suite, t.case_id, t.facts & {STATUS} AS status"

@@ -74,9 +74,9 @@ async def find(source: Source, scm_endpoint_id: int) -> ScmEndpointRow | None:
 async def fetch_page(
     source: Source, projects: list[int] | None, *, project_id: int | None = None, **window: Unpack[Window]
 ) -> list[ScmEndpointRow]:
-    """Returns a page of the endpoints of these projects, or of all projects if `projects` is None. Ordered by id.
+    """Returns a page of the endpoints of these projects, ordered by id. None as `projects` means all projects.
 
-    With `project_id`, returns only the endpoints of this project.
+    With `project_id`, returns only endpoints of this project.
     """
     return await fetch_all(
         source,

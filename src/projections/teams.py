@@ -1,4 +1,4 @@
-"""Read model of Teams channels. Outcomes of deliveries are in `store.tables.delivery_history`."""
+"""Read model of Teams channels. `store.tables.delivery_history` has the outcomes of deliveries."""
 
 from datetime import datetime
 
@@ -23,7 +23,7 @@ class ChannelRow(Row, frozen=True):
     updated_at: datetime
     active: bool = True
     failing_since: datetime | None = None
-    """Time since when many attempts in a row have failed; None while deliveries succeed."""
+    """Time at which the channel began to fail: many attempts in a row had failed. None while deliveries succeed."""
     failing_error: str | None = None
 
 

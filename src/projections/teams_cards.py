@@ -1,4 +1,4 @@
-"""Cards for Teams channels: one function for each notification type fills a card."""
+"""Cards for Teams channels: a function for each notification type fills a card."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,7 @@ OUTCOMES: dict[str, tuple[str, Tone]] = {
 
 
 class CardContext(msgspec.Struct, frozen=True):
-    """Content that a card shows in addition to its message."""
+    """Content of a card that is not in its message."""
 
     project: str = ""
     job: str = ""
@@ -29,11 +29,11 @@ class CardContext(msgspec.Struct, frozen=True):
     mention: str = ""
     """Email address of the user whom a card of a failed build mentions; empty for nobody."""
     base_url: str = ""
-    """URL of this server; if it is empty, cards have no button."""
+    """URL of this server. If it is empty, cards have no button."""
 
 
 def make_card(message: NotificationMessage, context: CardContext) -> Card:
-    """Returns the card that shows a message. Raises LookupError if there are no cards for its notification type."""
+    """Returns the card for a message. Raises LookupError for a notification type without cards."""
     match message.type:
         case "build.finished" | "build.failed":
             return _build(msgspec.json.decode(message.data, type=BuildDetail), context)
@@ -48,7 +48,7 @@ def make_card(message: NotificationMessage, context: CardContext) -> Card:
 
 
 def make_test_card(channel: str, project: str) -> Card:
-    """Returns the card that is sent when a user tests the channel."""
+    """Returns the card that a user's test of the channel sends."""
     return Card(title="Testhide can post here", facts={"Channel": channel, "Project": project})
 
 

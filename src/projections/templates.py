@@ -1,4 +1,4 @@
-"""Read model of pipeline templates. It has the names of secrets, but their values are only in the template's stream."""
+"""Read model of pipeline templates. It has the names of secrets; their values are only in the template's stream."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -95,7 +95,7 @@ class TemplateView(msgspec.Struct, frozen=True):
     created_at: datetime
     updated_at: datetime
     creator_id: int
-    """Id of the user who created the template, and who may change it."""
+    """Id of the user who created the template. This user may change it."""
     shell: ShellName | None
     checkout: CheckoutOptions | None
     caches: list[DependencyCache]
@@ -103,7 +103,7 @@ class TemplateView(msgspec.Struct, frozen=True):
 
 class NamedTemplate(TemplateView, frozen=True):
     is_by_admin: bool
-    """Whether its creator is an admin now."""
+    """Whether the template's creator is an active admin now."""
 
 
 _COLUMNS = f"""
@@ -125,9 +125,7 @@ async def fetch_project_ids(source: Source, template_id: int) -> list[int]:
 
 
 async def fetch_named(source: Source, name: str, user_id: int) -> list[NamedTemplate]:
-    """Returns up to 100 templates with exactly this name: first the templates of this user, then those of admins, then
-    the others.
-    """
+    """Returns up to 100 templates with exactly this name: this user's first, then those of admins, then the others."""
     query = f"""
         SELECT {_COLUMNS}, EXISTS (
             SELECT FROM {UserRow.table} u WHERE u.id = t.creator_id AND u.role = 'admin' AND u.active

@@ -1,5 +1,5 @@
-"""Read model of tickets whose failures have not stopped. It has a row for each ticket and each job in which the
-ticket's failures still occur.
+"""Read model of tickets whose failures have not stopped: a row for each ticket and each job in which its failures still
+occur.
 """
 
 from collections.abc import Iterable
@@ -25,7 +25,7 @@ class FailingTicketRow(Row, frozen=True):
     project_id: int
     cause: str
     build_id: int
-    """Id of the last build with the failure that was written to the ticket."""
+    """Id of the last build with the failure that the ticket mentions."""
     written_at: datetime
 
 

@@ -1,8 +1,7 @@
 """Read model of the triage of failed results: classifications, defects and resolutions.
 
-Classifications by rules are in a separate append-only table that contains only numbers, so that a report with a hundred
-thousand known failures is written fast. If users or models have classified a result, their classification counts
-instead.
+Classifications by rules have a separate append-only table with only numbers, so that a report with a hundred thousand
+known failures is written fast. A classification by a user or a model counts instead of one by a rule.
 """
 
 from collections.abc import Iterable, Iterator
@@ -117,7 +116,7 @@ _NAMES = "ARRAY[" + ", ".join(f"'{name}'" for name in CLASSIFICATIONS) + "]"
 
 CLASSIFICATION = f"coalesce(v.classification, ({_NAMES})[m.classification + 1])"
 CLASSIFIED_BY = "coalesce(v.set_by_kind, CASE WHEN m.id IS NOT NULL THEN 'rule' END)"
-"""SQL expressions: the classification that counts for a result `t`, and its source. They need TRIAGE_JOINS."""
+"""SQL expressions for the classification that counts for a result `t`, and for who gave it. They need TRIAGE_JOINS."""
 
 TRIAGE_COLUMNS = (
     f"{CLASSIFICATION}, {CLASSIFIED_BY}, {email_column('v.set_by')},"
@@ -138,7 +137,7 @@ RULE_COLUMNS = (
     f" coalesce(m.classification, CASE WHEN v.set_by_kind = 'rule' THEN"
     f" array_position({_NAMES}, v.classification)::smallint - 1::smallint END)"
 )
-"""SQL columns: the known issue whose rule classified a result `t`, and the classification as an index into
+"""SQL columns: the known issue whose rule classified a result `t`, and this classification as an index into
 CLASSIFICATIONS. They need TRIAGE_JOINS.
 """
 
@@ -149,8 +148,8 @@ HAS_CLASSIFICATION = (
     f" OR t.id IN (SELECT id FROM {RuleMatchRow.table} WHERE {_RANGE} AND classification = %(classification_index)s"
     f" EXCEPT SELECT id FROM {TriageRow.table} WHERE {_RANGE} AND classification IS NOT NULL))"
 )
-"""SQL condition: a result `t` has the classification that was given to `classification_parameters`. Needs these
-parameters, and `low` and `high`.
+"""SQL condition that a result `t` has the classification passed to `classification_parameters`. Needs the parameters
+that this function returns, and `low` and `high`.
 """
 
 
@@ -159,12 +158,10 @@ IS_CLASSIFIED_BY_RULE = (
     f" OR t.id IN (SELECT id FROM {RuleMatchRow.table} WHERE {_RANGE}"
     f" EXCEPT SELECT id FROM {TriageRow.table} WHERE {_RANGE} AND set_by_kind IS NOT NULL))"
 )
-"""SQL condition: a known issue's rule classified the result `t`. Needs the parameters `low` and `high`."""
+"""SQL condition that the rule of a known issue classified a result `t`. Needs the parameters `low` and `high`."""
 
 
 def classification_parameters(classification: str | None) -> dict[str, str | int | None]:
-    """Returns the parameters of the SQL condition HAS_CLASSIFICATION. `low` and `high` are missing:
-    `ReportRanges.parameters` has them.
-    """
+    """Returns the parameters of HAS_CLASSIFICATION except `low` and `high`, which are in `ReportRanges.parameters`."""
     index = None if classification is None else [*CLASSIFICATIONS, classification].index(classification)
     return {"classification": classification, "classification_index": index}

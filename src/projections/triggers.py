@@ -1,4 +1,4 @@
-"""Read model of the jobs' triggers. It answers which jobs a change of a repository starts, and which jobs have time
+"""Read model of jobs' triggers. Queries find the jobs that a change of a repository starts, and the jobs that have time
 tables.
 """
 
@@ -44,7 +44,7 @@ class TriggerRow(Row, frozen=True):
     starts_by_changes: bool = False
     starts_by_time: bool = False
     scheduled_since: datetime = UNSTAMPED
-    """Time at which the job was enabled, or got its triggers. Its time tables start no builds for earlier times."""
+    """Time at which the job was enabled or got its triggers. Its time tables start no builds for earlier times."""
 
     @property
     def settings(self) -> Triggers:
@@ -112,8 +112,8 @@ async def plan_starts(
     """Returns which of the project's jobs a change starts. Compares their triggers on a thread, which can take some
     seconds.
 
-    `project_repository` is the address of the repository of jobs that name none; empty if there is none.
-    `unchanged_since` leaves out the jobs that were enabled, or got other triggers, after that time.
+    `project_repository` is the address of the repository for jobs that name none; empty if there is none. With
+    `unchanged_since`, leaves out jobs that were enabled or got other triggers after this time.
     """
     query = f"SELECT * FROM {TriggerRow.table} WHERE project_id = %(project)s AND starts_by_changes ORDER BY job_id"
     rows = await fetch_all(source, TriggerRow, query, {"project": project_id})
@@ -147,7 +147,7 @@ def _plan_starts(rows: Sequence[TriggerRow], change: RepositoryChange, project_p
 
 
 async def find_dependents(source: Source, project_id: int, job_id: int) -> list[int]:
-    """Returns the ids of the project's jobs that need a job."""
+    """Returns the ids of the project's jobs that have the job `job_id` in their `needs`."""
     query = (
         f"SELECT job_id FROM {TriggerRow.table} WHERE project_id = %(project)s AND starts_by_changes"
         " AND triggers->'needs' @> %(job)s ORDER BY job_id"
@@ -156,15 +156,15 @@ async def find_dependents(source: Source, project_id: int, job_id: int) -> list[
 
 
 async def fetch_scheduled(source: Source) -> list[TriggerRow]:
-    """Returns the rows of the enabled jobs that have time tables."""
+    """Returns the rows of enabled jobs that have time tables."""
     return await fetch_all(
         source, TriggerRow, f"SELECT * FROM {TriggerRow.table} WHERE enabled AND starts_by_time ORDER BY job_id", {}
     )
 
 
 async def find_projects_of_repository(source: Source, path: str, limit: int) -> list[int]:
-    """Returns the ids of up to `limit` projects that have jobs for the repository with this path, or an SCM endpoint
-    for it. Projects in which the path is exactly the same come first.
+    """Returns the ids of up to `limit` projects that have jobs or an SCM endpoint for the repository with this path.
+    Projects with exactly this path come first.
     """
     name = path.rpartition("/")[2]
     if not name:

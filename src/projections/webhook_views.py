@@ -1,4 +1,4 @@
-"""Messages that webhooks receive: the contents of `data` for each notification type, and their JSON Schemas."""
+"""Messages that webhooks receive: the content of `data` for each notification type, and JSON Schemas."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -29,7 +29,9 @@ class WebhookView(msgspec.Struct):
     created_at: datetime
     updated_at: datetime
     failing_since: datetime | None
-    """Time since when many attempts in a row have failed. Meanwhile deliveries wait, and one at a time is tried."""
+    """Time at which the webhook began to fail: many attempts in a row had failed. Since then deliveries wait, and one
+    at a time is tried. Null while deliveries succeed.
+    """
     failing_error: str | None
 
 
@@ -47,7 +49,7 @@ class FlakyTest(msgspec.Struct):
 
 
 class QuarantinedTest(msgspec.Struct):
-    """A test that was just quarantined, with the same fields as an entry of `GET /quarantine`."""
+    """A test that was just quarantined. It has the fields of an entry of `GET /quarantine`."""
 
     id: int
     node_id: str
@@ -94,7 +96,7 @@ def quarantined_test(event: TestsQuarantined, item: int) -> QuarantinedTest:
 
 
 def offline_node(row: NodeRow) -> NodeView:
-    """Returns the node as `GET /nodes/{id}` shows it while it is offline: all measurements are 0."""
+    """Returns the node as `GET /nodes/{id}` shows it while it is offline, with measurements of 0."""
     return copy_fields(NodeView, row, cpu_pct=0, uptime_s=0, ram_gb=round(row.ram_gb))
 
 

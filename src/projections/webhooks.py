@@ -1,4 +1,4 @@
-"""Read model of webhooks. Outcomes of deliveries are in `store.tables.delivery_history`."""
+"""Read model of webhooks. `store.tables.delivery_history` has the outcomes of deliveries."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -23,7 +23,7 @@ class WebhookRow(Row, frozen=True):
     created_at: datetime
     updated_at: datetime
     failing_since: datetime | None = None
-    """Time since when many attempts in a row have failed; None while deliveries succeed."""
+    """Time at which the webhook began to fail: many attempts in a row had failed. None while deliveries succeed."""
     failing_error: str | None = None
 
 
