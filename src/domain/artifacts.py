@@ -132,7 +132,7 @@ def is_reserved_for_reports(path: str) -> bool:
 
 
 def matches_glob(path: str, glob: str) -> bool:
-    """Returns whether `glob`, one of those in a job's `artifacts`, matches the file at `path` or a folder above it."""
+    """Returns whether a glob of a job's `artifacts` matches the file at `path` or a folder above it."""
     parts = path.split("/")
     matched = {0}
     for segment in (segment for segment in glob.split("/") if segment not in ("", ".")):
@@ -152,9 +152,7 @@ def is_found_by_wildcard(path: str, globs: Collection[str]) -> bool:
 
 
 def number_path(path: str) -> Iterator[str]:
-    """Yields the path itself, then numbered paths for further files with this path, without end: `a/junit.xml`,
-    `a/junit-2.xml`, `a/junit-3.xml`.
-    """
+    """Yields paths for files that have one path, without end: `a/junit.xml`, `a/junit-2.xml`, `a/junit-3.xml`, ..."""
     yield path
     folder, slash, name = path.rpartition("/")
     packed = ".gz" if name.endswith(".gz") else ""

@@ -68,7 +68,7 @@ class BuildQueued(BuildEvent, frozen=True):
     external: bool = False
     restarted_from: int | None = None
     test_ids: list[str] | None = None
-    """Node ids of the tests to run; None runs all tests."""
+    """Node ids of the tests to run; None for all tests."""
     required_tags: list[str] = []
     pool_labels: dict[str, str] = {}
     quarantine_mode: QuarantineMode = "run"
@@ -82,7 +82,7 @@ class BuildQueued(BuildEvent, frozen=True):
     untrusted: bool = False
     """Whether anybody may have written the commit, because its pull request is from a fork. Restarts copy this."""
     fork: str = ""
-    """Path of the fork of an untrusted build; empty if the host does not say it."""
+    """Path of the fork that an untrusted build's commit is in; empty if it is unknown."""
 
 
 class BuildApproved(BuildEvent, frozen=True):
@@ -123,7 +123,7 @@ class BuildStarted(BuildEvent, frozen=True):
 
 
 class ReportRecorded(BuildEvent, frozen=True):
-    """A report was recorded. `blocks` events with its results were appended with it, to the build's results stream.
+    """A report was recorded, together with `blocks` events in the build's results stream that contain its results.
 
     The fields that COUNTS lists are what the report adds to the build's counts: the last attempts of its tests, minus
     those in the report that it replaces. So they may be negative.
@@ -141,7 +141,7 @@ class ReportRecorded(BuildEvent, frozen=True):
     known_issues: int
     """How many of `failed` the report itself calls known issues. These do not fail the build."""
     duration_ms: int
-    """Sum over the last attempts of the tests."""
+    """Sum of the durations of the tests' last attempts."""
     blocks: int
     quarantined: int = 0
     """How many of `failed` would fail the build if their tests were not in the job's quarantine."""

@@ -7,8 +7,8 @@ MAX_EXCERPT = 1_000
 RETRY_AFTER_STATUSES = (429, 503)
 """HTTP statuses of answers whose header `Retry-After` is honoured."""
 MAX_RETRY_AFTER_S = 3_600
-"""Longest pause that a receiver can ask for, in seconds. It keeps a receiver from stopping its deliveries for days by
-mistake.
+"""Longest pause that a receiver can ask for, in seconds. So a receiver that asks for days by mistake still gets its
+deliveries.
 """
 
 
@@ -27,8 +27,8 @@ class Outcome(msgspec.Struct, frozen=True):
 
 def judge_answer(status: int, ms: int, excerpt: str, retry_after_s: int = 0) -> Outcome:
     """Returns the outcome of an attempt that the receiver answered: a success for a 2xx status. `ms` is the duration,
-    `excerpt` the beginning of the answer's body. `retry_after_s` is the pause that the receiver asked for: ignored
-    unless the status is in RETRY_AFTER_STATUSES, and cut to MAX_RETRY_AFTER_S.
+    `excerpt` the beginning of the answer's body, and `retry_after_s` the pause that the receiver asked for. The pause
+    counts only with a status in RETRY_AFTER_STATUSES, and up to MAX_RETRY_AFTER_S.
     """
     ok = 200 <= status < 300
     error = "" if ok else f"answered {status}"

@@ -98,8 +98,8 @@ E = TypeVar("E", bound=Endpoint)
 
 
 def evolve_endpoint(state: E | None, event: Event) -> E | None:
-    """Returns the state of an endpoint after an event, if the event is one of those that both kinds of endpoint have.
-    Any other event leaves the state unchanged.
+    """Returns the state of an endpoint after an event of a type that webhooks and channels share. Any other event
+    leaves the state unchanged.
     """
     if state is None:
         return None

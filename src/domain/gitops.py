@@ -85,7 +85,7 @@ def evolve(state: SyncedPipelines, event: Event) -> SyncedPipelines:
 
 def asks_for_sync(change: RepositoryChange, synced: SyncedPipelines, endpoint: ScmEndpoint | None) -> bool:
     """Returns whether the server must sync because of this change: a push that may have changed `.testhide.yml` on the
-    branch that the project follows. False for a project without SCM endpoint (None), which has no file to read.
+    branch that the project follows. Always False for a project without an SCM endpoint (None).
     """
     return (
         endpoint is not None

@@ -56,9 +56,9 @@ class Configuration(msgspec.Struct, frozen=True, omit_defaults=True):
     artifacts: list[str] = []
     secrets: dict[str, bytes] = {}
     shell: ShellName | None = None
-    """None stands for the shell of the template, or `sh` if there is none."""
+    """Shell for the setup lines and the command; None for the shell of the template, or for `sh` if there is none."""
     checkout: CheckoutOptions | None = None
-    """None stands for the options of the template, or the default options if there are none."""
+    """Options of the checkout; None for the options of the template, or for the defaults if there are none."""
     caches: list[DependencyCache] = []
     needed_secrets: list[str] = []
     """Names of the secrets that the job needs according to the file in its repository. A build also runs while
@@ -121,9 +121,9 @@ class JobCreated(JobEvent, frozen=True):
     repository: str | None = None
     default_branch: str = "main"
     required_tags: list[str] = []
-    """Tags that a node must all have to run the job's builds."""
+    """A node must have all of these tags to run the job's builds."""
     pool_labels: dict[str, str] = {}
-    """Labels that a pool must all have to run the job's builds. Used instead of `node_pool_id`."""
+    """A pool must have all of these labels to run the job's builds. Used instead of `node_pool_id`."""
     quarantine_mode: QuarantineMode = "run"
     managed: bool = False
     """Whether a file in the repository describes the job."""

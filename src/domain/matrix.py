@@ -24,13 +24,13 @@ Combination = dict[ValueName, MatrixValue]
 
 
 class Matrix(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Values with which a start of a job queues its builds, one build for each combination of values."""
+    """Values of a job, by name. A start of the job queues one build for each combination of these values."""
 
     axes: Annotated[
         dict[ValueName, Annotated[list[MatrixValue], Meta(min_length=1, max_length=MAX_COMBINATIONS)]],
         Meta(max_length=10),
     ] = {}
-    """Name -> its values. A combination has one of these values for each name. Each combination is a build."""
+    """Name -> possible values. A combination has one value for each name, and is one build."""
     include: Annotated[list[Combination], Meta(max_length=MAX_COMBINATIONS)] = []
     """Values to add to combinations. An entry is added to each combination that has the entry's values for the names in
     `axes`. If there is no such combination, the entry is a combination of its own.
@@ -45,7 +45,7 @@ def count_products(matrix: Matrix) -> int:
 
 
 def expand(matrix: Matrix) -> list[dict[str, str]]:
-    """Returns the combinations in the order of the axes, followed by those that `include` adds."""
+    """Returns the combinations in the order of the axes, followed by the combinations that `include` adds."""
     pairs = [[(name, value) for value in values] for name, values in matrix.axes.items()]
     of_axes = [dict(chosen) for chosen in product(*pairs)] if pairs else []
     kept = [values for values in of_axes if not any(_matches(values, entry) for entry in matrix.exclude)]

@@ -24,7 +24,7 @@ NotificationType = Literal[
 ]
 TYPES: tuple[NotificationType, ...] = get_args(NotificationType)
 PING = "ping"
-"""The type of the message by which a user tests an endpoint. No event causes it."""
+"""Type of the message that tests an endpoint. A user causes it, and no event does."""
 
 SOURCES: dict[str, tuple[type[Event], ...]] = {
     "build.started": (BuildStarted,),

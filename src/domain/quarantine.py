@@ -79,8 +79,8 @@ class QuarantineBecameHealthy(QuarantineEvent, frozen=True):
     name: ClassVar[str] = "quarantine.became_healthy"
     ids: list[int]
     failures: list[int]
-    """For each entry, the number of builds in which one of its tests failed since the entry was added. It identifies
-    the recovery, since it differs for each recovery of an entry.
+    """For each entry, the number of builds in which one of its tests failed since the entry was added. The number
+    identifies the recovery, since it differs for each recovery of an entry.
     """
 
 

@@ -11,7 +11,7 @@ class ReactionCancelled(Event, frozen=True):
     name: ClassVar[str] = "reaction.cancelled"
     reaction: str
     position: int
-    """The position of the event to which the reaction was cancelled."""
+    """Position of the event for which the reaction will not run any more."""
     reason: str
     operator: str
     """Operating system account of the operator."""
@@ -30,5 +30,5 @@ def evolve(state: frozenset[int], event: Event) -> frozenset[int]:
 
 
 REACTION = Category[frozenset[int]]("reaction", frozenset(), evolve)
-"""The state of a reaction's stream: the positions of the events to which the reaction was cancelled."""
+"""The state of a reaction's stream: the positions of the events for which the reaction was cancelled."""
 EVENTS = (ReactionCancelled,)

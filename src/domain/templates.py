@@ -55,8 +55,8 @@ class Template(msgspec.Struct, frozen=True):
 
 
 def overlaid(template: Configuration, job: Configuration) -> Configuration:
-    """Returns a build's configuration: the values of the job, and those of the template where the job has none.
-    Variables and secrets of both are merged; where both have the same name, the job's value wins.
+    """Returns a build's configuration. Each part comes from the job, or from the template if the job does not have the
+    part. Variables and secrets of both are merged; if both have the same name, the job's value wins.
     """
     return Configuration(
         command=job.command or template.command,

@@ -21,7 +21,7 @@ longer than a new issue takes to appear in Jira's search.
 COMMENT_INTERVAL = timedelta(days=1)
 """Time between comments on a ticket whose failure keeps coming back."""
 MAX_CASES = 1_000
-"""Largest number of tests that a ticket remembers. Its failure has stopped when all of them pass."""
+"""Largest number of tests that a ticket remembers. When all remembered tests pass, the ticket's failure has stopped."""
 
 
 class TicketEvent(Event, frozen=True):
@@ -86,7 +86,7 @@ class TicketState(msgspec.Struct, frozen=True):
     key: str = ""
     url: str = ""
     created_in: int | None = None
-    """Id of the build for whose failures the ticket was created; None before that."""
+    """Id of the build for whose failures the ticket was created; None before its creation."""
     failing_jobs: Mapping[int, Failing] = {}
     """Job id -> the job's last failure, for the jobs in which the failure has not stopped."""
     stopped_jobs: Mapping[int, int] = {}

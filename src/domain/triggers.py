@@ -88,7 +88,7 @@ class RepositoryChange(msgspec.Struct, frozen=True, omit_defaults=True):
     """
     pull_request: int | None = None
     target: str = ""
-    """Branch that the pull request is for."""
+    """Branch into which the pull request is to be merged."""
     fork: bool = False
     """Whether anybody may have written the commits: the pull request comes from another repository, or from a ref to
     which readers may push.
@@ -114,7 +114,7 @@ class BuildTrigger(msgspec.Struct, frozen=True):
     """The change or the scheduled time that started a build."""
 
     kind: TriggerKind
-    """Kind of the change, or `schedule` for a time."""
+    """Kind of the change, or `schedule` for a time table."""
     change_id: int | None = None
     """Id of the change that started the build; None if a time table started it."""
     pull_request: int | None = None
@@ -152,9 +152,9 @@ def find_repository_path(address: str) -> str:
 
 
 def may_be_repository(address_path: str, path: str) -> bool:
-    """Returns whether the repository that a host calls `path` may have an address with the path `address_path`, which
-    may begin with folders below which the host serves its repositories. True if one of the two paths is empty, that is,
-    unknown.
+    """Returns whether an address with the path `address_path` may lead to the repository that a host calls `path`.
+    `address_path` may have folders before `path`, since some hosts serve their repositories below a folder. True if one
+    of the two paths is empty, that is, unknown.
     """
     return not path or not address_path or f"/{address_path}".endswith(f"/{path}")
 
@@ -162,9 +162,9 @@ def may_be_repository(address_path: str, path: str) -> bool:
 def evaluate(
     change: RepositoryChange, triggers: Triggers, repository: str = "", budget: StepBudget | None = None
 ) -> Evaluation:
-    """Returns whether the change starts a job with these triggers, as far as they alone decide: the jobs that it needs
-    must start, too (`domain.needs`). `repository` is the path of the job's repository; empty if it has none. `budget`
-    limits the comparisons of paths; None for a new budget.
+    """Returns whether the change starts a job with these triggers. Leaves the jobs that it needs to `domain.needs`.
+    `repository` is the path of the job's repository; empty if it has none. `budget` limits the comparisons of paths;
+    None for a new budget.
     """
     budget = budget or StepBudget()
     if not may_be_repository(repository, change.repository):

@@ -94,7 +94,7 @@ class DeliveryEvent(WebhookEvent, frozen=True):
 
     delivery_id: str
     attempts: int
-    """Number of attempts so far, including those before a redelivery."""
+    """Number of attempts so far, including the attempts before a redelivery."""
 
     @property
     def stream(self) -> str:

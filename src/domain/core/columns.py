@@ -21,8 +21,8 @@ class Column(Numbers):
 
     @classmethod
     def of(cls, stored: bytes | bytearray) -> Self:
-        """Returns the column that `stored` encodes. Raises ValueError if the length of `stored` is no multiple of the
-        integer size.
+        """Returns the column that `stored` encodes. Raises ValueError if the length of `stored` is not a multiple of
+        the integer size.
         """
         column = cls()
         column.frombytes(stored)

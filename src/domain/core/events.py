@@ -21,7 +21,7 @@ UNSTAMPED = datetime.fromtimestamp(0, UTC)
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """Base of all events. `decide` returns events without metadata; the handler adds it before they are appended.
+    """Base of all events. `decide` returns events without metadata, which the handler adds.
 
     `name` and `class_version` are stored data: a class may move or be renamed, but these two must not change.
     """
@@ -65,8 +65,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fa
 
 @cache
 def updatable_fields(kind: type[Event]) -> tuple[str, ...]:
-    """Returns the names of the fields that an update event of type `kind` can change. In such an event, None as the
-    value of a field stands for no change.
+    """Returns the names of the fields that an update event of type `kind` can change. A field that is None in such an
+    event stays unchanged.
     """
     fields = msgspec.structs.fields(kind)
     return tuple(field.name for field in fields if field.default is None and field.name not in Event.__struct_fields__)
