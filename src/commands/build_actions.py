@@ -218,7 +218,7 @@ class DeleteBuild(Command, of=BUILD):
     build_id: int
     reason: Literal["requested", "retention"] = "requested"
     others: Sequence[int] = ()
-    """Ids of the other builds that count for the status of the group. Empty if this build does not count for it."""
+    """Ids of the other builds that count for the status of the group; empty if the deleted build does not count."""
 
     def then_reads(self, build: AnyBuild | None) -> Sequence[AnyStream]:
         return [BUILD.at(build_id) for build_id in self.others]
@@ -248,7 +248,7 @@ class DeleteBuild(Command, of=BUILD):
 
 
 def describe_lost_results(build: Finished) -> str | None:
-    """Returns sentences about why results of a finished build may be missing; None if nothing suggests that any are."""
+    """Returns sentences about why results of a finished build may be missing; None if no results seem to be missing."""
     is_early = build.status == "aborted" or build.reason in ENDED_EARLY
     is_by_plugin = all(report.explained_exit_code is not None for report in build.counting_reports)
     return join_sentences(

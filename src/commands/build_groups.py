@@ -20,7 +20,7 @@ class AbortGroup(Command):
     group_id: int
     build_ids: Sequence[int]
     logs: Mapping[int, Mapping[int, LogEnd]] = field(default_factory=dict)
-    """Build id -> attempt -> end of its build log."""
+    """Build id -> attempt -> end of the attempt's build log."""
 
     def reads(self) -> Sequence[AnyStream]:
         return [BUILD.at(build_id) for build_id in self.build_ids]

@@ -57,8 +57,8 @@ class MissingIds(Exception):
 
 
 def needs_checkout(queued: BuildQueued) -> bool:
-    """Returns whether a build needs a repository to check out from: True if a change started it. A build that a user
-    started may have a command that checks out the commit itself.
+    """Returns whether the server must know a repository for the build: True if a change started the build. The command
+    of a build that a user started may check out the commit itself.
     """
     return queued.trigger is not None and queued.trigger.is_change
 
@@ -101,7 +101,7 @@ class StartBuild(Command):
     more_ids: Sequence[int] = ()
     """Ids of the second and later builds of a matrix."""
     project_repository: str = ""
-    """Address of the repository of the project's SCM endpoint; empty without one."""
+    """Address of the repository of the project's SCM endpoint; empty if the project has no endpoint."""
 
     fork: str = ""
     """Path of the fork that the pull request comes from; empty if the host does not say it."""

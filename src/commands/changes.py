@@ -89,7 +89,7 @@ class ChangeStarter:
     secrets: Secrets
     received: ChangeReceived
     project_repository: str
-    """Address of the repository of the project's SCM endpoint; empty without one."""
+    """Address of the repository of the project's SCM endpoint; empty if the project has no endpoint."""
     caller: CommandContext
 
     async def start(self, plan: StartPlan) -> StartedBuilds:

@@ -23,8 +23,8 @@ from domain.webhooks import (
 
 
 class _Streams(NamedTuple):
-    """Categories of one kind of endpoint and of its deliveries, and the types of the events that the commands of this
-    module append to their streams.
+    """Categories for one kind of endpoint and its deliveries, and types of the events that this module's commands
+    append.
     """
 
     endpoints: Category[Any]

@@ -47,7 +47,7 @@ class SyncPipelines(Command):
     found_ids: Sequence[int]
     """Ids of the project's jobs that have a name from the file, as the read model shows them."""
     new_ids: Sequence[int]
-    """Ids to give to new jobs: those that the file describes and that do not exist yet."""
+    """Ids for the jobs that the file describes and that do not exist yet."""
 
     def reads(self) -> Sequence[AnyStream]:
         return GITOPS.at(self.project_id), PROJECT.at(self.project_id)

@@ -79,7 +79,9 @@ class UpdateIdentityProvider(Command, of=IDENTITY_PROVIDER):
 
 @dataclass(frozen=True)
 class RefreshIdentityProvider(Command, of=IDENTITY_PROVIDER):
-    """Updates a provider from the metadata at `metadata_url`. Does nothing if the provider has another URL by now."""
+    """Updates a provider from the metadata at `metadata_url`. Does nothing if the provider has got another URL
+    since.
+    """
 
     provider_id: int
     metadata_url: str

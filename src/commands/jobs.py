@@ -143,7 +143,7 @@ class ConfigureJob(Command, of=JOB):
     caches: Sequence[DependencyCache] = ()
     matrix: Matrix | None = None
     kept_secrets: Sequence[str] = ()
-    """Names of secrets that the job must already have. Invalid is raised for any other name."""
+    """Names of secrets that the job must already have. If it lacks one of them, `decide` raises Invalid."""
 
     def decide(self, job: Job | None) -> Iterable[Event]:
         job = must_exist(job, f"job {self.job_id}")
@@ -172,7 +172,7 @@ class ConfigureJob(Command, of=JOB):
 class DeleteJob(Command):
     job_id: int
     dependents: Sequence[int] = ()
-    """Ids of jobs that may need this job. If one of them still does, Conflict is raised."""
+    """Ids of jobs that may need this job. If one of them still does, `decide` raises Conflict."""
 
     def reads(self) -> Sequence[AnyStream]:
         return [JOB.at(job_id) for job_id in (self.job_id, *self.dependents)]
@@ -205,7 +205,7 @@ def _named(pool_id: int | None, template_id: int | None) -> tuple[AnyStream, Any
 
 
 def must_serve(pool_id: int | None, pool: Pool | None, project_id: int) -> None:
-    """Raises Invalid unless the project may use the pool."""
+    """Raises Invalid if the project may not use the pool."""
     # A pool of another project gets the same answer as an unknown one: callers may not learn that it exists.
     if pool_id is not None and (pool is None or not pool.serves(project_id)):
         raise Invalid.field("node_pool_id", f"there is no node pool {pool_id} that project {project_id} may use")

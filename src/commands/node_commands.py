@@ -1,4 +1,4 @@
-"""Commands on node commands, which a node's agent carries out: request one, record its result."""
+"""Requests commands for the agent of a node, and records their results."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -56,8 +56,8 @@ class RegisterNode(Command):
 
 @dataclass(frozen=True)
 class RotateNodeToken(Command, of=NODE):
-    """Gives a node a new token. Its agent may use the old token until `old_until`; None refuses the old token at
-    once.
+    """Gives a node a new token. Its agent may use the old token until `old_until`. If this is None, the old token is
+    refused at once.
     """
 
     node_id: int

@@ -58,7 +58,7 @@ BARE_PYTEST = (
 @dataclass(frozen=True)
 class NewCases:
     """Tests of a report that have no test case in the project yet. `catalogue_version` is the version of the project's
-    stream of test cases at which they were looked up.
+    stream of test cases at which the tests were looked up.
     """
 
     project_id: int
@@ -329,9 +329,7 @@ def find_report(build: AnyBuild, attempt: int, path: str) -> Report | None:
 
 
 def _slice_flags(flags: bytes | bytearray, start: int, end: int) -> bytes:
-    """Returns the flags of the rows from `start` up to, but without, `end`. Returns empty bytes if none of them is
-    set.
-    """
+    """Returns the flags of the rows from `start` up to, but without, `end`. Returns empty bytes if no flag is set."""
     block = bytes(flags[start:end])
     return block if any(block) else b""
 

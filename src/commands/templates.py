@@ -84,8 +84,8 @@ class UpdateTemplate(Command, of=TEMPLATE):
 
 @dataclass(frozen=True)
 class DeleteTemplate(Command, of=TEMPLATE):
-    """Deletes a template. `jobs_using` is the number of jobs that use it, as the read model has it. Raises Conflict
-    unless the number is 0.
+    """Deletes a template. `jobs_using` is the number of jobs that use it, as the read model has it. Raises Conflict if
+    the number is not 0.
     """
 
     template_id: int

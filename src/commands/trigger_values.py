@@ -28,7 +28,7 @@ class TimeTable(msgspec.Struct):
 
 
 class NewTriggers(msgspec.Struct):
-    """Triggers of a job. Those that are left out are off."""
+    """Triggers of a job. A trigger that is left out is off."""
 
     branches: Globs = []
     """Globs of the branches whose pushes start the job. `*` stands for any characters but `/`, and `**` for any
@@ -47,7 +47,7 @@ class NewTriggers(msgspec.Struct):
     `untrusted`, and wait until a writer of the project approves them.
     """
     cron: Annotated[list[TimeTable], Meta(max_length=20)] = []
-    """Time tables by which builds are started."""
+    """Time tables that start builds."""
     cancel_superseded: bool = False
     """Whether a new change of a branch or pull request ends the queued builds of its older changes."""
 

@@ -37,7 +37,7 @@ class SetTriggers(Command):
     job_id: int
     triggers: Triggers
     more_jobs: Sequence[int] = ()
-    """Ids of further jobs to read, in search of circles."""
+    """Ids of further jobs to read, to find circles of jobs that need each other."""
 
     def reads(self) -> Sequence[AnyStream]:
         return [JOB.at(job_id) for job_id in (self.job_id, *self.triggers.needs, *self.more_jobs)]
@@ -123,7 +123,7 @@ class StartDeferredBuild(StartTriggeredBuild):
 
 @dataclass(frozen=True, kw_only=True)
 class StartScheduledBuild(StartTriggeredBuild):
-    """Queues the build that a time of a time table starts."""
+    """Queues the build that a time table starts at `scheduled_at`."""
 
     time_table: CronTrigger
     scheduled_at: datetime

@@ -66,7 +66,7 @@ def may_have_token(queued: BuildQueued, node: Node | None) -> bool:
 
 
 def find_cache_scope(queued: BuildQueued) -> str:
-    """Returns the scope of a build's caches: builds share caches with those of the same scope only."""
+    """Returns the scope of a build's caches. Builds share caches only with builds of the same scope."""
     if queued.untrusted:
         return f"{queued.project_id}-untrusted"
     # Builds of others must not leave a cache to builds of admins, which run with more rights on some nodes.

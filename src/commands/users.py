@@ -101,8 +101,8 @@ class IssuePasswordLink(Command, of=USER):
 
 @dataclass(frozen=True)
 class UsePasswordLink(Command, of=USER):
-    """Sets the password that a user entered by a link, and ends all sessions of the user. A link works only once.
-    Raises Invalid for a link that was used or replaced, or that has expired.
+    """Sets a user's password by means of a link, and ends all sessions of the user. A link works only once. Raises
+    Invalid for a link that was used or replaced, or that has expired.
     """
 
     user_id: int

@@ -210,8 +210,8 @@ def join_sentences(*sentences: str | None) -> str | None:
 
 
 def describe_ignored(build: AnyBuild) -> str | None:
-    """Returns a sentence about quarantined failures and one about known issues of a build, which do not fail it.
-    Returns None if the build has neither.
+    """Returns a sentence about the quarantined failures of a build and one about its known issues. Neither fails the
+    build. Returns None if the build has neither.
     """
     return join_sentences(
         _count_ignored(build.quarantined, "quarantined failure", "quarantined failures"),

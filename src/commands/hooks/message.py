@@ -9,11 +9,11 @@ from domain.triggers import ChangeKind, RepositoryChange
 NO_COMMIT = "0" * 40
 """Commit id that hosts send where there is no commit: before a branch is created, or after it is deleted."""
 MAX_PATHS = 3_000
-"""Number of changed paths that are stored for a change. If there are more, the change's paths count as unknown."""
+"""Largest number of changed paths that are stored for a change. With more, the change's paths count as unknown."""
 MAX_PATH_LENGTH = 4_096
 MAX_LINE = 500
-"""Number of characters that are stored of a commit message's first line, and of an author. A repository's path may not
-be longer either.
+"""Largest number of characters that are stored of a commit message's first line and of an author's name. Also the
+largest number of characters in the path of a repository.
 """
 
 

@@ -39,7 +39,9 @@ class FileTemplate(BuildOptions, forbid_unknown_fields=True, kw_only=True):
     setup: Annotated[list[SetupLine], Meta(max_length=100)] = []
     """Shell commands that prepare the build. They run before `command`."""
     env: dict[VariableName, Value] = {}
-    """Environment variables. A job also has the variables of its template; its own value wins where both have one."""
+    """Environment variables. A job also has the variables of its template; if both set a variable, the job's value
+    wins.
+    """
     secrets: Annotated[list[VariableName], Meta(max_length=500)] = []
     """Names of the secrets that the job needs. Their values are stored on the server only."""
     artifacts: Globs = []

@@ -25,8 +25,8 @@ from domain.jobs import (
 from domain.triggers import Triggers
 
 MAX_DISABLED = 1_000
-"""Largest number of jobs disabled by syncs that a project remembers. A job that it no longer remembers stays disabled
-even if the file describes it again.
+"""Largest number of jobs that a project remembers as disabled by a sync. Any further job stays disabled even if the
+file describes it again.
 """
 
 

@@ -1,5 +1,5 @@
-"""Reads `.testhide.yml`. Converts its values, and checks the rules that types cannot express, such as that a template
-which a job names exists.
+"""Reads `.testhide.yml`. Converts its values, and checks the rules that types cannot express: for example, that the
+template of a job exists.
 """
 
 import re

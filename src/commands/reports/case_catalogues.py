@@ -53,7 +53,7 @@ class _Catalogue:
         return case_id - first < len(hashes) and hashes[case_id - first] == hashed
 
     def list_ids(self) -> dict[int, int]:
-        """Returns the ids of all test cases by hash."""
+        """Returns hash of the node id -> test case id, for all test cases."""
         return {
             hashed: first + number for first, hashes in self._hashes.items() for number, hashed in enumerate(hashes)
         }

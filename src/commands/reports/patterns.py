@@ -54,8 +54,8 @@ def any_of(patterns: Sequence[str]) -> Pattern | None:
 
 
 def _unquote(pattern: str) -> str:
-    """Returns the pattern with each text that `\\Q` quotes written as escaped characters. A `\\Q` without its end would
-    otherwise also quote the patterns that are joined after this one.
+    r"""Returns the pattern with escaped characters in place of each text that `\Q` quotes. Otherwise a `\Q` without its
+    end would also quote the patterns that are joined after this one.
     """
     return _QUOTED.sub(lambda found: found[0] if found[1] is None else re.escape(found[1]), pattern)
 

@@ -59,7 +59,7 @@ class ReportRead:
 
     node_ids: list[str] = field(default_factory=list)
     case_suites: array[int] = field(default_factory=lambda: array("H"))
-    """For each of `node_ids`, the index of the suite in which it was first seen."""
+    """For each of `node_ids`, the index of the suite in which the test was first seen."""
     suites: list[str] = field(default_factory=list)
     tests: array[int] = field(default_factory=lambda: array("I"))
     row_suites: array[int] = field(default_factory=lambda: array("H"))
@@ -190,8 +190,8 @@ class _Reading:
         self._attempts: dict[str, dict[_TestKey, _Attempts]] = {}
         """Name of an open suite -> test -> attempts so far."""
         self._unloaded: set[str] = set()
-        """Names of open suites that `unloaded` already counts. jest-junit writes two cases for each such suite, but it
-        must count once.
+        """Names of open suites that `unloaded` already counts. jest-junit writes two cases for each such suite, but the
+        suite must count once.
         """
         self._block_text = 0
         self._text = 0
@@ -330,8 +330,8 @@ def _is_unreadable(summary: Summary) -> bool:
 
 
 def _is_unloaded_suite(case: Case) -> bool:
-    """Returns whether a failed case represents a suite or file that could not be loaded or failed as a whole, in the
-    form of any test runner.
+    """Returns whether a failed case stands for a suite or file that could not be loaded, or that failed as a whole.
+    Each test runner writes such a case in its own form.
     """
     return (
         case.is_suite

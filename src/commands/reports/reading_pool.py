@@ -1,5 +1,5 @@
-"""Reads reports in separate processes, so that no report slows down the processes that answer requests or fills their
-memory.
+"""Reads reports in separate processes, so that a large report neither slows down the processes that answer requests nor
+fills their memory.
 """
 
 import asyncio

@@ -130,8 +130,8 @@ class ReportRecorder:
     read_models: ReadModels
     reading: ReadingPool
     wait_until_shown: Callable[[int], Awaitable[bool]]
-    """Function that waits until the read models show a position. Returns whether they do, and returns False at once if
-    they lag far behind.
+    """Function that waits until the read models show a position. Returns False if they do not show it in time, and at
+    once if they lag far behind.
     """
 
     _queue: ReportQueue = field(default_factory=ReportQueue)
@@ -144,7 +144,7 @@ class ReportRecorder:
     """Project id -> (position of its last report, number of results recorded since the project last waited)."""
 
     async def record_file(self, execute: Execute, build: LoadedState[AnyBuild], file: IncomingReport) -> Report:
-        """Reads a file and records it as a report, unless the build already has this report."""
+        """Reads a file and records it as a report. If the build already has this report, returns the recorded one."""
         if (known := file.find_in(build.state)) is not None:
             return known
         must_take_reports(build.state, file.attempt)

@@ -48,8 +48,8 @@ class ReportQueue:
         self._waiting: list[_QueuedReport] = []
         self._numbers = itertools.count(1)
         self._last_turns: dict[str | int, int] = {}
-        """Actor or project id -> number of the last turn. There are at most as many entries as users, nodes and
-        projects.
+        """Actor or project id -> number of its last turn; turns are numbered in their order. There are at most as many
+        entries as users, nodes and projects.
         """
 
     @contextlib.asynccontextmanager

@@ -312,7 +312,7 @@ class Simulation:
 
 
 def _quarantinable(event: ResultsRecorded) -> list[int]:
-    """Returns the rows of the failures that fail the build unless their tests are in quarantine."""
+    """Returns the rows of the failures that only quarantine would keep from failing the build."""
     rows = enumerate(zip(event.statuses, event.known_issues, strict=True))
     return [row for row, (status, known) in rows if status == FAILED and not known]
 

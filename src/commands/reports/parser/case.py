@@ -37,9 +37,11 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fal
     runs_once: bool = False
     """Whether the runner writes each test only once. Then an earlier case with the same name is another test."""
     is_folded: bool = False
-    """Whether the format itself says that this is a further attempt, as surefire's <flakyFailure> does."""
+    """Whether the format itself marks the case as a further attempt, as surefire's <flakyFailure> does."""
     is_suite: bool = False
-    """Whether this stands for a suite or run that failed as a whole, and not for a test. `status` is then `failed`."""
+    """Whether the case stands for a suite or run that failed as a whole, and not for a test. `status` is then
+    `failed`.
+    """
     signature: str = ""
     docstr: str = ""
     jira: str = ""

@@ -115,8 +115,8 @@ def _rewindowed(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _detect(start: bytes, notes: Notes) -> tuple[str, int]:
-    """Returns two values: the encoding of a file that begins with `start`, and the length of the file's byte order mark
-    in bytes, or 0 without one.
+    """Returns (encoding of a file that begins with `start`, length of the file's byte order mark in bytes). The length
+    is 0 for a file without such a mark.
     """
     for mark, encoding in _BOMS:
         if start.startswith(mark):

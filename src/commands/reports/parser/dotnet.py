@@ -142,8 +142,7 @@ def xunit_case(node: Element, suite: str, origin: Origin, builder: Builder) -> l
 
 def trx_cases(node: Element, suite: str, origin: Origin, builder: Builder) -> list[tuple[str, Case]]:
     """Returns pairs (test id, case) for a <UnitTestResult>. A data-driven test has an inner element for each row of its
-    data. Such a test has one pair for each row. It has one for the outer element too if that failed although no row
-    did.
+    data. Such a test has one pair for each row, and one more for the outer element if this failed although no row did.
     """
     name = node.get("testName")
     status = _status(node.get("outcome"), _TRX, name, builder)

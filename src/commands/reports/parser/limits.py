@@ -9,11 +9,11 @@ import msgspec
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     name: int = 4 * 1024
-    """Length of a name, class name, file, suite name, node id or attachment. Cut at the end; a name then ends in its
-    hash.
+    """Length of a name, class name, file, suite name, node id or attachment. A longer one is cut at its end; a cut name
+    ends in its hash.
     """
     message: int = 64 * 1024
-    """Length of a message, or of one attribute or property value. Cut at the end."""
+    """Length of a message, or of one attribute or property value. A longer one is cut at its end."""
     trace: int = 256 * 1024
     """Length of a traceback. A longer one is cut in the middle: the cause is last in Python and first in Java."""
     output: int = 64 * 1024

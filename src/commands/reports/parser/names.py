@@ -11,7 +11,9 @@ _NAME = re.compile(
     r"""\b(?:name|classname|testName|className|method|fullname|value)=(?:"[^"<]{0,8192}"|'[^'<]{0,8192}')"""
 )
 _WORKSPACE = re.compile(r"(?:[A-Za-z]:)?[/\\](?:.*[/\\])?builds[/\\]\d+-\d+[/\\]workspace[/\\]")
-"""Matches a path up to the workspace of a build, whose folder `agent.build` names by the build's id and attempt."""
+"""Matches the beginning of a path up to the workspace of a build: `.../builds/1025-1/workspace/` (build id,
+attempt).
+"""
 _FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\ud800-\udfff\ufffe\uffff]")
 
 

@@ -71,7 +71,7 @@ class _OpenSuite:
         self.direct = Counts()
         self.total = Counts()
         self.folded = Counts()
-        """Counts of the folded attempts of all cases, including those in nested suites."""
+        """Counts of the folded attempts of all cases, including the cases of nested suites."""
         self.further_failures = 0
         """Number of failures after the first failure of each case."""
         self.excused_failures = 0

@@ -196,8 +196,8 @@ class Scanner:
         return after
 
     def _declaration(self, buffer: str, at: int) -> int:
-        """Skips a <!DOCTYPE ...> with its internal subset, or an <!ENTITY ...> outside of one. Returns the index at
-        which to continue, or -1 if more input is needed.
+        """Skips a <!DOCTYPE ...> with its internal subset, or an <!ENTITY ...> outside of a <!DOCTYPE ...>. Returns the
+        index at which to continue, or -1 if more input is needed.
         """
         stop = self._find(">", buffer, at)
         subset = self._find("[", buffer, at)

@@ -193,8 +193,8 @@ class Element:
         return f"{head}{CUT}{_last(self._tail, self.limit // 2)}"
 
     def all_text(self) -> str:
-        """Returns the text of the element, including that of inner elements. A message may contain markup that was not
-        escaped, which then looks like inner elements.
+        """Returns the text of the element, including the text of inner elements. A message may contain markup that was
+        not escaped, which then looks like inner elements.
         """
         if not self.children:
             return self.text()

@@ -38,8 +38,8 @@ def milliseconds(text: str, notes: Notes) -> int:
 
 
 def whole_number(text: str, what: str, notes: Notes) -> int | None:
-    """Returns the whole number that the text contains, or None. For a text that is neither empty nor a whole number,
-    adds a warning, which calls the number `what`.
+    """Returns the text as a whole number; None for any other text. Adds a warning about `what` for a text that is
+    neither empty nor a whole number.
     """
     text = text.strip()
     if not text:
