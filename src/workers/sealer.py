@@ -189,8 +189,9 @@ class Sealer:
         return edge.size
 
     async def _check_end(self, size: int) -> None:
-        """Raises TreeDamaged if the log contains a position far beyond `size`, the last sealed position, or if the
-        sequence of positions was set back, so that the next event would get a position that is sealed already.
+        """Raises TreeDamaged if the log contains a position far beyond `size`, the last sealed position. Also raises
+        TreeDamaged if the sequence of positions was set back, since the next event would get a position that is sealed
+        already.
         """
         ((head,),) = await fetch_rows(self.pool, "SELECT coalesce(max(notification_id), 0) FROM stored_events")
         if head > size + MAX_GAP:

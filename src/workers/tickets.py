@@ -51,7 +51,7 @@ LINKED_AT_ONCE = 50
 
 
 class TicketsDelayed(Exception):
-    """Some tickets are still to be written: a later try may succeed."""
+    """Some tickets are not written yet; a later try may succeed."""
 
     def __init__(self, why: str, retry_after_s: int) -> None:
         super().__init__(why)

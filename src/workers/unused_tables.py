@@ -74,8 +74,8 @@ class UnusedTables:
 
 
 async def _drop(connection: AsyncConnection, schema: Schema, name: str, version: int, deletion: int) -> bool:
-    """Drops the tables, unless a process still applies events to them, and so will apply the deletion, too. Returns
-    False if they cannot be dropped because a query uses them.
+    """Drops the tables. Does nothing if a process still applies events to them, since this process will also apply the
+    deletion. Returns False if a query uses the tables, so that they cannot be dropped.
     """
     try:
         if await drop_unused(connection, schema, name, version, deletion):

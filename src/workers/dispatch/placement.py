@@ -48,7 +48,7 @@ def explain_waiting(state: DispatchState, now: datetime) -> dict[QueueKey, str]:
 
 
 class _Round:
-    """One round of placement. Counts the used slots, including those of builds that were placed in this round."""
+    """One round of placement. Counts the used slots, including the slots of builds that this round has placed."""
 
     def __init__(self, state: DispatchState, now: datetime) -> None:
         self._state = state

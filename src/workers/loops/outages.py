@@ -13,7 +13,8 @@ log = structlog.get_logger()
 
 @contextlib.asynccontextmanager
 async def tolerate_outages(activity: str) -> AsyncIterator[None]:
-    """Logs and suppresses those errors of its body that mean a lost database connection, table or column.
+    """Context manager that logs and suppresses errors of its block, if they mean a lost database connection, table or
+    column.
 
     So the caller's loop can try again in its next round. `activity` names the work in the log.
     """

@@ -163,7 +163,9 @@ class ReactionDispatcher:
                 behind = [reaction for reaction in behind if await self._note(reaction)]
 
     async def _note(self, reaction: Reaction) -> bool:
-        """Stores and queues the reactions that the next batch of events makes due. Returns False without an event."""
+        """Stores and queues the reactions that the next batch of events makes due. Returns False if there is no further
+        event.
+        """
         noted = await self.note_next(reaction)
         if noted:
             await self._queues[reaction.queue].enqueue(noted)

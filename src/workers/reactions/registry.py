@@ -74,7 +74,7 @@ class Tools:
     build_states: BuildStates | None = None
     """Loads the builds whose statuses are set; None if this process sets no statuses."""
     host_calls: HostCalls = field(default_factory=HostCalls)
-    """Limits of this process on calls to source code hosts."""
+    """Limits how many calls this process makes to each source code host."""
     on_progress: Callable[[str], None] = lambda text: None
     """Callback for a short text about the progress of a long reaction. The text must contain no data of a project,
     since everybody can read it.
@@ -165,8 +165,8 @@ async def when_build_finished_start_jobs_that_need_it(event: Event, tools: Tools
 
 
 async def when_change_received_sync_jobs_with_their_file(event: Event, tools: Tools) -> None:
-    """Syncs the jobs with the pipelines file. Has no effect if they were synced before the builds of the change were
-    started.
+    """Syncs the jobs with the pipelines file. Has no effect if the jobs were synced before the builds of the change
+    were started.
     """
     assert isinstance(event, ChangeReceived)
     if tools.pipelines is None:

@@ -166,8 +166,8 @@ def describe_build(build: AnyBuild, base_url: str) -> CommitStatus | None:
 
 
 def name_context(queued: BuildQueued) -> str:
-    """Returns the name of the status of a build. It has the job's id, since several jobs can have one name: in the
-    project, or in projects with the same repository.
+    """Returns the name of the commit status of a build. The name contains the job's id, since several jobs with one
+    repository can have the same title.
     """
     # Separate statuses: otherwise a green build of some tests, or of a fork's pull request with the same commit, could
     # replace the red status of a build of all tests.
