@@ -62,9 +62,7 @@ _RANGES = (
 )
 REFUSED = tuple((ip_network(network), why) for network, why in _RANGES)
 ISATAP = 0x5EFE
-"""Value of the 32 bits in front of the IPv4 address that an ISATAP address contains. The universal/local bit is masked
-out.
-"""
+"""The 32 bits in front of the IPv4 address in an ISATAP address, with the universal/local bit masked out."""
 GLOBAL_UNICAST = IPv6Network("2000::/3")
 
 

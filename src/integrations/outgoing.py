@@ -191,7 +191,7 @@ class HttpOutgoing:
         return wanted
 
     def _allowed_for(self, host: str) -> Sequence[Network]:
-        """Returns the networks besides public ones in which a host may be called."""
+        """Returns the networks, besides public ones, in which a host may be called."""
         if is_localhost(host) or is_address(host):
             return self._allowed + self._for_admins
         return self._allowed

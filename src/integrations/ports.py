@@ -92,7 +92,7 @@ class HttpAnswer:
 
 @dataclass(frozen=True)
 class Taken:
-    """Number of requests that a process has taken from a token bucket and may now serve."""
+    """Requests that a process has taken from a token bucket. It may now serve `requests` requests."""
 
     requests: int
     left: int

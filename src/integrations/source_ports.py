@@ -91,7 +91,7 @@ class SourceHost(Protocol):
         ...
 
     async def set_status(self, commit: str, status: CommitStatus) -> None:
-        """Sets a status of a commit. `commit` is the full id. Does nothing where the host has no statuses."""
+        """Sets a status of a commit. `commit` is the full id. Does nothing if the host has no statuses."""
         ...
 
     async def clone_credentials(self) -> CloneCredentials | None:

@@ -58,7 +58,7 @@ class GitHubApps:
 
 
 def check_private_key(text: str) -> None:
-    """Raises ValueError unless the text is an RSA private key as PEM, without a password."""
+    """Raises ValueError if the text is not an RSA private key as PEM without a password."""
     try:
         key = load_pem_private_key(text.encode(), None)
     except TypeError:

@@ -153,9 +153,7 @@ class RestApi:
 
 
 def _wait_s(answer: HttpAnswer) -> int:
-    """Returns the seconds until the host accepts requests again; 0 if the host did not refuse the request because of
-    too many.
-    """
+    """Returns the seconds until the host accepts requests again; 0 if no rate limit refused the request."""
     if answer.retry_after_s:
         return answer.retry_after_s
     reset = answer.headers.get("x-ratelimit-reset") or answer.headers.get("ratelimit-reset") or ""
