@@ -101,7 +101,7 @@ def restart_program(argv: Sequence[str], secrets: Sequence[str]) -> None:
 
 
 def read_token(source: str | None) -> tuple[str, str | None]:
-    """Return (token, secret of the session). The secret is None unless `restart_program` passed one. Raises `NoToken`.
+    """Return (token, secret of the session). The secret is None if `restart_program` passed none. Raises `NoToken`.
 
     `source` is a file, `-` for standard input, or the pipe of `restart_program`.
     """

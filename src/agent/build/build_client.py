@@ -49,8 +49,8 @@ class BuildClient:
         return answer
 
     def send_missing_report(self, pattern: str, *, is_denied: bool = False) -> None:
-        """Send the information that a report is missing: no file matches `pattern`, one of the job's artifacts, or the
-        file cannot be opened. With `is_denied`, the file exists, but the agent has no permission to read it.
+        """Report that results are missing: no file matches `pattern`, which is one of the job's artifacts, or the file
+        that matches cannot be opened. With `is_denied`, the agent has no permission to read the file.
         """
         query = {"attempt": self._attempt, "path": pattern, "unreadable" if is_denied else "missing": "true"}
         self._server.upload(f"{self._path}/report", query, lambda: iter(()), {"Content-Length": "0"}, self._pause)

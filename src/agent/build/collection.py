@@ -114,7 +114,7 @@ class Collector:
         return True
 
     def _is_older(self, path: str, since_ns: int) -> bool:
-        """Return whether there is no file at `path`, or one that was last written before the time `since_ns`."""
+        """Return True if there is no file at `path`, or if the file was last written before the time `since_ns`."""
         try:
             return os.lstat(self._workspace.root / path).st_mtime_ns < since_ns
         except PermissionError:

@@ -70,8 +70,8 @@ def install_plugin(folder: Path) -> None:
 
 
 def add_plugin(folder: Path, env: Mapping[str, str]) -> dict[str, str]:
-    """Return a copy of `env` with the plugin's folder in PYTHONPATH. The folder comes first if PYTHONPATH did not have
-    it.
+    """Return a copy of `env` in which PYTHONPATH contains the plugin's folder. If PYTHONPATH lacks the folder, it is
+    put first.
     """
     plugin, path = str(folder / _PLUGIN), env.get("PYTHONPATH") or ""
     if plugin in path.split(os.pathsep):

@@ -13,7 +13,7 @@ class LineReader:
         self._partial = b""
 
     def feed(self, data: bytes) -> list[str]:
-        """Return the masked lines that are complete with `data`. Keep what follows the last line end for the next
+        """Return the masked lines that are complete with `data`. Keep the bytes after the last line end for the next
         call.
         """
         search = self._masker.find_search(self._partial + data)  # for all lines at once: most chunks hold no secret
@@ -27,7 +27,9 @@ class LineReader:
         return found
 
     def flush(self) -> list[str]:
-        """Return a list with the last line if that has no line end, otherwise an empty list."""
+        """Return the bytes after the last line end as a list of one masked line. Return an empty list if there are
+        none.
+        """
         rest, self._partial = self._masker.mask(self._partial), b""
         return [_decode(rest)] if rest else []
 

@@ -1,4 +1,5 @@
-"""Runs a build's setup lines and command as shell scripts, and carries what they export from one to the next.
+"""Runs a build's setup lines and command as shell scripts. Each script passes the variables that it exports on to the
+next.
 
 Each script runs in a shell process of its own (docs/decisions/0013-setup-lines.md). At its end, a setup line writes its
 exported variables, its umask and its current folder to a file; bash also writes its functions. The next shell starts

@@ -31,8 +31,8 @@ class StepResult(NamedTuple):
 
 @dataclass
 class Steps:
-    """Runs the steps of a build one after the other, each in the workspace as the user `_account`. The step that still
-    runs at `_deadline`, a time of the monotonic clock, is ended.
+    """Runs the steps of a build one after the other, each in the workspace as the user `_account`. Ends a step that
+    still runs at `_deadline`, a time of the monotonic clock.
     """
 
     _supervisor: SupervisorClient

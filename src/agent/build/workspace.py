@@ -95,9 +95,7 @@ def remove_folder(folder: Path) -> None:
 
 
 def remove_remains(parent: Path) -> None:
-    """Remove what earlier calls of `remove_folder` could not remove of folders in `parent`. Print why if this fails
-    again.
-    """
+    """Remove the remains that earlier calls of `remove_folder` left in `parent`. Print why if this fails again."""
     try:
         removal.remove_remains(parent)
     except OSError as error:

@@ -24,7 +24,7 @@ class RunOutcome:
         self._finished: set[str] = set()
         self._ignorable = 0
         self.failures = 0
-        """Number of failures because of which pytest will end with exit code 1."""
+        """Number of failures that make pytest end with exit code 1."""
         self.ignored = 0
         self.not_run = 0
 
@@ -66,8 +66,8 @@ class RunOutcome:
 
     @staticmethod
     def describe_subtest(report: Any) -> str:
-        """Return the description of a subtest that pytest writes without xdist. With xdist, the values of a subtest of
-        pytest 9 arrive quoted twice, so one pair of quotes is removed.
+        """Return the description of a subtest in the form that pytest writes without xdist. With xdist, the values of a
+        subtest of pytest 9 arrive quoted twice, so one pair of quotes is removed.
         """
         context = report.context
         is_builtin = type(context).__module__ == "_pytest.subtests"  # whose values are texts already

@@ -51,7 +51,7 @@ class BuildAccounts:
 
     @contextmanager
     def lease(self) -> Iterator[BuildAccount]:
-        """Yield an account for one build. Unless all builds share one account, end all processes of this user before
+        """Yield an account for one build. If no other builds share the account, end all processes of its user before
         and after the block, and remove the user's temporary files after the block.
         """
         if self.shared:

@@ -32,9 +32,7 @@ def remove_tree(folder: Path) -> None:
 
 
 def remove_remains(parent: Path) -> None:
-    """Remove what `remove_tree` could not remove of folders in `parent`. Raises OSError if something still cannot be
-    removed.
-    """
+    """Remove the remains that `remove_tree` left in `parent`. Raises OSError if something still cannot be removed."""
     for remains in parent.glob(f"{_REMAINS}*"):
         _empty(str(remains))
         remains.rmdir()

@@ -190,8 +190,8 @@ class _ProcessSupervisor:
 
 
 def _restrict(has_user_of_its_own: bool, is_first: bool) -> None:
-    """Keep this process from using files and keys of other builds. It already runs as the user of its build. `is_first`
-    marks the first process of a build.
+    """Keep this process from using files and keys of other builds. Call it when the process already runs as the user of
+    its build. `is_first` marks the first process of a build.
     """
     # Otherwise it could run a file that another build has made setuid, and would get that build's user.
     linux.refuse_new_privileges()
