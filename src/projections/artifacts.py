@@ -14,7 +14,7 @@ from store.postgres.queries import Source
 
 VERSION = 3
 MIN_CHARGE = 4_096
-"""Bytes that even a smaller artifact counts, since each artifact has rows and an event."""
+"""Number of bytes that an artifact counts at least, since even an empty artifact has rows and an event."""
 
 
 class ArtifactRow(Row, frozen=True):
@@ -100,9 +100,7 @@ def _owners(event: ArtifactEvent | BuildDeleted) -> tuple[_Owner, _Owner, _Owner
 
 
 def _add(rows: Rows, size_bytes: int, *owners: _Owner, job_id: int | None = None) -> Iterator[ArtifactUsageRow]:
-    """Yields the usage row of each owner, with `size_bytes` added. `job_id` is the job of the build among the owners,
-    if there is a build among them.
-    """
+    """Yields the usage row of each owner, with `size_bytes` added. Stores `job_id` in the row of a build."""
     for owner, number in owners:
         before = rows.get(ArtifactUsageRow, owner, number)
         size = size_bytes if before is None else before.size_bytes + size_bytes

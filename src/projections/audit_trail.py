@@ -21,7 +21,7 @@ from store.postgres.queries import Source, fetch_rows
 VERSION = 1
 NO_PROJECT = 0
 MAX_INDEX_LOOKUPS = 50
-"""Number of projects or types up to which each is looked up in the index separately."""
+"""Up to this number of projects or types, each is looked up in the index separately."""
 MAX_CLOCK_SKEW = timedelta(hours=1)
 """Largest difference allowed between the clocks of the processes that append to the log. If the clocks differ more, a
 search by time may miss events.

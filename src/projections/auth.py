@@ -98,8 +98,8 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
 
 
 def email_column(user_id: str) -> str:
-    """Returns an SQL expression for the email address of the user with the id `user_id`, an SQL expression. It is null
-    where the id is null, and DELETED_USER for a deleted user.
+    """Returns an SQL expression for the email address of a user. `user_id` is an SQL expression for the user's id. The
+    address is null if the id is null, and DELETED_USER for a deleted user.
     """
     return (
         f"CASE WHEN {user_id} IS NOT NULL THEN"

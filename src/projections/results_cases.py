@@ -50,9 +50,9 @@ class CaseStatsRow(Row, frozen=True):
     flips: Int = 0
     """Number of runs that passed after a failed run of the same job, or failed after a passed run of the same job."""
     flaky_runs: Int = 0
-    """Number of runs that have a flaky result, or that flip on the commit of the run before."""
+    """Number of runs that have a flaky result, or that flipped although the commit was that of the run before."""
     passed: Int = 0
-    """Number of passed results of the last run; `failed` and `flaky` are those of failed and flaky results."""
+    """Number of passed results of the last run. `failed` and `flaky` count its failed and its flaky results."""
     failed: Int = 0
     flaky: Int = 0
     outcome_before: SmallInt = NO_RUN

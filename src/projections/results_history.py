@@ -83,8 +83,8 @@ class OlderFailure(msgspec.Struct, frozen=True):
 
 
 def _block_of(result_id: str) -> str:
-    """Returns an SQL query for the block with the result `result_id`, an SQL expression. The query finds no row if
-    there is no such block.
+    """Returns an SQL query for the block that contains a result. `result_id` is an SQL expression. The query finds no
+    row if there is no such block.
     """
     newest = (
         f"SELECT * FROM {BlockRow.table} WHERE first_result_id <= {result_id} ORDER BY first_result_id DESC LIMIT 1"

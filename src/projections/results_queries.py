@@ -199,8 +199,8 @@ async def fetch_reports(source: Source, build_id: int) -> ReportRanges:
 
 
 async def find_report_of(source: Source, result_id: int) -> ReportRanges:
-    """Returns the report that contains a result, also if the result does not count. Returns no reports if there is
-    none.
+    """Returns the report that contains a result, also if the result does not count. The ranges are empty if no report
+    contains the result.
     """
     query = f"SELECT * FROM {ReportRow.table} WHERE first_result_id <= %(id)s ORDER BY first_result_id DESC LIMIT 1"
     found = await fetch_all(source, ReportRow, query, {"id": result_id})
@@ -280,8 +280,9 @@ async def fetch_statuses(source: Source, ranges: ReportRanges, cases: Sequence[i
 async def fetch_comparable(
     source: Source, build_id: int, ranges: ReportRanges, cases: Sequence[int]
 ) -> list[OtherResult]:
-    """Returns results of these reports, to compare another build's results with: of the test cases in `cases`, and of
-    test cases that failed in these reports. Leaves out skipped results and results that do not count.
+    """Returns the results in these reports that another build's results can be compared with: results of the test cases
+    in `cases`, and of test cases that failed in these reports. Leaves out skipped results and results that do not
+    count.
     """
     query = (
         f"WITH t AS MATERIALIZED (SELECT {_REPORT_INDEX} AS report, t.suite, t.case_id, t.facts & {STATUS} AS status"

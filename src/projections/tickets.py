@@ -25,7 +25,7 @@ class FailingTicketRow(Row, frozen=True):
     project_id: int
     cause: str
     build_id: int
-    """Id of the last build with the failure that the ticket mentions."""
+    """Id of the build whose failure was last written to the ticket."""
     written_at: datetime
 
 

@@ -129,7 +129,7 @@ def _plan_starts(rows: Sequence[TriggerRow], change: RepositoryChange, project_p
     started = {job_id: triggers for job_id, (triggers, _) in jobs.items() if decided[job_id].starts}
 
     def is_expected(job_id: int) -> bool:
-        # A change that starts none of the jobs that a job follows has nothing to do with it.
+        # If the change starts none of the jobs that a job follows, the job has nothing to do with the change.
         triggers, _ = jobs[job_id]
         is_asked_for = not triggers.only_follows or not started.keys().isdisjoint(triggers.needs)
         return is_asked_for and candidates[job_id].evaluation.starts

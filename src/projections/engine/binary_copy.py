@@ -1,8 +1,9 @@
-"""Packs rows of numbers and number arrays in the format of PostgreSQL's binary COPY, much faster than number by number.
+"""Packs rows of numbers and number arrays in the format of PostgreSQL's binary COPY. Packs all rows together, which is
+much faster than packing number by number.
 
 If a table has only numbers, all its packed rows have equal size. So `pack_rows` repeats an empty row, and then writes
-each byte of a column into all rows by one slice assignment. An array is packed in a similar way: PostgreSQL wants the
-length of each element before it, so the elements are written into a pattern of lengths.
+each byte of a column into all rows by one slice assignment. In the format, each element of an array follows its length.
+So the elements are written, in a similar way, into repeated empty elements.
 """
 
 import struct

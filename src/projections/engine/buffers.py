@@ -18,8 +18,8 @@ CACHED_NUMERIC_ROWS = 200_000
 
 
 class LoadRefused(Exception):
-    """Raised when a row of a bulk load cannot be stored. Roll the transaction back, and let the engine apply its
-    events: the engine can park the event with the bad row.
+    """Raised when a row of a bulk load cannot be stored. Roll the transaction back, and let the engine apply the
+    transaction's events: the engine can park the event with the bad row.
     """
 
 
@@ -89,7 +89,7 @@ class BufferedTable:
                 self.put(flat_key, None)
 
     def _candidates(self, deletion: DeleteRange) -> Iterable[Any]:
-        """Returns flat keys, among them those of all rows in memory that the deletion matches."""
+        """Returns the flat keys of all rows in memory that the deletion matches, and possibly others."""
         if self.row.table.key == (deletion.column,):
             keys = range(deletion.first, deletion.last + 1)
             if len(keys) < len(self.rows):
@@ -138,7 +138,7 @@ class DeferredDeletes:
         self._values: set[int] = set()
         self._ranges: list[DeleteRange] = []
         self._lowest = self._highest = 0
-        """Lowest value in all `_ranges`; `_highest` is the highest."""
+        """Bounds of all `_ranges`: the lowest and the highest value."""
 
     def add(self, deletion: DeleteRange) -> None:
         if deletion.first == deletion.last:

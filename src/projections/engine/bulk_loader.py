@@ -3,12 +3,13 @@
 - One transaction spans many batches of events.
 - New rows of append-only tables are written by COPY. Rows that projections read stay in memory, and are written once,
   at the end of the transaction.
-- A load from position 0 starts with empty tables. Until rows of a table are dropped from memory, it needs no query.
+- A load from position 0 starts with empty tables. It reads no rows of a table until it has dropped rows of the table
+  from memory.
 - An index is created when a bulk delete first needs it, or else at the end.
 
-The loader calls the same `apply` functions as the engine, so it writes equal rows and parks events for equal reasons.
-If only PostgreSQL rejects a row, the loader rolls its transaction back and raises `LoadRefused`. Then the engine
-applies these events.
+The loader calls the same `apply` functions as the engine. So both write the same rows, and park events for the same
+reasons. If only PostgreSQL rejects a row, the loader rolls its transaction back and raises `LoadRefused`. Then the
+engine applies these events.
 """
 
 import contextlib
@@ -193,7 +194,7 @@ class BulkLoader:
     async def finish(self, position: int) -> None:
         """Writes the remaining rows, creates indexes and statistics, and moves the projections to `position`.
 
-        Pass a position up to which the projections handle no event that was not applied. Raises LoadRefused,
+        All events up to `position` that the projections handle must have been applied. Raises LoadRefused,
         LostLeadership or psycopg.OperationalError.
         """
         async with self._rollback_on_error():

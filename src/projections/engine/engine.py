@@ -110,8 +110,8 @@ class Engine:
     async def _begin(self) -> None:
         """Reads the generations of the projections, and then which streams are blocked.
 
-        The order matters. If a retry of parked events happens between the two reads, it raises the generation, and the
-        first write raises LostLeadership.
+        The order matters. If parked events are retried between the two reads, the generation increases, and the first
+        write raises LostLeadership.
         """
         cursor = await self._connection.execute("SELECT name, version, generation FROM projection_positions")
         found = {(name, version): generation for name, version, generation in await cursor.fetchall()}

@@ -120,8 +120,8 @@ def changed_columns(row: Row, event: Event) -> dict[str, Any]:
 
 class Rows(Protocol):
     def get(self, row: type[R], *key: Any) -> R | None:
-        """Returns the row with this key, as earlier events have left it; None if there is none. Asks only for rows that
-        `keys` has named.
+        """Returns the row with this key, as earlier events have left it; None if there is none. `keys` must have named
+        the row.
         """
         ...
 
@@ -138,8 +138,8 @@ def no_rows(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
 
 
 def row_of(row: type[Row], field: str, *events: type[Event]) -> Keys:
-    """Returns a `keys` function for events of the classes `events`: it names the row of type `row` whose key is in the
-    event's field `field`.
+    """Returns a `keys` function for events of the classes `events`. The function names the row of type `row` whose key
+    is the event's field `field`.
     """
 
     def keys(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:

@@ -98,8 +98,8 @@ async def _find_live_version(live: AsyncConnection, projection: Projection) -> i
 async def _wait_for_live(
     live: AsyncConnection, staging: AsyncConnection, event_log: EventLog, projection: Projection, version: int
 ) -> None:
-    """Waits until the live tables have reached the position of the staging tables. Then moves the staging tables to the
-    live tables' position, since staging tables cannot go back.
+    """Waits until the live tables have reached the position of the staging tables, which cannot go back. Then moves the
+    staging tables up to the live tables' position.
 
     Raises NotReady after LAG_TIMEOUT_S.
     """
@@ -212,7 +212,7 @@ def _by_key(key: Sequence[str], sides: dict[str, Composable]) -> Composed:
 
 
 def _by_content(key: Sequence[str], sides: dict[str, Composable]) -> Composed:
-    """Returns a query that compares two tables without keys, by how often each row occurs in either table."""
+    """Returns a query that compares two tables without keys, by how often each row occurs in each of them."""
     return SQL(
         "SELECT CASE WHEN balance_ > 0 THEN 'only_live' ELSE 'only_staging' END AS how, abs(balance_) AS n,"
         " CASE WHEN balance_ > 0 THEN to_jsonb(rows) END AS old, CASE WHEN balance_ < 0 THEN to_jsonb(rows) END AS new,"

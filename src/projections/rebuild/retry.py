@@ -35,9 +35,10 @@ class Retried:
 
 
 async def retry(conninfo: str, event_log: EventLog, projection: Projection, stream: str | None = None) -> Retried:
-    """Applies the parked events of a live read model again. `stream` limits this to one stream; None means all.
+    """Applies the parked events of a live read model again. `stream` chooses the events of one stream; None chooses
+    all.
 
-    Raises NotReady or psycopg.OperationalError. Events that were applied before stay applied.
+    Raises NotReady or psycopg.OperationalError. Events that were applied before an error stay applied.
     """
     (projection,) = await with_dismissals(event_log, [projection])
     applied = 0

@@ -122,7 +122,7 @@ class HistoricalResource:
     prefix: str
     """Prefix of the resource's stream: `build` for `build-7`."""
     fold: Callable[[HistoricalReader, Any], Awaitable[None]]
-    """Folds all events that the resource shows. Gets the first event of the resource's stream."""
+    """Folds all events that make up the resource. Gets the first event of the resource's stream."""
     rows: tuple[type[Row], ...]
     """Tables that the queries of a live read use."""
 

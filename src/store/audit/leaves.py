@@ -48,9 +48,7 @@ class UnreadableLeaf(msgspec.Struct, array_like=True, frozen=True):
 
 
 class GapLeaf(msgspec.Struct, array_like=True, frozen=True):
-    """The leaf of a position without a row, for example because the transaction that drew the position was rolled
-    back.
-    """
+    """The leaf of a position without a row, for example because the transaction with this position was rolled back."""
 
     position: int
     nothing: None = None

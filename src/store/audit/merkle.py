@@ -164,8 +164,8 @@ def tile_subtree(tile: bytes | bytearray, level: int, offset: int) -> bytes:
 
 
 def in_tile(subtree: Subtree) -> tuple[Subtree, int, int]:
-    """Returns the tile that contains the hash of a subtree, and the `level` and `offset` with which `tile_subtree`
-    computes the hash.
+    """Returns (tile, level, offset): the tile in which a subtree is, and the arguments with which `tile_subtree`
+    returns the hash of the subtree.
     """
     level, index = subtree
     tile_level, above = divmod(level, TILE_LEVELS)

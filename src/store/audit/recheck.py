@@ -92,9 +92,7 @@ class Recheck:
             raise TreeDamaged(f"a row was inserted at position {rows[0][0]}, before the first; {RESTORE_LOG}")
 
     async def _check_tile(self, n: int, size: int) -> int:
-        """Checks the leaves of tile `n`, but none from index `size` on. Returns the index after the last checked
-        leaf.
-        """
+        """Checks the leaves of tile `n` whose index is below `size`. Returns the index after the last checked leaf."""
         first, end = n * TILE, min((n + 1) * TILE, size)
         rows = await fetch_rows(
             self._pool,

@@ -28,8 +28,8 @@ class RowChecks:
     secrets: Secrets
     clock: Callable[[], datetime]
     events: Sequence[Recorded]
-    """The events `audit.row_macs_required` and `audit.row_accepted`. Only those with a right MAC, which this server
-    wrote.
+    """The events `audit.row_macs_required` and `audit.row_accepted` that have a right MAC, so that this server wrote
+    them.
     """
     is_older_log: bool
     """Whether the log began with a release that made no MACs."""
@@ -40,8 +40,8 @@ class RowChecks:
         return next((item for item in self.events if isinstance(item.event, RowMacsRequired)), None)
 
     def allow(self, position: int, row: StoredEvent | None) -> bool:
-        """Returns whether the row at this position may be sealed. Returns True if `row` is None, because the log has no
-        row there.
+        """Returns whether the row at this position may be sealed. `row` is None if the log has no row there; then the
+        position may be sealed.
         """
         if row is None or has_right_mac(self.secrets.rows_keys(position), row):
             return True

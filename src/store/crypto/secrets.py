@@ -205,7 +205,7 @@ class Secrets:
         return self._decrypt(VALUES, sealed, b"sealed").decode()
 
     def reseal(self, sealed: bytes) -> bytes:
-        """Returns a sealed value, sealed with the newest root key. Returns equal bytes each time for equal bytes."""
+        """Returns a sealed value, sealed with the newest root key instead. Equal arguments give equal results."""
         return self._move(VALUES, sealed, b"sealed")
 
     def seal_response(self, scope: bytes, response: bytes) -> bytes:
@@ -313,5 +313,5 @@ class Secrets:
         return decrypt(parent, wrapped, name.encode())
 
     def rewrap(self, name: str, wrapped: bytes) -> bytes:
-        """Returns the wrap of a topmost data key, made anew with the newest root key."""
+        """Returns a topmost data key, wrapped with the newest root key instead of an older one."""
         return self._move(DATA_KEYS, wrapped, name.encode())

@@ -5,8 +5,8 @@ opens it. Normally only the secret key opens a root key. During a rotation the o
 previous root key opens the new one.
 
 Each process opens the ring at its start, and then follows its changes, since a rotation adds a root key while processes
-run. Each process shows by an advisory lock which stage of the ring it has loaded. So a rotation can wait until every
-process has a new key before one seals with it.
+run. Each process shows by an advisory lock which stage of the ring it has loaded. So no process seals with a new root
+key until all processes have loaded it.
 """
 
 import asyncio
@@ -69,11 +69,11 @@ def stage_of(newest_id: int, *, is_in_use: bool = False, are_older_limited: bool
 async def load_roots(
     connection: AsyncConnection, secret_keys: Sequence[bytes], opened: Mapping[int, RootKey], newest: int
 ) -> list[RootKey]:
-    """Returns the root keys of the ring. Takes root keys from `opened` where they are there. Opens the others with a
-    secret key, or with the root key `newest` if it is in `opened`.
+    """Returns the root keys of the ring. Keeps root keys that are in `opened`. Opens the others with a secret key, or
+    with the root key `newest` if that is in `opened`.
 
-    Never opens a root key with an older root key: somebody who has got hold of an older one must not be able to add
-    root keys.
+    Never opens a root key with one older than `newest`: somebody who has got hold of an old root key must not be able
+    to add root keys.
 
     If a root key in use does not open, raises SecretMismatch for a wrong secret key, RingDamaged for any other reason.
     """
@@ -116,8 +116,8 @@ async def load_roots(
 
 
 def keep_known(known: Mapping[int, RootKey], read: Iterable[RootKey]) -> list[RootKey]:
-    """Merges the root keys `read` from the database into the `known` ones. A fact that the process knows, such as that
-    a root key is retired, stays: the server never undoes it, so somebody else has changed a row that denies it.
+    """Merges the root keys `read` from the database into the `known` ones. A known fact stays, for example that a root
+    key is retired. The server never undoes such a fact, so a row that says otherwise was changed by somebody else.
     """
     roots = dict(known)
     for root in read:
@@ -201,8 +201,8 @@ class KeyRing:
             await self._refresh(self._connection)
 
     async def follow(self) -> None:
-        """Follows changes of the ring in the background. Adds a root key to an empty ring first. Check the secret key
-        before.
+        """Follows changes of the ring in the background. Before that, adds a root key if the ring is empty. The caller
+        must have checked the secret key.
         """
         assert self._connection is not None, "open comes first"
         if self._is_there:
@@ -277,7 +277,9 @@ async def load_secrets(conninfo: str, secret_key: bytes) -> Secrets:
 
 
 async def fetch_followers_behind(connection: AsyncConnection, stage: int) -> list[int]:
-    """Returns the database pids of the processes that have not loaded this stage of the ring yet."""
+    """Returns the pids, as in pg_stat_activity, of processes' connections that have not loaded this stage of the ring
+    yet.
+    """
     rows = await fetch_rows(
         connection,
         "SELECT DISTINCT pid FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2 AND classid = %s"

@@ -201,8 +201,8 @@ def shape_of(event: type[Event]) -> Shape:
 
 
 class EventMapper(Mapper[str]):
-    """Encodes and decodes events. Implements `Mapper` of the library `eventsourcing`; a domain event of the library is
-    a `Recorded` here.
+    """Encodes and decodes events. Implements `Mapper` of the library `eventsourcing`. What the library calls domain
+    events are `Recorded` here.
     """
 
     def __init__(self, catalogue: Mapping[str, type[Event]], upcasters: Upcasters) -> None:
@@ -211,7 +211,9 @@ class EventMapper(Mapper[str]):
         self._catalogue = catalogue
 
     def encode(self, stream: str, version: int, event: Event, stamp: EventMetadata, key: bytes | None) -> StoredEvent:
-        """Encodes an event, with `stamp` as its metadata. `key` is its data key; None when the event has none."""
+        """Encodes an event, with `stamp` as its metadata. `key` is the event's data key; None if the event needs
+        none.
+        """
         clear, sealed = shape_of(self._catalogue[event.name]).split(event)
         flags, committed = 0, b""
         if len(clear) > MIN_COMPRESSED_BYTES:
@@ -278,7 +280,9 @@ class EventMapper(Mapper[str]):
         return Recorded(str(stored.originator_id), stored.originator_version, position, event, opened.erased)
 
     def read(self, stored: StoredEvent, position: int, key_of: KeyOf) -> Recorded:
-        """Decodes a stored event. Returns an event that cannot be read as `Damaged`. Raises UnknownEvent."""
+        """Decodes a stored event. If that is impossible, returns a `Damaged` event in its place. Raises
+        UnknownEvent.
+        """
         try:
             return self.decode(stored, position, key_of)
         except (UnreadableEvent, SecretMismatch) as error:
@@ -290,7 +294,7 @@ class EventMapper(Mapper[str]):
             return Recorded(str(stored.originator_id), stored.originator_version, position, event)
 
     def key_name(self, state: bytes) -> str | None:
-        """Returns the name of the event's data key; None when it has no sealed fields or is unreadable."""
+        """Returns the name of the event's data key. Returns None if the event has no sealed fields or is unreadable."""
         try:
             return self.envelope(state).key_name
         except UnreadableEvent:

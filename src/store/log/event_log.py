@@ -304,7 +304,7 @@ class EventLog:
             for write in reversed(writes)
             if (name := write.event.data_key) is not None and self._mapper.seals(write.event)
         }
-        # The first event of the stream that a key is named after makes that key, so it cannot exist yet.
+        # A key is named after a stream. The first event of this stream makes the key, so the key cannot exist yet.
         known = await self.load_data_keys(
             above for name, is_first in needed.items() for above in lineage(name)[: -1 if is_first else None]
         )

@@ -189,7 +189,8 @@ STATEMENTS: tuple[Statement, ...] = (
     )
     """,
     # Records the outcome of an attempt. Locks the endpoint's row first, as `enqueue` does, so that it sees a delivery
-    # that was enqueued behind this one. Returns whether others became due; null when the delivery is not pending.
+    # that was enqueued behind this one. Returns whether other deliveries became due; null if this one is not
+    # pending.
     """
     CREATE OR REPLACE FUNCTION end_webhook_attempt(
         delivery bigint, endpoint bigint, now timestamptz, is_ok bool, status int, what text, took_ms int,

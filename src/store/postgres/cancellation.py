@@ -13,8 +13,8 @@ RETRY_INTERVAL_S = 0.2
 
 
 async def cancel_and_wait(*tasks: asyncio.Task[Any]) -> None:
-    """Cancels the tasks until all of them have ended, repeatedly if necessary. Drops their results and errors. Also
-    waits for all tasks when the caller itself is cancelled meanwhile.
+    """Cancels the tasks, repeatedly if necessary, until all of them have ended. Drops their results and errors. If the
+    caller is cancelled meanwhile, still waits for all tasks.
     """
     await _outlast(tasks, cancel_every_s=RETRY_INTERVAL_S)
 

@@ -23,12 +23,12 @@ DURABILITY_RISKS = {
 
 
 def with_keepalive(conninfo: str) -> str:
-    """Returns `conninfo` with keepalive settings, and with the name of this process as `application_name`. Settings in
-    `conninfo` take precedence.
+    """Returns `conninfo` with keepalive settings, and with the name of this process as `application_name`. Settings
+    that `conninfo` already has take precedence.
 
-    With them, client and database notice within 30 s that the other is unreachable. With the kernel's defaults this
-    takes from 15 minutes to hours, for which a dead leader would hold its lock. By the name, the database can say which
-    process holds a lock.
+    Keepalive lets client and database notice within 30 s that the other is unreachable. By the kernel's defaults this
+    takes 15 minutes to hours, for which a dead leader would hold its lock. The name shows operators which process holds
+    a lock.
     """
     given = conninfo_to_dict(conninfo)
     options = f"{SERVER_OPTIONS} {given.get('options') or ''}".strip()

@@ -49,8 +49,8 @@ async def fetch_targets(connection: AsyncConnection) -> list[DeliveryTarget]:
 
 
 async def fetch_folded(source: Source, endpoint_id: int, planner: str) -> tuple[dict[str, Any] | None, int]:
-    """Returns the columns of an endpoint that the planner folded from events, and the planner's position. Returns None
-    in place of the columns if the table lacks the endpoint.
+    """Returns (columns, position): the columns of an endpoint as the planner folded them from events, and the planner's
+    position. `columns` is None if the table lacks the endpoint.
     """
     columns = ", ".join(f"'{column}', e.{column}" for column in ("kind", "project_id", "url", "events", "active"))
     row = await fetch_row(

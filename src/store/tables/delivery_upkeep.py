@@ -43,7 +43,7 @@ async def reclaim_expired(connection: AsyncConnection, worker: str, now: datetim
 
     A sender is dead if nobody holds its advisory lock. `worker` is the lock of the caller, which is alive.
     """
-    # Skips rows that are locked by somebody who completes such an attempt after all.
+    # Skips locked rows: a sender that seemed dead is completing its attempt after all.
     cursor = await connection.execute(
         "WITH dead AS MATERIALIZED (SELECT name FROM"
         "  (SELECT DISTINCT leased_by AS name FROM webhook_deliveries WHERE leased AND leased_by <> %(worker)s) others"

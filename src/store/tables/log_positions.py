@@ -19,14 +19,12 @@ HELD = 2**53 - 1
 log grows past this number, and every JSON parser can read it.
 """
 MIN_SKIP = 200
-"""Number of positions without an event for a worker from which its stored position is moved. Fewer are not worth a
-write.
-"""
+"""Number of positions without an event for a worker that make it worth a write to move the worker's stored position."""
 
 
 async def find_beyond(source: Source) -> dict[str, str]:
-    """Returns worker -> defect, for each worker whose position is beyond the end of the log, or was so when
-    `hold_beyond` held it.
+    """Returns worker -> defect, for each worker whose position is beyond the end of the log, and for each that
+    `hold_beyond` holds.
     """
     rows = await fetch_rows(
         source,

@@ -241,7 +241,7 @@ async def retry_parked(connection: AsyncConnection, name: str | None) -> int:
 
 async def halt(connection: AsyncConnection, name: str, position: int, why: str) -> bool:
     """Parks a due reaction at once, so that its worker ends when it next renews the lease. Returns False if the
-    reaction is not due or parked at this position.
+    reaction is neither due nor parked at this position.
     """
     cursor = await connection.execute(
         "UPDATE due_reactions SET parked_at = now(), error = %s WHERE reaction = %s AND position = %s",
