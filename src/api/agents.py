@@ -196,7 +196,7 @@ class AgentController(Controller):
         node_id = ctx.node_id
         await _must_be_connected(ctx, session)
         if IS_HEAD in request.scope:
-            return Response(None, status_code=204)  # it takes no message, and leaves the agent's poll open
+            return Response(None, status_code=204)  # HEAD takes no message, and leaves the agent's poll open
         polls: AgentPolls = request.app.state.polls
         message = await polls.next(request, node_id, session, free, receipt)
         return Response(message, status_code=204 if message is None else 200)
@@ -299,7 +299,7 @@ class AgentController(Controller):
     ) -> FinishAnswer:
         """Ends a build and returns its verdict."""
         queued = (await load_build(ctx.services.log, build_id)).state.queued
-        # Only a build of a commit that names no repository needs the one of its project.
+        # A build needs its project's repository only if it is of a commit and names no repository itself.
         is_checked_out = not queued.commit_sha or bool(queued.repository)
         has_repository = is_checked_out or await find_build_endpoint(ctx.services.log, queued) is not None
         receipt = await ctx(

@@ -219,8 +219,8 @@ async def store_artifact(
 ) -> UploadedArtifact:
     """Stores an uploaded file as an artifact of the build and returns the artifact.
 
-    Agents repeat an upload whose connection was cut. So if the build already has these contents at this path, or
-    another request is storing them at this moment, stores nothing and returns the artifact of the first upload.
+    Agents repeat an upload whose connection was cut. If another request has stored these contents at this path, or is
+    storing them now, returns the artifact of that request.
     """
     once = _make_key(build.build_id, path, upload.sha256)
     artifact_id = await _find_duplicate(ctx, build, path, upload)

@@ -167,7 +167,7 @@ async def must_access_project(ctx: RequestContext, project_id: int) -> None:
 
 async def project_of(ctx: RequestContext, stream: str) -> int | None:
     """Returns the id of a stream's project, or None if the stream belongs to no project. Raises NotFound if the stream
-    does not exist or the user cannot see it, and Forbidden if the user's access to the project is too low.
+    does not exist or the user cannot see it. Raises Forbidden if the user's access to the project is too low.
     """
     first = await ctx.log.read_stream(stream, 0, 1)
     project_id: int | None = getattr(first[0].event, "project_id", None) if first else None

@@ -169,9 +169,9 @@ class AuthController(Controller):
 
     @post("/authenticate", status_code=200, opt={**PUBLIC, "problems": (Unauthenticated, TooManyRequests, Unavailable)})
     async def authenticate(self, request: Request[Any, Any, Any], ctx: RequestContext, data: Login) -> OpenedSession:
-        """Opens a session. The server refuses further attempts after 10 failed ones within 5 minutes from one address
-        at one account, 50 from one address at all accounts together, or 100 at one account from unknown addresses. An
-        account knows an address for a month after somebody signed in to it from there.
+        """Opens a session. Within 5 minutes, the server accepts 10 failed attempts from one address at one account, 50
+        from one address at all accounts together, and 100 at one account from unknown addresses. An account knows an
+        address for a month after somebody signed in to it from there.
         """
         async with counting_attempts(request, ctx.services, data.username):
             user = await auth.find_by_email(ctx.source, data.username)

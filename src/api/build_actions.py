@@ -38,7 +38,7 @@ class RetriedBuild(RestartedBuild):
 
 class Approval(msgspec.Struct):
     commit_sha: Commit | None = None
-    """Commit whose changes you have read, in full. If the build is of another commit, the answer is 409."""
+    """Full id of the commit whose changes you have read. If the build is of another commit, the answer is 409."""
 
 
 class ApprovedBuild(msgspec.Struct):
@@ -135,8 +135,8 @@ class BuildActionController(Controller):
 
     @delete(status_code=204, guards=[PROJECT_ADMINS])
     async def delete_build(self, ctx: RequestContext, build_id: int) -> None:
-        """Deletes a finished build for good, with its results, artifacts and log. A failed or aborted build of a group
-        can be deleted only after a restart has replaced it, or after the passed builds of the group have been deleted.
+        """Deletes a finished build for good, with its results, artifacts and log. Answers 409 if the status of its
+        build group would become better without it: first restart the build, or delete the group's better builds.
         """
         row = await find_visible_build(ctx, build_id)
         counting = [] if row.group_id is None else await build_groups.fetch_counting(ctx.source, row.group_id)

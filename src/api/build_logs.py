@@ -167,8 +167,8 @@ def format_text(lines: Sequence[Line]) -> bytes:
 
 
 def encode_page(total: int, offset: int, wanted: int, lines: Sequence[Line]) -> bytes:
-    """Returns a LogPage as JSON. `wanted` is the number of lines that the page would have without the limit of 4 MiB:
-    with fewer `lines`, the page is `capped`.
+    """Returns a page of `lines` as JSON (LogPage). The page is `capped` if `lines` are fewer than `wanted`, since it
+    has then reached 4 MiB.
     """
     end = offset + len(lines)
     next_offset = end if lines and end < total else None

@@ -270,9 +270,9 @@ class BuildController(Controller):
 async def read_build(ctx: RequestContext, build_id: int) -> AsyncIterator[tuple[AsyncConnection, BuildRow]]:
     """Yields a connection and the build, which was read on that connection.
 
-    If the read models do not have the build, first waits until they have caught up, since the build may have been
-    started a moment ago. Raises Unavailable if this wait takes too long. Raises NotFound if the build does not exist or
-    the user cannot see it, and Forbidden if the user's access is too low.
+    A build that was started a moment ago may be missing in the read models; then first waits until they have caught up.
+    Raises Unavailable if this wait takes too long. Raises NotFound if the build does not exist or the user cannot see
+    it, and Forbidden if the user's access is too low.
     """
     async with AsyncExitStack() as stack:
         connection = await stack.enter_async_context(ctx.reading())

@@ -98,7 +98,7 @@ class RefusedJob(msgspec.Struct):
 class WaitingJob(msgspec.Struct):
     job_id: int
     needs: list[int]
-    """Ids of the jobs that it needs."""
+    """Ids of the jobs that this job needs."""
 
 
 class NotifiedBuilds(msgspec.Struct):
@@ -267,8 +267,8 @@ async def find_signer(ctx: RequestContext, headers: Mapping[str, str], body: byt
 
 
 def check_changes(message: HookMessage, body: bytes) -> None:
-    """Raises Invalid if the message has too many changes, a name that git does not allow, or a text that is too long to
-    be stored with each change.
+    """Raises Invalid if the message has too many changes, or a name that git does not allow. Also raises Invalid for a
+    text that is too long to be stored with each change.
     """
     if b"\\u0000" in body:
         raise Invalid.field("body", NUL)

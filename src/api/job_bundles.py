@@ -160,13 +160,9 @@ class JobBundleController(Controller):
 
     @post("/import", guards=[CAN_WRITE], request_max_body_size=LARGE_BYTES)
     async def import_job(self, ctx: RequestContext, data: ImportRequest) -> ImportedJob:
-        """Creates a job from a bundle. An existing pipeline template with the name of the bundle's template is used in
-        two cases:
-
-        - It has the same content as the bundle's template.
-        - The caller or an admin created it.
-
-        Otherwise, the content of the bundle's template becomes a part of the job's configuration.
+        """Creates a job from a bundle. An existing pipeline template with the name of the bundle's template is used if
+        it has the same content, or if the caller or an admin created it. Otherwise, the content of the bundle's
+        template becomes a part of the job's configuration.
         """
         await ctx.must_access(data.project_id)
         bundle = read(data.bundle)

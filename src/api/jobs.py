@@ -47,9 +47,9 @@ class NewJob(msgspec.Struct):
     repository: Repository | None = None
     default_branch: Branch = "main"
     required_tags: Tags = []
-    """Tags that a node must have to run builds of the job; it needs all of them."""
+    """Tags, all of which a node must have to run builds of the job."""
     pool_labels: dict[Label, Label] = {}
-    """Labels that a pool must have to run builds of the job; it needs all of them. An alternative to `node_pool_id`."""
+    """Labels, all of which a pool must have to run builds of the job. An alternative to `node_pool_id`."""
     quarantine_mode: QuarantineMode = "run"
 
 

@@ -1,4 +1,6 @@
-"""Single sign-on by SAML: `POST /sso` for scripts, and a sign-in by redirects for browsers. The redirects are:
+"""Single sign-on by SAML: `POST /sso` for scripts, and a sign-in by redirects for browsers.
+
+A sign-in by redirects has three steps:
 
 1. The server sends the browser to the identity provider with a request. The browser gets the request's id, signed by
    the server, as a cookie.
@@ -231,8 +233,8 @@ async def find_or_register_user(ctx: RequestContext, provider: IdentityProvider,
     """Returns the id of the user that an assertion is about. Registers or links the user at their first sign-in, if the
     provider's settings allow that.
 
-    Raises Forbidden if the settings do not allow it or the user may not sign in, and Conflict if the NameID or the
-    email address is taken.
+    Raises Forbidden if the settings do not allow it, or if the user may not sign in. Raises Conflict if the NameID or
+    the email address is taken.
     """
     identity = identity_claim(ctx.services.secrets, provider.provider_id, assertion.name_id)
     role = find_role(provider, assertion.attributes)

@@ -64,8 +64,8 @@ def _may_be_unset(field: Field) -> bool:
 
 
 def find_objects(types: Sequence[Any]) -> dict[type, ObjectType]:
-    """Returns class -> msgspec's description of the class, for each struct and dataclass that occurs in the types or,
-    at any depth, in the types of their fields.
+    """Returns class -> msgspec's description of it, for each struct and dataclass in the types. Includes those that
+    occur, at any depth, only as types of fields.
     """
     found: dict[type, ObjectType] = {}
 

@@ -165,8 +165,8 @@ def replace_nul(value: Any) -> Any:
 
 
 async def require_storable(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
-    """Guard of Litestar that checks the path and the query string. Raises NotFound for an id that cannot exist and for
-    a path that cannot be stored, and Invalid for a query string that cannot be stored.
+    """Guard of Litestar that checks the path and the query string. Raises NotFound for an id that cannot exist, and for
+    a path that cannot be stored. Raises Invalid for a query string that cannot be stored.
     """
     segments = connection.scope["path"].split("/")
     for value in connection.path_params.values():

@@ -194,9 +194,9 @@ class RequestContext:
         return needs
 
     async def must_access(self, project_id: int, what: str | None = None, level: Level | None = None) -> None:
-        """Raises NotFound if the user cannot see the project, and Forbidden if the user's access is lower than `level`,
-        by default the level of the route. `what` names the requested object in the message; None if it is the project
-        itself.
+        """Raises NotFound if the user cannot see the project. Raises Forbidden if the user's access is lower than
+        `level`, by default the level of the route. `what` names the requested object in the message; None if it is the
+        project itself.
 
         Raises Unavailable instead of NotFound if the user is a member, but the read models do not show the membership
         yet.
@@ -210,8 +210,8 @@ class RequestContext:
 
     async def find_visible(self, find: Find[P], name: str, row_id: int) -> P:
         """Returns the row that `find` reads for an id. Raises NotFound if there is none or the user cannot see its
-        project, and Forbidden if the user's access to the project is lower than the route requires. `name` is the kind
-        of row in error messages, such as "pipeline template".
+        project. Raises Forbidden if the user's access to the project is lower than the route requires. `name` is the
+        kind of row in error messages, such as "pipeline template".
         """
         row = await self.find(find, name, row_id)
         await self.must_access(row.project_id, f"{name} {row_id}")

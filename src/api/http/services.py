@@ -68,7 +68,7 @@ class Services:
     artifact_quota: int
     """Largest number of bytes of artifacts that one project may have."""
     disks: Mapping[str, Path]
-    """Description of contents -> folder to which the server writes them."""
+    """Kind of contents -> folder that the server writes them to."""
     version: str
     build: str
     """Commit that the server was built from, or its version if the commit is not known."""

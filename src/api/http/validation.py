@@ -68,8 +68,8 @@ def find_far_times(body: Any) -> Iterator[FieldError]:
 
 
 def drop_read_only(value: Any, expected: Any, answered: Any) -> Any:
-    """Returns the body of a PUT without the fields that only the answer of GET has, so that a client may send back the
-    answer of GET. Returns the body unchanged unless it has all fields of that answer.
+    """Returns the body of a PUT without the fields that only GET's answer has, so that a client may send that answer
+    back. Returns the body unchanged unless it contains all fields of GET's answer.
     """
     body, view = struct_of(expected), struct_of(answered)
     if body is None or view is None or not isinstance(value, dict) or not value.keys() >= struct_members(view).keys():
@@ -129,10 +129,10 @@ def most_parts(expected: Any) -> float:
 
 
 def children(value: Any, expected: Any, path: str) -> Iterator[tuple[Any, Any, str]]:
-    """Yields the type, the value and the path of each part of a decoded value, one level down.
+    """Yields the parts of a decoded value, one level down: the type, the value and the path of each.
 
-    If a struct has no field of a part's name, yields None as the type, and the names of the struct's fields as the
-    value. Yields nothing if the value has more parts than its type allows, since it is then wrong as a whole.
+    For a field that the struct does not have, the type is None, and the value is the names of the fields that it has.
+    Yields nothing if the value has more parts than its type allows, since it is then wrong as a whole.
     """
     if isinstance(value, dict | list) and len(value) > most_parts(expected):
         return

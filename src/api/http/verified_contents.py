@@ -35,8 +35,8 @@ async def read_verified(blobs: Blobs, artifact: ArtifactStored, start: int, end:
 
 
 async def verify(chunks: AsyncIterator[bytes], artifact: ArtifactStored) -> AsyncIterator[bytes]:
-    """Yields the chunks of an artifact's contents. Checks the size and SHA-256 of the whole before the last chunk, and
-    raises ContentsAltered instead of yielding that chunk if one of them is wrong.
+    """Yields the chunks of an artifact's contents. Checks the size and the SHA-256 of the whole before the last chunk.
+    If one of them is wrong, raises ContentsAltered instead of yielding that chunk.
     """
     hashed, size, held = hashlib.sha256(), 0, b""
     async for chunk in chunks:
