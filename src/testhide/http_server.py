@@ -1,6 +1,6 @@
 """The HTTP server: Granian, on a socket whose options drop clients that stop reading.
 
-Granian waits until a response is sent completely, so a client that stays connected and does not read would occupy the
+Granian waits until a response is sent completely. So a client that stays connected and does not read would occupy the
 connection and its buffers for ever. The options make the kernel close the connections of such clients, and of clients
 that vanished.
 """

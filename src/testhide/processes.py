@@ -106,7 +106,7 @@ async def _refuse_risks(pool: AsyncConnectionPool) -> None:
 
 async def _open_ring(ring: KeyRing, pool: AsyncConnectionPool, log: EventLog) -> None:
     """Open the key ring and follow its changes. Raises Fault if the secret key opens neither the ring nor a data key of
-    this database: the process would write data that processes with the right key cannot read.
+    this database. This process would write data that other processes cannot read.
     """
     try:
         await ring.open()

@@ -17,7 +17,9 @@ HOST = re.compile(r"\[(?P<v6>[^\]]*)\](:[0-9]*)?|(?P<v4>[^:]*)(:[0-9]*)?")
 
 
 class TrustedProxies:
-    """ASGI application that replaces the address of a trusted proxy by that of the caller in `X-Forwarded-For`."""
+    """ASGI application that replaces the address of a trusted proxy by the caller's address in `X-Forwarded-For`. Also
+    takes the caller's scheme from `X-Forwarded-Proto`.
+    """
 
     def __init__(self, app: ASGIApp, trusted: Sequence[Network]) -> None:
         self._app = app

@@ -44,11 +44,9 @@ class Repaired(NamedTuple):
     endpoints: list[int]
     """Ids of webhooks and channels whose rows for deliveries did not agree with the log."""
     is_sealing_reset: bool
-    """Whether `audit_sealing` had more positions as sealed than were ever used, and was set back."""
+    """Whether `audit_sealing` was set back, because it named more positions as sealed than were ever used."""
     moved: dict[str, int]
-    """Sequence -> highest position or id in use, for each sequence that was behind this number and was moved past
-    it.
-    """
+    """Sequence -> highest position or id in use, for each sequence that was behind that number and is now past it."""
 
 
 async def repair(settings: Settings) -> Repaired:
@@ -75,8 +73,8 @@ async def _move_sequences(parts: Core) -> dict[str, int]:
 
 
 async def _find_newest(parts: Core) -> int:
-    """Returns the newest position that this server has surely used. This is the last position that a checkpoint covers
-    or, if it is higher and its row has the right MAC, the position of the log's last row.
+    """Returns the newest position that this server has surely used. This is the position of the log's last row, if the
+    row's MAC is right, or the last position that a checkpoint covers, if that is higher.
     """
     tree = AuditTree(parts.pool)
     ((last,),) = await fetch_rows(parts.pool, "SELECT coalesce(max(notification_id), 0) FROM stored_events")

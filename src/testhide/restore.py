@@ -123,8 +123,8 @@ def finish_restore(settings: Settings, deleted: Collection[str] = ()) -> Restore
     """Check a restored database and its artifacts, and make the database safe to use. Raises Fault as `upgrade` and
     `repair` do.
 
-    `deleted` are keys of artifacts, and of folders of artifacts, that were deleted while the backup was made. Artifacts
-    below these keys whose contents are missing are deleted in the restored database, too.
+    `deleted` are keys of artifacts, and of folders of artifacts, that were deleted while the backup was made. The
+    restored database still has these artifacts; those whose contents are missing are deleted again.
     """
     upgrade(settings)
     repaired = asyncio.run(repair(settings))
@@ -163,8 +163,8 @@ def _is_below(key: str, deleted: Collection[str]) -> bool:
 
 
 async def _delete_again(parts: Core, artifacts: Sequence[ArtifactStored]) -> set[int]:
-    """Delete artifacts whose contents are already deleted. Returns the ids of the artifacts that it deleted. Artifacts
-    of pinned builds stay, since they cannot be deleted.
+    """Record in the log that artifacts were deleted, since their contents are gone. Returns the ids of these artifacts.
+    Leaves out artifacts of pinned builds, which cannot be deleted.
     """
     handler, caller, deleted = Handler(parts.log, utcnow), CommandContext("system:operator"), set[int]()
     for artifact in artifacts:

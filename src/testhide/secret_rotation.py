@@ -45,7 +45,7 @@ class Rotated(NamedTuple):
     is_done_before: bool
     """Whether there was nothing to rotate, since only the new key opened the database already."""
     unreadable: dict[str, int]
-    """Kind of data -> number of its values that neither key opens, before the rotation or after it."""
+    """Kind of data -> number of values that neither key opens. They could not be opened before the rotation either."""
 
 
 async def rotate(settings: Settings, environ: Mapping[str, str], *, leaked: bool, on_progress: OnProgress) -> Rotated:

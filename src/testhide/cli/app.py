@@ -20,7 +20,7 @@ def agent(*arguments: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> i
     return run_agent(*arguments)
 
 
-# The help is repeated here, so that listing all verbs does not import their modules.
+# The help is repeated here, so that listing all commands does not import their modules.
 app.command(
     "testhide.cli.stack:up",
     help="Start everything: PostgreSQL and Valkey unless they are configured, the server, one local agent.",

@@ -21,7 +21,7 @@ from testhide.supervise.orphan_processes import record_running
 from testhide.supervise.program import Program, send
 from testhide.supervise.watchdog import Watchdog
 
-# For each wave: seconds from the stop until it is killed if it has not ended. All is over well within 5 s.
+# Seconds after the stop at which the services of each wave are killed if they still run. All ends within 5 s.
 WAVE_DEADLINES = (1.2, 3.0, 4.4)
 KILLED = "somebody killed it, or the kernel did for want of memory"
 _LOOK = 0.02  # seconds between two checks of a condition

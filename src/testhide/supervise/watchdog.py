@@ -1,7 +1,7 @@
-"""Ends all services if SIGKILL ends the supervisor that started them.
+"""Ends all services if SIGKILL ends their owner, the process that started them.
 
-The watchdog is a shell (some 200 kB of memory) that reads a pipe from the supervisor. Each line lists the processes
-that run now. The pipe ends with the supervisor; the shell then ends the processes of the last line.
+The watchdog is a shell (some 200 kB of memory) that reads a pipe from the owner. Each line lists the processes that run
+now. The pipe ends with the owner; the shell then ends the processes of the last line.
 
 Linux could do this with the parent-death signal. But that signal comes when the thread that started a child ends, and
 it is lost when the child changes its user.
