@@ -42,7 +42,7 @@ class IdentityProviderCreated(IdentityProviderEvent, frozen=True):
 
 
 class IdentityProviderUpdated(IdentityProviderEvent, frozen=True):
-    """The provider was changed. A field that is None is unchanged, unless `cleared` names it: then it was set to
+    """The provider was changed. Fields that are not None have their new values; fields in `cleared` were set to
     None.
     """
 

@@ -130,7 +130,7 @@ class JobCreated(JobEvent, frozen=True):
 
 
 class JobUpdated(JobEvent, frozen=True):
-    """The job was changed. A field that is None is unchanged, unless `cleared` names it: then it was set to None."""
+    """The job was changed. Fields that are not None have their new values; fields in `cleared` were set to None."""
 
     name: ClassVar[str] = "job.updated"
     sealed: ClassVar[tuple[str, ...]] = TEXTS

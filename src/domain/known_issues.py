@@ -52,7 +52,7 @@ class KnownIssueCreated(KnownIssueEvent, frozen=True):
 
 
 class KnownIssueUpdated(KnownIssueEvent, frozen=True):
-    """The issue was changed. A field that is None is unchanged, unless `cleared` names it: then it was set to None."""
+    """The issue was changed. Fields that are not None have their new values; fields in `cleared` were set to None."""
 
     name: ClassVar[str] = "known_issue.updated"
     sealed: ClassVar[tuple[str, ...]] = TEXTS

@@ -82,7 +82,7 @@ class NodeWentOffline(NodeEvent, frozen=True):
 
 
 class NodeUpdated(NodeEvent, frozen=True):
-    """The node was changed. A field that is None is unchanged, unless `cleared` names it: then it was set to None."""
+    """The node was changed. Fields that are not None have their new values; fields in `cleared` were set to None."""
 
     name: ClassVar[str] = "node.updated"
     title: str | None = None

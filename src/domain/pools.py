@@ -37,7 +37,7 @@ class PoolCreated(PoolEvent, frozen=True):
 
 
 class PoolUpdated(PoolEvent, frozen=True):
-    """The pool was changed. A field that is None is unchanged, unless `cleared` names it: then it was set to None."""
+    """The pool was changed. Fields that are not None have their new values; fields in `cleared` were set to None."""
 
     name: ClassVar[str] = "node_pool.updated"
     sealed: ClassVar[tuple[str, ...]] = ("title", "labels")

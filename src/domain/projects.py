@@ -36,9 +36,7 @@ class ProjectCreated(ProjectEvent, frozen=True):
 
 
 class ProjectUpdated(ProjectEvent, frozen=True):
-    """The project was changed. A field that is None is unchanged, unless `cleared` names it: then it was set to
-    None.
-    """
+    """The project was changed. Fields that are not None have their new values; fields in `cleared` were set to None."""
 
     name: ClassVar[str] = "project.updated"
     sealed: ClassVar[tuple[str, ...]] = ("title", "description")

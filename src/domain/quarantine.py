@@ -184,7 +184,6 @@ def evolve(state: Quarantine, event: Event) -> Quarantine:
 
 
 def _changed(state: Quarantine, changes: Mapping[int, Mapping[str, Any]]) -> Quarantine:
-    """Returns the quarantine with changed entries. `changes` maps the id of an entry to new values of its fields."""
     entries = dict(state.entries)
     for node_id, entry in state.entries.items():
         if (changed := changes.get(entry.quarantine_id)) is not None:

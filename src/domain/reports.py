@@ -41,7 +41,7 @@ class Report(msgspec.Struct, frozen=True):
 
     @property
     def ignored(self) -> int:
-        """Number of failures that do not fail the build: those of tests in quarantine, and those that the report calls
-        known issues.
+        """Number of failures that do not fail the build: failures of tests in quarantine, and failures that the report
+        calls known issues.
         """
         return sum(count for name, count in zip(COUNTS, self.counts, strict=True) if name in IGNORED)

@@ -124,7 +124,7 @@ class BuildTrigger(msgspec.Struct, frozen=True):
     fork: bool = False
     """Whether the pull request comes from a fork."""
     after: list[int] = []
-    """Ids of the builds that had to pass first: those of the jobs that the job needs, for the same change."""
+    """Ids of the builds that had to pass first: for the same change, the builds of the jobs that this job needs."""
 
     @property
     def is_change(self) -> bool:
