@@ -64,8 +64,8 @@ def needs_checkout(queued: BuildQueued) -> bool:
 
 
 def must_have_repository(queued: BuildQueued, project_repository: str) -> None:
-    """Raises Conflict if a change started the build and there is no repository to check out from. The build would run
-    in an empty folder, and yet its verdict would count for the commit.
+    """Raises Conflict if a change started the build and there is no repository to check out from. Otherwise the build
+    would run in an empty folder, and its verdict would count for the commit.
     """
     if needs_checkout(queued) and not (queued.repository or project_repository):
         raise Conflict(

@@ -23,9 +23,7 @@ from domain.webhooks import (
 
 
 class _Streams(NamedTuple):
-    """Categories for one kind of endpoint and its deliveries, and types of the events that this module's commands
-    append.
-    """
+    """Categories and event types for one kind of endpoint: what the commands of this module read and append."""
 
     endpoints: Category[Any]
     deliveries: Category[Any]

@@ -82,9 +82,9 @@ class Command:
         return msgspec.convert(shared | more, event_type)
 
     def update(self, event_type: type[E], state: Any, /, **more: Any) -> Iterator[E]:
-        """Yields one event that contains only those fields of the command that differ from `state`. A field that is
-        None in the event stays unchanged, unless the event's `cleared` names it: then the field is set to None. Yields
-        nothing if nothing changes.
+        """Yields one event with those fields of the command that differ from `state`; nothing if no field differs. All
+        other fields of the event are None, which stands for no change. Fields that the command sets to None are in the
+        event's `cleared`.
         """
         event, cleared = self.event(event_type, **more), getattr(self, "cleared", ())
         values: dict[str, Any] = {

@@ -53,9 +53,7 @@ class CreateIdentityProvider(Command):
 
 @dataclass(frozen=True)
 class UpdateIdentityProvider(Command, of=IDENTITY_PROVIDER):
-    """Changes the given fields. A field that is None stays unchanged, unless `cleared` names it: then it is set to
-    None.
-    """
+    """Changes the fields that are not None to these values, and sets the fields in `cleared` to None."""
 
     provider_id: int
     title: str | None = None

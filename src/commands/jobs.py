@@ -89,9 +89,7 @@ class ImportJob(CreateJob):
 
 @dataclass(frozen=True)
 class UpdateJob(Command):
-    """Changes the given fields. A field that is None stays unchanged, unless `cleared` names it: then it is set to
-    None.
-    """
+    """Changes the fields that are not None to these values, and sets the fields in `cleared` to None."""
 
     job_id: int
     title: str | None = None

@@ -46,9 +46,7 @@ class CreateKnownIssue(Command):
 
 @dataclass(frozen=True)
 class UpdateKnownIssue(Command, of=KNOWN_ISSUE):
-    """Changes the given fields. A field that is None stays unchanged, unless `cleared` names it: then it is set to
-    None.
-    """
+    """Changes the fields that are not None to these values, and sets the fields in `cleared` to None."""
 
     known_issue_id: int
     title: str | None = None

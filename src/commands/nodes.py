@@ -127,8 +127,8 @@ class MarkNodeOffline(Command, of=NODE):
 
 @dataclass(frozen=True)
 class UpdateNode(Command):
-    """Changes the given fields of a node. A field that is None stays unchanged, unless `cleared` names it: then it is
-    set to None. `claim` is the id of the claim that keeps the new name unique.
+    """Changes the fields that are not None to these values, and sets the fields in `cleared` to None. `claim` is the id
+    of the claim that keeps the new name unique.
     """
 
     node_id: int

@@ -39,8 +39,8 @@ class CreatePool(Command):
 
 @dataclass(frozen=True)
 class UpdatePool(Command, of=POOL):
-    """Changes the given fields of a pool. A field that is None stays unchanged, unless `cleared` names it: then it is
-    set to None. `claim` is the id of the claim that keeps the new name unique.
+    """Changes the fields that are not None to these values, and sets the fields in `cleared` to None. `claim` is the id
+    of the claim that keeps the new name unique.
     """
 
     pool_id: int

@@ -57,9 +57,7 @@ class CreateProject(Command):
 
 @dataclass(frozen=True)
 class UpdateProject(Command):
-    """Changes the given fields. A field that is None stays unchanged, unless `cleared` names it: then it is set to
-    None.
-    """
+    """Changes the fields that are not None to these values, and sets the fields in `cleared` to None."""
 
     project_id: int
     title: str | None = None

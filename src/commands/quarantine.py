@@ -62,8 +62,8 @@ class AddToQuarantine(_OfJob):
 
 @dataclass(frozen=True)
 class RemoveFromQuarantine(_OfJob):
-    """Removes entries from the quarantine of a job: those for `node_ids`, and the one with the id `quarantine_id`.
-    Ignores node ids and an id without an entry.
+    """Removes entries from the quarantine of a job: the entries for `node_ids`, and the entry with the id
+    `quarantine_id`. Ignores node ids and ids that have no entry.
     """
 
     node_ids: tuple[str, ...] = ()

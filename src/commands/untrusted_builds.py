@@ -1,4 +1,4 @@
-"""Untrusted builds: those of pull requests from forks, whose commits anybody may have written.
+"""Untrusted builds: builds of pull requests from forks, whose commits anybody may have written.
 
 This module decides what such a build may not have. It gets no secrets, and caches only of other untrusted builds. It
 runs after a writer of the project has approved it, on nodes of pools for untrusted builds.

@@ -1,5 +1,5 @@
-"""The format of `.testhide.yml` as types, from which the published JSON Schema and the messages about mistakes are
-made.
+"""The format of `.testhide.yml`, defined by types. The published JSON Schema and the messages about mistakes are made
+from these types.
 """
 
 from typing import Annotated

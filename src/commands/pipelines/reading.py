@@ -137,8 +137,8 @@ def _check_part(document: PipelineDocument, part: FileTemplate, *path: str) -> I
 
 
 def _collect(document: PipelineDocument, check: Callable[[], None], *path: str) -> Iterator[FileFault]:
-    """Calls `check`. For each field about which it raises Invalid, yields a fault with the field's position in the
-    file.
+    """Calls `check`. If it raises Invalid, yields a fault for each field that the error names, with the field's
+    position in the file.
     """
     try:
         check()

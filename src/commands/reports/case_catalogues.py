@@ -36,7 +36,7 @@ class _Catalogue:
         self.size = 0
         self._first_ids: list[int] = []
         self._hashes: dict[int, array[int]] = {}
-        """First case id of an event -> hashes of its node ids."""
+        """First case id of an event -> hashes of the node ids in the event."""
 
     def add(self, event: CasesSeen) -> None:
         insort(self._first_ids, event.first_case_id)

@@ -171,8 +171,8 @@ def read_chunks(chunks: Iterable[bytes]) -> ReportRead:
 
 
 _TestKey = tuple[str, str, str, str]
-"""Identity of a test in a report: node id, xdist worker, class name and name. The node id alone could be that of two
-tests, since it joins class and name: `a.b` and `c`, or `a` and `b.c`.
+"""Identity of a test in a report: node id, xdist worker, class name and name. The node id alone does not suffice: it
+joins class and name, so it is the same for (`a.b`, `c`) and (`a`, `b.c`).
 """
 _Attempts = tuple[int, int, bool, bool]
 """State of a test in its suite: row of the last attempt, number of attempts, whether an attempt before the last failed,

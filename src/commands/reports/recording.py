@@ -240,9 +240,9 @@ class ReportRecorder:
     async def _number_cases(
         self, execute: Execute, build: AnyBuild, report: ReportRead
     ) -> tuple["array[int]", NewCases | None]:
-        """Returns the test case id for each of the report's `node_ids`, and the new test cases to add together with the
-        report, if any. If there are more than MAX_NEW_CASES new test cases, adds them in parts before the report,
-        except the last part. After each part, waits until the read models show it.
+        """Returns the test case id for each of the report's `node_ids`, and the new test cases that must be added
+        together with the report, if any. If the report has more than MAX_NEW_CASES new test cases, adds all but the
+        last part before, and waits after each part until the read models show it.
         """
         project_id = build.queued.project_id
         shown = await self.read_models.find_cases(project_id, report.node_ids)

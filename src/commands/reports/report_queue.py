@@ -33,7 +33,7 @@ class ReportQueue:
     a project with many reports does not delay others.
 
     The next turn goes to the actor whose last turn is longest ago, and among the actor's projects to the one whose last
-    turn is longest ago. One actor never has all turns, unless the limit is 1, so that other actors need not wait until
+    turn is longest ago. With a limit above 1, one actor never has all turns, so that other actors need not wait until
     one of them ends.
     """
 

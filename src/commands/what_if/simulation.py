@@ -148,7 +148,7 @@ class _OpenBuild:
     """Failures of the report being processed."""
 
     def drop_replaced(self, event: ReportRecorded) -> None:
-        """Takes failures out of `quarantined`: those of the report that the report of `event` replaces."""
+        """Takes the failures of the report that `event` replaces out of `quarantined`."""
         for report in self.build.reports:
             if report.first_result_id == event.replaces:
                 replaced = self.quarantined.intersection(
@@ -312,7 +312,7 @@ class Simulation:
 
 
 def _quarantinable(event: ResultsRecorded) -> list[int]:
-    """Returns the rows of the failures that only quarantine would keep from failing the build."""
+    """Returns the rows of the failures that fail the build if their tests are not in quarantine."""
     rows = enumerate(zip(event.statuses, event.known_issues, strict=True))
     return [row for row, (status, known) in rows if status == FAILED and not known]
 

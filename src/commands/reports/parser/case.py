@@ -92,7 +92,7 @@ class Declared(msgspec.Struct, frozen=True, kw_only=True):
 
 class Suite(msgspec.Struct, frozen=True, kw_only=True):
     """A suite, which the parser yields after the cases of the suite. `counts` has the numbers of these cases, including
-    those in nested suites.
+    the cases of nested suites.
     """
 
     name: str = ""

@@ -44,7 +44,7 @@ def describe_mismatches(declared: Declared, total: Counts, direct: Counts, *, ju
 
 def count_lost_failures(declared: Declared, counts: Counts, *, junit: bool, pytest: bool) -> int:
     """Returns how many failures and errors are lost: the declared number minus the failed cases in the file. For
-    pytest, leaves out failures that may be those of subtests, which have no case of their own.
+    pytest, leaves out failures that may come from subtests, which have no case of their own.
     """
     failures, errors = declared.failures or 0, (declared.errors or 0) if junit else 0
     if pytest and counts.failed > counts.errors:

@@ -118,7 +118,7 @@ def _main(node: Element, failures: list[Element], suite: str, origin: Origin, bu
 
 def _read_verdict(node: Element, failures: list[Element], builder: Builder) -> tuple[Status, str, str, ErrorKind]:
     """Returns (status, message, traceback, kind of failure) of a case. A case with a failure and a <skipped> counts as
-    failed, except if the <skipped> says by MAY_FAIL or TODO that the test may fail.
+    failed, except if the <skipped> contains MAY_FAIL or TODO: then the test may fail.
     """
     skipped = node.find("skipped")
     if failures:

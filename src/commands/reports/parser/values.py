@@ -17,7 +17,7 @@ _LONGEST_MS = 10 * 365 * 86_400_000
 
 def milliseconds(text: str, notes: Notes) -> int:
     """Returns a duration in milliseconds, from seconds ("0.25", "1,234.5", "1.5e-3") or .NET's form ("00:00:01.5").
-    Returns 0 for any other text, and adds a warning unless the text is empty.
+    Returns 0 for any other text, with a warning if the text is not empty.
     """
     if not text:
         return 0
