@@ -43,7 +43,7 @@ CALLER = CommandContext("system:flakiness")
 class FlakyVerdict(NamedTuple):
     turned_flaky: bool
     is_new_baseline: bool
-    """Whether the present counts of the test become its new flaky baseline."""
+    """Whether the test's counts of this moment become its new flaky baseline."""
 
 
 @dataclass

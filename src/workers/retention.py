@@ -61,7 +61,7 @@ class Retention:
         return deleted
 
     async def _find_differing(self, due: Sequence[ExpiredBuild]) -> list[int]:
-        """Returns the ids of the projects whose retention in the read model differs from that in the log."""
+        """Returns the ids of the projects whose retention in the read model differs from their retention in the log."""
         found: list[int] = []
         for project_id, days, count in sorted({(b.project_id, b.retention_days, b.retention_builds) for b in due}):
             project = await self.event_log.load_state(PROJECT.at(project_id))

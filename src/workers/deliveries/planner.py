@@ -96,7 +96,6 @@ class DeliveryPlanner:
             return await delivery_planning.fetch_pending(connection, NAME, names, log_positions.MIN_SKIP)
 
     async def _follow(self) -> None:
-        """Plans deliveries for the next batch of events."""
         async with self.pool.connection() as connection, connection.transaction():
             # Begins with the first event: there are no deliveries before the first endpoint is registered.
             await log_positions.ensure_positions(connection, [NAME], at_head=False)

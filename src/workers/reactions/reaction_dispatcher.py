@@ -88,7 +88,7 @@ class ReactionDispatcher:
             debounce_s=DEBOUNCE_S,
         )
         self._alarm: str | None = ""
-        """Message of the alarm that this process has set; None after it has ended the alarm. Empty until it does
+        """Message of the alarm that this process has set; None after it has ended the alarm; empty before it has done
         either.
         """
 
@@ -121,9 +121,9 @@ class ReactionDispatcher:
 
     async def note_next(self, reaction: Reaction) -> list[Due] | None:
         """Reads the next batch of events after the reaction's position, and stores for each event that the reaction is
-        due. Leaves out events for which the reaction has nothing to do, and events for which an operator has cancelled
-        the reaction (such events are read again if the position was set back). Returns the first try of each due
-        reaction; None if there is no event after the position.
+        due. Leaves out events for which the reaction has nothing to do. After the position was set back, also leaves
+        out events for which an operator had cancelled the reaction. Returns the first try of each due reaction; None if
+        there is no event after the position.
         """
         async with self._pool.connection() as connection, connection.transaction():
             position = await log_positions.lock_position(connection, reaction.name)

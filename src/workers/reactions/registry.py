@@ -195,8 +195,8 @@ async def when_password_link_issued_mail_it(event: Event, tools: Tools) -> None:
 
 
 async def when_password_set_mail_a_notice(event: Event, tools: Tools) -> None:
-    """Mails the notice, unless the event is older than NOTICE_MAX_AGE. The event can be much older after `testhide
-    repair`, which may make reactions begin with the first event of the log.
+    """Mails the notice. Skips an event that is older than NOTICE_MAX_AGE: after `testhide repair`, the reaction may
+    begin again with the first event of the log.
     """
     assert isinstance(event, UserPasswordSet)
     if utcnow() - event.at > NOTICE_MAX_AGE:

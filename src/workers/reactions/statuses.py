@@ -90,7 +90,7 @@ class BuildStates:
 
 
 async def select_of_repositories(events: Sequence[Recorded], event_log: EventLog) -> list[Recorded]:
-    """Returns the events for which there may be statuses to set: those of builds whose projects have an SCM endpoint.
+    """Returns the events for which there may be statuses to set: events of builds whose projects have an SCM endpoint.
     Also returns events that cannot be read, so that they are parked instead of skipped.
     """
     projects = {recorded.event.project_id for recorded in events if isinstance(recorded.event, BuildEvent)}
@@ -102,11 +102,11 @@ async def select_of_repositories(events: Sequence[Recorded], event_log: EventLog
 async def set_build_status(
     event: BuildEvent, states: BuildStates, hosts: SourceHosts, calls: HostCalls, base_url: str
 ) -> None:
-    """Sets the status of a build's commit to the present state of the build, or of its group. Raises SourceUnavailable
+    """Sets the status of a build's commit to the current state of the build, or of its group. Raises SourceUnavailable
     or Unavailable if a later try may succeed.
 
-    Several calls may run at once for one build or group. Each loads the builds again after it has set a status, and
-    sets another if they have changed. So the last status that is set always shows the last state.
+    Several calls may run at once for one build or group. Each call loads the builds again after it has set a status,
+    and sets another status if the builds have changed. So the last status that is set always shows the last state.
     """
     if isinstance(event, BuildQueued) and event.group_id not in (None, event.build_id) and event.restarted_from is None:
         return  # the first build of a group speaks for those that were queued with it
