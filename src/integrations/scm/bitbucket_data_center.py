@@ -1,4 +1,4 @@
-"""Repositories at Bitbucket Data Center. Its API differs from that of Bitbucket Cloud."""
+"""Repositories at Bitbucket Data Center. Its API differs from the API of Bitbucket Cloud."""
 
 from typing import Any, Generic, TypeVar
 

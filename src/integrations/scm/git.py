@@ -101,7 +101,9 @@ class GitRepository:
         await self._git(work, "fetch", "--quiet", "--no-tags", *options, "--", self._address, ref)
 
     async def _fetch_any(self, work: str, shown: str, *options: str) -> None:
-        """Fetches a commit, a branch or a tag. If a branch and a tag have this name, fetches the branch."""
+        """Fetches the commit, branch or tag called `shown`. If a branch and a tag have this name, fetches the
+        branch.
+        """
         names = full_names(shown)
         for name in names:
             try:
