@@ -16,7 +16,9 @@ from agent.server_client import ServerClient
 
 
 class AllowedRepositories(NamedTuple):
-    """Kinds of repositories that the operator of the agent allows, in addition to those at https and ssh URLs."""
+    """Kinds of repositories that the operator of the agent allows, in addition to repositories at https and ssh
+    URLs.
+    """
 
     local: bool
     """Whether builds may check out repositories at file URLs and paths of this machine."""

@@ -94,7 +94,7 @@ class _Glob:
         self._last = len(self._segments) - 1
 
     def find(self, root: str, is_over: Callable[[], bool]) -> Iterator[str]:
-        """Yield the paths of the files that match. Visits each folder only once, for all its states together."""
+        """Yield the paths of the files below `root` that match. Visits each folder only once."""
         waiting = [("", {0})]
         while waiting:
             folder, states = waiting.pop()

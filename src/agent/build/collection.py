@@ -142,7 +142,7 @@ class Collector:
     @contextmanager
     def _refusals(self, path: str) -> Iterator[None]:
         """Context manager around the sending of the report at `path`: logs a refusal by the server and suppresses the
-        error. Raises `RequestRefused` if the server no longer wants the build itself.
+        error. Raises `RequestRefused` if the refusal concerns the whole build, and not only this report.
         """
         try:
             yield

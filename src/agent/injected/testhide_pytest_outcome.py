@@ -15,8 +15,8 @@ import pytest
 
 
 class RunOutcome:
-    """Counts the failures of a run as pytest's session does. It gets each report before the terminal reporters, which
-    may change the report's outcome.
+    """Counts the failures of a run in the same way as pytest's session. It gets each report before the terminal
+    reporters, which may change the report's outcome.
     """
 
     def __init__(self, ignores: Callable[..., bool]) -> None:

@@ -87,8 +87,8 @@ def _opened(folder: str, parent_fd: int | None) -> Iterator[int]:
 
 
 def _make_writable(folder: str, parent_fd: int | None) -> None:
-    """Let this process list, empty and move a folder that belongs to its user. Does nothing for root, who can do so
-    anyway.
+    """Let this process list, empty and move a folder that belongs to its user. Does nothing for root, who can do all
+    this anyway.
     """
     if os.geteuid() != 0:
         with contextlib.suppress(OSError):  # a folder of another user: what follows fails, and says why
