@@ -176,8 +176,8 @@ async def find_visible_project(ctx: RequestContext, project_id: int) -> ProjectR
 
 
 async def must_be_attachable(ctx: RequestContext, scm_endpoint_id: int | None) -> None:
-    """Raises Invalid if the user is not an admin of the SCM endpoint's project: if another project used the endpoint,
-    its builds would get the endpoint's token. Does nothing if the id is None.
+    """Raises Invalid if the user is not an admin of the project that owns the SCM endpoint: builds of other projects
+    would get the endpoint's token. Does nothing if the id is None.
     """
     if scm_endpoint_id is None:
         return

@@ -331,8 +331,8 @@ def browser_cookie(request_id: str, base_url: str) -> str:
 
 
 def is_bound(request: Request[Any, Any, Any], name: str, base_url: str) -> bool:
-    """Returns True if the browser sent a cookie with this name, and the name is the one for the request id in that
-    cookie.
+    """Returns whether the request has a cookie with this name whose value is the request id that the name was made
+    from.
     """
     return name in request.cookies and has_cookie(request, request.cookies[name], base_url)
 
