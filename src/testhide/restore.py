@@ -124,7 +124,7 @@ def finish_restore(settings: Settings, deleted: Collection[str] = ()) -> Restore
     `repair` do.
 
     `deleted` are keys of artifacts, and of folders of artifacts, that were deleted while the backup was made. The
-    restored database still has these artifacts; those whose contents are missing are deleted again.
+    restored log does not contain these deletions. So they are recorded in it, for artifacts whose contents are missing.
     """
     upgrade(settings)
     repaired = asyncio.run(repair(settings))

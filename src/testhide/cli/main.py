@@ -19,8 +19,8 @@ from testhide.operator_errors import Fault
 def run() -> NoReturn:
     """Run `main` on the arguments of this process, and end the process with the exit code.
 
-    Skips Python's finalization, which ends all other threads that want to run. If such a thread runs obstore, which is
-    written in Rust, Rust aborts the process, and the exit code is lost.
+    Skips Python's finalization, which ends all other threads. If it ended a thread of obstore, which is written in
+    Rust, Rust would abort the process, and the exit code would be lost.
     """
     code = 1
     try:
