@@ -32,7 +32,7 @@ class BuildItem(msgspec.Struct):
     selected_tests: int | None
     """Number of tests that the build was restricted to; null when it runs all tests."""
     group_id: int | None
-    """Id of the build group, which is the id of its first build; null if the job had no matrix when the build was
+    """Id of the build group, which is the id of its first build. Null if the job had no matrix when the build was
     started.
     """
     matrix: dict[str, str]
@@ -52,8 +52,8 @@ class BuildDetail(BuildItem):
     commit.
     """
     known_issues: int
-    """Number of failures that the reporter marks as known issues. These do not fail the build. Failures that match a
-    known issue of this server are counted by `GET /report/{build_id}` (`classified_by_rules`); their number can change
+    """Number of failures that the reporter marks as known issues. These do not fail the build. `GET /report/{build_id}`
+    also counts the failures that match a known issue of this server (`classified_by_rules`). Their number can change
     later, since people can classify failures at any time.
     """
     quarantined: int

@@ -48,8 +48,8 @@ from projections.results_cases import (
 )
 
 STATUS, KNOWN_ISSUE, FLAKY, QUARANTINED, ATTEMPT = 3, 4, 8, 16, 32
-"""Bits of a result's `facts`. Bits 0 and 1 are the status (0 passed, 1 failed, 2 skipped), bits 2 to 4 are flags, and
-the higher bits are the attempt. If the result was retried, all bits are inverted, so `facts` is negative.
+"""Bits of a result's `facts`. Bits 0 and 1 are the status: 0 passed, 1 failed, 2 skipped. Bits 2 to 4 are flags. The
+higher bits are the attempt. If the result was retried, all bits are inverted, so `facts` is negative.
 """
 
 

@@ -48,9 +48,9 @@ class CaseStatsRow(Row, frozen=True):
     runs: Int = 0
     failures: Int = 0
     flips: Int = 0
-    """Number of runs that passed after a failed run of the same job, or failed after a passed run of the same job."""
+    """Number of times that the outcome changed between passed and failed, from one run to the next of the same job."""
     flaky_runs: Int = 0
-    """Number of runs that have a flaky result, or that flipped although the commit was that of the run before."""
+    """Number of runs that have a flaky result, or whose outcome flipped while the commit stayed the same."""
     passed: Int = 0
     """Number of passed results of the last run. `failed` and `flaky` count its failed and its flaky results."""
     failed: Int = 0
@@ -68,7 +68,7 @@ class CaseStatsRow(Row, frozen=True):
 
 
 class CatalogueRow(Row, frozen=True):
-    """Number of test cases of a project, and the version up to which its stream of test cases was read."""
+    """Number of test cases of a project, and the version up to which the project's stream of test cases was read."""
 
     table = Table("case_catalogues", VERSION, key=("project_id",))
     project_id: int

@@ -68,8 +68,8 @@ class ResultOrigin(msgspec.Struct, frozen=True):
 
 
 class OlderFailure(msgspec.Struct, frozen=True):
-    """A result with texts, recorded before a known issue was made or changed. The search for the known issue examines
-    it.
+    """A result that the search for a known issue examines. It has texts, and is older than the last change of the known
+    issue.
     """
 
     id: int

@@ -280,9 +280,9 @@ async def fetch_statuses(source: Source, ranges: ReportRanges, cases: Sequence[i
 async def fetch_comparable(
     source: Source, build_id: int, ranges: ReportRanges, cases: Sequence[int]
 ) -> list[OtherResult]:
-    """Returns the results in these reports that another build's results can be compared with: results of the test cases
-    in `cases`, and of test cases that failed in these reports. Leaves out skipped results and results that do not
-    count.
+    """Returns the results in these reports that another build's results can be compared with. They are results of the
+    test cases in `cases`, and of the test cases that failed in these reports. Leaves out skipped results and results
+    that do not count.
     """
     query = (
         f"WITH t AS MATERIALIZED (SELECT {_REPORT_INDEX} AS report, t.suite, t.case_id, t.facts & {STATUS} AS status"

@@ -2,8 +2,8 @@
 much faster than packing number by number.
 
 If a table has only numbers, all its packed rows have equal size. So `pack_rows` repeats an empty row, and then writes
-each byte of a column into all rows by one slice assignment. In the format, each element of an array follows its length.
-So the elements are written, in a similar way, into repeated empty elements.
+each byte of a column into all rows by one slice assignment. Arrays are packed in a similar way: their elements are
+written into repeated empty elements.
 """
 
 import struct

@@ -1,8 +1,8 @@
 """Inspects the tables of read models: what position each has, and which are broken.
 
-A read model is broken if one of its tables, columns or primary keys is lost, or if its position is beyond the end of
-the log. No projector moves a broken read model, since it would lack events. It stays broken until it is rebuilt, even
-after the log has grown past its position.
+A read model is broken if a table, column or primary key of it is lost, or if its position is beyond the end of the log.
+No projector moves a broken read model, since it would lack events. It stays broken until it is rebuilt, even after the
+log has grown past its position.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,8 +24,8 @@ _POSITIONS = """
     ) AS log
     LEFT JOIN {schema}.projection_positions ON true
 """
-"""SQL query for the end of the log as readers see it (`head`), the last row of the log (`last`), and the positions of
-all projections. One statement reads them all, so that no position is newer than the end.
+"""SQL query for the positions of all projections, the end of the log as readers see it (`head`), and the last row of
+the log (`last`). One statement reads them all, so that no position is newer than the end.
 """
 _DEFECTS = """
     SELECT w.name, w.table_name, c.oid IS NOT NULL, w.column_name

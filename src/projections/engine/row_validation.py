@@ -1,7 +1,7 @@
 """Checks that PostgreSQL can store a row, before the row is sent.
 
-So each event with a bad value is parked. Without this check PostgreSQL would see only the last state of each row in a
-batch, and miss a bad value that a later event of the batch replaces.
+So each event with a bad value is parked. PostgreSQL itself would see only the last state of each row in a batch. It
+would miss a bad value that a later event of the batch replaces.
 """
 
 import math

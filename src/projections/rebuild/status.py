@@ -39,9 +39,7 @@ class ReadModelStatus(msgspec.Struct):
     defect: str | None = None
     """Why the read model is broken; null if it is not."""
     progress: float | None = None
-    """Part of the log that a rebuild has applied, from 0 to 1; null unless the rebuild is running or was
-    interrupted.
-    """
+    """Part of the log that a rebuild has applied, from 0 to 1. Null unless a rebuild is running or was interrupted."""
     eta_s: int | None = None
     """Estimated seconds until the rebuild ends; null if none is running."""
 

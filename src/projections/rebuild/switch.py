@@ -178,8 +178,8 @@ async def _fetch_tables(connection: AsyncConnection, schema: Schema, projection:
 
 
 async def _drop_unlisted(live: AsyncConnection, schema: Schema, projection: Projection) -> None:
-    """Drops tables of this version in `schema` that have no row in `projection_positions`. They would have the names of
-    tables that are moved into the schema.
+    """Drops the projection's tables in `schema` if `projection_positions` does not list them. While they exist, no
+    tables with their names can be moved into the schema.
     """
     if (projection.name, projection.version) not in await fetch_schema_positions(live, schema):
         for row in projection.rows:

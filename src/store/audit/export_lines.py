@@ -73,15 +73,15 @@ class ExportLine(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown
     clear: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     """The clear fields as canonical JSON."""
     sealed: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    """The decrypted sealed fields as canonical JSON, with hashes in place of credentials; unset if the event has none,
+    """The decrypted sealed fields as canonical JSON, with hashes in place of credentials. Unset if the event has none,
     or if they were erased or withheld.
     """
     salt: str | None = None
     commitment: str | None = None
     stored: str | None = None
     withheld: bool = False
-    """True if the sealed fields are left out because the commitment covers credentials themselves instead of their
-    hashes: a reader would need the credentials to verify it.
+    """True if the sealed fields are left out because their commitment covers credentials, not hashes of them. A reader
+    could not verify it without the credentials.
     """
     unreadable: str | None = None
     """Why the row, or only its sealed fields, cannot be read."""

@@ -1,9 +1,12 @@
 """A Merkle tree over a list of hashes, by RFC 6962 (section 2.1). Does no I/O; hashes have 32 bytes.
 
-The hash of any range of leaves can be computed from the complete subtrees that cover the range, so only the hashes of
-complete subtrees are stored. They are stored in tiles of 256 hashes. A tile of level l has hashes of subtrees with
-256^l leaves each, and tile n of the level has the hashes of subtrees 256 n to 256 n + 255. A proof consists of the
-hashes of some ranges. `inclusion` and `consistency` return these ranges.
+Only the hashes of complete subtrees are stored. The hash of any range of leaves can be computed from the complete
+subtrees that cover it.
+
+The hashes are stored in tiles of 256. The hashes in a tile of level l are of subtrees with 256^l leaves each. Tile n of
+a level has the hashes of the subtrees 256 n to 256 n + 255.
+
+A proof consists of the hashes of some ranges. `inclusion` and `consistency` return these ranges.
 """
 
 import hashlib

@@ -25,8 +25,8 @@ async def put_rows_back(
 ) -> list[int]:
     """Repairs the rows at the positions in `range_` with rows of the database `other`. Returns the repaired positions.
 
-    Leaves intact rows alone. A sealed row is intact if its hash equals its leaf in the audit tree; a row that is not
-    sealed yet, if its MAC is right. Raises NotPutBack if `other` has no intact row for a position.
+    Leaves intact rows alone. A sealed row is intact if its hash equals its leaf in the audit tree. A row that is not
+    sealed yet is intact if its MAC is right. Raises NotPutBack if `other` has no intact row for a position.
     """
     tree = AuditTree(pool)
     newest = await tree.checkpoint()

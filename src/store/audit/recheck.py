@@ -116,8 +116,8 @@ class Recheck:
         return end
 
     async def _check_keys(self, names: Collection[str]) -> None:
-        """Raises TreeDamaged if a data key does not decrypt or is missing, was destroyed without a deletion in the log,
-        or exists although a deletion in the log destroyed it.
+        """Checks that each data key exists and decrypts, or is destroyed if a deletion in the log destroyed it. Raises
+        TreeDamaged.
         """
         keys, faults = await self._log.load_keys_and_faults(names)
         if faults:

@@ -1,5 +1,5 @@
-"""Checks that the key ring in the database agrees with the root keys that this process knows, and with the event of the
-last rotation of the secret key.
+"""Checks that nobody has changed the key ring in the database. Compares the key ring with the root keys that this
+process knows, and with the event of the last rotation of the secret key.
 
 Somebody who can write to the database could change `root_keys`, so that the server accepts MACs by an old root key
 again. They could also delete a wrap, so that the server does not start.

@@ -1,8 +1,8 @@
 """Signed notes and checkpoints, in the formats of C2SP: c2sp.org/signed-note and c2sp.org/tlog-checkpoint.
 
 A note is text, a blank line and a line for each Ed25519 signature. A verifier key (`vkey`) is one line of text with the
-signer's name and public key. The text of a checkpoint contains the name of the log, the number of leaves, the root of
-the tree, the hash of the previous checkpoint's note, and the time.
+signer's name and public key. The text of a checkpoint contains the name of the log, the number of leaves and the root
+of the tree. It also contains the hash of the previous checkpoint's note, and the time.
 """
 
 import base64

@@ -43,9 +43,9 @@ class Finding:
 class Verifier:
     """Verifies one export and collects its findings.
 
-    `key` is the signing key to trust; None trusts the first key in the export's header. When a new signing key follows
-    in the log, the verifier trusts it once a checkpoint that covers its event is signed by a trusted key. `held` are
-    checkpoints that the reader already has.
+    `key` is the signing key to trust; None trusts the first key in the export's header. An event in the log announces
+    each later signing key. The verifier trusts the later key once a checkpoint that covers the event has the signature
+    of a trusted key. `held` are checkpoints that the reader already has.
     """
 
     def __init__(self, key: VerifierKey | None = None, held: Iterable[HeldCheckpoint] = ()) -> None:

@@ -269,7 +269,7 @@ class Secrets:
 
     def read_signed(self, purpose: str, signed: str) -> str | None:
         """Returns the text in the result of `sign`. Returns None if this server did not make `signed` for this purpose,
-        or signed it with a root key that was retired more than SIGNED_LIFETIME ago.
+        or if the root key that signed it was retired more than SIGNED_LIFETIME ago.
         """
         text = signed.rpartition(".")[0]
         made = [self._sign(root.id, purpose, text) for root in self._signing(SIGNED_LIFETIME)]

@@ -60,8 +60,8 @@ def wrap_root(key: bytes, root: RootKey) -> bytes:
 
 
 def stage_of(newest_id: int, *, is_in_use: bool = False, are_older_limited: bool = False) -> int:
-    """Returns a number for the state of a ring. The number grows three times in a rotation: when a root key is added,
-    when this key comes into use, and when the older root keys get their last positions.
+    """Returns a number for the state of a ring. A rotation raises the number three times: when a root key is added,
+    when it comes into use, and when the older root keys get their last positions.
     """
     return 3 * newest_id + is_in_use + are_older_limited + 1
 

@@ -226,7 +226,7 @@ async def _move_batch(
 
 async def fetch_wrapped_roots(connection: AsyncConnection, secret_key: bytes) -> list[tuple[Any, ...]]:
     """Returns a tuple for each root key, oldest first: id, time of first use, last position, whether the key leaked,
-    and the SHA-256, in hex, of its wrap by `secret_key`.
+    hash. The hash is the SHA-256, in hex, of the root key's wrap by `secret_key`.
     """
     return await fetch_rows(
         connection,
@@ -237,7 +237,7 @@ async def fetch_wrapped_roots(connection: AsyncConnection, secret_key: bytes) ->
 
 
 async def remove_old_keys(connection: AsyncConnection, secret_key: bytes) -> None:
-    """Deletes all wraps that another key than `secret_key` opens."""
+    """Deletes all wraps except those that `secret_key` opens."""
     await execute(connection, "DELETE FROM root_key_wraps WHERE opener <> %s", (opener_of(secret_key),))
     # Deleted rows stay in the file of a table until it is rewritten.
     await connection.execute("VACUUM FULL root_key_wraps")

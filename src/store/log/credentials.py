@@ -29,8 +29,8 @@ FIELDS = frozenset({"password_hash", "token_hash", URL, *SEALED})
 
 
 def withhold(fields: Any) -> tuple[Any, int]:
-    """Returns (fields, flags): the fields of an event with hashes in place of credentials, and the flags of a stored
-    state that say which kinds of credentials were hashed.
+    """Returns (fields, flags). `fields` are the fields of an event with hashes in place of credentials. `flags` are the
+    flags of a stored state that say which kinds of credentials were hashed.
     """
     if not isinstance(fields, dict):
         return fields, 0

@@ -93,8 +93,8 @@ class EventLog:
     ) -> list[Recorded]:
         """Appends all of the events, or none. `store.log.append.Request` describes `guards` and `idempotency_key`.
 
-        Raises VersionConflict when another writer took a version or appended to a guarded stream, AlreadyDone when the
-        idempotency key was used before, and Erased when the data key of an event was destroyed.
+        Raises VersionConflict if another writer took a version or appended to a guarded stream. Raises AlreadyDone if
+        the idempotency key was used before, and Erased if the data key of an event was destroyed.
         """
         events = [write.event for write in writes]
         keys, new = await self._keys_for(writes)
@@ -294,8 +294,8 @@ class EventLog:
             )
 
     async def _keys_for(self, writes: Sequence[Write]) -> tuple[dict[str | None, bytes], list[tuple[str, bytes]]]:
-        """Returns the data keys that the events in `writes` need, by name, and the list of (name, wrapped key) for keys
-        that were made just now. The caller stores the new keys.
+        """Returns (keys, new): the data keys that the events in `writes` need, by name, and (name, wrapped key) for
+        each of them that was made just now. The caller stores the new keys.
 
         Raises Erased if one of the data keys was destroyed.
         """

@@ -81,8 +81,9 @@ quarantine entries have no streams.
 class Ids:
     """Allocates ids that are not in use.
 
-    Raises Unavailable if the next id is in use, because somebody has set the sequence back. Otherwise a command that
-    creates a build would find the stream of an older build, and take that stream for the result of its own earlier try.
+    Raises Unavailable if the next id is in use, because somebody has set the sequence back. Without this check, a
+    command that creates a build would find the stream of an older build. It would take this stream for the result of
+    its own earlier try.
     """
 
     def __init__(self, pool: AsyncConnectionPool) -> None:
@@ -138,7 +139,7 @@ async def use_positions(pool: AsyncConnectionPool, up_to: int) -> bool:
 
 async def skip_lost_ids(pool: AsyncConnectionPool) -> None:
     """Moves the sequences of positions and ids forward after a restore, because lost events may have used the next
-    ones.
+    numbers.
 
     In a backup, the sequences may be ahead of the events: the server appended events while the backup was made. The gap
     in the positions still never exceeds MAX_GAP.
