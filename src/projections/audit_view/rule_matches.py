@@ -112,8 +112,8 @@ class RuleMatches:
     async def _find(
         self, results: Collection[int], reports: str | None, jobs: Iterable[int], until: int = 2**62
     ) -> list[RuleMatch]:
-        """Returns the rule matches of these results up to position `until`, in the order of the log. Looks in the
-        results stream `reports` (None: in no such stream), and in searches through older failures of `jobs`.
+        """Returns the rule matches of these results up to position `until`, in the order of the log. Finds matches in
+        searches through older failures of `jobs`, and in the results stream `reports` unless it is None.
         """
         positions = set[int]()
         if reports is not None:

@@ -41,8 +41,8 @@ async def drop(connection: AsyncConnection, projections: Sequence[Projection], n
 
 
 async def drop_unused(connection: AsyncConnection, schema: Schema, name: str, version: int, position: int) -> bool:
-    """Drops the tables of one version in one schema if their position is below `position`, unless a process writes
-    them. Returns True if it dropped them. Raises psycopg.errors.LockNotAvailable if a query keeps them in use.
+    """Drops the tables of one version in one schema, if they are behind position `position` and no process writes them.
+    Returns True if it dropped them. Raises psycopg.errors.LockNotAvailable if a query keeps them in use.
     """
     async with connection.transaction():
         await connection.execute("SELECT set_config('lock_timeout', %s, true)", (f"{LOCK_TIMEOUT_MS}ms",))

@@ -69,11 +69,10 @@ def stage_of(newest_id: int, *, is_in_use: bool = False, are_older_limited: bool
 async def load_roots(
     connection: AsyncConnection, secret_keys: Sequence[bytes], opened: Mapping[int, RootKey], newest: int
 ) -> list[RootKey]:
-    """Returns the root keys of the ring. Keeps root keys that are in `opened`. Opens the others with a secret key, or
-    with the root key `newest` if that is in `opened`.
+    """Returns the root keys of the ring. `opened` has the root keys that this process has opened before. Opens each
+    other root key with a secret key, or with the root key `newest`.
 
-    Never opens a root key with one older than `newest`: somebody who has got hold of an old root key must not be able
-    to add root keys.
+    Never uses an older root key for this: somebody who has got hold of one must not be able to add root keys.
 
     If a root key in use does not open, raises SecretMismatch for a wrong secret key, RingDamaged for any other reason.
     """
