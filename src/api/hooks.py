@@ -5,7 +5,7 @@ before any other part of the message is used.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -24,7 +24,7 @@ from api.http.response_headers import REQUEST_ID
 from api.http.security import PUBLIC
 from api.http.types import MAX_ID, Id
 from commands.changes import ChangeStarter, ReceiveChanges
-from commands.gitops import asks_for_any_sync
+from commands.gitops import find_syncing_change
 from commands.handler import CommandContext
 from commands.hooks.message import MAX_LINE, HookMessage, commit_or_none, first_line, split_ref
 from commands.hooks.reading import find_delivery_id, read_message
@@ -46,6 +46,7 @@ MAX_CHANGES = 200
 MAX_PROJECTS = 20
 """Largest number of projects with the same repository whose webhook secrets are tried."""
 ACTOR = "system:hook"
+RECEIVED_BEFORE = "This message was received before, so it starts nothing more."
 NOT_SIGNED = "The message is not signed with the webhook secret of the project, or there is no such project."
 NOT_FOUND = (
     "No project is known to build this repository and to have the webhook secret that signed the message: name the"
@@ -71,6 +72,7 @@ class HookAnswer(msgspec.Struct):
     file.
     """
     detail: str
+    """What follows, or why nothing does, as a sentence."""
     changes: int
     """Number of changes that the message reports. The builds that they trigger start shortly after this answer."""
 
@@ -120,7 +122,6 @@ class NotifiedBuilds(msgspec.Struct):
     """Reason why no build starts; empty if a build starts."""
 
 
-FOLLOWS_FILE = f"The push may have changed {FILE_NAME}: the jobs follow it first, and then their builds start."
 WITHOUT_CHANGES = {202: ResponseSpec(HookAnswer, description="The message reports no change", generate_examples=False)}
 
 
@@ -139,7 +140,7 @@ class HookController(Controller):
     ) -> Response[HookAnswer]:
         """Receives the message of a hook of GitHub, GitLab or Bitbucket, signed with the project's webhook secret.
         Answers 202 to a message that reports no change. If the host sends a message again, nothing starts, and the
-        answer stays the same.
+        answer says so.
         """
         return await receive(ctx, request, project_id)
 
@@ -171,8 +172,9 @@ class ChangeController(Controller):
         services = ctx.services
         change_id = await services.ids.draw("changes")
         receipt = await ctx(ReceiveChanges(data.project_id, "git-notify", ((change_id, change),)))
-        if await asks_for_any_sync(ctx.log, data.project_id, [change]):  # a worker syncs, and then starts the builds
-            return NotifiedBuilds(change_id, 0, [], True, [], [], find_skip_reason(change) or FOLLOWS_FILE)
+        if await find_syncing_change(ctx.log, data.project_id, [change]):  # a worker syncs, and then starts the builds
+            detail = find_skip_reason(change) or describe_sync(change, change_id)
+            return NotifiedBuilds(change_id, 0, [], True, [], [], detail)
         received = receipt.events[-1].event
         assert isinstance(received, ChangeReceived)
         repository = await find_project_repository(ctx.log, data.project_id)
@@ -233,15 +235,16 @@ async def receive(ctx: RequestContext, request: Request[Any, Any, Any], project_
     delivery_id = find_delivery_id(headers)
     once = make_key(project.project_id, message.reporter, delivery_id) if delivery_id else None
     command = ReceiveChanges(project.project_id, message.reporter, numbered, delivery_id)
+    syncing, detail = None, RECEIVED_BEFORE
     try:
         position = (await ctx.execute_unseen(command, actor=ACTOR, once=once)).position
+        syncing = await find_syncing_change(ctx.log, project.project_id, message.changes)
+        detail = describe_changes(numbered, syncing)
     except AlreadyDone:  # the host did not get the first answer, or somebody asked it to send the message again
         position = await ctx.services.log.read_head()
     request.state.position = position
-    first, syncs = message.changes[0], await asks_for_any_sync(ctx.log, project.project_id, message.changes)
-    return Response(
-        HookAnswer(True, project.project_id, first.branch, syncs, describe_changes(message), len(message.changes))
-    )
+    first, count = message.changes[0], len(message.changes)
+    return Response(HookAnswer(True, project.project_id, first.branch, syncing is not None, detail, count))
 
 
 async def find_signer(ctx: RequestContext, headers: Mapping[str, str], body: bytes, project_id: int | None) -> Project:
@@ -314,13 +317,26 @@ def describe_unwanted(change: RepositoryChange, is_refused: bool) -> str:
     return f"No enabled job of the project has triggers that want a build of {kind} {change.branch}."
 
 
-def describe_changes(message: HookMessage) -> str:
-    first, more = message.changes[0], len(message.changes) - 1
+def describe_changes(numbered: Sequence[tuple[int, RepositoryChange]], syncing: RepositoryChange | None) -> str:
+    """Returns what follows after these changes, which are given with their ids. `syncing` is the one of them that makes
+    the server read the project's jobs again.
+    """
+    (first_id, first), *more = numbered
     if not (first.deleted and more) and (reason := find_skip_reason(first)) is not None:
         return reason
     if first.fork:
         return "The pull request comes from a fork. Builds of jobs with `fork_pull_requests` wait for an approval."
-    return f"The triggers of the project's jobs decide which builds {'these changes start' if more else 'it starts'}."
+    if syncing is not None:
+        return describe_sync(syncing, next(change_id for change_id, change in numbered if change is syncing))
+    which = "these changes start" if more else "it starts"
+    return f"The triggers of the project's jobs decide which builds {which}: see GET /changes/{first_id}."
+
+
+def describe_sync(change: RepositoryChange, change_id: int) -> str:
+    return (
+        f"The push may have changed {FILE_NAME}, so the jobs of the project are synced with it first. Builds are queued"
+        f" when the sync of {change.branch} has ended: see GET /changes/{change_id}."
+    )
 
 
 def make_key(project_id: int, reporter: str, delivery_id: str) -> IdempotencyKey:

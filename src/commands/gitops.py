@@ -145,11 +145,13 @@ def plan_jobs(document: PipelineDocument, pools: Mapping[str, int]) -> list[Plan
     return planned
 
 
-async def asks_for_any_sync(log: EventLog, project_id: int, changes: Sequence[RepositoryChange]) -> bool:
-    """Returns whether a sync must follow one of the changes, as `domain.gitops.asks_for_sync` decides."""
+async def find_syncing_change(
+    log: EventLog, project_id: int, changes: Iterable[RepositoryChange]
+) -> RepositoryChange | None:
+    """Returns the first change that a sync must follow, as `domain.gitops.asks_for_sync` decides; None if none must."""
     project = await log.load_state(PROJECT.at(project_id))
     if project is None or project.scm_endpoint_id is None:
-        return False
+        return None
     synced = await log.load_state(GITOPS.at(project_id))
     endpoint = await log.load_state(SCM_ENDPOINT.at(project.scm_endpoint_id))
-    return any(asks_for_sync(change, synced, endpoint) for change in changes)
+    return next((change for change in changes if asks_for_sync(change, synced, endpoint)), None)

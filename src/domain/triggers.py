@@ -83,8 +83,8 @@ class RepositoryChange(msgspec.Struct, frozen=True, omit_defaults=True):
     paths: list[str] | None = None
     """Changed paths; None if they are not known, or not all of them."""
     fast_forward: bool = False
-    """Whether the push is known to have dropped no commit of the branch. If False, `paths` may lack files that dropped
-    commits had changed.
+    """Whether the report says that the push has dropped no commit of the branch. If False, `paths` may lack files that
+    dropped commits had changed.
     """
     pull_request: int | None = None
     target: str = ""
@@ -103,6 +103,13 @@ class RepositoryChange(msgspec.Struct, frozen=True, omit_defaults=True):
     """Whether the branch or tag was deleted."""
     repository: str = ""
     """Path of the repository, as `find_repository_path` returns it; empty if it is not known."""
+
+    @property
+    def may_lack_paths(self) -> bool:
+        """Whether `paths` is complete only if the branch has kept its earlier commits, which the report does not say.
+        A new branch has no earlier commits.
+        """
+        return self.paths is not None and not self.fast_forward and self.before is not None
 
     @property
     def skipping_text(self) -> str:

@@ -338,7 +338,7 @@ def work(settings: Settings) -> None:
             blobs = blob_store(settings)
             await refuse_other_store(pool, blobs, settings.blobs)
             hosts = source_hosts(settings, outgoing, secrets)
-            changes = ChangeEvaluator(pool, log, handler, parts.ids, secrets, waiter.wait_reached)
+            changes = ChangeEvaluator(pool, log, handler, parts.ids, secrets, hosts, waiter.wait_reached)
             pipelines = PipelineSyncer(pool, log, handler, parts.ids, hosts, waiter.wait_reached)
             trackers = ticket_hosts(outgoing, secrets)
             base_url = settings.base_url.rstrip("/")

@@ -1,26 +1,35 @@
 """Starts builds for the changes that repositories report, and ends queued builds of older changes."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import msgspec
 import structlog
 from psycopg_pool import AsyncConnectionPool
 
 from commands.build_actions import SupersedeBuild
 from commands.changes import ChangeStarter
-from commands.gitops import asks_for_any_sync
+from commands.gitops import find_syncing_change
 from commands.handler import CommandContext, Handler
-from commands.scm import find_project_repository
+from commands.scm import find_project_endpoint, find_project_repository
 from domain.builds import BUILD, AnyBuild, BuildFinished
 from domain.changes import CHANGE, ChangeReceived
 from domain.core.errors import Unavailable
 from domain.jobs import JOB
+from domain.needs import StartPlan
+from domain.triggers import find_repository_path, may_be_repository
+from integrations.source_ports import SourceFailure, SourceHosts
 from projections import build_groups, builds, triggers
 from store.crypto.secrets import Secrets
 from store.log.event_log import EventLog
 from store.log.ids import Ids
 
 log = structlog.get_logger()
+
+MAX_LOOKED_AT = 100
+"""Number of the newest commits of a branch in which the one before a push is looked for. A host that is asked
+lists some 20 commits of a push at most, so the paths of a push with more commits are unknown anyway.
+"""
 
 
 @dataclass(frozen=True)
@@ -34,20 +43,15 @@ class ChangeEvaluator:
     handler: Handler
     ids: Ids
     secrets: Secrets
+    hosts: SourceHosts
     wait_reached: Callable[[int], Awaitable[bool]]
     """Waits until the read models have reached a position. Returns False if they do not reach it in time."""
 
     async def evaluate(self, received: ChangeReceived) -> None:
         # Triggers that were set before the change count, and those that the sync before this call has just set.
         await self._wait(await self.event_log.read_head())
-        starter = await self._starter(received)
-        project_id, change = received.project_id, received.change
-        # The request that reported the change has started its builds, unless it left them to the sync, or was cut off.
-        is_evaluated = received.reporter == "git-notify" and not await asks_for_any_sync(
-            self.event_log, project_id, [change]
-        )
-        since = received.at if is_evaluated else None
-        plan = await triggers.plan_starts(self.pool, project_id, change, starter.project_repository, since)
+        change = received.change
+        starter, plan = await self._plan(received)
         started = await starter.start(plan)
         for job_id, why in started.refused.items():
             log.warning("a change cannot start a build", change=received.change_id, job=job_id, detail=why)
@@ -80,6 +84,42 @@ class ChangeEvaluator:
         if waiting:
             await self._wait(await self.event_log.read_head())
             await self._start_ready(starter, waiting)
+
+    async def _plan(self, received: ChangeReceived) -> tuple[ChangeStarter, StartPlan]:
+        """Returns which jobs a change starts, and what starts them. If a push may have dropped commits, the files that
+        these had changed are unknown, so that globs of paths count as matching.
+        """
+        starter, project_id, change = await self._starter(received), received.project_id, received.change
+        # The request that reported the change has started its builds, unless it left them to the sync, or was cut off.
+        is_evaluated = received.reporter == "git-notify" and not await find_syncing_change(
+            self.event_log, project_id, [change]
+        )
+        since = received.at if is_evaluated else None
+        plan = await triggers.plan_starts(self.pool, project_id, change, starter.project_repository, since)
+        if change.may_lack_paths:
+            unknown = msgspec.structs.replace(change, paths=None)
+            wider = await triggers.plan_starts(self.pool, project_id, unknown, starter.project_repository, since)
+            if wider != plan and not await self._has_kept_commits(received):
+                return replace(starter, received=msgspec.structs.replace(received, change=unknown)), wider
+        return starter, plan
+
+    async def _has_kept_commits(self, received: ChangeReceived) -> bool:
+        """Asks the host whether a pushed branch still contains the commit that was its head before. Returns False if no
+        host can be asked, or if that commit is not among the newest MAX_LOOKED_AT ones.
+        """
+        change = received.change
+        endpoint = await find_project_endpoint(self.event_log, received.project_id)
+        if endpoint is None or not may_be_repository(find_repository_path(endpoint.repo), change.repository):
+            return False
+        try:
+            commits = await self.hosts.open(endpoint).fetch_commits(change.branch, MAX_LOOKED_AT)
+        except SourceFailure as error:
+            log.warning("no host says whether a push has dropped commits", change=received.change_id, detail=str(error))
+            return False
+        newest_first = [commit.sha for commit in commits]
+        # The branch may have moved on since this push.
+        at = newest_first.index(change.commit) if change.commit in newest_first else len(newest_first)
+        return change.before in newest_first[at:]
 
     async def _find_change(self, build: AnyBuild) -> int | None:
         """Returns the id of the change that started a build. For a restart, this is the change of the original build.

@@ -86,7 +86,9 @@ def test_no_build_starts_before_the_jobs_follow_a_file_that_the_push_may_have_ch
     server.admin.create("/scm", **endpoint)
     for paths in (None, [".testhide.yml", "a.py"]):
         answer = notify(server, project, "main", paths=paths).then(200, queued=0, sync_queued=True)
-        assert answer["detail"].endswith("the jobs follow it first, and then their builds start.")
+        assert answer["detail"].endswith(
+            f"Builds are queued when the sync of main has ended: see GET /changes/{answer['change_id']}."
+        )
     assert built(server, job) == []
     notify(server, project, "main", message="Fix [skip ci]").then(
         200, sync_queued=True, detail="The commit message says [skip ci], so nothing starts."
@@ -96,14 +98,8 @@ def test_no_build_starts_before_the_jobs_follow_a_file_that_the_push_may_have_ch
 
 
 def test_the_documented_hook_reports_what_is_pushed(server: Server, project: int, job: int, tmp_path: Path) -> None:
-    token = server.admin.create("/api-tokens", name="git")["secret"]
-    Path(tmp_path, "token").write_text(token)
     work, bare = GitRepository(tmp_path / "work.git", ()), tmp_path / "bare.git"
-    work.git("init", "--quiet", "--bare", str(bare))
-    hook = Path(bare, "hooks", "post-receive")
-    hook.parent.mkdir(exist_ok=True)
-    hook.write_text(documented_hook(f"{server.url}/api/v3/builds/git-notify", project, tmp_path / "token"))
-    hook.chmod(0o755)
+    install_documented_hook(server, project, work, bare)
     work.git("tag", "-a", "-m", "Nine", "v9", "main")
     odd = 'fix/"quoted"'
     work.git("branch", odd, "main")
@@ -116,6 +112,42 @@ def test_the_documented_hook_reports_what_is_pushed(server: Server, project: int
     skipping = work.git(*who, "commit-tree", "main^{tree}", "-p", "main", "-m", 'A "quoted" \\ word\n\n[skip ci]')
     work.git("push", "--quiet", str(bare), f"{skipping}:refs/heads/main")
     assert len(built(server, job)) == 3
+
+
+def test_the_documented_hook_reports_changed_paths(server: Server, project: int, job: int, tmp_path: Path) -> None:
+    triggers = {"branches": ["main"], "paths": ["src/**"]}
+    server.admin.when("PUT", f"/jobs/{job}/triggers", json=triggers).then(200)
+    work, bare = GitRepository(tmp_path / "work.git", ()), tmp_path / "bare.git"
+    work.git("init", "--quiet", "--bare", str(bare))
+    work.git("push", "--quiet", str(bare), "main")
+    install_documented_hook(server, project, work, bare)
+
+    def push(*paths: str) -> int:
+        """Pushes a commit for each path, and returns the number of builds of all pushes."""
+        for path in paths:
+            work.write(path, "a")
+        work.git("push", "--quiet", "--force", str(bare), "main")
+        return len(built(server, job))
+
+    assert push("README.md", "docs/naïve café.md") == 0
+    assert push("src/naïve café.py", "README") == 1
+    assert push('docs/"quoted".md') == 2, "its paths are unknown"
+    work.git("update-ref", "refs/heads/main", work.commits[-1])
+    assert push("docs/again.md") == 3, "the force push has removed a file in src"
+    tree = "".join(f"M 100644 inline docs/{number}\ndata 0\n\n" for number in range(3_001))
+    work.commit(tree)
+    assert push() == 4, "too many paths"
+
+
+def install_documented_hook(server: Server, project: int, work: GitRepository, bare: Path) -> None:
+    """Installs the hook in the repository `bare`, which is made if it is not there."""
+    token = bare.with_suffix(".token")
+    token.write_text(server.admin.create("/api-tokens", name="git")["secret"])
+    work.git("init", "--quiet", "--bare", str(bare))
+    hook = Path(bare, "hooks", "post-receive")
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text(documented_hook(f"{server.url}/api/v3/builds/git-notify", project, token))
+    hook.chmod(0o755)
 
 
 def documented_hook(url: str, project: int, token: Path) -> str:

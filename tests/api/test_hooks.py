@@ -48,6 +48,10 @@ class Hook:
         return found
 
 
+def id_of(change: dict[str, Any]) -> int:
+    return int(change["stream"].removeprefix("change-"))
+
+
 @pytest.fixture
 def hook(server: Server) -> Hook:
     project = given_project(server)
@@ -57,15 +61,16 @@ def hook(server: Server) -> Hook:
 
 def test_a_push_is_recorded(hook: Hook) -> None:
     answer = hook.send(hook.push()).then(200)
+    (change,) = hook.changes()
+    starts = "The triggers of the project's jobs decide which builds it starts"
     assert answer == {
         "accepted": True,
         "project_id": hook.project,
         "branch": "main",
         "sync_queued": False,
-        "detail": "The triggers of the project's jobs decide which builds it starts.",
+        "detail": f"{starts}: see GET /changes/{id_of(change)}.",
         "changes": 1,
     }
-    (change,) = hook.changes()
     assert change["actor"] == "system:hook"
     assert "reported the push of “main”" in change["summary"]
 
@@ -77,6 +82,10 @@ def test_a_push_that_may_change_the_file_of_pipelines_says_so(hook: Hook) -> Non
     assert hook.send(hook.push(commits=commits, forced=False)).then(200)["sync_queued"] is False
     for more in ({}, {"forced": True}):
         assert hook.send(hook.push(commits=commits) | more).then(200)["sync_queued"] is True
+    answer = hook.send(hook.push(commits=commits)).then(200)
+    assert answer["detail"].endswith(
+        f"Builds are queued when the sync of main has ended: see GET /changes/{id_of(hook.changes()[0])}."
+    )
     assert hook.send(hook.push("trial")).then(200)["sync_queued"] is False
     commits[0]["modified"] = [".testhide.yml"]
     assert hook.send(hook.push(commits=commits)).then(200)["sync_queued"] is True
@@ -84,7 +93,9 @@ def test_a_push_that_may_change_the_file_of_pipelines_says_so(hook: Hook) -> Non
 
 def test_a_message_that_comes_again_is_recorded_once(hook: Hook) -> None:
     first = hook.send(hook.push(), X_GitHub_Delivery="d-1").then(200)
-    assert hook.send(hook.push(), X_GitHub_Delivery="d-1").then(200) == first
+    assert hook.send(hook.push(), X_GitHub_Delivery="d-1").then(200) == first | {
+        "detail": "This message was received before, so it starts nothing more."
+    }
     assert len(hook.changes()) == 1
     hook.send(hook.push(), X_GitHub_Delivery="d-2").then(200)
     assert len(hook.changes()) == 2

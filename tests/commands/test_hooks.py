@@ -101,6 +101,7 @@ def test_a_message_without_an_event_is_a_push() -> None:
 def test_a_push_of_github_that_lists_not_all_its_commits_has_no_paths() -> None:
     commit = {"added": ["a"], "removed": [], "modified": ["b"], "message": "x"}
     payload = {"ref": "refs/heads/main", "after": NEW, "before": OLD, "commits": [commit], "head_commit": commit}
+    payload["forced"] = False
     assert only_change(read({"x-github-event": "push"}, payload)).paths == ["a", "b"]
     for commits in ([commit] * 2_048, [commit | {"added": ["a"] * 3_000}], []):
         assert only_change(read({"x-github-event": "push"}, payload | {"commits": commits})).paths is None
@@ -108,14 +109,29 @@ def test_a_push_of_github_that_lists_not_all_its_commits_has_no_paths() -> None:
 
 @pytest.mark.parametrize(
     ("forced", "paths", "fast_forward"),
-    [({"forced": False}, ["a"], True), ({"forced": True}, None, False), ({}, ["a"], False)],
+    [({"forced": False}, ["a"], True), ({"forced": True}, None, False), ({}, None, False)],
 )
 def test_a_push_of_github_says_whether_it_drops_commits(
     forced: dict[str, bool], paths: list[str] | None, fast_forward: bool
 ) -> None:
     payload = {"ref": "refs/heads/main", "after": NEW, "before": OLD, "commits": [{"added": ["a"]}], **forced}
     change = only_change(read({"x-github-event": "push"}, payload))
-    assert (change.paths, change.fast_forward) == (paths, fast_forward)
+    assert (change.paths, change.fast_forward, change.may_lack_paths) == (paths, fast_forward, False)
+
+
+@pytest.mark.parametrize(
+    ("fields", "paths"),
+    [
+        ({"total_commits": 1}, ["a"]),
+        ({"total_commits": 6}, None),
+        ({}, None),  # before release 1.18
+        ({"total_commits": 1, "before": NONE}, None),  # it lists old commits, too
+    ],
+)
+def test_a_push_of_gitea_does_not_say_whether_it_drops_commits(fields: dict[str, Any], paths: list[str] | None) -> None:
+    payload = {"ref": "refs/heads/main", "after": NEW, "before": OLD, "commits": [{"added": ["a"]}], **fields}
+    change = only_change(read({"x-github-event": "push"}, payload))
+    assert (change.paths, change.may_lack_paths) == (paths, paths is not None)
 
 
 @pytest.mark.parametrize(

@@ -47,11 +47,16 @@ class GitRepository:
 
     def write(self, path: str, content: str, branch: str = "main") -> str:
         """Commits a file on a branch, and returns the id of the commit. A new branch begins at `main`."""
+        quoted = path.replace("\\", "\\\\").replace('"', '\\"')
+        return self.commit(f'M 100644 inline "{quoted}"\ndata {len(content.encode())}\n{content}\n', branch)
+
+    def commit(self, changes: str, branch: str = "main") -> str:
+        """Commits changes, given as `git fast-import` reads them, and returns the id of the commit."""
         named = self.git("for-each-ref", f"refs/heads/{branch}", "--format=%(objectname)")
         base = named or self.git("rev-parse", "main")
         stream = (
             f"commit refs/heads/{branch}\ncommitter Ada <ada@example.org> {DATE + 600} +0000\n"
-            f"data 6\nChange\nfrom {base}\nM 100644 inline {path}\ndata {len(content.encode())}\n{content}\n"
+            f"data 6\nChange\nfrom {base}\n{changes}"
         )
         subprocess.run(
             ["git", "fast-import", "--quiet"], cwd=self.path, env=ENV, input=stream.encode(), check=True, timeout=20

@@ -3,19 +3,22 @@
 import asyncio
 import dataclasses
 from datetime import timedelta
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from commands.jobs import ConfigureJob, CreateJob, UpdateJob
-from commands.scm import DeleteScmEndpoint
+from commands.scm import CreateScmEndpoint, DeleteScmEndpoint
 from commands.triggers import SetTriggers
 from commands.untrusted_builds import ApproveBuild
 from domain.builds import BUILD
 from domain.core.errors import Conflict, Unavailable
 from domain.matrix import Matrix
 from domain.triggers import BuildTrigger, RepositoryChange, Triggers
+from integrations.scm.hosts import ScmHosts
 from testhide.processes import Core
+from tests.support.git_repository import GitRepository
 from tests.workers.watched_jobs import WatchedJobs
 
 MAIN = Triggers(branches=["main"])
@@ -121,6 +124,33 @@ async def test_a_job_without_a_repository_has_no_build_of_a_change(jobs: Watched
     await jobs.does(DeleteScmEndpoint(1))
     await jobs.push()
     assert [build.job_id for build in await jobs.queued()] == [6]
+
+
+async def test_paths_count_only_if_the_branch_has_kept_its_commits(parts: Core, tmp_path: Path) -> None:
+    """Neither GitLab nor Gitea says whether a push has dropped commits. The repository is real."""
+    repository, outgoing = GitRepository(tmp_path / "shop.git", ()), cast("Any", None)
+    jobs = WatchedJobs(parts, ScmHosts(outgoing, parts.secrets.unseal, [tmp_path]))
+    await jobs.begin(with_endpoint=False)
+    await jobs.does(CreateScmEndpoint(1, 1, "git", "Shop", str(repository.path)))
+    await jobs.add_job(5, Triggers(branches=["main"], paths=["src/**"]))
+    base = repository.commits[-1]
+    first = repository.write("README.md", "first")
+    second = repository.write("README.md", "second")
+    listed = {"paths": ["README.md"], "repository": repository.path.stem}
+    await jobs.push(before=first, commit=second, **listed)
+    await jobs.push(before=base, commit=first, **listed)  # the branch has moved on
+    await jobs.push(before=None, commit=second, **listed)
+    assert await jobs.queued() == []
+    repository.git("update-ref", "refs/heads/main", base)
+    amended = repository.write("README.md", "amended")
+    received = await jobs.push(before=second, commit=amended, **listed)
+    await jobs.evaluator.evaluate(received)
+    await jobs.push(before=second, commit=amended, fast_forward=True, **listed)
+    assert [build.commit_sha for build in await jobs.queued()] == [amended]
+    await jobs.push(before=base, commit=amended, paths=["README.md"], repository="acme/other")
+    repository.path.rename(tmp_path / "gone.git")
+    await jobs.push(before=base, commit="c0ffee", **listed)
+    assert [build.commit_sha for build in await jobs.queued()] == [amended, "c0ffee"], "nobody can be asked"
 
 
 async def test_triggers_that_are_set_before_a_change_count(jobs: WatchedJobs) -> None:

@@ -27,6 +27,8 @@ from domain.builds import (
 from domain.changes import ChangeReceived, Reporter
 from domain.core.events import Event
 from domain.triggers import RepositoryChange, Triggers
+from integrations.scm.hosts import ScmHosts
+from integrations.source_ports import SourceHosts
 from projections.engine.engine import Engine, ensure_tables, fetch_positions
 from projections.registry import PROJECTIONS
 from testhide.processes import Core
@@ -55,12 +57,14 @@ ANN = CommandContext("user:1")
 
 
 class WatchedJobs:
-    def __init__(self, parts: Core) -> None:
+    def __init__(self, parts: Core, hosts: SourceHosts | None = None) -> None:
         self.parts = parts
+        outgoing: Any = None  # nobody is called
+        hosts = hosts or ScmHosts(outgoing, parts.secrets.unseal, [])
         self.now = TODAY
         self.handler = Handler(parts.log, lambda: self.now)
         self.evaluator = ChangeEvaluator(
-            parts.pool, parts.log, self.handler, parts.ids, parts.secrets, self.wait_reached
+            parts.pool, parts.log, self.handler, parts.ids, parts.secrets, hosts, self.wait_reached
         )
         self.clock = self.new_clock()
         self._projecting = asyncio.Lock()

@@ -45,6 +45,10 @@ class GitHubPush(msgspec.Struct):
     forced: bool | None = None
     """Whether commits were dropped; None from hosts that do not say it (Gitea and Forgejo)."""
     commits: list[GitHubCommit] = []
+    total_commits: int | None = None
+    """Number of pushed commits at Gitea and Forgejo, which list only the newest of them, by default five; None at
+    GitHub.
+    """
     head_commit: GitHubCommit | None = None
 
 
@@ -110,7 +114,6 @@ def _read_push(push: GitHubPush) -> HookMessage:
         return HookMessage("github", repository, ignored=f"{push.ref[:200]} is neither a branch nor a tag.")
     head = push.head_commit or GitHubCommit()
     files = [(*commit.added, *commit.removed, *commit.modified) for commit in push.commits]
-    is_complete = not push.forced and len(files) < MAX_COMMITS and all(len(one) < MAX_FILES for one in files)
     change = RepositoryChange(
         split[0],
         split[1],
@@ -119,12 +122,20 @@ def _read_push(push: GitHubPush) -> HookMessage:
         first_line(head.message),
         find_skip_marker(head.message),
         first_line(head.author.email or head.author.name),
-        collect_paths(files, is_complete=is_complete),
+        collect_paths(files, is_complete=_lists_all_commits(push) and all(len(one) < MAX_FILES for one in files)),
         fast_forward=push.forced is False,
         deleted=push.deleted or _is_zero(push.after),
         repository=repository,
     )
     return HookMessage("github", repository, (change,))
+
+
+def _lists_all_commits(push: GitHubPush) -> bool:
+    if push.forced is not None:
+        return not push.forced and len(push.commits) < MAX_COMMITS
+    # For a new branch, Gitea and Forgejo list its last ten commits, whichever of them are new.
+    is_new = commit_or_none(push.before) is None
+    return not is_new and push.total_commits is not None and push.total_commits <= len(push.commits)
 
 
 def _read_pull_request(received: GitHubPullRequestAction) -> HookMessage:
