@@ -15,8 +15,9 @@ from domain.core.data_keys import project_key
 from domain.core.events import Category, Event
 
 CLAIM = timedelta(minutes=2)
-"""Time for which a claim keeps other processes from creating the ticket. It is longer than a call of Jira takes, and
-longer than a new issue takes to appear in Jira's search.
+"""Time for which a claim keeps other processes from creating the ticket. It is always the same, however long a try may
+take, since it covers the creation of one issue: the call of Jira, which ends within 10 s, and the time until Jira's
+search finds the new issue.
 """
 COMMENT_INTERVAL = timedelta(days=1)
 """Time between comments on a ticket whose failure keeps coming back."""

@@ -36,6 +36,12 @@ async def fetch_unfinished(source: Source, group_id: int) -> list[int]:
     return await fetch_column(source, query, {"group": group_id})
 
 
+async def fetch_ids(source: Source, group_id: int) -> list[int]:
+    """Returns the ids of a group's builds, including builds that run only some tests."""
+    query = f"SELECT id FROM {BuildRow.table} WHERE group_id = %(group)s ORDER BY id"
+    return await fetch_column(source, query, {"group": group_id})
+
+
 async def fetch_of_change(source: Source, change_id: int) -> list[tuple[int, int]]:
     """Returns (job id, build id) of the builds that a change started, ordered by both."""
     query = (

@@ -1,6 +1,6 @@
 """Queries for tickets: which failures of a build are new, and whether tests have passed."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from domain.results import FAILED, PASSED, SKIPPED
 from projections.builds import BuildRow
@@ -11,11 +11,13 @@ from store.postgres.queries import Source, fetch_rows
 _REPORT_OF = f"SELECT * FROM {ReportRow.table} WHERE first_result_id <= t.id ORDER BY first_result_id DESC LIMIT 1"
 
 
-async def find_failed_before(source: Source, job_id: int, build_id: int, cases: Sequence[int]) -> set[str]:
+async def find_failed_before(
+    source: Source, job_id: int, build_id: int, group_id: int | None, cases: Sequence[int]
+) -> set[str]:
     """Looks up the last result of each test case in earlier builds of the job. Returns the signatures of the results
     that failed.
 
-    Ignores untrusted builds, whose failures get no tickets.
+    Ignores untrusted builds, whose failures get no tickets, and the builds of the group `group_id`.
     """
     query = (
         "SELECT DISTINCT coalesce(x.signature, '') FROM unnest(%(cases)s::int[]) AS c (case_id)"
@@ -25,18 +27,19 @@ async def find_failed_before(source: Source, job_id: int, build_id: int, cases: 
         "    FROM unnest(array_positions(block.case_ids, c.case_id)) AS at) t (id, facts)"
         f"  JOIN LATERAL ({_REPORT_OF}) r ON r.first_result_id + r.cases > t.id"
         f"  JOIN {BuildRow.table} b ON b.id = r.build_id AND NOT b.untrusted AND {IS_CURRENT}"
+        "   AND (%(group)s::bigint IS NULL OR b.group_id IS DISTINCT FROM %(group)s)"
         "   WHERE block.case_ids @> ARRAY[c.case_id] AND block.job_id = %(job)s AND r.build_id < %(build)s"
         f"   AND t.facts >= 0 AND t.facts & {STATUS} <> {SKIPPED}"
         "   ORDER BY r.build_id DESC, t.id DESC LIMIT 1) last"
         f" LEFT JOIN {ResultTextRow.table} x ON x.id = last.id WHERE last.facts & {STATUS} = {FAILED}"
     )
-    rows = await fetch_rows(source, query, {"cases": list(cases), "job": job_id, "build": build_id})
+    rows = await fetch_rows(source, query, {"cases": list(cases), "job": job_id, "build": build_id, "group": group_id})
     return {signature for (signature,) in rows}
 
 
-async def has_passed(source: Source, ranges: ReportRanges, cases: Sequence[int]) -> bool:
-    """Returns True if each of these test cases has results in the reports of `ranges`, and all of them passed. Ignores
-    results that do not count.
+async def has_passed(source: Source, builds: Iterable[ReportRanges], cases: Sequence[int]) -> bool:
+    """Returns True if each of these test cases has results in the reports of one of the builds, and all of them passed.
+    Ignores results that do not count.
     """
-    found = await fetch_statuses(source, ranges, cases)
+    found = {one for ranges in builds for one in await fetch_statuses(source, ranges, cases)}
     return {case_id for case_id, _ in found} == set(cases) and all(status == PASSED for _, status in found)

@@ -21,9 +21,9 @@ from domain.core.events import Recorded
 from domain.jira import JIRA, JiraIntegration
 from domain.nodes import NODE
 from domain.results import FAILED
-from domain.tickets import CLAIM, TICKET, TicketState, ticket_id
+from domain.tickets import TICKET, TicketState, ticket_id
 from integrations.ticket_ports import NewTicket, TicketFailure, TicketHost, TicketHosts, TicketsUnavailable
-from projections import jira, new_failures, results_history, results_queries, tickets
+from projections import build_groups, jira, new_failures, results_history, results_queries, tickets
 from projections.results_queries import ReportRanges, Result, ResultFilters
 from store.log.event_log import EventLog
 from workers.ticket_texts import (
@@ -39,8 +39,12 @@ CALLER = CommandContext("system:tickets")
 MAX_FAILURES = 5_000
 """Largest number of failures of a build that are read, in the order of its reports."""
 MAX_TICKETS = 20
-"""Largest number of new causes of one build that each get a ticket at one integration. One more ticket names all other
-causes.
+"""Largest number of new causes of one build, or of the builds of one group that fail alike, that each get a ticket at
+one integration. One more ticket names all other causes.
+"""
+CLAIM_POLL_S = 10
+"""Seconds until a build looks again for a ticket that another one is creating. Most are there after a second or two; if
+the other one does not create it, the claim ends after CLAIM.
 """
 MAX_COMPARED = 3
 """Number of tests of a cause whose earlier results are read to decide whether the cause is new."""
@@ -56,7 +60,14 @@ class TicketsDelayed(Exception):
     def __init__(self, why: str, retry_after_s: int) -> None:
         super().__init__(why)
         self.retry_after_s = retry_after_s
-        """Seconds that a tracker asks to wait; 0 if none does."""
+        """Seconds to wait at least; 0 if nobody asks for any."""
+
+
+class TicketBeingCreated(Exception):
+    """Another build, or an earlier try whose answer was lost, has claimed a ticket. So Jira is not at fault."""
+
+    def __init__(self, cause: Cause) -> None:
+        super().__init__(f"The ticket {cause.label} is being created.")
 
 
 @dataclass(frozen=True)
@@ -85,7 +96,7 @@ class TicketWriter:
 
     async def write(self, event: BuildFinished) -> None:
         """Writes the tickets of the build that the event finished. Raises Unavailable if the read models are behind,
-        and TicketsDelayed if a tracker failed.
+        and TicketsDelayed if a tracker failed or another build is creating one of the tickets.
         """
         if event.status == "aborted":
             return
@@ -105,7 +116,9 @@ class TicketWriter:
             ranges = await results_queries.fetch_reports(connection, build.build_id)
             failed = await results_queries.fetch_page(connection, ranges, ResultFilters(status=FAILED), MAX_FAILURES, 0)
         causes, where = group_failures(failed), await self._describe(build)
-        failures: list[TicketFailure] = []
+        group_id = build.queued.group_id
+        group = [] if group_id is None else await build_groups.fetch_ids(self.pool, group_id)
+        delays: list[TicketsDelayed] = []
         for jira_id in jira_ids:
             integration = await self.event_log.load_state(JIRA.at(jira_id))
             # The texts of an integration are empty if it was erased with its project.
@@ -113,14 +126,17 @@ class TicketWriter:
                 continue
             error = ""
             try:
-                await _TicketsOfBuild(self, integration, build, where, ranges, causes).write()
+                await _TicketsOfBuild(self, integration, build, where, ranges, causes, group).write()
+            except TicketBeingCreated as waiting:
+                delays.append(TicketsDelayed(str(waiting), CLAIM_POLL_S))
+                continue
             except TicketFailure as failure:
-                failures.append(failure)
                 error = str(failure)
+                retry_after_s = failure.retry_after_s if isinstance(failure, TicketsUnavailable) else 0
+                delays.append(TicketsDelayed(error, retry_after_s))
             await self.handler.execute(RecordJiraOutcome(jira_id, error), CALLER)
-        if failures:
-            waits = [one.retry_after_s for one in failures if isinstance(one, TicketsUnavailable)]
-            raise TicketsDelayed("; ".join(map(str, failures)), max(waits, default=0))
+        if delays:
+            raise TicketsDelayed("; ".join(map(str, delays)), max(delay.retry_after_s for delay in delays))
 
     async def _describe(self, build: Finished) -> BuildContext:
         queued = build.queued
@@ -146,32 +162,37 @@ class _TicketsOfBuild:
     where: BuildContext
     ranges: ReportRanges
     causes: Sequence[Cause]
+    group: Sequence[int]
+    """Ids of the builds of the build's group; empty for a job without a matrix."""
 
     @property
     def host(self) -> TicketHost:
         return self.writer.hosts.open(self.integration)
 
     async def write(self) -> None:
-        """Writes the tickets. Raises TicketFailure; tickets that were written before the failure stay."""
-        new, claimed = list[Cause](), list[Cause]()
+        """Writes the tickets. Raises TicketFailure and TicketBeingCreated; tickets that were written before stay."""
+        new, claimed, created = list[Cause](), list[Cause](), 0
         for cause in self.causes:
             ticket = await self._load(cause.name)
-            # Tickets of an earlier try count, so that all tries together create no more than one would.
-            if ticket.created_in == self.build.build_id or (not ticket.key and await self._is_new(cause)):
-                new.append(cause)
-            elif ticket.key:
+            created += ticket.created_in in (self.build.build_id, *self.group)
+            if ticket.key:
                 await self._recur(cause, ticket)
             elif ticket.is_claimed(self.writer.clock()):
                 claimed.append(cause)
-        for cause in new[:MAX_TICKETS]:
+            elif await self._is_new(cause):
+                new.append(cause)
+        # All tries, and all builds of a group that fail alike, together create no more tickets than one try would.
+        allowed = max(0, MAX_TICKETS - created - len(claimed))
+        for cause in new[:allowed]:
             text = await results_history.find_text(self.writer.pool, cause.results[0].id)
             cause = Cause(cause.name, cause.results, "" if text is None else text.trace)
             await self._create(cause, describe_failure(cause, self.where))
-        if rest := new[MAX_TICKETS:]:
-            await self._create(*describe_rest(f"build-{self.build.build_id}", rest, self.where))
+        if rest := new[allowed:]:
+            first_id = self.build.queued.group_id or self.build.build_id
+            await self._create(*describe_rest(f"build-{first_id}", rest, self.where))
         await self._stop()
-        if claimed:  # an earlier build creates the tickets; a later try links the failures of this one
-            raise _being_created(claimed[0])
+        if claimed:  # another build creates the tickets; a later try links the failures of this one
+            raise TicketBeingCreated(claimed[0])
 
     async def _load(self, cause: str) -> TicketState:
         key = ticket_id(self.integration.jira_id, self.build.queued.project_id, cause)
@@ -182,10 +203,12 @@ class _TicketsOfBuild:
         return {**self.build.ids, **ids}
 
     async def _is_new(self, cause: Cause) -> bool:
-        """Returns True if the tests of a cause did not fail for this cause when they last ran in the job."""
+        """Returns True if the tests of a cause did not fail for this cause when they last ran in the job, in a build
+        outside the group. So it does not matter which build of a group is handled first.
+        """
         queued = self.build.queued
         before = await new_failures.find_failed_before(
-            self.writer.pool, queued.job_id, queued.build_id, cause.case_ids[:MAX_COMPARED]
+            self.writer.pool, queued.job_id, queued.build_id, queued.group_id, cause.case_ids[:MAX_COMPARED]
         )
         return cause.name not in before
 
@@ -194,14 +217,14 @@ class _TicketsOfBuild:
         ticket = await self._load(cause.name)
         if not ticket.key:
             if ticket.is_claimed(now):
-                raise _being_created(cause)
+                raise TicketBeingCreated(cause)
             # Searches first: a search that fails leaves no claim. Behind a claim that has ended there may be an issue.
             found = await self.host.find(cause.label)
             if found is None:
                 try:
                     await self._execute(ClaimTicket(**about, now=now))
                 except Conflict:
-                    raise _being_created(cause) from None
+                    raise TicketBeingCreated(cause) from None
                 created = await self.host.create(text)
             else:
                 created = found
@@ -238,9 +261,21 @@ class _TicketsOfBuild:
             failing = ticket.failing_jobs.get(job_id)
             if failing is None or failing.build_id >= self.build.build_id or failing.branch != self.where.branch:
                 continue
-            if await new_failures.has_passed(writer.pool, self.ranges, failing.case_ids):
+            if await new_failures.has_passed(writer.pool, await self._fetch_reports(), failing.case_ids):
                 await self.host.comment(ticket.key, describe_stop(self.where, len(failing.case_ids)))
                 await self._execute(RecordStop(**self._about(row.cause)))
+
+    async def _fetch_reports(self) -> list[ReportRanges]:
+        """Returns the reports that show whether a failure has stopped: those of the build, or of all builds of its
+        group, since one may fail where another one passes. Empty until all of these have passed or failed.
+        """
+        if self.build.queued.group_id is None:
+            return [self.ranges]
+        builds = await build_groups.fetch_counting(self.writer.pool, self.build.queued.group_id)
+        if any(build.status not in ("passed", "failed") for build in builds):
+            return []
+        async with self.writer.pool.connection() as connection:
+            return [await results_queries.fetch_reports(connection, build.id) for build in builds]
 
     async def _link(self, results: Sequence[Result], ticket: TicketState) -> None:
         unlinked = [result for result in results if not result.triage.defect_key][:MAX_LINKED]
@@ -265,7 +300,3 @@ def group_failures(results: Iterable[Result]) -> list[Cause]:
         if result.signature and not is_known:
             causes.setdefault(result.signature, []).append(result)
     return sorted((Cause(name, found) for name, found in causes.items()), key=lambda cause: -len(cause.results))
-
-
-def _being_created(cause: Cause) -> TicketsUnavailable:
-    return TicketsUnavailable(f"The ticket {cause.label} is being created.", int(CLAIM.total_seconds()))

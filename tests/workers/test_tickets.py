@@ -1,5 +1,6 @@
 """Tickets of the failures of finished builds, at a tracker in memory."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -7,11 +8,14 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
-from commands.builds import FinishExternalBuild
+from commands.builds import FinishExternalBuild, StartBuild
+from commands.handler import Command
 from commands.jira import CreateJiraIntegration, UpdateJiraIntegration
-from domain.builds import BuildFinished, Verdict
-from domain.core.events import Damaged
+from commands.jobs import ConfigureJob
+from domain.builds import BUILD, AnyBuild, BuildAssigned, BuildFinished, BuildStarted, Queued, Running, Verdict
+from domain.core.events import Damaged, Event
 from domain.jira import JIRA, JiraIntegration
+from domain.matrix import Matrix
 from domain.tickets import CLAIM, COMMENT_INTERVAL, TicketCreated
 from domain.triggers import BuildTrigger
 from integrations.blobs import open_blobs
@@ -21,7 +25,30 @@ from store.clock import utcnow
 from store.tables.build_logs import BuildLogs
 from tests.workers.test_known_issues import ANN, House, house  # noqa: F401
 from workers.reactions.registry import TICKET_MAX_AGE, Tools, select_builds_with_tickets
-from workers.tickets import MAX_TICKETS, TicketsDelayed, TicketWriter
+from workers.tickets import CLAIM_POLL_S, MAX_TICKETS, TicketsDelayed, TicketWriter
+
+
+@dataclass(frozen=True)
+class RunBuild(Command, of=BUILD):
+    """Lets a node start a build."""
+
+    build_id: int
+
+    def decide(self, build: AnyBuild | None) -> Iterable[Event]:
+        assert isinstance(build, Queued)
+        yield BuildAssigned(**build.ids, node_id=1, attempt=1)
+        yield BuildStarted(**build.ids, node_id=1, attempt=1)
+
+
+@dataclass(frozen=True)
+class EndBuild(Command, of=BUILD):
+    build_id: int
+    status: Verdict
+
+    def decide(self, build: AnyBuild | None) -> Iterable[Event]:
+        assert isinstance(build, Running)
+        yield BuildFinished(**build.ids, status=self.status, node_id=1)
+
 
 PASSED = ""
 RESET = '<failure message="ECONNRESET">at connect</failure>'
@@ -106,11 +133,27 @@ class Office:
             await self.writer.write(event)
         return event
 
-    async def defects(self) -> list[str | None]:
-        """Defects of the results of the last build."""
+    async def group(self, *reports: Sequence[str]) -> list[BuildFinished]:
+        """Runs a group of one build for each report, and writes no tickets."""
+        finished = []
+        ids = range(self.house.builds + 1, self.house.builds + 1 + len(reports))
+        matrix = Matrix({"number": [str(number) for number, _ in enumerate(reports)]})
+        await self.house.does(ConfigureJob(1, "make", matrix=matrix), StartBuild(ids[0], 1, more_ids=ids[1:]))
+        for build_id, contents in zip(ids, reports, strict=True):
+            self.house.builds = build_id
+            await self.house.does(RunBuild(build_id))
+            await self.house.report(*contents)
+            command = EndBuild(build_id, "failed" if any(contents) else "passed")
+            event = (await self.house.handler.execute(command, ANN)).events[-1].event
+            assert isinstance(event, BuildFinished)
+            finished.append(event)
+        return finished
+
+    async def defects(self, build_id: int | None = None) -> list[str | None]:
+        """Defects of the results of a build, by default of the last one."""
         await self.house.shown()
         async with self.house.parts.pool.connection() as connection:
-            ranges = await results_queries.fetch_reports(connection, self.house.builds)
+            ranges = await results_queries.fetch_reports(connection, build_id or self.house.builds)
             page = await results_queries.fetch_page(connection, ranges, results_queries.ResultFilters(), 100, 0)
         return [result.triage.defect_key for result in page]
 
@@ -254,6 +297,42 @@ async def test_failures_are_linked_to_a_ticket_that_an_earlier_build_is_creating
     await office.writer.write(second)
     assert len(office.tracker.tickets) == 1
     assert await office.defects() == ["BACK-1"]
+
+
+async def test_the_builds_of_a_matrix_share_a_ticket_in_whatever_order_they_are_handled(office: Office) -> None:
+    first, second, passed = await office.group([RESET], [RESET], [PASSED])
+    for event in (second, passed, first, second):
+        await office.writer.write(event)
+    assert await office.defects(1) == await office.defects(2) == ["BACK-1"]
+    assert (len(office.tracker.tickets), office.tracker.comments) == (1, [])
+    for event in await office.group([RESET], [PASSED], [PASSED]):
+        await office.writer.write(event)
+    assert office.tracker.comments == [], "it passed only with other values of the matrix"
+    for event in await office.group([PASSED], [PASSED], [PASSED]):
+        await office.writer.write(event)
+    assert office.tracker.comments == ["BACK-1: Build 7 of Smoke passed the test of this failure"]
+
+
+async def test_the_builds_of_a_matrix_share_a_bounded_number_of_tickets(office: Office) -> None:
+    words = [f"{chr(97 + n // 26)}{chr(97 + n % 26)}" for n in range(MAX_TICKETS + 5)]
+    for event in await office.group([*map(failure, words)], [*map(failure, reversed(words))]):
+        await office.writer.write(event)
+    assert len(office.tracker.tickets) == MAX_TICKETS + 1
+    assert None not in [*await office.defects(1), *await office.defects(2)]
+
+
+async def test_a_wait_for_another_build_is_no_failure_of_the_tracker(office: Office) -> None:
+    office.tracker.loses_answers = True
+    first, second = await office.group([RESET], [RESET])
+    with pytest.raises(TicketsDelayed):
+        await office.writer.write(first)
+    office.tracker.loses_answers = False
+    await office.build(failure("other"))
+    assert await office.error() == ""
+    with pytest.raises(TicketsDelayed, match="is being created") as delayed:
+        await office.writer.write(second)
+    assert delayed.value.retry_after_s == CLAIM_POLL_S
+    assert await office.error() == ""
 
 
 async def test_a_failing_tracker_is_shown(office: Office) -> None:
