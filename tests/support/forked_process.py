@@ -3,7 +3,11 @@
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Sequence
+from multiprocessing import parent_process
+from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerProcess
 from multiprocessing.forkserver import set_forkserver_preload
 from pathlib import Path
@@ -25,6 +29,10 @@ set_forkserver_preload(
         "workers.sealer",
     ]
 )
+
+
+END_S = 10.0
+"""Seconds that a process has for its own end after the tests were killed."""
 
 
 class ForkedProcess(ForkServerProcess):
@@ -50,6 +58,7 @@ class ForkedProcess(ForkServerProcess):
 def _run(arguments: Sequence[str], environ: dict[str, str], log: Path | None) -> None:
     from testhide.cli.main import run
 
+    end_with_the_tests()
     os.environ.clear()
     os.environ.update(environ)
     if log is not None:
@@ -58,3 +67,19 @@ def _run(arguments: Sequence[str], environ: dict[str, str], log: Path | None) ->
                 os.dup2(file.fileno(), stream)
     sys.argv = ["testhide", *arguments]
     run()
+
+
+def end_with_the_tests() -> None:
+    """Ends this process when the tests have ended without ending it, as workers of pytest-xdist do when the tests are
+    interrupted. Otherwise it stays, and with it the process that it was forked from.
+    """
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(END_S)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
