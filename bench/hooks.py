@@ -45,12 +45,18 @@ def make_payload(number: int) -> bytes:
     commit = {"message": f"Change {number}", "added": [f"src/{number}.py"], "removed": [], "modified": ["README.md"]}
     payload = {
         "ref": f"refs/heads/team-{number % JOBS}/work",
+        "before": "b" * 40,
+        "forced": False,
         "after": hashlib.sha1(str(number).encode(), usedforsecurity=False).hexdigest(),
         "repository": {"full_name": "acme/web"},
         "commits": [commit] * 20,
         "head_commit": commit,
     }
     return json.dumps(payload).encode()
+
+
+def sign(body: bytes, secret: str) -> str:
+    return f"sha256={hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()}"
 
 
 async def send_burst(stack: Stack, project: int, secret: str, count: int) -> list[float]:
@@ -61,11 +67,10 @@ async def send_burst(stack: Stack, project: int, secret: str, count: int) -> lis
     async def send(session: aiohttp.ClientSession) -> None:
         for number in numbers:
             body = make_payload(number)
-            digest = hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
             headers = {
                 "X-GitHub-Event": "push",
                 "X-GitHub-Delivery": f"delivery-{number}",
-                "X-Hub-Signature-256": f"sha256={digest}",
+                "X-Hub-Signature-256": sign(body, secret),
                 "Content-Type": "application/json",
             }
             began = time.perf_counter()

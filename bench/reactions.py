@@ -12,6 +12,7 @@ import asyncio
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 from psycopg_pool import AsyncConnectionPool
@@ -42,6 +43,8 @@ SLOW, SLOW_S = 500, 1.0
 QUICK_INTERVAL_S = 0.05
 FIRST_QUICK = 100_000
 """Id of the first job whose `job.created` has a quick reaction."""
+END_S = 10.0
+"""Seconds after the last run until which all reactions must be marked as done."""
 HISTORY_EVENTS = 20_000
 STATUSES = [reaction for reaction in REACTIONS if reaction.queue == "statuses"]
 CALLER = CommandContext("system:bench")
@@ -49,19 +52,23 @@ CALLER = CommandContext("system:bench")
 
 async def measure(settings: Settings, report: Report) -> None:
     begun: dict[int, float] = {}
-    ended = 0
+    runs: Counter[int] = Counter()
+    """Id of a job -> how often a reaction to its creation or deletion ran."""
+    slow_ended = set[int]()
     all_ended = asyncio.Event()
 
     async def slow(event: Event, tools: Tools) -> None:
-        nonlocal ended
+        assert isinstance(event, JobDeleted)
+        runs[event.job_id] += 1
         await asyncio.sleep(SLOW_S)
-        ended += 1
-        if ended == SLOW:
+        slow_ended.add(event.job_id)
+        if len(slow_ended) == SLOW:
             all_ended.set()
 
     async def quick(event: Event, tools: Tools) -> None:
         assert isinstance(event, JobCreated)
-        begun[event.job_id] = time.perf_counter()
+        runs[event.job_id] += 1
+        begun.setdefault(event.job_id, time.perf_counter())
 
     registered = (
         Reaction("slow", JobDeleted, slow, "deletions", 60),
@@ -94,6 +101,9 @@ async def measure(settings: Settings, report: Report) -> None:
         seconds = time.perf_counter() - start
         while len(begun) < len(appended):
             await asyncio.sleep(0.05)  # between two looks
+        until = time.perf_counter() + END_S
+        while (left := await _count_left(parts.pool)) and time.perf_counter() < until:
+            await asyncio.sleep(0.05)  # between two looks
         await cancel_and_wait(*running)
         await listener.close()
     latencies = [begun[job_id] - at for job_id, at in appended.items()]
@@ -101,6 +111,9 @@ async def measure(settings: Settings, report: Report) -> None:
     report.add("quick reactions beside them", len(latencies))
     report.add("latency of a quick one, p50", percentile(latencies, 50) * 1_000, "ms")
     report.add("latency of a quick one, p99", percentile(latencies, 99) * 1_000, "ms", at_most=200)
+    report.add("reactions lost", SLOW + len(appended) - len(runs), at_most=0)
+    report.add("reactions run twice", runs.total() - len(runs), at_most=0)
+    report.add("reactions due or parked at the end", left, at_most=0)
 
 
 async def measure_idle(settings: Settings, report: Report) -> None:
@@ -134,6 +147,10 @@ async def measure_idle(settings: Settings, report: Report) -> None:
     report.add("events without anything to do", events, "events")
     report.add("reactions without anything to do", events / seconds, "events/s", at_least=1_000)
     report.add("CPU time of one", cpu / events * 1_000_000, "us")
+
+
+async def _count_left(pool: AsyncConnectionPool) -> int:
+    return sum(status.due + status.parked for status in await reactions.fetch_statuses(pool))
 
 
 async def _is_reached(position: int) -> bool:

@@ -22,7 +22,8 @@ FINISH_TIMEOUT_S = 120.0
 
 
 @contextlib.contextmanager
-def running_agents(stack: Stack, pool: int) -> Iterator[None]:
+def running_agents(stack: Stack, pool: int, *options: str) -> Iterator[list["subprocess.Popen[bytes]"]]:
+    """Runs AGENTS agents, with additional command-line options."""
     running = []
     try:
         for number in range(AGENTS):
@@ -31,9 +32,9 @@ def running_agents(stack: Stack, pool: int) -> Iterator[None]:
             token.touch(mode=0o600)
             token.write_text(stack.call("POST", "/api/v3/nodes", node)["agent_token"])
             command = [sys.executable, "-P", "-m", "agent", "--server", stack.url, "--token-file", str(token)]
-            command += ["--workdir", str(stack.data / f"agent-{number}"), "--trust-builds"]
+            command += ["--workdir", str(stack.data / f"agent-{number}"), "--trust-builds", *options]
             running.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
-        yield
+        yield running
     finally:
         for process in running:
             process.terminate()
