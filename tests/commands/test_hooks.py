@@ -100,8 +100,8 @@ def test_a_message_without_an_event_is_a_push() -> None:
 
 def test_a_push_of_github_that_lists_not_all_its_commits_has_no_paths() -> None:
     commit = {"added": ["a"], "removed": [], "modified": ["b"], "message": "x"}
-    payload = {"ref": "refs/heads/main", "after": NEW, "before": OLD, "commits": [commit], "head_commit": commit}
-    payload["forced"] = False
+    fields = {"ref": "refs/heads/main", "after": NEW, "before": OLD, "forced": False}
+    payload = {**fields, "commits": [commit], "head_commit": commit}
     assert only_change(read({"x-github-event": "push"}, payload)).paths == ["a", "b"]
     for commits in ([commit] * 2_048, [commit | {"added": ["a"] * 3_000}], []):
         assert only_change(read({"x-github-event": "push"}, payload | {"commits": commits})).paths is None

@@ -4,7 +4,7 @@ import subprocess
 import sys
 import time
 from multiprocessing.context import ForkServerProcess
-from multiprocessing.forkserver import _forkserver, set_forkserver_preload  # type: ignore[attr-defined]
+from multiprocessing.forkserver import _forkserver, set_forkserver_preload
 
 import psutil
 
@@ -19,7 +19,7 @@ def start() -> None:
     set_forkserver_preload([])
     process = ForkServerProcess(target=work, daemon=True)
     process.start()
-    print(process.pid, _forkserver._forkserver_pid, flush=True)
+    print(process.pid, _forkserver._forkserver_pid, flush=True)  # type: ignore[attr-defined]
     process.join()
 
 

@@ -136,7 +136,7 @@ async def test_paths_count_only_if_the_branch_has_kept_its_commits(parts: Core, 
     base = repository.commits[-1]
     first = repository.write("README.md", "first")
     second = repository.write("README.md", "second")
-    listed = {"paths": ["README.md"], "repository": repository.path.stem}
+    listed: dict[str, Any] = {"paths": ["README.md"], "repository": repository.path.stem}
     await jobs.push(before=first, commit=second, **listed)
     await jobs.push(before=base, commit=first, **listed)  # the branch has moved on
     await jobs.push(before=None, commit=second, **listed)
