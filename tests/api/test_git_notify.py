@@ -133,7 +133,7 @@ def test_the_documented_hook_reports_changed_paths(server: Server, project: int,
     assert push("src/naïve café.py", "README") == 1
     assert push('docs/"quoted".md') == 2, "its paths are unknown"
     work.git("update-ref", "refs/heads/main", work.commits[-1])
-    assert push("docs/again.md") == 3, "the force push has removed a file in src"
+    assert push("notes/again.md") == 3, "the force push has removed a file in src"
     tree = "".join(f"M 100644 inline docs/{number}\ndata 0\n\n" for number in range(3_001))
     work.commit(tree)
     assert push() == 4, "too many paths"

@@ -19,6 +19,7 @@ NOT_RUN = {
     "./dev long NAME": "takes minutes; .ci/run has all of them",
     "./dev long faults --rounds 500 --seed 1": "takes hours; .ci/run has it with fewer rounds",
     "./dev long faults --seconds 60 --seed 1": "takes minutes; .ci/run has it",
+    "./dev long soak --seconds 3600 --seed 1": "takes an hour",
     "./dev test": "runs these tests",
     "docker build --build-arg TESTHIDE_BUILD=$(git rev-parse HEAD) .": "needs Docker",
     "pip install 'testhide_server-....whl[embedded]'": "asks a package index; `./dev long wheel` has it",
