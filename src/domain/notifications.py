@@ -71,7 +71,7 @@ def notifications_of(event: Event) -> Iterator[Notification]:
 
 
 def select_notifications(kind: EndpointKind, types: Collection[str], event: Event) -> Iterator[Notification]:
-    """Yields the notifications that an event causes for an endpoint of this kind which is registered for `types`.
+    """Yields the notifications that an event causes for an endpoint of kind `kind` that is registered for `types`.
 
     Teams channels are read by people, so they get no repetitions: one card for a failed build even if the channel is
     registered for `build.finished` and `build.failed`, and one card for all tests that were quarantined together.
