@@ -24,7 +24,7 @@ from domain.users import USER, UserAccount
 @dataclass(frozen=True)
 class OpenSession(Command):
     """Opens a login session for a user who has been authenticated. Raises Unauthenticated if the account is no longer
-    active or has got another password: the read models that authenticated the user may have been behind.
+    active or has got another password. The user was authenticated by read models, which may have been behind the log.
     """
 
     session_id: str

@@ -80,8 +80,8 @@ class AssignBuild(Command):
 
 @dataclass(frozen=True)
 class AcknowledgeBuild(Command, of=BUILD):
-    """Records that the agent is about to run the first command of its build. Queues the build again instead if other
-    builds of its group test another commit, which happens if a push came between the checkouts of two agents.
+    """Records that the agent is about to run the first command of its build. Instead queues the build again if other
+    builds of its group test another commit. This happens if a push came between the checkouts of two agents.
     """
 
     build_id: int

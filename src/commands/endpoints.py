@@ -45,7 +45,7 @@ E = TypeVar("E", bound=Webhook | Channel)
 
 def to_compare(endpoint: E, active: bool | None) -> E:
     """Returns the state with which an update compares its fields. For a failing endpoint, `active=True` counts as a
-    change even if the endpoint is already active, since the event ends the pause between its deliveries.
+    change even if the endpoint is already active: the resulting event ends the pause between the deliveries.
     """
     return msgspec.structs.replace(endpoint, active=False) if active and endpoint.failing else endpoint
 

@@ -197,9 +197,9 @@ class RegisterByIdentity(Command):
 
 @dataclass(frozen=True)
 class SignInByIdentity(Command):
-    """Finds the user to whom an identity is linked, and updates the user's role. Afterwards the receipt's state of the
-    claim `identity` names the user as its owner; it has no owner if the identity is linked to nobody. Raises Forbidden
-    if the user may not sign in.
+    """Finds the user to whom an identity is linked, and updates the user's role. In the receipt, the claim `identity`
+    has this user as its owner; it has no owner if the identity is linked to nobody. Raises Forbidden if the user may
+    not sign in.
 
     `role` is the role that the provider asserts; None for no role. It counts only for users whose role the provider
     decides.

@@ -42,15 +42,15 @@ def decide_verdict(
 
 
 def find_excused_exit_codes(build: AnyBuild, *, excuse_pytest: bool = False) -> set[int]:
-    """Returns the exit codes that ignored failures explain. Ignored failures are those in quarantine and those that the
-    reporter marks as known issues.
+    """Returns the exit codes that ignored failures explain: the exit codes with which the job's test runner reports
+    failed tests. Ignored failures are failures in quarantine, and failures that the reporter marks as known issues.
 
-    The job lists the exit codes with which its test runner reports failed tests. A report of the agent's pytest plugin
-    explains no exit code, since pytest itself ends with 0 if all of its failures are in quarantine; with
-    `excuse_pytest` it explains the exit code that it contains. Returns no exit code if a suite, a report or results are
-    missing, if a test runner ended for another reason than failed tests, or if an option makes the job's test runner
-    stop after a failure. Also returns no exit code if a wildcard found a report and the job does not list the exit
-    codes, since another report may be missing.
+    A report of the agent's pytest plugin explains no exit code, since pytest itself ends with 0 if all of its failures
+    are in quarantine. With `excuse_pytest`, such a report explains the exit code that it contains.
+
+    Returns no exit code if results may be missing. This is so if a suite, a report or results are missing, if a test
+    runner ended for another reason than failed tests, or if an option makes the test runner stop after a failure. It is
+    also so if a wildcard found a report and the job does not list the exit codes of failed tests.
     """
     reports = build.counting_reports
     if find_reports_by_wildcard(build) or find_fail_fast(build.queued.configuration):

@@ -43,7 +43,7 @@ ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH")
 
 
 class ReadingPool:
-    """Processes that read reports, in the order of a ReportQueue. Belongs to one event loop."""
+    """Processes that read reports, in the order that a ReportQueue decides. Use a pool in one event loop only."""
 
     def __init__(
         self,

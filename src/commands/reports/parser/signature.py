@@ -88,9 +88,7 @@ def signature(exception_type: str, message: str, trace: str = "") -> str:
 
 
 def mask(message: str) -> str:
-    """Returns the message with each part that changes from run to run replaced, most of them by a word in angle
-    brackets such as `<path>`.
-    """
+    """Returns the message with placeholders, such as `<path>`, for the parts that change from run to run."""
     text = message[:MESSAGE_LENGTH]
     for pattern, word in _MASKS:
         text = pattern.sub(word, text)
