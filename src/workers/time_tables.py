@@ -44,7 +44,7 @@ class TableTimes(NamedTuple):
 @dataclass
 class TimeTableClock:
     """Periodic start of scheduled builds. After an outage only the last missed time of each time table starts a build.
-    Two processes may sweep at once: by a claim, each time starts only one build.
+    Two processes may sweep at once: a claim makes sure that each time starts only one build.
     """
 
     pool: AsyncConnectionPool

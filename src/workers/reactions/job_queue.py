@@ -35,7 +35,9 @@ RESTART_DELAY_S = 1.0
 
 
 class JobQueue:
-    """The queue called `name`. `run` makes a try. This process makes at most `slots` tries at the same time."""
+    """The queue called `name`. A job of the queue calls `run`, which makes a try. This process makes at most `slots`
+    tries at the same time.
+    """
 
     def __init__(
         self, name: str, redis_url: str, run: Callable[[Due], Awaitable[None]], *, slots: int, redis_timeout_s: float
