@@ -75,9 +75,9 @@ def leave_environment(argv: Sequence[str], keep_token: bool) -> None:
     """Restart the program without the environment variable that contains the token. Do nothing if that variable is not
     set.
 
-    Deleting the variable would not be enough, since /proc/<pid>/environ goes on showing the environment that the
-    process started with. With `keep_token`, the restarted program reads the token from a pipe. Without it, the
-    restarted program reads the token from the file that the options name, and the token in the variable is dropped.
+    Deleting the variable would not be enough: /proc/<pid>/environ would go on showing it. With `keep_token`, the
+    restarted program reads the token from a pipe. Otherwise it reads the token from the file that the options name, and
+    the token in the variable is dropped.
     """
     token = os.environ.pop(VARIABLE, None)
     if token is not None:

@@ -31,7 +31,7 @@ class BuildClient:
         return f"/api/v3/agent/builds/{self._build_id}"
 
     def start(self, commit: str | None, pause: RetryPause) -> None:
-        """Report that the build is about to run its first command, and the commit that was checked out."""
+        """Report that the build is about to run its first command, and that `commit` was checked out."""
         self._post("started", {"commit_sha": commit}, pause)
 
     def send_log(self, body: bytes) -> int:

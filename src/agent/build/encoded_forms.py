@@ -61,10 +61,10 @@ class Text(NamedTuple):
 
 
 def list_texts(secret: str) -> Iterator[Text]:
-    """Yield the texts to search for: the secret, its hex forms, and parts of its base64 forms. The number of bytes
-    before a secret decides which of three base64 forms the secret has. Of each form, yields the characters that do not
-    depend on the bytes around the secret. Divides a text that is longer than `MAX_TEXT` into parts of about the same
-    length.
+    """Yield the texts to search for: the secret, its hex forms, and parts of its base64 forms. A secret has three
+    base64 forms, depending on the number of bytes before it. Of each base64 form, yields only the characters that do
+    not depend on the bytes around the secret. Divides a text that is longer than `MAX_TEXT` into parts of about the
+    same length.
     """
     data = secret.encode("utf-8", "replace")
     found = {secret, data.hex(), data.hex().upper()}

@@ -46,8 +46,8 @@ def _decode(line: bytes) -> str:
 
 
 def _drop_overwritten(line: bytes) -> bytes:
-    """Return the part of a line that a terminal would still show: a carriage return, as progress bars print it, begins
-    the line anew.
+    """Return the part of a line that a terminal would still show. A carriage return, as progress bars print it, makes a
+    terminal begin the line anew.
     """
     body = line.rstrip(b"\r")
     return line[body.rfind(b"\r") + 1 :]

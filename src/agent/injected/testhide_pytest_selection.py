@@ -189,7 +189,7 @@ def _is_listed(entries: frozenset[str], *node_ids: str) -> bool:
 
 
 def _recorded_id(source: Any) -> object:
-    """Return the node id among the properties of `source`, a test item or the report of one; None if there is none."""
+    """Return the node id among the properties of a test item or of a test report; None if there is none."""
     return next((value for name, value in source.user_properties if name == _PROPERTY), None)
 
 

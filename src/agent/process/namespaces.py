@@ -1,7 +1,7 @@
 """Gives each build Linux namespaces of its own, so that it has processes, System V and POSIX IPC, and temporary folders
 that no other build sees.
 
-Only root can do so, and not in every container; `find_refusal` returns why not.
+Only root can make namespaces, and not in every container; `find_refusal` returns why not.
 """
 
 from __future__ import annotations
