@@ -17,7 +17,7 @@ from store.postgres.queries import Source, fetch_rows
 RESTORE_RING = "put back the rows of root_keys and root_key_wraps from a backup, before a process is started anew"
 
 
-class StoredRootKey(NamedTuple):
+class RootKeyRow(NamedTuple):
     """One root key as the tables `root_keys` and `root_key_wraps` have it."""
 
     used_since: datetime | None
@@ -39,7 +39,7 @@ async def find_ring_damage(source: Source, log: EventLog, secrets: Secrets) -> s
         " FROM root_keys",
     )
     stored = {
-        root_id: StoredRootKey(used_since, last_position, is_leaked, dict(zip(openers, hashes, strict=True)))
+        root_id: RootKeyRow(used_since, last_position, is_leaked, dict(zip(openers, hashes, strict=True)))
         for root_id, used_since, last_position, is_leaked, openers, hashes in rows
     }
     rotation = await _find_rotation(source, log, secrets)
@@ -61,7 +61,7 @@ async def _find_rotation(source: Source, log: EventLog, secrets: Secrets) -> Sec
     return next((event for event in events if isinstance(event, SecretKeyRotated)), None)
 
 
-def _find_defect(root: RootKey, stored: StoredRootKey | None, rotation: SecretKeyRotated | None) -> str | None:
+def _find_defect(root: RootKey, stored: RootKeyRow | None, rotation: SecretKeyRotated | None) -> str | None:
     if stored is None:
         return "is missing in root_keys"
     if not stored.wraps:
