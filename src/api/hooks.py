@@ -23,7 +23,7 @@ from api.http.request_context import RequestContext
 from api.http.response_headers import REQUEST_ID
 from api.http.security import PUBLIC
 from api.http.types import MAX_ID, Id
-from commands.changes import ChangeStarter, ReceiveChanges
+from commands.changes import ChangeStarter, ReceiveChanges, must_have_room
 from commands.gitops import find_syncing_change
 from commands.handler import CommandContext
 from commands.hooks.message import MAX_LINE, HookMessage, commit_or_none, first_line, split_ref
@@ -170,6 +170,7 @@ class ChangeController(Controller):
         await ctx.must_access(data.project_id)
         change = read_change(data)
         services = ctx.services
+        await must_have_room(ctx.source, data.project_id)
         change_id = await services.ids.draw("changes")
         receipt = await ctx(ReceiveChanges(data.project_id, "git-notify", ((change_id, change),)))
         if await find_syncing_change(ctx.log, data.project_id, [change]):  # a worker syncs, and then starts the builds
@@ -231,6 +232,7 @@ async def receive(ctx: RequestContext, request: Request[Any, Any, Any], project_
         answer = HookAnswer(False, project.project_id, None, False, message.ignored, 0)
         return Response(answer, status_code=200 if message.is_ping else 202)
     check_changes(message, body)
+    await must_have_room(ctx.source, project.project_id)
     numbered = [(await ctx.services.ids.draw("changes"), change) for change in message.changes]
     delivery_id = find_delivery_id(headers)
     once = make_key(project.project_id, message.reporter, delivery_id) if delivery_id else None

@@ -11,6 +11,8 @@ from domain.core.events import Category, Event
 from domain.triggers import RepositoryChange
 
 Reporter = Literal["github", "gitlab", "bitbucket", "git-notify"]
+EVALUATION = "start_builds_of_a_change"
+"""Name of the reaction that evaluates a change."""
 
 
 class ChangeReceived(Event, frozen=True):

@@ -34,8 +34,8 @@ class PipelineSyncer:
     """Waits until the read models have reached a position. Returns False if they do not reach it in time."""
 
     async def sync(self, received: ChangeReceived) -> None:
-        """Syncs the jobs with the file at the head of the branch, if the change may have changed the file. If the sync
-        fails, records why.
+        """Syncs the jobs with the file at the head of the branch, if the change may have changed the file, unless the
+        last sync was of the commit that was pushed. If the sync fails, records why.
 
         Raises SourceUnavailable if a later try may succeed. Raises Unavailable if the read models are behind the log,
         or if another sync ran at the same time.
@@ -51,6 +51,8 @@ class PipelineSyncer:
         endpoint = await self.event_log.load_state(SCM_ENDPOINT.at(project.scm_endpoint_id))
         if endpoint is None or not asks_for_sync(received.change, synced, endpoint):
             return
+        if synced.problem is None and synced.commit is not None and synced.commit == received.change.commit:
+            return  # for another change of this commit
         if not await self.wait_reached(await self.event_log.read_head()):
             raise Unavailable("The read models are behind the log.")
         caller = CommandContext(received.actor, received.correlation_id)

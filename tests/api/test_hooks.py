@@ -10,6 +10,8 @@ from uuid import uuid4
 import psycopg
 import pytest
 
+from commands.changes import MAX_WAITING
+from domain.changes import EVALUATION
 from projections.projects import ProjectRow
 from tests.support.builders import CONFIGURATION, REPOSITORY, given_job, given_project
 from tests.support.http import Answer
@@ -136,6 +138,28 @@ def test_a_secret_ends_with_its_rotation_also_while_read_models_are_behind(hook:
         connection.execute(f"UPDATE {table} SET {column} = %s WHERE id = %s".encode(), [before[0], hook.project])
     hook.send(hook.push()).then(401)
     hook.send(hook.push(), secret=rotated["webhook_secret"]).then(200)
+
+
+def test_a_project_with_many_waiting_changes_may_report_no_more_for_now(hook: Hook) -> None:
+    last = 10**12 + hook.project * 10_000
+    waiting = (
+        "INSERT INTO due_reactions (reaction, position, due_at, project_id)"
+        " SELECT %s, n, now() + interval '1 hour', %s FROM generate_series(%s::bigint, %s::bigint) n"
+    )
+    with psycopg.connect(hook.server.settings.database_url, autocommit=True) as connection:
+        connection.execute(waiting, [EVALUATION, hook.project, last - MAX_WAITING + 1, last])
+        try:
+            refused = hook.send(hook.push(), X_GitHub_Delivery="d-1")
+            assert refused.then(429)["detail"].startswith("2,000 changes of project")
+            assert refused.headers["Retry-After"] == "60"
+            change = {"project_id": hook.project, "branch": "main", "commit_sha": "c0ffee"}
+            hook.server.admin.when("POST", "/builds/git-notify", json=change).then(429)
+            assert hook.changes() == []
+            connection.execute("DELETE FROM due_reactions WHERE position = %s", [last])
+            hook.send(hook.push(), X_GitHub_Delivery="d-1").then(200)
+        finally:
+            connection.execute("DELETE FROM due_reactions WHERE position BETWEEN %s AND %s", [last - MAX_WAITING, last])
+    assert len(hook.changes()) == 1
 
 
 def test_a_stranger_does_not_learn_which_repositories_are_built(hook: Hook) -> None:

@@ -212,6 +212,27 @@ async def test_a_host_that_is_down_stops_no_build_and_is_asked_again(pipelines: 
     assert (await pipelines.state()).problem == "example.com does not answer."
 
 
+async def test_changes_of_one_commit_read_the_file_once(pipelines: Pipelines) -> None:
+    reads: list[str] = []
+
+    async def count() -> None:
+        reads.append("the file")
+
+    tools = pipelines.slow_tools(count)
+    head = pipelines.repository.write(".testhide.yml", FILE)
+    for _ in range(3):
+        received = await pipelines.push(commit=head)
+        await START.run(received, tools)
+        await SYNC.run(received, tools)
+    assert len(reads) == 1
+    assert len(await pipelines.jobs.queued()) == 3
+    pipelines.repository.write(".testhide.yml", "jobs: {unit: {comand: x}}")
+    await SYNC.run(await pipelines.push(), tools)
+    assert (await pipelines.state()).problem is not None
+    await SYNC.run(await pipelines.push(commit=head), tools)
+    assert len(reads) == 3, "the branch may have been set back to what was synced before"
+
+
 async def test_a_sync_that_a_newer_one_overtakes_brings_no_older_file_back(pipelines: Pipelines) -> None:
     async def sync_newer() -> None:
         pipelines.repository.write(".testhide.yml", "jobs: {newer: {command: x}}")

@@ -37,8 +37,8 @@ class Yard:
         self.folder = folder
         self.jobs: list[int] = []
 
-    async def make_job(self, job_id: int) -> None:
-        await self.handler.execute(CreateJob(job_id, 1, "Smoke"), ANN)
+    async def make_job(self, job_id: int, project_id: int = 1) -> None:
+        await self.handler.execute(CreateJob(job_id, project_id, "Smoke"), ANN)
         self.jobs.append(job_id)
         await self.tools.build_logs.append(job_id, job_id * 10, 1, 0, [Line(0, "said")])
         blob = self.folder / blob_key(job_id, 1, 1)

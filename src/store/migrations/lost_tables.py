@@ -68,7 +68,7 @@ TABLES = {
         " commits, tickets, mails, deletions of files) and messages of webhooks and Teams",
     ),
     "due_reactions": StoreTable(
-        "reaction position due_at tries error waits noted_at progress parked_at",
+        "reaction position due_at tries error waits noted_at progress parked_at project_id",
         "reactions that were due or parked: builds of changes, syncs with `.testhide.yml`, statuses of commits, tickets"
         " and mails of just now; logs and artifacts of jobs and builds deleted just now may stay",
     ),

@@ -118,6 +118,11 @@ MIGRATIONS = (
             "CREATE INDEX IF NOT EXISTS session_uses_at ON session_uses (used_at)",
         ),
     ),
+    Migration(
+        13,
+        "projects of due reactions",
+        ("ALTER TABLE due_reactions ADD COLUMN IF NOT EXISTS project_id bigint",),
+    ),
 )
 
 

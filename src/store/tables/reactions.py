@@ -5,7 +5,7 @@ up to a limit. When the last try has failed, the due reaction is parked: it stay
 retries or cancels it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,6 +20,10 @@ another worker may run the reaction, too.
 
 A lease is never shorter than the pause after a failed try. So a reaction that crashes its worker is tried ever more
 rarely.
+"""
+PROJECT_SLOTS = 2
+"""Largest number of reactions of one project that a process runs at the same time, of those that take turns. It is a
+tenth of the process's slots, so that a project with many due reactions leaves room for the others.
 """
 MAX_SHOWN = 5
 """Number of errors, and number of progress reports, that the status of a reaction shows."""
@@ -82,10 +86,14 @@ class ReactionStatus(msgspec.Struct):
     """Errors of parked events: `position 12: ...`. Lists only the first few."""
 
 
-async def add_due(connection: AsyncConnection, name: str, positions: Sequence[int]) -> None:
+async def add_due(connection: AsyncConnection, name: str, due: Mapping[int, int | None]) -> None:
+    """Stores that a reaction is due. `due` is position of an event -> project with which the reaction takes turns, or
+    None if it takes no turns.
+    """
     await connection.execute(
-        "INSERT INTO due_reactions (reaction, position) SELECT %s, unnest(%s::bigint[]) ON CONFLICT DO NOTHING",
-        (name, list(positions)),
+        "INSERT INTO due_reactions (reaction, position, project_id)"
+        " SELECT %s, * FROM unnest(%s::bigint[], %s::bigint[]) ON CONFLICT DO NOTHING",
+        (name, list(due), list(due.values())),
     )
 
 
@@ -100,16 +108,55 @@ async def park(connection: AsyncConnection, name: str, position: int, error: str
 
 async def fetch_due(source: Source, names: Sequence[str], limit: int, *, late_s: float = 0) -> list[Due]:
     """Returns the next tries of the reactions `names`, longest due first. Leaves out tries that have been due for less
-    than `late_s` seconds.
+    than `late_s` seconds. Of the tries that take turns, returns at most PROJECT_SLOTS of each project.
     """
     rows = await fetch_rows(
         source,
-        "SELECT reaction, position, tries + 1 FROM due_reactions"
-        " WHERE due_at <= now() - make_interval(secs => %s) AND parked_at IS NULL AND reaction = ANY (%s)"
-        " ORDER BY due_at LIMIT %s",
-        (late_s, list(names), limit),
+        "SELECT reaction, position, tries + 1 FROM ("
+        "  SELECT *, CASE WHEN project_id IS NOT NULL"
+        "   THEN row_number() OVER (PARTITION BY project_id ORDER BY due_at, position) ELSE 0 END AS turn"
+        "  FROM due_reactions"
+        "  WHERE due_at <= now() - make_interval(secs => %s) AND parked_at IS NULL AND reaction = ANY (%s)) d"
+        " WHERE turn <= %s ORDER BY due_at, position LIMIT %s",
+        (late_s, list(names), PROJECT_SLOTS, limit),
     )
     return [Due(*row) for row in rows]
+
+
+async def fetch_next_of_project(source: Source, names: Sequence[str], project_id: int) -> list[Due]:
+    """Returns the next PROJECT_SLOTS tries of a project's reactions with these names, longest due first."""
+    rows = await fetch_rows(
+        source,
+        "SELECT reaction, position, tries + 1 FROM due_reactions"
+        " WHERE due_at <= now() AND parked_at IS NULL AND reaction = ANY (%s) AND project_id = %s"
+        " ORDER BY due_at, position LIMIT %s",
+        (list(names), project_id, PROJECT_SLOTS),
+    )
+    return [Due(*row) for row in rows]
+
+
+async def find_project(source: Source, due: Due) -> int | None:
+    """Returns the project with which a due reaction takes turns. Returns None if it takes no turns, or is not due any
+    more.
+    """
+    row = await fetch_row(
+        source,
+        "SELECT project_id FROM due_reactions WHERE reaction = %s AND position = %s",
+        (due.reaction, due.position),
+    )
+    return None if row is None else row[0]
+
+
+async def count_due(source: Source, name: str, project_id: int, limit: int) -> int:
+    """Returns the number of a project's events for which the reaction `name` is due or under way; at most `limit`."""
+    row = await fetch_row(
+        source,
+        "SELECT count(*) FROM (SELECT FROM due_reactions"
+        " WHERE reaction = %s AND project_id = %s AND parked_at IS NULL LIMIT %s) d",
+        (name, project_id, limit),
+    )
+    assert row is not None, "it counts"
+    return int(row[0])
 
 
 async def lease(source: Source, due: Due, retries: RetryPolicy) -> Lease | None:

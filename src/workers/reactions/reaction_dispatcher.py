@@ -23,8 +23,9 @@ from store.tables.alarms import set_alarm
 from store.tables.reactions import Due
 from workers.loops.outages import tolerate_outages
 from workers.reactions.job_queue import JobQueue
-from workers.reactions.registry import QUEUES, Queue, Reaction, Tools
+from workers.reactions.registry import QUEUES, QUEUES_WITH_TURNS, Queue, Reaction, Tools
 from workers.reactions.tries import RENEWAL_INTERVAL_S, TryRunner
+from workers.reactions.turns import Turns, choose_first
 
 log = structlog.get_logger()
 
@@ -80,6 +81,7 @@ class ReactionDispatcher:
             for queue in QUEUES
         }
         self._running = {queue: set[asyncio.Task[None]]() for queue in QUEUES}
+        self._turns = {queue: Turns() for queue in QUEUES_WITH_TURNS}
         self._cursor = LogCursor(
             event_log,
             listener,
@@ -111,7 +113,7 @@ class ReactionDispatcher:
         """
         started: list[asyncio.Task[None]] = []
         for queue, jobs in self._queues.items():
-            names = [reaction.name for reaction in self._reactions.values() if reaction.queue == queue]
+            names = self._names(queue)
             due = await reactions.fetch_due(self._pool, names, SWEEP_SIZE)
             if due and await jobs.enqueue(due):
                 due = await reactions.fetch_due(self._pool, names, SWEEP_SIZE, late_s=self._overdue_s)
@@ -122,8 +124,8 @@ class ReactionDispatcher:
     async def note_next(self, reaction: Reaction) -> list[Due] | None:
         """Reads the next batch of events after the reaction's position, and stores for each event that the reaction is
         due. Leaves out events for which the reaction has nothing to do. After the position was set back, also leaves
-        out events for which an operator had cancelled the reaction. Returns the first try of each due reaction; None if
-        there is no event after the position.
+        out events for which an operator had cancelled the reaction. Returns the tries to queue now; None
+        if there is no event after the position.
         """
         async with self._pool.connection() as connection, connection.transaction():
             position = await log_positions.lock_position(connection, reaction.name)
@@ -133,23 +135,24 @@ class ReactionDispatcher:
             found = await self._select(reaction, batch.events)
             if found:
                 cancelled = await self._log.load_state(REACTION.at(reaction.name))
-                found = [position for position in found if position not in cancelled]
+                found = {position: project_id for position, project_id in found.items() if position not in cancelled}
                 await reactions.add_due(connection, reaction.name, found)
             if batch.events or batch.position - position > self._min_skip:
                 await log_positions.move_position(connection, reaction.name, batch.position)
-        return [Due(reaction.name, position, 1) for position in found] if batch.events else None
+        return [Due(reaction.name, position, 1) for position in choose_first(found)] if batch.events else None
 
-    async def _select(self, reaction: Reaction, events: Sequence[Recorded]) -> list[int]:
-        """Returns the positions of the events for which the reaction has something to do. If this cannot be found out,
-        for example because a project's stream is damaged, returns the positions of all events; then the tries report
-        the error.
+    async def _select(self, reaction: Reaction, events: Sequence[Recorded]) -> dict[int, int | None]:
+        """Returns the positions of the events for which the reaction has something to do, each with the project that
+        takes a turn, or None. If this cannot be found out, for example because a project's stream is damaged, returns
+        the positions of all events; then the tries report the error.
         """
         if reaction.select is not None and events:
             try:
                 events = await reaction.select(events, self._tools)
             except Exception as error:
                 log.warning("all events are reacted to", reaction=reaction.name, error=repr(error))
-        return [event.position for event in events]
+        takes_turns = reaction.queue in self._turns
+        return {one.position: getattr(one.event, "project_id", None) if takes_turns else None for one in events}
 
     async def _note_due(self) -> None:
         async with tolerate_outages("reactions"):
@@ -199,10 +202,34 @@ class ReactionDispatcher:
     def _start(self, due: Due) -> asyncio.Task[None]:
         reaction = self._reactions[due.reaction]
         running = self._running[reaction.queue]
-        task = asyncio.create_task(self._tries.run(reaction, due))
+        turns = self._turns.get(reaction.queue)
+        task = asyncio.create_task(self._tries.run(reaction, due) if turns is None else self._take_turn(turns, due))
         running.add(task)
         task.add_done_callback(running.discard)
         return task
+
+    async def _take_turn(self, turns: Turns, due: Due) -> None:
+        """Makes a try, and then queues the next tries of its project. Does nothing if the project has all its turns:
+        the try stays due, and is queued when one of them ends.
+        """
+        reaction = self._reactions[due.reaction]
+        async with tolerate_outages("due reactions"):
+            project_id = await reactions.find_project(self._pool, due)
+            if project_id is None:
+                await self._tries.run(reaction, due)
+                return
+            with turns.take(project_id) as is_taken:
+                if not is_taken:
+                    return
+                await self._tries.run(reaction, due)
+            upcoming = await reactions.fetch_next_of_project(self._pool, self._names(reaction.queue), project_id)
+            if upcoming and not await self._queues[reaction.queue].enqueue(upcoming):
+                for one in upcoming:
+                    self._start(one)
+
+    def _names(self, queue: Queue) -> list[str]:
+        """Returns the names of the reactions in a queue."""
+        return [reaction.name for reaction in self._reactions.values() if reaction.queue == queue]
 
 
 def _slots(queue: Queue) -> int:

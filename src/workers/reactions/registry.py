@@ -14,7 +14,7 @@ import structlog
 
 from domain.artifacts import ArtifactDeleted, build_blobs, job_blobs
 from domain.builds import BuildApproved, BuildDeleted, BuildEvent, BuildFinished, BuildQueued, BuildStarted
-from domain.changes import ChangeReceived
+from domain.changes import EVALUATION, ChangeReceived
 from domain.core.errors import Unavailable
 from domain.core.events import Damaged, Event, Recorded
 from domain.jobs import JobDeleted
@@ -103,6 +103,10 @@ class RetryLater(Exception):
 Queue = Literal["deletions", "mails", "statuses", "changes", "gitops", "tickets"]
 QUEUES: tuple[Queue, ...] = get_args(Queue)
 """Names of the queues. Reactions of one queue can delay each other. Reactions of different queues cannot."""
+QUEUES_WITH_TURNS: tuple[Queue, ...] = ("changes", "gitops")
+"""Queues in which projects take turns, since the hooks of one project can fill them: a process runs a few reactions of
+each project at the same time. The others of the project stay due, and use up no slots and no tries.
+"""
 
 
 @dataclass(frozen=True)
@@ -325,7 +329,7 @@ REACTIONS = (
         )
     ),
     Reaction(
-        "start_builds_of_a_change",
+        EVALUATION,
         ChangeReceived,
         when_change_received_start_builds,
         "changes",
