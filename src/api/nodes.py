@@ -16,6 +16,7 @@ from api.http.permissions import CAN_READ, NODE_MANAGERS
 from api.http.request_context import RequestContext
 from api.http.security import AGENT_TOKEN, PUBLIC
 from api.http.types import MAX_ID, Id, Name, changes_in, fields_of, to_view
+from api.pools import check_may_move
 from commands.configurations import Parallel, Tags
 from commands.nodes import DeleteNode, QuarantineNode, RegisterNode, ReleaseNode, RotateNodeToken, UpdateNode
 from domain.core.errors import NotFound
@@ -108,6 +109,7 @@ class NodeController(Controller):
     @post(opt=SHOWN_ONCE, guards=[NODE_MANAGERS])
     async def register_node(self, ctx: RequestContext, data: NewNode) -> RegisteredNode:
         """Registers a node. The node's agent authenticates with `agent_token`, which only this answer shows."""
+        await check_may_move(ctx, data.pool_id)
         node_id = await ctx.services.ids.draw("nodes")
         token = new_token(AGENT_TOKEN)
         fields: dict[str, Any] = fields_of(data, name="title") | {"tags": list(dict.fromkeys(data.tags))}
@@ -171,6 +173,10 @@ class NodeController(Controller):
             changes["claim"] = name_claim(ctx, data.name)
         if not isinstance(data.tags, UnsetType):
             changes["tags"] = list(dict.fromkeys(data.tags))
+        if not isinstance(data.pool_id, UnsetType):
+            node = await ctx.log.load_state(NODE.at(node_id))
+            if node is not None and node.pool_id != data.pool_id:
+                await check_may_move(ctx, node.pool_id, data.pool_id)
         await ctx(UpdateNode(node_id, **changes))
         return await find_node_view(ctx, node_id)
 

@@ -101,6 +101,7 @@ class PoolController(Controller):
         running in the pool.
         """
         check_may_change(ctx, await find_visible_pool(ctx, id))
+        await check_may_move(ctx, id)
         await ctx.wait_for_head()
         async with ctx.reading() as connection:
             node_ids = await pools.fetch_node_ids(connection, id)
@@ -128,6 +129,21 @@ def check_may_trust(ctx: RequestContext) -> None:
         raise Forbidden(
             "Only admins set `untrusted` of a node pool: pull requests from forks run on its machines then."
         )
+
+
+async def check_may_move(ctx: RequestContext, *pool_ids: int | None) -> None:
+    """Raises Forbidden if a node would get into or out of an untrusted pool, and the caller is no admin. `pool_ids` are
+    the ids of the node's pools before and after the change; None stands for no pool.
+    """
+    if ctx.user.is_admin:
+        return
+    for pool_id in pool_ids:
+        pool = None if pool_id is None else await ctx.log.load_state(POOL.at(pool_id))
+        if pool is not None and pool.untrusted and not pool.deleted:
+            raise Forbidden(
+                f"Node pool {pool_id} is `untrusted`, so its nodes run commands of strangers: only admins add nodes to"
+                " it, move them out of it, or delete it."
+            )
 
 
 def name_claim(ctx: RequestContext, project_id: int, name: str) -> str:

@@ -45,6 +45,23 @@ def test_only_admins_let_strangers_into_a_pool(server: Server, project: int) -> 
     assert server.admin.put(path, json={"untrusted": False}).json()["untrusted"] is False
 
 
+def test_only_admins_move_nodes_into_a_pool_for_strangers_or_out_of_it(server: Server, project: int) -> None:
+    pools = {untrusted: new_pool(server, project, untrusted=untrusted) for untrusted in (False, True)}
+    manager = server.make_user("developer", {project: "admin"})
+    server.admin.when("PUT", f"/users/{manager.fetch('/me')['id']}", json={"can_manage_nodes": True}).then(200)
+    refused = manager.when("POST", "/nodes", json={"name": uuid.uuid4().hex, "pool_id": pools[True]})
+    assert "only admins add nodes" in refused.then(403)["detail"]
+    for untrusted, other in ((False, pools[True]), (True, pools[False]), (True, None)):
+        node = server.admin.create("/nodes", name=uuid.uuid4().hex, pool_id=pools[untrusted])["id"]
+        manager.when("PUT", f"/nodes/{node}", json={"pool_id": other}).then(403)
+        changes = {"pool_id": pools[untrusted], "max_parallel": 2}
+        assert manager.when("PUT", f"/nodes/{node}", json=changes).then(200)["pool_id"] == pools[untrusted]
+        assert server.admin.when("PUT", f"/nodes/{node}", json={"pool_id": other}).then(200)["pool_id"] == other
+    manager.when("DELETE", f"/node-pools/{pools[True]}").then(403)
+    server.admin.when("DELETE", f"/node-pools/{pools[True]}").then(204)
+    manager.when("DELETE", f"/node-pools/{pools[False]}").then(204)
+
+
 def test_unknown_projects(server: Server) -> None:
     assert server.admin.post("/api/v3/node-pools", json={"name": "x", "project_id": 2**53}).status_code == 404
 
