@@ -95,10 +95,12 @@ class BuildActionController(Controller):
     async def approve_build(self, ctx: RequestContext, build_id: int, data: Approval | None = None) -> ApprovedBuild:
         """Approves a build of a pull request from a fork, so that it runs. The build gets no secrets, and runs on nodes
         of pools with `untrusted`. Read the changes first, since the build runs the commands of whoever wrote them, and
-        send the `commit_sha` that you have read.
+        send the `commit_sha` that you have read. Approves the other builds of the build's group too, since they are of
+        the same commit.
         """
-        await find_visible_build(ctx, build_id)
-        receipt = await ctx(ApproveBuild(build_id, data.commit_sha if data is not None else None))
+        row = await find_visible_build(ctx, build_id)
+        others = [] if row.group_id is None else await build_groups.fetch_unfinished(ctx.source, row.group_id)
+        receipt = await ctx(ApproveBuild(build_id, data.commit_sha if data is not None else None, others))
         build = receipt.state(BUILD.at(build_id))
         assert build is not None
         return to_view(ApprovedBuild, build, id=build_id, status=status_of(build), commit_sha=build.queued.commit_sha)

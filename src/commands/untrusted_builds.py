@@ -4,7 +4,7 @@ This module decides what such a build may not have. It gets no secrets, and cach
 runs after a writer of the project has approved it, on nodes of pools for untrusted builds.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -12,7 +12,7 @@ import msgspec
 from commands.handler import Command
 from domain.builds import BUILD, AnyBuild, BuildApproved, BuildQueued, DeletedBuild, Queued, status_of
 from domain.core.errors import Conflict, NotFound
-from domain.core.events import Event
+from domain.core.events import AnyStream, Event
 from domain.jobs import Configuration
 from domain.nodes import BUILD_ACCOUNTS, Node
 from domain.pools import Pool
@@ -20,30 +20,37 @@ from domain.pools import Pool
 
 @dataclass(frozen=True)
 class ApproveBuild(Command, of=BUILD):
-    """Lets an untrusted build run. The approval holds for the build's commit only: a newer commit gets a build of its
-    own, which needs its own approval.
+    """Lets an untrusted build run, and the other builds of its group. The approval holds for the build's commit only: a
+    newer commit gets a build of its own, which needs its own approval.
     """
 
     build_id: int
     commit_sha: str | None = None
     """Commit that the approving person has read; None if the caller does not name it."""
+    others: Sequence[int] = ()
+    """Ids of the other builds of the group."""
 
-    def decide(self, build: AnyBuild | None) -> Iterable[Event]:
-        match build:
-            case None | DeletedBuild():
-                raise NotFound(f"There is no build {self.build_id}.")
-            case _ if (
-                self.commit_sha is not None and self.commit_sha.lower() != (build.queued.commit_sha or "").lower()
+    def then_reads(self, build: AnyBuild | None) -> Sequence[AnyStream]:
+        return [BUILD.at(build_id) for build_id in dict.fromkeys(self.others) if build_id != self.build_id]
+
+    def decide(self, build: AnyBuild | None, *others: AnyBuild | None) -> Iterable[Event]:
+        if build is None or isinstance(build, DeletedBuild):
+            raise NotFound(f"There is no build {self.build_id}.")
+        queued = build.queued
+        if self.commit_sha is not None and self.commit_sha.lower() != (queued.commit_sha or "").lower():
+            raise Conflict(f"Build {self.build_id} is of commit {queued.commit_sha}, not {self.commit_sha}.")
+        if not queued.untrusted:
+            raise Conflict(f"Build {self.build_id} is of no pull request from a fork, so it needs no approval.")
+        if build.approved_by is None and not isinstance(build, Queued):
+            raise Conflict(f"Build {self.build_id} is {status_of(build)}, so it waits for no approval.")
+        for one in (build, *others):
+            if (
+                isinstance(one, Queued)
+                and one.approved_by is None
+                and one.queued.untrusted
+                and (one.queued.group_id, one.queued.commit_sha) == (queued.group_id, queued.commit_sha)
             ):
-                raise Conflict(f"Build {self.build_id} is of commit {build.queued.commit_sha}, not {self.commit_sha}.")
-            case _ if build.approved_by is not None:
-                return
-            case _ if not build.queued.untrusted:
-                raise Conflict(f"Build {self.build_id} is of no pull request from a fork, so it needs no approval.")
-            case Queued():
-                yield BuildApproved(**build.ids, commit_sha=build.queued.commit_sha)
-            case _:
-                raise Conflict(f"Build {self.build_id} is {status_of(build)}, so it waits for no approval.")
+                yield BuildApproved(**one.ids, commit_sha=queued.commit_sha)
 
 
 def withhold_secrets(configuration: Configuration) -> Configuration:

@@ -2,11 +2,12 @@
 
 import asyncio
 import time
+from functools import partial
 from typing import Any
 
 import pytest
 
-from commands.builds import StartBuild
+from commands.builds import StartBuild, start_build
 from commands.handler import CommandContext, Handler
 from domain.triggers import BuildTrigger
 from store.clock import utcnow
@@ -47,7 +48,8 @@ def start(shop: Shop, trigger: BuildTrigger | None = PULL_REQUEST, **configurati
                 project_repository=REPOSITORY,
                 fork="bob/x",
             )
-            await Handler(parts.log, utcnow).execute(command, CommandContext("system:hook"))
+            execute = partial(Handler(parts.log, utcnow).execute, caller=CommandContext("system:hook"))
+            await start_build(execute, parts.ids, command)
             return build_id
 
     build_id = asyncio.run(queue())
@@ -84,6 +86,15 @@ def test_a_build_of_a_fork_waits_until_a_writer_approves_it(shop: Shop) -> None:
     shop.server.wait_until_projected()
     (entry, *_) = shop.admin.fetch(f"/audit/events?project_id={shop.project}&type=build.approved")
     assert f"approved build {build} of commit c0ffee" in entry["summary"]
+
+
+def test_an_approval_is_of_all_builds_of_a_group(shop: Shop) -> None:
+    build = start(shop, matrix={"axes": {"os": ["linux", "windows"]}})
+    group = shop.build(build)["group_id"]
+    approve(shop, build)
+    shop.server.wait_until_projected()
+    builds = shop.admin.fetch(f"/build-groups/{group}")["builds"]
+    assert [shop.build(one["id"])["awaits_approval"] for one in builds] == [False, False]
 
 
 @pytest.mark.parametrize(
