@@ -49,6 +49,7 @@ class Cause:
     name: str
     """Signature of the failures, or another name that is always the same for the same build."""
     results: Sequence[Result]
+    project_id: int
     trace: str = ""
 
     @property
@@ -57,7 +58,8 @@ class Cause:
 
     @property
     def label(self) -> str:
-        return f"testhide-{self.name}"
+        """Label by which the ticket is found. It names the project, since several may share a project of Jira."""
+        return f"testhide-{self.project_id}-{self.name}"
 
     @property
     def fail_ids(self) -> list[str]:
@@ -86,7 +88,7 @@ def describe_failure(cause: Cause, where: BuildContext) -> NewTicket:
 
 def describe_rest(name: str, causes: Sequence[Cause], where: BuildContext) -> tuple[Cause, NewTicket]:
     """Returns one cause called `name` that joins `causes`, and one ticket for all of them."""
-    rest = Cause(name, [result for cause in causes for result in cause.results])
+    rest = Cause(name, [result for cause in causes for result in cause.results], causes[0].project_id)
     first = [f"{_shorten(_first_line(c.results[0].message), 150)}: {c.results[0].node_id}" for c in causes[:MAX_TESTS]]
     more = len(causes) - len(first)
     text: list[TicketBlock] = [

@@ -3,7 +3,7 @@ or stops.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -115,7 +115,7 @@ class TicketWriter:
         async with self.pool.connection() as connection:
             ranges = await results_queries.fetch_reports(connection, build.build_id)
             failed = await results_queries.fetch_page(connection, ranges, ResultFilters(status=FAILED), MAX_FAILURES, 0)
-        causes, where = group_failures(failed), await self._describe(build)
+        causes, where = group_failures(failed, event.project_id), await self._describe(build)
         group_id = build.queued.group_id
         group = [] if group_id is None else await build_groups.fetch_ids(self.pool, group_id)
         delays: list[TicketsDelayed] = []
@@ -185,7 +185,7 @@ class _TicketsOfBuild:
         allowed = max(0, MAX_TICKETS - created - len(claimed))
         for cause in new[:allowed]:
             text = await results_history.find_text(self.writer.pool, cause.results[0].id)
-            cause = Cause(cause.name, cause.results, "" if text is None else text.trace)
+            cause = replace(cause, trace="" if text is None else text.trace)
             await self._create(cause, describe_failure(cause, self.where))
         if rest := new[allowed:]:
             first_id = self.build.queued.group_id or self.build.build_id
@@ -290,7 +290,7 @@ class _TicketsOfBuild:
         await self.writer.handler.execute(command, CALLER)
 
 
-def group_failures(results: Iterable[Result]) -> list[Cause]:
+def group_failures(results: Iterable[Result], project_id: int) -> list[Cause]:
     """Groups failures by signature. Returns the causes, those with most failures first. Leaves out failures that match
     a known issue, failures of quarantined tests, and failures without a signature.
     """
@@ -299,4 +299,5 @@ def group_failures(results: Iterable[Result]) -> list[Cause]:
         is_known = result.known_issue or result.quarantined or result.triage.known_issue_id is not None
         if result.signature and not is_known:
             causes.setdefault(result.signature, []).append(result)
-    return sorted((Cause(name, found) for name, found in causes.items()), key=lambda cause: -len(cause.results))
+    found = (Cause(name, failures, project_id) for name, failures in causes.items())
+    return sorted(found, key=lambda cause: -len(cause.results))

@@ -1,7 +1,7 @@
 """Tickets of the failures of finished builds, at a tracker in memory."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -177,7 +177,7 @@ async def test_thirty_tests_with_one_cause_are_one_ticket(office: Office) -> Non
     assert "and 20 more" in str(ticket.text)
     assert "https://ci.acme.com/api/v3/builds/1" in str(ticket.text)
     assert "at connect" in str(ticket.text)
-    assert ticket.labels[0].startswith("testhide-")
+    assert ticket.labels[0].startswith("testhide-1-")
     assert await office.defects() == ["BACK-1"] * 30
     await office.writer.write(event)  # as a second try does
     await office.build(*[RESET] * 30)
@@ -270,6 +270,20 @@ async def test_a_ticket_whose_answer_was_lost_is_found(office: Office) -> None:
     assert await office.error() == ""
     created = [item.event for item in await office.house.parts.log.read(0, 1_000, [TicketCreated.name])]
     assert [event.found for event in created if isinstance(event, TicketCreated)] == [True]
+
+
+async def test_projects_that_share_a_project_of_jira_find_no_tickets_of_each_other(office: Office) -> None:
+    office.tracker.loses_answers = True
+    event = await office.build(RESET, write=False)
+    with pytest.raises(TicketsDelayed):
+        await office.writer.write(event)
+    office.tracker.loses_answers = False
+    ticket = office.tracker.tickets["BACK-1"]
+    signature = ticket.labels[0].rpartition("-")[2]
+    office.tracker.tickets["BACK-1"] = replace(ticket, labels=[f"testhide-2-{signature}", f"testhide-{signature}"])
+    office.late = CLAIM
+    await office.writer.write(event)
+    assert await office.defects() == ["BACK-2"]
 
 
 async def test_nobody_else_creates_a_claimed_ticket(office: Office) -> None:
