@@ -22,8 +22,8 @@ A lease is never shorter than the pause after a failed try. So a reaction that c
 rarely.
 """
 PROJECT_SLOTS = 2
-"""Largest number of reactions of one project that a process runs at the same time, of those that take turns. It is a
-tenth of the process's slots, so that a project with many due reactions leaves room for the others.
+"""Number of reactions of one project that a process runs at once, if they take turns. It is a tenth of the process's
+slots, so that a project with many due reactions leaves room for the others.
 """
 MAX_SHOWN = 5
 """Number of errors, and number of progress reports, that the status of a reaction shows."""
@@ -87,8 +87,8 @@ class ReactionStatus(msgspec.Struct):
 
 
 async def add_due(connection: AsyncConnection, name: str, due: Mapping[int, int | None]) -> None:
-    """Stores that a reaction is due. `due` is position of an event -> project with which the reaction takes turns, or
-    None if it takes no turns.
+    """Stores that a reaction is due. `due` maps the position of each event to the project whose turn the reaction waits
+    for; to None if the reaction takes no turns.
     """
     await connection.execute(
         "INSERT INTO due_reactions (reaction, position, project_id)"
@@ -108,7 +108,7 @@ async def park(connection: AsyncConnection, name: str, position: int, error: str
 
 async def fetch_due(source: Source, names: Sequence[str], limit: int, *, late_s: float = 0) -> list[Due]:
     """Returns the next tries of the reactions `names`, longest due first. Leaves out tries that have been due for less
-    than `late_s` seconds. Of the tries that take turns, returns at most PROJECT_SLOTS of each project.
+    than `late_s` seconds. Returns at most PROJECT_SLOTS tries of each project, apart from reactions that take no turns.
     """
     rows = await fetch_rows(
         source,
@@ -136,8 +136,8 @@ async def fetch_next_of_project(source: Source, names: Sequence[str], project_id
 
 
 async def find_project(source: Source, due: Due) -> int | None:
-    """Returns the project with which a due reaction takes turns. Returns None if it takes no turns, or is not due any
-    more.
+    """Returns the project whose turn a due reaction waits for. Returns None if the reaction takes no turns, or is not
+    due any more.
     """
     row = await fetch_row(
         source,
