@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from tests.agent.fake_server import FakeServer
 from tests.agent.harness import Agent, StartAgent
+from tests.agent.pytest_forks import PytestForks, open_forks
 from tests.support.compiled_bundle import build_compiled_zipapp
 
 from agent.process.removal import remove_tree
@@ -55,3 +56,9 @@ def start(bundle: Path, folder: Path, server: FakeServer) -> Iterator[StartAgent
 @pytest.fixture
 def agent(start: StartAgent) -> Agent:
     return start()
+
+
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PytestForks]:
+    with open_forks(tmp_path_factory.mktemp("forks")) as forks:
+        yield forks

@@ -10,12 +10,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.agent.test_selection import PluginRun
+from tests.agent.plugin_run import PluginRun
 
 PROGRAM = """
-import json, os, sys
+import gc, json, os, sys
 import pytest, pytest_rerunfailures, xdist.plugin
-from _pytest import assertion, junitxml, unittest
+from _pytest.config import get_config
+
+get_config()  # imports pytest's own plugins
+gc.freeze()
 
 for line in sys.stdin:
     folder, env, arguments, output = json.loads(line)
@@ -24,7 +27,7 @@ for line in sys.stdin:
         plugins = os.environ["PYTEST_PLUGINS"]  # which the agent's startup has set
         os.environ.clear()
         os.environ.update(env, PYTEST_PLUGINS=plugins)
-        descriptor = os.open(output, os.O_WRONLY | os.O_CREAT)
+        descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
         code = int(pytest.main(arguments))
@@ -39,13 +42,13 @@ class PytestForks:
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
 
-    def run(self, run: PluginRun, options: str) -> subprocess.CompletedProcess[str]:
-        """Does what `run.shell(f"pytest {options}")` does."""
+    def run(self, run: PluginRun, options: str, **env: str) -> subprocess.CompletedProcess[str]:
+        """Does what `run.shell(f"pytest {options}", **env)` does."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         output = run.root.with_name("output")
         print(
-            json.dumps([str(run.root), run.env, shlex.split(options), str(output)]),
+            json.dumps([str(run.root), {**run.env, **env}, shlex.split(options), str(output)]),
             file=self._process.stdin,
             flush=True,
         )
@@ -54,7 +57,7 @@ class PytestForks:
 
 
 @contextmanager
-def pytest_forks(folder: Path) -> Iterator[PytestForks]:
+def open_forks(folder: Path) -> Iterator[PytestForks]:
     env = PluginRun(folder).env
     with subprocess.Popen(
         [sys.executable, "-P", "-c", PROGRAM], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

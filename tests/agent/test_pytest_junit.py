@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from tests.agent.pytest_forks import PytestForks, pytest_forks
-from tests.agent.test_selection import PluginRun
+from tests.agent.plugin_run import PluginRun
+from tests.agent.pytest_forks import PytestForks
 
 from commands.reports.parser import Case, Suite, Summary, parse_report
 from commands.reports.reading import read_report
@@ -104,12 +104,6 @@ class Ran:
         return [(case.node_id, case.status) for case in self.cases]
 
 
-@pytest.fixture(scope="module")
-def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PytestForks]:
-    with pytest_forks(tmp_path_factory.mktemp("forks")) as forks:
-        yield forks
-
-
 @XDIST
 def test_each_attempt_of_a_repeated_test_is_told(forks: PytestForks, folder: Path, xdist: str) -> None:
     ran = Ran(forks, folder, f"{xdist} --reruns 2 test_a.py")
@@ -187,30 +181,30 @@ def test_the_exit_code_that_failed_tests_explain(
     assert ran.explained == explained
 
 
-def test_a_run_that_dies_leaves_a_report_without_an_end(folder: Path) -> None:
+def test_a_run_that_dies_leaves_a_report_without_an_end(forks: PytestForks, folder: Path) -> None:
     run = PluginRun(
         folder, files={"test_a.py": "def test_a(): pass", "test_b.py": "import os\ndef test_b(): os._exit(1)"}
     )
-    run.shell("pytest test_a.py --junit-xml=r/b.xml")
-    done = run.shell("for s in a b; do pytest test_$s.py --junit-xml=r/$s.xml || rc=1; done; exit $rc")
+    forks.run(run, "test_a.py --junit-xml=r/b.xml")
+    codes = [forks.run(run, f"test_{name}.py --junit-xml=r/{name}.xml").returncode for name in ("a", "b")]
 
-    assert done.returncode == 1, done.stdout
+    assert codes == [0, 1]
     assert [read_report(run.root / "r" / name).is_unreadable for name in ("a.xml", "b.xml")] == [False, True]
 
 
-def test_a_selected_test_that_is_expected_to_fail_has_run(folder: Path) -> None:
+def test_a_selected_test_that_is_expected_to_fail_has_run(forks: PytestForks, folder: Path) -> None:
     selected = ["test_a.py::test_expected", "test_skip.py::test_skipped"]
     skipped = "import pytest\n@pytest.mark.skip(reason='later')\ndef test_skipped(): pass"
     run = PluginRun(folder, selected, SUITE | {"test_skip.py": skipped})
-    run.shell("pytest test_a.py test_skip.py --junit-xml=r.xml")
+    forks.run(run, "test_a.py test_skip.py --junit-xml=r.xml")
     assert list(mark_ran(selected, read_report(run.root / "r.xml"))) == [1, 0]
 
 
-def test_the_id_of_a_subtest_selects_its_test(folder: Path) -> None:
+def test_the_id_of_a_subtest_selects_its_test(forks: PytestForks, folder: Path) -> None:
     run = PluginRun(
         folder, ["test_sub.py::test_parts[b]::[part] (n=1, x='b')", "test_sub.py::Case::test_u::(n=1)"], SUITE
     )
-    done = run.shell("pytest test_sub.py --junit-xml=r.xml")
+    done = forks.run(run, "test_sub.py --junit-xml=r.xml")
 
     assert {node_id.partition("::[")[0].partition("::(")[0] for node_id in run.ids()} == {
         "test_sub.py::test_parts[b]",
@@ -263,25 +257,27 @@ def test_failures_in_quarantine_do_not_fail_a_run(
     assert "failed" in dict(ran.results()).values() or code == 5, "the failures are in the report all the same"
 
 
-def test_a_run_without_a_report_ignores_no_failure(folder: Path) -> None:
+def test_a_run_without_a_report_ignores_no_failure(forks: PytestForks, folder: Path) -> None:
     run = PluginRun(folder, files={"test_a.py": "def test_a(): assert 0"}, ignored=["test_a.py"])
-    assert run.shell("pytest").returncode == 1
+    assert forks.run(run, "").returncode == 1
 
 
 @pytest.mark.parametrize(
     ("options", "left"),
     [("test_exit.py", 2), ("-x test_exit.py", 2), ("-x test_a.py::test_bad", 0), ("-k left test_exit.py", 0)],
 )
-def test_a_run_that_ends_early_says_how_many_tests_it_did_not_run(folder: Path, options: str, left: int) -> None:
+def test_a_run_that_ends_early_says_how_many_tests_it_did_not_run(
+    forks: PytestForks, folder: Path, options: str, left: int
+) -> None:
     run = PluginRun(folder, files=SUITE, ignored=["test_exit.py"])
-    done = run.shell(f"pytest {options} --junit-xml=r.xml || true")
+    done = forks.run(run, f"{options} --junit-xml=r.xml")
     read = read_report(run.root / "r.xml")
 
     assert read.is_unreadable == (left > 0), done.stdout
     assert (f"the run ended early: {left} of its tests did not run" in read.warnings) == (left > 0)
 
 
-def test_a_second_run_into_the_same_file_adds_to_it(folder: Path) -> None:
+def test_a_second_run_into_the_same_file_adds_to_it(forks: PytestForks, folder: Path) -> None:
     files = {
         "test_a.py": "def test_a(): assert 0",
         "test_b.py": "def test_b(): pass",
@@ -291,7 +287,7 @@ def test_a_second_run_into_the_same_file_adds_to_it(folder: Path) -> None:
 
     def outcomes(*tests: str, build: str = "7") -> list[tuple[str, str]]:
         for test in tests:
-            run.shell(f"pytest test_{test}.py --junit-xml=r.xml", TESTHIDE_BUILD_ID=build)
+            forks.run(run, f"test_{test}.py --junit-xml=r.xml", TESTHIDE_BUILD_ID=build)
         with (run.root / "r.xml").open("rb") as file:
             return [(case.name, case.status) for case in parse_report(file) if isinstance(case, Case)]
 

@@ -3,53 +3,15 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
-import textwrap
-from collections.abc import Sequence
 from pathlib import Path
-from xml.etree import ElementTree
 
 import pytest
 from tests.agent.fake_server import FakeServer, ReceivedBuild
 from tests.agent.harness import Agent, StartAgent
+from tests.agent.plugin_run import BIN, SUITE, PluginRun, cases, node_ids, write
+from tests.agent.pytest_forks import PytestForks
 
-from agent.build import injection
-
-PYTHON = sys.executable
-BIN = str(Path(PYTHON).parent)
-SUITE = {
-    "pytest.ini": "[pytest]\n",
-    "tests/test_a.py": """
-        import pytest
-
-        def test_plain(): pass
-
-        @pytest.mark.parametrize("x", ["a", "b::c", "x[y]", "ä"])
-        def test_many(x): assert x
-
-        class TestOuter:
-            def test_one(self): assert 0
-            class TestInner:
-                @pytest.mark.parametrize("n", [1, 2])
-                def test_deep(self, n): pass
-
-        def test_größe(): pass
-    """,
-    "tests/test_b.py": """
-        import unittest
-        import pytest
-
-        class Case(unittest.TestCase):
-            def test_u(self): pass
-
-        @pytest.fixture
-        def broken(): raise ValueError
-
-        def test_set_up(broken): pass
-        def test_plain(): pass
-    """,
-}
 A, B = "tests/test_a.py", "tests/test_b.py"
 NON_ASCII = A + r"::test_many[\xe4]"
 ALL = {
@@ -65,55 +27,6 @@ ALL = {
 }
 WANTED = [f"{A}::TestOuter::test_one", NON_ASCII, f"{A}::test_größe", f"{A}::TestOuter::TestInner::test_deep"]
 SELECTED = {*WANTED[:3], *(f"{A}::TestOuter::TestInner::test_deep[{n}]" for n in (1, 2))}
-
-
-def write(folder: Path, files: dict[str, str]) -> None:
-    for name, content in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(textwrap.dedent(content), encoding="utf-8")
-
-
-def cases(report: bytes) -> list[ElementTree.Element]:
-    return list(ElementTree.fromstring(report).iter("testcase"))
-
-
-def node_ids(report: bytes) -> list[str]:
-    """Return the node id of each case, or a text with its name if it has none or several."""
-    found = []
-    for case in cases(report):
-        ids = [str(one.get("value")) for one in case.iter("property") if one.get("name") == "nodeid"]
-        found.append(ids[0] if len(ids) == 1 else f"{len(ids)} in {case.get('name')}")
-    return found
-
-
-class PluginRun:
-    """Runs commands in a workspace with the files that the agent writes for test runners."""
-
-    def __init__(
-        self,
-        folder: Path,
-        test_ids: Sequence[str] | None = None,
-        files: dict[str, str] | None = None,
-        ignored: Sequence[str] | None = None,
-    ) -> None:
-        self.root = folder / "workspace"
-        self.root.mkdir()
-        write(self.root, files or SUITE)
-        lists = injection.write_lists(folder, self.root, {"test_ids": test_ids, "ignore_failures_of": ignored}, None)
-        self._base = {"PATH": f"{BIN}:{os.defpath}", "HOME": str(folder), "LANG": "C.UTF-8", **lists}
-        self._folder = folder
-        injection.install_plugin(folder)
-        self.env = injection.add_plugin(folder, {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", **self._base})
-
-    def shell(self, command: str, **env: str) -> subprocess.CompletedProcess[str]:
-        whole = {**self.env, **env}
-        if "PYTHONPATH" in env:  # the agent prepends its folder in the same way
-            whole["PYTHONPATH"] = f"{self._folder}/python:{env['PYTHONPATH']}"
-        return subprocess.run(["sh", "-c", command], cwd=self.root, env=whole, capture_output=True, text=True)
-
-    def ids(self, report: str = "r.xml") -> list[str]:
-        return node_ids((self.root / report).read_bytes())
 
 
 @pytest.fixture
@@ -212,18 +125,17 @@ def test_other_runners_find_the_lists_as_files(server: FakeServer) -> None:
     ]
 
 
-def test_every_case_has_its_node_id(folder: Path) -> None:
+def test_every_case_has_its_node_id(forks: PytestForks, folder: Path) -> None:
     run = PluginRun(folder)
-    done = run.shell(
-        "pytest --junit-xml=r.xml; pytest -p xdist -n 2 --dist loadgroup --junit-xml=x.xml -k 'plain or deep'"
-    )
+    done = forks.run(run, "--junit-xml=r.xml")
+    with_xdist = forks.run(run, "-p xdist -n 2 --dist loadgroup --junit-xml=x.xml -k 'plain or deep'")
 
     assert sorted(run.ids()) == sorted(ALL), done.stdout
     assert sorted(run.ids("x.xml")) == sorted(id_ for id_ in ALL if "plain" in id_ or "deep" in id_)
-    assert "Testhide:" not in done.stdout + done.stderr
+    assert "Testhide:" not in done.stdout + with_xdist.stdout
 
 
-def test_the_group_that_xdist_appends_is_not_part_of_an_id(folder: Path) -> None:
+def test_the_group_that_xdist_appends_is_not_part_of_an_id(forks: PytestForks, folder: Path) -> None:
     test = """
         import pytest
         @pytest.mark.xdist_group("g")
@@ -232,21 +144,21 @@ def test_the_group_that_xdist_appends_is_not_part_of_an_id(folder: Path) -> None
         def test_other(): pass
     """
     run = PluginRun(folder, ["test_g.py::test_grouped[2]"], {"test_g.py": test})
-    done = run.shell("pytest -p xdist -n 2 --dist loadgroup --junit-xml=r.xml")
+    done = forks.run(run, "-p xdist -n 2 --dist loadgroup --junit-xml=r.xml")
 
     assert done.returncode == 0, done.stdout
     assert run.ids() == ["test_g.py::test_grouped[2]"]
 
 
 @pytest.mark.parametrize("xdist", ["", "-p xdist -n 2"])
-def test_a_run_without_a_wanted_test_is_explained(folder: Path, xdist: str) -> None:
+def test_a_run_without_a_wanted_test_is_explained(forks: PytestForks, folder: Path, xdist: str) -> None:
     run = PluginRun(folder, ["tests/test_a.py::test_pl", "tests/test_a.py", "x::1", "x::2"])
-    done = run.shell(f"pytest {xdist}")
+    done = forks.run(run, xdist)
 
     assert done.returncode == 0, "another run of the build may have them"
     assert "Testhide: none of 12 tests is among the 4 that this build asks for, so none was run:" in done.stdout
     assert "Testhide:     and 1 more, in " in done.stdout
-    assert run.shell("pytest -k nothing").returncode == 5, "nor would it run any without a selection"
+    assert forks.run(run, "-k nothing").returncode == 5, "nor would it run any without a selection"
 
 
 def test_with_other_options_folders_and_settings(folder: Path) -> None:
@@ -339,7 +251,7 @@ def test_a_program_that_runs_pytest_several_times(folder: Path) -> None:
     assert run.ids("a.xml") == run.ids("b.xml") == [f"{B}::test_plain"]
 
 
-def test_no_defect_of_the_plugin_ends_a_run(folder: Path) -> None:
+def test_no_defect_of_the_plugin_ends_a_run(forks: PytestForks, folder: Path) -> None:
     conftest = """
         import pytest
         @pytest.hookimpl(tryfirst=True)
@@ -352,7 +264,7 @@ def test_no_defect_of_the_plugin_ends_a_run(folder: Path) -> None:
             item.user_properties = item.user_properties or []
     """
     run = PluginRun(folder, files={**SUITE, "conftest.py": conftest})
-    done = run.shell("pytest --junit-xml=r.xml", TESTHIDE_TEST_IDS_FILE="/no/such/file")
+    done = forks.run(run, "--junit-xml=r.xml", TESTHIDE_TEST_IDS_FILE="/no/such/file")
 
     assert "10 passed, 1 error" in done.stdout.replace("1 failed, ", ""), done.stdout
     assert "Testhide: TESTHIDE_TEST_IDS_FILE cannot be read, all tests are kept" in done.stdout
@@ -361,7 +273,7 @@ def test_no_defect_of_the_plugin_ends_a_run(folder: Path) -> None:
 
 def test_pythons_without_pytest_are_left_alone(folder: Path) -> None:
     run = PluginRun(folder)
-    pythons = [PYTHON, *(f"/usr/bin/python{version}" for version in ("2.7", "3"))]
+    pythons = [sys.executable, *(f"/usr/bin/python{version}" for version in ("2.7", "3"))]
     for python in filter(os.path.exists, pythons):
         done = run.shell(f"{python} -W error -c 'import os, sys; print(os.environ.get(\"PYTEST_PLUGINS\"))'")
         assert (done.stdout, done.stderr) == ("None\n", "")

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from tests.agent.test_selection import PluginRun
+from tests.agent.plugin_run import PluginRun
 
 
 def test_unittest_runs_only_the_wanted_tests(folder: Path) -> None:

@@ -69,4 +69,11 @@ def resolve(part: dict[str, Any]) -> dict[str, Any]:
 
 @cache
 def make_validator(schema: str) -> jsonschema_rs.Draft202012Validator:
-    return jsonschema_rs.Draft202012Validator({**json.loads(schema), "components": describe()["components"]})
+    # Validators that have the components in common take 0.1 ms to make instead of 7 ms.
+    schema = schema.replace('"#/components/', '"urn:described#/components/')
+    return jsonschema_rs.Draft202012Validator(json.loads(schema), registry=_components())
+
+
+@cache
+def _components() -> jsonschema_rs.Registry:
+    return jsonschema_rs.Registry([("urn:described", {"components": describe()["components"]})])
