@@ -39,8 +39,9 @@ class TokenHolder:
             self._reload_locked()
 
     def replace(self, refused: str) -> bool:
-        """Replace the token `refused`, which the server has refused, by the token in the file, or else by the token
-        that was used before. Return whether `token` is now a token that the server has not refused.
+        """The server has refused the token `refused`. Replace it by the token in the file; if the server has refused
+        this too, replace it by the token that was used before. Return whether `token` is now a token that the server
+        has not refused.
         """
         with self._lock:
             self._refused.add(refused)
@@ -132,10 +133,11 @@ def read_token(source: str | None) -> tuple[str, str | None]:
 
 
 def find_file(sources: Sequence[str]) -> str | None:
-    """Return the path of the file that contains the token and may get a new one; None if the token is not from a file.
+    """Return the path of the file that the token comes from, and that may get a new token. Return None if the token is
+    not from a file.
 
-    `sources` are the values of all options `--token-file`, of which the last one counts. After a restart the last one
-    names a pipe, and then the one before it may name a file.
+    `sources` are the values of all options `--token-file`. The last one counts. After a restart the last one names a
+    pipe; then the option before it may name a file.
     """
     files = [source for source in sources if not _is_pipe(source)]
     return files[-1] if files and files[-1] != "-" else None

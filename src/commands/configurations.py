@@ -77,8 +77,8 @@ def check_parts(
     artifacts: list[str],
     caches: Sequence[DependencyCache] = (),
 ) -> None:
-    """Raises Invalid for values that their types allow but that are not valid. In the errors, `prefix` precedes the
-    name of each field.
+    """Raises Invalid for values that have the right type but do not make sense, such as a glob with an open bracket. In
+    the errors, `prefix` precedes the name of each field.
     """
     check_variables(f"{prefix}env", env)
     check_variables(f"{prefix}secrets", secrets)

@@ -10,8 +10,9 @@ VALUE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*", re.ASCII)
 
 
 def check_matrix(matrix: Matrix | None, variables: Collection[str], prefix: str = "") -> None:
-    """Raises Invalid for a matrix that its type allows but that is not valid. `variables` are the names of the
-    variables and secrets that the job sets. The errors name each field with `prefix` before it.
+    """Raises Invalid for a matrix that has the right type but does not make sense, such as one with two equal
+    combinations. `variables` are the names of the variables and secrets that the job sets. The errors name each field
+    with `prefix` before it.
     """
     if matrix is None:
         return

@@ -61,7 +61,7 @@ def show_time_tables(triggers: Triggers) -> list[TimeTable]:
 
 
 def check_triggers(data: NewTriggers) -> None:
-    """Raises Invalid for values that the types of the fields allow but that are not valid."""
+    """Raises Invalid for values that have the right type but do not make sense, such as an unknown time zone."""
     errors: list[FieldError] = []
     for name in GLOB_FIELDS:
         given: Sequence[str] = getattr(data, name)

@@ -123,9 +123,8 @@ class ReactionDispatcher:
 
     async def note_next(self, reaction: Reaction) -> list[Due] | None:
         """Reads the next batch of events after the reaction's position, and stores for each event that the reaction is
-        due. Leaves out events for which the reaction has nothing to do. After the position was set back, also leaves
-        out events for which an operator had cancelled the reaction. Returns the tries to queue now; None
-        if there is no event after the position.
+        due. Leaves out events for which the reaction has nothing to do, and events for which an operator has cancelled
+        the reaction. Returns the first try of each due reaction; None if there is no event after the position.
         """
         async with self._pool.connection() as connection, connection.transaction():
             position = await log_positions.lock_position(connection, reaction.name)
