@@ -155,6 +155,7 @@ class BuildController(Controller):
     async def list_builds(
         self,
         ctx: RequestContext,
+        project_id: Annotated[int | None, Parameter(ge=1, le=MAX_ID, description="Filter by project")] = None,
         job_id: Annotated[int | None, Parameter(ge=1, le=MAX_ID)] = None,
         status: Annotated[VisibleStatus | None, Parameter(description="Only builds of this status")] = None,
         branch: Annotated[str | None, Parameter(min_length=1, max_length=500)] = None,
@@ -180,6 +181,7 @@ class BuildController(Controller):
         check_one_offset(ctx.request, "before")
         filters = BuildFilters(
             ctx.user.projects,
+            project_id,
             job_id,
             status,
             branch,

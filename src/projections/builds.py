@@ -205,6 +205,7 @@ class BuildFilters(msgspec.Struct, frozen=True):
     """
 
     projects: list[int] | None = None
+    project_id: int | None = None
     job_id: int | None = None
     status: str | None = None
     branch: str | None = None
@@ -219,6 +220,7 @@ class BuildFilters(msgspec.Struct, frozen=True):
     def where(self) -> str:
         conditions = {
             "projects": "project_id = ANY (%(projects)s)",
+            "project_id": "project_id = %(project_id)s",
             "job_id": "job_id = %(job_id)s",
             "status": "status = %(status)s",
             "branch": "branch = %(branch)s",

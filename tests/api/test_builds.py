@@ -15,7 +15,7 @@ from projections.results_cases import CaseStatsRow
 from store.postgres.notifications import POLLS
 from testhide.engines import Engines
 from testhide.preparation import create_first_admin
-from tests.support.builders import Shop
+from tests.support.builders import Shop, given_project
 from tests.support.http import Client
 from tests.support.server import ADMIN, Server, running_server
 
@@ -118,6 +118,10 @@ def test_list_filters_and_pages(shop: Shop) -> None:
     assert listed(shop, job_id=job, created_before=third.isoformat()) == (2, newest[3:])
     assert listed(shop, job_id=job, created_after=(third + timedelta(days=1)).isoformat()) == (0, [])
     fourth = shop.start(job, external=True, commit_sha="C0FFEE1234")
+    other = shop.start(external=True)
+    assert listed(shop, project_id=shop.project, limit=3)[1] == [other, fourth, newest[0]]
+    assert listed(shop, project_id=shop.project, status="passed")[1][0] == numbers[1]
+    assert listed(shop, project_id=given_project(shop.server), job_id=job) == (0, [])
     assert listed(shop, job_id=job, commit_sha="c0ffee1") == listed(shop, commit_sha="C0FFEE1234") == (1, [fourth])
 
 
