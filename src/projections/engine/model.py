@@ -169,6 +169,11 @@ class Projection:
         versions = {row.table.version for row in self.rows}
         assert versions <= {self.version}, f"{self.name}: its tables have another version"
 
+    def handles_any(self, types: Iterable[str]) -> bool:
+        """Returns whether an event of one of these types may change the tables. Ignores types that do not exist."""
+        events = [EVENTS[name] for name in types if name in EVENTS]
+        return any(self.handles is None or issubclass(event, self.handles) for event in events)
+
     def changes(self, recorded: Recorded, rows: Rows) -> Sequence[Change]:
         """Returns the changes that the projection makes for an event; none if the event was dismissed.
 

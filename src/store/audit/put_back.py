@@ -3,6 +3,7 @@ backup.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import psycopg
 from eventsourcing.persistence import StoredEvent
@@ -20,10 +21,16 @@ class NotPutBack(Exception):
     """The second database cannot repair the log; the message says why. Nothing was changed."""
 
 
+class RowsPutBack(NamedTuple):
+    positions: list[int]
+    types: set[str]
+    """Types of the events at these positions: of the wrong rows, and of those that replaced them."""
+
+
 async def put_rows_back(
     pool: AsyncConnectionPool, secrets: Secrets, other: AsyncConnection, range_: range
-) -> list[int]:
-    """Repairs the rows at the positions in `range_` with rows of the database `other`. Returns the repaired positions.
+) -> RowsPutBack:
+    """Repairs the rows at the positions in `range_` with rows of the database `other`. Returns what it repaired.
 
     Leaves intact rows alone. A sealed row is intact if its hash equals its leaf in the audit tree. A row that is not
     sealed yet is intact if its MAC is right. Raises NotPutBack if `other` has no intact row for a position.
@@ -54,7 +61,8 @@ async def put_rows_back(
             raise NotPutBack(
                 f"another row took its stream and version, put that back together with it: {detail}"
             ) from None
-    return wrong
+    rows = [rows[position] for rows in (ours, theirs) for position in wrong if position in rows]
+    return RowsPutBack(wrong, {row.topic for row in rows})
 
 
 async def _fetch(source: Source, positions: range) -> dict[int, StoredEvent]:

@@ -21,6 +21,7 @@ def agent(*arguments: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> i
 
 
 # The help is repeated here, so that listing all commands does not import their modules.
+app.command("testhide.cli.migrate:migrate", help="Make or change the database's tables.")
 app.command(
     "testhide.cli.stack:up",
     help="Start everything: PostgreSQL and Valkey unless they are configured, the server, one local agent.",

@@ -5,6 +5,7 @@ log.
 import codecs
 import contextlib
 import gzip
+import shlex
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from commands.audit import AcceptRow, new_signing_key
 from commands.handler import CommandContext, Handler
 from domain.audit import SIGNING_KEY, SigningKeyChanged
 from domain.core.errors import Unavailable
+from projections.registry import PROJECTIONS
 from store.audit.checkpoints import AuditTree, leaf_hash_of
 from store.audit.export_lines import ExportHeader
 from store.audit.put_back import NotPutBack, put_rows_back
@@ -180,12 +182,14 @@ def put_back(
                     ) from None
                 except NotPutBack as error:
                     raise Fault(f"Nothing was changed: {error}.") from None
-        print(f"put back: {', '.join(map(str, done)) or 'nothing, all of them are as they were'}")
-        if done:
+        print(f"put back: {', '.join(map(str, done.positions)) or 'nothing, all of them are as they were'}")
+        if names := [projection.name for projection in PROJECTIONS if projection.handles_any(done.types)]:
             print(
-                "Read models that were built while these rows were missing or altered, by a rebuild or a new release,"
-                " still lack them: build each again by `testhide projections rebuild NAME --from-scratch --switch`."
+                "If read models were built while these rows were missing or altered, by a rebuild or a new release,"
+                " they still lack them. Build those that show such events again:"
             )
+            options = f"--from-scratch --switch{'' if data is None else f' --data {shlex.quote(str(data))}'}"
+            print(f"  testhide projections rebuild {' '.join(names)} {options}")
         return 0
 
     return run_on_stack(data, work)

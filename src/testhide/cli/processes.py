@@ -1,4 +1,4 @@
-"""`testhide serve`, `project`, `dispatch`, `work`, `migrate`, `prepare` and `agent`: one process each.
+"""`testhide serve`, `project`, `dispatch`, `work`, `prepare` and `agent`: one process each.
 
 Functions import their modules themselves, so that a process loads only what it runs.
 """
@@ -18,7 +18,6 @@ PROCESSES = {
     "project": "Build the read models from the event log.",
     "dispatch": "Give queued builds to agents.",
     "work": "Act on events: send webhooks and Teams cards, classify failures, delete what is old, sign the log.",
-    "migrate": "Make or change the database's tables.",
     "prepare": "Migrate, then make the first administrator.",
 }
 """Command without options -> its help text."""
@@ -37,16 +36,6 @@ def run_process(verb: str) -> int:
         raise not_set("redis_url")
     if verb == "prepare":
         prepare(settings)
-    elif verb == "migrate":
-        from testhide import preparation
-
-        for name in preparation.migrate(settings):
-            print(f"{name} has to be built from the log: run `testhide projections rebuild {name} --switch`")
-        if not asyncio.run(preparation.has_users(settings)):
-            print(
-                "There is no user yet: `testhide prepare` makes the first administrator"
-                " (TESTHIDE_ADMIN_EMAIL, TESTHIDE_ADMIN_PASSWORD)."
-            )
     else:
         from store.log.codec import UnknownEvent
         from testhide import processes
