@@ -39,6 +39,7 @@ from testhide.version import VERSION, find_build
 
 if TYPE_CHECKING:
     from api.http.services import Services
+    from commands.reports.rule_book import RuleBook
 
 POOL_SIZE = 10
 """Largest number of connections for queries in a process that answers HTTP or runs many workers."""
@@ -209,8 +210,9 @@ async def api_services(settings: Settings) -> "AsyncIterator[Services]":
     from testhide.licenses import load_license
 
     license = load_license(settings)
-    spool = Path(settings.data_dir, "spool")
-    spool.mkdir(parents=True, exist_ok=True, mode=0o700)
+    spool = Spool(Path(settings.data_dir, "spool"))
+    spool.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    spool.remove_abandoned()
     async with (
         core(settings) as parts,
         make_outgoing(settings) as outgoing,
@@ -222,7 +224,9 @@ async def api_services(settings: Settings) -> "AsyncIterator[Services]":
         await refuse_other_store(parts.pool, blobs, settings.blobs)
         waiter = ProjectionWaiter(parts.pool, listener, PROJECTIONS)
         reading = ReadingPool()
+        reports = ReportRecorder(parts.log, parts.ids, ReportLookups(parts.pool), reading, waiter.wait_reached)
         following = asyncio.create_task(waiter.run())
+        warming = asyncio.create_task(_warm_up(reports.rule_book, parts.log))
         buckets = RedisTokenBuckets(settings.redis_url)
         try:
             yield Services(
@@ -230,7 +234,7 @@ async def api_services(settings: Settings) -> "AsyncIterator[Services]":
                 log=parts.log,
                 handler=Handler(parts.log, utcnow),
                 ids=parts.ids,
-                reports=ReportRecorder(parts.log, parts.ids, ReportLookups(parts.pool), reading, waiter.wait_reached),
+                reports=reports,
                 secrets=parts.secrets,
                 listener=listener,
                 waiter=waiter,
@@ -254,9 +258,10 @@ async def api_services(settings: Settings) -> "AsyncIterator[Services]":
                 cors_origins=frozenset(settings.origins),
                 base_url=settings.public_url,
                 sends_mail=bool(settings.smtp_url),
-                spool=Spool(spool),
+                spool=spool,
                 artifact_quota=settings.artifact_quota,
-                disks={"data folder": spool} | ({"artifacts": folder} if (folder := settings.blobs_folder) else {}),
+                disks={"data folder": spool.folder}
+                | ({"artifacts": folder} if (folder := settings.blobs_folder) else {}),
                 version=VERSION,
                 build=settings.build or find_build(),
                 agent_bundle=build_zipapp(),
@@ -264,9 +269,17 @@ async def api_services(settings: Settings) -> "AsyncIterator[Services]":
                 license=license,
             )
         finally:
-            await cancel_and_wait(following)
+            await cancel_and_wait(following, warming)
             reading.close()
             await buckets.close()
+
+
+async def _warm_up(rule_book: "RuleBook", log: EventLog) -> None:
+    """Reads the known issues of a long log, so that the first report after a start need not wait for that."""
+    from workers.loops.outages import tolerate_outages
+
+    async with tolerate_outages("the first reading of known issues"):
+        await rule_book.follow(log)
 
 
 def project(settings: Settings) -> None:

@@ -1,9 +1,15 @@
-"""Spool: a folder for files while they are being uploaded. Their total size is limited."""
+"""Spool: a folder for files while they are being uploaded. Their total size is limited.
+
+Several processes may use the folder. Each holds a lock (flock) on every file that it receives, so a file without a lock
+is one that a killed process has left.
+"""
 
 import errno
+import fcntl
+import os
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -35,7 +41,7 @@ class Spool:
         full.
         """
         try:
-            with NamedTemporaryFile(dir=self.folder, prefix=prefix) as file:
+            with self._create(prefix) as file:
                 spooled = SpooledFile(self, file)
                 try:
                     yield spooled
@@ -45,6 +51,30 @@ class Spool:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise StorageFull("data folder") from error
             raise
+
+    def remove_abandoned(self) -> None:
+        """Removes the files that killed processes have left in the folder."""
+        with self._lock_folder(fcntl.LOCK_EX):
+            for path in self.folder.iterdir():
+                with suppress(FileNotFoundError, BlockingIOError), path.open("rb") as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    path.unlink()
+
+    def _create(self, prefix: str) -> IO[bytes]:
+        # Otherwise another process could find the file before it is locked, and remove it.
+        with self._lock_folder(fcntl.LOCK_SH):
+            file = NamedTemporaryFile(dir=self.folder, prefix=prefix)  # noqa: SIM115 (the caller closes it)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        return file
+
+    @contextmanager
+    def _lock_folder(self, operation: int) -> Iterator[None]:
+        folder = os.open(self.folder, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, operation)
+            yield
+        finally:
+            os.close(folder)
 
     def reserve(self, project_id: int, size: int) -> None:
         """Reserves room in the spool for `size` more bytes of a project. Raises Unavailable if the room is not

@@ -139,7 +139,7 @@ class ReportRecorder:
     test cases.
     """
     _catalogues: CaseCatalogues = field(default_factory=CaseCatalogues)
-    _rule_book: RuleBook = field(default_factory=RuleBook)
+    rule_book: RuleBook = field(default_factory=RuleBook)
     _unshown: dict[int, tuple[int, int]] = field(default_factory=dict)
     """Project id -> (position of its last report, number of results recorded since the project last waited)."""
 
@@ -154,7 +154,7 @@ class ReportRecorder:
         """Reads a file in another process, which also matches its failures with the known issues of the project."""
         project_id = build.queued.project_id
         await self._wait_for_large(project_id)  # before this process has the results in memory
-        rules = partial(self._rule_book.fetch_match_rules, self.log, project_id)
+        rules = partial(self.rule_book.fetch_match_rules, self.log, project_id)
         return file.mark(await self.reading.read(project_id, file.sender, file.content, rules))
 
     async def record_missing(self, execute: Execute, build: LoadedState[AnyBuild], file: IncomingReport) -> Report:

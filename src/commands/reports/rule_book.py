@@ -23,7 +23,8 @@ class RuleBook:
     """The known issues of all projects, as of the last call."""
 
     def __init__(self) -> None:
-        self._position = 0
+        self.position = 0
+        """Position up to which the log was read."""
         self._issues: dict[int, KnownIssue] = {}
         self._damaged: set[str] = set()
         """Streams of known issues with an event that cannot be read. They are read again at each call."""
@@ -33,16 +34,20 @@ class RuleBook:
         """Returns the match rules of all known issues of a project: rules that users entered, and rules from failures
         that users linked. A known issue that cannot be read has no rules.
         """
+        await self.follow(event_log)
+        issues = [issue for issue in self._issues.values() if issue.project_id == project_id]
+        return [rule for issue in issues for rule in issue.match_rules]
+
+    async def follow(self, event_log: EventLog) -> None:
+        """Reads the log up to its end. The first call takes seconds if the log is long."""
         async with self._lock:
             is_full = True
             while is_full:
-                events, self._position, is_full = await event_log.read_batch(self._position, BATCH_SIZE, NAMES)
+                events, self.position, is_full = await event_log.read_batch(self.position, BATCH_SIZE, NAMES)
                 for recorded in events:
                     self._apply(recorded)
             for stream in list(self._damaged):
                 await self._load_again(event_log, stream)
-        issues = [issue for issue in self._issues.values() if issue.project_id == project_id]
-        return [rule for issue in issues for rule in issue.match_rules]
 
     def _apply(self, recorded: Recorded) -> None:
         match recorded.event:
