@@ -1,7 +1,8 @@
 """Types and checks of values that users enter for jobs and builds: commands, variables, globs, repositories, labels."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Annotated
 from urllib.parse import unquote
 
@@ -9,7 +10,7 @@ import msgspec
 from msgspec import Meta, UnsetType
 
 from commands.verdicts import TEST_FAILURE_EXIT_CODES
-from domain.core.errors import Invalid
+from domain.core.errors import FieldError, Invalid
 from domain.endpoints import may_be_token
 from domain.jobs import CheckoutOptions, DependencyCache, ShellName
 
@@ -77,15 +78,23 @@ def check_parts(
     artifacts: list[str],
     caches: Sequence[DependencyCache] = (),
 ) -> None:
-    """Raises Invalid for values that have the right type but do not make sense, such as a glob with an open bracket. In
-    the errors, `prefix` precedes the name of each field.
+    """Raises Invalid for values that have the right type but do not make sense, such as a glob with an open bracket.
+    The errors name all of them, and `prefix` precedes the name of each field.
     """
-    check_variables(f"{prefix}env", env)
-    check_variables(f"{prefix}secrets", secrets)
-    for number, glob in enumerate(artifacts):
-        check_glob(f"{prefix}artifacts[{number}]", glob)
-    for number, cache in enumerate(caches):
-        check_cache(f"{prefix}caches[{number}]", cache)
+    checks: list[Callable[[], None]] = [
+        partial(check_variables, f"{prefix}env", env),
+        partial(check_variables, f"{prefix}secrets", secrets),
+        *(partial(check_glob, f"{prefix}artifacts[{number}]", glob) for number, glob in enumerate(artifacts)),
+        *(partial(check_cache, f"{prefix}caches[{number}]", cache) for number, cache in enumerate(caches)),
+    ]
+    errors: list[FieldError] = []
+    for check in checks:
+        try:
+            check()
+        except Invalid as refused:
+            errors += refused.errors
+    if errors:
+        raise Invalid.fields(errors)
 
 
 def check_variables(field: str, names: Iterable[str]) -> None:

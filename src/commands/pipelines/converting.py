@@ -31,15 +31,21 @@ NO_VALUE: Any = object()
 """Stands for a value that could not be converted."""
 
 
-def convert(root: YamlNode, kind: type[S], hints: Mapping[str, str]) -> S:
-    """Returns the struct that `root` describes. `hints` maps keys of other CI systems to advice on what to write
-    instead. Raises InvalidFile with all mistakes.
+def convert(root: YamlNode, kind: type[S], hints: Mapping[str, str]) -> tuple[S, list[FileFault]]:
+    """Returns the struct that `root` describes, and all mistakes. If there are any, the struct lacks the fields with
+    mistakes, so that it is only good for finding more of them. `hints` maps keys of other CI systems to advice on what
+    to write instead.
+
+    Raises InvalidFile if the mistakes leave no such struct, or are too many.
     """
     converter = _Converter(hints)
     value = converter.convert(root, inspect.type_info(kind), "the file")
-    if converter.faults:
-        raise InvalidFile(sorted(converter.faults))
-    return msgspec.convert(value, kind)
+    try:
+        return msgspec.convert(value, kind), converter.faults
+    except msgspec.ValidationError:
+        if converter.faults:
+            raise InvalidFile(sorted(converter.faults)) from None
+        raise
 
 
 def suggest(name: str, known: list[str]) -> str:
@@ -59,7 +65,9 @@ class _Converter:
         self._hints = hints
 
     def convert(self, node: YamlNode, kind: inspect.Type, name: str) -> Any:
-        """Returns the value of a node as builtin types, or NO_VALUE after a mistake. Messages call the value `name`."""
+        """Returns the value of a node as builtin types, or NO_VALUE after a mistake. Leaves out fields of structs in
+        which it finds mistakes. Messages call the value `name`.
+        """
         match kind:
             case inspect.Metadata():
                 return self.convert(node, kind.type, name)
@@ -90,7 +98,10 @@ class _Converter:
         value: dict[str, Any] = {}
         for key, (key_node, item) in node.entries.items():
             if key in fields:
-                value[key] = self.convert(item, fields[key].type, f"`{key}`")
+                before = len(self.faults)
+                found = self.convert(item, fields[key].type, f"`{key}`")
+                if len(self.faults) == before or _has_structs(fields[key].type):
+                    value[key] = found
             elif key in self._hints:
                 self._fail(key_node, f"`{key}` is not known here: {self._hints[key]}")
             else:
@@ -104,12 +115,15 @@ class _Converter:
         if not isinstance(node, YamlMapping):
             return self._fail(node, f"{name} must be a mapping: one `name: value` in each line")
         self._check_length(node, len(node.entries), kind, name, "entries")
-        return {
-            self.convert(key_node, kind.key_type, f"the key `{key[:50]}`"): self.convert(
-                item, kind.value_type, f"`{key[:50]}`"
-            )
-            for key, (key_node, item) in node.entries.items()
-        }
+        value: dict[str, Any] = {}
+        for key, (key_node, item) in node.entries.items():
+            before = len(self.faults)
+            self.convert(key_node, kind.key_type, f"the key `{key[:50]}`")
+            is_right = len(self.faults) == before
+            found = self.convert(item, kind.value_type, f"`{key[:50]}`")
+            if is_right:
+                value[key] = {} if found is NO_VALUE else found
+        return value
 
     def _list(self, node: YamlNode, kind: inspect.ListType, name: str) -> Any:
         if not isinstance(node, YamlList):
@@ -156,6 +170,13 @@ class _Converter:
             self._fail(node, f"{name} must {least}")
         if kind.max_length is not None and length > kind.max_length:
             self._fail(node, f"{name} must have at most {kind.max_length:,} {unit}, and has {length:,}")
+
+
+def _has_structs(kind: inspect.Type) -> bool:
+    """Returns whether values of this type are structs by name. Each of them may have mistakes of its own."""
+    while isinstance(kind, inspect.Metadata):
+        kind = kind.type
+    return isinstance(kind, inspect.DictType) and isinstance(kind.value_type, inspect.StructType)
 
 
 def _is_within(number: int, kind: inspect.IntType) -> bool:

@@ -86,13 +86,18 @@ class PipelineDocument:
 def read_pipelines(content: bytes) -> PipelineDocument:
     """Returns the document that a file contains. Raises InvalidFile with all mistakes that were found."""
     root = read_nodes(content)
-    document = PipelineDocument(convert(root, PipelineFile, HINTS), root)
-    if faults := sorted(islice(_find_faults(document), MAX_FAULTS)):
-        raise InvalidFile(faults)
+    file, faults = convert(root, PipelineFile, HINTS)
+    document = PipelineDocument(file, root)
+    faults = [*faults, *islice(_find_faults(document, has_all_fields=not faults), MAX_FAULTS - len(faults))]
+    if faults:
+        raise InvalidFile(sorted(faults))
     return document
 
 
-def _find_faults(document: PipelineDocument) -> Iterator[FileFault]:
+def _find_faults(document: PipelineDocument, *, has_all_fields: bool) -> Iterator[FileFault]:
+    """Yields the mistakes that the types of the fields cannot express. If `has_all_fields` is False, the document lacks
+    fields that have other mistakes.
+    """
     file = document.file
     for name, part in file.templates.items():
         yield from _check_part(document, part, "templates", name)
@@ -111,7 +116,7 @@ def _find_faults(document: PipelineDocument) -> Iterator[FileFault]:
         if job.template is not None and template is None:
             known = suggest(job.template, list(file.templates))
             yield document.fault("template", f"{job.template} is not among the `templates` of the file{known}", *path)
-        elif job.command is None and (template is None or template.command is None):
+        elif has_all_fields and job.command is None and (template is None or template.command is None):
             needs = "needs `command:`" if template is None else "needs `command:`, since its template has none"
             yield document.fault("", needs, *path)
     known_needs = {name: [need for need in job.needs if need in file.jobs] for name, job in file.jobs.items()}

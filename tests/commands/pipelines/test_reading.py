@@ -129,6 +129,34 @@ def test_all_mistakes_are_reported_with_their_positions() -> None:
     ]
 
 
+def test_a_mistake_hides_no_other_in_the_rest_of_the_file() -> None:
+    file = """\
+        templates:
+          python: {setup: make, env: {A-B: x}}
+        jobs:
+          unit:
+            template: python
+            comand: pytest
+            artifacts: [ok, ../x]
+            env: {A-B: {}}
+            secrets: [C-D]
+          package: pytest
+          deploy: {command: x, needs: [package, unt], pool: a, pool_labels: {os: linux}, triggers: {tag: y}}
+    """
+    assert faults(file) == [
+        "2:19: `setup` must be a list: begin each entry with `- `, or write [one, two]",
+        "2:36: env.A-B is no name of a variable: letters, digits and _, not first a digit",
+        "6:5: `comand` is not known here; did you mean `command`?",
+        "7:21: artifacts[1] must be a path inside the workspace: not absolute, without `..`",
+        "8:16: `A-B` must be a text, not a mapping",
+        "9:14: secrets.C-D is no name of a variable: letters, digits and _, not first a digit",
+        "10:12: `package` must be a mapping: one `key: value` in each line",
+        "11:41: needs[1] unt is not among the `jobs` of the file; did you mean `unit`?",
+        "11:69: pool_labels are instead of `pool`: leave one of them out",
+        "11:93: `tag` is not known here; did you mean `tags`?",
+    ]
+
+
 @pytest.mark.parametrize(
     ("lines", "expected"),
     [
