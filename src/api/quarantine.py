@@ -1,6 +1,7 @@
 """Quarantine: tests of a job whose failures do not fail its builds."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Annotated, Literal, get_args
 
@@ -18,8 +19,9 @@ from api.http.types import MAX_ID, Id, Name, to_view
 from api.http.validation import Time
 from api.jobs import find_visible_job
 from commands.quarantine import AddToQuarantine, RemoveFromQuarantine
+from domain.core.errors import Unavailable
 from domain.quarantine import REASONS, QuarantineLifted, Reason, TestsQuarantined
-from projections import quarantine
+from projections import quarantine, results_cases
 from projections.quarantine import QuarantineRow, Status
 from projections.time_travel.historical_reads import QUARANTINE_HISTORY
 from store.clock import utcnow
@@ -28,6 +30,8 @@ MAX_BULK = 10_000
 AGE_RANGES = (("0-6", 7), ("7-29", 30), ("30-89", 90))
 """Ranges of age in the statistics: the name of each, and the age in days at which it ends and the next one begins."""
 OLDEST_RANGE = "90+"
+MAX_NAMED = 50
+"""Largest number of node ids without a test that an answer names."""
 
 # One line, since agents write each node id as a line of the file for the tests.
 NodeId = Annotated[
@@ -65,6 +69,13 @@ class NewEntryAnswer(msgspec.Struct):
     owner: str | None
 
 
+class AddedEntry(NewEntryAnswer):
+    is_unknown: bool
+    """Whether the project has test results, but no test with this node id or prefix so far. The entry has an effect
+    once there is one.
+    """
+
+
 class EntryItem(NewEntryAnswer):
     """An entry of the quarantine. An `expired` entry has no effect any more. A `healthy` entry still has an effect, but
     its tests passed in the last 10 builds that ran them. It becomes `active` again when one of its tests fails.
@@ -99,6 +110,10 @@ class Added(msgspec.Struct):
     """Number of new entries."""
     skipped: int
     """Number of tests that were already in the quarantine."""
+    unknown: list[str]
+    """The first 50 of `node_ids` that no test of the project has so far, if the project has test results. Their entries
+    have an effect once there is one.
+    """
 
 
 class Removed(msgspec.Struct):
@@ -143,24 +158,25 @@ class QuarantineController(Controller):
         return paginate(ctx.request, paged, [to_item(row, ctx.effective_time) for row in found])
 
     @post(guards=[CAN_WRITE])
-    async def add_to_quarantine(self, ctx: RequestContext, data: NewEntry) -> NewEntryAnswer:
+    async def add_to_quarantine(self, ctx: RequestContext, data: NewEntry) -> AddedEntry:
         """Adds an entry to a job's quarantine. Builds still run its tests. `node_id` is the node id of a test, or a
         prefix that ends before `::` or `[`: `tests/test_cart.py` stands for all tests of this file.
         """
-        await find_visible_job(ctx, data.job_id)
+        job = await find_visible_job(ctx, data.job_id)
         quarantine_id = await ctx.services.ids.draw("quarantine")
         wanted = AddToQuarantine(
             data.job_id, quarantine_id, (data.node_id,), utcnow(), data.reason, data.expires_at, data.owner
         )
         receipt = await ctx(wanted)
-        return to_view(NewEntryAnswer, data, id=quarantine_id, quarantined_at=receipt.at)
+        unknown = await find_unknown(ctx, job.project_id, [data.node_id])
+        return to_view(AddedEntry, data, id=quarantine_id, quarantined_at=receipt.at, is_unknown=bool(unknown))
 
     @post("/bulk", status_code=200, guards=[CAN_WRITE], request_max_body_size=LARGE_BYTES)
     async def change_quarantine(self, ctx: RequestContext, data: Bulk) -> Added | Removed:
         """Adds or removes many entries. Skips tests that are already in the quarantine (`add`), or that are not in it
         (`remove`).
         """
-        await find_visible_job(ctx, data.job_id)
+        job = await find_visible_job(ctx, data.job_id)
         node_ids = tuple(data.node_ids)
         if data.action == "remove":
             receipt = await ctx(RemoveFromQuarantine(data.job_id, node_ids))
@@ -181,7 +197,8 @@ class QuarantineController(Controller):
         )
         events = [recorded.event for recorded in receipt.events]
         added = sum(len(event.node_ids) for event in events if isinstance(event, TestsQuarantined))
-        return Added(added, len(node_ids) - added)
+        unknown = await find_unknown(ctx, job.project_id, node_ids)
+        return Added(added, len(node_ids) - added, unknown[:MAX_NAMED])
 
     @get("/stats", guards=[CAN_READ])
     async def get_quarantine_stats(self, ctx: RequestContext, job_id: JobId) -> Stats:
@@ -215,6 +232,17 @@ class QuarantineController(Controller):
         """Removes an entry from the quarantine. Failures of the entry's tests fail builds again."""
         entry = await ctx.find_visible(quarantine.find, "quarantine entry", quarantine_id)
         await ctx(RemoveFromQuarantine(entry.job_id, quarantine_id=quarantine_id))
+
+
+async def find_unknown(ctx: RequestContext, project_id: int, node_ids: Sequence[str]) -> list[str]:
+    """Returns the node ids that match no test of a project. Waits for the read models before, as far as they catch up,
+    since a report with these tests may have come a moment ago.
+    """
+    if unknown := await results_cases.find_unknown(ctx.source, project_id, node_ids):
+        with suppress(Unavailable):
+            await ctx.services.wait_for_missing()
+        unknown = await results_cases.find_unknown(ctx.source, project_id, unknown)
+    return unknown
 
 
 def count_by_range(ages: Mapping[int, int]) -> dict[str, int]:

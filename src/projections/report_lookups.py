@@ -13,9 +13,6 @@ from projections import builds, results_queries
 from projections.results_cases import find_case_ids
 from projections.results_queries import ReportRanges
 
-BATCH_SIZE = 5_000
-"""Number of node ids that one query looks up."""
-
 
 @dataclass(frozen=True)
 class ReportLookups:
@@ -25,10 +22,7 @@ class ReportLookups:
 
     async def find_cases(self, project_id: int, node_ids: Sequence[str]) -> list[int | None]:
         async with self.pool.connection() as connection:
-            case_ids: list[int | None] = []
-            for start in range(0, len(node_ids), BATCH_SIZE):
-                case_ids += await find_case_ids(connection, project_id, list(node_ids[start : start + BATCH_SIZE]))
-        return case_ids
+            return await find_case_ids(connection, project_id, node_ids)
 
     async def find_results_on_commit(self, build: AnyBuild, path: str, failed: Sequence[int]) -> Sequence[OtherResult]:
         found: list[OtherResult] = []

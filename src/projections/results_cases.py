@@ -3,10 +3,12 @@
 The counters of a case change with each run, so they have a table of their own.
 """
 
+from collections.abc import Sequence
 from operator import sub
 
 import msgspec
 
+from domain.quarantine import MAX_PREFIXES
 from domain.results import FAILED, PASSED, SKIPPED
 from projections.engine.model import Int, Row, SmallInt, Table
 from store.postgres.queries import Source, fetch_rows
@@ -14,6 +16,10 @@ from store.postgres.queries import Source, fetch_rows
 VERSION = 4
 """Version of the projection `results`, to which the tables of this file belong."""
 
+MAX_SEARCHED_CASES = 200_000
+"""Largest number of test cases of a project that are searched for prefixes. The search takes about 5 µs for each."""
+BATCH_SIZE = 5_000
+"""Number of node ids that one query looks up."""
 NO_RUN = -1
 MIXED = 3
 """Outcome of a run with passed and failed results: the test passed in one report or suite and failed in another."""
@@ -155,18 +161,43 @@ def correct_run(stats: CaseStatsRow, was: int, status: int) -> CaseStatsRow:
     )
 
 
-async def find_case_ids(source: Source, project_id: int, node_ids: list[str]) -> list[int | None]:
-    """Returns for each node id the id of its case, or None if the project has no such case. Pass at most a few thousand
-    node ids.
-    """
+async def find_case_ids(source: Source, project_id: int, node_ids: Sequence[str]) -> list[int | None]:
+    """Returns for each node id the id of its case, or None if the project has no such case."""
     query = (
         f"SELECT wanted.number, c.id FROM unnest(%(node_ids)s::text[]) WITH ORDINALITY wanted(node_id, number)"
         f" JOIN {TestCaseRow.table} c"
         " ON hashtextextended(c.node_id, c.project_id) = hashtextextended(wanted.node_id, %(project)s::bigint)"
         " AND c.node_id = wanted.node_id AND c.project_id = %(project)s::bigint"
     )
-    parameters = {"project": project_id, "node_ids": node_ids}
     found: list[int | None] = [None] * len(node_ids)
-    for number, case_id in await fetch_rows(source, query, parameters):
-        found[number - 1] = case_id
+    for start in range(0, len(node_ids), BATCH_SIZE):
+        parameters = {"project": project_id, "node_ids": list(node_ids[start : start + BATCH_SIZE])}
+        for number, case_id in await fetch_rows(source, query, parameters):
+            found[start + number - 1] = case_id
     return found
+
+
+async def find_unknown(source: Source, project_id: int, entries: Sequence[str]) -> list[str]:
+    """Returns the quarantine entries that match no test case of a project. Returns none if the project has no test
+    cases yet, or more than MAX_SEARCHED_CASES.
+    """
+    query = f"SELECT cases FROM {CatalogueRow.table} WHERE project_id = %(project)s"
+    ((cases,),) = await fetch_rows(source, query, {"project": project_id}) or [(0,)]
+    if not 0 < cases <= MAX_SEARCHED_CASES:
+        return []
+    case_ids = await find_case_ids(source, project_id, entries)
+    unknown = [entry for entry, case_id in zip(entries, case_ids, strict=True) if case_id is None]
+    if unknown:
+        # Each part begins with the `::` or `[` before which a prefix may end.
+        parts = r"string_to_array(regexp_replace(node_id, '(::|\[)', E'\x01\\1', 'g'), E'\x01')"
+        query = (
+            "SELECT DISTINCT prefix FROM (SELECT array_to_string(parts[1:number], '') AS prefix"
+            f" FROM (SELECT {parts} AS parts FROM {TestCaseRow.table} WHERE project_id = %(project)s) c,"
+            f" generate_series(1, least(cardinality(parts) - 1, {MAX_PREFIXES})) number) p"
+            " WHERE prefix = ANY (%(unknown)s)"
+        )
+        prefixes = {
+            prefix for (prefix,) in await fetch_rows(source, query, {"project": project_id, "unknown": unknown})
+        }
+        unknown = [entry for entry in unknown if entry not in prefixes]
+    return unknown

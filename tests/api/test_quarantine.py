@@ -45,8 +45,8 @@ def test_add_and_list(server: Server, job: int) -> None:
 
 def test_bulk(server: Server, job: int) -> None:
     add(server.admin, job)
-    assert bulk(server.admin, job, "add", A, B, C, B).json() == {"added": 2, "skipped": 2}
-    assert bulk(server.admin, job, "add", C, "d", reason="infra").json() == {"added": 1, "skipped": 1}
+    assert bulk(server.admin, job, "add", A, B, C, B).json() == {"added": 2, "skipped": 2, "unknown": []}
+    assert bulk(server.admin, job, "add", C, "d", reason="infra").json() == {"added": 1, "skipped": 1, "unknown": []}
     assert [(item["node_id"], item["reason"]) for item in asked(server, job)] == [
         (A, "flaky"),
         (B, "flaky"),
@@ -56,17 +56,26 @@ def test_bulk(server: Server, job: int) -> None:
     answer = bulk(server.admin, job, "remove", A, "x", A)
     assert (answer.status_code, answer.json()) == (200, {"removed": 1, "skipped": 2})
     assert bulk(server.admin, job, "remove").json() == {"removed": 0, "skipped": 0}
-    assert bulk(server.admin, job, "add").json() == {"added": 0, "skipped": 0}
+    assert bulk(server.admin, job, "add").json() == {"added": 0, "skipped": 0, "unknown": []}
     assert asked(server, job, "/nodeids") == {"node_ids": [B, C, "d"]}
 
 
 def test_many_at_once(server: Server, job: int) -> None:
     many = [f"t/test_many.py::test_{number}" for number in range(10_000)]
-    assert bulk(server.admin, job, "add", *many).json() == {"added": 10_000, "skipped": 0}
+    assert bulk(server.admin, job, "add", *many).json() == {"added": 10_000, "skipped": 0, "unknown": []}
     assert asked(server, job, "/nodeids")["node_ids"] == many
     assert len(asked(server, job)) == 10_000
     assert bulk(server.admin, job, "add", *many, "one more").status_code == 422
     assert bulk(server.admin, job, "remove", *many).json() == {"removed": 10_000, "skipped": 0}
+
+
+def test_tests_that_the_project_never_had_are_named(server: Server, job: int) -> None:
+    assert not add(server.admin, job, "t/test_x.py::test_typo").json()["is_unknown"], "there is nothing to compare with"
+    upload(server.admin, given_build(server, job), REPORT.replace(b"test_b", b"test_b[1::[2]")).then(201)
+    assert add(server.admin, job, "t/test_x.py::test_tyop").json()["is_unknown"]
+    assert not add(server.admin, job, A).json()["is_unknown"]
+    known, wrong = ["t/test_x.py", B, f"{B}[1", f"{B}[1::[2]"], ["t/test_x", "t/test_x.py::test_", f"{B}[1:", C]
+    assert bulk(server.admin, job, "add", A, *known, *wrong).json() == {"added": 8, "skipped": 1, "unknown": wrong}
 
 
 def test_stats(server: Server, job: int) -> None:
