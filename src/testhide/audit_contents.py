@@ -6,22 +6,19 @@ Compared are build logs, artifacts, and the endpoints of webhooks and Teams chan
 import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import Any
 
 from psycopg_pool import AsyncConnectionPool
 
 from domain.artifacts import ARTIFACT, ArtifactStored
 from domain.builds import BUILD, BuildFinished, Finished
 from domain.core.errors import StreamDamaged
-from domain.core.events import Category, Damaged, Recorded
-from domain.endpoints import EndpointDeleted, EndpointRegistered, EndpointUpdated
-from domain.teams import CHANNEL, ChannelRegistered
-from domain.webhooks import WEBHOOK, WebhookRegistered
+from domain.core.events import Damaged, Recorded
+from domain.teams import ChannelRegistered
+from domain.webhooks import WebhookRegistered
 from integrations.ports import BlobMissing, Blobs
 from store.log.event_log import EventLog
 from store.tables.build_logs import BuildLogs
-from store.tables.delivery_endpoints import fetch_folded
-from workers.deliveries.planner import NAME as PLANNER
+from workers.deliveries.comparison import find_changed_endpoint, name_endpoint
 
 BATCH_SIZE = 500
 """Number of events that are read at once."""
@@ -103,24 +100,15 @@ class ContentsCheck:
         return f"{name}: its content ({event.blob}) {damage}" if damage is not None else None
 
     async def _find_changed_endpoint(self, event: WebhookRegistered | ChannelRegistered) -> str | None:
-        stored, planned = await fetch_folded(self.pool, event.endpoint_id, PLANNER)
-        history = (await self.log.load([event.stream]))[event.stream]
-        folded = [item for item in history if isinstance(item.event, EndpointRegistered | EndpointUpdated)]
-        is_deleted = any(isinstance(item.event, EndpointDeleted) for item in history) or await self._is_deleted(event)
-        if is_deleted or folded[-1].position > planned:
-            return None  # deleted, or the planner, which fills the table, has not read the last event of the stream
+        changed = await find_changed_endpoint(self.pool, self.log, event)
+        if changed is None:
+            return None
         self.endpoints += 1
-        name = f"{'webhook' if event.kind == 'webhook' else 'Teams channel'} {event.endpoint_id}"
-        if stored is None:
+        name = name_endpoint(event)
+        if changed == ["row"]:
             return f"{name} is not delivered to any more: it is gone from the table webhook_endpoints"
-        category: Category[Any] = WEBHOOK if event.kind == "webhook" else CHANNEL
-        state = category.at(event.endpoint_id).fold(item.event for item in history)
-        # The address of a channel is in its stream alone.
-        expected = {"kind": event.kind, "url": None, "sealed_secret": None}
-        right = {name: getattr(state, name, expected.get(name)) for name in stored}
-        changed = [name for name, value in stored.items() if value != right[name]]
         return f"{name}: its {', '.join(changed)} in webhook_endpoints is changed" if changed else None
 
-    async def _is_deleted(self, event: BuildFinished | ArtifactStored | EndpointRegistered) -> bool:
+    async def _is_deleted(self, event: BuildFinished | ArtifactStored) -> bool:
         key = event.data_key
         return key is not None and bool(await self.log.find_destroyed_keys([key]))

@@ -38,12 +38,13 @@ def make_schedules(
         (
             Schedule("retention", deletion.sweep, retention.INTERVAL_S, retention.BUSY_INTERVAL_S),
             Schedule("quarantine", expiry.sweep, quarantine.INTERVAL_S),
-            Schedule("read models", comparison.sweep, read_models.INTERVAL_S, read_models.ALARMED_INTERVAL_S),
-            Schedule(
-                "sequences",
-                comparison.sweep_sequences,
-                read_models.INTERVAL_S,
-                read_models.ALARMED_INTERVAL_S,
+            *(
+                Schedule(name, sweep, read_models.INTERVAL_S, read_models.ALARMED_INTERVAL_S)
+                for name, sweep in (
+                    ("read models", comparison.sweep),
+                    ("sequences", comparison.sweep_sequences),
+                    ("endpoints", comparison.sweep_endpoints),
+                )
             ),
             Schedule("unused tables", unused.sweep, unused_tables.INTERVAL_S),
             Schedule("identity providers", metadata.sweep, identity_providers.INTERVAL_S),

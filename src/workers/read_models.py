@@ -1,20 +1,22 @@
 """Compares read models with the log, to find rows that somebody changed by hand. A difference sets an alarm, which ends
 when the difference is gone.
 
-Three kinds of read models are compared: those that decide who may do what, that of the jobs' triggers, and the audit
-trail. Each sweep folds all of these but the audit trail from the log in memory, and compares all their rows. The audit
-trail has a row for every event, so each sweep compares only its next part. After the last part, the comparison begins
-again.
+Compared are the read models that decide who may do what, those of the jobs' triggers and of known issues, the audit
+trail, and those facts about builds and test cases that never change. Each sweep folds the small ones from the log in
+memory, and compares all their rows. The others are compared in turn: each sweep reads the next part of the log, and
+compares only the rows that come from it. After the last part, the comparison begins again.
 """
 
 from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
-from domain.core.events import Event
+from domain.core.events import Event, Recorded
+from domain.known_issues import KnownIssueCreated, KnownIssueDeleted, KnownIssueFailureAdded, KnownIssueUpdated
 from domain.nodes import NodeEvent
 from domain.projects import (
     MemberAdmitted,
@@ -26,7 +28,18 @@ from domain.projects import (
 )
 from domain.registry import EVENTS
 from domain.users import UserDeleted
-from projections import audit_trail, auth, identity_providers, nodes, pools, projects, triggers
+from projections import (
+    audit_trail,
+    auth,
+    builds,
+    identity_providers,
+    known_issues,
+    nodes,
+    pools,
+    projects,
+    results,
+    triggers,
+)
 from projections.audit_trail import TrailRow, make_row
 from projections.engine.dismissals import with_dismissals
 from projections.engine.inspection import inspect
@@ -39,6 +52,8 @@ from projections.time_travel.historical_tables import HistoricalTables
 from store.log.event_log import EventLog
 from store.postgres.queries import fetch_rows
 from store.tables.alarms import set_alarm
+from workers.deliveries.comparison import find_changes
+from workers.read_model_parts import find_changed_builds, find_changed_cases
 
 log = structlog.get_logger()
 
@@ -48,7 +63,7 @@ ALARMED_INTERVAL_S = 10.0
 BATCH_SIZE = 500
 """Number of events that are read at once."""
 TRAIL_EVENTS = 20_000
-"""Number of events of the audit trail that one sweep compares."""
+"""Number of positions of the log that one sweep compares with the audit trail, builds and test cases."""
 
 
 @dataclass(frozen=True)
@@ -83,11 +98,23 @@ NODES = Compared(
     (NodeEvent,),
     frozenset(("running_builds", "failed_builds", "lost_builds")),
 )
+KNOWN_ISSUES = Compared(
+    known_issues.PROJECTION,
+    known_issues.PROJECTION.rows,
+    (KnownIssueCreated, KnownIssueUpdated, KnownIssueFailureAdded, KnownIssueDeleted, ProjectDeleted),
+    frozenset(("searched",)),
+)
 COMPARED = (
     *(_all_of(auth.PROJECTION), _all_of(identity_providers.PROJECTION), PROJECTS, NODES),
-    *(_all_of(pools.PROJECTION), _all_of(triggers.PROJECTION)),
+    *(_all_of(pools.PROJECTION), _all_of(triggers.PROJECTION), KNOWN_ISSUES),
 )
 TRAIL = audit_trail.PROJECTION
+FindChanged = Callable[[AsyncConnectionPool, EventLog, Sequence[Recorded]], Awaitable[dict[int, int]]]
+IN_PARTS: tuple[tuple[Projection, str, FindChanged], ...] = (
+    (builds.PROJECTION, "builds", find_changed_builds),
+    (results.PROJECTION, "test cases", find_changed_cases),
+)
+"""Read models that are compared with the same part of the log as the audit trail, with what their rows are."""
 
 
 @dataclass
@@ -100,12 +127,12 @@ class ReadModelCheck:
     """Position up to which the trail has been compared in the current round."""
 
     async def sweep(self) -> bool:
-        """Compares the read models in COMPARED and the audit trail with the log. Sets an alarm for each that differs,
-        and ends the alarm of each that does not. Skips read models that are broken or lack parked events. Returns True
-        if any of them differs.
+        """Compares the read models in COMPARED, those in IN_PARTS and the audit trail with the log. Sets an alarm for
+        each that differs, and ends the alarm of each that does not. Skips read models that are broken or lack parked
+        events. Returns True if any of them differs.
         """
         async with self.pool.connection() as connection:
-            projections = [*(item.projection for item in COMPARED), TRAIL]
+            projections = [*(item.projection for item in COMPARED), *(item[0] for item in IN_PARTS), TRAIL]
             live = await inspect(connection, projections)
             incomplete = {name for name, _ in await blocked_streams(connection, projections)}
         found = {
@@ -114,7 +141,11 @@ class ReadModelCheck:
             if item.projection.name in live.sound - incomplete
         }
         if TRAIL.name in live.sound:
-            found[TRAIL.name] = await self._check_trail(live.positions[TRAIL.name])
+            comparable = await with_dismissals(
+                self.event_log, [item[0] for item in IN_PARTS if item[0].name in live.sound - incomplete]
+            )
+            names = {projection.name for projection in comparable if not projection.dismissed}
+            found |= await self._check_part(min(live.positions[name] for name in (TRAIL.name, *names)), names)
         for name, difference in found.items():
             message = difference and (
                 f"the read model {name} differs from the log ({difference}), so somebody changed it:"
@@ -132,6 +163,14 @@ class ReadModelCheck:
         behind = await find_sequences_behind(self.pool)
         await set_alarm(self.pool, "sequences of ids", describe_behind(behind) if behind else None)
         return bool(behind)
+
+    async def sweep_endpoints(self) -> bool:
+        """Compares what the delivery planner has stored with the log. Sets an alarm if it differs, and ends the alarm
+        if it does not. Returns True in the first case.
+        """
+        message = await find_changes(self.pool, self.event_log)
+        await set_alarm(self.pool, "endpoints", message)
+        return message is not None
 
     async def _check(self, compared: Compared) -> str | None:
         difference = await self._compare(compared)
@@ -171,37 +210,61 @@ class ReadModelCheck:
             after = events[-1].position
         return tables
 
-    async def _check_trail(self, end: int) -> str | None:
-        """Compares the next part of the audit trail, up to position `end`. Returns how it differs; None if it is equal.
+    async def _check_part(self, end: int, names: set[str]) -> dict[str, str | None]:
+        """Compares the audit trail, and those read models in IN_PARTS that `names` has, with the next part of the log,
+        up to position `end`. Returns how each differs; None for each that is equal.
 
-        If it differs, the next call compares the same part again.
+        If one differs, the next call compares the same part again.
         """
         first = self._trail_position if self._trail_position < end else 0
         last = min(first + TRAIL_EVENTS, end)
-        columns = ", ".join(column.name for column in columns_of(TrailRow))
-        async with self.pool.connection() as connection:
-            stored = await fetch_rows(
-                connection,
-                f"SELECT {columns} FROM {TrailRow.table} WHERE position > %s AND position <= %s",
-                (first, last),
-            )
-            parked = await fetch_rows(
-                connection,
-                "SELECT position FROM parked_events WHERE projection = 'trail' AND version = %s AND position > %s"
-                " AND position <= %s",
-                (audit_trail.VERSION, first, last),
-            )
-        (trail,) = await with_dismissals(self.event_log, [TRAIL])
-        left_out = trail.dismissed.union(position for (position,) in parked)
-        rows, after = Counter(TrailRow(*row) for row in stored), first
+        changed: dict[str, dict[int, int]] = {name: {} for name in names}
+        trail = await self._fetch_trail(first, last)
+        left_out = await self._find_left_out(first, last)
+        after = first
         while events := await self.event_log.read(after, BATCH_SIZE, up_to=last):
-            rows.subtract(make_row(item) for item in events if item.position not in left_out)
+            trail.subtract(make_row(item) for item in events if item.position not in left_out)
+            for projection, _, find_changed in IN_PARTS:
+                if projection.name in names:
+                    changed[projection.name] |= await find_changed(self.pool, self.event_log, events)
             after = events[-1].position
-        different = {row.position for row, count in rows.items() if count}
-        if different:
-            return f"{TrailRow.table}: {len(different):,} different, the first at position {min(different)}"
-        self._trail_position = last
+        found: dict[str, str | None] = {
+            projection.name: _describe_changed(changed[projection.name], what)
+            for projection, what, _ in IN_PARTS
+            if projection.name in names
+        }
+        different = {row.position for row, count in trail.items() if count}
+        found[TRAIL.name] = (
+            f"{TrailRow.table}: {len(different):,} different, the first at position {min(different)}"
+            if different
+            else None
+        )
+        if not any(found.values()):
+            self._trail_position = last
+        return found
+
+    async def _fetch_trail(self, first: int, last: int) -> Counter[TrailRow]:
+        columns = ", ".join(column.name for column in columns_of(TrailRow))
+        query = f"SELECT {columns} FROM {TrailRow.table} WHERE position > %s AND position <= %s"
+        return Counter(TrailRow(*row) for row in await fetch_rows(self.pool, query, (first, last)))
+
+    async def _find_left_out(self, first: int, last: int) -> set[int]:
+        """Returns the positions of events that are parked for the audit trail, or dismissed from it."""
+        parked = await fetch_rows(
+            self.pool,
+            "SELECT position FROM parked_events WHERE projection = 'trail' AND version = %s AND position > %s"
+            " AND position <= %s",
+            (audit_trail.VERSION, first, last),
+        )
+        (trail,) = await with_dismissals(self.event_log, [TRAIL])
+        return {*trail.dismissed, *(position for (position,) in parked)}
+
+
+def _describe_changed(changed: Mapping[int, int], what: str) -> str | None:
+    if not changed:
         return None
+    first = min(changed)
+    return f"{len(changed):,} {what} are not as in the log, the first {first}, of position {changed[first]}"
 
 
 def _describe(table: TableDiff) -> str:

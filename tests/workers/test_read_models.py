@@ -7,27 +7,37 @@ from datetime import timedelta
 import pytest
 
 from commands.auth import CreateApiToken
+from commands.build_actions import DeleteBuild
+from commands.builds import FinishExternalBuild, StartBuild
 from commands.handler import CommandContext, Handler
 from commands.identity_providers import CreateIdentityProvider, LinkIdentity
 from commands.jobs import CreateJob
+from commands.known_issues import CreateKnownIssue
 from commands.nodes import RegisterNode, RotateNodeToken
 from commands.pools import CreatePool
 from commands.projections import DismissEvent
 from commands.projects import AdmitMember, CreateProject
+from commands.results import AddCases, NewCases
 from commands.triggers import SetTriggers
 from commands.users import DeleteUser, RegisterUser
+from commands.webhooks import RegisterWebhook
+from domain.builds import Verdict
 from domain.triggers import Triggers
 from domain.users import Role
+from domain.webhooks import WebhookRegistered
 from projections.audit_trail import TrailRow
 from projections.auth import ApiTokenRow, UserRow
+from projections.builds import BuildRow
 from projections.engine.read_your_writes import ProjectionWaiter
 from projections.identity_providers import IdentityProviderRow, IdentityRow
+from projections.known_issues import KnownIssueRow
 from projections.nodes import NodeRow
 from projections.pools import PoolRow
 from projections.projects import MemberRow, ProjectRow
 from projections.rebuild.rebuild import build_staging
 from projections.rebuild.switch import switch
 from projections.registry import PROJECTIONS
+from projections.results_cases import TestCaseRow
 from projections.triggers import TriggerRow
 from store.clock import utcnow
 from store.tables import log_positions
@@ -35,6 +45,8 @@ from store.tables.alarms import fetch_alarms
 from testhide.processes import Core
 from tests.projections.claims import projecting
 from tests.projections.claims import serve as make_tables
+from workers.deliveries import endpoints
+from workers.deliveries.planner import NAME as PLANNER
 from workers.flakiness import FlakinessWatch
 from workers.loops.outages import tolerate_outages
 from workers.read_models import ReadModelCheck
@@ -73,6 +85,13 @@ class Accounts:
         await handler.execute(DeleteUser(former, admin), OPERATOR)
         await handler.execute(CreateJob(1, 1, "Unit tests"), OPERATOR)
         await handler.execute(SetTriggers(1, Triggers(branches=["main"])), OPERATOR)
+        verdicts: dict[int, Verdict] = {1: "failed", 2: "passed", 3: "failed"}
+        for build_id, verdict in verdicts.items():
+            await handler.execute(StartBuild(build_id, 1, external=True), OPERATOR)
+            await handler.execute(FinishExternalBuild(build_id, verdict), OPERATOR)
+        await handler.execute(DeleteBuild(3), OPERATOR)
+        await handler.execute(AddCases(NewCases(1, 0, 1, ["a", "b"], ["s", "s"])), OPERATOR)
+        await handler.execute(CreateKnownIssue(1, 1, "Timeout", "infra", "pattern", "timed out"), OPERATOR)
         assert await self.waiter.wait(await self.parts.log.read_head())
 
     async def execute(self, statement: str) -> None:
@@ -122,6 +141,17 @@ async def accounts(parts: Core) -> AsyncIterator[Accounts]:
             f"{IdentityProviderRow.table}: 1 changed",
         ),
         (f"UPDATE {IdentityRow.table} SET user_id = 1", "identity_providers", f"{IdentityRow.table}: 1 changed"),
+        (f"UPDATE {KnownIssueRow.table} SET value = '.*'", "known_issues", f"{KnownIssueRow.table}: 1 changed"),
+        (f"UPDATE {BuildRow.table} SET status = 'passed'", "builds", "1 builds are not as in the log, the first 1"),
+        (f"UPDATE {BuildRow.table} SET group_id = 1 WHERE id = 2", "builds", "log, the first 2"),
+        (f"""UPDATE {BuildRow.table} SET trigger = '{{"change_id": 7}}'""", "builds", "2 builds are not"),
+        (f"DELETE FROM {BuildRow.table} WHERE id = 2", "builds", "1 builds are not as in the log, the first 2"),
+        (
+            f"UPDATE {TestCaseRow.table} SET node_id = CASE id WHEN 1 THEN 'b' ELSE 'a' END",
+            "results",
+            "2 test cases are not as in the log, the first 1",
+        ),
+        (f"DELETE FROM {TestCaseRow.table} WHERE id = 2", "results", "1 test cases are not as in the log, the first 2"),
         (f"DELETE FROM {TrailRow.table} WHERE position = 3", "trail", "trail_v1: 1 different, the first at position 3"),
         (f"UPDATE {TrailRow.table} SET actor = 0 WHERE position > 4", "trail", "different, the first at position 5"),
         (
@@ -140,6 +170,48 @@ async def test_what_was_changed_by_hand_is_an_alarm(
     assert alarm.startswith(f"the read model {name} differs from the log (")
     assert difference in alarm
     assert alarm.endswith(f"run `testhide projections rebuild {name} --switch`")
+
+
+async def test_a_changed_endpoint_or_a_made_up_replay_is_an_alarm(accounts: Accounts) -> None:
+    handler = Handler(accounts.parts.log, utcnow)
+    webhook = RegisterWebhook(1, 1, "https://a.example", ("build.failed",), sealed_secret=b"secret")
+    await handler.execute(webhook, OPERATOR)
+    assert not await accounts.check.sweep_endpoints(), "the planner has not read it"
+    await plan_deliveries(accounts.parts)
+    assert not await accounts.check.sweep_endpoints()
+    for change, undo, says in (
+        ("UPDATE webhook_endpoints SET url = 'x'", "UPDATE webhook_endpoints SET url = 'https://a.example'", ": url)"),
+        (
+            "UPDATE webhook_endpoints SET sealed_secret = 'x'",
+            "UPDATE webhook_endpoints SET sealed_secret = 'secret'",
+            "",
+        ),
+        (
+            "INSERT INTO webhook_endpoints (id, events, active) VALUES (9, '{}', true)",
+            "DELETE FROM webhook_endpoints WHERE id = 9",
+            "(9: made up)",
+        ),
+        (
+            "INSERT INTO webhook_replays VALUES ('again', 1, 0, 9)",
+            "DELETE FROM webhook_replays",
+            "'again' of webhook 1",
+        ),
+    ):
+        await accounts.execute(change)
+        assert await accounts.check.sweep_endpoints()
+        (alarm,) = await accounts.alarms()
+        assert says in alarm
+        await accounts.execute(undo)
+        assert not await accounts.check.sweep_endpoints()
+        assert await accounts.alarms() == []
+
+
+async def plan_deliveries(parts: Core) -> None:
+    """Does as the planner with the events about endpoints."""
+    async with parts.pool.connection() as connection:
+        for recorded in await parts.log.read(0, 1_000, [WebhookRegistered.name]):
+            await endpoints.apply(connection, recorded.event, utcnow())
+        await log_positions.move_position(connection, PLANNER, await parts.log.read_head())
 
 
 async def test_an_alarm_ends_with_a_rebuild(accounts: Accounts) -> None:

@@ -1,0 +1,81 @@
+"""Compares what the delivery planner has stored about webhooks and Teams channels with the log. Somebody who changes
+these rows by hand sends messages elsewhere, with another secret, or once more.
+"""
+
+from contextlib import suppress
+from typing import Any
+
+from psycopg_pool import AsyncConnectionPool
+
+from domain.core.errors import StreamDamaged
+from domain.core.events import Category
+from domain.endpoints import EndpointDeleted, EndpointRegistered, EndpointUpdated
+from domain.teams import CHANNEL, ChannelRegistered
+from domain.webhooks import WEBHOOK, ReplayRequested, WebhookRegistered
+from store.log.event_log import EventLog
+from store.postgres.queries import fetch_rows
+from store.tables.delivery_endpoints import fetch_folded
+from workers.deliveries.planner import NAME as PLANNER
+
+REGISTERED = [WebhookRegistered.name, ChannelRegistered.name]
+BATCH_SIZE = 500
+"""Number of events that are read at once."""
+
+
+async def find_changed_endpoint(
+    pool: AsyncConnectionPool, event_log: EventLog, event: EndpointRegistered
+) -> list[str] | None:
+    """Returns what is changed of an endpoint in `webhook_endpoints`: names of columns, or `row` if it is gone. Returns
+    None if the endpoint is deleted, or if the planner has not read the last event of its stream. Raises StreamDamaged.
+    """
+    stored, planned = await fetch_folded(pool, event.endpoint_id, PLANNER)
+    history = (await event_log.load([event.stream]))[event.stream]
+    folded = [item for item in history if isinstance(item.event, EndpointRegistered | EndpointUpdated)]
+    key = event.data_key
+    is_deleted = any(isinstance(item.event, EndpointDeleted) for item in history)
+    if is_deleted or folded[-1].position > planned or (key and await event_log.find_destroyed_keys([key])):
+        return None
+    if stored is None:
+        return ["row"]
+    category: Category[Any] = WEBHOOK if event.kind == "webhook" else CHANNEL
+    state = category.at(event.endpoint_id).fold(item.event for item in history)
+    # The address of a channel is in its stream alone.
+    expected = {"kind": event.kind, "url": None, "sealed_secret": None}
+    return [name for name, value in stored.items() if value != getattr(state, name, expected.get(name))]
+
+
+def name_endpoint(event: EndpointRegistered) -> str:
+    return f"{'webhook' if event.kind == 'webhook' else 'Teams channel'} {event.endpoint_id}"
+
+
+async def find_changes(pool: AsyncConnectionPool, event_log: EventLog) -> str | None:
+    """Returns a sentence about the endpoints and replays that the log does not have as they are stored, and about what
+    mends them. Returns None if all are right. Leaves out streams with events that cannot be read.
+    """
+    changed: list[str] = []
+    # Read before the log, which then has the events of all these rows.
+    made_up = {number for (number,) in await fetch_rows(pool, "SELECT id FROM webhook_endpoints")}
+    position, is_full = 0, True
+    while is_full:
+        events, position, is_full = await event_log.read_batch(position, BATCH_SIZE, REGISTERED)
+        for event in (recorded.event for recorded in events):
+            if isinstance(event, EndpointRegistered):
+                made_up.discard(event.endpoint_id)
+                with suppress(StreamDamaged):
+                    if columns := await find_changed_endpoint(pool, event_log, event):
+                        changed.append(f"{name_endpoint(event)}: {', '.join(columns)}")
+            else:  # one that cannot be read, which may be of any endpoint
+                made_up.clear()
+    changed += [f"{number}: made up" for number in sorted(made_up)]
+    if changed:
+        return f"webhook_endpoints differs from the log ({'; '.join(changed[:5])}): run `testhide repair`"
+    for replay, webhook_id in await fetch_rows(pool, "SELECT replay, webhook_id FROM webhook_replays"):
+        with suppress(StreamDamaged):
+            if not await _is_asked_for(event_log, webhook_id, replay):
+                return f"webhook_replays has {replay!r} of webhook {webhook_id}, which nobody asked for: delete its row"
+    return None
+
+
+async def _is_asked_for(event_log: EventLog, webhook_id: int, replay: str) -> bool:
+    history = await event_log.load([stream := WEBHOOK.at(webhook_id).name])
+    return any(isinstance(item.event, ReplayRequested) and item.event.replay == replay for item in history[stream])
