@@ -106,8 +106,8 @@ class RepositoryChange(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def may_lack_paths(self) -> bool:
-        """Whether `paths` is complete only if the branch has kept its earlier commits, which the report does not say.
-        A new branch has no earlier commits.
+        """Whether `paths` may lack files that dropped commits had changed, since the report does not say if commits
+        were dropped. False for a new branch, which had no commits before.
         """
         return self.paths is not None and not self.fast_forward and self.before is not None
 

@@ -27,8 +27,8 @@ from store.log.ids import Ids
 log = structlog.get_logger()
 
 MAX_LOOKED_AT = 100
-"""Number of the newest commits of a branch in which the one before a push is looked for. A host that is asked
-lists some 20 commits of a push at most, so the paths of a push with more commits are unknown anyway.
+"""Number of a branch's newest commits among which the head before a push is looked for. A host that is asked lists some
+20 commits of a push at most, so the paths of a push with more commits are unknown anyway.
 """
 
 
@@ -86,8 +86,8 @@ class ChangeEvaluator:
             await self._start_ready(starter, waiting)
 
     async def _plan(self, received: ChangeReceived) -> tuple[ChangeStarter, StartPlan]:
-        """Returns which jobs a change starts, and what starts them. If a push may have dropped commits, the files that
-        these had changed are unknown, so that globs of paths count as matching.
+        """Returns the starter of a change's builds, and the plan which jobs it starts. If a push may have dropped
+        commits, the files that these had changed are unknown, so globs of paths count as matching.
         """
         starter, project_id, change = await self._starter(received), received.project_id, received.change
         # The request that reported the change has started its builds, unless it left them to the sync, or was cut off.

@@ -34,8 +34,8 @@ class PipelineSyncer:
     """Waits until the read models have reached a position. Returns False if they do not reach it in time."""
 
     async def sync(self, received: ChangeReceived) -> None:
-        """Syncs the jobs with the file at the head of the branch, if the change may have changed the file, unless the
-        last sync was of the commit that was pushed. If the sync fails, records why.
+        """Syncs the jobs with the file at the head of the branch. Does nothing if the change cannot have changed the
+        file, or if the last sync was of the pushed commit. If the sync fails, records why.
 
         Raises SourceUnavailable if a later try may succeed. Raises Unavailable if the read models are behind the log,
         or if another sync ran at the same time.

@@ -64,7 +64,9 @@ class TicketsDelayed(Exception):
 
 
 class TicketBeingCreated(Exception):
-    """Another build, or an earlier try whose answer was lost, has claimed a ticket. So Jira is not at fault."""
+    """A ticket is claimed by another build that creates it, or by an earlier try that lost Jira's answer. The
+    integration does not count as failing.
+    """
 
     def __init__(self, cause: Cause) -> None:
         super().__init__(f"The ticket {cause.label} is being created.")

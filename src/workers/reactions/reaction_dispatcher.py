@@ -124,7 +124,7 @@ class ReactionDispatcher:
     async def note_next(self, reaction: Reaction) -> list[Due] | None:
         """Reads the next batch of events after the reaction's position, and stores for each event that the reaction is
         due. Leaves out events for which the reaction has nothing to do, and events for which an operator has cancelled
-        the reaction. Returns the first try of each due reaction; None if there is no event after the position.
+        the reaction. Returns the tries to queue now; None if there is no event after the position.
         """
         async with self._pool.connection() as connection, connection.transaction():
             position = await log_positions.lock_position(connection, reaction.name)
@@ -141,9 +141,9 @@ class ReactionDispatcher:
         return [Due(reaction.name, position, 1) for position in choose_first(found)] if batch.events else None
 
     async def _select(self, reaction: Reaction, events: Sequence[Recorded]) -> dict[int, int | None]:
-        """Returns the positions of the events for which the reaction has something to do, each with the project that
-        takes a turn, or None. If this cannot be found out, for example because a project's stream is damaged, returns
-        the positions of all events; then the tries report the error.
+        """Returns position -> project, for the events for which the reaction has something to do. The project is None
+        if the reaction takes no turns. If this cannot be found out, for example because a project's stream is damaged,
+        returns the positions of all events; then the tries report the error.
         """
         if reaction.select is not None and events:
             try:
@@ -208,8 +208,8 @@ class ReactionDispatcher:
         return task
 
     async def _take_turn(self, turns: Turns, due: Due) -> None:
-        """Makes a try, and then queues the next tries of its project. Does nothing if the project has all its turns:
-        the try stays due, and is queued when one of them ends.
+        """Makes a try, and then queues the next tries of its project. Does nothing if the project has all its turns
+        under way: the try stays due, and is queued when a turn ends.
         """
         reaction = self._reactions[due.reaction]
         async with tolerate_outages("due reactions"):
