@@ -306,6 +306,8 @@ def find_skip_reason(change: RepositoryChange) -> str | None:
     project's triggers decide whether it starts one.
     """
     if change.deleted:
+        if change.kind == "pull_request":
+            return f"{change.end.capitalize()}, so nothing starts, and its queued builds end."
         return f"{change.branch} was deleted, so nothing starts."
     if change.skip_marker:
         return f"The {change.skipping_text} says {change.skip_marker}, so nothing starts."

@@ -37,6 +37,7 @@ from domain.builds import (
     VisibleStatus,
     status_of,
 )
+from domain.claims import CLAIM, Claim, release_claim
 from domain.core.errors import Conflict, NotFound
 from domain.core.events import AnyStream, Event
 from domain.jobs import JOB, Job
@@ -55,6 +56,7 @@ ENDED_EARLY: frozenset[Reason | None] = frozenset(
         "node_removed",
         "job_deleted",
         "superseded",
+        "pull_request_closed",
     }
 )
 """Reasons that end a build before its command has run to the end."""
@@ -183,6 +185,29 @@ class SupersedeBuild(Command, of=BUILD):
                 else f"A newer change of {build.queued.branch} has started another build."
             )
             yield BuildFinished(**build.ids, status="aborted", reason="superseded", detail=detail)
+
+
+@dataclass(frozen=True)
+class EndBuildOfClosedPullRequest(Command, of=BUILD):
+    """Ends a build of a closed pull request if no node has the build yet. Releases the claim by which the job has one
+    build of the commit, so that the job gets another one if somebody opens the pull request again.
+    """
+
+    build_id: int
+    change_id: int
+    """Id of the change that reports the end of the pull request."""
+    claim: str
+
+    def then_reads(self, build: AnyBuild | None) -> Sequence[AnyStream]:
+        return (CLAIM.at(self.claim),)
+
+    def decide(self, build: AnyBuild | None, claim: Claim) -> Iterable[Event]:
+        if not isinstance(build, Queued) or (trigger := build.queued.trigger) is None:
+            return
+        if trigger.change_id is not None and trigger.change_id < self.change_id:
+            detail = f"Pull request {trigger.pull_request} was closed before a node ran the build."
+            yield BuildFinished(**build.ids, status="aborted", reason="pull_request_closed", detail=detail)
+            yield from release_claim(self.claim, claim, BUILD.at(build.queued.group_id or self.build_id).name)
 
 
 @dataclass(frozen=True)

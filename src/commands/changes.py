@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
+from commands.build_actions import EndBuildOfClosedPullRequest
 from commands.builds import start_build
 from commands.handler import Command, CommandContext, Handler, Receipt
 from commands.projects import must_be_open
@@ -152,6 +153,11 @@ class ChangeStarter:
         """
         owner = (await log.load_state(CLAIM.at(self._claim(job_id)))).owner
         return int(owner.removeprefix("build-")) if owner else None
+
+    async def end_build(self, build_id: int, job_id: int, closing_change: int) -> None:
+        """Ends a build that the change has started, since `closing_change` closed its pull request."""
+        command = EndBuildOfClosedPullRequest(build_id, closing_change, self._claim(job_id))
+        await self.handler.execute(command, self.caller)
 
     async def _defer(
         self, deferred: Mapping[int, list[int]], left_out: Mapping[int, str], blocked: Mapping[int, str]

@@ -20,5 +20,6 @@ Reason = Literal[
     "node_removed",
     "job_deleted",
     "superseded",
+    "pull_request_closed",
     "reported",
 ]

@@ -100,7 +100,7 @@ class RepositoryChange(msgspec.Struct, frozen=True, omit_defaults=True):
     fork_url: str = ""
     """Address of the repository that has `head_ref`; empty if this is the repository that the pull request is for."""
     deleted: bool = False
-    """Whether the branch or tag was deleted."""
+    """Whether the branch or tag was deleted, or the pull request closed or merged."""
     repository: str = ""
     """Path of the repository, as `find_repository_path` returns it; empty if it is not known."""
 
@@ -110,6 +110,13 @@ class RepositoryChange(msgspec.Struct, frozen=True, omit_defaults=True):
         were dropped. False for a new branch, which had no commits before.
         """
         return self.paths is not None and not self.fast_forward and self.before is not None
+
+    @property
+    def end(self) -> str:
+        """Description of a change with `deleted`, without a full stop: `branch main was deleted`."""
+        if self.kind == "pull_request":
+            return f"pull request {self.pull_request} was closed"
+        return f"{_kind_of_ref(self)} {self.branch} was deleted"
 
     @property
     def skipping_text(self) -> str:
@@ -177,7 +184,7 @@ def evaluate(
     if not may_be_repository(repository, change.repository):
         return _refuse(f"the job builds {repository}, not {change.repository}")
     if change.deleted:
-        return _refuse(f"{_kind_of_ref(change)} {change.branch} was deleted")
+        return _refuse(change.end)
     if change.skip_marker:
         return Evaluation(False, f"skipped: the {change.skipping_text} says {change.skip_marker}")
     if triggers.only_follows:

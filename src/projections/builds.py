@@ -339,19 +339,20 @@ async def find_superseded(source: Source, job_ids: Sequence[int]) -> list[Supers
     return [SupersededBuild(*row) for row in await fetch_rows(source, query, {"jobs": list(job_ids)})]
 
 
-async def find_unapproved(
-    source: Source, project_id: int, pull_request: int, before_change: int
-) -> list[tuple[int, int]]:
-    """Returns (build id, change id) of the builds of a pull request that wait for an approval. Leaves out builds that
-    were started by the change `before_change` or a later one.
+async def find_queued_of_pull_request(
+    source: Source, project_id: int, pull_request: int, before_change: int, *, only_unapproved: bool
+) -> list[tuple[int, int, int]]:
+    """Returns (build id, job id, change id) of the queued builds that changes of a pull request before `before_change`
+    started. With `only_unapproved`, returns only those that wait for an approval.
     """
     query = (
-        f"SELECT id, (trigger->>'change_id')::bigint FROM {BuildRow.table} WHERE project_id = %(project)s"
-        " AND status = 'queued' AND untrusted AND approved_by IS NULL AND (trigger->>'pull_request')::bigint = %(pull)s"
-        " AND (trigger->>'change_id')::bigint < %(before)s ORDER BY id"
+        f"SELECT id, job_id, (trigger->>'change_id')::bigint FROM {BuildRow.table} WHERE project_id = %(project)s"
+        " AND status = 'queued' AND (NOT %(unapproved)s OR (untrusted AND approved_by IS NULL))"
+        " AND (trigger->>'pull_request')::bigint = %(pull)s AND (trigger->>'change_id')::bigint < %(before)s"
+        " ORDER BY id"
     )
-    values = {"project": project_id, "pull": pull_request, "before": before_change}
-    return [(build_id, change_id) for build_id, change_id in await fetch_rows(source, query, values)]
+    values = {"project": project_id, "pull": pull_request, "before": before_change, "unapproved": only_unapproved}
+    return [(build, job, change) for build, job, change in await fetch_rows(source, query, values)]
 
 
 async def find_queue_position(source: Source, build_id: int) -> int:

@@ -64,6 +64,7 @@ class ChangeEvaluator:
         await self._supersede(superseding, starter.caller)
         await self._supersede(outdating, starter.caller, only_unapproved=True)
         await self._end_unapproved(received, starter.caller)
+        await self._end_closed(received)
         # The needed jobs may have passed before, for an earlier message about the same commit of a pull request.
         await self._start_ready(starter, started.waiting)
 
@@ -165,17 +166,34 @@ class ChangeEvaluator:
         commit starts no build: whoever reads the newest commit must not approve an older one.
         """
         change = newest.change
-        if not change.fork or change.pull_request is None:
+        if not change.fork or change.deleted:
             return
-        pull_request = (newest.project_id, change.pull_request)
-        for build_id, change_id in await builds.find_unapproved(self.pool, *pull_request, newest.change_id):
-            older = await self.event_log.load_state(CHANGE.at(change_id))
-            if (
-                older is not None
-                and older.change.repository == change.repository
-                and older.change.commit != change.commit
-            ):
+        for build_id, _, older in await self._find_queued(newest, only_unapproved=True):
+            if older.change.commit != change.commit:
                 await self.handler.execute(SupersedeBuild(build_id, newest.change_id, only_unapproved=True), caller)
+
+    async def _end_closed(self, closing: ChangeReceived) -> None:
+        """Ends the builds of a closed pull request that no node has yet."""
+        if closing.change.deleted:
+            for build_id, job_id, older in await self._find_queued(closing, only_unapproved=False):
+                await (await self._starter(older)).end_build(build_id, job_id, closing.change_id)
+
+    async def _find_queued(
+        self, newest: ChangeReceived, *, only_unapproved: bool
+    ) -> list[tuple[int, int, ChangeReceived]]:
+        """Returns (build id, job id, change) of the queued builds that older changes of the pull request started. With
+        `only_unapproved`, returns only builds that wait for an approval.
+        """
+        found: list[tuple[int, int, ChangeReceived]] = []
+        if newest.change.pull_request is not None:
+            pull_request = (newest.project_id, newest.change.pull_request, newest.change_id)
+            for build_id, job_id, change_id in await builds.find_queued_of_pull_request(
+                self.pool, *pull_request, only_unapproved=only_unapproved
+            ):
+                older = await self.event_log.load_state(CHANGE.at(change_id))
+                if older is not None and older.change.repository == newest.change.repository:
+                    found.append((build_id, job_id, older))
+        return found
 
     async def _starter(self, received: ChangeReceived) -> ChangeStarter:
         repository = await find_project_repository(self.event_log, received.project_id)

@@ -4,10 +4,11 @@ from typing import Any
 
 import pytest
 
-from commands.build_actions import SupersedeBuild
+from commands.build_actions import EndBuildOfClosedPullRequest, SupersedeBuild
 from commands.changes import ReceiveChanges
 from domain.builds import BuildAssigned, BuildFinished, BuildQueued, BuildStarted
 from domain.changes import ChangeReceived
+from domain.claims import ClaimReleased, ClaimTaken
 from domain.core.errors import Conflict, NotFound
 from domain.projects import ProjectClosed, ProjectCreated
 from domain.triggers import BuildTrigger, RepositoryChange
@@ -42,6 +43,24 @@ def test_a_queued_build_is_superseded() -> None:
     assert (ended.status, ended.reason) == ("aborted", "superseded")
     assert ended.detail == "A newer change of main has started another build."
     given(QUEUED, ended).when(SupersedeBuild(9, 4)).then_nothing()
+
+
+def test_a_queued_build_of_a_closed_pull_request_ends_and_leaves_its_claim() -> None:
+    def queued(build_id: int) -> BuildQueued:
+        trigger = BuildTrigger("pull_request", 3, 7)
+        return BuildQueued(build_id=build_id, job_id=5, project_id=2, branch="fix", group_id=9, trigger=trigger)
+
+    taken = ClaimTaken(claim="c", owner="build-9")
+    end = EndBuildOfClosedPullRequest(9, 4, "c")
+    ended, released = given(queued(9), queued(10), taken).when(end)
+    assert isinstance(ended, BuildFinished)
+    assert (ended.status, ended.reason) == ("aborted", "pull_request_closed")
+    assert released == ClaimReleased(claim="c", owner="build-9")
+    given(queued(9), ended, taken).when(end).then_nothing()
+    (other,) = given(queued(10), ClaimTaken(claim="c", owner="build-99")).when(EndBuildOfClosedPullRequest(10, 4, "c"))
+    assert isinstance(other, BuildFinished), "a later build has the claim"
+    given(queued(9), taken).when(EndBuildOfClosedPullRequest(9, 3, "c")).then_nothing()
+    given(queued(9), taken, BuildAssigned(**IDS, node_id=1, attempt=1)).when(end).then_nothing()
 
 
 def test_only_older_changes_and_queued_builds_are_superseded() -> None:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import hypothesis
+import msgspec
 import pytest
 from hypothesis import strategies as st
 
@@ -153,6 +154,8 @@ def test_a_pull_request_that_a_reader_may_have_made_is_from_a_fork(
     assert change.fork is fork
     named = (head["repo"] or {}).get("full_name", "") if fork else ""
     assert (change.fork_repository, change.head_ref) == (named, "refs/pull/5/head" if fork else "")
+    closed = read({"x-github-event": "pull_request"}, payload | {"action": "closed"})
+    assert only_change(closed) == msgspec.structs.replace(change, deleted=True)
 
 
 GITLAB_COMMIT = {
@@ -228,7 +231,8 @@ def test_a_merge_request_of_gitlab() -> None:
     assert only_change(merge(source_project_id=None, source=None)).fork, "it was deleted"
     assert only_change(merge(action="update", oldrev=OLD)).commit == NEW
     assert "update" in merge(action="update").ignored
-    assert "close" in merge(action="close").ignored
+    assert "approved" in merge(action="approved").ignored
+    assert [only_change(merge(action=action)).deleted for action in ("open", "close", "merge")] == [False, True, True]
 
 
 CLOUD_COMMIT = {"hash": NEW, "message": "Fix it\n", "author": {"raw": "Ann <ann@example.com>"}}
@@ -269,6 +273,9 @@ def test_a_pull_request_of_bitbucket_cloud(source: str, fork: bool) -> None:
     message = read({"x-event-key": "pullrequest:created"}, payload | {"pullrequest": pull | {"source": short}})
     assert ("has only 12 digits" in message.ignored, len(message.changes)) == ((True, 0) if fork else (False, 1))
     assert not read({"x-event-key": "pullrequest:approved"}, payload).changes
+    for event in ("pullrequest:fulfilled", "pullrequest:rejected"):
+        closed = only_change(read({"x-event-key": event}, payload | {"pullrequest": pull | {"source": short}}))
+        assert (closed.pull_request, closed.deleted) == (7, True), "whatever the message says about the commit"
 
 
 SERVER_REPOSITORY = {"slug": "web", "id": 84, "project": {"key": "PROJ"}}
@@ -299,6 +306,8 @@ def test_a_pull_request_of_bitbucket_data_center() -> None:
     theirs = ref | {"repository": SERVER_REPOSITORY | {"project": {"key": "~bob"}}}
     fork = only_change(read({"x-event-key": "pr:opened"}, {"pullRequest": pull | {"fromRef": theirs}}))
     assert (fork.fork, fork.fork_repository, fork.head_ref) == (True, "~bob/web", "refs/pull-requests/7/from")
+    for event in ("pr:merged", "pr:declined", "pr:deleted"):
+        assert only_change(read({"x-event-key": event}, {"pullRequest": pull})).deleted
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 from commands.jobs import ConfigureJob, CreateJob, UpdateJob
 from commands.scm import CreateScmEndpoint, DeleteScmEndpoint
 from commands.triggers import SetTriggers
 from commands.untrusted_builds import ApproveBuild
-from domain.builds import BUILD
+from domain.builds import BUILD, Finished
 from domain.core.errors import Conflict, Unavailable
 from domain.matrix import Matrix
 from domain.triggers import BuildTrigger, RepositoryChange, Triggers
@@ -27,8 +28,8 @@ NEWEST = Triggers(branches=["**"], tags=["**"], pull_requests=True, cancel_super
 
 def fork(commit: str, **more: Any) -> RepositoryChange:
     """A commit of a pull request from a fork."""
-    about: dict[str, Any] = {"fork_repository": "bob/web", "head_ref": "refs/pull/7/head"} | more
-    return RepositoryChange("pull_request", "main", commit, pull_request=7, fork=True, **about)
+    about: dict[str, Any] = {"fork_repository": "bob/web", "head_ref": "refs/pull/7/head", "pull_request": 7} | more
+    return RepositoryChange("pull_request", "main", commit, fork=True, **about)
 
 
 @pytest.fixture
@@ -214,6 +215,43 @@ async def test_changes_that_are_evaluated_late_end_their_builds(jobs: WatchedJob
 
 
 FORKS = Triggers(fork_pull_requests=True)
+
+
+@pytest.mark.parametrize("of_fork", [False, True])
+async def test_a_closed_pull_request_ends_its_queued_builds(jobs: WatchedJobs, of_fork: bool) -> None:
+    def change(commit: str = "c0ffee", number: int = 7, **more: Any) -> RepositoryChange:
+        if of_fork:
+            return fork(commit, pull_request=number, **more)
+        return RepositoryChange("pull_request", "fix", commit, pull_request=number, **more)
+
+    await jobs.add_job(5, Triggers(pull_requests=True, fork_pull_requests=True))
+    await jobs.does(ConfigureJob(5, "make", matrix=Matrix({"a": ["1", "2"]})))
+    for opened in (change(), change(number=8)):
+        await jobs.evaluator.evaluate(await jobs.receive(opened))
+    closed = await jobs.receive(change(deleted=True))
+    for _ in range(2):
+        await jobs.evaluator.evaluate(closed)
+    assert await jobs.statuses() == ["aborted"] * 2 + ["queued"] * 2
+    ended = await jobs.parts.log.load_state(BUILD.at((await jobs.queued())[0].build_id))
+    assert isinstance(ended, Finished)
+    assert (ended.reason, ended.detail) == (
+        "pull_request_closed",
+        "Pull request 7 was closed before a node ran the build.",
+    )
+    reopened = await jobs.receive(change())
+    for _ in range(2):
+        await jobs.evaluator.evaluate(reopened)
+    assert await jobs.statuses() == ["aborted"] * 2 + ["queued"] * 4, "it has a build of its commit again"
+
+
+async def test_a_closed_pull_request_ends_no_build_that_a_node_has(jobs: WatchedJobs) -> None:
+    await jobs.add_job(5, Triggers(pull_requests=True))
+    pull = RepositoryChange("pull_request", "fix", "c0ffee", pull_request=7)
+    await jobs.evaluator.evaluate(await jobs.receive(pull))
+    await jobs.run_job(5)
+    await jobs.evaluator.evaluate(await jobs.receive(msgspec.structs.replace(pull, deleted=True)))
+    await jobs.evaluator.evaluate(await jobs.receive(pull))
+    assert await jobs.statuses() == ["passed"], "nor does it start another one of the commit"
 
 
 async def test_a_pull_request_from_a_fork_starts_an_untrusted_build(jobs: WatchedJobs) -> None:

@@ -10,9 +10,11 @@ from domain.scm import PUBLIC_HOSTS
 from domain.triggers import RepositoryChange, find_skip_marker
 
 CLOUD_PULL_REQUESTS = ("pullrequest:created", "pullrequest:updated")
+CLOSED_CLOUD_PULL_REQUESTS = ("pullrequest:fulfilled", "pullrequest:rejected")
 FULL_IDS = (40, 64)
 """Numbers of digits of whole commit ids: of SHA-1 and of SHA-256."""
 SERVER_PULL_REQUESTS = ("pr:opened", "pr:from_ref_updated", "pr:reopened")
+CLOSED_SERVER_PULL_REQUESTS = ("pr:merged", "pr:declined", "pr:deleted")
 
 
 class CloudRepository(msgspec.Struct):
@@ -139,10 +141,12 @@ def read_message(event: str, body: bytes) -> HookMessage:
         return _read_cloud_push(msgspec.json.decode(body, type=CloudPush))
     if event == "repo:refs_changed":
         return _read_server_push(msgspec.json.decode(body, type=ServerPush))
-    if event in CLOUD_PULL_REQUESTS:
-        return _read_cloud_pull_request(msgspec.json.decode(body, type=CloudPullRequestAction))
-    if event in SERVER_PULL_REQUESTS:
-        return _read_server_pull_request(msgspec.json.decode(body, type=ServerPullRequestAction).pull_request)
+    is_closed = event in (*CLOSED_CLOUD_PULL_REQUESTS, *CLOSED_SERVER_PULL_REQUESTS)
+    if event in (*CLOUD_PULL_REQUESTS, *CLOSED_CLOUD_PULL_REQUESTS):
+        return _read_cloud_pull_request(msgspec.json.decode(body, type=CloudPullRequestAction), is_closed=is_closed)
+    if event in (*SERVER_PULL_REQUESTS, *CLOSED_SERVER_PULL_REQUESTS):
+        action = msgspec.json.decode(body, type=ServerPullRequestAction)
+        return _read_server_pull_request(action.pull_request, is_closed=is_closed)
     if event == "diagnostics:ping":
         return HookMessage("bitbucket", ignored="The hook reaches this server.", is_ping=True)
     other = msgspec.json.decode(body, type=CloudOther)
@@ -174,14 +178,14 @@ def _read_cloud_push(received: CloudPush) -> HookMessage:
     return HookMessage("bitbucket", repository, changes, "" if changes else "The push has no branch or tag.")
 
 
-def _read_cloud_pull_request(received: CloudPullRequestAction) -> HookMessage:
+def _read_cloud_pull_request(received: CloudPullRequestAction, *, is_closed: bool) -> HookMessage:
     repository, pull = received.repository.full_name.lower(), received.pullrequest
     source, commit = pull.source.repository, pull.source.commit
     is_fork = not repository or source is None or source.full_name.lower() != repository
-    if is_fork and (source is None or commit is None):
+    if is_fork and not is_closed and (source is None or commit is None):
         ignored = f"The message does not say which commit of which fork pull request {pull.id} is about."
         return HookMessage("bitbucket", repository, ignored=ignored)
-    if is_fork and commit is not None and len(commit.hash) not in FULL_IDS:
+    if is_fork and not is_closed and commit is not None and len(commit.hash) not in FULL_IDS:
         # The commit is fetched from the fork, whose owner can make another commit whose id begins alike.
         ignored = (
             f"The message has only {len(commit.hash)} digits of the commit of pull request {pull.id}, which is from a"
@@ -201,6 +205,7 @@ def _read_cloud_pull_request(received: CloudPullRequestAction) -> HookMessage:
         # Bitbucket Cloud has no refs of pull requests, so the commits are in the fork only.
         head_ref=f"refs/heads/{pull.source.branch.name}" if is_fork else "",
         fork_url=f"https://{PUBLIC_HOSTS['bitbucket']}/{source.full_name}.git" if is_fork and source else "",
+        deleted=is_closed,
         repository=repository,
     )
     return HookMessage("bitbucket", repository, (change,))
@@ -226,7 +231,7 @@ def _read_server_push(received: ServerPush) -> HookMessage:
     return HookMessage("bitbucket", repository, changes, "" if changes else "The push has no branch or tag.")
 
 
-def _read_server_pull_request(pull: ServerPullRequest) -> HookMessage:
+def _read_server_pull_request(pull: ServerPullRequest, *, is_closed: bool) -> HookMessage:
     repository = pull.to_ref.repository.path
     is_fork = pull.from_ref.repository.path != repository
     change = RepositoryChange(
@@ -240,6 +245,7 @@ def _read_server_pull_request(pull: ServerPullRequest) -> HookMessage:
         fork=is_fork,
         fork_repository=pull.from_ref.repository.path if is_fork else "",
         head_ref=f"refs/pull-requests/{pull.id}/from" if is_fork else "",
+        deleted=is_closed,
         repository=repository,
     )
     return HookMessage("bitbucket", repository, (change,))

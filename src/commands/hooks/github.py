@@ -140,7 +140,8 @@ def _lists_all_commits(push: GitHubPush) -> bool:
 
 def _read_pull_request(received: GitHubPullRequestAction) -> HookMessage:
     repository, pull = received.repository.full_name.lower(), received.pull_request
-    if received.action not in STARTING_ACTIONS:
+    is_closed = received.action == "closed"
+    if received.action not in STARTING_ACTIONS and not is_closed:
         ignored = f"The action {received.action[:100]} of a pull request starts nothing."
         return HookMessage("github", repository, ignored=ignored)
     is_fork = _is_from_fork(pull.head, repository)
@@ -156,6 +157,7 @@ def _read_pull_request(received: GitHubPullRequestAction) -> HookMessage:
         fork=is_fork,
         fork_repository=pull.head.repo.full_name if is_fork and pull.head.repo else "",
         head_ref=f"refs/pull/{received.number}/head" if is_fork else "",
+        deleted=is_closed,
         repository=repository,
     )
     return HookMessage("github", repository, (change,))

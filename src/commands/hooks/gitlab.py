@@ -6,6 +6,7 @@ from commands.hooks.message import HookMessage, collect_paths, commit_or_none, f
 from domain.triggers import RepositoryChange, find_skip_marker
 
 STARTING_ACTIONS = ("open", "reopen")
+CLOSING_ACTIONS = ("close", "merge")
 
 
 class GitLabProject(msgspec.Struct):
@@ -100,7 +101,9 @@ def _read_push(push: GitLabPush) -> HookMessage:
 
 def _read_merge_request(received: GitLabMergeRequestAction) -> HookMessage:
     repository, request = received.project.path_with_namespace.lower(), received.object_attributes
-    if request.action not in STARTING_ACTIONS and not (request.action == "update" and request.oldrev):
+    is_closed = request.action in CLOSING_ACTIONS
+    is_new = request.action in STARTING_ACTIONS or (request.action == "update" and request.oldrev)
+    if not is_new and not is_closed:
         ignored = (
             f"The action {(request.action or 'none')[:100]} of a merge request starts nothing without new commits."
         )
@@ -118,6 +121,7 @@ def _read_merge_request(received: GitLabMergeRequestAction) -> HookMessage:
         fork=is_fork,
         fork_repository=request.source.path_with_namespace if is_fork and request.source else "",
         head_ref=f"refs/merge-requests/{request.iid}/head" if is_fork else "",
+        deleted=is_closed,
         repository=repository,
     )
     return HookMessage("gitlab", repository, (change,))

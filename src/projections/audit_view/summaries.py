@@ -209,7 +209,8 @@ def _change_received(event: changes.ChangeReceived) -> str:
     number = f" {change.pull_request}" if change.pull_request is not None else ""
     what = f"{spaced(change.kind)}{number}{quoted(' of ', change.branch)}" if change.branch else "change"
     fork = f"from the fork{quoted(' ', change.fork_repository)} " if change.fork else ""
-    return f"reported the {what} {fork}to project {event.project_id} as change {event.change_id}"
+    end = "end of the " if change.deleted and change.kind == "pull_request" else ""
+    return f"reported the {end}{what} {fork}to project {event.project_id} as change {event.change_id}"
 
 
 def _job_deferred(event: changes.JobDeferred) -> str:

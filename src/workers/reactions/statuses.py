@@ -54,6 +54,7 @@ REASONS: Mapping[Reason | None, str] = {
     "agent_stopped": "The agent was stopped",
     "node_removed": "The node was removed",
     "job_deleted": "The job was deleted",
+    "pull_request_closed": "The pull request was closed",
 }
 
 
