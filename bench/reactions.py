@@ -31,6 +31,7 @@ from store.postgres.cancellation import cancel_and_wait
 from store.postgres.notifications import EVENTS, Listener
 from store.tables import log_positions, reactions
 from store.tables.build_logs import BuildLogs
+from store.tables.shared_caches import SharedCaches
 from testhide.adapters import make_outgoing, source_hosts
 from testhide.preparation import migrate
 from testhide.processes import core
@@ -81,7 +82,8 @@ async def measure(settings: Settings, report: Report) -> None:
             await handler.execute(CreateJob(job_id, 1, f"Job {job_id}"), CALLER)
         listener = Listener(parts.conninfo, EVENTS)
         await listener.start()
-        tools = Tools(BuildLogs(parts.pool), open_blobs(Path(settings.data_dir).as_uri()), parts.log, parts.secrets)
+        blobs = open_blobs(Path(settings.data_dir).as_uri())
+        tools = Tools(BuildLogs(parts.pool), SharedCaches(parts.pool), blobs, parts.log, parts.secrets)
         running = [
             asyncio.create_task(
                 ReactionDispatcher(parts.pool, parts.log, listener, settings.redis_url, registered, tools).run()
@@ -127,6 +129,7 @@ async def measure_idle(settings: Settings, report: Report) -> None:
         )
         tools = Tools(
             BuildLogs(parts.pool),
+            SharedCaches(parts.pool),
             open_blobs(Path(settings.data_dir).as_uri()),
             parts.log,
             parts.secrets,

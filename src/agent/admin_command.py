@@ -16,7 +16,8 @@ from agent.console import print_line
 from agent.context import AgentContext
 from agent.process.privileges import BuildAccount
 from agent.process.supervisor_client import SupervisorClient, SupervisorLost
-from agent.server_client import RequestAbandoned, RequestRefused, RetryPause, TokenRefused
+from agent.server_client import RequestAbandoned, RequestRefused, TokenRefused
+from agent.server_request import RetryPause
 from agent.task import Task
 
 MAX_OUTPUT_BYTES = 256 * 1024  # of standard output and of standard error each, as the protocol says

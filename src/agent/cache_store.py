@@ -56,8 +56,11 @@ class CacheStore:
             os.utime(found)
         return True
 
-    def save(self, scope: str, key: str, archive: IO[bytes]) -> None:
-        """Store an archive under a key. After a crash the archive is stored completely or not at all."""
+    def save(self, scope: str, key: str, archive: IO[bytes]) -> str:
+        """Store an archive under a key, and return the SHA-256 of the archive. After a crash the archive is stored
+        completely or not at all.
+        """
+        archive.seek(0)
         folder = self._scope(scope)
         folder.mkdir(mode=0o700, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder, prefix=_UNFINISHED, delete=False) as copy:
@@ -71,6 +74,7 @@ class CacheStore:
                 path.unlink(missing_ok=True)
                 raise
         self._shrink()
+        return digest
 
     def _shrink(self) -> None:
         """Remove the archives that were used longest ago, until the others have at most `limit_bytes`."""

@@ -13,7 +13,8 @@ from agent.admin_command import AdminCommand, post_result
 from agent.build.build_task import BuildTask
 from agent.console import print_line
 from agent.context import AgentContext
-from agent.server_client import Cancellation, RequestAbandoned, RequestRefused, TokenRefused, pause_forever
+from agent.server_client import RequestAbandoned, RequestRefused, TokenRefused, pause_forever
+from agent.server_request import Cancellation
 from agent.task import Task
 
 EXIT_OK, EXIT_FAILED, EXIT_BAD_TOKEN = 0, 1, 2

@@ -8,29 +8,25 @@ Exception
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import json
 import random
-import socket
 import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 from agent import VERSION
 from agent.console import print_line
 from agent.credentials import TokenHolder
+from agent.server_request import Cancellation, RetryPause, ServerRequest
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 10.0
 """First and longest pause between two tries of a request. The pause doubles after each try."""
 _LONGEST_RETRY_AFTER_S = 300.0  # longest pause that the server can ask for
 _CONNECT_TIMEOUT_S, _TIMEOUT_S, _UPLOAD_TIMEOUT_S = 10.0, 30.0, 300.0
-
-RetryPause = Callable[[float], bool]
-"""Waits at most the given number of seconds before the next try. Returns True to give the request up instead."""
 
 
 class RequestRefused(Exception):
@@ -45,46 +41,6 @@ class TokenRefused(Exception):
 
 class RequestAbandoned(Exception):
     pass
-
-
-class Cancellation:
-    """Lets another thread cancel one request to the server."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._connection: http.client.HTTPConnection | None = None
-        self.is_cancelled = False
-
-    def attach(self, connection: http.client.HTTPConnection) -> None:
-        """Remember the connection that the request is about to use, so that `cancel` can close it. Raises
-        `ConnectionAbortedError` if the request was cancelled already.
-        """
-        with self._lock:
-            if self.is_cancelled:
-                raise ConnectionAbortedError
-            self._connection = connection
-
-    def cancel(self) -> None:
-        with self._lock:
-            self.is_cancelled = True
-            if self._connection is not None and self._connection.sock is not None:
-                with contextlib.suppress(OSError):
-                    # Not SSLSocket.shutdown, which drops the TLS state that the other thread is reading with.
-                    socket.socket.shutdown(self._connection.sock, socket.SHUT_RDWR)
-
-
-class _Request(NamedTuple):
-    method: str
-    target: str
-    body: Callable[[], bytes | Iterable[bytes]]
-    headers: Mapping[str, str]
-    timeout: float
-    pause: RetryPause
-    cancellation: Cancellation | None = None
-
-    @property
-    def is_cancelled(self) -> bool:
-        return self.cancellation is not None and self.cancellation.is_cancelled
 
 
 class ServerClient:
@@ -108,13 +64,15 @@ class ServerClient:
         self._is_unreachable = False
 
     def get(self, path: str, *, timeout: float, pause: RetryPause, cancellation: Cancellation, **query: object) -> Any:
-        return self._send(_Request("GET", self._target(path, query), lambda: b"", {}, timeout, pause, cancellation))
+        return self._send(
+            ServerRequest("GET", self._target(path, query), lambda: b"", {}, timeout, pause, cancellation)
+        )
 
     def post(self, path: str, body: object, *, pause: RetryPause, **query: object) -> Any:
         """Send `body` as JSON. If `body` is bytes, it must be JSON already and is sent unchanged."""
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         headers = {"Content-Type": "application/json"}
-        return self._send(_Request("POST", self._target(path, query), lambda: data, headers, _TIMEOUT_S, pause))
+        return self._send(ServerRequest("POST", self._target(path, query), lambda: data, headers, _TIMEOUT_S, pause))
 
     def upload(
         self,
@@ -123,17 +81,28 @@ class ServerClient:
         body: Callable[[], Iterable[bytes]],
         headers: Mapping[str, str],
         pause: RetryPause,
+        method: str = "POST",
     ) -> Any:
         """Send the chunks that `body` returns. `body` is called once for each try. `headers` must contain a
         Content-Length.
         """
-        return self._send(_Request("POST", self._target(path, query), body, headers, _UPLOAD_TIMEOUT_S, pause))
+        return self._send(ServerRequest(method, self._target(path, query), body, headers, _UPLOAD_TIMEOUT_S, pause))
+
+    def download(
+        self,
+        path: str,
+        query: Mapping[str, object],
+        read: Callable[[http.client.HTTPResponse], bytes],
+        pause: RetryPause,
+    ) -> None:
+        """Send a GET request whose answer `read` takes. `read` is called once for each try that is answered."""
+        self._send(ServerRequest("GET", self._target(path, query), lambda: b"", {}, _TIMEOUT_S, pause, read=read))
 
     def _target(self, path: str, query: Mapping[str, object]) -> str:
         parts = [f"{name}={quote(str(value), '', errors='replace')}" for name, value in query.items()]
         return f"{self._prefix}{path}{'?' if parts else ''}{'&'.join(parts)}"
 
-    def _send(self, request: _Request) -> Any:
+    def _send(self, request: ServerRequest) -> Any:
         wait = FIRST_PAUSE_S
         while True:
             retry_after, token = 0.0, self.tokens.token
@@ -154,7 +123,7 @@ class ServerClient:
                 raise RequestAbandoned
             wait = min(wait * 2, LONGEST_PAUSE_S)
 
-    def _send_once(self, request: _Request, token: str) -> tuple[int, bytes, float]:
+    def _send_once(self, request: ServerRequest, token: str) -> tuple[int, bytes, float]:
         """Send the request once. Return three values: the status, the body, and the number of seconds in Retry-After,
         which is 0 without that header.
 
@@ -179,7 +148,7 @@ class ServerClient:
                 except (BrokenPipeError, ConnectionResetError):
                     is_sent = False  # the server may have refused a large body early: then its answer is there to read
                 response = connection.getresponse()
-                answer = response.read()
+                answer = request.read(response)
             except (ConnectionError, http.client.BadStatusLine):
                 connection.close()
                 if not is_reused or request.is_cancelled:

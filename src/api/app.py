@@ -19,6 +19,7 @@ from api.build_actions import BuildActionController
 from api.build_groups import BuildGroupController
 from api.build_logs import BuildLogController
 from api.builds import BuildController
+from api.caches import CacheController
 from api.changes import RepositoryChangeController
 from api.description import document
 from api.events import EventController
@@ -106,6 +107,7 @@ CONTROLLERS = (
     JiraController,
     GitopsController,
     AgentController,
+    CacheController,
 )
 
 

@@ -15,7 +15,7 @@ class BlobMissing(Exception):
 
 
 class Blobs(Protocol):
-    """Stores the contents of artifacts.
+    """Stores the contents of artifacts, and caches.
 
     The server makes the keys, never a user. A key is ASCII without a leading slash: `jobs/5/builds/7/artifacts/201`. A
     call needs a few MiB of memory, however large the blob is. Any call may take long. Any call raises Unavailable if

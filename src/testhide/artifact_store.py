@@ -18,7 +18,7 @@ from testhide.operator_errors import Fault
 log = structlog.get_logger()
 
 KEY = "store-id"
-"""Key of the blob that contains the id. All other keys begin with `jobs/`."""
+"""Key of the blob that contains the id. All other keys begin with `jobs/` or `caches/`."""
 
 
 async def refuse_other_store(pool: AsyncConnectionPool, blobs: Blobs, url: str) -> None:

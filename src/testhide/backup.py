@@ -2,7 +2,7 @@
 
 backup.json     release, position and time of the backup (Manifest)
 database.dump   one snapshot of the database, made by pg_dump in its custom format
-blobs/          the artifacts, unless they are in an object store
+blobs/          the artifacts, unless they are in an object store; no caches
 secret.key      opens what is encrypted in the database
 agent-token     of the local agent, if the server has one
 """
@@ -31,6 +31,7 @@ from store.key_ring.rotation import fetch_openers
 from store.log.event_log import EventLog
 from store.migrations.lost_tables import LostTable, describe, find_lost_tables
 from store.postgres.queries import fetch_rows
+from store.tables.shared_caches import PREFIX
 from testhide.engines.client_programs import run_client
 from testhide.operator_errors import Fault
 from testhide.processes import core
@@ -102,11 +103,13 @@ async def back_up(settings: Settings, target: Path) -> tuple[Manifest, list[Lost
 
 
 def copy_blobs(source: Path, target: Path) -> None:
-    """Copy all artifacts. Leaves out files that are not completely written yet, and artifacts that are deleted
+    """Copy all artifacts. Leaves out caches, files that are not completely written yet, and artifacts that are deleted
     meanwhile.
     """
     target.mkdir(mode=0o700, exist_ok=True)
-    for folder, _, names in os.walk(source):
+    for folder, folders, names in os.walk(source):
+        if Path(folder) == source:
+            folders[:] = {*folders} - {PREFIX.rstrip("/")}
         copied = target / Path(folder).relative_to(source)
         copied.mkdir(mode=0o700, exist_ok=True)
         for name in names:

@@ -206,6 +206,7 @@ async def api_services(settings: Settings) -> "AsyncIterator[Services]":
     from projections.time_travel.historical_tables import HistoricalConnections
     from store.postgres.batch_loader import BatchLoader
     from store.tables import agent_gauges, build_logs, idempotent_responses
+    from store.tables.shared_caches import SharedCaches
     from testhide.artifact_store import refuse_other_store
     from testhide.licenses import load_license
 
@@ -260,6 +261,9 @@ async def api_services(settings: Settings) -> "AsyncIterator[Services]":
                 sends_mail=bool(settings.smtp_url),
                 spool=spool,
                 artifact_quota=settings.artifact_quota,
+                caches=SharedCaches(parts.pool),
+                cache_quota=settings.cache_quota,
+                cache_limit=min(settings.cache_limit, settings.cache_quota),
                 disks={"data folder": spool.folder}
                 | ({"artifacts": folder} if (folder := settings.blobs_folder) else {}),
                 version=VERSION,
@@ -321,6 +325,7 @@ def work(settings: Settings) -> None:
     from projections.registry import PROJECTIONS
     from store.tables.build_logs import BuildLogs
     from store.tables.deliveries import DELIVERIES_CHANNEL
+    from store.tables.shared_caches import SharedCaches
     from testhide.artifact_store import refuse_other_store
     from testhide.periodic_work import make_schedules
     from workers.changes import ChangeEvaluator
@@ -358,6 +363,7 @@ def work(settings: Settings) -> None:
             tickets = TicketWriter(pool, log, handler, trackers, waiter.wait_reached, base_url, utcnow)
             tools = Tools(
                 BuildLogs(pool),
+                SharedCaches(pool),
                 blobs,
                 log,
                 secrets,

@@ -37,6 +37,8 @@ MEANINGS = {
     "unsafe": "1: start also on a database with fsync or synchronous_commit off",
     "blobs_url": "where artifacts lie, the same for all machines, s3://BUCKET/PREFIX or file:///FOLDER (DATA/blobs)",
     "artifact_quota": "bytes of artifacts that one project may have (107374182400: 100 GiB)",
+    "cache_quota": "bytes of caches kept for a project's builds of one trust; 0: none (10737418240: 10 GiB)",
+    "cache_limit": "bytes that one cache which the server keeps may have (1073741824: 1 GiB)",
     "outgoing_allow": "networks webhooks may call, http too: 10.1.0.0/16,… (none; ./dev up: this machine for admins)",
     "local_repositories": "folders whose git repositories SCM endpoints of the type git may read: /srv/git,… (none)",
     "trusted_proxies": "networks of reverse proxies, whose X-Forwarded-For and -Proto count (127.0.0.0/8,::1/128)",
@@ -106,6 +108,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     admin_password: str = ""
     blobs_url: str = ""
     artifact_quota: int = 100 * 1024**3
+    cache_quota: int = 10 * 1024**3
+    cache_limit: int = 1024**3
     outgoing_allow: str = ""
     opened_for_admins: str = ""
     """Networks that URLs of admins may lead to, in addition to those of `outgoing_allow`."""
@@ -209,8 +213,9 @@ def from_environment(environ: Mapping[str, str], **given: Any) -> Settings:
         found[name] = _number(found[name], variable(name), COUNTS[name], 10_000_000)
     for origin in split(found.get("cors_origins", "")):
         _must_be_origin(origin, variable("cors_origins"))
-    if "artifact_quota" in found:
-        found["artifact_quota"] = _number(found["artifact_quota"], variable("artifact_quota"), 0, 10**18)
+    for name in ("artifact_quota", "cache_quota", "cache_limit"):
+        if name in found:
+            found[name] = _number(found[name], variable(name), 0, 10**18)
     if "unsafe" in found:
         found["unsafe"] = bool(_number(found["unsafe"], variable("unsafe"), 0, 1))
     found |= given

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import threading
@@ -62,6 +63,7 @@ class FakeServer:
         # connection, or None.
         self.fault: Callable[[str, dict[str, str], bytes], Answer | str | None] = lambda *_: None
         self.retry_after: str | None = None  # header of every answer that is not a success
+        self.caches: dict[str, bytes] = {}  # by name
         self._ids = iter(range(1, 1000))
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._http.daemon_threads = True
@@ -157,11 +159,11 @@ class FakeServer:
             if fault:
                 return fault
             try:
-                return self._answer(call, path, query, body, headers)
+                return self._answer(method, call, path, query, body, headers)
             finally:
                 self.changed.notify_all()
 
-    def _answer(self, call: str, path: str, query: dict[str, str], body: bytes, headers: Any) -> Answer:
+    def _answer(self, method: str, call: str, path: str, query: dict[str, str], body: bytes, headers: Any) -> Answer:
         if call == "connect":
             self.connects.append(json.loads(body))
             self._poll = None  # a poll that is still open belongs to a process that is gone
@@ -182,6 +184,12 @@ class FakeServer:
             name, content = fields["file"]
             received.artifacts[fields["path"][1].decode() + name] = content
             return 201, {}
+        if "/caches/" in path and method == "PUT":
+            assert hashlib.sha256(body).hexdigest() == query["sha256"]
+            self.caches[call] = body
+            return 204, None
+        if "/caches/" in path:
+            return (200, self.caches[call]) if call in self.caches else (404, None)
         if call == "result":
             self.results[path.split("/")[-2]] = json.loads(body)
             return 200, {}
@@ -249,6 +257,9 @@ def _handler(server: FakeServer) -> type[BaseHTTPRequestHandler]:
         def do_POST(self) -> None:
             self._respond()
 
+        def do_PUT(self) -> None:
+            self._respond()
+
         def _respond(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             parts = urlsplit(self.path)
@@ -258,8 +269,10 @@ def _handler(server: FakeServer) -> type[BaseHTTPRequestHandler]:
                 self.close_connection = True
                 return
             status, content = answer
-            data = b"" if content is None else json.dumps(content).encode()
+            data = content if isinstance(content, bytes) else b"" if content is None else json.dumps(content).encode()
             self.send_response(status)
+            if isinstance(content, bytes):
+                self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
             if status != 204:
                 self.send_header("Content-Length", str(len(data)))
             if status >= 300 and server.retry_after is not None:

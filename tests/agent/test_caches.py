@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,78 @@ def test_a_cache_beyond_the_limit_is_not_saved(server: FakeServer, start: StartA
 
     assert (build.finished or {})["exit_code"] == 0
     assert any("not saved" in line for line in build.lines)
+
+
+def _forget_caches(agent: Agent) -> None:
+    """Leave the agent as one that has run no build yet."""
+    for archive in (agent.workdir / "caches").glob("*/*.tar"):
+        archive.unlink()
+
+
+def test_a_cache_that_an_agent_lacks_comes_from_the_server(server: FakeServer, agent: Agent) -> None:
+    saved = _run(server, MAKE, shared_cache_bytes=10**6)
+    assert any("Cache deps: not on this agent yet, nor on the server" in line for line in saved.lines), saved.lines
+    assert any("Cache deps: saved" in line and "and sent to the server in" in line for line in saved.lines)
+    _forget_caches(agent)
+
+    for source in ("the server", "this agent"):
+        later = _run(server, f"{SHOW}; true", shared_cache_bytes=10**6)
+        assert later.printed == ["1", "1"]
+        assert any(f"Cache deps: restored from {source}, " in line for line in later.lines), later.lines
+        assert not any("saved" in line for line in later.lines)
+
+
+def _pack(name: str) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo(name))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"no archive", "it is damaged (truncated header)"),
+        (_pack("workspace/deps/a")[:600], "it ends too early"),
+        (_pack("workspace/.bashrc"), "'workspace/.bashrc' is none of its paths"),
+        (bytes(300_000), "it has more than 200,000 bytes"),
+    ],
+)
+def test_a_cache_of_the_server_that_is_not_right_is_made_anew(
+    server: FakeServer, agent: Agent, content: bytes, why: str
+) -> None:
+    _run(server, MAKE, shared_cache_bytes=200_000)
+    _forget_caches(agent)
+    (name,) = server.caches
+    server.caches[name] = content
+
+    build = _run(server, f"{SHOW}; {MAKE}", shared_cache_bytes=200_000)
+
+    assert (build.finished or {})["exit_code"] == 0
+    assert build.printed == []
+    assert f"==> Cache deps: not on this agent yet, and not from the server: {why}" in build.lines
+    assert any("and sent to the server" in line for line in build.lines)
+    assert server.caches[name] != content
+
+
+@pytest.mark.usefixtures("agent")
+def test_a_server_that_does_not_answer_fails_no_build(server: FakeServer) -> None:
+    server.fault = lambda call, *_: (503, {}) if len(call) == 64 else None
+    build = _run(server, MAKE, shared_cache_bytes=10**6)
+
+    assert (build.finished or {})["exit_code"] == 0
+    assert "==> Cache deps: not on this agent yet, and not from the server: the server does not give it" in build.lines
+    assert any("saved" in line and "not sent to the server: the server does not" in line for line in build.lines)
+
+
+@pytest.mark.usefixtures("agent")
+def test_what_the_server_would_not_keep_is_not_sent(server: FakeServer) -> None:
+    large = _run(server, MAKE, shared_cache_bytes=1_000)
+    assert any("not sent to the server: it has more than 1,000 bytes" in line for line in large.lines), large.lines
+    off = _run(server, MAKE, key="other", shared_cache_bytes=0)
+    assert any("Cache other: saved" in line and "sent" not in line for line in off.lines)
+
+    assert server.caches == {}
 
 
 def test_other_builds_cannot_read_caches(server: FakeServer, agent: Agent) -> None:

@@ -13,6 +13,7 @@ from integrations.blobs import open_blobs
 from integrations.mail import SmtpMailer, parse_smtp_url
 from store.log.event_log import EventLog
 from store.tables.build_logs import BuildLogs
+from store.tables.shared_caches import SharedCaches
 from testhide.processes import core
 from tests.support.http import Answer, Client
 from tests.support.in_process_server import serve_in_process
@@ -50,7 +51,9 @@ async def mailed_link(server: Server, email: str, others: list[str]) -> str:
     async with core(server.settings, pool_size=2) as parts, mail_server() as mails:
         mailer = SmtpMailer(parse_smtp_url(mails.url), "testhide@example.com")
         blobs = open_blobs(f"file://{server.settings.data_dir}/blobs")
-        tools = Tools(BuildLogs(parts.pool), blobs, parts.log, parts.secrets, mailer, server.url)
+        tools = Tools(
+            BuildLogs(parts.pool), SharedCaches(parts.pool), blobs, parts.log, parts.secrets, mailer, server.url
+        )
         head = await parts.log.read_head()
         for address in (*others, email.upper()):
             assert ask(server, address).then(202) == SENT

@@ -108,6 +108,7 @@ def _built(shop: Shop, agent: FakeAgent, job: int, marks: Marks, author: Client)
         <failure message="{mark} expected">{mark * LONG}</failure><system-out>{mark * LONG}</system-out>
         <system-err>{mark}</system-err></testcase></testsuite>"""
     agent.report(build, report.encode(), f"{mark}.xml").raise_for_status()
+    agent.send_cache(build, "deps", f"{marks.job} cached".encode()).raise_for_status()
     for client in (author, agent.http):
         upload(client, number, f"{mark} content".encode(), f"{mark}.log").then(201)
     agent.finished(build, exit_code=1, detail=f"{mark} detail", log_lines=LONG).raise_for_status()
@@ -137,7 +138,7 @@ def test_of_a_deleted_build_nothing_is_left(shop: Shop, marks: Marks) -> None:
 
 def test_of_a_deleted_job_nothing_is_left(shop: Shop, marks: Marks) -> None:
     job, _ = filled(shop, marks, shop.admin)
-    assert said_in(shop.server, marks.job) >= {"jobs", "job_configurations", "quarantine", "the events"}
+    assert said_in(shop.server, marks.job) >= {"jobs", "job_configurations", "quarantine", "the events", "the files"}
     assert shop.admin.delete(f"/api/v3/jobs/{job}").status_code == 204
     for mark in (marks.job, marks.build):
         is_forgotten(shop.server, mark)

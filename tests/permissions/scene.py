@@ -131,6 +131,7 @@ def _fill_project(server: Server) -> tuple[Ids, str]:
         "webhooks": webhook["id"],
         "unscoped_webhook": unscoped["id"],
         "delivery_id": "d-1",
+        "digest": "0" * 64,
         "ms-teams": channel["id"],
         "scm": endpoint["id"],
         "jira": integration["id"],

@@ -282,6 +282,8 @@ NODES = (
             ("POST", "builds/{build_id}/log"),
             ("POST", "builds/{build_id}/report"),
             ("POST", "builds/{build_id}/finished"),
+            ("GET", "builds/{build_id}/caches/{digest}"),
+            ("PUT", "builds/{build_id}/caches/{digest}"),
             ("POST", "commands/{command_id}/result"),
         )
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 import uuid
 from collections.abc import Sequence
@@ -93,6 +94,16 @@ class FakeAgent:
     ) -> requests.Response:
         params = {"attempt": build["attempt"], "path": path, **more}
         return self.http.post(f"/api/v3/agent/builds/{build['id']}/report", params=params, data=content)
+
+    def fetch_cache(self, build: dict[str, Any], name: str) -> requests.Response:
+        return self.http.get(self._cache(build, name), params={"attempt": build["attempt"]})
+
+    def send_cache(self, build: dict[str, Any], name: str, content: bytes, **more: str) -> requests.Response:
+        params = {"attempt": build["attempt"], "sha256": hashlib.sha256(content).hexdigest(), **more}
+        return self.http.put(self._cache(build, name), params=params, data=content)
+
+    def _cache(self, build: dict[str, Any], name: str) -> str:
+        return f"/api/v3/agent/builds/{build['id']}/caches/{hashlib.sha256(name.encode()).hexdigest()}"
 
     def finished(self, build: dict[str, Any], exit_code: int | None = 0, **more: Any) -> requests.Response:
         return self._report(build, "finished", {"exit_code": exit_code, "log_lines": 0} | more)

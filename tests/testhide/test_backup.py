@@ -117,6 +117,9 @@ async def test_a_backup_is_of_one_moment_and_the_restored_server_goes_on(
     original: Core, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     backup, restored = tmp_path / "backup", data / "restored"
+    cache = tmp_path / "original" / "blobs" / "caches" / "5" / "a"
+    cache.parent.mkdir(parents=True)
+    cache.touch()
     before = await original.log.read_head()
     busy = asyncio.create_task(append_forever(original))
     assert await run("backup", backup) == 0
@@ -126,6 +129,7 @@ async def test_a_backup_is_of_one_moment_and_the_restored_server_goes_on(
     assert before <= position < await original.log.read_head()
     assert capsys.readouterr().out.startswith(f"backed up to {backup}: position {position:,}, ")
     assert not [path for path in (backup, *backup.rglob("*")) if path.stat().st_mode & 0o077]
+    assert not (backup / "blobs" / "caches").exists()
 
     assert await run("restore", backup, "--data", restored) == 0
     output = capsys.readouterr().out.splitlines()

@@ -17,6 +17,7 @@ from domain.triggers import RepositoryChange, Triggers
 from integrations.scm.hosts import ScmHosts
 from integrations.source_ports import NewSource, SourceHost, SourceHosts, SourceUnavailable
 from store.tables.build_logs import BuildLogs
+from store.tables.shared_caches import SharedCaches
 from testhide.processes import Core
 from tests.support.git_repository import GitRepository
 from tests.workers.watched_jobs import WatchedJobs
@@ -89,9 +90,9 @@ class Pipelines:
 def make_tools(jobs: WatchedJobs, hosts: SourceHosts) -> Tools:
     parts = jobs.parts
     syncer = PipelineSyncer(parts.pool, parts.log, jobs.handler, parts.ids, hosts, jobs.wait_reached)
-    logs = BuildLogs(parts.pool)
+    logs, caches = BuildLogs(parts.pool), SharedCaches(parts.pool)
     blobs: Any = None  # no reaction here deletes any
-    return Tools(logs, blobs, parts.log, parts.secrets, changes=jobs.evaluator, pipelines=syncer)
+    return Tools(logs, caches, blobs, parts.log, parts.secrets, changes=jobs.evaluator, pipelines=syncer)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from integrations.ports import Mailer
 from store.clock import utcnow
 from store.postgres.notifications import EVENTS, Listener
 from store.tables.build_logs import BuildLogs
+from store.tables.shared_caches import SharedCaches
 from testhide.processes import Core
 from tests.support.mail_server import MailServer, mail_server, text_of
 from tests.workers.yard import run_due
@@ -55,7 +56,13 @@ class Office:
         """Runs what is due now. Returns the errors of what failed."""
         parts = self._parts
         tools = Tools(
-            BuildLogs(parts.pool), open_blobs(self._folder.as_uri()), parts.log, parts.secrets, mailer, BASE_URL
+            BuildLogs(parts.pool),
+            SharedCaches(parts.pool),
+            open_blobs(self._folder.as_uri()),
+            parts.log,
+            parts.secrets,
+            mailer,
+            BASE_URL,
         )
         listener = Listener(parts.conninfo, EVENTS)
         dispatcher = ReactionDispatcher(parts.pool, parts.log, listener, "redis://127.0.0.1:1", self._reactions, tools)

@@ -16,6 +16,7 @@ from integrations.blobs import open_blobs
 from store.clock import utcnow
 from store.postgres.notifications import EVENTS, Listener
 from store.tables.build_logs import BuildLogs, Line
+from store.tables.shared_caches import SharedCaches
 from testhide.processes import Core
 from tests.workers.yard import run_due
 from workers.reactions.reaction_dispatcher import ReactionDispatcher
@@ -32,7 +33,9 @@ class Yard:
     def __init__(self, parts: Core, folder: Path) -> None:
         self._parts, self._folder = parts, folder
         self._handler = Handler(parts.log, utcnow)
-        self._tools = Tools(BuildLogs(parts.pool), open_blobs(folder.as_uri()), parts.log, parts.secrets)
+        self._tools = Tools(
+            BuildLogs(parts.pool), SharedCaches(parts.pool), open_blobs(folder.as_uri()), parts.log, parts.secrets
+        )
         listener = Listener(parts.conninfo, EVENTS)
         self._relay = ReactionDispatcher(parts.pool, parts.log, listener, "redis://127.0.0.1:1", REACTIONS, self._tools)
 

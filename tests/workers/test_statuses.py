@@ -27,6 +27,7 @@ from projections.registry import PROJECTIONS
 from store.clock import utcnow
 from store.postgres.notifications import EVENTS, Listener
 from store.tables.build_logs import BuildLogs
+from store.tables.shared_caches import SharedCaches
 from testhide.processes import Core
 from tests.support.git_repository import GitRepository
 from tests.support.source_host import FakeSourceHost, fake_source_host
@@ -56,6 +57,7 @@ class Workshop:
         self.calls = HostCalls()
         tools = Tools(
             BuildLogs(parts.pool),
+            SharedCaches(parts.pool),
             open_blobs(folder.as_uri()),
             parts.log,
             parts.secrets,

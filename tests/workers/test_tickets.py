@@ -23,6 +23,7 @@ from integrations.ticket_ports import NewIntegration, NewTicket, Ticket, TicketF
 from projections import results_queries
 from store.clock import utcnow
 from store.tables.build_logs import BuildLogs
+from store.tables.shared_caches import SharedCaches
 from tests.workers.test_known_issues import ANN, House, house  # noqa: F401
 from workers.reactions.registry import TICKET_MAX_AGE, Tools, select_builds_with_tickets
 from workers.tickets import CLAIM_POLL_S, MAX_TICKETS, TicketsDelayed, TicketWriter
@@ -241,7 +242,14 @@ async def test_many_causes_are_a_bounded_number_of_tickets(office: Office) -> No
 
 async def test_builds_that_need_no_tickets_cost_no_try(office: Office, tmp_path: Path) -> None:
     parts = office.house.parts
-    tools = Tools(BuildLogs(parts.pool), open_blobs(tmp_path.as_uri()), parts.log, parts.secrets, tickets=office.writer)
+    tools = Tools(
+        BuildLogs(parts.pool),
+        SharedCaches(parts.pool),
+        open_blobs(tmp_path.as_uri()),
+        parts.log,
+        parts.secrets,
+        tickets=office.writer,
+    )
     await office.build(RESET, write=False)
     (finished,) = await parts.log.read(0, 1_000, [BuildFinished.name])
     long_ago = finished.event.at - TICKET_MAX_AGE

@@ -16,6 +16,7 @@ from store.postgres.cancellation import cancel_and_wait
 from store.postgres.notifications import EVENTS, Listener
 from store.tables.build_logs import BuildLogs, Line
 from store.tables.reactions import DEFAULT_RETRIES, RetryPolicy
+from store.tables.shared_caches import SharedCaches
 from testhide.processes import Core
 from workers.reactions.reaction_dispatcher import ReactionDispatcher
 from workers.reactions.registry import REACTIONS, Queue, Reaction, Tools
@@ -32,7 +33,9 @@ class Yard:
     def __init__(self, parts: Core, folder: Path) -> None:
         self.parts = parts
         self.handler = Handler(parts.log, lambda: datetime(2026, 5, 20, tzinfo=UTC))
-        self.tools = Tools(BuildLogs(parts.pool), open_blobs(folder.as_uri()), parts.log, parts.secrets)
+        self.tools = Tools(
+            BuildLogs(parts.pool), SharedCaches(parts.pool), open_blobs(folder.as_uri()), parts.log, parts.secrets
+        )
         self.listener = Listener(parts.conninfo, EVENTS)
         self.folder = folder
         self.jobs: list[int] = []

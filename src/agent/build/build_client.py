@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from http.client import HTTPResponse
 from typing import Any, BinaryIO
 
-from agent.server_client import RetryPause, ServerClient
+from agent.server_client import ServerClient
+from agent.server_request import RetryPause
 
 _CHUNK_BYTES = 1 << 18
 
@@ -60,6 +62,18 @@ class BuildClient:
         fields = {"build_id": str(self._build_id), "path": f"{folder}/" if folder else ""}
         form = _MultipartForm(fields, name, file)
         self._server.upload("/api/v3/artifacts/upload", {}, form.body, form.headers, self._pause)
+
+    def fetch_cache(self, name: str, read: Callable[[HTTPResponse], bytes], pause: RetryPause) -> None:
+        """Ask for a cache of other agents. `read` takes the answer; a refused request raises `RequestRefused`."""
+        self._server.download(f"{self._path}/caches/{name}", {"attempt": self._attempt}, read, pause)
+
+    def send_cache(
+        self, name: str, digest: str, body: Callable[[], Iterator[bytes]], size: int, pause: RetryPause
+    ) -> None:
+        """Send a cache for other agents. `digest` is the SHA-256 of the `size` bytes of `body`."""
+        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
+        query = {"attempt": self._attempt, "sha256": digest}
+        self._server.upload(f"{self._path}/caches/{name}", query, body, headers, pause, method="PUT")
 
     def finish(self, verdict: Mapping[str, object], lines: int) -> None:
         self._post("finished", {**verdict, "log_lines": lines}, self._pause)

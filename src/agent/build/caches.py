@@ -1,21 +1,27 @@
 """Restores a build's caches before its setup lines run. After the build has passed, saves the caches that this agent
 did not have.
 
-`tar` packs and unpacks the caches with the rights of the build's user. So a link in the repository or in an archive
-leads `tar` only to files that the build itself could reach.
+A cache that this agent does not have may come from the server, to which other agents have sent it. `tar` packs and
+unpacks the caches with the rights of the build's user. So a link in the repository or in an archive leads `tar` only to
+files that the build itself could reach.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from agent.build.artifacts import UnusablePath, open_inside
+from agent.build.build_client import file_size
+from agent.build.cache_archive import BadArchive, check_archive
+from agent.build.cache_transfer import CacheTransfer, NotTransferred
 from agent.build.collection import show_path
 from agent.build.workspace import Workspace
 from agent.cache_store import CacheStore
@@ -31,6 +37,7 @@ RunTar = Callable[[Sequence[str]], bool]
 @dataclass
 class Caches:
     _store: CacheStore
+    _transfer: CacheTransfer
     _scope: str
     _wanted: Sequence[Mapping[str, Any]]
     _workspace: Workspace
@@ -43,7 +50,7 @@ class Caches:
         self._folder = self._workspace.folder
 
     def restore(self) -> None:
-        """Unpack the caches that this agent has. Leave out a cache that is damaged or cannot be unpacked."""
+        """Unpack the caches that this agent or the server has. Leave out what is damaged or cannot be unpacked."""
         for number, cache in enumerate(self._wanted):
             try:
                 key = CHECKSUM.sub(self._hash_file, cache["key"])
@@ -52,7 +59,7 @@ class Caches:
                 self._note(f"Cache {show_path(cache['key'])} is not used: {why}")
 
     def save(self) -> None:
-        """Save the caches that `restore` did not find."""
+        """Save the caches that `restore` did not find, here and on the server."""
         for number, (key, paths) in enumerate(self._missing):
             try:
                 self._save(key, paths, self._folder / f"saved-cache-{number}.tar")
@@ -60,17 +67,41 @@ class Caches:
                 self._note(f"Cache {key}: not saved: {error}")
 
     def _restore(self, key: str, wanted: Sequence[str], archive: Path) -> None:
+        began = time.monotonic()
         paths = [_below_folder(path) for path in wanted]
-        # The paths belong to the key: with other paths it is another cache.
+        source = "this agent"
         if not self._store.copy_to(self._scope, _with_paths(key, paths), archive):
-            self._note(f"Cache {key}: not on this agent yet")
-            self._missing.append((key, paths))
-            return
+            if why := self._fetch(key, paths, archive):
+                self._note(f"Cache {key}: not on this agent yet{why}")
+                self._missing.append((key, paths))
+                return
+            source = "the server"
         if self._tar('exec tar -x -o -f "$1"', str(archive)):
-            self._note(f"Cache {key}: restored, {archive.stat().st_size / _MIB:.1f} MiB")
+            size = f"{archive.stat().st_size / _MIB:.1f} MiB"
+            self._note(f"Cache {key}: restored from {source}, {size} in {time.monotonic() - began:.1f} s")
         else:
             self._note(f"Cache {key}: not all of it could be unpacked")
         archive.unlink()
+
+    def _fetch(self, key: str, paths: Sequence[str], archive: Path) -> str:
+        """Write the cache that the server has into a new file, and save it on this agent. If there is none, return the
+        rest of a sentence that says why, and leave no file.
+        """
+        if not self._transfer.limit_bytes:
+            return ", and the server keeps none"
+        why = ", nor on the server"
+        try:
+            with archive.open("x+b") as file:
+                if self._transfer.fetch(_name_on_server(key, paths), file):
+                    file.flush()
+                    check_archive(file, paths)
+                    self._store.save(self._scope, _with_paths(key, paths), file)
+                    archive.chmod(0o644)
+                    return ""
+        except (NotTransferred, BadArchive) as error:
+            why = f", and not from the server: {error}"
+        archive.unlink()
+        return why
 
     def _save(self, key: str, paths: Sequence[str], path: Path) -> None:
         found = [name for name in paths if os.path.lexists(self._folder / name)]
@@ -83,11 +114,23 @@ class Caches:
                 os.fchown(archive.fileno(), account.uid, account.gid)
             blocks = self._store.limit_bytes // 512  # the unit of `ulimit -f`
             if self._tar(f'ulimit -f {blocks} && exec tar -c -f "$@"', str(path), "--", *found):
-                self._store.save(self._scope, _with_paths(key, paths), archive)
-                self._note(f"Cache {key}: saved, {os.fstat(archive.fileno()).st_size / _MIB:.1f} MiB")
+                digest = self._store.save(self._scope, _with_paths(key, paths), archive)
+                sent = self._send(key, paths, digest, archive)
+                self._note(f"Cache {key}: saved, {file_size(archive) / _MIB:.1f} MiB{sent}")
             else:
                 self._note(f"Cache {key}: not saved, since it could not be packed")
         path.unlink()
+
+    def _send(self, key: str, paths: Sequence[str], digest: str, archive: BinaryIO) -> str:
+        """Send a saved cache to the server, and return the rest of a sentence that says whether it was sent."""
+        if not self._transfer.limit_bytes:
+            return ""
+        began = time.monotonic()
+        try:
+            self._transfer.send(_name_on_server(key, paths), digest, archive)
+        except NotTransferred as why:
+            return f", not sent to the server: {why}"
+        return f", and sent to the server in {time.monotonic() - began:.1f} s"
 
     def _tar(self, command: str, *arguments: str) -> bool:
         # `cd` instead of `tar -C`: the build's user may enter the folder, but may not list it, as `tar -C` does.
@@ -112,3 +155,9 @@ def _below_folder(path: str) -> str:
 
 def _with_paths(key: str, paths: Sequence[str]) -> str:
     return "\0".join([key, *paths])
+
+
+def _name_on_server(key: str, paths: Sequence[str]) -> str:
+    """Return the name of a cache on the server. Programs of another platform or C library are another cache."""
+    kind = "-".join((platform.system(), platform.machine(), *platform.libc_ver()))
+    return hashlib.sha256("\0".join([kind, key, *paths]).encode("utf-8", "replace")).hexdigest()

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from agent.build import injection
 from agent.build.build_client import BuildClient
+from agent.build.cache_transfer import CacheTransfer
 from agent.build.caches import Caches
 from agent.build.checkout import Checkout, CheckoutFailed, FetchOptions
 from agent.build.collection import Collector, FindTimeout
@@ -165,8 +166,10 @@ class Execution:
                 raise _BuildEnded(self._decide_early_verdict(result.cause))
             return result.exit_code == 0
 
-        scope, wanted = self._message.get("cache_scope", ""), self._message.get("caches", [])
-        return Caches(self._context.caches, scope, wanted, self._workspace, run, self._log.note)
+        message, store = self._message, self._context.caches
+        transfer = CacheTransfer(self._client, self._pause, message.get("shared_cache_bytes", 0))
+        scope, wanted = message.get("cache_scope", ""), message.get("caches", [])
+        return Caches(store, transfer, scope, wanted, self._workspace, run, self._log.note)
 
     def _run_setup(self, shell: Shell) -> BuildVerdict | None:
         """Run the setup lines. Return the verdict if one fails, and None otherwise."""
@@ -224,7 +227,7 @@ class Execution:
         return BuildVerdict(None, STOPPED, self._interrupt.detail)
 
     def _pause(self, seconds: float) -> bool:
-        """Wait between two tries of the `started` call. Return True to give up the call, because of an interrupt or the
+        """Wait between two tries of a request. Return True to give up the request, because of an interrupt or the
         build's deadline.
         """
         until = min(time.monotonic() + seconds, self._deadline)

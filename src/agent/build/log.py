@@ -20,9 +20,9 @@ from agent.server_client import (
     LONGEST_PAUSE_S,
     RequestAbandoned,
     RequestRefused,
-    RetryPause,
     TokenRefused,
 )
+from agent.server_request import RetryPause
 
 MAX_REQUEST_LINES = 1000
 MAX_REQUEST_BYTES = 512 * 1024

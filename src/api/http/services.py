@@ -29,6 +29,7 @@ from store.postgres.notifications import Listener
 from store.tables.agent_gauges import AgentGauges
 from store.tables.build_logs import BuildLogs
 from store.tables.idempotent_responses import IdempotentResponses
+from store.tables.shared_caches import SharedCaches
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,11 @@ class Services:
     spool: Spool
     artifact_quota: int
     """Largest number of bytes of artifacts that one project may have."""
+    caches: SharedCaches
+    cache_quota: int
+    """Largest number of bytes of shared caches that a project's builds of one trust may have."""
+    cache_limit: int
+    """Largest number of bytes of one shared cache; 0 if the server keeps none."""
     disks: Mapping[str, Path]
     """Kind of contents -> folder that the server writes them to."""
     version: str

@@ -244,6 +244,7 @@ class AgentPolls:
             "checkout": configuration.checkout or CheckoutOptions(),
             "caches": configuration.caches,
             "cache_scope": find_cache_scope(queued),
+            "shared_cache_bytes": self._services.cache_limit,
             "timeout_s": queued.timeout_minutes * 60,
             "test_ids": queued.test_ids,
             "quarantine": quarantine if is_skipped else None,

@@ -46,6 +46,10 @@ TABLES = {
     "build_log_chunks": StoreTable(
         "build_id attempt first_line line_count lines job_id digest size", "the logs of all builds, for good"
     ),
+    "shared_caches": StoreTable(
+        "blob project_id job_id scope pool_id digest size_bytes sha256 state used_at",
+        "the caches of builds on the server: builds save them again, and the old files stay until the jobs are deleted",
+    ),
     "agent_gauges": StoreTable("node_id session seen_at free polling cpu_pct ram_pct disk_free_gb uptime_s", NOTHING),
     "queue_reasons": StoreTable("build_id reason", NOTHING),
     "token_uses": StoreTable("token_id used_at", "when API tokens were last used"),

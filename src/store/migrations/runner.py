@@ -123,6 +123,21 @@ MIGRATIONS = (
         "projects of due reactions",
         ("ALTER TABLE due_reactions ADD COLUMN IF NOT EXISTS project_id bigint",),
     ),
+    Migration(
+        14,
+        "shared caches of builds",
+        (
+            """
+            CREATE TABLE IF NOT EXISTS shared_caches (
+                blob text PRIMARY KEY, project_id bigint NOT NULL, job_id bigint NOT NULL, scope text NOT NULL,
+                pool_id bigint NOT NULL, digest text NOT NULL, size_bytes bigint NOT NULL, sha256 text NOT NULL,
+                state text NOT NULL, used_at timestamptz NOT NULL DEFAULT now()
+            )
+            """,
+            "CREATE INDEX IF NOT EXISTS shared_caches_name ON shared_caches (job_id, scope, pool_id, digest)",
+            "CREATE INDEX IF NOT EXISTS shared_caches_project ON shared_caches (project_id, used_at)",
+        ),
+    ),
 )
 
 

@@ -26,6 +26,7 @@ from store.crypto.secrets import Secrets
 from store.log.event_log import EventLog
 from store.tables.build_logs import BuildLogs
 from store.tables.reactions import DEFAULT_RETRIES, RetryPolicy
+from store.tables.shared_caches import SharedCaches, prefix_of_job
 from workers.changes import ChangeEvaluator
 from workers.gitops import PipelineSyncer
 from workers.reactions.host_calls import HostCalls
@@ -60,6 +61,7 @@ class Tools:
     """
 
     build_logs: BuildLogs
+    caches: SharedCaches
     blobs: Blobs
     log: EventLog
     secrets: Secrets
@@ -130,10 +132,13 @@ class Reaction:
     """
 
 
-async def when_job_deleted_delete_its_logs_and_artifacts(event: Event, tools: Tools) -> None:
+async def when_job_deleted_delete_its_logs_artifacts_and_caches(event: Event, tools: Tools) -> None:
     assert isinstance(event, JobDeleted)
     await tools.build_logs.delete_job(event.job_id)
     await tools.blobs.delete_prefix(job_blobs(event.job_id), tools.count_deleted)
+    # The rows go first: a cache that is being stored has its row before its blob, and is not kept without it.
+    await tools.caches.delete_job(event.job_id)
+    await tools.blobs.delete_prefix(prefix_of_job(event.job_id))
 
 
 async def when_build_deleted_delete_its_log_and_artifacts(event: Event, tools: Tools) -> None:
@@ -282,7 +287,7 @@ REACTIONS = (
     Reaction(
         "delete_a_jobs_logs_and_artifacts",
         JobDeleted,
-        when_job_deleted_delete_its_logs_and_artifacts,
+        when_job_deleted_delete_its_logs_artifacts_and_caches,
         "deletions",
         DELETION_LIMIT_S,
     ),

@@ -1,0 +1,107 @@
+"""Fetches caches of other agents from the server, and sends it those that this agent has saved.
+
+No cache is worth a failed build, nor a long wait: a transfer that does not succeed soon is given up.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from http.client import HTTPResponse
+from typing import BinaryIO
+
+from agent.build.build_client import BuildClient, file_size
+from agent.server_client import LONGEST_PAUSE_S, RequestAbandoned, RequestRefused
+from agent.server_request import RetryPause
+
+_CHUNK_BYTES = 1 << 18
+_TRIES = 3
+_LONGEST_S = 300.0  # of one transfer, with all tries
+
+
+class NotTransferred(Exception):
+    """A cache is not fetched or sent. The message says why."""
+
+
+@dataclass
+class CacheTransfer:
+    """Transfers caches of one build. `_pause` returns True as soon as the build is to end. The server takes caches of
+    up to `limit_bytes` bytes; 0 if it keeps none.
+    """
+
+    _client: BuildClient
+    _pause: RetryPause
+    limit_bytes: int
+
+    def fetch(self, name: str, file: BinaryIO) -> bool:
+        """Write the cache called `name` into a file. Return False if the server has none. Raises `NotTransferred`."""
+        deadline = time.monotonic() + _LONGEST_S
+
+        def read(response: HTTPResponse) -> bytes:
+            if response.status != 200:
+                return response.read()
+            file.seek(0)
+            file.truncate()
+            size, hashed = 0, hashlib.sha256()
+            while chunk := response.read(_CHUNK_BYTES):
+                self._check(deadline)
+                hashed.update(chunk)
+                size += len(chunk)
+                if size > self.limit_bytes:
+                    raise NotTransferred(f"it has more than {self.limit_bytes:,} bytes")
+                try:
+                    file.write(chunk)
+                except OSError as error:  # not to be taken for one of the connection
+                    raise NotTransferred(str(error)) from None
+            if response.getheader("ETag") != f'"{hashed.hexdigest()}"':
+                raise NotTransferred("it is damaged")
+            return b""
+
+        try:
+            self._client.fetch_cache(name, read, self._limit_tries(deadline))
+        except RequestRefused as refused:
+            if refused.status == 404:
+                return False
+            raise NotTransferred(str(refused)) from None
+        except RequestAbandoned:
+            raise NotTransferred("the server does not give it") from None
+        return True
+
+    def send(self, name: str, digest: str, file: BinaryIO) -> None:
+        """Send a file, whose SHA-256 is `digest`, as the cache called `name`. Raises `NotTransferred`."""
+        deadline = time.monotonic() + _LONGEST_S
+        size = file_size(file)
+        if size > self.limit_bytes:
+            raise NotTransferred(f"it has more than {self.limit_bytes:,} bytes")
+
+        def read_chunks() -> Iterator[bytes]:
+            file.seek(0)
+            while chunk := file.read(_CHUNK_BYTES):
+                self._check(deadline)
+                yield chunk
+
+        try:
+            self._client.send_cache(name, digest, read_chunks, size, self._limit_tries(deadline))
+        except RequestRefused as refused:
+            raise NotTransferred(str(refused)) from None
+        except RequestAbandoned:
+            raise NotTransferred("the server does not take it") from None
+
+    def _limit_tries(self, deadline: float) -> RetryPause:
+        pauses = 0
+
+        def pause(seconds: float) -> bool:
+            nonlocal pauses
+            pauses += 1
+            is_last = pauses >= _TRIES or seconds > LONGEST_PAUSE_S or time.monotonic() + seconds > deadline
+            return is_last or self._pause(seconds)
+
+        return pause
+
+    def _check(self, deadline: float) -> None:
+        if time.monotonic() > deadline:
+            raise NotTransferred(f"it took more than {_LONGEST_S:.0f} s")
+        if self._pause(0):
+            raise NotTransferred("the build is to end")

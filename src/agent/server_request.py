@@ -1,0 +1,55 @@
+"""A request to the server, and how other threads can cancel it."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import socket
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
+
+RetryPause = Callable[[float], bool]
+"""Waits at most the given number of seconds before the next try. Returns True to give the request up instead."""
+
+
+class Cancellation:
+    """Lets another thread cancel one request to the server."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._connection: http.client.HTTPConnection | None = None
+        self.is_cancelled = False
+
+    def attach(self, connection: http.client.HTTPConnection) -> None:
+        """Remember the connection that the request is about to use, so that `cancel` can close it. Raises
+        `ConnectionAbortedError` if the request was cancelled already.
+        """
+        with self._lock:
+            if self.is_cancelled:
+                raise ConnectionAbortedError
+            self._connection = connection
+
+    def cancel(self) -> None:
+        with self._lock:
+            self.is_cancelled = True
+            if self._connection is not None and self._connection.sock is not None:
+                with contextlib.suppress(OSError):
+                    # Not SSLSocket.shutdown, which drops the TLS state that the other thread is reading with.
+                    socket.socket.shutdown(self._connection.sock, socket.SHUT_RDWR)
+
+
+class ServerRequest(NamedTuple):
+    method: str
+    target: str
+    body: Callable[[], bytes | Iterable[bytes]]
+    headers: Mapping[str, str]
+    timeout: float
+    pause: RetryPause
+    cancellation: Cancellation | None = None
+    read: Callable[[http.client.HTTPResponse], bytes] = http.client.HTTPResponse.read
+    """Reads the body of an answer. Returns what is to be decoded, so nothing if it has put the body elsewhere."""
+
+    @property
+    def is_cancelled(self) -> bool:
+        return self.cancellation is not None and self.cancellation.is_cancelled

@@ -1,0 +1,140 @@
+"""Operations by which agents share the caches of builds: download, store. docs/agent-protocol.md describes both."""
+
+import hashlib
+from typing import Annotated, Any
+
+import structlog
+from litestar import Controller, Request, get, put
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.params import Parameter
+from litestar.response import Stream
+
+from api.agents import Attempt
+from api.artifacts import read_chunks
+from api.http.downloads import DEFAULT_MEDIA_TYPE
+from api.http.permissions import Agent, agents_only
+from api.http.request_context import RequestContext
+from commands.build_assignment import must_hold
+from commands.untrusted_builds import find_cache_scope
+from domain.builds import BUILD, BuildQueued
+from domain.core.errors import Conflict, Invalid, NotFound, TooLarge, Unavailable
+from domain.jobs import JOB
+from domain.nodes import NODE
+from integrations.ports import BlobMissing
+from store.tables.shared_caches import CacheName
+
+log = structlog.get_logger()
+
+Digest = Annotated[str, Parameter(pattern=r"^[0-9a-f]{64}\Z", description="SHA-256 of what names the cache")]
+
+
+class CacheController(Controller):
+    path = "/agent/builds/{build_id:int}/caches"
+    tags = ["Agents"]
+    opt = {"agents": True}
+    guards = [agents_only]
+
+    @get(
+        "/{digest:str}",
+        media_type=DEFAULT_MEDIA_TYPE,
+        responses={200: ResponseSpec(bytes, description="The archive", generate_examples=False)},
+        opt={"problems": (Conflict,), "headers": ("ETag",)},
+    )
+    async def download_cache(self, ctx: RequestContext, build_id: int, digest: Digest, attempt: Attempt) -> Stream:
+        """Returns the archive of a cache that a build of the same job, trust and pool has saved. Its SHA-256 is the
+        ETag. Answers with 404 if there is none.
+        """
+        caches, blobs = ctx.services.caches, ctx.services.blobs
+        name = await _name_cache(ctx, await _find_running(ctx, build_id, attempt), digest)
+        cache = await caches.find(name)
+        if cache is not None:
+            try:
+                if await blobs.size(cache.blob) == cache.size_bytes:
+                    headers = {"ETag": f'"{cache.sha256}"', "Content-Length": str(cache.size_bytes)}
+                    return Stream(await blobs.get(cache.blob), media_type=DEFAULT_MEDIA_TYPE, headers=headers)
+            except BlobMissing:
+                pass
+            await caches.drop(cache.blob)  # it is lost or damaged: the next build saves it again
+        raise NotFound("The server has no such cache.")
+
+    @put(
+        "/{digest:str}",
+        status_code=204,
+        request_max_body_size=None,
+        opt={"content": {DEFAULT_MEDIA_TYPE: {"type": "string", "format": "binary"}}},
+    )
+    async def store_cache(
+        self,
+        request: Request[Agent, Any, Any],
+        ctx: RequestContext,
+        build_id: int,
+        digest: Digest,
+        attempt: Attempt,
+        sha256: Annotated[str, Parameter(pattern=r"^[0-9a-f]{64}\Z", description="SHA-256 of the archive")],
+    ) -> None:
+        """Keeps an archive for later builds of the same job, trust and pool, in place of an earlier one of this name.
+        The body is the archive.
+        """
+        services = ctx.services
+        queued = await _find_running(ctx, build_id, attempt)
+        limit, project_id = services.cache_limit, queued.project_id
+        announced = request.headers.get("content-length", "")
+        with services.spool.open("cache-") as spooled:
+            spooled.project_id = project_id
+            hashed = hashlib.sha256()
+            _must_fit(int(announced) if announced.isdecimal() else 0, limit)
+            async for chunk in request.stream():
+                _must_fit(spooled.size + len(chunk), limit)
+                hashed.update(chunk)
+                spooled.write(chunk)
+            spooled.flush()
+            if hashed.hexdigest() != sha256:
+                raise Invalid.field("sha256", "is not that of the body")
+            name = await _name_cache(ctx, queued, digest)
+            blob = await services.caches.begin(project_id, name, spooled.size, sha256, services.cache_quota)
+            try:
+                # Asked again now that the row is there: a deletion of the job either finds the row or is found here.
+                await _find_running(ctx, build_id, attempt)
+                await services.blobs.put(blob, read_chunks(spooled.path))
+                is_kept = await services.caches.complete(project_id, blob)
+            except BaseException:
+                await services.caches.drop(blob)
+                raise
+        if not is_kept:
+            await services.blobs.delete(blob)
+            raise Conflict("The cache is not kept: its job was deleted, or newer caches took its room.")
+        await _delete_dropped(ctx, project_id)
+
+
+async def _find_running(ctx: RequestContext, build_id: int, attempt: int) -> BuildQueued:
+    """Returns the build if the agent's node runs this attempt of it. Raises Conflict or NotFound otherwise, and
+    NotFound if its job was deleted.
+    """
+    queued = must_hold(await ctx.services.log.load_state(BUILD.at(build_id)), build_id, ctx.node_id, attempt).queued
+    job = await ctx.services.log.load_state(JOB.at(queued.job_id))
+    if job is None or job.deleted:
+        raise NotFound(f"There is no build {build_id}.")
+    return queued
+
+
+async def _name_cache(ctx: RequestContext, queued: BuildQueued, digest: str) -> CacheName:
+    node = await ctx.services.log.load_state(NODE.at(ctx.node_id))
+    pool_id = node.pool_id if node is not None else None
+    return CacheName(queued.job_id, find_cache_scope(queued), pool_id or 0, digest)
+
+
+def _must_fit(size: int, limit: int) -> None:
+    if size > limit:
+        raise TooLarge(f"A cache may have at most {limit:,} bytes." if limit else "The server keeps no caches.")
+
+
+async def _delete_dropped(ctx: RequestContext, project_id: int) -> None:
+    """Deletes the blobs that newer caches of the project have replaced. Whatever fails is tried again with the next
+    cache.
+    """
+    try:
+        for blob in await ctx.services.caches.list_dropped(project_id):
+            await ctx.services.blobs.delete(blob)
+            await ctx.services.caches.forget(blob)
+    except Unavailable as error:
+        log.warning("caches that were replaced are not deleted yet", project=project_id, detail=error.detail)

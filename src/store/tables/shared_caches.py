@@ -1,0 +1,124 @@
+"""Caches of builds that the server keeps for all agents of a pool. They are no events, and may be lost without harm.
+
+A row stands for one blob. Its state is `writing` while the blob is written, `kept` once it is whole, and `dropped` when
+the blob is to be deleted. The row is deleted after its blob. So a process that is killed in between leaves no blob that
+nobody knows of.
+"""
+
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+
+from psycopg import AsyncConnection
+from psycopg_pool import AsyncConnectionPool
+
+from store.postgres.queries import execute, fetch_row, fetch_rows
+
+PREFIX = "caches/"
+"""Beginning of the keys of all blobs of caches."""
+LEAST_BYTES = 4096
+"""Number of bytes that a smaller cache counts as, since a row and a file need some room too."""
+
+
+class CacheName(NamedTuple):
+    """Identity of a shared cache. Builds that differ in any of these fields do not share it."""
+
+    job_id: int
+    scope: str
+    """Project and trust of the builds that share the cache."""
+    pool_id: int
+    """Pool of the nodes that share the cache; 0 for nodes without a pool."""
+    digest: str
+    """Digest of the key and the paths, which the agent computes."""
+
+
+class StoredCache(NamedTuple):
+    blob: str
+    size_bytes: int
+    sha256: str
+
+
+class SharedCaches:
+    def __init__(self, pool: AsyncConnectionPool) -> None:
+        self._pool = pool
+
+    async def find(self, name: CacheName) -> StoredCache | None:
+        """Returns a cache that is whole, and records that it is used now."""
+        row = await fetch_row(
+            self._pool,
+            "UPDATE shared_caches SET used_at = now() WHERE state = 'kept'"
+            " AND (job_id, scope, pool_id, digest) = (%s, %s, %s, %s) RETURNING blob, size_bytes, sha256",
+            name,
+        )
+        return None if row is None else StoredCache(*row)
+
+    async def begin(self, project_id: int, name: CacheName, size_bytes: int, sha256: str, quota: int) -> str:
+        """Records a cache that is about to be written, and drops those of its scope that were used longest ago, until
+        all together have at most `quota` bytes. Caches of other scopes stay, so no build pushes out those of builds
+        with another trust. Returns the key for the blob.
+        """
+        blob = f"{prefix_of_job(name.job_id)}{secrets.token_hex(16)}"
+        async with self._locked(project_id) as connection:
+            await execute(
+                connection,
+                "WITH summed AS (SELECT blob, sum(greatest(size_bytes, %s)) OVER (ORDER BY used_at DESC, blob) AS bytes"
+                " FROM shared_caches WHERE project_id = %s AND scope = %s AND state <> 'dropped')"
+                " UPDATE shared_caches SET state = 'dropped' FROM summed"
+                " WHERE shared_caches.blob = summed.blob AND summed.bytes > %s",
+                (LEAST_BYTES, project_id, name.scope, quota - max(size_bytes, LEAST_BYTES)),
+            )
+            await execute(
+                connection,
+                "INSERT INTO shared_caches"
+                " (blob, project_id, job_id, scope, pool_id, digest, size_bytes, sha256, state)"
+                " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, 'writing')",
+                (blob, project_id, *name, size_bytes, sha256),
+            )
+        return blob
+
+    async def complete(self, project_id: int, blob: str) -> bool:
+        """Records that a blob is whole, and drops earlier caches of the same name. Returns False if the cache is not
+        wanted any more: its job was deleted meanwhile, or newer caches took its room.
+        """
+        async with self._locked(project_id) as connection:
+            query = "UPDATE shared_caches SET state = 'kept' WHERE blob = %s AND state = 'writing' RETURNING 1"
+            if await fetch_row(connection, query, (blob,)) is None:
+                return False
+            await execute(
+                connection,
+                "UPDATE shared_caches AS earlier SET state = 'dropped' FROM shared_caches AS kept WHERE kept.blob = %s"
+                " AND (earlier.job_id, earlier.scope, earlier.pool_id, earlier.digest)"
+                " = (kept.job_id, kept.scope, kept.pool_id, kept.digest)"
+                " AND earlier.blob <> kept.blob AND earlier.state = 'kept'",
+                (blob,),
+            )
+        return True
+
+    async def drop(self, blob: str) -> None:
+        """Records that a blob is to be deleted."""
+        await execute(self._pool, "UPDATE shared_caches SET state = 'dropped' WHERE blob = %s", (blob,))
+
+    async def list_dropped(self, project_id: int) -> list[str]:
+        query = "SELECT blob FROM shared_caches WHERE project_id = %s AND state = 'dropped'"
+        return [blob for (blob,) in await fetch_rows(self._pool, query, (project_id,))]
+
+    async def forget(self, blob: str) -> None:
+        """Removes the row of a blob that is deleted."""
+        await execute(self._pool, "DELETE FROM shared_caches WHERE blob = %s", (blob,))
+
+    async def delete_job(self, job_id: int) -> None:
+        await execute(self._pool, "DELETE FROM shared_caches WHERE job_id = %s", (job_id,))
+
+    @asynccontextmanager
+    async def _locked(self, project_id: int) -> AsyncIterator[AsyncConnection]:
+        """Opens a transaction that waits for others of the same project."""
+        async with self._pool.connection() as connection, connection.transaction():
+            lock = f"shared caches of project {project_id}"
+            await execute(connection, "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (lock,))
+            yield connection
+
+
+def prefix_of_job(job_id: int) -> str:
+    """Returns the prefix of the keys of all blobs of a job's caches."""
+    return f"{PREFIX}{job_id}/"
