@@ -315,6 +315,7 @@ async def test_changes_of_the_ring_are_found_and_not_taken_over(
         ("DELETE FROM root_keys WHERE id = 2", "the root key 2 is missing"),
         ("DELETE FROM root_keys", "the root key 1 is missing"),
         ("UPDATE root_key_wraps SET wrapped = 'x' WHERE root_id = 2", "the wrap of the root key 2 .* was changed"),
+        ("UPDATE root_keys SET used_since = NULL", "no root key in root_keys is in use"),
     ],
 )
 async def test_a_damaged_wrap_is_no_wrong_key(parts: Core, database: str, change: str, sentence: str) -> None:

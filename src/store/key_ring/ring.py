@@ -229,6 +229,8 @@ class KeyRing:
         roots = keep_known(self._opened, read)
         if not roots:
             return
+        if not any(root.is_in_use for root in roots):
+            raise RingDamaged("no root key in root_keys is in use")
         self.secrets.replace(roots)
         self._opened = self.secrets.roots
         is_in_use = roots[-1].is_in_use
