@@ -3,13 +3,14 @@ with which message.
 
 `./dev long tampering --events 600 --seed 1`. Starts a server and fills it over HTTP, while `testhide work` seals the
 log and writes its checkpoints to a folder that stands for the auditor's. Then makes each change alone
-(`bench.support.tampering_kinds`), asks all who might notice it, and puts everything back:
+(`bench.support.tampering.kinds`), asks all who might notice it, and puts everything back:
 
 - sealer: the next checkpoint, in 10 s at most for a log of this size; a longer one is checked in turn
 - verify: `testhide audit verify` of an export, with the auditor's checkpoints and key
 - contents: `testhide audit verify --contents`
 - diff: `testhide projections rebuild` and `diff` of the read model
-- comparison: `testhide work` compares accounts, memberships and the audit trail with the log every five minutes
+- comparison: `testhide work` compares some read models and the endpoints of deliveries with the log every five minutes
+- start: a process that starts now
 - reading: somebody who reads what was changed, at once
 - readyz: `GET /api/v3/readyz`, at once
 
@@ -35,20 +36,22 @@ from urllib.parse import urlsplit
 import msgspec
 import psycopg
 import requests
-from psycopg.errors import UndefinedTable
+from psycopg.errors import UndefinedColumn, UndefinedTable
 from psycopg.sql import SQL, Identifier
-from tests.support.builders import Shop, given_build, upload
+from tests.support.builders import REPOSITORY, Shop, finish, given_build, given_project, upload
 from tests.support.engines import temporary_engines
 from tests.support.server import Server, running_server
 
 from bench.long.audit import count_events, fill_log, wait_for_checkpoint
 from bench.support.report import write_result
-from bench.support.tampering_changes import LOST
-from bench.support.tampering_kinds import KINDS, SEALED, Kind
-from bench.support.tampering_scene import Scene
+from bench.support.tampering.changes import LOST
+from bench.support.tampering.kind import SEALED, Kind
+from bench.support.tampering.kinds import KINDS
+from bench.support.tampering.scene import Scene
 from commands.handler import Handler
 from domain.core.errors import StreamDamaged
 from projections.engine.read_your_writes import ProjectionWaiter
+from projections.ids_in_use import describe_behind, find_sequences_behind
 from projections.rebuild.diff import diff
 from projections.rebuild.drop import drop
 from projections.rebuild.rebuild import build_staging
@@ -62,6 +65,7 @@ from store.crypto.secrets import SecretMismatch
 from store.postgres.notifications import Listener
 from store.tables.alarms import fetch_alarms
 from testhide.adapters import blob_store
+from testhide.artifact_store import refuse_other_store
 from testhide.audit_contents import ContentsCheck
 from testhide.cli.audit import read_checkpoint, read_key
 from testhide.operator_errors import Fault
@@ -80,6 +84,9 @@ WHEN = {
 """Detector -> when it notices a change, for detectors that run all the time. Other detectors notice a change when
 somebody runs them.
 """
+REPORT = b"""<testsuite name="s"><testcase classname="t" name="a"><failure message="too late"/></testcase>
+<testcase classname="t" name="b"><failure message="refused">at t.py:3</failure></testcase>
+<testcase classname="t" name="c"><system-out>hello</system-out></testcase></testsuite>"""
 SHOWN = 110
 """Largest number of characters of a message in the table."""
 DELIVERY_TIMEOUT_S = 30.0
@@ -99,6 +106,7 @@ class Detectors:
         asked: dict[str, Callable[[], str | None]] = {
             "reading": lambda: kind.read(self._scene),
             "readyz": self.readyz,
+            "start": lambda: asyncio.run(self._start()),
             "contents": lambda: asyncio.run(self._contents()),
             "verify": self.verify,
             "diff": lambda: asyncio.run(self._diff(kind.model)) if kind.model else None,
@@ -110,7 +118,7 @@ class Detectors:
             begun = time.monotonic()
             try:
                 message = ask()
-            except (UndefinedTable, Fault) as error:
+            except (UndefinedTable, UndefinedColumn, Fault) as error:
                 message = str(error).partition("\n")[0]
             if message is not None:
                 found[name] = (round(time.monotonic() - begun, 2), message)
@@ -140,6 +148,13 @@ class Detectors:
             pieces = [piece async for piece in Export(parts.pool, parts.log, checkpoint).lines()]
         return b"".join(pieces).splitlines(keepends=True)
 
+    async def _start(self) -> None:
+        """Does what `testhide serve` does before it answers. Raises Fault if it would not start."""
+        async with core(self._settings, pool_size=2) as parts:
+            if behind := await find_sequences_behind(parts.pool):
+                raise Fault(describe_behind(behind))
+            await refuse_other_store(parts.pool, blob_store(self._settings), self._settings.blobs)
+
     async def _contents(self) -> str | None:
         async with core(self._settings, pool_size=2) as parts:
             check = ContentsCheck(parts.log, parts.pool, blob_store(self._settings))
@@ -160,6 +175,7 @@ class Detectors:
             check = ReadModelCheck(parts.conninfo, parts.pool, parts.log, waiter)
             await check.sweep()
             await check.sweep_sequences()
+            await check.sweep_endpoints()
             async with parts.pool.connection() as connection:
                 return next(iter(await fetch_alarms(connection)), None)
 
@@ -170,6 +186,7 @@ class Detectors:
             async with sealer.hold_lock() as connection:
                 try:
                     await sealer.seal(connection)
+                    await sealer.seal(connection)  # what the first round has skipped
                 except (TreeDamaged, StreamDamaged, SecretMismatch, LookupError, UndefinedTable) as error:
                     return str(error).partition("\n")[0]
         return None
@@ -219,9 +236,11 @@ def prepare(server: Server, connection: psycopg.Connection[Any], seed: int) -> d
     agent.log(build, 2, ["1 failed"]).raise_for_status()
     agent.finished(build, exit_code=1, log_lines=3).raise_for_status()
     artifact = int(upload(server.admin, given_build(server, shop.job), b"content" * 100, "core.bin").json()["id"])
+    add_settings(shop)
     server.make_user("viewer", {shop.project: "read"})
     hook = {"project_id": shop.project, "url": "http://127.0.0.1:9/hook", "events": ["build.started", "build.finished"]}
-    server.admin.create("/webhooks", **hook)
+    for secret in ("whsec_" + "a" * 32, "whsec_" + "b" * 32):
+        server.admin.create("/webhooks", **hook, secret=secret)
     server.admin.create(
         "/ms-teams", name="Team", webhook_url="http://127.0.0.1:9/x", project_id=shop.project, events=["build.failed"]
     )
@@ -237,6 +256,38 @@ def prepare(server: Server, connection: psycopg.Connection[Any], seed: int) -> d
     blobs = Path(urlsplit(server.settings.blobs).path)
     (blob,) = blobs.glob(f"jobs/*/builds/*/artifacts/{artifact}")
     return {"build": build["id"], "artifact": artifact, "blob": blob, "once": key}
+
+
+def add_settings(shop: Shop) -> None:
+    """Creates what the other read models show: a template, triggers, a pool for untrusted builds, a build group, a
+    build of a change, a known issue that has matched a failure and learned from another, a quarantined test, an SCM
+    endpoint and a Jira integration.
+    """
+    admin, project = shop.admin, shop.project
+    admin.create("/pipeline-templates", name="python", setup=[], env={}, command="pytest")
+    admin.create("/node-pools", name="forks", project_id=project, untrusted=True)
+    group = {"command": "pytest", "setup": [], "env": {}, "artifacts": [], "matrix": {"axes": {"os": ["linux", "mac"]}}}
+    job = shop.new_job(name="matrix", required_tags=["none"])
+    admin.when("PUT", f"/jobs/{job}/configuration", json=group).then(200)
+    shop.start(job)
+    triggered = shop.new_job(name="triggered", repository=REPOSITORY, required_tags=["none"])
+    admin.when("PUT", f"/jobs/{triggered}/triggers", json={"branches": ["main"]}).then(200)
+    shop.server.wait_until_projected()
+    pushed = {"project_id": project, "branch": "main", "commit_sha": "c0ffee00"}
+    assert admin.when("POST", "/builds/git-notify", json=pushed).then(200)["queued"] == 1
+    issue = admin.create("/known-issues", project_id=project, title="Late", classification="infra", pattern="too late")
+    build = given_build(shop.server, shop.job)
+    upload(admin, build, REPORT).then(201)
+    finish(shop.server, build, "failed")
+    shop.server.wait_until_projected()
+    (late, refused) = admin.fetch("/tests", build_id=build, status="failed")["results"]
+    admin.when("POST", f"/tests/{refused['id']}/known-issue", json={"known_issue_id": issue["id"]}).then(200)
+    admin.create("/quarantine", job_id=shop.job, node_id=late["node_id"], reason="flaky")
+    # In a project without builds, since nothing is to be sent to them.
+    other = given_project(shop.server)
+    admin.create("/scm", project_id=other, type="github", name="web", repo="acme/web", token="token")
+    jira = {"name": "Jira", "host": "https://jira.example.com", "email": "a@example.com", "api_token": "token"}
+    admin.create("/jira", **jira, project_key="ABC", testhide_project_id=other)
 
 
 @contextlib.contextmanager
@@ -306,7 +357,7 @@ def format_table(results: Sequence[dict[str, Any]]) -> str:
 
 
 def order(name: str) -> int:
-    return ("sealer", "reading", "readyz", "comparison", "verify", "contents", "diff").index(name)
+    return ("sealer", "reading", "readyz", "comparison", "start", "verify", "contents", "diff").index(name)
 
 
 def shorten(message: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bench.support.tampering_kinds import KINDS
+from bench.support.tampering.kinds import KINDS
 
 from testhide.cli.app import app
 from testhide.settings import MEANINGS, OTHER_NAMES, SECRETS, variable

@@ -1,4 +1,4 @@
-"""Changes a server's data by SQL and on disk: one function for each change that a kind in `tampering_kinds` makes."""
+"""Changes a server's data by SQL and on disk: one function for each change that a kind of change makes."""
 
 import asyncio
 import base64
@@ -8,7 +8,7 @@ from collections.abc import Callable
 import zstandard
 from tests.support.tampering import hide_in_the_tree
 
-from bench.support.tampering_scene import Scene
+from bench.support.tampering.scene import Scene
 from domain.claims import ClaimTaken
 from domain.core.events import EventMetadata
 from projections.artifacts import ArtifactRow
@@ -162,6 +162,14 @@ def silence(scene: Scene) -> None:
 
 def change_the_topic(scene: Scene) -> None:
     scene.execute("UPDATE stored_events SET topic = 'build.pinned' WHERE notification_id = 9")
+
+
+def skip_recheck(scene: Scene) -> None:
+    """Changes a row, and stores that the sealer has just compared the whole log."""
+    change_the_topic(scene)
+    scene.execute(
+        "UPDATE audit_sealing SET (leaves_checked, checked_size, checked_at) = (%s, %s, now())", *[scene.held] * 2
+    )
 
 
 def change_unsealed(scene: Scene) -> None:
