@@ -40,7 +40,7 @@ READS = (
     "/builds/{build}",
     "/builds/{build}/pipeline_logs",
     "/report/{build}",
-    "/tests?project_id={project}&limit=50",
+    "/tests?build_id={build}&limit=50",
     "/nodes",
     "/audit/events?project_id={project}&limit=50",
 )
