@@ -14,7 +14,9 @@ import sys
 import time
 
 import aiohttp
+import psutil
 
+from bench.support.load import read_cpu_s
 from bench.support.report import Report, percentile
 from bench.support.stack import Stack, running_stack
 from domain.builds import BuildQueued
@@ -90,9 +92,10 @@ def measure(stack: Stack, count: int, report: Report) -> None:
 
     async def run() -> None:
         async with core(stack.settings, pool_size=2) as parts:
-            head, began = await parts.log.read_head(), time.perf_counter()
+            serving = [psutil.Process(stack.pids["serve"])]
+            head, began, cpu = await parts.log.read_head(), time.perf_counter(), read_cpu_s(serving)
             latencies = await send_burst(stack, project, secret, count)
-            took = time.perf_counter() - began
+            took, cpu = time.perf_counter() - began, read_cpu_s(serving) - cpu
             queued: list[BuildQueued] = []
             while len(queued) < count and time.perf_counter() - began < TIMEOUT_S:
                 await asyncio.sleep(0.2)
@@ -104,6 +107,7 @@ def measure(stack: Stack, count: int, report: Report) -> None:
             right = sum(build.commit_sha is not None for build in queued)
             report.add("messages, with repeated ones", len(latencies), "messages")
             report.add("messages answered", len(latencies) / took, "messages/s")
+            report.add("CPU time of `testhide serve` for one", cpu / len(latencies) * 1000, "ms")
             for percent in (50, 99):
                 bound = MAX_ANSWER_MS if percent == 99 else None
                 report.add(f"answer, p{percent}", percentile(latencies, percent) * 1000, "ms", at_most=bound)
