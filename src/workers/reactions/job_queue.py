@@ -12,6 +12,9 @@ from typing import Any
 import msgspec
 import structlog
 from arq import ArqRedis
+from arq.constants import job_key_prefix
+from arq.jobs import serialize_job
+from arq.utils import timestamp_ms
 from arq.worker import Function, Worker, func
 from redis.asyncio import ConnectionPool
 from redis.exceptions import RedisError
@@ -50,9 +53,16 @@ class JobQueue:
 
     async def enqueue(self, tries: Iterable[Due]) -> bool:
         """Adds a job for each try that has none. Returns False if Redis does not answer."""
+        queue, now = self._redis.default_queue_name, timestamp_ms()
         try:
-            for due in tries:
-                await self._redis.enqueue_job(JOB, *due, _job_id=":".join(map(str, due)))
+            # One round trip for all, whereas arq's `enqueue_job` takes four for each.
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for due in tries:
+                    job_id = ":".join(map(str, due))
+                    job = serialize_job(JOB, tuple(due), {}, None, now, serializer=msgspec.msgpack.encode)
+                    pipe.set(f"{job_key_prefix}{job_id}", job, px=self._redis.expires_extra_ms, nx=True)
+                    pipe.zadd(queue, {job_id: now}, nx=True)
+                await pipe.execute()
         except (RedisError, OSError):
             return False
         self._added.set()
