@@ -75,7 +75,7 @@ class Fuzzed:
     api_token: str
     """For signing out: with it that is refused, and the session stays."""
     agent_token: str
-    ids: Mapping[str, int]
+    ids: Mapping[str, int | str]
     own_ids: Mapping[str, int]
     """What `id` is, by the beginning of the path."""
     tokens: dict[Role, str] = field(default_factory=dict)
@@ -115,7 +115,7 @@ class Fuzzed:
             Client(self.url).post("/api/v3/reset-password/confirm", json=password).then(200)
             self.tokens[role] = Client(self.url, email, PASSWORD).token
 
-    def ids_in(self, path: str) -> dict[str, int]:
+    def ids_in(self, path: str) -> dict[str, int | str]:
         own_id = next((own_id for begin, own_id in self.own_ids.items() if path.startswith(begin)), 0)
         return {**self.ids, "id": own_id}
 
@@ -177,7 +177,7 @@ def a_small_world(session: Client, name: str = "fuzzed") -> Fuzzed:
     provider_fields = {"name": name, "entity_id": entity_id, "sso_url": SSO_URL, "certificates": [certificate]}
     provider = make("/identity-providers", provider_fields)["id"]
     user = session.get("/api/v3/me").json()["id"]
-    ids = {
+    ids: dict[str, int | str] = {
         "project_id": project,
         "pool_id": pool,
         "node_pool_id": pool,
@@ -192,6 +192,8 @@ def a_small_world(session: Client, name: str = "fuzzed") -> Fuzzed:
         "known_issue_id": known_issue,
         "scm_endpoint_id": endpoint,
         "user_id": user,
+        "stream": f"job-{job}",
+        "event_type": "build.failed",
     }
     api_token = make("/api-tokens", {"name": "fuzz"})["secret"]
     own_ids = {
@@ -253,7 +255,7 @@ def fuzz(fuzzed: Fuzzed, operation: Described, examples: int, number: int, role:
     return answers
 
 
-def _about(case: schemathesis.Case[Any], ids: Mapping[str, int]) -> None:
+def _about(case: schemathesis.Case[Any], ids: Mapping[str, int | str]) -> None:
     """Puts real ids in the places of made-up ones."""
     for parameters in (case.path_parameters, case.query, case.body):
         if isinstance(parameters, dict):
