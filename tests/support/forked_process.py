@@ -2,7 +2,9 @@
 
 import os
 import signal
+import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Sequence
@@ -16,6 +18,7 @@ set_forkserver_preload(
     [
         "api.app",
         "testhide.adapters",
+        "testhide.cli.app",
         "testhide.cli.projections",
         "testhide.http_server",
         "testhide.periodic_work",
@@ -33,6 +36,8 @@ set_forkserver_preload(
 
 END_S = 10.0
 """Seconds that a process has for its own end after the tests were killed."""
+VERB_S = 60.0
+"""Seconds that a verb may take."""
 
 
 class ForkedProcess(ForkServerProcess):
@@ -42,7 +47,7 @@ class ForkedProcess(ForkServerProcess):
 
     def __init__(self, arguments: Sequence[str], settings: Path, log: Path | None) -> None:
         environ = {**os.environ, "TESTHIDE_SETTINGS": str(settings)}
-        super().__init__(target=_run, args=(arguments, environ, log), daemon=True)
+        super().__init__(target=_run, args=(arguments, environ, log, log), daemon=True)
 
     def send_signal(self, number: signal.Signals) -> None:
         if self.is_alive() and self.pid is not None:
@@ -55,15 +60,30 @@ class ForkedProcess(ForkServerProcess):
         return self.exitcode
 
 
-def _run(arguments: Sequence[str], environ: dict[str, str], log: Path | None) -> None:
+def run_forked(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Runs `testhide` with these arguments, and with no TESTHIDE_ variables but the given ones, to its end."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("TESTHIDE_")}
+    with tempfile.TemporaryDirectory() as folder:
+        output, errors = Path(folder, "output"), Path(folder, "errors")
+        process = ForkServerProcess(target=_run, args=(arguments, kept | environ, output, errors), daemon=True)
+        process.start()
+        process.join(VERB_S)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+        assert process.exitcode is not None
+        return subprocess.CompletedProcess(arguments, process.exitcode, output.read_text(), errors.read_text())
+
+
+def _run(arguments: Sequence[str], environ: dict[str, str], output: Path | None, errors: Path | None) -> None:
     from testhide.cli.main import run
 
     end_with_the_tests()
     os.environ.clear()
     os.environ.update(environ)
-    if log is not None:
-        with log.open("ab") as file:
-            for stream in (1, 2):
+    for stream, path in ((1, output), (2, errors)):
+        if path is not None:
+            with path.open("ab") as file:
                 os.dup2(file.fileno(), stream)
     sys.argv = ["testhide", *arguments]
     run()

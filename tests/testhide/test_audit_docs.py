@@ -12,6 +12,7 @@ from store.audit.recheck import TreeDamaged
 from tests.api.test_audit_proofs import checkpoints, seal
 from tests.support.builders import given_build, given_job, given_project
 from tests.support.documentation import documented
+from tests.support.forked_process import run_forked
 from tests.support.server import Server
 
 
@@ -51,8 +52,7 @@ def test_the_documented_commands(server: Server, environ: dict[str, str], tmp_pa
 
 
 def audit(environ: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-P", "-m", "testhide", "audit", *words]
-    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    return run_forked("audit", *words, **environ)
 
 
 def test_a_row_that_was_changed_is_put_back_or_accepted(server: Server, environ: dict[str, str]) -> None:

@@ -33,6 +33,7 @@ from testhide.processes import Core, core
 from testhide.restore import find_artifacts, go_on
 from testhide.settings import Settings, save_settings
 from testhide.stack.offline import settings_of
+from tests.support.forked_process import run_forked
 from tests.support.sealing import seal_log
 from tests.testhide.conftest import Python, until
 
@@ -262,10 +263,9 @@ async def test_a_folder_whose_restore_was_killed_is_refused(
     restore.kill()
     restore.wait()
     for verb in (["up"], ["repair"], ["restore", str(backup)]):
-        refused = python("-m", "testhide", *verb, "--data", str(restored))
-        output, error = refused.communicate()
-        assert (refused.returncode, output) == (1, "")
-        assert error == (
+        refused = run_forked(*verb, "--data", str(restored))
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert refused.stderr == (
             f"testhide: The restore into {restored} has not finished. If it was interrupted, repeat it into an empty"
             " folder.\n"
         )

@@ -12,8 +12,7 @@ from testhide.engines import Engines
 from testhide.operator_errors import Fault
 from testhide.processes import core
 from testhide.settings import Settings, save_settings
-
-from .conftest import Python
+from tests.support.forked_process import run_forked
 
 
 def settings_for(url: str, data: Path) -> Settings:
@@ -42,11 +41,9 @@ async def test_it_is_taken_when_that_was_asked_for(careless: str, tmp_path: Path
         assert await parts.log.read_head() == 0
 
 
-def test_a_process_that_refuses_says_so_without_a_trace(careless: str, tmp_path: Path, python: Python) -> None:
+def test_a_process_that_refuses_says_so_without_a_trace(careless: str, tmp_path: Path) -> None:
     file = tmp_path / "settings.json"
     save_settings(settings_for(careless, tmp_path), file)
-    process = python("-m", "testhide", "project", env={"TESTHIDE_SETTINGS": str(file)})
-    output, errors = process.communicate(timeout=20)
-    assert process.returncode == 1
-    assert output == ""
-    assert errors.startswith("testhide: This PostgreSQL does not keep what it acknowledges")
+    refused = run_forked("project", TESTHIDE_SETTINGS=str(file))
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr.startswith("testhide: This PostgreSQL does not keep what it acknowledges")

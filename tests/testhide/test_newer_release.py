@@ -1,8 +1,5 @@
 """What a process says of a log in which a newer release has written."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +12,7 @@ from store.clock import utcnow
 from store.log.event_log import Write
 from testhide.processes import Core
 from testhide.settings import Settings, save_settings
+from tests.support.forked_process import run_forked
 
 
 @pytest.mark.parametrize("verb", ["project", "dispatch"])
@@ -29,14 +27,7 @@ async def test_it_stops_with_the_name_of_the_event(parts: Core, tmp_path: Path, 
         )
     settings = Settings(database_url=parts.conninfo, redis_url="", secret_key=b"s" * 32, data_dir=str(tmp_path))
     save_settings(settings, tmp_path / "settings.json")
-    stopped = subprocess.run(
-        [sys.executable, "-P", "-m", "testhide", verb],
-        env=os.environ | {"TESTHIDE_SETTINGS": str(tmp_path / "settings.json")},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    stopped = run_forked(verb, TESTHIDE_SETTINGS=str(tmp_path / "settings.json"))
     assert stopped.returncode == 1
     words = f"testhide: event '{name}' version 200 is not known to this version of the server: a newer release wrote it"
     assert words in stopped.stderr

@@ -1,8 +1,6 @@
 """Commands that work on a stack from outside: `projections` and `migrate` on a stopped data folder."""
 
-import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +13,7 @@ from testhide.engines.folder import read_record
 from testhide.preparation import migrate
 from testhide.settings import Settings, save_settings
 from testhide.stack.offline import settings_of
+from tests.support.forked_process import run_forked
 
 
 @pytest.fixture(name="folder")
@@ -38,19 +37,13 @@ def _folder() -> Iterator[Path]:
         assert record is None or Path(record.home).is_relative_to(folder), "the engines' home lies in the folder"
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("TESTHIDE_")}
-    command = [sys.executable, "-P", "-m", "testhide", *arguments]
-    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
-
-
 def test_a_stopped_stack_is_looked_at_and_rebuilt(folder: Path) -> None:
-    status = run("projections", "status", "--data", str(folder))
+    status = run_forked("projections", "status", "--data", str(folder))
     assert (status.returncode, status.stderr) == (0, "")
     assert "builds" in status.stdout
-    rebuilt = run("projections", "rebuild", "builds", "--data", str(folder))
+    rebuilt = run_forked("projections", "rebuild", "builds", "--data", str(folder))
     assert (rebuilt.returncode, rebuilt.stdout.strip()) == (0, "built builds up to position 0")
-    migrated = run("migrate", "--data", str(folder))
+    migrated = run_forked("migrate", "--data", str(folder))
     assert (migrated.returncode, migrated.stderr) == (0, "")
     assert migrated.stdout.startswith("There is no user yet")
 
@@ -67,7 +60,7 @@ def test_the_settings_of_a_copied_folder_name_the_copy(folder: Path) -> None:
 
 def test_what_is_no_data_folder_is_said_to_be_none(tmp_path: Path) -> None:
     for verb in (("projections", "status"), ("migrate",)):
-        answer = run(*verb, "--data", str(tmp_path))
+        answer = run_forked(*verb, "--data", str(tmp_path))
         assert answer.returncode == 2
         assert "is no data folder of a stack" in answer.stderr
         assert "Traceback" not in answer.stderr

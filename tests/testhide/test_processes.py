@@ -15,6 +15,7 @@ from testhide.artifact_store import refuse_other_store
 from testhide.preparation import create_first_admin
 from testhide.processes import Core
 from testhide.settings import Settings, save_settings
+from tests.support.forked_process import run_forked
 
 from .conftest import Python
 
@@ -34,7 +35,7 @@ def test_a_process_without_a_database_says_so_in_a_sentence(tmp_path: Path, pyth
 
 
 async def test_every_process_refuses_a_secret_key_that_does_not_open_what_is_there(
-    database: str, tmp_path: Path, python: Python
+    database: str, tmp_path: Path
 ) -> None:
     settings = Settings(database_url=database, redis_url=NO_REDIS, secret_key=b"s" * 32, data_dir=str(tmp_path))
     await create_first_admin(settings)
@@ -43,41 +44,38 @@ async def test_every_process_refuses_a_secret_key_that_does_not_open_what_is_the
         before = connection.execute(stored).fetchone()
         other = tmp_path / "settings.json"
         save_settings(msgspec.structs.replace(settings, secret_key=b"t" * 32), other)
-        verbs = ("serve", "project", "dispatch", "work", "migrate", "prepare")
-        started = [python("-m", "testhide", verb, env={"TESTHIDE_SETTINGS": str(other)}) for verb in verbs]
-        for process in started:
-            _, errors = process.communicate(timeout=30)
-            assert process.returncode == 1
-            assert errors.startswith("testhide: The secret key does not open what is in the database")
-            assert errors.count("\n") == 1
+        for verb in ("serve", "project", "dispatch", "work", "migrate", "prepare"):
+            refused = run_forked(verb, TESTHIDE_SETTINGS=str(other))
+            assert refused.returncode == 1
+            assert refused.stderr.startswith("testhide: The secret key does not open what is in the database")
+            assert refused.stderr.count("\n") == 1
         assert connection.execute(stored).fetchone() == before
 
 
-async def test_processes_that_use_artifacts_refuse_those_of_another_machine(
-    parts: Core, tmp_path: Path, python: Python
-) -> None:
+async def test_processes_that_use_artifacts_refuse_those_of_another_machine(parts: Core, tmp_path: Path) -> None:
     folder = str(tmp_path / "b")
     settings = Settings(database_url=parts.conninfo, redis_url=NO_REDIS, secret_key=b"s" * 32, data_dir=folder)
     file, there = tmp_path / "settings.json", (tmp_path / "a" / "blobs").as_uri()
     save_settings(settings, file)
     await refuse_other_store(parts.pool, open_blobs(there), there)
-    for process in [python("-m", "testhide", verb, env={"TESTHIDE_SETTINGS": str(file)}) for verb in ("serve", "work")]:
-        _, errors = await asyncio.to_thread(process.communicate, timeout=30)
-        assert (process.returncode, errors.count("\n")) == (1, 1)
-        assert errors.startswith(f"testhide: The artifacts of this database are not at {settings.blobs}, which has no")
+    for verb in ("serve", "work"):
+        refused = await asyncio.to_thread(run_forked, verb, TESTHIDE_SETTINGS=str(file))
+        assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
+        assert refused.stderr.startswith(
+            f"testhide: The artifacts of this database are not at {settings.blobs}, which has no"
+        )
 
 
 async def test_the_first_administrator_is_made_by_prepare_and_never_with_a_weak_password(
-    database: str, tmp_path: Path, python: Python
+    database: str, tmp_path: Path
 ) -> None:
     settings = Settings(database_url=database, redis_url=NO_REDIS, secret_key=b"s" * 32, data_dir=str(tmp_path))
     file = tmp_path / "settings.json"
 
     def run(verb: str, password: str) -> tuple[int, str, str]:
         save_settings(msgspec.structs.replace(settings, admin_password=password), file)
-        process = python("-m", "testhide", verb, env={"TESTHIDE_SETTINGS": str(file)})
-        output, errors = process.communicate(timeout=30)
-        return process.returncode, output, errors
+        done = run_forked(verb, TESTHIDE_SETTINGS=str(file))
+        return done.returncode, done.stdout, done.stderr
 
     assert run("migrate", "")[1].startswith("There is no user yet: `testhide prepare` makes the first administrator")
     for weak, why in (("hunter2", "shorter than 8 characters"), ("Password1", "one of the commonest passwords")):

@@ -1,14 +1,13 @@
 """`testhide replay`: stories and counterfactuals on the command line."""
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.support.builders import given_build, given_job, given_project, upload
+from tests.support.forked_process import run_forked
 from tests.support.server import Server
 
 REPORT = b"""<testsuite name="s">
@@ -30,10 +29,8 @@ def _build(server: Server) -> tuple[int, int, int]:
 
 
 def replay(server: Server, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("TESTHIDE_")}
-    environ["TESTHIDE_SETTINGS"] = str(Path(server.settings.data_dir, "settings.json"))
-    command = [sys.executable, "-P", "-m", "testhide", "replay", *arguments]
-    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    settings = Path(server.settings.data_dir, "settings.json")
+    return run_forked("replay", *arguments, TESTHIDE_SETTINGS=str(settings))
 
 
 def test_the_story_of_a_build(server: Server, build: tuple[int, int, int]) -> None:

@@ -2,8 +2,6 @@
 
 import os
 import socket
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -11,23 +9,18 @@ import pytest
 
 from testhide.engines.folder import open_folder
 from testhide.stack.stack import responds
-
-from .conftest import Python
-
-
-@pytest.fixture
-def refused(python: Python):  # type: ignore[no-untyped-def]
-    def run(*arguments: str, **environ: str) -> tuple[int, str]:
-        process = python("-m", "testhide", "up", *arguments, env=environ)
-        output, errors = process.communicate(timeout=20)
-        assert output == ""
-        assert "Traceback" not in errors
-        return process.returncode, errors
-
-    return run
+from tests.support.forked_process import run_forked
 
 
-def test_port_in_use(data: Path, refused) -> None:  # type: ignore[no-untyped-def]
+def refused(*arguments: str, **environ: str) -> tuple[int, str]:
+    """Returns the exit code and the error of `testhide up`."""
+    done = run_forked("up", *arguments, **environ)
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    return done.returncode, done.stderr
+
+
+def test_port_in_use(data: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         code, errors = refused("--data", str(data / "new" / "folder"), "--port", port)
@@ -43,7 +36,7 @@ def test_port_in_use(data: Path, refused) -> None:  # type: ignore[no-untyped-de
     )
 
 
-def test_locked_folder(data: Path, refused) -> None:  # type: ignore[no-untyped-def]
+def test_locked_folder(data: Path) -> None:
     with open_folder(data):
         code, errors = refused("--data", str(data))
     assert code == 3
@@ -59,7 +52,7 @@ def test_locked_folder(data: Path, refused) -> None:  # type: ignore[no-untyped-
         ("TESTHIDE_REDIS_URL", "nonsense", "The Redis or Valkey of TESTHIDE_REDIS_URL"),
     ],
 )
-def test_unreachable_services(data: Path, refused, name: str, url: str, message: str) -> None:  # type: ignore[no-untyped-def]
+def test_unreachable_services(data: Path, name: str, url: str, message: str) -> None:
     code, errors = refused("--data", str(data), "--port", "18999", **{name: url})
     assert code == 4
     assert message in errors
@@ -75,13 +68,13 @@ def test_unreachable_services(data: Path, refused, name: str, url: str, message:
         ({"TESTHIDE_HOST": "no such host.invalid"}, "--host no such host.invalid"),
     ],
 )
-def test_wrong_settings(data: Path, refused, environ: dict[str, str], message: str) -> None:  # type: ignore[no-untyped-def]
+def test_wrong_settings(data: Path, environ: dict[str, str], message: str) -> None:
     code, errors = refused("--data", str(data), "--no-agent", **environ)
     assert code == 2
     assert message in errors
 
 
-def test_a_data_folder_that_is_a_file(data: Path, refused) -> None:  # type: ignore[no-untyped-def]
+def test_a_data_folder_that_is_a_file(data: Path) -> None:
     (data / "file").touch()
     code, errors = refused("--data", str(data / "file"))
     assert code == 1
@@ -89,12 +82,7 @@ def test_a_data_folder_that_is_a_file(data: Path, refused) -> None:  # type: ign
 
 
 def test_dsn_of_what_does_not_run(data: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "testhide", "dsn", "--data", str(data)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_forked("dsn", "--data", str(data))
     assert (done.returncode, done.stdout) == (1, "")
     assert "No stack runs on" in done.stderr
 
