@@ -12,6 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from api.live.agent_polls import POLL_S
 from commands.build_assignment import TakeLeadership
 from commands.builds import StartBuild
 from commands.handler import CommandContext, Handler
@@ -76,8 +77,10 @@ def test_without_its_scm_endpoint_a_build_of_a_change_fails_and_one_started_by_h
     by_hand = project.start(commit_sha="c0ffee")
     shop.admin.when("DELETE", f"/scm/{created['id']}").then(204)
     agent = project.new_agent()
+    begun = time.monotonic()
     build = agent.take_up()
     assert build["id"] == by_hand
+    assert time.monotonic() - begun < POLL_S / 2, "the slot of the build that failed is free at once"
     agent.finished(build).raise_for_status()
     assert "no SCM endpoint" in project.ended(by_hand)["detail"]
     ended = project.ended(of_change)

@@ -148,15 +148,18 @@ class AgentPolls:
     async def _only_poll(self, node_id: int, changed: asyncio.Event) -> AsyncIterator[asyncio.Event]:
         """Ends the node's earlier poll. Yields an event that is set when a later poll of the node begins."""
         replaced = asyncio.Event()
-        if earlier := self._open.get(node_id):
-            for event in earlier:
-                event.set()
+        self._end(node_id)
         self._open[node_id] = replaced, changed
         try:
             yield replaced
         finally:
             if self._open.get(node_id) == (replaced, changed):
                 del self._open[node_id]
+
+    def _end(self, node_id: int) -> None:
+        """Ends the open poll of a node, if there is one. The agent then polls anew."""
+        for event in self._open.get(node_id, ()):
+            event.set()
 
     def _take_lost(self, session: str, receipt: str | None) -> set[str]:
         """Returns a set with the subject of the message that answered the session's last poll, if that message was
@@ -210,6 +213,8 @@ class AgentPolls:
         command = FinishBuild(build.build_id, build.node_id, build.attempt, None, "checkout_failed", detail)
         with contextlib.suppress(Conflict, NotFound):  # the build was stopped, or another poll has just ended it
             await self._services.handler.execute(command, CommandContext("system:dispatch"))
+        # The next poll tells the dispatcher that the slot of this build is free again.
+        self._end(build.node_id)
 
     async def _run_parameters(self, build: Assigned, endpoint: ScmEndpoint | None) -> dict[str, Any]:
         queued = build.queued
