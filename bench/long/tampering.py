@@ -50,7 +50,7 @@ from bench.support.tampering.kinds import KINDS
 from bench.support.tampering.scene import Scene
 from commands.handler import Handler
 from domain.core.errors import StreamDamaged
-from projections.engine.read_your_writes import ProjectionWaiter
+from projections.engine.read_your_writes import POLL_INTERVAL_S, ProjectionWaiter
 from projections.ids_in_use import describe_behind, find_sequences_behind
 from projections.rebuild.diff import diff
 from projections.rebuild.drop import drop
@@ -222,6 +222,8 @@ def put_back(scene: Scene, kind: Kind) -> Iterator[None]:
             if last_value is not None:
                 scene.connection.execute("SELECT setval(%s::regclass, %s)", (name, last_value))
         scene.blob.write_bytes(content)
+        if "parked_events" in tables:
+            time.sleep(2 * POLL_INTERVAL_S)  # until the server has read it
 
 
 def prepare(server: Server, connection: psycopg.Connection[Any], seed: int) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import hashlib
+import time
 from collections.abc import Callable
 
 import zstandard
@@ -12,6 +13,7 @@ from bench.support.tampering.scene import Scene
 from domain.claims import ClaimTaken
 from domain.core.events import EventMetadata
 from projections.artifacts import ArtifactRow
+from projections.engine.read_your_writes import POLL_INTERVAL_S
 from store.audit.leaves import hash_of, leaf_of, row_of
 from store.audit.merkle import Frontier
 from store.audit.signed_notes import Checkpoint, SigningKey, note_hash, split_note
@@ -190,3 +192,12 @@ def skip_due_reactions(scene: Scene) -> None:
         "UPDATE reaction_positions SET position = position + 1"
         " WHERE position < (SELECT max(notification_id) FROM stored_events)"
     )
+
+
+def park_event(scene: Scene) -> None:
+    """Stores that an event is parked, and waits until the server has read it."""
+    scene.execute(
+        "INSERT INTO parked_events SELECT name, version, 9, 'build-1', 'made up' FROM projection_positions"
+        " WHERE name = 'builds'"
+    )
+    time.sleep(2 * POLL_INTERVAL_S)

@@ -5,6 +5,7 @@ from bench.support.tampering.changes import (
     change_row,
     get_artifact,
     get_log,
+    park_event,
     repeat,
     rewrite_log,
     silence,
@@ -143,6 +144,16 @@ STATE_KINDS = (
         change_row("reaction_positions", "position", "position + 1000000"),
         ("readyz",),
         ("reaction_positions",),
+    ),
+    Kind("working state", "an event is made up as parked", park_event, ("readyz",), ("parked_events",)),
+    Kind(
+        "working state",
+        "the newest migration is forgotten",
+        lambda scene: scene.execute(
+            "DELETE FROM schema_migrations WHERE version = (SELECT max(version) FROM schema_migrations)"
+        ),
+        ("start",),
+        ("schema_migrations",),
     ),
     of_state(
         "a reaction is made up as due",
