@@ -35,6 +35,7 @@ from api.http.paging import provide_paged
 from api.http.permissions import check_declarations
 from api.http.query_parameters import check_query
 from api.http.rate_limits import count_unrouted
+from api.http.repeated_checks import check_after_slow_body
 from api.http.request_context import add_position, provide_request_context, wait_for_min_position
 from api.http.response_headers import answer_preflight, complete_headers
 from api.http.security import Authentication
@@ -145,7 +146,8 @@ class Application(Litestar):
             await answer_head(super().__call__, scope, send)
         else:
             with self._public_bodies.hold(scope) as count:
-                await super().__call__(scope, limit_body(scope, receive, count), send)
+                receive = check_after_slow_body(scope, limit_body(scope, receive, count))
+                await super().__call__(scope, receive, send)
 
 
 def create_app(services: AbstractAsyncContextManager[Services], version: str) -> Litestar:

@@ -6,6 +6,7 @@ import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -183,12 +184,13 @@ class ArtifactController(Controller):
         contents.
         """
         async with ctx.reading() as connection:
-            await ctx.find_visible(artifacts.find, "artifact", artifact_id)
+            find = partial(ctx.find_visible, artifacts.find, "artifact", artifact_id)
+            await find()
             # Read from the log, since a read model may have been altered together with the content.
             stored = await ctx.services.log.on(connection).load_state(ARTIFACT.at(artifact_id))
         if stored is None:
             raise NotFound(f"There is no artifact {artifact_id}.")
-        return await make_file_response(request, ctx.services.blobs, stored)
+        return await make_file_response(request, ctx.services.blobs, stored, find)
 
     @delete("/{artifact_id:int}", status_code=204, guards=[CAN_WRITE])
     async def delete_artifact(self, ctx: RequestContext, artifact_id: int) -> None:

@@ -5,6 +5,7 @@ be verified offline.
 import asyncio
 import time
 from datetime import datetime
+from functools import partial
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
@@ -16,6 +17,7 @@ from litestar.response import Stream
 from api.audit import MAX_STREAM, find_readable_projects
 from api.http.head import IS_HEAD
 from api.http.permissions import CAN_AUDIT, User
+from api.http.repeated_checks import check_while_sending
 from api.http.request_context import RequestContext
 from api.http.types import MAX_ID
 from commands.audit import NoteReading
@@ -207,7 +209,8 @@ class AuditLogController(Controller):
             head,
             asked_at,
         )
-        return Stream(export.lines(), media_type=NDJSON)
+        lines = check_while_sending(ctx.request, export.lines(), partial(choose_events, ctx, project_id, stream))
+        return Stream(lines, media_type=NDJSON)
 
 
 async def seal_up_to(ctx: RequestContext, position: int) -> None:

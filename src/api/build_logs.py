@@ -4,6 +4,7 @@ pipeline of an external build sends.
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from typing import Annotated, Any, cast
 
 import msgspec
@@ -14,6 +15,7 @@ from msgspec import Meta
 
 from api.builds import find_visible_build
 from api.http.permissions import CAN_READ, CAN_REPORT
+from api.http.repeated_checks import check_while_sending
 from api.http.request_context import RequestContext
 from api.http.types import MAX_ID
 from api.live.build_feed import format_line
@@ -101,8 +103,9 @@ class BuildLogController(Controller):
         """Returns a build's log as a text file, up to its present end. Each line begins with its time."""
         number, total = await find_log(ctx, build_id, attempt)
         first = 0 if tail is None else max(0, total - tail)
+        text = read_text(ctx.services.build_logs, build_id, number, first, total)
         return Stream(
-            read_text(ctx.services.build_logs, build_id, number, first, total),
+            check_while_sending(ctx.request, text, partial(find_visible_build, ctx, build_id)),
             media_type=MediaType.TEXT,
             headers={"Content-Disposition": f'attachment; filename="build-{build_id}.log"'},
         )

@@ -9,6 +9,7 @@ from litestar import Request, Response
 from litestar.response import Stream
 
 from api.http import problems
+from api.http.repeated_checks import Check, check_while_sending
 from api.http.verified_contents import read_verified
 from domain.artifacts import ArtifactStored
 from domain.core.errors import NotFound
@@ -47,10 +48,10 @@ def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
 
 
 async def make_file_response(
-    request: Request[Any, Any, Any], blobs: Blobs, artifact: ArtifactStored
+    request: Request[Any, Any, Any], blobs: Blobs, artifact: ArtifactStored, check: Check
 ) -> Response[Any] | Stream:
     """Returns a response with the whole file (200) or the requested range (206). Answers 304 if the client already has
-    the file, and 416 if the file has no byte in the range.
+    the file, and 416 if the file has no byte in the range. Calls `check` regularly while it sends the file.
 
     Raises NotFound if the contents are missing, and ContentsAltered if they are not those that were stored.
     """
@@ -76,7 +77,7 @@ async def make_file_response(
     except BlobMissing:
         raise NotFound(f"The content of artifact {artifact.artifact_id} is gone.") from None
     return Stream(
-        content,
+        check_while_sending(request, content, check),
         status_code=200 if wanted is None else 206,
         media_type=artifact.content_type,
         headers={
