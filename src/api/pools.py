@@ -12,7 +12,7 @@ from api.http.permissions import CAN_READ, PROJECT_ADMINS
 from api.http.request_context import RequestContext
 from api.http.types import MAX_ID, Id, Name, changes_in, fields_of, to_view
 from commands.configurations import Label, check_labels
-from commands.pools import CreatePool, DeletePool, UpdatePool
+from commands.pools import ONLY_ADMINS_TRUST, CreatePool, DeletePool, UpdatePool
 from domain.core.errors import Forbidden
 from domain.pools import POOL
 from projections import pools
@@ -65,8 +65,8 @@ class PoolController(Controller):
         await ctx.must_access(data.project_id)
         if data.shared:
             ctx.user.must_manage_nodes()
-        if data.untrusted:
-            check_may_trust(ctx)
+        if data.untrusted and not ctx.user.is_admin:
+            raise Forbidden(ONLY_ADMINS_TRUST)
         check_labels("labels", data.labels)
         pool_id = await ctx.services.ids.draw("node_pools")
         claim = name_claim(ctx, data.project_id, data.name)
@@ -84,15 +84,11 @@ class PoolController(Controller):
         """Changes a pool. New limits and labels apply to builds that are assigned from now on."""
         pool = await find_visible_pool(ctx, id)
         check_may_change(ctx, pool)
-        if data.shared not in (UNSET, pool.shared):
-            ctx.user.must_manage_nodes()
-        if data.untrusted not in (UNSET, pool.untrusted):
-            check_may_trust(ctx)
         check_labels("labels", data.labels)
         changes = changes_in(data, name="title")
         if not isinstance(data.name, UnsetType):
             changes["claim"] = name_claim(ctx, pool.project_id, data.name)
-        await ctx(UpdatePool(id, **changes))
+        await ctx(UpdatePool(id, **changes, may_share=ctx.user.may_manage_nodes, may_trust=ctx.user.is_admin))
         return await find_visible_pool(ctx, id)
 
     @delete("/{id:int}", guards=[PROJECT_ADMINS])
@@ -121,14 +117,6 @@ def check_may_change(ctx: RequestContext, pool: PoolView) -> None:
     if not ctx.user.may("read", pool.project_id):
         raise Forbidden(f"Node pool {pool.id} is shared, but only admins of its project change it.")
     ctx.user.must_access(ctx.needs.level, pool.project_id, f"node pool {pool.id}")
-
-
-def check_may_trust(ctx: RequestContext) -> None:
-    """Raises Forbidden if the caller is not an admin: only admins decide which machines run commands of strangers."""
-    if not ctx.user.is_admin:
-        raise Forbidden(
-            "Only admins set `untrusted` of a node pool: pull requests from forks run on its machines then."
-        )
 
 
 async def check_may_move(ctx: RequestContext, *pool_ids: int | None) -> None:

@@ -57,7 +57,7 @@ class RegisterNode(Command):
 @dataclass(frozen=True)
 class RotateNodeToken(Command, of=NODE):
     """Gives a node a new token. Its agent may use the old token until `old_until`. If this is None, the old token is
-    refused at once.
+    refused at once, and the session of the agent that has it ends.
     """
 
     node_id: int
@@ -65,8 +65,10 @@ class RotateNodeToken(Command, of=NODE):
     old_until: datetime | None
 
     def decide(self, node: Node | None) -> Iterable[Event]:
-        must_exist(node, f"node {self.node_id}")
+        node = must_exist(node, f"node {self.node_id}")
         yield self.event(NodeTokenRotated)
+        if self.old_until is None and node.session is not None:
+            yield NodeWentOffline(node_id=self.node_id, session=node.session, reason="its token is not valid any more")
 
 
 @dataclass(frozen=True)

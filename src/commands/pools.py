@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 from commands.handler import Command, must_exist
 from commands.projects import must_be_open
 from domain.claims import CLAIM, Claim, release_claim, take_claim
-from domain.core.errors import Conflict
+from domain.core.errors import Conflict, Forbidden
 from domain.core.events import AnyStream, Event
 from domain.nodes import NODE, Node, NodeQuarantined, NodeUpdated
 from domain.pools import POOL, Clearable, Pool, PoolCreated, PoolDeleted, PoolUpdated
 from domain.projects import PROJECT, Project
+
+ONLY_ADMINS_TRUST = "Only admins set `untrusted` of a node pool: pull requests from forks run on its machines then."
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,8 @@ class CreatePool(Command):
 @dataclass(frozen=True)
 class UpdatePool(Command, of=POOL):
     """Changes the fields that are not None to these values, and sets the fields in `cleared` to None. `claim` is the id
-    of the claim that keeps the new name unique.
+    of the claim that keeps the new name unique. Raises Forbidden if the command changes `shared` without `may_share`,
+    or `untrusted` without `may_trust`.
     """
 
     pool_id: int
@@ -51,6 +54,8 @@ class UpdatePool(Command, of=POOL):
     shared: bool | None = None
     untrusted: bool | None = None
     cleared: tuple[Clearable, ...] = ()
+    may_share: bool = False
+    may_trust: bool = False
 
     def then_reads(self, pool: Pool | None) -> Sequence[AnyStream]:
         """Returns the streams of the claims of the new and the old name, if the command renames the pool."""
@@ -60,6 +65,10 @@ class UpdatePool(Command, of=POOL):
 
     def decide(self, pool: Pool | None, *claims: Claim) -> Iterable[Event]:
         pool = must_exist(pool, f"node pool {self.pool_id}")
+        if self.shared not in (None, pool.shared) and not self.may_share:
+            raise Forbidden("Only admins, and users whom they let manage nodes, set `shared` of a node pool.")
+        if self.untrusted not in (None, pool.untrusted) and not self.may_trust:
+            raise Forbidden(ONLY_ADMINS_TRUST)
         if claims:
             new, old = claims
             refusal = _taken(pool.project_id, self.title or pool.title)

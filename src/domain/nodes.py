@@ -80,6 +80,11 @@ class NodeWentOffline(NodeEvent, frozen=True):
     session: str
     reason: str
 
+    @property
+    def notifies(self) -> str:
+        """Payload of the notification that ends the open poll of the session's agent."""
+        return agent_notification(self.node_id, "")
+
 
 class NodeUpdated(NodeEvent, frozen=True):
     """The node was changed. Fields that are not None have their new values; fields in `cleared` were set to None."""
@@ -152,7 +157,7 @@ def evolve(state: Node | None, event: Event) -> Node | None:
 
 def agent_notification(node_id: int, subject: int | str) -> str:
     """Returns the payload of a notification to the agent of a node. `subject` says what the notification is about: the
-    id of a build, or `cmd-` followed by the id of a command.
+    id of a build, `cmd-` followed by the id of a command, or empty if it is about the agent's session.
     """
     return f"{node_id}:{subject}"
 

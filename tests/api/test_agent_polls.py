@@ -1,11 +1,11 @@
-"""An open poll while the database, or this process's connection to it, is lost."""
+"""An open poll while the database, or this process's connection to it, is lost, and when its session ends."""
 
 from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 
 from tests.support.builders import Shop
-from tests.support.fake_agent import until_it_asks
+from tests.support.fake_agent import FakeAgent, until_it_asks
 from tests.support.server import Server
 
 DISCONNECT_LISTENERS = """
@@ -29,3 +29,20 @@ def test_a_poll_that_heard_nothing_for_a_while_asks_again(server: Server) -> Non
         until_it_asks(database, agent)
         build = shop.start()
         assert asking.result().json()["build"]["id"] == build
+
+
+def test_a_poll_ends_with_the_token_that_opened_it(server: Server) -> None:
+    shop = Shop(server)
+    agent = FakeAgent(server.url, shop.new_token())
+    node = agent.connect().json()["node_id"]
+    with (
+        ThreadPoolExecutor() as threads,
+        psycopg.connect(server.engines.database_url, autocommit=True) as database,
+    ):
+        asking = threads.submit(agent.ask)
+        until_it_asks(database, agent)
+        rotated = shop.admin.when("POST", f"/nodes/{node}/rotate-token", params={"at_once": True}).then(200)
+        assert shop.admin.fetch(f"/nodes/{node}")["status"] == "offline"
+        build = shop.start()
+        assert asking.result().status_code == 204
+    assert FakeAgent(server.url, rotated["agent_token"]).connected().take_up()["id"] == build

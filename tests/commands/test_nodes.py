@@ -81,6 +81,15 @@ def test_the_old_token_is_retired_once() -> None:
         given(REGISTERED, DELETED).when(RotateNodeToken(7, b"new", None))
 
 
+def test_a_rotation_at_once_ends_the_session() -> None:
+    rotated = NodeTokenRotated(node_id=7, token_hash=b"new")
+    offline = NodeWentOffline(node_id=7, session="s1", reason="its token is not valid any more")
+    given(REGISTERED, connected("s1")).when(RotateNodeToken(7, b"new", None)).then(rotated, offline)
+    given(REGISTERED).when(RotateNodeToken(7, b"new", None)).then(rotated)
+    later = NodeTokenRotated(node_id=7, token_hash=b"new", old_until=UNSTAMPED)
+    given(REGISTERED, connected("s1")).when(RotateNodeToken(7, b"new", UNSTAMPED)).then(later)
+
+
 def test_an_agent_connects() -> None:
     given(REGISTERED).when(connect("s1")).then(connected("s1"))
     given(REGISTERED, connected("s1")).when(connect("s1")).then_nothing()

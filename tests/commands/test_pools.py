@@ -4,11 +4,12 @@ from typing import Any
 
 import hypothesis
 import pytest
+from msgspec.structs import replace
 
 from commands.pools import CreatePool, DeletePool, UpdatePool
 from domain import claims, nodes, pools, projects
 from domain.claims import ClaimReleased, ClaimTaken
-from domain.core.errors import Conflict, NotFound
+from domain.core.errors import Conflict, Forbidden, NotFound
 from domain.core.events import Event
 from domain.nodes import NodeQuarantined, NodeRegistered, NodeUpdated
 from domain.pools import POOL, PoolCreated, PoolDeleted, PoolUpdated
@@ -53,11 +54,24 @@ def test_a_new_name_is_taken_and_the_old_one_free() -> None:
 
 
 def test_only_what_changes_is_told() -> None:
-    command = UpdatePool(2, title="linux", claim="pool-name-1", labels={}, max_parallel=10, shared=True)
+    command = UpdatePool(2, title="linux", claim="pool-name-1", labels={}, max_parallel=10, shared=True, may_share=True)
     given(CREATED, TAKEN).when(command).then(PoolUpdated(pool_id=2, project_id=1, labels={}, shared=True))
     unlimited = PoolUpdated(pool_id=2, project_id=1, cleared=("max_parallel",))
     given(CREATED).when(UpdatePool(2, cleared=("max_parallel",))).then(unlimited)
     given(CREATED, unlimited).when(UpdatePool(2, cleared=("max_parallel",))).then_nothing()
+
+
+@pytest.mark.parametrize(("field", "right"), [("shared", "may_share"), ("untrusted", "may_trust")])
+def test_a_mark_is_set_again_only_by_whoever_may_set_it(field: str, right: str) -> None:
+    def updated(value: bool) -> PoolUpdated:
+        return replace(PoolUpdated(pool_id=2, project_id=1), **{field: value})
+
+    again: dict[str, Any] = {field: True}
+    given(CREATED, updated(True)).when(UpdatePool(2, **again)).then_nothing()
+    with pytest.raises(Forbidden, match=field):
+        given(CREATED, updated(True), updated(False)).when(UpdatePool(2, **again))
+    allowed = UpdatePool(2, **again | {right: True})
+    given(CREATED, updated(True), updated(False)).when(allowed).then(updated(True))
 
 
 def test_the_nodes_of_a_deleted_pool_serve_nobody_until_they_are_released() -> None:

@@ -104,8 +104,12 @@ class User:
         if self.role == "viewer":
             raise Forbidden("Viewers can only read; ask an admin for the developer role.")
 
+    @property
+    def may_manage_nodes(self) -> bool:
+        return self.is_admin or (self.can_manage_nodes and not self.is_limited)
+
     def must_manage_nodes(self) -> None:
-        if not self.is_admin and not (self.can_manage_nodes and not self.is_limited):
+        if not self.may_manage_nodes:
             raise Forbidden("Only admins, and users whom they let manage nodes, do this.")
 
 

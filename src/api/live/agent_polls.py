@@ -1,8 +1,8 @@
 """Answers the long polls of agents with messages for them: builds to run or stop, and commands.
 
 An agent has one open poll. A new poll ends the previous one at once, since an agent polls anew when its number of free
-slots changes. A poll whose connection is closed gets no message. Each message has a receipt, which the agent's next
-poll returns; otherwise the server sends the message again.
+slots changes. A poll whose connection is closed, or whose session has ended, gets no message. Each message has a
+receipt, which the agent's next poll returns; otherwise the server sends the message again.
 """
 
 import asyncio
@@ -80,7 +80,7 @@ class AgentPolls:
         self, request: Request[Any, Any, Any], node_id: int, session: str, free: int, receipt: str | None
     ) -> dict[str, Any] | None:
         """Returns the next message for the agent. Returns None if there is none within `POLL_S`, if the connection is
-        closed, or if the agent polls anew.
+        closed, if the session ends, or if the agent polls anew.
 
         `receipt` is the receipt of the last message that the agent got: empty if it has got none yet, and None if the
         agent sends no receipts.
@@ -108,6 +108,8 @@ class AgentPolls:
                         await services.gauges.record_poll(node_id, session, 0, polling=False)
                         return None
                     changed.clear()
+                    if not await self._has_session(node_id, session):
+                        return None
                     if must_look_up.is_set():
                         must_look_up.clear()
                         subjects.update(await self._find_subjects(node_id))
@@ -117,6 +119,8 @@ class AgentPolls:
                         content, message = await self._message(subjects.pop(), node_id, session)
                         if content is None or message in self._sent or replaced.is_set() or is_gone.is_set():
                             continue
+                        if not await self._has_session(node_id, session):
+                            return None
                         self._sent[message] = True
                         self._last[session] = message
                         return content | {"receipt": message.receipt}
@@ -133,6 +137,13 @@ class AgentPolls:
         for replaced, changed in self._open.values():
             replaced.set()
             changed.set()
+
+    async def _has_session(self, node_id: int, session: str) -> bool:
+        """Returns whether the session is the node's, by the log: it ends when the node is deleted, when another agent
+        replaces it, and when the node's token is not valid any more.
+        """
+        node = await self._services.log.load_state(NODE.at(node_id))
+        return node is not None and node.session == session
 
     async def _find_subjects(self, node_id: int) -> set[str]:
         """Returns what waits for the agent: builds (`1025`) and commands (`cmd-7`). First waits until the read models

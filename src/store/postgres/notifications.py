@@ -31,7 +31,7 @@ that the positions must be read from the database.
 """
 AGENT_NOTIFICATIONS = "stored_events_wakes"
 """Payload: `7:1025` if the agent of node 7 can fetch build 1025; `7:cmd-3` if it can fetch command 3; `done:3` if
-command 3 has been answered.
+command 3 has been answered; `7:` if the session of that agent has ended.
 """
 POLLS = "polls"
 """Payload: a node id, and how many builds its agent asks for: `7:2`. `7:0` means that the agent has stopped asking."""
