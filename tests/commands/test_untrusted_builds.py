@@ -87,14 +87,16 @@ def test_an_approval_states_the_commit() -> None:
 
 
 def test_an_approval_is_of_all_builds_of_the_group_that_wait() -> None:
+    def ids(build_id: int) -> dict[str, Any]:
+        return IDS | {"build_id": build_id}
+
     def queued(build_id: int, commit: str = "c0ffee", group_id: int | None = 1, *, untrusted: bool = True) -> Event:
-        ids = IDS | {"build_id": build_id}
-        return BuildQueued(**ids, branch="x", commit_sha=commit, group_id=group_id, untrusted=untrusted)
+        return BuildQueued(**ids(build_id), branch="x", commit_sha=commit, group_id=group_id, untrusted=untrusted)
 
     def approved(build_id: int) -> Event:
-        return BuildApproved(**IDS | {"build_id": build_id}, commit_sha="c0ffee")
+        return BuildApproved(**ids(build_id), commit_sha="c0ffee")
 
-    ended = BuildFinished(**IDS | {"build_id": 6}, status="aborted", reason="superseded")
+    ended = BuildFinished(**ids(6), status="aborted", reason="superseded")
     history = (queued(1), queued(2), queued(3, "decade"), queued(4, group_id=4), queued(5, untrusted=False), queued(6))
     approve = ApproveBuild(1, others=(1, 2, 3, 4, 5, 6, 7, 2))
     given(*history, ended).when(approve).then(approved(1), approved(2))
