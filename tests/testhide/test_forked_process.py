@@ -1,5 +1,6 @@
 """Processes that tests fork end with the tests, even if these are killed."""
 
+import os
 import subprocess
 import sys
 import time
@@ -30,7 +31,9 @@ def work() -> None:
 
 def test_forked_processes_end_with_the_tests() -> None:
     code = "from tests.testhide.test_forked_process import start; start()"
-    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True) as tests:
+    # `./dev test` sets PYTHONSAFEPATH, with which the folder of the process is not searched for modules.
+    environ = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, "-c", code], env=environ, stdout=subprocess.PIPE, text=True) as tests:
         assert tests.stdout is not None
         forked = [psutil.Process(int(pid)) for pid in tests.stdout.readline().split()]
         tests.kill()
