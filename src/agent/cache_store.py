@@ -57,8 +57,8 @@ class CacheStore:
         return True
 
     def save(self, scope: str, key: str, archive: IO[bytes]) -> str:
-        """Store an archive under a key, and return the SHA-256 of the archive. After a crash the archive is stored
-        completely or not at all.
+        """Store an archive under a key in place of an earlier one, and return the SHA-256 of the archive. After a crash
+        the archive is stored completely or not at all.
         """
         archive.seek(0)
         folder = self._scope(scope)
@@ -69,10 +69,13 @@ class CacheStore:
                 digest = _copy(archive, copy)
                 copy.flush()
                 os.fsync(copy.fileno())
-                path.rename(folder / f"{_name(key)}-{digest}.tar")
+                stored = path.rename(folder / f"{_name(key)}-{digest}.tar")
             except BaseException:
                 path.unlink(missing_ok=True)
                 raise
+        for earlier in folder.glob(f"{_name(key)}-*.tar"):
+            if earlier != stored:
+                earlier.unlink(missing_ok=True)
         self._shrink()
         return digest
 

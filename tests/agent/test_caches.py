@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import tarfile
 from pathlib import Path
@@ -40,6 +41,62 @@ def test_a_later_build_has_what_a_build_that_passed_has_left(server: FakeServer)
     assert not any("saved" in line for line in later.lines)
     assert _run(server, f"{SHOW}; true", scope="3-members").printed == []
     assert _run(server, f"{SHOW}; true", scope="4-admins").printed == []
+
+
+# Changes what `tar` writes, as soon as there is a file for it.
+FORGE = """
+import io, os, tarfile, time
+archive = io.BytesIO()
+with tarfile.open(fileobj=archive, mode="w", format=tarfile.GNU_FORMAT) as tar:
+    for name in ("workspace/Makefile", "home/.profile", "workspace/deps/a"):
+        member = tarfile.TarInfo(name)
+        member.size = 5
+        tar.addfile(member, io.BytesIO(b"EVIL\\n"))
+path = os.path.join(os.path.dirname(os.getcwd()), "saved-cache-0.tar")
+open("ready", "w").close()
+while True:
+    try:
+        file = os.open(path, os.O_WRONLY)
+        break
+    except OSError:
+        pass
+while True:
+    os.pwrite(file, archive.getvalue(), 0)
+"""
+
+
+@pytest.mark.usefixtures("agent")
+def test_no_process_of_a_build_writes_the_archive(server: FakeServer) -> None:
+    forge = f"cat > forge.py <<'END'\n{FORGE}\nEND\nsetsid python3 forge.py > /dev/null 2>&1 &\n"
+    saved = _run(server, f"{MAKE}\n{forge} while [ ! -e ready ]; do sleep 0.01; done")
+    assert any("Cache deps: saved" in line for line in saved.lines), saved.lines
+
+    later = _run(server, f"{SHOW}; cat Makefile ~/.profile 2> /dev/null; true")
+
+    assert later.printed == ["1", "1"]
+
+
+@pytest.mark.usefixtures("agent")
+def test_variables_of_the_job_change_no_archive(server: FakeServer) -> None:
+    env = {"TAR_OPTIONS": "--transform=s/deps/source/"}
+    _run(server, MAKE, env=env)
+
+    assert _run(server, f"{SHOW}; true", env=env).printed == ["1", "1"]
+
+
+def test_only_the_paths_of_a_cache_are_unpacked(server: FakeServer, agent: Agent) -> None:
+    _run(server, MAKE)
+    (archive,) = (agent.workdir / "caches").glob("*/*.tar")
+    content = _pack("workspace/Makefile")
+    name = archive.name.partition("-")[0]
+    archive.rename(archive.with_name(f"{name}-{hashlib.sha256(content).hexdigest()}.tar")).write_bytes(content)
+
+    build = _run(server, f"ls; {MAKE}")
+
+    assert build.printed == []
+    why = "'workspace/Makefile' is none of its paths"
+    assert f"==> Cache deps: the one on this agent is not used: {why}" in build.lines
+    assert _run(server, f"{SHOW}; true").printed == ["2", "2"], "it is made anew"
 
 
 @pytest.mark.usefixtures("agent")

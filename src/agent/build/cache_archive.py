@@ -1,23 +1,30 @@
-"""Checks an archive that came from the server, before `tar` unpacks it.
+"""Checks the archive of a cache, before it is saved and before `tar` unpacks it.
 
-`tar` runs with the rights of the build's user, so an archive cannot do what the build itself could not. The check keeps
-it within the paths of its cache all the same, and keeps out what no cache needs: devices, pipes and sparse files.
+`tar` runs with the rights of the build's user, so an archive cannot do what the build itself could not. But another
+build made it, and it must not bring more than the paths of its cache: no files of the checkout, and none that programs
+read in the home folder. The check also keeps out what no cache needs: devices, pipes and sparse files. It refuses
+headers that another program could read otherwise.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import tarfile
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import BinaryIO
 
 _BLOCK_BYTES = 512
 _CHUNK_BYTES = 1 << 20
-_MAX_EXTENSION_BYTES = 64 * 1024  # of a long name or a pax header; paths of Linux have 4096 bytes
+_MAX_EXTENSION_BYTES = 64 * 1024  # of a long name or a pax header
+_MAX_PATH = 4096  # characters; Linux takes no longer paths
 _SHOWN_CHARACTERS = 200
 _CODEC = "utf-8", "surrogateescape"
 _FILES = (tarfile.REGTYPE, tarfile.AREGTYPE)
 _WITHOUT_CONTENT = (tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE)
+_SIZE = re.compile(rb" *[0-7]+[ \0]*|\x80.*", re.DOTALL)
+_GNU_MAGIC = b"ustar  \0"  # its headers have other fields where those of POSIX have the beginning of the name
 _EXTENSIONS = {tarfile.GNUTYPE_LONGNAME: "path", tarfile.GNUTYPE_LONGLINK: "linkpath"}
 
 
@@ -25,11 +32,12 @@ class BadArchive(Exception):
     """An archive is not unpacked. The message says why."""
 
 
-def check_archive(file: BinaryIO, paths: Sequence[str]) -> None:
+def check_archive(file: BinaryIO, paths: Sequence[str], folder: Path) -> None:
     """Read the headers of a tar archive. Raises `BadArchive` unless it has only files, folders and links below `paths`,
-    and is whole. A symbolic link may lead anywhere.
+    and is whole. A symbolic link may lead anywhere, but nothing may be unpacked through it, nor through a link that
+    `folder`, in which the archive is to be unpacked, has below one of the paths.
     """
-    allowed = [os.path.normpath(path) for path in paths]
+    names = _Names(paths, folder)
     file.seek(0)
     extended: dict[str, str] = {}
     while any(block := file.read(_BLOCK_BYTES)):
@@ -37,16 +45,21 @@ def check_archive(file: BinaryIO, paths: Sequence[str]) -> None:
             member = tarfile.TarInfo.frombuf(block, *_CODEC)
         except tarfile.HeaderError as error:
             raise BadArchive(f"it is damaged ({error})") from None
+        if not _SIZE.fullmatch(block[124:136]) or (block[257:265] == _GNU_MAGIC and any(block[345:500])):
+            raise BadArchive("a header is damaged")
         if member.type in _EXTENSIONS or member.type == tarfile.XHDTYPE:
             if not 0 <= member.size <= _MAX_EXTENSION_BYTES:
                 raise BadArchive("a header is too large")
             content = file.read(_pad(member.size))[: member.size]
             if member.type == tarfile.XHDTYPE:
-                extended.update(_parse_pax(content))
+                more = dict(_parse_pax(content))
             else:
-                extended[_EXTENSIONS[member.type]] = content.rstrip(b"\0").decode(*_CODEC)
+                more = {_EXTENSIONS[member.type]: content.rstrip(b"\0").decode(*_CODEC)}
+            if more.keys() & extended.keys():  # programs differ in which of them counts
+                raise BadArchive("a header is there twice")
+            extended.update(more)
             continue
-        _check_member(member, extended, allowed)
+        _check_member(member, extended, names)
         extended = {}
         file.seek(_pad(member.size), os.SEEK_CUR)
     if len(block) < _BLOCK_BYTES:
@@ -56,7 +69,7 @@ def check_archive(file: BinaryIO, paths: Sequence[str]) -> None:
             raise BadArchive("something comes after its end")
 
 
-def _check_member(member: tarfile.TarInfo, extended: dict[str, str], allowed: Sequence[str]) -> None:
+def _check_member(member: tarfile.TarInfo, extended: dict[str, str], names: _Names) -> None:
     name = extended.get("path", member.name)
     shown = repr(name[:_SHOWN_CHARACTERS])
     if any(key == "size" or key.startswith("GNU.sparse") for key in extended):
@@ -65,19 +78,41 @@ def _check_member(member: tarfile.TarInfo, extended: dict[str, str], allowed: Se
         raise BadArchive(f"{shown} is no file, folder or link")
     if member.size < 0 or (member.size and member.type in _WITHOUT_CONTENT):
         raise BadArchive(f"{shown} has a wrong size")
-    named = [name]
-    if member.type == tarfile.LNKTYPE:
-        named.append(extended.get("linkpath", member.linkname))
-    for path in named:
-        if not _is_below(path, allowed):
-            raise BadArchive(f"{path[:_SHOWN_CHARACTERS]!r} is none of its paths")
+    path = names.check(name)
+    if member.type == tarfile.SYMTYPE:
+        names.add_link(path)
+    if member.type == tarfile.LNKTYPE and names.is_link(names.check(extended.get("linkpath", member.linkname))):
+        names.add_link(path)
 
 
-def _is_below(path: str, allowed: Sequence[str]) -> bool:
-    if ".." in path.split("/"):
-        return False
-    path = os.path.normpath(path)
-    return any(path == folder or path.startswith(f"{folder}/") for folder in allowed)
+class _Names:
+    """Names that the members of one archive may have."""
+
+    def __init__(self, paths: Sequence[str], folder: Path) -> None:
+        self._allowed = sorted((os.path.normpath(path) for path in paths), key=len)
+        self._folder = folder
+        self._is_link: dict[str, bool] = {}
+
+    def check(self, name: str) -> str:
+        """Return the normalized name. Raises `BadArchive` if it is below none of the paths, or below a link."""
+        path = os.path.normpath(name)
+        outer = next((one for one in self._allowed if path == one or path.startswith(f"{one}/")), None)
+        if outer is None or "\0" in name or ".." in name.split("/") or len(name) > _MAX_PATH:
+            raise BadArchive(f"{name[:_SHOWN_CHARACTERS]!r} is none of its paths")
+        end = path.find("/", len(outer))
+        while end >= 0:
+            if self.is_link(path[:end]):
+                raise BadArchive(f"{name[:_SHOWN_CHARACTERS]!r} leads through a link")
+            end = path.find("/", end + 1)
+        return path
+
+    def add_link(self, path: str) -> None:
+        self._is_link[path] = True
+
+    def is_link(self, path: str) -> bool:
+        if path not in self._is_link:
+            self._is_link[path] = os.path.islink(self._folder / path)
+        return self._is_link[path]
 
 
 def _parse_pax(content: bytes) -> Iterator[tuple[str, str]]:

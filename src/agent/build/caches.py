@@ -3,7 +3,8 @@ did not have.
 
 A cache that this agent does not have may come from the server, to which other agents have sent it. `tar` packs and
 unpacks the caches with the rights of the build's user. So a link in the repository or in an archive leads `tar` only to
-files that the build itself could reach.
+files that the build itself could reach. The archive is the agent's: `tar` gets it open, and no process of the build can
+write it. Whatever its source, it is unpacked only if all of it belongs to the cache's paths.
 """
 
 from __future__ import annotations
@@ -30,8 +31,10 @@ CHECKSUM = re.compile(r"""\{\{ *checksum +"([^"{}]+)" *\}\}""")
 _CHUNK_BYTES = 1 << 20
 _MIB = 1 << 20
 
-RunTar = Callable[[Sequence[str]], bool]
-"""Runs a command line as the build's user in the workspace. Returns whether it ended with exit code 0."""
+RunTar = Callable[[Sequence[str], str], bool]
+"""Runs a command line as the build's user in the workspace. The text is the file for its standard output; if it is
+empty, the output goes to the log. Returns whether the command ended with exit code 0.
+"""
 
 
 @dataclass
@@ -49,6 +52,11 @@ class Caches:
         """Key and paths of each cache to save after the build."""
         self._folder = self._workspace.folder
 
+    @property
+    def are_missing(self) -> bool:
+        """Whether there are caches to save after the build."""
+        return bool(self._missing)
+
     def restore(self) -> None:
         """Unpack the caches that this agent or the server has. Leave out what is damaged or cannot be unpacked."""
         for number, cache in enumerate(self._wanted):
@@ -59,7 +67,9 @@ class Caches:
                 self._note(f"Cache {show_path(cache['key'])} is not used: {why}")
 
     def save(self) -> None:
-        """Save the caches that `restore` did not find, here and on the server."""
+        """Save the caches that `restore` did not find, here and on the server. Call it when the build's processes have
+        ended.
+        """
         for number, (key, paths) in enumerate(self._missing):
             try:
                 self._save(key, paths, self._folder / f"saved-cache-{number}.tar")
@@ -70,7 +80,7 @@ class Caches:
         began = time.monotonic()
         paths = [_below_folder(path) for path in wanted]
         source = "this agent"
-        if not self._store.copy_to(self._scope, _with_paths(key, paths), archive):
+        if not self._copy(key, paths, archive):
             if why := self._fetch(key, paths, archive):
                 self._note(f"Cache {key}: not on this agent yet{why}")
                 self._missing.append((key, paths))
@@ -83,6 +93,19 @@ class Caches:
             self._note(f"Cache {key}: not all of it could be unpacked")
         archive.unlink()
 
+    def _copy(self, key: str, paths: Sequence[str], archive: Path) -> bool:
+        """Copy the cache that this agent has to a new file. If there is none, return False and leave no file."""
+        if not self._store.copy_to(self._scope, _with_paths(key, paths), archive):
+            return False
+        try:
+            with archive.open("rb") as file:
+                check_archive(file, paths, self._folder)
+        except BadArchive as why:
+            self._note(f"Cache {key}: the one on this agent is not used: {why}")
+            archive.unlink()
+            return False
+        return True
+
     def _fetch(self, key: str, paths: Sequence[str], archive: Path) -> str:
         """Write the cache that the server has into a new file, and save it on this agent. If there is none, return the
         rest of a sentence that says why, and leave no file.
@@ -94,7 +117,7 @@ class Caches:
             with archive.open("x+b") as file:
                 if self._transfer.fetch(_name_on_server(key, paths), file):
                     file.flush()
-                    check_archive(file, paths)
+                    check_archive(file, paths, self._folder)
                     self._store.save(self._scope, _with_paths(key, paths), file)
                     archive.chmod(0o644)
                     return ""
@@ -108,18 +131,20 @@ class Caches:
         if not found:
             self._note(f"Cache {key}: not saved, since none of its paths is there")
             return
-        # The build's user may write to this file only, which is open here already: a link cannot take its name.
-        with path.open("x+b") as archive:
-            if account := self._workspace.account:
-                os.fchown(archive.fileno(), account.uid, account.gid)
-            blocks = self._store.limit_bytes // 512  # the unit of `ulimit -f`
-            if self._tar(f'ulimit -f {blocks} && exec tar -c -f "$@"', str(path), "--", *found):
+        try:
+            with path.open("x+b") as archive:
+                blocks = self._store.limit_bytes // 512  # the unit of `ulimit -f`
+                if not self._tar(f'ulimit -f {blocks} && exec tar -c -f - -- "$@"', *found, output=str(path)):
+                    self._note(f"Cache {key}: not saved, since it could not be packed")
+                    return
+                check_archive(archive, paths, self._folder)
                 digest = self._store.save(self._scope, _with_paths(key, paths), archive)
                 sent = self._send(key, paths, digest, archive)
                 self._note(f"Cache {key}: saved, {file_size(archive) / _MIB:.1f} MiB{sent}")
-            else:
-                self._note(f"Cache {key}: not saved, since it could not be packed")
-        path.unlink()
+        except BadArchive as why:
+            self._note(f"Cache {key}: not saved: {why}")
+        finally:
+            path.unlink(missing_ok=True)
 
     def _send(self, key: str, paths: Sequence[str], digest: str, archive: BinaryIO) -> str:
         """Send a saved cache to the server, and return the rest of a sentence that says whether it was sent."""
@@ -132,9 +157,9 @@ class Caches:
             return f", not sent to the server: {why}"
         return f", and sent to the server in {time.monotonic() - began:.1f} s"
 
-    def _tar(self, command: str, *arguments: str) -> bool:
+    def _tar(self, command: str, *arguments: str, output: str = "") -> bool:
         # `cd` instead of `tar -C`: the build's user may enter the folder, but may not list it, as `tar -C` does.
-        return self._run(["/bin/sh", "-c", f'cd -- "$0" && {command}', str(self._folder), *arguments])
+        return self._run(["/bin/sh", "-c", f'cd -- "$0" && {command}', str(self._folder), *arguments], output)
 
     def _hash_file(self, part: re.Match[str]) -> str:
         account = self._workspace.account

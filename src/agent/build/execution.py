@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -150,18 +150,23 @@ class Execution:
         try:
             with contextlib.closing(Shell(self._workspace, env, self._message.get("shell", "sh"))) as shell:
                 self._log.note(f"Steps run in {shell.program}, in {self._workspace.root}")
-                caches = self._make_caches(env)
+                caches = self._make_caches()
                 caches.restore()
                 verdict = self._run_setup(shell) or self._run_command(shell)
-                if verdict.exit_code == 0 and not verdict.reason:
-                    caches.save()
+                if verdict.exit_code == 0 and not verdict.reason and caches.are_missing:
+                    # No process of the build may change what is saved while it is read.
+                    if self._steps.kill_remaining(self._log.add):
+                        self._log.note("No caches are saved: not all processes of this build can be ended")
+                    else:
+                        caches.save()
                 return verdict
         except ShellRefused as refused:
             return BuildVerdict(None, SETUP_FAILED, str(refused))
 
-    def _make_caches(self, env: Mapping[str, str]) -> Caches:
-        def run(argv: Sequence[str]) -> bool:
-            result = self._steps.run(argv, dict(env), self._log.add)
+    def _make_caches(self) -> Caches:
+        def run(argv: Sequence[str], output: str) -> bool:
+            # Without the job's variables, which could make another program or another archive of `tar`.
+            result = self._steps.run(argv, self._workspace.base_environment(), self._log.add, output or None)
             if result.cause and result.cause != TIMEOUT:
                 raise _BuildEnded(self._decide_early_verdict(result.cause))
             return result.exit_code == 0

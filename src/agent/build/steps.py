@@ -42,12 +42,14 @@ class Steps:
     _workspace: Workspace
     _masker: Masker
 
-    def run(self, argv: Sequence[str], env: dict[str, str], add_lines: AddLines) -> StepResult:
+    def run(
+        self, argv: Sequence[str], env: dict[str, str], add_lines: AddLines, output: str | None = None
+    ) -> StepResult:
         """Run a step and return its result when its first process ends. Other processes that the step started run on
-        until `kill_remaining`.
+        until `kill_remaining`. If `output` names a file, the step's standard output goes there.
         """
         reader = LineReader(self._masker)
-        self._supervisor.run(argv, str(self._workspace.root), env, self._account, self._workspace.record)
+        self._supervisor.run(argv, str(self._workspace.root), env, self._account, self._workspace.record, output=output)
         with selectors.DefaultSelector() as selector:
             for source in (self._supervisor.output, self._supervisor.control, self._interrupt):
                 selector.register(source, selectors.EVENT_READ)

@@ -7,7 +7,8 @@ the supervisor kills its descendants and exits.
 The agent (`supervisor_client`) sends JSON messages, one a line, through the socket at standard input. The commands'
 output goes to standard output.
 
-    -> {"run": {"argv", "cwd", "env", "account": null | [uid, gid, [group]], "record": file, "errors": null | pipe}}
+    -> {"run": {"argv", "cwd", "env", "account": null | [uid, gid, [group]], "record": file, "output": null | file,
+               "errors": null | pipe}}
                                       <- {"exit": code} or {"refused": why it cannot be started}
     -> {"end": grace, "number": n}    <- {"left": number of processes that could not be ended, "number": n}
 
@@ -112,6 +113,7 @@ class _ProcessSupervisor:
         env: dict[str, str],
         account: list[Any] | None,
         record: str,
+        output: str | None,
         errors: str | None,
     ) -> None:
         is_first = not self._has_begun
@@ -126,12 +128,13 @@ class _ProcessSupervisor:
                 # The record is in the build's folder.
                 namespaces.hide_shared_folders(os.path.dirname(record), BuildAccount(*account) if account else None)
             self._has_begun = True
-            with open(errors, "wb", buffering=0) if errors else contextlib.nullcontext(subprocess.STDOUT) as stderr:
+            with _open(output) as stdout, _open(errors) as stderr:
                 process = subprocess.Popen(
                     argv,
                     cwd=cwd,
                     env=env,
                     stdin=subprocess.DEVNULL,
+                    stdout=stdout,
                     stderr=stderr,
                     start_new_session=True,
                     **identity,
@@ -187,6 +190,11 @@ class _ProcessSupervisor:
     def _answer(self, message: dict[str, Any]) -> None:
         with contextlib.suppress(OSError):  # the agent is gone: the next `recv` reports it
             self._control.sendall(json.dumps(message).encode() + b"\n")
+
+
+def _open(path: str | None) -> contextlib.AbstractContextManager[Any]:
+    """Open a file for what a command writes; without a path, return this process's standard output."""
+    return open(path, "wb", buffering=0) if path else contextlib.nullcontext(1)
 
 
 def _restrict(has_user_of_its_own: bool, is_first: bool) -> None:

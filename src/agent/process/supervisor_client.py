@@ -54,14 +54,15 @@ class SupervisorClient:
         account: BuildAccount | None,
         record: str,
         errors: str | None = None,
+        output: str | None = None,
     ) -> None:
         """Start a command as the user `account`, or as the agent's user if `account` is None.
 
         `record` is the file in which the supervisor lists the build's processes (see `orphans`). `errors` is a named
-        pipe for standard error. If it is None, standard error goes to standard output.
+        pipe for standard error, and `output` a file for standard output. `read_output` returns what has no such file.
         """
-        options = {"argv": list(argv), "cwd": cwd, "env": env, "account": account, "record": record, "errors": errors}
-        self._send({"run": options})
+        options = {"argv": list(argv), "cwd": cwd, "env": env, "account": account, "record": record}
+        self._send({"run": {**options, "output": output, "errors": errors}})
 
     def end(self, grace: float) -> None:
         """Ask the supervisor to end its descendants: it sends them SIGTERM, and SIGKILL `grace` seconds later. With a
