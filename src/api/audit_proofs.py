@@ -12,7 +12,6 @@ from urllib.parse import urlencode
 import msgspec
 from litestar import Controller, Request, Response, get
 from litestar.params import Parameter
-from litestar.response import Stream
 
 from api.audit import MAX_STREAM, find_readable_projects
 from api.http.head import IS_HEAD
@@ -20,6 +19,8 @@ from api.http.permissions import CAN_AUDIT, User
 from api.http.repeated_checks import check_while_sending
 from api.http.request_context import RequestContext
 from api.http.types import MAX_ID
+from api.live.stream_clients import LiveStream, StreamClient
+from api.live.streams import Streams
 from commands.audit import NoteReading
 from domain.audit import SIGNING_KEY, SigningKeyChanged
 from domain.core.errors import Forbidden, Invalid, NotFound, Unavailable
@@ -177,13 +178,16 @@ class AuditLogController(Controller):
         held: Annotated[
             list[int] | None, Parameter(max_items=MAX_HELD, description="Sizes of checkpoints to compare with")
         ] = None,
-    ) -> Stream:
+    ) -> LiveStream:
         """Returns the log up to a checkpoint as NDJSON, which `testhide audit verify` can check. Only admins can export
         the whole log.
 
         Without `size`, the export goes up to the newest checkpoint. The server first waits, for 5 s at most, until a
-        checkpoint covers all present events.
+        checkpoint covers all present events. A user may have two exports open at each process, and all users together
+        eight.
         """
+        streams: Streams = ctx.request.app.state.streams
+        streams.exports.admit(ctx.user)
         asked_at, head = utcnow(), await ctx.services.log.read_head()
         if size is None:
             await seal_up_to(ctx, head)
@@ -210,7 +214,14 @@ class AuditLogController(Controller):
             asked_at,
         )
         lines = check_while_sending(ctx.request, export.lines(), partial(choose_events, ctx, project_id, stream))
-        return Stream(lines, media_type=NDJSON)
+
+        async def send_lines(client: StreamClient) -> None:
+            async for piece in lines:
+                await client.send(piece)
+
+        # What the user may still read is checked by `check_while_sending`.
+        client = StreamClient(ctx.request, may_read=lambda user: True, is_one_text=True)
+        return LiveStream(streams.exports, client, send_lines, NDJSON)
 
 
 async def seal_up_to(ctx: RequestContext, position: int) -> None:

@@ -63,6 +63,7 @@ class StreamClient:
         request: Request[User, Any, Any],
         may_read: Callable[[User], bool],
         keep_alive: Callable[[], bytes] | None = None,
+        is_one_text: bool = False,
     ) -> None:
         self.changed = asyncio.Event()
         """Event that a source or feed sets when there may be messages for the client."""
@@ -71,6 +72,9 @@ class StreamClient:
         self.request = request
         self._may_read = may_read
         self._keep_alive = keep_alive
+        self._is_one_text = is_one_text
+        """Whether a cut breaks the connection, so that the client does not take a part of the text for the whole."""
+        self._is_gone = False
         self._is_due = False
         self._sending_since: float | None = None
         self._sent_at = self._message_at = time.monotonic()
@@ -78,7 +82,9 @@ class StreamClient:
         self._send: Send
 
     async def run(self, source: Source, receive: Receive, send: Send) -> None:
-        """Runs `source` until it returns or the client is cut."""
+        """Runs `source` until it returns or the client is cut. Raises ConnectionAbortedError if a client is cut that
+        wants a whole text.
+        """
         self._send = send
         watching = asyncio.create_task(self._watch(receive))
         sending = asyncio.create_task(source(self))
@@ -86,6 +92,8 @@ class StreamClient:
             await asyncio.wait((sending, self._cut), return_when=asyncio.FIRST_COMPLETED)
             if sending.done():
                 sending.result()
+            elif self._is_one_text and not self._is_gone:
+                raise ConnectionAbortedError("the client was cut before it had the whole text")
         finally:
             await cancel_and_wait(watching, sending)
 
@@ -135,23 +143,32 @@ class StreamClient:
 
     async def _watch(self, receive: Receive) -> None:
         await _until_disconnect(receive)
+        self._is_gone = True
         self.cut()
 
 
 class StreamClients:
-    """Open streams of a process. One user may have at most `limit` streams; 0 means no limit."""
+    """Open streams of one kind in a process. One user may have at most `limit` of them, and all users together `total`;
+    0 means no limit. `kind` names them in messages.
+    """
 
-    def __init__(self, limit: int = 0) -> None:
+    def __init__(self, limit: int = 0, total: int = 0, kind: str = "streams") -> None:
         self._limit = limit
+        self._total = total
+        self._kind = kind
         self._clients: set[StreamClient] = set()
 
     def __len__(self) -> int:
         return len(self._clients)
 
     def admit(self, user: User) -> None:
-        """Raises TooManyRequests if the user already has as many open streams as one user may have."""
+        """Raises TooManyRequests if the user already has as many open streams as one user may have, and Unavailable if
+        all users together have as many as the process may have.
+        """
         if self._limit and sum(client.user.user_id == user.user_id for client in self._clients) >= self._limit:
-            raise TooManyRequests(f"You have {self._limit} streams open; close one first.", RETRY_AFTER_S)
+            raise TooManyRequests(f"You have {self._limit} {self._kind} open; close one first.", RETRY_AFTER_S)
+        if self._total and len(self._clients) >= self._total:
+            raise Unavailable(f"{self._total} {self._kind} are open; try again later.", RETRY_AFTER_S)
 
     async def run(self, client: StreamClient, source: Source, receive: Receive, send: Send) -> None:
         self._clients.add(client)
@@ -240,20 +257,24 @@ class LiveStream(Stream):
     many open streams.
     """
 
-    def __init__(self, clients: StreamClients, client: StreamClient, source: Source) -> None:
+    def __init__(
+        self, clients: StreamClients, client: StreamClient, source: Source, media_type: str = MEDIA_TYPE
+    ) -> None:
         clients.admit(client.user)
-        super().__init__((), headers={"X-Accel-Buffering": "no"})
+        super().__init__((), headers={"X-Accel-Buffering": "no"}, media_type=media_type)
         self._sending = partial(clients.run, client, source)
 
     def to_asgi_response(self, *args: Any, **kwargs: Any) -> ASGIResponse:
-        return _Sending(self._sending, self.headers)
+        return _Sending(self._sending, self.headers, str(self.media_type))
 
 
 class _Sending(ASGIResponse):
     _should_set_content_length = False
 
-    def __init__(self, sending: Callable[[Receive, Send], Awaitable[None]], headers: dict[str, str]) -> None:
-        super().__init__(headers=headers, media_type=MEDIA_TYPE)
+    def __init__(
+        self, sending: Callable[[Receive, Send], Awaitable[None]], headers: dict[str, str], media_type: str
+    ) -> None:
+        super().__init__(headers=headers, media_type=media_type)
         self._sending = sending
 
     async def send_body(self, send: Send, receive: Receive) -> None:

@@ -9,12 +9,18 @@ from api.live.event_feed import EventFeed
 from api.live.finished_logs import FinishedLogs
 from api.live.stream_clients import StreamClients
 
+EXPORTS_PER_USER = 2
+"""Number of exports of the log that a user may have open at a process. Each takes a few MiB, and CPU time."""
+EXPORTS = 8
+"""Number of exports of the log that a process has open at most."""
+
 
 class Streams:
     """Live streams of a process. They are `streams` in the application's state."""
 
     def __init__(self, services: Services) -> None:
         self.clients = StreamClients(services.streams_per_user)
+        self.exports = StreamClients(EXPORTS_PER_USER, EXPORTS, kind="exports")
         self.builds = BuildFeeds(services)
         self.events = EventFeed(services)
         self.finished_logs = FinishedLogs(services.log, services.build_logs)
@@ -22,5 +28,5 @@ class Streams:
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
         with self.builds.listening():
-            async with self.clients.watched():
+            async with self.clients.watched(), self.exports.watched():
                 yield

@@ -10,10 +10,12 @@ is the hash in the tree. If a row was changed, the values of its line hash to so
 verifier can name the position.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+import asyncio
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from eventsourcing.persistence import StoredEvent
@@ -32,10 +34,21 @@ from store.log.event_log import EventLog
 from store.postgres.queries import fetch_rows
 
 CHUNK = 250
-"""Number of exported positions that are in memory at a time."""
+"""Number of positions that are looked up in the tree at once."""
+ROWS_BYTES = 1024 * 1024
+"""Number of stored bytes up to which rows are read at once. A larger row is read alone."""
+PIECE_BYTES = 64 * 1024
+"""Number of bytes after which lines are handed on. Then other requests have their turn: a line takes CPU time."""
 
 Following = Callable[[int, int], Awaitable[list[int]]]
 """Function of a position and a limit. Returns the next positions to export after that position, in order."""
+
+
+class _Row(NamedTuple):
+    position: int
+    stored: StoredEvent
+    key: bytes | str | None
+    """Data key of the sealed fields, or a sentence that says why it cannot be used; None if there is none."""
 
 
 @dataclass
@@ -64,40 +77,54 @@ class Export:
         self._tree = AuditTree(self.pool)
 
     async def lines(self) -> AsyncIterator[bytes]:
-        """Yields the lines of the export, several whole lines at a time. Needs constant memory."""
+        """Yields the text of the export, some 64 KiB of whole lines or one longer line at a time. Has no more in memory
+        than this, and the stored rows of about 1 MiB.
+        """
+        texts: list[bytes] = []
+        size = 0
+        async for line in self._all_lines():
+            texts.append(msgspec.json.encode(line) + b"\n")
+            size += len(texts[-1])
+            if size >= PIECE_BYTES:
+                yield b"".join(texts)
+                texts, size = [], 0
+                await asyncio.sleep(0)
+        yield b"".join(texts)
+
+    async def _all_lines(self) -> AsyncIterator[ExportLine]:
         recorded = (await self.log.load([SIGNING_KEY.name]))[SIGNING_KEY.name]
         size = self.checkpoint.size
         self._keys = [item.position for item in recorded if item.position <= size]
         covering = [await self._tree.covering(position) for position in self._keys[1:]]
         handovers = {item.size: item.note for item in covering if item is not None}
         self._boundaries = sorted({*handovers, *self.boundaries, size})
-        yield _text(
-            ExportLine(
-                export=ExportHeader(
-                    origin=self.checkpoint.note.partition("\n")[0],
-                    size=size,
-                    after=self.after,
-                    filter=self.filter,
-                    checkpoint=self.checkpoint.note,
-                    handovers=list(handovers.values()),
-                    keys=[item.event.public_key for item in recorded if isinstance(item.event, SigningKeyChanged)],
-                    hashes=[item.hex() for item in await self._tree.hashes(cover(0, self.after))],
-                    asked_at=self.asked_at,
-                    head=self.head,
-                )
+        yield ExportLine(
+            export=ExportHeader(
+                origin=self.checkpoint.note.partition("\n")[0],
+                size=size,
+                after=self.after,
+                filter=self.filter,
+                checkpoint=self.checkpoint.note,
+                handovers=list(handovers.values()),
+                keys=[item.event.public_key for item in recorded if isinstance(item.event, SigningKeyChanged)],
+                hashes=[item.hex() for item in await self._tree.hashes(cover(0, self.after))],
+                asked_at=self.asked_at,
+                head=self.head,
             )
         )
         if self.following is None and self.after == 0:
             # The log begins at 1: any row before was inserted by somebody else.
-            yield b"".join([_text(line) for _, line in await self._rows("notification_id < 1", [])])
+            for row in await self._rows("notification_id < 1", []):
+                yield _line(row)
         at = self.after
         while at < size:
             wanted, reached = await self._wanted(at)
-            yield b"".join([_text(line) for line in await self._lines(at, wanted, reached)])
+            async for line in self._lines(at, wanted, reached):
+                yield line
             at = reached
         async for keys in self._later_erasures():
-            yield _text(ExportLine(later_erasures=keys))
-        yield _text(ExportLine(end=size))
+            yield ExportLine(later_erasures=keys)
+        yield ExportLine(end=size)
 
     async def _later_erasures(self) -> AsyncIterator[list[str]]:
         """Yields lists of data keys that were destroyed after the checkpoint. Exported events with these keys may read
@@ -123,20 +150,28 @@ class Export:
         # Every export includes the events of the signing keys.
         return sorted({*found, *(position for position in self._keys if at < position <= reached)}), reached
 
-    async def _lines(self, at: int, wanted: Sequence[int], reached: int) -> list[ExportLine]:
+    async def _lines(self, at: int, wanted: Sequence[int], reached: int) -> AsyncIterator[ExportLine]:
         skipped = list(self._left_out(at, wanted, reached))
         hashes = iter(await self._tree.hashes([subtree for stretch in skipped for subtree in cover(*stretch)]))
         leaves = dict(zip(wanted, await self._tree.leaves(wanted), strict=True))
-        rows: dict[int, list[ExportLine]] = {}
-        for position, line in await self._rows("notification_id = ANY (%s)", [list(wanted)]):
-            rows.setdefault(position, []).append(msgspec.structs.replace(line, leaf=leaves[position].hex()))
-        lines: dict[int, list[ExportLine]] = {
-            first: [ExportLine(skipped=(first + 1, end), hashes=[next(hashes).hex() for _ in cover(first, end)])]
+        ranges = deque(
+            (first, ExportLine(skipped=(first + 1, end), hashes=[next(hashes).hex() for _ in cover(first, end)]))
             for first, end in skipped
-        }
-        for position in wanted:
-            lines[position - 1] = rows.get(position) or [ExportLine(gap=position, leaf=leaves[position].hex())]
-        return [line for index in sorted(lines) for line in lines[index]]
+        )
+        for batch in _batches(wanted, await self._sizes(wanted)):
+            rows: dict[int, list[_Row]] = defaultdict(list)
+            for row in await self._rows("notification_id = ANY (%s)", [batch]):
+                rows[row.position].append(row)
+            for position in batch:
+                while ranges and ranges[0][0] < position:
+                    yield ranges.popleft()[1]
+                leaf = leaves[position].hex()
+                if position not in rows:
+                    yield ExportLine(gap=position, leaf=leaf)
+                for row in rows.pop(position, ()):
+                    yield msgspec.structs.replace(_line(row), leaf=leaf)
+        for _, line in ranges:
+            yield line
 
     def _left_out(self, at: int, wanted: Sequence[int], reached: int) -> Iterator[tuple[int, int]]:
         """Yields ranges of leaves that cover the positions after `at`, up to `reached`, except those in `wanted`. No
@@ -151,7 +186,17 @@ class Export:
                 yield at, position - 1
             at = position
 
-    async def _rows(self, condition: str, parameters: Sequence[Any]) -> list[tuple[int, ExportLine]]:
+    async def _sizes(self, positions: Sequence[int]) -> dict[int, int]:
+        """Returns position -> number of stored bytes, for the positions that have rows."""
+        rows = await fetch_rows(
+            self.pool,
+            "SELECT notification_id, sum(octet_length(state)) FROM stored_events WHERE notification_id = ANY (%s)"
+            " GROUP BY notification_id",
+            (list(positions),),
+        )
+        return {position: size or 0 for position, size in rows}
+
+    async def _rows(self, condition: str, parameters: Sequence[Any]) -> list[_Row]:
         query = (
             "SELECT notification_id, originator_id, originator_version, topic, state FROM stored_events"
             f" WHERE {condition} ORDER BY notification_id, originator_id, originator_version LIMIT 10000"
@@ -159,7 +204,7 @@ class Export:
         rows = [(position, row_of(*columns)) for position, *columns in await fetch_rows(self.pool, query, parameters)]
         sealed_by = [(position, stored, MAPPER.key_name(stored.state)) for position, stored in rows]
         keys = await self._data_keys({name for _, _, name in sealed_by if name is not None})
-        return [(position, _line(position, stored, keys.get(name or ""))) for position, stored, name in sealed_by]
+        return [_Row(position, stored, keys.get(name or "")) for position, stored, name in sealed_by]
 
     async def _data_keys(self, names: set[str]) -> dict[str, bytes | str | None]:
         """Returns for each name the data key, None if the key was destroyed, or a sentence that says why the key cannot
@@ -188,7 +233,23 @@ def of_stream(pool: AsyncConnectionPool, stream: str) -> Following:
     return following
 
 
-def _line(position: int, stored: StoredEvent, key: bytes | str | None) -> ExportLine:
+def _batches(positions: Iterable[int], sizes: Mapping[int, int]) -> Iterator[list[int]]:
+    """Splits positions into lists whose rows have at most ROWS_BYTES together, or into single ones of larger rows."""
+    batch: list[int] = []
+    total = 0
+    for position in positions:
+        size = sizes.get(position, 0)
+        if batch and total + size > ROWS_BYTES:
+            yield batch
+            batch, total = [], 0
+        batch.append(position)
+        total += size
+    if batch:
+        yield batch
+
+
+def _line(row: _Row) -> ExportLine:
+    position, stored, key = row
     try:
         opened = MAPPER.opened(stored, lambda name: None)
         leaf = event_leaf(position, stored, opened)
@@ -211,7 +272,3 @@ def _line(position: int, stored: StoredEvent, key: bytes | str | None) -> Export
     values: dict[str, Any] = msgspec.structs.asdict(leaf)
     values["clear"] = msgspec.Raw(canonical(opened.clear))
     return ExportLine(**values, sealed=sealed, salt=salt or None, withheld=withheld, unreadable=reason)
-
-
-def _text(line: ExportLine) -> bytes:
-    return msgspec.json.encode(line) + b"\n"
