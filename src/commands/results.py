@@ -219,13 +219,7 @@ class RecordReport(Command):
 
     def _blocks(self, build: AnyBuild, quarantined: bytearray) -> Iterator[ResultsRecorded]:
         report = self.report
-        texts = iter(report.texts)
-        text = next(texts, None)
-        for start, end in report.blocks():
-            block_texts = []
-            while text is not None and text.row < end:
-                block_texts.append(msgspec.structs.replace(text, row=text.row - start))
-                text = next(texts, None)
+        for (start, end), texts in zip(report.blocks(), report.texts_by_block(), strict=True):
             yield ResultsRecorded(
                 **build.ids,
                 first_result_id=self.first_result_id + start,
@@ -237,7 +231,7 @@ class RecordReport(Command):
                 finals=bytes(report.finals[start:end]),
                 known_issues=bytes(report.known_issues[start:end]),
                 flaky=bytes(report.flaky[start:end]),
-                texts=block_texts,
+                texts=[msgspec.structs.replace(text, row=text.row - start) for text in texts],
                 commit=commit_number(commit_of(build)),
                 quarantined=_slice_flags(quarantined, start, end),
                 flips=_slice_flags(self.flips, start, end),

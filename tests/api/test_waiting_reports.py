@@ -15,13 +15,17 @@ from tests.support.builders import given_build, given_job, given_project, upload
 from tests.support.in_process_server import serve_in_process
 from tests.support.server import ADMIN, Server
 
-REPORT = b'<testsuite name="s"><testcase name="a"/><testcase name="%d"/></testsuite>'
+TEXT = b"<system-out>twenty or more letters</system-out>"
+REPORT = b'<testsuite name="s"><testcase name="a"/><testcase name="%d">' + TEXT + b"</testcase></testsuite>"
 
 
+@pytest.mark.parametrize(("results", "text_of_result"), [(1, 1024), (20_000, 0.001)])
 def test_the_next_report_of_a_project_waits_until_the_large_one_before_it_is_shown(
-    server: Server, monkeypatch: pytest.MonkeyPatch
+    server: Server, monkeypatch: pytest.MonkeyPatch, results: int, text_of_result: float
 ) -> None:
-    monkeypatch.setattr(recording, "MAX_UNSHOWN_RESULTS", 1)
+    """Large by its results, or by its texts."""
+    monkeypatch.setattr(recording, "MAX_UNSHOWN_RESULTS", results)
+    monkeypatch.setattr(recording, "TEXT_OF_RESULT", text_of_result)
     monkeypatch.setattr(recording, "MAX_LAG_S", 0.1)
     build, of_another = (given_build(server, given_job(server, given_project(server))) for _ in range(2))
     with serve_in_process(server) as process:

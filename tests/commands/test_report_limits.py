@@ -34,3 +34,13 @@ def test_the_reports_and_results_of_a_build_are_limited(monkeypatch: pytest.Monk
         history += decided(command(read, path=f"{number}.xml"), *history)
     with pytest.raises(TooLarge, match="takes no more"):
         find_excess(state(*history), 0)
+
+
+def test_a_text_counts_what_it_takes_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One emoji makes Python keep four bytes for each character."""
+    monkeypatch.setattr("commands.reports.reading.REPORT_TEXT", 1_000)
+    read = report(*(("s", name, f"<system-out>\U0001f600{'x' * 299}</system-out>") for name in "ab"))
+    assert [text.row for text in read.texts] == [0]
+    assert 1_200 <= read.text_bytes < 1_300
+    read = report(*(("s", name, f"<system-out>{'x' * 300}</system-out>") for name in "abcd"))
+    assert [text.row for text in read.texts] == [0, 1, 2, 3]

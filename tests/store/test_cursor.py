@@ -9,6 +9,7 @@ import pytest
 
 from domain.claims import ClaimReleased, ClaimTaken
 from domain.core.events import EventMetadata, Recorded
+from store.log import event_log
 from store.log.cursor import LogCursor
 from store.log.event_log import Write
 from store.log.subscription import LogSubscription
@@ -155,6 +156,22 @@ async def test_a_stored_position_is_moved_by_one_at_a_time(parts: Core) -> None:
             await log_positions.move_position(connection, "tests", 7)
             assert not waiting.done()
         assert await waiting == 7
+
+
+async def test_a_batch_ends_after_a_number_of_bytes(
+    parts: Core, listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether they are many in the database, or only after they are decompressed."""
+    monkeypatch.setattr(event_log, "MAX_BATCH_BYTES", 10_000)
+    large = [ClaimTaken(claim=name, owner="user-1" * 1_000) for name in "abcde"]
+    await parts.log.append([Write(1, event) for event in large], METADATA)
+    cursor, handled = LogCursor(parts.log, listener, [ClaimTaken.name]), Handled()
+    await cursor.drain(handled)
+    assert (handled.batches, cursor.position) == ([[1, 2], [3, 4], [5]], 5)
+    monkeypatch.setattr(event_log, "MAX_BATCH_BYTES", 1)
+    one_by_one = Handled()
+    await LogCursor(parts.log, listener).drain(one_by_one)
+    assert one_by_one.batches == [[1], [2], [3], [4], [5]]
 
 
 async def test_a_batch_ends_where_it_is_asked_to(parts: Core) -> None:

@@ -19,6 +19,7 @@ from domain.jobs import Configuration, JobCreated, JobDeleted
 from domain.projects import ProjectDeleted
 from domain.registry import EVENTS, UPCASTERS
 from domain.users import UserRegistered
+from store.log import event_log
 from store.log.append import GroupCommit, VersionConflict
 from store.log.codec import EventMapper
 from store.log.event_log import EventLog, Write
@@ -81,6 +82,20 @@ async def test_what_is_appended_is_read(parts: Core) -> None:
     async with another_log(parts) as other:
         assert await other.read(0, 10) == recorded
     assert await parts.log.read_head() == 3
+
+
+async def test_what_is_encoded_in_a_thread_is_read(parts: Core, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two appends at once: a large one, and one in the event loop."""
+    monkeypatch.setattr(event_log, "MAX_ENCODING_S", -1.0)
+    large = [Write(1, claim(f"large-{number}", "x" * 100_000)) for number in range(20)]
+    in_thread = asyncio.create_task(parts.log.append(large, STAMP))
+    await asyncio.sleep(0)
+    monkeypatch.setattr(event_log, "MAX_ENCODING_S", 60.0)
+    await asyncio.gather(*(parts.log.append([Write(1, claim(f"{n}", "y" * 10_000))], STAMP) for n in range(20)))
+    await in_thread
+    read = {recorded.stream: recorded.event for recorded in await parts.log.read(0, 100)}
+    assert len(read) == 40
+    assert all(read[write.event.stream] == STAMP.on(write.event) for write in large)
 
 
 async def test_a_log_without_events(parts: Core) -> None:

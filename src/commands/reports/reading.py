@@ -8,8 +8,10 @@ megabytes, and only results with texts have an object.
 from __future__ import annotations
 
 import gzip
+import sys
 import zlib
 from array import array
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,15 +30,15 @@ MAX_UNPACKED = 512 * 1024 * 1024
 """Largest size in bytes of an unpacked report. Agents may send uncompressed reports of the same size."""
 BLOCK_ROWS = 1_000
 BLOCK_TEXT = 2 * 1024 * 1024
-"""Number of characters of texts after which a block ends early, so that no single event becomes large."""
+"""Size of texts in bytes after which a block ends early, so that no single event becomes large."""
 REPORT_TEXT = 64 * 1024 * 1024
-"""Largest number of characters of texts that are stored for one report. Beyond this, captured output is left out, but
-messages of failures stay.
+"""Largest size in bytes of the texts that are stored for one report. Beyond this, captured output is left out, but
+messages of failures stay. `size_of` says what a text counts.
 """
 MAX_RESULTS = 200_000
 """Largest number of results in one report. A compressed file of 4 MB could contain 25 million."""
 MAX_NAMES = 64 * 1024 * 1024
-"""Largest number of characters of all node ids in one report. Node ids are stored as long as the project exists."""
+"""Largest size in bytes of all node ids in one report. Node ids are stored as long as the project exists."""
 MAX_DURATION = 2**31 - 1  # ms; the column is an integer
 
 _STATUS = {name: number for number, name in enumerate(STATUSES)}
@@ -75,6 +77,8 @@ class ReportRead:
     flaky: bytearray = field(default_factory=bytearray)
     texts: list[ResultText] = field(default_factory=list)
     """Texts of results, ordered by row."""
+    text_bytes: int = 0
+    """Size of all texts in bytes."""
     matches: list[Match] = field(default_factory=list)
     """Failures that known issues match, ordered by row."""
     cuts: list[int] = field(default_factory=lambda: [0])
@@ -108,6 +112,24 @@ class ReportRead:
         """
         ends = [*self.cuts[1:], self.rows]
         return ((start, end) for start, end in zip(self.cuts, ends, strict=True) if start < end)
+
+    def texts_by_block(self) -> Iterator[list[ResultText]]:
+        """Yields the texts of each block."""
+        first = 0
+        for _, end in self.blocks():
+            last = bisect_left(self.texts, end, lo=first, key=lambda text: text.row)
+            yield self.texts[first:last]
+            first = last
+
+
+def size_of(text: str) -> int:
+    """Returns the number of bytes that the characters of a text take in memory. One character like an emoji makes
+    Python keep four bytes for each character of the text.
+    """
+    return sys.getsizeof(text) - _EMPTY
+
+
+_EMPTY = sys.getsizeof("")
 
 
 def read_report(path: Path) -> ReportRead:
@@ -184,7 +206,7 @@ class _Reading:
     def __init__(self) -> None:
         self.report = ReportRead()
         self.names = 0
-        """Number of characters in all node ids so far."""
+        """Size in bytes of all node ids so far."""
         self._indexes: dict[str, int] = {}
         self._suites: dict[str, int] = {}
         self._attempts: dict[str, dict[_TestKey, _Attempts]] = {}
@@ -194,7 +216,6 @@ class _Reading:
         suite must count once.
         """
         self._block_text = 0
-        self._text = 0
         self._left_out = 0
         self._not_run = 0
         self._presumed_retries = 0
@@ -210,7 +231,7 @@ class _Reading:
         if index is None:
             index = self._indexes[case.node_id] = len(report.node_ids)
             report.node_ids.append(case.node_id)
-            self.names += len(case.node_id)
+            self.names += size_of(case.node_id)
             report.case_suites.append(suite)
         tests = self._attempts.setdefault(case.suite, {})
         worker = next((value for name, value in case.properties if name == XDIST_WORKER), "")
@@ -295,12 +316,13 @@ class _Reading:
     def _keep_text(self, row: int, case: Case) -> None:
         failed = case.status == "failed"
         system_out, system_err, trace = case.system_out, case.system_err, case.trace
-        if self._text >= REPORT_TEXT and (system_out or system_err or trace):
+        is_over = self.report.text_bytes >= REPORT_TEXT
+        if is_over and (system_out or system_err or trace):
             system_out = system_err = trace = ""
             self._left_out += 1
         text = ResultText(
             row,
-            case.message[:1_000] if self._text >= REPORT_TEXT else case.message,
+            case.message[:1_000] if is_over else case.message,
             trace,
             case.fail_id,
             case.signature,
@@ -308,13 +330,13 @@ class _Reading:
             "" if case.status == "passed" and case.test_resolution.lower() == "passed" else case.test_resolution,
             system_out,
             system_err,
-            list(_properties(case, failed)) if self._text < 2 * REPORT_TEXT else [],
+            list(_properties(case, failed)) if self.report.text_bytes < 2 * REPORT_TEXT else [],
         )
-        size = sum(map(len, (text.message, text.trace, text.system_out, text.system_err)))
-        size += sum(len(name) + len(value) for name, value in text.properties)
+        size = sum(map(size_of, (text.message, text.trace, text.system_out, text.system_err)))
+        size += sum(size_of(name) + size_of(value) for name, value in text.properties)
         if size or text.fail_id or text.signature or text.test_resolution:
             self.report.texts.append(text)
-            self._text += size
+            self.report.text_bytes += size
             self._block_text += size
 
 

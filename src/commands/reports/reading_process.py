@@ -1,8 +1,8 @@
 """A process that reads reports and does nothing else: `ReadingPool` starts it, and bounds what one report may cost.
 
 A request is the path of a file, then the match rules of its project. The answer is a `ReportRead` in several messages,
-so that the server never decodes a large message at once. First comes the report without its texts, then its texts with
-TEXTS_PER_MESSAGE in each message, and last its matches with known issues. If reading or matching a report takes too
+so that the server never decodes a large message at once. First comes the report without its texts, then the texts of
+each block in a message, and last its matches with known issues. If reading or matching a report takes too
 much CPU time, the kernel ends the process by a signal.
 """
 
@@ -29,7 +29,6 @@ system.
 """
 OUT_OF_MEMORY = 3
 """Exit code of a process that reached its memory limit."""
-TEXTS_PER_MESSAGE = 1_000
 
 _texts = msgspec.msgpack.Decoder(list[ResultText])
 _rules = msgspec.msgpack.Decoder(list[MatchRule])
@@ -74,12 +73,10 @@ def receive(stream: IO[bytes]) -> bytes:
 
 def pack(report: ReportRead) -> Iterator[bytes]:
     """Yields the messages that encode a report, except the last message, which has its matches."""
-    texts, apart = report.texts, ("texts", "matches")
+    apart = "texts", "matches"
     columns = {field.name: getattr(report, field.name) for field in fields(report) if field.name not in apart}
-    starts = range(0, len(texts), TEXTS_PER_MESSAGE)
-    yield msgspec.msgpack.encode((len(starts), columns), enc_hook=_pack_array)
-    for start in starts:
-        yield msgspec.msgpack.encode(texts[start : start + TEXTS_PER_MESSAGE])
+    yield msgspec.msgpack.encode(columns, enc_hook=_pack_array)
+    yield from map(msgspec.msgpack.encode, report.texts_by_block())
 
 
 def unpack(stream: IO[bytes]) -> ReportRead:
@@ -88,13 +85,12 @@ def unpack(stream: IO[bytes]) -> ReportRead:
     """
     if not (message := receive(stream)):
         raise EOFError
-    columns: dict[str, Any]
-    messages, columns = msgspec.msgpack.decode(message, ext_hook=_unpack_array)
+    columns: dict[str, Any] = msgspec.msgpack.decode(message, ext_hook=_unpack_array)
     for name, column in columns.items():
         if isinstance(column, bytes):
             columns[name] = bytearray(column)
     report = ReportRead(**columns)
-    for _ in range(messages):
+    for _ in report.blocks():
         if not (message := receive(stream)):
             raise EOFError
         report.texts += _texts.decode(message)

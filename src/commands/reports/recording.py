@@ -43,8 +43,9 @@ MAX_TRIES = 10
 MAX_UNSHOWN_RESULTS = 20_000
 """Largest number of a project's results that the read models may lack when the project's next report is recorded. With
 more, the report waits. Applying so many takes the read models a second or two, and events of other projects wait
-meanwhile.
+meanwhile. Each TEXT_OF_RESULT bytes of texts count as a result.
 """
+TEXT_OF_RESULT = 1024
 MAX_LAG_S = 30.0
 """Largest number of seconds that a report waits for the read models to show earlier events."""
 
@@ -141,7 +142,9 @@ class ReportRecorder:
     _catalogues: CaseCatalogues = field(default_factory=CaseCatalogues)
     rule_book: RuleBook = field(default_factory=RuleBook)
     _unshown: dict[int, tuple[int, int]] = field(default_factory=dict)
-    """Project id -> (position of its last report, number of results recorded since the project last waited)."""
+    """Project id -> (position of its last report, number of results recorded since the project last waited). Texts
+    count as results, too.
+    """
 
     async def record_file(self, execute: Execute, build: LoadedState[AnyBuild], file: IncomingReport) -> Report:
         """Reads a file and records it as a report. If the build already has this report, returns the recorded one."""
@@ -208,7 +211,8 @@ class ReportRecorder:
                 assert recorded is not None
                 project_id = build.state.queued.project_id
                 _, unshown = self._unshown.get(project_id, (0, 0))
-                self._unshown[project_id] = receipt.position or 0, unshown + report.rows
+                unshown += report.rows + report.text_bytes // TEXT_OF_RESULT
+                self._unshown[project_id] = receipt.position or 0, unshown
                 return recorded
         raise Unavailable("Other reports of this project keep coming first; send this one again.")
 
@@ -281,7 +285,7 @@ class ReportRecorder:
 
     async def _wait_for_large(self, project_id: int) -> bool:
         """Waits until the read models show the earlier reports of a project, if these have more than
-        MAX_UNSHOWN_RESULTS results. Returns whether it waited. Raises Unavailable after MAX_LAG_S.
+        MAX_UNSHOWN_RESULTS results and texts. Returns whether it waited. Raises Unavailable after MAX_LAG_S.
         """
         position, results = self._unshown.get(project_id, (0, 0))
         if results <= MAX_UNSHOWN_RESULTS:

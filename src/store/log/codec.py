@@ -17,6 +17,7 @@ version into the fields of the next.
 import contextlib
 import hashlib
 import os
+import threading
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from functools import cache
@@ -108,7 +109,16 @@ def _from_stored(hint: type[Any], value: Any) -> Any:
 
 _envelopes = msgspec.msgpack.Decoder(Envelope)
 _encoder = msgspec.msgpack.Encoder(enc_hook=_as_stored)
-_compressor = zstandard.ZstdCompressor(level=3)
+
+
+class _OfThread(threading.local):
+    """A compressor for each thread, since two threads must not use one at the same time."""
+
+    def __init__(self) -> None:
+        self.compressor = zstandard.ZstdCompressor(level=3)
+
+
+_of_thread = _OfThread()
 _decompressor = zstandard.ZstdDecompressor()
 _NO_STAMP = EventMetadata(UNSTAMPED, "")
 
@@ -209,6 +219,8 @@ class EventMapper(Mapper[str]):
         super().__init__(JSONTranscoder())
         self._upcasters = upcasters
         self._catalogue = catalogue
+        self.opened_bytes = 0
+        """Size in bytes of the fields of all events that were decompressed so far."""
 
     def encode(self, stream: str, version: int, event: Event, stamp: EventMetadata, key: bytes | None) -> StoredEvent:
         """Encodes an event, with `stamp` as its metadata. `key` is the event's data key; None if the event needs
@@ -218,7 +230,7 @@ class EventMapper(Mapper[str]):
         flags, committed = 0, b""
         if len(clear) > MIN_COMPRESSED_BYTES:
             flags |= COMPRESSED
-            clear = _compressor.compress(clear)
+            clear = _of_thread.compressor.compress(clear)
         if sealed:
             assert key is not None, f"{event.name} has sealed fields and needs its data key"
             salt = os.urandom(SALT_BYTES)
@@ -227,7 +239,7 @@ class EventMapper(Mapper[str]):
             flags |= hashed
             if len(sealed) > MIN_COMPRESSED_BYTES:
                 flags |= SEALED_COMPRESSED
-                sealed = _compressor.compress(sealed)
+                sealed = _of_thread.compressor.compress(sealed)
             sealed = encrypt(key, salt + sealed, _context(stream, version, event.name))
         at_us = (stamp.at - UNSTAMPED) // timedelta(microseconds=1)
         metadata = (at_us, stamp.actor, stamp.correlation_id, stamp.causation)
@@ -257,6 +269,7 @@ class EventMapper(Mapper[str]):
         clear = envelope.clear
         if envelope.flags & COMPRESSED:
             clear = _decompressed(clear)
+        self.opened_bytes += len(clear)
         if not envelope.sealed or (key := key_of(envelope.key_name or "")) is None:
             return Opened(envelope, clear, None, b"")
         context = _context(str(stored.originator_id), stored.originator_version, stored.topic)
@@ -264,6 +277,7 @@ class EventMapper(Mapper[str]):
         salt, sealed = plain[:SALT_BYTES], plain[SALT_BYTES:]
         if envelope.flags & SEALED_COMPRESSED:
             sealed = _decompressed(sealed)
+        self.opened_bytes += len(sealed)
         return Opened(envelope, clear, sealed, salt)
 
     def decode(self, stored: StoredEvent, position: int, key_of: KeyOf) -> Recorded:

@@ -1,11 +1,13 @@
 """The event log, as the rest of the server uses it: appends events, loads streams, reads the whole log in order."""
 
+import asyncio
 import contextlib
 import copy
 import time
-from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from eventsourcing.persistence import StoredEvent
@@ -21,6 +23,7 @@ from store.log.codec import EventMapper, KeyOf, UnreadableEvent
 from store.log.credentials import reseal
 from store.log.ids import LAST_POSITION
 from store.log.row_macs import add_mac
+from store.log.selects import SELECT, load_streams, select_after
 from store.postgres.batch_loader import BatchLoader
 from store.postgres.queries import Source, fetch_rows
 
@@ -34,10 +37,18 @@ has destroyed.
 MAX_TRIED_KEYS = 100
 """Number of data keys that `check_secret` tries. If none of them decrypts, the configured secret key is wrong."""
 
+MAX_BATCH_BYTES = 8 * 1024 * 1024
+"""Size of fields in bytes after which `read_batch` reads no further event."""
+MAX_ENCODING_S = 0.005
+"""Seconds for which an append encodes events in the event loop. The rest is encoded in a thread, so that a large report
+does not hold up everybody.
+"""
+
 DOES_NOT_OPEN = "does not open"
 IS_MISSING = "is missing"
 
-_SELECT = "SELECT notification_id, originator_id, originator_version, topic, state FROM stored_events"
+_encoder = ThreadPoolExecutor(1, "encode-events")
+"""One thread, so that it takes at most half of the interpreter's time, however many appends are large."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +66,7 @@ class Batch(NamedTuple):
     position: int
     """Position up to which the log was read: all matching events up to here have been returned."""
     is_full: bool
-    """True if the read reached its limit, so that more events may follow."""
+    """True if the read reached one of its limits, so that more events may follow."""
 
 
 class EventLog:
@@ -64,7 +75,7 @@ class EventLog:
         self._commit = commit
         self._mapper = mapper
         self._secrets = secrets
-        self._loading: Callable[[tuple[str, ...]], Awaitable[list[tuple[Any, ...]]]] = BatchLoader(pool, _load)
+        self._loading: Callable[[tuple[str, ...]], Awaitable[list[tuple[Any, ...]]]] = BatchLoader(pool, load_streams)
         self._keys: dict[str, bytes | None] = {}
         """A cache: name -> data key, or None for a destroyed key. It is emptied after KEY_CACHE_LIFETIME_S."""
         self._keys_since = time.monotonic()
@@ -78,7 +89,7 @@ class EventLog:
         """Returns a copy of this log that reads over the caller's `connection`."""
 
         async def load(streams: tuple[str, ...]) -> list[tuple[Any, ...]]:
-            return (await _load(connection, [streams]))[0]
+            return (await load_streams(connection, [streams]))[0]
 
         reader = copy.copy(self)
         reader._source, reader._loading = connection, load
@@ -98,15 +109,12 @@ class EventLog:
         """
         events = [write.event for write in writes]
         keys, new = await self._keys_for(writes)
-        stored = [
-            add_mac(
-                self._secrets.rows_key,
-                self._mapper.encode(
-                    write.event.stream, write.version, write.event, metadata, keys.get(write.event.data_key)
-                ),
-            )
-            for write in writes
-        ]
+        stored: list[StoredEvent] = []
+        until = time.monotonic() + MAX_ENCODING_S
+        for write in writes:
+            encode = partial(self._encode, write, metadata, keys.get(write.event.data_key))
+            is_late = time.monotonic() > until
+            stored.append(await asyncio.get_running_loop().run_in_executor(_encoder, encode) if is_late else encode())
         notifications = [payload for event in events if (payload := event.notifies) is not None]
         erased = [name for event in events if (name := event.erases) is not None]
         positions = await self._commit.append(
@@ -144,27 +152,24 @@ class EventLog:
         otherwise reads up to LAST_POSITION. An event that cannot be read is returned as Damaged. Raises UnknownEvent
         for an event that a newer release wrote.
         """
-        rows = await fetch_rows(
-            self._source,
-            f"{_SELECT} WHERE notification_id > %s AND (%s::text[] IS NULL OR topic = ANY (%s::text[]))"
-            f" AND notification_id <= {LAST_POSITION if up_to is None else '%s'} ORDER BY notification_id LIMIT %s",
-            (after, names, names, limit) if up_to is None else (after, names, names, up_to, limit),
-        )
+        rows = await fetch_rows(self._source, *select_after(after, limit, names, up_to))
         return await self._decode(rows)
 
     async def read_batch(
         self, after: int, limit: int, names: Sequence[str] | None = None, up_to: int | None = None
     ) -> Batch:
-        """Reads events as `read` does, and also returns how far the log was read. `up_to` must not be larger than the
-        newest position.
+        """Reads events as `read` does, and also returns how far the log was read. Stops early after events of
+        MAX_BATCH_BYTES. `up_to` must not be larger than the newest position.
         """
         end = up_to or after
         if up_to is None and names is not None:
             # Read before the events, so that the position does not skip an event that is appended in between.
             end = await self.read_head()
-        events = await self.read(after, limit, names, up_to)
+        rows = await fetch_rows(self._source, *select_after(after, limit, names, up_to, MAX_BATCH_BYTES))
+        events = await self._decode(rows, MAX_BATCH_BYTES)
         last = events[-1].position if events else after
-        is_full = len(events) == limit
+        stored_bytes = sum(len(state) for *_, state in rows)
+        is_full = len(rows) == limit or stored_bytes >= MAX_BATCH_BYTES or len(events) < len(rows)
         return Batch(events, last if is_full else max(last, end), is_full)
 
     async def find_positions(self, streams: Sequence[str], until: int, names: Sequence[str] | None = None) -> list[int]:
@@ -182,7 +187,7 @@ class EventLog:
     async def read_at(self, positions: Sequence[int]) -> list[Recorded]:
         """Returns the events at these positions, in order of position. Leaves out positions without an event."""
         rows = await fetch_rows(
-            self._source, f"{_SELECT} WHERE notification_id = ANY (%s) ORDER BY notification_id", (list(positions),)
+            self._source, f"{SELECT} WHERE notification_id = ANY (%s) ORDER BY notification_id", (list(positions),)
         )
         return await self._decode(rows)
 
@@ -190,7 +195,7 @@ class EventLog:
         """Returns the events of one stream after version `after`, in order, at most `limit`."""
         rows = await fetch_rows(
             self._source,
-            f"{_SELECT} WHERE originator_id = %s AND originator_version > %s ORDER BY originator_version LIMIT %s",
+            f"{SELECT} WHERE originator_id = %s AND originator_version > %s ORDER BY originator_version LIMIT %s",
             (name, after, limit),
         )
         return await self._decode(rows)
@@ -201,7 +206,7 @@ class EventLog:
         """
         rows = await fetch_rows(
             self._source,
-            f"{_SELECT} JOIN unnest(%s::text[], %s::bigint[]) AS wanted(name, version)"
+            f"{SELECT} JOIN unnest(%s::text[], %s::bigint[]) AS wanted(name, version)"
             " ON originator_id = wanted.name AND originator_version <= wanted.version"
             " ORDER BY originator_id, originator_version",
             (list(versions), list(versions.values())),
@@ -226,16 +231,26 @@ class EventLog:
         )
         return int(rows[0][0])
 
-    async def _decode(self, rows: list[tuple[Any, ...]]) -> list[Recorded]:
+    def _encode(self, write: Write, metadata: EventMetadata, key: bytes | None) -> StoredEvent:
+        encoded = self._mapper.encode(write.event.stream, write.version, write.event, metadata, key)
+        return add_mac(self._secrets.rows_key, encoded)
+
+    async def _decode(self, rows: list[tuple[Any, ...]], max_bytes: int | None = None) -> list[Recorded]:
+        """Decodes stored events, in order. With `max_bytes`, leaves out those after fields of this size."""
         stored = [(position, StoredEvent(*columns)) for position, *columns in rows]
         names = {name for _, event in stored if (name := self._mapper.key_name(event.state)) is not None}
         keys, key_of = await self._key_lookup(names)
-        recorded = [self._mapper.read(event, position, key_of) for position, event in stored]
+        recorded: list[Recorded] = []
+        before = self._mapper.opened_bytes
+        for position, event in stored:
+            recorded.append(self._mapper.read(event, position, key_of))
+            if max_bytes is not None and self._mapper.opened_bytes - before >= max_bytes:
+                break
         erased = self._forget([item.event for item in recorded])
         if erased and any(key is not None and not erased.isdisjoint(lineage(name)) for name, key in keys.items()):
             # The cache still had a destroyed key. Events before its erasure have to read as blank, too.
             _, key_of = await self._key_lookup(names)
-            recorded = [self._mapper.read(event, position, key_of) for position, event in stored]
+            recorded = [self._mapper.read(event, position, key_of) for position, event in stored[: len(recorded)]]
         if self._secrets.has_older_roots:
             for item in recorded:
                 with contextlib.suppress(SecretMismatch):  # of no use to whoever would unseal it, as before
@@ -368,15 +383,3 @@ def _by_stream(streams: Iterable[str], events: Iterable[Recorded]) -> dict[str, 
     for recorded in events:
         found[recorded.stream].append(recorded)
     return found
-
-
-async def _load(connection: AsyncConnection, asked: Sequence[Sequence[str]]) -> list[list[tuple[Any, ...]]]:
-    found = await fetch_rows(
-        connection,
-        f"{_SELECT} WHERE originator_id = ANY (%s) ORDER BY originator_id, originator_version",
-        (list({stream for streams in asked for stream in streams}),),
-    )
-    rows: dict[str, list[tuple[Any, ...]]] = defaultdict(list)
-    for row in found:
-        rows[row[1]].append(row)
-    return [[row for stream in streams for row in rows[stream]] for streams in asked]
