@@ -74,7 +74,8 @@ class BuildGroupController(Controller):
         first = await ctx.services.ids.draw_range("builds", len(rows))
         numbered = enumerate(rows, first)
         restarts = [RestartBuild(new, row.id, row.job_id, by_admin=ctx.user.is_admin) for new, row in numbered]
-        await ctx(RestartGroup(restarts))
+        claims = [ctx.services.secrets.claim("restart-of-group", str(row.id)) for row in rows]
+        await ctx(RestartGroup(restarts, claims))
         return to_group(group_id, await build_groups.fetch_counting(ctx.source, group_id))
 
 

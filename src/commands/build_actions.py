@@ -67,7 +67,9 @@ class RestartBuild(Command):
     """Queues a new build of the same commit with the same configuration. With `test_ids`, the new build runs only these
     tests.
 
-    The restart of an untrusted build that was approved is approved too, since it runs the same commit.
+    The restart of an untrusted build that was approved is approved too, since it runs the same commit. Otherwise it
+    keeps the trigger, so that it ends as other unapproved builds do when the pull request is closed or has a newer
+    commit.
     """
 
     build_id: int
@@ -138,7 +140,7 @@ class RestartBuild(Command):
             configuration=configuration,
             commit_sha=commit_sha,
             external=False,
-            trigger=None,
+            trigger=queued.trigger if queued.untrusted and source.approved_by is None else None,
             by_admin=self.by_admin and not queued.untrusted,
         )
         if source.approved_by is not None:

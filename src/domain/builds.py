@@ -74,7 +74,7 @@ class BuildQueued(BuildEvent, frozen=True):
     quarantine_mode: QuarantineMode = "run"
     by_admin: bool = False  # whether an admin queued it; unknown, thus false, in events of older releases
     trigger: BuildTrigger | None = None
-    """The change or time that started the build; None if a user started it."""
+    """The change or time that started the build, or the unapproved build that it restarts; None for other builds."""
     group_id: int | None = None
     """Id of the build's group, which is the id of the group's first build; None for a job without a matrix."""
     matrix: dict[str, str] = {}

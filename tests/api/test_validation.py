@@ -127,6 +127,33 @@ def test_what_is_no_object_is_shown(value: Any, says: str) -> None:
     assert [f"{error.field} {error.message}" for error in find_wrong(value, Outer)] == [says]
 
 
+class WithSecrets(msgspec.Struct):
+    title: str
+    secrets: dict[str, str | None] | list[str] = {}
+    token: Annotated[str, Meta(max_length=10)] | None = None
+    url: str | None = None
+
+
+@pytest.mark.parametrize(
+    ("value", "field"),
+    [
+        ({"title": "x", "secrets": {"PIN": 12345678}}, "secrets.PIN"),
+        ({"title": "x", "secrets": {"PIN": ["12345678"]}}, "secrets.PIN"),
+        ({"title": "x", "secrets": "12345678"}, "secrets"),
+        ({"title": "x", "token": {"x": "12345678"}}, "token"),
+        ({"title": "x", "token": "12345678901"}, "token"),
+        ({"title": "x", "url": ["https://example.com/12345678"]}, "url"),
+        ([{"token": "12345678"}], "body"),
+        ("12345678", "body"),
+    ],
+)
+def test_no_secret_is_repeated(value: Any, field: str) -> None:
+    (error,) = find_wrong(value, WithSecrets)
+    assert (error.field, error.message.startswith("must be "), "1234" in error.message) == (field, True, False)
+    (error,) = find_wrong({"title": 1234}, WithSecrets)
+    assert error.message == "must be a text, not 1234"
+
+
 class Watched(list[Any]):
     """A list that counts how many of its items are looked at."""
 

@@ -8,8 +8,10 @@ import msgspec
 import pytest
 
 from commands.build_actions import RestartBuild
+from commands.build_groups import RestartGroup
 from domain import builds, jobs, pools, templates
 from domain.builds import BuildAssigned, BuildDeleted, BuildFinished, BuildQueued, BuildStarted, ReportRecorded
+from domain.claims import ClaimTaken
 from domain.core.errors import Conflict, NotFound
 from domain.core.events import Event
 from domain.jobs import Configuration, JobConfigured, JobCreated, JobDeleted, JobUpdated
@@ -201,3 +203,15 @@ def test_an_external_builds_job_may_take_its_command_from_a_template() -> None:
 @hypothesis.given(commands(RestartBuild), histories(*builds.EVENTS, *jobs.EVENTS, *pools.EVENTS, *templates.EVENTS))
 def test_deciding_again_does_nothing(command: RestartBuild, history: list[Event]) -> None:
     is_decided_once(command, history)
+
+
+def test_a_group_is_restarted_once() -> None:
+    first, second = (RestartGroup([dataclasses.replace(again(), build_id=new)], ["c"]) for new in (2, 3))
+    taken, queued = given(*RAN).when(first)
+    assert taken == ClaimTaken(claim="c", owner="build-2")
+    given(*RAN, taken, queued).when(first).then_nothing()
+    with pytest.raises(Conflict, match="restarted as build 2"):
+        given(*RAN, taken, queued).when(second)
+    deleted = BuildDeleted(**IDS | {"build_id": 2}, results=[])
+    taken_again, _ = given(*RAN, taken, queued, deleted).when(second)
+    assert taken_again == ClaimTaken(claim="c", owner="build-3"), "without build 2, build 1 counts again"

@@ -7,7 +7,7 @@ import hypothesis
 import msgspec
 import pytest
 
-from commands.build_actions import RestartBuild
+from commands.build_actions import RestartBuild, SupersedeBuild
 from commands.build_assignment import AcknowledgeBuild, AssignBuild
 from commands.builds import StartBuild
 from commands.untrusted_builds import ApproveBuild, find_cache_scope, may_have_token
@@ -150,16 +150,20 @@ def test_an_agent_cannot_make_it_a_build_of_another_commit() -> None:
 
 
 def test_the_restart_of_an_approved_build_is_approved() -> None:
-    runs = msgspec.structs.replace(QUEUED, configuration=Configuration(command="make"))
+    runs = msgspec.structs.replace(QUEUED, configuration=Configuration(command="make"), trigger=FORK)
     restart = RestartBuild(2, restarted_from=1, job_id=5, by_admin=True)
     queued, approved = given(JOB, runs, APPROVED, ASSIGNED, STARTED, FINISHED).when(restart)
     assert isinstance(queued, BuildQueued)
     assert (queued.untrusted, queued.commit_sha, queued.by_admin) == (True, "c0ffee", False)
+    assert queued.trigger is None
     assert approved == BuildApproved(**{**IDS, "build_id": 2}, commit_sha="c0ffee")
     stopped = BuildFinished(**IDS, status="aborted", reason="stopped_by_user")
     (waiting,) = given(JOB, runs, stopped).when(restart)
     assert isinstance(waiting, BuildQueued)
     assert waiting.untrusted, "nobody has approved it"
+    (ended,) = given(waiting).when(SupersedeBuild(2, 4, only_unapproved=True))
+    assert isinstance(ended, BuildFinished)
+    assert ended.reason == "superseded", "the pull request has a newer commit"
 
 
 def test_caches_do_not_cross_trust() -> None:

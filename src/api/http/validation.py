@@ -1,5 +1,6 @@
-"""Checks bodies against their types, and ignores no unknown field. An error names every wrong field, its value and the
-possible values. The search for wrong fields ends at MAX_ERRORS, since it occupies the event loop.
+"""Checks bodies against their types, and ignores no unknown field. An error names every wrong field and the possible
+values, and the wrong value unless it may be a secret. The search for wrong fields ends at MAX_ERRORS, since it occupies
+the event loop.
 """
 
 import difflib
@@ -22,6 +23,10 @@ MAX_ERRORS = 50
 """Largest number of wrong fields that an error names."""
 MAX_SHOWN = 60
 """Largest number of characters of a wrong value, or of a name, that an error repeats."""
+SECRET = re.compile(r"secret|token|password|(^|[._])url\b", re.IGNORECASE)
+"""Matches paths of fields whose values are secrets, or URLs that may contain a token. Errors do not repeat these
+values, since clients write errors into their logs.
+"""
 DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 Time = Annotated[datetime, Meta(tz=True)]
 """Type of a time in a request, with its offset. `complete_dates` also allows a date."""
@@ -100,8 +105,8 @@ def find_wrong(value: Any, expected: Any, path: str = "") -> Iterator[FieldError
     # An unknown field makes the object around it wrong, which needs no error of its own.
     if not is_explained and next(find_unknown(value, expected), None) is None:
         is_whole = struct is not None and isinstance(value, dict)
-        message = refusal if is_whole else f"must be {describe(expected)}, not {shown(value)}"
-        yield FieldError(path or "body", message)
+        value_shown = "" if SECRET.search(path) or holds_secret(expected) else f", not {shown(value)}"
+        yield FieldError(path or "body", refusal if is_whole else f"must be {describe(expected)}{value_shown}")
 
 
 def find_wrong_parts(value: Any, expected: Any, path: str) -> Iterator[FieldError]:
@@ -173,6 +178,13 @@ def alternatives(expected: Any) -> Iterator[Any]:
 def struct_of(expected: Any) -> type[msgspec.Struct] | None:
     plain = (item for item in alternatives(expected) if isinstance(item, type))
     return next((item for item in plain if issubclass(item, msgspec.Struct)), None)
+
+
+def holds_secret(expected: Any) -> bool:
+    """Returns whether a type has a field whose value is a secret, at any depth."""
+    if (struct := struct_of(expected)) is not None:
+        return any(SECRET.search(name) or holds_secret(item) for name, item in struct_members(struct).items())
+    return any(holds_secret(item) for option in alternatives(expected) for item in get_args(option))
 
 
 def arguments_of(expected: Any, container: type) -> tuple[Any, ...] | None:
