@@ -278,8 +278,8 @@ class ReactionController(Controller):
 
     @get("", guards=[CAN_READ])
     async def list_reactions(self, ctx: RequestContext) -> Sequence[ReactionStatus]:
-        """Returns the status of every reaction: its position in the log, and how many events are due or parked. Only
-        admins see the texts of errors.
+        """Returns the status of every kind of reaction: the position up to which the log was read for it, and how many
+        of its reactions are due or parked. Only admins see the texts of errors.
         """
         return without_errors(await reactions.fetch_statuses(ctx.source), ctx.user)
 

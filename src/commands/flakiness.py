@@ -1,4 +1,6 @@
-"""Commands on flaky tests: record tests that became flaky."""
+"""Commands on flaky tests: record tests that became flaky. `workers/flakiness.py` decides which these are;
+`reports/reading.py` and `reports/flips.py` decide which results are flaky.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

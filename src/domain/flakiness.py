@@ -5,8 +5,8 @@ on the same commit had the opposite result.
 
 A run of a test is its last attempt in a report, if this attempt passed or failed. A run is flaky in two cases: it
 passed, but an earlier attempt in the same report failed; or it flipped, which means that the test's previous run on the
-same commit had the opposite result. An episode begins with a flaky run and ends after STEADY_AFTER runs in a row that
-are not flaky. The next flaky run begins a new episode.
+same commit had the opposite result. An episode is the time for which a test counts as flaky. It begins with a flaky
+run, and ends after STEADY_AFTER runs in a row that are not flaky. The next flaky run begins a new episode.
 """
 
 from typing import ClassVar

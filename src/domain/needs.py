@@ -1,4 +1,6 @@
-"""Needs of jobs: the jobs that must have passed for a change before another job's build of this change starts."""
+"""Needs of jobs. If job A needs job B, a change starts a build of A only after the builds of B for this change have
+passed.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress

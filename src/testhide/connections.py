@@ -33,8 +33,8 @@ Peer = tuple[str, int]
 
 
 def raise_file_limit() -> int:
-    """Raises this process's limit of open files, up to what it needs or the system allows. Returns the number of
-    connections that the process can then have.
+    """Sets this process's limit of open files to the number that it needs, or to the system's hard limit if that is
+    lower. Returns the number of connections that the process can then have.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MAX_CONNECTIONS + OTHER_FILES

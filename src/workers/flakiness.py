@@ -1,4 +1,4 @@
-"""Records that tests turned flaky. The read models count the runs of each test.
+"""Decides when tests turn flaky, and records it. The read models count the runs of each test.
 
 A test turns flaky at its first flaky run. It turns flaky again at a later flaky run if at least STEADY_AFTER runs since
 the previous flaky run were not flaky.

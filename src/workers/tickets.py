@@ -268,8 +268,9 @@ class _TicketsOfBuild:
                 await self._execute(RecordStop(**self._about(row.cause)))
 
     async def _fetch_reports(self) -> list[ReportRanges]:
-        """Returns the reports that show whether a failure has stopped: those of the build, or of all builds of its
-        group, since one may fail where another one passes. Empty until all of these have passed or failed.
+        """Returns the reports that show whether a failure has stopped: those of the build or, if it belongs to a group,
+        those of all builds of the group, since a test may fail in one and pass in another. Returns nothing until all
+        builds of the group have passed or failed.
         """
         if self.build.queued.group_id is None:
             return [self.ranges]

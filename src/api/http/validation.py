@@ -64,8 +64,8 @@ def complete_dates(value: Any, expected: Any) -> Any:
 
 
 def find_far_times(body: Any) -> Iterator[FieldError]:
-    """Yields an error for each time in a converted body that is so early or late that it cannot be stored or calculated
-    with.
+    """Yields an error for each field of a request body that is a time before EARLIEST or after LATEST. Such times
+    cannot be stored, or cannot be calculated with.
     """
     for name, value in msgspec.structs.asdict(body).items() if isinstance(body, msgspec.Struct) else ():
         if isinstance(value, datetime) and not EARLIEST <= value < LATEST:

@@ -56,8 +56,8 @@ def matches_in(recorded: Recorded) -> Iterator[RuleMatch]:
 
 
 def fold_triage(events: Iterable[Recorded], matches: Iterable[RuleMatch]) -> Triage:
-    """Returns the triage of a result, folded from the events of its stream and its rule matches, in the order of the
-    log.
+    """Returns the triage of a result. Folds `events`, those of the result's triage stream, and `matches`, those of
+    rules with this result, in the order of the log.
     """
     state = TRIAGE.initial
     steps: list[Recorded | RuleMatch] = [*events, *matches]

@@ -2,7 +2,8 @@
 
 A subject is an account, a network address, or an account together with an address; it is stored as an HMAC. An attempt
 is counted before its password is checked, so that simultaneous attempts cannot exceed a limit. A successful attempt is
-subtracted again. Each attempt also deletes a few expired rows, so the table stays small.
+subtracted again. Each attempt also deletes a few expired rows, so the table stays small. The limits are in
+`api/auth.py` and `api/passwords.py`.
 """
 
 from collections.abc import Mapping

@@ -1,8 +1,9 @@
-"""Caches of builds that the server keeps for all agents of a pool. They are no events, and may be lost without harm.
+"""Caches of builds that the server keeps for all agents of a pool. They are not stored as events, and may be
+lost without harm.
 
 A row stands for one blob. Its state is `writing` while the blob is written, `kept` once it is whole, and `dropped` when
-the blob is to be deleted. The row is deleted after its blob. So a process that is killed in between leaves no blob that
-nobody knows of.
+the blob is to be deleted. The row is written before its blob, and deleted after it. So every blob has a row, even if
+a process is killed halfway.
 """
 
 import secrets
