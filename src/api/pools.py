@@ -84,10 +84,15 @@ class PoolController(Controller):
         """Changes a pool. New limits and labels apply to builds that are assigned from now on."""
         pool = await find_visible_pool(ctx, id)
         check_may_change(ctx, pool)
+        if data.shared not in (UNSET, pool.shared):
+            ctx.user.must_manage_nodes()
+        if data.untrusted not in (UNSET, pool.untrusted) and not ctx.user.is_admin:
+            raise Forbidden(ONLY_ADMINS_TRUST)
         check_labels("labels", data.labels)
         changes = changes_in(data, name="title")
         if not isinstance(data.name, UnsetType):
             changes["claim"] = name_claim(ctx, pool.project_id, data.name)
+        # The command checks both rights again, since `pool` may be older than the log.
         await ctx(UpdatePool(id, **changes, may_share=ctx.user.may_manage_nodes, may_trust=ctx.user.is_admin))
         return await find_visible_pool(ctx, id)
 

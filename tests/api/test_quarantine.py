@@ -36,6 +36,7 @@ def test_add_and_list(server: Server, job: int) -> None:
     made = answer.json()
     assert made.items() >= {"node_id": A, "reason": "flaky", "owner": "ann", "expires_at": None}.items()
     (listed,) = asked(server, job)
+    assert made.pop("is_unknown") is False
     assert listed.items() >= made.items()
     assert add(server.admin, job).status_code == 409
     second = add(server.admin, job, B, reason="wip").json()["id"]

@@ -44,8 +44,9 @@ class Flood:
         await self.yard.make_job(LATER, project_id=2)
 
     async def only_it_is_left(self) -> bool:
-        """Whether all is noted, and the other project's reaction has ended."""
-        return self.ran[LATER] == 1 and len(await self.yard.due()) == len(FLOOD)
+        """Whether all is noted, the other project's reaction has ended, and the flood uses the turns of its project."""
+        is_full = self.running == due_reactions.PROJECT_SLOTS
+        return is_full and self.ran[LATER] == 1 and len(await self.yard.due()) == len(FLOOD)
 
 
 @pytest.fixture
