@@ -187,7 +187,6 @@ class AuditLogController(Controller):
         eight.
         """
         streams: Streams = ctx.request.app.state.streams
-        streams.exports.admit(ctx.user)
         asked_at, head = utcnow(), await ctx.services.log.read_head()
         if size is None:
             await seal_up_to(ctx, head)
@@ -197,6 +196,7 @@ class AuditLogController(Controller):
         following, selection, noted = await choose_events(ctx, project_id, stream)
         if project_id is not None and not await ctx.services.waiter.wait(checkpoint.size):
             raise Unavailable("The read models are behind; try again in some seconds.")
+        streams.exports.admit(ctx.user)
         if IS_HEAD not in ctx.request.scope:
             given = {"project_id": project_id, "stream": stream, "after": after or None, "size": size, "held": held}
             parameters = {name: str(value) for name, value in given.items() if value is not None}

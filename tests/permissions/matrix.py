@@ -12,10 +12,12 @@ import warnings
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, NamedTuple
 
+import pytest
 from litestar import Litestar
 from litestar.exceptions import HTTPException, LitestarDeprecationWarning
 
 from api.app import create_app
+from api.live import streams
 from commands.audit import NoteReading
 from commands.handler import Command, CommandContext, Handler, Receipt
 from testhide.processes import api_services
@@ -148,5 +150,9 @@ async def open_matrix(server: Server) -> AsyncIterator[Matrix]:
         harmless = dataclasses.replace(services, handler=NoCommands(services.log, services.handler._clock))
         with warnings.catch_warnings(action="ignore", category=LitestarDeprecationWarning):
             app = create_app(contextlib.nullcontext(harmless), VERSION)
-        async with app.lifespan():
-            yield Matrix(app, scene)
+        with pytest.MonkeyPatch.context() as patch:
+            # Callers are sent together, more than may have an export open.
+            patch.setattr(streams, "EXPORTS_PER_USER", 0)
+            patch.setattr(streams, "EXPORTS", 0)
+            async with app.lifespan():
+                yield Matrix(app, scene)
