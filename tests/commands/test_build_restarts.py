@@ -212,6 +212,7 @@ def test_a_group_is_restarted_once() -> None:
     given(*RAN, taken, queued).when(first).then_nothing()
     with pytest.raises(Conflict, match="restarted as build 2"):
         given(*RAN, taken, queued).when(second)
-    deleted = BuildDeleted(**IDS | {"build_id": 2}, results=[])
+    ids: dict[str, Any] = IDS | {"build_id": 2}
+    deleted = BuildDeleted(**ids, results=[])
     taken_again, _ = given(*RAN, taken, queued, deleted).when(second)
     assert taken_again == ClaimTaken(claim="c", owner="build-3"), "without build 2, build 1 counts again"

@@ -70,7 +70,8 @@ def test_a_mark_is_set_again_only_by_whoever_may_set_it(field: str, right: str) 
     given(CREATED, updated(True)).when(UpdatePool(2, **again)).then_nothing()
     with pytest.raises(Forbidden, match=field):
         given(CREATED, updated(True), updated(False)).when(UpdatePool(2, **again))
-    allowed = UpdatePool(2, **again | {right: True})
+    permitted: dict[str, Any] = again | {right: True}
+    allowed = UpdatePool(2, **permitted)
     given(CREATED, updated(True), updated(False)).when(allowed).then(updated(True))
 
 
