@@ -21,6 +21,7 @@ pytestmark = pytest.mark.real("node")
 
 EXAMPLES = Path(__file__).parent / "node_modules" / "@octokit" / "webhooks-examples"
 STARTING = {"opened", "reopened", "synchronize", "ready_for_review"}
+REPORTED = {*STARTING, "closed"}
 
 
 def payloads(*events: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -53,11 +54,12 @@ def test_pull_requests_are_understood() -> None:
     for event, payload in payloads("pull_request"):
         message = read_message({"x-github-event": event}, json.dumps(payload).encode())
         actions[payload["action"]] += 1
-        assert bool(message.changes) == (payload["action"] in STARTING)
+        assert bool(message.changes) == (payload["action"] in REPORTED)
         if not message.changes:
             assert payload["action"] in message.ignored
             continue
         (change,), pull = message.changes, payload["pull_request"]
+        assert change.deleted == (payload["action"] == "closed")
         assert (change.pull_request, change.branch, change.commit) == (
             payload["number"],
             pull["head"]["ref"],
@@ -72,7 +74,7 @@ def test_pull_requests_are_understood() -> None:
         forked = payload | {"pull_request": pull | {"head": theirs}}
         (moved,) = read_message({"x-github-event": event}, json.dumps(forked).encode()).changes
         assert (moved.fork, moved.fork_repository) == (True, "somebody/else")
-    assert actions.keys() >= STARTING
+    assert actions.keys() >= REPORTED
 
 
 def test_every_example_is_answered(server: Server) -> None:
@@ -89,7 +91,7 @@ def test_every_example_is_answered(server: Server) -> None:
         statuses[event, answer.status_code] += 1
         assert answer.status_code in (200, 202), f"{event}: {answer.text}"
         assert answer.json()["accepted"] == (
-            event == "push" or (event == "pull_request" and payload["action"] in STARTING)
+            event == "push" or (event == "pull_request" and payload["action"] in REPORTED)
         )
     assert {event for event, status in statuses if status == 200} == {"push", "pull_request", "ping"}
     assert statuses["ping", 202] == statuses["push", 202] == 0
