@@ -103,16 +103,21 @@ class Events:
         pass
 
 
-def ours(document: str, window: int) -> list[tuple[Any, ...]]:
+def scanned(document: str, window: int, notes: Notes) -> list[tuple[Any, ...]]:
     events = Events()
-    notes = Notes(1)
     scanner = Scanner(events, notes, Limits())
     for at in range(0, len(document), window):
         scanner.feed(document[at : at + window])
     scanner.close()
+    return events.events
+
+
+def ours(document: str, window: int) -> list[tuple[Any, ...]]:
+    notes = Notes(1)
+    events = scanned(document, window, notes)
     assert notes.warnings() == ()
     depth, inside = 0, []
-    for event in events.events:
+    for event in events:
         depth += {"start": 1, "end": -1}.get(event[0], 0)
         if depth or event[0] == "end":
             inside.append(event)
@@ -163,3 +168,17 @@ def test_well_formed_documents_read_as_lxml_reads_them(document: str, window: in
 def test_the_samples_read_as_lxml_reads_them(name: str) -> None:
     document = samples.ALL[name].removeprefix("\ufeff")
     assert ours(document, 1000) == lxml_events(document)
+
+
+BROKEN = st.lists(
+    st.sampled_from(["<a", "<b ", 'x="1"', "y='2'", '"', "'", "=", ">", "/>", "</a>", " ", '<testcase name="q">', "é"]),
+    max_size=14,
+).map("".join)
+
+
+@given(BROKEN, st.integers(1, 9))
+@settings(deadline=None, max_examples=200)
+def test_windows_do_not_matter_where_tags_are_broken(broken: str, window: int) -> None:
+    """A tag that is not complete waits for the next window and is read on from where its reading stopped."""
+    document = f"<s>{broken}<z/>"
+    assert scanned(document, window, Notes(1)) == scanned(document, len(document), Notes(1))

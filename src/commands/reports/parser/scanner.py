@@ -60,6 +60,8 @@ class Scanner:
         self._at_end = False
         self._cut = ""
         self._found: dict[str, tuple[int, int]] = {}  # text -> (index where its search began, its index)
+        self._read = 0  # of a tag that waits for more input: number of its characters that were read
+        self._read_before = 0  # the same, when the current call of _scan began
 
     @property
     def line(self) -> int:
@@ -100,6 +102,7 @@ class Scanner:
         must wait for the next call.
         """
         at, size = 0, len(buffer)
+        self._read_before, self._read = self._read, 0
         target = self._target
         while at < size:
             if self._until:
@@ -215,7 +218,9 @@ class Scanner:
         """Reads a tag that has faults or is not complete yet. The tag ends at a '>' outside of quotes, or where other
         markup begins. Returns the index at which to continue, or -1 if more input is needed.
         """
-        position = name.end()
+        # A tag that waited is at the start of the buffer. It is not read again from its beginning: with many windows,
+        # a long tag would take time that grows with the square of its length.
+        position = name.end() if at else max(name.end(), self._read_before)
         stop = after = -1
         while True:
             position = _OUTSIDE_QUOTES.match(buffer, position).end()  # type: ignore[union-attr]  # it matches the empty string
@@ -234,10 +239,12 @@ class Scanner:
                 stop = after = markup
                 break
             if closing < 0:
+                self._read = position - at
                 return self._unclosed_value(buffer, at, position)
             position = closing + 1
         if stop < 0:
             if self._waits(len(buffer) - at, self._limits.tag):
+                self._read = position - at
                 return -1
             if self._at_end:
                 return len(buffer)  # cut off within a tag: the element is lost with it, which `truncated` says
