@@ -11,7 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from psycopg import AsyncConnection, OperationalError
+from psycopg import AsyncConnection
 from psycopg.errors import UndefinedTable
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
@@ -25,16 +25,15 @@ from store.log.codec import EventMapper
 from store.log.event_log import EventLog
 from store.log.ids import Ids
 from store.migrations.lost_tables import describe, find_lost_tables
-from store.migrations.runner import MIGRATIONS
 from store.postgres.cancellation import cancel_and_wait
-from store.postgres.connection_settings import find_durability_risks, with_keepalive
+from store.postgres.connection_settings import with_keepalive
 from store.postgres.notifications import AGENT_NOTIFICATIONS, BUILD_LOGS, POLLS, PROJECTED, SEALS, Listener
 from store.postgres.notifications import EVENTS as EVENTS_CHANNEL
-from store.postgres.queries import fetch_rows
 from testhide import runtime
 from testhide.adapters import blob_store, mailer, make_outgoing, source_hosts, ticket_hosts
 from testhide.operator_errors import Fault
 from testhide.settings import Settings
+from testhide.start_checks import refuse_lost_tables, refuse_older_schema, refuse_outage, refuse_risks
 from testhide.version import VERSION, find_build
 
 if TYPE_CHECKING:
@@ -76,15 +75,13 @@ async def core(
     ) as pool:
         log = EventLog(pool, commit, mapper, ring.secrets)
         try:
-            if not settings.unsafe:
-                await _refuse_risks(pool)
-            await _open_ring(ring, pool, log)
-            if not before_migration:
-                await _refuse_older_schema(pool)
-                await _refuse_lost_tables(pool)
-        except OperationalError:
-            await ring.close()
-            raise Fault("The database cannot be reached.") from None
+            with refuse_outage():
+                if not settings.unsafe:
+                    await refuse_risks(pool)
+                await _open_ring(ring, pool, log)
+                if not before_migration:
+                    await refuse_older_schema(pool)
+                    await refuse_lost_tables(pool)
         except BaseException:
             await ring.close()
             raise
@@ -93,16 +90,6 @@ async def core(
         finally:
             await commit.close()
             await ring.close()
-
-
-async def _refuse_risks(pool: AsyncConnectionPool) -> None:
-    async with pool.connection() as connection:
-        found = await find_durability_risks(connection)
-    if found:
-        raise Fault(
-            f"This PostgreSQL does not keep what it acknowledges: {'; '.join(found)}. Switch it on, or accept that"
-            " by --unsafe or TESTHIDE_UNSAFE=1."
-        )
 
 
 async def _open_ring(ring: KeyRing, pool: AsyncConnectionPool, log: EventLog) -> None:
@@ -128,30 +115,6 @@ async def _open_ring(ring: KeyRing, pool: AsyncConnectionPool, log: EventLog) ->
             "The secret key does not open what is in the database: start with the one that it was written with, or"
             " that it was rotated to (TESTHIDE_SECRET_KEY, or secret.key in the data folder). Nothing was changed."
         ) from None
-
-
-async def _refuse_older_schema(pool: AsyncConnectionPool) -> None:
-    newest = MIGRATIONS[-1].version
-    try:
-        ((version,),) = await fetch_rows(pool, "SELECT coalesce(max(version), 0) FROM schema_migrations")
-    except UndefinedTable:
-        version = 0
-    if version == 0:
-        ((log,),) = await fetch_rows(pool, "SELECT to_regclass('stored_events')")
-        if log is None:
-            raise Fault("The database has no tables yet: run `testhide prepare` first.")
-        raise Fault("The database has the tables of a release before schema versions: run `testhide migrate` first.")
-    if version < newest:
-        raise Fault(
-            f"The database has schema version {version}, and this release needs {newest}: run `testhide migrate` first."
-        )
-
-
-async def _refuse_lost_tables(pool: AsyncConnectionPool) -> None:
-    """Raise Fault if tables are lost. Otherwise each process would fail later, at a point of its own."""
-    async with pool.connection() as connection:
-        if lost := await find_lost_tables(connection):
-            raise Fault(f"Tables are {describe(lost)}.")
 
 
 @contextlib.asynccontextmanager
@@ -219,10 +182,11 @@ async def api_services(settings: Settings) -> "AsyncIterator[Services]":
         make_outgoing(settings) as outgoing,
         _listening(parts, EVENTS_CHANNEL, PROJECTED, AGENT_NOTIFICATIONS, BUILD_LOGS) as listener,
     ):
-        if behind := await find_sequences_behind(parts.pool):
-            raise Fault(f"The {describe_behind(behind)}.")
         blobs = blob_store(settings)
-        await refuse_other_store(parts.pool, blobs, settings.blobs)
+        with refuse_outage():
+            if behind := await find_sequences_behind(parts.pool):
+                raise Fault(f"The {describe_behind(behind)}.")
+            await refuse_other_store(parts.pool, blobs, settings.blobs)
         waiter = ProjectionWaiter(parts.pool, listener, PROJECTIONS)
         reading = ReadingPool()
         reports = ReportRecorder(parts.log, parts.ids, ReportLookups(parts.pool), reading, waiter.wait_reached)
@@ -354,7 +318,8 @@ def work(settings: Settings) -> None:
             schedules = make_schedules(parts, handler, outgoing, waiter, settings.public_url)
 
             blobs = blob_store(settings)
-            await refuse_other_store(pool, blobs, settings.blobs)
+            with refuse_outage():
+                await refuse_other_store(pool, blobs, settings.blobs)
             hosts = source_hosts(settings, outgoing, secrets)
             changes = ChangeEvaluator(pool, log, handler, parts.ids, secrets, hosts, waiter.wait_reached)
             pipelines = PipelineSyncer(pool, log, handler, parts.ids, hosts, waiter.wait_reached)

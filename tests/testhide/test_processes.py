@@ -9,8 +9,10 @@ from pathlib import Path
 
 import msgspec
 import psycopg
+import pytest
 
 from integrations.blobs import open_blobs
+from store.postgres.queries import fetch_rows
 from testhide.artifact_store import refuse_other_store
 from testhide.preparation import create_first_admin
 from testhide.processes import Core
@@ -21,6 +23,11 @@ from .conftest import Python
 
 NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing"
 NO_REDIS = "redis://127.0.0.1:1"
+BREAK_WAITING_CONNECTION = """
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE datname = current_database() AND %s = ANY (pg_blocking_pids(pid))
+"""
+"""Ends the connections that wait for a lock of the backend with this process id."""
 
 
 def test_a_process_without_a_database_says_so_in_a_sentence(tmp_path: Path, python: Python) -> None:
@@ -32,6 +39,26 @@ def test_a_process_without_a_database_says_so_in_a_sentence(tmp_path: Path, pyth
         assert process.returncode == 1
         assert "Traceback" not in errors
         assert errors.splitlines()[-1] == "testhide: The database cannot be reached."
+
+
+@pytest.mark.parametrize(
+    ("verb", "table"), [("serve", "webhook_deliveries"), ("serve", "blob_store"), ("work", "blob_store")]
+)
+async def test_a_process_that_loses_the_database_while_it_starts_says_so_in_a_sentence(
+    parts: Core, tmp_path: Path, verb: str, table: str
+) -> None:
+    settings = Settings(database_url=parts.conninfo, redis_url=NO_REDIS, secret_key=b"s" * 32, data_dir=str(tmp_path))
+    file = tmp_path / "settings.json"
+    save_settings(settings, file)
+    async with parts.pool.connection() as connection, connection.transaction():
+        await connection.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE".encode())
+        starting = asyncio.create_task(asyncio.to_thread(run_forked, verb, TESTHIDE_SETTINGS=str(file)))
+        while not await fetch_rows(parts.pool, BREAK_WAITING_CONNECTION, (connection.info.backend_pid,)):
+            assert not starting.done(), starting.result().stderr
+    ended = await starting
+    assert ended.returncode == 1
+    assert "Traceback" not in ended.stderr
+    assert ended.stderr.splitlines()[-1] == "testhide: The database cannot be reached."
 
 
 async def test_every_process_refuses_a_secret_key_that_does_not_open_what_is_there(
