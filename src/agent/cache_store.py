@@ -2,7 +2,8 @@
 used longest ago.
 
 A cache is an archive. Its file name contains the hash of its contents. So an archive that a crash or a bad disk has
-damaged is recognised, and never unpacked. Each scope has a folder: a build finds only caches of its own scope.
+damaged is recognised, and never unpacked. Each scope has a folder: a build finds only caches of the scopes that
+the server names for it.
 """
 
 from __future__ import annotations
@@ -62,8 +63,10 @@ class CacheStore:
         """
         archive.seek(0)
         folder = self._scope(scope)
-        folder.mkdir(mode=0o700, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=_UNFINISHED, delete=False) as copy:
+        with self._lock:  # `_shrink` removes empty folders
+            folder.mkdir(mode=0o700, exist_ok=True)
+            copy = tempfile.NamedTemporaryFile(dir=folder, prefix=_UNFINISHED, delete=False)  # noqa: SIM115
+        with copy:
             path = Path(copy.name)
             try:
                 digest = _copy(archive, copy)
@@ -80,15 +83,23 @@ class CacheStore:
         return digest
 
     def _shrink(self) -> None:
-        """Remove the archives that were used longest ago, until the others have at most `limit_bytes`."""
+        """Remove the archives that were used longest ago, until the others have at most `limit_bytes`. Remove the
+        folders of scopes that have no archive left, since each branch that ever had a build has one.
+        """
         with self._lock:
-            states = [(path.stat(), path) for path in self._folder.glob("*/*.tar")]
-            size = sum(state.st_size for state, _ in states)
-            for state, path in sorted(states, key=lambda item: item[0].st_mtime_ns):
-                if size <= self.limit_bytes:
-                    return
-                path.unlink(missing_ok=True)
-                size -= state.st_size
+            self._remove_oldest()
+            for folder in self._folder.iterdir():
+                with contextlib.suppress(OSError):  # it is not empty
+                    folder.rmdir()
+
+    def _remove_oldest(self) -> None:
+        states = [(path.stat(), path) for path in self._folder.glob("*/*.tar")]
+        size = sum(state.st_size for state, _ in states)
+        for state, path in sorted(states, key=lambda item: item[0].st_mtime_ns):
+            if size <= self.limit_bytes:
+                return
+            path.unlink(missing_ok=True)
+            size -= state.st_size
 
     def _find(self, scope: str, key: str) -> Path | None:
         return next(self._scope(scope).glob(f"{_name(key)}-*.tar"), None)

@@ -15,13 +15,13 @@ from api.http.downloads import DEFAULT_MEDIA_TYPE
 from api.http.permissions import Agent, agents_only
 from api.http.request_context import RequestContext
 from commands.build_assignment import must_hold
-from commands.untrusted_builds import find_cache_scope
+from commands.build_caches import CacheScopes, find_cache_scopes
 from domain.builds import BUILD, BuildQueued
 from domain.core.errors import Conflict, Invalid, NotFound, TooLarge, Unavailable
 from domain.jobs import JOB
 from domain.nodes import NODE
 from integrations.ports import BlobMissing
-from store.tables.shared_caches import CacheName
+from store.tables.shared_caches import CacheName, CacheQuota
 
 log = structlog.get_logger()
 
@@ -40,13 +40,23 @@ class CacheController(Controller):
         responses={200: ResponseSpec(bytes, description="The archive", generate_examples=False)},
         opt={"problems": (Conflict,), "headers": ("ETag",)},
     )
-    async def download_cache(self, ctx: RequestContext, build_id: int, digest: Digest, attempt: Attempt) -> Stream:
-        """Returns the archive of a cache that a build of the same job, trust and pool has saved. Its SHA-256 is the
-        ETag. Answers with 404 if there is none.
+    async def download_cache(
+        self,
+        ctx: RequestContext,
+        build_id: int,
+        digest: Digest,
+        attempt: Attempt,
+        fallback: Annotated[
+            bool, Parameter(description="Look in the scope of the job's default branch instead of the build's own")
+        ] = False,
+    ) -> Stream:
+        """Returns the archive of a cache that a build of the same job, trust, pool and branch has saved or, with
+        `fallback`, a build of the job's default branch. Its SHA-256 is the ETag. Answers with 404 if there is none.
         """
         caches, blobs = ctx.services.caches, ctx.services.blobs
-        name = await _name_cache(ctx, await _find_running(ctx, build_id, attempt), digest)
-        cache = await caches.find(name)
+        queued, scopes = await _find_running(ctx, build_id, attempt)
+        scope = scopes.fallback if fallback else scopes.primary
+        cache = None if scope is None else await caches.find(await _name_cache(ctx, queued.job_id, scope, digest))
         if cache is not None:
             try:
                 if await blobs.size(cache.blob) == cache.size_bytes:
@@ -72,11 +82,11 @@ class CacheController(Controller):
         attempt: Attempt,
         sha256: Annotated[str, Parameter(pattern=r"^[0-9a-f]{64}\Z", description="SHA-256 of the archive")],
     ) -> None:
-        """Keeps an archive for later builds of the same job, trust and pool, in place of an earlier one of this name.
-        The body is the archive.
+        """Keeps an archive for later builds of the same job, trust, pool and branch, in place of an earlier one of
+        this name. The body is the archive.
         """
         services = ctx.services
-        queued = await _find_running(ctx, build_id, attempt)
+        queued, scopes = await _find_running(ctx, build_id, attempt)
         limit, project_id = services.cache_limit, queued.project_id
         announced = request.headers.get("content-length", "")
         with services.spool.open("cache-") as spooled:
@@ -90,8 +100,9 @@ class CacheController(Controller):
             spooled.flush()
             if hashed.hexdigest() != sha256:
                 raise Invalid.field("sha256", "is not that of the body")
-            name = await _name_cache(ctx, queued, digest)
-            blob = await services.caches.begin(project_id, name, spooled.size, sha256, services.cache_quota)
+            name = await _name_cache(ctx, queued.job_id, scopes.primary, digest)
+            quota = CacheQuota(scopes.trust, services.cache_quota)
+            blob = await services.caches.begin(project_id, name, spooled.size, sha256, quota)
             try:
                 # Asked again now that the row is there: a deletion of the job either finds the row or is found here.
                 await _find_running(ctx, build_id, attempt)
@@ -106,21 +117,21 @@ class CacheController(Controller):
         await _delete_dropped(ctx, project_id)
 
 
-async def _find_running(ctx: RequestContext, build_id: int, attempt: int) -> BuildQueued:
-    """Returns the build if the agent's node runs this attempt of it. Raises Conflict or NotFound otherwise, and
-    NotFound if its job was deleted.
+async def _find_running(ctx: RequestContext, build_id: int, attempt: int) -> tuple[BuildQueued, CacheScopes]:
+    """Returns the build and the scopes of its caches, if the agent's node runs this attempt of it. Raises Conflict or
+    NotFound otherwise, and NotFound if its job was deleted.
     """
     queued = must_hold(await ctx.services.log.load_state(BUILD.at(build_id)), build_id, ctx.node_id, attempt).queued
     job = await ctx.services.log.load_state(JOB.at(queued.job_id))
     if job is None or job.deleted:
         raise NotFound(f"There is no build {build_id}.")
-    return queued
+    return queued, find_cache_scopes(queued, job)
 
 
-async def _name_cache(ctx: RequestContext, queued: BuildQueued, digest: str) -> CacheName:
+async def _name_cache(ctx: RequestContext, job_id: int, scope: str, digest: str) -> CacheName:
     node = await ctx.services.log.load_state(NODE.at(ctx.node_id))
     pool_id = node.pool_id if node is not None else None
-    return CacheName(queued.job_id, find_cache_scope(queued), pool_id or 0, digest)
+    return CacheName(job_id, scope, pool_id or 0, digest)
 
 
 def _must_fit(size: int, limit: int) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 import msgspec
 
 from commands.build_assignment import must_hold
+from commands.build_caches import find_cache_ref
 from commands.handler import Command, Receipt, must_exist
 from commands.selected_tests import describe_not_run
 from commands.untrusted_builds import withhold_secrets
@@ -160,8 +161,10 @@ class StartBuild(Command):
         )
         if self.is_untrusted:
             configuration = withhold_secrets(configuration)
+        branch, is_chosen = self.branch or job.default_branch, bool(self.commit_sha or self.env or self.secrets)
         more = {
-            "branch": self.branch or job.default_branch,
+            "branch": branch,
+            "cache_ref": find_cache_ref(branch, self.trigger, is_chosen),
             "job_title": job.title,
             "untrusted": self.is_untrusted,
             "repository": self.fork_url or job.repository,

@@ -1,7 +1,8 @@
 """Untrusted builds: builds of pull requests from forks, whose commits anybody may have written.
 
-This module decides what such a build may not have. It gets no secrets, and caches only of other untrusted builds. It
-runs after a writer of the project has approved it, on nodes of pools for untrusted builds.
+This module decides what such a build may not have. It gets no secrets, and its caches are apart from those of trusted
+builds (`build_caches.py`). It runs after a writer of the project has approved it, on nodes of pools for untrusted
+builds.
 """
 
 from collections.abc import Iterable, Sequence
@@ -70,14 +71,6 @@ def may_have_token(queued: BuildQueued, node: Node | None) -> bool:
     checkout = queued.configuration.checkout
     has_submodules = checkout is not None and checkout.submodules
     return not queued.untrusted or (node is not None and BUILD_ACCOUNTS in node.features and not has_submodules)
-
-
-def find_cache_scope(queued: BuildQueued) -> str:
-    """Returns the scope of a build's caches. Builds share caches only with builds of the same scope."""
-    if queued.untrusted:
-        return f"{queued.project_id}-untrusted"
-    # Builds of others must not leave a cache to builds of admins, which run with more rights on some nodes.
-    return f"{queued.project_id}-{'admins' if queued.by_admin else 'members'}"
 
 
 def is_admitted(build: AnyBuild, node: Node | None, pool: Pool | None) -> bool:

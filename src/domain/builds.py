@@ -56,6 +56,7 @@ class BuildQueued(BuildEvent, frozen=True):
         "pool_labels",
         "matrix",
         "fork",
+        "cache_ref",
     )
     configuration: Configuration = Configuration()
     branch: str = ""
@@ -83,6 +84,8 @@ class BuildQueued(BuildEvent, frozen=True):
     """Whether anybody may have written the commit, because its pull request is from a fork. Restarts copy this."""
     fork: str = ""
     """Path of the fork that an untrusted build's commit is in; empty if it is unknown."""
+    cache_ref: str = ""
+    """Ref in whose scope the build saves caches (`commands.build_caches`); empty in older events. Restarts copy it."""
 
 
 class BuildApproved(BuildEvent, frozen=True):
@@ -318,8 +321,7 @@ def evolve(state: AnyBuild | None, event: Event) -> AnyBuild | None:
             return Assigned(**_common(state, attempt=event.attempt), node_id=event.node_id, assigned_at=event.at)
         case BuildRequeued():
             # Failures of the lost attempt do not count against the next one.
-            losses = (*state.losses, event.reason)
-            version = state.results_version + event.blocks
+            losses, version = (*state.losses, event.reason), state.results_version + event.blocks
             counts: dict[str, Any] = dict.fromkeys(("failed", "quarantined", "known_issues"), 0)
             return Queued(**_common(state, losses=losses, results_version=version, **counts))
         case BuildStarted():
@@ -355,10 +357,8 @@ def _with_report(state: Build, event: ReportRecorded) -> tuple[Report, ...]:
         if report.first_result_id == event.replaces:
             counts = tuple(map(add, counts, report.counts))
             kept[number] = msgspec.structs.replace(report, is_replaced=True)
-    report = copy_fields(
-        Report, event, counts=counts, late=isinstance(state, Finished), results_from=state.results_version
-    )
-    return (*kept, report)
+    is_late, version = isinstance(state, Finished), state.results_version
+    return (*kept, copy_fields(Report, event, counts=counts, late=is_late, results_from=version))
 
 
 def _common(state: Build, **changes: Any) -> dict[str, Any]:

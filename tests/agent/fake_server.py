@@ -63,7 +63,8 @@ class FakeServer:
         # connection, or None.
         self.fault: Callable[[str, dict[str, str], bytes], Answer | str | None] = lambda *_: None
         self.retry_after: str | None = None  # header of every answer that is not a success
-        self.caches: dict[str, bytes] = {}  # by name
+        self.caches: dict[str, bytes] = {}  # by name, of whatever scope
+        self.fallback_caches: dict[str, bytes] = {}  # by name, of the fallback scope
         self._ids = iter(range(1, 1000))
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._http.daemon_threads = True
@@ -189,7 +190,8 @@ class FakeServer:
             self.caches[call] = body
             return 204, None
         if "/caches/" in path:
-            return (200, self.caches[call]) if call in self.caches else (404, None)
+            caches = self.fallback_caches if query.get("fallback") == "true" else self.caches
+            return (200, caches[call]) if call in caches else (404, None)
         if call == "result":
             self.results[path.split("/")[-2]] = json.loads(body)
             return 200, {}

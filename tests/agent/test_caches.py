@@ -43,6 +43,46 @@ def test_a_later_build_has_what_a_build_that_passed_has_left(server: FakeServer)
     assert _run(server, f"{SHOW}; true", scope="4-admins").printed == []
 
 
+MAIN, FEATURE, OTHER = "3-members-main", "3-members-feature", "3-members-other"
+
+
+@pytest.mark.usefixtures("agent")
+def test_a_branch_has_the_caches_of_the_default_branch_until_it_saves_its_own(server: FakeServer) -> None:
+    _run(server, MAKE, scope=MAIN)
+
+    first = _run(server, f"{SHOW}; true", scope=FEATURE, fallback_cache_scope=MAIN)
+    assert first.printed == ["1", "1"]
+    assert any("Cache deps: restored from this agent (default branch), " in line for line in first.lines), first.lines
+    assert not any("saved" in line for line in first.lines)
+
+    _run(server, MAKE, scope=FEATURE)  # as a branch that was there before the default branch had this cache
+    assert _run(server, f"{SHOW}; true", scope=FEATURE, fallback_cache_scope=MAIN).printed == ["3", "3"]
+
+
+@pytest.mark.usefixtures("agent")
+def test_no_branch_has_the_caches_of_another_one(server: FakeServer) -> None:
+    _run(server, MAKE, scope=FEATURE, fallback_cache_scope=MAIN)
+
+    assert _run(server, f"{SHOW}; true", scope=OTHER, fallback_cache_scope=MAIN).printed == []
+    assert _run(server, f"{SHOW}; true", scope=MAIN).printed == []
+    assert _run(server, f"{SHOW}; true", scope=MAIN, fallback_cache_scope=None).printed == []
+
+
+def test_what_the_server_has_of_the_default_branch_stays_that_branchs(server: FakeServer, agent: Agent) -> None:
+    _run(server, MAKE, scope=MAIN, shared_cache_bytes=10**6)
+    _forget_caches(agent)
+    server.caches, server.fallback_caches = {}, server.caches
+
+    for source in ("the server", "this agent"):
+        feature = _run(server, f"{SHOW}; true", scope=FEATURE, fallback_cache_scope=MAIN, shared_cache_bytes=10**6)
+        assert feature.printed == ["1", "1"]
+        assert any(f"Cache deps: restored from {source} (default branch), " in line for line in feature.lines)
+    assert server.caches == {}
+
+    assert _run(server, f"{SHOW}; true", scope=FEATURE).printed == []
+    assert _run(server, f"{SHOW}; true", scope=MAIN).printed == ["1", "1"]
+
+
 # Changes what `tar` writes, as soon as there is a file for it.
 FORGE = """
 import io, os, tarfile, time
@@ -227,7 +267,15 @@ def test_what_a_killed_agent_was_saving_is_removed(tmp_path: Path) -> None:
     (scope / "unfinished-x").write_text("half")
     CacheStore(tmp_path, 1000).prepare()
 
-    assert list(scope.iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_branch_without_caches_leaves_no_folder(tmp_path: Path) -> None:
+    store = CacheStore(tmp_path, limit_bytes=1500)
+    for branch in ("one", "two", "three"):
+        store.save(f"1-members-{branch}", "key", io.BytesIO(bytes(1000)))
+
+    assert [folder.name for folder in tmp_path.iterdir()] == ["1-members-three"]
 
 
 @pytest.mark.parametrize("scope", ["", "..", "a/b", "../1-admins"])

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.api.test_untrusted_builds import agent_of, approve, start
-from tests.support.builders import Shop, given_node, given_pool
+from tests.support.builders import REPOSITORY, Shop, given_node, given_pool
 from tests.support.fake_agent import FakeAgent
 from tests.support.server import Server
 
@@ -71,6 +71,33 @@ def test_another_job_and_another_pool_have_caches_of_their_own(shop: Shop) -> No
     assert agent.fetch_cache(taken(shop, agent, job=shop.new_job()), "deps").status_code == 404
     shop.admin.when("PUT", f"/jobs/{shop.job}", json={"node_pool_id": other_pool}).then(200)
     assert elsewhere.fetch_cache(taken(shop, elsewhere), "deps").status_code == 404
+
+
+def test_a_branch_reads_the_caches_of_the_default_branch_and_no_others(shop: Shop) -> None:
+    agent = shop.new_agent(max_parallel=4)
+    main, feature, other = (taken(shop, agent, branch=branch) for branch in (None, "feature", "other"))
+    agent.send_cache(feature, "deps", b"of the feature").raise_for_status()
+
+    assert agent.fetch_cache(feature, "deps").content == b"of the feature"
+    for build, asked in ((main, "false"), (main, "true"), (other, "false"), (other, "true"), (feature, "true")):
+        assert agent.fetch_cache(build, "deps", fallback=asked).status_code == 404
+
+    agent.send_cache(main, "deps", b"of main").raise_for_status()
+    assert agent.fetch_cache(feature, "deps").content == b"of the feature"
+    assert agent.fetch_cache(feature, "deps", fallback="true").content == b"of main"
+    assert agent.fetch_cache(other, "deps").status_code == 404, "as an agent asks that knows no fallback"
+    assert agent.fetch_cache(other, "deps", fallback="true").content == b"of main"
+    assert agent.fetch_cache(main, "deps").content == b"of main"
+    assert main["fallback_cache_scope"] is None
+    assert feature["fallback_cache_scope"] == other["fallback_cache_scope"] == main["cache_scope"]
+
+
+def test_who_names_the_commit_does_not_choose_the_branch_whose_caches_are_saved(shop: Shop) -> None:
+    agent = shop.new_agent(max_parallel=2)
+    job = shop.new_job(repository=REPOSITORY)
+    agent.send_cache(taken(shop, agent, job=job, branch="main", commit_sha="c0ffee"), "deps", CONTENT)
+
+    assert agent.fetch_cache(taken(shop, agent, job=job, branch="main"), "deps").status_code == 404
 
 
 def test_builds_of_others_do_not_share_with_those_of_admins(shop: Shop) -> None:

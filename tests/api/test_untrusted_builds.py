@@ -113,7 +113,8 @@ def test_what_the_agent_of_an_untrusted_build_gets(
     lease = agent_of(shop, *features).run()
     assert (lease["id"], lease["branch"], lease["commit_sha"]) == (build, "refs/pull/7/head", "c0ffee")
     assert (lease["secrets"], lease["env"], lease["repository"]) == ({}, {"A": "1"}, REPOSITORY)
-    assert lease["cache_scope"] == f"{shop.project}-untrusted"
+    assert lease["cache_scope"].startswith(f"{shop.project}-untrusted-")
+    assert lease["fallback_cache_scope"] is None
     assert (lease["repository_credentials"] is not None) == has_token
     assert "hidden" not in str(lease)
 

@@ -79,6 +79,7 @@ def test_a_build_carries_what_it_will_run_with() -> None:
             command="pytest", env={"A": "job", "B": "build"}, secrets={"TOKEN": b"job", "KEY": b"build"}
         ),
         branch="dev",
+        cache_ref="refs/heads/dev by hand",
         repository="/srv/r.git",
         priority=9,
         timeout_minutes=30,

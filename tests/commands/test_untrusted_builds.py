@@ -10,7 +10,7 @@ import pytest
 from commands.build_actions import RestartBuild, SupersedeBuild
 from commands.build_assignment import AcknowledgeBuild, AssignBuild
 from commands.builds import StartBuild
-from commands.untrusted_builds import ApproveBuild, find_cache_scope, may_have_token
+from commands.untrusted_builds import ApproveBuild, may_have_token
 from domain import builds
 from domain.builds import BuildApproved, BuildAssigned, BuildDeleted, BuildFinished, BuildQueued, BuildStarted
 from domain.core.errors import Conflict, NotFound
@@ -164,14 +164,6 @@ def test_the_restart_of_an_approved_build_is_approved() -> None:
     (ended,) = given(waiting).when(SupersedeBuild(2, 4, only_unapproved=True))
     assert isinstance(ended, BuildFinished)
     assert ended.reason == "superseded", "the pull request has a newer commit"
-
-
-def test_caches_do_not_cross_trust() -> None:
-    scopes = {
-        find_cache_scope(BuildQueued(**IDS, untrusted=untrusted, by_admin=by_admin))
-        for untrusted, by_admin in ((False, False), (False, True), (True, False), (True, True))
-    }
-    assert scopes == {"2-members", "2-admins", "2-untrusted"}
 
 
 @pytest.mark.parametrize(

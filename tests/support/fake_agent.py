@@ -95,8 +95,8 @@ class FakeAgent:
         params = {"attempt": build["attempt"], "path": path, **more}
         return self.http.post(f"/api/v3/agent/builds/{build['id']}/report", params=params, data=content)
 
-    def fetch_cache(self, build: dict[str, Any], name: str) -> requests.Response:
-        return self.http.get(self._cache(build, name), params={"attempt": build["attempt"]})
+    def fetch_cache(self, build: dict[str, Any], name: str, **more: str) -> requests.Response:
+        return self.http.get(self._cache(build, name), params={"attempt": build["attempt"], **more})
 
     def send_cache(self, build: dict[str, Any], name: str, content: bytes, **more: str) -> requests.Response:
         params = {"attempt": build["attempt"], "sha256": hashlib.sha256(content).hexdigest(), **more}

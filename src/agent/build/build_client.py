@@ -63,9 +63,14 @@ class BuildClient:
         form = _MultipartForm(fields, name, file)
         self._server.upload("/api/v3/artifacts/upload", {}, form.body, form.headers, self._pause)
 
-    def fetch_cache(self, name: str, read: Callable[[HTTPResponse], bytes], pause: RetryPause) -> None:
-        """Ask for a cache of other agents. `read` takes the answer; a refused request raises `RequestRefused`."""
-        self._server.download(f"{self._path}/caches/{name}", {"attempt": self._attempt}, read, pause)
+    def fetch_cache(
+        self, name: str, is_fallback: bool, read: Callable[[HTTPResponse], bytes], pause: RetryPause
+    ) -> None:
+        """Ask for a cache of other agents, in the build's fallback scope if `is_fallback`. `read` takes the answer; a
+        refused request raises `RequestRefused`.
+        """
+        query = {"attempt": self._attempt, **({"fallback": "true"} if is_fallback else {})}
+        self._server.download(f"{self._path}/caches/{name}", query, read, pause)
 
     def send_cache(
         self, name: str, digest: str, body: Callable[[], Iterator[bytes]], size: int, pause: RetryPause

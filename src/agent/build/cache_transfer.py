@@ -35,8 +35,10 @@ class CacheTransfer:
     _pause: RetryPause
     limit_bytes: int
 
-    def fetch(self, name: str, file: BinaryIO) -> bool:
-        """Write the cache called `name` into a file. Return False if the server has none. Raises `NotTransferred`."""
+    def fetch(self, name: str, is_fallback: bool, file: BinaryIO) -> bool:
+        """Write the cache called `name` of the build's own scope, or of its fallback scope, into a file. Return False
+        if the server has none. Raises `NotTransferred`.
+        """
         deadline = time.monotonic() + _LONGEST_S
 
         def read(response: HTTPResponse) -> bytes:
@@ -60,7 +62,7 @@ class CacheTransfer:
             return b""
 
         try:
-            self._client.fetch_cache(name, read, self._limit_tries(deadline))
+            self._client.fetch_cache(name, is_fallback, read, self._limit_tries(deadline))
         except RequestRefused as refused:
             if refused.status == 404:
                 return False

@@ -1,10 +1,12 @@
 """Restores a build's caches before its setup lines run. After the build has passed, saves the caches that this agent
 did not have.
 
-A cache that this agent does not have may come from the server, to which other agents have sent it. `tar` packs and
-unpacks the caches with the rights of the build's user. So a link in the repository or in an archive leads `tar` only to
-files that the build itself could reach. The archive is the agent's: `tar` gets it open, and no process of the build can
-write it. Whatever its source, it is unpacked only if all of it belongs to the cache's paths.
+A build saves caches in its own scope, which is that of its branch. What this scope lacks is restored from the fallback
+scope, which is that of the job's default branch. A cache that this agent does not have may come from the server, to
+which other agents have sent it. `tar` packs and unpacks the caches with the rights of the build's user. So a link in
+the repository or in an archive leads `tar` only to files that the build itself could reach. The archive is the agent's:
+`tar` gets it open, and no process of the build can write it. Whatever its source, it is unpacked only if all of it
+belongs to the cache's paths.
 """
 
 from __future__ import annotations
@@ -42,6 +44,8 @@ class Caches:
     _store: CacheStore
     _transfer: CacheTransfer
     _scope: str
+    _fallback: str | None
+    """Scope from which to restore what `_scope` lacks; None if there is none, as for servers that name none."""
     _wanted: Sequence[Mapping[str, Any]]
     _workspace: Workspace
     _run: RunTar
@@ -79,13 +83,11 @@ class Caches:
     def _restore(self, key: str, wanted: Sequence[str], archive: Path) -> None:
         began = time.monotonic()
         paths = [_below_folder(path) for path in wanted]
-        source = "this agent"
-        if not self._copy(key, paths, archive):
-            if why := self._fetch(key, paths, archive):
-                self._note(f"Cache {key}: not on this agent yet{why}")
-                self._missing.append((key, paths))
-                return
-            source = "the server"
+        source, why = self._find(key, paths, archive)
+        if not source:
+            self._note(f"Cache {key}: not on this agent yet{why}")
+            self._missing.append((key, paths))
+            return
         if self._tar('exec tar -x -o -f "$1"', str(archive)):
             size = f"{archive.stat().st_size / _MIB:.1f} MiB"
             self._note(f"Cache {key}: restored from {source}, {size} in {time.monotonic() - began:.1f} s")
@@ -93,9 +95,26 @@ class Caches:
             self._note(f"Cache {key}: not all of it could be unpacked")
         archive.unlink()
 
-    def _copy(self, key: str, paths: Sequence[str], archive: Path) -> bool:
+    def _find(self, key: str, paths: Sequence[str], archive: Path) -> tuple[str, str]:
+        """Write the cache into a new file and return where it was. If there is none, leave no file, and return an empty
+        text and the rest of a sentence that says why.
+        """
+        whys = []
+        for scope in (self._scope, self._fallback):
+            if scope is None:
+                continue
+            of_branch = "" if scope == self._scope else " (default branch)"
+            if self._copy(scope, key, paths, archive):
+                return f"this agent{of_branch}", ""
+            why = self._fetch(scope, key, paths, archive)
+            if not why:
+                return f"the server{of_branch}", ""
+            whys.append(why)
+        return "", whys[0]
+
+    def _copy(self, scope: str, key: str, paths: Sequence[str], archive: Path) -> bool:
         """Copy the cache that this agent has to a new file. If there is none, return False and leave no file."""
-        if not self._store.copy_to(self._scope, _with_paths(key, paths), archive):
+        if not self._store.copy_to(scope, _with_paths(key, paths), archive):
             return False
         try:
             with archive.open("rb") as file:
@@ -106,7 +125,7 @@ class Caches:
             return False
         return True
 
-    def _fetch(self, key: str, paths: Sequence[str], archive: Path) -> str:
+    def _fetch(self, scope: str, key: str, paths: Sequence[str], archive: Path) -> str:
         """Write the cache that the server has into a new file, and save it on this agent. If there is none, return the
         rest of a sentence that says why, and leave no file.
         """
@@ -115,10 +134,10 @@ class Caches:
         why = ", nor on the server"
         try:
             with archive.open("x+b") as file:
-                if self._transfer.fetch(_name_on_server(key, paths), file):
+                if self._transfer.fetch(_name_on_server(key, paths), scope != self._scope, file):
                     file.flush()
                     check_archive(file, paths, self._folder)
-                    self._store.save(self._scope, _with_paths(key, paths), file)
+                    self._store.save(scope, _with_paths(key, paths), file)
                     archive.chmod(0o644)
                     return ""
         except (NotTransferred, BadArchive) as error:

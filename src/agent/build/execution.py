@@ -173,8 +173,9 @@ class Execution:
 
         message, store = self._message, self._context.caches
         transfer = CacheTransfer(self._client, self._pause, message.get("shared_cache_bytes", 0))
-        scope, wanted = message.get("cache_scope", ""), message.get("caches", [])
-        return Caches(store, transfer, scope, wanted, self._workspace, run, self._log.note)
+        scope, fallback = message.get("cache_scope", ""), message.get("fallback_cache_scope")
+        wanted = message.get("caches", [])
+        return Caches(store, transfer, scope, fallback, wanted, self._workspace, run, self._log.note)
 
     def _run_setup(self, shell: Shell) -> BuildVerdict | None:
         """Run the setup lines. Return the verdict if one fails, and None otherwise."""

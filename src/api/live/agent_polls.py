@@ -16,14 +16,15 @@ from litestar import Request
 
 from api.http.services import Services
 from api.live.stream_clients import watching_disconnect
+from commands.build_caches import find_cache_scopes
 from commands.builds import FinishBuild, describe_no_repository, needs_checkout
 from commands.handler import CommandContext
 from commands.scm import find_build_endpoint
-from commands.untrusted_builds import find_cache_scope, may_have_token
+from commands.untrusted_builds import may_have_token
 from domain.build_groups import BUILD_GROUP
 from domain.builds import BUILD, AnyBuild, Assigned, BuildQueued, Finished
 from domain.core.errors import Conflict, NotFound
-from domain.jobs import CheckoutOptions
+from domain.jobs import JOB, CheckoutOptions
 from domain.node_commands import NODE_COMMAND, notification_subject
 from domain.nodes import NODE
 from domain.quarantine import QUARANTINE
@@ -233,6 +234,7 @@ class AgentPolls:
         is_skipped = queued.quarantine_mode == "skip"
         node = await self._services.log.load_state(NODE.at(build.node_id)) if queued.untrusted else None
         configuration = queued.configuration
+        scopes = find_cache_scopes(queued, await self._services.log.load_state(JOB.at(queued.job_id)))
         unseal = self._services.secrets.unseal
         return {
             "id": queued.build_id,
@@ -259,7 +261,8 @@ class AgentPolls:
             "shell": configuration.shell or "sh",
             "checkout": configuration.checkout or CheckoutOptions(),
             "caches": configuration.caches,
-            "cache_scope": find_cache_scope(queued),
+            "cache_scope": scopes.primary,
+            "fallback_cache_scope": scopes.fallback,
             "shared_cache_bytes": self._services.cache_limit,
             "timeout_s": queued.timeout_minutes * 60,
             "test_ids": queued.test_ids,

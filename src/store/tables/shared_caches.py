@@ -27,11 +27,19 @@ class CacheName(NamedTuple):
 
     job_id: int
     scope: str
-    """Project and trust of the builds that share the cache."""
+    """Project, trust and branch of the builds that share the cache."""
     pool_id: int
     """Pool of the nodes that share the cache; 0 for nodes without a pool."""
     digest: str
     """Digest of the key and the paths, which the agent computes."""
+
+
+class CacheQuota(NamedTuple):
+    """Limit of the size of all caches of one project and trust, whatever their branches."""
+
+    trust: str
+    """Beginning of the scopes of these caches. None is the beginning of another one."""
+    size_bytes: int
 
 
 class StoredCache(NamedTuple):
@@ -54,20 +62,20 @@ class SharedCaches:
         )
         return None if row is None else StoredCache(*row)
 
-    async def begin(self, project_id: int, name: CacheName, size_bytes: int, sha256: str, quota: int) -> str:
-        """Records a cache that is about to be written, and drops those of its scope that were used longest ago, until
-        all together have at most `quota` bytes. Caches of other scopes stay, so no build pushes out those of builds
-        with another trust. Returns the key for the blob.
+    async def begin(self, project_id: int, name: CacheName, size_bytes: int, sha256: str, quota: CacheQuota) -> str:
+        """Records a cache that is about to be written, and drops those of its trust that were used longest ago, until
+        all together have at most the bytes of `quota`. Caches of another trust stay, so that no build pushes out those
+        of builds with another one. Returns the key for the blob.
         """
         blob = f"{prefix_of_job(name.job_id)}{secrets.token_hex(16)}"
         async with self._locked(project_id) as connection:
             await execute(
                 connection,
                 "WITH summed AS (SELECT blob, sum(greatest(size_bytes, %s)) OVER (ORDER BY used_at DESC, blob) AS bytes"
-                " FROM shared_caches WHERE project_id = %s AND scope = %s AND state <> 'dropped')"
+                " FROM shared_caches WHERE project_id = %s AND starts_with(scope, %s) AND state <> 'dropped')"
                 " UPDATE shared_caches SET state = 'dropped' FROM summed"
                 " WHERE shared_caches.blob = summed.blob AND summed.bytes > %s",
-                (LEAST_BYTES, project_id, name.scope, quota - max(size_bytes, LEAST_BYTES)),
+                (LEAST_BYTES, project_id, quota.trust, quota.size_bytes - max(size_bytes, LEAST_BYTES)),
             )
             await execute(
                 connection,
