@@ -24,6 +24,7 @@ _GIT_CONFIG = (
     "maintenance.auto=false",
     "submodule.recurse=false",
 )
+_WITHOUT_LFS = ("filter.lfs.smudge=", "filter.lfs.process=", "filter.lfs.required=false")
 _HTTP_USER = re.compile(r"^(https?://)[^/@]*@", re.IGNORECASE)
 _MAX_DETAIL_CHARACTERS = 500
 _USERNAME, _PASSWORD = "TESTHIDE_GIT_USERNAME", "TESTHIDE_GIT_PASSWORD"
@@ -102,6 +103,9 @@ class Checkout:
             # Git refuses a repository of another user. Its server process reads this setting only from a config file.
             self._git("config", "--global", "safe.directory", "*")
         self._use_credentials(url)
+        # Where the machine's git has the filter of git-lfs, `.lfsconfig` of the commit would choose the server that it
+        # asks, with the credentials if it is on the same host. This setting comes before that file.
+        self._config.append(f"lfs.url={_find_lfs_url(url)}")
         self._git("init", "--quiet", "--template=")
         sha = self._fetch(url, branch or "HEAD", commit)
         self._git("checkout", "--quiet", "--force", "--detach", sha, "--")
@@ -134,6 +138,7 @@ class Checkout:
         # URLs of submodules may be relative to this URL. The build can read it, so it is stored without credentials.
         self._git("config", "remote.origin.url", _HTTP_USER.sub(r"\1", url))
         self._env = {**self._env, "GIT_ALLOW_PROTOCOL": ":".join(self._protocols)}
+        self._config += _WITHOUT_LFS  # `lfs.url` is one address, and each submodule would need another
         self._git("submodule", "--quiet", "update", "--init", "--recursive", "--force")
 
     def _fetch(self, url: str, branch: str, commit: str | None) -> str:
@@ -196,6 +201,14 @@ def _full_names(branch: str) -> tuple[str, ...]:
     """
     is_full = branch == "HEAD" or branch.startswith("refs/")
     return (branch,) if is_full else (f"refs/heads/{branch}", f"refs/tags/{branch}")
+
+
+def _find_lfs_url(url: str) -> str:
+    """Returns the address at which git-lfs looks for the files of a repository if nothing names another one."""
+    if not re.match("https?://", url, re.IGNORECASE):
+        return url
+    base = url.removesuffix("/")
+    return f"{base if base.endswith('.git') else f'{base}.git'}/info/lfs"
 
 
 def _is_local(url: str) -> bool:
