@@ -12,7 +12,7 @@ from store.tables import reactions as due_reactions
 from testhide.engines import Engines
 from tests.workers.yard import ANN, NO_REDIS, Yard, reaction, reads
 from workers.reactions.reaction_dispatcher import SLOTS
-from workers.reactions.registry import Tools
+from workers.reactions.registry import Queue, Tools
 
 FLOOD = range(100, 100 + 2 * SLOTS)
 LATER = 7
@@ -57,12 +57,14 @@ async def flood(yard: Yard) -> Flood:
 
 
 @pytest.mark.filterwarnings("ignore:Call to deprecated close:DeprecationWarning")  # arq's
-@pytest.mark.parametrize("has_redis", [True, False])
-async def test_a_project_that_floods_delays_no_other(flood: Flood, engines: Engines, has_redis: bool) -> None:
+@pytest.mark.parametrize(("queue", "has_redis"), [("changes", True), ("changes", False), ("tickets", True)])
+async def test_a_project_that_floods_delays_no_other(
+    flood: Flood, engines: Engines, queue: Queue, has_redis: bool
+) -> None:
     yard = flood.yard
     relay = yard.relay(
         engines.redis_url if has_redis else NO_REDIS,
-        (reaction("tested", flood.run, "changes"),),
+        (reaction("tested", flood.run, queue),),
         sweep_interval_s=0.2,
         overdue_s=0.2,
     )

@@ -105,9 +105,10 @@ class RetryLater(Exception):
 Queue = Literal["deletions", "mails", "statuses", "changes", "gitops", "tickets"]
 QUEUES: tuple[Queue, ...] = get_args(Queue)
 """Names of the queues. Reactions of one queue can delay each other. Reactions of different queues cannot."""
-QUEUES_WITH_TURNS: tuple[Queue, ...] = ("changes", "gitops")
-"""Queues in which projects take turns, since the hooks of one project can fill them: a process runs a few reactions of
-each project at the same time. The others of the project stay due, and use up no slots and no tries.
+QUEUES_WITH_TURNS: tuple[Queue, ...] = ("changes", "gitops", "tickets")
+"""Queues in which projects take turns, since the hooks or the failing builds of one project can fill them: a process
+runs a few reactions of each project at the same time. The others of the project stay due, and use up no slots and no
+tries.
 """
 
 
