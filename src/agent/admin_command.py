@@ -44,7 +44,9 @@ class AdminCommand(Task):
             except OSError as error:
                 self._fail(str(error))
             post_result(self._context, self._id, self._result(), self._pause)
-        except (RequestRefused, TokenRefused, RequestAbandoned, OSError) as why:
+        except RequestAbandoned:
+            print_line(f"Dropped the result of command {self._id}: {self._why_abandoned}")
+        except (RequestRefused, TokenRefused, OSError) as why:
             print_line(f"Dropped the result of command {self._id}: {why}")
         finally:
             self._interrupt.close()

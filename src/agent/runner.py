@@ -75,7 +75,7 @@ class TaskRunner:
             if self.is_closing or (other and other.attempt >= message["attempt"]):
                 return  # the message came twice
             if other:
-                other.drop()
+                other.drop("the server has given it to this agent again, as another attempt")
             build = self._builds[message["id"]] = BuildTask(message, self._context)
             self._has_run_one = True
             self._start_thread_locked(self._run_build, build)
@@ -86,11 +86,11 @@ class TaskRunner:
         if build and build.attempt == message["attempt"]:
             build.stop(message["reason"])
 
-    def drop_build(self, build_id: int) -> None:
+    def drop_build(self, build_id: int, why: str) -> None:
         with self._lock:
             build = self._builds.get(build_id)
         if build:
-            build.drop()
+            build.drop(f"the server does not want it any more ({why})")
 
     def start_command(self, message: dict[str, Any]) -> None:
         """Start the administrator's command of an `execute` or `restart` message. Ignore a message that was received
@@ -130,7 +130,7 @@ class TaskRunner:
             if report:
                 task.shut_down(_SHUTDOWN_GRACE_S, _REPORT_WITHIN_S)
             else:
-                task.drop()
+                task.drop("the agent ends because the server refuses it")
         deadline = time.monotonic() + _CLOSE_TIMEOUT_S
         for thread in threads:
             thread.join(max(deadline - time.monotonic(), 0))

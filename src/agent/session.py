@@ -164,8 +164,8 @@ class Session:
                 answer = self._server.post("/api/v3/agent/heartbeat", heartbeat, pause=pause_forever)
             except RequestRefused:
                 answer = None  # no longer the node's session: the poll is refused too, and connects again
-            for build_id, _ in (answer or {}).get("lost", []):
-                self._runner.drop_build(build_id)
+            for build_id, why in (answer or {}).get("lost", []):
+                self._runner.drop_build(build_id, str(why))
             time.sleep(self._heartbeat_s)
 
 

@@ -71,6 +71,8 @@ class Task:
     def __init__(self) -> None:
         self._interrupt = Interrupt()
         self._report_until: float | None = None
+        self._why_abandoned = "the agent was shut down, and the server did not answer in time"
+        """Reason why requests to the server are given up, if they are."""
 
     def run(self) -> None:
         """Do the work and report its result. When this method returns, no process and no file of the task is left on
@@ -78,8 +80,9 @@ class Task:
         """
         raise NotImplementedError
 
-    def drop(self) -> None:
-        """Kill the task's processes, and report nothing to the server."""
+    def drop(self, why: str) -> None:
+        """Kill the task's processes, and report nothing to the server. `why` is for the agent's output."""
+        self._why_abandoned = why
         self._interrupt.fire(DROPPED, None, 0)
 
     def shut_down(self, grace: float, report_within: float) -> None:

@@ -287,7 +287,7 @@ def test_a_search_has_a_time_limit(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path / "1-1", None)
     (workspace.root / "file").touch()
     client = BuildClient(ServerClient("http://127.0.0.1:1", TokenHolder("token", None)), 1, 1, lambda _: True)
-    log = Log(str(tmp_path), Masker([]), lambda _: 0, lambda _: True, lambda: None)
+    log = Log(str(tmp_path), Masker([]), lambda _: 0, lambda _: True, lambda _: None)
     try:
         collector = Collector(workspace, None, client, Masker([]), log, Interrupt(), _find_timeout_s=0)
         with pytest.raises(FindTimeout, match="finding reports and artifacts took longer than 0 s"):

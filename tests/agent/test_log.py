@@ -121,7 +121,7 @@ def test_it_sends_exactly_what_the_server_asks_for(tmp_path: Path) -> None:
         sent.append((request["offset"], [int(text) for _, text in request["lines"]]))
         return next(answers)
 
-    log = Log(str(tmp_path), Masker([]), send, lambda _: False, lambda: None)
+    log = Log(str(tmp_path), Masker([]), send, lambda _: False, lambda _: None)
     log.add([str(number) for number in range(3000)])
     count = log.finish()
     log.close()
@@ -146,7 +146,7 @@ class LogReceiver:
 
 
 def make_log(folder: Path, receiver: LogReceiver) -> Log:
-    return Log(str(folder), Masker([]), receiver.send, lambda seconds: False, lambda: None)
+    return Log(str(folder), Masker([]), receiver.send, lambda seconds: False, lambda _: None)
 
 
 def test_a_log_that_is_too_long_keeps_its_beginning_and_its_end(

@@ -98,4 +98,6 @@ def test_it_ends_in_time_when_the_server_is_unreachable(server: FakeServer, agen
     agent.process.send_signal(signal.SIGQUIT)
 
     assert agent.process.wait(5) == 0
+    why = "the agent was shut down, and the server did not answer in time"
+    assert f"Dropped build 1, attempt 1: {why}\n" in agent.printed
     assert not processes_with(mark)

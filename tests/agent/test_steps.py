@@ -175,6 +175,7 @@ def test_a_lost_build_is_ended_without_a_report(server: FakeServer, agent: Agent
     server.wait_idle()
 
     assert build.finished is None
+    assert "Dropped build 1, attempt 1: the server does not want it any more (the node was lost)\n" in agent.printed
     assert not processes_with(mark)
 
 

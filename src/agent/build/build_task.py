@@ -40,10 +40,16 @@ class BuildTask(Task):
             self._run()
         except TokenRefused:
             pass  # the session's next request is refused too, and ends the agent
-        except (RequestRefused, RequestAbandoned, OSError) as why:
+        except RequestAbandoned:
+            print_line(f"Dropped build {self.id}, attempt {self.attempt}: {self._why_abandoned}")
+        except (RequestRefused, OSError) as why:
             print_line(f"Dropped build {self.id}, attempt {self.attempt}: {why}")
         finally:
             self._interrupt.close()
+
+    def _drop_for(self, error: Exception) -> None:
+        """Drop the build because its log could not be sent."""
+        self.drop(self._why_abandoned if isinstance(error, RequestAbandoned) else str(error))
 
     def _run(self) -> None:
         with self._context.lease_account() as account:
@@ -58,11 +64,11 @@ class BuildTask(Task):
                 *(self._message.get("repository_credentials") or {"password": ""})["password"].splitlines(),
             ]
             masker = Masker(secrets)
-            log = Log(str(workspace.folder), masker, self._client.send_log, self._pause, self.drop)
+            log = Log(str(workspace.folder), masker, self._client.send_log, self._pause, self._drop_for)
             try:
                 verdict = self._execute(workspace, masker, log)
                 if self._interrupt.is_dropped and not log.has_failed:
-                    raise RequestAbandoned("the server does not want it any more")
+                    raise RequestAbandoned
                 lines = log.finish()
                 self._client.finish(verdict._asdict(), lines)
             finally:

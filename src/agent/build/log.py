@@ -48,7 +48,7 @@ class Log:
     """Sends a build's log from a thread of its own. Thread-safe: `add` and `note` never wait for the network."""
 
     def __init__(
-        self, folder: str, masker: Masker, send: SendLog, pause: RetryPause, on_failure: Callable[[], None]
+        self, folder: str, masker: Masker, send: SendLog, pause: RetryPause, on_failure: Callable[[Exception], None]
     ) -> None:
         self._masker = masker
         self._send = send
@@ -152,7 +152,7 @@ class Log:
                 self._send_lines()
         except (RequestRefused, TokenRefused, RequestAbandoned, OSError) as error:
             self._error = error
-            self._on_failure()
+            self._on_failure(error)
 
     def _wait_for_lines(self) -> bool:
         """Wait for lines to send, and return True. Return False when the log is closed and all lines are sent or given
