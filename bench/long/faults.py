@@ -47,7 +47,7 @@ from tests.support.source_host import serving
 
 from bench.support.report import write_result
 from domain.core.events import Recorded
-from domain.tickets import CLAIM
+from domain.tickets import TICKET_CLAIM_LIFETIME
 from projections.registry import PROJECTIONS
 from store.tables import reactions as due_reactions
 from store.tables.build_logs import BuildLogs
@@ -68,7 +68,7 @@ DELIVERY_TIMEOUT_S = 90.0
 """Longest time in seconds until all deliveries are made. A delivery whose worker was killed is due again after a
 minute.
 """
-REACTIONS_TIMEOUT_S = 2 * CLAIM.total_seconds() + 60
+REACTIONS_TIMEOUT_S = 2 * TICKET_CLAIM_LIFETIME.total_seconds() + 60
 """Longest time in seconds, without faults, until no reaction is due. The claim of a killed worker keeps others from
 creating its issue.
 """

@@ -15,7 +15,7 @@ from api.http.idempotency import BODY_HASH
 from api.http.permissions import Agent, agents_only
 from api.http.request_context import RequestContext
 from api.http.types import fields_of
-from api.live.agent_polls import POLL_S, AgentPolls
+from api.live.agent_polls import POLL_TIMEOUT_S, AgentPolls
 from api.live.stream_clients import watching_disconnect
 from commands.build_assignment import AcknowledgeBuild, must_hold
 from commands.builds import FinishBuild
@@ -29,12 +29,15 @@ from domain.core.errors import Conflict, TooLarge
 from domain.nodes import NODE
 from store.tables.build_logs import Line
 
-HEARTBEAT_S = 10
-ALIVE_S = 15
-"""Seconds after its last request for which an agent counts as alive: the server refuses another agent with the same
-token, unless `replaces` proves that the first agent is dead.
+HEARTBEAT_INTERVAL_S = 10
+"""Seconds between two heartbeats of an agent. The server tells each agent when it connects."""
+REPLACEABLE_AFTER_S = 15
+"""Seconds after an agent's last request from which another agent with the same token may replace it. Until then the
+server refuses the other agent, unless its `replaces` proves that the first agent is dead. The node stays online for
+longer: `OFFLINE_AFTER_S` in `workers/dispatch/dispatcher.py`.
 """
 MAX_REPORT_BYTES = 512 * 1024 * 1024
+"""Largest size of a report in bytes, as it is sent."""
 MAX_OUTPUT = 512 * 1024
 """Largest number of characters of the `stdout`, and of the `stderr`, of a command. Agents send the last 256 KiB of
 each.
@@ -69,9 +72,9 @@ class Connected(msgspec.Struct):
     node_id: int
     name: str
     max_parallel: int
-    heartbeat_s: int = HEARTBEAT_S
+    heartbeat_s: int = HEARTBEAT_INTERVAL_S
     """Seconds between two heartbeats."""
-    poll_s: int = POLL_S
+    poll_s: int = POLL_TIMEOUT_S
     """Seconds after which a poll without a message ends."""
 
 
@@ -154,7 +157,7 @@ class AgentController(Controller):
         """
         node_id = ctx.node_id
         gauge = await ctx.services.gauges.fetch(node_id)
-        dead = gauge is None or gauge.silent_s > ALIVE_S
+        dead = gauge is None or gauge.silent_s > REPLACEABLE_AFTER_S
         attributes = {name: value for name, value in fields_of(data).items() if name not in ("running", "replaces")}
         receipt = await ctx(
             ConnectNode(

@@ -14,7 +14,7 @@ from api.http.networks import find_network
 from api.http.paging import Paged, paginate
 from api.http.permissions import ANY_USER, CAN_CHANGE_ACCOUNT, CAN_READ, UNLIMITED, Level, User
 from api.http.request_context import RequestContext
-from api.http.security import API_TOKEN, BAD_TOKEN, PUBLIC, SESSION, session_token
+from api.http.security import API_TOKEN_PREFIX, BAD_TOKEN, PUBLIC, SESSION_LIFETIME, session_token
 from api.http.services import Services
 from api.http.types import Id, Name, fields_of, to_view
 from api.http.validation import Time
@@ -34,15 +34,17 @@ from store.crypto.secrets import new_token, token_hash
 from store.tables.login_attempts import LoginAttempts
 from store.tables.token_uses import fetch_last_token_uses
 
-MAX_ATTEMPTS = 10
-"""Largest number of failed attempts to sign in to one account from one address within `login_attempts.WINDOW_S`."""
-MAX_ATTEMPTS_OF_ADDRESS = 50
-"""Largest number of failed attempts from one address to sign in to any account within `login_attempts.WINDOW_S`. It
-is higher because a whole office may share one address.
+MAX_FAILED_SIGN_INS = 10
+"""Largest number of failed attempts to sign in to one account from one address within
+`login_attempts.ATTEMPT_WINDOW_S`, which is also how long the lock-out lasts.
 """
-MAX_ATTEMPTS_AT_ACCOUNT = 100
+MAX_FAILED_SIGN_INS_OF_ADDRESS = 50
+"""Largest number of failed attempts from one address to sign in to any account within
+`login_attempts.ATTEMPT_WINDOW_S`. It is higher because a whole office may share one address.
+"""
+MAX_FAILED_SIGN_INS_AT_ACCOUNT = 100
 """Largest number of failed attempts to sign in to one account from addresses that it does not know, within
-`login_attempts.WINDOW_S`: the limit of NIST SP 800-63B.
+`login_attempts.ATTEMPT_WINDOW_S`: the limit of NIST SP 800-63B.
 """
 
 
@@ -208,7 +210,7 @@ class AuthController(Controller):
             MailConfig(services.sends_mail),
             {name: services.license.has(name, now) for name in CAPABILITIES},
             Integrations(),
-            PipelineOptions(DEFAULT_TIMEOUT_MINUTES, build_assignment.MAX_ATTEMPTS),
+            PipelineOptions(DEFAULT_TIMEOUT_MINUTES, build_assignment.MAX_BUILD_ATTEMPTS),
         )
 
     @get("/api-tokens", guards=[CAN_READ])
@@ -238,7 +240,7 @@ class AuthController(Controller):
             if project is None or project.deleted or not ctx.user.may("read", project_id):
                 raise Invalid.field("project_ids", f"there is no project {project_id}")
         token_id = await ctx.services.ids.draw("api_tokens")
-        secret = new_token(API_TOKEN)
+        secret = new_token(API_TOKEN_PREFIX)
         fields = fields_of(data, name="label")
         fields["scopes"] = data.scopes or []
         command = CreateApiToken(token_id, ctx.user.user_id, token_hash=token_hash(secret), **fields)
@@ -257,7 +259,7 @@ async def open_session(ctx: RequestContext, user_id: int, password_hash: str | N
     """
     now = utcnow().replace(microsecond=0)  # times in a JWT are whole seconds
     session_id = new_token("")
-    expires_at = now + SESSION
+    expires_at = now + SESSION_LIFETIME
     await ctx(OpenSession(session_id, user_id, expires_at, password_hash), actor=f"user:{user_id}")
     return OpenedSession(session_token(ctx.services.secrets, user_id, session_id, now), expires_at, user_id)
 
@@ -295,8 +297,8 @@ def permissions(user: User, visible: list[int]) -> Permissions:
 async def counting_attempts(
     request: Request[Any, Any, Any], services: Services, account: str | None = None
 ) -> AsyncIterator[None]:
-    """Counts an attempt to sign in, which the `async with` block carries out. The attempt has failed if the block
-    raises an exception other than Unavailable.
+    """Counts an attempt to sign in, which the block of `async with` makes. The attempt has failed if the block raises
+    an exception other than Unavailable.
 
     Raises TooManyRequests before the block if there were too many failed attempts: from this address at this account,
     from this address at all accounts together, or at this account from addresses that the account does not know. An
@@ -310,11 +312,11 @@ async def counting_attempts(
     pair = None if account is None else secrets.claim("login-pair", f"{address} {account}")
     limits: dict[str, int] = {}
     if address is not None:
-        limits[secrets.claim("login-address", str(address))] = MAX_ATTEMPTS_OF_ADDRESS
+        limits[secrets.claim("login-address", str(address))] = MAX_FAILED_SIGN_INS_OF_ADDRESS
     if account is not None and pair is not None:
-        limits[pair] = MAX_ATTEMPTS
+        limits[pair] = MAX_FAILED_SIGN_INS
         if not await attempts.is_known(pair):
-            limits[secrets.claim("login-account", account)] = MAX_ATTEMPTS_AT_ACCOUNT
+            limits[secrets.claim("login-account", account)] = MAX_FAILED_SIGN_INS_AT_ACCOUNT
     if wait_s := await attempts.reserve(limits):
         raise TooManyRequests(f"Too many attempts to sign in; try again in {wait_s} s.", wait_s)
     try:

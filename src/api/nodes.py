@@ -14,7 +14,7 @@ from api.http.idempotency import SHOWN_ONCE
 from api.http.paging import Paged, paginate
 from api.http.permissions import CAN_READ, NODE_MANAGERS
 from api.http.request_context import RequestContext
-from api.http.security import AGENT_TOKEN, PUBLIC
+from api.http.security import AGENT_TOKEN_PREFIX, PUBLIC
 from api.http.types import MAX_ID, Id, Name, changes_in, fields_of, to_view
 from api.pools import check_may_move
 from commands.configurations import Parallel, Tags
@@ -27,7 +27,7 @@ from projections.time_travel.historical_reads import NODE_HISTORY
 from store.clock import utcnow
 from store.crypto.secrets import new_token, token_hash
 
-OLD_TOKEN = timedelta(days=1)
+OLD_TOKEN_LIFETIME = timedelta(days=1)
 """Time for which the server accepts the old token after a rotation, unless the agent uses the new token before."""
 PLATFORMS = ("linux-amd64", "linux-arm64", "windows-amd64")
 
@@ -111,7 +111,7 @@ class NodeController(Controller):
         """Registers a node. The node's agent authenticates with `agent_token`, which only this answer shows."""
         await check_may_move(ctx, data.pool_id)
         node_id = await ctx.services.ids.draw("nodes")
-        token = new_token(AGENT_TOKEN)
+        token = new_token(AGENT_TOKEN_PREFIX)
         fields: dict[str, Any] = fields_of(data, name="title") | {"tags": list(dict.fromkeys(data.tags))}
         receipt = await ctx(
             RegisterNode(node_id, claim=name_claim(ctx, data.name), token_hash=token_hash(token), **fields)
@@ -192,7 +192,7 @@ class NodeController(Controller):
         one, and in any case after a day.
         """
         await ctx.find(nodes.find, "node", node_id)
-        token, until = new_token(AGENT_TOKEN), None if at_once else utcnow() + OLD_TOKEN
+        token, until = new_token(AGENT_TOKEN_PREFIX), None if at_once else utcnow() + OLD_TOKEN_LIFETIME
         await ctx(RotateNodeToken(node_id, token_hash(token), until))
         return RotatedToken(node_id, token, until)
 

@@ -29,11 +29,13 @@ log = structlog.get_logger()
 
 MAX_RESETS = 3
 """Largest number of links to reset the password of one account that can be requested within
-`login_attempts.WINDOW_S`, so that nobody floods a mailbox.
+`login_attempts.ATTEMPT_WINDOW_S`, so that nobody floods a mailbox.
 """
 MAX_RESETS_OF_ADDRESS = 20
-"""Largest number of links to reset passwords that one network address can request within `login_attempts.WINDOW_S`."""
-RESET = timedelta(minutes=30)
+"""Largest number of links to reset passwords that one network address can request within
+`login_attempts.ATTEMPT_WINDOW_S`.
+"""
+RESET_LINK_LIFETIME = timedelta(minutes=30)
 """Lifetime of a link to reset a password."""
 
 
@@ -133,7 +135,7 @@ async def issue_reset_link(services: Services, email: str) -> None:
         user = await auth.find_by_email(services.pool, email)
         if user is None or not user.active or not user.password_hash:
             return
-        command = IssuePasswordLink(user.id, "reset", new_token(""), utcnow() + RESET)
+        command = IssuePasswordLink(user.id, "reset", new_token(""), utcnow() + RESET_LINK_LIFETIME)
         await services.handler.execute(command, CommandContext("anonymous"))
     except Exception as error:
         log.error("no link to reset a password was issued", error=repr(error))

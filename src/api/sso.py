@@ -46,9 +46,9 @@ from store.tables.used_once import UsedOnce
 
 MAX_RESPONSE = 256 * 1024
 """Largest number of characters of an encoded SAML response. A response with 500 groups has about 100,000 characters."""
-SIGN_IN = timedelta(minutes=10)
+SIGN_IN_TIMEOUT = timedelta(minutes=10)
 """Time within which a browser must come back from the provider."""
-EXCHANGE = timedelta(minutes=1)
+SIGN_IN_CODE_LIFETIME = timedelta(minutes=1)
 """Time within which a code must be exchanged for a session."""
 PATH = "/api/v3/sso"
 FORM = "application/x-www-form-urlencoded"
@@ -137,7 +137,7 @@ class SsoController(Controller):
         if not OWN_PATH.fullmatch(return_to):
             raise Invalid.field("return_to", "must be a path on this server, such as /projects/1")
         now, secrets = utcnow(), ctx.services.secrets
-        request_id = make_token(secrets, "request", provider_id, (now + SIGN_IN).timestamp(), new_token(""))
+        request_id = make_token(secrets, "request", provider_id, (now + SIGN_IN_TIMEOUT).timestamp(), new_token(""))
         url = ctx.services.saml.sign_in_url(to_trusted(provider), request_id, return_to, now)
         return redirect(url, {"Set-Cookie": browser_cookie(request_id, ctx.services.base_url)})
 
@@ -159,7 +159,7 @@ class SsoController(Controller):
             provider, assertion = await verify(ctx, form["SAMLResponse"], "/acs")
             assert assertion.request_id is not None, "verify refused an assertion without a request"
             user_id = await find_or_register_user(ctx, provider, assertion)
-        expires = (utcnow() + EXCHANGE).timestamp()
+        expires = (utcnow() + SIGN_IN_CODE_LIFETIME).timestamp()
         code = make_token(
             ctx.services.secrets, "code", user_id, expires, cookie_name(assertion.request_id, ctx.services.base_url)
         )
@@ -326,7 +326,7 @@ def browser_cookie(request_id: str, base_url: str) -> str:
     # The provider's page posts to this server. Browsers then send only cookies with SameSite=None, which must be
     # Secure; over plain http, a cookie without SameSite is sent for two minutes. A `__Host-` cookie has the path `/`.
     ending = "/; Secure; SameSite=None" if base_url.startswith("https:") else PATH
-    seconds = int((SIGN_IN + EXCHANGE).total_seconds())
+    seconds = int((SIGN_IN_TIMEOUT + SIGN_IN_CODE_LIFETIME).total_seconds())
     return f"{cookie_name(request_id, base_url)}={request_id}; Max-Age={seconds}; HttpOnly; Path={ending}"
 
 

@@ -28,7 +28,7 @@ from projections.time_travel.historical_reads import PERMISSIONS_HISTORY
 from store.clock import utcnow
 from store.crypto.secrets import new_token
 
-INVITATION = timedelta(days=7)
+INVITATION_LIFETIME = timedelta(days=7)
 """Time within which an invitation can be accepted."""
 
 PersonName = Annotated[str, Meta(max_length=100)]
@@ -147,7 +147,7 @@ class UserController(Controller):
                 role=data.role,
                 claim=ctx.services.secrets.claim("email", data.email),
                 link_id=link_id,
-                expires_at=utcnow() + INVITATION,
+                expires_at=utcnow() + INVITATION_LIFETIME,
                 first_name=data.first_name,
                 last_name=data.last_name,
                 access=access,
@@ -189,7 +189,7 @@ class UserController(Controller):
         """Invites a user again who has not set a password yet. The link of the earlier invitation is no longer
         valid.
         """
-        command = IssuePasswordLink(user_id, "invitation", new_token(""), utcnow() + INVITATION)
+        command = IssuePasswordLink(user_id, "invitation", new_token(""), utcnow() + INVITATION_LIFETIME)
         receipt = await ctx(command)
         access = await projects.fetch_access(ctx.source, user_id)
         return to_invitation(ctx, receipt.existing(USER.at(user_id)), receipt, sorted(access))

@@ -28,7 +28,7 @@ from domain.pools import POOL, Pool
 from domain.results import RESULTS, ResultsRecorded, count_no_more
 from store.tables.build_logs import EMPTY_LOG, LogEnd
 
-MAX_ATTEMPTS = 3
+MAX_BUILD_ATTEMPTS = 3
 """Number of lost attempts after which a build is aborted instead of being queued again."""
 
 
@@ -110,7 +110,7 @@ class AcknowledgeBuild(Command, of=BUILD):
         yield self.event(BuildStarted, **held.ids, commit_sha=commit_sha)
 
     def _refuse_commit(self, build: Assigned, commit_sha: str, of_group: str) -> Event:
-        if build.attempt < MAX_ATTEMPTS:
+        if build.attempt < MAX_BUILD_ATTEMPTS:
             return self.event(BuildRequeued, **build.ids, reason="other_commit")
         detail = f"The agent checked out commit {commit_sha}, but the other builds of the group test {of_group}."
         return BuildFinished(
@@ -121,7 +121,7 @@ class AcknowledgeBuild(Command, of=BUILD):
 @dataclass(frozen=True)
 class LoseBuild(Command, of=BUILD):
     """Queues a build again because its node lost it or did not acknowledge it. Aborts the build if this was attempt
-    number MAX_ATTEMPTS.
+    number MAX_BUILD_ATTEMPTS.
 
     When the build is queued again, the results of the lost attempt no longer count, neither in the build nor in the
     history of its tests.
@@ -134,7 +134,7 @@ class LoseBuild(Command, of=BUILD):
     log: LogEnd = EMPTY_LOG
 
     def then_reads(self, build: AnyBuild | None, **_: None) -> Sequence[AnyStream]:
-        if build is None or build.attempt >= MAX_ATTEMPTS or not build.counting_reports:
+        if build is None or build.attempt >= MAX_BUILD_ATTEMPTS or not build.counting_reports:
             return ()
         return (RESULTS.at(self.build_id),)
 
@@ -144,7 +144,7 @@ class LoseBuild(Command, of=BUILD):
         if self.reason == "not_acknowledged" and isinstance(build, Running):
             return
         reason: LossReason = "not_acknowledged" if self.reason == "not_acknowledged" else "agent_lost"
-        if build.attempt >= MAX_ATTEMPTS:
+        if build.attempt >= MAX_BUILD_ATTEMPTS:
             losses = (*build.losses, reason)
             yield BuildFinished(
                 **build.ids,

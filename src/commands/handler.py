@@ -33,6 +33,7 @@ from store.log.append import IdempotencyKey, VersionConflict
 from store.log.event_log import EventLog, Write
 
 MAX_TRIES = 12
+"""Number of tries of a command whose streams others change at the same time. Then it fails with a conflict."""
 
 
 class Deletable(Protocol):

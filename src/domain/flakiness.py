@@ -1,12 +1,14 @@
 """Flakiness: tests with different results for the same code.
 
-A result is flaky in two cases: it passed, but an earlier attempt in the same report failed; or another build of the job
-on the same commit had the opposite result.
+A result of a build is flaky in two cases: it passed, but an earlier attempt in the same report failed; or another build
+of the job on the same commit had the opposite result.
 
 A run of a test is its last attempt in a report, if this attempt passed or failed. A run is flaky in two cases: it
 passed, but an earlier attempt in the same report failed; or it flipped, which means that the test's previous run on the
-same commit had the opposite result. An episode is the time for which a test counts as flaky. It begins with a flaky
-run, and ends after STEADY_AFTER runs in a row that are not flaky. The next flaky run begins a new episode.
+same commit had the opposite result.
+
+A test turns flaky with a flaky run, and is steady again after STEADY_AFTER runs in a row that are not flaky. Then the
+next flaky run makes it turn flaky once more.
 """
 
 from typing import ClassVar
@@ -17,11 +19,11 @@ from domain.core.data_keys import project_key
 from domain.core.events import Category, Event
 
 STEADY_AFTER = 10
-"""Number of runs in a row, none of them flaky, after which an episode ends."""
+"""Number of runs in a row, none of them flaky, after which a test counts as steady again."""
 
 
 class TestTurnedFlaky(Event, frozen=True):
-    """A test turned flaky. Recorded once at the beginning of each episode."""
+    """A test turned flaky. Not recorded again for further flaky runs, until the test was steady."""
 
     __test__: ClassVar[bool] = False
     name: ClassVar[str] = "test.turned_flaky"
@@ -58,7 +60,7 @@ class OtherResult(msgspec.Struct, frozen=True):
 
 class Flakiness(msgspec.Struct, frozen=True):
     build_id: int | None = None
-    """The build in which the last episode began."""
+    """The build in which the test last turned flaky. None if it never did."""
 
 
 def evolve(state: Flakiness, event: Event) -> Flakiness:

@@ -18,7 +18,7 @@ from domain.core.events import Category, Event
 PASSED, FAILED, SKIPPED = 0, 1, 2
 ResultStatus = Literal["passed", "failed", "skipped"]
 STATUSES: tuple[ResultStatus, ...] = get_args(ResultStatus)
-MAX_ATTEMPTS = 255
+MAX_TEST_ATTEMPTS = 255
 MAX_SUITES = 5_000
 OTHER_SUITES = "(other suites)"
 """Name that stands for all suites of a report after the first MAX_SUITES."""

@@ -14,10 +14,9 @@ from domain.core.columns import Int32s
 from domain.core.data_keys import project_key
 from domain.core.events import Category, Event
 
-CLAIM = timedelta(minutes=2)
-"""Time for which a claim keeps other processes from creating the ticket. It is always the same, however long a try may
-take, since it covers the creation of one issue: the call of Jira, which ends within 10 s, and the time until Jira's
-search finds the new issue.
+TICKET_CLAIM_LIFETIME = timedelta(minutes=2)
+"""Time for which a process that is about to create a ticket keeps other processes from creating it. The time covers the
+creation of one issue: the call of Jira, which ends within 10 s, and the time until Jira's search finds the new issue.
 """
 COMMENT_INTERVAL = timedelta(days=1)
 """Time between comments on a ticket whose failure keeps coming back."""
@@ -42,7 +41,7 @@ class TicketEvent(Event, frozen=True):
 
 
 class TicketClaimed(TicketEvent, frozen=True):
-    """A process is about to create the ticket. No other process creates it within CLAIM."""
+    """A process is about to create the ticket. No other process creates it within TICKET_CLAIM_LIFETIME."""
 
     name: ClassVar[str] = "jira_issue.claimed"
 
@@ -96,7 +95,7 @@ class TicketState(msgspec.Struct, frozen=True):
     """Time at which the ticket last got a text about a failure: its description or a comment."""
 
     def is_claimed(self, now: datetime) -> bool:
-        return self.claimed_at is not None and now - self.claimed_at < CLAIM
+        return self.claimed_at is not None and now - self.claimed_at < TICKET_CLAIM_LIFETIME
 
     def must_recur(self, job_id: int, build_id: int, now: datetime) -> bool:
         """Returns whether a failure in this build needs a comment. It needs none if the ticket has recorded this build

@@ -23,6 +23,7 @@ from store.log.event_log import EventLog
 log = structlog.get_logger()
 
 INTERVAL_S = 5.0
+"""Seconds between two sweeps."""
 SWEEP_SIZE = 100
 """Largest number of known issues that one sweep handles."""
 CHUNK_SIZE = 500

@@ -16,6 +16,9 @@ from projections import quarantine
 log = structlog.get_logger()
 
 INTERVAL_S = 30.0
+"""Seconds between two sweeps. The event about an expired entry comes at most this much later; the entry itself has no
+effect from the moment of its expiry.
+"""
 SWEEP_SIZE = 1_000
 """Largest number of jobs with expired entries, and of recovered entries, that one sweep handles."""
 CALLER = CommandContext("system:quarantine")

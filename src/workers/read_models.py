@@ -58,6 +58,7 @@ from workers.read_model_parts import find_changed_builds, find_changed_cases
 log = structlog.get_logger()
 
 INTERVAL_S = 300.0
+"""Seconds between two sweeps while the last one found no difference."""
 ALARMED_INTERVAL_S = 10.0
 """Seconds between two sweeps while there is a difference, so that the alarm ends soon after a rebuild."""
 BATCH_SIZE = 500

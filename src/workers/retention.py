@@ -23,6 +23,7 @@ from store.tables.alarms import set_alarm
 log = structlog.get_logger()
 
 INTERVAL_S = 600.0
+"""Seconds between two sweeps while there is nothing to delete."""
 BUSY_INTERVAL_S = 2.0
 """Seconds from a sweep that deleted builds to the next sweep. By then the read model shows these deletions."""
 SWEEP_SIZE = 200

@@ -62,6 +62,7 @@ CHECKPOINT_EVENTS = 10_000
 events.
 """
 RECONNECT_DELAY_S = 0.2
+"""Seconds from the loss of the connection until the sealer tries to lead again."""
 RESTORE_ROW = (
     "put it back by `testhide audit put-back {position} --from BACKUP`, or if there is no other, accept it by"
     " `testhide audit accept {position} --reason TEXT`"

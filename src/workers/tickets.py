@@ -43,8 +43,8 @@ MAX_TICKETS = 20
 one integration. One more ticket names all other causes.
 """
 CLAIM_POLL_S = 10
-"""Seconds until a build looks again for a ticket that another one is creating. Most are there after a second or two; if
-the other one does not create it, the claim ends after CLAIM.
+"""Seconds until a build looks again for a ticket that another build is creating. Most tickets are there after a second
+or two. If the other build does not create the ticket, its claim ends after TICKET_CLAIM_LIFETIME.
 """
 MAX_COMPARED = 3
 """Number of tests of a cause whose earlier results are read to decide whether the cause is new."""

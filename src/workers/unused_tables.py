@@ -25,6 +25,7 @@ from store.tables.alarms import set_alarm
 log = structlog.get_logger()
 
 INTERVAL_S = 10.0
+"""Seconds between two sweeps."""
 RETENTION = MappingProxyType({RETIRED: timedelta(0), STAGING: timedelta(hours=1), LIVE: timedelta(days=1)})
 """Schema -> how long after a deletion its tables are kept, if they lack the deletion. An operator may be about to
 compare staging tables or to switch to them, and processes of an older release may still read its tables during an

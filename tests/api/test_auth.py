@@ -12,8 +12,8 @@ import psycopg
 import pytest
 import requests
 
-from api.auth import MAX_ATTEMPTS
-from api.http.security import SESSION, SESSION_KEY, session_token, session_week
+from api.auth import MAX_FAILED_SIGN_INS
+from api.http.security import SESSION_KEY_LIFETIME, SESSION_LIFETIME, session_token, session_week
 from tests.support.http import Answer, Client
 from tests.support.server import Server
 
@@ -274,8 +274,8 @@ def test_a_password_is_changed_by_who_knows_the_current_one(server: Server) -> N
 def test_a_session_that_guesses_the_password_is_held_up(server: Server) -> None:
     ann = server.make_user("viewer")
     guess = {"current_password": "guessed", "new_password": "a longer one of theirs"}
-    statuses = [ann.when("POST", "/me/password", json=guess).status_code for _ in range(MAX_ATTEMPTS + 1)]
-    assert statuses == [422] * MAX_ATTEMPTS + [429]
+    statuses = [ann.when("POST", "/me/password", json=guess).status_code for _ in range(MAX_FAILED_SIGN_INS + 1)]
+    assert statuses == [422] * MAX_FAILED_SIGN_INS + [429]
 
 
 def test_a_session_that_nobody_uses_ends(server: Server) -> None:
@@ -301,16 +301,16 @@ def test_a_session_is_signed_by_the_key_of_its_time(server: Server) -> None:
     secrets = server.secrets
     session_id = jwt.decode(client.token, options={"verify_signature": False})["jti"]
     now = datetime.now(UTC)
-    weeks = [session_week(at) for at in (now, now - SESSION)]
+    weeks = [session_week(at) for at in (now, now - SESSION_LIFETIME)]
     assert jwt.get_unverified_header(client.token)["kid"] in {secrets.session_key(week)[0] for week in weeks}
     ours = session_token(secrets, client.fetch("/me")["id"], session_id, now)
     assert bearer(server, ours).status_code == 200
-    later = {"sub": "1", "jti": session_id, "exp": now + SESSION}
+    later = {"sub": "1", "jti": session_id, "exp": now + SESSION_LIFETIME}
     key_id, key = secrets.session_key(session_week(now))
     assert bearer(server, jwt.encode(later, key, "HS256", headers={"kid": key_id})).status_code == 200
     ended = later | {"jti": "ended"}
     assert bearer(server, jwt.encode(ended, key, "HS256", headers={"kid": key_id})).status_code == 401
-    other_weeks = ("1", session_week(now - 3 * SESSION_KEY), session_week(now + 2 * SESSION_KEY))
+    other_weeks = ("1", session_week(now - 3 * SESSION_KEY_LIFETIME), session_week(now + 2 * SESSION_KEY_LIFETIME))
     for kid, its_key in (*map(secrets.session_key, other_weeks), ("9.1", key), (session_week(now), key)):
         forged = jwt.encode(later, its_key, "HS256", headers={"kid": kid})
         assert bearer(server, forged).status_code == 401

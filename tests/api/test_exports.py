@@ -74,7 +74,7 @@ def test_a_user_and_a_process_have_so_many(
 
 
 def test_one_that_is_not_read_ends(inside: InProcessServer, job: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream_clients, "STALLED_S", 0.3)
+    monkeypatch.setattr(stream_clients, "STALL_TIMEOUT_S", 0.3)
     monkeypatch.setattr(stream_clients, "CHECK_INTERVAL_S", 0.1)
     with connect(inside, inside.client(*ADMIN), path_of(job), buffer=4096) as connection:
         until(inside, lambda: len(inside.streams.exports) == 1, "it is not sent")

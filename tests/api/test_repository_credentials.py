@@ -102,6 +102,6 @@ class HostileSource:
 @pytest.mark.anyio
 @pytest.mark.parametrize("is_slow", [True, False])
 async def test_a_hostile_host_holds_up_no_other_builds(monkeypatch: pytest.MonkeyPatch, is_slow: bool) -> None:
-    monkeypatch.setattr("api.live.agent_polls.CREDENTIALS_S", 0.05)
+    monkeypatch.setattr("api.live.agent_polls.CREDENTIALS_TIMEOUT_S", 0.05)
     endpoint = ScmEndpoint(5, 3, "github", "Main", "https://evil.example", "acme/shop", b"sealed")
     assert await asyncio.wait_for(fetch_credentials(HostileSource(is_slow), endpoint), 5) is None

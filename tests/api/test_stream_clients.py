@@ -89,7 +89,7 @@ def at_work(inside: InProcessServer) -> tuple[int, int]:
 def test_a_stalled_reader_is_cut_and_goes_on_later(
     inside: InProcessServer, admin: Client, agent: FakeAgent, build: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream_clients, "STALLED_S", 0.5)
+    monkeypatch.setattr(stream_clients, "STALL_TIMEOUT_S", 0.5)
     texts = [f"{number} {'x' * 10_000}" for number in range(2_000)]
     for offset in range(0, len(texts), 200):
         agent.log(build, offset, texts[offset : offset + 200]).raise_for_status()
@@ -188,7 +188,7 @@ def test_many_lines_come_together(
 def test_only_streams_with_ids_are_kept_alive(
     inside: InProcessServer, admin: Client, agent: FakeAgent, build: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream_clients, "KEEP_ALIVE_S", 0.1)
+    monkeypatch.setattr(stream_clients, "KEEP_ALIVE_INTERVAL_S", 0.1)
     monkeypatch.setattr(stream_clients, "CHECK_INTERVAL_S", 0.05)
     with (
         connect(inside, admin, of(build)) as plain,

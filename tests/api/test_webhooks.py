@@ -292,7 +292,7 @@ def flaky_report(*names: str) -> bytes:
     return f'<testsuite name="shop">{cases}</testsuite>'.encode()
 
 
-def test_a_test_that_turns_flaky_is_told_once_an_episode(opened: Server, receiver: WebhookReceiver) -> None:
+def test_a_test_that_turns_flaky_is_announced_once(opened: Server, receiver: WebhookReceiver) -> None:
     project = given_project(opened)
     body = {"url": receiver.url, "events": ["test.flaky", "test.quarantined"], "project_id": project}
     opened.admin.post(AT, json=body).then(201)

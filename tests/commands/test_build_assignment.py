@@ -6,7 +6,7 @@ import hypothesis
 import msgspec
 import pytest
 
-from commands.build_assignment import MAX_ATTEMPTS, AcknowledgeBuild, AssignBuild, LoseBuild, TakeLeadership
+from commands.build_assignment import MAX_BUILD_ATTEMPTS, AcknowledgeBuild, AssignBuild, LoseBuild, TakeLeadership
 from domain import dispatch
 from domain.build_groups import BuildGroupCommitChosen
 from domain.builds import BUILD, BuildAssigned, BuildFinished, BuildQueued, BuildRequeued
@@ -89,8 +89,8 @@ def test_the_first_commit_of_a_group_is_that_of_all_its_builds() -> None:
     other = requeued(reason="other_commit")
     given(chosen, in_group, ASSIGNED).when(AcknowledgeBuild(1, 3, 1, "decade")).then(other)
 
-    last = msgspec.structs.replace(ASSIGNED, attempt=MAX_ATTEMPTS)
-    (ended,) = given(chosen, in_group, last).when(AcknowledgeBuild(1, 3, MAX_ATTEMPTS, "decade"))
+    last = msgspec.structs.replace(ASSIGNED, attempt=MAX_BUILD_ATTEMPTS)
+    (ended,) = given(chosen, in_group, last).when(AcknowledgeBuild(1, 3, MAX_BUILD_ATTEMPTS, "decade"))
     assert isinstance(ended, BuildFinished)
     assert (ended.status, ended.reason) == ("failed", "checkout_failed")
 
@@ -158,7 +158,7 @@ def test_a_build_is_not_given_out_for_ever(losses: list[str], reason: str, detai
     for attempt, loss in enumerate(losses, start=1):
         history += given(*history).when(AssignBuild(1, 3, "me"))
         history += given(*history).when(LoseBuild(1, 3, attempt, loss, LogEnd(4, b"", 0)))
-    assert [type(event) for event in history[2:]] == [BuildAssigned, BuildRequeued] * (MAX_ATTEMPTS - 1) + [
+    assert [type(event) for event in history[2:]] == [BuildAssigned, BuildRequeued] * (MAX_BUILD_ATTEMPTS - 1) + [
         BuildAssigned,
         BuildFinished,
     ]

@@ -1,4 +1,4 @@
-"""What is said of flaky tests."""
+"""Tests that turned flaky are recorded once, and again after they were steady."""
 
 import msgspec
 
@@ -21,7 +21,7 @@ def test_once_a_build() -> None:
     given(TURNED).when(RecordFlakyTests((later,))).then(later)
 
 
-def test_when_an_episode_begins() -> None:
+def test_when_a_test_turns_flaky_again() -> None:
     def of(runs: int, flaky_runs: int, seen: tuple[int, int] | None) -> FlakyVerdict:
         return judge(FlakyCase(4, runs, flaky_runs, "a", "s"), seen)
 

@@ -21,9 +21,9 @@ from domain.core.errors import Conflict
 from domain.core.events import Event
 from domain.jobs import JobCreated
 from domain.tickets import (
-    CLAIM,
     COMMENT_INTERVAL,
     TICKET,
+    TICKET_CLAIM_LIFETIME,
     TicketClaimed,
     TicketCreated,
     TicketRecurred,
@@ -48,11 +48,11 @@ CREATED = TicketCreated(at=NOW, **about(), **TEXTS, case_ids=CASES)
 
 def test_one_claim_at_a_time() -> None:
     given().when(ClaimTicket(**about(), now=NOW)).then(TicketClaimed(**about()))
-    soon = NOW + CLAIM / 2
+    soon = NOW + TICKET_CLAIM_LIFETIME / 2
     for history in ([CLAIMED], [CLAIMED, CREATED]):
         with pytest.raises(Conflict, match="being created"):
             given(*history).when(ClaimTicket(**about(8), now=soon))
-    given(CLAIMED).when(ClaimTicket(**about(8), now=NOW + CLAIM)).then(TicketClaimed(**about(8)))
+    given(CLAIMED).when(ClaimTicket(**about(8), now=NOW + TICKET_CLAIM_LIFETIME)).then(TicketClaimed(**about(8)))
 
 
 def test_a_ticket_is_created_once() -> None:

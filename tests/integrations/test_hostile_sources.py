@@ -56,7 +56,7 @@ async def test_a_token_is_kept_for_an_hour_at_most(
             receiver.answers.append((201, {}, body.encode()))
         assert await apps.fetch_token(receiver.url, 7, 8, KEY) == "first"
         assert (await apps.fetch_token(receiver.url, 7, 8, KEY) == "first") == is_kept
-        monkeypatch.setattr("integrations.scm.github_apps.SPARE", timedelta(minutes=61))
+        monkeypatch.setattr("integrations.scm.github_apps.MIN_REMAINING_LIFETIME", timedelta(minutes=61))
         assert await apps.fetch_token(receiver.url, 7, 8, KEY) != "first"
 
 

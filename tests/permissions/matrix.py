@@ -152,7 +152,7 @@ async def open_matrix(server: Server) -> AsyncIterator[Matrix]:
             app = create_app(contextlib.nullcontext(harmless), VERSION)
         with pytest.MonkeyPatch.context() as patch:
             # Callers are sent together, more than may have an export open.
-            patch.setattr(streams, "EXPORTS_PER_USER", 0)
-            patch.setattr(streams, "EXPORTS", 0)
+            patch.setattr(streams, "MAX_EXPORTS_PER_USER", 0)
+            patch.setattr(streams, "MAX_EXPORTS", 0)
             async with app.lifespan():
                 yield Matrix(app, scene)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, cast
 
-from api.http.security import API_TOKEN, SESSION, session_token
+from api.http.security import API_TOKEN_PREFIX, SESSION_LIFETIME, session_token
 from commands.auth import CreateApiToken, OpenSession
 from commands.handler import CommandContext, Handler
 from commands.projects import AdmitMember
@@ -75,9 +75,9 @@ class _People:
     async def _sign_in(self, user_id: int, credential: Credential) -> str:
         if credential == "session":
             session_id, now = new_token(""), utcnow()
-            await self._do(OpenSession(session_id, user_id, now + SESSION))
+            await self._do(OpenSession(session_id, user_id, now + SESSION_LIFETIME))
             return session_token(self.parts.secrets, user_id, session_id, now - timedelta(seconds=1))
-        secret, limits = new_token(API_TOKEN), {"here": [self.ids["project_id"]], "elsewhere": [self.elsewhere]}
+        secret, limits = new_token(API_TOKEN_PREFIX), {"here": [self.ids["project_id"]], "elsewhere": [self.elsewhere]}
         scopes = () if credential == "token" or credential in limits else (cast(Scope, credential),)
         self.ids["token_id"] = token_id = await self.parts.ids.draw("api_tokens")
         await self._do(

@@ -248,7 +248,7 @@ async def test_an_interrupted_rotation_goes_on(
 async def test_nothing_is_sealed_with_a_root_key_that_a_process_does_not_know(
     parts: Core, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rotation, "WAIT_S", 0.2)
+    monkeypatch.setattr(rotation, "LOAD_TIMEOUT_S", 0.2)
     async with await psycopg.AsyncConnection.connect(database, autocommit=True) as silent:
         await silent.execute("SELECT pg_advisory_lock_shared(%s::int, 1)", (FOLLOWER_LOCK,))
         with pytest.raises(Fault, match="do not take over the new key"):

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from store.tables.login_attempts import KNOWN_DAYS, WINDOW_S, LoginAttempts
+from store.tables.login_attempts import ATTEMPT_WINDOW_S, KNOWN_ADDRESS_DAYS, LoginAttempts
 from testhide.processes import Core
 
 
@@ -10,7 +10,7 @@ async def test_attempts_at_once_do_not_exceed_a_limit(parts: Core) -> None:
     attempts = LoginAttempts(parts.pool)
     waits = await asyncio.gather(*(attempts.reserve({"a": 10, "b": 100}) for _ in range(40)))
     assert waits.count(0) == 10
-    assert all(0 < wait_s <= WINDOW_S for wait_s in waits if wait_s)
+    assert all(0 < wait_s <= ATTEMPT_WINDOW_S for wait_s in waits if wait_s)
     # Those that were refused count for no subject.
     async with parts.pool.connection() as connection:
         counted = await (await connection.execute("SELECT subject, failures FROM login_failures ORDER BY 1")).fetchall()
@@ -27,7 +27,7 @@ async def test_a_success_is_taken_back_and_remembered(parts: Core) -> None:
         await attempts.succeed("pair")
     assert await attempts.is_known("pair")
     async with parts.pool.connection() as connection:
-        await connection.execute("UPDATE known_logins SET at = at - make_interval(days => %s)", (KNOWN_DAYS,))
+        await connection.execute("UPDATE known_logins SET at = at - make_interval(days => %s)", (KNOWN_ADDRESS_DAYS,))
     assert not await attempts.is_known("pair")
     await attempts.succeed("other")
     async with parts.pool.connection() as connection:
@@ -41,7 +41,9 @@ async def test_a_window_ends(parts: Core) -> None:
         await attempts.reserve({"a": 1, "old": 9})
     assert await attempts.reserve({"a": 1}) > 0
     async with parts.pool.connection() as connection:
-        await connection.execute("UPDATE login_failures SET since = since - make_interval(secs => %s)", (WINDOW_S + 1,))
+        await connection.execute(
+            "UPDATE login_failures SET since = since - make_interval(secs => %s)", (ATTEMPT_WINDOW_S + 1,)
+        )
     assert await attempts.reserve({"a": 1}) == 0
     await attempts.release({"a": 1})
     async with parts.pool.connection() as connection:
@@ -54,7 +56,9 @@ async def test_failures_alone_do_not_let_the_table_grow(parts: Core) -> None:
     for number in range(12):
         await attempts.reserve({f"{kind} {number}": 9 for kind in ("pair", "address", "account")})
     async with parts.pool.connection() as connection:
-        await connection.execute("UPDATE login_failures SET since = since - make_interval(secs => %s)", (WINDOW_S + 1,))
+        await connection.execute(
+            "UPDATE login_failures SET since = since - make_interval(secs => %s)", (ATTEMPT_WINDOW_S + 1,)
+        )
     for _ in range(4):
         assert await attempts.reserve({"a": 9}) == 0
     async with parts.pool.connection() as connection:

@@ -20,7 +20,7 @@ import requests
 from msgspec import structs
 from psycopg.conninfo import make_conninfo
 
-from api.http.security import SESSION, session_token
+from api.http.security import SESSION_LIFETIME, session_token
 from commands.auth import OpenSession
 from commands.handler import CommandContext, Handler
 from commands.projects import AdmitMember
@@ -84,7 +84,7 @@ class Server:
                     await handler.execute(AdmitMember(project_id, user_id, level), caller)
                 session_id, now = new_token(""), utcnow().replace(microsecond=0)
                 await handler.execute(
-                    OpenSession(session_id, user_id, now + SESSION), CommandContext(f"user:{user_id}")
+                    OpenSession(session_id, user_id, now + SESSION_LIFETIME), CommandContext(f"user:{user_id}")
                 )
                 return session_token(parts.secrets, user_id, session_id, now)
 

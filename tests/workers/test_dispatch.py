@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from api.live.agent_polls import POLL_S
+from api.live.agent_polls import POLL_TIMEOUT_S
 from commands.build_assignment import TakeLeadership
 from commands.builds import StartBuild
 from commands.handler import CommandContext, Handler
@@ -31,7 +31,7 @@ from testhide.processes import Core
 from tests.support.builders import REPOSITORY, Shop
 from tests.support.fake_agent import FakeAgent, until_it_asks
 from tests.support.server import Server
-from workers.dispatch.dispatcher import Dispatcher
+from workers.dispatch.dispatcher import OFFLINE_AFTER_S, POLL_EXPIRY_S, Dispatcher
 
 
 @pytest.fixture
@@ -67,6 +67,10 @@ def test_a_build_goes_to_the_agent_that_waits(shop: Shop) -> None:
     assert (ended["status"], ended["log_lines"], ended["attempt"]) == ("passed", 2, 1)
 
 
+def test_the_dispatcher_takes_no_poll_for_closed_that_an_agent_still_has_open() -> None:
+    assert POLL_TIMEOUT_S < POLL_EXPIRY_S < OFFLINE_AFTER_S
+
+
 def test_without_its_scm_endpoint_a_build_of_a_change_fails_and_one_started_by_hand_says_so(shop: Shop) -> None:
     project = Shop(shop.server)
     endpoint = {"type": "github", "name": "Web", "project_id": project.project, "repo": "acme/web", "token": "t"}
@@ -80,7 +84,7 @@ def test_without_its_scm_endpoint_a_build_of_a_change_fails_and_one_started_by_h
     begun = time.monotonic()
     build = agent.take_up()
     assert build["id"] == by_hand
-    assert time.monotonic() - begun < POLL_S / 2, "the slot of the build that failed is free at once"
+    assert time.monotonic() - begun < POLL_TIMEOUT_S / 2, "the slot of the build that failed is free at once"
     agent.finished(build).raise_for_status()
     assert "no SCM endpoint" in project.ended(by_hand)["detail"]
     ended = project.ended(of_change)

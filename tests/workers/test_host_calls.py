@@ -5,7 +5,7 @@ import contextlib
 import pytest
 
 from integrations.source_ports import SourceUnavailable
-from workers.reactions.host_calls import MAX_CALLS, PAUSE_S, HostCalls
+from workers.reactions.host_calls import MAX_CALLS, SILENT_HOST_PAUSE_S, HostCalls
 
 
 def test_a_host_has_a_limit_of_calls_and_others_have_theirs() -> None:
@@ -30,7 +30,7 @@ def test_a_host_that_did_not_answer_in_time_is_not_called_for_a_while() -> None:
             raise SourceUnavailable("slow.example fails.", is_timeout=is_timeout)
     with calls.call("quick.example"):
         pass
-    now[0] += PAUSE_S - 10
+    now[0] += SILENT_HOST_PAUSE_S - 10
     with pytest.raises(SourceUnavailable) as refused, calls.call("slow.example"):
         pass
     assert refused.value.retry_after_s == 10

@@ -16,7 +16,7 @@ from domain.builds import BUILD, AnyBuild, BuildAssigned, BuildFinished, BuildSt
 from domain.core.events import Damaged, Event
 from domain.jira import JIRA, JiraIntegration
 from domain.matrix import Matrix
-from domain.tickets import CLAIM, COMMENT_INTERVAL, TicketCreated
+from domain.tickets import COMMENT_INTERVAL, TICKET_CLAIM_LIFETIME, TicketCreated
 from domain.triggers import BuildTrigger
 from integrations.blobs import open_blobs
 from integrations.ticket_ports import NewIntegration, NewTicket, Ticket, TicketFailure, TicketsUnavailable, TicketText
@@ -271,7 +271,7 @@ async def test_a_ticket_whose_answer_was_lost_is_found(office: Office) -> None:
         await office.writer.write(event)
     office.tracker.loses_answers = False
     assert await office.error() == "jira.acme.com gives no answer."
-    office.late = CLAIM
+    office.late = TICKET_CLAIM_LIFETIME
     await office.writer.write(event)
     assert len(office.tracker.tickets) == 1
     assert await office.defects() == ["BACK-1"]
@@ -289,7 +289,7 @@ async def test_projects_that_share_a_project_of_jira_find_no_tickets_of_each_oth
     ticket = office.tracker.tickets["BACK-1"]
     signature = ticket.labels[0].rpartition("-")[2]
     office.tracker.tickets["BACK-1"] = replace(ticket, labels=[f"testhide-2-{signature}", f"testhide-{signature}"])
-    office.late = CLAIM
+    office.late = TICKET_CLAIM_LIFETIME
     await office.writer.write(event)
     assert await office.defects() == ["BACK-2"]
 
@@ -314,7 +314,7 @@ async def test_failures_are_linked_to_a_ticket_that_an_earlier_build_is_creating
     second = await office.build(RESET, write=False)
     with pytest.raises(TicketsDelayed, match="is being created"):
         await office.writer.write(second)
-    office.late = CLAIM
+    office.late = TICKET_CLAIM_LIFETIME
     await office.writer.write(first)
     await office.writer.write(second)
     assert len(office.tracker.tickets) == 1

@@ -18,7 +18,7 @@ from agent.server_request import RetryPause
 
 _CHUNK_BYTES = 1 << 18
 _TRIES = 3
-_LONGEST_S = 300.0  # of one transfer, with all tries
+_TRANSFER_TIMEOUT_S = 300.0  # of one transfer, with all tries
 
 
 class NotTransferred(Exception):
@@ -39,7 +39,7 @@ class CacheTransfer:
         """Write the cache called `name` of the build's own scope, or of its fallback scope, into a file. Return False
         if the server has none. Raises `NotTransferred`.
         """
-        deadline = time.monotonic() + _LONGEST_S
+        deadline = time.monotonic() + _TRANSFER_TIMEOUT_S
 
         def read(response: HTTPResponse) -> bytes:
             if response.status != 200:
@@ -73,7 +73,7 @@ class CacheTransfer:
 
     def send(self, name: str, digest: str, file: BinaryIO) -> None:
         """Send a file, whose SHA-256 is `digest`, as the cache called `name`. Raises `NotTransferred`."""
-        deadline = time.monotonic() + _LONGEST_S
+        deadline = time.monotonic() + _TRANSFER_TIMEOUT_S
         size = file_size(file)
         if size > self.limit_bytes:
             raise NotTransferred(f"it has more than {self.limit_bytes:,} bytes")
@@ -104,6 +104,6 @@ class CacheTransfer:
 
     def _check(self, deadline: float) -> None:
         if time.monotonic() > deadline:
-            raise NotTransferred(f"it took more than {_LONGEST_S:.0f} s")
+            raise NotTransferred(f"it took more than {_TRANSFER_TIMEOUT_S:.0f} s")
         if self._pause(0):
             raise NotTransferred("the build is to end")

@@ -32,8 +32,10 @@ log = structlog.get_logger()
 HEADER = "Idempotency-Key"
 REPLAYED = "Idempotent-Replayed"
 MAX_KEY_LENGTH = 255
-IN_FLIGHT_S = 60
-"""Seconds after which a request without a response counts as lost, since its process must have died."""
+LOST_AFTER_S = 60
+"""Seconds after which a request without a response counts as lost, since its process must have died.
+`store/tables/idempotent_responses.py` says for how long responses are stored.
+"""
 SHOWN_ONCE = {"shown_once": True}
 """Value of `opt` for handlers whose response contains a secret that is never shown again. The response is stored for 5
 minutes only. After that a repetition is refused, with the id of the object that the secret belongs to.
@@ -92,7 +94,7 @@ def _conflict(first: EarlierRequest) -> Conflict:
         )
     if first.made is not None:
         return Conflict(f"The first request made {first.made}; its secret is not shown again.")
-    if first.age.total_seconds() < IN_FLIGHT_S:
+    if first.age.total_seconds() < LOST_AFTER_S:
         return InFlight(f"The first request with this {HEADER} is still being answered; try again.")
     return Conflict(
         f"The first request with this {HEADER} was carried out (position {first.position}), but its answer was lost:"

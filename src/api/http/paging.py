@@ -12,6 +12,11 @@ from api.http.types import MAX_ID
 from domain.core.errors import Invalid
 from projections.engine.queries import Window
 
+DEFAULT_PAGE_SIZE = 200
+"""Number of items on a page if the request does not say how many it wants."""
+MAX_PAGE_SIZE = 500
+"""Largest number of items on a page."""
+
 
 class WithId(Protocol):
     @property
@@ -43,7 +48,7 @@ class Paged(msgspec.Struct, frozen=True):
 def provide_paged(
     request: Request[Any, Any, Any],
     page: Annotated[int, Parameter(ge=1, le=1_000_000, description="Page of the list, from 1")] = 1,
-    limit: Annotated[int, Parameter(ge=1, le=500, description="Items on a page")] = 200,
+    limit: Annotated[int, Parameter(ge=1, le=MAX_PAGE_SIZE, description="Items on a page")] = DEFAULT_PAGE_SIZE,
     after: Annotated[
         int | None, Parameter(ge=0, le=MAX_ID, description="Only items after this id, instead of a page")
     ] = None,

@@ -41,7 +41,7 @@ SHARE = 100
 """Divisor: a process takes one hundredth of a caller's limit from the bucket at a time, for example 60 of 6,000
 requests.
 """
-CLOSED_S = 0.2
+EMPTY_BUCKET_PAUSE_S = 0.2
 """Seconds for which a process refuses a caller whose bucket was empty, without asking Redis again."""
 
 Caller = tuple[str, int | str]
@@ -134,7 +134,7 @@ class RateLimits:
         allowance.is_counted = taken is not None
         if taken is not None:
             allowance.requests, allowance.left = taken.requests, taken.left
-            allowance.closed_until = 0.0 if taken.requests else time.monotonic() + CLOSED_S
+            allowance.closed_until = 0.0 if taken.requests else time.monotonic() + EMPTY_BUCKET_PAUSE_S
 
 
 def count_unrouted(router: ASGIApp) -> ASGIApp:

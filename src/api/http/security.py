@@ -19,12 +19,14 @@ from store.crypto.secrets import Secrets, token_hash
 from store.tables.session_uses import RECORDING_INTERVAL, record_session_use
 from store.tables.token_uses import record_token_use
 
-API_TOKEN = "th_live_"  # noqa: S105 - the public prefix of a token, not a token
-AGENT_TOKEN = "agt_"  # noqa: S105
-SESSION = timedelta(hours=8)
-SESSION_KEY = timedelta(days=7)
-"""Time for which one key signs new session tokens."""
+API_TOKEN_PREFIX = "th_live_"  # noqa: S105 - the public prefix of a token, not a token
+AGENT_TOKEN_PREFIX = "agt_"  # noqa: S105
+SESSION_LIFETIME = timedelta(hours=8)
+"""Time from a sign-in until the session ends, however often it is used."""
+SESSION_KEY_LIFETIME = timedelta(days=7)
+"""Time for which one key signs new session tokens. For SESSION_LIFETIME after that, the key still verifies them."""
 CLOCK_SKEW = timedelta(minutes=5)
+"""Largest difference between the clocks of two processes for which session tokens of one are valid at the other."""
 ALGORITHM = "HS256"
 PUBLIC = {"public": True}
 """Value of `opt` for handlers that need no credentials."""
@@ -39,14 +41,14 @@ class SessionToken(NamedTuple):
 
 
 def session_token(secrets: Secrets, user_id: int, session_id: str, now: datetime) -> str:
-    claims = {"sub": str(user_id), "jti": session_id, "iat": now, "exp": now + SESSION}
+    claims = {"sub": str(user_id), "jti": session_id, "iat": now, "exp": now + SESSION_LIFETIME}
     key_id, key = secrets.session_key(session_week(now))
     return jwt.encode(claims, key, ALGORITHM, headers={"kid": key_id})
 
 
 def session_week(at: datetime) -> str:
     """Returns the number of the week since 1970. Session tokens of each week are signed with another key."""
-    return str(int(at.timestamp() // SESSION_KEY.total_seconds()))
+    return str(int(at.timestamp() // SESSION_KEY_LIFETIME.total_seconds()))
 
 
 class Authentication(AbstractAuthenticationMiddleware):
@@ -82,7 +84,7 @@ async def identify(services: Services, token: str) -> User | Agent:
     revoked, and Unavailable if the token is missing while the read models are behind the log.
     """
     # Checked before any query, so that a forged token waits for nothing.
-    session = None if token.startswith((AGENT_TOKEN, API_TOKEN)) else _session_of(services.secrets, token)
+    session = None if token.startswith((AGENT_TOKEN_PREFIX, API_TOKEN_PREFIX)) else _session_of(services.secrets, token)
     caller = await _look_up(services, token, session)
     if caller is None:
         await services.wait_for_missing()
@@ -101,7 +103,7 @@ async def _look_up(services: Services, token: str, session: SessionToken | None)
             await _use(services, session, found.used_at)
         return _user(found, session.session_id)
     hashed = token_hash(token)
-    if token.startswith(AGENT_TOKEN):
+    if token.startswith(AGENT_TOKEN_PREFIX):
         node = await nodes.find_by_token(services.pool, hashed)
         if node is None:
             return None
@@ -126,7 +128,7 @@ async def _use(services: Services, session: SessionToken, used_at: datetime | No
         minutes = services.session_idle // timedelta(minutes=1)
         raise Unauthenticated(f"The session has ended, since it was not used for {minutes} minutes; sign in again.")
     if unused > RECORDING_INTERVAL:
-        await record_session_use(services.pool, session.session_id, SESSION)
+        await record_session_use(services.pool, session.session_id, SESSION_LIFETIME)
 
 
 def _session_of(secrets: Secrets, token: str) -> SessionToken:
@@ -135,17 +137,17 @@ def _session_of(secrets: Secrets, token: str) -> SessionToken:
         key_id = jwt.get_unverified_header(token).get("kid")
         # A session may have begun under the previous key, and clocks of processes differ a little. Tokens of older
         # releases, which had no key for each week, name no key: their sessions go on for 8 hours after the upgrade.
-        weeks = {session_week(at) for at in (now - SESSION, now, now + CLOCK_SKEW)}
+        weeks = {session_week(at) for at in (now - SESSION_LIFETIME, now, now + CLOCK_SKEW)}
         if key_id is not None and str(key_id).rpartition(".")[2] not in weeks:
             raise Unauthenticated(BAD_TOKEN)
-        if (key := secrets.find_session_key(key_id, SESSION + CLOCK_SKEW)) is None:
+        if (key := secrets.find_session_key(key_id, SESSION_LIFETIME + CLOCK_SKEW)) is None:
             raise Unauthenticated(BAD_TOKEN)
         claims = jwt.decode(token, key, [ALGORITHM], options={"require": ["exp", "jti", "sub"]})
     except jwt.ExpiredSignatureError:
         raise Unauthenticated("The session has expired; sign in again.") from None
     except jwt.InvalidTokenError:
         raise Unauthenticated(BAD_TOKEN) from None
-    return SessionToken(str(claims["jti"]), datetime.fromtimestamp(claims["exp"], UTC) - SESSION)
+    return SessionToken(str(claims["jti"]), datetime.fromtimestamp(claims["exp"], UTC) - SESSION_LIFETIME)
 
 
 def _user(found: auth.Credentials, session_id: str | None) -> User:

@@ -38,13 +38,15 @@ from store.postgres.notifications import AGENT_NOTIFICATIONS
 
 log = structlog.get_logger()
 
-POLL_S = 20
-"""Seconds after which a poll without a message is answered with 204, before proxies close its connection."""
+POLL_TIMEOUT_S = 20
+"""Seconds after which a poll without a message is answered with 204, before proxies close its connection. The
+dispatcher takes a poll for closed after `POLL_EXPIRY_S` (`workers/dispatch/dispatcher.py`), which must be longer.
+"""
 MAX_REMEMBERED = 50_000
 """Largest number of messages, and of sessions, that a process remembers so as not to send a message twice."""
 
 
-CREDENTIALS_S = 3.0
+CREDENTIALS_TIMEOUT_S = 3.0
 """Seconds that the message about a build waits for a token from the host of its repository. Meanwhile other messages
 for the agent wait, too.
 """
@@ -80,8 +82,8 @@ class AgentPolls:
     async def next(
         self, request: Request[Any, Any, Any], node_id: int, session: str, free: int, receipt: str | None
     ) -> dict[str, Any] | None:
-        """Returns the next message for the agent. Returns None if there is none within `POLL_S`, if the connection is
-        closed, if the session ends, or if the agent polls anew.
+        """Returns the next message for the agent. Returns None if there is none within `POLL_TIMEOUT_S`, if the
+        connection is closed, if the session ends, or if the agent polls anew.
 
         `receipt` is the receipt of the last message that the agent got: empty if it has got none yet, and None if the
         agent sends no receipts.
@@ -103,7 +105,7 @@ class AgentPolls:
         # Subscribe before the look-up: an assignment in between is then notified or found.
         with services.listener.subscribed(AGENT_NOTIFICATIONS, on_wake):
             async with self._only_poll(node_id, changed) as replaced, watching_disconnect(request, changed) as is_gone:
-                deadline = asyncio.get_running_loop().time() + POLL_S
+                deadline = asyncio.get_running_loop().time() + POLL_TIMEOUT_S
                 while not replaced.is_set():
                     if is_gone.is_set():
                         await services.gauges.record_poll(node_id, session, 0, polling=False)
@@ -281,10 +283,10 @@ async def fetch_credentials(hosts: SourceHosts, endpoint: ScmEndpoint) -> dict[s
     """Returns `username` and `password` with which git signs in at the endpoint's host, or None if the host needs none.
 
     Also returns None after a failure, which it logs; then the checkout fails with git's message. A host that takes
-    longer than CREDENTIALS_S counts as a failure.
+    longer than CREDENTIALS_TIMEOUT_S counts as a failure.
     """
     try:
-        async with asyncio.timeout(CREDENTIALS_S):
+        async with asyncio.timeout(CREDENTIALS_TIMEOUT_S):
             found = await hosts.open(endpoint).clone_credentials()
     except Exception as error:  # whatever is wrong about this endpoint, the agent gets the builds of other projects
         is_known = isinstance(error, (SourceFailure, TimeoutError))

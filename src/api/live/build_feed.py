@@ -46,7 +46,7 @@ DEBOUNCE_S = 0.1
 """Seconds between two reads while lines arrive, so that lines that follow one another fast are sent together."""
 POLL_INTERVAL_S = 1.0
 """Seconds between two reads when no notification arrives, in case one was lost."""
-RETRY_S = 0.5
+RETRY_INTERVAL_S = 0.5
 """Seconds between two attempts to reach the database."""
 MAX_CACHED_BYTES = 8 * 1024 * 1024
 """Largest number of bytes of messages that a process caches for clients that are a little behind."""
@@ -356,13 +356,15 @@ class BuildStream:
 
 
 async def retry_until_connected(read: Callable[[], Awaitable[T]]) -> T:
-    """Returns the result of `read`. While the database cannot be reached, calls `read` again every `RETRY_S`."""
+    """Returns the result of `read`. While the database cannot be reached, calls `read` again every
+    `RETRY_INTERVAL_S`.
+    """
     while True:
         try:
             return await read()
         except psycopg.OperationalError as error:
             log.warning("a stream waits for the database", error=str(error).strip())
-            await asyncio.sleep(RETRY_S)
+            await asyncio.sleep(RETRY_INTERVAL_S)
 
 
 def parse_offset(last_event_id: str | None) -> LogOffset | None:

@@ -1,9 +1,9 @@
 """Runs the server-sent event streams of this process. A *client* is one open stream; its *source* sends it messages. To
 *cut* a client is to end its stream before the source returns.
 
-A client is cut in five cases: its connection is closed, it does not accept a message for `STALLED_S`, there is no
-message for it for `IDLE_S`, its user loses access, or the server stops. It may reconnect and continue. A client takes
-memory only for the message that is being sent, since messages come from buffers that all clients share.
+A client is cut in five cases: its connection is closed, it does not accept a message for `STALL_TIMEOUT_S`, there is no
+message for it for `IDLE_TIMEOUT_S`, its user loses access, or the server stops. It may reconnect and continue. A client
+takes memory only for the message that is being sent, since messages come from buffers that all clients share.
 
 Clients register in the call that sends the response, not before: the `finally` of a generator that was never started
 does not run.
@@ -34,11 +34,11 @@ log = structlog.get_logger()
 MEDIA_TYPE = "text/event-stream"
 FRAME_BYTES = 16 * 1024
 """Largest number of bytes that are given to the HTTP server at once. The server buffers a few such frames."""
-STALLED_S = 10.0
+STALL_TIMEOUT_S = 10.0
 """Seconds that a frame may wait for the connection before its client is cut."""
-KEEP_ALIVE_S = 15.0
+KEEP_ALIVE_INTERVAL_S = 15.0
 """Seconds without a message after which a comment is sent, so that proxies do not close the connection."""
-IDLE_S = 3600.0
+IDLE_TIMEOUT_S = 3600.0
 """Seconds without a message after which a client is cut."""
 CHECK_INTERVAL_S = 1.0
 """Seconds between two checks for stalled and idle clients."""
@@ -118,11 +118,11 @@ class StreamClient:
         keep-alive comment is due.
         """
         if self._sending_since is not None:
-            if now - self._sending_since > STALLED_S:
+            if now - self._sending_since > STALL_TIMEOUT_S:
                 self.cut()
-        elif now - self._message_at > IDLE_S:
+        elif now - self._message_at > IDLE_TIMEOUT_S:
             self.cut()
-        elif self._keep_alive is not None and now - self._sent_at > KEEP_ALIVE_S:
+        elif self._keep_alive is not None and now - self._sent_at > KEEP_ALIVE_INTERVAL_S:
             self._is_due = True
             self.changed.set()
 

@@ -9,9 +9,9 @@ from api.live.event_feed import EventFeed
 from api.live.finished_logs import FinishedLogs
 from api.live.stream_clients import StreamClients
 
-EXPORTS_PER_USER = 2
+MAX_EXPORTS_PER_USER = 2
 """Number of exports of the log that a user may have open at a process. Each takes a few MiB, and CPU time."""
-EXPORTS = 8
+MAX_EXPORTS = 8
 """Number of exports of the log that a process has open at most."""
 
 
@@ -20,7 +20,7 @@ class Streams:
 
     def __init__(self, services: Services) -> None:
         self.clients = StreamClients(services.streams_per_user)
-        self.exports = StreamClients(EXPORTS_PER_USER, EXPORTS, kind="exports")
+        self.exports = StreamClients(MAX_EXPORTS_PER_USER, MAX_EXPORTS, kind="exports")
         self.builds = BuildFeeds(services)
         self.events = EventFeed(services)
         self.finished_logs = FinishedLogs(services.log, services.build_logs)

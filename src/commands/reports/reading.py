@@ -19,7 +19,7 @@ from typing import IO
 
 from commands.reports.parser import NO_NAME, XDIST_WORKER, Case, Suite, Summary, parse_report
 from domain.reports import UNEXPLAINED
-from domain.results import FAILED, MAX_ATTEMPTS, MAX_SUITES, OTHER_SUITES, PASSED, SKIPPED, STATUSES, ResultText
+from domain.results import FAILED, MAX_SUITES, MAX_TEST_ATTEMPTS, OTHER_SUITES, PASSED, SKIPPED, STATUSES, ResultText
 from domain.triage import Classification
 
 CHUNK = 256 * 1024
@@ -250,7 +250,7 @@ class _Reading:
         report.row_suites.append(suite)
         report.durations_ms.append(min(max(case.duration_ms, 0), MAX_DURATION))
         report.statuses.append(status)
-        report.attempts.append(min(attempt, MAX_ATTEMPTS))
+        report.attempts.append(min(attempt, MAX_TEST_ATTEMPTS))
         report.finals.append(1)
         report.ran.append(status != SKIPPED or XFAILED in case.properties)
         report.known_issues.append(status == FAILED and case.known_issue)

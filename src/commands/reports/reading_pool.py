@@ -32,7 +32,7 @@ about 1 s.
 """
 MAX_MEMORY = 1024 * 1024 * 1024
 """Largest address space of a process, in bytes. A report of 100,000 tests and 50 MB takes about 250 MB."""
-MAX_S = 600.0
+READ_TIMEOUT_S = 600.0
 """Seconds after which a process is killed even if it has not used up its CPU time."""
 TRIES = 2
 """Number of tries to read a report if the process that reads it ends for an unknown reason. The kernel may have killed
@@ -86,11 +86,11 @@ class ReadingPool:
             while True:
                 process = self._idle.pop() if self._idle else _Process(self._arguments)
                 try:
-                    async with asyncio.timeout(MAX_S):
+                    async with asyncio.timeout(READ_TIMEOUT_S):
                         report = await asyncio.to_thread(process.read, path, rules)
                 except TimeoutError:
                     process.kill()
-                    return make_unreadable(f"reading it took more than {MAX_S:g} s")
+                    return make_unreadable(f"reading it took more than {READ_TIMEOUT_S:g} s")
                 except _Ended as ended:
                     if ended.code in self._limits:
                         return make_unreadable(self._limits[ended.code])

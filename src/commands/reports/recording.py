@@ -40,6 +40,9 @@ from store.log.ids import Ids
 MISSING = "no readable file that this build wrote matches this pattern of the job's artifacts, which names reports"
 DENIED = "the agent may not read this file, or the folder that it is in (permission denied)"
 MAX_TRIES = 10
+"""Number of tries to record a report while others change the build or the project's test cases. Then the sender must
+send the report again.
+"""
 MAX_UNSHOWN_RESULTS = 20_000
 """Largest number of a project's results that the read models may lack when the project's next report is recorded. With
 more, the report waits. Applying so many takes the read models a second or two, and events of other projects wait

@@ -30,7 +30,9 @@ log = structlog.get_logger()
 WAIT_TIMEOUT_S = 2.0
 """Seconds that a request waits for the read models at most. Then it is answered although they are behind."""
 POLL_INTERVAL_S = 1.0
+"""Seconds between two reads of the positions, in case a notification was lost."""
 RETRY_INTERVAL_S = 0.1
+"""Seconds between two tries to reach the database."""
 
 
 class ProjectionWaiter:

@@ -40,8 +40,10 @@ T = TypeVar("T")
 
 STATEMENT_TIMEOUT_MS = 300
 """Milliseconds that a statement of a switch may take. Less than PostgreSQL's `deadlock_timeout` of 1 s."""
-MAX_ATTEMPTS = 60
+MAX_LOCK_ATTEMPTS = 60
+"""Number of attempts of a switch to get all its locks, before it gives up."""
 RETRY_INTERVAL_S = 0.5
+"""Seconds between two attempts of a switch to get its locks."""
 _CHOSEN = "(SELECT * FROM unnest(%s::text[], %s::int[]))"
 MOVE_POSITIONS = (
     # A new generation makes projectors drop their cached rows, which are stale now.
@@ -93,11 +95,12 @@ async def switch(
 
 
 async def retry_on_lock_timeout(attempt: Callable[[], Awaitable[T]]) -> T:
-    """Calls `attempt` until it gets all its locks, and returns its result. Raises NotReady after MAX_ATTEMPTS calls.
+    """Calls `attempt` until it gets all its locks, and returns its result. Raises NotReady after MAX_LOCK_ATTEMPTS
+    calls.
 
     `attempt` should call `block_projectors`, which limits the time that each statement waits for a lock.
     """
-    for _ in range(MAX_ATTEMPTS):
+    for _ in range(MAX_LOCK_ATTEMPTS):
         try:
             return await attempt()
         except (psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):

@@ -35,7 +35,7 @@ from store.postgres.queries import execute, fetch_row, fetch_rows
 
 LOCK = "testhide rotation of the secret key"
 BATCH_SIZE = 500
-WAIT_S = 60.0
+LOAD_TIMEOUT_S = 60.0
 """Seconds for which a rotation waits until all processes have loaded a new root key. They need milliseconds."""
 POLL_INTERVAL_S = 0.05
 
@@ -121,7 +121,7 @@ async def use_root(connection: AsyncConnection, *, is_leaked: bool = False) -> N
 
 
 async def _wait_for_processes(connection: AsyncConnection, stage: int) -> None:
-    deadline = asyncio.get_running_loop().time() + WAIT_S
+    deadline = asyncio.get_running_loop().time() + LOAD_TIMEOUT_S
     while behind := await fetch_followers_behind(connection, stage):
         if asyncio.get_running_loop().time() > deadline:
             raise RotationRefused(

@@ -25,8 +25,13 @@ from store.log.append_function import function_name
 
 MAX_BATCH_EVENTS = 5_000
 MAX_BATCH_BYTES = 16 * 1024 * 1024
-"""A batch takes no more requests once it has MAX_BATCH_EVENTS events, or events of MAX_BATCH_BYTES bytes in total."""
+"""Number of bytes of all events of a batch, from which the batch takes no more requests. MAX_BATCH_EVENTS is the same
+limit for the number of events.
+"""
 RECONNECT_PAUSES_S = (0.05, 0.1, 0.2, 0.5, 1.0, 1.0, 2.0, 2.0, 2.0)
+"""Seconds of pause before each further try to write a batch after the connection broke. After the last try, its appends
+fail.
+"""
 
 
 class VersionConflict(IntegrityError):

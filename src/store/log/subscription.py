@@ -19,6 +19,7 @@ EventHandler = Callable[[Sequence[Recorded]], Awaitable[None]]
 BATCH_SIZE = 200
 """Largest number of events that one read returns."""
 DEBOUNCE_S = 0.05
+"""Shortest time in seconds between two reads, so that a burst of events causes few reads."""
 
 
 class LogSubscription:

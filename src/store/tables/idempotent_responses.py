@@ -19,6 +19,7 @@ from store.postgres.queries import execute, fetch_row
 log = structlog.get_logger()
 
 RETENTION = timedelta(hours=24)
+"""Time for which the response to a request with an idempotency key is stored."""
 SECRET_RETENTION = timedelta(minutes=5)
 """Time for which a response with a secret, such as a new token, is stored."""
 

@@ -12,12 +12,14 @@ from psycopg_pool import AsyncConnectionPool
 
 from store.postgres.queries import execute, fetch_row
 
-WINDOW_S = 300
-"""Seconds after the first attempt of a subject until its count starts again at zero."""
-KNOWN_DAYS = 30
-"""Days for which an account knows an address from which somebody has signed in to the account."""
-_WINDOW = f"interval '{WINDOW_S} seconds'"
-_KNOWN = f"interval '{KNOWN_DAYS} days'"
+ATTEMPT_WINDOW_S = 300
+"""Seconds from the first attempt of a subject until its count starts again at zero. A subject with too many attempts is
+locked out for the rest of this time. `api/auth.py` and `api/passwords.py` set the numbers of attempts.
+"""
+KNOWN_ADDRESS_DAYS = 30
+"""Days for which an account knows a network address after somebody signed in to the account from there."""
+_WINDOW = f"interval '{ATTEMPT_WINDOW_S} seconds'"
+_KNOWN = f"interval '{KNOWN_ADDRESS_DAYS} days'"
 
 
 class LoginAttempts:
@@ -40,7 +42,7 @@ class LoginAttempts:
             " RETURNING subject, failures, since"
             ") SELECT max(ceil(extract(epoch FROM since - now()) + %s))::int FROM counted JOIN asked USING (subject)"
             " WHERE failures > most",
-            (list(limits), list(limits.values()), WINDOW_S),
+            (list(limits), list(limits.values()), ATTEMPT_WINDOW_S),
         )
         await self._delete_expired()
         if row is None or row[0] is None:
@@ -67,8 +69,8 @@ class LoginAttempts:
         )
 
     async def is_known(self, subject: str) -> bool:
-        """Returns whether somebody signed in to the account from the address in the last KNOWN_DAYS. `subject` stands
-        for the account together with the address.
+        """Returns whether somebody signed in to the account from the address in the last KNOWN_ADDRESS_DAYS. `subject`
+        stands for the account together with the address.
         """
         query = f"SELECT 1 FROM known_logins WHERE subject = %s AND at > now() - {_KNOWN}"
         return await fetch_row(self._pool, query, (subject,)) is not None

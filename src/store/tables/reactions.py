@@ -14,7 +14,7 @@ from psycopg import AsyncConnection
 
 from store.postgres.queries import Source, execute, fetch_row, fetch_rows
 
-LEASE_S = 30
+MIN_LEASE_S = 30
 """Shortest lease, in seconds. The worker that runs a reaction renews its lease. If it cannot do so for this long,
 another worker may run the reaction, too.
 
@@ -169,18 +169,18 @@ async def lease(source: Source, due: Due, retries: RetryPolicy) -> Lease | None:
         "UPDATE due_reactions SET tries = %s, due_at = now() + make_interval(secs => %s)"
         " WHERE reaction = %s AND position = %s AND tries = %s AND due_at <= now() AND parked_at IS NULL"
         " RETURNING tries - 1 - waits, extract(epoch FROM now() - noted_at)::float8",
-        (due.tries, max(LEASE_S, retries.pause_after(due.tries)), due.reaction, due.position, due.tries - 1),
+        (due.tries, max(MIN_LEASE_S, retries.pause_after(due.tries)), due.reaction, due.position, due.tries - 1),
     )
     return None if row is None else Lease(*row)
 
 
 async def renew(source: Source, due: Due, progress: str | None) -> bool:
-    """Extends the lease to at least LEASE_S seconds from now, and stores the progress of the work. Returns False if the
-    lease is lost: the reaction was cancelled, or another worker has leased it.
+    """Extends the lease to at least MIN_LEASE_S seconds from now, and stores the progress of the work. Returns False if
+    the lease is lost: the reaction was cancelled, or another worker has leased it.
     """
     cursor = await execute(
         source,
-        f"UPDATE due_reactions SET due_at = greatest(due_at, now() + make_interval(secs => {LEASE_S})),"
+        f"UPDATE due_reactions SET due_at = greatest(due_at, now() + make_interval(secs => {MIN_LEASE_S})),"
         " progress = coalesce(%s, progress)"
         " WHERE reaction = %s AND position = %s AND tries = %s AND parked_at IS NULL",
         (progress, *due),

@@ -11,6 +11,7 @@ from psycopg_pool import AsyncConnectionPool
 from store.postgres.queries import execute, fetch_row
 
 RETENTION_S = 24 * 3600
+"""Seconds for which a used value is remembered. Every value expires earlier than that."""
 
 
 class UsedOnce:

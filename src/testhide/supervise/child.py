@@ -12,8 +12,8 @@ from pathlib import Path
 from testhide.supervise.program import Program, send
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0  # seconds before a restart; the pause doubles each time
-_LONG_LIFE = 10.0  # seconds; a child that lived this long starts again with the first pause
-_TAIL = 20  # last lines of output, which may explain why a child ended
+_LONG_LIFE_S = 10.0  # seconds; a child that lived this long starts again with the first pause
+_LAST_OUTPUT_LINES = 20  # last lines of output, which may explain why a child ended
 _DETAILS = re.compile(r"[-^~]+|(LINE \d+|DETAIL|HINT|CONTEXT|QUERY):.*|PL/pgSQL function .*")
 """Pattern of lines that explain less than the message of an error above them: details of PostgreSQL, and the marks by
 which Python points at code.
@@ -42,7 +42,7 @@ class Child:
         self.process: subprocess.Popen[bytes] | None = None
         self.due: float | None = None  # when to start it again
         self.failures = 0  # deaths since it was last ready
-        self.tail: deque[str] = deque(maxlen=_TAIL)
+        self.tail: deque[str] = deque(maxlen=_LAST_OUTPUT_LINES)
         self._pause = FIRST_PAUSE
         self._started = 0.0
         self._log = BoundedFile(logs / f"{self.name}.log")
@@ -99,7 +99,7 @@ class Child:
     def schedule(self) -> float:
         """Plan when to start the program again. Returns the number of seconds until then."""
         lived = time.monotonic() - self._started
-        pause = self._pause = FIRST_PAUSE if lived >= _LONG_LIFE else self._pause
+        pause = self._pause = FIRST_PAUSE if lived >= _LONG_LIFE_S else self._pause
         self.due = time.monotonic() + pause
         self._pause = min(self._pause * 2, LONGEST_PAUSE)
         return pause

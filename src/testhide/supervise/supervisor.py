@@ -24,8 +24,8 @@ from testhide.supervise.watchdog import Watchdog
 # Seconds after the stop at which the services of each wave are killed if they still run. All ends within 5 s.
 WAVE_DEADLINES = (1.2, 3.0, 4.4)
 KILLED = "somebody killed it, or the kernel did for want of memory"
-_LOOK = 0.02  # seconds between two checks of a condition
-_HOPELESS = 3  # deaths of a child before it was ready, after which the start fails
+_CHECK_INTERVAL_S = 0.02  # seconds between two checks of a condition
+_MAX_EARLY_DEATHS = 3  # deaths of a child before it was ready, after which the start fails
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class Supervisor:
         deadline = time.monotonic() + timeout
         code = None
         while code is None:
-            self._tick(_LOOK)
+            self._tick(_CHECK_INTERVAL_S)
             if time.monotonic() > deadline:
                 raise Fault(f"{child.name} did not end within {timeout:.0f} s.")
             code = child.poll()
@@ -150,8 +150,8 @@ class Supervisor:
     def _wait(self, condition: Callable[[], bool], what: str, timeout: float) -> None:
         deadline = time.monotonic() + timeout
         while not condition():
-            self._tick(_LOOK)
-            hopeless = next((child for child in self._children if child.failures >= _HOPELESS), None)
+            self._tick(_CHECK_INTERVAL_S)
+            hopeless = next((child for child in self._children if child.failures >= _MAX_EARLY_DEATHS), None)
             if hopeless is not None:
                 raise Fault(f"{hopeless.name} does not start: {hopeless.why()}")
             if time.monotonic() > deadline:
@@ -237,7 +237,7 @@ class Supervisor:
                     send(child.process.pid, child.service.program.stop_signal)
             # A second signal from an impatient operator ends the waiting.
             while any(child.running for child in members) and time.monotonic() < deadline and self._signals < 2:
-                self._read_output(_LOOK)
+                self._read_output(_CHECK_INTERVAL_S)
                 for child in members:
                     child.poll()
             for child in members:

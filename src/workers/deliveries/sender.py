@@ -62,6 +62,9 @@ POLL_INTERVAL_S = 1.0
 DEBOUNCE_S = 0.005
 """Seconds to wait after a notification, so that one query finds many due deliveries."""
 UPKEEP_INTERVAL_S = 60.0
+"""Seconds between two deletions of old attempts and deliveries. Also the longest time until an event that could not be
+recorded is tried again.
+"""
 UPKEEP_BATCH_SIZE = 1_000
 """Largest number of rows that one statement changes or deletes, so that no statement holds locks for long."""
 CALLER = CommandContext("system:deliveries")

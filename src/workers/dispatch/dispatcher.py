@@ -56,10 +56,13 @@ OFFLINE_AFTER_S = 30.0
 MAX_EXPLAINED = 200
 """Number of builds of each queue whose waiting reason is stored. Later builds of the queue wait for the same reason."""
 POLL_EXPIRY_S = 25.0
-"""Seconds of silence of an agent after which its poll counts as closed. Agents poll again at least every 20 s."""
+"""Seconds of silence of an agent after which its poll counts as closed. This must be longer than a poll takes at most:
+`POLL_TIMEOUT_S` in `api/live/agent_polls.py`, 20 s.
+"""
 CHECK_INTERVAL_S = 1.0
 """Seconds between two checks for silent agents, unacknowledged builds and repaired streams."""
 RECONNECT_DELAY_S = 0.2
+"""Seconds from the loss of the leadership until the dispatcher tries to lead again."""
 
 
 class SteppedDown(Exception):

@@ -19,7 +19,7 @@ from domain.nodes import Node
 from domain.pools import POOL
 from workers.dispatch.dispatch_state import DispatchState, QueuedBuild, QueueKey, Requirements
 
-AGING = timedelta(minutes=10)
+AGING_STEP = timedelta(minutes=10)
 """Waiting time that raises the priority of a build by one."""
 REASON_ADMINS_ONLY = (
     "No node that it may use runs builds of anybody but admins, since they would have the rights of the server's own"
@@ -95,7 +95,7 @@ class _Round:
         first.
         """
         head = self._head(key)
-        priority = key.priority + (self._now - head.queued_at) // AGING
+        priority = key.priority + (self._now - head.queued_at) // AGING_STEP
         project_id = key.requirements.project_id
         return -key.top, -priority, self._of_project[project_id], self._served[project_id], head.build_id
 

@@ -12,9 +12,9 @@ MAX_CALLS = 10
 """Largest number of calls to one host that a process makes at the same time. It is a sixth of the process's slots for
 commit statuses.
 """
-BUSY_S = 3
+BUSY_HOST_PAUSE_S = 3
 """Seconds until a commit status is tried again if MAX_CALLS calls to its host are under way."""
-PAUSE_S = 30
+SILENT_HOST_PAUSE_S = 30
 """Seconds for which no calls are made to a host after it did not answer in time."""
 
 
@@ -33,7 +33,7 @@ class HostCalls:
         if wait_s > 0:
             raise SourceUnavailable(f"{host} did not answer in time just now.", math.ceil(wait_s))
         if self._under_way[host] >= MAX_CALLS:
-            raise SourceUnavailable(f"{host} has {MAX_CALLS} requests under way.", BUSY_S)
+            raise SourceUnavailable(f"{host} has {MAX_CALLS} requests under way.", BUSY_HOST_PAUSE_S)
         self._under_way[host] += 1
         try:
             yield
@@ -49,4 +49,4 @@ class HostCalls:
     def _pause(self, host: str) -> None:
         now = self._clock()
         self._paused_until = {other: until for other, until in self._paused_until.items() if until > now}
-        self._paused_until[host] = now + PAUSE_S
+        self._paused_until[host] = now + SILENT_HOST_PAUSE_S

@@ -36,7 +36,7 @@ from workers.tickets import TicketsDelayed, TicketWriter
 
 log = structlog.get_logger()
 
-BEHIND_S = 5.0
+BEHIND_PAUSE_S = 5.0
 """Seconds until a reaction is tried again because the read models are behind the log, or because another sync ran at
 the same time.
 """
@@ -162,7 +162,7 @@ async def when_change_received_start_builds(event: Event, tools: Tools) -> None:
                 await tools.pipelines.sync(event)
         await tools.changes.evaluate(event)
     except Unavailable as error:  # the read models are behind, or another sync came in between
-        raise RetryLater(BEHIND_S, error.detail) from None
+        raise RetryLater(BEHIND_PAUSE_S, error.detail) from None
 
 
 async def when_build_finished_start_jobs_that_need_it(event: Event, tools: Tools) -> None:
@@ -171,7 +171,7 @@ async def when_build_finished_start_jobs_that_need_it(event: Event, tools: Tools
     try:
         await tools.changes.continue_after(event)
     except Unavailable as error:  # the read models are behind
-        raise RetryLater(BEHIND_S, error.detail) from None
+        raise RetryLater(BEHIND_PAUSE_S, error.detail) from None
 
 
 async def when_change_received_sync_jobs_with_their_file(event: Event, tools: Tools) -> None:
@@ -184,7 +184,7 @@ async def when_change_received_sync_jobs_with_their_file(event: Event, tools: To
     try:
         await tools.pipelines.sync(event)
     except Unavailable as error:  # the read models are behind, or another sync came in between
-        raise RetryLater(BEHIND_S, error.detail) from None
+        raise RetryLater(BEHIND_PAUSE_S, error.detail) from None
     except SourceUnavailable as error:
         raise RetryLater(error.retry_after_s or SYNC_PAUSE_S, str(error)) from None
 
@@ -223,7 +223,7 @@ async def when_build_changed_set_the_status_of_its_commit(event: Event, tools: T
     try:
         await set_build_status(event, tools.build_states, tools.source_hosts, tools.host_calls, tools.base_url)
     except Unavailable as error:  # the read models are behind
-        raise RetryLater(BEHIND_S, error.detail) from None
+        raise RetryLater(BEHIND_PAUSE_S, error.detail) from None
     except SourceUnavailable as error:
         if error.retry_after_s:
             raise RetryLater(error.retry_after_s, str(error)) from None
@@ -249,7 +249,7 @@ async def when_build_finished_write_its_tickets(event: Event, tools: Tools) -> N
     try:
         await tools.tickets.write(event)
     except Unavailable as error:  # the read models are behind
-        raise RetryLater(BEHIND_S, error.detail) from None
+        raise RetryLater(BEHIND_PAUSE_S, error.detail) from None
     except TicketsDelayed as error:
         raise RetryLater(error.retry_after_s or TICKET_PAUSE_S, str(error)) from None
 

@@ -1,4 +1,4 @@
-"""Makes one try of a due reaction under a lease (`store.tables.reactions.LEASE_S`), and stores how it ended."""
+"""Makes one try of a due reaction under a lease (`store.tables.reactions.MIN_LEASE_S`), and stores how it ended."""
 
 import asyncio
 import dataclasses

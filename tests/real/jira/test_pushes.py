@@ -11,7 +11,7 @@ import pytest
 import requests
 from aiohttp import web
 
-from domain.tickets import CLAIM
+from domain.tickets import TICKET_CLAIM_LIFETIME
 from testhide.engines import Engines
 from tests.e2e.pushing import TESTS, Killer, Pushed, pass_on, pushed_repository
 from tests.support.server import Server, server_on_new_database
@@ -43,7 +43,7 @@ async def test_a_failure_of_thirty_tests_is_one_issue_although_the_worker_is_kil
             pushed.killer.armed = [moment]
             commits.append(await pushed.push(word))
             await pushed.until(lambda: not pushed.killer.armed and pushed.has_ended(commits[-1]))
-        await pushed.until(lambda: not pushed.due(), within_s=3 * CLAIM.total_seconds())
+        await pushed.until(lambda: not pushed.due(), within_s=3 * TICKET_CLAIM_LIFETIME.total_seconds())
         for word, commit in zip(WORDS, commits, strict=True):
             (issue,) = [issue for issue in fetch_issues(url) if issue["summary"].startswith(f"the {word} is away")]
             assert issue["summary"].endswith(f" and {TESTS - 1} more tests")
