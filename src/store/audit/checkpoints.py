@@ -30,8 +30,8 @@ class SealedCheckpoint(msgspec.Struct, frozen=True):
 
 
 async def load_edge(connection: AsyncConnection, size: int) -> Edge:
-    """Loads the right edge of the audit tree as it was with `size` leaves: the last tile of each level. A tile is a row
-    of up to TILE hashes of one level.
+    """Loads the right edge of the audit tree, which is the last tile of each level, as it was when the tree had `size`
+    leaves. A tile is a row of up to TILE hashes of one level.
     """
     wanted: list[tuple[int, int, int]] = []
     while size:

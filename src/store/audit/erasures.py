@@ -64,9 +64,8 @@ class Erasures:
 
     @property
     def claimed(self) -> list[str]:
-        """The data keys whose events read as erased, and whose deletion came only after the checkpoint.
-
-        The checkpoint does not prove these deletions: the export only claims them.
+        """The data keys whose events read as erased, because of deletions after the checkpoint. The checkpoint does not
+        prove these deletions: only the export says that they happened.
         """
         unproved = [key for key in self._erased if self._destroyed.keys().isdisjoint(lineage(key))]
         return [key for key in unproved if not self._destroyed_later.isdisjoint(lineage(key))]
@@ -86,7 +85,7 @@ class Erasures:
 
     @property
     def undone(self) -> set[tuple[int, str]]:
-        """The deletions without effect, as (position, key): an export that covers the deletion still shows events with
+        """The deletions without effect, as (position, key): the export covers the deletion, but still shows events with
         the destroyed key.
 
         A file may consist of several exports. An export that was made before the deletion may show these events.

@@ -38,10 +38,14 @@ CHUNK = 250
 ROWS_BYTES = 1024 * 1024
 """Number of stored bytes up to which rows are read at once. A larger row is read alone."""
 PIECE_BYTES = 64 * 1024
-"""Number of bytes after which lines are handed on. Then other requests have their turn: a line takes CPU time."""
+"""Number of bytes of lines that are collected before they are handed on. After that, other requests have their turn,
+since making lines takes CPU time.
+"""
 
 Following = Callable[[int, int], Awaitable[list[int]]]
-"""Function of a position and a limit. Returns the next positions to export after that position, in order."""
+"""Function that takes a position and a limit. It returns the next positions to export after this position, in order, at
+most as many as the limit.
+"""
 
 
 class _Row(NamedTuple):
@@ -71,7 +75,9 @@ class Export:
     asked_at: datetime | None = None
     _keys: list[int] = field(init=False)
     _erased: set[str] = field(init=False, default_factory=set)
-    """Destroyed data keys of the exported events. An export of the whole log leaves this set empty."""
+    """Data keys of the exported events that are destroyed. Empty for an export of the whole log, which does not need
+    them.
+    """
 
     def __post_init__(self) -> None:
         self._tree = AuditTree(self.pool)

@@ -148,9 +148,8 @@ class Recheck:
             )
 
     async def _check_above(self, n: int, hashes: Sequence[bytes]) -> None:
-        """Checks that the root of the full tile `n` is in the tile above it. `hashes` are the hashes in tile `n`.
-
-        If the tile above is full, too, checks that its root is in the next tile above, and so on.
+        """Checks that the tile above the full tile `n` contains the root of tile `n`. `hashes` are the hashes in tile
+        `n`. If the tile above is full, too, checks the tile above that one in the same way, and so on.
         """
         level = TILE_LEVELS
         while True:

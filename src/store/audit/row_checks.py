@@ -40,8 +40,8 @@ class RowChecks:
         return next((item for item in self.events if isinstance(item.event, RowMacsRequired)), None)
 
     def allow(self, position: int, row: StoredEvent | None) -> bool:
-        """Returns whether the row at this position may be sealed. `row` is None if the log has no row there; then the
-        position may be sealed.
+        """Returns whether the row at this position may be sealed. A position without a row (`row` is None) may always
+        be sealed.
         """
         if row is None or has_right_mac(self.secrets.rows_keys(position), row):
             return True

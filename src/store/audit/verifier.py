@@ -44,8 +44,8 @@ class Verifier:
     """Verifies one export and collects its findings.
 
     `key` is the signing key to trust; None trusts the first key in the export's header. An event in the log announces
-    each later signing key. The verifier trusts the later key once a checkpoint that covers the event has the signature
-    of a trusted key. `held` are checkpoints that the reader already has.
+    each later signing key. The verifier trusts such a key as soon as a trusted key has signed a checkpoint that covers
+    the event. `held` are checkpoints that the reader already has.
     """
 
     def __init__(self, key: VerifierKey | None = None, held: Iterable[HeldCheckpoint] = ()) -> None:

@@ -37,7 +37,9 @@ log = structlog.get_logger()
 RING_TABLES = ("root_keys", "root_key_wraps")
 CHANNEL = "root_keys"
 FOLLOWER_LOCK = 0x726F6F74
-"""First of the two numbers that name a process's advisory lock. The second is the stage that the process has loaded."""
+"""First of the two numbers that name the advisory lock of a process. The second number is the stage of the ring that
+the process has loaded.
+"""
 POLL_INTERVAL_S = 5.0
 """Longest time between two reads of the ring, in case a notification is lost."""
 FIRST_PAUSE_S = 0.05
@@ -115,8 +117,9 @@ async def load_roots(
 
 
 def keep_known(known: Mapping[int, RootKey], read: Iterable[RootKey]) -> list[RootKey]:
-    """Merges the root keys `read` from the database into the `known` ones. A known fact stays, for example that a root
-    key is retired. The server never undoes such a fact, so a row that says otherwise was changed by somebody else.
+    """Merges the root keys in `read`, which come from the database, into those in `known`. What this process knows
+    already stays, for example that a root key is retired: the server never undoes this, so a row that says otherwise
+    was changed by somebody else.
     """
     roots = dict(known)
     for root in read:

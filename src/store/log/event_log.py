@@ -38,7 +38,7 @@ MAX_TRIED_KEYS = 100
 """Number of data keys that `check_secret` tries. If none of them decrypts, the configured secret key is wrong."""
 
 MAX_BATCH_BYTES = 8 * 1024 * 1024
-"""Size of fields in bytes after which `read_batch` reads no further event."""
+"""Size in bytes of all fields in a batch, after which `read_batch` adds no further event."""
 MAX_ENCODING_S = 0.005
 """Seconds for which an append encodes events in the event loop. The rest is encoded in a thread, so that a large report
 does not hold up everybody.
@@ -236,7 +236,9 @@ class EventLog:
         return add_mac(self._secrets.rows_key, encoded)
 
     async def _decode(self, rows: list[tuple[Any, ...]], max_bytes: int | None = None) -> list[Recorded]:
-        """Decodes stored events, in order. With `max_bytes`, leaves out those after fields of this size."""
+        """Decodes stored events, in order. With `max_bytes`, ends as soon as the fields of the decoded events have this
+        size.
+        """
         stored = [(position, StoredEvent(*columns)) for position, *columns in rows]
         names = {name for _, event in stored if (name := self._mapper.key_name(event.state)) is not None}
         keys, key_of = await self._key_lookup(names)
@@ -259,10 +261,8 @@ class EventLog:
 
     async def _key_lookup(self, names: Collection[str]) -> tuple[dict[str, bytes | None], KeyOf]:
         """Returns data keys by name, and a function that looks up a key for decoding. Raises SecretMismatch when the
-        server has the wrong secret key.
-
-        The function returns None only for a destroyed key, since None makes events read as erased. For a damaged or
-        missing key the function raises UnreadableEvent.
+        server has the wrong secret key. For a destroyed key the function returns None, which makes events read as
+        erased. So for a damaged or missing key it raises UnreadableEvent instead.
         """
         keys, faults = await self.load_keys_and_faults(names)
         if DOES_NOT_OPEN in faults.values():
@@ -309,8 +309,8 @@ class EventLog:
             )
 
     async def _keys_for(self, writes: Sequence[Write]) -> tuple[dict[str | None, bytes], list[tuple[str, bytes]]]:
-        """Returns (keys, new): the data keys that the events in `writes` need, by name, and (name, wrapped key) for
-        each of them that was made just now. The caller stores the new keys.
+        """Returns (keys, new). `keys` has the data keys that the events in `writes` need, by name. `new` has (name,
+        wrapped key) for each of them that this call made; the caller stores these.
 
         Raises Erased if one of the data keys was destroyed.
         """

@@ -41,7 +41,8 @@ class LogSubscription:
     async def subscribed(self, handler: EventHandler) -> AsyncIterator[None]:
         """Calls `handler` with each batch of new events, in order, as long as this context manager is open.
 
-        A batch goes to all handlers; then the next is read. If a handler raises, all handlers get the batch again.
+        The next batch is read after all handlers have got this one. If a handler raises an error, all handlers get the
+        batch again.
         """
         self._handlers.append(handler)
         if self._task is None:

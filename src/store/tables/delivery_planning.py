@@ -52,10 +52,8 @@ async def fetch_pending(connection: AsyncConnection, planner: str, names: list[s
 
 
 async def fetch_last_planned(connection: AsyncConnection, head: int, oldest: datetime) -> int:
-    """Returns the highest position, `head` at most, up to which all deliveries are known to be planned; 0 if none is
-    known.
-
-    Events before `oldest` count as planned, since their deliveries may have been deleted.
+    """Returns the position up to which all deliveries are known to be planned, `head` at most; 0 if there is no such
+    position. Events before `oldest` count as planned, since their deliveries may have been deleted.
     """
     row = await fetch_row(
         connection,

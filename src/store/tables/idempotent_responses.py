@@ -37,7 +37,7 @@ class EarlierRequest:
     position: int
     age: timedelta
     made: int | None
-    """The id of the resource that the request created, if the response shows a secret of the resource; else None."""
+    """The id of the resource that the request created. None unless the response shows a secret of the resource."""
     answer: StoredResponse | None
     """The stored answer. None while the request is running, if its process died before it answered, or if the answer
     was altered. An answer with a secret becomes None after SECRET_RETENTION.

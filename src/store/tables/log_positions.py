@@ -19,11 +19,13 @@ HELD = 2**53 - 1
 log grows past this number, and every JSON parser can read it.
 """
 MIN_SKIP = 200
-"""Number of positions without an event for a worker that make it worth a write to move the worker's stored position."""
+"""Least number of positions without an event for a worker at which its stored position is moved past them. For fewer,
+the write is not worth it.
+"""
 
 
 async def find_beyond(source: Source) -> dict[str, str]:
-    """Returns worker -> defect, for each worker whose position is beyond the end of the log, and for each that
+    """Returns worker -> defect. Lists the workers whose position is beyond the end of the log, and those that
     `hold_beyond` holds.
     """
     rows = await fetch_rows(

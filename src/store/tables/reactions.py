@@ -87,8 +87,8 @@ class ReactionStatus(msgspec.Struct):
 
 
 async def add_due(connection: AsyncConnection, name: str, due: Mapping[int, int | None]) -> None:
-    """Stores that a reaction is due. `due` maps the position of each event to the project whose turn the reaction waits
-    for; to None if the reaction takes no turns.
+    """Stores that a reaction is due for these events. `due` maps the position of each event to the project in whose
+    turns the reaction runs, or to None if the reaction takes no turns.
     """
     await connection.execute(
         "INSERT INTO due_reactions (reaction, position, project_id)"
@@ -136,7 +136,7 @@ async def fetch_next_of_project(source: Source, names: Sequence[str], project_id
 
 
 async def find_project(source: Source, due: Due) -> int | None:
-    """Returns the project whose turn a due reaction waits for. Returns None if the reaction takes no turns, or is not
+    """Returns the project in whose turns a due reaction runs. Returns None if the reaction takes no turns, or is not
     due any more.
     """
     row = await fetch_row(

@@ -63,9 +63,9 @@ class SharedCaches:
         return None if row is None else StoredCache(*row)
 
     async def begin(self, project_id: int, name: CacheName, size_bytes: int, sha256: str, quota: CacheQuota) -> str:
-        """Records a cache that is about to be written, and drops those of its trust that were used longest ago, until
-        all together have at most the bytes of `quota`. Caches of another trust stay, so that no build pushes out those
-        of builds with another one. Returns the key for the blob.
+        """Records a cache that is about to be written, and returns the key for its blob. Drops the caches of the same
+        trust that were used longest ago, until all caches of this trust together have at most the bytes of `quota`.
+        Caches of another trust stay, so a build cannot push out the caches of builds with another trust.
         """
         blob = f"{prefix_of_job(name.job_id)}{secrets.token_hex(16)}"
         async with self._locked(project_id) as connection:
