@@ -21,7 +21,9 @@ from store.postgres.queries import Source, fetch_rows
 VERSION = 1
 NO_PROJECT = 0
 MAX_INDEX_LOOKUPS = 50
-"""Up to this number of projects or types, each is looked up in the index separately."""
+"""Largest number of projects, or of types, that a search looks up in the index one by one. With more of them, so many
+events match that a scan finds the events fast.
+"""
 MAX_CLOCK_SKEW = timedelta(hours=1)
 """Largest difference allowed between the clocks of the processes that append to the log. If the clocks differ more, a
 search by time may miss events.

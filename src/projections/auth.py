@@ -23,7 +23,7 @@ from store.postgres.queries import Source, fetch_rows
 
 VERSION = 2
 DELETED_USER = "deleted user"
-"""Text that is shown in place of the email address of a deleted user."""
+"""Text in place of the email address of a deleted user."""
 
 
 class UserRow(Row, frozen=True):

@@ -23,7 +23,9 @@ VERSION = 1
 NEVER = 2**62
 """Position of an event that has not happened."""
 MAX_CONCURRENT_STARTS = 1_000
-"""Most builds that may be queued between the moment when a build gets its id and its `build.queued`."""
+"""Largest number of other builds that may be queued in the time from the allocation of a build's id to its event
+`build.queued`.
+"""
 
 
 class BuildPositionsRow(Row, frozen=True):

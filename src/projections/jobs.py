@@ -137,7 +137,7 @@ async def find(source: Source, job_id: int) -> JobRow | None:
 
 
 class ProjectOfJob:
-    """Finds the project of a job. Caches it, since a job never changes its project."""
+    """Finds the project of a job. Caches the answers, since a job never changes its project."""
 
     def __init__(self, pool: AsyncConnectionPool) -> None:
         self._pool = pool

@@ -14,7 +14,7 @@ _REPORT_OF = f"SELECT * FROM {ReportRow.table} WHERE first_result_id <= t.id ORD
 async def find_failed_before(
     source: Source, job_id: int, build_id: int, group_id: int | None, cases: Sequence[int]
 ) -> set[str]:
-    """Looks up the last result of each test case in earlier builds of the job. Returns the signatures of the results
+    """Looks up the last result that each test case had in earlier builds of the job. Returns the signatures of those
     that failed.
 
     Ignores untrusted builds, whose failures get no tickets, and the builds of the group `group_id`.

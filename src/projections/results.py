@@ -5,7 +5,7 @@ A row of `result_blocks` stores up to a thousand results as arrays, in the order
 result takes about 17 bytes, with indexes. The results of a report have contiguous ids: the report's row in `reports`
 has the first id and the number of results. Texts are in another table, since a passed test has none.
 
-Rows of results are never updated. In events of older releases a result could replace another. The table
+Rows of results are never updated. In events of older releases, a result may replace another result. The table
 `superseded_results` lists the replaced results.
 """
 

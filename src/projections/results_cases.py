@@ -40,8 +40,8 @@ class CaseStatsRow(Row, frozen=True):
     """Counters of the outcomes of a test case.
 
     A run consists of the results of the case in one build, without skipped results and results that do not count. Runs
-    are in the order of the log. A run failed if one of its results failed. A mixed run, with passed and failed results,
-    is no flip. It is not flaky by itself, either: the test may fail on Python 3.11 and pass on 3.12.
+    are in the order of the log. A run failed if one of its results failed. A mixed run has passed and failed results.
+    It is no flip, and it is not flaky for this reason alone: the test may fail on Python 3.11 and pass on 3.12.
     """
 
     table = Table("case_stats", VERSION, key=("case_id",))
@@ -98,8 +98,8 @@ def add_result(
 
 
 def remove_result(stats: CaseStatsRow, build_id: int, status: int, *, flaky: bool) -> CaseStatsRow:
-    """Returns the counters without a result that was added before. A result that is not from the last run must be the
-    only result of its run.
+    """Returns the counters without a result that was added before. The result must be from the last run, or be the only
+    result of its run.
     """
     if status == SKIPPED:
         return stats

@@ -56,7 +56,7 @@ MAX_ITEMS = 20
 MAX_FOLDED = 10_000
 """Number of events of a stream that are folded. Later events are shown without their changes."""
 EVENT_BATCH = 10
-"""Number of events that callers should have in memory at most. One event of a report may have megabytes."""
+"""Largest number of events that a caller should hold in memory. One event of a report may have megabytes."""
 SHORT_STREAM_LENGTH = 200
 """Number of events up to which a stream is read together with other streams. Longer streams are read alone, in parts of
 this size.

@@ -20,7 +20,7 @@ class RowCache:
         self._rows: dict[type[Row], LRUCache[Key, Row | None]] = defaultdict(lambda: LRUCache(ROWS_CACHED))
 
     def has(self, row: type[Row]) -> bool:
-        """Returns whether rows of this type were looked up before. Rows of other types need not be cached."""
+        """Returns whether rows of this type were ever looked up. Only rows of such types need to be cached."""
         return row in self._rows
 
     def of(self, row: type[Row]) -> LRUCache[Key, Row | None]:

@@ -89,7 +89,7 @@ class BufferedTable:
                 self.put(flat_key, None)
 
     def _candidates(self, deletion: DeleteRange) -> Iterable[Any]:
-        """Returns the flat keys of all rows in memory that the deletion matches, and possibly others."""
+        """Returns the flat keys of all rows in memory that the deletion matches. The result may have further keys."""
         if self.row.table.key == (deletion.column,):
             keys = range(deletion.first, deletion.last + 1)
             if len(keys) < len(self.rows):
@@ -191,7 +191,7 @@ class AppendOnlyTable:
         self._deferred.setdefault(deletion.column, DeferredDeletes(deletion.column)).add(deletion)
 
     def is_deferred(self, row: Row) -> bool:
-        """Returns True if a deferred delete would wrongly delete this new row, too."""
+        """Returns True if this new row matches a deferred delete, which would wrongly delete the row later."""
         return any(deletions.matches(row) for deletions in self._deferred.values())
 
     def pack(self) -> None:

@@ -3,8 +3,8 @@
 - One transaction spans many batches of events.
 - New rows of append-only tables are written by COPY. Rows that projections read stay in memory, and are written once,
   at the end of the transaction.
-- A load from position 0 starts with empty tables. It reads no rows of a table until it has dropped rows of the table
-  from memory.
+- A load from position 0 starts with empty tables. As long as all rows of a table are in memory, it does not read the
+  table.
 - An index is created when a bulk delete first needs it, or else at the end.
 
 The loader calls the same `apply` functions as the engine. So both write the same rows, and park events for the same
@@ -81,8 +81,8 @@ class _Handlers(dict[type[Event], list[Projection]]):
 
 
 async def is_load_unfinished(connection: AsyncConnection, projections: Sequence[Projection]) -> bool:
-    """Returns True if a load of these projections was interrupted before the end of `finish`, so that deletes may still
-    be deferred.
+    """Returns True if a load of these projections was interrupted before `finish` had ended. Then some deletes may
+    still be deferred.
     """
     tables = [str(row.table) for projection in projections for row in projection.rows if row.table.append_only]
     cursor = await connection.execute(

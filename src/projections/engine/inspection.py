@@ -25,7 +25,7 @@ _POSITIONS = """
     LEFT JOIN {schema}.projection_positions ON true
 """
 """SQL query for the positions of all projections, the end of the log as readers see it (`head`), and the last row of
-the log (`last`). One statement reads them all, so that no position is newer than the end.
+the log (`last`). One statement reads all of them. So no position is newer than the end of the log.
 """
 _DEFECTS = """
     SELECT w.name, w.table_name, c.oid IS NOT NULL, w.column_name
@@ -94,7 +94,9 @@ async def create_on_empty_log(connection: AsyncConnection, projections: Sequence
 
 
 async def mark_broken(connection: AsyncConnection, projections: Sequence[Projection]) -> dict[str, str]:
-    """Finds the broken live read models and marks them as broken in the database. Returns name -> reason."""
+    """Finds the broken live read models and marks them as broken in the database. Returns the reason for each, by
+    name.
+    """
     broken = (await inspect(connection, projections)).broken
     for projection in projections:
         if projection.name in broken:

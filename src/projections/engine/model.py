@@ -138,8 +138,8 @@ def no_rows(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
 
 
 def row_of(row: type[Row], field: str, *events: type[Event]) -> Keys:
-    """Returns a `keys` function for events of the classes `events`. The function names the row of type `row` whose key
-    is the event's field `field`.
+    """Returns a function for use as `keys`. For an event of the classes `events`, it names the row of type `row` whose
+    key is in the event's field `field`.
     """
 
     def keys(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
@@ -170,7 +170,7 @@ class Projection:
         assert versions <= {self.version}, f"{self.name}: its tables have another version"
 
     def handles_any(self, types: Iterable[str]) -> bool:
-        """Returns whether an event of one of these types may change the tables. Ignores types that do not exist."""
+        """Returns whether an event with one of these names may change the tables. Ignores names of unknown events."""
         events = [EVENTS[name] for name in types if name in EVENTS]
         return any(self.handles is None or issubclass(event, self.handles) for event in events)
 

@@ -32,7 +32,9 @@ GATE = "testhide projector takes over"
 start together, one gets all locks.
 """
 BATCH_SIZE = 500
-"""Number of events that are read at once. During a catch-up they are also written at once."""
+"""Number of events that are read at once. While the projector is behind the log, their rows are also written at
+once.
+"""
 TAKE_OVER_INTERVAL_S = 0.2
 """Seconds between two attempts to take locks that another projector holds."""
 INSPECTION_INTERVAL_S = 1.0

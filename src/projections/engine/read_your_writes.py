@@ -7,8 +7,8 @@ digest of its read models. In three cases the process reads the positions from t
 - when the digest is not that of this process, because another release runs too or only some read models moved;
 - when an event was parked.
 
-No request waits for a broken read model. After a time-out, requests for that position or a later one do not wait, until
-the read models have reached it.
+No request waits for a broken read model. If the wait for a position timed out, further requests for this position, or
+for a later one, do not wait. This lasts until the read models have reached the position.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """Checks that PostgreSQL can store a row, before the row is sent.
 
-So each event with a bad value is parked. PostgreSQL itself would see only the last state of each row in a batch. It
-would miss a bad value that a later event of the batch replaces.
+So the event that has a bad value is parked. PostgreSQL cannot do this check for each event: of each row in a batch it
+gets only the last state, without the values that later events of the batch have replaced.
 """
 
 import math

@@ -23,7 +23,7 @@ from store.log.event_log import EventLog
 MAX_SHOWN = 5
 """Number of differences that are shown for each table and kind of difference."""
 LAG_TIMEOUT_S = 10.0
-"""Seconds to wait for live tables that are behind the staging tables."""
+"""Longest time in seconds to wait until live tables have reached the position of the staging tables."""
 
 
 class TableDiff(msgspec.Struct):

@@ -1,8 +1,8 @@
 """Historical reads: defines which events make up each resource, and which tables show it.
 
-A resource is folded from its own streams and from supporting streams, such as the streams of a job's builds. The rest
-of the log is not read. If events of its own streams were erased later, rows made by these events cannot be shown. From
-events in supporting streams, only fields that no erasure destroys are shown.
+A resource is folded from its own streams and from supporting streams. For a job, the streams of its builds are
+supporting streams. The rest of the log is not read. If an event of the resource's own streams was erased later, the
+rows that it made cannot be shown. Of events in supporting streams, only fields that no erasure destroys are used.
 
 A historical read runs the query functions of live reads. Its connection has temporary tables with the rows of the past
 (`historical_tables`). So no query needs a second form for `?as_of=`.
@@ -47,7 +47,7 @@ EVENT_BATCH = 50
 STREAM_BATCH = 10_000
 """Number of streams for which one query finds the positions of events."""
 BUILD_BATCH = 20
-"""Number of builds that are folded at once in the search for the newest build that was not deleted."""
+"""Number of builds that are folded at once, in the search for the newest build that existed."""
 
 
 class HistoricalReader:

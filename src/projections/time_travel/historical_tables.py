@@ -164,7 +164,7 @@ async def _copy(connection: AsyncConnection, row: type[Row], rows: Iterable[Row]
 
 
 class _Turn:
-    """The historical reads of one caller: their number, and a lock that lets one at a time run."""
+    """The historical reads of one caller: their number, and a lock by which only one of them runs at a time."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -172,7 +172,7 @@ class _Turn:
 
 
 class HistoricalConnections:
-    """Opens connections that see historical tables in place of the live tables."""
+    """Opens database connections whose queries read historical tables in place of the live tables."""
 
     def __init__(self, conninfo: str) -> None:
         self._conninfo = conninfo

@@ -29,7 +29,7 @@ class RuleHistory:
     """Implements `commands.what_if.simulation.SimulatedHistory`. Contains all events about rules, and the events about
     builds from the time `since` on.
 
-    `parts` calls `go_on` between batches. If `go_on` returns False, `parts` ends early and `complete` stays False.
+    Between batches, `parts` calls `go_on`. If this returns False, `parts` ends early, and `complete` stays False.
     """
 
     def __init__(
