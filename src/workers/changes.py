@@ -27,8 +27,9 @@ from store.log.ids import Ids
 log = structlog.get_logger()
 
 MAX_LOOKED_AT = 100
-"""Number of a branch's newest commits among which the head before a push is looked for. A host that is asked lists some
-20 commits of a push at most, so the paths of a push with more commits are unknown anyway.
+"""Number of the newest commits of a branch among which the worker looks for the head that the branch had before a push.
+More are not needed: a host that is asked lists some 20 commits of a push at most, so the paths of a push with more
+commits are unknown anyway.
 """
 
 
@@ -87,8 +88,8 @@ class ChangeEvaluator:
             await self._start_ready(starter, waiting)
 
     async def _plan(self, received: ChangeReceived) -> tuple[ChangeStarter, StartPlan]:
-        """Returns the starter of a change's builds, and the plan which jobs it starts. If a push may have dropped
-        commits, the files that these had changed are unknown, so globs of paths count as matching.
+        """Returns the starter for the builds of a change, and the plan, which says which jobs the change starts. If a
+        push may have dropped commits, the files of these commits are unknown, so all globs of paths count as matching.
         """
         starter, project_id, change = await self._starter(received), received.project_id, received.change
         # The request that reported the change has started its builds, unless it left them to the sync, or was cut off.
@@ -162,8 +163,9 @@ class ChangeEvaluator:
                 await self.handler.execute(SupersedeBuild(build.build_id, build.change_id, only_unapproved), caller)
 
     async def _end_unapproved(self, newest: ChangeReceived, caller: CommandContext) -> None:
-        """Ends the builds of older commits of a fork's pull request that wait for an approval, even if its newest
-        commit starts no build: whoever reads the newest commit must not approve an older one.
+        """Ends builds that wait for an approval, if they are of older commits of a fork's pull request. Does so even if
+        the newest commit starts no build: somebody who has read the newest commit must not approve an older one by
+        mistake.
         """
         change = newest.change
         if not change.fork or change.deleted:

@@ -1,5 +1,5 @@
-"""Compares read models that are too large to be folded whole with a part of the log. Compares only what no later event
-changes: to what a build belongs and how it ended, and the names of test cases.
+"""Compares read models that are too large to be folded whole with a part of the log. Compares only values that later
+events never change: what a build belongs to, how it ended, and the names of test cases.
 """
 
 from collections.abc import Iterable, Sequence

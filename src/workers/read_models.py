@@ -1,10 +1,10 @@
 """Compares read models with the log, to find rows that somebody changed by hand. A difference sets an alarm, which ends
 when the difference is gone.
 
-Compared are the read models that decide who may do what, those of the jobs' triggers and of known issues, the audit
-trail, and those facts about builds and test cases that never change. Each sweep folds the small ones from the log in
-memory, and compares all their rows. The others are compared in turn: each sweep reads the next part of the log, and
-compares only the rows that come from it. After the last part, the comparison begins again.
+These read models are compared: those that decide who may do what, those of the jobs' triggers and of known issues, and
+the audit trail. Of builds and test cases, only the values that never change are compared. Each sweep folds the small
+read models from the log in memory, and compares all their rows. It compares the large ones in parts: it reads the next
+part of the log, and compares only the rows that come from this part. After the last part, the comparison begins again.
 """
 
 from collections import Counter
@@ -128,9 +128,9 @@ class ReadModelCheck:
     """Position up to which the trail has been compared in the current round."""
 
     async def sweep(self) -> bool:
-        """Compares the read models in COMPARED, those in IN_PARTS and the audit trail with the log. Sets an alarm for
-        each that differs, and ends the alarm of each that does not. Skips read models that are broken or lack parked
-        events. Returns True if any of them differs.
+        """Compares the read models in COMPARED, those in IN_PARTS, and the audit trail with the log. Sets an alarm for
+        each read model that differs, and ends the alarm of each other one. Skips read models that are broken or have
+        parked events. Returns True if any of them differs.
         """
         async with self.pool.connection() as connection:
             projections = [*(item.projection for item in COMPARED), *(item[0] for item in IN_PARTS), TRAIL]

@@ -49,9 +49,9 @@ def name_endpoint(event: EndpointRegistered) -> str:
 
 
 async def find_changes(pool: AsyncConnectionPool, event_log: EventLog) -> str | None:
-    """Returns a sentence about the endpoints and replays that the log does not have as they are stored, and about what
-    mends them. Returns None if all are right, or if the planner is beyond the end of the log. Leaves out streams with
-    events that cannot be read.
+    """Returns a sentence that names the stored endpoints and replays that differ from the log, and says how to mend
+    them. Returns None if none differs, or if the planner's position is beyond the end of the log. Leaves out streams
+    with events that cannot be read.
     """
     _, planned = await fetch_folded(pool, 0, PLANNER)
     if planned > await event_log.read_head():

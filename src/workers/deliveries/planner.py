@@ -194,8 +194,8 @@ def plan_event(
 ) -> Iterable[PlannedDelivery]:
     """Yields the deliveries of one event to these endpoints.
 
-    With `replay`, the deliveries get ordering keys that deliveries of new events do not have, so that new deliveries do
-    not wait for replayed ones.
+    With `replay`, the deliveries get other ordering keys than deliveries of new events, so that new deliveries do not
+    wait for replayed ones.
     """
     for target in targets:
         if target.active and is_in_scope(target.project_id, project_id):

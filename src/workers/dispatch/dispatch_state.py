@@ -108,8 +108,8 @@ class DispatchState:
     served: Counter[int] = field(default_factory=Counter)
     """Project id -> number of the project's last assignment. Assignments are numbered from 1, across all projects."""
     damaged: set[str] = field(default_factory=set)
-    """Names of streams with an unreadable event. No build is placed for the jobs, nodes and pools of these streams, and
-    none of their builds is ended because of this.
+    """Names of streams with an unreadable event. Builds of the jobs, nodes and pools of these streams are not placed,
+    and the unreadable event ends none of them.
     """
     _tops: int = 0
     _slots: int = 0

@@ -40,8 +40,8 @@ log = structlog.get_logger()
 
 SUBSCRIBED_EVENTS = [event.name for area in (builds, jobs, nodes, pools) for event in area.EVENTS]
 NOTIFY_ON = [event.name for area in (PLACEMENT_EVENTS, jobs.EVENTS, nodes.EVENTS, pools.EVENTS) for event in area]
-"""Names of events that may change which build runs where. Other events matter only if they are damaged, and are read
-once a second.
+"""Names of the events that can change which build runs on which node. They wake the dispatcher. It reads the others
+once a second, in case one of them is damaged.
 """
 BATCH_SIZE = 1_000
 """Number of events that are read at once. It is large because a new leader reads the whole log."""

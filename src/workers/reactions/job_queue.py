@@ -103,7 +103,9 @@ class JobQueue:
         await self._redis.aclose(close_connection_pool=True)
 
     def _open(self) -> ArqRedis:
-        """Returns a client with connections of its own. It connects on use, and again after every loss."""
+        """Returns a client with connections of its own. It connects when it is first used, and again whenever the
+        connection was lost.
+        """
         connections = ConnectionPool.from_url(
             self._url, socket_connect_timeout=self._timeout_s, socket_timeout=self._timeout_s
         )

@@ -1,8 +1,8 @@
 """Runs reactions to events: follows the log, stores which reactions are due, and runs each of them as a separate job.
 
-Each reaction has a position in the log. The transaction that moves this position also stores the due reactions, so none
-is lost or stored twice. Jobs in Redis tell the workers what to run. If Redis is down or has lost jobs, a periodic sweep
-runs the due reactions a few seconds later.
+Each kind of reaction has a position in the log, up to which events were read for it. The transaction that moves this
+position also stores the due reactions. So no due reaction is lost, and none is stored twice. Jobs in Redis tell the
+workers what to run. If Redis is down or has lost jobs, a periodic sweep runs the due reactions a few seconds later.
 """
 
 import asyncio

@@ -56,7 +56,7 @@ hours.
 
 @dataclass(frozen=True)
 class Tools:
-    """Services that reactions use: the stores of data outside the log, outside systems, and a callback to report
+    """Services that reactions use: stores of data that is not in the log, outside systems, and a callback to report
     progress.
     """
 
@@ -66,8 +66,8 @@ class Tools:
     log: EventLog
     secrets: Secrets
     mailer: Mailer | None = None
-    """Sends the mails. None if no mail server is set up and nobody reads the output of the process, to which links
-    could be printed instead.
+    """Sends the mails. None if no mail server is set up, unless somebody reads the output of the process: then the
+    links are printed there.
     """
     base_url: str = ""
     """Beginning of the links in mails and commit statuses."""
