@@ -39,9 +39,9 @@ class TokenHolder:
             self._reload_locked()
 
     def replace(self, refused: str) -> bool:
-        """The server has refused the token `refused`. Replace it by the token in the file; if the server has refused
-        this too, replace it by the token that was used before. Return whether `token` is now a token that the server
-        has not refused.
+        """Replace the token `refused`, which the server has refused: by the token in the file or, if the server has
+        refused that one, too, by the token that was used before. Return whether `token` is now one that the server has
+        not refused.
         """
         with self._lock:
             self._refused.add(refused)

@@ -55,8 +55,8 @@ class TaskRunner:
     def begin_poll(self) -> tuple[Cancellation, int]:
         """Return a `Cancellation` for the next poll, and the number of free slots that this poll reports.
 
-        The runner cancels the poll when its number is no longer right: when slots become free after it reported 0, or
-        when `drain` makes the number 0.
+        The runner cancels the poll when the number that it reported is wrong: slots became free after it reported 0, or
+        `drain` has made the number 0.
         """
         with self._lock:
             self._poll = Cancellation(), self._count_free_locked()

@@ -14,7 +14,7 @@ DROPPED = "dropped"
 since the server has already given it up.
 """
 _CHECK_INTERVAL_S = 0.2
-"""Time between two checks, during a pause, whether the task's time for reporting is over."""
+"""Seconds between two checks, during a pause, whether the task's time for reporting is over."""
 
 
 class Interrupt:

@@ -80,8 +80,8 @@ def _find_objection(fd: int, root: str, owner: int | None) -> str | None:
 
 
 class _Glob:
-    """Pattern, split at each `/` into segments. A state is the index of the segment that the next name of a path has to
-    match. In the last state every name matches.
+    """Pattern, split at each `/` into segments. Matching has states: a state is the index of the segment that the next
+    name of a path has to match. In the last state every name matches.
     """
 
     def __init__(self, segments: list[str]) -> None:

@@ -2,8 +2,8 @@
 
 `tar` runs with the rights of the build's user, so an archive cannot do what the build itself could not. But another
 build made it, and it must not bring more than the paths of its cache: no files of the checkout, and none that programs
-read in the home folder. The check also keeps out what no cache needs: devices, pipes and sparse files. It refuses
-headers that another program could read otherwise.
+read in the home folder. The check also refuses members that no cache needs: devices, pipes and sparse files. And it
+refuses headers that another program could understand differently.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class BadArchive(Exception):
 
 def check_archive(file: BinaryIO, paths: Sequence[str], folder: Path) -> None:
     """Read the headers of a tar archive. Raises `BadArchive` unless it has only files, folders and links below `paths`,
-    and is whole. A symbolic link may lead anywhere, but nothing may be unpacked through it, nor through a link that
-    `folder`, in which the archive is to be unpacked, has below one of the paths.
+    and is whole. A symbolic link may lead anywhere, but no member may be unpacked through it. Nor may a member be
+    unpacked through a link that is already in `folder`, where the archive will be unpacked, below one of the paths.
     """
     names = _Names(paths, folder)
     file.seek(0)

@@ -126,8 +126,8 @@ class Caches:
         return True
 
     def _fetch(self, scope: str, key: str, paths: Sequence[str], archive: Path) -> str:
-        """Write the cache that the server has into a new file, and save it on this agent. If there is none, return the
-        rest of a sentence that says why, and leave no file.
+        """Write the cache that the server has into a new file, and save it on this agent. If the server has none, leave
+        no file, and return the end of a sentence that says why.
         """
         if not self._transfer.limit_bytes:
             return ", and the server keeps none"
@@ -166,7 +166,7 @@ class Caches:
             path.unlink(missing_ok=True)
 
     def _send(self, key: str, paths: Sequence[str], digest: str, archive: BinaryIO) -> str:
-        """Send a saved cache to the server, and return the rest of a sentence that says whether it was sent."""
+        """Send a saved cache to the server. Return the end of a sentence that says whether it was sent."""
         if not self._transfer.limit_bytes:
             return ""
         began = time.monotonic()

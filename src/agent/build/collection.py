@@ -44,7 +44,7 @@ class Collector:
         """Send all reports, then all artifacts. `patterns` are the job's globs. `report` is the path to which the build
         tells its test reporters to write.
 
-        A file that was last written before the time `since_ns` came with the repository. It is sent as an artifact, but
+        A file that was last written before the time `since_ns` is part of the checkout. It is sent as an artifact, but
         not as a report.
 
         Raises `FindTimeout`, and sends nothing, if it takes too long to find the files.

@@ -15,8 +15,8 @@ SHORTEST_SECRET = 4  # characters; shorter values are too common in ordinary tex
 _MAX_SIZE = 64 * 1024  # of one pattern: it takes 3 s to make at most. Data with more secrets are masked whole
 _MAX_PATTERNS = 32  # that are kept
 _QUICK_STEPS = 500_000
-"""Largest product of pattern size and bytes of data for which one call of `re` searches all data. Such a call takes
-0.06 s at most. No other thread runs during the call, not even the one that keeps the node online.
+"""Largest product of pattern size and bytes of data for which one call of `re` searches all data at once. Such a call
+takes 0.06 s at most. Calls must be short: no other thread runs meanwhile, not even the one that keeps the node online.
 """
 _CHECK_INTERVAL = 16  # positions between two checks of the time
 _MIN_SEARCH_S, _SEARCH_S_PER_BYTE = 0.5, 20e-6

@@ -16,7 +16,9 @@ from agent.process.supervisor_client import STOP_GRACE_S, SupervisorClient
 from agent.task import Interrupt
 
 _REST_TIMEOUT_S = 2.0
-"""Time for reading the rest of the output pipe after a step: a process that still runs may fill the pipe for ever."""
+"""Seconds for which the rest of the output is read after a step has ended. The time is limited, because a process that
+still runs may write for ever.
+"""
 TIMEOUT = "timeout"
 
 AddLines = Callable[[list[str]], None]

@@ -110,8 +110,8 @@ class Selection:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Let a run that has none of the wanted tests pass. Either another run of the build has them, or the server
-        says that they did not run.
+        """Let a run pass that has none of the selected tests. Either another run of the build has these tests, or the
+        server reports that they did not run.
         """
         with suppress(Exception):
             kept, collected = self._counts or (0, 0)

@@ -96,8 +96,8 @@ def _slot_account(uid: int) -> BuildAccount:
 
 @contextmanager
 def _lock_free_uid() -> Iterator[int]:
-    """Yield the next user id that no build of this machine uses. The ids take turns: an id is used again as late as
-    possible, since its builds may have left files somewhere.
+    """Yield the next user id that no build of this machine uses. The ids are used in turn, so that an id is used again
+    as late as possible: its builds may have left files somewhere.
     """
     _LOCKS.mkdir(mode=0o700, exist_ok=True)
     with ExitStack() as locked:

@@ -59,7 +59,8 @@ class SupervisorClient:
         """Start a command as the user `account`, or as the agent's user if `account` is None.
 
         `record` is the file in which the supervisor lists the build's processes (see `orphans`). `errors` is a named
-        pipe for standard error, and `output` a file for standard output. `read_output` returns what has no such file.
+        pipe for standard error, and `output` a file for standard output. Output without such a file or pipe is returned
+        by `read_output`.
         """
         options = {"argv": list(argv), "cwd": cwd, "env": env, "account": account, "record": record}
         self._send({"run": {**options, "output": output, "errors": errors}})
