@@ -67,9 +67,9 @@ class RestartBuild(Command):
     """Queues a new build of the same commit with the same configuration. With `test_ids`, the new build runs only these
     tests.
 
-    The restart of an untrusted build that was approved is approved too, since it runs the same commit. Otherwise it
-    keeps the trigger, so that it ends as other unapproved builds do when the pull request is closed or has a newer
-    commit.
+    The restart of an untrusted build runs the same commit. So if the build was approved, its restart is approved, too.
+    If not, the restart keeps the trigger: it then ends, like other unapproved builds, when the pull request is closed
+    or gets a newer commit.
     """
 
     build_id: int
@@ -191,8 +191,8 @@ class SupersedeBuild(Command, of=BUILD):
 
 @dataclass(frozen=True)
 class EndBuildOfClosedPullRequest(Command, of=BUILD):
-    """Ends a build of a closed pull request if no node has the build yet. Releases the claim by which the job has one
-    build of the commit, so that the job gets another one if somebody opens the pull request again.
+    """Ends a build of a closed pull request if no node has the build yet. Also releases the claim that allows the job
+    only one build of the commit. So if somebody opens the pull request again, the job gets another build.
     """
 
     build_id: int

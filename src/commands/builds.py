@@ -283,7 +283,7 @@ class FinishExternalBuild(Command, of=BUILD):
     build_id: int
     status: Verdict
     ignore_unreadable: bool = False
-    """Whether a build that the pipeline reports as passed may pass although results of its reports are missing."""
+    """Whether a build may pass although results of its reports are missing, if the pipeline reports it as passed."""
     log: LogEnd = EMPTY_LOG
 
     def decide(self, build: AnyBuild | None) -> Iterable[Event]:
@@ -318,8 +318,8 @@ class FinishExternalBuild(Command, of=BUILD):
                 )
 
     def repeats(self, build: Finished) -> bool:
-        """Returns whether the verdict was recorded before: it equals the build's status, or an earlier verdict of the
-        pipeline that failed tests or unreadable reports overruled.
+        """Returns whether the pipeline reported this verdict before. The build then has this verdict as its status,
+        unless failed tests or unreadable reports overruled it.
         """
         if build.reason == "reports_unreadable" and self.ignore_unreadable:
             return False

@@ -25,7 +25,9 @@ from store.postgres.queries import Source
 from store.tables.reactions import count_due
 
 MAX_WAITING = 2_000
-"""Largest number of changes of one project that wait for their evaluation, before further ones are refused."""
+"""Largest number of changes of one project that may wait for their evaluation. While so many wait, further changes are
+refused.
+"""
 RETRY_AFTER_S = 60
 
 
@@ -86,8 +88,8 @@ async def must_have_room(source: Source, project_id: int) -> None:
 
 class StartedBuilds(NamedTuple):
     build_ids: dict[int, list[int]]
-    """Job id -> ids of the builds that this call queued. For a job that the change had started before, only the id of
-    its first build.
+    """Job id -> ids of the builds that this call queued. If an earlier call has started the job for this change, only
+    the id of its first build.
     """
     waiting: dict[int, list[int]]
     """Job id -> ids of the jobs that must have passed for the change before the job's build starts."""

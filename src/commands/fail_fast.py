@@ -1,7 +1,5 @@
-"""Finds options in a job's configuration with which a test runner stops after the first failures.
-
-With such an option, some tests may never have run, and most reports do not show that. Options in files of the
-repository are not found.
+"""Finds options in a job's configuration by which a test runner stops after the first failures. With such an option,
+some tests may not run, and most reports do not show that. The search does not cover options in files of the repository.
 """
 
 import re

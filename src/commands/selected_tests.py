@@ -39,8 +39,8 @@ def warn_of_others(selected: Sequence[str], report: ReportRead) -> Iterator[str]
 
 def describe_not_run(build: AnyBuild) -> str | None:
     """Returns a sentence about the selected tests that have not run. Returns None if all of them have run or if the
-    build runs all tests. Also returns None if an older release recorded one of the reports, since that report does not
-    say which tests ran.
+    build runs all tests. Also returns None if an older release recorded one of the reports: such a report does not say
+    which tests ran.
     """
     selected = build.queued.test_ids
     reports = [report.selected_ran for report in build.counting_reports if not report.missing]

@@ -83,7 +83,7 @@ class RecordStop(_OfTicket):
 
 @dataclass(frozen=True)
 class LinkTicket(Command):
-    """Links results of one build to a ticket, except results that already have a defect."""
+    """Links results of one build to a ticket. Leaves out results that are linked to a defect already."""
 
     results: tuple[TriagedResult, ...]
     defect_key: str

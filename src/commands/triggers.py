@@ -19,7 +19,7 @@ from domain.triggers import CronTrigger, RepositoryChange, Triggers, evaluate, f
 
 
 class UnreadJobs(Exception):
-    """The command has not read all jobs that the needed jobs need in turn."""
+    """The command lacks the state of a job. It must read the needed jobs, the jobs that these need, and so on."""
 
     def __init__(self, job_ids: Sequence[int]) -> None:
         super().__init__(f"jobs {job_ids} are missing")
@@ -37,7 +37,7 @@ class SetTriggers(Command):
     job_id: int
     triggers: Triggers
     more_jobs: Sequence[int] = ()
-    """Ids of further jobs to read, to find circles of jobs that need each other."""
+    """Ids of further jobs to read. With them, the command finds jobs that need each other in a circle."""
 
     def reads(self) -> Sequence[AnyStream]:
         return [JOB.at(job_id) for job_id in (self.job_id, *self.triggers.needs, *self.more_jobs)]

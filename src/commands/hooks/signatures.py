@@ -8,8 +8,8 @@ from datetime import datetime
 
 SIGNATURE_HEADERS = ("x-hub-signature-256", "x-hub-signature", "x-gitlab-token", "webhook-signature")
 MAX_AGE_S = 300
-"""Largest difference in seconds, in both directions, between now and the timestamp that is signed with the body
-(Standard Webhooks).
+"""Largest difference in seconds between the server's clock and the timestamp of a message, in both directions. The
+timestamp is signed together with the body (Standard Webhooks).
 """
 
 

@@ -1,7 +1,6 @@
-"""Follows the test cases of projects in the log, so that a report records the ids that the log gives to its tests.
-
-The read model is faster at finding the id of a test, but somebody may have changed its rows by hand, and the ids that a
-report records stay in the log for ever.
+"""Reads from the log which ids the test cases of a project have, and checks the ids that a report is about to record.
+The read model finds the id of a test faster. But somebody may have changed its rows by hand, and the ids that a report
+records stay in the log for ever.
 """
 
 from array import array

@@ -1,5 +1,5 @@
-"""Matches the failures of a report with known issues. The functions block, so call them in a process that reads
-reports, or in a worker thread.
+"""Matches the failures of a report with known issues. The functions block. Call them in a process that reads reports,
+or in a worker thread.
 """
 
 from collections.abc import Iterable

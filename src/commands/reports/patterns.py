@@ -18,8 +18,8 @@ MEMORY = 1024 * 1024
 pattern that cannot even be compiled within this limit is refused.
 """
 MAX_MEMORY = 64 * 1024 * 1024
-"""Bytes of memory that RE2 may use for several patterns that are searched together, or for a pattern that was stored
-when MEMORY was not yet the limit.
+"""Bytes of memory that RE2 may use for several patterns that are searched together. Also the limit for a single pattern
+that was stored before MEMORY was introduced.
 """
 _QUOTED = re.compile(r"\\Q(.*?)(?:\\E|\Z)|\\.", re.DOTALL)
 """Matches a quoted part of a pattern, or any other escape sequence."""

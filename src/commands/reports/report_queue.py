@@ -33,8 +33,7 @@ class ReportQueue:
     a project with many reports does not delay others.
 
     The next turn goes to the actor whose last turn is longest ago, and among the actor's projects to the one whose last
-    turn is longest ago. With a limit above 1, one actor never has all turns, so that other actors need not wait until
-    one of them ends.
+    turn is longest ago. With a limit above 1, one turn is always left for other actors: no actor has all turns.
     """
 
     def __init__(self, limit: int = sys.maxsize) -> None:

@@ -1,5 +1,5 @@
-"""Follows the known issues in the log, so that failures are classified by the rules that the log has. Rows of the read
-model may have been changed by hand, and the classifications of a report stay in the log for ever.
+"""Reads the match rules of known issues from the log, to classify the failures of reports. Rows of the read model are
+not used for this: somebody may have changed them by hand, and the classifications of a report stay in the log for ever.
 """
 
 import asyncio

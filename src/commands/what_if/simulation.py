@@ -61,8 +61,7 @@ BUILD_EVENTS: tuple[type[Event], ...] = (
     BuildDeleted,
 )
 """Types of the events of builds that a simulation processes. It also processes all RULE_EVENTS, from the beginning of
-the log. It needs no events of known issues, since their effects are in the events of builds and in today's
-classifications.
+the log. It needs no events of known issues: events of builds, and today's classifications, show their effects.
 """
 
 

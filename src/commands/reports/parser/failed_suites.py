@@ -21,8 +21,8 @@ _MAX_MESSAGES = 20
 
 
 def has_nunit_suite_failed(attributes: Mapping[str, str], failed_cases: int, failed_suites: int) -> bool:
-    """Returns whether a <test-suite> or <test-run> failed itself, and not only because cases and suites in it failed.
-    This is so if its tear-down failed, if it cannot be run, or if nothing in it failed.
+    """Returns whether a <test-suite> or <test-run> failed for a reason of its own: its tear-down failed, it cannot be
+    run, or it failed although nothing in it failed. Otherwise it failed because of the cases and suites in it.
     """
 
     def word(name: str) -> str:
