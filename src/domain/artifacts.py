@@ -152,7 +152,9 @@ def is_found_by_wildcard(path: str, globs: Collection[str]) -> bool:
 
 
 def number_path(path: str) -> Iterator[str]:
-    """Yields paths for files that have one path, without end: `a/junit.xml`, `a/junit-2.xml`, `a/junit-3.xml`, ..."""
+    """Yields distinct paths for files that all have the same path, without end: `a/junit.xml`, `a/junit-2.xml`,
+    `a/junit-3.xml`, ...
+    """
     yield path
     folder, slash, name = path.rpartition("/")
     packed = ".gz" if name.endswith(".gz") else ""

@@ -44,8 +44,8 @@ def evolve_reading(state: AuditRead | None, event: Event) -> AuditRead | None:
 
 
 class SigningKeyChanged(Event, frozen=True):
-    """A new key signs checkpoints from now on. The first checkpoint that covers this event is an exception: the
-    previous key signs it.
+    """A new key signs checkpoints from now on. Only the first checkpoint that covers this event is still signed by the
+    previous key.
     """
 
     name: ClassVar[str] = "audit.signing_key_changed"

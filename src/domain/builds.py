@@ -112,8 +112,8 @@ class BuildRequeued(BuildEvent, frozen=True):
     attempt: int
     reason: LossReason
     blocks: int = 0
-    """Number of `results.replaced` events that were appended together with this event. They take the results of the
-    lost attempt out of the history of the tests. Older events have 0: they left these results in.
+    """Number of `results.replaced` events that were appended together with this event. Those events remove the results
+    of the lost attempt from the history of the tests. 0 in older events, with which these results stayed.
     """
 
 
@@ -128,8 +128,8 @@ class BuildStarted(BuildEvent, frozen=True):
 class ReportRecorded(BuildEvent, frozen=True):
     """A report was recorded, together with `blocks` events in the build's results stream that contain its results.
 
-    The fields that COUNTS lists are what the report adds to the build's counts: the last attempts of its tests, minus
-    those in the report that it replaces. So they may be negative.
+    The fields that COUNTS lists are numbers that the build's counts grow by. They count the last attempt of each test
+    of the report. If the report replaces another, the numbers of the other are subtracted, so a field may be negative.
     """
 
     name: ClassVar[str] = "build.report_recorded"

@@ -66,8 +66,8 @@ class JobDeferred(DeferralEvent, frozen=True):
 
 
 class JobLeftOut(DeferralEvent, frozen=True):
-    """A change does not start a job, although the job's own triggers match it. Either a job that it needs does not
-    start, or all of these passed but the server refused the build.
+    """A change does not start a job, although the job's own triggers match it. There are two reasons: a job that it
+    needs does not start, or all needed jobs have passed but the server refused the build.
     """
 
     name: ClassVar[str] = "change.job_left_out"
