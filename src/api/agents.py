@@ -61,7 +61,7 @@ class Connection(msgspec.Struct):
     running: list[int] = []
     """Ids of the builds that the agent still runs."""
     features: Annotated[list[Annotated[str, Meta(max_length=50)]], Meta(max_length=50)] = []
-    """Names of those features of the agent that older agents lack."""
+    """Names of the features that this agent has and older agents lack."""
     replaces: Annotated[str, Meta(max_length=200)] | None = None
     """Secret from the agent's work folder. It proves that the last agent in this folder is dead: the SHA-256 of the
     secret is the session of that last agent.
@@ -152,8 +152,8 @@ class AgentController(Controller):
         """Begins a session of the node's agent. Answers 409 if another agent with the same token sent a request within
         the last 15 s, since that agent may still be alive.
 
-        With `replaces`, the secret from its work folder, a restarted agent proves that the last session is over, and
-        need not wait.
+        A restarted agent need not wait: by the secret of its work folder (`replaces`) it proves that the last session
+        is over.
         """
         node_id = ctx.node_id
         gauge = await ctx.services.gauges.fetch(node_id)
@@ -174,7 +174,7 @@ class AgentController(Controller):
 
     @post("/disconnect", status_code=200)
     async def disconnect_agent(self, ctx: RequestContext, data: Disconnection) -> dict[str, str]:
-        """Ends the session that the body names. Does nothing if the node's present session is another one."""
+        """Ends the session that the body names. Does nothing if the node has another session by now."""
         await ctx(MarkNodeOffline(ctx.node_id, data.session, "its agent was stopped"))
         return {}
 

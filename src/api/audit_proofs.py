@@ -35,8 +35,8 @@ from store.clock import utcnow
 NDJSON = "application/x-ndjson"
 MAX_HELD = 50
 SEAL_TIMEOUT_S = 5.0
-"""Seconds that an export waits for a checkpoint over the newest events. After that, the export leaves these events out
-and says so.
+"""Seconds that an export waits for a checkpoint that covers the newest events. If none comes, the export leaves these
+events out and says so.
 """
 SEAL_INTERVAL_S = 0.1
 """Seconds between two checks whether the requested checkpoint exists."""
@@ -156,8 +156,8 @@ class AuditLogController(Controller):
         first: Annotated[int, Parameter(ge=1, le=MAX_ID, description="Size of the earlier checkpoint")],
         second: Annotated[int, Parameter(ge=1, le=MAX_ID, description="Size of the later checkpoint")],
     ) -> ConsistencyProof:
-        """Returns a proof that the log was only appended to between two checkpoints: the log of the earlier checkpoint
-        is the beginning of the log of the later one.
+        """Returns a proof that nothing was changed between two checkpoints, and events were only appended: the log of
+        the earlier checkpoint is the beginning of the log of the later one.
         """
         await find_readable_projects(ctx, None)
         if second < first:

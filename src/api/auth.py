@@ -36,7 +36,7 @@ from store.tables.token_uses import fetch_last_token_uses
 
 MAX_FAILED_SIGN_INS = 10
 """Largest number of failed attempts to sign in to one account from one address within
-`login_attempts.ATTEMPT_WINDOW_S`, which is also how long the lock-out lasts.
+`login_attempts.ATTEMPT_WINDOW_S`. After more, the address is locked out for the rest of this time.
 """
 MAX_FAILED_SIGN_INS_OF_ADDRESS = 50
 """Largest number of failed attempts from one address to sign in to any account within
@@ -300,10 +300,10 @@ async def counting_attempts(
     """Counts an attempt to sign in, which the block of `async with` makes. The attempt has failed if the block raises
     an exception other than Unavailable.
 
-    Raises TooManyRequests before the block if there were too many failed attempts: from this address at this account,
-    from this address at all accounts together, or at this account from addresses that the account does not know. An
-    account knows an address for a month after somebody signed in to it from there. So nobody can lock the owner of an
-    account out by guessing passwords.
+    Raises TooManyRequests, before the block runs, if there were too many failed attempts. Three kinds of attempts have
+    a limit: those from this address at this account, those from this address at all accounts together, and those at
+    this account from addresses that the account does not know. An account knows an address for a month after somebody
+    signed in to it from there. So nobody can lock the owner of an account out by guessing passwords.
 
     Attempts at accounts that do not exist count as well, so that the answer does not show which accounts exist. If
     `account` is None, as for a sign-in by an identity provider, only the limit for the address applies.

@@ -51,7 +51,7 @@ class BuildGroupController(Controller):
 
     @post("/abort", status_code=200, guards=[CAN_BUILD])
     async def abort_build_group(self, ctx: RequestContext, group_id: int) -> BuildGroup:
-        """Aborts all builds of a group that are queued or running. Returns the group after that."""
+        """Aborts all queued and running builds of a group. Returns the group as it is afterwards."""
         await find_visible_group(ctx, group_id)
         build_ids = await build_groups.fetch_unfinished(ctx.source, group_id)
         logs = {build_id: await ctx.services.build_logs.fetch_ends(build_id) for build_id in build_ids}

@@ -41,8 +41,8 @@ class LogPage(msgspec.Struct):
     next_offset: int | None
     """Offset of the line after the last one of this page; null at the end of the log."""
     capped: bool
-    """Whether the page ends early, with fewer than `limit` lines, because it has reached 4 MiB. `offset=next_offset`
-    returns the lines after it.
+    """Whether the page has fewer than `limit` lines because it has reached 4 MiB. Then `offset=next_offset` returns the
+    next lines.
     """
 
 

@@ -110,7 +110,7 @@ class BuildPage(msgspec.Struct):
     """
     branch_erased: int | UnsetType = UNSET
     """Only with `as_of` and `branch`: number of builds that match the other filters but have been deleted since. The
-    list leaves them out, since nobody knows whether their erased branch matches. 10,000 means 10,000 or more.
+    list leaves them out: their branch is erased, so nobody knows whether it matches. 10,000 means 10,000 or more.
     """
 
 
@@ -272,9 +272,9 @@ class BuildController(Controller):
 async def read_build(ctx: RequestContext, build_id: int) -> AsyncIterator[tuple[AsyncConnection, BuildRow]]:
     """Yields a connection and the build, which was read on that connection.
 
-    A build that was started a moment ago may be missing in the read models; then first waits until they have caught up.
-    Raises Unavailable if this wait takes too long. Raises NotFound if the build does not exist or the user cannot see
-    it, and Forbidden if the user's access is too low.
+    If the read models lack the build, it may have been started a moment ago: then first waits until the read models
+    have caught up. Raises Unavailable if this wait takes too long. Raises NotFound if the build does not exist or the
+    user cannot see it, and Forbidden if the user's access is too low.
     """
     async with AsyncExitStack() as stack:
         connection = await stack.enter_async_context(ctx.reading())

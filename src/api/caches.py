@@ -82,8 +82,8 @@ class CacheController(Controller):
         attempt: Attempt,
         sha256: Annotated[str, Parameter(pattern=r"^[0-9a-f]{64}\Z", description="SHA-256 of the archive")],
     ) -> None:
-        """Keeps an archive for later builds of the same job, trust, pool and branch, in place of an earlier one of
-        this name. The body is the archive.
+        """Stores an archive, which is the body, for later builds of the same job, trust, pool and branch. Replaces an
+        earlier archive of this name.
         """
         services = ctx.services
         queued, scopes = await _find_running(ctx, build_id, attempt)
@@ -140,8 +140,8 @@ def _must_fit(size: int, limit: int) -> None:
 
 
 async def _delete_dropped(ctx: RequestContext, project_id: int) -> None:
-    """Deletes the blobs that newer caches of the project have replaced. Whatever fails is tried again with the next
-    cache.
+    """Deletes the blobs of caches that newer caches of the project have replaced. A blob that cannot be deleted now is
+    tried again when the next cache is stored.
     """
     try:
         for blob in await ctx.services.caches.list_dropped(project_id):

@@ -40,7 +40,7 @@ every few seconds.
 LEADERS = {DISPATCH_LOCK: "testhide dispatch", SCHEDULES_LOCK: "testhide work"}
 """Leader lock -> the command whose process should hold it."""
 LEADER_IDLE_S = 30.0
-"""Seconds without a query on a leader's connection after which its process counts as standing still. A leader checks
+"""Seconds without a query on a leader's connection, after which the leader's process counts as hanging. A leader checks
 its lock every second, but a new leader first reads the whole log.
 """
 REACTION_OVERDUE_S = 60.0
@@ -123,8 +123,8 @@ class HealthController(Controller):
             raise Unavailable(detail) from error
 
     async def _inspect(self, ctx: RequestContext, degraded: list[str]) -> Response[Readiness]:
-        """Inspects the database and returns the answer. `degraded` are problems that were found before; the answer
-        names them, too.
+        """Inspects the database and returns the answer. `degraded` lists problems that the caller has found already;
+        the answer names them, too.
         """
         async with ctx.reading() as connection:
             if lost := await find_lost_tables(connection):

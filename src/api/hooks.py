@@ -322,8 +322,8 @@ def describe_unwanted(change: RepositoryChange, is_refused: bool) -> str:
 
 
 def describe_changes(numbered: Sequence[tuple[int, RepositoryChange]], syncing: RepositoryChange | None) -> str:
-    """Returns what follows after these changes, which are given with their ids. `syncing` is the one of them that makes
-    the server read the project's jobs again.
+    """Returns what the server does because of these changes. Each change comes with its id. `syncing` is the change
+    that makes the server read the project's jobs again.
     """
     (first_id, first), *more = numbered
     if not (first.deleted and more) and (reason := find_skip_reason(first)) is not None:

@@ -232,8 +232,8 @@ class JobBundleController(Controller):
 
 
 def choose_template(part: TemplatePart, named: list[NamedTemplate], user: User) -> NamedTemplate | None:
-    """Returns which of the templates `named` the job uses instead of the bundle's template, or None if it may use none
-    of them. All of them have the name of the bundle's template.
+    """Returns the template that the job uses in place of the bundle's template; None if it may use none. Chooses from
+    `named`, the templates with the same name as the bundle's template.
 
     A template runs with the job's secrets. So the job uses another user's template only if its content is that of the
     bundle's template, or if that user is an admin. Later changes of the template need write access to the job's

@@ -23,8 +23,8 @@ from projections import known_issues
 from projections.known_issues import KnownIssueRow
 
 MAX_PATTERNS = 500
-"""Largest number of known issues with a pattern in a project. It is limited because the server searches every new
-failure for all of these patterns. Simultaneous requests can exceed it by a few.
+"""Largest number of known issues with a pattern in a project. A limit is needed because the server searches every new
+failure for all of these patterns. Simultaneous requests can exceed the limit by a few.
 """
 KINDS: tuple[Kind, ...] = get_args(Kind)
 

@@ -21,7 +21,9 @@ from store.postgres.cancellation import wait_for
 from store.postgres.notifications import AGENT_NOTIFICATIONS
 
 ANSWER_GRACE_S = 5.0
-"""Seconds that the server waits beyond a command's time limit, for the way to the agent and back."""
+"""Seconds that the server waits for a result after the time limit of a command: the messages to the agent and back take
+time, too.
+"""
 
 
 class NewCommand(msgspec.Struct):

@@ -28,7 +28,9 @@ from store.clock import utcnow
 from store.crypto.secrets import new_token, token_hash
 
 OLD_TOKEN_LIFETIME = timedelta(days=1)
-"""Time for which the server accepts the old token after a rotation, unless the agent uses the new token before."""
+"""Time for which the server still accepts a node's old token after a rotation. It ends earlier if the agent uses the
+new token.
+"""
 PLATFORMS = ("linux-amd64", "linux-arm64", "windows-amd64")
 
 

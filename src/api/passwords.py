@@ -36,7 +36,7 @@ MAX_RESETS_OF_ADDRESS = 20
 `login_attempts.ATTEMPT_WINDOW_S`.
 """
 RESET_LINK_LIFETIME = timedelta(minutes=30)
-"""Lifetime of a link to reset a password."""
+"""Time for which a link to reset a password is valid."""
 
 
 class ResetRequest(msgspec.Struct):

@@ -47,9 +47,9 @@ from store.tables.used_once import UsedOnce
 MAX_RESPONSE = 256 * 1024
 """Largest number of characters of an encoded SAML response. A response with 500 groups has about 100,000 characters."""
 SIGN_IN_TIMEOUT = timedelta(minutes=10)
-"""Time within which a browser must come back from the provider."""
+"""Time within which a browser must come back from the identity provider, counted from the beginning of the sign-in."""
 SIGN_IN_CODE_LIFETIME = timedelta(minutes=1)
-"""Time within which a code must be exchanged for a session."""
+"""Time within which the code of a completed sign-in must be exchanged for a session."""
 PATH = "/api/v3/sso"
 FORM = "application/x-www-form-urlencoded"
 OWN_PATH = re.compile(r"/(?![/\\])[\x21-\x5b\x5d-\x7e]*")

@@ -29,7 +29,7 @@ from store.clock import utcnow
 from store.crypto.secrets import new_token
 
 INVITATION_LIFETIME = timedelta(days=7)
-"""Time within which an invitation can be accepted."""
+"""Time for which the link in an invitation is valid."""
 
 PersonName = Annotated[str, Meta(max_length=100)]
 Projects = Annotated[list[Id], Meta(max_length=1_000)]

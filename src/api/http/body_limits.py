@@ -22,9 +22,9 @@ MAX_BODY = "max_public_body"
 MAX_PUBLIC_BODY = 64 * 1024
 """Largest size in bytes of a body without credentials, if the handler does not set MAX_BODY."""
 SMALL_BODY = 4 * 1024
-"""Bytes at the beginning of each body without credentials that PublicBodies does not count. So the server accepts a
-small body, such as that of a sign-in, even while large bodies use up the limits. On all connections of a process, these
-bytes are less than 80 MiB.
+"""Number of bytes at the beginning of each body without credentials that PublicBodies does not count. So the server
+accepts a small body, such as that of a sign-in, even while large bodies use up the limits. The bytes that are not
+counted are less than 80 MiB on all connections of a process together.
 """
 MAX_PUBLIC_BODIES = 64 * 1024**2
 """Largest number of bytes of all bodies without credentials that a process holds at once."""
@@ -81,8 +81,8 @@ class PublicBodies:
 
 
 def limit_body(scope: Scope, receive: Receive, count_public: Callable[[int], None]) -> Receive:
-    """Returns a `receive` that raises BodyTimeout or TooLarge if the body exceeds its limits. After the body, it has no
-    time limit, since it then only waits for the client to disconnect.
+    """Returns a `receive` that raises BodyTimeout or TooLarge if the body exceeds its limits. After the end of the
+    body, `receive` has no time limit, since it only waits for the client to disconnect.
 
     Without credentials, passes the size of each part of the body to `count_public`, which may raise, too.
     """

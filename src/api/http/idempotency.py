@@ -3,8 +3,8 @@
 A key is valid for one caller and one path. A repetition must have the query and the body of the first request.
 
 The transaction that appends the request's first events also registers the key, so the server knows that a request was
-carried out even if its response was lost. A repetition runs up to its first command; so access, and everything else
-that the handler checks before, is checked again.
+carried out even if its response was lost. A repetition runs up to its first command. So the handler checks access
+again, and everything else that it checks before its first command.
 
 Responses with a 5xx status are not stored, nor are responses to requests that changed nothing (refusals, reads).
 """

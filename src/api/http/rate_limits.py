@@ -1,7 +1,7 @@
 """Limits how many requests a minute a caller may send. A caller is a token or, without a token, a network address.
 
 Each caller has a token bucket on Redis, which all processes share. A process takes several requests from a bucket at
-once and lets that many through before it asks Redis again. While Redis does not answer, nobody is limited.
+once, and lets as many requests through before it asks Redis again. While Redis does not answer, nobody is limited.
 
 Not counted are agents, requests about the server's health, and requests without credentials from this machine. A signed
 message counts for its address, in a separate bucket, until its signature is verified. Then it counts only for its
@@ -31,9 +31,9 @@ NOT_COUNTED = {"counted": False}
 SIGNED = "signed"
 """Key in `opt` of a handler for signed messages, which calls `RateLimits.count_verified`."""
 SIGNED_FACTOR = 10
-"""Factor: an address may send so many times more messages with wrong signatures than other requests without
-credentials. It is high, so that one user of a source code host can hardly use up the bucket of the host's addresses,
-which all users of the host share.
+"""Factor between two limits of an address: the number of messages with wrong signatures, and the number of other
+requests without credentials. It is high, because all users of a source code host share the host's addresses, and none
+of them should be able to use up their bucket.
 """
 MAX_REMEMBERED = 50_000
 """Number of callers whose allowances a process keeps in memory."""
@@ -42,7 +42,7 @@ SHARE = 100
 requests.
 """
 EMPTY_BUCKET_PAUSE_S = 0.2
-"""Seconds for which a process refuses a caller whose bucket was empty, without asking Redis again."""
+"""Seconds for which a process refuses the requests of a caller whose bucket was empty, before it asks Redis again."""
 
 Caller = tuple[str, int | str]
 """Identity of a caller: the kind of caller, and its id or address."""

@@ -26,7 +26,9 @@ SESSION_LIFETIME = timedelta(hours=8)
 SESSION_KEY_LIFETIME = timedelta(days=7)
 """Time for which one key signs new session tokens. For SESSION_LIFETIME after that, the key still verifies them."""
 CLOCK_SKEW = timedelta(minutes=5)
-"""Largest difference between the clocks of two processes for which session tokens of one are valid at the other."""
+"""Largest difference between the clocks of two processes, so that one of them accepts the session tokens that the other
+has signed.
+"""
 ALGORITHM = "HS256"
 PUBLIC = {"public": True}
 """Value of `opt` for handlers that need no credentials."""

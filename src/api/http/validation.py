@@ -121,8 +121,8 @@ def find_wrong_parts(value: Any, expected: Any, path: str) -> Iterator[FieldErro
 
 
 def most_parts(expected: Any) -> float:
-    """Returns the largest number of items (of a list) or names (of an object) that a type allows; infinity without a
-    limit.
+    """Returns the largest number of items of a list, or of names of an object, that a type allows. Infinity if there is
+    no limit.
     """
     arguments = get_args(expected)
     if get_origin(expected) is Annotated:

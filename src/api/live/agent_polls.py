@@ -47,8 +47,8 @@ MAX_REMEMBERED = 50_000
 
 
 CREDENTIALS_TIMEOUT_S = 3.0
-"""Seconds that the message about a build waits for a token from the host of its repository. Meanwhile other messages
-for the agent wait, too.
+"""Longest time in seconds that the message about a build waits for a token from the host of its repository. Other
+messages for the agent wait meanwhile.
 """
 
 
@@ -142,8 +142,8 @@ class AgentPolls:
             changed.set()
 
     async def _has_session(self, node_id: int, session: str) -> bool:
-        """Returns whether the session is the node's, by the log: it ends when the node is deleted, when another agent
-        replaces it, and when the node's token is not valid any more.
+        """Returns whether the node still has this session, as the log says. A session ends when the node is deleted,
+        when another agent replaces it, and when the token of its agent becomes invalid.
         """
         node = await self._services.log.load_state(NODE.at(node_id))
         return node is not None and node.session == session

@@ -50,7 +50,7 @@ NOT_ONLY_FOR_ADMINS = [
     for name, event in EVENTS.items()
     if "project_id" in event.__struct_fields__ or EVENT_AREAS[name] in FOR_EVERYBODY
 ]
-"""Types of events that users who are not admins may see."""
+"""Types of events that users who are not admins may see, within the projects that they can read."""
 GRANTING = (ProjectCreated, MemberAdmitted)
 """Events after which users may see more than before."""
 
@@ -206,8 +206,8 @@ class EventStream:
         return self._project_id is None or user.may("read", self._project_id)
 
     def keep_alive(self) -> bytes:
-        """Returns a comment with the present position as its id. A reconnecting client sends this id; so the server
-        need not read the events before it again, which the client may not see.
+        """Returns a comment with the present position as its id. A client that reconnects sends this id. So the server
+        need not read the earlier events again, which the client may not see.
         """
         return b": still here\nid: %d\n\n" % self._position
 

@@ -82,8 +82,8 @@ class StreamClient:
         self._send: Send
 
     async def run(self, source: Source, receive: Receive, send: Send) -> None:
-        """Runs `source` until it returns or the client is cut. Raises ConnectionAbortedError if a client is cut that
-        wants a whole text.
+        """Runs `source` until it returns or the client is cut. Raises ConnectionAbortedError if the client is cut but
+        needs the whole text.
         """
         self._send = send
         watching = asyncio.create_task(self._watch(receive))

@@ -10,9 +10,9 @@ from api.live.finished_logs import FinishedLogs
 from api.live.stream_clients import StreamClients
 
 MAX_EXPORTS_PER_USER = 2
-"""Number of exports of the log that a user may have open at a process. Each takes a few MiB, and CPU time."""
+"""Largest number of exports of the log that a user may have open at a process. Each takes a few MiB, and CPU time."""
 MAX_EXPORTS = 8
-"""Number of exports of the log that a process has open at most."""
+"""Largest number of exports of the log that a process has open at a time."""
 
 
 class Streams:
