@@ -25,7 +25,7 @@ CHECK_TIMEOUT_S = 2.0
 MAX_LOOKUPS = 32
 """Largest number of names that are looked up at the same time, each on a thread."""
 MAX_OF_DOMAIN = 4
-"""Number of names of one domain that may occupy the MAX_LOOKUPS threads at the same time."""
+"""Largest number of look-ups for one domain that may occupy the MAX_LOOKUPS threads at the same time."""
 MAX_SLOW_LOOKUPS = 8
 """Number of additional threads. They look up names of domains that were slow lately or have MAX_OF_DOMAIN look-ups
 under way.
@@ -44,9 +44,9 @@ Resolve = Callable[[str], Awaitable[Sequence[str]]]
 class SystemResolver:
     """Looks up names with the operating system, on separate threads.
 
-    A look-up whose name servers do not answer occupies its thread for about 20 s. So that such names cannot occupy all
-    threads, each name has at most one look-up at a time, and each domain (`example.com`) at most MAX_OF_DOMAIN. Further
-    look-ups of a domain, and all look-ups of domains that were slow lately, share a few separate threads.
+    If name servers do not answer, a look-up occupies its thread for about 20 s. To keep such look-ups from occupying
+    all threads, each name has at most one look-up at a time, and each domain (`example.com`) at most MAX_OF_DOMAIN.
+    Further look-ups of a domain, and all look-ups of domains that were slow lately, share a few separate threads.
     """
 
     def __init__(self) -> None:

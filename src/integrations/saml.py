@@ -1,8 +1,8 @@
 """SAML 2.0 with python3-saml, and the checks that this library leaves out.
 
-python3-saml accepts a missing audience, recipient or time limit, compares URLs only by their beginnings, and does not
-relate the signed confirmation to the request. This module checks all of these, on the signed assertion. The library
-takes 15 MB of memory and 0.3 s to import, so it is imported with the first response.
+python3-saml has three gaps: it accepts a missing audience, recipient or time limit, it compares only the beginnings of
+URLs, and it does not check that the signed confirmation belongs to the request. This module checks all of this on the
+signed assertion. The library takes 15 MB of memory and 0.3 s to import, so it is imported with the first response.
 """
 
 import asyncio

@@ -34,8 +34,8 @@ TIME_LIMIT_S = 10.0
 MAX_ANSWER = 4 * 1024 * 1024
 """Most bytes of an answer. It is enough for a file of 1 MiB in base64, or for the names of some 10,000 branches."""
 NO_COMMIT = "0" * 40
-"""Id of a commit that no repository has. A host answers a status for it with "no such commit" if the token may set
-statuses, and otherwise with "not allowed".
+"""Id of a commit that no repository has. It shows whether a token may set statuses: if it may, the host answers a
+status for this commit with "no such commit"; if not, with "not allowed".
 """
 MAX_QUOTE = 200
 """Largest number of characters of a host's message that are quoted."""
