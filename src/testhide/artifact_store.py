@@ -22,10 +22,8 @@ KEY = "store-id"
 
 
 async def refuse_other_store(pool: AsyncConnectionPool, blobs: Blobs, url: str) -> None:
-    """Raise Fault if the database belongs to another store than the one at `url`. If it belongs to no store yet, it
-    belongs to this one from now on.
-
-    Does nothing if the store cannot be reached, since uploads then report that.
+    """Raise Fault if the database belongs to another store than the one at `url`. If the database belongs to no store
+    yet, it belongs to this one from now on. Does nothing if the store cannot be reached, since uploads report this.
     """
     try:
         async with pool.connection() as connection, connection.transaction():

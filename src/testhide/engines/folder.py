@@ -203,7 +203,7 @@ def record_cluster(folder: DataFolder) -> None:
 
 
 def remove_if_empty(*folders: Path) -> None:
-    """Remove empty folders that a refused start has made. Otherwise they would be in the way when an operator puts the
+    """Remove empty folders that a refused start has made. Such empty folders would be in the way when an operator puts
     lost folders back.
     """
     for folder in folders:

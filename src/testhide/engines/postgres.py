@@ -200,7 +200,8 @@ def end_orphan_processes(cluster: Path) -> None:
     Raises Fault if a process cannot be ended.
 
     The processes of a cluster have the cluster's folder as their working directory. All of them are orphans, since the
-    caller holds the lock of the data folder. The pid file goes last: without it, PostgreSQL would not look for orphans.
+    caller holds the lock of the data folder. The pid file is removed last: without it, PostgreSQL would start without
+    looking for orphans.
     """
     if os.path.isdir("/proc/self"):
         for signal_number, wait in ((signal.SIGINT, 3.0), (signal.SIGQUIT, 1.0), (signal.SIGKILL, 1.0)):
