@@ -27,6 +27,7 @@ from api.gitops import GitopsController
 from api.health import HealthController, ProjectionController, ReactionController
 from api.hooks import ChangeController, HookController, ProjectHookController
 from api.http import problems
+from api.http.authentication import Authentication
 from api.http.bodies import JsonRequest, refuse_compressed_body, refuse_unexpected_body, require_storable
 from api.http.body_limits import MAX_BYTES, PublicBodies, limit_body
 from api.http.head import answer_head
@@ -38,7 +39,6 @@ from api.http.rate_limits import count_unrouted
 from api.http.repeated_checks import check_after_slow_body
 from api.http.request_context import add_position, provide_request_context, wait_for_min_position
 from api.http.response_headers import answer_preflight, complete_headers
-from api.http.security import Authentication
 from api.http.services import Services
 from api.identity_providers import IdentityProviderController
 from api.jira import JiraController

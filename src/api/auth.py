@@ -9,12 +9,12 @@ import msgspec
 from litestar import Controller, Request, Response, delete, get, post
 from msgspec import Meta
 
+from api.http.authentication import API_TOKEN_PREFIX, BAD_TOKEN, PUBLIC, SESSION_LIFETIME, session_token
 from api.http.idempotency import SHOWN_ONCE
 from api.http.networks import find_network
 from api.http.paging import Paged, paginate
 from api.http.permissions import ANY_USER, CAN_CHANGE_ACCOUNT, CAN_READ, UNLIMITED, Level, User
 from api.http.request_context import RequestContext
-from api.http.security import API_TOKEN_PREFIX, BAD_TOKEN, PUBLIC, SESSION_LIFETIME, session_token
 from api.http.services import Services
 from api.http.types import Id, Name, fields_of, to_view
 from api.http.validation import Time

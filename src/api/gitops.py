@@ -9,9 +9,9 @@ from litestar import Controller, get, post
 from litestar.params import Parameter
 
 from api.description.pipeline_schema import describe_pipeline_file
+from api.http.authentication import PUBLIC
 from api.http.permissions import CAN_READ, CAN_WRITE
 from api.http.request_context import RequestContext
-from api.http.security import PUBLIC
 from api.http.types import MAX_ID, Id
 from api.projects import find_visible_project
 from api.scm import OUTSIDE, reported_failures

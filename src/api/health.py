@@ -10,10 +10,10 @@ from litestar import Controller, Response, get
 from litestar.openapi.datastructures import ResponseSpec
 from psycopg import AsyncConnection, OperationalError
 
+from api.http.authentication import PUBLIC
 from api.http.permissions import CAN_READ, User
 from api.http.rate_limits import NOT_COUNTED
 from api.http.request_context import RequestContext
-from api.http.security import PUBLIC
 from api.http.services import Services
 from domain.core.errors import Unavailable
 from projections import audit_trail

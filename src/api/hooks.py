@@ -15,13 +15,13 @@ from litestar.params import Parameter
 from msgspec import Meta
 
 from api.builds import Commit, Ref
+from api.http.authentication import PUBLIC
 from api.http.bodies import NUL, check_media_type
 from api.http.body_limits import MAX_BODY
 from api.http.permissions import CAN_BUILD
 from api.http.rate_limits import SIGNED
 from api.http.request_context import RequestContext
 from api.http.response_headers import REQUEST_ID
-from api.http.security import PUBLIC
 from api.http.types import MAX_ID, Id
 from commands.changes import ChangeStarter, ReceiveChanges, must_have_room
 from commands.gitops import find_syncing_change

@@ -10,11 +10,11 @@ from litestar.params import Parameter
 from msgspec import UNSET, UnsetType
 
 from api.http.as_of import as_of
+from api.http.authentication import AGENT_TOKEN_PREFIX, PUBLIC
 from api.http.idempotency import SHOWN_ONCE
 from api.http.paging import Paged, paginate
 from api.http.permissions import CAN_READ, NODE_MANAGERS
 from api.http.request_context import RequestContext
-from api.http.security import AGENT_TOKEN_PREFIX, PUBLIC
 from api.http.types import MAX_ID, Id, Name, changes_in, fields_of, to_view
 from api.pools import check_may_move
 from commands.configurations import Parallel, Tags

@@ -7,7 +7,7 @@ from base64 import b64encode
 
 from litestar import Controller, Response, get
 
-from api.http.security import PUBLIC
+from api.http.authentication import PUBLIC
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 26rem; margin: 10vh auto; padding: 0 1rem; color: #1a1a1a; }

@@ -10,10 +10,10 @@ from litestar.background_tasks import BackgroundTask
 from msgspec import Meta
 
 from api.auth import counting_attempts
+from api.http.authentication import PUBLIC
 from api.http.networks import find_network
 from api.http.permissions import UNLIMITED
 from api.http.request_context import RequestContext
-from api.http.security import PUBLIC
 from api.http.services import Services
 from api.http.types import Email
 from commands.handler import CommandContext

@@ -27,9 +27,9 @@ from litestar.params import Parameter
 from msgspec import Meta
 
 from api.auth import OpenedSession, counting_attempts, open_session
+from api.http.authentication import PUBLIC
 from api.http.body_limits import MAX_BODY
 from api.http.request_context import RequestContext
-from api.http.security import PUBLIC
 from api.http.types import Email
 from api.identity_providers import identity_claim
 from api.users import must_have_seat

@@ -11,10 +11,10 @@ from msgspec import UNSET, Meta, UnsetType
 
 from api.endpoints import find_accessible, find_with_stats, may_access, must_access, must_be_callable
 from api.http.as_of import resolve_moment
+from api.http.authentication import PUBLIC
 from api.http.paging import Paged, next_page, paginate
 from api.http.permissions import CAN_READ, PROJECT_ADMINS
 from api.http.request_context import RequestContext
-from api.http.security import PUBLIC
 from api.http.types import MAX_ID, Id, to_view
 from api.http.validation import Time
 from api.projects import find_visible_project

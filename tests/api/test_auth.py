@@ -13,7 +13,7 @@ import pytest
 import requests
 
 from api.auth import MAX_FAILED_SIGN_INS
-from api.http.security import SESSION_KEY_LIFETIME, SESSION_LIFETIME, session_token, session_week
+from api.http.authentication import SESSION_KEY_LIFETIME, SESSION_LIFETIME, session_token, session_week
 from tests.support.http import Answer, Client
 from tests.support.server import Server
 

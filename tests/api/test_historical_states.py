@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from psycopg import AsyncConnection
 
 from api.app import create_app
-from api.http.security import session_token
+from api.http.authentication import session_token
 from api.http.services import Services
 from commands.auth import OpenSession
 from commands.build_actions import CommentOnBuild, DeleteBuild, PinBuild

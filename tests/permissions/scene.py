@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, cast
 
-from api.http.security import API_TOKEN_PREFIX, SESSION_LIFETIME, session_token
+from api.http.authentication import API_TOKEN_PREFIX, SESSION_LIFETIME, session_token
 from commands.auth import CreateApiToken, OpenSession
 from commands.handler import CommandContext, Handler
 from commands.projects import AdmitMember

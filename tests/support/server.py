@@ -20,7 +20,7 @@ import requests
 from msgspec import structs
 from psycopg.conninfo import make_conninfo
 
-from api.http.security import SESSION_LIFETIME, session_token
+from api.http.authentication import SESSION_LIFETIME, session_token
 from commands.auth import OpenSession
 from commands.handler import CommandContext, Handler
 from commands.projects import AdmitMember

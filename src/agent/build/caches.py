@@ -202,6 +202,8 @@ def _with_paths(key: str, paths: Sequence[str]) -> str:
 
 
 def _name_on_server(key: str, paths: Sequence[str]) -> str:
-    """Return the name of a cache on the server. Programs of another platform or C library are another cache."""
+    """Return the name of a cache on the server. The name depends on the platform and the C library, since programs of
+    another one do not run here.
+    """
     kind = "-".join((platform.system(), platform.machine(), *platform.libc_ver()))
     return hashlib.sha256("\0".join([kind, key, *paths]).encode("utf-8", "replace")).hexdigest()

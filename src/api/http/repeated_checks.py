@@ -9,7 +9,7 @@ from typing import Any, cast
 from litestar.connection import ASGIConnection
 from litestar.types import HTTPScope, Receive, ReceiveMessage, Scope
 
-from api.http.security import find_caller
+from api.http.authentication import find_caller
 
 SLOW_BODY_S = 1.0
 """Seconds from the beginning of a request to the end of its body after which the caller is checked again."""

@@ -24,8 +24,8 @@ from litestar.response import Stream
 from litestar.response.base import ASGIResponse
 from litestar.types import HTTPResponseBodyEvent, Receive, Send
 
+from api.http.authentication import find_caller
 from api.http.permissions import Agent, User
-from api.http.security import find_caller
 from domain.core.errors import TooManyRequests, Unauthenticated, Unavailable
 from store.postgres.cancellation import cancel_and_wait
 

@@ -30,8 +30,8 @@ async def hold_leader_lock(conninfo: str, name: str) -> AsyncIterator[AsyncConne
     """Waits until the lock called `name` is free, takes it, and yields the connection that holds it. Raises
     psycopg.OperationalError.
 
-    Polls for the lock. A statement that waits in PostgreSQL would hold a snapshot, which keeps vacuum from removing
-    deleted rows.
+    Polls for the lock, because a statement that waits in PostgreSQL would hold a snapshot, which keeps vacuum from
+    removing deleted rows.
     """
     async with await AsyncConnection.connect(
         conninfo, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S
