@@ -190,3 +190,34 @@ async def test_it_goes_on_after_the_database_was_away(models: Models) -> None:
         await asyncio.sleep(0)
         models.move(position)
         assert await wait
+
+
+async def test_changes_that_a_crash_of_the_database_lost_are_waited_for_again(models: Models) -> None:
+    models.move(5)
+    assert await models.waiter.wait(5)
+    lost = asyncio.Event()
+    with models.listener.subscribed(PROJECTED, lambda payload: lost.set()):
+        models.move(3, notify=False)
+        models.disconnect_everybody()
+        await asyncio.wait_for(lost.wait(), 10)
+    again = asyncio.create_task(models.waiter.wait(5))
+    await asyncio.sleep(0)
+    assert await models.waiter.wait(3)
+    assert not again.done()
+    models.move(5)
+    assert await again
+
+
+async def test_a_position_that_goes_back_is_waited_for_again(models: Models) -> None:
+    """A read model that is repaired may be behind those that were never broken."""
+    models.move(5)
+    assert await models.waiter.wait(5)
+    models.move(3, notify=False)
+    async with asyncio.timeout(10):
+        while models.waiter.position > 3:
+            await asyncio.sleep(0.05)
+    again = asyncio.create_task(models.waiter.wait(5))
+    await asyncio.sleep(0)
+    assert not again.done()
+    models.move(5)
+    assert await again

@@ -77,8 +77,9 @@ async def test_after_a_lost_connection_everybody_is_told_to_look_again(database:
     events, polls = Heard(), Heard()
     with listener.subscribed(EVENTS, events), listener.subscribed(POLLS, polls):
         disconnect_all(database)
-        assert await events.next() is None
-        assert await polls.next() is None
+        for heard in (events, polls):
+            assert await heard.next() is None, "when the connection breaks"
+            assert await heard.next() is None, "when there is a new one"
         notify(database, EVENTS, "7")
         assert await events.next() == "7"
 

@@ -7,6 +7,10 @@ digest of its read models. In three cases the process reads the positions from t
 - when the digest is not that of this process, because another release runs too or only some read models moved;
 - when an event was parked.
 
+The position can go back: the database loses the newest changes of read models when it crashes, since their transactions
+do not wait for the disk (`projections.engine.schemas`), and a read model that is no longer broken may be behind. So a
+broken connection makes the position unknown, and a position that is read from the database replaces a higher one.
+
 No request waits for a broken read model. If the wait for a position timed out, further requests for this position, or
 for a later one, do not wait. This lasts until the read models have reached the position.
 """
@@ -44,6 +48,8 @@ class ProjectionWaiter:
         self._position = 0
         self._must_read = True
         """True if the position must be read from the database before notifications count again."""
+        self._lost_count = 0
+        """How often the connection of the listener broke or was made anew."""
         self._has_parked = False
         self._has_broken = False
         self._late: int | None = None
@@ -61,7 +67,13 @@ class ProjectionWaiter:
                 self._stale.clear()
                 pause = POLL_INTERVAL_S
                 try:
-                    self._advance(await self.read_position())
+                    before, lost = self._position, self._lost_count
+                    found = await self.read_position()
+                    if self._lost_count == lost:
+                        # If the read models went back, so does the position. A position that is newer than the one
+                        # found may only be from a notification during the read.
+                        self._position = found if found < before else self._position
+                        self._advance(found)
                     self._must_read = self._stale.is_set()
                 except psycopg.Error as error:
                     log.warning("the read models' position cannot be read", error=str(error).strip())
@@ -142,6 +154,9 @@ class ProjectionWaiter:
         return min(sound, default=0) if len(found) == len(self._versions) else 0
 
     def _notified(self, payload: str | None) -> None:
+        if payload is None:
+            self._position = 0
+            self._lost_count += 1
         position, _, digest = (payload or "").partition(" ")
         if position and digest == self._digest and not self._must_read:
             self._advance(int(position))

@@ -1,7 +1,7 @@
 """Listens to PostgreSQL notifications, on one connection for all subscribers of a process.
 
-Notifications are lost while the connection is down. So after every connect each subscriber is called with None, which
-means that anything may have changed. Subscribers should read first and wait afterwards.
+Notifications are lost while the connection is down. So each subscriber is called with None when the connection breaks
+and after every connect, which means that anything may have changed. Subscribers should read first and wait afterwards.
 """
 
 import asyncio
@@ -99,13 +99,17 @@ class Listener:
                         await connection.execute(SQL("LISTEN {}").format(Identifier(channel)))
                     self._is_listening.set()
                     pause_s = FIRST_PAUSE_S
-                    for callbacks in list(self._callbacks.values()):
-                        for callback in list(callbacks):
-                            callback(None)
+                    self._call_all()
                     async for notification in connection.notifies():
                         for callback in list(self._callbacks[notification.channel]):
                             callback(notification.payload)
             except psycopg.OperationalError as error:
+                self._call_all()
                 log.warning("listener lost its connection", error=str(error).strip(), again_in_s=pause_s)
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+
+    def _call_all(self) -> None:
+        for callbacks in list(self._callbacks.values()):
+            for callback in list(callbacks):
+                callback(None)
