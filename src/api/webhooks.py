@@ -19,7 +19,7 @@ from api.http.types import MAX_ID, Id, to_view
 from api.http.validation import Time
 from api.projects import find_visible_project
 from commands.endpoints import DeleteEndpoints
-from commands.webhooks import Redeliver, RegisterWebhook, ReplayWebhook, UpdateWebhook
+from commands.webhooks import MAX_WEBHOOKS, Redeliver, RegisterWebhook, ReplayWebhook, UpdateWebhook
 from domain.core.errors import Conflict, Forbidden, Invalid, NotFound
 from domain.endpoints import mask_url
 from domain.notifications import PING, NotificationMessage, NotificationType
@@ -27,7 +27,7 @@ from domain.webhook_signatures import build_headers, check_secret
 from integrations.ports import attempt
 from projections.endpoints import list_endpoints, new_row
 from projections.webhook_views import WebhookView, schema, schemas
-from projections.webhooks import WebhookRow, find_existing
+from projections.webhooks import WebhookRow, fetch_ids_of_project, find_existing
 from store.clock import utcnow
 from store.tables import deliveries, delivery_history
 from store.tables.delivery_history import DeliveryStats
@@ -164,9 +164,11 @@ class WebhookController(Controller):
 
     @post(guards=[PROJECT_ADMINS])
     async def register_webhook(self, ctx: RequestContext, data: NewWebhook) -> WebhookItem:
-        """Registers a webhook. With a secret, its deliveries are signed."""
+        """Registers a webhook. With a secret, its deliveries are signed. A project can have 100 webhooks."""
+        others: list[int] = []
         if data.project_id is not None:
             await find_visible_project(ctx, data.project_id)
+            others = await fetch_ids_of_project(ctx.source, data.project_id, MAX_WEBHOOKS)
         elif not ctx.user.is_admin:
             raise Forbidden("Only admins have webhooks of all projects; give a project_id.")
         await must_be_callable(ctx, data.url, "url")
@@ -178,9 +180,10 @@ class WebhookController(Controller):
                 events=tuple(dict.fromkeys(data.events)),
                 sealed_secret=None if data.secret is None else seal_secret(ctx, data.secret),
                 active=data.active,
+                others=tuple(others),
             )
         )
-        return to_item(new_row(WebhookRow, receipt.events[-1].event), DeliveryStats())
+        return to_item(new_row(WebhookRow, receipt.events[0].event), DeliveryStats())
 
     @get("/schemas", opt=PUBLIC)
     async def list_webhook_schemas(self) -> dict[str, dict[str, Any]]:

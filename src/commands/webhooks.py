@@ -12,13 +12,18 @@ from domain.projects import PROJECT, Project
 from domain.webhooks import (
     DELIVERY,
     WEBHOOK,
+    WEBHOOK_LIST,
     Delivery,
     RedeliveryRequested,
     ReplayRequested,
     Webhook,
     WebhookRegistered,
+    WebhooksListed,
     WebhookUpdated,
 )
+
+MAX_WEBHOOKS = 100
+"""Largest number of webhooks that a project can register. Each of its events is delivered to all of them."""
 
 
 @dataclass(frozen=True)
@@ -30,17 +35,41 @@ class RegisterWebhook(Command):
     events: tuple[str, ...]
     sealed_secret: bytes | None = None
     active: bool = True
+    others: tuple[int, ...] = ()
+    """Ids of the project's webhooks that the caller knows of. They need not be all, nor exist any more."""
 
     def reads(self) -> Sequence[AnyStream]:
         webhook = WEBHOOK.at(self.webhook_id)
-        return (webhook,) if self.project_id is None else (webhook, PROJECT.at(self.project_id))
+        project_id = self.project_id
+        return (webhook,) if project_id is None else (webhook, PROJECT.at(project_id), WEBHOOK_LIST.at(project_id))
 
-    def decide(self, webhook: Webhook | None, project: Project | None = None) -> Iterable[Event]:
+    def then_reads(
+        self, webhook: Webhook | None, project: Project | None = None, listed: Sequence[int] = ()
+    ) -> Sequence[AnyStream]:
+        others = dict.fromkeys((*self.others, *listed)) if webhook is None else ()
+        return [WEBHOOK.at(webhook_id) for webhook_id in others if webhook_id != self.webhook_id]
+
+    def decide(
+        self,
+        webhook: Webhook | None,
+        project: Project | None = None,
+        listed: Sequence[int] = (),
+        *others: Webhook | None,
+    ) -> Iterable[Event]:
         if webhook is not None:
             return
-        if self.project_id is not None:
-            must_be_open(project, self.project_id)
+        if self.project_id is None:
+            yield self.event(WebhookRegistered)
+            return
+        must_be_open(project, self.project_id)
+        existing = [other.webhook_id for other in others if other is not None and not other.deleted]
+        if len(existing) >= MAX_WEBHOOKS:
+            raise Conflict(
+                f"Project {self.project_id} has {len(existing)} webhooks, and can have no more than {MAX_WEBHOOKS}:"
+                " delete one by DELETE /api/v3/webhooks/{id}, or let one receiver pass the messages on."
+            )
         yield self.event(WebhookRegistered)
+        yield WebhooksListed(project_id=self.project_id, webhook_ids=[*existing, self.webhook_id])
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,21 @@ class ReplayRequested(WebhookEvent, frozen=True):
     up_to: int
 
 
+class WebhooksListed(Event, frozen=True):
+    """A webhook was added to its project. All registrations of a project append to one stream, so that of several at
+    once each knows of those before it.
+    """
+
+    name: ClassVar[str] = "webhook.listed"
+    project_id: int
+    webhook_ids: list[int]
+    """Ids of all webhooks that the project has now, the new one last."""
+
+    @property
+    def stream(self) -> str:
+        return f"webhook_list-{self.project_id}"
+
+
 class DeliveryEvent(WebhookEvent, frozen=True):
     """Base of the events about one delivery."""
 
@@ -148,6 +163,10 @@ def evolve(state: Webhook | None, event: Event) -> Webhook | None:
             return evolve_endpoint(state, event)
 
 
+def evolve_list(state: tuple[int, ...], event: Event) -> tuple[int, ...]:
+    return tuple(event.webhook_ids) if isinstance(event, WebhooksListed) else state
+
+
 def evolve_delivery(state: Delivery, event: Event) -> Delivery:
     match event:
         case DeliveryGivenUp():
@@ -160,7 +179,9 @@ def evolve_delivery(state: Delivery, event: Event) -> Delivery:
 
 WEBHOOK = Category[Webhook | None]("webhook", None, evolve)
 DELIVERY = Category("webhook_delivery", Delivery(), evolve_delivery)
-EVENTS = (
+WEBHOOK_LIST = Category[tuple[int, ...]]("webhook_list", (), evolve_list)
+"""Ids of a project's webhooks. May contain deleted ones, and lacks those that older releases registered."""
+WEBHOOK_EVENTS = (
     WebhookRegistered,
     WebhookUpdated,
     WebhookDeleted,
@@ -170,3 +191,4 @@ EVENTS = (
     DeliveryGivenUp,
     RedeliveryRequested,
 )
+EVENTS = (*WEBHOOK_EVENTS, WebhooksListed)

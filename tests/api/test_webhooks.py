@@ -2,10 +2,12 @@
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
+from commands.webhooks import MAX_WEBHOOKS
 from tests.support.builders import given_build, given_job, given_project, upload
 from tests.support.http import Client
 from tests.support.in_process_server import serve_in_process
@@ -88,6 +90,25 @@ def test_delete(server: Server, webhook: dict[str, Any]) -> None:
     for answer in (server.admin.get(path), server.admin.put(path, json={}), server.admin.delete(path)):
         assert answer.status_code == 404
     assert server.admin.post(f"{path}/test").status_code == 404
+
+
+def test_many_requests_at_once_register_no_more_than_100(server: Server) -> None:
+    project = given_project(server)
+    body = {"url": "https://hooks.example.com/x", "events": ["build.failed"], "project_id": project}
+    for _ in range(MAX_WEBHOOKS - 3):
+        server.admin.post(AT, json=body).then(201)
+    clients = [server.client().authorize(server.admin.token) for _ in range(10)]
+    with ThreadPoolExecutor(10) as threads:
+        answers = [*threads.map(lambda client: client.post(AT, json=body), clients)]
+
+    assert sorted(answer.status_code for answer in answers) == [201] * 3 + [409] * 7
+    refused = next(answer.json()["detail"] for answer in answers if answer.status_code == 409)
+    assert f"Project {project} has 100 webhooks" in refused
+    server.wait_until_projected()
+    listed = server.admin.fetch(f"/webhooks?project_id={project}&limit=200")
+    assert len(listed) == MAX_WEBHOOKS
+    server.admin.when("DELETE", f"/webhooks/{listed[0]['id']}").then(204)
+    server.admin.post(AT, json=body).then(201)
 
 
 def test_bulk_delete(server: Server, project: int) -> None:

@@ -28,6 +28,7 @@ from domain.webhooks import (
     WebhookFailing,
     WebhookRecovered,
     WebhookRegistered,
+    WebhooksListed,
     WebhookUpdated,
 )
 from tests.support.spec import folds, given, is_decided_once
@@ -36,17 +37,35 @@ from tests.support.strategies import commands, histories
 PROJECT = ProjectCreated(project_id=3, title="Web", slug="web", sealed_webhook_secret=b"")
 URL = "https://hooks.example.com/"
 REGISTERED = WebhookRegistered(webhook_id=14, project_id=3, url=URL, events=["build.failed"], sealed_secret=b"s")
+LISTED = WebhooksListed(project_id=3, webhook_ids=[14])
 DELETED = WebhookDeleted(webhook_id=14, project_id=3)
 
 
 def test_register() -> None:
     command = RegisterWebhook(14, 3, URL, ("build.failed",), b"s")
-    given(PROJECT).when(command).then(REGISTERED)
-    given(PROJECT, REGISTERED).when(command).then_nothing()
+    given(PROJECT).when(command).then(REGISTERED, LISTED)
+    given(PROJECT, REGISTERED, LISTED).when(command).then_nothing()
     with pytest.raises(NotFound, match="no project 3"):
         given().when(command)
     everywhere = RegisterWebhook(14, None, URL, ("build.failed",))
     given().when(everywhere).then(WebhookRegistered(webhook_id=14, project_id=None, url=URL, events=["build.failed"]))
+
+
+def registered(*ids: int) -> list[WebhookRegistered]:
+    return [WebhookRegistered(webhook_id=webhook_id, project_id=3, url=URL, events=[]) for webhook_id in ids]
+
+
+def test_a_project_has_at_most_100_webhooks() -> None:
+    """Counted are those of the project's list, and those that older releases have registered."""
+    command = RegisterWebhook(500, 3, URL, ("build.failed",), others=tuple(range(1, 61)))
+    listed = WebhooksListed(project_id=3, webhook_ids=[*range(51, 101)])
+    history = (PROJECT, *registered(*range(1, 101)), listed)
+    with pytest.raises(Conflict, match="Project 3 has 100 webhooks, and can have no more than 100"):
+        given(*history).when(command)
+    event = given(*history, WebhookDeleted(webhook_id=7, project_id=3)).when(command)[1]
+    assert isinstance(event, WebhooksListed)
+    assert sorted(event.webhook_ids) == [*range(1, 7), *range(8, 101), 500]
+    given(*history).when(UpdateWebhook(1, active=False)).then(WebhookUpdated(webhook_id=1, project_id=3, active=False))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,17 @@ from testhide.processes import Core
 
 WITHOUT_STREAM = {"comments", "test_cases", "results", "quarantine"}
 NOT_DRAWN = {"claim", "gitops", "jira-issue", "log", "projection", "quarantine", "reaction", "result", "results"}
-NOT_DRAWN |= {"rows", "secret-key", "session", "teams-card", "test_case", "webhook_delivery", "audit", "dispatch"}
+NOT_DRAWN |= {
+    "rows",
+    "secret-key",
+    "session",
+    "teams-card",
+    "test_case",
+    "webhook_delivery",
+    "webhook_list",
+    "audit",
+    "dispatch",
+}
 NOT_DRAWN |= {"build_group", "deferrals"}
 """Categories whose streams are not named by a drawn id, or by that of something else (the first build of a group)."""
 

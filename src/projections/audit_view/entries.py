@@ -40,7 +40,7 @@ from domain.templates import TEMPLATE
 from domain.tickets import TICKET
 from domain.triage import TRIAGE
 from domain.users import USER, UserPasswordSet, UserRegistered
-from domain.webhooks import DELIVERY, WEBHOOK, Webhook
+from domain.webhooks import DELIVERY, WEBHOOK, WEBHOOK_LIST, Webhook
 from projections.audit_view.rule_matches import CLASSIFYING, RuleMatch, RuleMatches
 from projections.audit_view.summaries import summarize
 from store.log.event_log import EventLog
@@ -72,7 +72,7 @@ CATEGORIES: Mapping[str, Category[Any]] = {
     for category in (
         *(API_TOKEN, ARTIFACT, AUDIT_READ, BUILD, CLAIM, JOB, KNOWN_ISSUE, LEADER, NODE, NODE_COMMAND, POOL, PROJECT),
         *(QUARANTINE, SESSION, RESTORES.category, ROWS.category, SIGNING_KEY.category, TEMPLATE, TRIAGE, USER),
-        *(WEBHOOK, DELIVERY, FLAKINESS, BUILD_GROUP),
+        *(WEBHOOK, WEBHOOK_LIST, DELIVERY, FLAKINESS, BUILD_GROUP),
         *(CHANGE, DEFERRALS, CHANNEL, CARD, IDENTITY_PROVIDER, SCM_ENDPOINT, GITOPS, JIRA, TICKET),
     )
 }

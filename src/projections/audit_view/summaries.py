@@ -332,6 +332,9 @@ SUMMARIES: Mapping[type[Event], str | Callable[[Any], str]] = {
     pools.PoolDeleted: "deleted node pool {pool_id}",
     dispatch.LeadershipTaken: "took over the dispatching as {leader}",
     webhooks.WebhookRegistered: _webhook_registered,
+    webhooks.WebhooksListed: lambda event: (
+        f"counted the webhooks of project {event.project_id}: {len(event.webhook_ids)}"
+    ),
     webhooks.WebhookUpdated: "changed webhook {webhook_id}",
     webhooks.WebhookDeleted: "deleted webhook {webhook_id}",
     webhooks.WebhookFailing: "noticed that webhook {webhook_id} does not answer{error:: “}",

@@ -13,7 +13,8 @@ Callers pass all times, so that tests control them. `store.tables.delivery_endpo
 """
 
 import secrets
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import NamedTuple
@@ -28,6 +29,10 @@ from store.postgres.queries import fetch_row
 
 DELIVERIES_CHANNEL = "webhooks"
 """Channel for notifications that deliveries may have become due. The payload is empty."""
+
+
+NO_PROJECT = 0
+"""Stands for a project in the turns of endpoints that are notified of all projects. No project has this id."""
 
 
 class PlannedDelivery(NamedTuple):
@@ -47,6 +52,8 @@ class LeasedDelivery:
     id: int
     delivery_id: str
     endpoint_id: int
+    project: int
+    """Id of the endpoint's project; NO_PROJECT for an endpoint of all projects."""
     kind: EndpointKind
     position: int
     type: str
@@ -130,23 +137,35 @@ _LEASE = b"""
         WHERE e.active AND (e.open_until <= %(now)s OR e.open_until > %(longest)s) AND EXISTS (
             SELECT FROM webhook_deliveries d WHERE d.webhook_id = e.id AND d.state = 'pending' AND d.due_at <= %(now)s)
         RETURNING e.id
-    ), picked AS (
-        SELECT due.id, e.kind, e.url, e.sealed_secret FROM webhook_endpoints e
-        LEFT JOIN unnest(%(busy)s::bigint[], %(running)s::int[]) b(id, running) ON b.id = e.id
-        CROSS JOIN LATERAL (
-            SELECT d.id FROM webhook_deliveries d
-            WHERE d.webhook_id = e.id AND d.state = 'pending' AND d.due_at <= %(now)s ORDER BY d.due_at, d.id
-            LIMIT CASE WHEN e.open_until IS NULL THEN greatest(0, %(each)s::int - coalesce(b.running, 0))
-                WHEN e.id IN (SELECT id FROM probing) THEN 1 ELSE 0 END
-            FOR UPDATE SKIP LOCKED
-        ) due
+    ), ready AS (
+        SELECT e.id, coalesce(e.project_id, %(no_project)s::bigint) AS project, coalesce(b.running, 0) AS running,
+            CASE WHEN e.open_until IS NULL THEN greatest(0, %(each)s::int - coalesce(b.running, 0))
+                WHEN e.id IN (SELECT id FROM probing) THEN 1 ELSE 0 END AS most
+        FROM webhook_endpoints e LEFT JOIN unnest(%(busy)s::bigint[], %(running)s::int[]) b(id, running) ON b.id = e.id
         WHERE e.active AND (e.open_until IS NULL OR e.open_until <= %(now)s OR e.open_until > %(longest)s)
-        LIMIT %(limit)s
+    ), turns AS (
+        SELECT r.project, coalesce(p.running, 0) AS running, count(*) OVER () AS projects,
+            array_agg(r.id ORDER BY r.running, r.id) AS ids, array_agg(r.most ORDER BY r.running, r.id) AS most
+        FROM ready r
+        LEFT JOIN unnest(%(projects)s::bigint[], %(of_project)s::int[]) p(id, running) ON p.id = r.project
+        WHERE r.most > 0 AND EXISTS (
+            SELECT FROM webhook_deliveries d WHERE d.webhook_id = r.id AND d.state = 'pending' AND d.due_at <= %(now)s)
+        GROUP BY r.project, p.running ORDER BY coalesce(p.running, 0), r.project
+    ), picked AS (
+        SELECT due.id, turns.project FROM turns CROSS JOIN LATERAL (
+            SELECT one.id FROM unnest(turns.ids, turns.most) WITH ORDINALITY e(id, most, number) CROSS JOIN LATERAL (
+                SELECT d.id FROM webhook_deliveries d
+                WHERE d.webhook_id = e.id AND d.state = 'pending' AND d.due_at <= %(now)s ORDER BY d.due_at, d.id
+                LIMIT e.most FOR UPDATE SKIP LOCKED
+            ) one
+            LIMIT greatest(0, ceil((%(free)s::int - turns.running) / (turns.projects + 1.0)))
+        ) due
+        LIMIT %(free)s
     )
     UPDATE webhook_deliveries d SET leased = true, leased_by = %(by)s, due_at = %(until)s
-    FROM picked WHERE d.id = picked.id
-    RETURNING d.id, d.delivery_id, d.webhook_id AS endpoint_id, picked.kind, d.position, d.type, d.item, d.replay,
-        d.tries, picked.url, picked.sealed_secret
+    FROM picked, webhook_endpoints e WHERE d.id = picked.id AND e.id = d.webhook_id
+    RETURNING d.id, d.delivery_id, d.webhook_id AS endpoint_id, picked.project, e.kind, d.position, d.type, d.item,
+        d.replay, d.tries, e.url, e.sealed_secret
 """
 
 
@@ -155,24 +174,39 @@ async def lease(
     now: datetime,
     until: datetime,
     running: dict[int, int],
+    of_project: dict[int, int],
     *,
     by: str | None,
     each: int,
-    limit: int,
+    free: int,
 ) -> list[LeasedDelivery]:
-    """Leases up to `limit` due deliveries to a sender, which then has at most `each` under way at one endpoint.
+    """Leases due deliveries to a sender that can take up to `free` more. Then it has at most `each` under way at one
+    endpoint.
 
-    `running` maps an endpoint id to the number of deliveries that the sender has under way there. A lease ends at
-    `until`, or earlier when nobody holds the advisory lock named `by`.
+    Of projects with due deliveries each has at most an equal share of `free`, and one share stays free. Call again to
+    lease more: `is_cut` says whether there may be more. A project that has as many under way as are free gets nothing.
+    Projects with the fewest under way come first.
+
+    `running` maps an endpoint id to the number of deliveries that the sender has under way there, and `of_project` does
+    so for projects. A lease ends at `until`, or earlier when nobody holds the advisory lock named `by`.
     """
     async with connection.cursor(row_factory=class_row(LeasedDelivery)) as cursor:
         await cursor.execute(
             _LEASE,
-            {"now": now, "until": until, "longest": now + LONGEST_PAUSE, "by": by, "each": each, "limit": limit}
-            | {"busy": list(running), "running": list(running.values())},
+            {"now": now, "until": until, "longest": now + LONGEST_PAUSE, "by": by, "each": each, "free": free}
+            | {"busy": list(running), "running": list(running.values())}
+            | {"no_project": NO_PROJECT, "projects": list(of_project), "of_project": list(of_project.values())},
             prepare=True,
         )
         return sorted(await cursor.fetchall(), key=lambda leased: leased.id)
+
+
+def is_cut(leased: Counter[int], of_project: Mapping[int, int], free: int) -> bool:
+    """Returns whether a project may have reached its share in a call of `lease`, so that more of its deliveries are
+    due. `leased` maps the project to the number of leased deliveries; the other arguments are those of the call.
+    """
+    shares = len(leased) + 1
+    return any(count >= (free - of_project.get(project, 0)) // shares for project, count in leased.items())
 
 
 async def fetch_overdue(connection: AsyncConnection, now: datetime) -> tuple[int, float] | None:

@@ -2,8 +2,10 @@
 
 Each delivery is sent at least once, and deliveries with the same ordering key are sent in order. When a sender dies,
 its leases end as soon as its advisory lock is free. When a sender hangs, its leases expire. Only a limited number of
-deliveries to one endpoint are under way at once, so a slow endpoint does not delay others. An endpoint that fails many
-times in a row is paused, and then tried with a single delivery (`store.tables.deliveries.CircuitBreaker`).
+deliveries to one endpoint are under way at once, so a slow endpoint does not delay others. Nor do the slow endpoints of
+one project delay other projects: a project has at most as many deliveries under way as the process could still take. An
+endpoint that fails many times in a row is paused, and then tried with a single delivery
+(`store.tables.deliveries.CircuitBreaker`).
 """
 
 import asyncio
@@ -96,6 +98,10 @@ class DeliverySender:
     """Endpoint id -> number of deliveries that are under way."""
     _full: set[int] = field(default_factory=set)
     """Ids of the endpoints that reached MAX_PER_ENDPOINT at the last query. They may have more due deliveries."""
+    _of_project: Counter[int] = field(default_factory=Counter)
+    """Project id -> number of deliveries that are under way."""
+    _full_projects: set[int] = field(default_factory=set)
+    """Ids of the projects that reached their share at the last query. They may have more due deliveries."""
 
     def __post_init__(self) -> None:
         self._complete = BatchLoader(self.pool, deliveries.complete_attempts)
@@ -148,20 +154,28 @@ class DeliverySender:
                 await asyncio.sleep(DEBOUNCE_S)
 
     async def _lease(self) -> list[LeasedDelivery]:
-        now, in_flight = self.clock(), +self._in_flight
+        now, in_flight, of_project = self.clock(), +self._in_flight, +self._of_project
+        free = MAX_IN_FLIGHT - in_flight.total()
         async with self.pool.connection() as connection:
             leased = await deliveries.lease(
                 connection,
                 now,
                 now + timedelta(seconds=LEASE_S),
                 dict(in_flight),
+                dict(of_project),
                 by=self._lock,
                 each=MAX_PER_ENDPOINT,
-                limit=MAX_IN_FLIGHT - in_flight.total(),
+                free=free,
             )
         added = Counter(one.endpoint_id for one in leased)
         self._in_flight += added
         self._full = {endpoint_id for endpoint_id, count in (in_flight + added).items() if count >= MAX_PER_ENDPOINT}
+        added_of_project = Counter(one.project for one in leased)
+        self._of_project += added_of_project
+        if deliveries.is_cut(added_of_project, of_project, free):
+            self._changed.set()
+        free -= len(leased)
+        self._full_projects = {project for project, count in (of_project + added_of_project).items() if count >= free}
         return leased
 
     async def _deliver_one(self, leased: LeasedDelivery) -> None:
@@ -174,7 +188,8 @@ class DeliverySender:
             others_due = await self._complete(_next_step(leased, outcome, self.clock()))
         finally:
             self._in_flight[leased.endpoint_id] -= 1
-        if others_due or leased.endpoint_id in self._full:
+            self._of_project[leased.project] -= 1
+        if others_due or leased.endpoint_id in self._full or leased.project in self._full_projects:
             self._changed.set()
         if others_due or not outcome.ok:
             self._unpublished.set()
