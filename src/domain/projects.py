@@ -8,6 +8,7 @@ from domain.core.data_keys import project_key
 from domain.core.events import Category, Event, changes_of, copy_fields
 
 Access = Literal["read", "write", "admin"]
+ACCESS_RANK: dict[str, int] = {"read": 1, "write": 2, "admin": 3}
 Clearable = Literal["scm_endpoint_id"]
 
 

@@ -9,6 +9,7 @@ from domain.core.data_keys import user_key
 from domain.core.events import Category, Event, changes_of, copy_fields
 
 Role = Literal["admin", "developer", "viewer"]
+ROLE_RANK: dict[str, int] = {"viewer": 1, "developer": 2, "admin": 3}
 LinkPurpose = Literal["invitation", "reset"]
 
 

@@ -6,9 +6,21 @@ from typing import Unpack
 
 import msgspec
 
-from domain.auth import ApiTokenCreated, ApiTokenEvent, ApiTokenRevoked, SessionEvent, SessionOpened, SessionRevoked
-from domain.core.events import Recorded, changes_of, copy_fields
+from domain.auth import (
+    API_TOKEN,
+    SESSION,
+    ApiTokenCreated,
+    ApiTokenEvent,
+    ApiTokenRevoked,
+    SessionEvent,
+    SessionOpened,
+    SessionRevoked,
+)
+from domain.core.events import Event, Recorded, changes_of, copy_fields
+from domain.projects import ACCESS_RANK, PROJECT, MemberAdmitted, MemberRemoved
 from domain.users import (
+    ROLE_RANK,
+    USER,
     PasswordLinkIssued,
     UserDeleted,
     UserPasswordSet,
@@ -16,6 +28,8 @@ from domain.users import (
     UserSignedOut,
     UserUpdated,
 )
+from projections import projects
+from projections.auth_changes import ReadCredentials, log_columns
 from projections.engine.model import Change, Delete, DeleteWhere, Projection, Row, Rows, Table, row_of
 from projections.engine.queries import Window, fetch_all, fetch_one, fetch_value, find_row
 from projections.projects import MemberRow
@@ -119,8 +133,19 @@ PROJECTION = Projection(
 )
 
 
-class Credentials(msgspec.Struct, frozen=True):
+class Credentials(ReadCredentials, frozen=True):
     """The user of a session or API token, and the projects that the user can access."""
+
+    losses = (
+        ApiTokenRevoked,
+        MemberAdmitted,
+        MemberRemoved,
+        SessionRevoked,
+        UserDeleted,
+        UserPasswordSet,
+        UserSignedOut,
+        UserUpdated,
+    )
 
     user_id: int
     email: str
@@ -134,10 +159,38 @@ class Credentials(msgspec.Struct, frozen=True):
     """Scopes that the API token is limited to; empty if there is no such limit."""
     project_ids: list[int] | None = None
     """Ids of the projects that the API token is limited to; None if there is no such limit."""
+    session_id: str | None = None
     used_at: datetime | None = None
     """Time of the last recorded use of a session. None if no use is recorded, and for an API token."""
 
+    @property
+    def streams(self) -> list[str]:
+        credential = API_TOKEN.at(self.token_id or 0) if self.session_id is None else SESSION.at(self.session_id)
+        project_ids = () if self.role == "admin" else self.access  # admins need no access
+        return [
+            credential.name,
+            USER.at(self.user_id).name,
+            *(PROJECT.at(project_id).name for project_id in project_ids),
+        ]
 
+    def loses_by(self, event: Event) -> bool:
+        match event:
+            case UserSignedOut() | UserPasswordSet():
+                return self.session_id is not None
+            case UserUpdated():
+                is_lower = event.role is not None and ROLE_RANK[event.role] < ROLE_RANK[self.role]
+                is_no_manager = event.can_manage_nodes is False and self.can_manage_nodes
+                return is_lower or is_no_manager or event.active is False
+            case MemberRemoved():
+                return event.user_id == self.user_id
+            case MemberAdmitted():
+                present = ACCESS_RANK[self.access[str(event.project_id)]]
+                return event.user_id == self.user_id and ACCESS_RANK[event.access] < present
+            case _:
+                return True
+
+
+_LOG = log_columns([("auth", VERSION), ("projects", projects.VERSION)])
 _ACCESS = (
     f"coalesce((SELECT jsonb_object_agg(project_id::text, access) FROM {MemberRow.table} WHERE user_id = u.id), '{{}}')"
 )
@@ -150,14 +203,17 @@ async def fetch_session_credentials(source: Source, session_ids: Sequence[str]) 
     Does not check whether a session is idle or has expired: the signed session token contains the time of expiry.
     """
     query = (
-        f"SELECT s.id, used.used_at, u.id, u.email, u.role, {_ACCESS}, u.can_manage_nodes FROM {SessionRow.table} s"
+        f"SELECT {_LOG}, s.id, used.used_at, u.id, u.email, u.role, {_ACCESS}, u.can_manage_nodes"
+        f" FROM {SessionRow.table} s"
         f" JOIN {UserRow.table} u ON u.id = s.user_id LEFT JOIN session_uses used ON used.session_id = s.id"
         " WHERE s.id = ANY (%s) AND u.active"
     )
     rows = await fetch_rows(source, query, (list(set(session_ids)),))
     found = {
-        session_id: Credentials(user_id, email, role, access, manages_nodes, used_at=used_at)
-        for session_id, used_at, user_id, email, role, access, manages_nodes in rows
+        session_id: Credentials(
+            head, shown, user_id, email, role, access, manages_nodes, session_id=session_id, used_at=used_at
+        )
+        for head, shown, session_id, used_at, user_id, email, role, access, manages_nodes in rows
     }
     return [found.get(session_id) for session_id in session_ids]
 
@@ -166,7 +222,8 @@ async def find_token_credentials(source: Source, token_hash: bytes) -> Credentia
     return await fetch_one(
         source,
         Credentials,
-        f"SELECT u.id, u.email, u.role, {_ACCESS}, u.can_manage_nodes, t.id, t.token_hash, t.scopes, t.project_ids"
+        f"SELECT {_LOG}, u.id, u.email, u.role, {_ACCESS}, u.can_manage_nodes,"
+        " t.id, t.token_hash, t.scopes, t.project_ids"
         f" FROM {ApiTokenRow.table} t JOIN {UserRow.table} u ON u.id = t.user_id"
         " WHERE t.token_hash = %(hash)s AND u.active AND (t.expires_at IS NULL OR t.expires_at > now())",
         {"hash": token_hash},

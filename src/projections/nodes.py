@@ -8,7 +8,8 @@ import msgspec
 
 from domain import nodes
 from domain.builds import BuildAssigned, BuildFinished, BuildRequeued
-from domain.core.events import Recorded, copy_fields
+from domain.core.events import Event, Recorded, copy_fields
+from projections.auth_changes import ReadCredentials, log_columns
 from projections.engine.model import Change, Delete, Key, Projection, Row, Rows, Table, changed_columns
 from projections.engine.queries import Window, fetch_all, fetch_one, find_row
 from store.postgres.queries import Source
@@ -180,15 +181,39 @@ _VIEW = f"""
 """
 
 
-async def find_by_token(source: Source, token_hash: bytes) -> NodeRow | None:
+class AgentCredentials(ReadCredentials, frozen=True):
+    """The node of an agent's token."""
+
+    losses = (nodes.NodeDeleted, nodes.NodeTokenRetired, nodes.NodeTokenRotated)
+
+    sent_hash: bytes
+    """Hash of the token that the agent has sent."""
+    node_id: int
+    token_hash: bytes
+    old_token_hash: bytes | None
+
+    @property
+    def streams(self) -> list[str]:
+        return [nodes.NODE.at(self.node_id).name]
+
+    def loses_by(self, event: Event) -> bool:
+        if isinstance(event, nodes.NodeDeleted) or self.sent_hash == self.old_token_hash:
+            return True
+        return isinstance(event, nodes.NodeTokenRotated) and event.old_until is None
+
+
+_LOG = log_columns([("nodes", VERSION)])
+
+
+async def find_by_token(source: Source, token_hash: bytes) -> AgentCredentials | None:
     """Returns the node whose agent token has this hash; None if there is none. The previous token matches, too, while
     it is still accepted.
     """
     query = (
-        f"SELECT * FROM {NodeRow.table}"
+        f"SELECT {_LOG}, %(hash)s::bytea, id, token_hash, old_token_hash FROM {NodeRow.table}"
         " WHERE token_hash = %(hash)s OR (old_token_hash = %(hash)s AND old_token_until > now())"
     )
-    return await fetch_one(source, NodeRow, query, {"hash": token_hash})
+    return await fetch_one(source, AgentCredentials, query, {"hash": token_hash})
 
 
 async def find(source: Source, node_id: int) -> NodeRow | None:

@@ -9,8 +9,9 @@ from domain import auth as events
 from domain import users
 from domain.auth import ApiTokenCreated, ApiTokenRevoked, SessionOpened, SessionRevoked
 from domain.core.events import Event
+from domain.projects import MemberAdmitted, MemberRemoved
 from domain.users import PasswordLinkIssued, UserPasswordSet, UserRegistered, UserUpdated
-from projections.auth import PROJECTION, ApiTokenRow, SessionRow, UserRow
+from projections.auth import PROJECTION, ApiTokenRow, Credentials, SessionRow, UserRow
 from tests.support.spec import given
 from tests.support.strategies import histories
 
@@ -63,3 +64,16 @@ def test_who_is_made_inactive_loses_sessions_and_tokens() -> None:
 @hypothesis.given(histories(*events.EVENTS, *users.EVENTS))
 def test_no_history_fails(history: list[Event]) -> None:
     given(*history).when(PROJECTION)
+
+
+def test_each_event_may_take_rights_or_is_known_to_take_none() -> None:
+    take_none = {
+        ApiTokenCreated,
+        PasswordLinkIssued,
+        SessionOpened,
+        UserRegistered,
+        users.IdentityLinked,
+        users.IdentityUnlinked,
+    }
+    may_take = {*Credentials.losses} - {MemberAdmitted, MemberRemoved}
+    assert may_take | take_none == {*events.EVENTS, *users.EVENTS}

@@ -14,6 +14,7 @@ from api.http.permissions import Agent, User
 from api.http.services import Services
 from domain.core.errors import Unauthenticated
 from projections import auth, nodes
+from projections.auth_changes import RightsBehind, must_show_losses
 from store.clock import utcnow
 from store.crypto.secrets import Secrets, token_hash
 from store.tables.session_uses import RECORDING_INTERVAL, record_session_use
@@ -83,11 +84,16 @@ async def find_caller(connection: ASGIConnection[Any, Any, Any, Any]) -> User | 
 
 async def identify(services: Services, token: str) -> User | Agent:
     """Returns the user or agent to whom the token belongs. Raises Unauthenticated if the token is unknown, expired or
-    revoked, and Unavailable if the token is missing while the read models are behind the log.
+    revoked. Raises Unavailable if the read models are behind the log, and either the token is missing, or its user,
+    agent or session has lost rights since.
     """
     # Checked before any query, so that a forged token waits for nothing.
     session = None if token.startswith((AGENT_TOKEN_PREFIX, API_TOKEN_PREFIX)) else _session_of(services.secrets, token)
-    caller = await _look_up(services, token, session)
+    try:
+        caller = await _look_up(services, token, session)
+    except RightsBehind as error:
+        await services.waiter.wait_reached(error.position)
+        caller = await _look_up(services, token, session)
     if caller is None:
         await services.wait_for_missing()
         caller = await _look_up(services, token, session)
@@ -97,10 +103,14 @@ async def identify(services: Services, token: str) -> User | Agent:
 
 
 async def _look_up(services: Services, token: str, session: SessionToken | None) -> User | Agent | None:
+    """Returns the user or agent to whom the token belongs, or None if the read models do not have the token. Raises
+    RightsBehind.
+    """
     if session is not None:
         found = await services.sessions(session.session_id)
         if found is None:
             return None
+        await must_show_losses(services.log, found)
         if services.session_idle:
             await _use(services, session, found.used_at)
         return _user(found, session.session_id)
@@ -112,11 +122,13 @@ async def _look_up(services: Services, token: str, session: SessionToken | None)
         is_new, old = hmac.compare_digest(node.token_hash, hashed), node.old_token_hash
         if not is_new and not hmac.compare_digest(old or b"", hashed):
             return None
-        return Agent(node.id, replaces_old_token=is_new and old is not None)
+        await must_show_losses(services.log, node)
+        return Agent(node.node_id, replaces_old_token=is_new and old is not None)
     async with services.pool.connection() as connection:
         found = await auth.find_token_credentials(connection, hashed)
         if found is None or found.token_id is None or not hmac.compare_digest(found.token_hash, hashed):
             return None
+        await must_show_losses(services.log.on(connection), found)
         await record_token_use(connection, found.token_id)
     return _user(found, None)
 

@@ -20,10 +20,10 @@ from litestar.handlers import BaseRouteHandler, HTTPRouteHandler
 
 from domain.auth import Scope
 from domain.core.errors import Forbidden, NotFound
+from domain.projects import ACCESS_RANK
 from domain.users import Role
 
 Level = Literal["read", "write", "admin"]
-RANK: dict[str, int] = {"read": 1, "write": 2, "admin": 3}
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class User:
             return True
         if self.role == "viewer" and level != "read":
             return False
-        return RANK.get(self.access.get(project_id, ""), 0) >= RANK[level]
+        return ACCESS_RANK.get(self.access.get(project_id, ""), 0) >= ACCESS_RANK[level]
 
     def is_stranger(self, project_id: int) -> bool:
         """Returns true if the user cannot see the project for one reason only: they are not a member of it."""

@@ -220,7 +220,9 @@ async def _refresh_caller(clients: list[StreamClient]) -> None:
     try:
         caller = await find_caller(clients[0].request)
     except (Unauthenticated, Unavailable):
-        caller = None  # not valid any more, since the read models had these credentials before
+        # Not valid any more, since the read models had these credentials before, or with fewer rights, which the read
+        # models do not show yet.
+        caller = None
     except psycopg.OperationalError as error:
         log.warning("the access of clients cannot be checked", error=str(error).strip())
         return

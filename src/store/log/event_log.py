@@ -172,15 +172,19 @@ class EventLog:
         is_full = len(rows) == limit or stored_bytes >= MAX_BATCH_BYTES or len(events) < len(rows)
         return Batch(events, last if is_full else max(last, end), is_full)
 
-    async def find_positions(self, streams: Sequence[str], until: int, names: Sequence[str] | None = None) -> list[int]:
-        """Returns the positions of the events in these streams, up to position `until`. With `names`, returns only the
-        positions of events with these names. The list is not sorted.
+    async def find_positions(
+        self, streams: Sequence[str], until: int, names: Sequence[str] | None = None, after: int = 0
+    ) -> list[int]:
+        """Returns the positions of the events in these streams after position `after`, up to position `until`. With
+        `names`, returns only the positions of events with these names. The list is not sorted.
         """
         rows = await fetch_rows(
             self._source,
-            "SELECT notification_id FROM stored_events WHERE originator_id = ANY (%s) AND notification_id <= %s"
+            # Positions plus 0 are in no index. PostgreSQL could otherwise read all events between the two positions.
+            "SELECT notification_id FROM stored_events WHERE originator_id = ANY (%s)"
+            " AND notification_id + 0 > %s AND notification_id + 0 <= %s"
             " AND (%s::text[] IS NULL OR topic = ANY (%s::text[]))",
-            (list(streams), until, names, names),
+            (list(streams), after, until, names, names),
         )
         return [position for (position,) in rows]
 
