@@ -25,13 +25,17 @@ from domain.core.errors import Conflict, ContentsAltered, Invalid, NotFound
 from store.clock import utcnow
 from store.tables.build_logs import BuildLogs, Line
 
+DEFAULT_PAGE_LINES = 500
+"""Number of lines on a page if the request does not say how many it wants."""
+MAX_PAGE_LINES = 10_000
+"""Largest number of lines on a page."""
 RAW_LINES = 10_000
 """Number of lines that are read from the database at a time when a whole log is sent as text."""
 MAX_LINE = 65_536
 """Largest number of characters of a line that a pipeline sends."""
 
 Attempt = Annotated[int | None, Parameter(ge=1, le=MAX_ID, description="An earlier attempt, whose agent was lost")]
-Tail = Annotated[int | None, Parameter(ge=1, le=10_000, description="Only so many lines, the last ones")]
+Tail = Annotated[int | None, Parameter(ge=1, le=MAX_PAGE_LINES, description="Only so many lines, the last ones")]
 
 
 class LogPage(msgspec.Struct):
@@ -68,7 +72,7 @@ class BuildLogController(Controller):
         ctx: RequestContext,
         build_id: int,
         offset: Annotated[int, Parameter(ge=0, le=MAX_ID)] = 0,
-        limit: Annotated[int, Parameter(ge=1, le=10_000)] = 500,
+        limit: Annotated[int, Parameter(ge=1, le=MAX_PAGE_LINES)] = DEFAULT_PAGE_LINES,
         attempt: Attempt = None,
         tail: Tail = None,
     ) -> Response[LogPage]:

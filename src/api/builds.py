@@ -31,6 +31,10 @@ from projections.builds import BuildCount, BuildFilters, BuildRow
 from projections.time_travel.historical_reads import BUILD_HISTORY, fold_builds
 from store.tables.waiting_reasons import fetch_waiting_reason
 
+DEFAULT_PAGE_BUILDS = 25
+"""Number of builds on a page if the request does not say how many it wants."""
+MAX_PAGE_BUILDS = 200
+"""Largest number of builds on a page."""
 WITH_IDS = (
     "Send the id of each message, which a browser's EventSource needs to go on where it lost the connection; a request"
     " with `Last-Event-ID` gets ids in any case"
@@ -166,7 +170,7 @@ class BuildController(Controller):
             int | None, Parameter(ge=1, le=MAX_ID, description="Only builds of the group with this id")
         ] = None,
         page: Annotated[int, Parameter(ge=1, le=1_000_000)] = 1,
-        limit: Annotated[int, Parameter(ge=1, le=200)] = 25,
+        limit: Annotated[int, Parameter(ge=1, le=MAX_PAGE_BUILDS)] = DEFAULT_PAGE_BUILDS,
         before: Annotated[
             int | None, Parameter(ge=1, le=MAX_ID, description="Only builds older than this id, instead of a page")
         ] = None,

@@ -13,7 +13,9 @@ from domain.core.errors import Invalid
 from projections.engine.queries import Window
 
 DEFAULT_PAGE_SIZE = 200
-"""Number of items on a page if the request does not say how many it wants."""
+"""Number of items on a page if the request does not say how many it wants. Lists of builds and pages of logs have other
+numbers, in `api/builds.py` and `api/build_logs.py`.
+"""
 MAX_PAGE_SIZE = 500
 """Largest number of items on a page."""
 

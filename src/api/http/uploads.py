@@ -1,5 +1,6 @@
-"""Receives multipart/form-data with one file. Streams the file to disk, and keeps at most one chunk in memory.
-Litestar's parser would keep fields without a file name in memory, whatever their size.
+"""Receives multipart/form-data with one file. Streams the file to disk, and keeps at most one chunk in memory. Each
+caller sets the largest size of its files (`api.artifacts.MAX_UPLOAD_BYTES`). Litestar's parser would keep fields
+without a file name in memory, whatever their size.
 """
 
 import hashlib

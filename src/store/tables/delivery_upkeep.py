@@ -1,5 +1,5 @@
 """Upkeep of the queue of deliveries: finds deliveries given up without an event, ends leases of dead senders, deletes
-old rows.
+old rows. `workers.deliveries.sender` says how old.
 """
 
 from datetime import datetime
