@@ -65,20 +65,43 @@ def run_forked(*arguments: str, **environ: str) -> subprocess.CompletedProcess[s
     kept = {name: value for name, value in os.environ.items() if not name.startswith("TESTHIDE_")}
     with tempfile.TemporaryDirectory() as folder:
         output, errors = Path(folder, "output"), Path(folder, "errors")
-        process = ForkServerProcess(target=_run, args=(arguments, kept | environ, output, errors), daemon=True)
-        process.start()
-        process.join(VERB_S)
-        if process.exitcode is None:
-            process.kill()
-            process.join()
-        assert process.exitcode is not None
-        return subprocess.CompletedProcess(arguments, process.exitcode, output.read_text(), errors.read_text())
+        code = _run_to_end(arguments, kept | environ, output, errors)
+        return subprocess.CompletedProcess(arguments, code, output.read_text(), errors.read_text())
 
 
-def _run(arguments: Sequence[str], environ: dict[str, str], output: Path | None, errors: Path | None) -> None:
+def run_for(pid: int, folder: Path, arguments: Sequence[str], environ: dict[str, str]) -> int:
+    """Runs `testhide` to its end, in this folder and with the standard output and errors of another process. Returns
+    the exit code.
+    """
+    files = Path(f"/proc/{pid}/fd")
+    return _run_to_end(arguments, environ, files / "1", files / "2", folder)
+
+
+def _run_to_end(
+    arguments: Sequence[str], environ: dict[str, str], output: Path, errors: Path, folder: Path | None = None
+) -> int:
+    process = ForkServerProcess(target=_run, args=(arguments, environ, output, errors, folder), daemon=True)
+    process.start()
+    process.join(VERB_S)
+    if process.exitcode is None:
+        process.kill()
+        process.join()
+    assert process.exitcode is not None
+    return process.exitcode
+
+
+def _run(
+    arguments: Sequence[str],
+    environ: dict[str, str],
+    output: Path | None,
+    errors: Path | None,
+    folder: Path | None = None,
+) -> None:
     from testhide.cli.main import run
 
     end_with_the_tests()
+    if folder is not None:
+        os.chdir(folder)
     os.environ.clear()
     os.environ.update(environ)
     for stream, path in ((1, output), (2, errors)):

@@ -2,7 +2,7 @@
 
 import os
 import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
@@ -13,15 +13,16 @@ from tests.api.test_audit_proofs import checkpoints, seal
 from tests.support.builders import given_build, given_job, given_project
 from tests.support.documentation import documented
 from tests.support.forked_process import run_forked
+from tests.support.forked_program import forked_program
 from tests.support.server import Server
 
 
 @pytest.fixture(name="environ")
-def _environ(server: Server) -> dict[str, str]:
+def _environ(server: Server) -> Iterator[dict[str, str]]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("TESTHIDE_")}
-    programs = str(Path(sys.executable).parent)
     settings = str(Path(server.settings.data_dir, "settings.json"))
-    return kept | {"PATH": f"{programs}{os.pathsep}{kept['PATH']}", "TESTHIDE_SETTINGS": settings}
+    with forked_program() as programs:
+        yield kept | {"PATH": f"{programs}{os.pathsep}{kept['PATH']}", "TESTHIDE_SETTINGS": settings}
 
 
 def test_the_documented_commands(server: Server, environ: dict[str, str], tmp_path: Path) -> None:

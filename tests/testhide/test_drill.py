@@ -10,7 +10,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from testhide.settings import Settings
 from testhide.stack.offline import settings_of, settings_of_running_stack
 from tests.support.builders import upload
 from tests.support.documentation import documented
+from tests.support.forked_program import forked_program
 from tests.support.http import Client
 from tests.support.sealing import seal_log
 from tests.support.server import free_port
@@ -41,14 +41,14 @@ FOR_A_BASE_BACKUP = "wal_level = replica\nmax_wal_senders = 2\n"
 
 
 class Operator:
-    """Runs documented commands with the variables that they name."""
+    """Runs documented commands with the variables that they name, and with the programs in a folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, programs: Path) -> None:
         self.port = str(free_port())
         self.environ = {name: value for name, value in os.environ.items() if not name.startswith("TESTHIDE_")}
-        programs = [str(Path(sys.executable).parent), str(find_postgres(folder, None).bin), self.environ["PATH"]]
+        paths = [str(programs), str(find_postgres(folder, None).bin), self.environ["PATH"]]
         self.environ |= {
-            "PATH": os.pathsep.join(programs),
+            "PATH": os.pathsep.join(paths),
             "TESTHIDE_PORT": self.port,
             "TESTHIDE_ADMIN_PASSWORD": ADMIN[1],
             "TESTHIDE_CHECKPOINTS_TO": str(folder / "checkpoints"),
@@ -107,7 +107,11 @@ def state(client: Client, build: int) -> dict[str, Any]:
 
 
 def test_the_documented_commands(data: Path, reachable: Path) -> None:
-    operator = Operator(data)
+    with forked_program() as programs:
+        drill(Operator(data, programs), reachable)
+
+
+def drill(operator: Operator, reachable: Path) -> None:
     back_up, restore, move, start = documented("docs/backup.md", "The embedded database")
     rotate, _ = documented("docs/backup.md", "Rotating the secret key")
     go = reachable / "go"
