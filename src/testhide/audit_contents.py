@@ -111,4 +111,4 @@ class ContentsCheck:
 
     async def _is_deleted(self, event: BuildFinished | ArtifactStored) -> bool:
         key = event.data_key
-        return key is not None and bool(await self.log.find_destroyed_keys([key]))
+        return key is not None and bool(await self.log.data_keys.find_destroyed([key]))

@@ -98,7 +98,7 @@ async def _open_ring(ring: KeyRing, pool: AsyncConnectionPool, log: EventLog) ->
     """
     try:
         await ring.open()
-        await log.check_secret()
+        await log.data_keys.check_secret()
         await ring.follow()
     except UndefinedTable:
         return  # a new database, before its migration

@@ -73,4 +73,6 @@ async def find_changed_cases(
 
 async def _find_deleted(event_log: EventLog, events: Iterable[Recorded]) -> set[str]:
     # Asked after the rows were read: what was deleted in between has no row either.
-    return await event_log.find_destroyed_keys({key for item in events if (key := item.event.data_key) is not None})
+    return await event_log.data_keys.find_destroyed(
+        {key for item in events if (key := item.event.data_key) is not None}
+    )

@@ -42,7 +42,7 @@ async def delete_build(archive: Archive, key: str) -> None:
 async def change_keys(archive: Archive, statement: str, key: str) -> None:
     with archive.connect() as connection:
         assert connection.execute(statement.encode(), (key,)).rowcount
-    archive.parts.log._keys.clear()
+    archive.parts.log.data_keys.clear_cache()
 
 
 DESTROY = "UPDATE stored_events_keys SET wrapped = NULL, destroyed_at = now() WHERE name = %s"
@@ -110,7 +110,7 @@ async def test_a_destroyed_key_that_is_there_again(archive: Archive, key: str) -
     assert verified([*before, *after], archive.third).findings == [], "it was readable when that part was exported"
     await archive.execute("UPDATE stored_events_keys k SET wrapped = o.wrapped FROM kept_keys o WHERE o.name = k.name")
     await archive.execute("DROP TABLE kept_keys")
-    archive.parts.log._keys.clear()
+    archive.parts.log.data_keys.clear_cache()
     says = f"position {position}: deletes the data key {key}, but events that it encrypted are readable"
     assert says in texts(verified(await archive.export(), archive.third))
 

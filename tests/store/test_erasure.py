@@ -117,9 +117,9 @@ async def test_a_process_keeps_a_destroyed_key_for_a_minute_at_most(
 ) -> None:
     name = build_key(1, 5, 1)
     async with another_log(parts) as other:
-        before = await other.load_data_keys([name])
+        before = await other.data_keys.load([name])
         assert before[name] is not None
         await handler.execute(DeleteBuild(1), ANN)
-        assert await other.load_data_keys([name]) == before
-        monkeypatch.setattr("store.log.event_log.KEY_CACHE_LIFETIME_S", 0)
-        assert await other.load_data_keys([name]) == {name: None}
+        assert await other.data_keys.load([name]) == before
+        monkeypatch.setattr("store.log.data_keys.KEY_CACHE_LIFETIME_S", 0)
+        assert await other.data_keys.load([name]) == {name: None}

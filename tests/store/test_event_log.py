@@ -228,10 +228,10 @@ async def test_a_destroyed_key_takes_all_below_it(parts: Core, deleted: Event, m
                 STAMP.on(blank(queued(2))),
                 STAMP.on(elsewhere),
             ]
-            assert (await log.load_data_keys([build_key(1, 5, 1)]))[build_key(1, 5, 1)] is None
+            assert (await log.data_keys.load([build_key(1, 5, 1)]))[build_key(1, 5, 1)] is None
             with pytest.raises(Erased, match="was erased"):
                 await log.append([Write(1, queued(3))], STAMP)
-        monkeypatch.setattr("store.log.event_log.KEY_CACHE_LIFETIME_S", 0)
+        monkeypatch.setattr("store.log.data_keys.KEY_CACHE_LIFETIME_S", 0)
         assert [item.erased for item in (await knows_the_keys.load(["build-1"]))["build-1"]] == [True]
 
 
@@ -242,12 +242,12 @@ async def test_what_was_erased_before_it_said_anything_stays_so(parts: Core) -> 
             with pytest.raises(Erased, match="job-5 was erased"):
                 await log.append([Write(1, queued(1))], STAMP)
     await parts.log.append([Write(2, assigned(1))], STAMP)
-    assert (await parts.log.load_data_keys([job_key(1, 5), project_key(1)])) == {job_key(1, 5): None}
+    assert (await parts.log.data_keys.load([job_key(1, 5), project_key(1)])) == {job_key(1, 5): None}
 
 
 async def test_a_full_cache_of_keys_erases_nothing(parts: Core, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keys are read in bulk: those that were known already may not make room for the others before they were used."""
-    monkeypatch.setattr("store.log.event_log.MAX_CACHED_KEYS", 3)
+    monkeypatch.setattr("store.log.data_keys.MAX_CACHED_KEYS", 3)
     await parts.log.append([Write(1, queued(number)) for number in range(1, 9)], STAMP)
     await parts.log.append([Write(2, assigned(number)) for number in range(1, 9)], STAMP)
     async with another_log(parts) as log:

@@ -184,7 +184,7 @@ async def test_an_event_that_went_before_it_was_sealed_leaves_a_hole_in_its_stre
 
 async def test_damaged_data_keys_are_told_from_damaged_rows(archive: Archive) -> None:
     await archive.execute("UPDATE stored_events_keys SET wrapped = set_byte(wrapped, 20, get_byte(wrapped, 20) # 1)")
-    archive.parts.log._keys.clear()
+    archive.parts.log.data_keys.clear_cache()
     found = verified(await archive.export())
     assert found.found > 100
     assert all("cannot be read: the data key" in finding.text for finding in found.findings)

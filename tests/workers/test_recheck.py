@@ -130,7 +130,7 @@ async def test_data_keys_are_checked(yard: Yard) -> None:
     ):
         await yard.execute("CREATE TABLE kept AS TABLE stored_events_keys")
         await yard.execute(change)
-        parts.log._keys.clear()
+        parts.log.data_keys.clear_cache()
         with pytest.raises(TreeDamaged, match=says):
             await yard.seal()
         await yard.execute("TRUNCATE stored_events_keys")
@@ -138,7 +138,7 @@ async def test_data_keys_are_checked(yard: Yard) -> None:
         await yard.execute("DROP TABLE kept")
     await yard.execute("CREATE TABLE kept AS TABLE stored_events_keys")
     await parts.log.append([Write(2, deleted)], EventMetadata(NOW, "user:1"))
-    parts.log._keys.clear()
+    parts.log.data_keys.clear_cache()
     await yard.seal()
     await yard.execute("UPDATE stored_events_keys k SET wrapped = kept.wrapped FROM kept WHERE kept.name = k.name")
     with pytest.raises(TreeDamaged, match=f"the data key {key} was destroyed at position 903, and is there again"):

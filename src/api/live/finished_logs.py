@@ -57,7 +57,7 @@ class FinishedLogs:
             return build.log_lines
         # When the build, its job or its project is deleted, the lines are removed some moments after the data key.
         key = build.queued.data_key
-        if key is not None and await self._event_log.find_destroyed_keys([key]):
+        if key is not None and await self._event_log.data_keys.find_destroyed([key]):
             raise NotFound(f"There is no build {build_id}.")
         log.error("the log of a build was altered", build=build_id, damage=damage)
         raise ContentsAltered(

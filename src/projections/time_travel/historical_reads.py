@@ -81,7 +81,7 @@ class HistoricalReader:
             events = await self._log.read_at(in_order[start : start + EVENT_BATCH])
             sealed = [recorded for recorded in events if recorded.stream in erasable and recorded.event.sealed]
             keys = {name for recorded in sealed if (name := recorded.event.data_key) is not None}
-            destroyed = await self._log.find_destroyed_keys(keys) if keys else ()
+            destroyed = await self._log.data_keys.find_destroyed(keys) if keys else ()
             erased = {
                 recorded.position for recorded in sealed if recorded.erased or recorded.event.data_key in destroyed
             }
@@ -99,7 +99,7 @@ class HistoricalReader:
         who were deleted since: queries show DELETED_USER for them.
         """
         streams = {user_key(user_id): USER.at(user_id).name for user_id in set(ids) if user_id is not None}
-        for destroyed in await self._log.find_destroyed_keys(streams):
+        for destroyed in await self._log.data_keys.find_destroyed(streams):
             del streams[destroyed]
         await self.fold(streams=streams.values())
 

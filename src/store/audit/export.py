@@ -216,11 +216,11 @@ class Export:
         """Returns for each name the data key, None if the key was destroyed, or a sentence that says why the key cannot
         be used.
         """
-        keys, faults = await self.log.load_keys_and_faults(names)
+        keys, faults = await self.log.data_keys.load_with_faults(names)
         found: dict[str, bytes | str | None] = {**keys}
         found |= {name: f"the data key {name} {fault}" for name, fault in faults.items()}
         # The log's cache may still have keys that were destroyed a moment ago.
-        destroyed = dict.fromkeys(await self.log.find_destroyed_keys(names))
+        destroyed = dict.fromkeys(await self.log.data_keys.find_destroyed(names))
         if self.following is not None:
             self._erased.update(above for name in destroyed for above in lineage(name))
         return found | destroyed

@@ -119,7 +119,7 @@ class Recheck:
         """Checks that each data key exists and decrypts, or is destroyed if a deletion in the log destroyed it. Raises
         TreeDamaged.
         """
-        keys, faults = await self._log.load_keys_and_faults(names)
+        keys, faults = await self._log.data_keys.load_with_faults(names)
         if faults:
             name, fault = next(iter(faults.items()))
             raise TreeDamaged(f"the data key {name} {fault}: {RESTORE_KEYS}")

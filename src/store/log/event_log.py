@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import copy
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -15,12 +15,12 @@ from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
 from domain.core.data_keys import lineage
-from domain.core.errors import Erased
 from domain.core.events import Event, EventMetadata, LoadedState, Recorded, Stream, readable
 from store.crypto.secrets import SecretMismatch, Secrets
 from store.log.append import GroupCommit, IdempotencyKey, Request
-from store.log.codec import EventMapper, KeyOf, UnreadableEvent
+from store.log.codec import EventMapper
 from store.log.credentials import reseal
+from store.log.data_keys import DataKeys
 from store.log.ids import LAST_POSITION
 from store.log.row_macs import add_mac
 from store.log.selects import SELECT, load_streams, select_after
@@ -29,23 +29,12 @@ from store.postgres.queries import Source, fetch_rows
 
 S = TypeVar("S")
 
-MAX_CACHED_KEYS = 20_000
-KEY_CACHE_LIFETIME_S = 60.0
-"""Seconds after which a process empties its cache of data keys. Until then it may still use a key that another process
-has destroyed.
-"""
-MAX_TRIED_KEYS = 100
-"""Number of data keys that `check_secret` tries. If none of them decrypts, the configured secret key is wrong."""
-
 MAX_BATCH_BYTES = 8 * 1024 * 1024
 """Size in bytes of all fields in a batch, after which `read_batch` adds no further event."""
 MAX_ENCODING_S = 0.005
 """Seconds for which an append encodes events in the event loop. The rest is encoded in a thread, so that a large report
 does not hold up everybody.
 """
-
-DOES_NOT_OPEN = "does not open"
-IS_MISSING = "is missing"
 
 _encoder = ThreadPoolExecutor(1, "encode-events")
 """One thread, so that it takes at most half of the interpreter's time, however many appends are large."""
@@ -76,9 +65,7 @@ class EventLog:
         self._mapper = mapper
         self._secrets = secrets
         self._loading: Callable[[tuple[str, ...]], Awaitable[list[tuple[Any, ...]]]] = BatchLoader(pool, load_streams)
-        self._keys: dict[str, bytes | None] = {}
-        """A cache: name -> data key, or None for a destroyed key. It is emptied after KEY_CACHE_LIFETIME_S."""
-        self._keys_since = time.monotonic()
+        self.data_keys = DataKeys(pool, secrets)
 
     @property
     def is_disk_full(self) -> bool:
@@ -92,7 +79,7 @@ class EventLog:
             return (await load_streams(connection, [streams]))[0]
 
         reader = copy.copy(self)
-        reader._source, reader._loading = connection, load
+        reader._source, reader._loading, reader.data_keys = connection, load, self.data_keys.on(connection)
         return reader
 
     async def append(
@@ -108,7 +95,13 @@ class EventLog:
         the idempotency key was used before, and Erased if the data key of an event was destroyed.
         """
         events = [write.event for write in writes]
-        keys, new = await self._keys_for(writes)
+        keys, new = await self.data_keys.load_or_make(
+            {
+                name: write.version == 1 and write.event.stream == name.rpartition("/")[2]
+                for write in reversed(writes)
+                if (name := write.event.data_key) is not None and self._mapper.seals(write.event)
+            }
+        )
         stored: list[StoredEvent] = []
         until = time.monotonic() + MAX_ENCODING_S
         for write in writes:
@@ -120,8 +113,8 @@ class EventLog:
         positions = await self._commit.append(
             Request(stored, tuple(guards), new, notifications, erased, idempotency_key)
         )
-        self._keys.update({name: keys[name] for name, _ in new})
-        self._forget(events)
+        self.data_keys.remember({name: keys[name] for name, _ in new})
+        self.data_keys.forget(events)
         return [
             Recorded(write.event.stream, write.version, position, metadata.on(write.event))
             for write, position in zip(writes, positions, strict=True)
@@ -217,16 +210,6 @@ class EventLog:
         )
         return _by_stream(versions, await self._decode(rows))
 
-    async def find_destroyed_keys(self, names: Iterable[str]) -> set[str]:
-        """Returns the names among `names` whose data key was destroyed, or is wrapped by a key that was destroyed.
-        Reads the database, not the cache.
-        """
-        lines = {name: lineage(name) for name in names}
-        wanted = list({above for line in lines.values() for above in line})
-        query = "SELECT name FROM stored_events_keys WHERE name = ANY (%s) AND wrapped IS NULL"
-        destroyed = {name for (name,) in await fetch_rows(self._source, query, (wanted,))}
-        return {name for name, line in lines.items() if not destroyed.isdisjoint(line)}
-
     async def read_head(self) -> int:
         """Returns the newest position; 0 for an empty log. Ignores rows beyond LAST_POSITION."""
         rows = await fetch_rows(
@@ -245,141 +228,23 @@ class EventLog:
         """
         stored = [(position, StoredEvent(*columns)) for position, *columns in rows]
         names = {name for _, event in stored if (name := self._mapper.key_name(event.state)) is not None}
-        keys, key_of = await self._key_lookup(names)
+        keys, key_of = await self.data_keys.lookup(names)
         recorded: list[Recorded] = []
         before = self._mapper.opened_bytes
         for position, event in stored:
             recorded.append(self._mapper.read(event, position, key_of))
             if max_bytes is not None and self._mapper.opened_bytes - before >= max_bytes:
                 break
-        erased = self._forget([item.event for item in recorded])
+        erased = self.data_keys.forget([item.event for item in recorded])
         if erased and any(key is not None and not erased.isdisjoint(lineage(name)) for name, key in keys.items()):
             # The cache still had a destroyed key. Events before its erasure have to read as blank, too.
-            _, key_of = await self._key_lookup(names)
+            _, key_of = await self.data_keys.lookup(names)
             recorded = [self._mapper.read(event, position, key_of) for position, event in stored[: len(recorded)]]
         if self._secrets.has_older_roots:
             for item in recorded:
                 with contextlib.suppress(SecretMismatch):  # of no use to whoever would unseal it, as before
                     reseal(item.event, self._secrets.reseal)
         return recorded
-
-    async def _key_lookup(self, names: Collection[str]) -> tuple[dict[str, bytes | None], KeyOf]:
-        """Returns data keys by name, and a function that looks up a key for decoding. Raises SecretMismatch when the
-        server has the wrong secret key. For a destroyed key the function returns None, which makes events read as
-        erased. So for a damaged or missing key it raises UnreadableEvent instead.
-        """
-        keys, faults = await self.load_keys_and_faults(names)
-        if DOES_NOT_OPEN in faults.values():
-            await self.check_secret()
-
-        def key_of(name: str) -> bytes | None:
-            if name in faults:
-                raise UnreadableEvent(f"the data key {name} {faults[name]}")
-            return keys[name]
-
-        return keys, key_of
-
-    async def load_keys_and_faults(self, names: Collection[str]) -> tuple[dict[str, bytes | None], dict[str, str]]:
-        """Returns two dicts: the data keys by name (None for a destroyed key), and the faults by name. A fault is
-        DOES_NOT_OPEN or IS_MISSING.
-        """
-        faults: dict[str, str] = {}
-        try:
-            keys = await self.load_data_keys(names)
-        except SecretMismatch:
-            keys = {}
-            for name in names:
-                try:
-                    keys |= await self.load_data_keys([name])
-                except SecretMismatch:
-                    faults[name] = DOES_NOT_OPEN
-        return keys, faults | {name: IS_MISSING for name in names if name not in keys and name not in faults}
-
-    async def check_secret(self) -> None:
-        """Tries the server's secret key on up to MAX_TRIED_KEYS data keys. Raises SecretMismatch if there are data keys
-        and none of them opens.
-        """
-        query = (
-            "SELECT name, wrapped FROM stored_events_keys WHERE wrapped IS NOT NULL AND name NOT LIKE '%%/%%' LIMIT %s"
-        )
-        rows = await fetch_rows(self._source, query, (MAX_TRIED_KEYS,))
-        for name, wrapped in rows:
-            with contextlib.suppress(SecretMismatch):
-                self._secrets.unwrap(name, wrapped)
-                return
-        if rows:
-            raise SecretMismatch(
-                "no data key of this log opens: is TESTHIDE_SECRET_KEY the one that it was written with?"
-            )
-
-    async def _keys_for(self, writes: Sequence[Write]) -> tuple[dict[str | None, bytes], list[tuple[str, bytes]]]:
-        """Returns (keys, new). `keys` has the data keys that the events in `writes` need, by name. `new` has (name,
-        wrapped key) for each of them that this call made; the caller stores these.
-
-        Raises Erased if one of the data keys was destroyed.
-        """
-        needed = {
-            name: write.version == 1 and write.event.stream == name.rpartition("/")[2]
-            for write in reversed(writes)
-            if (name := write.event.data_key) is not None and self._mapper.seals(write.event)
-        }
-        # A key is named after a stream. The first event of this stream makes the key, so the key cannot exist yet.
-        known = await self.load_data_keys(
-            above for name, is_first in needed.items() for above in lineage(name)[: -1 if is_first else None]
-        )
-        keys: dict[str | None, bytes] = {}
-        new: list[tuple[str, bytes]] = []
-        for name in needed:
-            parent = None
-            for above in lineage(name):
-                if above not in keys and above not in known:
-                    keys[above], wrapped = self._secrets.new_data_key(above, parent)
-                    new.append((above, wrapped))
-                elif (key := keys.get(above) or known[above]) is None:
-                    raise Erased(f"{above.rpartition('/')[2]} was erased; nothing can be added to it.")
-                else:
-                    keys[above] = key
-                parent = keys[above]
-        return keys, new
-
-    def _forget(self, events: Iterable[Event]) -> set[str]:
-        """Records in the cache that these events destroyed data keys. Returns the names of the destroyed keys."""
-        erased = {name for event in events if (name := event.erases) is not None}
-        self._keys.update(dict.fromkeys(erased))
-        return erased
-
-    async def load_data_keys(self, names: Iterable[str]) -> dict[str, bytes | None]:
-        """Returns data keys by name. The value is None if the key, or the key that wraps it, was destroyed.
-
-        Leaves out a key that was never made or whose row is lost, and a key whose wrapping key is lost. Raises
-        SecretMismatch for a key that does not unwrap.
-        """
-        lines = {name: lineage(name) for name in names}
-        wanted = set[str]().union(*lines.values())
-        if len(self._keys) > MAX_CACHED_KEYS or time.monotonic() - self._keys_since > KEY_CACHE_LIFETIME_S:
-            self._keys.clear()
-            self._keys_since = time.monotonic()
-        keys = {name: self._keys[name] for name in wanted if name in self._keys}
-        if missing := list(wanted - keys.keys()):
-            rows = await fetch_rows(
-                self._source, "SELECT name, wrapped FROM stored_events_keys WHERE name = ANY (%s)", (missing,)
-            )
-            fresh: dict[str, bytes | None] = {}
-            for name, wrapped in sorted(rows, key=lambda row: str(row[0]).count("/")):
-                above, _, _ = name.rpartition("/")
-                if wrapped is None:
-                    fresh[name] = None
-                elif not above:
-                    fresh[name] = self._secrets.unwrap(name, wrapped)
-                elif above in fresh or above in keys:
-                    parent = fresh.get(above, keys.get(above))
-                    fresh[name] = None if parent is None else self._secrets.unwrap(name, wrapped, parent)
-            for name, key in fresh.items():
-                self._keys.setdefault(name, key)  # keeps the None of an erasure that was read in the meantime
-            keys |= fresh
-        return {
-            name: None if None in map(keys.get, line) else keys[name] for name, line in lines.items() if name in keys
-        }
 
 
 def _by_stream(streams: Iterable[str], events: Iterable[Recorded]) -> dict[str, list[Recorded]]:

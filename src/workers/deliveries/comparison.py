@@ -33,7 +33,7 @@ async def find_changed_endpoint(
     folded = [item for item in history if isinstance(item.event, EndpointRegistered | EndpointUpdated)]
     key = event.data_key
     is_deleted = any(isinstance(item.event, EndpointDeleted) for item in history)
-    if is_deleted or folded[-1].position > planned or (key and await event_log.find_destroyed_keys([key])):
+    if is_deleted or folded[-1].position > planned or (key and await event_log.data_keys.find_destroyed([key])):
         return None
     if stored is None:
         return ["row"]

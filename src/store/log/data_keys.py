@@ -1,0 +1,172 @@
+"""The data keys of the log: looks them up, makes new ones, and remembers which were destroyed."""
+
+import contextlib
+import copy
+import time
+from collections.abc import Collection, Iterable, Mapping
+
+from psycopg import AsyncConnection
+
+from domain.core.data_keys import lineage
+from domain.core.errors import Erased
+from domain.core.events import Event
+from store.crypto.secrets import SecretMismatch, Secrets
+from store.log.codec import KeyOf, UnreadableEvent
+from store.postgres.queries import Source, fetch_rows
+
+MAX_CACHED_KEYS = 20_000
+KEY_CACHE_LIFETIME_S = 60.0
+"""Seconds after which a process empties its cache of data keys. Until then it may still use a key that another process
+has destroyed.
+"""
+MAX_TRIED_KEYS = 100
+"""Number of data keys that `check_secret` tries. If none of them decrypts, the configured secret key is wrong."""
+
+DOES_NOT_OPEN = "does not open"
+IS_MISSING = "is missing"
+
+
+class DataKeys:
+    def __init__(self, source: Source, secrets: Secrets) -> None:
+        self._source = source
+        self._secrets = secrets
+        self._cache: dict[str, bytes | None] = {}
+        """Name -> data key, or None for a destroyed key. It is emptied after KEY_CACHE_LIFETIME_S."""
+        self._cached_since = time.monotonic()
+
+    def on(self, connection: AsyncConnection) -> "DataKeys":
+        """Returns an object with the same cache, which reads over the caller's `connection`."""
+        reader = copy.copy(self)
+        reader._source = connection
+        return reader
+
+    def clear_cache(self) -> None:
+        self._cache.clear()
+        self._cached_since = time.monotonic()
+
+    def remember(self, keys: Mapping[str, bytes | None]) -> None:
+        """Adds keys to the cache that the caller has just stored."""
+        self._cache.update(keys)
+
+    async def load(self, names: Iterable[str]) -> dict[str, bytes | None]:
+        """Returns data keys by name. The value is None if the key, or the key that wraps it, was destroyed.
+
+        Leaves out a key that was never made or whose row is lost, and a key whose wrapping key is lost. Raises
+        SecretMismatch for a key that does not unwrap.
+        """
+        lines = {name: lineage(name) for name in names}
+        wanted = set[str]().union(*lines.values())
+        if len(self._cache) > MAX_CACHED_KEYS or time.monotonic() - self._cached_since > KEY_CACHE_LIFETIME_S:
+            self.clear_cache()
+        keys = {name: self._cache[name] for name in wanted if name in self._cache}
+        if missing := list(wanted - keys.keys()):
+            rows = await fetch_rows(
+                self._source, "SELECT name, wrapped FROM stored_events_keys WHERE name = ANY (%s)", (missing,)
+            )
+            fresh: dict[str, bytes | None] = {}
+            for name, wrapped in sorted(rows, key=lambda row: str(row[0]).count("/")):
+                above, _, _ = name.rpartition("/")
+                if wrapped is None:
+                    fresh[name] = None
+                elif not above:
+                    fresh[name] = self._secrets.unwrap(name, wrapped)
+                elif above in fresh or above in keys:
+                    parent = fresh.get(above, keys.get(above))
+                    fresh[name] = None if parent is None else self._secrets.unwrap(name, wrapped, parent)
+            for name, key in fresh.items():
+                self._cache.setdefault(name, key)  # keeps the None of an erasure that was read in the meantime
+            keys |= fresh
+        return {
+            name: None if None in map(keys.get, line) else keys[name] for name, line in lines.items() if name in keys
+        }
+
+    async def load_with_faults(self, names: Collection[str]) -> tuple[dict[str, bytes | None], dict[str, str]]:
+        """Returns two dicts: the data keys by name (None for a destroyed key), and the faults by name. A fault is
+        DOES_NOT_OPEN or IS_MISSING.
+        """
+        faults: dict[str, str] = {}
+        try:
+            keys = await self.load(names)
+        except SecretMismatch:
+            keys = {}
+            for name in names:
+                try:
+                    keys |= await self.load([name])
+                except SecretMismatch:
+                    faults[name] = DOES_NOT_OPEN
+        return keys, faults | {name: IS_MISSING for name in names if name not in keys and name not in faults}
+
+    async def lookup(self, names: Collection[str]) -> tuple[dict[str, bytes | None], KeyOf]:
+        """Returns data keys by name, and a function that looks up a key for decoding. Raises SecretMismatch when the
+        server has the wrong secret key. For a destroyed key the function returns None, which makes events read as
+        erased. So for a damaged or missing key it raises UnreadableEvent instead.
+        """
+        keys, faults = await self.load_with_faults(names)
+        if DOES_NOT_OPEN in faults.values():
+            await self.check_secret()
+
+        def key_of(name: str) -> bytes | None:
+            if name in faults:
+                raise UnreadableEvent(f"the data key {name} {faults[name]}")
+            return keys[name]
+
+        return keys, key_of
+
+    async def find_destroyed(self, names: Iterable[str]) -> set[str]:
+        """Returns the names among `names` whose data key was destroyed, or is wrapped by a key that was destroyed.
+        Reads the database, not the cache.
+        """
+        lines = {name: lineage(name) for name in names}
+        wanted = list({above for line in lines.values() for above in line})
+        query = "SELECT name FROM stored_events_keys WHERE name = ANY (%s) AND wrapped IS NULL"
+        destroyed = {name for (name,) in await fetch_rows(self._source, query, (wanted,))}
+        return {name for name, line in lines.items() if not destroyed.isdisjoint(line)}
+
+    async def load_or_make(self, needed: Mapping[str, bool]) -> tuple[dict[str | None, bytes], list[tuple[str, bytes]]]:
+        """Returns (keys, new). `keys` has the data keys with the names in `needed`, and those above them, by name.
+        `new` has (name, wrapped key) for each of them that this call made; the caller stores these. `needed` maps a
+        name to whether the stream that the key is named after begins now.
+
+        Raises Erased if one of the data keys was destroyed.
+        """
+        # A key is named after a stream. The first event of this stream makes the key, so the key cannot exist yet.
+        known = await self.load(
+            above for name, is_first in needed.items() for above in lineage(name)[: -1 if is_first else None]
+        )
+        keys: dict[str | None, bytes] = {}
+        new: list[tuple[str, bytes]] = []
+        for name in needed:
+            parent = None
+            for above in lineage(name):
+                if above not in keys and above not in known:
+                    keys[above], wrapped = self._secrets.new_data_key(above, parent)
+                    new.append((above, wrapped))
+                elif (key := keys.get(above) or known[above]) is None:
+                    raise Erased(f"{above.rpartition('/')[2]} was erased; nothing can be added to it.")
+                else:
+                    keys[above] = key
+                parent = keys[above]
+        return keys, new
+
+    async def check_secret(self) -> None:
+        """Tries the server's secret key on up to MAX_TRIED_KEYS data keys. Raises SecretMismatch if there are data keys
+        and none of them opens.
+        """
+        query = (
+            "SELECT name, wrapped FROM stored_events_keys WHERE wrapped IS NOT NULL AND name NOT LIKE '%%/%%' LIMIT %s"
+        )
+        rows = await fetch_rows(self._source, query, (MAX_TRIED_KEYS,))
+        for name, wrapped in rows:
+            with contextlib.suppress(SecretMismatch):
+                self._secrets.unwrap(name, wrapped)
+                return
+        if rows:
+            raise SecretMismatch(
+                "no data key of this log opens: is TESTHIDE_SECRET_KEY the one that it was written with?"
+            )
+
+    def forget(self, events: Iterable[Event]) -> set[str]:
+        """Records in the cache that these events destroyed data keys. Returns the names of the destroyed keys."""
+        erased = {name for event in events if (name := event.erases) is not None}
+        self._cache.update(dict.fromkeys(erased))
+        return erased
