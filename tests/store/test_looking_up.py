@@ -6,6 +6,7 @@ import pytest
 
 from domain.core.events import EventMetadata, Recorded
 from domain.jobs import JobCreated, JobUpdated
+from store.log import event_log
 from store.log.event_log import Write
 from testhide.processes import Core
 
@@ -42,3 +43,20 @@ async def test_streams_up_to_a_version(parts: Core, log: list[Recorded]) -> None
         "job-3": [],
     }
     assert await parts.log.load_up_to({}) == {}
+
+
+async def test_pieces_of_few_bytes(parts: Core, log: list[Recorded], monkeypatch: pytest.MonkeyPatch) -> None:
+    """They keep the order of the positions, and pass over those without an event."""
+    found = await parts.log.find_stream_positions({"job-2": 9, "job-3": 1, "job-1": 2})
+    assert found == {"job-2": [4, 5, 6], "job-3": [], "job-1": [1, 2]}
+    positions = [6, 99, 1, 2, 100]
+    for size, pieces in ((2**20, [[6, 1, 2]]), (1, [[6], [1], [2], []])):
+        monkeypatch.setattr(event_log, "PIECE_BYTES", size)
+        read = [piece async for piece in parts.log.read_pieces(positions)]
+        assert [[recorded.position for recorded in piece.events] for piece in read] == pieces
+        assert [recorded for piece in read for recorded in piece.events] == [log[5], log[0], log[1]]
+        assert sum(piece.covered for piece in read) == len(positions)
+        assert all(size > 0 for piece in read for size in piece.sizes)
+    monkeypatch.setattr(event_log, "PIECE_EVENTS", 2)
+    monkeypatch.setattr(event_log, "PIECE_BYTES", 2**20)
+    assert [piece.covered async for piece in parts.log.read_pieces(positions)] == [2, 2, 1]

@@ -16,8 +16,11 @@ from store.audit.merkle import HASH, TILE, Edge, Range, Subtree, cover, fold, in
 from store.audit.signed_notes import SigningKey, VerifierKey
 from store.crypto.secrets import Secrets
 from store.log.ids import MAX_GAP
+from store.log.selects import select_after
 from store.postgres.queries import Source, execute, fetch_row, fetch_rows
 
+ROWS_BYTES = 1024 * 1024
+"""Number of stored bytes after which no further rows are read at once, to make or to check their leaves."""
 UNKNOWN = bytes(HASH)
 """Stands for a hash that the stored tiles lack. No real hash equals it, so every comparison with it fails."""
 
@@ -52,14 +55,10 @@ async def next_rows(connection: AsyncConnection, size: int) -> list[tuple[int, S
     """Returns (position, row) for the positions after `size`, up to the end of the tile that the next leaf is in. The
     row is None at a position without an event.
 
-    Stops before a gap of more than MAX_GAP positions. Returns an empty list at the end of the log.
+    Stops after rows of ROWS_BYTES, and before a gap of more than MAX_GAP positions. Returns an empty list at the end of
+    the log.
     """
-    rows = await fetch_rows(
-        connection,
-        "SELECT notification_id, originator_id, originator_version, topic, state FROM stored_events"
-        " WHERE notification_id > %s ORDER BY notification_id LIMIT %s",
-        (size, TILE - size % TILE),
-    )
+    rows = await fetch_rows(connection, *select_after(size, TILE - size % TILE, max_bytes=ROWS_BYTES))
     found: list[tuple[int, StoredEvent | None]] = []
     for position, *columns in rows:
         missing = range(size + len(found) + 1, position)

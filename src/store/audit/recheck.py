@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from psycopg_pool import AsyncConnectionPool
 
 from domain.core.data_keys import lineage
-from store.audit.checkpoints import AuditTree, SealedCheckpoint
+from store.audit.checkpoints import ROWS_BYTES, AuditTree, SealedCheckpoint
 from store.audit.erasures import ERASING
 from store.audit.leaves import MAPPER, GapLeaf, hash_of, leaf_of, row_of
 from store.audit.merkle import TILE, TILE_LEVELS, complete_subtree_root
@@ -17,6 +17,7 @@ from store.audit.recheck_progress import fetch_sealing_state, store_progress, st
 from store.audit.signed_notes import BadNote, Checkpoint, VerifierKey, note_hash, open_note
 from store.log.event_log import EventLog
 from store.log.ids import fetch_last_position
+from store.log.selects import select_after
 from store.postgres.queries import fetch_rows
 
 TILES_AT_ONCE = 10
@@ -94,13 +95,17 @@ class Recheck:
     async def _check_tile(self, n: int, size: int) -> int:
         """Checks the leaves of tile `n` whose index is below `size`. Returns the index after the last checked leaf."""
         first, end = n * TILE, min((n + 1) * TILE, size)
-        rows = await fetch_rows(
-            self._pool,
-            "SELECT notification_id, originator_id, originator_version, topic, state FROM stored_events"
-            " WHERE notification_id > %s AND notification_id <= %s",
-            (first, end),
-        )
-        stored = {position: hash_of(leaf_of(position, row_of(*columns))) for position, *columns in rows}
+        stored: dict[int, bytes] = {}
+        key_names: set[str] = set()
+        at = first
+        while at < end and (
+            rows := await fetch_rows(self._pool, *select_after(at, TILE, up_to=end, max_bytes=ROWS_BYTES))
+        ):
+            for at, *columns in rows:
+                row = row_of(*columns)
+                stored[at] = hash_of(leaf_of(at, row))
+                if (name := MAPPER.key_name(row.state)) is not None:
+                    key_names.add(name)
         positions = range(first + 1, end + 1)
         sealed = await self._tree.leaves(positions)
         changed = [
@@ -112,7 +117,7 @@ class Recheck:
             raise TreeDamaged(f"{_describe(changed)} not what was sealed there; {RESTORE_LOG}")
         if end == first + TILE:
             await self._check_above(n, sealed)
-        await self._check_keys({name for *_, state in rows if (name := MAPPER.key_name(state or b"")) is not None})
+        await self._check_keys(key_names)
         return end
 
     async def _check_keys(self, names: Collection[str]) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import copy
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +23,7 @@ from store.log.credentials import reseal
 from store.log.data_keys import DataKeys
 from store.log.ids import LAST_POSITION
 from store.log.row_macs import add_mac
-from store.log.selects import SELECT, load_streams, select_after
+from store.log.selects import SELECT, load_streams, select_after, select_at
 from store.postgres.batch_loader import BatchLoader
 from store.postgres.queries import Source, fetch_rows
 
@@ -31,6 +31,10 @@ S = TypeVar("S")
 
 MAX_BATCH_BYTES = 8 * 1024 * 1024
 """Size in bytes of all fields in a batch, after which `read_batch` adds no further event."""
+PIECE_BYTES = 1024 * 1024
+"""Size in bytes of all fields in a piece, after which it has no further event."""
+PIECE_EVENTS = 250
+"""Largest number of events in a piece."""
 MAX_ENCODING_S = 0.005
 """Seconds for which an append encodes events in the event loop. The rest is encoded in a thread, so that a large report
 does not hold up everybody.
@@ -56,6 +60,16 @@ class Batch(NamedTuple):
     """Position up to which the log was read: all matching events up to here have been returned."""
     is_full: bool
     """True if the read reached one of its limits, so that more events may follow."""
+
+
+class Piece(NamedTuple):
+    """Some of the events that a caller asked for, few enough to have them in memory."""
+
+    events: Sequence[Recorded]
+    sizes: Sequence[int]
+    """Sizes in bytes of the fields of these events."""
+    covered: int
+    """Number of the positions asked for that this piece covers."""
 
 
 class EventLog:
@@ -188,6 +202,24 @@ class EventLog:
         )
         return await self._decode(rows)
 
+    async def read_piece(self, positions: Sequence[int]) -> Piece:
+        """Returns the events at the first of these positions, in this order, until they have PIECE_BYTES. Leaves out
+        positions without an event. No position may be given twice.
+        """
+        wanted = positions[:PIECE_EVENTS]
+        rows = await fetch_rows(self._source, *select_at(wanted, PIECE_BYTES))
+        events, sizes = await self._decode_sized(rows, PIECE_BYTES)
+        is_cut = sum(len(state) for *_, state in rows) >= PIECE_BYTES or len(events) < len(rows)
+        return Piece(events, sizes, wanted.index(events[-1].position) + 1 if is_cut else len(wanted))
+
+    async def read_pieces(self, positions: Sequence[int]) -> AsyncIterator[Piece]:
+        """Yields the events at these positions, in this order, as `read_piece` returns them."""
+        start = 0
+        while start < len(positions):
+            piece = await self.read_piece(positions[start : start + PIECE_EVENTS])
+            start += piece.covered
+            yield piece
+
     async def read_stream(self, name: str, after: int, limit: int) -> list[Recorded]:
         """Returns the events of one stream after version `after`, in order, at most `limit`."""
         rows = await fetch_rows(
@@ -210,6 +242,23 @@ class EventLog:
         )
         return _by_stream(versions, await self._decode(rows))
 
+    async def find_stream_positions(self, versions: Mapping[str, int]) -> dict[str, list[int]]:
+        """Returns the positions of the events of each stream, in order. `versions` maps the name of each stream to the
+        last version to return.
+        """
+        rows = await fetch_rows(
+            self._source,
+            "SELECT originator_id, notification_id FROM stored_events"
+            " JOIN unnest(%s::text[], %s::bigint[]) AS wanted(name, version)"
+            " ON originator_id = wanted.name AND originator_version <= wanted.version"
+            " ORDER BY originator_id, originator_version",
+            (list(versions), list(versions.values())),
+        )
+        found: dict[str, list[int]] = {stream: [] for stream in versions}
+        for stream, position in rows:
+            found[stream].append(position)
+        return found
+
     async def read_head(self) -> int:
         """Returns the newest position; 0 for an empty log. Ignores rows beyond LAST_POSITION."""
         rows = await fetch_rows(
@@ -223,17 +272,26 @@ class EventLog:
         return add_mac(self._secrets.rows_key, encoded)
 
     async def _decode(self, rows: list[tuple[Any, ...]], max_bytes: int | None = None) -> list[Recorded]:
-        """Decodes stored events, in order. With `max_bytes`, ends as soon as the fields of the decoded events have this
-        size.
+        return (await self._decode_sized(rows, max_bytes))[0]
+
+    async def _decode_sized(
+        self, rows: list[tuple[Any, ...]], max_bytes: int | None = None
+    ) -> tuple[list[Recorded], list[int]]:
+        """Decodes stored events, in order. Returns them and the sizes of their fields. With `max_bytes`, ends as
+        soon as the fields of the decoded events have this size.
         """
         stored = [(position, StoredEvent(*columns)) for position, *columns in rows]
         names = {name for _, event in stored if (name := self._mapper.key_name(event.state)) is not None}
         keys, key_of = await self.data_keys.lookup(names)
         recorded: list[Recorded] = []
-        before = self._mapper.opened_bytes
+        sizes: list[int] = []
+        size = 0
         for position, event in stored:
+            before = self._mapper.opened_bytes
             recorded.append(self._mapper.read(event, position, key_of))
-            if max_bytes is not None and self._mapper.opened_bytes - before >= max_bytes:
+            sizes.append(self._mapper.opened_bytes - before)
+            size += sizes[-1]
+            if max_bytes is not None and size >= max_bytes:
                 break
         erased = self.data_keys.forget([item.event for item in recorded])
         if erased and any(key is not None and not erased.isdisjoint(lineage(name)) for name, key in keys.items()):
@@ -244,7 +302,7 @@ class EventLog:
             for item in recorded:
                 with contextlib.suppress(SecretMismatch):  # of no use to whoever would unseal it, as before
                     reseal(item.event, self._secrets.reseal)
-        return recorded
+        return recorded, sizes
 
 
 def _by_stream(streams: Iterable[str], events: Iterable[Recorded]) -> dict[str, list[Recorded]]:

@@ -14,7 +14,11 @@ SELECT = f"SELECT {COLUMNS} FROM stored_events"
 
 
 def select_after(
-    after: int, limit: int, names: Sequence[str] | None, up_to: int | None, max_bytes: int | None = None
+    after: int,
+    limit: int,
+    names: Sequence[str] | None = None,
+    up_to: int | None = None,
+    max_bytes: int | None = None,
 ) -> tuple[str, tuple[object, ...]]:
     """Returns the query of `EventLog.read`, and its values. With `max_bytes`, the query returns no further event after
     events of this size.
@@ -33,6 +37,20 @@ def select_after(
         f"SELECT {COLUMNS} FROM (SELECT {COLUMNS}, {size_before} AS before FROM stored_events WHERE {condition})"
         f" AS found WHERE before IS NULL OR before < {max_bytes} ORDER BY notification_id",
         values,
+    )
+
+
+def select_at(positions: Sequence[int], max_bytes: int) -> tuple[str, tuple[object, ...]]:
+    """Returns the query for the events at these positions, in this order, and its values. The query returns no further
+    event after events of `max_bytes`.
+    """
+    size_before = "sum(octet_length(state)) OVER (ORDER BY number ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)"
+    return (
+        f"SELECT {COLUMNS} FROM (SELECT {COLUMNS}, number, {size_before} AS before"
+        " FROM unnest(%s::bigint[]) WITH ORDINALITY AS wanted(position, number)"
+        f" JOIN stored_events ON notification_id = position) AS found WHERE before IS NULL OR before < {max_bytes}"
+        " ORDER BY number",
+        (list(positions),),
     )
 
 
