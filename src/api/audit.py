@@ -20,14 +20,16 @@ from api.http.request_context import RequestContext
 from api.http.types import MAX_ID
 from commands.audit import NoteReading
 from domain.audit import What
-from domain.core.errors import Forbidden, Invalid, NotFound
+from domain.core.errors import Forbidden, Invalid, NotFound, TooManyRequests
 from domain.registry import EVENTS
 from projections import audit_trail
 from projections.audit_trail import TrailFilter
-from projections.audit_view.entries import EVENT_AREAS, EVENT_BATCH, AuditEntry, add_changes, describe
+from projections.audit_view.entries import EVENT_AREAS, TRAIL_LIMITS, AuditEntry, load_page
 
 Order = Literal["newest", "oldest"]
 
+PAGE_BYTES = 32 * 1024 * 1024
+"""Size of fields in bytes of the events that are read for a page. After them, the page ends early."""
 MAX_STREAM = 200
 """Largest number of characters of a stream's name."""
 ACTOR = re.compile(r"user:[1-9]\d{0,15}|node:[1-9]\d{0,15}|system:[a-z][a-z-]{0,50}|anonymous", re.ASCII)
@@ -43,13 +45,13 @@ After = Annotated[int | None, Parameter(ge=0, le=MAX_ID, description="Only event
 Before = Annotated[int | None, Parameter(ge=0, le=MAX_ID, description="Only events before this position")]
 AfterVersion = Annotated[int | None, Parameter(ge=0, le=MAX_ID, description="Only events after this version")]
 BeforeVersion = Annotated[int | None, Parameter(ge=0, le=MAX_ID, description="Only events before this version")]
-Limit = Annotated[int, Parameter(ge=1, le=200, description="Events on a page")]
+Limit = Annotated[int, Parameter(ge=1, le=200, description="Events on a page, at most")]
 
 
 class AuditController(Controller):
     path = "/audit"
     tags = ["Audit"]
-    opt = {"problems": (Forbidden, NotFound)}
+    opt = {"problems": (Forbidden, NotFound, TooManyRequests)}
 
     @get("/events", guards=[CAN_AUDIT])
     async def list_audit_events(
@@ -68,9 +70,10 @@ class AuditController(Controller):
         limit: Limit = 50,
     ) -> Response[list[AuditEntry]]:
         """Returns a page of the events of the whole log, the newest first. With `order=oldest`, returns the oldest
-        first.
+        first. A page ends early, with fewer than `limit` events, when 32 MiB were read for it; the `Link` header leads
+        to the next page.
         """
-        async with ctx.reading() as connection:
+        async with ctx.services.audit_turns.take(ctx.user.actor), ctx.reading() as connection:
             wanted = TrailFilter(
                 projects=await find_readable_projects(ctx, project_id),
                 stream=stream,
@@ -89,9 +92,11 @@ class AuditController(Controller):
                 except NotFound as error:
                     raise Invalid.field("stream", error.detail) from None
             positions = await audit_trail.find_positions(connection, wanted, newest=order == "newest", limit=limit)
-            shown = await load_entries(ctx, positions)
+            shown, is_cut = await load_page(connection, ctx.log, positions, TRAIL_LIMITS, PAGE_BYTES)
         await record_reading(ctx, "events", shown, project_id)
         key = "before" if order == "newest" else "after"
+        if is_cut:
+            limit, positions = 1, [shown[-1].position]
         return Response(shown, headers=next_page(ctx.request, limit, positions, key=key))
 
     @get("/streams/{stream:str}", guards=[CAN_AUDIT])
@@ -105,10 +110,11 @@ class AuditController(Controller):
         limit: Limit = 50,
     ) -> Response[list[AuditEntry]]:
         """Returns a page of the events of one stream, such as `build-1025`, `job-55` or `user-7`, the oldest first.
-        With `order=newest`, returns the newest first.
+        With `order=newest`, returns the newest first. A page ends early, with fewer than `limit` events, when 32 MiB
+        were read for it; the `Link` header leads to the next page.
         """
         newest, key = (True, "before") if order == "newest" else (False, "after")
-        async with ctx.reading() as connection:
+        async with ctx.services.audit_turns.take(ctx.user.actor), ctx.reading() as connection:
             project_id = await project_of(ctx, stream)
             positions = await audit_trail.fetch_stream_positions(
                 connection,
@@ -118,24 +124,12 @@ class AuditController(Controller):
                 newest=newest,
                 limit=limit,
             )
-            shown = await load_entries(ctx, list(positions.values()))
+            shown, is_cut = await load_page(connection, ctx.log, list(positions.values()), TRAIL_LIMITS, PAGE_BYTES)
         await record_reading(ctx, "stream", shown, project_id, stream=stream)
-        return Response(shown, headers=next_page(ctx.request, limit, list(positions), key=key))
-
-
-async def load_entries(ctx: RequestContext, positions: Sequence[int]) -> list[AuditEntry]:
-    """Returns the audit entries of the events at `positions`, in the order of `positions`. Each entry lists the fields
-    that its event changed. Leaves out positions that have no event.
-    """
-    found: dict[int, AuditEntry] = {}
-    names: dict[str, str] = {}
-    for start in range(0, len(positions), EVENT_BATCH):
-        events = await ctx.log.read_at(positions[start : start + EVENT_BATCH])
-        async with ctx.reading() as connection:
-            names |= await audit_trail.fetch_actor_names(connection, {recorded.event.actor for recorded in events})
-        found |= {recorded.position: describe(recorded, names.get(recorded.event.actor)) for recorded in events}
-    async with ctx.reading() as connection:
-        return await add_changes(connection, ctx.log, [found[position] for position in positions if position in found])
+        versions = list(positions)
+        if is_cut:
+            limit, versions = 1, [shown[-1].version]
+        return Response(shown, headers=next_page(ctx.request, limit, versions, key=key))
 
 
 async def find_readable_projects(ctx: RequestContext, project_id: int | None) -> list[int] | None:

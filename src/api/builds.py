@@ -313,7 +313,7 @@ async def read_past_page(
             raise Forbidden("The past is for admins, and that of a project for the project's admins.")
         filters, on_page = (structs.replace(one, projects=projects) for one in (filters, on_page))
     moment = await reach_moment(ctx.services, ctx.request, as_of)
-    async with ctx.services.past.limit(ctx.user.actor), ctx.reading() as connection:
+    async with ctx.services.past.turns.take(ctx.user.actor), ctx.reading() as connection:
         ids = await build_positions.fetch_page(connection, on_page, moment.position, limit, offset)
         total = await build_positions.count(connection, filters, moment.position)
         unknown: int | UnsetType = UNSET

@@ -23,7 +23,8 @@ from domain.users import UserRegistered
 from domain.webhooks import WebhookRegistered, WebhookUpdated
 from projections import audit_trail
 from projections.audit_trail import NO_PROJECT, TrailRow, actor_number, microseconds, type_number
-from projections.audit_view.entries import BLANK, MAX_CHANGES, SECRET, StreamFolder, describe, find_category
+from projections.audit_view.entries import describe
+from projections.audit_view.stream_changes import BLANK, MAX_CHANGES, SECRET, StreamFolder, find_category
 from projections.audit_view.summaries import summarize
 from tests.support.spec import given
 from tests.support.strategies import structs

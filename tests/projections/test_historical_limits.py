@@ -12,7 +12,7 @@ async def test_nobody_waits_behind_the_many_reads_of_another_caller() -> None:
     past, running, end = HistoricalConnections(""), list[str](), asyncio.Event()
 
     async def read(caller: str) -> None:
-        async with past.limit(caller):
+        async with past.turns.take(caller):
             running.append(caller)
             await end.wait()
 
@@ -35,4 +35,4 @@ async def test_nobody_waits_behind_the_many_reads_of_another_caller() -> None:
         end.set()
         await asyncio.gather(*others)
     await read("another")
-    assert not past._turns
+    assert len(past.turns) == 0

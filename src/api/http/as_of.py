@@ -23,7 +23,7 @@ from api.http.services import Services
 from api.http.types import MAX_ID
 from api.http.validation import Time, complete_dates
 from domain.core.errors import Erased, Forbidden, Invalid, NotFound, Unavailable
-from domain.core.events import UNSTAMPED, Event
+from domain.core.events import UNSTAMPED, Event, readable
 from projections.engine.dismissals import with_dismissals
 from projections.engine.model import Row
 from projections.registry import PROJECTIONS
@@ -75,14 +75,15 @@ async def _historical_context(
     services: Services, request: Request[User, Any, Any], subject: HistoricalResource, number: int, as_of: str
 ) -> AsyncIterator[RequestContext]:
     name = f"{subject.prefix} {number}"
-    history = (await services.log.load([subject.stream(number)]))[subject.stream(number)]
+    subject_stream = subject.stream(number)
+    history = readable(await services.log.read_stream(subject_stream, 0, 1))
     if not history:
         raise NotFound(f"There is no {name}.")
     first = history[0].event
     _check_access(request.user, first, name)
     moment = await reach_moment(services, request, as_of)
-    async with services.past.limit(request.user.actor):
-        reader = await make_reader(services.pool, services.log, moment, subject.rows)
+    async with services.past.turns.take(request.user.actor):
+        reader = await make_reader(services.pool, services.log, moment, subject.rows, subject_stream)
         await subject.fold(reader, first)
         if reader.tables.has_erased_rows:
             raise Erased(
@@ -101,11 +102,13 @@ def _check_access(user: User, first: Event, name: str) -> None:
 
 
 async def make_reader(
-    pool: AsyncConnectionPool, event_log: EventLog, moment: Moment, rows: Iterable[type[Row]]
+    pool: AsyncConnectionPool, event_log: EventLog, moment: Moment, rows: Iterable[type[Row]], subject: str = ""
 ) -> HistoricalReader:
-    """Returns a reader whose tables hold rows of these types, made from the events up to a moment."""
+    """Returns a reader whose tables hold rows of these types, made from the events up to a moment. `subject` is the
+    stream of the resource that is read.
+    """
     tables = HistoricalTables(rows, await with_dismissals(event_log, PROJECTIONS))
-    return HistoricalReader(pool, event_log, moment.position, tables)
+    return HistoricalReader(pool, event_log, moment.position, tables, subject)
 
 
 async def reach_moment(services: Services, request: Request[User, Any, Any], as_of: str) -> Moment:

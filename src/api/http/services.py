@@ -1,7 +1,7 @@
 """The services that controllers use. Each process makes one `Services` when it starts."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
@@ -25,11 +25,19 @@ from store.crypto.secrets import Secrets
 from store.log.event_log import EventLog
 from store.log.ids import Ids
 from store.postgres.batch_loader import BatchLoader
+from store.postgres.caller_turns import CallerTurns
 from store.postgres.notifications import Listener
 from store.tables.agent_gauges import AgentGauges
 from store.tables.build_logs import BuildLogs
 from store.tables.idempotent_responses import IdempotentResponses
 from store.tables.shared_caches import SharedCaches
+
+AUDIT_PAGES = 2
+"""Number of pages of the audit trail that a process reads at once, each for another user."""
+AUDIT_PAGES_OF_USER = 10
+"""Number of such pages, under way or waiting, that a user may have at a process."""
+MAX_AUDIT_PAGES = 50
+"""Number of such pages, under way or waiting, that a process has for all users."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +90,11 @@ class Services:
     agent_version: str
     license: License
     max_parallel_builds: int = 20
+    audit_turns: CallerTurns = field(
+        default_factory=lambda: CallerTurns(
+            AUDIT_PAGES, AUDIT_PAGES_OF_USER, MAX_AUDIT_PAGES, "pages of the audit trail"
+        )
+    )
 
     async def wait_for_missing(self, connection: AsyncConnection | None = None) -> None:
         """Waits until the read models show the whole log. Call this if the read models lack an object, since it may

@@ -4,7 +4,8 @@ The id of a message is the event's position. A client that reconnects with `Last
 the events after that position, without a gap or a repetition.
 
 All clients of a process share one feed, which reads and encodes each event once. The feed remembers its newest
-messages. A client that needs older ones gets them from the audit trail, page by page.
+messages. A client that needs older ones gets them from the audit trail, page by page, and users take turns at these
+pages.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ import contextlib
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import msgspec
 
@@ -24,20 +26,24 @@ from domain.projects import MemberAdmitted, ProjectCreated
 from domain.registry import EVENTS
 from projections import audit_trail
 from projections.audit_trail import NO_PROJECT, TrailFilter
-from projections.audit_view.entries import (
-    EVENT_AREAS,
-    EVENT_BATCH,
-    SHORT_STREAM_LENGTH,
-    AuditEntry,
-    add_changes,
-    describe,
-)
+from projections.audit_view.entries import EVENT_AREAS, AuditEntry, FoldLimits, add_changes, describe_all, load_page
 from store.log.subscription import LogSubscription
+from store.postgres.caller_turns import CallerTurns
 
 MAX_REMEMBERED_BYTES = 8 * 1024 * 1024
 """Largest number of bytes of the newest messages that a process remembers for clients that are a little behind."""
+EVENT_BATCH = 10
+"""Number of new events that are encoded at once."""
 PAGE_SIZE = 100
 """Number of events that a client which is further behind gets from the audit trail at once."""
+PAGE_READ_BYTES = 8 * 1024 * 1024
+"""Size of fields in bytes of the events that are read for such a page. After them, the page ends early."""
+PIECE_BYTES = 256 * 1024
+"""Size in bytes of messages after which they are sent. Each client that does not read keeps so many in memory."""
+CATCH_UPS = 2
+"""Number of clients for which a process reads a page at once, each of another user."""
+FEED_LIMITS = FoldLimits(200, 4 * 1024 * 1024)
+"""How far the stream of an event is folded to show what the event changed, which takes some 30 ms."""
 INDEX_RETRY_S = 1.0
 """Seconds before the next attempt to read a page for a client, if the read models do not show the whole page yet."""
 
@@ -65,6 +71,12 @@ class FeedMessage(msgspec.Struct, frozen=True):
     body: bytes
 
 
+class OlderMessages(NamedTuple):
+    messages: Sequence[FeedMessage]
+    position: int | None
+    """Position up to which these are all; None if no further ones are wanted."""
+
+
 class EventFeed:
     """Feed of the newest events, encoded as messages, for all clients of a process. It runs while it has clients."""
 
@@ -74,6 +86,7 @@ class EventFeed:
         self._clients: set[StreamClient] = set()
         self._running: asyncio.Task[None] | None = None
         self._has_begun = asyncio.Event()
+        self._turns = CallerTurns(CATCH_UPS)
         self._messages: list[FeedMessage] = []
         self._positions: list[int] = []
         self._size = 0
@@ -114,18 +127,26 @@ class EventFeed:
         """Returns the remembered messages after a position. They are complete if the position is `floor` or later."""
         return self._messages[bisect_right(self._positions, position) :]
 
-    async def load_older(self, wanted: TrailFilter) -> list[FeedMessage] | None:
-        """Returns a page of messages that the feed no longer remembers. Returns None if the read models have not yet
-        reached the position before `wanted.before`.
+    async def load_older(self, wanted: TrailFilter, limit: int, caller: str) -> OlderMessages | None:
+        """Returns a page of up to `limit` messages that the feed no longer remembers. Returns None if the read models
+        have not yet reached the position before `wanted.before`. Callers take turns.
         """
         services = self._services
         if not await services.waiter.wait_reached((wanted.before or 1) - 1):
             return None
-        positions = await audit_trail.find_positions(services.pool, wanted, newest=False, limit=PAGE_SIZE)
-        messages: list[FeedMessage] = []
-        for start in range(0, len(positions), EVENT_BATCH):
-            messages += await self._encode(await services.log.read_at(positions[start : start + EVENT_BATCH]))
-        return messages
+        async with self._turns.take(caller):
+            positions = await audit_trail.find_positions(services.pool, wanted, newest=False, limit=limit)
+            page = await load_page(services.pool, services.log, positions, FEED_LIMITS, PAGE_READ_BYTES)
+        found: list[FeedMessage] = []
+        size = 0
+        for entry in page.entries:
+            if size >= PIECE_BYTES:
+                break
+            found.append(_message(entry))
+            size += len(found[-1].body)
+        if page.is_cut or len(found) < len(page.entries):
+            return OlderMessages(found, found[-1].position)
+        return OlderMessages(found, positions[-1] if len(positions) == limit else None)
 
     async def _run(self, has_begun: asyncio.Event) -> None:
         async with self._subscription.subscribed(self._take):
@@ -162,14 +183,10 @@ class EventFeed:
         del self._messages[:dropped], self._positions[:dropped]
 
     async def _encode(self, events: Sequence[Recorded]) -> list[FeedMessage]:
-        actors = {recorded.event.actor for recorded in events}
-        names = await audit_trail.fetch_actor_names(self._services.pool, actors)
-        entries = [describe(recorded, names.get(recorded.event.actor)) for recorded in events]
-        short = await add_changes(
-            self._services.pool, self._services.log, [one for one in entries if one.version <= SHORT_STREAM_LENGTH]
-        )
-        changed = {entry.position: entry for entry in short}
-        return [_message(changed.get(entry.position, entry)) for entry in entries]
+        pool, log = self._services.pool, self._services.log
+        return [
+            _message(entry) for entry in await add_changes(pool, log, await describe_all(pool, events), FEED_LIMITS)
+        ]
 
 
 def _message(entry: AuditEntry) -> FeedMessage:
@@ -188,6 +205,7 @@ class EventStream:
         self._types = types
         self._last = last
         self._position = 0
+        self._page_size = PAGE_SIZE
 
     async def __call__(self, client: StreamClient) -> None:
         with self._feed.registered(client):
@@ -198,9 +216,13 @@ class EventStream:
                     await self._catch_up(client)
                     continue
                 reached = self._feed.position
-                await self._send(client, self._feed.after(self._position))
-                self._position = max(self._position, reached)
-                await client.wait()
+                # Only a piece, so that a client which reads slowly does not keep messages that the feed has dropped.
+                piece, sent = self._next_piece(client.user, self._feed.after(self._position))
+                if piece:
+                    await client.send(piece)
+                self._position = max(self._position, reached if sent is None else sent)
+                if sent is None:
+                    await client.wait()
 
     def may_read(self, user: User) -> bool:
         return self._project_id is None or user.may("read", self._project_id)
@@ -217,17 +239,30 @@ class EventStream:
         wanted = TrailFilter(
             self._projects(client.user), types=self._visible_types(client.user), after=self._position, before=floor + 1
         )
-        messages = await retry_until_connected(partial(self._feed.load_older, wanted))
-        if messages is None:
+        older = await retry_until_connected(partial(self._feed.load_older, wanted, self._page_size, client.user.actor))
+        if older is None:
             await asyncio.sleep(INDEX_RETRY_S)
             return
-        await self._send(client, messages)
-        self._position = messages[-1].position if len(messages) == PAGE_SIZE else floor
+        piece, _ = self._next_piece(client.user, older.messages)
+        if piece:
+            await client.send(piece)
+        self._position = floor if older.position is None else older.position
+        # After a page with few messages, since they are large, the next page reads no more than it can send.
+        self._page_size = min(PAGE_SIZE, 2 * len(older.messages) or PAGE_SIZE)
 
-    async def _send(self, client: StreamClient, messages: Sequence[FeedMessage]) -> None:
-        bodies = [message.body for message in messages if self._is_wanted(message) and may_see(client.user, message)]
-        if bodies:
-            await client.send(b"".join(bodies))
+    def _next_piece(self, user: User, messages: Sequence[FeedMessage]) -> tuple[bytes, int | None]:
+        """Returns the first of the messages that the client wants and its user may see, until they have PIECE_BYTES.
+        Also returns the position of the last of them, or None if these are all.
+        """
+        bodies: list[bytes] = []
+        size = 0
+        for message in messages:
+            if self._is_wanted(message) and may_see(user, message):
+                bodies.append(message.body)
+                size += len(message.body)
+                if size >= PIECE_BYTES:
+                    return b"".join(bodies), message.position
+        return b"".join(bodies), None
 
     def _is_wanted(self, message: FeedMessage) -> bool:
         return (self._project_id is None or message.project_id == self._project_id) and (

@@ -1,84 +1,33 @@
 """Entries of the audit trail: each event with a sentence that describes it, and the fields that it changed.
 
-The changes of an event are the differences between the states of its stream before and after it. Each stream is folded
-only once for all its events on a page. SECRET is shown in place of secrets.
+Each stream is folded only once for all its events on a page, and not further than a limit: a stream may have thousands
+of events of a megabyte.
 """
 
-import re
 from collections import defaultdict, deque
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from itertools import islice
+from typing import NamedTuple
 
 import msgspec
 
-from domain.artifacts import ARTIFACT
-from domain.audit import AUDIT_READ, RESTORES, ROWS, SIGNING_KEY
-from domain.auth import API_TOKEN, SESSION
-from domain.build_groups import BUILD_GROUP
-from domain.builds import BUILD, Build, status_of
-from domain.changes import CHANGE, DEFERRALS
-from domain.claims import CLAIM
-from domain.core.events import Category, Damaged, Event, Recorded
-from domain.dispatch import LEADER
-from domain.endpoints import mask_url
-from domain.flakiness import FLAKINESS
-from domain.gitops import GITOPS
-from domain.identity_providers import IDENTITY_PROVIDER, IdentityProvider
-from domain.jira import JIRA
-from domain.jobs import JOB
-from domain.known_issues import KNOWN_ISSUE
-from domain.node_commands import NODE_COMMAND
-from domain.nodes import NODE, NodeRegistered, NodeTokenRotated
-from domain.pools import POOL
-from domain.projects import PROJECT, ProjectCreated, WebhookSecretRotated
-from domain.quarantine import QUARANTINE
+from domain.core.events import Damaged, Recorded
 from domain.registry import AREAS
-from domain.scm import SCM_ENDPOINT
-from domain.teams import CARD, CHANNEL
-from domain.templates import TEMPLATE
-from domain.tickets import TICKET
-from domain.triage import TRIAGE
-from domain.users import USER, UserPasswordSet, UserRegistered
-from domain.webhooks import DELIVERY, WEBHOOK, WEBHOOK_LIST, Webhook
-from projections.audit_view.rule_matches import CLASSIFYING, RuleMatch, RuleMatches
+from projections import audit_trail
+from projections.audit_view.rule_matches import CLASSIFYING, RuleMatches
+from projections.audit_view.stream_changes import Change, StreamFolder, add_matches, find_category
 from projections.audit_view.summaries import summarize
-from store.log.event_log import EventLog
+from store.log.event_log import PIECE_EVENTS, EventLog
 from store.postgres.queries import Source
 
-SECRET = "(secret)"  # noqa: S105 - shown in place of a secret
-MAX_CHANGES = 100
-"""Number of changed fields that are shown for an event."""
-MAX_TEXT = 500
-"""Number of characters that are shown of a text."""
-MAX_ITEMS = 20
-"""Number of items that are shown of a list."""
-MAX_FOLDED = 10_000
-"""Number of events of a stream that are folded. Later events are shown without their changes."""
-EVENT_BATCH = 10
-"""Largest number of events that a caller should hold in memory. One event of a report may have megabytes."""
-SHORT_STREAM_LENGTH = 200
-"""Number of events up to which a stream is read together with other streams. Longer streams are read alone, in parts of
-this size.
-"""
+GROUP_EVENTS = 1_000
+"""Number of events whose positions are looked up at once."""
 
 EVENT_AREAS: Mapping[str, str] = {
     event.name: area.__name__.rpartition(".")[2] for area in AREAS for event in area.EVENTS
 }
 """Event name -> area: the name of the event's module in `domain`."""
-
-CATEGORIES: Mapping[str, Category[Any]] = {
-    category.prefix: category
-    for category in (
-        *(API_TOKEN, ARTIFACT, AUDIT_READ, BUILD, CLAIM, JOB, KNOWN_ISSUE, LEADER, NODE, NODE_COMMAND, POOL, PROJECT),
-        *(QUARANTINE, SESSION, RESTORES.category, ROWS.category, SIGNING_KEY.category, TEMPLATE, TRIAGE, USER),
-        *(WEBHOOK, WEBHOOK_LIST, DELIVERY, FLAKINESS, BUILD_GROUP),
-        *(CHANGE, DEFERRALS, CHANNEL, CARD, IDENTITY_PROVIDER, SCM_ENDPOINT, GITOPS, JIRA, TICKET),
-    )
-}
-
-BLANK: tuple[Any, ...] = (None, "", [], False)
-"""Values that do not count as a change when a field first appears."""
 
 SYSTEM = {
     "deliveries": "The delivery of messages",
@@ -95,40 +44,6 @@ SYSTEM = {
     "start": "The start of the server",
     "tickets": "The tickets of Jira integrations",
 }
-
-_HIDDEN = re.compile(r"(^|_)(secret|password|token|hash)(_|$)", re.IGNORECASE)
-_INTERNAL = {
-    "assigned_at",
-    "claim",
-    "claimed_at",
-    "created_in",
-    "failing_jobs",
-    "has_old_token",
-    "is_chosen",
-    "is_by_link",
-    "link",
-    "password_hash",
-    "queued",
-    "read_id",
-    "results_version",
-    "scheduled_since",
-    "sealed_webhook_secret",
-    "stopped_jobs",
-    "written_at",
-    *Event.__struct_fields__,
-}
-"""Fields of states that are not shown: they mean nothing to readers, or repeat another field."""
-
-
-class Change(msgspec.Struct, frozen=True, rename={"before": "from", "after": "to"}):
-    """A field that an event changed."""
-
-    field: str
-    """Name of the field, with dots where values are nested."""
-    before: Any
-    """Value before the event."""
-    after: Any
-    """Value after the event."""
 
 
 class AuditEntry(msgspec.Struct, frozen=True):
@@ -155,12 +70,27 @@ class AuditEntry(msgspec.Struct, frozen=True):
     summary: str
     """Sentence that describes the event."""
     changes: list[Change] | None = None
-    """Fields that the event changed; null after the first 10,000 events of its stream."""
+    """Fields that the event changed; null after the first 10,000 events of its stream, or after those that have 64 MiB
+    together.
+    """
 
 
-class _Secret(NamedTuple):
-    value: Any
-    shown: str = SECRET
+class FoldLimits(NamedTuple):
+    """How far each stream is folded. Later events are shown without their changes."""
+
+    events: int
+    bytes: int
+    """Size of the events' fields."""
+
+
+TRAIL_LIMITS = FoldLimits(10_000, 64 * 1024 * 1024)
+"""Limits of the audit trail. Folding as many bytes takes some 0.5 s."""
+
+
+class AuditPage(NamedTuple):
+    entries: list[AuditEntry]
+    is_cut: bool
+    """Whether entries are missing at the end, since many bytes were read."""
 
 
 def describe(recorded: Recorded, name: str | None) -> AuditEntry:
@@ -190,53 +120,6 @@ def describe(recorded: Recorded, name: str | None) -> AuditEntry:
     )
 
 
-async def add_changes(source: Source, log: EventLog, shown: Sequence[AuditEntry]) -> list[AuditEntry]:
-    """Returns these entries with the changes of their events. Reads and folds each stream once."""
-    rules = RuleMatches(source, log)
-    changed: dict[int, list[Change]] = {}
-    by_stream: dict[str, set[int]] = defaultdict(set)
-    for one in shown:
-        if one.version <= MAX_FOLDED and find_category(one.stream) is not None:
-            by_stream[one.stream].add(one.version)
-    last = {stream: max(versions) for stream, versions in by_stream.items()}
-    short = await log.load_up_to(
-        {stream: version for stream, version in last.items() if version <= SHORT_STREAM_LENGTH}
-    )
-    for stream, version in last.items():
-        folder = StreamFolder(stream, by_stream[stream], await rules.find_for_stream(stream))
-        if stream in short:
-            folder.apply(short[stream])
-        else:
-            for start in range(0, version, SHORT_STREAM_LENGTH):
-                folder.apply(await log.read_stream(stream, start, min(SHORT_STREAM_LENGTH, version - start)))
-        changed |= folder.changes
-    for one in shown:
-        if one.type in CLASSIFYING:
-            for recorded in await log.read_at([one.position]):
-                changed[one.position] = add_matches(
-                    changed.get(one.position, []), await rules.find_classified(recorded)
-                )
-    return [
-        msgspec.structs.replace(one, changes=None if one.version > MAX_FOLDED else changed.get(one.position, []))
-        for one in shown
-    ]
-
-
-def add_matches(changes: Sequence[Change], matches: Iterable[RuleMatch]) -> list[Change]:
-    """Returns `changes`, then two changes for each match: the classification and the known issue of the matched
-    result.
-    """
-    classified = (
-        change
-        for match in matches
-        for change in (
-            Change(f"results.{match.result_id}.classification", None, match.classification),
-            Change(f"results.{match.result_id}.known_issue_id", None, match.known_issue_id),
-        )
-    )
-    return _cut([*changes, *classified])
-
-
 def describe_actor(actor: str, name: str | None) -> str:
     kind, _, which = actor.partition(":")
     match kind:
@@ -250,148 +133,123 @@ def describe_actor(actor: str, name: str | None) -> str:
             return "Somebody"
 
 
-def find_category(stream: str) -> Category[Any] | None:
-    """Returns the category of a stream, by the prefix of its name. Returns None for a stream without a state, such as
-    `results-7`.
+async def load_page(
+    source: Source, log: EventLog, positions: Sequence[int], limits: FoldLimits, max_bytes: int
+) -> AuditPage:
+    """Returns the audit entries of the events at `positions`, in this order, each with the fields that its event
+    changed. Leaves out positions that have no event. Ends early, but never without an entry, after `max_bytes` of
+    events.
     """
-    parts = stream.split("-")
-    prefixes = ("-".join(parts[:number]) for number in range(len(parts) - 1, 0, -1))
-    return next((CATEGORIES[prefix] for prefix in prefixes if prefix in CATEGORIES), None)
+    described: list[AuditEntry] = []
+    size = count = 0
+    async for events, sizes, covered in log.read_pieces(positions):
+        described += await describe_all(source, events)
+        size, count = size + sum(sizes), count + covered
+        if described and size >= max_bytes:
+            break
+    entries = await add_changes(source, log, described, limits, max_bytes)
+    return AuditPage(entries, count < len(positions) or len(entries) < len(described))
 
 
-class StreamFolder:
-    """Folds the events of one stream. Collects the changes by those events whose version is in `wanted`.
+async def describe_all(source: Source, events: Sequence[Recorded]) -> list[AuditEntry]:
+    """Returns the entries of these events, without their changes."""
+    names = await audit_trail.fetch_actor_names(source, {recorded.event.actor for recorded in events})
+    return [describe(recorded, names.get(recorded.event.actor)) for recorded in events]
 
-    Pass the events to `apply` in order. For the stream of a result, `matches` are the rule matches of the result, in
-    the order of the log.
+
+async def add_changes(
+    source: Source,
+    log: EventLog,
+    shown: Sequence[AuditEntry],
+    limits: FoldLimits = TRAIL_LIMITS,
+    max_bytes: int | None = None,
+) -> list[AuditEntry]:
+    """Returns these entries with the changes of their events. With `max_bytes`, leaves out the last entries, but never
+    the first, if events of this size have to be read for those before.
     """
+    wanted: dict[str, set[int]] = defaultdict(set)
+    for one in shown:
+        if one.version <= limits.events and find_category(one.stream) is not None:
+            wanted[one.stream].add(one.version)
+    rules = RuleMatches(source, log)
+    folding = _Folding(log, rules, limits, max_bytes)
+    await folding.fold(wanted)
+    found: list[AuditEntry] = []
+    for one in shown:
+        is_classifying = one.type in CLASSIFYING and one.version <= limits.events
+        is_left_out = one.stream in wanted and one.stream not in folding.reached
+        if found and (is_left_out or (is_classifying and folding.is_full)):
+            break
+        changes = folding.changes.get(one.position, [])
+        if is_classifying:
+            for recorded in await log.read_at([one.position]):
+                changes = add_matches(changes, await rules.find_classified(recorded))
+        is_folded = one.version <= (folding.reached.get(one.stream, 0) if one.stream in wanted else limits.events)
+        found.append(msgspec.structs.replace(one, changes=changes if is_folded else None))
+    return found
 
-    def __init__(self, stream: str, wanted: Collection[int], matches: Iterable[RuleMatch] = ()) -> None:
-        category = find_category(stream)
-        assert category is not None, f"nothing is folded from {stream}"
-        self._evolve = category.evolve
-        self._initial = self._state = category.initial
-        self._id_field = f"{category.prefix.rpartition('-')[2]}_id"
-        self._wanted = wanted
-        self._matches = deque(matches)
+
+class _Folding:
+    """Folds streams, one after the other, and collects the changes by their events."""
+
+    def __init__(self, log: EventLog, rules: RuleMatches, limits: FoldLimits, max_bytes: int | None) -> None:
+        self._log = log
+        self._rules = rules
+        self._limits = limits
+        self._max_bytes = max_bytes
+        self._read_bytes = 0
         self.changes: dict[int, list[Change]] = {}
+        """Position -> changes by the event there."""
+        self.reached: dict[str, int] = {}
+        """Stream -> version up to which it was folded."""
 
-    def apply(self, events: Iterable[Recorded]) -> None:
-        for recorded in events:
-            while self._matches and self._matches[0].position < recorded.position:
-                self._state = self._matches.popleft().classify(self._state)
-            before, self._state = self._state, self._evolve(self._state, recorded.event)
-            if recorded.version in self._wanted:
-                changes = [
-                    *_difference(self._fields_of(before), self._fields_of(self._state)),
-                    *_changes_outside_state(recorded.event),
-                ]
-                self.changes[recorded.position] = _shown(changes, self._id_field, recorded.erased)
+    @property
+    def is_full(self) -> bool:
+        """Whether no further stream is folded, since events of `max_bytes` were read."""
+        return self._max_bytes is not None and self._read_bytes + self._rules.read_bytes >= self._max_bytes
 
-    def _fields_of(self, state: Any) -> dict[str, Any]:
-        """Returns dotted name -> value for the fields of a state: nothing for the initial state."""
-        return {} if state == self._initial else flatten(state)
+    async def fold(self, wanted: Mapping[str, Collection[int]]) -> None:
+        """Folds the streams in `wanted`, which maps each to the versions whose changes are collected."""
+        for group in _group({stream: max(versions) for stream, versions in wanted.items()}):
+            found = await self._log.find_stream_positions(group)
+            # Short streams share a piece, but only one stream has its state in memory at a time.
+            rest = deque((stream, position) for stream, positions in found.items() for position in positions)
+            stream, folded_bytes = "", 0
+            folder: StreamFolder | None = None
+            while rest:
+                piece = await self._log.read_piece([position for _, position in islice(rest, PIECE_EVENTS)])
+                for _ in range(piece.covered):
+                    rest.popleft()
+                for recorded, size in zip(piece.events, piece.sizes, strict=True):
+                    if folder is None or recorded.stream != stream:
+                        if self.is_full:
+                            return
+                        stream, folded_bytes = recorded.stream, 0
+                        folder = StreamFolder(stream, wanted[stream], await self._rules.find_for_stream(stream))
+                    if folded_bytes < self._limits.bytes:
+                        folder.apply([recorded])
+                        self.reached[stream] = recorded.version
+                        folded_bytes += size
+                        self._read_bytes += size
+                        if recorded.version in wanted[stream]:
+                            self.changes[recorded.position] = folder.changes[recorded.position]
+                while rest and rest[0][0] == stream and folded_bytes >= self._limits.bytes:
+                    rest.popleft()
+                if self.is_full and rest and rest[0][0] != stream:
+                    return
+            if self.is_full:
+                return
 
 
-def flatten(state: Any) -> dict[str, Any]:
-    """Returns dotted name -> value for the fields of a state: `env.HOST`. A secret becomes a `_Secret`, which can be
-    compared but is not shown.
+def _group(last: Mapping[str, int]) -> Iterator[dict[str, int]]:
+    """Splits a mapping of streams to the versions up to which they are read. Each part has at most GROUP_EVENTS events,
+    or one stream.
     """
-    match state:
-        case None:
-            return {}
-        case Build():
-            fields = {name: value for name, value in _fields("", state) if value is not None}
-            return {**dict(_fields("", state.queued)), **fields, "status": status_of(state)}  # type: ignore[arg-type]
-        case Webhook():
-            return {**dict(_fields("", state)), "url": _Secret(state.url, mask_url(state.url))}
-        case IdentityProvider():
-            urls = {"sso_url": state.sso_url, "metadata_url": state.metadata_url}
-            masked = {name: _Secret(url, mask_url(url)) for name, url in urls.items() if url is not None}
-            return {**dict(_fields("", state)), **masked}
-        case msgspec.Struct():
-            return dict(_fields("", state))
-        case _:
-            return {"state": state}
-
-
-def _fields(prefix: str, struct: msgspec.Struct) -> Iterator[tuple[str, Any]]:
-    for name in struct.__struct_fields__:
-        if name not in _INTERNAL:
-            yield from _flat(f"{prefix}{name}", name, getattr(struct, name))
-
-
-def _flat(name: str, last: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Yields (dotted name, value) for `value`, or for each of its parts if they are shown as separate fields. `last` is
-    the last part of `name`.
-    """
-    match value:
-        case msgspec.Struct():
-            yield from _fields(f"{name}.", value)
-        case Mapping():
-            for key, item in value.items():
-                yield from _flat(f"{name}.{key}", str(key), item)
-        case _ if isinstance(value, bytes) or (isinstance(value, str) and _HIDDEN.search(last)):
-            yield name, _Secret(value) if value else None
-        case list() | tuple() if value and isinstance(value[0], msgspec.Struct):
-            yield name, len(value)
-        case set() | frozenset():
-            yield name, sorted(value)
-        case tuple():
-            yield name, list(value)
-        case _:
-            yield name, value
-
-
-def _difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Change]:
-    for field in dict.fromkeys([*after, *before]):
-        was, now = before.get(field), after.get(field)
-        # A new field with a blank value is not a change.
-        if was != now and not (was is None and now in BLANK):
-            yield Change(field, was, now)
-
-
-def _changes_outside_state(event: Event) -> Iterator[Change]:
-    """Yields changes of fields that are in no state, because no command needs them."""
-    match event:
-        case ProjectCreated():
-            yield Change("slug", None, event.slug)
-            yield Change("webhook_secret", None, SECRET)
-        case WebhookSecretRotated():
-            yield Change("webhook_secret", SECRET, SECRET)
-        case NodeRegistered():
-            yield Change("agent_token", None, SECRET)
-        case NodeTokenRotated():
-            yield Change("agent_token", SECRET, SECRET)
-        case UserRegistered() if event.password_hash:
-            yield Change("password", None, SECRET)
-        case UserPasswordSet():
-            yield Change("password", SECRET, SECRET)
-        case _:
-            return
-
-
-def _shown(changes: Iterable[Change], id_field: str, erased: bool) -> list[Change]:
-    # Leave out the id, which is in the stream's name, and the blank fields of an erased event, whose values are lost.
-    kept = [change for change in changes if change.field != id_field and not (erased and change.after in BLANK)]
-    return _cut([Change(change.field, _plain(change.before), _plain(change.after)) for change in kept])
-
-
-def _cut(changes: list[Change]) -> list[Change]:
-    if len(changes) <= MAX_CHANGES:
-        return changes
-    return [*changes[:MAX_CHANGES], Change("…", None, f"and {len(changes) - MAX_CHANGES:,} more")]
-
-
-def _plain(value: Any) -> Any:
-    match value:
-        case _Secret():
-            return value.shown
-        case str() if len(value) > MAX_TEXT:
-            return f"{value[:MAX_TEXT]}… ({len(value):,} characters)"
-        case list() if len(value) > MAX_ITEMS:
-            return [*(_plain(item) for item in value[:MAX_ITEMS]), f"… and {len(value) - MAX_ITEMS:,} more"]
-        case list():
-            return [_plain(item) for item in value]
-        case _:
-            return value
+    group: dict[str, int] = {}
+    for stream, version in last.items():
+        if group and sum(group.values()) + version > GROUP_EVENTS:
+            yield group
+            group = {}
+        group[stream] = version
+    if group:
+        yield group

@@ -5,7 +5,7 @@ the results. So the classification of a result is folded from the result's strea
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -24,8 +24,6 @@ CLASSIFYING = (ResultsClassifiedByRules.name, KnownIssueSearched.name, ReportRec
 """Names of the events for which the audit trail shows how they classified results. For a `ReportRecorded`, these
 classifications are in the `ResultsClassifiedByRules` of its report.
 """
-EVENT_BATCH = 20
-"""Number of events in memory at once. An event of a large report names a hundred thousand results."""
 
 
 class RuleMatch(NamedTuple):
@@ -66,12 +64,14 @@ def fold_triage(events: Iterable[Recorded], matches: Iterable[RuleMatch]) -> Tri
     return state
 
 
-@dataclass(frozen=True)
+@dataclass
 class RuleMatches:
     """Finds in the log which rules matched which results."""
 
     source: Source
     log: EventLog
+    read_bytes: int = 0
+    """Size in bytes of the fields of all events that were read so far."""
 
     async def find_for_stream(self, stream: str) -> list[RuleMatch]:
         """Returns the rule matches of the result that the stream belongs to, in the order of the log. Returns nothing
@@ -98,8 +98,9 @@ class RuleMatches:
         ids = [match.result_id for match in matches]
         streams = {TRIAGE.at(result_id).name: result_id for result_id in ids}
         events: dict[int, list[Recorded]] = defaultdict(list)
-        for item in await self.log.read_at(await self.log.find_positions(list(streams), recorded.position)):
-            events[streams[item.stream]].append(item)
+        async for piece in self._read(await self.log.find_positions(list(streams), recorded.position)):
+            for item in piece:
+                events[streams[item.stream]].append(item)
         earlier: dict[int, list[RuleMatch]] = defaultdict(list)
         for match in await self._find(ids, None, event.job_ids, recorded.position - 1):
             earlier[match.result_id].append(match)
@@ -120,8 +121,13 @@ class RuleMatches:
             positions.update(await self.log.find_positions([reports], until, [ResultsClassifiedByRules.name]))
         for job_id in set(jobs):
             positions.update(await event_index.find_positions(self.source, "triage", job_id, until))
-        wanted, in_order, found = frozenset(results), sorted(positions), list[RuleMatch]()
-        for start in range(0, len(in_order), EVENT_BATCH):
-            for recorded in await self.log.read_at(in_order[start : start + EVENT_BATCH]):
+        wanted, found = frozenset(results), list[RuleMatch]()
+        async for events in self._read(positions):
+            for recorded in events:
                 found += [match for match in matches_in(recorded) if match.result_id in wanted]
         return found
+
+    async def _read(self, positions: Collection[int]) -> AsyncIterator[Sequence[Recorded]]:
+        async for events, sizes, _ in self.log.read_pieces(sorted(positions)):
+            self.read_bytes += sum(sizes)
+            yield events

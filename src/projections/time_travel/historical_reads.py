@@ -17,6 +17,8 @@ from psycopg_pool import AsyncConnectionPool
 
 from domain.builds import BUILD, BuildQueued
 from domain.core.data_keys import user_key
+from domain.core.errors import Invalid
+from domain.core.events import readable
 from domain.jobs import JOB, JobCreated
 from domain.known_issues import KNOWN_ISSUE
 from domain.nodes import NodeRegistered
@@ -42,8 +44,8 @@ from projections.triage import RuleMatchRow, TriageRow
 from projections.triggers import TriggerRow
 from store.log.event_log import EventLog
 
-EVENT_BATCH = 50
-"""Number of events that are read and decoded at once. One event may contain a thousand results."""
+MAX_BYTES = 1024**3
+"""Size of fields in bytes of all events that one historical read may fold. Reading as much takes some 8 s."""
 STREAM_BATCH = 10_000
 """Number of streams for which one query finds the positions of events."""
 BUILD_BATCH = 20
@@ -51,13 +53,19 @@ BUILD_BATCH = 20
 
 
 class HistoricalReader:
-    """Reads events up to the position `until` and folds them into `tables`."""
+    """Reads events up to the position `until` and folds them into `tables`. `subject` is the stream of the resource
+    that is read, whose events must all be readable.
+    """
 
-    def __init__(self, pool: AsyncConnectionPool, event_log: EventLog, until: int, tables: HistoricalTables) -> None:
+    def __init__(
+        self, pool: AsyncConnectionPool, event_log: EventLog, until: int, tables: HistoricalTables, subject: str = ""
+    ) -> None:
         self._pool = pool
         self._log = event_log
         self._until = until
         self.tables = tables
+        self._subject = subject
+        self._size = 0
 
     async def fold(
         self,
@@ -70,15 +78,21 @@ class HistoricalReader:
 
         `only` maps a table to the keys of the rows to keep; tables that are not in `only` keep all rows. If an event of
         `streams` was erased later, its rows are marked as erased. Events of `supporting` never mark rows.
+
+        Raises StreamDamaged if an event of the subject cannot be read, and Invalid if there are more than MAX_BYTES.
         """
         erasable = set(streams)
         all_streams = [*erasable, *supporting]
         wanted = set(positions)
         for start in range(0, len(all_streams), STREAM_BATCH):
             wanted.update(await self._log.find_positions(all_streams[start : start + STREAM_BATCH], self._until))
-        in_order = sorted(wanted)
-        for start in range(0, len(in_order), EVENT_BATCH):
-            events = await self._log.read_at(in_order[start : start + EVENT_BATCH])
+        async for events, sizes, _ in self._log.read_pieces(sorted(wanted)):
+            self._size += sum(sizes)
+            if self._size > MAX_BYTES:
+                raise Invalid.field(
+                    "as_of", f"has more than {MAX_BYTES // 2**20:,} MiB of events before it: choose an earlier moment"
+                )
+            readable([recorded for recorded in events if recorded.stream == self._subject])
             sealed = [recorded for recorded in events if recorded.stream in erasable and recorded.event.sealed]
             keys = {name for recorded in sealed if (name := recorded.event.data_key) is not None}
             destroyed = await self._log.data_keys.find_destroyed(keys) if keys else ()

@@ -5,7 +5,6 @@ have the names of the live tables. So the query functions of live reads work unc
 tables: a query that needs a missing table fails, instead of reading the present.
 """
 
-import asyncio
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import MappingProxyType
@@ -15,7 +14,6 @@ import msgspec
 import structlog
 from psycopg import AsyncConnection
 
-from domain.core.errors import TooManyRequests
 from domain.core.events import Damaged, Recorded
 from projections.engine import binary_copy, statements
 from projections.engine.model import (
@@ -30,6 +28,7 @@ from projections.engine.model import (
     columns_of,
 )
 from projections.registry import PROJECTIONS
+from store.postgres.caller_turns import CallerTurns
 
 log = structlog.get_logger()
 
@@ -39,8 +38,6 @@ MAX_OF_CALLER = 10
 """Number of historical reads, running or waiting, that one caller may have in a process."""
 MAX_WAITING = 50
 """Number of historical reads, running or waiting, that a process has for all callers."""
-RETRY_AFTER_S = 5
-"""Seconds after which a refused caller may try again."""
 STATEMENT_TIMEOUT = "30s"
 """Time that one query of a historical read may take."""
 INDEX_FROM_ROWS = 1_000
@@ -163,42 +160,12 @@ async def _copy(connection: AsyncConnection, row: type[Row], rows: Iterable[Row]
             )
 
 
-class _Turn:
-    """The historical reads of one caller: their number, and a lock by which only one of them runs at a time."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.lock = asyncio.Lock()
-
-
 class HistoricalConnections:
     """Opens database connections whose queries read historical tables in place of the live tables."""
 
     def __init__(self, conninfo: str) -> None:
         self._conninfo = conninfo
-        self._slots = asyncio.Semaphore(MAX_CONCURRENT)
-        self._turns: dict[str, _Turn] = {}
-        """Caller -> the caller's historical reads."""
-
-    @asynccontextmanager
-    async def limit(self, caller: str) -> AsyncIterator[None]:
-        """Waits until no other historical read of the caller runs, and fewer than MAX_CONCURRENT run in the process.
-        Raises TooManyRequests if too many are waiting already.
-        """
-        turn = self._turns.get(caller) or _Turn()
-        waiting = sum(item.count for item in self._turns.values())
-        if turn.count >= MAX_OF_CALLER or waiting >= MAX_WAITING:
-            who = "You have" if turn.count >= MAX_OF_CALLER else "There are"
-            raise TooManyRequests(f"{who} too many reads of the past under way; wait for one.", RETRY_AFTER_S)
-        self._turns[caller] = turn
-        turn.count += 1
-        try:
-            async with turn.lock, self._slots:
-                yield
-        finally:
-            turn.count -= 1
-            if not turn.count:
-                del self._turns[caller]
+        self.turns = CallerTurns(MAX_CONCURRENT, MAX_OF_CALLER, MAX_WAITING, "reads of the past")
 
     @asynccontextmanager
     async def open(self, tables: HistoricalTables) -> AsyncIterator[AsyncConnection]:

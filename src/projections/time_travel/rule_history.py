@@ -17,8 +17,6 @@ from store.postgres.queries import fetch_rows
 
 POSITION_BATCH = 1_000
 """Number of positions that one query looks up."""
-EVENT_BATCH = 20
-"""Number of events in memory at once. An event of a report may have megabytes."""
 
 
 def never_stop() -> bool:
@@ -57,10 +55,10 @@ class RuleHistory:
         for wanted in self._wanted:
             position = 0
             while positions := await self._after(wanted, position):
-                for start in range(0, len(positions), EVENT_BATCH):
+                async for events, _, _ in self._log.read_pieces(positions):
                     if not self._go_on():
                         return
-                    yield readable(await self._log.read_at(positions[start : start + EVENT_BATCH]))
+                    yield readable(events)
                 position = positions[-1]
         self.complete = True
 

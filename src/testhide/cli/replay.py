@@ -18,8 +18,9 @@ from commands.what_if.rules import MAX_BYTES, WhatIfRules, read_rules
 from commands.what_if.simulation import BUILD_EVENTS, RULE_EVENTS, Difference, Simulation, TestDiffers, differences
 from domain.core.errors import Invalid
 from projections import audit_trail
-from projections.audit_view.entries import EVENT_BATCH, AuditEntry, StreamFolder, add_matches, describe, find_category
+from projections.audit_view.entries import AuditEntry, describe
 from projections.audit_view.rule_matches import RuleMatches
+from projections.audit_view.stream_changes import StreamFolder, add_matches, find_category
 from projections.time_travel.rule_history import RuleHistory
 from testhide.cli.options import DataFolder, run_on_stack
 from testhide.cli.printing import printable
@@ -27,6 +28,8 @@ from testhide.operator_errors import Fault
 from testhide.processes import Core, core
 from testhide.settings import Settings
 
+LAST_VERSION = 2**62
+"""Version that no event has."""
 PRINT_INTERVAL_S = 1.0
 """Seconds between two lines of progress."""
 
@@ -65,9 +68,11 @@ async def print_story(settings: Settings, stream: str) -> int:
     async with core(settings, pool_size=2) as parts:
         rules = RuleMatches(parts.pool, parts.log)
         matches = await rules.find_for_stream(stream)
-        folder = None if find_category(stream) is None else StreamFolder(stream, range(1, 2**62), matches)
-        version = 0
-        while events := await parts.log.read_stream(stream, version, EVENT_BATCH):
+        folder = None if find_category(stream) is None else StreamFolder(stream, range(1, LAST_VERSION), matches)
+        positions = (await parts.log.find_stream_positions({stream: LAST_VERSION}))[stream]
+        if not positions:
+            raise Fault(f"There is no stream {stream!r}; streams are named like build-1025, job-55 or user-7.", 2)
+        async for events, _, _ in parts.log.read_pieces(positions):
             names = await _fetch_names(parts, {recorded.event.actor for recorded in events})
             if folder is not None:
                 folder.apply(events)
@@ -76,9 +81,6 @@ async def print_story(settings: Settings, stream: str) -> int:
                 changes = add_matches(changes, await rules.find_classified(recorded))
                 one = describe(recorded, names.get(recorded.event.actor))
                 print("\n".join(format_entry(msgspec.structs.replace(one, changes=changes))))
-            version = events[-1].version
-        if version == 0:
-            raise Fault(f"There is no stream {stream!r}; streams are named like build-1025, job-55 or user-7.", 2)
     return 0
 
 
