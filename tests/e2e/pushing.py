@@ -173,6 +173,7 @@ class Pushed:
             agent.terminate()
         for agent in self._agents:
             agent.wait(20)
+        self._agents.clear()
 
     def statuses(self, commit: str) -> dict[str, list[dict[str, Any]]]:
         """Statuses of a commit by their context, without repetitions, in the order in which the host got them."""
