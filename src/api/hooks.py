@@ -4,6 +4,7 @@ A hook needs no credentials: its message is signed with the webhook secret of th
 before any other part of the message is used.
 """
 
+import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
@@ -23,7 +24,7 @@ from api.http.rate_limits import SIGNED
 from api.http.request_context import RequestContext
 from api.http.response_headers import REQUEST_ID
 from api.http.types import MAX_ID, Id
-from commands.changes import ChangeStarter, ReceiveChanges, must_have_room
+from commands.changes import ChangeStarter, ReceiveChanges
 from commands.gitops import find_syncing_change
 from commands.handler import CommandContext
 from commands.hooks.message import MAX_LINE, HookMessage, commit_or_none, first_line, split_ref
@@ -32,12 +33,13 @@ from commands.hooks.signatures import find_refusal, is_signed
 from commands.scm import find_project_repository
 from domain.changes import ChangeReceived
 from domain.core.errors import Invalid, TooLarge, Unauthenticated
+from domain.core.events import LoadedState
 from domain.gitops import FILE_NAME
 from domain.projects import PROJECT, Project
 from domain.triggers import RepositoryChange, find_skip_marker
 from projections import triggers
 from store.clock import utcnow
-from store.log.append import AlreadyDone, IdempotencyKey
+from store.log.append import AlreadyDone, IdempotencyKey, VersionConflict
 
 MAX_PAYLOAD = 5 * 1024**2
 """Largest size of a message in bytes. Hosts send up to 25 MB, but a push of a thousand commits has less than 1 MB."""
@@ -170,10 +172,11 @@ class ChangeController(Controller):
         await ctx.must_access(data.project_id)
         change = read_change(data)
         services = ctx.services
-        await must_have_room(ctx.source, data.project_id)
+        await services.waiting_changes.add(data.project_id, 1)
         change_id = await services.ids.draw("changes")
         receipt = await ctx(ReceiveChanges(data.project_id, "git-notify", ((change_id, change),)))
-        if await find_syncing_change(ctx.log, data.project_id, [change]):  # a worker syncs, and then starts the builds
+        project = receipt.state(PROJECT.at(data.project_id))
+        if await find_syncing_change(ctx.log, project, [change]):  # a worker syncs, and then starts the builds
             detail = find_skip_reason(change) or describe_sync(change, change_id)
             return NotifiedBuilds(change_id, 0, [], True, [], [], detail)
         received = receipt.events[-1].event
@@ -225,22 +228,27 @@ async def receive(ctx: RequestContext, request: Request[Any, Any, Any], project_
         raise Unauthenticated(refusal)
     check_media_type(headers.get("content-type"))
     body = await request.body()
-    project = await find_signer(ctx, headers, body, project_id)
+    loaded = await find_signer(ctx, headers, body, project_id)
+    project = loaded.state
     await ctx.services.rate_limits.count_verified(request, project.project_id)
     message = read_message(headers, body)
     if not message.changes:
         answer = HookAnswer(False, project.project_id, None, False, message.ignored, 0)
         return Response(answer, status_code=200 if message.is_ping else 202)
     check_changes(message, body)
-    await must_have_room(ctx.source, project.project_id)
+    await ctx.services.waiting_changes.add(project.project_id, len(message.changes))
     numbered = [(await ctx.services.ids.draw("changes"), change) for change in message.changes]
     delivery_id = find_delivery_id(headers)
     once = make_key(project.project_id, message.reporter, delivery_id) if delivery_id else None
-    command = ReceiveChanges(project.project_id, message.reporter, numbered, delivery_id)
+    command = ReceiveChanges(project.project_id, message.reporter, numbered, delivery_id, loaded)
     syncing, detail = None, RECEIVED_BEFORE
     try:
-        position = (await ctx.execute_unseen(command, actor=ACTOR, once=once)).position
-        syncing = await find_syncing_change(ctx.log, project.project_id, message.changes)
+        try:
+            receipt = await ctx.execute_unseen(command, actor=ACTOR, once=once)
+        except VersionConflict:  # the project has changed since it was loaded
+            receipt = await ctx.execute_unseen(dataclasses.replace(command, loaded=None), actor=ACTOR, once=once)
+        position = receipt.position
+        syncing = await find_syncing_change(ctx.log, receipt.state(PROJECT.at(project.project_id)), message.changes)
         detail = describe_changes(numbered, syncing)
     except AlreadyDone:  # the host did not get the first answer, or somebody asked it to send the message again
         position = await ctx.services.log.read_head()
@@ -249,7 +257,9 @@ async def receive(ctx: RequestContext, request: Request[Any, Any, Any], project_
     return Response(HookAnswer(True, project.project_id, first.branch, syncing is not None, detail, count))
 
 
-async def find_signer(ctx: RequestContext, headers: Mapping[str, str], body: bytes, project_id: int | None) -> Project:
+async def find_signer(
+    ctx: RequestContext, headers: Mapping[str, str], body: bytes, project_id: int | None
+) -> LoadedState[Project]:
     """Returns the project whose webhook secret signed the message. Without `project_id`, tries at most MAX_PROJECTS
     projects that build the repository named in the message. Raises Unauthenticated if none of their secrets signed it.
     """
@@ -263,11 +273,12 @@ async def find_signer(ctx: RequestContext, headers: Mapping[str, str], body: byt
     now = utcnow()
     for candidate in project_ids:
         # Read from the log, since read models may lag behind a rotation, which ends the old secret at once.
-        project = await ctx.log.load_state(PROJECT.at(candidate))
+        loaded = await ctx.log.load_at_version(PROJECT.at(candidate))
+        project = loaded.state
         if project is not None and not project.deleted and project.sealed_webhook_secret:
             secret = ctx.services.secrets.unseal(project.sealed_webhook_secret)
             if is_signed(headers, body, secret, now):
-                return project
+                return LoadedState(loaded.stream, loaded.version, project, loaded.position)
     raise Unauthenticated(NOT_SIGNED if project_id is not None else NOT_FOUND)
 
 

@@ -11,24 +11,16 @@ from commands.handler import Command, CommandContext, Handler, Receipt
 from commands.projects import must_be_open
 from commands.triggers import StartBuildForChange, StartDeferredBuild, StartTriggeredBuild
 from domain.builds import BuildQueued
-from domain.changes import DEFERRALS, EVALUATION, ChangeReceived, Deferrals, JobDeferred, JobLeftOut, Reporter
+from domain.changes import DEFERRALS, ChangeReceived, Deferrals, JobDeferred, JobLeftOut, Reporter
 from domain.claims import CLAIM
-from domain.core.errors import Conflict, TooManyRequests
-from domain.core.events import AnyStream, Event
+from domain.core.errors import Conflict
+from domain.core.events import AnyStream, Event, LoadedState
 from domain.needs import StartPlan, find_blocked
 from domain.projects import PROJECT, Project
 from domain.triggers import BuildTrigger, RepositoryChange
 from store.crypto.secrets import Secrets
 from store.log.event_log import EventLog
 from store.log.ids import Ids
-from store.postgres.queries import Source
-from store.tables.reactions import count_due
-
-MAX_WAITING = 2_000
-"""Largest number of changes of one project that may wait for their evaluation. While so many wait, further changes are
-refused.
-"""
-RETRY_AFTER_S = 60
 
 
 @dataclass(frozen=True)
@@ -39,9 +31,11 @@ class ReceiveChanges(Command):
     reporter: Reporter
     changes: Sequence[tuple[int, RepositoryChange]]
     delivery_id: str = ""
+    loaded: LoadedState[Project] | None = None
+    """State of the project, if the caller has loaded it already."""
 
     def reads(self) -> Sequence[AnyStream]:
-        return (PROJECT.at(self.project_id),)
+        return (self.loaded or PROJECT.at(self.project_id),)
 
     def decide(self, project: Project | None) -> Iterable[Event]:
         must_be_open(project, self.project_id)
@@ -72,18 +66,6 @@ class DeferJobs(Command, of=DEFERRALS):
         for job_id, why in {**left_out, **self.blocked}.items():
             if deferrals.left_out.get(job_id) != why:
                 yield self.event(JobLeftOut, job_id=job_id, why=why)
-
-
-async def must_have_room(source: Source, project_id: int) -> None:
-    """Raises TooManyRequests if MAX_WAITING changes of the project wait. While no worker runs, the changes that arrive
-    are not counted.
-    """
-    if await count_due(source, EVALUATION, project_id, MAX_WAITING) >= MAX_WAITING:
-        raise TooManyRequests(
-            f"{MAX_WAITING:,} changes of project {project_id} wait for their builds already. Nothing of this message"
-            " was recorded: send it again in a minute (GitHub: Redeliver, GitLab: Resend request).",
-            RETRY_AFTER_S,
-        )
 
 
 class StartedBuilds(NamedTuple):

@@ -146,12 +146,13 @@ def plan_jobs(document: PipelineDocument, pools: Mapping[str, int]) -> list[Plan
 
 
 async def find_syncing_change(
-    log: EventLog, project_id: int, changes: Iterable[RepositoryChange]
+    log: EventLog, project: Project | None, changes: Iterable[RepositoryChange]
 ) -> RepositoryChange | None:
-    """Returns the first change that a sync must follow, as `domain.gitops.asks_for_sync` decides; None if none must."""
-    project = await log.load_state(PROJECT.at(project_id))
+    """Returns the first change of a project's repository that a sync must follow, as `domain.gitops.asks_for_sync`
+    decides; None if none must.
+    """
     if project is None or project.scm_endpoint_id is None:
         return None
-    synced = await log.load_state(GITOPS.at(project_id))
+    synced = await log.load_state(GITOPS.at(project.project_id))
     endpoint = await log.load_state(SCM_ENDPOINT.at(project.scm_endpoint_id))
     return next((change for change in changes if asks_for_sync(change, synced, endpoint)), None)

@@ -158,6 +158,7 @@ async def api_services(settings: Settings) -> "AsyncIterator[Services]":
     from commands.handler import Handler
     from commands.reports.reading_pool import ReadingPool
     from commands.reports.recording import ReportRecorder
+    from commands.waiting_changes import WaitingChanges
     from integrations.saml import SamlService
     from integrations.token_buckets import RedisTokenBuckets
     from projections.auth import fetch_session_credentials
@@ -218,6 +219,7 @@ async def api_services(settings: Settings) -> "AsyncIterator[Services]":
                 rate_limits=RateLimits(
                     buckets, parts.secrets, settings.requests_per_token, settings.requests_per_address
                 ),
+                waiting_changes=WaitingChanges(parts.pool),
                 streams_per_user=settings.streams_per_user,
                 session_idle=timedelta(minutes=settings.session_idle_minutes),
                 cors_origins=frozenset(settings.origins),

@@ -17,6 +17,7 @@ from domain.changes import CHANGE, ChangeReceived
 from domain.core.errors import Unavailable
 from domain.jobs import JOB
 from domain.needs import StartPlan
+from domain.projects import PROJECT
 from domain.triggers import find_repository_path, may_be_repository
 from integrations.source_ports import SourceFailure, SourceHosts
 from projections import build_groups, builds, triggers
@@ -94,7 +95,7 @@ class ChangeEvaluator:
         starter, project_id, change = await self._starter(received), received.project_id, received.change
         # The request that reported the change has started its builds, unless it left them to the sync, or was cut off.
         is_evaluated = received.reporter == "git-notify" and not await find_syncing_change(
-            self.event_log, project_id, [change]
+            self.event_log, await self.event_log.load_state(PROJECT.at(project_id)), [change]
         )
         since = received.at if is_evaluated else None
         plan = await triggers.plan_starts(self.pool, project_id, change, starter.project_repository, since)

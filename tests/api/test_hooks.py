@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
@@ -10,7 +11,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from commands.changes import MAX_WAITING
+from commands.waiting_changes import MAX_WAITING
 from domain.changes import EVALUATION
 from projections.projects import ProjectRow
 from tests.support.builders import CONFIGURATION, REPOSITORY, given_job, given_project
@@ -159,6 +160,24 @@ def test_a_project_with_many_waiting_changes_may_report_no_more_for_now(hook: Ho
             hook.send(hook.push(), X_GitHub_Delivery="d-1").then(200)
         finally:
             connection.execute("DELETE FROM due_reactions WHERE position BETWEEN %s AND %s", [last - MAX_WAITING, last])
+    assert len(hook.changes()) == 1
+
+
+def test_a_message_is_taken_although_its_project_changes_meanwhile(hook: Hook) -> None:
+    url = hook.server.settings.database_url
+    blocked = "SELECT FROM pg_locks WHERE relation = 'due_reactions'::regclass AND NOT granted"
+    with (
+        psycopg.connect(url) as locking,
+        psycopg.connect(url, autocommit=True) as asking,
+        ThreadPoolExecutor() as sender,
+    ):
+        locking.execute("LOCK TABLE due_reactions IN ACCESS EXCLUSIVE MODE")
+        sending = sender.submit(hook.send, hook.push())  # counts the waiting changes when it has loaded the project
+        while not asking.execute(blocked).fetchall():
+            assert not sending.done()
+        hook.server.admin.when("POST", f"/projects/{hook.project}/rotate-webhook-secret").then(200)
+        locking.rollback()
+        sending.result().then(200)
     assert len(hook.changes()) == 1
 
 

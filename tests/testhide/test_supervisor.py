@@ -11,7 +11,7 @@ import pytest
 
 from testhide.supervise.child import reason_in
 from testhide.supervise.orphan_processes import end_recorded, record_running
-from testhide.supervise.program import started_at
+from testhide.supervise.program import Program, started_at
 
 from .conftest import Python, gone, until
 
@@ -114,6 +114,22 @@ def test_a_killed_child_comes_back(stack: Stack) -> None:
         "testhide: server ended (SIGKILL), again in 0.1 s: somebody killed it, or the kernel did for want of memory\n"
     )
     assert gone(before, after)
+
+
+def test_a_program_gets_a_smaller_share_of_the_processors() -> None:
+    usual = Program("usual", ("sleep", "60")).start()
+    process = Program("background", ("sleep", "60"), nice=5).start()
+    try:
+        own = os.getpriority(os.PRIO_PROCESS, 0)
+        assert os.getpriority(os.PRIO_PROCESS, usual.pid) == own
+        assert os.getpriority(os.PRIO_PROCESS, process.pid) == min(own + 5, 19)
+        group = Path(f"/proc/{process.pid}/autogroup")
+        if group.exists() and (shares := group.read_text()):  # Linux shares the processors among sessions
+            assert shares.split()[-1] == "5"
+    finally:
+        for one in (usual, process):
+            one.kill()
+            one.wait()
 
 
 def test_a_failed_task_ends_the_start_with_its_last_words(stack: Stack) -> None:

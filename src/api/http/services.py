@@ -12,6 +12,7 @@ from api.http.rate_limits import RateLimits
 from api.http.spool import Spool
 from commands.handler import Handler
 from commands.reports.recording import ReportRecorder
+from commands.waiting_changes import WaitingChanges
 from domain.core.errors import Unavailable
 from domain.licenses import License
 from integrations.ports import Blobs, Outgoing, Saml
@@ -64,6 +65,7 @@ class Services:
     source_hosts: SourceHosts
     ticket_hosts: TicketHosts
     rate_limits: RateLimits
+    waiting_changes: WaitingChanges
     streams_per_user: int
     """Largest number of streams that a user may have open at this process; 0 for no limit."""
     session_idle: timedelta

@@ -22,6 +22,10 @@ AGENT_WAVE, SERVER_WAVE, ENGINE_WAVE = range(3)
 PREPARE_TIMEOUT_S = 24 * 3600.0
 """Seconds that `prepare` may take: a release with new read models builds them from the whole log."""
 SERVER_PROCESSES = ("serve", "project", "dispatch", "work")
+WORK_NICE = 5
+"""Niceness of `work`, which gives it a third of the share of others while the processors are busy. Answers to hooks and
+users then come before what follows from them.
+"""
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,8 @@ def _isolated_workdir(folder: Path) -> Path:
 def _server_program(verb: str, *arguments: str) -> Program:
     # Two arenas instead of eight per core: less memory that glibc keeps for threads.
     environ = {"MALLOC_ARENA_MAX": "2", **os.environ}
-    return Program(verb, (sys.executable, "-P", "-m", "testhide", verb, *arguments), env=environ)
+    argv = (sys.executable, "-P", "-m", "testhide", verb, *arguments)
+    return Program(verb, argv, env=environ, nice=WORK_NICE if verb == "work" else 0)
 
 
 def _agent_program(plan: Plan, token: Path, workdir: Path, options: list[str]) -> Program:
