@@ -12,7 +12,7 @@ from store.clock import utcnow
 from testhide.processes import core
 from tests.support.server import Server
 
-AT_ONCE = 50
+BATCH_SIZE = 50
 """Commands that wait for one connection together. If all did, the last ones would wait too long on a busy machine."""
 BODY: dict[str, Any] = {
     "title": "Flaky database",
@@ -58,8 +58,8 @@ def test_patterns_of_a_project_are_limited(server: Server, project: int, issue: 
             handler = Handler(parts.log, utcnow)
             first = await parts.ids.draw_range("known_issues", number)
             issues = [CreateKnownIssue(first + n, project, "x", "flaky", "pattern", f"x{n}") for n in range(number)]
-            for begin in range(0, number, AT_ONCE):
-                group = issues[begin : begin + AT_ONCE]
+            for begin in range(0, number, BATCH_SIZE):
+                group = issues[begin : begin + BATCH_SIZE]
                 await asyncio.gather(*(handler.execute(each, CommandContext("system:tests")) for each in group))
 
     asyncio.run(create(MAX_PATTERNS - 1))

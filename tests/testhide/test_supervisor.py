@@ -120,9 +120,9 @@ def test_a_program_gets_a_smaller_share_of_the_processors() -> None:
     usual = Program("usual", ("sleep", "60")).start()
     process = Program("background", ("sleep", "60"), nice=5).start()
     try:
-        own = os.getpriority(os.PRIO_PROCESS, 0)
-        assert os.getpriority(os.PRIO_PROCESS, usual.pid) == own
-        assert os.getpriority(os.PRIO_PROCESS, process.pid) == min(own + 5, 19)
+        ours = os.getpriority(os.PRIO_PROCESS, 0)
+        assert os.getpriority(os.PRIO_PROCESS, usual.pid) == ours
+        assert os.getpriority(os.PRIO_PROCESS, process.pid) == min(ours + 5, 19)
         group = Path(f"/proc/{process.pid}/autogroup")
         if group.exists() and (shares := group.read_text()):  # Linux shares the processors among sessions
             assert shares.split()[-1] == "5"
