@@ -12,7 +12,7 @@ from commands.changes import ChangeStarter
 from commands.handler import CommandContext
 from domain.changes import CHANGE, Reporter
 from domain.core.errors import NotFound
-from domain.triggers import ChangeKind
+from domain.triggers import ChangeKind, RepositoryChange
 from projections import build_groups
 
 
@@ -45,6 +45,10 @@ class ChangeView(msgspec.Struct):
     """Author of the newest commit."""
     received_at: datetime
     """Time at which the change was reported."""
+    paths_unknown: str
+    """Reason why the changed paths are not all known, as a sentence; empty if they are known, or if no globs of paths
+    decide, as for tags. While they are unknown, the globs of paths in triggers count as matching.
+    """
     jobs: list[ChangeJob]
     """Jobs that the change has started, and those that wait for other jobs or were left out because of them."""
 
@@ -83,8 +87,23 @@ class RepositoryChangeController(Controller):
             project_id=received.project_id,
             reporter=received.reporter,
             received_at=received.at,
+            paths_unknown=describe_unknown_paths(received.change),
             jobs=jobs,
         )
+
+
+def describe_unknown_paths(change: RepositoryChange) -> str:
+    """Returns the reason why the paths of a change are unknown; empty if they are known or decide nothing."""
+    if change.paths is not None or change.deleted or change.kind == "tag":
+        return ""
+    if change.paths_unknown:
+        return change.paths_unknown
+    if change.kind == "pull_request":
+        return "No host says which paths a pull request changes."
+    return (
+        "The report does not list all changed paths: of a new branch, after a force push, with more commits or paths"
+        " than the host or the server lists, or from a host that lists none."
+    )
 
 
 async def describe_wait(ctx: RequestContext, starter: ChangeStarter, needs: list[int]) -> str:

@@ -11,7 +11,16 @@ from commands.handler import Command, CommandContext, Handler, Receipt
 from commands.projects import must_be_open
 from commands.triggers import StartBuildForChange, StartDeferredBuild, StartTriggeredBuild
 from domain.builds import BuildQueued
-from domain.changes import DEFERRALS, ChangeReceived, Deferrals, JobDeferred, JobLeftOut, Reporter
+from domain.changes import (
+    CHANGE,
+    DEFERRALS,
+    ChangePathsDropped,
+    ChangeReceived,
+    Deferrals,
+    JobDeferred,
+    JobLeftOut,
+    Reporter,
+)
 from domain.claims import CLAIM
 from domain.core.errors import Conflict
 from domain.core.events import AnyStream, Event, LoadedState
@@ -41,6 +50,18 @@ class ReceiveChanges(Command):
         must_be_open(project, self.project_id)
         for change_id, change in self.changes:
             yield self.event(ChangeReceived, change_id=change_id, change=change)
+
+
+@dataclass(frozen=True)
+class DropPaths(Command, of=CHANGE):
+    """Records that the reported paths of a change do not count. Has no effect if that was recorded before."""
+
+    change_id: int
+    why: str
+
+    def decide(self, received: ChangeReceived | None) -> Iterable[Event]:
+        if received is not None and received.change.paths is not None:
+            yield self.event(ChangePathsDropped, project_id=received.project_id)
 
 
 @dataclass(frozen=True)

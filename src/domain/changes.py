@@ -8,7 +8,7 @@ import msgspec
 
 from domain.core.data_keys import project_key
 from domain.core.events import Category, Event
-from domain.triggers import RepositoryChange
+from domain.triggers import RepositoryChange, without_paths
 
 Reporter = Literal["github", "gitlab", "bitbucket", "git-notify"]
 EVALUATION = "start_builds_of_a_change"
@@ -38,8 +38,32 @@ class ChangeReceived(Event, frozen=True):
         return project_key(self.project_id)
 
 
+class ChangePathsDropped(Event, frozen=True):
+    """The reported paths of a change do not count, since the push may have dropped commits that had changed others."""
+
+    name: ClassVar[str] = "change.paths_dropped"
+    sealed: ClassVar[tuple[str, ...]] = ("why",)
+    change_id: int
+    project_id: int
+    why: str = ""
+
+    @property
+    def stream(self) -> str:
+        return f"change-{self.change_id}"
+
+    @property
+    def data_key(self) -> str | None:
+        return project_key(self.project_id)
+
+
 def evolve(state: ChangeReceived | None, event: Event) -> ChangeReceived | None:
-    return event if isinstance(event, ChangeReceived) else state
+    match event:
+        case ChangeReceived():
+            return event
+        case ChangePathsDropped() if state is not None:
+            return msgspec.structs.replace(state, change=without_paths(state.change, event.why))
+        case _:
+            return state
 
 
 class DeferralEvent(Event, frozen=True):
@@ -97,4 +121,4 @@ def evolve_deferrals(state: Deferrals, event: Event) -> Deferrals:
 
 CHANGE = Category[ChangeReceived | None]("change", None, evolve)
 DEFERRALS = Category("deferrals", Deferrals(), evolve_deferrals)
-EVENTS = (ChangeReceived, JobDeferred, JobLeftOut)
+EVENTS = (ChangeReceived, ChangePathsDropped, JobDeferred, JobLeftOut)

@@ -82,6 +82,10 @@ class RepositoryChange(msgspec.Struct, frozen=True, omit_defaults=True):
     author: str = ""
     paths: list[str] | None = None
     """Changed paths; None if they are not known, or not all of them."""
+    paths_unknown: str = ""
+    """Reason why `paths`, which were reported, do not count, as a sentence; empty if they count, or none were
+    reported.
+    """
     fast_forward: bool = False
     """Whether the report says that the push has dropped no commit of the branch. If False, `paths` may lack files that
     dropped commits had changed.
@@ -122,6 +126,11 @@ class RepositoryChange(msgspec.Struct, frozen=True, omit_defaults=True):
     def skipping_text(self) -> str:
         """Description of the text that contained `skip_marker`, such as "commit message"."""
         return "pull request's title or commit message" if self.kind == "pull_request" else "commit message"
+
+
+def without_paths(change: RepositoryChange, why: str) -> RepositoryChange:
+    """Returns the change with unknown paths, for the reason `why`."""
+    return msgspec.structs.replace(change, paths=None, paths_unknown=why)
 
 
 class BuildTrigger(msgspec.Struct, frozen=True):

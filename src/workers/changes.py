@@ -8,7 +8,7 @@ import structlog
 from psycopg_pool import AsyncConnectionPool
 
 from commands.build_actions import SupersedeBuild
-from commands.changes import ChangeStarter
+from commands.changes import ChangeStarter, DropPaths
 from commands.gitops import find_syncing_change
 from commands.handler import CommandContext, Handler
 from commands.scm import find_project_endpoint, find_project_repository
@@ -18,7 +18,7 @@ from domain.core.errors import Unavailable
 from domain.jobs import JOB
 from domain.needs import StartPlan
 from domain.projects import PROJECT
-from domain.triggers import find_repository_path, may_be_repository
+from domain.triggers import find_repository_path, may_be_repository, without_paths
 from integrations.source_ports import SourceFailure, SourceHosts
 from projections import build_groups, builds, triggers
 from store.crypto.secrets import Secrets
@@ -32,6 +32,9 @@ MAX_LOOKED_AT = 100
 More are not needed: a host that is asked lists some 20 commits of a push at most, so the paths of a push with more
 commits are unknown anyway.
 """
+
+MAX_DETAIL = 300
+"""Largest number of characters of a host's error that a change keeps."""
 
 
 @dataclass(frozen=True)
@@ -100,29 +103,35 @@ class ChangeEvaluator:
         since = received.at if is_evaluated else None
         plan = await triggers.plan_starts(self.pool, project_id, change, starter.project_repository, since)
         if change.may_lack_paths:
-            unknown = msgspec.structs.replace(change, paths=None)
+            unknown = without_paths(change, "")
             wider = await triggers.plan_starts(self.pool, project_id, unknown, starter.project_repository, since)
-            if wider != plan and not await self._has_kept_commits(received):
+            if wider != plan and (why := await self._find_doubt(received)):
+                await self.handler.execute(DropPaths(received.change_id, why), starter.caller)
                 return replace(starter, received=msgspec.structs.replace(received, change=unknown)), wider
         return starter, plan
 
-    async def _has_kept_commits(self, received: ChangeReceived) -> bool:
-        """Asks the host whether a pushed branch still contains the commit that was its head before. Returns False if no
-        host can be asked, or if that commit is not among the newest MAX_LOOKED_AT ones.
+    async def _find_doubt(self, received: ChangeReceived) -> str:
+        """Asks the host whether a pushed branch still contains the commit that was its head before. Returns an empty
+        text if it does; otherwise why the push may have dropped commits, as a sentence.
         """
         change = received.change
         endpoint = await find_project_endpoint(self.event_log, received.project_id)
         if endpoint is None or not may_be_repository(find_repository_path(endpoint.repo), change.repository):
-            return False
+            return "No SCM endpoint of the project says whether the push has dropped commits."
         try:
             commits = await self.hosts.open(endpoint).fetch_commits(change.branch, MAX_LOOKED_AT)
         except SourceFailure as error:
             log.warning("no host says whether a push has dropped commits", change=received.change_id, detail=str(error))
-            return False
+            return f"The host does not say whether the push has dropped commits: {str(error)[:MAX_DETAIL]}"
         newest_first = [commit.sha for commit in commits]
         # The branch may have moved on since this push.
         at = newest_first.index(change.commit) if change.commit in newest_first else len(newest_first)
-        return change.before in newest_first[at:]
+        if change.before in newest_first[at:]:
+            return ""
+        return (
+            f"The commit before the push, {change.before}, is not among the newest {MAX_LOOKED_AT} of the branch, so"
+            " the push may have dropped commits."
+        )
 
     async def _find_change(self, build: AnyBuild) -> int | None:
         """Returns the id of the change that started a build. For a restart, this is the change of the original build.

@@ -94,6 +94,21 @@ def test_a_push_that_may_change_the_file_of_pipelines_says_so(hook: Hook) -> Non
     assert hook.send(hook.push(commits=commits)).then(200)["sync_queued"] is True
 
 
+def test_a_change_says_why_its_paths_are_unknown(hook: Hook) -> None:
+    commits = [{"message": "Fix", "modified": ["src/app.py"]}]
+    pull = {"head": {"ref": "fix", "sha": "c0ffee"}, "base": {"ref": "main", "sha": "beef"}}
+    hook.send(hook.push(commits=commits, before="beef", forced=False)).then(200)
+    hook.send(hook.push(commits=commits, before="beef", forced=True)).then(200)
+    hook.send(hook.push(ref="refs/tags/v1")).then(200)
+    asked = {"action": "opened", "number": 7, "pull_request": pull, "repository": {"full_name": hook.repository}}
+    hook.send(asked, "pull_request").then(200)
+    changes = [hook.server.admin.fetch(f"/changes/{id_of(change)}") for change in reversed(hook.changes())]
+    known, forced, tag, pull_request = (change["paths_unknown"] for change in changes)
+    assert known == tag == ""
+    assert "force push" in forced
+    assert pull_request == "No host says which paths a pull request changes."
+
+
 def test_a_message_that_comes_again_is_recorded_once(hook: Hook) -> None:
     first = hook.send(hook.push(), X_GitHub_Delivery="d-1").then(200)
     assert hook.send(hook.push(), X_GitHub_Delivery="d-1").then(200) == first | {

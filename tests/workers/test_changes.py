@@ -14,6 +14,7 @@ from commands.scm import CreateScmEndpoint, DeleteScmEndpoint
 from commands.triggers import SetTriggers
 from commands.untrusted_builds import ApproveBuild
 from domain.builds import BUILD, Finished
+from domain.changes import CHANGE, ChangePathsDropped
 from domain.core.errors import Conflict, Unavailable
 from domain.matrix import Matrix
 from domain.triggers import BuildTrigger, RepositoryChange, Triggers
@@ -152,6 +153,14 @@ async def test_paths_count_only_if_the_branch_has_kept_its_commits(parts: Core, 
     repository.path.rename(tmp_path / "gone.git")
     await jobs.push(before=base, commit="c0ffee", **listed)
     assert [build.commit_sha for build in await jobs.queued()] == [amended, "c0ffee"], "nobody can be asked"
+    dropped = [item.event for item in await parts.log.read(0, 1_000, [ChangePathsDropped.name])]
+    assert [event.why.split()[0:2] for event in dropped if isinstance(event, ChangePathsDropped)] == [
+        ["The", "commit"],
+        ["The", "host"],
+    ]
+    change = await parts.log.load_state(CHANGE.at(received.change_id))
+    assert change is not None
+    assert (change.change.paths, second in change.change.paths_unknown) == (None, True)
 
 
 async def test_triggers_that_are_set_before_a_change_count(jobs: WatchedJobs) -> None:

@@ -299,6 +299,7 @@ SUMMARIES: Mapping[type[Event], str | Callable[[Any], str]] = {
     quarantine.QuarantinedTestsRan: _quarantined_ran,
     flakiness.TestTurnedFlaky: "noticed that test {test_case_id}{node_id: “} turned flaky in build {build_id}",
     changes.ChangeReceived: _change_received,
+    changes.ChangePathsDropped: "left the reported paths of change {change_id} out{why:: “}",
     changes.JobDeferred: _job_deferred,
     changes.JobLeftOut: "did not start job {job_id} for change {change_id}{why:: “}",
     projects.ProjectCreated: "created project {project_id}{title: “}",
