@@ -126,6 +126,6 @@ def test_own_frames_count_without_their_lines(trace: str, names: list[str]) -> N
     ],
 )
 def test_time_is_bounded(text: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     signature("E", text, text)
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5
