@@ -99,7 +99,7 @@ class MailConfig(msgspec.Struct):
 
 
 class Integrations(msgspec.Struct):
-    """Systems that the server works with."""
+    """Kinds of outside systems that can be connected to the server."""
 
     webhooks: bool = True
     """Whether webhooks can be registered."""
@@ -123,7 +123,7 @@ class ServerConfig(msgspec.Struct):
     features: dict[str, bool]
     """Gated features by name: true if the licence includes the feature now."""
     integrations: Integrations
-    """Systems that the server works with."""
+    """Kinds of outside systems that can be connected to the server."""
     pipeline: PipelineOptions
     """Options that apply to builds of all projects."""
 

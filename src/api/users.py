@@ -1,7 +1,7 @@
 """Users: their invitations, roles and memberships, and the deletion of their accounts."""
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from types import MappingProxyType
 from typing import Annotated
 
@@ -26,9 +26,9 @@ from projections import auth, projects
 from projections.auth import UserView
 from projections.time_travel.historical_reads import PERMISSIONS_HISTORY
 from store.clock import utcnow
-from store.crypto.secrets import new_token
+from store.crypto.secrets import LINK_LIFETIME, new_token
 
-INVITATION_LIFETIME = timedelta(days=7)
+INVITATION_LIFETIME = LINK_LIFETIME
 """Time for which the link in an invitation is valid."""
 
 PersonName = Annotated[str, Meta(max_length=100)]

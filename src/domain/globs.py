@@ -87,8 +87,8 @@ class GlobAutomaton:
         return bool(states & self._accepting)
 
     def _closed(self, states: int) -> int:
-        """Returns `states` and the states that can be reached from them without reading a character. The loop is short:
-        at most four such states follow each other, since no wildcard that may stand for nothing is repeated.
+        """Returns a set of states (one bit each), with the states that can be reached from them without reading a
+        character. The loop is short: repeated wildcards were merged, so at most four such states follow each other.
         """
         while True:
             skipped = states & self._skips

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from integrations.outgoing_calls import OutgoingCalls
 
 TIMEOUT_S = 10.0
-"""Longest time in seconds of a call, from the look-up of the name to the last byte that is read."""
+"""Longest time in seconds of a call of a webhook, a source code host or Jira, from the look-up of the name to the last
+byte that is read.
+"""
 CHECK_TIMEOUT_S = 2.0
 """Longest time in seconds to look up a name while a user waits for the check of a URL."""
 MAX_LOOKUPS = 32

@@ -3,7 +3,7 @@
 import asyncio
 
 from domain.delivery_outcomes import MAX_RETRY_AFTER_S
-from store.tables.deliveries import BREAKER
+from store.tables.deliveries import PAUSES
 from tests.integrations.receiving import messages, receiving
 from tests.workers.hooks import Hooks
 from workers.deliveries.sender import MAX_AGE, MAX_PER_ENDPOINT, RETRY_DELAYS_S, RETRY_JITTER, UPKEEP_INTERVAL_S
@@ -37,7 +37,7 @@ async def test_the_schedule(hooks: Hooks) -> None:
 
 def test_no_delivery_is_too_old_before_its_last_attempt() -> None:
     longest_s = sum(max(delay_s, MAX_RETRY_AFTER_S) for delay_s in RETRY_DELAYS_S) * (1 + RETRY_JITTER)
-    assert longest_s + BREAKER.longest_pause_s < MAX_AGE.total_seconds()
+    assert longest_s + PAUSES.longest_pause_s < MAX_AGE.total_seconds()
 
 
 async def test_who_asks_to_wait_is_not_tried_earlier(hooks: Hooks) -> None:
@@ -65,16 +65,16 @@ async def test_who_asks_to_wait_is_not_tried_earlier(hooks: Hooks) -> None:
 
 async def test_an_address_that_is_left_alone_is_so_for_as_long_as_it_asks(hooks: Hooks) -> None:
     async with receiving() as receiver:
-        receiver.answers.extend([(429, {"Retry-After": "900"}, b"")] * BREAKER.opens_after)
+        receiver.answers.extend([(429, {"Retry-After": "900"}, b"")] * PAUSES.opens_after)
         await hooks.register(receiver.url, ("build.finished",))
-        for build in range(1, BREAKER.opens_after + 2):
+        for build in range(1, PAUSES.opens_after + 2):
             await hooks.build(build, "passed")
             await hooks.deliver()
-        assert len(receiver.requests) == BREAKER.opens_after
+        assert len(receiver.requests) == PAUSES.opens_after
         hooks.later(899)
         assert await hooks.deliver() == 0
         hooks.later(1)
-        assert await hooks.deliver() == BREAKER.opens_after + 1
+        assert await hooks.deliver() == PAUSES.opens_after + 1
 
 
 async def test_the_next_goes_when_one_is_given_up(hooks: Hooks) -> None:
@@ -106,7 +106,7 @@ async def test_a_day_of_downtime_loses_nothing_and_delays_nobody(hooks: Hooks) -
         assert (await hooks.shown(webhook)).failing_error == "answered 502"
         down.status = 200
         before = len(down.requests)
-        hooks.later(BREAKER.longest_pause_s)
+        hooks.later(PAUSES.longest_pause_s)
         await hooks.deliver()
         arrived = [(name, build) for name, build in messages(down)[before:]]
         assert sorted(arrived) == sorted(messages(up)), "each once, as soon as it is back"
@@ -123,7 +123,7 @@ async def test_a_receiver_that_fails_is_said_to_fail_before_the_next_upkeep(hook
     async with receiving() as receiver, hooks.running():
         receiver.status = 500
         webhook = await hooks.register(receiver.url, ("build.finished",))
-        for build in range(1, BREAKER.opens_after + 1):
+        for build in range(1, PAUSES.opens_after + 1):
             await hooks.build(build, "passed")
         async with asyncio.timeout(UPKEEP_INTERVAL_S / 3):
             while not (failing := await hooks.events("webhook.failing")):
@@ -139,13 +139,13 @@ async def test_the_breaker_tries_one_at_a_time(hooks: Hooks) -> None:
             await hooks.build(build, "passed")
         await hooks.deliver()
         opened = len(receiver.requests)
-        assert BREAKER.opens_after <= opened <= BREAKER.opens_after + MAX_PER_ENDPOINT
-        hooks.later(BREAKER.first_pause_s - 1)
+        assert PAUSES.opens_after <= opened <= PAUSES.opens_after + MAX_PER_ENDPOINT
+        hooks.later(PAUSES.first_pause_s - 1)
         assert await hooks.deliver() == 0
-        for pause in (1, BREAKER.first_pause_s * 2, BREAKER.first_pause_s * 4):
+        for pause in (1, PAUSES.first_pause_s * 2, PAUSES.first_pause_s * 4):
             hooks.later(pause)
             assert await hooks.deliver() == 1
-        hooks.later(BREAKER.first_pause_s * 8 - 1)
+        hooks.later(PAUSES.first_pause_s * 8 - 1)
         assert await hooks.deliver() == 0
 
 
@@ -156,7 +156,7 @@ async def test_the_one_try_of_somebody_who_is_gone_is_made_by_another(hooks: Hoo
         for build in range(1, 31):
             await hooks.build(build, "passed")
         await hooks.deliver()
-        hooks.later(BREAKER.first_pause_s)
+        hooks.later(PAUSES.first_pause_s)
         receiver.hold, tried = asyncio.Event(), len(receiver.requests)
         async with hooks.running():
             await hooks.until(lambda: len(receiver.requests) > tried)
@@ -192,7 +192,7 @@ async def test_what_is_too_late_is_given_up_and_can_be_asked_for(hooks: Hooks) -
         given_up = await hooks.events("webhook.delivery_given_up")
         assert {event.type for event in given_up} == {"build.started"}
         receiver.status = 200
-        hooks.later(BREAKER.longest_pause_s)
+        hooks.later(PAUSES.longest_pause_s)
         receiver.requests.clear()
         await hooks.deliver()
         assert sorted(messages(receiver)) == sorted(("build.finished", build) for build in range(1, 16))
@@ -227,7 +227,7 @@ async def test_another_url_that_fails_too_is_no_recovery(hooks: Hooks) -> None:
         await hooks.update(webhook, url=second.url)
         await hooks.deliver()
         assert len(second.requests) == 1, "one at a time, as long as it fails"
-        hooks.later(BREAKER.first_pause_s)
+        hooks.later(PAUSES.first_pause_s)
         await hooks.deliver()
         assert len(second.requests) == 2
         assert [event.name for event in await hooks.events("webhook.failing", "webhook.recovered")] == [
@@ -236,7 +236,7 @@ async def test_another_url_that_fails_too_is_no_recovery(hooks: Hooks) -> None:
         second.status = 200
         await hooks.update(webhook, active=True)
         await hooks.deliver()
-        assert len(second.requests) == 2 + BREAKER.opens_after, "at once, and all that waited"
+        assert len(second.requests) == 2 + PAUSES.opens_after, "at once, and all that waited"
         assert len(await hooks.events("webhook.recovered")) == 1
 
 
@@ -255,6 +255,6 @@ async def test_no_pause_is_longer_than_the_rules_make_it(hooks: Hooks) -> None:
 
 async def _fail(hooks: Hooks) -> None:
     """Makes builds whose messages fail so often that the webhook is paused."""
-    for build in range(1, BREAKER.opens_after + 1):
+    for build in range(1, PAUSES.opens_after + 1):
         await hooks.build(build, "passed")
     await hooks.deliver()

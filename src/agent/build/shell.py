@@ -20,7 +20,9 @@ _OF_ONE_SHELL = ("_", "SHLVL", "PWD", "OLDPWD")  # variables that each shell set
 
 
 class ShellRefused(Exception):
-    """This machine does not have the build's shell, or the shell cannot run a given text. The message says why."""
+    """This machine does not have the build's shell or the program `env`, or a setup line or the command contains
+    a NUL character. The message says which.
+    """
 
 
 class Shell:

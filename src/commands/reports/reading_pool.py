@@ -162,7 +162,7 @@ class _Process:
         self._process.wait()
 
     def close(self) -> None:
-        """Waits until the process ends, which it does when its standard input is closed."""
+        """Closes the pipes of the process, which makes it end, and waits for its end."""
         for stream in (self._process.stdin, self._process.stdout):
             with contextlib.suppress(BrokenPipeError):
                 if stream is not None:

@@ -209,7 +209,9 @@ class _Folding:
         return self._max_bytes is not None and self._read_bytes + self._rules.read_bytes >= self._max_bytes
 
     async def fold(self, wanted: Mapping[str, Collection[int]]) -> None:
-        """Folds the streams in `wanted`, which maps each to the versions whose changes are collected."""
+        """Folds streams, and adds their changes to `self.changes`, until `is_full`. `wanted` maps each stream to the
+        versions of its events whose changes are wanted.
+        """
         for group in _group({stream: max(versions) for stream, versions in wanted.items()}):
             found = await self._log.find_stream_positions(group)
             # Short streams share a piece, but only one stream has its state in memory at a time.

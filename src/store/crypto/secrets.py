@@ -51,7 +51,9 @@ MARK = b"root"
 """Prefix of encrypted data, before the id of its root key in 2 bytes. Data that root key 0 encrypted has neither."""
 HEAD_BYTES = len(MARK) + 2
 LINK_LIFETIME = timedelta(days=7)
-"""Time for which links to set a password still work after the root key that signed them was retired."""
+"""Longest time for which a link to set a password is valid. For so long such links still work after the root key that
+signed them was retired.
+"""
 SIGNED_LIFETIME = timedelta(hours=1)
 """Time for which signed texts are still accepted after the root key that signed them was retired."""
 

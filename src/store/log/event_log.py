@@ -277,8 +277,8 @@ class EventLog:
     async def _decode_sized(
         self, rows: list[tuple[Any, ...]], max_bytes: int | None = None
     ) -> tuple[list[Recorded], list[int]]:
-        """Decodes stored events, in order. Returns them and the sizes of their fields. With `max_bytes`, ends as
-        soon as the fields of the decoded events have this size.
+        """Decodes stored events, in order. Returns them, and for each the bytes of its decrypted fields. With
+        `max_bytes`, ends after the event with which these bytes together reach it.
         """
         stored = [(position, StoredEvent(*columns)) for position, *columns in rows]
         names = {name for _, event in stored if (name := self._mapper.key_name(event.state)) is not None}

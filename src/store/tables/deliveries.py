@@ -88,8 +88,9 @@ class CircuitBreaker(NamedTuple):
     longest_pause_s: int
 
 
-BREAKER = CircuitBreaker(opens_after=10, first_pause_s=60, longest_pause_s=600)
-LONGEST_PAUSE = timedelta(seconds=max(BREAKER.longest_pause_s, MAX_RETRY_AFTER_S) + 60)
+PAUSES = CircuitBreaker(opens_after=10, first_pause_s=60, longest_pause_s=600)
+"""An endpoint is paused after 10 failed calls in a row: for 1 minute at first, and for 10 at most."""
+LONGEST_PAUSE = timedelta(seconds=max(PAUSES.longest_pause_s, MAX_RETRY_AFTER_S) + 60)
 """Longest pause by the rules above, and a minute more for clocks that differ. A longer pause in the table was not
 written by this server, and is ignored.
 """
@@ -242,7 +243,7 @@ async def complete_attempts(connection: AsyncConnection, completed: Sequence[Com
         " FROM unnest(%s::bigint[], %s::bigint[], %s::timestamptz[], %s::bool[], %s::int[], %s::text[], %s::int[],"
         "  %s::text[], %s::int[], %s::text[], %s::timestamptz[])"
         "  e(id, webhook, at, ok, status, error, ms, excerpt, asked, state, due_at)",
-        (*BREAKER, *(list(column) for column in zip(*rows, strict=True))),
+        (*PAUSES, *(list(column) for column in zip(*rows, strict=True))),
         prepare=True,
     )
     others_due = dict(zip(order, [bool(more) for (more,) in await cursor.fetchall()], strict=True))

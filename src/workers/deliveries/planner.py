@@ -176,7 +176,7 @@ class DeliveryPlanner:
 
     async def _project_of(self, recorded: Recorded) -> int | None:
         """Returns the id of the project that an event belongs to; None if it belongs to no project. A node belongs to
-        the project of its pool. Raises StreamDamaged if the event or one of these streams cannot be read.
+        the project of its pool. Raises StreamDamaged if the event, or the stream of the node or pool, cannot be read.
         """
         readable([recorded])
         event = recorded.event

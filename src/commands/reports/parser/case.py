@@ -13,8 +13,8 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fal
     """One attempt at one test.
 
     `status`, `fail_id`, `test_resolution` and `line` are as in the file; pytest counts lines from 0. A failed case with
-    `known_issue` does not fail the build. The parser computes `signature`, for failed cases only (see the module
-    `signature`).
+    `known_issue` does not fail the build; the module `junit` sets it from `test_resolution`. The parser computes
+    `signature`, for failed cases only (see the module `signature`).
     """
 
     node_id: str
