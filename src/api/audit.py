@@ -24,7 +24,7 @@ from domain.core.errors import Forbidden, Invalid, NotFound, TooManyRequests
 from domain.registry import EVENTS
 from projections import audit_trail
 from projections.audit_trail import TrailFilter
-from projections.audit_view.entries import EVENT_AREAS, TRAIL_LIMITS, AuditEntry, load_page
+from projections.audit_view.entries import EVENT_AREAS, TRAIL_FOLD_LIMITS, AuditEntry, load_page
 
 Order = Literal["newest", "oldest"]
 
@@ -92,7 +92,7 @@ class AuditController(Controller):
                 except NotFound as error:
                     raise Invalid.field("stream", error.detail) from None
             positions = await audit_trail.find_positions(connection, wanted, newest=order == "newest", limit=limit)
-            shown, is_cut = await load_page(connection, ctx.log, positions, TRAIL_LIMITS, PAGE_BYTES)
+            shown, is_cut = await load_page(connection, ctx.log, positions, TRAIL_FOLD_LIMITS, PAGE_BYTES)
         await record_reading(ctx, "events", shown, project_id)
         key = "before" if order == "newest" else "after"
         if is_cut:
@@ -124,7 +124,9 @@ class AuditController(Controller):
                 newest=newest,
                 limit=limit,
             )
-            shown, is_cut = await load_page(connection, ctx.log, list(positions.values()), TRAIL_LIMITS, PAGE_BYTES)
+            shown, is_cut = await load_page(
+                connection, ctx.log, list(positions.values()), TRAIL_FOLD_LIMITS, PAGE_BYTES
+            )
         await record_reading(ctx, "stream", shown, project_id, stream=stream)
         versions = list(positions)
         if is_cut:

@@ -9,7 +9,7 @@ import pytest
 
 from api import audit
 from projections.audit_view import entries
-from projections.audit_view.entries import TRAIL_LIMITS, AuditEntry, FoldLimits, load_page
+from projections.audit_view.entries import TRAIL_FOLD_LIMITS, AuditEntry, FoldLimits, load_page
 from projections.time_travel import historical_reads
 from store.log import event_log
 from tests.support.builders import given_job, given_project
@@ -113,7 +113,7 @@ def test_a_stream_is_folded_up_to_a_number_of_bytes(inside: InProcessServer, job
     async def load() -> tuple[list[AuditEntry], list[AuditEntry]]:
         services = inside.services
         positions = (await services.log.find_stream_positions({f"job-{job}": 100}))[f"job-{job}"]
-        whole = await load_page(services.pool, services.log, positions, TRAIL_LIMITS, 100 * MIB)
+        whole = await load_page(services.pool, services.log, positions, TRAIL_FOLD_LIMITS, 100 * MIB)
         found = await load_page(services.pool, services.log, positions, FoldLimits(100, 3 * MIB), 100 * MIB)
         assert not whole.is_cut
         assert not found.is_cut

@@ -129,7 +129,7 @@ def test_a_report_with_too_many_results_is_unreadable(monkeypatch: pytest.Monkey
 
 
 def test_a_report_with_too_long_names_is_unreadable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "MAX_NAMES", 12)
+    monkeypatch.setattr(reading, "MAX_NAME_BYTES", 12)
     names = [b"<testsuite name='s'>", b"<testcase name='abcdefgh'/>", b"<testcase name='ijk'/>", b"</testsuite>"]
     assert not read_chunks([names[0], names[1], names[1], names[3]]).is_unreadable
     read = read_chunks(names)

@@ -38,7 +38,7 @@ def test_the_reports_and_results_of_a_build_are_limited(monkeypatch: pytest.Monk
 
 def test_a_text_counts_what_it_takes_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """One emoji makes Python keep four bytes for each character."""
-    monkeypatch.setattr("commands.reports.reading.REPORT_TEXT", 1_000)
+    monkeypatch.setattr("commands.reports.reading.MAX_TEXT_BYTES", 1_000)
     read = report(*(("s", name, f"<system-out>\U0001f600{'x' * 299}</system-out>") for name in "ab"))
     assert [text.row for text in read.texts] == [0]
     assert 1_200 <= read.text_bytes < 1_300

@@ -131,7 +131,7 @@ def test_many_suites_are_counted_together(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_the_text_of_a_report_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("commands.reports.reading.REPORT_TEXT", 100)
+    monkeypatch.setattr("commands.reports.reading.MAX_TEXT_BYTES", 100)
     loud = f"<system-out>{'x' * 200}</system-out>"
     read = report(("s", "a", loud), ("s", "b", loud), ("s", "c", loud + FAILURE))
     assert [(text.row, text.message, bool(text.system_out)) for text in read.texts] == [

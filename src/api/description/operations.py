@@ -144,8 +144,8 @@ class OperationForm:
         return names
 
     def _problems(self, parameters: list[Part]) -> set[int]:
-        """Returns the HTTP statuses of the problems that the operation may answer: those that follow from its method,
-        parameters and body, and those that the handler declares.
+        """Returns the HTTP statuses of the problems that the operation may answer with. They follow from its method,
+        parameters and body, or the handler declares them.
         """
         opt = self.handler.opt
         named = {parameter["name"] for parameter in parameters if parameter["required"]}

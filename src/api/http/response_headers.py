@@ -72,8 +72,9 @@ def complete_headers(scope: HTTPScope, send: Send, cors_origins: Collection[str]
 
 
 async def answer_preflight(scope: HTTPScope, send: Send, cors_origins: Collection[str]) -> bool:
-    """Answers a CORS preflight request, by which a browser asks whether a page of another origin may send a request,
-    and returns True. Returns False, without an answer, if this is any other request or no other origin is allowed.
+    """Answers the request and returns True if it is a CORS preflight, by which a browser asks whether a page of another
+    origin may send a request. Returns False, without an answer, for any other request, or if no other origin is
+    allowed.
     """
     if scope["method"] != "OPTIONS" or not cors_origins:
         return False

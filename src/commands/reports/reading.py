@@ -31,13 +31,13 @@ MAX_UNPACKED = 512 * 1024 * 1024
 BLOCK_ROWS = 1_000
 BLOCK_TEXT = 2 * 1024 * 1024
 """Size of texts in bytes after which a block ends early, so that no single event becomes large."""
-REPORT_TEXT = 64 * 1024 * 1024
+MAX_TEXT_BYTES = 64 * 1024 * 1024
 """Largest size in bytes of the texts that are stored for one report. Beyond this, captured output is left out, but
 messages of failures stay. `size_of` says what a text counts.
 """
 MAX_RESULTS = 200_000
 """Largest number of results in one report. A compressed file of 4 MB could contain 25 million."""
-MAX_NAMES = 64 * 1024 * 1024
+MAX_NAME_BYTES = 64 * 1024 * 1024
 """Largest size in bytes of all node ids in one report. Node ids are stored as long as the project exists."""
 MAX_DURATION = 2**31 - 1  # ms; the column is an integer
 
@@ -183,8 +183,8 @@ def read_chunks(chunks: Iterable[bytes]) -> ReportRead:
                 return make_unreadable(f"it has more than {MAX_RESULTS:,} results")
             case Case():
                 reading.add(item)
-                if reading.names > MAX_NAMES:
-                    return make_unreadable(f"the names of its tests have more than {MAX_NAMES // 2**20} MiB")
+                if reading.names > MAX_NAME_BYTES:
+                    return make_unreadable(f"the names of its tests have more than {MAX_NAME_BYTES // 2**20} MiB")
             case Suite():
                 reading.end_suite(item)
             case Summary():
@@ -299,7 +299,7 @@ class _Reading:
             )
         if self._left_out:
             report.warnings.append(
-                f"the report holds more than {REPORT_TEXT // 2**20} MiB of text: "
+                f"the report holds more than {MAX_TEXT_BYTES // 2**20} MiB of text: "
                 f"captured output of {self._left_out:,} results was left out"
             )
         if len(self._suites) > MAX_SUITES:
@@ -316,7 +316,7 @@ class _Reading:
     def _keep_text(self, row: int, case: Case) -> None:
         failed = case.status == "failed"
         system_out, system_err, trace = case.system_out, case.system_err, case.trace
-        is_over = self.report.text_bytes >= REPORT_TEXT
+        is_over = self.report.text_bytes >= MAX_TEXT_BYTES
         if is_over and (system_out or system_err or trace):
             system_out = system_err = trace = ""
             self._left_out += 1
@@ -330,7 +330,7 @@ class _Reading:
             "" if case.status == "passed" and case.test_resolution.lower() == "passed" else case.test_resolution,
             system_out,
             system_err,
-            list(_properties(case, failed)) if self.report.text_bytes < 2 * REPORT_TEXT else [],
+            list(_properties(case, failed)) if self.report.text_bytes < 2 * MAX_TEXT_BYTES else [],
         )
         size = sum(map(size_of, (text.message, text.trace, text.system_out, text.system_err)))
         size += sum(size_of(name) + size_of(value) for name, value in text.properties)

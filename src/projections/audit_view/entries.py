@@ -83,7 +83,7 @@ class FoldLimits(NamedTuple):
     """Size of the events' fields."""
 
 
-TRAIL_LIMITS = FoldLimits(10_000, 64 * 1024 * 1024)
+TRAIL_FOLD_LIMITS = FoldLimits(10_000, 64 * 1024 * 1024)
 """Limits of the audit trail. Folding as many bytes takes some 0.5 s."""
 
 
@@ -161,7 +161,7 @@ async def add_changes(
     source: Source,
     log: EventLog,
     shown: Sequence[AuditEntry],
-    limits: FoldLimits = TRAIL_LIMITS,
+    limits: FoldLimits = TRAIL_FOLD_LIMITS,
     max_bytes: int | None = None,
 ) -> list[AuditEntry]:
     """Returns these entries with the changes of their events. With `max_bytes`, leaves out the last entries, but never
@@ -209,8 +209,8 @@ class _Folding:
         return self._max_bytes is not None and self._read_bytes + self._rules.read_bytes >= self._max_bytes
 
     async def fold(self, wanted: Mapping[str, Collection[int]]) -> None:
-        """Folds streams, and adds their changes to `self.changes`, until `is_full`. `wanted` maps each stream to the
-        versions of its events whose changes are wanted.
+        """Folds the streams in `wanted`, and adds what the wanted events changed to `self.changes`. Stops early when
+        `is_full`. `wanted` maps each stream to the versions of these events.
         """
         for group in _group({stream: max(versions) for stream, versions in wanted.items()}):
             found = await self._log.find_stream_positions(group)

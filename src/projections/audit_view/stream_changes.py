@@ -1,6 +1,6 @@
 """The fields that events changed: the differences between the states of a stream before and after each event.
 
-SECRET is shown in place of secrets.
+SECRET is shown in place of secrets. `entries.py` limits how many events of a stream are folded.
 """
 
 import re

@@ -97,12 +97,9 @@ class DataKeys:
         return keys, faults | {name: IS_MISSING for name in names if name not in keys and name not in faults}
 
     async def lookup(self, names: Collection[str]) -> tuple[dict[str, bytes | None], KeyOf]:
-        """Returns data keys by name (None for a destroyed key), and a function that returns the key of a name for
-        decoding.
-
-        The function returns None for a destroyed key, so the key's events read as erased. It raises UnreadableEvent for
-        a damaged or missing key, whose events must not read as erased. Raises SecretMismatch if the server has the
-        wrong secret key.
+        """Returns two things: the data keys that can be read, by name, with None for a destroyed key; and a function
+        for decoding, which returns the same, but raises UnreadableEvent for a damaged or missing key. So only the
+        events of destroyed keys read as erased. Raises SecretMismatch if the server has the wrong secret key.
         """
         keys, faults = await self.load_with_faults(names)
         if DOES_NOT_OPEN in faults.values():

@@ -172,8 +172,8 @@ async def raise_ids(source: Source, used: Mapping[str, int]) -> None:
 
 
 async def _draw(connection: AsyncConnection, kinds: Sequence[Kind]) -> list[tuple[int, bool]]:
-    """Allocates an id of each kind. Returns pairs (id, is_used): `is_used` is True if a stream of this kind has the id
-    in its name.
+    """Allocates the next id of each kind. Returns pairs (id, is_used): `is_used` is True if the log already has a
+    stream with this id, such as `build-1025`, because the sequence has fallen behind the log.
     """
     categories = [STREAMS.get(kind, ("",)) for kind in kinds]
     return await fetch_rows(

@@ -1,5 +1,5 @@
-"""Limits on how much of a report is stored. One struct has all of them, so that every number can be found, changed and
-tested in one file.
+"""Limits on single texts, cases, suites and tags of a report. `commands/reports/reading.py` has those of a whole one:
+results, names, texts and unpacked bytes.
 
 All lengths are in characters. Longer texts are cut, and a warning of the report says so.
 """
