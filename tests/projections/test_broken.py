@@ -4,13 +4,13 @@ import asyncio
 
 import pytest
 
-from projections.engine.inspection import inspect
+from projections.engine.inspection import inspect, mark_broken
 from projections.engine.read_your_writes import WAIT_TIMEOUT_S
 from projections.engine.schemas import NotReady
 from projections.rebuild.diff import diff
 from projections.rebuild.rebuild import build_staging
 from projections.rebuild.status import overview
-from projections.rebuild.switch import switch
+from projections.rebuild.switch import block_projectors, switch
 from testhide.processes import Core
 from tests.projections.claims import OWNERS, RELEASE, projecting, rows, serve, take
 
@@ -116,3 +116,23 @@ async def test_what_is_sound_is_not_broken(parts: Core) -> None:
     await serve(parts, RELEASE)
     async with parts.pool.connection() as connection:
         assert (await inspect(connection, RELEASE)).broken == {}
+
+
+async def test_what_a_switch_has_replaced_meanwhile_is_not_marked(parts: Core) -> None:
+    await serve(parts, RELEASE)
+    async with projecting(parts) as waiter:
+        assert await waiter.wait(await take(parts, "cart"))
+    await execute(parts, "UPDATE projection_positions SET position = 9 WHERE name = 'owners'")
+    waits = "SELECT FROM pg_locks WHERE relation = 'projection_positions'::regclass AND NOT granted"
+    async with parts.pool.connection() as switching, parts.pool.connection() as connection:
+        async with switching.transaction():
+            await block_projectors(switching)
+            marking = asyncio.create_task(mark_broken(connection, RELEASE))
+            async with asyncio.timeout(20):
+                while not await (await switching.execute(waits)).fetchall():
+                    await asyncio.sleep(0.02)  # between two looks
+            await switching.execute(
+                "UPDATE projection_positions SET position = 1, generation = generation + 1 WHERE name = 'owners'"
+            )
+        assert await marking == {}
+    assert await states(parts) == {"seen": ("serving", None), "owners": ("serving", None)}

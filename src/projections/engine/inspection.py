@@ -96,15 +96,24 @@ async def create_on_empty_log(connection: AsyncConnection, projections: Sequence
 async def mark_broken(connection: AsyncConnection, projections: Sequence[Projection]) -> dict[str, str]:
     """Finds the broken live read models and marks them as broken in the database. Returns the reason for each, by
     name.
+
+    Does not mark tables that a switch has put in the place of the inspected ones meanwhile. A switch increases the
+    generation.
     """
+    cursor = await connection.execute("SELECT name, version, generation FROM projection_positions")
+    generations = {(name, version): generation for name, version, generation in await cursor.fetchall()}
     broken = (await inspect(connection, projections)).broken
+    marked: dict[str, str] = {}
     for projection in projections:
         if projection.name in broken:
-            await connection.execute(
-                "UPDATE projection_positions SET broken = %s WHERE name = %s AND version = %s",
-                (broken[projection.name], projection.name, projection.version),
+            key = (projection.name, projection.version)
+            cursor = await connection.execute(
+                "UPDATE projection_positions SET broken = %s WHERE name = %s AND version = %s AND generation = %s",
+                (broken[projection.name], *key, generations.get(key)),
             )
-    return broken
+            if cursor.rowcount:
+                marked[projection.name] = broken[projection.name]
+    return marked
 
 
 async def _find_defects(
