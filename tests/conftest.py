@@ -84,9 +84,11 @@ class ReusedDatabase:
         return connection
 
 
-settings.register_profile("short", max_examples=25)
+settings.register_profile("short", max_examples=25, deadline=None)
 settings.load_profile("short")
-"""A quarter of the examples that hypothesis tries by default; `--hypothesis-profile default` tries these."""
+"""A quarter of the examples that hypothesis tries by default; `--hypothesis-profile default` tries these. An example
+may take long on a busy machine.
+"""
 
 LONG_FILES = (
     "tests/real/runners/test_verdicts.py",

@@ -111,4 +111,7 @@ def test_sessions_of_another_boot_or_leader_are_left_alone(folder: Path) -> None
 
 
 def _is_supervisor(pid: int) -> bool:
-    return Path(f"/proc/{pid}/cmdline").read_bytes().endswith(b"\0slot\0")
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().endswith(b"\0slot\0")
+    except OSError:  # it has ended since it was listed
+        return False

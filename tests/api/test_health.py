@@ -2,6 +2,8 @@
 
 import asyncio
 import socket
+import time
+from collections.abc import Iterator
 
 import psycopg
 import pytest
@@ -18,7 +20,7 @@ from testhide.processes import core
 from testhide.rebuild import rebuild
 from testhide.repair import repair
 from tests.support.http import Answer
-from tests.support.server import ADMIN, Server
+from tests.support.server import ADMIN, READY_S, Server
 
 
 def readiness(server: Server) -> requests.Response:
@@ -54,6 +56,18 @@ def test_a_broken_read_model_is_named_and_others_answer(server: Server, build: i
     assert server.admin.get("/api/v3/ms-teams").status_code == 200
 
 
+@pytest.fixture(name="without_dispatcher")
+def _without_dispatcher(server: Server) -> Iterator[None]:
+    """Stops the dispatcher, which would end when it looks for the log of a lost build in a table that is lost."""
+    server.kill("dispatch")
+    yield
+    server.start("dispatch")
+    deadline = time.monotonic() + READY_S
+    while "testhide dispatch" in readiness(server).json()["status"]:
+        assert time.monotonic() < deadline, "the dispatcher does not lead again"
+
+
+@pytest.mark.usefixtures("without_dispatcher")
 def test_lost_tables_are_named_until_they_are_made_again(server: Server, build: int) -> None:
     execute(server, "CREATE TABLE kept_chunks AS TABLE build_log_chunks")
     execute(server, "DROP TABLE alarms, build_log_chunks")

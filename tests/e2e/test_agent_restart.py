@@ -38,7 +38,9 @@ def test_a_killed_agents_builds_go_to_the_next_one_in_its_folder_at_once(works: 
     configuration = {"command": command, "setup": [], "env": {}, "artifacts": []}
     works.shop.admin.put(f"/api/v3/jobs/{job}/configuration", json=configuration).raise_for_status()
     build = works.shop.start(job)
+    deadline = time.monotonic() + 60
     while not (folder / "begun").exists():
+        assert time.monotonic() < deadline, f"{works.shop.build(build)} {works.errors.read_text()}"
         time.sleep(0.02)  # between two looks
     works.agent.kill()
     works.agent.wait()
