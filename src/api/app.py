@@ -36,7 +36,7 @@ from api.http.paging import provide_paged
 from api.http.permissions import check_declarations
 from api.http.query_parameters import check_query
 from api.http.rate_limits import count_unrouted
-from api.http.repeated_checks import check_after_slow_body
+from api.http.repeated_checks import check_after, check_after_slow_body
 from api.http.request_context import add_position, provide_request_context, wait_for_min_position
 from api.http.response_headers import answer_preflight, complete_headers
 from api.http.services import Services
@@ -120,7 +120,7 @@ async def before_request(request: Request[Any, Any, Any]) -> Response[None] | No
     check_query(request)
     refuse_compressed_body(request)
     await refuse_unexpected_body(request)
-    await wait_for_min_position(request)
+    await check_after(request, wait_for_min_position(request))
     return None
 
 

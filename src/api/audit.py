@@ -16,6 +16,7 @@ from litestar.params import Parameter
 from api.http.head import IS_HEAD
 from api.http.paging import next_page
 from api.http.permissions import CAN_AUDIT
+from api.http.repeated_checks import take_turn
 from api.http.request_context import RequestContext
 from api.http.types import MAX_ID
 from commands.audit import NoteReading
@@ -73,7 +74,7 @@ class AuditController(Controller):
         first. A page ends early, with fewer than `limit` events, when 32 MiB were read for it; the `Link` header leads
         to the next page.
         """
-        async with ctx.services.audit_turns.take(ctx.user.actor), ctx.reading() as connection:
+        async with take_turn(ctx.request, ctx.services.audit_turns), ctx.reading() as connection:
             wanted = TrailFilter(
                 projects=await find_readable_projects(ctx, project_id),
                 stream=stream,
@@ -114,7 +115,7 @@ class AuditController(Controller):
         were read for it; the `Link` header leads to the next page.
         """
         newest, key = (True, "before") if order == "newest" else (False, "after")
-        async with ctx.services.audit_turns.take(ctx.user.actor), ctx.reading() as connection:
+        async with take_turn(ctx.request, ctx.services.audit_turns), ctx.reading() as connection:
             project_id = await project_of(ctx, stream)
             positions = await audit_trail.fetch_stream_positions(
                 connection,

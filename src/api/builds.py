@@ -16,6 +16,7 @@ from api.http.as_of import AsOf, make_reader, reach_moment
 from api.http.as_of import as_of as takes_as_of
 from api.http.paging import check_one_offset, next_page
 from api.http.permissions import CAN_BUILD, CAN_READ, CAN_REPORT, User
+from api.http.repeated_checks import check_after, take_turn
 from api.http.request_context import RequestContext
 from api.http.types import MAX_ID, Id, fields_of, to_view
 from api.live.build_feed import DONE, STILL_HERE, BuildStream, parse_offset
@@ -307,13 +308,13 @@ async def read_past_page(
         raise Invalid.field("commit_sha", "is not possible with `as_of`: a build may have had another commit then")
     if filters.group_id is not None:
         raise Invalid.field("group_id", "is not possible with `as_of`: read the group, and its builds one by one")
-    if not ctx.user.is_admin:
-        projects = [project for project in ctx.user.projects or () if ctx.user.may("admin", project)]
-        if not projects:
-            raise Forbidden("The past is for admins, and that of a project for the project's admins.")
-        filters, on_page = (structs.replace(one, projects=projects) for one in (filters, on_page))
-    moment = await reach_moment(ctx.services, ctx.request, as_of)
-    async with ctx.services.past.turns.take(ctx.user.actor), ctx.reading() as connection:
+    moment = await check_after(ctx.request, reach_moment(ctx.services, ctx.request, as_of))
+    async with take_turn(ctx.request, ctx.services.past.turns), ctx.reading() as connection:
+        if not ctx.user.is_admin:
+            projects = [project for project in ctx.user.projects or () if ctx.user.may("admin", project)]
+            if not projects:
+                raise Forbidden("The past is for admins, and that of a project for the project's admins.")
+            filters, on_page = (structs.replace(one, projects=projects) for one in (filters, on_page))
         ids = await build_positions.fetch_page(connection, on_page, moment.position, limit, offset)
         total = await build_positions.count(connection, filters, moment.position)
         unknown: int | UnsetType = UNSET

@@ -1,8 +1,11 @@
 """A request that takes long has the access that its caller has now, not that of its beginning."""
 
+import asyncio
 import os
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
@@ -30,7 +33,7 @@ LINES = 300
 @pytest.fixture(scope="module")
 def inside(server: Server) -> Iterator[InProcessServer]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(repeated_checks, "SLOW_BODY_S", 0.0)
+        patch.setattr(repeated_checks, "RECHECK_AFTER_S", 0.0)
         patch.setattr(repeated_checks, "RECHECK_INTERVAL_S", 0.0)
         patch.setattr(build_logs, "RAW_LINES", 10)
         patch.setattr(export, "CHUNK", 1, raising=False)
@@ -93,6 +96,56 @@ def test_an_upload_that_ends_after_its_sender_was_removed_is_refused(server: Ser
         server.admin.when("DELETE", f"/projects/{project}/members/{user.fetch('/me')['id']}").then(204)
         assert end(connection, body) == 404
     assert server.admin.fetch("/artifacts", build_id=build) == []
+
+
+def wait_until(inside: InProcessServer, count: Callable[[], int], request: Future[requests.Response]) -> None:
+    """Waits until the request waits in the server, which `count` shows."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while not inside.call(count):
+        assert not request.done()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)  # between two looks
+
+
+def test_who_was_removed_while_waiting_for_a_position_gets_nothing(server: Server, inside: InProcessServer) -> None:
+    project = given_project(server)
+    user = server.make_user("developer", {project: "admin"})
+    url, headers = f"{inside.url}/api/v3/projects/{project}/rotate-webhook-secret", dict(user.headers)
+    waiter = inside.services.waiter
+    with ThreadPoolExecutor() as threads:
+        headers["Testhide-Min-Position"] = str(10**15)
+        request = threads.submit(requests.post, url, headers=headers, timeout=TIMEOUT_S)
+        wait_until(inside, lambda: waiter.waiter_count, request)
+        server.admin.when("DELETE", f"/projects/{project}/members/{user.fetch('/me')['id']}").then(204)
+        assert request.result().status_code == 404
+
+
+@pytest.mark.parametrize("path", ["/audit/events", "/builds?as_of=1"])
+def test_who_was_removed_while_waiting_for_a_turn_reads_nothing(
+    server: Server, inside: InProcessServer, path: str
+) -> None:
+    user = server.make_user("admin")
+    number, services = user.fetch("/me")["id"], inside.services
+    turns = services.audit_turns if path.startswith("/audit") else services.past.turns
+    done: Future[asyncio.Event] = Future()
+
+    async def hold() -> None:
+        async with turns.take(f"user:{number}"):
+            event = asyncio.Event()
+            done.set_result(event)
+            await event.wait()
+
+    with ThreadPoolExecutor() as threads:
+        holding = asyncio.run_coroutine_threadsafe(hold(), inside.loop)
+        event = done.result(TIMEOUT_S)
+        request = threads.submit(
+            requests.get, f"{inside.url}/api/v3{path}", headers=dict(user.headers), timeout=TIMEOUT_S
+        )
+        wait_until(inside, lambda: len(turns) - 1, request)
+        delete(server, user)
+        inside.call(event.set)
+        holding.result(TIMEOUT_S)
+        assert request.result().status_code == 401
 
 
 def read_after_deletion(server: Server, inside: InProcessServer, user: Client, path: str) -> None:

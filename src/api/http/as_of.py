@@ -18,6 +18,7 @@ from litestar.params import Parameter
 from psycopg_pool import AsyncConnectionPool
 
 from api.http.permissions import User
+from api.http.repeated_checks import check_after, take_turn
 from api.http.request_context import RequestContext
 from api.http.services import Services
 from api.http.types import MAX_ID
@@ -81,8 +82,9 @@ async def _historical_context(
         raise NotFound(f"There is no {name}.")
     first = history[0].event
     _check_access(request.user, first, name)
-    moment = await reach_moment(services, request, as_of)
-    async with services.past.turns.take(request.user.actor):
+    moment = await check_after(request, reach_moment(services, request, as_of))
+    async with take_turn(request, services.past.turns):
+        _check_access(request.user, first, name)
         reader = await make_reader(services.pool, services.log, moment, subject.rows, subject_stream)
         await subject.fold(reader, first)
         if reader.tables.has_erased_rows:

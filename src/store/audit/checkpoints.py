@@ -21,6 +21,8 @@ from store.postgres.queries import Source, execute, fetch_row, fetch_rows
 
 ROWS_BYTES = 1024 * 1024
 """Number of stored bytes after which no further rows are read at once, to make or to check their leaves."""
+MAX_POSITION = 2**63 - 1
+"""Largest position that the column can have."""
 UNKNOWN = bytes(HASH)
 """Stands for a hash that the stored tiles lack. No real hash equals it, so every comparison with it fails."""
 
@@ -58,7 +60,10 @@ async def next_rows(connection: AsyncConnection, size: int) -> list[tuple[int, S
     Stops after rows of ROWS_BYTES, and before a gap of more than MAX_GAP positions. Returns an empty list at the end of
     the log.
     """
-    rows = await fetch_rows(connection, *select_after(size, TILE - size % TILE, max_bytes=ROWS_BYTES))
+    # Rows beyond the end of the log, which somebody else has inserted, count too: they must be noticed.
+    rows = await fetch_rows(
+        connection, *select_after(size, TILE - size % TILE, up_to=MAX_POSITION, max_bytes=ROWS_BYTES)
+    )
     found: list[tuple[int, StoredEvent | None]] = []
     for position, *columns in rows:
         missing = range(size + len(found) + 1, position)
