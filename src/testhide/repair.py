@@ -122,7 +122,7 @@ async def _find_planned(connection: AsyncConnection, event_log: EventLog) -> int
     head = await event_log.read_head()
     planned = await delivery_planning.fetch_last_planned(connection, head, utcnow() - RETENTION)
     # An endpoint that the table has was registered before the planner stood still.
-    known = {target.id for target in await delivery_endpoints.fetch_targets(connection)}
+    known = await delivery_endpoints.fetch_ids(connection)
     names = sorted(event.name for event in endpoints.FOLDED_EVENTS if issubclass(event, EndpointRegistered))
     position, is_full = planned, True
     while is_full:

@@ -26,6 +26,7 @@ from psycopg.rows import class_row
 from domain.delivery_outcomes import MAX_RETRY_AFTER_S, Outcome
 from domain.endpoints import EndpointKind
 from store.postgres.queries import fetch_row
+from store.tables.delivery_endpoints import lock_endpoints
 
 DELIVERIES_CHANNEL = "webhooks"
 """Channel for notifications that deliveries may have become due. The payload is empty."""
@@ -107,11 +108,7 @@ async def notify_due(connection: AsyncConnection) -> None:
 
 async def enqueue(connection: AsyncConnection, deliveries: Sequence[PlannedDelivery], now: datetime) -> None:
     """Adds deliveries to the queue, in the given order. Locks their endpoints until the caller's transaction ends."""
-    await connection.execute(
-        "SELECT FROM webhook_endpoints WHERE id = ANY (%s) ORDER BY id FOR UPDATE",
-        (sorted({delivery.endpoint_id for delivery in deliveries}),),
-        prepare=True,
-    )
+    await lock_endpoints(connection, {delivery.endpoint_id for delivery in deliveries})
     queues: set[tuple[int, str]] = set()
     behind = []
     for delivery in deliveries:

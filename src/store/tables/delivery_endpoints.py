@@ -5,7 +5,7 @@ So when the planner plans the deliveries of an event, the table has the endpoint
 health: failures in a row and pauses.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -43,9 +43,37 @@ class HealthChange(NamedTuple):
     """The last error of an endpoint that began to fail; None if the endpoint recovered."""
 
 
-async def fetch_targets(connection: AsyncConnection) -> list[DeliveryTarget]:
-    query = "SELECT id, kind, project_id, events, active FROM webhook_endpoints"
-    return [DeliveryTarget(*row) for row in await fetch_rows(connection, query)]
+async def fetch_targets(connection: AsyncConnection, project_ids: Collection[int]) -> list[DeliveryTarget]:
+    """Returns the endpoints of these projects, and those of all projects."""
+    query = (
+        "SELECT id, kind, project_id, events, active FROM webhook_endpoints"
+        " WHERE project_id IS NULL OR project_id = ANY (%s) ORDER BY id"
+    )
+    return [DeliveryTarget(*row) for row in await fetch_rows(connection, query, (sorted(project_ids),))]
+
+
+async def fetch_types(connection: AsyncConnection) -> set[str]:
+    """Returns the notification types that any endpoint, active or not, is registered for."""
+    rows = await fetch_rows(connection, "SELECT DISTINCT unnest(events) FROM webhook_endpoints")
+    return {type_ for (type_,) in rows}
+
+
+async def fetch_ids(source: Source) -> set[int]:
+    return {number for (number,) in await fetch_rows(source, "SELECT id FROM webhook_endpoints")}
+
+
+async def fetch_ids_of_project(connection: AsyncConnection, project_id: int) -> list[int]:
+    query = "SELECT id FROM webhook_endpoints WHERE project_id = %s ORDER BY id"
+    return [number for (number,) in await fetch_rows(connection, query, (project_id,))]
+
+
+async def lock_endpoints(connection: AsyncConnection, endpoint_ids: Collection[int]) -> None:
+    """Locks endpoints until the transaction ends. Whoever locks several endpoints does so in the order of their ids."""
+    await connection.execute(
+        "SELECT FROM webhook_endpoints WHERE id = ANY (%s) ORDER BY id FOR UPDATE",
+        (sorted(endpoint_ids),),
+        prepare=True,
+    )
 
 
 async def fetch_folded(source: Source, endpoint_id: int, planner: str) -> tuple[dict[str, Any] | None, int]:
@@ -109,8 +137,7 @@ async def delete_endpoints(connection: AsyncConnection, endpoint_ids: list[int])
 
 
 async def delete_endpoints_of_project(connection: AsyncConnection, project_id: int) -> None:
-    query = "SELECT id FROM webhook_endpoints WHERE project_id = %s ORDER BY id"
-    await delete_endpoints(connection, [row[0] for row in await fetch_rows(connection, query, (project_id,))])
+    await delete_endpoints(connection, await fetch_ids_of_project(connection, project_id))
 
 
 async def fetch_health_changes(connection: AsyncConnection) -> list[HealthChange]:

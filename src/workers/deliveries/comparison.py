@@ -14,7 +14,7 @@ from domain.teams import CHANNEL, ChannelRegistered
 from domain.webhooks import WEBHOOK, ReplayRequested, WebhookRegistered
 from store.log.event_log import EventLog
 from store.postgres.queries import fetch_rows
-from store.tables.delivery_endpoints import fetch_folded
+from store.tables.delivery_endpoints import fetch_folded, fetch_ids
 from workers.deliveries.planner import NAME as PLANNER
 
 REGISTERED = [WebhookRegistered.name, ChannelRegistered.name]
@@ -58,7 +58,7 @@ async def find_changes(pool: AsyncConnectionPool, event_log: EventLog) -> str | 
         return None  # the log lacks events that the planner has read, maybe those of endpoints; others say so
     changed: list[str] = []
     # Read before the log, which then has the events of all these rows.
-    made_up = {number for (number,) in await fetch_rows(pool, "SELECT id FROM webhook_endpoints")}
+    made_up = await fetch_ids(pool)
     position, is_full = 0, True
     while is_full:
         events, position, is_full = await event_log.read_batch(position, BATCH_SIZE, REGISTERED)

@@ -1,8 +1,10 @@
-"""Applies events about endpoints to the tables of deliveries. The delivery planner calls `apply` in the order of the
-log.
+"""Applies events about endpoints to the tables of deliveries, and to the endpoints that the delivery planner has in
+memory. The planner applies each event to both, in the order of the log.
 """
 
+from collections.abc import Iterable, Sequence
 from datetime import datetime
+from typing import Any
 
 from psycopg import AsyncConnection
 
@@ -28,11 +30,9 @@ FOLDED_EVENTS: frozenset[type[Event]] = frozenset(
 async def apply(connection: AsyncConnection, event: Event, now: datetime) -> None:
     match event:
         case WebhookRegistered():
-            target = DeliveryTarget(event.webhook_id, event.kind, event.project_id, event.events, event.active)
-            await delivery_endpoints.add_endpoint(connection, target, event.url, event.sealed_secret)
+            await delivery_endpoints.add_endpoint(connection, _new_target(event), event.url, event.sealed_secret)
         case ChannelRegistered():
-            target = DeliveryTarget(event.channel_id, event.kind, event.project_id, event.events, active=True)
-            await delivery_endpoints.add_endpoint(connection, target)
+            await delivery_endpoints.add_endpoint(connection, _new_target(event))
         case EndpointUpdated():
             changes = changes_of(event)
             await delivery_endpoints.update_endpoint(connection, event.endpoint_id, changes)
@@ -48,3 +48,64 @@ async def apply(connection: AsyncConnection, event: Event, now: datetime) -> Non
             await delivery_planning.add_replay(connection, event.replay, event.webhook_id, event.after, event.up_to)
         case _:
             return
+
+
+def is_folded(event: Event) -> bool:
+    return isinstance(event, FOLDED)
+
+
+def types_of(event: Event) -> Sequence[str]:
+    """Returns the notification types that an endpoint is registered for by this event. Returns none if the event leaves
+    them unchanged.
+    """
+    match event:
+        case WebhookRegistered() | ChannelRegistered():
+            return event.events
+        case EndpointUpdated():
+            types: Sequence[str] = changes_of(event).get("events", ())
+            return types
+        case _:
+            return ()
+
+
+class Targets:
+    """Endpoints of some projects and of all projects, as the planner reads them once for a batch of events."""
+
+    def __init__(self) -> None:
+        self._targets: dict[int | None, dict[int, DeliveryTarget]] = {}
+
+    def add(self, *targets: DeliveryTarget) -> None:
+        """Adds endpoints, except those that are there already."""
+        for target in targets:
+            self._targets.setdefault(target.project_id, {}).setdefault(target.id, target)
+
+    def in_scope(self, project_id: int | None) -> Iterable[DeliveryTarget]:
+        """Returns the endpoints that may be notified of the events of a project; None stands for no project."""
+        for scope in dict.fromkeys((None, project_id)):
+            yield from self._targets.get(scope, {}).values()
+
+    def apply(self, event: Event) -> None:
+        """Applies an event as `apply` does to the table. An update of an endpoint that was not read changes nothing."""
+        match event:
+            case EndpointRegistered():
+                self.add(_new_target(event))
+            case EndpointUpdated():
+                of_project = self._targets.get(event.project_id, {})
+                if (target := of_project.get(event.endpoint_id)) is not None:
+                    of_project[target.id] = target._replace(**_changes_of_target(event))
+            case EndpointDeleted():
+                self._targets.get(event.project_id, {}).pop(event.endpoint_id, None)
+            case ProjectDeleted():
+                self._targets.pop(event.project_id, None)
+            case _:
+                return
+
+
+def _new_target(event: EndpointRegistered) -> DeliveryTarget:
+    assert isinstance(event, WebhookRegistered | ChannelRegistered), "there are no other kinds"
+    active = event.active if isinstance(event, WebhookRegistered) else True
+    return DeliveryTarget(event.endpoint_id, event.kind, event.project_id, event.events, active)
+
+
+def _changes_of_target(event: EndpointUpdated) -> dict[str, Any]:
+    return {name: value for name, value in changes_of(event).items() if name in ("events", "active")}

@@ -10,14 +10,15 @@ behind.
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from math import inf
 
 import structlog
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
 from domain.core.errors import StreamDamaged
-from domain.core.events import Recorded, readable
-from domain.endpoints import EndpointDeleted, EndpointRegistered, EndpointUpdated
+from domain.core.events import Event, Recorded, readable
+from domain.endpoints import EndpointEvent
 from domain.nodes import NODE, NodeWentOffline
 from domain.notifications import SOURCES, is_in_scope, select_notifications
 from domain.pools import POOL
@@ -30,7 +31,7 @@ from store.tables.deliveries import PlannedDelivery, new_delivery_id
 from store.tables.delivery_endpoints import DeliveryTarget
 from store.tables.delivery_planning import PendingWork
 from workers.deliveries import endpoints
-from workers.deliveries.endpoints import FOLDED, FOLDED_EVENTS
+from workers.deliveries.endpoints import FOLDED_EVENTS, Targets, is_folded, types_of
 from workers.deliveries.messages import MessageBuilder
 from workers.loops.outages import tolerate_outages
 
@@ -40,6 +41,12 @@ NAME = "webhooks"
 """Name of the planner's stored position, and of its parked events."""
 BATCH_SIZE = 200
 """Number of events for which one transaction plans deliveries."""
+MAX_PLANNED = 2_000
+"""Number of deliveries after which a transaction ends, so that many endpoints of one project do not hold up the
+deliveries of others. A transaction plans all deliveries of its last event, so it may plan more.
+"""
+RETRY_BATCH_SIZE = 10
+"""Number of parked events that one transaction tries again."""
 POLL_INTERVAL_S = 5.0
 """Longest time in seconds between two searches for work, since no notification announces that a replay may go on."""
 DEBOUNCE_S = 0.01
@@ -58,9 +65,13 @@ class DeliveryPlanner:
     listener: Listener
     clock: Callable[[], datetime]
     batch_size: int = BATCH_SIZE
+    max_planned: int = MAX_PLANNED
     max_open_replayed: int = MAX_OPEN_REPLAYED
 
     def __post_init__(self) -> None:
+        # Types of notifications that some endpoint was registered for since this planner began. None is removed, so
+        # that an endpoint whose types change again and again ends no batch early.
+        self._types: set[str] = set()
         self._cursor = LogCursor(
             self.event_log, self.listener, (), poll_interval_s=POLL_INTERVAL_S, debounce_s=DEBOUNCE_S
         )
@@ -92,8 +103,15 @@ class DeliveryPlanner:
     async def _look(self) -> PendingWork:
         async with self.pool.connection() as connection:
             # Set before the query, so that an event of a newly wanted type notifies the planner if the query misses it.
-            self._cursor.names = names = _event_names(await delivery_endpoints.fetch_targets(connection))
+            self._cursor.names = names = await self._fetch_names(connection)
             return await delivery_planning.fetch_pending(connection, NAME, names, log_positions.MIN_SKIP)
+
+    async def _fetch_names(self, connection: AsyncConnection) -> list[str]:
+        """Returns the names of the events that the planner reads: events that change endpoints, and events of which an
+        endpoint is notified or would be if it were active.
+        """
+        self._types |= await delivery_endpoints.fetch_types(connection)
+        return sorted({event.name for event in FOLDED_EVENTS}.union(_sources(self._types)))
 
     async def _follow(self) -> None:
         async with self.pool.connection() as connection, connection.transaction():
@@ -101,52 +119,82 @@ class DeliveryPlanner:
             await log_positions.ensure_positions(connection, [NAME], at_head=False)
             position = await log_positions.lock_position(connection, NAME)
             assert position is not None, "ensured before"
-            targets = await delivery_endpoints.fetch_targets(connection)
-            events, position, _ = await self.event_log.read_batch(position, self.batch_size, _event_names(targets))
-            # After such an event an endpoint may want other types of events, so later events are read again.
-            widening = EndpointRegistered | EndpointUpdated
-            cut = next((count for count, item in enumerate(events, 1) if isinstance(item.event, widening)), None)
-            if cut is not None:
+            names = await self._fetch_names(connection)
+            events, position, _ = await self.event_log.read_batch(position, self.batch_size, names)
+            # After an event that adds types, the batch may lack events of these types, so later events are read again.
+            widening = (at for at, item in enumerate(events, 1) if not self._types.issuperset(types_of(item.event)))
+            if (cut := next(widening, None)) is not None:
                 events, position = events[:cut], events[cut - 1].position
-            await self._plan(connection, events, targets)
+            planned = await self._plan(connection, events, self.max_planned)
+            if planned < len(events):
+                position = events[planned - 1].position
             await log_positions.move_position(connection, NAME, position)
             if events:
                 await deliveries.notify_due(connection)
 
-    async def _plan(
-        self, connection: AsyncConnection, events: Sequence[Recorded], targets: Sequence[DeliveryTarget]
-    ) -> None:
-        planned: list[PlannedDelivery] = []
+    async def _plan(self, connection: AsyncConnection, events: Sequence[Recorded], max_planned: float) -> int:
+        """Plans the deliveries of events, to endpoints as they are at each of them. Ends after the event with which
+        there are `max_planned` deliveries. Returns the number of events that it has planned.
+        """
+        projects = {item.position: await self._find_project(item) for item in events if not is_folded(item.event)}
+        targets = Targets()
+        if projects:
+            ids = {project for project in projects.values() if isinstance(project, int)}
+            targets.add(*await delivery_endpoints.fetch_targets(connection, ids))
+        steps: list[list[PlannedDelivery] | Event] = []
+        total = count = 0
         for recorded in events:
-            event = recorded.event
-            if isinstance(event, FOLDED):
-                # Deliveries of earlier events are enqueued before their endpoint changes.
-                await self._enqueue(connection, planned)
-                planned = []
-                await endpoints.apply(connection, event, self.clock())
-                if isinstance(event, EndpointDeleted | ProjectDeleted):
-                    targets = await delivery_endpoints.fetch_targets(connection)
+            if total >= max_planned:
+                break
+            count += 1
+            if is_folded(recorded.event):
+                targets.apply(recorded.event)
+                steps.append(recorded.event)
                 continue
-            try:
-                project_id = await self._project_of(recorded)
-            except StreamDamaged as error:
-                log.error("event parked", planner=NAME, position=recorded.position, error=error.detail)
-                await reactions.park(connection, NAME, recorded.position, error.detail)
+            project = projects[recorded.position]
+            if isinstance(project, StreamDamaged):
+                log.error("event parked", planner=NAME, position=recorded.position, error=project.detail)
+                await reactions.park(connection, NAME, recorded.position, project.detail)
                 continue
             self.messages.cache_event(recorded)
-            planned += plan_event(recorded, targets, project_id, replay=False)
-        await self._enqueue(connection, planned)
+            planned = list(plan_event(recorded, targets.in_scope(project), project, replay=False))
+            total += len(planned)
+            # Deliveries of earlier events are enqueued before their endpoint changes.
+            if steps and isinstance(steps[-1], list):
+                steps[-1] += planned
+            else:
+                steps.append(planned)
+        await self._store(connection, steps)
+        return count
+
+    async def _store(self, connection: AsyncConnection, steps: Sequence[list[PlannedDelivery] | Event]) -> None:
+        """Enqueues deliveries and applies events about endpoints, in the given order."""
+        affected: set[int] = set()
+        for step in steps:
+            if isinstance(step, list):
+                affected.update(one.endpoint_id for one in step)
+            elif isinstance(step, EndpointEvent):
+                affected.add(step.endpoint_id)
+            elif isinstance(step, ProjectDeleted):
+                affected.update(await delivery_endpoints.fetch_ids_of_project(connection, step.project_id))
+        # All at once, since senders lock endpoints too. Locks in another order could wait for each other.
+        await delivery_endpoints.lock_endpoints(connection, affected)
+        for step in steps:
+            if isinstance(step, list):
+                await self._enqueue(connection, step)
+            else:
+                await endpoints.apply(connection, step, self.clock())
 
     async def _retry(self) -> bool:
         """Plans the deliveries of parked events that are due again, to the endpoints that exist now. Returns False if
         no parked event was due.
         """
         async with self.pool.connection() as connection, connection.transaction():
-            due = await reactions.lease_due(connection, [NAME], self.batch_size)
+            due = await reactions.lease_due(connection, [NAME], RETRY_BATCH_SIZE)
             events = await self.event_log.read_at(sorted(one.position for one in due))
             for one in due:
                 await reactions.mark_done(connection, one)
-            await self._plan(connection, events, await delivery_endpoints.fetch_targets(connection))
+            await self._plan(connection, events, inf)
         return bool(due)
 
     async def _replay(self) -> bool:
@@ -157,16 +205,19 @@ class DeliveryPlanner:
                 return False
             events = await self.event_log.read(replay.position, self.batch_size, _sources(replay.target.events))
             planned: list[PlannedDelivery] = []
-            for recorded in events:
-                if recorded.position <= replay.up_to:
-                    try:
-                        project_id = await self._project_of(recorded)
-                    except StreamDamaged as error:
-                        log.error("event left out of a replay", position=recorded.position, error=error.detail)
-                        continue
-                    planned += plan_event(recorded, (replay.target,), project_id, replay=True)
-            await self._enqueue(connection, planned)
             position = events[-1].position if len(events) == self.batch_size else replay.up_to
+            for recorded in events:
+                if recorded.position > replay.up_to:
+                    break
+                if len(planned) >= self.max_planned:
+                    position = recorded.position - 1
+                    break
+                project = await self._find_project(recorded)
+                if isinstance(project, StreamDamaged):
+                    log.error("event left out of a replay", position=recorded.position, error=project.detail)
+                    continue
+                planned += plan_event(recorded, (replay.target,), project, replay=True)
+            await self._enqueue(connection, planned)
             await delivery_planning.advance_replay(connection, replay, position)
         return True
 
@@ -174,18 +225,21 @@ class DeliveryPlanner:
         if planned:
             await deliveries.enqueue(connection, planned, self.clock())
 
-    async def _project_of(self, recorded: Recorded) -> int | None:
+    async def _find_project(self, recorded: Recorded) -> int | StreamDamaged | None:
         """Returns the id of the project that an event belongs to; None if it belongs to no project. A node belongs to
-        the project of its pool. Raises StreamDamaged if the event, or the stream of the node or pool, cannot be read.
+        the project of its pool. Returns the error if the event, or the stream of the node or pool, cannot be read.
         """
-        readable([recorded])
-        event = recorded.event
-        if not isinstance(event, NodeWentOffline):
-            return getattr(event, "project_id", None)
-        node = await self.event_log.load_state(NODE.at(event.node_id))
-        if node is None or node.pool_id is None:
-            return None
-        pool = await self.event_log.load_state(POOL.at(node.pool_id))
+        try:
+            readable([recorded])
+            event = recorded.event
+            if not isinstance(event, NodeWentOffline):
+                return getattr(event, "project_id", None)
+            node = await self.event_log.load_state(NODE.at(event.node_id))
+            if node is None or node.pool_id is None:
+                return None
+            pool = await self.event_log.load_state(POOL.at(node.pool_id))
+        except StreamDamaged as error:
+            return error
         return None if pool is None else pool.project_id
 
 
@@ -210,14 +264,6 @@ def plan_event(
                     f"replay:{ordering_key}" if replay and ordering_key is not None else ordering_key,
                     replay,
                 )
-
-
-def _event_names(targets: Iterable[DeliveryTarget]) -> list[str]:
-    """Returns the names of the events that the planner reads: events that change endpoints, and events of which an
-    active endpoint is notified.
-    """
-    wanted = {type_ for target in targets if target.active for type_ in target.events}
-    return sorted({event.name for event in FOLDED_EVENTS}.union(_sources(wanted)))
 
 
 def _sources(types: Collection[str]) -> list[str]:
