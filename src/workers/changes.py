@@ -36,6 +36,9 @@ commits are unknown anyway.
 MAX_DETAIL = 300
 """Largest number of characters of a host's error that a change keeps."""
 
+LOOKED_UP_AT_ONCE = 1_000
+"""Number of changes that one query looks up in the search for newer changes of a pull request."""
+
 
 @dataclass(frozen=True)
 class ChangeEvaluator:
@@ -68,10 +71,9 @@ class ChangeEvaluator:
             await self._wait(await self.event_log.read_head())
         await self._supersede(superseding, starter.caller)
         await self._supersede(outdating, starter.caller, only_unapproved=True)
-        await self._end_unapproved(received, starter.caller)
-        await self._end_closed(received)
         # The needed jobs may have passed before, for an earlier message about the same commit of a pull request.
         await self._start_ready(starter, started.waiting)
+        await self._end_older(received)
 
     async def continue_after(self, finished: BuildFinished) -> None:
         """Starts each job that waited for the job of this build, which has passed. A job starts only when all other
@@ -90,6 +92,7 @@ class ChangeEvaluator:
         if waiting:
             await self._wait(await self.event_log.read_head())
             await self._start_ready(starter, waiting)
+            await self._end_older(received)
 
     async def _plan(self, received: ChangeReceived) -> tuple[ChangeStarter, StartPlan]:
         """Returns the starter for the builds of a change, and the plan, which says which jobs the change starts. If a
@@ -172,7 +175,36 @@ class ChangeEvaluator:
             for build in await builds.find_superseded(self.pool, job_ids):
                 await self.handler.execute(SupersedeBuild(build.build_id, build.change_id, only_unapproved), caller)
 
-    async def _end_unapproved(self, newest: ChangeReceived, caller: CommandContext) -> None:
+    async def _end_older(self, received: ChangeReceived) -> None:
+        """Ends queued builds of a pull request that its newest change makes useless. The newest change may have been
+        evaluated before this one has started its builds: then it has not found them.
+        """
+        newest = await self._find_newest(received)
+        if newest.change_id != received.change_id:
+            # A change that comes after this look at the log finds the builds when it is evaluated itself.
+            await self._wait(await self.event_log.read_head())
+        await self._end_unapproved(newest)
+        await self._end_closed(newest)
+
+    async def _find_newest(self, received: ChangeReceived) -> ChangeReceived:
+        """Returns the newest change of the pull request in the log; for a change of no pull request, the change."""
+        if received.change.pull_request is None:
+            return received
+        pull_request, head = _identify_pull_request(received), await self.event_log.read_head()
+        newer = range(await self.ids.find_last("changes"), received.change_id, -1)
+        for start in range(0, len(newer), LOOKED_UP_AT_ONCE):
+            streams = [CHANGE.at(change_id).name for change_id in newer[start : start + LOOKED_UP_AT_ONCE]]
+            found: list[ChangeReceived] = []
+            positions = await self.event_log.find_positions(streams, head, [ChangeReceived.name])
+            async for piece in self.event_log.read_pieces(positions):
+                events = [recorded.event for recorded in piece.events]
+                changes = [event for event in events if isinstance(event, ChangeReceived)]
+                found += [change for change in changes if _identify_pull_request(change) == pull_request]
+            if found:
+                return max(found, key=lambda change: change.change_id)
+        return received
+
+    async def _end_unapproved(self, newest: ChangeReceived) -> None:
         """Ends builds that wait for an approval, if they are of older commits of a fork's pull request. Does so even if
         the newest commit starts no build: somebody who has read the newest commit must not approve an older one by
         mistake.
@@ -180,15 +212,16 @@ class ChangeEvaluator:
         change = newest.change
         if not change.fork or change.deleted:
             return
+        caller = CommandContext(newest.actor, newest.correlation_id)
         for build_id, _, older in await self._find_queued(newest, only_unapproved=True):
             if older.change.commit != change.commit:
                 await self.handler.execute(SupersedeBuild(build_id, newest.change_id, only_unapproved=True), caller)
 
-    async def _end_closed(self, closing: ChangeReceived) -> None:
+    async def _end_closed(self, newest: ChangeReceived) -> None:
         """Ends the builds of a closed pull request that no node has yet."""
-        if closing.change.deleted:
-            for build_id, job_id, older in await self._find_queued(closing, only_unapproved=False):
-                await (await self._starter(older)).end_build(build_id, job_id, closing.change_id)
+        if newest.change.deleted:
+            for build_id, job_id, older in await self._find_queued(newest, only_unapproved=False):
+                await (await self._starter(older)).end_build(build_id, job_id, newest.change_id)
 
     async def _find_queued(
         self, newest: ChangeReceived, *, only_unapproved: bool
@@ -203,7 +236,7 @@ class ChangeEvaluator:
                 self.pool, *pull_request, only_unapproved=only_unapproved
             ):
                 older = await self.event_log.load_state(CHANGE.at(change_id))
-                if older is not None and older.change.repository == newest.change.repository:
+                if older is not None and _identify_pull_request(older) == _identify_pull_request(newest):
                     found.append((build_id, job_id, older))
         return found
 
@@ -216,3 +249,7 @@ class ChangeEvaluator:
         """Waits until the read models have reached a position. Raises Unavailable if they do not reach it in time."""
         if not await self.wait_reached(position):
             raise Unavailable("The read models are behind the log.")
+
+
+def _identify_pull_request(received: ChangeReceived) -> tuple[int, str, int | None]:
+    return received.project_id, received.change.repository, received.change.pull_request

@@ -40,6 +40,12 @@ def test_each_category_that_commands_begin_is_looked_up() -> None:
     assert found - NOT_DRAWN <= {prefix for prefixes in STREAMS.values() for prefix in prefixes}
 
 
+async def test_the_last_id_is_the_highest_that_was_drawn(parts: Core) -> None:
+    assert await parts.ids.find_last("changes") == 0
+    drawn = [await parts.ids.draw("changes") for _ in range(3)]
+    assert await parts.ids.find_last("changes") == max(drawn)
+
+
 async def test_an_id_whose_stream_has_begun_is_refused_and_repaired(parts: Core) -> None:
     async with parts.pool.connection() as connection:
         for kind, prefixes in STREAMS.items():

@@ -13,7 +13,7 @@ from commands.jobs import ConfigureJob, CreateJob, UpdateJob
 from commands.scm import CreateScmEndpoint, DeleteScmEndpoint
 from commands.triggers import SetTriggers
 from commands.untrusted_builds import ApproveBuild
-from domain.builds import BUILD, Finished
+from domain.builds import BUILD, BuildFinished, Finished
 from domain.changes import CHANGE, ChangePathsDropped
 from domain.core.errors import Conflict, Unavailable
 from domain.matrix import Matrix
@@ -21,7 +21,7 @@ from domain.triggers import BuildTrigger, RepositoryChange, Triggers
 from integrations.scm.hosts import ScmHosts
 from testhide.processes import Core
 from tests.support.git_repository import GitRepository
-from tests.workers.watched_jobs import WatchedJobs
+from tests.workers.watched_jobs import ANN, RunBuild, WatchedJobs
 
 MAIN = Triggers(branches=["main"])
 NEWEST = Triggers(branches=["**"], tags=["**"], pull_requests=True, cancel_superseded=True)
@@ -301,6 +301,62 @@ async def test_a_newer_commit_of_a_fork_is_a_build_that_waits_again(jobs: Watche
     await jobs.does(SetTriggers(5, Triggers(fork_pull_requests=True, cancel_superseded=True)))
     await jobs.evaluator.evaluate(await jobs.receive(fork("c4")))
     assert await jobs.statuses() == ["aborted"] * 3 + ["queued"]
+
+
+@pytest.mark.parametrize("newest", [{"commit": "c1", "deleted": True}, {"commit": "c2", "skip_marker": "[skip ci]"}])
+async def test_an_older_commit_of_a_fork_that_is_evaluated_late_leaves_no_build(
+    jobs: WatchedJobs, newest: dict[str, Any]
+) -> None:
+    """Workers evaluate two changes of a project at once. A pull request of that number of another repository keeps its
+    build, and so does another pull request.
+    """
+    await jobs.add_job(5, FORKS)
+    await jobs.add_job(6, FORKS, repository="https://github.com/acme/api.git")
+    await jobs.evaluator.evaluate(await jobs.receive(fork("c1", repository="acme/api")))
+    await jobs.evaluator.evaluate(await jobs.receive(fork("c1", repository="acme/web", pull_request=8)))
+    older = await jobs.receive(fork("c1", repository="acme/web"))
+    newer = await jobs.receive(fork(**newest, repository="acme/web"))
+    await jobs.receive(fork("c9", repository="acme/api", pull_request=9, deleted=True))
+    for change in (newer, older, older):
+        await jobs.evaluator.evaluate(change)
+    first, second, *late = await jobs.statuses()
+    assert (first, second, set(late)) == ("queued", "queued", {"aborted"})
+
+
+async def test_a_pull_request_that_was_closed_before_its_evaluation_leaves_no_build(jobs: WatchedJobs) -> None:
+    await jobs.add_job(5, Triggers(pull_requests=True))
+    pull = RepositoryChange("pull_request", "fix", "c0ffee", pull_request=7)
+    opened, closed = [await jobs.receive(change) for change in (pull, msgspec.structs.replace(pull, deleted=True))]
+    await jobs.evaluator.evaluate(closed)
+    await jobs.evaluator.evaluate(opened)
+    (build,) = await jobs.queued()
+    ended = await jobs.parts.log.load_state(BUILD.at(build.build_id))
+    assert isinstance(ended, Finished)
+    assert ended.reason == "pull_request_closed"
+    reopened = await jobs.receive(pull)
+    for change in (reopened, closed, opened):
+        await jobs.evaluator.evaluate(change)
+    assert await jobs.statuses() == ["aborted", "queued"], "the build of a pull request that is open again stays"
+
+
+@pytest.mark.parametrize("newest", [{"commit": "c1", "deleted": True}, {"commit": "c2", "skip_marker": "[skip ci]"}])
+async def test_no_build_of_an_older_commit_follows_those_that_it_needs(
+    jobs: WatchedJobs, newest: dict[str, Any]
+) -> None:
+    """The newer change is evaluated when the needed build has ended, but before the next one is queued."""
+    await jobs.add_job(5, FORKS)
+    await jobs.add_job(6, Triggers(fork_pull_requests=True, needs=[5]))
+    older = await jobs.receive(fork("c1"))
+    await jobs.evaluator.evaluate(older)
+    (needed,) = await jobs.queued()
+    receipt = await jobs.handler.execute(RunBuild(needed.build_id, "passed"), ANN)
+    await jobs.evaluator.evaluate(await jobs.receive(fork(**newest)))
+    for recorded in receipt.events:
+        if isinstance(recorded.event, BuildFinished):
+            await jobs.evaluator.continue_after(recorded.event)
+    assert await jobs.statuses() == ["passed", "aborted"]
+    await jobs.evaluator.evaluate(older)
+    assert "queued" not in await jobs.statuses()
 
 
 @pytest.mark.parametrize("newest", [{"commit": "c1"}, {"commit": "c3", "skip_marker": "[skip ci]"}])
