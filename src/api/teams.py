@@ -13,13 +13,13 @@ from api.http.permissions import CAN_READ, PROJECT_ADMINS
 from api.http.request_context import RequestContext
 from api.http.types import Id, Name, to_view
 from api.projects import find_visible_project
-from commands.endpoints import DeleteEndpoints
+from commands.endpoints import MAX_ENDPOINTS, DeleteEndpoints
 from commands.teams import RegisterChannel, UpdateChannel
 from domain.adaptive_cards import HEADERS, render_card
 from domain.teams import CardType, correct_outcome, redact_url
 from integrations.ports import attempt
 from projections import projects
-from projections.endpoints import list_endpoints, new_row
+from projections.endpoints import fetch_ids_of_project, list_endpoints, new_row
 from projections.teams import ChannelRow
 from projections.teams_cards import make_test_card
 from store.clock import utcnow
@@ -98,7 +98,7 @@ class TeamsController(Controller):
 
     @post(guards=[PROJECT_ADMINS])
     async def register_channel(self, ctx: RequestContext, data: NewChannel) -> ChannelItem:
-        """Registers a channel by the URL of its workflow or incoming webhook."""
+        """Registers a channel by the URL of its workflow or incoming webhook. A project can have 100 channels."""
         await find_visible_project(ctx, data.project_id)
         await must_be_callable(ctx, data.webhook_url, "webhook_url")
         receipt = await ctx(
@@ -110,9 +110,10 @@ class TeamsController(Controller):
                 sealed_url=ctx.services.secrets.seal(data.webhook_url),
                 events=tuple(dict.fromkeys(data.events)),
                 mention=data.mention_on_fail or "",
+                others=tuple(await fetch_ids_of_project(ctx.source, ChannelRow, data.project_id, MAX_ENDPOINTS)),
             )
         )
-        return to_item(new_row(ChannelRow, receipt.events[-1].event), DeliveryStats())
+        return to_item(new_row(ChannelRow, receipt.events[0].event), DeliveryStats())
 
     @get("/{id:int}", guards=[CAN_READ])
     async def get_channel(self, ctx: RequestContext, id: int) -> ChannelItem:

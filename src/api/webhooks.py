@@ -18,16 +18,16 @@ from api.http.request_context import RequestContext
 from api.http.types import MAX_ID, Id, to_view
 from api.http.validation import Time
 from api.projects import find_visible_project
-from commands.endpoints import DeleteEndpoints
-from commands.webhooks import MAX_WEBHOOKS, Redeliver, RegisterWebhook, ReplayWebhook, UpdateWebhook
+from commands.endpoints import MAX_ENDPOINTS, DeleteEndpoints
+from commands.webhooks import Redeliver, RegisterWebhook, ReplayWebhook, UpdateWebhook
 from domain.core.errors import Conflict, Forbidden, Invalid, NotFound
 from domain.endpoints import mask_url
 from domain.notifications import PING, NotificationMessage, NotificationType
 from domain.webhook_signatures import build_headers, check_secret
 from integrations.ports import attempt
-from projections.endpoints import list_endpoints, new_row
+from projections.endpoints import fetch_ids_of_project, list_endpoints, new_row
 from projections.webhook_views import WebhookView, schema, schemas
-from projections.webhooks import WebhookRow, fetch_ids_of_project, find_existing
+from projections.webhooks import WebhookRow, find_existing
 from store.clock import utcnow
 from store.tables import deliveries, delivery_history
 from store.tables.delivery_history import DeliveryStats
@@ -168,7 +168,7 @@ class WebhookController(Controller):
         others: list[int] = []
         if data.project_id is not None:
             await find_visible_project(ctx, data.project_id)
-            others = await fetch_ids_of_project(ctx.source, data.project_id, MAX_WEBHOOKS)
+            others = await fetch_ids_of_project(ctx.source, WebhookRow, data.project_id, MAX_ENDPOINTS)
         elif not ctx.user.is_admin:
             raise Forbidden("Only admins have webhooks of all projects; give a project_id.")
         await must_be_callable(ctx, data.url, "url")

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 from commands.handler import Command
+from domain.core.errors import Conflict
 from domain.core.events import AnyStream, Category, Event
 from domain.endpoints import Endpoint, EndpointKind
 from domain.teams import CARD, CHANNEL, CardGivenUp, Channel, ChannelDeleted, ChannelFailing, ChannelRecovered
@@ -38,6 +39,11 @@ _STREAMS: Mapping[EndpointKind, _Streams] = {
     "teams": _Streams(CHANNEL, CARD, ChannelDeleted, ChannelFailing, ChannelRecovered, CardGivenUp),
 }
 NAMES: Mapping[EndpointKind, str] = {"webhook": "webhook", "teams": "Teams channel"}
+PATHS: Mapping[EndpointKind, str] = {"webhook": "webhooks", "teams": "ms-teams"}
+MAX_ENDPOINTS = 100
+"""Largest number of webhooks that a project can register, and of Teams channels. Each of its events is delivered to all
+of them.
+"""
 
 
 E = TypeVar("E", bound=Webhook | Channel)
@@ -48,6 +54,17 @@ def to_compare(endpoint: E, active: bool | None) -> E:
     change even if the endpoint is already active: the resulting event ends the pause between the deliveries.
     """
     return msgspec.structs.replace(endpoint, active=False) if active and endpoint.failing else endpoint
+
+
+def list_existing(kind: EndpointKind, project_id: int, endpoints: Iterable[Webhook | Channel | None]) -> list[int]:
+    """Returns the ids of those of a project's endpoints that exist. Raises Conflict if the project can have no more."""
+    existing = [endpoint.endpoint_id for endpoint in endpoints if endpoint is not None and not endpoint.deleted]
+    if len(existing) >= MAX_ENDPOINTS:
+        raise Conflict(
+            f"Project {project_id} has {len(existing)} {NAMES[kind]}s, and can have no more than {MAX_ENDPOINTS}:"
+            f" delete one by DELETE /api/v3/{PATHS[kind]}/{{id}}, or let one receiver pass the messages on."
+        )
+    return existing
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,12 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from commands.endpoints import to_compare
+from commands.endpoints import list_existing, to_compare
 from commands.handler import Command, must_exist
 from commands.projects import must_be_open
 from domain.core.events import AnyStream, Event
 from domain.projects import PROJECT, Project
-from domain.teams import CHANNEL, Channel, ChannelRegistered, ChannelUpdated
+from domain.teams import CHANNEL, CHANNEL_LIST, Channel, ChannelRegistered, ChannelsListed, ChannelUpdated
 
 
 @dataclass(frozen=True)
@@ -20,15 +20,31 @@ class RegisterChannel(Command):
     sealed_url: bytes
     events: tuple[str, ...]
     mention: str = ""
+    others: tuple[int, ...] = ()
+    """Ids of the project's channels that the caller knows of. They need not be all, nor exist any more."""
 
     def reads(self) -> Sequence[AnyStream]:
-        return CHANNEL.at(self.channel_id), PROJECT.at(self.project_id)
+        return CHANNEL.at(self.channel_id), PROJECT.at(self.project_id), CHANNEL_LIST.at(self.project_id)
 
-    def decide(self, channel: Channel | None, project: Project | None) -> Iterable[Event]:
+    def then_reads(
+        self, channel: Channel | None, project: Project | None, listed: Sequence[int] = ()
+    ) -> Sequence[AnyStream]:
+        others = dict.fromkeys((*self.others, *listed)) if channel is None else ()
+        return [CHANNEL.at(channel_id) for channel_id in others if channel_id != self.channel_id]
+
+    def decide(
+        self,
+        channel: Channel | None,
+        project: Project | None,
+        listed: Sequence[int] = (),
+        *others: Channel | None,
+    ) -> Iterable[Event]:
         if channel is not None:
             return
         must_be_open(project, self.project_id)
+        existing = list_existing("teams", self.project_id, others)
         yield self.event(ChannelRegistered)
+        yield ChannelsListed(project_id=self.project_id, channel_ids=[*existing, self.channel_id])
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from commands.endpoints import to_compare
+from commands.endpoints import list_existing, to_compare
 from commands.handler import Command, must_exist
 from commands.projects import must_be_open
 from domain.core.errors import Conflict
@@ -21,9 +21,6 @@ from domain.webhooks import (
     WebhooksListed,
     WebhookUpdated,
 )
-
-MAX_WEBHOOKS = 100
-"""Largest number of webhooks that a project can register. Each of its events is delivered to all of them."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +59,7 @@ class RegisterWebhook(Command):
             yield self.event(WebhookRegistered)
             return
         must_be_open(project, self.project_id)
-        existing = [other.webhook_id for other in others if other is not None and not other.deleted]
-        if len(existing) >= MAX_WEBHOOKS:
-            raise Conflict(
-                f"Project {self.project_id} has {len(existing)} webhooks, and can have no more than {MAX_WEBHOOKS}:"
-                " delete one by DELETE /api/v3/webhooks/{id}, or let one receiver pass the messages on."
-            )
+        existing = list_existing("webhook", self.project_id, others)
         yield self.event(WebhookRegistered)
         yield WebhooksListed(project_id=self.project_id, webhook_ids=[*existing, self.webhook_id])
 

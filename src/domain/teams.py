@@ -102,6 +102,21 @@ class CardGivenUp(ChannelEvent, frozen=True):
         return f"teams-card-{self.delivery_id}"
 
 
+class ChannelsListed(Event, frozen=True):
+    """A channel was added to its project. All registrations of a project append to one stream, so that of several at
+    once each knows of those before it.
+    """
+
+    name: ClassVar[str] = "teams_channel.listed"
+    project_id: int
+    channel_ids: list[int]
+    """Ids of all channels that the project has now, the new one last."""
+
+    @property
+    def stream(self) -> str:
+        return f"teams_channel_list-{self.project_id}"
+
+
 class Channel(Endpoint, frozen=True):
     channel_id: int
     project_id: int
@@ -127,6 +142,10 @@ def evolve(state: Channel | None, event: Event) -> Channel | None:
             return evolve_endpoint(state, event)
 
 
+def evolve_list(state: tuple[int, ...], event: Event) -> tuple[int, ...]:
+    return tuple(event.channel_ids) if isinstance(event, ChannelsListed) else state
+
+
 def evolve_card(is_given_up: bool, event: Event) -> bool:
     return is_given_up or isinstance(event, CardGivenUp)
 
@@ -148,4 +167,7 @@ def correct_outcome(outcome: Outcome) -> Outcome:
 
 CHANNEL = Category[Channel | None]("teams-channel", None, evolve)
 CARD = Category("teams-card", False, evolve_card)
-EVENTS = (ChannelRegistered, ChannelUpdated, ChannelDeleted, ChannelFailing, ChannelRecovered, CardGivenUp)
+CHANNEL_LIST = Category[tuple[int, ...]]("teams_channel_list", (), evolve_list)
+"""Ids of a project's channels. May contain deleted ones, and lacks those that older releases registered."""
+CHANNEL_EVENTS = (ChannelRegistered, ChannelUpdated, ChannelDeleted, ChannelFailing, ChannelRecovered, CardGivenUp)
+EVENTS = (*CHANNEL_EVENTS, ChannelsListed)

@@ -17,7 +17,7 @@ from domain.endpoints import (
 from domain.projects import ProjectDeleted
 from projections.engine.model import Change, Delete, DeleteWhere, Key, Projection, Row, Rows
 from projections.engine.queries import Window, fetch_all
-from store.postgres.queries import Source
+from store.postgres.queries import Source, fetch_rows
 
 R = TypeVar("R", bound=Row)
 
@@ -70,6 +70,12 @@ def _changed(row: R, event: EndpointEvent) -> R:
             return msgspec.structs.replace(row, failing_since=event.at, failing_error=event.error)
         case _:
             return msgspec.structs.replace(row, failing_since=None, failing_error=None)
+
+
+async def fetch_ids_of_project(source: Source, row_type: type[Row], project_id: int, limit: int) -> list[int]:
+    """Returns the ids of the endpoints of a project, `limit` at most."""
+    query = f"SELECT id FROM {row_type.table} WHERE project_id = %s ORDER BY id LIMIT %s"
+    return [endpoint_id for (endpoint_id,) in await fetch_rows(source, query, (project_id, limit))]
 
 
 async def list_endpoints(

@@ -27,4 +27,4 @@ class ChannelRow(Row, frozen=True):
     failing_error: str | None = None
 
 
-PROJECTION = endpoint_projection("teams_channels", ChannelRow, teams.EVENTS)
+PROJECTION = endpoint_projection("teams_channels", ChannelRow, teams.CHANNEL_EVENTS)

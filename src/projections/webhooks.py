@@ -7,7 +7,7 @@ from domain import webhooks
 from projections.endpoints import endpoint_projection
 from projections.engine.model import Row, Table
 from projections.engine.queries import fetch_all
-from store.postgres.queries import Source, fetch_rows
+from store.postgres.queries import Source
 
 VERSION = 1
 
@@ -28,12 +28,6 @@ class WebhookRow(Row, frozen=True):
 
 
 PROJECTION = endpoint_projection("webhooks", WebhookRow, webhooks.WEBHOOK_EVENTS)
-
-
-async def fetch_ids_of_project(source: Source, project_id: int, limit: int) -> list[int]:
-    """Returns the ids of the webhooks of a project, `limit` at most."""
-    query = f"SELECT id FROM {WebhookRow.table} WHERE project_id = %s ORDER BY id LIMIT %s"
-    return [webhook_id for (webhook_id,) in await fetch_rows(source, query, (project_id, limit))]
 
 
 async def find_existing(source: Source, webhook_ids: Sequence[int]) -> list[WebhookRow]:

@@ -1,11 +1,13 @@
 """Channels of Teams over HTTP."""
 
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psycopg
 import pytest
 
+from commands.endpoints import MAX_ENDPOINTS
 from tests.api.test_webhooks import wait_until
 from tests.support.builders import given_build, given_job, given_project, upload
 from tests.support.server import Server
@@ -46,6 +48,21 @@ def test_list(server: Server, project: int, channel: dict[str, Any]) -> None:
     first = member.get(AT, params={"limit": 1})
     assert f"after={channel['id']}" in first.headers["Link"]
     assert member.get(AT, params={"after": channel["id"]}).then(200) == [second]
+
+
+def test_many_requests_at_once_register_no_more_than_100(server: Server) -> None:
+    project = given_project(server)
+    for _ in range(MAX_ENDPOINTS - 2):
+        server.admin.post(AT, json=body(project)).then(201)
+    clients = [server.client().authorize(server.admin.token) for _ in range(5)]
+    with ThreadPoolExecutor(5) as threads:
+        answers = [*threads.map(lambda client: client.post(AT, json=body(project)), clients)]
+    assert sorted(answer.status_code for answer in answers) == [201] * 2 + [409] * 3
+    refused = next(answer.json()["detail"] for answer in answers if answer.status_code == 409)
+    assert f"Project {project} has 100 Teams channels" in refused
+    listed = next(answer.json()["id"] for answer in answers if answer.status_code == 201)
+    server.admin.when("DELETE", f"/ms-teams/{listed}").then(204)
+    server.admin.post(AT, json=body(project)).then(201)
 
 
 def test_update(server: Server, channel: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from commands.webhooks import MAX_WEBHOOKS
+from commands.endpoints import MAX_ENDPOINTS
 from tests.support.builders import given_build, given_job, given_project, upload
 from tests.support.http import Client
 from tests.support.in_process_server import serve_in_process
@@ -95,7 +95,7 @@ def test_delete(server: Server, webhook: dict[str, Any]) -> None:
 def test_many_requests_at_once_register_no_more_than_100(server: Server) -> None:
     project = given_project(server)
     body = {"url": "https://hooks.example.com/x", "events": ["build.failed"], "project_id": project}
-    for _ in range(MAX_WEBHOOKS - 3):
+    for _ in range(MAX_ENDPOINTS - 3):
         server.admin.post(AT, json=body).then(201)
     clients = [server.client().authorize(server.admin.token) for _ in range(10)]
     with ThreadPoolExecutor(10) as threads:
@@ -106,7 +106,7 @@ def test_many_requests_at_once_register_no_more_than_100(server: Server) -> None
     assert f"Project {project} has 100 webhooks" in refused
     server.wait_until_projected()
     listed = server.admin.fetch(f"/webhooks?project_id={project}&limit=200")
-    assert len(listed) == MAX_WEBHOOKS
+    assert len(listed) == MAX_ENDPOINTS
     server.admin.when("DELETE", f"/webhooks/{listed[0]['id']}").then(204)
     server.admin.post(AT, json=body).then(201)
 

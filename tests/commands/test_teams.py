@@ -21,6 +21,7 @@ from domain.teams import (
     ChannelFailing,
     ChannelRecovered,
     ChannelRegistered,
+    ChannelsListed,
     ChannelUpdated,
     correct_outcome,
     redact_url,
@@ -34,17 +35,30 @@ SHOWN = "https://example.webhook.office.com/…"
 REGISTERED = ChannelRegistered(
     **ABOUT, title="CI Alerts", shown_url=SHOWN, sealed_url=b"u", events=["build.failed"], mention="ann@example.com"
 )
+LISTED = ChannelsListed(project_id=3, channel_ids=[5])
 DELETED = ChannelDeleted(**ABOUT)
 
 
 def test_register() -> None:
     command = RegisterChannel(5, 3, "CI Alerts", SHOWN, b"u", ("build.failed",), "ann@example.com")
-    given(PROJECT).when(command).then(REGISTERED)
-    given(PROJECT, REGISTERED).when(command).then_nothing()
+    given(PROJECT).when(command).then(REGISTERED, LISTED)
+    given(PROJECT, REGISTERED, LISTED).when(command).then_nothing()
     with pytest.raises(NotFound, match="no project 3"):
         given().when(command)
     with pytest.raises(Conflict, match="being deleted"):
         given(PROJECT, ProjectClosed(project_id=3)).when(command)
+
+
+def test_a_project_has_at_most_100_channels() -> None:
+    """Counted are those of the project's list, and those that older releases have registered."""
+    command = RegisterChannel(500, 3, "CI", SHOWN, b"u", ("build.failed",), others=tuple(range(1, 61)))
+    registered = [ChannelRegistered(channel_id=channel_id, project_id=3, events=[]) for channel_id in range(1, 101)]
+    history = (PROJECT, *registered, ChannelsListed(project_id=3, channel_ids=[*range(51, 101)]))
+    with pytest.raises(Conflict, match=r"Project 3 has 100 Teams channels.*DELETE /api/v3/ms-teams/\{id\}"):
+        given(*history).when(command)
+    event = given(*history, ChannelDeleted(channel_id=7, project_id=3)).when(command)[1]
+    assert isinstance(event, ChannelsListed)
+    assert sorted(event.channel_ids) == [*range(1, 7), *range(8, 101), 500]
 
 
 def test_update_says_what_changed() -> None:

@@ -19,6 +19,7 @@ NOT_DRAWN |= {
     "secret-key",
     "session",
     "teams-card",
+    "teams_channel_list",
     "test_case",
     "webhook_delivery",
     "webhook_list",

@@ -32,7 +32,7 @@ from domain.pools import POOL
 from domain.projects import PROJECT, ProjectCreated, WebhookSecretRotated
 from domain.quarantine import QUARANTINE
 from domain.scm import SCM_ENDPOINT
-from domain.teams import CARD, CHANNEL
+from domain.teams import CARD, CHANNEL, CHANNEL_LIST
 from domain.templates import TEMPLATE
 from domain.tickets import TICKET
 from domain.triage import TRIAGE
@@ -54,7 +54,7 @@ CATEGORIES: Mapping[str, Category[Any]] = {
         *(API_TOKEN, ARTIFACT, AUDIT_READ, BUILD, CLAIM, JOB, KNOWN_ISSUE, LEADER, NODE, NODE_COMMAND, POOL, PROJECT),
         *(QUARANTINE, SESSION, RESTORES.category, ROWS.category, SIGNING_KEY.category, TEMPLATE, TRIAGE, USER),
         *(WEBHOOK, WEBHOOK_LIST, DELIVERY, FLAKINESS, BUILD_GROUP),
-        *(CHANGE, DEFERRALS, CHANNEL, CARD, IDENTITY_PROVIDER, SCM_ENDPOINT, GITOPS, JIRA, TICKET),
+        *(CHANGE, DEFERRALS, CHANNEL, CHANNEL_LIST, CARD, IDENTITY_PROVIDER, SCM_ENDPOINT, GITOPS, JIRA, TICKET),
     )
 }
 

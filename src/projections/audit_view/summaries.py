@@ -344,6 +344,9 @@ SUMMARIES: Mapping[type[Event], str | Callable[[Any], str]] = {
     webhooks.DeliveryGivenUp: "gave delivery {delivery_id} up after {attempts:attempt}",
     webhooks.RedeliveryRequested: "asked for delivery {delivery_id} once more",
     teams.ChannelRegistered: _channel_registered,
+    teams.ChannelsListed: lambda event: (
+        f"counted the Teams channels of project {event.project_id}: {len(event.channel_ids)}"
+    ),
     teams.ChannelUpdated: "changed Teams channel {channel_id}",
     teams.ChannelDeleted: "deleted Teams channel {channel_id}",
     teams.ChannelFailing: "noticed that Teams channel {channel_id} does not answer{error:: “}",
