@@ -11,7 +11,7 @@ from domain.core.events import Recorded, changes_of, copy_fields
 from domain.projects import ProjectDeleted
 from projections.engine.model import Change, Delete, DeleteWhere, Int, Projection, Row, Rows, Table, row_of
 from projections.engine.queries import Window, fetch_all, fetch_column, find_row
-from store.postgres.queries import Source
+from store.postgres.queries import Source, fetch_rows
 
 VERSION = 1
 _UNSEARCHED = "searched < edition"
@@ -106,9 +106,12 @@ async def count_patterns(source: Source, project_id: int) -> int:
     return int(count)
 
 
-async def find_unsearched(source: Source, limit: int) -> list[int]:
-    """Returns the ids of up to `limit` known issues whose search through older failures is not complete, oldest
-    first.
+async def find_unsearched(source: Source, limit: int) -> list[tuple[int, int | None]]:
+    """Returns up to `limit` known issues whose search through older failures is not complete, as (id, project id): the
+    oldest of each project first, then the second of each, and so on.
     """
-    query = f"SELECT id FROM {KnownIssueRow.table} WHERE {_UNSEARCHED} ORDER BY id LIMIT %(limit)s"
-    return await fetch_column(source, query, {"limit": limit})
+    query = (
+        f"SELECT id, project_id FROM {KnownIssueRow.table} WHERE {_UNSEARCHED}"
+        " ORDER BY row_number() OVER (PARTITION BY project_id ORDER BY id), id LIMIT %s"
+    )
+    return await fetch_rows(source, query, (limit,))

@@ -204,9 +204,28 @@ async def test_a_long_past_is_searched_through_in_pieces(house: House) -> None:
     c, *_ = await house.ran(RESET, FAILURE, FAILURE)
     await house.does(CREATE)
     assert await house.found() == [[c], [b, a], []]
-    house.search.max_chunks = 1
+    house.search.max_failures = 2
     await house.does(UpdateKnownIssue(17, match=("pattern", "boom")))
     assert await house.found() == [[c + 2, c + 1]], "and no further than it is worth"
+
+
+async def test_a_project_whose_patterns_take_long_leaves_others_their_turn(house: House) -> None:
+    house.search.slice_s = 0.0  # of CPU time: one failure at a time
+    a, b = await house.ran(RESET, RESET)
+    (other,) = await house.ran(RESET, project=2)
+    await house.does(CREATE, CreateKnownIssue(18, 1, "Also", "infra", "pattern", "connect"))
+    await house.does(CreateKnownIssue(19, 2, "Network", "infra", "pattern", "ECONN"))
+    assert await house.found() == [[b], [other]]
+    assert await house.found() == [[a]]
+
+
+async def test_a_search_ends_when_its_patterns_take_too_long(house: House) -> None:
+    house.search.max_cpu_s = 0.0
+    house.search.slice_s = 0.0
+    _, b = await house.ran(RESET, RESET)
+    await house.does(CREATE)
+    assert await house.found() == [[b]]
+    assert await house.found() == [], "it counts as complete"
 
 
 async def test_a_search_that_was_cut_goes_on_where_it_was(house: House) -> None:
