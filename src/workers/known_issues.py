@@ -121,8 +121,8 @@ def _compare(
     rules: MatchRules, chunk: Sequence[OlderFailure], slice_s: float
 ) -> tuple[int, list[tuple[int, int]], float]:
     """Compares the unclassified failures in `chunk` with the rules, for `slice_s` seconds of CPU time, but at least one
-    failure. Returns three values: how many failures of `chunk` were compared, (result id, job id) of each match, and the
-    CPU time used.
+    failure. Returns three values: how many failures of `chunk` were compared, (result id, job id) of each match, and
+    the CPU time used.
     """
     began, compared = time.thread_time(), 0
     found: list[tuple[int, int]] = []
