@@ -44,8 +44,8 @@ CALLER = CommandContext("system:known-issues")
 
 
 @dataclass
-class Progress:
-    """How much a search has done in this process, over several sweeps."""
+class SearchEffort:
+    """What a search has cost so far in this process, over several sweeps."""
 
     failures: int = 0
     cpu_s: float = 0.0
@@ -64,8 +64,8 @@ class KnownIssueSearch:
     max_failures: int = MAX_FAILURES
     slice_s: float = SLICE_S
     max_cpu_s: float = MAX_CPU_S
-    _progress: dict[tuple[int, int], Progress] = field(default_factory=dict)
-    """Known issue and edition -> progress of the search for it, as long as it is not complete."""
+    _efforts: dict[tuple[int, int], SearchEffort] = field(default_factory=dict)
+    """Known issue and edition -> effort of its search, as long as it is not complete."""
 
     async def sweep(self) -> None:
         """Continues the search for each known issue whose newest edition is not compared with all older failures.
@@ -86,23 +86,23 @@ class KnownIssueSearch:
         if issue is None or issue.deleted:
             return 0.0
         rules, key = MatchRules(issue.match_rules), (known_issue_id, issue.edition)
-        progress = self._progress.setdefault(key, Progress())
+        effort = self._efforts.setdefault(key, SearchEffort())
         edition, down_to = issue.searched
         before, used = down_to if edition == issue.edition else NEWEST, 0.0
         while before:
             chunk = await results_history.fetch_older_failures(self.pool, issue.project_id, before, self.chunk_size)
             compared, found, took = await asyncio.to_thread(_compare, rules, chunk, slice_s - used)
             used += took
-            progress.failures += compared
-            progress.cpu_s += took
-            is_last = compared == len(chunk) < self.chunk_size or progress.failures >= self.max_failures
-            if not is_last and progress.cpu_s >= self.max_cpu_s:
+            effort.failures += compared
+            effort.cpu_s += took
+            is_last = compared == len(chunk) < self.chunk_size or effort.failures >= self.max_failures
+            if not is_last and effort.cpu_s >= self.max_cpu_s:
                 is_last = True
                 log.warning(
                     "the search for a known issue ends early: its pattern takes too long",
                     known_issue=known_issue_id,
-                    compared=progress.failures,
-                    cpu_s=round(progress.cpu_s, 1),
+                    compared=effort.failures,
+                    cpu_s=round(effort.cpu_s, 1),
                 )
             before = 0 if is_last else chunk[compared - 1].id
             is_over = used >= slice_s
@@ -113,7 +113,7 @@ class KnownIssueSearch:
             if is_over:
                 break
         if not before:
-            del self._progress[key]
+            del self._efforts[key]
         return used
 
 
