@@ -45,7 +45,7 @@ CALLER = CommandContext("system:known-issues")
 
 @dataclass
 class SearchEffort:
-    """What a search has cost so far in this process, over several sweeps."""
+    """Cost of a search in this process so far, over several sweeps."""
 
     failures: int = 0
     cpu_s: float = 0.0
