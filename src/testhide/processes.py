@@ -5,6 +5,7 @@ Each function imports its heavy libraries itself, so that a process loads only w
 
 import asyncio
 import contextlib
+import gc
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -140,6 +141,8 @@ def serve(settings: Settings) -> None:
 
             proxies = parse_networks(settings.trusted_proxies)
             limit = settings.connections_per_address
+            # What is loaded by now stays. A full collection of it would hold up all requests for some 0.13 s.
+            gc.freeze()
             await http_server.serve(app, settings.host, settings.port, runtime.signalled(), proxies, limit)
 
     runtime.run(run())
