@@ -49,7 +49,7 @@ class AddToQuarantine(_OfJob):
             return  # this request was carried out before
         if self.expires_at is not None and self.expires_at <= self.now:
             raise Invalid.field("expires_at", "is in the past")
-        known = {node_id for node_id in self.node_ids if node_id in entries and entries[node_id].counts(self.now)}
+        known = {node_id for node_id in self.node_ids if node_id in entries and entries[node_id].is_active(self.now)}
         if known and not self.skip_known:
             raise Conflict(f"{min(known)} is in the quarantine of job {self.job_id} already.")
         new = [node_id for node_id in dict.fromkeys(self.node_ids) if node_id not in known]
@@ -92,7 +92,9 @@ class RecordExpiry(_OfJob):
         if job is None or job.deleted:
             return
         entries = quarantine.entries.values()
-        if ids := [entry.quarantine_id for entry in entries if not (entry.counts(self.now) or entry.expiry_recorded)]:
+        if ids := [
+            entry.quarantine_id for entry in entries if not (entry.is_active(self.now) or entry.expiry_recorded)
+        ]:
             yield self.event(QuarantineExpired, job, ids=sorted(ids))
 
 
@@ -114,7 +116,7 @@ class RecordRecovery(_OfJob):
         recovered = {
             entry.quarantine_id: failures
             for entry in quarantine.entries.values()
-            if entry.counts(self.now)
+            if entry.is_active(self.now)
             and (failures := self.recovered.get(entry.quarantine_id)) is not None
             and (entry.healthy_after is None or entry.healthy_after < failures)
         }

@@ -13,6 +13,8 @@ from domain.core.errors import FieldError, Invalid
 from domain.triggers import CronTrigger, Triggers
 
 Globs = Annotated[list[Glob], Meta(max_length=100)]
+MAX_TIME_TABLES = 20
+"""Largest number of time tables of one job."""
 MAX_NEEDS = 50
 """Largest number of jobs that one job needs."""
 GLOB_FIELDS = ("branches", "tags", "paths")
@@ -46,7 +48,7 @@ class NewTriggers(msgspec.Struct):
     """Whether pull requests from forks start the job. Their builds get no secrets, run on nodes of pools with
     `untrusted`, and wait until a writer of the project approves them.
     """
-    cron: Annotated[list[TimeTable], Meta(max_length=20)] = []
+    cron: Annotated[list[TimeTable], Meta(max_length=MAX_TIME_TABLES)] = []
     """Time tables that start builds."""
     cancel_superseded: bool = False
     """Whether a new change of a branch or pull request ends the queued builds of its older changes."""

@@ -1,14 +1,13 @@
 """Flakiness: tests with different results for the same code.
 
-A result of a build is flaky in two cases: it passed, but an earlier attempt in the same report failed; or another build
-of the job on the same commit had the opposite result.
+There are two rules, for results and for runs. A run of a test is its last attempt in a report, if this attempt passed
+or failed. Both a result and a run are flaky if they passed, but an earlier attempt in the same report failed. Besides:
 
-A run of a test is its last attempt in a report, if this attempt passed or failed. A run is flaky in two cases: it
-passed, but an earlier attempt in the same report failed; or it flipped, which means that the test's previous run on the
-same commit had the opposite result.
+- A result is flaky if any other build of the job on the same commit had the opposite result.
+- A run is flaky if the test's previous run on the same commit had the opposite result. Then it has flipped.
 
-A test turns flaky with a flaky run, and is steady again after STEADY_AFTER runs in a row that are not flaky. Then the
-next flaky run makes it turn flaky once more.
+Only runs make a test turn flaky. A test turns flaky with a flaky run, and is steady again after STEADY_AFTER runs in a
+row that are not flaky. Then the next flaky run makes it turn flaky once more.
 """
 
 from typing import ClassVar

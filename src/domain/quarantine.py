@@ -114,7 +114,8 @@ class Entry(msgspec.Struct, frozen=True):
     healthy_after: int | None = None
     """The entry's number in `QuarantineBecameHealthy.failures` at its last recovery; None before the first recovery."""
 
-    def counts(self, now: datetime) -> bool:
+    def is_active(self, now: datetime) -> bool:
+        """Whether the entry has an effect: it has not expired."""
         return self.expires_at is None or self.expires_at > now
 
 
@@ -127,7 +128,7 @@ class Quarantine(msgspec.Struct, frozen=True):
 
     def counting(self, now: datetime) -> dict[str, Entry]:
         """Returns the entries that have not expired at `now`, by node id."""
-        return {node_id: entry for node_id, entry in self.entries.items() if entry.counts(now)}
+        return {node_id: entry for node_id, entry in self.entries.items() if entry.is_active(now)}
 
 
 def possible_entries(node_id: str) -> Iterator[str]:

@@ -342,8 +342,8 @@ async def find_superseded(source: Source, job_ids: Sequence[int]) -> list[Supers
 async def find_queued_of_pull_request(
     source: Source, project_id: int, pull_request: int, before_change: int, *, only_unapproved: bool
 ) -> list[tuple[int, int, int]]:
-    """Returns (build id, job id, change id) of the queued builds that changes of a pull request before `before_change`
-    started. With `only_unapproved`, returns only those that wait for an approval.
+    """Returns (build id, job id, change id) of the queued builds of a pull request that were started by a change older
+    than `before_change`. With `only_unapproved`, returns only those that wait for an approval.
     """
     query = (
         f"SELECT id, job_id, (trigger->>'change_id')::bigint FROM {BuildRow.table} WHERE project_id = %(project)s"

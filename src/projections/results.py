@@ -202,9 +202,10 @@ PROJECTION = Projection(
 
 
 def pack_facts(event: ResultsRecorded) -> Int16s:
-    """Returns the `facts` of each result. Raises ValueError if the event's columns have different lengths.
+    """Returns the status, flags and attempt of each result, packed into 16 bits (see STATUS). Raises ValueError if the
+    event's columns have different lengths.
 
-    For speed it computes all results at once, with two long integers: one of all low bytes, one of all high bytes.
+    For speed it packs all results at once: one long integer has the low bytes of all results, another the high bytes.
     """
     count = len(event.case_ids)
     columns = (event.statuses, event.known_issues, event.flaky, event.quarantined or bytes(count))

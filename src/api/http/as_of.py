@@ -47,8 +47,8 @@ class Moment(msgspec.Struct, frozen=True):
 
 
 def as_of(subject: HistoricalResource, parameter: str) -> dict[str, Any]:
-    """Returns arguments for `get` that make a handler accept `?as_of=`. The handler returns a resource of the kind
-    `subject`. The path or query parameter `parameter` contains the resource's id.
+    """Returns keyword arguments for Litestar's `@get`, with which the handler takes `?as_of=`. `subject` is the kind of
+    resource that the handler returns, and `parameter` the name of the path or query parameter with its id.
     """
 
     async def provide(request: Request[User, Any, Any], as_of: AsOf = None) -> AsyncIterator[RequestContext]:

@@ -164,8 +164,8 @@ async def add_changes(
     limits: FoldLimits = TRAIL_FOLD_LIMITS,
     max_bytes: int | None = None,
 ) -> list[AuditEntry]:
-    """Returns these entries with the changes of their events. With `max_bytes`, leaves out the last entries, but never
-    the first, if events of this size have to be read for those before.
+    """Returns these entries with the changes of their events. With `max_bytes`, stops as soon as events of that many
+    bytes were read, and leaves out the entries that remain. Always returns the first entry.
     """
     wanted: dict[str, set[int]] = defaultdict(set)
     for one in shown:

@@ -1,7 +1,8 @@
 """Parked events: events that a projection could not apply, and the later events of the same streams.
 
 A projection that has parked an event also parks all later events of its stream, so that they are applied in order.
-Other streams go on. `projections.rebuild.retry` applies parked events again, except dismissed ones.
+Other streams go on. `engine` and `bulk_loader` decide which events are parked; this module stores them.
+`projections.rebuild.retry` applies parked events again, except dismissed ones.
 """
 
 from collections.abc import Collection, Sequence

@@ -81,7 +81,9 @@ def leaf_of(position: int, stored: StoredEvent) -> EventLeaf | UnreadableLeaf:
 
 
 def event_leaf(position: int, stored: StoredEvent, opened: Opened) -> EventLeaf:
-    """Returns the leaf of a stored event. `opened` is the event in decompressed form. Raises UnreadableEvent."""
+    """Returns the leaf of a stored event. `opened` is the same event, decompressed. Raises UnreadableEvent if its clear
+    fields cannot be written as JSON.
+    """
     _, *metadata, _, _, commitment, _ = msgspec.structs.astuple(opened.envelope)
     row = [position, str(stored.originator_id), stored.originator_version, stored.topic]
     hashes = [sha256(canonical(opened.clear)), commitment.hex(), sha256(stored.state)]

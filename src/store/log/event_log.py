@@ -213,7 +213,7 @@ class EventLog:
         return Piece(events, sizes, wanted.index(events[-1].position) + 1 if is_cut else len(wanted))
 
     async def read_pieces(self, positions: Sequence[int]) -> AsyncIterator[Piece]:
-        """Yields the events at these positions, in this order, as `read_piece` returns them."""
+        """Yields the events at these positions, in this order, in pieces of about PIECE_BYTES at most."""
         start = 0
         while start < len(positions):
             piece = await self.read_piece(positions[start : start + PIECE_EVENTS])

@@ -1,7 +1,8 @@
-"""`testhide up`, first half: checks everything that can be wrong, writes the settings, and becomes the supervisor.
+"""The first of two programs of `testhide up`. It checks the settings, ports, data folder and engines, saves the
+settings, and replaces itself by the second program, the supervisor (`testhide.stack.stack`).
 
-This half imports much, such as the driver of an external database. Then it replaces itself by `testhide.stack.stack`,
-which imports little and runs as long as the stack. That program inherits the lock of the data folder.
+The first program imports much, such as the driver of an external database. The second imports little, since it runs as
+long as the stack. It inherits the lock of the data folder.
 """
 
 import contextlib
