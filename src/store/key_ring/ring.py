@@ -221,9 +221,13 @@ class KeyRing:
 
     async def _connect(self) -> AsyncConnection:
         connection = await AsyncConnection.connect(self._conninfo, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S)
-        # Taken before the ring is read, so that no rotation goes on between the read and the lock.
-        await execute(connection, "SELECT pg_advisory_lock_shared(%s::int, 0)", (FOLLOWER_LOCK,))
-        await connection.execute(f"LISTEN {CHANNEL}".encode())
+        try:
+            # Taken before the ring is read, so that no rotation goes on between the read and the lock.
+            await execute(connection, "SELECT pg_advisory_lock_shared(%s::int, 0)", (FOLLOWER_LOCK,))
+            await connection.execute(f"LISTEN {CHANNEL}".encode())
+        except BaseException:  # cancellation too
+            await connection.close()
+            raise
         self._stage = 0
         return connection
 
