@@ -265,7 +265,8 @@ async def find_detail(ctx: RequestContext, user_id: int) -> UserDetail:
         if user is None:
             raise NotFound(f"There is no user {user_id}.")
         access = await projects.fetch_access(connection, user_id)
-    memberships = [Membership(project_id, access[project_id]) for project_id in user.projects]
+    # A membership may have ended between the two queries.
+    memberships = [Membership(number, access[number]) for number in user.projects if number in access]
     return to_view(UserDetail, user, memberships=memberships)
 
 
