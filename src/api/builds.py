@@ -295,6 +295,16 @@ async def read_build(ctx: RequestContext, build_id: int) -> AsyncIterator[tuple[
         yield connection, row
 
 
+def find_projects_with_past(user: User) -> list[int] | None:
+    """Returns the projects whose past the user may read; None for all. Raises Forbidden if there is none."""
+    if user.is_admin:
+        return None
+    projects = [project for project in user.projects or () if user.may("admin", project)]
+    if not projects:
+        raise Forbidden("The past is for admins, and that of a project for the project's admins.")
+    return projects
+
+
 async def read_past_page(
     ctx: RequestContext, filters: BuildFilters, on_page: BuildFilters, as_of: str, limit: int, offset: int
 ) -> tuple[list[int], BuildCount, BuildPage]:
@@ -308,12 +318,10 @@ async def read_past_page(
         raise Invalid.field("commit_sha", "is not possible with `as_of`: a build may have had another commit then")
     if filters.group_id is not None:
         raise Invalid.field("group_id", "is not possible with `as_of`: read the group, and its builds one by one")
+    find_projects_with_past(ctx.user)
     moment = await check_after(ctx.request, reach_moment(ctx.services, ctx.request, as_of))
     async with take_turn(ctx.request, ctx.services.past.turns), ctx.reading() as connection:
-        if not ctx.user.is_admin:
-            projects = [project for project in ctx.user.projects or () if ctx.user.may("admin", project)]
-            if not projects:
-                raise Forbidden("The past is for admins, and that of a project for the project's admins.")
+        if (projects := find_projects_with_past(ctx.user)) is not None:
             filters, on_page = (structs.replace(one, projects=projects) for one in (filters, on_page))
         ids = await build_positions.fetch_page(connection, on_page, moment.position, limit, offset)
         total = await build_positions.count(connection, filters, moment.position)

@@ -20,6 +20,7 @@ from api.app import create_app
 from api.live import streams
 from commands.audit import NoteReading
 from commands.handler import Command, CommandContext, Handler, Receipt
+from store.postgres.caller_turns import CallerTurns
 from testhide.processes import api_services
 from testhide.version import VERSION
 from tests.support.server import Server
@@ -147,11 +148,14 @@ async def open_matrix(server: Server) -> AsyncIterator[Matrix]:
     """Makes the scene, and the application of one more process on the server's database."""
     scene = await make_scene(server)
     async with api_services(server.settings) as services:
-        harmless = dataclasses.replace(services, handler=NoCommands(services.log, services.handler._clock))
+        # Callers are sent together: more than may wait for a turn, or have an export open.
+        services.past.turns = CallerTurns(2)
+        harmless = dataclasses.replace(
+            services, handler=NoCommands(services.log, services.handler._clock), audit_turns=CallerTurns(2)
+        )
         with warnings.catch_warnings(action="ignore", category=LitestarDeprecationWarning):
             app = create_app(contextlib.nullcontext(harmless), VERSION)
         with pytest.MonkeyPatch.context() as patch:
-            # Callers are sent together, more than may have an export open.
             patch.setattr(streams, "MAX_EXPORTS_PER_USER", 0)
             patch.setattr(streams, "MAX_EXPORTS", 0)
             async with app.lifespan():
