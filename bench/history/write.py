@@ -22,6 +22,7 @@ from domain.registry import EVENTS, UPCASTERS
 from store.crypto.secrets import Secrets
 from store.key_ring.ring import load_secrets
 from store.log.codec import EventMapper
+from store.log.ids import APPEND_LOCK
 from store.log.row_macs import add_mac
 from store.migrations.baseline import SEQUENCES
 
@@ -82,11 +83,13 @@ class Encoder:
 
 
 def write_history(conninfo: str, secrets: Secrets, *, events: int, results: int, seed: int = 1) -> Written:
-    """Writes a history with about `events` events and `results` results. Blocks until it is written; nothing else may
-    append meanwhile.
+    """Writes a history with about `events` events and `results` results. Blocks until it is written. Other processes
+    wait meanwhile before they append.
     """
     company = Company(events, results, seed, FIRST_ID)
     with psycopg.connect(conninfo) as connection, connection.cursor() as cursor:
+        # Processes of the server may still append their first events: they wait until the history is written.
+        cursor.execute(APPEND_LOCK.encode())
         cursor.execute("SELECT coalesce(max(notification_id), 0) FROM stored_events")
         ((first,),) = cursor.fetchall()
         position = int(first)
