@@ -183,14 +183,10 @@ def test_two_dispatchers_and_the_death_of_the_leader(shop: Shop) -> None:
         first.kill()
         first.wait(10)
     more = [shop.start() for _ in range(6)]
-    turns = iter(more)
-
-    def work_off(agent: FakeAgent) -> list[int]:
-        return [_work(agent) for _ in turns]  # with one poll at a time, as a real agent has
-
+    turns = iter(more)  # of both agents, which have one poll each, as real agents have
     with ThreadPoolExecutor() as threads:
-        done = [number for numbers in threads.map(work_off, agents) for number in numbers]
-    assert sorted(done) == more
+        done = threads.map(lambda agent: [_work(agent) for _ in turns], agents)
+    assert sorted(number for numbers in done for number in numbers) == more
     assert Counter(shop.build(number)["attempt"] for number in more) == {1: 6}
 
 
