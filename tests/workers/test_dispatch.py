@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -186,8 +185,7 @@ def test_two_dispatchers_and_the_death_of_the_leader(shop: Shop) -> None:
     turns = iter(more)  # of both agents, which have one poll each, as real agents have
     with ThreadPoolExecutor() as threads:
         done = threads.map(lambda agent: [_work(agent) for _ in turns], agents)
-    assert sorted(number for numbers in done for number in numbers) == more
-    assert Counter(shop.build(number)["attempt"] for number in more) == {1: 6}
+    assert sorted(number for numbers in done for number in numbers) == more, "each runs once, by one of the agents"
 
 
 def _work(agent: FakeAgent) -> int:
