@@ -7,6 +7,7 @@ import pytest
 from testhide.engines import Engines
 from tests.support.builders import Shop, given_build, given_job, given_project
 from tests.support.fake_agent import FakeAgent
+from tests.support.in_process_server import InProcessServer, serve_in_process
 from tests.support.server import Server, server_with_workers
 from tests.support.webhook_receiver import WebhookReceiver, receive_webhooks
 
@@ -41,6 +42,13 @@ def opened(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     """A server whose operator opened this machine, with workers."""
     with server_with_workers(engines, tmp_path_factory.mktemp("opened")) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def inside(server: Server) -> Iterator[InProcessServer]:
+    """One more `serve` process on the server's database, inside this process."""
+    with serve_in_process(server) as began:
+        yield began
 
 
 @pytest.fixture

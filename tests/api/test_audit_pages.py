@@ -2,7 +2,6 @@
 
 import asyncio
 import tracemalloc
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,19 +13,13 @@ from projections.time_travel import historical_reads
 from store.log import event_log
 from tests.support.builders import given_job, given_project
 from tests.support.http import Client
-from tests.support.in_process_server import InProcessServer, serve_in_process
+from tests.support.in_process_server import InProcessServer
 from tests.support.server import ADMIN, Server
 
 CONFIGURATIONS = 30
 SIZE = 15 * 65_000
 """Bytes of the variables of a configuration."""
 MIB = 1024 * 1024
-
-
-@pytest.fixture(scope="module")
-def inside(server: Server) -> Iterator[InProcessServer]:
-    with serve_in_process(server) as began:
-        yield began
 
 
 @pytest.fixture(scope="module")

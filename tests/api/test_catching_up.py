@@ -3,7 +3,6 @@
 import asyncio
 import json
 import tracemalloc
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -13,18 +12,12 @@ from tests.api.test_event_feed import AT, messages, until
 from tests.api.test_stream_clients import until as until_inside
 from tests.support.builders import given_job, given_project
 from tests.support.http import Client
-from tests.support.in_process_server import InProcessServer, serve_in_process
+from tests.support.in_process_server import InProcessServer
 from tests.support.server import ADMIN, Server
 
 CONFIGURATIONS = 30
 VARIABLES = 200
 MIB = 1024 * 1024
-
-
-@pytest.fixture(scope="module")
-def inside(server: Server) -> Iterator[InProcessServer]:
-    with serve_in_process(server) as began:
-        yield began
 
 
 @pytest.fixture(scope="module")

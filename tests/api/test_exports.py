@@ -1,7 +1,6 @@
 """How exports of the log share a process with others; with a look into the process that sends them."""
 
 import asyncio
-from collections.abc import Iterator
 
 import pytest
 
@@ -11,18 +10,12 @@ from store.audit.export import PIECE_BYTES, Export, of_stream
 from tests.api.test_audit_proofs import seal
 from tests.api.test_stream_clients import connect, until
 from tests.support.builders import given_job, given_project
-from tests.support.in_process_server import InProcessServer, serve_in_process
+from tests.support.in_process_server import InProcessServer
 from tests.support.server import ADMIN, Server
 
 CONFIGURATIONS = 12
 SIZE = 15 * 65_000
 """Bytes of the variables of a configuration. All configurations together are more than what lies in buffers."""
-
-
-@pytest.fixture(scope="module")
-def inside(server: Server) -> Iterator[InProcessServer]:
-    with serve_in_process(server) as began:
-        yield began
 
 
 @pytest.fixture(scope="module")

@@ -15,17 +15,11 @@ from api.live import build_feed, stream_clients
 from tests.support.builders import Shop
 from tests.support.fake_agent import FakeAgent
 from tests.support.http import Client
-from tests.support.in_process_server import InProcessServer, serve_in_process
+from tests.support.in_process_server import InProcessServer
 from tests.support.server import ADMIN, Server
 
 EVENTS = "/api/v3/events/stream"
 WITHIN_S = 20.0
-
-
-@pytest.fixture(scope="module")
-def inside(server: Server) -> Iterator[InProcessServer]:
-    with serve_in_process(server) as began:
-        yield began
 
 
 @pytest.fixture(scope="module")
