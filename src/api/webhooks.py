@@ -9,7 +9,7 @@ from litestar import Controller, Response, delete, get, post, put
 from litestar.params import Parameter
 from msgspec import UNSET, Meta, UnsetType
 
-from api.endpoints import find_accessible, find_with_stats, may_access, must_access, must_be_callable
+from api.endpoints import check_scheme, find_accessible, find_with_stats, may_access, must_access, must_be_callable
 from api.http.as_of import resolve_moment
 from api.http.authentication import PUBLIC
 from api.http.paging import Paged, next_page, paginate
@@ -19,6 +19,7 @@ from api.http.types import MAX_ID, Id, to_view
 from api.http.validation import Time
 from api.projects import find_visible_project
 from commands.endpoints import MAX_ENDPOINTS, DeleteEndpoints
+from commands.value_checks import ValueCheck
 from commands.webhooks import Redeliver, RegisterWebhook, ReplayWebhook, UpdateWebhook
 from domain.core.errors import Conflict, Forbidden, Invalid, NotFound
 from domain.endpoints import mask_url
@@ -33,7 +34,9 @@ from store.tables import deliveries, delivery_history
 from store.tables.delivery_history import DeliveryStats
 
 Url = Annotated[
-    str, Meta(min_length=1, max_length=2_000, description="Public, over https; shown with `***` for tokens")
+    str,
+    Meta(min_length=1, max_length=2_000, description="Public, over https; shown with `***` for tokens"),
+    ValueCheck(check_scheme),
 ]
 Events = Annotated[list[NotificationType], Meta(min_length=1, max_length=100)]
 Secret = Annotated[str, Meta(min_length=1, max_length=500, description="Write-only")]

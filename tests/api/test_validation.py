@@ -48,6 +48,67 @@ def test_all_wrong_fields_are_named_at_once_in_sentences(server: Server) -> None
     }
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "fields"),
+    [
+        (
+            "/jobs",
+            {"name": "", "repository": "ftp://x", "pool_labels": {str(number): "" for number in range(101)}},
+            {"name", "project_id", "repository", "pool_labels"},
+        ),
+        (
+            "/builds/start",
+            {"job_id": "1", "env": {"TESTHIDE_BRANCH": "x"}, "secrets": {"TESTHIDE_COMMIT": "x"}},
+            {"job_id", "env.TESTHIDE_BRANCH", "secrets.TESTHIDE_COMMIT"},
+        ),
+        (
+            "/pipeline-templates",
+            {"name": 1, "setup": [], "env": {"1": "", "A": 3}, "artifacts": ["/etc/*", "["], "secrets": {"a b": "x"}},
+            {"name", "env.A", "artifacts[0]", "artifacts[1]", "secrets.a b"},
+        ),
+        (
+            "/known-issues",
+            {"project_id": 1, "title": "", "classification": "infra", "pattern": "("},
+            {"title", "pattern"},
+        ),
+        ("/webhooks", {"url": "ftp://x/y", "events": ["nope"], "secrett": "x"}, {"url", "events[0]", "secrett"}),
+        ("/ms-teams", {"name": "", "webhook_url": "x"}, {"name", "webhook_url", "events", "project_id"}),
+        (
+            "/jobs/import",
+            {
+                "project_id": 1,
+                "bundle": {
+                    "export_version": "1",
+                    "job": {"name": 5, "repository": "ftp://x", "timeout_minute": 1},
+                    "configuration": {
+                        "env": {"1": "", "2": ""},
+                        "secrets": ["a b"],
+                        "caches": [{"key": "{{", "paths": ["../x"]}],
+                    },
+                    "triggers": {
+                        "branches": ["["],
+                        "cron": [{"expression": "0 0 * * *", "timezone": "Nowhere"}],
+                        "tags": 1,
+                    },
+                },
+            },
+            {
+                *("bundle.job.name", "bundle.job.repository", "bundle.job.timeout_minute"),
+                *("bundle.configuration.env.1", "bundle.configuration.env.2", "bundle.configuration.secrets.a b"),
+                *("bundle.configuration.caches[0].key", "bundle.triggers.branches[0]"),
+                *("bundle.triggers.cron[0].timezone", "bundle.triggers.tags"),
+            },
+        ),
+    ],
+)
+def test_values_that_make_no_sense_are_named_with_those_of_other_types(
+    server: Server, path: str, body: Any, fields: set[str]
+) -> None:
+    found = errors(server, path, body)
+    assert found.keys() == fields
+    assert not any("Expected" in message or "`str`" in message for message in found.values())
+
+
 @pytest.mark.parametrize("far", ["0001-01-01", "9999-12-31T23:59:59-23:59", "9000-01-01"])
 def test_a_time_that_no_calendar_of_ours_reaches(server: Server, job: int, far: str) -> None:
     says = "must be a time of the years 1970 to 8999"
