@@ -20,7 +20,7 @@ from domain.core.errors import StreamDamaged
 from domain.core.events import Event, Recorded, readable
 from domain.endpoints import EndpointEvent
 from domain.nodes import NODE, NodeWentOffline
-from domain.notifications import SOURCES, is_in_scope, select_notifications
+from domain.notifications import SOURCES, select_notifications
 from domain.pools import POOL
 from domain.projects import ProjectDeleted
 from store.log.cursor import LogCursor
@@ -157,7 +157,7 @@ class DeliveryPlanner:
                 await reactions.park(connection, NAME, recorded.position, project.detail)
                 continue
             self.messages.cache_event(recorded)
-            planned = list(plan_event(recorded, targets.in_scope(project), project, replay=False))
+            planned = list(plan_event(recorded, targets.in_scope(project), replay=False))
             total += len(planned)
             # Deliveries of earlier events are enqueued before their endpoint changes.
             if steps and isinstance(steps[-1], list):
@@ -204,6 +204,8 @@ class DeliveryPlanner:
             if replay is None:
                 return False
             events = await self.event_log.read(replay.position, self.batch_size, _sources(replay.target.events))
+            targets = Targets()
+            targets.add(replay.target)
             planned: list[PlannedDelivery] = []
             position = events[-1].position if len(events) == self.batch_size else replay.up_to
             for recorded in events:
@@ -216,7 +218,7 @@ class DeliveryPlanner:
                 if isinstance(project, StreamDamaged):
                     log.error("event left out of a replay", position=recorded.position, error=project.detail)
                     continue
-                planned += plan_event(recorded, (replay.target,), project, replay=True)
+                planned += plan_event(recorded, targets.in_scope(project), replay=True)
             await self._enqueue(connection, planned)
             await delivery_planning.advance_replay(connection, replay, position)
         return True
@@ -243,16 +245,14 @@ class DeliveryPlanner:
         return None if pool is None else pool.project_id
 
 
-def plan_event(
-    recorded: Recorded, targets: Iterable[DeliveryTarget], project_id: int | None, *, replay: bool
-) -> Iterable[PlannedDelivery]:
-    """Yields the deliveries of one event to these endpoints.
+def plan_event(recorded: Recorded, targets: Iterable[DeliveryTarget], *, replay: bool) -> Iterable[PlannedDelivery]:
+    """Yields the deliveries of one event to those of the endpoints that are active and registered for it.
 
     With `replay`, the deliveries get other ordering keys than deliveries of new events, so that new deliveries do not
     wait for replayed ones.
     """
     for target in targets:
-        if target.active and is_in_scope(target.project_id, project_id):
+        if target.active:
             for notification in select_notifications(target.kind, target.events, recorded.event):
                 ordering_key = notification.ordering_key
                 yield PlannedDelivery(
