@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -21,7 +22,7 @@ from projections.identity_providers import IdentityProviderRow
 from tests.support.http import Answer, Client
 from tests.support.in_process_server import serve_in_process
 from tests.support.saml_idp import ENTITY_ID, SSO_URL, Response, SigningKey, encode, signed, signing_key
-from tests.support.server import ADMIN, Server
+from tests.support.server import ADMIN, Server, running_server
 
 GROUPS: dict[str, Any] = {"role_attribute": "groups", "roles": {"ci-admins": "admin", "ci-developers": "developer"}}
 
@@ -98,6 +99,17 @@ def test_an_assertion_works_once(idp: Idp) -> None:
     with ThreadPoolExecutor(8) as threads:
         statuses = list(threads.map(lambda _: idp.post(at_once).status_code, range(8)))
     assert sorted(statuses) == [200] + [401] * 7
+
+
+def test_an_assertion_works_once_at_all_processes(idp: Idp, tmp_path: Path) -> None:
+    server, urls = idp.server, {"base_url": idp.server.url}
+    with running_server(server.engines, tmp_path, "serve", blobs_url=server.settings.blobs, **urls) as second:
+        client = second.client()
+        for first, other in ((server.client(), client), (client, server.client())):
+            body = {"saml_response": signed(idp.response(new_email()))}
+            first.when("POST", "/sso", json=body).then(200)
+            again = other.when("POST", "/sso", json=body)
+            assert (again.status_code, "used already" in again.json()["detail"]) == (401, True)
 
 
 def test_what_is_refused_says_why(idp: Idp) -> None:
