@@ -109,7 +109,9 @@ async def _only_rotation(settings: Settings) -> AsyncIterator[None]:
 
 
 async def _find_new_key(connection: AsyncConnection, file: Path) -> bytes:
-    """Return the new key of an interrupted rotation. If there was none, make a new key and store it beside `file`."""
+    """Return the new key of an interrupted rotation. If there was none, make a new key, and store it beside `file`,
+    which has the present key. If the interrupted rotation had replaced `file` already, return the key that it has.
+    """
     if key := read_key(file.with_name(NEXT_SECRET_KEY)):
         return key
     key = read_key(file)
