@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from commands.value_checks import ValueCheck
 from commands.verdicts import TEST_FAILURE_EXIT_CODES
-from domain.core.errors import FieldError, Invalid
+from domain.core.errors import FieldError, Invalid, collect_errors
 from domain.endpoints import may_be_token
 from domain.jobs import CheckoutOptions, DependencyCache, ShellName
 
@@ -81,10 +81,8 @@ def check_parts(
     ]
     errors: list[FieldError] = []
     for check in checks:
-        try:
+        with collect_errors(errors):
             check()
-        except Invalid as refused:
-            errors += refused.errors
     if errors:
         raise Invalid.fields(errors)
 
