@@ -51,6 +51,16 @@ def test_an_interpreter_that_is_not_there_is_refused(tmp_path: Path, is_set_up: 
     assert done.stderr == "dev: TESTHIDE_PYTHON=/no/such/python is not there\n"
 
 
+@pytest.mark.parametrize(("verb", "what"), [("bench", "benchmark"), ("long", "long check")])
+def test_the_names_that_it_lists_are_those_of_programs(verb: str, what: str) -> None:
+    """And those of the README. Helpers have no name to call them by."""
+    listed = dev(verb, TESTHIDE_VENV=sys.prefix).stderr.partition("NAME is one of: ")[2].split()
+    (documented,) = re.findall(rf"\./dev {verb} NAME +run a {what}: (.*)", (DEV.parent / "README.md").read_text())
+    assert listed == documented.split(", ")
+    folder = {"bench": "bench", "long": "bench/long"}[verb]
+    assert all('if __name__ == "__main__":' in (DEV.parent / folder / f"{name}.py").read_text() for name in listed)
+
+
 @pytest.mark.parametrize("shell", ["sh", "bash"])
 def test_it_is_a_shell_script(shell: str) -> None:
     assert subprocess.run([shell, "-n", DEV], check=False).returncode == 0
