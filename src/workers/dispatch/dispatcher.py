@@ -253,7 +253,7 @@ class _Leadership:
         """
         for stream in self._state.damaged:
             with contextlib.suppress(StreamDamaged):
-                await self._dispatcher.log.load([stream])
+                await self._dispatcher.log.fold([stream], lambda name: None, lambda value, events: None)
                 raise SteppedDown(f"{stream} can be read again")
 
     async def _store_waiting_reasons(self) -> None:
