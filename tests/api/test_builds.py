@@ -10,6 +10,7 @@ from typing import Any
 
 import psycopg
 import pytest
+import requests
 
 from projections.results_cases import CaseStatsRow
 from store.postgres.notifications import POLLS
@@ -306,6 +307,19 @@ def test_a_position_that_is_not_reached(shop: Shop, build: int) -> None:
     answer = shop.admin.get(f"/api/v3/builds/{build}", headers={"Testhide-Min-Position": str(FAR)})
     assert (answer.status_code, answer.headers["Testhide-Projected"]) == (200, "false")
     assert time.monotonic() - began < 4
+    test_a_write_is_answered_when_it_can_be_read(shop)
+
+
+def test_positions_after_the_end_of_the_log_keep_no_write_from_waiting(shop: Shop) -> None:
+    head = int(shop.admin.post("/api/v3/builds/start", json={"job_id": shop.job}).headers["Testhide-Position"])
+
+    def ask(position: int) -> str | None:
+        headers = {**shop.admin.headers, "Testhide-Min-Position": str(position)}
+        answer = requests.get(f"{shop.admin.url}/api/v3/me", headers=headers, timeout=30)
+        return answer.headers.get("Testhide-Projected")
+
+    with ThreadPoolExecutor() as threads:
+        assert "false" in threads.map(ask, range(head + 1, head + 6))
     test_a_write_is_answered_when_it_can_be_read(shop)
 
 
