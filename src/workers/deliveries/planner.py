@@ -27,7 +27,7 @@ from store.log.cursor import LogCursor
 from store.log.event_log import EventLog
 from store.postgres.notifications import Listener
 from store.tables import deliveries, delivery_endpoints, delivery_planning, log_positions, reactions
-from store.tables.deliveries import PlannedDelivery, new_delivery_id
+from store.tables.deliveries import NO_PROJECT, PlannedDelivery, new_delivery_id
 from store.tables.delivery_endpoints import DeliveryTarget
 from store.tables.delivery_planning import PendingWork
 from workers.deliveries import endpoints
@@ -37,8 +37,7 @@ from workers.loops.outages import tolerate_outages
 
 log = structlog.get_logger()
 
-NAME = "webhooks"
-"""Name of the planner's stored position, and of its parked events."""
+NAME = delivery_planning.PLANNER
 BATCH_SIZE = 200
 """Number of events for which one transaction plans deliveries."""
 MAX_PLANNED = 2_000
@@ -72,6 +71,8 @@ class DeliveryPlanner:
         # Types of notifications that some endpoint was registered for since this planner began. None is removed, so
         # that an endpoint whose types change again and again ends no batch early.
         self._types: set[str] = set()
+        self._last_replayed = NO_PROJECT
+        """Project whose replay had the last turn."""
         self._cursor = LogCursor(
             self.event_log, self.listener, (), poll_interval_s=POLL_INTERVAL_S, debounce_s=DEBOUNCE_S
         )
@@ -200,9 +201,10 @@ class DeliveryPlanner:
     async def _replay(self) -> bool:
         """Plans the deliveries of the next batch of events of one replay. Returns False if no replay can go on now."""
         async with self.pool.connection() as connection, connection.transaction():
-            replay = await delivery_planning.lock_replay(connection, self.max_open_replayed)
+            replay = await delivery_planning.lock_replay(connection, self.max_open_replayed, self._last_replayed)
             if replay is None:
                 return False
+            self._last_replayed = replay.target.project_id or NO_PROJECT
             events = await self.event_log.read(replay.position, self.batch_size, _sources(replay.target.events))
             targets = Targets()
             targets.add(replay.target)
