@@ -1,10 +1,7 @@
 """Reports that wait: for the read models to show large ones, or for their turn."""
 
-import fcntl
 import http.client
 import signal
-import sys
-import termios
 import time
 from concurrent.futures import ThreadPoolExecutor
 from uuid import uuid4
@@ -77,15 +74,6 @@ def is_reading(process: psutil.Process) -> bool:
     return "commands.reports.reading_process" in process.cmdline()
 
 
-def wait_for_request(reader: psutil.Process) -> None:
-    """Waits until a suspended process has a report to read: the request is in its pipe."""
-    deadline = time.monotonic() + 20
-    with open(f"/proc/{reader.pid}/fd/0", "rb", buffering=0) as pipe:
-        while not int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)  # between two looks
-
-
 def test_a_report_whose_client_leaves_is_dropped_before_it_is_read(server: Server) -> None:
     project = given_project(server)
     build = given_build(server, given_job(server, project))
@@ -104,7 +92,7 @@ def test_a_report_whose_client_leaves_is_dropped_before_it_is_read(server: Serve
         reader.suspend()
         try:
             being_read = threads.submit(upload, process.client(*ADMIN), build, REPORT % 2)
-            wait_for_request(reader)  # otherwise the next upload may overtake this one, and be read instead
+            wait_for_files(1)
             form = requests.Request(
                 "POST", process.url, data={"build_id": build}, files={"file": ("r.xml", REPORT % 3)}
             )

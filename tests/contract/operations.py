@@ -183,6 +183,12 @@ SERVED = (
     ("POST", "/api/v3/node-pools"),
     ("PUT", "/api/v3/node-pools/{id}"),
     ("DELETE", "/api/v3/node-pools/{id}"),
+    ("GET", "/api/v3/docker-agents"),
+    ("POST", "/api/v3/docker-agents/spawn"),
+    ("POST", "/api/v3/docker-agents/{id}/start"),
+    ("POST", "/api/v3/docker-agents/{id}/stop"),
+    ("DELETE", "/api/v3/docker-agents/{id}"),
+    ("GET", "/api/v3/docker-agents/{id}/logs"),
     ("GET", "/api/v3/webhooks"),
     ("POST", "/api/v3/webhooks"),
     ("PUT", "/api/v3/webhooks/{id}"),
@@ -215,6 +221,15 @@ APART = {
         "POST",
         "/api/v3/reset-password",
     ): "its answer comes before its event, by design: tests/api/test_password_reset.py",
+    **dict.fromkeys(
+        (
+            ("POST", "/api/v3/docker-agents/{id}/start"),
+            ("POST", "/api/v3/docker-agents/{id}/stop"),
+            ("DELETE", "/api/v3/docker-agents/{id}"),
+            ("GET", "/api/v3/docker-agents/{id}/logs"),
+        ),
+        "waits for a Docker engine: tests/real/docker/test_documented.py",
+    ),
     ("POST", "/api/v3/nodes/{node_id}/execute"): "waits for an agent that answers: tests/api/test_node_commands.py",
 }
 """Served, but not to be tried with the others, with the reason."""

@@ -254,6 +254,17 @@ NODES = (
     op("POST /nodes/{node_id}/rotate-token", node_managers),
     op("POST /nodes/{node_id}/execute", admins(), {"command": "true"}),
     op("GET /nodes/{node_id}/commands/{command_id}", admins(), answers=(404,)),
+    op("GET /docker-agents", READER),
+    op(
+        "POST /docker-agents/spawn",
+        node_managers,
+        lambda at: {"host": "build-host-01", "image": "testhide/agent:1", "pool_id": at["node-pools"]},
+    ),
+    op("GET /docker-agents/{id}", READER),
+    op("GET /docker-agents/{id}/logs", READER, of="id=no_docker_agent", answers=(404,)),
+    op("POST /docker-agents/{id}/start", node_managers),
+    op("POST /docker-agents/{id}/stop", node_managers, of="id=stopped_docker_agent"),
+    op("DELETE /docker-agents/{id}", node_managers, of="id=no_docker_agent", answers=(404,)),
     op("GET /node-pools", READER, lists="read"),
     op("POST /node-pools", MANAGE, lambda at: {"name": "x", "project_id": at["project_id"]}),
     op(
@@ -271,6 +282,7 @@ NODES = (
     op("PUT /node-pools/{id}", admins_of_the_server, {"untrusted": True}, of="id=node-pools"),
     op("DELETE /node-pools/{id}", MANAGE),
     op("DELETE /node-pools/{id}", shared_pool, of="id=shared_pool"),
+    op("POST /agent/register", public),
     *(
         op(f"{method} /agent/{path}", agents)
         for method, path in (
@@ -316,8 +328,7 @@ ENDPOINTS = (
     ),
     op("POST /webhooks/{id}/test", MANAGE),
     op("GET /webhooks/{id}/history", READ),
-    # A webhook has few replays under way, and many callers ask for one.
-    op("POST /webhooks/{id}/replay", MANAGE, {"position": 1}, answers=(202, 429)),
+    op("POST /webhooks/{id}/replay", MANAGE, {"position": 1}),
     op("POST /webhooks/{id}/history/{delivery_id}/redeliver", MANAGE, answers=(404,)),
     op("GET /ms-teams", READER, lists="read"),
     op("POST /ms-teams", MANAGE, lambda at: CHANNEL | {"project_id": at["project_id"]}),

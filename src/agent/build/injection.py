@@ -17,7 +17,7 @@ _MODULES = (
     "testhide_pytest_selection",
     "testhide_pytest_junit",
     "testhide_pytest_outcome",
-    "testhide_unittest_selection",
+    "testhide_unittest",
 )
 _SITECUSTOMIZE = b"""\
 import sys

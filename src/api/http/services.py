@@ -14,7 +14,9 @@ from commands.handler import Handler
 from commands.reports.recording import ReportRecorder
 from commands.waiting_changes import WaitingChanges
 from domain.core.errors import Unavailable
+from domain.docker_agents import DockerPolicy
 from domain.licenses import License
+from integrations.container_ports import ContainerLogs
 from integrations.ports import Blobs, Outgoing, Saml
 from integrations.source_ports import SourceHosts
 from integrations.ticket_ports import TicketHosts
@@ -39,10 +41,6 @@ AUDIT_PAGES_OF_USER = 10
 """Number of such pages, under way or waiting, that a user may have at a process."""
 MAX_AUDIT_PAGES = 50
 """Number of such pages, under way or waiting, that a process has for all users."""
-REPLAY_REQUESTS = 4
-"""Number of requests for replays of webhooks that a process handles at once, each of another user."""
-REPLAY_REQUESTS_OF_USER = 10
-"""Number of such requests, under way or waiting, that a user may have at a process."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +66,8 @@ class Services:
     saml: Saml
     source_hosts: SourceHosts
     ticket_hosts: TicketHosts
+    docker: DockerPolicy
+    container_logs: ContainerLogs
     rate_limits: RateLimits
     waiting_changes: WaitingChanges
     streams_per_user: int
@@ -100,9 +100,6 @@ class Services:
         default_factory=lambda: CallerTurns(
             AUDIT_PAGES, AUDIT_PAGES_OF_USER, MAX_AUDIT_PAGES, "pages of the audit trail"
         )
-    )
-    replay_turns: CallerTurns = field(
-        default_factory=lambda: CallerTurns(REPLAY_REQUESTS, REPLAY_REQUESTS_OF_USER, kind="requests for replays")
     )
 
     async def wait_for_missing(self, connection: AsyncConnection | None = None) -> None:

@@ -22,8 +22,7 @@ Rejection
 `application/problem+json`.
 """
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
 
@@ -90,15 +89,6 @@ class Invalid(Rejection):
     @classmethod
     def fields(cls, errors: Sequence[FieldError]) -> "Invalid":
         return cls("; ".join(f"{error.field}: {error.message}" for error in errors), *errors)
-
-
-@contextlib.contextmanager
-def collect_errors(errors: list[FieldError]) -> Iterator[None]:
-    """Adds the errors of an Invalid that the block raises to `errors`."""
-    try:
-        yield
-    except Invalid as refused:
-        errors += refused.errors
 
 
 class TooManyRequests(Rejection):

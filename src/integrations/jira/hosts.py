@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
-from domain.core.errors import FieldError, Invalid, collect_errors
+from domain.core.errors import Invalid
 from domain.jira import JiraIntegration
 from integrations.jira.project import JiraProject
 from integrations.jira.rest import JiraApi
@@ -22,17 +22,12 @@ class JiraHosts:
         self._outgoing, self._unseal = outgoing, unseal
 
     async def check(self, integration: NewIntegration, *, is_admin: bool) -> None:
-        errors: list[FieldError] = []
         if integration.token and not _TOKEN.fullmatch(integration.token):
-            errors.append(FieldError("api_token", "has a space, a line break or a character that is not ASCII"))
+            raise Invalid.field("api_token", "has a space, a line break or a character that is not ASCII")
         if integration.project_key and not _PROJECT_KEY.fullmatch(integration.project_key):
-            wrong = "must be the key of a Jira project, such as BACK: capitals and digits"
-            errors.append(FieldError("project_key", wrong))
+            raise Invalid.field("project_key", "must be the key of a Jira project, such as BACK: capitals and digits")
         if integration.host:
-            with collect_errors(errors):
-                await self._check_host(integration.host, is_admin=is_admin)
-        if errors:
-            raise Invalid.fields(errors)
+            await self._check_host(integration.host, is_admin=is_admin)
 
     async def _check_host(self, host: str, *, is_admin: bool) -> None:
         try:

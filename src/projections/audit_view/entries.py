@@ -1,7 +1,7 @@
 """Entries of the audit trail: each event with a sentence that describes it, and the fields that it changed.
 
 Each stream is folded only once for all its events on a page, and not further than a limit: a stream may have thousands
-of events, each of a megabyte.
+of events of a megabyte.
 """
 
 from collections import defaultdict, deque
@@ -32,6 +32,7 @@ EVENT_AREAS: Mapping[str, str] = {
 SYSTEM = {
     "deliveries": "The delivery of messages",
     "dispatch": "The dispatcher",
+    "docker-agents": "The worker of Docker agents",
     "first-start": "The first start",
     "identity-providers": "The refresh of identity providers",
     "known-issues": "The search for known issues",

@@ -214,12 +214,10 @@ class KeyRing:
             self._task = asyncio.create_task(self._run(self._connection), name="key ring")
 
     async def close(self) -> None:
-        try:
-            if self._task is not None:
-                await cancel_and_wait(self._task)
-        finally:
-            if self._connection is not None:
-                await self._connection.close()
+        if self._task is not None:
+            await cancel_and_wait(self._task)
+        if self._connection is not None:
+            await self._connection.close()
 
     async def _connect(self) -> AsyncConnection:
         connection = await AsyncConnection.connect(self._conninfo, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S)
