@@ -65,6 +65,8 @@ from api.tests import TestController
 from api.triage import TriageController
 from api.triggers import TriggerController
 from api.users import UserController
+from api.vcenter import VcenterController
+from api.vcenter_operations import VcenterOperationController
 from api.webhooks import WebhookController
 
 CONTROLLERS = (
@@ -106,6 +108,8 @@ CONTROLLERS = (
     TeamsController,
     ScmController,
     JiraController,
+    VcenterController,
+    VcenterOperationController,
     GitopsController,
     AgentController,
     CacheController,

@@ -32,6 +32,8 @@ from domain import (
     tickets,
     triage,
     users,
+    vcenter,
+    vcenter_operations,
     webhooks,
 )
 from domain.core.events import Event
@@ -65,6 +67,8 @@ AREAS = (
     tickets,
     triage,
     users,
+    vcenter,
+    vcenter_operations,
     webhooks,
 )
 

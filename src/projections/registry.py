@@ -23,6 +23,8 @@ from projections import (
     tickets,
     triage,
     triggers,
+    vcenter,
+    vcenter_operations,
     webhooks,
 )
 
@@ -47,6 +49,8 @@ PROJECTIONS = (
     scm.PROJECTION,
     jira.PROJECTION,
     tickets.PROJECTION,
+    vcenter.PROJECTION,
+    vcenter_operations.PROJECTION,
     audit_trail.PROJECTION,
     event_index.PROJECTION,
     build_positions.PROJECTION,

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from integrations.ports import Blobs, Mailer, Outgoing
     from integrations.source_ports import SourceHosts
     from integrations.ticket_ports import TicketHosts
+    from integrations.vcenter_ports import Vcenters
 
 
 def blob_store(settings: Settings) -> "Blobs":
@@ -51,3 +52,9 @@ def ticket_hosts(outgoing: "Outgoing", secrets: Secrets) -> "TicketHosts":
     from integrations.jira.hosts import JiraHosts
 
     return JiraHosts(outgoing, secrets.unseal)
+
+
+def vcenters(settings: Settings, outgoing: "Outgoing", secrets: Secrets) -> "Vcenters":
+    from integrations.vcenter.hosts import VcenterHosts
+
+    return VcenterHosts(outgoing, secrets.unseal, settings.vcenter_ca)

@@ -31,7 +31,7 @@ from store.postgres.connection_settings import with_keepalive
 from store.postgres.notifications import AGENT_NOTIFICATIONS, BUILD_LOGS, POLLS, PROJECTED, SEALS, Listener
 from store.postgres.notifications import EVENTS as EVENTS_CHANNEL
 from testhide import runtime
-from testhide.adapters import blob_store, mailer, make_outgoing, source_hosts, ticket_hosts
+from testhide.adapters import blob_store, mailer, make_outgoing, source_hosts, ticket_hosts, vcenters
 from testhide.operator_errors import Fault
 from testhide.settings import Settings
 from testhide.start_checks import refuse_lost_tables, refuse_older_schema, refuse_outage, refuse_risks
@@ -219,6 +219,7 @@ async def api_services(settings: Settings) -> "AsyncIterator[Services]":
                 saml=SamlService(settings.public_url),
                 source_hosts=source_hosts(settings, outgoing, parts.secrets),
                 ticket_hosts=ticket_hosts(outgoing, parts.secrets),
+                vcenters=vcenters(settings, outgoing, parts.secrets),
                 rate_limits=RateLimits(
                     buckets, parts.secrets, settings.requests_per_token, settings.requests_per_address
                 ),
@@ -305,11 +306,13 @@ def work(settings: Settings) -> None:
     from workers.deliveries.webhooks import WebhookSender
     from workers.flakiness import FlakinessWatch
     from workers.gitops import PipelineSyncer
+    from workers.reactions.reaction import Tools
     from workers.reactions.reaction_dispatcher import ReactionDispatcher
-    from workers.reactions.registry import REACTIONS, Tools
+    from workers.reactions.registry import REACTIONS
     from workers.reactions.statuses import BuildStates
     from workers.sealer import Sealer
     from workers.tickets import TicketWriter
+    from workers.vcenter import VcenterOperator
 
     async def run() -> None:
         async with (
@@ -344,6 +347,7 @@ def work(settings: Settings) -> None:
                 changes=changes,
                 pipelines=pipelines,
                 tickets=tickets,
+                vcenters=VcenterOperator(log, handler, vcenters(settings, outgoing, secrets)),
             )
             reactions = ReactionDispatcher(pool, log, listener, settings.redis_url, REACTIONS, tools)
 

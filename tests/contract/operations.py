@@ -207,6 +207,10 @@ SERVED = (
     ("POST", "/api/v3/jira"),
     ("PUT", "/api/v3/jira/{id}"),
     ("DELETE", "/api/v3/jira/{id}"),
+    ("GET", "/api/v3/vcenter"),
+    ("POST", "/api/v3/vcenter"),
+    ("GET", "/api/v3/vcenter/{id}"),
+    ("POST", "/api/v3/vcenter/{id}/test"),
 )
 """The documented operations that the server serves so far; `test_served` keeps this list honest."""
 
@@ -215,6 +219,7 @@ APART = {
         "POST",
         "/api/v3/reset-password",
     ): "its answer comes before its event, by design: tests/api/test_password_reset.py",
+    ("POST", "/api/v3/vcenter/{id}/test"): "waits for a worker and a vCenter: tests/real/vcenter",
     ("POST", "/api/v3/nodes/{node_id}/execute"): "waits for an agent that answers: tests/api/test_node_commands.py",
 }
 """Served, but not to be tried with the others, with the reason."""

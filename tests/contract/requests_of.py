@@ -86,6 +86,7 @@ def _id_of(operation: Operation, name: str, world: World) -> int:
             "node-pools": world.pool,
             "scm": world.scm_endpoint,
             "jira": world.jira,
+            "vcenter": world.vcenter,
         }
         return by_path[operation.path.split("/")[3]]
     return names[name]

@@ -93,6 +93,7 @@ class World:
     channel: int = 0
     scm_endpoint: int = 0
     jira: int = 0
+    vcenter: int = 0
     is_idp_known: bool = False
     repository: GitRepository = field(init=False)
     """Repository of the SCM endpoint."""
@@ -162,6 +163,11 @@ class World:
         body: dict[str, Any] = {"name": "ACME Jira", "host": "https://acme.atlassian.net", "email": "user@example.com"}
         body |= {"api_token": "ATATT", "project_key": "BACK", "auto_create": True}
         return int(self.admin.post("/api/v3/jira", json=body | {"testhide_project_id": self.project}).then(201)["id"])
+
+    def new_vcenter(self) -> int:
+        body = {"name": "Prod vCenter", "host": "vcenter.corp.local", "username": "svc-testhide", "password": "s3cr3t"}
+        body |= {"datacenter": "DC-East", "cluster": "Compute-01"}
+        return int(self.admin.post("/api/v3/vcenter", json=body).then(201)["id"])
 
     def commit_pipelines(self) -> None:
         """Commits a file of pipelines that no sync has seen yet."""
@@ -258,6 +264,7 @@ def build_world(server: Server) -> World:
     world.admin.post("/api/v3/quarantine", json=entry).then(201)
     _webhooks(world)
     world.jira = world.new_jira_integration()
+    world.vcenter = world.new_vcenter()
     shared = {"scm_endpoint_id": world.scm_endpoint}
     world.admin.put(f"/api/v3/projects/{world.other_project}", json=shared).then(200)
     server.wait_until_projected()

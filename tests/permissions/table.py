@@ -43,6 +43,7 @@ SINGLE_SIGN_ON = (
     ("POST", "/acs"),
     ("POST", "/session"),
 )
+VCENTER = {"name": "x", "host": "vcenter.example.com", "username": "x", "password": "x", "datacenter": "x"}
 CONFIGURATION = {"command": "true", "setup": [], "env": {}, "artifacts": []}
 
 
@@ -254,6 +255,14 @@ NODES = (
     op("POST /nodes/{node_id}/rotate-token", node_managers),
     op("POST /nodes/{node_id}/execute", admins(), {"command": "true"}),
     op("GET /nodes/{node_id}/commands/{command_id}", admins(), answers=(404,)),
+    op("GET /vcenter", READER),
+    op("POST /vcenter", node_managers, VCENTER),
+    op("GET /vcenter/{id}", READER),
+    op("PUT /vcenter/{id}", node_managers, {"name": "x"}),
+    op("DELETE /vcenter/{id}", node_managers),
+    op("POST /vcenter/{id}/test", node_managers),
+    op("GET /vcenter/{id}/operations", READER),
+    op("GET /vcenter/{id}/operations/{operation_id}", READER, answers=(404,)),
     op("GET /node-pools", READER, lists="read"),
     op("POST /node-pools", MANAGE, lambda at: {"name": "x", "project_id": at["project_id"]}),
     op(

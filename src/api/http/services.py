@@ -18,6 +18,7 @@ from domain.licenses import License
 from integrations.ports import Blobs, Outgoing, Saml
 from integrations.source_ports import SourceHosts
 from integrations.ticket_ports import TicketHosts
+from integrations.vcenter_ports import Vcenters
 from projections.auth import Credentials
 from projections.engine.read_your_writes import ProjectionWaiter
 from projections.jobs import ProjectOfJob
@@ -64,6 +65,7 @@ class Services:
     saml: Saml
     source_hosts: SourceHosts
     ticket_hosts: TicketHosts
+    vcenters: Vcenters
     rate_limits: RateLimits
     waiting_changes: WaitingChanges
     streams_per_user: int

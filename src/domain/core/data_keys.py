@@ -43,6 +43,10 @@ def node_key(node_id: int) -> str:
     return f"node-{node_id}"
 
 
+def vcenter_key(vcenter_id: int) -> str:
+    return f"vcenter-{vcenter_id}"
+
+
 def user_key(user_id: int) -> str:
     return f"user-{user_id}"
 
