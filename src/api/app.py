@@ -67,6 +67,8 @@ from api.tests import TestController
 from api.triage import TriageController
 from api.triggers import TriggerController
 from api.users import UserController
+from api.vcenter import VcenterController
+from api.vcenter_operations import VcenterOperationController
 from api.webhooks import WebhookController
 
 CONTROLLERS = (
@@ -109,6 +111,8 @@ CONTROLLERS = (
     TeamsController,
     ScmController,
     JiraController,
+    VcenterController,
+    VcenterOperationController,
     GitopsController,
     AgentController,
     RegistrationController,

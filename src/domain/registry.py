@@ -33,6 +33,8 @@ from domain import (
     tickets,
     triage,
     users,
+    vcenter,
+    vcenter_operations,
     webhooks,
 )
 from domain.core.events import Event
@@ -67,6 +69,8 @@ AREAS = (
     tickets,
     triage,
     users,
+    vcenter,
+    vcenter_operations,
     webhooks,
 )
 

@@ -24,6 +24,8 @@ from projections import (
     tickets,
     triage,
     triggers,
+    vcenter,
+    vcenter_operations,
     webhooks,
 )
 
@@ -49,6 +51,8 @@ PROJECTIONS = (
     scm.PROJECTION,
     jira.PROJECTION,
     tickets.PROJECTION,
+    vcenter.PROJECTION,
+    vcenter_operations.PROJECTION,
     audit_trail.PROJECTION,
     event_index.PROJECTION,
     build_positions.PROJECTION,

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from integrations.ports import Blobs, Mailer, Outgoing
     from integrations.source_ports import SourceHosts
     from integrations.ticket_ports import TicketHosts
+    from integrations.vcenter_ports import Vcenters
 
 
 def blob_store(settings: Settings) -> "Blobs":
@@ -92,3 +93,9 @@ def _docker_setup(settings: Settings, installation: str) -> "DockerSetup":
         settings.docker_certificates,
         settings.docker_network or DEFAULT_NETWORK,
     )
+
+
+def vcenters(settings: Settings, outgoing: "Outgoing", secrets: Secrets) -> "Vcenters":
+    from integrations.vcenter.hosts import VcenterHosts
+
+    return VcenterHosts(outgoing, secrets.unseal, settings.vcenter_ca)

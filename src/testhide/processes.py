@@ -40,6 +40,7 @@ from testhide.adapters import (
     make_outgoing,
     source_hosts,
     ticket_hosts,
+    vcenters,
 )
 from testhide.operator_errors import Fault
 from testhide.settings import Settings
@@ -230,6 +231,7 @@ async def api_services(settings: Settings) -> "AsyncIterator[Services]":
                 ticket_hosts=ticket_hosts(outgoing, parts.secrets),
                 docker=docker_policy(settings),
                 container_logs=container_logs(settings, parts.secrets),
+                vcenters=vcenters(settings, outgoing, parts.secrets),
                 rate_limits=RateLimits(
                     buckets, parts.secrets, settings.requests_per_token, settings.requests_per_address
                 ),
@@ -324,6 +326,7 @@ def work(settings: Settings) -> None:
     from workers.reactions.statuses import BuildStates
     from workers.sealer import Sealer
     from workers.tickets import TicketWriter
+    from workers.vcenter import VcenterOperator
 
     async def run() -> None:
         async with (
@@ -361,6 +364,7 @@ def work(settings: Settings) -> None:
                 pipelines=pipelines,
                 tickets=tickets,
                 docker=operator,
+                vcenters=VcenterOperator(log, handler, vcenters(settings, outgoing, secrets)),
             )
             reactions = ReactionDispatcher(pool, log, listener, settings.redis_url, REACTIONS, tools)
 

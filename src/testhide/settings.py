@@ -42,6 +42,7 @@ MEANINGS = {
     "cache_limit": "bytes that one cache which the server keeps may have (1073741824: 1 GiB)",
     "outgoing_allow": "networks webhooks may call, http too: 10.1.0.0/16,… (none; ./dev up: this machine for admins)",
     "local_repositories": "folders whose git repositories SCM endpoints of the type git may read: /srv/git,… (none)",
+    "vcenter_ca": "file with certificates of CAs that vCenters may have besides those of the system (none)",
     "trusted_proxies": "networks of reverse proxies, whose X-Forwarded-For and -Proto count (127.0.0.0/8,::1/128)",
     "requests_per_token": "requests a minute with one token, and hooks of one project; 0: no limit (6000)",
     "requests_per_address": "requests a minute of one address without credentials; 0: no limit (600)",
@@ -120,6 +121,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     opened_for_admins: str = ""
     """Networks that URLs of admins may lead to, in addition to those of `outgoing_allow`."""
     local_repositories: str = ""
+    vcenter_ca: str = ""
     trusted_proxies: str = "127.0.0.0/8,::1/128"
     requests_per_token: int = 6_000
     requests_per_address: int = 600
@@ -203,7 +205,7 @@ def from_environment(environ: Mapping[str, str], **given: Any) -> Settings:
             found[name] = value
     if "data" in found:
         found["data_dir"] = os.path.abspath(found.pop("data"))
-    for name in ("license", "checkpoints_to", "docker_certificates"):
+    for name in ("license", "checkpoints_to", "docker_certificates", "vcenter_ca"):
         if name in found:
             found[name] = os.path.abspath(found[name])
     for name in ("outgoing_allow", "trusted_proxies"):

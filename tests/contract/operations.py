@@ -213,6 +213,10 @@ SERVED = (
     ("POST", "/api/v3/jira"),
     ("PUT", "/api/v3/jira/{id}"),
     ("DELETE", "/api/v3/jira/{id}"),
+    ("GET", "/api/v3/vcenter"),
+    ("POST", "/api/v3/vcenter"),
+    ("GET", "/api/v3/vcenter/{id}"),
+    ("POST", "/api/v3/vcenter/{id}/test"),
 )
 """The documented operations that the server serves so far; `test_served` keeps this list honest."""
 
@@ -230,6 +234,7 @@ APART = {
         ),
         "waits for a Docker engine: tests/real/docker/test_documented.py",
     ),
+    ("POST", "/api/v3/vcenter/{id}/test"): "waits for a worker and a vCenter: tests/real/vcenter",
     ("POST", "/api/v3/nodes/{node_id}/execute"): "waits for an agent that answers: tests/api/test_node_commands.py",
 }
 """Served, but not to be tried with the others, with the reason."""

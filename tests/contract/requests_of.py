@@ -87,6 +87,7 @@ def _id_of(operation: Operation, name: str, world: World) -> int | str:
             "scm": world.scm_endpoint,
             "jira": world.jira,
             "docker-agents": world.docker_agent,
+            "vcenter": world.vcenter,
         }
         return by_path[operation.path.split("/")[3]]
     return names[name]

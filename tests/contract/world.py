@@ -96,6 +96,7 @@ class World:
     jira: int = 0
     docker_agent: str = ""
     """Its container runs, as the log says; there is no Docker engine."""
+    vcenter: int = 0
     is_idp_known: bool = False
     repository: GitRepository = field(init=False)
     """Repository of the SCM endpoint."""
@@ -169,6 +170,11 @@ class World:
     def new_docker_agent(self) -> str:
         body = {"host": "build-host-01", "image": "testhide/agent:3.14", "pool_id": self.pool}
         return str(self.admin.post("/api/v3/docker-agents/spawn", json=body).then(201)["id"])
+
+    def new_vcenter(self) -> int:
+        body = {"name": "Prod vCenter", "host": "vcenter.corp.local", "username": "svc-testhide", "password": "s3cr3t"}
+        body |= {"datacenter": "DC-East", "cluster": "Compute-01"}
+        return int(self.admin.post("/api/v3/vcenter", json=body).then(201)["id"])
 
     def commit_pipelines(self) -> None:
         """Commits a file of pipelines that no sync has seen yet."""
@@ -267,6 +273,7 @@ def build_world(server: Server) -> World:
     world.jira = world.new_jira_integration()
     world.docker_agent, stopped, failed = (world.new_docker_agent() for _ in range(3))
     observe_containers(server, {world.docker_agent: RUNNING, stopped: ENDED, failed: KILLED})
+    world.vcenter = world.new_vcenter()
     shared = {"scm_endpoint_id": world.scm_endpoint}
     world.admin.put(f"/api/v3/projects/{world.other_project}", json=shared).then(200)
     server.wait_until_projected()

@@ -21,7 +21,7 @@ from tests.support.sealing import seal_log
 from tests.support.server import Server
 
 from .rules import CREDENTIALS, PEOPLE, Caller, Credential, Person
-from .table import CHANNEL, CONFIGURATION, ISSUE, JIRA, MARKER, SCM, WEBHOOK, Ids
+from .table import CHANNEL, CONFIGURATION, ISSUE, JIRA, MARKER, SCM, VCENTER, WEBHOOK, Ids
 
 REPORT = b"""<testsuite name="s"><testcase classname="c" name="a"><failure message="refused"/></testcase>
 <testcase classname="c" name="b"><flakyFailure message="x">late</flakyFailure></testcase></testsuite>"""
@@ -129,6 +129,8 @@ def _fill_project(server: Server) -> tuple[Ids, str]:
         "node_id": node["id"],
         "node_name": node["name"],
         "command_id": 1,
+        "vcenter": admin.create("/vcenter", **VCENTER)["id"],
+        "operation_id": 10**6,
         "node-pools": pool,
         "shared_pool": given_pool(server, project, shared=True),
         "webhooks": webhook["id"],

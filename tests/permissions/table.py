@@ -43,6 +43,7 @@ SINGLE_SIGN_ON = (
     ("POST", "/acs"),
     ("POST", "/session"),
 )
+VCENTER = {"name": "x", "host": "vcenter.example.com", "username": "x", "password": "x", "datacenter": "x"}
 CONFIGURATION = {"command": "true", "setup": [], "env": {}, "artifacts": []}
 
 
@@ -265,6 +266,14 @@ NODES = (
     op("POST /docker-agents/{id}/start", node_managers),
     op("POST /docker-agents/{id}/stop", node_managers, of="id=stopped_docker_agent"),
     op("DELETE /docker-agents/{id}", node_managers, of="id=no_docker_agent", answers=(404,)),
+    op("GET /vcenter", READER),
+    op("POST /vcenter", node_managers, VCENTER),
+    op("GET /vcenter/{id}", READER),
+    op("PUT /vcenter/{id}", node_managers, {"name": "x"}),
+    op("DELETE /vcenter/{id}", node_managers),
+    op("POST /vcenter/{id}/test", node_managers),
+    op("GET /vcenter/{id}/operations", READER),
+    op("GET /vcenter/{id}/operations/{operation_id}", READER, answers=(404,)),
     op("GET /node-pools", READER, lists="read"),
     op("POST /node-pools", MANAGE, lambda at: {"name": "x", "project_id": at["project_id"]}),
     op(

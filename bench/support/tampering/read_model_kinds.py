@@ -29,7 +29,11 @@ from projections.templates import TemplateRow
 from projections.tickets import FailingTicketRow
 from projections.triage import RuleMatchRow, TriageRow
 from projections.triggers import TriggerRow
+from projections.vcenter import VcenterRow
+from projections.vcenter_operations import VcenterOperationRow
 from projections.webhooks import WebhookRow
+
+STATUS_FAILED = ("status", "'failed'")
 
 
 def of_row(
@@ -225,6 +229,10 @@ READ_MODEL_KINDS = (
     of_row("scm", ScmEndpointRow, "the repository of an SCM endpoint is changed", "repo", "'evil/web'"),
     of_row("jira", JiraRow, "the host of a Jira integration is changed", "host", "'https://example.com'"),
     of_row("docker_agents", DockerAgentRow, "the image of a Docker agent is changed", "image", "'evil'"),
+    of_row("vcenter", VcenterRow, "the host of a vCenter is changed", "host", "'vcenter.example.org'"),
+    of_row(
+        "vcenter_operations", VcenterOperationRow, "an operation on a vCenter is shown as failed", "status", "'failed'"
+    ),
     of_model(
         "tickets",
         FailingTicketRow.table,

@@ -147,6 +147,8 @@ FIELDS: dict[str, str] = {
     # Jira
     "project_key": "Key of the Jira project in which tickets are created.",
     "issue_type": "Type of the issues that are created.",
+    # vCenter
+    "operation_id": "Id of the operation on the vCenter.",
     # Webhooks and channels
     "url": "URL.",
     "events": "Notification types to send.",

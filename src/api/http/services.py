@@ -20,6 +20,7 @@ from integrations.container_ports import ContainerLogs
 from integrations.ports import Blobs, Outgoing, Saml
 from integrations.source_ports import SourceHosts
 from integrations.ticket_ports import TicketHosts
+from integrations.vcenter_ports import Vcenters
 from projections.auth import Credentials
 from projections.engine.read_your_writes import ProjectionWaiter
 from projections.jobs import ProjectOfJob
@@ -68,6 +69,7 @@ class Services:
     ticket_hosts: TicketHosts
     docker: DockerPolicy
     container_logs: ContainerLogs
+    vcenters: Vcenters
     rate_limits: RateLimits
     waiting_changes: WaitingChanges
     streams_per_user: int

@@ -47,6 +47,10 @@ def docker_agent_key(agent_id: str) -> str:
     return f"docker-agent-{agent_id}"
 
 
+def vcenter_key(vcenter_id: int) -> str:
+    return f"vcenter-{vcenter_id}"
+
+
 def user_key(user_id: int) -> str:
     return f"user-{user_id}"
 

@@ -44,6 +44,7 @@ SYSTEM = {
     "sso": "Single sign-on",
     "start": "The start of the server",
     "tickets": "The tickets of Jira integrations",
+    "vcenter": "The operations on vCenters",
 }
 
 

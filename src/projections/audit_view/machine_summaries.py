@@ -1,12 +1,30 @@
-"""Summaries of events about machines on demand: Docker agents. `summaries.py` says what a summary is."""
+"""Summaries of events about machines on demand: Docker agents and vCenters. `summaries.py` says what a summary is."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from domain import docker_agents
+from domain import docker_agents, vcenter, vcenter_operations
 from domain.core.events import Event
 
+REQUESTS: Mapping[vcenter_operations.Kind, str] = {
+    "test": "asked whether vCenter {} can be reached",
+}
+
+
+def _requested(event: vcenter_operations.VcenterOperationRequested) -> str:
+    return REQUESTS[event.kind].format(event.vcenter_id)
+
+
 MACHINE_SUMMARIES: Mapping[type[Event], str | Callable[[Any], str]] = {
+    vcenter.VcenterCreated: "created vCenter {vcenter_id}{title: “}",
+    vcenter.VcenterUpdated: "changed vCenter {vcenter_id}",
+    vcenter.VcenterConnected: "signed in to vCenter {vcenter_id}, version {version}",
+    vcenter.VcenterDisconnected: "could not sign in to vCenter {vcenter_id}{error:: “}",
+    vcenter.VcenterDeleted: "deleted vCenter {vcenter_id}",
+    vcenter_operations.VcenterOperationRequested: _requested,
+    vcenter_operations.VcenterOperationCompleted: "completed operation {operation_id} on vCenter {vcenter_id}",
+    vcenter_operations.VcenterOperationFailed: "could not complete operation {operation_id} on vCenter"
+    " {vcenter_id}{error:: “}",
     docker_agents.DockerAgentRequested: "asked for Docker agent {agent_id} from image {image} on Docker host {host}",
     docker_agents.DockerAgentRegistered: "registered as node {node_id} from the container of Docker agent {agent_id}",
     docker_agents.DockerAgentStarted: "saw the container of Docker agent {agent_id} start",

@@ -38,6 +38,8 @@ from domain.templates import TEMPLATE
 from domain.tickets import TICKET
 from domain.triage import TRIAGE
 from domain.users import USER, UserPasswordSet, UserRegistered
+from domain.vcenter import VCENTER
+from domain.vcenter_operations import VCENTER_OPERATION
 from domain.webhooks import DELIVERY, WEBHOOK, WEBHOOK_LIST, Webhook
 from projections.audit_view.rule_matches import RuleMatch
 
@@ -57,6 +59,7 @@ CATEGORIES: Mapping[str, Category[Any]] = {
         *(WEBHOOK, WEBHOOK_LIST, DELIVERY, FLAKINESS, BUILD_GROUP),
         *(CHANGE, DEFERRALS, CHANNEL, CHANNEL_LIST, CARD, IDENTITY_PROVIDER, SCM_ENDPOINT, GITOPS, JIRA, TICKET),
         DOCKER_AGENT,
+        *(VCENTER, VCENTER_OPERATION),
     )
 }
 

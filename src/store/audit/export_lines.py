@@ -16,6 +16,7 @@ WITH_CREDENTIALS = frozenset(
         *("project.created", "project.webhook_secret_rotated", "webhook.registered", "webhook.updated"),
         *("teams_channel.registered", "teams_channel.updated", "scm_endpoint.created", "scm_endpoint.updated"),
         *("jira_integration.created", "jira_integration.updated", "docker_agent.requested", "docker_agent.registered"),
+        *("vcenter.created", "vcenter.updated"),
         *("job.configured", "template.created", "template.updated", "build.queued"),
     )
 )

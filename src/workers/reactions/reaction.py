@@ -1,4 +1,4 @@
-"""Reactions: their names, events, queues and retries, and the services that they use."""
+"""The parts of a reaction, and the services that reactions use. `registry.py` lists the reactions."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +18,7 @@ from workers.gitops import PipelineSyncer
 from workers.reactions.host_calls import HostCalls
 from workers.reactions.statuses import BuildStates
 from workers.tickets import TicketWriter
+from workers.vcenter import VcenterOperator
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ class Tools:
     """Writes tickets for failures; None in a process that writes no tickets."""
     docker: DockerOperator | None = None
     """Operates the containers of Docker agents; None in a process that has nothing to do with them."""
+    vcenters: VcenterOperator | None = None
+    """Carries out operations on vCenters; None in a process that carries out none."""
 
     def count_deleted(self, deleted: int, total: int) -> None:
         self.on_progress(f"{deleted:,} of {total:,} artifacts deleted")
@@ -70,7 +73,7 @@ class RetryLater(Exception):
         self.seconds = seconds
 
 
-Queue = Literal["deletions", "mails", "statuses", "changes", "gitops", "tickets", "docker"]
+Queue = Literal["deletions", "mails", "statuses", "changes", "gitops", "tickets", "docker", "vcenter"]
 QUEUES: tuple[Queue, ...] = get_args(Queue)
 """Names of the queues. Reactions of one queue can delay each other. Reactions of different queues cannot."""
 QUEUES_WITH_TURNS: tuple[Queue, ...] = ("changes", "gitops", "tickets")

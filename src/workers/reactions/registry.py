@@ -24,6 +24,8 @@ from domain.docker_agents import (
 )
 from domain.jobs import JobDeleted
 from domain.users import USER, PasswordLinkIssued, UserPasswordSet
+from domain.vcenter import VcenterCreated, VcenterEvent, VcenterUpdated
+from domain.vcenter_operations import VcenterOperationRequested
 from integrations.ports import Mail, Mailer, MailRefused
 from integrations.source_ports import SourceUnavailable
 from store.clock import utcnow
@@ -188,6 +190,18 @@ async def when_docker_operation_requested_carry_it_out(event: Event, tools: Tool
         raise RetryLater(DOCKER_PAUSE_S, str(error)) from None
 
 
+async def when_vcenter_changed_check_it(event: Event, tools: Tools) -> None:
+    assert isinstance(event, VcenterEvent)
+    if tools.vcenters is not None:
+        await tools.vcenters.check(event.vcenter_id)
+
+
+async def when_vcenter_operation_requested_carry_it_out(event: Event, tools: Tools) -> None:
+    assert isinstance(event, VcenterOperationRequested)
+    if tools.vcenters is not None:
+        await tools.vcenters.carry_out(event.operation_id)
+
+
 async def _send(mail: Mail, user_id: int, mailer: Mailer | None) -> None:
     """Sends a mail. If the mail server refuses the mail for good, only logs this, since no later try would succeed."""
     if mailer is None:
@@ -211,6 +225,10 @@ TICKETS_LIMIT_S = 900
 """Time limit of the tickets of a build, in seconds. There may be some 20 tickets for each of a few integrations, with a
 few calls of 10 s each.
 """
+VCENTER_LIMIT_S = 4_000
+"""Time limit of an operation on a vCenter, in seconds. Cloning a machine with large disks may take an hour."""
+VCENTER_RETRIES = RetryPolicy(tries=10, max_pause_s=60)
+"""Retries of an operation on a vCenter, for faults of the server: if the vCenter fails, the operation fails, too."""
 CHANGE_LIMIT_S = 600
 """Time limit of a change, in seconds. A change may start builds of a thousand jobs."""
 DOCKER_LIMIT_S = 600
@@ -296,6 +314,19 @@ REACTIONS = (
         TICKETS_LIMIT_S,
         repeats_old=False,
         select=select_builds_with_tickets,
+    ),
+    *(
+        Reaction(name, event, when_vcenter_changed_check_it, "vcenter", VCENTER_LIMIT_S, VCENTER_RETRIES)
+        for name, event in (("check_a_new_vcenter", VcenterCreated), ("check_a_changed_vcenter", VcenterUpdated))
+    ),
+    Reaction(
+        "carry_out_a_vcenter_operation",
+        VcenterOperationRequested,
+        when_vcenter_operation_requested_carry_it_out,
+        "vcenter",
+        VCENTER_LIMIT_S,
+        VCENTER_RETRIES,
+        repeats_old=False,
     ),
     Reaction(
         "sync_jobs_with_their_file",

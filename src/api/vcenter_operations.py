@@ -1,0 +1,139 @@
+"""Operations on vCenters. A worker carries them out; each request and its end are events, so they outlive a restart of
+the server or the worker.
+"""
+
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from litestar import Controller, Request, Response, get, post
+
+from api.http.paging import Paged, paginate
+from api.http.permissions import CAN_READ, NODE_MANAGERS, User
+from api.http.request_context import RequestContext
+from api.http.types import to_view
+from api.live.requested_work import request_work
+from api.vcenter import find_vcenter
+from commands.vcenter_operations import RequestVcenterOperation
+from domain.core.errors import Conflict, NotFound, OutsideFailure, OutsideTimeout, StillRunning
+from domain.vcenter import VCENTER
+from domain.vcenter_operations import (
+    VCENTER_OPERATION,
+    Kind,
+    OperationEnd,
+    VcenterOperation,
+    VcenterOperationCompleted,
+    VcenterOperationFailed,
+    end_notification,
+)
+from projections import vcenter_operations
+from projections.vcenter_operations import Status, VcenterOperationRow
+
+ANSWER_TIMEOUT_S = 30.0
+"""Seconds that a request waits for the end of its operation. Longer ones go on, and are answered by 504."""
+PROBLEMS = {"problems": (StillRunning, NotFound, Conflict, OutsideFailure, OutsideTimeout)}
+
+
+class TestedVcenter(msgspec.Struct):
+    connected: bool
+    """Whether the server could sign in."""
+    vcenter_version: str
+    """Version of the vCenter; empty if the server could not sign in."""
+    latency_ms: int
+    """Milliseconds that the vCenter took to answer the first request, connecting included; 0 if the server could not
+    sign in.
+    """
+    error: str
+    """A sentence that says why the server could not sign in; empty if it could."""
+
+
+class VcenterOperationItem(msgspec.Struct):
+    id: int
+    vcenter_id: int
+    """Id of the vCenter integration."""
+    kind: Kind
+    """What was asked for."""
+    status: Status
+    """Whether the operation is under way, was completed, or failed."""
+    requested_at: datetime
+    """Time of the request."""
+    ended_at: datetime | None
+    """Time at which the operation ended; null while it is under way."""
+    error: str
+    """A sentence that says why the operation failed; empty if it did not."""
+
+
+class VcenterOperationController(Controller):
+    path = "/vcenter/{id:int}"
+    tags = ["vCenter"]
+
+    @post("/test", status_code=200, guards=[NODE_MANAGERS], opt=PROBLEMS)
+    async def test_vcenter(self, request: Request[User, Any, Any], ctx: RequestContext, id: int) -> TestedVcenter:
+        """Signs in to the vCenter with the stored credentials. Returns its version, or why the server could not sign
+        in.
+        """
+        end = await carry_out(request, ctx, id, "test")
+        if isinstance(end, VcenterOperationFailed):
+            return TestedVcenter(False, "", 0, end.error)
+        return TestedVcenter(True, end.version, end.latency_ms, "")
+
+    @get("/operations", guards=[CAN_READ])
+    async def list_vcenter_operations(
+        self, ctx: RequestContext, id: int, paged: Paged
+    ) -> Response[list[VcenterOperationItem]]:
+        """Returns a page of the operations on a vCenter, ordered by id."""
+        await find_vcenter(ctx, id)
+        found = await vcenter_operations.fetch_page(ctx.source, id, **paged.window)
+        return paginate(ctx.request, paged, [to_view(VcenterOperationItem, row) for row in found])
+
+    @get("/operations/{operation_id:int}", guards=[CAN_READ])
+    async def get_vcenter_operation(self, ctx: RequestContext, id: int, operation_id: int) -> VcenterOperationItem:
+        """Returns an operation on a vCenter: whether it is under way, and how it ended."""
+        await find_vcenter(ctx, id)
+        row: VcenterOperationRow = await ctx.find(vcenter_operations.find, "operation", operation_id)
+        if row.vcenter_id != id:
+            raise NotFound(f"There is no operation {operation_id} on vCenter {id}.")
+        return to_view(VcenterOperationItem, row)
+
+
+async def carry_out(
+    request: Request[User, Any, Any], ctx: RequestContext, vcenter_id: int, kind: Kind, **fields: Any
+) -> OperationEnd:
+    """Requests an operation and returns its end. Raises StillRunning if it takes too long for a request. `fields` are
+    further fields of the command.
+    """
+    operation_id = await ctx.services.ids.draw("vcenter_operations")
+
+    async def find_end() -> OperationEnd | None:
+        vcenter = await ctx.services.log.load_state(VCENTER.at(vcenter_id))
+        if vcenter is not None and vcenter.deleted:
+            raise NotFound(f"There is no vCenter {vcenter_id} any more.")
+        operation: VcenterOperation | None = await ctx.services.log.load_state(VCENTER_OPERATION.at(operation_id))
+        return None if operation is None else operation.end
+
+    command = RequestVcenterOperation(operation_id, vcenter_id, kind, **fields)
+    end: OperationEnd | None = await request_work(
+        request, ctx, command, end_notification(operation_id), find_end, ANSWER_TIMEOUT_S
+    )
+    if end is None:
+        raise StillRunning(
+            f"vCenter {vcenter_id} has not done this in {ANSWER_TIMEOUT_S:.0f} s; ask for the operation later.",
+            f"/api/v3/vcenter/{vcenter_id}/operations/{operation_id}",
+        )
+    await ctx.wait_until_all_shown()
+    return end
+
+
+def must_be_completed(end: OperationEnd) -> VcenterOperationCompleted:
+    """Raises the rejection that fits the failure of an operation."""
+    if isinstance(end, VcenterOperationFailed):
+        match end.failure:
+            case "missing":
+                raise NotFound(end.error)
+            case "refused":
+                raise Conflict(end.error)
+            case "outside":
+                raise OutsideFailure(end.error)
+            case "timeout":
+                raise OutsideTimeout(end.error)
+    return end
