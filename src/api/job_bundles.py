@@ -13,7 +13,6 @@ from api.http.body_limits import LARGE_BYTES
 from api.http.permissions import CAN_READ, CAN_WRITE, User
 from api.http.request_context import RequestContext
 from api.http.types import Id, Name, fields_of, to_view
-from api.http.validation import convert_body
 from api.jobs import find_visible_job
 from api.templates import Command, Description, may_lend_secrets
 from commands.configurations import (
@@ -32,6 +31,7 @@ from commands.configurations import (
 from commands.jobs import ImportJob
 from commands.matrix_values import check_matrix
 from commands.trigger_values import MAX_NEEDS, NewTriggers, check_triggers, show_time_tables
+from commands.validation import convert_body
 from commands.value_checks import ValueCheck
 from domain.core.errors import FieldError, Invalid
 from domain.jobs import DEFAULT_TIMEOUT_MINUTES, Configuration, QuarantineMode

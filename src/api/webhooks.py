@@ -17,9 +17,9 @@ from api.http.permissions import CAN_READ, PROJECT_ADMINS
 from api.http.repeated_checks import take_turn
 from api.http.request_context import RequestContext
 from api.http.types import MAX_ID, Id, to_view
-from api.http.validation import Time
 from api.projects import find_visible_project
 from commands.endpoints import MAX_ENDPOINTS, DeleteEndpoints
+from commands.validation import Time
 from commands.value_checks import ValueCheck
 from commands.webhooks import Redeliver, RegisterWebhook, ReplayWebhook, UpdateWebhook
 from domain.core.errors import Conflict, Forbidden, Invalid, NotFound, TooManyRequests

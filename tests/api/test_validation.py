@@ -10,7 +10,7 @@ from msgspec import Meta
 from api.builds import NewBuild
 from api.http.bodies import refuse_doubled
 from api.http.query_parameters import MAX_PARAMETERS
-from api.http.validation import (
+from commands.validation import (
     MAX_ERRORS,
     alternatives,
     convert_body,
