@@ -12,7 +12,7 @@ from msgspec import UNSET, Meta, UnsetType
 from api.endpoints import check_scheme, find_accessible, find_with_stats, may_access, must_access, must_be_callable
 from api.http.as_of import resolve_moment
 from api.http.authentication import PUBLIC
-from api.http.paging import Paged, next_page, paginate
+from api.http.paging import MAX_PAGE_SIZE, Paged, next_page, paginate
 from api.http.permissions import CAN_READ, PROJECT_ADMINS
 from api.http.repeated_checks import take_turn
 from api.http.request_context import RequestContext
@@ -269,7 +269,7 @@ class WebhookController(Controller):
         self,
         ctx: RequestContext,
         id: int,
-        limit: Annotated[int, Parameter(ge=1, le=500, description="Max attempts to return")] = 50,
+        limit: Annotated[int, Parameter(ge=1, le=MAX_PAGE_SIZE, description="Max attempts to return")] = 50,
         status: Annotated[Literal["ok", "failed"] | None, Parameter(description="Filter by outcome")] = None,
         before: Annotated[
             int, Parameter(ge=0, le=MAX_ID, description="Only attempts older than the one with this id")
