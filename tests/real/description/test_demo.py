@@ -109,15 +109,17 @@ def demo(client: PythonClient, server: Server, folder: Path) -> None:
 
     with running_agent(server, node.agent_token, folder):
         first = find_pushed_build(client, commit)
-        statuses = [follow(client, first.id, commit)]
+        last_id = first.id
+        statuses = [follow(client, last_id, commit)]
         for _ in range(BUILDS - 1):
-            started = client.call("builds", "start_build", body=models.NewBuild(job_id=first.job_id, commit_sha=commit))
-            statuses.append(follow(client, started.id, commit))
+            body = models.NewBuild(job_id=first.job_id, commit_sha=commit)
+            last_id = client.call("builds", "start_build", body=body).id
+            statuses.append(follow(client, last_id, commit))
     assert {"passed", "failed"} == set(statuses), "the flaky test of the example"
-    results = client.call("reports_tests", "list_tests", build_id=started.id, limit=100).results
+    results = client.call("reports_tests", "list_tests", build_id=last_id, limit=100).results
     (suspect,) = (result for result in results if result.node_id == FLAKY)
     history = client.call("reports_tests", "get_test_history", suspect.id).history
     assert [run.status.value for run in history] == statuses[::-1]
-    events = client.call("audit", "list_stream_events", f"build-{started.id}")
+    events = client.call("audit", "list_stream_events", f"build-{last_id}")
     assert [event.type_ for event in events][:3] == ["build.queued", "build.assigned", "build.started"]
     assert events[-1].type_ == "build.finished"
