@@ -105,6 +105,7 @@ LONG_FILES = (
     "tests/testhide/test_backup.py",
     "tests/testhide/test_local_agent.py",
     "tests/workers/test_dispatch.py",
+    "tests/workers/test_dispatcher.py",
     "tests/api/test_historical_states.py",
     "tests/contract/test_positions.py",
     "tests/contract/test_bodies.py",

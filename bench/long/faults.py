@@ -220,9 +220,9 @@ class Suite:
         await self._wait_for_read_models()
         async with core(self._stack.settings, pool_size=1) as parts:
             deadline = time.monotonic() + REACTIONS_TIMEOUT_S
-            while due := sum(status.due + status.parked for status in await due_reactions.fetch_statuses(parts.pool)):
+            while due := [item for item in await due_reactions.fetch_statuses(parts.pool) if item.due or item.parked]:
                 if time.monotonic() > deadline:
-                    return [f"{due} reactions are due or parked after {REACTIONS_TIMEOUT_S:.0f} s"]
+                    return [f"due or parked after {REACTIONS_TIMEOUT_S:.0f} s: {status}" for status in due]
                 await asyncio.sleep(POLL_INTERVAL_S)
         return [*self._reactions.check(), *self._commits.check()]
 

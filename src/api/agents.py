@@ -216,11 +216,10 @@ class AgentController(Controller):
             node_id, data.session, data.cpu_pct, data.ram_pct, data.disk_free_gb, data.uptime_s
         )
         streams = {build_id: BUILD.at(build_id) for build_id, _ in data.running}
-        histories = await ctx.services.log.load([stream.name for stream in streams.values()])
+        builds = await ctx.services.log.load_states(streams.values())
         lost: list[tuple[int, str]] = []
         for build_id, attempt in data.running:
-            stream = streams[build_id]
-            build = stream.fold(recorded.event for recorded in histories[stream.name])
+            build = builds[streams[build_id].name].state
             if not (isinstance(build, Assigned | Running) and build.node_id == node_id and build.attempt == attempt):
                 has_ended = isinstance(build, Finished) and build.node_id == node_id
                 lost.append((build_id, "stopped" if has_ended else "reassigned"))

@@ -15,6 +15,7 @@ from litestar.params import Parameter
 
 from api.audit import MAX_STREAM, find_readable_projects
 from api.http.head import IS_HEAD
+from api.http.paging import MAX_PAGE_SIZE
 from api.http.permissions import CAN_AUDIT, User
 from api.http.repeated_checks import check_while_sending
 from api.http.request_context import RequestContext
@@ -101,7 +102,7 @@ class AuditLogController(Controller):
         request: Request[User, Any, Any],
         ctx: RequestContext,
         before: Annotated[int | None, Parameter(ge=1, le=MAX_ID, description="Only smaller ones")] = None,
-        limit: Annotated[int, Parameter(ge=1, le=500, description="Checkpoints on a page")] = 100,
+        limit: Annotated[int, Parameter(ge=1, le=MAX_PAGE_SIZE, description="Checkpoints on a page")] = 100,
     ) -> Response[Checkpoints]:
         """Returns a page of the log's signed checkpoints, the newest first. Store copies of checkpoints outside of this
         server: with them you can check later whether anybody has altered the log.

@@ -17,9 +17,9 @@ from api.http.permissions import ANY_USER, CAN_CHANGE_ACCOUNT, CAN_READ, UNLIMIT
 from api.http.request_context import RequestContext
 from api.http.services import Services
 from api.http.types import Id, Name, fields_of, to_view
-from api.http.validation import Time
 from commands import build_assignment
 from commands.auth import CreateApiToken, OpenSession, RevokeApiToken, RevokeSession
+from commands.validation import Time
 from domain.auth import API_TOKEN as API_TOKENS
 from domain.auth import Scope
 from domain.core.errors import Conflict, Invalid, TooManyRequests, Unauthenticated, Unavailable

@@ -24,6 +24,7 @@ from api.live.stream_clients import MEDIA_TYPE, LiveStream, StreamClient
 from api.live.streams import Streams
 from commands.builds import EXTERNAL_ATTEMPT, AbortBuild, FinishExternalBuild, StartBuild, start_build
 from commands.configurations import check_variables
+from commands.value_checks import ValueCheck
 from domain.builds import BUILD, BuildQueued, Verdict, VisibleStatus, status_of
 from domain.core.errors import ContentsAltered, Forbidden, Invalid, NotFound
 from projections import build_positions, builds
@@ -41,9 +42,14 @@ WITH_IDS = (
     " with `Last-Event-ID` gets ids in any case"
 )
 
-Variables = dict[
-    Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*\Z", max_length=200, description="a name like BUILD_TYPE")],
-    Annotated[str, Meta(max_length=65_536)],
+Variables = Annotated[
+    dict[
+        Annotated[
+            str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*\Z", max_length=200, description="a name like BUILD_TYPE")
+        ],
+        Annotated[str, Meta(max_length=65_536)],
+    ],
+    ValueCheck(check_variables),
 ]
 Ref = Annotated[
     str,
@@ -134,8 +140,6 @@ class BuildController(Controller):
         """
         project_id = await ctx.find(lambda _, job_id: ctx.services.project_of_job(job_id), "job", data.job_id)
         await ctx.must_access(project_id, f"job {data.job_id}")
-        check_variables("env", data.env)
-        check_variables("secrets", data.secrets)
         for name in ("env", "secrets"):
             if data.external and getattr(data, name):
                 raise Invalid.field(name, "has no effect on an external build: set it where the pipeline runs")

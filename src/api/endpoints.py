@@ -45,6 +45,12 @@ async def find_accessible(ctx: RequestContext, row_type: type[R], endpoint_id: i
     return row
 
 
+def check_scheme(field: str, url: str) -> None:
+    """Raises Invalid for a URL that the server would never call, whoever asks. `must_be_callable` checks the rest."""
+    if not url.lower().startswith(("https://", "http://")):
+        raise Invalid.field(field, "must begin with https://")
+
+
 async def must_be_callable(ctx: RequestContext, url: str, field: str) -> None:
     """Raises Invalid if the server may not send messages to this URL, or if the URL has a masked part. The error names
     `field`, the field of the request that contains the URL.

@@ -39,8 +39,13 @@ from store.crypto.secrets import Secrets
 
 READERS, MANAGERS = admins_only("see identity providers", "read"), admins_only("manage identity providers")
 
-Url = Annotated[str, Meta(max_length=2_000, pattern=r"^https?://\S+$", description="http or https")]
-EntityId = Annotated[str, Meta(min_length=1, max_length=1_024, pattern=r"^\S+$")]
+Url = Annotated[
+    str,
+    Meta(max_length=2_000, pattern=r"^https?://\S+$", description="an address that begins with http:// or https://"),
+]
+EntityId = Annotated[
+    str, Meta(min_length=1, max_length=1_024, pattern=r"^\S+$", description="an entity id without spaces")
+]
 Certificates = Annotated[list[Annotated[str, Meta(max_length=20_000)]], Meta(min_length=1, max_length=10)]
 Metadata = Annotated[str, Meta(min_length=1, max_length=MAX_METADATA)]
 Attribute = Annotated[str, Meta(max_length=500)]

@@ -20,7 +20,9 @@ from projections import jira
 from projections.jira import JiraRow, new_row
 
 Host = Annotated[str, Meta(min_length=1, max_length=1_000)]
-JiraEmail = Annotated[str, Meta(min_length=1, max_length=254, pattern=r"^[^\s:]+\Z")]
+JiraEmail = Annotated[
+    str, Meta(min_length=1, max_length=254, pattern=r"^[^\s:]+\Z", description="an email address, without a colon")
+]
 ApiToken = Annotated[str, Meta(min_length=1, max_length=10_000)]
 ProjectKey = Annotated[str, Meta(min_length=2, max_length=100)]
 

@@ -3,7 +3,6 @@
 A bundle can be used elsewhere, because it contains names of pools and secrets instead of ids and values.
 """
 
-import re
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -17,23 +16,23 @@ from api.http.types import Id, Name, fields_of, to_view
 from api.jobs import find_visible_job
 from api.templates import Command, Description, may_lend_secrets
 from commands.configurations import (
+    Artifacts,
     Branch,
     BuildOptions,
-    Glob,
-    Label,
+    Labels,
     Minutes,
     Parallel,
     Repository,
     SetupLine,
     Tags,
-    Value,
-    check_labels,
-    check_parts,
-    check_repository,
+    Variables,
+    check_variables,
 )
 from commands.jobs import ImportJob
 from commands.matrix_values import check_matrix
 from commands.trigger_values import MAX_NEEDS, NewTriggers, check_triggers, show_time_tables
+from commands.validation import convert_body
+from commands.value_checks import ValueCheck
 from domain.core.errors import FieldError, Invalid
 from domain.jobs import DEFAULT_TIMEOUT_MINUTES, Configuration, QuarantineMode
 from domain.matrix import Matrix
@@ -52,7 +51,7 @@ class JobPart(msgspec.Struct, forbid_unknown_fields=True):
     enabled: bool = True
     node_pool: Name | None = None
     """Name of the node pool."""
-    pool_labels: dict[Label, Label] = {}
+    pool_labels: Labels = {}
     required_tags: Tags = []
     timeout_minutes: Minutes = DEFAULT_TIMEOUT_MINUTES
     max_parallel: Parallel = 1
@@ -64,16 +63,10 @@ class JobPart(msgspec.Struct, forbid_unknown_fields=True):
 class ConfigurationPart(BuildOptions, forbid_unknown_fields=True):
     setup: Annotated[list[SetupLine], Meta(max_length=100)] = []
     command: Command = ""
-    env: dict[str, Value] = {}
-    artifacts: Annotated[list[Glob], Meta(max_length=100)] = []
-    secrets: Annotated[list[str], Meta(max_length=500)] = []
+    env: Variables = {}
+    artifacts: Artifacts = []
+    secrets: Annotated[list[str], Meta(max_length=500), ValueCheck(check_variables)] = []
     """Names of the secrets."""
-
-    def check(self, field: str) -> None:
-        """Raises Invalid for mistakes that the types of the fields allow, such as a wrong name of a variable. The field
-        names in the error begin with `field`, the name of this object.
-        """
-        check_parts(f"{field}.", self.env, self.secrets, self.artifacts, self.caches)
 
     @property
     def stored(self) -> Configuration:
@@ -82,10 +75,6 @@ class ConfigurationPart(BuildOptions, forbid_unknown_fields=True):
 
 class JobConfigurationPart(ConfigurationPart, forbid_unknown_fields=True):
     matrix: Matrix | None = None
-
-    def check(self, field: str) -> None:
-        super().check(field)
-        check_matrix(self.matrix, {*self.env, *self.secrets}, f"{field}.")
 
 
 class TemplatePart(ConfigurationPart, forbid_unknown_fields=True, kw_only=True):
@@ -259,31 +248,14 @@ def read(given: dict[str, Any]) -> Bundle:
             f'must be "{VERSION}", the version that this server reads;'
             " send what POST /api/v3/jobs/{id}/export answers",
         )
-    try:
-        bundle = msgspec.convert(given, Bundle)
-    except msgspec.ValidationError as error:
-        raise _refusal(str(error)) from None
-    bundle.configuration.check("bundle.configuration")
-    if bundle.pipeline_template is not None:
-        bundle.pipeline_template.check("bundle.pipeline_template")
+    bundle: Bundle = convert_body(given, Bundle, "bundle")
+    configuration = bundle.configuration
+    check_matrix(configuration.matrix, {*configuration.env, *configuration.secrets}, "bundle.configuration.")
     try:
         check_triggers(bundle.triggers)
     except Invalid as refused:
         errors = [FieldError(f"bundle.triggers.{field}", message) for field, message in refused.errors]
         raise Invalid.fields(errors) from None
-    check_repository(bundle.job.repository)
-    check_labels("bundle.job.pool_labels", bundle.job.pool_labels)
     if bundle.job.node_pool is not None and bundle.job.pool_labels:
         raise Invalid.field("bundle.job.pool_labels", "are instead of node_pool; leave one of them out")
     return bundle
-
-
-def _refusal(message: str) -> Invalid:
-    """Returns the API's error for a message of msgspec, such as "Object contains unknown field `x` - at `$.job`"."""
-    what, _, where = message.partition(" - at `$")
-    field = "bundle" + where.rstrip("`")
-    if unknown := re.search(r"unknown field `(.+)`", what):
-        field, what = f"{field}.{unknown[1]}", "is unknown here; leave it out"
-    elif missing := re.search(r"missing required field `(.+)`", what):
-        field, what = f"{field}.{missing[1]}", "is required"
-    return Invalid(f"{field}: {what}", FieldError(field, what))

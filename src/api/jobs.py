@@ -14,7 +14,7 @@ from api.http.paging import Paged, paginate
 from api.http.permissions import CAN_READ, CAN_WRITE, PROJECT_ADMINS
 from api.http.request_context import RequestContext
 from api.http.types import MAX_ID, Id, Name, changes_in, fields_of, to_view
-from commands.configurations import Branch, Label, Minutes, Parallel, Repository, Tags, check_labels, check_repository
+from commands.configurations import Branch, Labels, Minutes, Parallel, Repository, Tags
 from commands.jobs import ConfigureJob, CreateJob, DeleteJob, UpdateJob
 from domain.core.errors import Invalid
 from domain.jobs import (
@@ -48,7 +48,7 @@ class NewJob(msgspec.Struct):
     default_branch: Branch = "main"
     required_tags: Tags = []
     """Tags, all of which a node must have to run builds of the job."""
-    pool_labels: dict[Label, Label] = {}
+    pool_labels: Labels = {}
     """Labels, all of which a pool must have to run builds of the job. An alternative to `node_pool_id`."""
     quarantine_mode: QuarantineMode = "run"
 
@@ -67,7 +67,7 @@ class JobChanges(msgspec.Struct):
     repository: Repository | UnsetType | None = UNSET
     default_branch: Branch | UnsetType = UNSET
     required_tags: Tags | UnsetType = UNSET
-    pool_labels: dict[Label, Label] | UnsetType = UNSET
+    pool_labels: Labels | UnsetType = UNSET
     quarantine_mode: QuarantineMode | UnsetType = UNSET
     managed: bool | UnsetType = UNSET
     """Whether the file `.testhide.yml` of the repository describes the job. True lets the file take the job over; false
@@ -136,8 +136,6 @@ class JobController(Controller):
     async def create_job(self, ctx: RequestContext, data: NewJob) -> JobDetail:
         """Creates a job. Before its first build, give it a command, in its configuration or in its template."""
         await ctx.must_access(data.project_id)
-        check_repository(data.repository)
-        check_labels("pool_labels", data.pool_labels)
         job_id = await ctx.services.ids.draw("jobs")
         fields: dict[str, Any] = fields_of(data, name="title") | {
             "required_tags": list(dict.fromkeys(data.required_tags))
@@ -155,8 +153,6 @@ class JobController(Controller):
     async def update_job(self, ctx: RequestContext, job_id: int, data: JobChanges) -> JobDetail:
         """Changes a job. Builds that are already queued stay unchanged."""
         await find_visible_job(ctx, job_id)
-        check_repository(data.repository)
-        check_labels("pool_labels", data.pool_labels)
         changes = changes_in(data, name="title")
         if not isinstance(data.required_tags, UnsetType):
             changes["required_tags"] = list(dict.fromkeys(data.required_tags))

@@ -15,7 +15,8 @@ from api.http.types import MAX_ID, Id, Name, fields_of, to_view
 from api.projects import find_visible_project
 from api.triage import DefectKey, DefectUrl
 from commands.known_issues import CreateKnownIssue, DeleteKnownIssue, UpdateKnownIssue
-from commands.reports.patterns import MAX_PATTERN
+from commands.reports.patterns import MAX_PATTERN, must_be_a_pattern
+from commands.value_checks import ValueCheck
 from domain.core.errors import Conflict, FieldError, Invalid
 from domain.known_issues import KNOWN_ISSUE, MAX_FAIL_ID, Clearable, Kind, KnownIssue
 from domain.triage import Classification
@@ -39,7 +40,7 @@ class NewKnownIssue(msgspec.Struct):
     project_id: Id
     title: Name
     classification: Classification
-    pattern: PatternText | None = None
+    pattern: Annotated[PatternText, ValueCheck(must_be_a_pattern)] | None = None
     signature: Signature | None = None
     fail_id: FailId | None = None
     defect_key: DefectKey | None = None

@@ -11,7 +11,7 @@ from api.http.paging import Paged, paginate
 from api.http.permissions import CAN_READ, PROJECT_ADMINS
 from api.http.request_context import RequestContext
 from api.http.types import MAX_ID, Id, Name, changes_in, fields_of, to_view
-from commands.configurations import Label, check_labels
+from commands.configurations import Labels
 from commands.pools import ONLY_ADMINS_TRUST, CreatePool, DeletePool, UpdatePool
 from domain.core.errors import Forbidden
 from domain.pools import POOL
@@ -24,7 +24,7 @@ Limit = Annotated[int, Meta(ge=1, le=10_000)]
 class NewPool(msgspec.Struct):
     name: Name
     project_id: Id
-    labels: dict[Label, Label] = {}
+    labels: Labels = {}
     max_parallel: Limit | None = None
     """Largest number of builds that run in the pool at the same time; null for no other limit than that of its
     nodes.
@@ -38,7 +38,7 @@ class PoolChanges(msgspec.Struct):
     """Changes of a pool. Fields that are left out stay unchanged. A `max_parallel` of null removes the limit."""
 
     name: Name | UnsetType = UNSET
-    labels: dict[Label, Label] | UnsetType = UNSET
+    labels: Labels | UnsetType = UNSET
     max_parallel: Limit | UnsetType | None = UNSET
     shared: bool | UnsetType = UNSET
     untrusted: bool | UnsetType = UNSET
@@ -67,7 +67,6 @@ class PoolController(Controller):
             ctx.user.must_manage_nodes()
         if data.untrusted and not ctx.user.is_admin:
             raise Forbidden(ONLY_ADMINS_TRUST)
-        check_labels("labels", data.labels)
         pool_id = await ctx.services.ids.draw("node_pools")
         claim = name_claim(ctx, data.project_id, data.name)
         receipt = await ctx(CreatePool(pool_id=pool_id, claim=claim, **fields_of(data, name="title")))
@@ -88,7 +87,6 @@ class PoolController(Controller):
             ctx.user.must_manage_nodes()
         if data.untrusted not in (UNSET, pool.untrusted) and not ctx.user.is_admin:
             raise Forbidden(ONLY_ADMINS_TRUST)
-        check_labels("labels", data.labels)
         changes = changes_in(data, name="title")
         if not isinstance(data.name, UnsetType):
             changes["claim"] = name_claim(ctx, pool.project_id, data.name)

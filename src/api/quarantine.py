@@ -16,9 +16,9 @@ from api.http.paging import Paged, check_one_offset, paginate
 from api.http.permissions import CAN_READ, CAN_WRITE
 from api.http.request_context import RequestContext
 from api.http.types import MAX_ID, Id, Name, to_view
-from api.http.validation import Time
 from api.jobs import find_visible_job
 from commands.quarantine import AddToQuarantine, RemoveFromQuarantine
+from commands.validation import Time
 from domain.core.errors import Unavailable
 from domain.quarantine import REASONS, QuarantineLifted, Reason, TestsQuarantined
 from projections import quarantine, results_cases

@@ -17,7 +17,15 @@ from api.http.types import MAX_ID, Id, Name, to_view
 from api.projects import find_visible_project
 from commands.handler import must_exist
 from commands.scm import CreateScmEndpoint, DeleteScmEndpoint, UpdateScmEndpoint
-from domain.core.errors import Invalid, NotFound, OutsideFailure, OutsideTimeout, Unavailable
+from domain.core.errors import (
+    FieldError,
+    Invalid,
+    NotFound,
+    OutsideFailure,
+    OutsideTimeout,
+    Unavailable,
+    collect_errors,
+)
 from domain.scm import SCM_ENDPOINT, ScmEndpointCreated, ScmType, normalize_host
 from integrations.source_ports import (
     NewSource,
@@ -127,13 +135,19 @@ class ScmController(Controller):
         """Creates an SCM endpoint. If its project uses none yet, the project uses the new one from now on."""
         await find_visible_project(ctx, data.project_id)
         host = _enter_host(data.type, data.host)
+        errors: list[FieldError] = []
         if data.token is None and data.type != "git":
-            raise Invalid.field("token", f"is required: a repository of the type {data.type} is not read without one")
+            wrong = f"is required: a repository of the type {data.type} is not read without one"
+            errors.append(FieldError("token", wrong))
         if (data.app_id is None) != (data.installation_id is None):
             missing = "app_id" if data.app_id is None else "installation_id"
-            raise Invalid.field(missing, "is missing: a GitHub App needs app_id, installation_id and a private key")
+            wrong = "is missing: a GitHub App needs app_id, installation_id and a private key"
+            errors.append(FieldError(missing, wrong))
         source = NewSource(data.type, host, data.repo, data.token, data.app_id)
-        await ctx.services.source_hosts.check(source, is_admin=ctx.user.is_admin)
+        with collect_errors(errors):
+            await ctx.services.source_hosts.check(source, is_admin=ctx.user.is_admin)
+        if errors:
+            raise Invalid.fields(errors)
         receipt = await ctx(
             CreateScmEndpoint(
                 scm_endpoint_id=await ctx.services.ids.draw("scm_endpoints"),

@@ -11,8 +11,8 @@ from api.audit import must_access_project
 from api.http.permissions import CAN_AUDIT
 from api.http.request_context import RequestContext
 from api.http.types import Id
-from api.http.validation import Time
 from commands.audit import NoteReading
+from commands.validation import Time
 from commands.what_if.rules import MAX_BYTES, WhatIfRules
 from commands.what_if.simulation import (
     BUILD_EVENTS,

@@ -7,7 +7,7 @@ import msgspec
 from litestar import Controller, Response, delete, get, post, put
 from msgspec import UNSET, Meta, UnsetType
 
-from api.endpoints import find_accessible, find_with_stats, must_be_callable
+from api.endpoints import check_scheme, find_accessible, find_with_stats, must_be_callable
 from api.http.paging import Paged, paginate
 from api.http.permissions import CAN_READ, PROJECT_ADMINS
 from api.http.request_context import RequestContext
@@ -15,6 +15,7 @@ from api.http.types import Id, Name, to_view
 from api.projects import find_visible_project
 from commands.endpoints import MAX_ENDPOINTS, DeleteEndpoints
 from commands.teams import RegisterChannel, UpdateChannel
+from commands.value_checks import ValueCheck
 from domain.adaptive_cards import HEADERS, render_card
 from domain.teams import CardType, correct_outcome, redact_url
 from integrations.ports import attempt
@@ -26,7 +27,11 @@ from store.clock import utcnow
 from store.tables import deliveries, delivery_history
 from store.tables.delivery_history import DeliveryStats
 
-Url = Annotated[str, Meta(min_length=1, max_length=2_000, description="Public, over https; shown by its host alone")]
+Url = Annotated[
+    str,
+    Meta(min_length=1, max_length=2_000, description="Public, over https; shown by its host alone"),
+    ValueCheck(check_scheme),
+]
 Events = Annotated[list[CardType], Meta(min_length=1, max_length=100)]
 Email = Annotated[
     str, Meta(max_length=254, pattern=r"^[^\s<>@]+@[^\s<>@]+\Z", description="the email address of a Teams user")

@@ -14,10 +14,10 @@ from api.http.paging import Paged, paginate
 from api.http.permissions import CAN_READ, DEVELOPERS, User
 from api.http.request_context import RequestContext
 from api.http.types import Name, changes_in, fields_of, to_view
-from commands.configurations import BuildOptions, Glob, SetupLine, Value, check_parts
+from commands.configurations import Artifacts, BuildOptions, Caches, SecretChanges, SetupLine, Variables
 from commands.templates import CreateTemplate, DeleteTemplate, UpdateTemplate
 from domain.core.errors import Forbidden, Unavailable
-from domain.jobs import CheckoutOptions, DependencyCache, ShellName
+from domain.jobs import CheckoutOptions, ShellName
 from domain.templates import TEMPLATE
 from projections import templates
 from projections.templates import TemplateView
@@ -25,21 +25,17 @@ from projections.templates import TemplateView
 Description = Annotated[str, Meta(max_length=10_000)]
 Command = Annotated[str, Meta(max_length=65_536)]
 Setup = Annotated[list[SetupLine], Meta(max_length=100)]
-Artifacts = Annotated[list[Glob], Meta(max_length=100)]
 
 
 class NewTemplate(BuildOptions):
     name: Name
     setup: Setup
-    env: dict[str, Value]
+    env: Variables
     description: Description = ""
     artifacts: Artifacts = []
     command: Command = ""
     """Command for jobs whose own configuration has none."""
-    secrets: dict[str, Value] = {}
-
-    def check(self) -> None:
-        check_parts("", self.env, self.secrets, self.artifacts, self.caches)
+    secrets: Variables = {}
 
 
 class TemplateChanges(msgspec.Struct):
@@ -47,14 +43,14 @@ class TemplateChanges(msgspec.Struct):
 
     name: Name | UnsetType = UNSET
     setup: Setup | UnsetType = UNSET
-    env: dict[str, Value] | UnsetType = UNSET
+    env: Variables | UnsetType = UNSET
     description: Description | UnsetType = UNSET
     artifacts: Artifacts | UnsetType = UNSET
     shell: ShellName | UnsetType | None = UNSET
     checkout: CheckoutOptions | UnsetType | None = UNSET
-    caches: Annotated[list[DependencyCache], Meta(max_length=20)] | UnsetType = UNSET
+    caches: Caches | UnsetType = UNSET
     command: Command | UnsetType = UNSET
-    secrets: dict[str, Value | None] | list[str] | UnsetType = UNSET
+    secrets: SecretChanges | UnsetType = UNSET
     """Values by name. A secret that is not sent keeps its value; null removes a secret. A list of names, as GET returns
     it, changes nothing.
     """
@@ -62,9 +58,6 @@ class TemplateChanges(msgspec.Struct):
     @property
     def secret_values(self) -> Mapping[str, str | None] | UnsetType:
         return {} if isinstance(self.secrets, list) else self.secrets
-
-    def check(self) -> None:
-        check_parts("", self.env or {}, self.secret_values or {}, self.artifacts or [], self.caches or [])
 
 
 class TemplateController(Controller):
@@ -80,7 +73,6 @@ class TemplateController(Controller):
     @post(guards=[DEVELOPERS])
     async def create_template(self, ctx: RequestContext, data: NewTemplate) -> TemplateView:
         """Creates a template for the configurations of jobs."""
-        data.check()
         template_id = await ctx.services.ids.draw("templates")
         fields = fields_of(data, name="title")
         fields["secrets"] = seal_values(ctx.services.secrets, data.secrets)
@@ -109,7 +101,6 @@ class TemplateController(Controller):
         """Changes a template. The change applies to future builds of all jobs that use the template."""
         check_ownership(ctx.user, await find_template(ctx, template_id))
         await check_write_where_used(ctx, template_id)
-        data.check()
         changes = changes_in(data, name="title")
         changes["cleared_options"] = changes.pop("cleared", ())
         if not isinstance(data.secret_values, UnsetType):

@@ -13,7 +13,6 @@ from api.http.as_of import as_of
 from api.http.permissions import CAN_READ, CAN_WRITE
 from api.http.request_context import RequestContext
 from api.http.types import Id, to_view
-from api.http.validation import Time
 from api.jobs import find_visible_job
 from commands.builds import StartBuild
 from commands.hooks.message import split_ref
@@ -21,6 +20,7 @@ from commands.scm import find_project_repository
 from commands.time_tables import find_latest, find_next
 from commands.trigger_values import MAX_NEEDS, NewTriggers, check_triggers, show_time_tables
 from commands.triggers import SetTriggers, set_triggers
+from commands.validation import Time
 from domain.core.errors import Conflict, Invalid
 from domain.core.events import Stream
 from domain.jobs import JOB, Job

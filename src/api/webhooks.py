@@ -9,21 +9,24 @@ from litestar import Controller, Response, delete, get, post, put
 from litestar.params import Parameter
 from msgspec import UNSET, Meta, UnsetType
 
-from api.endpoints import find_accessible, find_with_stats, may_access, must_access, must_be_callable
+from api.endpoints import check_scheme, find_accessible, find_with_stats, may_access, must_access, must_be_callable
 from api.http.as_of import resolve_moment
 from api.http.authentication import PUBLIC
-from api.http.paging import Paged, next_page, paginate
+from api.http.paging import MAX_PAGE_SIZE, Paged, next_page, paginate
 from api.http.permissions import CAN_READ, PROJECT_ADMINS
+from api.http.repeated_checks import take_turn
 from api.http.request_context import RequestContext
 from api.http.types import MAX_ID, Id, to_view
-from api.http.validation import Time
 from api.projects import find_visible_project
 from commands.endpoints import MAX_ENDPOINTS, DeleteEndpoints
+from commands.validation import Time
+from commands.value_checks import ValueCheck
 from commands.webhooks import Redeliver, RegisterWebhook, ReplayWebhook, UpdateWebhook
-from domain.core.errors import Conflict, Forbidden, Invalid, NotFound
+from domain.core.errors import Conflict, Forbidden, Invalid, NotFound, TooManyRequests
 from domain.endpoints import mask_url
 from domain.notifications import PING, NotificationMessage, NotificationType
 from domain.webhook_signatures import build_headers, check_secret
+from domain.webhooks import WEBHOOK, ReplayRequested
 from integrations.ports import attempt
 from projections.endpoints import fetch_ids_of_project, list_endpoints, new_row
 from projections.webhook_views import WebhookView, schema, schemas
@@ -31,9 +34,17 @@ from projections.webhooks import WebhookRow, find_existing
 from store.clock import utcnow
 from store.tables import deliveries, delivery_history
 from store.tables.delivery_history import DeliveryStats
+from store.tables.delivery_planning import count_replays
+
+MAX_OPEN_REPLAYS = 5
+"""Number of replays of a webhook whose deliveries are not all planned yet."""
+RETRY_AFTER_S = 60
+"""Seconds after which somebody whose replay was refused may ask again."""
 
 Url = Annotated[
-    str, Meta(min_length=1, max_length=2_000, description="Public, over https; shown with `***` for tokens")
+    str,
+    Meta(min_length=1, max_length=2_000, description="Public, over https; shown with `***` for tokens"),
+    ValueCheck(check_scheme),
 ]
 Events = Annotated[list[NotificationType], Meta(min_length=1, max_length=100)]
 Secret = Annotated[str, Meta(min_length=1, max_length=500, description="Write-only")]
@@ -258,7 +269,7 @@ class WebhookController(Controller):
         self,
         ctx: RequestContext,
         id: int,
-        limit: Annotated[int, Parameter(ge=1, le=500, description="Max attempts to return")] = 50,
+        limit: Annotated[int, Parameter(ge=1, le=MAX_PAGE_SIZE, description="Max attempts to return")] = 50,
         status: Annotated[Literal["ok", "failed"] | None, Parameter(description="Filter by outcome")] = None,
         before: Annotated[
             int, Parameter(ge=0, le=MAX_ID, description="Only attempts older than the one with this id")
@@ -275,27 +286,14 @@ class WebhookController(Controller):
         links = next_page(ctx.request, limit, [one.id for one in found], key="before")
         return Response(items, headers=links)
 
-    @post("/{id:int}/replay", status_code=202, guards=[PROJECT_ADMINS])
+    @post("/{id:int}/replay", status_code=202, guards=[PROJECT_ADMINS], opt={"problems": (TooManyRequests,)})
     async def replay_webhook(self, ctx: RequestContext, id: int, data: WebhookReplay) -> StartedReplay:
         """Delivers the notifications since a position or a time once more, marked as a replay. The notifications about
-        one build stay in order.
+        one build stay in order. A webhook can have 5 replays under way; more are refused.
         """
-        await find_accessible(ctx, WebhookRow, id)
-        head = await ctx.services.log.read_head()
-        if (data.position is None) == (data.since is None):
-            raise Invalid.field("position", "give either position or since")
-        if data.since is not None:
-            if data.since > utcnow():
-                raise Invalid.field("since", "lies in the future")
-            moment = (data.since - timedelta(microseconds=1)).isoformat()
-            after = (await resolve_moment(ctx.services.log, moment)).position
-        else:
-            assert data.position is not None
-            after = data.position - 1
-            if after >= head:
-                raise Invalid.field("position", f"is beyond the newest position, which is {head}")
-        await ctx(ReplayWebhook(id, random.token_hex(8), after, head))
-        return StartedReplay(id, after, head)
+        # A user's requests take turns, so that each counts the replays of those before it.
+        async with take_turn(ctx.request, ctx.services.replay_turns):
+            return await _replay(ctx, id, data)
 
     @post("/{id:int}/history/{delivery_id:str}/redeliver", status_code=202, guards=[PROJECT_ADMINS])
     async def redeliver_webhook(self, ctx: RequestContext, id: int, delivery_id: str) -> Redelivering:
@@ -344,3 +342,30 @@ def to_history_item(one: delivery_history.DeliveryAttempt, *, with_excerpt: bool
         next_attempt_at=one.due_at if state == "pending" else None,
         excerpt=one.excerpt if with_excerpt else None,
     )
+
+
+async def _replay(ctx: RequestContext, webhook_id: int, data: WebhookReplay) -> StartedReplay:
+    await find_accessible(ctx, WebhookRow, webhook_id)
+    log = ctx.services.log
+    head = await log.read_head()
+    if (data.position is None) == (data.since is None):
+        raise Invalid.field("position", "give either position or since")
+    if data.since is not None:
+        if data.since > utcnow():
+            raise Invalid.field("since", "lies in the future")
+        moment = (data.since - timedelta(microseconds=1)).isoformat()
+        after = (await resolve_moment(log, moment)).position
+    else:
+        assert data.position is not None
+        after = data.position - 1
+        if after >= head:
+            raise Invalid.field("position", f"is beyond the newest position, which is {head}")
+    open_replays, planned = await count_replays(ctx.services.pool, webhook_id)
+    # The planner has yet to read those that were asked for after its position.
+    asked = await log.find_positions([WEBHOOK.at(webhook_id).name], head, [ReplayRequested.name], after=planned)
+    if open_replays + len(asked) >= MAX_OPEN_REPLAYS:
+        raise TooManyRequests(
+            f"Webhook {webhook_id} has {MAX_OPEN_REPLAYS} replays under way; wait for one.", RETRY_AFTER_S
+        )
+    await ctx(ReplayWebhook(webhook_id, random.token_hex(8), after, head))
+    return StartedReplay(webhook_id, after, head)

@@ -7,10 +7,11 @@ from typing import Annotated
 from urllib.parse import unquote
 
 import msgspec
-from msgspec import Meta, UnsetType
+from msgspec import Meta
 
+from commands.value_checks import ValueCheck
 from commands.verdicts import TEST_FAILURE_EXIT_CODES
-from domain.core.errors import FieldError, Invalid
+from domain.core.errors import FieldError, Invalid, collect_errors
 from domain.endpoints import may_be_token
 from domain.jobs import CheckoutOptions, DependencyCache, ShellName
 
@@ -18,7 +19,6 @@ Command = Annotated[str, Meta(min_length=1, max_length=65_536, pattern=r"\S")]
 SetupLine = Annotated[str, Meta(max_length=65_536)]
 Glob = Annotated[str, Meta(min_length=1, max_length=1_000)]
 Value = Annotated[str, Meta(max_length=65_536)]
-Repository = Annotated[str, Meta(min_length=1, max_length=2_000)]
 Branch = Annotated[
     str, Meta(min_length=1, max_length=255, pattern=r"^[^-\s~^:?*\[\\][^\s~^:?*\[\\]*\Z", description="a branch of git")
 ]
@@ -63,14 +63,6 @@ CHECKSUM = re.compile(r"""\{\{ *checksum +"([^"{}]+)" *\}\}""")
 """Matches a part of a cache key that is replaced by the SHA-256 of a file in the checkout."""
 
 
-class BuildOptions(msgspec.Struct, kw_only=True):
-    """Options of builds that both jobs and templates have."""
-
-    shell: ShellName | None = None
-    checkout: CheckoutOptions | None = None
-    caches: Annotated[list[DependencyCache], Meta(max_length=20)] = []
-
-
 def check_parts(
     prefix: str,
     env: Iterable[str],
@@ -89,30 +81,29 @@ def check_parts(
     ]
     errors: list[FieldError] = []
     for check in checks:
-        try:
+        with collect_errors(errors):
             check()
-        except Invalid as refused:
-            errors += refused.errors
     if errors:
         raise Invalid.fields(errors)
 
 
 def check_variables(field: str, names: Iterable[str]) -> None:
-    for number, name in enumerate(names):
+    given = list(names)
+    if len(given) > MAX_VARIABLES:
+        raise Invalid.field(field, f"must have at most {MAX_VARIABLES} entries")
+    errors = []
+    for name in given:
         if not VARIABLE.fullmatch(name) or len(name) > 200:
-            raise Invalid.field(
-                f"{field}.{name[:50]}", "is no name of a variable: letters, digits and _, not first a digit"
-            )
-        if name in SET_BY_AGENTS:
-            raise Invalid.field(f"{field}.{name}", "is set by the agent in each build: choose another name")
-        if number >= MAX_VARIABLES:
-            raise Invalid.field(field, f"must have at most {MAX_VARIABLES} entries")
+            wrong = "is no name of a variable: letters, digits and _, not first a digit"
+            errors.append(FieldError(f"{field}.{name[:50]}", wrong))
+        elif name in SET_BY_AGENTS:
+            errors.append(FieldError(f"{field}.{name}", "is set by the agent in each build: choose another name"))
     codes = names.get(TEST_FAILURE_EXIT_CODES) if isinstance(names, Mapping) else None
     if codes and not (EXIT_CODES.fullmatch(codes) and max(map(int, codes.split(","))) <= MAX_EXIT_CODE):
-        raise Invalid.field(
-            f"{field}.{TEST_FAILURE_EXIT_CODES}",
-            "must list the exit codes, from 1 to 255, by which the test runner says that tests failed, such as 1,2",
-        )
+        wrong = "must list the exit codes, from 1 to 255, by which the test runner says that tests failed, such as 1,2"
+        errors.append(FieldError(f"{field}.{TEST_FAILURE_EXIT_CODES}", wrong))
+    if errors:
+        raise Invalid.fields(errors)
 
 
 def check_glob(field: str, glob: str) -> None:
@@ -144,26 +135,43 @@ def check_inside(field: str, path: str) -> None:
         raise Invalid.field(field, "must be a path inside the workspace, or after `~/`: not absolute, without `..`")
 
 
-def check_repository(repository: str | UnsetType | None) -> None:
+def check_repository(field: str, repository: str) -> None:
     """Raises Invalid for a repository in an unknown form. Also raises Invalid for an address that may contain a token,
     since everybody who sees the job sees the address. Each agent decides which of the known forms it accepts.
     """
-    if isinstance(repository, str) and not REPOSITORY.fullmatch(repository):
+    if not REPOSITORY.fullmatch(repository):
         raise Invalid.field(
-            "repository",
+            field,
             "must be an https:// or ssh:// address, user@host:path, file:// or an absolute path, without a password",
         )
-    if isinstance(repository, str) and (address := ADDRESS.match(repository)):
+    if address := ADDRESS.match(repository):
         user, rest = address.group("user", "rest")
         if (user and may_be_token(unquote(user))) or "?" in rest or "#" in rest:
             raise Invalid.field(
-                "repository",
+                field,
                 "may hold a token, which everybody who sees the job would see: leave out what stands before the @, and"
                 " what stands after ? and #; let git on the agent's machine have the credentials, and if this was a"
                 " token, replace it",
             )
 
 
-def check_labels(field: str, labels: Mapping[str, str] | UnsetType) -> None:
-    if not isinstance(labels, UnsetType) and len(labels) > MAX_LABELS:
+def check_labels(field: str, labels: Mapping[str, str]) -> None:
+    if len(labels) > MAX_LABELS:
         raise Invalid.field(field, f"must have at most {MAX_LABELS} entries")
+
+
+Repository = Annotated[str, Meta(min_length=1, max_length=2_000), ValueCheck(check_repository)]
+Labels = Annotated[dict[Label, Label], ValueCheck(check_labels)]
+Variables = Annotated[dict[str, Value], ValueCheck(check_variables)]
+SecretChanges = Annotated[dict[str, Value | None] | list[str], ValueCheck(check_variables)]
+"""Values by name; null removes a secret. A list of names, as GET returns it, changes nothing."""
+Artifacts = Annotated[list[Annotated[Glob, ValueCheck(check_glob)]], Meta(max_length=100)]
+Caches = Annotated[list[Annotated[DependencyCache, ValueCheck(check_cache)]], Meta(max_length=20)]
+
+
+class BuildOptions(msgspec.Struct, kw_only=True):
+    """Options of builds that both jobs and templates have."""
+
+    shell: ShellName | None = None
+    checkout: CheckoutOptions | None = None
+    caches: Caches = []

@@ -215,20 +215,17 @@ class Handler:
         """Returns the states of `reads`. Adds the version of each stream to `versions`, and its state to
         `states_before`.
         """
-        loaded = (
-            await self._log.load([read.name for read in reads if not isinstance(read, LoadedState)]) if reads else {}
-        )
+        loaded = await self._log.load_states(read for read in reads if isinstance(read, Stream))
         states: list[Any] = []
         for read in reads:
-            if isinstance(read, LoadedState):
-                versions[read.stream] = read.version
-                states.append(read.state)
-                states_before[read.stream] = read.state
-            else:
-                history = loaded[read.name]
+            at = loaded[read.name] if isinstance(read, Stream) else read
+            if isinstance(read, Stream):
                 # If a stream is read twice, its first version counts, so that the guard fails if the stream changed in
                 # between.
-                versions.setdefault(read.name, history[-1].version if history else 0)
-                states.append(read.fold(recorded.event for recorded in history))
-                states_before.setdefault(read.name, states[-1])
+                versions.setdefault(at.stream, at.version)
+                states_before.setdefault(at.stream, at.state)
+            else:
+                versions[at.stream] = at.version
+                states_before[at.stream] = at.state
+            states.append(at.state)
         return states

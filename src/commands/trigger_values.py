@@ -1,6 +1,6 @@
 """Types and checks of triggers that users enter for jobs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 import msgspec
@@ -8,11 +8,11 @@ from msgspec import Meta
 
 from commands.configurations import Branch, Glob
 from commands.time_tables import find_fault
+from commands.value_checks import ValueCheck
 from domain import globs
 from domain.core.errors import FieldError, Invalid
 from domain.triggers import CronTrigger, Triggers
 
-Globs = Annotated[list[Glob], Meta(max_length=100)]
 MAX_TIME_TABLES = 20
 """Largest number of time tables of one job."""
 MAX_NEEDS = 50
@@ -27,6 +27,37 @@ class TimeTable(msgspec.Struct):
     """Name of a time zone in the IANA database, such as Europe/Berlin."""
     branch: Branch | None = None
     """Branch to build; null for the job's default branch."""
+
+
+def check_globs(field: str, given: Sequence[str]) -> None:
+    if errors := list(_find_wrong_globs(field, given)):
+        raise Invalid.fields(errors)
+
+
+def check_time_tables(field: str, tables: Sequence[TimeTable]) -> None:
+    if errors := list(_find_wrong_time_tables(field, tables)):
+        raise Invalid.fields(errors)
+
+
+def _find_wrong_globs(field: str, given: Sequence[str]) -> Iterator[FieldError]:
+    for number, glob in enumerate(given):
+        if (fault := globs.find_fault(glob)) is not None:
+            yield FieldError(f"{field}[{number}]", fault)
+    if given and all(glob.startswith("!") for glob in given):
+        yield FieldError(field, "must have a glob without `!` before it: the others only take out")
+
+
+def _find_wrong_time_tables(field: str, tables: Sequence[TimeTable]) -> Iterator[FieldError]:
+    for number, table in enumerate(tables):
+        fault = find_fault(CronTrigger(table.expression, table.timezone, table.branch))
+        if fault is not None:
+            yield FieldError(f"{field}[{number}].{fault[0]}", fault[1])
+        elif table in tables[:number]:
+            yield FieldError(f"{field}[{number}]", "is given twice")
+
+
+Globs = Annotated[list[Glob], Meta(max_length=100), ValueCheck(check_globs)]
+TimeTables = Annotated[list[TimeTable], Meta(max_length=MAX_TIME_TABLES), ValueCheck(check_time_tables)]
 
 
 class NewTriggers(msgspec.Struct):
@@ -48,7 +79,7 @@ class NewTriggers(msgspec.Struct):
     """Whether pull requests from forks start the job. Their builds get no secrets, run on nodes of pools with
     `untrusted`, and wait until a writer of the project approves them.
     """
-    cron: Annotated[list[TimeTable], Meta(max_length=MAX_TIME_TABLES)] = []
+    cron: TimeTables = []
     """Time tables that start builds."""
     cancel_superseded: bool = False
     """Whether a new change of a branch or pull request ends the queued builds of its older changes."""
@@ -66,18 +97,9 @@ def check_triggers(data: NewTriggers) -> None:
     """Raises Invalid for values that have the right type but do not make sense, such as an unknown time zone."""
     errors: list[FieldError] = []
     for name in GLOB_FIELDS:
-        given: Sequence[str] = getattr(data, name)
-        found = ((f"{name}[{number}]", globs.find_fault(glob)) for number, glob in enumerate(given))
-        errors += [FieldError(field, fault) for field, fault in found if fault is not None]
-        if given and all(glob.startswith("!") for glob in given):
-            errors.append(FieldError(name, "must have a glob without `!` before it: the others only take out"))
+        errors += _find_wrong_globs(name, getattr(data, name))
     if data.paths and not (data.branches or data.pull_requests or data.fork_pull_requests):
         errors.append(FieldError("paths", "have no effect without branches or pull_requests"))
-    for number, table in enumerate(data.cron):
-        fault = find_fault(CronTrigger(table.expression, table.timezone, table.branch))
-        if fault is not None:
-            errors.append(FieldError(f"cron[{number}].{fault[0]}", fault[1]))
-        elif table in data.cron[:number]:
-            errors.append(FieldError(f"cron[{number}]", "is given twice"))
+    errors += _find_wrong_time_tables("cron", data.cron)
     if errors:
         raise Invalid.fields(errors)

@@ -15,45 +15,38 @@ EVALUATION = "start_builds_of_a_change"
 """Name of the reaction that evaluates a change."""
 
 
-class ChangeReceived(Event, frozen=True):
+class ChangeEvent(Event, frozen=True):
+    change_id: int
+    project_id: int
+
+    @property
+    def stream(self) -> str:
+        return f"change-{self.change_id}"
+
+    @property
+    def data_key(self) -> str | None:
+        return project_key(self.project_id)
+
+
+class ChangeReceived(ChangeEvent, frozen=True):
     """A change of a repository was reported. Whether the change starts a build is decided later, for each job
     separately.
     """
 
     name: ClassVar[str] = "change.received"
     sealed: ClassVar[tuple[str, ...]] = ("change", "delivery_id")
-    change_id: int
-    project_id: int
     reporter: Reporter
     delivery_id: str = ""
     """Id that the host gave to its message; empty if it gave none."""
     change: RepositoryChange = RepositoryChange()
 
-    @property
-    def stream(self) -> str:
-        return f"change-{self.change_id}"
 
-    @property
-    def data_key(self) -> str | None:
-        return project_key(self.project_id)
-
-
-class ChangePathsDropped(Event, frozen=True):
+class ChangePathsDropped(ChangeEvent, frozen=True):
     """The reported paths of a change do not count, since the push may have dropped commits that had changed others."""
 
     name: ClassVar[str] = "change.paths_dropped"
     sealed: ClassVar[tuple[str, ...]] = ("why",)
-    change_id: int
-    project_id: int
     why: str = ""
-
-    @property
-    def stream(self) -> str:
-        return f"change-{self.change_id}"
-
-    @property
-    def data_key(self) -> str | None:
-        return project_key(self.project_id)
 
 
 def evolve(state: ChangeReceived | None, event: Event) -> ChangeReceived | None:

@@ -72,7 +72,7 @@ class GlobAutomaton:
     def matches(self, name: str) -> bool:
         if not self.may_match(name):
             return False
-        states = self._closed(1)
+        states = self._with_empty_moves(1)
         for character in name:
             step = self._steps.get(character)
             if step is None:
@@ -81,14 +81,14 @@ class GlobAutomaton:
                     self._steps[character] = step
             moved = (states & step) << 1
             stayed = states & (self._anywhere if character == "/" else self._anywhere | self._within)
-            states = self._closed(moved | stayed)
+            states = self._with_empty_moves(moved | stayed)
             if not states:
                 return False
         return bool(states & self._accepting)
 
-    def _closed(self, states: int) -> int:
-        """Returns a set of states (one bit each), with the states that can be reached from them without reading a
-        character. The loop is short: repeated wildcards were merged, so at most four such states follow each other.
+    def _with_empty_moves(self, states: int) -> int:
+        """Returns `states` (one bit each), and all states that can be reached from them without reading a character.
+        The loop runs a few times at most: since repeated wildcards were merged, a chain of such moves has four states.
         """
         while True:
             skipped = states & self._skips

@@ -88,13 +88,6 @@ def _has_failed_type(event: Event, types: Collection[str]) -> bool:
     return isinstance(event, BuildFinished) and event.status == "failed" and "build.failed" in types
 
 
-def is_in_scope(endpoint_project_id: int | None, event_project_id: int | None) -> bool:
-    """Returns whether an endpoint is notified of the events of a project. `endpoint_project_id` is None for an endpoint
-    of all projects. `event_project_id` is None for an event of no project.
-    """
-    return endpoint_project_id is None or endpoint_project_id == event_project_id
-
-
 class NotificationMessage(msgspec.Struct, frozen=True):
     """The body of the request that a webhook receives."""
 

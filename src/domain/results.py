@@ -147,8 +147,8 @@ class ResultsReplaced(Event, frozen=True):
 
 
 def find_flaky(event: ResultsRecorded) -> bytes:
-    """Returns one byte for each row: 1 if the run of the test is flaky, because it passed on a retry or flipped; else
-    0.
+    """Returns one byte for each row: 1 if the test passed on a retry, or its result is the opposite of its previous run
+    on the same commit (FLIPPED); else 0.
     """
     if not event.flips:
         return event.flaky

@@ -109,7 +109,9 @@ class SamlService:
 
         try:
             xml = base64.b64decode("".join(response.split()), validate=True)
-            element = _find_assertion(_parse(xml))
+            root = _parse(xml)
+            element = _find_assertion(root)
+            _check_signatures(root, element)
         except ValueError:
             raise AssertionRefused("it is not base64 of XML") from None
         issuer = _text(element, "saml:Issuer")
@@ -213,11 +215,8 @@ def _query(element: Any, path: str) -> list[Any]:
 
 
 def _find_assertion(root: Any) -> Any:
-    """Returns the only assertion of a response. Raises AssertionRefused if the assertion itself is not signed, or not
-    with allowed algorithms.
-
-    Call this before any signature is verified: verifying a signature runs its transforms, which the sender of the
-    document chooses.
+    """Returns the only assertion of a response. Raises AssertionRefused if there is none, or another one anywhere in
+    the document.
     """
     assertions = _query(root, "/samlp:Response/saml:Assertion")
     if _query(root, "//saml:EncryptedAssertion"):
@@ -227,7 +226,15 @@ def _find_assertion(root: Any) -> Any:
         )
     if len(assertions) != 1 or len(_query(root, "//saml:Assertion")) != 1:
         raise AssertionRefused("a response must contain one assertion")
-    (assertion,) = assertions
+    return assertions[0]
+
+
+def _check_signatures(root: Any, assertion: Any) -> None:
+    """Raises AssertionRefused if the assertion itself is not signed, or not with allowed algorithms.
+
+    Call this before any signature is verified: verifying a signature runs its transforms, which the sender of the
+    document chooses.
+    """
     ids = _query(root, "//@ID | //@Id | //@id | //@xml:id")
     if len(ids) != len(set(ids)):
         raise AssertionRefused("two of its elements have the same ID")
@@ -246,7 +253,6 @@ def _find_assertion(root: Any) -> Any:
             for method in _query(signature, path):
                 if method.get("Algorithm") not in allowed:
                     raise AssertionRefused(f"a signature uses {method.get('Algorithm')}, which is not allowed")
-    return assertion
 
 
 def _check_audience(assertion: Any, entity_id: str) -> None:

@@ -244,7 +244,9 @@ async def fetch_page(
 
 
 async def fetch_with_triage(source: Source, into: type[T], query: str, parameters: dict[str, Any]) -> list[T]:
-    """Runs a query whose last columns are TRIAGE_COLUMNS. Returns structs whose last field is a `ResultTriage`."""
+    """Runs a query whose last columns are TRIAGE_COLUMNS. Returns its rows as structs of the type `into`. The triage
+    columns become one `ResultTriage`, the last field of the struct.
+    """
     split = len(into.__struct_fields__) - 1
     return [into(*row[:split], ResultTriage(*row[split:])) for row in await fetch_rows(source, query, parameters)]
 

@@ -1,4 +1,4 @@
-"""Chooses the adapters of outside systems; no other module does.
+"""Chooses the adapters of outside systems of which there are several, by the settings.
 
 Each function imports its adapter itself, so that a process loads only the adapters that it uses.
 """

@@ -99,8 +99,10 @@ async def core(
         try:
             yield Core(conninfo, pool, log, Ids(pool), ring.secrets)
         finally:
-            await commit.close()
-            await ring.close()
+            try:
+                await commit.close()
+            finally:
+                await ring.close()  # also if this process is cancelled while it waits for the last appends
 
 
 async def _open_ring(ring: KeyRing, pool: AsyncConnectionPool, log: EventLog) -> None:

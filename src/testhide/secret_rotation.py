@@ -94,8 +94,8 @@ async def _rotate(settings: Settings, file: Path | None, *, leaked: bool, on_pro
 
 @asynccontextmanager
 async def _only_rotation(settings: Settings) -> AsyncIterator[None]:
-    """Hold a lock until the block ends, so that no other rotation runs meanwhile: it could make the new key of this
-    rotation useless. Raises Fault if another rotation is running.
+    """Hold a lock until the block ends, so that no other rotation runs meanwhile. A second rotation could make the new
+    key of this one useless. Raises Fault if another rotation is running.
     """
     try:
         connection = await AsyncConnection.connect(with_keepalive(settings.database_url), autocommit=True)
@@ -109,7 +109,9 @@ async def _only_rotation(settings: Settings) -> AsyncIterator[None]:
 
 
 async def _find_new_key(connection: AsyncConnection, file: Path) -> bytes:
-    """Return the new key of an interrupted rotation. If there was none, make a new key and store it beside `file`."""
+    """Return the new key of an interrupted rotation. If there was none, make a new key, and store it beside `file`,
+    which has the present key. If the interrupted rotation had replaced `file` already, return the key that it has.
+    """
     if key := read_key(file.with_name(NEXT_SECRET_KEY)):
         return key
     key = read_key(file)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from tests.agent.plugin_run import PluginRun
+from tests.agent.plugin_run import PluginRun, cases
 
 
 def test_unittest_runs_only_the_wanted_tests(folder: Path) -> None:
@@ -50,3 +50,16 @@ def test_unittest_knows_the_ids_of_reports(folder: Path, wanted: str, command: s
     run = PluginRun(folder, [wanted], {"tests/__init__.py": "", "tests/test_u.py": case, "tests/test_v.py": case})
     done = run.shell(f"python -m unittest {command}")
     assert (done.returncode, "Ran 1 test" in done.stderr) == (0, True), done.stderr
+
+
+@pytest.mark.parametrize("wanted", [None, ["test_u.Case.test_a"]])
+def test_the_reporter_of_testhide_is_the_one_that_is_installed(folder: Path, wanted: list[str] | None) -> None:
+    """No module of the agent has its name: the reporter would run no test, and end with 0."""
+    case = "import unittest\nclass Case(unittest.TestCase):\n"
+    case += "    def test_a(self): pass\n    def test_b(self): self.fail()\n"
+    run = PluginRun(folder, wanted, {"test_u.py": case})
+    done = run.shell("python -m testhide_unittest test_u --report-xml r.xml")
+    ran = ["test_a", "test_b"] if wanted is None else ["test_a"]
+    assert (done.returncode, f"Ran {len(ran)} test" in done.stderr) == (len(ran) - 1, True), done.stderr
+    report = (run.root / "r.xml").read_bytes()
+    assert [case.get("name") for case in cases(report)] == ran

@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 
+from store.postgres.notifications import POLLS
 from tests.support.builders import Shop
 from tests.support.fake_agent import FakeAgent, until_it_asks
 from tests.support.server import Server
@@ -29,6 +30,31 @@ def test_a_poll_that_heard_nothing_for_a_while_asks_again(server: Server) -> Non
         until_it_asks(database, agent)
         build = shop.start()
         assert asking.result().json()["build"]["id"] == build
+
+
+def test_a_poll_that_is_answered_at_once_asks_for_no_further_build(server: Server) -> None:
+    """The dispatcher would assign one, which the agent has no room for."""
+    shop = Shop(server)
+    agent = FakeAgent(server.url, shop.new_token())
+    node = agent.connect().json()["node_id"]
+    shop.start()
+    message = agent.ask(receipt="").json()
+    with (
+        ThreadPoolExecutor() as threads,
+        psycopg.connect(server.engines.database_url, autocommit=True) as database,
+    ):
+        database.execute(f"LISTEN {POLLS}")
+        assert agent.ask(receipt="").json() == message, "the message was lost, and comes again"
+        agent.started(message["build"]).raise_for_status()
+        polling = threads.submit(agent.ask, 0, message["receipt"])
+        notified = next(
+            notification.payload
+            for notification in database.notifies(timeout=10)
+            if notification.payload.startswith(f"{node}:")
+        )
+        assert notified.split(":")[1] == "0", "no poll came before"
+        shop.admin.post(f"/api/v3/builds/{message['build']['id']}/stop").raise_for_status()
+        assert polling.result().json()["type"] == "stop"
 
 
 def test_a_poll_ends_with_the_token_that_opened_it(server: Server) -> None:

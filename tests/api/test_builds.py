@@ -10,6 +10,7 @@ from typing import Any
 
 import psycopg
 import pytest
+import requests
 
 from projections.results_cases import CaseStatsRow
 from store.postgres.notifications import POLLS
@@ -309,6 +310,19 @@ def test_a_position_that_is_not_reached(shop: Shop, build: int) -> None:
     test_a_write_is_answered_when_it_can_be_read(shop)
 
 
+def test_positions_after_the_end_of_the_log_keep_no_write_from_waiting(shop: Shop) -> None:
+    head = int(shop.admin.post("/api/v3/builds/start", json={"job_id": shop.job}).headers["Testhide-Position"])
+
+    def ask(position: int) -> str | None:
+        headers = {**shop.admin.headers, "Testhide-Min-Position": str(position)}
+        answer = requests.get(f"{shop.admin.url}/api/v3/me", headers=headers, timeout=30)
+        return answer.headers.get("Testhide-Projected")
+
+    with ThreadPoolExecutor() as threads:
+        assert "false" in threads.map(ask, range(head + 1, head + 6))
+    test_a_write_is_answered_when_it_can_be_read(shop)
+
+
 @pytest.mark.parametrize("position", ["x", "-1", "1.5", "", "9" * 30])
 def test_a_position_is_a_number(shop: Shop, build: int, position: str) -> None:
     answer = shop.admin.get(f"/api/v3/builds/{build}", headers={"Testhide-Min-Position": position})
@@ -369,7 +383,7 @@ def test_a_stop_reaches_the_agent_of_an_assignment_that_cannot_be_read_yet(own_s
     with ThreadPoolExecutor() as threads, psycopg.connect(own_server.engines.database_url, autocommit=True) as database:
         database.execute(f"LISTEN {POLLS}")
         polling = threads.submit(agent.ask, 0)
-        assert next(database.notifies(timeout=10)).payload.endswith(":0")
+        assert next(database.notifies(timeout=10)).payload.split(":")[1] == "0"
         shop.admin.post(f"/api/v3/builds/{number}/stop").raise_for_status()
         message = polling.result().json()
     assert message.items() >= {"type": "stop", "build_id": number, "attempt": 1}.items()

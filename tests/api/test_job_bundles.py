@@ -156,7 +156,7 @@ def test_a_long_name_stays_a_name(server: Server, project: int) -> None:
         ({"job": {"name": "x", "owner": "y"}}, "bundle.job.owner"),
         ({"job": {"name": "x", "timeout_minutes": 0}}, "bundle.job.timeout_minutes"),
         ({"job": {"name": "x", "node_pool": "p", "pool_labels": {"a": "b"}}}, "bundle.job.pool_labels"),
-        ({"job": {"name": "x", "repository": "ext::sh -c x"}}, "repository"),
+        ({"job": {"name": "x", "repository": "ext::sh -c x"}}, "bundle.job.repository"),
         ({"configuration": {"env": {"A-B": "x"}}}, "bundle.configuration.env.A-B"),
         ({"configuration": {"artifacts": ["/etc"]}}, "bundle.configuration.artifacts[0]"),
         ({"configuration": {"secrets": {"A": "x"}}}, "bundle.configuration.secrets"),

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -21,7 +22,7 @@ from projections.identity_providers import IdentityProviderRow
 from tests.support.http import Answer, Client
 from tests.support.in_process_server import serve_in_process
 from tests.support.saml_idp import ENTITY_ID, SSO_URL, Response, SigningKey, encode, signed, signing_key
-from tests.support.server import ADMIN, Server
+from tests.support.server import ADMIN, Server, running_server
 
 GROUPS: dict[str, Any] = {"role_attribute": "groups", "roles": {"ci-admins": "admin", "ci-developers": "developer"}}
 
@@ -89,7 +90,7 @@ def test_the_first_sign_in_makes_a_user(idp: Idp) -> None:
     assert idp.sign_in(f"NAME of {email}", {"mail": [new_email()]}).fetch("/me")["id"] != me["id"]
 
 
-def test_an_assertion_works_once(idp: Idp) -> None:
+def test_an_assertion_works_once(idp: Idp, tmp_path: Path) -> None:
     response = signed(idp.response(new_email()))
     idp.post(response).then(200)
     again = idp.post(response)
@@ -98,6 +99,10 @@ def test_an_assertion_works_once(idp: Idp) -> None:
     with ThreadPoolExecutor(8) as threads:
         statuses = list(threads.map(lambda _: idp.post(at_once).status_code, range(8)))
     assert sorted(statuses) == [200] + [401] * 7
+    # Also at another process.
+    with running_server(idp.server.engines, tmp_path, "serve", base_url=idp.server.url) as second:
+        refused = second.client().post("/api/v3/sso", json={"saml_response": at_once})
+    assert (refused.status_code, "used already" in refused.json()["detail"]) == (401, True)
 
 
 def test_what_is_refused_says_why(idp: Idp) -> None:

@@ -1,7 +1,7 @@
 """Requests say what is wrong with them, and nothing that they ask for is ignored."""
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
 import pytest
@@ -10,8 +10,17 @@ from msgspec import Meta
 from api.builds import NewBuild
 from api.http.bodies import refuse_doubled
 from api.http.query_parameters import MAX_PARAMETERS
-from api.http.validation import MAX_ERRORS, convert_body, find_wrong
+from commands.validation import (
+    MAX_ERRORS,
+    alternatives,
+    convert_body,
+    describe,
+    find_wrong,
+    struct_members,
+    struct_of,
+)
 from domain.core.errors import Invalid
+from tests.support.description import make_app
 from tests.support.server import Server
 
 
@@ -46,6 +55,113 @@ def test_all_wrong_fields_are_named_at_once_in_sentences(server: Server) -> None
         "env.A=B": 'must be a name like BUILD_TYPE, not "A=B"',
         "env.C": "must be a text of at most 65536 characters, not null",
     }
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "fields"),
+    [
+        (
+            "/jobs",
+            {"name": "", "repository": "ftp://x", "pool_labels": {str(number): "" for number in range(101)}},
+            {"name", "project_id", "repository", "pool_labels"},
+        ),
+        (
+            "/builds/start",
+            {"job_id": "1", "env": {"TESTHIDE_BRANCH": "x"}, "secrets": {"TESTHIDE_COMMIT": "x"}},
+            {"job_id", "env.TESTHIDE_BRANCH", "secrets.TESTHIDE_COMMIT"},
+        ),
+        (
+            "/pipeline-templates",
+            {"name": 1, "setup": [], "env": {"1": "", "A": 3}, "artifacts": ["/etc/*", "["], "secrets": {"a b": "x"}},
+            {"name", "env.A", "artifacts[0]", "artifacts[1]", "secrets.a b"},
+        ),
+        (
+            "/known-issues",
+            {"project_id": 1, "title": "", "classification": "infra", "pattern": "("},
+            {"title", "pattern"},
+        ),
+        ("/webhooks", {"url": "ftp://x/y", "events": ["nope"], "secrett": "x"}, {"url", "events[0]", "secrett"}),
+        ("/ms-teams", {"name": "", "webhook_url": "x"}, {"name", "webhook_url", "events", "project_id"}),
+        (
+            "/jobs/import",
+            {
+                "project_id": 1,
+                "bundle": {
+                    "export_version": "1",
+                    "job": {"name": 5, "repository": "ftp://x", "timeout_minute": 1},
+                    "configuration": {
+                        "env": {"1": "", "2": ""},
+                        "secrets": ["a b"],
+                        "caches": [{"key": "{{", "paths": ["../x"]}],
+                    },
+                    "triggers": {
+                        "branches": ["["],
+                        "cron": [{"expression": "0 0 * * *", "timezone": "Nowhere"}],
+                        "tags": 1,
+                    },
+                },
+            },
+            {
+                *("bundle.job.name", "bundle.job.repository", "bundle.job.timeout_minute"),
+                *("bundle.configuration.env.1", "bundle.configuration.env.2", "bundle.configuration.secrets.a b"),
+                *("bundle.configuration.caches[0].key", "bundle.triggers.branches[0]"),
+                *("bundle.triggers.cron[0].timezone", "bundle.triggers.tags"),
+            },
+        ),
+    ],
+)
+def test_values_that_make_no_sense_are_named_with_those_of_other_types(
+    server: Server, path: str, body: Any, fields: set[str]
+) -> None:
+    found = errors(server, path, body)
+    assert found.keys() == fields
+    assert not any("Expected" in message or "`str`" in message for message in found.values())
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "fields"),
+    [
+        ("/scm", {"type": "github", "repo": "shop", "token": "a b", "host": "ftp://x"}, {"token", "repo", "host"}),
+        (
+            "/scm",
+            {"type": "gitlab", "repo": "shop", "token": None, "app_id": 1},
+            {"token", "app_id", "repo", "installation_id"},
+        ),
+        (
+            "/jira",
+            {"host": "ftp://x", "email": "a@b", "api_token": "a b", "project_key": "b c"},
+            {"host", "api_token", "project_key"},
+        ),
+    ],
+)
+def test_wrong_fields_of_a_connection_are_named_at_once(
+    server: Server, project: int, path: str, body: dict[str, Any], fields: set[str]
+) -> None:
+    named = {"name": "x", "project_id" if path == "/scm" else "testhide_project_id": project}
+    assert errors(server, path, body | named).keys() == fields
+
+
+def types_within(expected: Any) -> Iterator[Any]:
+    """Yields a type and, at any depth, those of its parts."""
+    yield expected
+    if (struct := struct_of(expected)) is not None:
+        for member in struct_members(struct).values():
+            yield from types_within(member)
+    for option in alternatives(expected):
+        for part in () if get_origin(option) is Literal else get_args(option):
+            yield from types_within(part)
+
+
+def test_every_form_of_a_text_is_described() -> None:
+    bodies = {
+        handler.parsed_data_field.annotation
+        for route in make_app().routes
+        for handler in getattr(route, "route_handlers", ())
+        if handler.parsed_data_field is not None and not handler.opt.get("agents")
+    }
+    assert len(bodies) > 50
+    unclear = {str(kind) for body in bodies for kind in types_within(body) if "of another form" in describe(kind)}
+    assert unclear == set()
 
 
 @pytest.mark.parametrize("far", ["0001-01-01", "9999-12-31T23:59:59-23:59", "9000-01-01"])

@@ -6,7 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+import requests
 
+from api.webhooks import MAX_OPEN_REPLAYS
 from commands.endpoints import MAX_ENDPOINTS
 from tests.support.builders import given_build, given_job, given_project, upload
 from tests.support.http import Client
@@ -228,6 +230,24 @@ def test_what_is_to_be_replayed(server: Server, webhook: dict[str, Any]) -> None
         assert refused["errors"][0]["field"] == field
     server.admin.put(f"{AT}/{webhook['id']}", json={"active": False})
     assert server.admin.post(path, json={"position": 5}).status_code == 409
+
+
+def test_a_webhook_has_few_replays_under_way(server: Server, project: int, webhook: dict[str, Any]) -> None:
+    """No planner runs here, so that the log counts them, and none is complete."""
+    body = {"url": URL, "events": EVENTS, "project_id": project}
+    other = server.admin.post(AT, json=body).then(201)
+
+    def ask(_: int) -> int:
+        url = f"{server.url}{AT}/{webhook['id']}/replay"
+        return requests.post(url, json={"position": 1}, headers=dict(server.admin.headers), timeout=30).status_code
+
+    with ThreadPoolExecutor(MAX_OPEN_REPLAYS + 3) as threads:
+        answers = list(threads.map(ask, range(MAX_OPEN_REPLAYS + 3)))
+    assert sorted(answers) == [202] * MAX_OPEN_REPLAYS + [429] * 3
+    refused = server.admin.post(f"{AT}/{webhook['id']}/replay", json={"position": 1})
+    assert f"has {MAX_OPEN_REPLAYS} replays under way" in refused.then(429)["detail"]
+    assert refused.headers["Retry-After"] == "60"
+    server.admin.post(f"{AT}/{other['id']}/replay", json={"position": 1}).then(202)
 
 
 def test_what_cannot_be_redelivered(server: Server, webhook: dict[str, Any]) -> None:

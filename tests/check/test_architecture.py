@@ -37,11 +37,13 @@ def test_the_documentation_describes_every_folder() -> None:
 
 
 def test_no_other_distribution_owns_a_rooms_name() -> None:
+    """Nor that of a module that the agent puts on the path of a build's Python, where it would hide the other one."""
+    injected = {path.stem for path in (ROOT / "src/agent/injected").glob("testhide_*.py")}
     owners = {
         (distribution.metadata["Name"], top)
         for distribution in distributions()
         for path in distribution.files or ()
-        if (top := path.parts[0]) in ROOMS and len(path.parts) > 1
+        if ((top := path.parts[0]) in ROOMS | injected and len(path.parts) > 1) or path.stem in injected
     }
     assert {name for name, _ in owners} <= {"testhide-server"}
 

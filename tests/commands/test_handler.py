@@ -19,9 +19,10 @@ from domain.core.events import AnyStream, Category, Event, EventMetadata, Loaded
 from domain.jobs import JOB
 from domain.projects import ProjectCreated
 from domain.registry import EVENTS, UPCASTERS
+from store.log import event_log
 from store.log.append import GroupCommit, VersionConflict
 from store.log.codec import EventMapper
-from store.log.event_log import EventLog, Write
+from store.log.event_log import PIECE_BYTES, EventLog, Write
 from testhide.processes import Core
 
 NOW = datetime(2026, 5, 20, 10, tzinfo=UTC)
@@ -86,7 +87,12 @@ async def test_a_receipt_has_the_states_that_its_command_left(parts: Core) -> No
         again.state(BUILD.at(1))
 
 
-async def test_two_processes_on_one_stream_lose_no_update(parts: Core) -> None:
+@pytest.mark.parametrize("piece_bytes", [PIECE_BYTES, 1])
+async def test_two_processes_on_one_stream_lose_no_update(
+    parts: Core, monkeypatch: pytest.MonkeyPatch, piece_bytes: int
+) -> None:
+    """Also if each reads the stream in many pieces, between which the other one appends."""
+    monkeypatch.setattr(event_log, "PIECE_BYTES", piece_bytes)
     async with another_handler(parts) as other:
         handlers = [Handler(parts.log, clock), other]
         await asyncio.gather(*(handlers[number % 2].execute(Increment(), ANN) for number in range(16)))

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,18 +16,20 @@ import msgspec
 import psycopg
 import pytest
 import redis
+from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from domain.users import PasswordLinkIssued
 from testhide.engines import Engines
 from testhide.engines.client_programs import run_client
 from testhide.processes import core
 from testhide.settings import save_settings
-from tests.support.builders import Shop
+from tests.support.builders import Shop, finish, upload
 from tests.support.http import Client
 from tests.support.server import ADMIN, Server, server_on_new_database
 
-JOB, TEMPLATE, BUILD, WEBHOOK, CHANNEL, SCM = (
-    f"planted-in-{name}-5e9c7d" for name in ("job", "template", "build", "hook", "teams", "scm")
+JOB, TEMPLATE, BUILD, WEBHOOK, CHANNEL, SCM, JIRA, LATER = (
+    f"planted-in-{name}-5e9c7d" for name in ("job", "template", "build", "hook", "teams", "scm", "jira", "change")
 )
 SMTP, INVITED, RESET = "planted-for-smtp-5e9c7d", "planted password of an invitation", "planted password of a reset"
 PLANTED = {
@@ -36,8 +39,12 @@ PLANTED = {
     "webhook": WEBHOOK,
     "teams": CHANNEL,
     "scm": SCM,
+    "jira": JIRA,
+    "a secret that replaces another": LATER,
     "smtp": SMTP,
 }
+APP_KEY = generate_private_key(65537, 2048).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+FAILURE = b'<testsuite name="s"><testcase classname="t" name="a"><failure message="boom"/></testcase></testsuite>'
 NEW_KEY = bytes(range(32))
 READ_BY_TYPE: dict[bytes, tuple[Any, ...]] = {
     b"string": ("GET",),
@@ -71,7 +78,7 @@ def plant(shop: Shop) -> tuple[dict[str, str], int]:
         "/pipeline-templates", name="Planted", setup=[], command="true", env={}, artifacts=[], secrets={"T": TEMPLATE}
     )["id"]
     job = shop.new_job(pipeline_template_id=template)
-    command = 'echo "$J"; echo "$B"; echo "$T"; sh -c "exit 3"; true'
+    command = 'echo "$J"; echo "$B"; echo "$T"; sh -c "sleep 0.3; exit 3"; true'
     configuration = {"command": command, "setup": [], "env": {}, "artifacts": [], "secrets": {"J": JOB}}
     admin.when("PUT", f"/jobs/{job}/configuration", json=configuration).then(200)
     admin.create("/webhooks", url="http://127.0.0.1:1/", events=["build.finished"], secret=WEBHOOK)
@@ -81,12 +88,24 @@ def plant(shop: Shop) -> tuple[dict[str, str], int]:
     found["project's webhook"] = project["webhook_secret"]
     endpoint = {"name": "S", "type": "github", "repo": "a/b", "token": SCM, "host": "http://127.0.0.1:1"}
     admin.create("/scm", project_id=project["id"], **endpoint)
-    # Its status is tried at the host, where nobody listens.
-    job_of_project = admin.create("/jobs", name="S", project_id=project["id"])["id"]
-    admin.create("/builds/start", job_id=job_of_project, external=True, commit_sha="1" * 40)
+    app = {"name": "App", "type": "github", "repo": "a/b", "token": APP_KEY, "host": "http://127.0.0.1:1"}
+    of_app = admin.create("/projects", name="App")["id"]
+    admin.create("/scm", project_id=of_app, app_id=7, installation_id=8, **app)
+    tracker = {"name": "J", "host": "http://127.0.0.1:1", "email": "u@acme.com", "project_key": "BACK"}
+    tickets = {"api_token": JIRA, "auto_create": True, "deployment": "data_center"}
+    admin.create("/jira", testhide_project_id=project["id"], **tracker, **tickets)
+    # Its status and its ticket are tried at the hosts, where nobody listens.
+    for project_id in (project["id"], of_app):
+        reported = admin.create("/jobs", name="S", project_id=project_id)["id"]
+        build = admin.create("/builds/start", job_id=reported, external=True, commit_sha="1" * 40)["id"]
+        upload(admin, build, FAILURE).then(201)
+        finish(shop.server, build)
+    changed = {"command": "true", "setup": [], "env": {}, "artifacts": [], "secrets": {"J": LATER}}
+    admin.when("PUT", f"/jobs/{reported}/configuration", json=changed).then(200)
     found["API token"] = admin.create("/api-tokens", name="Planted")["secret"]
     found["session"] = admin.token
     found["agent token"] = shop.new_token()
+    found["the key of an app"] = APP_KEY.splitlines()[1]
     found |= {"the admin's password": ADMIN[1], "an invited user's password": INVITED, "a new password": RESET}
     return found, job
 
@@ -98,27 +117,32 @@ def run_build(shop: Shop, job: int, token: str, folder: Path) -> str:
     build = shop.start(job, secrets={"B": BUILD})
     arguments = [sys.executable, "-m", "agent", "--server", shop.server.url, "--token-file", str(folder / "token")]
     arguments += ["--workdir", str(folder / "work"), "--trust-builds"]
+    seen = set[str]()
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=folder) as agent:
         try:
-            ended = shop.ended(build, within_s=60)
-            seen = read_command_lines()
+            with ThreadPoolExecutor(1) as thread:
+                ending = thread.submit(shop.ended, build, within_s=60)
+                while not ending.done():
+                    seen |= read_command_lines()
+            ended = ending.result()
         finally:
             agent.terminate()
             output, _ = agent.communicate(timeout=30)
     lines = shop.admin.fetch(f"/builds/{build}/pipeline_logs")["lines"]
     assert ended["status"] == "passed", f"{ended} {lines}"
     assert sum("***" in line for line in lines) == 3, lines
-    return f"{lines} {output.decode()} {seen}"
+    assert any("exit 3" in commands for commands in seen), "the command ran while they were read"
+    return "\n".join([str(lines), output.decode(), *seen])
 
 
-def read_command_lines() -> str:
-    found = []
+def read_command_lines() -> set[str]:
+    found = set[str]()
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            found.append((process / "cmdline").read_bytes().decode(errors="replace"))
+            found.add((process / "cmdline").read_bytes().decode(errors="replace"))
         except OSError:
             continue  # it has ended
-    return "\n".join(found)
+    return found
 
 
 def use_links(server: Server) -> dict[str, str]:
@@ -165,6 +189,13 @@ def refusals(server: Server) -> str:
         Client(server.url).authorize(JOB).when("GET", "/me").text,
     ]
     return "\n".join(bodies)
+
+
+def read_trail(client: Client) -> list[Any]:
+    found: list[Any] = []
+    while page := client.fetch("/audit/events", limit=200, order="oldest", after=found[-1]["position"] if found else 0):
+        found += page
+    return found
 
 
 def read_redis(url: str) -> str:
@@ -226,6 +257,10 @@ def test_no_secret_is_anywhere_in_clear(planted: Server, tmp_path: Path) -> None
     run_client("pg_dump", planted.settings.database_url, f"--file={dump}")
     texts["database"] = dump.read_text()
     assert "Planted" in texts["database"], "names are in the read models"
+    # The dump has events as bytes, which may be compressed; these have what they say.
+    texts["events"] = planted.admin.when("GET", "/audit/export").text
+    texts["trail"] = str(read_trail(planted.admin))
+    assert texts["events"].count("build.finished") >= 3
     texts["redis"] = read_redis(planted.settings.redis_url)
     texts["logs"] = "\n".join(file.read_text() for file in (tmp_path / "logs").iterdir())
     assert "The secret key does not open what is in the database" in texts["logs"]

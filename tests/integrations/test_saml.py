@@ -231,6 +231,19 @@ async def test_signature_wrapping(number: int) -> None:
         await verify(encode(wrap(number, document)))
 
 
+@pytest.mark.parametrize("number", range(1, 10))
+async def test_signature_wrapping_where_several_assertions_are_allowed(number: int) -> None:
+    """No forged assertion passes for a signed one, though nobody counts assertions."""
+    document = GOOD.unsigned()
+    sign(document if number in (1, 2) else find(document, "saml:Assertion"))
+    wrapped = saml._parse(base64.b64decode(encode(wrap(number, document))))
+    assertions = saml._query(wrapped, "//saml:Assertion")
+    forged = [one for one in assertions if saml._text(one, "saml:Subject/saml:NameID") == "admin"]
+    assert (len(assertions), len(forged)) == (2, 1)
+    with pytest.raises(AssertionRefused, match="sign"):
+        saml._check_signatures(wrapped, forged[0])
+
+
 async def test_a_comment_does_not_shorten_a_name() -> None:
     response = replace(GOOD, name_id="admin@example.com.evil.test")
 

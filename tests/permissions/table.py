@@ -337,7 +337,8 @@ ENDPOINTS = (
     ),
     op("POST /webhooks/{id}/test", MANAGE),
     op("GET /webhooks/{id}/history", READ),
-    op("POST /webhooks/{id}/replay", MANAGE, {"position": 1}),
+    # A webhook has few replays under way, and many callers ask for one.
+    op("POST /webhooks/{id}/replay", MANAGE, {"position": 1}, answers=(202, 429)),
     op("POST /webhooks/{id}/history/{delivery_id}/redeliver", MANAGE, answers=(404,)),
     op("GET /ms-teams", READER, lists="read"),
     op("POST /ms-teams", MANAGE, lambda at: CHANNEL | {"project_id": at["project_id"]}),

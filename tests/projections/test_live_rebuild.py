@@ -121,10 +121,10 @@ def test_readers_and_writers_do_not_notice_a_rebuild_and_a_switch(live: Server) 
         writer.start()
     try:
         for _ in range(2):
+            before = [writer.writes for writer in writers]
             output = Operation(live, "rebuild", "--from-scratch", "--switch").done()
-            switched = re.search(r"switched auth, identity_providers, .*; writes waited ([\d.]+) s at most", output)
-            assert switched is not None, output
-            assert float(switched[1]) < 1.0
+            assert re.search(r"switched auth, identity_providers, .*; writes waited [\d.]+ s at most", output), output
+            assert all(writer.writes > count for writer, count in zip(writers, before, strict=True))
     finally:
         for writer in writers:
             writer.ended.set()
@@ -132,7 +132,6 @@ def test_readers_and_writers_do_not_notice_a_rebuild_and_a_switch(live: Server) 
             writer.join(60)
             assert not writer.is_alive(), f"{writer.name} waits for an answer"
     assert [writer.wrong for writer in writers] == [[], []]
-    assert min(writer.writes for writer in writers) > 10
 
 
 async def wait_until_building(server: Server, building: bool) -> None:

@@ -125,6 +125,17 @@ async def test_a_position_that_does_not_exist_keeps_nobody_else_from_waiting(mod
     assert await write
 
 
+async def test_a_position_that_does_not_exist_yet_keeps_nobody_else_from_waiting(models: Models) -> None:
+    """Anyone may ask for the next position, again and again. It may exist when the wait ends."""
+    models.move(1)
+    assert await models.waiter.wait(1)
+    assert not await models.waiter.wait(2, is_in_log=False)
+    write = asyncio.create_task(models.waiter.wait(2))
+    await asyncio.sleep(0)
+    models.move(2)
+    assert await write
+
+
 async def test_waits_in_vain_are_not_kept(models: Models) -> None:
     waits = [models.waiter.wait(FAR - number) for number in range(100)]
     assert not any(await asyncio.gather(*waits))

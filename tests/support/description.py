@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import jsonschema_rs
 import requests
+from litestar import Litestar
 from litestar.exceptions import LitestarDeprecationWarning
 
 from api.app import create_app
@@ -17,11 +18,18 @@ from api.http.services import Services
 
 
 @cache
-def describe() -> dict[str, Any]:
+def make_app() -> Litestar:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", LitestarDeprecationWarning)
-        app = create_app(nullcontext(cast(Services, None)), "0")  # the state that only a running server has
-    return correct_schema(app, app.openapi_schema.to_schema())
+        return create_app(nullcontext(cast(Services, None)), "0")  # the state that only a running server has
+
+
+@cache
+def describe() -> dict[str, Any]:
+    app = make_app()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", LitestarDeprecationWarning)
+        return correct_schema(app, app.openapi_schema.to_schema())
 
 
 @cache

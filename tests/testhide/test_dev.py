@@ -35,13 +35,30 @@ def test_the_demo_in_the_readme_has_all_tests_of_the_example() -> None:
     assert f"collected {sum(map(int, counts))} items" in collected.stdout
 
 
-@pytest.mark.parametrize("python", ["/no/such/python", "/bin/false"])
-def test_an_interpreter_that_does_not_serve_is_refused(tmp_path: Path, python: str) -> None:
-    done = dev("up", TESTHIDE_VENV=str(tmp_path / "venv"), TESTHIDE_PYTHON=python)
+def test_an_interpreter_that_does_not_serve_is_refused(tmp_path: Path) -> None:
+    done = dev("up", TESTHIDE_VENV=str(tmp_path / "venv"), TESTHIDE_PYTHON="/bin/false")
     assert (done.returncode, done.stderr) == (
         1,
-        f"dev: TESTHIDE_PYTHON={python} is no Python 3.11 or newer with venv and pip\n",
+        "dev: TESTHIDE_PYTHON=/bin/false is no Python 3.11 or newer with venv and pip\n",
     )
+
+
+@pytest.mark.parametrize("is_set_up", [True, False])
+def test_an_interpreter_that_is_not_there_is_refused(tmp_path: Path, is_set_up: bool) -> None:
+    folder = Path(sys.prefix) if is_set_up else tmp_path / "venv"
+    done = dev("--version", TESTHIDE_VENV=str(folder), TESTHIDE_PYTHON="/no/such/python")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "dev: TESTHIDE_PYTHON=/no/such/python is not there\n"
+
+
+@pytest.mark.parametrize(("verb", "what"), [("bench", "benchmark"), ("long", "long check")])
+def test_the_names_that_it_lists_are_those_of_programs(verb: str, what: str) -> None:
+    """And those of the README. Helpers have no name to call them by."""
+    listed = dev(verb, TESTHIDE_VENV=sys.prefix).stderr.partition("NAME is one of: ")[2].split()
+    (documented,) = re.findall(rf"\./dev {verb} NAME +run a {what}: (.*)", (DEV.parent / "README.md").read_text())
+    assert listed == documented.split(", ")
+    folder = {"bench": "bench", "long": "bench/long"}[verb]
+    assert all('if __name__ == "__main__":' in (DEV.parent / folder / f"{name}.py").read_text() for name in listed)
 
 
 @pytest.mark.parametrize("shell", ["sh", "bash"])

@@ -54,7 +54,9 @@ class Operator:
             "TESTHIDE_CHECKPOINTS_TO": str(folder / "checkpoints"),
             "CHECKPOINTS": str(folder / "checkpoints"),
         }
-        self.environ |= {name.upper(): str(folder / name) for name in ("data", "backup", "restored", "moved", "base")}
+        folders = ("data", "backup", "restored", "moved", "copied", "base")
+        self.environ |= {name.upper(): str(folder / name) for name in folders}
+        self.environ |= {"OTHER_PORT": str(free_port()), "OTHER_CHECKPOINTS": str(folder / "other")}
         self.environ["DUMP"] = str(folder / "database.dump")
 
     def path(self, name: str) -> Path:
@@ -70,9 +72,9 @@ class Operator:
         return done.stdout
 
     @contextlib.contextmanager
-    def stack(self, command: str) -> Iterator[Client]:
+    def stack(self, command: str, port: str | None = None) -> Iterator[Client]:
         """Runs a stack by this command, until it is healthy and the block ends; yields the administrator."""
-        arguments = ["sh", "-euc", f"exec {command}"]
+        arguments = ["sh", "-euc", f"exec env {command}"]
         with subprocess.Popen(
             arguments, env=self.environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         ) as process:
@@ -82,7 +84,7 @@ class Operator:
                 while not any(line.startswith("ready ") for line in output):
                     output.append(process.stdout.readline())
                     assert output[-1], output
-                client = Client(f"http://127.0.0.1:{self.port}", *ADMIN)
+                client = Client(f"http://127.0.0.1:{port or self.port}", *ADMIN)
                 yield client
                 assert client.fetch("/readyz")["status"] == "ok"
             finally:
@@ -112,7 +114,7 @@ def test_the_documented_commands(data: Path, reachable: Path) -> None:
 
 
 def drill(operator: Operator, reachable: Path) -> None:
-    back_up, restore, move, start = documented("docs/backup.md", "The embedded database")
+    back_up, restore, move, start, copy, start_copy = documented("docs/backup.md", "The embedded database")
     rotate, _ = documented("docs/backup.md", "Rotating the secret key")
     go = reachable / "go"
 
@@ -154,6 +156,7 @@ def drill(operator: Operator, reachable: Path) -> None:
     assert "The secret key does not open what is in the database" in refused.stdout + refused.stderr
     operator.run(put_key_back)
 
+    operator.run(copy)
     custom = operator.path("MOVED") / "engines" / "postgres" / "custom.conf"
     custom.write_text(FOR_A_BASE_BACKUP)
     with operator.stack(start) as admin:
@@ -162,6 +165,10 @@ def drill(operator: Operator, reachable: Path) -> None:
         assert admin.when("GET", f"/artifacts/{artifact}/download").content == b"kept"
         until(lambda: "is ahead of the log" in readiness(admin), "the sealer refuses")
         operator.run(*ahead)
+        with operator.stack(start_copy, operator.environ["OTHER_PORT"]) as other:
+            assert [item["name"] for item in other.fetch("/projects")] == ["Shop"]
+            other.create("/projects", name="Only in the copy")
+            assert [item["name"] for item in admin.fetch("/projects")] == ["Shop", "New"]
         kept = {path.name for path in operator.path("CHECKPOINTS").glob("*.txt")}
         go.touch()
         until(lambda: state(admin, slow)["status"] == "passed", "the build runs again, on the agent of the backup")

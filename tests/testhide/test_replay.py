@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from commands.what_if.rules import read_rules
+from domain.core.errors import Invalid
 from tests.support.builders import given_build, given_job, given_project, upload
 from tests.support.forked_process import run_forked
 from tests.support.server import Server
@@ -85,3 +87,15 @@ def test_what_is_wrong_is_said(server: Server, tmp_path: Path, arguments: tuple[
     assert replayed.returncode == 2, replayed.stderr
     assert says in replayed.stderr
     assert "Traceback" not in replayed.stderr
+
+
+def test_all_that_is_wrong_is_said_at_once() -> None:
+    rules = {"known_issues": [{"title": 5, "clasification": "infra"}], "more": 1}
+    with pytest.raises(Invalid) as refused:
+        read_rules(json.dumps(rules).encode())
+    assert {(error.field, error.message) for error in refused.value.errors} == {
+        ("known_issues[0].title", "must be a text of 1 to 200 characters, not 5"),
+        ("known_issues[0].classification", "is required"),
+        ("known_issues[0].clasification", "is not known here; did you mean classification?"),
+        ("more", "is not known here; possible are besides, known_issues, quarantine"),
+    }

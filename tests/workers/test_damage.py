@@ -12,7 +12,7 @@ from testhide.processes import Core
 from tests.integrations.receiving import messages, receiving
 from tests.support.damage import damaged
 from tests.workers.hooks import Hooks
-from tests.workers.test_dispatch import Yard, is_assigned
+from tests.workers.test_dispatcher import Yard, is_assigned
 from workers.deliveries.planner import NAME
 
 

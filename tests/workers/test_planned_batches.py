@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from commands.webhooks import ReplayWebhook
+from store.tables.delivery_planning import count_replays
 from tests.workers.hooks import Hooks
 
 URL = "http://127.0.0.1:1/"
@@ -78,6 +80,26 @@ async def test_a_replay_plans_a_bounded_number_of_deliveries(hooks: Hooks) -> No
     await hooks.follow()
     assert await transactions(hooks, "webhook_deliveries") == 3
     assert len(await hooks.rows("SELECT DISTINCT position FROM webhook_deliveries")) == 10
+
+
+async def test_projects_take_turns_at_replays(hooks: Hooks) -> None:
+    one, other = await hooks.register(URL, BUILDS), await hooks.register(URL, BUILDS, project_id=2)
+    await hooks.build(1, "passed")
+    await hooks.build(2, "passed", job_id=2)
+    await hooks.follow()
+    await hooks.rows("DELETE FROM webhook_deliveries RETURNING id")
+    for _ in range(5):
+        await hooks.replay(one)
+    await hooks.do(ReplayWebhook(other, "the last one by its name", 0, await hooks.parts.log.read_head()))
+    assert (await count_replays(hooks.parts.pool, one))[0] == 0
+    hooks.planner = hooks.new_planner(max_open_replayed=0)
+    await hooks.follow()
+    assert (await count_replays(hooks.parts.pool, one))[0] == 5
+    hooks.planner = hooks.new_planner()
+    await hooks.follow()
+    planned = await hooks.rows("SELECT webhook_id FROM webhook_deliveries ORDER BY id")
+    assert [webhook for (webhook,) in planned] == [one] * 2 + [other] * 2 + [one] * 8
+    assert (await count_replays(hooks.parts.pool, one))[0] == 0
 
 
 async def test_a_batch_plans_what_single_events_do(hooks: Hooks) -> None:

@@ -10,7 +10,7 @@ from commands.reactions import CancelReaction
 from domain.core.events import Event
 from domain.jobs import JobDeleted
 from store.tables import reactions as due_reactions
-from store.tables.reactions import DEFAULT_RETRIES, Due, ReactionStatus, RetryPolicy
+from store.tables.reactions import DEFAULT_RETRIES, MIN_LEASE_S, Due, ReactionStatus, RetryPolicy
 from tests.workers.yard import Yard, reaction, reads, run_due
 from workers.reactions.reaction import RetryLater, Tools
 from workers.reactions.registry import MAIL_RETRIES
@@ -62,6 +62,26 @@ async def test_what_ends_its_worker_in_each_try_is_parked(yard: Yard) -> None:
     (status,) = await due_reactions.fetch_statuses(yard.parts.pool)
     (position,) = await yard.deletions()
     assert (status.due, status.parked, status.errors) == (0, 1, [f"position {position}: its worker died each time"])
+
+
+async def test_a_try_that_ends_its_worker_after_many_waits_is_repeated_soon(yard: Yard) -> None:
+    is_dying = False
+
+    async def waits(event: Event, tools: Tools) -> None:
+        if is_dying:
+            raise asyncio.CancelledError
+        raise RetryLater(1, "another worker does it")
+
+    relay = yard.relay(reactions=(reaction("tested", waits),))
+    await yard.note(relay, 5)
+    for _ in range(9):
+        assert await run_due(relay) == 1
+        await yard.make_due()
+    is_dying = True
+    await run_due(relay)
+    left = "SELECT tries, due_at <= now() + make_interval(secs => %s) FROM due_reactions"
+    async with yard.parts.pool.connection() as connection:
+        assert await (await connection.execute(left, (MIN_LEASE_S,))).fetchone() == (10, True)
 
 
 async def test_a_system_that_asks_to_be_called_later_costs_no_try_for_a_day(yard: Yard) -> None:

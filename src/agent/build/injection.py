@@ -17,7 +17,7 @@ _MODULES = (
     "testhide_pytest_selection",
     "testhide_pytest_junit",
     "testhide_pytest_outcome",
-    "testhide_unittest",
+    "testhide_unittest_selection",
 )
 _SITECUSTOMIZE = b"""\
 import sys

@@ -15,8 +15,8 @@ import pytest
 
 
 class RunOutcome:
-    """Counts the failures of a run in the same way as pytest's session. It gets each report before the terminal
-    reporters, which may change the report's outcome.
+    """Counts the failures of a run as pytest's session does, and lets the run pass if all of them are in quarantine. It
+    gets each report before the plugins that print results, since some of these change the report's outcome.
     """
 
     def __init__(self, ignores: Callable[..., bool]) -> None:

@@ -24,7 +24,7 @@ class _ImportHook:
         finders, which find the module.
         """
         if name == "unittest.main" and os.environ.get("TESTHIDE_TEST_IDS_FILE"):
-            import_module("testhide_unittest").begin()
+            import_module("testhide_unittest_selection").begin()
         if name == "_pytest":
             names = [name for name in os.environ.get("PYTEST_PLUGINS", "").split(",") if name]
             if PLUGIN not in names:

@@ -31,7 +31,7 @@ from api.http.bodies import require_storable
 from api.http.idempotency import REPLAYED
 from api.http.request_context import AS_OF, POSITION, PROJECTED
 from api.http.types import MAX_ID
-from api.http.validation import alternatives, struct_members, struct_of
+from commands.validation import alternatives, struct_members, struct_of
 
 EVENT_STREAM = "text/event-stream"
 BINARY: Part = {"schema": {"type": "string", "format": "binary"}}

@@ -22,7 +22,7 @@ from api.http.repeated_checks import check_after, take_turn
 from api.http.request_context import RequestContext
 from api.http.services import Services
 from api.http.types import MAX_ID
-from api.http.validation import Time, complete_dates
+from commands.validation import Time, complete_dates
 from domain.core.errors import Erased, Forbidden, Invalid, NotFound, Unavailable
 from domain.core.events import UNSTAMPED, Event, readable
 from projections.engine.dismissals import with_dismissals

@@ -17,7 +17,7 @@ from litestar.exceptions import HTTPException, SerializationException
 from litestar.handlers import BaseRouteHandler
 
 from api.http.types import MAX_ID
-from api.http.validation import MAX_ERRORS, convert_body, drop_read_only, shorten
+from commands.validation import MAX_ERRORS, convert_body, drop_read_only, shorten
 from domain.core.errors import FieldError, Invalid, NotFound
 
 NUL = "contains the character U+0000, which cannot be stored"

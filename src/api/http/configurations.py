@@ -5,7 +5,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from commands.configurations import BuildOptions, Command, Glob, SetupLine, Value, check_parts
+from commands.configurations import Artifacts, BuildOptions, Command, SecretChanges, SetupLine, Variables
 from commands.matrix_values import check_matrix
 from domain.matrix import Matrix
 from store.crypto.secrets import Secrets
@@ -15,9 +15,9 @@ class NewConfiguration(BuildOptions):
     command: Command
     """Shell command to run. A command of several lines ends at the first line that fails (`sh -e`), as `setup` does."""
     setup: Annotated[list[SetupLine], Meta(max_length=100)]
-    env: dict[str, Value]
-    artifacts: Annotated[list[Glob], Meta(max_length=100)]
-    secrets: dict[str, Value | None] | list[str] = {}
+    env: Variables
+    artifacts: Artifacts
+    secrets: SecretChanges = {}
     """Values by name. A secret that is not sent keeps its value; null removes a secret. A list of names, as GET returns
     it, changes nothing; the job must have secrets with these names.
     """
@@ -33,8 +33,7 @@ class NewConfiguration(BuildOptions):
         return [] if isinstance(self.secrets, dict) else self.secrets
 
     def check(self) -> None:
-        """Raises Invalid for mistakes that the types of the fields allow, such as a wrong name of a variable."""
-        check_parts("", self.env, self.secret_values, self.artifacts, self.caches)
+        """Raises Invalid for a matrix that does not fit the variables."""
         check_matrix(self.matrix, {*self.env, *self.secrets})
 
 

@@ -17,7 +17,7 @@ from litestar.handlers import BaseRouteHandler
 from litestar.params import ParameterKwarg
 from msgspec import inspect
 
-from api.http.validation import (
+from commands.validation import (
     MAX_ERRORS,
     Time,
     alternatives,

@@ -268,7 +268,9 @@ async def wait_for_min_position(request: Request[Any, Any, Any]) -> None:
                 MIN_POSITION, "must be a position: a whole number from an earlier answer's Testhide-Position"
             )
         if is_known:
-            request.state.projected = await services.waiter.wait(int(wanted))
+            position, waiter = int(wanted), services.waiter
+            is_in_log = position <= waiter.position or position <= await services.log.read_head()
+            request.state.projected = await waiter.wait(position, is_in_log=is_in_log)
     if is_known:
         request.state.shown = services.waiter.position
 

@@ -42,6 +42,10 @@ AUDIT_PAGES_OF_USER = 10
 """Number of such pages, under way or waiting, that a user may have at a process."""
 MAX_AUDIT_PAGES = 50
 """Number of such pages, under way or waiting, that a process has for all users."""
+REPLAY_REQUESTS = 4
+"""Number of requests for replays of webhooks that a process handles at once, each of another user."""
+REPLAY_REQUESTS_OF_USER = 10
+"""Number of such requests, under way or waiting, that a user may have at a process."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,9 @@ class Services:
         default_factory=lambda: CallerTurns(
             AUDIT_PAGES, AUDIT_PAGES_OF_USER, MAX_AUDIT_PAGES, "pages of the audit trail"
         )
+    )
+    replay_turns: CallerTurns = field(
+        default_factory=lambda: CallerTurns(REPLAY_REQUESTS, REPLAY_REQUESTS_OF_USER, kind="requests for replays")
     )
 
     async def wait_for_missing(self, connection: AsyncConnection | None = None) -> None:

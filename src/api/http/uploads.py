@@ -18,7 +18,7 @@ from multipart import MultipartError, MultipartSegment, PushMultipartParser, par
 from api.http.idempotency import BODY_HASH
 from api.http.permissions import Agent
 from api.http.spool import Spool
-from api.http.validation import suggestion
+from commands.validation import suggestion
 from domain.core.errors import Invalid, TooLarge
 
 FORM = "multipart/form-data"

@@ -2,7 +2,7 @@
 
 An agent has one open poll. A new poll ends the previous one at once, since an agent polls anew when its number of free
 slots changes. A poll whose connection is closed, or whose session has ended, gets no message. Each message has a
-receipt, which the agent's next poll returns; otherwise the server sends the message again.
+`receipt`, a text that the agent sends with its next poll. Otherwise the server sends the message again.
 """
 
 import asyncio
@@ -106,6 +106,7 @@ class AgentPolls:
         with services.listener.subscribed(AGENT_NOTIFICATIONS, on_wake):
             async with self._only_poll(node_id, changed) as replaced, watching_disconnect(request, changed) as is_gone:
                 deadline = asyncio.get_running_loop().time() + POLL_TIMEOUT_S
+                is_recorded = False
                 while not replaced.is_set():
                     if is_gone.is_set():
                         await services.gauges.record_poll(node_id, session, 0, polling=False)
@@ -116,8 +117,8 @@ class AgentPolls:
                     if must_look_up.is_set():
                         must_look_up.clear()
                         subjects.update(await self._find_subjects(node_id))
-                        # Repeated after each reconnection, since a database that crashed has lost the record of polls.
-                        await services.gauges.record_poll(node_id, session, free, polling=True)
+                        # Recorded again after each reconnection: a database that crashed has lost the record of polls.
+                        is_recorded = False
                     while subjects and not replaced.is_set() and not is_gone.is_set():
                         content, message = await self._message(subjects.pop(), node_id, session)
                         if content is None or message in self._sent or replaced.is_set() or is_gone.is_set():
@@ -129,6 +130,10 @@ class AgentPolls:
                         return content | {"receipt": message.receipt}
                     if replaced.is_set() or is_gone.is_set():
                         continue
+                    if not is_recorded:
+                        # A poll that is answered at once asks for no build: the dispatcher would assign another one.
+                        await services.gauges.record_poll(node_id, session, free, polling=True)
+                        is_recorded = True
                     left = deadline - asyncio.get_running_loop().time()
                     if left <= 0:
                         return None

@@ -231,7 +231,8 @@ class BuildFeed:
     async def _refresh(self) -> None:
         # Read the events before the lines, so that all lines that were stored before the events are found.
         if not self._has_begun.is_set():
-            self._fold((await self._services.log.load([self._stream.name]))[self._stream.name])
+            loaded = await self._services.log.load_at_version(self._stream)
+            self._build, self._version, self._position = loaded.state, loaded.version, loaded.position
             attempt = 0 if self._build is None else self._build.attempt
             stored = await self._services.build_logs.count_lines(self.build_id, attempt)
             self.end = attempt, stored if self._lines_at_end is None else min(stored, self._lines_at_end)

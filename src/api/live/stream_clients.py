@@ -114,8 +114,8 @@ class StreamClient:
             self._cut.set_result(None)
 
     def check(self, now: float) -> None:
-        """Cuts the client if, at the time `now`, it has been stalled or idle for too long. Wakes the source if a
-        keep-alive comment is due.
+        """Cuts the client if, at the time `now`, it has been stalled or idle for too long. If a keep-alive comment is
+        due, ends the wait of the stream for its next message, so that it sends the comment.
         """
         if self._sending_since is not None:
             if now - self._sending_since > STALL_TIMEOUT_S:

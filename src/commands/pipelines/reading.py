@@ -104,7 +104,8 @@ def _find_faults(document: PipelineDocument, *, has_all_fields: bool) -> Iterato
     for name, job in file.jobs.items():
         path = ("jobs", name)
         yield from _check_part(document, job, *path)
-        yield from _collect(document, partial(check_repository, job.repository), *path)
+        if job.repository is not None:
+            yield from _collect(document, partial(check_repository, "repository", job.repository), *path)
         yield from _collect(document, partial(check_labels, "pool_labels", job.pool_labels), *path)
         yield from _collect(document, partial(check_triggers, job.triggers), *path, "triggers")
         template = file.templates.get(job.template or "")

@@ -159,7 +159,7 @@ class ReportRecorder:
     async def read(self, build: AnyBuild, file: IncomingReport) -> ReportRead:
         """Reads a file in another process, which also matches its failures with the known issues of the project."""
         project_id = build.queued.project_id
-        await self._wait_for_large(project_id)  # before this process has the results in memory
+        await self._wait_for_large(project_id, file.sender)  # before this process has the results in memory
         rules = partial(self.rule_book.fetch_match_rules, self.log, project_id)
         return file.mark(await self.reading.read(project_id, file.sender, file.content, rules))
 
@@ -286,23 +286,28 @@ class ReportRecorder:
         stored = await self.log.read_stream(results_stream(build.build_id), replaced.results_from, replaced.blocks)
         return [recorded.event for recorded in stored if isinstance(recorded.event, ResultsRecorded)]
 
-    async def _wait_for_large(self, project_id: int) -> bool:
+    async def _wait_for_large(self, project_id: int, sender: ReportSender | None = None) -> bool:
         """Waits until the read models show the earlier reports of a project, if these have more than
-        MAX_UNSHOWN_RESULTS results and texts. Returns whether it waited. Raises Unavailable after MAX_LAG_S.
+        MAX_UNSHOWN_RESULTS results and texts. Returns whether it waited. Raises Unavailable after MAX_LAG_S, and as
+        soon as `sender` has left.
         """
         position, results = self._unshown.get(project_id, (0, 0))
         if results <= MAX_UNSHOWN_RESULTS:
             return False
-        await self._wait(position)
+        await self._wait(position, sender)
         if self._unshown.get(project_id) == (position, results):
             del self._unshown[project_id]
         return True
 
-    async def _wait(self, position: int) -> None:
-        """Waits until the read models show a position. Raises Unavailable after MAX_LAG_S."""
+    async def _wait(self, position: int, sender: ReportSender | None = None) -> None:
+        """Waits until the read models show a position. Raises Unavailable after MAX_LAG_S, and when it sees that
+        `sender` has left.
+        """
         clock = asyncio.get_running_loop().time
         deadline = clock() + MAX_LAG_S
         while clock() < deadline:
+            if sender is not None:
+                sender.must_stay()
             if await self.wait_until_shown(position):
                 return
             await asyncio.sleep(0.1)

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from domain.core.errors import Unavailable
 from store.postgres.cancellation import cancel_and_wait
 
+LEFT = "You left before this report was read: send it again."
+
 
 @dataclass(frozen=True)
 class ReportSender:
@@ -19,6 +21,11 @@ class ReportSender:
     actor: str
     has_left: asyncio.Event = field(default_factory=asyncio.Event)
     """Event that is set when the client has closed its connection."""
+
+    def must_stay(self) -> None:
+        """Raises Unavailable if the client has left."""
+        if self.has_left.is_set():
+            raise Unavailable(LEFT)
 
 
 @dataclass(eq=False)
@@ -101,4 +108,4 @@ async def _wait_or_leave(turn: asyncio.Future[None], has_left: asyncio.Event) ->
     finally:
         await cancel_and_wait(leaving)
     if has_left.is_set():
-        raise Unavailable("You left before this report was read: send it again.")
+        raise Unavailable(LEFT)

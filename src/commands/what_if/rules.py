@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from commands.reports.patterns import MAX_PATTERN, must_be_a_pattern
+from commands.validation import convert_body
 from domain.core.errors import Invalid
 from domain.known_issues import MAX_FAIL_ID, Kind, MatchRule
 from domain.triage import Classification
@@ -109,7 +110,7 @@ class WhatIfRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, renam
 
 def read_rules(content: bytes) -> WhatIfRules:
     """Returns the what-if rules in a JSON document. Raises Invalid if the JSON or a rule is not valid. The error names
-    the wrong field, if there is one.
+    all wrong fields.
     """
     if len(content) > MAX_BYTES:
         raise Invalid(f"The rules have {len(content):,} bytes; at most {MAX_BYTES:,} are read.")
@@ -119,11 +120,9 @@ def read_rules(content: bytes) -> WhatIfRules:
         raise Invalid(f"The rules are no JSON: {error}.") from None
     if _is_deeper(MAX_DEPTH, value):
         raise Invalid(f"The rules are nested more than {MAX_DEPTH} levels deep.")
-    try:
-        rules = msgspec.convert(value, WhatIfRules)
-    except msgspec.ValidationError as error:
-        message, _, field = str(error).partition(" - at ")
-        raise Invalid.field(field.strip("`").removeprefix("$").removeprefix(".") or "rules", message) from None
+    if not isinstance(value, dict):
+        raise Invalid.field("rules", "must be an object")
+    rules: WhatIfRules = convert_body(value, WhatIfRules)
     rules.check()
     return rules
 

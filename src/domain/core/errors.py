@@ -22,7 +22,8 @@ Rejection
 `application/problem+json`.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import ClassVar, NamedTuple
 
 
@@ -89,6 +90,15 @@ class Invalid(Rejection):
     @classmethod
     def fields(cls, errors: Sequence[FieldError]) -> "Invalid":
         return cls("; ".join(f"{error.field}: {error.message}" for error in errors), *errors)
+
+
+@contextlib.contextmanager
+def collect_errors(errors: list[FieldError]) -> Iterator[None]:
+    """Adds the errors of an Invalid that the block raises to `errors`."""
+    try:
+        yield
+    except Invalid as refused:
+        errors += refused.errors
 
 
 class TooManyRequests(Rejection):

@@ -166,8 +166,7 @@ class Stream(Generic[S]):
         return reduce(self.category.evolve, events, self.category.initial)
 
 
-@dataclass(frozen=True)
-class LoadedState(Generic[S]):
+class LoadedState(msgspec.Struct, Generic[S], frozen=True):
     """A state that the caller has already loaded. The handler does not load it again.
 
     The command fails with a version conflict if the stream has got a newer event since.

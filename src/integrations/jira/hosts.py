@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
-from domain.core.errors import Invalid
+from domain.core.errors import FieldError, Invalid, collect_errors
 from domain.jira import JiraIntegration
 from integrations.jira.project import JiraProject
 from integrations.jira.rest import JiraApi
@@ -22,12 +22,17 @@ class JiraHosts:
         self._outgoing, self._unseal = outgoing, unseal
 
     async def check(self, integration: NewIntegration, *, is_admin: bool) -> None:
+        errors: list[FieldError] = []
         if integration.token and not _TOKEN.fullmatch(integration.token):
-            raise Invalid.field("api_token", "has a space, a line break or a character that is not ASCII")
+            errors.append(FieldError("api_token", "has a space, a line break or a character that is not ASCII"))
         if integration.project_key and not _PROJECT_KEY.fullmatch(integration.project_key):
-            raise Invalid.field("project_key", "must be the key of a Jira project, such as BACK: capitals and digits")
+            wrong = "must be the key of a Jira project, such as BACK: capitals and digits"
+            errors.append(FieldError("project_key", wrong))
         if integration.host:
-            await self._check_host(integration.host, is_admin=is_admin)
+            with collect_errors(errors):
+                await self._check_host(integration.host, is_admin=is_admin)
+        if errors:
+            raise Invalid.fields(errors)
 
     async def _check_host(self, host: str, *, is_admin: bool) -> None:
         try:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from domain.core.errors import Invalid
+from domain.core.errors import FieldError, Invalid, collect_errors
 from domain.scm import ScmEndpoint
 from integrations.ports import Outgoing, Refused
 from integrations.scm.bitbucket import BitbucketRepository
@@ -39,18 +39,25 @@ class ScmHosts:
         self._git_slots = asyncio.Semaphore(MAX_PROGRAMS)
 
     async def check(self, endpoint: NewSource, *, is_admin: bool) -> None:
+        errors: list[FieldError] = []
         if endpoint.app_id is not None and endpoint.type != "github":
-            raise Invalid.field("app_id", "is only for the type github")
+            errors.append(FieldError("app_id", "is only for the type github"))
         if endpoint.token is not None:
-            _check_token(endpoint.token, is_key=endpoint.app_id is not None)
+            with collect_errors(errors):
+                _check_token(endpoint.token, is_key=endpoint.app_id is not None)
         if endpoint.type == "git":
-            await self._check_git(endpoint, is_admin=is_admin)
-            return
-        form, example = _REPOS[endpoint.type]
-        if not form.fullmatch(endpoint.repo) or endpoint.repo.endswith(".git"):
-            raise Invalid.field("repo", f"must be the path of the repository, such as {example}, without .git")
-        if endpoint.host:
-            await self._check_url("host", endpoint.host, is_admin=is_admin)
+            with collect_errors(errors):
+                await self._check_git(endpoint, is_admin=is_admin)
+        else:
+            form, example = _REPOS[endpoint.type]
+            if not form.fullmatch(endpoint.repo) or endpoint.repo.endswith(".git"):
+                wrong = f"must be the path of the repository, such as {example}, without .git"
+                errors.append(FieldError("repo", wrong))
+            if endpoint.host:
+                with collect_errors(errors):
+                    await self._check_url("host", endpoint.host, is_admin=is_admin)
+        if errors:
+            raise Invalid.fields(errors)
 
     async def _check_git(self, endpoint: NewSource, *, is_admin: bool) -> None:
         if endpoint.host:

@@ -1,7 +1,7 @@
 """Entries of the audit trail: each event with a sentence that describes it, and the fields that it changed.
 
 Each stream is folded only once for all its events on a page, and not further than a limit: a stream may have thousands
-of events of a megabyte.
+of events, each of a megabyte.
 """
 
 from collections import defaultdict, deque

@@ -92,8 +92,8 @@ class RowBatch:
         return not (self._dirty or self._added or self._bulk_deletes)
 
     def statements(self) -> list[statements.Statement]:
-        """Returns statements that write all changes, for one WITH statement. Their order does not matter, since no two
-        of them touch the same row.
+        """Returns statements that together write all changes. The caller makes them the parts of one WITH statement.
+        Their order does not matter, since no two of them touch the same row.
         """
         parts: list[statements.Statement] = []
         for row, dirty in self._dirty.items():

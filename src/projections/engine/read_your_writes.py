@@ -11,8 +11,9 @@ The position can go back: the database loses the newest changes of read models w
 do not wait for the disk (`projections.engine.schemas`), and a read model that is no longer broken may be behind. So a
 broken connection makes the position unknown, and a position that is read from the database replaces a higher one.
 
-No request waits for a broken read model. If the wait for a position timed out, further requests for this position, or
-for a later one, do not wait. This lasts until the read models have reached the position.
+No request waits for a broken read model. If the wait for a position of the log timed out, further requests for this
+position, or for a later one, do not wait. This lasts until the read models have reached the position. A wait for a
+position that the log did not have yet says nothing about the read models.
 """
 
 import asyncio
@@ -53,7 +54,9 @@ class ProjectionWaiter:
         self._has_parked = False
         self._has_broken = False
         self._late: int | None = None
-        """The lowest position that a wait has timed out for, while the read models have not reached it; else None."""
+        """The lowest position of the log that a wait has timed out for, while the read models have not reached it; else
+        None.
+        """
         self._heap: list[tuple[int, int, asyncio.Future[None]]] = []
         self._order = count()
         self._stale = asyncio.Event()
@@ -80,25 +83,26 @@ class ProjectionWaiter:
                     pause = RETRY_INTERVAL_S
                 await wait_for(self._stale, pause)
 
-    async def wait(self, position: int, first: int | None = None) -> bool:
+    async def wait(self, position: int, first: int | None = None, *, is_in_log: bool = True) -> bool:
         """Waits until the read models show the events from position `first` (default: `position`) to `position`.
 
         Returns False if this takes longer than WAIT_TIMEOUT_S, if one of these events is parked, or if a read model is
         broken. After a time-out, returns False at once for this position and later ones, until the read models have
-        reached it.
+        reached it. `is_in_log` says that the log already has the position: only then do others not wait after a
+        time-out.
         """
-        if not await self.wait_reached(position) or self._has_broken:
+        if not await self.wait_reached(position, is_in_log=is_in_log) or self._has_broken:
             return False
         if not self._has_parked:
             return True
         async with self._pool.connection() as connection:
             return not await is_parked(connection, self._versions, position if first is None else first, position)
 
-    async def wait_reached(self, position: int) -> bool:
+    async def wait_reached(self, position: int, *, is_in_log: bool = True) -> bool:
         """Waits until all read models, except broken ones, have reached the position. Ignores parked events.
 
-        Returns False after WAIT_TIMEOUT_S. After such a time-out, returns False at once for this position and later
-        ones, until the read models have reached it.
+        Returns False after WAIT_TIMEOUT_S. After such a time-out for a position of the log, returns False at once for
+        this position and later ones, until the read models have reached it.
         """
         if position <= self._position:
             return True
@@ -111,7 +115,8 @@ class ProjectionWaiter:
             async with asyncio.timeout(WAIT_TIMEOUT_S):
                 await reached
         except TimeoutError:
-            self._late = position if self._late is None else min(self._late, position)
+            if is_in_log:
+                self._late = position if self._late is None else min(self._late, position)
             return False
         finally:
             if entry in self._heap:

@@ -38,8 +38,8 @@ MAX_OF_CALLER = 10
 """Number of historical reads, running or waiting, that one caller may have in a process."""
 MAX_WAITING = 50
 """Number of historical reads, running or waiting, that a process has for all callers."""
-STATEMENT_TIMEOUT = "30s"
-"""Time that one query of a historical read may take."""
+STATEMENT_TIMEOUT_S = 30
+"""Seconds that one query of a historical read may take."""
 INDEX_FROM_ROWS = 1_000
 """Number of rows above which a table gets indexes and statistics. Smaller tables are faster without them."""
 STORE_TABLES = ("agent_gauges", "queue_reasons")
@@ -177,6 +177,6 @@ class HistoricalConnections:
             await AsyncConnection.connect(self._conninfo, autocommit=True, connect_timeout=5) as connection,
             connection.transaction(force_rollback=True),
         ):
-            await connection.execute(f"SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT}'")
+            await connection.execute("SELECT set_config('statement_timeout', %s, true)", (f"{STATEMENT_TIMEOUT_S}s",))
             await tables.write(connection)
             yield connection

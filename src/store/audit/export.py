@@ -180,8 +180,8 @@ class Export:
             yield line
 
     def _left_out(self, at: int, wanted: Sequence[int], reached: int) -> Iterator[tuple[int, int]]:
-        """Yields ranges of leaves that cover the positions after `at`, up to `reached`, except those in `wanted`. No
-        range crosses a size in `self._boundaries`.
+        """Yields the ranges between `at` and `reached` that have no position of `wanted`, as pairs (after, up to).
+        Splits a range at each size of the tree in `self._boundaries`.
         """
         for position in [*wanted, reached + 1]:
             for boundary in self._boundaries:

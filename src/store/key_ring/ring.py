@@ -214,10 +214,12 @@ class KeyRing:
             self._task = asyncio.create_task(self._run(self._connection), name="key ring")
 
     async def close(self) -> None:
-        if self._task is not None:
-            await cancel_and_wait(self._task)
-        if self._connection is not None:
-            await self._connection.close()
+        try:
+            if self._task is not None:
+                await cancel_and_wait(self._task)
+        finally:
+            if self._connection is not None:
+                await self._connection.close()
 
     async def _connect(self) -> AsyncConnection:
         connection = await AsyncConnection.connect(self._conninfo, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S)

@@ -161,11 +161,14 @@ class GroupCommit:
             await self._written.wait()
 
     async def close(self) -> None:
-        if self._flusher is not None:
-            await self._flusher
-        if self._connection is not None:
-            await self._connection.close()
-            self._connection = None
+        """Waits until all requests are written or have failed. If the caller is cancelled meanwhile, the rest fails."""
+        try:
+            if self._flusher is not None:
+                await self._flusher
+        finally:
+            if self._connection is not None:
+                await self._connection.close()
+                self._connection = None
 
     async def _flush(self) -> None:
         while self._queue:

@@ -26,8 +26,8 @@ class LogCursor:
     """Reads the log from its position on, batch by batch. Only one task may use a cursor.
 
     The cursor passes on events with one of `names` (None: all events) and skips the others. A wait ends when an event
-    with a name in `notify_on` (None: one of `names`) is appended. At least `debounce_s` pass between two reads, so that
-    a burst of events needs few reads.
+    with a name in `notify_on` is appended; None stands for the same names as `names`. At least `debounce_s` pass
+    between two reads, so that a burst of events needs few reads.
     """
 
     event_log: EventLog

@@ -23,11 +23,12 @@ from store.log.credentials import reseal
 from store.log.data_keys import DataKeys
 from store.log.ids import LAST_POSITION
 from store.log.row_macs import add_mac
-from store.log.selects import SELECT, load_streams, select_after, select_at
+from store.log.selects import SELECT, StreamRows, is_cut, load_streams, select_after, select_at, select_stream
 from store.postgres.batch_loader import BatchLoader
 from store.postgres.queries import Source, fetch_rows
 
 S = TypeVar("S")
+T = TypeVar("T")
 
 MAX_BATCH_BYTES = 8 * 1024 * 1024
 """Size in bytes of all fields in a batch, after which `read_batch` adds no further event."""
@@ -35,6 +36,8 @@ PIECE_BYTES = 1024 * 1024
 """Size in bytes of all fields in a piece, after which it has no further event."""
 PIECE_EVENTS = 250
 """Largest number of events in a piece."""
+PIECE_EVENTS_OF_STREAMS = 4_000
+"""Largest number of events in a piece of streams, most of which have small events."""
 MAX_ENCODING_S = 0.005
 """Seconds for which an append encodes events in the event loop. The rest is encoded in a thread, so that a large report
 does not hold up everybody.
@@ -78,7 +81,7 @@ class EventLog:
         self._commit = commit
         self._mapper = mapper
         self._secrets = secrets
-        self._loading: Callable[[tuple[str, ...]], Awaitable[list[tuple[Any, ...]]]] = BatchLoader(pool, load_streams)
+        self._loading: Callable[[tuple[str, ...]], Awaitable[StreamRows]] = BatchLoader(pool, _load_streams)
         self.data_keys = DataKeys(pool, secrets)
 
     @property
@@ -89,8 +92,8 @@ class EventLog:
     def on(self, connection: AsyncConnection) -> "EventLog":
         """Returns a copy of this log that reads over the caller's `connection`."""
 
-        async def load(streams: tuple[str, ...]) -> list[tuple[Any, ...]]:
-            return (await load_streams(connection, [streams]))[0]
+        async def load(streams: tuple[str, ...]) -> StreamRows:
+            return (await _load_streams(connection, [streams]))[0]
 
         reader = copy.copy(self)
         reader._source, reader._loading, reader.data_keys = connection, load, self.data_keys.on(connection)
@@ -135,20 +138,64 @@ class EventLog:
         ]
 
     async def load(self, streams: Sequence[str]) -> dict[str, list[Recorded]]:
-        """Returns the events of each stream in order; an empty list for an unknown stream. Raises StreamDamaged."""
-        return _by_stream(streams, readable(await self._decode(await self._loading(tuple(streams)))))
+        """Returns the events of each stream in order; an empty list for an unknown stream. Raises StreamDamaged. All
+        the events are in memory then: use `fold` for streams that may grow large.
+        """
+        return await self.fold(streams, lambda name: [], lambda events, more: [*events, *more])
+
+    async def load_states(self, streams: Iterable[Stream[Any]]) -> dict[str, LoadedState[Any]]:
+        """Returns the current state and version of each stream, by name. Raises StreamDamaged."""
+        categories = {stream.name: stream.category for stream in streams}
+
+        def begin(name: str) -> tuple[int, Any, int]:
+            return 0, categories[name].initial, 0
+
+        def add(before: tuple[int, Any, int], events: Sequence[Recorded]) -> tuple[int, Any, int]:
+            last, state, evolve = events[-1], before[1], categories[events[0].stream].evolve
+            for recorded in events:
+                state = evolve(state, recorded.event)
+            return last.version, state, last.position
+
+        folded = await self.fold(categories, begin, add)
+        return {name: LoadedState(name, *values) for name, values in folded.items()}
 
     async def load_at_version(self, stream: Stream[S]) -> LoadedState[S]:
         """Returns a stream's current state and version, to pass to a command. Raises StreamDamaged."""
-        history = (await self.load([stream.name]))[stream.name]
-        state = stream.fold(recorded.event for recorded in history)
-        if not history:
-            return LoadedState(stream.name, 0, state)
-        return LoadedState(stream.name, history[-1].version, state, history[-1].position)
+        return (await self.load_states([stream]))[stream.name]
 
     async def load_state(self, stream: Stream[S]) -> S:
         """Folds all events of a stream to its state. Raises StreamDamaged."""
-        return stream.fold(recorded.event for recorded in (await self.load([stream.name]))[stream.name])
+        return (await self.load_at_version(stream)).state
+
+    async def fold(
+        self, streams: Iterable[str], begin: Callable[[str], T], add: Callable[[T, Sequence[Recorded]], T]
+    ) -> dict[str, T]:
+        """Folds the events of each stream, in order, to a value. Only a piece of the events is in memory at a time,
+        which has PIECE_BYTES or one event more.
+
+        `begin` returns the value of a stream before its first event. `add` returns the value after some more events of
+        the stream. Raises StreamDamaged.
+        """
+        while True:
+            values = {name: begin(name) for name in streams}
+            rows, unread = await self._loading(tuple(values)) if values else ([], {})
+            rows = rows or await self._read_next(rows, unread)
+            opened: set[str] = set()
+            """Data keys of the events in earlier pieces."""
+            while rows:
+                events, _ = await self._decode_sized(rows, PIECE_BYTES)
+                erased = {name for recorded in events if opened and (name := recorded.event.erases) is not None}
+                if any(not erased.isdisjoint(lineage(name)) for name in opened):
+                    break  # The earlier pieces were read by a key that was destroyed: they have to read as blank, too.
+                for name, some in _by_stream((recorded.stream for recorded in events), readable(events)).items():
+                    values[name] = add(values[name], some)
+                if len(events) == len(rows) and not unread:
+                    return values
+                rows = await self._read_next(rows[len(events) :], unread)
+                sealed = (recorded.event for recorded in events if self._mapper.seals(recorded.event))
+                opened.update(name for event in sealed if (name := event.data_key) is not None)
+            else:
+                return values
 
     async def read(
         self, after: int, limit: int, names: Sequence[str] | None = None, up_to: int | None = None
@@ -267,6 +314,23 @@ class EventLog:
         )
         return int(rows[0][0])
 
+    async def _read_next(self, rows: list[tuple[Any, ...]], unread: dict[str, int]) -> list[tuple[Any, ...]]:
+        """Returns `rows`, or if there are none, the next rows of the streams in `unread`, where it notes how far these
+        were read. Returns no rows at the end of all streams.
+        """
+        if rows:
+            await asyncio.sleep(0)  # lets others run between two pieces
+        while not rows and unread:
+            name = next(iter(unread))
+            rows = await fetch_rows(
+                self._source, *select_stream(name, unread[name], PIECE_EVENTS_OF_STREAMS, PIECE_BYTES)
+            )
+            if is_cut(rows, PIECE_EVENTS_OF_STREAMS, PIECE_BYTES):
+                unread[name] = rows[-1][2]
+            else:
+                del unread[name]
+        return rows
+
     def _encode(self, write: Write, metadata: EventMetadata, key: bytes | None) -> StoredEvent:
         encoded = self._mapper.encode(write.event.stream, write.version, write.event, metadata, key)
         return add_mac(self._secrets.rows_key, encoded)
@@ -303,6 +367,10 @@ class EventLog:
                 with contextlib.suppress(SecretMismatch):  # of no use to whoever would unseal it, as before
                     reseal(item.event, self._secrets.reseal)
         return recorded, sizes
+
+
+async def _load_streams(connection: AsyncConnection, asked: Sequence[Sequence[str]]) -> list[StreamRows]:
+    return await load_streams(connection, asked, PIECE_EVENTS_OF_STREAMS, PIECE_BYTES)
 
 
 def _by_stream(streams: Iterable[str], events: Iterable[Recorded]) -> dict[str, list[Recorded]]:

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from psycopg import AsyncConnection
 
@@ -11,6 +11,13 @@ from store.postgres.queries import fetch_rows
 
 COLUMNS = "notification_id, originator_id, originator_version, topic, state"
 SELECT = f"SELECT {COLUMNS} FROM stored_events"
+BY_STREAM = "originator_id, originator_version"
+MAX_LISTED = 8
+"""Largest number of streams that a query lists one by one. PostgreSQL plans such a query once. It plans a query with an
+array each time, which takes longer than to run it for a few streams (0.16 ms against 0.12 ms in all).
+"""
+LISTED = (1, 2, 4, MAX_LISTED)
+"""Numbers of streams in such queries, of which each connection prepares one each."""
 
 
 def select_after(
@@ -25,19 +32,30 @@ def select_after(
     """
     condition = (
         "notification_id > %s AND (%s::text[] IS NULL OR topic = ANY (%s::text[]))"
-        f" AND notification_id <= {LAST_POSITION if up_to is None else '%s'} ORDER BY notification_id LIMIT %s"
+        f" AND notification_id <= {LAST_POSITION if up_to is None else '%s'}"
     )
     values = (after, names, names, limit) if up_to is None else (after, names, names, up_to, limit)
     if max_bytes is None:
-        return f"{SELECT} WHERE {condition}", values
-    size_before = (
-        "sum(octet_length(state)) OVER (ORDER BY notification_id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)"
-    )
-    return (
-        f"SELECT {COLUMNS} FROM (SELECT {COLUMNS}, {size_before} AS before FROM stored_events WHERE {condition})"
-        f" AS found WHERE before IS NULL OR before < {max_bytes} ORDER BY notification_id",
-        values,
-    )
+        return f"{SELECT} WHERE {condition} ORDER BY notification_id LIMIT %s", values
+    return _select_some(condition, "notification_id", max_bytes), values
+
+
+def select_streams(names: Sequence[str], limit: int, max_bytes: int) -> tuple[str, tuple[object, ...]]:
+    """Returns the query for the events of these streams, ordered by stream and version, and its values. The query
+    returns `limit` events at most, and no further event after events of `max_bytes`.
+    """
+    if len(names) > MAX_LISTED:
+        return _select_some("originator_id = ANY (%s)", BY_STREAM, max_bytes), (list(names), limit)
+    count = next(count for count in LISTED if count >= len(names))
+    condition = f"originator_id IN ({', '.join(['%s'] * count)})"
+    padding = [names[-1]] * (count - len(names))
+    return _select_some(condition, BY_STREAM, max_bytes), (*names, *padding, limit)
+
+
+def select_stream(name: str, after: int, limit: int, max_bytes: int) -> tuple[str, tuple[object, ...]]:
+    """Returns the query for the events of one stream after version `after`, as `select_streams` does."""
+    condition = "originator_id = %s AND originator_version > %s"
+    return _select_some(condition, BY_STREAM, max_bytes), (name, after, limit)
 
 
 def select_at(positions: Sequence[int], max_bytes: int) -> tuple[str, tuple[object, ...]]:
@@ -54,14 +72,46 @@ def select_at(positions: Sequence[int], max_bytes: int) -> tuple[str, tuple[obje
     )
 
 
-async def load_streams(connection: AsyncConnection, asked: Sequence[Sequence[str]]) -> list[list[tuple[Any, ...]]]:
-    """Returns the rows of all events in the streams of each element of `asked`."""
-    found = await fetch_rows(
-        connection,
-        f"{SELECT} WHERE originator_id = ANY (%s) ORDER BY originator_id, originator_version",
-        (list({stream for streams in asked for stream in streams}),),
-    )
+class StreamRows(NamedTuple):
+    """The first events of some streams."""
+
+    rows: list[tuple[Any, ...]]
+    unread: dict[str, int]
+    """Name of each stream that may have further events -> version of its last event in `rows`, or 0."""
+
+
+async def load_streams(
+    connection: AsyncConnection, asked: Sequence[Sequence[str]], limit: int, max_bytes: int
+) -> list[StreamRows]:
+    """Returns the rows of the first events in the streams of each element of `asked`: all of them, unless they are more
+    than `limit` or have more than `max_bytes` together.
+    """
+    names = list({stream for streams in asked for stream in streams})
+    found = await fetch_rows(connection, *select_streams(names, limit, max_bytes))
     rows: dict[str, list[tuple[Any, ...]]] = defaultdict(list)
     for row in found:
         rows[row[1]].append(row)
-    return [[row for stream in streams for row in rows[stream]] for streams in asked]
+    unread: dict[str, int] = {}
+    if is_cut(found, limit, max_bytes):
+        # The query ends in the stream of its last row. A stream without rows may come after it, or have no events.
+        unread = {found[-1][1]: found[-1][2], **{name: 0 for name in names if name not in rows}}
+    return [
+        StreamRows(
+            [row for stream in streams for row in rows.get(stream, ())],
+            {stream: unread[stream] for stream in streams if stream in unread} if unread else unread,
+        )
+        for streams in asked
+    ]
+
+
+def is_cut(rows: Sequence[tuple[Any, ...]], limit: int, max_bytes: int) -> bool:
+    """Returns whether a query with these limits returned as much as they allow, so that further events may follow."""
+    return len(rows) == limit or sum(len(state) for *_, state in rows) >= max_bytes
+
+
+def _select_some(condition: str, order: str, max_bytes: int) -> str:
+    size_before = f"sum(octet_length(state)) OVER (ORDER BY {order} ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)"
+    return (
+        f"SELECT {COLUMNS} FROM (SELECT {COLUMNS}, {size_before} AS before FROM stored_events WHERE {condition}"
+        f" ORDER BY {order} LIMIT %s) AS found WHERE before IS NULL OR before < {max_bytes} ORDER BY {order}"
+    )

@@ -34,7 +34,9 @@ AGENT_NOTIFICATIONS = "stored_events_wakes"
 command 3 has been answered; `7:` if the session of that agent has ended.
 """
 POLLS = "polls"
-"""Payload: a node id, and how many builds its agent asks for: `7:2`. `7:0` means that the agent has stopped asking."""
+"""Payload: a node id, how many builds its agent asks for, and when, in microseconds since 1970: `7:2:1795787000000000`.
+`7:0:…` means that the agent has stopped asking.
+"""
 BUILD_LOGS = "build_logs"
 """Payload: the id of a build with new log lines."""
 SEALS = "seals"

@@ -8,6 +8,8 @@ from psycopg_pool import AsyncConnectionPool
 from store.postgres.notifications import POLLS
 from store.postgres.queries import execute, fetch_rows
 
+SEEN_US = "(extract(epoch FROM agent_gauges.seen_at) * 1000000)::bigint"
+
 
 class Gauge(msgspec.Struct, frozen=True):
     node_id: int
@@ -22,6 +24,10 @@ class Gauge(msgspec.Struct, frozen=True):
     uptime_s: int | None
     silent_s: float
     """Seconds since the agent's last call, by the database's clock."""
+    seen_us: int
+    """`seen_at` in microseconds since 1970. The notification of a poll has the same number, until the agent's next
+    call.
+    """
 
 
 class AgentGauges:
@@ -38,9 +44,9 @@ class AgentGauges:
             "WITH seen AS (INSERT INTO agent_gauges (node_id, session, seen_at, free, polling)"
             " VALUES (%s, %s, now(), %s, %s) ON CONFLICT (node_id) DO UPDATE"
             " SET session = EXCLUDED.session, seen_at = now(), free = EXCLUDED.free, polling = EXCLUDED.polling"
-            " WHERE EXCLUDED.polling OR agent_gauges.session = EXCLUDED.session RETURNING node_id)"
-            " SELECT pg_notify(%s, %s) FROM seen",
-            (node_id, session, free, polling, POLLS, f"{node_id}:{free if polling else 0}"),
+            f" WHERE EXCLUDED.polling OR agent_gauges.session = EXCLUDED.session RETURNING {SEEN_US} AS seen_us)"
+            " SELECT pg_notify(%s, %s || seen_us) FROM seen",
+            (node_id, session, free, polling, POLLS, f"{node_id}:{free if polling else 0}:"),
         )
 
     async def record_heartbeat(
@@ -74,6 +80,6 @@ class AgentGauges:
         rows = await fetch_rows(
             self._pool,
             "SELECT node_id, session, seen_at, free, polling, cpu_pct, ram_pct, disk_free_gb, uptime_s,"
-            " extract(epoch FROM now() - seen_at)::float8 FROM agent_gauges",
+            f" extract(epoch FROM now() - seen_at)::float8, {SEEN_US} FROM agent_gauges",
         )
         return [Gauge(*row) for row in rows]

@@ -7,9 +7,12 @@ from typing import NamedTuple
 
 from psycopg import AsyncConnection
 
-from store.postgres.queries import fetch_row
-from store.tables.deliveries import notify_due
+from store.postgres.queries import Source, fetch_row
+from store.tables.deliveries import NO_PROJECT, notify_due
 from store.tables.delivery_endpoints import DeliveryTarget
+
+PLANNER = "webhooks"
+"""Name of the planner's stored position, and of its parked events."""
 
 
 class PendingWork(NamedTuple):
@@ -84,8 +87,23 @@ async def add_replay(connection: AsyncConnection, name: str, endpoint_id: int, a
     )
 
 
-async def lock_replay(connection: AsyncConnection, max_open: int) -> DeliveryReplay | None:
-    """Returns the next replay to work on, locked until the transaction ends. Returns None if there is none.
+async def count_replays(source: Source, endpoint_id: int) -> tuple[int, int]:
+    """Returns (count, position): the number of an endpoint's incomplete replays, as far as the planner has read of
+    them, and the planner's position.
+    """
+    row = await fetch_row(
+        source,
+        "SELECT (SELECT count(*) FROM webhook_replays WHERE webhook_id = %s),"
+        " coalesce((SELECT position FROM reaction_positions WHERE reaction = %s), 0)",
+        (endpoint_id, PLANNER),
+    )
+    assert row is not None, "it selects one row"
+    return row[0], row[1]
+
+
+async def lock_replay(connection: AsyncConnection, max_open: int, last_project: int) -> DeliveryReplay | None:
+    """Returns the next replay to work on, locked until the transaction ends. Returns None if there is none. Projects
+    take turns: it is a replay of the project after `last_project`, by id.
 
     Skips a replay while its endpoint has `max_open` or more unfinished deliveries of replays.
     """
@@ -95,8 +113,9 @@ async def lock_replay(connection: AsyncConnection, max_open: int) -> DeliveryRep
         " JOIN webhook_endpoints e ON e.id = r.webhook_id"
         " WHERE (SELECT count(*) FROM (SELECT FROM webhook_deliveries d WHERE d.webhook_id = r.webhook_id AND d.replay"
         "  AND d.state IN ('waiting', 'pending') LIMIT %s) open) < %s"
-        " ORDER BY r.replay LIMIT 1 FOR UPDATE OF r SKIP LOCKED",
-        (max_open, max_open),
+        " ORDER BY coalesce(e.project_id, %s) <= %s, coalesce(e.project_id, %s), r.replay"
+        " LIMIT 1 FOR UPDATE OF r SKIP LOCKED",
+        (max_open, max_open, NO_PROJECT, last_project, NO_PROJECT),
     )
     return None if row is None else DeliveryReplay(row[0], row[1], row[2], DeliveryTarget(*row[3:]))
 

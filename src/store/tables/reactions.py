@@ -162,14 +162,17 @@ async def count_due(source: Source, name: str, project_id: int, limit: int) -> i
 async def lease(source: Source, due: Due, retries: RetryPolicy) -> Lease | None:
     """Leases a try to the caller. Returns None if another worker has leased it, or if it is not due any more.
 
-    If the caller crashes, the next try becomes due at the end of the lease.
+    If the caller crashes, the next try becomes due at the end of the lease. The lease grows with the failed tries only,
+    not with those that had to wait for an outside system.
     """
+    leases = [float(max(MIN_LEASE_S, retries.pause_after(failed))) for failed in range(1, retries.tries + 1)]
     row = await fetch_row(
         source,
-        "UPDATE due_reactions SET tries = %s, due_at = now() + make_interval(secs => %s)"
+        "UPDATE due_reactions SET tries = %s, due_at = now() + make_interval(secs =>"
+        "  (%s::float8[])[least(%s - waits, %s)])"
         " WHERE reaction = %s AND position = %s AND tries = %s AND due_at <= now() AND parked_at IS NULL"
         " RETURNING tries - 1 - waits, extract(epoch FROM now() - noted_at)::float8",
-        (due.tries, max(MIN_LEASE_S, retries.pause_after(due.tries)), due.reaction, due.position, due.tries - 1),
+        (due.tries, leases, due.tries, retries.tries, due.reaction, due.position, due.tries - 1),
     )
     return None if row is None else Lease(*row)
 

@@ -14,11 +14,11 @@ from testhide.settings import Settings, load_settings
 
 @contextlib.contextmanager
 def settings_of(data: Path | None, environ: Mapping[str, str]) -> Iterator[Settings]:
-    """Yield the settings of the data folder. If `data` is None and the environment names a database, yields the
-    settings of the environment instead.
+    """Yield the settings of the stack in the data folder `data`; None stands for the default folder. If no stack runs
+    there, starts its PostgreSQL and Valkey until the block ends. Raises Fault if the folder has no stack or cannot be
+    used.
 
-    If no stack runs on the data folder, starts the folder's engines, and stops them when the block ends. Raises Fault
-    if the folder has no stack or cannot be used.
+    If `data` is None and the environment names a database, only yields the settings of the environment.
     """
     if data is None and (environ.get("TESTHIDE_SETTINGS") or environ.get("TESTHIDE_DATABASE_URL")):
         yield load_settings(environ)

@@ -22,7 +22,7 @@ from testhide.supervise.program import Program, send
 from testhide.supervise.watchdog import Watchdog
 
 # Seconds after the stop at which the services of each wave are killed if they still run. All ends within 5 s.
-WAVE_DEADLINES = (1.2, 3.0, 4.4)
+WAVE_DEADLINES_S = (1.2, 3.0, 4.4)
 KILLED = "somebody killed it, or the kernel did for want of memory"
 _CHECK_INTERVAL_S = 0.02  # seconds between two checks of a condition
 _MAX_EARLY_DEATHS = 3  # deaths of a child before it was ready, after which the start fails
@@ -231,7 +231,7 @@ class Supervisor:
             child.due = None
         for wave in sorted({child.service.wave for child in self._children}):
             members = [child for child in self._children if child.service.wave == wave]
-            deadline = begin + WAVE_DEADLINES[min(wave, len(WAVE_DEADLINES) - 1)]
+            deadline = begin + WAVE_DEADLINES_S[min(wave, len(WAVE_DEADLINES_S) - 1)]
             for child in members:
                 if child.process is not None:
                     send(child.process.pid, child.service.program.stop_signal)

@@ -2,14 +2,15 @@
 these rows by hand sends messages elsewhere, with another secret, or once more.
 """
 
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
 from psycopg_pool import AsyncConnectionPool
 
 from domain.core.errors import StreamDamaged
-from domain.core.events import Category
-from domain.endpoints import EndpointDeleted, EndpointRegistered, EndpointUpdated
+from domain.core.events import Category, Recorded
+from domain.endpoints import EndpointRegistered, EndpointUpdated
 from domain.teams import CHANNEL, ChannelRegistered
 from domain.webhooks import WEBHOOK, ReplayRequested, WebhookRegistered
 from store.log.event_log import EventLog
@@ -29,16 +30,23 @@ async def find_changed_endpoint(
     None if the endpoint is deleted, or if the planner has not read the last event of its stream. Raises StreamDamaged.
     """
     stored, planned = await fetch_folded(pool, event.endpoint_id, PLANNER)
-    history = (await event_log.load([event.stream]))[event.stream]
-    folded = [item for item in history if isinstance(item.event, EndpointRegistered | EndpointUpdated)]
+    category: Category[Any] = WEBHOOK if event.kind == "webhook" else CHANNEL
+
+    def add(folded: tuple[Any, int], events: Sequence[Recorded]) -> tuple[Any, int]:
+        state, last = folded
+        for recorded in events:
+            state = category.evolve(state, recorded.event)
+            if isinstance(recorded.event, EndpointRegistered | EndpointUpdated):
+                last = recorded.position
+        return state, last
+
+    found = await event_log.fold([event.stream], lambda name: (category.initial, 0), add)
+    state, last = found[event.stream]
     key = event.data_key
-    is_deleted = any(isinstance(item.event, EndpointDeleted) for item in history)
-    if is_deleted or folded[-1].position > planned or (key and await event_log.data_keys.find_destroyed([key])):
+    if state.deleted or last > planned or (key and await event_log.data_keys.find_destroyed([key])):
         return None
     if stored is None:
         return ["row"]
-    category: Category[Any] = WEBHOOK if event.kind == "webhook" else CHANNEL
-    state = category.at(event.endpoint_id).fold(item.event for item in history)
     # The address of a channel is in its stream alone.
     expected = {"kind": event.kind, "url": None, "sealed_secret": None}
     return [name for name, value in stored.items() if value != getattr(state, name, expected.get(name))]
@@ -81,5 +89,7 @@ async def find_changes(pool: AsyncConnectionPool, event_log: EventLog) -> str | 
 
 
 async def _is_asked_for(event_log: EventLog, webhook_id: int, replay: str) -> bool:
-    history = await event_log.load([stream := WEBHOOK.at(webhook_id).name])
-    return any(isinstance(item.event, ReplayRequested) and item.event.replay == replay for item in history[stream])
+    def add(found: bool, events: Sequence[Recorded]) -> bool:
+        return found or any(isinstance(item.event, ReplayRequested) and item.event.replay == replay for item in events)
+
+    return (await event_log.fold([stream := WEBHOOK.at(webhook_id).name], lambda name: False, add))[stream]

@@ -6,7 +6,7 @@ message.
 """
 
 import asyncio
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 from time import monotonic
 
 import msgspec
@@ -21,6 +21,7 @@ from domain.quarantine import TestsQuarantined
 from domain.users import USER
 from projections.build_views import BuildDetail, detail
 from projections.builds import BuildRow, CommentRow, CommentView
+from projections.engine.model import Row
 from projections.nodes import NodeRow, NodeView
 from projections.time_travel.historical_tables import HistoricalTables
 from projections.webhook_views import flaky_test, offline_node, quarantined_test
@@ -107,8 +108,7 @@ class MessageBuilder:
                 raise LookupError(f"there are no notifications of {event.name}")
 
     async def _build_detail(self, build_id: int, version: int) -> BuildDetail:
-        tables = HistoricalTables((BuildRow, CommentRow))
-        await self._fold(tables, BUILD.at(build_id).name, version)
+        tables = await self._fold((BuildRow, CommentRow), BUILD.at(build_id).name, version)
         row = tables.get(BuildRow, build_id)
         assert row is not None, "its stream holds the event"
         comments = [
@@ -118,16 +118,19 @@ class MessageBuilder:
         return detail(row, None, comments)
 
     async def _node(self, node_id: int, version: int) -> NodeView:
-        tables = HistoricalTables((NodeRow,))
-        await self._fold(tables, NODE.at(node_id).name, version)
+        tables = await self._fold((NodeRow,), NODE.at(node_id).name, version)
         row = tables.get(NodeRow, node_id)
         assert row is not None, "its stream holds the event"
         return offline_node(row)
 
-    async def _fold(self, tables: HistoricalTables, stream: str, version: int) -> None:
-        for recorded in (await self._log.load([stream]))[stream]:
-            if recorded.version <= version:
-                tables.apply(recorded)
+    async def _fold(self, rows: Sequence[type[Row]], stream: str, version: int) -> HistoricalTables:
+        def add(tables: HistoricalTables, events: Sequence[Recorded]) -> HistoricalTables:
+            for recorded in events:
+                if recorded.version <= version:
+                    tables.apply(recorded)
+            return tables
+
+        return (await self._log.fold([stream], lambda name: HistoricalTables(rows), add))[stream]
 
     async def _email(self, user_id: int) -> str:
         user = await self._log.load_state(USER.at(user_id))

@@ -20,14 +20,14 @@ from domain.core.errors import StreamDamaged
 from domain.core.events import Event, Recorded, readable
 from domain.endpoints import EndpointEvent
 from domain.nodes import NODE, NodeWentOffline
-from domain.notifications import SOURCES, is_in_scope, select_notifications
+from domain.notifications import SOURCES, select_notifications
 from domain.pools import POOL
 from domain.projects import ProjectDeleted
 from store.log.cursor import LogCursor
 from store.log.event_log import EventLog
 from store.postgres.notifications import Listener
 from store.tables import deliveries, delivery_endpoints, delivery_planning, log_positions, reactions
-from store.tables.deliveries import PlannedDelivery, new_delivery_id
+from store.tables.deliveries import NO_PROJECT, PlannedDelivery, new_delivery_id
 from store.tables.delivery_endpoints import DeliveryTarget
 from store.tables.delivery_planning import PendingWork
 from workers.deliveries import endpoints
@@ -37,8 +37,7 @@ from workers.loops.outages import tolerate_outages
 
 log = structlog.get_logger()
 
-NAME = "webhooks"
-"""Name of the planner's stored position, and of its parked events."""
+NAME = delivery_planning.PLANNER
 BATCH_SIZE = 200
 """Number of events for which one transaction plans deliveries."""
 MAX_PLANNED = 2_000
@@ -72,6 +71,8 @@ class DeliveryPlanner:
         # Types of notifications that some endpoint was registered for since this planner began. None is removed, so
         # that an endpoint whose types change again and again ends no batch early.
         self._types: set[str] = set()
+        self._last_replayed = NO_PROJECT
+        """Project whose replay had the last turn."""
         self._cursor = LogCursor(
             self.event_log, self.listener, (), poll_interval_s=POLL_INTERVAL_S, debounce_s=DEBOUNCE_S
         )
@@ -157,7 +158,7 @@ class DeliveryPlanner:
                 await reactions.park(connection, NAME, recorded.position, project.detail)
                 continue
             self.messages.cache_event(recorded)
-            planned = list(plan_event(recorded, targets.in_scope(project), project, replay=False))
+            planned = list(plan_event(recorded, targets.in_scope(project), replay=False))
             total += len(planned)
             # Deliveries of earlier events are enqueued before their endpoint changes.
             if steps and isinstance(steps[-1], list):
@@ -200,10 +201,13 @@ class DeliveryPlanner:
     async def _replay(self) -> bool:
         """Plans the deliveries of the next batch of events of one replay. Returns False if no replay can go on now."""
         async with self.pool.connection() as connection, connection.transaction():
-            replay = await delivery_planning.lock_replay(connection, self.max_open_replayed)
+            replay = await delivery_planning.lock_replay(connection, self.max_open_replayed, self._last_replayed)
             if replay is None:
                 return False
+            self._last_replayed = replay.target.project_id or NO_PROJECT
             events = await self.event_log.read(replay.position, self.batch_size, _sources(replay.target.events))
+            targets = Targets()
+            targets.add(replay.target)
             planned: list[PlannedDelivery] = []
             position = events[-1].position if len(events) == self.batch_size else replay.up_to
             for recorded in events:
@@ -216,7 +220,7 @@ class DeliveryPlanner:
                 if isinstance(project, StreamDamaged):
                     log.error("event left out of a replay", position=recorded.position, error=project.detail)
                     continue
-                planned += plan_event(recorded, (replay.target,), project, replay=True)
+                planned += plan_event(recorded, targets.in_scope(project), replay=True)
             await self._enqueue(connection, planned)
             await delivery_planning.advance_replay(connection, replay, position)
         return True
@@ -243,16 +247,14 @@ class DeliveryPlanner:
         return None if pool is None else pool.project_id
 
 
-def plan_event(
-    recorded: Recorded, targets: Iterable[DeliveryTarget], project_id: int | None, *, replay: bool
-) -> Iterable[PlannedDelivery]:
-    """Yields the deliveries of one event to these endpoints.
+def plan_event(recorded: Recorded, targets: Iterable[DeliveryTarget], *, replay: bool) -> Iterable[PlannedDelivery]:
+    """Yields the deliveries of one event to those of the endpoints that are active and registered for it.
 
     With `replay`, the deliveries get other ordering keys than deliveries of new events, so that new deliveries do not
     wait for replayed ones.
     """
     for target in targets:
-        if target.active and is_in_scope(target.project_id, project_id):
+        if target.active:
             for notification in select_notifications(target.kind, target.events, recorded.event):
                 ordering_key = notification.ordering_key
                 yield PlannedDelivery(

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 from uuid import uuid4
 
 import psycopg
@@ -69,6 +70,13 @@ class SteppedDown(Exception):
     """Raised when this dispatcher must stop leading, because another one leads or its state in memory is outdated."""
 
 
+class Poll(NamedTuple):
+    free: int
+    """Number of builds that the agent can take."""
+    at_us: int
+    """When the agent polled, in microseconds since 1970, by the database's clock."""
+
+
 @dataclass
 class Dispatcher:
     conninfo: str
@@ -81,7 +89,12 @@ class Dispatcher:
     acknowledge_timeout_s: float = ACKNOWLEDGE_TIMEOUT_S
     offline_after_s: float = OFFLINE_AFTER_S
     _cursor: LogCursor = field(init=False)
-    _polls: dict[int, int] = field(default_factory=dict)
+    _polls: dict[int, Poll] = field(default_factory=dict)
+    """Node id -> the poll of its agent that was notified last."""
+    _counted_polls: dict[int, int] = field(default_factory=dict)
+    """Node id -> `at_us` of the last poll that `take_polls` returned. A poll is both notified and stored, and the
+    notification may come after the stored poll was read and answered.
+    """
     _missed_polls: bool = False
 
     def __post_init__(self) -> None:
@@ -109,9 +122,14 @@ class Dispatcher:
         if payload is None:
             self._missed_polls = True
         else:
-            node_id, _, free = payload.partition(":")
-            self._polls[int(node_id)] = int(free)
+            node_id, free, at_us = map(int, payload.split(":"))
+            self._polls[node_id] = Poll(free, at_us)
         self._cursor.notify()
+
+    def forget_polls(self) -> None:
+        """Lets `take_polls` return all open polls, for a new leader."""
+        self._missed_polls = True
+        self._counted_polls.clear()
 
     async def take_polls(self) -> dict[int, int]:
         """Returns node id -> number of builds that the open poll of the node's agent accepts, for polls that changed
@@ -120,8 +138,11 @@ class Dispatcher:
         polls, self._polls = self._polls, {}
         if self._missed_polls:
             self._missed_polls = False
-            polls = {gauge.node_id: gauge.free for gauge in await self.gauges.fetch_all() if gauge.polling} | polls
-        return polls
+            gauges = await self.gauges.fetch_all()
+            polls |= {gauge.node_id: Poll(gauge.free, gauge.seen_us) for gauge in gauges if gauge.polling}
+        new = {node_id: poll for node_id, poll in polls.items() if poll.at_us != self._counted_polls.get(node_id)}
+        self._counted_polls |= {node_id: poll.at_us for node_id, poll in new.items()}
+        return {node_id: poll.free for node_id, poll in new.items()}
 
 
 class _Leadership:
@@ -144,7 +165,7 @@ class _Leadership:
         await dispatcher.handler.execute(TakeLeadership(self._leader), self._caller)
         await self._cursor.drain(self._apply)
         log.info("leading dispatch", queued=len(self._state.queued), running=len(self._state.active))
-        dispatcher._missed_polls = True
+        dispatcher.forget_polls()
         next_look = self._now()
         while True:
             # Taken before the log is read: an agent connects before it polls, and `node.connected` resets the poll.
@@ -232,7 +253,7 @@ class _Leadership:
         """
         for stream in self._state.damaged:
             with contextlib.suppress(StreamDamaged):
-                await self._dispatcher.log.load([stream])
+                await self._dispatcher.log.fold([stream], lambda name: None, lambda value, events: None)
                 raise SteppedDown(f"{stream} can be read again")
 
     async def _store_waiting_reasons(self) -> None:

@@ -5,15 +5,12 @@ there.
 """
 
 import json
-import subprocess
-import sys
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.support.description import describe
+from tests.real.description.programs import run
+from tests.real.description.python_client import PythonClient
 from tests.support.server import ADMIN, Server
 
 HERE = Path(__file__).parent
@@ -23,21 +20,8 @@ REPORT = b"""<testsuite name="cart" tests="2" failures="1">
 </testsuite>"""
 
 
-def run(*command: object) -> str:
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
-
-
 def run_package(name: str, *arguments: object) -> str:
     return run(HERE / "node_modules" / ".bin" / name, *arguments)
-
-
-@pytest.fixture(scope="module")
-def document(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("description") / "openapi.json"
-    path.write_text(json.dumps(describe()))
-    return path
 
 
 @pytest.mark.real("node")
@@ -67,39 +51,6 @@ def test_typescript_understands_the_types(document: Path, tmp_path: Path) -> Non
         "export { body, status };\n"
     )
     run_package("tsc", "--strict", "--noEmit", "--target", "es2022", types, tmp_path / "use.ts")
-
-
-class PythonClient:
-    """A client that openapi-python-client has generated; operations are called by their ids."""
-
-    def __init__(self, url: str, token: str = "") -> None:
-        package = import_module("testhide_client")
-        self.models = import_module("testhide_client.models")
-        self.file = import_module("testhide_client.types").File
-        self._client = package.AuthenticatedClient(url, token) if token else package.Client(url)
-
-    def __enter__(self) -> "PythonClient":
-        self._client.__enter__()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._client.__exit__(*error)
-
-    def call(self, tag: str, operation: str, *ids: int, **arguments: Any) -> Any:
-        """Calls an operation and returns its answer, which must have the described form."""
-        module = import_module(f"testhide_client.api.{tag}.{operation}")
-        answer = module.sync_detailed(*ids, client=self._client, **arguments)
-        assert answer.parsed is not None or not answer.content, answer.content
-        return answer.parsed
-
-
-@pytest.fixture
-def package(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A package `testhide_client` that can be imported. A warning of its generator is a failure."""
-    generator = (sys.executable, "-m", "openapi_python_client", "generate", "--path", document, "--meta", "none")
-    config = ("--config", HERE / "python-client.yaml")
-    run(*generator, *config, "--output-path", tmp_path / "testhide_client", "--fail-on-warning")
-    monkeypatch.syspath_prepend(tmp_path)
 
 
 @pytest.mark.usefixtures("package")

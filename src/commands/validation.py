@@ -1,6 +1,6 @@
-"""Checks bodies against their types, and ignores no unknown field. An error names every wrong field and the possible
-values, and the wrong value unless it may be a secret. The search for wrong fields ends at MAX_ERRORS, since it occupies
-the event loop.
+"""Checks bodies against their types and the checks in these (`commands.value_checks`), and ignores no unknown field. An
+error names every wrong field and the possible values, and the wrong value unless it may be a secret. The search for
+wrong fields ends at MAX_ERRORS, since it occupies the event loop.
 """
 
 import difflib
@@ -8,7 +8,7 @@ import json
 import math
 import re
 import types
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from datetime import UTC, datetime
 from functools import cache
 from itertools import chain, islice
@@ -17,6 +17,7 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 import msgspec
 from msgspec import Meta, inspect
 
+from commands.value_checks import ValueCheck
 from domain.core.errors import FieldError, Invalid
 
 MAX_ERRORS = 50
@@ -33,18 +34,19 @@ Time = Annotated[datetime, Meta(tz=True)]
 EARLIEST, LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
 
 
-def convert_body(value: Any, expected: Any, *, ignore_unknown: bool = False) -> Any:
-    """Converts a decoded body to the type `expected`. Raises Invalid with an error for each wrong and each unknown
-    field. With `ignore_unknown`, unknown fields are allowed.
+def convert_body(value: Any, expected: Any, path: str = "", *, ignore_unknown: bool = False) -> Any:
+    """Converts a decoded body, or the part of it at `path`, to the type `expected`. Raises Invalid with an error for
+    each wrong and each unknown field. With `ignore_unknown`, unknown fields are allowed.
     """
-    unknown = iter(()) if ignore_unknown else find_unknown(value, expected)
+    unknown = iter(()) if ignore_unknown else find_unknown(value, expected, path)
     value = complete_dates(value, expected)
+    refused = find_refused(value, expected, path)
     try:
         converted = msgspec.convert(value, expected)
     except msgspec.ValidationError:
-        wrong = list(islice(chain(find_wrong(value, expected), unknown), MAX_ERRORS))
-        raise Invalid.fields(wrong or [FieldError("body", "does not have the documented form")]) from None
-    if errors := list(islice(chain(find_far_times(converted), unknown), MAX_ERRORS)):
+        wrong = list(islice(chain(find_wrong(value, expected, path), refused, unknown), MAX_ERRORS))
+        raise Invalid.fields(wrong or [FieldError(path or "body", "does not have the documented form")]) from None
+    if errors := list(islice(chain(find_far_times(converted), refused, unknown), MAX_ERRORS)):
         raise Invalid.fields(errors)
     return converted
 
@@ -109,6 +111,20 @@ def find_wrong(value: Any, expected: Any, path: str = "") -> Iterator[FieldError
         yield FieldError(path or "body", refusal if is_whole else f"must be {describe(expected)}{value_shown}")
 
 
+def find_refused(value: Any, expected: Any, path: str) -> Iterator[FieldError]:
+    """Yields the errors of the checks (ValueCheck) of all parts of a decoded value that have the right type."""
+    if value is None or not has_checks(expected):
+        return
+    for check in checks_of(expected) if refuse(value, expected) is None else ():
+        try:
+            check(path, msgspec.convert(value, expected))
+        except Invalid as refused:
+            yield from refused.errors
+    for member, item, where in children(value, expected, path):
+        if member is not None:
+            yield from find_refused(item, member, where)
+
+
 def find_wrong_parts(value: Any, expected: Any, path: str) -> Iterator[FieldError]:
     for member, item, where in children(value, expected, path):
         if member is not None:
@@ -155,6 +171,27 @@ def children(value: Any, expected: Any, path: str) -> Iterator[tuple[Any, Any, s
             yield from ((arguments[0], item, f"{path}[{index}]") for index, item in enumerate(value))
         case _:
             return
+
+
+def checks_of(expected: Any) -> Iterator[Callable[[str, Any], None]]:
+    """Yields the checks of a type, or of the members of a union, but not those of its parts."""
+    arguments = get_args(expected)
+    if get_origin(expected) is Annotated:
+        yield from (item.check for item in arguments[1:] if isinstance(item, ValueCheck))
+        yield from checks_of(arguments[0])
+    elif get_origin(expected) in (Union, types.UnionType):
+        for member in arguments:
+            yield from checks_of(member)
+
+
+@cache
+def has_checks(expected: Any) -> bool:
+    """Returns whether a type, or one of its parts at any depth, has a check."""
+    if any(True for _ in checks_of(expected)):
+        return True
+    if (struct := struct_of(expected)) is not None:
+        return any(has_checks(member) for member in struct_members(struct).values())
+    return any(has_checks(part) for option in alternatives(expected) for part in get_args(option))
 
 
 @cache

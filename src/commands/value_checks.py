@@ -1,0 +1,16 @@
+"""Checks of values as parts of their types, so that all wrong values of a request are found at once, whichever of them
+their types alone would refuse.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+
+class ValueCheck(msgspec.Struct, frozen=True):
+    """An item of `Annotated` that refuses values which have the right type but do not make sense. The API calls `check`
+    with the name of the field and its value; `check` raises Invalid.
+    """
+
+    check: Callable[[str, Any], None]
