@@ -2,7 +2,6 @@
 
 import re
 import secrets
-from datetime import datetime, timedelta
 from typing import Annotated, Any, cast
 
 import msgspec
@@ -20,6 +19,7 @@ from api.live.stream_clients import LiveStream, StreamClient
 from api.live.streams import Streams
 from api.pools import check_may_move
 from commands.docker_agents import DestroyDockerAgent, SpawnDockerAgent, StartDockerAgent, StopDockerAgent
+from commands.registrations import new_registration
 from domain.core.errors import Invalid, NotFound, OutsideFailure, StillRunning, TooManyRequests
 from domain.docker_agents import DOCKER_AGENT, PREFIX, DockerAgentStatus
 from integrations.container_ports import DockerFailure
@@ -27,8 +27,6 @@ from projections import docker_agents
 from projections.docker_agents import DockerAgentView
 from store.clock import utcnow
 
-REGISTRATION_LIFETIME = timedelta(minutes=10)
-"""Time for which the registration token of a new or restarted container is valid."""
 DEFAULT_TAIL = 200
 """Number of lines of a log if the request does not say how many it wants."""
 MAX_TAIL = 10_000
@@ -102,7 +100,7 @@ class DockerAgentController(Controller):
             agent_id,
             data.host,
             data.image,
-            *new_registration(),
+            *new_registration(utcnow()),
             data.pool_id,
             data.memory_mb,
             data.cpus,
@@ -147,7 +145,7 @@ class DockerAgentController(Controller):
         self, request: Request[User, Any, Any], ctx: RequestContext, id: str
     ) -> DockerAgentState:
         """Starts the container of a stopped Docker agent again, and waits until it runs."""
-        agent = await operate(request, ctx, StartDockerAgent(id, *new_registration()), "spawn", "start")
+        agent = await operate(request, ctx, StartDockerAgent(id, *new_registration(utcnow())), "spawn", "start")
         if agent.status != "running":
             raise OutsideFailure(f"Docker agent {id} does not run: {agent.error or 'its agent has ended'}.")
         return DockerAgentState(id, agent.status)
@@ -179,8 +177,3 @@ async def find_docker_agent(ctx: RequestContext, agent_id: str) -> DockerAgentVi
     if found is None:
         raise NotFound(f"There is no Docker agent {agent_id}.")
     return found
-
-
-def new_registration() -> tuple[str, datetime]:
-    """Returns the id of a new registration, and the time until which its token is valid."""
-    return secrets.token_hex(16), utcnow() + REGISTRATION_LIFETIME

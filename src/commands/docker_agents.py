@@ -218,7 +218,7 @@ class RegisterDockerAgent(Command):
         must_be_pool(agent.pool_id, pool)
         taken = f"There already is a node called {self.agent_id!r}: rename it."
         yield from take_claim(self.claim, claim, NODE.at(self.node_id).name, taken)
-        yield self.event(NodeRegistered, title=self.agent_id, pool_id=agent.pool_id)
+        yield self.event(NodeRegistered, title=self.agent_id, pool_id=agent.pool_id, single_use=agent.single_use)
         yield self.event(DockerAgentRegistered)
 
 

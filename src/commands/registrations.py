@@ -2,9 +2,19 @@
 worker makes it again when it repeats a spawn.
 """
 
+import secrets as randomness
+from datetime import datetime, timedelta
+
 from store.crypto.secrets import Secrets
 
 PURPOSE = "machine registrations"
+REGISTRATION_LIFETIME = timedelta(minutes=10)
+"""Time for which the registration token of a new or restarted machine is valid."""
+
+
+def new_registration(now: datetime) -> tuple[str, datetime]:
+    """Returns the id of a new registration, and the time until which its token is valid."""
+    return randomness.token_hex(16), now + REGISTRATION_LIFETIME
 
 
 def make_registration_token(secrets: Secrets, machine_id: str, registration_id: str) -> str:

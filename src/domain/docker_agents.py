@@ -88,6 +88,8 @@ class DockerAgentRequested(DockerAgentEvent, frozen=True):
     memory_mb: int | None = None
     cpus: float | None = None
     env: dict[str, str] = {}
+    single_use: bool = False
+    """Whether its node gets one build at most (`domain.autoscaling`)."""
 
 
 class DockerAgentRegistered(DockerAgentEvent, frozen=True):
@@ -160,6 +162,7 @@ class DockerAgent(msgspec.Struct, frozen=True):
     memory_mb: int | None
     cpus: float | None
     env: Mapping[str, str]
+    single_use: bool = False
     status: DockerAgentStatus = "starting"
     pending: Operation | None = "spawn"
     """Requested operation that no worker has carried out yet."""

@@ -35,6 +35,8 @@ class NodeRegistered(NodeEvent, frozen=True):
     max_parallel: int = 1
     admins_only: bool = False
     """Whether the node runs only builds that an admin has queued."""
+    single_use: bool = False
+    """Whether the node gets one build at most."""
 
     @property
     def data_key(self) -> str | None:
@@ -123,6 +125,7 @@ class Node(msgspec.Struct, frozen=True):
     tags: list[str]
     max_parallel: int
     admins_only: bool = False
+    single_use: bool = False
     quarantined: bool = False
     session: str | None = None
     """Id of the connected agent's session; None while the node is offline."""

@@ -107,6 +107,8 @@ class DispatchState:
     """Ids of the queued builds in each queue, the oldest first. Empty queues are deleted."""
     served: Counter[int] = field(default_factory=Counter)
     """Project id -> number of the project's last assignment. Assignments are numbered from 1, across all projects."""
+    spent: set[int] = field(default_factory=set)
+    """Ids of the nodes that get no more builds, since they are for a single one and have had it."""
     damaged: set[str] = field(default_factory=set)
     """Names of streams with an unreadable event. Builds of the jobs, nodes and pools of these streams are not placed,
     and the unreadable event ends none of them.
@@ -168,6 +170,8 @@ class DispatchState:
                     self._slots += 1
                     self.served[event.project_id] = self._slots
                     node = self.nodes.get(event.node_id)
+                    if node is not None and node.single_use:
+                        self.spent.add(event.node_id)
                     self.active[event.build_id] = ActiveBuild(build, event.node_id, node.session if node else None)
             case BuildStarted():
                 if event.node_id is None:  # external: not run by our nodes
@@ -200,6 +204,8 @@ class DispatchState:
         is_other_session = isinstance(event, NodeConnected | NodeWentOffline | NodeDeleted)
         if is_other_session and self.nodes.get(event.node_id) is not before:
             self.open_slots.pop(event.node_id, None)
+        if isinstance(event, NodeDeleted):
+            self.spent.discard(event.node_id)
 
     def polled(self, node_id: int, free: int) -> None:
         """Records how many builds the open poll of a node's agent accepts. `free` is 0 when the poll was closed."""

@@ -1,5 +1,5 @@
-"""Dispatches builds: one leader assigns queued builds to agents that wait for one, and ends or requeues builds of lost
-nodes.
+"""Dispatches builds: one leader assigns queued builds to agents that wait for one, ends or requeues builds of lost
+nodes, and scales node pools.
 
 A new leader reads the log from its beginning, to build up queues and used slots in memory. If another dispatcher has
 taken over, the leader's append of `build.assigned` fails. Other dispatchers wait for the lock that the leader holds.
@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from secrets import token_hex
 from typing import NamedTuple
 from uuid import uuid4
 
@@ -16,14 +17,17 @@ import psycopg
 import structlog
 from psycopg import AsyncConnection
 
+from commands.autoscaling import FailMachine, NewMachine, ScaleDown, ScaleUp
 from commands.build_assignment import AssignBuild, LoseBuild, TakeLeadership
 from commands.builds import AbortBuild
 from commands.handler import Command, CommandContext, Handler
 from commands.nodes import MarkNodeOffline
-from domain import builds, jobs, nodes, pools
+from commands.registrations import new_registration
+from domain import autoscaling, builds, docker_agents, jobs, nodes, pools
 from domain.builds import BuildAssigned, BuildFinished
 from domain.core.errors import Conflict, NotFound, StreamDamaged
 from domain.core.events import Damaged, Recorded
+from domain.docker_agents import PREFIX
 from domain.nodes import NodeConnected
 from store.clock import utcnow
 from store.log.append import AppendFailed, VersionConflict
@@ -34,13 +38,16 @@ from store.postgres.notifications import POLLS, Listener
 from store.tables.agent_gauges import AgentGauges
 from store.tables.build_logs import EMPTY_LOG, BuildLogs
 from store.tables.waiting_reasons import WaitingReasons
+from workers.dispatch.autoscaling import decide_scaling
+from workers.dispatch.autoscaling_state import AutoscalingState
 from workers.dispatch.dispatch_state import PLACEMENT_EVENTS, DispatchState, LostBuild
 from workers.dispatch.placement import explain_waiting, place_builds
 
 log = structlog.get_logger()
 
-SUBSCRIBED_EVENTS = [event.name for area in (builds, jobs, nodes, pools) for event in area.EVENTS]
-NOTIFY_ON = [event.name for area in (PLACEMENT_EVENTS, jobs.EVENTS, nodes.EVENTS, pools.EVENTS) for event in area]
+AREAS = (jobs, nodes, pools, autoscaling, docker_agents)
+SUBSCRIBED_EVENTS = [event.name for area in (builds, *AREAS) for event in area.EVENTS]
+NOTIFY_ON = [event.name for events in (PLACEMENT_EVENTS, *(area.EVENTS for area in AREAS)) for event in events]
 """Names of the events that can change which build runs on which node. They wake the dispatcher. It reads the others
 once a second, in case one of them is damaged.
 """
@@ -62,6 +69,14 @@ POLL_EXPIRY_S = 25.0
 """
 CHECK_INTERVAL_S = 1.0
 """Seconds between two checks for silent agents, unacknowledged builds and repaired streams."""
+SCALING_INTERVAL_S = 0.2
+"""Shortest time in seconds between two decisions about the machines of node pools. A build that comes after a pause of
+this length is decided about at once.
+"""
+MAX_SCALING_COMMANDS = 20
+"""Number of commands about machines that are executed in one round, so that builds do not wait long for them."""
+FENCED = (AssignBuild, ScaleUp, ScaleDown, FailMachine)
+"""Commands that only the leader can execute."""
 RECONNECT_DELAY_S = 0.2
 """Seconds from the loss of the leadership until the dispatcher tries to lead again."""
 
@@ -152,6 +167,9 @@ class _Leadership:
         self._leader = uuid4().hex
         self._caller = CommandContext("system:dispatch")
         self._state = DispatchState()
+        self._scaling = AutoscalingState()
+        self._next_scaling = 0.0
+        self._defers_scaling = False
         self._cursor = dispatcher._cursor
         self._cursor.position = 0
         self._assigned_at: dict[int, float] = {}
@@ -173,6 +191,8 @@ class _Leadership:
             await self._cursor.drain(self._apply)
             for node_id, free in polls.items():
                 self._state.polled(node_id, free)
+            if await self._scale():
+                await self._cursor.drain(self._apply)  # so that no build goes to a machine that is being destroyed
             for lost in self._state.lost_builds():
                 await self._end_lost(lost)
             await self._assign()
@@ -181,7 +201,8 @@ class _Leadership:
                 await self._check_repaired()
                 await self._store_waiting_reasons()
                 next_look = self._now() + CHECK_INTERVAL_S
-            await self._cursor.wait(max(0.0, next_look - self._now()))
+            next_round = min(next_look, self._next_scaling) if self._defers_scaling else next_look
+            await self._cursor.wait(max(0.0, next_round - self._now()))
 
     async def _apply(self, events: Sequence[Recorded]) -> None:
         for recorded in events:
@@ -190,6 +211,7 @@ class _Leadership:
                 self._state.mark_damaged(recorded.stream)
                 continue
             self._state.apply(recorded.event)
+            self._scaling.apply(recorded.event)
             if isinstance(recorded.event, BuildAssigned):
                 self._assigned_at[recorded.event.build_id] = self._now()
             elif isinstance(recorded.event, BuildFinished):
@@ -221,6 +243,23 @@ class _Leadership:
         for assigned, (_, node_id) in zip(done, placed, strict=True):
             if not assigned and node_id in self._state.nodes:
                 self._state.open_slots[node_id] += 1  # the build ended meanwhile; the poll still takes a build
+
+    async def _scale(self) -> bool:
+        """Spawns and destroys machines of node pools. The state must contain all assignments. Returns whether the log
+        has got events by it.
+        """
+        now = self._now()
+        self._defers_scaling = bool(self._scaling.pools) and now < self._next_scaling
+        if not self._scaling.pools or self._defers_scaling:
+            return False
+        self._next_scaling = now + SCALING_INTERVAL_S
+        try:
+            commands = decide_scaling(self._state, self._scaling, self._leader, utcnow(), _new_machine)
+        except Exception:
+            log.exception("node pools cannot be scaled")  # builds are dispatched all the same
+            return False
+        # One after the other, since those of a pool append to one stream.
+        return any([await self._execute(command) for command in commands[:MAX_SCALING_COMMANDS]])
 
     async def _check_agents(self) -> None:
         """Handles changes that no event reports: agents that did not acknowledge a build, and agents that have gone
@@ -277,7 +316,7 @@ class _Leadership:
         except VersionConflict as error:
             raise SteppedDown(str(error)) from error
         except Conflict as error:
-            if isinstance(command, AssignBuild):
+            if isinstance(command, FENCED):
                 raise SteppedDown(error.detail) from error
             log.info("already so", detail=error.detail)
         except NotFound as error:
@@ -285,3 +324,7 @@ class _Leadership:
         except StreamDamaged as error:
             log.error("cannot be done", command=type(command).__name__, detail=error.detail)
         return False
+
+
+def _new_machine() -> NewMachine:
+    return NewMachine(PREFIX + token_hex(8), *new_registration(utcnow()))

@@ -2,8 +2,8 @@
 
 A node can get a build if all of this is true: the poll of its agent is open; the node has a free slot, and all tags
 that the build requires; its agent has the features that the build's configuration needs; the build may use the node's
-pool; if the node is for admins only, an admin queued the build; if the build is untrusted, it is approved. The limits
-of the job and of the pool must not be exceeded.
+pool; if the node is for admins only, an admin queued the build; if the node is for a single build, it has had none; if
+the build is untrusted, it is approved. The limits of the job and of the pool must not be exceeded.
 
 Builds are placed in this order: first those that were moved to the top, then those with higher priority, then those of
 the project with the fewest running builds, then those of the project that has waited longest for an assignment, then
@@ -47,6 +47,13 @@ def explain_waiting(state: DispatchState, now: datetime) -> dict[QueueKey, str]:
     return {key: this_round.waiting_reason(key) for key in state.queues}
 
 
+def count_fitting(state: DispatchState, node: Node, now: datetime) -> int:
+    """Counts the queued builds that this node could get if it had slots for all of them. Limits of jobs count, those of
+    pools do not.
+    """
+    return _Round(state, now).count_fitting(node)
+
+
 class _Round:
     """One round of placement. Counts the used slots, including the slots of builds that this round has placed."""
 
@@ -69,6 +76,7 @@ class _Round:
             if state.open_slots[node_id] > 0
             and node.session is not None
             and not node.quarantined
+            and node_id not in state.spent
             and POOL.at(node.pool_id or 0).name not in state.damaged
         }
 
@@ -89,6 +97,17 @@ class _Round:
             self._take(key, node_id)
             if self._next[key] == len(self._state.queues[key]):
                 heappop(ranked)
+
+    def count_fitting(self, node: Node) -> int:
+        left: Counter[int] = Counter()
+        for key in self._next:
+            job = self._state.jobs.get(key.job_id)
+            if job is not None and job.enabled and self._fits(key.requirements, node):
+                left[job.job_id] += len(self._state.queues[key])
+        return sum(
+            min(count, max(0, self._state.jobs[job_id].max_parallel - self._of_job[job_id]))
+            for job_id, count in left.items()
+        )
 
     def _rank(self, key: QueueKey) -> tuple[int, ...]:
         """Returns the rank of a queue's first build that is not placed yet. The build with the lowest rank is placed

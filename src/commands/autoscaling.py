@@ -1,0 +1,236 @@
+"""Commands on the autoscaling of node pools: set, remove, and record decisions and what became of machines.
+
+Decisions are commands of the leader of dispatch, as assignments of builds are. They read the leader stream, so a leader
+that has lost the lead can append neither. Therefore a machine of which the leader knows that it runs no build gets none
+in between.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from commands.docker_agents import DestroyDockerAgent
+from commands.handler import Command, must_exist
+from domain.autoscaling import (
+    AUTOSCALING,
+    Autoscaling,
+    AutoscalingRemoved,
+    AutoscalingSet,
+    Cause,
+    DockerSource,
+    PoolMachineRemoved,
+    PoolScaledDown,
+    PoolScaledUp,
+    PoolScalingFailed,
+)
+from domain.core.errors import Conflict, NotFound
+from domain.core.events import AnyStream, Event
+from domain.dispatch import LEADER
+from domain.docker_agents import DOCKER_AGENT, DockerAgent, DockerAgentRequested
+from domain.nodes import NODE, Node, NodeQuarantined
+from domain.pools import POOL, Pool
+
+MIN_PAUSE_S = 5.0
+"""Seconds for which nothing is spawned after the first failure. Each failure after the pause doubles it."""
+MAX_PAUSE_S = 600.0
+"""Longest pause in seconds after a failure."""
+
+
+@dataclass(frozen=True)
+class SetAutoscaling(Command):
+    """Sets how a node pool is scaled. `idle_s` is the idle time in seconds."""
+
+    pool_id: int
+    minimum: int
+    maximum: int
+    idle_s: int
+    source: DockerSource
+    single_use: bool = False
+
+    def reads(self) -> Sequence[AnyStream]:
+        return AUTOSCALING.at(self.pool_id), POOL.at(self.pool_id)
+
+    def decide(self, scaling: Autoscaling, pool: Pool | None) -> Iterable[Event]:
+        pool = must_exist(pool, f"node pool {self.pool_id}")
+        event = self.event(AutoscalingSet, project_id=pool.project_id)
+        if scaling.setting is None or any(
+            getattr(scaling.setting, name) != getattr(event, name)
+            for name in ("minimum", "maximum", "idle_s", "source", "single_use")
+        ):
+            yield event
+
+
+@dataclass(frozen=True)
+class RemoveAutoscaling(Command, of=AUTOSCALING):
+    """Ends the scaling of a node pool."""
+
+    pool_id: int
+
+    def decide(self, scaling: Autoscaling) -> Iterable[Event]:
+        if scaling.setting is not None:
+            yield AutoscalingRemoved(pool_id=self.pool_id, project_id=scaling.project_id)
+
+
+class NewMachine(NamedTuple):
+    """The id of a machine to spawn, and its registration."""
+
+    machine_id: str
+    registration_id: str
+    registration_until: datetime
+
+
+@dataclass(frozen=True)
+class ScaleUp(Command):
+    """Spawns machines, as many of `machines` as the maximum allows. `waiting` is the number of builds that no machine
+    or node is free for. Raises Conflict if the dispatcher `leader` does not lead.
+    """
+
+    pool_id: int
+    leader: str
+    machines: Sequence[NewMachine]
+    waiting: int
+    reason: str
+    now: datetime
+
+    def reads(self) -> Sequence[AnyStream]:
+        return AUTOSCALING.at(self.pool_id), POOL.at(self.pool_id), LEADER.at("leader")
+
+    def decide(self, scaling: Autoscaling, pool: Pool | None, leader: str) -> Iterable[Event]:
+        _must_lead(leader, self.leader)
+        setting = scaling.setting
+        if setting is None or pool is None or pool.deleted or self.now < scaling.retry_at:
+            return
+        wanted = {new.machine_id: new for new in self.machines if new.machine_id not in scaling.machines}
+        machines = list(wanted.values())[: scaling.room]
+        if not machines:
+            return
+        ids = [new.machine_id for new in machines]
+        yield self.event(PoolScaledUp, project_id=scaling.project_id, machine_ids=ids)
+        for new in machines:
+            yield DockerAgentRequested(
+                agent_id=new.machine_id,
+                host=setting.source.host,
+                image=setting.source.image,
+                registration_id=new.registration_id,
+                registration_until=new.registration_until,
+                pool_id=self.pool_id,
+                memory_mb=setting.source.memory_mb,
+                cpus=setting.source.cpus,
+                single_use=setting.single_use,
+            )
+
+
+class _MachineCommand(Command):
+    """Base of the commands that destroy a machine."""
+
+    pool_id: int
+    machine_id: str
+
+    def reads(self) -> Sequence[AnyStream]:
+        streams = AUTOSCALING.at(self.pool_id), POOL.at(self.pool_id), LEADER.at("leader")
+        return *streams, DOCKER_AGENT.at(self.machine_id)
+
+    def then_reads(self, *states: Autoscaling | Pool | str | DockerAgent | None) -> Sequence[AnyStream]:
+        agent = states[-1]
+        return (NODE.at(agent.node_id),) if isinstance(agent, DockerAgent) and agent.node_id is not None else ()
+
+    def _destroy(self, agent: DockerAgent | None, node: Node | None) -> Iterable[Event]:
+        """Yields the events that request to destroy the machine. Its node gets no more builds from then on."""
+        if node is not None and not node.quarantined and not node.deleted:
+            yield NodeQuarantined(node_id=node.node_id)
+        if agent is not None:
+            yield from DestroyDockerAgent(self.machine_id).decide(agent)
+
+
+@dataclass(frozen=True)
+class ScaleDown(_MachineCommand):
+    """Requests to destroy a machine that runs no build. Does nothing if the pool needs the machine for its minimum.
+    Raises Conflict if the dispatcher `leader` does not lead.
+    """
+
+    pool_id: int
+    machine_id: str
+    leader: str
+    cause: Cause
+    reason: str
+    idle_since: datetime | None = None
+
+    def decide(
+        self, scaling: Autoscaling, pool: Pool | None, leader: str, agent: DockerAgent | None, node: Node | None = None
+    ) -> Iterable[Event]:
+        _must_lead(leader, self.leader)
+        if scaling.machines.get(self.machine_id) is not False:
+            return
+        setting = None if pool is None or pool.deleted else scaling.setting
+        kept = len(scaling.kept)
+        if setting is not None and self.cause == "idle" and kept <= setting.minimum:
+            return
+        if setting is not None and self.cause == "surplus" and kept <= setting.maximum:
+            return
+        yield self.event(PoolScaledDown, project_id=scaling.project_id)
+        yield from self._destroy(agent, node)
+
+
+@dataclass(frozen=True)
+class FailMachine(_MachineCommand):
+    """Records that a machine has failed, and lets the pool pause: after each failure in a row twice as long as before.
+    Failures during a pause do not prolong it. `recovered` says whether a build ended on a machine of the pool since the
+    last failure. Destroys the machine, unless its worker still tries to spawn it (`destroys` is False). Raises Conflict
+    if the dispatcher `leader` does not lead.
+    """
+
+    pool_id: int
+    machine_id: str
+    leader: str
+    error: str
+    now: datetime
+    recovered: bool = False
+    destroys: bool = True
+
+    def decide(
+        self, scaling: Autoscaling, pool: Pool | None, leader: str, agent: DockerAgent | None, node: Node | None = None
+    ) -> Iterable[Event]:
+        _must_lead(leader, self.leader)
+        if scaling.machines.get(self.machine_id) is not False:
+            return
+        failures, retry_at = scaling.failures, scaling.retry_at
+        if self.now >= retry_at:
+            failures = 1 if self.recovered else failures + 1
+            retry_at = self.now + timedelta(seconds=find_pause_s(failures))
+        elif not self.destroys:
+            return
+        yield self.event(PoolScalingFailed, project_id=scaling.project_id, failures=failures, retry_at=retry_at)
+        if self.destroys:
+            yield from self._destroy(agent, node)
+
+
+@dataclass(frozen=True)
+class RecordMachineRemoved(Command):
+    """Records that a machine is gone, if it is."""
+
+    pool_id: int
+    machine_id: str
+
+    def reads(self) -> Sequence[AnyStream]:
+        return AUTOSCALING.at(self.pool_id), DOCKER_AGENT.at(self.machine_id)
+
+    def decide(self, scaling: Autoscaling, agent: DockerAgent | None) -> Iterable[Event]:
+        if self.machine_id in scaling.machines and (agent is None or agent.deleted):
+            yield self.event(PoolMachineRemoved, project_id=scaling.project_id)
+
+
+def find_pause_s(failures: int) -> float:
+    """Returns the pause in seconds after this number of failures in a row."""
+    return float(min(MAX_PAUSE_S, MIN_PAUSE_S * 2.0 ** min(failures - 1, 20)))
+
+
+def must_be_scaled(scaling: Autoscaling, pool_id: int) -> AutoscalingSet:
+    if scaling.setting is None:
+        raise NotFound(f"Node pool {pool_id} is not scaled.")
+    return scaling.setting
+
+
+def _must_lead(leader: str, wanted: str) -> None:
+    if leader != wanted:
+        raise Conflict("Another dispatcher leads.")

@@ -1,0 +1,157 @@
+"""Autoscaling of node pools: machines are spawned when builds wait for a pool, and destroyed when they are idle.
+
+Each pool has a stream with its setting, the decisions, and the machines that the decisions have spawned. A machine
+counts until it is removed, so the maximum holds by this stream alone: two decisions from the same state cannot both be
+appended.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import ClassVar, Literal
+
+import msgspec
+
+from domain.core.data_keys import project_key
+from domain.core.events import UNSTAMPED, Category, Event
+
+Cause = Literal["idle", "used", "surplus"]
+"""Why a machine is destroyed: it was idle for the idle time; it has had its only build; or the pool may not have it any
+more, since the maximum was lowered or the pool is not scaled any more.
+"""
+
+
+class DockerSource(msgspec.Struct, frozen=True, tag_field="kind", tag="docker"):
+    """Machines are containers on a Docker host."""
+
+    host: str
+    image: str
+    memory_mb: int | None = None
+    cpus: float | None = None
+
+
+class AutoscalingEvent(Event, frozen=True):
+    pool_id: int
+    project_id: int
+
+    @property
+    def stream(self) -> str:
+        return f"autoscaling-{self.pool_id}"
+
+    @property
+    def data_key(self) -> str | None:
+        return project_key(self.project_id)
+
+
+class AutoscalingSet(AutoscalingEvent, frozen=True):
+    """The pool is scaled from now on, with this setting."""
+
+    name: ClassVar[str] = "node_pool.autoscaling_set"
+    minimum: int
+    maximum: int
+    idle_s: int
+    source: DockerSource
+    single_use: bool = False
+    """Whether each machine runs one build and is then destroyed."""
+
+
+class AutoscalingRemoved(AutoscalingEvent, frozen=True):
+    """The pool is not scaled any more. Its machines go as soon as they run no build."""
+
+    name: ClassVar[str] = "node_pool.autoscaling_removed"
+
+
+class PoolScaledUp(AutoscalingEvent, frozen=True):
+    """Machines were spawned: each is requested by an event of its own, which was appended at the same time."""
+
+    name: ClassVar[str] = "node_pool.scaled_up"
+    machine_ids: list[str]
+    waiting: int
+    """Number of queued builds that no machine or node was free for."""
+    reason: str
+
+
+class PoolScaledDown(AutoscalingEvent, frozen=True):
+    """It was requested to destroy a machine, by an event that was appended at the same time. No build ran on it."""
+
+    name: ClassVar[str] = "node_pool.scaled_down"
+    machine_id: str
+    cause: Cause
+    reason: str
+    idle_since: datetime | None = None
+    """Time since which the machine had no build; None if it was not online yet."""
+
+
+class PoolScalingFailed(AutoscalingEvent, frozen=True):
+    """A machine failed. No machines are spawned until `retry_at`."""
+
+    name: ClassVar[str] = "node_pool.scaling_failed"
+    machine_id: str
+    error: str
+    failures: int
+    """Number of failures in a row, each after the pause of the one before."""
+    retry_at: datetime
+    destroys: bool = True
+    """Whether it was requested to destroy the machine. If not, its worker still tries to spawn it."""
+
+
+class PoolMachineRemoved(AutoscalingEvent, frozen=True):
+    """A machine is gone, and does not count any more."""
+
+    name: ClassVar[str] = "node_pool.machine_removed"
+    machine_id: str
+
+
+class Autoscaling(msgspec.Struct, frozen=True):
+    """State of a pool's autoscaling."""
+
+    setting: AutoscalingSet | None = None
+    project_id: int = 0
+    machines: Mapping[str, bool] = {}
+    """Machine id -> whether it is being destroyed, for all machines that are not removed yet."""
+    failures: int = 0
+    retry_at: datetime = UNSTAMPED
+
+    @property
+    def kept(self) -> list[str]:
+        """Ids of the machines that are not being destroyed."""
+        return [machine_id for machine_id, leaves in self.machines.items() if not leaves]
+
+    @property
+    def room(self) -> int:
+        """Number of machines that may be spawned until the maximum is reached."""
+        return 0 if self.setting is None else max(0, self.setting.maximum - len(self.machines))
+
+
+def evolve(state: Autoscaling, event: Event) -> Autoscaling:
+    replace = msgspec.structs.replace
+    match event:
+        case AutoscalingSet():
+            # Whoever changes the setting wants to see at once whether it works now.
+            return replace(state, setting=event, project_id=event.project_id, failures=0, retry_at=UNSTAMPED)
+        case AutoscalingRemoved():
+            return replace(state, setting=None)
+        case PoolScaledUp():
+            return replace(state, machines={**state.machines, **dict.fromkeys(event.machine_ids, False)})
+        case PoolScaledDown() if event.machine_id in state.machines:
+            return replace(state, machines={**state.machines, event.machine_id: True})
+        case PoolScalingFailed():
+            machines = dict(state.machines)
+            if event.destroys and event.machine_id in machines:
+                machines[event.machine_id] = True
+            return replace(state, machines=machines, failures=event.failures, retry_at=event.retry_at)
+        case PoolMachineRemoved():
+            kept = {key: leaves for key, leaves in state.machines.items() if key != event.machine_id}
+            return replace(state, machines=kept)
+        case _:
+            return state
+
+
+AUTOSCALING = Category("autoscaling", Autoscaling(), evolve)
+EVENTS = (
+    AutoscalingSet,
+    AutoscalingRemoved,
+    PoolScaledUp,
+    PoolScaledDown,
+    PoolScalingFailed,
+    PoolMachineRemoved,
+)

@@ -1,0 +1,102 @@
+"""What the dispatcher has in memory to scale node pools: their settings, decisions and machines. No input or output."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import msgspec
+
+from domain.autoscaling import AUTOSCALING, Autoscaling, AutoscalingEvent, PoolScaledUp, PoolScalingFailed
+from domain.builds import BuildFinished, BuildRequeued
+from domain.core.events import UNSTAMPED, Event
+from domain.docker_agents import (
+    DOCKER_AGENT,
+    DockerAgent,
+    DockerAgentEvent,
+    DockerAgentRegistered,
+    DockerAgentRequested,
+)
+from domain.nodes import NodeConnected, NodeDeleted, NodeEvent, NodeWentOffline
+
+
+@dataclass
+class PoolHistory:
+    """What a pool's machines did last."""
+
+    failed_at: datetime = UNSTAMPED
+    online_at: datetime = UNSTAMPED
+    """When an agent of a machine connected last."""
+    worked_at: datetime = UNSTAMPED
+    """When a build ended on a machine last."""
+    features: frozenset[str] | None = None
+    """Features of the agent that connected last; None if none ever did."""
+
+
+@dataclass
+class AutoscalingState:
+    pools: dict[int, Autoscaling] = field(default_factory=dict)
+    """Pool id -> state, for pools that are scaled or still have machines."""
+    histories: dict[int, PoolHistory] = field(default_factory=dict)
+    agents: dict[str, DockerAgent] = field(default_factory=dict)
+    """Machine id -> Docker agent, for all Docker agents that are not destroyed, without their environments."""
+    idle_since: dict[int, datetime] = field(default_factory=dict)
+    """Node id -> when the node's last build ended, or when its agent first connected; only for nodes of machines."""
+    offline_since: dict[int, datetime] = field(default_factory=dict)
+    """Node id -> when the node went offline; only for nodes of machines that are offline."""
+    _pool_of_machine: dict[str, int] = field(default_factory=dict)
+    _pool_of_node: dict[int, int] = field(default_factory=dict)
+
+    def apply(self, event: Event) -> None:
+        match event:
+            case AutoscalingEvent():
+                self._scaling(event)
+            case DockerAgentEvent():
+                self._agent(event)
+            case NodeEvent() if event.node_id in self._pool_of_node:
+                self._node(event, self.histories[self._pool_of_node[event.node_id]])
+            case BuildFinished(node_id=int(node_id)) if node_id in self._pool_of_node:
+                self.idle_since[node_id] = event.at
+                if event.status != "aborted":
+                    self.histories[self._pool_of_node[node_id]].worked_at = event.at
+            case BuildRequeued() if event.node_id in self._pool_of_node:
+                self.idle_since[event.node_id] = event.at
+            case _:
+                pass
+
+    def _scaling(self, event: AutoscalingEvent) -> None:
+        state = AUTOSCALING.evolve(self.pools.get(event.pool_id, AUTOSCALING.initial), event)
+        history = self.histories.setdefault(event.pool_id, PoolHistory())
+        self.pools[event.pool_id] = state
+        if isinstance(event, PoolScaledUp):
+            self._pool_of_machine |= dict.fromkeys(event.machine_ids, event.pool_id)
+        elif isinstance(event, PoolScalingFailed):
+            history.failed_at = event.at
+        if state.setting is None and not state.machines:
+            del self.pools[event.pool_id]
+
+    def _agent(self, event: DockerAgentEvent) -> None:
+        if isinstance(event, DockerAgentRequested):
+            event = msgspec.structs.replace(event, env={})
+        agent = DOCKER_AGENT.evolve(self.agents.get(event.agent_id), event)
+        if agent is None or agent.deleted:
+            self.agents.pop(event.agent_id, None)
+            self._pool_of_machine.pop(event.agent_id, None)
+            return
+        self.agents[event.agent_id] = agent
+        pool_id = self._pool_of_machine.get(event.agent_id)
+        if isinstance(event, DockerAgentRegistered) and pool_id is not None:
+            self._pool_of_node[event.node_id] = pool_id
+            self.offline_since[event.node_id] = event.at
+
+    def _node(self, event: NodeEvent, history: PoolHistory) -> None:
+        match event:
+            case NodeConnected():
+                self.offline_since.pop(event.node_id, None)
+                self.idle_since.setdefault(event.node_id, event.at)
+                history.online_at, history.features = event.at, frozenset(event.features)
+            case NodeWentOffline():
+                self.offline_since[event.node_id] = event.at
+            case NodeDeleted():
+                for known in (self.offline_since, self.idle_since, self._pool_of_node):
+                    known.pop(event.node_id, None)
+            case _:
+                pass
