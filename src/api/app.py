@@ -15,6 +15,7 @@ from api.artifacts import ArtifactController
 from api.audit import AuditController
 from api.audit_proofs import AuditLogController
 from api.auth import AuthController
+from api.autoscaling import AutoscalingController
 from api.build_actions import BuildActionController
 from api.build_groups import BuildGroupController
 from api.build_logs import BuildLogController
@@ -91,6 +92,7 @@ CONTROLLERS = (
     PoolController,
     NodeController,
     NodeCommandController,
+    AutoscalingController,
     DockerAgentController,
     BuildController,
     BuildLogController,

@@ -36,16 +36,22 @@ MAX_ENV = 100
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
+Host = Annotated[str, Meta(min_length=1, max_length=200)]
+Image = Annotated[str, Meta(min_length=1, max_length=500, pattern=r"^[A-Za-z0-9][\w.:/@-]*\Z")]
+MemoryMb = Annotated[int, Meta(ge=64, le=2**24)]
+Cpus = Annotated[float, Meta(ge=0.01, le=10_000)]
+
+
 class NewDockerAgent(msgspec.Struct):
-    host: Annotated[str, Meta(min_length=1, max_length=200)]
+    host: Host
     """Name of the Docker host, as the operator has configured it."""
-    image: Annotated[str, Meta(min_length=1, max_length=500, pattern=r"^[A-Za-z0-9][\w.:/@-]*\Z")]
+    image: Image
     pool_id: Id | None = None
     """Node pool that the agent's node joins; null for no pool."""
     env: Annotated[dict[str, Annotated[str, Meta(max_length=32_768)]], Meta(max_length=MAX_ENV)] = {}
     """Environment variables of the container. Write-only."""
-    memory_mb: Annotated[int, Meta(ge=64, le=2**24)] | None = None
-    cpus: Annotated[float, Meta(ge=0.01, le=10_000)] | None = None
+    memory_mb: MemoryMb | None = None
+    cpus: Cpus | None = None
 
 
 class SpawnedDockerAgent(msgspec.Struct):

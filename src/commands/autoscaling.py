@@ -24,7 +24,7 @@ from domain.autoscaling import (
     PoolScaledUp,
     PoolScalingFailed,
 )
-from domain.core.errors import Conflict, NotFound
+from domain.core.errors import Conflict
 from domain.core.events import AnyStream, Event
 from domain.dispatch import LEADER
 from domain.docker_agents import DOCKER_AGENT, DockerAgent, DockerAgentRequested
@@ -45,7 +45,7 @@ class SetAutoscaling(Command):
     minimum: int
     maximum: int
     idle_s: int
-    source: DockerSource
+    docker: DockerSource
     single_use: bool = False
 
     def reads(self) -> Sequence[AnyStream]:
@@ -56,7 +56,7 @@ class SetAutoscaling(Command):
         event = self.event(AutoscalingSet, project_id=pool.project_id)
         if scaling.setting is None or any(
             getattr(scaling.setting, name) != getattr(event, name)
-            for name in ("minimum", "maximum", "idle_s", "source", "single_use")
+            for name in ("minimum", "maximum", "idle_s", "docker", "single_use")
         ):
             yield event
 
@@ -72,7 +72,7 @@ class RemoveAutoscaling(Command, of=AUTOSCALING):
             yield AutoscalingRemoved(pool_id=self.pool_id, project_id=scaling.project_id)
 
 
-class NewMachine(NamedTuple):
+class MachineRegistration(NamedTuple):
     """The id of a machine to spawn, and its registration."""
 
     machine_id: str
@@ -88,7 +88,7 @@ class ScaleUp(Command):
 
     pool_id: int
     leader: str
-    machines: Sequence[NewMachine]
+    machines: Sequence[MachineRegistration]
     waiting: int
     reason: str
     now: datetime
@@ -110,13 +110,13 @@ class ScaleUp(Command):
         for new in machines:
             yield DockerAgentRequested(
                 agent_id=new.machine_id,
-                host=setting.source.host,
-                image=setting.source.image,
+                host=setting.docker.host,
+                image=setting.docker.image,
                 registration_id=new.registration_id,
                 registration_until=new.registration_until,
                 pool_id=self.pool_id,
-                memory_mb=setting.source.memory_mb,
-                cpus=setting.source.cpus,
+                memory_mb=setting.docker.memory_mb,
+                cpus=setting.docker.cpus,
                 single_use=setting.single_use,
             )
 
@@ -223,12 +223,6 @@ class RecordMachineRemoved(Command):
 def find_pause_s(failures: int) -> float:
     """Returns the pause in seconds after this number of failures in a row."""
     return float(min(MAX_PAUSE_S, MIN_PAUSE_S * 2.0 ** min(failures - 1, 20)))
-
-
-def must_be_scaled(scaling: Autoscaling, pool_id: int) -> AutoscalingSet:
-    if scaling.setting is None:
-        raise NotFound(f"Node pool {pool_id} is not scaled.")
-    return scaling.setting
 
 
 def _must_lead(leader: str, wanted: str) -> None:

@@ -20,7 +20,7 @@ more, since the maximum was lowered or the pool is not scaled any more.
 """
 
 
-class DockerSource(msgspec.Struct, frozen=True, tag_field="kind", tag="docker"):
+class DockerSource(msgspec.Struct, frozen=True):
     """Machines are containers on a Docker host."""
 
     host: str
@@ -49,7 +49,8 @@ class AutoscalingSet(AutoscalingEvent, frozen=True):
     minimum: int
     maximum: int
     idle_s: int
-    source: DockerSource
+    docker: DockerSource
+    """Where machines are spawned. A further kind of machines gets a field of its own."""
     single_use: bool = False
     """Whether each machine runs one build and is then destroyed."""
 

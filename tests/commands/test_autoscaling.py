@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from commands.autoscaling import (
     MAX_PAUSE_S,
     FailMachine,
-    NewMachine,
+    MachineRegistration,
     RecordMachineRemoved,
     RemoveAutoscaling,
     ScaleDown,
@@ -49,7 +49,7 @@ NOW = datetime(2026, 5, 20, 10, tzinfo=UTC)
 UNTIL = NOW + timedelta(minutes=10)
 IDS: dict[str, Any] = {"pool_id": 3, "project_id": 1}
 SOURCE = DockerSource("build-host-01", "testhide/agent:1", memory_mb=512, cpus=1.5)
-SETTING: dict[str, Any] = {"minimum": 1, "maximum": 3, "idle_s": 300, "source": SOURCE, "single_use": False}
+SETTING: dict[str, Any] = {"minimum": 1, "maximum": 3, "idle_s": 300, "docker": SOURCE, "single_use": False}
 LEADER = LeadershipTaken(leader="me")
 POOL = PoolCreated(**IDS, title="docker", claim="c")
 SET = AutoscalingSet(**IDS, **SETTING)
@@ -58,7 +58,7 @@ REASON = "4 builds wait for a free node"
 
 
 def up(*machine_ids: str) -> ScaleUp:
-    machines = [NewMachine(machine_id, f"r-{machine_id}", UNTIL) for machine_id in machine_ids]
+    machines = [MachineRegistration(machine_id, f"r-{machine_id}", UNTIL) for machine_id in machine_ids]
     return ScaleUp(3, "me", machines, 4, REASON, NOW)
 
 

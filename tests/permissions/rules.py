@@ -157,6 +157,11 @@ def shared_pool(who: Caller) -> int:
     return 0 if who.has_scope("admin") and who.access == 3 else 403
 
 
+def node_managers_of_shared_pool(who: Caller) -> int:
+    """Admins of its project, if they also manage nodes."""
+    return shared_pool(who) or node_managers(who)
+
+
 def account_owners(who: Caller) -> int:
     return 0 if who.has_scope("admin") and who.has_all_projects else 403
 

@@ -21,7 +21,7 @@ from tests.support.sealing import seal_log
 from tests.support.server import Server
 
 from .rules import CREDENTIALS, PEOPLE, Caller, Credential, Person
-from .table import CHANNEL, CONFIGURATION, ISSUE, JIRA, MARKER, SCM, VCENTER, WEBHOOK, Ids
+from .table import AUTOSCALING, CHANNEL, CONFIGURATION, ISSUE, JIRA, MARKER, SCM, VCENTER, WEBHOOK, Ids
 
 REPORT = b"""<testsuite name="s"><testcase classname="c" name="a"><failure message="refused"/></testcase>
 <testcase classname="c" name="b"><flakyFailure message="x">late</flakyFailure></testcase></testsuite>"""
@@ -147,6 +147,7 @@ def _fill_project(server: Server) -> tuple[Ids, str]:
         "stream": f"build-{build}",
         "position": event["position"],
     }
+    admin.when("PUT", f"/node-pools/{pool}/autoscaling", json=AUTOSCALING).then(200)
     ids |= _spawn_agents(server, pool)
     ids["identity-providers"] = ids["provider_id"] = 10**6  # nobody has this id; who may is decided before
     return ids, node["agent_token"]

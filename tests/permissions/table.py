@@ -22,6 +22,7 @@ from .rules import (
     creator,
     developers,
     node_managers,
+    node_managers_of_shared_pool,
     oneself,
     public,
     shared_pool,
@@ -43,6 +44,7 @@ SINGLE_SIGN_ON = (
     ("POST", "/acs"),
     ("POST", "/session"),
 )
+AUTOSCALING = {"maximum": 2, "docker": {"host": "build-host-01", "image": "testhide/agent:1"}}
 VCENTER = {"name": "x", "host": "vcenter.example.com", "username": "x", "password": "x", "datacenter": "x"}
 CONFIGURATION = {"command": "true", "setup": [], "env": {}, "artifacts": []}
 
@@ -291,6 +293,10 @@ NODES = (
     op("PUT /node-pools/{id}", admins_of_the_server, {"untrusted": True}, of="id=node-pools"),
     op("DELETE /node-pools/{id}", MANAGE),
     op("DELETE /node-pools/{id}", shared_pool, of="id=shared_pool"),
+    op("GET /node-pools/{id}/autoscaling", READ),
+    op("PUT /node-pools/{id}/autoscaling", admins_who_manage_nodes, AUTOSCALING),
+    op("PUT /node-pools/{id}/autoscaling", node_managers_of_shared_pool, AUTOSCALING, of="id=shared_pool"),
+    op("DELETE /node-pools/{id}/autoscaling", admins_who_manage_nodes),
     op("POST /agent/register", public),
     *(
         op(f"{method} /agent/{path}", agents)

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from commands.autoscaling import FailMachine, NewMachine, RecordMachineRemoved, ScaleDown, ScaleUp
+from commands.autoscaling import FailMachine, MachineRegistration, RecordMachineRemoved, ScaleDown, ScaleUp
 from commands.handler import Command
 from domain.autoscaling import AutoscalingRemoved, AutoscalingSet, DockerSource, PoolScaledUp, PoolScalingFailed
 from domain.builds import BuildApproved, BuildFinished, BuildRequeued
@@ -31,7 +31,7 @@ from workers.dispatch.dispatch_state import DispatchState
 
 P: dict[str, Any] = {"pool_id": 2, "project_id": PROJECT}
 SOURCE = DockerSource("here", "testhide/agent:1")
-SET = AutoscalingSet(**P, minimum=0, maximum=4, idle_s=300, source=SOURCE)
+SET = AutoscalingSet(**P, minimum=0, maximum=4, idle_s=300, docker=SOURCE)
 POOL = pool(2)
 IDLE = NOW + timedelta(seconds=300)
 WAITING = [queued(number) for number in range(1, 7)]
@@ -82,7 +82,7 @@ def decide(*events: Event, now: datetime = NOW) -> list[Command]:
     for event in events:
         state.apply(event)
         scaling.apply(event)
-    return decide_scaling(state, scaling, "me", now, lambda: NewMachine(f"m{next(numbers)}", "r", NOW))
+    return decide_scaling(state, scaling, "me", now, lambda: MachineRegistration(f"m{next(numbers)}", "r", NOW))
 
 
 def ups(decided: Iterable[Command]) -> list[tuple[int, str]]:
@@ -140,7 +140,7 @@ def test_limits_of_jobs_and_pools_hold_for_machines() -> None:
 
 
 def test_a_build_asks_one_of_several_pools() -> None:
-    other = AutoscalingSet(pool_id=6, project_id=PROJECT, minimum=0, maximum=4, idle_s=300, source=SOURCE)
+    other = AutoscalingSet(pool_id=6, project_id=PROJECT, minimum=0, maximum=4, idle_s=300, docker=SOURCE)
     decided = decide(job(), POOL, pool(6), SET, other, *WAITING)
     assert sum(number for number, _ in ups(decided)) == 6
 
@@ -269,4 +269,4 @@ def test_damaged_streams_are_left_alone() -> None:
             state.apply(event)
             scaling.apply(event)
         state.mark_damaged(stream)
-        assert decide_scaling(state, scaling, "me", IDLE, lambda: NewMachine("m9", "r", NOW)) == []
+        assert decide_scaling(state, scaling, "me", IDLE, lambda: MachineRegistration("m9", "r", NOW)) == []

@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from commands.autoscaling import NewMachine, SetAutoscaling
+from commands.autoscaling import MachineRegistration, SetAutoscaling
 from commands.build_assignment import AssignBuild, LoseBuild, TakeLeadership
 from commands.docker_agents import DestroyDockerAgent
 from commands.handler import Command
@@ -51,8 +51,8 @@ class Log:
 
     def fold(self, stream: Any) -> Any:
         assert not isinstance(stream, LoadedState)
-        own = (event for event in self.events if event.stream == stream.name)
-        return reduce(stream.category.evolve, own, stream.category.initial)
+        events = (event for event in self.events if event.stream == stream.name)
+        return reduce(stream.category.evolve, events, stream.category.initial)
 
     def execute(self, command: Command) -> None:
         """Executes a command, as the handler does: whatever its streams have got meanwhile, it is decided on that."""
@@ -139,8 +139,8 @@ class FakeDispatcher:
             scaling.apply(event)
         return len(self.log.events)
 
-    def _new_machine(self) -> NewMachine:
-        return NewMachine(f"m{next(self.numbers)}", "r", self.log.now + timedelta(minutes=10))
+    def _new_machine(self) -> MachineRegistration:
+        return MachineRegistration(f"m{next(self.numbers)}", "r", self.log.now + timedelta(minutes=10))
 
 
 class World:
@@ -154,7 +154,7 @@ class World:
         log.execute(SetAutoscaling(2, 0, MAXIMUM, 10, SOURCE, single_use))
         self.dispatchers = [FakeDispatcher(log, name, self.numbers) for name in DISPATCHERS]
 
-    def act(self, action: str, pick: int) -> None:
+    def take_step(self, action: str, pick: int) -> None:
         match action:
             case "first" | "second":
                 self.dispatchers[DISPATCHERS.index(action)].step()
@@ -165,7 +165,7 @@ class World:
             case "wait":
                 self.log.now += timedelta(seconds=20)
             case _:
-                self._act_on_machine(action, pick)
+                self._change_machine(action, pick)
 
     def _finish(self, pick: int) -> None:
         running = [build for node_id in self.log.nodes.values() for build in self.log.builds_on(node_id)]
@@ -174,7 +174,7 @@ class World:
             node_id = self.log.fold(BUILD.at(build_id)).node_id
             self.log.append(BuildFinished(**ids(build_id), status="passed", node_id=node_id))
 
-    def _act_on_machine(self, action: str, pick: int) -> None:
+    def _change_machine(self, action: str, pick: int) -> None:
         log = self.log
         machines = sorted(log.machines)
         if not machines:
@@ -230,19 +230,19 @@ def test_neither_the_maximum_is_exceeded_nor_a_build_loses_its_machine(
 ) -> None:
     world = World(single_use)
     for action in ("queue", "queue", "queue", "queue", *("first", "start", "start") * 5):
-        world.act(action, len(action))
+        world.take_step(action, len(action))
     for action, pick in actions:
-        world.act(action, pick)
+        world.take_step(action, pick)
 
 
 def test_a_pool_scales_up_and_down() -> None:
     """Without races: the model itself does what it is for."""
     world = World(False)
     for _ in range(8):
-        world.act("queue", 0)
+        world.take_step("queue", 0)
     for _ in range(400):
         for action in ("first", "start", "finish", "remove", "wait"):
-            world.act(action, 0)
+            world.take_step(action, 0)
     log = world.log
     assert sum(len(event.machine_ids) for event in log.events if isinstance(event, PoolScaledUp)) >= MAXIMUM
     assert len([event for event in log.events if isinstance(event, BuildFinished)]) == 8

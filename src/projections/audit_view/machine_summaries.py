@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from domain import docker_agents, vcenter, vcenter_operations
+from domain import autoscaling, docker_agents, vcenter, vcenter_operations
 from domain.core.events import Event
 
 REQUESTS: Mapping[vcenter_operations.Kind, str] = {
@@ -13,6 +13,11 @@ REQUESTS: Mapping[vcenter_operations.Kind, str] = {
 
 def _requested(event: vcenter_operations.VcenterOperationRequested) -> str:
     return REQUESTS[event.kind].format(event.vcenter_id)
+
+
+def _scaled_up(event: autoscaling.PoolScaledUp) -> str:
+    number = len(event.machine_ids)
+    return f"spawned {number} machine{'' if number == 1 else 's'} for node pool {event.pool_id}, since {event.reason}"
 
 
 MACHINE_SUMMARIES: Mapping[type[Event], str | Callable[[Any], str]] = {
@@ -25,6 +30,12 @@ MACHINE_SUMMARIES: Mapping[type[Event], str | Callable[[Any], str]] = {
     vcenter_operations.VcenterOperationCompleted: "completed operation {operation_id} on vCenter {vcenter_id}",
     vcenter_operations.VcenterOperationFailed: "could not complete operation {operation_id} on vCenter"
     " {vcenter_id}{error:: “}",
+    autoscaling.AutoscalingSet: "set that node pool {pool_id} has {minimum} to {maximum} machines",
+    autoscaling.AutoscalingRemoved: "ended the scaling of node pool {pool_id}",
+    autoscaling.PoolScaledUp: _scaled_up,
+    autoscaling.PoolScaledDown: "asked to destroy machine {machine_id} of node pool {pool_id}, since {reason}",
+    autoscaling.PoolScalingFailed: "saw that machine {machine_id} of node pool {pool_id} failed{error:: “}",
+    autoscaling.PoolMachineRemoved: "saw that machine {machine_id} of node pool {pool_id} is gone",
     docker_agents.DockerAgentRequested: "asked for Docker agent {agent_id} from image {image} on Docker host {host}",
     docker_agents.DockerAgentRegistered: "registered as node {node_id} from the container of Docker agent {agent_id}",
     docker_agents.DockerAgentStarted: "saw the container of Docker agent {agent_id} start",

@@ -13,6 +13,7 @@ import msgspec
 from domain.artifacts import ARTIFACT
 from domain.audit import AUDIT_READ, RESTORES, ROWS, SIGNING_KEY
 from domain.auth import API_TOKEN, SESSION
+from domain.autoscaling import AUTOSCALING
 from domain.build_groups import BUILD_GROUP
 from domain.builds import BUILD, Build, status_of
 from domain.changes import CHANGE, DEFERRALS
@@ -58,7 +59,7 @@ CATEGORIES: Mapping[str, Category[Any]] = {
         *(QUARANTINE, SESSION, RESTORES.category, ROWS.category, SIGNING_KEY.category, TEMPLATE, TRIAGE, USER),
         *(WEBHOOK, WEBHOOK_LIST, DELIVERY, FLAKINESS, BUILD_GROUP),
         *(CHANGE, DEFERRALS, CHANNEL, CHANNEL_LIST, CARD, IDENTITY_PROVIDER, SCM_ENDPOINT, GITOPS, JIRA, TICKET),
-        DOCKER_AGENT,
+        *(AUTOSCALING, DOCKER_AGENT),
         *(VCENTER, VCENTER_OPERATION),
     )
 }

@@ -1,7 +1,7 @@
 """Decides which machines node pools get and lose. No input or output.
 
-Demand is found by a trial placement: first of the queued builds on the free slots of all nodes that are online and on
-machines that are starting, then of the builds that are left on machines that the pools may still have. So whatever
+The demand is found by a trial placement: first of the queued builds on the free slots of all nodes that are online and
+on machines that are starting, then of the builds that are left on machines that the pools may still have. So whatever
 keeps a build from a node, such as a limit of its job, keeps it from asking for a machine.
 
 A machine is destroyed if it has failed; if it has had its only build; if its pool may not have it any more; or if it
@@ -15,7 +15,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from commands.autoscaling import FailMachine, NewMachine, RecordMachineRemoved, ScaleDown, ScaleUp
+from commands.autoscaling import FailMachine, MachineRegistration, RecordMachineRemoved, ScaleDown, ScaleUp
 from commands.handler import Command
 from domain.autoscaling import AUTOSCALING, Autoscaling, AutoscalingSet, Cause
 from domain.docker_agents import DOCKER_AGENT, DockerAgent
@@ -47,12 +47,12 @@ def decide_scaling(
     scaling: AutoscalingState,
     leader: str,
     now: datetime,
-    new_machine: Callable[[], NewMachine],
+    new_machine: Callable[[], MachineRegistration],
 ) -> list[Command]:
     """Returns the commands to execute now."""
     pools = [
-        _PoolScaling(pool_id, own, state, scaling, leader, now)
-        for pool_id, own in scaling.pools.items()
+        _PoolScaling(pool_id, decided, state, scaling, leader, now)
+        for pool_id, decided in scaling.pools.items()
         if state.damaged.isdisjoint((AUTOSCALING.at(pool_id).name, POOL.at(pool_id).name))
     ]
     demand = _find_demand(state, now, pools) if any(pool.setting for pool in pools) else Demand({}, {}, frozenset())
@@ -65,27 +65,27 @@ class _PoolScaling:
     def __init__(
         self,
         pool_id: int,
-        own: Autoscaling,
+        decided: Autoscaling,
         state: DispatchState,
         scaling: AutoscalingState,
         leader: str,
         now: datetime,
     ) -> None:
-        self.pool_id, self._own, self._state, self._scaling = pool_id, own, state, scaling
+        self.pool_id, self._decided, self._state, self._scaling = pool_id, decided, state, scaling
         self._leader, self._now = leader, now
         self.pool = state.pools.get(pool_id)
-        self.setting: AutoscalingSet | None = None if self.pool is None else own.setting
+        self.setting: AutoscalingSet | None = None if self.pool is None else decided.setting
         self._history = scaling.histories.get(pool_id, PoolHistory())
         self._busy = {active.node_id for active in state.active.values()}
         self._agents = {
             machine_id: scaling.agents.get(machine_id)
-            for machine_id in own.machines
+            for machine_id in decided.machines
             if DOCKER_AGENT.at(machine_id).name not in state.damaged
         }
         self.kept = {
             machine_id: agent
             for machine_id, agent in self._agents.items()
-            if agent is not None and agent.pending != "destroy" and not own.machines[machine_id]
+            if agent is not None and agent.pending != "destroy" and not decided.machines[machine_id]
         }
         self.failed = {name: error for name, agent in self.kept.items() if (error := self._find_failure(agent))}
         self.starting = [
@@ -103,15 +103,15 @@ class _PoolScaling:
     @property
     def allowed(self) -> int:
         """Number of machines that may be spawned now."""
-        if self.setting is None or self._now < self._own.retry_at:
+        if self.setting is None or self._now < self._decided.retry_at:
             return 0
         if any(agent.status == "error" and name not in self.failed for name, agent in self.kept.items()):
             return 0  # its worker still tries to spawn it
-        is_probing = self._own.failures > 0 and self._history.online_at <= self._history.failed_at
-        limit = max(0, 1 - len(self.starting)) if is_probing else self._own.room
-        return min(limit, self._own.room)
+        is_probing = self._decided.failures > 0 and self._history.online_at <= self._history.failed_at
+        limit = max(0, 1 - len(self.starting)) if is_probing else self._decided.room
+        return min(limit, self._decided.room)
 
-    def decide(self, demand: Demand, new_machine: Callable[[], NewMachine]) -> Iterator[Command]:
+    def decide(self, demand: Demand, new_machine: Callable[[], MachineRegistration]) -> Iterator[Command]:
         for machine_id, agent in self._agents.items():
             if agent is None:
                 yield RecordMachineRemoved(self.pool_id, machine_id)
@@ -138,7 +138,7 @@ class _PoolScaling:
         recovered = self._history.worked_at > self._history.failed_at
         for machine_id, agent in self.kept.items():
             error = self.failed.get(machine_id)
-            if error is None and agent.status == "error" and self._now >= self._own.retry_at:
+            if error is None and agent.status == "error" and self._now >= self._decided.retry_at:
                 yield self._failure(machine_id, agent.error, recovered, destroys=False)
             elif error is not None and agent.node_id not in self._busy:
                 yield self._failure(machine_id, error, recovered, destroys=True)
@@ -209,7 +209,7 @@ def _find_demand(state: DispatchState, now: datetime, pools: list[_PoolScaling])
             for _ in pool.starting:
                 node_id = FIRST_TRIAL_ID + len(nodes)
                 nodes[node_id] = pool.make_node(node_id, 1, features)
-    rest, needed_nodes = _place(state, nodes, now)
+    rest, needed_nodes = _place_on_free(state, nodes, now)
     first_id = FIRST_TRIAL_ID + len(nodes)
     new = {
         node_id: pool.make_node(node_id, pool.allowed, features)
@@ -222,7 +222,7 @@ def _find_demand(state: DispatchState, now: datetime, pools: list[_PoolScaling])
     return Demand(wanted, waiting, needed_nodes)
 
 
-def _place(state: DispatchState, nodes: dict[int, Node], now: datetime) -> tuple[DispatchState, frozenset[int]]:
+def _place_on_free(state: DispatchState, nodes: dict[int, Node], now: datetime) -> tuple[DispatchState, frozenset[int]]:
     """Places queued builds on the free slots of these nodes. Returns the state after this, and the ids of the nodes
     that got builds.
     """

@@ -1,4 +1,4 @@
-"""What the dispatcher has in memory to scale node pools: their settings, decisions and machines. No input or output."""
+"""The dispatcher's memory of node pools that are scaled: settings, decisions and machines. No input or output."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -20,7 +20,7 @@ from domain.nodes import NodeConnected, NodeDeleted, NodeEvent, NodeWentOffline
 
 @dataclass
 class PoolHistory:
-    """What a pool's machines did last."""
+    """Times and features of a pool's machines that its next decisions depend on."""
 
     failed_at: datetime = UNSTAMPED
     online_at: datetime = UNSTAMPED

@@ -17,7 +17,7 @@ import psycopg
 import structlog
 from psycopg import AsyncConnection
 
-from commands.autoscaling import FailMachine, NewMachine, ScaleDown, ScaleUp
+from commands.autoscaling import FailMachine, MachineRegistration, ScaleDown, ScaleUp
 from commands.build_assignment import AssignBuild, LoseBuild, TakeLeadership
 from commands.builds import AbortBuild
 from commands.handler import Command, CommandContext, Handler
@@ -326,5 +326,5 @@ class _Leadership:
         return False
 
 
-def _new_machine() -> NewMachine:
-    return NewMachine(PREFIX + token_hex(8), *new_registration(utcnow()))
+def _new_machine() -> MachineRegistration:
+    return MachineRegistration(PREFIX + token_hex(8), *new_registration(utcnow()))

@@ -1,0 +1,106 @@
+"""Autoscaling of node pools: machines on demand, between a minimum and a maximum."""
+
+from typing import Annotated
+
+import msgspec
+from litestar import Controller, delete, get, put
+from msgspec import Meta
+
+from api.docker_agents import Cpus, Host, Image, MemoryMb
+from api.http.permissions import CAN_READ, PROJECT_ADMINS
+from api.http.request_context import RequestContext
+from api.pools import check_may_change, check_may_move, find_visible_pool
+from commands.autoscaling import RemoveAutoscaling, SetAutoscaling
+from domain.autoscaling import AUTOSCALING, DockerSource
+from domain.core.errors import FieldError, Invalid, NotFound
+from projections import autoscaling
+from projections.autoscaling import AutoscalingView
+
+MAX_MACHINES = 1_000
+"""Largest maximum of a pool."""
+DEFAULT_IDLE_S = 300
+"""Idle time in seconds if the request does not say one."""
+
+
+class DockerMachines(msgspec.Struct):
+    """Machines that are containers on a Docker host."""
+
+    host: Host
+    """Name of the Docker host, as the operator has configured it."""
+    image: Image
+    memory_mb: MemoryMb | None = None
+    cpus: Cpus | None = None
+
+
+class NewAutoscaling(msgspec.Struct):
+    maximum: Annotated[int, Meta(ge=1, le=MAX_MACHINES)]
+    """Largest number of machines, with those that are being destroyed."""
+    docker: DockerMachines
+    minimum: Annotated[int, Meta(ge=0, le=MAX_MACHINES)] = 0
+    """Number of machines that are kept although they are idle. At most `maximum`."""
+    idle_seconds: Annotated[int, Meta(ge=5, le=86_400)] = DEFAULT_IDLE_S
+    """Time without a build after which a machine is destroyed."""
+    single_use: bool = False
+    """Whether each machine runs one build and is then destroyed."""
+
+
+class AutoscalingController(Controller):
+    path = "/node-pools"
+    tags = ["Node Pools"]
+
+    @get("/{id:int}/autoscaling", guards=[CAN_READ])
+    async def get_autoscaling(self, ctx: RequestContext, id: int) -> AutoscalingView:
+        """Returns how a pool is scaled, its machines, and the last decisions with their reasons. Answers 404 if the
+        pool is not scaled.
+        """
+        await find_visible_pool(ctx, id)
+        return await _find(ctx, id)
+
+    @put("/{id:int}/autoscaling", guards=[PROJECT_ADMINS])
+    async def set_autoscaling(self, ctx: RequestContext, id: int, data: NewAutoscaling) -> AutoscalingView:
+        """Sets how a pool is scaled. Machines are spawned while builds wait that could run in the pool and for which no
+        node is free, and destroyed when they are idle. New settings apply to machines that are spawned from now on.
+        """
+        await _check_may_scale(ctx, id)
+        _check(ctx, data)
+        docker = DockerSource(data.docker.host, data.docker.image, data.docker.memory_mb, data.docker.cpus)
+        await ctx(SetAutoscaling(id, data.minimum, data.maximum, data.idle_seconds, docker, data.single_use))
+        return await _find(ctx, id)
+
+    @delete("/{id:int}/autoscaling", guards=[PROJECT_ADMINS])
+    async def remove_autoscaling(self, ctx: RequestContext, id: int) -> None:
+        """Ends the scaling of a pool. Its machines are destroyed as soon as they run no build."""
+        await _check_may_scale(ctx, id)
+        if (await ctx.log.load_state(AUTOSCALING.at(id))).setting is None:
+            raise _not_scaled(id)
+        await ctx(RemoveAutoscaling(id))
+
+
+async def _find(ctx: RequestContext, pool_id: int) -> AutoscalingView:
+    found = await ctx.find_row(lambda source: autoscaling.find_view(source, pool_id))
+    if found is None:
+        raise _not_scaled(pool_id)
+    return found
+
+
+async def _check_may_scale(ctx: RequestContext, pool_id: int) -> None:
+    """Raises Forbidden unless the caller may change the pool and may also spawn agents in it."""
+    check_may_change(ctx, await find_visible_pool(ctx, pool_id))
+    ctx.user.must_manage_nodes()
+    await check_may_move(ctx, pool_id)
+
+
+def _check(ctx: RequestContext, data: NewAutoscaling) -> None:
+    errors: list[FieldError] = []
+    if data.minimum > data.maximum:
+        errors.append(FieldError("minimum", "must not be larger than `maximum`"))
+    try:
+        ctx.services.docker.check(data.docker.host, data.docker.image)
+    except Invalid as refused:
+        errors += [FieldError(f"docker.{error.field}", error.message) for error in refused.errors]
+    if errors:
+        raise Invalid.fields(errors)
+
+
+def _not_scaled(pool_id: int) -> NotFound:
+    return NotFound(f"Node pool {pool_id} is not scaled.")
