@@ -179,7 +179,7 @@ class _PoolScaling:
 
     def _is_online(self, agent: DockerAgent) -> bool:
         node = None if agent.node_id is None else self._state.nodes.get(agent.node_id)
-        return agent.status == "running" and node is not None and node.session is not None
+        return node is not None and node.session is not None
 
     def _idle_since(self, agent: DockerAgent) -> datetime | None:
         return self._scaling.idle_since.get(agent.node_id or 0) if self._is_online(agent) else None
