@@ -34,6 +34,7 @@ from domain import (
     users,
     vcenter,
     vcenter_operations,
+    vcenter_vms,
     webhooks,
 )
 from domain.core.events import Event
@@ -69,6 +70,7 @@ AREAS = (
     users,
     vcenter,
     vcenter_operations,
+    vcenter_vms,
     webhooks,
 )
 

@@ -25,6 +25,7 @@ from projections import (
     triggers,
     vcenter,
     vcenter_operations,
+    vcenter_vms,
     webhooks,
 )
 
@@ -51,6 +52,7 @@ PROJECTIONS = (
     tickets.PROJECTION,
     vcenter.PROJECTION,
     vcenter_operations.PROJECTION,
+    vcenter_vms.PROJECTION,
     audit_trail.PROJECTION,
     event_index.PROJECTION,
     build_positions.PROJECTION,

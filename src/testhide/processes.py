@@ -347,7 +347,7 @@ def work(settings: Settings) -> None:
                 changes=changes,
                 pipelines=pipelines,
                 tickets=tickets,
-                vcenters=VcenterOperator(log, handler, vcenters(settings, outgoing, secrets)),
+                vcenters=VcenterOperator(log, handler, vcenters(settings, outgoing, secrets), utcnow),
             )
             reactions = ReactionDispatcher(pool, log, listener, settings.redis_url, REACTIONS, tools)
 
