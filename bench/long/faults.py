@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import psycopg
 from tests.faults import rules
 from tests.faults.client import RetryingClient
 from tests.faults.injector import Fault, FaultInjector, draw_faults
@@ -51,6 +52,7 @@ from domain.tickets import TICKET_CLAIM_LIFETIME
 from projections.registry import PROJECTIONS
 from store.tables import reactions as due_reactions
 from store.tables.build_logs import BuildLogs
+from testhide.operator_errors import Fault as OperatorFault
 from testhide.processes import core
 
 AGENTS = 2
@@ -164,13 +166,13 @@ class Suite:
         disk_was_full = any(fault.kind == "full disk" and fault.target != DATABASE for fault in faults)
         try:
             broken += await self._check(orders, disk_was_full=disk_was_full)
-        except (TimeoutError, aiohttp.ClientError) as error:
+        except (TimeoutError, aiohttp.ClientError, OperatorFault, psycopg.OperationalError) as error:
             broken.append("".join(traceback.format_exception(error)))
         return faults, broken
 
     async def _check(self, orders: list[Order], *, disk_was_full: bool) -> list[str]:
+        await self._wait_for_read_models()
         async with core(self._stack.settings, pool_size=2) as parts:
-            await self._wait_for_read_models()
             events, broken = await self._log.read_new_events(parts)
             self._reactions.note(events)
             broken += await self._check_event_readers(events)
@@ -215,6 +217,7 @@ class Suite:
     async def check_reactions(self) -> list[str]:
         """Waits until no reaction is due, and checks that all reactions were carried out. Returns the broken rules."""
         self._commits.outside.failure_rate = 0.0
+        await self._wait_for_read_models()
         async with core(self._stack.settings, pool_size=1) as parts:
             deadline = time.monotonic() + REACTIONS_TIMEOUT_S
             while due := sum(status.due + status.parked for status in await due_reactions.fetch_statuses(parts.pool)):
@@ -248,7 +251,9 @@ class Suite:
         return None if process.returncode == 0 else output.decode(errors="replace")
 
     async def _wait_for_read_models(self) -> None:
-        """Waits until the read models are at the end of the log. Raises TimeoutError."""
+        """Waits until the database accepts connections, which it does seconds after a crash, and the read models are at
+        the end of the log. Raises TimeoutError.
+        """
         async with asyncio.timeout(END_TIMEOUT_S):
             while (await self._client.call("GET", "/api/v3/readyz")).status != 200:
                 await asyncio.sleep(POLL_INTERVAL_S)

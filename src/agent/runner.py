@@ -86,10 +86,13 @@ class TaskRunner:
         if build and build.attempt == message["attempt"]:
             build.stop(message["reason"])
 
-    def drop_build(self, build_id: int, why: str) -> None:
+    def drop_build(self, build_id: int, attempt: int, why: str) -> None:
+        """Drop an attempt that the server does not want. Leave a later attempt of the build, which the server may have
+        sent meanwhile.
+        """
         with self._lock:
             build = self._builds.get(build_id)
-        if build:
+        if build and build.attempt == attempt:
             build.drop(f"the server does not want it any more ({why})")
 
     def start_command(self, message: dict[str, Any]) -> None:

@@ -159,13 +159,16 @@ class Session:
         gauge = machine.MachineGauge(self._context.workdir)
         while True:
             self._server.tokens.reload()
-            heartbeat = {"session": self._id, **gauge.read(), "running": self._runner.list_builds()}
+            running = self._runner.list_builds()
+            heartbeat = {"session": self._id, **gauge.read(), "running": running}
             try:
                 answer = self._server.post("/api/v3/agent/heartbeat", heartbeat, pause=pause_forever)
             except RequestRefused:
                 answer = None  # no longer the node's session: the poll is refused too, and connects again
-            for build_id, why in (answer or {}).get("lost", []):
-                self._runner.drop_build(build_id, str(why))
+            lost = dict((answer or {}).get("lost", []))
+            for build_id, attempt in running:
+                if build_id in lost:
+                    self._runner.drop_build(build_id, attempt, str(lost[build_id]))
             time.sleep(self._heartbeat_s)
 
 

@@ -22,6 +22,7 @@ from api.builds import BuildController
 from api.caches import CacheController
 from api.changes import RepositoryChangeController
 from api.description import document
+from api.docker_agents import DockerAgentController
 from api.events import EventController
 from api.gitops import GitopsController
 from api.health import HealthController, ProjectionController, ReactionController
@@ -56,6 +57,7 @@ from api.passwords import PasswordController
 from api.pools import PoolController
 from api.projects import ProjectController
 from api.quarantine import QuarantineController
+from api.registrations import RegistrationController
 from api.scm import ScmController
 from api.simulations import SimulationController
 from api.sso import SsoController
@@ -89,6 +91,7 @@ CONTROLLERS = (
     PoolController,
     NodeController,
     NodeCommandController,
+    DockerAgentController,
     BuildController,
     BuildLogController,
     BuildActionController,
@@ -112,6 +115,7 @@ CONTROLLERS = (
     VcenterOperationController,
     GitopsController,
     AgentController,
+    RegistrationController,
     CacheController,
 )
 

@@ -126,12 +126,11 @@ class KnownIssueController(Controller):
         before, match = await find_visible_known_issue(ctx, known_issue_id), parse_match(data)
         if match is not None and match[0] == "pattern" != before.kind:
             await must_have_room(ctx, before.project_id)
-        clearable: tuple[Clearable, ...] = ("defect_key", "defect_url")
         await ctx(
             UpdateKnownIssue(
                 known_issue_id,
                 match=match,
-                cleared=tuple(name for name in clearable if getattr(data, name) is None),
+                cleared=tuple(name for name in get_args(Clearable) if getattr(data, name) is None),
                 **fields_without_match(data),
             )
         )

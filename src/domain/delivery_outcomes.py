@@ -2,7 +2,7 @@
 
 import msgspec
 
-MAX_EXCERPT = 1_000
+MAX_EXCERPT_LENGTH = 1_000
 """Largest number of characters of an answer's body that are kept for the history of a delivery."""
 RETRY_AFTER_STATUSES = (429, 503)
 """HTTP statuses of answers whose header `Retry-After` is honoured."""
@@ -35,4 +35,6 @@ def judge_answer(status: int, ms: int, excerpt: str, retry_after_s: int = 0) -> 
     wait_s = min(retry_after_s, MAX_RETRY_AFTER_S) if status in RETRY_AFTER_STATUSES else 0
     if wait_s:
         error += f", asked to wait {wait_s} s"
-    return Outcome(ok, status, error, ms, excerpt[:MAX_EXCERPT].replace("\0", "\N{REPLACEMENT CHARACTER}"), wait_s)
+    return Outcome(
+        ok, status, error, ms, excerpt[:MAX_EXCERPT_LENGTH].replace("\0", "\N{REPLACEMENT CHARACTER}"), wait_s
+    )

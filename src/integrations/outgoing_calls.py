@@ -17,7 +17,7 @@ from integrations.addresses import CallableUrl, Network, must_be_callable
 from integrations.outgoing import Resolve
 from integrations.ports import Answer, HttpAnswer, Unanswered
 
-MAX_BODY = 64 * 1024
+MAX_RESPONSE_BYTES = 64 * 1024
 """Largest number of bytes of an answer's body that are read."""
 MAX_RETRY_AFTER_DIGITS = 9
 """Largest number of digits of a `Retry-After` that are read. Nine digits of seconds are decades already."""
@@ -187,7 +187,7 @@ async def _beginning(answer: aiohttp.ClientResponse) -> str:
     """
     read = bytearray()
     with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
-        await _read(answer, read, MAX_BODY)
+        await _read(answer, read, MAX_RESPONSE_BYTES)
     return read.decode("utf-8", "replace")
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import time
 from pathlib import Path
 
 import pytest
-from tests.agent.fake_server import FakeServer
+from tests.agent.fake_server import Answer, FakeServer, ReceivedBuild
 from tests.agent.harness import AGENT_ENVIRONMENT, FOREVER, SYSTEM_PYTHON, Agent, StartAgent, processes_with
 
 # A child, a child in a session of its own, and one that is fully detached.
@@ -177,6 +178,27 @@ def test_a_lost_build_is_ended_without_a_report(server: FakeServer, agent: Agent
     assert build.finished is None
     assert "Dropped build 1, attempt 1: the server does not want it any more (the node was lost)\n" in agent.printed
     assert not processes_with(mark)
+
+
+@pytest.mark.usefixtures("agent")
+def test_a_late_answer_to_a_heartbeat_does_not_end_the_next_attempt(server: FakeServer, folder: Path) -> None:
+    gate = folder / "gate"
+    seconds: list[ReceivedBuild] = []
+
+    def answer_late(call: str, _query: dict[str, str], body: bytes) -> Answer | None:
+        if call != "heartbeat" or json.loads(body)["running"] != [[1, 1]]:
+            return None
+        seconds.append(server.queue(f"while [ ! -e {gate} ]; do sleep 0.02; done", id=1, attempt=2))
+        server.wait(lambda: seconds[0].started)
+        return 200, {"lost": [[1, "reassigned"]]}
+
+    server.fault = answer_late
+    first = server.queue(FOREVER, id=1)
+    server.wait(lambda: any(state["running"] == [[1, 2]] for state in server.heartbeats))
+    gate.touch()
+
+    assert server.wait_finished(seconds[0])["exit_code"] == 0, seconds[0].lines
+    assert first.finished is None
 
 
 def test_a_build_that_the_server_assigned_to_another_node_is_dropped(

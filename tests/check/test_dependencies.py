@@ -1,4 +1,6 @@
-"""Declared dependencies: the server's are exactly what `src` imports, each with a lower and an upper bound."""
+"""Declared dependencies: the server's, with those of its extras, are exactly what `src` imports, each with a lower and
+an upper bound.
+"""
 
 import ast
 import re
@@ -10,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 REQUIREMENTS = ROOT / "requirements"
-EXTRAS = ("vcenter",)
+EXTRAS = ("docker", "vcenter")
 """Extras with libraries that some processes of the server import when they first need them."""
 ROOMS = {folder.name for folder in (ROOT / "src").iterdir()}
 

@@ -183,6 +183,12 @@ SERVED = (
     ("POST", "/api/v3/node-pools"),
     ("PUT", "/api/v3/node-pools/{id}"),
     ("DELETE", "/api/v3/node-pools/{id}"),
+    ("GET", "/api/v3/docker-agents"),
+    ("POST", "/api/v3/docker-agents/spawn"),
+    ("POST", "/api/v3/docker-agents/{id}/start"),
+    ("POST", "/api/v3/docker-agents/{id}/stop"),
+    ("DELETE", "/api/v3/docker-agents/{id}"),
+    ("GET", "/api/v3/docker-agents/{id}/logs"),
     ("GET", "/api/v3/webhooks"),
     ("POST", "/api/v3/webhooks"),
     ("PUT", "/api/v3/webhooks/{id}"),
@@ -225,6 +231,15 @@ APART = {
         ("POST", f"/api/v3/vcenter/{{id}}/{what}"): "waits for a worker and a vCenter: tests/real/vcenter"
         for what in ("test", "sync", "vm/power")
     },
+    **dict.fromkeys(
+        (
+            ("POST", "/api/v3/docker-agents/{id}/start"),
+            ("POST", "/api/v3/docker-agents/{id}/stop"),
+            ("DELETE", "/api/v3/docker-agents/{id}"),
+            ("GET", "/api/v3/docker-agents/{id}/logs"),
+        ),
+        "waits for a Docker engine: tests/real/docker/test_documented.py",
+    ),
     ("POST", "/api/v3/nodes/{node_id}/execute"): "waits for an agent that answers: tests/api/test_node_commands.py",
 }
 """Served, but not to be tried with the others, with the reason."""

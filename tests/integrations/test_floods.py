@@ -11,7 +11,7 @@ import pytest
 
 from integrations.addresses import parse_networks
 from integrations.outgoing import HttpOutgoing
-from integrations.outgoing_calls import MAX_BODY
+from integrations.outgoing_calls import MAX_RESPONSE_BYTES
 from integrations.ports import Unanswered
 from tests.integrations.test_outgoing import speaking
 
@@ -60,6 +60,6 @@ async def test_a_flood_takes_little_memory_and_no_longer_than_other_calls(
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert re.search(what, outcome)
-        assert length <= MAX_BODY
+        assert length <= MAX_RESPONSE_BYTES
         assert peak < 16 * 1024 * 1024
         assert time.monotonic() - began < 5

@@ -12,7 +12,7 @@ import pytest
 
 from integrations.addresses import parse_networks, parse_url
 from integrations.outgoing import HttpOutgoing
-from integrations.outgoing_calls import MAX_BODY
+from integrations.outgoing_calls import MAX_RESPONSE_BYTES
 from integrations.ports import Outgoing, Refused, Unanswered
 from tests.integrations.receiving import receiving
 
@@ -298,9 +298,9 @@ def test_ranges_are_checked(text: str) -> None:
 
 async def test_bodies_are_cut() -> None:
     async with receiving() as receiver, outgoing(allowed=LOOPBACK) as client:
-        receiver.answers.append((500, {}, b"x" * (10 * MAX_BODY)))
+        receiver.answers.append((500, {}, b"x" * (10 * MAX_RESPONSE_BYTES)))
         answer = await client.post(receiver.url, b"{}", {})
-        assert (answer.status, len(answer.excerpt)) == (500, MAX_BODY)
+        assert (answer.status, len(answer.excerpt)) == (500, MAX_RESPONSE_BYTES)
         receiver.answers.append((200, {"Content-Encoding": "gzip"}, b"\xff\xfe no gzip"))
         assert "no gzip" in (await client.post(receiver.url, b"{}", {})).excerpt
 

@@ -255,6 +255,17 @@ NODES = (
     op("POST /nodes/{node_id}/rotate-token", node_managers),
     op("POST /nodes/{node_id}/execute", admins(), {"command": "true"}),
     op("GET /nodes/{node_id}/commands/{command_id}", admins(), answers=(404,)),
+    op("GET /docker-agents", READER),
+    op(
+        "POST /docker-agents/spawn",
+        node_managers,
+        lambda at: {"host": "build-host-01", "image": "testhide/agent:1", "pool_id": at["node-pools"]},
+    ),
+    op("GET /docker-agents/{id}", READER),
+    op("GET /docker-agents/{id}/logs", READER, of="id=no_docker_agent", answers=(404,)),
+    op("POST /docker-agents/{id}/start", node_managers),
+    op("POST /docker-agents/{id}/stop", node_managers, of="id=stopped_docker_agent"),
+    op("DELETE /docker-agents/{id}", node_managers, of="id=no_docker_agent", answers=(404,)),
     op("GET /vcenter", READER),
     op("POST /vcenter", node_managers, VCENTER),
     op("GET /vcenter/{id}", READER),
@@ -283,6 +294,7 @@ NODES = (
     op("PUT /node-pools/{id}", admins_of_the_server, {"untrusted": True}, of="id=node-pools"),
     op("DELETE /node-pools/{id}", MANAGE),
     op("DELETE /node-pools/{id}", shared_pool, of="id=shared_pool"),
+    op("POST /agent/register", public),
     *(
         op(f"{method} /agent/{path}", agents)
         for method, path in (

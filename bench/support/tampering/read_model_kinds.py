@@ -9,6 +9,7 @@ from projections.audit_trail import TrailRow
 from projections.auth import ApiTokenRow, SessionRow, UserRow
 from projections.build_positions import BuildPositionsRow, DeletedJobRow
 from projections.builds import BuildRow, CommentRow
+from projections.docker_agents import DockerAgentRow
 from projections.engine.model import Row
 from projections.event_index import RelatedRow
 from projections.identity_providers import IdentityProviderRow, IdentityRow
@@ -228,6 +229,7 @@ READ_MODEL_KINDS = (
     of_row("teams_channels", ChannelRow, "the name of a Teams channel is changed", "title", "'Other'"),
     of_row("scm", ScmEndpointRow, "the repository of an SCM endpoint is changed", "repo", "'evil/web'"),
     of_row("jira", JiraRow, "the host of a Jira integration is changed", "host", "'https://example.com'"),
+    of_row("docker_agents", DockerAgentRow, "the image of a Docker agent is changed", "image", "'evil'"),
     of_row("vcenter", VcenterRow, "the host of a vCenter is changed", "host", "'vcenter.example.org'"),
     of_row(
         "vcenter_operations", VcenterOperationRow, "an operation on a vCenter is shown as failed", "status", "'failed'"

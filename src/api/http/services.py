@@ -14,7 +14,9 @@ from commands.handler import Handler
 from commands.reports.recording import ReportRecorder
 from commands.waiting_changes import WaitingChanges
 from domain.core.errors import Unavailable
+from domain.docker_agents import DockerPolicy
 from domain.licenses import License
+from integrations.container_ports import ContainerLogs
 from integrations.ports import Blobs, Outgoing, Saml
 from integrations.source_ports import SourceHosts
 from integrations.ticket_ports import TicketHosts
@@ -65,6 +67,8 @@ class Services:
     saml: Saml
     source_hosts: SourceHosts
     ticket_hosts: TicketHosts
+    docker: DockerPolicy
+    container_logs: ContainerLogs
     vcenters: Vcenters
     rate_limits: RateLimits
     waiting_changes: WaitingChanges

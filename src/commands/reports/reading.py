@@ -114,7 +114,7 @@ class ReportRead:
         return ((start, end) for start, end in zip(self.cuts, ends, strict=True) if start < end)
 
     def texts_by_block(self) -> Iterator[list[ResultText]]:
-        """Yields the texts of each block."""
+        """Yields, for each block, the texts of its results."""
         first = 0
         for _, end in self.blocks():
             last = bisect_left(self.texts, end, lo=first, key=lambda text: text.row)

@@ -32,6 +32,7 @@ EVENT_AREAS: Mapping[str, str] = {
 SYSTEM = {
     "deliveries": "The delivery of messages",
     "dispatch": "The dispatcher",
+    "docker-agents": "The worker of Docker agents",
     "first-start": "The first start",
     "identity-providers": "The refresh of identity providers",
     "known-issues": "The search for known issues",
@@ -138,8 +139,8 @@ async def load_page(
     source: Source, log: EventLog, positions: Sequence[int], limits: FoldLimits, max_bytes: int
 ) -> AuditPage:
     """Returns the audit entries of the events at `positions`, in this order, each with the fields that its event
-    changed. Leaves out positions that have no event. Ends early, but never without an entry, after `max_bytes` of
-    events.
+    changed. Leaves out positions that have no event. Stops when it has read `max_bytes` of events, but returns at least
+    one entry if there is one.
     """
     described: list[AuditEntry] = []
     size = count = 0

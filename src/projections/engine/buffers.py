@@ -24,7 +24,7 @@ class LoadRefused(Exception):
 
 
 class LoadConnection:
-    """The connection of a bulk load. Remembers which indexes it has created."""
+    """The connection of a bulk load. Creates an index when it is first needed, and remembers which it has created."""
 
     def __init__(self, connection: AsyncConnection) -> None:
         self.connection = connection

@@ -59,8 +59,8 @@ class ProjectionWaiter:
         self._stale = asyncio.Event()
 
     async def run(self) -> None:
-        """Follows the position of the read models, and ends waits for positions that they have reached. Runs for
-        ever.
+        """Follows the position of the read models. When they reach a position, wakes the requests that wait for it.
+        Runs for ever.
         """
         with self._listener.subscribed(PROJECTED, self._notified):
             while True:

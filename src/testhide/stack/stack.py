@@ -101,8 +101,8 @@ def _local_agent(plan: Plan, folder: Path) -> list[Step]:
 
 
 def _isolated_workdir(folder: Path) -> Path:
-    """Return a work folder that builds can enter if each runs as a user of its own. It is in the agent's folder or, if
-    such users cannot reach that, in /var/cache.
+    """Return a work folder for builds that each run as a separate user of the operating system. It is in the agent's
+    folder. If such users cannot enter that folder, it is below /var/cache.
     """
     if all(path.stat().st_mode & 0o001 for path in folder.parents):
         folder.chmod(0o711)  # everything else in it is private

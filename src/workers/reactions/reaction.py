@@ -13,6 +13,7 @@ from store.tables.build_logs import BuildLogs
 from store.tables.reactions import DEFAULT_RETRIES, RetryPolicy
 from store.tables.shared_caches import SharedCaches
 from workers.changes import ChangeEvaluator
+from workers.docker_agents import DockerOperator
 from workers.gitops import PipelineSyncer
 from workers.reactions.host_calls import HostCalls
 from workers.reactions.statuses import BuildStates
@@ -53,6 +54,8 @@ class Tools:
     """Syncs jobs with pipelines files; None in a process that evaluates no changes."""
     tickets: TicketWriter | None = None
     """Writes tickets for failures; None in a process that writes no tickets."""
+    docker: DockerOperator | None = None
+    """Operates the containers of Docker agents; None in a process that has nothing to do with them."""
     vcenters: VcenterOperator | None = None
     """Carries out operations on vCenters; None in a process that carries out none."""
 
@@ -70,7 +73,7 @@ class RetryLater(Exception):
         self.seconds = seconds
 
 
-Queue = Literal["deletions", "mails", "statuses", "changes", "gitops", "tickets", "vcenter"]
+Queue = Literal["deletions", "mails", "statuses", "changes", "gitops", "tickets", "docker", "vcenter"]
 QUEUES: tuple[Queue, ...] = get_args(Queue)
 """Names of the queues. Reactions of one queue can delay each other. Reactions of different queues cannot."""
 QUEUES_WITH_TURNS: tuple[Queue, ...] = ("changes", "gitops", "tickets")

@@ -15,6 +15,13 @@ from domain.builds import BuildApproved, BuildDeleted, BuildEvent, BuildFinished
 from domain.changes import EVALUATION, ChangeReceived
 from domain.core.errors import Unavailable
 from domain.core.events import Damaged, Event, Recorded
+from domain.docker_agents import (
+    DockerAgentDestroyRequested,
+    DockerAgentEvent,
+    DockerAgentRequested,
+    DockerAgentStartRequested,
+    DockerAgentStopRequested,
+)
 from domain.jobs import JobDeleted
 from domain.users import USER, PasswordLinkIssued, UserPasswordSet
 from domain.vcenter import VcenterCreated, VcenterEvent, VcenterUpdated
@@ -24,6 +31,7 @@ from integrations.source_ports import SourceUnavailable
 from store.clock import utcnow
 from store.tables.reactions import RetryPolicy
 from store.tables.shared_caches import prefix_of_job
+from workers.docker_agents import DockerDelayed
 from workers.reactions.mails import link_mail, password_notice
 from workers.reactions.reaction import Reaction, RetryLater, Tools
 from workers.reactions.statuses import select_of_repositories, set_build_status
@@ -38,6 +46,8 @@ the same time.
 """
 SYNC_PAUSE_S = 60.0
 """Seconds until a pipelines file is read again if its host does not answer and does not say how long to wait."""
+DOCKER_PAUSE_S = 5.0
+"""Seconds until an operation on a container is tried again if its Docker host does not answer."""
 TICKET_PAUSE_S = 600.0
 """Seconds until tickets are tried again if the tracker does not say when to come back."""
 TICKET_MAX_AGE = timedelta(days=1)
@@ -173,6 +183,16 @@ async def when_build_finished_write_its_tickets(event: Event, tools: Tools) -> N
         raise RetryLater(error.retry_after_s or TICKET_PAUSE_S, str(error)) from None
 
 
+async def when_docker_operation_requested_carry_it_out(event: Event, tools: Tools) -> None:
+    assert isinstance(event, DockerAgentEvent)
+    if tools.docker is None:
+        return
+    try:
+        await tools.docker.operate(event.agent_id)
+    except DockerDelayed as error:
+        raise RetryLater(DOCKER_PAUSE_S, str(error)) from None
+
+
 async def when_vcenter_changed_check_it(event: Event, tools: Tools) -> None:
     assert isinstance(event, VcenterEvent)
     if tools.vcenters is not None:
@@ -217,6 +237,8 @@ VCENTER_RETRIES = RetryPolicy(tries=10, max_pause_s=60)
 """Retries of an operation on a vCenter, for faults of the server: if the vCenter fails, the operation fails, too."""
 CHANGE_LIMIT_S = 600
 """Time limit of a change, in seconds. A change may start builds of a thousand jobs."""
+DOCKER_LIMIT_S = 600
+"""Time limit of an operation on a container, in seconds. The Docker host may have to pull an image first."""
 SYNC_LIMIT_S = 120
 """Time limit of a sync, in seconds. A host has 10 s to answer, and a file may have 200 jobs."""
 CHANGE_RETRIES = RetryPolicy(tries=300, max_pause_s=60)
@@ -319,5 +341,21 @@ REACTIONS = (
         "gitops",
         SYNC_LIMIT_S,
         repeats_old=False,
+    ),
+    *(
+        Reaction(
+            name,
+            event,
+            when_docker_operation_requested_carry_it_out,
+            "docker",
+            DOCKER_LIMIT_S,
+            repeats_old=False,
+        )
+        for name, event in (
+            ("spawn_a_docker_agent", DockerAgentRequested),
+            ("start_a_docker_agent", DockerAgentStartRequested),
+            ("stop_a_docker_agent", DockerAgentStopRequested),
+            ("destroy_a_docker_agent", DockerAgentDestroyRequested),
+        )
     ),
 )
