@@ -35,6 +35,7 @@ from domain import (
     users,
     vcenter,
     vcenter_operations,
+    vcenter_vms,
     webhooks,
 )
 from domain.core.events import Event
@@ -71,6 +72,7 @@ AREAS = (
     users,
     vcenter,
     vcenter_operations,
+    vcenter_vms,
     webhooks,
 )
 

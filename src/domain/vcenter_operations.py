@@ -10,9 +10,12 @@ import msgspec
 
 from domain.core.data_keys import vcenter_key
 from domain.core.events import Category, Event
+from domain.vcenter_vms import PowerState
 
-Kind = Literal["test"]
-"""Kind of operation. These values are stored, so they must not change."""
+Kind = Literal["test", "sync", "power_on", "power_off", "reboot", "suspend"]
+"""Kind of operation. The values are stored, so they must not change."""
+CARRYING_OUT = "carry_out_a_vcenter_operation"
+"""Name of the reaction that carries operations out. It is stored, so it must not change."""
 Failure = Literal["missing", "refused", "outside", "timeout"]
 """Why an operation failed: the vCenter does not have the object, the object's state forbids it, the vCenter failed or
 could not be reached, or it did not end in time. These values are stored, so they must not change.
@@ -35,6 +38,16 @@ class VcenterOperationEvent(Event, frozen=True):
 class VcenterOperationRequested(VcenterOperationEvent, frozen=True):
     name: ClassVar[str] = "vcenter.operation_requested"
     kind: Kind
+    vm_id: str = ""
+    """Id of the virtual machine; empty for an operation on the whole vCenter."""
+
+
+class VcenterOperationStarted(VcenterOperationEvent, frozen=True):
+    """A worker is about to ask the vCenter for the change, or the vCenter has begun it as a task."""
+
+    name: ClassVar[str] = "vcenter.operation_started"
+    task_id: str = ""
+    """Id of the vCenter's task; empty until the vCenter has answered."""
 
 
 class VcenterOperationCompleted(VcenterOperationEvent, frozen=True):
@@ -43,6 +56,15 @@ class VcenterOperationCompleted(VcenterOperationEvent, frozen=True):
     """Version of the vCenter; empty unless the operation is a test."""
     latency_ms: int = 0
     """Milliseconds that the vCenter took to answer; 0 unless the operation is a test."""
+    synced_vms: int = 0
+    """Number of machines that the vCenter has; 0 unless the operation is a sync."""
+    updated: int = 0
+    """Number of machines that were new, changed or gone; 0 unless the operation is a sync."""
+    duration_ms: int = 0
+    """Milliseconds that the sync took."""
+    vm_id: str = ""
+    power_state: PowerState | None = None
+    """Power state of the machine after the operation; None for an operation on the whole vCenter."""
 
     @property
     def notifies(self) -> str:
@@ -69,6 +91,11 @@ class VcenterOperation(msgspec.Struct, frozen=True):
     vcenter_id: int
     kind: Kind
     requested_at: datetime
+    vm_id: str = ""
+    is_started: bool = False
+    """Whether a worker may have asked the vCenter for the change."""
+    task_id: str = ""
+    """Id of the vCenter's task; empty if there is none, or if the vCenter's answer was lost."""
     end: OperationEnd | None = None
     """The event that ended the operation; None while it is under way."""
 
@@ -76,7 +103,9 @@ class VcenterOperation(msgspec.Struct, frozen=True):
 def evolve(state: VcenterOperation | None, event: Event) -> VcenterOperation | None:
     match event:
         case VcenterOperationRequested():
-            return VcenterOperation(event.operation_id, event.vcenter_id, event.kind, event.at)
+            return VcenterOperation(event.operation_id, event.vcenter_id, event.kind, event.at, event.vm_id)
+        case VcenterOperationStarted() if state is not None:
+            return msgspec.structs.replace(state, is_started=True, task_id=event.task_id)
         case VcenterOperationCompleted() | VcenterOperationFailed() if state is not None:
             return msgspec.structs.replace(state, end=event)
         case _:
@@ -89,4 +118,4 @@ def end_notification(operation_id: int) -> str:
 
 
 VCENTER_OPERATION = Category[VcenterOperation | None]("vcenter-operation", None, evolve)
-EVENTS = (VcenterOperationRequested, VcenterOperationCompleted, VcenterOperationFailed)
+EVENTS = (VcenterOperationRequested, VcenterOperationStarted, VcenterOperationCompleted, VcenterOperationFailed)

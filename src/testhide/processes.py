@@ -364,7 +364,7 @@ def work(settings: Settings) -> None:
                 pipelines=pipelines,
                 tickets=tickets,
                 docker=operator,
-                vcenters=VcenterOperator(log, handler, vcenters(settings, outgoing, secrets)),
+                vcenters=VcenterOperator(log, handler, vcenters(settings, outgoing, secrets), utcnow),
             )
             reactions = ReactionDispatcher(pool, log, listener, settings.redis_url, REACTIONS, tools)
 
