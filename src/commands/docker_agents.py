@@ -163,13 +163,10 @@ class ObserveContainer(Command, of=DOCKER_AGENT):
         return self.event(DockerAgentFailed, found, error=describe_end(found), repeats=False)
 
     def _find_loss(self, agent: DockerAgent) -> Event | None:
+        error = f"Docker host {agent.host} has no such container any more"
         is_awaited = agent.pending in ("spawn", "start", "destroy")
-        is_known = agent.status == "error" and agent.pending is None
-        if is_awaited or is_known:
-            return None
-        return DockerAgentFailed(
-            agent_id=self.agent_id, error=f"Docker host {agent.host} has no such container any more"
-        )
+        is_known = agent.pending is None and (agent.error == error or not agent.container_id)
+        return None if is_awaited or is_known else DockerAgentFailed(agent_id=self.agent_id, error=error)
 
 
 @dataclass(frozen=True)
