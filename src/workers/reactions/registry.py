@@ -322,7 +322,9 @@ REACTIONS = (
         select=select_builds_with_tickets,
     ),
     *(
-        Reaction(name, event, when_vcenter_changed_check_it, "vcenter", VCENTER_LIMIT_S, VCENTER_RETRIES)
+        Reaction(
+            name, event, when_vcenter_changed_check_it, "vcenter", VCENTER_LIMIT_S, VCENTER_RETRIES, repeats_old=False
+        )
         for name, event in (("check_a_new_vcenter", VcenterCreated), ("check_a_changed_vcenter", VcenterUpdated))
     ),
     Reaction(

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from testhide.engines import Engines
+from tests.contract.operations import DOCUMENTED
+from tests.contract.shape import same_shape
 from tests.support.server import Server, server_on_new_database
 
 from .conftest import PASSWORD, USER, Simulator, StartSimulator
@@ -61,6 +63,29 @@ def until(is_true: Any) -> None:
     while not is_true():
         assert time.monotonic() < deadline, "it does not happen"
         time.sleep(0.05)  # between two looks
+
+
+def test_the_requests_of_the_reference(lab: Connected) -> None:
+    admin, at = lab.server.admin, "/api/v3/vcenter"
+
+    def check(method: str, path: str, **changes: Any) -> Any:
+        operation = DOCUMENTED[method, f"{at}{path}"]
+        body = None if operation.request_example is None else operation.request_example | changes
+        answer = admin.request(method, f"{lab.path.rpartition('/')[0]}{path.replace('{id}', known)}", json=body)
+        assert answer.status_code == operation.status, answer.text
+        assert same_shape(operation.response, answer.json()) == []
+        return answer.json()
+
+    known = lab.path.rpartition("/")[2]
+    here = {"host": lab.simulator.host, "username": USER, "password": PASSWORD, "datacenter": "DC0"}
+    known = str(check("POST", "", **here, cluster="DC0_C0")["id"])
+    assert check("POST", "/{id}/test")["connected"]
+    assert check("GET", "/{id}")["connected"]
+    assert any(one["connected"] for one in check("GET", ""))
+    assert check("POST", "/{id}/sync")["synced_vms"] == 4
+    vm_id = lab.fetch("/vms")[0]["vm_id"]
+    lab.power(vm_id, "power_off").then(200)
+    assert check("POST", "/{id}/vm/power", vm_id=vm_id)["status"] == "powered_on"
 
 
 def test_a_new_vcenter_connects(lab: Connected) -> None:
