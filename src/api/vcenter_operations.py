@@ -2,19 +2,21 @@
 the server or the worker.
 """
 
+import secrets
 from datetime import datetime
 from typing import Annotated, Any
 
 import msgspec
-from litestar import Controller, Request, Response, get, post
+from litestar import Controller, Request, Response, delete, get, post
 from litestar.params import Parameter
 from msgspec import Meta
 
 from api.http.paging import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, Paged, next_page, paginate
 from api.http.permissions import CAN_READ, NODE_MANAGERS, User
 from api.http.request_context import RequestContext
-from api.http.types import to_view
+from api.http.types import Id, to_view
 from api.live.requested_work import request_work
+from api.pools import check_may_move
 from api.vcenter import find_vcenter
 from commands.vcenter_operations import RequestVcenterOperation
 from domain.core.errors import Conflict, NotFound, OutsideFailure, OutsideTimeout, StillRunning
@@ -28,12 +30,14 @@ from domain.vcenter_operations import (
     VcenterOperationCompleted,
     VcenterOperationFailed,
     end_notification,
+    make_vm_name,
 )
 from domain.vcenter_vms import PowerAction, PowerState
 from projections import vcenter_operations, vcenter_vms
 from projections.vcenter_operations import Status, VcenterOperationRow
 from store.tables.reactions import find_progress
 
+VmId = Annotated[str, Parameter(max_length=100, pattern=r"^[\w-]+\Z", description="Id of the machine in the vCenter")]
 ANSWER_TIMEOUT_S = 30.0
 """Seconds that a request waits for the end of its operation. Longer ones go on, and are answered by 504."""
 PROBLEMS = {"problems": (StillRunning, NotFound, Conflict, OutsideFailure, OutsideTimeout)}
@@ -76,6 +80,28 @@ class ChangedPower(msgspec.Struct):
     action: PowerAction
     """What was done."""
     status: PowerState
+    """Power state of the virtual machine now."""
+
+
+class NewVm(msgspec.Struct):
+    template_id: Annotated[str, Meta(min_length=1, max_length=100, pattern=r"^[\w-]+\Z")]
+    """Id that the vCenter has for the template, or for the virtual machine, that is cloned."""
+    pool_id: Id | None = None
+    """Id of the node pool of the machine's node; null for none."""
+
+
+class ClonedVm(msgspec.Struct):
+    vm_id: str
+    """Id that the vCenter has for the new virtual machine."""
+    name: str
+    power_state: PowerState
+    """Power state of the virtual machine now."""
+
+
+class RevertedVm(msgspec.Struct):
+    vm_id: str
+    """Id that the vCenter has for the virtual machine."""
+    power_state: PowerState
     """Power state of the virtual machine now."""
 
 
@@ -164,6 +190,34 @@ class VcenterOperationController(Controller):
         headers = next_page(ctx.request, limit, [page + 1] * len(found), key="page")
         return Response([to_view(VmItem, row) for row in found], headers=headers)
 
+    @post("/vms", guards=[NODE_MANAGERS], opt=PROBLEMS)
+    async def clone_vm(self, request: Request[User, Any, Any], ctx: RequestContext, id: int, data: NewVm) -> ClonedVm:
+        """Clones a virtual machine, takes a snapshot of the new one, and powers it on. The machine finds the server's
+        URL and a registration token, which works once, in its `guestinfo`, so that its agent can register as a node.
+        """
+        if data.pool_id is not None:
+            await check_may_move(ctx, data.pool_id)
+        fields = {"vm_id": data.template_id, "pool_id": data.pool_id}
+        end = must_be_completed(await carry_out(request, ctx, id, "clone", **fields))
+        assert end.power_state is not None
+        operation = await ctx.services.log.load_state(VCENTER_OPERATION.at(end.operation_id))
+        assert operation is not None
+        return ClonedVm(end.vm_id, operation.vm_name, end.power_state)
+
+    @post("/vms/{vm_id:str}/revert", status_code=200, guards=[NODE_MANAGERS], opt=PROBLEMS)
+    async def revert_vm(
+        self, request: Request[User, Any, Any], ctx: RequestContext, id: int, vm_id: VmId
+    ) -> RevertedVm:
+        """Reverts a virtual machine that the server has made to the snapshot before it was first powered on."""
+        end = must_be_completed(await carry_out(request, ctx, id, "revert", vm_id=vm_id))
+        assert end.power_state is not None
+        return RevertedVm(end.vm_id, end.power_state)
+
+    @delete("/vms/{vm_id:str}", guards=[NODE_MANAGERS], opt=PROBLEMS)
+    async def delete_vm(self, request: Request[User, Any, Any], ctx: RequestContext, id: int, vm_id: VmId) -> None:
+        """Powers a virtual machine that the server has made off, and deletes it with its disks."""
+        must_be_completed(await carry_out(request, ctx, id, "delete", vm_id=vm_id))
+
     @get("/operations", guards=[CAN_READ])
     async def list_vcenter_operations(
         self, ctx: RequestContext, id: int, paged: Paged
@@ -199,6 +253,8 @@ async def carry_out(
         operation: VcenterOperation | None = await ctx.services.log.load_state(VCENTER_OPERATION.at(operation_id))
         return None if operation is None else operation.end
 
+    if kind == "clone":
+        fields["vm_name"] = make_vm_name(operation_id, secrets.token_hex(4))
     command = RequestVcenterOperation(operation_id, vcenter_id, kind, **fields)
     end: OperationEnd | None = await request_work(
         request, ctx, command, end_notification(operation_id), find_end, ANSWER_TIMEOUT_S

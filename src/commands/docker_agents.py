@@ -6,6 +6,7 @@ from datetime import datetime
 
 from commands.handler import Command, must_exist
 from commands.nodes import must_be_pool
+from commands.registrations import NOT_VALID
 from domain.claims import CLAIM, Claim, take_claim
 from domain.core.errors import Conflict, NotFound, Unauthenticated
 from domain.core.events import AnyStream, Event
@@ -26,8 +27,6 @@ from domain.docker_agents import (
 )
 from domain.nodes import NODE, Node, NodeRegistered, NodeTokenRotated, NodeWentOffline
 from domain.pools import POOL, Pool
-
-NOT_VALID = "The registration token is not valid (any more)."
 
 
 @dataclass(frozen=True)

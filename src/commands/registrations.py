@@ -4,6 +4,7 @@ worker makes it again when it repeats a spawn.
 
 from store.crypto.secrets import Secrets
 
+NOT_VALID = "The registration token is not valid (any more)."
 PURPOSE = "machine registrations"
 
 

@@ -12,8 +12,10 @@ from domain.core.data_keys import vcenter_key
 from domain.core.events import Category, Event
 from domain.vcenter_vms import PowerState
 
-Kind = Literal["test", "sync", "power_on", "power_off", "reboot", "suspend"]
+Kind = Literal["test", "sync", "power_on", "power_off", "reboot", "suspend", "clone", "revert", "delete"]
 """Kind of operation. The values are stored, so they must not change."""
+MACHINE_ID_PREFIX = "vm-"
+VM_NAME_PREFIX = "testhide-"
 CARRYING_OUT = "carry_out_a_vcenter_operation"
 """Name of the reaction that carries operations out. It is stored, so it must not change."""
 Failure = Literal["missing", "refused", "outside", "timeout"]
@@ -39,7 +41,14 @@ class VcenterOperationRequested(VcenterOperationEvent, frozen=True):
     name: ClassVar[str] = "vcenter.operation_requested"
     kind: Kind
     vm_id: str = ""
-    """Id of the virtual machine; empty for an operation on the whole vCenter."""
+    """Id of the virtual machine, or of the template to clone; empty for an operation on the whole vCenter."""
+    vm_name: str = ""
+    """Name of the new machine, as `make_vm_name` makes it; empty unless the operation is a clone. It is chosen with the
+    request, so that a second try finds the machine that the first one has made.
+    """
+
+    pool_id: int | None = None
+    """Id of the node pool of the new machine's node; None for none."""
 
 
 class VcenterOperationStarted(VcenterOperationEvent, frozen=True):
@@ -71,6 +80,15 @@ class VcenterOperationCompleted(VcenterOperationEvent, frozen=True):
         return end_notification(self.operation_id)
 
 
+class VcenterMachineRegistered(VcenterOperationEvent, frozen=True):
+    """The agent in a machine that was cloned has used its registration token: it is the agent of this node."""
+
+    name: ClassVar[str] = "vcenter.machine_registered"
+    sealed: ClassVar[tuple[str, ...]] = ("token_hash",)
+    node_id: int
+    token_hash: bytes = b""
+
+
 class VcenterOperationFailed(VcenterOperationEvent, frozen=True):
     name: ClassVar[str] = "vcenter.operation_failed"
     sealed: ClassVar[tuple[str, ...]] = ("error",)
@@ -92,6 +110,12 @@ class VcenterOperation(msgspec.Struct, frozen=True):
     kind: Kind
     requested_at: datetime
     vm_id: str = ""
+    vm_name: str = ""
+    pool_id: int | None = None
+    node_id: int | None = None
+    """Node of the machine that was cloned; None until its agent has registered."""
+    token_hash: bytes = b""
+    """Hash of the token that the registration token was exchanged for; empty while it was not used."""
     is_started: bool = False
     """Whether a worker may have asked the vCenter for the change."""
     task_id: str = ""
@@ -103,7 +127,11 @@ class VcenterOperation(msgspec.Struct, frozen=True):
 def evolve(state: VcenterOperation | None, event: Event) -> VcenterOperation | None:
     match event:
         case VcenterOperationRequested():
-            return VcenterOperation(event.operation_id, event.vcenter_id, event.kind, event.at, event.vm_id)
+            return VcenterOperation(
+                event.operation_id, event.vcenter_id, event.kind, event.at, event.vm_id, event.vm_name, event.pool_id
+            )
+        case VcenterMachineRegistered() if state is not None:
+            return msgspec.structs.replace(state, node_id=event.node_id, token_hash=event.token_hash)
         case VcenterOperationStarted() if state is not None:
             return msgspec.structs.replace(state, is_started=True, task_id=event.task_id)
         case VcenterOperationCompleted() | VcenterOperationFailed() if state is not None:
@@ -112,10 +140,40 @@ def evolve(state: VcenterOperation | None, event: Event) -> VcenterOperation | N
             return state
 
 
+def make_vm_name(operation_id: int, mark: str) -> str:
+    """Returns the name of a machine that an operation clones. `mark` is random, so that no other server that uses the
+    vCenter makes a machine of this name.
+    """
+    return f"{VM_NAME_PREFIX}{operation_id}-{mark}"
+
+
+def find_operation_id(vm_name: str) -> int | None:
+    """Returns the id of the operation that has made a machine of this name, if a server like this one has made it."""
+    number = vm_name.removeprefix(VM_NAME_PREFIX).partition("-")[0]
+    is_made = vm_name.startswith(VM_NAME_PREFIX) and number.isascii() and number.isdigit() and len(number) < 16
+    return int(number) if is_made else None
+
+
+def make_machine_id(operation_id: int) -> str:
+    """Returns the id of the machine that an operation clones, for its registration token."""
+    return f"{MACHINE_ID_PREFIX}{operation_id}"
+
+
+def read_machine_id(machine_id: str) -> int | None:
+    """Returns the id of the operation that clones a machine with this id; None if the machine is in no vCenter."""
+    return int(machine_id.removeprefix(MACHINE_ID_PREFIX)) if machine_id.startswith(MACHINE_ID_PREFIX) else None
+
+
 def end_notification(operation_id: int) -> str:
     """Returns the payload that wakes the API requests which wait for the end of an operation."""
     return f"vcenter-operation:{operation_id}"
 
 
 VCENTER_OPERATION = Category[VcenterOperation | None]("vcenter-operation", None, evolve)
-EVENTS = (VcenterOperationRequested, VcenterOperationStarted, VcenterOperationCompleted, VcenterOperationFailed)
+EVENTS = (
+    VcenterOperationRequested,
+    VcenterOperationStarted,
+    VcenterMachineRegistered,
+    VcenterOperationCompleted,
+    VcenterOperationFailed,
+)

@@ -11,6 +11,7 @@ from typing import assert_never
 import structlog
 
 from commands.handler import CommandContext, Handler
+from commands.registrations import make_registration_token
 from commands.vcenter import RecordVcenterConnection
 from commands.vcenter_operations import (
     CompleteVcenterOperation,
@@ -21,9 +22,10 @@ from commands.vcenter_operations import (
 )
 from domain.core.errors import Erased
 from domain.vcenter import VCENTER, Vcenter
-from domain.vcenter_operations import VCENTER_OPERATION, Failure, VcenterOperation
-from domain.vcenter_vms import PowerAction, PowerState
+from domain.vcenter_operations import VCENTER_OPERATION, Failure, VcenterOperation, find_operation_id, make_machine_id
+from domain.vcenter_vms import PowerAction, PowerState, VirtualMachine
 from integrations.vcenter_ports import (
+    NewMachine,
     TaskState,
     VcenterFailure,
     VcenterMissing,
@@ -33,6 +35,7 @@ from integrations.vcenter_ports import (
     VcenterStateForbids,
     VcenterUnavailable,
 )
+from store.crypto.secrets import Secrets
 from store.log.event_log import EventLog
 
 log = structlog.get_logger()
@@ -42,6 +45,8 @@ OnProgress = Callable[[str], None]
 CALLER = CommandContext("system:vcenter")
 TASK_POLL_INTERVAL_S = 0.5
 """Seconds between two looks at a task of a vCenter."""
+SNAPSHOT = "testhide"
+"""Name of the snapshot of a new machine before it was first powered on."""
 MAX_AGE = timedelta(hours=1)
 """Age of an operation at which it fails if the vCenter does not answer any more."""
 STATES_AFTER: Mapping[PowerAction, PowerState] = {
@@ -61,6 +66,9 @@ class VcenterOperator:
     event_log: EventLog
     handler: Handler
     vcenters: Vcenters
+    secrets: Secrets
+    base_url: str
+    """URL of the server, which agents in machines connect to."""
     clock: Callable[[], datetime]
 
     async def check(self, vcenter_id: int) -> None:
@@ -120,8 +128,78 @@ class VcenterOperator:
                 await self.handler.execute(synced, CALLER)
             case "power_on" | "power_off" | "reboot" | "suspend":
                 await self._change_power(operation, operation.kind, session, on_progress)
+            case "clone":
+                await self._clone(operation, session, on_progress)
+            case "revert":
+                await self._revert(operation, session, on_progress)
+            case "delete":
+                await self._delete(operation, session, on_progress)
             case _:
                 assert_never(operation.kind)
+
+    async def _clone(self, operation: VcenterOperation, session: VcenterSession, on_progress: OnProgress) -> None:
+        """Clones a template, takes a snapshot of the new machine, and powers it on. Goes on with the machine that an
+        earlier try has made.
+        """
+        is_resumed = await self._resume(operation, session, on_progress)
+        if not is_resumed and await session.find_vm_by_name(operation.vm_name) is None:
+            await self._note_start(operation, "")
+            task_id = await session.start_clone(self._describe(operation))
+            await self._note_start(operation, task_id)
+            await self._wait_for_task(session, task_id, on_progress)
+        vm = await session.find_vm_by_name(operation.vm_name)
+        if vm is None:
+            raise VcenterMissing(f"The new machine {operation.vm_name} has vanished.")
+        if vm.power_state != "powered_on":
+            await self._wait_for_task(session, await session.start_snapshot(vm.vm_id, SNAPSHOT), on_progress)
+            await self._power(session, vm.vm_id, "power_on", on_progress)
+        await self._complete(operation, await session.find_vm(vm.vm_id))
+
+    def _describe(self, operation: VcenterOperation) -> NewMachine:
+        token = make_registration_token(self.secrets, make_machine_id(operation.operation_id), "0")
+        annotation = f"Made by the Testhide server {self.base_url}, operation {operation.operation_id}."
+        guestinfo = {"server": self.base_url, "registration-token": token}
+        return NewMachine(operation.vm_name, operation.vm_id, annotation, guestinfo)
+
+    async def _revert(self, operation: VcenterOperation, session: VcenterSession, on_progress: OnProgress) -> None:
+        vm = await session.find_vm(operation.vm_id)
+        await self._must_be_made_here(operation, vm)
+        if not await self._resume(operation, session, on_progress):
+            await self._note_start(operation, "")
+            task_id = await session.start_revert(vm.vm_id, SNAPSHOT)
+            await self._note_start(operation, task_id)
+            await self._wait_for_task(session, task_id, on_progress)
+        await self._complete(operation, await session.find_vm(vm.vm_id))
+
+    async def _delete(self, operation: VcenterOperation, session: VcenterSession, on_progress: OnProgress) -> None:
+        try:
+            vm = await session.find_vm(operation.vm_id)
+        except VcenterMissing:
+            if not operation.is_started:
+                raise
+            vm = VirtualMachine(operation.vm_id, "", "powered_off")
+        else:
+            await self._must_be_made_here(operation, vm)
+            await self._note_start(operation, "")
+            if vm.power_state == "powered_on":
+                await self._power(session, vm.vm_id, "power_off", on_progress)
+            await self._wait_for_task(session, await session.start_deletion(vm.vm_id), on_progress)
+        await self._complete(operation, vm, is_deleted=True)
+
+    async def _power(self, session: VcenterSession, vm_id: str, action: PowerAction, on_progress: OnProgress) -> None:
+        if (task_id := await session.start_power_action(vm_id, action)) is not None:
+            await self._wait_for_task(session, task_id, on_progress)
+
+    async def _must_be_made_here(self, operation: VcenterOperation, vm: VirtualMachine) -> None:
+        """Raises VcenterStateForbids if no operation on this vCenter has made the machine."""
+        operation_id = find_operation_id(vm.name)
+        made_by = None if operation_id is None else await self.event_log.load_state(VCENTER_OPERATION.at(operation_id))
+        if made_by is None or (made_by.vm_name, made_by.vcenter_id) != (vm.name, operation.vcenter_id):
+            raise VcenterStateForbids(f"Machine {vm.vm_id} was not made by this server, so it is left as it is.")
+
+    async def _complete(self, operation: VcenterOperation, vm: VirtualMachine, *, is_deleted: bool = False) -> None:
+        done = CompleteVmOperation(operation.operation_id, operation.vcenter_id, vm, is_deleted)
+        await self.handler.execute(done, CALLER)
 
     async def _change_power(
         self,
@@ -145,7 +223,7 @@ class VcenterOperator:
                     await self._note_start(operation, task_id)
                     await self._wait_for_task(session, task_id, on_progress)
         after = await session.find_vm(operation.vm_id)
-        await self.handler.execute(CompleteVmOperation(operation.operation_id, operation.vcenter_id, after), CALLER)
+        await self._complete(operation, after)
 
     async def _resume(self, operation: VcenterOperation, session: VcenterSession, on_progress: OnProgress) -> bool:
         """Waits for the task that an earlier try has begun. Returns False if there is none, or if the vCenter has

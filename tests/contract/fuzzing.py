@@ -38,6 +38,9 @@ ENDLESS = {
     "POST /api/v3/vcenter/{id}/test": "waits for what a worker answers",
     "POST /api/v3/vcenter/{id}/sync": "waits for what a worker answers",
     "POST /api/v3/vcenter/{id}/vm/power": "waits for what a worker answers",
+    "POST /api/v3/vcenter/{id}/vms": "waits for what a worker answers",
+    "POST /api/v3/vcenter/{id}/vms/{vm_id}/revert": "waits for what a worker answers",
+    "DELETE /api/v3/vcenter/{id}/vms/{vm_id}": "waits for what a worker answers",
     "POST /api/v3/nodes/{node_id}/execute": "waits for what an agent answers, as long as the caller says",
     "POST /api/v3/users/{user_id}/sign-out": "made-up ids are small numbers: it would end the session that asks",
 }

@@ -1,21 +1,23 @@
 """Operations on vCenters, at a vCenter in memory."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
 import pytest
 from msgspec import structs
 
+from commands.registrations import read_registration_token
 from commands.vcenter import CreateVcenter, DeleteVcenter
 from commands.vcenter_operations import RequestVcenterOperation
 from domain.vcenter import VCENTER, Vcenter
 from domain.vcenter_operations import VCENTER_OPERATION, OperationEnd, VcenterOperationCompleted, VcenterOperationFailed
 from domain.vcenter_vms import VCENTER_VMS, Inventory, PowerAction, PowerState, VirtualMachine
 from integrations.vcenter_ports import (
+    NewMachine,
     TaskState,
     VcenterFailure,
     VcenterMissing,
@@ -26,6 +28,7 @@ from store.clock import utcnow
 from tests.workers.test_known_issues import House, house  # noqa: F401
 from workers.vcenter import MAX_AGE, OperationInterrupted, VcenterOperator
 
+URL = "https://ci.acme.com"
 VM = VirtualMachine("vm-7", "agent-7", "powered_off", "Resources")
 STATES: dict[PowerAction, PowerState] = {
     "power_on": "powered_on",
@@ -54,6 +57,7 @@ class Lab:
     loses_answers: bool = False
     """Whether changes are carried out without an answer."""
     changes: list[str] = field(default_factory=list)
+    guestinfo: dict[str, Mapping[str, str]] = field(default_factory=dict)
 
     async def check_host(self, host: str, *, is_admin: bool) -> None:
         raise NotImplementedError
@@ -85,6 +89,25 @@ class Lab:
         self.vms[vm_id] = structs.replace(self.vms[vm_id], power_state=STATES[action])
         return self._change(f"{action} {vm_id}")
 
+    async def find_vm_by_name(self, name: str) -> VirtualMachine | None:
+        return next((vm for vm in self.vms.values() if vm.name == name), None)
+
+    async def start_clone(self, machine: NewMachine) -> str:
+        vm_id = f"vm-{100 + len(self.vms)}"
+        self.guestinfo[vm_id] = machine.guestinfo
+        self.vms[vm_id] = VirtualMachine(vm_id, machine.name, "powered_off")
+        return self._change(f"clone {machine.template_id}")
+
+    async def start_snapshot(self, vm_id: str, name: str) -> str:
+        return self._change(f"snapshot {vm_id}")
+
+    async def start_revert(self, vm_id: str, name: str) -> str:
+        return self._change(f"revert {vm_id}")
+
+    async def start_deletion(self, vm_id: str) -> str:
+        del self.vms[vm_id]
+        return self._change(f"delete {vm_id}")
+
     async def read_task(self, task_id: str) -> TaskState:
         if self.failure:
             raise self.failure
@@ -105,10 +128,13 @@ class Site:
 
     def __init__(self, house: House) -> None:  # noqa: F811
         self.house, self.lab = house, Lab()
-        self.operator = VcenterOperator(house.parts.log, house.handler, self.lab, lambda: utcnow() + self.late)
-        self.progress: list[str] = []
         self.late = timedelta()
+        self.operator = VcenterOperator(house.parts.log, house.handler, self.lab, house.parts.secrets, URL, self.now)
+        self.progress: list[str] = []
         self._last = 0
+
+    def now(self) -> datetime:
+        return utcnow() + self.late
 
     async def connect(self) -> None:
         await self.house.does(CreateVcenter(1, "Lab", "vcenter.lab", "svc", b"p", "DC0"))
@@ -274,3 +300,47 @@ async def test_an_operation_that_has_not_begun_fails_at_once(site: Site) -> None
     end = await site.carry_out(kind="power_on", vm_id="vm-7")
     assert isinstance(end, VcenterOperationFailed)
     assert (end.failure, end.error) == ("outside", "vcenter.lab gives no answer.")
+
+
+async def test_a_clone_can_register(site: Site) -> None:
+    end = await site.carry_out(kind="clone", vm_id="vm-7", vm_name="testhide-1-c0ffee")
+    assert isinstance(end, VcenterOperationCompleted)
+    assert (end.vm_id, end.power_state) == ("vm-101", "powered_on")
+    assert site.lab.changes == ["clone vm-7", "snapshot vm-101", "power_on vm-101"]
+    guestinfo = site.lab.guestinfo["vm-101"]
+    assert guestinfo["server"] == URL
+    assert read_registration_token(site.house.parts.secrets, guestinfo["registration-token"]) == ("vm-1", "0")
+
+
+@pytest.mark.parametrize("lost", ["clone", "task"])
+async def test_a_clone_is_made_once(site: Site, lost: str) -> None:
+    site.lab.loses_answers = lost == "clone"
+    site.lab.failure = None if lost == "clone" else VcenterUnavailable("vcenter.lab gives no answer.")
+    operation_id = await interrupt(site, kind="clone", vm_id="vm-7", vm_name="testhide-1-c0ffee")
+    site.lab.failure = None
+    await site.operator.carry_out(operation_id, site.progress.append)
+    assert isinstance(await site.end(operation_id), VcenterOperationCompleted)
+    assert site.lab.changes.count("clone vm-7") == 1
+
+
+async def test_revert_and_delete(site: Site) -> None:
+    await site.carry_out(kind="clone", vm_id="vm-7", vm_name="testhide-1-c0ffee")
+    assert isinstance(await site.carry_out(kind="revert", vm_id="vm-101"), VcenterOperationCompleted)
+    assert site.lab.changes[-1] == "revert vm-101"
+    site.lab.loses_answers = True
+    with pytest.raises(OperationInterrupted):  # the machine could be powered off, but without an answer
+        await site.carry_out(kind="delete", vm_id="vm-101")
+    await site.operator.carry_out(3, site.progress.append)
+    assert isinstance(await site.end(3), VcenterOperationCompleted)
+    assert ("vm-101" in site.lab.vms, "vm-101" in await site.inventory()) == (False, False)
+
+
+@pytest.mark.parametrize("name", ["agent-7", "testhide-1-other", "testhide-99-c0ffee", "testhide-x"])
+@pytest.mark.parametrize("kind", ["revert", "delete"])
+async def test_machines_of_others_are_left_as_they_are(site: Site, kind: str, name: str) -> None:
+    await site.carry_out(kind="clone", vm_id="vm-7", vm_name="testhide-1-c0ffee")
+    site.lab.vms["vm-7"] = structs.replace(VM, name=name)
+    before = list(site.lab.changes)
+    end = await site.carry_out(kind=kind, vm_id="vm-7")
+    assert isinstance(end, VcenterOperationFailed)
+    assert (end.failure, site.lab.changes) == ("refused", before)

@@ -12,12 +12,15 @@ REQUESTS: Mapping[vcenter_operations.Kind, str] = {
     "power_on": "asked vCenter {vcenter_id} to power {vm_id} on",
     "power_off": "asked vCenter {vcenter_id} to power {vm_id} off",
     "reboot": "asked vCenter {vcenter_id} to reboot {vm_id}",
+    "clone": "asked vCenter {vcenter_id} to clone {vm_id} as {vm_name}",
+    "revert": "asked vCenter {vcenter_id} to revert {vm_id} to its first state",
+    "delete": "asked vCenter {vcenter_id} to delete {vm_id}",
     "suspend": "asked vCenter {vcenter_id} to suspend {vm_id}",
 }
 
 
 def _requested(event: vcenter_operations.VcenterOperationRequested) -> str:
-    return REQUESTS[event.kind].format(vcenter_id=event.vcenter_id, vm_id=event.vm_id)
+    return REQUESTS[event.kind].format(vcenter_id=event.vcenter_id, vm_id=event.vm_id, vm_name=event.vm_name)
 
 
 MACHINE_SUMMARIES: Mapping[type[Event], str | Callable[[Any], str]] = {
@@ -29,6 +32,8 @@ MACHINE_SUMMARIES: Mapping[type[Event], str | Callable[[Any], str]] = {
     vcenter_operations.VcenterOperationRequested: _requested,
     vcenter_operations.VcenterOperationStarted: "began operation {operation_id} on vCenter {vcenter_id}",
     vcenter_operations.VcenterOperationCompleted: "completed operation {operation_id} on vCenter {vcenter_id}",
+    vcenter_operations.VcenterMachineRegistered: "registered as node {node_id} from the machine of operation"
+    " {operation_id} on vCenter {vcenter_id}",
     vcenter_operations.VcenterOperationFailed: "could not complete operation {operation_id} on vCenter"
     " {vcenter_id}{error:: “}",
     vcenter_vms.VcenterVmsChanged: lambda event: (

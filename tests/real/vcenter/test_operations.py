@@ -152,3 +152,19 @@ def test_a_vcenter_that_vanishes_in_mid_task(server: Server, start: StartSimulat
     assert (shown["status"], shown["kind"]) == ("running", "power_off")
     assert server.admin.post(f"{vanishing.path}/sync").then(502)["detail"].endswith("Connection refused.")
     until(lambda: not vanishing.fetch()["connected"])
+
+
+def test_clone_revert_and_delete(lab: Connected) -> None:
+    template = lab.fetch("/vms")[0]["vm_id"]
+    lab.simulator.lose_answer("CloneVM_Task")
+    before = lab.simulator.count_calls("CloneVM_Task")
+    made = lab.server.admin.post(f"{lab.path}/vms", json={"template_id": template}, timeout=60).then(201)
+    assert (made["power_state"], lab.simulator.count_calls("CloneVM_Task")) == ("powered_on", before + 1)
+    assert lab.vm(made["vm_id"])["name"] == made["name"]
+    path = f"{lab.path}/vms/{made['vm_id']}"
+    assert lab.server.admin.post(f"{path}/revert", timeout=60).then(200)["vm_id"] == made["vm_id"]
+    other = lab.server.admin.delete(f"{lab.path}/vms/{template}", timeout=60)
+    assert "was not made by this server" in other.then(409)["detail"]
+    assert lab.server.admin.delete(path, timeout=60).status_code == 204
+    assert made["vm_id"] not in [vm["vm_id"] for vm in lab.fetch("/vms")]
+    assert "no machine" in lab.server.admin.delete(path, timeout=60).then(404)["detail"]
