@@ -11,11 +11,13 @@ from msgspec import Meta
 from api.http.authentication import AGENT_TOKEN_PREFIX, PUBLIC
 from api.http.request_context import RequestContext
 from api.nodes import name_claim
-from commands.docker_agents import NOT_VALID, RegisterDockerAgent
-from commands.registrations import read_registration_token
+from commands.docker_agents import RegisterDockerAgent
+from commands.registrations import NOT_VALID, read_registration_token
+from commands.vcenter_operations import RegisterVcenterMachine
 from domain.core.errors import Conflict, Unauthenticated
 from domain.docker_agents import DOCKER_AGENT
 from domain.nodes import NODE
+from domain.vcenter_operations import VCENTER_OPERATION, read_machine_id
 from store.clock import utcnow
 from store.crypto.secrets import token_hash
 
@@ -49,6 +51,8 @@ class RegistrationController(Controller):
         if found is None:
             raise Unauthenticated(NOT_VALID)
         agent_id, registration_id = found
+        if (operation_id := read_machine_id(agent_id)) is not None:
+            return await register_vcenter_machine(ctx, operation_id, data)
         command = RegisterDockerAgent(
             agent_id,
             registration_id,
@@ -61,3 +65,15 @@ class RegistrationController(Controller):
         node_id = receipt.existing(DOCKER_AGENT.at(agent_id)).node_id
         assert node_id is not None, "it has registered"
         return RegisteredMachine(node_id, receipt.existing(NODE.at(node_id)).title)
+
+
+async def register_vcenter_machine(ctx: RequestContext, operation_id: int, data: Registration) -> RegisteredMachine:
+    """Makes a machine that an operation on a vCenter has cloned a node."""
+    operation = await ctx.services.log.load_state(VCENTER_OPERATION.at(operation_id))
+    title = "" if operation is None else operation.vm_name
+    node_id, claim = await ctx.services.ids.draw("nodes"), name_claim(ctx, title)
+    command = RegisterVcenterMachine(operation_id, token_hash(data.agent_token), node_id, claim, utcnow())
+    receipt = await ctx(command, actor="system:vcenter")
+    registered = receipt.existing(VCENTER_OPERATION.at(operation_id)).node_id
+    assert registered is not None, "it has registered"
+    return RegisteredMachine(registered, title)

@@ -6,6 +6,7 @@ from datetime import datetime
 
 from commands.handler import Command, must_exist
 from commands.nodes import must_be_pool
+from commands.registrations import NOT_VALID
 from domain.claims import CLAIM, Claim, take_claim
 from domain.core.errors import Conflict, NotFound, Unauthenticated
 from domain.core.events import AnyStream, Event
@@ -26,8 +27,6 @@ from domain.docker_agents import (
 )
 from domain.nodes import NODE, Node, NodeRegistered, NodeTokenRotated, NodeWentOffline
 from domain.pools import POOL, Pool
-
-NOT_VALID = "The registration token is not valid (any more)."
 
 
 @dataclass(frozen=True)
@@ -164,13 +163,10 @@ class ObserveContainer(Command, of=DOCKER_AGENT):
         return self.event(DockerAgentFailed, found, error=describe_end(found), repeats=False)
 
     def _find_loss(self, agent: DockerAgent) -> Event | None:
+        error = f"Docker host {agent.host} has no such container any more"
         is_awaited = agent.pending in ("spawn", "start", "destroy")
-        is_known = agent.status == "error" and agent.pending is None
-        if is_awaited or is_known:
-            return None
-        return DockerAgentFailed(
-            agent_id=self.agent_id, error=f"Docker host {agent.host} has no such container any more"
-        )
+        is_known = agent.pending is None and (agent.error == error or not agent.container_id)
+        return None if is_awaited or is_known else DockerAgentFailed(agent_id=self.agent_id, error=error)
 
 
 @dataclass(frozen=True)

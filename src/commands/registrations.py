@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 from store.crypto.secrets import Secrets
 
+NOT_VALID = "The registration token is not valid (any more)."
 PURPOSE = "machine registrations"
 REGISTRATION_LIFETIME = timedelta(minutes=10)
 """Time for which the registration token of a new or restarted machine is valid."""

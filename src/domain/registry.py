@@ -36,6 +36,7 @@ from domain import (
     users,
     vcenter,
     vcenter_operations,
+    vcenter_vms,
     webhooks,
 )
 from domain.core.events import Event
@@ -73,6 +74,7 @@ AREAS = (
     users,
     vcenter,
     vcenter_operations,
+    vcenter_vms,
     webhooks,
 )
 

@@ -27,6 +27,7 @@ from projections import (
     triggers,
     vcenter,
     vcenter_operations,
+    vcenter_vms,
     webhooks,
 )
 
@@ -55,6 +56,7 @@ PROJECTIONS = (
     tickets.PROJECTION,
     vcenter.PROJECTION,
     vcenter_operations.PROJECTION,
+    vcenter_vms.PROJECTION,
     audit_trail.PROJECTION,
     event_index.PROJECTION,
     build_positions.PROJECTION,

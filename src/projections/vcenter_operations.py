@@ -30,6 +30,10 @@ class VcenterOperationRow(Row, frozen=True):
     vcenter_id: int
     kind: Kind
     status: Status
+    position: int
+    """Position of the request in the log."""
+    vm_id: str
+    """Id of the virtual machine; empty for an operation on the whole vCenter."""
     requested_at: datetime
     ended_at: datetime | None = None
     error: str = ""
@@ -40,7 +44,9 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
     event = recorded.event
     match event:
         case VcenterOperationRequested():
-            yield VcenterOperationRow(event.operation_id, event.vcenter_id, event.kind, "running", event.at)
+            yield VcenterOperationRow(
+                event.operation_id, event.vcenter_id, event.kind, "running", recorded.position, event.vm_id, event.at
+            )
         case VcenterOperationCompleted():
             if row := rows.get(VcenterOperationRow, event.operation_id):
                 yield msgspec.structs.replace(row, status="completed", ended_at=event.at)

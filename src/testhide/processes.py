@@ -366,7 +366,9 @@ def work(settings: Settings) -> None:
                 pipelines=pipelines,
                 tickets=tickets,
                 docker=operator,
-                vcenters=VcenterOperator(log, handler, vcenters(settings, outgoing, secrets)),
+                vcenters=VcenterOperator(
+                    log, handler, vcenters(settings, outgoing, secrets), secrets, settings.public_url, utcnow
+                ),
             )
             reactions = ReactionDispatcher(pool, log, listener, settings.redis_url, REACTIONS, tools)
 

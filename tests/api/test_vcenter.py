@@ -3,7 +3,11 @@
 from typing import Any
 
 import pytest
+import requests
 
+from commands.registrations import make_registration_token
+from domain.vcenter_operations import make_machine_id
+from tests.support.builders import Shop
 from tests.support.server import Server
 
 AT = "/api/v3/vcenter"
@@ -82,3 +86,22 @@ def test_an_operation_that_nobody_knows(server: Server) -> None:
     assert server.admin.get(path).then(200) == []
     assert server.admin.get(f"{path}/{2**52}").status_code == 404
     assert server.admin.get(f"{AT}/{2**52}/operations").status_code == 404
+
+
+def test_a_machine_registers_by_a_token_that_works_once(server: Server) -> None:
+    vcenter = create(server)["id"]
+    pool = Shop(server).pool
+    with pytest.raises(requests.ReadTimeout):  # no worker carries the operation out
+        server.admin.post(f"{AT}/{vcenter}/vms", json={"template_id": "vm-7", "pool_id": pool}, timeout=1)
+    server.wait_until_projected()
+    (operation,) = server.admin.get(f"{AT}/{vcenter}/operations").then(200)
+    assert (operation["kind"], operation["vm_id"], operation["status"]) == ("clone", "vm-7", "running")
+    token = make_registration_token(server.secrets, make_machine_id(operation["id"]), "0")
+    body = {"registration_token": token, "agent_token": f"agt_{'x' * 32}"}
+    machine = server.client().post("/api/v3/agent/register", json=body).then(200)
+    assert machine["name"].startswith(f"testhide-{operation['id']}-")
+    assert server.client().post("/api/v3/agent/register", json=body).then(200) == machine
+    node = server.admin.get(f"/api/v3/nodes/{machine['node_id']}").then(200)
+    assert (node["name"], node["pool_id"]) == (machine["name"], pool)
+    other = body | {"agent_token": f"agt_{'y' * 32}"}
+    assert server.client().post("/api/v3/agent/register", json=other).status_code == 401

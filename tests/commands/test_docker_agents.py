@@ -139,6 +139,8 @@ def test_an_end_takes_the_node_offline() -> None:
     lost = DockerAgentFailed(agent_id=ID, error="Docker host build-host-01 has no such container any more")
     given(*connected).when(ObserveContainer(ID, None)).then(lost, OFFLINE)
     given(*connected, lost, OFFLINE).when(ObserveContainer(ID, None)).then_nothing()
+    given(*connected, FAILED).when(ObserveContainer(ID, None)).then(lost, OFFLINE)
+    given(REQUESTED, DockerAgentFailed(agent_id=ID, error="no image")).when(ObserveContainer(ID, None)).then_nothing()
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,11 @@ ENDLESS = {
     "GET /api/v3/builds/{build_id}/stream": "server-sent events: a stream lasts as long as its build",
     "GET /api/v3/events/stream": "server-sent events: this stream has no end of its own",
     "POST /api/v3/vcenter/{id}/test": "waits for what a worker answers",
+    "POST /api/v3/vcenter/{id}/sync": "waits for what a worker answers",
+    "POST /api/v3/vcenter/{id}/vm/power": "waits for what a worker answers",
+    "POST /api/v3/vcenter/{id}/vms": "waits for what a worker answers",
+    "POST /api/v3/vcenter/{id}/vms/{vm_id}/revert": "waits for what a worker answers",
+    "DELETE /api/v3/vcenter/{id}/vms/{vm_id}": "waits for what a worker answers",
     "POST /api/v3/nodes/{node_id}/execute": "waits for what an agent answers, as long as the caller says",
     "POST /api/v3/users/{user_id}/sign-out": "made-up ids are small numbers: it would end the session that asks",
 }

@@ -217,6 +217,8 @@ SERVED = (
     ("POST", "/api/v3/vcenter"),
     ("GET", "/api/v3/vcenter/{id}"),
     ("POST", "/api/v3/vcenter/{id}/test"),
+    ("POST", "/api/v3/vcenter/{id}/sync"),
+    ("POST", "/api/v3/vcenter/{id}/vm/power"),
 )
 """The documented operations that the server serves so far; `test_served` keeps this list honest."""
 
@@ -225,6 +227,10 @@ APART = {
         "POST",
         "/api/v3/reset-password",
     ): "its answer comes before its event, by design: tests/api/test_password_reset.py",
+    **{
+        ("POST", f"/api/v3/vcenter/{{id}}/{what}"): "waits for a worker and a vCenter: tests/real/vcenter"
+        for what in ("test", "sync", "vm/power")
+    },
     **dict.fromkeys(
         (
             ("POST", "/api/v3/docker-agents/{id}/start"),
@@ -234,7 +240,6 @@ APART = {
         ),
         "waits for a Docker engine: tests/real/docker/test_documented.py",
     ),
-    ("POST", "/api/v3/vcenter/{id}/test"): "waits for a worker and a vCenter: tests/real/vcenter",
     ("POST", "/api/v3/nodes/{node_id}/execute"): "waits for an agent that answers: tests/api/test_node_commands.py",
 }
 """Served, but not to be tried with the others, with the reason."""

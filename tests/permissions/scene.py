@@ -131,6 +131,7 @@ def _fill_project(server: Server) -> tuple[Ids, str]:
         "command_id": 1,
         "vcenter": admin.create("/vcenter", **VCENTER)["id"],
         "operation_id": 10**6,
+        "vm_id": "vm-1042",
         "node-pools": pool,
         "shared_pool": given_pool(server, project, shared=True),
         "webhooks": webhook["id"],

@@ -7,7 +7,13 @@ from pathlib import Path
 
 import pytest
 
-PACKAGES = {"node": "nodejs npm", "go": "golang-go", "mvn": "maven", "chromedriver": "chromium-driver chromium"}
+PACKAGES = {
+    "node": "nodejs npm",
+    "go": "golang-go",
+    "mvn": "maven",
+    "chromedriver": "chromium-driver chromium",
+    "dockerd": "docker.io",
+}
 """Of programs that have another name than their Debian package."""
 PYTHON_PROGRAMS = ("jira820",)
 """Programs of PyPI, each in an environment of its own, as `.ci/run` installs them."""

@@ -32,6 +32,7 @@ from projections.triage import RuleMatchRow, TriageRow
 from projections.triggers import TriggerRow
 from projections.vcenter import VcenterRow
 from projections.vcenter_operations import VcenterOperationRow
+from projections.vcenter_vms import VcenterVmRow
 from projections.webhooks import WebhookRow
 
 STATUS_FAILED = ("status", "'failed'")
@@ -234,6 +235,14 @@ READ_MODEL_KINDS = (
     of_row("vcenter", VcenterRow, "the host of a vCenter is changed", "host", "'vcenter.example.org'"),
     of_row(
         "vcenter_operations", VcenterOperationRow, "an operation on a vCenter is shown as failed", "status", "'failed'"
+    ),
+    of_model(
+        "vcenter_vms",
+        VcenterVmRow.table,
+        "a virtual machine is made up",
+        lambda scene: scene.execute(
+            f"INSERT INTO {VcenterVmRow.table} VALUES (1, 'vm-1', 'x', 'powered_on', '', false, now())"
+        ),
     ),
     of_model(
         "tickets",

@@ -17,6 +17,7 @@ WITH_CREDENTIALS = frozenset(
         *("teams_channel.registered", "teams_channel.updated", "scm_endpoint.created", "scm_endpoint.updated"),
         *("jira_integration.created", "jira_integration.updated", "docker_agent.requested", "docker_agent.registered"),
         *("vcenter.created", "vcenter.updated"),
+        *("vcenter.machine_registered",),
         *("job.configured", "template.created", "template.updated", "build.queued"),
     )
 )

@@ -73,7 +73,7 @@ STREAMS: dict[Kind, tuple[str, ...]] = {
     "audit_reads": ("audit-read",),
     "changes": ("change",),
     "jira": ("jira",),
-    "vcenter": ("vcenter",),
+    "vcenter": ("vcenter", "vcenter-vms"),
     "vcenter_operations": ("vcenter-operation",),
     "identity_providers": ("identity-provider",),
 }

@@ -25,7 +25,7 @@ from domain.docker_agents import (
 from domain.jobs import JobDeleted
 from domain.users import USER, PasswordLinkIssued, UserPasswordSet
 from domain.vcenter import VcenterCreated, VcenterEvent, VcenterUpdated
-from domain.vcenter_operations import VcenterOperationRequested
+from domain.vcenter_operations import CARRYING_OUT, VcenterOperationRequested
 from integrations.ports import Mail, Mailer, MailRefused
 from integrations.source_ports import SourceUnavailable
 from store.clock import utcnow
@@ -36,6 +36,7 @@ from workers.reactions.mails import link_mail, password_notice
 from workers.reactions.reaction import Reaction, RetryLater, Tools
 from workers.reactions.statuses import select_of_repositories, set_build_status
 from workers.tickets import TicketsDelayed
+from workers.vcenter import OperationInterrupted
 
 log = structlog.get_logger()
 
@@ -53,6 +54,8 @@ TICKET_MAX_AGE = timedelta(days=1)
 """Age of a finished build at which writing its tickets is given up. The field `last_error` of the integration then says
 why.
 """
+VCENTER_PAUSE_S = 5.0
+"""Seconds until a worker goes on with an operation if the vCenter does not answer any more."""
 NOTICE_MAX_AGE = timedelta(days=1)
 """Age of a `UserPasswordSet` event from which no notice is mailed any more. All tries of a mail end before, after 14
 hours.
@@ -199,7 +202,10 @@ async def when_vcenter_changed_check_it(event: Event, tools: Tools) -> None:
 async def when_vcenter_operation_requested_carry_it_out(event: Event, tools: Tools) -> None:
     assert isinstance(event, VcenterOperationRequested)
     if tools.vcenters is not None:
-        await tools.vcenters.carry_out(event.operation_id)
+        try:
+            await tools.vcenters.carry_out(event.operation_id, tools.on_progress)
+        except OperationInterrupted as error:
+            raise RetryLater(VCENTER_PAUSE_S, str(error)) from None
 
 
 async def _send(mail: Mail, user_id: int, mailer: Mailer | None) -> None:
@@ -316,11 +322,13 @@ REACTIONS = (
         select=select_builds_with_tickets,
     ),
     *(
-        Reaction(name, event, when_vcenter_changed_check_it, "vcenter", VCENTER_LIMIT_S, VCENTER_RETRIES)
+        Reaction(
+            name, event, when_vcenter_changed_check_it, "vcenter", VCENTER_LIMIT_S, VCENTER_RETRIES, repeats_old=False
+        )
         for name, event in (("check_a_new_vcenter", VcenterCreated), ("check_a_changed_vcenter", VcenterUpdated))
     ),
     Reaction(
-        "carry_out_a_vcenter_operation",
+        CARRYING_OUT,
         VcenterOperationRequested,
         when_vcenter_operation_requested_carry_it_out,
         "vcenter",

@@ -12,7 +12,7 @@ def test_spawn_build_destroy(yard: DockerYard) -> None:
     agent_id = yard.spawn(memory_mb=256, cpus=1.5, env={"GREETING": "hi"})
     finished = yard.wait_build(build, status="passed")
     assert "hello from 10001" in yard.log(build)
-    shown = yard.show(agent_id)
+    shown = yard.wait(agent_id, status="running")  # a quick build may end before the worker looks
     assert (shown["status"], shown["error"], shown["pending"]) == ("running", None, None)
     assert (shown["memory_mb"], shown["cpus"], shown["pool_id"]) == (256, 1.5, yard.pool)
     assert finished["node_id"] == shown["node_id"]

@@ -1,10 +1,15 @@
 """What tests of Docker agents do over HTTP."""
 
+import asyncio
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from commands.registrations import make_registration_token
+from domain.docker_agents import DOCKER_AGENT
+from testhide.adapters import installation_of
+from testhide.processes import core
 from tests.real.docker.daemon import IMAGE, Daemon
 from tests.support.builders import given_job, given_pool, given_project
 from tests.support.server import Server
@@ -17,7 +22,22 @@ LABEL = "io.testhide.agent"
 class DockerYard:
     server: Server
     daemon: Daemon
-    _spawned: list[str] = field(default_factory=list)
+
+    @property
+    def installation(self) -> str:
+        """Value of the label of this server's containers."""
+        return installation_of(self.server.secrets)
+
+    def registration_token(self, agent_id: str) -> str:
+        """Returns the registration token that the worker has handed to an agent."""
+
+        async def load() -> str:
+            async with core(self.server.settings, pool_size=1) as parts:
+                agent = await parts.log.load_state(DOCKER_AGENT.at(agent_id))
+                assert agent is not None
+                return make_registration_token(parts.secrets, agent_id, agent.registration_id)
+
+        return asyncio.run(load())
 
     @cached_property
     def project(self) -> int:
@@ -29,7 +49,7 @@ class DockerYard:
 
     def job(self, command: str, **options: Any) -> int:
         """Returns a job of the pool that runs this shell line."""
-        job_id = given_job(self.server, self.project, node_pool_id=self.pool)
+        job_id = given_job(self.server, self.project, node_pool_id=self.pool, max_parallel=20)
         configuration = {"command": command, "setup": [], "env": {}, "artifacts": [], **options}
         self.server.admin.put(f"/api/v3/jobs/{job_id}/configuration", json=configuration).then(200)
         return job_id

@@ -41,8 +41,8 @@ class Simulator:
         return int(self.ask("count", method=method))
 
     def stop(self) -> None:
-        self.process.kill()
-        self.process.wait(10)
+        with self.process:  # closes its pipes, too
+            self.process.kill()
 
 
 StartSimulator = Callable[[], Simulator]
