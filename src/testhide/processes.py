@@ -351,7 +351,7 @@ def work(settings: Settings) -> None:
             base_url = settings.base_url.rstrip("/")
             tickets = TicketWriter(pool, log, handler, trackers, waiter.wait_reached, base_url, utcnow)
             containers = docker_hosts(settings, secrets)
-            operator = DockerOperator(containers, log, handler, secrets, utcnow)
+            operator = DockerOperator(containers, log, handler, secrets, utcnow, docker_policy(settings))
             tools = Tools(
                 BuildLogs(pool),
                 SharedCaches(pool),

@@ -11,8 +11,8 @@ from commands.docker_agents import ObserveContainer, RecordDockerAgentDestroyed,
 from commands.handler import Command, CommandContext, Handler
 from commands.nodes import DeleteNode
 from commands.registrations import make_registration_token
-from domain.core.errors import NotFound
-from domain.docker_agents import DOCKER_AGENT, ContainerState, DockerAgent
+from domain.core.errors import Invalid, NotFound
+from domain.docker_agents import DOCKER_AGENT, ContainerState, DockerAgent, DockerPolicy
 from integrations.container_ports import (
     DockerFailure,
     DockerHost,
@@ -44,6 +44,8 @@ class DockerOperator:
     handler: Handler
     secrets: Secrets
     clock: Callable[[], datetime]
+    policy: DockerPolicy
+    """Checked again before a container is created: what a pool that is scaled may use could have changed meanwhile."""
 
     async def operate(self, agent_id: str) -> None:
         """Carries out the pending operation of a Docker agent; does nothing if there is none. Raises DockerDelayed."""
@@ -98,6 +100,7 @@ class DockerOperator:
         agent_id = agent.agent_id
         container = await host.find(agent_id)
         if container is None:
+            self._check_allowed(agent)
             new = NewContainer(agent_id, agent.image, agent.memory_mb, agent.cpus, agent.env)
             container = await host.create(new)
         if not container.running and container.run in ("", agent.ended_run):
@@ -109,6 +112,12 @@ class DockerOperator:
         latest = await self.log.load_state(DOCKER_AGENT.at(agent_id))
         if latest is None or latest.deleted:  # it was destroyed meanwhile
             await host.remove(agent_id)
+
+    def _check_allowed(self, agent: DockerAgent) -> None:
+        try:
+            self.policy.check(agent.host, agent.image)
+        except Invalid as refused:
+            raise DockerRejected("; ".join(f"its {error.field} {error.message}" for error in refused.errors)) from None
 
     def _repeats(self, agent: DockerAgent, error: DockerFailure) -> bool:
         if agent.pending == "destroy":

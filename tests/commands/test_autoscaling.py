@@ -104,7 +104,7 @@ def test_set_and_remove() -> None:
     command = SetAutoscaling(3, **SETTING)
     given(POOL).when(command).then(SET)
     given(POOL, SET).when(command).then_nothing()
-    more = SETTING | {"maximum": 5}
+    more: dict[str, Any] = {**SETTING, "maximum": 5}
     given(POOL, SET).when(SetAutoscaling(3, **more)).then(AutoscalingSet(**IDS, **more))
     given(POOL, SET).when(RemoveAutoscaling(3)).then(AutoscalingRemoved(**IDS))
     given(POOL).when(RemoveAutoscaling(3)).then_nothing()

@@ -25,9 +25,10 @@ from testhide.processes import api_services
 from testhide.version import VERSION
 from tests.support.server import Server
 
+from .operation import Operation
 from .rules import Caller, agents, public
 from .scene import Scene, make_scene
-from .table import MARKER, Operation
+from .table import MARKER
 
 UPLOAD = "POST /artifacts/upload"
 REFUSED = (401, 403, 404)

@@ -16,8 +16,9 @@ from api.http.request_context import RequestContext
 from domain.users import Role
 
 from .matrix import Matrix
+from .operation import Operation
 from .rules import ALL_CALLERS, Caller, Person
-from .table import OPERATIONS, Operation
+from .table import OPERATIONS
 
 STRANGER, MANAGER = Caller(Person("developer"), "session"), Caller(Person("developer", "admin"), "session")
 BATCH_SIZE = 16

@@ -20,8 +20,9 @@ from tests.support.containers import ENDED, RUNNING, record_states
 from tests.support.sealing import seal_log
 from tests.support.server import Server
 
+from .operation import Ids
 from .rules import CREDENTIALS, PEOPLE, Caller, Credential, Person
-from .table import AUTOSCALING, CHANNEL, CONFIGURATION, ISSUE, JIRA, MARKER, SCM, VCENTER, WEBHOOK, Ids
+from .table import AUTOSCALING, CHANNEL, CONFIGURATION, ISSUE, JIRA, MARKER, SCM, VCENTER, WEBHOOK
 
 REPORT = b"""<testsuite name="s"><testcase classname="c" name="a"><failure message="refused"/></testcase>
 <testcase classname="c" name="b"><flakyFailure message="x">late</flakyFailure></testcase></testsuite>"""

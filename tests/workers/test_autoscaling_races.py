@@ -16,7 +16,7 @@ from commands.handler import Command
 from domain.autoscaling import AUTOSCALING, DockerSource, PoolScaledUp
 from domain.builds import BUILD, Assigned, BuildAssigned, BuildFinished
 from domain.core.errors import Rejection
-from domain.core.events import Event, LoadedState
+from domain.core.events import Event, EventMetadata, LoadedState
 from domain.docker_agents import (
     DockerAgentDestroyed,
     DockerAgentDestroyRequested,
@@ -62,7 +62,7 @@ class Log:
             self.append(event)
 
     def append(self, event: Event) -> None:
-        stamped = type(event)(**{name: getattr(event, name) for name in event.__struct_fields__} | {"at": self.now})
+        stamped = EventMetadata(self.now, "system:tests").on(event)
         match stamped:
             case DockerAgentRequested():
                 self.machines.add(stamped.agent_id)
