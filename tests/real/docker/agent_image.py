@@ -29,7 +29,6 @@ PROGRAMS = (
     "touch",
 )
 LEFT_OUT = {
-    "__pycache__",
     "test",
     "tests",
     "idlelib",
