@@ -34,14 +34,10 @@ class DockerMachines(msgspec.Struct):
 
 class NewAutoscaling(msgspec.Struct):
     maximum: Annotated[int, Meta(ge=1, le=MAX_MACHINES)]
-    """Largest number of machines, with those that are being destroyed."""
     docker: DockerMachines
     minimum: Annotated[int, Meta(ge=0, le=MAX_MACHINES)] = 0
-    """Number of machines that are kept although they are idle. At most `maximum`."""
     idle_seconds: Annotated[int, Meta(ge=5, le=86_400)] = DEFAULT_IDLE_S
-    """Time without a build after which a machine is destroyed."""
     single_use: bool = False
-    """Whether each machine runs one build and is then destroyed."""
 
 
 class AutoscalingController(Controller):

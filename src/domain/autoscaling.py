@@ -24,6 +24,7 @@ class DockerSource(msgspec.Struct, frozen=True):
     """Machines are containers on a Docker host."""
 
     host: str
+    """Name of the Docker host, as the operator has configured it."""
     image: str
     memory_mb: int | None = None
     cpus: float | None = None

@@ -105,6 +105,7 @@ class ScalingDecision(msgspec.Struct, frozen=True):
     """Position of its event in the log."""
     at: datetime
     kind: DecisionKind
+    """Whether machines were spawned, a machine is being destroyed, or a machine has failed."""
     machine_ids: list[str]
     """Machines that were spawned or destroyed, or the machine that failed. They are Docker agents."""
     reason: str
@@ -151,6 +152,7 @@ class AutoscalingView(msgspec.Struct, frozen=True):
     docker: DockerSource
     single_use: bool
     machines: list[ScalingMachine]
+    """Machines that are not gone yet."""
     failures: int
     """Number of failures in a row; 0 again after the setting was changed."""
     retry_at: datetime | None
