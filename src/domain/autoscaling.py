@@ -11,7 +11,6 @@ from typing import ClassVar, Literal
 
 import msgspec
 
-from domain.core.data_keys import project_key
 from domain.core.events import UNSTAMPED, Category, Event
 
 Cause = Literal["idle", "used", "surplus"]
@@ -37,10 +36,6 @@ class AutoscalingEvent(Event, frozen=True):
     @property
     def stream(self) -> str:
         return f"autoscaling-{self.pool_id}"
-
-    @property
-    def data_key(self) -> str | None:
-        return project_key(self.project_id)
 
 
 class AutoscalingSet(AutoscalingEvent, frozen=True):

@@ -9,7 +9,8 @@ from commands.build_assignment import AcknowledgeBuild
 from commands.builds import FinishBuild
 from commands.docker_agents import RecordDockerAgentDestroyed, RegisterDockerAgent
 from commands.jobs import UpdateJob
-from commands.pools import CreatePool
+from commands.pools import CreatePool, DeletePool
+from commands.projects import CloseProject, DeleteProject
 from domain.autoscaling import AUTOSCALING, Autoscaling, DockerSource, PoolScaledDown, PoolScaledUp
 from domain.builds import BUILD, Assigned, Finished
 from domain.core.events import Event
@@ -141,3 +142,17 @@ async def test_a_new_leader_goes_on_where_the_last_one_was(scaled: ScaledYard) -
         await scaled.bring_up(next(iter(machines)), 11)
         await scaled.run_build(1, 11)
     assert len(await scaled.read(DockerAgentRequested)) == 2
+
+
+async def test_the_machines_of_a_deleted_project_go(scaled: ScaledYard) -> None:
+    await scaled.scale(minimum=1)
+    async with scaled.dispatching():
+        (machine_id,) = (await scaled.until_scaled(lambda state: state.machines)).machines
+        await scaled.bring_up(machine_id, 11)
+        for command in (CloseProject(1), DeletePool(2, [11]), DeleteProject(1, [5])):
+            await scaled.handler.execute(command, ANN)
+        await scaled.until_scaled(lambda state: state.machines == {machine_id: True})
+        await scaled.handler.execute(RecordDockerAgentDestroyed(machine_id), ANN)
+        await scaled.until_scaled(lambda state: not state.machines)
+    (down,) = await scaled.read(PoolScaledDown)
+    assert down.reason == "the node pool was deleted"
