@@ -25,9 +25,10 @@ from domain.jobs import Configuration
 from domain.nodes import NodeDeleted, NodeQuarantined, NodeRegistered, NodeWentOffline
 from domain.pools import PoolDeleted, PoolUpdated
 from tests.workers.test_dispatch_state import NOW, PROJECT, assigned, connected, ids, job, node, pool, queued
-from workers.dispatch.autoscaling import OFFLINE_TIMEOUT, decide_scaling
+from workers.dispatch.autoscaling import MAX_AT_ONCE, OFFLINE_TIMEOUT, decide_scaling
 from workers.dispatch.autoscaling_state import AutoscalingState
 from workers.dispatch.dispatch_state import DispatchState
+from workers.dispatch.placement import place_builds
 
 P: dict[str, Any] = {"pool_id": 2, "project_id": PROJECT}
 SOURCE = DockerSource("here", "testhide/agent:1")
@@ -186,6 +187,19 @@ def test_the_machine_that_was_idle_for_longest_goes_first() -> None:
 
 def test_an_idle_machine_that_a_build_is_for_stays() -> None:
     assert decide(job(), POOL, SET, *spawned(1), *online(1), queued(1), now=IDLE) == []
+
+
+def test_a_machine_that_goes_gets_no_build_also_if_its_node_is_released() -> None:
+    state = DispatchState()
+    for event in (job(), POOL, *spawned(1), *online(1), DockerAgentDestroyRequested(agent_id="m1"), queued(1)):
+        state.apply(event)
+    state.polled(1, 1)
+    assert place_builds(state, NOW) == []
+
+
+def test_a_decision_spawns_a_few_machines_at_once() -> None:
+    world = (job(max_parallel=100), POOL, setting(maximum=100), *map(queued, range(1, 60)))
+    assert ups(decide(*world)) == [(MAX_AT_ONCE, "59 builds wait for a free node")]
 
 
 def test_a_machine_in_quarantine_stays() -> None:

@@ -27,6 +27,8 @@ from workers.dispatch.placement import count_fitting, place_builds
 
 OFFLINE_TIMEOUT = timedelta(minutes=2)
 """Time for which the agent of a running machine may be offline. Then the machine has failed."""
+MAX_AT_ONCE = 20
+"""Largest number of machines that one decision spawns in a pool. The next decision may spawn more."""
 FIRST_TRIAL_ID = 2**62
 """Smallest id of a node in a trial placement that does not exist yet. Ids of nodes are smaller, so of nodes with
 equally many free slots those that exist are preferred.
@@ -108,7 +110,7 @@ class _PoolScaling:
         if any(agent.status == "error" and name not in self.failed for name, agent in self.kept.items()):
             return 0  # its worker still tries to spawn it
         is_probing = self._decided.failures > 0 and self._history.online_at <= self._history.failed_at
-        limit = max(0, 1 - len(self.starting)) if is_probing else self._decided.room
+        limit = max(0, 1 - len(self.starting)) if is_probing else MAX_AT_ONCE
         return min(limit, self._decided.room)
 
     def decide(self, demand: Demand, new_machine: Callable[[], MachineRegistration]) -> Iterator[Command]:

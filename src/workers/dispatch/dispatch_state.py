@@ -23,6 +23,7 @@ from domain.builds import (
     BuildStarted,
 )
 from domain.core.events import Category, Event
+from domain.docker_agents import DockerAgentDestroyRequested, DockerAgentRegistered
 from domain.jobs import JOB, Job, JobConfigured, JobEvent, JobTriggersChanged, find_required_features
 from domain.nodes import NODE, Node, NodeConnected, NodeDeleted, NodeEvent, NodeWentOffline
 from domain.pools import POOL, Pool, PoolEvent
@@ -108,11 +109,15 @@ class DispatchState:
     served: Counter[int] = field(default_factory=Counter)
     """Project id -> number of the project's last assignment. Assignments are numbered from 1, across all projects."""
     spent: set[int] = field(default_factory=set)
-    """Ids of the nodes that get no more builds, since they are for a single one and have had it."""
+    """Ids of the nodes that get no more builds, since they are for a single one and have had it, or since it was
+    requested to destroy their machine. The latter counts also if somebody releases the node from quarantine.
+    """
     damaged: set[str] = field(default_factory=set)
     """Names of streams with an unreadable event. Builds of the jobs, nodes and pools of these streams are not placed,
     and the unreadable event ends none of them.
     """
+    _node_of_agent: dict[str, int] = field(default_factory=dict)
+    """Docker agent -> id of its node."""
     _tops: int = 0
     _slots: int = 0
 
@@ -124,6 +129,11 @@ class DispatchState:
                 _fold(JOB, self.jobs, event.job_id, event)
             case NodeEvent():
                 self._node(event)
+            case DockerAgentRegistered():
+                self._node_of_agent[event.agent_id] = event.node_id
+            case DockerAgentDestroyRequested():
+                if (node_id := self._node_of_agent.pop(event.agent_id, None)) in self.nodes:
+                    self.spent.add(node_id)
             case PoolEvent():
                 _fold(POOL, self.pools, event.pool_id, event)
 

@@ -73,6 +73,10 @@ SCALING_INTERVAL_S = 0.2
 """Shortest time in seconds between two decisions about the machines of node pools. A build that comes after a pause of
 this length is decided about at once.
 """
+SCALING_REST = 19
+"""Smallest pause between two decisions, in times of what the last one took. So they take a twentieth of the time at
+most, also with thousands of queues.
+"""
 MAX_SCALING_COMMANDS = 20
 """Number of commands about machines that are executed in one round, so that builds do not wait long for them."""
 FENCED = (AssignBuild, ScaleUp, ScaleDown, FailMachine)
@@ -252,12 +256,12 @@ class _Leadership:
         self._defers_scaling = bool(self._scaling.pools) and now < self._next_scaling
         if not self._scaling.pools or self._defers_scaling:
             return False
-        self._next_scaling = now + SCALING_INTERVAL_S
+        commands: list[Command] = []
         try:
             commands = decide_scaling(self._state, self._scaling, self._leader, utcnow(), _new_machine)
         except Exception:
             log.exception("node pools cannot be scaled")  # builds are dispatched all the same
-            return False
+        self._next_scaling = now + max(SCALING_INTERVAL_S, (self._now() - now) * SCALING_REST)
         # One after the other, since those of a pool append to one stream.
         return any([await self._execute(command) for command in commands[:MAX_SCALING_COMMANDS]])
 
