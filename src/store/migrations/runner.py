@@ -138,6 +138,11 @@ MIGRATIONS = (
             "CREATE INDEX IF NOT EXISTS shared_caches_project ON shared_caches (project_id, used_at)",
         ),
     ),
+    Migration(
+        15,
+        "beginnings of agents' polls",
+        ("ALTER TABLE agent_gauges ADD COLUMN IF NOT EXISTS polled_at timestamptz",),
+    ),
 )
 
 
