@@ -143,6 +143,11 @@ MIGRATIONS = (
         "beginnings of agents' polls",
         ("ALTER TABLE agent_gauges ADD COLUMN IF NOT EXISTS polled_at timestamptz",),
     ),
+    Migration(
+        16,
+        "builds in the heartbeats of agents",
+        ("ALTER TABLE agent_gauges ADD COLUMN IF NOT EXISTS heartbeat jsonb",),
+    ),
 )
 
 
