@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
 import msgspec
 from psycopg.types.json import Jsonb
@@ -120,4 +121,9 @@ class AgentGauges:
             "SELECT node_id, session, seen_at, free, polling, cpu_pct, ram_pct, disk_free_gb, uptime_s,"
             f" extract(epoch FROM now() - seen_at)::float8, {SEEN_US}, heartbeat FROM agent_gauges",
         )
-        return [Gauge(*(*row[:-1], msgspec.convert(row[-1], RunningBuilds | None))) for row in rows]
+        return [_read_gauge(row) for row in rows]
+
+
+def _read_gauge(row: tuple[Any, ...]) -> Gauge:
+    fields: tuple[Any, ...] = (*row[:-1], msgspec.convert(row[-1], RunningBuilds | None))
+    return Gauge(*fields)
