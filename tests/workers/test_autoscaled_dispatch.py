@@ -44,7 +44,7 @@ class ScaledYard(Yard):
         command = RegisterDockerAgent(machine_id, agent.registration_id, b"h", node_id, f"claim-{node_id}", NOW)
         await self.handler.execute(command, ANN)
         await self.connect(f"s{node_id}", node_id)
-        await self.gauges.record_poll(node_id, f"s{node_id}", 1, polling=True)
+        await self.gauges.record_poll(node_id, f"s{node_id}", 1)
 
     async def run_build(self, build_id: int, node_id: int) -> None:
         state: Assigned = await self.until(build_id, lambda build: isinstance(build, Assigned))

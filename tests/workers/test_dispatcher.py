@@ -10,13 +10,13 @@ from typing import Any
 import psycopg
 import pytest
 
-from commands.build_assignment import TakeLeadership
+from commands.build_assignment import AcknowledgeBuild, TakeLeadership
 from commands.builds import StartBuild
 from commands.handler import CommandContext, Handler
 from commands.jobs import ConfigureJob, CreateJob, DeleteJob
 from commands.nodes import ConnectNode, DeleteNode, RegisterNode
 from commands.projects import CreateProject
-from domain.builds import BUILD, Assigned, Finished, Queued
+from domain.builds import BUILD, Assigned, BuildRequeued, Finished, Queued, Running
 from domain.dispatch import LeadershipTaken
 from domain.nodes import NODE
 from store.postgres.cancellation import cancel_and_wait
@@ -105,31 +105,73 @@ def is_assigned(state: Any) -> bool:
 async def test_an_assignment_is_taken_back_after_a_while(yard: Yard) -> None:
     await yard.start(1)
     async with yard.dispatching(acknowledge_timeout_s=0.2):
-        await yard.gauges.record_poll(3, "first", 1, polling=True)
+        await yard.gauges.record_poll(3, "first", 1)
         await yard.until(1, is_assigned)
         state = await yard.until(1, lambda state: isinstance(state, Queued) and state.attempt == 1)
     assert state.attempt == 1
 
 
 async def test_a_poll_that_ends_late_says_nothing_of_the_next_session(yard: Yard) -> None:
-    await yard.gauges.record_poll(3, "first", 1, polling=True)
+    ended = await yard.gauges.record_poll(3, "first", 1)
     await yard.connect("second")
-    await yard.gauges.record_poll(3, "second", 2, polling=True)
-    await yard.gauges.record_poll(3, "first", 0, polling=False)
+    await yard.gauges.record_poll(3, "second", 2)
+    await yard.gauges.end_poll(3, "first", ended)
     gauge = await yard.gauges.fetch(3)
     assert gauge is not None
     assert (gauge.session, gauge.polling, gauge.free) == ("second", True, 2)
 
 
+async def test_a_poll_that_ends_late_says_nothing_of_the_next_poll_of_its_session(yard: Yard) -> None:
+    """The agent may have gone from one API process to another, and the first one sees late that it is gone."""
+    other_process = AgentGauges(yard.parts.pool)
+    earlier = await yard.gauges.record_poll(3, "first", 1)
+    later = await other_process.record_poll(3, "first", 2)
+    await yard.gauges.end_poll(3, "first", earlier)
+    gauge = await yard.gauges.fetch(3)
+    assert gauge is not None
+    assert (gauge.polling, gauge.free) == (True, 2)
+    await yard.gauges.record_heartbeat(3, "first", 1, 2, 3, 4)
+    await other_process.end_poll(3, "first", later)
+    gauge = await yard.gauges.fetch(3)
+    assert gauge is not None
+    assert not gauge.polling
+
+
 async def test_a_silent_nodes_builds_are_lost(yard: Yard) -> None:
     await yard.start(1)
     async with yard.dispatching(offline_after_s=1.0):
-        await yard.gauges.record_poll(3, "first", 1, polling=True)
+        await yard.gauges.record_poll(3, "first", 1)
         await yard.until(1, is_assigned)
         await yard.logs.append(5, 1, 1, 0, [Line(0, "checking out")])
         node = await yard.seen(lambda: yard.parts.log.load_state(NODE.at(3)), lambda node: node.session is None)
         assert node is not None
         await yard.until(1, lambda state: isinstance(state, Queued) and state.attempt == 1)
+
+
+async def test_a_build_that_its_agent_has_forgotten_is_lost(yard: Yard) -> None:
+    async def beat(uptime_s: int, *running: tuple[int, int]) -> None:
+        await yard.gauges.record_heartbeat(3, "first", 1, 2, 3, uptime_s, running)
+
+    for number in (1, 2):
+        await yard.start(number)
+    async with yard.dispatching(forgotten_after_s=0):
+        await yard.gauges.record_poll(3, "first", 2)
+        for number in (1, 2):
+            await yard.until(number, is_assigned)
+            await yard.handler.execute(AcknowledgeBuild(number, 3, 1, None), ANN)
+        uptime_s, is_lost = 0, False
+        async with asyncio.timeout(15):
+            while not is_lost:
+                uptime_s += 10
+                await beat(uptime_s, (2, 1))
+                state = await yard.parts.log.load_state(BUILD.at(1))
+                is_lost = isinstance(state, Queued) and state.attempt == 1
+    requeued = (await yard.parts.log.load(["build-1"]))["build-1"][-1].event
+    assert isinstance(requeued, BuildRequeued)
+    assert (requeued.reason, requeued.attempt) == ("agent_lost", 1)
+    assert requeued.detail == "the agent of node 3 did not run it any more and had not reported its end"
+    other = await yard.parts.log.load_state(BUILD.at(2))
+    assert isinstance(other, Running)
 
 
 async def test_a_node_that_has_just_connected_is_not_silent(yard: Yard) -> None:
@@ -151,7 +193,7 @@ async def _assigned_and_left_alone(yard: Yard) -> None:
     """A build that was given out before its dispatcher died."""
     await yard.start(1)
     async with yard.dispatching():
-        await yard.gauges.record_poll(3, "first", 1, polling=True)
+        await yard.gauges.record_poll(3, "first", 1)
         await yard.until(1, is_assigned)
         await yard.logs.append(5, 1, 1, 0, [Line(0, "checking out")])
 
@@ -207,7 +249,7 @@ async def test_polls_that_were_missed_are_found_again(yard: Yard) -> None:
 async def test_a_poll_that_a_new_leader_has_read_does_not_count_again_when_its_notification_comes(yard: Yard) -> None:
     async with await psycopg.AsyncConnection.connect(yard.parts.conninfo, autocommit=True) as database:
         await database.execute(f"LISTEN {POLLS}")
-        await yard.gauges.record_poll(3, "first", 1, polling=True)
+        await yard.gauges.record_poll(3, "first", 1)
         (notification,) = [found async for found in database.notifies(timeout=15, stop_after=1)]
         await yard.start(1)
         async with yard.dispatching():
@@ -216,7 +258,7 @@ async def test_a_poll_that_a_new_leader_has_read_does_not_count_again_when_its_n
             await database.execute("SELECT pg_notify(%s, %s)", (POLLS, notification.payload))
             await yard.handler.execute(RegisterNode(4, "other", "node-4", b"hash 4", None), ANN)
             await yard.connect("other", node_id=4)
-            await yard.gauges.record_poll(4, "other", 1, polling=True)
+            await yard.gauges.record_poll(4, "other", 1)
             state = await yard.until(2, is_assigned)
     assert state.node_id == 4
 
@@ -224,7 +266,7 @@ async def test_a_poll_that_a_new_leader_has_read_does_not_count_again_when_its_n
 async def test_an_overtaken_leader_assigns_nothing_more(yard: Yard) -> None:
     """Two dispatchers that both believe to lead: the fence lets one of them assign, and each build once."""
     async with yard.dispatching(), yard.dispatching():
-        await yard.gauges.record_poll(3, "first", 5, polling=True)
+        await yard.gauges.record_poll(3, "first", 5)
         for number in range(1, 6):
             await yard.start(number)
         for number in range(1, 6):
@@ -236,7 +278,7 @@ async def test_an_overtaken_leader_assigns_nothing_more(yard: Yard) -> None:
 async def test_an_overtaken_leader_leads_anew_before_it_assigns_again(yard: Yard) -> None:
     async with yard.dispatching():
         await yard.start(1)
-        await yard.gauges.record_poll(3, "first", 2, polling=True)
+        await yard.gauges.record_poll(3, "first", 2)
         await yard.until(1, is_assigned)
         await yard.handler.execute(TakeLeadership("another"), ANN)
         await yard.start(2)
