@@ -36,8 +36,9 @@ from testhide.adapters import make_outgoing, source_hosts
 from testhide.preparation import migrate
 from testhide.processes import core
 from testhide.settings import Settings
+from workers.reactions.reaction import Reaction, Tools
 from workers.reactions.reaction_dispatcher import ReactionDispatcher
-from workers.reactions.registry import REACTIONS, Reaction, Tools
+from workers.reactions.registry import REACTIONS
 from workers.reactions.statuses import BuildStates
 
 SLOW, SLOW_S = 500, 1.0

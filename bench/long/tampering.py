@@ -263,7 +263,7 @@ def prepare(server: Server, connection: psycopg.Connection[Any], seed: int) -> d
 def add_settings(shop: Shop) -> None:
     """Creates what the other read models show: a template, triggers, a pool for untrusted builds, a build group, a
     build of a change, a known issue that has matched a failure and learned from another, a quarantined test, an SCM
-    endpoint and a Jira integration.
+    endpoint, a Jira integration, a Docker agent, and a vCenter with an operation that is under way.
     """
     admin, project = shop.admin, shop.project
     admin.create("/pipeline-templates", name="python", setup=[], env={}, command="pytest")
@@ -290,6 +290,11 @@ def add_settings(shop: Shop) -> None:
     admin.create("/scm", project_id=other, type="github", name="web", repo="acme/web", token="token")
     jira = {"name": "Jira", "host": "https://jira.example.com", "email": "a@example.com", "api_token": "token"}
     admin.create("/jira", **jira, project_key="ABC", testhide_project_id=other)
+    admin.create("/docker-agents/spawn", host="build-host-01", image="testhide/agent:1")
+    vcenter = {"name": "vCenter", "host": "vcenter.example.com", "username": "a", "password": "p", "datacenter": "DC"}
+    vcenter_id = admin.create("/vcenter", **vcenter)["id"]
+    with contextlib.suppress(requests.ReadTimeout):  # no worker carries it out
+        admin.post(f"/api/v3/vcenter/{vcenter_id}/test", timeout=2)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import IO
 
-from agent import VERSION, credentials
+from agent import VERSION, credentials, registration
 from agent.build import workspace
 from agent.cache_store import DEFAULT_LIMIT_GB, CacheStore
 from agent.console import print_line
@@ -21,7 +21,7 @@ from agent.process import linux, namespaces, orphans, privileges
 from agent.process.privileges import BuildAccount, BuildAccounts, NoBuildAccount
 from agent.process.supervisor_client import SupervisorPool
 from agent.runner import EXIT_BAD_TOKEN, EXIT_FAILED, EXIT_OK, RESTART, TaskRunner
-from agent.server_client import ServerClient
+from agent.server_client import RequestRefused, ServerClient, TokenRefused
 from agent.session import Session
 
 _POLL_INTERVAL_S = 0.5  # longest delay of a signal that arrives just before a wait begins
@@ -39,11 +39,14 @@ def run(argv: list[str]) -> int:
     os.umask(0o022)  # builds must be able to enter the folders above theirs
     try:
         accounts = privileges.choose_accounts(options.build_user, options.trust_builds)
-        token, session_secret = credentials.read_token(options.token_sources[-1] if options.token_sources else None)
+        if options.registration_file and not options.token_sources:
+            token, session_secret = registration.register(options.server, options.registration_file), None
+        else:
+            token, session_secret = credentials.read_token(options.token_sources[-1] if options.token_sources else None)
         token_file = credentials.find_file(options.token_sources)
         server = ServerClient(options.server, credentials.TokenHolder(token, token_file))
-    except (NoBuildAccount, credentials.NoToken, ValueError) as error:
-        print_line(f"{str(error)[0].upper()}{str(error)[1:]}.")
+    except (NoBuildAccount, credentials.NoToken, RequestRefused, TokenRefused, ValueError) as error:
+        print_line(f"{str(error)[0].upper()}{str(error)[1:].rstrip('.')}.")
         return EXIT_BAD_TOKEN
     account = accounts.example if accounts else None
     workdir = Path(options.workdir or _default_workdir(account)).absolute()
@@ -120,6 +123,11 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         default=[],
         dest="token_sources",
         help=f"the node's token; - is standard input; else {credentials.VARIABLE} is read and dropped",
+    )
+    parser.add_argument(
+        "--registration-file",
+        metavar="FILE",
+        help="instead of --token-file: a registration token, which makes this machine a node and is deleted",
     )
     parser.add_argument("--workdir", metavar="DIR", help="where builds happen (a cache folder of this user)")
     parser.add_argument("--once", action="store_true", help="run one build, then end")

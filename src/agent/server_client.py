@@ -139,11 +139,9 @@ class ServerClient:
                 connection.sock.settimeout(request.timeout)
                 is_sent = True
                 try:
-                    headers = {
-                        "Authorization": f"Bearer {token}",
-                        "User-Agent": f"testhide-agent/{VERSION}",
-                        **request.headers,
-                    }
+                    headers = {"User-Agent": f"testhide-agent/{VERSION}", **request.headers}
+                    if token:
+                        headers["Authorization"] = f"Bearer {token}"
                     connection.request(request.method, request.target, request.body() or None, headers)
                 except (BrokenPipeError, ConnectionResetError):
                     is_sent = False  # the server may have refused a large body early: then its answer is there to read

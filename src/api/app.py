@@ -22,6 +22,7 @@ from api.builds import BuildController
 from api.caches import CacheController
 from api.changes import RepositoryChangeController
 from api.description import document
+from api.docker_agents import DockerAgentController
 from api.events import EventController
 from api.gitops import GitopsController
 from api.health import HealthController, ProjectionController, ReactionController
@@ -56,6 +57,7 @@ from api.passwords import PasswordController
 from api.pools import PoolController
 from api.projects import ProjectController
 from api.quarantine import QuarantineController
+from api.registrations import RegistrationController
 from api.scm import ScmController
 from api.simulations import SimulationController
 from api.sso import SsoController
@@ -65,6 +67,8 @@ from api.tests import TestController
 from api.triage import TriageController
 from api.triggers import TriggerController
 from api.users import UserController
+from api.vcenter import VcenterController
+from api.vcenter_operations import VcenterOperationController
 from api.webhooks import WebhookController
 
 CONTROLLERS = (
@@ -87,6 +91,7 @@ CONTROLLERS = (
     PoolController,
     NodeController,
     NodeCommandController,
+    DockerAgentController,
     BuildController,
     BuildLogController,
     BuildActionController,
@@ -106,8 +111,11 @@ CONTROLLERS = (
     TeamsController,
     ScmController,
     JiraController,
+    VcenterController,
+    VcenterOperationController,
     GitopsController,
     AgentController,
+    RegistrationController,
     CacheController,
 )
 

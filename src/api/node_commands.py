@@ -2,7 +2,6 @@
 outlive a restart of the agent or the server.
 """
 
-import asyncio
 from typing import Annotated, Any
 
 import msgspec
@@ -13,12 +12,10 @@ from msgspec import Meta
 from api.http.permissions import NODE_MANAGERS, User, admins_only
 from api.http.request_context import RequestContext
 from api.http.types import to_view
-from api.live.stream_clients import watching_disconnect
+from api.live.requested_work import request_work
 from commands.node_commands import RequestNodeCommand
 from domain.core.errors import NotFound, StillRunning
-from domain.node_commands import NODE_COMMAND, NodeCommand, completion_notification
-from store.postgres.cancellation import wait_for
-from store.postgres.notifications import AGENT_NOTIFICATIONS
+from domain.node_commands import NODE_COMMAND, NodeCommand, NodeCommandCompleted, completion_notification
 
 ANSWER_GRACE_S = 5.0
 """Seconds that the server waits for a result after the time limit of a command: the messages to the agent and back take
@@ -69,29 +66,25 @@ class NodeCommandController(Controller):
         answers 504; `Location` is then the address at which its result will be. The audit log records the command.
         """
         command_id = await ctx.services.ids.draw("node_commands")
-        completed = asyncio.Event()
 
-        def on_wake(payload: str | None) -> None:
-            if payload in (None, completion_notification(command_id)):
-                completed.set()
+        async def find_result() -> NodeCommandCompleted | None:
+            command = await ctx.services.log.load_state(NODE_COMMAND.at(command_id))
+            return None if command is None else command.result
 
-        # Subscribe before the request, so that no notification of the result is missed.
-        with ctx.services.listener.subscribed(AGENT_NOTIFICATIONS, on_wake):
-            await ctx(RequestNodeCommand(command_id, node_id, "execute", data.command, data.timeout_s))
-            deadline = asyncio.get_running_loop().time() + data.timeout_s + ANSWER_GRACE_S
-            async with watching_disconnect(request, completed) as is_gone:
-                while True:
-                    completed.clear()
-                    command = await ctx.services.log.load_state(NODE_COMMAND.at(command_id))
-                    if command is not None and command.result is not None:
-                        return to_view(CommandResult, command.result)
-                    left = deadline - asyncio.get_running_loop().time()
-                    if left <= 0 or is_gone.is_set():
-                        raise StillRunning(
-                            f"The agent of node {node_id} has not answered in {data.timeout_s} s; ask again later.",
-                            f"/api/v3/nodes/{node_id}/commands/{command_id}",
-                        )
-                    await wait_for(completed, min(1.0, left))
+        result = await request_work(
+            request,
+            ctx,
+            RequestNodeCommand(command_id, node_id, "execute", data.command, data.timeout_s),
+            completion_notification(command_id),
+            find_result,
+            data.timeout_s + ANSWER_GRACE_S,
+        )
+        if result is None:
+            raise StillRunning(
+                f"The agent of node {node_id} has not answered in {data.timeout_s} s; ask again later.",
+                f"/api/v3/nodes/{node_id}/commands/{command_id}",
+            )
+        return to_view(CommandResult, result)
 
     @get(
         "/commands/{command_id:int}",

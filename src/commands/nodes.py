@@ -49,7 +49,7 @@ class RegisterNode(Command):
     def decide(self, node: Node | None, pool: Pool | None, claim: Claim) -> Iterable[Event]:
         if node is not None:
             return
-        _must_exist(self.pool_id, pool)
+        must_be_pool(self.pool_id, pool)
         yield from take_claim(self.claim, claim, NODE.at(self.node_id).name, _taken(self.title))
         yield self.event(NodeRegistered)
 
@@ -153,7 +153,7 @@ class UpdateNode(Command):
 
     def decide(self, node: Node | None, pool: Pool | None, *claims: Claim) -> Iterable[Event]:
         node = must_exist(node, f"node {self.node_id}")
-        _must_exist(self.pool_id, pool)
+        must_be_pool(self.pool_id, pool)
         if claims:
             new, old = claims
             owner = NODE.at(self.node_id).name
@@ -201,7 +201,8 @@ class DeleteNode(Command, of=NODE):
         yield NodeDeleted(node_id=self.node_id)
 
 
-def _must_exist(pool_id: int | None, pool: Pool | None) -> None:
+def must_be_pool(pool_id: int | None, pool: Pool | None) -> None:
+    """Raises Invalid if a pool is named that does not exist."""
     if pool_id is not None and (pool is None or pool.deleted):
         raise Invalid.field("pool_id", f"there is no node pool {pool_id}")
 

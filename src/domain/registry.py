@@ -12,6 +12,7 @@ from domain import (
     changes,
     claims,
     dispatch,
+    docker_agents,
     flakiness,
     gitops,
     identity_providers,
@@ -32,6 +33,9 @@ from domain import (
     tickets,
     triage,
     users,
+    vcenter,
+    vcenter_operations,
+    vcenter_vms,
     webhooks,
 )
 from domain.core.events import Event
@@ -45,6 +49,7 @@ AREAS = (
     changes,
     claims,
     dispatch,
+    docker_agents,
     flakiness,
     gitops,
     identity_providers,
@@ -65,6 +70,9 @@ AREAS = (
     tickets,
     triage,
     users,
+    vcenter,
+    vcenter_operations,
+    vcenter_vms,
     webhooks,
 )
 

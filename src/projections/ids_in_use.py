@@ -26,6 +26,8 @@ from projections import (
     scm,
     teams,
     templates,
+    vcenter,
+    vcenter_operations,
     webhooks,
 )
 from projections.engine.model import Row
@@ -50,6 +52,8 @@ ROWS: Mapping[Kind, tuple[type[Row], ...]] = {
     "results": (results.ReportRow,),
     "scm_endpoints": (scm.ScmEndpointRow,),
     "jira": (jira.JiraRow,),
+    "vcenter": (vcenter.VcenterRow,),
+    "vcenter_operations": (vcenter_operations.VcenterOperationRow,),
     "identity_providers": (identity_providers.IdentityProviderRow,),
     "webhooks": (webhooks.WebhookRow, teams.ChannelRow),
 }

@@ -6,13 +6,17 @@ Each function imports its adapter itself, so that a process loads only the adapt
 from typing import TYPE_CHECKING
 
 from store.crypto.secrets import Secrets
-from testhide.settings import Settings
+from testhide.settings import Settings, split
 
 if TYPE_CHECKING:
+    from domain.docker_agents import DockerPolicy
+    from integrations.container_ports import ContainerLogs
+    from integrations.docker.hosts import ConfiguredDockerHosts, DockerSetup
     from integrations.outgoing import HttpOutgoing
     from integrations.ports import Blobs, Mailer, Outgoing
     from integrations.source_ports import SourceHosts
     from integrations.ticket_ports import TicketHosts
+    from integrations.vcenter_ports import Vcenters
 
 
 def blob_store(settings: Settings) -> "Blobs":
@@ -51,3 +55,47 @@ def ticket_hosts(outgoing: "Outgoing", secrets: Secrets) -> "TicketHosts":
     from integrations.jira.hosts import JiraHosts
 
     return JiraHosts(outgoing, secrets.unseal)
+
+
+def docker_policy(settings: Settings) -> "DockerPolicy":
+    """Return which Docker hosts and images may be used."""
+    from domain.docker_agents import DockerPolicy
+
+    return DockerPolicy(frozenset(_docker_setup(settings, "").hosts), split(settings.docker_images))
+
+
+def docker_hosts(settings: Settings, secrets: Secrets) -> "ConfiguredDockerHosts":
+    from integrations.docker.hosts import ConfiguredDockerHosts
+
+    return ConfiguredDockerHosts(_docker_setup(settings, installation_of(secrets)))
+
+
+def container_logs(settings: Settings, secrets: Secrets) -> "ContainerLogs":
+    from integrations.docker.logs import DockerLogs
+
+    return DockerLogs(_docker_setup(settings, installation_of(secrets)))
+
+
+def installation_of(secrets: Secrets) -> str:
+    """Return the id of this installation, by which it recognizes its containers. It is the same for all processes of
+    the installation, and stays the same after a rotation of the secret key.
+    """
+    return secrets.claim("installation", "docker")
+
+
+def _docker_setup(settings: Settings, installation: str) -> "DockerSetup":
+    from integrations.docker.hosts import DEFAULT_NETWORK, DockerSetup, parse_hosts
+
+    return DockerSetup(
+        parse_hosts(settings.docker_hosts, settings.docker_certificates),
+        installation,
+        settings.docker_server_url.rstrip("/") or settings.public_url,
+        settings.docker_certificates,
+        settings.docker_network or DEFAULT_NETWORK,
+    )
+
+
+def vcenters(settings: Settings, outgoing: "Outgoing", secrets: Secrets) -> "Vcenters":
+    from integrations.vcenter.hosts import VcenterHosts
+
+    return VcenterHosts(outgoing, secrets.unseal, settings.vcenter_ca)

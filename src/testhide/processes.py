@@ -31,7 +31,17 @@ from store.postgres.connection_settings import with_keepalive
 from store.postgres.notifications import AGENT_NOTIFICATIONS, BUILD_LOGS, POLLS, PROJECTED, SEALS, Listener
 from store.postgres.notifications import EVENTS as EVENTS_CHANNEL
 from testhide import runtime
-from testhide.adapters import blob_store, mailer, make_outgoing, source_hosts, ticket_hosts
+from testhide.adapters import (
+    blob_store,
+    container_logs,
+    docker_hosts,
+    docker_policy,
+    mailer,
+    make_outgoing,
+    source_hosts,
+    ticket_hosts,
+    vcenters,
+)
 from testhide.operator_errors import Fault
 from testhide.settings import Settings
 from testhide.start_checks import refuse_lost_tables, refuse_older_schema, refuse_outage, refuse_risks
@@ -221,6 +231,9 @@ async def api_services(settings: Settings) -> "AsyncIterator[Services]":
                 saml=SamlService(settings.public_url),
                 source_hosts=source_hosts(settings, outgoing, parts.secrets),
                 ticket_hosts=ticket_hosts(outgoing, parts.secrets),
+                docker=docker_policy(settings),
+                container_logs=container_logs(settings, parts.secrets),
+                vcenters=vcenters(settings, outgoing, parts.secrets),
                 rate_limits=RateLimits(
                     buckets, parts.secrets, settings.requests_per_token, settings.requests_per_address
                 ),
@@ -305,13 +318,17 @@ def work(settings: Settings) -> None:
     from workers.deliveries.sender import DeliverySender
     from workers.deliveries.teams import TeamsSender
     from workers.deliveries.webhooks import WebhookSender
+    from workers.docker_agents import DockerOperator
+    from workers.docker_watch import DockerWatch
     from workers.flakiness import FlakinessWatch
     from workers.gitops import PipelineSyncer
+    from workers.reactions.reaction import Tools
     from workers.reactions.reaction_dispatcher import ReactionDispatcher
-    from workers.reactions.registry import REACTIONS, Tools
+    from workers.reactions.registry import REACTIONS
     from workers.reactions.statuses import BuildStates
     from workers.sealer import Sealer
     from workers.tickets import TicketWriter
+    from workers.vcenter import VcenterOperator
 
     async def run() -> None:
         async with (
@@ -333,6 +350,8 @@ def work(settings: Settings) -> None:
             trackers = ticket_hosts(outgoing, secrets)
             base_url = settings.base_url.rstrip("/")
             tickets = TicketWriter(pool, log, handler, trackers, waiter.wait_reached, base_url, utcnow)
+            containers = docker_hosts(settings, secrets)
+            operator = DockerOperator(containers, log, handler, secrets, utcnow)
             tools = Tools(
                 BuildLogs(pool),
                 SharedCaches(pool),
@@ -346,6 +365,10 @@ def work(settings: Settings) -> None:
                 changes=changes,
                 pipelines=pipelines,
                 tickets=tickets,
+                docker=operator,
+                vcenters=VcenterOperator(
+                    log, handler, vcenters(settings, outgoing, secrets), secrets, settings.public_url, utcnow
+                ),
             )
             reactions = ReactionDispatcher(pool, log, listener, settings.redis_url, REACTIONS, tools)
 
@@ -359,7 +382,8 @@ def work(settings: Settings) -> None:
             sender = DeliverySender(
                 parts.conninfo, pool, handler, {"webhook": webhooks, "teams": teams}, listener, utcnow
             )
-            works = (reactions, schedules, planner, sender, FlakinessWatch(pool, log, handler), waiter)
+            watch = DockerWatch(parts.conninfo, pool, log, containers, operator)
+            works = (reactions, schedules, planner, sender, FlakinessWatch(pool, log, handler), watch, waiter)
             await runtime.until_signalled(sealer.run(listener), *(work.run() for work in works))
 
     runtime.run(run())

@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
+from integrations.docker.hosts import parse_hosts
 from integrations.mail import must_be_sender, parse_smtp_url
 from testhide.engines.folder import SECRET_KEY, default_data_folder, write_private
 from testhide.operator_errors import Fault
@@ -41,6 +42,7 @@ MEANINGS = {
     "cache_limit": "bytes that one cache which the server keeps may have (1073741824: 1 GiB)",
     "outgoing_allow": "networks webhooks may call, http too: 10.1.0.0/16,… (none; ./dev up: this machine for admins)",
     "local_repositories": "folders whose git repositories SCM endpoints of the type git may read: /srv/git,… (none)",
+    "vcenter_ca": "file with certificates of CAs that vCenters may have besides those of the system (none)",
     "trusted_proxies": "networks of reverse proxies, whose X-Forwarded-For and -Proto count (127.0.0.0/8,::1/128)",
     "requests_per_token": "requests a minute with one token, and hooks of one project; 0: no limit (6000)",
     "requests_per_address": "requests a minute of one address without credentials; 0: no limit (600)",
@@ -53,6 +55,11 @@ MEANINGS = {
     "license": "signed licence file (none: the community tier, with all features)",
     "license_key": "verifier key of who signs the licence file: NAME+ID+KEY",
     "checkpoints_to": "folder that every checkpoint of the audit log is also written to (none)",
+    "docker_hosts": "Docker hosts of agents on demand: NAME=unix:///run/docker.sock,NAME=tcp://HOST:2376,… (none)",
+    "docker_images": "images that Docker agents may have, as globs: testhide/agent:*,… (none)",
+    "docker_certificates": "folder with a folder NAME for each tcp:// host: ca.pem, cert.pem and key.pem",
+    "docker_network": "network of the containers, made if it is missing (testhide-agents)",
+    "docker_server_url": "URL at which the containers reach this server (TESTHIDE_BASE_URL)",
     "build": "what /healthz shows as build (the commit of the checkout, or the version)",
 }
 # Field with a number -> the least value that it may have.
@@ -114,6 +121,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     opened_for_admins: str = ""
     """Networks that URLs of admins may lead to, in addition to those of `outgoing_allow`."""
     local_repositories: str = ""
+    vcenter_ca: str = ""
     trusted_proxies: str = "127.0.0.0/8,::1/128"
     requests_per_token: int = 6_000
     requests_per_address: int = 600
@@ -128,6 +136,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     license: str = ""
     license_key: str = ""
     checkpoints_to: str = ""
+    docker_hosts: str = ""
+    docker_images: str = ""
+    docker_certificates: str = ""
+    docker_network: str = ""
+    docker_server_url: str = ""
     build: str = ""
     unsafe: bool = False
 
@@ -192,7 +205,7 @@ def from_environment(environ: Mapping[str, str], **given: Any) -> Settings:
             found[name] = value
     if "data" in found:
         found["data_dir"] = os.path.abspath(found.pop("data"))
-    for name in ("license", "checkpoints_to"):
+    for name in ("license", "checkpoints_to", "docker_certificates", "vcenter_ca"):
         if name in found:
             found[name] = os.path.abspath(found[name])
     for name in ("outgoing_allow", "trusted_proxies"):
@@ -204,6 +217,8 @@ def from_environment(environ: Mapping[str, str], **given: Any) -> Settings:
                 f"{variable('local_repositories')} must be absolute folders, separated by commas, not {folder!r}.", 2
             )
     _must_be_mail(found)
+    if "docker_hosts" in found:
+        _must_be_docker_hosts(found)
     for name in COMMANDS:
         if name in found:
             found[name] = parse_key(found[name], variable(name))
@@ -310,6 +325,13 @@ def _must_be_mail(found: Mapping[str, str]) -> None:
             except ValueError as error:
                 # Without the value, which may hold a password.
                 raise Fault(f"{variable(name)} {error}.", 2) from None
+
+
+def _must_be_docker_hosts(found: Mapping[str, str]) -> None:
+    try:
+        parse_hosts(found["docker_hosts"], found.get("docker_certificates", ""))
+    except ValueError as error:
+        raise Fault(f"{variable('docker_hosts')} {error}.", 2) from None
 
 
 def parse_key(text: str, where: str) -> bytes:

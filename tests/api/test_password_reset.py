@@ -19,7 +19,8 @@ from tests.support.http import Answer, Client
 from tests.support.in_process_server import serve_in_process
 from tests.support.mail_server import mail_server, text_of
 from tests.support.server import Server
-from workers.reactions.registry import Tools, when_password_link_issued_mail_it
+from workers.reactions.reaction import Tools
+from workers.reactions.registry import when_password_link_issued_mail_it
 
 PASSWORD = "another good password"
 SENT = {"detail": "Reset link sent if the account exists."}

@@ -47,6 +47,12 @@ ENDLESS = {
     "GET /api/v3/agent/next": "a long poll: 20 s without an answer are its normal case",
     "GET /api/v3/builds/{build_id}/stream": "server-sent events: a stream lasts as long as its build",
     "GET /api/v3/events/stream": "server-sent events: this stream has no end of its own",
+    "POST /api/v3/vcenter/{id}/test": "waits for what a worker answers",
+    "POST /api/v3/vcenter/{id}/sync": "waits for what a worker answers",
+    "POST /api/v3/vcenter/{id}/vm/power": "waits for what a worker answers",
+    "POST /api/v3/vcenter/{id}/vms": "waits for what a worker answers",
+    "POST /api/v3/vcenter/{id}/vms/{vm_id}/revert": "waits for what a worker answers",
+    "DELETE /api/v3/vcenter/{id}/vms/{vm_id}": "waits for what a worker answers",
     "POST /api/v3/nodes/{node_id}/execute": "waits for what an agent answers, as long as the caller says",
     "POST /api/v3/users/{user_id}/sign-out": "made-up ids are small numbers: it would end the session that asks",
 }
@@ -93,7 +99,7 @@ class Fuzzed:
     """For signing out: with it that is refused, and the session stays."""
     agent_token: str
     ids: Mapping[str, int | str]
-    own_ids: Mapping[str, int]
+    own_ids: Mapping[str, int | str]
     """What `id` is, by the beginning of the path."""
     tokens: dict[Role, str] = field(default_factory=dict)
     schema: schemathesis.BaseSchema = field(init=False)
@@ -186,6 +192,8 @@ def a_small_world(session: Client, name: str = "fuzzed") -> Fuzzed:
     endpoint = make("/scm", repository | {"name": marker, "project_id": project})["id"]
     jira_fields = {"name": marker, "host": "http://127.0.0.1:9", "email": "x@example.com", "api_token": "t"}
     jira = make("/jira", jira_fields | {"project_key": "BACK", "testhide_project_id": project})["id"]
+    vcenter_fields = {"name": name, "host": "127.0.0.1:9", "username": "x", "password": "x", "datacenter": "x"}
+    vcenter = make("/vcenter", vcenter_fields)["id"]
     issue = {"project_id": project, "title": marker, "classification": "infra", "pattern": "never"}
     known_issue = make("/known-issues", issue)["id"]
     entity_id, certificate = f"{ENTITY_ID}/{name.replace(' ', '-')}", signing_key("idp").certificate.decode()
@@ -211,12 +219,14 @@ def a_small_world(session: Client, name: str = "fuzzed") -> Fuzzed:
         "event_type": "build.failed",
     }
     api_token = make("/api-tokens", {"name": "fuzz"})["secret"]
-    own_ids = {
+    own_ids: dict[str, int | str] = {
         "/api/v3/node-pools": pool,
         "/api/v3/webhooks": webhook,
         "/api/v3/ms-teams": channel,
         "/api/v3/scm": endpoint,
         "/api/v3/jira": jira,
+        "/api/v3/docker-agents": "da-0",  # there is none: operations on one would wait for a Docker engine
+        "/api/v3/vcenter": vcenter,
         "/api/v3/identity-providers": provider,
     }
     return Fuzzed(session.url, session, marker, api_token, node["agent_token"], ids, own_ids)

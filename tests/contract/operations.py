@@ -183,6 +183,12 @@ SERVED = (
     ("POST", "/api/v3/node-pools"),
     ("PUT", "/api/v3/node-pools/{id}"),
     ("DELETE", "/api/v3/node-pools/{id}"),
+    ("GET", "/api/v3/docker-agents"),
+    ("POST", "/api/v3/docker-agents/spawn"),
+    ("POST", "/api/v3/docker-agents/{id}/start"),
+    ("POST", "/api/v3/docker-agents/{id}/stop"),
+    ("DELETE", "/api/v3/docker-agents/{id}"),
+    ("GET", "/api/v3/docker-agents/{id}/logs"),
     ("GET", "/api/v3/webhooks"),
     ("POST", "/api/v3/webhooks"),
     ("PUT", "/api/v3/webhooks/{id}"),
@@ -207,6 +213,12 @@ SERVED = (
     ("POST", "/api/v3/jira"),
     ("PUT", "/api/v3/jira/{id}"),
     ("DELETE", "/api/v3/jira/{id}"),
+    ("GET", "/api/v3/vcenter"),
+    ("POST", "/api/v3/vcenter"),
+    ("GET", "/api/v3/vcenter/{id}"),
+    ("POST", "/api/v3/vcenter/{id}/test"),
+    ("POST", "/api/v3/vcenter/{id}/sync"),
+    ("POST", "/api/v3/vcenter/{id}/vm/power"),
 )
 """The documented operations that the server serves so far; `test_served` keeps this list honest."""
 
@@ -215,6 +227,19 @@ APART = {
         "POST",
         "/api/v3/reset-password",
     ): "its answer comes before its event, by design: tests/api/test_password_reset.py",
+    **{
+        ("POST", f"/api/v3/vcenter/{{id}}/{what}"): "waits for a worker and a vCenter: tests/real/vcenter"
+        for what in ("test", "sync", "vm/power")
+    },
+    **dict.fromkeys(
+        (
+            ("POST", "/api/v3/docker-agents/{id}/start"),
+            ("POST", "/api/v3/docker-agents/{id}/stop"),
+            ("DELETE", "/api/v3/docker-agents/{id}"),
+            ("GET", "/api/v3/docker-agents/{id}/logs"),
+        ),
+        "waits for a Docker engine: tests/real/docker/test_documented.py",
+    ),
     ("POST", "/api/v3/nodes/{node_id}/execute"): "waits for an agent that answers: tests/api/test_node_commands.py",
 }
 """Served, but not to be tried with the others, with the reason."""

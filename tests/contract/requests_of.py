@@ -22,7 +22,7 @@ class Call:
     path: str
     """With its places, `/api/v3/jobs/{job_id}`; `ids` fills them."""
     method: str
-    ids: dict[str, int] = field(default_factory=dict)
+    ids: dict[str, int | str] = field(default_factory=dict)
     query: dict[str, Any] = field(default_factory=dict)
     body: dict[str, Any] | None = None
     file: tuple[str, bytes] | None = None
@@ -63,8 +63,8 @@ def caller_of(operation: Operation, world: World) -> Client:
     return world.admin if operation.writes or operation.key == ("GET", "/api/v3/users") else world.member
 
 
-def _id_of(operation: Operation, name: str, world: World) -> int:
-    names = {
+def _id_of(operation: Operation, name: str, world: World) -> int | str:
+    names: dict[str, int | str] = {
         "project_id": world.project,
         "job_id": world.job,
         "build_id": world.build,
@@ -80,12 +80,14 @@ def _id_of(operation: Operation, name: str, world: World) -> int:
         "scm_endpoint_id": world.scm_endpoint,
     }
     if name == "id":  # as the reference calls it for several things
-        by_path = {
+        by_path: dict[str, int | str] = {
             "webhooks": world.webhook,
             "ms-teams": world.channel,
             "node-pools": world.pool,
             "scm": world.scm_endpoint,
             "jira": world.jira,
+            "docker-agents": world.docker_agent,
+            "vcenter": world.vcenter,
         }
         return by_path[operation.path.split("/")[3]]
     return names[name]
@@ -247,6 +249,8 @@ SPECIAL: dict[tuple[str, str], Callable[[Call, World], Call]] = {
     ("POST", "/api/v3/nodes/{node_id}/quarantine"): _fresh_node,
     ("POST", "/api/v3/nodes/{node_id}/restart"): _while_connected,
     ("PUT", "/api/v3/node-pools/{id}"): _fresh_pool,
+    # Its container has started, so that no time is null.
+    ("GET", "/api/v3/docker-agents"): lambda call, world: replace(call, query={"status": "running"}),
     ("DELETE", "/api/v3/node-pools/{id}"): _fresh_pool,
     ("PUT", "/api/v3/webhooks/{id}"): _fresh_webhook,
     ("DELETE", "/api/v3/webhooks/{id}"): _fresh_webhook,

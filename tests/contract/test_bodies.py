@@ -19,6 +19,7 @@ WRONG: dict[str, list[Any]] = {
     "string": [5, True, ["x"], {}],
     "integer": ["x", "5", 1.5, True, [], -1, 2**53 + 1, 2**64],
     "boolean": ["x", 5, []],
+    "float": ["x", "2.0", True, [], -1.0, 1e12],
     "object": ["x", 5, []],
     "array[string]": ["x", 5, {}, [5]],
     "array[integer]": ["x", 5, {}, ["x"], [1.5], [-1]],

@@ -61,6 +61,8 @@ FILTERS = (
     Filter("/nodes", "pool_id", lambda w: w.pool, lambda w, node: node["pool_id"] == w.pool),
     Filter("/nodes", "status", *_is("status", "online")),
     Filter("/nodes", "status", *_is("status", "offline")),
+    *(Filter("/docker-agents", "status", *_is("status", status)) for status in ("running", "stopped", "error")),
+    Filter("/docker-agents", "project_id", lambda w: w.project, lambda w, agent: agent["pool_id"] == w.pool),
     Filter("/webhooks", "project_id", lambda w: w.project, lambda w, hook: hook["project_id"] == w.project),
     Filter("/webhooks", "active", lambda w: "true", lambda w, hook: hook["active"]),
     Filter("/webhooks", "active", lambda w: "false", lambda w, hook: not hook["active"]),

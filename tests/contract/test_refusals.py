@@ -12,7 +12,7 @@ from .world import World
 
 NOWHERE = 2**52
 UNKNOWN_IDS = (NOWHERE, 0, -1, 2**63, 2**64, 10**30)
-EVERYONES = ("/api/v3/nodes", "/api/v3/pipeline-templates")
+EVERYONES = ("/api/v3/nodes", "/api/v3/docker-agents", "/api/v3/pipeline-templates", "/api/v3/vcenter")
 """Lists that all see whole."""
 PROTECTED = [operation for operation in OPERATIONS if operation.auth]
 WITH_IDS = [operation for operation in OPERATIONS if operation.path_params]

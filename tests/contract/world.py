@@ -13,6 +13,7 @@ from domain.delivery_outcomes import Outcome
 from store.clock import utcnow
 from store.tables.delivery_history import record_ping
 from testhide.processes import core
+from tests.support.containers import ENDED, KILLED, RUNNING, observe_containers
 from tests.support.git_repository import GitRepository
 from tests.support.http import Client
 from tests.support.saml_idp import ENTITY_ID, SSO_URL, Response, signed, signing_key
@@ -93,6 +94,9 @@ class World:
     channel: int = 0
     scm_endpoint: int = 0
     jira: int = 0
+    docker_agent: str = ""
+    """Its container runs, as the log says; there is no Docker engine."""
+    vcenter: int = 0
     is_idp_known: bool = False
     repository: GitRepository = field(init=False)
     """Repository of the SCM endpoint."""
@@ -162,6 +166,15 @@ class World:
         body: dict[str, Any] = {"name": "ACME Jira", "host": "https://acme.atlassian.net", "email": "user@example.com"}
         body |= {"api_token": "ATATT", "project_key": "BACK", "auto_create": True}
         return int(self.admin.post("/api/v3/jira", json=body | {"testhide_project_id": self.project}).then(201)["id"])
+
+    def new_docker_agent(self) -> str:
+        body = {"host": "build-host-01", "image": "testhide/agent:3.14", "pool_id": self.pool}
+        return str(self.admin.post("/api/v3/docker-agents/spawn", json=body).then(201)["id"])
+
+    def new_vcenter(self) -> int:
+        body = {"name": "Prod vCenter", "host": "vcenter.corp.local", "username": "svc-testhide", "password": "s3cr3t"}
+        body |= {"datacenter": "DC-East", "cluster": "Compute-01"}
+        return int(self.admin.post("/api/v3/vcenter", json=body).then(201)["id"])
 
     def commit_pipelines(self) -> None:
         """Commits a file of pipelines that no sync has seen yet."""
@@ -258,6 +271,9 @@ def build_world(server: Server) -> World:
     world.admin.post("/api/v3/quarantine", json=entry).then(201)
     _webhooks(world)
     world.jira = world.new_jira_integration()
+    world.docker_agent, stopped, failed = (world.new_docker_agent() for _ in range(3))
+    observe_containers(server, {world.docker_agent: RUNNING, stopped: ENDED, failed: KILLED})
+    world.vcenter = world.new_vcenter()
     shared = {"scm_endpoint_id": world.scm_endpoint}
     world.admin.put(f"/api/v3/projects/{world.other_project}", json=shared).then(200)
     server.wait_until_projected()

@@ -16,11 +16,12 @@ from store.clock import utcnow
 from store.crypto.secrets import new_token, token_hash
 from testhide.processes import Core, core
 from tests.support.builders import finish, given_build, given_job, given_node, given_pool, given_project, upload
+from tests.support.containers import ENDED, RUNNING, record_states
 from tests.support.sealing import seal_log
 from tests.support.server import Server
 
 from .rules import CREDENTIALS, PEOPLE, Caller, Credential, Person
-from .table import CHANNEL, CONFIGURATION, ISSUE, JIRA, MARKER, SCM, WEBHOOK, Ids
+from .table import CHANNEL, CONFIGURATION, ISSUE, JIRA, MARKER, SCM, VCENTER, WEBHOOK, Ids
 
 REPORT = b"""<testsuite name="s"><testcase classname="c" name="a"><failure message="refused"/></testcase>
 <testcase classname="c" name="b"><flakyFailure message="x">late</flakyFailure></testcase></testsuite>"""
@@ -37,6 +38,8 @@ async def make_scene(server: Server) -> Scene:
     ids, agent_token = _fill_project(server)
     async with core(server.settings, pool_size=2) as parts:
         people = _People(server, parts, ids)
+        stopped = str(ids["stopped_docker_agent"])
+        await record_states(people.handler, {str(ids["docker-agents"]): RUNNING, stopped: ENDED})
         tokens: dict[Caller, str] = {}
         for person in PEOPLE:
             tokens |= await people.register(person)
@@ -126,6 +129,9 @@ def _fill_project(server: Server) -> tuple[Ids, str]:
         "node_id": node["id"],
         "node_name": node["name"],
         "command_id": 1,
+        "vcenter": admin.create("/vcenter", **VCENTER)["id"],
+        "operation_id": 10**6,
+        "vm_id": "vm-1042",
         "node-pools": pool,
         "shared_pool": given_pool(server, project, shared=True),
         "webhooks": webhook["id"],
@@ -142,8 +148,16 @@ def _fill_project(server: Server) -> tuple[Ids, str]:
         "stream": f"build-{build}",
         "position": event["position"],
     }
+    ids |= _spawn_agents(server, pool)
     ids["identity-providers"] = ids["provider_id"] = 10**6  # nobody has this id; who may is decided before
     return ids, node["agent_token"]
+
+
+def _spawn_agents(server: Server, pool: int) -> Ids:
+    """Returns the ids of Docker agents without containers."""
+    body = {"host": "build-host-01", "image": "testhide/agent:1", "pool_id": pool}
+    running, stopped = (server.admin.create("/docker-agents/spawn", **body)["id"] for _ in range(2))
+    return {"docker-agents": running, "stopped_docker_agent": stopped, "no_docker_agent": "da-0"}
 
 
 def _report_change(server: Server, project: int) -> int:

@@ -43,6 +43,7 @@ SINGLE_SIGN_ON = (
     ("POST", "/acs"),
     ("POST", "/session"),
 )
+VCENTER = {"name": "x", "host": "vcenter.example.com", "username": "x", "password": "x", "datacenter": "x"}
 CONFIGURATION = {"command": "true", "setup": [], "env": {}, "artifacts": []}
 
 
@@ -254,6 +255,31 @@ NODES = (
     op("POST /nodes/{node_id}/rotate-token", node_managers),
     op("POST /nodes/{node_id}/execute", admins(), {"command": "true"}),
     op("GET /nodes/{node_id}/commands/{command_id}", admins(), answers=(404,)),
+    op("GET /docker-agents", READER),
+    op(
+        "POST /docker-agents/spawn",
+        node_managers,
+        lambda at: {"host": "build-host-01", "image": "testhide/agent:1", "pool_id": at["node-pools"]},
+    ),
+    op("GET /docker-agents/{id}", READER),
+    op("GET /docker-agents/{id}/logs", READER, of="id=no_docker_agent", answers=(404,)),
+    op("POST /docker-agents/{id}/start", node_managers),
+    op("POST /docker-agents/{id}/stop", node_managers, of="id=stopped_docker_agent"),
+    op("DELETE /docker-agents/{id}", node_managers, of="id=no_docker_agent", answers=(404,)),
+    op("GET /vcenter", READER),
+    op("POST /vcenter", node_managers, VCENTER),
+    op("GET /vcenter/{id}", READER),
+    op("PUT /vcenter/{id}", node_managers, {"name": "x"}),
+    op("DELETE /vcenter/{id}", node_managers),
+    op("POST /vcenter/{id}/test", node_managers),
+    op("POST /vcenter/{id}/sync", node_managers),
+    op("POST /vcenter/{id}/vm/power", node_managers, {"vm_id": "vm-1042", "action": "power_on"}),
+    op("GET /vcenter/{id}/vms", READER),
+    op("POST /vcenter/{id}/vms", node_managers, {"template_id": "vm-1042"}),
+    op("POST /vcenter/{id}/vms/{vm_id}/revert", node_managers),
+    op("DELETE /vcenter/{id}/vms/{vm_id}", node_managers),
+    op("GET /vcenter/{id}/operations", READER),
+    op("GET /vcenter/{id}/operations/{operation_id}", READER, answers=(404,)),
     op("GET /node-pools", READER, lists="read"),
     op("POST /node-pools", MANAGE, lambda at: {"name": "x", "project_id": at["project_id"]}),
     op(
@@ -271,6 +297,7 @@ NODES = (
     op("PUT /node-pools/{id}", admins_of_the_server, {"untrusted": True}, of="id=node-pools"),
     op("DELETE /node-pools/{id}", MANAGE),
     op("DELETE /node-pools/{id}", shared_pool, of="id=shared_pool"),
+    op("POST /agent/register", public),
     *(
         op(f"{method} /agent/{path}", agents)
         for method, path in (

@@ -7,10 +7,17 @@ from pathlib import Path
 
 import pytest
 
-PACKAGES = {"node": "nodejs npm", "go": "golang-go", "mvn": "maven", "chromedriver": "chromium-driver chromium"}
+PACKAGES = {
+    "node": "nodejs npm",
+    "go": "golang-go",
+    "mvn": "maven",
+    "chromedriver": "chromium-driver chromium",
+    "dockerd": "docker.io",
+}
 """Of programs that have another name than their Debian package."""
 PYTHON_PROGRAMS = ("jira820",)
 """Programs of PyPI, each in an environment of its own, as `.ci/run` installs them."""
+GOVMOMI = Path("/usr/share/gocode/src/github.com/vmware/govmomi")
 CATCH2 = Path("/usr/include/catch2")
 SUREFIRE = Path("/usr/share/maven-repo/org/apache/maven/plugins/maven-surefire-plugin")
 
@@ -23,11 +30,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """
     for marker in item.iter_markers("real"):
         for program in marker.args:
-            if shutil.which(program) is None:
+            if program != "govmomi" and shutil.which(program) is None:
                 installer = "pip" if program in PYTHON_PROGRAMS else "apt-get"
                 _missing(f"needs {program}: {installer} install {PACKAGES.get(program, program)}")
             if program == "node" and (absent := _absent_packages(item.path.parent)):
                 _missing(f"needs npm packages ({', '.join(absent)}): npm ci --prefix {item.path.parent}")
+            if program == "govmomi" and not GOVMOMI.is_dir():
+                _missing("needs the simulator of a vCenter: apt-get install golang-github-vmware-govmomi-dev")
             if program == "g++" and not CATCH2.is_dir():
                 _missing("needs libraries of tests: apt-get install catch2 libgtest-dev")
             if program == "mvn" and not SUREFIRE.is_dir():

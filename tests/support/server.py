@@ -30,6 +30,8 @@ from tests.support.registrar import Registrar
 
 ADMIN = ("admin@example.com", "correct horse battery")
 READY_S = 60.0
+NO_DOCKER = {"docker_hosts": "build-host-01=unix:///nonexistent/docker.sock", "docker_images": "testhide/agent:*"}
+"""Settings of a Docker host that nobody can reach. Tests with a Docker engine replace them."""
 
 
 @dataclass
@@ -124,7 +126,7 @@ def running_server(
         requests_per_token=0,  # tests send more requests than these limits allow
         session_idle_minutes=60,
         streams_per_user=0,
-        **more,  # type: ignore[arg-type]
+        **NO_DOCKER | more,  # type: ignore[arg-type]
     )
     save_settings(settings, data / "settings.json")
     migrate(settings)

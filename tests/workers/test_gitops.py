@@ -22,7 +22,8 @@ from testhide.processes import Core
 from tests.support.git_repository import GitRepository
 from tests.workers.watched_jobs import WatchedJobs
 from workers.gitops import PipelineSyncer
-from workers.reactions.registry import REACTIONS, Reaction, RetryLater, Tools
+from workers.reactions.reaction import Reaction, RetryLater, Tools
+from workers.reactions.registry import REACTIONS
 
 START, SYNC = (
     next(reaction for reaction in REACTIONS if reaction.name == name)

@@ -19,8 +19,9 @@ from store.tables.shared_caches import SharedCaches
 from testhide.processes import Core
 from tests.support.mail_server import MailServer, mail_server, text_of
 from tests.workers.yard import run_due
+from workers.reactions.reaction import Tools
 from workers.reactions.reaction_dispatcher import ReactionDispatcher
-from workers.reactions.registry import REACTIONS, Tools
+from workers.reactions.registry import REACTIONS
 
 ADMIN, ANN = 1, 7
 BASE_URL = "https://ci.example.com"

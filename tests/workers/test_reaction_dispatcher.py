@@ -20,7 +20,7 @@ from tests.support.builders import Shop
 from tests.support.damage import damaged
 from tests.support.server import Server
 from tests.workers.yard import Yard, reaction, reads, run_due
-from workers.reactions.registry import Tools
+from workers.reactions.reaction import Tools
 
 LOGGED_OUTAGES = {f"{loop}: waiting for the database" for loop in ("reactions", "due reactions")}
 FAR = 10**9

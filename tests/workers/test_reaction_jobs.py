@@ -12,8 +12,8 @@ from store.tables.reactions import Due
 from testhide.engines import Engines
 from tests.workers.yard import NO_REDIS, Yard, reaction, reads
 from workers.reactions.job_queue import JobQueue
+from workers.reactions.reaction import Tools
 from workers.reactions.reaction_dispatcher import SLOTS
-from workers.reactions.registry import Tools
 
 
 @pytest.mark.filterwarnings("ignore:Call to deprecated close:DeprecationWarning")  # arq's

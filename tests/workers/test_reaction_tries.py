@@ -12,7 +12,8 @@ from domain.jobs import JobDeleted
 from store.tables import reactions as due_reactions
 from store.tables.reactions import DEFAULT_RETRIES, MIN_LEASE_S, Due, ReactionStatus, RetryPolicy
 from tests.workers.yard import Yard, reaction, reads, run_due
-from workers.reactions.registry import MAIL_RETRIES, RetryLater, Tools
+from workers.reactions.reaction import RetryLater, Tools
+from workers.reactions.registry import MAIL_RETRIES
 from workers.reactions.tries import MAX_WAITING_S
 
 HOUR_S = 3_600

@@ -19,8 +19,9 @@ from store.tables.build_logs import BuildLogs, Line
 from store.tables.shared_caches import SharedCaches
 from testhide.processes import Core
 from tests.workers.yard import run_due
+from workers.reactions.reaction import Tools
 from workers.reactions.reaction_dispatcher import ReactionDispatcher
-from workers.reactions.registry import REACTIONS, Tools
+from workers.reactions.registry import REACTIONS
 
 JOB, OTHER_JOB = 5, 55
 BUILD, OTHER_BUILD, THIRD_BUILD = 7, 70, 71

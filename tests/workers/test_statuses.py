@@ -34,8 +34,9 @@ from tests.support.source_host import FakeSourceHost, fake_source_host
 from tests.workers.watched_jobs import WatchedJobs
 from tests.workers.yard import run_due
 from workers.reactions.host_calls import MAX_CALLS, HostCalls
+from workers.reactions.reaction import Tools
 from workers.reactions.reaction_dispatcher import ReactionDispatcher
-from workers.reactions.registry import REACTIONS, Tools
+from workers.reactions.registry import REACTIONS
 from workers.reactions.statuses import MAX_AGE, BuildStates
 
 CALLER = CommandContext("user:1")

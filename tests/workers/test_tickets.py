@@ -25,7 +25,8 @@ from store.clock import utcnow
 from store.tables.build_logs import BuildLogs
 from store.tables.shared_caches import SharedCaches
 from tests.workers.test_known_issues import ANN, House, house  # noqa: F401
-from workers.reactions.registry import TICKET_MAX_AGE, Tools, select_builds_with_tickets
+from workers.reactions.reaction import Tools
+from workers.reactions.registry import TICKET_MAX_AGE, select_builds_with_tickets
 from workers.tickets import CLAIM_POLL_S, MAX_TICKETS, TicketsDelayed, TicketWriter
 
 

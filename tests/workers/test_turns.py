@@ -11,8 +11,8 @@ from domain.jobs import JobDeleted
 from store.tables import reactions as due_reactions
 from testhide.engines import Engines
 from tests.workers.yard import ANN, NO_REDIS, Yard, reaction, reads
+from workers.reactions.reaction import Queue, Tools
 from workers.reactions.reaction_dispatcher import SLOTS
-from workers.reactions.registry import Queue, Tools
 
 FLOOD = range(100, 100 + 2 * SLOTS)
 LATER = 7

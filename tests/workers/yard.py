@@ -18,8 +18,9 @@ from store.tables.build_logs import BuildLogs, Line
 from store.tables.reactions import DEFAULT_RETRIES, RetryPolicy
 from store.tables.shared_caches import SharedCaches
 from testhide.processes import Core
+from workers.reactions.reaction import Queue, Reaction, Tools
 from workers.reactions.reaction_dispatcher import ReactionDispatcher
-from workers.reactions.registry import REACTIONS, Queue, Reaction, Tools
+from workers.reactions.registry import REACTIONS
 
 Run = Callable[[Any, Tools], Awaitable[None]]
 

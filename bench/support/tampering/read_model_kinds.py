@@ -9,6 +9,7 @@ from projections.audit_trail import TrailRow
 from projections.auth import ApiTokenRow, SessionRow, UserRow
 from projections.build_positions import BuildPositionsRow, DeletedJobRow
 from projections.builds import BuildRow, CommentRow
+from projections.docker_agents import DockerAgentRow
 from projections.engine.model import Row
 from projections.event_index import RelatedRow
 from projections.identity_providers import IdentityProviderRow, IdentityRow
@@ -28,7 +29,12 @@ from projections.templates import TemplateRow
 from projections.tickets import FailingTicketRow
 from projections.triage import RuleMatchRow, TriageRow
 from projections.triggers import TriggerRow
+from projections.vcenter import VcenterRow
+from projections.vcenter_operations import VcenterOperationRow
+from projections.vcenter_vms import VcenterVmRow
 from projections.webhooks import WebhookRow
+
+STATUS_FAILED = ("status", "'failed'")
 
 
 def of_row(
@@ -223,6 +229,19 @@ READ_MODEL_KINDS = (
     of_row("teams_channels", ChannelRow, "the name of a Teams channel is changed", "title", "'Other'"),
     of_row("scm", ScmEndpointRow, "the repository of an SCM endpoint is changed", "repo", "'evil/web'"),
     of_row("jira", JiraRow, "the host of a Jira integration is changed", "host", "'https://example.com'"),
+    of_row("docker_agents", DockerAgentRow, "the image of a Docker agent is changed", "image", "'evil'"),
+    of_row("vcenter", VcenterRow, "the host of a vCenter is changed", "host", "'vcenter.example.org'"),
+    of_row(
+        "vcenter_operations", VcenterOperationRow, "an operation on a vCenter is shown as failed", "status", "'failed'"
+    ),
+    of_model(
+        "vcenter_vms",
+        VcenterVmRow.table,
+        "a virtual machine is made up",
+        lambda scene: scene.execute(
+            f"INSERT INTO {VcenterVmRow.table} VALUES (1, 'vm-1', 'x', 'powered_on', '', false, now())"
+        ),
+    ),
     of_model(
         "tickets",
         FailingTicketRow.table,

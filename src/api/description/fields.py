@@ -28,6 +28,9 @@ FIELDS: dict[str, str] = {
     "token_id": "Id of the API token.",
     "command_id": "Id of the command.",
     "delivery_id": "Id of the delivery, as in its `webhook-id` header.",
+    "image": "Image of the container, with its tag.",
+    "memory_mb": "Memory limit of the container in MiB; null for no limit.",
+    "cpus": "Number of CPUs that the container may use; null for no limit.",
     "scm_endpoint_id": "Id of the SCM endpoint whose repository the project's jobs use; null for none.",
     "created_at": "Time of creation.",
     "updated_at": "Time of the last change.",
@@ -144,6 +147,8 @@ FIELDS: dict[str, str] = {
     # Jira
     "project_key": "Key of the Jira project in which tickets are created.",
     "issue_type": "Type of the issues that are created.",
+    # vCenter
+    "operation_id": "Id of the operation on the vCenter.",
     # Webhooks and channels
     "url": "URL.",
     "events": "Notification types to send.",

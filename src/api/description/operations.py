@@ -6,6 +6,7 @@ A handler declares in `opt` what its types do not show:
 - `download`: true if the answer is a file
 - `headers`: names of further headers of the answer
 - `problems`: further types of problems
+- `stream`: true if the answer is a stream of server-sent events on request
 """
 
 from http import HTTPStatus
@@ -32,6 +33,7 @@ from api.http.request_context import AS_OF, POSITION, PROJECTED
 from api.http.types import MAX_ID
 from commands.validation import alternatives, struct_members, struct_of
 
+EVENT_STREAM = "text/event-stream"
 BINARY: Part = {"schema": {"type": "string", "format": "binary"}}
 
 
@@ -90,7 +92,7 @@ class OperationForm:
             names.append("Prefer")
         if self.is_repeatable:
             names.append("IdempotencyKey")
-        if self.media_type == "text/event-stream":
+        if self.media_type == EVENT_STREAM:
             names.append("LastEventId")
         if self.handler.opt.get("download"):
             names += ["Range", "IfNoneMatch"]
@@ -124,8 +126,13 @@ class OperationForm:
             return {}
         if types == [bytes]:
             return {"application/octet-stream": BINARY}
+        if self.handler.opt.get("stream"):
+            return self._json_content(types, schemas) | {EVENT_STREAM: {"schema": {"type": "string"}}}
         if not self.is_json:
             return {self.media_type: {"schema": {"type": "string"}}}
+        return self._json_content(types, schemas)
+
+    def _json_content(self, types: list[Any], schemas: Schemas) -> Part:
         schema = schemas.of(types[0]) if len(types) == 1 else {"anyOf": [schemas.of(item) for item in types]}
         return {self.media_type: {"schema": schema}}
 

@@ -14,10 +14,13 @@ from commands.handler import Handler
 from commands.reports.recording import ReportRecorder
 from commands.waiting_changes import WaitingChanges
 from domain.core.errors import Unavailable
+from domain.docker_agents import DockerPolicy
 from domain.licenses import License
+from integrations.container_ports import ContainerLogs
 from integrations.ports import Blobs, Outgoing, Saml
 from integrations.source_ports import SourceHosts
 from integrations.ticket_ports import TicketHosts
+from integrations.vcenter_ports import Vcenters
 from projections.auth import Credentials
 from projections.engine.read_your_writes import ProjectionWaiter
 from projections.jobs import ProjectOfJob
@@ -68,6 +71,9 @@ class Services:
     saml: Saml
     source_hosts: SourceHosts
     ticket_hosts: TicketHosts
+    docker: DockerPolicy
+    container_logs: ContainerLogs
+    vcenters: Vcenters
     rate_limits: RateLimits
     waiting_changes: WaitingChanges
     streams_per_user: int

@@ -43,6 +43,14 @@ def node_key(node_id: int) -> str:
     return f"node-{node_id}"
 
 
+def docker_agent_key(agent_id: str) -> str:
+    return f"docker-agent-{agent_id}"
+
+
+def vcenter_key(vcenter_id: int) -> str:
+    return f"vcenter-{vcenter_id}"
+
+
 def user_key(user_id: int) -> str:
     return f"user-{user_id}"
 

@@ -32,6 +32,7 @@ EVENT_AREAS: Mapping[str, str] = {
 SYSTEM = {
     "deliveries": "The delivery of messages",
     "dispatch": "The dispatcher",
+    "docker-agents": "The worker of Docker agents",
     "first-start": "The first start",
     "identity-providers": "The refresh of identity providers",
     "known-issues": "The search for known issues",
@@ -43,6 +44,7 @@ SYSTEM = {
     "sso": "Single sign-on",
     "start": "The start of the server",
     "tickets": "The tickets of Jira integrations",
+    "vcenter": "The operations on vCenters",
 }
 
 

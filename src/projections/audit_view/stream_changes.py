@@ -19,6 +19,7 @@ from domain.changes import CHANGE, DEFERRALS
 from domain.claims import CLAIM
 from domain.core.events import Category, Event, Recorded
 from domain.dispatch import LEADER
+from domain.docker_agents import DOCKER_AGENT
 from domain.endpoints import mask_url
 from domain.flakiness import FLAKINESS
 from domain.gitops import GITOPS
@@ -37,6 +38,9 @@ from domain.templates import TEMPLATE
 from domain.tickets import TICKET
 from domain.triage import TRIAGE
 from domain.users import USER, UserPasswordSet, UserRegistered
+from domain.vcenter import VCENTER
+from domain.vcenter_operations import VCENTER_OPERATION
+from domain.vcenter_vms import VCENTER_VMS
 from domain.webhooks import DELIVERY, WEBHOOK, WEBHOOK_LIST, Webhook
 from projections.audit_view.rule_matches import RuleMatch
 
@@ -55,6 +59,8 @@ CATEGORIES: Mapping[str, Category[Any]] = {
         *(QUARANTINE, SESSION, RESTORES.category, ROWS.category, SIGNING_KEY.category, TEMPLATE, TRIAGE, USER),
         *(WEBHOOK, WEBHOOK_LIST, DELIVERY, FLAKINESS, BUILD_GROUP),
         *(CHANGE, DEFERRALS, CHANNEL, CHANNEL_LIST, CARD, IDENTITY_PROVIDER, SCM_ENDPOINT, GITOPS, JIRA, TICKET),
+        DOCKER_AGENT,
+        *(VCENTER, VCENTER_OPERATION, VCENTER_VMS),
     )
 }
 

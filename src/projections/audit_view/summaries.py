@@ -40,6 +40,7 @@ from domain import (
     webhooks,
 )
 from domain.core.events import Event, changes_of
+from projections.audit_view.machine_summaries import MACHINE_SUMMARIES
 
 MAX_QUOTE_LENGTH = 120
 """Number of characters that a summary quotes from a text."""
@@ -393,5 +394,6 @@ SUMMARIES: Mapping[type[Event], str | Callable[[Any], str]] = {
     projections.EventDismissed: "dismissed position {position} of read model {projection} as {operator}{reason:: “}",
     reactions.ReactionCancelled: "cancelled reaction {reaction} to position {position} as {operator}{reason:: “}",
     claims.ClaimTaken: lambda event: f"reserved a name for {event.owner.replace('-', ' ')}",
+    **MACHINE_SUMMARIES,
     claims.ClaimReleased: lambda event: f"gave a name of {event.owner.replace('-', ' ')} free",
 }

@@ -15,7 +15,9 @@ WITH_CREDENTIALS = frozenset(
         *("user.registered", "user.password_set", "api_token.created", "node.registered", "node.token_rotated"),
         *("project.created", "project.webhook_secret_rotated", "webhook.registered", "webhook.updated"),
         *("teams_channel.registered", "teams_channel.updated", "scm_endpoint.created", "scm_endpoint.updated"),
-        *("jira_integration.created", "jira_integration.updated"),
+        *("jira_integration.created", "jira_integration.updated", "docker_agent.requested", "docker_agent.registered"),
+        *("vcenter.created", "vcenter.updated"),
+        *("vcenter.machine_registered",),
         *("job.configured", "template.created", "template.updated", "build.queued"),
     )
 )

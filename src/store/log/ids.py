@@ -34,6 +34,8 @@ Kind = Literal[
     "scm_endpoints",
     "changes",
     "jira",
+    "vcenter",
+    "vcenter_operations",
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 """Kinds of ids. Each has a sequence `<kind>_ids`, which a migration creates."""
@@ -71,6 +73,8 @@ STREAMS: dict[Kind, tuple[str, ...]] = {
     "audit_reads": ("audit-read",),
     "changes": ("change",),
     "jira": ("jira",),
+    "vcenter": ("vcenter", "vcenter-vms"),
+    "vcenter_operations": ("vcenter-operation",),
     "identity_providers": ("identity-provider",),
 }
 """Kind of id -> categories of the streams that have such ids in their names. Comments, test cases, results and

@@ -138,6 +138,14 @@ MIGRATIONS = (
             "CREATE INDEX IF NOT EXISTS shared_caches_project ON shared_caches (project_id, used_at)",
         ),
     ),
+    Migration(
+        15,
+        "vCenter integrations and their operations",
+        (
+            "CREATE SEQUENCE IF NOT EXISTS vcenter_ids",
+            "CREATE SEQUENCE IF NOT EXISTS vcenter_operations_ids",
+        ),
+    ),
 )
 
 

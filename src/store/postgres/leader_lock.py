@@ -11,6 +11,7 @@ from store.postgres.queries import fetch_row, fetch_rows
 
 DISPATCH_LOCK = "testhide dispatcher"
 SCHEDULES_LOCK = "testhide schedules"
+DOCKER_LOCK = "testhide docker"
 RETRY_INTERVAL_S = 0.2
 """Seconds between two tries to take a lock that another process holds."""
 CONNECT_TIMEOUT_S = 5

@@ -304,3 +304,13 @@ async def remove_parked(connection: AsyncConnection, name: str, position: int) -
     await connection.execute(
         "DELETE FROM due_reactions WHERE reaction = %s AND position = %s AND parked_at IS NOT NULL", (name, position)
     )
+
+
+async def find_progress(source: Source, reaction: str, position: int) -> str | None:
+    """Returns the last text about the progress of a reaction to an event; None if there is none, or the reaction is
+    done.
+    """
+    row = await fetch_row(
+        source, "SELECT progress FROM due_reactions WHERE reaction = %s AND position = %s", (reaction, position)
+    )
+    return None if row is None else row[0]

@@ -23,7 +23,7 @@ from store.tables.alarms import set_alarm
 from store.tables.reactions import Due
 from workers.loops.outages import tolerate_outages
 from workers.reactions.job_queue import JobQueue
-from workers.reactions.registry import QUEUES, QUEUES_WITH_TURNS, Queue, Reaction, Tools
+from workers.reactions.reaction import QUEUES, QUEUES_WITH_TURNS, Queue, Reaction, Tools
 from workers.reactions.tries import RENEWAL_INTERVAL_S, TryRunner
 from workers.reactions.turns import Turns, choose_first
 

@@ -5,10 +5,8 @@ the end of the log: it does not run for earlier events.
 """
 
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from datetime import timedelta
-from typing import Literal, get_args
 
 import structlog
 
@@ -17,22 +15,28 @@ from domain.builds import BuildApproved, BuildDeleted, BuildEvent, BuildFinished
 from domain.changes import EVALUATION, ChangeReceived
 from domain.core.errors import Unavailable
 from domain.core.events import Damaged, Event, Recorded
+from domain.docker_agents import (
+    DockerAgentDestroyRequested,
+    DockerAgentEvent,
+    DockerAgentRequested,
+    DockerAgentStartRequested,
+    DockerAgentStopRequested,
+)
 from domain.jobs import JobDeleted
 from domain.users import USER, PasswordLinkIssued, UserPasswordSet
-from integrations.ports import Blobs, Mail, Mailer, MailRefused
-from integrations.source_ports import SourceHosts, SourceUnavailable
+from domain.vcenter import VcenterCreated, VcenterEvent, VcenterUpdated
+from domain.vcenter_operations import CARRYING_OUT, VcenterOperationRequested
+from integrations.ports import Mail, Mailer, MailRefused
+from integrations.source_ports import SourceUnavailable
 from store.clock import utcnow
-from store.crypto.secrets import Secrets
-from store.log.event_log import EventLog
-from store.tables.build_logs import BuildLogs
-from store.tables.reactions import DEFAULT_RETRIES, RetryPolicy
-from store.tables.shared_caches import SharedCaches, prefix_of_job
-from workers.changes import ChangeEvaluator
-from workers.gitops import PipelineSyncer
-from workers.reactions.host_calls import HostCalls
+from store.tables.reactions import RetryPolicy
+from store.tables.shared_caches import prefix_of_job
+from workers.docker_agents import DockerDelayed
 from workers.reactions.mails import link_mail, password_notice
-from workers.reactions.statuses import BuildStates, select_of_repositories, set_build_status
-from workers.tickets import TicketsDelayed, TicketWriter
+from workers.reactions.reaction import Reaction, RetryLater, Tools
+from workers.reactions.statuses import select_of_repositories, set_build_status
+from workers.tickets import TicketsDelayed
+from workers.vcenter import OperationInterrupted
 
 log = structlog.get_logger()
 
@@ -42,95 +46,20 @@ the same time.
 """
 SYNC_PAUSE_S = 60.0
 """Seconds until a pipelines file is read again if its host does not answer and does not say how long to wait."""
+DOCKER_PAUSE_S = 5.0
+"""Seconds until an operation on a container is tried again if its Docker host does not answer."""
 TICKET_PAUSE_S = 600.0
 """Seconds until tickets are tried again if the tracker does not say when to come back."""
 TICKET_MAX_AGE = timedelta(days=1)
 """Age of a finished build at which writing its tickets is given up. The field `last_error` of the integration then says
 why.
 """
+VCENTER_PAUSE_S = 5.0
+"""Seconds until a worker goes on with an operation if the vCenter does not answer any more."""
 NOTICE_MAX_AGE = timedelta(days=1)
 """Age of a `UserPasswordSet` event from which no notice is mailed any more. All tries of a mail end before, after 14
 hours.
 """
-
-
-@dataclass(frozen=True)
-class Tools:
-    """Services that reactions use: stores of data that is not in the log, outside systems, and a callback to report
-    progress.
-    """
-
-    build_logs: BuildLogs
-    caches: SharedCaches
-    blobs: Blobs
-    log: EventLog
-    secrets: Secrets
-    mailer: Mailer | None = None
-    """Sends the mails. None if no mail server is set up, unless somebody reads the output of the process: then the
-    links are printed there.
-    """
-    base_url: str = ""
-    """Beginning of the links in mails and commit statuses."""
-    source_hosts: SourceHosts | None = None
-    """Opens the repositories in which commit statuses are set; None if this process sets no statuses."""
-    build_states: BuildStates | None = None
-    """Loads the builds whose statuses are set; None if this process sets no statuses."""
-    host_calls: HostCalls = field(default_factory=HostCalls)
-    """Limits how many calls this process makes to each source code host."""
-    on_progress: Callable[[str], None] = lambda text: None
-    """Callback for a short text about the progress of a long reaction. The text must contain no data of a project,
-    since everybody can read it.
-    """
-    changes: ChangeEvaluator | None = None
-    """Starts the builds of changes; None in a process that evaluates no changes."""
-    pipelines: PipelineSyncer | None = None
-    """Syncs jobs with pipelines files; None in a process that evaluates no changes."""
-    tickets: TicketWriter | None = None
-    """Writes tickets for failures; None in a process that writes no tickets."""
-
-    def count_deleted(self, deleted: int, total: int) -> None:
-        self.on_progress(f"{deleted:,} of {total:,} artifacts deleted")
-
-
-class RetryLater(Exception):
-    """Raised by a reaction that must be tried again after some seconds, for example because an outside system answered
-    with `Retry-After`. In the first day after the event, such a try does not count as failed.
-    """
-
-    def __init__(self, seconds: float, why: str) -> None:
-        super().__init__(why)
-        self.seconds = seconds
-
-
-Queue = Literal["deletions", "mails", "statuses", "changes", "gitops", "tickets"]
-QUEUES: tuple[Queue, ...] = get_args(Queue)
-"""Names of the queues. Reactions of one queue can delay each other. Reactions of different queues cannot."""
-QUEUES_WITH_TURNS: tuple[Queue, ...] = ("changes", "gitops", "tickets")
-"""Queues in which projects take turns, since the hooks or the failing builds of one project can fill them: a process
-runs a few reactions of each project at the same time. The others of the project stay due, and use up no slots and no
-tries.
-"""
-
-
-@dataclass(frozen=True)
-class Reaction:
-    name: str
-    event: type[Event]
-    run: Callable[[Event, Tools], Awaitable[None]]
-    queue: Queue
-    time_limit_s: float
-    """Seconds after which a try is cancelled, and counts as failed."""
-    retries: RetryPolicy = DEFAULT_RETRIES
-    repeats_old: bool = True
-    """Whether `testhide repair` makes the reaction begin with the first event again. False if that would do harm,
-    because the reaction's effect depends on settings that may have changed since the event, or because people outside
-    would notice the repetition.
-    """
-    select: Callable[[Sequence[Recorded], Tools], Awaitable[Sequence[Recorded]]] | None = None
-    """Function that selects the events of a batch for which the reaction may have something to do; None selects all
-    events. For the other events, no row is stored and no task is run. The function may make only a few queries for a
-    whole batch.
-    """
 
 
 async def when_job_deleted_delete_its_logs_artifacts_and_caches(event: Event, tools: Tools) -> None:
@@ -254,6 +183,31 @@ async def when_build_finished_write_its_tickets(event: Event, tools: Tools) -> N
         raise RetryLater(error.retry_after_s or TICKET_PAUSE_S, str(error)) from None
 
 
+async def when_docker_operation_requested_carry_it_out(event: Event, tools: Tools) -> None:
+    assert isinstance(event, DockerAgentEvent)
+    if tools.docker is None:
+        return
+    try:
+        await tools.docker.operate(event.agent_id)
+    except DockerDelayed as error:
+        raise RetryLater(DOCKER_PAUSE_S, str(error)) from None
+
+
+async def when_vcenter_changed_check_it(event: Event, tools: Tools) -> None:
+    assert isinstance(event, VcenterEvent)
+    if tools.vcenters is not None:
+        await tools.vcenters.check(event.vcenter_id)
+
+
+async def when_vcenter_operation_requested_carry_it_out(event: Event, tools: Tools) -> None:
+    assert isinstance(event, VcenterOperationRequested)
+    if tools.vcenters is not None:
+        try:
+            await tools.vcenters.carry_out(event.operation_id, tools.on_progress)
+        except OperationInterrupted as error:
+            raise RetryLater(VCENTER_PAUSE_S, str(error)) from None
+
+
 async def _send(mail: Mail, user_id: int, mailer: Mailer | None) -> None:
     """Sends a mail. If the mail server refuses the mail for good, only logs this, since no later try would succeed."""
     if mailer is None:
@@ -277,8 +231,14 @@ TICKETS_LIMIT_S = 900
 """Time limit of the tickets of a build, in seconds. There may be some 20 tickets for each of a few integrations, with a
 few calls of 10 s each.
 """
+VCENTER_LIMIT_S = 4_000
+"""Time limit of an operation on a vCenter, in seconds. Cloning a machine with large disks may take an hour."""
+VCENTER_RETRIES = RetryPolicy(tries=10, max_pause_s=60)
+"""Retries of an operation on a vCenter, for faults of the server: if the vCenter fails, the operation fails, too."""
 CHANGE_LIMIT_S = 600
 """Time limit of a change, in seconds. A change may start builds of a thousand jobs."""
+DOCKER_LIMIT_S = 600
+"""Time limit of an operation on a container, in seconds. The Docker host may have to pull an image first."""
 SYNC_LIMIT_S = 120
 """Time limit of a sync, in seconds. A host has 10 s to answer, and a file may have 200 jobs."""
 CHANGE_RETRIES = RetryPolicy(tries=300, max_pause_s=60)
@@ -361,6 +321,21 @@ REACTIONS = (
         repeats_old=False,
         select=select_builds_with_tickets,
     ),
+    *(
+        Reaction(
+            name, event, when_vcenter_changed_check_it, "vcenter", VCENTER_LIMIT_S, VCENTER_RETRIES, repeats_old=False
+        )
+        for name, event in (("check_a_new_vcenter", VcenterCreated), ("check_a_changed_vcenter", VcenterUpdated))
+    ),
+    Reaction(
+        CARRYING_OUT,
+        VcenterOperationRequested,
+        when_vcenter_operation_requested_carry_it_out,
+        "vcenter",
+        VCENTER_LIMIT_S,
+        VCENTER_RETRIES,
+        repeats_old=False,
+    ),
     Reaction(
         "sync_jobs_with_their_file",
         ChangeReceived,
@@ -368,5 +343,21 @@ REACTIONS = (
         "gitops",
         SYNC_LIMIT_S,
         repeats_old=False,
+    ),
+    *(
+        Reaction(
+            name,
+            event,
+            when_docker_operation_requested_carry_it_out,
+            "docker",
+            DOCKER_LIMIT_S,
+            repeats_old=False,
+        )
+        for name, event in (
+            ("spawn_a_docker_agent", DockerAgentRequested),
+            ("start_a_docker_agent", DockerAgentStartRequested),
+            ("stop_a_docker_agent", DockerAgentStopRequested),
+            ("destroy_a_docker_agent", DockerAgentDestroyRequested),
+        )
     ),
 )

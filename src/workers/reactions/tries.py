@@ -12,7 +12,7 @@ from store.postgres.cancellation import cancel_and_wait
 from store.tables import reactions
 from store.tables.reactions import Due, Lease
 from workers.loops.outages import tolerate_outages
-from workers.reactions.registry import Reaction, RetryLater, Tools
+from workers.reactions.reaction import Reaction, RetryLater, Tools
 
 log = structlog.get_logger()
 

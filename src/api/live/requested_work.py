@@ -1,0 +1,53 @@
+"""Requests work that is done elsewhere, on a node or by a worker, and waits for its end."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from litestar import Request
+
+from api.http.permissions import User
+from api.http.request_context import RequestContext
+from api.live.stream_clients import watching_disconnect
+from commands.handler import Command
+from store.postgres.cancellation import wait_for
+from store.postgres.notifications import AGENT_NOTIFICATIONS
+
+T = TypeVar("T")
+
+POLL_INTERVAL_S = 1.0
+"""Seconds after which the end is looked for without a notification, which may be lost."""
+
+
+async def request_work(
+    request: Request[User, Any, Any],
+    ctx: RequestContext,
+    command: Command,
+    notification: str,
+    find_end: Callable[[], Awaitable[T | None]],
+    timeout_s: float,
+) -> T | None:
+    """Executes the command that requests the work, and returns the end that `find_end` finds. Returns None if there is
+    no end after `timeout_s`, or if the client closes its connection before.
+
+    `notification` is the payload that the event at the end sends to AGENT_NOTIFICATIONS.
+    """
+    ended = asyncio.Event()
+
+    def on_wake(payload: str | None) -> None:
+        if payload in (None, notification):
+            ended.set()
+
+    # Subscribe before the request, so that no notification of the end is missed.
+    with ctx.services.listener.subscribed(AGENT_NOTIFICATIONS, on_wake):
+        await ctx(command)
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        async with watching_disconnect(request, ended) as is_gone:
+            while True:
+                ended.clear()
+                if (end := await find_end()) is not None:
+                    return end
+                left = deadline - asyncio.get_running_loop().time()
+                if left <= 0 or is_gone.is_set():
+                    return None
+                await wait_for(ended, min(POLL_INTERVAL_S, left))

@@ -1,0 +1,187 @@
+"""Requests operations on a vCenter, and records how they ended."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from commands.handler import Command, must_exist
+from commands.nodes import must_be_pool
+from commands.registrations import NOT_VALID
+from domain.claims import CLAIM, Claim, take_claim
+from domain.core.errors import Unauthenticated
+from domain.core.events import AnyStream, Event
+from domain.nodes import NODE, NodeRegistered
+from domain.pools import POOL, Pool
+from domain.vcenter import VCENTER, Vcenter
+from domain.vcenter_operations import (
+    VCENTER_OPERATION,
+    Failure,
+    Kind,
+    VcenterMachineRegistered,
+    VcenterOperation,
+    VcenterOperationCompleted,
+    VcenterOperationFailed,
+    VcenterOperationRequested,
+    VcenterOperationStarted,
+)
+from domain.vcenter_vms import VCENTER_VMS, Inventory, VcenterVmsChanged, VirtualMachine, find_changes
+
+REGISTRATION_LIFETIME = timedelta(hours=2)
+"""Time from the request of a machine for which its registration token is valid. Cloning may take an hour of it."""
+MAX_CHANGED = 500
+"""Largest number of machines in one event."""
+
+
+@dataclass(frozen=True)
+class RequestVcenterOperation(Command):
+    operation_id: int
+    vcenter_id: int
+    kind: Kind
+    vm_id: str = ""
+    vm_name: str = ""
+    pool_id: int | None = None
+
+    def reads(self) -> Sequence[AnyStream]:
+        return VCENTER_OPERATION.at(self.operation_id), VCENTER.at(self.vcenter_id), POOL.at(self.pool_id or 0)
+
+    def decide(self, operation: VcenterOperation | None, vcenter: Vcenter | None, pool: Pool | None) -> Iterable[Event]:
+        if operation is not None:
+            return
+        must_be_pool(self.pool_id, pool)
+        must_exist(vcenter, f"vCenter {self.vcenter_id}")
+        yield self.event(VcenterOperationRequested)
+
+
+@dataclass(frozen=True)
+class StartVcenterOperation(Command, of=VCENTER_OPERATION):
+    """Records that the vCenter is about to be asked for the change (without a `task_id`), or that it has begun it."""
+
+    operation_id: int
+    task_id: str = ""
+
+    def decide(self, operation: VcenterOperation | None) -> Iterable[Event]:
+        if operation is None or operation.end is not None:
+            return
+        if not operation.is_started or operation.task_id != self.task_id:
+            yield VcenterOperationStarted(
+                operation_id=self.operation_id, vcenter_id=operation.vcenter_id, task_id=self.task_id
+            )
+
+
+@dataclass(frozen=True)
+class CompleteVcenterOperation(Command, of=VCENTER_OPERATION):
+    """Records that a test succeeded. Ignores an operation that has ended."""
+
+    operation_id: int
+    version: str
+    latency_ms: int
+
+    def decide(self, operation: VcenterOperation | None) -> Iterable[Event]:
+        if operation is not None and operation.end is None:
+            yield self.event(VcenterOperationCompleted, operation)
+
+
+@dataclass(frozen=True)
+class RecordVcenterSync(Command):
+    """Records which machines the vCenter has, as the result of an operation. Ignores an operation that has ended."""
+
+    operation_id: int
+    vcenter_id: int
+    vms: Sequence[VirtualMachine]
+    duration_ms: int
+
+    def reads(self) -> Sequence[AnyStream]:
+        return VCENTER_OPERATION.at(self.operation_id), VCENTER_VMS.at(self.vcenter_id)
+
+    def decide(self, operation: VcenterOperation | None, known: Inventory) -> Iterable[Event]:
+        if operation is None or operation.end is not None:
+            return
+        changed, removed = find_changes(known, self.vms)
+        parts = range(0, max(len(changed), len(removed)), MAX_CHANGED)
+        for start in parts:
+            part = slice(start, start + MAX_CHANGED)
+            yield VcenterVmsChanged(vcenter_id=self.vcenter_id, changed=changed[part], removed=removed[part])
+        yield self.event(
+            VcenterOperationCompleted, synced_vms=len(self.vms), updated=len(changed) + len(removed), vm_id=""
+        )
+
+
+@dataclass(frozen=True)
+class CompleteVmOperation(Command):
+    """Records that an operation on a machine succeeded, and how the machine is now. Ignores an operation that has
+    ended.
+    """
+
+    operation_id: int
+    vcenter_id: int
+    vm: VirtualMachine
+    """The machine that the operation changed, or made."""
+    is_deleted: bool = False
+
+    def reads(self) -> Sequence[AnyStream]:
+        return VCENTER_OPERATION.at(self.operation_id), VCENTER_VMS.at(self.vcenter_id)
+
+    def decide(self, operation: VcenterOperation | None, known: Inventory) -> Iterable[Event]:
+        if operation is None or operation.end is not None:
+            return
+        if self.is_deleted:
+            if self.vm.vm_id in known:
+                yield VcenterVmsChanged(vcenter_id=self.vcenter_id, removed=[self.vm.vm_id])
+        elif known.get(self.vm.vm_id) != self.vm:
+            yield VcenterVmsChanged(vcenter_id=self.vcenter_id, changed=[self.vm])
+        yield self.event(VcenterOperationCompleted, vm_id=self.vm.vm_id, power_state=self.vm.power_state)
+
+
+@dataclass(frozen=True)
+class FailVcenterOperation(Command, of=VCENTER_OPERATION):
+    """Records why an operation failed. Ignores an operation that has ended."""
+
+    operation_id: int
+    failure: Failure
+    error: str
+
+    def decide(self, operation: VcenterOperation | None) -> Iterable[Event]:
+        if operation is not None and operation.end is None:
+            yield self.event(VcenterOperationFailed, operation)
+
+
+@dataclass(frozen=True)
+class RegisterVcenterMachine(Command):
+    """Exchanges the registration token of a machine that was cloned for a token of its node, and registers the node.
+    The agent has made the latter token itself, so it may repeat the request if the answer was lost.
+    """
+
+    operation_id: int
+    token_hash: bytes
+    node_id: int
+    claim: str
+    """Id of the claim that keeps the node's name unique."""
+    now: datetime
+
+    def reads(self) -> Sequence[AnyStream]:
+        return VCENTER_OPERATION.at(self.operation_id), CLAIM.at(self.claim)
+
+    def then_reads(self, operation: VcenterOperation | None, claim: Claim) -> Sequence[AnyStream]:
+        return () if operation is None else (POOL.at(operation.pool_id or 0), VCENTER.at(operation.vcenter_id))
+
+    def decide(
+        self,
+        operation: VcenterOperation | None,
+        claim: Claim,
+        pool: Pool | None = None,
+        vcenter: Vcenter | None = None,
+    ) -> Iterable[Event]:
+        if operation is None or operation.kind != "clone" or vcenter is None or vcenter.deleted:
+            raise Unauthenticated(NOT_VALID)
+        if operation.token_hash:
+            if operation.token_hash != self.token_hash:
+                raise Unauthenticated("The registration token was used before: it works once.")
+            return
+        if self.now - operation.requested_at > REGISTRATION_LIFETIME:
+            raise Unauthenticated(NOT_VALID)
+        must_be_pool(operation.pool_id, pool)
+        title = operation.vm_name
+        taken = f"There already is a node called {title!r}: rename it."
+        yield from take_claim(self.claim, claim, NODE.at(self.node_id).name, taken)
+        yield self.event(NodeRegistered, title=title, pool_id=operation.pool_id)
+        yield self.event(VcenterMachineRegistered, vcenter_id=operation.vcenter_id)

@@ -1,0 +1,179 @@
+"""Operations on a vCenter: what somebody asked for, and how it ended. A worker carries them out.
+
+Each operation has its own stream, so loading the state of the vCenter does not load its operations.
+"""
+
+from datetime import datetime
+from typing import ClassVar, Literal
+
+import msgspec
+
+from domain.core.data_keys import vcenter_key
+from domain.core.events import Category, Event
+from domain.vcenter_vms import PowerState
+
+Kind = Literal["test", "sync", "power_on", "power_off", "reboot", "suspend", "clone", "revert", "delete"]
+"""Kind of operation. The values are stored, so they must not change."""
+MACHINE_ID_PREFIX = "vm-"
+VM_NAME_PREFIX = "testhide-"
+CARRYING_OUT = "carry_out_a_vcenter_operation"
+"""Name of the reaction that carries operations out. It is stored, so it must not change."""
+Failure = Literal["missing", "refused", "outside", "timeout"]
+"""Why an operation failed: the vCenter does not have the object, the object's state forbids it, the vCenter failed or
+could not be reached, or it did not end in time. These values are stored, so they must not change.
+"""
+
+
+class VcenterOperationEvent(Event, frozen=True):
+    operation_id: int
+    vcenter_id: int
+
+    @property
+    def stream(self) -> str:
+        return f"vcenter-operation-{self.operation_id}"
+
+    @property
+    def data_key(self) -> str | None:
+        return vcenter_key(self.vcenter_id)
+
+
+class VcenterOperationRequested(VcenterOperationEvent, frozen=True):
+    name: ClassVar[str] = "vcenter.operation_requested"
+    kind: Kind
+    vm_id: str = ""
+    """Id of the virtual machine, or of the template to clone; empty for an operation on the whole vCenter."""
+    vm_name: str = ""
+    """Name of the new machine, as `make_vm_name` makes it; empty unless the operation is a clone. It is chosen with the
+    request, so that a second try finds the machine that the first one has made.
+    """
+
+    pool_id: int | None = None
+    """Id of the node pool of the new machine's node; None for none."""
+
+
+class VcenterOperationStarted(VcenterOperationEvent, frozen=True):
+    """A worker is about to ask the vCenter for the change, or the vCenter has begun it as a task."""
+
+    name: ClassVar[str] = "vcenter.operation_started"
+    task_id: str = ""
+    """Id of the vCenter's task; empty until the vCenter has answered."""
+
+
+class VcenterOperationCompleted(VcenterOperationEvent, frozen=True):
+    name: ClassVar[str] = "vcenter.operation_completed"
+    version: str = ""
+    """Version of the vCenter; empty unless the operation is a test."""
+    latency_ms: int = 0
+    """Milliseconds that the vCenter took to answer; 0 unless the operation is a test."""
+    synced_vms: int = 0
+    """Number of machines that the vCenter has; 0 unless the operation is a sync."""
+    updated: int = 0
+    """Number of machines that were new, changed or gone; 0 unless the operation is a sync."""
+    duration_ms: int = 0
+    """Milliseconds that the sync took."""
+    vm_id: str = ""
+    power_state: PowerState | None = None
+    """Power state of the machine after the operation; None for an operation on the whole vCenter."""
+
+    @property
+    def notifies(self) -> str:
+        return end_notification(self.operation_id)
+
+
+class VcenterMachineRegistered(VcenterOperationEvent, frozen=True):
+    """The agent in a machine that was cloned has used its registration token: it is the agent of this node."""
+
+    name: ClassVar[str] = "vcenter.machine_registered"
+    sealed: ClassVar[tuple[str, ...]] = ("token_hash",)
+    node_id: int
+    token_hash: bytes = b""
+
+
+class VcenterOperationFailed(VcenterOperationEvent, frozen=True):
+    name: ClassVar[str] = "vcenter.operation_failed"
+    sealed: ClassVar[tuple[str, ...]] = ("error",)
+    failure: Failure
+    error: str = ""
+    """A sentence that says what is wrong, without secrets."""
+
+    @property
+    def notifies(self) -> str:
+        return end_notification(self.operation_id)
+
+
+OperationEnd = VcenterOperationCompleted | VcenterOperationFailed
+
+
+class VcenterOperation(msgspec.Struct, frozen=True):
+    operation_id: int
+    vcenter_id: int
+    kind: Kind
+    requested_at: datetime
+    vm_id: str = ""
+    vm_name: str = ""
+    pool_id: int | None = None
+    node_id: int | None = None
+    """Node of the machine that was cloned; None until its agent has registered."""
+    token_hash: bytes = b""
+    """Hash of the token that the registration token was exchanged for; empty while it was not used."""
+    is_started: bool = False
+    """Whether a worker may have asked the vCenter for the change."""
+    task_id: str = ""
+    """Id of the vCenter's task; empty if there is none, or if the vCenter's answer was lost."""
+    end: OperationEnd | None = None
+    """The event that ended the operation; None while it is under way."""
+
+
+def evolve(state: VcenterOperation | None, event: Event) -> VcenterOperation | None:
+    match event:
+        case VcenterOperationRequested():
+            return VcenterOperation(
+                event.operation_id, event.vcenter_id, event.kind, event.at, event.vm_id, event.vm_name, event.pool_id
+            )
+        case VcenterMachineRegistered() if state is not None:
+            return msgspec.structs.replace(state, node_id=event.node_id, token_hash=event.token_hash)
+        case VcenterOperationStarted() if state is not None:
+            return msgspec.structs.replace(state, is_started=True, task_id=event.task_id)
+        case VcenterOperationCompleted() | VcenterOperationFailed() if state is not None:
+            return msgspec.structs.replace(state, end=event)
+        case _:
+            return state
+
+
+def make_vm_name(operation_id: int, mark: str) -> str:
+    """Returns the name of a machine that an operation clones. `mark` is random, so that no other server that uses the
+    vCenter makes a machine of this name.
+    """
+    return f"{VM_NAME_PREFIX}{operation_id}-{mark}"
+
+
+def find_operation_id(vm_name: str) -> int | None:
+    """Returns the id of the operation that has made a machine of this name, if a server like this one has made it."""
+    number = vm_name.removeprefix(VM_NAME_PREFIX).partition("-")[0]
+    is_made = vm_name.startswith(VM_NAME_PREFIX) and number.isascii() and number.isdigit() and len(number) < 16
+    return int(number) if is_made else None
+
+
+def make_machine_id(operation_id: int) -> str:
+    """Returns the id of the machine that an operation clones, for its registration token."""
+    return f"{MACHINE_ID_PREFIX}{operation_id}"
+
+
+def read_machine_id(machine_id: str) -> int | None:
+    """Returns the id of the operation that clones a machine with this id; None if the machine is in no vCenter."""
+    return int(machine_id.removeprefix(MACHINE_ID_PREFIX)) if machine_id.startswith(MACHINE_ID_PREFIX) else None
+
+
+def end_notification(operation_id: int) -> str:
+    """Returns the payload that wakes the API requests which wait for the end of an operation."""
+    return f"vcenter-operation:{operation_id}"
+
+
+VCENTER_OPERATION = Category[VcenterOperation | None]("vcenter-operation", None, evolve)
+EVENTS = (
+    VcenterOperationRequested,
+    VcenterOperationStarted,
+    VcenterMachineRegistered,
+    VcenterOperationCompleted,
+    VcenterOperationFailed,
+)

@@ -1,0 +1,77 @@
+"""Program that writes the log of a container to standard output, one JSON text for each line.
+
+`integrations.docker.logs` runs it as a process: so the processes of the API do not load the client library, and a
+stream can be ended at any time.
+
+Its standard input is a `LogRequest`. It ends with 0 after the log, and with 1 and a sentence on standard error if the
+log cannot be read.
+"""
+
+import sys
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from integrations.container_ports import DockerFailure
+from integrations.docker.client import connect, converted_errors
+from integrations.docker.hosts import DockerSetup
+from integrations.docker.labels import container_labels
+
+MAX_LINE = 65_536
+"""Largest number of bytes of a line. Longer ones are divided."""
+
+
+class LogRequest(msgspec.Struct, frozen=True):
+    setup: DockerSetup
+    host: str
+    agent_id: str
+    tail: int
+    """Number of lines, the last ones, with which to begin."""
+    follow: bool
+    """Whether to go on with later lines as they come."""
+
+
+def main() -> int:
+    request = msgspec.json.decode(sys.stdin.buffer.read(), type=LogRequest)
+    try:
+        client = connect(request.setup, request.host)
+        with converted_errors(request.host):
+            labels = container_labels(request.setup, request.agent_id)
+            found = client.containers(all=True, filters={"label": labels})
+            if not found:
+                sys.stderr.write(f"Docker host {request.host} has no container of {request.agent_id}")
+                return 1
+            chunks = client.logs(found[0]["Id"], stream=True, timestamps=True, tail=request.tail, follow=request.follow)
+            for line in divide_into_lines(chunks):
+                sys.stdout.buffer.write(msgspec.json.encode(format_line(line)) + b"\n")
+                sys.stdout.buffer.flush()
+    except DockerFailure as error:
+        sys.stderr.write(str(error))
+        return 1
+    return 0
+
+
+def divide_into_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yields the lines in the chunks of a log, without their line breaks."""
+    rest = b""
+    for chunk in chunks:
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            yield line.removesuffix(b"\r")
+        while len(rest) > MAX_LINE:
+            yield rest[:MAX_LINE]
+            rest = rest[MAX_LINE:]
+    if rest:
+        yield rest
+
+
+def format_line(line: bytes) -> str:
+    """Returns a line with its time in UTC in front, `[10:00:05] Registered`. The engine has put the date and the time
+    in front: `2026-05-20T10:00:05.123Z Registered`.
+    """
+    at, _, text = line.decode(errors="replace").partition(" ")
+    return f"[{at[11:19]}] {text}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,42 @@
+"""The setting of Docker hosts."""
+
+from pathlib import Path
+
+import pytest
+
+from integrations.container_ports import DockerRejected
+from integrations.docker.hosts import CERTIFICATES, ConfiguredDockerHosts, DockerSetup, parse_hosts
+
+
+def test_hosts_have_names(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    for file in CERTIFICATES:
+        (tmp_path / "b" / file).touch()
+    text = "a=unix:///run/docker.sock, b=tcp://10.0.0.5:2376, c-1.d=ssh://ci@build-host"
+    hosts = {"a": "unix:///run/docker.sock", "b": "tcp://10.0.0.5:2376", "c-1.d": "ssh://ci@build-host"}
+    assert parse_hosts(text, str(tmp_path)) == hosts
+    assert parse_hosts("", "") == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("unix:///run/docker.sock", "NAME=URL"),
+        ("a=unix:///x,a=unix:///y", "each name once"),
+        ("../a=unix:///x", "NAME=URL"),
+        ("a=unix://x", "URLs like"),
+        ("a=http://127.0.0.1:2375", "URLs like"),
+        ("a=tcp://10.0.0.5", "URLs like"),
+        ("a=tcp://10.0.0.5:2375", "needs TLS: ca.pem, cert.pem, key.pem"),
+    ],
+)
+def test_other_hosts_are_refused(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=r"^(must|has)") as refused:
+        parse_hosts(text, "")
+    assert message in str(refused.value)
+
+
+def test_only_configured_hosts_are_opened() -> None:
+    hosts = ConfiguredDockerHosts(DockerSetup({"a": "unix:///x"}, "i", "http://127.0.0.1"))
+    with pytest.raises(DockerRejected, match="not configured"):
+        hosts.open("b")

@@ -1,0 +1,92 @@
+"""A Docker engine of the tests' own: `dockerd` with folders, a socket and a bridge network of its own."""
+
+import shutil
+import socket
+import subprocess
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import docker
+
+from tests.real.docker.agent_image import BUNDLE, build_image
+
+IMAGE = "testhide/agent:test"
+NETWORK = "testhide-tests"
+READY_S = 60.0
+
+
+@dataclass
+class Daemon:
+    folder: Path
+    _process: subprocess.Popen[bytes] | None = None
+    _client: Any = field(default=None)
+
+    @property
+    def url(self) -> str:
+        return f"unix://{self.folder}/docker.sock"
+
+    @property
+    def client(self) -> Any:
+        """Client of the engine, for what tests look at."""
+        if self._client is None:
+            self._client = docker.APIClient(self.url, version="auto", timeout=60)
+        return self._client
+
+    def start(self) -> None:
+        (self.folder / "docker.pid").unlink(missing_ok=True)
+        options = {"data-root": "data", "exec-root": "exec", "pidfile": "docker.pid"}
+        folders = [f"--{option}={self.folder / name}" for option, name in options.items()]
+        command = ["dockerd", *folders, f"--host={self.url}", "--bridge=none", "--shutdown-timeout=5"]
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        deadline = time.monotonic() + READY_S
+        while not self._answers():
+            assert self._process.poll() is None, (self.folder / "log").read_text()[-2_000:]
+            assert time.monotonic() < deadline, "the Docker engine does not start"
+
+    def _answers(self) -> bool:
+        # Without the client, which leaves sockets open when it cannot connect.
+        try:
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.settimeout(5)
+                connection.connect(f"{self.folder}/docker.sock")
+                connection.sendall(b"GET /_ping HTTP/1.0\r\n\r\n")
+                return b"200 OK" in connection.recv(1_000)
+        except OSError:
+            time.sleep(0.05)  # between two looks; the deadline is the caller's
+            return False
+
+    def make_network(self) -> str:
+        """Makes the network of the agents, and returns the address of this machine in it."""
+        self.client.create_network(NETWORK, driver="bridge", options={"com.docker.network.bridge.enable_icc": "false"})
+        gateway: str = self.client.inspect_network(NETWORK)["IPAM"]["Config"][0]["Gateway"]
+        return gateway
+
+    def import_image(self) -> None:
+        entrypoint = f'ENTRYPOINT ["/usr/local/bin/python3", "-I", "/{BUNDLE}"]'
+        changes = [entrypoint, "ENV PATH=/usr/local/bin:/usr/bin:/bin", "ENV LANG=C.UTF-8"]
+        self.client.import_image_from_data(build_image(), repository="testhide/agent", tag="test", changes=changes)
+
+    def stop(self) -> None:
+        """Ends the engine, and with it all its containers."""
+        self.disconnect()
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(60)
+            self._process = None
+
+    def disconnect(self) -> None:
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+    def remove(self) -> None:
+        for container in self.client.containers(all=True):
+            self.client.remove_container(container["Id"], v=True, force=True)
+        for network in self.client.networks():
+            if network["Name"] not in ("bridge", "host", "none"):
+                self.client.remove_network(network["Id"])
+        self.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
