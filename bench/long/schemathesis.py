@@ -26,7 +26,7 @@ from typing import Any
 from tests.contract.fuzzing import ENDLESS, OUTGOING, PROCESSES, ROLES, Fuzzed, Role, a_small_world, fuzz
 from tests.contract.test_served import own_operations
 from tests.support.engines import temporary_engines
-from tests.support.server import ADMIN, running_server
+from tests.support.server import running_server
 
 from bench.support.report import write_result
 from testhide.preparation import create_first_admin
@@ -56,8 +56,8 @@ def run(seconds: float, seed: int, examples: int) -> dict[str, Any]:
             rounds += 1
             is_first = rounds == 1
             # The round before has deleted its project, users and builds.
-            fuzzed = a_small_world(server.client(*ADMIN), f"round {rounds}")
-            fuzzed.add_users()
+            fuzzed = a_small_world(server.make_user("admin"), f"round {rounds}")
+            fuzzed.add_users(server)
             role = ROLES[(rounds - 1) % len(ROLES)]
             for operation in fuzzed.operations():
                 if time.monotonic() >= until:

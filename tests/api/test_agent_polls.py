@@ -1,12 +1,17 @@
 """An open poll while the database, or this process's connection to it, is lost, and when its session ends."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
+from urllib.parse import urlsplit
 
 import psycopg
 
+from api.live.agent_polls import AgentPolls
 from store.postgres.notifications import POLLS
 from tests.support.builders import Shop
 from tests.support.fake_agent import FakeAgent, until_it_asks
+from tests.support.in_process_server import InProcessServer
 from tests.support.server import Server
 
 DISCONNECT_LISTENERS = """
@@ -72,3 +77,26 @@ def test_a_poll_ends_with_the_token_that_opened_it(server: Server) -> None:
         build = shop.start()
         assert asking.result().status_code == 204
     assert FakeAgent(server.url, rotated["agent_token"]).connected().take_up()["id"] == build
+
+
+def test_an_agent_that_went_to_another_process_keeps_its_poll_there(server: Server, inside: InProcessServer) -> None:
+    """The first process sees late that the agent has gone, and ends its own poll only."""
+    agent = Shop(server).new_agent()
+    with (
+        ThreadPoolExecutor() as threads,
+        psycopg.connect(server.engines.database_url, autocommit=True) as database,
+    ):
+        query, headers = f"session={agent.session}&free=1", {"Authorization": str(agent.http.headers["Authorization"])}
+        earlier = HTTPConnection(str(urlsplit(inside.url).hostname), urlsplit(inside.url).port, timeout=30)
+        earlier.request("GET", f"/api/v3/agent/next?{query}", headers=headers)
+        until_it_asks(database, agent, free=1)
+        asking = threads.submit(agent.ask, 2)
+        until_it_asks(database, agent, free=2)
+        earlier.close()
+        polls: AgentPolls = inside.app.state.polls
+        while inside.call(lambda: bool(polls._open)):
+            time.sleep(0.02)  # between two looks
+        until_it_asks(database, agent, free=2)
+        assert not asking.done()
+        agent.disconnect().raise_for_status()
+        asking.result()

@@ -72,9 +72,9 @@ async def test_the_rest_is_dispatched_and_what_was_damaged_once_it_is_mended(par
     (queued,) = (await parts.log.load(["build-1"]))["build-1"]
     async with yard.dispatching():
         with damaged(parts.conninfo, queued.position):
-            await yard.gauges.record_poll(3, "first", 1, polling=True)
+            await yard.gauges.record_poll(3, "first", 1)
             await yard.until(2, is_assigned)
             with pytest.raises(StreamDamaged):
                 await parts.log.load_state(BUILD.at(1))
-        await yard.gauges.record_poll(3, "first", 1, polling=True)
+        await yard.gauges.record_poll(3, "first", 1)
         await yard.until(1, is_assigned)

@@ -105,26 +105,42 @@ def is_assigned(state: Any) -> bool:
 async def test_an_assignment_is_taken_back_after_a_while(yard: Yard) -> None:
     await yard.start(1)
     async with yard.dispatching(acknowledge_timeout_s=0.2):
-        await yard.gauges.record_poll(3, "first", 1, polling=True)
+        await yard.gauges.record_poll(3, "first", 1)
         await yard.until(1, is_assigned)
         state = await yard.until(1, lambda state: isinstance(state, Queued) and state.attempt == 1)
     assert state.attempt == 1
 
 
 async def test_a_poll_that_ends_late_says_nothing_of_the_next_session(yard: Yard) -> None:
-    await yard.gauges.record_poll(3, "first", 1, polling=True)
+    ended = await yard.gauges.record_poll(3, "first", 1)
     await yard.connect("second")
-    await yard.gauges.record_poll(3, "second", 2, polling=True)
-    await yard.gauges.record_poll(3, "first", 0, polling=False)
+    await yard.gauges.record_poll(3, "second", 2)
+    await yard.gauges.end_poll(3, "first", ended)
     gauge = await yard.gauges.fetch(3)
     assert gauge is not None
     assert (gauge.session, gauge.polling, gauge.free) == ("second", True, 2)
 
 
+async def test_a_poll_that_ends_late_says_nothing_of_the_next_poll_of_its_session(yard: Yard) -> None:
+    """The agent may have gone from one API process to another, and the first one sees late that it is gone."""
+    other_process = AgentGauges(yard.parts.pool)
+    earlier = await yard.gauges.record_poll(3, "first", 1)
+    later = await other_process.record_poll(3, "first", 2)
+    await yard.gauges.end_poll(3, "first", earlier)
+    gauge = await yard.gauges.fetch(3)
+    assert gauge is not None
+    assert (gauge.polling, gauge.free) == (True, 2)
+    await yard.gauges.record_heartbeat(3, "first", 1, 2, 3, 4)
+    await other_process.end_poll(3, "first", later)
+    gauge = await yard.gauges.fetch(3)
+    assert gauge is not None
+    assert not gauge.polling
+
+
 async def test_a_silent_nodes_builds_are_lost(yard: Yard) -> None:
     await yard.start(1)
     async with yard.dispatching(offline_after_s=1.0):
-        await yard.gauges.record_poll(3, "first", 1, polling=True)
+        await yard.gauges.record_poll(3, "first", 1)
         await yard.until(1, is_assigned)
         await yard.logs.append(5, 1, 1, 0, [Line(0, "checking out")])
         node = await yard.seen(lambda: yard.parts.log.load_state(NODE.at(3)), lambda node: node.session is None)
@@ -151,7 +167,7 @@ async def _assigned_and_left_alone(yard: Yard) -> None:
     """A build that was given out before its dispatcher died."""
     await yard.start(1)
     async with yard.dispatching():
-        await yard.gauges.record_poll(3, "first", 1, polling=True)
+        await yard.gauges.record_poll(3, "first", 1)
         await yard.until(1, is_assigned)
         await yard.logs.append(5, 1, 1, 0, [Line(0, "checking out")])
 
@@ -207,7 +223,7 @@ async def test_polls_that_were_missed_are_found_again(yard: Yard) -> None:
 async def test_a_poll_that_a_new_leader_has_read_does_not_count_again_when_its_notification_comes(yard: Yard) -> None:
     async with await psycopg.AsyncConnection.connect(yard.parts.conninfo, autocommit=True) as database:
         await database.execute(f"LISTEN {POLLS}")
-        await yard.gauges.record_poll(3, "first", 1, polling=True)
+        await yard.gauges.record_poll(3, "first", 1)
         (notification,) = [found async for found in database.notifies(timeout=15, stop_after=1)]
         await yard.start(1)
         async with yard.dispatching():
@@ -216,7 +232,7 @@ async def test_a_poll_that_a_new_leader_has_read_does_not_count_again_when_its_n
             await database.execute("SELECT pg_notify(%s, %s)", (POLLS, notification.payload))
             await yard.handler.execute(RegisterNode(4, "other", "node-4", b"hash 4", None), ANN)
             await yard.connect("other", node_id=4)
-            await yard.gauges.record_poll(4, "other", 1, polling=True)
+            await yard.gauges.record_poll(4, "other", 1)
             state = await yard.until(2, is_assigned)
     assert state.node_id == 4
 
@@ -224,7 +240,7 @@ async def test_a_poll_that_a_new_leader_has_read_does_not_count_again_when_its_n
 async def test_an_overtaken_leader_assigns_nothing_more(yard: Yard) -> None:
     """Two dispatchers that both believe to lead: the fence lets one of them assign, and each build once."""
     async with yard.dispatching(), yard.dispatching():
-        await yard.gauges.record_poll(3, "first", 5, polling=True)
+        await yard.gauges.record_poll(3, "first", 5)
         for number in range(1, 6):
             await yard.start(number)
         for number in range(1, 6):
@@ -236,7 +252,7 @@ async def test_an_overtaken_leader_assigns_nothing_more(yard: Yard) -> None:
 async def test_an_overtaken_leader_leads_anew_before_it_assigns_again(yard: Yard) -> None:
     async with yard.dispatching():
         await yard.start(1)
-        await yard.gauges.record_poll(3, "first", 2, polling=True)
+        await yard.gauges.record_poll(3, "first", 2)
         await yard.until(1, is_assigned)
         await yard.handler.execute(TakeLeadership("another"), ANN)
         await yard.start(2)

@@ -78,6 +78,10 @@ class AgentPolls:
         """Session -> the message with which the session's last poll was answered."""
         self._open: dict[int, tuple[asyncio.Event, asyncio.Event]] = {}
         """Node id -> two events of the node's open poll: one that ends the poll, and one that wakes it."""
+        self._recorded: LRUCache[int, int] = LRUCache(MAX_REMEMBERED)
+        """Node id -> id of the node's poll that this process recorded last. A poll whose connection closes ends that
+        one, which may be an earlier poll: then this process knows of no open poll of the agent any more.
+        """
 
     async def next(
         self, request: Request[Any, Any, Any], node_id: int, session: str, free: int, receipt: str | None
@@ -109,7 +113,8 @@ class AgentPolls:
                 is_recorded = False
                 while not replaced.is_set():
                     if is_gone.is_set():
-                        await services.gauges.record_poll(node_id, session, 0, polling=False)
+                        if node_id in self._recorded:
+                            await services.gauges.end_poll(node_id, session, self._recorded[node_id])
                         return None
                     changed.clear()
                     if not await self._has_session(node_id, session):
@@ -132,7 +137,7 @@ class AgentPolls:
                         continue
                     if not is_recorded:
                         # A poll that is answered at once asks for no build: the dispatcher would assign another one.
-                        await services.gauges.record_poll(node_id, session, free, polling=True)
+                        self._recorded[node_id] = await services.gauges.record_poll(node_id, session, free)
                         is_recorded = True
                     left = deadline - asyncio.get_running_loop().time()
                     if left <= 0:

@@ -50,7 +50,9 @@ TABLES = {
         "blob project_id job_id scope pool_id digest size_bytes sha256 state used_at",
         "the caches of builds on the server: builds save them again, and the old files stay until the jobs are deleted",
     ),
-    "agent_gauges": StoreTable("node_id session seen_at free polling cpu_pct ram_pct disk_free_gb uptime_s", NOTHING),
+    "agent_gauges": StoreTable(
+        "node_id session seen_at free polling cpu_pct ram_pct disk_free_gb uptime_s polled_at", NOTHING
+    ),
     "queue_reasons": StoreTable("build_id reason", NOTHING),
     "token_uses": StoreTable("token_id used_at", "when API tokens were last used"),
     "session_uses": StoreTable("session_id used_at", "when sessions were last used: older ones have to sign in again"),

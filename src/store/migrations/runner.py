@@ -140,6 +140,11 @@ MIGRATIONS = (
     ),
     Migration(
         15,
+        "beginnings of agents' polls",
+        ("ALTER TABLE agent_gauges ADD COLUMN IF NOT EXISTS polled_at timestamptz",),
+    ),
+    Migration(
+        16,
         "vCenter integrations and their operations",
         (
             "CREATE SEQUENCE IF NOT EXISTS vcenter_ids",

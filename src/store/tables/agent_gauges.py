@@ -9,6 +9,7 @@ from store.postgres.notifications import POLLS
 from store.postgres.queries import execute, fetch_rows
 
 SEEN_US = "(extract(epoch FROM agent_gauges.seen_at) * 1000000)::bigint"
+_POLLED_US = "(extract(epoch FROM agent_gauges.polled_at) * 1000000)::bigint"
 
 
 class Gauge(msgspec.Struct, frozen=True):
@@ -34,19 +35,30 @@ class AgentGauges:
     def __init__(self, pool: AsyncConnectionPool) -> None:
         self._pool = pool
 
-    async def record_poll(self, node_id: int, session: str, free: int, *, polling: bool) -> None:
-        """Records that an agent's poll began (`polling` is True) or ended, and notifies the dispatcher.
+    async def record_poll(self, node_id: int, session: str, free: int) -> int:
+        """Records that an agent's poll began, and notifies the dispatcher. Returns the poll's id, for `end_poll`."""
+        rows = await fetch_rows(
+            self._pool,
+            "WITH seen AS (INSERT INTO agent_gauges (node_id, session, seen_at, free, polling, polled_at)"
+            " VALUES (%s, %s, now(), %s, true, now()) ON CONFLICT (node_id) DO UPDATE"
+            " SET session = EXCLUDED.session, seen_at = now(), free = EXCLUDED.free, polling = true, polled_at = now()"
+            f" RETURNING {SEEN_US} AS seen_us)"
+            " SELECT seen_us, pg_notify(%s, %s || seen_us) FROM seen",
+            (node_id, session, free, POLLS, f"{node_id}:{free}:"),
+        )
+        poll_id: int = rows[0][0]
+        return poll_id
 
-        Ignores the end of a poll of an earlier session, since the agent of a newer session may be polling already.
+    async def end_poll(self, node_id: int, session: str, poll_id: int) -> None:
+        """Records that a poll ended, and notifies the dispatcher. Does nothing if the agent has polled again since,
+        perhaps at another process or in a newer session.
         """
         await execute(
             self._pool,
-            "WITH seen AS (INSERT INTO agent_gauges (node_id, session, seen_at, free, polling)"
-            " VALUES (%s, %s, now(), %s, %s) ON CONFLICT (node_id) DO UPDATE"
-            " SET session = EXCLUDED.session, seen_at = now(), free = EXCLUDED.free, polling = EXCLUDED.polling"
-            f" WHERE EXCLUDED.polling OR agent_gauges.session = EXCLUDED.session RETURNING {SEEN_US} AS seen_us)"
+            "WITH seen AS (UPDATE agent_gauges SET seen_at = now(), free = 0, polling = false"
+            f" WHERE node_id = %s AND session = %s AND polling AND {_POLLED_US} = %s RETURNING {SEEN_US} AS seen_us)"
             " SELECT pg_notify(%s, %s || seen_us) FROM seen",
-            (node_id, session, free, polling, POLLS, f"{node_id}:{free if polling else 0}:"),
+            (node_id, session, poll_id, POLLS, f"{node_id}:0:"),
         )
 
     async def record_heartbeat(
