@@ -88,8 +88,14 @@ class Heartbeat(msgspec.Struct):
     ram_pct: Annotated[float, Meta(ge=0, le=100)]
     disk_free_gb: Annotated[float, Meta(ge=0, le=1e9)]
     uptime_s: Annotated[int, Meta(ge=0, le=2**40)]
+    """Seconds since the machine started. Of two heartbeats of a session, the one with the larger number is the later
+    one.
+    """
     running: Annotated[list[tuple[int, int]], Meta(max_length=MAX_RUNNING)] = []
-    """Builds that the agent runs, each as a pair: the build's id and the number of the attempt."""
+    """Builds that the agent runs, each as a pair: the build's id and the number of the attempt. The agent names a build
+    from the `run` message until the server has accepted the build's end. A build that it does not name for 30 s is
+    lost.
+    """
 
 
 class Lost(msgspec.Struct):
@@ -213,7 +219,7 @@ class AgentController(Controller):
         await _must_be_connected(ctx, data.session)
         await _retire_old_token(ctx)
         await ctx.services.gauges.record_heartbeat(
-            node_id, data.session, data.cpu_pct, data.ram_pct, data.disk_free_gb, data.uptime_s
+            node_id, data.session, data.cpu_pct, data.ram_pct, data.disk_free_gb, data.uptime_s, data.running
         )
         streams = {build_id: BUILD.at(build_id) for build_id, _ in data.running}
         builds = await ctx.services.log.load_states(streams.values())

@@ -120,7 +120,8 @@ class AcknowledgeBuild(Command, of=BUILD):
 
 @dataclass(frozen=True)
 class LoseBuild(Command, of=BUILD):
-    """Queues a build again because its node lost it or did not acknowledge it. Aborts the build if this was attempt
+    """Queues a build again because its node lost it or did not acknowledge it, or because its agent does not run it any
+    more. Aborts the build if this was attempt
     number MAX_BUILD_ATTEMPTS.
 
     When the build is queued again, the results of the lost attempt no longer count, neither in the build nor in the
@@ -132,6 +133,8 @@ class LoseBuild(Command, of=BUILD):
     attempt: int
     reason: str
     log: LogEnd = EMPTY_LOG
+    detail: str | None = None
+    """How the build was lost, as the end of a sentence about it, if `reason` does not say it all."""
 
     def then_reads(self, build: AnyBuild | None, **_: None) -> Sequence[AnyStream]:
         if build is None or build.attempt >= MAX_BUILD_ATTEMPTS or not build.counting_reports:
@@ -150,7 +153,7 @@ class LoseBuild(Command, of=BUILD):
                 **build.ids,
                 status="aborted",
                 reason="agent_lost" if "agent_lost" in losses else "not_acknowledged",
-                detail=describe_losses(losses),
+                detail=describe_losses(losses) + (f" The last time, {self.detail}." if self.detail else ""),
                 log_lines=self.log.lines,
                 log_digest=self.log.digest,
                 node_id=self.node_id,
@@ -164,7 +167,7 @@ class LoseBuild(Command, of=BUILD):
             if block is not None
         ]
         yield from lost
-        yield self.event(BuildRequeued, **build.ids, reason=reason, blocks=len(lost))
+        yield self.event(BuildRequeued, **build.ids, reason=reason, blocks=len(lost), detail=self.detail)
 
 
 def describe_losses(losses: Sequence[LossReason]) -> str:

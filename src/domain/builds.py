@@ -112,9 +112,9 @@ class BuildRequeued(BuildEvent, frozen=True):
     attempt: int
     reason: LossReason
     blocks: int = 0
-    """Number of `results.replaced` events that were appended together with this event. Those events remove the results
-    of the lost attempt from the history of the tests. 0 in older events, with which these results stayed.
-    """
+    """Number of `results.replaced` events beside it, which withdraw the lost attempt's results. 0 in older events."""
+    detail: str | None = None
+    """How the build was lost, as the end of a sentence about it, if `reason` does not say it all."""
 
 
 class BuildStarted(BuildEvent, frozen=True):

@@ -81,6 +81,24 @@ def test_the_next_poll_acknowledges_a_message(server: FakeServer) -> None:
 
 
 @pytest.mark.usefixtures("agent")
+def test_heartbeats_name_a_build_until_its_end_is_accepted(server: FakeServer) -> None:
+    """Otherwise the server would take the build for lost, while the agent still tries to report its end."""
+    refused: list[int] = []  # number of the heartbeats before each refusal
+
+    def busy(call: str, *_: object) -> Answer | None:
+        if call != "finished" or (refused and len(server.heartbeats) >= refused[0] + 3):
+            return None
+        refused.append(len(server.heartbeats))
+        return 503, None
+
+    server.fault = busy
+    build = server.queue("true")
+    server.wait_finished(build)
+    assert [state["running"] for state in server.heartbeats[refused[0] : refused[0] + 3]] == [[[1, 1]]] * 3
+    server.wait_idle()
+
+
+@pytest.mark.usefixtures("agent")
 def test_heartbeats_report_the_load_of_the_machine(server: FakeServer) -> None:
     server.wait(lambda: len(server.heartbeats) >= 2)
 

@@ -5,6 +5,7 @@ import re
 import uuid
 from typing import Any
 
+import psycopg
 import pytest
 
 from commands.reports.recording import DENIED, MISSING
@@ -145,6 +146,20 @@ def test_heartbeats_tell_what_is_lost(agent: FakeAgent, build: dict[str, Any]) -
     assert len(agent.beat(*many, build)) == 1_500
     agent.finished(build).raise_for_status()
     assert agent.beat(build) == [[build["id"], "stopped"]]
+
+
+def test_a_heartbeat_is_stored_with_the_builds_that_it_names(
+    server: Server, agent: FakeAgent, build: dict[str, Any]
+) -> None:
+    """The dispatcher reads there which builds the agent has forgotten."""
+    agent.beat(build)
+    with psycopg.connect(server.engines.database_url, autocommit=True) as database:
+        query = "SELECT heartbeat FROM agent_gauges WHERE session = %s"
+        stored = {"session": agent.session, "uptime_s": 4, "builds": [[build["id"], build["attempt"]]]}
+        assert database.execute(query, (agent.session,)).fetchone() == (stored,)
+        agent.beat()
+        assert database.execute(query, (agent.session,)).fetchone() == (stored | {"builds": []},)
+    agent.finished(build).raise_for_status()
 
 
 def test_head_takes_no_message(shop: Shop) -> None:

@@ -167,6 +167,21 @@ def test_a_build_is_not_given_out_for_ever(losses: list[str], reason: str, detai
     assert (last.status, last.reason, last.detail, last.log_lines) == ("aborted", reason, detail, 4)
 
 
+def test_a_lost_build_says_how_it_was_lost() -> None:
+    how = "the agent of node 3 did not run it any more and had not reported its end"
+    history: list[Event] = [LED, QUEUED]
+    for attempt in range(1, MAX_BUILD_ATTEMPTS + 1):
+        history += given(*history).when(AssignBuild(1, 3, "me"))
+        history += given(*history).when(LoseBuild(1, 3, attempt, "agent_lost", detail=how))
+    assert history[3] == msgspec.structs.replace(requeued(), detail=how)
+    last = history[-1]
+    assert isinstance(last, BuildFinished)
+    assert (last.reason, last.detail) == (
+        "agent_lost",
+        f"3 nodes lost this build one after the other. The last time, {how}.",
+    )
+
+
 @hypothesis.given(commands(TakeLeadership), histories(*dispatch.EVENTS))
 def test_deciding_again_does_nothing(command: Any, history: list[Event]) -> None:
     is_decided_once(command, history)

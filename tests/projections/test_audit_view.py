@@ -11,7 +11,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from domain.builds import BuildFinished, BuildQueued, BuildStarted
+from domain.builds import BuildFinished, BuildQueued, BuildRequeued, BuildStarted
 from domain.core.events import Event, EventMetadata, Recorded
 from domain.identity_providers import IdentityProviderCreated, IdentityProviderUpdated
 from domain.jobs import Configuration, JobConfigured, JobCreated, JobUpdated
@@ -199,6 +199,14 @@ def test_a_build_shows_its_status_and_what_it_was_queued_with() -> None:
         "status": ("queued", "running"),
     }
     assert changes(queued, started, BuildFinished(**ids, status="failed", node_id=4))["status"] == ("running", "failed")
+
+
+def test_a_build_that_its_agent_forgot_says_so() -> None:
+    how = "the agent of node 3 did not run it any more and had not reported its end"
+    lost = BuildRequeued(build_id=1, job_id=2, project_id=3, node_id=3, attempt=1, reason="agent_lost", detail=how)
+    forgotten, gone = recorded([lost, msgspec.structs.replace(lost, detail=None)])
+    assert describe(forgotten, None).summary.endswith(f"put build 1 back into the queue: {how}.")
+    assert describe(gone, None).summary.endswith("put build 1 back into the queue: node 3 was lost.")
 
 
 def test_an_erased_event_changes_what_is_left_of_it() -> None:

@@ -10,13 +10,13 @@ from typing import Any
 import psycopg
 import pytest
 
-from commands.build_assignment import TakeLeadership
+from commands.build_assignment import AcknowledgeBuild, TakeLeadership
 from commands.builds import StartBuild
 from commands.handler import CommandContext, Handler
 from commands.jobs import ConfigureJob, CreateJob, DeleteJob
 from commands.nodes import ConnectNode, DeleteNode, RegisterNode
 from commands.projects import CreateProject
-from domain.builds import BUILD, Assigned, Finished, Queued
+from domain.builds import BUILD, Assigned, BuildRequeued, Finished, Queued, Running
 from domain.dispatch import LeadershipTaken
 from domain.nodes import NODE
 from store.postgres.cancellation import cancel_and_wait
@@ -146,6 +146,32 @@ async def test_a_silent_nodes_builds_are_lost(yard: Yard) -> None:
         node = await yard.seen(lambda: yard.parts.log.load_state(NODE.at(3)), lambda node: node.session is None)
         assert node is not None
         await yard.until(1, lambda state: isinstance(state, Queued) and state.attempt == 1)
+
+
+async def test_a_build_that_its_agent_has_forgotten_is_lost(yard: Yard) -> None:
+    async def beat(uptime_s: int, *running: tuple[int, int]) -> None:
+        await yard.gauges.record_heartbeat(3, "first", 1, 2, 3, uptime_s, running)
+
+    for number in (1, 2):
+        await yard.start(number)
+    async with yard.dispatching(forgotten_after_s=0):
+        await yard.gauges.record_poll(3, "first", 2)
+        for number in (1, 2):
+            await yard.until(number, is_assigned)
+            await yard.handler.execute(AcknowledgeBuild(number, 3, 1, None), ANN)
+        uptime_s, is_lost = 0, False
+        async with asyncio.timeout(15):
+            while not is_lost:
+                uptime_s += 10
+                await beat(uptime_s, (2, 1))
+                state = await yard.parts.log.load_state(BUILD.at(1))
+                is_lost = isinstance(state, Queued) and state.attempt == 1
+    requeued = (await yard.parts.log.load(["build-1"]))["build-1"][-1].event
+    assert isinstance(requeued, BuildRequeued)
+    assert (requeued.reason, requeued.attempt) == ("agent_lost", 1)
+    assert requeued.detail == "the agent of node 3 did not run it any more and had not reported its end"
+    other = await yard.parts.log.load_state(BUILD.at(2))
+    assert isinstance(other, Running)
 
 
 async def test_a_node_that_has_just_connected_is_not_silent(yard: Yard) -> None:

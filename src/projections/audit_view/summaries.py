@@ -116,7 +116,7 @@ def _requeued(event: builds.BuildRequeued) -> str:
         "agent_lost": f"{node} was lost",
         "other_commit": f"{node} checked out another commit than that of the build's group",
     }[event.reason]
-    return f"put build {event.build_id} back into the queue: {why}"
+    return f"put build {event.build_id} back into the queue: {event.detail or why}"
 
 
 def _commit_chosen(event: build_groups.BuildGroupCommitChosen) -> str:

@@ -51,7 +51,7 @@ TABLES = {
         "the caches of builds on the server: builds save them again, and the old files stay until the jobs are deleted",
     ),
     "agent_gauges": StoreTable(
-        "node_id session seen_at free polling cpu_pct ram_pct disk_free_gb uptime_s polled_at", NOTHING
+        "node_id session seen_at free polling cpu_pct ram_pct disk_free_gb uptime_s polled_at heartbeat", NOTHING
     ),
     "queue_reasons": StoreTable("build_id reason", NOTHING),
     "token_uses": StoreTable("token_id used_at", "when API tokens were last used"),

@@ -145,6 +145,11 @@ MIGRATIONS = (
     ),
     Migration(
         16,
+        "builds in the heartbeats of agents",
+        ("ALTER TABLE agent_gauges ADD COLUMN IF NOT EXISTS heartbeat jsonb",),
+    ),
+    Migration(
+        17,
         "vCenter integrations and their operations",
         (
             "CREATE SEQUENCE IF NOT EXISTS vcenter_ids",

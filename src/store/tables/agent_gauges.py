@@ -1,8 +1,11 @@
 """Gauges of agents: open polls, free slots, load. They are not events, and a crash may lose them."""
 
+from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
 import msgspec
+from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool
 
 from store.postgres.notifications import POLLS
@@ -10,6 +13,18 @@ from store.postgres.queries import execute, fetch_rows
 
 SEEN_US = "(extract(epoch FROM agent_gauges.seen_at) * 1000000)::bigint"
 _POLLED_US = "(extract(epoch FROM agent_gauges.polled_at) * 1000000)::bigint"
+
+
+class RunningBuilds(msgspec.Struct, frozen=True):
+    """Builds that a heartbeat named. They are stored in one column, so that a process of an earlier release, which does
+    not store them, cannot combine them with the `uptime_s` of a later heartbeat.
+    """
+
+    session: str
+    uptime_s: int
+    """Tells which of two heartbeats of a session is the later one, whichever came first."""
+    builds: frozenset[tuple[int, int]]
+    """Id and attempt of each build."""
 
 
 class Gauge(msgspec.Struct, frozen=True):
@@ -29,6 +44,8 @@ class Gauge(msgspec.Struct, frozen=True):
     """`seen_at` in microseconds since 1970. The notification of a poll has the same number, until the agent's next
     call.
     """
+    running: RunningBuilds | None
+    """Builds that the last heartbeat named, perhaps that of an earlier session."""
 
 
 class AgentGauges:
@@ -62,16 +79,26 @@ class AgentGauges:
         )
 
     async def record_heartbeat(
-        self, node_id: int, session: str, cpu_pct: float, ram_pct: float, disk_free_gb: float, uptime_s: int
+        self,
+        node_id: int,
+        session: str,
+        cpu_pct: float,
+        ram_pct: float,
+        disk_free_gb: float,
+        uptime_s: int,
+        running: Sequence[tuple[int, int]] = (),
     ) -> None:
+        """Records the measurements of a heartbeat, and the builds that it named."""
+        heartbeat = msgspec.to_builtins(RunningBuilds(session, uptime_s, frozenset(running)))
         await execute(
             self._pool,
-            "INSERT INTO agent_gauges (node_id, session, seen_at, cpu_pct, ram_pct, disk_free_gb, uptime_s)"
-            " VALUES (%s, %s, now(), %s, %s, %s, %s)"
+            "INSERT INTO agent_gauges (node_id, session, seen_at, cpu_pct, ram_pct, disk_free_gb, uptime_s,"
+            " heartbeat) VALUES (%s, %s, now(), %s, %s, %s, %s, %s)"
             " ON CONFLICT (node_id) DO UPDATE"
             " SET session = EXCLUDED.session, seen_at = now(), cpu_pct = EXCLUDED.cpu_pct, ram_pct = EXCLUDED.ram_pct,"
-            " disk_free_gb = EXCLUDED.disk_free_gb, uptime_s = EXCLUDED.uptime_s",
-            (node_id, session, cpu_pct, ram_pct, disk_free_gb, uptime_s),
+            " disk_free_gb = EXCLUDED.disk_free_gb, uptime_s = EXCLUDED.uptime_s,"
+            " heartbeat = EXCLUDED.heartbeat",
+            (node_id, session, cpu_pct, ram_pct, disk_free_gb, uptime_s, Jsonb(heartbeat)),
         )
 
     async def record_contact(self, node_id: int, session: str) -> None:
@@ -92,6 +119,11 @@ class AgentGauges:
         rows = await fetch_rows(
             self._pool,
             "SELECT node_id, session, seen_at, free, polling, cpu_pct, ram_pct, disk_free_gb, uptime_s,"
-            f" extract(epoch FROM now() - seen_at)::float8, {SEEN_US} FROM agent_gauges",
+            f" extract(epoch FROM now() - seen_at)::float8, {SEEN_US}, heartbeat FROM agent_gauges",
         )
-        return [Gauge(*row) for row in rows]
+        return [_read_gauge(row) for row in rows]
+
+
+def _read_gauge(row: tuple[Any, ...]) -> Gauge:
+    fields: tuple[Any, ...] = (*row[:-1], msgspec.convert(row[-1], RunningBuilds | None))
+    return Gauge(*fields)

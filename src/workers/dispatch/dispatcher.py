@@ -34,7 +34,8 @@ from store.postgres.notifications import POLLS, Listener
 from store.tables.agent_gauges import AgentGauges
 from store.tables.build_logs import EMPTY_LOG, BuildLogs
 from store.tables.waiting_reasons import WaitingReasons
-from workers.dispatch.dispatch_state import PLACEMENT_EVENTS, DispatchState, LostBuild
+from workers.dispatch.dispatch_state import PLACEMENT_EVENTS, ActiveBuild, DispatchState, LostBuild
+from workers.dispatch.forgotten_builds import FORGOTTEN_AFTER_S, ForgottenBuilds
 from workers.dispatch.placement import explain_waiting, place_builds
 
 log = structlog.get_logger()
@@ -88,6 +89,7 @@ class Dispatcher:
     waiting_reasons: WaitingReasons
     acknowledge_timeout_s: float = ACKNOWLEDGE_TIMEOUT_S
     offline_after_s: float = OFFLINE_AFTER_S
+    forgotten_after_s: float = FORGOTTEN_AFTER_S
     _cursor: LogCursor = field(init=False)
     _polls: dict[int, Poll] = field(default_factory=dict)
     """Node id -> the poll of its agent that was notified last."""
@@ -156,6 +158,7 @@ class _Leadership:
         self._cursor.position = 0
         self._assigned_at: dict[int, float] = {}
         self._connected_at: dict[int, float] = {}
+        self._forgotten = ForgottenBuilds(dispatcher.forgotten_after_s)
         self._now = asyncio.get_running_loop().time
         self._since = self._now()
         self._reasons: dict[int, str] | None = None
@@ -223,8 +226,8 @@ class _Leadership:
                 self._state.open_slots[node_id] += 1  # the build ended meanwhile; the poll still takes a build
 
     async def _check_agents(self) -> None:
-        """Handles changes that no event reports: agents that did not acknowledge a build, and agents that have gone
-        silent.
+        """Handles changes that no event reports: agents that did not acknowledge a build, that have gone silent, or
+        that do not run a build any more.
         """
         await self._lock.execute("SELECT")  # raises when the lock is lost
         now = self._now()
@@ -235,7 +238,11 @@ class _Leadership:
                 continue  # the agent has begun: it is checking out
             self._state.polled(active.node_id, 0)
             await self._execute(LoseBuild(build_id, active.node_id, active.build.attempt, "not_acknowledged"))
-        silent = {gauge.node_id: gauge.silent_s for gauge in await self._dispatcher.gauges.fetch_all()}
+        gauges = await self._dispatcher.gauges.fetch_all()
+        running = {gauge.node_id: gauge.running for gauge in gauges if gauge.running is not None}
+        for active in self._forgotten.find(self._state.active.values(), running, now):
+            await self._end_forgotten(active)
+        silent = {gauge.node_id: gauge.silent_s for gauge in gauges}
         led_for = now - self._since
         for node_id, node in list(self._state.nodes.items()):
             # An agent that has just connected is not silent, though its gauge may not show it yet.
@@ -246,6 +253,14 @@ class _Leadership:
             if node.session is not None and silence > self._dispatcher.offline_after_s:
                 # Its builds are lost then: the next round ends them.
                 await self._execute(MarkNodeOffline(node_id, node.session, f"not heard of for {silence:.0f} s"))
+
+    async def _end_forgotten(self, active: ActiveBuild) -> None:
+        build_id, attempt = active.build.build_id, active.build.attempt
+        detail = f"the agent of node {active.node_id} did not run it any more and had not reported its end"
+        logs = await self._dispatcher.build_logs.fetch_ends(build_id)
+        log_end = logs.get(attempt, EMPTY_LOG)
+        if await self._execute(LoseBuild(build_id, active.node_id, attempt, "agent_lost", log_end, detail)):
+            log.warning("build forgotten by its agent", build=build_id, attempt=attempt, node=active.node_id)
 
     async def _check_repaired(self) -> None:
         """Raises SteppedDown when a damaged stream can be read again. The next leader then reads the whole log again,

@@ -1,0 +1,71 @@
+"""Finds builds that the server takes for running, and that the heartbeats of their agents do not name. No input or
+output.
+
+An agent names a build from the moment when it gets the `run` message until the server has accepted the build's end. So
+a build that it does not name any more has been dropped, for example because of a defect, and nobody would report its
+end.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from store.tables.agent_gauges import RunningBuilds
+from workers.dispatch.dispatch_state import ActiveBuild
+
+FORGOTTEN_AFTER_S = 30.0
+"""Seconds for which the heartbeats of an agent must not have named a build until it is lost. The agent sends one every
+10 s, and this must be longer than the delivery of a `run` message and of a heartbeat takes.
+"""
+MIN_HEARTBEATS = 2
+"""Number of heartbeats in a row that must not have named the build. The first may be older than the build, since an
+agent repeats the same heartbeat until it is answered.
+"""
+
+
+class _Absence(NamedTuple):
+    """Time since which no heartbeat has named a build."""
+
+    since: float
+    uptime_s: int
+    """`uptime_s` of the latest heartbeat of the build's session. An older one that comes late does not count."""
+    heartbeats: int = 0
+    """Number of heartbeats since then, none of which named the build."""
+
+
+class ForgottenBuilds:
+    def __init__(self, after_s: float) -> None:
+        self._after_s = after_s
+        self._absences: dict[tuple[int, int], _Absence] = {}
+        """Id and attempt of each build that had a node at the last look -> its absence."""
+
+    def find(
+        self, active: Iterable[ActiveBuild], running: Mapping[int, RunningBuilds], now: float
+    ) -> list[ActiveBuild]:
+        """Returns the builds that their agents have forgotten. `active` are all builds that have a node, `running` is
+        what the last heartbeat of each node named, and `now` is in seconds by any clock.
+        """
+        earlier, self._absences = self._absences, {}
+        forgotten = []
+        for build in active:
+            attempt = build.build.build_id, build.build.attempt
+            absence = _continue(earlier.get(attempt), attempt, build.session, running.get(build.node_id), now)
+            self._absences[attempt] = absence
+            if absence.heartbeats >= MIN_HEARTBEATS and now - absence.since >= self._after_s:
+                forgotten.append(build)
+        return forgotten
+
+
+def _continue(
+    absence: _Absence | None,
+    attempt: tuple[int, int],
+    session: str | None,
+    heartbeat: RunningBuilds | None,
+    now: float,
+) -> _Absence:
+    if heartbeat is None or heartbeat.session != session:
+        return absence or _Absence(now, -1)
+    if absence is None or attempt in heartbeat.builds:
+        return _Absence(now, heartbeat.uptime_s)
+    if heartbeat.uptime_s <= absence.uptime_s:
+        return absence
+    return _Absence(absence.since, heartbeat.uptime_s, absence.heartbeats + 1)
