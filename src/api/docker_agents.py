@@ -41,7 +41,15 @@ VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 class NewDockerAgent(msgspec.Struct):
     host: Annotated[str, Meta(min_length=1, max_length=200)]
     """Name of the Docker host, as the operator has configured it."""
-    image: Annotated[str, Meta(min_length=1, max_length=500, pattern=r"^[A-Za-z0-9][\w.:/@-]*\Z")]
+    image: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            max_length=500,
+            pattern=r"^[A-Za-z0-9][\w.:/@-]*\Z",
+            description="a name of an image, like testhide/agent:3.14",
+        ),
+    ]
     pool_id: Id | None = None
     """Node pool that the agent's node joins; null for no pool."""
     env: Annotated[dict[str, Annotated[str, Meta(max_length=32_768)]], Meta(max_length=MAX_ENV)] = {}
@@ -106,7 +114,7 @@ class DockerAgentController(Controller):
             data.pool_id,
             data.memory_mb,
             data.cpus,
-            data.env,
+            ctx.services.secrets.seal(msgspec.json.encode(data.env).decode()) if data.env else None,
         )
         agent = (await ctx(command)).existing(DOCKER_AGENT.at(agent_id))
         return to_view(SpawnedDockerAgent, agent, id=agent_id)
