@@ -37,7 +37,15 @@ VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 Host = Annotated[str, Meta(min_length=1, max_length=200)]
-Image = Annotated[str, Meta(min_length=1, max_length=500, pattern=r"^[A-Za-z0-9][\w.:/@-]*\Z")]
+Image = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=500,
+        pattern=r"^[A-Za-z0-9][\w.:/@-]*\Z",
+        description="a name of an image, like testhide/agent:3.14",
+    ),
+]
 MemoryMb = Annotated[int, Meta(ge=64, le=2**24)]
 Cpus = Annotated[float, Meta(ge=0.01, le=10_000)]
 
@@ -110,7 +118,7 @@ class DockerAgentController(Controller):
             data.pool_id,
             data.memory_mb,
             data.cpus,
-            data.env,
+            ctx.services.secrets.seal(msgspec.json.encode(data.env).decode()) if data.env else None,
         )
         agent = (await ctx(command)).existing(DOCKER_AGENT.at(agent_id))
         return to_view(SpawnedDockerAgent, agent, id=agent_id)

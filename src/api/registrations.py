@@ -28,7 +28,7 @@ AGENT_TOKEN = rf"^{AGENT_TOKEN_PREFIX}[A-Za-z0-9_-]{{32}}\Z"
 class Registration(msgspec.Struct):
     registration_token: Annotated[str, Meta(min_length=1, max_length=500)]
     """Token that the server has handed to the machine."""
-    agent_token: Annotated[str, Meta(pattern=AGENT_TOKEN)]
+    agent_token: Annotated[str, Meta(pattern=AGENT_TOKEN, description="a token of agt_ and 32 characters")]
     """Random token that the agent has made. The node's agent authenticates with it from now on."""
 
 

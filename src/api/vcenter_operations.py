@@ -37,6 +37,12 @@ from projections import vcenter_operations, vcenter_vms
 from projections.vcenter_operations import Status, VcenterOperationRow
 from store.tables.reactions import find_progress
 
+MachineId = Annotated[
+    str,
+    Meta(
+        min_length=1, max_length=100, pattern=r"^[\w-]+\Z", description="an id of a machine in the vCenter, like vm-42"
+    ),
+]
 VmId = Annotated[str, Parameter(max_length=100, pattern=r"^[\w-]+\Z", description="Id of the machine in the vCenter")]
 ANSWER_TIMEOUT_S = 30.0
 """Seconds that a request waits for the end of its operation. Longer ones go on, and are answered by 504."""
@@ -66,7 +72,7 @@ class SyncedVcenter(msgspec.Struct):
 
 
 class PowerChange(msgspec.Struct):
-    vm_id: Annotated[str, Meta(min_length=1, max_length=100, pattern=r"^[\w-]+\Z")]
+    vm_id: MachineId
     """Id that the vCenter has for the virtual machine, such as `vm-1042`."""
     action: PowerAction
     """What to do. `reboot` asks the operating system; if VMware Tools do not run in the machine, the machine is
@@ -84,7 +90,7 @@ class ChangedPower(msgspec.Struct):
 
 
 class NewVm(msgspec.Struct):
-    template_id: Annotated[str, Meta(min_length=1, max_length=100, pattern=r"^[\w-]+\Z")]
+    template_id: MachineId
     """Id that the vCenter has for the template, or for the virtual machine, that is cloned."""
     pool_id: Id | None = None
     """Id of the node pool of the machine's node; null for none."""

@@ -121,8 +121,7 @@ class AcknowledgeBuild(Command, of=BUILD):
 @dataclass(frozen=True)
 class LoseBuild(Command, of=BUILD):
     """Queues a build again because its node lost it or did not acknowledge it, or because its agent does not run it any
-    more. Aborts the build if this was attempt
-    number MAX_BUILD_ATTEMPTS.
+    more. Aborts the build if this was attempt number MAX_BUILD_ATTEMPTS.
 
     When the build is queued again, the results of the lost attempt no longer count, neither in the build nor in the
     history of its tests.

@@ -1,7 +1,7 @@
 """Commands on Docker agents: spawn, start, stop, destroy, register, and record what became of their containers."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 from commands.handler import Command, must_exist
@@ -41,7 +41,7 @@ class SpawnDockerAgent(Command):
     pool_id: int | None = None
     memory_mb: int | None = None
     cpus: float | None = None
-    env: Mapping[str, str] = field(default_factory=dict)
+    sealed_env: bytes | None = None
 
     def reads(self) -> Sequence[AnyStream]:
         return DOCKER_AGENT.at(self.agent_id), POOL.at(self.pool_id or 0)

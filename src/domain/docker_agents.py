@@ -4,7 +4,7 @@ A user requests an operation (`pending`), and a worker carries it out. States fo
 the container.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import ClassVar, Literal
 
@@ -79,7 +79,7 @@ class DockerAgentRequested(DockerAgentEvent, frozen=True):
     """A Docker agent was requested. `registration_id` and `registration_until` are those of its registration token."""
 
     name: ClassVar[str] = "docker_agent.requested"
-    sealed: ClassVar[tuple[str, ...]] = ("env",)
+    sealed: ClassVar[tuple[str, ...]] = ("sealed_env",)
     host: str
     image: str
     registration_id: str
@@ -87,7 +87,8 @@ class DockerAgentRequested(DockerAgentEvent, frozen=True):
     pool_id: int | None = None
     memory_mb: int | None = None
     cpus: float | None = None
-    env: dict[str, str] = {}
+    sealed_env: bytes | None = None
+    """Environment variables of the container, as JSON that a root key seals; None for none."""
     single_use: bool = False
     """Whether its node gets one build at most (`domain.autoscaling`)."""
 
@@ -161,7 +162,7 @@ class DockerAgent(msgspec.Struct, frozen=True):
     pool_id: int | None
     memory_mb: int | None
     cpus: float | None
-    env: Mapping[str, str]
+    sealed_env: bytes | None
     single_use: bool = False
     status: DockerAgentStatus = "starting"
     pending: Operation | None = "spawn"
@@ -209,7 +210,7 @@ def evolve(state: DockerAgent | None, event: Event) -> DockerAgent | None:
             }
             return replace(state, **ended, status="error", pending=pending, error=event.error)
         case DockerAgentDestroyed():
-            return replace(state, pending=None, env={}, deleted=True)
+            return replace(state, pending=None, sealed_env=None, deleted=True)
         case _:
             return state
 

@@ -113,10 +113,6 @@ class VcenterSession(Protocol):
         """Begins to delete a machine, which must be powered off, with its disks. Returns the id of the task."""
         ...
 
-    async def start_reconfiguration(self, vm_id: str, guestinfo: Mapping[str, str]) -> str:
-        """Begins to replace texts that programs in the machine can read. Returns the id of the task."""
-        ...
-
     async def read_task(self, task_id: str) -> TaskState:
         """Raises VcenterMissing if the vCenter does not know the task any more, and another VcenterFailure if the task
         failed.

@@ -11,7 +11,6 @@ from domain.vcenter import VcenterDeleted
 from domain.vcenter_operations import (
     Kind,
     VcenterOperationCompleted,
-    VcenterOperationEvent,
     VcenterOperationFailed,
     VcenterOperationRequested,
 )
@@ -63,7 +62,7 @@ PROJECTION = Projection(
     (VcenterOperationRow,),
     row_of(VcenterOperationRow, "operation_id", VcenterOperationCompleted, VcenterOperationFailed),
     apply,
-    handles=(VcenterOperationEvent, VcenterDeleted),
+    handles=(VcenterOperationRequested, VcenterOperationCompleted, VcenterOperationFailed, VcenterDeleted),
 )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
+import msgspec
 import structlog
 
 from commands.docker_agents import ObserveContainer, RecordDockerAgentDestroyed, RecordDockerFailure
@@ -101,7 +102,9 @@ class DockerOperator:
         container = await host.find(agent_id)
         if container is None:
             self._check_allowed(agent)
-            new = NewContainer(agent_id, agent.image, agent.memory_mb, agent.cpus, agent.env)
+            text = "{}" if agent.sealed_env is None else self.secrets.unseal(agent.sealed_env)
+            env = msgspec.json.decode(text, type=dict[str, str])
+            new = NewContainer(agent_id, agent.image, agent.memory_mb, agent.cpus, env)
             container = await host.create(new)
         if not container.running and container.run in ("", agent.ended_run):
             if self.clock() > agent.registration_until:

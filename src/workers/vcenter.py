@@ -11,6 +11,7 @@ from typing import assert_never
 import structlog
 
 from commands.handler import CommandContext, Handler
+from commands.nodes import DeleteNode
 from commands.registrations import make_registration_token
 from commands.vcenter import RecordVcenterConnection
 from commands.vcenter_operations import (
@@ -20,7 +21,7 @@ from commands.vcenter_operations import (
     RecordVcenterSync,
     StartVcenterOperation,
 )
-from domain.core.errors import Erased
+from domain.core.errors import Erased, NotFound
 from domain.vcenter import VCENTER, Vcenter
 from domain.vcenter_operations import VCENTER_OPERATION, Failure, VcenterOperation, find_operation_id, make_machine_id
 from domain.vcenter_vms import PowerAction, PowerState, VirtualMachine
@@ -163,7 +164,7 @@ class VcenterOperator:
 
     async def _revert(self, operation: VcenterOperation, session: VcenterSession, on_progress: OnProgress) -> None:
         vm = await session.find_vm(operation.vm_id)
-        await self._must_be_made_here(operation, vm)
+        await self._find_clone(operation, vm)
         if not await self._resume(operation, session, on_progress):
             await self._note_start(operation, "")
             task_id = await session.start_revert(vm.vm_id, SNAPSHOT)
@@ -179,8 +180,11 @@ class VcenterOperator:
                 raise
             vm = VirtualMachine(operation.vm_id, "", "powered_off")
         else:
-            await self._must_be_made_here(operation, vm)
+            clone = await self._find_clone(operation, vm)
             await self._note_start(operation, "")
+            if clone.node_id is not None:
+                with contextlib.suppress(NotFound):
+                    await self.handler.execute(DeleteNode(clone.node_id), CALLER)
             if vm.power_state == "powered_on":
                 await self._power(session, vm.vm_id, "power_off", on_progress)
             await self._wait_for_task(session, await session.start_deletion(vm.vm_id), on_progress)
@@ -190,12 +194,13 @@ class VcenterOperator:
         if (task_id := await session.start_power_action(vm_id, action)) is not None:
             await self._wait_for_task(session, task_id, on_progress)
 
-    async def _must_be_made_here(self, operation: VcenterOperation, vm: VirtualMachine) -> None:
-        """Raises VcenterStateForbids if no operation on this vCenter has made the machine."""
+    async def _find_clone(self, operation: VcenterOperation, vm: VirtualMachine) -> VcenterOperation:
+        """Returns the operation that has made the machine. Raises VcenterStateForbids if none on this vCenter has."""
         operation_id = find_operation_id(vm.name)
         made_by = None if operation_id is None else await self.event_log.load_state(VCENTER_OPERATION.at(operation_id))
         if made_by is None or (made_by.vm_name, made_by.vcenter_id) != (vm.name, operation.vcenter_id):
             raise VcenterStateForbids(f"Machine {vm.vm_id} was not made by this server, so it is left as it is.")
+        return made_by
 
     async def _complete(self, operation: VcenterOperation, vm: VirtualMachine, *, is_deleted: bool = False) -> None:
         done = CompleteVmOperation(operation.operation_id, operation.vcenter_id, vm, is_deleted)

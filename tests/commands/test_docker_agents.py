@@ -53,7 +53,7 @@ FIELDS: dict[str, Any] = {
     "pool_id": 3,
     "memory_mb": 512,
     "cpus": 1.5,
-    "env": {"A": "b"},
+    "sealed_env": b"sealed",
 }
 REQUESTED = DockerAgentRequested(**FIELDS)
 STARTED = DockerAgentStarted(agent_id=ID, container_id="c1", run="t1")

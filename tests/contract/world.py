@@ -167,8 +167,8 @@ class World:
         body |= {"api_token": "ATATT", "project_key": "BACK", "auto_create": True}
         return int(self.admin.post("/api/v3/jira", json=body | {"testhide_project_id": self.project}).then(201)["id"])
 
-    def new_docker_agent(self) -> str:
-        body = {"host": "build-host-01", "image": "testhide/agent:3.14", "pool_id": self.pool}
+    def new_docker_agent(self, **fields: Any) -> str:
+        body = {"host": "build-host-01", "image": "testhide/agent:3.14", "pool_id": self.pool} | fields
         return str(self.admin.post("/api/v3/docker-agents/spawn", json=body).then(201)["id"])
 
     def new_vcenter(self) -> int:
@@ -272,6 +272,7 @@ def build_world(server: Server) -> World:
     _webhooks(world)
     world.jira = world.new_jira_integration()
     world.docker_agent, stopped, failed = (world.new_docker_agent() for _ in range(3))
+    world.new_docker_agent(pool_id=None)
     observe_containers(server, {world.docker_agent: RUNNING, stopped: ENDED, failed: KILLED})
     world.vcenter = world.new_vcenter()
     shared = {"scm_endpoint_id": world.scm_endpoint}

@@ -86,7 +86,7 @@ class Operator:
                     assert output[-1], output
                 client = Client(f"http://127.0.0.1:{port or self.port}", *ADMIN)
                 yield client
-                assert client.fetch("/readyz")["status"] == "ok"
+                until(lambda: client.fetch("/readyz")["status"] == "ok", "the stack is healthy")
             finally:
                 process.send_signal(signal.SIGTERM)
                 process.communicate(timeout=30)

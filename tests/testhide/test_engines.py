@@ -149,6 +149,12 @@ def test_a_folder_in_use_is_refused_by_the_name_of_its_process(data: Path) -> No
         pass
 
 
+def test_a_folder_whose_first_file_was_not_finished_is_opened(data: Path) -> None:
+    (data / "engines.json.new").touch()
+    with open_folder(data) as folder:
+        assert folder.path == data
+
+
 def test_a_folder_of_something_else_is_refused(data: Path) -> None:
     (data / "precious").touch()
     with pytest.raises(Fault, match="neither empty nor a data folder"), open_folder(data):

@@ -12,7 +12,8 @@ from msgspec import structs
 
 from commands.registrations import read_registration_token
 from commands.vcenter import CreateVcenter, DeleteVcenter
-from commands.vcenter_operations import RequestVcenterOperation
+from commands.vcenter_operations import RegisterVcenterMachine, RequestVcenterOperation
+from domain.nodes import NODE
 from domain.vcenter import VCENTER, Vcenter
 from domain.vcenter_operations import VCENTER_OPERATION, OperationEnd, VcenterOperationCompleted, VcenterOperationFailed
 from domain.vcenter_vms import VCENTER_VMS, Inventory, PowerAction, PowerState, VirtualMachine
@@ -333,6 +334,15 @@ async def test_revert_and_delete(site: Site) -> None:
     await site.operator.carry_out(3, site.progress.append)
     assert isinstance(await site.end(3), VcenterOperationCompleted)
     assert ("vm-101" in site.lab.vms, "vm-101" in await site.inventory()) == (False, False)
+
+
+async def test_the_node_of_a_deleted_machine_is_deleted(site: Site) -> None:
+    await site.carry_out(kind="clone", vm_id="vm-7", vm_name="testhide-1-c0ffee")
+    await site.house.does(RegisterVcenterMachine(1, b"token", 5, "name-5", utcnow()))
+    assert isinstance(await site.carry_out(kind="delete", vm_id="vm-101"), VcenterOperationCompleted)
+    node = await site.house.parts.log.load_state(NODE.at(5))
+    assert node is not None
+    assert node.deleted
 
 
 @pytest.mark.parametrize("name", ["agent-7", "testhide-1-other", "testhide-99-c0ffee", "testhide-x"])

@@ -75,10 +75,6 @@ def start_deletion(vm: Any) -> str:
     return _id(vm.Destroy_Task())
 
 
-def start_reconfiguration(vm: Any, guestinfo: Mapping[str, str]) -> str:
-    return _id(vm.ReconfigVM_Task(vim.vm.ConfigSpec(extraConfig=_to_options(guestinfo))))
-
-
 def read_task(content: Any, task: Any) -> TaskState:
     """Returns the state of a task. Raises the error of a task that failed."""
     info = read_one(content, task, ("info.state", "info.progress", "info.error", "info.result"))

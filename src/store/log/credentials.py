@@ -19,7 +19,7 @@ HASHED_CREDENTIALS, HASHED_URLS = 4, 8
 """Flags of a stored state. 4: the commitment covers hashes in place of credentials. 8: the commitment covers hashes in
 place of URLs. Older releases set neither flag: their commitments cover the credentials and URLs themselves.
 """
-SEALED = ("sealed_secret", "sealed_url", "sealed_webhook_secret", "sealed_token", "sealed_password")
+SEALED = ("sealed_secret", "sealed_url", "sealed_webhook_secret", "sealed_token", "sealed_password", "sealed_env")
 """Fields whose values were encrypted with a root key before the event was encoded. The values of `secrets` were,
 too.
 """

@@ -40,8 +40,8 @@ SECRET_KEY = "secret.key"  # noqa: S105 (a file name)
 NEXT_SECRET_KEY = "secret.key.next"  # noqa: S105
 """File that contains the new secret key during a rotation."""
 _OURS = {
-    "lock", UNFINISHED, _RECORD, _HOME_INSIDE, "run", "logs", "blobs", "agent", SECRET_KEY, NEXT_SECRET_KEY,
-    "lost+found",
+    "lock", UNFINISHED, _RECORD, f"{_RECORD}.new", _HOME_INSIDE, "run", "logs", "blobs", "agent", SECRET_KEY,
+    NEXT_SECRET_KEY, "lost+found",
 }  # fmt: skip
 _LONGEST_SOCKET_PATH = 103  # bytes; 107 on Linux, 103 on macOS
 _LONGEST_NAME = len("/.s.PGSQL.5432.lock")
@@ -92,9 +92,9 @@ def open_folder(data: Path, *, restoring: bool = False) -> Iterator[DataFolder]:
     finished. May raise OSError.
     """
     data = Path(os.path.abspath(data))
-    make_folder(data)
     if not restoring:
         refuse_unfinished(data)
+    make_folder(data)
     lock = take_lock(data)
     try:
         yield _opened(data, lock)
