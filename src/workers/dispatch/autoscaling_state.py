@@ -75,7 +75,7 @@ class AutoscalingState:
 
     def _agent(self, event: DockerAgentEvent) -> None:
         if isinstance(event, DockerAgentRequested):
-            event = msgspec.structs.replace(event, env={})
+            event = msgspec.structs.replace(event, sealed_env=None)
         agent = DOCKER_AGENT.evolve(self.agents.get(event.agent_id), event)
         if agent is None or agent.deleted:
             self.agents.pop(event.agent_id, None)
