@@ -139,7 +139,7 @@ class Fuzzed:
 
     def ids_of(self, operation: Described) -> dict[str, int | str]:
         label, path = operation.label, operation.path
-        found = (own for begin, own in self.own_ids.items() if label.startswith(begin) or path.startswith(begin))
+        found = (value for begin, value in self.own_ids.items() if label.startswith(begin) or path.startswith(begin))
         own_id = next(found, 0)
         return {**self.ids, "id": own_id}
 
