@@ -32,7 +32,7 @@ from bench.support.report import write_result
 from testhide.preparation import create_first_admin
 
 MAX_FAILURES = 50
-FIRST_EXAMPLES = 5
+FIRST_EXAMPLES = 7
 """Number of requests to each operation in the first round. An operation that refused all of them gets as many again."""
 EXAMPLES = 25
 """Number of requests to each operation in a further round. So few that 20 minutes are enough for all callers."""

@@ -75,7 +75,7 @@ class PowerChange(msgspec.Struct):
     vm_id: MachineId
     """Id that the vCenter has for the virtual machine, such as `vm-1042`."""
     action: PowerAction
-    """What to do. `reboot` asks the operating system; if VMware Tools do not run in the machine, the machine is
+    """The change. `reboot` asks the operating system; if VMware Tools do not run in the machine, the machine is
     reset.
     """
 
@@ -84,7 +84,7 @@ class ChangedPower(msgspec.Struct):
     vm_id: str
     """Id that the vCenter has for the virtual machine."""
     action: PowerAction
-    """What was done."""
+    """The change that was made."""
     status: PowerState
     """Power state of the virtual machine now."""
 
@@ -130,7 +130,7 @@ class VcenterOperationItem(msgspec.Struct):
     vcenter_id: int
     """Id of the vCenter integration."""
     kind: Kind
-    """What was asked for."""
+    """The kind of the requested operation."""
     vm_id: str
     """Id that the vCenter has for the virtual machine; empty for an operation on the whole vCenter."""
     status: Status
@@ -221,7 +221,7 @@ class VcenterOperationController(Controller):
 
     @delete("/vms/{vm_id:str}", guards=[NODE_MANAGERS], opt=PROBLEMS)
     async def delete_vm(self, request: Request[User, Any, Any], ctx: RequestContext, id: int, vm_id: VmId) -> None:
-        """Powers a virtual machine that the server has made off, and deletes it with its disks."""
+        """Deletes a virtual machine that the server has made, with its disks and its node. Powers it off before."""
         must_be_completed(await carry_out(request, ctx, id, "delete", vm_id=vm_id))
 
     @get("/operations", guards=[CAN_READ])

@@ -63,11 +63,12 @@ WITHOUT_AN_AGENT = {"POST /api/v3/nodes/{node_id}/restart"}
 CALLING_OUT = {
     "POST /api/v3/identity-providers",
     "PUT /api/v3/identity-providers/{id}",
+    "GET /api/v3/docker-agents/{id}/logs",
     "GET /api/v3/scm/{id}/branches",
     "GET /api/v3/scm/{id}/commits",
     "POST /api/v3/gitops/sync",
 }
-"""Answered by 502, 503 or 504 if a made-up URL leads nowhere, which are the documented answers."""
+"""Answered by 502, 503 or 504 if a made-up URL leads nowhere or no Docker engine is there: the documented answers."""
 LEFT_OUT = (
     {"$ref": "#/components/parameters/MinPosition"},  # a made-up one lies far ahead, and each request would wait for it
     {"$ref": "#/components/parameters/Prefer"},  # servers ignore preferences that they do not know (RFC 7240)
@@ -100,7 +101,7 @@ class Fuzzed:
     agent_token: str
     ids: Mapping[str, int | str]
     own_ids: Mapping[str, int | str]
-    """What `id` is, by the beginning of the path."""
+    """What `id` is, by the beginning of the path, or of method and path."""
     tokens: dict[Role, str] = field(default_factory=dict)
     schema: schemathesis.BaseSchema = field(init=False)
 
@@ -136,8 +137,10 @@ class Fuzzed:
             "outsider": server.make_user("developer").token,
         }
 
-    def ids_in(self, path: str) -> dict[str, int | str]:
-        own_id = next((own_id for begin, own_id in self.own_ids.items() if path.startswith(begin)), 0)
+    def ids_of(self, operation: Described) -> dict[str, int | str]:
+        label, path = operation.label, operation.path
+        found = (value for begin, value in self.own_ids.items() if label.startswith(begin) or path.startswith(begin))
+        own_id = next(found, 0)
         return {**self.ids, "id": own_id}
 
     def operations(self) -> Iterator[Described]:
@@ -194,6 +197,9 @@ def a_small_world(session: Client, name: str = "fuzzed") -> Fuzzed:
     jira = make("/jira", jira_fields | {"project_key": "BACK", "testhide_project_id": project})["id"]
     vcenter_fields = {"name": name, "host": "127.0.0.1:9", "username": "x", "password": "x", "datacenter": "x"}
     vcenter = make("/vcenter", vcenter_fields)["id"]
+    session.post(f"/api/v3/vcenter/{vcenter}/test").then(200)
+    (operation,) = session.get(f"/api/v3/vcenter/{vcenter}/operations").then(200)
+    agent = make("/docker-agents/spawn", {"host": "build-host-01", "image": "testhide/agent:3.14"})["id"]
     issue = {"project_id": project, "title": marker, "classification": "infra", "pattern": "never"}
     known_issue = make("/known-issues", issue)["id"]
     entity_id, certificate = f"{ENTITY_ID}/{name.replace(' ', '-')}", signing_key("idp").certificate.decode()
@@ -217,6 +223,7 @@ def a_small_world(session: Client, name: str = "fuzzed") -> Fuzzed:
         "user_id": user,
         "stream": f"job-{job}",
         "event_type": "build.failed",
+        "operation_id": operation["id"],
     }
     api_token = make("/api-tokens", {"name": "fuzz"})["secret"]
     own_ids: dict[str, int | str] = {
@@ -225,6 +232,7 @@ def a_small_world(session: Client, name: str = "fuzzed") -> Fuzzed:
         "/api/v3/ms-teams": channel,
         "/api/v3/scm": endpoint,
         "/api/v3/jira": jira,
+        "GET /api/v3/docker-agents": agent,
         "/api/v3/docker-agents": "da-0",  # there is none: operations on one would wait for a Docker engine
         "/api/v3/vcenter": vcenter,
         "/api/v3/identity-providers": provider,
@@ -257,7 +265,7 @@ def fuzz(fuzzed: Fuzzed, operation: Described, examples: int, number: int, role:
     @given(data=st.data())
     def run(data: st.DataObject) -> None:
         case = data.draw(cases[data.draw(modes)])
-        is_about = data.draw(real) and _about(case, fuzzed.ids_in(operation.path))
+        is_about = data.draw(real) and _about(case, fuzzed.ids_of(operation))
         headers = fuzzed.credentials(operation, role)
         answer = case.call(fuzzed.url, headers=headers, timeout=TIMEOUT_S)
         for _ in range(MAX_REPEATS):
