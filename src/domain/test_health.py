@@ -102,6 +102,8 @@ def _weigh_rates() -> tuple[float, ...]:
     return (math.log(1 - FLAKY_SHARE), *(math.log(FLAKY_SHARE * weight / total) for weight in flaky))
 
 
+_SMALL = 1e-100
+"""Smaller probabilities are scaled, so that they do not become 0 in long histories."""
 _PRIOR = _weigh_rates()
 _UNKNOWN = tuple(map(math.exp, _PRIOR))
 _FAILURES = re.compile(rb"[\x01\x03\x05\x07]+[\x00\x02\x04\x06]?")
@@ -178,7 +180,7 @@ def _compute_posterior(runs: bytes) -> tuple[Sequence[float], float]:
     return weights, sum(weight * share for weight, share in zip(weights, last, strict=True))
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def _explain(block: bytes, first: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Returns the logarithm of the likelihood of failures in a row for each of _RATES, and the probability that the
     code is broken at the last of them.
@@ -190,7 +192,7 @@ def _explain(block: bytes, first: bool) -> tuple[tuple[float, ...], tuple[float,
     logs, broken_shares = [], []
     for rate in _RATES:
         broken = BREAK_RATE / (BREAK_RATE + FIX_RATE) if first else 0.0
-        good = 1 - broken
+        good, log = 1 - broken, 0.0
         for index, run in enumerate(block):
             if not run & SAME_COMMIT and (index or not first):
                 change = good * BREAK_RATE - broken * FIX_RATE
@@ -199,8 +201,13 @@ def _explain(block: bytes, first: bool) -> tuple[tuple[float, ...], tuple[float,
                 good *= rate
             else:
                 broken = 0.0
-        logs.append(math.log(good + broken))
-        broken_shares.append(broken / (good + broken))
+            if (total := good + broken) < _SMALL:
+                scale = max(total, _SMALL**2)
+                log += math.log(scale)
+                good, broken = good / scale, broken / scale
+        total = max(good + broken, _SMALL**2)
+        logs.append(log + math.log(total))
+        broken_shares.append(broken / total)
     return tuple(logs), tuple(broken_shares)
 
 
@@ -254,12 +261,22 @@ def _compare(lower: Sequence[float], higher: Sequence[float]) -> float:
 WARM_UP = 100
 """Number of runs from which the rate of failures before is known well enough."""
 LOWEST_BASELINE = 0.005
-"""Rates below do not differ: three failures within some 50 runs are noticed of a test that has never failed before."""
-RISE = 10.0
+"""Lower rates are taken for this one. So of a test that never failed before, three failures within 20 runs are
+noticed.
+"""
+CAUTION = 0.5
+"""Number of standard deviations by which the rate before is taken as higher than its mean: too low a rate would cause
+false alarms.
+"""
+RISE = 7.0
 """Factor by which the odds of a failure have risen, if they have."""
 RUNS_PER_FALSE_ALARM = 10_000
-MAX_STREAK = 2
-"""Number of failures in a row that count. More are broken code rather than flakiness."""
+MAX_STREAK = 5
+"""Number of failures in a row that are weighed. The more there are, the more likely is broken code, and the less they
+say about flakiness; more than these change nothing.
+"""
+MAX_COUNTED = 2
+"""Number of failures in a row that count for the rate of failures."""
 
 
 class DriftState(msgspec.Struct, frozen=True):
@@ -319,22 +336,35 @@ def _observe_failure(state: DriftState, streak: int) -> DriftState:
     """Returns the state after a run that failed, or passed on a retry. `streak` is the state's new `streak`."""
     if streak > MAX_STREAK:
         return msgspec.structs.replace(state, streak=streak)
+    counted = streak <= MAX_COUNTED
     if state.runs < WARM_UP:
-        return DriftState(runs=state.runs + 1, failures=state.failures + 1, streak=streak)
-    before = max(LOWEST_BASELINE, (state.failures + RATE_FAILURES + 1) / (state.runs + RATE_FAILURES + RATE_PASSES))
+        return DriftState(runs=state.runs + counted, failures=state.failures + counted, streak=streak)
+    known = state.runs + RATE_FAILURES + RATE_PASSES
+    mean = (state.failures + RATE_FAILURES) / known
+    before = max(LOWEST_BASELINE, mean + CAUTION * math.sqrt(mean * (1 - mean) / known))
     odds = RISE * before / (1 - before)
     risen = odds / (1 + odds)
-    gain = math.log(risen / before)
-    threshold = math.log(RUNS_PER_FALSE_ALARM * risen * (1 - math.exp(-gain)) / gain)
+    ratio = math.log(risen / before)
+    threshold = math.log(RUNS_PER_FALSE_ALARM * risen * (1 - before / risen) / ratio)
+    gain = _weigh_failure(risen, streak) - _weigh_failure(before, streak) if streak else ratio
     evidence = min(threshold, state.evidence + gain)
     return DriftState(
         runs=state.runs,
         failures=state.failures,
-        recent_runs=state.recent_runs + 1,
-        recent_failures=state.recent_failures + 1,
+        recent_runs=state.recent_runs + counted,
+        recent_failures=state.recent_failures + counted,
         failure_evidence=evidence,
         pass_evidence=math.log((1 - before) / (1 - risen)),
         threshold=threshold,
         streak=streak,
         is_emerging=state.is_emerging or evidence >= threshold,
     )
+
+
+def _weigh_failure(rate: float, streak: int) -> float:
+    """Returns the logarithm of the probability of the last one of failures in a row, given those before it."""
+    good, broken, before = 1.0, 0.0, 1.0
+    for _ in range(streak):
+        before = good + broken
+        good, broken = good * rate, good * BREAK_RATE + broken * (1 - FIX_RATE)
+    return math.log((good + broken) / before)

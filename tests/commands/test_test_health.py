@@ -13,7 +13,7 @@ from domain.test_health import (
     FAILED,
     FIX_RATE,
     FLAKY_SHARE,
-    MAX_STREAK,
+    MAX_COUNTED,
     RATE_FAILURES,
     RATE_PASSES,
     RETRIED,
@@ -30,6 +30,9 @@ from domain.test_health import (
 FLAGS = {"P": 0, "F": FAILED, "R": RETRIED, "p": SAME_COMMIT, "f": FAILED | SAME_COMMIT, "r": RETRIED | SAME_COMMIT}
 """Flags of a run by a letter: a small letter is a run of the same commit as the run before."""
 RUNS = st.lists(st.sampled_from(list(FLAGS.values())), max_size=40).map(bytes)
+LONG_RUNS = st.lists(st.tuples(st.sampled_from(list(FLAGS.values())), st.integers(1, 200)), max_size=4).map(
+    lambda parts: b"".join(bytes([flags]) * count for flags, count in parts)
+)
 
 
 def read(letters: str) -> bytes:
@@ -148,7 +151,9 @@ def test_probabilities_are_those_of_the_model(runs: bytes) -> None:
     assert assess(runs).flaky_probability == pytest.approx(expected, rel=0.03, abs=1e-3)
 
 
-@hypothesis.given(RUNS)
+@hypothesis.given(RUNS | LONG_RUNS)
+@hypothesis.example(read("P" + "f" * 200 + "p"))
+@hypothesis.example(read("P" + "F" * 300 + "p"))
 def test_assessments_are_in_range(runs: bytes) -> None:
     assessment = assess(runs)
     assert 0 <= assessment.flake_rate_low <= assessment.flake_rate_high <= 1
@@ -200,7 +205,14 @@ def test_the_first_failures_are_not_an_emergence() -> None:
 def test_broken_code_is_not_an_emergence() -> None:
     state = follow(read("P" * 200 + "F" * 20 + "P" * 100))
     assert not state.is_emerging
-    assert (state.failures, state.streak) == (MAX_STREAK, 0)
+    assert (state.failures, state.streak) == (MAX_COUNTED, 0)
+
+
+def test_three_failures_close_together_are_noticed_of_a_test_that_never_failed() -> None:
+    state = follow(read("P" * 1_000 + "FPPPPPPPPFPPPPPPPP"))
+    assert not state.is_emerging
+    assert observe(state, FAILED).is_emerging
+    assert not observe(observe_passes(state, 20), FAILED).is_emerging
 
 
 def test_a_broken_build_is_not_observed() -> None:
