@@ -1,7 +1,7 @@
 """Measures failure intelligence on published data: `./dev bench intelligence [--part NAME]`.
 
 Each part is a module of bench/intelligence_parts with `run(report, data)`. The data is in the folder that the variable
-TESTHIDE_DATA names; nothing of it is in this repository. docs/intelligence.md explains the figures.
+TESTHIDE_DATA names; nothing of it is in this repository.
 """
 
 import argparse

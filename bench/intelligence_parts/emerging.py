@@ -150,8 +150,8 @@ def measure_regressions() -> float:
         state = detector.state
         for _ in range(STABLE_RUNS // REGRESSION_EVERY):
             history = [FAILED if draw.random() < BEFORE else 0 for _ in range(REGRESSION_EVERY)]
-            place = draw.randrange(REGRESSION_EVERY)
-            history[place:place] = [FAILED] * draw.randint(1, MAX_REGRESSION)
+            index = draw.randrange(REGRESSION_EVERY)
+            history[index:index] = [FAILED] * draw.randint(1, MAX_REGRESSION)
             for run in history:
                 state = observe(state, run)
                 if state.is_emerging:

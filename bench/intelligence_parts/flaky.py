@@ -90,9 +90,9 @@ class Measured(NamedTuple):
 def count(sequence: Sequence, size: int, rule: Rule, threshold: float) -> Counts:
     total = Counts()
     for window in sequence.cut(size):
-        episodes = count_episodes(window)
-        found = bool(episodes) and rule(window) >= threshold
-        total += Counts(1, episodes > 0, episodes > 1, found, found and episodes > 1)
+        number = count_episodes(window)
+        found = bool(number) and rule(window) >= threshold
+        total += Counts(1, number > 0, number > 1, found, found and number > 1)
     return total
 
 

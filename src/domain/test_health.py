@@ -7,7 +7,7 @@ the flags below, 0 for a run that passed at the first attempt.
 `assess` weighs two explanations of the failures of a history against each other. Either the code was broken for some
 builds in a row, in which the test always failed; or the test fails now and then on good code, at an unknown rate. Both
 may be true of one history. `observe` follows a test run by run, and notices when failures become more frequent than
-before. docs/intelligence.md gives the formulas, their sources and what they were measured to do.
+before.
 """
 
 import math
@@ -280,7 +280,7 @@ MAX_COUNTED = 2
 
 
 class DriftState(msgspec.Struct, frozen=True):
-    """What `observe` knows of a test: its failures before, and the evidence that they have become more frequent.
+    """A test as `observe` knows it: its failures before, and the evidence that they have become more frequent.
 
     The evidence is the logarithm of a likelihood ratio, a CUSUM (Page 1954). It begins with a failure, and is dropped
     when passes have used it up. Then the runs meanwhile count as runs before, unless they were an emergence.
