@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench.intelligence_parts import emerging, flaky
+from bench.intelligence_parts.flaky_windows import SEQUENCES
 from bench.support.report import Report
 
 
@@ -22,11 +23,11 @@ class Part(NamedTuple):
 
 
 PARTS = {
-    "flaky": Part(flaky.run, ("flaky-sequences.csv.gz",)),
-    "emerging": Part(emerging.run),
+    "flaky": Part(flaky.run, (SEQUENCES,)),
+    "emerging": Part(emerging.run, (SEQUENCES,)),
 }
 SOURCES = {
-    "flaky-sequences.csv.gz": "4,000 runs of each flaky test: github.com/TestingResearchIllinois/rerunning-no-tests",
+    SEQUENCES: "4,000 runs of each flaky test: github.com/TestingResearchIllinois/rerunning-no-tests",
 }
 """Where the data is published."""
 

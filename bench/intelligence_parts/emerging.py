@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bench.intelligence_parts.flaky_windows import SEQUENCES, read_sequences
 from bench.support.report import Report, percentile
 from domain.test_health import FAILED, RUNS_PER_FALSE_ALARM, DriftState, observe, observe_passes
 
@@ -25,6 +26,7 @@ STABLE_RATES = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1)
 LEARNING = 500
 """Number of stable runs before anything is counted."""
 STABLE_RUNS = 10_000
+YOUNG_RUNS = 1_000
 TESTS = 400
 """Number of tests with STABLE_RUNS stable runs after LEARNING."""
 CHANGES = 4_000
@@ -93,19 +95,23 @@ class Observed:
 Detector = KnownRates | Observed
 
 
-def count_false_alarms(make: Callable[[], Detector], rate: float) -> float:
-    """Returns the number of alarms per RUNS_PER_FALSE_ALARM stable runs."""
+def count_false_alarms(make: Callable[[], Detector], rate: float, *, young: bool = False) -> float:
+    """Returns the number of alarms per RUNS_PER_FALSE_ALARM stable runs. With `young`, no runs were before, and only
+    the first YOUNG_RUNS of each test count.
+    """
     alarms = 0
-    for seed in range(TESTS):
+    tests, counted = (TESTS * STABLE_RUNS // YOUNG_RUNS, YOUNG_RUNS) if young else (TESTS, STABLE_RUNS)
+    for seed in range(tests):
         gaps = draw_gaps(random.Random(seed), rate)
         detector = make()
-        detector.learn(gaps)
+        if not young:
+            detector.learn(gaps)
         runs = 0
-        while runs < STABLE_RUNS:
+        while runs < counted:
             passes = next(gaps)
             runs += passes + 1
             alarms += detector.observe(passes)
-    return alarms / (TESTS * STABLE_RUNS) * RUNS_PER_FALSE_ALARM
+    return alarms / (tests * counted) * RUNS_PER_FALSE_ALARM
 
 
 def measure_delays(make: Callable[[], Detector], before: float, after: float) -> list[int]:
@@ -161,6 +167,20 @@ def measure_regressions() -> float:
     return 100 * alarms / regressions
 
 
+def count_real_alarms(data: Path) -> float:
+    """Returns the number of alarms per RUNS_PER_FALSE_ALARM runs of real flaky tests, all on one commit."""
+    sequences = [sequence for sequence in read_sequences(data / SEQUENCES) if sequence.is_flaky]
+    alarms = 0
+    for sequence in sequences:
+        state = DriftState()
+        for run in sequence.runs:
+            state = observe(state, run)
+            if state.is_emerging:
+                alarms += 1
+                state = DriftState(runs=state.runs, failures=state.failures)
+    return alarms / sum(len(sequence.runs) for sequence in sequences) * RUNS_PER_FALSE_ALARM
+
+
 def measure_cost(report: Report) -> None:
     draw = random.Random(1)
     runs = [FAILED if draw.random() < BEFORE else 0 for _ in range(100_000)]
@@ -188,6 +208,9 @@ def run(report: Report, data: Path) -> None:
     for rate in STABLE_RATES:
         alarms = count_false_alarms(Observed, rate)
         report.add(f"emerging: false alarms at {rate:.1%}", alarms, "per 10,000 runs", at_most=1)
+        alarms = count_false_alarms(Observed, rate, young=True)
+        report.add(f"emerging: false alarms at {rate:.1%}, first 1,000 runs", alarms, "per 10,000 runs", at_most=1)
+    report.add("emerging: alarms in real runs at a steady rate", count_real_alarms(data), "per 10,000 runs")
     report.add("emerging: false alarms by regressions", measure_regressions(), "per 100")
     for before, after in OTHER_CHANGES:
         best = tune(before, after)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench.intelligence_parts.flaky_windows import (
+    SEQUENCES,
     SIZES,
     Sequence,
     count_episodes,
@@ -160,7 +161,7 @@ def measure_cost(report: Report, sequences: list[Sequence]) -> None:
 
 
 def run(report: Report, data: Path) -> None:
-    every = read_sequences(data / "flaky-sequences.csv.gz")
+    every = read_sequences(data / SEQUENCES)
     flaky = [sequence for sequence in every if sequence.is_flaky]
     training, reported = ([sequence for sequence in flaky if sequence.half == half] for half in (0, 1))
     report.add("flaky: tests that failed and passed, reported half", len(reported), "tests")

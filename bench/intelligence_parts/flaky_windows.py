@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 from domain.test_health import FAILED
 
+SEQUENCES = "flaky-sequences.csv.gz"
+"""Name of the file with the runs."""
 SIZES = (10, 20, 50, 200)
 """Numbers of runs of a window."""
 WINDOWS = 80

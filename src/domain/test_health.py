@@ -261,14 +261,14 @@ def _compare(lower: Sequence[float], higher: Sequence[float]) -> float:
 WARM_UP = 100
 """Number of runs from which the rate of failures before is known well enough."""
 LOWEST_BASELINE = 0.005
-"""Lower rates are taken for this one. So of a test that never failed before, three failures within 20 runs are
+"""Lower rates are taken for this one. So of a test that never failed before, three failures within 25 runs are
 noticed.
 """
-CAUTION = 0.5
-"""Number of standard deviations by which the rate before is taken as higher than its mean: too low a rate would cause
-false alarms.
+CAUTION, CAUTION_RUNS = 0.1, 250.0
+"""The rate before is taken as higher than its mean, since too low a rate would cause false alarms: by CAUTION standard
+deviations, and by CAUTION_RUNS / n more if n runs are known.
 """
-RISE = 7.0
+RISE = 8.0
 """Factor by which the odds of a failure have risen, if they have."""
 RUNS_PER_FALSE_ALARM = 10_000
 MAX_STREAK = 5
@@ -341,7 +341,8 @@ def _observe_failure(state: DriftState, streak: int) -> DriftState:
         return DriftState(runs=state.runs + counted, failures=state.failures + counted, streak=streak)
     known = state.runs + RATE_FAILURES + RATE_PASSES
     mean = (state.failures + RATE_FAILURES) / known
-    before = max(LOWEST_BASELINE, mean + CAUTION * math.sqrt(mean * (1 - mean) / known))
+    caution = CAUTION + CAUTION_RUNS / known
+    before = max(LOWEST_BASELINE, mean + caution * math.sqrt(mean * (1 - mean) / known))
     odds = RISE * before / (1 - before)
     risen = odds / (1 + odds)
     ratio = math.log(risen / before)

@@ -209,7 +209,7 @@ def test_broken_code_is_not_an_emergence() -> None:
 
 
 def test_three_failures_close_together_are_noticed_of_a_test_that_never_failed() -> None:
-    state = follow(read("P" * 1_000 + "FPPPPPPPPFPPPPPPPP"))
+    state = follow(read("P" * 1_000 + "FPPPPPPPPPPFPPPPPPPPPP"))
     assert not state.is_emerging
     assert observe(state, FAILED).is_emerging
     assert not observe(observe_passes(state, 20), FAILED).is_emerging
