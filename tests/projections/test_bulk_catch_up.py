@@ -106,6 +106,32 @@ async def load(
     kept=1,
     rows_changed=1,
 )
+@example(
+    # A row that is new since the first deletion, and one that is moved to the box that goes.
+    happened=[
+        Put(id=2, box=1, text=""),
+        BoxGone(box=2),
+        Put(id=1, box=2, text=""),
+        Put(id=2, box=2, text=""),
+        BoxGone(box=2),
+    ],
+    cuts=[],
+    kept=9,
+    rows_changed=1_000,
+)
+@example(
+    # A row that was dropped from memory, and is read again between two deletions.
+    happened=[
+        *(Put(id=id, box=1, text="") for id in range(1, 6)),
+        BoxGone(box=3),
+        Put(id=2, box=2, text=""),
+        BoxGone(box=1),
+        Put(id=1, box=2, text=""),
+    ],
+    cuts=[1, 2, 3, 4, 5],
+    kept=9,
+    rows_changed=1,
+)
 async def test_loaded_rows_are_those_of_the_engine(
     parts: Core,
     staging: AsyncConnection,

@@ -1,6 +1,7 @@
 """Buffers of a bulk load. They hold rows in memory, and changes that are not in the database yet."""
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from operator import attrgetter
@@ -64,6 +65,10 @@ class BufferedTable:
         """Whether a projection reads rows of this table."""
         self._db = db
         self._bulk_deletes: list[DeleteRange] = []
+        self._keys_by_value: dict[str, dict[Any, set[Any]]] = {}
+        """Column -> value -> flat keys of the rows in memory that have this value, or had it before. Contains the
+        columns by which a bulk delete has searched since rows were last dropped from memory.
+        """
         self._has_single_key = len(row.table.key) == 1
         is_numeric = all(item.sql_type in binary_copy.CODES for item in columns_of(row))
         self._cached = CACHED_NUMERIC_ROWS if is_numeric else CACHED_ROWS
@@ -76,10 +81,19 @@ class BufferedTable:
 
     def put(self, flat_key: Any, item: Row | None) -> None:
         self.rows[flat_key] = self.changed[flat_key] = item
+        if self._keys_by_value and item is not None:
+            self._index({flat_key: item})
 
     def put_all(self, rows: Mapping[Any, Row]) -> None:
         self.rows.update(rows)
         self.changed.update(rows)
+        self._index(rows)
+
+    def _index(self, rows: Mapping[Any, Row | None]) -> None:
+        for column, keys in self._keys_by_value.items():
+            for flat_key, item in rows.items():
+                if item is not None:
+                    keys[getattr(item, column)].add(flat_key)
 
     def bulk_delete(self, deletion: DeleteRange) -> None:
         self._bulk_deletes.append(deletion)
@@ -90,11 +104,17 @@ class BufferedTable:
 
     def _candidates(self, deletion: DeleteRange) -> Iterable[Any]:
         """Returns the flat keys of all rows in memory that the deletion matches. The result may have further keys."""
-        if self.row.table.key == (deletion.column,):
+        column = deletion.column
+        if self.row.table.key == (column,):
             keys = range(deletion.first, deletion.last + 1)
             if len(keys) < len(self.rows):
                 return keys
-        return self.rows
+        if deletion.first != deletion.last:
+            return self.rows
+        if column not in self._keys_by_value:
+            self._keys_by_value[column] = defaultdict(set)
+            self._index(self.rows)
+        return self._keys_by_value[column].get(deletion.first, ())
 
     async def fetch(self, keys: Iterable[Key]) -> None:
         """Reads the rows with these keys into memory."""
@@ -105,7 +125,9 @@ class BufferedTable:
         )
         self.rows.update(dict.fromkeys(map(self.flatten, keys)))
         found = [self.row(*values) for values in await cursor.fetchall()]
-        self.rows.update((self.flat_key_of(item), item) for item in found)
+        fetched = {self.flat_key_of(item): item for item in found}
+        self.rows.update(fetched)
+        self._index(fetched)
 
     async def write(self) -> None:
         """Writes all changes to the table. Then drops the oldest rows from memory if there are too many, or all rows if
@@ -120,6 +142,7 @@ class BufferedTable:
         limit = self._cached if self.is_read else 0
         if len(self.rows) > limit:
             self.rows = dict(islice(self.rows.items(), len(self.rows) - limit, None))
+            self._keys_by_value = {}
             self.is_complete = False
 
     async def _write_bulk_deletes(self) -> None:

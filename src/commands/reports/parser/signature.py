@@ -21,42 +21,24 @@ All patterns take linear time: repeats are bounded and not nested, and no two al
 import hashlib
 import re
 
+from domain import volatile_text
+
 MESSAGE_LENGTH = 4096
 TRACE_LENGTH = 64 * 1024
 FRAMES = 3
 
 _MASKS: tuple[tuple[re.Pattern[str], str], ...] = (
-    (re.compile(r"\x1b?\[[0-9;]{1,16}m|\x1b\[[0-9;?]{0,16}[@-~]"), ""),
-    (
-        re.compile(
-            r"\b\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:[.,]\d{1,9})?)?(?:Z|[+-]\d\d:?\d\d)?)?"
-            r"|\b\d\d?/\d\d?/\d{4}(?: \d\d?:\d\d(?::\d\d)?(?: [AP]M)?)?"
-            r"|\b\d\d?:\d\d:\d\d(?:[.,]\d{1,9})?"
-        ),
-        "<time>",
-    ),
-    (re.compile(r"\b[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}\b"), "<id>"),
-    (re.compile(r"\b0[xX][0-9a-fA-F]{1,32}\b"), "<hex>"),
-    # Java prints an object as Type@1b6d3586. A long hex string without any digit is a word.
-    (re.compile(r"@[0-9a-f]{5,16}\b"), "@<hex>"),
+    (volatile_text.ANSI, ""),
+    (volatile_text.TIME, "<time>"),
+    (volatile_text.UUID, "<id>"),
+    (volatile_text.HEX_NUMBER, "<hex>"),
+    (volatile_text.OBJECT_HASH, "@<hex>"),
     # Masked like a number, since a hash may happen to have no letter.
-    (re.compile(r"\b(?=[a-fA-F]{0,63}\d)(?=\d{0,63}[a-fA-F])[0-9a-fA-F]{12,64}\b"), "<n>"),
-    (re.compile(r"\b\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}\b"), "<ip>"),
-    (
-        re.compile(
-            r"(?:[A-Za-z]:)?[/\\](?:tmp|temp|Temp|var[/\\]folders|var[/\\]tmp|private|home|Users|root|builds?|workspace|work|opt|runner|__w)"
-            r"[/\\](?:[^\s/\\'\"<>|:,;()\[\]]{1,255}[/\\]){0,40}"
-        ),
-        "<path>/",
-    ),
-    (
-        re.compile(
-            r"\b\d[\d,]{0,20}(?:\.\d{1,20})?(?:e[+-]?\d{1,4})?"
-            r"\s?(?:ns|us|µs|ms|s|sec|secs|seconds|min|minutes|h|hours)\b"
-        ),
-        "<duration>",
-    ),
-    (re.compile(r"-?\d[\d,_]{0,64}(?:\.\d{1,64})?(?:[eE][+-]?\d{1,4})?"), "<n>"),
+    (volatile_text.LONG_HEX, "<n>"),
+    (volatile_text.IP_ADDRESS, "<ip>"),
+    (volatile_text.TEMPORARY_PATH, "<path>/"),
+    (volatile_text.DURATION, "<duration>"),
+    (volatile_text.NUMBER, "<n>"),
     (re.compile(r"[`´‘’“”\"]"), "'"),
     (re.compile(r"\s{1,4096}"), " "),
 )
@@ -113,6 +95,13 @@ def frames(trace: str) -> list[str]:
     """Returns the names of up to three functions of a stack trace, the innermost first. Skips functions of libraries
     and test runners.
     """
+    return find_functions(trace)[:FRAMES]
+
+
+def find_functions(trace: str) -> list[str]:
+    """Returns the names of all functions of a stack trace, the innermost first. Skips functions of libraries and test
+    runners.
+    """
     if len(trace) > TRACE_LENGTH:
         trace = trace[: TRACE_LENGTH // 2] + "\n" + trace[-TRACE_LENGTH // 2 :]
     innermost_first: list[str] = []
@@ -128,7 +117,7 @@ def frames(trace: str) -> list[str]:
             function = match["java"] or match["net"]
             if not _FOREIGN_CODE.match(function):
                 innermost_first.append(_plain(function))
-    return [*reversed(python), *innermost_first][:FRAMES]
+    return [*reversed(python), *innermost_first]
 
 
 def _plain(function: str) -> str:

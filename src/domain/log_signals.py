@@ -1,0 +1,275 @@
+"""Signals in a line of a build's log: how strongly the line says that something failed, and which kind of line it is.
+
+The patterns know how compilers, test runners, package managers and shells report failures. None knows a project. The
+weight of a line is between 0 and 10:
+
+- 10: the header of one failed test
+- 9: a compiler or linter names a file and a line
+- 8: an exception, a crash, a system error such as "No such file or directory", or the header of a list of failed tests
+- 6: a part of such a report: a cause, an assertion, expected and actual values
+- 3: a word such as "error"
+- 2: the outcome of a whole step, such as "BUILD FAILED", which says that something failed but not why
+
+A line about success, progress or a warning has less weight, or none. All patterns take linear time: repeats are bounded
+and not nested. Only the first MAX_LINE characters of a line are looked at.
+"""
+
+import re
+from typing import Literal, NamedTuple
+
+MAX_LINE = 400
+
+Reason = Literal[
+    "test_failure", "source_error", "failure_list", "exception", "system_error", "detail", "error_word", "outcome"
+]
+
+
+class Signal(NamedTuple):
+    weight: float
+    reason: Reason
+
+
+_ANSI = re.compile(r"\x1b\[[0-9;?]{0,16}[ -/]{0,2}[@-~]|\x1b[()][0-9A-Z]|[\x00-\x08\x0b-\x1f]")
+_RED = re.compile(r"\x1b\[(?:[0-9]{1,3};){0,4}(?:31|91|41)[;m]")
+_PREFIX = re.compile(
+    r"\s?(?:\[?\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d{1,9})?(?:Z|[+-]\d\d:?\d\d)?\]?"
+    r"|\[?\d\d:\d\d:\d\d(?:[.,]\d{1,9})?\]?)[ \t]"
+)
+"""The time that many tools put before each line."""
+
+HINTS = (
+    *("err", "fail", "exce", "panic", "fatal", "abort", "denied", "refused", "timeout", "timed out", "not found"),
+    *("no such", "could not", "cannot", "can't", "couldn't", "unable", "undefined", "unresolved", "invalid", "missing"),
+    *("traceback", "assert", "expected", "exited", "exit code", "exit status", "not ok", "segfault", "segmentation"),
+    *("killed", "caused by", "conflict", "unauthorized", "forbidden", "no space", "out of memory", "violation"),
+    *("went wrong", "unknown", "unexpected", "unrecognized", "not exist", "broken", "offense", "✗", "✕", "✘", "×", "●"),
+    *("warning", ": ***", "reset by", "unreachable", "mismatch", "crash", "core dumped", "stderr", "____", "not a "),
+    *("exceeded", "no output", "does not", "doesn't", "not installed", "not defined", "not resolve", "rspec "),
+)
+"""Every line with a signal contains one of these texts. Nearly all other lines are done with after this test."""
+
+_NOTHING_FAILED = re.compile(
+    r"\b(?:no|0) (?:\w{1,20} )?(?:errors?|failures?|failed|failing|exceptions?|offenses|problems|issues|warnings?"
+    r"|violations)\b|\b(?:errors?|failures?|failed)['\"]?\s{0,3}[:=]\s{0,3}(?:0\b|none\b|null\b|false\b)",
+    re.IGNORECASE,
+)
+_SOMETHING_FAILED = re.compile(
+    r"\b[1-9]\d{0,8} (?:\w{1,20} )?(?:errors?|failures?|failed|failing|exceptions?|offenses|problems)\b"
+    r"|\b(?:errors?|failures?|failed)\s{0,3}[:=]\s{0,3}[1-9]|<<< (?:FAILURE|ERROR)!",
+    re.IGNORECASE,
+)
+_PASSED = re.compile(
+    r"^\s{0,40}(?:[✓✔√☑]|ok \d|--- PASS|PASS\b|\[\s{0,9}(?:OK|RUN|PASSED)\s{0,9}\])"
+    r"|(?:\bPASSED|\bpassed|\.\.\. ?ok|\bSKIPPED|\bSTARTED|\[\s{0,3}OK\s{0,3}\])[\s)]{0,4}(?:\[\s{0,3}\d{1,3}%\])?$"
+)
+_PROGRESS = re.compile(
+    r"^\s{0,12}(?:\[INFO\]\s{1,4})?(?:Download(?:ed|ing)?|Get:\d|Fetch(?:ed|ing)|Unpacking|Selecting|Setting up"
+    r"|Preparing"
+    r"|Compiling|Collecting|Using|Copying|creating|copying|adding|inflating|extracting|remote:|Receiving|Resolving"
+    r"|Building"
+    r"|Installing|Successfully|Requirement already|Running|Generating|Processing|Checking|Loading|Loaded|Removing"
+    r"|Parsing|\[\s{0,3}\d{1,3}%\]|\d{1,3}%|drwx|-rw|Hit:|Ign:)\b"
+)
+_ECHOED = re.compile(r"^\s{0,8}(?:\$|\+{1,4}|>|%|#) ")
+_WARNING = re.compile(r"\bwarn(?:ing)?s?\b|\bdeprecat|\[WARN|\bnotice\b|\bhint\b|\bnote:", re.IGNORECASE)
+_QUIET_LEVEL = re.compile(r"\[?\b(?:INFO|DEBUG|TRACE|FINE|VERBOSE|info|debug|trace)\b[\]: ]")
+_RETRIED = re.compile(
+    r"\bretry(?:ing)?\b|\btry(?:ing)? again\b|\battempt \d{1,4}(?: of |/)\d|\bignor(?:ed|ing)\b|\ballowed to fail\b"
+    r"|\bfall(?:ing)? ?back\b",
+    re.IGNORECASE,
+)
+
+_OUTCOME = re.compile(
+    r"\bBUILD FAIL(?:ED|URE)\b|\bexited with (?:code |status |exit )?\(?[1-9]"
+    r"|\bexit(?:ed)?(?: with)?(?: non-zero)? (?:code|status)[: =]{0,3}\(?[1-9]"
+    r"|: \*\*\* |\bFailed to execute goal\b|\bERR! (?:code |errno|A complete log|\s{0,4}$)|\bELIFECYCLE\b"
+    r"|^error Command failed"
+    r"|\bTests run: \d{1,9}, F|\b\d{1,9} (?:tests? |specs? |examples?, \d{1,9} |scenarios? )?(?:failed|failing"
+    r"|failures?|errors?|offenses detected|problems)\b"
+    r"|^FAILURES!|\bReactor Summary|\bFAILURE \[|\bre-run Maven\b|\bTests? failed\b|\bThere are test failures"
+    r"|\bThere were failing tests"
+    r"|\bExecution failed for task\b|\btests? completed, \d|\bfailed with exit\b|\berror: could not compile\b"
+    r"|\baborting due to"
+    r"|\bYour build exited\b|^rake aborted|^Error: Process completed|\bInvocationError\b|\bERR! Failed at\b"
+    r"|\bTest Suites?: \d"
+    r"|\breturned a non-zero code\b|\bscript returned exit|^FAIL\s{0,4}$|^FAIL\s{1,8}\S{1,200}\s{1,8}(?:[\d.]{1,9}s$"
+    r"|\[build failed\])|\b(?:job|build) failed\b|^FAILED\s{0,4}$|\bSee the console output|^Failed in \d|^make: "
+    r"|\bcommand\b.{0,300}\bfailed\b|^ninja: build stopped|\bErrors were encountered"
+    r"|\bFor more information about the errors|\bTo see the full stack trace",
+    re.IGNORECASE,
+)
+"""Ends of steps. A line of a failed test's own runner, such as `Tests run: 3, Failures: 1`, is one, too."""
+
+_PATTERNS: tuple[tuple[Reason, float, re.Pattern[str]], ...] = (
+    (
+        "test_failure",
+        10,
+        re.compile(
+            r"^\S.{0,300} > .{1,300} FAILED$|<<< (?:FAILURE|ERROR)!|^\s{0,16}--- FAIL: "
+            r"|^\s{0,8}not ok\b(?!.{0,200}# (?:TODO|SKIP))"
+            r"|^(?:FAIL|ERROR): \w{1,200} \("
+            r"|^\s{0,8}\d{1,5}\) (?:Failure|Error)\b"
+            r"|^\[  FAILED  \] \S{1,300} \(\d|^test .{1,300} \.\.\. FAILED|^\s{0,12}[✗✕✘×] \S|^\s{0,4}● \S.{0,200} › "
+            r"|^_{3,80} (?:ERROR )?.{1,120} _{3,80}$"
+            r"|^---- .{1,200} stdout ----$|\bFailure/Error:|^\s{0,4}Failed {1,4}\S{1,300} \[\d|\[FAIL\]\s{0,4}$"
+            r"|\*\*\* Failed\b|^\s{0,8}\d{1,5}\) \w.{0,200}[#:]{1,2}\w{0,40}test"
+            r"|\.{3,80} {0,2}FAILED?$|^\S{0,200}\.{2,80}\*{3}Failed"
+        ),
+    ),
+    (
+        "source_error",
+        9,
+        re.compile(
+            r"^.{0,12}?\S{0,300}[^\s\d:(][:(]\d{1,7}(?:[:,]\d{1,6})?\)?:? {0,3}(?:- )?(?:fatal |syntax |parse )?error\b"
+            r"|\berror(?:\[E\d{1,6}\])(?:: |$)|\berror (?:TS|CS|MSB|BC|FS|C|LNK)\d{1,6}\b"
+            r"|^\[ERROR\] .{0,300}\.\w{1,8}:\[?\d|^\s{0,8}\d{1,7}:\d{1,6}:? {1,8}(?:error|✖)\b"
+            r"|^\S{1,300}:\d{1,7}:\d{1,6}: [CEF]: |^e: |^error: (?!could not compile|aborting|process|command)\S"
+            r"|\bSyntaxError\b|\bParse error\b|\bundefined reference to\b|^\S{1,200}:\d{1,7}:\d{1,6}: (?:[EF]\d{1,4}"
+            r"|undefined:|cannot |syntax )|\bcannot find symbol\b|^\S{1,300}:\d{1,7}: Failure$|^\[error\] \S{1,300}:\d"
+            r"|\bCOMPILATION ERROR\b|\bduplicate symbol\b|^ld: |\bModuleNotFoundError\b|\bImportError\b"
+            r"|\bCannot find module\b",
+            re.IGNORECASE,
+        ),
+    ),
+    (
+        "failure_list",
+        8,
+        re.compile(
+            r"^(?:\[\w{1,9}\] {1,4})?(?:Failed tests|Failed scenarios|Tests in error|Failures|Failing tests|Offenses"
+            r"|Errors):(?:\s|$)"
+            r"|^(?:There (?:was|were) )?\d{1,6} (?:failure|error)s?:$|^\[  FAILED  \] \w|^The following tests FAILED"
+            r"|^rspec \S{1,300}:\d|^=+ (?:FAILURES|ERRORS|short test summary info) =+$"
+            r"|^\s{0,4}FAIL(?:ED)?:? {1,4}\S{1,200}(?:\.|::|/|#)\S"
+        ),
+    ),
+    (
+        "exception",
+        8,
+        re.compile(
+            r"\bTraceback \(most recent call last\)|\bException in thread\b|^\s{0,8}(?:[\w$]{1,80}[./]"
+            r"|[\w$]{1,80}::){0,12}[\w$]{0,80}(?:Error|Exception|Failure|Fault)(?: \[\w{1,40}\])?(?::|$| -|\s{0,2}\()"
+            r"|^panic: |\bpanicked at\b|\bUncaught\b|\bUnhandled (?:exception|rejection|promise|error)|^fatal error: "
+            r"|\bAssertion .{0,200}failed|\bSegmentation fault\b|\bcore dumped\b"
+            r"|^=+\d{0,8}=*ERROR: \w{1,40}Sanitizer|\bSIG(?:SEGV|ABRT|KILL|BUS|ILL)\b|\bPHP Fatal\b|^E {2,8}\w"
+            r"|\bstack overflow\b|^thrown: |\bterminate called\b"
+        ),
+    ),
+    (
+        "system_error",
+        8,
+        re.compile(
+            r"^\s{0,4}fatal: |##\[error\]|^::error|^E: |\bcommand not found\b|: not found$"
+            r"|\bNo such file or directory\b|\bPermission denied\b|\bKilled$|\bKilled process\b|\bout of memory\b"
+            r"|\bOutOfMemory|\bNo space left\b|\bCould not (?:resolve|find|connect|transfer|read|open|load|get"
+            r"|determine|create)\b|\bConnection (?:refused|reset|timed out|closed)\b"
+            r"|\bConnection(?:Refused|Reset)\b|\bNo output has been received\b|\bexceeded the (?:maximum|time)"
+            r"|\b(?:job|build|command|test|request|operation) (?:has )?timed out\b|\bunable to (?:access|connect"
+            r"|locate|resolve|find|open|load|execute|create)\b"
+            r"|\bauthentication (?:failed|required)\b|\baccess denied\b|\b(?:401|403|404"
+            r"|50[0234])\b.{0,40}(?:Unauthorized|Forbidden|Not Found|Server Error|Bad Gateway|Unavailable|Time-?out)"
+            r"|\bRequested URL returned error\b|\bNo matching (?:distribution|version|package)|\bunmet dependenc"
+            r"|\bversion (?:conflict|solving failed)|\bCONFLICT \(|\bAutomatic merge failed\b"
+            r"|\bdid not match any file|\bcould not be (?:found|resolved|read)|\bdoes not exist\b|\bdoesn't exist\b"
+            r"|\bCannot connect\b|\bno such (?:image|container|host|module|option|command|table|target)\b"
+            r"|\bis not recognized\b"
+            r"|\bcertificate (?:verify failed|has expired)|\bHost key verification failed\b|\b(?:ECONNREFUSED"
+            r"|ECONNRESET|ENOTFOUND|ENOENT|EACCES|ETIMEDOUT|ERESOLVE|E404|ENOSPC)\b|\bunsupported\b.{0,40}\bversion\b"
+            r"|\bexternal link\b.{0,200}\bfailed\b",
+            re.IGNORECASE,
+        ),
+    ),
+    (
+        "detail",
+        6,
+        re.compile(
+            r"\bCaused by: |\bAssertionError\b|\bexpected\b.{0,200}\b(?:but|got|actual|was|found|to (?:be|equal|have"
+            r"|match|contain))\b|^\s{0,16}(?:[Ee]xpected|[Aa]ctual|[Rr]eceived|got)\b.{0,4}[:=]|\bExpecting\b"
+            r"|^\s{0,8}but (?:was|got)\b"
+            r"|^\[ERROR\] {1,4}\S{1,200}(?:\.|:)\S{1,200}:\d|^\s{0,8}[\w$.]{1,200}[.:>]\w{1,100}:\d{1,7}\b.{1,300}"
+            r"|\bWhat went wrong:|^error:? |\bERR! |\b[Ff]ailed to \w|\b[Uu]nable to \w|\b[Cc](?:ould not|ouldn't"
+            r"|annot) \w|^Failed \w|^ERROR\b|^\[ERROR\] \S|^\s{0,8}Error: "
+            r"|\bnot installed\b|\bis not defined\b|\bis required\b|\bmust (?:not )?be\b|\bmismatch\b"
+        ),
+    ),
+    (
+        "error_word",
+        3,
+        re.compile(
+            r"(?<![\w./\-])(?:errors?|failed|fail|fails|failure|failures|exception|fatal|abort(?:ed|ing)?|crash(?:ed)?"
+            r"|denied|refused|cannot|can't|could not|couldn't|unable|unexpected|invalid|"
+            r"missing|undefined|unresolved|unknown|broken|not found|no such|unauthorized|forbidden|violation|conflict"
+            r"|timed out|timeout|unreachable|does not|offenses?)(?![\w/\-]|\.\w)",
+            re.IGNORECASE,
+        ),
+    ),
+)
+
+_FRAME = re.compile(
+    r"^[ \t]{0,24}(?:at .{1,300}[():]|File \".{1,300}\", line \d|from .{1,300}:\d{1,7}(?::in\b|$)"
+    r"|#\d{1,4} {1,4}(?:0x)?\S|\.\.\. \d{1,6} (?:more|common)|\d{1,4}: {1,8}0x[0-9a-f]|goroutine \d"
+    r"|\S{1,300}\.(?:rb|go|py|php|js|ts|exs?|c|cc|cpp|rs):\d{1,7}(?::in\b| \+0x|:|$))"
+)
+
+
+def clean(line: str, *, keep_time: bool = False) -> str:
+    """Returns what a terminal shows of a line at last: without escapes, and without what a carriage return overwrites.
+    Cuts at MAX_LINE characters. Drops the time at the beginning, unless `keep_time`.
+    """
+    if "\r" in line:
+        line = next((part for part in reversed(line[-8 * MAX_LINE :].split("\r")) if part.strip()), "")
+    line = line[: 2 * MAX_LINE]
+    if not line.isprintable():
+        line = _ANSI.sub("", line.replace("\t", "    "))
+    if not keep_time and line[:1] in "[ 0123456789" and (match := _PREFIX.match(line)):
+        line = line[match.end() :]
+    return line[:MAX_LINE].rstrip()
+
+
+def looks_red(line: str) -> bool:
+    """Returns whether a part of a line, before `clean`, is red."""
+    return "\x1b[" in line and _RED.search(line[: 2 * MAX_LINE]) is not None
+
+
+def is_frame(line: str) -> bool:
+    """Returns whether a line is one of a stack trace."""
+    return _FRAME.match(line) is not None
+
+
+def signal_of(line: str, is_red: bool = False) -> Signal | None:
+    """Returns the signal of a line that `clean` returned; None if it has none. Tools print errors in red (`is_red`)."""
+    lower = line.lower()
+    if not any(hint in lower for hint in HINTS):
+        return None
+    if _PASSED.search(line) or _PROGRESS.match(line):
+        return None
+    something = _SOMETHING_FAILED.search(line) is not None
+    if not something and _NOTHING_FAILED.search(line):
+        return None
+    found = _find(line, something)
+    if found is None or found.reason == "test_failure":
+        return found
+    weight = found.weight
+    if is_red:
+        weight += 1
+    if _ECHOED.match(line):
+        weight *= 0.1
+    if _WARNING.search(line):
+        weight *= 0.25
+    elif _QUIET_LEVEL.search(line[:80]):
+        weight *= 0.4
+    if _RETRIED.search(line):
+        weight *= 0.25
+    return Signal(weight, found.reason)
+
+
+def _find(line: str, something: bool) -> Signal | None:
+    is_outcome = _OUTCOME.search(line) is not None
+    reason, weight, pattern = _PATTERNS[0]
+    if not is_outcome and pattern.search(line):
+        return Signal(weight, reason)
+    if is_outcome:
+        return Signal(2, "outcome")
+    for reason, weight, pattern in _PATTERNS[1:]:
+        if pattern.search(line):
+            return Signal(weight, reason)
+    return Signal(2, "outcome") if something else None

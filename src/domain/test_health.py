@@ -1,0 +1,371 @@
+"""Health of a test, computed from its runs: how likely it is flaky, how often it fails on good code, and whether that
+has become more frequent lately.
+
+A run is the final result of the test in one build. A history of runs is bytes, one byte a run, oldest first: a sum of
+the flags below, 0 for a run that passed at the first attempt.
+
+`assess` weighs two explanations of the failures of a history against each other. Either the code was broken for some
+builds in a row, in which the test always failed; or the test fails now and then on good code, at an unknown rate. Both
+may be true of one history. `observe` follows a test run by run, and notices when failures become more frequent than
+before.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Literal
+
+import msgspec
+
+FAILED = 1
+RETRIED = 2
+"""The run passed, but only on a retry."""
+SAME_COMMIT = 4
+"""The run is of the same commit as the run before."""
+BROKEN_BUILD = 8
+"""So many tests of the build failed that the run says nothing about this test. It is left out."""
+
+FLAKY_SHARE = 0.16
+"""Share of tests that are flaky to some degree, at Google (Micco 2016)."""
+RATE_FAILURES, RATE_PASSES = 0.6, 40.0
+"""Beta distribution of the rates at which flaky tests fail on good code: the maximum of the likelihood of the 289 flaky
+tests of FlakeFlagger (Alshammari et al., ICSE 2021) with about 10,000 runs each, rounded. Its mean is 1.5 %.
+"""
+_FLAKY_TRANSITIONS = 0.84
+"""Share of the changes from pass to failure that are due to flaky tests, at Google (Micco 2016)."""
+BREAK_RATE = FLAKY_SHARE * RATE_FAILURES / (RATE_FAILURES + RATE_PASSES) * (1 - _FLAKY_TRANSITIONS) / _FLAKY_TRANSITIONS
+"""Probability that a commit breaks the code that a test checks, by which broken code causes the rest of the changes
+from pass to failure: 1 in 2,200.
+"""
+FIX_RATE = 0.1
+"""Probability that a commit mends broken code: a test that fails on broken code does so for 10 builds on average."""
+STABLE_RATE = 1e-6
+"""Rate at which a test that is not flaky fails on good code, for reasons outside of it."""
+
+FLAKY_FROM = 0.8
+"""Probability from which a test counts as flaky. To call a broken test flaky is taken as four times as bad as to miss a
+flaky one, for the failure of a flaky test is not looked into.
+"""
+WATCH_FROM = 0.5
+BROKEN_FROM = 0.5
+TREND_FROM = 0.95
+HORIZON = 20
+"""Number of runs to come that the health score is about."""
+MEDIUM_RISK_BELOW, HIGH_RISK_BELOW = 80, 50
+RECENCY = 0.95
+"""Factor by which a transition counts less for each run since: half after 14 runs."""
+
+Trend = Literal["improving", "stable", "worsening"]
+Risk = Literal["low", "medium", "high"]
+Action = Literal["none", "watch", "fix", "quarantine", "investigate"]
+
+
+class Assessment(msgspec.Struct, frozen=True):
+    flaky_probability: float
+    flake_rate: float
+    """Mean of the rate at which the test fails on good code. A test that is not flaky counts with a rate of 0."""
+    flake_rate_low: float
+    flake_rate_high: float
+    """The rate is between `flake_rate_low` and `flake_rate_high` with a probability of 95 %."""
+    broken_probability: float
+    """Probability that the last run failed because the code is broken."""
+    transitions: float
+    """Share of runs whose result is not that of the run before, or that passed on a retry. The latest count most."""
+    health_score: int
+    """Probability in percent that the next HORIZON runs pass if nothing changes."""
+    trend: Trend
+    """Whether the flake rate of the later half of the runs differs from that of the earlier half."""
+    risk: Risk
+    recommended_action: Action
+
+    @property
+    def is_flaky(self) -> bool:
+        return self.flaky_probability >= FLAKY_FROM
+
+
+_LOWEST, _HIGHEST, _STEPS = math.log(2e-5), math.log(99.0), 64
+_LOG_ODDS = [_LOWEST + (_HIGHEST - _LOWEST) * step / (_STEPS - 1) for step in range(_STEPS)]
+_RATES = (STABLE_RATE, *(1 / (1 + math.exp(-value)) for value in _LOG_ODDS))
+"""Rates at which the posterior distribution is computed: first that of tests that are not flaky, then those of flaky
+tests, at equal distances of their log odds.
+"""
+_LOG_FAILURE = tuple(math.log(rate) for rate in _RATES)
+_LOG_PASS = tuple(math.log1p(-rate) for rate in _RATES)
+_ALL_PASS = tuple((1 - rate) ** HORIZON for rate in _RATES)
+
+
+def _weigh_rates() -> tuple[float, ...]:
+    """Returns the logarithms of the prior probabilities of _RATES."""
+    flaky = [rate**RATE_FAILURES * (1 - rate) ** RATE_PASSES for rate in _RATES[1:]]
+    total = sum(flaky)
+    return (math.log(1 - FLAKY_SHARE), *(math.log(FLAKY_SHARE * weight / total) for weight in flaky))
+
+
+_SMALL = 1e-100
+"""Smaller probabilities are scaled, so that they do not become 0 in long histories."""
+_PRIOR = _weigh_rates()
+_UNKNOWN = tuple(map(math.exp, _PRIOR))
+_FAILURES = re.compile(rb"[\x01\x03\x05\x07]+[\x00\x02\x04\x06]?")
+"""Failures in a row, with the run that ended them."""
+
+
+def assess(runs: bytes) -> Assessment:
+    runs = _leave_out_broken_builds(runs)
+    weights, broken = _compute_posterior(runs)
+    rate = sum(weight * rate for weight, rate in zip(weights, _RATES, strict=True)) - weights[0] * STABLE_RATE
+    all_pass = sum(weight * value for weight, value in zip(weights, _ALL_PASS, strict=True))
+    flaky = sum(weights[1:])
+    score = round(100 * (1 - broken) * all_pass)
+    risk: Risk = "high" if score < HIGH_RISK_BELOW else "medium" if score < MEDIUM_RISK_BELOW else "low"
+    return Assessment(
+        flaky_probability=flaky,
+        flake_rate=rate,
+        flake_rate_low=_find_quantile(weights, 0.025),
+        flake_rate_high=_find_quantile(weights, 0.975),
+        broken_probability=broken,
+        transitions=_measure_transitions(runs),
+        health_score=score,
+        trend=_find_trend(runs),
+        risk=risk,
+        recommended_action=_recommend(flaky, broken, risk),
+    )
+
+
+def _recommend(flaky: float, broken: float, risk: Risk) -> Action:
+    if broken >= BROKEN_FROM:
+        return "investigate"
+    if flaky >= FLAKY_FROM and risk != "low":
+        return "quarantine" if risk == "high" else "fix"
+    return "watch" if flaky >= WATCH_FROM else "none"
+
+
+def _leave_out_broken_builds(runs: bytes) -> bytes:
+    if not runs or max(runs) < BROKEN_BUILD:
+        return runs
+    kept = bytearray()
+    same = SAME_COMMIT
+    for run in runs:
+        same &= run
+        if not run & BROKEN_BUILD:
+            kept.append(run & (FAILED | RETRIED) | same)
+            same = SAME_COMMIT
+    return bytes(kept)
+
+
+def _compute_posterior(runs: bytes) -> tuple[Sequence[float], float]:
+    """Returns the posterior probabilities of _RATES, and the probability that the code is broken at the last run."""
+    if not runs:
+        return _UNKNOWN, 0.0
+    passes = len(runs)
+    blocks: dict[tuple[bytes, bool], int] = {}
+    for match in _FAILURES.finditer(runs):
+        key = match[0], match.start() == 0
+        blocks[key] = blocks.get(key, 0) + 1
+        passes -= len(match[0]) - (not match[0][-1] & FAILED)
+    retried = sum(runs.count(flags) for flags in (RETRIED, RETRIED | SAME_COMMIT))
+    logs = [prior + passes * each for prior, each in zip(_PRIOR, _LOG_PASS, strict=True)]
+    if retried:
+        logs = [log + retried * each for log, each in zip(logs, _LOG_FAILURE, strict=True)]
+    for (block, first), count in blocks.items():
+        logs = [log + count * each for log, each in zip(logs, _explain(block, first)[0], strict=True)]
+    highest = max(logs)
+    weights = [math.exp(log - highest) for log in logs]
+    total = sum(weights)
+    weights = [weight / total for weight in weights]
+    if not runs[-1] & FAILED:
+        return weights, 0.0
+    block, first = list(blocks)[-1]
+    last = _explain(block, first)[1] if block[-1] & FAILED else ()
+    return weights, sum(weight * share for weight, share in zip(weights, last, strict=True))
+
+
+@lru_cache(maxsize=1024)
+def _explain(block: bytes, first: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Returns the logarithm of the likelihood of failures in a row for each of _RATES, and the probability that the
+    code is broken at the last of them.
+
+    `block` has the failures and the run that ended them, if there is one already; its own result is not part of the
+    likelihood. Before the failures the code was good, since the run before them passed; `first` says that there is no
+    run before.
+    """
+    logs, broken_shares = [], []
+    for rate in _RATES:
+        broken = BREAK_RATE / (BREAK_RATE + FIX_RATE) if first else 0.0
+        good, log = 1 - broken, 0.0
+        for index, run in enumerate(block):
+            if not run & SAME_COMMIT and (index or not first):
+                change = good * BREAK_RATE - broken * FIX_RATE
+                good, broken = good - change, broken + change
+            if run & FAILED:
+                good *= rate
+            else:
+                broken = 0.0
+            if (total := good + broken) < _SMALL:
+                scale = max(total, _SMALL**2)
+                log += math.log(scale)
+                good, broken = good / scale, broken / scale
+        total = max(good + broken, _SMALL**2)
+        logs.append(log + math.log(total))
+        broken_shares.append(broken / total)
+    return tuple(logs), tuple(broken_shares)
+
+
+def _find_quantile(weights: Sequence[float], share: float) -> float:
+    """Returns the rate that the flake rate does not exceed with a probability of `share`."""
+    below = weights[0]
+    if share <= below:
+        return 0.0
+    previous = below
+    for index, weight in enumerate(weights[1:]):
+        middle = below + weight / 2
+        if middle >= share:
+            width = (_HIGHEST - _LOWEST) / (_STEPS - 1)
+            part = (share - previous) / (middle - previous) if middle > previous else 1.0
+            return 1 / (1 + math.exp(-(_LOG_ODDS[index] - (1 - part) * width)))
+        below, previous = below + weight, middle
+    return _RATES[-1]
+
+
+def _measure_transitions(runs: bytes) -> float:
+    counted, weight, total = 0.0, 1.0, 0.0
+    for index in range(len(runs) - 1, 0, -1):
+        if (runs[index] ^ runs[index - 1]) & FAILED or runs[index] & RETRIED:
+            counted += weight
+        total += weight
+        weight *= RECENCY
+    return counted / total if total else 0.0
+
+
+def _find_trend(runs: bytes) -> Trend:
+    half = len(runs) // 2
+    if not any(run & (FAILED | RETRIED) for run in runs):
+        return "stable"
+    earlier, later = (_compute_posterior(part)[0] for part in (runs[:half], runs[half:]))
+    if _compare(earlier, later) >= TREND_FROM:
+        return "worsening"
+    return "improving" if _compare(later, earlier) >= TREND_FROM else "stable"
+
+
+def _compare(lower: Sequence[float], higher: Sequence[float]) -> float:
+    """Returns the probability that the rate with the posterior `lower` is below the one with the posterior `higher`, if
+    the test is flaky.
+    """
+    below, probability = 0.0, 0.0
+    for low, high in zip(lower[1:], higher[1:], strict=True):
+        probability += high * below
+        below += low
+    return probability / (sum(lower[1:]) * sum(higher[1:]))
+
+
+WARM_UP = 100
+"""Number of runs from which the rate of failures before is known well enough."""
+LOWEST_BASELINE = 0.005
+"""Lower rates are taken for this one. So of a test that never failed before, three failures within 25 runs are
+noticed.
+"""
+CAUTION, CAUTION_RUNS = 0.1, 250.0
+"""The rate before is taken as higher than its mean, since too low a rate would cause false alarms: by CAUTION standard
+deviations, and by CAUTION_RUNS / n more if n runs are known.
+"""
+RISE = 8.0
+"""Factor by which the odds of a failure have risen, if they have."""
+RUNS_PER_FALSE_ALARM = 10_000
+MAX_STREAK = 5
+"""Number of failures in a row that are weighed. The more there are, the more likely is broken code, and the less they
+say about flakiness; more than these change nothing.
+"""
+MAX_COUNTED = 2
+"""Number of failures in a row that count for the rate of failures."""
+
+
+class DriftState(msgspec.Struct, frozen=True):
+    """A test as `observe` knows it: its failures before, and the evidence that they have become more frequent.
+
+    The evidence is the logarithm of a likelihood ratio, a CUSUM (Page 1954). It begins with a failure, and is dropped
+    when passes have used it up. Then the runs meanwhile count as runs before, unless they were an emergence.
+    """
+
+    runs: int = 0
+    failures: int = 0
+    """Runs and failures before the evidence began."""
+    recent_runs: int = 0
+    recent_failures: int = 0
+    """Runs and failures since the evidence began."""
+    failure_evidence: float = 0.0
+    """Evidence just after the last failure. 0 if there is none."""
+    passes: int = 0
+    """Passes since the last failure, if there is evidence."""
+    pass_evidence: float = 0.0
+    """Evidence that each of these passes takes away."""
+    threshold: float = 0.0
+    streak: int = 0
+    """Number of failures in a row up to the last run."""
+    is_emerging: bool = False
+    """Whether the failures have become more frequent: from the run at which the evidence reached the threshold, until
+    the evidence is used up.
+    """
+
+    @property
+    def evidence(self) -> float:
+        return self.failure_evidence - self.passes * self.pass_evidence
+
+
+def observe(state: DriftState, run: int) -> DriftState:
+    """Returns the state after one more run."""
+    if run & BROKEN_BUILD:
+        return state
+    if run & (FAILED | RETRIED):
+        return _observe_failure(state, 0 if run & RETRIED else state.streak + 1)
+    return observe_passes(state, 1)
+
+
+def observe_passes(state: DriftState, count: int) -> DriftState:
+    """Returns the state after `count` runs that passed at the first attempt: the same as `count` calls of `observe`."""
+    if not count:
+        return state
+    passes = state.passes + count
+    if state.failure_evidence > passes * state.pass_evidence:
+        return msgspec.structs.replace(state, passes=passes, recent_runs=state.recent_runs + count, streak=0)
+    if state.is_emerging:
+        return DriftState(runs=state.runs + passes, failures=state.failures)
+    return DriftState(runs=state.runs + state.recent_runs + count, failures=state.failures + state.recent_failures)
+
+
+def _observe_failure(state: DriftState, streak: int) -> DriftState:
+    """Returns the state after a run that failed, or passed on a retry. `streak` is the state's new `streak`."""
+    if streak > MAX_STREAK:
+        return msgspec.structs.replace(state, streak=streak)
+    counted = streak <= MAX_COUNTED
+    if state.runs < WARM_UP:
+        return DriftState(runs=state.runs + counted, failures=state.failures + counted, streak=streak)
+    known = state.runs + RATE_FAILURES + RATE_PASSES
+    mean = (state.failures + RATE_FAILURES) / known
+    caution = CAUTION + CAUTION_RUNS / known
+    before = max(LOWEST_BASELINE, mean + caution * math.sqrt(mean * (1 - mean) / known))
+    odds = RISE * before / (1 - before)
+    risen = odds / (1 + odds)
+    ratio = math.log(risen / before)
+    threshold = math.log(RUNS_PER_FALSE_ALARM * risen * (1 - before / risen) / ratio)
+    gain = _weigh_failure(risen, streak) - _weigh_failure(before, streak) if streak else ratio
+    evidence = min(threshold, state.evidence + gain)
+    return DriftState(
+        runs=state.runs,
+        failures=state.failures,
+        recent_runs=state.recent_runs + counted,
+        recent_failures=state.recent_failures + counted,
+        failure_evidence=evidence,
+        pass_evidence=math.log((1 - before) / (1 - risen)),
+        threshold=threshold,
+        streak=streak,
+        is_emerging=state.is_emerging or evidence >= threshold,
+    )
+
+
+def _weigh_failure(rate: float, streak: int) -> float:
+    """Returns the logarithm of the probability of the last one of failures in a row, given those before it."""
+    good, broken, before = 1.0, 0.0, 1.0
+    for _ in range(streak):
+        before = good + broken
+        good, broken = good * rate, good * BREAK_RATE + broken * (1 - FIX_RATE)
+    return math.log((good + broken) / before)
