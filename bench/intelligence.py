@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.intelligence_parts import emerging, flaky
+from bench.intelligence_parts import emerging, explanations, flaky, templates
 from bench.intelligence_parts.flaky_windows import SEQUENCES
 from bench.support.report import Report
 
@@ -25,9 +25,13 @@ class Part(NamedTuple):
 PARTS = {
     "flaky": Part(flaky.run, (SEQUENCES,)),
     "emerging": Part(emerging.run, (SEQUENCES,)),
+    "explanations": Part(explanations.run, (explanations.FOLDER,)),
+    "templates": Part(templates.run, (templates.FOLDER,)),
 }
 SOURCES = {
     SEQUENCES: "4,000 runs of each flaky test: github.com/TestingResearchIllinois/rerunning-no-tests",
+    explanations.FOLDER: "logs of failed builds with marked parts: LogChunks at zenodo.org",
+    templates.FOLDER: "lines of logs with their templates: github.com/logpai/loghub, files *_structured.csv, gzipped",
 }
 """Where the data is published."""
 
