@@ -215,12 +215,15 @@ class BuildController(Controller):
 
     @get("/{build_id:int}", guards=[CAN_READ], **takes_as_of(BUILD_HISTORY, "build_id"))
     async def get_build(self, ctx: RequestContext, build_id: int) -> BuildDetail:
-        """Returns a build with its totals and comments and, while it is queued, the reason why it waits."""
+        """Returns a build with its totals and comments. While it is queued, also returns the reason why it waits; once
+        it has failed, the parts of its log that explain the failure.
+        """
         async with read_build(ctx, build_id) as (connection, row):
             waits = row.status == "queued" and row.assigned_at is None
             waiting_for = await fetch_waiting_reason(connection, build_id) if waits else None
             comments = await builds.fetch_comments(connection, build_id)
-        return detail(row, waiting_for, comments)
+            explanation = await builds.find_explanation(connection, build_id)
+        return detail(row, waiting_for, comments, explanation)
 
     @post("/{build_id:int}/stop", status_code=200, guards=[CAN_BUILD])
     async def stop_build(self, ctx: RequestContext, build_id: int) -> BuildStatus:

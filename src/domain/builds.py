@@ -18,6 +18,7 @@ from domain.build_reasons import LossReason, Reason
 from domain.core.data_keys import build_key
 from domain.core.events import UNSTAMPED, Category, Event, copy_fields
 from domain.jobs import Configuration, QuarantineMode
+from domain.log_explanations import Excerpt
 from domain.nodes import agent_notification
 from domain.reports import COUNTS, Report
 from domain.triggers import BuildTrigger
@@ -46,17 +47,8 @@ class BuildQueued(BuildEvent, frozen=True):
 
     name: ClassVar[str] = "build.queued"
     sealed: ClassVar[tuple[str, ...]] = (
-        "configuration",
-        "branch",
-        "commit_sha",
-        "repository",
-        "job_title",
-        "test_ids",
-        "required_tags",
-        "pool_labels",
-        "matrix",
-        "fork",
-        "cache_ref",
+        *("configuration", "branch", "commit_sha", "repository", "job_title", "test_ids"),
+        *("required_tags", "pool_labels", "matrix", "fork", "cache_ref"),
     )
     configuration: Configuration = Configuration()
     branch: str = ""
@@ -198,6 +190,19 @@ class BuildFinished(BuildEvent, frozen=True):
         return agent_notification(self.node_id, self.build_id)
 
 
+class BuildExplained(BuildEvent, frozen=True):
+    """The excerpts of a failed build's log that explain the failure were found. The best one comes first."""
+
+    name: ClassVar[str] = "build.explained"
+    sealed: ClassVar[tuple[str, ...]] = ("lines",)
+    attempt: int
+    ranking: int
+    """`domain.log_explanations.VERSION` of the server that found the excerpts."""
+    excerpts: list[Excerpt] = []
+    lines: list[list[str]] = []
+    """The lines of each excerpt, long ones cut."""
+
+
 class BuildMovedToTop(BuildEvent, frozen=True):
     """A user moved the build ahead of all builds that are waiting at this moment, whatever their priority."""
 
@@ -253,6 +258,7 @@ class Build(msgspec.Struct, frozen=True):
     approved_by: str | None = None
     """Actor who approved the untrusted build; None if nobody did."""
     comments: tuple[int, ...] = ()
+    explained: bool = False
 
     @property
     def build_id(self) -> int:
@@ -342,6 +348,8 @@ def evolve(state: AnyBuild | None, event: Event) -> AnyBuild | None:
             return msgspec.structs.replace(state, pinned=isinstance(event, BuildPinned))
         case BuildApproved():
             return msgspec.structs.replace(state, approved_by=event.actor)
+        case BuildExplained():
+            return msgspec.structs.replace(state, explained=True)
         case BuildCommented():
             return msgspec.structs.replace(state, comments=(*state.comments, event.comment_id))
         case BuildDeleted():
@@ -385,16 +393,6 @@ def status_of(state: AnyBuild) -> Status:
 
 BUILD = Category[AnyBuild | None]("build", None, evolve)
 EVENTS = (
-    BuildQueued,
-    BuildApproved,
-    BuildAssigned,
-    BuildRequeued,
-    BuildStarted,
-    ReportRecorded,
-    BuildFinished,
-    BuildMovedToTop,
-    BuildPinned,
-    BuildUnpinned,
-    BuildCommented,
-    BuildDeleted,
+    *(BuildQueued, BuildApproved, BuildAssigned, BuildRequeued, BuildStarted, ReportRecorded, BuildFinished),
+    *(BuildExplained, BuildMovedToTop, BuildPinned, BuildUnpinned, BuildCommented, BuildDeleted),
 )

@@ -9,7 +9,7 @@ from domain.build_reasons import Reason
 from domain.builds import VisibleStatus
 from domain.core.events import copy_fields
 from domain.triggers import BuildTrigger
-from projections.builds import BuildRow, CommentView
+from projections.builds import BuildRow, CommentView, ExplanationRow
 
 
 class BuildItem(msgspec.Struct):
@@ -43,6 +43,25 @@ class BuildItem(msgspec.Struct):
     """Whether the build waits until a writer of the project approves it by `POST /builds/{build_id}/approve`."""
 
 
+class FailureExcerpt(msgspec.Struct):
+    """Lines of a failed build's log that probably explain the failure."""
+
+    attempt: int
+    """Attempt of the build whose log this is."""
+    first_line: int
+    """Number of the first line in the log. The first line of a log has the number 1."""
+    last_line: int
+    lines: list[str]
+    """The lines without their times. Long lines are cut after 400 characters."""
+    score: float
+    """Between 0 and 1. The higher it is, the more signals of a failure the lines have. It is no probability."""
+    reasons: list[str]
+    """Kinds of signals in the lines, the strongest first: `test_failure`, `source_error`, `failure_list`, `exception`,
+    `system_error`, `detail`, `error_word`, `outcome`; or `end_of_log` if no line of the log has any. After these,
+    what makes the score lower: `repeated`, `in_passed_build`, `after_the_end`.
+    """
+
+
 class BuildDetail(BuildItem):
     passed: int
     failed: int
@@ -74,6 +93,10 @@ class BuildDetail(BuildItem):
     keep_forever: bool
     waiting_for: str | None
     """Why a queued build is not assigned yet; null until the dispatcher has tried to assign it."""
+    failure_excerpts: list[FailureExcerpt]
+    """Up to three excerpts of a failed build's log that probably explain the failure, the best first. They are found in
+    the seconds after the end of the build; empty before, and for builds that did not fail.
+    """
     comments: list[CommentView]
     """Comments, the oldest first."""
     configuration: dict[str, Any]
@@ -83,7 +106,9 @@ def item(row: BuildRow) -> BuildItem:
     return copy_fields(BuildItem, row, **_calculated(row))
 
 
-def detail(row: BuildRow, waiting_for: str | None, comments: list[CommentView]) -> BuildDetail:
+def detail(
+    row: BuildRow, waiting_for: str | None, comments: list[CommentView], explanation: ExplanationRow | None
+) -> BuildDetail:
     return copy_fields(
         BuildDetail,
         row,
@@ -92,8 +117,22 @@ def detail(row: BuildRow, waiting_for: str | None, comments: list[CommentView]) 
         trigger=msgspec.convert(row.trigger, BuildTrigger) if row.trigger else None,
         keep_forever=row.pinned,
         waiting_for=waiting_for,
+        failure_excerpts=[] if explanation is None else _excerpts(explanation),
         comments=comments,
     )
+
+
+def _excerpts(row: ExplanationRow) -> list[FailureExcerpt]:
+    # The lines of an erased event are empty.
+    lines = [*row.lines, *([] for _ in row.excerpts)]
+    return [
+        FailureExcerpt(
+            row.attempt,
+            **{name: excerpt[name] for name in ("first_line", "last_line", "score", "reasons")},
+            lines=lines[number],
+        )
+        for number, excerpt in enumerate(row.excerpts)
+    ]
 
 
 def _calculated(row: BuildRow) -> dict[str, int]:

@@ -25,15 +25,16 @@ from projections.engine.model import (
     Table,
 )
 from projections.engine.queries import fetch_all, fetch_column, fetch_value, find_row
-from projections.projects import ProjectRow
 from store.postgres.queries import Source, fetch_rows
 
-VERSION = 5
+VERSION = 6
 
 MAX_COUNT = 10_000
 """Number at which counting stops if several filters are combined. With a single filter the count is exact."""
 MAX_NEWER = 200
 """Number of a job's newest builds among which `find_superseded` looks for newer changes."""
+MAX_OLDER = 200
+"""Number of older builds of a job among which `find_last_passed` looks."""
 MAX_ON_COMMIT = 5
 """Number of other builds on the same commit with which a report is compared, at most."""
 
@@ -111,6 +112,17 @@ class CommentRow(Row, frozen=True):
     created_at: datetime
 
 
+class ExplanationRow(Row, frozen=True):
+    """The excerpts of a failed build's log that explain the failure. Not in `builds`, since lists do not show them."""
+
+    table = Table("build_explanations", VERSION, key=("build_id",), indexes=("(job_id)",))
+    build_id: int
+    job_id: int
+    attempt: Int
+    excerpts: list[dict[str, Any]]
+    lines: list[list[str]]
+
+
 def _configuration_column(configuration: Configuration) -> dict[str, Any]:
     """Returns a configuration as JSON, with names of secrets only. Leaves out unset options that later releases added:
     rows of older releases lack them, too.
@@ -146,11 +158,16 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
         case JobDeleted():
             yield DeleteWhere(BuildRow, "job_id", event.job_id)
             yield DeleteWhere(CommentRow, "job_id", event.job_id)
+            yield DeleteWhere(ExplanationRow, "job_id", event.job_id)
         case builds.BuildCommented():
             yield CommentRow(event.comment_id, event.build_id, event.job_id, event.text, event.author, event.at)
         case builds.BuildDeleted():
             yield Delete(BuildRow, event.build_id)
             yield DeleteWhere(CommentRow, "build_id", event.build_id)
+            yield Delete(ExplanationRow, event.build_id)
+        case builds.BuildExplained():
+            if rows.get(BuildRow, event.build_id) is not None:  # None once its job is deleted
+                yield copy_fields(ExplanationRow, event, excerpts=msgspec.to_builtins(event.excerpts))
         case builds.BuildEvent():
             build = rows.get(BuildRow, event.build_id)
             if build is not None:  # None once its job is deleted
@@ -195,7 +212,9 @@ def _changes(recorded: Recorded, event: builds.BuildEvent, build: BuildRow) -> d
             return {}
 
 
-PROJECTION = Projection("builds", VERSION, (BuildRow, CommentRow), keys, apply, handles=(builds.BuildEvent, JobDeleted))
+PROJECTION = Projection(
+    "builds", VERSION, (BuildRow, CommentRow, ExplanationRow), keys, apply, handles=(builds.BuildEvent, JobDeleted)
+)
 
 
 class BuildFilters(msgspec.Struct, frozen=True):
@@ -239,6 +258,10 @@ async def find(source: Source, build_id: int) -> BuildRow | None:
     return await find_row(source, BuildRow, build_id)
 
 
+async def find_explanation(source: Source, build_id: int) -> ExplanationRow | None:
+    return await find_row(source, ExplanationRow, build_id)
+
+
 async def fetch_page(source: Source, filters: BuildFilters, limit: int, offset: int) -> list[BuildRow]:
     """Returns a page of builds, newest first."""
     return await fetch_all(
@@ -269,38 +292,6 @@ async def count(
     return BuildCount(MAX_COUNT, True) if limit is not None and count == limit else BuildCount(count, False)
 
 
-class ExpiredBuild(NamedTuple):
-    """A build that exceeds the retention of its project, according to the read model."""
-
-    id: int
-    project_id: int
-    retention_days: int
-    retention_builds: int
-
-
-async def find_expired(source: Source, now: datetime, limit: int) -> list[ExpiredBuild]:
-    """Returns finished, unpinned builds that exceed their project's retention by age or by number, oldest first.
-
-    Leaves out a group if one of its builds must stay. Within a group, passed builds come first: if the failed builds
-    were deleted first, the group would seem to have passed.
-    """
-    query = (
-        "SELECT id, project_id, retention_days, retention_builds"
-        " FROM (SELECT *, bool_and(is_due) OVER (PARTITION BY coalesce(group_id, id)) AS is_group_due"
-        "  FROM (SELECT id, group_id, status, project_id, retention_days, retention_builds,"
-        "    finished_at IS NOT NULL AND NOT pinned AND ("
-        "     (retention_days > 0 AND finished_at < %(now)s - make_interval(days => retention_days))"
-        "     OR (retention_builds > 0 AND number > retention_builds)) AS is_due"
-        "   FROM (SELECT b.id, b.group_id, b.status, b.project_id, b.pinned, b.finished_at,"
-        "      p.retention_days, p.retention_builds,"
-        "      count(b.finished_at) OVER (PARTITION BY b.job_id ORDER BY b.id DESC) AS number"
-        f"     FROM {BuildRow.table} b JOIN {ProjectRow.table} p ON p.id = b.project_id"
-        "     WHERE p.retention_days > 0 OR p.retention_builds > 0) numbered) judged) grouped"
-        " WHERE is_group_due ORDER BY coalesce(group_id, id), status = 'passed' DESC, id LIMIT %(limit)s"
-    )
-    return [ExpiredBuild(*row) for row in await fetch_rows(source, query, {"now": now, "limit": limit})]
-
-
 class SupersededBuild(NamedTuple):
     build_id: int
     change_id: int
@@ -320,6 +311,20 @@ async def find_ended_on_commit(
     )
     parameters = {"job": job_id, "commit": commit_sha, "matrix": Jsonb(dict(matrix)), "other": other_than}
     return await fetch_column(source, query, parameters)
+
+
+async def find_last_passed(source: Source, build_id: int) -> int | None:
+    """Returns the id of the last build before this one, of the same job and combination, that passed. Searches the
+    MAX_OLDER builds before; None if there is no passed build among them.
+    """
+    query = (
+        f"SELECT older.id FROM {BuildRow.table} this CROSS JOIN LATERAL (SELECT id, status, matrix"
+        f"  FROM {BuildRow.table} WHERE job_id = this.job_id AND id < this.id ORDER BY id DESC LIMIT {MAX_OLDER}) older"
+        " WHERE this.id = %(id)s AND older.status = 'passed' AND older.matrix = this.matrix"
+        " ORDER BY older.id DESC LIMIT 1"
+    )
+    found = await fetch_value(source, query, {"id": build_id})
+    return None if found is None else int(found)
 
 
 async def find_superseded(source: Source, job_ids: Sequence[int]) -> list[SupersededBuild]:

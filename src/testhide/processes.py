@@ -320,6 +320,7 @@ def work(settings: Settings) -> None:
     from workers.deliveries.webhooks import WebhookSender
     from workers.docker_agents import DockerOperator
     from workers.docker_watch import DockerWatch
+    from workers.explanations import BuildExplainer
     from workers.flakiness import FlakinessWatch
     from workers.gitops import PipelineSyncer
     from workers.reactions.reaction import Tools
@@ -369,6 +370,7 @@ def work(settings: Settings) -> None:
                 vcenters=VcenterOperator(
                     log, handler, vcenters(settings, outgoing, secrets), secrets, settings.public_url, utcnow
                 ),
+                explainer=BuildExplainer(pool, log, handler, BuildLogs(pool)),
             )
             reactions = ReactionDispatcher(pool, log, listener, settings.redis_url, REACTIONS, tools)
 

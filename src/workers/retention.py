@@ -15,8 +15,7 @@ from commands.build_actions import DeleteBuild
 from commands.handler import CommandContext, Handler
 from domain.core.errors import Rejection
 from domain.projects import PROJECT
-from projections import builds
-from projections.builds import ExpiredBuild
+from projections.retention import ExpiredBuild, find_expired
 from store.log.event_log import EventLog
 from store.tables.alarms import set_alarm
 
@@ -46,7 +45,7 @@ class Retention:
 
     async def sweep(self) -> int:
         """Deletes at most `sweep_size` of the builds that are due. Returns the number of deleted builds."""
-        due = await builds.find_expired(self.pool, self.clock(), self.sweep_size)
+        due = await find_expired(self.pool, self.clock(), self.sweep_size)
         differing = await self._find_differing(due)
         message = f"retention deletes nothing in projects {differing}: {DIFFERS}" if differing else None
         await set_alarm(self.pool, "retention", message)

@@ -36,7 +36,7 @@ def build(**more: Any) -> BuildDetail:
         external=False,
         configuration={},
     )
-    return msgspec.structs.replace(detail(row, None, []), **more)
+    return msgspec.structs.replace(detail(row, None, [], None), **more)
 
 
 def test_a_failed_build() -> None:

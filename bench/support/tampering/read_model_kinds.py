@@ -9,7 +9,7 @@ from projections.audit_trail import TrailRow
 from projections.auth import ApiTokenRow, SessionRow, UserRow
 from projections.autoscaling import AutoscalingRow
 from projections.build_positions import BuildPositionsRow, DeletedJobRow
-from projections.builds import BuildRow, CommentRow
+from projections.builds import BuildRow, CommentRow, ExplanationRow
 from projections.docker_agents import DockerAgentRow
 from projections.engine.model import Row
 from projections.event_index import RelatedRow
@@ -199,6 +199,12 @@ READ_MODEL_KINDS = (
         "comparison",
     ),
     of_row("builds", CommentRow, "a comment is changed", "text", "'looks good'"),
+    of_model(
+        "builds",
+        ExplanationRow.table,
+        "an explanation of a failed build is made up",
+        lambda scene: scene.execute(f"INSERT INTO {ExplanationRow.table} VALUES (999999, 1, 1, '[]', '[]')"),
+    ),
     of_rows("quarantine", QuarantineRow, "tests are taken out of the quarantine"),
     of_row("known_issues", KnownIssueRow, "the pattern of a known issue is changed", "value", "'.*'", "comparison"),
     of_rows("known_issues", IssueFailureRow, "what a known issue learned from failures is removed", "comparison"),

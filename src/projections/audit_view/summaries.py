@@ -273,6 +273,7 @@ SUMMARIES: Mapping[type[Event], str | Callable[[Any], str]] = {
     builds.BuildStarted: _started,
     builds.ReportRecorded: _reported,
     builds.BuildFinished: _finished,
+    builds.BuildExplained: "found what may explain the failure of build {build_id} in its log",
     builds.BuildMovedToTop: "moved build {build_id} to the top of the queue",
     builds.BuildPinned: "chose to keep build {build_id} for ever",
     builds.BuildUnpinned: "chose to keep build {build_id} no longer for ever",

@@ -29,7 +29,7 @@ from domain.triage import TRIAGE
 from domain.users import USER, UserRegistered
 from projections import event_index
 from projections.auth import UserRow
-from projections.builds import BuildRow, CommentRow
+from projections.builds import BuildRow, CommentRow, ExplanationRow
 from projections.engine.model import Row
 from projections.event_index import Kind
 from projections.jobs import ConfigurationRow, JobRow
@@ -224,10 +224,10 @@ async def fold_builds(reader: HistoricalReader, ids: Sequence[int]) -> list[Buil
     return [row for row in reader.tables.get_many(BuildRow, ids) if row is not None]
 
 
-_REPORT_ROWS = (BuildRow, ReportRow, BlockRow, SupersededRow, TriageRow, RuleMatchRow)
-_TEST_ROWS = (ResultTextRow, TestCaseRow, UserRow, KnownIssueRow, QuarantineRow)
+_REPORT_ROWS = (BuildRow, ReportRow, BlockRow, SupersededRow, ResultTextRow, TriageRow, RuleMatchRow)
+_TEST_ROWS = (TestCaseRow, UserRow, KnownIssueRow, QuarantineRow)
 
-BUILD_HISTORY = HistoricalResource("build", _build_with_comments, (BuildRow, CommentRow, UserRow))
+BUILD_HISTORY = HistoricalResource("build", _build_with_comments, (BuildRow, CommentRow, ExplanationRow, UserRow))
 REPORT_HISTORY = HistoricalResource("build", _report, _REPORT_ROWS)
 TESTS_HISTORY = HistoricalResource("build", _tests, _REPORT_ROWS + _TEST_ROWS)
 JOB_HISTORY = HistoricalResource("job", _job_with_newest_build, (JobRow, BuildRow))

@@ -1,5 +1,6 @@
 """Builds the messages of notifications from the log. A message shows the data that a GET returned when the event
-happened.
+happened. There is one exception: a message about the end of a failed build shows the excerpts of its log that explain
+the failure, if they have been found by the time of the attempt. No message waits for them.
 
 Messages are not stored: each attempt builds the message again. So data that was erased meanwhile is missing in the
 message.
@@ -12,7 +13,7 @@ from time import monotonic
 import msgspec
 from cachetools import TTLCache
 
-from domain.builds import BUILD, BuildFinished, BuildStarted
+from domain.builds import BUILD, BuildExplained, BuildFinished, BuildStarted
 from domain.core.events import Event, Recorded, readable
 from domain.flakiness import TestTurnedFlaky
 from domain.nodes import NODE, NodeWentOffline
@@ -20,7 +21,7 @@ from domain.notifications import NotificationMessage, message_id
 from domain.quarantine import TestsQuarantined
 from domain.users import USER
 from projections.build_views import BuildDetail, detail
-from projections.builds import BuildRow, CommentRow, CommentView
+from projections.builds import BuildRow, CommentRow, CommentView, ExplanationRow
 from projections.engine.model import Row
 from projections.nodes import NodeRow, NodeView
 from projections.time_travel.historical_tables import HistoricalTables
@@ -108,14 +109,14 @@ class MessageBuilder:
                 raise LookupError(f"there are no notifications of {event.name}")
 
     async def _build_detail(self, build_id: int, version: int) -> BuildDetail:
-        tables = await self._fold((BuildRow, CommentRow), BUILD.at(build_id).name, version)
+        tables = await self._fold((BuildRow, CommentRow, ExplanationRow), BUILD.at(build_id).name, version)
         row = tables.get(BuildRow, build_id)
         assert row is not None, "its stream holds the event"
         comments = [
             CommentView(comment.id, build_id, comment.text, await self._email(comment.author), comment.created_at)
             for comment in tables.all(CommentRow)
         ]
-        return detail(row, None, comments)
+        return detail(row, None, comments, tables.get(ExplanationRow, build_id))
 
     async def _node(self, node_id: int, version: int) -> NodeView:
         tables = await self._fold((NodeRow,), NODE.at(node_id).name, version)
@@ -126,7 +127,7 @@ class MessageBuilder:
     async def _fold(self, rows: Sequence[type[Row]], stream: str, version: int) -> HistoricalTables:
         def add(tables: HistoricalTables, events: Sequence[Recorded]) -> HistoricalTables:
             for recorded in events:
-                if recorded.version <= version:
+                if recorded.version <= version or isinstance(recorded.event, BuildExplained):
                     tables.apply(recorded)
             return tables
 

@@ -14,6 +14,7 @@ from store.tables.reactions import DEFAULT_RETRIES, RetryPolicy
 from store.tables.shared_caches import SharedCaches
 from workers.changes import ChangeEvaluator
 from workers.docker_agents import DockerOperator
+from workers.explanations import BuildExplainer
 from workers.gitops import PipelineSyncer
 from workers.reactions.host_calls import HostCalls
 from workers.reactions.statuses import BuildStates
@@ -59,6 +60,9 @@ class Tools:
     vcenters: VcenterOperator | None = None
     """Carries out operations on vCenters; None in a process that carries out none."""
 
+    explainer: BuildExplainer | None = None
+    """Explains failed builds; None in a process that explains none."""
+
     def count_deleted(self, deleted: int, total: int) -> None:
         self.on_progress(f"{deleted:,} of {total:,} artifacts deleted")
 
@@ -73,10 +77,10 @@ class RetryLater(Exception):
         self.seconds = seconds
 
 
-Queue = Literal["deletions", "mails", "statuses", "changes", "gitops", "tickets", "docker", "vcenter"]
+Queue = Literal["deletions", "mails", "statuses", "changes", "gitops", "tickets", "docker", "vcenter", "explanations"]
 QUEUES: tuple[Queue, ...] = get_args(Queue)
 """Names of the queues. Reactions of one queue can delay each other. Reactions of different queues cannot."""
-QUEUES_WITH_TURNS: tuple[Queue, ...] = ("changes", "gitops", "tickets")
+QUEUES_WITH_TURNS: tuple[Queue, ...] = ("changes", "gitops", "tickets", "explanations")
 """Queues in which projects take turns, since the hooks or the failing builds of one project can fill them: a process
 runs a few reactions of each project at the same time. The others of the project stay due, and use up no slots and no
 tries.

@@ -32,6 +32,7 @@ from store.clock import utcnow
 from store.tables.reactions import RetryPolicy
 from store.tables.shared_caches import prefix_of_job
 from workers.docker_agents import DockerDelayed
+from workers.explanations import select_failed
 from workers.reactions.mails import link_mail, password_notice
 from workers.reactions.reaction import Reaction, RetryLater, Tools
 from workers.reactions.statuses import select_of_repositories, set_build_status
@@ -183,6 +184,16 @@ async def when_build_finished_write_its_tickets(event: Event, tools: Tools) -> N
         raise RetryLater(error.retry_after_s or TICKET_PAUSE_S, str(error)) from None
 
 
+async def select_failed_builds(events: Sequence[Recorded], tools: Tools) -> Sequence[Recorded]:
+    return [] if tools.explainer is None else select_failed(events)
+
+
+async def when_build_finished_explain_its_failure(event: Event, tools: Tools) -> None:
+    assert isinstance(event, BuildFinished)
+    if tools.explainer is not None:
+        await tools.explainer.explain(event)
+
+
 async def when_docker_operation_requested_carry_it_out(event: Event, tools: Tools) -> None:
     assert isinstance(event, DockerAgentEvent)
     if tools.docker is None:
@@ -231,6 +242,8 @@ TICKETS_LIMIT_S = 900
 """Time limit of the tickets of a build, in seconds. There may be some 20 tickets for each of a few integrations, with a
 few calls of 10 s each.
 """
+EXPLANATION_LIMIT_S = 1_200
+"""Time limit of explaining a build, in seconds. Its log, and that of the last passed build, may have 1 GiB each."""
 VCENTER_LIMIT_S = 4_000
 """Time limit of an operation on a vCenter, in seconds. Cloning a machine with large disks may take an hour."""
 VCENTER_RETRIES = RetryPolicy(tries=10, max_pause_s=60)
@@ -320,6 +333,15 @@ REACTIONS = (
         TICKETS_LIMIT_S,
         repeats_old=False,
         select=select_builds_with_tickets,
+    ),
+    Reaction(
+        "explain_a_failed_build",
+        BuildFinished,
+        when_build_finished_explain_its_failure,
+        "explanations",
+        EXPLANATION_LIMIT_S,
+        repeats_old=False,
+        select=select_failed_builds,
     ),
     *(
         Reaction(
