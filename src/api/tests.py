@@ -1,9 +1,10 @@
 """Test results: the totals of a build, its results, and the history of a test."""
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from litestar import Controller, Response, get
@@ -16,11 +17,14 @@ from api.http.paging import Paged, check_one_offset, next_page
 from api.http.permissions import CAN_READ
 from api.http.request_context import RequestContext
 from api.http.types import MAX_ID, to_view
+from commands.reports.causes import MAX_EXAMPLES, CauseKind, EqualFailures, FailureCause, find_causes
 from domain.core.errors import NotFound
+from domain.first_failures import FirstFailure
 from domain.quarantine import filter_quarantined
 from domain.results import FAILED, PASSED, SKIPPED, STATUSES, ResultStatus
+from domain.stack_similarity import MAX_TRACES
 from domain.triage import Classification, Source
-from projections import quarantine, results_history, results_queries
+from projections import first_failures, quarantine, results_history, results_queries
 from projections.results_history import ResultOrigin
 from projections.results_queries import ReportRanges, Result, ResultFilters, SuiteTotal
 from projections.time_travel.historical_reads import REPORT_HISTORY, TESTS_HISTORY
@@ -49,6 +53,21 @@ class ReportFile(msgspec.Struct):
     warnings: list[str]
 
 
+class CauseView(msgspec.Struct):
+    """Failures of a build that probably have one cause: their stack traces are similar."""
+
+    kind: CauseKind
+    """`infrastructure` if the message is about the network, the machine or another system, else `test`."""
+    tests: int
+    """Number of results that failed for this cause."""
+    result_ids: list[int]
+    """Ids of the first of these results, 20 at most."""
+    signatures: list[str]
+    """Signatures of these results: equal failures have one signature."""
+    message: str
+    """Message of the first of these results."""
+
+
 class ReportView(msgspec.Struct):
     """Totals of a build. Each test counts with its last attempt.
 
@@ -69,6 +88,10 @@ class ReportView(msgspec.Struct):
     flaky: int
     """Number of results that passed only on a retry, or that had the opposite outcome in another build of the job on
     this commit.
+    """
+    causes: list[CauseView]
+    """Causes of the failures, that of most failures first. Contains only failures with one of the 60 most frequent
+    signatures, of the first 20,000 failures.
     """
     suites: list[SuiteItem]
     """Totals of each suite."""
@@ -118,8 +141,29 @@ class TestPage(msgspec.Struct):
     results: list[TestItem]
 
 
+class FirstBad(msgspec.Struct):
+    """Where a test began to fail, among the builds of the job with the same branch and matrix combination."""
+
+    build_id: int
+    """First build of those in a row in which the test failed."""
+    commit_sha: str | None
+    """Commit of that build, or the last of the commits since `last_good_commit`. Null if it is unknown."""
+    last_good_build_id: int | None
+    """Last build before, in which the test passed. Null if there is none among the last 500 results of the test."""
+    last_good_commit: str | None
+    """Commit of `last_good_build_id`. Null if it is unknown."""
+    failed_builds: int
+    """Number of builds in which the test failed, from `build_id` to the build of this result."""
+    cause: Literal["commit", "same_commit", "unknown"]
+    """`commit`: a commit after `last_good_commit`, up to `commit_sha`, broke the test. `same_commit`: the test passed
+    and failed on the same commit, so it is flaky. `unknown`: a build or commit is not known.
+    """
+
+
 class TestDetail(TestItem):
     build_id: int
+    first_bad: FirstBad | None
+    """Where the test began to fail; null if it did not fail in this build."""
     trace: str
     """Stack trace or other details of the failure."""
     system_out: str
@@ -172,11 +216,20 @@ class TestController(Controller):
 
     @get("/report/{build_id:int}", guards=[CAN_READ], **as_of(REPORT_HISTORY, "build_id"))
     async def get_report(self, ctx: RequestContext, build_id: int) -> ReportView:
-        """Returns the totals of a build's results, by suite and by report."""
+        """Returns the totals of a build's results, by suite and by report, and the causes of its failures: failed tests
+        with similar stack traces count as one cause.
+        """
         async with read_build(ctx, build_id) as (connection, _):
             ranges = await results_queries.fetch_reports(connection, build_id)
             totals = await results_queries.fetch_totals(connection, ranges)
-        return to_report_view(build_id, ranges, totals)
+            failures: list[EqualFailures] = []
+            if any(total.status == FAILED for total in totals):
+                failures = await results_queries.fetch_equal_failures(
+                    connection, ranges, EqualFailures, signatures=MAX_TRACES, examples=MAX_EXAMPLES
+                )
+        # In a thread, since comparing many long traces takes tenths of a second.
+        causes = await asyncio.to_thread(find_causes, failures) if failures else []
+        return to_report_view(build_id, ranges, totals, causes)
 
     @get("/tests", guards=[CAN_READ], **as_of(TESTS_HISTORY, "build_id"))
     async def list_tests(
@@ -227,11 +280,15 @@ class TestController(Controller):
             text = await results_history.find_text(connection, test_id)
             quarantined = await find_quarantined(connection, origin.job_id, ctx.effective_time, [result])
             system_out, system_err = await results_history.fetch_outputs(connection, ranges, test_id)
+            began = None
+            if result.status == FAILED:
+                began = await first_failures.find(connection, origin.case_id, origin.build_id, test_id)
         return to_view(
             TestDetail,
             to_item(ranges, result, quarantined),
             message=text.message if text is not None else "",
             build_id=origin.build_id,
+            first_bad=None if began is None else to_first_bad(began),
             trace=text.trace if text is not None else "",
             system_out=system_out,
             system_err=system_err,
@@ -267,7 +324,21 @@ async def find_visible_result(ctx: RequestContext, result_id: int) -> ResultOrig
     return await ctx.find_visible(results_history.find_origin, "test result", result_id)
 
 
-def to_report_view(build_id: int, ranges: ReportRanges, totals: list[SuiteTotal]) -> ReportView:
+def to_first_bad(found: FirstFailure) -> FirstBad:
+    good = found.last_good
+    return FirstBad(
+        found.first_bad.build_id,
+        found.first_bad.commit_sha,
+        None if good is None else good.build_id,
+        None if good is None else good.commit_sha,
+        found.failed_builds,
+        found.cause,
+    )
+
+
+def to_report_view(
+    build_id: int, ranges: ReportRanges, totals: list[SuiteTotal], causes: Sequence[FailureCause]
+) -> ReportView:
     suites: dict[str, dict[int, int]] = defaultdict(lambda: defaultdict(int))
     durations: dict[str, int] = defaultdict(int)
     flaky = [0] * len(ranges.reports)
@@ -288,6 +359,7 @@ def to_report_view(build_id: int, ranges: ReportRanges, totals: list[SuiteTotal]
         classified_by_rules=sum(total.classified_by_rules for total in totals),
         quarantined=sum(total.quarantined for total in totals),
         flaky=sum(flaky),
+        causes=[to_view(CauseView, cause, tests=cause.results) for cause in causes],
         suites=[
             SuiteItem(
                 name=name,

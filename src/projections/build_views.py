@@ -51,6 +51,7 @@ class FailureExcerpt(msgspec.Struct):
     first_line: int
     """Number of the first line in the log. The first line of a log has the number 1."""
     last_line: int
+    """Number of the last line, which belongs to the excerpt."""
     lines: list[str]
     """The lines without their times. Long lines are cut after 400 characters."""
     score: float

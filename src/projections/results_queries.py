@@ -44,6 +44,10 @@ from projections.triage import (
 from store.postgres.queries import Source, fetch_rows
 
 MESSAGE_LENGTH = 4_000
+MAX_FAILURES = 20_000
+"""Failures of a build that `fetch_equal_failures` reads, in the order of the reports."""
+TRACE_LENGTH = 16_384
+"""Characters of a trace that are compared with other traces."""
 """Number of characters of a failure message that lists show. `results_history.find_text` returns the whole message."""
 MAX_SUITES = 32_768
 """More suites than a report can have, so that `report index * MAX_SUITES + suite index` identifies a suite of a
@@ -266,6 +270,27 @@ async def fetch_flaky_node_ids(source: Source, build_id: int) -> list[str]:
     failed = "t.facts & %(status)s = %(failed)s"
     flaky = f"(t.facts & {FLAKY}) <> 0 OR ({failed} AND ({had_flaky_runs} OR {HAS_CLASSIFICATION}))"
     return await _node_ids(source, build_id, flaky)
+
+
+async def fetch_equal_failures(
+    source: Source, ranges: ReportRanges, into: type[T], *, signatures: int, examples: int
+) -> list[T]:
+    """Returns the failures with each signature, the most frequent signatures first: signature, number of results, ids
+    of the first `examples` results, and the message and the trace of the first result. Reads MAX_FAILURES at most.
+    """
+    filters = ResultFilters(status=FAILED)
+    query = (
+        f"WITH t AS (SELECT t.id, coalesce(x.signature, '') AS signature FROM {filters.tables}"
+        f"  LEFT JOIN {ResultTextRow.table} x ON x.id = t.id WHERE {filters.where(ranges)}"
+        f"  ORDER BY t.block, t.id LIMIT {MAX_FAILURES}),"
+        " g AS (SELECT signature, count(*) AS results, (array_agg(id ORDER BY id))[1:%(examples)s] AS ids FROM t"
+        "  GROUP BY signature ORDER BY results DESC, min(id) LIMIT %(signatures)s)"
+        f" SELECT g.signature, g.results, g.ids, left(coalesce(x.message, ''), {MESSAGE_LENGTH}),"
+        f" left(coalesce(x.trace, ''), {TRACE_LENGTH}) FROM g LEFT JOIN {ResultTextRow.table} x ON x.id = g.ids[1]"
+        " ORDER BY g.results DESC, g.ids[1]"
+    )
+    parameters = filters.parameters(ranges) | {"signatures": signatures, "examples": examples}
+    return await fetch_all(source, into, query, parameters)
 
 
 async def fetch_statuses(source: Source, ranges: ReportRanges, cases: Sequence[int]) -> set[tuple[int, int]]:

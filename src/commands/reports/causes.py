@@ -1,0 +1,92 @@
+"""Groups the failures of a build that probably have one cause, and tells failures of the infrastructure from others."""
+
+import re
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+
+from commands.reports.parser.signature import find_functions, mask
+from domain.stack_similarity import Trace, group
+
+MAX_EXAMPLES = 20
+"""Results of a cause that are named."""
+
+CauseKind = Literal["test", "infrastructure"]
+
+_EXCEPTION = re.compile(
+    r"^[ \t]{0,8}(?:E[ ]{3})?((?:[\w$]{1,80}\.){0,12}[\w$]{0,80}(?:Error|Exception|Failure))\b", re.MULTILINE
+)
+_INFRASTRUCTURE = re.compile(
+    r"\bconnection (?:was )?(?:refused|reset|aborted|closed|timed out)\b|\bconnect(?:ion)? timed? ?out\b"
+    r"|\bECONN(?:REFUSED|RESET)\b"
+    r"|\b(?:could not|cannot|failed to|unable to) (?:resolve|connect)\b|\bname or service not known\b|\bETIMEDOUT\b"
+    r"|\bENOTFOUND\b"
+    r"|\btemporary failure in name resolution\b|\bno route to host\b|\bnetwork is unreachable\b"
+    r"|\bno space left on device\b"
+    r"|\bout of memory\b|\bOutOfMemoryError\b|\bcannot allocate memory\b|\btoo many open files\b"
+    r"|\bdevice or resource busy\b"
+    r"|\bcannot connect to the docker daemon\b|\b50[234] (?:bad gateway|service unavailable|gateway time-?out)\b"
+    r"|\bcertificate (?:verify failed|has expired)\b|\btoo many connections\b|\bread-only file system\b"
+    r"|\bhost is down\b",
+    re.IGNORECASE,
+)
+_ASSERTION = re.compile(r"\bassert|\bexpected\b|\bComparisonFailure\b", re.IGNORECASE)
+
+
+class EqualFailures(msgspec.Struct, frozen=True):
+    """Failures of a build that have one signature."""
+
+    signature: str
+    results: int
+    result_ids: list[int]
+    """Ids of the first results, MAX_EXAMPLES at most."""
+    message: str
+    """Message of the first result."""
+    trace: str
+
+
+class FailureCause(msgspec.Struct, frozen=True):
+    """Failures of a build that probably have one cause."""
+
+    kind: CauseKind
+    results: int
+    result_ids: list[int]
+    signatures: list[str]
+    message: str
+    """Message of the first result."""
+
+
+def find_kind(message: str, trace: str) -> CauseKind:
+    """Returns `infrastructure` if the message, or the trace of a failure without a message, is one of the network, of
+    the machine or of another system. A failed assertion is a failure of the test, whatever it compares.
+    """
+    text = message or trace[-2000:]
+    return "infrastructure" if _INFRASTRUCTURE.search(text[:4096]) and not _ASSERTION.search(text[:4096]) else "test"
+
+
+def find_causes(failures: Sequence[EqualFailures]) -> list[FailureCause]:
+    """Returns the causes, that of most results first."""
+    found: dict[int, list[EqualFailures]] = {}
+    for number, failure in zip(group([_trace_of(failure) for failure in failures]), failures, strict=True):
+        found.setdefault(number, []).append(failure)
+    causes = [
+        FailureCause(
+            kind=find_kind(alike[0].message, alike[0].trace),
+            results=sum(failure.results for failure in alike),
+            result_ids=sorted(result_id for failure in alike for result_id in failure.result_ids)[:MAX_EXAMPLES],
+            signatures=[failure.signature for failure in alike],
+            message=alike[0].message,
+        )
+        for alike in found.values()
+    ]
+    return sorted(causes, key=lambda cause: (-cause.results, cause.result_ids))
+
+
+def _trace_of(failure: EqualFailures) -> Trace:
+    """Returns the trace by which a failure is compared. Without functions, the masked message takes their place: then
+    only failures with the same message are alike.
+    """
+    exception = _EXCEPTION.search(failure.message) or _EXCEPTION.search(failure.trace)
+    functions = tuple(find_functions(failure.trace))
+    return Trace(exception[1] if exception else "", functions or (mask(failure.message) or failure.signature,))

@@ -1,0 +1,63 @@
+"""Search for the commit that broke a test: between the last run that passed and the first that failed."""
+
+from collections.abc import Iterable
+from typing import Literal
+
+import msgspec
+
+from domain.results import FAILED, PASSED
+
+
+class BuildOutcome(msgspec.Struct, frozen=True):
+    """Results of a test in one build."""
+
+    build_id: int
+    commit_sha: str | None
+    failed: bool
+
+
+class FirstFailure(msgspec.Struct, frozen=True):
+    """Where a test began to fail, on one branch of one job."""
+
+    first_bad: BuildOutcome
+    last_good: BuildOutcome | None
+    """The last build before in which the test passed; None if there is none among the builds that were searched."""
+    failed_builds: int
+    """Number of builds in a row in which the test failed, from `first_bad` to the build that is asked about."""
+
+    @property
+    def cause(self) -> Literal["commit", "same_commit", "unknown"]:
+        """`same_commit`: the test passed and failed on one commit, so that no commit broke it."""
+        if self.last_good is None or not self.last_good.commit_sha or not self.first_bad.commit_sha:
+            return "unknown"
+        return "same_commit" if self.last_good.commit_sha == self.first_bad.commit_sha else "commit"
+
+
+def find_first_failure(results: Iterable[tuple[int, str | None, int]]) -> FirstFailure | None:
+    """Returns where the newest failures of a test began; None if it did not fail in the newest build.
+
+    `results` are (build id, commit, status) of one branch of one job, the newest first. A build in which the test both
+    passed and failed counts as failed. Builds in which it was skipped do not count.
+    """
+    first_bad: BuildOutcome | None = None
+    failed_builds = 0
+    for outcome in _by_build(results):
+        if not outcome.failed:
+            return None if first_bad is None else FirstFailure(first_bad, outcome, failed_builds)
+        first_bad = outcome
+        failed_builds += 1
+    return None if first_bad is None else FirstFailure(first_bad, None, failed_builds)
+
+
+def _by_build(results: Iterable[tuple[int, str | None, int]]) -> Iterable[BuildOutcome]:
+    current: BuildOutcome | None = None
+    for build_id, commit_sha, status in results:
+        if status not in (PASSED, FAILED):
+            continue
+        if current is not None and current.build_id != build_id:
+            yield current
+            current = None
+        failed = status == FAILED or (current is not None and current.failed)
+        current = BuildOutcome(build_id, commit_sha, failed)
+    if current is not None:
+        yield current

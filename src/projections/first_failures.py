@@ -1,0 +1,34 @@
+"""Query for the build in which a test began to fail."""
+
+from domain.first_failures import FirstFailure, find_first_failure
+from projections.builds import BuildRow
+from projections.results import STATUS, BlockRow, ReportRow, SupersededRow
+from projections.results_queries import FACTS, IS_CURRENT
+from store.postgres.queries import Source, fetch_rows
+
+MAX_RESULTS = 500
+"""Number of results of the test, the newest ones up to the failure, that are searched for one that passed."""
+
+
+async def find(source: Source, case_id: int, build_id: int, result_id: int) -> FirstFailure | None:
+    """Returns where the failures of a test that end with a result began, among builds of the same job, branch and
+    combination. None if the test did not fail in the build of that result.
+    """
+    report = f"SELECT * FROM {ReportRow.table} WHERE first_result_id <= t.id ORDER BY first_result_id DESC LIMIT 1"
+    query = (
+        f"WITH found AS MATERIALIZED (SELECT first_result_id FROM {BlockRow.table}"
+        " WHERE case_ids @> ARRAY[%(case)s::int] AND first_result_id <= %(id)s ORDER BY first_result_id DESC)"
+        f" SELECT b.id, b.commit_sha, {FACTS} & {STATUS} FROM found"
+        f" JOIN {BuildRow.table} this ON this.id = %(build)s"
+        f" JOIN {BlockRow.table} block USING (first_result_id)"
+        " JOIN LATERAL (SELECT block.first_result_id + place - 1, block.facts[place]"
+        "  FROM unnest(array_positions(block.case_ids, %(case)s::int)) AS place OFFSET 0"
+        " ) t (id, facts) ON t.facts >= 0"
+        f" JOIN LATERAL ({report}) r ON r.first_result_id + r.cases > t.id"
+        f" JOIN {BuildRow.table} b ON b.id = r.build_id AND {IS_CURRENT}"
+        "  AND b.job_id = this.job_id AND b.branch = this.branch AND b.matrix = this.matrix"
+        f" WHERE b.id <= this.id AND (SELECT true FROM {SupersededRow.table} s WHERE s.id = t.id) IS NULL"
+        f" ORDER BY found.first_result_id DESC, t.id DESC LIMIT {MAX_RESULTS}"
+    )
+    rows = await fetch_rows(source, query, {"case": case_id, "id": result_id, "build": build_id})
+    return find_first_failure((build, commit, status) for build, commit, status in rows)

@@ -1,0 +1,51 @@
+"""The commit that broke a test is between the last build that passed and the first that failed."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from domain.first_failures import BuildOutcome, find_first_failure
+from domain.results import FAILED, PASSED, SKIPPED
+
+
+def test_between_the_last_good_and_the_first_bad() -> None:
+    results = [(9, "d", FAILED), (8, "c", FAILED), (7, "b", SKIPPED), (6, "a", PASSED), (5, "0", FAILED)]
+    found = find_first_failure(results)
+    assert found is not None
+    assert (found.first_bad, found.last_good) == (BuildOutcome(8, "c", True), BuildOutcome(6, "a", False))
+    assert (found.failed_builds, found.cause) == (2, "commit")
+
+
+def test_without_a_good_build_or_a_commit_the_cause_is_unknown() -> None:
+    never_passed = find_first_failure([(9, "d", FAILED), (8, "c", FAILED)])
+    assert never_passed is not None
+    assert (never_passed.last_good, never_passed.failed_builds, never_passed.cause) == (None, 2, "unknown")
+    no_commit = find_first_failure([(9, None, FAILED), (8, "c", PASSED)])
+    assert no_commit is not None
+    assert no_commit.cause == "unknown"
+
+
+def test_on_one_commit_no_commit_is_to_blame() -> None:
+    found = find_first_failure([(9, "c", FAILED), (8, "c", PASSED)])
+    assert found is not None
+    assert found.cause == "same_commit"
+
+
+def test_a_build_failed_if_one_of_its_results_did() -> None:
+    assert find_first_failure([(9, "c", PASSED), (9, "c", FAILED), (8, "b", PASSED)]) is not None
+    assert find_first_failure([(9, "c", PASSED), (8, "b", FAILED)]) is None
+    assert find_first_failure([]) is None
+
+
+@given(st.lists(st.sampled_from([PASSED, FAILED, SKIPPED]), max_size=30))
+def test_the_answer_is_that_of_a_plain_search(statuses: list[int]) -> None:
+    results = [(1000 - number, str(number), status) for number, status in enumerate(statuses)]
+    runs = [(build, status) for build, _, status in results if status != SKIPPED]
+    failures = next((index for index, (_, status) in enumerate(runs) if status == PASSED), len(runs))
+    found = find_first_failure(results)
+    assert (found is not None) == (failures > 0)
+    if found is not None:
+        assert found.failed_builds == failures
+        assert found.first_bad.build_id == runs[failures - 1][0]
+        assert (found.last_good.build_id if found.last_good else None) == (
+            runs[failures][0] if failures < len(runs) else None
+        )
