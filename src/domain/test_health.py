@@ -92,6 +92,7 @@ tests, at equal distances of their log odds.
 """
 _LOG_FAILURE = tuple(math.log(rate) for rate in _RATES)
 _LOG_PASS = tuple(math.log1p(-rate) for rate in _RATES)
+_NOT_BROKEN = (0.0,) * len(_RATES)
 _ALL_PASS = tuple((1 - rate) ** HORIZON for rate in _RATES)
 
 
@@ -112,11 +113,14 @@ _FAILURES = re.compile(rb"[\x01\x03\x05\x07]+[\x00\x02\x04\x06]?")
 
 def assess(runs: bytes) -> Assessment:
     runs = _leave_out_broken_builds(runs)
-    weights, broken = _compute_posterior(runs)
+    weights, broken_shares = _compute_posterior(runs)
+    broken = sum(weight * share for weight, share in zip(weights, broken_shares, strict=True))
     rate = sum(weight * rate for weight, rate in zip(weights, _RATES, strict=True)) - weights[0] * STABLE_RATE
-    all_pass = sum(weight * value for weight, value in zip(weights, _ALL_PASS, strict=True))
+    all_pass = sum(
+        weight * (1 - share) * value for weight, share, value in zip(weights, broken_shares, _ALL_PASS, strict=True)
+    )
     flaky = sum(weights[1:])
-    score = round(100 * (1 - broken) * all_pass)
+    score = round(100 * all_pass)
     risk: Risk = "high" if score < HIGH_RISK_BELOW else "medium" if score < MEDIUM_RISK_BELOW else "low"
     return Assessment(
         flaky_probability=flaky,
@@ -153,10 +157,12 @@ def _leave_out_broken_builds(runs: bytes) -> bytes:
     return bytes(kept)
 
 
-def _compute_posterior(runs: bytes) -> tuple[Sequence[float], float]:
-    """Returns the posterior probabilities of _RATES, and the probability that the code is broken at the last run."""
+def _compute_posterior(runs: bytes) -> tuple[Sequence[float], Sequence[float]]:
+    """Returns the posterior probabilities of _RATES, and for each of these rates the probability that the code is
+    broken at the last run.
+    """
     if not runs:
-        return _UNKNOWN, 0.0
+        return _UNKNOWN, _NOT_BROKEN
     passes = len(runs)
     blocks: dict[tuple[bytes, bool], int] = {}
     for match in _FAILURES.finditer(runs):
@@ -174,10 +180,9 @@ def _compute_posterior(runs: bytes) -> tuple[Sequence[float], float]:
     total = sum(weights)
     weights = [weight / total for weight in weights]
     if not runs[-1] & FAILED:
-        return weights, 0.0
-    block, first = list(blocks)[-1]
-    last = _explain(block, first)[1] if block[-1] & FAILED else ()
-    return weights, sum(weight * share for weight, share in zip(weights, last, strict=True))
+        return weights, _NOT_BROKEN
+    # No other block ends without a pass, so the last one was not counted with an earlier one.
+    return weights, _explain(*list(blocks)[-1])[1]
 
 
 @lru_cache(maxsize=1024)

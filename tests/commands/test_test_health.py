@@ -13,6 +13,7 @@ from domain.test_health import (
     FAILED,
     FIX_RATE,
     FLAKY_SHARE,
+    HORIZON,
     MAX_COUNTED,
     RATE_FAILURES,
     RATE_PASSES,
@@ -124,6 +125,12 @@ def test_tests_that_fail_often_are_quarantined() -> None:
     assert (assessment.risk, assessment.recommended_action) == ("high", "quarantine")
 
 
+STEPS = 400
+RATES = [1 / (1 + math.exp(11 - 16 * step / STEPS)) for step in range(STEPS)]
+PRIOR = [rate**RATE_FAILURES * (1 - rate) ** RATE_PASSES for rate in RATES]
+"""Rates of flaky tests, and their weights."""
+
+
 def compute_likelihood(runs: bytes, rate: float) -> float:
     """Returns the likelihood of runs by definition: over each state of the code, run by run."""
     broken = BREAK_RATE / (BREAK_RATE + FIX_RATE)
@@ -139,6 +146,13 @@ def compute_likelihood(runs: bytes, rate: float) -> float:
     return good + broken
 
 
+def compute_probabilities(runs: bytes) -> tuple[float, float]:
+    """Returns the probability that a test is flaky and has these runs, and that it is not flaky and has them."""
+    likelihoods = [compute_likelihood(runs, rate) for rate in RATES]
+    flaky = sum(weight * each for weight, each in zip(PRIOR, likelihoods, strict=True)) / sum(PRIOR)
+    return FLAKY_SHARE * flaky, (1 - FLAKY_SHARE) * compute_likelihood(runs, STABLE_RATE)
+
+
 @hypothesis.given(RUNS)
 def test_probabilities_are_those_of_the_model(runs: bytes) -> None:
     steps = 400
@@ -149,6 +163,15 @@ def test_probabilities_are_those_of_the_model(runs: bytes) -> None:
     stable = (1 - FLAKY_SHARE) * compute_likelihood(runs, STABLE_RATE)
     expected = FLAKY_SHARE * flaky / (FLAKY_SHARE * flaky + stable)
     assert assess(runs).flaky_probability == pytest.approx(expected, rel=0.03, abs=1e-3)
+
+
+@hypothesis.given(RUNS)
+@hypothesis.example(read("P" * 9 + "F"))
+def test_the_health_score_is_the_probability_that_the_next_runs_pass(runs: bytes) -> None:
+    # The commit stays the same: broken code stays broken.
+    passed = sum(compute_probabilities(runs + bytes([SAME_COMMIT]) * HORIZON))
+    expected = passed / sum(compute_probabilities(runs))
+    assert assess(runs).health_score == pytest.approx(100 * expected, abs=1.5)
 
 
 @hypothesis.given(RUNS | LONG_RUNS)
