@@ -1,5 +1,5 @@
 """Read model of test results and reports. Queries are in `results_queries` and `results_history`, tables of test cases
-in `results_cases`.
+in `results_cases`, tables of their runs in `results_runs`.
 
 A row of `result_blocks` stores up to a thousand results as arrays, in the order of the report (docs/decisions/0010). A
 result takes about 17 bytes, with indexes. The results of a report have contiguous ids: the report's row in `reports`
@@ -15,12 +15,12 @@ from itertools import compress, count
 
 import msgspec
 
-from domain.builds import BuildDeleted, ReportRecorded
+from domain.builds import BuildDeleted, BuildRequeued, ReportRecorded
 from domain.core.columns import Int16s
 from domain.core.events import Recorded, copy_fields
 from domain.jobs import JobDeleted
 from domain.projects import ProjectDeleted
-from domain.results import FAILED, PASSED, CasesSeen, ResultsRecorded, ResultsReplaced, find_flaky
+from domain.results import FAILED, PASSED, SKIPPED, CasesSeen, ResultsRecorded, ResultsReplaced, find_flaky
 from projections.engine.model import (
     Change,
     Delete,
@@ -45,6 +45,16 @@ from projections.results_cases import (
     add_result,
     correct_run,
     remove_result,
+)
+from projections.results_runs import (
+    BuildOutcomeRow,
+    CaseDayRow,
+    NotableRunRow,
+    RunNotes,
+    SuspectRow,
+    change_outcome,
+    day_keys,
+    reset_outcome,
 )
 
 STATUS, KNOWN_ISSUE, FLAKY, QUARANTINED, ATTEMPT = 3, 4, 8, 16, 32
@@ -132,13 +142,23 @@ def keys(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
         case CasesSeen(project_id=project_id):
             yield CatalogueRow, (project_id,)
         case ResultsRecorded(case_ids=case_ids, finals=finals):
-            for case_id, final in zip(case_ids, finals, strict=True):
+            for case_id, final, status, flaky in zip(
+                case_ids, finals, recorded.event.statuses, recorded.event.flaky, strict=True
+            ):
                 if final:
                     yield CaseStatsRow, (case_id,)
+                    if status == FAILED or flaky:
+                        yield SuspectRow, (case_id,)
+            yield from day_keys(recorded.event)
         case ResultsReplaced(case_ids=case_ids):
             yield from ((CaseStatsRow, (case_id,)) for case_id in case_ids)
-        case ReportRecorded(replaces=int(first_result_id)):
-            yield ReportRow, (first_result_id,)
+            yield from day_keys(recorded.event)
+        case ReportRecorded(build_id=build_id, replaces=replaces):
+            yield BuildOutcomeRow, (build_id,)
+            if replaces is not None:
+                yield ReportRow, (replaces,)
+        case BuildRequeued(build_id=build_id):
+            yield BuildOutcomeRow, (build_id,)
         case _:
             return
 
@@ -165,18 +185,21 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
             )
             yield from _texts(event)
             yield from (SupersededRow(item.result_id, event.job_id) for item in event.replaced)
-            yield _stats(event, rows)
+            yield from _stats(event, rows)
         case ResultsReplaced():
-            yield _stats_without(event, rows)
+            yield from _stats_without(event, rows)
         case ReportRecorded():
             if event.replaces is not None and (report := rows.get(ReportRow, event.replaces)) is not None:
                 yield msgspec.structs.replace(report, is_replaced=True)
             yield copy_fields(ReportRow, event, recorded_at=event.at)
+            yield from change_outcome(event, rows)
+        case BuildRequeued():
+            yield from reset_outcome(event, rows)
         case JobDeleted():
             for row in (ReportRow, BlockRow, ResultTextRow, OutputsRow, SupersededRow):
                 yield DeleteWhere(row, "job_id", event.job_id)
         case ProjectDeleted():
-            # The counters in `case_stats` stay, since they contain no names.
+            # The counters in `case_stats`, and the tables of `results_runs`, stay, since they contain no names.
             yield Delete(CatalogueRow, event.project_id)
             yield DeleteWhere(TestCaseRow, "project_id", event.project_id)
         case BuildDeleted():
@@ -194,10 +217,32 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
 PROJECTION = Projection(
     "results",
     VERSION,
-    (BlockRow, ResultTextRow, OutputsRow, SupersededRow, ReportRow, TestCaseRow, CaseStatsRow, CatalogueRow),
+    (
+        BlockRow,
+        ResultTextRow,
+        OutputsRow,
+        SupersededRow,
+        ReportRow,
+        TestCaseRow,
+        CaseStatsRow,
+        CatalogueRow,
+        NotableRunRow,
+        SuspectRow,
+        CaseDayRow,
+        BuildOutcomeRow,
+    ),
     keys,
     apply,
-    handles=(BuildDeleted, CasesSeen, JobDeleted, ProjectDeleted, ReportRecorded, ResultsRecorded, ResultsReplaced),
+    handles=(
+        BuildDeleted,
+        BuildRequeued,
+        CasesSeen,
+        JobDeleted,
+        ProjectDeleted,
+        ReportRecorded,
+        ResultsRecorded,
+        ResultsReplaced,
+    ),
 )
 
 
@@ -252,13 +297,14 @@ def _texts(event: ResultsRecorded) -> Iterator[ResultTextRow | OutputsRow]:
         yield OutputsRow(event.first_result_id, event.job_id, outputs)
 
 
-def _stats(event: ResultsRecorded, rows: Rows) -> RowsByKey:
+def _stats(event: ResultsRecorded, rows: Rows) -> Iterator[Change]:
     build_id, job_id, commit = event.build_id, event.job_id, event.commit
     replaced = {item.row: item.status for item in event.replaced}
     case_ids = list(compress(event.case_ids, event.finals))
     columns = (count(), event.statuses, find_flaky(event))
     of_finals = (compress(values, event.finals) for values in columns)
     after: dict[int, CaseStatsRow] = {}
+    notes = RunNotes(event, rows)
     for case_id, stats, row, status, flaky in zip(
         case_ids, rows.get_many(CaseStatsRow, case_ids), *of_finals, strict=True
     ):
@@ -273,7 +319,7 @@ def _stats(event: ResultsRecorded, rows: Rows) -> RowsByKey:
             and (known is None or (is_other and stats.passed and not stats.failed and stats.job_id == job_id))
         ):
             # Does the work of `add_result` for nearly all results: those of tests that always pass, and of new tests.
-            # Calling `add_result` for each would take a fifth of a bulk load.
+            # Calling `add_result` for each would take a fifth of a bulk load. Such a run is never notable.
             after[case_id] = CaseStatsRow(
                 case_id,
                 build_id,
@@ -289,20 +335,33 @@ def _stats(event: ResultsRecorded, rows: Rows) -> RowsByKey:
                 NO_RUN if known is None else PASSED,  # outcome_before
                 stats.commit,  # commit_before
             )
-        elif row in replaced and is_other:
-            after[case_id] = correct_run(stats, replaced[row], status)
+            continue
+        if row in replaced and is_other:
+            after[case_id] = changed = correct_run(stats, replaced[row], status)
+            notes.correct(case_id, build_id, changed.runs, status)
         else:
             if row in replaced:
                 stats = remove_result(stats, build_id, replaced[row], flaky=False)
                 flaky |= replaced[row] == FAILED and status == PASSED
-            after[case_id] = add_result(stats, build_id, job_id, commit, status, flaky=flaky == 1)
-    return RowsByKey(CaseStatsRow, after)
+            after[case_id] = changed = add_result(stats, build_id, job_id, commit, status, flaky=flaky == 1)
+            notes.note(known, changed, retried=event.flaky[row] == 1, status=status)
+        # `notes.changes` counts one run for each result.
+        notes.count(case_id, changed.runs - (known.runs if known is not None else 0) - 1)
+    yield RowsByKey(CaseStatsRow, after)
+    yield from notes.changes(case_ids)
 
 
-def _stats_without(event: ResultsReplaced, rows: Rows) -> RowsByKey:
+def _stats_without(event: ResultsReplaced, rows: Rows) -> Iterator[Change]:
     after: dict[int, CaseStatsRow] = {}
+    notes = RunNotes(event, rows)
     columns = (rows.get_many(CaseStatsRow, event.case_ids), event.statuses, event.flaky)
     for case_id, stats, status, flaky in zip(event.case_ids, *columns, strict=True):
         stats = after.get(case_id) or stats or CaseStatsRow(case_id)
-        after[case_id] = remove_result(stats, event.build_id, status, flaky=flaky == 1)
-    return RowsByKey(CaseStatsRow, after)
+        after[case_id] = changed = remove_result(stats, event.build_id, status, flaky=flaky == 1)
+        if stats.last_build_id == event.build_id:
+            notes.note(stats, changed, retried=False, status=SKIPPED)
+        else:
+            notes.correct(case_id, event.build_id, changed.runs, SKIPPED)
+        notes.count(case_id, changed.runs - stats.runs)
+    yield RowsByKey(CaseStatsRow, after)
+    yield from notes.changes(())

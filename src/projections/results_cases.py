@@ -13,7 +13,7 @@ from domain.results import FAILED, PASSED, SKIPPED
 from projections.engine.model import Int, Row, SmallInt, Table
 from store.postgres.queries import Source, fetch_rows
 
-VERSION = 4
+VERSION = 5
 """Version of the projection `results`, to which the tables of this file belong."""
 
 MAX_SEARCHED_CASES = 200_000
@@ -29,7 +29,7 @@ class TestCaseRow(Row, frozen=True):
     __test__ = False  # tells pytest that this is not a test class
 
     # Node ids are long and looked up by the thousand, so the index holds an 8-byte hash instead of the text.
-    table = Table("test_cases", VERSION, indexes=("(hashtextextended(node_id, project_id))",))
+    table = Table("test_cases", VERSION, indexes=("(hashtextextended(node_id, project_id))", "(project_id, id)"))
     id: int
     project_id: int
     node_id: str

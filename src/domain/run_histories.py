@@ -1,0 +1,117 @@
+"""Histories of test cases, as `domain.test_health` assesses them, put together from the runs that say something.
+
+A run consists of the results of a test case in one build. Read models store only notable runs: failures, passes on a
+retry, and passes on the commit on which the run before failed. All other runs passed, and only their number is known.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from domain.test_health import BROKEN_BUILD, FAILED, RETRIED, DriftState, observe, observe_passes
+
+MINUTES_OF_DAY = 24 * 60
+KEPT_RUNS = 200
+"""Number of failures and retries of a test case that are kept at least. Older ones are dropped."""
+BROKEN_MIN_RESULTS = 5
+"""Number of passed and failed results that a build needs to count as broken."""
+BROKEN_SHARE = 0.8
+"""A build is broken if more than this share of its results failed. Then something else than a single test broke."""
+
+
+class NotableRun(msgspec.Struct, frozen=True):
+    number: int
+    """Number of runs of the test case up to this one, which is included."""
+    build_id: int
+    minute: int
+    """Time of the result, in minutes since 1970."""
+    flags: int
+    """Flags of `domain.test_health`."""
+
+
+class RunHistory(msgspec.Struct, frozen=True):
+    """The notable runs of a test case, ordered by number, and the number of all its runs."""
+
+    notable: Sequence[NotableRun]
+    runs: int
+
+    def since_day(self, day: int, runs: int) -> "RunHistory":
+        """Returns the part of the history that begins with a day (in days since 1970), and has this number of runs."""
+        kept = [run for run in self.notable if run.minute >= day * MINUTES_OF_DAY]
+        runs = max(runs, len(kept))
+        skipped = self.runs - runs
+        return RunHistory([msgspec.structs.replace(run, number=run.number - skipped) for run in kept], runs)
+
+    def newest(self, runs: int) -> "RunHistory":
+        """Returns the part of the history with the newest runs."""
+        skipped = max(0, self.runs - runs)
+        kept = [msgspec.structs.replace(run, number=run.number - skipped) for run in self.notable]
+        return RunHistory([run for run in kept if run.number > 0], self.runs - skipped)
+
+    def before_newest(self, runs: int) -> "RunHistory":
+        """Returns the part of the history without the newest runs."""
+        left = max(0, self.runs - runs)
+        return RunHistory([run for run in self.notable if run.number <= left], left)
+
+    def without_unknown(self) -> "RunHistory":
+        """Returns the part of the history of which no notable run may have been dropped."""
+        if len(self.notable) < KEPT_RUNS:
+            return self
+        return self.newest(self.runs - self.notable[0].number + 1)
+
+    def to_bytes(self) -> bytes:
+        """Returns one byte for each run, oldest first, as `domain.test_health.assess` takes them."""
+        found = bytearray(self.runs)
+        for run in self.notable:
+            # Numbers may be off by a run after the results of an older build were withdrawn.
+            if self.runs:
+                found[min(max(run.number, 1), self.runs) - 1] |= run.flags
+        return bytes(found)
+
+
+def is_broken(passed: int, failed: int) -> bool:
+    """Returns whether a build with these numbers of results says nothing about single tests."""
+    total = passed + failed
+    return total >= BROKEN_MIN_RESULTS and failed > BROKEN_SHARE * total
+
+
+def mark_broken(runs: Iterable[NotableRun], broken: Collection[int]) -> list[NotableRun]:
+    """Returns the runs, with those of the builds `broken` marked."""
+    return [
+        msgspec.structs.replace(run, flags=run.flags | BROKEN_BUILD) if run.build_id in broken else run for run in runs
+    ]
+
+
+def count_failing(history: RunHistory) -> tuple[int, int]:
+    """Returns two numbers of runs: those that failed or passed on a retry only, and all. Leaves out broken builds."""
+    broken = sum(run.flags & BROKEN_BUILD != 0 for run in history.notable)
+    failing = sum(run.flags & (FAILED | RETRIED) != 0 and not run.flags & BROKEN_BUILD for run in history.notable)
+    return failing, history.runs - broken
+
+
+class Drift(NamedTuple):
+    """Result of change detection on a history."""
+
+    state: DriftState
+    first_build_id: int | None
+    """Build of the failing run with which the evidence begins; None without evidence."""
+    detected_build_id: int | None
+    """Build of the run with which flakiness emerged; None if it has not emerged, or is over."""
+
+
+def follow(history: RunHistory) -> Drift:
+    """Follows a history from its first run to its last."""
+    state, number = DriftState(), 0
+    first: int | None = None
+    detected: int | None = None
+    for run in history.notable:
+        state = observe_passes(state, max(0, run.number - number - 1))
+        number = max(number, run.number)
+        before, state = state, observe(state, run.flags)
+        if state.recent_failures == 1 and before.recent_failures == 0:
+            first = run.build_id
+        if state.is_emerging and not before.is_emerging:
+            detected = run.build_id
+    state = observe_passes(state, max(0, history.runs - number))
+    return Drift(state, first if state.recent_failures else None, detected if state.is_emerging else None)

@@ -1,0 +1,270 @@
+"""Notable runs, counts of runs by day and outcomes of builds, as rows of `results`."""
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import hypothesis
+from hypothesis import strategies as st
+
+from domain.builds import BuildDeleted, BuildRequeued, ReportRecorded
+from domain.core.columns import Int32s
+from domain.core.events import Event
+from domain.jobs import JobDeleted
+from domain.results import FAILED as FAILED_RESULT
+from domain.results import FLIPPED, PASSED, SKIPPED, commit_number
+from domain.run_histories import KEPT_RUNS, NotableRun, RunHistory
+from domain.test_health import FAILED, RETRIED, SAME_COMMIT
+from projections.results import PROJECTION
+from projections.results_cases import CaseStatsRow
+from projections.results_runs import (
+    CHUNK,
+    BuildOutcomeRow,
+    CaseDayRow,
+    NotableRunRow,
+    SuspectRow,
+    build_of,
+    day_of,
+    minute_of,
+    run_id,
+)
+from tests.projections.test_results import NOW, block, replaced
+from tests.support.memory_rows import MemoryRows
+from tests.support.spec import given
+
+COMMITS = {"": 0, "a": commit_number("aaa"), "b": commit_number("bbb")}
+Outcome = tuple[int, bool]
+"""Status of a result, and whether it passed on a retry."""
+OUTCOMES: list[Outcome] = [
+    (PASSED, False),
+    (PASSED, False),
+    (PASSED, True),
+    (FAILED_RESULT, False),
+    (SKIPPED, False),
+]
+
+
+@dataclass
+class Run:
+    build_id: int
+    commit: int
+    results: list[Outcome] = field(default_factory=list)
+
+    @property
+    def has_failed(self) -> bool:
+        return any(status == FAILED_RESULT for status, _ in self.results)
+
+    def flags(self, before: "Run | None") -> int:
+        flags = FAILED if self.has_failed else RETRIED if any(retried for _, retried in self.results) else 0
+        if before is not None and self.commit != 0 and self.commit == before.commit:
+            flags |= SAME_COMMIT
+        return flags if flags & (FAILED | RETRIED) or (flags and before is not None and before.has_failed) else 0
+
+
+class Batch:
+    """Recomputes from a list of results what the read model has counted one by one."""
+
+    def __init__(self) -> None:
+        self.runs: dict[int, list[Run]] = {}
+        self.days: dict[tuple[int, int], int] = {}
+
+    def add(self, day: int, case_id: int, build_id: int, commit: int, outcome: Outcome) -> None:
+        if outcome[0] == SKIPPED:
+            return
+        runs = self.runs.setdefault(case_id, [])
+        if not runs or runs[-1].build_id != build_id:
+            runs.append(Run(build_id, commit))
+            self.days[day, case_id] = self.days.get((day, case_id), 0) + 1
+        runs[-1].results.append(outcome)
+
+    def withdraw(self, day: int, case_id: int, outcome: Outcome) -> None:
+        if outcome[0] == SKIPPED:
+            return
+        runs = self.runs[case_id]
+        runs[-1].results.remove(outcome)
+        if not runs[-1].results:
+            runs.pop()
+            self.days[day, case_id] = self.days.get((day, case_id), 0) - 1
+
+    def flags(self, case_id: int) -> list[int]:
+        runs = self.runs.get(case_id, [])
+        return [run.flags(before) for run, before in zip(runs, [None, *runs], strict=False)]
+
+
+def history_of(rows: MemoryRows, case_id: int) -> RunHistory:
+    runs = {row.case_id: row.runs for row in rows.all(CaseStatsRow)}
+    notable = [
+        NotableRun(row.number, build_of(row.id), row.minute, row.flags)
+        for row in rows.all(NotableRunRow)
+        if row.id >> 32 == case_id
+    ]
+    notable.sort(key=lambda run: run.number)
+    return RunHistory(notable, runs.get(case_id, 0))
+
+
+def runs_by_day(rows: MemoryRows) -> dict[tuple[int, int], int]:
+    return {
+        (row.day, row.chunk * CHUNK + index): runs
+        for row in rows.all(CaseDayRow)
+        for index, runs in enumerate(Int32s.of(row.runs))
+        if runs
+    }
+
+
+def recorded_at(event: Event) -> int:
+    return day_of(event.at)
+
+
+reports = st.lists(
+    st.tuples(
+        st.integers(1, 5),  # build
+        st.sampled_from(sorted(COMMITS)),
+        st.lists(st.sampled_from(OUTCOMES), min_size=1, max_size=3),
+        st.booleans(),  # whether it is withdrawn later, while its build is the last one
+        st.integers(0, 2),  # days after the report before
+    ),
+    max_size=10,
+)
+
+
+@hypothesis.given(reports)
+def test_runs_are_counted_like_in_one_go(found: list[tuple[int, str, list[Outcome], bool, int]]) -> None:
+    """Builds report one after the other, each with several reports, some of which are replaced."""
+    batch, at = Batch(), NOW
+    events: list[Event] = []
+    in_order = sorted(found, key=lambda report: report[0])
+    commits = {build_id: COMMITS[commit] for build_id, commit, *_ in in_order}
+    for build_id in commits:
+        later: list[list[Outcome]] = []
+        for number, (_, _, outcomes, is_withdrawn, days) in enumerate(
+            report for report in in_order if report[0] == build_id
+        ):
+            at += timedelta(days=days)
+            event = block(
+                build_id,
+                *(status for status, _ in outcomes),
+                at=at,
+                flaky=bytes(retried for _, retried in outcomes),
+                commit=commits[build_id],
+                first_result_id=build_id * 100 + number * 10,
+            )
+            events.append(event)
+            for case_id, outcome in enumerate(outcomes, start=1):
+                batch.add(day_of(at), case_id, build_id, commits[build_id], outcome)
+            if is_withdrawn:
+                later.append(outcomes)
+        for outcomes in later:
+            kept = [outcome for outcome in outcomes if outcome[0] != SKIPPED]
+            cases = [case for case, outcome in enumerate(outcomes, start=1) if outcome[0] != SKIPPED]
+            events.append(
+                replaced(
+                    block(
+                        build_id,
+                        *(status for status, _ in kept),
+                        at=at,
+                        case_ids=Int32s(cases),
+                        flaky=bytes(retried for _, retried in kept),
+                    )
+                )
+            )
+            for case_id, outcome in zip(cases, kept, strict=True):
+                batch.withdraw(recorded_at(events[-1]), case_id, outcome)
+    rows = given(*events).when(PROJECTION)
+    for case_id in (1, 2, 3):
+        history = history_of(rows, case_id)
+        assert [*history.to_bytes()] == batch.flags(case_id)
+        assert {run.build_id for run in history.notable} == {
+            run.build_id for run, flags in zip(batch.runs.get(case_id, []), batch.flags(case_id), strict=True) if flags
+        }
+    assert runs_by_day(rows) == {key: runs for key, runs in batch.days.items() if runs}
+
+
+@hypothesis.given(
+    st.lists(st.tuples(st.integers(1, 3), st.sampled_from([PASSED, PASSED, FAILED_RESULT, SKIPPED])), max_size=12)
+)
+def test_failures_are_found_whatever_the_order_of_builds(results: list[tuple[int, int]]) -> None:
+    events = [
+        block(build_id, status, first_result_id=1_000 + number) for number, (build_id, status) in enumerate(results)
+    ]
+    rows = given(*events).when(PROJECTION)
+    history = history_of(rows, 1)
+    failed = {build_id for build_id, status in results if status == FAILED_RESULT}
+    assert {run.build_id for run in history.notable} == failed
+    assert {row.case_id for row in rows.all(SuspectRow)} == ({1} if failed else set())
+    assert sum(runs_by_day(rows).values()) == history.runs
+    assert all(1 <= run.number <= history.runs for run in history.notable)
+
+
+def test_a_test_that_always_passes_has_only_counts() -> None:
+    rows = given(*(block(build, PASSED, PASSED, at=NOW) for build in range(1, 4))).when(PROJECTION)
+    assert rows.all(NotableRunRow) == []
+    assert rows.all(SuspectRow) == []
+    assert runs_by_day(rows) == {(day_of(NOW), 1): 3, (day_of(NOW), 2): 3}
+
+
+def test_a_failure_is_a_notable_run() -> None:
+    rows = given(block(1, PASSED, at=NOW), block(2, FAILED_RESULT, at=NOW)).when(PROJECTION)
+    assert rows.one(NotableRunRow) == NotableRunRow(run_id(1, 2), number=2, minute=minute_of(NOW), flags=FAILED)
+    assert rows.one(SuspectRow) == SuspectRow(1, 1, minute_of(NOW), 2, 1, 2)
+
+
+def test_a_pass_on_the_commit_of_a_failure_is_notable() -> None:
+    commit = commit_number("abc")
+    rows = given(*(block(build, build % 2, commit=commit) for build in range(1, 4))).when(PROJECTION)
+    assert [row.flags for row in rows.all(NotableRunRow)] == [FAILED, SAME_COMMIT, FAILED | SAME_COMMIT]
+
+
+def test_a_pass_is_not_failing_because_another_build_of_its_commit_failed() -> None:
+    rows = given(block(1, PASSED), block(2, PASSED, flips=bytes([FLIPPED]))).when(PROJECTION)
+    assert rows.all(NotableRunRow) == []
+    assert rows.all(SuspectRow) == []
+
+
+def test_results_of_a_lost_attempt_leave_no_run() -> None:
+    lost, again = block(7, FAILED_RESULT), block(7, PASSED, first_result_id=750)
+    rows = given(block(1, PASSED), lost, replaced(lost), again).when(PROJECTION)
+    assert rows.all(NotableRunRow) == []
+    assert history_of(rows, 1).runs == 2
+    rows = given(block(1, PASSED), lost, block(8, PASSED), replaced(lost)).when(PROJECTION)
+    assert rows.all(NotableRunRow) == [], "also after a later build"
+
+
+def test_old_runs_are_dropped() -> None:
+    """At least KEPT_RUNS failures are kept, and at most twice as many."""
+    events = [block(build, FAILED_RESULT) for build in range(1, 5 * KEPT_RUNS)]
+    memory = MemoryRows(PROJECTION)
+    for number, event in enumerate(events, start=1):
+        memory.apply(event)
+        if number % 50 == 0:
+            kept = [build_of(row.id) for row in memory.all(NotableRunRow)]
+            assert kept == list(range(kept[0], number + 1))
+            assert min(number, KEPT_RUNS) <= len(kept) <= 2 * KEPT_RUNS
+
+
+def test_deletions_keep_the_statistics() -> None:
+    events: list[Event] = [block(1, FAILED_RESULT), block(2, PASSED)]
+    before = given(*events).when(PROJECTION)
+    events += [
+        BuildDeleted(build_id=1, job_id=5, project_id=1, results=[(100, 1)], reason="retention"),
+        JobDeleted(job_id=5, project_id=1),
+    ]
+    after = given(*events).when(PROJECTION)
+    for row in (NotableRunRow, SuspectRow, CaseDayRow, CaseStatsRow):
+        assert after.all(row) == before.all(row)
+
+
+def report(build_id: int, passed: int, failed: int, **fields: Any) -> ReportRecorded:
+    ids: dict[str, Any] = {"build_id": build_id, "job_id": 5, "project_id": 1, "at": datetime(2026, 5, 20, tzinfo=UTC)}
+    counts: dict[str, Any] = {"skipped": 0, "known_issues": 0, "duration_ms": 1, "blocks": 0, "attempt": 1}
+    return ReportRecorded(
+        first_result_id=build_id * 100, cases=passed + failed, passed=passed, failed=failed, **ids, **counts, **fields
+    )
+
+
+def test_reports_add_up_to_the_outcome_of_a_build() -> None:
+    rows = given(report(1, 3, 1), report(1, 0, 4), report(1, 2, -2, replaces=100)).when(PROJECTION)
+    assert rows.one(BuildOutcomeRow) == BuildOutcomeRow(1, 5, 3)
+    lost = BuildRequeued(build_id=1, job_id=5, project_id=1, node_id=1, attempt=1, reason="agent_lost")
+    assert given(report(1, 0, 9), lost, report(1, 9, 0)).when(PROJECTION).one(BuildOutcomeRow) == BuildOutcomeRow(
+        1, 9, 0
+    )
