@@ -24,6 +24,7 @@ from api.caches import CacheController
 from api.changes import RepositoryChangeController
 from api.description import document
 from api.docker_agents import DockerAgentController
+from api.emerging import EmergingController
 from api.events import EventController
 from api.gitops import GitopsController
 from api.health import HealthController, ProjectionController, ReactionController
@@ -64,6 +65,7 @@ from api.simulations import SimulationController
 from api.sso import SsoController
 from api.teams import TeamsController
 from api.templates import TemplateController
+from api.test_health import TestHealthController
 from api.tests import TestController
 from api.triage import TriageController
 from api.triggers import TriggerController
@@ -101,6 +103,8 @@ CONTROLLERS = (
     EventController,
     ArtifactController,
     TestController,
+    TestHealthController,
+    EmergingController,
     TriageController,
     KnownIssueController,
     QuarantineController,

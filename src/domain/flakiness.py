@@ -8,6 +8,9 @@ or failed. Both a result and a run are flaky if they passed, but an earlier atte
 
 Only runs make a test turn flaky. A test turns flaky with a flaky run, and is steady again after STEADY_AFTER runs in a
 row that are not flaky. Then the next flaky run makes it turn flaky once more.
+
+Flakiness of a test *emerges* when it begins to fail, or to pass on a retry only, more often than before. It is
+*settled* when the runs since then no longer show that. `domain.test_health.observe` decides both.
 """
 
 from typing import ClassVar
@@ -48,6 +51,66 @@ class TestTurnedFlaky(Event, frozen=True):
         return project_key(self.project_id)
 
 
+class FlakinessEmerged(Event, frozen=True):
+    """A test has begun to fail, or to pass on a retry only, more often than before. Not recorded again until it is
+    settled.
+    """
+
+    name: ClassVar[str] = "test.flakiness_emerged"
+    sealed: ClassVar[tuple[str, ...]] = ("node_id", "suite")
+    test_case_id: int
+    project_id: int
+    job_id: int
+    build_id: int
+    """The build whose results showed it."""
+    first_build_id: int
+    """The build of the first failing run after the estimated change."""
+    runs: int
+    """Number of runs of the test so far."""
+    baseline_runs: int
+    baseline_failing: int
+    """Number of runs before the estimated change that failed or passed on a retry only, of `baseline_runs`."""
+    recent_runs: int
+    recent_failing: int
+    """Number of such runs since the estimated change, of `recent_runs`."""
+    node_id: str = ""
+    suite: str = ""
+
+    @property
+    def stream(self) -> str:
+        return f"test_case-{self.test_case_id}"
+
+    @property
+    def data_key(self) -> str | None:
+        return project_key(self.project_id)
+
+
+class FlakinessSettled(Event, frozen=True):
+    """The flakiness that had emerged in a test is over."""
+
+    name: ClassVar[str] = "test.flakiness_settled"
+    sealed: ClassVar[tuple[str, ...]] = ("node_id", "suite")
+    test_case_id: int
+    project_id: int
+    job_id: int
+    build_id: int
+    """The build whose results showed it."""
+    runs: int
+    """Number of runs of the test so far."""
+    emerged_build_id: int = 0
+    """`build_id` of the `test.flakiness_emerged` that it ends."""
+    node_id: str = ""
+    suite: str = ""
+
+    @property
+    def stream(self) -> str:
+        return f"test_case-{self.test_case_id}"
+
+    @property
+    def data_key(self) -> str | None:
+        return project_key(self.project_id)
+
+
 class OtherResult(msgspec.Struct, frozen=True):
     """Result of a test in another build of the job on the same commit. `status` is PASSED or FAILED, never SKIPPED."""
 
@@ -60,11 +123,21 @@ class OtherResult(msgspec.Struct, frozen=True):
 class Flakiness(msgspec.Struct, frozen=True):
     build_id: int | None = None
     """The build in which the test last turned flaky. None if it never did."""
+    emerged_build_id: int | None = None
+    """The build that showed that flakiness had emerged. None if there is none, or if it is settled."""
 
 
 def evolve(state: Flakiness, event: Event) -> Flakiness:
-    return Flakiness(event.build_id) if isinstance(event, TestTurnedFlaky) else state
+    match event:
+        case TestTurnedFlaky():
+            return msgspec.structs.replace(state, build_id=event.build_id)
+        case FlakinessEmerged():
+            return msgspec.structs.replace(state, emerged_build_id=event.build_id)
+        case FlakinessSettled():
+            return msgspec.structs.replace(state, emerged_build_id=None)
+        case _:
+            return state
 
 
 FLAKINESS = Category("test_case", Flakiness(), evolve)
-EVENTS = (TestTurnedFlaky,)
+EVENTS = (TestTurnedFlaky, FlakinessEmerged, FlakinessSettled)

@@ -1,7 +1,7 @@
 """Decides when tests turn flaky, and records it. The read models count the runs of each test.
 
 A test turns flaky at its first flaky run. It turns flaky again at a later flaky run if at least STEADY_AFTER runs since
-the previous flaky run were not flaky.
+the previous flaky run were not flaky. `workers.emerging` decides when flakiness emerges and is settled.
 """
 
 import asyncio
@@ -13,16 +13,17 @@ import structlog
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
-from commands.flakiness import RecordFlakyTests
-from commands.handler import CommandContext, Handler
+from commands.flakiness import RecordChangedFlakiness, RecordFlakyTests
+from commands.handler import Command, CommandContext, Handler
 from domain.core.errors import StreamDamaged
 from domain.flakiness import STEADY_AFTER, TestTurnedFlaky
 from domain.results import ResultsRecorded
-from projections import flakiness, results
+from projections import emerging, flakiness, results
 from projections.engine.inspection import inspect
 from projections.flakiness import FlakyCase
 from store.log.event_log import EventLog
 from store.tables import flaky_baselines, log_positions
+from workers.emerging import find_changes
 from workers.loops.outages import tolerate_outages
 
 log = structlog.get_logger()
@@ -68,8 +69,8 @@ class FlakinessWatch:
         """Records which tests turned flaky in the next batch of results. Returns True if another batch may follow."""
         await log_positions.hold_beyond(self.pool, [NAME])
         async with self.pool.connection() as connection, connection.transaction():
-            live = await inspect(connection, (results.PROJECTION,))
-            if results.PROJECTION.name in live.broken:
+            live = await inspect(connection, (results.PROJECTION, emerging.PROJECTION))
+            if live.broken:
                 return False  # the stored position may be beyond the log
             shown = live.positions.get(results.PROJECTION.name, 0)
             position = await log_positions.lock_position(connection, NAME)
@@ -97,6 +98,10 @@ class FlakinessWatch:
             [(case.test_case_id, case.runs, case.flaky_runs) for case, verdict in verdicts if verdict.is_new_baseline],
         )
 
+        changes = await find_changes(connection, event)
+        for first in range(0, len(changes), COMMAND_SIZE):
+            await self._execute(RecordChangedFlakiness(tuple(changes[first : first + COMMAND_SIZE])), event)
+
     async def _record(self, event: ResultsRecorded, cases: Sequence[FlakyCase]) -> None:
         rows = {case_id: row for row, case_id in enumerate(event.case_ids)}  # the last attempt of each test
         tests = [
@@ -114,10 +119,13 @@ class FlakinessWatch:
             for case in cases
         ]
         for first in range(0, len(tests), COMMAND_SIZE):
-            try:
-                await self.handler.execute(RecordFlakyTests(tuple(tests[first : first + COMMAND_SIZE])), CALLER)
-            except StreamDamaged as error:
-                log.error("flaky tests not recorded", build=event.build_id, detail=error.detail)
+            await self._execute(RecordFlakyTests(tuple(tests[first : first + COMMAND_SIZE])), event)
+
+    async def _execute(self, command: Command, event: ResultsRecorded) -> None:
+        try:
+            await self.handler.execute(command, CALLER)
+        except StreamDamaged as error:
+            log.error("flaky tests not recorded", build=event.build_id, detail=error.detail)
 
 
 def judge(case: FlakyCase, baseline: tuple[int, int] | None) -> FlakyVerdict:

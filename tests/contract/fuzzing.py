@@ -181,7 +181,7 @@ def a_small_world(session: Client, name: str = "fuzzed") -> Fuzzed:
     files = {"file": ("report.xml", report)}
     upload = session.post("/api/v3/artifacts/upload", data={"build_id": build}, files=files)
     artifact = upload.json()["id"]
-    test = session.get("/api/v3/tests", params={"build_id": build}).json()["results"][0]["id"]
+    result = session.get("/api/v3/tests", params={"build_id": build}).json()["results"][0]
     # Nobody listens there, and nothing leaves the machine.
     webhook = make("/webhooks", {"url": "http://127.0.0.1:9/", "events": ["build.failed"]})["id"]
     channel_fields = {
@@ -216,7 +216,7 @@ def a_small_world(session: Client, name: str = "fuzzed") -> Fuzzed:
         "group_id": group,
         "change_id": change,
         "artifact_id": artifact,
-        "test_id": test,
+        "test_id": result["id"],
         "template_id": template,
         "known_issue_id": known_issue,
         "scm_endpoint_id": endpoint,
@@ -236,6 +236,7 @@ def a_small_world(session: Client, name: str = "fuzzed") -> Fuzzed:
         "/api/v3/docker-agents": "da-0",  # there is none: operations on one would wait for a Docker engine
         "/api/v3/vcenter": vcenter,
         "/api/v3/identity-providers": provider,
+        "/api/v3/ai/tests": result["test_case_id"],
     }
     return Fuzzed(session.url, session, marker, api_token, node["agent_token"], ids, own_ids)
 

@@ -15,9 +15,9 @@ class Parameter:
     required: bool
 
     @property
-    def default(self) -> int | None:
-        found = re.search(r"\(default:? (\d+)", self.description)
-        return int(found[1]) if found else None
+    def default(self) -> float | None:
+        found = re.search(r"\(default:? (\d+(?:\.\d+)?)", self.description)
+        return float(found[1]) if found else None
 
     @property
     def maximum(self) -> int | None:
@@ -219,6 +219,10 @@ SERVED = (
     ("POST", "/api/v3/vcenter/{id}/test"),
     ("POST", "/api/v3/vcenter/{id}/sync"),
     ("POST", "/api/v3/vcenter/{id}/vm/power"),
+    ("GET", "/api/v3/ai/tests/health"),
+    ("GET", "/api/v3/ai/tests/{id}/health"),
+    ("GET", "/api/v3/ai/emerging/latest"),
+    ("GET", "/api/v3/ai/emerging/history"),
 )
 """The documented operations that the server serves so far; `test_served` keeps this list honest."""
 

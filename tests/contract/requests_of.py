@@ -88,6 +88,7 @@ def _id_of(operation: Operation, name: str, world: World) -> int | str:
             "jira": world.jira,
             "docker-agents": world.docker_agent,
             "vcenter": world.vcenter,
+            "ai": world.test_case,
         }
         return by_path[operation.path.split("/")[3]]
     return names[name]

@@ -73,8 +73,18 @@ FILTERS = (
 )
 EMPTY = {("/nodes", "status", "quarantined")}
 """Choices that nothing in this world has: they are only accepted."""
-ELSEWHERE = {("/api/v3/scm/{id}/branches", "q"), ("/api/v3/scm/{id}/commits", "branch")}
-"""Filters of lists whose items have no ids, which tests/api/test_scm.py tries."""
+ELSEWHERE = {
+    ("/api/v3/scm/{id}/branches", "q"),
+    ("/api/v3/scm/{id}/commits", "branch"),
+    ("/api/v3/ai/tests/health", "days"),
+    ("/api/v3/ai/tests/health", "min_runs"),
+    ("/api/v3/ai/tests/{id}/health", "days"),
+    ("/api/v3/ai/emerging/latest", "threshold"),
+    ("/api/v3/ai/emerging/latest", "window"),
+    ("/api/v3/ai/emerging/history", "days"),
+    ("/api/v3/ai/emerging/history", "test_id"),
+}
+"""Parameters of lists whose items have no ids, which tests/api/test_scm.py and tests/api/test_test_health.py try."""
 SELECTS = {"page", "limit", "offset"}
 """Which part of the answer; tests of their own below."""
 

@@ -44,7 +44,8 @@ def test_every_documented_parameter_is_described(described: dict[str, Any], oper
         assert parameter.name in described_here, f"{operation} has no {parameter.name}"
         assert described_here[parameter.name]["required"] is parameter.required
         schema = described_here[parameter.name]["schema"]
-        assert schema.get("type") == {"int": "integer", "bool": "boolean"}.get(parameter.type, parameter.type)
+        names = {"int": "integer", "bool": "boolean", "float": "number"}
+        assert schema.get("type") == names.get(parameter.type, parameter.type)
         if parameter.default is not None:
             assert schema["default"] == parameter.default
         if parameter.maximum is not None:

@@ -9,7 +9,10 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from commands.flakiness import RecordChangedFlakiness
+from commands.handler import CommandContext, Handler
 from domain.delivery_outcomes import Outcome
+from domain.flakiness import FlakinessEmerged
 from store.clock import utcnow
 from store.tables.delivery_history import record_ping
 from testhide.processes import core
@@ -86,6 +89,8 @@ class World:
     aborted_build: int = 0
     artifact: int = 0
     test: int = 0
+    test_case: int = 0
+    """Of the test that has failed lately; the rise is recorded."""
     token: int = 0
     known_issue: int = 0
     template: int = 0
@@ -265,6 +270,7 @@ def build_world(server: Server) -> World:
     _builds(world)
     tests = world.admin.get("/api/v3/tests", params={"build_id": world.build, "limit": 1}).then(200)
     world.test = tests["results"][0]["id"]
+    _emerging(world)
     issue = {"project_id": world.project, "title": "Refused", "classification": "infra", "pattern": "refused"}
     world.known_issue = world.admin.post("/api/v3/known-issues", json=issue).then(201)["id"]
     entry = {"job_id": world.job, "node_id": "tests/test_auth.py::test_token_refresh", "reason": "flaky"}
@@ -279,6 +285,31 @@ def build_world(server: Server) -> World:
     world.admin.put(f"/api/v3/projects/{world.other_project}", json=shared).then(200)
     server.wait_until_projected()
     return world
+
+
+def _emerging(world: World) -> None:
+    newest = world.admin.get("/api/v3/ai/emerging/latest", params={"project_id": world.project}).then(200)["emerging"]
+    (found,) = (test for test in newest if test["name"].endswith("test_emerging"))
+    world.test_case = found["test_id"]
+    emerged = FlakinessEmerged(
+        test_case_id=world.test_case,
+        project_id=world.project,
+        job_id=world.job,
+        build_id=world.build,
+        first_build_id=found["first_seen_build"],
+        runs=RUNS,
+        baseline_runs=17,
+        baseline_failing=0,
+        recent_runs=10,
+        recent_failing=3,
+    )
+
+    async def record() -> None:
+        async with core(world.server.settings, pool_size=1) as parts:
+            handler = Handler(parts.log, utcnow)
+            await handler.execute(RecordChangedFlakiness((emerged,)), CommandContext("system:flakiness"))
+
+    asyncio.run(record())
 
 
 def _webhooks(world: World) -> None:
@@ -326,7 +357,9 @@ def _people_and_places(world: World) -> None:
 def _builds(world: World) -> None:
     for number in range(RUNS):
         build_id = world.new_build(world.job, external=True, branch="release")
-        world.upload(build_id, "reports/report.xml", junit([("auth", "test_1", "failed" if number % 2 else "passed")]))
+        emerging = "failed" if number % 2 and number > RUNS - 7 else "passed"
+        cases = [("auth", "test_1", "failed" if number % 2 else "passed"), ("auth", "test_emerging", emerging)]
+        world.upload(build_id, "reports/report.xml", junit(cases))
         verdict = "failed" if number % 2 else "passed"
         world.admin.post(f"/api/v3/builds/{build_id}/finish", json={"status": verdict}).then(200)
     world.build = world.run_a_build()

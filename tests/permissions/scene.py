@@ -125,6 +125,7 @@ def _fill_project(server: Server) -> tuple[Ids, str]:
         "change_id": _report_change(server, project),
         "artifact_id": artifact["id"],
         "test_id": test["id"],
+        "ai": test["test_case_id"],
         "known_issue_id": issue["id"],
         "quarantine_id": entry["id"],
         "node_id": node["id"],

@@ -11,6 +11,7 @@ from projections.autoscaling import AutoscalingRow
 from projections.build_positions import BuildPositionsRow, DeletedJobRow
 from projections.builds import BuildRow, CommentRow, ExplanationRow
 from projections.docker_agents import DockerAgentRow
+from projections.emerging import EmergenceRow
 from projections.engine.model import Row
 from projections.event_index import RelatedRow
 from projections.identity_providers import IdentityProviderRow, IdentityRow
@@ -24,6 +25,7 @@ from projections.projects import MemberRow, ProjectRow
 from projections.quarantine import QuarantineRow
 from projections.results import BlockRow, OutputsRow, ReportRow, ResultTextRow, SupersededRow
 from projections.results_cases import CaseStatsRow, CatalogueRow, TestCaseRow
+from projections.results_runs import BuildOutcomeRow, CaseDayRow, NotableRunRow, SuspectRow
 from projections.scm import ScmEndpointRow
 from projections.teams import ChannelRow
 from projections.templates import TemplateRow
@@ -228,6 +230,16 @@ READ_MODEL_KINDS = (
         "comparison",
     ),
     of_row("results", CaseStatsRow, "fewer failures of a test are counted", "failures", "failures - 1"),
+    of_row("results", NotableRunRow, "a failure of a test is hidden", "flags", "0"),
+    of_rows("results", SuspectRow, "tests that have failed are left out of their project's health"),
+    of_rows("results", CaseDayRow, "the runs of tests on single days are removed"),
+    of_row("results", BuildOutcomeRow, "a build is shown as broken", "failed", "1000000"),
+    of_model(
+        "emerging",
+        EmergenceRow.table,
+        "a rise of a test's failures is made up",
+        lambda scene: scene.execute(f"INSERT INTO {EmergenceRow.table} VALUES (1, 1, 1, 1, 1, now(), 1, 0, 1, 1)"),
+    ),
     of_row("results", CatalogueRow, "test cases of a project are left out of the catalogue", "version", "version - 1"),
     of_rows("triage", RuleMatchRow, "the matches of known issues are removed"),
     of_row("triage", TriageRow, "the classification of a failure is changed", "classification", "'no_defect'"),

@@ -17,7 +17,6 @@ from domain import (
     changes,
     claims,
     dispatch,
-    flakiness,
     gitops,
     identity_providers,
     jira,
@@ -40,6 +39,7 @@ from domain import (
     webhooks,
 )
 from domain.core.events import Event, changes_of
+from projections.audit_view.flakiness_summaries import FLAKINESS_SUMMARIES
 from projections.audit_view.machine_summaries import MACHINE_SUMMARIES
 
 MAX_QUOTE_LENGTH = 120
@@ -185,7 +185,7 @@ def _quarantined(event: quarantine.TestsQuarantined) -> str:
 
 
 def _lifted(event: quarantine.QuarantineLifted) -> str:
-    why = ", expired" if event.why == "expired" else ""
+    why = ", expired" * (event.why == "expired")
     return f"took {_tests(event.node_ids)} of job {event.job_id} out of quarantine{why}"
 
 
@@ -299,7 +299,7 @@ SUMMARIES: Mapping[type[Event], str | Callable[[Any], str]] = {
     quarantine.QuarantineExpired: lambda event: f"noticed that {_entries(event)} expired",
     quarantine.QuarantineBecameHealthy: lambda event: f"noticed that {_entries(event)} became healthy",
     quarantine.QuarantinedTestsRan: _quarantined_ran,
-    flakiness.TestTurnedFlaky: "noticed that test {test_case_id}{node_id: “} turned flaky in build {build_id}",
+    **FLAKINESS_SUMMARIES,
     changes.ChangeReceived: _change_received,
     changes.ChangePathsDropped: "left the reported paths of change {change_id} out{why:: “}",
     changes.JobDeferred: _job_deferred,

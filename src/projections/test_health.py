@@ -1,0 +1,163 @@
+"""Queries for the health of tests: histories of their runs, and the messages of their failures. They read the tables of
+the projection `results`.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from domain.core.columns import Int32s
+from domain.results import FAILED
+from domain.run_histories import MINUTES_OF_DAY, NotableRun, RunHistory, is_broken, mark_broken
+from projections.builds import BuildRow
+from projections.engine.queries import fetch_all, fetch_one
+from projections.results import STATUS, BlockRow, ReportRow, ResultTextRow
+from projections.results_cases import CaseStatsRow, TestCaseRow
+from projections.results_queries import IS_CURRENT, MESSAGE_LENGTH
+from projections.results_runs import CHUNK, BuildOutcomeRow, CaseDayRow, NotableRunRow, SuspectRow, build_of
+from store.postgres.queries import Source, fetch_rows
+
+MAX_SUSPECTS = 2_000
+"""Largest number of tests of a project whose histories one request reads: those with most notable runs."""
+MAX_FAILURES = 200
+"""Largest number of failures whose messages one request reads."""
+
+
+class CaseHistory(msgspec.Struct, frozen=True):
+    """A test case with the history of its runs."""
+
+    id: int
+    project_id: int
+    node_id: str
+    suite: str
+    history: RunHistory
+
+
+class FailureText(msgspec.Struct, frozen=True):
+    result_id: int
+    build_id: int
+    message: str
+    signature: str
+
+
+async def fetch_suspects(source: Source, project_id: int, since_day: int, limit: int) -> list[CaseHistory]:
+    """Returns the test cases of a project that failed or passed on a retry since a day, with the notable runs since
+    then. If there are more than `limit`, returns those with most such runs.
+    """
+    query = (
+        "SELECT s.case_id, c.project_id, c.node_id, c.suite, k.runs, n.ids, n.numbers, n.minutes, n.flags"
+        f" FROM {SuspectRow.table} s JOIN {TestCaseRow.table} c ON c.id = s.case_id AND c.project_id = s.project_id"
+        f" JOIN {CaseStatsRow.table} k ON k.case_id = s.case_id"
+        " CROSS JOIN LATERAL (SELECT array_agg(o.id) AS ids, array_agg(number) AS numbers,"
+        "   array_agg(minute) AS minutes, array_agg(flags) AS flags"
+        f"  FROM (SELECT * FROM {NotableRunRow.table} WHERE id >= (s.case_id << 32) AND id < ((s.case_id + 1) << 32)"
+        "   AND minute >= %(since)s ORDER BY number) o) n"
+        " WHERE s.project_id = %(project)s AND s.noted_at >= %(since)s AND n.ids IS NOT NULL"
+        " ORDER BY cardinality(n.ids) DESC, s.case_id LIMIT %(limit)s"
+    )
+    parameters = {"project": project_id, "since": since_day * MINUTES_OF_DAY, "limit": limit}
+    return await _with_histories(source, await fetch_rows(source, query, parameters))
+
+
+async def find_recently_failed(source: Source, project_id: int, window: int, limit: int) -> list[int]:
+    """Returns the test cases of a project that failed or passed on a retry in their last `window` runs. If there are
+    more than `limit`, returns those that did last.
+    """
+    query = (
+        f"SELECT s.case_id FROM {SuspectRow.table} s JOIN {CaseStatsRow.table} k ON k.case_id = s.case_id"
+        " WHERE s.project_id = %(project)s AND k.runs - s.number < %(window)s"
+        " ORDER BY s.noted_at DESC, s.case_id LIMIT %(limit)s"
+    )
+    rows = await fetch_rows(source, query, {"project": project_id, "window": window, "limit": limit})
+    return [case_id for (case_id,) in rows]
+
+
+async def fetch_histories(source: Source, case_ids: Sequence[int]) -> list[CaseHistory]:
+    """Returns test cases with all notable runs that are kept, ordered by id. Leaves out test cases without runs."""
+    query = (
+        "SELECT k.case_id, c.project_id, c.node_id, c.suite, k.runs, n.ids, n.numbers, n.minutes, n.flags"
+        f" FROM {CaseStatsRow.table} k JOIN {TestCaseRow.table} c ON c.id = k.case_id"
+        " CROSS JOIN LATERAL (SELECT array_agg(o.id) AS ids, array_agg(number) AS numbers,"
+        "   array_agg(minute) AS minutes, array_agg(flags) AS flags"
+        f"  FROM (SELECT * FROM {NotableRunRow.table} WHERE id >= (k.case_id << 32) AND id < ((k.case_id + 1) << 32)"
+        "   ORDER BY number) o) n"
+        " WHERE k.case_id = ANY (%(cases)s) ORDER BY k.case_id"
+    )
+    return await _with_histories(source, await fetch_rows(source, query, {"cases": list(case_ids)}))
+
+
+async def _with_histories(source: Source, rows: Sequence[tuple[Any, ...]]) -> list[CaseHistory]:
+    builds = {build_of(run) for *_, ids, _, _, _ in rows for run in ids or ()}
+    broken = await find_broken_builds(source, builds)
+    found: list[CaseHistory] = []
+    for case_id, project_id, node_id, suite, runs, ids, numbers, minutes, bits in rows:
+        notable = [
+            NotableRun(number, build_of(run), minute, flags)
+            for run, number, minute, flags in zip(ids or (), numbers or (), minutes or (), bits or (), strict=True)
+        ]
+        history = RunHistory(mark_broken(notable, broken), runs)
+        found.append(CaseHistory(case_id, project_id, node_id, suite, history))
+    return found
+
+
+async def find_broken_builds(source: Source, build_ids: Iterable[int]) -> set[int]:
+    """Returns those of the builds that say nothing about single tests, since most of their tests failed."""
+    query = f"SELECT build_id, passed, failed FROM {BuildOutcomeRow.table} WHERE build_id = ANY (%(builds)s)"
+    rows = await fetch_rows(source, query, {"builds": list(build_ids)})
+    return {build_id for build_id, passed, failed in rows if is_broken(passed, failed)}
+
+
+async def count_runs(source: Source, case_ids: Iterable[int], since_day: int) -> dict[int, int]:
+    """Returns test case -> number of its runs since a day, which is included."""
+    by_chunk: Mapping[int, list[int]] = defaultdict(list)
+    for case_id in case_ids:
+        by_chunk[case_id // CHUNK].append(case_id)
+    counts = {case_id: 0 for cases in by_chunk.values() for case_id in cases}
+    query = f"SELECT chunk, runs FROM {CaseDayRow.table} WHERE chunk = ANY (%(chunks)s) AND day >= %(day)s"
+    for chunk, stored in await fetch_rows(source, query, {"chunks": list(by_chunk), "day": since_day}):
+        runs = Int32s.of(stored)
+        for case_id in by_chunk[chunk]:
+            counts[case_id] += runs[case_id % CHUNK]
+    return counts
+
+
+async def fetch_cases_after(source: Source, project_id: int, after: int, limit: int) -> list[TestCaseRow]:
+    """Returns test cases of a project with higher ids than `after`, ordered by id."""
+    query = (
+        f"SELECT * FROM {TestCaseRow.table} WHERE project_id = %(project)s AND id > %(after)s"
+        " ORDER BY id LIMIT %(limit)s"
+    )
+    return await fetch_all(source, TestCaseRow, query, {"project": project_id, "after": after, "limit": limit})
+
+
+async def find_case(source: Source, case_id: int) -> TestCaseRow | None:
+    query = f"SELECT * FROM {TestCaseRow.table} WHERE id = %(id)s"
+    return await fetch_one(source, TestCaseRow, query, {"id": case_id})
+
+
+async def fetch_failure_texts(source: Source, case_id: int, build_ids: Sequence[int]) -> list[FailureText]:
+    """Returns the messages of a test case's failures in these builds, newest first. Builds that were deleted have
+    none.
+    """
+    query = (
+        "SELECT t.id, r.build_id, left(coalesce(x.message, ''), %(length)s), coalesce(x.signature, '')"
+        f" FROM {ReportRow.table} r JOIN {BuildRow.table} b ON b.id = r.build_id AND {IS_CURRENT}"
+        " CROSS JOIN LATERAL (SELECT block.first_result_id + at - 1 AS id, block.facts[at] AS facts"
+        f"  FROM {BlockRow.table} block CROSS JOIN LATERAL"
+        "   unnest(array_positions(block.case_ids, %(case)s::int)) AS at"
+        "  WHERE block.first_result_id >= r.first_result_id AND block.first_result_id < r.first_result_id + r.cases"
+        ") t"
+        f" LEFT JOIN {ResultTextRow.table} x ON x.id = t.id"
+        f" WHERE r.build_id = ANY (%(builds)s) AND t.facts >= 0 AND t.facts & {STATUS} = {FAILED}"
+        " ORDER BY r.build_id DESC, t.id DESC LIMIT %(limit)s"
+    )
+    parameters = {"case": case_id, "builds": list(build_ids), "length": MESSAGE_LENGTH, "limit": MAX_FAILURES}
+    return await fetch_all(source, FailureText, query, parameters)
+
+
+async def find_existing_builds(source: Source, build_ids: Sequence[int]) -> set[int]:
+    """Returns those of the builds that have not been deleted."""
+    query = f"SELECT id FROM {BuildRow.table} WHERE id = ANY (%(builds)s)"
+    return {build_id for (build_id,) in await fetch_rows(source, query, {"builds": list(build_ids)})}

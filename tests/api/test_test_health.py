@@ -1,0 +1,173 @@
+"""Health of tests over HTTP: the ranked list, one test with its evidence, and emerging flakiness."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from tests.support.builders import finish, given_build, given_job, given_project, upload
+from tests.support.server import Server
+
+CASES = ("steady", "shaky", "retried")
+
+
+def junit(**results: str) -> bytes:
+    """Returns a report. The value of a test is `passed`, `failed`, `retried`, or the message of its failure."""
+    cases = []
+    for name, result in results.items():
+        failure = f'<testcase classname="t" name="{name}"><failure message="{result} at 10:00:05"/></testcase>'
+        passed = f'<testcase classname="t" name="{name}"/>'
+        cases.append({"passed": passed, "retried": failure + passed}.get(result, failure))
+    return f'<testsuite name="s">{"".join(cases)}</testsuite>'.encode()
+
+
+def given_results(server: Server, job: int, **results: str) -> int:
+    build = given_build(server, job)
+    upload(server.admin, build, junit(**results)).then(201)
+    has_failed = any(result not in ("passed", "retried") for result in results.values())
+    finish(server, build, "failed" if has_failed else "passed")
+    return build
+
+
+@pytest.fixture(name="history", scope="module")
+def _history(server: Server) -> dict[str, Any]:
+    """A project in which one test fails now and then, one passes on a retry, and one passes."""
+    project = given_project(server)
+    job = given_job(server, project)
+    builds = []
+    for number in range(12):
+        shaky = ("timeout" if number < 9 else "refused") if number % 3 == 2 else "passed"
+        retried = "retried" if number == 4 else "passed"
+        builds.append(given_results(server, job, steady="passed", shaky=shaky, retried=retried))
+    server.wait_until_projected()
+    return {"project": project, "job": job, "builds": builds}
+
+
+def health_of(server: Server, project: int, **query: Any) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = server.admin.fetch("/ai/tests/health", project_id=project, **query)["tests"]
+    return found
+
+
+def names(tests: list[dict[str, Any]]) -> list[str]:
+    return [test["name"].rpartition(".")[2] for test in tests]
+
+
+def test_tests_are_ranked_by_risk(server: Server, history: dict[str, Any]) -> None:
+    answer = server.admin.fetch("/ai/tests/health", project_id=history["project"])
+    assert names(answer["tests"]) == ["shaky", "retried", "steady"]
+    assert answer["total"] == 2, "tests that failed or were retried"
+    shaky, retried, steady = answer["tests"]
+    assert [test["runs"] for test in answer["tests"]] == [12, 12, 12]
+    assert (shaky["failed_runs"], retried["retried_runs"], steady["failed_runs"]) == (4, 1, 0)
+    assert shaky["health_score"] < steady["health_score"]
+    assert shaky["flake_rate_low"] <= shaky["flake_rate"] <= shaky["flake_rate_high"]
+
+
+def test_parameters_do_what_they_say(server: Server, history: dict[str, Any]) -> None:
+    project = history["project"]
+    assert names(health_of(server, project, limit=1)) == ["shaky"]
+    assert names(health_of(server, project, limit=2)) == ["shaky", "retried"]
+    assert names(health_of(server, project, min_runs=12)) == ["shaky", "retried", "steady"]
+    assert health_of(server, project, min_runs=13) == []
+    assert len(health_of(server, project, days=2)) == 3
+    for query in ({"days": 0}, {"days": 366}, {"limit": 0}, {"min_runs": 0}, {"days": "x"}, {"day": 1}):
+        answer = server.admin.get("/api/v3/ai/tests/health", params={"project_id": project} | query)
+        assert answer.status_code == 422, query
+    assert server.admin.get("/api/v3/ai/tests/health").status_code == 422
+    assert server.admin.get("/api/v3/ai/tests/health", params={"project_id": 10**9}).status_code == 404
+
+
+def test_one_test_with_its_evidence(server: Server, history: dict[str, Any]) -> None:
+    test_id = health_of(server, history["project"])[0]["test_id"]
+    builds = history["builds"]
+    found = server.admin.fetch(f"/ai/tests/{test_id}/health")
+    assert found["test_id"] == test_id
+    failed = [builds[number] for number in (2, 5, 8, 11)]
+    assert found["correlated_builds"] == failed[::-1]
+    assert found["failure_patterns"] == ["timeout at <time>", "refused at <time>"]
+    assert [(one["failures"], one["builds"]) for one in found["failures"]] == [
+        (3, failed[2::-1]),
+        (1, failed[3:]),
+    ]
+    assert [(run["build_id"], run["failed"], run["passes_before"]) for run in found["evidence"]] == [
+        (build, True, 2) for build in failed
+    ]
+    assert "4 of 12 runs in 30 days failed" in found["recommendation"]
+    assert "timeout at <time>" in found["recommendation"]
+    at = datetime.fromisoformat(found["evidence"][0]["at"])
+    assert abs((datetime.now(UTC) - at).total_seconds()) < 3_600
+
+
+def test_a_test_that_never_failed_has_nothing_to_do(server: Server, history: dict[str, Any]) -> None:
+    test_id = health_of(server, history["project"])[-1]["test_id"]
+    found = server.admin.fetch(f"/ai/tests/{test_id}/health", days=2)
+    assert (found["failure_patterns"], found["correlated_builds"], found["evidence"]) == ([], [], [])
+    assert found["recommendation"] == "Nothing to do: all 12 runs in 2 days passed."
+    assert found["risk"] == "low"
+
+
+def test_unknown_tests(server: Server) -> None:
+    assert server.admin.get(f"/api/v3/ai/tests/{10**9}/health").status_code == 404
+    assert server.admin.get("/api/v3/ai/tests/1/health", params={"days": 0}).status_code == 422
+
+
+def test_broken_builds_do_not_count(server: Server) -> None:
+    project = given_project(server)
+    job = given_job(server, project)
+    for number in range(6):
+        result = "no space left" if number == 3 else "passed"
+        given_results(server, job, **{f"test_{one}": result for one in range(6)})
+    server.wait_until_projected()
+    tests = health_of(server, project)
+    assert {(test["failed_runs"], test["broken_builds"], test["runs"]) for test in tests} == {(1, 1, 6)}
+    assert {test["risk"] for test in tests} == {"low"}
+    assert server.admin.fetch("/ai/emerging/latest", project_id=project, window=3)["emerging"] == []
+    found = server.admin.fetch(f"/ai/tests/{tests[0]['test_id']}/health")
+    assert [run["broken_build"] for run in found["evidence"]] == [True]
+    assert "1 of them do not count" in found["recommendation"]
+
+
+def test_statistics_survive_the_deletion_of_builds(server: Server) -> None:
+    project = given_project(server)
+    job = given_job(server, project)
+    builds = [given_results(server, job, shaky="timeout" if number in (2, 4) else "passed") for number in range(6)]
+    server.wait_until_projected()
+    (before,) = health_of(server, project)
+    for build in builds[:5]:
+        server.admin.when("DELETE", f"/builds/{build}").then(204)
+    server.wait_until_projected()
+    (after,) = health_of(server, project)
+    assert after == before
+    found = server.admin.fetch(f"/ai/tests/{after['test_id']}/health")
+    assert (found["correlated_builds"], found["failure_patterns"]) == ([], []), "texts and builds are gone"
+    assert [run["build_id"] for run in found["evidence"]] == [builds[2], builds[4]]
+
+
+def test_tests_that_fail_more_often_lately(server: Server) -> None:
+    project = given_project(server)
+    job = given_job(server, project)
+    builds = []
+    for number in range(20):
+        late = "timeout" if number in (16, 18, 19) else "passed"
+        early = "timeout" if number in (2, 3, 4) else "passed"
+        builds.append(given_results(server, job, late=late, early=early))
+    server.wait_until_projected()
+    (found,) = server.admin.fetch("/ai/emerging/latest", project_id=project)["emerging"]
+    assert names([found]) == ["late"]
+    assert (found["baseline_rate"], found["recent_rate"], found["delta"]) == (0.0, 0.3, 0.3)
+    assert (found["baseline_runs"], found["recent_runs"], found["recent_failing"]) == (10, 10, 3)
+    assert found["first_seen_build"] == builds[16]
+    assert (found["detected"], found["detected_at"]) == (False, None), "too few runs for a verdict"
+
+    def of(**query: Any) -> list[tuple[str, float]]:
+        tests = server.admin.fetch("/ai/emerging/latest", project_id=project, **query)["emerging"]
+        return [(name, test["delta"]) for name, test in zip(names(tests), tests, strict=True)]
+
+    assert of(threshold=0.3) == [("late", 0.3)]
+    assert of(threshold=0.31) == []
+    assert of(window=2) == [("late", round(1 - 1 / 18, 4))]
+    assert of(window=18) == [("late", 0.1667), ("early", 0.1667)]
+    assert of(window=20) == [], "there is nothing before to compare with"
+    for query in ({"threshold": -0.1}, {"threshold": 1.5}, {"window": 0}, {"window": 201}, {"days": 3}):
+        answer = server.admin.get("/api/v3/ai/emerging/latest", params={"project_id": project} | query)
+        assert answer.status_code == 422, query
