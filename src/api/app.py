@@ -61,6 +61,7 @@ from api.projects import ProjectController
 from api.quarantine import QuarantineController
 from api.registrations import RegistrationController
 from api.scm import ScmController
+from api.search import SearchController
 from api.simulations import SimulationController
 from api.sso import SsoController
 from api.teams import TeamsController
@@ -115,6 +116,7 @@ CONTROLLERS = (
     AuditLogController,
     WebhookController,
     TeamsController,
+    SearchController,
     ScmController,
     JiraController,
     VcenterController,

@@ -21,6 +21,7 @@ from projections import (
     quarantine,
     results,
     scm,
+    search,
     teams,
     templates,
     tickets,
@@ -61,5 +62,6 @@ PROJECTIONS = (
     vcenter_vms.PROJECTION,
     audit_trail.PROJECTION,
     event_index.PROJECTION,
+    search.PROJECTION,
     build_positions.PROJECTION,
 )

@@ -224,6 +224,7 @@ def a_small_world(session: Client, name: str = "fuzzed") -> Fuzzed:
         "stream": f"job-{job}",
         "event_type": "build.failed",
         "operation_id": operation["id"],
+        "q": "hidden",
     }
     api_token = make("/api-tokens", {"name": "fuzz"})["secret"]
     own_ids: dict[str, int | str] = {

@@ -78,6 +78,7 @@ def _id_of(operation: Operation, name: str, world: World) -> int | str:
         "pool_id": world.pool,
         "node_pool_id": world.empty_pool,
         "scm_endpoint_id": world.scm_endpoint,
+        "q": "got 401",
     }
     if name == "id":  # as the reference calls it for several things
         by_path: dict[str, int | str] = {

@@ -27,6 +27,14 @@ from projections.results import BlockRow, OutputsRow, ReportRow, ResultTextRow, 
 from projections.results_cases import CaseStatsRow, CatalogueRow, TestCaseRow
 from projections.results_runs import BuildOutcomeRow, CaseDayRow, NotableRunRow, SuspectRow
 from projections.scm import ScmEndpointRow
+from projections.search import (
+    BuildDocument,
+    FailureDocument,
+    JobDocument,
+    NodeDocument,
+    ProjectDocument,
+    TestDocument,
+)
 from projections.teams import ChannelRow
 from projections.templates import TemplateRow
 from projections.tickets import FailingTicketRow
@@ -290,4 +298,10 @@ READ_MODEL_KINDS = (
         "a job is shown as deleted in the past",
         lambda scene: scene.execute(f"INSERT INTO {DeletedJobRow.table} VALUES (1, 2)"),
     ),
+    of_rows("search", BuildDocument, "no build is found by a search"),
+    of_rows("search", FailureDocument, "no failure is found by a search"),
+    of_row("search", TestDocument, "a test is found by another name", "name_words", "'forged'"),
+    of_row("search", JobDocument, "a job is found by another name", "name_words", "'forged'"),
+    of_row("search", NodeDocument, "a node is found by another name", "name_words", "'forged'"),
+    of_row("search", ProjectDocument, "a project is found by another name", "name_words", "'forged'"),
 )

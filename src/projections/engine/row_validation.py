@@ -120,7 +120,7 @@ def _check_of(row: type[Row], column: TableColumn) -> Check:
 
 
 def _is_indexed(row: type[Row], name: str) -> bool:
-    indexes = [index for index in row.table.indexes if "hash" not in index]
+    indexes = [index for index in row.table.indexes if "hash" not in index and "USING gin" not in index]
     return name in row.table.key or any(re.search(rf"\b{name}\b", index) for index in indexes)
 
 

@@ -36,6 +36,14 @@ async def fetch_row(source: Source, query: str, parameters: Parameters = None) -
     return next(iter(await fetch_rows(source, query, parameters)), None)
 
 
+async def fetch_rows_planned(source: AsyncConnection, query: str, parameters: Parameters) -> list[tuple[Any, ...]]:
+    """Returns the rows of a query that PostgreSQL plans anew for these parameters. Meant for queries whose best plan
+    depends on them, such as on how frequent a word is.
+    """
+    cursor = await source.execute(query.encode(), parameters, prepare=False, binary=True)
+    return await cursor.fetchall()
+
+
 async def execute(source: Source, query: str, parameters: Parameters = None) -> AsyncCursor:
     if not isinstance(source, AsyncConnection):
         async with source.connection() as connection:

@@ -1,0 +1,94 @@
+"""Words for full-text search: splits texts into words, and cuts snippets out of them.
+
+Names in tests and stack traces are written together, so they are split: `PaymentFlowTest` has the words `payment`,
+`flow` and `test`, and `test_login/user.py` has `test`, `login`, `user` and `py`. Words are in small letters.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+
+MAX_WORD = 64
+"""Largest number of characters of a word. Longer ones are cut into several, also in queries."""
+MAX_WORDS = 300
+"""Number of different words of one text that can be found."""
+MAX_QUERY_WORDS = 12
+"""Number of words of a query that count."""
+SNIPPET_LENGTH = 160
+"""Number of characters of a snippet, without the dots at its ends."""
+TIMED_OUT = "timeout"
+"""Word that stands for phrases such as "timed out", which mean the same in messages."""
+
+_RUN = re.compile(rf"[^\W_]{{1,{MAX_WORD}}}")
+_CASE = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_TIMED_OUT = re.compile(r"\btim(?:ed?|es|ing)[ _-]out\b", re.IGNORECASE)
+
+
+def _find_runs(text: str) -> list[str]:
+    """Returns the letters and digits in a row of a text."""
+    return _RUN.findall(text.replace("İ", "I"))  # the only letter that is two characters in small
+
+
+def _is_joined(run: str) -> bool:
+    """Returns whether letters and digits in a row are several words, as in `PaymentFlow` or `HTTPServer`."""
+    return not (run[1:].islower() or run.islower() or run.isupper())
+
+
+def find_words(text: str) -> list[str]:
+    """Returns the words by which a text can be found, each once. Words that are written together are found alone and
+    together: `PaymentFlow` by `payment`, `flow` and `paymentflow`.
+    """
+    runs = _find_runs(text)
+    words = dict.fromkeys(map(str.lower, runs))
+    for run in filter(_is_joined, runs):
+        words.update((part.lower(), None) for part in _CASE.split(run))
+    if "out" in words and _TIMED_OUT.search(text):
+        words[TIMED_OUT] = None
+    return list(words)[:MAX_WORDS] if len(words) > MAX_WORDS else list(words)
+
+
+def find_query_words(query: str) -> list[str]:
+    """Returns the words that a text must have to match a query, each once and in the order of the query. Words that are
+    written together count as several: `PaymentFlow` also finds `payment_flow`.
+    """
+    runs = _find_runs(_TIMED_OUT.sub(TIMED_OUT, query))
+    parts = (part for run in runs for part in (_CASE.split(run) if _is_joined(run) else [run]))
+    return list(dict.fromkeys(part.lower() for part in parts))[:MAX_QUERY_WORDS]
+
+
+def make_snippet(text: str, words: Iterable[str]) -> str:
+    """Returns the part of a text that has the most of these words, in one line. Dots stand for what is left out. If the
+    text has none of the words, returns its beginning.
+    """
+    text = " ".join(text.split())
+    if len(text) <= SNIPPET_LENGTH:
+        return text
+    start = _choose_start(text, words)
+    end = min(len(text), start + SNIPPET_LENGTH)
+    if start > 0 and (space := text.find(" ", start, start + MAX_WORD)) >= 0:
+        start = space + 1
+    if end < len(text) and (space := text.rfind(" ", end - MAX_WORD, end)) >= 0:
+        end = space
+    return f"{'...' if start > 0 else ''}{text[start:end]}{'...' if end < len(text) else ''}"
+
+
+def _choose_start(text: str, words: Iterable[str]) -> int:
+    """Returns where the snippet begins: a fourth of its length before the first of the words that it shows."""
+    lower, found = text.lower(), list[tuple[int, str]]()
+    for word in words:
+        spellings = (word,) if word != TIMED_OUT else (word, "timed out", "time out", "times out", "timing out")
+        for spelling in spellings:
+            position = lower.find(spelling)
+            while position >= 0 and len(found) < 500:
+                found.append((position, word))
+                position = lower.find(spelling, position + 1)
+    if not found:
+        return 0
+    found.sort()
+    best = max(range(len(found)), key=lambda index: (_count_words(found, index), -index))
+    return max(0, min(found[best][0] - SNIPPET_LENGTH // 4, len(text) - SNIPPET_LENGTH))
+
+
+def _count_words(found: Sequence[tuple[int, str]], index: int) -> int:
+    """Returns the number of different words in a snippet that begins before the word at this index."""
+    end = found[index][0] + SNIPPET_LENGTH * 3 // 4
+    return len({word for position, word in found[index:] if position < end})

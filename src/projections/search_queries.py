@@ -1,0 +1,187 @@
+"""Full-text search over the documents of `projections.search`.
+
+The condition on projects is part of the query for each type, so documents that the caller may not see are neither
+ranked nor counted. The score depends on the query and on the document only, so it says nothing about other documents.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args
+
+import msgspec
+from psycopg import AsyncConnection
+
+from domain.search import find_query_words
+from projections.pools import PoolRow
+from projections.search import (
+    TERMS,
+    BuildDocument,
+    FailureDocument,
+    JobDocument,
+    NodeDocument,
+    ProjectDocument,
+    SearchDocument,
+    TestDocument,
+)
+from store.postgres.queries import fetch_rows_planned
+
+SearchType = Literal["build", "test", "job", "node", "project"]
+TYPES: tuple[SearchType, ...] = get_args(SearchType)
+
+MAX_RANKED = 500
+"""Number of matching documents of each type that are ranked: the newest ones."""
+MIN_PREFIX = 3
+"""Number of characters from which on the last word of a query also finds longer words that begin with it."""
+WORD_IN_NAME, WORD_IN_TEXT, PREFIX_IN_NAME, PREFIX_IN_TEXT = 1.0, 0.8, 0.7, 0.5
+"""Score of a word of the query, by where a document has it."""
+WORDS_SHARE = 0.9
+"""Share of the words' average score in the score. The rest is for a document that has the query as it is written."""
+
+
+class SearchQuery(msgspec.Struct, frozen=True):
+    text: str
+    words: list[str]
+
+    @classmethod
+    def parse(cls, text: str) -> "SearchQuery":
+        return cls(" ".join(text.split()).lower(), find_query_words(text))
+
+    @property
+    def prefix(self) -> str | None:
+        """The last word, if longer words that begin with it match, too."""
+        return self.words[-1] if len(self.words[-1]) >= MIN_PREFIX else None
+
+    def to_tsquery(self, operator: Literal["&", "|"]) -> str:
+        """Returns the query in the syntax of PostgreSQL's `tsquery`: for documents that have all words (&), or any of
+        them (|).
+        """
+        # A word has only letters and digits, so nothing in it must be escaped.
+        return f" {operator} ".join(f"'{word}'{':*' if word == self.prefix else ''}" for word in self.words)
+
+
+class FoundDocument(msgspec.Struct, frozen=True):
+    type: SearchType
+    id: int
+    name: str
+    text: str
+    score: float
+    project_id: int | None
+    result_id: int | None
+
+
+_HAS = "position({} IN ' ' || d.{}_words || ' ') > 0"
+_WORD, _PREFIX = "' ' || word || ' '", "' ' || word"
+_IS_PREFIX = "word = %(prefix)s::text"
+_SCORE = (
+    f"{WORDS_SHARE} * (SELECT avg(CASE WHEN {_HAS.format(_WORD, 'name')} THEN {WORD_IN_NAME}"
+    f" WHEN {_HAS.format(_WORD, 'text')} THEN {WORD_IN_TEXT}"
+    f" WHEN {_IS_PREFIX} AND {_HAS.format(_PREFIX, 'name')} THEN {PREFIX_IN_NAME}"
+    f" WHEN {_IS_PREFIX} AND {_HAS.format(_PREFIX, 'text')} THEN {PREFIX_IN_TEXT} ELSE 0 END)"
+    " FROM unnest(%(words)s::text[]) word)"
+    f" + {1 - WORDS_SHARE:.1f} * (position(%(text)s IN lower(d.name || ' ' || d.text)) > 0)::int"
+)
+"""SQL expression for the score of a document `d`."""
+_VISIBLE = (
+    "(%(projects)s::bigint[] IS NULL OR d.{0} = ANY (%(projects)s::bigint[]))"
+    " AND (%(project)s::bigint IS NULL OR d.{0} = %(project)s)"
+)
+_VISIBLE_NODE = (
+    "(%(project)s::bigint IS NULL OR d.pool_id IN"
+    f" (SELECT p.id FROM {PoolRow.table} p WHERE p.project_id = %(project)s))"
+)
+
+
+def _select(
+    type: SearchType,
+    document: type[SearchDocument],
+    *,
+    project: str = "project_id",
+    id: str = "id",
+    result: str = "NULL::bigint",
+) -> str:
+    """Returns a query for the documents of one kind with the highest scores."""
+    visible, of_project = _VISIBLE.format(project), f"d.{project}"
+    if document is NodeDocument:
+        visible, of_project = _VISIBLE_NODE, "NULL::bigint"
+    newest = (
+        f"SELECT d.* FROM {document.table} d WHERE {TERMS} @@ %(query)s::tsquery AND {visible}"
+        f" ORDER BY d.id DESC LIMIT {MAX_RANKED}"
+    )
+    return (
+        f"SELECT '{type}' AS type, d.{id} AS id, d.name, d.text, ({_SCORE})::float8 AS score,"
+        f" {of_project} AS project_id, {result} AS result_id FROM ({newest}) d"
+    )
+
+
+_TESTS = (
+    "SELECT DISTINCT ON (id) * FROM ("
+    f"{_select('test', TestDocument, result='nullif(d.failure, 0)')}"
+    f" UNION ALL {_select('test', FailureDocument, id='case_id', result='d.id')}) tests ORDER BY id, score DESC"
+)
+"""Query for tests. A test that has failed has two documents, of which the one with the higher score counts."""
+_QUERIES: Mapping[SearchType, str] = {
+    "build": _select("build", BuildDocument),
+    "test": _TESTS,
+    "job": _select("job", JobDocument),
+    "node": _select("node", NodeDocument),
+    "project": _select("project", ProjectDocument, project="id"),
+}
+
+
+async def search(
+    connection: AsyncConnection,
+    query: SearchQuery,
+    types: Sequence[SearchType],
+    *,
+    projects: Sequence[int] | None,
+    project_id: int | None,
+    limit: int,
+) -> list[FoundDocument]:
+    """Returns up to `limit` documents of each type, those with the highest scores first.
+
+    Finds documents of `projects` (None: of all projects), and nodes. `project_id` limits them to one project, and nodes
+    to those in its pools. If a type has fewer than `limit` documents with all words of the query, documents with some
+    of the words follow.
+    """
+    if not query.words or not types:
+        return []
+    parameters = {
+        "words": query.words,
+        "prefix": query.prefix,
+        "text": query.text,
+        "projects": None if projects is None else list(projects),
+        "project": project_id,
+        "limit": limit,
+    }
+    found = await _fetch(connection, types, parameters | {"query": query.to_tsquery("&")})
+    if len(query.words) > 1:
+        counts = {type: sum(item.type == type for item in found) for type in types}
+        few: list[SearchType] = [type for type in types if counts[type] < limit]
+        if few:
+            more = await _fetch(connection, few, parameters | {"query": query.to_tsquery("|")})
+            found = [item for item in found if item.type not in few] + _best(found, more, few, limit)
+    return sorted(found, key=lambda item: (-item.score, TYPES.index(item.type), -item.id))
+
+
+async def _fetch(
+    connection: AsyncConnection, types: Sequence[SearchType], parameters: Mapping[str, Any]
+) -> list[FoundDocument]:
+    parts = (
+        f"(SELECT * FROM ({_QUERIES[type]}) {type}s ORDER BY score DESC, id DESC LIMIT %(limit)s)" for type in types
+    )
+    # A frequent word needs another plan than a rare one.
+    rows = await fetch_rows_planned(connection, " UNION ALL ".join(parts), parameters)
+    return [FoundDocument(*row) for row in rows]
+
+
+def _best(
+    with_all: Sequence[FoundDocument], with_some: Sequence[FoundDocument], types: Sequence[SearchType], limit: int
+) -> list[FoundDocument]:
+    """Returns up to `limit` of these documents of each type: those with all words first, which may be older than the
+    documents with some words that were ranked.
+    """
+    best: list[FoundDocument] = []
+    for type in types:
+        unique = {item.id: item for item in (*with_all, *with_some) if item.type == type}
+        first = {item.id for item in with_all if item.type == type}
+        best += sorted(unique.values(), key=lambda item: (item.id not in first, -item.score, -item.id))[:limit]
+    return best
