@@ -7,7 +7,7 @@ the flags below, 0 for a run that passed at the first attempt.
 `assess` weighs two explanations of the failures of a history against each other. Either the code was broken for some
 builds in a row, in which the test always failed; or the test fails now and then on good code, at an unknown rate. Both
 may be true of one history. `observe` follows a test run by run, and notices when failures become more frequent than
-before.
+before. docs/intelligence.md gives the formulas, their sources and what they were measured to do.
 """
 
 import math
@@ -132,15 +132,16 @@ def assess(runs: bytes) -> Assessment:
         health_score=score,
         trend=_find_trend(runs),
         risk=risk,
-        recommended_action=_recommend(flaky, broken, risk),
+        recommended_action=_recommend(flaky, broken, weights),
     )
 
 
-def _recommend(flaky: float, broken: float, risk: Risk) -> Action:
+def _recommend(flaky: float, broken: float, weights: Sequence[float]) -> Action:
     if broken >= BROKEN_FROM:
         return "investigate"
-    if flaky >= FLAKY_FROM and risk != "low":
-        return "quarantine" if risk == "high" else "fix"
+    if flaky >= FLAKY_FROM:
+        all_pass = 100 * sum(weight * value for weight, value in zip(weights, _ALL_PASS, strict=True))
+        return "quarantine" if all_pass < HIGH_RISK_BELOW else "fix" if all_pass < MEDIUM_RISK_BELOW else "watch"
     return "watch" if flaky >= WATCH_FROM else "none"
 
 

@@ -125,6 +125,10 @@ def test_tests_that_fail_often_are_quarantined() -> None:
     assert (assessment.risk, assessment.recommended_action) == ("high", "quarantine")
 
 
+def test_a_test_is_not_quarantined_for_its_first_failure() -> None:
+    assert assess(read("P" * 9 + "F")).recommended_action == "fix"
+
+
 STEPS = 400
 RATES = [1 / (1 + math.exp(11 - 16 * step / STEPS)) for step in range(STEPS)]
 PRIOR = [rate**RATE_FAILURES * (1 - rate) ** RATE_PASSES for rate in RATES]
