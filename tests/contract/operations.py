@@ -219,14 +219,11 @@ SERVED = (
     ("POST", "/api/v3/vcenter/{id}/test"),
     ("POST", "/api/v3/vcenter/{id}/sync"),
     ("POST", "/api/v3/vcenter/{id}/vm/power"),
-<<<<<<< HEAD
     ("GET", "/api/v3/ai/tests/health"),
     ("GET", "/api/v3/ai/tests/{id}/health"),
     ("GET", "/api/v3/ai/emerging/latest"),
     ("GET", "/api/v3/ai/emerging/history"),
-=======
     ("GET", "/api/v3/search"),
->>>>>>> 407d68ad (search: find builds, tests, jobs, nodes and projects by words)
 )
 """The documented operations that the server serves so far; `test_served` keeps this list honest."""
 

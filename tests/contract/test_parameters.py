@@ -76,7 +76,6 @@ EMPTY = {("/nodes", "status", "quarantined")}
 ELSEWHERE = {
     ("/api/v3/scm/{id}/branches", "q"),
     ("/api/v3/scm/{id}/commits", "branch"),
-<<<<<<< HEAD
     ("/api/v3/ai/tests/health", "days"),
     ("/api/v3/ai/tests/health", "min_runs"),
     ("/api/v3/ai/tests/{id}/health", "days"),
@@ -84,14 +83,10 @@ ELSEWHERE = {
     ("/api/v3/ai/emerging/latest", "window"),
     ("/api/v3/ai/emerging/history", "days"),
     ("/api/v3/ai/emerging/history", "test_id"),
-}
-"""Parameters of lists whose items have no ids, which tests/api/test_scm.py and tests/api/test_test_health.py try."""
-=======
     ("/api/v3/search", "types"),
     ("/api/v3/search", "project_id"),
 }
 """Filters of lists whose items have no ids, or ids of several kinds, which tests of the area in tests/api try."""
->>>>>>> 407d68ad (search: find builds, tests, jobs, nodes and projects by words)
 SELECTS = {"page", "limit", "offset"}
 """Which part of the answer; tests of their own below."""
 
