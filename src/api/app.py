@@ -68,6 +68,7 @@ from api.teams import TeamsController
 from api.templates import TemplateController
 from api.test_health import TestHealthController
 from api.tests import TestController
+from api.trends import TrendController
 from api.triage import TriageController
 from api.triggers import TriggerController
 from api.users import UserController
@@ -106,6 +107,7 @@ CONTROLLERS = (
     TestController,
     TestHealthController,
     EmergingController,
+    TrendController,
     TriageController,
     KnownIssueController,
     QuarantineController,

@@ -179,6 +179,8 @@ TESTS = (
     op("POST /tests/{test_id}/defect", WRITE, {"defect_key": "X-1", "defect_url": "https://example.com/X-1"}),
     op("POST /tests/{test_id}/resolution", WRITE, {"resolution": "x"}),
     op("POST /tests/{test_id}/known-issue", WRITE, lambda at: {"known_issue_id": at["known_issue_id"]}),
+    op("GET /jobs/{job_id}/trend", READ),
+    op("GET /projects/{project_id}/trend", READ),
     op("GET /ai/tests/health", READ, query="project_id={project_id}"),
     op("GET /ai/tests/{id}/health", READ),
     op("GET /ai/emerging/latest", READ, query="project_id={project_id}"),
