@@ -8,11 +8,13 @@ One pass over the lines, in linear time and with bounded memory:
    a stack trace.
 3. A block whose first line is known, numbers and paths masked, counts less: if it was in the log before (a repeated
    message says less than one that came once), or if the log of the job's last passed build has it, too (`noise`).
-4. At the end of the log, the position counts. A block shortly before the end of the failed step counts more. The end of
-   the step is the first line of the last lines that say how a step ended (`exited with 1`, `BUILD FAILED`).
+4. At the end of the log, the position counts. A block far before the end of the failed step counts less, and so does
+   one after which the build went on: tests passed, steps began. The end of the step is the last line that says how a
+   step ended (`exited with 1`, `BUILD FAILED`). Of several failed tests, or errors in sources, the first one counts,
+   wherever it is.
 
-Only CANDIDATES blocks, the best, and the last RECENT blocks are in memory. An excerpt has MAX_LINES lines at most: a
-screen full, enough for an assertion with the top of its stack trace.
+Only the CANDIDATES best and the CANDIDATES last blocks are in memory. An excerpt has MAX_LINES lines at most: a screen
+full, enough for an assertion with the top of its stack trace.
 """
 
 import heapq
@@ -25,7 +27,7 @@ from typing import Final
 
 import msgspec
 
-from domain.log_signals import Reason, Signal, clean, is_frame, looks_red, signal_of
+from domain.log_signals import Reason, Signal, clean, is_frame, is_progress, looks_red, signal_of
 
 VERSION: Final = 1
 """Version of the ranking. A new version may rank the same log differently."""
@@ -39,6 +41,10 @@ BLOCK_LINES = 400
 """Lines after which a block ends in any case, so that a log that consists of errors is not one block."""
 CONTEXT = 2
 """Lines that an excerpt shows before its first line with a signal."""
+STRONG = 10
+"""Weight from which a line is of a failed test, an error in a source or a time limit."""
+MAX_STRENGTH = 16
+"""Strength of a failed test with a stack trace and many further lines with signals. Its score is 1."""
 CANDIDATES = 64
 MAX_FINGERPRINTS = 20_000
 """Number of different first lines of blocks that are counted. Further ones count as if they came once."""
@@ -48,6 +54,8 @@ from the end does not matter.
 """
 ALIKE = 0.8
 """Share of the best score from which an earlier block of the same kind is chosen instead."""
+PROGRESS_SCALE = 10
+"""Number of later lines that say that the build goes on, such as passed tests, which makes a block count 0.8."""
 SIMILAR_FACTOR = 0.6
 """What remains of the score of a block if a better one has the same kind of strongest signal."""
 NOISE_FACTOR = 0.2
@@ -83,6 +91,8 @@ class _Block(msgspec.Struct):
     """Last line with a signal, or that belongs to one."""
     fingerprint: int
     weight: float
+    progress: int = 0
+    """Number of lines up to `last` that say that the build goes on."""
     gap: int = 0
     """Lines since `last`, without blank ones."""
     extra: float = 0.0
@@ -138,6 +148,8 @@ class Explainer:
         self._best: list[tuple[float, int, _Block]] = []
         self._recent: deque[_Block] = deque(maxlen=CANDIDATES)
         self._counts: dict[int, int] = {}
+        self._progress = 0
+        """Number of lines so far that say that the build goes on."""
         self._outcome = -1
         """Last line that says how a step ended."""
 
@@ -146,6 +158,8 @@ class Explainer:
         signal = signal_of(line, looks_red(text)) if line else None
         end = self._byte + (len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass")))
         self._before.append((self._byte, end, not line))
+        if signal is None and is_progress(line):
+            self._progress += 1
         if signal is not None:
             self._add_signal(line, signal)
         elif (block := self._open) is not None:
@@ -154,7 +168,7 @@ class Explainer:
         self._byte = end + 1
 
     def _add_signal(self, line: str, signal: Signal) -> None:
-        if signal.reason == "outcome":
+        if signal.reason in ("outcome", "time_limit"):
             self._outcome = self._line
         block = self._open
         if block is not None and self._is_new_failure(block, line, signal):
@@ -177,13 +191,16 @@ class Explainer:
 
     def _belongs(self, block: _Block) -> None:
         block.last = self._line
+        block.progress = self._progress
         block.gap = 0
 
     def _is_new_failure(self, block: _Block, line: str, signal: Signal) -> bool:
-        """Returns whether a line begins another failure than the one in the block: the next failed test, or the next
-        file with an error after more lines than an excerpt has.
+        """Returns whether a line begins another failure than the one in the block: a failed test or an error in a
+        source after weaker signals, the next failed test, or the next error in a source after MAX_LINES.
         """
-        if signal.weight >= 9 and block.weight >= 9:
+        if signal.weight >= STRONG and block.weight < STRONG:
+            return self._line - block.first >= 3
+        if signal.weight >= STRONG:
             return self._line - block.first >= (MAX_LINES if signal.reason == "source_error" else 3)
         return self._line - block.first >= BLOCK_LINES
 
@@ -258,11 +275,14 @@ class Explainer:
         if block.leading in FIRST_COUNTS:
             return block.strength
         distance = (end - block.last) / (30 + 0.1 * self._line)
-        return block.strength * (0.6 + 0.4 / (1 + max(0.0, distance)))
+        nearness = 0.5 + 0.5 / (1 + max(0.0, distance))
+        went_on = 0.6 + 0.4 / (1 + (self._progress - block.progress) / PROGRESS_SCALE)
+        return block.strength * nearness * went_on
 
     def _excerpt(self, block: _Block) -> Excerpt:
         count = min(len(block.ends), block.last - block.first + 1)
-        reasons: list[str] = [*sorted(block.reasons, key=lambda reason: -block.reasons[reason])]
+        kinds: list[Reason] = sorted(block.reasons, key=lambda reason: -block.reasons[reason])
+        reasons: list[str] = [*kinds]
         if block.occurrence > 1:
             reasons.append("repeated")
         if block.is_noise:
@@ -274,7 +294,7 @@ class Explainer:
             last_line=block.first + count,
             first_byte=block.first_byte,
             last_byte=block.ends[count - 1],
-            score=round(min(1.0, self._score(block) / 14), 3),
+            score=round(min(1.0, self._score(block) / MAX_STRENGTH), 3),
             reasons=tuple(reasons),
         )
 

@@ -1,11 +1,12 @@
 """Signals in a line of a build's log: how strongly the line says that something failed, and which kind of line it is.
 
 The patterns know how compilers, test runners, package managers and shells report failures. None knows a project. The
-weight of a line is between 0 and 10:
+weight of a line is between 0 and 12:
 
-- 10: the header of one failed test
-- 9: a compiler or linter names a file and a line
-- 8: an exception, a crash, a system error such as "No such file or directory", or the header of a list of failed tests
+- 12: the header of one failed test
+- 11: a compiler or linter names a file and a line, or a time limit ended the build
+- 8: an exception, a crash, a system error such as "No such file or directory", or the header of a list of failed
+  tests; a build tool says why it stops
 - 6: a part of such a report: a cause, an assertion, expected and actual values
 - 3: a word such as "error"
 - 2: the outcome of a whole step, such as "BUILD FAILED", which says that something failed but not why
@@ -20,7 +21,16 @@ from typing import Literal, NamedTuple
 MAX_LINE = 400
 
 Reason = Literal[
-    "test_failure", "source_error", "failure_list", "exception", "system_error", "detail", "error_word", "outcome"
+    "test_failure",
+    "source_error",
+    "time_limit",
+    "failure_list",
+    "exception",
+    "system_error",
+    "tool_error",
+    "detail",
+    "error_word",
+    "outcome",
 ]
 
 
@@ -70,6 +80,7 @@ _PROGRESS = re.compile(
     r"|Installing|Successfully|Requirement already|Running|Generating|Processing|Checking|Loading|Loaded|Removing"
     r"|Parsing|\[\s{0,3}\d{1,3}%\]|\d{1,3}%|drwx|-rw|Hit:|Ign:)\b"
 )
+_GOES_ON = ("PASSED", "passed", "... ok", "STARTED", "SUCCESS")
 _ECHOED = re.compile(r"^\s{0,8}(?:\$|\+{1,4}|>|%|#) ")
 _WARNING = re.compile(r"\bwarn(?:ing)?s?\b|\bdeprecat|\[WARN|\bnotice\b|\bhint\b|\bnote:", re.IGNORECASE)
 _QUIET_LEVEL = re.compile(r"\[?\b(?:INFO|DEBUG|TRACE|FINE|VERBOSE|info|debug|trace)\b[\]: ]")
@@ -100,10 +111,24 @@ _OUTCOME = re.compile(
 )
 """Ends of steps. A line of a failed test's own runner, such as `Tests run: 3, Failures: 1`, is one, too."""
 
+_TIME_LIMIT = re.compile(
+    r"\bexceeded the (?:maximum )?(?:time|run ?time)|\bNo output has been received\b|\b(?:job|build"
+    r"|step) (?:has )?timed out\b"
+    r"|\bcancel(?:l?ed|ing) .{0,80}\btime ?out\b|\bexecution time limit\b|\bno activity for\b",
+    re.IGNORECASE,
+)
+_TOOL_ERROR = re.compile(
+    r"\bFailed to execute goal (?!.{0,200}(?:surefire|failsafe|There (?:are|were) test failures|Compilation failure))"
+    r"|^\* What went wrong:|^> (?!Task |There were failing|Run with|Compilation|Get more)\w.{0,200}\b(?:found|failed"
+    r"|violations?|errors?|not)\b",
+    re.IGNORECASE,
+)
+"""Sentences with which a build tool says why it stops, other than failed tests and sources, which come before."""
+
 _PATTERNS: tuple[tuple[Reason, float, re.Pattern[str]], ...] = (
     (
         "test_failure",
-        10,
+        12,
         re.compile(
             r"^\S.{0,300} > .{1,300} FAILED$|<<< (?:FAILURE|ERROR)!|^\s{0,16}--- FAIL: "
             r"|^\s{0,8}not ok\b(?!.{0,200}# (?:TODO|SKIP))"
@@ -118,7 +143,7 @@ _PATTERNS: tuple[tuple[Reason, float, re.Pattern[str]], ...] = (
     ),
     (
         "source_error",
-        9,
+        11,
         re.compile(
             r"^.{0,12}?\S{0,300}[^\s\d:(][:(]\d{1,7}(?:[:,]\d{1,6})?\)?:? {0,3}(?:- )?(?:fatal |syntax |parse )?error\b"
             r"|\berror(?:\[E\d{1,6}\])(?:: |$)|\berror (?:TS|CS|MSB|BC|FS|C|LNK)\d{1,6}\b"
@@ -131,6 +156,7 @@ _PATTERNS: tuple[tuple[Reason, float, re.Pattern[str]], ...] = (
             re.IGNORECASE,
         ),
     ),
+    ("time_limit", 11, _TIME_LIMIT),
     (
         "failure_list",
         8,
@@ -162,8 +188,8 @@ _PATTERNS: tuple[tuple[Reason, float, re.Pattern[str]], ...] = (
             r"|\bNo such file or directory\b|\bPermission denied\b|\bKilled$|\bKilled process\b|\bout of memory\b"
             r"|\bOutOfMemory|\bNo space left\b|\bCould not (?:resolve|find|connect|transfer|read|open|load|get"
             r"|determine|create)\b|\bConnection (?:refused|reset|timed out|closed)\b"
-            r"|\bConnection(?:Refused|Reset)\b|\bNo output has been received\b|\bexceeded the (?:maximum|time)"
-            r"|\b(?:job|build|command|test|request|operation) (?:has )?timed out\b|\bunable to (?:access|connect"
+            r"|\bConnection(?:Refused|Reset)\b|\bexceeded the maximum"
+            r"|\b(?:command|test|request|operation) (?:has )?timed out\b|\bunable to (?:access|connect"
             r"|locate|resolve|find|open|load|execute|create)\b"
             r"|\bauthentication (?:failed|required)\b|\baccess denied\b|\b(?:401|403|404"
             r"|50[0234])\b.{0,40}(?:Unauthorized|Forbidden|Not Found|Server Error|Bad Gateway|Unavailable|Time-?out)"
@@ -186,7 +212,7 @@ _PATTERNS: tuple[tuple[Reason, float, re.Pattern[str]], ...] = (
             r"|match|contain))\b|^\s{0,16}(?:[Ee]xpected|[Aa]ctual|[Rr]eceived|got)\b.{0,4}[:=]|\bExpecting\b"
             r"|^\s{0,8}but (?:was|got)\b"
             r"|^\[ERROR\] {1,4}\S{1,200}(?:\.|:)\S{1,200}:\d|^\s{0,8}[\w$.]{1,200}[.:>]\w{1,100}:\d{1,7}\b.{1,300}"
-            r"|\bWhat went wrong:|^error:? |\bERR! |\b[Ff]ailed to \w|\b[Uu]nable to \w|\b[Cc](?:ould not|ouldn't"
+            r"|^error:? |\bERR! |\b[Ff]ailed to \w|\b[Uu]nable to \w|\b[Cc](?:ould not|ouldn't"
             r"|annot) \w|^Failed \w|^ERROR\b|^\[ERROR\] \S|^\s{0,8}Error: "
             r"|\bnot installed\b|\bis not defined\b|\bis required\b|\bmust (?:not )?be\b|\bmismatch\b"
         ),
@@ -235,6 +261,11 @@ def is_frame(line: str) -> bool:
     return _FRAME.match(line) is not None
 
 
+def is_progress(line: str) -> bool:
+    """Returns whether a line that `clean` returned says that the build goes on: a step begins, or a test has passed."""
+    return line.endswith(_GOES_ON) or _PROGRESS.match(line) is not None
+
+
 def signal_of(line: str, is_red: bool = False) -> Signal | None:
     """Returns the signal of a line that `clean` returned; None if it has none. Tools print errors in red (`is_red`)."""
     lower = line.lower()
@@ -267,6 +298,8 @@ def _find(line: str, something: bool) -> Signal | None:
     reason, weight, pattern = _PATTERNS[0]
     if not is_outcome and pattern.search(line):
         return Signal(weight, reason)
+    if _TOOL_ERROR.search(line):
+        return Signal(8, "tool_error")
     if is_outcome:
         return Signal(2, "outcome")
     for reason, weight, pattern in _PATTERNS[1:]:

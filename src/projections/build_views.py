@@ -57,9 +57,9 @@ class FailureExcerpt(msgspec.Struct):
     score: float
     """Between 0 and 1. The higher it is, the more signals of a failure the lines have. It is no probability."""
     reasons: list[str]
-    """Kinds of signals in the lines, the strongest first: `test_failure`, `source_error`, `failure_list`, `exception`,
-    `system_error`, `detail`, `error_word`, `outcome`; or `end_of_log` if no line of the log has any. After these,
-    what makes the score lower: `repeated`, `in_passed_build`, `after_the_end`.
+    """Kinds of signals in the lines, the strongest first: `test_failure`, `source_error`, `time_limit`, `failure_list`,
+    `exception`, `system_error`, `tool_error`, `detail`, `error_word`, `outcome`; or `end_of_log` if no line of the log
+    has any. After these, what makes the score lower: `repeated`, `in_passed_build`, `after_the_end`.
     """
 
 

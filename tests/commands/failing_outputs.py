@@ -326,5 +326,71 @@ fatal: couldn't find remote ref feature/gone""",
     #1 0x4f5c01 in main /src/main.c:9""",
         "heap-use-after-free",
     ),
-    "github": ("##[error]Process completed with exit code 1.", "exit code 1"),
+    "checkstyle": (
+        """\
+[INFO] There is 1 error reported by Checkstyle 8.19 with checkstyle.xml ruleset.
+[ERROR] src/main/java/org/example/Shop.java:[3,8] (imports) UnusedImports: Unused import - java.util.List.
+[INFO] BUILD FAILURE
+[ERROR] Failed to execute goal org.apache.maven.plugins:maven-checkstyle-plugin:3.1.0:check: You have 1 violation.""",
+        "Unused import - java.util.List",
+    ),
+    "a plugin of maven": (
+        """\
+[INFO] BUILD FAILURE
+[INFO] ------------------------------------------------------------------------
+[ERROR] Failed to execute goal com.mycila:license-maven-plugin:3.0:check: Some files have no expected license header
+[ERROR]
+[ERROR] To see the full stack trace of the errors, re-run Maven with the -e switch.""",
+        "expected license header",
+    ),
+    "a plugin of gradle": (
+        """\
+> Task :app:lint FAILED
+
+FAILURE: Build failed with an exception.
+
+* What went wrong:
+Execution failed for task ':app:lint'.
+> Lint found errors in the project; aborting build.
+
+* Try:
+> Run with --stacktrace option to get the stack trace.
+
+BUILD FAILED in 12s""",
+        "Lint found errors in the project",
+    ),
+    "gradle's resolver": (
+        """\
+FAILURE: Build failed with an exception.
+
+* What went wrong:
+Could not resolve all files for configuration ':app:compileClasspath'.
+> Could not find org.example:core:9.9.
+  Searched in the following locations:
+    - https://repo.example.org/org/example/core/9.9/core-9.9.pom
+
+BUILD FAILED in 2s""",
+        "Could not find org.example:core:9.9.",
+    ),
+    "bazel": (
+        """\
+FAIL: //src/test:cart_test (see /home/ci/.cache/test.log)
+INFO: From Testing //src/test:cart_test:
+JUnit4 Test Runner
+1) addsUp(org.example.CartTest)
+java.lang.AssertionError: expected:<12> but was:<11>
+	at org.junit.Assert.fail(Assert.java:89)
+
+//src/test:cart_test                              FAILED in 3.1s
+Executed 1 out of 1 test: 1 fails locally.""",
+        "//src/test:cart_test",
+    ),
+    "a time limit": (
+        """\
+org.example.SlowTest > waits STARTED
+
+No output has been received in the last 10m0s, this potentially indicates a stalled build.
+The build has been terminated""",
+        "No output has been received",
+    ),
 }

@@ -21,6 +21,12 @@ tests/test_errors.py::test_raises_exception PASSED                       [ 10%]
 ok 12 - should fail when the input is invalid
   ✓ throws an error if the file does not exist (3 ms)
 --- PASS: TestFailure (0.00s)
+12:00:01.123 [pool-1] ERROR o.e.Server - Request failed, as this test wants it to
+java.lang.IllegalStateException: simulated failure
+	at org.example.Server.handle(Server.java:31)
+	at org.example.ServerTest.request(ServerTest.java:12)
+Caused by: java.net.ConnectException: Connection refused
+	at org.example.Client.connect(Client.java:9)
 Retrying download (attempt 1 of 3): connection reset by peer
 Download complete
 """.splitlines()
@@ -50,7 +56,7 @@ def test_colours_times_and_carriage_returns_change_nothing(tool: str) -> None:
     text, cause = FAILURES[tool]
     log = [
         *(f"2024-05-01T10:00:0{n % 10}.1234567Z {line}" for n, line in enumerate(SETUP)),
-        "progress 1%\rprogress 50%\rprogress 100%",
+        *(f"2024-05-01T10:00:08Z progress 1%\rCompiling module_{n} error_{n}.c" for n in range(40)),
         *(f"2024-05-01T10:00:09.1234567Z \x1b[0m{line}\x1b[0m\r" for line in text.splitlines()),
     ]
     assert cause in _shown(log, explain(log)[0])
