@@ -7,7 +7,9 @@ from projections.results_queries import FACTS, IS_CURRENT
 from store.postgres.queries import Source, fetch_rows
 
 MAX_RESULTS = 500
-"""Number of results of the test, the newest ones up to the failure, that are searched for one that passed."""
+"""Number of results on the branch, the newest ones up to the failure, that are searched for one that passed."""
+MAX_BLOCKS = 5_000
+"""Number of blocks with results of the test on any branch that are read, the newest ones up to the failure."""
 
 
 async def find(source: Source, case_id: int, build_id: int, result_id: int) -> FirstFailure | None:
@@ -17,8 +19,8 @@ async def find(source: Source, case_id: int, build_id: int, result_id: int) -> F
     report = f"SELECT * FROM {ReportRow.table} WHERE first_result_id <= t.id ORDER BY first_result_id DESC LIMIT 1"
     query = (
         f"WITH found AS MATERIALIZED (SELECT first_result_id FROM {BlockRow.table}"
-        " WHERE case_ids @> ARRAY[%(case)s::int] AND first_result_id <= %(id)s ORDER BY first_result_id DESC)"
-        f" SELECT b.id, b.commit_sha, {FACTS} & {STATUS} FROM found"
+        " WHERE case_ids @> ARRAY[%(case)s::int] AND first_result_id <= %(id)s ORDER BY first_result_id DESC"
+        f" LIMIT {MAX_BLOCKS}) SELECT b.id, b.commit_sha, {FACTS} & {STATUS} FROM found"
         f" JOIN {BuildRow.table} this ON this.id = %(build)s"
         f" JOIN {BlockRow.table} block USING (first_result_id)"
         " JOIN LATERAL (SELECT block.first_result_id + place - 1, block.facts[place]"

@@ -13,6 +13,7 @@ from domain.builds import (
     BuildAssigned,
     BuildDeleted,
     BuildEvent,
+    BuildExplained,
     BuildFinished,
     BuildMovedToTop,
     BuildPinned,
@@ -144,6 +145,8 @@ class LogRules:
                 assert event.status == "aborted" or life.phase != "queued", "a result without a run"
                 self._release(life, position)
                 life.phase, life.status = "finished", event.status
+            case BuildExplained():
+                assert (life.phase, life.status) == ("finished", "failed"), f"explained while {life.phase}"
             case ReportRecorded():
                 late = life.phase == "finished" and event.cases == 0 and event.detail is not None
                 assert late or life.phase in ("assigned", "running"), f"reported while {life.phase}"
