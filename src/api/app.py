@@ -66,6 +66,7 @@ from api.simulations import SimulationController
 from api.sso import SsoController
 from api.teams import TeamsController
 from api.templates import TemplateController
+from api.test_cases import TestCaseController
 from api.test_health import TestHealthController
 from api.tests import TestController
 from api.trends import TrendController
@@ -106,6 +107,7 @@ CONTROLLERS = (
     ArtifactController,
     TestController,
     TestHealthController,
+    TestCaseController,
     EmergingController,
     TrendController,
     TriageController,

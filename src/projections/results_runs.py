@@ -62,7 +62,7 @@ class SuspectRow(Row, frozen=True):
 class CaseDayRow(Row, frozen=True):
     """Numbers of runs of CHUNK test cases in one job on one day."""
 
-    table = Table("case_days", VERSION, key=("chunk", "day", "job_id"))
+    table = Table("case_days", VERSION, key=("chunk", "day", "job_id"), indexes=("(job_id, day)",))
     chunk: int
     """Id of the first of these test cases, divided by CHUNK."""
     day: Int
@@ -77,6 +77,7 @@ class BuildOutcomeRow(Row, frozen=True):
 
     table = Table("build_outcomes", VERSION, key=("build_id",))
     build_id: int
+    job_id: Int
     passed: Int
     failed: Int
 
@@ -170,13 +171,13 @@ def change_outcome(event: ReportRecorded, rows: Rows) -> Iterator[BuildOutcomeRo
     known = rows.get(BuildOutcomeRow, event.build_id)
     passed, failed = (0, 0) if known is None else (known.passed, known.failed)
     # A report that replaces another one has numbers to add, which may be negative.
-    yield BuildOutcomeRow(event.build_id, passed + event.passed, failed + event.failed)
+    yield BuildOutcomeRow(event.build_id, event.job_id, passed + event.passed, failed + event.failed)
 
 
 def reset_outcome(event: BuildRequeued, rows: Rows) -> Iterator[BuildOutcomeRow]:
     """Yields an empty outcome, since the results of a lost attempt do not count."""
     if rows.get(BuildOutcomeRow, event.build_id) is not None:
-        yield BuildOutcomeRow(event.build_id, 0, 0)
+        yield BuildOutcomeRow(event.build_id, event.job_id, 0, 0)
 
 
 def _flags(stats: CaseStatsRow, *, retried: bool) -> int:

@@ -217,6 +217,7 @@ def a_small_world(session: Client, name: str = "fuzzed") -> Fuzzed:
         "change_id": change,
         "artifact_id": artifact,
         "test_id": result["id"],
+        "test_case_id": result["test_case_id"],
         "template_id": template,
         "known_issue_id": known_issue,
         "scm_endpoint_id": endpoint,

@@ -181,6 +181,8 @@ TESTS = (
     op("POST /tests/{test_id}/known-issue", WRITE, lambda at: {"known_issue_id": at["known_issue_id"]}),
     op("GET /jobs/{job_id}/trend", READ),
     op("GET /projects/{project_id}/trend", READ),
+    op("GET /test-cases", READ, query="project_id={project_id}"),
+    op("GET /test-cases/{test_case_id}", READ, of="test_case_id=ai"),
     op("GET /ai/tests/health", READ, query="project_id={project_id}"),
     op("GET /ai/tests/{id}/health", READ),
     op("GET /ai/emerging/latest", READ, query="project_id={project_id}"),

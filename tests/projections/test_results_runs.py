@@ -263,8 +263,8 @@ def report(build_id: int, passed: int, failed: int, **fields: Any) -> ReportReco
 
 def test_reports_add_up_to_the_outcome_of_a_build() -> None:
     rows = given(report(1, 3, 1), report(1, 0, 4), report(1, 2, -2, replaces=100)).when(PROJECTION)
-    assert rows.one(BuildOutcomeRow) == BuildOutcomeRow(1, 5, 3)
+    assert rows.one(BuildOutcomeRow) == BuildOutcomeRow(1, 5, 5, 3)
     lost = BuildRequeued(build_id=1, job_id=5, project_id=1, node_id=1, attempt=1, reason="agent_lost")
     assert given(report(1, 0, 9), lost, report(1, 9, 0)).when(PROJECTION).one(BuildOutcomeRow) == BuildOutcomeRow(
-        1, 9, 0
+        1, 5, 9, 0
     )

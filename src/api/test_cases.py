@@ -1,0 +1,239 @@
+"""Test cases: lists of the tests of a project or job by what they do lately, and one test with its runs."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated
+from urllib.parse import urlencode
+
+import msgspec
+from litestar import Controller, Response, get
+from litestar.params import Parameter
+from psycopg import AsyncConnection
+
+from api.http.permissions import CAN_READ
+from api.http.request_context import RequestContext
+from api.http.types import MAX_ID, to_view
+from api.jobs import find_visible_job
+from api.projects import find_visible_project
+from api.test_health import RunOfNote, first_day, to_evidence
+from domain.case_activity import CaseActivity, Only, Sort, sum_up
+from domain.core.errors import Invalid, NotFound
+from domain.results import STATUSES, ResultStatus
+from domain.run_histories import RunHistory
+from domain.test_health import BROKEN_BUILD, FAILED, RETRIED
+from projections import results_history, test_cases, test_health
+from projections.results_cases import TestCaseRow
+from projections.test_health import MAX_SUSPECTS, CaseHistory
+
+SEARCH_LENGTH = 1_000
+
+Days = Annotated[int, Parameter(ge=1, le=90, description="Look-back window: today, in UTC, and the days before it")]
+
+
+class TestCaseItem(msgspec.Struct):
+    """A test case with what it did in the look-back window. Runs of broken builds, in which most tests failed, count in
+    `runs` alone.
+    """
+
+    __test__ = False
+
+    id: int
+    """Id of the test case: one test of a project across builds."""
+    node_id: str
+    """Node id of the test, which is the same in every build."""
+    suite: str
+    runs: int
+    """Number of runs in the window: of the job, if the list is that of a job. A run has the results of the test in one
+    build.
+    """
+    failed_runs: int
+    """Number of these runs that failed."""
+    retried_runs: int
+    """Number of these runs that passed on a retry only."""
+    flips: int
+    """Number of times that the outcome changed between passed and failed, from one run to the next, in all jobs."""
+    failing_streak: int
+    """Number of runs in a row up to the newest one that failed, in all jobs."""
+    failing_since: int | None
+    """Id of the build with which the test began to fail; null if its newest run passed, or all runs of the window
+    failed.
+    """
+    duration_ms: int | None
+    """Duration in the newest builds; null if they did not run the test."""
+    time_lost_ms: int
+    """Time that runs took which failed or passed on a retry only, estimated by `duration_ms`."""
+    has_failed: bool
+    """Whether the test has ever failed or passed on a retry only."""
+
+
+class TestCaseList(msgspec.Struct):
+    __test__ = False
+
+    total: int
+    """Number of test cases that match."""
+    results: list[TestCaseItem]
+
+
+class CaseRunItem(msgspec.Struct):
+    """A result of a test case."""
+
+    id: int
+    """Id of the result."""
+    build_id: int
+    status: ResultStatus
+    attempt: int
+    flaky: bool
+    duration_ms: int
+    branch: str
+    commit_sha: str | None
+    recorded_at: datetime
+    """Time at which the result was recorded."""
+
+
+class TestCaseView(msgspec.Struct):
+    __test__ = False
+
+    id: int
+    """Id of the test case: one test of a project across builds."""
+    project_id: int
+    node_id: str
+    """Node id of the test, which is the same in every build."""
+    suite: str
+    runs: int
+    """Number of all runs of the test, also in builds that were deleted."""
+    results: list[CaseRunItem]
+    """The newest results, as far as their builds exist, newest first."""
+    notable_runs: list[RunOfNote]
+    """Runs that failed, that passed on a retry only, or that passed on the commit on which the run before failed, the
+    oldest first. Also in builds that were deleted.
+    """
+
+
+class TestCaseController(Controller):
+    __test__ = False
+    path = "/test-cases"
+    tags = ["Test cases"]
+
+    @get(opt={"problems": (NotFound,)}, guards=[CAN_READ])
+    async def list_test_cases(
+        self,
+        ctx: RequestContext,
+        project_id: Annotated[int | None, Parameter(ge=1, le=MAX_ID, description="Project of the test cases")] = None,
+        job_id: Annotated[
+            int | None, Parameter(ge=1, le=MAX_ID, description="Only test cases that ran in this job")
+        ] = None,
+        sort: Annotated[Sort, Parameter(description="What comes first: the most of it, or the lowest id")] = "failures",
+        only: Annotated[Only | None, Parameter(description="Only test cases that do this in the window")] = None,
+        search: Annotated[
+            str | None, Parameter(min_length=1, max_length=SEARCH_LENGTH, description="Part of the node id")
+        ] = None,
+        days: Days = 14,
+        limit: Annotated[int, Parameter(ge=1, le=200, description="Items on a page")] = 50,
+        after: Annotated[
+            str | None,
+            Parameter(max_length=60, description="Where the page begins, from the `Link` of the page before"),
+        ] = None,
+    ) -> Response[TestCaseList]:
+        """Returns the test cases of a project or job that ran in the look-back window, sorted by what they did. The
+        header `Link: rel="next"` leads to the next page. Either `project_id` or `job_id` is required.
+        """
+        if (project_id is None) == (job_id is None):
+            raise Invalid.field("project_id", "or `job_id` is required, and not both")
+        position = None if after is None else parse_position(after)
+        async with ctx.reading() as connection:
+            if job_id is not None:
+                project_id, jobs = (await find_visible_job(ctx, job_id)).project_id, [job_id]
+            else:
+                assert project_id is not None
+                await find_visible_project(ctx, project_id)
+                jobs = await test_cases.find_jobs(connection, project_id)
+            cases = await read_activity(connection, project_id, jobs, first_day(days), is_job=job_id is not None)
+            if search is not None:
+                named = await test_cases.find_by_name(connection, project_id, search)
+                cases = [case for case in cases if case.id in named]
+            found = sorted((case.key(sort), case) for case in cases if case.matches(only))
+            page = [(key, case) for key, case in found if position is None or key > position][:limit]
+            names = await test_cases.fetch_names(connection, [case.id for _, case in page])
+        items = [to_case_item(case, names[case.id]) for _, case in page if case.id in names]
+        headers = {}
+        if len(page) == limit:
+            kept = [(name, value) for name, value in ctx.request.query_params.multi_items() if name != "after"]
+            (value, case_id), _ = page[-1]
+            query = urlencode([*kept, ("after", f"{value}:{case_id}")])
+            headers = {"Link": f'<{ctx.request.url.path}?{query}>; rel="next"'}
+        return Response(TestCaseList(len(found), items), headers=headers)
+
+    @get("/{test_case_id:int}", guards=[CAN_READ])
+    async def get_test_case(
+        self,
+        ctx: RequestContext,
+        test_case_id: int,
+        limit: Annotated[int, Parameter(ge=1, le=500, description="Largest number of results")] = 100,
+    ) -> TestCaseView:
+        """Returns a test case with its newest results by commit and branch, and with the runs in which it failed."""
+        async with ctx.reading() as connection:
+            row = await ctx.find_visible(test_health.find_case, "test case", test_case_id)
+            found = await test_health.fetch_histories(connection, [test_case_id])
+            results = await results_history.fetch_history(connection, test_case_id, limit)
+        history = found[0].history if found else RunHistory((), 0)
+        return to_view(
+            TestCaseView,
+            row,
+            runs=history.runs,
+            results=[to_view(CaseRunItem, result, status=STATUSES[result.status]) for result in results],
+            notable_runs=to_evidence(history),
+        )
+
+
+def parse_position(after: str) -> tuple[int, int]:
+    """Returns the sort key in a `Link`."""
+    value, _, case_id = after.partition(":")
+    try:
+        return int(value), int(case_id)
+    except ValueError:
+        raise Invalid.field("after", "must be from the `Link` of a page before") from None
+
+
+async def read_activity(
+    connection: AsyncConnection, project_id: int, jobs: Sequence[int], since: int, *, is_job: bool
+) -> list[CaseActivity]:
+    runs = await test_cases.count_runs_in_jobs(connection, jobs, since)
+    durations = await test_cases.fetch_durations(connection, jobs)
+    ever = await test_cases.find_suspects(connection, project_id)
+    suspects = await test_health.fetch_suspects(connection, project_id, since, MAX_SUSPECTS)
+    all_runs = runs
+    job_of: dict[int, int] = {}
+    if is_job:
+        all_runs = await test_health.count_runs(connection, [case.id for case in suspects], since)
+        builds = {run.build_id for case in suspects for run in case.history.notable}
+        job_of = await test_cases.find_jobs_of_builds(connection, builds)
+    found: list[CaseActivity] = []
+    for case in suspects:
+        if case.id not in runs:
+            continue
+        activity = sum_up(case.id, case.history.since_day(since, all_runs.get(case.id, 0)), durations.get(case.id))
+        found.append(of_job(activity, case, runs[case.id], jobs[0], job_of) if is_job else activity)
+    notable = {case.id for case in found}
+    found += [
+        CaseActivity(case_id, number, duration_ms=durations.get(case_id), has_failed=case_id in ever)
+        for case_id, number in runs.items()
+        if case_id not in notable
+    ]
+    return found
+
+
+def of_job(activity: CaseActivity, case: CaseHistory, runs: int, job_id: int, job_of: dict[int, int]) -> CaseActivity:
+    """Returns the activity with the numbers of runs of one job."""
+    notable = [
+        run for run in case.history.notable if job_of.get(run.build_id) == job_id and not run.flags & BROKEN_BUILD
+    ]
+    return msgspec.structs.replace(
+        activity,
+        runs=runs,
+        failed_runs=sum(run.flags & FAILED != 0 for run in notable),
+        retried_runs=sum(run.flags & RETRIED != 0 for run in notable),
+    )
+
+
+def to_case_item(case: CaseActivity, row: TestCaseRow) -> TestCaseItem:
+    return to_view(TestCaseItem, row, **msgspec.structs.asdict(case) | {"time_lost_ms": case.time_lost_ms})

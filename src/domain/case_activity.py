@@ -1,0 +1,98 @@
+"""Activity of test cases in a look-back window: how often they ran and failed, and what that cost. Lists of test cases
+are sorted and filtered by it.
+"""
+
+from typing import Literal
+
+import msgspec
+
+from domain.run_histories import RunHistory
+from domain.test_health import BROKEN_BUILD, FAILED, RETRIED
+
+Sort = Literal["failures", "flaky", "newly_failing", "cost", "slowest", "runs", "id"]
+Only = Literal["failing", "flaky", "newly_failing", "never_failing"]
+
+
+class CaseActivity(msgspec.Struct, frozen=True):
+    id: int
+    runs: int
+    """Number of runs in the window."""
+    failed_runs: int = 0
+    retried_runs: int = 0
+    """Number of these runs that passed on a retry only."""
+    flips: int = 0
+    """Number of times that the outcome changed between passed and failed, from one run to the next."""
+    failing_streak: int = 0
+    """Number of runs in a row up to the newest one that failed."""
+    failing_since: int | None = None
+    """Build with which the streak began; None if the newest run passed, or if the streak began before the window."""
+    duration_ms: int | None = None
+    """Duration in the newest builds; None if they did not run the test."""
+    has_failed: bool = False
+    """Whether the test has ever failed or passed on a retry only."""
+
+    @property
+    def time_lost_ms(self) -> int:
+        """Time that runs took which failed, or passed on a retry only."""
+        return (self.failed_runs + self.retried_runs) * (self.duration_ms or 0)
+
+    @property
+    def is_flaky(self) -> bool:
+        """Whether the outcome changed back and forth, or a run passed on a retry only."""
+        return self.flips > 1 or self.retried_runs > 0
+
+    def key(self, sort: Sort) -> tuple[int, int]:
+        """Returns a key by which lists are sorted in ascending order, so that the most striking test comes first."""
+        match sort:
+            case "failures":
+                return -self.failed_runs - self.retried_runs, self.id
+            case "flaky":
+                return -self.flips - self.retried_runs, self.id
+            case "newly_failing":
+                # The shortest streak is the newest. Tests that do not fail come last.
+                return self.failing_streak if self.failing_since is not None else 2**31, self.id
+            case "cost":
+                return -self.time_lost_ms, self.id
+            case "slowest":
+                return -1 if self.duration_ms is None else -self.duration_ms - 2, self.id
+            case "runs":
+                return -self.runs, self.id
+            case "id":
+                return 0, self.id
+
+    def matches(self, only: Only | None) -> bool:
+        match only:
+            case None:
+                return True
+            case "failing":
+                return self.failing_streak > 0
+            case "flaky":
+                return self.is_flaky
+            case "newly_failing":
+                return self.failing_since is not None
+            case "never_failing":
+                return not self.has_failed
+
+
+def sum_up(case_id: int, history: RunHistory, duration_ms: int | None) -> CaseActivity:
+    """Returns the activity of a test case that has notable runs. `history` is that of the window. Leaves broken builds
+    out.
+    """
+    outcomes = history.to_bytes().translate(_OUTCOMES, _BROKEN)
+    failed = [run for run in history.notable if run.flags & FAILED and not run.flags & BROKEN_BUILD]
+    streak = min(len(outcomes) - len(outcomes.rstrip(b"\1")), len(failed))
+    return CaseActivity(
+        id=case_id,
+        runs=history.runs,
+        failed_runs=len(failed),
+        retried_runs=sum(run.flags & RETRIED != 0 for run in history.notable),
+        flips=outcomes.count(b"\0\1") + outcomes.count(b"\1\0"),
+        failing_streak=streak,
+        failing_since=failed[-streak].build_id if 0 < streak < len(outcomes) else None,
+        duration_ms=duration_ms,
+        has_failed=True,
+    )
+
+
+_OUTCOMES = bytes(flags & FAILED for flags in range(256))
+_BROKEN = bytes(flags for flags in range(256) if flags & BROKEN_BUILD)

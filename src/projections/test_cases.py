@@ -1,0 +1,95 @@
+"""Queries for lists of test cases: how often the tests of a project or job ran and failed, and how long they take. They
+read the tables of the projection `results`.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import compress
+from typing import Any
+
+from domain.core.columns import Int32s
+from projections.builds import BuildRow
+from projections.engine.queries import fetch_all, fetch_column
+from projections.jobs import JobRow
+from projections.results import BlockRow, ReportRow
+from projections.results_cases import TestCaseRow
+from projections.results_queries import IS_CURRENT
+from projections.results_runs import CHUNK, BuildOutcomeRow, CaseDayRow, SuspectRow
+from store.postgres.queries import Source, fetch_rows
+
+RECENT_BUILDS = 2
+"""Number of a job's newest builds with results from which durations are taken."""
+MAX_JOBS = 20
+"""Largest number of jobs whose builds are read for durations: those with the newest builds."""
+MAX_BLOCKS = 400
+"""Largest number of blocks of results that are read for durations."""
+
+
+async def find_jobs(source: Source, project_id: int) -> list[int]:
+    query = f"SELECT id FROM {JobRow.table} WHERE project_id = %(project)s ORDER BY id"
+    return await fetch_column(source, query, {"project": project_id})
+
+
+async def count_runs_in_jobs(source: Source, job_ids: Sequence[int], since_day: int) -> dict[int, int]:
+    """Returns test case -> number of its runs in these jobs since a day, which is included. Leaves out test cases
+    without runs.
+    """
+    query = f"SELECT chunk, runs FROM {CaseDayRow.table} WHERE job_id = ANY (%(jobs)s::int[]) AND day >= %(day)s"
+    totals: dict[int, int] = {}
+    for chunk, runs in await fetch_rows(source, query, {"jobs": list(job_ids), "day": since_day}):
+        # Adds all numbers of a row at once, as digits of one long integer. Negative ones are rare, and change the sum
+        # of the next test case by one run at most.
+        totals[chunk] = totals.get(chunk, 0) + int.from_bytes(runs, "little")
+    found: dict[int, int] = {}
+    for chunk, total in totals.items():
+        numbers = Int32s.of((total % (1 << 32 * CHUNK)).to_bytes(4 * CHUNK, "little"))
+        first = chunk * CHUNK
+        found.update((first + index, number) for index, number in enumerate(numbers) if number > 0)
+    return found
+
+
+async def find_suspects(source: Source, project_id: int) -> set[int]:
+    """Returns the test cases of a project that have ever failed or passed on a retry only."""
+    query = f"SELECT case_id FROM {SuspectRow.table} WHERE project_id = %(project)s"
+    return set(await fetch_column(source, query, {"project": project_id}))
+
+
+async def find_by_name(source: Source, project_id: int, search: str) -> set[int]:
+    """Returns the test cases of a project whose node ids contain a text, in upper or lower case."""
+    query = (
+        f"SELECT id FROM {TestCaseRow.table} WHERE project_id = %(project)s"
+        " AND strpos(lower(node_id), lower(%(search)s)) > 0"
+    )
+    return set(await fetch_column(source, query, {"project": project_id, "search": search}))
+
+
+async def fetch_durations(source: Source, job_ids: Sequence[int]) -> dict[int, int]:
+    """Returns test case -> its duration in milliseconds in the newest builds of these jobs. Leaves out test cases that
+    they did not run.
+    """
+    query = (
+        f"SELECT block.case_ids, block.durations_ms, block.facts FROM unnest(%(jobs)s::bigint[]) AS job (id)"
+        " CROSS JOIN LATERAL ("
+        f"  SELECT b.* FROM {BuildRow.table} b WHERE b.job_id = job.id AND b.passed + b.failed > 0"
+        f"   ORDER BY b.id DESC LIMIT {RECENT_BUILDS}) b"
+        f" JOIN {ReportRow.table} r ON r.build_id = b.id AND {IS_CURRENT}"
+        f" JOIN {BlockRow.table} block ON block.first_result_id >= r.first_result_id"
+        "  AND block.first_result_id < r.first_result_id + r.cases"
+        f" ORDER BY block.first_result_id DESC LIMIT {MAX_BLOCKS}"
+    )
+    found: dict[int, int] = {}
+    for case_ids, durations, facts in await fetch_rows(source, query, {"jobs": list(job_ids)[-MAX_JOBS:]}):
+        finals = [fact >= 0 for fact in facts]
+        found = dict(zip(compress(case_ids, finals), compress(durations, finals), strict=True)) | found
+    return found
+
+
+async def find_jobs_of_builds(source: Source, build_ids: Iterable[int]) -> dict[int, int]:
+    """Returns build -> its job, also of builds that were deleted."""
+    query = f"SELECT build_id, job_id FROM {BuildOutcomeRow.table} WHERE build_id = ANY (%(builds)s)"
+    return dict(await fetch_rows(source, query, {"builds": list(build_ids)}))
+
+
+async def fetch_names(source: Source, case_ids: Sequence[int]) -> dict[int, TestCaseRow]:
+    query = f"SELECT * FROM {TestCaseRow.table} WHERE id = ANY (%(cases)s)"
+    parameters: Mapping[str, Any] = {"cases": list(case_ids)}
+    return {row.id: row for row in await fetch_all(source, TestCaseRow, query, parameters)}

@@ -1,0 +1,110 @@
+"""Test cases over HTTP: lists of a project or job, and one with its results."""
+
+from typing import Any
+from urllib.parse import parse_qs, urlparse
+
+import pytest
+
+from tests.api.test_test_health import given_results, names
+from tests.support.builders import given_job, given_project
+from tests.support.server import Server
+
+
+@pytest.fixture(name="history", scope="module")
+def _history(server: Server) -> dict[str, Any]:
+    project = given_project(server)
+    job, other = given_job(server, project), given_job(server, project)
+    builds = []
+    for number in range(8):
+        results = {
+            "steady": "passed",
+            "shaky": "timeout" if number % 2 else "passed",
+            "broken": "refused" if number >= 5 else "passed",
+            "retried": "retried" if number == 1 else "passed",
+        }
+        builds.append(given_results(server, job, **results))
+    given_results(server, other, elsewhere="passed", shaky="timeout")
+    server.wait_until_projected()
+    return {"project": project, "job": job, "other": other, "builds": builds}
+
+
+def listed(server: Server, **query: Any) -> list[str]:
+    results = server.admin.fetch("/test-cases", **query)["results"]
+    return names([{"name": result["node_id"]} for result in results])
+
+
+def test_sorts(server: Server, history: dict[str, Any]) -> None:
+    project = history["project"]
+    assert listed(server, project_id=project)[:2] == ["shaky", "broken"]
+    assert listed(server, project_id=project, sort="flaky")[0] == "shaky"
+    assert listed(server, project_id=project, sort="newly_failing")[:2] == ["shaky", "broken"]
+    assert set(listed(server, project_id=project, sort="slowest")) == {
+        "steady",
+        "shaky",
+        "broken",
+        "retried",
+        "elsewhere",
+    }
+    assert listed(server, project_id=project, sort="runs")[0] == "shaky"
+
+
+def test_filters(server: Server, history: dict[str, Any]) -> None:
+    project = history["project"]
+    assert set(listed(server, project_id=project, only="failing")) == {"shaky", "broken"}
+    assert set(listed(server, project_id=project, only="flaky")) == {"shaky", "retried"}
+    assert set(listed(server, project_id=project, only="never_failing")) == {"steady", "elsewhere"}
+    assert listed(server, project_id=project, search="EAD") == ["steady"]
+    answer = server.admin.fetch("/test-cases", project_id=project, only="never_failing", search="steady")
+    assert answer["total"] == 1
+
+
+def test_a_job_has_its_own_tests(server: Server, history: dict[str, Any]) -> None:
+    assert set(listed(server, job_id=history["job"])) == {"steady", "shaky", "broken", "retried"}
+    assert set(listed(server, job_id=history["other"])) == {"elsewhere", "shaky"}
+    (shaky,) = server.admin.fetch("/test-cases", job_id=history["other"], search="shaky")["results"]
+    assert (shaky["runs"], shaky["failed_runs"]) == (1, 1)
+    (shaky,) = server.admin.fetch("/test-cases", job_id=history["job"], search="shaky")["results"]
+    assert (shaky["runs"], shaky["failed_runs"]) == (8, 4)
+
+
+@pytest.mark.parametrize("sort", ["failures", "flaky", "newly_failing", "cost", "slowest", "runs", "id"])
+def test_pages(server: Server, history: dict[str, Any], sort: str) -> None:
+    project = history["project"]
+    everything = listed(server, project_id=project, sort=sort)
+    found: list[str] = []
+    query: dict[str, Any] = {"project_id": project, "sort": sort, "limit": 2}
+    while True:
+        answer = server.admin.get("/api/v3/test-cases", params=query)
+        found += names([{"name": result["node_id"]} for result in answer.json()["results"]])
+        if "next" not in answer.links:
+            break
+        query = dict(parse_qs(urlparse(answer.links["next"]["url"]).query))
+    assert found == everything
+
+
+def test_one_with_its_results(server: Server, history: dict[str, Any]) -> None:
+    (broken,) = server.admin.fetch("/test-cases", project_id=history["project"], search="broken")["results"]
+    assert broken["failing_since"] == history["builds"][5]
+    found = server.admin.fetch(f"/test-cases/{broken['id']}")
+    assert found["runs"] == 8
+    assert [result["build_id"] for result in found["results"]] == history["builds"][::-1]
+    assert [result["status"] for result in found["results"]] == ["failed"] * 3 + ["passed"] * 5
+    assert [run["build_id"] for run in found["notable_runs"]] == history["builds"][5:]
+    assert len(server.admin.fetch(f"/test-cases/{broken['id']}", limit=2)["results"]) == 2
+
+
+def test_refusals(server: Server, history: dict[str, Any]) -> None:
+    project = history["project"]
+    for query in (
+        {},
+        {"project_id": project, "job_id": history["job"]},
+        {"project_id": project, "sort": "odd"},
+        {"project_id": project, "only": "odd"},
+        {"project_id": project, "days": 91},
+        {"project_id": project, "after": "x"},
+        {"project_id": project, "after": "1"},
+        {"project_id": project, "search": ""},
+    ):
+        assert server.admin.get("/api/v3/test-cases", params=query).status_code == 422, query
+    assert server.admin.get("/api/v3/test-cases", params={"project_id": 10**9}).status_code == 404
+    assert server.admin.get(f"/api/v3/test-cases/{10**9}").status_code == 404

@@ -1,0 +1,80 @@
+"""Activity of test cases, by which their lists are sorted and filtered."""
+
+from itertools import pairwise
+from typing import get_args
+
+import hypothesis
+from hypothesis import strategies as st
+
+from domain.case_activity import CaseActivity, Only, Sort, sum_up
+from domain.run_histories import NotableRun, RunHistory
+from domain.test_health import BROKEN_BUILD, FAILED, RETRIED
+
+
+def activity(*runs: int, duration_ms: int | None = None) -> CaseActivity:
+    """Returns the activity of a test whose n-th run, in build n, has the n-th of these flags."""
+    notable = [NotableRun(number, number, 0, flags) for number, flags in enumerate(runs, start=1) if flags]
+    return sum_up(7, RunHistory(notable, len(runs)), duration_ms)
+
+
+def test_failures_flips_and_the_streak() -> None:
+    found = activity(0, FAILED, 0, 0, FAILED, FAILED, duration_ms=10)
+    assert (found.runs, found.failed_runs, found.flips) == (6, 3, 3)
+    assert (found.failing_streak, found.failing_since) == (2, 5)
+    assert found.time_lost_ms == 30
+    assert found.is_flaky
+
+
+def test_a_test_that_passes_again_does_not_fail() -> None:
+    found = activity(FAILED, FAILED, 0)
+    assert (found.failing_streak, found.failing_since, found.flips) == (0, None, 1)
+    assert not found.is_flaky
+
+
+def test_a_test_that_failed_in_all_runs_has_not_begun_to_fail() -> None:
+    found = activity(FAILED, FAILED)
+    assert (found.failing_streak, found.failing_since, found.flips) == (2, None, 0)
+
+
+def test_broken_builds_are_left_out() -> None:
+    found = activity(0, FAILED | BROKEN_BUILD, 0, FAILED, FAILED | BROKEN_BUILD)
+    assert (found.runs, found.failed_runs, found.flips, found.failing_since) == (5, 1, 1, 4)
+
+
+def test_retries_are_flaky() -> None:
+    found = activity(0, RETRIED, 0, duration_ms=4)
+    assert (found.retried_runs, found.flips, found.time_lost_ms) == (1, 0, 4)
+    assert found.is_flaky
+
+
+@hypothesis.given(st.lists(st.sampled_from([0, 0, FAILED, RETRIED, FAILED | BROKEN_BUILD]), max_size=20))
+def test_numbers_are_those_of_the_runs_one_by_one(runs: list[int]) -> None:
+    counted = [run & FAILED for run in runs if not run & BROKEN_BUILD]
+    found = activity(*runs)
+    assert found.failed_runs == sum(counted)
+    assert found.flips == sum(one != other for one, other in pairwise(counted))
+    streak = next((number for number, run in enumerate(reversed(counted)) if not run), len(counted))
+    assert found.failing_streak == streak
+
+
+def test_the_most_striking_comes_first() -> None:
+    steady = CaseActivity(1, 9, duration_ms=5)
+    shaky = activity(0, FAILED, 0, FAILED, 0, duration_ms=1)
+    broken = activity(0, 0, 0, FAILED, FAILED, duration_ms=50)
+    cases = {"steady": steady, "shaky": shaky, "broken": broken}
+
+    def order(sort: Sort) -> list[str]:
+        return sorted(cases, key=lambda name: cases[name].key(sort))
+
+    assert order("flaky") == ["shaky", "broken", "steady"]
+    assert order("newly_failing")[0] == "broken"
+    assert order("cost") == ["broken", "shaky", "steady"]
+    assert order("slowest") == ["broken", "steady", "shaky"]
+    assert order("runs")[0] == "steady"
+    matching = {only: [one for one in (steady, shaky, broken) if one.matches(only)] for only in get_args(Only)}
+    assert matching == {
+        "failing": [broken],
+        "flaky": [shaky],
+        "newly_failing": [broken],
+        "never_failing": [steady],
+    }
