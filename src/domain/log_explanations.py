@@ -196,10 +196,10 @@ class Explainer:
 
     def _is_new_failure(self, block: _Block, line: str, signal: Signal) -> bool:
         """Returns whether a line begins another failure than the one in the block: a failed test or an error in a
-        source after weaker signals, the next failed test, or the next error in a source after MAX_LINES.
+        source some lines after weaker signals, the next failed test, or the next error in a source after MAX_LINES.
         """
         if signal.weight >= STRONG and block.weight < STRONG:
-            return self._line - block.first >= 3
+            return self._line - block.last > 2
         if signal.weight >= STRONG:
             return self._line - block.first >= (MAX_LINES if signal.reason == "source_error" else 3)
         return self._line - block.first >= BLOCK_LINES

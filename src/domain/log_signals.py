@@ -54,7 +54,18 @@ HINTS = (
     *("killed", "caused by", "conflict", "unauthorized", "forbidden", "no space", "out of memory", "violation"),
     *("went wrong", "unknown", "unexpected", "unrecognized", "not exist", "broken", "offense", "✗", "✕", "✘", "×", "●"),
     *("warning", ": ***", "reset by", "unreachable", "mismatch", "crash", "core dumped", "stderr", "____", "not a "),
-    *("exceeded", "no output", "does not", "doesn't", "not installed", "not defined", "not resolve", "rspec "),
+    *(
+        "exceeded",
+        "no output",
+        "does not",
+        "doesn't",
+        "not installed",
+        "not defined",
+        "not resolve",
+        "rspec ",
+        ".go:",
+        ") test ",
+    ),
 )
 """Every line with a signal contains one of these texts. Nearly all other lines are done with after this test."""
 
@@ -97,7 +108,7 @@ _OUTCOME = re.compile(
     r"|^error Command failed"
     r"|\bTests run: \d{1,9}, F|\b\d{1,9} (?:tests? |specs? |examples?, \d{1,9} |scenarios? )?(?:failed|failing"
     r"|failures?|errors?|offenses detected|problems)\b"
-    r"|^FAILURES!|\bReactor Summary|\bFAILURE \[|\bre-run Maven\b|\bTests? failed\b|\bThere are test failures"
+    r"|^FAILURES!|\bReactor Summary|\bFAILURE \[|\bre-run Maven\b|\bTests? failed\b(?!:)|\bThere are test failures"
     r"|\bThere were failing tests"
     r"|\bExecution failed for task\b|\btests? completed, \d|\bfailed with exit\b|\berror: could not compile\b"
     r"|\baborting due to"
@@ -119,8 +130,8 @@ _TIME_LIMIT = re.compile(
 )
 _TOOL_ERROR = re.compile(
     r"\bFailed to execute goal (?!.{0,200}(?:surefire|failsafe|There (?:are|were) test failures|Compilation failure))"
-    r"|^\* What went wrong:|^> (?!Task |There were failing|Run with|Compilation|Get more)\w.{0,200}\b(?:found|failed"
-    r"|violations?|errors?|not)\b",
+    r"|^\* What went wrong:|\bforked VM terminated\b|\bstarting fork\b|\bGC overhead limit\b|^> (?!Task "
+    r"|There were failing|Run with|Compilation|Get more)\w.{0,200}\b(?:found|failed|violations?|errors?|not)\b",
     re.IGNORECASE,
 )
 """Sentences with which a build tool says why it stops, other than failed tests and sources, which come before."""
@@ -131,13 +142,15 @@ _PATTERNS: tuple[tuple[Reason, float, re.Pattern[str]], ...] = (
         12,
         re.compile(
             r"^\S.{0,300} > .{1,300} FAILED$|<<< (?:FAILURE|ERROR)!|^\s{0,16}--- FAIL: "
-            r"|^\s{0,8}not ok\b(?!.{0,200}# (?:TODO|SKIP))"
-            r"|^(?:FAIL|ERROR): \w{1,200} \("
+            r"|^\s{0,8}not ok\b(?!.{0,200}# (?:TODO|SKIP))|^(?:FAIL|ERROR): \w{1,200} \("
             r"|^\s{0,8}\d{1,5}\) (?:Failure|Error)\b"
             r"|^\[  FAILED  \] \S{1,300} \(\d|^test .{1,300} \.\.\. FAILED|^\s{0,12}[✗✕✘×] \S|^\s{0,4}● \S.{0,200} › "
             r"|^_{3,80} (?:ERROR )?.{1,120} _{3,80}$"
             r"|^---- .{1,200} stdout ----$|\bFailure/Error:|^\s{0,4}Failed {1,4}\S{1,300} \[\d|\[FAIL\]\s{0,4}$"
-            r"|\*\*\* Failed\b|^\s{0,8}\d{1,5}\) \w.{0,200}[#:]{1,2}\w{0,40}test"
+            r"|\*\*\* (?:Failed|FAILED)\b|^FAILED(?: CONFIGURATION)?: \S|^\S.{10,300}\) .{1,200} FAILED$"
+            r"|^#\s{1,6}Failed test"
+            r"|^\s{0,8}\d{1,5}\) test .{1,200} \(|\bTest Failed at\b|\bFAILED \[\d|^\s{0,12}\[junit\] +FAILED$"
+            r"|^\s{0,8}\d{1,5}\) \w.{0,200}[#:]{1,2}\w{0,40}test"
             r"|\.{3,80} {0,2}FAILED?$|^\S{0,200}\.{2,80}\*{3}Failed"
         ),
     ),
@@ -152,7 +165,8 @@ _PATTERNS: tuple[tuple[Reason, float, re.Pattern[str]], ...] = (
             r"|\bSyntaxError\b|\bParse error\b|\bundefined reference to\b|^\S{1,200}:\d{1,7}:\d{1,6}: (?:[EF]\d{1,4}"
             r"|undefined:|cannot |syntax )|\bcannot find symbol\b|^\S{1,300}:\d{1,7}: Failure$|^\[error\] \S{1,300}:\d"
             r"|\bCOMPILATION ERROR\b|\bduplicate symbol\b|^ld: |\bModuleNotFoundError\b|\bImportError\b"
-            r"|\bCannot find module\b",
+            r"|\bCannot find module\b|^ERROR: \S{1,300}(?:\[\d{1,7}, \d|:\d{1,7}:\d)|^\S{1,300}\.go:\d{1,7}:\d{1,6}: \S"
+            r"|^\s{0,8}\d{1,7} \| ERROR \||^CMake Error\b|^\[ant:\w{1,30}\] \[ERROR\] \S{1,300}:\d",
             re.IGNORECASE,
         ),
     ),
@@ -212,7 +226,7 @@ _PATTERNS: tuple[tuple[Reason, float, re.Pattern[str]], ...] = (
             r"|match|contain))\b|^\s{0,16}(?:[Ee]xpected|[Aa]ctual|[Rr]eceived|got)\b.{0,4}[:=]|\bExpecting\b"
             r"|^\s{0,8}but (?:was|got)\b"
             r"|^\[ERROR\] {1,4}\S{1,200}(?:\.|:)\S{1,200}:\d|^\s{0,8}[\w$.]{1,200}[.:>]\w{1,100}:\d{1,7}\b.{1,300}"
-            r"|^error:? |\bERR! |\b[Ff]ailed to \w|\b[Uu]nable to \w|\b[Cc](?:ould not|ouldn't"
+            r"|^error:? |^\[error\] \S|\bERR! |\b[Ff]ailed to \w|\b[Uu]nable to \w|\b[Cc](?:ould not|ouldn't"
             r"|annot) \w|^Failed \w|^ERROR\b|^\[ERROR\] \S|^\s{0,8}Error: "
             r"|\bnot installed\b|\bis not defined\b|\bis required\b|\bmust (?:not )?be\b|\bmismatch\b"
         ),

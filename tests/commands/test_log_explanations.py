@@ -7,7 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from domain.log_explanations import MAX_EXCERPTS, MAX_LINES, Excerpt, explain, find_noise
-from tests.commands.failing_outputs import FAILURES
+from tests.commands.failing_builds import MORE_FAILURES
+from tests.commands.failing_outputs import FAILURES as FAILED_TESTS
+
+FAILURES = FAILED_TESTS | MORE_FAILURES
 
 SETUP = """\
 $ pip install -r requirements.txt
