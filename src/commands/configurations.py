@@ -117,16 +117,20 @@ def check_glob(field: str, glob: str) -> None:
 
 
 def check_cache(field: str, cache: DependencyCache) -> None:
-    """Raises Invalid for a key with an unknown part, and for a path outside the workspace and the home folder."""
+    """Raises Invalid for a key with an unknown part, and for paths outside the workspace and the home folder."""
+    errors: list[FieldError] = []
     rest = CHECKSUM.sub("", cache.key)
     if "{{" in rest or "}}" in rest or not cache.key.isprintable():
-        raise Invalid.field(
-            f"{field}.key", 'must be text of one line; of parts in {{ }} there is one: {{ checksum "FILE" }}'
-        )
+        wrong = 'must be text of one line; of parts in {{ }} there is one: {{ checksum "FILE" }}'
+        errors.append(FieldError(f"{field}.key", wrong))
     for name in CHECKSUM.findall(cache.key):
-        check_inside(f"{field}.key", name)
+        with collect_errors(errors):
+            check_inside(f"{field}.key", name)
     for number, path in enumerate(cache.paths):
-        check_inside(f"{field}.paths[{number}]", path.removeprefix("~/"))
+        with collect_errors(errors):
+            check_inside(f"{field}.paths[{number}]", path.removeprefix("~/"))
+    if errors:
+        raise Invalid.fields(errors)
 
 
 def check_inside(field: str, path: str) -> None:

@@ -9,16 +9,18 @@ from domain.matrix import MAX_COMBINATIONS, Matrix, count_products, expand, find
 VALUE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*", re.ASCII)
 
 
-def check_matrix(matrix: Matrix | None, variables: Collection[str], prefix: str = "") -> None:
+def check_matrix(matrix: Matrix | None, variables: Collection[str], prefix: str = "", *, is_whole: bool = True) -> None:
     """Raises Invalid for a matrix that has the right type but does not make sense, such as one with two equal
     combinations. `variables` are the names of the variables and secrets that the job sets. The errors name each field
-    with `prefix` before it.
+    with `prefix` before it. With `is_whole=False`, values with other mistakes have been left out, so that only names
+    are checked.
     """
     if matrix is None:
         return
-    errors = [*_check_names(matrix, variables), *_check_excluded(matrix)]
-    if not errors:
-        errors += _check_combinations(matrix)
+    errors = list(_check_names(matrix, variables))
+    if is_whole:
+        errors += _check_excluded(matrix)
+        errors += () if errors else _check_combinations(matrix)
     if errors:
         raise Invalid.fields([FieldError(prefix + field, message) for field, message in errors])
 

@@ -1,7 +1,7 @@
 """Time tables: reads cron expressions as Debian's cron does, also on days on which the clocks change."""
 
 import zoneinfo
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 
 from cronsim import CronSim, CronSimError
 
@@ -11,21 +11,28 @@ FIELDS = 5
 """Number of fields of a cron expression: minute, hour, day of the month, month and day of the week."""
 
 
-def find_fault(trigger: CronTrigger) -> tuple[str, str] | None:
-    """Returns (field, message) for the first wrong field of a time table; None if all are right."""
+def find_faults(trigger: CronTrigger) -> list[tuple[str, str]]:
+    """Returns (field, message) for each wrong field of a time table."""
+    faults = []
+    zone: tzinfo = UTC
     try:
         zone = zoneinfo.ZoneInfo(trigger.timezone)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
-        return "timezone", "is not known: give a name of the IANA database, such as Europe/Berlin or UTC"
-    if len(trigger.expression.split()) != FIELDS:
-        return "expression", f"must have {FIELDS} fields, such as 30 3 * * 1-5: minute, hour, day, month, day of week"
+        faults.append(("timezone", "is not known: give a name of the IANA database, such as Europe/Berlin or UTC"))
+    if (fault := _find_wrong_expression(trigger.expression, zone)) is not None:
+        faults.append(("expression", fault))
+    return faults
+
+
+def _find_wrong_expression(expression: str, zone: tzinfo) -> str | None:
+    if len(expression.split()) != FIELDS:
+        return f"must have {FIELDS} fields, such as 30 3 * * 1-5: minute, hour, day, month, day of week"
     try:
-        next(CronSim(trigger.expression, datetime.now(zone)))
+        next(CronSim(expression, datetime.now(zone)))
     except CronSimError as error:
-        wrong = str(error).removeprefix("Bad ")
-        return "expression", f"is no cron expression: its {wrong} is wrong; 30 3 * * 1-5 is one"
+        return f"is no cron expression: its {str(error).removeprefix('Bad ')} is wrong; 30 3 * * 1-5 is one"
     except StopIteration:
-        return "expression", "names a time that never comes"
+        return "names a time that never comes"
     return None
 
 

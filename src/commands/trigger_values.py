@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Meta
 
 from commands.configurations import Branch, Glob
-from commands.time_tables import find_fault
+from commands.time_tables import find_faults
 from commands.value_checks import ValueCheck
 from domain import globs
 from domain.core.errors import FieldError, Invalid
@@ -30,7 +30,7 @@ class TimeTable(msgspec.Struct):
 
 
 def check_globs(field: str, given: Sequence[str]) -> None:
-    if errors := list(_find_wrong_globs(field, given)):
+    if errors := [*_find_wrong_globs(field, given), *_find_lone_exclusions(field, given)]:
         raise Invalid.fields(errors)
 
 
@@ -43,16 +43,18 @@ def _find_wrong_globs(field: str, given: Sequence[str]) -> Iterator[FieldError]:
     for number, glob in enumerate(given):
         if (fault := globs.find_fault(glob)) is not None:
             yield FieldError(f"{field}[{number}]", fault)
+
+
+def _find_lone_exclusions(field: str, given: Sequence[str]) -> Iterator[FieldError]:
     if given and all(glob.startswith("!") for glob in given):
         yield FieldError(field, "must have a glob without `!` before it: the others only take out")
 
 
 def _find_wrong_time_tables(field: str, tables: Sequence[TimeTable]) -> Iterator[FieldError]:
     for number, table in enumerate(tables):
-        fault = find_fault(CronTrigger(table.expression, table.timezone, table.branch))
-        if fault is not None:
-            yield FieldError(f"{field}[{number}].{fault[0]}", fault[1])
-        elif table in tables[:number]:
+        faults = find_faults(CronTrigger(table.expression, table.timezone, table.branch))
+        yield from (FieldError(f"{field}[{number}].{name}", message) for name, message in faults)
+        if not faults and table in tables[:number]:
             yield FieldError(f"{field}[{number}]", "is given twice")
 
 
@@ -93,12 +95,16 @@ def show_time_tables(triggers: Triggers) -> list[TimeTable]:
     return [TimeTable(table.expression, table.timezone, table.branch) for table in triggers.cron]
 
 
-def check_triggers(data: NewTriggers) -> None:
-    """Raises Invalid for values that have the right type but do not make sense, such as an unknown time zone."""
+def check_triggers(data: NewTriggers, *, are_whole: bool = True) -> None:
+    """Raises Invalid for values that have the right type but do not make sense, such as an unknown time zone. With
+    `are_whole=False`, values with other mistakes have been left out, so that only single values are checked.
+    """
     errors: list[FieldError] = []
     for name in GLOB_FIELDS:
         errors += _find_wrong_globs(name, getattr(data, name))
-    if data.paths and not (data.branches or data.pull_requests or data.fork_pull_requests):
+        if are_whole:
+            errors += _find_lone_exclusions(name, getattr(data, name))
+    if are_whole and data.paths and not (data.branches or data.pull_requests or data.fork_pull_requests):
         errors.append(FieldError("paths", "have no effect without branches or pull_requests"))
     errors += _find_wrong_time_tables("cron", data.cron)
     if errors:

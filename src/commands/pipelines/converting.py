@@ -5,9 +5,11 @@ them as a number and as `false`.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Sized
+from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from difflib import get_close_matches
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 from msgspec import inspect
@@ -31,21 +33,50 @@ NO_VALUE: Any = object()
 """Stands for a value that could not be converted."""
 
 
-def convert(root: YamlNode, kind: type[S], hints: Mapping[str, str]) -> tuple[S, list[FileFault]]:
-    """Returns the struct that `root` describes, and all mistakes. If there are any, the struct lacks the fields with
-    mistakes, so that it is only good for finding more of them. `hints` maps keys of other CI systems to advice on what
-    to write instead.
+@dataclass(frozen=True)
+class PartialNodes:
+    """Nodes whose values lack parts, since these parts have mistakes."""
 
-    Raises InvalidFile if the mistakes leave no such struct, or are too many.
+    _nodes: set[int] = dataclass_field(default_factory=set)
+    _kept: dict[int, list[int]] = dataclass_field(default_factory=dict)
+
+    def __contains__(self, node: YamlNode) -> bool:
+        """Returns whether a mistake was found in the node or below it."""
+        return id(node) in self._nodes
+
+    def add(self, node: YamlNode) -> None:
+        self._nodes.add(id(node))
+
+    def keep(self, node: YamlList, kept: list[int]) -> None:
+        """Notes the indexes of the items of a list that are in its value."""
+        self._kept[id(node)] = kept
+
+    def find_indexes(self, node: YamlList) -> Sequence[int]:
+        """Returns the index in the file of each item of a list's value."""
+        return self._kept.get(id(node), range(len(node.items)))
+
+
+@dataclass(frozen=True)
+class Conversion(Generic[S]):
+    """The struct that a file describes, and all mistakes. If there are any, the struct lacks the parts with mistakes,
+    so that it is only good for finding more of them.
+    """
+
+    value: S
+    faults: list[FileFault]
+    partial: PartialNodes
+
+
+def convert(root: YamlNode, kind: type[S], hints: Mapping[str, str]) -> Conversion[S]:
+    """Returns the conversion of a file. `hints` maps keys of other CI systems to advice on what to write instead.
+
+    Raises InvalidFile if the mistakes leave no struct, or are too many.
     """
     converter = _Converter(hints)
     value = converter.convert(root, inspect.type_info(kind), "the file")
-    try:
-        return msgspec.convert(value, kind), converter.faults
-    except msgspec.ValidationError:
-        if converter.faults:
-            raise InvalidFile(sorted(converter.faults)) from None
-        raise
+    if value is NO_VALUE:
+        raise InvalidFile(sorted(converter.faults))
+    return Conversion(msgspec.convert(value, kind), converter.faults, converter.partial)
 
 
 def suggest(name: str, known: list[str]) -> str:
@@ -62,20 +93,28 @@ def suggest(name: str, known: list[str]) -> str:
 class _Converter:
     def __init__(self, hints: Mapping[str, str]) -> None:
         self.faults: list[FileFault] = []
+        self.partial = PartialNodes()
         self._hints = hints
 
     def convert(self, node: YamlNode, kind: inspect.Type, name: str) -> Any:
-        """Returns the value of a node as builtin types, or NO_VALUE after a mistake. Leaves out fields of structs in
-        which it finds mistakes. Messages call the value `name`.
+        """Returns the value of a node as builtin types, without the parts in which it finds mistakes. Returns NO_VALUE
+        if the rest does not fit the type. Messages call the value `name`.
         """
+        before = len(self.faults)
+        value = self._convert(node, kind, name)
+        if len(self.faults) > before:
+            self.partial.add(node)
+        return value
+
+    def _convert(self, node: YamlNode, kind: inspect.Type, name: str) -> Any:
         match kind:
             case inspect.Metadata():
-                return self.convert(node, kind.type, name)
+                return self._convert(node, kind.type, name)
             case inspect.UnionType():
                 if isinstance(node, YamlScalar) and node.is_null:
                     return None
                 (other,) = (one for one in kind.types if not isinstance(one, inspect.NoneType))
-                return self.convert(node, other, name)
+                return self._convert(node, other, name)
             case inspect.StructType():
                 return self._struct(node, kind, name)
             case inspect.DictType():
@@ -98,9 +137,8 @@ class _Converter:
         value: dict[str, Any] = {}
         for key, (key_node, item) in node.entries.items():
             if key in fields:
-                before = len(self.faults)
                 found = self.convert(item, fields[key].type, f"`{key}`")
-                if len(self.faults) == before or _has_structs(fields[key].type):
+                if found is not NO_VALUE:
                     value[key] = found
             elif key in self._hints:
                 self._fail(key_node, f"`{key}` is not known here: {self._hints[key]}")
@@ -109,7 +147,7 @@ class _Converter:
         for field in kind.fields:
             if field.required and field.encode_name not in node.entries:
                 self._fail(node, f"{name} needs `{field.encode_name}:`")
-        return value
+        return value if all(name in value for name, field in fields.items() if field.required) else NO_VALUE
 
     def _dict(self, node: YamlNode, kind: inspect.DictType, name: str) -> Any:
         if not isinstance(node, YamlMapping):
@@ -117,19 +155,23 @@ class _Converter:
         self._check_length(node, len(node.entries), kind, name, "entries")
         value: dict[str, Any] = {}
         for key, (key_node, item) in node.entries.items():
-            before = len(self.faults)
-            self.convert(key_node, kind.key_type, f"the key `{key[:50]}`")
-            is_right = len(self.faults) == before
+            has_name = self.convert(key_node, kind.key_type, f"the key `{key[:50]}`") is not NO_VALUE
             found = self.convert(item, kind.value_type, f"`{key[:50]}`")
-            if is_right:
-                value[key] = {} if found is NO_VALUE else found
-        return value
+            if found is NO_VALUE:
+                found = _empty(kind.value_type)  # its name stays, which others may refer to
+            if has_name and found is not NO_VALUE:
+                value[key] = found
+        return value if _has_length(value, kind) else NO_VALUE
 
     def _list(self, node: YamlNode, kind: inspect.ListType, name: str) -> Any:
         if not isinstance(node, YamlList):
             return self._fail(node, f"{name} must be a list: begin each entry with `- `, or write [one, two]")
         self._check_length(node, len(node.items), kind, name, "entries")
-        return [self.convert(item, kind.item_type, f"an entry of {name}") for item in node.items]
+        found = [self.convert(item, kind.item_type, f"an entry of {name}") for item in node.items]
+        kept = [index for index, value in enumerate(found) if value is not NO_VALUE]
+        self.partial.keep(node, kept)
+        values = [found[index] for index in kept]
+        return values if _has_length(values, kind) else NO_VALUE
 
     def _scalar(self, node: YamlNode, kind: inspect.Type, name: str) -> Any:
         if not isinstance(node, YamlScalar):
@@ -162,7 +204,7 @@ class _Converter:
         self._check_length(node, len(node.text), kind, name, "characters")
         if node.text and kind.pattern is not None and not re.search(kind.pattern, node.text):
             return self._fail(node, f"{name} has a form that is not allowed: {node.text[:50]!r}")
-        return node.text
+        return node.text if _has_length(node.text, kind) else NO_VALUE
 
     def _check_length(self, node: YamlNode, length: int, kind: Any, name: str, unit: str) -> None:
         if kind.min_length is not None and length < kind.min_length:
@@ -172,11 +214,21 @@ class _Converter:
             self._fail(node, f"{name} must have at most {kind.max_length:,} {unit}, and has {length:,}")
 
 
-def _has_structs(kind: inspect.Type) -> bool:
-    """Returns whether values of this type are structs by name. Each of them may have mistakes of its own."""
-    while isinstance(kind, inspect.Metadata):
-        kind = kind.type
-    return isinstance(kind, inspect.DictType) and isinstance(kind.value_type, inspect.StructType)
+def _has_length(value: Sized, kind: Any) -> bool:
+    return (kind.min_length or 0) <= len(value) and (kind.max_length is None or len(value) <= kind.max_length)
+
+
+def _empty(kind: inspect.Type) -> Any:
+    """Returns a value for a name whose value has a mistake: an empty text or struct, or NO_VALUE for other types."""
+    match kind:
+        case inspect.Metadata():
+            return _empty(kind.type)
+        case inspect.StrType():
+            return "" if not kind.min_length else NO_VALUE
+        case inspect.StructType() if not any(field.required for field in kind.fields):
+            return {}
+        case _:
+            return NO_VALUE
 
 
 def _is_within(number: int, kind: inspect.IntType) -> bool:

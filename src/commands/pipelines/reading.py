@@ -10,7 +10,7 @@ from itertools import islice
 
 from commands.configurations import check_labels, check_parts, check_repository
 from commands.matrix_values import check_matrix
-from commands.pipelines.converting import MAX_FAULTS, convert, suggest
+from commands.pipelines.converting import MAX_FAULTS, PartialNodes, convert, suggest
 from commands.pipelines.file import FileTemplate, PipelineFile
 from commands.pipelines.yaml_nodes import FileFault, InvalidFile, YamlList, YamlMapping, YamlNode, read_nodes
 from commands.trigger_values import check_triggers
@@ -70,33 +70,57 @@ class PipelineDocument:
 
     file: PipelineFile
     root: YamlNode
+    partial: PartialNodes
+
+    def find(self, *path: str) -> YamlNode | None:
+        """Returns the node to which these keys lead from the root; None if there is none."""
+        node: YamlNode | None = self.root
+        for part in path:
+            node = None if node is None else _step(node, part)
+        return node
+
+    def is_whole(self, *path: str) -> bool:
+        """Returns whether no mistake was found in a part of the file, or there is no such part."""
+        node = self.find(*path)
+        return node is None or node not in self.partial
 
     def fault(self, field: str, message: str, *path: str) -> FileFault:
         """Returns a mistake in a value. `path` has the keys that lead from the root to a part of the file; `field`
-        leads on from there to the value, such as `artifacts[2]`. If there is no such value, the mistake has the
-        position of the nearest value above it.
+        leads on from there to the value, such as `artifacts[2]`, with indexes of lists that lack their items with
+        mistakes. If there is no such value, the mistake has the position of the nearest value above it.
         """
         node = self.root
         for part in path:
             node = _step(node, part) or node
-        *_, node = node, *_follow(node, field)
+        following: YamlNode | None = node
+
+        def follow(match: re.Match[str]) -> str:
+            nonlocal node, following
+            part = match[0]
+            if isinstance(following, YamlList) and part.startswith("["):
+                part = f"[{self.partial.find_indexes(following)[int(part[1:-1])]}]"
+            following = None if following is None else _step(following, part)
+            node = following or node
+            return part
+
+        field = FIELD_PART.sub(follow, field)
         return node.fault(f"{field or path[-1]} {message}")
 
 
 def read_pipelines(content: bytes) -> PipelineDocument:
     """Returns the document that a file contains. Raises InvalidFile with all mistakes that were found."""
     root = read_nodes(content)
-    file, faults = convert(root, PipelineFile, HINTS)
-    document = PipelineDocument(file, root)
-    faults = [*faults, *islice(_find_faults(document, has_all_fields=not faults), MAX_FAULTS - len(faults))]
+    converted = convert(root, PipelineFile, HINTS)
+    document = PipelineDocument(converted.value, root, converted.partial)
+    faults = [*converted.faults, *islice(_find_faults(document), MAX_FAULTS - len(converted.faults))]
     if faults:
         raise InvalidFile(sorted(faults))
     return document
 
 
-def _find_faults(document: PipelineDocument, *, has_all_fields: bool) -> Iterator[FileFault]:
-    """Yields the mistakes that the types of the fields cannot express. If `has_all_fields` is False, the document lacks
-    fields that have other mistakes.
+def _find_faults(document: PipelineDocument) -> Iterator[FileFault]:
+    """Yields the mistakes that the types of the fields cannot express. Checks rules between several fields only where
+    none of these fields has a mistake.
     """
     file = document.file
     for name, part in file.templates.items():
@@ -107,22 +131,35 @@ def _find_faults(document: PipelineDocument, *, has_all_fields: bool) -> Iterato
         if job.repository is not None:
             yield from _collect(document, partial(check_repository, "repository", job.repository), *path)
         yield from _collect(document, partial(check_labels, "pool_labels", job.pool_labels), *path)
-        yield from _collect(document, partial(check_triggers, job.triggers), *path, "triggers")
+        are_whole = document.is_whole(*path, "triggers")
+        yield from _collect(document, partial(check_triggers, job.triggers, are_whole=are_whole), *path, "triggers")
         template = file.templates.get(job.template or "")
         variables = {name for part in (job, template) if part is not None for name in (*part.env, *part.secrets)}
-        yield from _collect(document, partial(check_matrix, job.matrix, variables), *path)
+        is_whole = document.is_whole(*path, "matrix")
+        yield from _collect(document, partial(check_matrix, job.matrix, variables, is_whole=is_whole), *path)
         yield from _check_needs(document, name, job.needs)
         if job.pool is not None and job.pool_labels:
             yield document.fault("pool_labels", "are instead of `pool`: leave one of them out", *path)
         if job.template is not None and template is None:
             known = suggest(job.template, list(file.templates))
             yield document.fault("template", f"{job.template} is not among the `templates` of the file{known}", *path)
-        elif has_all_fields and job.command is None and (template is None or template.command is None):
+        elif (
+            _lacks_command(document, job, *path)
+            and document.is_whole(*path, "template")
+            and (template is None or _lacks_command(document, template, "templates", job.template or ""))
+        ):
             needs = "needs `command:`" if template is None else "needs `command:`, since its template has none"
             yield document.fault("", needs, *path)
     known_needs = {name: [need for need in job.needs if need in file.jobs] for name, job in file.jobs.items()}
     if (circle := find_circle(known_needs)) is not None and len(circle) > 2:
         yield document.fault("needs", f"is a circle: {' needs '.join(circle)}", "jobs", circle[0])
+
+
+def _lacks_command(document: PipelineDocument, part: FileTemplate, *path: str) -> bool:
+    """Returns whether a job or template has no command, and no mistake in its keys may be the reason."""
+    node = document.find(*path)
+    keys = node.entries.keys() if isinstance(node, YamlMapping) else {""}
+    return part.command is None and keys <= set(part.__struct_fields__) and document.is_whole(*path, "command")
 
 
 def _check_needs(document: PipelineDocument, name: str, needs: list[str]) -> Iterator[FileFault]:
@@ -151,16 +188,6 @@ def _collect(document: PipelineDocument, check: Callable[[], None], *path: str) 
     except Invalid as refused:
         for field, message in refused.errors:
             yield document.fault(field, message, *path)
-
-
-def _follow(node: YamlNode, field: str) -> Iterator[YamlNode]:
-    """Yields the nodes along the path of a field such as `cron[0].expression` or `env.NAME`, as far as they exist."""
-    for part in FIELD_PART.findall(field):
-        found = _step(node, part)
-        if found is None:
-            return
-        node = found
-        yield node
 
 
 def _step(node: YamlNode, part: str) -> YamlNode | None:

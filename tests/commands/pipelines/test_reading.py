@@ -149,12 +149,90 @@ def test_a_mistake_hides_no_other_in_the_rest_of_the_file() -> None:
         "6:5: `comand` is not known here; did you mean `command`?",
         "7:21: artifacts[1] must be a path inside the workspace: not absolute, without `..`",
         "8:16: `A-B` must be a text, not a mapping",
+        "8:16: env.A-B is no name of a variable: letters, digits and _, not first a digit",
         "9:14: secrets.C-D is no name of a variable: letters, digits and _, not first a digit",
         "10:12: `package` must be a mapping: one `key: value` in each line",
         "11:41: needs[1] unt is not among the `jobs` of the file; did you mean `unit`?",
         "11:69: pool_labels are instead of `pool`: leave one of them out",
         "11:93: `tag` is not known here; did you mean `tags`?",
     ]
+
+
+def test_a_mistake_hides_no_other_in_its_job() -> None:
+    lines = """\
+        timeout_minutes: 0
+        template: [x]
+        needs: [{}, gone]
+        artifacts: [../x, "", ok, ../y]
+        caches:
+          - {key: "{{ now }}", paths: [/etc, ../x]}
+          - {key: "", paths: [x]}
+          - {key: pip, paths: ["", ~/../x]}
+        checkout: {depth: all, tags: maybe}
+        matrix:
+          axes: {TESTHIDE: [1], os: [""], ok: [1]}
+          exclude: [{os: mac}]
+        triggers:
+          branch: main
+          branches: [[], /main, "!x"]
+          tags: v1
+          paths: [src, /src]
+          cron:
+            - {expression: 0 3 * * 1-5 *, timezone: Mars/Olympus}
+            - {timezone: UTC}
+            - {expression: 60 3 * * *}
+    """
+    slash = "must not begin with /: names of branches and tags, and paths within the repository, do not"
+    assert job_faults("shell: zsh", *dedent(lines).splitlines()) == [
+        "3:12: `shell` must be one of bash, sh",
+        "4:22: `timeout_minutes` must be a whole number from 1 to 10,080",
+        "5:15: `template` must be a text, not a list",
+        "6:13: an entry of `needs` must be a text, not a mapping",
+        "6:17: needs[1] gone is not among the `jobs` of the file; known here: unit",
+        "7:17: artifacts[0] must be a path inside the workspace: not absolute, without `..`",
+        "7:23: an entry of `artifacts` must not be empty",
+        "7:31: artifacts[3] must be a path inside the workspace: not absolute, without `..`",
+        '9:15: caches[0].key must be text of one line; of parts in {{ }} there is one: {{ checksum "FILE" }}',
+        "9:36: caches[0].paths[0] must be a path inside the workspace, or after `~/`: not absolute, without `..`",
+        "9:42: caches[0].paths[1] must be a path inside the workspace, or after `~/`: not absolute, without `..`",
+        "10:15: `key` must not be empty",
+        "11:28: an entry of `paths` must not be empty",
+        "11:32: caches[2].paths[1] must be a path inside the workspace, or after `~/`: not absolute, without `..`",
+        "12:23: `depth` must be a whole number from 0 to 1,000,000",
+        "12:34: `tags` must be true or false",
+        "14:24: matrix.axes.TESTHIDE would be the variable TESTHIDE: those that begin with TESTHIDE are the agent's",
+        "14:34: an entry of `os` must not be empty",
+        "17:7: `branch` is not known here; did you mean `branches`?",
+        "18:18: an entry of `branches` must be a text, not a list",
+        f"18:22: branches[1] {slash}",
+        "19:13: `tags` must be a list: begin each entry with `- `, or write [one, two]",
+        f"20:20: paths[1] {slash}",
+        "22:24: cron[0].expression must have 5 fields, such as 30 3 * * 1-5: minute, hour, day, month, day of week",
+        "22:49: cron[0].timezone is not known: give a name of the IANA database, such as Europe/Berlin or UTC",
+        "23:11: an entry of `cron` needs `expression:`",
+        "24:24: cron[2].expression is no cron expression: its minute is wrong; 30 3 * * 1-5 is one",
+    ]
+
+
+def test_a_job_without_a_command_is_named_with_its_other_mistakes() -> None:
+    assert job_faults("timeout_minutes: 0", "env: {A-B: x}") == [
+        "3:5: unit needs `command:`",
+        "3:22: `timeout_minutes` must be a whole number from 1 to 10,080",
+        "4:16: env.A-B is no name of a variable: letters, digits and _, not first a digit",
+    ]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["triggers: {branches: main, paths: [src]}"],
+        ['triggers: {branches: [[], "!x"]}'],
+        ['matrix: {axes: {os: [""], x: [1]}, exclude: [{os: mac}]}'],
+        ["matrix: {axes: [], exclude: [{os: mac}]}"],
+    ],
+)
+def test_a_mistake_causes_no_other(lines: list[str]) -> None:
+    assert len(job_faults("command: x", *lines)) == 1
 
 
 @pytest.mark.parametrize(
