@@ -20,7 +20,7 @@ from api.http.repeated_checks import check_after, take_turn
 from api.http.request_context import RequestContext
 from api.http.types import MAX_ID, Id, fields_of, to_view
 from api.live.build_feed import DONE, STILL_HERE, BuildStream, parse_offset
-from api.live.stream_clients import MEDIA_TYPE, LiveStream, StreamClient
+from api.live.stream_clients import MEDIA_TYPE, LiveStream, StreamClient, understands_ids
 from api.live.streams import Streams
 from commands.builds import EXTERNAL_ATTEMPT, AbortBuild, FinishExternalBuild, StartBuild, start_build
 from commands.configurations import check_variables
@@ -38,8 +38,8 @@ DEFAULT_PAGE_BUILDS = 25
 MAX_PAGE_BUILDS = 200
 """Largest number of builds on a page."""
 WITH_IDS = (
-    "Send the id of each message, which a browser's EventSource needs to go on where it lost the connection; a request"
-    " with `Last-Event-ID` gets ids in any case"
+    "Send the id of each message, by which a client goes on where it lost the connection. An EventSource, and a request"
+    " with `Last-Event-ID`, get ids in any case"
 )
 
 Variables = Annotated[
@@ -260,8 +260,8 @@ class BuildController(Controller):
     ) -> LiveStream | Response[None]:
         """Sends server-sent events: each line of the log as it comes, then the final status of the build, then `done`.
 
-        Answers 204 if `Last-Event-ID` is the id of the `done` event: the client has everything then, and a browser's
-        EventSource stops reconnecting.
+        Answers 204 if `Last-Event-ID` is the id of the `done` event: the client has everything then, and an EventSource
+        stops reconnecting.
         """
         row = await find_visible_build(ctx, build_id)
         project_id = row.project_id
@@ -269,7 +269,7 @@ class BuildController(Controller):
         after = parse_offset(last)
         if last is not None and last.endswith(DONE) and row.finished_at is not None:
             return Response(None, status_code=204)
-        with_ids = ids or last is not None
+        with_ids = ids or understands_ids(request)
         streams: Streams = request.app.state.streams
         if row.finished_at is not None:
             await streams.finished_logs.count_lines(build_id)

@@ -79,6 +79,21 @@ def test_an_event_source_that_has_everything_is_told_to_stay_away(
     assert '"done"' in stream(shop, build, last="1:1"), "who has not seen the end gets it"
 
 
+EVENT_SOURCE = {"Accept": "text/event-stream", "Cache-Control": "no-cache"}
+"""Headers of every request of an EventSource, by the HTML and fetch standards."""
+
+
+def test_an_event_source_gets_ids_although_it_does_not_ask(shop: Shop, agent: FakeAgent, build: dict[str, Any]) -> None:
+    """Without ids it would come back after the end without `Last-Event-ID`, and get the whole log again and again."""
+    path = f"/api/v3/builds/{build['id']}/stream"
+    agent.log(build, 0, ["one"]).raise_for_status()
+    agent.finished(build).raise_for_status()
+    plain = stream(shop, build)
+    assert shop.admin.get(path, headers=EVENT_SOURCE).content.decode() == stream(shop, build, ids="true") != plain
+    documented = {"Accept": "text/event-stream"}
+    assert shop.admin.get(path, headers=documented).content.decode() == plain, "such clients parse every line"
+
+
 @pytest.mark.parametrize("last", ["x", "1", ":", "1:2:x", "99999999999999999999:1", "-1:-1", "1:" + "9" * 5_000])
 def test_an_id_that_no_message_has_is_refused(shop: Shop, last: str) -> None:
     path = f"/api/v3/builds/{shop.start(external=True)}/stream"

@@ -51,6 +51,22 @@ ACCESS_BATCH_SIZE = 100
 connections.
 """
 
+
+def understands_ids(request: Request[User, Any, Any]) -> bool:
+    """Returns whether the client needs the ids of messages: an EventSource, or a client that reconnects with
+    `Last-Event-ID`.
+
+    An EventSource sends `Accept: text/event-stream`, as the HTML standard says, and `Cache-Control: no-cache`, which
+    the fetch standard adds since an EventSource does not use the cache. Only after a message with an id does it send
+    `Last-Event-ID`, by which the server tells a reconnection after the end from a new reader. Simple clients that take
+    every line for a message send no `Cache-Control`.
+    """
+    if "last-event-id" in request.headers:
+        return True
+    is_stream = request.headers.get("accept", "").partition(";")[0].strip().lower() == MEDIA_TYPE
+    return is_stream and "no-cache" in request.headers.get("cache-control", "").lower()
+
+
 Source = Callable[["StreamClient"], Coroutine[Any, Any, None]]
 """Function that sends a client its messages, and returns when there will be no more messages."""
 
