@@ -27,7 +27,7 @@ from commands.configurations import check_variables
 from commands.value_checks import ValueCheck
 from domain.builds import BUILD, BuildQueued, Verdict, VisibleStatus, status_of
 from domain.core.errors import ContentsAltered, Forbidden, Invalid, NotFound
-from projections import build_positions, builds
+from projections import build_positions, builds, results_queries
 from projections.build_views import BuildDetail, BuildItem, detail, item
 from projections.builds import BuildCount, BuildFilters, BuildRow
 from projections.time_travel.historical_reads import BUILD_HISTORY, fold_builds
@@ -223,7 +223,9 @@ class BuildController(Controller):
             waiting_for = await fetch_waiting_reason(connection, build_id) if waits else None
             comments = await builds.fetch_comments(connection, build_id)
             explanation = await builds.find_explanation(connection, build_id)
-        return detail(row, waiting_for, comments, explanation)
+            has_failures = row.failed or row.known_issues or row.quarantined
+            classified = await results_queries.count_classified_by_rules(connection, build_id) if has_failures else 0
+        return detail(row, waiting_for, comments, explanation, classified)
 
     @post("/{build_id:int}/stop", status_code=200, guards=[CAN_BUILD])
     async def stop_build(self, ctx: RequestContext, build_id: int) -> BuildStatus:

@@ -1,4 +1,4 @@
-"""Builds in the form that answers of the API, messages of webhooks and Teams cards show."""
+"""Builds in the forms that answers of the API, messages of webhooks and Teams cards show."""
 
 from datetime import datetime
 from typing import Any
@@ -63,7 +63,9 @@ class FailureExcerpt(msgspec.Struct):
     """
 
 
-class BuildDetail(BuildItem):
+class BuildMessage(BuildItem):
+    """A build as messages of webhooks show it."""
+
     passed: int
     failed: int
     skipped: int
@@ -72,10 +74,7 @@ class BuildDetail(BuildItem):
     commit.
     """
     known_issues: int
-    """Number of failures that the reporter marks as known issues. These do not fail the build. `GET /report/{build_id}`
-    also counts the failures that match a known issue of this server (`classified_by_rules`). Their number can change
-    later, since people can classify failures at any time.
-    """
+    """Number of failures that the reporter marks as known issues. These do not fail the build."""
     quarantined: int
     node_id: int | None
     """Id of the node that runs or ran the build; null while no node is assigned."""
@@ -103,23 +102,45 @@ class BuildDetail(BuildItem):
     configuration: dict[str, Any]
 
 
+class BuildDetail(BuildMessage):
+    classified_by_rules: int
+    """Number of failures that match a known issue of this server. They do fail the build. The number can change after
+    the build's end, since people can classify failures and change known issues at any time; so messages leave it out.
+    """
+
+
 def item(row: BuildRow) -> BuildItem:
     return copy_fields(BuildItem, row, **_calculated(row))
 
 
+def message(row: BuildRow, comments: list[CommentView], explanation: ExplanationRow | None) -> BuildMessage:
+    return copy_fields(
+        BuildMessage,
+        row,
+        **_calculated(row),
+        **_detailed(row),
+        waiting_for=None,
+        failure_excerpts=[] if explanation is None else _excerpts(explanation),
+        comments=comments,
+    )
+
+
 def detail(
-    row: BuildRow, waiting_for: str | None, comments: list[CommentView], explanation: ExplanationRow | None
+    row: BuildRow,
+    waiting_for: str | None,
+    comments: list[CommentView],
+    explanation: ExplanationRow | None,
+    classified_by_rules: int,
 ) -> BuildDetail:
     return copy_fields(
         BuildDetail,
         row,
         **_calculated(row),
-        triggered_by=row.created_by,
-        trigger=msgspec.convert(row.trigger, BuildTrigger) if row.trigger else None,
-        keep_forever=row.pinned,
+        **_detailed(row),
         waiting_for=waiting_for,
         failure_excerpts=[] if explanation is None else _excerpts(explanation),
         comments=comments,
+        classified_by_rules=classified_by_rules,
     )
 
 
@@ -134,6 +155,15 @@ def _excerpts(row: ExplanationRow) -> list[FailureExcerpt]:
         )
         for number, excerpt in enumerate(row.excerpts)
     ]
+
+
+def _detailed(row: BuildRow) -> dict[str, Any]:
+    """Returns the fields of `BuildMessage` that have another name or type in the row."""
+    return {
+        "triggered_by": row.created_by,
+        "trigger": msgspec.convert(row.trigger, BuildTrigger) if row.trigger else None,
+        "keep_forever": row.pinned,
+    }
 
 
 def _calculated(row: BuildRow) -> dict[str, int]:

@@ -36,6 +36,7 @@ from projections.results_cases import CaseStatsRow, TestCaseRow
 from projections.triage import (
     HAS_CLASSIFICATION,
     IS_CLASSIFIED_BY_RULE,
+    MAY_BE_CLASSIFIED_BY_RULES,
     TRIAGE_COLUMNS,
     TRIAGE_JOINS,
     ResultTriage,
@@ -223,6 +224,16 @@ async def fetch_totals(source: Source, ranges: ReportRanges) -> list[SuiteTotal]
     # Sort here: with ORDER BY, PostgreSQL would sort all results before it groups them.
     found = await fetch_all(source, SuiteTotal, query, ranges.parameters)
     return sorted(found, key=attrgetter("report", "suite", "status"))
+
+
+async def count_classified_by_rules(source: Source, build_id: int) -> int:
+    """Returns the number of failures of the build's current attempt that rules of known issues have classified."""
+    ranges = await fetch_reports(source, build_id)
+    query = (
+        f"SELECT count(*) FROM {_EACH} t WHERE {ranges.within} AND {_COUNTS} AND t.facts & {STATUS} = {FAILED}"
+        f" AND {IS_CLASSIFIED_BY_RULE} AND {MAY_BE_CLASSIFIED_BY_RULES}"
+    )
+    return int(await fetch_value(source, query, ranges.parameters))
 
 
 async def count(source: Source, ranges: ReportRanges, filters: ResultFilters) -> int:

@@ -6,7 +6,7 @@ import msgspec
 
 from domain.adaptive_cards import Card, Tone
 from domain.notifications import NotificationMessage
-from projections.build_views import BuildDetail
+from projections.build_views import BuildMessage
 from projections.nodes import NodeView
 from projections.webhook_views import FlakyTest, QuarantinedTest
 
@@ -36,7 +36,7 @@ def make_card(message: NotificationMessage, context: CardContext) -> Card:
     """Returns the card for a message. Raises LookupError for a notification type without cards."""
     match message.type:
         case "build.finished" | "build.failed":
-            return _build(msgspec.json.decode(message.data, type=BuildDetail), context)
+            return _build(msgspec.json.decode(message.data, type=BuildMessage), context)
         case "test.flaky":
             return _flaky(msgspec.json.decode(message.data, type=FlakyTest), context)
         case "test.quarantined":
@@ -52,7 +52,7 @@ def make_test_card(channel: str, project: str) -> Card:
     return Card(title="Testhide can post here", facts={"Channel": channel, "Project": project})
 
 
-def _build(build: BuildDetail, context: CardContext) -> Card:
+def _build(build: BuildMessage, context: CardContext) -> Card:
     outcome, tone = OUTCOMES[build.status]
     reason = "" if build.status == "passed" else (build.reason or "").replace("_", " ")
     counts = f"{build.passed:,} passed, {build.failed:,} failed, {build.skipped:,} skipped" if build.total_tests else ""

@@ -160,6 +160,14 @@ IS_CLASSIFIED_BY_RULE = (
 )
 """SQL condition that the rule of a known issue classified a result `t`. Needs the parameters `low` and `high`."""
 
+MAY_BE_CLASSIFIED_BY_RULES = (
+    f"(EXISTS (SELECT FROM {RuleMatchRow.table} WHERE {_RANGE})"
+    f" OR EXISTS (SELECT FROM {TriageRow.table} WHERE {_RANGE} AND set_by_kind = 'rule'))"
+)
+"""SQL condition that is false if rules classified no result at all. PostgreSQL evaluates it once, so that a query which
+has it reads no results then. Needs the parameters `low` and `high`.
+"""
+
 
 def classification_parameters(classification: str | None) -> dict[str, str | int | None]:
     """Returns the parameters of HAS_CLASSIFICATION except `low` and `high`, which are in `ReportRanges.parameters`."""

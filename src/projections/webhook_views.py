@@ -11,7 +11,7 @@ from domain.core.events import copy_fields
 from domain.flakiness import TestTurnedFlaky
 from domain.notifications import PING, TYPES, NotificationType
 from domain.quarantine import TestsQuarantined
-from projections.build_views import BuildDetail
+from projections.build_views import BuildMessage
 from projections.nodes import NodeRow, NodeView
 
 
@@ -65,10 +65,10 @@ class QuarantinedTest(msgspec.Struct):
 
 
 DATA: Mapping[str, type[msgspec.Struct]] = {
-    "build.started": BuildDetail,
-    "build.finished": BuildDetail,
-    "build.failed": BuildDetail,
-    "build.cancelled": BuildDetail,
+    "build.started": BuildMessage,
+    "build.finished": BuildMessage,
+    "build.failed": BuildMessage,
+    "build.cancelled": BuildMessage,
     "test.flaky": FlakyTest,
     "test.quarantined": QuarantinedTest,
     "node.offline": NodeView,

@@ -90,6 +90,12 @@ def test_the_list_is_filtered_by_classification(server: Server, project: int, jo
     counted = server.admin.fetch(f"/report/{build}")
     assert (counted["failed"], counted["known_issues"]) == (2, 0)
     assert counted["classified_by_rules"] == sum(result["classified_by"] == "rule" for result in (first, second)) >= 1
+    shown = server.admin.fetch(f"/builds/{build}")
+    assert (shown["failed"], shown["known_issues"], shown["classified_by_rules"]) == (2, 0, 2)
+    then = triage(server.admin, second, "classification", classification="flaky").headers["Testhide-Position"]
+    assert server.admin.fetch(f"/builds/{build}")["classified_by_rules"] == 1, "what a person says counts instead"
+    before = server.admin.get(f"/api/v3/builds/{build}", params={"as_of": str(int(then) - 1)}).then(200)
+    assert before["classified_by_rules"] == 2
     triage(server.admin, second, "classification", classification="test_bug")
     assert [item["id"] for item in results_of(server, build, classification="infra")] == [first["id"]]
     assert [item["id"] for item in results_of(server, build, classification="test_bug")] == [second["id"]]

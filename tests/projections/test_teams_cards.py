@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from domain.adaptive_cards import MAX_BYTES, MAX_LINE, MAX_LINES, Card, escape_markdown, render_card, shorten
 from domain.notifications import NotificationMessage
-from projections.build_views import BuildDetail, detail
+from projections.build_views import BuildMessage, message
 from projections.builds import BuildRow
 from projections.teams_cards import CardContext, make_card
 
@@ -22,7 +22,7 @@ def notification(event_type: str, data: Any) -> NotificationMessage:
     return NotificationMessage("evt-1", event_type, NOW, 1, msgspec.Raw(msgspec.json.encode(data)))
 
 
-def build(**more: Any) -> BuildDetail:
+def build(**more: Any) -> BuildMessage:
     row = BuildRow(
         id=8,
         job_id=5,
@@ -36,7 +36,7 @@ def build(**more: Any) -> BuildDetail:
         external=False,
         configuration={},
     )
-    return msgspec.structs.replace(detail(row, None, [], None), **more)
+    return msgspec.structs.replace(message(row, [], None), **more)
 
 
 def test_a_failed_build() -> None:

@@ -149,16 +149,22 @@ async def _build(reader: HistoricalReader, first: BuildQueued) -> None:
     await reader.fold(streams=[first.stream], supporting=[JOB.at(first.job_id).name, PROJECT.at(first.project_id).name])
 
 
-async def _build_with_comments(reader: HistoricalReader, first: BuildQueued) -> None:
+async def _build_detail(reader: HistoricalReader, first: BuildQueued) -> None:
     await _build(reader, first)
     await reader.fold_users(comment.author for comment in reader.tables.all(CommentRow))
+    row = reader.tables.get(BuildRow, first.build_id)
+    if row is not None and (row.failed or row.known_issues or row.quarantined):
+        await _results(reader, first)
 
 
 async def _report(reader: HistoricalReader, first: BuildQueued) -> None:
     await _build(reader, first)
+    if reader.tables.get(BuildRow, first.build_id) is not None:
+        await _results(reader, first)
+
+
+async def _results(reader: HistoricalReader, first: BuildQueued) -> None:
     tables = reader.tables
-    if tables.get(BuildRow, first.build_id) is None:
-        return
     await reader.fold(streams=[results_stream(first.build_id)])
     failed = [
         block.first_result_id + index
@@ -227,7 +233,7 @@ async def fold_builds(reader: HistoricalReader, ids: Sequence[int]) -> list[Buil
 _REPORT_ROWS = (BuildRow, ReportRow, BlockRow, SupersededRow, ResultTextRow, TriageRow, RuleMatchRow)
 _TEST_ROWS = (TestCaseRow, UserRow, KnownIssueRow, QuarantineRow)
 
-BUILD_HISTORY = HistoricalResource("build", _build_with_comments, (BuildRow, CommentRow, ExplanationRow, UserRow))
+BUILD_HISTORY = HistoricalResource("build", _build_detail, (*_REPORT_ROWS, CommentRow, ExplanationRow, UserRow))
 REPORT_HISTORY = HistoricalResource("build", _report, _REPORT_ROWS)
 TESTS_HISTORY = HistoricalResource("build", _tests, _REPORT_ROWS + _TEST_ROWS)
 JOB_HISTORY = HistoricalResource("job", _job_with_newest_build, (JobRow, BuildRow))

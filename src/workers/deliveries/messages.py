@@ -1,6 +1,7 @@
 """Builds the messages of notifications from the log. A message shows the data that a GET returned when the event
-happened. There is one exception: a message about the end of a failed build shows the excerpts of its log that explain
-the failure, if they have been found by the time of the attempt. No message waits for them.
+happened, but leaves out what people may change at any time after it. There is one exception: a message about the end of
+a failed build shows the excerpts of its log that explain the failure, if they have been found by the time of the
+attempt. No message waits for them.
 
 Messages are not stored: each attempt builds the message again. So data that was erased meanwhile is missing in the
 message.
@@ -20,7 +21,7 @@ from domain.nodes import NODE, NodeWentOffline
 from domain.notifications import NotificationMessage, message_id
 from domain.quarantine import TestsQuarantined
 from domain.users import USER
-from projections.build_views import BuildDetail, detail
+from projections.build_views import BuildMessage, message
 from projections.builds import BuildRow, CommentRow, CommentView, ExplanationRow
 from projections.engine.model import Row
 from projections.nodes import NodeRow, NodeView
@@ -98,7 +99,7 @@ class MessageBuilder:
         event: Event = recorded.event
         match event:
             case BuildStarted() | BuildFinished():
-                return await self._build_detail(event.build_id, recorded.version)
+                return await self._build_message(event.build_id, recorded.version)
             case NodeWentOffline():
                 return await self._node(event.node_id, recorded.version)
             case TestsQuarantined():
@@ -108,7 +109,7 @@ class MessageBuilder:
             case _:
                 raise LookupError(f"there are no notifications of {event.name}")
 
-    async def _build_detail(self, build_id: int, version: int) -> BuildDetail:
+    async def _build_message(self, build_id: int, version: int) -> BuildMessage:
         tables = await self._fold((BuildRow, CommentRow, ExplanationRow), BUILD.at(build_id).name, version)
         row = tables.get(BuildRow, build_id)
         assert row is not None, "its stream holds the event"
@@ -116,7 +117,7 @@ class MessageBuilder:
             CommentView(comment.id, build_id, comment.text, await self._email(comment.author), comment.created_at)
             for comment in tables.all(CommentRow)
         ]
-        return detail(row, None, comments, tables.get(ExplanationRow, build_id))
+        return message(row, comments, tables.get(ExplanationRow, build_id))
 
     async def _node(self, node_id: int, version: int) -> NodeView:
         tables = await self._fold((NodeRow,), NODE.at(node_id).name, version)
