@@ -15,6 +15,7 @@ from schemathesis.core.result import Err, Ok
 from schemathesis.specs.openapi.checks import (
     allow_header_conformance,
     content_type_conformance,
+    ignored_auth,
     missing_required_header,
     negative_data_rejection,
     response_headers_conformance,
@@ -40,9 +41,13 @@ CHECKS = [
     unsupported_method,
     allow_header_conformance,
 ]
-"""All but five. `positive_data_acceptance`: a description does not say which names of branches or patterns make sense.
-`ignored_auth`: tests/permissions has it. `use_after_free`, `ensure_resource_availability` and
-`object_level_authorization` follow an object through several requests, and these requests stand alone.
+"""All but five, of which `fuzz` also does one, `ignored_auth`, for one successful request to each operation.
+
+`positive_data_acceptance`: a description does not say which globs, patterns, names of branches or ids make sense, or
+which states of an object allow a request. `test_answers` sends the requests of the reference instead, and expects them
+to succeed. `use_after_free`, `ensure_resource_availability` and `object_level_authorization` follow an object through
+several requests, and these requests stand alone: `test_lifecycles` does the first two for all kinds of objects, and
+tests/permissions the third for all operations and callers.
 """
 ENDLESS = {
     "GET /api/v3/agent/next": "a long poll: 20 s without an answer are its normal case",
@@ -107,14 +112,13 @@ class Fuzzed:
 
     def __post_init__(self) -> None:
         described = self.session.get("/api/v3/openapi.json").json()
-        # Who asks is not what is tried here; left in, a part of the requests would go without credentials.
-        del described["security"]
         for item in described["paths"].values():
             for operation in item.values():
-                operation.pop("security", None)
                 operation["parameters"] = [known for known in operation["parameters"] if known not in LEFT_OUT]
         _loosen_tuples(described)
         self.schema = schemathesis.openapi.from_dict(described)
+        # The caller of a round makes all of its requests; otherwise a part of them would go with made-up credentials.
+        self.schema.config.generation.with_security_parameters = False
 
     def credentials(self, operation: Described, role: Role) -> dict[str, str]:
         if role == "stranger":
@@ -250,6 +254,7 @@ def fuzz(fuzzed: Fuzzed, operation: Described, examples: int, number: int, role:
     member of it.
     """
     answers: Counter[int] = Counter()
+    authenticated: list[str] = []
     # Deleting what others are about would leave nothing to look at.
     real = st.booleans() if operation.method.upper() != "DELETE" else st.just(False)
     # Made once: each is compiled anew from the schema.
@@ -288,6 +293,10 @@ def fuzz(fuzzed: Fuzzed, operation: Described, examples: int, number: int, role:
         is_exempt = is_about or answer.status_code == 413
         checks = [check for check in CHECKS if not (is_exempt and check is negative_data_rejection)]
         case.validate_response(answer, checks, headers=headers, transport_kwargs={"base_url": fuzzed.url})
+        if role != "stranger" and not authenticated and 200 <= answer.status_code < 300:
+            # Sends the request without credentials and with made-up ones.
+            case.validate_response(answer, [ignored_auth], headers=headers, transport_kwargs={"base_url": fuzzed.url})
+            authenticated.append(operation.label)
 
     run()
     return answers
