@@ -23,12 +23,14 @@ class Project:
         for name, content in files.items():
             (folder / "test" / name).write_text(content)
 
-    def run(self, *options: str, wanted: tuple[str, ...] = (), is_first: bool = True) -> tuple[int, Path | None]:
+    def run(
+        self, *options: str, wanted: tuple[str, ...] = (), is_first: bool = True, **variables: str
+    ) -> tuple[int, Path | None]:
         """Runs the script; returns its exit code and the report that it wrote."""
         report = self._folder / "junit.xml"
         if is_first:
             report.unlink(missing_ok=True)
-        env = {"PATH": os.environ["PATH"], "HOME": str(self._folder), "CI": "true"}
+        env = {"PATH": os.environ["PATH"], "HOME": str(self._folder), "CI": "true", **variables}
         env["JEST_JUNIT_REPORT_TEST_SUITE_ERRORS"] = "true"  # as the agent sets it
         if wanted:
             ids = self._folder / "ids.txt"

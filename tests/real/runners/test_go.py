@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -35,19 +36,25 @@ func TestX(t *testing.T) { undefined() }
 }
 
 
-def run(folder: Path, *wanted: str) -> tuple[int, ReportRead, dict[str, int]]:
-    """Runs the script; returns its exit code, the report, and the status of each test by its id."""
-    env = os.environ | {"GOPROXY": "off", "GOTOOLCHAIN": "local", "GOFLAGS": "-vet=off", "CGO_ENABLED": "0"}
+def run_script(folder: Path, *options: str, wanted: Sequence[str] = (), **variables: str) -> tuple[int, Path]:
+    """Runs the script; returns its exit code and the report."""
+    env = os.environ | {"GOPROXY": "off", "GOTOOLCHAIN": "local", "GOFLAGS": "-vet=off", "CGO_ENABLED": "0"} | variables
     if wanted:
         ids = folder / "ids.txt"
         ids.write_text("".join(f"{node_id}\n" for node_id in wanted))
         env["TESTHIDE_TEST_IDS_FILE"] = str(ids)
-    done = subprocess.run(["sh", str(SCRIPT)], cwd=folder, env=env, capture_output=True, text=True)
+    done = subprocess.run(["sh", str(SCRIPT), *options], cwd=folder, env=env, capture_output=True, text=True)
     report = folder / "junit.xml"
     assert report.exists(), done.stdout + done.stderr
+    return done.returncode, report
+
+
+def run(folder: Path, *wanted: str) -> tuple[int, ReportRead, dict[str, int]]:
+    """Runs the script; returns its exit code, the report, and the status of each test by its id."""
+    exit_code, report = run_script(folder, wanted=wanted)
     read = read_report(report)
     statuses = {read.node_ids[test]: status for test, status in zip(read.tests, read.statuses, strict=True)}
-    return done.returncode, read, statuses
+    return exit_code, read, statuses
 
 
 @pytest.mark.real("go", "gotestsum")

@@ -2,7 +2,7 @@
 
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -51,16 +51,16 @@ FILES = {
 
 
 class Project:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, files: Mapping[str, str] = FILES) -> None:
         self._folder = folder
-        for name, content in FILES.items():
+        for name, content in files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(content)
         (folder / "gradlew").chmod(0o755)
 
-    def run(self, *options: str, wanted: Sequence[str] = ()) -> tuple[int, list[Path]]:
+    def run(self, *options: str, wanted: Sequence[str] = (), **variables: str) -> tuple[int, list[Path]]:
         """Returns the exit code of the script and the reports."""
-        env = {"PATH": os.environ["PATH"], "HOME": str(self._folder)}
+        env = {"PATH": os.environ["PATH"], "HOME": str(self._folder), **variables}
         env["JAVA_TOOL_OPTIONS"] = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"  # short runs take half the time
         if wanted:
             (self._folder / "ids.txt").write_text("".join(f"{node_id}\n" for node_id in wanted))

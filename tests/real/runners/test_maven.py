@@ -106,8 +106,8 @@ class Project:
         (self._folder / name).parent.mkdir(parents=True, exist_ok=True)
         (self._folder / name).write_text(content)
 
-    def run(self, *options: str, wanted: Sequence[str] = ()) -> Run:
-        env = {"PATH": os.environ["PATH"], "HOME": str(self._folder), "LANG": "C.UTF-8"}
+    def run(self, *options: str, wanted: Sequence[str] = (), **variables: str) -> Run:
+        env = {"PATH": os.environ["PATH"], "HOME": str(self._folder), "LANG": "C.UTF-8", **variables}
         env["MAVEN_OPTS"] = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"  # short runs take half the time
         if wanted:
             self.write("ids.txt", "".join(f"{node_id}\n" for node_id in wanted))
