@@ -6,21 +6,23 @@ from typing import Annotated, Any, cast
 
 import msgspec
 from litestar import Controller, Request, Response, delete, get, post
+from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import Parameter
 from msgspec import Meta
 
 from api.docker_operations import operate
 from api.http.paging import Paged, next_page
 from api.http.permissions import CAN_READ, NODE_MANAGERS, User
+from api.http.repeated_checks import take_turn
 from api.http.request_context import RequestContext
 from api.http.types import MAX_ID, Id, to_view
-from api.live.container_logs import ContainerLogStream
-from api.live.stream_clients import LiveStream, StreamClient
+from api.live.container_logs import DONE_ID, ContainerLogStream
+from api.live.stream_clients import LiveStream, StreamClient, understands_ids
 from api.live.streams import Streams
 from api.pools import check_may_move
 from commands.docker_agents import DestroyDockerAgent, SpawnDockerAgent, StartDockerAgent, StopDockerAgent
 from commands.registrations import new_registration
-from domain.core.errors import Invalid, NotFound, OutsideFailure, StillRunning, TooManyRequests
+from domain.core.errors import Invalid, NotFound, OutsideFailure, StillRunning, TooManyRequests, Unavailable
 from domain.docker_agents import DOCKER_AGENT, PREFIX, DockerAgentStatus
 from integrations.container_ports import DockerFailure
 from projections import docker_agents
@@ -123,7 +125,12 @@ class DockerAgentController(Controller):
         agent = (await ctx(command)).existing(DOCKER_AGENT.at(agent_id))
         return to_view(SpawnedDockerAgent, agent, id=agent_id)
 
-    @get("/{id:str}/logs", opt={"stream": True, "problems": (OutsideFailure, TooManyRequests)}, guards=[CAN_READ])
+    @get(
+        "/{id:str}/logs",
+        opt={"stream": True, "problems": (OutsideFailure, TooManyRequests, Unavailable)},
+        responses={204: ResponseSpec(None, description="The stream has ended", generate_examples=False)},
+        guards=[CAN_READ],
+    )
     async def get_docker_agent_logs(
         self,
         request: Request[User, Any, Any],
@@ -134,18 +141,21 @@ class DockerAgentController(Controller):
     ) -> Response[DockerAgentLog]:
         """Returns the last lines of what the agent has printed, each with its time. The logs of its builds are not
         among them. With `stream`, sends server-sent events instead: `{"type": "log", "data": "..."}` for each line,
-        then `{"type": "done"}`.
+        then `{"type": "done"}`. An EventSource that comes back after `done` is answered by 204, and stops.
         """
         agent = await find_docker_agent(ctx, id)
         logs = ctx.services.container_logs
         if stream:
+            if request.headers.get("last-event-id") == DONE_ID:
+                return Response(cast(Any, None), status_code=204)
             streams: Streams = request.app.state.streams
             client = StreamClient(request, lambda user: user.has_scope("read"))
-            source = ContainerLogStream(logs, agent.host, id, tail)
-            return cast(Response[Any], LiveStream(streams.clients, client, source))
+            source = ContainerLogStream(logs, agent.host, id, tail, understands_ids(request))
+            return cast(Response[Any], LiveStream(streams.container_logs, client, source))
         try:
-            async with logs.read(agent.host, id, tail) as batches:
-                return Response(DockerAgentLog([line async for batch in batches for line in batch]))
+            async with take_turn(request, ctx.services.container_log_turns), logs.read(agent.host, id, tail) as batches:
+                lines = [line async for batch in batches for line in batch]
+                return Response(DockerAgentLog(msgspec.json.decode(b"[" + b",".join(lines) + b"]", type=list[str])))
         except DockerFailure as error:
             raise OutsideFailure(f"{error}.") from None
 

@@ -25,7 +25,7 @@ from domain.docker_agents import (
     DockerAgentStopRequested,
     Operation,
 )
-from domain.nodes import NODE, Node, NodeRegistered, NodeTokenRotated, NodeWentOffline
+from domain.nodes import NO_TOKEN, NODE, Node, NodeRegistered, NodeTokenRotated, NodeWentOffline
 from domain.pools import POOL, Pool
 
 
@@ -143,7 +143,12 @@ class ObserveContainer(Command, of=DOCKER_AGENT):
         if change is None:
             return
         yield change
-        if not isinstance(change, DockerAgentStarted) and node is not None and node.session is not None:
+        if isinstance(change, DockerAgentStarted) or node is None or node.deleted:
+            return
+        if self.container is not None and agent.token_hash:
+            # The agent had its token in memory only. Who else has it, such as a build that read it there, is no agent.
+            yield NodeTokenRotated(node_id=node.node_id, token_hash=NO_TOKEN)
+        if node.session is not None:
             yield NodeWentOffline(node_id=node.node_id, session=node.session, reason="its container has ended")
 
     def _find_change(self, agent: DockerAgent) -> Event | None:
@@ -205,6 +210,8 @@ class RegisterDockerAgent(Command):
             if agent.token_hash != self.token_hash:
                 raise Unauthenticated("The registration token was used before: it works once.")
             return
+        if agent.pending is None and agent.status != "running":
+            raise Unauthenticated(NOT_VALID)  # its container has ended without using it
         if node is not None and not node.deleted:
             yield NodeTokenRotated(node_id=node.node_id, token_hash=self.token_hash)
             if node.session is not None:

@@ -36,10 +36,24 @@ class DockerPolicy(msgspec.Struct, frozen=True):
         if host not in self.hosts:
             known = f"there are {', '.join(sorted(self.hosts))}" if self.hosts else "the operator has configured none"
             errors.append(FieldError("host", f"is not a Docker host of this server: {known}"))
-        if find_match(self.images, image) is None:
+        if not self._allows(image):
             errors.append(FieldError("image", "is not one of the images that the operator allows"))
         if errors:
             raise Invalid.fields(errors)
+
+    def _allows(self, image: str) -> bool:
+        """Returns whether the globs allow an image.
+
+        With a digest, Docker ignores the tag: `agent:3.14@sha256:…` may be an image with any tag. So a glob for tags
+        does not allow it. A glob must allow the name with the digest, or name the digest itself.
+        """
+        name, at, digest = image.partition("@")
+        if not at:
+            return find_match(self.images, image) is not None
+        folder, slash, last = name.rpartition("/")
+        without_tag = f"{folder}{slash}{last.partition(':')[0]}@{digest}"
+        pinned = [glob for glob in self.images if "@" in glob]
+        return find_match(self.images, without_tag) is not None or find_match(pinned, image) is not None
 
 
 class ContainerState(msgspec.Struct, frozen=True):

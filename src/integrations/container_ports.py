@@ -91,9 +91,9 @@ class DockerHosts(Protocol):
 class ContainerLogs(Protocol):
     def read(
         self, host: str, agent_id: str, tail: int, *, follow: bool = False
-    ) -> AbstractAsyncContextManager[AsyncGenerator[list[str], None]]:
+    ) -> AbstractAsyncContextManager[AsyncGenerator[list[bytes], None]]:
         """Context manager that yields an iterator over the lines of a container's log, in batches: first its last
-        `tail` lines and, with `follow`, later ones as they come. The iterator ends when the log ends, or with a
-        DockerFailure.
+        `tail` lines and, with `follow`, later ones as they come. Each line is a JSON text of ASCII characters. The
+        iterator ends when the log ends, or with a DockerFailure.
         """
         ...

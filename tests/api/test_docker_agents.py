@@ -52,6 +52,8 @@ def test_pages(server: Server, project: int) -> None:
         ({"image": "testhide/agent"}, "image"),
         ({"pool_id": 10**9}, "pool_id"),
         ({"env": {"A=B": "x"}}, "env"),
+        ({"env": {"A": "x\0y"}}, "env.A"),
+        ({"image": "testhide/agent:3.14@sha256:" + "0" * 64}, "image"),
         ({"memory_mb": 6}, "memory_mb"),
         ({"cpus": 0}, "cpus"),
         ({"privileged": True}, "privileged"),

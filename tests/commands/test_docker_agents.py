@@ -35,7 +35,7 @@ from domain.docker_agents import (
     DockerAgentStopRequested,
     DockerPolicy,
 )
-from domain.nodes import NodeConnected, NodeDeleted, NodeRegistered, NodeTokenRotated, NodeWentOffline
+from domain.nodes import NO_TOKEN, NodeConnected, NodeDeleted, NodeRegistered, NodeTokenRotated, NodeWentOffline
 from domain.pools import PoolCreated, PoolDeleted
 from tests.support.spec import folds, given, is_decided_once
 from tests.support.strategies import commands, histories
@@ -67,6 +67,7 @@ REGISTERED = DockerAgentRegistered(agent_id=ID, node_id=7, token_hash=b"h")
 NODE = NodeRegistered(node_id=7, title=ID, claim="n", token_hash=b"h", pool_id=3)
 CONNECTED = NodeConnected(node_id=7, session="s", version="1", platform="linux", hostname="c1", cpu_cores=2, ram_gb=1.0)
 OFFLINE = NodeWentOffline(node_id=7, session="s", reason="its container has ended")
+REVOKED = NodeTokenRotated(node_id=7, token_hash=NO_TOKEN)
 RUNNING = ContainerState("c1", running=True, run="t1")
 ENDED = ContainerState("c1", running=False, run="t1", exit_code=2)
 START, STOP, DESTROY = StartDockerAgent(ID, "r2", UNTIL), StopDockerAgent(ID), DestroyDockerAgent(ID)
@@ -130,12 +131,12 @@ def test_an_old_observation_does_not_bring_a_container_back() -> None:
 
 def test_an_end_takes_the_node_offline() -> None:
     connected = (REQUESTED, STARTED, NODE, REGISTERED, CONNECTED)
-    given(*connected).when(ObserveContainer(ID, ENDED)).then(FAILED, OFFLINE)
-    given(*connected, FAILED, OFFLINE).when(ObserveContainer(ID, ENDED)).then_nothing()
+    given(*connected).when(ObserveContainer(ID, ENDED)).then(FAILED, REVOKED, OFFLINE)
+    given(*connected, FAILED, REVOKED, OFFLINE).when(ObserveContainer(ID, ENDED)).then_nothing()
     asked = DockerAgentStopped(agent_id=ID, container_id="c1", run="t1", exit_code=2)
-    given(*connected, STOP_REQUESTED).when(ObserveContainer(ID, ENDED)).then(asked, OFFLINE)
+    given(*connected, STOP_REQUESTED).when(ObserveContainer(ID, ENDED)).then(asked, REVOKED, OFFLINE)
     orderly = ContainerState("c1", running=False, run="t1")
-    given(*connected).when(ObserveContainer(ID, orderly)).then(STOPPED, OFFLINE)
+    given(*connected).when(ObserveContainer(ID, orderly)).then(STOPPED, REVOKED, OFFLINE)
     lost = DockerAgentFailed(agent_id=ID, error="Docker host build-host-01 has no such container any more")
     given(*connected).when(ObserveContainer(ID, None)).then(lost, OFFLINE)
     given(*connected, lost, OFFLINE).when(ObserveContainer(ID, None)).then_nothing()
@@ -194,8 +195,17 @@ def test_a_restarted_container_gives_its_node_a_new_token() -> None:
     assert anew == DockerAgentRegistered(agent_id=ID, node_id=9, token_hash=b"new")
 
 
+def test_the_token_of_an_agent_ends_with_its_container() -> None:
+    """A build may have read it in the agent's memory."""
+    registered = (POOL, REQUESTED, STARTED, NODE, REGISTERED)
+    given(*registered).when(ObserveContainer(ID, ENDED)).then(FAILED, REVOKED)
+    given(*registered, NodeDeleted(node_id=7)).when(ObserveContainer(ID, ENDED)).then(FAILED)
+
+
 def test_a_registration_token_ends() -> None:
     refused: list[tuple[list[Event], RegisterDockerAgent]] = [
+        ([REQUESTED, STARTED, STOPPED], REGISTER),
+        ([REQUESTED, STARTED, FAILED], REGISTER),
         ([], REGISTER),
         ([REQUESTED, DESTROY_REQUESTED], REGISTER),
         ([REQUESTED, DESTROY_REQUESTED, DESTROYED], REGISTER),
@@ -215,6 +225,33 @@ def test_the_operator_chooses_hosts_and_images() -> None:
         with pytest.raises(Invalid) as refused:
             policy.check(host, image)
         assert [error.field for error in refused.value.errors] == [field]
+
+
+@pytest.mark.parametrize(
+    ("globs", "image", "is_allowed"),
+    [
+        # With a digest, Docker ignores the tag.
+        ("testhide/agent:3.*", "testhide/agent:3.14@sha256:0", False),
+        ("testhide/agent:*", "testhide/agent:3.14@sha256:0", False),
+        ("testhide/agent:*", "testhide/agent@sha256:0", False),
+        ("testhide/agent@sha256:0", "testhide/agent@sha256:0", True),
+        ("testhide/agent@sha256:0", "testhide/agent:3.14@sha256:0", True),
+        ("testhide/agent:3.14@sha256:0", "testhide/agent:3.14@sha256:0", True),
+        ("testhide/agent:3.14@sha256:0", "testhide/agent:3.14@sha256:1", False),
+        ("testhide/*", "testhide/agent:3.14@sha256:0", True),
+        ("host:5000/agent:3.*", "host:5000/agent:3.1@sha256:0", False),
+        ("host:5000/**", "host:5000/agent:3.1@sha256:0", True),
+        ("host:5000/agent:3.*", "host:5001/agent:3.1", False),
+        ("agent:*", "agent:5000/evil", False),
+    ],
+)
+def test_a_digest_gets_past_no_glob_for_tags(globs: str, image: str, is_allowed: bool) -> None:
+    policy = DockerPolicy(frozenset({"a"}), [globs])
+    if is_allowed:
+        policy.check("a", image)
+    else:
+        with pytest.raises(Invalid):
+            policy.check("a", image)
 
 
 @hypothesis.given(histories(*docker_agents.EVENTS))

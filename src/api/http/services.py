@@ -46,6 +46,10 @@ REPLAY_REQUESTS = 4
 """Number of requests for replays of webhooks that a process handles at once, each of another user."""
 REPLAY_REQUESTS_OF_USER = 10
 """Number of such requests, under way or waiting, that a user may have at a process."""
+CONTAINER_LOGS = 4
+"""Number of logs of containers that a process reads at once for requests without `stream`, each for another user."""
+CONTAINER_LOGS_OF_USER = 10
+"""Number of such reads, under way or waiting, that a user may have at a process."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,9 @@ class Services:
     )
     replay_turns: CallerTurns = field(
         default_factory=lambda: CallerTurns(REPLAY_REQUESTS, REPLAY_REQUESTS_OF_USER, kind="requests for replays")
+    )
+    container_log_turns: CallerTurns = field(
+        default_factory=lambda: CallerTurns(CONTAINER_LOGS, CONTAINER_LOGS_OF_USER, kind="reads of logs")
     )
 
     async def wait_for_missing(self, connection: AsyncConnection | None = None) -> None:

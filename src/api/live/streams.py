@@ -13,6 +13,14 @@ MAX_EXPORTS_PER_USER = 2
 """Largest number of exports of the log that a user may have open at a process. Each takes a few MiB, and CPU time."""
 MAX_EXPORTS = 8
 """Largest number of exports of the log that a process has open at a time."""
+MAX_CONTAINER_LOGS_PER_USER = 4
+"""Largest number of logs of containers that a user may have open as streams at a process. Each takes a process of 40
+MB.
+"""
+MAX_CONTAINER_LOGS = 12
+"""Largest number of logs of containers that a process has open as streams at a time. Fewer than
+`integrations.docker.logs.MAX_READERS`, so that the last lines of a log can be read in any case.
+"""
 
 
 class Streams:
@@ -21,6 +29,9 @@ class Streams:
     def __init__(self, services: Services) -> None:
         self.clients = StreamClients(services.streams_per_user)
         self.exports = StreamClients(MAX_EXPORTS_PER_USER, MAX_EXPORTS, kind="exports")
+        self.container_logs = StreamClients(
+            MAX_CONTAINER_LOGS_PER_USER, MAX_CONTAINER_LOGS, kind="logs of Docker agents"
+        )
         self.builds = BuildFeeds(services)
         self.events = EventFeed(services)
         self.finished_logs = FinishedLogs(services.log, services.build_logs)
@@ -28,5 +39,5 @@ class Streams:
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
         with self.builds.listening():
-            async with self.clients.watched(), self.exports.watched():
+            async with self.clients.watched(), self.exports.watched(), self.container_logs.watched():
                 yield

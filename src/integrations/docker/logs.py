@@ -32,7 +32,7 @@ class DockerLogs:
     @asynccontextmanager
     async def read(
         self, host: str, agent_id: str, tail: int, *, follow: bool = False
-    ) -> AsyncIterator[AsyncGenerator[list[str], None]]:
+    ) -> AsyncIterator[AsyncGenerator[list[bytes], None]]:
         self._setup.url_of(host)
         if self._readers >= MAX_READERS:
             raise DockerUnavailable(f"{MAX_READERS} logs of containers are being read; try again later")
@@ -54,7 +54,7 @@ class DockerLogs:
             self._readers -= 1
 
 
-async def _read_batches(process: Process, host: str, limit_s: float | None) -> AsyncGenerator[list[str], None]:
+async def _read_batches(process: Process, host: str, limit_s: float | None) -> AsyncGenerator[list[bytes], None]:
     assert process.stdout is not None
     assert process.stderr is not None
     rest = b""
@@ -63,7 +63,7 @@ async def _read_batches(process: Process, host: str, limit_s: float | None) -> A
             while chunk := await process.stdout.read(MAX_BATCH):
                 *lines, rest = (rest + chunk).split(b"\n")
                 if lines:
-                    yield [msgspec.json.decode(line, type=str) for line in lines]
+                    yield lines
             if await process.wait() != 0:
                 problem = (await process.stderr.read(MAX_ERROR)).decode(errors="replace")
                 raise DockerUnavailable(problem or f"the log on Docker host {host} cannot be read")

@@ -50,7 +50,7 @@ def to_failure(error: BaseException, title: str) -> VcenterFailure:
 
 
 def _of_status(error: HTTPException, title: str) -> VcenterFailure:
-    text = str(error) or type(error).__name__
+    text = str(error)[:MAX_MESSAGE] or type(error).__name__
     if text.startswith("4"):
         return VcenterRejected(f"{title} does not answer like a vCenter: {text}.")
     return VcenterUnavailable(f"{title} gives no answer: {text}.")
@@ -62,12 +62,12 @@ def _of_fault(fault: Any, title: str) -> VcenterFailure:
         return VcenterRejected(f"{title} does not accept the user name or the password.")
     if isinstance(fault, vim.fault.NoPermission):
         return VcenterRejected(
-            f"The account may not do this at {title}: it lacks {fault.privilegeId or 'a privilege'}."
+            f"The account may not do this at {title}: it lacks {str(fault.privilegeId or 'a privilege')[:MAX_MESSAGE]}."
         )
     if isinstance(fault, vmodl.fault.ManagedObjectNotFound):
         return VcenterMissing(f"{title} has no such object any more.")
     if isinstance(fault, vim.fault.InvalidPowerState):
-        state = STATES.get(str(fault.existingState), str(fault.existingState))
+        state = STATES.get(str(fault.existingState), str(fault.existingState)[:MAX_MESSAGE])
         return VcenterStateForbids(f"The machine is {state}.")
     if isinstance(fault, vim.fault.DuplicateName):
         return VcenterStateForbids(f"{title} has something else of this name.")

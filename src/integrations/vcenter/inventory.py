@@ -10,10 +10,14 @@ from urllib.parse import unquote
 from pyVmomi import vim, vmodl
 
 from domain.vcenter_vms import PowerState, VirtualMachine
-from integrations.vcenter_ports import VcenterMissing
+from integrations.vcenter_ports import VcenterMissing, VcenterRejected
 
 PAGE_SIZE = 500
 """Number of objects that are read at once."""
+MAX_OBJECTS = 50_000
+"""Largest number of objects of a kind that are read: more than a vCenter can have machines."""
+MAX_TEXT_LENGTH = 300
+"""Largest number of characters of an id or a name. A vCenter's names have 80, some of them escaped as `%2f`."""
 MAX_DEPTH = 100
 """Largest number of folders between a machine and its datacenter."""
 VM_PROPERTIES = ("name", "runtime.powerState", "config.template", "resourcePool")
@@ -37,7 +41,8 @@ def read_vms(content: Any, datacenter: str) -> Sequence[VirtualMachine]:
     """Returns all machines and templates of a datacenter."""
     top = find_datacenter(content, datacenter)
     pools = {
-        pool: properties.get("name", "") for pool, properties in read_all(content, top, vim.ResourcePool, ("name",))
+        pool: must_be_short(properties.get("name", ""))
+        for pool, properties in read_all(content, top, vim.ResourcePool, ("name",))
     }
     return [
         _to_vm(vm, properties, pools) for vm, properties in read_all(content, top, vim.VirtualMachine, VM_PROPERTIES)
@@ -86,7 +91,10 @@ def read_all(content: Any, top: Any, kind: Any, properties: Sequence[str]) -> It
     try:
         path = COLLECTOR.TraversalSpec(name="view", path="view", skip=False, type=vim.view.ContainerView)
         start = COLLECTOR.ObjectSpec(obj=view, skip=True, selectSet=[path])
-        yield from _retrieve(content, start, kind, properties)
+        for number, found in enumerate(_retrieve(content, start, kind, properties)):
+            if number == MAX_OBJECTS:
+                raise VcenterRejected(f"The vCenter lists more than {MAX_OBJECTS:,} objects of one kind.")
+            yield found
     finally:
         view.DestroyView()
 
@@ -112,9 +120,16 @@ def _retrieve(content: Any, start: Any, kind: Any, properties: Sequence[str]) ->
 
 def _to_vm(vm: Any, properties: dict[str, Any], pools: dict[Any, str]) -> VirtualMachine:
     return VirtualMachine(
-        vm_id=vm._moId,
-        name=unquote(properties.get("name", "")),
+        vm_id=must_be_short(vm._moId),
+        name=unquote(must_be_short(properties.get("name", ""))),
         power_state=POWER_STATES.get(str(properties.get("runtime.powerState")), "powered_off"),
-        resource_pool=unquote(pools.get(properties.get("resourcePool"), "")),
+        resource_pool=unquote(must_be_short(pools.get(properties.get("resourcePool"), ""))),
         is_template=bool(properties.get("config.template", False)),
     )
+
+
+def must_be_short(text: str) -> str:
+    """Returns a text of a vCenter that is stored. Raises ValueError if no vCenter would send so long a text."""
+    if len(text) > MAX_TEXT_LENGTH:
+        raise ValueError(f"a text of {len(text)} characters")
+    return text

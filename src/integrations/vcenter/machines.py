@@ -8,7 +8,7 @@ from typing import Any
 from pyVmomi import vim, vmodl
 
 from domain.vcenter_vms import PowerAction
-from integrations.vcenter.inventory import find_datacenter, read_all, read_one
+from integrations.vcenter.inventory import find_datacenter, must_be_short, read_all, read_one
 from integrations.vcenter_ports import NewMachine, TaskState, VcenterMissing, VcenterRejected
 
 PREFIX = "guestinfo.testhide."
@@ -97,5 +97,4 @@ def _flatten(snapshots: Any) -> Iterator[Any]:
 
 
 def _id(found: Any) -> str:
-    object_id: str = found._moId
-    return object_id
+    return must_be_short(found._moId)

@@ -85,7 +85,7 @@ class PyVmomiSession:
         content: Any = vim.ServiceInstance("ServiceInstance", self._stub).RetrieveContent()
         self.latency_ms = round(1_000 * (monotonic() - began))
         content.sessionManager.Login(user, password)
-        self.version, self._content = str(content.about.version), content
+        self.version, self._content = inventory.must_be_short(str(content.about.version)), content
 
     def _find_vm(self, vm_id: str) -> VirtualMachine:
         return inventory.read_vm(self._content, self._datacenter, vim.VirtualMachine(vm_id, self._stub))

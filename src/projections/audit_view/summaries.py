@@ -320,7 +320,7 @@ SUMMARIES: Mapping[type[Event], str | Callable[[Any], str]] = {
     templates.TemplateUpdated: "changed pipeline template {template_id}",
     templates.TemplateDeleted: "deleted pipeline template {template_id}",
     nodes.NodeRegistered: "registered node {node_id}{title: “}",
-    nodes.NodeTokenRotated: "renewed the token of node {node_id}",
+    nodes.NodeTokenRotated: "changed the token of node {node_id}",
     nodes.NodeTokenRetired: "used the new token of node {node_id}, which ended the old one",
     nodes.NodeConnected: "connected node {node_id} from{hostname: “}, agent {version}",
     nodes.NodeWentOffline: "saw node {node_id} go offline{reason:: “}",
