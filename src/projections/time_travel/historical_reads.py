@@ -230,10 +230,11 @@ async def fold_builds(reader: HistoricalReader, ids: Sequence[int]) -> list[Buil
     return [row for row in reader.tables.get_many(BuildRow, ids) if row is not None]
 
 
-_REPORT_ROWS = (BuildRow, ReportRow, BlockRow, SupersededRow, ResultTextRow, TriageRow, RuleMatchRow)
+_RESULT_ROWS = (BuildRow, ReportRow, BlockRow, SupersededRow, TriageRow, RuleMatchRow)
+_REPORT_ROWS = (*_RESULT_ROWS, ResultTextRow)
 _TEST_ROWS = (TestCaseRow, UserRow, KnownIssueRow, QuarantineRow)
 
-BUILD_HISTORY = HistoricalResource("build", _build_detail, (*_REPORT_ROWS, CommentRow, ExplanationRow, UserRow))
+BUILD_HISTORY = HistoricalResource("build", _build_detail, (*_RESULT_ROWS, CommentRow, ExplanationRow, UserRow))
 REPORT_HISTORY = HistoricalResource("build", _report, _REPORT_ROWS)
 TESTS_HISTORY = HistoricalResource("build", _tests, _REPORT_ROWS + _TEST_ROWS)
 JOB_HISTORY = HistoricalResource("job", _job_with_newest_build, (JobRow, BuildRow))
