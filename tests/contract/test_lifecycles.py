@@ -58,6 +58,7 @@ APART = {
     "/projects/{project_id}/members/{user_id}": "is shown in a list only: tests/api/test_members.py",
     "/identity-providers/{id}/identities/{user_id}": "is shown in a list only: tests/api/test_sso.py",
     "/builds/{build_id}/keep-forever": "is a mark of a build: tests/api/test_build_actions.py",
+    "/node-pools/{id}/autoscaling": "is a setting of a pool: tests/api/test_autoscaling.py",
     "/nodes/{node_id}/quarantine": "is a mark of a node: tests/api/test_nodes.py",
     "/vcenter/{id}/vms/{vm_id}": "is deleted by a worker: tests/real/vcenter",
 }
