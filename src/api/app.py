@@ -62,6 +62,7 @@ from api.quarantine import QuarantineController
 from api.registrations import RegistrationController
 from api.scm import ScmController
 from api.search import SearchController
+from api.semantic_search import SemanticSearchController
 from api.simulations import SimulationController
 from api.sso import SsoController
 from api.teams import TeamsController
@@ -121,6 +122,7 @@ CONTROLLERS = (
     WebhookController,
     TeamsController,
     SearchController,
+    SemanticSearchController,
     ScmController,
     JiraController,
     VcenterController,

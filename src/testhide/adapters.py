@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from domain.docker_agents import DockerPolicy
     from integrations.container_ports import ContainerLogs
     from integrations.docker.hosts import ConfiguredDockerHosts, DockerSetup
+    from integrations.embedding_ports import Embeddings
     from integrations.outgoing import HttpOutgoing
     from integrations.ports import Blobs, Mailer, Outgoing
     from integrations.source_ports import SourceHosts
@@ -99,3 +100,10 @@ def vcenters(settings: Settings, outgoing: "Outgoing", secrets: Secrets) -> "Vce
     from integrations.vcenter.hosts import VcenterHosts
 
     return VcenterHosts(outgoing, secrets.unseal, settings.vcenter_ca)
+
+
+def embeddings(settings: Settings) -> "Embeddings | None":
+    """Return the model for semantic search; None if it is not installed or switched off."""
+    from integrations.embeddings.wordllama import WordLlamaEmbeddings, is_installed
+
+    return WordLlamaEmbeddings() if settings.semantic_search and is_installed() else None

@@ -1,9 +1,11 @@
 """Prepares a server before its first process starts: tables, the first administrator, the local agent's node."""
 
 import asyncio
+import contextlib
 import secrets as random
 from pathlib import Path
 
+import psycopg
 from psycopg import AsyncConnection
 
 from commands.handler import CommandContext, Handler
@@ -38,6 +40,20 @@ def upgrade(settings: Settings) -> None:
         migrate_store(settings.database_url, VERSION)
     except NewerSchema as error:
         raise Fault(str(error)) from None
+    _add_pgvector(settings)
+
+
+def _add_pgvector(settings: Settings) -> None:
+    """Adds the extension pgvector to the database if PostgreSQL has its files and lets this user do so. Semantic search
+    compares words only without it.
+    """
+    with psycopg.connect(settings.database_url, autocommit=True) as connection:
+        available = connection.execute(
+            "SELECT FROM pg_available_extensions WHERE name = 'vector' AND installed_version IS NULL"
+        )
+        if available.fetchone() is not None:
+            with contextlib.suppress(psycopg.errors.InsufficientPrivilege, psycopg.errors.UniqueViolation):
+                connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
 
 
 def migrate(settings: Settings) -> list[str]:

@@ -36,6 +36,7 @@ from testhide.adapters import (
     container_logs,
     docker_hosts,
     docker_policy,
+    embeddings,
     mailer,
     make_outgoing,
     source_hosts,
@@ -209,6 +210,7 @@ async def api_services(settings: Settings) -> "AsyncIterator[Services]":
         following = asyncio.create_task(waiter.run())
         warming = asyncio.create_task(_warm_up(reports.rule_book, parts.log))
         buckets = RedisTokenBuckets(settings.redis_url)
+        model = embeddings(settings)
         try:
             yield Services(
                 pool=parts.pool,
@@ -234,6 +236,7 @@ async def api_services(settings: Settings) -> "AsyncIterator[Services]":
                 docker=docker_policy(settings),
                 container_logs=container_logs(settings, parts.secrets),
                 vcenters=vcenters(settings, outgoing, parts.secrets),
+                embeddings=model,
                 rate_limits=RateLimits(
                     buckets, parts.secrets, settings.requests_per_token, settings.requests_per_address
                 ),
@@ -259,6 +262,8 @@ async def api_services(settings: Settings) -> "AsyncIterator[Services]":
         finally:
             await cancel_and_wait(following, warming)
             reading.close()
+            if model is not None:
+                model.close()
             await buckets.close()
 
 
@@ -328,6 +333,7 @@ def work(settings: Settings) -> None:
     from workers.reactions.registry import REACTIONS
     from workers.reactions.statuses import BuildStates
     from workers.sealer import Sealer
+    from workers.semantic_index import SemanticIndex
     from workers.tickets import TicketWriter
     from workers.vcenter import VcenterOperator
 
@@ -385,7 +391,8 @@ def work(settings: Settings) -> None:
                 parts.conninfo, pool, handler, {"webhook": webhooks, "teams": teams}, listener, utcnow
             )
             watch = DockerWatch(parts.conninfo, pool, log, containers, operator)
-            works = (reactions, schedules, planner, sender, FlakinessWatch(pool, log, handler), watch, waiter)
+            index = SemanticIndex(pool, log, embeddings(settings))
+            works = (reactions, schedules, planner, sender, FlakinessWatch(pool, log, handler), watch, index, waiter)
             await runtime.until_signalled(sealer.run(listener), *(work.run() for work in works))
 
     runtime.run(run())

@@ -27,6 +27,7 @@ from workers.deliveries import endpoints, planner
 from workers.deliveries.sender import RETENTION
 from workers.flakiness import NAME as FLAKINESS
 from workers.reactions.registry import REACTIONS
+from workers.semantic_index import NAME as SEMANTIC_INDEX
 
 BATCH_SIZE = 500
 """Number of events that are read at once."""
@@ -143,6 +144,8 @@ async def _fill(connection: AsyncConnection, event_log: EventLog, names: set[str
     elif "flaky_tests" in names:
         # Without a position the watch takes new baselines.
         await connection.execute("DELETE FROM reaction_positions WHERE reaction = %s", (FLAKINESS,))
+    if "search_passages" in names:
+        await connection.execute("DELETE FROM reaction_positions WHERE reaction = %s", (SEMANTIC_INDEX,))
     if names & {"reaction_positions", "webhook_endpoints"}:
         await _fold_endpoints(connection, event_log)
 

@@ -60,6 +60,7 @@ MEANINGS = {
     "docker_certificates": "folder with a folder NAME for each tcp:// host: ca.pem, cert.pem and key.pem",
     "docker_network": "network of the containers, made if it is missing (testhide-agents)",
     "docker_server_url": "URL at which the containers reach this server (TESTHIDE_BASE_URL)",
+    "semantic_search": "0: searches compare words only, also where wordllama and pgvector are installed (1)",
     "build": "what /healthz shows as build (the commit of the checkout, or the version)",
 }
 # Field with a number -> the least value that it may have.
@@ -141,6 +142,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     docker_certificates: str = ""
     docker_network: str = ""
     docker_server_url: str = ""
+    semantic_search: bool = True
     build: str = ""
     unsafe: bool = False
 
@@ -231,8 +233,9 @@ def from_environment(environ: Mapping[str, str], **given: Any) -> Settings:
     for name in ("artifact_quota", "cache_quota", "cache_limit"):
         if name in found:
             found[name] = _number(found[name], variable(name), 0, 10**18)
-    if "unsafe" in found:
-        found["unsafe"] = bool(_number(found["unsafe"], variable("unsafe"), 0, 1))
+    for name in ("unsafe", "semantic_search"):
+        if name in found:
+            found[name] = bool(_number(found[name], variable(name), 0, 1))
     found |= given
     found.setdefault("data_dir", str(default_data_folder()))
     for name in ("database_url", "secret_key"):

@@ -224,6 +224,7 @@ SERVED = (
     ("GET", "/api/v3/ai/emerging/latest"),
     ("GET", "/api/v3/ai/emerging/history"),
     ("GET", "/api/v3/search"),
+    ("GET", "/api/v3/ai/search"),
 )
 """The documented operations that the server serves so far; `test_served` keeps this list honest."""
 

@@ -94,6 +94,7 @@ PROJECTS = (
     op("PUT /projects/{project_id}/members/{user_id}", MANAGE, {"access": "admin"}, of="user_id=member"),
     op("DELETE /projects/{project_id}/members/{user_id}", MANAGE, of="user_id=member"),
     op("GET /search", READER, query="q=walled", lists="read"),
+    op("GET /ai/search", READ, query="q=walled&project_id={project_id}"),
     op("GET /jobs", READER, lists="read"),
     op("POST /jobs", WRITE, lambda at: {"name": "x", "project_id": at["project_id"]}),
     op(

@@ -109,7 +109,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def running_server(
-    engines: Engines, data: Path, *names: str, outgoing_allow: str = "", logs: Path | None = None, **more: str
+    engines: Engines, data: Path, *names: str, outgoing_allow: str = "", logs: Path | None = None, **more: str | bool
 ) -> Iterator[Server]:
     """Runs the named processes of a server on these engines."""
     port = free_port()
@@ -160,7 +160,7 @@ def _answers(url: str) -> bool:
 
 @contextlib.contextmanager
 def server_on_new_database(
-    engines: Engines, data: Path, *names: str, outgoing_allow: str = "", logs: Path | None = None, **more: str
+    engines: Engines, data: Path, *names: str, outgoing_allow: str = "", logs: Path | None = None, **more: str | bool
 ) -> Iterator[Server]:
     """Runs the named processes of a server on a new database with the first administrator."""
     name = f"tests_{uuid4().hex}"

@@ -191,4 +191,13 @@ STATE_KINDS = (
         lambda scene: scene.connection.execute("UPDATE session_uses SET used_at = now()"),
         "no event holds when a session was used; it ends at the time that its event has",
     ),
+    of_state(
+        "semantic search finds a text that nobody wrote",
+        "search_passages",
+        lambda scene: scene.execute(
+            "INSERT INTO search_passages (project_id, type, digest, subject_id, job_id, build_id, text, words)"
+            " VALUES (1, 'build', '\\x00', 1, 1, 1, 'made up', 'made up')"
+        ),
+        "results lead to builds and tests, which show what the log has",
+    ),
 )

@@ -17,6 +17,7 @@ from domain.core.errors import Unavailable
 from domain.docker_agents import DockerPolicy
 from domain.licenses import License
 from integrations.container_ports import ContainerLogs
+from integrations.embedding_ports import Embeddings
 from integrations.ports import Blobs, Outgoing, Saml
 from integrations.source_ports import SourceHosts
 from integrations.ticket_ports import TicketHosts
@@ -78,6 +79,8 @@ class Services:
     docker: DockerPolicy
     container_logs: ContainerLogs
     vcenters: Vcenters
+    embeddings: Embeddings | None
+    """Model for semantic search; None if the server has none."""
     rate_limits: RateLimits
     waiting_changes: WaitingChanges
     streams_per_user: int

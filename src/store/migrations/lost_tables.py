@@ -94,6 +94,10 @@ TABLES = {
         "the history of deliveries, for good",
     ),
     "webhook_replays": StoreTable("replay webhook_id position up_to", "replays that were not complete: ask again"),
+    "search_passages": StoreTable(
+        "id project_id type digest subject_id result_id job_id build_id text words model vector",
+        NOTHING,
+    ),
     "flaky_tests": StoreTable(
         "test_case_id runs flaky_runs", "tests that turned flaky in builds since it was lost are not announced"
     ),

@@ -156,6 +156,25 @@ MIGRATIONS = (
             "CREATE SEQUENCE IF NOT EXISTS vcenter_operations_ids",
         ),
     ),
+    Migration(
+        18,
+        "passages of semantic search",
+        (
+            """
+            CREATE TABLE IF NOT EXISTS search_passages (
+                id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, project_id bigint NOT NULL, type text NOT NULL,
+                digest bytea NOT NULL, subject_id bigint NOT NULL, result_id bigint, job_id bigint NOT NULL,
+                build_id bigint NOT NULL, text text NOT NULL, words text NOT NULL, model text, vector real[],
+                UNIQUE (project_id, type, digest)
+            )
+            """,
+            "CREATE INDEX IF NOT EXISTS search_passages_newest ON search_passages (project_id, type, build_id)",
+            "CREATE INDEX IF NOT EXISTS search_passages_build ON search_passages (build_id)",
+            "CREATE INDEX IF NOT EXISTS search_passages_job ON search_passages (job_id)",
+            "CREATE INDEX IF NOT EXISTS search_passages_words ON search_passages"
+            " USING gin (array_to_tsvector(string_to_array(words, ' '))) WITH (gin_pending_list_limit = 512)",
+        ),
+    ),
 )
 
 

@@ -1,0 +1,171 @@
+"""Passages: texts that semantic search finds, such as failure messages, grouped so that equal ones are stored once.
+
+They are made of events by a worker (`workers.semantic_index`), and can be made again. A passage has the vector
+of its text (an embedding), which that worker adds later. Vectors are arrays of numbers, so that the table needs no
+extension of PostgreSQL. Queries turn them into the type `vector` of the extension pgvector, if it is there.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import msgspec
+from psycopg import AsyncConnection
+
+from store.postgres.queries import Source, execute, fetch_row, fetch_rows
+
+PassageType = Literal["build", "test", "log"]
+PASSAGE_TYPES: tuple[PassageType, ...] = get_args(PassageType)
+MAX_PASSAGES = 20_000
+"""Number of passages of each type that a project keeps: the newest ones."""
+TERMS = "array_to_tsvector(string_to_array(words, ' '))"
+"""SQL expression for the words of a passage. The table has an index on it."""
+
+
+class Passage(msgspec.Struct, frozen=True):
+    project_id: int
+    type: PassageType
+    digest: bytes
+    """Hash of what all texts of the group have in common."""
+    subject_id: int
+    """Id of the test case or build of the newest text of the group."""
+    result_id: int | None
+    job_id: int
+    build_id: int
+    text: str
+    """The newest text of the group."""
+    words: str
+
+
+class PassageRank(msgspec.Struct, frozen=True):
+    """A passage that a query has found."""
+
+    id: int
+    type: PassageType
+    subject_id: int
+    result_id: int | None
+    build_id: int
+    text: str
+    relevance: float
+    """By words: the sum of the weights of the query's words in it. By vectors: the cosine similarity."""
+
+
+_COLUMNS = "id, type, subject_id, result_id, build_id, text"
+_CHOSEN = "project_id = %(project)s AND (%(type)s::text IS NULL OR type = %(type)s)"
+
+
+async def store(connection: AsyncConnection, passages: Sequence[Passage]) -> None:
+    """Stores passages. One that is stored already gets the newest text and subject."""
+    newest = {(item.project_id, item.type, item.digest): item for item in passages}
+    if not newest:
+        return
+    columns = list(zip(*map(msgspec.structs.astuple, newest.values()), strict=True))
+    await execute(
+        connection,
+        "INSERT INTO search_passages AS p"
+        " (project_id, type, digest, subject_id, result_id, job_id, build_id, text, words)"
+        " SELECT * FROM unnest(%s::bigint[], %s::text[], %s::bytea[], %s::bigint[], %s::bigint[], %s::bigint[],"
+        "  %s::bigint[], %s::text[], %s::text[])"
+        " ON CONFLICT (project_id, type, digest) DO UPDATE SET subject_id = EXCLUDED.subject_id,"
+        " result_id = EXCLUDED.result_id, job_id = EXCLUDED.job_id, build_id = EXCLUDED.build_id,"
+        " text = EXCLUDED.text, words = EXCLUDED.words",
+        [list(column) for column in columns],
+    )
+    for project_id in {item.project_id for item in newest.values()}:
+        for type in PASSAGE_TYPES:
+            await execute(
+                connection,
+                "DELETE FROM search_passages WHERE id IN (SELECT id FROM search_passages"
+                f" WHERE project_id = %s AND type = %s ORDER BY build_id DESC OFFSET {MAX_PASSAGES})",
+                (project_id, type),
+            )
+
+
+async def delete(
+    connection: AsyncConnection, *, builds: Sequence[int] = (), jobs: Sequence[int] = (), projects: Sequence[int] = ()
+) -> None:
+    """Deletes the passages whose newest text is of these builds, jobs or projects."""
+    for column, ids in (("build_id", builds), ("job_id", jobs), ("project_id", projects)):
+        if ids:
+            await execute(connection, f"DELETE FROM search_passages WHERE {column} = ANY (%s)", (list(ids),))
+
+
+async def fetch_without_vector(source: Source, model: str, limit: int) -> list[tuple[int, str]]:
+    """Returns (id, text) of up to `limit` passages that have no vector by this model."""
+    query = "SELECT id, text FROM search_passages WHERE model IS DISTINCT FROM %s ORDER BY id DESC LIMIT %s"
+    return [(id, text) for id, text in await fetch_rows(source, query, (model, limit))]
+
+
+async def store_vectors(source: Source, model: str, texts: Sequence[tuple[int, str]], vectors: Sequence[Any]) -> None:
+    """Stores the vectors of passages, each with the text that it was computed from. Leaves out passages whose text has
+    changed meanwhile.
+    """
+    rows = [{"id": id, "text": text, "vector": vector} for (id, text), vector in zip(texts, vectors, strict=True)]
+    await execute(
+        source,
+        "UPDATE search_passages p SET vector = r.vector, model = %s"
+        " FROM json_to_recordset(%s::json) AS r(id bigint, text text, vector real[])"
+        " WHERE p.id = r.id AND p.text = r.text",
+        (model, msgspec.json.encode(rows).decode()),
+    )
+
+
+async def has_pgvector(source: Source) -> bool:
+    row = await fetch_row(source, "SELECT to_regtype('vector') IS NOT NULL")
+    return row is not None and bool(row[0])
+
+
+async def find_by_words(
+    source: Source, project_id: int, type: PassageType | None, words: Sequence[str], limit: int
+) -> list[PassageRank]:
+    """Returns the passages of a project that have any of these words, the most relevant first. A word counts the more,
+    the fewer of the found passages have it.
+    """
+    query = (
+        f"WITH found AS MATERIALIZED (SELECT {_COLUMNS}, words FROM search_passages"
+        f" WHERE {_CHOSEN} AND {TERMS} @@ %(query)s::tsquery),"
+        " hits AS MATERIALIZED (SELECT found.id, word FROM found, unnest(%(words)s::text[]) word"
+        "  WHERE position(' ' || word || ' ' IN ' ' || found.words || ' ') > 0),"
+        " weights AS MATERIALIZED (SELECT word, ln(1 + (SELECT count(*) FROM search_passages WHERE {_CHOSEN})"
+        "  / count(*)::float8) AS weight FROM hits GROUP BY word)"
+        f" SELECT {_COLUMNS}, relevance FROM found JOIN (SELECT id, sum(weight) AS relevance FROM hits"
+        "  JOIN weights USING (word) GROUP BY id) ranked USING (id)"
+        " ORDER BY relevance DESC, build_id DESC LIMIT %(limit)s"
+    ).replace("{_CHOSEN}", _CHOSEN)
+    parameters = {
+        "project": project_id,
+        "type": type,
+        "query": " | ".join(f"'{word}'" for word in words),
+        "words": list(words),
+        "limit": limit,
+    }
+    return [PassageRank(*row) for row in await fetch_rows(source, query, parameters)] if words else []
+
+
+async def find_by_vector(
+    source: Source,
+    project_id: int,
+    type: PassageType | None,
+    model: str,
+    vector: Sequence[float],
+    *,
+    min_similarity: float,
+    limit: int,
+) -> list[PassageRank]:
+    """Returns the passages of a project whose vectors are most similar to this one. Compares it with all of the
+    project. Needs pgvector.
+    """
+    query = (
+        f"SELECT {_COLUMNS}, similarity FROM (SELECT {_COLUMNS},"
+        " 1 - (vector::vector <=> %(vector)s::real[]::vector) AS similarity FROM search_passages"
+        f" WHERE {_CHOSEN} AND model = %(model)s) compared"
+        " WHERE similarity >= %(least)s ORDER BY similarity DESC LIMIT %(limit)s"
+    )
+    parameters = {
+        "project": project_id,
+        "type": type,
+        "model": model,
+        "vector": list(vector),
+        "least": min_similarity,
+        "limit": limit,
+    }
+    return [PassageRank(*row) for row in await fetch_rows(source, query, parameters)]
