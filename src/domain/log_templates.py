@@ -45,7 +45,8 @@ _DATE = re.compile(
 _SIZE = re.compile(
     r"\b\d{1,20}(?:[.,]\d{1,20}){0,4} ?(?:[KMGT]i?B|[KMGT]?[Bb]ytes|B|ms|us|ns|secs?|seconds|min|hours)\b"
 )
-_USER = re.compile(r"(?<=\b[uU]ser )[\w.\-$@]{1,100}(?=\s|$)")
+_USER = re.compile(r"(?<=\b[uU]ser )[\w.\-$@]{1,100}(?=\s|$)|(?<=\bfor )[\w.\-$@]{1,100}(?= from\b)")
+"""Names in `user ann` and `for ann from 10.0.0.7`."""
 _URL = re.compile(r"\bhttps?://[^\s,;\"'>)\]]{1,2000}")
 _PATH = re.compile(r"(?<!\w)(?:/[\w.@+\-$%#]{1,255}){2,40}/?")
 _COLON_HEX = re.compile(r"\b(?:[0-9a-fA-F]{1,4}:){3,7}[0-9a-fA-F]{1,4}\b")
