@@ -1,6 +1,7 @@
 """A Docker engine that has one container with a log, for tests that need no real one."""
 
 import json
+import struct
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -8,13 +9,19 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from socketserver import ThreadingMixIn, UnixStreamServer
 
+STANDARD_OUTPUT = 1
+MAX_FRAME = 16_384
+"""Largest number of bytes of a frame. An engine divides longer lines."""
+
 
 class _Engine(ThreadingMixIn, UnixStreamServer):
     daemon_threads = True
 
     def __init__(self, socket: str, lines: Sequence[str]) -> None:
         super().__init__(socket, _Handler)
-        self.log = "".join(f"2026-05-20T10:00:05.123456789Z {line}\n" for line in lines).encode()
+        entries = [f"2026-05-20T10:00:05.123456789Z {line}\n".encode() for line in lines]
+        parts = (entry[start : start + MAX_FRAME] for entry in entries for start in range(0, len(entry), MAX_FRAME))
+        self.log = b"".join(struct.pack(">BxxxI", STANDARD_OUTPUT, len(part)) + part for part in parts)
         self.stopped = threading.Event()
 
 
@@ -34,7 +41,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif path.endswith("/containers/json"):
             self._answer([{"Id": "c1", "Labels": {}}])
         else:
-            self._answer({"Id": "c1", "Config": {"Tty": True}})
+            self._answer({"Id": "c1", "Config": {"Tty": False}})
 
     def _answer(self, body: object) -> None:
         self.send_response(200)
