@@ -16,7 +16,7 @@ from api.http.types import MAX_ID, to_view
 from api.jobs import find_visible_job
 from api.projects import find_visible_project
 from api.test_health import RunOfNote, first_day, to_evidence
-from domain.case_activity import CaseActivity, Only, Sort, sum_up
+from domain.case_activity import Activity, CaseActivity, Only, Sort, sum_up
 from domain.core.errors import Invalid, NotFound
 from domain.results import STATUSES, ResultStatus
 from domain.run_histories import RunHistory
@@ -147,21 +147,21 @@ class TestCaseController(Controller):
                 assert project_id is not None
                 await find_visible_project(ctx, project_id)
                 jobs = await test_cases.find_jobs(connection, project_id)
-            cases = await read_activity(connection, project_id, jobs, first_day(days), is_job=job_id is not None)
+            activity = await read_activity(connection, project_id, jobs, first_day(days), is_job=job_id is not None)
             if search is not None:
-                named = await test_cases.find_by_name(connection, project_id, search)
-                cases = [case for case in cases if case.id in named]
-            found = sorted((case.key(sort), case) for case in cases if case.matches(only))
-            page = [(key, case) for key, case in found if position is None or key > position][:limit]
-            names = await test_cases.fetch_names(connection, [case.id for _, case in page])
-        items = [to_case_item(case, names[case.id]) for _, case in page if case.id in names]
+                activity.keep(await test_cases.find_by_name(connection, project_id, search))
+            if only == "never_failing":
+                activity.drop(await test_cases.find_suspects(connection, project_id))
+            total, page = activity.select(sort, only, position, limit)
+            names = await test_cases.fetch_names(connection, [case.id for case in page])
+            failed = await test_cases.find_failed(connection, [case.id for case in page])
+        items = [to_case_item(case, names[case.id], failed) for case in page if case.id in names]
         headers = {}
         if len(page) == limit:
             kept = [(name, value) for name, value in ctx.request.query_params.multi_items() if name != "after"]
-            (value, case_id), _ = page[-1]
-            query = urlencode([*kept, ("after", f"{value}:{case_id}")])
+            query = urlencode([*kept, ("after", "{}:{}".format(*page[-1].key(sort)))])
             headers = {"Link": f'<{ctx.request.url.path}?{query}>; rel="next"'}
-        return Response(TestCaseList(len(found), items), headers=headers)
+        return Response(TestCaseList(total, items), headers=headers)
 
     @get("/{test_case_id:int}", guards=[CAN_READ])
     async def get_test_case(
@@ -196,10 +196,9 @@ def parse_position(after: str) -> tuple[int, int]:
 
 async def read_activity(
     connection: AsyncConnection, project_id: int, jobs: Sequence[int], since: int, *, is_job: bool
-) -> list[CaseActivity]:
+) -> Activity:
     runs = await test_cases.count_runs_in_jobs(connection, jobs, since)
     durations = await test_cases.fetch_durations(connection, jobs)
-    ever = await test_cases.find_suspects(connection, project_id)
     suspects = await test_health.fetch_suspects(connection, project_id, since, MAX_SUSPECTS)
     all_runs = runs
     job_of: dict[int, int] = {}
@@ -207,19 +206,13 @@ async def read_activity(
         all_runs = await test_health.count_runs(connection, [case.id for case in suspects], since)
         builds = {run.build_id for case in suspects for run in case.history.notable}
         job_of = await test_cases.find_jobs_of_builds(connection, builds)
-    found: list[CaseActivity] = []
+    found: dict[int, CaseActivity] = {}
     for case in suspects:
         if case.id not in runs:
             continue
         activity = sum_up(case.id, case.history.since_day(since, all_runs.get(case.id, 0)), durations.get(case.id))
-        found.append(of_job(activity, case, runs[case.id], jobs[0], job_of) if is_job else activity)
-    notable = {case.id for case in found}
-    found += [
-        CaseActivity(case_id, number, duration_ms=durations.get(case_id), has_failed=case_id in ever)
-        for case_id, number in runs.items()
-        if case_id not in notable
-    ]
-    return found
+        found[case.id] = of_job(activity, case, runs[case.id], jobs[0], job_of) if is_job else activity
+    return Activity(found, {case_id: number for case_id, number in runs.items() if case_id not in found}, durations)
 
 
 def of_job(activity: CaseActivity, case: CaseHistory, runs: int, job_id: int, job_of: dict[int, int]) -> CaseActivity:
@@ -235,5 +228,9 @@ def of_job(activity: CaseActivity, case: CaseHistory, runs: int, job_id: int, jo
     )
 
 
-def to_case_item(case: CaseActivity, row: TestCaseRow) -> TestCaseItem:
-    return to_view(TestCaseItem, row, **msgspec.structs.asdict(case) | {"time_lost_ms": case.time_lost_ms})
+def to_case_item(case: CaseActivity, row: TestCaseRow, failed: set[int]) -> TestCaseItem:
+    return to_view(
+        TestCaseItem,
+        row,
+        **msgspec.structs.asdict(case) | {"time_lost_ms": case.time_lost_ms, "has_failed": case.id in failed},
+    )

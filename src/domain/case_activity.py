@@ -2,6 +2,9 @@
 are sorted and filtered by it.
 """
 
+from collections.abc import Iterable, Iterator, Mapping, Set
+from heapq import nsmallest
+from itertools import chain
 from typing import Literal
 
 import msgspec
@@ -28,8 +31,6 @@ class CaseActivity(msgspec.Struct, frozen=True):
     """Build with which the streak began; None if the newest run passed, or if the streak began before the window."""
     duration_ms: int | None = None
     """Duration in the newest builds; None if they did not run the test."""
-    has_failed: bool = False
-    """Whether the test has ever failed or passed on a retry only."""
 
     @property
     def time_lost_ms(self) -> int:
@@ -54,7 +55,7 @@ class CaseActivity(msgspec.Struct, frozen=True):
             case "cost":
                 return -self.time_lost_ms, self.id
             case "slowest":
-                return -1 if self.duration_ms is None else -self.duration_ms - 2, self.id
+                return 0 if self.duration_ms is None else -1 - self.duration_ms, self.id
             case "runs":
                 return -self.runs, self.id
             case "id":
@@ -71,7 +72,7 @@ class CaseActivity(msgspec.Struct, frozen=True):
             case "newly_failing":
                 return self.failing_since is not None
             case "never_failing":
-                return not self.has_failed
+                return False  # it has notable runs
 
 
 def sum_up(case_id: int, history: RunHistory, duration_ms: int | None) -> CaseActivity:
@@ -90,8 +91,53 @@ def sum_up(case_id: int, history: RunHistory, duration_ms: int | None) -> CaseAc
         failing_streak=streak,
         failing_since=failed[-streak].build_id if 0 < streak < len(outcomes) else None,
         duration_ms=duration_ms,
-        has_failed=True,
     )
+
+
+class Activity:
+    """Activity of the test cases of a project or job: `notable` has those with notable runs in the window. Of all
+    others, which are nearly all, only the number of runs is known: so a list of 50,000 takes milliseconds.
+    """
+
+    def __init__(self, notable: dict[int, CaseActivity], others: dict[int, int], durations: Mapping[int, int]) -> None:
+        self._notable, self._others, self._durations = notable, others, durations
+
+    def keep(self, case_ids: Set[int]) -> None:
+        """Drops all test cases but these."""
+        self._notable = {case_id: self._notable[case_id] for case_id in self._notable.keys() & case_ids}
+        self._others = {case_id: self._others[case_id] for case_id in self._others.keys() & case_ids}
+
+    def drop(self, case_ids: Set[int]) -> None:
+        """Drops these test cases."""
+        self.keep((self._notable.keys() | self._others.keys()) - case_ids)
+
+    def select(
+        self, sort: Sort, only: Only | None, position: tuple[int, int] | None, limit: int
+    ) -> tuple[int, list[CaseActivity]]:
+        """Returns how many test cases match `only`, and the first of them after a position, which is the key of the
+        last one before.
+        """
+        matching = [case for case in self._notable.values() if case.matches(only)]
+        others = self._others if only in (None, "never_failing") else {}
+        keys: Iterable[tuple[int, int]] = chain((case.key(sort) for case in matching), self._keys_of(others, sort))
+        if position is not None:
+            keys = (key for key in keys if key > position)
+        found = nsmallest(limit, keys)
+        return len(matching) + len(others), [self._get(case_id) for _, case_id in found]
+
+    def _keys_of(self, others: dict[int, int], sort: Sort) -> Iterator[tuple[int, int]]:
+        """Returns the keys that `CaseActivity.key` would return."""
+        if sort == "runs":
+            return ((-runs, case_id) for case_id, runs in others.items())
+        if sort == "slowest":
+            durations = self._durations
+            return ((-1 - durations[case_id] if case_id in durations else 0, case_id) for case_id in others)
+        value, _ = CaseActivity(0, 0).key(sort)
+        return ((value, case_id) for case_id in others)
+
+    def _get(self, case_id: int) -> CaseActivity:
+        known = self._notable.get(case_id)
+        return known or CaseActivity(case_id, self._others[case_id], duration_ms=self._durations.get(case_id))
 
 
 _OUTCOMES = bytes(flags & FAILED for flags in range(256))

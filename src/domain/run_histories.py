@@ -40,14 +40,13 @@ class RunHistory(msgspec.Struct, frozen=True):
         """Returns the part of the history that begins with a day (in days since 1970), and has this number of runs."""
         kept = [run for run in self.notable if run.minute >= day * MINUTES_OF_DAY]
         runs = max(runs, len(kept))
-        skipped = self.runs - runs
-        return RunHistory([msgspec.structs.replace(run, number=run.number - skipped) for run in kept], runs)
+        return RunHistory(_shift(kept, self.runs - runs), runs)
 
     def newest(self, runs: int) -> "RunHistory":
         """Returns the part of the history with the newest runs."""
         skipped = max(0, self.runs - runs)
-        kept = [msgspec.structs.replace(run, number=run.number - skipped) for run in self.notable]
-        return RunHistory([run for run in kept if run.number > 0], self.runs - skipped)
+        kept = [run for run in self.notable if run.number > skipped]
+        return RunHistory(_shift(kept, skipped), self.runs - skipped)
 
     def before_newest(self, runs: int) -> "RunHistory":
         """Returns the part of the history without the newest runs."""
@@ -68,6 +67,11 @@ class RunHistory(msgspec.Struct, frozen=True):
             if self.runs:
                 found[min(max(run.number, 1), self.runs) - 1] |= run.flags
         return bytes(found)
+
+
+def _shift(runs: Sequence[NotableRun], skipped: int) -> Sequence[NotableRun]:
+    """Returns the runs with numbers that begin after `skipped` runs."""
+    return [NotableRun(run.number - skipped, run.build_id, run.minute, run.flags) for run in runs] if skipped else runs
 
 
 def is_broken(passed: int, failed: int) -> bool:

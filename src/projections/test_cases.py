@@ -3,7 +3,6 @@ read the tables of the projection `results`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import compress
 from typing import Any
 
 from domain.core.columns import Int32s
@@ -16,8 +15,6 @@ from projections.results_queries import IS_CURRENT
 from projections.results_runs import CHUNK, BuildOutcomeRow, CaseDayRow, SuspectRow
 from store.postgres.queries import Source, fetch_rows
 
-RECENT_BUILDS = 2
-"""Number of a job's newest builds with results from which durations are taken."""
 MAX_JOBS = 20
 """Largest number of jobs whose builds are read for durations: those with the newest builds."""
 MAX_BLOCKS = 400
@@ -53,6 +50,12 @@ async def find_suspects(source: Source, project_id: int) -> set[int]:
     return set(await fetch_column(source, query, {"project": project_id}))
 
 
+async def find_failed(source: Source, case_ids: Sequence[int]) -> set[int]:
+    """Returns those of the test cases that have ever failed or passed on a retry only."""
+    query = f"SELECT case_id FROM {SuspectRow.table} WHERE case_id = ANY (%(cases)s)"
+    return set(await fetch_column(source, query, {"cases": list(case_ids)}))
+
+
 async def find_by_name(source: Source, project_id: int, search: str) -> set[int]:
     """Returns the test cases of a project whose node ids contain a text, in upper or lower case."""
     query = (
@@ -63,23 +66,22 @@ async def find_by_name(source: Source, project_id: int, search: str) -> set[int]
 
 
 async def fetch_durations(source: Source, job_ids: Sequence[int]) -> dict[int, int]:
-    """Returns test case -> its duration in milliseconds in the newest builds of these jobs. Leaves out test cases that
-    they did not run.
+    """Returns test case -> its duration in milliseconds. Reads the newest build of each of these jobs that ran all
+    tests and has results, and leaves out test cases that these builds did not run.
     """
     query = (
-        f"SELECT block.case_ids, block.durations_ms, block.facts FROM unnest(%(jobs)s::bigint[]) AS job (id)"
+        f"SELECT block.case_ids, block.durations_ms FROM unnest(%(jobs)s::bigint[]) AS job (id)"
         " CROSS JOIN LATERAL ("
         f"  SELECT b.* FROM {BuildRow.table} b WHERE b.job_id = job.id AND b.passed + b.failed > 0"
-        f"   ORDER BY b.id DESC LIMIT {RECENT_BUILDS}) b"
+        "   AND b.selected_tests IS NULL ORDER BY b.id DESC LIMIT 1) b"
         f" JOIN {ReportRow.table} r ON r.build_id = b.id AND {IS_CURRENT}"
         f" JOIN {BlockRow.table} block ON block.first_result_id >= r.first_result_id"
         "  AND block.first_result_id < r.first_result_id + r.cases"
-        f" ORDER BY block.first_result_id DESC LIMIT {MAX_BLOCKS}"
+        f" ORDER BY block.first_result_id LIMIT {MAX_BLOCKS}"
     )
     found: dict[int, int] = {}
-    for case_ids, durations, facts in await fetch_rows(source, query, {"jobs": list(job_ids)[-MAX_JOBS:]}):
-        finals = [fact >= 0 for fact in facts]
-        found = dict(zip(compress(case_ids, finals), compress(durations, finals), strict=True)) | found
+    for case_ids, durations in await fetch_rows(source, query, {"jobs": list(job_ids)[-MAX_JOBS:]}):
+        found.update(zip(case_ids, durations, strict=True))  # the last attempt of a test comes last
     return found
 
 

@@ -6,7 +6,7 @@ from typing import get_args
 import hypothesis
 from hypothesis import strategies as st
 
-from domain.case_activity import CaseActivity, Only, Sort, sum_up
+from domain.case_activity import Activity, CaseActivity, Only, Sort, sum_up
 from domain.run_histories import NotableRun, RunHistory
 from domain.test_health import BROKEN_BUILD, FAILED, RETRIED
 
@@ -72,9 +72,30 @@ def test_the_most_striking_comes_first() -> None:
     assert order("slowest") == ["broken", "steady", "shaky"]
     assert order("runs")[0] == "steady"
     matching = {only: [one for one in (steady, shaky, broken) if one.matches(only)] for only in get_args(Only)}
-    assert matching == {
-        "failing": [broken],
-        "flaky": [shaky],
-        "newly_failing": [broken],
-        "never_failing": [steady],
-    }
+    assert matching == {"failing": [broken], "flaky": [shaky], "newly_failing": [broken], "never_failing": []}
+
+
+cases = st.builds(
+    CaseActivity,
+    id=st.integers(1, 20),
+    runs=st.integers(0, 3),
+    failed_runs=st.integers(0, 2),
+    flips=st.integers(0, 2),
+    duration_ms=st.none() | st.integers(0, 3),
+)
+
+
+@hypothesis.given(
+    st.lists(cases, unique_by=lambda case: case.id, max_size=8), st.integers(0, 8), st.sampled_from(get_args(Sort))
+)
+def test_pages_join_to_the_sorted_list(found: list[CaseActivity], notable: int, sort: Sort) -> None:
+    quiet = [CaseActivity(case.id, case.runs, duration_ms=case.duration_ms) for case in found[notable:]]
+    durations = {case.id: case.duration_ms for case in found if case.duration_ms is not None}
+    listed = Activity({case.id: case for case in found[:notable]}, {case.id: case.runs for case in quiet}, durations)
+    expected = sorted([*found[:notable], *quiet], key=lambda case: case.key(sort))
+    position, pages = None, []
+    while page := listed.select(sort, None, position, 3)[1]:
+        pages += page
+        position = page[-1].key(sort)
+    assert pages == expected
+    assert listed.select(sort, None, None, 3)[0] == len(found)
