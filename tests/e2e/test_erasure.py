@@ -24,6 +24,7 @@ from store.log.codec import COMPRESSED, EventMapper
 from store.postgres.notifications import Listener
 from testhide.engines.binaries import find_postgres
 from testhide.processes import core
+from tests.api.test_build_deletion import wait
 from tests.support.builders import Shop, upload
 from tests.support.fake_agent import FakeAgent
 from tests.support.http import Client
@@ -121,6 +122,7 @@ def _built(shop: Shop, agent: FakeAgent, job: int, marks: Marks, author: Client)
     }
     for what, body in writes.items():
         author.post(f"/api/v3/tests/{result['id']}/{what}", json=body).then(200)
+    wait(lambda: shop.build(number)["failure_excerpts"])
     return number
 
 
@@ -129,7 +131,7 @@ def test_of_a_deleted_build_nothing_is_left(shop: Shop, marks: Marks) -> None:
     found = said_in(shop.server, marks.build)
     assert found >= {
         *("builds", "build_comments", "result_texts", "result_outputs", "reports", "artifacts"),
-        *("triage", "build_log_chunks", "the events", "the files"),
+        *("triage", "build_explanations", "build_log_chunks", "the events", "the files"),
     }
     assert shop.admin.delete(f"/api/v3/builds/{build}").status_code == 204
     is_forgotten(shop.server, marks.build)
