@@ -2,12 +2,13 @@
 
 One stack of real processes, two of each kind, with real agents, runs for all rounds. In each round, load and faults
 happen at the same time. The load: builds are started, stopped, commented on and read, a build of a commit has statuses
-and tickets, users are invited, and a job with many artifacts is deleted. The faults are drawn from the seed and the
-number of the round: processes are killed with SIGKILL, paused, or kept from starting; proxies cut, delay, stall and
-refuse connections of clients, to PostgreSQL and to Redis, and lose answers; Redis is wiped; the disks of agents and of
-the database run full; workers are killed during a deletion, and deletions are cancelled. Then the faults end, and the
-rules of tests/faults/rules.py must hold. Every 50 rounds, and at the end, all read models are rebuilt and compared with
-the live tables, row by row.
+and tickets, users are invited, a job with many artifacts is deleted, and containers or virtual machines are made for
+builds. The faults are drawn from the seed and the number of the round: processes are killed with SIGKILL, paused, or
+kept from starting; proxies cut, delay, stall and refuse connections of clients, to PostgreSQL, to Redis, to the Docker
+engine and to the vCenter, and lose answers; Redis is wiped; the disks of agents and of the database run full; workers
+are killed during a deletion, and deletions are cancelled. Then the faults end, and the rules of tests/faults/rules.py
+and of tests/faults/machines.py must hold. Every 50 rounds, and at the end, all read models are rebuilt and compared
+with the live tables, row by row.
 
 `--first N` begins at round N, `--round N` runs only that round, `--seconds S` ends the run after the round in which
 this time is over. Writes results/faults.json, even if it is interrupted. If a rule was broken, keeps the logs of all
@@ -20,7 +21,6 @@ import json
 import logging
 import os
 import random
-import shutil
 import signal
 import statistics
 import sys
@@ -28,7 +28,6 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +37,7 @@ from tests.faults import rules
 from tests.faults.client import RetryingClient
 from tests.faults.injector import Fault, FaultInjector, draw_faults
 from tests.faults.load import WEBHOOK_EVENTS, Order, Receiver, draw_order, make_job_command
+from tests.faults.machines import MachineHosts, MachineLoad, connect_machine_hosts, running_machine_hosts
 from tests.faults.outside import CommitLoad, OutsideSystems
 from tests.faults.reactions import Disturbance, ReactionLoad
 from tests.faults.readers import EventReader, read_stream
@@ -46,6 +46,7 @@ from tests.faults.stack import DATABASE, Stack, running_stack
 from tests.support.mail_server import MailServer, mail_server
 from tests.support.source_host import serving
 
+from bench.support.fault_record import RunRecord
 from bench.support.report import write_result
 from domain.core.events import Recorded
 from domain.tickets import TICKET_CLAIM_LIFETIME
@@ -82,12 +83,23 @@ MAX_BROKEN_ROUNDS = 10
 class Suite:
     """Runs rounds on a stack: load and faults at the same time, then the checks."""
 
-    def __init__(self, stack: Stack, commits: CommitLoad, receiver: Receiver, mails: MailServer, seed: int) -> None:
+    def __init__(
+        self,
+        stack: Stack,
+        commits: CommitLoad,
+        receiver: Receiver,
+        mails: MailServer,
+        machines: MachineLoad | None,
+        seed: int,
+    ) -> None:
         self._stack = stack
         self._commits = commits
+        self._machines = machines
         self._client = client = commits.client
         self._receiver = receiver
         self.injector = FaultInjector(stack)
+        if machines is None:
+            self.injector.skipped.add("machines on demand: needs root, docker.io and golang-github-vmware-govmomi-dev")
         self._reactions = ReactionLoad(client, stack, self.injector, mails)
         self._event_readers: dict[asyncio.Task[None], EventReader] = {}
         self._seed = seed
@@ -120,6 +132,9 @@ class Suite:
         self._log = LogState(project)
         self._reactions.kept = await self._reactions.make_job(project, "Kept")
         await self._commits.begin()
+        if self._machines is not None:
+            await self._machines.client.sign_in()
+            await self._machines.begin()
         for number in range(EVENT_READERS):
             reader = EventReader()
             task = asyncio.create_task(read_stream(self._client, reader, random.Random(f"{self._seed} {number}")))
@@ -147,6 +162,9 @@ class Suite:
         carrying_out.append(asyncio.create_task(reacting))
         committing = self._commits.carry_out(random.Random(rng.random()), f"r{number}c")
         carrying_out.append(asyncio.create_task(committing))
+        if self._machines is not None:
+            using = self._machines.carry_out(random.Random(rng.random()), f"r{number}m")
+            carrying_out.append(asyncio.create_task(using))
         await asyncio.gather(*(self.injector.inject(fault) for fault in faults))
         await self.injector.undo()
         faults_ended_at = time.monotonic()
@@ -191,6 +209,7 @@ class Suite:
                 self._count(order, end)
         broken += self._log.check_deliveries(self._receiver, is_complete=False)
         broken += [f"still running after its build: {process}" for process in await self._wait_for_build_processes()]
+        broken += [] if self._machines is None else await self._machines.check()
         broken += [f"unexpected end: {end}" for end in self._stack.unexpected_ends[self._reported_ends :]]
         self._reported_ends = len(self._stack.unexpected_ends)
         return broken
@@ -225,6 +244,10 @@ class Suite:
                     return [f"due or parked after {REACTIONS_TIMEOUT_S:.0f} s: {status}" for status in due]
                 await asyncio.sleep(POLL_INTERVAL_S)
         return [*self._reactions.check(), *self._commits.check()]
+
+    async def check_machines(self) -> list[str]:
+        """Waits until no machine on demand is left. Returns the broken rules."""
+        return [] if self._machines is None else await self._machines.check(is_last=True)
 
     async def check_rebuild(self) -> list[str]:
         """Rebuilds all read models and compares them with the live tables, with the commands that operators use.
@@ -273,6 +296,7 @@ class Suite:
             "counts": dict(sorted(self.counts.items())),
             "reactions": dict(sorted(self._reactions.counts.items())),
             "outside": dict(sorted(self._commits.counts.items())),
+            "machines": {} if self._machines is None else dict(sorted(self._machines.counts.items())),
             "connections of readers of all events": sum(reader.connections for reader in self._event_readers.values()),
             "messages": sum(map(len, self._log.expected_messages.values())),
             "deliveries that arrived": self._receiver.deliveries,
@@ -296,56 +320,28 @@ class Suite:
         return int(answer.body["id"])
 
 
-@dataclass
-class RunRecord:
-    """Outcome of a run so far. It is written at the end of the run, or when the run is interrupted."""
-
-    seed: int
-    log_folder: Path
-    """Folder to which the logs of all processes are copied after a round that broke a rule."""
-    suite: Suite | None = None
-    rounds: int = 0
-    broken: list[dict[str, Any]] = field(default_factory=list)
-    begun_at: float = field(default_factory=time.monotonic)
-
-    @property
-    def seconds(self) -> float:
-        return time.monotonic() - self.begun_at
-
-    def add(self, stack: Stack, step: str, broken: list[str], faults: Sequence[Fault] = ()) -> None:
-        """Prints the outcome of a step. If a rule was broken, records it and copies the logs."""
-        parts = [step, ", ".join(map(str, faults)), "" if broken else "all rules hold"]
-        print(": ".join(filter(None, parts)), file=sys.stderr, flush=True)
-        if broken:
-            print("\n".join(f"    BROKEN {rule}" for rule in broken), file=sys.stderr, flush=True)
-            self.broken.append({"at": step, "faults": list(map(str, faults)), "broken": broken})
-            shutil.copytree(stack.folder / "logs", self.log_folder / step.replace(" ", "-"), dirs_exist_ok=True)
-
-    def as_json(self, *, ended_early: bool) -> dict[str, Any]:
-        outcome = {
-            "seed": self.seed,
-            "rounds": self.rounds,
-            "seconds": round(self.seconds, 1),
-            "ended early": ended_early,
-        }
-        return outcome | ({} if self.suite is None else self.suite.figures()) | {"broken": self.broken}
-
-
-async def run(rounds: range, seconds: float | None, record: RunRecord) -> None:
+async def run(rounds: range, seconds: float | None, record: RunRecord, hosts: MachineHosts | None) -> None:
     task = asyncio.current_task()
     assert task is not None, "a coroutine runs in a task"
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     rng = random.Random(record.seed)
     outside = OutsideSystems(rng)
+
+    async def connect(stack: Stack, ports: list[int]) -> None:
+        if hosts is not None:
+            await connect_machine_hosts(stack, hosts, ports, rng)
+
     async with (
         Receiver(rng) as receiver,
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), read_bufsize=READ_BUFFER_BYTES) as http,
         mail_server() as mails,
         serving(outside.handle) as outside.url,
-        running_stack(rng, mails.url) as stack,
+        running_stack(rng, mails.url, connect) as stack,
     ):
         commits = CommitLoad(RetryingClient(http, stack.url), outside)
-        suite = record.suite = Suite(stack, commits, receiver, mails, record.seed)
+        machines = None if hosts is None else MachineLoad(RetryingClient(http, stack.url), stack, hosts)
+        suite = Suite(stack, commits, receiver, mails, machines, record.seed)
+        record.figures = suite.figures
         await suite.begin()
         try:
             await _run_rounds(rounds, seconds, record, suite, stack)
@@ -366,6 +362,7 @@ async def _run_rounds(rounds: range, seconds: float | None, record: RunRecord, s
             break
     record.add(stack, "deliveries at the end", await suite.check_all_delivered())
     record.add(stack, "reactions at the end", await suite.check_reactions())
+    record.add(stack, "machines at the end", await suite.check_machines())
     record.add(stack, "rebuild at the end", await suite.check_rebuild())
 
 
@@ -383,7 +380,8 @@ def main() -> int:
     record = RunRecord(options.seed, options.results / "faults")
     ended_early = True
     try:
-        asyncio.run(run(range(first, last + 1), options.seconds, record))
+        with running_machine_hosts() as hosts:
+            asyncio.run(run(range(first, last + 1), options.seconds, record, hosts))
         ended_early = False
     except (KeyboardInterrupt, asyncio.CancelledError):
         print("interrupted", file=sys.stderr)

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import redis.asyncio
@@ -10,8 +10,10 @@ import redis.asyncio
 from tests.faults.proxy import Proxy
 from tests.faults.stack import DATABASE, SERVERS, Stack
 
-KILL_TARGETS = ("agent", "agent", "serve", "work", "project", "dispatch", "postgres", "valkey")
-STOP_TARGETS = (*SERVERS, "agent", "postgres", "valkey")
+KILL_TARGETS = ("agent", "agent", "serve", "work", "work", "project", "dispatch", "postgres", "valkey", "docker")
+STOP_TARGETS = (*SERVERS, "agent", "postgres", "valkey", "docker", "vcenter")
+HOLD_TARGETS = ("valkey", "postgres", "serve", "dispatch", "docker")
+MACHINE_HOSTS = ("docker", "vcenter")
 KINDS = {
     "kill": 8,
     "stop": 3,
@@ -56,20 +58,25 @@ def _draw_fault(rng: random.Random, stack: Stack, after_s: float) -> Fault:
     def draw_name(kind: str) -> str:
         return rng.choice(stack.list_names(kind))
 
+    def draw_kind(kinds: Sequence[str]) -> str:
+        return draw_name(rng.choice([kind for kind in kinds if stack.list_names(kind)]))
+
     def draw_proxy() -> str:
-        """Draws the proxies of clients, of all processes to one engine, or of one process to the database."""
+        """Draws the proxies of clients, of all processes to one engine, of one process to the database, or of those
+        that reach a host of machines.
+        """
         of_one = f"{DATABASE} of {draw_name(rng.choice(SERVERS))}"
-        return rng.choice(("api", "api", "api", of_one, of_one, DATABASE, "redis"))
+        hosts = [name for name in MACHINE_HOSTS if name in stack.proxies]
+        return rng.choice(("api", "api", "api", of_one, of_one, DATABASE, "redis", *hosts, *hosts))
 
     kind = rng.choices(list(KINDS), list(KINDS.values()))[0]
     match kind:
         case "kill":
-            return Fault(after_s, kind, draw_name(rng.choice(KILL_TARGETS)))
+            return Fault(after_s, kind, draw_kind(KILL_TARGETS))
         case "stop":
-            return Fault(after_s, kind, draw_name(rng.choice(STOP_TARGETS)), rng.uniform(0.2, 3))
+            return Fault(after_s, kind, draw_kind(STOP_TARGETS), rng.uniform(0.2, 3))
         case "hold":
-            target = draw_name(rng.choice(("valkey", "postgres", "serve", "dispatch")))
-            return Fault(after_s, kind, target, rng.uniform(0.5, 4))
+            return Fault(after_s, kind, draw_kind(HOLD_TARGETS), rng.uniform(0.5, 4))
         case "cut":
             return Fault(after_s, kind, draw_proxy())
         case "delay" | "deafen" | "leave" | "refuse":

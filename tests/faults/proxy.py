@@ -17,6 +17,7 @@ class Proxy:
 
     def __init__(self, addresses: Sequence[Address], rng: random.Random) -> None:
         self.port = 0
+        """Port that it listens on; 0 for a unix socket."""
         self.delay_s = 0.0
         """Delay of each chunk, in both directions."""
         self.refuses = False
@@ -31,9 +32,13 @@ class Proxy:
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
 
-    async def start(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, backlog=1024)
-        self.port = self._server.sockets[0].getsockname()[1]
+    async def start(self, listen: str | Path = "127.0.0.1") -> None:
+        """Listens on a free port of an address, or on a unix socket."""
+        if isinstance(listen, Path):
+            self._server = await asyncio.start_unix_server(self._serve, listen, backlog=1024)
+        else:
+            self._server = await asyncio.start_server(self._serve, listen, 0, backlog=1024)
+            self.port = self._server.sockets[0].getsockname()[1]
 
     async def close(self) -> None:
         assert self._server is not None, "it was started"

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -61,6 +61,8 @@ class Unit:
     start: Callable[[], "subprocess.Popen[bytes]"]
     log: Path
     process: "subprocess.Popen[bytes] | None" = None
+    is_ready: Callable[[], bool] = lambda: True
+    """Whether the running process does its work already."""
     restart_at: float = 0.0
     """Time by the monotonic clock."""
     is_end_expected: bool = False
@@ -87,7 +89,7 @@ class Stack:
     """Settings of the suite, with the database's direct address."""
     postgres: Postgres
     proxies: dict[str, Proxy] = field(default_factory=dict)
-    """Proxies by name: `api`, `database of serve-0`, `redis of work-1`."""
+    """Proxies by name: `api`, `database of serve-0`, `redis of work-1`, `docker`, `vcenter`."""
     units: dict[str, Unit] = field(default_factory=dict)
     unexpected_ends: list[str] = field(default_factory=list)
     """Processes that ended without a reason: name, exit code, last line of the log."""
@@ -159,10 +161,12 @@ class Stack:
             await asyncio.sleep(POLL_INTERVAL_S)
         self._may_end.clear()
 
-    async def add_proxy(self, name: str, addresses: Sequence[Address], rng: random.Random) -> int:
+    async def add_proxy(
+        self, name: str, addresses: Sequence[Address], rng: random.Random, listen: str | Path = "127.0.0.1"
+    ) -> int:
         """Starts a proxy and returns its port."""
         proxy = self.proxies[name] = Proxy(addresses, rng)
-        await proxy.start()
+        await proxy.start(listen)
         return proxy.port
 
     @property
@@ -210,6 +214,8 @@ class Stack:
                     send_signal(unit.process.pid, signal.SIGINT if unit.name == "postgres" else signal.SIGTERM)
             for unit in running:
                 await asyncio.to_thread(_wait_for_end, unit)
+        for unit in self.units.values():
+            unit.signal(signal.SIGCONT)  # those of machines on demand, whose owner ends them
         for proxy in self.proxies.values():
             await proxy.close()
         for disk in self.disks.values():
@@ -250,7 +256,7 @@ class Stack:
     def _is_running(self, unit: Unit) -> bool:
         if unit.process is None or unit.process.poll() is not None:
             return False
-        return unit.name != "postgres" or self.postgres.ready(unit.process.pid)
+        return unit.is_ready() and (unit.name != "postgres" or self.postgres.ready(unit.process.pid))
 
 
 def list_children(pid: int) -> list[int]:
@@ -289,8 +295,12 @@ def mount_disk(folder: Path, options: str) -> bool:
 
 
 @contextlib.asynccontextmanager
-async def running_stack(rng: random.Random, smtp_url: str) -> AsyncIterator[Stack]:
-    """Starts engines and server processes, without agents. Stops and deletes everything at the end."""
+async def running_stack(
+    rng: random.Random, smtp_url: str, connect: Callable[[Stack, list[int]], Awaitable[None]]
+) -> AsyncIterator[Stack]:
+    """Starts engines and server processes, without agents. Stops and deletes everything at the end. `connect` is called
+    before the server starts, with the ports of its API; it may change the settings.
+    """
     folder = Path(tempfile.mkdtemp(prefix="testhide-faults-"))
     folder.chmod(0o711)  # as root the engines run under another account, which must enter the folder
     data = folder / "data"
@@ -312,7 +322,7 @@ async def running_stack(rng: random.Random, smtp_url: str) -> AsyncIterator[Stac
             )
             stack = Stack(folder, settings, postgres, disks=disks)
             try:
-                await _start_all(stack, postgres, valkey, rng)
+                await _start_all(stack, postgres, valkey, rng, connect)
                 yield stack
             finally:
                 await stack.stop()
@@ -333,10 +343,17 @@ def _mount_database_disk(home: Path) -> dict[str, Path]:
     return {}
 
 
-async def _start_all(stack: Stack, postgres: Postgres, valkey: Valkey, rng: random.Random) -> None:
+async def _start_all(
+    stack: Stack,
+    postgres: Postgres,
+    valkey: Valkey,
+    rng: random.Random,
+    connect: Callable[[Stack, list[int]], Awaitable[None]],
+) -> None:
     ports = [free_port() for _ in range(INSTANCES)]
     url = f"http://127.0.0.1:{await stack.add_proxy('api', ports, rng)}"
     stack.settings = msgspec.structs.replace(stack.settings, base_url=url)
+    await connect(stack, ports)
     save_settings(stack.settings, stack.folder / "settings.json")
     (stack.folder / "logs").mkdir()
     for engine in (postgres, valkey):

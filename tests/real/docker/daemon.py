@@ -20,7 +20,7 @@ READY_S = 60.0
 @dataclass
 class Daemon:
     folder: Path
-    _process: subprocess.Popen[bytes] | None = None
+    process: subprocess.Popen[bytes] | None = None
     _client: Any = field(default=None)
 
     @property
@@ -35,18 +35,23 @@ class Daemon:
         return self._client
 
     def start(self) -> None:
+        self.process = self.launch()
+        deadline = time.monotonic() + READY_S
+        while not self.is_ready():
+            assert self.process.poll() is None, (self.folder / "log").read_text()[-2_000:]
+            assert time.monotonic() < deadline, "the Docker engine does not start"
+            time.sleep(0.05)  # between two looks; the deadline is above
+
+    def launch(self) -> subprocess.Popen[bytes]:
+        """Starts `dockerd` without waiting until it is ready. One that ran before must have ended."""
         (self.folder / "docker.pid").unlink(missing_ok=True)
         options = {"data-root": "data", "exec-root": "exec", "pidfile": "docker.pid"}
         folders = [f"--{option}={self.folder / name}" for option, name in options.items()]
         command = ["dockerd", *folders, f"--host={self.url}", "--bridge=none", "--shutdown-timeout=5"]
         with (self.folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-        deadline = time.monotonic() + READY_S
-        while not self._answers():
-            assert self._process.poll() is None, (self.folder / "log").read_text()[-2_000:]
-            assert time.monotonic() < deadline, "the Docker engine does not start"
+            return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
 
-    def _answers(self) -> bool:
+    def is_ready(self) -> bool:
         # Without the client, which leaves sockets open when it cannot connect.
         try:
             with socket.socket(socket.AF_UNIX) as connection:
@@ -55,7 +60,6 @@ class Daemon:
                 connection.sendall(b"GET /_ping HTTP/1.0\r\n\r\n")
                 return b"200 OK" in connection.recv(1_000)
         except OSError:
-            time.sleep(0.05)  # between two looks; the deadline is the caller's
             return False
 
     def make_network(self) -> str:
@@ -72,10 +76,10 @@ class Daemon:
     def stop(self) -> None:
         """Ends the engine, and with it all its containers."""
         self.disconnect()
-        if self._process is not None:
-            self._process.terminate()
-            self._process.wait(60)
-            self._process = None
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait(60)
+            self.process = None
 
     def disconnect(self) -> None:
         if self._client is not None:

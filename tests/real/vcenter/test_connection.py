@@ -9,9 +9,10 @@ from integrations.addresses import parse_networks
 from integrations.outgoing import HttpOutgoing
 from integrations.vcenter.hosts import VcenterHosts
 from integrations.vcenter_ports import VcenterFailure, VcenterMissing, VcenterRejected, VcenterUnavailable
+from tests.real.vcenter.simulated import PASSWORD, USER, Simulator
 from tests.support.server import free_port
 
-from .conftest import PASSWORD, USER, Simulator, StartSimulator
+from .conftest import StartSimulator
 
 pytestmark = pytest.mark.real("go", "govmomi")
 

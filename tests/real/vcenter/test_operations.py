@@ -12,9 +12,10 @@ import pytest
 from testhide.engines import Engines
 from tests.contract.operations import DOCUMENTED
 from tests.contract.shape import same_shape
+from tests.real.vcenter.simulated import PASSWORD, USER, Simulator
 from tests.support.server import Server, server_on_new_database
 
-from .conftest import PASSWORD, USER, Simulator, StartSimulator
+from .conftest import StartSimulator
 
 pytestmark = pytest.mark.real("go", "govmomi")
 

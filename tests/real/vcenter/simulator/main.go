@@ -1,8 +1,9 @@
 // Runs govmomi's simulator of a vCenter over TLS, with one user. Prints "ready" when it answers.
 //
 // POST /test/lose?method=CloneVM_Task makes it carry out the next call of this method and close the connection without
-// an answer. POST /test/hold shows tasks that have succeeded as running, until POST /test/release. GET /test/count
-// returns how often a method was called.
+// an answer. POST /test/hold shows tasks that have succeeded as running, until POST /test/release. POST /test/count
+// returns how often a method was called, POST /test/names the names of all virtual machines, and
+// POST /test/guestinfo?name=NAME what programs in this machine can read, as lines with KEY=VALUE.
 package main
 
 import (
@@ -40,12 +41,32 @@ func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		g.held = false
 	case "/test/count":
 		fmt.Fprint(w, g.count[method])
+	case "/test/names":
+		for _, vm := range simulator.Map.All("VirtualMachine") {
+			fmt.Fprintln(w, vm.Entity().Name)
+		}
+	case "/test/guestinfo":
+		writeGuestinfo(w, r.URL.Query().Get("name"))
 	default:
 		g.Unlock()
 		g.forward(w, r)
 		return
 	}
 	g.Unlock()
+}
+
+// Of several values for a key, VMware Tools read the last one that was set.
+func writeGuestinfo(w io.Writer, name string) {
+	for _, found := range simulator.Map.All("VirtualMachine") {
+		vm := found.(*simulator.VirtualMachine)
+		if vm.Name != name {
+			continue
+		}
+		for _, option := range vm.Config.ExtraConfig {
+			value := option.GetOptionValue()
+			fmt.Fprintf(w, "%s=%v\n", value.Key, value.Value)
+		}
+	}
 }
 
 func (g *gate) forward(w http.ResponseWriter, r *http.Request) {
