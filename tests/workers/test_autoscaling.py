@@ -28,7 +28,7 @@ from tests.workers.test_dispatch_state import NOW, PROJECT, assigned, connected,
 from workers.dispatch.autoscaling import MAX_AT_ONCE, OFFLINE_TIMEOUT, decide_scaling
 from workers.dispatch.autoscaling_state import AutoscalingState
 from workers.dispatch.dispatch_state import DispatchState
-from workers.dispatch.placement import place_builds
+from workers.dispatch.placement import explain_waiting, place_builds
 
 P: dict[str, Any] = {"pool_id": 2, "project_id": PROJECT}
 SOURCE = DockerSource("here", "testhide/agent:1")
@@ -284,3 +284,35 @@ def test_damaged_streams_are_left_alone() -> None:
             scaling.apply(event)
         state.mark_damaged(stream)
         assert decide_scaling(state, scaling, "me", IDLE, lambda: MachineRegistration("m9", "r", NOW)) == []
+
+
+def waiting_reasons(*events: Event) -> list[str]:
+    state, scaling = DispatchState(), AutoscalingState()
+    for event in events:
+        state.apply(event)
+        scaling.apply(event)
+    return list(explain_waiting(state, NOW, scaling.pools).values())
+
+
+BEING_STARTED = "Machines are being started for node pool 2."
+HAS_FAILED = "A machine of node pool 2 has failed; the next one is started after 10:00:05 UTC."
+BUSY = "All nodes that it may use are busy, or their pool is at its limit."
+FAILED = PoolScalingFailed(**P, machine_id="m9", error="x", failures=1, retry_at=NOW + timedelta(seconds=5))
+
+
+@pytest.mark.parametrize(
+    ("history", "says"),
+    [
+        ((job(), SET, queued(1)), BEING_STARTED),
+        ((job(), SET, *spawned(1, 2, 3, 4), queued(1)), BEING_STARTED),
+        ((job(), SET, *spawned(1), *online(1), NodeQuarantined(node_id=1), queued(1)), BEING_STARTED),
+        ((job(), SET, *spawned(1), *online(1), queued(1), queued(2), assigned(1, 1)), BEING_STARTED),
+        ((job(), setting(maximum=1), *spawned(1), *online(1), queued(1), queued(2), assigned(1, 1)), BUSY),
+        ((job(), SET, FAILED, queued(1)), HAS_FAILED),
+        ((job(max_parallel=0), SET, queued(1)), "Job 5 already runs 0 at once, which is its limit."),
+        ((job(), SET, queued(1, required_tags=["gpu"])), "There is no node in the pools that it may use."),
+        ((job(), SET, AutoscalingRemoved(**P), queued(1)), "There is no node in the pools that it may use."),
+    ],
+)
+def test_what_a_build_in_a_scaled_pool_waits_for(history: tuple[Event, ...], says: str) -> None:
+    assert waiting_reasons(POOL, *history) == [says]

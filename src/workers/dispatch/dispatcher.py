@@ -318,7 +318,7 @@ class _Leadership:
         """Stores the waiting reasons of queued builds, which GET /builds/{id} shows."""
         reasons = {
             build_id: reason
-            for key, reason in explain_waiting(self._state, utcnow()).items()
+            for key, reason in explain_waiting(self._state, utcnow(), self._scaling.pools).items()
             for build_id in self._state.queues[key][:MAX_EXPLAINED]
         }
         if reasons != self._reasons:

@@ -11,10 +11,12 @@ the oldest. A build's priority rises by one with every ten minutes of waiting, s
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from heapq import heapify, heappop, heapreplace
 
+from domain.autoscaling import Autoscaling
+from domain.jobs import Job
 from domain.nodes import Node
 from domain.pools import POOL
 from workers.dispatch.dispatch_state import DispatchState, QueuedBuild, QueueKey, Requirements
@@ -41,10 +43,14 @@ def place_builds(state: DispatchState, now: datetime) -> list[tuple[QueuedBuild,
     return list(_Round(state, now).assign())
 
 
-def explain_waiting(state: DispatchState, now: datetime) -> dict[QueueKey, str]:
-    """Returns queue -> sentence that says why the builds of the queue wait."""
+def explain_waiting(
+    state: DispatchState, now: datetime, scaled: Mapping[int, Autoscaling] | None = None
+) -> dict[QueueKey, str]:
+    """Returns queue -> sentence that says why the builds of the queue wait. `scaled` has the pools that are scaled, by
+    their ids.
+    """
     this_round = _Round(state, now)
-    return {key: this_round.waiting_reason(key) for key in state.queues}
+    return {key: this_round.waiting_reason(key, scaled or {}) for key in state.queues}
 
 
 def count_fitting(state: DispatchState, node: Node, now: datetime) -> int:
@@ -189,7 +195,7 @@ class _Round:
         pool = self._state.pools.get(pool_id)
         return pool is not None and pool.serves(requirements.project_id)
 
-    def waiting_reason(self, key: QueueKey) -> str:
+    def waiting_reason(self, key: QueueKey, scaled: Mapping[int, Autoscaling]) -> str:
         job = self._state.jobs.get(key.job_id)
         if job is None:
             return "Its job was deleted."
@@ -205,6 +211,11 @@ class _Round:
                 f"Project {requirements.project_id} may not use node pool {pool_id}, which is of another project or"
                 " deleted."
             )
+        machines = self._machines_reason(requirements, scaled)
+        if not reachable and machines and not self._job_has_room(key):
+            return _job_limit_reason(job)
+        if not reachable and machines:
+            return machines
         if not reachable and requirements.untrusted:
             return REASON_TRUSTED_POOLS
         if not reachable:
@@ -217,13 +228,36 @@ class _Round:
             return f"No node that it may use has the tags {', '.join(sorted(requirements.tags))}."
         online = [node for _, node in tagged if node.session is not None and not node.quarantined]
         if not online:
-            return "All nodes that it may use are offline or quarantined."
+            return machines or "All nodes that it may use are offline or quarantined."
         if not any(requirements.features <= node.features for node in online):
             wanted = ", ".join(sorted(requirements.features))
             return f"No agent that it may use can do what its configuration asks for ({wanted}): update the agents."
         if not self._job_has_room(key):
-            return f"Job {key.job_id} already runs {job.max_parallel} at once, which is its limit."
-        return "All nodes that it may use are busy, or their pool is at its limit."
+            return _job_limit_reason(job)
+        return machines or "All nodes that it may use are busy, or their pool is at its limit."
+
+    def _machines_reason(self, requirements: Requirements, scaled: Mapping[int, Autoscaling]) -> str:
+        """Returns why a build waits for a machine of a pool that is scaled; an empty string if no such pool may get a
+        machine for it.
+        """
+        for pool_id, scaling in scaled.items():
+            machine = Node(0, "", "", pool_id, [], 1, features=requirements.features)
+            if scaling.setting is None or not self._fits(requirements, machine):
+                continue
+            is_online = any(node.pool_id == pool_id and node.session for node in self._state.nodes.values())
+            if scaling.room == 0 and is_online:
+                continue
+            if self._now < scaling.retry_at:
+                return (
+                    f"A machine of node pool {pool_id} has failed; the next one is started after"
+                    f" {scaling.retry_at:%H:%M:%S} UTC."
+                )
+            return f"Machines are being started for node pool {pool_id}."
+        return ""
+
+
+def _job_limit_reason(job: Job) -> str:
+    return f"Job {job.job_id} already runs {job.max_parallel} at once, which is its limit."
 
 
 def _admits(node: Node, requirements: Requirements) -> bool:
