@@ -52,7 +52,7 @@ class RegistrationController(Controller):
             raise Unauthenticated(NOT_VALID)
         agent_id, registration_id = found
         if (operation_id := read_machine_id(agent_id)) is not None:
-            return await register_vcenter_machine(ctx, operation_id, data)
+            return await register_vcenter_machine(ctx, operation_id, registration_id, data)
         command = RegisterDockerAgent(
             agent_id,
             registration_id,
@@ -67,12 +67,16 @@ class RegistrationController(Controller):
         return RegisteredMachine(node_id, receipt.existing(NODE.at(node_id)).title)
 
 
-async def register_vcenter_machine(ctx: RequestContext, operation_id: int, data: Registration) -> RegisteredMachine:
+async def register_vcenter_machine(
+    ctx: RequestContext, operation_id: int, registration_id: str, data: Registration
+) -> RegisteredMachine:
     """Makes a machine that an operation on a vCenter has cloned a node."""
     operation = await ctx.services.log.load_state(VCENTER_OPERATION.at(operation_id))
     title = "" if operation is None else operation.vm_name
     node_id, claim = await ctx.services.ids.draw("nodes"), name_claim(ctx, title)
-    command = RegisterVcenterMachine(operation_id, token_hash(data.agent_token), node_id, claim, utcnow())
+    command = RegisterVcenterMachine(
+        operation_id, registration_id, token_hash(data.agent_token), node_id, claim, utcnow()
+    )
     receipt = await ctx(command, actor="system:vcenter")
     registered = receipt.existing(VCENTER_OPERATION.at(operation_id)).node_id
     assert registered is not None, "it has registered"

@@ -214,7 +214,10 @@ class VcenterOperationController(Controller):
     async def revert_vm(
         self, request: Request[User, Any, Any], ctx: RequestContext, id: int, vm_id: VmId
     ) -> RevertedVm:
-        """Reverts a virtual machine that the server has made to the snapshot before it was first powered on."""
+        """Reverts a virtual machine that the server has made to the snapshot before it was first powered on, and powers
+        it on. The machine gets a new registration token in its `guestinfo`, with which its agent registers again, as
+        the same node. A build that runs on it is queued again.
+        """
         end = must_be_completed(await carry_out(request, ctx, id, "revert", vm_id=vm_id))
         assert end.power_state is not None
         return RevertedVm(end.vm_id, end.power_state)

@@ -10,7 +10,7 @@ from commands.registrations import NOT_VALID
 from domain.claims import CLAIM, Claim, take_claim
 from domain.core.errors import Unauthenticated
 from domain.core.events import AnyStream, Event
-from domain.nodes import NODE, NodeRegistered
+from domain.nodes import NODE, Node, NodeRegistered, NodeTokenRotated, NodeWentOffline
 from domain.pools import POOL, Pool
 from domain.vcenter import VCENTER, Vcenter
 from domain.vcenter_operations import (
@@ -23,11 +23,14 @@ from domain.vcenter_operations import (
     VcenterOperationFailed,
     VcenterOperationRequested,
     VcenterOperationStarted,
+    VcenterRegistrationRenewed,
 )
 from domain.vcenter_vms import VCENTER_VMS, Inventory, VcenterVmsChanged, VirtualMachine, find_changes
 
 REGISTRATION_LIFETIME = timedelta(hours=2)
-"""Time from the request of a machine for which its registration token is valid. Cloning may take an hour of it."""
+"""Time for which a registration token is valid: from the request of the machine, since cloning may take an hour of it,
+or from the end of a revert.
+"""
 MAX_CHANGED = 500
 """Largest number of machines in one event."""
 
@@ -146,12 +149,37 @@ class FailVcenterOperation(Command, of=VCENTER_OPERATION):
 
 
 @dataclass(frozen=True)
-class RegisterVcenterMachine(Command):
-    """Exchanges the registration token of a machine that was cloned for a token of its node, and registers the node.
-    The agent has made the latter token itself, so it may repeat the request if the answer was lost.
+class RenewVcenterRegistration(Command, of=VCENTER_OPERATION):
+    """Makes a new registration token valid for a machine that was reverted. `operation_id` is the operation that has
+    cloned the machine. Its node is offline from now on, so builds that ran on it are queued again.
     """
 
     operation_id: int
+    registration_id: str
+    registration_until: datetime
+
+    def then_reads(self, operation: VcenterOperation | None) -> Sequence[AnyStream]:
+        return () if operation is None or operation.node_id is None else (NODE.at(operation.node_id),)
+
+    def decide(self, operation: VcenterOperation | None, node: Node | None = None) -> Iterable[Event]:
+        if operation is None or operation.registration_id == self.registration_id:
+            return
+        yield self.event(VcenterRegistrationRenewed, vcenter_id=operation.vcenter_id)
+        if node is not None and node.session is not None:
+            yield NodeWentOffline(node_id=node.node_id, session=node.session, reason="its machine was reverted")
+
+
+@dataclass(frozen=True)
+class RegisterVcenterMachine(Command):
+    """Exchanges the registration token of a machine that was cloned for a token of its node. The agent has made the
+    latter token itself, so it may repeat the request if the answer was lost.
+
+    The first time, this registers the node, with the id `node_id`. After a revert of the machine, it gives the node a
+    new token.
+    """
+
+    operation_id: int
+    registration_id: str
     token_hash: bytes
     node_id: int
     claim: str
@@ -162,7 +190,10 @@ class RegisterVcenterMachine(Command):
         return VCENTER_OPERATION.at(self.operation_id), CLAIM.at(self.claim)
 
     def then_reads(self, operation: VcenterOperation | None, claim: Claim) -> Sequence[AnyStream]:
-        return () if operation is None else (POOL.at(operation.pool_id or 0), VCENTER.at(operation.vcenter_id))
+        if operation is None:
+            return ()
+        node = NODE.at(operation.node_id or self.node_id)
+        return POOL.at(operation.pool_id or 0), VCENTER.at(operation.vcenter_id), node
 
     def decide(
         self,
@@ -170,15 +201,24 @@ class RegisterVcenterMachine(Command):
         claim: Claim,
         pool: Pool | None = None,
         vcenter: Vcenter | None = None,
+        node: Node | None = None,
     ) -> Iterable[Event]:
         if operation is None or operation.kind != "clone" or vcenter is None or vcenter.deleted:
+            raise Unauthenticated(NOT_VALID)
+        if operation.registration_id != self.registration_id:
             raise Unauthenticated(NOT_VALID)
         if operation.token_hash:
             if operation.token_hash != self.token_hash:
                 raise Unauthenticated("The registration token was used before: it works once.")
             return
-        if self.now - operation.requested_at > REGISTRATION_LIFETIME:
+        if self.now > (operation.registration_until or operation.requested_at + REGISTRATION_LIFETIME):
             raise Unauthenticated(NOT_VALID)
+        if node is not None and not node.deleted:
+            yield NodeTokenRotated(node_id=node.node_id, token_hash=self.token_hash)
+            if node.session is not None:
+                yield NodeWentOffline(node_id=node.node_id, session=node.session, reason="its machine was reverted")
+            yield self.event(VcenterMachineRegistered, vcenter_id=operation.vcenter_id, node_id=node.node_id)
+            return
         must_be_pool(operation.pool_id, pool)
         title = operation.vm_name
         taken = f"There already is a node called {title!r}: rename it."

@@ -16,6 +16,8 @@ Kind = Literal["test", "sync", "power_on", "power_off", "reboot", "suspend", "cl
 """Kind of operation. The values are stored, so they must not change."""
 MACHINE_ID_PREFIX = "vm-"
 VM_NAME_PREFIX = "testhide-"
+FIRST_REGISTRATION = "0"
+"""Id of the first registration of each machine."""
 CARRYING_OUT = "carry_out_a_vcenter_operation"
 """Name of the reaction that carries operations out. It is stored, so it must not change."""
 Failure = Literal["missing", "refused", "outside", "timeout"]
@@ -89,6 +91,16 @@ class VcenterMachineRegistered(VcenterOperationEvent, frozen=True):
     token_hash: bytes = b""
 
 
+class VcenterRegistrationRenewed(VcenterOperationEvent, frozen=True):
+    """The machine that this operation has cloned gets a new registration token, since it was reverted. Its earlier
+    tokens are void.
+    """
+
+    name: ClassVar[str] = "vcenter.registration_renewed"
+    registration_id: str
+    registration_until: datetime
+
+
 class VcenterOperationFailed(VcenterOperationEvent, frozen=True):
     name: ClassVar[str] = "vcenter.operation_failed"
     sealed: ClassVar[tuple[str, ...]] = ("error",)
@@ -114,6 +126,10 @@ class VcenterOperation(msgspec.Struct, frozen=True):
     pool_id: int | None = None
     node_id: int | None = None
     """Node of the machine that was cloned; None until its agent has registered."""
+    registration_id: str = FIRST_REGISTRATION
+    """Id of the registration of the machine that was cloned, for its registration token."""
+    registration_until: datetime | None = None
+    """Time until which a renewed registration token is valid; None for the first one."""
     token_hash: bytes = b""
     """Hash of the token that the registration token was exchanged for; empty while it was not used."""
     is_started: bool = False
@@ -132,6 +148,9 @@ def evolve(state: VcenterOperation | None, event: Event) -> VcenterOperation | N
             )
         case VcenterMachineRegistered() if state is not None:
             return msgspec.structs.replace(state, node_id=event.node_id, token_hash=event.token_hash)
+        case VcenterRegistrationRenewed() if state is not None:
+            renewed = {"registration_id": event.registration_id, "registration_until": event.registration_until}
+            return msgspec.structs.replace(state, **renewed, token_hash=b"")
         case VcenterOperationStarted() if state is not None:
             return msgspec.structs.replace(state, is_started=True, task_id=event.task_id)
         case VcenterOperationCompleted() | VcenterOperationFailed() if state is not None:
@@ -174,6 +193,7 @@ EVENTS = (
     VcenterOperationRequested,
     VcenterOperationStarted,
     VcenterMachineRegistered,
+    VcenterRegistrationRenewed,
     VcenterOperationCompleted,
     VcenterOperationFailed,
 )

@@ -109,6 +109,10 @@ class VcenterSession(Protocol):
         """
         ...
 
+    async def start_reconfiguration(self, vm_id: str, guestinfo: Mapping[str, str]) -> str:
+        """Begins to set texts that programs in the machine can read: name -> text. Returns the id of the task."""
+        ...
+
     async def start_deletion(self, vm_id: str) -> str:
         """Begins to delete a machine, which must be powered off, with its disks. Returns the id of the task."""
         ...

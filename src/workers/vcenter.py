@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import secrets as randomness
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -15,10 +16,12 @@ from commands.nodes import DeleteNode
 from commands.registrations import make_registration_token
 from commands.vcenter import RecordVcenterConnection
 from commands.vcenter_operations import (
+    REGISTRATION_LIFETIME,
     CompleteVcenterOperation,
     CompleteVmOperation,
     FailVcenterOperation,
     RecordVcenterSync,
+    RenewVcenterRegistration,
     StartVcenterOperation,
 )
 from domain.core.errors import Erased, NotFound
@@ -157,19 +160,36 @@ class VcenterOperator:
         await self._complete(operation, await session.find_vm(vm.vm_id))
 
     def _describe(self, operation: VcenterOperation) -> NewMachine:
-        token = make_registration_token(self.secrets, make_machine_id(operation.operation_id), "0")
         annotation = f"Made by the Testhide server {self.base_url}, operation {operation.operation_id}."
-        guestinfo = {"server": self.base_url, "registration-token": token}
+        guestinfo = self._make_guestinfo(operation.operation_id, operation.registration_id)
         return NewMachine(operation.vm_name, operation.vm_id, annotation, guestinfo)
 
+    def _make_guestinfo(self, clone_id: int, registration_id: str) -> Mapping[str, str]:
+        token = make_registration_token(self.secrets, make_machine_id(clone_id), registration_id)
+        return {"server": self.base_url, "registration-token": token}
+
     async def _revert(self, operation: VcenterOperation, session: VcenterSession, on_progress: OnProgress) -> None:
+        """Reverts a machine to its state before it was first powered on, hands it a new registration token, and powers
+        it on. An earlier try that has powered it on has done all of this.
+        """
         vm = await session.find_vm(operation.vm_id)
-        await self._find_clone(operation, vm)
+        clone = await self._find_clone(operation, vm)
         if not await self._resume(operation, session, on_progress):
             await self._note_start(operation, "")
+            if vm.power_state != "powered_off":
+                await self._power(session, vm.vm_id, "power_off", on_progress)
             task_id = await session.start_revert(vm.vm_id, SNAPSHOT)
             await self._note_start(operation, task_id)
             await self._wait_for_task(session, task_id, on_progress)
+        if (await session.find_vm(vm.vm_id)).power_state != "powered_on":
+            registration_id = randomness.token_hex(16)
+            until = self.clock() + REGISTRATION_LIFETIME
+            renewal = RenewVcenterRegistration(clone.operation_id, registration_id, until)
+            await self.handler.execute(renewal, CALLER)
+            guestinfo = self._make_guestinfo(clone.operation_id, registration_id)
+            task_id = await session.start_reconfiguration(vm.vm_id, guestinfo)
+            await self._wait_for_task(session, task_id, on_progress)
+            await self._power(session, vm.vm_id, "power_on", on_progress)
         await self._complete(operation, await session.find_vm(vm.vm_id))
 
     async def _delete(self, operation: VcenterOperation, session: VcenterSession, on_progress: OnProgress) -> None:

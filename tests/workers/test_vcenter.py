@@ -57,6 +57,10 @@ class Lab:
     forgets_tasks: bool = False
     loses_answers: bool = False
     """Whether changes are carried out without an answer."""
+    loses_answer_of: str = ""
+    """A change that is carried out without an answer the first time."""
+    forgets_tasks_before: int = 0
+    """Number of the first task that is not forgotten."""
     changes: list[str] = field(default_factory=list)
     guestinfo: dict[str, Mapping[str, str]] = field(default_factory=dict)
 
@@ -103,7 +107,13 @@ class Lab:
         return self._change(f"snapshot {vm_id}")
 
     async def start_revert(self, vm_id: str, name: str) -> str:
+        self.vms[vm_id] = structs.replace(self.vms[vm_id], power_state="powered_off")
+        self.guestinfo[vm_id] = {}
         return self._change(f"revert {vm_id}")
+
+    async def start_reconfiguration(self, vm_id: str, guestinfo: Mapping[str, str]) -> str:
+        self.guestinfo[vm_id] = guestinfo
+        return self._change(f"reconfigure {vm_id}")
 
     async def start_deletion(self, vm_id: str) -> str:
         del self.vms[vm_id]
@@ -112,14 +122,14 @@ class Lab:
     async def read_task(self, task_id: str) -> TaskState:
         if self.failure:
             raise self.failure
-        if self.forgets_tasks:
+        if self.forgets_tasks or int(task_id.removeprefix("task-")) <= self.forgets_tasks_before:
             raise VcenterMissing("vcenter.lab has no such object any more.")
         return self.tasks.pop(0) if self.tasks else TaskState(True)
 
     def _change(self, what: str) -> str:
         self.changes.append(what)
-        if self.loses_answers:
-            self.loses_answers = False
+        if self.loses_answers or what == self.loses_answer_of:
+            self.loses_answers, self.loses_answer_of = False, ""
             raise VcenterUnavailable("vcenter.lab gives no answer.")
         return f"task-{len(self.changes)}"
 
@@ -324,21 +334,53 @@ async def test_a_clone_is_made_once(site: Site, lost: str) -> None:
     assert site.lab.changes.count("clone vm-7") == 1
 
 
-async def test_revert_and_delete(site: Site) -> None:
+async def test_a_machine_that_is_reverted_can_register_again(site: Site) -> None:
     await site.carry_out(kind="clone", vm_id="vm-7", vm_name="testhide-1-c0ffee")
-    assert isinstance(await site.carry_out(kind="revert", vm_id="vm-101"), VcenterOperationCompleted)
-    assert site.lab.changes[-1] == "revert vm-101"
+    await site.house.does(RegisterVcenterMachine(1, "0", b"token", 5, "name-5", utcnow()))
+    before = len(site.lab.changes)
+    end = await site.carry_out(kind="revert", vm_id="vm-101")
+    assert isinstance(end, VcenterOperationCompleted)
+    assert end.power_state == "powered_on"
+    steps = ["power_off vm-101", "revert vm-101", "reconfigure vm-101", "power_on vm-101"]
+    assert site.lab.changes[before:] == steps
+    token = site.lab.guestinfo["vm-101"]["registration-token"]
+    found = read_registration_token(site.house.parts.secrets, token)
+    assert found is not None
+    assert (found[0], found[1] != "0") == ("vm-1", True)
+    await site.house.does(RegisterVcenterMachine(1, found[1], b"other", 6, "name-6", utcnow()))
+    assert (await site.house.parts.log.load_state(NODE.at(5))) is not None
+    assert (await site.house.parts.log.load_state(NODE.at(6))) is None
+
+
+@pytest.mark.parametrize("lost", ["power_off", "revert", "reconfigure", "power_on"])
+@pytest.mark.parametrize("forgets_tasks", [False, True])
+async def test_a_revert_whose_answers_are_lost(site: Site, lost: str, forgets_tasks: bool) -> None:
+    await site.carry_out(kind="clone", vm_id="vm-7", vm_name="testhide-1-c0ffee")
+    site.lab.loses_answer_of = f"{lost} vm-101"
+    operation_id = await interrupt(site, kind="revert", vm_id="vm-101")
+    site.lab.forgets_tasks_before = len(site.lab.changes) if forgets_tasks else 0
+    await site.operator.carry_out(operation_id, site.progress.append)
+    assert isinstance(await site.end(operation_id), VcenterOperationCompleted)
+    clone = await site.house.parts.log.load_state(VCENTER_OPERATION.at(1))
+    assert clone is not None
+    token = site.lab.guestinfo["vm-101"]["registration-token"]
+    assert read_registration_token(site.house.parts.secrets, token) == ("vm-1", clone.registration_id)
+    assert site.lab.vms["vm-101"].power_state == "powered_on"
+
+
+async def test_a_machine_is_deleted(site: Site) -> None:
+    await site.carry_out(kind="clone", vm_id="vm-7", vm_name="testhide-1-c0ffee")
     site.lab.loses_answers = True
     with pytest.raises(OperationInterrupted):  # the machine could be powered off, but without an answer
         await site.carry_out(kind="delete", vm_id="vm-101")
-    await site.operator.carry_out(3, site.progress.append)
-    assert isinstance(await site.end(3), VcenterOperationCompleted)
+    await site.operator.carry_out(2, site.progress.append)
+    assert isinstance(await site.end(2), VcenterOperationCompleted)
     assert ("vm-101" in site.lab.vms, "vm-101" in await site.inventory()) == (False, False)
 
 
 async def test_the_node_of_a_deleted_machine_is_deleted(site: Site) -> None:
     await site.carry_out(kind="clone", vm_id="vm-7", vm_name="testhide-1-c0ffee")
-    await site.house.does(RegisterVcenterMachine(1, b"token", 5, "name-5", utcnow()))
+    await site.house.does(RegisterVcenterMachine(1, "0", b"token", 5, "name-5", utcnow()))
     assert isinstance(await site.carry_out(kind="delete", vm_id="vm-101"), VcenterOperationCompleted)
     node = await site.house.parts.log.load_state(NODE.at(5))
     assert node is not None

@@ -71,6 +71,10 @@ def start_revert(vm: Any, name: str) -> str:
     return _id(newest.snapshot.RevertToSnapshot_Task())
 
 
+def start_reconfiguration(vm: Any, guestinfo: Mapping[str, str]) -> str:
+    return _id(vm.ReconfigVM_Task(vim.vm.ConfigSpec(extraConfig=_to_options(guestinfo))))
+
+
 def start_deletion(vm: Any) -> str:
     return _id(vm.Destroy_Task())
 

@@ -1,7 +1,7 @@
 """A session at a vCenter. pyVmomi blocks, so each call runs on a thread, and is broken off when its time is over."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
@@ -73,6 +73,9 @@ class PyVmomiSession:
 
     async def start_revert(self, vm_id: str, name: str) -> str:
         return await self._call(CALL_TIMEOUT_S, self._on, machines.start_revert, vm_id, name)
+
+    async def start_reconfiguration(self, vm_id: str, guestinfo: Mapping[str, str]) -> str:
+        return await self._call(CALL_TIMEOUT_S, self._on, machines.start_reconfiguration, vm_id, guestinfo)
 
     async def start_deletion(self, vm_id: str) -> str:
         return await self._call(CALL_TIMEOUT_S, self._on, machines.start_deletion, vm_id)

@@ -39,6 +39,8 @@ MACHINE_SUMMARIES: Mapping[type[Event], str | Callable[[Any], str]] = {
     vcenter_operations.VcenterOperationCompleted: "completed operation {operation_id} on vCenter {vcenter_id}",
     vcenter_operations.VcenterMachineRegistered: "registered as node {node_id} from the machine of operation"
     " {operation_id} on vCenter {vcenter_id}",
+    vcenter_operations.VcenterRegistrationRenewed: "handed a new registration token to the machine of operation"
+    " {operation_id} on vCenter {vcenter_id}",
     vcenter_operations.VcenterOperationFailed: "could not complete operation {operation_id} on vCenter"
     " {vcenter_id}{error:: “}",
     vcenter_vms.VcenterVmsChanged: lambda event: (

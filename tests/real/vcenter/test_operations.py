@@ -189,9 +189,26 @@ def test_clone_revert_and_delete(lab: Connected) -> None:
     assert (made["power_state"], lab.simulator.count_calls("CloneVM_Task")) == ("powered_on", before + 1)
     assert lab.vm(made["vm_id"])["name"] == made["name"]
     path = f"{lab.path}/vms/{made['vm_id']}"
-    assert lab.server.admin.post(f"{path}/revert", timeout=60).then(200)["vm_id"] == made["vm_id"]
+    reverted = lab.server.admin.post(f"{path}/revert", timeout=60).then(200)
+    assert reverted == {"vm_id": made["vm_id"], "power_state": "powered_on"}
     other = lab.server.admin.delete(f"{lab.path}/vms/{template}", timeout=60)
     assert "was not made by this server" in other.then(409)["detail"]
     assert lab.server.admin.delete(path, timeout=60).status_code == 204
     assert made["vm_id"] not in [vm["vm_id"] for vm in lab.fetch("/vms")]
     assert "no machine" in lab.server.admin.delete(path, timeout=60).then(404)["detail"]
+
+
+def test_an_agent_registers_after_each_revert_as_the_same_node(lab: Connected) -> None:
+    template = lab.fetch("/vms")[0]["vm_id"]
+    made = lab.server.admin.post(f"{lab.path}/vms", json={"template_id": template}, timeout=60).then(201)
+    tokens, nodes = [], set()
+    for number in range(3):
+        guestinfo = lab.simulator.read_guestinfo(made["name"])
+        tokens.append(guestinfo["guestinfo.testhide.registration-token"])
+        body = {"registration_token": tokens[-1], "agent_token": f"agt_{number}{'x' * 31}"}
+        nodes.add(lab.server.client().post("/api/v3/agent/register", json=body).then(200)["node_id"])
+        lab.server.admin.post(f"{lab.path}/vms/{made['vm_id']}/revert", timeout=60).then(200)
+    assert (len(set(tokens)), len(nodes)) == (3, 1)
+    used = {"registration_token": tokens[0], "agent_token": f"agt_0{'x' * 31}"}
+    assert "not valid" in lab.server.client().post("/api/v3/agent/register", json=used).then(401)["detail"]
+    lab.server.admin.delete(f"{lab.path}/vms/{made['vm_id']}", timeout=60)
