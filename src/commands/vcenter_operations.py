@@ -100,13 +100,27 @@ class RecordVcenterSync(Command):
         if operation is None or operation.end is not None:
             return
         changed, removed = find_changes(known, self.vms)
-        parts = range(0, max(len(changed), len(removed)), MAX_CHANGED)
-        for start in parts:
-            part = slice(start, start + MAX_CHANGED)
-            yield VcenterVmsChanged(vcenter_id=self.vcenter_id, changed=changed[part], removed=removed[part])
+        yield from _split_changes(self.vcenter_id, changed, removed)
         yield self.event(
             VcenterOperationCompleted, synced_vms=len(self.vms), updated=len(changed) + len(removed), vm_id=""
         )
+
+
+@dataclass(frozen=True)
+class RecordVcenterVms(Command, of=VCENTER_VMS):
+    """Records which machines the vCenter has. Leaves out machines that changed in the inventory since `before`, the
+    inventory that was loaded before the vCenter was asked: an operation knows better how they are.
+    """
+
+    vcenter_id: int
+    vms: Sequence[VirtualMachine]
+    before: Inventory
+
+    def decide(self, known: Inventory) -> Iterable[Event]:
+        changed, removed = find_changes(known, self.vms)
+        kept = [vm for vm in changed if known.get(vm.vm_id) == self.before.get(vm.vm_id)]
+        gone = [vm_id for vm_id in removed if known[vm_id] == self.before.get(vm_id)]
+        yield from _split_changes(self.vcenter_id, kept, gone)
 
 
 @dataclass(frozen=True)
@@ -225,3 +239,9 @@ class RegisterVcenterMachine(Command):
         yield from take_claim(self.claim, claim, NODE.at(self.node_id).name, taken)
         yield self.event(NodeRegistered, title=title, pool_id=operation.pool_id)
         yield self.event(VcenterMachineRegistered, vcenter_id=operation.vcenter_id)
+
+
+def _split_changes(vcenter_id: int, changed: list[VirtualMachine], removed: list[str]) -> Iterable[Event]:
+    for start in range(0, max(len(changed), len(removed)), MAX_CHANGED):
+        part = slice(start, start + MAX_CHANGED)
+        yield VcenterVmsChanged(vcenter_id=vcenter_id, changed=changed[part], removed=removed[part])

@@ -78,6 +78,10 @@ async def find(source: Source, vcenter_id: int) -> VcenterRow | None:
     return await find_row(source, VcenterRow, vcenter_id)
 
 
+async def fetch_ids(source: Source) -> list[int]:
+    return [row.id for row in await fetch_all(source, VcenterRow, f"SELECT * FROM {VcenterRow.table} ORDER BY id", {})]
+
+
 async def fetch_page(source: Source, **window: Unpack[Window]) -> list[VcenterRow]:
     return await fetch_all(
         source,

@@ -77,5 +77,15 @@ async def fetch_page(source: Source, vcenter_id: int, **window: Unpack[Window]) 
     )
 
 
+async def fetch_running(source: Source) -> list[VcenterOperationRow]:
+    """Returns the operations on all vCenters that are under way, ordered by id."""
+    return await fetch_all(
+        source,
+        VcenterOperationRow,
+        f"SELECT * FROM {VcenterOperationRow.table} WHERE status = 'running' ORDER BY id",
+        {},
+    )
+
+
 async def find(source: Source, operation_id: int) -> VcenterOperationRow | None:
     return await find_row(source, VcenterOperationRow, operation_id)

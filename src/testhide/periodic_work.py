@@ -9,8 +9,18 @@ from projections.engine.read_your_writes import ProjectionWaiter
 from projections.registry import PROJECTIONS
 from store.clock import utcnow
 from store.tables.idempotent_responses import IdempotentResponses
-from workers import identity_providers, known_issues, quarantine, read_models, retention, time_tables, unused_tables
+from workers import (
+    identity_providers,
+    known_issues,
+    quarantine,
+    read_models,
+    retention,
+    time_tables,
+    unused_tables,
+    vcenter_watch,
+)
 from workers.loops.periodic import Schedule, Schedules
+from workers.vcenter import VcenterOperator
 
 if TYPE_CHECKING:
     from testhide.processes import Core
@@ -20,7 +30,12 @@ RESPONSE_CLEANUP_INTERVAL_S = 60.0
 
 
 def make_schedules(
-    parts: "Core", handler: Handler, outgoing: Outgoing, waiter: ProjectionWaiter, public_url: str
+    parts: "Core",
+    handler: Handler,
+    outgoing: Outgoing,
+    waiter: ProjectionWaiter,
+    public_url: str,
+    vcenters: VcenterOperator,
 ) -> Schedules:
     """Return the periodic work, which one process does on behalf of all. `public_url` is the URL of the server."""
     pool, log, secrets = parts.pool, parts.log, parts.secrets
@@ -32,6 +47,7 @@ def make_schedules(
     scheduled = time_tables.TimeTableClock(pool, handler, parts.ids, secrets, utcnow)
     comparison = read_models.ReadModelCheck(parts.conninfo, pool, log, waiter)
     unused = unused_tables.UnusedTables(pool, log, PROJECTIONS, utcnow)
+    machines = vcenter_watch.VcenterWatch(pool, log, handler, parts.ids, vcenters)
     responses = IdempotentResponses(pool, secrets)
     return Schedules(
         parts.conninfo,
@@ -49,6 +65,8 @@ def make_schedules(
             Schedule("unused tables", unused.sweep, unused_tables.INTERVAL_S),
             Schedule("identity providers", metadata.sweep, identity_providers.INTERVAL_S),
             Schedule("known issues", search.sweep, known_issues.INTERVAL_S),
+            Schedule("vCenters", machines.sync_all, vcenter_watch.SYNC_INTERVAL_S),
+            Schedule("operations on vCenters", machines.end_given_up, vcenter_watch.CHECK_INTERVAL_S),
             Schedule("time tables", scheduled.sweep, time_tables.INTERVAL_S),
             Schedule("old answers", responses.delete_expired, RESPONSE_CLEANUP_INTERVAL_S),
         ),

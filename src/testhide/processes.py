@@ -346,7 +346,10 @@ def work(settings: Settings) -> None:
             pool, log, secrets = parts.pool, parts.log, parts.secrets
             handler = Handler(log, utcnow)
             waiter = ProjectionWaiter(pool, listener, PROJECTIONS)
-            schedules = make_schedules(parts, handler, outgoing, waiter, settings.public_url)
+            machines = VcenterOperator(
+                log, handler, vcenters(settings, outgoing, secrets), secrets, settings.public_url, utcnow
+            )
+            schedules = make_schedules(parts, handler, outgoing, waiter, settings.public_url, machines)
 
             blobs = blob_store(settings)
             with refuse_outage():
@@ -373,9 +376,7 @@ def work(settings: Settings) -> None:
                 pipelines=pipelines,
                 tickets=tickets,
                 docker=operator,
-                vcenters=VcenterOperator(
-                    log, handler, vcenters(settings, outgoing, secrets), secrets, settings.public_url, utcnow
-                ),
+                vcenters=machines,
                 explainer=BuildExplainer(pool, log, handler, BuildLogs(pool)),
             )
             reactions = ReactionDispatcher(pool, log, listener, settings.redis_url, REACTIONS, tools)

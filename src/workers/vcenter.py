@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import secrets as randomness
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from time import monotonic
@@ -21,13 +21,14 @@ from commands.vcenter_operations import (
     CompleteVmOperation,
     FailVcenterOperation,
     RecordVcenterSync,
+    RecordVcenterVms,
     RenewVcenterRegistration,
     StartVcenterOperation,
 )
 from domain.core.errors import Erased, NotFound
 from domain.vcenter import VCENTER, Vcenter
 from domain.vcenter_operations import VCENTER_OPERATION, Failure, VcenterOperation, find_operation_id, make_machine_id
-from domain.vcenter_vms import PowerAction, PowerState, VirtualMachine
+from domain.vcenter_vms import VCENTER_VMS, PowerAction, PowerState, VirtualMachine
 from integrations.vcenter_ports import (
     NewMachine,
     TaskState,
@@ -86,6 +87,27 @@ class VcenterOperator:
                     await self._note_connection(vcenter_id, version=session.version)
             except VcenterFailure as failure:
                 await self._note_connection(vcenter_id, error=str(failure))
+
+    async def sync(self, vcenter_id: int) -> Sequence[VirtualMachine]:
+        """Reads the machines of a vCenter, and records what has changed. Returns them; none if that failed."""
+        vcenter = await self.event_log.load_state(VCENTER.at(vcenter_id))
+        if vcenter is None or vcenter.deleted:
+            return ()
+        before = await self.event_log.load_state(VCENTER_VMS.at(vcenter_id))
+        vms: Sequence[VirtualMachine] = ()
+        is_signed_in = False
+        with contextlib.suppress(Erased):  # the integration was deleted meanwhile
+            try:
+                async with self.vcenters.sign_in(vcenter) as session:
+                    is_signed_in = True
+                    await self._note_connection(vcenter_id, version=session.version)
+                    vms = await session.fetch_vms()
+                await self.handler.execute(RecordVcenterVms(vcenter_id, vms, before), CALLER)
+            except VcenterFailure as failure:
+                log.info("a vCenter cannot be synced", vcenter=vcenter_id, error=str(failure))
+                if not is_signed_in:
+                    await self._note_connection(vcenter_id, error=str(failure))
+        return vms
 
     async def carry_out(self, operation_id: int, on_progress: OnProgress) -> None:
         """Carries out an operation, and records its end. Does nothing if it has ended, or if the vCenter's integration

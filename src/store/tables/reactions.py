@@ -306,6 +306,20 @@ async def remove_parked(connection: AsyncConnection, name: str, position: int) -
     )
 
 
+async def find_given_up(source: Source, reaction: str, positions: Sequence[int]) -> list[int]:
+    """Returns those of the positions whose event the reaction will not handle (any more), unless an operator makes it:
+    it is parked there, or it is past the event and not due.
+    """
+    rows = await fetch_rows(
+        source,
+        "SELECT n FROM unnest(%(positions)s::bigint[]) n JOIN reaction_positions p ON p.reaction = %(reaction)s"
+        " LEFT JOIN due_reactions d ON d.reaction = p.reaction AND d.position = n"
+        " WHERE p.position >= n AND (d.position IS NULL OR d.parked_at IS NOT NULL) ORDER BY n",
+        {"positions": list(positions), "reaction": reaction},
+    )
+    return [position for (position,) in rows]
+
+
 async def find_progress(source: Source, reaction: str, position: int) -> str | None:
     """Returns the last text about the progress of a reaction to an event; None if there is none, or the reaction is
     done.
