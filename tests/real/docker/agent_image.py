@@ -1,11 +1,11 @@
-"""Builds an image for agents without a registry: the system's Python, a shell and some programs, imported as a tar."""
+"""Files of images for agents without a registry: the system's Python, a shell and some programs, as a tar to import."""
 
 import io
 import re
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from agent.bundle import build_zipapp
@@ -48,6 +48,18 @@ BUNDLE = "usr/local/lib/testhide-agent.pyz"
 
 def build_image() -> bytes:
     """Returns the tar of an image's files. `docker/agent.Dockerfile` puts the agent at the same place."""
+    user = b"root:x:0:0::/root:/bin/sh\ntesthide:x:10001:10001::/testhide:/bin/sh\n"
+    return _pack(PROGRAMS, {"etc/passwd": user, BUNDLE: build_zipapp()})
+
+
+def build_base() -> bytes:
+    """Returns the tar of the files of a base for `docker/agent.Dockerfile`, which has git and no agent."""
+    return _pack(
+        (*PROGRAMS, "git", "grep"), {"etc/passwd": b"root:x:0:0::/root:/bin/sh\n", "etc/group": b"root:x:0:\n"}
+    )
+
+
+def _pack(names: Iterable[str], files: Mapping[str, bytes]) -> bytes:
     shown = subprocess.run([SYSTEM_PYTHON, "-I", "-c", SHOW], capture_output=True, text=True, check=True).stdout.split()
     python, stdlib, shared = (Path(path).resolve() for path in shown)
     packed = io.BytesIO()
@@ -56,17 +68,16 @@ def build_image() -> bytes:
             entry = tarfile.TarInfo(folder)
             entry.type, entry.mode = tarfile.DIRTYPE, 0o755
             archive.addfile(entry)
-        _add(archive, "etc/passwd", b"root:x:0:0::/root:/bin/sh\ntesthide:x:10001:10001::/testhide:/bin/sh\n")
-        _add(archive, BUNDLE, build_zipapp())
+        for name, content in files.items():
+            _add(archive, name, content)
         archive.add(stdlib, str(stdlib)[1:], filter=_keep)
-        programs = [Path(found).resolve() for name in PROGRAMS if (found := shutil.which(name))]
-        for name in PROGRAMS:
-            if found := shutil.which(name):
-                archive.add(Path(found).resolve(), f"bin/{name}", recursive=False)
+        programs = {name: Path(found).resolve() for name in names if (found := shutil.which(name))}
+        for name, program in programs.items():
+            archive.add(program, f"bin/{name}", recursive=False)
         archive.add(python, "usr/local/bin/python3", recursive=False)
         if str(python) != "/usr/local/bin/python3":
             archive.add(python, str(python)[1:], recursive=False)  # finds its library by its own path
-        for library in sorted(_libraries([python, *programs, *shared.glob("*.so")])):
+        for library in sorted(_libraries([python, *programs.values(), *shared.glob("*.so")])):
             archive.add(library.resolve(), str(library)[1:], recursive=False)
     return packed.getvalue()
 

@@ -73,6 +73,15 @@ class Daemon:
         changes = [entrypoint, "ENV PATH=/usr/local/bin:/usr/bin:/bin", "ENV LANG=C.UTF-8"]
         self.client.import_image_from_data(build_image(), repository="testhide/agent", tag="test", changes=changes)
 
+    def build_image(self, base: bytes, folder: Path, dockerfile: str, tag: str) -> str:
+        """Builds an image from a folder, on top of the files of a base, without a network. Returns what it printed."""
+        self.client.import_image_from_data(base, repository="testhide/base", tag="test")
+        options = {"dockerfile": dockerfile, "buildargs": {"BASE": "testhide/base:test"}, "network_mode": "none"}
+        messages = list(self.client.build(path=str(folder), tag=tag, decode=True, rm=True, **options))
+        printed = "".join(message.get("stream", message.get("error", "")) for message in messages)
+        assert "error" not in messages[-1], printed
+        return printed
+
     def stop(self) -> None:
         """Ends the engine, and with it all its containers."""
         self.disconnect()
