@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 import psycopg
-from tests.real.docker.daemon import IMAGE, NETWORK, Daemon
+from tests.real.docker.daemon import HOST, IMAGE, NETWORK, Daemon
 from tests.real.docker.yard import DockerYard, wait_for
 from tests.support.builders import given_job, given_pool
 from tests.support.engines import temporary_engines
@@ -55,7 +55,7 @@ def running_yard() -> Iterator[DockerYard]:
             daemon.import_image()
             gateway = daemon.make_network()
             settings = {
-                "docker_hosts": f"here={daemon.url}",
+                "docker_hosts": f"{HOST}={daemon.url}",
                 "docker_images": "testhide/agent:*",
                 "docker_network": NETWORK,
             }
@@ -80,7 +80,7 @@ class Pool:
         return self.yard.spawn(pool_id=self.pool_id, memory_mb=MEMORY_MB)
 
     def scale(self, **setting: Any) -> None:
-        body = {"docker": {"host": "here", "image": IMAGE, "memory_mb": MEMORY_MB}, **setting}
+        body = {"docker": {"host": HOST, "image": IMAGE, "memory_mb": MEMORY_MB}, **setting}
         self.admin.put(f"/api/v3/node-pools/{self.pool_id}/autoscaling", json=body).then(200)
 
     def unscale(self) -> None:

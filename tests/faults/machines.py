@@ -24,7 +24,7 @@ from domain.vcenter_operations import VM_NAME_PREFIX, find_operation_id
 from tests.faults.client import ANSWER_TIMEOUT_S, RETRY_DELAY_S, Answer, RetryingClient
 from tests.faults.stack import Stack, Unit
 from tests.real.conftest import GOVMOMI
-from tests.real.docker.daemon import IMAGE, NETWORK, Daemon
+from tests.real.docker.daemon import HOST, IMAGE, NETWORK, Daemon
 from tests.real.vcenter.simulated import (
     PASSWORD,
     USER,
@@ -103,7 +103,7 @@ async def connect_machine_hosts(stack: Stack, hosts: MachineHosts, ports: list[i
     port = await stack.add_proxy("api of containers", ports, rng, listen=hosts.gateway)
     stack.settings = msgspec.structs.replace(
         stack.settings,
-        docker_hosts=f"here=unix://{socket}",
+        docker_hosts=f"{HOST}=unix://{socket}",
         docker_images="testhide/agent:*",
         docker_network=NETWORK,
         docker_server_url=f"http://{hosts.gateway}:{port}",
@@ -144,7 +144,7 @@ class MachineLoad:
         scaled = await self._create("/api/v3/node-pools", name="scaled", project_id=project)
         self._job = await self._create_job(project, self._pool)
         self._scaled_job = await self._create_job(project, scaled)
-        setting = {"maximum": MAXIMUM, "idle_seconds": IDLE_S, "docker": {"host": "here", "image": IMAGE}}
+        setting = {"maximum": MAXIMUM, "idle_seconds": IDLE_S, "docker": {"host": HOST, "image": IMAGE}}
         answer = await self.client.call("PUT", f"/api/v3/node-pools/{scaled}/autoscaling", setting)
         assert answer.status == 200, answer
         host = f"127.0.0.1:{self.stack.proxies['vcenter'].port}"
@@ -207,7 +207,7 @@ class MachineLoad:
     async def _use_container(self, token: str) -> None:
         """Spawns a container for a build, starts it again when it has ended too early, and destroys it."""
         build = await self._start(self._job, token)
-        body = {"host": "here", "image": IMAGE, "pool_id": self._pool}
+        body = {"host": HOST, "image": IMAGE, "pool_id": self._pool}
         answer = await self.client.call("POST", "/api/v3/docker-agents/spawn", body)
         agent_id = answer.body["id"] if answer.status == 201 else await self._find_agent(answer)
         path = f"/api/v3/docker-agents/{agent_id}"

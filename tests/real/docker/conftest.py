@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from testhide.engines import Engines
-from tests.real.docker.daemon import NETWORK, Daemon
+from tests.real.docker.daemon import HOST, NETWORK, Daemon
 from tests.real.docker.yard import DockerYard
 from tests.support.server import server_on_new_database
 
@@ -31,7 +31,7 @@ def _gateway(daemon: Daemon) -> str:
 def _yard(
     engines: Engines, daemon: Daemon, gateway: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[DockerYard]:
-    settings = {"docker_hosts": f"here={daemon.url}", "docker_images": "testhide/agent:*", "docker_network": NETWORK}
+    settings = {"docker_hosts": f"{HOST}={daemon.url}", "docker_images": "testhide/agent:*", "docker_network": NETWORK}
     folder: Path = tmp_path_factory.mktemp("server")
     processes = ("serve", "project", "dispatch", "work")
     with server_on_new_database(engines, folder, *processes, host=gateway, logs=folder, **settings) as server:

@@ -12,7 +12,8 @@ import docker
 
 from tests.real.docker.agent_image import BUNDLE, build_image
 
-IMAGE = "testhide/agent:test"
+HOST, IMAGE = "build-host-01", "testhide/agent:3.14"
+"""Names that the API reference uses in its examples."""
 NETWORK = "testhide-tests"
 READY_S = 60.0
 
@@ -71,7 +72,7 @@ class Daemon:
     def import_image(self) -> None:
         entrypoint = f'ENTRYPOINT ["/usr/local/bin/python3", "-I", "/{BUNDLE}"]'
         changes = [entrypoint, "ENV PATH=/usr/local/bin:/usr/bin:/bin", "ENV LANG=C.UTF-8"]
-        self.client.import_image_from_data(build_image(), repository="testhide/agent", tag="test", changes=changes)
+        self.client.import_image_from_data(build_image(), repository="testhide/agent", tag="3.14", changes=changes)
 
     def build_image(self, base: bytes, folder: Path, dockerfile: str, tag: str) -> str:
         """Builds an image from a folder, on top of the files of a base, without a network. Returns what it printed."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.real.docker.daemon import IMAGE
+from tests.real.docker.daemon import HOST, IMAGE
 from tests.real.docker.yard import PATIENCE_S, DockerYard, wait_for
 from tests.support.builders import given_job, given_pool
 
@@ -28,7 +28,7 @@ class ScaledPool:
         self.yard.server.admin.put(f"/api/v3/jobs/{self.job}/configuration", json=configuration).then(200)
 
     def scale(self, image: str = IMAGE, **setting: Any) -> None:
-        body = {"idle_seconds": 5, "docker": {"host": "here", "image": image, "memory_mb": 128}, **setting}
+        body = {"idle_seconds": 5, "docker": {"host": HOST, "image": image, "memory_mb": 128}, **setting}
         self.yard.server.admin.put(self.path, json=body).then(200)
 
     def show(self) -> Any:

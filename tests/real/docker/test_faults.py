@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.real.docker.daemon import IMAGE
+from tests.real.docker.daemon import HOST, IMAGE
 from tests.real.docker.yard import LABEL, DockerYard, wait_for
 
 pytestmark = pytest.mark.real("dockerd")
@@ -43,7 +43,7 @@ def test_a_restart_of_the_engine(yard: DockerYard) -> None:
         yard.wait_online(agent_id)
     yard.daemon.stop()
     refused = yard.server.admin.post(f"/api/v3/docker-agents/{first}/stop")
-    assert (refused.status_code, "Docker host here" in refused.json()["detail"]) == (502, True)
+    assert (refused.status_code, f"Docker host {HOST}" in refused.json()["detail"]) == (502, True)
     yard.daemon.start()
     yard.wait(first, status="stopped", pending=None)
     wait_for(lambda: yard.show(second), {}, lambda shown: shown["status"] in ("stopped", "error"))

@@ -10,7 +10,7 @@ from commands.registrations import make_registration_token
 from domain.docker_agents import DOCKER_AGENT
 from testhide.adapters import installation_of
 from testhide.processes import core
-from tests.real.docker.daemon import IMAGE, Daemon
+from tests.real.docker.daemon import HOST, IMAGE, Daemon
 from tests.support.builders import given_job, given_pool, given_project
 from tests.support.server import Server
 
@@ -58,9 +58,9 @@ class DockerYard:
         return int(self.server.admin.post("/api/v3/builds/start", json={"job_id": job_id}).then(201)["id"])
 
     def spawn(self, **more: Any) -> str:
-        body = {"host": "here", "image": IMAGE, "pool_id": self.pool, **more}
+        body = {"host": HOST, "image": IMAGE, "pool_id": self.pool, **more}
         spawned = self.server.admin.post("/api/v3/docker-agents/spawn", json=body).then(201)
-        assert (spawned["status"], spawned["host"], spawned["image"]) == ("starting", "here", body["image"])
+        assert (spawned["status"], spawned["host"], spawned["image"]) == ("starting", HOST, body["image"])
         return str(spawned["id"])
 
     def show(self, agent_id: str) -> Any:
