@@ -9,10 +9,13 @@ from msgspec import Meta
 from api.docker_agents import Cpus, Host, Image, MemoryMb
 from api.http.permissions import CAN_READ, PROJECT_ADMINS
 from api.http.request_context import RequestContext
+from api.http.types import Id, to_view
 from api.pools import check_may_change, check_may_move, find_visible_pool
+from api.vcenter_operations import MachineId
 from commands.autoscaling import RemoveAutoscaling, SetAutoscaling
-from domain.autoscaling import AUTOSCALING, DockerSource
+from domain.autoscaling import AUTOSCALING, DockerSource, VcenterSource
 from domain.core.errors import FieldError, Invalid, NotFound
+from domain.vcenter import VCENTER
 from projections import autoscaling
 from projections.autoscaling import AutoscalingView
 
@@ -32,9 +35,21 @@ class DockerMachines(msgspec.Struct):
     cpus: Cpus | None = None
 
 
+class VcenterMachines(msgspec.Struct):
+    """Machines that are cloned from a template of a vCenter."""
+
+    vcenter_id: Id
+    """Id of the vCenter integration."""
+    template_id: MachineId
+    """Id that the vCenter has for the template, or for the virtual machine, that is cloned."""
+
+
 class NewAutoscaling(msgspec.Struct):
     maximum: Annotated[int, Meta(ge=1, le=MAX_MACHINES)]
-    docker: DockerMachines
+    docker: DockerMachines | None = None
+    """Where containers are spawned. A pool has either `docker` or `vcenter`."""
+    vcenter: VcenterMachines | None = None
+    """What virtual machines are cloned from."""
     minimum: Annotated[int, Meta(ge=0, le=MAX_MACHINES)] = 0
     idle_seconds: Annotated[int, Meta(ge=5, le=86_400)] = DEFAULT_IDLE_S
     single_use: bool = False
@@ -58,9 +73,11 @@ class AutoscalingController(Controller):
         node is free, and destroyed when they are idle. New settings apply to machines that are spawned from now on.
         """
         await _check_may_scale(ctx, id)
-        _check(ctx, data)
-        docker = DockerSource(data.docker.host, data.docker.image, data.docker.memory_mb, data.docker.cpus)
-        await ctx(SetAutoscaling(id, data.minimum, data.maximum, data.idle_seconds, docker, data.single_use))
+        await _check(ctx, data)
+        docker = None if data.docker is None else to_view(DockerSource, data.docker)
+        vcenter = None if data.vcenter is None else to_view(VcenterSource, data.vcenter)
+        limits = data.minimum, data.maximum, data.idle_seconds
+        await ctx(SetAutoscaling(id, *limits, docker, data.single_use, vcenter))
         return await _find(ctx, id)
 
     @delete("/{id:int}/autoscaling", guards=[PROJECT_ADMINS])
@@ -86,14 +103,21 @@ async def _check_may_scale(ctx: RequestContext, pool_id: int) -> None:
     await check_may_move(ctx, pool_id)
 
 
-def _check(ctx: RequestContext, data: NewAutoscaling) -> None:
+async def _check(ctx: RequestContext, data: NewAutoscaling) -> None:
     errors: list[FieldError] = []
     if data.minimum > data.maximum:
         errors.append(FieldError("minimum", "must not be larger than `maximum`"))
-    try:
-        ctx.services.docker.check(data.docker.host, data.docker.image)
-    except Invalid as refused:
-        errors += [FieldError(f"docker.{error.field}", error.message) for error in refused.errors]
+    if (data.docker is None) == (data.vcenter is None):
+        errors.append(FieldError("docker", "must be given, or `vcenter` instead"))
+    if data.docker is not None:
+        try:
+            ctx.services.docker.check(data.docker.host, data.docker.image)
+        except Invalid as refused:
+            errors += [FieldError(f"docker.{error.field}", error.message) for error in refused.errors]
+    if data.vcenter is not None:
+        vcenter = await ctx.services.log.load_state(VCENTER.at(data.vcenter.vcenter_id))
+        if vcenter is None or vcenter.deleted:
+            errors.append(FieldError("vcenter.vcenter_id", f"there is no vCenter {data.vcenter.vcenter_id}"))
     if errors:
         raise Invalid.fields(errors)
 

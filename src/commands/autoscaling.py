@@ -8,7 +8,7 @@ in between.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from commands.docker_agents import DestroyDockerAgent
 from commands.handler import Command, must_exist
@@ -23,16 +23,29 @@ from domain.autoscaling import (
     PoolScaledDown,
     PoolScaledUp,
     PoolScalingFailed,
+    VcenterSource,
 )
 from domain.core.errors import Conflict
-from domain.core.events import AnyStream, Event
+from domain.core.events import AnyStream, Event, Stream
 from domain.dispatch import LEADER
 from domain.docker_agents import DOCKER_AGENT, DockerAgent, DockerAgentRequested
 from domain.nodes import NODE, Node, NodeQuarantined
 from domain.pools import POOL, Pool
+from domain.vcenter import VCENTER, Vcenter
+from domain.vcenter_operations import (
+    VCENTER_OPERATION,
+    VcenterOperation,
+    VcenterOperationRequested,
+    has_failed,
+    has_succeeded,
+    make_vm_name,
+    read_machine_id,
+)
 
 MIN_PAUSE_S = 5.0
 """Seconds for which nothing is spawned after the first failure. Each failure after the pause doubles it."""
+NAME_MARK_SIZE = 8
+"""Number of random characters in the name of a virtual machine."""
 MAX_PAUSE_S = 600.0
 """Longest pause in seconds after a failure."""
 
@@ -45,8 +58,9 @@ class SetAutoscaling(Command):
     minimum: int
     maximum: int
     idle_s: int
-    docker: DockerSource
+    docker: DockerSource | None = None
     single_use: bool = False
+    vcenter: VcenterSource | None = None
 
     def reads(self) -> Sequence[AnyStream]:
         return AUTOSCALING.at(self.pool_id), POOL.at(self.pool_id)
@@ -56,7 +70,7 @@ class SetAutoscaling(Command):
         event = self.event(AutoscalingSet, project_id=pool.project_id)
         if scaling.setting is None or any(
             getattr(scaling.setting, name) != getattr(event, name)
-            for name in ("minimum", "maximum", "idle_s", "docker", "single_use")
+            for name in ("minimum", "maximum", "idle_s", "docker", "vcenter", "single_use")
         ):
             yield event
 
@@ -73,7 +87,9 @@ class RemoveAutoscaling(Command, of=AUTOSCALING):
 
 
 class MachineRegistration(NamedTuple):
-    """The id of a machine to spawn, and its registration."""
+    """The id of a machine to spawn, and its registration. That of a virtual machine is made later, so only its id is
+    used: it distinguishes the machine's name from those of other servers.
+    """
 
     machine_id: str
     registration_id: str
@@ -101,24 +117,48 @@ class ScaleUp(Command):
         setting = scaling.setting
         if setting is None or pool is None or pool.deleted or self.now < scaling.retry_at:
             return
-        wanted = {new.machine_id: new for new in self.machines if new.machine_id not in scaling.machines}
+        wanted = {
+            new.machine_id: new
+            for new in self.machines
+            if new.machine_id not in scaling.machines and _has_source(setting, new.machine_id)
+        }
         machines = list(wanted.values())[: scaling.room]
         if not machines:
             return
         ids = [new.machine_id for new in machines]
         yield self.event(PoolScaledUp, project_id=scaling.project_id, machine_ids=ids)
         for new in machines:
-            yield DockerAgentRequested(
-                agent_id=new.machine_id,
-                host=setting.docker.host,
-                image=setting.docker.image,
-                registration_id=new.registration_id,
-                registration_until=new.registration_until,
+            yield self._request(setting, new)
+
+    def _request(self, setting: AutoscalingSet, new: MachineRegistration) -> Event:
+        operation_id = read_machine_id(new.machine_id)
+        if operation_id is not None:
+            assert setting.vcenter is not None, "virtual machines have this source"
+            return VcenterOperationRequested(
+                operation_id=operation_id,
+                vcenter_id=setting.vcenter.vcenter_id,
+                kind="clone",
+                vm_id=setting.vcenter.template_id,
+                vm_name=make_vm_name(operation_id, new.registration_id[:NAME_MARK_SIZE]),
                 pool_id=self.pool_id,
-                memory_mb=setting.docker.memory_mb,
-                cpus=setting.docker.cpus,
                 single_use=setting.single_use,
             )
+        assert setting.docker is not None, "containers have this source"
+        return DockerAgentRequested(
+            agent_id=new.machine_id,
+            host=setting.docker.host,
+            image=setting.docker.image,
+            registration_id=new.registration_id,
+            registration_until=new.registration_until,
+            pool_id=self.pool_id,
+            memory_mb=setting.docker.memory_mb,
+            cpus=setting.docker.cpus,
+            single_use=setting.single_use,
+        )
+
+
+Machine = DockerAgent | VcenterOperation
+"""A container, or the operation that has cloned a virtual machine."""
 
 
 class _MachineCommand(Command):
@@ -126,21 +166,25 @@ class _MachineCommand(Command):
 
     pool_id: int
     machine_id: str
+    removal_id: int
+    """Id of the operation that deletes the machine, if it is a virtual one."""
 
     def reads(self) -> Sequence[AnyStream]:
         streams = AUTOSCALING.at(self.pool_id), POOL.at(self.pool_id), LEADER.at("leader")
-        return *streams, DOCKER_AGENT.at(self.machine_id)
+        return *streams, machine_stream(self.machine_id)
 
-    def then_reads(self, *states: Autoscaling | Pool | str | DockerAgent | None) -> Sequence[AnyStream]:
-        agent = states[-1]
-        return (NODE.at(agent.node_id),) if isinstance(agent, DockerAgent) and agent.node_id is not None else ()
+    def then_reads(self, *states: Autoscaling | Pool | str | Machine | None) -> Sequence[AnyStream]:
+        machine = states[-1]
+        return (NODE.at(machine.node_id),) if isinstance(machine, Machine) and machine.node_id is not None else ()
 
-    def _destroy(self, agent: DockerAgent | None, node: Node | None) -> Iterable[Event]:
+    def _destroy(self, machine: Machine | None, node: Node | None) -> Iterable[Event]:
         """Yields the events that request to destroy the machine. Its node gets no more builds from then on."""
         if node is not None and not node.quarantined and not node.deleted:
             yield NodeQuarantined(node_id=node.node_id)
-        if agent is not None:
-            yield from DestroyDockerAgent(self.machine_id).decide(agent)
+        if isinstance(machine, DockerAgent):
+            yield from DestroyDockerAgent(self.machine_id).decide(machine)
+        elif machine is not None and machine.is_started:
+            yield request_deletion(machine, self.removal_id)
 
 
 @dataclass(frozen=True)
@@ -155,9 +199,10 @@ class ScaleDown(_MachineCommand):
     cause: Cause
     reason: str
     idle_since: datetime | None = None
+    removal_id: int = 0
 
     def decide(
-        self, scaling: Autoscaling, pool: Pool | None, leader: str, agent: DockerAgent | None, node: Node | None = None
+        self, scaling: Autoscaling, pool: Pool | None, leader: str, machine: Machine | None, node: Node | None = None
     ) -> Iterable[Event]:
         _must_lead(leader, self.leader)
         if scaling.machines.get(self.machine_id) is not False:
@@ -169,7 +214,7 @@ class ScaleDown(_MachineCommand):
         if setting is not None and self.cause == "surplus" and kept <= setting.maximum:
             return
         yield self.event(PoolScaledDown, project_id=scaling.project_id)
-        yield from self._destroy(agent, node)
+        yield from self._destroy(machine, node)
 
 
 @dataclass(frozen=True)
@@ -187,9 +232,10 @@ class FailMachine(_MachineCommand):
     now: datetime
     recovered: bool = False
     destroys: bool = True
+    removal_id: int = 0
 
     def decide(
-        self, scaling: Autoscaling, pool: Pool | None, leader: str, agent: DockerAgent | None, node: Node | None = None
+        self, scaling: Autoscaling, pool: Pool | None, leader: str, machine: Machine | None, node: Node | None = None
     ) -> Iterable[Event]:
         _must_lead(leader, self.leader)
         if scaling.machines.get(self.machine_id) is not False:
@@ -202,22 +248,91 @@ class FailMachine(_MachineCommand):
             return
         yield self.event(PoolScalingFailed, project_id=scaling.project_id, failures=failures, retry_at=retry_at)
         if self.destroys:
-            yield from self._destroy(agent, node)
+            yield from self._destroy(machine, node)
+
+
+@dataclass(frozen=True)
+class RetryRemoval(Command):
+    """Requests again to delete a virtual machine, since the operation `failed_id` could not. Raises Conflict if the
+    dispatcher `leader` does not lead.
+    """
+
+    pool_id: int
+    machine_id: str
+    leader: str
+    failed_id: int
+    removal_id: int
+
+    def reads(self) -> Sequence[AnyStream]:
+        streams = AUTOSCALING.at(self.pool_id), LEADER.at("leader"), machine_stream(self.machine_id)
+        return *streams, VCENTER_OPERATION.at(self.failed_id)
+
+    def decide(
+        self, scaling: Autoscaling, leader: str, machine: Machine | None, failed: VcenterOperation | None
+    ) -> Iterable[Event]:
+        _must_lead(leader, self.leader)
+        is_leaving = scaling.machines.get(self.machine_id) is True
+        if is_leaving and isinstance(machine, VcenterOperation) and failed and has_failed(failed):
+            yield request_deletion(machine, self.removal_id)
 
 
 @dataclass(frozen=True)
 class RecordMachineRemoved(Command):
-    """Records that a machine is gone, if it is."""
+    """Records that a machine is gone, if it is. `removal_id` is the operation that has deleted it, if it was a virtual
+    one.
+    """
 
     pool_id: int
     machine_id: str
+    removal_id: int = 0
 
     def reads(self) -> Sequence[AnyStream]:
-        return AUTOSCALING.at(self.pool_id), DOCKER_AGENT.at(self.machine_id)
+        removal = VCENTER_OPERATION.at(self.removal_id)
+        return AUTOSCALING.at(self.pool_id), machine_stream(self.machine_id), removal
 
-    def decide(self, scaling: Autoscaling, agent: DockerAgent | None) -> Iterable[Event]:
-        if self.machine_id in scaling.machines and (agent is None or agent.deleted):
+    def then_reads(
+        self, scaling: Autoscaling, machine: Machine | None, removal: VcenterOperation | None
+    ) -> Sequence[AnyStream]:
+        return (VCENTER.at(machine.vcenter_id),) if isinstance(machine, VcenterOperation) else ()
+
+    def decide(
+        self,
+        scaling: Autoscaling,
+        machine: Machine | None,
+        removal: VcenterOperation | None,
+        vcenter: Vcenter | None = None,
+    ) -> Iterable[Event]:
+        if self.machine_id not in scaling.machines:
+            return
+        if isinstance(machine, VcenterOperation):
+            is_removed = removal is not None and removal.vm_name == machine.vm_name and has_succeeded(removal)
+            was_never_made = has_failed(machine) and not machine.is_started
+            is_gone = is_removed or was_never_made or vcenter is None or vcenter.deleted
+        else:
+            is_gone = machine is None or machine.deleted
+        if is_gone:
             yield self.event(PoolMachineRemoved, project_id=scaling.project_id)
+
+
+def is_virtual(machine_id: str) -> bool:
+    return read_machine_id(machine_id) is not None
+
+
+def machine_stream(machine_id: str) -> Stream[Any]:
+    operation_id = read_machine_id(machine_id)
+    return DOCKER_AGENT.at(machine_id) if operation_id is None else VCENTER_OPERATION.at(operation_id)
+
+
+def request_deletion(clone: VcenterOperation, operation_id: int) -> VcenterOperationRequested:
+    """Returns the request to delete the machine that an operation has cloned."""
+    return VcenterOperationRequested(
+        operation_id=operation_id, vcenter_id=clone.vcenter_id, kind="delete", vm_name=clone.vm_name
+    )
+
+
+def _has_source(setting: AutoscalingSet, machine_id: str) -> bool:
+    """Returns whether machines of this kind are spawned in the pool."""
+    return (setting.vcenter if is_virtual(machine_id) else setting.docker) is not None
 
 
 def find_pause_s(failures: int) -> float:

@@ -237,7 +237,7 @@ class RegisterVcenterMachine(Command):
         title = operation.vm_name
         taken = f"There already is a node called {title!r}: rename it."
         yield from take_claim(self.claim, claim, NODE.at(self.node_id).name, taken)
-        yield self.event(NodeRegistered, title=title, pool_id=operation.pool_id)
+        yield self.event(NodeRegistered, title=title, pool_id=operation.pool_id, single_use=operation.single_use)
         yield self.event(VcenterMachineRegistered, vcenter_id=operation.vcenter_id)
 
 

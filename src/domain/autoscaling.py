@@ -7,7 +7,7 @@ appended.
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import msgspec
 
@@ -29,6 +29,15 @@ class DockerSource(msgspec.Struct, frozen=True):
     cpus: float | None = None
 
 
+class VcenterSource(msgspec.Struct, frozen=True):
+    """Machines are virtual machines that are cloned from a template of a vCenter."""
+
+    vcenter_id: int
+    """Id of the vCenter integration."""
+    template_id: str
+    """Id that the vCenter has for the template, such as `vm-42`."""
+
+
 class AutoscalingEvent(Event, frozen=True):
     pool_id: int
     project_id: int
@@ -42,13 +51,21 @@ class AutoscalingSet(AutoscalingEvent, frozen=True):
     """The pool is scaled from now on, with this setting."""
 
     name: ClassVar[str] = "node_pool.autoscaling_set"
+    class_version: ClassVar[int] = 2
     minimum: int
     maximum: int
     idle_s: int
-    docker: DockerSource
-    """Where machines are spawned. A further kind of machines gets a field of its own."""
+    docker: DockerSource | None = None
+    """Where containers are spawned; None if the machines are none."""
+    vcenter: VcenterSource | None = None
+    """What virtual machines are cloned from; None if the machines are none. A pool has machines of one kind."""
     single_use: bool = False
     """Whether each machine runs one build and is then destroyed."""
+
+
+def with_optional_source(first: dict[str, Any]) -> dict[str, Any]:
+    """Upcasts version 1 of `node_pool.autoscaling_set`, in which all machines were containers, to version 2."""
+    return first
 
 
 class AutoscalingRemoved(AutoscalingEvent, frozen=True):

@@ -81,6 +81,7 @@ AREAS = (
 EVENTS: Mapping[str, type[Event]] = {event.name: event for area in AREAS for event in area.EVENTS}
 
 UPCASTERS: Mapping[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {
+    (autoscaling.AutoscalingSet.name, 1): autoscaling.with_optional_source,
     (results.ResultsRecorded.name, 1): results.without_commit_name,
     (results.ResultsRecorded.name, 2): results.with_packed_columns,
 }

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import msgspec
 
 from domain.core.data_keys import vcenter_key
-from domain.core.events import Category, Event
+from domain.core.events import Category, Event, copy_fields
 from domain.vcenter_vms import PowerState
 
 Kind = Literal["test", "sync", "power_on", "power_off", "reboot", "suspend", "clone", "revert", "delete"]
@@ -46,11 +46,14 @@ class VcenterOperationRequested(VcenterOperationEvent, frozen=True):
     """Id of the virtual machine, or of the template to clone; empty for an operation on the whole vCenter."""
     vm_name: str = ""
     """Name of the new machine, as `make_vm_name` makes it; empty unless the operation is a clone. It is chosen with the
-    request, so that a second try finds the machine that the first one has made.
+    request, so that a second try finds the machine that the first one has made. A deletion has this name instead of
+    the machine's id if the machine is of a node pool that is scaled.
     """
 
     pool_id: int | None = None
     """Id of the node pool of the new machine's node; None for none."""
+    single_use: bool = False
+    """Whether the new machine's node gets one build at most (`domain.autoscaling`)."""
 
 
 class VcenterOperationStarted(VcenterOperationEvent, frozen=True):
@@ -124,6 +127,7 @@ class VcenterOperation(msgspec.Struct, frozen=True):
     vm_id: str = ""
     vm_name: str = ""
     pool_id: int | None = None
+    single_use: bool = False
     node_id: int | None = None
     """Node of the machine that was cloned; None until its agent has registered."""
     registration_id: str = FIRST_REGISTRATION
@@ -143,9 +147,7 @@ class VcenterOperation(msgspec.Struct, frozen=True):
 def evolve(state: VcenterOperation | None, event: Event) -> VcenterOperation | None:
     match event:
         case VcenterOperationRequested():
-            return VcenterOperation(
-                event.operation_id, event.vcenter_id, event.kind, event.at, event.vm_id, event.vm_name, event.pool_id
-            )
+            return copy_fields(VcenterOperation, event, requested_at=event.at)
         case VcenterMachineRegistered() if state is not None:
             return msgspec.structs.replace(state, node_id=event.node_id, token_hash=event.token_hash)
         case VcenterRegistrationRenewed() if state is not None:
@@ -180,7 +182,17 @@ def make_machine_id(operation_id: int) -> str:
 
 def read_machine_id(machine_id: str) -> int | None:
     """Returns the id of the operation that clones a machine with this id; None if the machine is in no vCenter."""
-    return int(machine_id.removeprefix(MACHINE_ID_PREFIX)) if machine_id.startswith(MACHINE_ID_PREFIX) else None
+    number = machine_id.removeprefix(MACHINE_ID_PREFIX)
+    is_ours = machine_id.startswith(MACHINE_ID_PREFIX) and number.isascii() and number.isdigit() and len(number) < 16
+    return int(number) if is_ours else None
+
+
+def has_failed(operation: VcenterOperation) -> bool:
+    return isinstance(operation.end, VcenterOperationFailed)
+
+
+def has_succeeded(operation: VcenterOperation) -> bool:
+    return isinstance(operation.end, VcenterOperationCompleted)
 
 
 def end_notification(operation_id: int) -> str:

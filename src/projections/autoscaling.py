@@ -15,13 +15,14 @@ from domain.autoscaling import (
     PoolScaledDown,
     PoolScaledUp,
     PoolScalingFailed,
+    VcenterSource,
 )
 from domain.core.events import Recorded
 from projections.engine.model import Change, Delete, Projection, Row, Rows, Table, row_of
 from projections.engine.queries import find_row
 from store.postgres.queries import Source
 
-VERSION = 1
+VERSION = 2
 MAX_DECISIONS = 50
 """Number of decisions that are kept for each pool, the last ones."""
 
@@ -38,7 +39,8 @@ class AutoscalingRow(Row, frozen=True):
     maximum: int = 0
     idle_s: int = 0
     single_use: bool = False
-    docker: dict[str, Any] = {}
+    docker: dict[str, Any] | None = None
+    vcenter: dict[str, Any] | None = None
     machines: dict[str, bool] = {}
     """Machine id -> whether it is being destroyed."""
     failures: int = 0
@@ -63,7 +65,12 @@ def _changed(row: AutoscalingRow, event: AutoscalingEvent, position: int) -> Aut
     replace = msgspec.structs.replace
     match event:
         case AutoscalingSet():
-            shown: dict[str, Any] = {"failures": 0, "retry_at": None, "docker": msgspec.to_builtins(event.docker)}
+            shown: dict[str, Any] = {
+                "failures": 0,
+                "retry_at": None,
+                "docker": msgspec.to_builtins(event.docker),
+                "vcenter": msgspec.to_builtins(event.vcenter),
+            }
             return replace(
                 row,
                 minimum=event.minimum,
@@ -107,7 +114,7 @@ class ScalingDecision(msgspec.Struct, frozen=True):
     kind: DecisionKind
     """Whether machines were spawned, a machine is being destroyed, or a machine has failed."""
     machine_ids: list[str]
-    """Machines that were spawned or destroyed, or the machine that failed. They are Docker agents."""
+    """Machines that were spawned or destroyed, or the machine that failed."""
     reason: str
     """Why it was decided. For a failure, its error."""
     waiting: int | None = None
@@ -139,7 +146,7 @@ PROJECTION = Projection(
 
 class ScalingMachine(msgspec.Struct, frozen=True):
     id: str
-    """Id of the machine: a Docker agent."""
+    """Id of the machine: that of a Docker agent, or `vm-` and the id of the operation that clones a virtual machine."""
     leaving: bool
     """Whether it is being destroyed. It counts toward the maximum until it is gone."""
 
@@ -149,7 +156,10 @@ class AutoscalingView(msgspec.Struct, frozen=True):
     minimum: int
     maximum: int
     idle_seconds: int
-    docker: DockerSource
+    docker: DockerSource | None
+    """Where containers are spawned; null if the machines are virtual ones."""
+    vcenter: VcenterSource | None
+    """What virtual machines are cloned from; null if the machines are containers."""
     single_use: bool
     machines: list[ScalingMachine]
     """Machines that are not gone yet."""
@@ -171,7 +181,8 @@ async def find_view(source: Source, pool_id: int) -> AutoscalingView | None:
         row.minimum,
         row.maximum,
         row.idle_s,
-        msgspec.convert(row.docker, DockerSource),
+        msgspec.convert(row.docker, DockerSource | None),
+        msgspec.convert(row.vcenter, VcenterSource | None),
         row.single_use,
         [ScalingMachine(machine_id, leaving) for machine_id, leaving in row.machines.items()],
         row.failures,

@@ -298,7 +298,8 @@ def dispatch(settings: Settings) -> None:
             pool, log = parts.pool, parts.log
             gauges, logs = agent_gauges.AgentGauges(pool), build_logs.BuildLogs(pool)
             reasons = waiting_reasons.WaitingReasons(pool)
-            dispatcher = Dispatcher(parts.conninfo, log, Handler(log, utcnow), listener, gauges, logs, reasons)
+            handler = Handler(log, utcnow)
+            dispatcher = Dispatcher(parts.conninfo, log, handler, listener, gauges, logs, reasons, parts.ids)
             await runtime.until_signalled(dispatcher.run())
 
     runtime.run(run())

@@ -215,12 +215,9 @@ class VcenterOperator:
         await self._complete(operation, await session.find_vm(vm.vm_id))
 
     async def _delete(self, operation: VcenterOperation, session: VcenterSession, on_progress: OnProgress) -> None:
-        try:
-            vm = await session.find_vm(operation.vm_id)
-        except VcenterMissing:
-            if not operation.is_started:
-                raise
-            vm = VirtualMachine(operation.vm_id, "", "powered_off")
+        vm = await self._find_to_delete(operation, session)
+        if vm is None:
+            vm = VirtualMachine(operation.vm_id, operation.vm_name, "powered_off")
         else:
             clone = await self._find_clone(operation, vm)
             await self._note_start(operation, "")
@@ -231,6 +228,19 @@ class VcenterOperator:
                 await self._power(session, vm.vm_id, "power_off", on_progress)
             await self._wait_for_task(session, await session.start_deletion(vm.vm_id), on_progress)
         await self._complete(operation, vm, is_deleted=True)
+
+    async def _find_to_delete(self, operation: VcenterOperation, session: VcenterSession) -> VirtualMachine | None:
+        """Returns the machine to delete; None if it is gone. Raises VcenterMissing if there was no such machine when a
+        user asked for its deletion.
+        """
+        if operation.vm_name:
+            return await session.find_vm_by_name(operation.vm_name)
+        try:
+            return await session.find_vm(operation.vm_id)
+        except VcenterMissing:
+            if not operation.is_started:
+                raise
+            return None
 
     async def _power(self, session: VcenterSession, vm_id: str, action: PowerAction, on_progress: OnProgress) -> None:
         if (task_id := await session.start_power_action(vm_id, action)) is not None:

@@ -8,7 +8,8 @@ from tests.support.builders import given_pool, given_project
 from tests.support.server import Server
 
 DOCKER = {"host": "build-host-01", "image": "testhide/agent:1", "memory_mb": 512, "cpus": None}
-SETTING = {"minimum": 0, "maximum": 4, "idle_seconds": 60, "docker": DOCKER, "single_use": False}
+SETTING = {"minimum": 0, "maximum": 4, "idle_seconds": 60, "docker": DOCKER, "vcenter": None, "single_use": False}
+VCENTER = {"name": "Lab", "host": "vcenter.example.com", "username": "svc", "password": "p", "datacenter": "DC0"}
 
 
 @pytest.fixture(name="pool")
@@ -43,7 +44,11 @@ def test_set_show_and_remove(server: Server, pool: int) -> None:
         ({"idle_seconds": 1}, {"idle_seconds": "must be"}),
         ({"docker": DOCKER | {"host": "elsewhere"}}, {"docker.host": "is not a Docker host of this server"}),
         ({"minimum": 5, "docker": DOCKER | {"image": "evil:1"}}, {"minimum": "must", "docker.image": "is not one of"}),
-        ({"docker": None}, {"docker": "must be"}),
+        ({"docker": None}, {"docker": "must be given, or `vcenter` instead"}),
+        (
+            {"vcenter": {"vcenter_id": 999_999, "template_id": "vm-42"}},
+            {"docker": "must be given, or `vcenter` instead", "vcenter.vcenter_id": "there is no vCenter 999999"},
+        ),
         ({"size": 3}, {"size": "is not known here"}),
     ],
 )
@@ -74,3 +79,10 @@ def test_who_may(server: Server) -> None:
     assert reader.get(at(pool)).then(200)["maximum"] == 4
     assert server.make_user("developer", {}).get(at(pool)).status_code == 404
     assert admin.delete(at(pool)).status_code == 403
+
+
+def test_machines_of_a_vcenter(server: Server, pool: int) -> None:
+    vcenter = server.admin.post("/api/v3/vcenter", json=VCENTER).then(201)["id"]
+    source = {"vcenter_id": vcenter, "template_id": "vm-42"}
+    shown = server.admin.put(at(pool), json=SETTING | {"docker": None, "vcenter": source}).then(200)
+    assert (shown["docker"], shown["vcenter"]) == (None, source)

@@ -15,6 +15,7 @@ from commands.autoscaling import (
     MachineRegistration,
     RecordMachineRemoved,
     RemoveAutoscaling,
+    RetryRemoval,
     ScaleDown,
     ScaleUp,
     SetAutoscaling,
@@ -30,6 +31,7 @@ from domain.autoscaling import (
     PoolScaledDown,
     PoolScaledUp,
     PoolScalingFailed,
+    VcenterSource,
 )
 from domain.core.errors import Conflict, NotFound
 from domain.core.events import Event
@@ -42,6 +44,14 @@ from domain.docker_agents import (
 )
 from domain.nodes import NodeQuarantined, NodeRegistered
 from domain.pools import PoolCreated, PoolDeleted
+from domain.vcenter import VcenterCreated, VcenterDeleted
+from domain.vcenter_operations import (
+    VcenterMachineRegistered,
+    VcenterOperationCompleted,
+    VcenterOperationFailed,
+    VcenterOperationRequested,
+    VcenterOperationStarted,
+)
 from tests.support.spec import folds, given, is_decided_once
 from tests.support.strategies import commands, histories
 
@@ -231,3 +241,56 @@ DECIDED = (SetAutoscaling, RemoveAutoscaling, ScaleUp, ScaleDown, FailMachine, R
 def test_decided_once(kind: type[Any], data: st.DataObject) -> None:
     history = data.draw(histories(*autoscaling.EVENTS, *docker_agents.EVENTS, PoolCreated, LeadershipTaken))
     is_decided_once(data.draw(commands(kind)), history)
+
+
+VIRTUAL = AutoscalingSet(**IDS, minimum=0, maximum=3, idle_s=300, vcenter=VcenterSource(5, "vm-42"))
+VCENTER = VcenterCreated(vcenter_id=5)
+NAME = "testhide-9-r-vm-9"
+CLONE = VcenterOperationRequested(
+    operation_id=9, vcenter_id=5, kind="clone", vm_id="vm-42", vm_name=NAME, pool_id=3, single_use=True
+)
+CLONED: tuple[Event, ...] = (
+    *(LEADER, POOL, VCENTER, msgspec.structs.replace(VIRTUAL, single_use=True)),
+    *(PoolScaledUp(**IDS, machine_ids=["vm-9"], waiting=4, reason=REASON), CLONE),
+)
+STARTED = VcenterOperationStarted(operation_id=9, vcenter_id=5)
+DELETION = VcenterOperationRequested(operation_id=20, vcenter_id=5, kind="delete", vm_name=NAME)
+
+
+def test_virtual_machines_are_cloned() -> None:
+    given(*CLONED[:4]).when(up("vm-9", "da-1")).then(*CLONED[4:])
+    given(*SCALED).when(up("vm-9")).then_nothing()
+
+
+def test_virtual_machines_are_deleted() -> None:
+    decided = PoolScaledDown(**IDS, machine_id="vm-9", cause="idle", reason="it had no build for 300 s", idle_since=NOW)
+    node = NodeRegistered(node_id=7, title=NAME, pool_id=3)
+    registered = VcenterMachineRegistered(operation_id=9, vcenter_id=5, node_id=7)
+    scale_down = dataclasses.replace(down("vm-9"), removal_id=20)
+    given(*CLONED, STARTED, node, registered).when(scale_down).then(decided, NodeQuarantined(node_id=7), DELETION)
+    fail_it = fail("vm-9", removal_id=20)
+    given(*CLONED, STARTED).when(fail_it).then(failed("vm-9", 1), DELETION)
+    given(*CLONED).when(fail_it).then(failed("vm-9", 1))
+
+
+def test_a_deletion_that_failed_is_asked_for_again() -> None:
+    leaving = (*CLONED, STARTED, failed("vm-9", 1), DELETION)
+    again = RetryRemoval(3, "vm-9", "me", 20, 21)
+    unreachable = VcenterOperationFailed(operation_id=20, vcenter_id=5, failure="outside", error="no answer")
+    given(*leaving).when(again).then_nothing()
+    given(*leaving, unreachable).when(again).then(msgspec.structs.replace(DELETION, operation_id=21))
+    given(*CLONED, STARTED, DELETION, unreachable).when(again).then_nothing()
+    with pytest.raises(Conflict, match="Another dispatcher leads"):
+        given(*leaving, unreachable).when(dataclasses.replace(again, leader="other"))
+
+
+def test_a_virtual_machine_is_gone() -> None:
+    leaving = (*CLONED, STARTED, failed("vm-9", 1), DELETION)
+    gone = PoolMachineRemoved(**IDS, machine_id="vm-9")
+    remove = RecordMachineRemoved(3, "vm-9", 20)
+    given(*leaving).when(remove).then_nothing()
+    given(*leaving, VcenterOperationCompleted(operation_id=20, vcenter_id=5)).when(remove).then(gone)
+    given(*leaving, VcenterDeleted(vcenter_id=5)).when(remove).then(gone)
+    unmade = VcenterOperationFailed(operation_id=9, vcenter_id=5, failure="outside", error="no answer")
+    given(*CLONED, unmade).when(RecordMachineRemoved(3, "vm-9")).then(gone)
+    given(*CLONED, STARTED, unmade).when(RecordMachineRemoved(3, "vm-9")).then_nothing()

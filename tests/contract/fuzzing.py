@@ -230,6 +230,7 @@ def a_small_world(session: Client, name: str = "fuzzed") -> Fuzzed:
         "event_type": "build.failed",
         "operation_id": operation["id"],
         "q": "hidden",
+        "vcenter_id": vcenter,
     }
     api_token = make("/api-tokens", {"name": "fuzz"})["secret"]
     own_ids: dict[str, int | str] = {

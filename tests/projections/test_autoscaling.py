@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import hypothesis
+import msgspec
 
 from domain import autoscaling
 from domain.autoscaling import (
@@ -14,6 +15,7 @@ from domain.autoscaling import (
     PoolScaledDown,
     PoolScaledUp,
     PoolScalingFailed,
+    VcenterSource,
 )
 from domain.core.events import Event
 from projections.autoscaling import MAX_DECISIONS, PROJECTION, AutoscalingRow
@@ -35,6 +37,9 @@ def row_after(*events: Event) -> AutoscalingRow:
 def test_a_setting() -> None:
     docker = {"host": "here", "image": "image:1", "memory_mb": 512, "cpus": None}
     assert row_after(SET) == AutoscalingRow(3, 1, 1, 4, 300, False, docker)
+    virtual = msgspec.structs.replace(SET, docker=None, vcenter=VcenterSource(5, "vm-42"))
+    source = {"vcenter_id": 5, "template_id": "vm-42"}
+    assert row_after(SET, virtual) == AutoscalingRow(3, 1, 1, 4, 300, False, None, source)
 
 
 def test_decisions_and_machines() -> None:

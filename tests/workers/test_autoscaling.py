@@ -25,7 +25,7 @@ from domain.jobs import Configuration
 from domain.nodes import NodeDeleted, NodeQuarantined, NodeRegistered, NodeWentOffline
 from domain.pools import PoolDeleted, PoolUpdated
 from tests.workers.test_dispatch_state import NOW, PROJECT, assigned, connected, ids, job, node, pool, queued
-from workers.dispatch.autoscaling import MAX_AT_ONCE, OFFLINE_TIMEOUT, decide_scaling
+from workers.dispatch.autoscaling import MAX_AT_ONCE, OFFLINE_TIMEOUT, NewIds, decide_scaling
 from workers.dispatch.autoscaling_state import AutoscalingState
 from workers.dispatch.dispatch_state import DispatchState
 from workers.dispatch.placement import explain_waiting, place_builds
@@ -83,7 +83,8 @@ def decide(*events: Event, now: datetime = NOW) -> list[Command]:
     for event in events:
         state.apply(event)
         scaling.apply(event)
-    return decide_scaling(state, scaling, "me", now, lambda: MachineRegistration(f"m{next(numbers)}", "r", NOW))
+    new_ids = NewIds(lambda: MachineRegistration(f"m{next(numbers)}", "r", NOW), [])
+    return decide_scaling(state, scaling, "me", now, new_ids)
 
 
 def ups(decided: Iterable[Command]) -> list[tuple[int, str]]:
@@ -283,7 +284,8 @@ def test_damaged_streams_are_left_alone() -> None:
             state.apply(event)
             scaling.apply(event)
         state.mark_damaged(stream)
-        assert decide_scaling(state, scaling, "me", IDLE, lambda: MachineRegistration("m9", "r", NOW)) == []
+        new_ids = NewIds(lambda: MachineRegistration("m9", "r", NOW), [])
+        assert decide_scaling(state, scaling, "me", IDLE, new_ids) == []
 
 
 def waiting_reasons(*events: Event) -> list[str]:

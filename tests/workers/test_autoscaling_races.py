@@ -27,7 +27,7 @@ from domain.docker_agents import (
 )
 from domain.nodes import NODE, NodeDeleted, NodeRegistered, NodeWentOffline
 from tests.workers.test_dispatch_state import NOW, connected, ids, job, pool, queued
-from workers.dispatch.autoscaling import decide_scaling
+from workers.dispatch.autoscaling import NewIds, decide_scaling
 from workers.dispatch.autoscaling_state import AutoscalingState
 from workers.dispatch.dispatch_state import DispatchState
 from workers.dispatch.placement import place_builds
@@ -116,7 +116,7 @@ class FakeDispatcher:
         yield
         while True:
             read = self._drain(state, scaling, read)
-            commands = decide_scaling(state, scaling, leader, log.now, self._new_machine)
+            commands = decide_scaling(state, scaling, leader, log.now, NewIds(self._new_machine, []))
             for command in commands:
                 yield
                 log.execute(command)

@@ -70,6 +70,7 @@ class Yard:
             self.gauges,
             self.logs,
             WaitingReasons(self.parts.pool),
+            self.parts.ids,
             **retries,
         )
         running = asyncio.create_task(dispatcher.run())

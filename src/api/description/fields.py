@@ -32,7 +32,6 @@ FIELDS: dict[str, str] = {
     "minimum": "Number of machines that are kept although they are idle; at most `maximum`.",
     "idle_seconds": "Time without a build after which a machine is destroyed.",
     "single_use": "Whether each machine runs one build and is then destroyed.",
-    "docker": "Host, image and limits of the containers that are spawned.",
     "image": "Image of the container, with its tag.",
     "memory_mb": "Memory limit of the container in MiB; null for no limit.",
     "cpus": "Number of CPUs that the container may use; null for no limit.",

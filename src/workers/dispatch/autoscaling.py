@@ -6,33 +6,72 @@ keeps a build from a node, such as a limit of its job, keeps it from asking for 
 
 A machine is destroyed if it has failed; if it has had its only build; if its pool may not have it any more; or if it
 was idle for the idle time and the pool has more machines than its minimum. It is never destroyed while it has a build.
-A machine whose node somebody has put in quarantine is kept, so that they can look at it.
+A machine whose node somebody has put in quarantine is kept, so that they can look at it. A virtual machine is deleted
+by an operation on its vCenter, which may fail: then it is asked for again.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from commands.autoscaling import FailMachine, MachineRegistration, RecordMachineRemoved, ScaleDown, ScaleUp
+from commands.autoscaling import (
+    FailMachine,
+    MachineRegistration,
+    RecordMachineRemoved,
+    RetryRemoval,
+    ScaleDown,
+    ScaleUp,
+    is_virtual,
+    machine_stream,
+)
 from commands.handler import Command
 from domain.autoscaling import AUTOSCALING, Autoscaling, AutoscalingSet, Cause
-from domain.docker_agents import DOCKER_AGENT, DockerAgent
 from domain.nodes import Node
 from domain.pools import POOL
-from workers.dispatch.autoscaling_state import AutoscalingState, PoolHistory
+from domain.vcenter_operations import has_failed, make_machine_id, read_machine_id
+from workers.dispatch.autoscaling_state import AutoscalingState, Machine, PoolHistory
 from workers.dispatch.dispatch_state import ActiveBuild, DispatchState, QueueKey
 from workers.dispatch.placement import count_fitting, place_builds
 
 OFFLINE_TIMEOUT = timedelta(minutes=2)
 """Time for which the agent of a running machine may be offline. Then the machine has failed."""
+REMOVAL_PAUSE = timedelta(seconds=30)
+"""Time from the failure to delete a virtual machine until this is tried again."""
 MAX_AT_ONCE = 20
 """Largest number of machines that one decision spawns in a pool. The next decision may spawn more."""
 FIRST_TRIAL_ID = 2**62
 """Smallest id of a node in a trial placement that does not exist yet. Ids of nodes are smaller, so of nodes with
 equally many free slots those that exist are preferred.
 """
+
+
+@dataclass
+class NewIds:
+    """Makes ids of machines, and of the operations that make and delete virtual ones."""
+
+    new_registration: Callable[[], MachineRegistration]
+    """Function that returns a container's id and registration."""
+    operation_ids: list[int]
+    """Ids that were drawn before, for operations on vCenters. If they are used up, the rest waits for the next
+    decision.
+    """
+
+    def make_machines(self, count: int, *, virtual: bool) -> list[MachineRegistration]:
+        """Returns as many machines as there are ids for, at most `count`."""
+        if virtual:
+            count = min(count, len(self.operation_ids))
+        machines = [self.new_registration() for _ in range(count)]
+        if virtual:
+            machines = [new._replace(machine_id=make_machine_id(self.operation_ids.pop())) for new in machines]
+        return machines
+
+    def make_removal(self, machine_id: str) -> int | None:
+        """Returns the id of the operation that deletes a machine: 0 for a container, None if there are no ids left."""
+        if not is_virtual(machine_id):
+            return 0
+        return self.operation_ids.pop() if self.operation_ids else None
 
 
 class Demand(NamedTuple):
@@ -49,7 +88,7 @@ def decide_scaling(
     scaling: AutoscalingState,
     leader: str,
     now: datetime,
-    new_machine: Callable[[], MachineRegistration],
+    new_ids: NewIds,
 ) -> list[Command]:
     """Returns the commands to execute now."""
     pools = [
@@ -58,7 +97,7 @@ def decide_scaling(
         if state.damaged.isdisjoint((AUTOSCALING.at(pool_id).name, POOL.at(pool_id).name))
     ]
     demand = _find_demand(state, now, pools) if any(pool.setting for pool in pools) else Demand({}, {}, frozenset())
-    return [command for pool in pools for command in pool.decide(demand, new_machine)]
+    return [command for pool in pools for command in pool.decide(demand, new_ids)]
 
 
 class _PoolScaling:
@@ -80,9 +119,9 @@ class _PoolScaling:
         self._history = scaling.histories.get(pool_id, PoolHistory())
         self._busy = {active.node_id for active in state.active.values()}
         self._agents = {
-            machine_id: scaling.agents.get(machine_id)
-            for machine_id in decided.machines
-            if DOCKER_AGENT.at(machine_id).name not in state.damaged
+            machine_id: scaling.find(machine_id, is_leaving=is_leaving)
+            for machine_id, is_leaving in decided.machines.items()
+            if machine_stream(machine_id).name not in state.damaged
         }
         self.kept = {
             machine_id: agent
@@ -107,19 +146,20 @@ class _PoolScaling:
         """Number of machines that may be spawned now."""
         if self.setting is None or self._now < self._decided.retry_at:
             return 0
+        source = self.setting.vcenter
+        if source is not None and source.vcenter_id in self._scaling.virtual.deleted_vcenters:
+            return 0
         if any(agent.status == "error" and name not in self.failed for name, agent in self.kept.items()):
             return 0  # its worker still tries to spawn it
         is_probing = self._decided.failures > 0 and self._history.online_at <= self._history.failed_at
         limit = max(0, 1 - len(self.starting)) if is_probing else MAX_AT_ONCE
         return min(limit, self._decided.room)
 
-    def decide(self, demand: Demand, new_machine: Callable[[], MachineRegistration]) -> Iterator[Command]:
-        for machine_id, agent in self._agents.items():
-            if agent is None:
-                yield RecordMachineRemoved(self.pool_id, machine_id)
-        yield from self._fail()
+    def decide(self, demand: Demand, new_ids: NewIds) -> Iterator[Command]:
+        yield from self._follow_removals(new_ids)
+        yield from self._fail(new_ids)
         leaving = set(self.failed)
-        for down in self._scale_down(demand):
+        for down in self._scale_down(demand, new_ids):
             leaving.add(down.machine_id)
             yield down
         if self.setting is None:
@@ -129,39 +169,57 @@ class _PoolScaling:
         count = min(self.allowed, max(missing, wanted))
         if count > 0:
             waiting = demand.waiting.get(self.pool_id, 0)
-            machines = [new_machine() for _ in range(count)]
+            machines = new_ids.make_machines(count, virtual=self.setting.vcenter is not None)
             if wanted:
                 reason = f"{waiting} {'build waits' if waiting == 1 else 'builds wait'} for a free node"
             else:
                 reason = f"the pool has fewer machines than its minimum, {self.setting.minimum}"
-            yield ScaleUp(self.pool_id, self._leader, machines, waiting, reason, self._now)
+            if machines:
+                yield ScaleUp(self.pool_id, self._leader, machines, waiting, reason, self._now)
 
-    def _fail(self) -> Iterator[Command]:
+    def _follow_removals(self, new_ids: NewIds) -> Iterator[Command]:
+        """Records which machines are gone, and asks again for deletions that have failed."""
+        for machine_id, agent in self._agents.items():
+            removal = self._scaling.virtual.removals.get(read_machine_id(machine_id) or 0)
+            if agent is None:
+                yield RecordMachineRemoved(self.pool_id, machine_id, 0 if removal is None else removal.operation_id)
+            elif removal is not None and removal.end is not None and has_failed(removal):
+                is_due = self._now >= removal.end.at + REMOVAL_PAUSE and self._decided.machines[machine_id]
+                if is_due and (removal_id := new_ids.make_removal(machine_id)) is not None:
+                    yield RetryRemoval(self.pool_id, machine_id, self._leader, removal.operation_id, removal_id)
+
+    def _fail(self, new_ids: NewIds) -> Iterator[Command]:
         recovered = self._history.worked_at > self._history.failed_at
         for machine_id, agent in self.kept.items():
             error = self.failed.get(machine_id)
-            if error is None and agent.status == "error" and self._now >= self._decided.retry_at:
-                yield self._failure(machine_id, agent.error, recovered, destroys=False)
-            elif error is not None and agent.node_id not in self._busy:
-                yield self._failure(machine_id, error, recovered, destroys=True)
+            if error is None:
+                if agent.status == "error" and self._now >= self._decided.retry_at:
+                    yield self._failure(machine_id, agent.error, recovered)
+            elif agent.node_id not in self._busy and (removal_id := new_ids.make_removal(machine_id)) is not None:
+                yield self._failure(machine_id, error, recovered, removal_id)
 
-    def _failure(self, machine_id: str, error: str, recovered: bool, *, destroys: bool) -> FailMachine:
-        return FailMachine(self.pool_id, machine_id, self._leader, error, self._now, recovered, destroys)
+    def _failure(self, machine_id: str, error: str, recovered: bool, removal_id: int | None = None) -> FailMachine:
+        destroys = removal_id is not None
+        return FailMachine(
+            self.pool_id, machine_id, self._leader, error, self._now, recovered, destroys, removal_id or 0
+        )
 
-    def _scale_down(self, demand: Demand) -> Iterator[ScaleDown]:
+    def _scale_down(self, demand: Demand, new_ids: NewIds) -> Iterator[ScaleDown]:
         sound = {name: agent for name, agent in self.kept.items() if name not in self.failed}
         free = {name: self._idle_since(agent) for name, agent in sound.items() if agent.node_id not in self._busy}
         # Machines that are not online yet come first, then those that were idle for longest.
         ranked = sorted(free.items(), key=lambda item: (item[1] is not None, item[1] or self._now, item[0]))
         left = len(sound)
         for machine_id, since in ranked:
+            if is_virtual(machine_id) and sound[machine_id].pending == "spawn":
+                continue  # it can only be deleted after it was cloned
             reason = self._reason_to_go(machine_id, sound[machine_id], since, left, demand)
-            if reason is not None:
+            if reason is not None and (removal_id := new_ids.make_removal(machine_id)) is not None:
                 left -= 1
-                yield ScaleDown(self.pool_id, machine_id, self._leader, *reason, since)
+                yield ScaleDown(self.pool_id, machine_id, self._leader, *reason, since, removal_id)
 
     def _reason_to_go(
-        self, machine_id: str, agent: DockerAgent, since: datetime | None, left: int, demand: Demand
+        self, machine_id: str, agent: Machine, since: datetime | None, left: int, demand: Demand
     ) -> tuple[Cause, str] | None:
         if self.pool is None:
             return "surplus", "the node pool was deleted"
@@ -179,14 +237,14 @@ class _PoolScaling:
             return None
         return "idle", f"it had no build for {idle.total_seconds():.0f} s"
 
-    def _is_online(self, agent: DockerAgent) -> bool:
+    def _is_online(self, agent: Machine) -> bool:
         node = None if agent.node_id is None else self._state.nodes.get(agent.node_id)
         return node is not None and node.session is not None
 
-    def _idle_since(self, agent: DockerAgent) -> datetime | None:
+    def _idle_since(self, agent: Machine) -> datetime | None:
         return self._scaling.idle_since.get(agent.node_id or 0) if self._is_online(agent) else None
 
-    def _find_failure(self, agent: DockerAgent) -> str:
+    def _find_failure(self, agent: Machine) -> str:
         """Returns why a machine is of no use any more; an empty string if it is of use or may still become so."""
         if agent.pending is not None:
             return ""

@@ -2,10 +2,18 @@
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Protocol
 
 import msgspec
 
-from domain.autoscaling import AUTOSCALING, Autoscaling, AutoscalingEvent, PoolScaledUp, PoolScalingFailed
+from domain.autoscaling import (
+    AUTOSCALING,
+    Autoscaling,
+    AutoscalingEvent,
+    PoolMachineRemoved,
+    PoolScaledUp,
+    PoolScalingFailed,
+)
 from domain.builds import BuildFinished, BuildRequeued
 from domain.core.events import UNSTAMPED, Event
 from domain.docker_agents import (
@@ -14,8 +22,35 @@ from domain.docker_agents import (
     DockerAgentEvent,
     DockerAgentRegistered,
     DockerAgentRequested,
+    DockerAgentStatus,
+    Operation,
 )
 from domain.nodes import NodeConnected, NodeDeleted, NodeEvent, NodeWentOffline
+from domain.vcenter import VcenterDeleted
+from domain.vcenter_operations import (
+    VcenterMachineRegistered,
+    VcenterOperationEvent,
+    make_machine_id,
+    read_machine_id,
+)
+from workers.dispatch.virtual_machines import VirtualMachines
+
+
+class Machine(Protocol):
+    """Fields of a container or a virtual machine that scaling depends on, with the meaning that `DockerAgent` gives
+    them.
+    """
+
+    @property
+    def status(self) -> DockerAgentStatus: ...
+    @property
+    def pending(self) -> Operation | None: ...
+    @property
+    def error(self) -> str: ...
+    @property
+    def node_id(self) -> int | None: ...
+    @property
+    def registration_until(self) -> datetime: ...
 
 
 @dataclass
@@ -38,6 +73,7 @@ class AutoscalingState:
     histories: dict[int, PoolHistory] = field(default_factory=dict)
     agents: dict[str, DockerAgent] = field(default_factory=dict)
     """Machine id -> Docker agent, for all Docker agents that are not destroyed, without their environments."""
+    virtual: VirtualMachines = field(default_factory=VirtualMachines)
     idle_since: dict[int, datetime] = field(default_factory=dict)
     """Node id -> when the node's last build ended, or when its agent first connected; only for nodes of machines."""
     offline_since: dict[int, datetime] = field(default_factory=dict)
@@ -51,6 +87,10 @@ class AutoscalingState:
                 self._scaling(event)
             case DockerAgentEvent():
                 self._agent(event)
+            case VcenterOperationEvent():
+                self._virtual(event)
+            case VcenterDeleted():
+                self.virtual.apply(event, is_ours=False)
             case NodeEvent() if event.node_id in self._pool_of_node:
                 self._node(event, self.histories[self._pool_of_node[event.node_id]])
             case BuildFinished(node_id=int(node_id)) if node_id in self._pool_of_node:
@@ -62,6 +102,15 @@ class AutoscalingState:
             case _:
                 pass
 
+    def find(self, machine_id: str, *, is_leaving: bool) -> Machine | None:
+        """Returns a machine of a node pool; None if it is gone. `is_leaving` says whether it was decided that it
+        goes.
+        """
+        operation_id = read_machine_id(machine_id)
+        if operation_id is None:
+            return self.agents.get(machine_id)
+        return self.virtual.find(operation_id, is_leaving=is_leaving)
+
     def _scaling(self, event: AutoscalingEvent) -> None:
         state = AUTOSCALING.evolve(self.pools.get(event.pool_id, AUTOSCALING.initial), event)
         history = self.histories.setdefault(event.pool_id, PoolHistory())
@@ -70,6 +119,9 @@ class AutoscalingState:
             self._pool_of_machine |= dict.fromkeys(event.machine_ids, event.pool_id)
         elif isinstance(event, PoolScalingFailed):
             history.failed_at = event.at
+        elif isinstance(event, PoolMachineRemoved) and (clone_id := read_machine_id(event.machine_id)) is not None:
+            self.virtual.forget(clone_id)
+            self._pool_of_machine.pop(event.machine_id, None)
         if state.setting is None and not state.machines:
             del self.pools[event.pool_id]
 
@@ -84,8 +136,17 @@ class AutoscalingState:
         self.agents[event.agent_id] = agent
         pool_id = self._pool_of_machine.get(event.agent_id)
         if isinstance(event, DockerAgentRegistered) and pool_id is not None:
-            self._pool_of_node[event.node_id] = pool_id
-            self.offline_since[event.node_id] = event.at
+            self._registered(event.node_id, pool_id, event.at)
+
+    def _virtual(self, event: VcenterOperationEvent) -> None:
+        pool_id = self._pool_of_machine.get(make_machine_id(event.operation_id))
+        self.virtual.apply(event, is_ours=pool_id is not None)
+        if isinstance(event, VcenterMachineRegistered) and pool_id is not None:
+            self._registered(event.node_id, pool_id, event.at)
+
+    def _registered(self, node_id: int, pool_id: int, at: datetime) -> None:
+        self._pool_of_node[node_id] = pool_id
+        self.offline_since[node_id] = at
 
     def _node(self, event: NodeEvent, history: PoolHistory) -> None:
         match event:

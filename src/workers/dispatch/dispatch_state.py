@@ -27,6 +27,12 @@ from domain.docker_agents import DockerAgentDestroyRequested, DockerAgentRegiste
 from domain.jobs import JOB, Job, JobConfigured, JobEvent, JobTriggersChanged, find_required_features
 from domain.nodes import NODE, Node, NodeConnected, NodeDeleted, NodeEvent, NodeWentOffline
 from domain.pools import POOL, Pool, PoolEvent
+from domain.vcenter_operations import (
+    VcenterMachineRegistered,
+    VcenterOperationRequested,
+    find_operation_id,
+    make_machine_id,
+)
 
 PLACEMENT_EVENTS = (
     BuildQueued,
@@ -117,7 +123,7 @@ class DispatchState:
     and the unreadable event ends none of them.
     """
     _node_of_agent: dict[str, int] = field(default_factory=dict)
-    """Docker agent -> id of its node."""
+    """Id of a Docker agent or virtual machine -> id of its node."""
     _tops: int = 0
     _slots: int = 0
 
@@ -133,6 +139,12 @@ class DispatchState:
                 self._node_of_agent[event.agent_id] = event.node_id
             case DockerAgentDestroyRequested():
                 if (node_id := self._node_of_agent.pop(event.agent_id, None)) in self.nodes:
+                    self.spent.add(node_id)
+            case VcenterMachineRegistered():
+                self._node_of_agent[make_machine_id(event.operation_id)] = event.node_id
+            case VcenterOperationRequested(kind="delete", vm_name=str(name)) if name:
+                machine_id = make_machine_id(find_operation_id(name) or 0)
+                if (node_id := self._node_of_agent.pop(machine_id, None)) in self.nodes:
                     self.spent.add(node_id)
             case PoolEvent():
                 _fold(POOL, self.pools, event.pool_id, event)

@@ -17,13 +17,13 @@ import psycopg
 import structlog
 from psycopg import AsyncConnection
 
-from commands.autoscaling import FailMachine, MachineRegistration, ScaleDown, ScaleUp
+from commands.autoscaling import FailMachine, MachineRegistration, RetryRemoval, ScaleDown, ScaleUp, is_virtual
 from commands.build_assignment import AssignBuild, LoseBuild, TakeLeadership
 from commands.builds import AbortBuild
 from commands.handler import Command, CommandContext, Handler
 from commands.nodes import MarkNodeOffline
 from commands.registrations import new_registration
-from domain import autoscaling, builds, docker_agents, jobs, nodes, pools
+from domain import autoscaling, builds, docker_agents, jobs, nodes, pools, vcenter, vcenter_operations
 from domain.builds import BuildAssigned, BuildFinished
 from domain.core.errors import Conflict, NotFound, StreamDamaged
 from domain.core.events import Damaged, Recorded
@@ -33,12 +33,13 @@ from store.clock import utcnow
 from store.log.append import AppendFailed, VersionConflict
 from store.log.cursor import LogCursor
 from store.log.event_log import EventLog
+from store.log.ids import Ids
 from store.postgres.leader_lock import DISPATCH_LOCK, hold_leader_lock
 from store.postgres.notifications import POLLS, Listener
 from store.tables.agent_gauges import AgentGauges
 from store.tables.build_logs import EMPTY_LOG, BuildLogs
 from store.tables.waiting_reasons import WaitingReasons
-from workers.dispatch.autoscaling import decide_scaling
+from workers.dispatch.autoscaling import NewIds, decide_scaling
 from workers.dispatch.autoscaling_state import AutoscalingState
 from workers.dispatch.dispatch_state import PLACEMENT_EVENTS, ActiveBuild, DispatchState, LostBuild
 from workers.dispatch.forgotten_builds import FORGOTTEN_AFTER_S, ForgottenBuilds
@@ -46,7 +47,7 @@ from workers.dispatch.placement import explain_waiting, place_builds
 
 log = structlog.get_logger()
 
-AREAS = (jobs, nodes, pools, autoscaling, docker_agents)
+AREAS = (jobs, nodes, pools, autoscaling, docker_agents, vcenter, vcenter_operations)
 SUBSCRIBED_EVENTS = [event.name for area in (builds, *AREAS) for event in area.EVENTS]
 NOTIFY_ON = [event.name for events in (PLACEMENT_EVENTS, *(area.EVENTS for area in AREAS)) for event in events]
 """Names of the events that can change which build runs on which node. They wake the dispatcher. It reads the others
@@ -80,7 +81,9 @@ most, also with thousands of queues.
 """
 MAX_SCALING_COMMANDS = 20
 """Number of commands about machines that are executed in one round, so that builds do not wait long for them."""
-FENCED = (AssignBuild, ScaleUp, ScaleDown, FailMachine)
+OPERATION_IDS = 2 * MAX_SCALING_COMMANDS
+"""Number of ids of operations on vCenters that are drawn in advance, once a node pool has virtual machines."""
+FENCED = (AssignBuild, ScaleUp, ScaleDown, FailMachine, RetryRemoval)
 """Commands that only the leader can execute."""
 RECONNECT_DELAY_S = 0.2
 """Seconds from the loss of the leadership until the dispatcher tries to lead again."""
@@ -106,6 +109,7 @@ class Dispatcher:
     gauges: AgentGauges
     build_logs: BuildLogs
     waiting_reasons: WaitingReasons
+    ids: Ids
     acknowledge_timeout_s: float = ACKNOWLEDGE_TIMEOUT_S
     offline_after_s: float = OFFLINE_AFTER_S
     forgotten_after_s: float = FORGOTTEN_AFTER_S
@@ -174,6 +178,7 @@ class _Leadership:
         self._caller = CommandContext("system:dispatch")
         self._state = DispatchState()
         self._scaling = AutoscalingState()
+        self._new_ids = NewIds(_new_machine, [])
         self._next_scaling = 0.0
         self._defers_scaling = False
         self._cursor = dispatcher._cursor
@@ -260,13 +265,24 @@ class _Leadership:
         if not self._scaling.pools or self._defers_scaling:
             return False
         commands: list[Command] = []
+        await self._draw_operation_ids()
         try:
-            commands = decide_scaling(self._state, self._scaling, self._leader, utcnow(), _new_machine)
+            commands = decide_scaling(self._state, self._scaling, self._leader, utcnow(), self._new_ids)
         except Exception:
             log.exception("node pools cannot be scaled")  # builds are dispatched all the same
         self._next_scaling = now + max(SCALING_INTERVAL_S, (self._now() - now) * SCALING_REST)
         # One after the other, since those of a pool append to one stream.
         return any([await self._execute(command) for command in commands[:MAX_SCALING_COMMANDS]])
+
+    async def _draw_operation_ids(self) -> None:
+        """Draws ids for operations on vCenters, if a node pool has or gets virtual machines."""
+        known = self._new_ids.operation_ids
+        if len(known) < OPERATION_IDS and any(
+            (pool.setting and pool.setting.vcenter) or any(map(is_virtual, pool.machines))
+            for pool in self._scaling.pools.values()
+        ):
+            draws = (self._dispatcher.ids.draw("vcenter_operations") for _ in range(OPERATION_IDS - len(known)))
+            known += await asyncio.gather(*draws)
 
     async def _check_agents(self) -> None:
         """Handles changes that no event reports: agents that did not acknowledge a build, that have gone silent, or
