@@ -53,10 +53,20 @@ MAX_BUILD_MESSAGE = 200
 MAX_TEXT = 4_000
 """Number of characters of any other text that can be found."""
 
-TERMS = "array_to_tsvector(string_to_array(btrim(name_words || ' ' || text_words), ' '))"
-"""SQL expression for the words of a document. The documents have an index on it."""
-# Every search reads the whole pending list of the GIN index, so the list is kept short (512 kB).
-_BY_TERMS = f"USING gin ({TERMS}) WITH (gin_pending_list_limit = 512)"
+_WORDS = "string_to_array(btrim(name_words || ' ' || text_words), ' ')"
+
+
+def terms(project_column: str | None) -> str:
+    """Returns the SQL expression for the words of a document and its project, on which its table has an index. With the
+    project among the words, the index finds the documents of one project without those of others.
+    """
+    words = _WORDS if project_column is None else f"array_append({_WORDS}, 'project:' || {project_column})"
+    return f"array_to_tsvector({words})"
+
+
+def _index(project_column: str | None) -> str:
+    # Every search reads the whole pending list of the GIN index, so the list is kept short (512 kB).
+    return f"USING gin ({terms(project_column)}) WITH (gin_pending_list_limit = 512)"
 
 
 class SearchDocument(Row, frozen=True):
@@ -71,16 +81,16 @@ class SearchDocument(Row, frozen=True):
 
 
 class ProjectDocument(SearchDocument, frozen=True):
-    table = Table("search_projects", VERSION, indexes=(_BY_TERMS,))
+    table = Table("search_projects", VERSION, indexes=(_index("id"),))
 
 
 class JobDocument(SearchDocument, frozen=True):
-    table = Table("search_jobs", VERSION, indexes=(_BY_TERMS,))
+    table = Table("search_jobs", VERSION, indexes=(_index("project_id"),))
     project_id: int
 
 
 class NodeDocument(SearchDocument, frozen=True):
-    table = Table("search_nodes", VERSION, indexes=(_BY_TERMS,))
+    table = Table("search_nodes", VERSION, indexes=(_index(None),))
     pool_id: int | None
     hostname: str = ""
     platform: str = ""
@@ -92,7 +102,7 @@ class TestDocument(SearchDocument, frozen=True):
 
     __test__ = False  # tells pytest that this is not a test class
 
-    table = Table("search_tests", VERSION, indexes=(_BY_TERMS, "(project_id)"))
+    table = Table("search_tests", VERSION, indexes=(_index("project_id"), "(project_id)"))
     project_id: int
     failure: int = 0
     """Id of the newest result of the test that failed with a message; 0 if there is none."""
@@ -103,14 +113,14 @@ class FailureDocument(SearchDocument, frozen=True):
     document of the test case stays.
     """
 
-    table = Table("search_failures", VERSION, indexes=(_BY_TERMS, "(job_id)"))
+    table = Table("search_failures", VERSION, indexes=(_index("project_id"), "(job_id)"))
     case_id: int
     project_id: int
     job_id: Int
 
 
 class BuildDocument(SearchDocument, frozen=True):
-    table = Table("search_builds", VERSION, indexes=(_BY_TERMS, "(job_id)"))
+    table = Table("search_builds", VERSION, indexes=(_index("project_id"), "(job_id)"))
     project_id: int
     job_id: Int
     branch: str

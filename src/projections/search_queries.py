@@ -13,7 +13,6 @@ from psycopg import AsyncConnection
 from domain.search import find_query_words
 from projections.pools import PoolRow
 from projections.search import (
-    TERMS,
     BuildDocument,
     FailureDocument,
     JobDocument,
@@ -21,6 +20,7 @@ from projections.search import (
     ProjectDocument,
     SearchDocument,
     TestDocument,
+    terms,
 )
 from store.postgres.queries import fetch_rows_planned
 
@@ -29,6 +29,8 @@ TYPES: tuple[SearchType, ...] = get_args(SearchType)
 
 MAX_RANKED = 500
 """Number of matching documents of each type that are ranked: the newest ones."""
+MAX_SCOPE = 200
+"""Number of projects of a caller up to which the index looks for their documents only."""
 MIN_PREFIX = 3
 """Number of characters from which on the last word of a query also finds longer words that begin with it."""
 WORD_IN_NAME, WORD_IN_TEXT, PREFIX_IN_NAME, PREFIX_IN_TEXT = 1.0, 0.8, 0.7, 0.5
@@ -50,12 +52,16 @@ class SearchQuery(msgspec.Struct, frozen=True):
         """The last word, if longer words that begin with it match, too."""
         return self.words[-1] if len(self.words[-1]) >= MIN_PREFIX else None
 
-    def to_tsquery(self, operator: Literal["&", "|"]) -> str:
+    def to_tsquery(self, operator: Literal["&", "|"], projects: Sequence[int] = ()) -> str:
         """Returns the query in the syntax of PostgreSQL's `tsquery`: for documents that have all words (&), or any of
-        them (|).
+        them (|). With `projects`, only for documents of these projects.
         """
         # A word has only letters and digits, so nothing in it must be escaped.
-        return f" {operator} ".join(f"'{word}'{':*' if word == self.prefix else ''}" for word in self.words)
+        words = f" {operator} ".join(f"'{word}'{':*' if word == self.prefix else ''}" for word in self.words)
+        if not projects:
+            return words
+        scope = " | ".join(f"'project:{project}'" for project in projects)
+        return f"({scope}) & ({words})"
 
 
 class FoundDocument(msgspec.Struct, frozen=True):
@@ -100,12 +106,11 @@ def _select(
 ) -> str:
     """Returns a query for the documents of one kind with the highest scores."""
     visible, of_project = _VISIBLE.format(project), f"d.{project}"
+    matches = f"{terms(project)} @@ %(query)s::tsquery"
     if document is NodeDocument:
         visible, of_project = _VISIBLE_NODE, "NULL::bigint"
-    newest = (
-        f"SELECT d.* FROM {document.table} d WHERE {TERMS} @@ %(query)s::tsquery AND {visible}"
-        f" ORDER BY d.id DESC LIMIT {MAX_RANKED}"
-    )
+        matches = f"{terms(None)} @@ %(words_query)s::tsquery"
+    newest = f"SELECT d.* FROM {document.table} d WHERE {matches} AND {visible} ORDER BY d.id DESC LIMIT {MAX_RANKED}"
     return (
         f"SELECT '{type}' AS type, d.{id} AS id, d.name, d.text, ({_SCORE})::float8 AS score,"
         f" {of_project} AS project_id, {result} AS result_id FROM ({newest}) d"
@@ -152,12 +157,18 @@ async def search(
         "project": project_id,
         "limit": limit,
     }
-    found = await _fetch(connection, types, parameters | {"query": query.to_tsquery("&")})
+    visible = projects if project_id is None else [project_id]
+    scope = visible if visible is not None and len(visible) <= MAX_SCOPE else ()
+
+    def queries(operator: Literal["&", "|"]) -> dict[str, str]:
+        return {"query": query.to_tsquery(operator, scope), "words_query": query.to_tsquery(operator)}
+
+    found = await _fetch(connection, types, parameters | queries("&"))
     if len(query.words) > 1:
         counts = {type: sum(item.type == type for item in found) for type in types}
         few: list[SearchType] = [type for type in types if counts[type] < limit]
         if few:
-            more = await _fetch(connection, few, parameters | {"query": query.to_tsquery("|")})
+            more = await _fetch(connection, few, parameters | queries("|"))
             found = [item for item in found if item.type not in few] + _best(found, more, few, limit)
     return sorted(found, key=lambda item: (-item.score, TYPES.index(item.type), -item.id))
 

@@ -76,6 +76,7 @@ def test_a_query_has_words() -> None:
     assert find_query_words("PaymentFlow  timed out, payment!") == ["payment", "flow", "timeout"]
     assert SearchQuery.parse("Payment ti").to_tsquery("&") == "'payment' & 'ti'"
     assert SearchQuery.parse("time out pay").to_tsquery("|") == "'timeout' | 'pay':*"
+    assert SearchQuery.parse("a b").to_tsquery("|", [3, 4]) == "('project:3' | 'project:4') & ('a' | 'b')"
 
 
 @hypothesis.given(st.text())
