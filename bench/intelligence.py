@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.intelligence_parts import emerging, explanations, flaky, templates
+from bench.intelligence_parts import emerging, explanations, flaky, splitting, templates
 from bench.intelligence_parts.flaky_windows import SEQUENCES
 from bench.support.report import Report
 
@@ -27,10 +27,12 @@ PARTS = {
     "emerging": Part(emerging.run, (SEQUENCES,)),
     "explanations": Part(explanations.run, (explanations.FOLDER,)),
     "templates": Part(templates.run, (templates.FOLDER,)),
+    "splitting": Part(splitting.run, (splitting.CYCLES,)),
 }
 SOURCES = {
     SEQUENCES: "4,000 runs of each flaky test: github.com/TestingResearchIllinois/rerunning-no-tests",
     explanations.FOLDER: "logs of failed builds with marked parts: LogChunks at zenodo.org",
+    splitting.CYCLES: "results of tests by cycles (ABB, data set IOF/ROL): bitbucket.org/HelgeS/retecs",
     templates.FOLDER: "lines of logs with their templates: github.com/logpai/loghub, files *_structured.csv, gzipped",
 }
 """Where the data is published."""

@@ -64,6 +64,7 @@ from api.scm import ScmController
 from api.search import SearchController
 from api.semantic_search import SemanticSearchController
 from api.simulations import SimulationController
+from api.splitting import SplittingController
 from api.sso import SsoController
 from api.teams import TeamsController
 from api.templates import TemplateController
@@ -111,6 +112,7 @@ CONTROLLERS = (
     TestCaseController,
     EmergingController,
     TrendController,
+    SplittingController,
     TriageController,
     KnownIssueController,
     QuarantineController,

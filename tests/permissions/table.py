@@ -181,6 +181,7 @@ TESTS = (
     op("POST /tests/{test_id}/resolution", WRITE, {"resolution": "x"}),
     op("POST /tests/{test_id}/known-issue", WRITE, lambda at: {"known_issue_id": at["known_issue_id"]}),
     op("GET /jobs/{job_id}/trend", READ),
+    op("POST /jobs/{job_id}/split", READ, {"tests": ["t.py::test_x"], "shards": 2}),
     op("GET /projects/{project_id}/trend", READ),
     op("GET /test-cases", READ, query="project_id={project_id}"),
     op("GET /test-cases/{test_case_id}", READ, of="test_case_id=ai"),

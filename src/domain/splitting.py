@@ -1,0 +1,103 @@
+"""Division of tests into shards that take about the same time.
+
+The division is the same for the same durations, and *steady*: when durations change a little, or tests come and go, few
+tests move to another shard, so that the caches of a shard stay useful. No earlier division is needed for that. The hash
+of a test's name says which shards it prefers, and the test gets the first of these that has room for it (consistent
+hashing with bounded loads, Mirrokni, Thorup and Zadimoghaddam 2018). Long tests choose first. Their order depends on
+the power of two above the duration, and on the hash, so that small changes do not change it.
+
+If a few long tests leave no such division, the tests are divided by the rule *longest processing time first* (Graham
+1969), which is less steady: each test, the longest first, goes to the shard with the least to do.
+"""
+
+import hashlib
+import heapq
+from collections.abc import Iterable, Mapping
+from math import frexp
+from statistics import median
+from struct import Struct
+
+TOLERANCE = 0.02
+"""Share by which a shard may be longer than the mean of all shards. A higher tolerance moves fewer tests."""
+_PREFERENCES = Struct(">8I")
+"""Numbers in the hash of a name. Each stands for a shard that the name prefers, in order; shards may repeat."""
+MIN_MS = 1.0
+"""Least duration of a test. Reports round to milliseconds, and tests that take no time would all get one shard."""
+DEFAULT_MS = 1_000.0
+"""Duration of each test if no duration is known. Only the number of tests counts then."""
+
+
+def estimate_durations(names: Iterable[str], known_ms: Mapping[str, float]) -> dict[str, float]:
+    """Returns the duration of each name, in milliseconds. Unknown ones get the median of the known ones among `names`;
+    names that occur twice count once.
+    """
+    unique = dict.fromkeys(names)
+    found = [known_ms[name] for name in unique if name in known_ms]
+    unknown = median(found) if found else DEFAULT_MS
+    return {name: max(MIN_MS, known_ms.get(name, unknown)) for name in unique}
+
+
+def split(durations_ms: Mapping[str, float], shards: int) -> list[list[str]]:
+    """Returns the names of each shard, in the order of `durations_ms`. That order has no effect on which shard a name
+    gets. The longest shard takes at most 4/3 of the time of the best division.
+    """
+    mean = sum(sorted(durations_ms.values())) / shards
+    limit = max(mean * (1 + TOLERANCE), *durations_ms.values(), 0.0)
+    assignment, needed = _assign_by_preference(durations_ms, shards, limit)
+    if needed > limit:
+        longest_first, needed_longest_first = _assign_longest_first(durations_ms, shards)
+        if needed_longest_first < needed:
+            assignment = longest_first
+    found: list[list[str]] = [[] for _ in range(shards)]
+    for name in durations_ms:
+        found[assignment[name]].append(name)
+    return found
+
+
+def _assign_by_preference(durations_ms: Mapping[str, float], shards: int, limit: float) -> tuple[dict[str, int], float]:
+    """Returns the shard of each name, and the duration of the longest shard."""
+    digests = {name: _digest(name) for name in durations_ms}
+    loads = _Loads(shards)
+    assignment: dict[str, int] = {}
+    for name in sorted(durations_ms, key=lambda name: (-frexp(durations_ms[name])[1], digests[name], name)):
+        duration = durations_ms[name]
+        for preference in _PREFERENCES.unpack(digests[name]):
+            if loads.of[shard := preference % shards] + duration <= limit:
+                break
+        else:
+            shard = loads.find_least()
+        assignment[name] = shard
+        loads.add(shard, duration)
+    return assignment, max(loads.of)
+
+
+def _assign_longest_first(durations_ms: Mapping[str, float], shards: int) -> tuple[dict[str, int], float]:
+    """Returns the shard of each name, and the duration of the longest shard."""
+    loads = _Loads(shards)
+    assignment: dict[str, int] = {}
+    for name in sorted(durations_ms, key=lambda name: (-durations_ms[name], name)):
+        assignment[name] = loads.find_least()
+        loads.add(assignment[name], durations_ms[name])
+    return assignment, max(loads.of)
+
+
+def _digest(name: str) -> bytes:
+    return hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=_PREFERENCES.size).digest()
+
+
+class _Loads:
+    """Durations of the shards so far."""
+
+    def __init__(self, shards: int) -> None:
+        self.of = [0.0] * shards
+        self._heap = [(0.0, shard) for shard in range(shards)]
+        """Every load that a shard has had since it was the least one; the last of each shard is the present one."""
+
+    def add(self, shard: int, duration: float) -> None:
+        self.of[shard] += duration
+        heapq.heappush(self._heap, (self.of[shard], shard))
+
+    def find_least(self) -> int:
+        while self._heap[0][0] != self.of[self._heap[0][1]]:
+            heapq.heappop(self._heap)
+        return self._heap[0][1]

@@ -1,0 +1,53 @@
+"""Query for the durations of a job's tests, by which they are split."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from domain.results import SKIPPED
+from projections.builds import BuildRow
+from projections.results import STATUS, BlockRow, ReportRow
+from projections.results_cases import TestCaseRow
+from store.postgres.queries import Source, fetch_rows
+
+MAX_BUILDS = 20
+"""Number of builds whose durations count: enough for a median, also if four builds of a matrix share the tests."""
+MAX_SEARCHED_BUILDS = 1_000
+"""Number of a job's newest builds among which those are searched that count."""
+MAX_RESULTS = 300_000
+"""Number of results after which no further report is read."""
+
+NAMES = {"tests": "c.node_id", "files": "split_part(split_part(c.node_id, '::', 1), ' > ', 1)"}
+"""SQL expressions for the name of a test case `c`: its node id, or its file, with which most node ids begin."""
+
+
+async def fetch_durations(
+    source: Source, job_id: int, branch: str, kind: Literal["tests", "files"], names: Sequence[str]
+) -> dict[str, float]:
+    """Returns the durations in milliseconds of those names that are known: the median for a test, the sum of the
+    medians of its tests for a file.
+
+    Final results that passed or failed count, of the newest builds on the branch. Only if there are fewer than
+    MAX_BUILDS, the newest builds on other branches count, too.
+    """
+    query = (
+        f"WITH builds AS (SELECT id, branch = %(branch)s::text AS first FROM"
+        f"   (SELECT * FROM {BuildRow.table} WHERE job_id = %(job)s ORDER BY id DESC"
+        f"   LIMIT {MAX_SEARCHED_BUILDS}) newest"
+        "   WHERE NOT untrusted AND passed + failed > 0 ORDER BY first DESC, id DESC"
+        f"  LIMIT {MAX_BUILDS}),"
+        " reports AS MATERIALIZED (SELECT * FROM (SELECT r.first_result_id AS low, r.first_result_id + r.cases AS high,"
+        "   sum(r.cases) OVER (ORDER BY b.first DESC, b.id DESC, r.first_result_id DESC) - r.cases AS before"
+        f"  FROM builds b JOIN {ReportRow.table} r ON r.build_id = b.id WHERE NOT r.is_replaced) r"
+        f"  WHERE before < {MAX_RESULTS}),"
+        " results AS (SELECT unnest(b.case_ids) AS case_id, unnest(b.durations_ms) AS duration_ms,"
+        "   unnest(b.facts) AS facts FROM reports r"
+        f"  JOIN {BlockRow.table} b ON b.first_result_id >= r.low AND b.first_result_id < r.high),"
+        " medians AS MATERIALIZED (SELECT case_id,"
+        "   percentile_cont(0.5) WITHIN GROUP (ORDER BY duration_ms::float) AS duration_ms FROM results"
+        f"  WHERE facts >= 0 AND facts & {STATUS} <> {SKIPPED} GROUP BY case_id)"
+        f" SELECT {NAMES[kind]} AS name, sum(m.duration_ms) FROM medians m"
+        f" JOIN {TestCaseRow.table} c ON c.id = m.case_id"
+        # PostgreSQL evaluates this condition with one hash table, however many rows the planner expects.
+        f" WHERE ({NAMES[kind]} IN (SELECT unnest(%(names)s::text[]))) IS TRUE GROUP BY name"
+    )
+    return dict(await fetch_rows(source, query, {"job": job_id, "branch": branch, "names": list(names)}))
