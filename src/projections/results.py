@@ -336,6 +336,7 @@ def _stats(event: ResultsRecorded, rows: Rows) -> Iterator[Change]:
                 stats.commit,  # commit_before
             )
             continue
+        is_first = case_id not in after
         if row in replaced and is_other:
             after[case_id] = changed = correct_run(stats, replaced[row], status)
             notes.correct(case_id, build_id, changed.runs, status)
@@ -345,10 +346,10 @@ def _stats(event: ResultsRecorded, rows: Rows) -> Iterator[Change]:
                 flaky |= replaced[row] == FAILED and status == PASSED
             after[case_id] = changed = add_result(stats, build_id, job_id, commit, status, flaky=flaky == 1)
             notes.note(known, changed, retried=event.flaky[row] == 1, status=status)
-        # `notes.changes` counts one run for each result.
-        notes.count(case_id, changed.runs - (known.runs if known is not None else 0) - 1)
+        # `notes.changes` counts one run for each test case.
+        notes.count(case_id, changed.runs - (known.runs if known is not None else 0) - is_first)
     yield RowsByKey(CaseStatsRow, after)
-    yield from notes.changes(case_ids)
+    yield from notes.changes(after)
 
 
 def _stats_without(event: ResultsReplaced, rows: Rows) -> Iterator[Change]:

@@ -10,12 +10,11 @@ None of these rows contains a text. They stay when a build, a job or a project i
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 
 from domain.builds import BuildRequeued, ReportRecorded
-from domain.core.columns import Int32s
 from domain.results import FAILED as FAILED_RESULT
 from domain.results import ResultsRecorded, ResultsReplaced
 from domain.run_histories import KEPT_RUNS
@@ -23,10 +22,12 @@ from domain.test_health import FAILED, RETRIED, SAME_COMMIT
 from projections.engine.model import Change, Delete, DeleteRange, Int, Key, Row, Rows, SmallInt, Table
 from projections.results_cases import MIXED, NO_RUN, VERSION, CaseStatsRow
 
-CHUNK = 512
+CHUNK = 128
 """Number of test cases whose runs on one day are counted in one row."""
 _BUILD_BITS = 32
-_EPOCH_DAY = datetime(1970, 1, 1).toordinal()
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCH_DAY = _EPOCH.toordinal()
+_MINUTE = timedelta(minutes=1)
 
 
 class NotableRunRow(Row, frozen=True):
@@ -91,7 +92,7 @@ def build_of(run: int) -> int:
 
 
 def minute_of(time: datetime) -> int:
-    return int(time.timestamp()) // 60
+    return (time - _EPOCH) // _MINUTE
 
 
 def day_of(time: datetime) -> int:
@@ -108,7 +109,6 @@ class RunNotes:
 
     def __init__(self, event: ResultsRecorded | ResultsReplaced, rows: Rows) -> None:
         self._event, self._rows = event, rows
-        self._minute = minute_of(event.at)
         self._runs: dict[int, NotableRunRow | Delete] = {}
         self._suspects: dict[int, SuspectRow] = {}
         self._outdated: list[DeleteRange] = []
@@ -124,7 +124,7 @@ class RunNotes:
         flags = _flags(after, retried=retried or not is_new_run)
         run = run_id(after.case_id, after.last_build_id)
         if _is_notable(after, flags):
-            self._runs[run] = NotableRunRow(run, after.runs, self._minute, flags)
+            self._runs[run] = NotableRunRow(run, after.runs, minute_of(self._event.at), flags)
             if status == FAILED_RESULT or retried:
                 self._suspect(after.case_id, after.last_build_id, after.runs)
         elif not is_new_run and before is not None and _is_notable(before, _flags(before, retried=True)):
@@ -136,7 +136,7 @@ class RunNotes:
         """
         run = run_id(case_id, build_id)
         if status == FAILED_RESULT:
-            self._runs[run] = NotableRunRow(run, runs, self._minute, FAILED)
+            self._runs[run] = NotableRunRow(run, runs, minute_of(self._event.at), FAILED)
             self._suspect(case_id, build_id, runs)
         else:
             self._runs[run] = Delete(NotableRunRow, run)
@@ -146,19 +146,24 @@ class RunNotes:
         self._counts[case_id] = self._counts.get(case_id, 0) + runs
 
     def changes(self, case_ids: Iterable[int]) -> Iterator[Change]:
-        """Returns the changes. Each item of `case_ids` is one more run of the test case on the day of the event."""
+        """Returns the changes. Each of the test cases `case_ids` has one more run on the day of the event. No id may
+        occur twice.
+        """
         yield from self._outdated
         yield from self._runs.values()
         yield from self._suspects.values()
         yield from _count_runs(day_of(self._event.at), self._event.job_id, case_ids, self._counts, self._rows)
 
     def _suspect(self, case_id: int, build_id: int, number: int) -> None:
+        minute = minute_of(self._event.at)
         known = self._suspects.get(case_id) or self._rows.get(SuspectRow, case_id)
         if known is None:
-            self._suspects[case_id] = SuspectRow(case_id, self._event.project_id, self._minute, number, 1, build_id)
+            self._suspects[case_id] = SuspectRow(
+                case_id, self._event.project_id, minute_of(self._event.at), number, 1, build_id
+            )
             return
         noted = msgspec.structs.replace(
-            known, noted_at=max(known.noted_at, self._minute), number=number, noted=known.noted + 1
+            known, noted_at=max(known.noted_at, minute), number=number, noted=known.noted + 1
         )
         if noted.noted > KEPT_RUNS:
             noted = msgspec.structs.replace(noted, noted=1, mark=build_id)
@@ -199,13 +204,15 @@ def _is_notable(stats: CaseStatsRow, flags: int) -> bool:
 def _count_runs(
     day: int, job_id: int, case_ids: Iterable[int], more: Mapping[int, int], rows: Rows
 ) -> Iterator[CaseDayRow]:
-    """Adds one run for each item of `case_ids`, and the numbers of `more`."""
-    chunks: dict[int, Int32s] = {}
+    """Adds one run for each of `case_ids`, and the numbers of `more`. The numbers of a row are the digits of one long
+    integer, to which those of a report are added at once.
+    """
+    chunks: dict[int, int] = {}
 
-    def runs_of(chunk: int) -> Int32s:
+    def read(chunk: int) -> int:
         if chunk not in chunks:
             known = rows.get(CaseDayRow, chunk, day, job_id)
-            chunks[chunk] = Int32s.of(bytes(4 * CHUNK) if known is None else known.runs)
+            chunks[chunk] = 0 if known is None else int.from_bytes(known.runs, "little")
         return chunks[chunk]
 
     # Most reports have the same tests in the same order, so few chunks have many tests each, without gaps.
@@ -214,27 +221,29 @@ def _count_runs(
     while start < len(ids):
         chunk = ids[start] // CHUNK
         end = bisect_left(ids, (chunk + 1) * CHUNK, start)
-        indexes = [case_id - chunk * CHUNK for case_id in ids[start:end]]
-        first, count = indexes[0], len(indexes)
-        if indexes == list(range(first, first + count)):
-            chunks[chunk] = _add_to_each(runs_of(chunk), first, count)
+        first, last, runs = ids[start] % CHUNK, ids[end - 1] % CHUNK, read(chunk)
+        if runs & _SIGNS:  # a carry from a negative number would change the next one
+            for case_id in ids[start:end]:
+                runs = _add(runs, case_id % CHUNK, 1)
+        elif last - first == end - 1 - start:
+            runs += (_ONES & (1 << 32 * (end - start)) - 1) << 32 * first
         else:
-            runs = runs_of(chunk)
-            for index in indexes:
-                runs[index] += 1
+            added = bytearray(4 * CHUNK)
+            for case_id in ids[start:end]:
+                added[case_id % CHUNK * 4] = 1
+            runs += int.from_bytes(added, "little")
+        chunks[chunk] = runs
         start = end
     for case_id, number in more.items():
-        runs_of(case_id // CHUNK)[case_id % CHUNK] += number
-    return (CaseDayRow(chunk, day, job_id, runs.stored) for chunk, runs in chunks.items())
+        if number:
+            chunks[case_id // CHUNK] = _add(read(case_id // CHUNK), case_id % CHUNK, number)
+    return (CaseDayRow(chunk, day, job_id, runs.to_bytes(4 * CHUNK, "little")) for chunk, runs in chunks.items())
 
 
-def _add_to_each(runs: Int32s, first: int, count: int) -> Int32s:
-    """Adds 1 to `count` numbers from the index `first`. Adds to all at once, as digits of one long integer."""
-    digits = int.from_bytes(runs.stored, "little")
-    if digits & _SIGNS:  # a carry from a negative number would change the next one
-        return Int32s([*runs[:first], *(number + 1 for number in runs[first : first + count]), *runs[first + count :]])
-    ones = (_ONES & (1 << 32 * count) - 1) << 32 * first
-    return Int32s.of((digits + ones).to_bytes(4 * len(runs), "little"))
+def _add(runs: int, index: int, number: int) -> int:
+    """Adds a number, which may be negative, to the digit with this index."""
+    digit = runs >> 32 * index & 0xFFFF_FFFF
+    return runs + ((digit + number & 0xFFFF_FFFF) - digit << 32 * index)
 
 
 _ONES = int.from_bytes(b"\1\0\0\0" * CHUNK, "little")
