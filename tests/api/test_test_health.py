@@ -1,10 +1,16 @@
 """Health of tests over HTTP: the ranked list, one test with its evidence, and emerging flakiness."""
 
+import asyncio
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
+from commands.flakiness import RecordChangedFlakiness
+from commands.handler import CommandContext, Handler
+from domain.flakiness import FlakinessEmerged, FlakinessSettled
+from store.clock import utcnow
+from testhide.processes import core
 from tests.support.builders import finish, given_build, given_job, given_project, upload
 from tests.support.server import Server
 
@@ -171,3 +177,55 @@ def test_tests_that_fail_more_often_lately(server: Server) -> None:
     for query in ({"threshold": -0.1}, {"threshold": 1.5}, {"window": 0}, {"window": 201}, {"days": 3}):
         answer = server.admin.get("/api/v3/ai/emerging/latest", params={"project_id": project} | query)
         assert answer.status_code == 422, query
+
+
+def test_the_history_of_rises(server: Server, history: dict[str, Any]) -> None:
+    project, builds = history["project"], history["builds"]
+    shaky, retried, _ = (test["test_id"] for test in health_of(server, project))
+    counts: dict[str, Any] = {
+        "runs": 12,
+        "baseline_runs": 8,
+        "baseline_failing": 2,
+        "recent_runs": 4,
+        "recent_failing": 2,
+    }
+    emerged = [
+        FlakinessEmerged(
+            test_case_id=case,
+            project_id=project,
+            job_id=history["job"],
+            build_id=builds[11],
+            first_build_id=builds[8],
+            **counts,
+        )
+        for case in (shaky, retried)
+    ]
+    settled = FlakinessSettled(
+        test_case_id=retried, project_id=project, job_id=history["job"], build_id=builds[11], runs=12
+    )
+
+    async def record() -> None:
+        async with core(server.settings, pool_size=1) as parts:
+            handler = Handler(parts.log, utcnow)
+            for events in (emerged, [settled]):
+                await handler.execute(RecordChangedFlakiness(tuple(events)), CommandContext("system:flakiness"))
+
+    asyncio.run(record())
+    server.wait_until_projected()
+
+    def of(**query: Any) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = server.admin.fetch("/ai/emerging/history", project_id=project, **query)
+        return found
+
+    assert [(one["test_id"], one["resolved"]) for one in of()] == [(retried, True), (shaky, False)]
+    assert (of()[1]["baseline_rate"], of()[1]["recent_rate"], of()[1]["delta"]) == (0.25, 0.5, 0.25)
+    assert of()[1]["first_seen_build"] == builds[8]
+    assert [one["test_id"] for one in of(test_id=shaky)] == [shaky]
+    assert [one["test_id"] for one in of(limit=1)] == [retried]
+    assert [one["test_id"] for one in of(before=of()[0]["id"])] == [shaky]
+    assert len(of(days=2)) == 2
+    for query, status in (({"days": 0}, 422), ({"test_id": 10**9}, 404), ({"page": 1, "before": 1}, 422)):
+        answer = server.admin.get("/api/v3/ai/emerging/history", params={"project_id": project} | query)
+        assert answer.status_code == status, query
+    trail = server.admin.fetch("/audit/events", project_id=project, limit=3)
+    assert "fails more often since build" in str(trail)
