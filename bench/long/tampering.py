@@ -216,7 +216,9 @@ def put_back(scene: Scene, kind: Kind) -> Iterator[None]:
         for table in tables:
             kept = Identifier(f"kept {table}")
             scene.connection.execute(SQL("TRUNCATE public.{}").format(Identifier(table)))
-            scene.connection.execute(SQL("INSERT INTO public.{} TABLE pg_temp.{}").format(Identifier(table), kept))
+            scene.connection.execute(
+                SQL("INSERT INTO public.{} OVERRIDING SYSTEM VALUE TABLE pg_temp.{}").format(Identifier(table), kept)
+            )
             scene.connection.execute(SQL("DROP TABLE pg_temp.{}").format(kept))
         for name, last_value in sequences:
             if last_value is not None:
