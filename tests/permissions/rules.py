@@ -29,8 +29,7 @@ class Person:
 
 PEOPLE = (
     *(Person(role, access) for role in ("viewer", "developer", "admin") for access in ACCESS),
-    Person("developer", manages_nodes=True),
-    Person("developer", "admin", manages_nodes=True),
+    *(Person("developer", access, manages_nodes=True) for access in ("none", "write", "admin")),
     Person("developer", wrote="template"),
     Person("viewer", wrote="viewers_template"),
 )

@@ -260,7 +260,11 @@ READ_MODEL_KINDS = (
     of_row("docker_agents", DockerAgentRow, "the image of a Docker agent is changed", "image", "'evil'"),
     of_row("vcenter", VcenterRow, "the host of a vCenter is changed", "host", "'vcenter.example.org'"),
     of_row(
-        "vcenter_operations", VcenterOperationRow, "an operation on a vCenter is shown as failed", "status", "'failed'"
+        "vcenter_operations",
+        VcenterOperationRow,
+        "the end of an operation on a vCenter is changed",
+        "status",
+        "CASE status WHEN 'failed' THEN 'completed' ELSE 'failed' END",
     ),
     of_model(
         "vcenter_vms",
