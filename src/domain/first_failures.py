@@ -1,6 +1,6 @@
 """Search for the commit that broke a test: between the last run that passed and the first that failed."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Literal
 
 import msgspec
@@ -33,15 +33,20 @@ class FirstFailure(msgspec.Struct, frozen=True):
         return "same_commit" if self.last_good.commit_sha == self.first_bad.commit_sha else "commit"
 
 
-def find_first_failure(results: Iterable[tuple[int, str | None, int]]) -> FirstFailure | None:
+def find_first_failure(
+    results: Iterable[tuple[int, str | None, int]], broken: Collection[int] = ()
+) -> FirstFailure | None:
     """Returns where the newest failures of a test began; None if it did not fail in the newest build.
 
     `results` are (build id, commit, status) of one branch of one job, the newest first. A build in which the test both
-    passed and failed counts as failed. Builds in which it was skipped do not count.
+    passed and failed counts as failed. Builds in which it was skipped do not count. Neither do failures in `broken`
+    builds, in which something else broke than a single test.
     """
     first_bad: BuildOutcome | None = None
     failed_builds = 0
     for outcome in _by_build(results):
+        if outcome.failed and outcome.build_id in broken:
+            continue
         if not outcome.failed:
             return None if first_bad is None else FirstFailure(first_bad, outcome, failed_builds)
         first_bad = outcome

@@ -1,9 +1,11 @@
 """Query for the build in which a test began to fail."""
 
 from domain.first_failures import FirstFailure, find_first_failure
+from domain.results import FAILED
 from projections.builds import BuildRow
 from projections.results import STATUS, BlockRow, ReportRow, SupersededRow
 from projections.results_queries import FACTS, IS_CURRENT
+from projections.test_health import find_broken_builds
 from store.postgres.queries import Source, fetch_rows
 
 MAX_RESULTS = 500
@@ -14,7 +16,8 @@ MAX_BLOCKS = 5_000
 
 async def find(source: Source, case_id: int, build_id: int, result_id: int) -> FirstFailure | None:
     """Returns where the failures of a test that end with a result began, among builds of the same job, branch and
-    combination. None if the test did not fail in the build of that result.
+    combination. None if the test did not fail in the build of that result. Leaves out failures in broken builds, unless
+    that build is one of them.
     """
     report = f"SELECT * FROM {ReportRow.table} WHERE first_result_id <= t.id ORDER BY first_result_id DESC LIMIT 1"
     query = (
@@ -33,4 +36,7 @@ async def find(source: Source, case_id: int, build_id: int, result_id: int) -> F
         f" ORDER BY found.first_result_id DESC, t.id DESC LIMIT {MAX_RESULTS}"
     )
     rows = await fetch_rows(source, query, {"case": case_id, "id": result_id, "build": build_id})
-    return find_first_failure((build, commit, status) for build, commit, status in rows)
+    broken = await find_broken_builds(source, {build_id, *(build for build, _, status in rows if status == FAILED)})
+    if build_id in broken:
+        broken = set()
+    return find_first_failure(((build, commit, status) for build, commit, status in rows), broken)

@@ -49,6 +49,36 @@ def test_the_first_bad_build_of_a_branch(server: Server, job: int) -> None:
     assert (found["build_id"], found["last_good_build_id"], found["cause"]) == (flaky, again, "same_commit")
 
 
+def test_a_broken_build_is_no_first_bad_build(server: Server, job: int) -> None:
+    def report(*failing: str) -> bytes:
+        names = ("test_a", *(f"test_{number}" for number in range(5)))
+        cases = [
+            f'<testcase classname="t" name="{name}">{"<failure/>" * (name in failing)}</testcase>' for name in names
+        ]
+        return f'<testsuite name="s">{"".join(cases)}</testsuite>'.encode()
+
+    def first_bad_of_test_a(build: int) -> dict[str, Any]:
+        query = {"build_id": build, "search": "test_a"}
+        (result,) = server.admin.get("/api/v3/tests", params=query).json()["results"]
+        found: dict[str, Any] = server.admin.get(f"/api/v3/tests/{result['id']}").json()["first_bad"]
+        return found
+
+    good = run(server, job, "abba1111", report())
+    outage = run(server, job, "abba1111", report("test_a", *(f"test_{number}" for number in range(5))))
+    bad = run(server, job, "abba2222", report("test_a"))
+    last = run(server, job, "abba3333", report("test_a"))
+
+    assert first_bad_of_test_a(last) == {
+        "build_id": bad,
+        "commit_sha": "abba2222",
+        "last_good_build_id": good,
+        "last_good_commit": "abba1111",
+        "failed_builds": 2,
+        "cause": "commit",
+    }
+    assert first_bad_of_test_a(outage)["build_id"] == outage
+
+
 def test_a_report_names_each_cause_once(server: Server) -> None:
     job = given_job(server, given_project(server))
 
