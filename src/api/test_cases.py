@@ -59,11 +59,11 @@ class TestCaseItem(msgspec.Struct):
     failed.
     """
     duration_ms: int | None
-    """Duration in the newest builds; null if they did not run the test."""
+    """Duration in the newest builds; null if they did not run the test, or skipped it."""
     time_lost_ms: int
     """Time that runs took which failed or passed on a retry only, estimated by `duration_ms`."""
     has_failed: bool
-    """Whether the test has ever failed or passed on a retry only."""
+    """Whether the test has ever failed or passed on a retry only, in any build but the broken ones."""
 
 
 class TestCaseList(msgspec.Struct):
@@ -151,7 +151,7 @@ class TestCaseController(Controller):
             if search is not None:
                 activity.keep(await test_cases.find_by_name(connection, project_id, search))
             if only == "never_failing":
-                activity.drop(await test_cases.find_suspects(connection, project_id))
+                activity.drop(await test_cases.find_failed_of_project(connection, project_id))
             total, page = activity.select(sort, only, position, limit)
             names = await test_cases.fetch_names(connection, [case.id for case in page])
             failed = await test_cases.find_failed(connection, [case.id for case in page])

@@ -72,7 +72,7 @@ class CaseActivity(msgspec.Struct, frozen=True):
             case "newly_failing":
                 return self.failing_since is not None
             case "never_failing":
-                return False  # it has notable runs
+                return self.failed_runs + self.retried_runs == 0
 
 
 def sum_up(case_id: int, history: RunHistory, duration_ms: int | None) -> CaseActivity:

@@ -6,13 +6,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from domain.core.columns import Int32s
+from domain.results import SKIPPED
+from domain.run_histories import BROKEN_MIN_RESULTS, BROKEN_SHARE
+from domain.test_health import FAILED, RETRIED
 from projections.builds import BuildRow
 from projections.engine.queries import fetch_all, fetch_column
 from projections.jobs import JobRow
-from projections.results import BlockRow, ReportRow
+from projections.results import STATUS, BlockRow, ReportRow
 from projections.results_cases import TestCaseRow
 from projections.results_queries import IS_CURRENT
-from projections.results_runs import CHUNK, BuildOutcomeRow, CaseDayRow, SuspectRow
+from projections.results_runs import CHUNK, BuildOutcomeRow, CaseDayRow, NotableRunRow, SuspectRow, build_of
 from store.postgres.queries import Source, fetch_rows
 
 MAX_JOBS = 20
@@ -44,16 +47,32 @@ async def count_runs_in_jobs(source: Source, job_ids: Sequence[int], since_day: 
     return found
 
 
-async def find_suspects(source: Source, project_id: int) -> set[int]:
-    """Returns the test cases of a project that have ever failed or passed on a retry only."""
-    query = f"SELECT case_id FROM {SuspectRow.table} WHERE project_id = %(project)s"
-    return set(await fetch_column(source, query, {"project": project_id}))
+async def find_failed_of_project(source: Source, project_id: int) -> set[int]:
+    """Returns the test cases of a project that have ever failed or passed on a retry only. Leaves out broken builds."""
+    return await _find_failed(source, "s.project_id = %(project)s", {"project": project_id})
 
 
 async def find_failed(source: Source, case_ids: Sequence[int]) -> set[int]:
-    """Returns those of the test cases that have ever failed or passed on a retry only."""
-    query = f"SELECT case_id FROM {SuspectRow.table} WHERE case_id = ANY (%(cases)s)"
-    return set(await fetch_column(source, query, {"cases": list(case_ids)}))
+    """Returns those of the test cases that have ever failed or passed on a retry only. Leaves out broken builds."""
+    return await _find_failed(source, "s.case_id = ANY (%(cases)s)", {"cases": list(case_ids)})
+
+
+async def _find_failed(source: Source, condition: str, parameters: Mapping[str, Any]) -> set[int]:
+    """Returns the test cases with a failure or retry outside broken builds, as `domain.run_histories` defines them."""
+    query = (
+        f"SELECT s.case_id FROM {SuspectRow.table} s WHERE {condition} AND EXISTS (SELECT FROM {NotableRunRow.table} n"
+        f"  LEFT JOIN {BuildOutcomeRow.table} o ON o.build_id = n.id & %(builds)s"
+        "  WHERE n.id >= (s.case_id << 32) AND n.id < ((s.case_id + 1) << 32) AND n.flags & %(failing)s <> 0"
+        "  AND (o.passed + o.failed >= %(results)s AND o.failed > %(share)s::float8 * (o.passed + o.failed))"
+        "   IS NOT TRUE)"
+    )
+    constants = {
+        "builds": build_of(-1),
+        "failing": FAILED | RETRIED,
+        "results": BROKEN_MIN_RESULTS,
+        "share": BROKEN_SHARE,
+    }
+    return set(await fetch_column(source, query, {**parameters, **constants}))
 
 
 async def find_by_name(source: Source, project_id: int, search: str) -> set[int]:
@@ -67,10 +86,10 @@ async def find_by_name(source: Source, project_id: int, search: str) -> set[int]
 
 async def fetch_durations(source: Source, job_ids: Sequence[int]) -> dict[int, int]:
     """Returns test case -> its duration in milliseconds. Reads the newest build of each of these jobs that ran all
-    tests and has results, and leaves out test cases that these builds did not run.
+    tests and has results, and leaves out test cases that these builds did not run or skipped.
     """
     query = (
-        f"SELECT block.case_ids, block.durations_ms FROM unnest(%(jobs)s::bigint[]) AS job (id)"
+        "SELECT block.case_ids, block.durations_ms, block.facts FROM unnest(%(jobs)s::bigint[]) AS job (id)"
         " CROSS JOIN LATERAL ("
         f"  SELECT b.* FROM {BuildRow.table} b WHERE b.job_id = job.id AND b.passed + b.failed > 0"
         "   AND b.selected_tests IS NULL ORDER BY b.id DESC LIMIT 1) b"
@@ -80,8 +99,13 @@ async def fetch_durations(source: Source, job_ids: Sequence[int]) -> dict[int, i
         f" ORDER BY block.first_result_id LIMIT {MAX_BLOCKS}"
     )
     found: dict[int, int] = {}
-    for case_ids, durations in await fetch_rows(source, query, {"jobs": list(job_ids)[-MAX_JOBS:]}):
-        found.update(zip(case_ids, durations, strict=True))  # the last attempt of a test comes last
+    for block in await fetch_rows(source, query, {"jobs": list(job_ids)[-MAX_JOBS:]}):
+        # The last attempt of a test comes last. Facts of attempts that were retried are inverted.
+        found |= {
+            case_id: duration
+            for case_id, duration, facts in zip(*block, strict=True)
+            if (~facts if facts < 0 else facts) & STATUS != SKIPPED
+        }
     return found
 
 

@@ -6,7 +6,7 @@ from urllib.parse import parse_qs, urlparse
 import pytest
 
 from tests.api.test_test_health import given_results, names
-from tests.support.builders import given_job, given_project
+from tests.support.builders import finish, given_build, given_job, given_project, upload
 from tests.support.server import Server
 
 
@@ -65,6 +65,38 @@ def test_a_job_has_its_own_tests(server: Server, history: dict[str, Any]) -> Non
     assert (shaky["runs"], shaky["failed_runs"]) == (1, 1)
     (shaky,) = server.admin.fetch("/test-cases", job_id=history["job"], search="shaky")["results"]
     assert (shaky["runs"], shaky["failed_runs"]) == (8, 4)
+
+
+def test_a_test_that_failed_in_a_broken_build_only_is_never_failing(server: Server) -> None:
+    project = given_project(server)
+    job = given_job(server, project)
+    tests = ["shaky", *(f"steady_{number}" for number in range(5))]
+    given_results(server, job, **dict.fromkeys(tests, "passed"))
+    given_results(server, job, **dict.fromkeys(tests, "refused"))
+    given_results(server, job, **dict.fromkeys(tests, "passed") | {"shaky": "timeout"})
+    server.wait_until_projected()
+
+    assert set(listed(server, project_id=project, only="never_failing")) == set(tests) - {"shaky"}
+    found = server.admin.fetch("/test-cases", project_id=project)["results"]
+    assert {result["has_failed"] for result in found[:1]} == {True}
+    assert {result["has_failed"] for result in found[1:]} == {False}
+
+
+def test_a_skipped_test_has_no_duration(server: Server) -> None:
+    project = given_project(server)
+    job = given_job(server, project)
+    for outcome in ("<failure/>", "<skipped/>"):
+        build = given_build(server, job)
+        cases = (
+            f'<testcase classname="t" name="slow" time="{9 if outcome == "<failure/>" else 0}">{outcome}</testcase>'
+            '<testcase classname="t" name="fast" time="0.01"/>'
+        )
+        upload(server.admin, build, f'<testsuite name="s">{cases}</testsuite>'.encode()).then(201)
+        finish(server, build)
+    server.wait_until_projected()
+
+    found = server.admin.fetch("/test-cases", project_id=project, sort="id")["results"]
+    assert [result["duration_ms"] for result in found] == [None, 10]
 
 
 @pytest.mark.parametrize("sort", ["failures", "flaky", "newly_failing", "cost", "slowest", "runs", "id"])
