@@ -89,7 +89,7 @@ class HealthItem(msgspec.Struct):
     broken_builds: int
     """Number of these runs that do not count, because most tests of their builds failed."""
     assessed_runs: int
-    """Number of the newest of these runs, on which the health is based."""
+    """Number of the newest of these runs, on which the health is based. Runs of broken builds are left out."""
 
 
 class HealthList(msgspec.Struct):
@@ -199,7 +199,8 @@ class TestHealthController(Controller):
             failing = [run.build_id for run in history.notable if run.flags & (FAILED | RETRIED)]
             newest = sorted(set(failing), reverse=True)
             builds = await test_health.find_existing_builds(connection, newest)
-            texts = await test_health.fetch_failure_texts(connection, id, newest[:MAX_BUILDS])
+            retried = [run.build_id for run in history.notable if run.flags & RETRIED and not run.flags & FAILED]
+            texts = await test_health.fetch_failure_texts(connection, id, newest[:MAX_BUILDS], retried)
         item = to_item(case, history)
         patterns = group_failures(texts)
         return to_view(
@@ -266,7 +267,7 @@ def to_item(case: CaseHistory, history: RunHistory) -> HealthItem:
         failed_runs=sum(run.flags & FAILED != 0 for run in history.notable),
         retried_runs=sum(run.flags & RETRIED != 0 for run in history.notable),
         broken_builds=sum(run.flags & BROKEN_BUILD != 0 for run in history.notable),
-        assessed_runs=assessed.runs,
+        assessed_runs=assessed.runs - sum(run.flags & BROKEN_BUILD != 0 for run in assessed.notable),
     )
 
 
@@ -303,7 +304,8 @@ def recommend(item: HealthItem, patterns: Sequence[FailurePattern], days: int) -
     retried = f", and {item.retried_runs} passed on a retry only" if item.retried_runs else ""
     sentence = f"{what}: {item.failed_runs} of {item.runs} runs {within} failed{retried}."
     if item.broken_builds:
-        sentence += f" {item.broken_builds} of them do not count, since most tests of their builds failed."
+        verb = "does" if item.broken_builds == 1 else "do"
+        sentence += f" {item.broken_builds} of them {verb} not count, since most tests of their builds failed."
     if patterns:
         sentence += f" The most frequent failure: {patterns[0].message}"
     return sentence

@@ -15,7 +15,7 @@ from projections.builds import BuildRow
 from projections.engine.queries import fetch_all, fetch_one
 from projections.results import STATUS, BlockRow, ReportRow, ResultTextRow
 from projections.results_cases import CaseStatsRow, TestCaseRow
-from projections.results_queries import IS_CURRENT, MESSAGE_LENGTH
+from projections.results_queries import FACTS, IS_CURRENT, MESSAGE_LENGTH
 from projections.results_runs import CHUNK, BuildOutcomeRow, CaseDayRow, NotableRunRow, SuspectRow, build_of
 from store.postgres.queries import Source, fetch_rows
 
@@ -137,9 +137,11 @@ async def find_case(source: Source, case_id: int) -> TestCaseRow | None:
     return await fetch_one(source, TestCaseRow, query, {"id": case_id})
 
 
-async def fetch_failure_texts(source: Source, case_id: int, build_ids: Sequence[int]) -> list[FailureText]:
+async def fetch_failure_texts(
+    source: Source, case_id: int, build_ids: Sequence[int], retried: Sequence[int]
+) -> list[FailureText]:
     """Returns the messages of a test case's failures in these builds, newest first. Builds that were deleted have
-    none.
+    none. In the builds `retried` the test passed only on a retry: the attempts before that failed count there.
     """
     query = (
         "SELECT t.id, r.build_id, left(coalesce(x.message, ''), %(length)s), coalesce(x.signature, '')"
@@ -150,10 +152,17 @@ async def fetch_failure_texts(source: Source, case_id: int, build_ids: Sequence[
         "  WHERE block.first_result_id >= r.first_result_id AND block.first_result_id < r.first_result_id + r.cases"
         ") t"
         f" LEFT JOIN {ResultTextRow.table} x ON x.id = t.id"
-        f" WHERE r.build_id = ANY (%(builds)s) AND t.facts >= 0 AND t.facts & {STATUS} = {FAILED}"
+        f" WHERE r.build_id = ANY (%(builds)s) AND {FACTS} & {STATUS} = {FAILED}"
+        " AND (t.facts >= 0 OR r.build_id = ANY (%(retried)s))"
         " ORDER BY r.build_id DESC, t.id DESC LIMIT %(limit)s"
     )
-    parameters = {"case": case_id, "builds": list(build_ids), "length": MESSAGE_LENGTH, "limit": MAX_FAILURES}
+    parameters = {
+        "case": case_id,
+        "builds": list(build_ids),
+        "retried": list(retried),
+        "length": MESSAGE_LENGTH,
+        "limit": MAX_FAILURES,
+    }
     return await fetch_all(source, FailureText, query, parameters)
 
 

@@ -104,6 +104,15 @@ def test_one_test_with_its_evidence(server: Server, history: dict[str, Any]) -> 
     assert abs((datetime.now(UTC) - at).total_seconds()) < 3_600
 
 
+def test_failures_before_a_retry_that_passed_are_shown(server: Server, history: dict[str, Any]) -> None:
+    (test_id,) = (test["test_id"] for test in health_of(server, history["project"]) if test["retried_runs"])
+    found = server.admin.fetch(f"/ai/tests/{test_id}/health")
+    assert [(one["message"], one["builds"]) for one in found["failures"]] == [
+        ("retried at <time>", [history["builds"][4]])
+    ]
+    assert "retried at <time>" in found["recommendation"]
+
+
 def test_a_test_that_never_failed_has_nothing_to_do(server: Server, history: dict[str, Any]) -> None:
     test_id = health_of(server, history["project"])[-1]["test_id"]
     found = server.admin.fetch(f"/ai/tests/{test_id}/health", days=2)
@@ -130,7 +139,8 @@ def test_broken_builds_do_not_count(server: Server) -> None:
     assert server.admin.fetch("/ai/emerging/latest", project_id=project, window=3)["emerging"] == []
     found = server.admin.fetch(f"/ai/tests/{tests[0]['test_id']}/health")
     assert [run["broken_build"] for run in found["evidence"]] == [True]
-    assert "1 of them do not count" in found["recommendation"]
+    assert "1 of them does not count" in found["recommendation"]
+    assert (found["runs"], found["assessed_runs"]) == (6, 5)
 
 
 def test_statistics_survive_the_deletion_of_builds(server: Server) -> None:
