@@ -9,6 +9,7 @@ from litestar import Controller, get
 from litestar.params import Parameter
 
 from api.http.permissions import CAN_READ
+from api.http.repeated_checks import check_after
 from api.http.request_context import RequestContext
 from api.http.types import MAX_ID
 from api.projects import find_visible_project
@@ -17,6 +18,7 @@ from domain.core.errors import NotFound
 from domain.rank_fusion import fuse
 from domain.search import find_query_words, make_snippet
 from integrations.embedding_ports import EmbeddingsUnavailable
+from projections import test_health
 from store.tables import passages
 from store.tables.passages import PassageRank, PassageType
 
@@ -78,8 +80,9 @@ class SemanticSearchController(Controller):
         """
         await find_visible_project(ctx, project_id)
         words = [word for word in find_query_words(q) if word not in STOP_WORDS] or find_query_words(q)
-        vector = await self._embed(ctx, q)
+        vector = await check_after(ctx.request, self._embed(ctx, q))
         async with ctx.reading() as connection:
+            await find_visible_project(ctx, project_id)  # once more, since the model may have taken long
             rankings = [await passages.find_by_words(connection, project_id, type, words, RANKED)]
             if vector is not None:
                 assert ctx.services.embeddings is not None
@@ -89,6 +92,11 @@ class SemanticSearchController(Controller):
                         connection, project_id, type, model, vector, min_similarity=MIN_SIMILARITY, limit=RANKED
                     )
                 )
+            # The passages of a build that was deleted are deleted later.
+            builds = await test_health.find_existing_builds(
+                connection, list({item.build_id for ranking in rankings for item in ranking})
+            )
+        rankings = [[item for item in ranking if item.build_id in builds] for ranking in rankings]
         mode: Literal["hybrid", "text"] = "text" if vector is None else "hybrid"
         return SemanticResults(to_results(rankings, words, limit), mode)
 

@@ -6,6 +6,7 @@ Names in tests and stack traces are written together, so they are split: `Paymen
 
 import re
 from collections.abc import Iterable, Sequence
+from itertools import islice, takewhile
 
 MAX_WORD = 64
 """Largest number of characters of a word. Longer ones are cut into several, also in queries."""
@@ -91,4 +92,5 @@ def _choose_start(text: str, words: Iterable[str]) -> int:
 def _count_words(found: Sequence[tuple[int, str]], index: int) -> int:
     """Returns the number of different words in a snippet that begins before the word at this index."""
     end = found[index][0] + SNIPPET_LENGTH * 3 // 4
-    return len({word for position, word in found[index:] if position < end})
+    shown = takewhile(lambda item: item[0] < end, islice(found, index, None))
+    return len({word for _, word in shown})

@@ -1,10 +1,11 @@
 """A request that takes long has the access that its caller has now, not that of its beginning."""
 
 import asyncio
+import dataclasses
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from urllib.parse import urlsplit
@@ -146,6 +147,34 @@ def test_who_was_removed_while_waiting_for_a_turn_reads_nothing(
         inside.call(event.set)
         holding.result(TIMEOUT_S)
         assert request.result().status_code == 401
+
+
+def test_who_was_removed_while_waiting_for_the_model_finds_nothing(server: Server, inside: InProcessServer) -> None:
+    project = given_project(server)
+    user = server.make_user("developer", {project: "read"})
+    waiting: Future[None] = Future()
+    removed = asyncio.Event()
+
+    class SlowModel:
+        model = "slow"
+
+        async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+            waiting.set_result(None)
+            await removed.wait()
+            return [[1.0] * 256 for _ in texts]
+
+        def close(self) -> None:
+            pass
+
+    app = inside.app
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor() as threads:
+        patch.setattr(app.state, "services", dataclasses.replace(inside.services, embeddings=SlowModel()))
+        url = f"{inside.url}/api/v3/ai/search?q=secret&project_id={project}"
+        request = threads.submit(requests.get, url, headers=dict(user.headers), timeout=TIMEOUT_S)
+        waiting.result(TIMEOUT_S)
+        server.admin.when("DELETE", f"/projects/{project}/members/{user.fetch('/me')['id']}").then(204)
+        inside.call(removed.set)
+        assert request.result().status_code == 404
 
 
 def read_after_deletion(server: Server, inside: InProcessServer, user: Client, path: str) -> None:

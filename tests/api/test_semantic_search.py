@@ -134,8 +134,16 @@ def test_a_deletion_is_final(server: Server) -> None:
     failing = Failing(server, ["lost connection"])
     assert search(server.admin, "lost connection", failing.project)["results"]
     server.admin.when("DELETE", f"/builds/{failing.build}").then(204)
+    assert search(server.admin, "lost connection", failing.project)["results"] == [], "before its passages are deleted"
     index_failures(server, None)
     assert search(server.admin, "lost connection", failing.project)["results"] == []
+
+
+def test_texts_without_words_are_similar_to_no_query(server: Server) -> None:
+    failing = Failing(server, ["!!!", "?? !!", "12 34", "connection to postgres timed out after 30s"])
+    (found,) = search(server.admin, "database timeout", failing.project)["results"]
+    assert found["snippet"] == "connection to postgres timed out after 30s"
+    assert search(server.admin, "!!", failing.project) == {"results": [], "mode": "hybrid"}
 
 
 def test_words_are_found_without_a_model(without_model: Server) -> None:

@@ -152,13 +152,15 @@ async def find_by_vector(
     limit: int,
 ) -> list[PassageRank]:
     """Returns the passages of a project whose vectors are most similar to this one. Compares it with all of the
-    project. Needs pgvector.
+    project. Leaves out passages without a word that the model knows: their vector is zero, and is similar to none.
+    Needs pgvector.
     """
     query = (
         f"SELECT {_COLUMNS}, similarity FROM (SELECT {_COLUMNS},"
         " 1 - (vector::vector <=> %(vector)s::real[]::vector) AS similarity FROM search_passages"
         f" WHERE {_CHOSEN} AND model = %(model)s) compared"
-        " WHERE similarity >= %(least)s ORDER BY similarity DESC LIMIT %(limit)s"
+        # A zero vector has the similarity NaN, which PostgreSQL counts as larger than all numbers.
+        " WHERE similarity >= %(least)s AND similarity <> 'NaN' ORDER BY similarity DESC LIMIT %(limit)s"
     )
     parameters = {
         "project": project_id,
