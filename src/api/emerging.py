@@ -1,5 +1,6 @@
 """Emerging flakiness: tests that have begun to fail more often than before."""
 
+import asyncio
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -9,6 +10,7 @@ from litestar.params import Parameter
 
 from api.http.paging import Paged, check_one_offset, next_page
 from api.http.permissions import CAN_READ
+from api.http.repeated_checks import take_turn
 from api.http.request_context import RequestContext
 from api.http.types import MAX_ID
 from api.projects import find_visible_project
@@ -105,12 +107,13 @@ class EmergingController(Controller):
         """Returns the tests of a project that failed more often in their last `window` runs than before. Leaves out
         tests that have no runs before these, since there is nothing to compare with.
         """
-        async with ctx.reading() as connection:
+        async with take_turn(ctx.request, ctx.services.analysis_turns), ctx.reading() as connection:
             await find_visible_project(ctx, project_id)
             case_ids = await test_health.find_recently_failed(connection, project_id, window, MAX_SUSPECTS)
             cases = await test_health.fetch_histories(connection, case_ids)
             detected = await emerging.find_open(connection, case_ids)
-        items = [item for case in cases if (item := compare(case, window, detected.get(case.id))) is not None]
+        compared = await asyncio.to_thread(lambda: [compare(case, window, detected.get(case.id)) for case in cases])
+        items = [item for item in compared if item is not None]
         found = [item for item in items if item.delta > 0 and item.delta >= threshold]
         return EmergingList(sorted(found, key=lambda item: (not item.detected, -item.delta, item.test_id)))
 

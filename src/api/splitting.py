@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from api.http.body_limits import LARGE_BYTES
 from api.http.permissions import CAN_READ
+from api.http.repeated_checks import take_turn
 from api.http.request_context import RequestContext
 from api.jobs import find_visible_job
 from domain.core.errors import Invalid
@@ -63,10 +64,11 @@ class SplittingController(Controller):
             raise Invalid.field("tests", "is required, or files")
         if data.tests is not None and data.files is not None:
             raise Invalid.field("files", "is not possible together with tests")
-        async with ctx.reading() as connection:
-            job = await find_visible_job(ctx, job_id)
-            known_ms = await splitting.fetch_durations(connection, job_id, job.default_branch, kind, names)
-        return await asyncio.to_thread(divide, names, known_ms, data.shards)
+        async with take_turn(ctx.request, ctx.services.analysis_turns):
+            async with ctx.reading() as connection:
+                job = await find_visible_job(ctx, job_id)
+                known_ms = await splitting.fetch_durations(connection, job_id, job.default_branch, kind, names)
+            return await asyncio.to_thread(divide, names, known_ms, data.shards)
 
 
 def divide(names: list[str], known_ms: dict[str, float], shards: int) -> SplitAnswer:

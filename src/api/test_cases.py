@@ -1,5 +1,6 @@
 """Test cases: lists of the tests of a project or job by what they do lately, and one test with its runs."""
 
+import asyncio
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated
@@ -11,6 +12,7 @@ from litestar.params import Parameter
 from psycopg import AsyncConnection
 
 from api.http.permissions import CAN_READ
+from api.http.repeated_checks import take_turn
 from api.http.request_context import RequestContext
 from api.http.types import MAX_ID, to_view
 from api.jobs import find_visible_job
@@ -140,7 +142,7 @@ class TestCaseController(Controller):
         if (project_id is None) == (job_id is None):
             raise Invalid.field("project_id", "or `job_id` is required, and not both")
         position = None if after is None else parse_position(after)
-        async with ctx.reading() as connection:
+        async with take_turn(ctx.request, ctx.services.analysis_turns), ctx.reading() as connection:
             if job_id is not None:
                 project_id, jobs = (await find_visible_job(ctx, job_id)).project_id, [job_id]
             else:
@@ -152,7 +154,7 @@ class TestCaseController(Controller):
                 activity.keep(await test_cases.find_by_name(connection, project_id, search))
             if only == "never_failing":
                 activity.drop(await test_cases.find_failed_of_project(connection, project_id))
-            total, page = activity.select(sort, only, position, limit)
+            total, page = await asyncio.to_thread(activity.select, sort, only, position, limit)
             names = await test_cases.fetch_names(connection, [case.id for case in page])
             failed = await test_cases.find_failed(connection, [case.id for case in page])
         items = [to_case_item(case, names[case.id], failed) for case in page if case.id in names]
@@ -206,12 +208,17 @@ async def read_activity(
         all_runs = await test_health.count_runs(connection, [case.id for case in suspects], since)
         builds = {run.build_id for case in suspects for run in case.history.notable}
         job_of = await test_cases.find_jobs_of_builds(connection, builds)
-    found: dict[int, CaseActivity] = {}
-    for case in suspects:
-        if case.id not in runs:
-            continue
-        activity = sum_up(case.id, case.history.since_day(since, all_runs.get(case.id, 0)), durations.get(case.id))
-        found[case.id] = of_job(activity, case, runs[case.id], jobs[0], job_of) if is_job else activity
+
+    def sum_up_all() -> dict[int, CaseActivity]:
+        found: dict[int, CaseActivity] = {}
+        for case in suspects:
+            if case.id not in runs:
+                continue
+            activity = sum_up(case.id, case.history.since_day(since, all_runs.get(case.id, 0)), durations.get(case.id))
+            found[case.id] = of_job(activity, case, runs[case.id], jobs[0], job_of) if is_job else activity
+        return found
+
+    found = await asyncio.to_thread(sum_up_all)
     return Activity(found, {case_id: number for case_id, number in runs.items() if case_id not in found}, durations)
 
 

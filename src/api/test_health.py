@@ -12,6 +12,7 @@ from litestar.params import Parameter
 from psycopg import AsyncConnection
 
 from api.http.permissions import CAN_READ
+from api.http.repeated_checks import take_turn
 from api.http.request_context import RequestContext
 from api.http.types import MAX_ID, to_view
 from api.projects import find_visible_project
@@ -29,6 +30,8 @@ MIN_ASSESSED, ASSESSED_SHARE = 300, 3
 """
 MAX_PATTERNS = 20
 MAX_PATTERN_LENGTH = 300
+MAX_MASKED_LENGTH = 1_000
+"""Number of characters of a message's first line that are read for a pattern."""
 MAX_BUILDS = 50
 """Largest number of builds that an answer lists for a test."""
 FILL_BATCH = 2_000
@@ -163,20 +166,22 @@ class TestHealthController(Controller):
         last, ordered by id.
         """
         since = first_day(days)
-        async with ctx.reading() as connection:
+        async with take_turn(ctx.request, ctx.services.analysis_turns), ctx.reading() as connection:
             await find_visible_project(ctx, project_id)
             suspects = await test_health.fetch_suspects(connection, project_id, since, MAX_SUSPECTS)
             runs = await test_health.count_runs(connection, [case.id for case in suspects], since)
-            histories = [
-                (case, case.history.since_day(since, runs[case.id])) for case in suspects if runs[case.id] >= min_runs
-            ]
+            enough = [case for case in suspects if runs[case.id] >= min_runs]
+            histories = await asyncio.to_thread(
+                lambda: [(case, case.history.since_day(since, runs[case.id])) for case in enough]
+            )
             healthy = await find_healthy(
                 connection, project_id, {case.id for case in suspects}, since, min_runs, limit - len(histories)
             )
-        assessed = pick_worst(histories, max(MIN_ASSESSED, ASSESSED_SHARE * limit))
+        assessed = await asyncio.to_thread(pick_worst, histories, max(MIN_ASSESSED, ASSESSED_SHARE * limit))
         items = await asyncio.to_thread(lambda: [to_item(case, history) for case, history in assessed])
         items.sort(key=lambda item: (item.health_score, -item.flake_rate, item.test_id))
-        return HealthList([*items, *(to_item(case, case.history) for case in healthy)][:limit], len(histories))
+        others = await asyncio.to_thread(lambda: [to_item(case, case.history) for case in healthy])
+        return HealthList([*items, *others][:limit], len(histories))
 
     @get("/{id:int}/health", guards=[CAN_READ])
     async def get_test_health(
@@ -189,7 +194,7 @@ class TestHealthController(Controller):
         and what to do about it. `id` is the id of a test case.
         """
         since = first_day(days)
-        async with ctx.reading() as connection:
+        async with take_turn(ctx.request, ctx.services.analysis_turns), ctx.reading() as connection:
             row = await ctx.find_visible(test_health.find_case, "test case", id)
             found = await test_health.fetch_histories(connection, [id])
             runs = await test_health.count_runs(connection, [id], since)
@@ -202,7 +207,7 @@ class TestHealthController(Controller):
             retried = [run.build_id for run in history.notable if run.flags & RETRIED and not run.flags & FAILED]
             texts = await test_health.fetch_failure_texts(connection, id, newest[:MAX_BUILDS], retried)
         item = to_item(case, history)
-        patterns = group_failures(texts)
+        patterns = await asyncio.to_thread(group_failures, texts)
         return to_view(
             TestHealthView,
             item,
@@ -291,7 +296,7 @@ def group_failures(texts: Sequence[FailureText]) -> list[FailurePattern]:
 def mask_line(message: str) -> str:
     """Returns the first line of a message, with placeholders for parts that change from run to run."""
     lines = message.strip().splitlines() or ["(no message)"]
-    return mask(lines[0])[:MAX_PATTERN_LENGTH] or "(no message)"
+    return mask(lines[0][:MAX_MASKED_LENGTH])[:MAX_PATTERN_LENGTH] or "(no message)"
 
 
 def recommend(item: HealthItem, patterns: Sequence[FailurePattern], days: int) -> str:

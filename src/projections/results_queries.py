@@ -45,11 +45,11 @@ from projections.triage import (
 from store.postgres.queries import Source, fetch_rows
 
 MESSAGE_LENGTH = 4_000
+"""Number of characters of a failure message that lists show. `results_history.find_text` returns the whole message."""
 MAX_FAILURES = 20_000
 """Failures of a build that `fetch_equal_failures` reads, in the order of the reports."""
 TRACE_LENGTH = 16_384
 """Characters of a trace that are compared with other traces."""
-"""Number of characters of a failure message that lists show. `results_history.find_text` returns the whole message."""
 MAX_SUITES = 32_768
 """More suites than a report can have, so that `report index * MAX_SUITES + suite index` identifies a suite of a
 build.

@@ -15,7 +15,8 @@ from projections.jobs import JobRow
 from projections.results import STATUS, BlockRow, ReportRow
 from projections.results_cases import TestCaseRow
 from projections.results_queries import IS_CURRENT
-from projections.results_runs import CHUNK, BuildOutcomeRow, CaseDayRow, NotableRunRow, SuspectRow, build_of
+from projections.results_runs import CHUNK, BuildOutcomeRow, CaseDayRow, NotableRunRow, SuspectRow, build_of, day_of
+from store.clock import utcnow
 from store.postgres.queries import Source, fetch_rows
 
 MAX_JOBS = 20
@@ -33,12 +34,14 @@ async def count_runs_in_jobs(source: Source, job_ids: Sequence[int], since_day: 
     """Returns test case -> number of its runs in these jobs since a day, which is included. Leaves out test cases
     without runs.
     """
-    query = f"SELECT chunk, runs FROM {CaseDayRow.table} WHERE job_id = ANY (%(jobs)s::int[]) AND day >= %(day)s"
+    query = f"SELECT chunk, runs FROM {CaseDayRow.table} WHERE job_id = ANY (%(jobs)s::int[]) AND day = %(day)s"
     totals: dict[int, int] = {}
-    for chunk, runs in await fetch_rows(source, query, {"jobs": list(job_ids), "day": since_day}):
-        # Adds all numbers of a row at once, as digits of one long integer. Negative ones are rare, and change the sum
-        # of the next test case by one run at most.
-        totals[chunk] = totals.get(chunk, 0) + int.from_bytes(runs, "little")
+    # Day by day, so that the rows of many tests in many jobs are not in memory at once.
+    for day in range(since_day, day_of(utcnow()) + 1):
+        for chunk, runs in await fetch_rows(source, query, {"jobs": list(job_ids), "day": day}):
+            # Adds all numbers of a row at once, as digits of one long integer. Negative ones are rare, and change the
+            # sum of the next test case by one run at most.
+            totals[chunk] = totals.get(chunk, 0) + int.from_bytes(runs, "little")
     found: dict[int, int] = {}
     for chunk, total in totals.items():
         numbers = Int32s.of((total % (1 << 32 * CHUNK)).to_bytes(4 * CHUNK, "little"))

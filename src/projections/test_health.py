@@ -2,8 +2,10 @@
 the projection `results`.
 """
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from operator import add
 from typing import Any
 
 import msgspec
@@ -21,6 +23,10 @@ from store.postgres.queries import Source, fetch_rows
 
 MAX_SUSPECTS = 2_000
 """Largest number of tests of a project whose histories one request reads: those with most notable runs."""
+HISTORIES_AT_ONCE = 100
+"""Number of histories that one query reads, so that reading thousands does not hold up other requests."""
+CHUNKS_AT_ONCE = 16
+"""Number of chunks of test cases whose runs one query counts."""
 MAX_FAILURES = 200
 """Largest number of failures whose messages one request reads."""
 
@@ -47,18 +53,18 @@ async def fetch_suspects(source: Source, project_id: int, since_day: int, limit:
     then. If there are more than `limit`, returns those with most such runs.
     """
     query = (
-        "SELECT s.case_id, c.project_id, c.node_id, c.suite, k.runs, n.ids, n.numbers, n.minutes, n.flags"
-        f" FROM {SuspectRow.table} s JOIN {TestCaseRow.table} c ON c.id = s.case_id AND c.project_id = s.project_id"
-        f" JOIN {CaseStatsRow.table} k ON k.case_id = s.case_id"
-        " CROSS JOIN LATERAL (SELECT array_agg(o.id) AS ids, array_agg(number) AS numbers,"
-        "   array_agg(minute) AS minutes, array_agg(flags) AS flags"
-        f"  FROM (SELECT * FROM {NotableRunRow.table} WHERE id >= (s.case_id << 32) AND id < ((s.case_id + 1) << 32)"
-        "   AND minute >= %(since)s ORDER BY number) o) n"
-        " WHERE s.project_id = %(project)s AND s.noted_at >= %(since)s AND n.ids IS NOT NULL"
-        " ORDER BY cardinality(n.ids) DESC, s.case_id LIMIT %(limit)s"
+        f"SELECT s.case_id FROM {SuspectRow.table} s"
+        f" JOIN {TestCaseRow.table} c ON c.id = s.case_id AND c.project_id = s.project_id"
+        f" CROSS JOIN LATERAL (SELECT count(*) AS runs FROM {NotableRunRow.table} o"
+        "   WHERE o.id >= (s.case_id << 32) AND o.id < ((s.case_id + 1) << 32) AND o.minute >= %(since)s) n"
+        " WHERE s.project_id = %(project)s AND s.noted_at >= %(since)s AND n.runs > 0"
+        " ORDER BY n.runs DESC, s.case_id LIMIT %(limit)s"
     )
-    parameters = {"project": project_id, "since": since_day * MINUTES_OF_DAY, "limit": limit}
-    return await _with_histories(source, await fetch_rows(source, query, parameters))
+    since = since_day * MINUTES_OF_DAY
+    rows = await fetch_rows(source, query, {"project": project_id, "since": since, "limit": limit})
+    case_ids = [case_id for (case_id,) in rows]
+    found = {case.id: case for case in await fetch_histories(source, case_ids, since)}
+    return [found[case_id] for case_id in case_ids if case_id in found]
 
 
 async def find_recently_failed(source: Source, project_id: int, window: int, limit: int) -> list[int]:
@@ -74,23 +80,31 @@ async def find_recently_failed(source: Source, project_id: int, window: int, lim
     return [case_id for (case_id,) in rows]
 
 
-async def fetch_histories(source: Source, case_ids: Sequence[int]) -> list[CaseHistory]:
-    """Returns test cases with all notable runs that are kept, ordered by id. Leaves out test cases without runs."""
+async def fetch_histories(source: Source, case_ids: Sequence[int], since_minute: int = 0) -> list[CaseHistory]:
+    """Returns test cases with all notable runs that are kept since a time, ordered by id. Leaves out test cases without
+    runs.
+    """
     query = (
         "SELECT k.case_id, c.project_id, c.node_id, c.suite, k.runs, n.ids, n.numbers, n.minutes, n.flags"
         f" FROM {CaseStatsRow.table} k JOIN {TestCaseRow.table} c ON c.id = k.case_id"
         " CROSS JOIN LATERAL (SELECT array_agg(o.id) AS ids, array_agg(number) AS numbers,"
         "   array_agg(minute) AS minutes, array_agg(flags) AS flags"
         f"  FROM (SELECT * FROM {NotableRunRow.table} WHERE id >= (k.case_id << 32) AND id < ((k.case_id + 1) << 32)"
-        "   ORDER BY number) o) n"
+        "   AND minute >= %(since)s ORDER BY number) o) n"
         " WHERE k.case_id = ANY (%(cases)s) ORDER BY k.case_id"
     )
-    return await _with_histories(source, await fetch_rows(source, query, {"cases": list(case_ids)}))
+    ordered = sorted(set(case_ids))
+    found: list[CaseHistory] = []
+    for start in range(0, len(ordered), HISTORIES_AT_ONCE):
+        parameters = {"cases": ordered[start : start + HISTORIES_AT_ONCE], "since": since_minute}
+        rows = await fetch_rows(source, query, parameters)
+        broken = await find_broken_builds(source, {build_of(run) for *_, ids, _, _, _ in rows for run in ids or ()})
+        # In a thread, since a test may have hundreds of such runs.
+        found += await asyncio.to_thread(_to_histories, rows, broken)
+    return found
 
 
-async def _with_histories(source: Source, rows: Sequence[tuple[Any, ...]]) -> list[CaseHistory]:
-    builds = {build_of(run) for *_, ids, _, _, _ in rows for run in ids or ()}
-    broken = await find_broken_builds(source, builds)
+def _to_histories(rows: Sequence[tuple[Any, ...]], broken: set[int]) -> list[CaseHistory]:
     found: list[CaseHistory] = []
     for case_id, project_id, node_id, suite, runs, ids, numbers, minutes, bits in rows:
         notable = [
@@ -114,13 +128,25 @@ async def count_runs(source: Source, case_ids: Iterable[int], since_day: int) ->
     by_chunk: Mapping[int, list[int]] = defaultdict(list)
     for case_id in case_ids:
         by_chunk[case_id // CHUNK].append(case_id)
-    counts = {case_id: 0 for cases in by_chunk.values() for case_id in cases}
     query = f"SELECT chunk, runs FROM {CaseDayRow.table} WHERE chunk = ANY (%(chunks)s) AND day >= %(day)s"
-    for chunk, stored in await fetch_rows(source, query, {"chunks": list(by_chunk), "day": since_day}):
-        runs = Int32s.of(stored)
-        for case_id in by_chunk[chunk]:
-            counts[case_id] += runs[case_id % CHUNK]
+    chunks = list(by_chunk)
+    counts = {case_id: 0 for cases in by_chunk.values() for case_id in cases}
+    for start in range(0, len(chunks), CHUNKS_AT_ONCE):
+        parameters = {"chunks": chunks[start : start + CHUNKS_AT_ONCE], "day": since_day}
+        rows = await fetch_rows(source, query, parameters)
+        # In a thread, since there is a row for each day and job.
+        for chunk, totals in (await asyncio.to_thread(_add_up, rows)).items():
+            counts.update((case_id, totals[case_id % CHUNK]) for case_id in by_chunk[chunk])
     return counts
+
+
+def _add_up(rows: Iterable[tuple[Any, ...]]) -> dict[int, Sequence[int]]:
+    """Returns chunk -> the numbers of runs of its test cases, added up over the rows (chunk, numbers of runs)."""
+    totals: dict[int, Sequence[int]] = {}
+    for chunk, stored in rows:
+        numbers = Int32s.of(stored)
+        totals[chunk] = list(map(add, totals[chunk], numbers)) if chunk in totals else numbers
+    return totals
 
 
 async def fetch_cases_after(source: Source, project_id: int, after: int, limit: int) -> list[TestCaseRow]:

@@ -121,13 +121,23 @@ def test_who_was_removed_while_waiting_for_a_position_gets_nothing(server: Serve
         assert request.result().status_code == 404
 
 
-@pytest.mark.parametrize("path", ["/audit/events", "/builds?as_of=1"])
+ANALYSES = [
+    "/ai/tests/health?project_id=1",
+    "/ai/tests/1/health",
+    "/ai/emerging/latest?project_id=1",
+    "/test-cases?project_id=1",
+]
+
+
+@pytest.mark.parametrize("path", ["/audit/events", "/builds?as_of=1", *ANALYSES])
 def test_who_was_removed_while_waiting_for_a_turn_reads_nothing(
     server: Server, inside: InProcessServer, path: str
 ) -> None:
     user = server.make_user("admin")
     number, services = user.fetch("/me")["id"], inside.services
     turns = services.audit_turns if path.startswith("/audit") else services.past.turns
+    if path in ANALYSES:
+        turns = services.analysis_turns
     done: Future[asyncio.Event] = Future()
 
     async def hold() -> None:

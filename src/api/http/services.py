@@ -47,6 +47,12 @@ REPLAY_REQUESTS = 4
 """Number of requests for replays of webhooks that a process handles at once, each of another user."""
 REPLAY_REQUESTS_OF_USER = 10
 """Number of such requests, under way or waiting, that a user may have at a process."""
+ANALYSES = 2
+"""Number of analyses of tests that a process makes at once, each for another user."""
+ANALYSES_OF_USER = 10
+"""Number of such analyses, under way or waiting, that a user may have at a process."""
+MAX_ANALYSES = 100
+"""Number of such analyses, under way or waiting, that a process has for all users."""
 CONTAINER_LOGS = 4
 """Number of logs of containers that a process reads at once for requests without `stream`, each for another user."""
 CONTAINER_LOGS_OF_USER = 10
@@ -117,6 +123,10 @@ class Services:
     replay_turns: CallerTurns = field(
         default_factory=lambda: CallerTurns(REPLAY_REQUESTS, REPLAY_REQUESTS_OF_USER, kind="requests for replays")
     )
+    analysis_turns: CallerTurns = field(
+        default_factory=lambda: CallerTurns(ANALYSES, ANALYSES_OF_USER, MAX_ANALYSES, "analyses of tests")
+    )
+    """Turns at reads that take tenths of a second and more in large projects, such as the health of all tests."""
     container_log_turns: CallerTurns = field(
         default_factory=lambda: CallerTurns(CONTAINER_LOGS, CONTAINER_LOGS_OF_USER, kind="reads of logs")
     )
