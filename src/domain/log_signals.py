@@ -92,6 +92,8 @@ _PROGRESS = re.compile(
     r"|Parsing|\[\s{0,3}\d{1,3}%\]|\d{1,3}%|drwx|-rw|Hit:|Ign:)\b"
 )
 _GOES_ON = ("PASSED", "passed", "... ok", "STARTED", "SUCCESS")
+_COMMANDS = ("==> Command: ", "==> Setup: ")
+"""Beginnings of the lines in which the agent repeats the commands of a job."""
 _ECHOED = re.compile(r"^\s{0,8}(?:\$|\+{1,4}|>|%|#) ")
 _WARNING = re.compile(r"\bwarn(?:ing)?s?\b|\bdeprecat|\[WARN|\bnotice\b|\bhint\b|\bnote:", re.IGNORECASE)
 _QUIET_LEVEL = re.compile(r"\[?\b(?:INFO|DEBUG|TRACE|FINE|VERBOSE|info|debug|trace)\b[\]: ]")
@@ -282,6 +284,8 @@ def is_progress(line: str) -> bool:
 
 def signal_of(line: str, is_red: bool = False) -> Signal | None:
     """Returns the signal of a line that `clean` returned; None if it has none. Tools print errors in red (`is_red`)."""
+    if line.startswith(_COMMANDS):
+        return None
     lower = line.lower()
     if not any(hint in lower for hint in HINTS):
         return None

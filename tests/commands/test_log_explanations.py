@@ -80,6 +80,15 @@ def test_a_failure_that_the_last_passed_build_had_too_counts_less() -> None:
     assert explain(crashed, find_noise(noisy))[0].last_line == len(crashed)
 
 
+def test_the_text_of_a_command_explains_nothing() -> None:
+    commands = [
+        "==> Setup: echo 'error: out of memory'",
+        "==> Command: echo 'FAILED: no such file or directory'; exit 1",
+    ]
+    log = [*commands, *["ok"] * 40, "==> Exit code 1"]
+    assert not any("==> Command" in _shown(log, excerpt) for excerpt in explain(log))
+
+
 def test_excerpts_do_not_overlap_and_have_byte_offsets() -> None:
     log = [*SETUP, *FAILURES["jest"][0].splitlines(), "Ünïcode ✗", *FAILURES["gcc"][0].splitlines()]
     data = "".join(line + "\n" for line in log).encode()
