@@ -105,7 +105,7 @@ class TestDocument(SearchDocument, frozen=True):
     table = Table("search_tests", VERSION, indexes=(_index("project_id"), "(project_id)"))
     project_id: int
     failure: int = 0
-    """Id of the newest result of the test that failed with a message; 0 if there is none."""
+    """Id of the newest result of the test that failed, also if its build is deleted; 0 if there is none."""
 
 
 class FailureDocument(SearchDocument, frozen=True):
@@ -139,11 +139,9 @@ def keys(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
             yield JobDocument, (job_id,)
         case nodes.NodeConnected() | nodes.NodeUpdated():
             yield NodeDocument, (recorded.event.node_id,)
-        case ResultsRecorded() as event if event.texts:
-            failures = list(_failures(event))
-            yield from ((TestDocument, (event.case_ids[text.row],)) for text, _ in failures)
-            if failures:
-                yield BuildDocument, (event.build_id,)
+        case ResultsRecorded() as event if FAILED in event.statuses:
+            yield from ((TestDocument, (event.case_ids[row],)) for row in _failed_rows(event))
+            yield BuildDocument, (event.build_id,)
         case BuildStarted() | BuildRequeued() | ReportRecorded() | BuildFinished() as event if _changes_build(event):
             yield BuildDocument, (event.build_id,)
 
@@ -152,9 +150,9 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
     event = recorded.event
     match event:
         case ResultsRecorded():
-            if event.texts:
+            if FAILED in event.statuses:
                 yield from _failed(event, rows)
-        case BuildEvent():
+        case BuildQueued() | BuildStarted() | BuildRequeued() | ReportRecorded() | BuildFinished() | BuildDeleted():
             yield from _of_build(event, rows)
         case CasesSeen():
             for number, (node_id, suite) in enumerate(zip(event.node_ids, event.suites, strict=True)):
@@ -222,6 +220,11 @@ def _join(text: str) -> str:
     return " ".join(find_words(text))
 
 
+def _message(text: ResultText) -> str:
+    """Returns the message that a failure can be found by: the reported message, or the last line of the trace."""
+    return (text.message or text.trace.rstrip().rpartition("\n")[2])[:MAX_MESSAGE]
+
+
 def _renewed(document: Any, **changes: Any) -> Any:
     """Returns the document with changes, and with the words of its new name and text."""
     document = msgspec.structs.replace(document, **changes)
@@ -233,31 +236,30 @@ def _renewed_node(node: NodeDocument, **changes: Any) -> Any:
     return _renewed(node, text=" ".join(filter(None, (*node.tags, node.platform, node.hostname))))
 
 
-def _failures(event: ResultsRecorded) -> Iterator[tuple[ResultText, str]]:
-    """Yields the texts of the block's failures, each with the message that it can be found by: the reported message, or
-    the last line of the trace.
-    """
-    for text in event.texts:
-        if event.statuses[text.row] == FAILED and (message := text.message or text.trace.rstrip().rpartition("\n")[2]):
-            yield text, message[:MAX_MESSAGE]
+def _failed_rows(event: ResultsRecorded) -> Iterator[int]:
+    return (row for row, status in enumerate(event.statuses) if status == FAILED)
 
 
 def _failed(event: ResultsRecorded, rows: Rows) -> Iterator[Change]:
+    texts = {text.row: text for text in event.texts}
     messages: dict[str, str] = {}  # message -> its words
     failed: dict[int, TestDocument] = {}
-    for text, message in _failures(event):
-        case_id, result_id = event.case_ids[text.row], event.first_result_id + text.row
+    for row in _failed_rows(event):
+        case_id, result_id = event.case_ids[row], event.first_result_id + row
         test = failed.get(case_id) or rows.get(TestDocument, case_id)
         if test is None:
             continue
         if test.failure:
             yield Delete(FailureDocument, test.failure)
+        # Also without a message: a rebuild after the deletion of this build must give the same rows, and the message
+        # is erased then.
         failed[case_id] = msgspec.structs.replace(test, failure=result_id)
-        words = _join(message)
-        yield FailureDocument(
-            result_id, test.name, message, test.name_words, words, case_id, event.project_id, event.job_id
-        )
-        messages.setdefault(message[:MAX_BUILD_MESSAGE], words)
+        if row in texts and (message := _message(texts[row])):
+            words = _join(message)
+            yield FailureDocument(
+                result_id, test.name, message, test.name_words, words, case_id, event.project_id, event.job_id
+            )
+            messages.setdefault(message[:MAX_BUILD_MESSAGE], words)
     yield from failed.values()
     build = rows.get(BuildDocument, event.build_id) if messages else None
     if build is not None and (room := MAX_BUILD_MESSAGES - len(build.messages)) > 0:

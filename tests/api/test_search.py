@@ -95,7 +95,7 @@ def test_limits(server: Server, one: Searched) -> None:
 
 
 def test_a_name_scores_higher_than_a_text(server: Server, one: Searched) -> None:
-    (exact,) = search(server.admin, f"Job {one.word}", types="job")
+    (exact,) = search(server.admin, f"Job {one.word}", types="job", project_id=one.project)
     assert exact["score"] == 1
     (prefix,) = search(server.admin, f"job {one.word[:-2]}", types="job", project_id=one.project)
     assert prefix["score"] == pytest.approx(0.9 * (1 + 0.7) / 2 + 0.1)

@@ -104,7 +104,8 @@ def test_all_wrong_fields_are_named_at_once_in_sentences(server: Server) -> None
             {
                 *("bundle.job.name", "bundle.job.repository", "bundle.job.timeout_minute"),
                 *("bundle.configuration.env.1", "bundle.configuration.env.2", "bundle.configuration.secrets.a b"),
-                *("bundle.configuration.caches[0].key", "bundle.triggers.branches[0]"),
+                *("bundle.configuration.caches[0].key", "bundle.configuration.caches[0].paths[0]"),
+                "bundle.triggers.branches[0]",
                 *("bundle.triggers.cron[0].timezone", "bundle.triggers.tags"),
             },
         ),
