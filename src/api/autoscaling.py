@@ -107,8 +107,10 @@ async def _check(ctx: RequestContext, data: NewAutoscaling) -> None:
     errors: list[FieldError] = []
     if data.minimum > data.maximum:
         errors.append(FieldError("minimum", "must not be larger than `maximum`"))
-    if (data.docker is None) == (data.vcenter is None):
+    if data.docker is None and data.vcenter is None:
         errors.append(FieldError("docker", "must be given, or `vcenter` instead"))
+    if data.docker is not None and data.vcenter is not None:
+        errors.append(FieldError("vcenter", "must not be given together with `docker`"))
     if data.docker is not None:
         try:
             ctx.services.docker.check(data.docker.host, data.docker.image)

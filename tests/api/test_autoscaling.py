@@ -47,7 +47,7 @@ def test_set_show_and_remove(server: Server, pool: int) -> None:
         ({"docker": None}, {"docker": "must be given, or `vcenter` instead"}),
         (
             {"vcenter": {"vcenter_id": 999_999, "template_id": "vm-42"}},
-            {"docker": "must be given, or `vcenter` instead", "vcenter.vcenter_id": "there is no vCenter 999999"},
+            {"vcenter": "must not be given together with `docker`", "vcenter.vcenter_id": "there is no vCenter 999999"},
         ),
         ({"size": 3}, {"size": "is not known here"}),
     ],

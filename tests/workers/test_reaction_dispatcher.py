@@ -16,6 +16,7 @@ from domain.core.events import Event, Recorded
 from domain.jobs import JobDeleted
 from store.migrations.lost_tables import make_again
 from store.tables.log_positions import HELD, find_beyond
+from store.tables.reactions import MIN_LEASE_S
 from tests.support.builders import Shop
 from tests.support.damage import damaged
 from tests.support.server import Server
@@ -238,7 +239,7 @@ def test_a_killed_worker_is_made_up_for(server: Server) -> None:
             return int(row[0])
 
         def wait(done: Callable[[], bool]) -> None:
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + MIN_LEASE_S + 30  # a worker may die with a lease
             while not done():
                 assert time.monotonic() < deadline
                 time.sleep(0.05)  # between two looks
