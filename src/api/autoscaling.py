@@ -49,7 +49,7 @@ class NewAutoscaling(msgspec.Struct):
     docker: DockerMachines | None = None
     """Where containers are spawned. A pool has either `docker` or `vcenter`."""
     vcenter: VcenterMachines | None = None
-    """What virtual machines are cloned from."""
+    """Template that virtual machines are cloned from."""
     minimum: Annotated[int, Meta(ge=0, le=MAX_MACHINES)] = 0
     idle_seconds: Annotated[int, Meta(ge=5, le=86_400)] = DEFAULT_IDLE_S
     single_use: bool = False

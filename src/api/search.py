@@ -33,7 +33,7 @@ class SearchResult(msgspec.Struct):
     project_id: int | None
     """Project of the result; null for a node."""
     result_id: int | None
-    """Of a test, the id of its newest result that failed with a message; null if it never did, and for other types."""
+    """Id of the newest failed result of a test; null if the test never failed, and for other types."""
 
 
 class SearchResults(msgspec.Struct):

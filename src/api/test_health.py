@@ -82,7 +82,7 @@ class HealthItem(msgspec.Struct):
     risk: Risk
     """How likely the test fails without a cause in the code, by its `health_score`."""
     recommended_action: Action
-    """What to do about the test. `investigate`: look for the change that broke it; `fix`: fix the test."""
+    """Action that is recommended. `investigate`: look for the change that broke it; `fix`: fix the test."""
     runs: int
     """Number of runs in the window. A run has the results of the test in one build."""
     failed_runs: int
@@ -143,7 +143,7 @@ class TestHealthView(HealthItem):
     correlated_builds: list[int]
     """Ids of the builds in which the test failed or passed on a retry only, the newest first."""
     recommendation: str
-    """What to do about the test, and on which evidence."""
+    """Sentence about what to do, and on which evidence."""
     evidence: list[RunOfNote]
     """Runs of the window that the assessment is based on, the oldest first. All others passed."""
 

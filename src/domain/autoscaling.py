@@ -58,7 +58,7 @@ class AutoscalingSet(AutoscalingEvent, frozen=True):
     docker: DockerSource | None = None
     """Where containers are spawned; None if the machines are none."""
     vcenter: VcenterSource | None = None
-    """What virtual machines are cloned from; None if the machines are none. A pool has machines of one kind."""
+    """Template that virtual machines are cloned from; None if the machines are none. A pool has one kind of machine."""
     single_use: bool = False
     """Whether each machine runs one build and is then destroyed."""
 

@@ -24,23 +24,13 @@ STEADY_AFTER = 10
 """Number of runs in a row, none of them flaky, after which a test counts as steady again."""
 
 
-class TestTurnedFlaky(Event, frozen=True):
-    """A test turned flaky. Not recorded again for further flaky runs, until the test was steady."""
+class TestCaseEvent(Event, frozen=True):
+    """An event of one test case."""
 
     __test__: ClassVar[bool] = False
-    name: ClassVar[str] = "test.turned_flaky"
     sealed: ClassVar[tuple[str, ...]] = ("node_id", "suite")
     test_case_id: int
     project_id: int
-    job_id: int
-    build_id: int
-    """The build whose report has the flaky result."""
-    result_id: int
-    runs: int
-    flaky_runs: int
-    """Number of flaky runs of the test so far. `runs` is the number of all its runs so far."""
-    node_id: str = ""
-    suite: str = ""
 
     @property
     def stream(self) -> str:
@@ -51,15 +41,27 @@ class TestTurnedFlaky(Event, frozen=True):
         return project_key(self.project_id)
 
 
-class FlakinessEmerged(Event, frozen=True):
+class TestTurnedFlaky(TestCaseEvent, frozen=True):
+    """A test turned flaky. Not recorded again for further flaky runs, until the test was steady."""
+
+    name: ClassVar[str] = "test.turned_flaky"
+    job_id: int
+    build_id: int
+    """The build whose report has the flaky result."""
+    result_id: int
+    runs: int
+    flaky_runs: int
+    """Number of flaky runs of the test so far. `runs` is the number of all its runs so far."""
+    node_id: str = ""
+    suite: str = ""
+
+
+class FlakinessEmerged(TestCaseEvent, frozen=True):
     """A test has begun to fail, or to pass on a retry only, more often than before. Not recorded again until it is
     settled.
     """
 
     name: ClassVar[str] = "test.flakiness_emerged"
-    sealed: ClassVar[tuple[str, ...]] = ("node_id", "suite")
-    test_case_id: int
-    project_id: int
     job_id: int
     build_id: int
     """The build whose results showed it."""
@@ -76,22 +78,11 @@ class FlakinessEmerged(Event, frozen=True):
     node_id: str = ""
     suite: str = ""
 
-    @property
-    def stream(self) -> str:
-        return f"test_case-{self.test_case_id}"
 
-    @property
-    def data_key(self) -> str | None:
-        return project_key(self.project_id)
-
-
-class FlakinessSettled(Event, frozen=True):
+class FlakinessSettled(TestCaseEvent, frozen=True):
     """The flakiness that had emerged in a test is over."""
 
     name: ClassVar[str] = "test.flakiness_settled"
-    sealed: ClassVar[tuple[str, ...]] = ("node_id", "suite")
-    test_case_id: int
-    project_id: int
     job_id: int
     build_id: int
     """The build whose results showed it."""
@@ -101,14 +92,6 @@ class FlakinessSettled(Event, frozen=True):
     """`build_id` of the `test.flakiness_emerged` that it ends."""
     node_id: str = ""
     suite: str = ""
-
-    @property
-    def stream(self) -> str:
-        return f"test_case-{self.test_case_id}"
-
-    @property
-    def data_key(self) -> str | None:
-        return project_key(self.project_id)
 
 
 class OtherResult(msgspec.Struct, frozen=True):

@@ -57,9 +57,9 @@ ALIKE = 0.8
 PROGRESS_SCALE = 10
 """Number of later lines that say that the build goes on, such as passed tests, which makes a block count 0.8."""
 SIMILAR_FACTOR = 0.6
-"""What remains of the score of a block if a better one has the same kind of strongest signal."""
+"""Share of the score that a block keeps if a better one has the same kind of strongest signal."""
 NOISE_FACTOR = 0.2
-"""What remains of the score of a block that the log of a passed build has, too."""
+"""Share of the score that a block keeps if the log of a passed build has it, too."""
 
 
 class Excerpt(msgspec.Struct, frozen=True):

@@ -23,7 +23,7 @@ SAME_CAUSE = 0.7
 
 class Trace(NamedTuple):
     kind: str
-    """What failed, such as the type of the exception. Traces of different kinds never have the same cause."""
+    """Kind of the failure, such as the type of the exception. Traces of different kinds never have the same cause."""
     frames: tuple[str, ...]
     """Names of functions, the innermost first."""
 

@@ -159,7 +159,7 @@ class AutoscalingView(msgspec.Struct, frozen=True):
     docker: DockerSource | None
     """Where containers are spawned; null if the machines are virtual ones."""
     vcenter: VcenterSource | None
-    """What virtual machines are cloned from; null if the machines are containers."""
+    """Template that virtual machines are cloned from; null if the machines are containers."""
     single_use: bool
     machines: list[ScalingMachine]
     """Machines that are not gone yet."""
