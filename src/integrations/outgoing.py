@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from cachetools import TTLCache
 
 from integrations.addresses import CallableUrl, Network, is_address, is_localhost, must_be_callable, parse_url
-from integrations.ports import Answer, HttpAnswer, Refused, Unanswered
+from integrations.ports import HttpAnswer, PostAnswer, Refused, Unanswered
 
 if TYPE_CHECKING:
     from integrations.outgoing_calls import OutgoingCalls
@@ -147,7 +147,7 @@ class HttpOutgoing:
         allowed = self._allowed_for(wanted.host) if is_admin else self._allowed
         must_be_callable(addresses, allowed, is_https=wanted.is_https)
 
-    async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
+    async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> PostAnswer:
         wanted, calls = self._prepare(url)
         return await calls.post(wanted, body, headers)
 

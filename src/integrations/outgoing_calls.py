@@ -15,7 +15,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from integrations.addresses import CallableUrl, Network, must_be_callable
 from integrations.outgoing import Resolve
-from integrations.ports import Answer, HttpAnswer, Unanswered
+from integrations.ports import HttpAnswer, PostAnswer, Unanswered
 
 MAX_RESPONSE_BYTES = 64 * 1024
 """Largest number of bytes of an answer's body that are read."""
@@ -72,7 +72,7 @@ class OutgoingCalls:
         for session in self._sessions.values():
             await session.close()
 
-    async def post(self, wanted: CallableUrl, body: bytes, headers: Mapping[str, str]) -> Answer:
+    async def post(self, wanted: CallableUrl, body: bytes, headers: Mapping[str, str]) -> PostAnswer:
         """Posts the body and returns the answer, whatever its status is. Follows no redirect. Raises Refused if the URL
         leads to an address that may not be called, and Unanswered if no answer comes in time.
         """
@@ -82,7 +82,7 @@ class OutgoingCalls:
                 wanted.url, data=body, headers=headers, allow_redirects=False
             ) as answer:
                 excerpt = await _beginning(answer)
-                return Answer(answer.status, excerpt, _ms_since(began), _retry_after_s(answer.headers))
+                return PostAnswer(answer.status, excerpt, _ms_since(began), _retry_after_s(answer.headers))
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise Unanswered(self._describe(error), _ms_since(began)) from None
 

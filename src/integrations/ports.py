@@ -68,7 +68,7 @@ class Unanswered(Exception):
 
 
 @dataclass(frozen=True)
-class Answer:
+class PostAnswer:
     status: int
     excerpt: str
     """The beginning of the body, as text."""
@@ -124,7 +124,7 @@ class Outgoing(Protocol):
         """
         ...
 
-    async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
+    async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> PostAnswer:
         """Posts the body to the URL and returns the answer, whatever its status is. Takes 10 s at most. Raises Refused
         or Unanswered.
         """
