@@ -8,7 +8,6 @@ A source is one thing that the assistant has looked up, with a reference by whic
     log:9812:120-134      lines of a build's log; the first line has the number 1
     known_issue:7         a known issue
     commit:3f2a9c...      a commit
-    change:31             a change that was pushed: its commits and paths
     project:12            what is counted over all builds and tests of a project
 """
 

@@ -1,0 +1,321 @@
+"""Evidence: what is known about a failed build or about a project, as plain data with the sources that answers cite.
+
+It is gathered from the read models. Everything in it belongs to one project.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Literal
+
+import msgspec
+
+from domain.answers import MAX_SOURCE_TEXT, Question, Source
+from domain.log_explanations import Excerpt, explain
+from domain.log_signals import clean
+from domain.triage import Classification
+from domain.triage import Source as ClassifiedBy
+
+MAX_MESSAGE = 2_000
+"""Largest number of characters of a failure's message."""
+MAX_TRACE = 4_000
+"""Largest number of characters of a failure's trace: the beginning and the end."""
+
+
+class BuildSummary(msgspec.Struct, frozen=True):
+    """A build as its list shows it."""
+
+    id: int
+    status: str
+    reason: str | None = None
+    commit_sha: str | None = None
+    passed: int = 0
+    failed: int = 0
+
+
+class BuildFacts(msgspec.Struct, frozen=True):
+    """The build that a question is about."""
+
+    id: int
+    job_id: int
+    job: str
+    """Name of the job."""
+    status: str
+    reason: str | None = None
+    detail: str | None = None
+    branch: str = ""
+    commit_sha: str | None = None
+    exit_code: int | None = None
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+    flaky: int = 0
+    known_issues: int = 0
+    """Failures that the reporter calls known issues. They do not fail the build."""
+    quarantined: int = 0
+    duration_s: int = 0
+    attempt: int = 1
+
+
+class FailureStart(msgspec.Struct, frozen=True):
+    """Where a test began to fail, as in `domain.first_failures`."""
+
+    build_id: int
+    commit_sha: str | None
+    last_good_build: int | None
+    last_good_commit: str | None
+    failed_builds: int
+    cause: Literal["commit", "same_commit", "unknown"]
+
+
+class TestRecord(msgspec.Struct, frozen=True):
+    """How a test has done so far, as `domain.test_health` assesses it."""
+
+    __test__ = False
+
+    runs: int
+    failed_runs: int
+    flaky_probability: float
+    flake_rate: float
+    broken_probability: float
+
+
+class FailedTest(msgspec.Struct, frozen=True):
+    """A failed result of the build."""
+
+    result_id: int
+    case_id: int
+    name: str
+    message: str = ""
+    trace: str = ""
+    signature: str = ""
+    suite: str = ""
+    is_flaky: bool = False
+    """Whether the test also passed in the build or on its commit."""
+    is_quarantined: bool = False
+    classification: Classification | None = None
+    classified_by: ClassifiedBy | None = None
+    known_issue_id: int | None = None
+    first_bad: FailureStart | None = None
+    record: TestRecord | None = None
+
+
+class FailureGroup(msgspec.Struct, frozen=True):
+    """Failures of the build with one signature."""
+
+    signature: str
+    results: int
+    message: str
+
+
+class LogExcerpt(msgspec.Struct, frozen=True):
+    """Lines of the build's log that probably explain the failure."""
+
+    first_line: int
+    last_line: int
+    lines: tuple[str, ...]
+    score: float = 0.0
+    reasons: tuple[str, ...] = ()
+
+
+class IssueFacts(msgspec.Struct, frozen=True):
+    """A known issue that matches failures of the build."""
+
+    id: int
+    title: str
+    classification: Classification
+    defect_key: str | None = None
+
+
+class PastFailure(msgspec.Struct, frozen=True):
+    """An earlier failure of the project that is like one of the build."""
+
+    result_id: int
+    build_id: int
+    name: str
+    message: str
+    is_equal: bool
+    """Whether the signature is the same. Otherwise the words of the message are similar."""
+    signature: str = ""
+    classification: Classification | None = None
+    classified_by: ClassifiedBy | None = None
+
+
+class FlakyTestFacts(msgspec.Struct, frozen=True):
+    """A flaky test of the project."""
+
+    case_id: int
+    name: str
+    flake_rate: float
+    runs: int
+    failed_runs: int
+
+
+class FailurePatternFacts(msgspec.Struct, frozen=True):
+    """Failures of the project in the look-back window that have one signature."""
+
+    message: str
+    failures: int
+    result_id: int
+    """The newest of these failures."""
+    build_id: int
+
+
+class ProjectFacts(msgspec.Struct, frozen=True):
+    """The look-back window of a project."""
+
+    id: int
+    days: int
+    passed: int = 0
+    """Builds that passed."""
+    failed: int = 0
+    passed_before: int = 0
+    """Builds that passed in as many days before the window."""
+    failed_before: int = 0
+    flaky_tests: tuple[FlakyTestFacts, ...] = ()
+    """Flaky tests, those with the highest flake rates first."""
+    patterns: tuple[FailurePatternFacts, ...] = ()
+    """Recurring failures, the most frequent first."""
+
+
+class Evidence(msgspec.Struct, frozen=True):
+    question: Question
+    sources: tuple[Source, ...] = ()
+    """Made by `with_sources`. An answer can cite these, and nothing else."""
+    build: BuildFacts | None = None
+    failures: tuple[FailedTest, ...] = ()
+    """The failed results that were looked at: `question.max_tests` at most, each signature before any twice."""
+    groups: tuple[FailureGroup, ...] = ()
+    """All failures of the build by signature, the most frequent first."""
+    excerpts: tuple[LogExcerpt, ...] = ()
+    issues: tuple[IssueFacts, ...] = ()
+    past: tuple[PastFailure, ...] = ()
+    earlier: tuple[BuildSummary, ...] = ()
+    """Builds of the job and branch before this one, the newest first."""
+    same_commit: tuple[BuildSummary, ...] = ()
+    """Other builds of the job on the commit."""
+    project: ProjectFacts | None = None
+
+
+def with_sources(evidence: Evidence) -> Evidence:
+    """Returns the evidence with a source for each fact that it contains."""
+    sources = {source.ref: source for source in _sources(evidence)}
+    return msgspec.structs.replace(evidence, sources=tuple(sources.values()))
+
+
+def excerpt_log(lines: list[str]) -> tuple[LogExcerpt, ...]:
+    """Returns the parts of a log that explain the failure. The lines have no line feeds."""
+    return tuple(to_excerpt(found, lines[found.first_line - 1 : found.last_line]) for found in explain(lines))
+
+
+def to_excerpt(found: Excerpt, lines: Iterable[str], offset: int = 0) -> LogExcerpt:
+    """Returns an excerpt with its lines. `offset` is the number of lines before the part of the log that was read."""
+    cleaned = tuple(clean(line, keep_time=True) for line in lines)
+    return LogExcerpt(found.first_line + offset, found.last_line + offset, cleaned, found.score, found.reasons)
+
+
+def cut(text: str, length: int) -> str:
+    """Returns the beginning and the end of a text that is longer than `length`."""
+    if len(text) <= length:
+        return text
+    half = (length - 5) // 2
+    return f"{text[:half]}\n...\n{text[-half:]}"
+
+
+def build_ref(build_id: int) -> str:
+    return f"build:{build_id}"
+
+
+def test_ref(failure: FailedTest | PastFailure | FailurePatternFacts) -> str:
+    return f"test:{failure.result_id}"
+
+
+def case_ref(test: FailedTest | FlakyTestFacts) -> str:
+    return f"test_case:{test.case_id}"
+
+
+def log_ref(build: BuildFacts, excerpt: LogExcerpt) -> str:
+    return f"log:{build.id}:{excerpt.first_line}-{excerpt.last_line}"
+
+
+def issue_ref(issue_id: int) -> str:
+    return f"known_issue:{issue_id}"
+
+
+def commit_ref(commit_sha: str) -> str:
+    return f"commit:{commit_sha}"
+
+
+def _sources(evidence: Evidence) -> Iterator[Source]:
+    for ref, text in _texts(evidence):
+        yield Source(ref, cut(text, MAX_SOURCE_TEXT))
+
+
+def _texts(evidence: Evidence) -> Iterator[tuple[str, str]]:
+    """Yields the reference and the text of each source. Later ones with the same reference replace earlier ones."""
+    for build in (*evidence.earlier, *evidence.same_commit):
+        yield build_ref(build.id), _describe(build)
+    if (this := evidence.build) is not None:
+        yield build_ref(this.id), _describe_build(this)
+        if this.commit_sha:
+            yield commit_ref(this.commit_sha), f"Build {this.id} ran on commit {this.commit_sha}."
+        for excerpt in evidence.excerpts:
+            yield log_ref(this, excerpt), "\n".join(excerpt.lines)
+    for issue in evidence.issues:
+        defect = f", {issue.defect_key}" if issue.defect_key else ""
+        yield issue_ref(issue.id), f"Known issue {issue.id}: {issue.title} ({issue.classification}{defect})"
+    for past in evidence.past:
+        classified = f" Classified as {past.classification}." if past.classification else ""
+        yield test_ref(past), f"{past.name} failed in build {past.build_id}: {past.message}{classified}"
+    for failure in evidence.failures:
+        yield from _texts_of_test(failure)
+    if evidence.project is not None:
+        yield from _texts_of_project(evidence.project)
+
+
+def _texts_of_test(failure: FailedTest) -> Iterator[tuple[str, str]]:
+    classified = f"\nClassified as {failure.classification} by {failure.classified_by}." * bool(failure.classification)
+    yield test_ref(failure), f"{failure.name} failed: {failure.message}\n{failure.trace}{classified}"
+    if (record := failure.record) is not None:
+        yield (
+            case_ref(failure),
+            f"{failure.name}: {record.failed_runs} of {record.runs} runs failed."
+            f" Probability that it is flaky: {record.flaky_probability:.0%}.",
+        )
+    if (began := failure.first_bad) is None:
+        return
+    if began.last_good_build is not None:
+        on = f" on commit {began.last_good_commit}" if began.last_good_commit else ""
+        yield build_ref(began.last_good_build), f"{failure.name} passed in build {began.last_good_build}{on}."
+    if began.commit_sha:
+        yield (
+            commit_ref(began.commit_sha),
+            f"{failure.name} first failed in build {began.build_id}, which ran on commit {began.commit_sha}.",
+        )
+
+
+def _texts_of_project(project: ProjectFacts) -> Iterator[tuple[str, str]]:
+    yield (
+        f"project:{project.id}",
+        f"In {project.days} days, {project.passed} builds passed and {project.failed} failed."
+        f" In the {project.days} days before, {project.passed_before} passed and {project.failed_before} failed.",
+    )
+    for test in project.flaky_tests:
+        yield case_ref(test), f"{test.name}: {test.failed_runs} of {test.runs} runs failed, mostly on good code."
+    for pattern in project.patterns:
+        yield test_ref(pattern), f"{pattern.failures} failures like: {pattern.message}"
+
+
+def _describe(build: BuildSummary) -> str:
+    reason = f" ({build.reason})" if build.reason else ""
+    on = f" on commit {build.commit_sha}" if build.commit_sha else ""
+    return f"Build {build.id} {build.status}{reason}{on}: {build.passed} tests passed, {build.failed} failed."
+
+
+def _describe_build(build: BuildFacts) -> str:
+    reason = f" ({build.reason})" if build.reason else ""
+    on = f" on branch {build.branch}" if build.branch else ""
+    code = f" Exit code {build.exit_code}." if build.exit_code is not None else ""
+    detail = f" {build.detail}" if build.detail else ""
+    return (
+        f"Build {build.id} of job {build.job} {build.status}{reason}{on} after {build.duration_s} s:"
+        f" {build.passed} tests passed, {build.failed} failed, {build.skipped} were skipped.{code}{detail}"
+    )
