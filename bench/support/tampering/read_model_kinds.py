@@ -15,6 +15,7 @@ from projections.emerging import EmergenceRow
 from projections.engine.model import Row
 from projections.event_index import RelatedRow
 from projections.identity_providers import IdentityProviderRow, IdentityRow
+from projections.inquiries import InquiryRow
 from projections.jira import JiraRow
 from projections.jobs import ConfigurationRow, JobRow
 from projections.known_issues import IssueFailureRow, KnownIssueRow
@@ -272,6 +273,14 @@ READ_MODEL_KINDS = (
         "a virtual machine is made up",
         lambda scene: scene.execute(
             f"INSERT INTO {VcenterVmRow.table} VALUES (1, 'vm-1', 'x', 'powered_on', '', false, now())"
+        ),
+    ),
+    of_model(
+        "inquiries",
+        InquiryRow.table,
+        "a question to the assistant is made up",
+        lambda scene: scene.execute(
+            f"INSERT INTO {InquiryRow.table} VALUES ('chat-1', 'chat', 'failed', 1, 1, 1, 1, '', 1, now(), now())"
         ),
     ),
     of_model(

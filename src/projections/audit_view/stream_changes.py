@@ -25,6 +25,7 @@ from domain.endpoints import mask_url
 from domain.flakiness import FLAKINESS
 from domain.gitops import GITOPS
 from domain.identity_providers import IDENTITY_PROVIDER, IdentityProvider
+from domain.inquiries import INQUIRY
 from domain.jira import JIRA
 from domain.jobs import JOB
 from domain.known_issues import KNOWN_ISSUE
@@ -62,6 +63,7 @@ CATEGORIES: Mapping[str, Category[Any]] = {
         *(CHANGE, DEFERRALS, CHANNEL, CHANNEL_LIST, CARD, IDENTITY_PROVIDER, SCM_ENDPOINT, GITOPS, JIRA, TICKET),
         *(AUTOSCALING, DOCKER_AGENT),
         *(VCENTER, VCENTER_OPERATION, VCENTER_VMS),
+        INQUIRY,
     )
 }
 

@@ -5,7 +5,7 @@ summaries leave these fields out.
 """
 
 import string
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from domain import (
@@ -40,12 +40,9 @@ from domain import (
 )
 from domain.core.events import Event, changes_of
 from projections.audit_view.flakiness_summaries import FLAKINESS_SUMMARIES
+from projections.audit_view.inquiry_summaries import INQUIRY_SUMMARIES
 from projections.audit_view.machine_summaries import MACHINE_SUMMARIES
-
-MAX_QUOTE_LENGTH = 120
-"""Number of characters that a summary quotes from a text."""
-MAX_LISTED = 3
-"""Number of items of a list that a summary names."""
+from projections.audit_view.phrases import count, listed, quoted, spaced
 
 
 def summarize(event: Event) -> str:
@@ -68,28 +65,6 @@ class _Fields(string.Formatter):
         if format_spec.endswith("“"):
             return quoted(format_spec[:-1], value)
         return count(value, format_spec) if format_spec else str(value)
-
-
-def quoted(before: str, text: str | None) -> str:
-    """Returns `before` and the shortened text in quotes; an empty string if there is no text."""
-    short = " ".join((text or "").split())
-    if len(short) > MAX_QUOTE_LENGTH:
-        short = short[: MAX_QUOTE_LENGTH - 1].rstrip() + "…"
-    return f"{before}“{short}”" if short else ""
-
-
-def spaced(name: str | None) -> str:
-    return (name or "").replace("_", " ")
-
-
-def count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
-def listed(items: Iterable[str]) -> str:
-    every = list(items)
-    more = f" and {len(every) - MAX_LISTED:,} more" if len(every) > MAX_LISTED else ""
-    return ", ".join(every[:MAX_LISTED]) + more
 
 
 def _queued(event: builds.BuildQueued) -> str:
@@ -395,6 +370,7 @@ SUMMARIES: Mapping[type[Event], str | Callable[[Any], str]] = {
     projections.EventDismissed: "dismissed position {position} of read model {projection} as {operator}{reason:: “}",
     reactions.ReactionCancelled: "cancelled reaction {reaction} to position {position} as {operator}{reason:: “}",
     claims.ClaimTaken: lambda event: f"reserved a name for {event.owner.replace('-', ' ')}",
+    **INQUIRY_SUMMARIES,
     **MACHINE_SUMMARIES,
     claims.ClaimReleased: lambda event: f"gave a name of {event.owner.replace('-', ' ')} free",
 }
