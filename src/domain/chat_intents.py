@@ -1,0 +1,71 @@
+"""Intents of chat messages: which of a handful of things a message asks, by its words. docs/intelligence.md lists the
+intents.
+"""
+
+import re
+from typing import Literal, get_args
+
+Intent = Literal["flaky", "history", "changed", "next", "tests", "duration", "summary", "why", "unknown"]
+INTENTS: tuple[Intent, ...] = get_args(Intent)
+
+_WORDS: tuple[tuple[Intent, re.Pattern[str]], ...] = (
+    (
+        "flaky",
+        re.compile(
+            r"\b(?:flak(?:y|e|es|iness)|unstable|intermittent(?:ly)?|sporadic(?:ally)?|random(?:ly)?|reliable"
+            r"|non-?deterministic|by (?:chance|accident)|sometimes (?:pass|fail))\w{0,4}\b"
+        ),
+    ),
+    (
+        "history",
+        re.compile(
+            r"\b(?:history|ever (?:pass|fail)|(?:pass|fail|happen|seen|occur)\w{0,4} (?:\w+ ){0,3}"
+            r"(?:before|earlier|often)"
+            r"|how (?:often|many times)|first time|seen (?:this|that|it)|similar (?:failures?|errors?|problems?)|recur"
+            r"|known issues?|how long has|track record|(?:last|past|previous) (?:runs?|builds?|failures?|results?))"
+        ),
+    ),
+    (
+        "changed",
+        re.compile(
+            r"\b(?:chang(?:e|ed|es)|commit(?:s|ted)?|since when|who\b|blame|culprit|regress\w{0,6}|introduced|bisect"
+            r"|(?:broke|broken) (?:it|this|the)|what broke|last (?:good|green|passing)|first (?:bad|failing|red|failed)"
+            r"|(?:start|began|begin)\w{0,4} (?:to )?fail\w{0,4}|diff(?:erence|erent)?|new(?:ly)? fail\w{0,4})\b"
+        ),
+    ),
+    (
+        "next",
+        re.compile(
+            r"\b(?:next|should (?:i|we|you)|shall (?:i|we)|what (?:can|to|do) (?:i|we|do)|fix(?:es|ed)?|solve|repair"
+            r"|mend|how (?:do|can|to|would|could) (?:i|we|you)? ?(?:\w+ )?(?:fix|solve|repair|resolve"
+            r"|avoid|prevent)|resolve|recommend\w{0,6}|suggest\w{0,4}|advice|advise|quarantine|re-?run|retry|restart|ticket|action)\b"
+        ),
+    ),
+    (
+        "tests",
+        re.compile(r"\b(?:which|what|list|how many|show)\b.{0,40}\b(?:tests?|cases?|failures|failed|failing)\b"),
+    ),
+    ("duration", re.compile(r"\bhow long\b|\b(?:duration|slow(?:er|est)?|runtime|time did it take)\b")),
+    (
+        "summary",
+        re.compile(
+            r"\b(?:summar(?:y|ize|ise|izes|ized)|overview|tl;?dr|in short|status|what happened|tell me about|describe"
+            r"|recap|result of|how did|how (?:is|are|was|were)|health|pass rate|report|trend)\b"
+        ),
+    ),
+    (
+        "why",
+        re.compile(
+            r"\b(?:why|cause[sd]?|reasons?|explain|diagnos\w{1,4}|investigat\w{1,4}|wrong|root|fail(?:ed|s|ing|ure|ures)?"
+            r"|red|broke|broken|crash(?:ed|es)?|error|errors|problem|problems|issue|infra(?:structure)?|mean(?:s|ing)?"
+            r"|hang(?:s|ing)?|hung|aborted|happen(?:s|ing|ed)?)\b"
+        ),
+    ),
+)
+"""Intents and the words that ask for them. The first one that a message has counts."""
+
+
+def find_intent(message: str) -> Intent:
+    """Returns what a message asks; `unknown` if it has none of the words."""
+    text = " ".join(message.lower().split())[:2_000]
+    return next((intent for intent, words in _WORDS if words.search(text)), "unknown")

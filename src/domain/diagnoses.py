@@ -1,0 +1,186 @@
+"""Diagnosis of a failed build by rules and statistics: the cause that most of its failures have, and without failed
+tests the cause that its log or the reason of its end names.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from domain.evidence import Evidence, FailedTest, LogExcerpt, log_ref
+from domain.evidence import build_ref as ref_of_build
+from domain.failure_causes import ASSERTION_ONLY, MAX_LINE, ProbableCause, judge
+from domain.failure_kinds import TEST_FILE, KindMatch, find_kind
+from domain.triage import Classification
+
+HIGHEST_CONFIDENCE = 0.97
+NO_EVIDENCE = 0.1
+"""Confidence of an answer that nothing supports."""
+FROM_LOG = 0.95
+"""Share of a kind's confidence that is left if the log, and not a test, has its words."""
+MIXED = 0.55
+"""Share of the confidence that is left if all other failures have other causes."""
+
+_REASONS: dict[str, tuple[Classification | None, str, str, float]] = {
+    "agent_lost": ("infra", "The agent was lost while it ran the build", "Check the machine and its network", 0.85),
+    "not_acknowledged": ("infra", "The agent did not take the build", "Check the agent on the machine", 0.85),
+    "agent_stopped": ("infra", "The agent was stopped while it ran the build", "Run the build again", 0.85),
+    "node_removed": ("infra", "The node was removed while it ran the build", "Run the build again", 0.85),
+    "checkout_failed": (
+        "infra",
+        "The source code could not be checked out",
+        "Check the repository's address, the credentials and the commit",
+        0.75,
+    ),
+    "setup_failed": ("infra", "The setup commands of the job failed", "Correct the first command that failed", 0.5),
+    "timeout": (
+        "infra",
+        "The build exceeded its time limit",
+        "Look for the step that hangs, or raise the time limit of the job",
+        0.5,
+    ),
+    "reports_unreadable": (
+        "infra",
+        "A test report is missing or cannot be read, so results are missing",
+        "Look for what ended the tests before their report was complete",
+        0.5,
+    ),
+    "stopped_by_user": ("no_defect", "A user stopped the build", "Run the build again if it is still needed", 0.9),
+    "superseded": ("no_defect", "A newer change replaced the build", "Look at the newer build", 0.9),
+    "pull_request_closed": ("no_defect", "The pull request of the build was closed", "Nothing to do", 0.9),
+    "job_deleted": ("no_defect", "The job of the build was deleted", "Nothing to do", 0.9),
+    "command_failed": (None, "The command of the job failed", "Read the end of the build's log", 0.2),
+    "selected_tests_not_run": (
+        "test_bug",
+        "Tests that the build was restricted to did not run",
+        "Check whether these tests were renamed or removed",
+        0.5,
+    ),
+}
+"""Reason of a build's end -> classification, root cause, suggested fix and confidence, if nothing else is known."""
+
+
+class Diagnosis(msgspec.Struct, frozen=True):
+    cause: ProbableCause
+    tests: tuple[FailedTest, ...] = ()
+    """Those of the tests that were looked at that have the cause."""
+    affected: int = 0
+    """Number of failed results of the build that have the cause, as far as their signatures say so."""
+    others: tuple[ProbableCause, ...] = ()
+    """Causes of other failures of the build."""
+
+    @property
+    def confidence(self) -> float:
+        return self.cause.confidence
+
+
+def diagnose(evidence: Evidence) -> Diagnosis:
+    """Returns the most likely cause of a failed build."""
+    judged = [(test, judge(evidence, test)) for test in evidence.failures]
+    of_log = _find_in_log(evidence)
+    if not judged:
+        return Diagnosis(of_log or _by_reason(evidence))
+    weights = _weigh(evidence, judged)
+    best = max(weights, key=lambda key: (weights[key], -list(weights).index(key)))
+    cause = next(cause for _, cause in judged if cause.key == best)
+    tests = tuple(test for test, other in judged if other.key == best)
+    others = {other.key: other for _, other in judged if other.key != best}
+    share = weights[best] / sum(weights.values())
+    if of_log is not None and cause.confidence <= ASSERTION_ONLY and of_log.classification == "infra":
+        confidence = max(0.5, of_log.confidence - 0.2)
+        return Diagnosis(
+            msgspec.structs.replace(of_log, confidence=confidence), evidence.failures, sum(weights.values())
+        )
+    confidence = cause.confidence * (MIXED + (1 - MIXED) * share)
+    return Diagnosis(
+        msgspec.structs.replace(cause, confidence=round(min(HIGHEST_CONFIDENCE, confidence), 2)),
+        tests,
+        weights[best],
+        tuple(others.values()),
+    )
+
+
+def _find_in_log(evidence: Evidence) -> ProbableCause | None:
+    build = evidence.build
+    if build is None:
+        return None
+    for excerpt in evidence.excerpts:
+        found = find_kind("\n".join(excerpt.lines))
+        if found is not None:
+            return _cause_of_log(excerpt, found, log_ref(build, excerpt))
+    return None
+
+
+def _cause_of_log(excerpt: LogExcerpt, found: KindMatch, ref: str) -> ProbableCause:
+    classification = found.kind.classification
+    if found.kind.name in ("compile_error", "module_missing") and TEST_FILE.search(found.line):
+        classification = "test_bug"
+    return ProbableCause(
+        f"kind {found.kind.name}",
+        classification,
+        f"{found.kind.title}: {found.line[:MAX_LINE]}",
+        found.kind.fix,
+        round(found.kind.confidence * FROM_LOG, 2),
+        (ref,),
+        f"The log says so in lines {excerpt.first_line} to {excerpt.last_line}.",
+        (ref,),
+    )
+
+
+def _by_reason(evidence: Evidence) -> ProbableCause:
+    """Returns the cause by the reason of the build's end, if neither tests nor the log say more."""
+    build = evidence.build
+    if build is None:
+        return ProbableCause("none", None, "", "", NO_EVIDENCE, (), "", is_guess=True)
+    ref = ref_of_build(build.id)
+    classification, root_cause, fix, confidence = _REASONS.get(
+        build.reason or "", (None, "Nothing that was found says why", "Read the build's log", NO_EVIDENCE)
+    )
+    if evidence.excerpts:
+        excerpt = evidence.excerpts[0]
+        line = _strongest_line(excerpt)
+        is_test = "test_failure" in excerpt.reasons[:1] or "failure_list" in excerpt.reasons[:1]
+        return ProbableCause(
+            f"log {line}",
+            "product_bug" if is_test and classification is None else classification,
+            f"{root_cause}: {line}" if build.reason in _REASONS else line,
+            fix,
+            max(confidence, 0.5 if is_test else 0.35),
+            (log_ref(build, excerpt),),
+            f"These lines of the log explain the failure best, but nothing confirms it: {excerpt.first_line} to"
+            f" {excerpt.last_line}.",
+            (log_ref(build, excerpt),),
+            is_guess=True,
+        )
+    code = f" (exit code {build.exit_code})" if build.exit_code else ""
+    return ProbableCause(
+        f"reason {build.reason}",
+        classification,
+        root_cause + code,
+        fix,
+        confidence,
+        (ref,),
+        "The build has no failed tests and no log that says more.",
+        (ref,),
+        is_guess=classification is None,
+    )
+
+
+def _weigh(evidence: Evidence, judged: Sequence[tuple[FailedTest, ProbableCause]]) -> dict[str, int]:
+    """Returns key of a cause -> number of failed results with the signatures of its tests."""
+    sizes = {group.signature: group.results for group in evidence.groups if group.signature}
+    weights: dict[str, int] = {}
+    counted = set[str]()
+    for test, cause in judged:
+        first = test.signature not in counted
+        counted.add(test.signature)
+        alike = sum(other.signature == test.signature for other, _ in judged)
+        further = max(0, sizes.get(test.signature, 0) - alike) if first and test.signature else 0
+        weights[cause.key] = weights.get(cause.key, 0) + 1 + further
+    return weights
+
+
+def _strongest_line(excerpt: LogExcerpt) -> str:
+    words = ("error", "fail", "exception", "fatal", "cannot", "not found", "denied", "killed")
+    lines = [line.strip() for line in excerpt.lines if line.strip()]
+    found = [line for line in lines if any(word in line.lower() for word in words)]
+    return (found or lines or ["no message"])[0][:MAX_LINE]

@@ -1,0 +1,161 @@
+"""Claims about a build and about the diagnosis of its failure, each with the sources that say so."""
+
+from collections.abc import Iterator
+
+from domain.answers import AnswerClaim
+from domain.diagnoses import Diagnosis
+from domain.evidence import BuildFacts, Evidence, FailedTest, build_ref, case_ref, commit_ref, test_ref
+from domain.test_health import FLAKY_FROM
+
+MAX_NAMED = 3
+"""Number of tests that a claim names."""
+CERTAIN, PROBABLE = 0.85, 0.6
+"""Confidence from which a cause is called by far the most likely, and from which it is called likely."""
+NAMES = {
+    "product_bug": "a defect of the product",
+    "infra": "a problem of the infrastructure",
+    "flaky": "flakiness",
+    "test_bug": "a defect of a test",
+    "no_defect": "no defect",
+}
+
+
+def describe_build(build: BuildFacts) -> AnswerClaim:
+    """Says how a build ended, and how its tests did."""
+    total = build.passed + build.failed + build.skipped
+    ended = {"passed": "passed", "failed": "failed", "aborted": "was aborted"}.get(build.status, f"is {build.status}")
+    reason = f" ({build.reason.replace('_', ' ')})" if build.reason and build.reason != "tests_failed" else ""
+    if total:
+        skipped = f", {build.skipped:,} {_were(build.skipped)} skipped" if build.skipped else ""
+        tests = f"It ran {count(total, 'test')}, {build.failed:,} failed{skipped}."
+    else:
+        tests = "It reported no tests."
+    return AnswerClaim(
+        f"Build {build.id} of job {build.job} {ended}{reason} after {build.duration_s} s. {tests}",
+        (build_ref(build.id),),
+    )
+
+
+def describe_cause(diagnosis: Diagnosis) -> Iterator[AnswerClaim]:
+    """Says what the cause is, and why."""
+    cause = diagnosis.cause
+    if cause.classification is None and not cause.refs:
+        yield AnswerClaim("Nothing that was looked up says why.", (), is_guess=True)
+        return
+    how = (
+        "The cause is almost certainly"
+        if cause.confidence >= CERTAIN
+        else "The likely cause is"
+        if cause.confidence >= PROBABLE
+        else "A possible cause is"
+    )
+    what = NAMES[cause.classification] if cause.classification else "one of unknown kind"
+    refs = tuple(dict.fromkeys((*(test_ref(test) for test in diagnosis.tests[:MAX_NAMED]), *cause.refs)))
+    yield AnswerClaim(f"{how} {what}: {_end(cause.root_cause)}", refs, is_guess=cause.is_guess)
+    if cause.why:
+        yield AnswerClaim(cause.why, cause.why_refs or cause.refs, is_guess=cause.is_guess)
+
+
+def describe_tests(diagnosis: Diagnosis) -> Iterator[AnswerClaim]:
+    """Says which tests have the cause."""
+    tests = diagnosis.tests
+    if not tests:
+        return
+    named = ", ".join(test.name for test in tests[:MAX_NAMED])
+    more = f" and {diagnosis.affected - MAX_NAMED:,} more" if diagnosis.affected > MAX_NAMED < len(tests) else ""
+    verb = "has" if diagnosis.affected == 1 else "have"
+    yield AnswerClaim(
+        f"{count(diagnosis.affected, 'failure')} {verb} this cause: {named}{more}.",
+        tuple(test_ref(test) for test in tests[:MAX_NAMED]),
+    )
+
+
+def describe_others(evidence: Evidence, diagnosis: Diagnosis) -> Iterator[AnswerClaim]:
+    """Says which other causes failures of the build have."""
+    if not diagnosis.others:
+        return
+    texts = [
+        f"{NAMES[cause.classification] if cause.classification else 'unknown'} ({cause.root_cause[:120]})"
+        for cause in diagnosis.others[:MAX_NAMED]
+    ]
+    refs = tuple(ref for cause in diagnosis.others[:MAX_NAMED] for ref in cause.refs)
+    more = f", and {len(diagnosis.others) - MAX_NAMED} more" if len(diagnosis.others) > MAX_NAMED else ""
+    yield AnswerClaim(f"Other failures of the build have other causes: {'; '.join(texts)}{more}.", refs)
+
+
+def describe_start(test: FailedTest) -> Iterator[AnswerClaim]:
+    """Says where a test began to fail."""
+    began = test.first_bad
+    if began is None:
+        return
+    if began.last_good_build is None:
+        yield AnswerClaim(
+            f"{test.name} has failed in {count(began.failed_builds, 'build')} in a row, as far back as was searched.",
+            (test_ref(test),),
+        )
+        return
+    good, bad = began.last_good_commit, began.commit_sha
+    refs = [test_ref(test), build_ref(began.last_good_build), *([commit_ref(bad)] if bad else ())]
+    if began.cause == "same_commit":
+        yield AnswerClaim(
+            f"{test.name} passed in build {began.last_good_build} on the same commit, so no commit broke it.",
+            tuple(refs),
+        )
+        return
+    between = f": it came with a commit after {good[:12]}, up to {bad[:12]}" if good and bad else ""
+    yield AnswerClaim(
+        f"{test.name} last passed in build {began.last_good_build} and first failed in build"
+        f" {began.build_id}{between}.",
+        tuple(refs),
+    )
+
+
+def describe_record(test: FailedTest) -> Iterator[AnswerClaim]:
+    """Says how a test has done so far."""
+    record = test.record
+    if record is None or not record.runs:
+        return
+    flaky = (
+        "it is flaky"
+        if record.flaky_probability >= FLAKY_FROM
+        else "it may be flaky"
+        if record.flaky_probability >= 0.5
+        else "it is probably not flaky"
+    )
+    yield AnswerClaim(
+        f"{test.name} failed in {record.failed_runs:,} of its {count(record.runs, 'run')}: {flaky}"
+        f" (probability {record.flaky_probability:.0%}).",
+        (case_ref(test),),
+    )
+
+
+def describe_past(evidence: Evidence) -> Iterator[AnswerClaim]:
+    """Says which earlier failures are like those of the build."""
+    equal = [past for past in evidence.past if past.is_equal]
+    if equal:
+        classified = next((f", classified as {past.classification}" for past in equal if past.classification), "")
+        builds = list(dict.fromkeys(past.build_id for past in equal))
+        yield AnswerClaim(
+            f"The same failure was in {count(len(builds), 'earlier build')}, at last in {builds[0]}{classified}.",
+            tuple(test_ref(past) for past in equal[:MAX_NAMED]),
+        )
+    alike = [past for past in evidence.past if not past.is_equal][:MAX_NAMED]
+    for past in alike:
+        message = past.message.strip().splitlines()[0][:160] if past.message.strip() else "no message"
+        yield AnswerClaim(
+            f"A similar failure is that of {past.name} in build {past.build_id}: {_end(message)}", (test_ref(past),)
+        )
+
+
+def count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def _were(number: int) -> str:
+    return "was" if number == 1 else "were"
+
+
+def _end(text: str) -> str:
+    """Returns a text as the end of a sentence."""
+    text = " ".join(text.split())
+    return text if text.endswith((".", "!", "?")) else f"{text}."

@@ -1,0 +1,253 @@
+"""Most likely cause of one failure, by the strongest evidence that there is.
+
+The evidence, the strongest first: how a person or a known issue classified the failure; how people classified earlier
+failures with the same signature; words of a full disk, a refused connection and the like; that the test also passed on
+the commit; its history; words of a mistake in the test; where it began to fail. docs/intelligence.md has the table.
+"""
+
+from collections import Counter
+
+import msgspec
+
+from domain.evidence import Evidence, FailedTest, case_ref, issue_ref, test_ref
+from domain.evidence import build_ref as ref_of_build
+from domain.evidence import commit_ref as ref_of_commit
+from domain.failure_kinds import ASSERTION, ERROR_IN_TEST, TEST_FILE, KindMatch, find_kind
+from domain.test_health import BROKEN_FROM, FLAKY_FROM
+from domain.triage import Classification
+
+BY_USER, BY_RULE, BY_AI = 0.95, 0.9, 0.6
+BY_PAST = 0.88
+"""Confidence in what people said about all earlier failures with the same signature."""
+PASSED_ON_COMMIT = 0.85
+FLAKY_BY_HISTORY = 0.9
+"""Confidence that a failure of a test that is flaky for certain is one more of these."""
+MISTAKE_IN_TEST = 0.7
+ASSERTION_SINCE_COMMIT, ASSERTION_ONLY = 0.72, 0.6
+SINCE_COMMIT, ERROR_ONLY, NO_MESSAGE = 0.6, 0.45, 0.35
+MAX_LINE = 300
+"""Number of characters of a line that a root cause shows."""
+
+FIXES: dict[Classification, str] = {
+    "product_bug": "Look at the change since the last build that passed, and correct the code or the expectation",
+    "infra": "Check the machine and the services that the tests call, then run the build again",
+    "flaky": "Quarantine the test until it waits for what it depends on",
+    "test_bug": "Correct the test",
+    "no_defect": "Nothing to do",
+}
+"""Suggested fix, if nothing more is known than the classification."""
+
+
+class ProbableCause(msgspec.Struct, frozen=True):
+    """A cause that one or more failures of a build have."""
+
+    key: str
+    """Equal for failures with the same cause."""
+    classification: Classification | None
+    root_cause: str
+    fix: str
+    confidence: float
+    refs: tuple[str, ...]
+    """Sources for the root cause."""
+    why: str
+    """Sentences on why this is the cause."""
+    why_refs: tuple[str, ...] = ()
+    is_guess: bool = False
+
+
+def judge(evidence: Evidence, test: FailedTest) -> ProbableCause:
+    """Returns the most likely cause of one failure."""
+    return (
+        _by_classification(evidence, test)
+        or _by_past(evidence, test)
+        or _by_words(test, is_machine=True)
+        or _by_flakiness(evidence, test)
+        or _by_words(test, is_machine=False)
+        or _by_test_mistake(test)
+        or _by_assertion(test)
+    )
+
+
+def _by_classification(evidence: Evidence, test: FailedTest) -> ProbableCause | None:
+    if test.classification is None:
+        return None
+    issue = next((one for one in evidence.issues if one.id == test.known_issue_id), None)
+    is_user = test.classified_by == "user"
+    found = find_kind(_text_of(test))
+    fix = found.kind.fix if found is not None and found.kind.classification == test.classification else ""
+    if issue is not None:
+        defect = f" ({issue.defect_key})" if issue.defect_key else ""
+        return ProbableCause(
+            f"issue {issue.id}",
+            test.classification,
+            f"Known issue: {issue.title}: {_headline(test)}",
+            fix or FIXES[test.classification],
+            BY_USER if is_user else BY_RULE,
+            (test_ref(test), issue_ref(issue.id)),
+            f'It is the known issue "{issue.title}"{defect}, which stands for failures of the kind'
+            f" {issue.classification}.",
+            (issue_ref(issue.id),),
+        )
+    who = {"user": "A person", "rule": "A rule", "ai": "The assistant"}[test.classified_by or "user"]
+    return ProbableCause(
+        f"classified {test.classification} {test.signature or _headline(test)}",
+        test.classification,
+        _with_kind(found, test),
+        fix or FIXES[test.classification],
+        BY_USER if is_user else BY_RULE if test.classified_by == "rule" else BY_AI,
+        (test_ref(test),),
+        f"{who} has classified this failure as {test.classification}.",
+        (test_ref(test),),
+    )
+
+
+def _by_past(evidence: Evidence, test: FailedTest) -> ProbableCause | None:
+    """Returns the cause that people gave for earlier failures with the signature of this one."""
+    equal = [past for past in evidence.past if past.is_equal and past.signature == test.signature]
+    named = [past for past in equal if past.classification is not None and past.classified_by != "ai"]
+    if not named:
+        return None
+    counts: Counter[Classification | None] = Counter(past.classification for past in named)
+    classification, count = counts.most_common(1)[0]
+    assert classification is not None
+    chosen = [past for past in named if past.classification == classification]
+    found = find_kind(_text_of(test))
+    return ProbableCause(
+        f"past {classification} {test.signature}",
+        classification,
+        _with_kind(found, test),
+        FIXES[classification],
+        BY_PAST * (count / len(named)),
+        (test_ref(test),),
+        f"{_times(len(chosen), 'earlier failure')} with the same signature {'was' if count == 1 else 'were'} classified"
+        f" as {classification}, the newest in build {chosen[0].build_id}.",
+        tuple(test_ref(past) for past in chosen[:3]),
+    )
+
+
+def _by_words(test: FailedTest, *, is_machine: bool) -> ProbableCause | None:
+    found = find_kind(_text_of(test))
+    if found is None or (is_machine and not found.kind.is_machine):
+        return None
+    if found.kind.classification in ("infra", "flaky") and ASSERTION.search(test.message):
+        return None  # an assertion checks the code, whatever it compares
+    classification = found.kind.classification
+    if found.kind.name in ("compile_error", "module_missing") and TEST_FILE.search(found.line):
+        classification = "test_bug"
+    return ProbableCause(
+        f"kind {found.kind.name}",
+        classification,
+        f"{found.kind.title}: {found.line[:MAX_LINE]}",
+        found.kind.fix,
+        found.kind.confidence,
+        (test_ref(test),),
+        f"The message of {test.name} says so.",
+        (test_ref(test),),
+    )
+
+
+def _by_flakiness(evidence: Evidence, test: FailedTest) -> ProbableCause | None:
+    record, began = test.record, test.first_bad
+    if test.is_flaky or (began is not None and began.cause == "same_commit"):
+        refs = [test_ref(test)]
+        if began is not None and began.last_good_build is not None:
+            refs.append(ref_of_build(began.last_good_build))
+            where = f" in build {began.last_good_build}"
+        else:
+            passed = next((build for build in evidence.same_commit if build.status == "passed"), None)
+            where = "" if passed is None else f" in build {passed.id}"
+            refs += [] if passed is None else [ref_of_build(passed.id)]
+        return ProbableCause(
+            f"flaky {test.case_id}",
+            "flaky",
+            f"{test.name} is flaky: {_headline(test)}",
+            FIXES["flaky"],
+            PASSED_ON_COMMIT,
+            (test_ref(test),),
+            f"{test.name} passed and failed on the same commit{where}, so the commit did not break it.",
+            tuple(refs),
+        )
+    if record is not None and record.flaky_probability >= FLAKY_FROM and record.broken_probability < BROKEN_FROM:
+        return ProbableCause(
+            f"flaky {test.case_id}",
+            "flaky",
+            f"{test.name} is flaky: {_headline(test)}",
+            FIXES["flaky"],
+            record.flaky_probability * FLAKY_BY_HISTORY,
+            (test_ref(test), case_ref(test)),
+            f"{test.name} failed in {record.failed_runs} of {record.runs} runs, and is flaky with a probability of"
+            f" {record.flaky_probability:.0%}.",
+            (case_ref(test),),
+        )
+    return None
+
+
+def _by_test_mistake(test: FailedTest) -> ProbableCause | None:
+    error = ERROR_IN_TEST.search(test.message) or ERROR_IN_TEST.search(test.trace[-MAX_LINE * 2 :])
+    if error is None:
+        return None
+    frames = [line for line in test.trace.splitlines() if ":" in line and not line.startswith("E ")]
+    innermost = next((line for line in reversed(frames) if TEST_FILE.search(line)), "")
+    is_innermost = bool(frames) and innermost in frames[-2:]
+    if frames and not is_innermost:
+        return None
+    return ProbableCause(
+        f"mistake {test.signature or _headline(test)}",
+        "test_bug",
+        f"The code of the test is wrong: {_headline(test)}",
+        FIXES["test_bug"],
+        MISTAKE_IN_TEST,
+        (test_ref(test),),
+        "The error was raised by the code of the test itself.",
+        (test_ref(test),),
+    )
+
+
+def _by_assertion(test: FailedTest) -> ProbableCause:
+    text = test.message or test.trace
+    is_assertion = ASSERTION.search(test.message) is not None or ASSERTION.search(_headline(test)) is not None
+    began = test.first_bad
+    refs, why = [test_ref(test)], f"{test.name} failed, and nothing says that the test or the machine is the cause."
+    is_new = began is not None and began.cause == "commit"
+    if began is not None and is_new:
+        assert began.last_good_build is not None
+        commit = began.commit_sha or ""
+        refs = [ref_of_build(began.last_good_build), ref_of_commit(commit)]
+        why = (
+            f"{test.name} passed in build {began.last_good_build} and fails since build {began.build_id}, which ran on"
+            f" commit {commit[:12]}."
+        )
+    confidence = (ASSERTION_SINCE_COMMIT if is_new else ASSERTION_ONLY) if is_assertion else SINCE_COMMIT
+    if not is_assertion and not is_new:
+        confidence = ERROR_ONLY if text.strip() else NO_MESSAGE
+    return ProbableCause(
+        f"failure {test.signature or _headline(test)}",
+        "product_bug",
+        _headline(test) if text.strip() else f"{test.name} failed without a message",
+        FIXES["product_bug"],
+        confidence,
+        (test_ref(test),),
+        why,
+        tuple(refs),
+        is_guess=not is_new,
+    )
+
+
+def _text_of(test: FailedTest) -> str:
+    return test.message if len(test.message) >= MAX_LINE else f"{test.message}\n{test.trace[-2_000:]}"
+
+
+def _with_kind(found: KindMatch | None, test: FailedTest) -> str:
+    return _headline(test) if found is None else f"{found.kind.title}: {found.line[:MAX_LINE]}"
+
+
+def _headline(test: FailedTest) -> str:
+    """Returns the first line of the message; without a message, the last line of the trace."""
+    lines = [line.strip() for line in test.message.splitlines() if line.strip()]
+    if not lines:
+        lines = [line.strip() for line in test.trace.splitlines() if line.strip()][-1:]
+    return lines[0][:MAX_LINE] if lines else "no message"
+
+
+def _times(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"

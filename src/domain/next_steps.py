@@ -1,0 +1,65 @@
+"""Next step after a diagnosis, as one request to the API that does it."""
+
+import re
+
+from domain.answers import NextStep
+from domain.diagnoses import Diagnosis
+from domain.evidence import BuildFacts, Evidence
+
+LEAST_CONFIDENCE = 0.4
+"""Confidence of a diagnosis below which no step is proposed but to look."""
+MAX_TITLE = 100
+"""Number of characters of a known issue's title."""
+_SIGNATURE = re.compile(r"[0-9a-f]{16}")
+
+
+def find_next_step(evidence: Evidence, diagnosis: Diagnosis) -> NextStep | None:
+    """Returns what to do about the cause of a build's failures; None if there is nothing to do by one request."""
+    build, cause = evidence.build, diagnosis.cause
+    if build is None or build.status != "failed" or diagnosis.confidence < LEAST_CONFIDENCE:
+        return None
+    match cause.classification:
+        case "flaky":
+            return _quarantine(diagnosis, build.job_id) or _rerun(build)
+        case "infra":
+            return _rerun(build)
+        case "product_bug" | "test_bug":
+            return _make_known(evidence, diagnosis)
+        case _:
+            return None
+
+
+def _quarantine(diagnosis: Diagnosis, job_id: int) -> NextStep | None:
+    names = list(dict.fromkeys(test.name for test in diagnosis.tests if not test.is_quarantined))
+    if not names:
+        return None
+    body = {"job_id": job_id, "action": "add", "node_ids": names, "reason": "flaky"}
+    which = names[0] if len(names) == 1 else f"these {len(names)} tests"
+    return NextStep("quarantine", f"Quarantine {which} until mended.", "POST", "/quarantine/bulk", body)
+
+
+def _rerun(build: BuildFacts) -> NextStep:
+    # If results may be missing, the server refuses to run the failed tests only.
+    if build.reason == "tests_failed":
+        text, body = "Run the failed tests of the build again.", {"failed_only": True}
+        return NextStep("rerun", text, "POST", f"/builds/{build.id}/restart", body)
+    return NextStep("rerun", "Run the build again.", "POST", f"/builds/{build.id}/restart")
+
+
+def _make_known(evidence: Evidence, diagnosis: Diagnosis) -> NextStep | None:
+    """Returns the request that links the first failure to a known issue, or that creates one by its signature."""
+    cause = diagnosis.cause
+    if not diagnosis.tests or any(test.known_issue_id is not None for test in diagnosis.tests):
+        return None
+    test = diagnosis.tests[0]
+    if not _SIGNATURE.fullmatch(test.signature):
+        return None
+    body = {
+        "project_id": evidence.question.project_id,
+        "title": " ".join(cause.root_cause.split())[:MAX_TITLE],
+        "classification": cause.classification,
+        "signature": test.signature,
+    }
+    return NextStep(
+        "known_issue", "Make it a known issue, so that later failures are recognised.", "POST", "/known-issues", body
+    )
