@@ -1,4 +1,5 @@
-# Image for Docker agents (docs/docker.md). The agent is the file that the server offers for download, next to this one:
+# Image for Docker agents. The agent is the file that the server offers for download, next to this one; docs/docker.md
+# shows how to get it:
 #
 #   docker build -t testhide/agent:3.13 -f docker/agent.Dockerfile docker
 #

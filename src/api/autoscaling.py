@@ -70,7 +70,9 @@ class AutoscalingController(Controller):
     @put("/{id:int}/autoscaling", guards=[PROJECT_ADMINS])
     async def set_autoscaling(self, ctx: RequestContext, id: int, data: NewAutoscaling) -> AutoscalingView:
         """Sets how a pool is scaled. Machines are spawned while builds wait that could run in the pool and for which no
-        node is free, and destroyed when they are idle. New settings apply to machines that are spawned from now on.
+        node is free, and destroyed when they are idle. Replaces all settings: a field that is left out gets its default
+        again. A lowered `maximum` destroys machines as soon as they have no build, and a new `idle_seconds` holds for
+        all machines; `docker`, `vcenter` and `single_use` are for machines that are spawned from now on.
         """
         await _check_may_scale(ctx, id)
         await _check(ctx, data)

@@ -48,7 +48,7 @@ Image = Annotated[
         description="a name of an image, like testhide/agent:3.14",
     ),
 ]
-MemoryMb = Annotated[int, Meta(ge=64, le=2**24)]
+MemoryMb = Annotated[int, Meta(ge=64, le=2**24, description="a whole number of MiB from 64 to 16777216")]
 Cpus = Annotated[float, Meta(ge=0.01, le=10_000)]
 
 
@@ -67,6 +67,7 @@ class NewDockerAgent(msgspec.Struct):
 class SpawnedDockerAgent(msgspec.Struct):
     id: str
     host: str
+    """Name of the Docker host, as the operator has configured it."""
     status: DockerAgentStatus
     image: str
     pool_id: int | None

@@ -96,8 +96,9 @@ class PoolController(Controller):
 
     @delete("/{id:int}", guards=[PROJECT_ADMINS])
     async def delete_pool(self, ctx: RequestContext, id: int) -> None:
-        """Deletes a pool. Its nodes stay, without a pool and in quarantine. Answers 409 while builds are queued or
-        running in the pool.
+        """Deletes a pool. Its nodes stay, without a pool and in quarantine, except those of machines that were spawned
+        for the pool because it is scaled: these are destroyed. Answers 409 while builds are queued or running in the
+        pool.
         """
         check_may_change(ctx, await find_visible_pool(ctx, id))
         await check_may_move(ctx, id)

@@ -120,7 +120,7 @@ class RecordDockerFailure(Command, of=DOCKER_AGENT):
     def decide(self, agent: DockerAgent | None) -> Iterable[Event]:
         if agent is None or agent.deleted or agent.pending != self.operation:
             return
-        if not (self.repeats and agent.status == "error" and agent.error == self.error):
+        if not (self.repeats and agent.error == self.error):
             yield self.event(DockerAgentFailed)
 
 

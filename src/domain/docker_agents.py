@@ -34,10 +34,11 @@ class DockerPolicy(msgspec.Struct, frozen=True):
         """Raises Invalid, which names the fields, if agents may not be spawned on this host or from this image."""
         errors: list[FieldError] = []
         if host not in self.hosts:
-            known = f"there are {', '.join(sorted(self.hosts))}" if self.hosts else "the operator has configured none"
-            errors.append(FieldError("host", f"is not a Docker host of this server: {known}"))
+            known = ", ".join(sorted(self.hosts)) or "none"
+            errors.append(FieldError("host", f"is not one of the Docker hosts that the operator has set: {known}"))
         if not self._allows(image):
-            errors.append(FieldError("image", "is not one of the images that the operator allows"))
+            allowed = ", ".join(self.images) or "none"
+            errors.append(FieldError("image", f"is not one of the images that the operator allows: {allowed}"))
         if errors:
             raise Invalid.fields(errors)
 
@@ -182,7 +183,7 @@ class DockerAgent(msgspec.Struct, frozen=True):
     pending: Operation | None = "spawn"
     """Requested operation that no worker has carried out yet."""
     error: str = ""
-    """Why the status is `error`, or why the last try of the pending operation failed."""
+    """Why the status is `error`, or why the last try of the pending operation failed, which a worker repeats."""
     container_id: str = ""
     ended_run: str = ""
     """The last run that has ended."""
@@ -222,7 +223,8 @@ def evolve(state: DockerAgent | None, event: Event) -> DockerAgent | None:
                 "container_id": event.container_id or state.container_id,
                 "ended_run": event.run or state.ended_run,
             }
-            return replace(state, **ended, status="error", pending=pending, error=event.error)
+            status: DockerAgentStatus = state.status if event.repeats else "error"
+            return replace(state, **ended, status=status, pending=pending, error=event.error)
         case DockerAgentDestroyed():
             return replace(state, pending=None, sealed_env=None, deleted=True)
         case _:

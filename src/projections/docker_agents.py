@@ -15,7 +15,7 @@ from projections.engine.queries import Window, fetch_all, fetch_one
 from projections.pools import PoolRow
 from store.postgres.queries import Source, fetch_rows
 
-VERSION = 1
+VERSION = 2
 
 
 class DockerAgentRow(Row, frozen=True):
@@ -37,6 +37,8 @@ class DockerAgentRow(Row, frozen=True):
     node_id: int | None = None
     started_at: datetime | None = None
     """Time at which the server saw the container start last."""
+    registration_until: datetime | None = None
+    """Time until which the agent must have registered; None if it has."""
 
 
 def keys(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
@@ -73,16 +75,17 @@ def _changed(row: DockerAgentRow, event: docker_agents.DockerAgentEvent) -> Dock
             return replace(row, **shown, container_id=event.container_id)
         case docker_agents.DockerAgentFailed():
             pending = row.pending if event.repeats else keeps_destroying
-            shown = {"status": "error", "pending": pending, "error": event.error}
+            shown = {"status": row.status if event.repeats else "error", "pending": pending, "error": event.error}
             return replace(row, **shown, container_id=event.container_id or row.container_id)
         case docker_agents.DockerAgentStartRequested():
-            return replace(row, status="starting", pending="start", error=None)
+            until = event.registration_until
+            return replace(row, status="starting", pending="start", error=None, registration_until=until)
         case docker_agents.DockerAgentStopRequested():
             return replace(row, pending="stop", error=None)
         case docker_agents.DockerAgentDestroyRequested():
             return replace(row, pending="destroy", error=None)
         case docker_agents.DockerAgentRegistered():
-            return replace(row, node_id=event.node_id)
+            return replace(row, node_id=event.node_id, registration_until=None)
         case _:
             return row
 
@@ -110,16 +113,23 @@ class DockerAgentView(msgspec.Struct, frozen=True):
     pending: Operation | None
     """Requested operation that is being carried out; null if there is none."""
     error: str | None
-    """Why the status is `error`, or why the pending operation is being repeated; null without an error."""
+    """Why the status is `error`, why the pending operation is being repeated, or that the agent has not registered in
+    time; null without an error.
+    """
     created_at: datetime
     number: int
     """Number of the agent, for the parameter `after` of the list."""
 
 
+NOT_REGISTERED = "its agent has not registered in time: its log says why"
+
 _VIEW = f"""
     SELECT a.id, a.host, a.image, a.status, (SELECT min(b.id) FROM {BuildRow.table} b WHERE b.node_id = a.node_id
             AND b.finished_at IS NULL AND b.status <> 'queued'), a.started_at, a.node_id, a.pool_id, a.memory_mb,
-        a.cpus, a.pending, a.error, a.created_at, a.number
+        a.cpus, a.pending,
+        CASE WHEN a.status = 'running' AND a.registration_until < now() THEN coalesce(a.error, '{NOT_REGISTERED}')
+            ELSE a.error END,
+        a.created_at, a.number
     FROM {DockerAgentRow.table} a
 """
 

@@ -5,6 +5,8 @@ Each function imports its adapter itself, so that a process loads only the adapt
 
 from typing import TYPE_CHECKING
 
+import structlog
+
 from store.crypto.secrets import Secrets
 from testhide.settings import Settings, split
 
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     from integrations.source_ports import SourceHosts
     from integrations.ticket_ports import TicketHosts
     from integrations.vcenter_ports import Vcenters
+
+
+log = structlog.get_logger()
 
 
 def blob_store(settings: Settings) -> "Blobs":
@@ -68,6 +73,8 @@ def docker_policy(settings: Settings) -> "DockerPolicy":
 def docker_hosts(settings: Settings, secrets: Secrets) -> "ConfiguredDockerHosts":
     from integrations.docker.hosts import ConfiguredDockerHosts
 
+    if settings.docker_problem:
+        log.warning("Docker agents cannot register", detail=settings.docker_problem)
     return ConfiguredDockerHosts(_docker_setup(settings, installation_of(secrets)))
 
 
@@ -90,7 +97,7 @@ def _docker_setup(settings: Settings, installation: str) -> "DockerSetup":
     return DockerSetup(
         parse_hosts(settings.docker_hosts, settings.docker_certificates),
         installation,
-        settings.docker_server_url.rstrip("/") or settings.public_url,
+        settings.url_for_containers,
         settings.docker_certificates,
         settings.docker_network or DEFAULT_NETWORK,
     )

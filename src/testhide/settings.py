@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from integrations.docker.hosts import parse_hosts
+from integrations.docker.hosts import find_server_problem, parse_hosts
 from integrations.mail import must_be_sender, parse_smtp_url
 from testhide.engines.folder import SECRET_KEY, default_data_folder, write_private
 from testhide.operator_errors import Fault
@@ -173,6 +173,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def public_url(self) -> str:
         return self.base_url.rstrip("/") or local_url(self.host, self.port)
+
+    @property
+    def url_for_containers(self) -> str:
+        """URL at which the containers of Docker agents reach the server."""
+        return self.docker_server_url.rstrip("/") or self.public_url
+
+    @property
+    def docker_problem(self) -> str:
+        """Why containers of Docker agents cannot reach the server; empty if they may, or without Docker hosts."""
+        return find_server_problem(self.url_for_containers, self.docker_network) if self.docker_hosts else ""
 
     def __repr__(self) -> str:
         # Secrets stay out of logs and traces, also inside of URLs.

@@ -42,7 +42,10 @@ def test_set_show_and_remove(server: Server, pool: int) -> None:
         ({"minimum": 5}, {"minimum": "must not be larger than `maximum`"}),
         ({"maximum": 0}, {"maximum": "must be"}),
         ({"idle_seconds": 1}, {"idle_seconds": "must be"}),
-        ({"docker": DOCKER | {"host": "elsewhere"}}, {"docker.host": "is not a Docker host of this server"}),
+        (
+            {"docker": DOCKER | {"host": "elsewhere"}},
+            {"docker.host": "is not one of the Docker hosts "},
+        ),
         ({"minimum": 5, "docker": DOCKER | {"image": "evil:1"}}, {"minimum": "must", "docker.image": "is not one of"}),
         ({"docker": None}, {"docker": "must be given, or `vcenter` instead"}),
         (

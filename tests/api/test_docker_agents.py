@@ -1,9 +1,17 @@
 """Docker agents over HTTP, as far as no Docker engine is needed: tests/real/docker has the rest."""
 
+import asyncio
+import secrets
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from commands.docker_agents import SpawnDockerAgent
+from commands.handler import CommandContext, Handler
+from projections.docker_agents import NOT_REGISTERED
+from store.clock import utcnow
+from testhide.processes import core
 from tests.support.builders import given_pool
 from tests.support.containers import ENDED, RUNNING, observe_containers
 from tests.support.server import Server
@@ -76,6 +84,21 @@ def test_what_is_so_already_needs_no_worker(server: Server) -> None:
 def test_a_starting_agent_is_not_stopped(server: Server) -> None:
     agent_id = server.admin.post(f"{AT}/spawn", json=SPAWN).then(201)["id"]
     assert "being started" in server.admin.post(f"{AT}/{agent_id}/stop").then(409)["detail"]
+
+
+def test_an_agent_that_does_not_register_in_time_shows_this(server: Server) -> None:
+    in_time = server.admin.post(f"{AT}/spawn", json=SPAWN).then(201)["id"]
+    late = f"da-{secrets.token_hex(8)}"
+    command = SpawnDockerAgent(late, SPAWN["host"], SPAWN["image"], "r", utcnow() - timedelta(seconds=1))
+
+    async def spawn() -> None:
+        async with core(server.settings, pool_size=1) as parts:
+            await Handler(parts.log, utcnow).execute(command, CommandContext("user:1"))
+
+    asyncio.run(spawn())
+    observe_containers(server, {in_time: RUNNING, late: RUNNING})
+    shown = [server.admin.get(f"{AT}/{agent_id}").then(200) for agent_id in (in_time, late)]
+    assert [(agent["status"], agent["error"]) for agent in shown] == [("running", None), ("running", NOT_REGISTERED)]
 
 
 def test_the_log_of_a_host_that_is_away(server: Server) -> None:

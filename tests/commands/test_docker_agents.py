@@ -168,6 +168,14 @@ def test_a_failure_is_recorded_once_while_it_repeats() -> None:
     given(REQUESTED, away).when(ObserveContainer(ID, RUNNING)).then(STARTED)
 
 
+def test_only_an_operation_that_is_given_up_ends_in_an_error() -> None:
+    away = DockerAgentFailed(agent_id=ID, error="away", repeats=True)
+    for history, status in (((), "starting"), ((STARTED, STOP_REQUESTED), "running")):
+        agent = DOCKER_AGENT.at(ID).fold([REQUESTED, *history, away])
+        assert agent is not None
+        assert (agent.status, agent.error) == (status, "away")
+
+
 REGISTER = RegisterDockerAgent(ID, "r1", b"h", 7, "n", NOW)
 
 

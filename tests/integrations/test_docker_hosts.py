@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from integrations.container_ports import DockerRejected
-from integrations.docker.hosts import CERTIFICATES, ConfiguredDockerHosts, DockerSetup, parse_hosts
+from integrations.container_ports import DockerRejected, NewContainer
+from integrations.docker.hosts import CERTIFICATES, ConfiguredDockerHosts, DockerSetup, find_server_problem, parse_hosts
 
 
 def test_hosts_have_names(tmp_path: Path) -> None:
@@ -34,6 +34,27 @@ def test_other_hosts_are_refused(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=r"^(must|has)") as refused:
         parse_hosts(text, "")
     assert message in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "network", "is_reached"),
+    [
+        ("http://127.0.0.1:8000", "testhide-agents", False),
+        ("http://localhost:8000", "testhide-agents", False),
+        ("http://[::1]:8000", "testhide-agents", False),
+        ("http://172.29.77.1:8000", "testhide-agents", True),
+        ("https://ci.example.com", "testhide-agents", True),
+        ("http://127.0.0.1:8000", "host", True),
+    ],
+)
+def test_the_server_must_be_reached_from_containers(url: str, network: str, is_reached: bool) -> None:
+    assert bool(find_server_problem(url, network)) is not is_reached
+
+
+async def test_no_container_is_created_that_cannot_reach_the_server() -> None:
+    setup = DockerSetup({"a": "unix:///nonexistent/docker.sock"}, "i", "http://127.0.0.1:8000")
+    with pytest.raises(DockerRejected, match="TESTHIDE_DOCKER_SERVER_URL"):
+        await ConfiguredDockerHosts(setup).open("a").create(NewContainer("da-1", "i:1", None, None, {}))
 
 
 def test_only_configured_hosts_are_opened() -> None:

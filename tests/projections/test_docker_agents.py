@@ -13,6 +13,7 @@ from domain.docker_agents import (
     DockerAgentRegistered,
     DockerAgentRequested,
     DockerAgentStarted,
+    DockerAgentStartRequested,
     DockerAgentStopped,
     DockerAgentStopRequested,
 )
@@ -33,7 +34,7 @@ def row(*events: Event) -> DockerAgentRow:
 
 
 def test_an_agent_is_spawned() -> None:
-    assert row() == DockerAgentRow(ID, 1, "h", "i:1", 3, None, 2.0, NOW)
+    assert row() == DockerAgentRow(ID, 1, "h", "i:1", 3, None, 2.0, NOW, registration_until=LATER)
     running = row(STARTED, DockerAgentRegistered(agent_id=ID, node_id=7))
     assert (running.status, running.pending, running.started_at, running.node_id) == ("running", None, LATER, 7)
 
@@ -43,9 +44,25 @@ def test_an_operation_is_pending_until_its_outcome() -> None:
     away = DockerAgentFailed(agent_id=ID, error="away", repeats=True)
     assert (row(STARTED, asked).status, row(STARTED, asked).pending) == ("running", "stop")
     trying = row(STARTED, asked, away)
-    assert (trying.status, trying.pending, trying.error) == ("error", "stop", "away")
+    assert (trying.status, trying.pending, trying.error) == ("running", "stop", "away")
     stopped = row(STARTED, asked, away, DockerAgentStopped(agent_id=ID, container_id="c", run="t1", exit_code=0))
     assert (stopped.status, stopped.pending, stopped.error) == ("stopped", None, None)
+
+
+def test_an_agent_is_starting_while_its_spawn_is_tried_again() -> None:
+    away = DockerAgentFailed(agent_id=ID, error="away", repeats=True)
+    trying = row(away)
+    assert (trying.status, trying.pending, trying.error) == ("starting", "spawn", "away")
+    given_up = row(away, DockerAgentFailed(agent_id=ID, error="away"))
+    assert (given_up.status, given_up.pending, given_up.error) == ("error", None, "away")
+
+
+def test_a_registration_is_awaited_after_each_start() -> None:
+    registered = DockerAgentRegistered(agent_id=ID, node_id=7)
+    again = DockerAgentStartRequested(agent_id=ID, registration_id="r2", registration_until=LATER)
+    stopped = DockerAgentStopped(agent_id=ID, container_id="c", run="t1", exit_code=0)
+    assert row(STARTED, registered).registration_until is None
+    assert row(STARTED, registered, stopped, again).registration_until == LATER
 
 
 def test_an_agent_is_destroyed() -> None:

@@ -11,7 +11,11 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PROGRAMS = re.compile(r"testhide |\./dev |curl |python3? |pip |docker |pg_\w+ |export |mv |cp |mkdir |for |[A-Z_]+=\S")
 
+NEEDS_IMAGE = "needs an engine and a registry; a new operator has tried it, and tests/real/docker does the same"
 NOT_RUN = {
+    'curl -s $URL/nodes/agent/latest -H "Authorization: Bearer $TOKEN"': NEEDS_IMAGE,
+    "curl -s -o docker/testhide-agent.pyz AGENT_URL": NEEDS_IMAGE,
+    "docker build -t testhide/agent:3.13 -f docker/agent.Dockerfile docker": NEEDS_IMAGE,
     "docker network create -o com.docker.network.bridge.enable_icc=false --subnet 172.29.77.0/24 --gateway 172.29.77.1"
     " testhide": "needs an engine that runs; a new operator has tried it",
     "./dev up --host 172.29.77.1 --port 8000": "needs the network of the command before",

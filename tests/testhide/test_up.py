@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from testhide.engines.folder import open_folder
-from testhide.stack.stack import responds
+from testhide.settings import from_environment
+from testhide.stack.stack import Plan, responds, steps
+from testhide.supervise.supervisor import Say
 from tests.support.forked_process import run_forked
 
 
@@ -72,6 +74,19 @@ def test_wrong_settings(data: Path, environ: dict[str, str], message: str) -> No
     code, errors = refused("--data", str(data), "--no-agent", **environ)
     assert code == 2
     assert message in errors
+
+
+def test_loopback_is_no_address_for_docker_agents(data: Path) -> None:
+    hosts = {"TESTHIDE_DOCKER_HOSTS": "a=unix:///run/docker.sock"}
+    given = {"database_url": "-", "secret_key": b"", "data_dir": str(data)}
+    problem = from_environment(hosts, **given).docker_problem
+    assert "http://127.0.0.1:8000" in problem
+    reached = hosts | {"TESTHIDE_DOCKER_SERVER_URL": "http://172.29.77.1:8000"}
+    assert from_environment(reached, **given).docker_problem == ""
+    assert from_environment({}, **given).docker_problem == ""
+    plan = Plan(str(data), "127.0.0.1", 8000, (), False, False, False, docker_problem=problem)
+    printed = [step.text for step in steps(plan, -1) if isinstance(step, Say)]
+    assert printed == [f"Warning: {problem} (docs/docker.md).", "ready http://127.0.0.1:8000"]
 
 
 def test_a_data_folder_that_is_a_file(data: Path) -> None:

@@ -298,7 +298,7 @@ def waiting_reasons(*events: Event) -> list[str]:
 
 BEING_STARTED = "Machines are being started for node pool 2."
 HAS_FAILED = "A machine of node pool 2 has failed; the next one is started after 10:00:05 UTC."
-BUSY = "All nodes that it may use are busy, or their pool is at its limit."
+AT_MAXIMUM = "All nodes that it may use are busy, and node pool 2 has its maximum number of machines, 1."
 FAILED = PoolScalingFailed(**P, machine_id="m9", error="x", failures=1, retry_at=NOW + timedelta(seconds=5))
 
 
@@ -309,7 +309,7 @@ FAILED = PoolScalingFailed(**P, machine_id="m9", error="x", failures=1, retry_at
         ((job(), SET, *spawned(1, 2, 3, 4), queued(1)), BEING_STARTED),
         ((job(), SET, *spawned(1), *online(1), NodeQuarantined(node_id=1), queued(1)), BEING_STARTED),
         ((job(), SET, *spawned(1), *online(1), queued(1), queued(2), assigned(1, 1)), BEING_STARTED),
-        ((job(), setting(maximum=1), *spawned(1), *online(1), queued(1), queued(2), assigned(1, 1)), BUSY),
+        ((job(), setting(maximum=1), *spawned(1), *online(1), queued(1), queued(2), assigned(1, 1)), AT_MAXIMUM),
         ((job(), SET, FAILED, queued(1)), HAS_FAILED),
         ((job(max_parallel=0), SET, queued(1)), "Job 5 already runs 0 at once, which is its limit."),
         ((job(), SET, queued(1, required_tags=["gpu"])), "There is no node in the pools that it may use."),

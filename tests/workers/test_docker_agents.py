@@ -32,4 +32,4 @@ async def test_an_image_that_is_not_allowed_any_more_is_not_spawned(parts: Core)
     agent = await parts.log.load_state(DOCKER_AGENT.at("da-1"))
     assert agent is not None
     assert (agent.status, agent.pending) == ("error", None)
-    assert agent.error == "its image is not one of the images that the operator allows"
+    assert agent.error == "its image is not one of the images that the operator allows: testhide/agent:*"

@@ -16,7 +16,7 @@ from docker.types import LogConfig, Mount
 from domain.docker_agents import ContainerState
 from integrations.container_ports import DockerFailure, DockerRejected, DockerUnavailable, NewContainer
 from integrations.docker.client import APIClient, APIError, NotFound, connect, converted_errors
-from integrations.docker.hosts import DockerSetup
+from integrations.docker.hosts import DockerSetup, find_server_problem
 from integrations.docker.labels import AGENT_LABEL, INSTALLATION_LABEL, container_labels
 
 T = TypeVar("T")
@@ -61,6 +61,8 @@ class DockerEngine:
         return await self._call(self._list_all)
 
     async def create(self, new: NewContainer) -> ContainerState:
+        if problem := find_server_problem(self._setup.server_url, self._setup.network):
+            raise DockerRejected(problem)
         try:
             return await self._call(lambda client: self._create(client, new))
         except _NoImage:

@@ -1,6 +1,7 @@
 """Configured Docker hosts: their addresses, and the settings that all containers share."""
 
 from collections.abc import Collection, Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -9,6 +10,8 @@ import msgspec
 from integrations.container_ports import DockerHost, DockerRejected
 
 DEFAULT_NETWORK = "testhide-agents"
+HOST_NETWORK = "host"
+"""Name that Docker gives to the network of the host itself, where a container reaches what listens on loopback."""
 CERTIFICATES = ("ca.pem", "cert.pem", "key.pem")
 """Files of a host with TLS: the authority that signed its certificate, and the certificate and key of this server."""
 
@@ -57,6 +60,19 @@ class ConfiguredDockerHosts:
         return self._opened[name]
 
 
+def find_server_problem(server_url: str, network: str) -> str:
+    """Returns why containers in this network cannot reach the server at this URL, as a sentence without its full stop;
+    an empty string if they may.
+    """
+    host = urlsplit(server_url).hostname or ""
+    if network == HOST_NETWORK or not _is_loopback(host):
+        return ""
+    return (
+        f"containers cannot reach this server at {server_url}, since {host} is the container itself there: set"
+        " TESTHIDE_DOCKER_SERVER_URL to a URL that they reach, and let the server listen there"
+    )
+
+
 def parse_hosts(text: str, certificates: str) -> dict[str, str]:
     """Returns name -> URL from the setting: `NAME=URL,…`. Raises ValueError, whose message completes a sentence that
     begins with the name of the setting.
@@ -80,6 +96,13 @@ def parse_hosts(text: str, certificates: str) -> dict[str, str]:
             )
         hosts[name] = url
     return hosts
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 def _exists(folder: str, *parts: str) -> bool:

@@ -44,6 +44,8 @@ class Plan:
     verbose: bool
     opened: str = ""
     """Networks that webhooks of admins may call if only this machine reaches the server; otherwise empty."""
+    docker_problem: str = ""
+    """Why containers of Docker agents cannot reach the server; empty if they may."""
 
     def encode(self) -> str:
         return json.dumps(asdict(self))
@@ -74,6 +76,8 @@ def steps(plan: Plan, lock_fd: int) -> list[Step]:
         found.append(
             Say(f"Webhooks of admins may call {plan.opened}, over http too. TESTHIDE_OUTGOING_ALLOW says otherwise.")
         )
+    if plan.docker_problem:
+        found.append(Say(f"Warning: {plan.docker_problem} (docs/docker.md)."))
     found.append(Say(f"ready {http_url(plan.host, plan.port)}"))
     return found
 

@@ -72,6 +72,7 @@ def up(
                 trust,
                 verbose,
                 LOOPBACK if opened else "",
+                settings.docker_problem,
             )
             os.set_inheritable(folder.lock_fd, True)
             sys.stdout.flush()

@@ -149,7 +149,7 @@ class _PoolScaling:
         source = self.setting.vcenter
         if source is not None and source.vcenter_id in self._scaling.virtual.deleted_vcenters:
             return 0
-        if any(agent.status == "error" and name not in self.failed for name, agent in self.kept.items()):
+        if any(agent.error and name not in self.failed for name, agent in self.kept.items()):
             return 0  # its worker still tries to spawn it
         is_probing = self._decided.failures > 0 and self._history.online_at <= self._history.failed_at
         limit = max(0, 1 - len(self.starting)) if is_probing else MAX_AT_ONCE
@@ -193,7 +193,7 @@ class _PoolScaling:
         for machine_id, agent in self.kept.items():
             error = self.failed.get(machine_id)
             if error is None:
-                if agent.status == "error" and self._now >= self._decided.retry_at:
+                if agent.error and self._now >= self._decided.retry_at:
                     yield self._failure(machine_id, agent.error, recovered)
             elif agent.node_id not in self._busy and (removal_id := new_ids.make_removal(machine_id)) is not None:
                 yield self._failure(machine_id, error, recovered, removal_id)

@@ -234,16 +234,17 @@ class _Round:
             return f"No agent that it may use can do what its configuration asks for ({wanted}): update the agents."
         if not self._job_has_room(key):
             return _job_limit_reason(job)
-        return machines or "All nodes that it may use are busy, or their pool is at its limit."
+        return (
+            machines
+            or self._maximum_reason(requirements, scaled)
+            or "All nodes that it may use are busy, or their pool is at its limit."
+        )
 
     def _machines_reason(self, requirements: Requirements, scaled: Mapping[int, Autoscaling]) -> str:
         """Returns why a build waits for a machine of a pool that is scaled; an empty string if no such pool may get a
         machine for it.
         """
-        for pool_id, scaling in scaled.items():
-            machine = Node(0, "", "", pool_id, [], 1, features=requirements.features)
-            if scaling.setting is None or not self._fits(requirements, machine):
-                continue
+        for pool_id, scaling in self._fitting_pools(requirements, scaled):
             is_online = any(node.pool_id == pool_id and node.session for node in self._state.nodes.values())
             if scaling.room == 0 and is_online:
                 continue
@@ -254,6 +255,25 @@ class _Round:
                 )
             return f"Machines are being started for node pool {pool_id}."
         return ""
+
+    def _maximum_reason(self, requirements: Requirements, scaled: Mapping[int, Autoscaling]) -> str:
+        """Returns that a scaled pool whose machines a build may use has its maximum; an empty string if none has."""
+        for pool_id, scaling in self._fitting_pools(requirements, scaled):
+            if scaling.setting is not None and scaling.room == 0:
+                return (
+                    f"All nodes that it may use are busy, and node pool {pool_id} has its maximum number of machines,"
+                    f" {scaling.setting.maximum}."
+                )
+        return ""
+
+    def _fitting_pools(
+        self, requirements: Requirements, scaled: Mapping[int, Autoscaling]
+    ) -> Iterator[tuple[int, Autoscaling]]:
+        """Yields the ids and states of the scaled pools whose machines a build may use."""
+        for pool_id, scaling in scaled.items():
+            machine = Node(0, "", "", pool_id, [], 1, features=requirements.features)
+            if scaling.setting is not None and self._fits(requirements, machine):
+                yield pool_id, scaling
 
 
 def _job_limit_reason(job: Job) -> str:
