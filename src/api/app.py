@@ -48,6 +48,7 @@ from api.jira import JiraController
 from api.job_bundles import JobBundleController
 from api.jobs import JobController
 from api.known_issues import KnownIssueController
+from api.language_model import LanguageModelController
 from api.licenses import LicenseController
 from api.live.agent_polls import AgentPolls
 from api.live.streams import Streams
@@ -125,6 +126,7 @@ CONTROLLERS = (
     TeamsController,
     SearchController,
     SemanticSearchController,
+    LanguageModelController,
     ScmController,
     JiraController,
     VcenterController,

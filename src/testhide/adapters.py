@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 import structlog
 
 from store.crypto.secrets import Secrets
-from testhide.settings import Settings, split
+from testhide.setting_checks import split
+from testhide.settings import Settings
 
 if TYPE_CHECKING:
     from domain.docker_agents import DockerPolicy
+    from domain.language_model import ModelPolicy
     from integrations.container_ports import ContainerLogs
     from integrations.docker.hosts import ConfiguredDockerHosts, DockerSetup
     from integrations.embedding_ports import Embeddings
@@ -107,6 +109,15 @@ def vcenters(settings: Settings, outgoing: "Outgoing", secrets: Secrets) -> "Vce
     from integrations.vcenter.hosts import VcenterHosts
 
     return VcenterHosts(outgoing, secrets.unseal, settings.vcenter_ca)
+
+
+def model_policy(settings: Settings) -> "ModelPolicy":
+    """Return which language models may be asked, and for how many tokens."""
+    from domain.language_model import BUILTIN, ModelPolicy
+
+    if settings.ai_provider == "builtin":
+        return ModelPolicy("builtin", BUILTIN, (), settings.ai_monthly_tokens)
+    return ModelPolicy(settings.ai_provider, settings.ai_model, split(settings.ai_models), settings.ai_monthly_tokens)
 
 
 def embeddings(settings: Settings) -> "Embeddings | None":

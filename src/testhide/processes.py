@@ -13,19 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from psycopg import AsyncConnection
-from psycopg.errors import UndefinedTable
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 
 from domain.registry import EVENTS, UPCASTERS
 from store.clock import utcnow
-from store.crypto.secrets import RingDamaged, SecretMismatch, Secrets
-from store.key_ring.ring import RING_TABLES, KeyRing
+from store.crypto.secrets import Secrets
+from store.key_ring.ring import KeyRing
 from store.log.append import GroupCommit
 from store.log.codec import EventMapper
 from store.log.event_log import EventLog
 from store.log.ids import Ids
-from store.migrations.lost_tables import describe, find_lost_tables
 from store.postgres.cancellation import cancel_and_wait
 from store.postgres.connection_settings import with_keepalive
 from store.postgres.notifications import AGENT_NOTIFICATIONS, BUILD_LOGS, POLLS, PROJECTED, SEALS, Listener
@@ -39,13 +37,14 @@ from testhide.adapters import (
     embeddings,
     mailer,
     make_outgoing,
+    model_policy,
     source_hosts,
     ticket_hosts,
     vcenters,
 )
 from testhide.operator_errors import Fault
 from testhide.settings import Settings
-from testhide.start_checks import refuse_lost_tables, refuse_older_schema, refuse_outage, refuse_risks
+from testhide.start_checks import open_ring, refuse_lost_tables, refuse_older_schema, refuse_outage, refuse_risks
 from testhide.version import VERSION, find_build
 
 if TYPE_CHECKING:
@@ -90,7 +89,7 @@ async def core(
             with refuse_outage():
                 if not settings.unsafe:
                     await refuse_risks(pool)
-                await _open_ring(ring, pool, log)
+                await open_ring(ring, pool, log)
                 if not before_migration:
                     await refuse_older_schema(pool)
                     await refuse_lost_tables(pool)
@@ -104,31 +103,6 @@ async def core(
                 await commit.close()
             finally:
                 await ring.close()  # also if this process is cancelled while it waits for the last appends
-
-
-async def _open_ring(ring: KeyRing, pool: AsyncConnectionPool, log: EventLog) -> None:
-    """Open the key ring and follow its changes. Raises Fault if the secret key opens neither the ring nor a data key of
-    this database. This process would write data that other processes cannot read.
-    """
-    try:
-        await ring.open()
-        await log.data_keys.check_secret()
-        await ring.follow()
-    except UndefinedTable:
-        return  # a new database, before its migration
-    except RingDamaged as error:
-        raise Fault(
-            f"The key ring is damaged: {error}. Put back the rows of root_keys and root_key_wraps from a backup."
-            " Nothing was changed."
-        ) from None
-    except SecretMismatch:
-        async with pool.connection() as connection:
-            if lost := [table for table in await find_lost_tables(connection) if table.name in RING_TABLES]:
-                raise Fault(f"Tables are {describe(lost)}.") from None
-        raise Fault(
-            "The secret key does not open what is in the database: start with the one that it was written with, or"
-            " that it was rotated to (TESTHIDE_SECRET_KEY, or secret.key in the data folder). Nothing was changed."
-        ) from None
 
 
 @contextlib.asynccontextmanager
@@ -174,6 +148,7 @@ async def api_services(settings: Settings) -> "AsyncIterator[Services]":
     from commands.handler import Handler
     from commands.reports.reading_pool import ReadingPool
     from commands.reports.recording import ReportRecorder
+    from commands.token_quota import TokenMeter
     from commands.waiting_changes import WaitingChanges
     from integrations.saml import SamlService
     from integrations.token_buckets import RedisTokenBuckets
@@ -206,6 +181,7 @@ async def api_services(settings: Settings) -> "AsyncIterator[Services]":
             await refuse_other_store(parts.pool, blobs, settings.blobs)
         waiter = ProjectionWaiter(parts.pool, listener, PROJECTIONS)
         reading = ReadingPool()
+        handler = Handler(parts.log, utcnow)
         reports = ReportRecorder(parts.log, parts.ids, ReportLookups(parts.pool), reading, waiter.wait_reached)
         following = asyncio.create_task(waiter.run())
         warming = asyncio.create_task(_warm_up(reports.rule_book, parts.log))
@@ -215,7 +191,7 @@ async def api_services(settings: Settings) -> "AsyncIterator[Services]":
             yield Services(
                 pool=parts.pool,
                 log=parts.log,
-                handler=Handler(parts.log, utcnow),
+                handler=handler,
                 ids=parts.ids,
                 reports=reports,
                 secrets=parts.secrets,
@@ -237,6 +213,8 @@ async def api_services(settings: Settings) -> "AsyncIterator[Services]":
                 container_logs=container_logs(settings, parts.secrets),
                 vcenters=vcenters(settings, outgoing, parts.secrets),
                 embeddings=model,
+                model_policy=model_policy(settings),
+                tokens=TokenMeter(parts.log, handler, utcnow),
                 rate_limits=RateLimits(
                     buckets, parts.secrets, settings.requests_per_token, settings.requests_per_address
                 ),

@@ -5,7 +5,6 @@ the processes of its stack: a build that runs as the same user could read secret
 """
 
 import base64
-import ipaddress
 import os
 import secrets
 import shlex
@@ -17,10 +16,20 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from integrations.docker.hosts import find_server_problem, parse_hosts
-from integrations.mail import must_be_sender, parse_smtp_url
+from domain.language_model import DEFAULT_MONTHLY_TOKENS, DEFAULT_TIMEOUT_S, Provider
+from integrations.docker.hosts import find_server_problem
 from testhide.engines.folder import SECRET_KEY, default_data_folder, write_private
 from testhide.operator_errors import Fault
+from testhide.setting_checks import (
+    must_be_docker_hosts,
+    must_be_language_model,
+    must_be_mail,
+    must_be_networks,
+    must_be_number,
+    must_be_origin,
+    split,
+    variable,
+)
 from testhide.supervise.program import local_url
 
 # Field of Settings -> what it means, as docs/settings.md has it. The variable is TESTHIDE_ and the field in capitals.
@@ -61,6 +70,13 @@ MEANINGS = {
     "docker_network": "network of the containers, made if it is missing (testhide-agents)",
     "docker_server_url": "URL at which the containers reach this server (TESTHIDE_BASE_URL)",
     "semantic_search": "0: searches compare words only, also where wordllama and pgvector are installed (1)",
+    "ai_provider": "what answers the assistant: builtin (rules and statistics), openai (a model) (builtin)",
+    "ai_url": "server of the model, with the OpenAI API (https://api.openai.com/v1)",
+    "ai_key": "API key of the model's server",
+    "ai_model": "name of the model; needed with TESTHIDE_AI_PROVIDER=openai",
+    "ai_models": "names of other models that may be asked for: gpt-4o-mini,… (none)",
+    "ai_monthly_tokens": "tokens of prompts and answers in a calendar month (1000000)",
+    "ai_timeout": "seconds that one answer of the model may take (60)",
     "build": "what /healthz shows as build (the commit of the checkout, or the version)",
 }
 # Field with a number -> the least value that it may have.
@@ -70,9 +86,10 @@ COUNTS = {
     "streams_per_user": 0,
     "session_idle_minutes": 0,
     "connections_per_address": 1,
+    "ai_timeout": 1,
 }
 # Each may also be given as TESTHIDE_…_FILE: the name of a file that holds it.
-SECRETS = ("database_url", "redis_url", "secret_key", "old_secret_key", "admin_password", "smtp_url")
+SECRETS = ("database_url", "redis_url", "secret_key", "old_secret_key", "admin_password", "smtp_url", "ai_key")
 # Each may also be given as TESTHIDE_…_COMMAND: a command whose output it is.
 COMMANDS = ("secret_key", "old_secret_key")
 COMMAND_TIMEOUT_S = 60.0
@@ -82,10 +99,6 @@ OTHER_NAMES = {
     "TESTHIDE_POSTGRES_BIN": "folder of the embedded PostgreSQL's programs",
     "TESTHIDE_VALKEY_SERVER": "program of the embedded Valkey",
 }
-
-
-def variable(field: str) -> str:
-    return f"TESTHIDE_{field.upper()}"
 
 
 def known_names() -> set[str]:
@@ -143,6 +156,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     docker_network: str = ""
     docker_server_url: str = ""
     semantic_search: bool = True
+    ai_provider: Provider = "builtin"
+    ai_url: str = "https://api.openai.com/v1"
+    ai_key: str = ""
+    ai_model: str = ""
+    ai_models: str = ""
+    ai_monthly_tokens: int = DEFAULT_MONTHLY_TOKENS
+    ai_timeout: int = DEFAULT_TIMEOUT_S
     build: str = ""
     unsafe: bool = False
 
@@ -222,30 +242,31 @@ def from_environment(environ: Mapping[str, str], **given: Any) -> Settings:
             found[name] = os.path.abspath(found[name])
     for name in ("outgoing_allow", "trusted_proxies"):
         if name in found:
-            _must_be_networks(found[name], variable(name))
+            must_be_networks(found[name], variable(name))
     for folder in split(found.get("local_repositories", "")):
         if not os.path.isabs(folder):
             raise Fault(
                 f"{variable('local_repositories')} must be absolute folders, separated by commas, not {folder!r}.", 2
             )
-    _must_be_mail(found)
+    must_be_mail(found)
+    must_be_language_model(found)
     if "docker_hosts" in found:
-        _must_be_docker_hosts(found)
+        must_be_docker_hosts(found)
     for name in COMMANDS:
         if name in found:
             found[name] = parse_key(found[name], variable(name))
     if "port" in found:
-        found["port"] = _number(found["port"], variable("port"), 1, 65535)
+        found["port"] = must_be_number(found["port"], variable("port"), 1, 65535)
     for name in COUNTS.keys() & found.keys():
-        found[name] = _number(found[name], variable(name), COUNTS[name], 10_000_000)
+        found[name] = must_be_number(found[name], variable(name), COUNTS[name], 10_000_000)
     for origin in split(found.get("cors_origins", "")):
-        _must_be_origin(origin, variable("cors_origins"))
-    for name in ("artifact_quota", "cache_quota", "cache_limit"):
+        must_be_origin(origin, variable("cors_origins"))
+    for name, least in (("artifact_quota", 0), ("cache_quota", 0), ("cache_limit", 0), ("ai_monthly_tokens", 1)):
         if name in found:
-            found[name] = _number(found[name], variable(name), 0, 10**18)
+            found[name] = must_be_number(found[name], variable(name), least, 10**18)
     for name in ("unsafe", "semantic_search"):
         if name in found:
-            found[name] = bool(_number(found[name], variable(name), 0, 1))
+            found[name] = bool(must_be_number(found[name], variable(name), 0, 1))
     found |= given
     found.setdefault("data_dir", str(default_data_folder()))
     for name in ("database_url", "secret_key"):
@@ -303,48 +324,6 @@ def _output(command: str, name: str) -> str:
     except (OSError, ValueError) as error:  # the latter for an open quotation mark
         reason = str(error)
     raise Fault(f"{name} gives no key: {reason}", 2)
-
-
-def _number(text: str, name: str, least: int, most: int) -> int:
-    if text.isascii() and text.isdigit() and least <= int(text[:20]) <= most:
-        return int(text)
-    raise Fault(f"{name} must be a number from {least} to {most}, not {text!r}.", 2)
-
-
-def split(text: str) -> list[str]:
-    """Return the items of a list that is separated by commas."""
-    return list(filter(None, map(str.strip, text.split(","))))
-
-
-def _must_be_networks(text: str, name: str) -> None:
-    for item in split(text):
-        try:
-            ipaddress.ip_network(item)
-        except ValueError as error:
-            raise Fault(f"{name} must be networks like 10.1.0.0/16, separated by commas: {error}.", 2) from None
-
-
-def _must_be_origin(text: str, name: str) -> None:
-    url = urlsplit(text)
-    if url.scheme not in ("http", "https") or not url.netloc or text != f"{url.scheme}://{url.netloc}".lower():
-        raise Fault(f"{name} must be origins like https://dash.example.com, separated by commas, not {text!r}.", 2)
-
-
-def _must_be_mail(found: Mapping[str, str]) -> None:
-    if "mail_from" in found or "smtp_url" in found:
-        for name, check in (("smtp_url", parse_smtp_url), ("mail_from", must_be_sender)):
-            try:
-                check(found.get(name, ""))
-            except ValueError as error:
-                # Without the value, which may hold a password.
-                raise Fault(f"{variable(name)} {error}.", 2) from None
-
-
-def _must_be_docker_hosts(found: Mapping[str, str]) -> None:
-    try:
-        parse_hosts(found["docker_hosts"], found.get("docker_certificates", ""))
-    except ValueError as error:
-        raise Fault(f"{variable('docker_hosts')} {error}.", 2) from None
 
 
 def parse_key(text: str, where: str) -> bytes:

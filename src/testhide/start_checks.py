@@ -7,6 +7,9 @@ from psycopg import OperationalError
 from psycopg.errors import UndefinedTable
 from psycopg_pool import AsyncConnectionPool
 
+from store.crypto.secrets import RingDamaged, SecretMismatch
+from store.key_ring.ring import RING_TABLES, KeyRing
+from store.log.event_log import EventLog
 from store.migrations.lost_tables import describe, find_lost_tables
 from store.migrations.runner import MIGRATIONS
 from store.postgres.connection_settings import find_durability_risks
@@ -57,3 +60,28 @@ async def refuse_lost_tables(pool: AsyncConnectionPool) -> None:
     async with pool.connection() as connection:
         if lost := await find_lost_tables(connection):
             raise Fault(f"Tables are {describe(lost)}.")
+
+
+async def open_ring(ring: KeyRing, pool: AsyncConnectionPool, log: EventLog) -> None:
+    """Open the key ring and follow its changes. Raises Fault if the secret key opens neither the ring nor a data key of
+    this database. This process would write data that other processes cannot read.
+    """
+    try:
+        await ring.open()
+        await log.data_keys.check_secret()
+        await ring.follow()
+    except UndefinedTable:
+        return  # a new database, before its migration
+    except RingDamaged as error:
+        raise Fault(
+            f"The key ring is damaged: {error}. Put back the rows of root_keys and root_key_wraps from a backup."
+            " Nothing was changed."
+        ) from None
+    except SecretMismatch:
+        async with pool.connection() as connection:
+            if lost := [table for table in await find_lost_tables(connection) if table.name in RING_TABLES]:
+                raise Fault(f"Tables are {describe(lost)}.") from None
+        raise Fault(
+            "The secret key does not open what is in the database: start with the one that it was written with, or"
+            " that it was rotated to (TESTHIDE_SECRET_KEY, or secret.key in the data folder). Nothing was changed."
+        ) from None

@@ -9,7 +9,8 @@ import pytest
 from bench.support.tampering.kinds import KINDS
 
 from testhide.cli.app import app
-from testhide.settings import MEANINGS, OTHER_NAMES, SECRETS, variable
+from testhide.setting_checks import variable
+from testhide.settings import MEANINGS, OTHER_NAMES, SECRETS
 from tests.support.documentation import NOT_RUN, PAGES, ROOT, commands_of, documented
 
 COMMAND = re.compile(r"(?:^|\$\(|=\S+ )((?:testhide|\./dev) [^`]*)")

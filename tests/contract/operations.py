@@ -225,6 +225,8 @@ SERVED = (
     ("GET", "/api/v3/ai/emerging/history"),
     ("GET", "/api/v3/search"),
     ("GET", "/api/v3/ai/search"),
+    ("GET", "/api/v3/ai/llm/status"),
+    ("GET", "/api/v3/ai/quota"),
 )
 """The documented operations that the server serves so far; `test_served` keeps this list honest."""
 

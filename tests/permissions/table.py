@@ -59,6 +59,8 @@ ACCOUNTS = (
     op("POST /me/password", unlimited, {"current_password": "x", "new_password": "password"}, answers=(422,)),
     op("GET /config", ANYBODY),
     op("GET /license/status", ANYBODY),
+    op("GET /ai/llm/status", ANYBODY),
+    op("GET /ai/quota", ANYBODY),
     op("GET /api-tokens", READER),
     op("POST /api-tokens", unlimited, {"name": "x"}),
     op("DELETE /api-tokens/{token_id}", account_owners),

@@ -4,6 +4,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from domain.core.errors import Invalid
+from testhide.adapters import model_policy
 from testhide.cli.processes import forget_admin_password, run_process
 from testhide.operator_errors import Fault
 from testhide.settings import Settings, from_environment, load_settings, own_secret_key, save_settings
@@ -170,3 +172,40 @@ def test_networks_that_webhooks_may_call() -> None:
     for wrong in ("localhost", "10.0.0.1/8", "10.0.0.0/40"):
         with pytest.raises(Fault, match="TESTHIDE_OUTGOING_ALLOW must be networks"):
             from_environment({**COMPLETE, "TESTHIDE_OUTGOING_ALLOW": wrong})
+
+
+MODEL = {**COMPLETE, "TESTHIDE_AI_PROVIDER": "openai", "TESTHIDE_AI_MODEL": "gpt-4o", "TESTHIDE_AI_KEY": "hush"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"PROVIDER": "claude"}, "AI_PROVIDER must be builtin or openai, not 'claude'"),
+        ({"MODEL": ""}, "AI_MODEL is not set: TESTHIDE_AI_PROVIDER=openai needs the name of a model"),
+        ({"MODELS": "good, b\x00d"}, "AI_MODEL and TESTHIDE_AI_MODELS must be names of models, not 'b"),
+        ({"KEY": ""}, "AI_KEY is not set"),
+        ({"URL": "llm.example.com"}, "AI_URL must be a URL like"),
+        ({"URL": "https://me:hush@llm.example.com/v1"}, "AI_URL must be a URL like"),
+        ({"URL": "https://llm.example.com:port/v1"}, "AI_URL must be a URL like"),
+        ({"URL": "http://llm.example.com/v1"}, "AI_URL must begin with https://, or the API key would be sent"),
+        ({"MONTHLY_TOKENS": "0"}, "AI_MONTHLY_TOKENS must be a number from 1"),
+        ({"TIMEOUT": "0"}, "AI_TIMEOUT must be a number from 1"),
+    ],
+)
+def test_settings_of_a_model_that_do_not_fit_are_refused(changes: dict[str, str], reason: str) -> None:
+    with pytest.raises(Fault, match=f"TESTHIDE_{reason}") as refused:
+        from_environment(MODEL | {f"TESTHIDE_AI_{name}": value for name, value in changes.items()})
+    assert "hush" not in str(refused.value)
+
+
+def test_settings_of_a_model() -> None:
+    assert model_policy(from_environment(COMPLETE)).choose(None) == "builtin"
+    settings = from_environment(MODEL | {"TESTHIDE_AI_MODELS": "gpt-4o-mini, o5"})
+    policy = model_policy(settings)
+    assert (policy.provider, policy.monthly_tokens, settings.ai_timeout) == ("openai", 1_000_000, 60)
+    assert [policy.choose(wanted) for wanted in (None, "gpt-4o", "o5")] == ["gpt-4o", "gpt-4o", "o5"]
+    with pytest.raises(Invalid, match="is not one of the models that the operator allows: gpt-4o, gpt-4o-mini, o5"):
+        policy.choose("other")
+    here = {"TESTHIDE_AI_URL": "http://127.0.0.1:8080/v1"}
+    assert from_environment(MODEL | here).ai_key == "hush"
+    assert from_environment(MODEL | {"TESTHIDE_AI_KEY": "", "TESTHIDE_AI_URL": "http://llm:8080/v1"}).ai_key == ""

@@ -12,9 +12,11 @@ from api.http.rate_limits import RateLimits
 from api.http.spool import Spool
 from commands.handler import Handler
 from commands.reports.recording import ReportRecorder
+from commands.token_quota import TokenMeter
 from commands.waiting_changes import WaitingChanges
 from domain.core.errors import Unavailable
 from domain.docker_agents import DockerPolicy
+from domain.language_model import ModelPolicy
 from domain.licenses import License
 from integrations.container_ports import ContainerLogs
 from integrations.embedding_ports import Embeddings
@@ -87,6 +89,8 @@ class Services:
     vcenters: Vcenters
     embeddings: Embeddings | None
     """Model for semantic search; None if the server has none."""
+    model_policy: ModelPolicy
+    tokens: TokenMeter
     rate_limits: RateLimits
     waiting_changes: WaitingChanges
     streams_per_user: int

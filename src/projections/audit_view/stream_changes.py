@@ -38,6 +38,7 @@ from domain.scm import SCM_ENDPOINT
 from domain.teams import CARD, CHANNEL, CHANNEL_LIST
 from domain.templates import TEMPLATE
 from domain.tickets import TICKET
+from domain.token_quota import TOKEN_USE
 from domain.triage import TRIAGE
 from domain.users import USER, UserPasswordSet, UserRegistered
 from domain.vcenter import VCENTER
@@ -63,7 +64,7 @@ CATEGORIES: Mapping[str, Category[Any]] = {
         *(CHANGE, DEFERRALS, CHANNEL, CHANNEL_LIST, CARD, IDENTITY_PROVIDER, SCM_ENDPOINT, GITOPS, JIRA, TICKET),
         *(AUTOSCALING, DOCKER_AGENT),
         *(VCENTER, VCENTER_OPERATION, VCENTER_VMS),
-        INQUIRY,
+        *(INQUIRY, TOKEN_USE),
     )
 }
 

@@ -43,6 +43,7 @@ from projections.audit_view.flakiness_summaries import FLAKINESS_SUMMARIES
 from projections.audit_view.inquiry_summaries import INQUIRY_SUMMARIES
 from projections.audit_view.machine_summaries import MACHINE_SUMMARIES
 from projections.audit_view.phrases import count, listed, quoted, spaced
+from projections.audit_view.token_summaries import TOKEN_SUMMARIES
 
 
 def summarize(event: Event) -> str:
@@ -372,5 +373,6 @@ SUMMARIES: Mapping[type[Event], str | Callable[[Any], str]] = {
     claims.ClaimTaken: lambda event: f"reserved a name for {event.owner.replace('-', ' ')}",
     **INQUIRY_SUMMARIES,
     **MACHINE_SUMMARIES,
+    **TOKEN_SUMMARIES,
     claims.ClaimReleased: lambda event: f"gave a name of {event.owner.replace('-', ' ')} free",
 }

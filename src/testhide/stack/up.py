@@ -19,7 +19,8 @@ from testhide.engines.folder import CLUSTER, DataFolder, has_record, open_folder
 from testhide.engines.postgres import Postgres
 from testhide.engines.valkey import Valkey
 from testhide.operator_errors import Fault, InUse, Unreachable
-from testhide.settings import MEANINGS, Settings, from_environment, own_secret_key, save_settings, variable, variables
+from testhide.setting_checks import variable
+from testhide.settings import MEANINGS, Settings, from_environment, own_secret_key, save_settings, variables
 from testhide.stack.stack import Plan
 from testhide.supervise.orphan_processes import end_recorded
 
