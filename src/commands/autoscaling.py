@@ -20,6 +20,7 @@ from domain.autoscaling import (
     Cause,
     DockerSource,
     PoolMachineRemoved,
+    PoolMachineReverted,
     PoolScaledDown,
     PoolScaledUp,
     PoolScalingFailed,
@@ -35,6 +36,7 @@ from domain.vcenter import VCENTER, Vcenter
 from domain.vcenter_operations import (
     VCENTER_OPERATION,
     VcenterOperation,
+    VcenterOperationCompleted,
     VcenterOperationRequested,
     has_failed,
     has_succeeded,
@@ -218,6 +220,51 @@ class ScaleDown(_MachineCommand):
 
 
 @dataclass(frozen=True)
+class RevertMachine(_MachineCommand):
+    """Requests to revert a virtual machine that has had its only build, by the operation `revert_id`. Does nothing if
+    the pool may not have the machine any more. Raises Conflict if the dispatcher `leader` does not lead.
+    """
+
+    pool_id: int
+    machine_id: str
+    leader: str
+    revert_id: int
+    reason: str
+
+    def reads(self) -> Sequence[AnyStream]:
+        streams = AUTOSCALING.at(self.pool_id), POOL.at(self.pool_id), LEADER.at("leader")
+        return *streams, machine_stream(self.machine_id), VCENTER_OPERATION.at(self.revert_id)
+
+    def then_reads(self, *states: Autoscaling | Pool | str | Machine | None) -> Sequence[AnyStream]:
+        return ()
+
+    def decide(
+        self,
+        scaling: Autoscaling,
+        pool: Pool | None,
+        leader: str,
+        machine: Machine | None,
+        revert: VcenterOperation | None,
+    ) -> Iterable[Event]:
+        _must_lead(leader, self.leader)
+        setting = None if pool is None or pool.deleted else scaling.setting
+        if revert is not None or setting is None or scaling.machines.get(self.machine_id) is not False:
+            return
+        if not isinstance(machine, VcenterOperation) or not isinstance(machine.end, VcenterOperationCompleted):
+            return
+        if len(scaling.kept) > setting.maximum or not is_made_by(setting, machine):
+            return
+        yield self.event(PoolMachineReverted, project_id=scaling.project_id)
+        yield VcenterOperationRequested(
+            operation_id=self.revert_id,
+            vcenter_id=machine.vcenter_id,
+            kind="revert",
+            vm_id=machine.end.vm_id,
+            vm_name=machine.vm_name,
+        )
+
+
+@dataclass(frozen=True)
 class FailMachine(_MachineCommand):
     """Records that a machine has failed, and lets the pool pause: after each failure in a row twice as long as before.
     Failures during a pause do not prolong it. `recovered` says whether a build ended on a machine of the pool since the
@@ -312,6 +359,13 @@ class RecordMachineRemoved(Command):
             is_gone = machine is None or machine.deleted
         if is_gone:
             yield self.event(PoolMachineRemoved, project_id=scaling.project_id)
+
+
+def is_made_by(setting: AutoscalingSet, clone: VcenterOperation) -> bool:
+    """Returns whether a machine was cloned as this setting of its pool says, so that a revert gives such a machine."""
+    source = setting.vcenter
+    is_of_source = source is not None and (clone.vcenter_id, clone.vm_id) == (source.vcenter_id, source.template_id)
+    return is_of_source and clone.single_use and setting.single_use
 
 
 def is_virtual(machine_id: str) -> bool:

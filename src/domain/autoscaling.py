@@ -14,8 +14,8 @@ import msgspec
 from domain.core.events import UNSTAMPED, Category, Event
 
 Cause = Literal["idle", "used", "surplus"]
-"""Why a machine is destroyed: it was idle for the idle time; it has had its only build; or the pool may not have it any
-more, since the maximum was lowered or the pool is not scaled any more.
+"""Why a machine is destroyed: it was idle for the idle time; it has had its only build, and is not reverted; or the
+pool may not have it any more, since the maximum was lowered or the pool is not scaled any more.
 """
 
 
@@ -60,7 +60,7 @@ class AutoscalingSet(AutoscalingEvent, frozen=True):
     vcenter: VcenterSource | None = None
     """Template that virtual machines are cloned from; None if the machines are none. A pool has one kind of machine."""
     single_use: bool = False
-    """Whether each machine runs one build and is then destroyed."""
+    """Whether each machine runs one build. Then a container is destroyed, and a virtual machine is reverted."""
 
 
 def with_optional_source(first: dict[str, Any]) -> dict[str, Any]:
@@ -93,6 +93,16 @@ class PoolScaledDown(AutoscalingEvent, frozen=True):
     reason: str
     idle_since: datetime | None = None
     """Time since which the machine had no build; None if it was not online yet."""
+
+
+class PoolMachineReverted(AutoscalingEvent, frozen=True):
+    """It was requested to revert a virtual machine that has had its build to its snapshot, by an event that was
+    appended at the same time. It takes another build once its agent has registered again.
+    """
+
+    name: ClassVar[str] = "node_pool.machine_reverted"
+    machine_id: str
+    reason: str
 
 
 class PoolScalingFailed(AutoscalingEvent, frozen=True):
@@ -166,6 +176,7 @@ EVENTS = (
     AutoscalingRemoved,
     PoolScaledUp,
     PoolScaledDown,
+    PoolMachineReverted,
     PoolScalingFailed,
     PoolMachineRemoved,
 )

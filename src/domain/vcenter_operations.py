@@ -46,8 +46,8 @@ class VcenterOperationRequested(VcenterOperationEvent, frozen=True):
     """Id of the virtual machine, or of the template to clone; empty for an operation on the whole vCenter."""
     vm_name: str = ""
     """Name of the new machine, as `make_vm_name` makes it; empty unless the operation is a clone. It is chosen with the
-    request, so that a second try finds the machine that the first one has made. A deletion has this name instead of
-    the machine's id if the machine is of a node pool that is scaled.
+    request, so that a second try finds the machine that the first one has made. If a machine of a node pool that is
+    scaled is deleted or reverted for the pool, the operation has this name, too; a deletion then has no `vm_id`.
     """
 
     pool_id: int | None = None

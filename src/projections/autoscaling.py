@@ -12,6 +12,7 @@ from domain.autoscaling import (
     AutoscalingSet,
     DockerSource,
     PoolMachineRemoved,
+    PoolMachineReverted,
     PoolScaledDown,
     PoolScaledUp,
     PoolScalingFailed,
@@ -26,7 +27,7 @@ VERSION = 2
 MAX_DECISIONS = 50
 """Number of decisions that are kept for each pool, the last ones."""
 
-DecisionKind = Literal["scaled_up", "scaled_down", "scaling_failed"]
+DecisionKind = Literal["scaled_up", "scaled_down", "machine_reverted", "scaling_failed"]
 
 
 class AutoscalingRow(Row, frozen=True):
@@ -91,6 +92,10 @@ def _changed(row: AutoscalingRow, event: AutoscalingEvent, position: int) -> Aut
                 position, event.at, "scaled_down", names, event.reason, idle_since=event.idle_since
             )
             return replace(row, machines=_leaving(row, event.machine_id), decisions=_with(row, decision))
+        case PoolMachineReverted():
+            names = [event.machine_id]
+            decision = ScalingDecision(position, event.at, "machine_reverted", names, event.reason)
+            return replace(row, decisions=_with(row, decision))
         case PoolScalingFailed():
             names = [event.machine_id]
             decision = ScalingDecision(
@@ -112,9 +117,9 @@ class ScalingDecision(msgspec.Struct, frozen=True):
     """Position of its event in the log."""
     at: datetime
     kind: DecisionKind
-    """Whether machines were spawned, a machine is being destroyed, or a machine has failed."""
+    """Whether machines were spawned, a machine is being destroyed or reverted, or a machine has failed."""
     machine_ids: list[str]
-    """Machines that were spawned or destroyed, or the machine that failed."""
+    """Machines that were spawned, destroyed or reverted, or the machine that failed."""
     reason: str
     """Why it was decided. For a failure, its error."""
     waiting: int | None = None

@@ -16,6 +16,7 @@ from commands.autoscaling import (
     RecordMachineRemoved,
     RemoveAutoscaling,
     RetryRemoval,
+    RevertMachine,
     ScaleDown,
     ScaleUp,
     SetAutoscaling,
@@ -28,6 +29,7 @@ from domain.autoscaling import (
     AutoscalingSet,
     DockerSource,
     PoolMachineRemoved,
+    PoolMachineReverted,
     PoolScaledDown,
     PoolScaledUp,
     PoolScalingFailed,
@@ -233,7 +235,7 @@ def test_states_fold(history: list[Event]) -> None:
     folds(AUTOSCALING, history)
 
 
-DECIDED = (SetAutoscaling, RemoveAutoscaling, ScaleUp, ScaleDown, FailMachine, RecordMachineRemoved)
+DECIDED = (SetAutoscaling, RemoveAutoscaling, ScaleUp, ScaleDown, RevertMachine, FailMachine, RecordMachineRemoved)
 
 
 @pytest.mark.parametrize("kind", DECIDED)
@@ -271,6 +273,30 @@ def test_virtual_machines_are_deleted() -> None:
     fail_it = fail("vm-9", removal_id=20)
     given(*CLONED, STARTED).when(fail_it).then(failed("vm-9", 1), DELETION)
     given(*CLONED).when(fail_it).then(failed("vm-9", 1))
+
+
+def test_a_virtual_machine_that_has_had_its_build_is_reverted() -> None:
+    made = VcenterOperationCompleted(operation_id=9, vcenter_id=5, vm_id="vm-109")
+    revert = RevertMachine(3, "vm-9", "me", 20, "it has had its only build")
+    decided = PoolMachineReverted(**IDS, machine_id="vm-9", reason="it has had its only build")
+    request = VcenterOperationRequested(operation_id=20, vcenter_id=5, kind="revert", vm_id="vm-109", vm_name=NAME)
+    world = (*CLONED, STARTED, made)
+    given(*world).when(revert).then(decided, request)
+    given(*world, decided, request).when(revert).then_nothing()
+    unmade = VcenterOperationFailed(operation_id=9, vcenter_id=5, failure="outside", error="no room")
+    given(*CLONED, STARTED).when(revert).then_nothing()
+    given(*CLONED, STARTED, unmade).when(revert).then_nothing()
+    scaled = msgspec.structs.replace(VIRTUAL, single_use=True)
+    for change in (
+        AutoscalingRemoved(**IDS),
+        PoolDeleted(**IDS),
+        VIRTUAL,
+        msgspec.structs.replace(scaled, vcenter=VcenterSource(5, "vm-43")),
+        PoolScaledDown(**IDS, machine_id="vm-9", cause="idle", reason="x"),
+    ):
+        given(*world, change).when(revert).then_nothing()
+    with pytest.raises(Conflict, match="Another dispatcher leads"):
+        given(*world).when(dataclasses.replace(revert, leader="other"))
 
 
 def test_a_deletion_that_failed_is_asked_for_again() -> None:

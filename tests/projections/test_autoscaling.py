@@ -12,6 +12,7 @@ from domain.autoscaling import (
     AutoscalingSet,
     DockerSource,
     PoolMachineRemoved,
+    PoolMachineReverted,
     PoolScaledDown,
     PoolScaledUp,
     PoolScalingFailed,
@@ -51,6 +52,8 @@ def test_decisions_and_machines() -> None:
         ("scaled_down", ["a"], "it had no build for 300 s"),
         ("scaled_up", ["a", "b"], "2 builds wait for a free node"),
     ]
+    reverted = row_after(SET, UP, PoolMachineReverted(**IDS, machine_id="a", reason="it has had its only build"))
+    assert (reverted.machines, reverted.decisions[0]["kind"]) == ({"a": False, "b": False}, "machine_reverted")
     gone = PoolMachineRemoved(**IDS, machine_id="a")
     assert row_after(SET, UP, DOWN, gone).machines == {"b": False}
     assert row_after(SET, UP, FAILED, SET).failures == 0

@@ -31,7 +31,7 @@ FIELDS: dict[str, str] = {
     "maximum": "Largest number of machines, with those that are being destroyed.",
     "minimum": "Number of machines that are kept although they are idle; at most `maximum`.",
     "idle_seconds": "Time without a build after which a machine is destroyed.",
-    "single_use": "Whether each machine runs one build and is then destroyed.",
+    "single_use": "Whether each machine runs one build: then a container is destroyed, and a virtual machine reverted.",
     "image": "Image of the container, with its tag.",
     "memory_mb": "Memory limit of the container in MiB; null for no limit.",
     "cpus": "Number of CPUs that the container may use; null for no limit.",

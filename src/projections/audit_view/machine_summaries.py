@@ -51,6 +51,7 @@ MACHINE_SUMMARIES: Mapping[type[Event], str | Callable[[Any], str]] = {
     autoscaling.AutoscalingRemoved: "ended the scaling of node pool {pool_id}",
     autoscaling.PoolScaledUp: _scaled_up,
     autoscaling.PoolScaledDown: "asked to destroy machine {machine_id} of node pool {pool_id}, since {reason}",
+    autoscaling.PoolMachineReverted: "asked to revert machine {machine_id} of node pool {pool_id}, since {reason}",
     autoscaling.PoolScalingFailed: "saw that machine {machine_id} of node pool {pool_id} failed{error:: “}",
     autoscaling.PoolMachineRemoved: "saw that machine {machine_id} of node pool {pool_id} is gone",
     docker_agents.DockerAgentRequested: "asked for Docker agent {agent_id} from image {image} on Docker host {host}",

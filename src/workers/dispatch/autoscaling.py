@@ -6,7 +6,8 @@ keeps a build from a node, such as a limit of its job, keeps it from asking for 
 
 A machine is destroyed if it has failed; if it has had its only build; if its pool may not have it any more; or if it
 was idle for the idle time and the pool has more machines than its minimum. It is never destroyed while it has a build.
-A machine whose node somebody has put in quarantine is kept, so that they can look at it. A virtual machine is deleted
+A virtual machine that has had its only build is reverted instead, if the pool still has machines like it. A machine
+whose node somebody has put in quarantine is kept, so that they can look at it. A virtual machine is deleted
 by an operation on its vCenter, which may fail: then it is asked for again.
 """
 
@@ -21,8 +22,10 @@ from commands.autoscaling import (
     MachineRegistration,
     RecordMachineRemoved,
     RetryRemoval,
+    RevertMachine,
     ScaleDown,
     ScaleUp,
+    is_made_by,
     is_virtual,
     machine_stream,
 )
@@ -67,8 +70,10 @@ class NewIds:
             machines = [new._replace(machine_id=make_machine_id(self.operation_ids.pop())) for new in machines]
         return machines
 
-    def make_removal(self, machine_id: str) -> int | None:
-        """Returns the id of the operation that deletes a machine: 0 for a container, None if there are no ids left."""
+    def make_operation_id(self, machine_id: str) -> int | None:
+        """Returns the id of an operation that deletes or reverts a machine: 0 for a container, None if there are no ids
+        left.
+        """
         if not is_virtual(machine_id):
             return 0
         return self.operation_ids.pop() if self.operation_ids else None
@@ -159,9 +164,10 @@ class _PoolScaling:
         yield from self._follow_removals(new_ids)
         yield from self._fail(new_ids)
         leaving = set(self.failed)
-        for down in self._scale_down(demand, new_ids):
-            leaving.add(down.machine_id)
-            yield down
+        for decided in self._scale_down(demand, new_ids):
+            if isinstance(decided, ScaleDown):
+                leaving.add(decided.machine_id)
+            yield decided
         if self.setting is None:
             return
         missing = self.setting.minimum - len(self.kept.keys() - leaving)
@@ -185,7 +191,7 @@ class _PoolScaling:
                 yield RecordMachineRemoved(self.pool_id, machine_id, 0 if removal is None else removal.operation_id)
             elif removal is not None and removal.end is not None and has_failed(removal):
                 is_due = self._now >= removal.end.at + REMOVAL_PAUSE and self._decided.machines[machine_id]
-                if is_due and (removal_id := new_ids.make_removal(machine_id)) is not None:
+                if is_due and (removal_id := new_ids.make_operation_id(machine_id)) is not None:
                     yield RetryRemoval(self.pool_id, machine_id, self._leader, removal.operation_id, removal_id)
 
     def _fail(self, new_ids: NewIds) -> Iterator[Command]:
@@ -195,7 +201,7 @@ class _PoolScaling:
             if error is None:
                 if agent.error and self._now >= self._decided.retry_at:
                     yield self._failure(machine_id, agent.error, recovered)
-            elif agent.node_id not in self._busy and (removal_id := new_ids.make_removal(machine_id)) is not None:
+            elif agent.node_id not in self._busy and (removal_id := new_ids.make_operation_id(machine_id)) is not None:
                 yield self._failure(machine_id, error, recovered, removal_id)
 
     def _failure(self, machine_id: str, error: str, recovered: bool, removal_id: int | None = None) -> FailMachine:
@@ -204,33 +210,47 @@ class _PoolScaling:
             self.pool_id, machine_id, self._leader, error, self._now, recovered, destroys, removal_id or 0
         )
 
-    def _scale_down(self, demand: Demand, new_ids: NewIds) -> Iterator[ScaleDown]:
+    def _scale_down(self, demand: Demand, new_ids: NewIds) -> Iterator[ScaleDown | RevertMachine]:
         sound = {name: agent for name, agent in self.kept.items() if name not in self.failed}
         free = {name: self._idle_since(agent) for name, agent in sound.items() if agent.node_id not in self._busy}
         # Machines that are not online yet come first, then those that were idle for longest.
         ranked = sorted(free.items(), key=lambda item: (item[1] is not None, item[1] or self._now, item[0]))
         left = len(sound)
         for machine_id, since in ranked:
-            if is_virtual(machine_id) and sound[machine_id].pending == "spawn":
-                continue  # it can only be deleted after it was cloned
-            reason = self._reason_to_go(machine_id, sound[machine_id], since, left, demand)
-            if reason is not None and (removal_id := new_ids.make_removal(machine_id)) is not None:
+            if is_virtual(machine_id) and sound[machine_id].pending is not None:
+                continue  # it can only be deleted after it was cloned or reverted
+            reason = self._reason_to_go(sound[machine_id], since, left, demand)
+            if reason is None or (operation_id := new_ids.make_operation_id(machine_id)) is None:
+                continue
+            cause, text = reason
+            if cause == "used" and self._may_revert(machine_id, left):
+                yield RevertMachine(self.pool_id, machine_id, self._leader, operation_id, text)
+            else:
                 left -= 1
-                yield ScaleDown(self.pool_id, machine_id, self._leader, *reason, since, removal_id)
+                yield ScaleDown(self.pool_id, machine_id, self._leader, cause, text, since, operation_id)
+
+    def _may_revert(self, machine_id: str, left: int) -> bool:
+        """Returns whether a machine that has had its build is of use again after a revert."""
+        clone = self._scaling.virtual.get_clone(read_machine_id(machine_id) or 0)
+        if clone is None or self.setting is None:
+            return False
+        return left <= self.setting.maximum and is_made_by(self.setting, clone)
 
     def _reason_to_go(
-        self, machine_id: str, agent: Machine, since: datetime | None, left: int, demand: Demand
+        self, agent: Machine, since: datetime | None, left: int, demand: Demand
     ) -> tuple[Cause, str] | None:
         if self.pool is None:
             return "surplus", "the node pool was deleted"
         if self.setting is None:
             return "surplus", "the node pool is not scaled any more"
         node = None if agent.node_id is None else self._state.nodes.get(agent.node_id)
+        if node is not None and node.quarantined:
+            return None
         if node is not None and node.node_id in self._state.spent:
             return "used", "it has had its only build"
         if left > self.setting.maximum:
             return "surplus", f"the pool has more machines than its maximum, {self.setting.maximum}"
-        if since is None or node is None or node.quarantined or node.node_id in demand.needed_nodes:
+        if since is None or node is None or node.node_id in demand.needed_nodes:
             return None
         idle = self._now - since
         if idle < timedelta(seconds=self.setting.idle_s) or left <= self.setting.minimum:

@@ -146,6 +146,7 @@ class AutoscalingState:
 
     def _registered(self, node_id: int, pool_id: int, at: datetime) -> None:
         self._pool_of_node[node_id] = pool_id
+        self.idle_since.pop(node_id, None)  # from now on, the machine is as new
         self.offline_since[node_id] = at
 
     def _node(self, event: NodeEvent, history: PoolHistory) -> None:

@@ -116,7 +116,8 @@ class DispatchState:
     """Project id -> number of the project's last assignment. Assignments are numbered from 1, across all projects."""
     spent: set[int] = field(default_factory=set)
     """Ids of the nodes that get no more builds, since they are for a single one and have had it, or since it was
-    requested to destroy their machine. The latter counts also if somebody releases the node from quarantine.
+    requested to destroy their machine. The latter counts also if somebody releases the node from quarantine. A virtual
+    machine that was reverted gets another build.
     """
     damaged: set[str] = field(default_factory=set)
     """Names of streams with an unreadable event. Builds of the jobs, nodes and pools of these streams are not placed,
@@ -141,7 +142,10 @@ class DispatchState:
                 if (node_id := self._node_of_agent.pop(event.agent_id, None)) in self.nodes:
                     self.spent.add(node_id)
             case VcenterMachineRegistered():
-                self._node_of_agent[make_machine_id(event.operation_id)] = event.node_id
+                machine_id = make_machine_id(event.operation_id)
+                if self._node_of_agent.get(machine_id) == event.node_id:
+                    self.spent.discard(event.node_id)  # the machine was reverted, and its node has a new token
+                self._node_of_agent[machine_id] = event.node_id
             case VcenterOperationRequested(kind="delete", vm_name=str(name)) if name:
                 machine_id = make_machine_id(find_operation_id(name) or 0)
                 if (node_id := self._node_of_agent.pop(machine_id, None)) in self.nodes:

@@ -9,17 +9,19 @@ from domain.docker_agents import DockerAgentStatus, Operation
 from domain.vcenter import VcenterDeleted
 from domain.vcenter_operations import (
     VCENTER_OPERATION,
+    VcenterMachineRegistered,
     VcenterOperation,
     VcenterOperationEvent,
     VcenterOperationFailed,
     VcenterOperationRequested,
+    VcenterRegistrationRenewed,
     find_operation_id,
     has_failed,
     has_succeeded,
 )
 
 BOOT_TIMEOUT = timedelta(minutes=10)
-"""Time from the start of a machine until its agent must have registered."""
+"""Time from the start of a machine, also after a revert, until its agent must have registered."""
 
 
 class ClonedMachine(NamedTuple):
@@ -39,7 +41,14 @@ class VirtualMachines:
     removals: dict[int, VcenterOperation] = field(default_factory=dict)
     """Id of the operation that has cloned a machine -> the last operation that was to delete it."""
     _clones: dict[int, VcenterOperation] = field(default_factory=dict)
-    _clone_of_removal: dict[int, int] = field(default_factory=dict)
+    _reverts: dict[int, VcenterOperation] = field(default_factory=dict)
+    """Id of the operation that has cloned a machine -> the last operation that was to revert it after its build."""
+    _renewed_at: dict[int, datetime] = field(default_factory=dict)
+    """Id of the operation that has cloned a machine -> when the machine was reverted; only until its agent has
+    registered again.
+    """
+    _clone_of: dict[int, int] = field(default_factory=dict)
+    """Id of an operation that deletes or reverts a machine -> id of the operation that has cloned it."""
 
     def apply(self, event: Event, *, is_ours: bool) -> None:
         """Takes an event. `is_ours` says whether the machine, if the event is about one, is of a node pool."""
@@ -47,16 +56,25 @@ class VirtualMachines:
             case VcenterDeleted():
                 self.deleted_vcenters.add(event.vcenter_id)
             case VcenterOperationRequested(kind="delete") if event.vm_name:
-                clone_id = find_operation_id(event.vm_name)
-                if clone_id in self._clones:
-                    self._clone_of_removal[event.operation_id] = clone_id
-                    self._fold(self.removals, clone_id, event)
-            case VcenterOperationEvent() if event.operation_id in self._clone_of_removal:
-                self._fold(self.removals, self._clone_of_removal[event.operation_id], event)
+                self._follow(self.removals, find_operation_id(event.vm_name), event)
+            case VcenterOperationRequested(kind="revert") if event.vm_name:
+                self._follow(self._reverts, find_operation_id(event.vm_name), event)
+            case VcenterOperationEvent() if (clone_id := self._clone_of.get(event.operation_id)) is not None:
+                for states in (self.removals, self._reverts):
+                    if clone_id in states and states[clone_id].operation_id == event.operation_id:
+                        self._fold(states, clone_id, event)
             case VcenterOperationEvent() if is_ours:
                 self._fold(self._clones, event.operation_id, event)
+                if isinstance(event, VcenterRegistrationRenewed):
+                    self._renewed_at[event.operation_id] = event.at
+                elif isinstance(event, VcenterMachineRegistered):
+                    self._renewed_at.pop(event.operation_id, None)
             case _:
                 pass
+
+    def get_clone(self, clone_id: int) -> VcenterOperation | None:
+        """Returns the operation that has cloned a machine of a node pool; None if there is none."""
+        return self._clones.get(clone_id)
 
     def find(self, clone_id: int, *, is_leaving: bool) -> ClonedMachine | None:
         """Returns the machine that an operation clones; None if it is gone. `is_leaving` says whether it was decided
@@ -73,16 +91,35 @@ class VirtualMachines:
         if clone.end is None:
             return ClonedMachine("starting", "spawn", "", clone.node_id, clone.requested_at)
         pending: Operation | None = None if removal is None else "destroy"
-        until = clone.end.at + BOOT_TIMEOUT
-        if isinstance(clone.end, VcenterOperationFailed):
-            return ClonedMachine("error", pending, clone.end.error, clone.node_id, until)
-        return ClonedMachine("running", pending, "", clone.node_id, until)
+        revert = self._reverts.get(clone_id)
+        end = clone.end if revert is None else revert.end
+        if end is None:
+            # It has no node until it is registered again, so that it counts as one that is starting.
+            return ClonedMachine("starting", pending or "start", "", None, clone.end.at)
+        renewed_at = self._renewed_at.get(clone_id)
+        node_id = clone.node_id if renewed_at is None else None
+        until = max(end.at, renewed_at or end.at) + BOOT_TIMEOUT
+        if isinstance(end, VcenterOperationFailed):
+            return ClonedMachine("error", pending, end.error, node_id, until)
+        return ClonedMachine("running", pending, "", node_id, until)
 
     def forget(self, clone_id: int) -> None:
         """Forgets a machine that is gone."""
         self._clones.pop(clone_id, None)
-        if (removal := self.removals.pop(clone_id, None)) is not None:
-            self._clone_of_removal.pop(removal.operation_id, None)
+        self._renewed_at.pop(clone_id, None)
+        for states in (self.removals, self._reverts):
+            if (last := states.pop(clone_id, None)) is not None:
+                self._clone_of.pop(last.operation_id, None)
+
+    def _follow(
+        self, states: dict[int, VcenterOperation], clone_id: int | None, event: VcenterOperationRequested
+    ) -> None:
+        """Takes the request to delete or revert a machine, if it is one of a node pool."""
+        if clone_id is not None and clone_id in self._clones:
+            if (before := states.get(clone_id)) is not None:
+                self._clone_of.pop(before.operation_id, None)
+            self._clone_of[event.operation_id] = clone_id
+            self._fold(states, clone_id, event)
 
     def _fold(self, states: dict[int, VcenterOperation], key: int, event: VcenterOperationEvent) -> None:
         state = VCENTER_OPERATION.evolve(states.get(key), event)

@@ -1,10 +1,11 @@
-"""A node pool whose machines are cloned in a vCenter. The simulator runs no programs in its machines, so the test runs
-an agent for each, with what the machine finds in its guestinfo.
+"""A node pool whose machines are cloned in a vCenter, and reverted after each build. The simulator runs no programs in
+its machines, so the test runs an agent for each, with what the machine finds in its guestinfo.
 """
 
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,29 +31,41 @@ class Machines:
     simulator: Simulator
     folder: Path
     agents: "dict[str, subprocess.Popen[bytes]]" = field(default_factory=dict)
+    starts: dict[str, int] = field(default_factory=dict)
+    """Name of a machine -> how often it was started with another registration token."""
     most: int = 0
     """Largest number of machines at the same time."""
+    _tokens: dict[str, str] = field(default_factory=dict)
 
     def run(self) -> list[str]:
-        """Starts agents in new machines, and ends those of machines that are gone. Returns the machines' names."""
+        """Starts agents in machines that are new or were reverted, and ends those of machines that are gone. Returns
+        the machines' names.
+        """
         names = [name for name in self.simulator.list_names() if name.startswith("testhide-")]
         self.most = max(self.most, len(names))
         for name in self.agents.keys() - set(names):
             self._end(self.agents.pop(name))
-        for name in set(names) - self.agents.keys():
+        for name in names:
             guestinfo = self.simulator.read_guestinfo(name)
-            folder = self.folder / name
-            folder.mkdir()
-            token = folder / "token"
-            token.write_text(guestinfo["guestinfo.testhide.registration-token"])
-            token.chmod(0o600)
-            options = ["--server", guestinfo["guestinfo.testhide.server"], "--registration-file", str(token)]
-            program = [sys.executable, "-I", str(self.folder / "agent.pyz"), *options]
-            with (folder / "log").open("wb") as log:
-                self.agents[name] = subprocess.Popen(
-                    [*program, "--workdir", str(folder / "work"), "--trust-builds"], stdout=log, stderr=log
-                )
+            token = guestinfo["guestinfo.testhide.registration-token"]
+            if token != self._tokens.get(name):
+                if name in self.agents:
+                    self._end(self.agents.pop(name))
+                self._tokens[name] = token
+                self._start(name, guestinfo["guestinfo.testhide.server"], token)
         return names
+
+    def _start(self, name: str, server: str, token: str) -> None:
+        self.starts[name] = self.starts.get(name, 0) + 1
+        folder = self.folder / f"{name}-{self.starts[name]}"
+        folder.mkdir()
+        file = folder / "token"
+        file.write_text(token)
+        file.chmod(0o600)
+        options = ["--server", server, "--registration-file", str(file), "--workdir", str(folder / "work")]
+        program = [sys.executable, "-I", str(self.folder / "agent.pyz"), *options, "--trust-builds"]
+        with (folder / "log").open("wb") as log:
+            self.agents[name] = subprocess.Popen(program, stdout=log, stderr=log)
 
     def end(self) -> None:
         for agent in self.agents.values():
@@ -114,6 +127,7 @@ def test_an_empty_pool_drains_a_queue_and_goes_to_its_minimum(
         assert time.monotonic() < deadline, admin.get(path).then(200)
         time.sleep(0.1)
     assert machines.most == MAXIMUM
-    assert len({show(build)["node_id"] for build in builds}) == len(builds), "each build has a machine of its own"
-    kinds = [one["kind"] for one in admin.get(path).then(200)["decisions"]]
-    assert (kinds.count("scaled_down"), kinds.count("scaling_failed")) == (len(builds), 0)
+    assert len({show(build)["node_id"] for build in builds}) == MAXIMUM, "a machine that was reverted stays its node"
+    assert sum(machines.starts.values()) == MAXIMUM + len(builds), "each build had a machine as it was at its start"
+    kinds = Counter(one["kind"] for one in admin.get(path).then(200)["decisions"])
+    assert (kinds["machine_reverted"], kinds["scaled_down"], kinds["scaling_failed"]) == (len(builds), MAXIMUM, 0)
