@@ -1,0 +1,95 @@
+"""Masks what a language model must not get: credentials, and what identifies people.
+
+The credentials of builds are masked in logs and reports already, since the server knows them. This finds what nobody
+has declared, by its form. So it finds no passwords without a name in front of them, and no names of people.
+"""
+
+import ipaddress
+import math
+import re
+import unicodedata
+from collections import Counter
+
+SECRET = "[secret]"  # noqa: S105 - shown in place of a secret
+EMAIL = "[email]"
+ADDRESS = "[ip]"
+USER = "[user]"
+MIN_RANDOM = 28
+"""Smallest number of characters of a word that can be taken for a random token."""
+MIN_BITS = 3.9
+"""Smallest entropy of such a word, in bits for each character. Names of tests have less."""
+MIN_DIGITS = 3
+"""Smallest number of digits of such a word."""
+
+_PRIVATE_KEY = re.compile(
+    r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----.*?(?:-----END [A-Z0-9 ]*PRIVATE KEY-----|\Z)", re.DOTALL
+)
+_KNOWN = re.compile(
+    r"\b(?:gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|gl[a-z]{2,6}-[\w-]{16,}|xox[a-z]-[\w-]{10,}"
+    r"|sk-[\w-]{16,}|(?:AKIA|ASIA)[A-Z0-9]{12,}|AIza[\w-]{30,}|npm_[A-Za-z0-9]{20,}|pypi-[\w-]{16,}|hf_[A-Za-z0-9]{20,}"
+    r"|whsec_[A-Za-z0-9+/=]{8,}|th_[a-z]+_[\w-]{8,}|dop_v1_[0-9a-f]{16,}|[sr]k_(?:live|test)_\w{8,}"
+    r"|eyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)?)"
+)
+_USERINFO = re.compile(r"(?<=://)[^\s/@:\"'<>]{0,200}:[^\s/@\"'<>]{1,200}(?=@)")
+_SCHEME = re.compile(r"(?i)\b(bearer|basic|digest|negotiate)(\s+)[A-Za-z0-9+/._~=-]{6,}")
+_NAMED = re.compile(
+    r"(?i)([\w.-]{0,40}(?:passwd|password|passphrase|pwd|secret|token|api[_-]?key|apikey|access[_-]?key|private[_-]?key"
+    r"|credentials?|cookie)s?[\"']?[ \t]{0,3}(?:=>|[:=])[ \t]{0,3})"
+    r"(\"[^\"\n]{1,500}\"|'[^'\n]{1,500}'|[^\s\"',;&<>]{3,500})"
+)
+_EMAIL = re.compile(r"[\w.+%-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24}\b")
+_IPV4 = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w.]*\.\d)(?!\w)")
+_IPV6 = re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?![\w:])")
+_HOME = re.compile(r"(?i)((?:/home/|/Users/|[A-Z]:\\Users\\))(?!runner\b|root\b)[\w.-]{1,64}")
+_WORD = re.compile(rf"(?<![\w+/=.-])[A-Za-z0-9_+=-]{{{MIN_RANDOM},512}}(?![\w+/=-])")
+_HEX = re.compile(r"[0-9a-f]+|[0-9A-F]+")
+_HIDDEN = ("Cc", "Cf", "Co", "Cs", "Cn")
+"""Unicode categories of characters that nobody sees: control, format, private use, surrogates, unassigned."""
+_UNNAMED = ("true", "false", "none", "null", "undefined", "nil", "***")
+
+
+def mask(text: str) -> str:
+    """Returns the text with placeholders for credentials, e-mail addresses, IP addresses (except those of this machine
+    itself) and names of users in paths.
+    """
+    text = _PRIVATE_KEY.sub(SECRET, text)
+    text = _USERINFO.sub(SECRET, text)
+    text = _KNOWN.sub(SECRET, text)
+    text = _SCHEME.sub(rf"\1\2{SECRET}", text)
+    text = _NAMED.sub(_mask_named, text)
+    text = _EMAIL.sub(EMAIL, text)
+    text = _IPV4.sub(_mask_address, text)
+    text = _IPV6.sub(_mask_address, text)
+    text = _HOME.sub(rf"\1{USER}", text)
+    return _WORD.sub(_mask_random, text)
+
+
+def remove_hidden(text: str) -> str:
+    """Returns the text without characters that nobody sees, except line feeds and tabs."""
+    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) not in _HIDDEN)
+
+
+def _mask_named(found: re.Match[str]) -> str:
+    value = found[2].strip("\"'")
+    return found[0] if value.lower() in _UNNAMED or value == SECRET else f"{found[1]}{SECRET}"
+
+
+def _mask_address(found: re.Match[str]) -> str:
+    try:
+        address = ipaddress.ip_address(found[0])
+    except ValueError:
+        return found[0]
+    return found[0] if address.is_loopback or address.is_unspecified else ADDRESS
+
+
+def _mask_random(found: re.Match[str]) -> str:
+    """Masks a word that looks random: with upper and lower case, digits, and as many different characters as a random
+    one. Hashes of commits and files, which are hexadecimal, stay.
+    """
+    word = found[0]
+    digits = sum(map(str.isdigit, word))
+    is_mixed = word != word.lower() and word != word.upper() and digits >= MIN_DIGITS
+    if _HEX.fullmatch(word) or not is_mixed:
+        return word
+    bits = -sum(count / len(word) * math.log2(count / len(word)) for count in Counter(word).values())
+    return SECRET if bits >= MIN_BITS else word

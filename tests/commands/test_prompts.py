@@ -1,0 +1,86 @@
+"""Prompts contain the evidence as data, whatever is in it."""
+
+import json
+from typing import Any
+
+import hypothesis
+import pytest
+from hypothesis import strategies as st
+
+from domain.answers import Answer, AnswerClaim, Question
+from domain.evidence import BuildFacts, Evidence, FailedTest, LogExcerpt, PastFailure, with_sources
+from domain.prompts import INSTRUCTIONS, MAX_SOURCES, MAX_SOURCES_TEXT, Prompt, build_prompt
+from tests.support.injections import INJECTIONS
+
+BUILD = BuildFacts(9812, 3, "Nightly", "failed", "tests_failed", commit_sha="badc0de", passed=9, failed=1)
+FINDINGS = Answer((AnswerClaim("A test failed.", ("test:1001",)),), "product_bug", "assert 9 == 10", 0.7)
+
+
+def make_evidence(text: str = "assert 9 == 10", message: str = "Why did this fail?", name: str = "test_1") -> Evidence:
+    """Evidence with a text in each place where people and programs write texts."""
+    build = BuildFacts(9812, 3, text, "failed", detail=text, branch=text, commit_sha="badc0de", failed=1)
+    return with_sources(
+        Evidence(
+            Question("chat", 12, 9812, message=message, earlier=((message, text),)),
+            build=build,
+            failures=(FailedTest(1001, 1, name, text, text, suite=text),),
+            excerpts=(LogExcerpt(10, 12, (text, text)),),
+            past=(PastFailure(990, 9800, name, text, True),),
+        )
+    )
+
+
+def data_of(prompt: Prompt) -> dict[str, Any]:
+    read: dict[str, Any] = json.loads(prompt.data)
+    return read
+
+
+def test_a_prompt_has_the_evidence_and_what_rules_found() -> None:
+    prompt = build_prompt(make_evidence(), FINDINGS)
+    data = data_of(prompt)
+    assert data["question"] == {
+        "kind": "chat",
+        "text": "Why did this fail?",
+        "earlier": [{"question": "Why did this fail?", "reply": "assert 9 == 10"}],
+    }
+    assert prompt.refs == tuple(source["ref"] for source in data["sources"])
+    assert prompt.refs[0] == "test:1001", "what the findings cite comes first"
+    assert set(prompt.refs) == {"test:1001", "build:9812", "commit:badc0de", "log:9812:10-12", "test:990"}
+    assert data["findings"]["classification"] == "product_bug"
+    assert prompt.schema["properties"]["claims"]["items"]["properties"]["sources"]["items"]["enum"] == [*prompt.refs]
+
+
+@pytest.mark.parametrize("text", INJECTIONS)
+def test_instructions_in_texts_stay_data(text: str) -> None:
+    prompt, plain = build_prompt(make_evidence(text, text, text), FINDINGS), build_prompt(make_evidence(), FINDINGS)
+    assert (prompt.instructions, prompt.refs, prompt.schema) == (INSTRUCTIONS, plain.refs, plain.schema)
+    data, other = data_of(prompt), data_of(plain)
+    assert (data.keys(), data["question"].keys()) == (other.keys(), other["question"].keys())
+    assert [source["ref"] for source in data["sources"]] == [source["ref"] for source in other["sources"]]
+    for token in ("<", "[INST]", "[/INST]", "[TOOL_CALLS]", "[SYSTEM_PROMPT]"):
+        assert token not in prompt.data
+    assert all(c.isprintable() for c in prompt.data)
+
+
+def test_secrets_and_people_are_masked() -> None:
+    secret, person = "password=hunter22", "ann.lee@mail.example.com"
+    prompt = build_prompt(make_evidence(f"{secret} {person} 10.1.2.3", f"{secret} {person}", f"t[{person}]"), FINDINGS)
+    for text in ("hunter22", "ann.lee", "10.1.2.3"):
+        assert text not in prompt.text
+
+
+def test_prompts_are_bounded() -> None:
+    tests = tuple(FailedTest(number, number, "t" * 300, "word " * 400, "word " * 800) for number in range(1, 200))
+    evidence = with_sources(Evidence(Question("chat", 12, 9812, message="why " * 10_000), build=BUILD, failures=tests))
+    prompt = build_prompt(evidence, FINDINGS)
+    sources = data_of(prompt)["sources"]
+    assert len(sources) <= MAX_SOURCES
+    assert sum(len(source["text"]) for source in sources) <= MAX_SOURCES_TEXT
+    assert prompt.max_tokens < 20_000
+
+
+@hypothesis.given(st.text(max_size=200), st.text(max_size=200))
+def test_any_text_is_data(text: str, name: str) -> None:
+    prompt = build_prompt(make_evidence(text, text, name), FINDINGS)
+    assert set(data_of(prompt)) == {"question", "sources", "findings"}
+    assert "<" not in prompt.data
