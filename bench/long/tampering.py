@@ -292,8 +292,8 @@ def add_settings(shop: Shop) -> None:
     admin.create("/scm", project_id=other, type="github", name="web", repo="acme/web", token="token")
     jira = {"name": "Jira", "host": "https://jira.example.com", "email": "a@example.com", "api_token": "token"}
     admin.create("/jira", **jira, project_key="ABC", testhide_project_id=other)
-    admin.create("/docker-agents/spawn", host="build-host-01", image="testhide/agent:1")
-    docker = {"host": "build-host-01", "image": "testhide/agent:1"}
+    admin.when("POST", "/evals/runs", json={"suite": "health", "sample_size": 1}).then(202)
+    admin.create("/docker-agents/spawn", **(docker := {"host": "build-host-01", "image": "testhide/agent:1"}))
     pool = admin.create("/node-pools", name="on demand", project_id=other)["id"]
     admin.when("PUT", f"/node-pools/{pool}/autoscaling", json={"maximum": 1, "docker": docker}).then(200)
     vcenter = {"name": "vCenter", "host": "vcenter.example.com", "username": "a", "password": "p", "datacenter": "DC"}

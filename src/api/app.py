@@ -25,6 +25,7 @@ from api.changes import RepositoryChangeController
 from api.description import document
 from api.docker_agents import DockerAgentController
 from api.emerging import EmergingController
+from api.evals import EvalController
 from api.events import EventController
 from api.gitops import GitopsController
 from api.health import HealthController, ProjectionController, ReactionController
@@ -112,6 +113,7 @@ CONTROLLERS = (
     TestHealthController,
     TestCaseController,
     EmergingController,
+    EvalController,
     TrendController,
     SplittingController,
     TriageController,

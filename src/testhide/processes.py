@@ -304,6 +304,7 @@ def work(settings: Settings) -> None:
     from workers.deliveries.webhooks import WebhookSender
     from workers.docker_agents import DockerOperator
     from workers.docker_watch import DockerWatch
+    from workers.evals import EvalRunner
     from workers.explanations import BuildExplainer
     from workers.flakiness import FlakinessWatch
     from workers.gitops import PipelineSyncer
@@ -329,7 +330,6 @@ def work(settings: Settings) -> None:
                 log, handler, vcenters(settings, outgoing, secrets), secrets, settings.public_url, utcnow
             )
             schedules = make_schedules(parts, handler, outgoing, waiter, settings.public_url, machines)
-
             blobs = blob_store(settings)
             with refuse_outage():
                 await refuse_other_store(pool, blobs, settings.blobs)
@@ -357,9 +357,9 @@ def work(settings: Settings) -> None:
                 docker=operator,
                 vcenters=machines,
                 explainer=BuildExplainer(pool, log, handler, BuildLogs(pool)),
+                evals=EvalRunner(log, handler),
             )
             reactions = ReactionDispatcher(pool, log, listener, settings.redis_url, REACTIONS, tools)
-
             folder = CheckpointFolder(Path(settings.checkpoints_to)) if settings.checkpoints_to else None
             sealer = Sealer(parts.conninfo, pool, log, handler, secrets, utcnow, folder)
 

@@ -209,6 +209,7 @@ def a_small_world(session: Client, name: str = "fuzzed") -> Fuzzed:
     entity_id, certificate = f"{ENTITY_ID}/{name.replace(' ', '-')}", signing_key("idp").certificate.decode()
     provider_fields = {"name": name, "entity_id": entity_id, "sso_url": SSO_URL, "certificates": [certificate]}
     provider = make("/identity-providers", provider_fields)["id"]
+    evaluation = make("/evals/runs", {"suite": "health", "sample_size": 3})["id"]
     user = session.get("/api/v3/me").json()["id"]
     ids: dict[str, int | str] = {
         "project_id": project,
@@ -244,6 +245,7 @@ def a_small_world(session: Client, name: str = "fuzzed") -> Fuzzed:
         "/api/v3/vcenter": vcenter,
         "/api/v3/identity-providers": provider,
         "/api/v3/ai/tests": result["test_case_id"],
+        "/api/v3/evals": evaluation,
     }
     return Fuzzed(session.url, session, marker, api_token, node["agent_token"], ids, own_ids)
 

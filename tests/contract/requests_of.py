@@ -60,7 +60,8 @@ def caller_of(operation: Operation, world: World) -> Client:
     """Reads are a member's, so that a list shows what this world made; writes are the administrator's."""
     if operation.key == ("POST", "/api/v3/logout"):
         return world.session()
-    return world.admin if operation.writes or operation.key == ("GET", "/api/v3/users") else world.member
+    is_for_admins = operation.path.startswith(("/api/v3/users", "/api/v3/evals"))
+    return world.admin if operation.writes or is_for_admins else world.member
 
 
 def _id_of(operation: Operation, name: str, world: World) -> int | str:
@@ -90,6 +91,7 @@ def _id_of(operation: Operation, name: str, world: World) -> int | str:
             "docker-agents": world.docker_agent,
             "vcenter": world.vcenter,
             "ai": world.test_case,
+            "evals": world.evaluation,
         }
         return by_path[operation.path.split("/")[3]]
     return names[name]
@@ -267,5 +269,7 @@ SPECIAL: dict[tuple[str, str], Callable[[Call, World], Call]] = {
     ("PUT", "/api/v3/pipeline-templates/{template_id}"): _fresh_template,
     ("DELETE", "/api/v3/pipeline-templates/{template_id}"): _fresh_template,
     ("POST", "/api/v3/jobs/import"): _import,
+    # This server has no language model.
+    ("POST", "/api/v3/evals/runs"): lambda call, world: replace(call, body={"suite": "diagnosis", "sample_size": 50}),
 }
 """Where the example cannot be sent as it is: it would destroy what other tests look at."""

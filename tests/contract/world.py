@@ -17,6 +17,7 @@ from store.clock import utcnow
 from store.tables.delivery_history import record_ping
 from testhide.processes import core
 from tests.support.containers import ENDED, KILLED, RUNNING, observe_containers
+from tests.support.evals import record_evals
 from tests.support.git_repository import GitRepository
 from tests.support.http import Client
 from tests.support.saml_idp import ENTITY_ID, SSO_URL, Response, signed, signing_key
@@ -103,6 +104,8 @@ class World:
     docker_agent: str = ""
     """Its container runs, as the log says; there is no Docker engine."""
     vcenter: int = 0
+    evaluation: str = ""
+    """Complete, as an earlier one is. One of its cases failed that passed before."""
     is_idp_known: bool = False
     repository: GitRepository = field(init=False)
     """Repository of the SCM endpoint."""
@@ -282,6 +285,7 @@ def build_world(server: Server) -> World:
     world.new_docker_agent(pool_id=None)
     observe_containers(server, {world.docker_agent: RUNNING, stopped: ENDED, failed: KILLED})
     world.vcenter = world.new_vcenter()
+    world.evaluation = record_evals(server)
     shared = {"scm_endpoint_id": world.scm_endpoint}
     world.admin.put(f"/api/v3/projects/{world.other_project}", json=shared).then(200)
     server.wait_until_projected()

@@ -133,6 +133,7 @@ def _fill_project(server: Server) -> tuple[Ids, str]:
         "command_id": 1,
         "vcenter": admin.create("/vcenter", **VCENTER)["id"],
         "operation_id": 10**6,
+        "evals": admin.when("POST", "/evals/runs", json={"suite": "health", "sample_size": 1}).then(202)["id"],
         "vm_id": "vm-1042",
         "node-pools": pool,
         "shared_pool": given_pool(server, project, shared=True),

@@ -365,5 +365,11 @@ AUDIT_LOG = (
     ),
     op("POST /audit/replay", whole_log, {"known_issues": [ISSUE]}, answers=(200, 429)),
 )
-OPERATIONS = (*ACCOUNTS, *PROJECTS, *TEMPLATES, *BUILDS, *TESTS, *NODES, *ENDPOINTS, *AUDIT_LOG)
+EVALS = (
+    op("GET /evals", admins()),
+    op("GET /evals/{id}", admins()),
+    op("POST /evals/runs", admins(), {"suite": "health", "sample_size": 1}),
+    op("GET /evals/regressions", admins(), query="baseline_id={evals}&current_id={evals}", answers=(409,)),
+)
+OPERATIONS = (*ACCOUNTS, *PROJECTS, *TEMPLATES, *BUILDS, *TESTS, *NODES, *ENDPOINTS, *AUDIT_LOG, *EVALS)
 UNDECLARED = {"GET /openapi.json": "the description is public, and no route of a controller"}

@@ -26,7 +26,7 @@ NOT_DRAWN |= {
     "audit",
     "dispatch",
 }
-NOT_DRAWN |= {"autoscaling", "build_group", "deferrals", "docker-agent", "inquiry", "tokens"}
+NOT_DRAWN |= {"autoscaling", "build_group", "deferrals", "docker-agent", "evaluation", "inquiry", "tokens"}
 """Categories whose streams are not named by a drawn id, or by that of something else (the first build of a group)."""
 
 

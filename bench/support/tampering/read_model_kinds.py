@@ -13,6 +13,7 @@ from projections.builds import BuildRow, CommentRow, ExplanationRow
 from projections.docker_agents import DockerAgentRow
 from projections.emerging import EmergenceRow
 from projections.engine.model import Row
+from projections.evals import EvalRow
 from projections.event_index import RelatedRow
 from projections.identity_providers import IdentityProviderRow, IdentityRow
 from projections.inquiries import InquiryRow
@@ -258,6 +259,7 @@ READ_MODEL_KINDS = (
     of_row("scm", ScmEndpointRow, "the repository of an SCM endpoint is changed", "repo", "'evil/web'"),
     of_row("jira", JiraRow, "the host of a Jira integration is changed", "host", "'https://example.com'"),
     of_row("autoscaling", AutoscalingRow, "the maximum of a scaled node pool is raised", "maximum", "maximum + 1"),
+    of_row("evals", EvalRow, "the model of an evaluation is changed", "model", "'evil'"),
     of_row("docker_agents", DockerAgentRow, "the image of a Docker agent is changed", "image", "'evil'"),
     of_row("vcenter", VcenterRow, "the host of a vCenter is changed", "host", "'vcenter.example.org'"),
     of_row(

@@ -51,6 +51,11 @@ FIELDS: dict[str, str] = {
     "invited_at": "Time of the invitation; null once the user has set a password.",
     "last_login": "Time of the user's last sign-in.",
     "new_password": "New password, of 8 characters or more.",
+    # Evaluations
+    "case": "Name of the case.",
+    "cases_total": "Number of cases.",
+    "cases_passed": "Number of cases that were answered right so far.",
+    "cases_failed": "Number of cases that were answered wrong so far.",
     # Jobs and their configurations
     "enabled": "False stops new builds of the job.",
     "timeout_minutes": "Minutes after which a build of the job is ended.",

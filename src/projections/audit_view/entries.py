@@ -32,6 +32,7 @@ EVENT_AREAS: Mapping[str, str] = {
 SYSTEM = {
     "deliveries": "The delivery of messages",
     "dispatch": "The dispatcher",
+    "evals": "The runs of evaluations",
     "docker-agents": "The worker of Docker agents",
     "first-start": "The first start",
     "identity-providers": "The refresh of identity providers",

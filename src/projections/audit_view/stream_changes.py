@@ -22,6 +22,7 @@ from domain.core.events import Category, Event, Recorded
 from domain.dispatch import LEADER
 from domain.docker_agents import DOCKER_AGENT
 from domain.endpoints import mask_url
+from domain.evals import EVALUATION
 from domain.flakiness import FLAKINESS
 from domain.gitops import GITOPS
 from domain.identity_providers import IDENTITY_PROVIDER, IdentityProvider
@@ -62,7 +63,7 @@ CATEGORIES: Mapping[str, Category[Any]] = {
         *(QUARANTINE, SESSION, RESTORES.category, ROWS.category, SIGNING_KEY.category, TEMPLATE, TRIAGE, USER),
         *(WEBHOOK, WEBHOOK_LIST, DELIVERY, FLAKINESS, BUILD_GROUP),
         *(CHANGE, DEFERRALS, CHANNEL, CHANNEL_LIST, CARD, IDENTITY_PROVIDER, SCM_ENDPOINT, GITOPS, JIRA, TICKET),
-        *(AUTOSCALING, DOCKER_AGENT),
+        *(AUTOSCALING, DOCKER_AGENT, EVALUATION),
         *(VCENTER, VCENTER_OPERATION, VCENTER_VMS),
         *(INQUIRY, TOKEN_USE),
     )

@@ -39,6 +39,7 @@ from domain import (
     webhooks,
 )
 from domain.core.events import Event, changes_of
+from projections.audit_view.eval_summaries import EVAL_SUMMARIES
 from projections.audit_view.flakiness_summaries import FLAKINESS_SUMMARIES
 from projections.audit_view.inquiry_summaries import INQUIRY_SUMMARIES
 from projections.audit_view.machine_summaries import MACHINE_SUMMARIES
@@ -275,6 +276,7 @@ SUMMARIES: Mapping[type[Event], str | Callable[[Any], str]] = {
     quarantine.QuarantineExpired: lambda event: f"noticed that {_entries(event)} expired",
     quarantine.QuarantineBecameHealthy: lambda event: f"noticed that {_entries(event)} became healthy",
     quarantine.QuarantinedTestsRan: _quarantined_ran,
+    **EVAL_SUMMARIES,
     **FLAKINESS_SUMMARIES,
     changes.ChangeReceived: _change_received,
     changes.ChangePathsDropped: "left the reported paths of change {change_id} out{why:: “}",

@@ -14,6 +14,7 @@ from store.tables.reactions import DEFAULT_RETRIES, RetryPolicy
 from store.tables.shared_caches import SharedCaches
 from workers.changes import ChangeEvaluator
 from workers.docker_agents import DockerOperator
+from workers.evals import EvalRunner
 from workers.explanations import BuildExplainer
 from workers.gitops import PipelineSyncer
 from workers.reactions.host_calls import HostCalls
@@ -62,6 +63,8 @@ class Tools:
 
     explainer: BuildExplainer | None = None
     """Explains failed builds; None in a process that explains none."""
+    evals: EvalRunner | None = None
+    """Runs evaluations; None in a process that runs none."""
 
     def count_deleted(self, deleted: int, total: int) -> None:
         self.on_progress(f"{deleted:,} of {total:,} artifacts deleted")
@@ -77,7 +80,9 @@ class RetryLater(Exception):
         self.seconds = seconds
 
 
-Queue = Literal["deletions", "mails", "statuses", "changes", "gitops", "tickets", "docker", "vcenter", "explanations"]
+Queue = Literal[
+    "deletions", "mails", "statuses", "changes", "gitops", "tickets", "docker", "vcenter", "explanations", "evals"
+]
 QUEUES: tuple[Queue, ...] = get_args(Queue)
 """Names of the queues. Reactions of one queue can delay each other. Reactions of different queues cannot."""
 QUEUES_WITH_TURNS: tuple[Queue, ...] = ("changes", "gitops", "tickets", "explanations")

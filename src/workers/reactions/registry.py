@@ -22,6 +22,7 @@ from domain.docker_agents import (
     DockerAgentStartRequested,
     DockerAgentStopRequested,
 )
+from domain.evals import EvalRequested
 from domain.jobs import JobDeleted
 from domain.users import USER, PasswordLinkIssued, UserPasswordSet
 from domain.vcenter import VcenterCreated, VcenterEvent, VcenterUpdated
@@ -194,6 +195,12 @@ async def when_build_finished_explain_its_failure(event: Event, tools: Tools) ->
         await tools.explainer.explain(event)
 
 
+async def when_eval_requested_run_it(event: Event, tools: Tools) -> None:
+    assert isinstance(event, EvalRequested)
+    if tools.evals is not None:
+        await tools.evals.run(event.eval_id)
+
+
 async def when_docker_operation_requested_carry_it_out(event: Event, tools: Tools) -> None:
     assert isinstance(event, DockerAgentEvent)
     if tools.docker is None:
@@ -244,6 +251,8 @@ few calls of 10 s each.
 """
 EXPLANATION_LIMIT_S = 1_200
 """Time limit of explaining a build, in seconds. Its log, and that of the last passed build, may have 1 GiB each."""
+EVAL_LIMIT_S = 7_200
+"""Time limit of an evaluation, in seconds. A slow language model may take half a minute for each of some 200 cases."""
 VCENTER_LIMIT_S = 4_000
 """Time limit of an operation on a vCenter, in seconds. Cloning a machine with large disks may take an hour."""
 VCENTER_RETRIES = RetryPolicy(tries=10, max_pause_s=60)
@@ -343,6 +352,7 @@ REACTIONS = (
         repeats_old=False,
         select=select_failed_builds,
     ),
+    Reaction("run_an_evaluation", EvalRequested, when_eval_requested_run_it, "evals", EVAL_LIMIT_S, repeats_old=False),
     *(
         Reaction(
             name, event, when_vcenter_changed_check_it, "vcenter", VCENTER_LIMIT_S, VCENTER_RETRIES, repeats_old=False

@@ -1,0 +1,96 @@
+"""The cases of evaluations, which ship with the server as JSON files below `cases`, and the choice of some of them.
+
+A file is a list of cases of one suite. docs/evals.md describes the format.
+"""
+
+import hashlib
+import math
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.resources import files
+from itertools import chain
+from typing import Literal
+
+import msgspec
+
+from domain.evals import BUILTIN, Suite, SuiteChoice
+from domain.grading import ExpectedHealth, Grade, grade_health
+from domain.test_health import BROKEN_BUILD, FAILED, RETRIED, SAME_COMMIT, assess
+
+Split = Literal["tune", "report"]
+"""Rules may be tuned to the cases of `tune`. Those of `report` are held out, so that they show what the rules are worth
+for failures that nobody looked at.
+"""
+SEED = "testhide"
+SECONDS_WITHOUT_MODEL, SECONDS_WITH_MODEL = 0.02, 4.0
+"""Estimated seconds for a case, without a language model and with one."""
+
+
+class HealthCase(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="suite", tag="health"
+):
+    """A history of runs, and the right assessment of the test."""
+
+    name: str
+    split: Split
+    origin: str
+    """Where the case comes from: the tool that was run, or why somebody wrote it."""
+    runs: str
+    """The runs, oldest first, as `read_runs` reads them."""
+    expected: ExpectedHealth
+
+    def grade(self) -> Grade:
+        return grade_health(assess(read_runs(self.runs)), self.expected)
+
+
+Case = HealthCase
+_RUNS = re.compile(r"(=?)(!?)([PFR])(?:\*(\d{1,5}))?")
+_FLAGS = {"P": 0, "F": FAILED, "R": RETRIED}
+
+
+def read_runs(text: str) -> bytes:
+    """Reads a history of runs, such as `P*40 F =R P`: P passed, F failed, R passed on a retry. `=` in front says that
+    the run is of the commit of the run before, `!` that most tests of its build failed. `*40` repeats a run.
+    """
+    runs = bytearray()
+    for word in text.split():
+        match = _RUNS.fullmatch(word)
+        if match is None:
+            raise ValueError(f"{word!r} is no run")
+        same, broken, letter, count = match.groups()
+        flags = _FLAGS[letter] | (SAME_COMMIT if same else 0) | (BROKEN_BUILD if broken else 0)
+        runs += bytes([flags]) * int(count or 1)
+    return bytes(runs)
+
+
+@cache
+def load_cases() -> Mapping[str, Case]:
+    """Returns all cases by their names."""
+    decoder = msgspec.json.Decoder(list[Case])
+    folders = sorted(files("commands.evaluation").joinpath("cases").iterdir(), key=lambda folder: folder.name)
+    paths = chain.from_iterable(sorted(folder.iterdir(), key=lambda path: path.name) for folder in folders)
+    cases = [case for path in paths for case in decoder.decode(path.read_bytes())]
+    assert len({case.name for case in cases}) == len(cases), "two cases have one name"
+    return {case.name: case for case in cases}
+
+
+def suite_of(case: Case) -> Suite:
+    suite: Suite = case.__struct_config__.tag  # type: ignore[assignment]
+    return suite
+
+
+def select_cases(cases: Mapping[str, Case], suite: SuiteChoice, sample_size: int | None = None) -> Sequence[str]:
+    """Returns the names of the cases of a suite, or of the first `sample_size` of them. The order is mixed, and always
+    the same, so that samples of one size have the same cases.
+    """
+    names = [name for name, case in cases.items() if suite in ("full", suite_of(case))]
+    return sorted(names, key=_rank)[:sample_size]
+
+
+def _rank(name: str) -> bytes:
+    return hashlib.sha256(f"{SEED}/{name}".encode()).digest()
+
+
+def estimate_seconds(count: int, model: str) -> int:
+    return max(1, math.ceil(count * (SECONDS_WITHOUT_MODEL if model == BUILTIN else SECONDS_WITH_MODEL)))
