@@ -12,7 +12,7 @@ injected/      modules that are copied next to a workspace and run in the build'
 bundle         builds the zipapp; the only module that is not part of it
 """
 
-FEATURES = ("shell", "checkout", "caches")
+FEATURES = ("shell", "checkout", "caches", "shards")
 """Names of build features that older agents do not support. The agent sends them when it connects, so that the server
 gives it only builds that it can run.
 """

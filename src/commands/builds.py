@@ -38,7 +38,7 @@ from domain.builds import (
 from domain.core.errors import Conflict, NotFound
 from domain.core.events import AnyStream, Event
 from domain.jobs import JOB, Configuration, Job
-from domain.matrix import expand, fill_tags, variable_of
+from domain.matrix import SHARD_NAME, SHARDS_VARIABLE, count_shards, expand, fill_tags, variable_of
 from domain.pools import POOL, Pool
 from domain.templates import TEMPLATE, Template, overlaid
 from domain.triggers import BuildTrigger
@@ -173,11 +173,12 @@ class StartBuild(Command):
         must_have_repository(queued, self.project_repository)
         if not combinations:
             yield queued
+        shards = count_shards(combinations)
         for build_id, values in zip((self.build_id, *self.more_ids), combinations, strict=False):
             yield self.event(
                 BuildQueued,
                 job,
-                configuration=self.with_values(configuration, values),
+                configuration=self.with_values(configuration, values, shards),
                 build_id=build_id,
                 group_id=self.build_id,
                 matrix=values,
@@ -191,11 +192,13 @@ class StartBuild(Command):
     def is_untrusted(self) -> bool:
         return self.trigger is not None and self.trigger.fork
 
-    def with_values(self, configuration: Configuration, values: Mapping[str, str]) -> Configuration:
+    def with_values(self, configuration: Configuration, values: Mapping[str, str], shards: int) -> Configuration:
         """Returns `configuration` with the values of a combination as variables. Raises Conflict if the command's `env`
-        or a secret already has one of these variables.
+        or a secret already has one of these variables. `shards` is the number of shards of the matrix.
         """
         variables = {variable_of(name): value for name, value in values.items()}
+        if SHARD_NAME in values:
+            variables[SHARDS_VARIABLE] = str(shards)
         if taken := sorted(variables.keys() & {*self.env, *configuration.secrets}):
             raise Conflict(
                 f"The matrix of job {self.job_id} sets the variable {taken[0]}: leave it out of env, and of the job's"

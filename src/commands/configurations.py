@@ -39,6 +39,7 @@ SET_BY_AGENTS = frozenset(
     for name in (
         *("BUILD_ID", "JOB_ID", "JOB_NAME", "PROJECT_ID", "BRANCH", "COMMIT", "WORKSPACE"),
         *("TEST_IDS_FILE", "QUARANTINE_FILE", "IGNORE_FAILURES_FILE", "PYTEST_RUNNING", "UNITTEST_RUNNING"),
+        *("SHARD_FILE", "OTHER_SHARDS_FILE"),
     )
 )
 """Environment variables that a job cannot set, because agents set them. If a job could set them, its builds might run

@@ -4,7 +4,16 @@ import re
 from collections.abc import Collection, Iterable
 
 from domain.core.errors import FieldError, Invalid
-from domain.matrix import MAX_COMBINATIONS, Matrix, count_products, expand, find_repeated, variable_of
+from domain.matrix import (
+    MAX_COMBINATIONS,
+    SHARD_NAME,
+    Matrix,
+    count_products,
+    expand,
+    find_incomplete_shards,
+    find_repeated,
+    variable_of,
+)
 
 VALUE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*", re.ASCII)
 
@@ -35,7 +44,7 @@ def _check_names(matrix: Matrix, variables: Collection[str]) -> Iterable[FieldEr
         variable = variable_of(name)
         if not VALUE_NAME.fullmatch(name):
             yield FieldError(field, "is no name of a value: letters, digits, _ and -, not first a digit or -")
-        elif variable.startswith("TESTHIDE"):
+        elif variable.startswith("TESTHIDE") and name != SHARD_NAME:
             yield FieldError(field, f"would be the variable {variable}: those that begin with TESTHIDE are the agent's")
         elif names.setdefault(variable, name) != name:
             yield FieldError(field, f"is the same variable, {variable}, as {names[variable]}: choose another name")
@@ -67,6 +76,12 @@ def _check_combinations(matrix: Matrix) -> Iterable[FieldError]:
         elif (repeated := find_repeated(combinations)) is not None:
             listed = ", ".join(f"{name}: {value}" for name, value in repeated.items())
             yield FieldError("matrix", f"has the combination {listed} twice")
+        elif (shards := find_incomplete_shards(matrix, combinations)) is not None:
+            yield FieldError(
+                "matrix",
+                f"must have {SHARD_NAME} from 1 to {max(shards, 2)} with all other values, or no build would run the"
+                " tests of a missing shard",
+            )
     if count > MAX_COMBINATIONS:
         yield FieldError(
             "matrix", f"has {count:,} combinations, and may have {MAX_COMBINATIONS} at most, excluded ones too"

@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from domain.core.data_keys import job_key
 from domain.core.events import UNSTAMPED, Category, Event, changes_of, copy_fields
-from domain.matrix import Matrix
+from domain.matrix import SHARDS_VARIABLE, Matrix
 from domain.triggers import Triggers
 
 Clearable = Literal["node_pool_id", "pipeline_template_id", "repository"]
@@ -78,6 +78,7 @@ def find_required_features(configuration: Configuration) -> frozenset[str]:
         "shell": configuration.shell not in (None, "sh"),
         "checkout": configuration.checkout not in (None, CheckoutOptions()),
         "caches": bool(configuration.caches),
+        "shards": SHARDS_VARIABLE in configuration.env,
     }
     return frozenset(name for name, is_needed in needed.items() if is_needed)
 

@@ -17,6 +17,11 @@ MAX_COMBINATIONS = 256
 PLACEHOLDER = re.compile(r"\{\{matrix\.([^{}]+)\}\}")
 """Part of a required tag that stands for a value of the combination, such as `{{matrix.os}}`."""
 
+SHARD_NAME = "testhide-shard"
+"""Name of the value that says which shard of the tests a build of the matrix runs: `1` to the number of shards."""
+SHARDS_VARIABLE = "TESTHIDE_SHARDS"
+"""Environment variable with the number of shards. Like the other values, the shard itself has one: TESTHIDE_SHARD."""
+
 # Events contain these types: a limit may be raised, never lowered, or stored events could not be read any more.
 ValueName = Annotated[str, Meta(min_length=1, max_length=100)]
 MatrixValue = Annotated[str, Meta(min_length=1, max_length=200)]
@@ -58,6 +63,25 @@ def expand(matrix: Matrix) -> list[dict[str, str]]:
         if not same:
             added.append(dict(entry))
     return completed + added
+
+
+def count_shards(combinations: Iterable[Mapping[str, str]]) -> int:
+    """Returns the number of shards into which the tests are divided; 0 without the value `testhide-shard`."""
+    return len({values[SHARD_NAME] for values in combinations if SHARD_NAME in values})
+
+
+def find_incomplete_shards(matrix: Matrix, combinations: Iterable[Mapping[str, str]]) -> int | None:
+    """Returns the number of shards if these are not numbered from 1, or if the combinations with some values of the
+    other axes lack one of them: some tests would not run with these values. Returns None if no shard is missing.
+    """
+    found: dict[tuple[str | None, ...], set[str]] = {}
+    others = [name for name in matrix.axes if name != SHARD_NAME]
+    for values in combinations:
+        if SHARD_NAME in values:
+            found.setdefault(tuple(map(values.get, others)), set()).add(values[SHARD_NAME])
+    count = len(set[str]().union(*found.values()))
+    wanted = {str(number) for number in range(1, count + 1)}
+    return count if any(shards != wanted for shards in found.values()) else None
 
 
 def variable_of(name: str) -> str:

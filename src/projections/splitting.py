@@ -1,4 +1,4 @@
-"""Query for the durations of a job's tests, by which they are split."""
+"""Queries for the durations of a job's tests, by which they are split."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -11,6 +11,8 @@ from store.postgres.queries import Source, fetch_rows
 
 MAX_BUILDS = 20
 """Number of builds whose durations count: enough for a median, also if four builds of a matrix share the tests."""
+RUNS_OF_SHARDS = 5
+"""Number of builds that count for each shard of a job whose builds run one shard each, if there are many shards."""
 MAX_SEARCHED_BUILDS = 1_000
 """Number of a job's newest builds among which those are searched that count."""
 MAX_RESULTS = 300_000
@@ -20,34 +22,59 @@ NAMES = {"tests": "c.node_id", "files": "split_part(split_part(c.node_id, '::', 
 """SQL expressions for the name of a test case `c`: its node id, or its file, with which most node ids begin."""
 
 
+_MEDIANS = (
+    f"WITH builds AS (SELECT id, branch = %(branch)s::text AS first FROM"
+    f"   (SELECT * FROM {BuildRow.table} WHERE job_id = %(job)s ORDER BY id DESC"
+    f"   LIMIT {MAX_SEARCHED_BUILDS}) newest"
+    "   WHERE NOT untrusted AND passed + failed > 0 ORDER BY first DESC, id DESC"
+    "  LIMIT %(builds)s),"
+    " reports AS MATERIALIZED (SELECT * FROM (SELECT r.first_result_id AS low, r.first_result_id + r.cases AS high,"
+    "   sum(r.cases) OVER (ORDER BY b.first DESC, b.id DESC, r.first_result_id DESC) - r.cases AS before"
+    f"  FROM builds b JOIN {ReportRow.table} r ON r.build_id = b.id WHERE NOT r.is_replaced) r"
+    f"  WHERE before < {MAX_RESULTS}),"
+    " results AS (SELECT unnest(b.case_ids) AS case_id, unnest(b.durations_ms) AS duration_ms,"
+    "   unnest(b.facts) AS facts FROM reports r"
+    f"  JOIN {BlockRow.table} b ON b.first_result_id >= r.low AND b.first_result_id < r.high),"
+    " medians AS MATERIALIZED (SELECT case_id,"
+    "   percentile_cont(0.5) WITHIN GROUP (ORDER BY duration_ms::float) AS duration_ms FROM results"
+    f"  WHERE facts >= 0 AND facts & {STATUS} <> {SKIPPED} GROUP BY case_id)"
+)
+"""SQL for the median durations of a job's test cases.
+
+Final results that passed or failed count, of the newest builds on the branch. Only if there are fewer than `builds`,
+the newest builds on other branches count, too.
+"""
+
+
 async def fetch_durations(
     source: Source, job_id: int, branch: str, kind: Literal["tests", "files"], names: Sequence[str]
 ) -> dict[str, float]:
     """Returns the durations in milliseconds of those names that are known: the median for a test, the sum of the
     medians of its tests for a file.
-
-    Final results that passed or failed count, of the newest builds on the branch. Only if there are fewer than
-    MAX_BUILDS, the newest builds on other branches count, too.
     """
     query = (
-        f"WITH builds AS (SELECT id, branch = %(branch)s::text AS first FROM"
-        f"   (SELECT * FROM {BuildRow.table} WHERE job_id = %(job)s ORDER BY id DESC"
-        f"   LIMIT {MAX_SEARCHED_BUILDS}) newest"
-        "   WHERE NOT untrusted AND passed + failed > 0 ORDER BY first DESC, id DESC"
-        f"  LIMIT {MAX_BUILDS}),"
-        " reports AS MATERIALIZED (SELECT * FROM (SELECT r.first_result_id AS low, r.first_result_id + r.cases AS high,"
-        "   sum(r.cases) OVER (ORDER BY b.first DESC, b.id DESC, r.first_result_id DESC) - r.cases AS before"
-        f"  FROM builds b JOIN {ReportRow.table} r ON r.build_id = b.id WHERE NOT r.is_replaced) r"
-        f"  WHERE before < {MAX_RESULTS}),"
-        " results AS (SELECT unnest(b.case_ids) AS case_id, unnest(b.durations_ms) AS duration_ms,"
-        "   unnest(b.facts) AS facts FROM reports r"
-        f"  JOIN {BlockRow.table} b ON b.first_result_id >= r.low AND b.first_result_id < r.high),"
-        " medians AS MATERIALIZED (SELECT case_id,"
-        "   percentile_cont(0.5) WITHIN GROUP (ORDER BY duration_ms::float) AS duration_ms FROM results"
-        f"  WHERE facts >= 0 AND facts & {STATUS} <> {SKIPPED} GROUP BY case_id)"
-        f" SELECT {NAMES[kind]} AS name, sum(m.duration_ms) FROM medians m"
+        f"{_MEDIANS} SELECT {NAMES[kind]} AS name, sum(m.duration_ms) FROM medians m"
         f" JOIN {TestCaseRow.table} c ON c.id = m.case_id"
         # PostgreSQL evaluates this condition with one hash table, however many rows the planner expects.
         f" WHERE ({NAMES[kind]} IN (SELECT unnest(%(names)s::text[]))) IS TRUE GROUP BY name"
     )
-    return dict(await fetch_rows(source, query, {"job": job_id, "branch": branch, "names": list(names)}))
+    parameters = {"job": job_id, "branch": branch, "names": list(names), "builds": MAX_BUILDS}
+    return dict(await fetch_rows(source, query, parameters))
+
+
+async def fetch_cases(source: Source, job_id: int, branch: str, shards: int) -> list[tuple[int, str, float]]:
+    """Returns the id, node id and median duration in milliseconds of each test case with a known duration. Enough
+    builds count for several runs of each of the job's shards.
+    """
+    query = (
+        f"{_MEDIANS} SELECT c.id, c.node_id, m.duration_ms FROM medians m"
+        f" JOIN {TestCaseRow.table} c ON c.id = m.case_id"
+    )
+    parameters = {"job": job_id, "branch": branch, "builds": max(MAX_BUILDS, RUNS_OF_SHARDS * shards)}
+    return [(case_id, node_id, duration) for case_id, node_id, duration in await fetch_rows(source, query, parameters)]
+
+
+async def fetch_node_ids(source: Source, case_ids: Sequence[int]) -> dict[int, str]:
+    """Returns the node id of each test case that exists."""
+    query = f"SELECT id, node_id FROM {TestCaseRow.table} WHERE id = ANY(%(ids)s)"
+    return dict(await fetch_rows(source, query, {"ids": list(case_ids)}))

@@ -76,11 +76,13 @@ class PluginRun:
         test_ids: Sequence[str] | None = None,
         files: dict[str, str] | None = None,
         ignored: Sequence[str] | None = None,
+        shard: dict[str, object] | None = None,
     ) -> None:
         self.root = folder / "workspace"
         self.root.mkdir()
         write(self.root, files or SUITE)
-        lists = injection.write_lists(folder, self.root, {"test_ids": test_ids, "ignore_failures_of": ignored}, None)
+        message = {"test_ids": test_ids, "ignore_failures_of": ignored, "shard": shard}
+        lists = injection.write_lists(folder, self.root, message, None)
         self._base = {"PATH": f"{BIN}:{os.defpath}", "HOME": str(folder), "LANG": "C.UTF-8", **lists}
         self._folder = folder
         injection.install_plugin(folder)

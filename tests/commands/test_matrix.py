@@ -71,6 +71,13 @@ def test_what_is_excluded_is_left_out_before_include_adds(matrix: Matrix) -> Non
         (Matrix({"a": [str(n) for n in range(17)], "b": [str(n) for n in range(16)]}), "has 272 combinations, and may"),
         (Matrix({"a": [str(n) for n in range(256)]}, include=[{"b": "1", "a": "x"}]), "has 257 combinations, and may"),
         (Matrix({"a": ["1", "1"]}), "has the combination a: 1 twice"),
+        (Matrix({"testhide-shard": ["1", "3"]}), "matrix: must have testhide-shard from 1 to 2"),
+        (Matrix({"testhide-shard": ["2"]}), "matrix: must have testhide-shard from 1 to 2"),
+        (
+            Matrix({"a": ["x", "y"], "testhide-shard": ["1", "2"]}, exclude=[{"a": "y", "testhide-shard": "2"}]),
+            "matrix: must have testhide-shard from 1 to 2 with all other values",
+        ),
+        (Matrix({"testhide-shards": ["1"]}), "matrix.axes.testhide-shards: would be the variable TESTHIDE_SHARDS"),
         (Matrix({"a": ["1"]}, exclude=[{"a": "2"}]), "matrix.exclude[0].a: 2 is no value of axes.a"),
         (Matrix({"a": ["1"]}, exclude=[{"b": "1"}]), "matrix.exclude[0].b: 1 is no value of axes.b"),
         (Matrix({"a": ["1"]}, exclude=[{}]), "matrix.exclude[0]: must name a value"),

@@ -150,6 +150,25 @@ def test_only_the_wanted_tests_run_again(works: Works) -> None:
     assert works.results(whole).keys() == ALL
 
 
+def test_the_shards_of_a_matrix_run_every_test_once(works: Works) -> None:
+    (works.errors.parent / "seen").touch()  # what wavers is steady here
+    admin = works.shop.admin
+    configuration = admin.get(f"/api/v3/jobs/{works.job}/configuration").json()
+    configuration["matrix"] = {"axes": {"testhide-shard": ["1", "2", "3"]}}
+    admin.put(f"/api/v3/jobs/{works.job}/configuration", json=configuration).raise_for_status()
+    for _ in range(2):  # at first no durations are known
+        group = admin.create("/builds/start", job_id=works.job)["builds"]
+        for build in group:
+            works.ended(build)
+        ran = [node_id for build in group for node_id in works.results(build)]
+        assert sorted(ran) == sorted(ALL)
+    assert {f"shard {number} of 3." in works.log(build) for number, build in enumerate(group, 1)} == {True}
+    (bad,) = [build for build in group if BAD in works.results(build)]
+    again = works.does(bad, "restart", failed_only=True)["id"]
+    works.ended(again)
+    assert works.results(again) == {BAD: "failed"}
+
+
 def test_only_what_wavers_runs_again(works: Works) -> None:
     first = works.shop.start(works.job)
     works.ended(first)

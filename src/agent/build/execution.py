@@ -139,8 +139,8 @@ class Execution:
     def _prepare_environment(self, commit: str | None) -> dict[str, str]:
         message, workspace = self._message, self._workspace
         lists = injection.write_lists(workspace.folder, workspace.root, message, self._workspace.account)
-        if message.get("test_ids") is not None:
-            self._log.note(f"Only these tests are wanted: {len(message['test_ids'])}, named in $TESTHIDE_TEST_IDS_FILE")
+        for note in injection.describe_lists(message):
+            self._log.note(note)
         injection.install_plugin(workspace.folder)
         env = injection.add_plugin(workspace.folder, {**lists, **workspace.environment(message, commit)})
         self._report_path = env["TESTHIDE_REPORT_XML"]
@@ -179,7 +179,7 @@ class Execution:
 
     def _run_setup(self, shell: Shell) -> BuildVerdict | None:
         """Run the setup lines. Return the verdict if one fails, and None otherwise."""
-        pinned = {name: shell.env[name] for name in injection.LISTS if name in shell.env}
+        pinned = {name: shell.env[name] for name in injection.PINNED if name in shell.env}
         for number, line in enumerate(self._message["setup"], 1):
             self._log.note(f"Setup: {_shorten(line)}")
             result = self._run_step(shell.write_setup(number, line), shell.env, self._log.add)

@@ -1,12 +1,12 @@
-"""Writes files for test runners next to a workspace: a list of the selected tests, a list of the tests in quarantine,
-and a pytest plugin.
+"""Writes files for test runners next to a workspace: lists of the selected tests, of the tests in quarantine and of
+the tests of each shard, and a pytest plugin.
 """
 
 from __future__ import annotations
 
 import os
 import pkgutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from agent.process.privileges import BuildAccount
 _MODULES = (
     "testhide_startup",
     "testhide_pytest_selection",
+    "testhide_pytest_shard",
     "testhide_pytest_junit",
     "testhide_pytest_outcome",
     "testhide_unittest_selection",
@@ -31,8 +32,12 @@ if sys.version_info >= (3, 8):
 support.
 """
 LISTS = ("TESTHIDE_TEST_IDS_FILE", "TESTHIDE_QUARANTINE_FILE", "TESTHIDE_IGNORE_FAILURES_FILE")
-"""Environment variables that hold the paths of the lists of tests. After each setup line the agent sets them again: if
-a build changed one, its list would be ignored without any message.
+SHARD_LISTS = ("TESTHIDE_SHARD_FILE", "TESTHIDE_OTHER_SHARDS_FILE")
+SHARD_NUMBERS = ("TESTHIDE_SHARD", "TESTHIDE_SHARDS")
+PINNED = (*LISTS, *SHARD_LISTS, *SHARD_NUMBERS)
+"""Environment variables that hold the paths of the lists of tests, and the number of the shard. After each setup line
+the agent sets them again: if a build changed one, its list would be ignored, or tests of a shard would be left out,
+without any message.
 """
 _PLUGIN = "python"
 _QUARANTINE_IN_WORKSPACE = ".testhide_quarantine_file"
@@ -55,7 +60,22 @@ def write_lists(
         _write(workspace / _QUARANTINE_IN_WORKSPACE, content, account)
     if ignored is not None:
         variables[ignored_file] = _write(folder / "ignore-failures.txt", _lines(ignored))
+    if (shard := message.get("shard")) is not None:
+        shard_file, others_file = SHARD_LISTS
+        variables[shard_file] = _write(folder / "shard.txt", _lines(shard["tests"]))
+        variables[others_file] = _write(folder / "other-shards.txt", _lines(shard["other_tests"]))
+        number, count = SHARD_NUMBERS
+        variables |= {number: str(shard["number"]), count: str(shard["count"])}
     return variables
+
+
+def describe_lists(message: Mapping[str, Any]) -> Iterator[str]:
+    """Yield notes for the log about the tests that the build runs, if it does not run all."""
+    if (test_ids := message.get("test_ids")) is not None:
+        yield f"Only these tests are wanted: {len(test_ids)}, named in $TESTHIDE_TEST_IDS_FILE"
+    if (shard := message.get("shard")) is not None:
+        number, count, known = shard["number"], shard["count"], len(shard["tests"])
+        yield f"Shard {number} of {count}: {known} known tests, in $TESTHIDE_SHARD_FILE"
 
 
 def install_plugin(folder: Path) -> None:

@@ -4,8 +4,9 @@ It records each test's node id as the property `nodeid` of its case in the JUnit
 runs only the tests listed in that file: exact node ids, one a line. A run that has none of them ends with 0. An id
 without parameters means the test with each of its parameters; the id of a subtest means its whole test. Tests that
 TESTHIDE_QUARANTINE_FILE lists are skipped: node ids, or prefixes of node ids that end before `::` or `[`. Failures of
-tests that TESTHIDE_IGNORE_FAILURES_FILE lists in the same form do not fail a run that writes a JUnit file. The plugin
-has no effect in a pytest that a test starts. No defect of this plugin ends a test run.
+tests that TESTHIDE_IGNORE_FAILURES_FILE lists in the same form do not fail a run that writes a JUnit file. With
+TESTHIDE_SHARD_FILE it runs only the tests of one shard (see `testhide_pytest_shard`). The plugin has no effect in a
+pytest that a test starts. No defect of this plugin ends a test run.
 """
 
 from __future__ import annotations
@@ -62,6 +63,12 @@ class Selection:
         )
         self._skipped_ids = self._read_quarantine(QUARANTINE_FILE, "quarantined tests run")
         self._ignored_ids = self._read_quarantine(IGNORE_FAILURES_FILE, "failures of quarantined tests fail this run")
+        self._shard: Any = None  # a `SelectedShard`, if this run is one of several
+        if self._wanted is None:
+            try:
+                self._shard = import_module("testhide_pytest_shard").read_shard()
+            except Exception as error:
+                self._warnings.append(f"the tests of the shard cannot be read, all tests are kept: {error}")
         self._outcome: Any = None  # the `RunOutcome` of a run with a JUnit file
 
     def _read_list(self, variable: str, otherwise: str) -> list[str] | None:
@@ -102,7 +109,7 @@ class Selection:
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
         yield
         with suppress(Exception):
-            if self._wanted is not None:
+            if self._wanted is not None or self._shard is not None:
                 self._select(config, items)
         with suppress(Exception):
             if self._skipped_ids:
@@ -158,6 +165,9 @@ class Selection:
         return _is_listed(self._ignored_ids, node_id + suffix)
 
     def _is_wanted(self, item: pytest.Item) -> bool:
+        if self._shard is not None:
+            recorded = _recorded_id(item)
+            return bool(self._shard.has(item.nodeid if recorded is None else str(recorded)))
         ids = {item.nodeid, str(_recorded_id(item))}
         return not self._wanted_set.isdisjoint(ids | {_without_parameters(one) for one in ids})
 
@@ -167,9 +177,13 @@ class Selection:
             yield f"{self._skipped} skipped, since they are in quarantine."
         if self._outcome is not None:
             yield from self._outcome.summary()
-        if self._wanted is None or self._counts is None:
+        if self._counts is None:
             return
         kept, collected = self._counts
+        if self._shard is not None:
+            yield f"{kept} of {collected} tests are in shard {self._shard.number} of {self._shard.shards}."
+        if self._wanted is None:
+            return
         wanted_by_build = f"among the {len(set(self._wanted))} that this build asks for"
         if kept:
             yield f"{kept} of {collected} tests are {wanted_by_build}."

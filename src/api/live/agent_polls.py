@@ -15,6 +15,7 @@ from cachetools import LRUCache
 from litestar import Request
 
 from api.http.services import Services
+from api.live.shards import find_shard
 from api.live.stream_clients import watching_disconnect
 from commands.build_caches import find_cache_scopes
 from commands.builds import FinishBuild, describe_no_repository, needs_checkout
@@ -278,6 +279,7 @@ class AgentPolls:
             "shared_cache_bytes": self._services.cache_limit,
             "timeout_s": queued.timeout_minutes * 60,
             "test_ids": queued.test_ids,
+            "shard": await find_shard(self._services, queued),
             "quarantine": quarantine if is_skipped else None,
             "ignore_failures_of": None if is_skipped else quarantine,
         }

@@ -20,6 +20,7 @@ from domain.changes import CHANGE, DEFERRALS
 from domain.claims import CLAIM
 from domain.core.events import Category, Event, Recorded
 from domain.dispatch import LEADER
+from domain.divisions import DIVISION
 from domain.docker_agents import DOCKER_AGENT
 from domain.endpoints import mask_url
 from domain.evals import EVALUATION
@@ -61,7 +62,7 @@ CATEGORIES: Mapping[str, Category[Any]] = {
     for category in (
         *(API_TOKEN, ARTIFACT, AUDIT_READ, BUILD, CLAIM, JOB, KNOWN_ISSUE, LEADER, NODE, NODE_COMMAND, POOL, PROJECT),
         *(QUARANTINE, SESSION, RESTORES.category, ROWS.category, SIGNING_KEY.category, TEMPLATE, TRIAGE, USER),
-        *(WEBHOOK, WEBHOOK_LIST, DELIVERY, FLAKINESS, BUILD_GROUP),
+        *(WEBHOOK, WEBHOOK_LIST, DELIVERY, FLAKINESS, BUILD_GROUP, DIVISION),
         *(CHANGE, DEFERRALS, CHANNEL, CHANNEL_LIST, CARD, IDENTITY_PROVIDER, SCM_ENDPOINT, GITOPS, JIRA, TICKET),
         *(AUTOSCALING, DOCKER_AGENT, EVALUATION),
         *(VCENTER, VCENTER_OPERATION, VCENTER_VMS),
@@ -82,6 +83,7 @@ _INTERNAL = {
     "has_old_token",
     "is_chosen",
     "is_by_link",
+    "shard_of",
     "link",
     "password_hash",
     "queued",

@@ -12,7 +12,6 @@ from domain import (
     artifacts,
     audit,
     auth,
-    build_groups,
     builds,
     changes,
     claims,
@@ -41,6 +40,7 @@ from domain import (
 from domain.core.events import Event, changes_of
 from projections.audit_view.eval_summaries import EVAL_SUMMARIES
 from projections.audit_view.flakiness_summaries import FLAKINESS_SUMMARIES
+from projections.audit_view.group_summaries import GROUP_SUMMARIES
 from projections.audit_view.inquiry_summaries import INQUIRY_SUMMARIES
 from projections.audit_view.machine_summaries import MACHINE_SUMMARIES
 from projections.audit_view.phrases import count, listed, quoted, spaced
@@ -94,11 +94,6 @@ def _requeued(event: builds.BuildRequeued) -> str:
         "other_commit": f"{node} checked out another commit than that of the build's group",
     }[event.reason]
     return f"put build {event.build_id} back into the queue: {event.detail or why}"
-
-
-def _commit_chosen(event: build_groups.BuildGroupCommitChosen) -> str:
-    commit = f" {event.commit_sha[:12]}" if event.commit_sha else ""
-    return f"chose the commit{commit} of build {event.build_id} for all builds of group {event.group_id}"
 
 
 def _started(event: builds.BuildStarted) -> str:
@@ -245,7 +240,7 @@ SUMMARIES: Mapping[type[Event], str | Callable[[Any], str]] = {
     builds.BuildQueued: _queued,
     builds.BuildApproved: _approved,
     builds.BuildAssigned: "gave build {build_id} to node {node_id}, attempt {attempt}",
-    build_groups.BuildGroupCommitChosen: _commit_chosen,
+    **GROUP_SUMMARIES,
     builds.BuildRequeued: _requeued,
     builds.BuildStarted: _started,
     builds.ReportRecorded: _reported,
