@@ -15,7 +15,7 @@ from domain.registry import EVENTS
 from projections.engine import bulk_catch_up, bulk_loader
 from projections.engine.binary_copy import ERRORS, copy_rows, pack_rows
 from projections.engine.buffers import LoadRefused
-from projections.engine.bulk_loader import BulkLoader
+from projections.engine.bulk_loader import BulkLoader, UncheckedRows
 from projections.engine.engine import Engine, drop_tables, ensure_tables
 from projections.engine.model import Change, DeleteRange, Projection, Row, Rows
 from projections.engine.schemas import connect
@@ -83,17 +83,23 @@ async def load(
     kept: int,
     projection: Projection = TOYS,
 ) -> None:
-    """In batches that end at `cuts`, by a new loader after `kept` of them, as after a crash."""
-    loader = BulkLoader(connection, [projection], 0)
+    """In batches that end at `cuts`, by a new loader after `kept` of them, as after a crash; by a careful one from the
+    transaction on in which a row does not fit.
+    """
+    loader = BulkLoader(connection, [projection], 0, is_careful=False)
     await loader.begin()
     for number, cut in enumerate(sorted({*cuts, len(events)})):
         if number == kept:
             await connection.execute("ROLLBACK")
-            loader = BulkLoader(connection, [projection], loader.committed)
+            loader = BulkLoader(connection, [projection], loader.committed, is_careful=False)
             await loader.begin()
-        batch = [event for event in events if loader.position < event.position <= cut]
-        if batch:
-            await loader.apply(batch)
+        if batch := [event for event in events if loader.position < event.position <= cut]:
+            try:
+                await loader.apply(batch)
+            except UncheckedRows:
+                loader = BulkLoader(connection, [projection], loader.committed)
+                await loader.begin()
+                await loader.apply([event for event in events if loader.position < event.position <= cut])
     await loader.finish(len(events))
 
 
@@ -156,10 +162,10 @@ async def test_loaded_rows_are_those_of_the_engine(
 
 
 def numbered(event: Recorded, rows: Rows) -> Iterable[Change]:
-    """0 takes all pieces before it."""
+    """0 takes all pieces before it, and the text of 31 does not fit."""
     assert isinstance(event.event, ClaimTaken)
     number = int(event.event.claim)
-    yield ToyRow(event.position, number % 1_000, 1, "")
+    yield ToyRow(event.position, number % 1_000, 1, "\0" if number == 31 else "")
     if number == 0:
         yield DeleteRange(PieceRow, "id", 0, event.position - 1)
     yield PieceRow(event.position, number)
@@ -209,11 +215,13 @@ async def test_a_load_that_was_ended_at_its_end_is_finished_by_the_next(
     assert await waiting(staging) == ([], [(["fillfactor=100"],)])
 
 
-@pytest.mark.parametrize("odd", [2**31, 13], ids=["too large for its column", "refused by the database"])
+@pytest.mark.parametrize(
+    "odd", [2**31, 13, 31], ids=["too large for its column", "refused by the database", "found after the batch"]
+)
 async def test_what_only_shows_later_is_found_and_parked(
     parts: Core, staging: AsyncConnection, monkeypatch: pytest.MonkeyPatch, odd: int
 ) -> None:
-    """The loader undoes its transaction, and leaves the events in it to the engine."""
+    """The loader undoes its transaction, and leaves the events in it to the engine, or to a careful loader."""
     monkeypatch.setattr(bulk_catch_up, "NEAR_HEAD", 0)
     await happen(parts, 1, 2, odd, 3, 4)
     await anew(staging, [NUMBERED])

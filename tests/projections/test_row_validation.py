@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from projections.engine import row_validation, statements
-from projections.engine.model import Row, Table
+from projections.engine.model import Int, Row, SmallInt, Table
 from projections.engine.row_validation import InvalidValue
 from tests.projections.toys import KindRow
 
@@ -40,8 +40,11 @@ class NamedRow(Row, frozen=True):
     ],
 )
 def test_what_does_not_fit(changes: dict[str, Any], message: str) -> None:
+    bad = msgspec.structs.replace(GOOD, **changes)
     with pytest.raises(InvalidValue, match=f"^{message}$"):
-        row_validation.check(msgspec.structs.replace(GOOD, **changes))
+        row_validation.check(bad)
+    with pytest.raises(InvalidValue, match=f"^{message}$"):
+        row_validation.check_rows([GOOD, bad, GOOD])
 
 
 def test_texts_in_indexes_are_bounded() -> None:
@@ -49,6 +52,8 @@ def test_texts_in_indexes_are_bounded() -> None:
     for row in (NamedRow("n" * 2_001, ""), NamedRow("", "é" * 1_001)):
         with pytest.raises(InvalidValue, match="more than 2,000 bytes, since it is indexed"):
             row_validation.check(row)
+        with pytest.raises(InvalidValue, match="more than 2,000 bytes, since it is indexed"):
+            row_validation.check_rows([NamedRow("a", "b"), row])
 
 
 words = st.text(st.characters(exclude_categories=()), max_size=4)
@@ -81,3 +86,44 @@ def test_what_fits_is_taken_by_the_database(database: str, row: KindRow) -> None
             connection.execute(statement.encode())
         connection.execute(statements.upsert(KindRow).encode(), (statements.rows_json([row]),))
         connection.rollback()
+
+
+class PlainRow(Row, frozen=True):
+    """A row of kinds of columns that `check_rows` checks together."""
+
+    table = Table("plain", 1, key=("name",), indexes=("(title)",))
+    name: str
+    title: str | None
+    number: Int
+    small: SmallInt | None
+    id: int | None
+    more: dict[str, Any]
+    at: datetime | None = None
+
+
+plain = st.builds(
+    PlainRow,
+    name=words | st.sampled_from(["n" * 2_000, "n" * 2_001]) | st.none(),
+    title=st.none() | words | st.just("t" * 2_001),
+    number=st.integers(-(2**32), 2**32) | st.none(),
+    small=st.none() | st.integers(-(2**16), 2**16),
+    id=st.none() | st.integers(-(2**65), 2**65),
+    more=st.dictionaries(words, words | st.just("\\u0000"), max_size=1),
+)
+
+
+@given(rows=st.lists(plain, min_size=1, max_size=4))
+def test_many_rows_are_refused_if_one_of_them_is(rows: list[PlainRow]) -> None:
+    def is_refused(row: PlainRow) -> bool:
+        try:
+            row_validation.check(row)
+        except InvalidValue:
+            return True
+        return False
+
+    try:
+        row_validation.check_rows(rows)
+    except InvalidValue:
+        assert any(map(is_refused, rows))
+    else:
+        assert not any(map(is_refused, rows))

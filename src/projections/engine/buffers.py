@@ -69,20 +69,21 @@ class BufferedTable:
         """Column -> value -> flat keys of the rows in memory that have this value, or had it before. Contains the
         columns by which a bulk delete has searched since rows were last dropped from memory.
         """
-        self._has_single_key = len(row.table.key) == 1
+        self.has_single_key = len(row.table.key) == 1
         is_numeric = all(item.sql_type in binary_copy.CODES for item in columns_of(row))
         self._cached = CACHED_NUMERIC_ROWS if is_numeric else CACHED_ROWS
 
     def flatten(self, key: Key) -> Any:
-        return key[0] if self._has_single_key else key
+        return key[0] if self.has_single_key else key
 
     def _unflatten(self, flat_key: Any) -> Key:
-        return (flat_key,) if self._has_single_key else flat_key
+        return (flat_key,) if self.has_single_key else flat_key
 
     def put(self, flat_key: Any, item: Row | None) -> None:
         self.rows[flat_key] = self.changed[flat_key] = item
-        if self._keys_by_value and item is not None:
-            self._index({flat_key: item})
+        if item is not None:
+            for column, keys in self._keys_by_value.items():
+                keys[getattr(item, column)].add(flat_key)
 
     def put_all(self, rows: Mapping[Any, Row]) -> None:
         self.rows.update(rows)
@@ -215,7 +216,7 @@ class AppendOnlyTable:
 
     def is_deferred(self, row: Row) -> bool:
         """Returns True if this new row matches a deferred delete, which would wrongly delete the row later."""
-        return any(deletions.matches(row) for deletions in self._deferred.values())
+        return bool(self._deferred) and any(deletions.matches(row) for deletions in self._deferred.values())
 
     def pack(self) -> None:
         """Packs the new rows for COPY. Raises LoadRefused for a value that does not fit its column."""

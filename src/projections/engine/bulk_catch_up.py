@@ -10,7 +10,7 @@ import structlog
 from psycopg import AsyncConnection
 
 from projections.engine.buffers import LoadRefused
-from projections.engine.bulk_loader import BulkLoader, is_load_unfinished
+from projections.engine.bulk_loader import BulkLoader, UncheckedRows, is_load_unfinished
 from projections.engine.engine import Engine, fetch_positions
 from projections.engine.model import Projection
 from store.log.event_log import EventLog
@@ -61,12 +61,16 @@ async def _load_group(
     goal: int,
     on_progress: OnProgress,
 ) -> None:
+    is_careful = False
     while position < goal:
-        loader = BulkLoader(connection, projections, position)
+        loader = BulkLoader(connection, projections, position, is_careful=is_careful)
         await loader.begin()
         try:
             await _run(loader, event_log, goal, on_progress)
             position = goal
+        except UncheckedRows as error:
+            log.warning("bulk load goes on carefully, to park an event", error=str(error))
+            is_careful, position = True, loader.committed
         except LoadRefused as error:
             log.warning("bulk load refused, applying these events with the engine", error=str(error))
             position = await _apply_with_engine(connection, event_log, projections, loader)

@@ -8,14 +8,17 @@
 - An index is created when a bulk delete first needs it, or else at the end.
 
 The loader calls the same `apply` functions as the engine. So both write the same rows, and park events for the same
-reasons. If only PostgreSQL rejects a row, the loader rolls its transaction back and raises `LoadRefused`. Then the
-engine applies these events.
+reasons. The rows of a batch are checked together. If one of them cannot be stored, the loader rolls its transaction
+back and raises `UncheckedRows`; a careful loader, which checks the rows of each event before the next event, then finds
+the event to park. If only PostgreSQL rejects a row, the loader rolls back and raises `LoadRefused`. Then the engine
+applies these events.
 """
 
 import contextlib
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
+from itertools import islice
 from typing import Any
 
 import psycopg
@@ -38,7 +41,7 @@ from projections.engine.model import (
     RowsByKey,
 )
 from projections.engine.parking import WAITS, Parked, blocked_streams, park
-from projections.engine.row_validation import check
+from projections.engine.row_validation import InvalidValue, check, check_rows
 
 log = structlog.get_logger()
 
@@ -57,6 +60,12 @@ INDEX_MEMORY = "16MB"
 8 s of CPU with 16 MB, and 12 s with 256 MB.
 """
 _UNKNOWN: Any = object()
+
+
+class UncheckedRows(Exception):
+    """Raised by a loader that is not careful for a row that cannot be stored. Let a careful loader apply the events of
+    the transaction, which was rolled back.
+    """
 
 
 class _NotInMemory(Exception):
@@ -101,8 +110,12 @@ class BulkLoader:
     nothing else may use the connection or write to the tables.
     """
 
-    def __init__(self, connection: AsyncConnection, projections: Sequence[Projection], position: int) -> None:
+    def __init__(
+        self, connection: AsyncConnection, projections: Sequence[Projection], position: int, *, is_careful: bool = True
+    ) -> None:
         self.position = self.committed = position
+        self._is_careful = is_careful
+        """Whether the rows of each event are checked before the next event is applied."""
         self._connection = connection
         self._db = LoadConnection(connection)
         self._projections = projections
@@ -127,7 +140,8 @@ class BulkLoader:
     def get(self, row: type[R], *key: Any) -> R | None:
         table = self._buffered[row]
         table.is_read = True
-        found: Any = table.rows.get(table.flatten(key), None if table.is_complete else _UNKNOWN)
+        flat_key = key[0] if table.has_single_key else key
+        found: Any = table.rows.get(flat_key, None if table.is_complete else _UNKNOWN)
         if found is _UNKNOWN:
             raise _NotInMemory
         return found  # type: ignore[no-any-return]
@@ -159,9 +173,12 @@ class BulkLoader:
             await table.load_deferred()
 
     async def apply(self, events: Sequence[Recorded]) -> None:
-        """Applies the next events after `position`. Raises LoadRefused, LostLeadership or psycopg.OperationalError."""
+        """Applies the next events after `position`. Raises UncheckedRows, LoadRefused, LostLeadership or
+        psycopg.OperationalError.
+        """
         async with self._rollback_on_error():
             await self._open()
+            stored: dict[type[Row], list[Row]] = {row: [] for row in self._buffered}
             for number, event in enumerate(events):
                 for projection in self._handlers[type(event.event)]:
                     try:
@@ -170,13 +187,25 @@ class BulkLoader:
                         await self._fetch(events[number:])
                         changes = self._changes(projection, event)
                     for change in changes:
-                        if isinstance(change, Row) and (table := self._append_only.get(type(change))) is not None:
+                        if isinstance(change, Row):
+                            row = type(change)
+                            if (buffered := self._buffered.get(row)) is not None:
+                                buffered.put(buffered.flat_key_of(change), change)
+                                stored[row].append(change)
+                                continue
+                            table = self._append_only[row]
                             if table.is_deferred(change):
                                 await table.delete_deferred()
                             table.rows.append(change)
+                        elif isinstance(change, RowsByKey):
+                            self._buffered[change.row].put_all(change.rows)
+                            stored[change.row].extend(islice(change.rows.values(), 1))
                         else:
-                            self._put(change)
+                            self._delete(change)
                 self.position = event.position
+            if not self._is_careful:
+                for rows in filter(None, stored.values()):
+                    check_rows(rows)
             for buffered in self._buffered.values():
                 if not buffered.is_read and len(buffered.changed) >= WRITE_ROWS:
                     await buffered.write()
@@ -222,7 +251,7 @@ class BulkLoader:
             return []
         try:
             changes = projection.changes(event, self)
-            for change in changes:
+            for change in changes if self._is_careful else ():
                 if type(change) not in self._append_only:  # those rows are validated when they are packed
                     check(change)
         except _NotInMemory:
@@ -235,18 +264,12 @@ class BulkLoader:
             return []
         return changes
 
-    def _put(self, change: Change) -> None:
-        match change:
-            case Row():
-                table = self._buffered[type(change)]
-                table.put(table.flat_key_of(change), change)
-            case RowsByKey():
-                self._buffered[change.row].put_all(change.rows)
-            case Delete():
-                table = self._buffered[change.row]
-                table.put(table.flatten(change.key), None)
-            case DeleteRange():
-                (self._buffered.get(change.row) or self._append_only[change.row]).bulk_delete(change)
+    def _delete(self, change: Delete | DeleteRange) -> None:
+        if isinstance(change, Delete):
+            table = self._buffered[change.row]
+            table.put(table.flatten(change.key), None)
+        else:
+            (self._buffered.get(change.row) or self._append_only[change.row]).bulk_delete(change)
 
     async def _fetch(self, events: Sequence[Recorded]) -> None:
         """Reads the rows that these events need into memory, except rows that are there already."""
@@ -295,8 +318,8 @@ class BulkLoader:
 
     @contextlib.asynccontextmanager
     async def _rollback_on_error(self) -> AsyncIterator[None]:
-        """Rolls the transaction back if the body of the context raises. Raises LoadRefused if PostgreSQL rejected a
-        row, otherwise the error.
+        """Rolls the transaction back if the body of the context raises. Raises UncheckedRows if a row was found that
+        cannot be stored, LoadRefused if PostgreSQL rejected a row, otherwise the error.
         """
         try:
             yield
@@ -304,6 +327,8 @@ class BulkLoader:
             self._is_open = False
             with contextlib.suppress(psycopg.Error):
                 await self._connection.execute("ROLLBACK")
+            if isinstance(error, InvalidValue):
+                raise UncheckedRows(str(error)) from error
             if isinstance(error, REFUSALS):
                 raise LoadRefused(error_message(error)) from error
             raise

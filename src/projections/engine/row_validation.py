@@ -7,18 +7,20 @@ gets only the last state, without the values that later events of the batch have
 import math
 import re
 import struct
+from array import array
 from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import islice
 from operator import attrgetter
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
 from projections.engine.model import Change, Row, RowsByKey, TableColumn, columns_of
 
-INTEGERS = {"smallint": "h", "integer": "i", "bigint": "q"}
-"""SQL type -> code of `struct`."""
+IntegerCode = Literal["h", "i", "q"]
+INTEGERS: dict[str, IntegerCode] = {"smallint": "h", "integer": "i", "bigint": "q"}
+"""SQL type -> code of `struct` and `array`."""
 INDEXED_BYTES = 2_000
 """Most bytes of a text in a key or an index. PostgreSQL allows 2,704 bytes after compression, a third of a page."""
 NUL_IN_JSON = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
@@ -37,6 +39,66 @@ def check(change: Change) -> None:
     elif isinstance(change, RowsByKey):
         for one in islice(change.rows.values(), 1):
             check(one)
+
+
+def check_rows(rows: Sequence[Row]) -> None:
+    """Raises InvalidValue if one of these rows, all of the same table, has a value that its column cannot hold. For
+    many rows it is several times as fast as `check`.
+    """
+    if not _are_plain(rows):
+        check_row = _row_check(type(rows[0]))
+        for item in rows:
+            check_row(item)
+
+
+def _are_plain(rows: Sequence[Row]) -> bool:
+    """Returns whether PostgreSQL can certainly store these rows. The answer is no for rows with floats, arrays of
+    numbers, or characters outside of ASCII.
+    """
+    columns = _sort_columns(type(rows[0]))
+    try:
+        for code, value_of in columns.integers:
+            array(code, map(value_of, rows))
+        for code, value_of in columns.nullable_integers:
+            array(code, filter(None, map(value_of, rows)))
+        encoded = msgspec.json.encode(rows)
+    except (TypeError, OverflowError, UnicodeEncodeError):
+        return False
+    return (
+        columns.are_all_sorted
+        and encoded.isascii()
+        and b"\\u0000" not in encoded
+        and not any(None in map(value_of, rows) for value_of in columns.needed)
+        and not any(
+            max(map(len, filter(None, map(value_of, rows))), default=0) > INDEXED_BYTES
+            for value_of in columns.indexed_texts
+        )
+    )
+
+
+class _SortedColumns(NamedTuple):
+    """For each kind of check, functions that return the values of the columns that need it."""
+
+    integers: list[tuple[IntegerCode, Callable[[Row], Any]]]
+    nullable_integers: list[tuple[IntegerCode, Callable[[Row], Any]]]
+    needed: list[Callable[[Row], Any]]
+    """Columns that are neither nullable nor integers."""
+    indexed_texts: list[Callable[[Row], Any]]
+    are_all_sorted: bool
+    """Whether no column needs any other check."""
+
+
+@cache
+def _sort_columns(row: type[Row]) -> _SortedColumns:
+    columns = columns_of(row)
+    integers = [item for item in columns if item.sql_type in INTEGERS]
+    return _SortedColumns(
+        [(INTEGERS[item.sql_type], attrgetter(item.name)) for item in integers if not item.nullable],
+        [(INTEGERS[item.sql_type], attrgetter(item.name)) for item in integers if item.nullable],
+        [attrgetter(item.name) for item in columns if not item.nullable and item not in integers],
+        [attrgetter(item.name) for item in columns if item.sql_type == "text" and _is_indexed(row, item.name)],
+        not any(item.sql_type == "double precision" or item.sql_type.endswith("[]") for item in columns),
+    )
 
 
 @cache
