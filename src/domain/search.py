@@ -40,8 +40,9 @@ def find_words(text: str) -> list[str]:
     """
     runs = _find_runs(text)
     words = dict.fromkeys(map(str.lower, runs))
-    for run in filter(_is_joined, runs):
-        words.update((part.lower(), None) for part in _CASE.split(run))
+    if not text.islower():  # words are joined by capitals
+        for run in filter(_is_joined, runs):
+            words.update((part.lower(), None) for part in _CASE.split(run))
     if "out" in words and _TIMED_OUT.search(text):
         words[TIMED_OUT] = None
     return list(words)[:MAX_WORDS] if len(words) > MAX_WORDS else list(words)

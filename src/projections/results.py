@@ -37,7 +37,6 @@ from projections.engine.model import (
     Table,
 )
 from projections.results_cases import (
-    NO_RUN,
     VERSION,
     CaseStatsRow,
     CatalogueRow,
@@ -300,42 +299,44 @@ def _texts(event: ResultsRecorded) -> Iterator[ResultTextRow | OutputsRow]:
 def _stats(event: ResultsRecorded, rows: Rows) -> Iterator[Change]:
     build_id, job_id, commit = event.build_id, event.job_id, event.commit
     replaced = {item.row: item.status for item in event.replaced}
+    flaky_rows = find_flaky(event)
+    marks = bytearray((int.from_bytes(event.statuses) | int.from_bytes(flaky_rows)).to_bytes(len(flaky_rows)))
+    """0 for the rows that passed, are not flaky and replace no other result."""
+    for row in replaced:
+        marks[row] = 1
     case_ids = list(compress(event.case_ids, event.finals))
-    columns = (count(), event.statuses, find_flaky(event))
-    of_finals = (compress(values, event.finals) for values in columns)
+    columns = (compress(values, event.finals) for values in (count(), marks))
     after: dict[int, CaseStatsRow] = {}
     notes = RunNotes(event, rows)
-    for case_id, stats, row, status, flaky in zip(
-        case_ids, rows.get_many(CaseStatsRow, case_ids), *of_finals, strict=True
-    ):
+    for case_id, stats, row, mark in zip(case_ids, rows.get_many(CaseStatsRow, case_ids), *columns, strict=True):
+        # Does the work of `add_result` for nearly all results: those of tests that always pass, and of new tests.
+        # Calling `add_result` for each would take a fifth of a bulk load. Such a run is never notable.
+        if not mark and case_id not in after:
+            if stats is None:
+                after[case_id] = CaseStatsRow(case_id, build_id, job_id, commit, runs=1, passed=1)
+                continue
+            if stats.last_build_id != build_id and stats.job_id == job_id and stats.passed and not stats.failed:
+                after[case_id] = CaseStatsRow(
+                    case_id,
+                    build_id,
+                    job_id,
+                    commit,
+                    stats.runs + 1,
+                    stats.failures,
+                    stats.flips,
+                    stats.flaky_runs,
+                    1,  # passed
+                    0,  # failed
+                    0,  # flaky
+                    PASSED,  # outcome_before
+                    stats.commit,  # commit_before
+                )
+                continue
         # One block may contain results of the same test in several suites.
         known = after.get(case_id) or stats
         stats = known or CaseStatsRow(case_id)
         is_other = stats.last_build_id != build_id
-        if (
-            status == PASSED
-            and not flaky
-            and row not in replaced
-            and (known is None or (is_other and stats.passed and not stats.failed and stats.job_id == job_id))
-        ):
-            # Does the work of `add_result` for nearly all results: those of tests that always pass, and of new tests.
-            # Calling `add_result` for each would take a fifth of a bulk load. Such a run is never notable.
-            after[case_id] = CaseStatsRow(
-                case_id,
-                build_id,
-                job_id,
-                commit,
-                stats.runs + 1,
-                stats.failures,
-                stats.flips,
-                stats.flaky_runs,
-                1,  # passed
-                0,  # failed
-                0,  # flaky
-                NO_RUN if known is None else PASSED,  # outcome_before
-                stats.commit,  # commit_before
-            )
-            continue
+        status, flaky = event.statuses[row], flaky_rows[row]
         is_first = case_id not in after
         if row in replaced and is_other:
             after[case_id] = changed = correct_run(stats, replaced[row], status)

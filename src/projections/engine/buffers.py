@@ -12,7 +12,7 @@ from psycopg import AsyncConnection
 from projections.engine import binary_copy, statements
 from projections.engine.model import DeleteRange, Key, Row, columns_of
 
-CACHED_ROWS = 20_000
+CACHED_ROWS = 50_000
 """Number of rows of a table that stay in memory after a transaction, if a projection reads the table."""
 CACHED_NUMERIC_ROWS = 200_000
 """Like CACHED_ROWS, for a table that has only columns of numbers: its rows are small."""
@@ -88,7 +88,8 @@ class BufferedTable:
     def put_all(self, rows: Mapping[Any, Row]) -> None:
         self.rows.update(rows)
         self.changed.update(rows)
-        self._index(rows)
+        if self._keys_by_value:
+            self._index(rows)
 
     def _index(self, rows: Mapping[Any, Row | None]) -> None:
         for column, keys in self._keys_by_value.items():

@@ -184,7 +184,7 @@ class BulkLoader:
                     try:
                         changes = self._changes(projection, event)
                     except _NotInMemory:
-                        await self._fetch(events[number:])
+                        await self._fetch(projection, events[number:])
                         changes = self._changes(projection, event)
                     for change in changes:
                         if isinstance(change, Row):
@@ -271,11 +271,11 @@ class BulkLoader:
         else:
             (self._buffered.get(change.row) or self._append_only[change.row]).bulk_delete(change)
 
-    async def _fetch(self, events: Sequence[Recorded]) -> None:
-        """Reads the rows that these events need into memory, except rows that are there already."""
+    async def _fetch(self, projection: Projection, events: Sequence[Recorded]) -> None:
+        """Reads the rows that the projection needs for these events into memory, except rows that are there already."""
         missing: dict[type[Row], set[Key]] = defaultdict(set)
         for event in events:
-            for projection in self._handlers[type(event.event)]:
+            if projection.handles is None or isinstance(event.event, projection.handles):
                 for row, key in projection.keys(event):
                     table = self._buffered[row]
                     if not table.is_complete and table.flatten(key) not in table.rows:

@@ -77,8 +77,10 @@ class Envelope(msgspec.Struct, array_like=True, frozen=True):
         """Copies time, actor, correlation id and causation into `event`. Changes the event in place, so no other code
         may refer to the event yet.
         """
-        for name in ("at", "actor", "correlation_id", "causation"):
-            force_setattr(event, name, getattr(self, name))
+        force_setattr(event, "at", self.at)
+        force_setattr(event, "actor", self.actor)
+        force_setattr(event, "correlation_id", self.correlation_id)
+        force_setattr(event, "causation", self.causation)
 
 
 class Opened(NamedTuple):
