@@ -72,13 +72,15 @@ class VcenterItem(msgspec.Struct):
     username: str | None
     """Name of the vCenter account; null for callers who may not manage nodes."""
     connected: bool
-    """Whether the server could sign in when it last tried. It tries after each change, and with each operation."""
+    """Whether the server could sign in, and saw the datacenter and the cluster, when it last tried. It tries after each
+    change, and with each operation.
+    """
     vcenter_version: str | None
-    """Version of the vCenter; null if the server could not sign in when it last tried."""
+    """Version of the vCenter; null if the last try failed."""
     last_error: str | None
-    """Why the server could not sign in when it last tried; null if it could."""
+    """Why the last try failed; null if it did not."""
     last_error_at: datetime | None
-    """Time at which signing in began to fail for this reason."""
+    """Time at which tries began to fail for this reason."""
     created_at: datetime
     updated_at: datetime
 

@@ -51,15 +51,13 @@ PROBLEMS = {"problems": (StillRunning, NotFound, Conflict, OutsideFailure, Outsi
 
 class TestedVcenter(msgspec.Struct):
     connected: bool
-    """Whether the server could sign in."""
+    """Whether the server could sign in, and sees the datacenter and the cluster."""
     vcenter_version: str
-    """Version of the vCenter; empty if the server could not sign in."""
+    """Version of the vCenter; empty if the test failed."""
     latency_ms: int
-    """Milliseconds that the vCenter took to answer the first request, connecting included; 0 if the server could not
-    sign in.
-    """
+    """Milliseconds that the vCenter took to answer the first request, connecting included; 0 if the test failed."""
     error: str
-    """A sentence that says why the server could not sign in; empty if it could."""
+    """A sentence that says why the test failed; empty if it did not."""
 
 
 class SyncedVcenter(msgspec.Struct):
@@ -154,8 +152,8 @@ class VcenterOperationController(Controller):
 
     @post("/test", status_code=200, guards=[NODE_MANAGERS], opt=PROBLEMS)
     async def test_vcenter(self, request: Request[User, Any, Any], ctx: RequestContext, id: int) -> TestedVcenter:
-        """Signs in to the vCenter with the stored credentials. Returns its version, or why the server could not sign
-        in.
+        """Signs in to the vCenter with the stored credentials, and looks for the datacenter and the cluster. Returns
+        the vCenter's version, or what is wrong.
         """
         end = await carry_out(request, ctx, id, "test")
         if isinstance(end, VcenterOperationFailed):

@@ -10,7 +10,7 @@ from commands.registrations import NOT_VALID
 from domain.claims import CLAIM, Claim, take_claim
 from domain.core.errors import Unauthenticated
 from domain.core.events import AnyStream, Event
-from domain.nodes import NODE, Node, NodeRegistered, NodeTokenRotated, NodeWentOffline
+from domain.nodes import NO_TOKEN, NODE, Node, NodeRegistered, NodeTokenRotated, NodeWentOffline
 from domain.pools import POOL, Pool
 from domain.vcenter import VCENTER, Vcenter
 from domain.vcenter_operations import (
@@ -165,7 +165,8 @@ class FailVcenterOperation(Command, of=VCENTER_OPERATION):
 @dataclass(frozen=True)
 class RenewVcenterRegistration(Command, of=VCENTER_OPERATION):
     """Makes a new registration token valid for a machine that was reverted. `operation_id` is the operation that has
-    cloned the machine. Its node is offline from now on, so builds that ran on it are queued again.
+    cloned the machine. Its node is offline from now on, so builds that ran on it are queued again, and the node's token
+    is void: a build may have read it in the machine.
     """
 
     operation_id: int
@@ -179,6 +180,8 @@ class RenewVcenterRegistration(Command, of=VCENTER_OPERATION):
         if operation is None or operation.registration_id == self.registration_id:
             return
         yield self.event(VcenterRegistrationRenewed, vcenter_id=operation.vcenter_id)
+        if node is not None and not node.deleted and operation.token_hash:
+            yield NodeTokenRotated(node_id=node.node_id, token_hash=NO_TOKEN)
         if node is not None and node.session is not None:
             yield NodeWentOffline(node_id=node.node_id, session=node.session, reason="its machine was reverted")
 

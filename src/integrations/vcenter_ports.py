@@ -74,7 +74,7 @@ class VcenterSession(Protocol):
         ...
 
     async def check(self) -> None:
-        """Raises VcenterMissing if the account sees no datacenter of the integration's."""
+        """Raises VcenterMissing if the account does not see the integration's datacenter and cluster."""
         ...
 
     async def fetch_vms(self) -> Sequence[VirtualMachine]:

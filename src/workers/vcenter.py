@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from time import monotonic
 from typing import assert_never
+from urllib.parse import urlsplit
 
 import structlog
 
@@ -26,6 +27,7 @@ from commands.vcenter_operations import (
     StartVcenterOperation,
 )
 from domain.core.errors import Erased, NotFound
+from domain.loopback import is_loopback
 from domain.vcenter import VCENTER, Vcenter
 from domain.vcenter_operations import VCENTER_OPERATION, Failure, VcenterOperation, find_operation_id, make_machine_id
 from domain.vcenter_vms import VCENTER_VMS, PowerAction, PowerState, VirtualMachine
@@ -77,13 +79,14 @@ class VcenterOperator:
     clock: Callable[[], datetime]
 
     async def check(self, vcenter_id: int) -> None:
-        """Signs in to a vCenter, and records whether this succeeded."""
+        """Signs in to a vCenter and looks for the datacenter, and records whether this succeeded."""
         vcenter = await self.event_log.load_state(VCENTER.at(vcenter_id))
         if vcenter is None or vcenter.deleted:
             return
         with contextlib.suppress(Erased):  # the integration was deleted meanwhile
             try:
                 async with self.vcenters.sign_in(vcenter) as session:
+                    await session.check()
                     await self._note_connection(vcenter_id, version=session.version)
             except VcenterFailure as failure:
                 await self._note_connection(vcenter_id, error=str(failure))
@@ -95,18 +98,16 @@ class VcenterOperator:
             return ()
         before = await self.event_log.load_state(VCENTER_VMS.at(vcenter_id))
         vms: Sequence[VirtualMachine] = ()
-        is_signed_in = False
         with contextlib.suppress(Erased):  # the integration was deleted meanwhile
             try:
                 async with self.vcenters.sign_in(vcenter) as session:
-                    is_signed_in = True
-                    await self._note_connection(vcenter_id, version=session.version)
+                    await session.check()
                     vms = await session.fetch_vms()
+                    await self._note_connection(vcenter_id, version=session.version)
                 await self.handler.execute(RecordVcenterVms(vcenter_id, vms, before), CALLER)
             except VcenterFailure as failure:
                 log.info("a vCenter cannot be synced", vcenter=vcenter_id, error=str(failure))
-                if not is_signed_in:
-                    await self._note_connection(vcenter_id, error=str(failure))
+                await self._note_connection(vcenter_id, error=str(failure))
         return vms
 
     async def carry_out(self, operation_id: int, on_progress: OnProgress) -> None:
@@ -133,28 +134,33 @@ class VcenterOperator:
         try:
             async with self.vcenters.sign_in(vcenter) as session:
                 is_signed_in = True
-                await self._note_connection(vcenter.vcenter_id, version=session.version)
-                await self._perform(operation, session, on_progress)
+                await self._perform(operation, vcenter, session, on_progress)
         except VcenterFailure as failure:
-            if not is_signed_in:
+            if not is_signed_in or operation.kind in ("test", "sync"):
                 await self._note_connection(vcenter.vcenter_id, error=str(failure))
             raise
 
-    async def _perform(self, operation: VcenterOperation, session: VcenterSession, on_progress: OnProgress) -> None:
+    async def _perform(
+        self, operation: VcenterOperation, vcenter: Vcenter, session: VcenterSession, on_progress: OnProgress
+    ) -> None:
         match operation.kind:
             case "test":
                 await session.check()
+                await self._note_connection(operation.vcenter_id, version=session.version)
                 done = CompleteVcenterOperation(operation.operation_id, session.version, session.latency_ms)
                 await self.handler.execute(done, CALLER)
             case "sync":
+                await session.check()
                 began = monotonic()
                 vms = await session.fetch_vms()
                 duration_ms = round(1_000 * (monotonic() - began))
+                await self._note_connection(operation.vcenter_id, version=session.version)
                 synced = RecordVcenterSync(operation.operation_id, operation.vcenter_id, vms, duration_ms)
                 await self.handler.execute(synced, CALLER)
             case "power_on" | "power_off" | "reboot" | "suspend":
                 await self._change_power(operation, operation.kind, session, on_progress)
             case "clone":
+                self._must_be_reachable(vcenter)
                 await self._clone(operation, session, on_progress)
             case "revert":
                 await self._revert(operation, session, on_progress)
@@ -179,7 +185,16 @@ class VcenterOperator:
         if vm.power_state != "powered_on":
             await self._wait_for_task(session, await session.start_snapshot(vm.vm_id, SNAPSHOT), on_progress)
             await self._power(session, vm.vm_id, "power_on", on_progress)
-        await self._complete(operation, await session.find_vm(vm.vm_id))
+        await self._complete(operation, session, await session.find_vm(vm.vm_id))
+
+    def _must_be_reachable(self, vcenter: Vcenter) -> None:
+        """Raises VcenterRejected if no machine of the vCenter can reach this server, so that none could register."""
+        host = urlsplit(self.base_url).hostname or ""
+        if is_loopback(host) and not is_loopback(urlsplit(f"//{vcenter.host}").hostname or ""):
+            raise VcenterRejected(
+                f"Machines cannot reach this server at {self.base_url}, since {host} is the machine itself there: set"
+                " TESTHIDE_BASE_URL to a URL that they reach, and let the server listen there."
+            )
 
     def _describe(self, operation: VcenterOperation) -> NewMachine:
         annotation = f"Made by the Testhide server {self.base_url}, operation {operation.operation_id}."
@@ -212,7 +227,7 @@ class VcenterOperator:
             task_id = await session.start_reconfiguration(vm.vm_id, guestinfo)
             await self._wait_for_task(session, task_id, on_progress)
             await self._power(session, vm.vm_id, "power_on", on_progress)
-        await self._complete(operation, await session.find_vm(vm.vm_id))
+        await self._complete(operation, session, await session.find_vm(vm.vm_id))
 
     async def _delete(self, operation: VcenterOperation, session: VcenterSession, on_progress: OnProgress) -> None:
         vm = await self._find_to_delete(operation, session)
@@ -227,7 +242,7 @@ class VcenterOperator:
             if vm.power_state == "powered_on":
                 await self._power(session, vm.vm_id, "power_off", on_progress)
             await self._wait_for_task(session, await session.start_deletion(vm.vm_id), on_progress)
-        await self._complete(operation, vm, is_deleted=True)
+        await self._complete(operation, session, vm, is_deleted=True)
 
     async def _find_to_delete(self, operation: VcenterOperation, session: VcenterSession) -> VirtualMachine | None:
         """Returns the machine to delete; None if it is gone. Raises VcenterMissing if there was no such machine when a
@@ -254,7 +269,10 @@ class VcenterOperator:
             raise VcenterStateForbids(f"Machine {vm.vm_id} was not made by this server, so it is left as it is.")
         return made_by
 
-    async def _complete(self, operation: VcenterOperation, vm: VirtualMachine, *, is_deleted: bool = False) -> None:
+    async def _complete(
+        self, operation: VcenterOperation, session: VcenterSession, vm: VirtualMachine, *, is_deleted: bool = False
+    ) -> None:
+        await self._note_connection(operation.vcenter_id, version=session.version)
         done = CompleteVmOperation(operation.operation_id, operation.vcenter_id, vm, is_deleted)
         await self.handler.execute(done, CALLER)
 
@@ -279,8 +297,7 @@ class VcenterOperator:
                 if task_id is not None:
                     await self._note_start(operation, task_id)
                     await self._wait_for_task(session, task_id, on_progress)
-        after = await session.find_vm(operation.vm_id)
-        await self._complete(operation, after)
+        await self._complete(operation, session, await session.find_vm(operation.vm_id))
 
     async def _resume(self, operation: VcenterOperation, session: VcenterSession, on_progress: OnProgress) -> bool:
         """Waits for the task that an earlier try has begun. Returns False if there is none, or if the vCenter has

@@ -8,7 +8,7 @@ import pytest
 from commands.vcenter_operations import REGISTRATION_LIFETIME, RegisterVcenterMachine, RenewVcenterRegistration
 from domain.claims import ClaimTaken
 from domain.core.errors import Conflict, Unauthenticated
-from domain.nodes import NodeConnected, NodeDeleted, NodeRegistered, NodeTokenRotated, NodeWentOffline
+from domain.nodes import NO_TOKEN, NodeConnected, NodeDeleted, NodeRegistered, NodeTokenRotated, NodeWentOffline
 from domain.pools import PoolCreated
 from domain.vcenter import VcenterCreated, VcenterDeleted
 from domain.vcenter_operations import (
@@ -55,9 +55,12 @@ def test_a_machine_that_was_reverted_registers_again_as_the_same_node() -> None:
     )
     offline = NodeWentOffline(node_id=12, session="s1", reason="its machine was reverted")
     world = (CREATED, POOL, CLONE, NODE, REGISTERED)
-    given(*world).when(renew).then(renewed)
-    given(*world, online).when(renew).then(renewed, offline)
+    revoked = NodeTokenRotated(node_id=12, token_hash=NO_TOKEN)
+    given(*world).when(renew).then(renewed, revoked)
+    given(*world, online).when(renew).then(renewed, revoked, offline)
     given(*world, renewed).when(renew).then_nothing()
+    given(CREATED, POOL, CLONE).when(renew).then(renewed)
+    given(*world, NodeDeleted(node_id=12)).when(renew).then(renewed)
     given().when(renew).then_nothing()
 
     again = RegisterVcenterMachine(9, "next", b"new", 13, "claim", until)

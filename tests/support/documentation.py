@@ -12,10 +12,17 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 PROGRAMS = re.compile(r"testhide |\./dev |curl |python3? |pip |docker |pg_\w+ |export |mv |cp |mkdir |for |[A-Z_]+=\S")
 
 NEEDS_IMAGE = "needs an engine and a registry; a new operator has tried it, and tests/real/docker does the same"
+NEEDS_VCENTER = "needs a vCenter; tests/real/vcenter sends the same requests"
 NOT_RUN = {
     'curl -s $URL/nodes/agent/latest -H "Authorization: Bearer $TOKEN"': NEEDS_IMAGE,
     "curl -s -o docker/testhide-agent.pyz AGENT_URL": NEEDS_IMAGE,
     "docker build -t testhide/agent:3.13 -f docker/agent.Dockerfile docker": NEEDS_IMAGE,
+    "curl -s $URL/vcenter -H \"Authorization: Bearer $TOKEN\" -H 'Content-Type: application/json' -d @vcenter.json": (
+        NEEDS_VCENTER
+    ),
+    'curl -s -X POST $URL/vcenter/1/test -H "Authorization: Bearer $TOKEN"': NEEDS_VCENTER,
+    'curl -s -X POST $URL/vcenter/1/sync -H "Authorization: Bearer $TOKEN"': NEEDS_VCENTER,
+    'curl -s $URL/vcenter/1/vms -H "Authorization: Bearer $TOKEN"': NEEDS_VCENTER,
     "docker network create -o com.docker.network.bridge.enable_icc=false --subnet 172.29.77.0/24 --gateway 172.29.77.1"
     " testhide": "needs an engine that runs; a new operator has tried it",
     "./dev up --host 172.29.77.1 --port 8000": "needs the network of the command before",

@@ -10,10 +10,8 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from commands.registrations import read_registration_token
 from commands.vcenter import CreateVcenter, DeleteVcenter
-from commands.vcenter_operations import RegisterVcenterMachine, RequestVcenterOperation
-from domain.nodes import NODE
+from commands.vcenter_operations import RequestVcenterOperation
 from domain.vcenter import VCENTER, Vcenter
 from domain.vcenter_operations import VCENTER_OPERATION, OperationEnd, VcenterOperationCompleted, VcenterOperationFailed
 from domain.vcenter_vms import VCENTER_VMS, Inventory, PowerAction, PowerState, VirtualMachine
@@ -188,6 +186,9 @@ async def test_a_new_vcenter_is_checked(site: Site) -> None:
     site.lab.refusal = VcenterUnavailable("vcenter.lab gives no answer.")
     await site.operator.check(1)
     assert (await site.state()).error == "vcenter.lab gives no answer."
+    site.lab.refusal, site.lab.failure = None, VcenterMissing("The vCenter has no datacenter 'DC0'.")
+    await site.operator.check(1)
+    assert (await site.state()).error == "The vCenter has no datacenter 'DC0'."
 
 
 async def test_a_test_says_what_is_wrong(site: Site) -> None:
@@ -198,7 +199,12 @@ async def test_a_test_says_what_is_wrong(site: Site) -> None:
     end = await site.carry_out(kind="test")
     assert isinstance(end, VcenterOperationFailed)
     assert (end.failure, end.error) == ("missing", "The vCenter has no datacenter 'DC0'.")
-    assert (await site.state()).error == "", "it could sign in"
+    assert (await site.state()).error == "The vCenter has no datacenter 'DC0'."
+    assert await site.operator.sync(1) == ()
+    assert (await site.state()).error == "The vCenter has no datacenter 'DC0'."
+    site.lab.failure = None
+    await site.carry_out(kind="sync")
+    assert (await site.state()).error == ""
     site.lab.refusal = VcenterUnavailable("vcenter.lab gives no answer.")
     end = await site.carry_out(kind="test")
     assert isinstance(end, VcenterOperationFailed)
@@ -311,88 +317,3 @@ async def test_an_operation_that_has_not_begun_fails_at_once(site: Site) -> None
     end = await site.carry_out(kind="power_on", vm_id="vm-7")
     assert isinstance(end, VcenterOperationFailed)
     assert (end.failure, end.error) == ("outside", "vcenter.lab gives no answer.")
-
-
-async def test_a_clone_can_register(site: Site) -> None:
-    end = await site.carry_out(kind="clone", vm_id="vm-7", vm_name="testhide-1-c0ffee")
-    assert isinstance(end, VcenterOperationCompleted)
-    assert (end.vm_id, end.power_state) == ("vm-101", "powered_on")
-    assert site.lab.changes == ["clone vm-7", "snapshot vm-101", "power_on vm-101"]
-    guestinfo = site.lab.guestinfo["vm-101"]
-    assert guestinfo["server"] == URL
-    assert read_registration_token(site.house.parts.secrets, guestinfo["registration-token"]) == ("vm-1", "0")
-
-
-@pytest.mark.parametrize("lost", ["clone", "task"])
-async def test_a_clone_is_made_once(site: Site, lost: str) -> None:
-    site.lab.loses_answers = lost == "clone"
-    site.lab.failure = None if lost == "clone" else VcenterUnavailable("vcenter.lab gives no answer.")
-    operation_id = await interrupt(site, kind="clone", vm_id="vm-7", vm_name="testhide-1-c0ffee")
-    site.lab.failure = None
-    await site.operator.carry_out(operation_id, site.progress.append)
-    assert isinstance(await site.end(operation_id), VcenterOperationCompleted)
-    assert site.lab.changes.count("clone vm-7") == 1
-
-
-async def test_a_machine_that_is_reverted_can_register_again(site: Site) -> None:
-    await site.carry_out(kind="clone", vm_id="vm-7", vm_name="testhide-1-c0ffee")
-    await site.house.does(RegisterVcenterMachine(1, "0", b"token", 5, "name-5", utcnow()))
-    before = len(site.lab.changes)
-    end = await site.carry_out(kind="revert", vm_id="vm-101")
-    assert isinstance(end, VcenterOperationCompleted)
-    assert end.power_state == "powered_on"
-    steps = ["power_off vm-101", "revert vm-101", "reconfigure vm-101", "power_on vm-101"]
-    assert site.lab.changes[before:] == steps
-    token = site.lab.guestinfo["vm-101"]["registration-token"]
-    found = read_registration_token(site.house.parts.secrets, token)
-    assert found is not None
-    assert (found[0], found[1] != "0") == ("vm-1", True)
-    await site.house.does(RegisterVcenterMachine(1, found[1], b"other", 6, "name-6", utcnow()))
-    assert (await site.house.parts.log.load_state(NODE.at(5))) is not None
-    assert (await site.house.parts.log.load_state(NODE.at(6))) is None
-
-
-@pytest.mark.parametrize("lost", ["power_off", "revert", "reconfigure", "power_on"])
-@pytest.mark.parametrize("forgets_tasks", [False, True])
-async def test_a_revert_whose_answers_are_lost(site: Site, lost: str, forgets_tasks: bool) -> None:
-    await site.carry_out(kind="clone", vm_id="vm-7", vm_name="testhide-1-c0ffee")
-    site.lab.loses_answer_of = f"{lost} vm-101"
-    operation_id = await interrupt(site, kind="revert", vm_id="vm-101")
-    site.lab.forgets_tasks_before = len(site.lab.changes) if forgets_tasks else 0
-    await site.operator.carry_out(operation_id, site.progress.append)
-    assert isinstance(await site.end(operation_id), VcenterOperationCompleted)
-    clone = await site.house.parts.log.load_state(VCENTER_OPERATION.at(1))
-    assert clone is not None
-    token = site.lab.guestinfo["vm-101"]["registration-token"]
-    assert read_registration_token(site.house.parts.secrets, token) == ("vm-1", clone.registration_id)
-    assert site.lab.vms["vm-101"].power_state == "powered_on"
-
-
-async def test_a_machine_is_deleted(site: Site) -> None:
-    await site.carry_out(kind="clone", vm_id="vm-7", vm_name="testhide-1-c0ffee")
-    site.lab.loses_answers = True
-    with pytest.raises(OperationInterrupted):  # the machine could be powered off, but without an answer
-        await site.carry_out(kind="delete", vm_id="vm-101")
-    await site.operator.carry_out(2, site.progress.append)
-    assert isinstance(await site.end(2), VcenterOperationCompleted)
-    assert ("vm-101" in site.lab.vms, "vm-101" in await site.inventory()) == (False, False)
-
-
-async def test_the_node_of_a_deleted_machine_is_deleted(site: Site) -> None:
-    await site.carry_out(kind="clone", vm_id="vm-7", vm_name="testhide-1-c0ffee")
-    await site.house.does(RegisterVcenterMachine(1, "0", b"token", 5, "name-5", utcnow()))
-    assert isinstance(await site.carry_out(kind="delete", vm_id="vm-101"), VcenterOperationCompleted)
-    node = await site.house.parts.log.load_state(NODE.at(5))
-    assert node is not None
-    assert node.deleted
-
-
-@pytest.mark.parametrize("name", ["agent-7", "testhide-1-other", "testhide-99-c0ffee", "testhide-x"])
-@pytest.mark.parametrize("kind", ["revert", "delete"])
-async def test_machines_of_others_are_left_as_they_are(site: Site, kind: str, name: str) -> None:
-    await site.carry_out(kind="clone", vm_id="vm-7", vm_name="testhide-1-c0ffee")
-    site.lab.vms["vm-7"] = structs.replace(VM, name=name)
-    before = list(site.lab.changes)
-    end = await site.carry_out(kind=kind, vm_id="vm-7")
-    assert isinstance(end, VcenterOperationFailed)
-    assert (end.failure, site.lab.changes) == ("refused", before)

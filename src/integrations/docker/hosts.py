@@ -1,12 +1,12 @@
 """Configured Docker hosts: their addresses, and the settings that all containers share."""
 
 from collections.abc import Collection, Mapping
-from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import msgspec
 
+from domain.loopback import is_loopback
 from integrations.container_ports import DockerHost, DockerRejected
 
 DEFAULT_NETWORK = "testhide-agents"
@@ -65,7 +65,7 @@ def find_server_problem(server_url: str, network: str) -> str:
     an empty string if they may.
     """
     host = urlsplit(server_url).hostname or ""
-    if network == HOST_NETWORK or not _is_loopback(host):
+    if network == HOST_NETWORK or not is_loopback(host):
         return ""
     return (
         f"containers cannot reach this server at {server_url}, since {host} is the container itself there: set"
@@ -96,13 +96,6 @@ def parse_hosts(text: str, certificates: str) -> dict[str, str]:
             )
         hosts[name] = url
     return hosts
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
 
 
 def _exists(folder: str, *parts: str) -> bool:

@@ -47,15 +47,20 @@ def start_clone(content: Any, datacenter: str, cluster: str, template: Any, mach
 def _find_pool(content: Any, top: Any, cluster: str, template: Any) -> Any:
     """Returns the resource pool for a new machine: that of the cluster, or else the one next to the template."""
     if cluster:
-        for _, properties in read_all(content, top, vim.ComputeResource, ("name", "resourcePool")):
-            if properties.get("name") == cluster:
-                return properties["resourcePool"]
-        raise VcenterMissing(f"The datacenter has no cluster {cluster!r}, or the account may not see it.")
+        return find_cluster_pool(content, top, cluster)
     if template.resourcePool is not None:
         return template.resourcePool
     if template.runtime.host is None:
         raise VcenterRejected("The template is on no host: give the integration a `cluster`.")
     return template.runtime.host.parent.resourcePool
+
+
+def find_cluster_pool(content: Any, top: Any, cluster: str) -> Any:
+    """Returns the resource pool of a cluster. Raises VcenterMissing if the datacenter `top` has no such cluster."""
+    for _, properties in read_all(content, top, vim.ComputeResource, ("name", "resourcePool")):
+        if properties.get("name") == cluster:
+            return properties["resourcePool"]
+    raise VcenterMissing(f"The datacenter has no cluster {cluster!r}, or the account may not see it.")
 
 
 def start_snapshot(vm: Any, name: str) -> str:

@@ -50,7 +50,7 @@ class PyVmomiSession:
         self._stub.close()
 
     async def check(self) -> None:
-        await self._call(CALL_TIMEOUT_S, inventory.find_datacenter, self._content, self._datacenter)
+        await self._call(CALL_TIMEOUT_S, self._check)
 
     async def fetch_vms(self) -> Sequence[VirtualMachine]:
         return await self._call(INVENTORY_TIMEOUT_S, inventory.read_vms, self._content, self._datacenter)
@@ -89,6 +89,11 @@ class PyVmomiSession:
         self.latency_ms = round(1_000 * (monotonic() - began))
         content.sessionManager.Login(user, password)
         self.version, self._content = inventory.must_be_short(str(content.about.version)), content
+
+    def _check(self) -> None:
+        found = inventory.find_datacenter(self._content, self._datacenter)
+        if self._cluster:
+            machines.find_cluster_pool(self._content, found, self._cluster)
 
     def _find_vm(self, vm_id: str) -> VirtualMachine:
         return inventory.read_vm(self._content, self._datacenter, vim.VirtualMachine(vm_id, self._stub))

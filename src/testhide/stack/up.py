@@ -6,7 +6,6 @@ long as the stack. It inherits the lock of the data folder.
 """
 
 import contextlib
-import ipaddress
 import os
 import socket
 import sys
@@ -14,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
+from domain.loopback import is_loopback
 from testhide.engines import free_space_or_fault
 from testhide.engines.folder import CLUSTER, DataFolder, has_record, open_folder
 from testhide.engines.postgres import Postgres
@@ -110,13 +110,6 @@ def _complete(
     if "valkey" not in embedded:
         _redis_or_fault(settings.redis_url)
     return settings, tuple(embedded)
-
-
-def is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def port_or_fault(host: str, port: int) -> None:

@@ -75,10 +75,14 @@ async def test_a_wrong_password(hosts: VcenterHosts, simulator: Simulator) -> No
     assert "does not accept the user name or the password" in str(failure)
 
 
-async def test_another_datacenter(hosts: VcenterHosts, simulator: Simulator) -> None:
+async def test_another_datacenter_or_cluster(hosts: VcenterHosts, simulator: Simulator) -> None:
     failure = await refusal(hosts, new_vcenter(simulator.host, datacenter="DC9"))
     assert isinstance(failure, VcenterMissing)
     assert "no datacenter 'DC9'" in str(failure)
+    failure = await refusal(hosts, new_vcenter(simulator.host, cluster="C9"))
+    assert isinstance(failure, VcenterMissing)
+    assert "no cluster 'C9'" in str(failure)
+    assert (await sign_in(hosts, new_vcenter(simulator.host, cluster="DC0_C0")))[0] == "6.5.0"
 
 
 async def test_nobody_listens(hosts: VcenterHosts) -> None:
