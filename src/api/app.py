@@ -23,6 +23,7 @@ from api.builds import BuildController
 from api.caches import CacheController
 from api.changes import RepositoryChangeController
 from api.description import document
+from api.diagnoses import DiagnosisController
 from api.docker_agents import DockerAgentController
 from api.emerging import EmergingController
 from api.evals import EvalController
@@ -114,6 +115,7 @@ CONTROLLERS = (
     TestCaseController,
     EmergingController,
     EvalController,
+    DiagnosisController,
     TrendController,
     SplittingController,
     TriageController,

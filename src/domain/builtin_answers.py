@@ -9,9 +9,9 @@ from domain.answers import Answer, AnswerClaim
 from domain.chat_intents import Intent, find_intent
 from domain.diagnoses import Diagnosis, diagnose
 from domain.evidence import BuildFacts, Evidence, FailedTest, build_ref, test_ref
+from domain.failure_causes import is_flaky_by_history
 from domain.next_steps import find_next_step
 from domain.project_insights import describe_project
-from domain.test_health import FLAKY_FROM
 
 MAX_LISTED = 10
 """Number of failed tests that a reply lists."""
@@ -78,7 +78,7 @@ def find_flaky(evidence: Evidence) -> list[FailedTest]:
         for test in evidence.failures
         if test.is_flaky
         or (test.first_bad is not None and test.first_bad.cause == "same_commit")
-        or (test.record is not None and test.record.flaky_probability >= FLAKY_FROM)
+        or is_flaky_by_history(test)
     ]
 
 

@@ -68,4 +68,7 @@ _WORDS: tuple[tuple[Intent, re.Pattern[str]], ...] = (
 def find_intent(message: str) -> Intent:
     """Returns what a message asks; `unknown` if it has none of the words."""
     text = " ".join(message.lower().split())[:2_000]
-    return next((intent for intent, words in _WORDS if words.search(text)), "unknown")
+    for intent, words in _WORDS:
+        if words.search(text):
+            return intent
+    return "unknown"

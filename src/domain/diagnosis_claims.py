@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from domain.answers import AnswerClaim
 from domain.diagnoses import Diagnosis
 from domain.evidence import BuildFacts, Evidence, FailedTest, build_ref, case_ref, commit_ref, test_ref
-from domain.test_health import FLAKY_FROM
+from domain.failure_causes import is_flaky_by_history
+from domain.test_health import BROKEN_FROM
 
 MAX_NAMED = 3
 """Number of tests that a claim names."""
@@ -115,16 +116,16 @@ def describe_record(test: FailedTest) -> Iterator[AnswerClaim]:
     record = test.record
     if record is None or not record.runs:
         return
-    flaky = (
-        "it is flaky"
-        if record.flaky_probability >= FLAKY_FROM
-        else "it may be flaky"
-        if record.flaky_probability >= 0.5
-        else "it is probably not flaky"
-    )
+    if is_flaky_by_history(test):
+        verdict = f"it is flaky with a probability of {record.flaky_probability:.0%}"
+    elif record.broken_probability >= BROKEN_FROM:
+        verdict = "it is rather broken than flaky"
+    elif record.failed_runs > 1:
+        verdict = "these failures do not show that it is flaky"
+    else:
+        verdict = "one failure does not show whether it is flaky"
     yield AnswerClaim(
-        f"{test.name} failed in {record.failed_runs:,} of its {count(record.runs, 'run')}: {flaky}"
-        f" (probability {record.flaky_probability:.0%}).",
+        f"{test.name} failed in {record.failed_runs:,} of its {count(record.runs, 'run')}: {verdict}.",
         (case_ref(test),),
     )
 

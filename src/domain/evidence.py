@@ -3,13 +3,13 @@
 It is gathered from the read models. Everything in it belongs to one project.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import msgspec
 
 from domain.answers import MAX_SOURCE_TEXT, Question, Source
-from domain.log_explanations import Excerpt, explain
+from domain.log_explanations import explain
 from domain.log_signals import clean
 from domain.triage import Classification
 from domain.triage import Source as ClassifiedBy
@@ -201,15 +201,20 @@ def with_sources(evidence: Evidence) -> Evidence:
     return msgspec.structs.replace(evidence, sources=tuple(sources.values()))
 
 
-def excerpt_log(lines: list[str]) -> tuple[LogExcerpt, ...]:
-    """Returns the parts of a log that explain the failure. The lines have no line feeds."""
-    return tuple(to_excerpt(found, lines[found.first_line - 1 : found.last_line]) for found in explain(lines))
-
-
-def to_excerpt(found: Excerpt, lines: Iterable[str], offset: int = 0) -> LogExcerpt:
-    """Returns an excerpt with its lines. `offset` is the number of lines before the part of the log that was read."""
-    cleaned = tuple(clean(line, keep_time=True) for line in lines)
-    return LogExcerpt(found.first_line + offset, found.last_line + offset, cleaned, found.score, found.reasons)
+def excerpt_log(lines: Sequence[str], offset: int = 0) -> tuple[LogExcerpt, ...]:
+    """Returns the parts of a log that explain the failure. The lines have no line feeds. `offset` is the number of
+    lines before the first of them.
+    """
+    return tuple(
+        LogExcerpt(
+            found.first_line + offset,
+            found.last_line + offset,
+            tuple(clean(line, keep_time=True) for line in lines[found.first_line - 1 : found.last_line]),
+            found.score,
+            found.reasons,
+        )
+        for found in explain(lines)
+    )
 
 
 def cut(text: str, length: int) -> str:

@@ -167,7 +167,7 @@ def _by_flakiness(evidence: Evidence, test: FailedTest) -> ProbableCause | None:
             f"{test.name} passed and failed on the same commit{where}, so the commit did not break it.",
             tuple(refs),
         )
-    if record is not None and record.flaky_probability >= FLAKY_FROM and record.broken_probability < BROKEN_FROM:
+    if record is not None and is_flaky_by_history(test):
         return ProbableCause(
             f"flaky {test.case_id}",
             "flaky",
@@ -180,6 +180,16 @@ def _by_flakiness(evidence: Evidence, test: FailedTest) -> ProbableCause | None:
             (case_ref(test),),
         )
     return None
+
+
+def is_flaky_by_history(test: FailedTest) -> bool:
+    """Returns whether the test is flaky as far as its runs say so. A single failure says nothing about that: most
+    failures that come once are of flaky tests, but it is the first one of a broken test, too.
+    """
+    record, began = test.record, test.first_bad
+    if record is None or record.flaky_probability < FLAKY_FROM or record.broken_probability >= BROKEN_FROM:
+        return False
+    return record.failed_runs > (1 if began is None else began.failed_builds)
 
 
 def _by_test_mistake(test: FailedTest) -> ProbableCause | None:

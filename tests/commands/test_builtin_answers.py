@@ -79,6 +79,13 @@ def test_history_says_that_a_test_is_flaky() -> None:
     assert "test_case:1" in found.sources
 
 
+def test_one_failure_does_not_show_that_a_test_is_flaky() -> None:
+    once = TestRecord(100, 1, 0.98, 0.01, 0.01)
+    assert ask(make_test(record=once)).classification == "product_bug"
+    since = TestRecord(100, 2, 0.98, 0.01, 0.01)
+    assert ask(make_test(record=since, first_bad=BROKEN_BY_COMMIT)).classification == "product_bug"
+
+
 def test_a_broken_test_is_not_flaky_by_its_history() -> None:
     broken = TestRecord(100, 9, 0.98, 0.09, 0.9)
     assert ask(make_test(record=broken)).classification == "product_bug"
@@ -240,7 +247,7 @@ def test_intents(message: str, intent: str) -> None:
     ("message", "words", "ref"),
     [
         ("Why did it fail?", "a defect of the product", "test:1001"),
-        ("Is it flaky?", "is probably not flaky", "test_case:1"),
+        ("Is it flaky?", "it is rather broken than flaky", "test_case:1"),
         ("What changed?", "first failed in build 9811", "build:9810"),
         ("Did this happen before?", "1 earlier build, at last in 9000", "test:41"),
         ("Which tests failed?", f"test_1: {ASSERTION}", "test:1001"),

@@ -102,7 +102,15 @@ def _body(operation: Operation, world: World) -> dict[str, Any] | None:
     if example is None:
         return None
     body = dict(example)
-    for name in body.keys() & {"project_id", "job_id", "pool_id", "node_pool_id", "known_issue_id", "scm_endpoint_id"}:
+    for name in body.keys() & {
+        "project_id",
+        "job_id",
+        "build_id",
+        "pool_id",
+        "node_pool_id",
+        "known_issue_id",
+        "scm_endpoint_id",
+    }:
         body[name] = _id_of(operation, name, world)
     for name in body.keys() & {"name", "node_id"}:
         body[name] = world.unique(body[name])

@@ -86,6 +86,7 @@ ELSEWHERE = {
     ("/api/v3/ai/emerging/history", "test_id"),
     ("/api/v3/evals/regressions", "baseline_id"),
     ("/api/v3/evals/regressions", "current_id"),
+    ("/api/v3/ai/insights", "days"),
     ("/api/v3/search", "types"),
     ("/api/v3/search", "project_id"),
     ("/api/v3/ai/search", "type"),

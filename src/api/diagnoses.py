@@ -1,0 +1,229 @@
+"""Diagnoses and summaries of builds, and insights into projects: answers of the assistant to questions with one form.
+docs/intelligence.md says how they are found.
+"""
+
+import asyncio
+import secrets
+from typing import Annotated, Any
+
+import msgspec
+from litestar import Controller, get, post
+from msgspec import Meta
+
+from api.builds import find_visible_build
+from api.http.permissions import CAN_READ
+from api.http.repeated_checks import take_turn
+from api.http.request_context import RequestContext
+from api.http.types import Id, to_view
+from api.projects import find_visible_project
+from api.test_health import Days, ProjectId, mask_line
+from commands.inquiries import AskAndAnswerInquiry
+from domain.answers import Answer, AnswerClaim, NextAction, Question
+from domain.builtin_answers import answer
+from domain.core.errors import Conflict
+from domain.evidence import Evidence
+from domain.project_insights import describe_project, find_pass_rate
+from domain.triage import Classification
+from projections.builds import BuildRow
+from projections.evidence import gather
+
+ID_PREFIX = "diag-"
+MAX_TESTS = 100
+"""Largest number of failed tests that a diagnosis looks at."""
+
+
+class DiagnosisRequest(msgspec.Struct):
+    build_id: Id
+    """The failed build."""
+    include_logs: bool = True
+    """Whether the build's log is looked at, too."""
+    max_tests: Annotated[int, Meta(ge=1, le=MAX_TESTS, description="Max number of failed tests to look at")] = 20
+
+
+class ClaimView(msgspec.Struct):
+    """One or more sentences of an answer."""
+
+    text: str
+    """The sentences."""
+    sources: list[str]
+    """What says so: `build:9812`, `test:47821` (a result), `test_case:52004`, `log:9812:120-134` (lines of a build's
+    log), `known_issue:7`, `commit:3f2a9c`, `project:12`.
+    """
+    is_guess: bool
+    """Whether no source says so: it is only supposed."""
+
+
+class NextStepView(msgspec.Struct):
+    """One request that does what is recommended."""
+
+    action: NextAction
+    """Kind of the step."""
+    text: str
+    """The step as a sentence."""
+    method: str
+    """Method of the request."""
+    path: str
+    """Path below /api/v3."""
+    body: dict[str, Any]
+    """Body of the request, as JSON."""
+
+
+class DiagnosisView(msgspec.Struct):
+    build_id: int
+    root_cause: str
+    """The most likely cause of the failures, in one sentence."""
+    confidence: float
+    """From 0 to 1: how likely the root cause and the classification are right. Never 1."""
+    suggested_fix: str
+    """What may mend the cause; empty if nothing is known."""
+    affected_tests: int
+    """Number of failed results of the build that have this cause."""
+    classification: Classification | None
+    """Kind of the cause; null if the evidence does not say."""
+    claims: list[ClaimView]
+    """The diagnosis in sentences, each with the sources that say so."""
+    sources: list[str]
+    """All sources that the claims cite, each once."""
+    next_step: NextStepView | None
+    """What to do next; null if nothing can be done by one request."""
+    provider: str
+    """What has made the diagnosis: `builtin` for rules and statistics."""
+
+
+class SummaryView(msgspec.Struct):
+    build_id: int
+    summary: str
+    """How the build's tests did, and what likely caused the failures, in sentences."""
+    claims: list[ClaimView]
+    """The summary in sentences, each with the sources that say so."""
+    sources: list[str]
+    """All sources that the claims cite, each once."""
+
+
+class FlakyTestItem(msgspec.Struct):
+    test: str
+    """Node id of the test."""
+    flake_rate: float
+    """Expected share of runs that fail although the code is good."""
+    test_id: int
+    """Id of the test case."""
+    runs: int
+    """Number of runs in the window, without those of broken builds."""
+    failed_runs: int
+    """Number of these runs that failed, or passed on a retry only."""
+
+
+class Insights(msgspec.Struct):
+    project_id: int
+    period_days: int
+    """Look-back window in days."""
+    build_pass_rate: float | None
+    """Share of passed builds among those that passed or failed; null if there are none."""
+    top_flaky_tests: list[FlakyTestItem]
+    """Up to ten flaky tests, those with the highest flake rates first."""
+    failure_patterns: list[str]
+    """Messages of up to ten failures that were in more than one build, the most frequent first, with placeholders for
+    parts that change.
+    """
+    summary: str
+    """The insights in sentences."""
+    claims: list[ClaimView]
+    """The summary in sentences, each with the sources that say so."""
+    sources: list[str]
+    """All sources that the claims cite, each once."""
+
+
+class DiagnosisController(Controller):
+    path = "/ai"
+    tags = ["AI Chat & Investigation"]
+
+    @post("/diagnose", status_code=200, guards=[CAN_READ])
+    async def diagnose_build(self, ctx: RequestContext, data: DiagnosisRequest) -> DiagnosisView:
+        """Returns the most likely cause of a build's failure, how sure that is, and what to do about it, with the
+        sources that say so. The diagnosis is recorded in the audit trail, together with the evidence.
+
+        Answers 409 if the build has not ended, or if it passed.
+        """
+        build = await find_visible_build(ctx, data.build_id)
+        must_have_failed(build)
+        question = Question(
+            "diagnosis",
+            build.project_id,
+            build_id=build.id,
+            include_logs=data.include_logs,
+            max_tests=data.max_tests,
+        )
+        evidence, found = await find_answer(ctx, question)
+        await ctx(
+            AskAndAnswerInquiry(
+                ID_PREFIX + secrets.token_hex(8),
+                "diagnosis",
+                ctx.user.user_id,
+                project_id=build.project_id,
+                job_id=build.job_id,
+                build_id=build.id,
+                include_logs=data.include_logs,
+                max_tests=data.max_tests,
+                answer=found,
+                evidence=msgspec.to_builtins(evidence),
+            )
+        )
+        return to_view(
+            DiagnosisView,
+            found,
+            build_id=build.id,
+            claims=to_claims(found.claims),
+            next_step=None if found.next_step is None else to_view(NextStepView, found.next_step),
+            provider="builtin",
+        )
+
+    @get("/summary/{build_id:int}", guards=[CAN_READ])
+    async def get_summary(self, ctx: RequestContext, build_id: int) -> SummaryView:
+        """Returns a summary of a build in sentences: how its tests did, and what likely caused the failures."""
+        build = await find_visible_build(ctx, build_id)
+        _, found = await find_answer(ctx, Question("summary", build.project_id, build_id=build.id))
+        return SummaryView(build_id, found.text, to_claims(found.claims), found.sources)
+
+    @get("/insights", guards=[CAN_READ])
+    async def get_insights(self, ctx: RequestContext, project_id: ProjectId, days: Days = 7) -> Insights:
+        """Returns how often the builds of a project passed, its flakiest tests, and the failures that recur."""
+        await find_visible_project(ctx, project_id)
+        async with take_turn(ctx.request, ctx.services.analysis_turns):
+            evidence = await gather(ctx.source, Question("summary", project_id, days=days))
+        facts = evidence.project
+        assert facts is not None, "the question is about no build"
+        found = Answer(tuple(describe_project(facts)))
+        rate = find_pass_rate(facts.passed, facts.failed)
+        patterns = [mask_line(pattern.message) for pattern in facts.patterns]
+        return Insights(
+            project_id=project_id,
+            period_days=days,
+            build_pass_rate=None if rate is None else round(rate, 4),
+            top_flaky_tests=[
+                to_view(FlakyTestItem, test, test=test.name, test_id=test.case_id) for test in facts.flaky_tests
+            ],
+            failure_patterns=list(dict.fromkeys(patterns)),
+            summary=found.text,
+            claims=to_claims(found.claims),
+            sources=found.sources,
+        )
+
+
+async def find_answer(ctx: RequestContext, question: Question) -> tuple[Evidence, Answer]:
+    """Returns the evidence for a question about a build, and the answer by rules and statistics."""
+    async with take_turn(ctx.request, ctx.services.analysis_turns):
+        evidence = await gather(ctx.source, question)
+        # In a thread, since patterns are searched in many texts.
+        return evidence, await asyncio.to_thread(answer, evidence)
+
+
+def must_have_failed(build: BuildRow) -> None:
+    """Raises Conflict if there is no failure to explain."""
+    if build.status in ("queued", "running"):
+        raise Conflict(f"Build {build.id} has not ended yet; it can be diagnosed when it has failed.")
+    if build.status == "passed":
+        raise Conflict(f"Build {build.id} passed, so there is no failure to diagnose.")
+
+
+def to_claims(claims: tuple[AnswerClaim, ...]) -> list[ClaimView]:
+    return [ClaimView(claim.text, list(claim.sources), claim.is_guess) for claim in claims]

@@ -1,0 +1,339 @@
+"""Gathers the evidence for a question to the assistant from the read models.
+
+All of it belongs to the project of the question: the build is looked up in that project, and everything else belongs to
+the build or to its tests. The queries are bounded, so that an answer comes at once however many results there are.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from itertools import chain, zip_longest
+from typing import Any
+
+import msgspec
+from psycopg import AsyncConnection
+from psycopg.types.json import Jsonb
+
+from domain.answers import Question
+from domain.core.events import copy_fields
+from domain.evidence import (
+    MAX_MESSAGE,
+    MAX_TRACE,
+    BuildFacts,
+    BuildSummary,
+    Evidence,
+    FailedTest,
+    FailureGroup,
+    FailureStart,
+    IssueFacts,
+    LogExcerpt,
+    PastFailure,
+    TestRecord,
+    cut,
+    excerpt_log,
+    with_sources,
+)
+from domain.first_failures import FirstFailure
+from domain.log_explanations import Excerpt
+from domain.results import FAILED
+from domain.run_histories import RunHistory
+from domain.test_health import FAILED as RUN_FAILED
+from domain.test_health import assess
+from projections import builds, first_failures, results_queries, test_health
+from projections.builds import BuildRow
+from projections.engine.queries import fetch_all, find_row
+from projections.jobs import JobRow
+from projections.known_issues import KnownIssueRow
+from projections.project_evidence import fetch_project_facts
+from projections.results import FLAKY, KNOWN_ISSUE, QUARANTINED, STATUS, BlockRow, ResultTextRow
+from projections.results_cases import TestCaseRow
+from projections.results_queries import FACTS, ReportRanges
+from projections.test_health import FailureText
+from projections.triage import CLASSIFICATION, CLASSIFIED_BY, TRIAGE_JOINS
+from store.clock import utcnow
+from store.postgres.queries import Source, connected, fetch_rows
+from store.tables.build_logs import BuildLogs
+
+MAX_SIGNATURES = 60
+"""Number of different failures of a build that are counted."""
+EXAMPLES = 3
+"""Number of results of each of them that are looked at, at most."""
+MAX_TRACED = 5
+"""Number of failed tests whose beginning and earlier failures are searched."""
+MAX_PAST_BUILDS = 10
+"""Number of earlier builds in which each of these tests failed that are looked at."""
+ASSESSED_RUNS = 200
+MAX_EARLIER = 10
+"""Number of builds of the job and branch before this one."""
+SEARCHED_EARLIER = 60
+"""Number of builds of the job among which these are searched."""
+TAIL_LINES = 2_000
+"""Number of lines at the end of a log that are read if no worker has explained the log yet."""
+
+
+async def gather(source: Source, question: Question) -> Evidence:
+    """Returns what is known about the build of a question, or about its project if it is about no build. If the project
+    has no such build, the evidence contains no build.
+    """
+    async with connected(source) as connection:
+        if question.build_id is None:
+            facts = await fetch_project_facts(connection, question.project_id, question.days)
+            return with_sources(Evidence(question, project=facts))
+        build = await builds.find(connection, question.build_id)
+        if build is None or build.project_id != question.project_id:
+            return Evidence(question)
+        return with_sources(await _gather_of_build(connection, question, build))
+
+
+async def _gather_of_build(connection: AsyncConnection, question: Question, build: BuildRow) -> Evidence:
+    job = await find_row(connection, JobRow, build.job_id)
+    evidence = Evidence(
+        question,
+        build=copy_fields(
+            BuildFacts, build, job=str(build.job_id) if job is None else job.name, duration_s=_find_duration(build)
+        ),
+        earlier=await _fetch_earlier(connection, build),
+        same_commit=await _fetch_same_commit(connection, build),
+    )
+    if build.status not in ("failed", "aborted"):
+        return evidence
+    groups: list[_EqualResults] = []
+    failures: list[FailedTest] = []
+    if build.failed or build.known_issues or build.quarantined:
+        ranges = await results_queries.fetch_reports(connection, build.id)
+        groups = await results_queries.fetch_equal_failures(
+            connection, ranges, _EqualResults, signatures=MAX_SIGNATURES, examples=EXAMPLES
+        )
+        ids = _choose(groups, question)
+        failures = await _fetch_failed_tests(connection, ranges, ids, question.max_tests)
+    histories = await _fetch_histories(connection, failures)
+    failures = await asyncio.to_thread(_add_records, failures, histories)
+    failures = await _add_starts(connection, failures, build.id)
+    return msgspec.structs.replace(
+        evidence,
+        groups=tuple(FailureGroup(group.signature, group.results, group.message[:MAX_MESSAGE]) for group in groups),
+        failures=tuple(failures),
+        issues=await _fetch_issues(connection, question.project_id, failures),
+        past=await _fetch_past(connection, failures, histories, build.id),
+        excerpts=await _fetch_excerpts(connection, build) if question.include_logs else (),
+    )
+
+
+class _EqualResults(msgspec.Struct, frozen=True):
+    """Failures of the build with one signature, as `fetch_equal_failures` returns them."""
+
+    signature: str
+    results: int
+    result_ids: list[int]
+    message: str
+    trace: str
+
+
+class _FailedRow(msgspec.Struct, frozen=True):
+    id: int
+    case_id: int
+    node_id: str
+    facts: int
+    suite: int
+    message: str
+    trace: str
+    signature: str
+    classification: str | None
+    classified_by: str | None
+    known_issue_id: int | None
+
+
+def _choose(groups: Sequence[_EqualResults], question: Question) -> list[int]:
+    """Returns the results to look at: that of the question, then one of each signature, then a second of each."""
+    in_turn = chain.from_iterable(zip_longest(*(group.result_ids for group in groups)))
+    chosen = [result_id for result_id in in_turn if result_id is not None]
+    if question.result_id is not None:
+        chosen.insert(0, question.result_id)
+    return list(dict.fromkeys(chosen))[: 2 * question.max_tests]
+
+
+async def _fetch_failed_tests(
+    connection: AsyncConnection, ranges: ReportRanges, ids: Sequence[int], limit: int
+) -> list[FailedTest]:
+    """Returns the failed results with these ids, in the order of the ids. Leaves out those that do not count against
+    the build, unless there are no others.
+    """
+    block = f"SELECT * FROM {BlockRow.table} WHERE first_result_id <= wanted.id ORDER BY first_result_id DESC LIMIT 1"
+    query = (
+        f"SELECT t.id, t.case_id, c.node_id, {FACTS}::int, t.suite::int, left(coalesce(x.message, ''), %(message)s),"
+        " coalesce(x.trace, ''), coalesce(x.signature, ''),"
+        f" {CLASSIFICATION}, {CLASSIFIED_BY}, coalesce(v.known_issue_id, m.known_issue_id)"
+        " FROM unnest(%(ids)s::bigint[]) WITH ORDINALITY AS wanted (id, place)"
+        f" CROSS JOIN LATERAL ({block}) b"
+        " CROSS JOIN LATERAL (SELECT wanted.id, b.case_ids[wanted.id - b.first_result_id + 1],"
+        "  b.facts[wanted.id - b.first_result_id + 1], b.suites[wanted.id - b.first_result_id + 1]"
+        " ) t (id, case_id, facts, suite)"
+        f" JOIN {TestCaseRow.table} c ON c.id = t.case_id LEFT JOIN {ResultTextRow.table} x ON x.id = t.id"
+        f"{TRIAGE_JOINS} WHERE wanted.id < b.first_result_id + b.results AND wanted.id >= %(low)s"
+        " AND wanted.id < %(high)s ORDER BY wanted.place"
+    )
+    parameters = ranges.parameters | {"ids": list(ids), "message": MAX_MESSAGE}
+    rows = await fetch_all(connection, _FailedRow, query, parameters)
+    failed = [row for row in rows if row.facts & STATUS == FAILED]
+    counting = [row for row in failed if not row.facts & (KNOWN_ISSUE | QUARANTINED)]
+    return [
+        copy_fields(
+            FailedTest,
+            row,
+            result_id=row.id,
+            name=row.node_id,
+            suite=ranges.report_of(row.id).suites[row.suite],
+            trace=cut(row.trace, MAX_TRACE),
+            is_flaky=bool(row.facts & FLAKY),
+            is_quarantined=bool(row.facts & QUARANTINED),
+        )
+        for row in (counting or failed)[:limit]
+    ]
+
+
+async def _fetch_histories(connection: AsyncConnection, failures: Sequence[FailedTest]) -> dict[int, RunHistory]:
+    """Returns test case -> history of its runs."""
+    cases = await test_health.fetch_histories(connection, [one.case_id for one in failures])
+    return {case.id: case.history for case in cases}
+
+
+def _add_records(failures: Sequence[FailedTest], histories: Mapping[int, RunHistory]) -> list[FailedTest]:
+    return [
+        one
+        if (history := histories.get(one.case_id)) is None
+        else msgspec.structs.replace(one, record=_assess(history.newest(ASSESSED_RUNS)))
+        for one in failures
+    ]
+
+
+def _assess(history: RunHistory) -> TestRecord:
+    failed = sum(run.flags & RUN_FAILED != 0 for run in history.notable)
+    return copy_fields(TestRecord, assess(history.to_bytes()), runs=history.runs, failed_runs=failed)
+
+
+async def _add_starts(connection: AsyncConnection, failures: Sequence[FailedTest], build_id: int) -> list[FailedTest]:
+    """Adds where the first few tests, each with another signature, began to fail."""
+    traced = {one.result_id for one in _pick_traced(failures)}
+    found: list[FailedTest] = []
+    for one in failures:
+        start = None
+        if one.result_id in traced:
+            start = await first_failures.find(connection, one.case_id, build_id, one.result_id)
+        found.append(one if start is None else msgspec.structs.replace(one, first_bad=_to_start(start)))
+    return found
+
+
+def _pick_traced(failures: Sequence[FailedTest]) -> list[FailedTest]:
+    by_signature = {one.signature or one.name: one for one in reversed(failures)}
+    chosen = {one.result_id for one in by_signature.values()}
+    return sorted(failures, key=lambda one: one.result_id not in chosen)[:MAX_TRACED]
+
+
+def _to_start(found: FirstFailure) -> FailureStart:
+    good = found.last_good
+    return FailureStart(
+        build_id=found.first_bad.build_id,
+        commit_sha=found.first_bad.commit_sha,
+        last_good_build=None if good is None else good.build_id,
+        last_good_commit=None if good is None else good.commit_sha,
+        failed_builds=found.failed_builds,
+        cause=found.cause,
+    )
+
+
+async def _fetch_issues(
+    connection: AsyncConnection, project_id: int, failures: Sequence[FailedTest]
+) -> tuple[IssueFacts, ...]:
+    ids = sorted({one.known_issue_id for one in failures if one.known_issue_id is not None})
+    if not ids:
+        return ()
+    query = f"SELECT * FROM {KnownIssueRow.table} WHERE id = ANY (%(ids)s) AND project_id = %(project)s ORDER BY id"
+    rows = await fetch_all(connection, KnownIssueRow, query, {"ids": ids, "project": project_id})
+    return tuple(copy_fields(IssueFacts, row) for row in rows)
+
+
+async def _fetch_past(
+    connection: AsyncConnection, failures: Sequence[FailedTest], histories: Mapping[int, RunHistory], build_id: int
+) -> tuple[PastFailure, ...]:
+    """Returns earlier failures of the first few tests: those with the same signature as now, then the others. Of the
+    others only those that were classified.
+    """
+    texts: dict[int, tuple[FailedTest, FailureText]] = {}
+    for one in _pick_traced(failures):
+        notable = histories[one.case_id].notable if one.case_id in histories else ()
+        failed = {run.build_id for run in notable if run.flags & RUN_FAILED and run.build_id < build_id}
+        newest = sorted(failed, reverse=True)[:MAX_PAST_BUILDS]
+        found = await test_health.fetch_failure_texts(connection, one.case_id, newest, []) if newest else []
+        texts |= {text.result_id: (one, text) for text in found if text.signature == one.signature != ""}
+    triage = await _fetch_triage(connection, list(texts))
+    return tuple(
+        PastFailure(
+            result_id=text.result_id,
+            build_id=text.build_id,
+            name=one.name,
+            message=text.message[:MAX_MESSAGE],
+            is_equal=True,
+            signature=text.signature,
+            classification=triage.get(result_id, (None, None))[0],
+            classified_by=triage.get(result_id, (None, None))[1],
+        )
+        for result_id, (one, text) in sorted(texts.items(), reverse=True)
+    )
+
+
+async def _fetch_triage(connection: AsyncConnection, ids: Sequence[int]) -> dict[int, tuple[Any, Any]]:
+    """Returns result -> its classification, and who gave it."""
+    if not ids:
+        return {}
+    query = f"SELECT t.id, {CLASSIFICATION}, {CLASSIFIED_BY} FROM unnest(%(ids)s::bigint[]) AS t (id){TRIAGE_JOINS}"
+    return {id: (given, by) for id, given, by in await fetch_rows(connection, query, {"ids": list(ids)})}
+
+
+async def _fetch_excerpts(connection: AsyncConnection, build: BuildRow) -> tuple[LogExcerpt, ...]:
+    """Returns the parts of the log that a worker has found to explain the failure. Before that, looks for them at the
+    end of the log.
+    """
+    explanation = await builds.find_explanation(connection, build.id)
+    if explanation is not None:
+        found = msgspec.convert(explanation.excerpts, list[Excerpt])
+        # The lines of an erased event are empty.
+        return tuple(
+            LogExcerpt(one.first_line, one.last_line, tuple(lines), one.score, one.reasons)
+            for one, lines in zip(found, explanation.lines, strict=False)
+        )
+    logs = BuildLogs(connection)
+    offset = max(0, await logs.count_lines(build.id, build.attempt) - TAIL_LINES)
+    texts = [line.text for line in await logs.read(build.id, build.attempt, offset, TAIL_LINES)]
+    return await asyncio.to_thread(excerpt_log, texts, offset)
+
+
+async def _fetch_earlier(connection: AsyncConnection, build: BuildRow) -> tuple[BuildSummary, ...]:
+    """Returns the builds of the same job, branch and combination before this one that passed or failed."""
+    query = (
+        f"SELECT * FROM (SELECT * FROM {BuildRow.table} WHERE job_id = %(job)s AND id < %(id)s ORDER BY id DESC"
+        f" LIMIT {SEARCHED_EARLIER}) older WHERE status IN ('passed', 'failed') AND branch = %(branch)s"
+        f" AND matrix = %(matrix)s ORDER BY id DESC LIMIT {MAX_EARLIER}"
+    )
+    parameters = {"job": build.job_id, "id": build.id, "branch": build.branch, "matrix": Jsonb(build.matrix)}
+    rows = await fetch_all(connection, BuildRow, query, parameters)
+    return tuple(copy_fields(BuildSummary, row) for row in rows)
+
+
+async def _fetch_same_commit(connection: AsyncConnection, build: BuildRow) -> tuple[BuildSummary, ...]:
+    if not build.commit_sha:
+        return ()
+    ids = await builds.find_ended_on_commit(
+        connection, build.job_id, build.commit_sha, build.matrix, other_than=build.id
+    )
+    rows = await fetch_all(
+        connection,
+        BuildRow,
+        f"SELECT * FROM {BuildRow.table} WHERE id = ANY (%(ids)s) ORDER BY id DESC",
+        {"ids": ids},
+    )
+    return tuple(copy_fields(BuildSummary, row) for row in rows)
+
+
+def _find_duration(build: BuildRow) -> int:
+    if build.started_at is None:
+        return 0
+    return max(0, round(((build.finished_at or utcnow()) - build.started_at).total_seconds()))

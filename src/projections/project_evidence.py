@@ -1,0 +1,79 @@
+"""Queries for what is known about a project in a look-back window: how often its builds pass, which tests are flaky,
+and which failures recur.
+"""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+from psycopg import AsyncConnection
+
+from domain.evidence import FailurePatternFacts, FlakyTestFacts, ProjectFacts
+from domain.run_histories import RunHistory, count_failing
+from domain.test_health import FAILED, assess
+from projections import test_health, trends
+from projections.results_runs import day_of
+from projections.test_health import CaseHistory, FailureText
+from store.clock import utcnow
+
+MAX_CASES = 200
+"""Number of tests that are assessed: those that failed most often in the window."""
+MAX_FLAKY_TESTS = 10
+MAX_PATTERNS = 10
+PATTERN_CASES = 20
+"""Number of tests whose failures are grouped: those that failed most often in the window."""
+PATTERN_BUILDS = 10
+"""Number of builds in which each of these tests failed that are looked at, the newest ones."""
+MAX_PATTERN = 300
+"""Number of characters of a pattern."""
+
+
+async def fetch_project_facts(connection: AsyncConnection, project_id: int, days: int) -> ProjectFacts:
+    """Returns what is known about the last `days` days of a project: today, in UTC, and the days before it."""
+    since = day_of(utcnow()) - days + 1
+    first = datetime.fromtimestamp(0, UTC) + timedelta(days=since)
+    both = await trends.fetch_trend(connection, "project_id", project_id, first - timedelta(days=days))
+    now = [day for day in both if day.day >= first.date()]
+    before = [day for day in both if day.day < first.date()]
+    suspects = await test_health.fetch_suspects(connection, project_id, since, MAX_CASES)
+    runs = await test_health.count_runs(connection, [case.id for case in suspects], since)
+    histories = [(case, case.history.since_day(since, runs[case.id])) for case in suspects]
+    texts: list[FailureText] = []
+    for case, history in histories[:PATTERN_CASES]:
+        failed = sorted({run.build_id for run in history.notable if run.flags & FAILED}, reverse=True)
+        texts += await test_health.fetch_failure_texts(connection, case.id, failed[:PATTERN_BUILDS], [])
+    return ProjectFacts(
+        id=project_id,
+        days=days,
+        passed=sum(day.passed for day in now),
+        failed=sum(day.failed for day in now),
+        passed_before=sum(day.passed for day in before),
+        failed_before=sum(day.failed for day in before),
+        flaky_tests=await asyncio.to_thread(_find_flaky, histories),
+        patterns=_group(texts),
+    )
+
+
+def _find_flaky(histories: list[tuple[CaseHistory, RunHistory]]) -> tuple[FlakyTestFacts, ...]:
+    found: list[FlakyTestFacts] = []
+    for case, history in histories:
+        assessment = assess(history.to_bytes())
+        if assessment.is_flaky:
+            failing, runs = count_failing(history)
+            found.append(FlakyTestFacts(case.id, case.node_id, round(assessment.flake_rate, 4), runs, failing))
+    return tuple(sorted(found, key=lambda test: (-test.flake_rate, test.case_id))[:MAX_FLAKY_TESTS])
+
+
+def _group(texts: list[FailureText]) -> tuple[FailurePatternFacts, ...]:
+    """Returns the failures with one signature that are in more than one build, the most frequent first."""
+    groups: dict[str, list[FailureText]] = {}
+    for text in sorted(texts, key=lambda one: -one.result_id):
+        groups.setdefault(text.signature or text.message, []).append(text)
+    recurring = [group for group in groups.values() if len({text.build_id for text in group}) > 1]
+    return tuple(
+        FailurePatternFacts(_first_line(group[0].message), len(group), group[0].result_id, group[0].build_id)
+        for group in sorted(recurring, key=lambda group: (-len(group), -group[0].result_id))[:MAX_PATTERNS]
+    )
+
+
+def _first_line(message: str) -> str:
+    return next((line.strip()[:MAX_PATTERN] for line in message.splitlines() if line.strip()), "(no message)")
