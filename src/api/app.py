@@ -11,6 +11,7 @@ from litestar.middleware import DefineMiddleware
 from litestar.routes import HTTPRoute
 
 from api.agents import AgentController
+from api.ai_jobs import AiJobController
 from api.artifacts import ArtifactController
 from api.audit import AuditController
 from api.audit_proofs import AuditLogController
@@ -131,6 +132,7 @@ CONTROLLERS = (
     SearchController,
     SemanticSearchController,
     LanguageModelController,
+    AiJobController,
     ScmController,
     JiraController,
     VcenterController,

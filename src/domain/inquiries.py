@@ -6,7 +6,7 @@ user with the same session id.
 """
 
 from datetime import datetime
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import msgspec
 
@@ -18,8 +18,9 @@ JobType = Literal["project_audit", "failure_cluster", "regression_scan"]
 """Kind of an inquiry that is a job: it analyses a project, and takes longer than a question."""
 JOB_ID_PREFIX = "aijob-"
 SESSION_ID_PREFIX = "sess-"
-ANSWERING = "answer_an_inquiry"
-"""Name of the reaction that answers inquiries. It is stored, so it must not change."""
+JOB_TYPES: tuple[JobType, ...] = get_args(JobType)
+ANSWERING, ANALYZING = "answer_an_inquiry", "analyze_a_project"
+"""Names of the reactions that answer questions, and that do jobs. They are stored, so they must not change."""
 MAX_STEPS = 50
 """Largest number of steps of an inquiry that are recorded."""
 
@@ -155,6 +156,15 @@ def evolve(state: Inquiry | None, event: Event) -> Inquiry | None:
             return msgspec.structs.replace(state, end=event)
         case _:
             return state
+
+
+def find_job_type(kind: Kind) -> JobType | None:
+    """Returns the type of the job; None if the inquiry is a question."""
+    match kind:
+        case "project_audit" | "failure_cluster" | "regression_scan":
+            return kind
+        case _:
+            return None
 
 
 def inquiry_notification(inquiry_id: str) -> str:

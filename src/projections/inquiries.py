@@ -1,6 +1,6 @@
 """Read model of inquiries: who asked about what, and how far each is. Their texts are only in the log."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Literal
 
@@ -14,7 +14,7 @@ from domain.jobs import JobDeleted
 from domain.projects import ProjectDeleted
 from domain.users import UserDeleted
 from projections.engine.model import Change, DeleteWhere, Projection, Row, Rows, Table
-from projections.engine.queries import fetch_all, fetch_column, fetch_one
+from projections.engine.queries import fetch_all, fetch_column, fetch_one, fetch_value
 from store.postgres.queries import Source
 
 VERSION = 1
@@ -143,10 +143,13 @@ async def fetch_earlier(
     return await fetch_all(source, InquiryRow, query, parameters)
 
 
-async def count_open(source: Source, user_id: int) -> int:
-    """Returns the number of inquiries of a user that have not ended."""
-    query = f"SELECT count(*) FROM {InquiryRow.table} WHERE user_id = %(user)s AND ended_at IS NULL"
-    return int((await fetch_column(source, query, {"user": user_id}))[0])
+async def count_open(source: Source, user_id: int, kinds: Sequence[Kind]) -> int:
+    """Returns the number of inquiries of a user with one of these kinds that have not ended."""
+    query = (
+        f"SELECT count(*) FROM {InquiryRow.table}"
+        " WHERE user_id = %(user)s AND ended_at IS NULL AND kind = ANY (%(kinds)s)"
+    )
+    return int(await fetch_value(source, query, {"user": user_id, "kinds": list(kinds)}))
 
 
 async def find_overdue(source: Source, before: datetime, limit: int) -> list[str]:

@@ -11,6 +11,7 @@ from store.clock import utcnow
 from store.tables.idempotent_responses import IdempotentResponses
 from workers import (
     identity_providers,
+    inquiries,
     known_issues,
     quarantine,
     read_models,
@@ -19,6 +20,7 @@ from workers import (
     unused_tables,
     vcenter_watch,
 )
+from workers.inquiries import InquiryAnswerer
 from workers.loops.periodic import Schedule, Schedules
 from workers.vcenter import VcenterOperator
 
@@ -36,6 +38,7 @@ def make_schedules(
     waiter: ProjectionWaiter,
     public_url: str,
     vcenters: VcenterOperator,
+    answerer: InquiryAnswerer,
 ) -> Schedules:
     """Return the periodic work, which one process does on behalf of all. `public_url` is the URL of the server."""
     pool, log, secrets = parts.pool, parts.log, parts.secrets
@@ -67,6 +70,7 @@ def make_schedules(
             Schedule("known issues", search.sweep, known_issues.INTERVAL_S),
             Schedule("vCenters", machines.sync_all, vcenter_watch.SYNC_INTERVAL_S),
             Schedule("operations on vCenters", machines.end_given_up, vcenter_watch.CHECK_INTERVAL_S),
+            Schedule("inquiries", answerer.fail_overdue, inquiries.SWEEP_INTERVAL_S),
             Schedule("time tables", scheduled.sweep, time_tables.INTERVAL_S),
             Schedule("old answers", responses.delete_expired, RESPONSE_CLEANUP_INTERVAL_S),
         ),

@@ -35,7 +35,6 @@ from testhide.adapters import (
     docker_hosts,
     docker_policy,
     embeddings,
-    mailer,
     make_outgoing,
     model_policy,
     source_hosts,
@@ -291,12 +290,10 @@ def work(settings: Settings) -> None:
     from integrations.checkpoints import CheckpointFolder
     from projections.engine.read_your_writes import ProjectionWaiter
     from projections.registry import PROJECTIONS
-    from store.tables.build_logs import BuildLogs
     from store.tables.deliveries import DELIVERIES_CHANNEL
-    from store.tables.shared_caches import SharedCaches
     from testhide.artifact_store import refuse_other_store
     from testhide.periodic_work import make_schedules
-    from workers.changes import ChangeEvaluator
+    from testhide.reaction_tools import make_tools
     from workers.deliveries.messages import MessageBuilder
     from workers.deliveries.planner import DeliveryPlanner
     from workers.deliveries.sender import DeliverySender
@@ -304,17 +301,12 @@ def work(settings: Settings) -> None:
     from workers.deliveries.webhooks import WebhookSender
     from workers.docker_agents import DockerOperator
     from workers.docker_watch import DockerWatch
-    from workers.evals import EvalRunner
-    from workers.explanations import BuildExplainer
     from workers.flakiness import FlakinessWatch
-    from workers.gitops import PipelineSyncer
-    from workers.reactions.reaction import Tools
+    from workers.inquiries import InquiryAnswerer
     from workers.reactions.reaction_dispatcher import ReactionDispatcher
     from workers.reactions.registry import REACTIONS
-    from workers.reactions.statuses import BuildStates
     from workers.sealer import Sealer
     from workers.semantic_index import SemanticIndex
-    from workers.tickets import TicketWriter
     from workers.vcenter import VcenterOperator
 
     async def run() -> None:
@@ -329,36 +321,15 @@ def work(settings: Settings) -> None:
             machines = VcenterOperator(
                 log, handler, vcenters(settings, outgoing, secrets), secrets, settings.public_url, utcnow
             )
-            schedules = make_schedules(parts, handler, outgoing, waiter, settings.public_url, machines)
+            answerer = InquiryAnswerer(pool, log, handler, waiter.wait_reached, utcnow)
+            schedules = make_schedules(parts, handler, outgoing, waiter, settings.public_url, machines, answerer)
+
             blobs = blob_store(settings)
             with refuse_outage():
                 await refuse_other_store(pool, blobs, settings.blobs)
-            hosts = source_hosts(settings, outgoing, secrets)
-            changes = ChangeEvaluator(pool, log, handler, parts.ids, secrets, hosts, waiter.wait_reached)
-            pipelines = PipelineSyncer(pool, log, handler, parts.ids, hosts, waiter.wait_reached)
-            trackers = ticket_hosts(outgoing, secrets)
-            base_url = settings.base_url.rstrip("/")
-            tickets = TicketWriter(pool, log, handler, trackers, waiter.wait_reached, base_url, utcnow)
             containers = docker_hosts(settings, secrets)
             operator = DockerOperator(containers, log, handler, secrets, utcnow, docker_policy(settings))
-            tools = Tools(
-                BuildLogs(pool),
-                SharedCaches(pool),
-                blobs,
-                log,
-                secrets,
-                mailer(settings),
-                settings.public_url,
-                hosts,
-                BuildStates(log, pool, waiter.wait_reached),
-                changes=changes,
-                pipelines=pipelines,
-                tickets=tickets,
-                docker=operator,
-                vcenters=machines,
-                explainer=BuildExplainer(pool, log, handler, BuildLogs(pool)),
-                evals=EvalRunner(log, handler),
-            )
+            tools = make_tools(settings, parts, outgoing, handler, waiter, blobs, operator, machines, answerer)
             reactions = ReactionDispatcher(pool, log, listener, settings.redis_url, REACTIONS, tools)
             folder = CheckpointFolder(Path(settings.checkpoints_to)) if settings.checkpoints_to else None
             sealer = Sealer(parts.conninfo, pool, log, handler, secrets, utcnow, folder)
@@ -366,7 +337,7 @@ def work(settings: Settings) -> None:
             messages = MessageBuilder(log)
             planner = DeliveryPlanner(pool, log, messages, listener, utcnow)
             webhooks = WebhookSender(messages, secrets, outgoing, utcnow)
-            teams = TeamsSender(pool, log, messages, secrets, outgoing, waiter.wait, base_url)
+            teams = TeamsSender(pool, log, messages, secrets, outgoing, waiter.wait, settings.base_url.rstrip("/"))
             sender = DeliverySender(
                 parts.conninfo, pool, handler, {"webhook": webhooks, "teams": teams}, listener, utcnow
             )

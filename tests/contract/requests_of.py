@@ -219,6 +219,15 @@ def _of_build(call: Call, world: World) -> Call:
     return replace(call, query={"job_id": world.job})
 
 
+def _fresh_ai_job(call: Call, world: World) -> Call:
+    return replace(call, ids={"job_id": world.new_ai_job(world.admin)})
+
+
+def _ended_ai_job(call: Call, world: World) -> Call:
+    """Takes a job of the member, since others cannot see it."""
+    return replace(call, ids={"job_id": world.new_ai_job(world.member, is_complete=True)})
+
+
 SPECIAL: dict[tuple[str, str], Callable[[Call, World], Call]] = {
     ("POST", "/api/v3/authenticate"): lambda call, world: replace(
         call, body={"username": ADMIN[0], "password": ADMIN[1]}
@@ -279,5 +288,7 @@ SPECIAL: dict[tuple[str, str], Callable[[Call, World], Call]] = {
     ("POST", "/api/v3/jobs/import"): _import,
     # This server has no language model.
     ("POST", "/api/v3/evals/runs"): lambda call, world: replace(call, body={"suite": "diagnosis", "sample_size": 50}),
+    ("GET", "/api/v3/ai/job/{job_id}/result"): _ended_ai_job,
+    ("POST", "/api/v3/ai/job/{job_id}/cancel"): _fresh_ai_job,
 }
 """Where the example cannot be sent as it is: it would destroy what other tests look at."""

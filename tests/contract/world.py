@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from commands.flakiness import RecordChangedFlakiness
-from commands.handler import CommandContext, Handler
+from commands.inquiries import AnswerInquiry
+from domain.answers import Answer
 from domain.delivery_outcomes import Outcome
 from domain.flakiness import FlakinessEmerged
 from store.clock import utcnow
 from store.tables.delivery_history import record_ping
 from testhide.processes import core
+from tests.support.commands import execute
 from tests.support.containers import ENDED, KILLED, RUNNING, observe_containers
 from tests.support.evals import record_evals
 from tests.support.git_repository import GitRepository
@@ -180,6 +182,15 @@ class World:
         body = {"host": "build-host-01", "image": "testhide/agent:3.14", "pool_id": self.pool} | fields
         return str(self.admin.post("/api/v3/docker-agents/spawn", json=body).then(201)["id"])
 
+    def new_ai_job(self, owner: Client, is_complete: bool = False) -> str:
+        """Starts an audit of the project. With `is_complete`, also ends it, as a worker does."""
+        body = {"type": "project_audit", "project_id": self.project}
+        job_id = str(owner.post("/api/v3/ai/job/stream", json=body).then(202)["job_id"])
+        if is_complete:
+            result = {"audit_score": 74, "recommendations": ["Quarantine 8 chronic flakes"]}
+            execute(self.server, AnswerInquiry(job_id, Answer(), result=result), "system:assistant")
+        return job_id
+
     def new_vcenter(self) -> int:
         body = {"name": "Prod vCenter", "host": "vcenter.corp.local", "username": "svc-testhide", "password": "s3cr3t"}
         body |= {"datacenter": "DC-East", "cluster": "Compute-01"}
@@ -309,13 +320,7 @@ def _emerging(world: World) -> None:
         recent_runs=10,
         recent_failing=3,
     )
-
-    async def record() -> None:
-        async with core(world.server.settings, pool_size=1) as parts:
-            handler = Handler(parts.log, utcnow)
-            await handler.execute(RecordChangedFlakiness((emerged,)), CommandContext("system:flakiness"))
-
-    asyncio.run(record())
+    execute(world.server, RecordChangedFlakiness((emerged,)), "system:flakiness")
 
 
 def _webhooks(world: World) -> None:

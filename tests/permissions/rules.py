@@ -165,6 +165,11 @@ def account_owners(who: Caller) -> int:
     return 0 if who.has_scope("admin") and who.has_all_projects else 403
 
 
+def of_somebody_else(scope: str) -> Rule:
+    """What is another user's does not exist, for admins neither."""
+    return lambda who: 404 if who.has_scope(scope) else 403
+
+
 def unlimited(who: Caller) -> int:
     return 403 if who.is_limited else 0
 

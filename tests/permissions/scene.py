@@ -139,6 +139,9 @@ def _fill_project(server: Server) -> tuple[Ids, str]:
         "shared_pool": given_pool(server, project, shared=True),
         "webhooks": webhook["id"],
         "unscoped_webhook": unscoped["id"],
+        "ai_job": admin.when("POST", "/ai/job/stream", json={"type": "project_audit", **in_project}).then(202)[
+            "job_id"
+        ],
         "delivery_id": "d-1",
         "digest": "0" * 64,
         "ms-teams": channel["id"],
@@ -162,6 +165,11 @@ def _spawn_agents(server: Server, pool: int) -> Ids:
     body = {"host": "build-host-01", "image": "testhide/agent:1", "pool_id": pool}
     running, stopped = (server.admin.create("/docker-agents/spawn", **body)["id"] for _ in range(2))
     return {"docker-agents": running, "stopped_docker_agent": stopped, "no_docker_agent": "da-0"}
+
+
+def _start_ai_job(server: Server, project: int) -> str:
+    body = {"type": "project_audit", "project_id": project}
+    return str(server.admin.when("POST", "/ai/job/stream", json=body).then(202)["job_id"])
 
 
 def _report_change(server: Server, project: int) -> int:

@@ -19,6 +19,7 @@ from .rules import (
     developers,
     node_managers,
     node_managers_of_shared_pool,
+    of_somebody_else,
     oneself,
     public,
     shared_pool,
@@ -97,6 +98,9 @@ PROJECTS = (
     op("DELETE /projects/{project_id}/members/{user_id}", MANAGE, of="user_id=member"),
     op("GET /search", READER, query="q=walled", lists="read"),
     op("GET /ai/search", READ, query="q=walled&project_id={project_id}"),
+    op("POST /ai/job/stream", READ, lambda at: {"type": "project_audit", "project_id": at["project_id"]}),
+    op("GET /ai/job/{job_id}/result", of_somebody_else("read"), of="job_id=ai_job"),
+    op("POST /ai/job/{job_id}/cancel", of_somebody_else("read"), of="job_id=ai_job"),
     op("GET /jobs", READER, lists="read"),
     op("POST /jobs", WRITE, lambda at: {"name": "x", "project_id": at["project_id"]}),
     op(

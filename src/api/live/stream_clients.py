@@ -276,23 +276,32 @@ class LiveStream(Stream):
     """
 
     def __init__(
-        self, clients: StreamClients, client: StreamClient, source: Source, media_type: str = MEDIA_TYPE
+        self,
+        clients: StreamClients,
+        client: StreamClient,
+        source: Source,
+        media_type: str = MEDIA_TYPE,
+        status_code: int = 200,
     ) -> None:
         clients.admit(client.user)
-        super().__init__((), headers={"X-Accel-Buffering": "no"}, media_type=media_type)
+        super().__init__((), headers={"X-Accel-Buffering": "no"}, media_type=media_type, status_code=status_code)
         self._sending = partial(clients.run, client, source)
 
     def to_asgi_response(self, *args: Any, **kwargs: Any) -> ASGIResponse:
-        return _Sending(self._sending, self.headers, str(self.media_type))
+        return _Sending(self._sending, self.headers, str(self.media_type), self.status_code or 200)
 
 
 class _Sending(ASGIResponse):
     _should_set_content_length = False
 
     def __init__(
-        self, sending: Callable[[Receive, Send], Awaitable[None]], headers: dict[str, str], media_type: str
+        self,
+        sending: Callable[[Receive, Send], Awaitable[None]],
+        headers: dict[str, str],
+        media_type: str,
+        status_code: int,
     ) -> None:
-        super().__init__(headers=headers, media_type=media_type)
+        super().__init__(headers=headers, media_type=media_type, status_code=status_code)
         self._sending = sending
 
     async def send_body(self, send: Send, receive: Receive) -> None:

@@ -17,6 +17,7 @@ from workers.docker_agents import DockerOperator
 from workers.evals import EvalRunner
 from workers.explanations import BuildExplainer
 from workers.gitops import PipelineSyncer
+from workers.inquiries import InquiryAnswerer
 from workers.reactions.host_calls import HostCalls
 from workers.reactions.statuses import BuildStates
 from workers.tickets import TicketWriter
@@ -65,6 +66,8 @@ class Tools:
     """Explains failed builds; None in a process that explains none."""
     evals: EvalRunner | None = None
     """Runs evaluations; None in a process that runs none."""
+    inquiries: InquiryAnswerer | None = None
+    """Answers inquiries; None in a process that answers none."""
 
     def count_deleted(self, deleted: int, total: int) -> None:
         self.on_progress(f"{deleted:,} of {total:,} artifacts deleted")
@@ -81,14 +84,25 @@ class RetryLater(Exception):
 
 
 Queue = Literal[
-    "deletions", "mails", "statuses", "changes", "gitops", "tickets", "docker", "vcenter", "explanations", "evals"
+    "deletions",
+    "mails",
+    "statuses",
+    "changes",
+    "gitops",
+    "tickets",
+    "docker",
+    "vcenter",
+    "explanations",
+    "evals",
+    "inquiries",
+    "analyses",
 ]
 QUEUES: tuple[Queue, ...] = get_args(Queue)
 """Names of the queues. Reactions of one queue can delay each other. Reactions of different queues cannot."""
-QUEUES_WITH_TURNS: tuple[Queue, ...] = ("changes", "gitops", "tickets", "explanations")
-"""Queues in which projects take turns, since the hooks or the failing builds of one project can fill them: a process
-runs a few reactions of each project at the same time. The others of the project stay due, and use up no slots and no
-tries.
+QUEUES_WITH_TURNS: tuple[Queue, ...] = ("changes", "gitops", "tickets", "explanations", "analyses")
+"""Queues in which projects take turns, since the hooks, failing builds or AI jobs of one project can fill them: a
+process runs a few reactions of each project at the same time. The others of the project stay due, and use up no slots
+and no tries.
 """
 
 

@@ -34,6 +34,7 @@ from store.tables.reactions import RetryPolicy
 from store.tables.shared_caches import prefix_of_job
 from workers.docker_agents import DockerDelayed
 from workers.explanations import select_failed
+from workers.reactions.inquiries import INQUIRY_REACTIONS
 from workers.reactions.mails import link_mail, password_notice
 from workers.reactions.reaction import Reaction, RetryLater, Tools
 from workers.reactions.statuses import select_of_repositories, set_build_status
@@ -353,6 +354,7 @@ REACTIONS = (
         select=select_failed_builds,
     ),
     Reaction("run_an_evaluation", EvalRequested, when_eval_requested_run_it, "evals", EVAL_LIMIT_S, repeats_old=False),
+    *INQUIRY_REACTIONS,
     *(
         Reaction(
             name, event, when_vcenter_changed_check_it, "vcenter", VCENTER_LIMIT_S, VCENTER_RETRIES, repeats_old=False

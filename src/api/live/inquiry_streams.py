@@ -1,0 +1,111 @@
+"""Sends inquiries as server-sent events: the answer to a question in small pieces, or the steps of a job. Each stream
+ends with `[DONE]`.
+"""
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+
+from api.http.services import Services
+from api.live.build_feed import encode_message
+from api.live.stream_clients import StreamClient
+from domain.core.errors import StreamDamaged
+from domain.inquiries import (
+    INQUIRY,
+    Inquiry,
+    InquiryAnswered,
+    InquiryCancelled,
+    InquiryEnd,
+    InquiryFailed,
+    inquiry_notification,
+)
+from store.postgres.cancellation import wait_for
+from store.postgres.notifications import AGENT_NOTIFICATIONS
+
+DONE = b"data: [DONE]\n\n"
+POLL_INTERVAL_S = 1.0
+"""Seconds after which the inquiry is read without a notification, which may be lost."""
+_TOKEN = re.compile(r"\s*\S+|\s+")
+
+
+def split_tokens(text: str) -> list[str]:
+    """Returns the words of a text, each with the space before it. Joined, they are the text."""
+    return _TOKEN.findall(text)
+
+
+def say_why(end: InquiryEnd | None) -> str:
+    """Returns a sentence that says why an inquiry has no answer."""
+    match end:
+        case InquiryFailed(error=error):
+            return error or "The assistant could not answer."
+        case InquiryCancelled():
+            return "The question was cancelled."
+        case _:
+            return "What the question was about has been deleted."
+
+
+async def follow(
+    services: Services, inquiry_id: str, on_change: Callable[[Inquiry], Awaitable[None]], timeout_s: float
+) -> InquiryEnd | None:
+    """Calls `on_change` with the inquiry now and after each of its events. Returns its end; None if it has not ended
+    after `timeout_s`, or if its stream cannot be read.
+    """
+    changed = asyncio.Event()
+    notification = inquiry_notification(inquiry_id)
+
+    def on_wake(payload: str | None) -> None:
+        if payload in (None, notification):
+            changed.set()
+
+    with services.listener.subscribed(AGENT_NOTIFICATIONS, on_wake):
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        while True:
+            changed.clear()
+            try:
+                inquiry = await services.log.load_state(INQUIRY.at(inquiry_id))
+            except StreamDamaged:
+                return None
+            assert inquiry is not None, "the request has asked it"
+            await on_change(inquiry)
+            left = deadline - asyncio.get_running_loop().time()
+            if inquiry.end is not None or left <= 0:
+                return inquiry.end
+            await wait_for(changed, min(POLL_INTERVAL_S, left))
+
+
+class JobProgress(msgspec.Struct, frozen=True):
+    """Source of a client: sends that a job is queued, its steps as they are taken, and its result."""
+
+    services: Services
+    job_id: str
+    first: dict[str, Any]
+    """What the answer without a stream would be."""
+    timeout_s: float
+
+    async def __call__(self, client: StreamClient) -> None:
+        await client.send(encode_message(self.first))
+        sent = 0
+
+        async def on_change(inquiry: Inquiry) -> None:
+            nonlocal sent
+            for step in inquiry.steps[sent:]:
+                data = {"number": step.number, "lookup": step.lookup, "text": step.text}
+                await client.send(encode_message({"type": "step", "data": data}))
+            sent = max(sent, len(inquiry.steps))
+
+        end = await follow(self.services, self.job_id, on_change, self.timeout_s)
+        match end:
+            case InquiryAnswered():
+                result = {"job_id": self.job_id, "status": "complete", "result": end.result}
+                await client.send(encode_message({"type": "result", "data": result}))
+            case InquiryCancelled():
+                await client.send(encode_message({"type": "status", "data": "cancelled"}))
+            case InquiryFailed():
+                await client.send(encode_message({"type": "error", "data": say_why(end)}))
+            case None:
+                slow = f"The job still runs; ask for /api/v3/ai/job/{self.job_id}/result later."
+                await client.send(encode_message({"type": "error", "data": slow}))
+        await client.send(DONE)

@@ -1,0 +1,97 @@
+"""Clusters of a project's failures over many builds: failures that probably have one cause.
+
+Failures are alike if they have the same signature, or similar stack traces (`domain.stack_similarity`).
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+import msgspec
+
+from commands.reports.causes import CauseKind, EqualFailures, find_causes
+from domain.answers import Answer, AnswerClaim
+
+MAX_CLUSTERS = 20
+"""Number of clusters that are shown, the largest ones."""
+MAX_CLAIMS = 5
+"""Number of clusters that the answer names."""
+MAX_MESSAGE = 300
+"""Number of characters of a failure's message that are shown."""
+
+
+class FailedBuild(msgspec.Struct, frozen=True):
+    """A failed build with its failures by signature."""
+
+    build_id: int
+    created_at: datetime
+    failures: tuple[EqualFailures, ...]
+
+
+class FailureCluster(msgspec.Struct, frozen=True):
+    kind: CauseKind
+    message: str
+    """Message of one of the failures."""
+    failures: int
+    builds: int
+    """Number of builds with such failures."""
+    first_seen: datetime
+    """Time of the first of these builds in the window."""
+    first_build: int
+    last_build: int
+    signatures: tuple[str, ...]
+    result_ids: tuple[int, ...]
+    """Some of the failures."""
+    tests: tuple[str, ...] = ()
+    """Names of the tests of `result_ids`."""
+
+
+def find_clusters(builds: Sequence[FailedBuild]) -> list[FailureCluster]:
+    """Returns the clusters of the failures of builds, the largest first, MAX_CLUSTERS at most."""
+    seen: dict[str, list[FailedBuild]] = {}
+    merged: dict[str, EqualFailures] = {}
+    for build in sorted(builds, key=lambda build: build.build_id):
+        for failure in build.failures:
+            seen.setdefault(failure.signature, []).append(build)
+            known = merged.get(failure.signature)
+            merged[failure.signature] = failure if known is None else _add(known, failure)
+    clusters: list[FailureCluster] = []
+    for cause in find_causes(list(merged.values())):
+        found = {build.build_id: build for signature in cause.signatures for build in seen[signature]}
+        first = found[min(found)]
+        clusters.append(
+            FailureCluster(
+                cause.kind,
+                cause.message[:MAX_MESSAGE],
+                cause.results,
+                len(found),
+                first.created_at,
+                first.build_id,
+                max(found),
+                tuple(cause.signatures),
+                tuple(cause.result_ids),
+            )
+        )
+    return clusters[:MAX_CLUSTERS]
+
+
+def summarize_clusters(project_id: int, clusters: Sequence[FailureCluster], builds: int) -> Answer:
+    """Returns the clusters as an answer: a claim for each of the largest, with its sources."""
+    if not clusters:
+        text = f"No test failed in the {builds:,} failed builds that were looked at."
+        return Answer((AnswerClaim(text, (f"project:{project_id}",)),), confidence=1.0)
+    claims = [
+        AnswerClaim(
+            f"{one.failures:,} {'failure' if one.failures == 1 else 'failures'} in {one.builds:,}"
+            f" {'build' if one.builds == 1 else 'builds'} since build {one.first_build}:"
+            f" {' '.join(one.message.split()) or 'no message'}.",
+            (f"build:{one.first_build}", *(f"test:{result_id}" for result_id in one.result_ids[:3])),
+        )
+        for one in clusters[:MAX_CLAIMS]
+    ]
+    return Answer(tuple(claims), affected_tests=sum(one.failures for one in clusters), confidence=1.0)
+
+
+def _add(one: EqualFailures, other: EqualFailures) -> EqualFailures:
+    return msgspec.structs.replace(
+        one, results=one.results + other.results, result_ids=[*other.result_ids, *one.result_ids][:10]
+    )

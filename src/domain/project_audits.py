@@ -1,0 +1,204 @@
+"""Audit of a project: a score from 0 to 100, and what to do about the largest losses.
+
+Each of five measures can cost a number of points, in proportion: all at its limit, none at 0.
+
+    builds that failed     35 points if half of the builds or more failed
+    flaky tests            20 points for 20 tests or more
+    time to green          15 points if it takes two days or more until a failed branch passes again
+    unread failures        15 points if nobody and no rule has classified any failure
+    quarantine             15 points if the tests in quarantine have been there for 90 days on average, or longer
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import msgspec
+
+from domain.answers import Answer, AnswerClaim, NextStep
+from domain.triage import Classification
+
+Measure = Literal["failed_builds", "flaky_tests", "time_to_green", "unread_failures", "quarantine"]
+
+POINTS: dict[Measure, int] = {
+    "failed_builds": 35,
+    "flaky_tests": 20,
+    "time_to_green": 15,
+    "unread_failures": 15,
+    "quarantine": 15,
+}
+FAILED_SHARE_LIMIT = 0.5
+FLAKY_LIMIT = 20
+TIME_TO_GREEN_LIMIT_S = 2 * 86_400
+QUARANTINE_LIMIT_DAYS = 90
+MAX_NAMED = 3
+"""Number of tests that a recommendation names."""
+MAX_ISSUES = 3
+"""Number of known issues that are recommended."""
+MAX_MESSAGE = 120
+"""Number of characters of a failure's message that a recommendation quotes."""
+
+
+class ChronicFlake(msgspec.Struct, frozen=True):
+    """A flaky test of the project."""
+
+    case_id: int
+    name: str
+    job_id: int
+    """Job in which it failed last."""
+    flake_rate: float
+    is_quarantined: bool = False
+
+
+class QuarantineEntryFacts(msgspec.Struct, frozen=True):
+    job_id: int
+    node_id: str
+    days: int
+    """Days since the entry was added."""
+    is_over: bool
+    """Whether the entry has expired or its tests have recovered, so that it can go."""
+
+
+class UnreadCluster(msgspec.Struct, frozen=True):
+    """Failures with one signature that nobody and no rule has classified."""
+
+    signature: str
+    message: str
+    failures: int
+    builds: int
+    result_id: int
+    """One of the failures."""
+    classification: Classification
+    """What the failures probably are."""
+
+
+class ProjectAuditFacts(msgspec.Struct, frozen=True):
+    project_id: int
+    days: int
+    passed: int = 0
+    """Builds of the window that passed."""
+    failed: int = 0
+    time_to_green_s: float | None = None
+    """Median time from the first failed build of a branch to the next one that passed; None if none passed."""
+    flaky_tests: tuple[ChronicFlake, ...] = ()
+    quarantine: tuple[QuarantineEntryFacts, ...] = ()
+    failures: int = 0
+    """Failed results that were looked at."""
+    unread: int = 0
+    """Those that nobody and no rule has classified."""
+    unread_clusters: tuple[UnreadCluster, ...] = ()
+    """The most frequent of them first."""
+
+
+class Recommendation(msgspec.Struct, frozen=True):
+    """Advice: the request that follows it, and the sources that say why."""
+
+    step: NextStep
+    sources: tuple[str, ...]
+
+
+class ProjectAudit(msgspec.Struct, frozen=True):
+    audit_score: int
+    lost_points: dict[Measure, float]
+    recommendations: tuple[Recommendation, ...]
+
+
+def audit(facts: ProjectAuditFacts) -> ProjectAudit:
+    lost: dict[Measure, float] = {
+        measure: round(POINTS[measure] * share, 1) for measure, share in _measure(facts).items()
+    }
+    return ProjectAudit(max(0, round(100 - sum(lost.values()))), lost, tuple(_recommend(facts)))
+
+
+def summarize_audit(facts: ProjectAuditFacts, found: ProjectAudit) -> Answer:
+    """Returns the audit as an answer. Each claim cites its sources."""
+    project = (f"project:{facts.project_id}",)
+    ended = facts.passed + facts.failed
+    builds = f"{facts.passed:,} of {ended:,} builds passed" if ended else "no build passed or failed"
+    claims = [AnswerClaim(f"The project scores {found.audit_score} of 100.", project)]
+    claims.append(AnswerClaim(f"In {facts.days} days, {builds}.", project))
+    if facts.flaky_tests:
+        flaky = tuple(f"test_case:{test.case_id}" for test in facts.flaky_tests)
+        claims.append(AnswerClaim(f"{_count(len(flaky), 'test')} probably flaky.", flaky))
+    if facts.failures:
+        read = f"{facts.unread:,} of {facts.failures:,} failures have no classification."
+        claims.append(AnswerClaim(read, tuple(f"test:{one.result_id}" for one in facts.unread_clusters) or project))
+    if facts.quarantine:
+        claims.append(AnswerClaim(f"{_count(len(facts.quarantine), 'entry')} in quarantine.", project))
+    claims += [AnswerClaim(one.step.text, one.sources) for one in found.recommendations]
+    first = found.recommendations[0].step if found.recommendations else None
+    return Answer(tuple(claims), next_step=first, confidence=1.0)
+
+
+def _measure(facts: ProjectAuditFacts) -> dict[Measure, float]:
+    """Returns the share of its points that each measure costs."""
+    ended = facts.passed + facts.failed
+    ages = [entry.days for entry in facts.quarantine]
+    return {
+        "failed_builds": min(1.0, facts.failed / ended / FAILED_SHARE_LIMIT) if ended else 0.0,
+        "flaky_tests": min(1.0, len(facts.flaky_tests) / FLAKY_LIMIT),
+        "time_to_green": min(1.0, (facts.time_to_green_s or 0.0) / TIME_TO_GREEN_LIMIT_S),
+        "unread_failures": facts.unread / facts.failures if facts.failures else 0.0,
+        "quarantine": min(1.0, sum(ages) / len(ages) / QUARANTINE_LIMIT_DAYS) if ages else 0.0,
+    }
+
+
+def _recommend(facts: ProjectAuditFacts) -> Iterator[Recommendation]:
+    flakes: dict[int, list[ChronicFlake]] = {}
+    for test in facts.flaky_tests:
+        if not test.is_quarantined:
+            flakes.setdefault(test.job_id, []).append(test)
+    for job_id, tests in sorted(flakes.items(), key=lambda item: (-len(item[1]), item[0])):
+        names = [test.name for test in tests]
+        rates = sorted(test.flake_rate for test in tests)
+        which = f"{rates[0]:.0%}" if len(rates) == 1 else f"{rates[0]:.0%} to {rates[-1]:.0%}"
+        text = (
+            f"Quarantine {_chronic(len(names))} of job {job_id}, which fail in {which} of their runs on good code:"
+            f" {_name(names)}."
+        )
+        body = {"job_id": job_id, "action": "add", "node_ids": names, "reason": "flaky"}
+        step = NextStep("quarantine", text, "POST", "/quarantine/bulk", body)
+        yield Recommendation(step, tuple(f"test_case:{test.case_id}" for test in tests))
+    over: dict[int, list[str]] = {}
+    for entry in facts.quarantine:
+        if entry.is_over:
+            over.setdefault(entry.job_id, []).append(entry.node_id)
+    for job_id, names in sorted(over.items(), key=lambda item: (-len(item[1]), item[0])):
+        text = (
+            f"Take {len(names)} of job {job_id} out of quarantine, since they pass again or their time is over:"
+            f" {_name(names)}."
+        )
+        body = {"job_id": job_id, "action": "remove", "node_ids": names}
+        step = NextStep("quarantine", text, "POST", "/quarantine/bulk", body)
+        yield Recommendation(step, (f"project:{facts.project_id}",))
+    for one in facts.unread_clusters[:MAX_ISSUES]:
+        message = " ".join(one.message.split())[:MAX_MESSAGE] or "a failure without a message"
+        text = (
+            f"Make a known issue of “{message}”, which has {_plural(one.failures, 'unread failure')} in"
+            f" {_plural(one.builds, 'build')}."
+        )
+        body = {
+            "project_id": facts.project_id,
+            "title": message,
+            "classification": one.classification,
+            "signature": one.signature,
+        }
+        yield Recommendation(NextStep("known_issue", text, "POST", "/known-issues", body), (f"test:{one.result_id}",))
+
+
+def _chronic(number: int) -> str:
+    return "1 chronic flake" if number == 1 else f"{number} chronic flakes"
+
+
+def _plural(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def _count(number: int, what: str) -> str:
+    if number == 1:
+        return f"1 {what} is"
+    return f"{number:,} {'entries' if what == 'entry' else f'{what}s'} are"
+
+
+def _name(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MAX_NAMED:,} more" if len(names) > MAX_NAMED else ""
+    return ", ".join(names[:MAX_NAMED]) + more

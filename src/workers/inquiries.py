@@ -1,0 +1,116 @@
+"""Answers inquiries: questions to the assistant, and its jobs."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import psycopg
+import structlog
+from psycopg_pool import AsyncConnectionPool
+
+from commands.handler import CommandContext, Handler
+from commands.inquiries import AnswerInquiry, FailInquiry, TakeInquiryStep
+from domain.core.errors import Erased, Unavailable
+from domain.core.events import Damaged, Recorded
+from domain.inquiries import INQUIRY, JOB_TYPES, Inquiry, InquiryAsked, find_job_type
+from projections import inquiries
+from store.log.event_log import EventLog
+from store.postgres.cancellation import cancel_and_wait
+from workers.project_analyses import ProjectAnalyst
+
+log = structlog.get_logger()
+
+CALLER = CommandContext("system:assistant")
+CANCEL_POLL_INTERVAL_S = 0.5
+"""Seconds between two looks whether the inquiry was cancelled."""
+GIVE_UP_AFTER = timedelta(minutes=5)
+"""Age of an inquiry at which it fails if a try fails once more."""
+OVERDUE_AFTER = timedelta(hours=1)
+"""Age of an inquiry at which it fails in any case, for example because its worker died in each try."""
+SWEEP_INTERVAL_S = 60.0
+"""Seconds between two searches for such inquiries."""
+SWEPT_AT_ONCE = 100
+FAILURE = "The assistant could not answer because of an error of the server. Ask again, or tell the operator."
+OVERDUE = "The assistant has not answered in an hour. Ask again, or tell the operator."
+
+
+@dataclass(frozen=True)
+class InquiryAnswerer:
+    """Answers inquiries. Answering one again has no effect."""
+
+    pool: AsyncConnectionPool
+    event_log: EventLog
+    handler: Handler
+    wait_reached: Callable[[int], Awaitable[bool]]
+    """Waits until the read models have reached a position. Returns False if they do not reach it in time."""
+    clock: Callable[[], datetime]
+
+    async def answer(self, event: InquiryAsked) -> None:
+        """Answers the inquiry, and records the answer. Stops if the inquiry is cancelled meanwhile, and does nothing if
+        it has ended. Raises Unavailable if the read models are behind.
+        """
+        inquiry = await self.event_log.load_state(INQUIRY.at(event.inquiry_id))
+        if inquiry is None or inquiry.end is not None:
+            return
+        if not await self.wait_reached(await self.event_log.read_head()):
+            raise Unavailable("The read models are behind the log.")
+        with contextlib.suppress(Erased):  # what it is about was deleted meanwhile
+            try:
+                await self._work_until_cancelled(inquiry)
+            except (psycopg.OperationalError, Unavailable, Erased):
+                raise
+            except Exception:
+                if self.clock() - inquiry.asked_at < GIVE_UP_AFTER:
+                    raise
+                log.exception("an inquiry has failed", inquiry=inquiry.inquiry_id)
+                await self.handler.execute(FailInquiry(inquiry.inquiry_id, FAILURE), CALLER)
+
+    async def fail_overdue(self) -> None:
+        """Lets inquiries fail that nobody has answered for OVERDUE_AFTER."""
+        for inquiry_id in await inquiries.find_overdue(self.pool, self.clock() - OVERDUE_AFTER, SWEPT_AT_ONCE):
+            with contextlib.suppress(Erased):
+                await self.handler.execute(FailInquiry(inquiry_id, OVERDUE), CALLER)
+
+    async def _work_until_cancelled(self, inquiry: Inquiry) -> None:
+        working = asyncio.create_task(self._work(inquiry))
+        try:
+            while not working.done():
+                await asyncio.wait((working,), timeout=CANCEL_POLL_INTERVAL_S)
+                if not working.done() and await self._has_ended(inquiry.inquiry_id):
+                    return
+            working.result()
+        finally:
+            await cancel_and_wait(working)
+
+    async def _has_ended(self, inquiry_id: str) -> bool:
+        state = await self.event_log.load_state(INQUIRY.at(inquiry_id))
+        return state is None or state.end is not None
+
+    async def _work(self, inquiry: Inquiry) -> None:
+        kind = find_job_type(inquiry.kind)
+        assert inquiry.project_id is not None
+        assert kind is not None
+        number = 0
+
+        async def take_step(lookup: str, text: str) -> None:
+            nonlocal number
+            number += 1
+            await self.handler.execute(TakeInquiryStep(inquiry.inquiry_id, number, lookup, text), CALLER)
+
+        found = await ProjectAnalyst(self.pool, self.clock).analyze(kind, inquiry.project_id, take_step)
+        done = AnswerInquiry(inquiry.inquiry_id, found.answer, found.evidence, found.result)
+        await self.handler.execute(done, CALLER)
+
+
+def select_inquiries(events: Sequence[Recorded], *, are_jobs: bool) -> list[Recorded]:
+    """Returns the inquiries that are jobs, or those that are none. Also returns events that cannot be read, so that
+    they are parked instead of skipped.
+    """
+    return [
+        one
+        for one in events
+        if isinstance(one.event, Damaged)
+        or (isinstance(one.event, InquiryAsked) and (one.event.kind in JOB_TYPES) == are_jobs)
+    ]

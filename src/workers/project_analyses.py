@@ -1,0 +1,249 @@
+"""Jobs of the assistant, which analyse a project: audits, clusters of failures, and searches for regressions.
+
+Everything is read from the read models, by queries whose number and size are limited, and only from one project. No
+model is asked.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+from psycopg_pool import AsyncConnectionPool
+
+from commands.reports.causes import EqualFailures
+from commands.reports.failure_clusters import FailedBuild, FailureCluster, find_clusters, summarize_clusters
+from domain.answers import Answer
+from domain.inquiries import JobType
+from domain.project_audits import (
+    ChronicFlake,
+    ProjectAuditFacts,
+    QuarantineEntryFacts,
+    UnreadCluster,
+    audit,
+    summarize_audit,
+)
+from domain.quarantine import filter_quarantined
+from domain.regression_scans import FailingTest, find_regressions, summarize_regressions
+from domain.results import FAILED
+from domain.test_health import Assessment, assess
+from projections import first_failures, jobs, project_analyses, quarantine, results_history, test_health, trends
+from projections.results_history import CaseRun
+from projections.results_queries import fetch_equal_failures, fetch_reports
+from projections.results_runs import day_of
+from projections.test_health import CaseHistory
+
+DAYS = 30
+"""Look-back window of a job, in days."""
+MAX_BUILDS = 100
+"""Number of failed builds whose failures are read, the newest ones."""
+MAX_SIGNATURES = 50
+"""Number of signatures of one build that are read, the most frequent ones."""
+EXAMPLES = 3
+"""Number of failures of a signature, or of a cluster, that are named."""
+MAX_FLAKES = 100
+"""Number of flaky tests of an audit, those with the highest flake rates."""
+MAX_ENTRIES = 1_000
+"""Number of quarantine entries of an audit, the oldest ones."""
+MAX_SCANNED = 200
+"""Number of failing tests that a search for regressions looks at, those that failed last."""
+MAX_ASSESSED_RUNS = 1_000
+"""Number of newest runs of a test by which it counts as flaky."""
+
+TakeStep = Callable[[str, str], Awaitable[None]]
+"""Function that records a look-up: its kind, and a sentence that says what was found."""
+
+
+class Findings(msgspec.Struct, frozen=True):
+    answer: Answer
+    evidence: dict[str, Any]
+    result: dict[str, Any]
+    """What the answer of the job shows."""
+
+
+@dataclass(frozen=True)
+class ProjectAnalyst:
+    pool: AsyncConnectionPool
+    clock: Callable[[], datetime]
+
+    async def analyze(self, kind: JobType, project_id: int, take_step: TakeStep) -> Findings:
+        match kind:
+            case "project_audit":
+                return await self._audit(project_id, take_step)
+            case "failure_cluster":
+                return await self._cluster(project_id, take_step)
+            case "regression_scan":
+                return await self._scan(project_id, take_step)
+
+    async def _audit(self, project_id: int, take_step: TakeStep) -> Findings:
+        now = self.clock()
+        days = await trends.fetch_trend(self.pool, "project_id", project_id, now - timedelta(days=DAYS))
+        passed, failed = sum(day.passed for day in days), sum(day.failed for day in days)
+        greens = sorted(day.time_to_green_s for day in days if day.time_to_green_s is not None)
+        await take_step("builds", f"{passed:,} builds passed and {failed:,} failed in {DAYS} days.")
+        entries = await project_analyses.fetch_quarantine(
+            self.pool, project_id, await jobs.fetch_ids(self.pool, project_id), MAX_ENTRIES
+        )
+        active = [entry for entry in entries if quarantine.status_at(entry, now)[0] == "active"]
+        await take_step("quarantine", f"{len(entries):,} entries are in quarantine.")
+        flakes = await self._find_flakes(project_id, now, {(entry.job_id, entry.node_id) for entry in active})
+        await take_step("flaky_tests", f"{len(flakes):,} tests are probably flaky.")
+        builds, failures, unread = await self._read_failures(project_id, now)
+        clusters = await asyncio.to_thread(find_clusters, builds)
+        open_clusters = await self._find_unread(clusters)
+        await take_step("failures", f"{unread:,} of {failures:,} failures have no classification.")
+        facts = ProjectAuditFacts(
+            project_id,
+            DAYS,
+            passed,
+            failed,
+            greens[len(greens) // 2] if greens else None,
+            tuple(flakes),
+            tuple(
+                QuarantineEntryFacts(
+                    entry.job_id, entry.node_id, (now - entry.quarantined_at).days, entry not in active
+                )
+                for entry in entries
+            ),
+            failures,
+            unread,
+            tuple(open_clusters),
+        )
+        found = audit(facts)
+        answer = summarize_audit(facts, found)
+        result = {
+            "audit_score": found.audit_score,
+            "recommendations": [one.step.text for one in found.recommendations],
+            "actions": [msgspec.to_builtins(one.step) | {"sources": one.sources} for one in found.recommendations],
+            "lost_points": found.lost_points,
+            "builds_passed": passed,
+            "builds_failed": failed,
+            "time_to_green_s": facts.time_to_green_s,
+            "flaky_tests": len(flakes),
+            "quarantined_tests": len(entries),
+            "failures": failures,
+            "unread_failures": unread,
+        }
+        return _to_findings(answer, facts, result)
+
+    async def _cluster(self, project_id: int, take_step: TakeStep) -> Findings:
+        builds, failures, _ = await self._read_failures(project_id, self.clock())
+        await take_step("failures", f"{failures:,} tests failed in {len(builds):,} failed builds.")
+        clusters = await asyncio.to_thread(find_clusters, builds)
+        clusters = [await self._name(cluster) for cluster in clusters]
+        await take_step("clusters", f"{len(clusters):,} causes are probably different.")
+        answer = summarize_clusters(project_id, clusters, len(builds))
+        result = {
+            "clusters": [
+                msgspec.to_builtins(cluster)
+                | {"sources": [f"build:{cluster.first_build}", *(f"test:{one}" for one in cluster.result_ids)]}
+                for cluster in clusters
+            ],
+            "builds": len(builds),
+            "failures": failures,
+        }
+        return _to_findings(answer, clusters, result)
+
+    async def _scan(self, project_id: int, take_step: TakeStep) -> Findings:
+        case_ids = await test_health.find_recently_failed(self.pool, project_id, 1, MAX_SCANNED)
+        histories = await test_health.fetch_histories(self.pool, case_ids)
+        await take_step("failing_tests", f"{len(histories):,} tests failed in their newest run.")
+        failing = [found for case in histories if (found := await self._find_first_failure(case)) is not None]
+        regressions = find_regressions(failing)
+        await take_step("first_failures", f"{len(regressions):,} of them have failed since a commit.")
+        answer = summarize_regressions(project_id, regressions, len(failing))
+        result = {"regressions": msgspec.to_builtins(regressions), "tests_checked": len(failing)}
+        return _to_findings(answer, failing, result)
+
+    async def _find_first_failure(self, case: CaseHistory) -> FailingTest | None:
+        newest = await self._find_newest_failure(case.id)
+        if newest is None:
+            return None
+        first = await first_failures.find(self.pool, case.id, newest.build_id, newest.id)
+        probability = (await asyncio.to_thread(_assess, case)).flaky_probability
+        return FailingTest(case.id, case.node_id, newest.id, newest.message, probability, first)
+
+    async def _find_newest_failure(self, case_id: int) -> CaseRun | None:
+        """Returns the newest result of a test if it failed."""
+        runs = await results_history.fetch_history(self.pool, case_id, 1)
+        return runs[0] if runs and runs[0].status == FAILED else None
+
+    async def _find_flakes(
+        self, project_id: int, now: datetime, quarantined: set[tuple[int, str]]
+    ) -> list[ChronicFlake]:
+        since = day_of(now) - DAYS + 1
+        suspects = await test_health.fetch_suspects(self.pool, project_id, since, test_health.MAX_SUSPECTS)
+        # Their whole histories, since failures before the window count, too.
+        histories = await test_health.fetch_histories(self.pool, [case.id for case in suspects])
+        assessed = await asyncio.to_thread(lambda: [(case, _assess(case)) for case in histories])
+        flaky = sorted(
+            ((case, found) for case, found in assessed if found.is_flaky),
+            key=lambda pair: (-pair[1].flake_rate, pair[0].id),
+        )[:MAX_FLAKES]
+        last_builds = {case.id: case.history.notable[-1].build_id for case, _ in flaky if case.history.notable}
+        job_of = await project_analyses.fetch_jobs(self.pool, list(last_builds.values()))
+        flakes: list[ChronicFlake] = []
+        for case, found in flaky:
+            job_id = job_of.get(last_builds.get(case.id, 0))
+            if job_id is not None:
+                entries = [node_id for job, node_id in quarantined if job == job_id]
+                is_quarantined = bool(filter_quarantined([case.node_id], entries))
+                flakes.append(ChronicFlake(case.id, case.node_id, job_id, round(found.flake_rate, 4), is_quarantined))
+        return flakes
+
+    async def _read_failures(self, project_id: int, now: datetime) -> tuple[list[FailedBuild], int, int]:
+        """Returns the newest failed builds with their failures, the number of these failures, and how many of them
+        nobody has classified.
+        """
+        since = now - timedelta(days=DAYS)
+        failures = unread = 0
+        builds: list[FailedBuild] = []
+        for row in await project_analyses.fetch_failed_builds(self.pool, project_id, since, MAX_BUILDS):
+            ranges = await fetch_reports(self.pool, row.id)
+            if not ranges.reports:
+                continue
+            found = await fetch_equal_failures(
+                self.pool, ranges, EqualFailures, signatures=MAX_SIGNATURES, examples=EXAMPLES
+            )
+            counts = await project_analyses.count_unread(self.pool, ranges)
+            failures, unread = failures + counts[0], unread + counts[1]
+            builds.append(FailedBuild(row.id, row.created_at, tuple(found)))
+        return builds, failures, unread
+
+    async def _find_unread(self, clusters: Sequence[FailureCluster]) -> list[UnreadCluster]:
+        newest = {max(cluster.result_ids): cluster for cluster in clusters if cluster.signatures[0]}
+        unread = await project_analyses.find_unread(self.pool, list(newest))
+        return [
+            UnreadCluster(
+                cluster.signatures[0],
+                cluster.message,
+                cluster.failures,
+                cluster.builds,
+                result_id,
+                "infra" if cluster.kind == "infrastructure" else "product_bug",
+            )
+            for result_id, cluster in newest.items()
+            if result_id in unread
+        ]
+
+    async def _name(self, cluster: FailureCluster) -> FailureCluster:
+        """Returns the cluster with some of its tests."""
+        shown = cluster.result_ids[-EXAMPLES:]
+        found = [await results_history.find_origin(self.pool, result_id) for result_id in shown]
+        names = dict.fromkeys(origin.node_id for origin in found if origin is not None)
+        return msgspec.structs.replace(cluster, result_ids=shown, tests=tuple(names))
+
+
+def _assess(case: CaseHistory) -> Assessment:
+    return assess(case.history.newest(MAX_ASSESSED_RUNS).to_bytes())
+
+
+def _to_findings(answer: Answer, evidence: object, result: dict[str, Any]) -> Findings:
+    facts = msgspec.to_builtins(evidence)
+    return Findings(
+        answer,
+        facts if isinstance(facts, dict) else {"items": facts},
+        msgspec.to_builtins(result | {"days": DAYS, "sources": answer.sources}),
+    )
