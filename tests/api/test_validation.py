@@ -222,6 +222,16 @@ def test_what_get_answered_fits_put_but_a_read_only_field_alone_does_not(server:
     assert answer.json()["errors"][0]["field"] == "project_id"
 
 
+def test_a_whole_number_may_be_written_with_a_fraction_of_zero(server: Server, project: int) -> None:
+    """To JSON Schema, by which the body is described, 2.0 is an integer."""
+    job = server.admin.create("/jobs", name="Nightly", project_id=float(project), max_parallel=2.0, required_tags=[])
+    server.admin.get(f"/api/v3/jobs/{job['id']}").then(200, project_id=project, max_parallel=2)
+    more = {"name": "Nightly", "project_id": project, "max_parallel": 2.5}
+    assert errors(server, "/jobs", more)["max_parallel"] == "must be a whole number from 1 to 1000, not 2.5"
+    huge = {"name": "Nightly", "project_id": 1e300, "max_parallel": 1.0}
+    assert errors(server, "/jobs", huge).keys() == {"project_id"}
+
+
 class Inner(msgspec.Struct):
     a: int
 
