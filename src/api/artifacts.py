@@ -55,6 +55,7 @@ UPLOAD = {
         "file": {"type": "string", "format": "binary", "description": "The file, with its name"},
     },
     "required": ["build_id", "file"],
+    "additionalProperties": False,
 }
 
 BuildId = Annotated[int, Parameter(ge=1, le=MAX_ID, description="Build to list artifacts for")]

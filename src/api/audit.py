@@ -35,10 +35,38 @@ MAX_STREAM = 200
 """Largest number of characters of a stream's name."""
 ACTOR = re.compile(r"user:[1-9]\d{0,15}|node:[1-9]\d{0,15}|system:[a-z][a-z-]{0,50}|anonymous", re.ASCII)
 
-StreamFilter = Annotated[str | None, Parameter(max_length=MAX_STREAM, description="Only this stream: build-1025")]
-AreaFilter = Annotated[str | None, Parameter(max_length=50, description="Only this area: builds, jobs, users ...")]
-TypeFilter = Annotated[str | None, Parameter(max_length=100, description="Only this type of event: build.queued")]
-ActorFilter = Annotated[str | None, Parameter(max_length=100, description="Only by: user:7, node:12, system:dispatch")]
+StreamFilter = Annotated[
+    str | None,
+    Parameter(
+        max_length=MAX_STREAM,
+        description="Only this stream: build-1025",
+        schema_extra={"format": "stream-name"},
+    ),
+]
+AreaFilter = Annotated[
+    str | None,
+    Parameter(
+        max_length=50,
+        description="Only this area: builds, jobs, users ...",
+        schema_extra={"enum": sorted(set(EVENT_AREAS.values()))},
+    ),
+]
+TypeFilter = Annotated[
+    str | None,
+    Parameter(
+        max_length=100,
+        description="Only this type of event: build.queued",
+        schema_extra={"enum": sorted(EVENTS)},
+    ),
+]
+ActorFilter = Annotated[
+    str | None,
+    Parameter(
+        max_length=100,
+        description="Only by: user:7, node:12, system:dispatch",
+        schema_extra={"pattern": f"^({ACTOR.pattern})$".replace(r"\d", "[0-9]")},
+    ),
+]
 ProjectFilter = Annotated[int | None, Parameter(ge=1, le=MAX_ID, description="Only what belongs to this project")]
 Since = Annotated[datetime | None, Parameter(description="Only events at this time (RFC 3339) or later")]
 Until = Annotated[datetime | None, Parameter(description="Only events before this time")]

@@ -13,18 +13,19 @@ from api.http.request_context import RequestContext
 from api.http.types import Id, Name, to_view
 from api.projects import find_visible_project
 from commands.jira import CreateJiraIntegration, DeleteJiraIntegration, UpdateJiraIntegration
+from commands.value_checks import described_as
 from domain.core.errors import Forbidden, NotFound
 from domain.jira import JIRA, Deployment, JiraIntegrationCreated, find_deployment
 from integrations.ticket_ports import NewIntegration, TicketFailure
 from projections import jira
 from projections.jira import JiraRow, new_row
 
-Host = Annotated[str, Meta(min_length=1, max_length=1_000)]
+Host = Annotated[str, Meta(min_length=1, max_length=1_000), described_as(format="https-url")]
 JiraEmail = Annotated[
     str, Meta(min_length=1, max_length=254, pattern=r"^[^\s:]+\Z", description="an email address, without a colon")
 ]
-ApiToken = Annotated[str, Meta(min_length=1, max_length=10_000)]
-ProjectKey = Annotated[str, Meta(min_length=2, max_length=100)]
+ApiToken = Annotated[str, Meta(min_length=1, max_length=10_000), described_as(pattern="^[!-~]+$")]
+ProjectKey = Annotated[str, Meta(min_length=2, max_length=100), described_as(pattern="^[A-Z][A-Z0-9_]+$")]
 
 
 class NewJiraIntegration(msgspec.Struct):

@@ -16,7 +16,7 @@ from api.projects import find_visible_project
 from api.triage import DefectKey, DefectUrl
 from commands.known_issues import CreateKnownIssue, DeleteKnownIssue, UpdateKnownIssue
 from commands.reports.patterns import MAX_PATTERN, must_be_a_pattern
-from commands.value_checks import ValueCheck
+from commands.value_checks import ValueCheck, described_as
 from domain.core.errors import Conflict, FieldError, Invalid
 from domain.known_issues import KNOWN_ISSUE, MAX_FAIL_ID, Clearable, Kind, KnownIssue
 from domain.triage import Classification
@@ -29,7 +29,11 @@ failure for all of these patterns. Simultaneous requests can exceed the limit by
 """
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
-PatternText = Annotated[str, Meta(min_length=1, max_length=MAX_PATTERN, description="RE2, over message and trace")]
+PatternText = Annotated[
+    str,
+    Meta(min_length=1, max_length=MAX_PATTERN, description="RE2, over message and trace"),
+    described_as(format="re2"),
+]
 Signature = Annotated[str, Meta(pattern=r"^[0-9a-f]{16}\Z", description="a text of 16 hex digits, as results carry it")]
 FailId = Annotated[str, Meta(min_length=1, max_length=MAX_FAIL_ID, description="As the reporter wrote it")]
 

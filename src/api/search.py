@@ -42,6 +42,9 @@ class SearchResults(msgspec.Struct):
     results: list[SearchResult]
 
 
+TYPE = f" *({'|'.join(TYPES)}) *"
+
+
 class SearchController(Controller):
     path = "/search"
     tags = ["Search"]
@@ -55,7 +58,11 @@ class SearchController(Controller):
         ],
         types: Annotated[
             str | None,
-            Parameter(max_length=100, description="Comma-separated types to search: build, test, job, node, project"),
+            Parameter(
+                max_length=100,
+                description="Comma-separated types to search: build, test, job, node, project",
+                schema_extra={"pattern": f"^{TYPE}(,{TYPE})*$"},
+            ),
         ] = None,
         project_id: Annotated[int | None, Parameter(ge=1, le=MAX_ID, description="Limit to a specific project")] = None,
         limit: Annotated[int, Parameter(ge=1, le=MAX_RESULTS, description="Max results per type")] = 5,

@@ -15,7 +15,7 @@ from api.http.types import Id, Name, to_view
 from api.projects import find_visible_project
 from commands.endpoints import MAX_ENDPOINTS, DeleteEndpoints
 from commands.teams import RegisterChannel, UpdateChannel
-from commands.value_checks import ValueCheck
+from commands.value_checks import ValueCheck, described_as
 from domain.adaptive_cards import HEADERS, render_card
 from domain.teams import CardType, correct_outcome, redact_url
 from integrations.ports import attempt
@@ -31,6 +31,7 @@ Url = Annotated[
     str,
     Meta(min_length=1, max_length=2_000, description="Public, over https; shown by its host alone"),
     ValueCheck(check_scheme),
+    described_as(format="https-url"),
 ]
 Events = Annotated[list[CardType], Meta(min_length=1, max_length=100)]
 Email = Annotated[

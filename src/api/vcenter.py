@@ -11,12 +11,13 @@ from api.http.paging import Paged, paginate
 from api.http.permissions import CAN_READ, NODE_MANAGERS
 from api.http.request_context import RequestContext
 from api.http.types import Name, to_view
+from commands.value_checks import described_as
 from commands.vcenter import CreateVcenter, DeleteVcenter, UpdateVcenter
 from domain.vcenter import VcenterCreated
 from projections import vcenter
 from projections.vcenter import VcenterRow, new_row
 
-Host = Annotated[str, Meta(min_length=1, max_length=300)]
+Host = Annotated[str, Meta(min_length=1, max_length=300), described_as(format="host-and-port")]
 Username = Annotated[str, Meta(min_length=1, max_length=300)]
 Password = Annotated[str, Meta(min_length=1, max_length=1_000)]
 ObjectName = Annotated[str, Meta(min_length=1, max_length=200)]

@@ -20,7 +20,7 @@ from api.http.types import MAX_ID, Id, to_view
 from api.projects import find_visible_project
 from commands.endpoints import MAX_ENDPOINTS, DeleteEndpoints
 from commands.validation import Time
-from commands.value_checks import ValueCheck
+from commands.value_checks import ValueCheck, described_as
 from commands.webhooks import Redeliver, RegisterWebhook, ReplayWebhook, UpdateWebhook
 from domain.core.errors import Conflict, Forbidden, Invalid, NotFound, TooManyRequests
 from domain.endpoints import mask_url
@@ -45,6 +45,7 @@ Url = Annotated[
     str,
     Meta(min_length=1, max_length=2_000, description="Public, over https; shown with `***` for tokens"),
     ValueCheck(check_scheme),
+    described_as(format="https-url"),
 ]
 Events = Annotated[list[NotificationType], Meta(min_length=1, max_length=100)]
 Secret = Annotated[str, Meta(min_length=1, max_length=500, description="Write-only")]

@@ -9,7 +9,7 @@ from urllib.parse import unquote
 import msgspec
 from msgspec import Meta
 
-from commands.value_checks import ValueCheck
+from commands.value_checks import ValueCheck, described_as
 from commands.verdicts import TEST_FAILURE_EXIT_CODES
 from domain.core.errors import FieldError, Invalid, collect_errors
 from domain.endpoints import may_be_token
@@ -34,6 +34,8 @@ Parallel = Annotated[int, Meta(ge=1, le=1_000)]
 MAX_LABELS = 100
 MAX_VARIABLES = 500
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+NAMES = {"propertyNames": {"type": "string", "pattern": f"^{VARIABLE.pattern}$", "maxLength": 200}}
+"""JSON Schema of an object whose names are those of environment variables."""
 SET_BY_AGENTS = frozenset(
     f"TESTHIDE_{name}"
     for name in (
@@ -165,12 +167,23 @@ def check_labels(field: str, labels: Mapping[str, str]) -> None:
         raise Invalid.field(field, f"must have at most {MAX_LABELS} entries")
 
 
-Repository = Annotated[str, Meta(min_length=1, max_length=2_000), ValueCheck(check_repository)]
-Labels = Annotated[dict[Label, Label], ValueCheck(check_labels)]
-Variables = Annotated[dict[str, Value], ValueCheck(check_variables)]
-SecretChanges = Annotated[dict[str, Value | None] | list[str], ValueCheck(check_variables)]
+Repository = Annotated[
+    str,
+    Meta(min_length=1, max_length=2_000),
+    ValueCheck(check_repository),
+    described_as(format="git-repository"),
+]
+Labels = Annotated[dict[Label, Label], ValueCheck(check_labels), described_as(maxProperties=MAX_LABELS)]
+Variables = Annotated[dict[str, Value], ValueCheck(check_variables), described_as(**NAMES, maxProperties=MAX_VARIABLES)]
+SecretChanges = Annotated[
+    Annotated[dict[str, Value | None], described_as(**NAMES, maxProperties=MAX_VARIABLES)]
+    | Annotated[list[Annotated[str, described_as(**NAMES["propertyNames"])]], described_as(maxItems=MAX_VARIABLES)],
+    ValueCheck(check_variables),
+]
 """Values by name; null removes a secret. A list of names, as GET returns it, changes nothing."""
-Artifacts = Annotated[list[Annotated[Glob, ValueCheck(check_glob)]], Meta(max_length=100)]
+Artifacts = Annotated[
+    list[Annotated[Glob, ValueCheck(check_glob), described_as(format="workspace-glob")]], Meta(max_length=100)
+]
 Caches = Annotated[list[Annotated[DependencyCache, ValueCheck(check_cache)]], Meta(max_length=20)]
 
 

@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from commands.configurations import Branch, Glob
 from commands.time_tables import find_faults
-from commands.value_checks import ValueCheck
+from commands.value_checks import ValueCheck, described_as
 from domain import globs
 from domain.core.errors import FieldError, Invalid
 from domain.triggers import CronTrigger, Triggers
@@ -21,9 +21,9 @@ GLOB_FIELDS = ("branches", "tags", "paths")
 
 
 class TimeTable(msgspec.Struct):
-    expression: Annotated[str, Meta(min_length=9, max_length=200)]
+    expression: Annotated[str, Meta(min_length=9, max_length=200), described_as(format="cron")]
     """Minute, hour, day of the month, month and day of the week, as cron reads them."""
-    timezone: Annotated[str, Meta(min_length=1, max_length=100)] = "UTC"
+    timezone: Annotated[str, Meta(min_length=1, max_length=100), described_as(format="time-zone")] = "UTC"
     """Name of a time zone in the IANA database, such as Europe/Berlin."""
     branch: Branch | None = None
     """Branch to build; null for the job's default branch."""
@@ -58,7 +58,7 @@ def _find_wrong_time_tables(field: str, tables: Sequence[TimeTable]) -> Iterator
             yield FieldError(f"{field}[{number}]", "is given twice")
 
 
-Globs = Annotated[list[Glob], Meta(max_length=100), ValueCheck(check_globs)]
+Globs = Annotated[list[Annotated[Glob, described_as(format="glob")]], Meta(max_length=100), ValueCheck(check_globs)]
 TimeTables = Annotated[list[TimeTable], Meta(max_length=MAX_TIME_TABLES), ValueCheck(check_time_tables)]
 
 

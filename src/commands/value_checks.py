@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+from msgspec import Meta
 
 
 class ValueCheck(msgspec.Struct, frozen=True):
@@ -14,3 +15,10 @@ class ValueCheck(msgspec.Struct, frozen=True):
     """
 
     check: Callable[[str, Any], None]
+
+
+def described_as(**keywords: Any) -> Meta:
+    """Returns an item of `Annotated` that only adds keywords to the JSON Schema of a type, such as the `format` of a
+    text whose check a pattern cannot express.
+    """
+    return Meta(extra_json_schema=keywords)

@@ -19,8 +19,8 @@ QuarantineMode = Literal["run", "skip"]
 
 ShellName = Literal["sh", "bash"]
 # Events contain these types: a limit may be raised, never lowered, or stored events could not be read any more.
-CacheKey = Annotated[str, Meta(min_length=1, max_length=500)]
-CachePath = Annotated[str, Meta(min_length=1, max_length=1_000)]
+CacheKey = Annotated[str, Meta(min_length=1, max_length=500, extra_json_schema={"format": "cache-key"})]
+CachePath = Annotated[str, Meta(min_length=1, max_length=1_000, extra_json_schema={"format": "workspace-path"})]
 
 
 class CheckoutOptions(msgspec.Struct, frozen=True):

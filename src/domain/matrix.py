@@ -23,7 +23,9 @@ SHARDS_VARIABLE = "TESTHIDE_SHARDS"
 """Environment variable with the number of shards. Like the other values, the shard itself has one: TESTHIDE_SHARD."""
 
 # Events contain these types: a limit may be raised, never lowered, or stored events could not be read any more.
-ValueName = Annotated[str, Meta(min_length=1, max_length=100)]
+ValueName = Annotated[
+    str, Meta(min_length=1, max_length=100, extra_json_schema={"pattern": "^[A-Za-z_][A-Za-z0-9_-]*$"})
+]
 MatrixValue = Annotated[str, Meta(min_length=1, max_length=200)]
 Combination = dict[ValueName, MatrixValue]
 

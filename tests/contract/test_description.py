@@ -11,9 +11,10 @@ import pytest
 from api.description.fields import FIELDS
 from domain.core.errors import Rejection
 from tests.support.description import describe, find_operation, resolve
-from tests.support.documentation import PAGES
+from tests.support.documentation import PAGES, ROOT
 
 from .operations import DOCUMENTED, SERVED
+from .text_formats import FORMATS
 
 DESCRIBED = describe()
 OPERATIONS: dict[str, dict[str, Any]] = {
@@ -94,6 +95,17 @@ def test_every_field_is_described() -> None:
     assert [name for name, description in fields if not description] == []
 
 
+def test_the_bounds_of_every_number_in_a_query_are_described() -> None:
+    unbounded = [
+        f"{name}: {parameter['name']}"
+        for name, operation in OPERATIONS.items()
+        for parameter in operation["parameters"]
+        if parameter.get("in") == "query" and parameter["schema"].get("type") in ("integer", "number")
+        if not {"minimum", "maximum"} <= parameter["schema"].keys()
+    ]
+    assert unbounded == []
+
+
 def test_a_parameter_that_a_browser_needs_says_so() -> None:
     (ids,) = [
         one
@@ -122,6 +134,14 @@ def test_patterns_are_those_of_json_schema() -> None:
     patterns = {part["pattern"] for _, part in parts_of(DESCRIBED) if isinstance(part.get("pattern"), str)}
     assert len(patterns) > 5
     assert [item for item in patterns if re.search(r"\\[AZzG]|\(\?[^:=!<]|\(\?<[^=!]|[*+?}]\+", item)] == []
+
+
+def test_every_format_is_documented_and_can_be_made_up() -> None:
+    used: set[str] = {part["format"] for _, part in parts_of(DESCRIBED) if isinstance(part.get("format"), str)}
+    ours = used - {"date-time", "date", "binary", "uri-reference"}
+    documented = re.findall(r"^\| `([a-z0-9-]+)` \|", (ROOT / "docs" / "api.md").read_text("utf-8"), re.MULTILINE)
+    assert ours == set(documented) - {"format"}
+    assert ours == FORMATS.keys() - {"date-time"}
 
 
 def test_problems_are_listed_by_status() -> None:

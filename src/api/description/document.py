@@ -27,6 +27,9 @@ CI with test analytics. Requests carry `Authorization: Bearer <token>`, with the
 A write is answered when reads show it, with its position in the log as `Testhide-Position`. A POST with an
 `Idempotency-Key` can be sent again without being carried out twice. Lists have pages; `Link` leads to the next one. A
 refused request is answered with a problem (RFC 9457) whose `detail` says what to do.
+
+Texts contain no character U+0000, and times are of the years 1970 to 8999. A body may have only the fields that are
+described, but a PUT may have all fields that GET answers.
 """
 
 PROBLEM: dict[str, Any] = {

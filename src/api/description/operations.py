@@ -29,6 +29,7 @@ from api.description.fields import FIELDS
 from api.description.schemas import Schemas, adapt, unwrap
 from api.http.bodies import require_storable
 from api.http.idempotency import REPLAYED
+from api.http.query_parameters import find_bounds, query_parameters
 from api.http.request_context import AS_OF, POSITION, PROJECTED
 from api.http.types import MAX_ID
 from commands.validation import alternatives, struct_members, struct_of
@@ -48,8 +49,8 @@ class OperationForm:
         self.media_type = get_enum_string_value(handler.media_type or "application/json")
         self.is_json = self.media_type == "application/json" or self.media_type.endswith("+json")
         self.body = _body_type(handler)
-        # Agents of newer releases may send unknown fields, and a PUT accepts all fields that GET returns.
-        self.is_strict = method == "POST" and not handler.opt.get("agents")
+        # Agents of newer releases may send unknown fields.
+        self.is_strict = not handler.opt.get("agents")
         self.answers = {} if handler.opt.get("download") else _answer_types(handler)
 
     @property
@@ -67,6 +68,7 @@ class OperationForm:
         if self.is_public:
             operation["security"] = []
         parameters = [_correct_parameter(parameter) for parameter in operation.get("parameters", ())]
+        self._complete_bounds(parameters)
         operation["parameters"] = [*parameters, *map(refer_to_parameter, self._header_parameters())]
         if "content" in opt:
             content = {media_type: {"schema": schema} for media_type, schema in opt["content"].items()}
@@ -75,6 +77,14 @@ class OperationForm:
             operation["requestBody"]["content"] = {"application/json": {"schema": schemas.of(self.body)}}
         operation["responses"] = self._responses(parameters, schemas)
         self._add_examples(operation, schemas)
+
+    def _complete_bounds(self, parameters: list[Part]) -> None:
+        """Adds the bounds that are 0, which Litestar leaves out."""
+        in_path = frozenset(parameter["name"] for parameter in parameters if parameter["in"] == "path")
+        known = query_parameters(self.handler, in_path)
+        for parameter in parameters:
+            if parameter["in"] == "query" and parameter["schema"].get("type") in ("integer", "number"):
+                parameter["schema"] = find_bounds(known[parameter["name"]].expected) | parameter["schema"]
 
     def _add_examples(self, operation: Part, schemas: Schemas) -> None:
         examples = load_examples().get(self.handler.handler_name, {})

@@ -36,7 +36,7 @@ class Schemas:
         made, self.components = msgspec.json.schema_components(types, ref_template=REF)
         self._made: dict[Any, Schema] = dict(zip(types, made, strict=True))
         taken, answered = find_objects(bodies), find_objects(answers)
-        lenient = find_objects(lenient_bodies) | answered
+        lenient = find_objects(lenient_bodies)
         for struct, kind in (taken | answered).items():
             schema = self.components[struct.__name__]
             if "properties" not in schema:  # sent as an array

@@ -36,7 +36,9 @@ from store.log.event_log import EventLog
 AsOf = Annotated[
     str | None,
     Parameter(
-        max_length=40, description="As it was at this position of the log, or at this time (RFC 3339, with its offset)"
+        max_length=40,
+        description="As it was at this position of the log, or at this time (RFC 3339, with its offset)",
+        schema_extra={"format": "moment"},
     ),
 ]
 

@@ -132,6 +132,16 @@ def query_parameters(handler: BaseRouteHandler, path_names: frozenset[str]) -> d
     return parameters
 
 
+def find_bounds(expected: Any) -> dict[str, float]:
+    """Returns the smallest and the largest number that the type of a parameter allows, as JSON Schema names them."""
+    kind = inspect.type_info(expected)
+    if isinstance(kind, inspect.Metadata):
+        kind = kind.type
+    if not isinstance(kind, inspect.IntType | inspect.FloatType):
+        return {}
+    return {name: bound for name, bound in (("minimum", kind.ge), ("maximum", kind.le)) if bound is not None}
+
+
 def to_parameter(expected: Any, is_required: bool) -> QueryParameter:
     if get_origin(expected) in (Union, types.UnionType):
         expected = Union[tuple(item for item in get_args(expected) if item is not types.NoneType)]  # noqa: UP007
