@@ -2,14 +2,16 @@
 tests the cause that its log or the reason of its end names.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from domain.evidence import Evidence, FailedTest, LogExcerpt, log_ref
+from domain.evidence import BuildFacts, Evidence, FailedTest, LogExcerpt, log_ref
 from domain.evidence import build_ref as ref_of_build
-from domain.failure_causes import ASSERTION_ONLY, MAX_LINE, ProbableCause, judge
-from domain.failure_kinds import TEST_FILE, KindMatch, find_kind
+from domain.failure_causes import ASSERTION_ONLY, FIXES, MAX_LINE, ProbableCause, judge
+from domain.failure_kinds import ERROR_IN_TEST, TEST_FILE, KindMatch, find_kind
+from domain.log_signals import clean, signal_of
 from domain.triage import Classification
 
 HIGHEST_CONFIDENCE = 0.97
@@ -19,6 +21,22 @@ FROM_LOG = 0.95
 """Share of a kind's confidence that is left if the log, and not a test, has its words."""
 MIXED = 0.55
 """Share of the confidence that is left if all other failures have other causes."""
+
+CODE_SIGNALS: Mapping[str, float] = {
+    "test_failure": 0.6,
+    "failure_list": 0.5,
+    "source_error": 0.6,
+    "exception": 0.5,
+    "detail": 0.45,
+    "tool_error": 0.45,
+}
+"""Strongest signal of an excerpt that speaks of the code -> confidence that the product is the cause."""
+UNKNOWN_LINES = 0.3
+"""Confidence in the lines of an excerpt with other signals."""
+DETAIL_SIGNALS = frozenset({"exception", "detail", "source_error", "system_error"})
+"""Signals of lines that say what is wrong, rather than where."""
+_MARKS = re.compile(r"^(?:_{3,80} |E {2,8})|(?: _{3,80})$")
+"""Marks of pytest around names of tests and before messages."""
 
 _REASONS: dict[str, tuple[Classification | None, str, str, float]] = {
     "agent_lost": ("infra", "The agent was lost while it ran the build", "Check the machine and its network", 0.85),
@@ -136,21 +154,8 @@ def _by_reason(evidence: Evidence) -> ProbableCause:
         build.reason or "", (None, "Nothing that was found says why", "Read the build's log", NO_EVIDENCE)
     )
     if evidence.excerpts:
-        excerpt = evidence.excerpts[0]
-        line = _strongest_line(excerpt)
-        is_test = "test_failure" in excerpt.reasons[:1] or "failure_list" in excerpt.reasons[:1]
-        return ProbableCause(
-            f"log {line}",
-            "product_bug" if is_test and classification is None else classification,
-            f"{root_cause}: {line}" if build.reason in _REASONS else line,
-            fix,
-            max(confidence, 0.5 if is_test else 0.35),
-            (log_ref(build, excerpt),),
-            f"These lines of the log explain the failure best, but nothing confirms it: {excerpt.first_line} to"
-            f" {excerpt.last_line}.",
-            (log_ref(build, excerpt),),
-            is_guess=True,
-        )
+        beginning = f"{root_cause}: " if build.reason in _REASONS else ""
+        return _guess_from_log(build, evidence.excerpts[0], classification, beginning, fix, confidence)
     code = f" (exit code {build.exit_code})" if build.exit_code else ""
     return ProbableCause(
         f"reason {build.reason}",
@@ -165,6 +170,54 @@ def _by_reason(evidence: Evidence) -> ProbableCause:
     )
 
 
+def _guess_from_log(
+    build: BuildFacts,
+    excerpt: LogExcerpt,
+    classification: Classification | None,
+    root_cause: str,
+    fix: str,
+    confidence: float,
+) -> ProbableCause:
+    """Returns the cause that the strongest lines of an excerpt describe in words that are of no known kind."""
+    ref, line = log_ref(build, excerpt), _describe_failure(excerpt)
+    leading = excerpt.reasons[0] if excerpt.reasons else ""
+    text = "\n".join(excerpt.lines)
+    if classification is None and leading in CODE_SIGNALS:
+        classification = "product_bug"
+        if ERROR_IN_TEST.search(text) and TEST_FILE.search(text):
+            classification = "test_bug"
+        fix = FIXES[classification]
+    return ProbableCause(
+        f"log {line}",
+        classification,
+        f"{root_cause}{line}",
+        fix,
+        max(confidence, CODE_SIGNALS.get(leading, UNKNOWN_LINES)),
+        (ref,),
+        f"These lines of the log explain the failure best, but nothing confirms it: {excerpt.first_line} to"
+        f" {excerpt.last_line}.",
+        (ref,),
+        is_guess=True,
+    )
+
+
+def _describe_failure(excerpt: LogExcerpt) -> str:
+    """Returns the line of an excerpt that names the failed test, if there is one, with the line that says what is
+    wrong.
+    """
+    shown = [line for line in excerpt.lines if line.strip() and not line.startswith("Traceback (most recent")]
+    lines = [(_MARKS.sub("", line.strip()), signal_of(clean(line))) for line in shown]
+    heads = [line for line, signal in lines if signal is not None and signal.reason == "test_failure"]
+    details = [
+        (signal.weight, line) for line, signal in lines if signal is not None and signal.reason in DETAIL_SIGNALS
+    ]
+    found = [*heads[:1], *([max(details, key=lambda one: one[0])[1]] if details else [])]
+    if not found:
+        signals = [(signal.weight, line) for line, signal in lines if signal is not None]
+        found = [max(signals, key=lambda one: one[0])[1]] if signals else [line for line, _ in lines[:1]]
+    return ": ".join(dict.fromkeys(found))[:MAX_LINE] or "no message"
+
+
 def _weigh(evidence: Evidence, judged: Sequence[tuple[FailedTest, ProbableCause]]) -> dict[str, int]:
     """Returns key of a cause -> number of failed results with the signatures of its tests."""
     sizes = {group.signature: group.results for group in evidence.groups if group.signature}
@@ -177,10 +230,3 @@ def _weigh(evidence: Evidence, judged: Sequence[tuple[FailedTest, ProbableCause]
         further = max(0, sizes.get(test.signature, 0) - alike) if first and test.signature else 0
         weights[cause.key] = weights.get(cause.key, 0) + 1 + further
     return weights
-
-
-def _strongest_line(excerpt: LogExcerpt) -> str:
-    words = ("error", "fail", "exception", "fatal", "cannot", "not found", "denied", "killed")
-    lines = [line.strip() for line in excerpt.lines if line.strip()]
-    found = [line for line in lines if any(word in line.lower() for word in words)]
-    return (found or lines or ["no message"])[0][:MAX_LINE]

@@ -3,6 +3,7 @@ connection, a source that does not compile. docs/intelligence.md lists them.
 """
 
 import re
+from itertools import islice
 
 import msgspec
 
@@ -111,7 +112,7 @@ OF_CODE: tuple[FailureKind, ...] = (
         "Look at the core dump or the stack trace of the crash",
         r"\bSegmentation fault\b|\bSIG(?:SEGV|ABRT|BUS|ILL)\b|\bcore dumped\b|\bexit(?:ed)?(?: with)? (?:code"
         r"|status):? 13[49]\b"
-        r"|\bAddressSanitizer\b|\bstack overflow\b|\bStackOverflowError\b|\bRecursionError\b"
+        r"|\bAddressSanitizer\b|\bforked VM terminated\b|\bstack overflow\b|\bStackOverflowError\b|\bRecursionError\b"
         r"|\bMaximum call stack size\b"
         r"|\bterminate called\b|\bfatal error: all goroutines are asleep\b|\bpanicked at\b|^panic: |\bDATA RACE\b"
         r"|\bnil pointer dereference\b|\bNullPointerException\b",
@@ -122,7 +123,11 @@ OF_CODE: tuple[FailureKind, ...] = (
         "product_bug",
         "A check of the source code's style or types failed",
         "Correct what the check names",
-        r"\bFound \d{1,6} errors?\b.{0,40}\b(?:files?|fixable)|\bwould (?:be )?reformat"
+        r"\b(?:checkstyle|eslint|tslint|phpcs|rubocop|pylint|flake8|ruff|spotless|ktlint)\b.{0,80}\b(?:errors?"
+        r"|fail\w{0,4}"
+        r"|violations?|problems?)\b|\[ant:checkstyle\]|\bLint found\b|^\s{0,8}\d{1,7} \| ERROR \|"
+        r"|^ERROR: \S{1,200}\[\d{1,7}, \d"
+        r"|\blicense header\b|\bFound \d{1,6} errors?\b.{0,40}\b(?:files?|fixable)|\bwould (?:be )?reformat"
         r"|\b\d{1,6} problems? \(\d{1,6} errors?"
         r"|\bRun .{1,40}--fix\b|\bviolations? (?:were|was) found\b|\bcode style issues\b|\bNo overload variant\b",
         0.75,
@@ -180,6 +185,8 @@ OF_CODE: tuple[FailureKind, ...] = (
 KINDS = (*INFRASTRUCTURE, *OF_CODE)
 """All kinds, those first whose words say most."""
 
+MAX_MATCHES = 5
+"""Number of places of a kind's words in a text that are looked at."""
 ASSERTION = re.compile(
     r"\A(?:E {1,6})?\s{0,8}(?:[\w.$]{0,100}\b)?(?:Assertion(?:Failed)?Error|AssertionException|ComparisonFailure"
     r"|ExpectationFailed|assert\b|assertion\b|expect\(|expected\b|Failed asserting)|\A.{0,120}\bto (?:equal|be|have)\b"
@@ -203,10 +210,14 @@ TEST_FILE = re.compile(
 
 
 def find_kind(text: str) -> KindMatch | None:
-    """Returns the first of KINDS whose words the text has; None if it has none."""
+    """Returns the first of KINDS whose words the text has; None if it has none. Leaves out words of infrastructure and
+    flakiness in lines of failed assertions, which check the code, whatever they compare.
+    """
     for kind in KINDS:
-        if (match := kind.pattern.search(text)) is not None:
-            return KindMatch(kind, _line_at(text, match.start()))
+        for match in islice(kind.pattern.finditer(text), MAX_MATCHES):
+            line = _line_at(text, match.start())
+            if kind.classification not in ("infra", "flaky") or ASSERTION.search(line) is None:
+                return KindMatch(kind, line)
     return None
 
 

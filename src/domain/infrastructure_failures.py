@@ -200,6 +200,16 @@ INFRASTRUCTURE: tuple[FailureKind, ...] = (
         0.75,
     ),
     make_kind(
+        "build_timeout",
+        "infra",
+        "The build or a step of it exceeded its time limit (timeout)",
+        "Look for the step that hangs, or raise the time limit of the job",
+        r"\bNo output has been received\b|\b(?:job|build|step) (?:has )?timed out\b"
+        r"|\bexceeded the maximum (?:execution )?time"
+        r"|\bexecution time limit\b|\bexceeded the (?:time|timeout|run ?time) limit\b|\bno activity for \d",
+        0.6,
+    ),
+    make_kind(
         "checkout",
         "infra",
         "The source code could not be checked out",

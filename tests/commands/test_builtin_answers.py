@@ -177,10 +177,29 @@ def test_the_log_says_why_a_command_failed(line: str, classification: str) -> No
 
 def test_a_log_without_known_words_is_a_guess() -> None:
     found = ask(build=COMMAND_FAILED, excerpts=(LogExcerpt(3, 3, ("frobnication failed",), 0.3, ("error_word",)),))
-    assert (found.classification, found.confidence) == (None, 0.35)
+    assert (found.classification, found.confidence) == (None, 0.3)
     assert found.root_cause == "The command of the job failed: frobnication failed"
     assert found.claims[-1].is_guess
     assert "log:9812:3-3" in found.sources
+
+
+def test_a_failed_test_in_a_log_is_named_with_its_message() -> None:
+    log = [
+        "______________ test_adds_up ______________",
+        "    def test_adds_up():",
+        "        cart = Cart()",
+        ">       assert cart.total == 12",
+        "E       assert 11 == 12",
+        "tests/test_cart.py:14: AssertionError",
+    ]
+    found = ask(build=COMMAND_FAILED, excerpts=excerpt_log(log))
+    assert (found.classification, found.confidence) == ("product_bug", 0.6)
+    assert found.root_cause == "The command of the job failed: test_adds_up: assert 11 == 12"
+
+
+def test_an_assertion_in_a_log_is_not_of_the_infrastructure() -> None:
+    log = ["FAIL: test_refused (t.Test)", "AssertionError: 'Connection refused' != 'ok'"]
+    assert ask(build=COMMAND_FAILED, excerpts=excerpt_log(log)).classification == "product_bug"
 
 
 def test_the_log_says_why_assertions_failed() -> None:
