@@ -13,6 +13,7 @@ PACKAGES = {
     "mvn": "maven",
     "chromedriver": "chromium-driver chromium",
     "dockerd": "docker.io",
+    "sshd": "openssh-server",
 }
 """Of programs that have another name than their Debian package."""
 PYTHON_PROGRAMS = ("jira820",)

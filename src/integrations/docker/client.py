@@ -5,6 +5,7 @@ Importing the library takes 0.15 s and some 20 MB, so only modules that are load
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 from docker import APIClient
 from docker.errors import APIError, DockerException, NotFound
@@ -21,6 +22,12 @@ MAX_REASON = 500
 """Largest number of characters of a host's answer that an error repeats."""
 
 
+class _Client(APIClient):
+    def merge_environment_settings(self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:
+        # Otherwise the variable REQUESTS_CA_BUNDLE would replace the authority that the operator has given.
+        return super().merge_environment_settings(url, proxies, stream, verify or self.verify, cert)
+
+
 def connect(setup: DockerSetup, name: str) -> APIClient:
     """Returns a client of a host. Blocks: it asks the host for its version. Raises DockerFailure."""
     url = setup.url_of(name)
@@ -29,7 +36,7 @@ def connect(setup: DockerSetup, name: str) -> APIClient:
         if url.startswith("tcp://"):
             ca, certificate, key = (str(setup.certificates_of(name) / file) for file in CERTIFICATES)
             tls = TLSConfig(client_cert=(certificate, key), ca_cert=ca, verify=True)
-        return APIClient(url, version="auto", timeout=CALL_TIMEOUT_S, tls=tls or False, use_ssh_client=True)
+        return _Client(url, version="auto", timeout=CALL_TIMEOUT_S, tls=tls or False, use_ssh_client=True)
 
 
 @contextlib.contextmanager

@@ -11,6 +11,8 @@ from typing import Any
 import docker
 
 from tests.real.docker.agent_image import BUNDLE, build_image
+from tests.real.vcenter.simulated import make_certificates
+from tests.support.server import free_port
 
 HOST, IMAGE = "build-host-01", "testhide/agent:3.14"
 """Names that the API reference uses in its examples."""
@@ -22,11 +24,18 @@ READY_S = 60.0
 class Daemon:
     folder: Path
     process: subprocess.Popen[bytes] | None = None
+    port: int = field(default_factory=free_port)
+    """Port on loopback for clients with a certificate (`certificates`)."""
     _client: Any = field(default=None)
 
     @property
     def url(self) -> str:
         return f"unix://{self.folder}/docker.sock"
+
+    @property
+    def certificates(self) -> Path:
+        """Folder with the certificates and keys of the engine, which are its clients', too."""
+        return self.folder / "certificates"
 
     @property
     def client(self) -> Any:
@@ -36,6 +45,9 @@ class Daemon:
         return self._client
 
     def start(self) -> None:
+        if not self.certificates.exists():
+            self.certificates.mkdir()
+            make_certificates(self.certificates)
         self.process = self.launch()
         deadline = time.monotonic() + READY_S
         while not self.is_ready():
@@ -48,7 +60,10 @@ class Daemon:
         (self.folder / "docker.pid").unlink(missing_ok=True)
         options = {"data-root": "data", "exec-root": "exec", "pidfile": "docker.pid"}
         folders = [f"--{option}={self.folder / name}" for option, name in options.items()]
-        command = ["dockerd", *folders, f"--host={self.url}", "--bridge=none", "--shutdown-timeout=5"]
+        files = {"tlscacert": "ca.pem", "tlscert": "cert.pem", "tlskey": "key.pem"}
+        tls = [f"--{option}={self.certificates / file}" for option, file in files.items()]
+        hosts = [f"--host={self.url}", f"--host=tcp://127.0.0.1:{self.port}", "--tlsverify", *tls]
+        command = ["dockerd", *folders, *hosts, "--bridge=none", "--shutdown-timeout=5"]
         with (self.folder / "log").open("ab") as log:
             return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
 
