@@ -3,10 +3,10 @@ FROM python:3.13-slim AS build
 WORKDIR /build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /opt/testhide
-COPY requirements/server.txt requirements/docker.txt requirements/semantic.txt requirements/
-RUN /opt/testhide/bin/pip install --require-hashes -r requirements/server.txt -r requirements/docker.txt -r requirements/semantic.txt
+COPY requirements/server.txt requirements/docker.txt requirements/semantic.txt requirements/ai.txt requirements/
+RUN /opt/testhide/bin/pip install --require-hashes -r requirements/server.txt -r requirements/docker.txt -r requirements/semantic.txt -r requirements/ai.txt
 COPY pyproject.toml README.md ./
-COPY requirements/server.in requirements/embedded.in requirements/docker.in requirements/semantic.in requirements/
+COPY requirements/server.in requirements/embedded.in requirements/docker.in requirements/semantic.in requirements/ai.in requirements/
 COPY src src
 # The build's own tool is pinned by the development lock.
 COPY requirements/dev.txt requirements/dev.txt

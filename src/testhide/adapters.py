@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import structlog
 
 from store.crypto.secrets import Secrets
-from testhide.setting_checks import split
+from testhide.operator_errors import Fault
+from testhide.setting_checks import split, variable
 from testhide.settings import Settings
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from integrations.container_ports import ContainerLogs
     from integrations.docker.hosts import ConfiguredDockerHosts, DockerSetup
     from integrations.embedding_ports import Embeddings
+    from integrations.llm_ports import LanguageModel
     from integrations.outgoing import HttpOutgoing
     from integrations.ports import Blobs, Mailer, Outgoing
     from integrations.source_ports import SourceHosts
@@ -118,6 +120,21 @@ def model_policy(settings: Settings) -> "ModelPolicy":
     if settings.ai_provider == "builtin":
         return ModelPolicy("builtin", BUILTIN, (), settings.ai_monthly_tokens)
     return ModelPolicy(settings.ai_provider, settings.ai_model, split(settings.ai_models), settings.ai_monthly_tokens)
+
+
+def language_model(settings: Settings) -> "LanguageModel | None":
+    """Return the language model of the settings; None if rules and statistics answer. Raises Fault if its library is
+    not installed.
+    """
+    if settings.ai_provider == "builtin":
+        return None
+    from integrations.llm.openai import OpenAiModel, is_installed
+
+    if not is_installed():
+        raise Fault(
+            f"{variable('ai_provider')}=openai needs the library openai: install the extra `ai` of testhide-server.", 2
+        )
+    return OpenAiModel(settings.ai_url, settings.ai_key, settings.ai_timeout)
 
 
 def embeddings(settings: Settings) -> "Embeddings | None":

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 REQUIREMENTS = ROOT / "requirements"
-EXTRAS = ("docker", "semantic", "vcenter")
+EXTRAS = ("ai", "docker", "semantic", "vcenter")
 """Extras with libraries that some processes of the server import when they first need them."""
 ROOMS = {folder.name for folder in (ROOT / "src").iterdir()}
 

@@ -1,0 +1,119 @@
+"""Lets a language model answer questions from evidence, within the quota of tokens. Without a model, or if it fails,
+the answer is that of rules and statistics.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import msgspec
+import structlog
+
+from commands.handler import CommandContext
+from commands.token_quota import TokenMeter
+from domain.answers import Answer
+from domain.core.errors import Rejection
+from domain.evidence import Evidence
+from domain.language_model import ModelPolicy, Provider
+from domain.model_answers import UnusableAnswer, check_answer
+from domain.prompts import MAX_ANSWER_TOKENS, Prompt, build_prompt
+from integrations.llm_ports import LanguageModel, ModelReply, ModelRequest, ModelUnavailable
+
+log = structlog.get_logger()
+
+CALLER = CommandContext("system:assistant")
+GRACE = timedelta(seconds=60)
+"""Time after the time limit of a call at which its reservation of tokens expires."""
+
+
+class Authored(msgspec.Struct, frozen=True):
+    """An answer, and what has written it."""
+
+    answer: Answer
+    provider: Provider = "builtin"
+    """What has written the answer: `builtin` also if a model was asked and failed."""
+    model: str = ""
+    """Name of the model that was asked; empty if none was."""
+    prompt: str | None = None
+    """Text that was sent to the model; None if none was."""
+    tokens: int = 0
+    """Tokens that the call has used; an estimate if the model's server does not say."""
+    fell_back: str | None = None
+    """A sentence that says why the answer is not the model's; None if it is, or if no model is configured."""
+
+
+@dataclass(frozen=True)
+class AnswerWriter:
+    policy: ModelPolicy
+    language_model: LanguageModel | None
+    """None if the provider is `builtin`."""
+    meter: TokenMeter
+    clock: Callable[[], datetime]
+    time_limit: timedelta
+    """Time limit of one call of the model."""
+
+    async def answer(
+        self, evidence: Evidence, builtin: Answer, *, inquiry_id: str, model: str | None = None
+    ) -> Authored:
+        """Returns the answer of the model to the evidence's question, checked against the evidence, or else `builtin`,
+        the answer of rules and statistics. `model` is one that the policy allows; None for the configured one.
+        """
+        if self.language_model is None:
+            return Authored(builtin)
+        prompt = build_prompt(evidence, builtin)
+        if not prompt.refs:
+            return Authored(builtin, fell_back="There are no sources that the model could speak of.")
+        try:
+            chosen = self.policy.choose(model)
+            reservation = await self._reserve(inquiry_id, chosen, prompt)
+        except Rejection as refused:
+            return Authored(builtin, fell_back=refused.detail)
+        request = ModelRequest(chosen, prompt.instructions, prompt.data, prompt.schema, MAX_ANSWER_TOKENS)
+        tokens = 0
+        try:
+            reply, tokens = await self._ask(self.language_model, request, reservation)
+            checked = check_answer(reply.text, prompt, evidence, builtin)
+        except ModelUnavailable as failed:
+            log.warning("the language model gave no answer", inquiry=inquiry_id, model=chosen, reason=str(failed))
+            tokens, reason = prompt.max_tokens * failed.has_used_tokens, str(failed)
+        except UnusableAnswer as unusable:
+            reason = str(unusable)
+        else:
+            return Authored(checked, self.policy.provider, chosen, prompt.text, tokens)
+        return Authored(builtin, "builtin", chosen, prompt.text, tokens, reason)
+
+    async def _reserve(self, inquiry_id: str, model: str, prompt: Prompt) -> "_Reservation":
+        name = f"{inquiry_id}-{secrets.token_hex(8)}"
+        expires_at = self.clock() + self.time_limit + GRACE
+        limit = self.policy.monthly_tokens
+        month = await self.meter.reserve(name, model, prompt.max_tokens, expires_at, limit, CALLER)
+        return _Reservation(month, name, prompt.max_tokens)
+
+    async def _ask(
+        self, model: LanguageModel, request: ModelRequest, reservation: "_Reservation"
+    ) -> tuple[ModelReply, int]:
+        """Returns the model's reply and the number of tokens that it has used, and records this number."""
+        try:
+            reply = await model.complete(request)
+        except ModelUnavailable as failed:
+            await self._record(reservation, reservation.tokens if failed.has_used_tokens else 0, True)
+            raise
+        except BaseException:
+            # Recorded also if this task is cancelled: the model's server may go on, and count the tokens.
+            await asyncio.shield(self._record(reservation, reservation.tokens, True))
+            raise
+        tokens = reservation.tokens if reply.tokens is None else reply.tokens
+        await self._record(reservation, tokens, reply.tokens is None)
+        return reply, tokens
+
+    async def _record(self, reservation: "_Reservation", tokens: int, is_estimate: bool) -> None:
+        await self.meter.record_use(reservation.month, reservation.name, tokens, is_estimate, CALLER)
+
+
+@dataclass(frozen=True)
+class _Reservation:
+    month: str
+    name: str
+    tokens: int
