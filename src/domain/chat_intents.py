@@ -36,9 +36,11 @@ _WORDS: tuple[tuple[Intent, re.Pattern[str]], ...] = (
     (
         "next",
         re.compile(
-            r"\b(?:next|should (?:i|we|you)|shall (?:i|we)|what (?:can|to|do) (?:i|we|do)|fix(?:es|ed)?|solve|repair"
+            r"\b(?:next|what now|now what|should (?:i|we|you)|shall (?:i|we)|what (?:can|to|do) (?:i|we|do)"
+            r"|fix(?:es|ed)?|solve|repair"
             r"|mend|how (?:do|can|to|would|could) (?:i|we|you)? ?(?:\w+ )?(?:fix|solve|repair|resolve"
-            r"|avoid|prevent)|resolve|recommend\w{0,6}|suggest\w{0,4}|advice|advise|quarantine|re-?run|retry|restart|ticket|action)\b"
+            r"|avoid|prevent)|resolve|recommend\w{0,6}|suggest\w{0,4}|advice|advise|quarantine|re-?run|retry"
+            r"|restart|ticket|action)\b"
         ),
     ),
     (
@@ -56,7 +58,8 @@ _WORDS: tuple[tuple[Intent, re.Pattern[str]], ...] = (
     (
         "why",
         re.compile(
-            r"\b(?:why|cause[sd]?|reasons?|explain|diagnos\w{1,4}|investigat\w{1,4}|wrong|root|fail(?:ed|s|ing|ure|ures)?"
+            r"\b(?:why|cause[sd]?|reasons?|explain|diagnos\w{1,4}|investigat\w{1,4}|wrong|root|fail(?:ed|s|ing|ure"
+            r"|ures)?"
             r"|red|broke|broken|crash(?:ed|es)?|error|errors|problem|problems|issue|infra(?:structure)?|mean(?:s|ing)?"
             r"|hang(?:s|ing)?|hung|aborted|happen(?:s|ing|ed)?)\b"
         ),

@@ -35,6 +35,8 @@ UNKNOWN_LINES = 0.3
 """Confidence in the lines of an excerpt with other signals."""
 DETAIL_SIGNALS = frozenset({"exception", "detail", "source_error", "system_error"})
 """Signals of lines that say what is wrong, rather than where."""
+_SAYS_NOTHING = re.compile(r"Traceback \(most recent|==> |\+ |\* What went wrong:")
+"""Beginnings of lines that never say what is wrong: headings, and commands that are repeated."""
 _MARKS = re.compile(r"^(?:_{3,80} |E {2,8})|(?: _{3,80})$")
 """Marks of pytest around names of tests and before messages."""
 
@@ -122,15 +124,24 @@ def _find_in_log(evidence: Evidence) -> ProbableCause | None:
     if build is None:
         return None
     for excerpt in evidence.excerpts:
-        found = find_kind("\n".join(excerpt.lines))
+        found = find_kind("\n".join(_from_failed_test(excerpt)))
         if found is not None:
             return _cause_of_log(excerpt, found, log_ref(build, excerpt))
     return None
 
 
+def _from_failed_test(excerpt: LogExcerpt) -> Sequence[str]:
+    """Returns the lines of an excerpt from the first failed test on: before it, tests that passed may have reported
+    errors that they expected. Returns all lines if the excerpt names no failed test.
+    """
+    signals = [signal_of(clean(line)) for line in excerpt.lines]
+    first = next((at for at, one in enumerate(signals) if one is not None and one.reason == "test_failure"), 0)
+    return excerpt.lines[first:]
+
+
 def _cause_of_log(excerpt: LogExcerpt, found: KindMatch, ref: str) -> ProbableCause:
     classification = found.kind.classification
-    if found.kind.name in ("compile_error", "module_missing") and TEST_FILE.search(found.line):
+    if found.kind.name in ("compile_error", "module_missing") and found.is_in_test:
         classification = "test_bug"
     return ProbableCause(
         f"kind {found.kind.name}",
@@ -205,7 +216,7 @@ def _describe_failure(excerpt: LogExcerpt) -> str:
     """Returns the line of an excerpt that names the failed test, if there is one, with the line that says what is
     wrong.
     """
-    shown = [line for line in excerpt.lines if line.strip() and not line.startswith("Traceback (most recent")]
+    shown = [line for line in _from_failed_test(excerpt) if line.strip() and not _SAYS_NOTHING.match(line)]
     lines = [(_MARKS.sub("", line.strip()), signal_of(clean(line))) for line in shown]
     heads = [line for line, signal in lines if signal is not None and signal.reason == "test_failure"]
     details = [

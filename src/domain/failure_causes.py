@@ -12,7 +12,7 @@ import msgspec
 from domain.evidence import Evidence, FailedTest, case_ref, issue_ref, test_ref
 from domain.evidence import build_ref as ref_of_build
 from domain.evidence import commit_ref as ref_of_commit
-from domain.failure_kinds import ASSERTION, ERROR_IN_TEST, TEST_FILE, KindMatch, find_kind
+from domain.failure_kinds import ASSERTION, ERROR_IN_TEST, NAMES_FILE, TEST_FILE, KindMatch, find_kind
 from domain.test_health import BROKEN_FROM, FLAKY_FROM
 from domain.triage import Classification
 
@@ -132,7 +132,8 @@ def _by_words(test: FailedTest, *, is_machine: bool) -> ProbableCause | None:
     if found.kind.classification in ("infra", "flaky") and ASSERTION.search(test.message):
         return None  # an assertion checks the code, whatever it compares
     classification = found.kind.classification
-    if found.kind.name in ("compile_error", "module_missing") and TEST_FILE.search(found.line):
+    is_in_test = found.is_in_test if found.file_line else TEST_FILE.search(_last_file_line(test.trace)) is not None
+    if found.kind.name in ("compile_error", "module_missing") and is_in_test:
         classification = "test_bug"
     return ProbableCause(
         f"kind {found.kind.name}",
@@ -196,10 +197,8 @@ def _by_test_mistake(test: FailedTest) -> ProbableCause | None:
     error = ERROR_IN_TEST.search(test.message) or ERROR_IN_TEST.search(test.trace[-MAX_LINE * 2 :])
     if error is None:
         return None
-    frames = [line for line in test.trace.splitlines() if ":" in line and not line.startswith("E ")]
-    innermost = next((line for line in reversed(frames) if TEST_FILE.search(line)), "")
-    is_innermost = bool(frames) and innermost in frames[-2:]
-    if frames and not is_innermost:
+    file_line = _last_file_line(test.trace)
+    if file_line and TEST_FILE.search(file_line) is None:
         return None
     return ProbableCause(
         f"mistake {test.signature or _headline(test)}",
@@ -245,6 +244,15 @@ def _by_assertion(test: FailedTest) -> ProbableCause:
 
 def _text_of(test: FailedTest) -> str:
     return test.message if len(test.message) >= MAX_LINE else f"{test.message}\n{test.trace[-2_000:]}"
+
+
+def _last_file_line(trace: str) -> str:
+    """Returns the line of the trace that names the innermost file: the first frame of JavaScript and Java, the last one
+    of other languages. Returns an empty text if no line names a file.
+    """
+    lines = [line for line in trace.splitlines() if NAMES_FILE.search(line)]
+    frames = [line for line in lines if line.lstrip().startswith("at ")]
+    return frames[0] if frames else lines[-1] if lines else ""
 
 
 def _with_kind(found: KindMatch | None, test: FailedTest) -> str:

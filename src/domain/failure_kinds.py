@@ -13,7 +13,16 @@ from domain.infrastructure_failures import INFRASTRUCTURE, FailureKind, make_kin
 class KindMatch(msgspec.Struct, frozen=True):
     kind: FailureKind
     line: str
-    """The line that has the words of the kind, without spaces around it."""
+    """The line that has the words of the kind, without spaces around it. If it only announces another line, that one
+    follows.
+    """
+    file_line: str = ""
+    """The nearest line before that names a file, or this line itself if it does."""
+
+    @property
+    def is_in_test(self) -> bool:
+        """Whether the failure is in a file with tests."""
+        return TEST_FILE.search(self.file_line) is not None
 
 
 OF_CODE: tuple[FailureKind, ...] = (
@@ -82,6 +91,14 @@ OF_CODE: tuple[FailureKind, ...] = (
         0.78,
     ),
     make_kind(
+        "merge_conflict",
+        "product_bug",
+        "The branch cannot be merged",
+        "Merge the target branch into this one, and resolve the conflicts",
+        r"\bCONFLICT \(|\bAutomatic merge failed\b|\bMerge conflict in\b|\bcould not apply [0-9a-f]{6,40}\b",
+        0.85,
+    ),
+    make_kind(
         "module_missing",
         "product_bug",
         "A module that is imported does not exist",
@@ -123,7 +140,8 @@ OF_CODE: tuple[FailureKind, ...] = (
         "product_bug",
         "A check of the source code's style or types failed",
         "Correct what the check names",
-        r"\b(?:checkstyle|eslint|tslint|phpcs|rubocop|pylint|flake8|ruff|spotless|ktlint)\b.{0,80}\b(?:errors?"
+        r"\bleaks? found\b|\bvulnerabilit(?:y|ies) found\b|\b(?:checkstyle|eslint|tslint|phpcs|rubocop|pylint"
+        r"|flake8|ruff|spotless|ktlint)\b.{0,80}\b(?:errors?"
         r"|fail\w{0,4}"
         r"|violations?|problems?)\b|\[ant:checkstyle\]|\bLint found\b|^\s{0,8}\d{1,7} \| ERROR \|"
         r"|^ERROR: \S{1,200}\[\d{1,7}, \d"
@@ -185,6 +203,15 @@ OF_CODE: tuple[FailureKind, ...] = (
 KINDS = (*INFRASTRUCTURE, *OF_CODE)
 """All kinds, those first whose words say most."""
 
+MAX_DISTANCE = 8
+"""Number of lines around a line that are searched for what belongs to it."""
+_ANNOUNCES = re.compile(r"\b(?:suite failed to run|COMPILATION ERROR|went wrong|ERROR collecting|code E[A-Z]{3,20})\b")
+_NAMES_ERROR = re.compile(
+    r"\b\w{0,60}(?:Error|Exception)\b|\b(?:cannot|error|could not|not found|no module)\b", re.IGNORECASE
+)
+NAMES_FILE = re.compile(r"\b[\w.-]{1,100}\.[A-Za-z]{1,5}\b(?:[\"':(]|, line|$| at )")
+_HEADING = re.compile(r"[-=_*#>|\s]{1,200}$")
+_MARK = re.compile(r"^E {2,8}")
 MAX_MATCHES = 5
 """Number of places of a kind's words in a text that are looked at."""
 ASSERTION = re.compile(
@@ -217,7 +244,9 @@ def find_kind(text: str) -> KindMatch | None:
         for match in islice(kind.pattern.finditer(text), MAX_MATCHES):
             line = _line_at(text, match.start())
             if kind.classification not in ("infra", "flaky") or ASSERTION.search(line) is None:
-                return KindMatch(kind, line)
+                return KindMatch(
+                    kind, _with_detail(text, match.start(), line), _find_file_line(text, match.start(), line)
+                )
     return None
 
 
@@ -225,3 +254,19 @@ def _line_at(text: str, position: int) -> str:
     begin = text.rfind("\n", 0, position) + 1
     end = text.find("\n", position)
     return text[begin : len(text) if end < 0 else end].strip()
+
+
+def _with_detail(text: str, position: int, line: str) -> str:
+    """Returns the line, followed by the next one that says more if this one only announces it."""
+    if not (line.endswith((":", "'.")) or _ANNOUNCES.search(line)):
+        return line
+    end = text.find("\n", position)
+    following = [] if end < 0 else text[end + 1 :].splitlines()[:MAX_DISTANCE]
+    details = [_MARK.sub("", one.strip()) for one in following if one.strip() and not _HEADING.match(one.strip())]
+    errors = [one for one in details if _NAMES_ERROR.search(one)]
+    return " ".join([line, *(errors or details)[:1]])
+
+
+def _find_file_line(text: str, position: int, line: str) -> str:
+    before = text[: text.rfind("\n", 0, position) + 1].splitlines()[-MAX_DISTANCE:]
+    return next((one for one in (line, *reversed(before)) if NAMES_FILE.search(one)), "")

@@ -58,8 +58,8 @@ INFRASTRUCTURE: tuple[FailureKind, ...] = (
         "A process ran out of memory (OOM)",
         "Give the process or the machine more memory, or run fewer tests in parallel",
         r"\bout of memory\b|\bOutOfMemory|\bcannot allocate memory\b|\bENOMEM\b|\bheap limit\b|\boom[-_ ]?kill"
-        r"|^\s{0,8}MemoryError\b|\bGC overhead limit\b|\bstd::bad_alloc\b|\bexit(?:ed)?(?: with)? (?:code"
-        r"|status):? 137\b"
+        r"|^\s{0,8}MemoryError\b|\bGC overhead limit\b|\bstd::bad_alloc\b|\bexit(?:ed)?(?: with)?(?: (?:code"
+        r"|status):?)? 137\b"
         r"|\bKilled$|\bKilled process\b|\bsignal: killed\b|\breturncode -9\b|\bwas killed by signal (?:9|SIGKILL)\b",
         0.88,
         is_machine=True,
@@ -83,7 +83,8 @@ INFRASTRUCTURE: tuple[FailureKind, ...] = (
         "Docker does not answer, or does not give the image",
         "Check the Docker daemon, the registry and its limits, then run the build again",
         r"\bcannot connect to the docker daemon\b|\btoomanyrequests\b|\bImagePullBackOff\b|\bErrImagePull\b"
-        r"|\bpull access denied\b|\bpull rate limit\b|\berror during connect: .{0,200}docker",
+        r"|\bmanifest (?:for \S{1,200} )?(?:not found|unknown)\b|\bno such image\b|\bpull access denied\b"
+        r"|\bpull rate limit\b|\berror during connect: .{0,200}docker",
         0.85,
         is_machine=True,
     ),
@@ -127,7 +128,8 @@ INFRASTRUCTURE: tuple[FailureKind, ...] = (
         "Another service was unavailable",
         "Check the service that is called, and run the build again when it answers",
         r"\b50[234] (?:bad gateway|service (?:temporarily )?unavailable|gateway time-?out)\b"
-        r"|\breturned error: 50[0-4]\b|\b429 Too Many Requests\b|\brate limit exceeded\b|\bservice unavailable\b"
+        r"|\breturned error: 50[0-4]\b|\b429 Too Many Requests\b|\brate limit exceeded\b|\b(?:unable"
+        r"|failed) to (?:connect|reach)\b|\b(?:could not|cannot) (?:connect to|reach)\b|\bservice unavailable\b"
         r"|\btoo many (?:clients|connections)\b|\bremaining connection slots\b"
         r"|\bconnection pool (?:is )?(?:exhausted|timeout)"
         r"|\bHikariPool\b.{0,120}\bnot available\b|\bHTTP(?:/\d(?:\.\d)?)? 50[234]\b|\bserver is shutting down\b"
@@ -162,7 +164,8 @@ INFRASTRUCTURE: tuple[FailureKind, ...] = (
         "infra",
         "The machine reached a limit of the operating system",
         "Raise the limit on the machine, or look for the process that uses it up",
-        r"\btoo many open files\b|\bEMFILE\b|\bread-only file system\b|\bEROFS\b|\bdevice or resource busy\b"
+        r"\bquota\b.{0,60}\bexceeded\b|\bquotaExceeded\b|\btoo many open files\b|\bEMFILE\b"
+        r"|\bread-only file system\b|\bEROFS\b|\bdevice or resource busy\b"
         r"|\bResource temporarily unavailable\b|\bStale file handle\b|\binput/output error\b"
         r"|\bunable to create (?:new )?native thread\b|\bcan't start new thread\b|\binotify\b.{0,80}\blimit\b",
         0.82,
@@ -175,6 +178,17 @@ INFRASTRUCTURE: tuple[FailureKind, ...] = (
         "End what uses the port, or let the tests choose a free port",
         r"\baddress already in use\b|\bEADDRINUSE\b|\bport \d{2,5} is already (?:in use|allocated)\b|\bBindException\b",
         0.75,
+        is_machine=True,
+    ),
+    make_kind(
+        "helper_lost",
+        "infra",
+        "A program on the machine that the build depends on ended unexpectedly",
+        "Check the memory of the machine and its system log, then run the build again",
+        r"\bdaemon (?:has )?disappeared\b|\bdaemon .{0,40}\b(?:stopped|crashed|terminated) unexpectedly\b"
+        r"|\blost (?:communication|connection) (?:with|to) (?:the )?(?:server|agent|node|runner|worker|daemon)\b"
+        r"|\breceived a shutdown signal\b|\bworker .{0,40}\bcrashed\b|\bnode was low on resource\b",
+        0.7,
         is_machine=True,
     ),
     make_kind(

@@ -183,6 +183,35 @@ def test_a_log_without_known_words_is_a_guess() -> None:
     assert "log:9812:3-3" in found.sources
 
 
+def test_errors_that_passed_tests_report_are_no_cause() -> None:
+    log = [
+        "ERROR:shop.disk:No space left on device, as the test wants",
+        "FAIL: test_total (t.Test)",
+        "AssertionError: 5 != 6",
+    ]
+    found = ask(build=COMMAND_FAILED, excerpts=excerpt_log(log))
+    assert (found.classification, "5 != 6" in found.root_cause) == ("product_bug", True)
+
+
+@pytest.mark.parametrize(
+    ("message", "trace", "classification"),
+    [
+        ("SyntaxError: expected ':'", 'File "/ci/tests/test_x.py", line 3\nSyntaxError: expected', "test_bug"),
+        ("SyntaxError: x", 'File "/ci/tests/test_x.py", line 1\nFile "/ci/shop/cart.py", line 3', "product_bug"),
+        ("ReferenceError: total is not defined", "at f (src/cart.test.js:5:3)\nat y (src/x.js:1:1)", "test_bug"),
+        ("ReferenceError: total is not defined", "at f (src/cart.js:5:3)\nat y (src/x.test.js:1:1)", "product_bug"),
+    ],
+)
+def test_the_innermost_file_tells_mistakes_of_tests(message: str, trace: str, classification: str) -> None:
+    assert ask(make_test(message, trace=trace)).classification == classification
+
+
+def test_a_line_that_announces_another_is_shown_with_it() -> None:
+    log = ["● Test suite failed to run", "", "  Cannot find module '../src/menu' from 'src/menu.test.js'"]
+    found = ask(build=COMMAND_FAILED, excerpts=excerpt_log(log))
+    assert "Cannot find module '../src/menu'" in found.root_cause
+
+
 def test_a_failed_test_in_a_log_is_named_with_its_message() -> None:
     log = [
         "______________ test_adds_up ______________",
@@ -251,6 +280,7 @@ def test_a_summary_of_a_build_that_passed_has_no_cause() -> None:
         ("Which commit broke the test?", "changed"),
         ("Has this failed before?", "history"),
         ("What should I do next?", "next"),
+        ("ok, what now?", "next"),
         ("How do I fix it?", "next"),
         ("Which tests failed?", "tests"),
         ("How long did it take?", "duration"),
