@@ -15,9 +15,8 @@ from api.http.request_context import RequestContext
 from api.http.types import MAX_ID
 from commands.evals import RequestEval
 from commands.evaluation.cases import estimate_seconds, load_cases, select_cases
-from domain.core.errors import Conflict, Invalid, NotFound
+from domain.core.errors import Conflict, NotFound
 from domain.evals import (
-    BUILTIN,
     EVALUATION,
     PREFIX,
     ChangedCase,
@@ -165,9 +164,7 @@ class EvalController(Controller):
     @post("/runs", status_code=202, guards=[GUARD])
     async def start_eval(self, ctx: RequestContext, data: NewEval) -> RequestedEval:
         """Requests an evaluation of the configured model. A worker runs it; `GET /evals/{id}` shows how far it is."""
-        model = data.model_override or BUILTIN
-        if model != BUILTIN:
-            raise Invalid.field("model_override", "is not one of the models that the operator allows")
+        model = ctx.services.model_policy.choose(data.model_override)
         names = tuple(select_cases(load_cases(), data.suite, data.sample_size))
         eval_id = PREFIX + secrets.token_hex(8)
         await ctx(RequestEval(eval_id, data.suite, model, names))

@@ -21,8 +21,6 @@ Grader = Literal["rules", "model"]
 
 PREFIX = "eval-"
 """Beginning of the ids of evaluations."""
-BUILTIN = "builtin"
-"""Name of the model that answers without a language model."""
 
 
 class GradedCase(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -39,6 +37,15 @@ class GradedCase(msgspec.Struct, frozen=True, omit_defaults=True):
     """Tokens that a language model used for the answer."""
 
 
+class EvalReport(msgspec.Struct, frozen=True):
+    """The result of an evaluation that `testhide evals` has run, as a file keeps it."""
+
+    suite: SuiteChoice
+    model: str
+    score: float
+    cases: tuple[GradedCase, ...]
+
+
 class EvalEvent(Event, frozen=True):
     eval_id: str
 
@@ -51,7 +58,7 @@ class EvalRequested(EvalEvent, frozen=True):
     name: ClassVar[str] = "eval.requested"
     suite: SuiteChoice
     model: str
-    """Name of the language model, or BUILTIN."""
+    """Name of the language model; `builtin` for the rules of the server."""
     cases: list[str]
     """Names of the cases, in the order in which they run."""
 

@@ -4,11 +4,19 @@ A grade names every fault by a sentence, so that somebody who reads a failed eva
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 
+from domain.answers import Answer, NextAction, Question
+from domain.evidence import Evidence
 from domain.test_health import Action, Assessment, Risk, Trend
+from domain.triage import Classification
+
+Choice = Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
+"""Texts, one of which is enough."""
+MAX_GOT = 200
+"""Number of characters of a text that is shown as the given answer."""
 
 
 class Grade(NamedTuple):
@@ -46,6 +54,81 @@ def grade_health(assessment: Assessment, expected: ExpectedHealth) -> Grade:
         wanted.append(f"{_join(expected.risk)} risk")
     got = f"{assessment.recommended_action}, {assessment.risk} risk"
     return Grade(", ".join(wanted), got, tuple(faults))
+
+
+class ExpectedAnswer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The right answer to a question. An empty list, or None, accepts everything. Texts are compared without regard to
+    upper and lower case.
+    """
+
+    classification: tuple[Classification, ...] = ()
+    says: tuple[Choice, ...] = ()
+    """The answer has at least one text of each of these lists."""
+    never: tuple[str, ...] = ()
+    """Texts that the answer does not have."""
+    cites: tuple[Choice, ...] = ()
+    """The answer cites at least one reference of each of these lists. `test:*` stands for any result of a test."""
+    cites_log: str = ""
+    """Text that is in a part of the log that the answer cites."""
+    next_step: tuple[NextAction | Literal["none"], ...] = ()
+    affected_tests: int | None = None
+    min_confidence: float = 0.0
+    max_confidence: float = 1.0
+
+
+def grade_answer(answer: Answer, evidence: Evidence, expected: ExpectedAnswer) -> Grade:
+    """Grades an answer to a question about the evidence. An answer that cites what the evidence does not have is wrong,
+    whatever is expected.
+    """
+    text = f"{answer.root_cause}. {answer.text} {answer.suggested_fix}"
+    faults = [f"It cites {ref}, which is not in the evidence." for ref in _find_unknown(answer, evidence)]
+    if expected.classification and answer.classification not in expected.classification:
+        faults.append(f"The class is {answer.classification or 'unknown'}, not {_join(expected.classification)}.")
+    faults += [f"It does not say {_join(texts)}." for texts in expected.says if not _has_any(text, texts)]
+    faults += [f"It says {words!r}, which is wrong." for words in expected.never if _has_any(text, (words,))]
+    faults += [f"It does not cite {_join(refs)}." for refs in expected.cites if not _cites_any(answer, refs)]
+    if expected.cites_log and not _cites_log(answer, evidence, expected.cites_log):
+        faults.append(f"It does not cite the part of the log that says {expected.cites_log!r}.")
+    _check(faults, "next step", answer.next_step.action if answer.next_step else "none", expected.next_step)
+    if expected.affected_tests is not None and answer.affected_tests != expected.affected_tests:
+        faults.append(f"It counts {answer.affected_tests} affected tests, not {expected.affected_tests}.")
+    if not expected.min_confidence <= answer.confidence <= expected.max_confidence:
+        faults.append(
+            f"Its confidence is {answer.confidence:.2f}, not from {expected.min_confidence:.2f} to"
+            f" {expected.max_confidence:.2f}."
+        )
+    return Grade(_describe(expected), _describe_answer(answer, evidence.question), tuple(faults))
+
+
+def _find_unknown(answer: Answer, evidence: Evidence) -> list[str]:
+    known = {source.ref for source in evidence.sources}
+    return [ref for ref in answer.sources if ref not in known]
+
+
+def _has_any(text: str, words: Sequence[str]) -> bool:
+    return any(word.lower() in text.lower() for word in words)
+
+
+def _cites_any(answer: Answer, refs: Sequence[str]) -> bool:
+    kinds = {ref.partition(":")[0] for ref in answer.sources}
+    return any(ref in answer.sources or (ref.endswith(":*") and ref.removesuffix(":*") in kinds) for ref in refs)
+
+
+def _cites_log(answer: Answer, evidence: Evidence, text: str) -> bool:
+    texts = {source.ref: source.text for source in evidence.sources if source.ref.startswith("log:")}
+    return any(text in texts.get(ref, "") for ref in answer.sources)
+
+
+def _describe(expected: ExpectedAnswer) -> str:
+    kind = f"{_join(expected.classification)}: " if expected.classification else ""
+    words = ", ".join(texts[0] for texts in expected.says)
+    return f"{kind}{words}" if words else kind.removesuffix(": ") or "an answer with known sources"
+
+
+def _describe_answer(answer: Answer, question: Question) -> str:
+    if question.kind == "diagnosis":
+        return f"{answer.classification or 'unknown'}: {answer.root_cause}"[:MAX_GOT]
+    return answer.text[:MAX_GOT] or "nothing"
 
 
 def _check(faults: list[str], what: str, value: str, accepted: Sequence[str]) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from commands.evaluation.cases import Case, estimate_seconds, load_cases, read_runs, select_cases, suite_of
-from domain.evals import BUILTIN
+from domain.language_model import BUILTIN
 from domain.test_health import BROKEN_BUILD, FAILED, RETRIED, SAME_COMMIT
 
 CASES = load_cases()
@@ -19,8 +19,9 @@ def test_runs_are_read() -> None:
 
 
 def test_half_of_the_cases_is_held_out() -> None:
-    for suite in ("health",):
+    for suite, least in (("diagnosis", 80), ("chat", 40), ("health", 30)):
         splits = [case.split for case in CASES.values() if suite_of(case) == suite]
+        assert len(splits) >= least
         assert abs(splits.count("tune") - splits.count("report")) <= 1
 
 

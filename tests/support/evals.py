@@ -8,7 +8,8 @@ from typing import TypeVar
 from commands.evals import CompleteEval, FailEval, RecordGrades, RequestEval, StartEval
 from commands.evaluation.cases import load_cases, select_cases
 from commands.handler import Command, CommandContext, Handler
-from domain.evals import BUILTIN, PREFIX, GradedCase, SuiteChoice
+from domain.evals import PREFIX, GradedCase, SuiteChoice
+from domain.language_model import BUILTIN
 from store.clock import utcnow
 from testhide.processes import Core, core
 from tests.support.server import Server

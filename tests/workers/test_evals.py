@@ -5,7 +5,8 @@ import pytest
 from commands.evals import CompleteEval, FailEval, RecordGrades, RequestEval, StartEval
 from commands.evaluation.cases import load_cases, select_cases
 from commands.handler import CommandContext, Handler
-from domain.evals import BUILTIN, EVALUATION, EvalGraded, EvalRun, GradedCase
+from domain.evals import EVALUATION, EvalGraded, EvalRun, GradedCase
+from domain.language_model import BUILTIN
 from store.clock import utcnow
 from testhide.processes import Core
 from workers.evals import BATCH_SIZE, EvalRunner

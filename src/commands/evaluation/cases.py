@@ -14,8 +14,13 @@ from typing import Literal
 
 import msgspec
 
-from domain.evals import BUILTIN, Suite, SuiteChoice
-from domain.grading import ExpectedHealth, Grade, grade_health
+from commands.evaluation.facts import BUILD_ID, PROJECT_ID, CaseFacts, make_evidence
+from domain import builtin_answers
+from domain.answers import Question
+from domain.evals import Suite, SuiteChoice
+from domain.evidence import Evidence
+from domain.grading import ExpectedAnswer, ExpectedHealth, Grade, grade_answer, grade_health
+from domain.language_model import BUILTIN
 from domain.test_health import BROKEN_BUILD, FAILED, RETRIED, SAME_COMMIT, assess
 
 Split = Literal["tune", "report"]
@@ -44,7 +49,47 @@ class HealthCase(
         return grade_health(assess(read_runs(self.runs)), self.expected)
 
 
-Case = HealthCase
+class QuestionCase(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="suite"):
+    """A question about a build, what is known about the build, and the right answer."""
+
+    name: str
+    split: Split
+    origin: str
+    """Where the case comes from: the tool that was run, or why somebody wrote it."""
+    facts: CaseFacts = CaseFacts()
+    expected: ExpectedAnswer
+
+    @property
+    def question(self) -> Question:
+        raise NotImplementedError
+
+    def make_evidence(self) -> Evidence:
+        return make_evidence(self.question, self.facts)
+
+    def grade(self) -> Grade:
+        """Grades the answer that the server gives without a language model."""
+        evidence = self.make_evidence()
+        return grade_answer(builtin_answers.answer(evidence), evidence, self.expected)
+
+
+class DiagnosisCase(QuestionCase, frozen=True, tag="diagnosis"):
+    @property
+    def question(self) -> Question:
+        return Question("diagnosis", PROJECT_ID, BUILD_ID)
+
+
+class ChatCase(QuestionCase, frozen=True, tag="chat"):
+    message: str
+    earlier: tuple[tuple[str, str], ...] = ()
+    """Earlier messages of the conversation, the oldest first, each with its reply."""
+
+    @property
+    def question(self) -> Question:
+        build_id = BUILD_ID if self.facts.build is not None else None
+        return Question("chat", PROJECT_ID, build_id, message=self.message, earlier=self.earlier)
+
+
+Case = HealthCase | DiagnosisCase | ChatCase
 _RUNS = re.compile(r"(=?)(!?)([PFR])(?:\*(\d{1,5}))?")
 _FLAGS = {"P": 0, "F": FAILED, "R": RETRIED}
 

@@ -57,4 +57,5 @@ app.command(
     "testhide.cli.replay:replay",
     help="Print the events of a stream, such as build-1025. With --rules, simulate the history under other rules.",
 )
+app.command("testhide.cli.evals:app", name="evals", help="Grade the answers to cases whose right answers are known.")
 app.command("testhide.cli.lint:lint", help="Check a file that describes pipelines, without a server.")

@@ -1,0 +1,128 @@
+"""Facts of a case of an evaluation, and the evidence about a build that is made of them.
+
+A log and a report are read as those of real builds are, so that an evaluation also tests how well the server explains
+logs and reads reports. Everything else is stated as it is.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from commands.reports.parser import Case as ReportedCase
+from commands.reports.parser import parse_report
+from domain.answers import Question
+from domain.evidence import (
+    MAX_MESSAGE,
+    MAX_TRACE,
+    BuildFacts,
+    BuildSummary,
+    Evidence,
+    FailedTest,
+    FailureGroup,
+    FailureStart,
+    IssueFacts,
+    PastFailure,
+    ProjectFacts,
+    TestRecord,
+    cut,
+    excerpt_log,
+    with_sources,
+)
+from domain.triage import Classification
+from domain.triage import Source as ClassifiedBy
+
+PROJECT_ID, JOB_ID, BUILD_ID = 1, 1, 100
+FIRST_RESULT_ID, FIRST_CASE_ID = 1001, 501
+"""Ids of the first failed result of the report, and of its test. Those of the next ones follow."""
+
+
+class TestFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Facts about a failed test besides its result, as in `domain.evidence.FailedTest`."""
+
+    __test__ = False
+
+    is_flaky: bool = False
+    is_quarantined: bool = False
+    classification: Classification | None = None
+    classified_by: ClassifiedBy | None = None
+    known_issue_id: int | None = None
+    first_bad: FailureStart | None = None
+    record: TestRecord | None = None
+
+
+class CaseFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    build: BuildFacts | None = BuildFacts(
+        BUILD_ID, JOB_ID, "Tests", "failed", "tests_failed", branch="main", exit_code=1, duration_s=60
+    )
+    """The build; None for a question about the project. The numbers of its tests come from the report."""
+    log: Sequence[str] = ()
+    """Lines of the build's log."""
+    report: Sequence[str] = ()
+    """Lines of a test report in any format that the server reads."""
+    tests: Mapping[str, TestFacts] = {}
+    """End of the name of a failed test -> what else is known about it."""
+    issues: tuple[IssueFacts, ...] = ()
+    past: tuple[PastFailure, ...] = ()
+    earlier_builds: tuple[BuildSummary, ...] = ()
+    same_commit: tuple[BuildSummary, ...] = ()
+    project: ProjectFacts | None = None
+
+
+def make_evidence(question: Question, facts: CaseFacts) -> Evidence:
+    """Returns the evidence that the server would find if the facts were those of one of its builds."""
+    reported = [item for item in parse_report(["\n".join(facts.report).encode()]) if isinstance(item, ReportedCase)]
+    failed = [case for case in reported if case.status == "failed" and not case.known_issue]
+    build = facts.build
+    if build is not None and reported:
+        counts = Counter(case.status for case in reported)
+        build = msgspec.structs.replace(build, passed=counts["passed"], failed=len(failed), skipped=counts["skipped"])
+    sizes = Counter(case.signature for case in failed)
+    messages = {case.signature: case.message for case in reversed(failed)}
+    tests = [_to_test(number, case, facts.tests) for number, case in enumerate(failed)]
+    return with_sources(
+        Evidence(
+            question=question,
+            build=build,
+            failures=tuple(_first_of_each_signature(tests)[: question.max_tests]),
+            groups=tuple(FailureGroup(key, number, messages[key][:MAX_MESSAGE]) for key, number in sizes.most_common()),
+            excerpts=excerpt_log(list(facts.log)) if facts.log and question.include_logs else (),
+            issues=facts.issues,
+            past=tuple(_with_signature(past, failed) for past in facts.past),
+            earlier=facts.earlier_builds,
+            same_commit=facts.same_commit,
+            project=facts.project,
+        )
+    )
+
+
+def _to_test(number: int, case: ReportedCase, more: Mapping[str, TestFacts]) -> FailedTest:
+    test = FailedTest(
+        FIRST_RESULT_ID + number,
+        FIRST_CASE_ID + number,
+        case.node_id,
+        case.message[:MAX_MESSAGE],
+        cut(case.trace, MAX_TRACE),
+        case.signature,
+        case.suite,
+    )
+    known = next((facts for name, facts in more.items() if case.node_id.endswith(name)), None)
+    return test if known is None else msgspec.structs.replace(test, **msgspec.structs.asdict(known))
+
+
+def _with_signature(past: PastFailure, failed: Sequence[ReportedCase]) -> PastFailure:
+    """Fills the signature of an equal failure in, so that cases need not know signatures."""
+    if past.signature or not past.is_equal:
+        return past
+    signature = next(case.signature for case in failed if case.node_id == past.name)
+    return msgspec.structs.replace(past, signature=signature)
+
+
+def _first_of_each_signature(tests: Sequence[FailedTest]) -> list[FailedTest]:
+    """Orders tests so that each signature comes once before any comes twice."""
+    counts: Counter[str] = Counter()
+    ranked = []
+    for test in tests:
+        ranked.append((counts[test.signature], test.result_id, test))
+        counts[test.signature] += 1
+    return [test for _, _, test in sorted(ranked, key=lambda item: item[:2])]
