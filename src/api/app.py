@@ -23,6 +23,7 @@ from api.build_logs import BuildLogController
 from api.builds import BuildController
 from api.caches import CacheController
 from api.changes import RepositoryChangeController
+from api.chat import ChatController
 from api.description import document
 from api.diagnoses import DiagnosisController
 from api.docker_agents import DockerAgentController
@@ -132,6 +133,7 @@ CONTROLLERS = (
     SearchController,
     SemanticSearchController,
     LanguageModelController,
+    ChatController,
     AiJobController,
     ScmController,
     JiraController,

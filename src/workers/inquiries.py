@@ -6,16 +6,20 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+import msgspec
 import psycopg
 import structlog
 from psycopg_pool import AsyncConnectionPool
 
 from commands.handler import CommandContext, Handler
 from commands.inquiries import AnswerInquiry, FailInquiry, TakeInquiryStep
+from domain.answers import Answer, AnswerClaim, Question
+from domain.builtin_answers import answer
 from domain.core.errors import Erased, Unavailable
 from domain.core.events import Damaged, Recorded
-from domain.inquiries import INQUIRY, JOB_TYPES, Inquiry, InquiryAsked, find_job_type
+from domain.inquiries import INQUIRY, JOB_TYPES, Inquiry, InquiryAnswered, InquiryAsked, JobType, find_job_type
 from projections import inquiries
+from projections.evidence import gather
 from store.log.event_log import EventLog
 from store.postgres.cancellation import cancel_and_wait
 from workers.project_analyses import ProjectAnalyst
@@ -32,6 +36,11 @@ OVERDUE_AFTER = timedelta(hours=1)
 SWEEP_INTERVAL_S = 60.0
 """Seconds between two searches for such inquiries."""
 SWEPT_AT_ONCE = 100
+MAX_EARLIER = 4
+"""Number of earlier messages of a conversation that an answer takes into account."""
+WHICH_PROJECT = (
+    "It is not clear which project the question is about. Name a build, a job or a project, or send a `build_id`."
+)
 FAILURE = "The assistant could not answer because of an error of the server. Ask again, or tell the operator."
 OVERDUE = "The assistant has not answered in an hour. Ask again, or tell the operator."
 
@@ -90,8 +99,48 @@ class InquiryAnswerer:
 
     async def _work(self, inquiry: Inquiry) -> None:
         kind = find_job_type(inquiry.kind)
-        assert inquiry.project_id is not None
-        assert kind is not None
+        if kind is None or inquiry.project_id is None:
+            await self._reply(inquiry)
+        else:
+            await self._analyze(inquiry, kind, inquiry.project_id)
+
+    async def _reply(self, inquiry: Inquiry) -> None:
+        """Answers a question by the evidence of its project."""
+        if inquiry.project_id is None:
+            done = AnswerInquiry(inquiry.inquiry_id, Answer((AnswerClaim(WHICH_PROJECT),)))
+        else:
+            question = Question(
+                inquiry.kind,
+                inquiry.project_id,
+                inquiry.build_id,
+                inquiry.result_id,
+                inquiry.message,
+                await self._fetch_earlier(inquiry),
+                inquiry.include_logs,
+                inquiry.max_tests,
+                inquiry.days,
+            )
+            evidence = await gather(self.pool, question)
+            found = await asyncio.to_thread(answer, evidence)
+            done = AnswerInquiry(inquiry.inquiry_id, found, msgspec.to_builtins(evidence))
+        await self.handler.execute(done, CALLER)
+
+    async def _fetch_earlier(self, inquiry: Inquiry) -> tuple[tuple[str, str], ...]:
+        """Returns the earlier messages of the conversation about the same project, with the replies."""
+        this = await inquiries.find(self.pool, inquiry.inquiry_id)
+        if this is None or not inquiry.session_id:
+            return ()
+        rows = await inquiries.fetch_earlier(
+            self.pool, inquiry.session_id, inquiry.project_id, this.position, MAX_EARLIER
+        )
+        states = [await self.event_log.load_state(INQUIRY.at(row.id)) for row in reversed(rows)]
+        return tuple(
+            (state.message, state.end.answer.text)
+            for state in states
+            if state is not None and isinstance(state.end, InquiryAnswered)
+        )
+
+    async def _analyze(self, inquiry: Inquiry, kind: JobType, project_id: int) -> None:
         number = 0
 
         async def take_step(lookup: str, text: str) -> None:
@@ -99,7 +148,7 @@ class InquiryAnswerer:
             number += 1
             await self.handler.execute(TakeInquiryStep(inquiry.inquiry_id, number, lookup, text), CALLER)
 
-        found = await ProjectAnalyst(self.pool, self.clock).analyze(kind, inquiry.project_id, take_step)
+        found = await ProjectAnalyst(self.pool, self.clock).analyze(kind, project_id, take_step)
         done = AnswerInquiry(inquiry.inquiry_id, found.answer, found.evidence, found.result)
         await self.handler.execute(done, CALLER)
 

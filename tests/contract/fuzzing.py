@@ -57,6 +57,8 @@ ENDLESS = {
     "GET /api/v3/agent/next": "a long poll: 20 s without an answer are its normal case",
     "GET /api/v3/builds/{build_id}/stream": "server-sent events: a stream lasts as long as its build",
     "GET /api/v3/events/stream": "server-sent events: this stream has no end of its own",
+    "POST /api/v3/ai/chat": "waits for what a worker answers",
+    "POST /api/v3/ai/chat/stream": "waits for what a worker answers",
     "POST /api/v3/vcenter/{id}/test": "waits for what a worker answers",
     "POST /api/v3/vcenter/{id}/sync": "waits for what a worker answers",
     "POST /api/v3/vcenter/{id}/vm/power": "waits for what a worker answers",

@@ -230,6 +230,8 @@ SERVED = (
     ("POST", "/api/v3/ai/diagnose"),
     ("GET", "/api/v3/ai/insights"),
     ("GET", "/api/v3/ai/summary/{build_id}"),
+    ("POST", "/api/v3/ai/chat"),
+    ("POST", "/api/v3/ai/chat/stream"),
     ("POST", "/api/v3/ai/job/stream"),
     ("GET", "/api/v3/ai/job/{job_id}/result"),
     ("POST", "/api/v3/ai/job/{job_id}/cancel"),
@@ -258,6 +260,9 @@ APART = {
         ),
         "waits for a Docker engine: tests/real/docker/test_documented.py",
     ),
+    **{
+        ("POST", f"/api/v3/ai/{what}"): "waits for a worker: tests/api/test_chat.py" for what in ("chat", "chat/stream")
+    },
     ("POST", "/api/v3/nodes/{node_id}/execute"): "waits for an agent that answers: tests/api/test_node_commands.py",
 }
 """Served, but not to be tried with the others, with the reason."""

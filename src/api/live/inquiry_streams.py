@@ -76,6 +76,29 @@ async def follow(
             await wait_for(changed, min(POLL_INTERVAL_S, left))
 
 
+class ChatTokens(msgspec.Struct, frozen=True):
+    """Source of a client: sends the words of the answer to a question, once the whole answer was checked."""
+
+    services: Services
+    inquiry_id: str
+    session_id: str
+    timeout_s: float
+
+    async def __call__(self, client: StreamClient) -> None:
+        async def on_change(inquiry: Inquiry) -> None:
+            pass
+
+        end = await follow(self.services, self.inquiry_id, on_change, self.timeout_s)
+        if isinstance(end, InquiryAnswered):
+            messages = [encode_message({"token": token}) for token in split_tokens(end.answer.text)]
+            last = {"token": "", "session_id": self.session_id, "sources": end.answer.sources}
+            await client.send(b"".join(messages) + encode_message(last))
+        else:
+            slow = f"There is no answer yet; ask for /api/v3/ai/chat/{self.inquiry_id} later."
+            await client.send(encode_message({"type": "error", "data": slow if end is None else say_why(end)}))
+        await client.send(DONE)
+
+
 class JobProgress(msgspec.Struct, frozen=True):
     """Source of a client: sends that a job is queued, its steps as they are taken, and its result."""
 

@@ -1,0 +1,219 @@
+"""Questions to the assistant, as conversations. A worker answers them."""
+
+import secrets
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from litestar import Controller, Request, get, post
+from litestar.params import Parameter
+from msgspec import Meta
+
+from api.builds import find_visible_build
+from api.diagnoses import ClaimView, NextStepView
+from api.http.permissions import CAN_READ, User
+from api.http.request_context import RequestContext
+from api.http.types import Id, to_view
+from api.live.inquiry_streams import ChatTokens, say_why
+from api.live.requested_work import request_work
+from api.live.stream_clients import LiveStream, StreamClient
+from api.live.streams import Streams
+from api.tests import find_visible_result
+from commands.inquiries import AskInquiry
+from domain.answers import Answer
+from domain.core.errors import NotFound, StillRunning, TooManyRequests, Unavailable
+from domain.inquiries import (
+    INQUIRY,
+    SESSION_ID_PREFIX,
+    InquiryAnswered,
+    InquiryEnd,
+    InquiryFailed,
+    inquiry_notification,
+)
+from projections import chat_subjects, inquiries
+from projections.chat_subjects import ChatSubject
+from projections.inquiries import InquiryRow, InquiryStatus
+
+ID_PREFIX = "chat-"
+MAX_MESSAGE = 4_000
+"""Largest number of characters of a message."""
+MAX_OPEN_QUESTIONS = 100
+"""Number of questions of a user that may be unanswered."""
+RETRY_AFTER_S = 10
+"""Seconds after which a user with too many questions may try again."""
+ANSWER_TIMEOUT_S = 60.0
+"""Seconds that a request waits for its answer. Then it is answered with 504, and the answer can be read later."""
+PROBLEMS = {"problems": (NotFound, StillRunning, TooManyRequests, Unavailable)}
+
+R = TypeVar("R", bound="ChatReply")
+
+SessionId = Annotated[str, Meta(min_length=1, max_length=100)]
+
+
+class ChatMessage(msgspec.Struct):
+    message: Annotated[str, Meta(min_length=1, max_length=MAX_MESSAGE, pattern=r"\S")]
+    """The question."""
+    build_id: Id | None = None
+    """Build that the question is about. Without it, the assistant looks for a build, job or project that the message
+    names.
+    """
+    test_id: Id | None = None
+    """Result of a test that the question is about."""
+    session_id: SessionId | None = None
+    """Conversation that the question continues, from an earlier answer; null for a new one."""
+
+
+class ChatReply(msgspec.Struct):
+    session_id: str
+    """Id of the conversation. Only its owner can continue it."""
+    reply: str
+    """The answer, in sentences."""
+    sources: list[str]
+    """All sources that the reply cites, each once."""
+    claims: list[ClaimView]
+    """The reply in sentences, each with the sources that say so."""
+    next_step: NextStepView | None
+    """What to do next; null if nothing can be done by one request."""
+    provider: str
+    """What has answered: `builtin` for rules and statistics, otherwise the kind of the model's server."""
+    fell_back: str
+    """A sentence that says why rules answered instead of the model; empty if the model did, or if there is none."""
+
+
+class ChatAnswer(ChatReply):
+    status: InquiryStatus
+    error: str
+    """A sentence that says why there is no answer; empty if there is one, or if it is not there yet."""
+
+
+class ChatController(Controller):
+    path = "/ai/chat"
+    tags = ["AI Chat & Investigation"]
+
+    @post(status_code=200, opt=PROBLEMS, guards=[CAN_READ])
+    async def ask_assistant(
+        self, request: Request[User, Any, Any], ctx: RequestContext, data: ChatMessage
+    ) -> ChatReply:
+        """Answers a question about a build, a test or a project. Each sentence cites what says so. With `session_id`,
+        the question continues an earlier conversation.
+        """
+        command = await make_question(ctx, data)
+
+        async def find_end() -> InquiryEnd | None:
+            inquiry = await ctx.services.log.load_state(INQUIRY.at(command.inquiry_id))
+            return None if inquiry is None else inquiry.end
+
+        notification = inquiry_notification(command.inquiry_id)
+        end: InquiryEnd | None = await request_work(request, ctx, command, notification, find_end, ANSWER_TIMEOUT_S)
+        if end is None:
+            raise StillRunning(
+                f"The assistant has not answered in {ANSWER_TIMEOUT_S:.0f} s; ask for the answer later.",
+                f"/api/v3/ai/chat/{command.inquiry_id}",
+            )
+        await ctx.wait_until_all_shown()
+        if not isinstance(end, InquiryAnswered):
+            raise Unavailable(say_why(end))
+        return to_reply(ChatReply, command.session_id, end)
+
+    @post("/stream", status_code=200, media_type="text/event-stream", opt=PROBLEMS, guards=[CAN_READ])
+    async def stream_assistant(
+        self, request: Request[User, Any, Any], ctx: RequestContext, data: ChatMessage
+    ) -> LiveStream:
+        """Answers a question, as `POST /ai/chat` does, by server-sent events: `{"token": "..."}` for each word of the
+        reply, then `[DONE]`. The last message before has an empty token, the `session_id` and the `sources`. If there
+        is no answer, sends `{"type": "error", "data": "..."}` instead.
+        """
+        streams: Streams = request.app.state.streams
+        streams.clients.admit(ctx.user)
+        command = await make_question(ctx, data)
+        await ctx(command)
+        source = ChatTokens(ctx.services, command.inquiry_id, command.session_id, ANSWER_TIMEOUT_S)
+        project_id = command.project_id
+        client = StreamClient(
+            request, lambda user: user.has_scope("read") and (project_id is None or user.may("read", project_id))
+        )
+        return LiveStream(streams.clients, client, source)
+
+    @get("/{chat_id:str}", guards=[CAN_READ])
+    async def get_assistant_answer(
+        self, ctx: RequestContext, chat_id: Annotated[str, Parameter(max_length=100, description="Id of the question")]
+    ) -> ChatAnswer:
+        """Returns the answer to a question that took long. Answers 404 for questions of others."""
+        row = await ctx.find_row(lambda source: inquiries.find(source, chat_id))
+        if row is None or row.user_id != ctx.user.user_id or row.kind != "chat":
+            raise NotFound(f"There is no question {chat_id}.")
+        if row.project_id is not None:
+            await ctx.must_access(row.project_id, f"question {chat_id}")
+        inquiry = await ctx.log.load_state(INQUIRY.at(chat_id))
+        end = None if inquiry is None else inquiry.end
+        answered = end if isinstance(end, InquiryAnswered) else None
+        error = say_why(end) if isinstance(end, InquiryFailed) else ""
+        return to_reply(ChatAnswer, row.session_id, answered, status=row.status, error=error)
+
+
+async def make_question(ctx: RequestContext, data: ChatMessage) -> AskInquiry:
+    """Returns the command that asks the question. Raises NotFound if the caller cannot see the build, the test or the
+    conversation, and TooManyRequests if too many of their questions have no answer yet.
+    """
+    user_id = ctx.user.user_id
+    earlier = None if data.session_id is None else await find_conversation(ctx, data.session_id)
+    subject, result_id = await find_subject(ctx, data, earlier)
+    if await inquiries.count_open(ctx.source, user_id, ("chat",)) >= MAX_OPEN_QUESTIONS:
+        raise TooManyRequests(f"{MAX_OPEN_QUESTIONS} of your questions have no answer yet.", RETRY_AFTER_S)
+    return AskInquiry(
+        inquiry_id=ID_PREFIX + secrets.token_hex(16),
+        kind="chat",
+        user_id=user_id,
+        project_id=None if subject is None else subject.project_id,
+        job_id=None if subject is None else subject.job_id,
+        build_id=None if subject is None else subject.build_id,
+        result_id=result_id,
+        session_id=data.session_id or SESSION_ID_PREFIX + secrets.token_hex(16),
+        message=data.message,
+    )
+
+
+async def find_conversation(ctx: RequestContext, session_id: str) -> InquiryRow:
+    """Returns the newest question of the caller's conversation. Raises NotFound if it is not theirs."""
+    row = await ctx.find_row(lambda source: inquiries.find_newest_of_session(source, session_id))
+    if row is None or row.user_id != ctx.user.user_id:
+        raise NotFound(f"There is no conversation {session_id}.")
+    return row
+
+
+async def find_subject(
+    ctx: RequestContext, data: ChatMessage, earlier: InquiryRow | None
+) -> tuple[ChatSubject | None, int | None]:
+    """Returns what a question is about, and the result of a test if it is about one. In this order: what the request
+    says, what the message names, what the conversation was about, and the only project that the caller can read.
+    """
+    if data.test_id is not None:
+        result = await find_visible_result(ctx, data.test_id)
+        if data.build_id not in (None, result.build_id):
+            raise NotFound(f"There is no test result {data.test_id} in build {data.build_id}.")
+        return ChatSubject(result.project_id, result.job_id, result.build_id), data.test_id
+    if data.build_id is not None:
+        build = await find_visible_build(ctx, data.build_id)
+        return ChatSubject(build.project_id, build.job_id, build.id), None
+    projects = ctx.user.projects
+    async with ctx.reading() as connection:
+        subject = await chat_subjects.find_subject(connection, projects, data.message)
+        before = None if earlier is None else earlier.project_id
+        if subject is None and earlier is not None and before is not None and ctx.user.may("read", before):
+            subject = ChatSubject(before, earlier.job_id, earlier.build_id)
+        if subject is None:
+            subject = await chat_subjects.find_only_project(connection, projects)
+    return subject, None
+
+
+def to_reply(view: type[R], session_id: str, end: InquiryAnswered | None, **more: Any) -> R:
+    answer = Answer() if end is None else end.answer
+    return view(
+        session_id=session_id,
+        reply=answer.text,
+        sources=answer.sources,
+        claims=[to_view(ClaimView, claim, sources=list(claim.sources)) for claim in answer.claims],
+        next_step=None if answer.next_step is None else to_view(NextStepView, answer.next_step),
+        provider="" if end is None else end.provider,
+        fell_back="" if end is None else end.fell_back,
+        **more,
+    )

@@ -1,0 +1,76 @@
+"""Query for what a chat message is about, if the request does not say: a build, a job or a project that it names.
+
+Only projects that the caller may read are searched.
+"""
+
+import re
+from collections.abc import Sequence
+
+import msgspec
+
+from projections.builds import BuildRow
+from projections.jobs import JobRow
+from projections.projects import ProjectRow
+from store.postgres.queries import Source, fetch_row, fetch_rows
+
+MIN_NAME = 3
+"""Number of characters of a name from which on it is looked for in messages."""
+MAX_NAMED = 50
+"""Number of jobs, and of projects, that a message may name. The longest names count."""
+MAX_ID_DIGITS = 15
+_BUILD = re.compile(rf"(?:\bbuild\s*(?:#|no\.?|number)?\s*|#)(\d{{1,{MAX_ID_DIGITS}}})\b", re.IGNORECASE)
+
+
+class ChatSubject(msgspec.Struct, frozen=True):
+    project_id: int
+    job_id: int | None = None
+    build_id: int | None = None
+
+
+async def find_subject(source: Source, projects: Sequence[int] | None, message: str) -> ChatSubject | None:
+    """Returns what a message names: a build by its number; or else a job, and then the newest build of it that ended;
+    or else a project. None if it names none of these. `projects` are those that the caller may read; None for all.
+    """
+    for number in _BUILD.findall(message):
+        query = f"SELECT project_id, job_id, id FROM {BuildRow.table} WHERE id = %(id)s AND {_IS_VISIBLE}"
+        if row := await fetch_row(source, query, {"id": int(number), "projects": _listed(projects)}):
+            return ChatSubject(*row)
+    parameters = {"projects": _listed(projects), "message": message.lower()}
+    named = f"length(name) >= {MIN_NAME} AND strpos(%(message)s, lower(name)) > 0"
+    query = (
+        f"SELECT id, length(name) FROM {ProjectRow.table} WHERE {named} AND {_IS_VISIBLE.replace('project_id', 'id')}"
+        f" ORDER BY length(name) DESC, id LIMIT {MAX_NAMED}"
+    )
+    by_project = dict(await fetch_rows(source, query, parameters))
+    query = (
+        f"SELECT id, project_id, length(name) FROM {JobRow.table} WHERE {named} AND {_IS_VISIBLE}"
+        f" ORDER BY length(name) DESC, id LIMIT {MAX_NAMED}"
+    )
+    jobs = await fetch_rows(source, query, parameters)
+    if jobs:
+        job_id, project_id, _ = max(jobs, key=lambda job: (by_project.get(job[1], 0), job[2], job[0]))
+        return ChatSubject(project_id, job_id, await _find_newest_ended(source, job_id))
+    return ChatSubject(max(by_project, key=lambda one: (by_project[one], one))) if by_project else None
+
+
+async def find_only_project(source: Source, projects: Sequence[int] | None) -> ChatSubject | None:
+    """Returns the only project that the caller may read; None if there are others."""
+    query = f"SELECT id FROM {ProjectRow.table} WHERE {_IS_VISIBLE.replace('project_id', 'id')} LIMIT 2"
+    rows = await fetch_rows(source, query, {"projects": _listed(projects)})
+    return ChatSubject(rows[0][0]) if len(rows) == 1 else None
+
+
+async def _find_newest_ended(source: Source, job_id: int) -> int | None:
+    query = (
+        f"SELECT id FROM {BuildRow.table} WHERE job_id = %(job)s AND status IN ('passed', 'failed')"
+        " ORDER BY id DESC LIMIT 1"
+    )
+    row = await fetch_row(source, query, {"job": job_id})
+    return None if row is None else int(row[0])
+
+
+_IS_VISIBLE = "(%(projects)s::bigint[] IS NULL OR project_id = ANY (%(projects)s))"
+
+
+def _listed(projects: Sequence[int] | None) -> list[int] | None:
+    return None if projects is None else list(projects)

@@ -1,0 +1,178 @@
+"""Conversations with the assistant over HTTP."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from tests.support.builders import finish, given_build, given_job, given_project, upload
+from tests.support.http import Client
+from tests.support.server import Server
+
+AT = "/api/v3/ai/chat"
+SECRET = "planted-in-the-other-project"
+
+
+@dataclass
+class Project:
+    id: int
+    job: int
+    job_name: str
+    build: int
+    result: int
+
+
+def given_failed_build(server: Server, name: str, message: str) -> Project:
+    project = given_project(server)
+    job = given_job(server, project, name=name)
+    build = given_build(server, job, branch="main", commit_sha="c1" * 20)
+    report = f'<testsuite name="s"><testcase classname="t" name="pay"><failure message="{message}"/></testcase>'
+    report += '<testcase classname="t" name="cart"/></testsuite>'
+    upload(server.admin, build, report.encode()).then(201)
+    finish(server, build, "failed")
+    server.wait_until_projected()
+    results = server.admin.fetch("/tests", build_id=build)["results"]
+    failed = next(result["id"] for result in results if result["status"] == "failed")
+    return Project(project, job, name, build, failed)
+
+
+@pytest.fixture(name="web", scope="module")
+def _web(opened: Server) -> Project:
+    return given_failed_build(opened, "Nightly of the web shop", "AssertionError: expected 3 but was 4")
+
+
+@pytest.fixture(name="other", scope="module")
+def _other(opened: Server) -> Project:
+    return given_failed_build(opened, "Nightly of the web backend", SECRET)
+
+
+@pytest.fixture(name="member", scope="module")
+def _member(opened: Server, web: Project) -> Client:
+    """A viewer who can read one project only."""
+    return opened.make_user("viewer", {web.id: "read"})
+
+
+def ask(client: Client, message: str, **more: Any) -> dict[str, Any]:
+    reply: dict[str, Any] = client.post(AT, json={"message": message, **more}).then(200)
+    return reply
+
+
+def follow(client: Client, message: str, **more: Any) -> list[str]:
+    answer = client.post(f"{AT}/stream", json={"message": message, **more}, headers={"Accept": "text/event-stream"})
+    assert (answer.status_code, answer.headers["content-type"].partition(";")[0]) == (200, "text/event-stream")
+    lines = [line for line in answer.text.split("\n") if line]
+    assert all(line.startswith("data: ") for line in lines)
+    return [line.removeprefix("data: ") for line in lines]
+
+
+def test_a_question_about_a_build(member: Client, web: Project) -> None:
+    reply = ask(member, "Why did this build fail?", build_id=web.build)
+    assert reply["session_id"].startswith("sess-")
+    assert f"build:{web.build}" in reply["sources"]
+    assert "expected 3 but was 4" in reply["reply"]
+    assert reply["reply"] == " ".join(claim["text"] for claim in reply["claims"])
+    assert (reply["provider"], reply["fell_back"]) == ("builtin", "")
+
+
+def test_a_question_about_a_test(member: Client, web: Project) -> None:
+    reply = ask(member, "Why did it fail?", test_id=web.result)
+    assert f"test:{web.result}" in reply["sources"]
+
+
+def test_a_message_may_name_what_it_is_about(opened: Server, web: Project, other: Project) -> None:
+    by_number = ask(opened.admin, f"why is build {web.build} red?")
+    by_job = ask(opened.admin, f"Why is the {web.job_name.lower()} red?")
+    assert f"build:{web.build}" in by_number["sources"]
+    assert f"build:{web.build}" in by_job["sources"]
+    unclear = ask(opened.admin, "why?")
+    assert (unclear["sources"], "build_id" in unclear["reply"]) == ([], True)
+
+
+def test_a_conversation_goes_on(member: Client, web: Project) -> None:
+    first = ask(member, "Why did this build fail?", build_id=web.build)
+    second = ask(member, "Which tests failed?", session_id=first["session_id"])
+    assert second["session_id"] == first["session_id"]
+    assert f"build:{web.build}" in second["sources"]
+
+
+def test_nobody_reads_of_other_projects(member: Client, opened: Server, web: Project, other: Project) -> None:
+    assert SECRET in ask(opened.admin, "Why?", build_id=other.build)["reply"]
+    for message in (f"Why did build {other.build} fail?", f"What is wrong with {other.job_name}?", SECRET):
+        reply = ask(member, message)
+        assert SECRET not in reply["reply"]
+        assert f"build:{other.build}" not in reply["sources"]
+
+
+def test_what_the_caller_cannot_see_is_refused(member: Client, opened: Server, web: Project, other: Project) -> None:
+    session = ask(opened.admin, "Why?", build_id=web.build)["session_id"]
+    for more in (
+        {"build_id": other.build},
+        {"build_id": 2**50},
+        {"test_id": other.result},
+        {"test_id": web.result, "build_id": other.build},
+        {"session_id": session},
+        {"session_id": "sess-0"},
+    ):
+        for path in (AT, f"{AT}/stream"):
+            assert member.post(path, json={"message": "Why?", **more}).status_code == 404, more
+    for message in ("", "   ", "x" * 4_001):
+        assert member.post(AT, json={"message": message}).status_code == 422
+
+
+def test_the_stream_has_the_words_of_the_reply(member: Client, web: Project) -> None:
+    *messages, done = follow(member, "Summarize this build", build_id=web.build)
+    assert done == "[DONE]"
+    *tokens, last = map(json.loads, messages)
+    assert all(list(token) == ["token"] for token in tokens)
+    assert (last["token"], f"build:{web.build}" in last["sources"]) == ("", True)
+    again = ask(member, "Summarize this build", session_id=last["session_id"])
+    assert "".join(token["token"] for token in tokens) == again["reply"]
+
+
+def test_a_deleted_build_takes_its_questions_with_it(opened: Server) -> None:
+    project = given_failed_build(opened, "Short-lived", "gone soon")
+    session = ask(opened.admin, "Why?", build_id=project.build)["session_id"]
+    opened.admin.delete(f"/api/v3/builds/{project.build}").then(204)
+    assert opened.admin.post(AT, json={"message": "And now?", "session_id": session}).status_code == 404
+
+
+def test_a_lost_membership_ends_the_conversation_about_the_project(opened: Server, web: Project) -> None:
+    asker = opened.make_user("developer", {web.id: "write"})
+    user_id = asker.get("/api/v3/me").then(200)["id"]
+    session = ask(asker, "Why?", build_id=web.build)["session_id"]
+    opened.admin.delete(f"/api/v3/projects/{web.id}/members/{user_id}")
+    opened.wait_until_projected()
+    reply = ask(asker, "Which tests failed?", session_id=session)
+    assert (reply["sources"], "expected 3" in reply["reply"]) == ([], False)
+
+
+def test_the_audit_trail_has_the_question_and_the_answer(opened: Server, web: Project, member: Client) -> None:
+    ask(member, "Who broke the payment?", build_id=web.build)
+    events = opened.admin.get("/api/v3/audit/events", params={"project_id": web.id, "limit": 20}).then(200)
+    text = json.dumps(events, ensure_ascii=False)
+    assert f"asked the assistant about build {web.build}: “Who broke the payment?”" in text
+    assert "answered inquiry chat-" in text
+
+
+def test_many_questions_at_once(opened: Server, member: Client, web: Project) -> None:
+    with ThreadPoolExecutor(20) as threads:
+        replies = list(threads.map(lambda _: ask(member, "Why?", build_id=web.build), range(100)))
+    assert len({reply["session_id"] for reply in replies}) == 100
+    assert len({reply["reply"] for reply in replies}) == 1
+
+
+def test_an_answer_that_takes_long_is_read_later(server: Server) -> None:
+    """Without a worker, nobody answers: the question is shown as queued, to its owner only."""
+    project = given_failed_build(server, "Unanswered", "why")
+    member = server.make_user("developer", {project.id: "write"})
+    body = {"message": "Why?", "build_id": project.build}
+    with pytest.raises(Exception, match="timed out"):
+        server.admin.post(AT, json=body, timeout=2)
+    server.wait_until_projected()
+    events = server.admin.get("/api/v3/audit/events", params={"project_id": project.id, "limit": 20}).then(200)
+    stream = next(event["stream"] for event in events if event["type"] == "inquiry.asked")
+    path = f"{AT}/{stream.removeprefix('inquiry-')}"
+    assert server.admin.get(path).then(200).items() >= {"status": "queued", "reply": "", "error": ""}.items()
+    assert member.get(path).status_code == 404
