@@ -4,6 +4,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,14 @@ def test_image_runs_as_nobody_special() -> None:
     environment = [argument.partition("=")[0] for word, arguments in words if word == "ENV" for argument in arguments]
     assert {name for name in environment if name.startswith("TESTHIDE_")} <= known_names()
     assert [arguments for word, arguments in words if word == "ENTRYPOINT"] == [["[testhide]"]]
+
+
+def test_the_image_has_all_adapters() -> None:
+    """What outside systems need is in the image; only the embedded engines are not, since others run beside it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    extras = set(project["tool"]["setuptools"]["dynamic"]["optional-dependencies"])
+    installs = " ".join(" ".join(arguments) for word, arguments in instructions() if word == "RUN")
+    assert {name for name in extras if f"-r requirements/{name}.txt" not in installs} == {"embedded"}
 
 
 def test_packages_come_by_hash() -> None:
