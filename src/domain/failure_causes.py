@@ -6,10 +6,11 @@ the commit; its history; words of a mistake in the test; where it began to fail.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 
 import msgspec
 
-from domain.evidence import Evidence, FailedTest, case_ref, issue_ref, test_ref
+from domain.evidence import Evidence, FailedTest, PastFailure, case_ref, issue_ref, test_ref
 from domain.evidence import build_ref as ref_of_build
 from domain.evidence import commit_ref as ref_of_commit
 from domain.failure_kinds import ASSERTION, ERROR_IN_TEST, NAMES_FILE, TEST_FILE, KindMatch, find_kind
@@ -19,6 +20,8 @@ from domain.triage import Classification
 BY_USER, BY_RULE, BY_AI = 0.95, 0.9, 0.6
 BY_PAST = 0.88
 """Confidence in what people said about all earlier failures with the same signature."""
+BY_SIMILAR = 0.7
+"""Confidence in what people said about failures of other tests with similar messages."""
 PASSED_ON_COMMIT = 0.85
 FLAKY_BY_HISTORY = 0.9
 """Confidence that a failure of a test that is flaky for certain is one more of these."""
@@ -62,6 +65,7 @@ def judge(evidence: Evidence, test: FailedTest) -> ProbableCause:
         or _by_past(evidence, test)
         or _by_words(test, is_machine=True)
         or _by_flakiness(evidence, test)
+        or _by_similar(evidence, test)
         or _by_words(test, is_machine=False)
         or _by_test_mistake(test)
         or _by_assertion(test)
@@ -104,7 +108,19 @@ def _by_classification(evidence: Evidence, test: FailedTest) -> ProbableCause | 
 def _by_past(evidence: Evidence, test: FailedTest) -> ProbableCause | None:
     """Returns the cause that people gave for earlier failures with the signature of this one."""
     equal = [past for past in evidence.past if past.is_equal and past.signature == test.signature]
-    named = [past for past in equal if past.classification is not None and past.classified_by != "ai"]
+    return _by_earlier(test, equal, BY_PAST, "with the same signature")
+
+
+def _by_similar(evidence: Evidence, test: FailedTest) -> ProbableCause | None:
+    """Returns the cause that people gave for failures of other tests with similar messages."""
+    alike = [past for past in evidence.past if not past.is_equal and past.signature == test.signature]
+    return _by_earlier(test, alike, BY_SIMILAR, "with a similar message")
+
+
+def _by_earlier(
+    test: FailedTest, earlier: Sequence[PastFailure], confidence: float, likeness: str
+) -> ProbableCause | None:
+    named = [past for past in earlier if past.classification is not None and past.classified_by != "ai"]
     if not named:
         return None
     counts: Counter[Classification | None] = Counter(past.classification for past in named)
@@ -117,9 +133,9 @@ def _by_past(evidence: Evidence, test: FailedTest) -> ProbableCause | None:
         classification,
         _with_kind(found, test),
         FIXES[classification],
-        BY_PAST * (count / len(named)),
+        confidence * (count / len(named)),
         (test_ref(test),),
-        f"{_times(len(chosen), 'earlier failure')} with the same signature {'was' if count == 1 else 'were'} classified"
+        f"{_times(len(chosen), 'earlier failure')} {likeness} {'was' if count == 1 else 'were'} classified"
         f" as {classification}, the newest in build {chosen[0].build_id}.",
         tuple(test_ref(past) for past in chosen[:3]),
     )

@@ -36,6 +36,7 @@ from domain.first_failures import FirstFailure
 from domain.log_explanations import Excerpt
 from domain.results import FAILED
 from domain.run_histories import RunHistory
+from domain.search import find_query_words
 from domain.test_health import FAILED as RUN_FAILED
 from domain.test_health import assess
 from projections import builds, first_failures, results_queries, test_health
@@ -47,10 +48,12 @@ from projections.project_evidence import fetch_project_facts
 from projections.results import FLAKY, KNOWN_ISSUE, QUARANTINED, STATUS, BlockRow, ResultTextRow
 from projections.results_cases import TestCaseRow
 from projections.results_queries import FACTS, ReportRanges
+from projections.test_cases import fetch_names
 from projections.test_health import FailureText
 from projections.triage import CLASSIFICATION, CLASSIFIED_BY, TRIAGE_JOINS
 from store.clock import utcnow
 from store.postgres.queries import Source, connected, fetch_rows
+from store.tables import passages
 from store.tables.build_logs import BuildLogs
 
 MAX_SIGNATURES = 60
@@ -62,6 +65,14 @@ MAX_TRACED = 5
 MAX_PAST_BUILDS = 10
 """Number of earlier builds in which each of these tests failed that are looked at."""
 ASSESSED_RUNS = 200
+MAX_SIMILAR = 5
+"""Number of failures of other tests with similar messages."""
+SIMILAR_WORDS, MIN_SIMILAR_WORDS = 6, 3
+"""Number of words that these messages have in common with the one of the build: so many of its longest ones, and this
+many at least.
+"""
+MAX_LINE = 300
+"""Number of characters of a message's first line from which these words are taken."""
 MAX_EARLIER = 10
 """Number of builds of the job and branch before this one."""
 SEARCHED_EARLIER = 60
@@ -113,7 +124,7 @@ async def _gather_of_build(connection: AsyncConnection, question: Question, buil
         groups=tuple(FailureGroup(group.signature, group.results, group.message[:MAX_MESSAGE]) for group in groups),
         failures=tuple(failures),
         issues=await _fetch_issues(connection, question.project_id, failures),
-        past=await _fetch_past(connection, failures, histories, build.id),
+        past=await _fetch_past(connection, question.project_id, failures, histories, build.id),
         excerpts=await _fetch_excerpts(connection, build) if question.include_logs else (),
     )
 
@@ -252,10 +263,14 @@ async def _fetch_issues(
 
 
 async def _fetch_past(
-    connection: AsyncConnection, failures: Sequence[FailedTest], histories: Mapping[int, RunHistory], build_id: int
+    connection: AsyncConnection,
+    project_id: int,
+    failures: Sequence[FailedTest],
+    histories: Mapping[int, RunHistory],
+    build_id: int,
 ) -> tuple[PastFailure, ...]:
-    """Returns earlier failures of the first few tests: those with the same signature as now, then the others. Of the
-    others only those that were classified.
+    """Returns earlier failures of the first few tests with the same signature as now; for those without any, similar
+    failures of other tests.
     """
     texts: dict[int, tuple[FailedTest, FailureText]] = {}
     for one in _pick_traced(failures):
@@ -265,7 +280,7 @@ async def _fetch_past(
         found = await test_health.fetch_failure_texts(connection, one.case_id, newest, []) if newest else []
         texts |= {text.result_id: (one, text) for text in found if text.signature == one.signature != ""}
     triage = await _fetch_triage(connection, list(texts))
-    return tuple(
+    equal = tuple(
         PastFailure(
             result_id=text.result_id,
             build_id=text.build_id,
@@ -277,6 +292,44 @@ async def _fetch_past(
             classified_by=triage.get(result_id, (None, None))[1],
         )
         for result_id, (one, text) in sorted(texts.items(), reverse=True)
+    )
+    similar: list[PastFailure] = []
+    known = {past.signature for past in equal}
+    for one in _pick_traced(failures):
+        if one.signature not in known:
+            similar += await _fetch_similar(connection, project_id, one, build_id)
+    return (*equal, *{past.result_id: past for past in similar}.values())
+
+
+async def _fetch_similar(
+    connection: AsyncConnection, project_id: int, failure: FailedTest, build_id: int
+) -> tuple[PastFailure, ...]:
+    """Returns earlier failures of other tests whose messages have the longest words of this one's first line."""
+    line = next((line for line in failure.message.splitlines() if line.strip()), "")[:MAX_LINE]
+    words = [word for word in find_query_words(line) if not any(letter.isdigit() for letter in word)]
+    longest = sorted(words, key=len, reverse=True)[:SIMILAR_WORDS]
+    if len(longest) < MIN_SIMILAR_WORDS:
+        return ()
+    found = await passages.find_with_all_words(
+        connection, project_id, longest, before_build=build_id, other_than=failure.case_id, limit=MAX_SIMILAR
+    )
+    # The passages of a build that was deleted are deleted later.
+    existing = await test_health.find_existing_builds(connection, [item.build_id for item in found])
+    names = await fetch_names(connection, [item.subject_id for item in found])
+    triage = await _fetch_triage(connection, [item.result_id for item in found if item.result_id is not None])
+    return tuple(
+        PastFailure(
+            result_id=item.result_id,
+            build_id=item.build_id,
+            name=names[item.subject_id].node_id,
+            message=item.text[:MAX_MESSAGE],
+            is_equal=False,
+            signature=failure.signature,
+            classification=triage.get(item.result_id, (None, None))[0],
+            classified_by=triage.get(item.result_id, (None, None))[1],
+        )
+        for item in found
+        if item.build_id in existing and item.subject_id in names and item.result_id is not None
     )
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from tests.support.builders import finish, given_build, given_job, given_project, upload
 from tests.support.http import Answer
+from tests.support.semantic_index import index_failures
 from tests.support.server import Server
 
 REFUSED = "psycopg.OperationalError: connection refused"
@@ -85,6 +86,21 @@ def test_a_person_has_classified_the_failure_before(server: Server, job: int) ->
     found = diagnose(server, run(server, job, "ffff1111", test_x="RuntimeError: strange")).then(200)
     assert found["classification"] == "test_bug"
     assert f"test:{result}" in found["sources"]
+
+
+def test_a_failure_of_another_test_with_a_similar_message(server: Server, job: int) -> None:
+    message = "RuntimeError: warehouse replied with unreadable pallet"
+    first = run(server, job, "eeee3333", test_x=f"{message} 17")
+    result = result_of(server, first, "test_x")
+    server.admin.when("POST", f"/tests/{result}/classification", json={"classification": "test_bug"}).then(200)
+    index_failures(server, None)
+    found = diagnose(server, run(server, job, "ffff3333", test_y=f"{message} for order 9")).then(200)
+    assert found["classification"] == "test_bug"
+    assert f"test:{result}" in found["sources"]
+
+    server.admin.when("DELETE", f"/builds/{first}").then(204)
+    found = diagnose(server, run(server, job, "ffff4444", test_z=f"{message} in row 3")).then(200)
+    assert f"test:{result}" not in found["sources"]
 
 
 def test_a_known_issue(server: Server, job: int) -> None:

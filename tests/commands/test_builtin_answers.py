@@ -145,6 +145,15 @@ def test_people_have_classified_the_signature_before() -> None:
     assert "test:2" not in found.sources[:4]
 
 
+def test_people_have_classified_similar_failures_of_other_tests() -> None:
+    past = PastFailure(7, 9000, "test_2", ASSERTION, False, SIGNATURE, "test_bug", "user")
+    found = ask(make_test("strange thing", signature=SIGNATURE), past=(past,))
+    assert (found.classification, found.confidence) == ("test_bug", 0.7)
+    assert "test:7" in found.sources
+    flaky = ask(make_test("strange thing", signature=SIGNATURE, first_bad=PASSED_ON_COMMIT), past=(past,))
+    assert flaky.classification == "flaky"
+
+
 def test_the_cause_of_most_failures_counts() -> None:
     refused = [make_test("ConnectionRefusedError: [Errno 111] Connection refused", number) for number in (1, 2, 3)]
     found = ask(*refused, make_test(number=4, first_bad=BROKEN_BY_COMMIT))

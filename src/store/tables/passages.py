@@ -141,6 +141,28 @@ async def find_by_words(
     return [PassageRank(*row) for row in await fetch_rows(source, query, parameters)] if words else []
 
 
+async def find_with_all_words(
+    source: Source, project_id: int, words: Sequence[str], *, before_build: int, other_than: int, limit: int
+) -> list[PassageRank]:
+    """Returns the newest failure messages of a project that have all of these words, of builds before `before_build`
+    and of other test cases than `other_than`.
+    """
+    query = (
+        f"SELECT {_COLUMNS}, 1.0::float8 FROM search_passages WHERE {_CHOSEN} AND {TERMS} @@ %(query)s::tsquery"
+        " AND build_id < %(before)s AND subject_id <> %(other)s AND result_id IS NOT NULL"
+        " ORDER BY build_id DESC LIMIT %(limit)s"
+    )
+    parameters = {
+        "project": project_id,
+        "type": "test",
+        "query": " & ".join(f"'{word}'" for word in words),
+        "before": before_build,
+        "other": other_than,
+        "limit": limit,
+    }
+    return [PassageRank(*row) for row in await fetch_rows(source, query, parameters)] if words else []
+
+
 async def find_by_vector(
     source: Source,
     project_id: int,
