@@ -16,7 +16,7 @@ import msgspec
 
 from commands.evaluation.facts import BUILD_ID, PROJECT_ID, CaseFacts, make_evidence
 from domain import builtin_answers
-from domain.answers import Question
+from domain.answers import Answer, Question
 from domain.evals import Suite, SuiteChoice
 from domain.evidence import Evidence
 from domain.grading import ExpectedAnswer, ExpectedHealth, Grade, grade_answer, grade_health
@@ -69,7 +69,13 @@ class QuestionCase(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     def grade(self) -> Grade:
         """Grades the answer that the server gives without a language model."""
         evidence = self.make_evidence()
-        return grade_answer(builtin_answers.answer(evidence), evidence, self.expected)
+        return self.grade_answer(self.answer_by_rules(evidence), evidence)
+
+    def answer_by_rules(self, evidence: Evidence) -> Answer:
+        return builtin_answers.answer(evidence)
+
+    def grade_answer(self, answer: Answer, evidence: Evidence) -> Grade:
+        return grade_answer(answer, evidence, self.expected)
 
 
 class DiagnosisCase(QuestionCase, frozen=True, tag="diagnosis"):
