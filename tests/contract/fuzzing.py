@@ -49,9 +49,9 @@ CHECKS = [
 """All but four, of which `fuzz` also does one, `ignored_auth`, for one successful request to each operation.
 
 `positive_data_acceptance` has exceptions, in `schema_limits`. `use_after_free`, `ensure_resource_availability` and
-`object_level_authorization` follow an object through several requests, and these requests stand alone:
-`test_lifecycles` does the first two for all kinds of objects, and tests/permissions the third for all operations and
-callers.
+`object_level_authorization` follow an object through several requests: of requests that stand alone, as these do, they
+check nothing. `test_lifecycles` does the first two for all kinds of objects, and tests/permissions the third for all
+operations and callers.
 """
 ENDLESS = {
     "GET /api/v3/agent/next": "a long poll: 20 s without an answer are its normal case",

@@ -73,6 +73,11 @@ def test_an_answer_has_a_form(name: str) -> None:
         assert status in ("204", "303") or contents
 
 
+def test_a_replay_says_what_stays_in_order() -> None:
+    text = OPERATIONS["POST /api/v3/webhooks/{id}/replay"]["description"]
+    assert "The notifications about one build stay in order." in text
+
+
 def test_every_tag_is_described() -> None:
     tags = {tag["name"]: tag["description"] for tag in DESCRIBED["tags"]}
     assert {tag for operation in OPERATIONS.values() for tag in operation["tags"]} == tags.keys()
