@@ -69,6 +69,7 @@ LIMITS = (
         "is not a Docker host|is not one of the images",
         "the operator's settings decide",
     ),
+    Limit("POST /(ai|evals)/.*", "model_override", "is not one of the models", "the operator's settings decide"),
     Limit("PUT /node-pools/{id}/autoscaling", "docker|vcenter", "must be given|must not be given", EXACTLY_ONE),
     Limit("PUT /node-pools/{id}/autoscaling", "minimum", "must not be", TWO_FIELDS),
     Limit("POST /quarantine.*", "expires_at", "is in the past", "the time decides"),
