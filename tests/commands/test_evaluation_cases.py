@@ -3,6 +3,7 @@
 import pytest
 
 from commands.evaluation.cases import Case, estimate_seconds, load_cases, read_runs, select_cases, suite_of
+from domain.evals import compute_score
 from domain.language_model import BUILTIN
 from domain.test_health import BROKEN_BUILD, FAILED, RETRIED, SAME_COMMIT
 
@@ -23,6 +24,13 @@ def test_half_of_the_cases_is_held_out() -> None:
         splits = [case.split for case in CASES.values() if suite_of(case) == suite]
         assert len(splits) >= least
         assert abs(splits.count("tune") - splits.count("report")) <= 1
+
+
+@pytest.mark.parametrize(("suite", "least"), [("diagnosis", 0.8), ("chat", 0.9), ("health", 0.9)])
+def test_the_rules_answer_most_of_the_cases_that_are_held_out(suite: str, least: float) -> None:
+    held_out = [case for case in CASES.values() if suite_of(case) == suite and case.split == "report"]
+    passed = sum(case.grade().passed for case in held_out)
+    assert compute_score(passed, len(held_out)) >= least
 
 
 def test_a_sample_is_the_beginning_of_the_suite() -> None:

@@ -41,6 +41,8 @@ def run(
             print(printable(f"failed: {name}: {' '.join(faults)}"))
     passed = sum(one.passed for one in graded)
     print(f"{passed} of {len(graded)} cases passed, score {compute_score(passed, len(graded)):.2f}")
+    held_out = [one.passed for one in graded if cases[one.case].split == "report"]
+    print(f"{sum(held_out)} of the {len(held_out)} cases that are held out passed")
     if json is not None:
         result = EvalReport(suite, BUILTIN, compute_score(passed, len(graded)), tuple(graded))
         json.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
