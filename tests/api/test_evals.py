@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 
+from tests.contract.operations import DOCUMENTED
 from tests.support.evals import run_evals
 from tests.support.http import Client
-from tests.support.server import Server
+from tests.support.in_process_server import serve_in_process
+from tests.support.server import ADMIN, Server
 
 PATIENCE_S = 60
 
@@ -75,6 +77,20 @@ def test_only_complete_evaluations_are_compared(server: Server) -> None:
 def test_what_cannot_be_run(server: Server, body: dict[str, object], field: str) -> None:
     refused = server.admin.when("POST", "/evals/runs", json=body).then(422)
     assert refused["errors"][0]["field"] == field
+
+
+def test_the_request_of_the_reference_runs_with_a_model_that_the_operator_allows(server: Server) -> None:
+    example = DOCUMENTED["POST", "/api/v3/evals/runs"].request_example
+    assert example is not None
+    models: dict[str, str | int] = {"ai_model": "gpt-4o", "ai_models": example["model_override"]}
+    with serve_in_process(server, ai_provider="openai", ai_key="k", **models) as inside:
+        client = inside.client(*ADMIN)
+        started = client.when("POST", "/evals/runs", json=example).then(202)
+        assert (started["model"], started["cases_total"], started["estimated_s"]) == ("gpt-4o-mini", 50, 200)
+        configured = client.when("POST", "/evals/runs", json={"suite": "chat", "sample_size": 2}).then(202)
+        assert (configured["model"], configured["estimated_s"]) == ("gpt-4o", 8)
+        refused = client.when("POST", "/evals/runs", json=example | {"model_override": "gpt-5"}).then(422)
+        assert "gpt-4o, gpt-4o-mini" in refused["detail"]
 
 
 def request(admin: Client) -> str:
