@@ -6,8 +6,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,42 +93,77 @@ def _server(engines: Engines, tmp_path_factory: pytest.TempPathFactory, certific
         yield server
 
 
+class ScaledPool:
+    """A node pool that is scaled with machines for one build each, and a job whose builds run only there."""
+
+    def __init__(self, server: Server, simulator: Simulator, builds: int) -> None:
+        self.admin = admin = server.admin
+        account = {"name": "Lab", "host": simulator.host, "username": USER, "password": PASSWORD, "datacenter": "DC0"}
+        vcenter = admin.post("/api/v3/vcenter", json=account).then(201)["id"]
+        admin.post(f"/api/v3/vcenter/{vcenter}/sync").then(200)
+        template = admin.get(f"/api/v3/vcenter/{vcenter}/vms").then(200)[0]["vm_id"]
+        project = given_project(server)
+        pool = given_pool(server, project)
+        job = given_job(server, project, node_pool_id=pool, max_parallel=100)
+        configuration = {"command": "true", "setup": [], "env": {}, "artifacts": []}
+        admin.put(f"/api/v3/jobs/{job}/configuration", json=configuration).then(200)
+        self.path = f"/api/v3/node-pools/{pool}/autoscaling"
+        starts = (admin.post("/api/v3/builds/start", json={"job_id": job}) for _ in range(builds))
+        self.builds = [start.then(201)["id"] for start in starts]
+        source = {"vcenter_id": vcenter, "template_id": template}
+        setting = {"maximum": MAXIMUM, "idle_seconds": 5, "single_use": True, "vcenter": source}
+        admin.put(self.path, json=setting).then(200)
+
+    def show(self) -> Any:
+        return self.admin.get(self.path).then(200)
+
+    def show_builds(self) -> list[Any]:
+        return [self.admin.get(f"/api/v3/builds/{build}").then(200) for build in self.builds]
+
+    def count_passed(self) -> int:
+        return sum(build["status"] == "passed" for build in self.show_builds())
+
+    def is_busy(self, passed: int) -> bool:
+        """Returns whether so many builds have passed, and there are machines."""
+        return self.count_passed() >= passed and bool(self.show()["machines"])
+
+    def run(self, machines: Machines, is_done: Callable[[], bool]) -> None:
+        """Lets the agents of the machines run until something is so."""
+        deadline = time.monotonic() + END_TIMEOUT_S
+        machines.run()
+        while not is_done():
+            machines.run()
+            assert time.monotonic() < deadline, (self.show_builds(), self.show())
+            time.sleep(0.1)  # between two looks; the deadline is above
+
+    def run_to_end(self, machines: Machines) -> None:
+        """Lets the agents run until all builds have passed and no machine is left."""
+        self.run(machines, lambda: self.count_passed() == len(self.builds))
+        self.run(machines, lambda: not machines.run() and not self.show()["machines"])
+
+
 def test_an_empty_pool_drains_a_queue_and_goes_to_its_minimum(
     server: Server, simulator: Simulator, machines: Machines
 ) -> None:
-    admin = server.admin
-    account = {"name": "Lab", "host": simulator.host, "username": USER, "password": PASSWORD, "datacenter": "DC0"}
-    vcenter = admin.post("/api/v3/vcenter", json=account).then(201)["id"]
-    admin.post(f"/api/v3/vcenter/{vcenter}/sync").then(200)
-    template = admin.get(f"/api/v3/vcenter/{vcenter}/vms").then(200)[0]["vm_id"]
-    project = given_project(server)
-    pool = given_pool(server, project)
-    job = given_job(server, project, node_pool_id=pool, max_parallel=100)
-    configuration = {"command": "true", "setup": [], "env": {}, "artifacts": []}
-    admin.put(f"/api/v3/jobs/{job}/configuration", json=configuration).then(200)
-    setting = {
-        "maximum": MAXIMUM,
-        "idle_seconds": 5,
-        "single_use": True,
-        "vcenter": {"vcenter_id": vcenter, "template_id": template},
-    }
-    path = f"/api/v3/node-pools/{pool}/autoscaling"
-    builds = [admin.post("/api/v3/builds/start", json={"job_id": job}).then(201)["id"] for _ in range(4)]
-    admin.put(path, json=setting).then(200)
-
-    def show(build: int) -> Any:
-        return admin.get(f"/api/v3/builds/{build}").then(200)
-
-    deadline = time.monotonic() + END_TIMEOUT_S
-    while not all(show(build)["status"] == "passed" for build in builds):
-        machines.run()
-        assert time.monotonic() < deadline, ([show(build) for build in builds], admin.get(path).then(200))
-        time.sleep(0.1)  # between two looks; the deadline is above
-    while machines.run() or admin.get(path).then(200)["machines"]:
-        assert time.monotonic() < deadline, admin.get(path).then(200)
-        time.sleep(0.1)
+    scaled = ScaledPool(server, simulator, builds=4)
+    scaled.run_to_end(machines)
     assert machines.most == MAXIMUM
-    assert len({show(build)["node_id"] for build in builds}) == MAXIMUM, "a machine that was reverted stays its node"
-    assert sum(machines.starts.values()) == MAXIMUM + len(builds), "each build had a machine as it was at its start"
-    kinds = Counter(one["kind"] for one in admin.get(path).then(200)["decisions"])
-    assert (kinds["machine_reverted"], kinds["scaled_down"], kinds["scaling_failed"]) == (len(builds), MAXIMUM, 0)
+    nodes = {build["node_id"] for build in scaled.show_builds()}
+    assert len(nodes) == MAXIMUM, "a machine that was reverted stays its node"
+    assert sum(machines.starts.values()) == MAXIMUM + 4, "each build had a machine as it was at its start"
+    kinds = Counter(one["kind"] for one in scaled.show()["decisions"])
+    assert (kinds["machine_reverted"], kinds["scaled_down"], kinds["scaling_failed"]) == (4, MAXIMUM, 0)
+
+
+def test_a_dispatcher_and_a_worker_that_are_killed_leave_no_machine_and_lose_no_build(
+    server: Server, simulator: Simulator, machines: Machines
+) -> None:
+    scaled = ScaledPool(server, simulator, builds=6)
+    for number, process in enumerate(("work", "dispatch", "work")):
+        # While machines are being cloned, then while they are being reverted.
+        scaled.run(machines, partial(scaled.is_busy, passed=number))
+        server.kill(process)
+        server.start(process)
+    scaled.run_to_end(machines)
+    assert machines.most <= MAXIMUM
+    assert [name for name in simulator.list_names() if name.startswith("testhide-")] == []
