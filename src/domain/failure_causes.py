@@ -28,6 +28,8 @@ FLAKY_BY_HISTORY = 0.9
 MISTAKE_IN_TEST = 0.7
 ASSERTION_SINCE_COMMIT, ASSERTION_ONLY = 0.72, 0.6
 SINCE_COMMIT, ERROR_ONLY, NO_MESSAGE = 0.6, 0.45, 0.35
+SEARCHED_TRACE = 1_000
+"""Number of characters at the end of a trace that are searched for words, if the message is short."""
 MAX_LINE = 300
 """Number of characters of a line that a root cause shows."""
 
@@ -60,24 +62,24 @@ class ProbableCause(msgspec.Struct, frozen=True):
 
 def judge(evidence: Evidence, test: FailedTest) -> ProbableCause:
     """Returns the most likely cause of one failure."""
+    found = find_kind(_text_of(test))  # once, since it takes a millisecond
     return (
-        _by_classification(evidence, test)
-        or _by_past(evidence, test)
-        or _by_words(test, is_machine=True)
+        _by_classification(evidence, test, found)
+        or _by_past(evidence, test, found)
+        or _by_words(test, found, is_machine=True)
         or _by_flakiness(evidence, test)
-        or _by_similar(evidence, test)
-        or _by_words(test, is_machine=False)
+        or _by_similar(evidence, test, found)
+        or _by_words(test, found, is_machine=False)
         or _by_test_mistake(test)
         or _by_assertion(test)
     )
 
 
-def _by_classification(evidence: Evidence, test: FailedTest) -> ProbableCause | None:
+def _by_classification(evidence: Evidence, test: FailedTest, found: KindMatch | None) -> ProbableCause | None:
     if test.classification is None:
         return None
     issue = next((one for one in evidence.issues if one.id == test.known_issue_id), None)
     is_user = test.classified_by == "user"
-    found = find_kind(_text_of(test))
     fix = found.kind.fix if found is not None and found.kind.classification == test.classification else ""
     if issue is not None:
         defect = f" ({issue.defect_key})" if issue.defect_key else ""
@@ -105,20 +107,20 @@ def _by_classification(evidence: Evidence, test: FailedTest) -> ProbableCause | 
     )
 
 
-def _by_past(evidence: Evidence, test: FailedTest) -> ProbableCause | None:
+def _by_past(evidence: Evidence, test: FailedTest, found: KindMatch | None) -> ProbableCause | None:
     """Returns the cause that people gave for earlier failures with the signature of this one."""
     equal = [past for past in evidence.past if past.is_equal and past.signature == test.signature]
-    return _by_earlier(test, equal, BY_PAST, "with the same signature")
+    return _by_earlier(test, found, equal, BY_PAST, "with the same signature")
 
 
-def _by_similar(evidence: Evidence, test: FailedTest) -> ProbableCause | None:
+def _by_similar(evidence: Evidence, test: FailedTest, found: KindMatch | None) -> ProbableCause | None:
     """Returns the cause that people gave for failures of other tests with similar messages."""
     alike = [past for past in evidence.past if not past.is_equal and past.signature == test.signature]
-    return _by_earlier(test, alike, BY_SIMILAR, "with a similar message")
+    return _by_earlier(test, found, alike, BY_SIMILAR, "with a similar message")
 
 
 def _by_earlier(
-    test: FailedTest, earlier: Sequence[PastFailure], confidence: float, likeness: str
+    test: FailedTest, found: KindMatch | None, earlier: Sequence[PastFailure], confidence: float, likeness: str
 ) -> ProbableCause | None:
     named = [past for past in earlier if past.classification is not None and past.classified_by != "ai"]
     if not named:
@@ -127,7 +129,6 @@ def _by_earlier(
     classification, count = counts.most_common(1)[0]
     assert classification is not None
     chosen = [past for past in named if past.classification == classification]
-    found = find_kind(_text_of(test))
     return ProbableCause(
         f"past {classification} {test.signature}",
         classification,
@@ -141,8 +142,7 @@ def _by_earlier(
     )
 
 
-def _by_words(test: FailedTest, *, is_machine: bool) -> ProbableCause | None:
-    found = find_kind(_text_of(test))
+def _by_words(test: FailedTest, found: KindMatch | None, *, is_machine: bool) -> ProbableCause | None:
     if found is None or (is_machine and not found.kind.is_machine):
         return None
     if found.kind.classification in ("infra", "flaky") and ASSERTION.search(test.message):
@@ -259,7 +259,7 @@ def _by_assertion(test: FailedTest) -> ProbableCause:
 
 
 def _text_of(test: FailedTest) -> str:
-    return test.message if len(test.message) >= MAX_LINE else f"{test.message}\n{test.trace[-2_000:]}"
+    return test.message if len(test.message) >= MAX_LINE else f"{test.message}\n{test.trace[-SEARCHED_TRACE:]}"
 
 
 def _last_file_line(trace: str) -> str:

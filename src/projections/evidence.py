@@ -60,7 +60,7 @@ MAX_SIGNATURES = 60
 """Number of different failures of a build that are counted."""
 EXAMPLES = 3
 """Number of results of each of them that are looked at, at most."""
-MAX_TRACED = 5
+MAX_TRACED = 3
 """Number of failed tests whose beginning and earlier failures are searched."""
 MAX_PAST_BUILDS = 10
 """Number of earlier builds in which each of these tests failed that are looked at."""
