@@ -22,7 +22,6 @@ from domain.evals import (
     ChangedCase,
     EvalRun,
     EvalStatus,
-    Grader,
     SuiteChoice,
     compare,
     compute_score,
@@ -69,8 +68,6 @@ class CaseResult(msgspec.Struct):
     case: str
     passed: bool
     """Whether the answer was right."""
-    grader: Grader
-    """Whether rules or a language model graded the answer."""
     tokens: int
     """Tokens that a language model used for the answer."""
 
@@ -291,7 +288,7 @@ def to_details(evaluation: EvalRun) -> EvalDetails:
         cases_passed=passed,
         cases_failed=len(failed),
         failures=[FailedCase(one.case, one.expected, one.got, list(one.faults)) for one in failed],
-        results=[CaseResult(one.case, one.passed, one.grader, one.tokens) for one in graded],
+        results=[CaseResult(one.case, one.passed, one.tokens) for one in graded],
         tokens=sum(one.tokens for one in graded),
         error=evaluation.error,
         created_at=evaluation.requested_at,

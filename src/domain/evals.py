@@ -17,7 +17,6 @@ Suite = Literal["diagnosis", "chat", "health"]
 SuiteChoice = Literal["diagnosis", "chat", "health", "full"]
 """Cases that an evaluation runs: those of one suite, or all. The values are stored, so they must not change."""
 EvalStatus = Literal["pending", "running", "complete", "failed"]
-Grader = Literal["rules", "model"]
 
 PREFIX = "eval-"
 """Beginning of the ids of evaluations."""
@@ -32,7 +31,6 @@ class GradedCase(msgspec.Struct, frozen=True, omit_defaults=True):
     """The given answer in a few words."""
     faults: tuple[str, ...] = ()
     """Sentences that say what is wrong with the answer; empty if the case passed."""
-    grader: Grader = "rules"
     tokens: int = 0
     """Tokens that a language model used for the answer."""
 
