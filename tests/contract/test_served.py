@@ -1,10 +1,10 @@
-"""The list of served operations and the server's own description say the same."""
+"""The server serves every documented operation, and its own description says so."""
 
 from typing import Any
 
 import pytest
 
-from .operations import DOCUMENTED, SERVED, Operation
+from .operations import DOCUMENTED, Operation
 
 
 def own_operations(described: dict[str, Any]) -> set[tuple[str, str]]:
@@ -26,18 +26,13 @@ def _plain(path: str) -> str:
     return "/".join("{}" if part.startswith("{") else part for part in path.split("/"))
 
 
-def test_the_documentation_is_whole() -> None:
+def test_every_documented_operation_is_served(described: dict[str, Any]) -> None:
     assert len(DOCUMENTED) == 137
-    assert len(set(SERVED)) == len(SERVED)
-
-
-def test_what_is_served_is_listed(described: dict[str, Any]) -> None:
     described_here = {(method, _plain(path)) for method, path in own_operations(described)}
-    documented = {(method, _plain(path)): (method, path) for method, path in DOCUMENTED}
-    assert {documented[key] for key in described_here & documented.keys()} == set(SERVED)
+    assert [key for key in DOCUMENTED if (key[0], _plain(key[1])) not in described_here] == []
 
 
-@pytest.mark.parametrize("operation", [DOCUMENTED[key] for key in SERVED], ids=str)
+@pytest.mark.parametrize("operation", DOCUMENTED.values(), ids=str)
 def test_every_documented_parameter_is_described(described: dict[str, Any], operation: Operation) -> None:
     described_here = own_parameters(described, operation)
     for parameter in operation.query:
@@ -54,7 +49,7 @@ def test_every_documented_parameter_is_described(described: dict[str, Any], oper
             assert value in schema["enum"]
 
 
-@pytest.mark.parametrize("operation", [DOCUMENTED[key] for key in SERVED if DOCUMENTED[key].body], ids=str)
+@pytest.mark.parametrize("operation", [operation for operation in DOCUMENTED.values() if operation.body], ids=str)
 def test_every_documented_field_is_described(described: dict[str, Any], operation: Operation) -> None:
     request = described["paths"][operation.path][operation.method.lower()]["requestBody"]
     schema = request["content"]["application/json"]["schema"]
