@@ -40,8 +40,10 @@ MAX_OPEN_QUESTIONS = 100
 """Number of questions of a user that may be unanswered."""
 RETRY_AFTER_S = 10
 """Seconds after which a user with too many questions may try again."""
-ANSWER_TIMEOUT_S = 60.0
-"""Seconds that a request waits for its answer. Then it is answered with 504, and the answer can be read later."""
+ANSWER_TIMEOUT_S = 90.0
+"""Seconds that a request waits for its answer: longer than a model may take by default. Then it is answered with 504,
+and the answer can be read later.
+"""
 PROBLEMS = {"problems": (NotFound, StillRunning, TooManyRequests, Unavailable)}
 
 R = TypeVar("R", bound="ChatReply")

@@ -293,7 +293,7 @@ def work(settings: Settings) -> None:
     from store.tables.deliveries import DELIVERIES_CHANNEL
     from testhide.artifact_store import refuse_other_store
     from testhide.periodic_work import make_schedules
-    from testhide.reaction_tools import make_tools
+    from testhide.reaction_tools import make_answerer, make_tools
     from workers.deliveries.messages import MessageBuilder
     from workers.deliveries.planner import DeliveryPlanner
     from workers.deliveries.sender import DeliverySender
@@ -302,7 +302,6 @@ def work(settings: Settings) -> None:
     from workers.docker_agents import DockerOperator
     from workers.docker_watch import DockerWatch
     from workers.flakiness import FlakinessWatch
-    from workers.inquiries import InquiryAnswerer
     from workers.reactions.reaction_dispatcher import ReactionDispatcher
     from workers.reactions.registry import REACTIONS
     from workers.sealer import Sealer
@@ -321,7 +320,7 @@ def work(settings: Settings) -> None:
             machines = VcenterOperator(
                 log, handler, vcenters(settings, outgoing, secrets), secrets, settings.public_url, utcnow
             )
-            answerer = InquiryAnswerer(pool, log, handler, waiter.wait_reached, utcnow)
+            answerer = make_answerer(settings, parts, handler, waiter)
             schedules = make_schedules(parts, handler, outgoing, waiter, settings.public_url, machines, answerer)
 
             blobs = blob_store(settings)

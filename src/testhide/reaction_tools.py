@@ -1,14 +1,16 @@
 """Assembles the services that the reactions of `testhide work` use."""
 
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from commands.handler import Handler
+from commands.token_quota import TokenMeter
 from integrations.ports import Blobs, Outgoing
 from projections.engine.read_your_writes import ProjectionWaiter
 from store.clock import utcnow
 from store.tables.build_logs import BuildLogs
 from store.tables.shared_caches import SharedCaches
-from testhide.adapters import mailer, source_hosts, ticket_hosts
+from testhide.adapters import language_model, mailer, model_policy, source_hosts, ticket_hosts
 from testhide.settings import Settings
 from workers.changes import ChangeEvaluator
 from workers.docker_agents import DockerOperator
@@ -16,6 +18,7 @@ from workers.evals import EvalRunner
 from workers.explanations import BuildExplainer
 from workers.gitops import PipelineSyncer
 from workers.inquiries import InquiryAnswerer
+from workers.language_model import AnswerWriter
 from workers.reactions.reaction import Tools
 from workers.reactions.statuses import BuildStates
 from workers.tickets import TicketWriter
@@ -23,6 +26,18 @@ from workers.vcenter import VcenterOperator
 
 if TYPE_CHECKING:
     from testhide.processes import Core
+
+
+def make_answerer(settings: Settings, parts: "Core", handler: Handler, waiter: ProjectionWaiter) -> InquiryAnswerer:
+    """Return the answerer of inquiries. Raises Fault if the library of the language model is not installed."""
+    writer = AnswerWriter(
+        model_policy(settings),
+        language_model(settings),
+        TokenMeter(parts.log, handler, utcnow),
+        utcnow,
+        timedelta(seconds=settings.ai_timeout),
+    )
+    return InquiryAnswerer(parts.pool, parts.log, handler, waiter.wait_reached, utcnow, writer)
 
 
 def make_tools(

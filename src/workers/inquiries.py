@@ -22,6 +22,7 @@ from projections import inquiries
 from projections.evidence import gather
 from store.log.event_log import EventLog
 from store.postgres.cancellation import cancel_and_wait
+from workers.language_model import AnswerWriter
 from workers.project_analyses import ProjectAnalyst
 
 log = structlog.get_logger()
@@ -55,6 +56,8 @@ class InquiryAnswerer:
     wait_reached: Callable[[int], Awaitable[bool]]
     """Waits until the read models have reached a position. Returns False if they do not reach it in time."""
     clock: Callable[[], datetime]
+    writer: AnswerWriter
+    """Lets a model answer questions, if there is one."""
 
     async def answer(self, event: InquiryAsked) -> None:
         """Answers the inquiry, and records the answer. Stops if the inquiry is cancelled meanwhile, and does nothing if
@@ -121,8 +124,18 @@ class InquiryAnswerer:
                 inquiry.days,
             )
             evidence = await gather(self.pool, question)
-            found = await asyncio.to_thread(answer, evidence)
-            done = AnswerInquiry(inquiry.inquiry_id, found, msgspec.to_builtins(evidence))
+            builtin = await asyncio.to_thread(answer, evidence)
+            found = await self.writer.answer(evidence, builtin, inquiry_id=inquiry.inquiry_id, model=inquiry.model)
+            done = AnswerInquiry(
+                inquiry.inquiry_id,
+                found.answer,
+                msgspec.to_builtins(evidence),
+                provider=found.provider,
+                model=found.model,
+                prompt=found.prompt or "",
+                tokens=found.tokens,
+                fell_back=found.fell_back or "",
+            )
         await self.handler.execute(done, CALLER)
 
     async def _fetch_earlier(self, inquiry: Inquiry) -> tuple[tuple[str, str], ...]:

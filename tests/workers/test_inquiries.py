@@ -1,0 +1,206 @@
+"""Inquiries are answered once, also by several workers, and end when they are cancelled or cannot be answered."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
+
+import psycopg
+import pytest
+from aiohttp import web
+
+from commands.handler import Handler
+from commands.inquiries import AskInquiry, CancelInquiry, TakeInquiryStep
+from commands.token_quota import TokenMeter
+from domain.core.errors import Unavailable
+from domain.inquiries import (
+    INQUIRY,
+    Inquiry,
+    InquiryAnswered,
+    InquiryAsked,
+    InquiryCancelled,
+    InquiryEvent,
+    InquiryFailed,
+)
+from domain.language_model import ModelPolicy
+from integrations.llm.openai import OpenAiModel
+from projections.builds import BuildRow
+from store.clock import utcnow
+from store.postgres.queries import execute
+from tests.commands.test_results import FAILURE
+from tests.support.model_server import ModelServer, hangs, refuses, serving_model
+from tests.workers.test_known_issues import House, house  # noqa: F401
+from workers.inquiries import FAILURE as SORRY
+from workers.inquiries import GIVE_UP_AFTER, OVERDUE, OVERDUE_AFTER, InquiryAnswerer
+from workers.language_model import AnswerWriter
+
+QUESTION = AskInquiry("chat-1", "chat", 1, 1, 1, 1, session_id="sess-1", message="Why did this build fail?")
+AUDIT = AskInquiry("aijob-1", "project_audit", 1, 1)
+
+
+@pytest.fixture(name="server")
+async def _server() -> AsyncIterator[ModelServer]:
+    async with serving_model() as made:
+        yield made
+
+
+@pytest.fixture(name="model")
+async def _model(server: ModelServer) -> AsyncIterator[OpenAiModel]:
+    made = OpenAiModel(server.url, "hush", 60)
+    yield made
+    await made.close()
+
+
+class Assistant:
+    """A worker that answers inquiries about a failed build."""
+
+    def __init__(self, house: House, model: OpenAiModel | None = None) -> None:  # noqa: F811
+        self.house = house
+        self.late = timedelta(0)
+        self.showing = asyncio.Lock()
+        handler = Handler(house.parts.log, utcnow)
+        policy = ModelPolicy("openai", "m-1", (), 1_000_000)
+        writer = AnswerWriter(
+            policy, model, TokenMeter(house.parts.log, handler, utcnow), utcnow, timedelta(seconds=60)
+        )
+        self.answerer = InquiryAnswerer(
+            house.parts.pool, house.parts.log, handler, self.wait_reached, self.clock, writer
+        )
+
+    def clock(self) -> datetime:
+        return utcnow() + self.late
+
+    async def wait_reached(self, position: int) -> bool:
+        async with self.showing:
+            await self.house.shown()
+        return True
+
+    async def ask(self, command: AskInquiry) -> InquiryAsked:
+        await self.house.ran(FAILURE)
+        await self.house.does(command)
+        (event,) = await self.events(InquiryAsked)
+        assert isinstance(event, InquiryAsked)
+        return event
+
+    async def events(self, kind: type[InquiryEvent]) -> list[InquiryEvent]:
+        found = await self.house.parts.log.read(0, 1_000)
+        return [one.event for one in found if isinstance(one.event, kind)]
+
+    async def find(self, inquiry_id: str) -> Inquiry:
+        state = await self.house.parts.log.load_state(INQUIRY.at(inquiry_id))
+        assert state is not None
+        return state
+
+
+async def test_a_question_is_answered_once(house: House) -> None:  # noqa: F811
+    they = Assistant(house)
+    asked = await they.ask(QUESTION)
+    await asyncio.gather(they.answerer.answer(asked), they.answerer.answer(asked))
+    await they.answerer.answer(asked)
+    (answered,) = await they.events(InquiryAnswered)
+    assert isinstance(answered, InquiryAnswered)
+    assert (answered.provider, answered.model, answered.fell_back) == ("builtin", "", "")
+    assert "build:1" in answered.answer.sources
+    assert answered.evidence["question"]["project_id"] == 1
+
+
+async def test_a_job_whose_worker_died_goes_on_where_it_was(house: House) -> None:  # noqa: F811
+    they = Assistant(house)
+    asked = await they.ask(AUDIT)
+    await house.does(TakeInquiryStep("aijob-1", 1, "builds", "The dead worker counted builds."))
+    await they.answerer.answer(asked)
+    inquiry = await they.find("aijob-1")
+    assert [step.number for step in inquiry.steps] == [1, 2, 3, 4]
+    assert inquiry.steps[0].text == "The dead worker counted builds."
+    assert isinstance(inquiry.end, InquiryAnswered)
+    await they.answerer.answer(asked)
+    assert len(await they.events(InquiryAnswered)) == 1
+
+
+async def test_a_cancelled_question_ends_at_once(
+    house: House,  # noqa: F811
+    server: ModelServer,
+    model: OpenAiModel,
+) -> None:
+    is_asked = asyncio.Event()
+
+    async def hang(request: web.BaseRequest) -> web.StreamResponse:
+        is_asked.set()
+        return await hangs(request)
+
+    server.always = hang
+    they = Assistant(house, model)
+    asked = await they.ask(QUESTION)
+    working = asyncio.create_task(they.answerer.answer(asked))
+    await is_asked.wait()
+    await house.does(CancelInquiry("chat-1"))
+    async with asyncio.timeout(10):
+        await working
+    assert isinstance((await they.find("chat-1")).end, InquiryCancelled)
+    assert await they.events(InquiryAnswered) == []
+
+
+async def test_rules_answer_if_the_model_fails(house: House, server: ModelServer, model: OpenAiModel) -> None:  # noqa: F811
+    server.always = refuses(400)
+    they = Assistant(house, model)
+    await they.answerer.answer(await they.ask(QUESTION))
+    end = (await they.find("chat-1")).end
+    assert isinstance(end, InquiryAnswered)
+    assert (end.provider, end.model) == ("builtin", "m-1")
+    assert end.fell_back
+    assert "build:1" in end.answer.sources
+
+
+async def test_what_cannot_be_answered_fails_with_a_sentence(house: House) -> None:  # noqa: F811
+    they = Assistant(house)
+    asked = await they.ask(QUESTION)
+    await house.shown()
+    async with broken_read_model(house):
+        with pytest.raises(psycopg.Error):
+            await they.answerer.answer(asked)
+        assert (await they.find("chat-1")).end is None
+        they.late = GIVE_UP_AFTER
+        await they.answerer.answer(asked)
+    end = (await they.find("chat-1")).end
+    assert isinstance(end, InquiryFailed)
+    assert end.error == SORRY
+
+
+@contextlib.asynccontextmanager
+async def broken_read_model(house: House) -> AsyncIterator[None]:  # noqa: F811
+    """Renames a column of the builds until the block ends, so that no evidence can be gathered."""
+
+    async def rename(old: str, new: str) -> None:
+        await execute(house.parts.pool, f"ALTER TABLE {BuildRow.table} RENAME COLUMN {old} TO {new}")
+
+    await rename("branch", "lost")
+    try:
+        yield
+    finally:
+        await rename("lost", "branch")
+
+
+async def test_what_nobody_answers_fails_after_an_hour(house: House) -> None:  # noqa: F811
+    they = Assistant(house)
+    await they.ask(QUESTION)
+    await house.shown()
+    await they.answerer.fail_overdue()
+    assert (await they.find("chat-1")).end is None
+    they.late = OVERDUE_AFTER
+    await they.answerer.fail_overdue()
+    end = (await they.find("chat-1")).end
+    assert isinstance(end, InquiryFailed)
+    assert end.error == OVERDUE
+
+
+async def test_read_models_that_are_behind_are_waited_for(house: House) -> None:  # noqa: F811
+    they = Assistant(house)
+    asked = await they.ask(QUESTION)
+
+    async def is_behind(position: int) -> bool:
+        return False
+
+    late = InquiryAnswerer(house.parts.pool, house.parts.log, house.handler, is_behind, utcnow, they.answerer.writer)
+    with pytest.raises(Unavailable):
+        await late.answer(asked)
+    assert await they.events(InquiryAnswered) == []
