@@ -20,6 +20,8 @@ MAX_ANSWER = 20_000
 MAX_CLAIMS = 8
 MAX_CLAIM = 600
 """Largest number of characters of a claim, a root cause or a suggested fix."""
+MAX_READ = 5 * MAX_CLAIM
+"""Number of characters of such a text, with links and markup, that are read."""
 MAX_GUESSES = 2
 """Largest number of guesses that are shown of an answer."""
 MIN_SUPPORT = 0.5
@@ -31,7 +33,7 @@ MAX_GUESSED_CONFIDENCE = 0.4
 GUESS = "Not supported by the sources: "
 
 _LINK = re.compile(r"(?i)\b(?:[a-z][a-z0-9+.-]{1,20}://|www\.|mailto:|javascript:|data:)[^\s)\]>\"']*")
-_MARKDOWN_LINK = re.compile(r"!?\[([^\]\n]*)\]\([^)\n]*\)")
+_MARKDOWN_LINK = re.compile(r"!?\[([^\[\]\n]{0,300})\]\([^()\n]{0,2000}\)")
 _TAG = re.compile(r"</?[A-Za-z!][^<>\n]{0,200}>")
 _MARKUP = re.compile(r"[`*~|]|^\s*(?:#+|>|[-+])\s+|^\s*\d+\.\s+")
 _COMMAND = re.compile(
@@ -165,7 +167,7 @@ def _choose_text(text: str, otherwise: str, support: str, *, is_advice: bool = F
 
 def clean_text(text: str) -> str:
     """Returns a model's text as plain text in one line: without links, markup, and characters that nobody sees."""
-    shown = " ".join(remove_hidden(text).split())
+    shown = " ".join(remove_hidden(text[:MAX_READ]).split())
     for pattern, replacement in ((_MARKDOWN_LINK, r"\1"), (_LINK, "(link)"), (_TAG, ""), (_MARKUP, "")):
         shown = pattern.sub(replacement, shown)
     shown = " ".join(mask(shown).replace("<", "").replace(">", "").split())

