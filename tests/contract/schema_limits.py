@@ -32,7 +32,7 @@ LIMITS = (
     Limit(".*", r"\w*_ids?|[\w.]+_id|needs\[\d+\]|memberships.*", "there is no ", BY_STATE),
     Limit(".*", "as_of", "lies in the future|is beyond the newest position", BY_STATE),
     Limit("GET /builds/{build_id}/pipeline_logs", "offset|limit", "is not possible with", TWO_FIELDS),
-    Limit("GET /builds", "group_id", "is not possible with", TWO_FIELDS),
+    Limit("GET /builds", "group_id|commit_sha", "is not possible with", TWO_FIELDS),
     Limit("GET /audit/consistency", "first|second", "must not be smaller than|is beyond", TWO_FIELDS),
     Limit("GET /audit/(events|export)", "after|until", "is behind the checkpoint|must be later", BY_STATE),
     Limit("GET /audit/events", "type", r"[\w.]+ is of the area", TWO_FIELDS),
