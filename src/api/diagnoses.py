@@ -7,27 +7,32 @@ import secrets
 from typing import Annotated, Any
 
 import msgspec
-from litestar import Controller, get, post
+from litestar import Controller, Request, get, post
 from msgspec import Meta
 
 from api.builds import find_visible_build
-from api.http.permissions import CAN_READ
+from api.http.permissions import CAN_READ, User
 from api.http.repeated_checks import take_turn
 from api.http.request_context import RequestContext
 from api.http.types import Id, to_view
+from api.live.requested_work import request_work
 from api.projects import find_visible_project
 from api.test_health import Days, ProjectId, mask_line
-from commands.inquiries import AskAndAnswerInquiry
+from commands.inquiries import AskAndAnswerInquiry, AskInquiry
 from domain.answers import Answer, AnswerClaim, NextAction, Question
 from domain.builtin_answers import answer
 from domain.core.errors import Conflict
 from domain.evidence import Evidence
+from domain.inquiries import INQUIRY, InquiryAnswered, InquiryEnd, inquiry_notification
 from domain.project_insights import describe_project, find_pass_rate
 from domain.triage import Classification
 from projections.builds import BuildRow
 from projections.evidence import gather
 
 ID_PREFIX = "diag-"
+ANSWER_TIMEOUT_S = 60.0
+"""Seconds that a request waits for the diagnosis of a model."""
+NO_ANSWER = "The model has not answered in time, so rules and statistics have answered."
 MAX_TESTS = 100
 """Largest number of failed tests that a diagnosis looks at."""
 
@@ -87,7 +92,9 @@ class DiagnosisView(msgspec.Struct):
     next_step: NextStepView | None
     """What to do next; null if nothing can be done by one request."""
     provider: str
-    """What has made the diagnosis: `builtin` for rules and statistics."""
+    """What has made the diagnosis: `builtin` for rules and statistics, otherwise the kind of the model's server."""
+    fell_back: str
+    """A sentence that says why rules answered instead of the model; empty if the model did, or if there is none."""
 
 
 class SummaryView(msgspec.Struct):
@@ -138,44 +145,39 @@ class DiagnosisController(Controller):
     tags = ["AI Chat & Investigation"]
 
     @post("/diagnose", status_code=200, guards=[CAN_READ])
-    async def diagnose_build(self, ctx: RequestContext, data: DiagnosisRequest) -> DiagnosisView:
+    async def diagnose_build(
+        self, request: Request[User, Any, Any], ctx: RequestContext, data: DiagnosisRequest
+    ) -> DiagnosisView:
         """Returns the most likely cause of a build's failure, how sure that is, and what to do about it, with the
         sources that say so. The diagnosis is recorded in the audit trail, together with the evidence.
 
-        Answers 409 if the build has not ended, or if it passed.
+        Answers 409 if the build has not ended, or if it passed. If a model is configured, a worker asks it for the
+        words of the diagnosis. If it does not answer within a minute, the answer is that of rules and statistics.
         """
         build = await find_visible_build(ctx, data.build_id)
         must_have_failed(build)
+        asked: dict[str, Any] = {
+            "inquiry_id": ID_PREFIX + secrets.token_hex(16),
+            "kind": "diagnosis",
+            "user_id": ctx.user.user_id,
+            "project_id": build.project_id,
+            "job_id": build.job_id,
+            "build_id": build.id,
+            "include_logs": data.include_logs,
+            "max_tests": data.max_tests,
+        }
+        if ctx.services.model_policy.provider != "builtin":
+            end = await ask_worker(request, ctx, AskInquiry(**asked))
+            if isinstance(end, InquiryAnswered):
+                return to_diagnosis(build.id, end.answer, end.provider, end.fell_back)
         question = Question(
-            "diagnosis",
-            build.project_id,
-            build_id=build.id,
-            include_logs=data.include_logs,
-            max_tests=data.max_tests,
+            "diagnosis", build.project_id, build.id, include_logs=data.include_logs, max_tests=data.max_tests
         )
         evidence, found = await find_answer(ctx, question)
-        await ctx(
-            AskAndAnswerInquiry(
-                ID_PREFIX + secrets.token_hex(8),
-                "diagnosis",
-                ctx.user.user_id,
-                project_id=build.project_id,
-                job_id=build.job_id,
-                build_id=build.id,
-                include_logs=data.include_logs,
-                max_tests=data.max_tests,
-                answer=found,
-                evidence=msgspec.to_builtins(evidence),
-            )
-        )
-        return to_view(
-            DiagnosisView,
-            found,
-            build_id=build.id,
-            claims=to_claims(found.claims),
-            next_step=None if found.next_step is None else to_view(NextStepView, found.next_step),
-            provider="builtin",
-        )
+        if ctx.services.model_policy.provider != "builtin":
+            return to_diagnosis(build.id, found, "builtin", NO_ANSWER)
+        await ctx(AskAndAnswerInquiry(**asked, answer=found, evidence=msgspec.to_builtins(evidence)))
+        return to_diagnosis(build.id, found, "builtin", "")
 
     @get("/summary/{build_id:int}", guards=[CAN_READ])
     async def get_summary(self, ctx: RequestContext, build_id: int) -> SummaryView:
@@ -215,6 +217,29 @@ async def find_answer(ctx: RequestContext, question: Question) -> tuple[Evidence
         evidence = await gather(ctx.source, question)
         # In a thread, since patterns are searched in many texts.
         return evidence, await asyncio.to_thread(answer, evidence)
+
+
+async def ask_worker(request: Request[User, Any, Any], ctx: RequestContext, command: AskInquiry) -> InquiryEnd | None:
+    """Asks, and returns how the inquiry ended; None if it has not after ANSWER_TIMEOUT_S."""
+
+    async def find_end() -> InquiryEnd | None:
+        inquiry = await ctx.services.log.load_state(INQUIRY.at(command.inquiry_id))
+        return None if inquiry is None else inquiry.end
+
+    notification = inquiry_notification(command.inquiry_id)
+    return await request_work(request, ctx, command, notification, find_end, ANSWER_TIMEOUT_S)
+
+
+def to_diagnosis(build_id: int, found: Answer, provider: str, fell_back: str) -> DiagnosisView:
+    return to_view(
+        DiagnosisView,
+        found,
+        build_id=build_id,
+        claims=to_claims(found.claims),
+        next_step=None if found.next_step is None else to_view(NextStepView, found.next_step),
+        provider=provider,
+        fell_back=fell_back,
+    )
 
 
 def must_have_failed(build: BuildRow) -> None:

@@ -1,14 +1,16 @@
 """Diagnoses and summaries of builds, and insights into projects, over HTTP."""
 
+from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
 import pytest
 
+from testhide.engines import Engines
 from tests.support.builders import finish, given_build, given_job, given_project, upload
 from tests.support.http import Answer
 from tests.support.semantic_index import index_failures
-from tests.support.server import Server
+from tests.support.server import Server, server_on_new_database
 
 REFUSED = "psycopg.OperationalError: connection refused"
 
@@ -155,6 +157,21 @@ def test_a_diagnosis_is_in_the_audit_trail(server: Server, job: int) -> None:
     events = server.admin.fetch("/audit/events", project_id=project, limit=5)
     types = [event["type"] for event in events]
     assert {"inquiry.asked", "inquiry.answered"} <= set(types)
+
+
+def test_a_worker_asks_the_model(engines: Engines, tmp_path: Path) -> None:
+    """Nothing listens at the address of the model, so rules answer in its place, and say so."""
+    model = {"ai_url": "http://127.0.0.1:9/v1", "ai_model": "m", "ai_key": "k"}
+    with server_on_new_database(
+        engines, tmp_path, "serve", "project", "work", logs=None, outgoing_allow="", ai_provider="openai", **model
+    ) as asking:
+        project = given_project(asking)
+        build = run(asking, given_job(asking, project), "aaaa9999", test_a=REFUSED)
+        found = diagnose(asking, build).then(200)
+        assert (found["classification"], found["provider"]) == ("infra", "builtin")
+        assert found["fell_back"]
+        events = asking.admin.fetch("/audit/events", project_id=project, limit=5)
+        assert ("inquiry.answered", "system:assistant") in [(event["type"], event["actor"]) for event in events]
 
 
 def test_a_summary(server: Server, job: int) -> None:
