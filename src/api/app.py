@@ -24,6 +24,7 @@ from api.builds import BuildController
 from api.caches import CacheController
 from api.changes import RepositoryChangeController
 from api.chat import ChatController
+from api.classification_rules import ClassificationRuleController
 from api.description import document
 from api.diagnoses import DiagnosisController
 from api.docker_agents import DockerAgentController
@@ -121,6 +122,7 @@ CONTROLLERS = (
     TrendController,
     SplittingController,
     TriageController,
+    ClassificationRuleController,
     KnownIssueController,
     QuarantineController,
     ProjectionController,

@@ -17,6 +17,7 @@ from api.http.paging import Paged, check_one_offset, next_page
 from api.http.permissions import CAN_READ
 from api.http.request_context import RequestContext
 from api.http.types import MAX_ID, to_view
+from api.matched_patterns import MatchedPattern, find_matched_pattern
 from commands.reports.causes import MAX_EXAMPLES, CauseKind, EqualFailures, FailureCause, find_causes
 from domain.core.errors import NotFound
 from domain.first_failures import FirstFailure
@@ -164,6 +165,10 @@ class TestDetail(TestItem):
     build_id: int
     first_bad: FirstBad | None
     """Where the test began to fail; null if it did not fail in this build."""
+    matched: MatchedPattern | None
+    """Why a rule has classified the failure; null if no pattern matched it when its report was recorded. A
+    classification by a person counts nevertheless.
+    """
     trace: str
     """Stack trace or other details of the failure."""
     system_out: str
@@ -280,6 +285,7 @@ class TestController(Controller):
             text = await results_history.find_text(connection, test_id)
             quarantined = await find_quarantined(connection, origin.job_id, ctx.effective_time, [result])
             system_out, system_err = await results_history.fetch_outputs(connection, ranges, test_id)
+            matched = await find_matched_pattern(connection, origin.project_id, test_id, text)
             began = None
             if result.status == FAILED:
                 began = await first_failures.find(connection, origin.case_id, origin.build_id, test_id)
@@ -289,6 +295,7 @@ class TestController(Controller):
             message=text.message if text is not None else "",
             build_id=origin.build_id,
             first_bad=None if began is None else to_first_bad(began),
+            matched=matched,
             trace=text.trace if text is not None else "",
             system_out=system_out,
             system_err=system_err,

@@ -111,7 +111,7 @@ class RecordReport(Command):
     """Case id for each of the report's `node_ids`."""
     new_cases: NewCases | None = None
     matches: Sequence[Match] = ()
-    """Failures that the project's known issues match."""
+    """Failures that the project's known issues or classification rules match."""
     flips: bytes = b""
     """One byte for each row, as in `ResultsRecorded.flips`; empty if all are 0."""
     replaced_blocks: Sequence[ResultsRecorded] = ()
@@ -210,11 +210,16 @@ class RecordReport(Command):
 
     def _classified(self, build: AnyBuild) -> Iterator[ResultsClassifiedByRules]:
         if self.matches:
+            version = max(match.version for match in self.matches)
             yield ResultsClassifiedByRules(
                 **build.ids,
                 result_ids=[self.first_result_id + match.row for match in self.matches],
                 known_issue_ids=[match.known_issue_id for match in self.matches],
                 classifications=bytes(CLASSIFICATIONS.index(match.classification) for match in self.matches),
+                rules=[match.rule for match in self.matches] if version else [],
+                rules_version=version,
+                starts=[match.start for match in self.matches],
+                ends=[match.end for match in self.matches],
             )
 
     def _blocks(self, build: AnyBuild, quarantined: bytearray) -> Iterator[ResultsRecorded]:

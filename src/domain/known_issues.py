@@ -101,14 +101,19 @@ class KnownIssueDeleted(KnownIssueEvent, frozen=True):
 
 
 class MatchRule(msgspec.Struct, frozen=True):
-    """A rule of a known issue: the fail_id, signature or pattern that recognises failures, and the classification that
-    it gives them.
+    """A rule of a known issue, or a classification rule of the project: the fail_id, signature or pattern that
+    recognises failures, and the classification that it gives them.
     """
 
     known_issue_id: int
+    """Id of the known issue; 0 for a classification rule."""
     classification: Classification
     kind: Kind
     value: str
+    rule: int = 0
+    """Number of the classification rule in the project's list, from 1; 0 for a rule of a known issue."""
+    version: int = 0
+    """Version of the project's list of classification rules; 0 for a rule of a known issue."""
 
 
 class KnownIssue(msgspec.Struct, frozen=True):

@@ -9,7 +9,8 @@ Rules classify results while their report is recorded, before anybody can see th
 stream contains all classifications of a report by rules.
 """
 
-from typing import ClassVar, Literal, get_args
+from collections.abc import Iterator
+from typing import ClassVar, Literal, NamedTuple, get_args
 
 import msgspec
 
@@ -25,7 +26,9 @@ WEIGHT: dict[Source | None, int] = {None: 0, "ai": 1, "rule": 2, "user": 3}
 
 
 class ResultsClassifiedByRules(Event, frozen=True):
-    """Known issues matched failures of a report. Row n of each column is about the same failure."""
+    """Known issues or classification rules matched failures of a report. Row n of each column is about the same
+    failure. Older events lack the last columns: known issues alone matched, at positions that are not known.
+    """
 
     name: ClassVar[str] = "results.classified_by_rules"
     build_id: int
@@ -33,12 +36,45 @@ class ResultsClassifiedByRules(Event, frozen=True):
     project_id: int
     result_ids: list[int]
     known_issue_ids: list[int]
+    """Ids of the known issues that matched; 0 where a classification rule did."""
     classifications: bytes
     """One byte a row: the index in CLASSIFICATIONS."""
+    rules: list[int] = []
+    """Numbers of the classification rules in their list, from 1; 0 where a known issue matched."""
+    rules_version: int = 0
+    """Version of the list of classification rules; 0 if none of them matched."""
+    starts: list[int] = []
+    ends: list[int] = []
+    """Part of the failure's text that the pattern matched, as bytes of its message, a line break and its trace in
+    UTF-8. Both are 0 where a signature or a fail_id matched.
+    """
 
     @property
     def stream(self) -> str:
         return results_stream(self.build_id)
+
+    @property
+    def rows(self) -> Iterator["RuleClassification"]:
+        """Yields the rows, with the defaults of columns that older events lack."""
+        none = [0] * len(self.result_ids)
+        columns = (self.rules or none, self.starts or none, self.ends or none)
+        known = zip(self.result_ids, self.known_issue_ids, self.classifications, *columns, strict=False)
+        for result_id, known_issue_id, classification, rule, start, end in known:
+            yield RuleClassification(
+                result_id, known_issue_id, classification, rule, self.rules_version if rule else 0, start, end
+            )
+
+
+class RuleClassification(NamedTuple):
+    """Row of a `ResultsClassifiedByRules`."""
+
+    result_id: int
+    known_issue_id: int
+    classification: int
+    rule: int
+    rules_version: int
+    start: int
+    end: int
 
 
 class ResultEvent(Event, frozen=True):

@@ -15,9 +15,11 @@ from domain.known_issues import KnownIssueSearched
 from domain.triage import CLASSIFICATIONS, ResultEvent, ResultsClassifiedByRules, Triage, evolve
 from projections.auth import email_column
 from projections.engine.model import Change, DeleteRange, DeleteWhere, Int, Key, Projection, Row, Rows, SmallInt, Table
+from projections.engine.queries import fetch_one
 from projections.known_issues import KnownIssueRow
+from store.postgres.queries import Source
 
-VERSION = 2
+VERSION = 3
 
 
 class RuleMatchRow(Row, frozen=True):
@@ -26,8 +28,15 @@ class RuleMatchRow(Row, frozen=True):
     """Id of the result."""
     job_id: Int
     known_issue_id: int
+    """0 if a classification rule matched."""
     classification: SmallInt
     """Index into CLASSIFICATIONS."""
+    rule: SmallInt = 0
+    """Number of the classification rule that matched; 0 if a known issue did."""
+    rules_version: Int = 0
+    match_start: Int = 0
+    match_end: Int = 0
+    """Part of the text that the pattern matched, as in `ResultsClassifiedByRules`."""
 
 
 class TriageRow(Row, frozen=True):
@@ -62,9 +71,8 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
     event = recorded.event
     match event:
         case ResultsClassifiedByRules():
-            columns = (event.result_ids, event.known_issue_ids, event.classifications)
-            for result_id, known_issue_id, classification in zip(*columns, strict=True):
-                yield RuleMatchRow(result_id, event.job_id, known_issue_id, classification)
+            for result_id, *match in event.rows:
+                yield RuleMatchRow(result_id, event.job_id, *match)
         case KnownIssueSearched():
             yield from _classified_by_search(event, rows)
         case ResultEvent():
@@ -99,6 +107,16 @@ PROJECTION = Projection(
 )
 
 
+class PatternMatch(msgspec.Struct, frozen=True):
+    """The pattern that matched a failure, and the part of its text that matched, when its report was recorded."""
+
+    rule: int
+    """Number of the classification rule; 0 if the pattern is that of a known issue."""
+    rules_version: int
+    start: int
+    end: int
+
+
 class ResultTriage(msgspec.Struct, frozen=True):
     """The classification, defect and resolution that count for a result."""
 
@@ -123,7 +141,8 @@ TRIAGE_COLUMNS = (
     # The defect that a person linked, or else the known issue's current defect.
     " coalesce(nullif(v.defect_key, ''), i.defect_key),"
     " CASE WHEN v.defect_key <> '' THEN v.defect_url ELSE i.defect_url END,"
-    f" nullif(v.resolution, ''), {email_column('v.resolution_by')}, coalesce(v.known_issue_id, m.known_issue_id)"
+    f" nullif(v.resolution, ''), {email_column('v.resolution_by')},"
+    " coalesce(v.known_issue_id, nullif(m.known_issue_id, 0))"
 )
 """SQL columns with the fields of `ResultTriage` for a result `t`. They need TRIAGE_JOINS."""
 
@@ -133,7 +152,7 @@ TRIAGE_JOINS = (
 )
 
 RULE_COLUMNS = (
-    "coalesce(m.known_issue_id, CASE WHEN v.set_by_kind = 'rule' THEN v.known_issue_id END),"
+    "coalesce(nullif(m.known_issue_id, 0), CASE WHEN v.set_by_kind = 'rule' THEN v.known_issue_id END),"
     f" coalesce(m.classification, CASE WHEN v.set_by_kind = 'rule' THEN"
     f" array_position({_NAMES}, v.classification)::smallint - 1::smallint END)"
 )
@@ -167,6 +186,15 @@ MAY_BE_CLASSIFIED_BY_RULES = (
 """SQL condition that is false if rules classified no result at all. PostgreSQL evaluates it once, so that a query which
 has it reads no results then. Needs the parameters `low` and `high`.
 """
+
+
+async def find_pattern_match(source: Source, result_id: int) -> PatternMatch | None:
+    """Returns the pattern by which a rule classified a result while its report was recorded; None if none did."""
+    query = (
+        f"SELECT rule, rules_version, match_start, match_end FROM {RuleMatchRow.table}"
+        " WHERE id = %(id)s AND match_end > 0 LIMIT 1"
+    )
+    return await fetch_one(source, PatternMatch, query, {"id": result_id})
 
 
 def classification_parameters(classification: str | None) -> dict[str, str | int | None]:

@@ -206,6 +206,8 @@ TESTS = (
     op("GET /known-issues/{known_issue_id}", READ),
     op("PUT /known-issues/{known_issue_id}", WRITE, {"title": "x"}),
     op("DELETE /known-issues/{known_issue_id}", WRITE),
+    op("GET /projects/{project_id}/classification-rules", READ),
+    op("PUT /projects/{project_id}/classification-rules", WRITE, {"rules": [ISSUE]}),
     op("GET /quarantine", READ, query="job_id={job_id}"),
     past("GET /quarantine", query="job_id={job_id}"),
     op("POST /quarantine", WRITE, lambda at: {"job_id": at["job_id"], "node_id": "x", "reason": "flaky"}),

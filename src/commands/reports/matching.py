@@ -1,9 +1,10 @@
-"""Matches the failures of a report with known issues. The functions block. Call them in a process that reads reports,
-or in a worker thread.
+"""Matches the failures of a report with known issues and classification rules. The functions block. Call them in a
+process that reads reports, or in a worker thread.
 """
 
 from collections.abc import Iterable
 from contextlib import suppress
+from typing import NamedTuple
 
 from commands.reports.patterns import MAX_MEMORY, MEMORY, Pattern, any_of, searchable
 from commands.reports.reading import Match, ReportRead
@@ -15,13 +16,14 @@ class MatchRules:
     """Match rules, prepared for matching many failures.
 
     If several rules match a failure, a rule by fail_id wins over one by signature, and a rule by signature over one by
-    pattern. Among rules of one kind, the rule of the oldest known issue wins.
+    pattern. Among rules of one kind, the rule of the oldest known issue wins. Classification rules come after all known
+    issues; of these, the first in their list wins.
     """
 
     def __init__(self, rules: Iterable[MatchRule]) -> None:
         self._exact: dict[tuple[Kind, str], MatchRule] = {}
         self._patterns: list[tuple[Pattern, MatchRule]] = []
-        for rule in sorted(rules, key=lambda rule: rule.known_issue_id):
+        for rule in sorted(rules, key=lambda rule: (rule.rule, rule.known_issue_id)):
             if rule.kind != "pattern":
                 self._exact.setdefault((rule.kind, rule.value), rule)
                 continue
@@ -39,21 +41,31 @@ class MatchRules:
         if not (self._exact or self._patterns):
             return []
         found: list[Match] = []
-        searched: dict[bytes, MatchRule | None] = {}
+        searched: dict[bytes, _Found | None] = {}
         for text in report.texts:
             if report.statuses[text.row] != FAILED:
                 continue
-            rule = self._exact.get(("fail_id", text.fail_id)) or self._exact.get(("signature", text.signature))
-            if rule is None and self._patterns:
+            exact = self._exact.get(("fail_id", text.fail_id)) or self._exact.get(("signature", text.signature))
+            match = None if exact is None else _Found(exact)
+            if match is None and self._patterns:
                 content = searchable(text.message, text.trace)
                 if content not in searched:
                     searched[content] = self._find_by_pattern(content)
-                rule = searched[content]
-            if rule is not None:
-                found.append(Match(text.row, rule.known_issue_id, rule.classification))
+                match = searched[content]
+            if match is not None:
+                rule, span = match
+                found.append(Match(text.row, rule.known_issue_id, rule.classification, rule.rule, rule.version, *span))
         return found
 
-    def _find_by_pattern(self, content: bytes) -> MatchRule | None:
+    def _find_by_pattern(self, content: bytes) -> "_Found | None":
         if self._any is not None and not self._any.matches(content):
             return None
-        return next((rule for pattern, rule in self._patterns if pattern.matches(content)), None)
+        for pattern, rule in self._patterns:
+            if (span := pattern.find(content)) is not None:
+                return _Found(rule, span)
+        return None
+
+
+class _Found(NamedTuple):
+    rule: MatchRule
+    span: tuple[int, int] = (0, 0)

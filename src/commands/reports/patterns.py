@@ -42,6 +42,11 @@ class Pattern:
     def matches(self, text: bytes) -> bool:
         return self._found(text) is not None
 
+    def find(self, text: bytes) -> tuple[int, int] | None:
+        """Returns the first and the end byte of the first match; None if the pattern does not match."""
+        found = self._found(text)
+        return None if found is None else found.span()
+
 
 def any_of(patterns: Sequence[str]) -> Pattern | None:
     """Returns one pattern that matches wherever at least one of these patterns matches. Returns None if they cannot be

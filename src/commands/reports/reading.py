@@ -46,11 +46,17 @@ _STATUS = {name: number for number, name in enumerate(STATUSES)}
 
 @dataclass(frozen=True)
 class Match:
-    """A known issue that matches one result of a report; `row` is the index of the result in the report."""
+    """A known issue or classification rule that matches one result of a report. `row` is the index of the result in the
+    report. The other fields are those of `MatchRule` and of `ResultsClassifiedByRules`.
+    """
 
     row: int
     known_issue_id: int
     classification: Classification
+    rule: int = 0
+    version: int = 0
+    start: int = 0
+    end: int = 0
 
 
 @dataclass

@@ -27,27 +27,30 @@ classifications are in the `ResultsClassifiedByRules` of its report.
 
 
 class RuleMatch(NamedTuple):
-    """A match of a known issue with a result. It classifies the result, unless the result was classified before."""
+    """A match of a known issue or classification rule with a result. It classifies the result, unless the result was
+    classified before.
+    """
 
     position: int
     result_id: int
     known_issue_id: int
+    """0 for a classification rule."""
     classification: Classification
 
     def classify(self, triage: Triage) -> Triage:
         if triage.classification is not None:
             return triage
         return msgspec.structs.replace(
-            triage, classification=self.classification, set_by_kind="rule", known_issue_id=self.known_issue_id
+            triage, classification=self.classification, set_by_kind="rule", known_issue_id=self.known_issue_id or None
         )
 
 
 def matches_in(recorded: Recorded) -> Iterator[RuleMatch]:
     match recorded.event:
         case ResultsClassifiedByRules() as event:
-            columns = zip(event.result_ids, event.known_issue_ids, event.classifications, strict=True)
-            for result_id, known_issue_id, index in columns:
-                yield RuleMatch(recorded.position, result_id, known_issue_id, CLASSIFICATIONS[index])
+            for row in event.rows:
+                classification = CLASSIFICATIONS[row.classification]
+                yield RuleMatch(recorded.position, row.result_id, row.known_issue_id, classification)
         case KnownIssueSearched() as event:
             for result_id in event.result_ids:
                 yield RuleMatch(recorded.position, result_id, event.known_issue_id, event.classification)

@@ -18,6 +18,7 @@ from domain.build_groups import BUILD_GROUP
 from domain.builds import BUILD, Build, status_of
 from domain.changes import CHANGE, DEFERRALS
 from domain.claims import CLAIM
+from domain.classification_rules import CLASSIFICATION_RULES
 from domain.core.events import Category, Event, Recorded
 from domain.dispatch import LEADER
 from domain.divisions import DIVISION
@@ -62,7 +63,7 @@ CATEGORIES: Mapping[str, Category[Any]] = {
     for category in (
         *(API_TOKEN, ARTIFACT, AUDIT_READ, BUILD, CLAIM, JOB, KNOWN_ISSUE, LEADER, NODE, NODE_COMMAND, POOL, PROJECT),
         *(QUARANTINE, SESSION, RESTORES.category, ROWS.category, SIGNING_KEY.category, TEMPLATE, TRIAGE, USER),
-        *(WEBHOOK, WEBHOOK_LIST, DELIVERY, FLAKINESS, BUILD_GROUP, DIVISION),
+        *(WEBHOOK, WEBHOOK_LIST, DELIVERY, FLAKINESS, BUILD_GROUP, DIVISION, CLASSIFICATION_RULES),
         *(CHANGE, DEFERRALS, CHANNEL, CHANNEL_LIST, CARD, IDENTITY_PROVIDER, SCM_ENDPOINT, GITOPS, JIRA, TICKET),
         *(AUTOSCALING, DOCKER_AGENT, EVALUATION),
         *(VCENTER, VCENTER_OPERATION, VCENTER_VMS),
@@ -125,8 +126,10 @@ def add_matches(changes: Sequence[Change], matches: Sequence[RuleMatch]) -> list
             Change(f"results.{match.result_id}.classification", None, match.classification),
             Change(f"results.{match.result_id}.known_issue_id", None, match.known_issue_id),
         )
+        if change.after  # classification rules match without a known issue
     )
-    return _cut([*changes, *classified], len(changes) + 2 * len(matches))
+    total = len(changes) + len(matches) + sum(match.known_issue_id != 0 for match in matches)
+    return _cut([*changes, *classified], total)
 
 
 def find_category(stream: str) -> Category[Any] | None:

@@ -15,6 +15,7 @@ from domain import (
     builds,
     changes,
     claims,
+    classification_rules,
     dispatch,
     gitops,
     identity_providers,
@@ -131,9 +132,18 @@ def _results_replaced(event: results.ResultsReplaced) -> str:
 
 
 def _classified_by_rules(event: triage.ResultsClassifiedByRules) -> str:
-    issues = [str(known_issue_id) for known_issue_id in dict.fromkeys(event.known_issue_ids)]
-    by = f" by known issue{'' if len(issues) == 1 else 's'} {listed(issues)}" if issues else ""
-    return f"classified {count(len(event.result_ids), 'failure')} of build {event.build_id}{by}"
+    issues = [str(known_issue_id) for known_issue_id in dict.fromkeys(event.known_issue_ids) if known_issue_id]
+    rules = [str(rule) for rule in dict.fromkeys(event.rules) if rule]
+    by = [f"by known issue{'' if len(issues) == 1 else 's'} {listed(issues)}"] if issues else []
+    if rules:
+        of = f"version {event.rules_version} of the classification rules"
+        by.append(f"by rule{'' if len(rules) == 1 else 's'} {listed(rules)} of {of}")
+    return f"classified {count(len(event.result_ids), 'failure')} of build {event.build_id} {' and '.join(by)}".rstrip()
+
+
+def _rules_set(event: classification_rules.ClassificationRulesSet) -> str:
+    rules = count(len(event.rules), "classification rule")
+    return f"gave project {event.project_id} {rules}, version {event.version}"
 
 
 def _classified(event: triage.ResultClassified) -> str:
@@ -257,6 +267,7 @@ SUMMARIES: Mapping[type[Event], str | Callable[[Any], str]] = {
     artifacts.ArtifactStored: "stored the artifact{path: “} of build {build_id}",
     artifacts.ArtifactDeleted: "deleted artifact {artifact_id} of build {build_id}",
     triage.ResultsClassifiedByRules: _classified_by_rules,
+    classification_rules.ClassificationRulesSet: _rules_set,
     triage.ResultClassified: _classified,
     triage.DefectLinked: "linked test result {result_id} to defect{defect_key: “}",
     triage.ResolutionSet: "resolved test result {result_id}{resolution:: “}",
