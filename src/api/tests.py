@@ -17,7 +17,7 @@ from api.http.paging import Paged, check_one_offset, next_page
 from api.http.permissions import CAN_READ
 from api.http.request_context import RequestContext
 from api.http.types import MAX_ID, to_view
-from api.matched_patterns import MatchedPattern, find_matched_pattern
+from api.recorded_classifications import RecordedClassification, find_recorded_classification
 from commands.reports.causes import MAX_EXAMPLES, CauseKind, EqualFailures, FailureCause, find_causes
 from domain.core.errors import NotFound
 from domain.first_failures import FirstFailure
@@ -123,7 +123,7 @@ class TestItem(msgspec.Struct):
     """Whether the test is in its job's quarantine now."""
     classification: Classification | None
     classified_by: Source | None
-    """Source of the classification: `user`, `rule` or `ai`; null if the failure is not classified."""
+    """Source of the classification: `user`, `rule`, `ai` or `statistics`; null if the failure is not classified."""
     set_by: str | None
     defect_key: str | None
     defect_url: str | None
@@ -165,9 +165,9 @@ class TestDetail(TestItem):
     build_id: int
     first_bad: FirstBad | None
     """Where the test began to fail; null if it did not fail in this build."""
-    matched: MatchedPattern | None
-    """Why a rule has classified the failure; null if no pattern matched it when its report was recorded. A
-    classification by a person counts nevertheless.
+    matched: RecordedClassification | None
+    """Why the failure was classified when its report was recorded; null if nothing matched. A classification by a
+    person counts nevertheless.
     """
     trace: str
     """Stack trace or other details of the failure."""
@@ -197,7 +197,7 @@ class PastRun(msgspec.Struct):
     """Time at which the result was recorded."""
     classification: Classification | None
     classified_by: Source | None
-    """Source of the classification: `user`, `rule` or `ai`; null if the failure is not classified."""
+    """Source of the classification: `user`, `rule`, `ai` or `statistics`; null if the failure is not classified."""
     set_by: str | None
     defect_key: str | None
     defect_url: str | None
@@ -285,7 +285,7 @@ class TestController(Controller):
             text = await results_history.find_text(connection, test_id)
             quarantined = await find_quarantined(connection, origin.job_id, ctx.effective_time, [result])
             system_out, system_err = await results_history.fetch_outputs(connection, ranges, test_id)
-            matched = await find_matched_pattern(connection, origin.project_id, test_id, text)
+            matched = await find_recorded_classification(connection, origin.project_id, test_id, text)
             began = None
             if result.status == FAILED:
                 began = await first_failures.find(connection, origin.case_id, origin.build_id, test_id)

@@ -36,7 +36,7 @@ from domain.results import (
     count_no_more,
     results_stream,
 )
-from domain.triage import CLASSIFICATIONS, ResultsClassifiedByRules
+from domain.triage import CERTAIN, CLASSIFICATIONS, ResultsClassifiedByRules
 
 MAX_REPORTS = 5_000
 """Largest number of reports of one build, over all its attempts. Surefire writes one report for each class."""
@@ -111,7 +111,7 @@ class RecordReport(Command):
     """Case id for each of the report's `node_ids`."""
     new_cases: NewCases | None = None
     matches: Sequence[Match] = ()
-    """Failures that the project's known issues or classification rules match."""
+    """Failures that the project's known issues, classification rules or statistics match."""
     flips: bytes = b""
     """One byte for each row, as in `ResultsRecorded.flips`; empty if all are 0."""
     replaced_blocks: Sequence[ResultsRecorded] = ()
@@ -211,6 +211,7 @@ class RecordReport(Command):
     def _classified(self, build: AnyBuild) -> Iterator[ResultsClassifiedByRules]:
         if self.matches:
             version = max(match.version for match in self.matches)
+            are_certain = all(match.confidence == CERTAIN for match in self.matches)
             yield ResultsClassifiedByRules(
                 **build.ids,
                 result_ids=[self.first_result_id + match.row for match in self.matches],
@@ -220,6 +221,7 @@ class RecordReport(Command):
                 rules_version=version,
                 starts=[match.start for match in self.matches],
                 ends=[match.end for match in self.matches],
+                confidences=b"" if are_certain else bytes(match.confidence for match in self.matches),
             )
 
     def _blocks(self, build: AnyBuild, quarantined: bytearray) -> Iterator[ResultsRecorded]:

@@ -43,6 +43,8 @@ class TriagedResult(msgspec.Struct, frozen=True):
     by_rule: Classification | None = None
     rule: int | None = None
     """Id of the known issue whose rule classified the result when it was recorded."""
+    by_statistics: bool = False
+    """Whether `by_rule` comes from statistics."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class ClassifyResult(_OfResult):
         self.must_be_a_failure(build, job, "can be classified")
         before, kind, by = triage.classification, triage.set_by_kind, triage.set_by
         if before is None and self.result.by_rule is not None:
-            before, kind, by = self.result.by_rule, "rule", None
+            before, kind, by = self.result.by_rule, "statistics" if self.result.by_statistics else "rule", None
         if WEIGHT[self.set_by_kind] < WEIGHT[kind]:
             return
         if triage.is_by_link or (before, kind, by) != (self.classification, self.set_by_kind, self.set_by):

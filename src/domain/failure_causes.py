@@ -94,7 +94,9 @@ def _by_classification(evidence: Evidence, test: FailedTest, found: KindMatch | 
             f" {issue.classification}.",
             (issue_ref(issue.id),),
         )
-    who = {"user": "A person", "rule": "A rule", "ai": "The assistant"}[test.classified_by or "user"]
+    who = {"user": "A person", "rule": "A rule", "ai": "The assistant", "statistics": "The statistics"}[
+        test.classified_by or "user"
+    ]
     return ProbableCause(
         f"classified {test.classification} {test.signature or _headline(test)}",
         test.classification,

@@ -14,7 +14,7 @@ import msgspec
 
 from domain.core.data_keys import project_key
 from domain.core.events import Category, Event, changes_of, copy_fields
-from domain.triage import Classification
+from domain.triage import CERTAIN, Classification
 
 Kind = Literal["pattern", "signature", "fail_id"]
 Clearable = Literal["defect_key", "defect_url"]
@@ -101,19 +101,25 @@ class KnownIssueDeleted(KnownIssueEvent, frozen=True):
 
 
 class MatchRule(msgspec.Struct, frozen=True):
-    """A rule of a known issue, or a classification rule of the project: the fail_id, signature or pattern that
-    recognises failures, and the classification that it gives them.
+    """A rule of a known issue, a classification rule of the project, or what its statistics say: the fail_id, signature
+    or pattern that recognises failures, and the classification that it gives them.
     """
 
     known_issue_id: int
-    """Id of the known issue; 0 for a classification rule."""
+    """Id of the known issue; 0 for others."""
     classification: Classification
     kind: Kind
     value: str
     rule: int = 0
-    """Number of the classification rule in the project's list, from 1; 0 for a rule of a known issue."""
+    """Number of the classification rule in the project's list, from 1; 0 for others."""
     version: int = 0
-    """Version of the project's list of classification rules; 0 for a rule of a known issue."""
+    """Version of the project's list of classification rules; 0 for others."""
+    confidence: int = CERTAIN
+    """Confidence in percent."""
+
+    @property
+    def is_statistical(self) -> bool:
+        return not self.known_issue_id and not self.rule
 
 
 class KnownIssue(msgspec.Struct, frozen=True):

@@ -1,12 +1,13 @@
-"""Triage: who or what says why a result failed. Users, rules and AI classify failed results.
+"""Triage: who or what says why a result failed. Users, rules, AI and statistics classify failed results.
 
-    source    may override classifications by
-    user      user, rule, ai
-    rule      rule, ai
-    ai        ai
+    source        may override classifications by
+    user          user, rule, ai, statistics
+    rule          rule, ai, statistics
+    ai            ai, statistics
+    statistics
 
-Rules classify results while their report is recorded, before anybody can see the results. So one event in the results
-stream contains all classifications of a report by rules.
+Rules and statistics classify results while their report is recorded, before anybody can see the results. So one event
+in the results stream contains all these classifications of a report.
 """
 
 from collections.abc import Iterator
@@ -19,15 +20,17 @@ from domain.core.events import Category, Event
 from domain.results import results_stream
 
 Classification = Literal["product_bug", "infra", "flaky", "test_bug", "no_defect"]
-Source = Literal["user", "rule", "ai"]
+Source = Literal["user", "rule", "ai", "statistics"]
 
+CERTAIN = 100
+"""Confidence, in percent, of known issues and rules: they match or do not match."""
 CLASSIFICATIONS: tuple[Classification, ...] = get_args(Classification)
-WEIGHT: dict[Source | None, int] = {None: 0, "ai": 1, "rule": 2, "user": 3}
+WEIGHT: dict[Source | None, int] = {None: 0, "statistics": 1, "ai": 2, "rule": 3, "user": 4}
 
 
 class ResultsClassifiedByRules(Event, frozen=True):
-    """Known issues or classification rules matched failures of a report. Row n of each column is about the same
-    failure. Older events lack the last columns: known issues alone matched, at positions that are not known.
+    """Known issues, classification rules or statistics classified failures of a report. Row n of each column is about
+    the same failure. Older events lack the last columns: known issues alone matched, at positions that are not known.
     """
 
     name: ClassVar[str] = "results.classified_by_rules"
@@ -36,11 +39,11 @@ class ResultsClassifiedByRules(Event, frozen=True):
     project_id: int
     result_ids: list[int]
     known_issue_ids: list[int]
-    """Ids of the known issues that matched; 0 where a classification rule did."""
+    """Ids of the known issues that matched; 0 where a classification rule or the statistics did."""
     classifications: bytes
     """One byte a row: the index in CLASSIFICATIONS."""
     rules: list[int] = []
-    """Numbers of the classification rules in their list, from 1; 0 where a known issue matched."""
+    """Numbers of the classification rules in their list, from 1; 0 where none of them decided."""
     rules_version: int = 0
     """Version of the list of classification rules; 0 if none of them matched."""
     starts: list[int] = []
@@ -48,6 +51,8 @@ class ResultsClassifiedByRules(Event, frozen=True):
     """Part of the failure's text that the pattern matched, as bytes of its message, a line break and its trace in
     UTF-8. Both are 0 where a signature or a fail_id matched.
     """
+    confidences: bytes = b""
+    """One byte a row: the confidence in percent. Empty if it is 100 for all, since known issues and rules decided."""
 
     @property
     def stream(self) -> str:
@@ -57,12 +62,12 @@ class ResultsClassifiedByRules(Event, frozen=True):
     def rows(self) -> Iterator["RuleClassification"]:
         """Yields the rows, with the defaults of columns that older events lack."""
         none = [0] * len(self.result_ids)
-        columns = (self.rules or none, self.starts or none, self.ends or none)
+        certain = self.confidences or bytes([CERTAIN]) * len(self.result_ids)
+        columns = (self.rules or none, self.starts or none, self.ends or none, certain)
         known = zip(self.result_ids, self.known_issue_ids, self.classifications, *columns, strict=False)
-        for result_id, known_issue_id, classification, rule, start, end in known:
-            yield RuleClassification(
-                result_id, known_issue_id, classification, rule, self.rules_version if rule else 0, start, end
-            )
+        for result_id, known_issue_id, classification, rule, start, end, confidence in known:
+            version = self.rules_version if rule else 0
+            yield RuleClassification(result_id, known_issue_id, classification, rule, version, start, end, confidence)
 
 
 class RuleClassification(NamedTuple):
@@ -75,6 +80,11 @@ class RuleClassification(NamedTuple):
     rules_version: int
     start: int
     end: int
+    confidence: int
+
+    @property
+    def is_statistical(self) -> bool:
+        return not self.known_issue_id and not self.rule
 
 
 class ResultEvent(Event, frozen=True):
@@ -98,12 +108,15 @@ class ResultEvent(Event, frozen=True):
 
 class ResultClassified(ResultEvent, frozen=True):
     name: ClassVar[str] = "result.classified"
+    sealed: ClassVar[tuple[str, ...]] = ("signature",)
     classification: Classification
     set_by_kind: Source
     set_by: int | None = None
     """The id of the user; None for other sources."""
     replaced: Classification | None = None
     replaced_kind: Source | None = None
+    signature: str = ""
+    """Signature of the failure, from which the statistics learn; empty in older events."""
 
 
 class DefectLinked(ResultEvent, frozen=True):

@@ -18,7 +18,15 @@ from projections.results_queries import (
     ReportRanges,
     fetch_with_triage,
 )
-from projections.triage import RULE_COLUMNS, TRIAGE_COLUMNS, TRIAGE_JOINS, ResultTriage, RuleMatchRow, TriageRow
+from projections.triage import (
+    BY_RULE,
+    RULE_COLUMNS,
+    TRIAGE_COLUMNS,
+    TRIAGE_JOINS,
+    ResultTriage,
+    RuleMatchRow,
+    TriageRow,
+)
 from store.postgres.queries import Source
 
 _REPORT_OF = f"SELECT * FROM {ReportRow.table} WHERE first_result_id <= t.id ORDER BY first_result_id DESC LIMIT 1"
@@ -64,7 +72,8 @@ class ResultOrigin(msgspec.Struct, frozen=True):
     rule: int | None
     """Id of the known issue whose rule matched the result, or None."""
     rule_classification: int | None
-    """Classification by the rule, as an index into CLASSIFICATIONS; None without a rule."""
+    """Classification by the rule or by statistics, as an index into CLASSIFICATIONS; None without either."""
+    by_statistics: bool
 
 
 class OlderFailure(msgspec.Struct, frozen=True):
@@ -164,7 +173,7 @@ async def fetch_older_failures(source: Source, project_id: int, result_id: int, 
         f" CASE WHEN {_IS_OPEN} THEN left(x.trace, {PATTERN_TEXT_LENGTH}) ELSE '' END FROM x"
         f" LEFT JOIN LATERAL (SELECT b.facts[x.id - b.first_result_id + 1] FROM ({_block_of('x.id')}) b) t (facts)"
         " ON true"
-        f" LEFT JOIN LATERAL (SELECT id FROM {RuleMatchRow.table} WHERE id = x.id LIMIT 1) m ON true"
+        f" LEFT JOIN LATERAL (SELECT id FROM {RuleMatchRow.table} WHERE id = x.id AND {BY_RULE} LIMIT 1) m ON true"
         f" LEFT JOIN LATERAL (SELECT classification FROM {TriageRow.table} WHERE id = x.id LIMIT 1) v ON true"
         " ORDER BY x.id DESC",
         {"project": project_id, "before": result_id, "limit": limit},

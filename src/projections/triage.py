@@ -12,7 +12,7 @@ from domain.builds import BuildDeleted
 from domain.core.events import Recorded, copy_fields
 from domain.jobs import JobDeleted
 from domain.known_issues import KnownIssueSearched
-from domain.triage import CLASSIFICATIONS, ResultEvent, ResultsClassifiedByRules, Triage, evolve
+from domain.triage import CERTAIN, CLASSIFICATIONS, ResultEvent, ResultsClassifiedByRules, Triage, evolve
 from projections.auth import email_column
 from projections.engine.model import Change, DeleteRange, DeleteWhere, Int, Key, Projection, Row, Rows, SmallInt, Table
 from projections.engine.queries import fetch_one
@@ -28,15 +28,16 @@ class RuleMatchRow(Row, frozen=True):
     """Id of the result."""
     job_id: Int
     known_issue_id: int
-    """0 if a classification rule matched."""
+    """0 if a classification rule or the statistics decided."""
     classification: SmallInt
     """Index into CLASSIFICATIONS."""
     rule: SmallInt = 0
-    """Number of the classification rule that matched; 0 if a known issue did."""
+    """Number of the classification rule that matched; 0 if none did."""
     rules_version: Int = 0
     match_start: Int = 0
     match_end: Int = 0
     """Part of the text that the pattern matched, as in `ResultsClassifiedByRules`."""
+    confidence: SmallInt = CERTAIN
 
 
 class TriageRow(Row, frozen=True):
@@ -107,14 +108,17 @@ PROJECTION = Projection(
 )
 
 
-class PatternMatch(msgspec.Struct, frozen=True):
-    """The pattern that matched a failure, and the part of its text that matched, when its report was recorded."""
+class RecordedMatch(msgspec.Struct, frozen=True):
+    """How a failure was classified when its report was recorded, and the part of its text that a pattern matched."""
 
+    known_issue_id: int
     rule: int
-    """Number of the classification rule; 0 if the pattern is that of a known issue."""
+    """Number of the classification rule; 0 for a known issue and for statistics."""
     rules_version: int
     start: int
     end: int
+    confidence: int
+    """Confidence in percent."""
 
 
 class ResultTriage(msgspec.Struct, frozen=True):
@@ -133,7 +137,12 @@ class ResultTriage(msgspec.Struct, frozen=True):
 _NAMES = "ARRAY[" + ", ".join(f"'{name}'" for name in CLASSIFICATIONS) + "]"
 
 CLASSIFICATION = f"coalesce(v.classification, ({_NAMES})[m.classification + 1])"
-CLASSIFIED_BY = "coalesce(v.set_by_kind, CASE WHEN m.id IS NOT NULL THEN 'rule' END)"
+BY_RULE = "(known_issue_id <> 0 OR rule <> 0)"
+"""SQL condition that a row of RuleMatchRow comes from a known issue or a rule, not from statistics."""
+CLASSIFIED_BY = (
+    "coalesce(v.set_by_kind, CASE WHEN m.known_issue_id = 0 AND m.rule = 0 THEN 'statistics'"
+    " WHEN m.id IS NOT NULL THEN 'rule' END)"
+)
 """SQL expressions for the classification that counts for a result `t`, and for who gave it. They need TRIAGE_JOINS."""
 
 TRIAGE_COLUMNS = (
@@ -152,12 +161,13 @@ TRIAGE_JOINS = (
 )
 
 RULE_COLUMNS = (
-    "coalesce(nullif(m.known_issue_id, 0), CASE WHEN v.set_by_kind = 'rule' THEN v.known_issue_id END),"
-    f" coalesce(m.classification, CASE WHEN v.set_by_kind = 'rule' THEN"
-    f" array_position({_NAMES}, v.classification)::smallint - 1::smallint END)"
+    "coalesce(CASE WHEN v.set_by_kind = 'rule' THEN v.known_issue_id END, nullif(m.known_issue_id, 0)),"
+    f" coalesce(CASE WHEN v.set_by_kind = 'rule' THEN array_position({_NAMES}, v.classification)::smallint"
+    " - 1::smallint END, m.classification),"
+    " coalesce(v.set_by_kind IS DISTINCT FROM 'rule' AND m.known_issue_id = 0 AND m.rule = 0, false)"
 )
-"""SQL columns: the known issue whose rule classified a result `t`, and this classification as an index into
-CLASSIFICATIONS. They need TRIAGE_JOINS.
+"""SQL columns: the known issue whose rule classified a result `t`, this classification as an index into
+CLASSIFICATIONS, and whether it comes from statistics. They need TRIAGE_JOINS.
 """
 
 _RANGE = "id >= %(low)s::bigint AND id < %(high)s::bigint"
@@ -174,13 +184,13 @@ that this function returns, and `low` and `high`.
 
 IS_CLASSIFIED_BY_RULE = (
     f"(t.id IN (SELECT id FROM {TriageRow.table} WHERE {_RANGE} AND set_by_kind = 'rule')"
-    f" OR t.id IN (SELECT id FROM {RuleMatchRow.table} WHERE {_RANGE}"
+    f" OR t.id IN (SELECT id FROM {RuleMatchRow.table} WHERE {_RANGE} AND {BY_RULE}"
     f" EXCEPT SELECT id FROM {TriageRow.table} WHERE {_RANGE} AND set_by_kind IS NOT NULL))"
 )
 """SQL condition that the rule of a known issue classified a result `t`. Needs the parameters `low` and `high`."""
 
 MAY_BE_CLASSIFIED_BY_RULES = (
-    f"(EXISTS (SELECT FROM {RuleMatchRow.table} WHERE {_RANGE})"
+    f"(EXISTS (SELECT FROM {RuleMatchRow.table} WHERE {_RANGE} AND {BY_RULE})"
     f" OR EXISTS (SELECT FROM {TriageRow.table} WHERE {_RANGE} AND set_by_kind = 'rule'))"
 )
 """SQL condition that is false if rules classified no result at all. PostgreSQL evaluates it once, so that a query which
@@ -188,13 +198,13 @@ has it reads no results then. Needs the parameters `low` and `high`.
 """
 
 
-async def find_pattern_match(source: Source, result_id: int) -> PatternMatch | None:
-    """Returns the pattern by which a rule classified a result while its report was recorded; None if none did."""
+async def find_recorded_match(source: Source, result_id: int) -> RecordedMatch | None:
+    """Returns how a result was classified while its report was recorded; None if it was not."""
     query = (
-        f"SELECT rule, rules_version, match_start, match_end FROM {RuleMatchRow.table}"
-        " WHERE id = %(id)s AND match_end > 0 LIMIT 1"
+        "SELECT known_issue_id, rule, rules_version, match_start, match_end, confidence"
+        f" FROM {RuleMatchRow.table} WHERE id = %(id)s LIMIT 1"
     )
-    return await fetch_one(source, PatternMatch, query, {"id": result_id})
+    return await fetch_one(source, RecordedMatch, query, {"id": result_id})
 
 
 def classification_parameters(classification: str | None) -> dict[str, str | int | None]:

@@ -56,12 +56,14 @@ def test_the_first_rule_that_matches_says_why(server: Server) -> None:
     set_rules(server, project, RULES[:1])
     set_rules(server, project, RULES)
     failures = given_failures(server, project)
-    said = {name: (item["classification"], item["classified_by"]) for name, item in failures.items()}
-    assert said == {"test_a": ("infra", "rule"), "test_b": ("flaky", "rule"), "test_c": (None, None)}
+    given_by = {name: (item["classification"], item["classified_by"]) for name, item in failures.items()}
+    assert given_by == {"test_a": ("infra", "rule"), "test_b": ("flaky", "rule"), "test_c": (None, None)}
     assert {item["known_issue_id"] for item in failures.values()} == {None}
     matched = server.admin.fetch(f"/tests/{failures['test_b']['id']}")["matched"]
     start = len("größer: the request ".encode())
     assert matched == {
+        "source": "rule",
+        "confidence": 1.0,
         "rule": 2,
         "rules_version": 2,
         "title": "Time-outs",
@@ -85,6 +87,7 @@ def test_known_issues_come_first_and_people_decide(server: Server) -> None:
     failures = given_failures(server, project)
     by_issue = server.admin.fetch(f"/tests/{failures['test_a']['id']}")
     assert (by_issue["classification"], by_issue["known_issue_id"]) == ("no_defect", issue)
+    assert by_issue["matched"]["source"] == "known_issue"
     assert (by_issue["matched"]["rule"], by_issue["matched"]["text"]) == (None, "10.0.0.1")
 
     result = failures["test_b"]["id"]
@@ -92,6 +95,26 @@ def test_known_issues_come_first_and_people_decide(server: Server) -> None:
     shown = server.admin.fetch(f"/tests/{result}")
     assert (shown["classification"], shown["classified_by"]) == ("product_bug", "user")
     assert shown["matched"]["title"] == "Time-outs"
+
+
+def test_statistics_learn_from_people(server: Server) -> None:
+    project, other = given_project(server), given_project(server)
+    for _ in range(2):
+        failures = given_failures(server, project)
+        assert {item["classification"] for item in failures.values()} == {None}
+        word = {"classification": "test_bug"}
+        server.admin.when("POST", f"/tests/{failures['test_c']['id']}/classification", json=word).then(200)
+    failures = given_failures(server, project)
+    shown = server.admin.fetch(f"/tests/{failures['test_c']['id']}")
+    assert (shown["classification"], shown["classified_by"]) == ("test_bug", "statistics")
+    assert shown["matched"].items() >= {"source": "statistics", "confidence": 0.75, "rule": None, "text": ""}.items()
+    assert failures["test_a"]["classification"] is None
+    assert {item["classification"] for item in given_failures(server, other).values()} == {None}
+    report = server.admin.fetch(f"/report/{shown['build_id']}")
+    assert report["classified_by_rules"] == 0
+    trail = str(server.admin.fetch(f"/audit/events?project_id={project}"))
+    assert "classified 1 failure of build" in trail
+    assert "by statistics" in trail
 
 
 def test_rules_of_another_project_do_not_count(server: Server) -> None:
@@ -104,9 +127,9 @@ def test_the_audit_trail_names_the_rules(server: Server) -> None:
     project = given_project(server)
     set_rules(server, project, RULES)
     given_failures(server, project)
-    said = str(server.admin.fetch(f"/audit/events?project_id={project}&limit=100"))
-    assert f"gave project {project} 2 classification rules, version 1" in said
-    assert "by rules 1, 2 of version 1 of the classification rules" in said
+    trail = str(server.admin.fetch(f"/audit/events?project_id={project}&limit=100"))
+    assert f"gave project {project} 2 classification rules, version 1" in trail
+    assert "by rules 1, 2 of version 1 of the classification rules" in trail
 
 
 def test_a_list_can_be_tried_over_all_history_first(server: Server) -> None:

@@ -63,4 +63,7 @@ def test_older_events_name_known_issues_alone() -> None:
     older = ResultsClassifiedByRules(
         build_id=7, job_id=5, project_id=1, result_ids=[700, 701], known_issue_ids=[17, 9], classifications=b"\2\0"
     )
-    assert list(older.rows) == [RuleClassification(700, 17, 2, 0, 0, 0, 0), RuleClassification(701, 9, 0, 0, 0, 0, 0)]
+    assert list(older.rows) == [
+        RuleClassification(700, 17, 2, 0, 0, 0, 0, 100),
+        RuleClassification(701, 9, 0, 0, 0, 0, 0, 100),
+    ]

@@ -1,16 +1,21 @@
-"""Test cases and known issues that the recording of reports follows in the log and keeps in memory."""
+"""Test cases, known issues and statistics that the recording of reports follows in the log and keeps in memory."""
 
+from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
 from commands.reports import case_catalogues
 from commands.reports.case_catalogues import CaseCatalogues
 from commands.reports.rule_book import RuleBook
+from domain.builds import BuildDeleted
 from domain.core.events import Event, EventMetadata
+from domain.jobs import JobDeleted
 from domain.known_issues import KnownIssueCreated, KnownIssueDeleted, KnownIssueUpdated, MatchRule
 from domain.projects import ProjectDeleted
 from domain.results import CasesSeen
+from domain.triage import Classification, ResultClassified
 from store.clock import utcnow
 from store.log.event_log import Write
 from testhide.processes import Core
@@ -63,6 +68,43 @@ async def test_rules_are_those_of_the_log(parts: Core) -> None:
     await append(parts, [KnownIssueDeleted(known_issue_id=1, project_id=1)], after=2)
     await append(parts, [ProjectDeleted(project_id=2)])
     assert await rules.fetch_match_rules(parts.log, 1) == await rules.fetch_match_rules(parts.log, 2) == []
+
+
+def classified(result: int, classification: Classification, **more: Any) -> ResultClassified:
+    given = {"build_id": 7, "job_id": 5, "project_id": 1, "set_by_kind": "user", "set_by": 3, "signature": "s1", **more}
+    return ResultClassified(result_id=result, classification=classification, **given)
+
+
+async def test_statistics_learn_from_what_people_said_last(parts: Core) -> None:
+    rules = RuleBook()
+
+    async def learnt(*events: Event, project: int = 1) -> list[tuple[str, str, int]]:
+        for event in events:
+            await append(parts, [event], after=versions[event.stream])
+            versions[event.stream] += 1
+        found = await rules.fetch_match_rules(parts.log, project)
+        assert found == await RuleBook().fetch_match_rules(parts.log, project)
+        return [(rule.value, rule.classification, rule.confidence) for rule in found]
+
+    versions = Counter[str]()
+    others = [classified(3, "infra", set_by_kind="ai", set_by=None), classified(4, "infra", signature="")]
+    assert await learnt(classified(1, "infra"), classified(1, "infra"), *others) == []
+    assert await learnt(classified(2, "infra", build_id=8)) == [("s1", "infra", 75)]
+    assert await learnt(project=2) == []
+    assert await learnt(classified(2, "flaky", build_id=8)) == []
+    assert await learnt(classified(1, "flaky")) == [("s1", "flaky", 75)]
+    assert await learnt(BuildDeleted(build_id=8, job_id=5, project_id=1)) == []
+    assert await learnt(classified(5, "flaky", job_id=6)) == [("s1", "flaky", 75)]
+    assert await learnt(JobDeleted(job_id=6, project_id=1)) == []
+
+
+async def test_a_word_that_cannot_be_read_teaches_nothing(parts: Core) -> None:
+    rules = RuleBook()
+    await append(parts, [classified(1, "infra")])
+    await append(parts, [classified(2, "infra")])
+    async with parts.pool.connection() as connection:
+        await connection.execute("UPDATE stored_events SET state = reverse(state) WHERE originator_id = 'result-2'")
+    assert await rules.fetch_match_rules(parts.log, 1) == []
 
 
 async def test_a_known_issue_that_cannot_be_read_has_no_rules_until_it_is_put_back(parts: Core) -> None:

@@ -41,7 +41,7 @@ EVERY = (
 
 
 def by_user(what: Any, who: int = ANN, **more: Any) -> ResultClassified:
-    return ResultClassified(**OF_RESULT, classification=what, set_by_kind="user", set_by=who, **more)
+    return ResultClassified(**OF_RESULT, signature="s1", classification=what, set_by_kind="user", set_by=who, **more)
 
 
 def test_a_person_classifies() -> None:
@@ -51,7 +51,7 @@ def test_a_person_classifies() -> None:
 def test_what_was_there_before_is_told() -> None:
     again = given(*GIVEN, by_user("flaky")).when(ClassifyResult(RESULT, "infra", "user", BOB))
     assert again == [by_user("infra", BOB, replaced="flaky", replaced_kind="user")]
-    of_rule = TriagedResult(result_id=100, **IDS, status="failed", by_rule="infra", rule=17)
+    of_rule = TriagedResult(result_id=100, **IDS, status="failed", signature="s1", by_rule="infra", rule=17)
     over_rule = given(*GIVEN).when(ClassifyResult(of_rule, "flaky", "user", ANN))
     assert over_rule == [by_user("flaky", replaced="infra", replaced_kind="rule")]
 

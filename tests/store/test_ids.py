@@ -26,7 +26,8 @@ NOT_DRAWN |= {
     "audit",
     "dispatch",
 }
-NOT_DRAWN |= {"autoscaling", "build_group", "deferrals", "docker-agent", "evaluation", "inquiry", "tokens"}
+NOT_DRAWN |= {"autoscaling", "build_group", "classification_rules", "deferrals", "division", "docker-agent"}
+NOT_DRAWN |= {"evaluation", "inquiry", "tokens"}
 """Categories whose streams are not named by a drawn id, or by that of something else (the first build of a group)."""
 
 

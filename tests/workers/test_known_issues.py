@@ -1,6 +1,7 @@
 """Failures of the past that a known issue would have classified, had it been there."""
 
 from array import array
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from commands.handler import Command, CommandContext, Handler
 from commands.jobs import CreateJob
 from commands.known_issues import CreateKnownIssue, DeleteKnownIssue, NoteSearch, UpdateKnownIssue
 from commands.projects import CreateProject
-from commands.reports.reading import read_chunks
+from commands.reports.reading import Match, read_chunks
 from commands.reports.recording import load_build
 from commands.results import NewCases, RecordReport
 from commands.triage import ClassifyResult, LinkKnownIssue
@@ -47,14 +48,16 @@ class House:
         for command in commands:
             await self.handler.execute(command, ANN)
 
-    async def ran(self, *contents: str, project: int = 1, trigger: BuildTrigger | None = None) -> list[int]:
+    async def ran(
+        self, *contents: str, project: int = 1, trigger: BuildTrigger | None = None, matches: Sequence[Match] = ()
+    ) -> list[int]:
         """The results of a build that ran these tests."""
         self.builds += 1
         url = "https://git.acme.com/web.git"
         await self.does(StartBuild(self.builds, project, external=True, trigger=trigger, project_repository=url))
-        return await self.report(*contents, project=project)
+        return await self.report(*contents, project=project, matches=matches)
 
-    async def report(self, *contents: str, project: int = 1) -> list[int]:
+    async def report(self, *contents: str, project: int = 1, matches: Sequence[Match] = ()) -> list[int]:
         """Records the results of the last build."""
         first = self.builds * 100
         cases = "".join(f'<testcase classname="c" name="n{n}">{inside}</testcase>' for n, inside in enumerate(contents))
@@ -71,6 +74,7 @@ class House:
                 first_result_id=first,
                 case_ids=array("q", range(100, 100 + len(contents))),
                 new_cases=new,
+                matches=matches,
             ),
         )
         return list(range(first, first + len(contents)))
@@ -176,6 +180,20 @@ async def test_it_counts_as_said_by_a_rule(house: House) -> None:
     await house.classified(result, "user")
     await house.shown()
     assert await house.reported(result) == ("product_bug", "user", 17)
+
+
+async def test_a_new_issue_counts_instead_of_statistics(house: House) -> None:
+    first, ruled = await house.ran(
+        RESET, RESET, matches=[Match(0, 0, "flaky", confidence=80), Match(1, 0, "flaky", 2, 1)]
+    )
+    await house.shown()
+    assert await house.reported(first) == ("flaky", "statistics", None)
+    assert await house.reported(ruled) == ("flaky", "rule", None)
+    await house.does(CREATE)
+    assert await house.found() == [[first]]
+    assert await house.reported(first) == ("infra", "rule", 17)
+    origin = await house.origin(first)
+    assert (origin.rule, origin.rule_classification, origin.by_statistics) == (17, 1, False)
 
 
 async def test_a_changed_issue_is_searched_for_again(house: House) -> None:

@@ -10,6 +10,7 @@ from projections.auth import ApiTokenRow, SessionRow, UserRow
 from projections.autoscaling import AutoscalingRow
 from projections.build_positions import BuildPositionsRow, DeletedJobRow
 from projections.builds import BuildRow, CommentRow, ExplanationRow
+from projections.classification_rules import RulesVersionRow
 from projections.docker_agents import DockerAgentRow
 from projections.emerging import EmergenceRow
 from projections.engine.model import Row
@@ -218,6 +219,12 @@ READ_MODEL_KINDS = (
         lambda scene: scene.execute(f"INSERT INTO {ExplanationRow.table} VALUES (999999, 1, 1, '[]', '[]')"),
     ),
     of_rows("quarantine", QuarantineRow, "tests are taken out of the quarantine"),
+    of_model(
+        "classification_rules",
+        RulesVersionRow.table,
+        "classification rules are made up",
+        lambda scene: scene.execute(f"INSERT INTO {RulesVersionRow.table} VALUES (999999, 1, '[]', now())"),
+    ),
     of_row("known_issues", KnownIssueRow, "the pattern of a known issue is changed", "value", "'.*'", "comparison"),
     of_rows("known_issues", IssueFailureRow, "what a known issue learned from failures is removed", "comparison"),
     of_row("results", ResultTextRow, "the message of a failure is changed", "message", "'ok'"),

@@ -17,13 +17,18 @@ class MatchRules:
 
     If several rules match a failure, a rule by fail_id wins over one by signature, and a rule by signature over one by
     pattern. Among rules of one kind, the rule of the oldest known issue wins. Classification rules come after all known
-    issues; of these, the first in their list wins.
+    issues; of these, the first in their list wins. Statistics come last.
     """
 
     def __init__(self, rules: Iterable[MatchRule]) -> None:
         self._exact: dict[tuple[Kind, str], MatchRule] = {}
+        self._statistics: dict[str, MatchRule] = {}
+        """Signature -> what the statistics say about failures with it."""
         self._patterns: list[tuple[Pattern, MatchRule]] = []
         for rule in sorted(rules, key=lambda rule: (rule.rule, rule.known_issue_id)):
+            if rule.is_statistical:
+                self._statistics[rule.value] = rule
+                continue
             if rule.kind != "pattern":
                 self._exact.setdefault((rule.kind, rule.value), rule)
                 continue
@@ -38,34 +43,46 @@ class MatchRules:
 
     def find_matches(self, report: ReportRead) -> list[Match]:
         """Returns the matches of the report's failures, ordered by row. Searches each distinct text only once."""
-        if not (self._exact or self._patterns):
+        if not (self._exact or self._patterns or self._statistics):
             return []
         found: list[Match] = []
-        searched: dict[bytes, _Found | None] = {}
+        searched: dict[bytes, _RuleMatch | None] = {}
         for text in report.texts:
             if report.statuses[text.row] != FAILED:
                 continue
             exact = self._exact.get(("fail_id", text.fail_id)) or self._exact.get(("signature", text.signature))
-            match = None if exact is None else _Found(exact)
+            match = None if exact is None else _RuleMatch(exact)
             if match is None and self._patterns:
                 content = searchable(text.message, text.trace)
                 if content not in searched:
                     searched[content] = self._find_by_pattern(content)
                 match = searched[content]
+            if match is None and (statistic := self._statistics.get(text.signature)) is not None:
+                match = _RuleMatch(statistic)
             if match is not None:
                 rule, span = match
-                found.append(Match(text.row, rule.known_issue_id, rule.classification, rule.rule, rule.version, *span))
+                found.append(
+                    Match(
+                        text.row,
+                        rule.known_issue_id,
+                        rule.classification,
+                        rule.rule,
+                        rule.version,
+                        *span,
+                        rule.confidence,
+                    )
+                )
         return found
 
-    def _find_by_pattern(self, content: bytes) -> "_Found | None":
+    def _find_by_pattern(self, content: bytes) -> "_RuleMatch | None":
         if self._any is not None and not self._any.matches(content):
             return None
         for pattern, rule in self._patterns:
             if (span := pattern.find(content)) is not None:
-                return _Found(rule, span)
+                return _RuleMatch(rule, span)
         return None
 
 
-class _Found(NamedTuple):
+class _RuleMatch(NamedTuple):
     rule: MatchRule
     span: tuple[int, int] = (0, 0)

@@ -20,7 +20,7 @@ from typing import IO
 from commands.reports.parser import NO_NAME, XDIST_WORKER, Case, Suite, Summary, parse_report
 from domain.reports import UNEXPLAINED
 from domain.results import FAILED, MAX_SUITES, MAX_TEST_ATTEMPTS, OTHER_SUITES, PASSED, SKIPPED, STATUSES, ResultText
-from domain.triage import Classification
+from domain.triage import CERTAIN, Classification
 
 CHUNK = 256 * 1024
 XFAILED = ("outcome", "xfailed")
@@ -46,8 +46,8 @@ _STATUS = {name: number for number, name in enumerate(STATUSES)}
 
 @dataclass(frozen=True)
 class Match:
-    """A known issue or classification rule that matches one result of a report. `row` is the index of the result in the
-    report. The other fields are those of `MatchRule` and of `ResultsClassifiedByRules`.
+    """A known issue, classification rule or statistic that matches one result of a report. `row` is the index of the
+    result in the report. The other fields are those of `MatchRule` and of `ResultsClassifiedByRules`.
     """
 
     row: int
@@ -57,6 +57,7 @@ class Match:
     version: int = 0
     start: int = 0
     end: int = 0
+    confidence: int = CERTAIN
 
 
 @dataclass

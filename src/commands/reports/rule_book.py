@@ -1,24 +1,37 @@
-"""Reads the match rules of known issues and the classification rules from the log, to classify the failures of reports.
-Rows of the read model are not used for this: somebody may have changed them by hand, and the classifications of a
-report stay in the log for ever.
+"""Reads from the log what classifies the failures of reports: the match rules of known issues, the classification
+rules, and how people have classified failures. Rows of the read model are not used for this: somebody may have changed
+them by hand, and the classifications of a report stay in the log for ever.
 """
 
 import asyncio
+from collections.abc import Callable, Iterator
 
 import structlog
 
+from domain.builds import BuildDeleted
 from domain.classification_rules import CLASSIFICATION_RULES, ClassificationRules, ClassificationRulesSet
+from domain.classification_statistics import estimate
 from domain.core.errors import StreamDamaged
 from domain.core.events import Recorded
+from domain.jobs import JobDeleted
 from domain.known_issues import EVENTS, KNOWN_ISSUE, KnownIssue, KnownIssueEvent, KnownIssueSearched, MatchRule
 from domain.projects import ProjectDeleted
+from domain.triage import ResultClassified
 from store.log.event_log import EventLog
 
 log = structlog.get_logger()
 
 BATCH_SIZE = 500
 """Number of events that are read at once."""
-NAMES = [event.name for event in (*EVENTS, ClassificationRulesSet, ProjectDeleted) if event is not KnownIssueSearched]
+NAMES = [
+    event.name
+    for event in (*EVENTS, ClassificationRulesSet, ResultClassified, BuildDeleted, JobDeleted, ProjectDeleted)
+    if event is not KnownIssueSearched
+]
+DAMAGEABLE = (f"{KNOWN_ISSUE.prefix}-", f"{CLASSIFICATION_RULES.prefix}-")
+"""Beginnings of the names of streams that are read again if an event of them cannot be read."""
+MAX_SIGNATURES = 5_000
+"""Number of signatures of a project about which the statistics say something: those classified last."""
 
 
 class RuleBook:
@@ -30,18 +43,34 @@ class RuleBook:
         self._issues: dict[int, KnownIssue] = {}
         self._rules: dict[int, ClassificationRules] = {}
         """Project id -> its classification rules."""
+        self._words: dict[int, dict[str, dict[int, ResultClassified]]] = {}
+        """Project id -> signature -> result id -> how a person has classified the result. What people said last comes
+        last.
+        """
         self._damaged: set[str] = set()
         """Streams with an event that cannot be read. They are read again at each call."""
         self._lock = asyncio.Lock()
 
     async def fetch_match_rules(self, event_log: EventLog, project_id: int) -> list[MatchRule]:
         """Returns the match rules of all known issues of a project: rules that users entered, and rules from failures
-        that users linked. The classification rules of the project follow. What cannot be read has no rules.
+        that users linked. The classification rules and statistics of the project follow. What cannot be read has no
+        rules.
         """
         await self.follow(event_log)
         issues = [issue for issue in self._issues.values() if issue.project_id == project_id]
         classification_rules = self._rules.get(project_id, CLASSIFICATION_RULES.initial).match_rules
-        return [*(rule for issue in issues for rule in issue.match_rules), *classification_rules]
+        return [
+            *(rule for issue in issues for rule in issue.match_rules),
+            *classification_rules,
+            *self._statistics(project_id),
+        ]
+
+    def _statistics(self, project_id: int) -> Iterator[MatchRule]:
+        for signature, results in list(self._words.get(project_id, {}).items())[-MAX_SIGNATURES:]:
+            found = estimate(event.classification for event in results.values())
+            if found is not None:
+                classification, confidence = found
+                yield MatchRule(0, classification, "signature", signature, confidence=confidence)
 
     async def follow(self, event_log: EventLog) -> None:
         """Reads the log up to its end. The first call takes seconds if the log is long."""
@@ -59,12 +88,36 @@ class RuleBook:
             case ProjectDeleted(project_id=project_id):
                 self._issues = {key: issue for key, issue in self._issues.items() if issue.project_id != project_id}
                 self._rules.pop(project_id, None)
+                self._words.pop(project_id, None)
+            case ResultClassified() as event:
+                self._note_word(event)
+            case BuildDeleted(project_id=project_id, build_id=build_id):
+                self._forget(project_id, lambda event: event.build_id == build_id)
+            case JobDeleted(project_id=project_id, job_id=job_id):
+                self._forget(project_id, lambda event: event.job_id == job_id)
             case ClassificationRulesSet(project_id=project_id) as event:
                 self._rules[project_id] = CLASSIFICATION_RULES.evolve(CLASSIFICATION_RULES.initial, event)
             case KnownIssueEvent(known_issue_id=known_issue_id) as event:
                 self._set(known_issue_id, KNOWN_ISSUE.evolve(self._issues.get(known_issue_id), event))
-            case _:
+            case _ if recorded.stream.startswith(DAMAGEABLE):
                 self._damaged.add(recorded.stream)
+
+    def _note_word(self, event: ResultClassified) -> None:
+        if event.set_by_kind != "user" or not event.signature:
+            return
+        signatures = self._words.setdefault(event.project_id, {})
+        results = signatures.pop(event.signature, {})
+        results.pop(event.result_id, None)
+        signatures[event.signature] = results | {event.result_id: event}
+
+    def _forget(self, project_id: int, is_gone: Callable[[ResultClassified], bool]) -> None:
+        signatures = self._words.get(project_id, {})
+        for signature, results in list(signatures.items()):
+            left = {key: event for key, event in results.items() if not is_gone(event)}
+            if left:
+                signatures[signature] = left
+            else:
+                del signatures[signature]
 
     async def _load_again(self, event_log: EventLog, stream: str) -> None:
         prefix, _, number = stream.rpartition("-")

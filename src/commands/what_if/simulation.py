@@ -194,7 +194,7 @@ class Simulation:
             case ResultsRecorded() if (opened := self._open.get(event.build_id)) is not None:
                 self._take_results(opened, event, node_ids)
             case ResultsClassifiedByRules() if (opened := self._open.get(event.build_id)) is not None:
-                opened.failures.classified.update(event.result_ids)
+                opened.failures.classified.update(row.result_id for row in event.rows if not row.is_statistical)
             case BuildEvent() if (opened := self._open.get(event.build_id)) is not None:
                 return list(self._take_build_event(opened, event))
             case _:

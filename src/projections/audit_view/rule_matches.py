@@ -16,6 +16,7 @@ from domain.core.events import Recorded
 from domain.known_issues import KnownIssueSearched
 from domain.results import results_stream
 from domain.triage import CLASSIFICATIONS, TRIAGE, Classification, ResultEvent, ResultsClassifiedByRules, Triage
+from domain.triage import Source as ClassificationSource
 from projections import event_index
 from store.log.event_log import EventLog
 from store.postgres.queries import Source
@@ -34,14 +35,18 @@ class RuleMatch(NamedTuple):
     position: int
     result_id: int
     known_issue_id: int
-    """0 for a classification rule."""
+    """0 for a classification rule and for statistics."""
     classification: Classification
+    source_kind: ClassificationSource = "rule"
 
     def classify(self, triage: Triage) -> Triage:
-        if triage.classification is not None:
+        if triage.classification is not None and triage.set_by_kind != "statistics":
             return triage
         return msgspec.structs.replace(
-            triage, classification=self.classification, set_by_kind="rule", known_issue_id=self.known_issue_id or None
+            triage,
+            classification=self.classification,
+            set_by_kind=self.source_kind,
+            known_issue_id=self.known_issue_id or None,
         )
 
 
@@ -50,7 +55,8 @@ def matches_in(recorded: Recorded) -> Iterator[RuleMatch]:
         case ResultsClassifiedByRules() as event:
             for row in event.rows:
                 classification = CLASSIFICATIONS[row.classification]
-                yield RuleMatch(recorded.position, row.result_id, row.known_issue_id, classification)
+                kind: ClassificationSource = "statistics" if row.is_statistical else "rule"
+                yield RuleMatch(recorded.position, row.result_id, row.known_issue_id, classification, kind)
         case KnownIssueSearched() as event:
             for result_id in event.result_ids:
                 yield RuleMatch(recorded.position, result_id, event.known_issue_id, event.classification)
@@ -110,7 +116,7 @@ class RuleMatches:
         return [
             match
             for match in matches
-            if fold_triage(events[match.result_id], earlier[match.result_id]).classification is None
+            if fold_triage(events[match.result_id], earlier[match.result_id]).set_by_kind in (None, "statistics")
         ]
 
     async def _find(

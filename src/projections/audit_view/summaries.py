@@ -138,7 +138,9 @@ def _classified_by_rules(event: triage.ResultsClassifiedByRules) -> str:
     if rules:
         of = f"version {event.rules_version} of the classification rules"
         by.append(f"by rule{'' if len(rules) == 1 else 's'} {listed(rules)} of {of}")
-    return f"classified {count(len(event.result_ids), 'failure')} of build {event.build_id} {' and '.join(by)}".rstrip()
+    if statistical := sum(row.is_statistical for row in event.rows):
+        by.append(f"{statistical} of them by statistics" if by else "by statistics")
+    return f"classified {count(len(event.result_ids), 'failure')} of build {event.build_id} {', '.join(by)}".rstrip()
 
 
 def _rules_set(event: classification_rules.ClassificationRulesSet) -> str:
