@@ -48,7 +48,9 @@ class EmergingTest(msgspec.Struct):
     recent_failing: int
     """Number of these runs that failed or passed on a retry only."""
     detected: bool
-    """Whether the server has noticed a lasting rise, which is unlikely to be an accident, and recorded it."""
+    """Whether the server has noticed a lasting rise, which is unlikely to be an accident, and recorded it. Never within
+    the first 100 runs of a test, since its usual rate is not known yet.
+    """
     detected_at: datetime | None
     """Time when the rise was recorded; null if it was not."""
 

@@ -1,5 +1,6 @@
 """Search over builds, tests, jobs, nodes and projects."""
 
+from collections.abc import Collection
 from typing import Annotated
 
 import msgspec
@@ -12,7 +13,7 @@ from api.http.types import MAX_ID
 from api.projects import find_visible_project
 from domain.core.errors import Invalid, NotFound
 from domain.search import make_snippet
-from projections import search_queries
+from projections import results_history, search_queries
 from projections.search_queries import TYPES, FoundDocument, SearchQuery, SearchType
 
 MAX_QUERY = 200
@@ -33,7 +34,9 @@ class SearchResult(msgspec.Struct):
     project_id: int | None
     """Project of the result; null for a node."""
     result_id: int | None
-    """Id of the newest failed result of a test; null if the test never failed, and for other types."""
+    """Id of the newest failed result of a test; null if the test never failed, if the build of that result was deleted,
+    and for other types.
+    """
 
 
 class SearchResults(msgspec.Struct):
@@ -78,7 +81,9 @@ class SearchController(Controller):
             found = await search_queries.search(
                 connection, query, wanted, projects=ctx.user.projects, project_id=project_id, limit=limit
             )
-        return SearchResults(q, [to_result(item, query) for item in found])
+            failures = [item.result_id for item in found if item.result_id is not None]
+            existing = await results_history.find_existing(connection, failures) if failures else set[int]()
+        return SearchResults(q, [to_result(item, query, existing) for item in found])
 
 
 def parse_types(text: str | None) -> list[SearchType]:
@@ -91,8 +96,8 @@ def parse_types(text: str | None) -> list[SearchType]:
     return [type for type in TYPES if type in names]
 
 
-def to_result(found: FoundDocument, query: SearchQuery) -> SearchResult:
+def to_result(found: FoundDocument, query: SearchQuery, existing: Collection[int]) -> SearchResult:
+    """Returns a result of a search. `existing` are the ids of those failed results whose builds are not deleted."""
     snippet = make_snippet(found.text or found.name, query.words)
-    return SearchResult(
-        found.type, found.id, found.name, snippet, round(found.score, 4), found.project_id, found.result_id
-    )
+    result_id = found.result_id if found.result_id in existing else None
+    return SearchResult(found.type, found.id, found.name, snippet, round(found.score, 4), found.project_id, result_id)

@@ -76,11 +76,15 @@ class SemanticSearchController(Controller):
         type: Annotated[PassageType | None, Parameter(description="Only results of this type")] = None,
     ) -> SemanticResults:
         """Searches failure messages of tests, details of failed builds, and error lines of their logs, by words and by
-        meaning: `database timeout` finds `connection to postgres timed out`. docs/search.md says how.
+        meaning: `database timeout` finds `connection to postgres timed out`. A query of common words alone, such as
+        `the`, finds nothing. docs/search.md says how.
         """
         await find_visible_project(ctx, project_id)
-        words = [word for word in find_query_words(q) if word not in STOP_WORDS] or find_query_words(q)
+        words = [word for word in find_query_words(q) if word not in STOP_WORDS]
         vector = await check_after(ctx.request, self._embed(ctx, q))
+        mode: Literal["hybrid", "text"] = "text" if vector is None else "hybrid"
+        if not words:
+            return SemanticResults([], mode)  # every passage would be about as near as any other
         async with ctx.reading() as connection:
             await find_visible_project(ctx, project_id)  # once more, since the model may have taken long
             rankings = [await passages.find_by_words(connection, project_id, type, words, RANKED)]
@@ -97,7 +101,6 @@ class SemanticSearchController(Controller):
                 connection, list({item.build_id for ranking in rankings for item in ranking})
             )
         rankings = [[item for item in ranking if item.build_id in builds] for ranking in rankings]
-        mode: Literal["hybrid", "text"] = "text" if vector is None else "hybrid"
         return SemanticResults(to_results(rankings, words, limit), mode)
 
     async def _embed(self, ctx: RequestContext, text: str) -> list[float] | None:

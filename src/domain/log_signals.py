@@ -39,7 +39,13 @@ class Signal(NamedTuple):
     reason: Reason
 
 
-_ANSI = re.compile(r"\x1b\[[0-9;?]{0,16}[ -/]{0,2}[@-~]|\x1b[()][0-9A-Z]|[\x00-\x08\x0b-\x1f]")
+_ANSI = re.compile(
+    r"\x1b\[[0-9;?]{0,16}[ -/]{0,2}[@-~]|\x1b[()][0-9A-Z]"
+    r"|[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]"
+)
+"""Matches escape sequences, control characters, and characters that change the direction of text: those could make a
+line look different from what it is.
+"""
 _RED = re.compile(r"\x1b\[(?:[0-9]{1,3};){0,4}(?:31|91|41)[;m]")
 _PREFIX = re.compile(
     r"\s?(?:\[?\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d{1,9})?(?:Z|[+-]\d\d:?\d\d)?\]?"
@@ -254,7 +260,8 @@ _FRAME = re.compile(
 
 
 def clean(line: str, *, keep_time: bool = False) -> str:
-    """Returns what a terminal shows of a line at last: without escapes, and without what a carriage return overwrites.
+    """Returns what a terminal shows of a line at last: without escapes and control characters, and without what a
+    carriage return overwrites.
     Cuts at MAX_LINE characters. Drops the time at the beginning, unless `keep_time`.
     """
     if "\r" in line:

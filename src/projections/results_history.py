@@ -1,12 +1,13 @@
 """Queries over results of several builds: one result with its texts, the history of a test, and older failures."""
 
+from collections.abc import Sequence
 from datetime import datetime
 
 import msgspec
 
 from domain.results import FAILED
 from projections.builds import BuildRow
-from projections.engine.queries import fetch_all, fetch_one, fetch_value, find_row
+from projections.engine.queries import fetch_all, fetch_column, fetch_one, fetch_value, find_row
 from projections.jobs import JobRow
 from projections.results import STATUS, BlockRow, OutputsRow, ReportRow, ResultTextRow, SupersededRow
 from projections.results_cases import TestCaseRow
@@ -112,6 +113,12 @@ async def find_origin(source: Source, result_id: int) -> ResultOrigin | None:
         f" LEFT JOIN {ResultTextRow.table} x ON x.id = t.id{TRIAGE_JOINS}"
     )
     return await fetch_one(source, ResultOrigin, query, {"id": result_id})
+
+
+async def find_existing(source: Source, result_ids: Sequence[int]) -> set[int]:
+    """Returns those of the ids whose results exist: their builds are not deleted."""
+    query = f"SELECT x.id FROM unnest(%(ids)s::bigint[]) x (id) WHERE EXISTS ({_block_of('x.id')})"
+    return set(await fetch_column(source, query, {"ids": list(result_ids)}))
 
 
 async def find_text(source: Source, result_id: int) -> ResultTextRow | None:

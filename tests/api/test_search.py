@@ -135,7 +135,7 @@ def test_a_deletion_is_final(server: Server) -> None:
     deleted = Searched(server)
     server.admin.when("DELETE", f"/builds/{deleted.build}").then(204)
     found = search(server.admin, deleted.word, types="build,test")
-    assert all(item["type"] == "test" and item["result_id"] is None for item in found[1:])
+    assert all(item["type"] == "test" and item["result_id"] is None for item in found)
     assert "timed out" not in str(found)
     server.admin.when("DELETE", f"/projects/{deleted.project}").then(204)
     server.wait_until_projected()

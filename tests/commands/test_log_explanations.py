@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from domain.log_explanations import MAX_EXCERPTS, MAX_LINES, Excerpt, explain, find_noise
+from domain.log_signals import clean
 from tests.commands.failing_builds import MORE_FAILURES
 from tests.commands.failing_outputs import FAILURES as FAILED_TESTS
 
@@ -98,6 +99,11 @@ def test_excerpts_do_not_overlap_and_have_byte_offsets() -> None:
         assert one.last_line - one.first_line < MAX_LINES
     ranges = sorted((one.first_line, one.last_line) for one in excerpts)
     assert all(before[1] < after[0] for before, after in pairwise(ranges))
+
+
+def test_characters_that_make_a_line_look_different_are_not_shown() -> None:
+    line = "FAILED: \u202elmth.tset\u202c\x9b2J \u2066x\u2069\x7f\u200f größe \u061c日本"
+    assert clean(line) == "FAILED: lmth.tset2J x größe 日本"
 
 
 def test_a_log_without_signals_gives_its_end() -> None:
