@@ -1,5 +1,6 @@
 """Evaluations: how well the assistant answers cases whose right answers are known. A worker runs them."""
 
+import asyncio
 import secrets
 from datetime import datetime
 from typing import Annotated
@@ -162,7 +163,8 @@ class EvalController(Controller):
     async def start_eval(self, ctx: RequestContext, data: NewEval) -> RequestedEval:
         """Requests an evaluation of the configured model. A worker runs it; `GET /evals/{id}` shows how far it is."""
         model = ctx.services.model_policy.choose(data.model_override)
-        names = tuple(select_cases(load_cases(), data.suite, data.sample_size))
+        cases = await asyncio.to_thread(load_cases)  # reads a megabyte of files the first time
+        names = tuple(select_cases(cases, data.suite, data.sample_size))
         eval_id = PREFIX + secrets.token_hex(8)
         await ctx(RequestEval(eval_id, data.suite, model, names))
         estimated_s = estimate_seconds(len(names), model)
