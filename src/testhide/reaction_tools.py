@@ -71,6 +71,6 @@ def make_tools(
         docker=containers,
         vcenters=machines,
         explainer=BuildExplainer(pool, log, handler, BuildLogs(pool)),
-        evals=EvalRunner(log, handler),
+        evals=EvalRunner(log, handler, answerer.writer),
         inquiries=answerer,
     )
