@@ -106,8 +106,15 @@ def test_a_worker_asks_the_configured_model(engines: Engines, tmp_path: Path) ->
     try:
         model = asyncio.run_coroutine_threadsafe(serving.__aenter__(), loop).result(PATIENCE_S)
         model.always = completes('{"claims": []}', 40)
-        settings = {"ai_provider": "openai", "ai_model": "m-1", "ai_key": "k", "ai_url": model.url}
-        with server_on_new_database(engines, tmp_path, "serve", "project", "work", **settings) as server:
+        with server_on_new_database(
+            engines,
+            tmp_path,
+            *("serve", "project", "work"),
+            ai_provider="openai",
+            ai_model="m-1",
+            ai_key="k",
+            ai_url=model.url,
+        ) as server:
             requested = server.admin.when("POST", "/evals/runs", json={"suite": "chat", "sample_size": 2}).then(202)
             found = wait_until_complete(server.admin, requested["id"])
         assert (found["model"], found["cases_total"], len(model.requests)) == ("m-1", 2, 2)
