@@ -38,17 +38,18 @@ async def find_subject(source: Source, projects: Sequence[int] | None, message: 
     parameters = {"projects": _listed(projects), "message": message.lower()}
     named = f"length(name) >= {MIN_NAME} AND strpos(%(message)s, lower(name)) > 0"
     query = (
-        f"SELECT id, length(name) FROM {ProjectRow.table} WHERE {named} AND {_IS_VISIBLE.replace('project_id', 'id')}"
+        f"SELECT id, lower(name) FROM {ProjectRow.table} WHERE {named} AND {_IS_VISIBLE.replace('project_id', 'id')}"
         f" ORDER BY length(name) DESC, id LIMIT {MAX_NAMED}"
     )
-    by_project = dict(await fetch_rows(source, query, parameters))
+    rows = await fetch_rows(source, query, parameters)
+    by_project = {project_id: len(name) for project_id, name in rows if _is_named(name, message)}
     query = (
-        f"SELECT id, project_id, length(name) FROM {JobRow.table} WHERE {named} AND {_IS_VISIBLE}"
+        f"SELECT id, project_id, lower(name) FROM {JobRow.table} WHERE {named} AND {_IS_VISIBLE}"
         f" ORDER BY length(name) DESC, id LIMIT {MAX_NAMED}"
     )
-    jobs = await fetch_rows(source, query, parameters)
+    jobs = [job for job in await fetch_rows(source, query, parameters) if _is_named(job[2], message)]
     if jobs:
-        job_id, project_id, _ = max(jobs, key=lambda job: (by_project.get(job[1], 0), job[2], job[0]))
+        job_id, project_id, _ = max(jobs, key=lambda job: (by_project.get(job[1], 0), len(job[2]), job[0]))
         return ChatSubject(project_id, job_id, await _find_newest_ended(source, job_id))
     return ChatSubject(max(by_project, key=lambda one: (by_project[one], one))) if by_project else None
 
@@ -58,6 +59,11 @@ async def find_only_project(source: Source, projects: Sequence[int] | None) -> C
     query = f"SELECT id FROM {ProjectRow.table} WHERE {_IS_VISIBLE.replace('project_id', 'id')} LIMIT 2"
     rows = await fetch_rows(source, query, {"projects": _listed(projects)})
     return ChatSubject(rows[0][0]) if len(rows) == 1 else None
+
+
+def _is_named(name: str, message: str) -> bool:
+    """Returns whether the message has the name, in lower case, as words of its own: not `api` in `capital`."""
+    return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", message.lower()) is not None
 
 
 async def _find_newest_ended(source: Source, job_id: int) -> int | None:

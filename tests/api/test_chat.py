@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+import redis
 
 from tests.support.builders import finish, given_build, given_job, given_project, upload
 from tests.support.http import Client
@@ -86,6 +87,8 @@ def test_a_message_may_name_what_it_is_about(opened: Server, web: Project, other
     by_job = ask(opened.admin, f"Why is the {web.job_name.lower()} red?")
     assert f"build:{web.build}" in by_number["sources"]
     assert f"build:{web.build}" in by_job["sources"]
+    part_of_a_word = ask(opened.admin, f"Why is the {web.job_name.lower()}per red?")
+    assert part_of_a_word["sources"] == []
     unclear = ask(opened.admin, "why?")
     assert (unclear["sources"], "build_id" in unclear["reply"]) == ([], True)
 
@@ -161,6 +164,12 @@ def test_many_questions_at_once(opened: Server, member: Client, web: Project) ->
         replies = list(threads.map(lambda _: ask(member, "Why?", build_id=web.build), range(100)))
     assert len({reply["session_id"] for reply in replies}) == 100
     assert len({reply["reply"] for reply in replies}) == 1
+
+
+def test_questions_are_answered_after_redis_has_lost_its_data(opened: Server, member: Client, web: Project) -> None:
+    with redis.Redis.from_url(opened.settings.redis_url) as connection:
+        connection.flushall()
+    assert f"build:{web.build}" in ask(member, "Why?", build_id=web.build)["sources"]
 
 
 def test_an_answer_that_takes_long_is_read_later(server: Server) -> None:

@@ -1,0 +1,101 @@
+"""What AI jobs find: scores and recommendations of audits, clusters of failures, regressions."""
+
+from datetime import UTC, datetime, timedelta
+
+from commands.reports.causes import EqualFailures
+from commands.reports.failure_clusters import FailedBuild, find_clusters, summarize_clusters
+from domain.first_failures import BuildOutcome, FirstFailure
+from domain.project_audits import (
+    ChronicFlake,
+    ProjectAuditFacts,
+    QuarantineEntryFacts,
+    UnreadCluster,
+    audit,
+    summarize_audit,
+)
+from domain.regression_scans import FailingTest, find_regressions, summarize_regressions
+
+NOW = datetime(2026, 5, 20, 10, tzinfo=UTC)
+FLAKES = tuple(ChronicFlake(100 + n, f"t.py::test_{n}", 5, 0.1 + n / 100) for n in range(8))
+CLUSTER = UnreadCluster("ab" * 8, "Database connection timeout", 40, 12, 47821, "infra")
+
+
+def test_a_project_without_failures_scores_100() -> None:
+    found = audit(ProjectAuditFacts(12, 30, passed=100))
+    assert (found.audit_score, found.recommendations) == (100, ())
+    assert audit(ProjectAuditFacts(12, 30)).audit_score == 100
+
+
+def test_each_measure_costs_points_up_to_its_limit() -> None:
+    def lose(**facts: object) -> float:
+        return sum(audit(ProjectAuditFacts(12, 30, **facts)).lost_points.values())  # type: ignore[arg-type]
+
+    assert [lose(passed=3, failed=1), lose(passed=1, failed=1), lose(failed=9)] == [17.5, 35, 35]
+    assert [lose(flaky_tests=FLAKES), lose(flaky_tests=FLAKES * 3)] == [8, 20]
+    assert [lose(time_to_green_s=86_400.0), lose(time_to_green_s=1e9)] == [7.5, 15]
+    assert [lose(failures=10, unread=2), lose(failures=10, unread=10)] == [3, 15]
+    entries = (QuarantineEntryFacts(5, "a", 30, False), QuarantineEntryFacts(5, "b", 60, False))
+    assert lose(quarantine=entries) == 7.5
+
+
+def test_the_worst_project_scores_0() -> None:
+    entries = (QuarantineEntryFacts(5, "a", 900, False),)
+    facts = ProjectAuditFacts(12, 30, 0, 9, 1e9, FLAKES * 3, entries, 10, 10)
+    assert audit(facts).audit_score == 0
+
+
+def test_recommendations_are_requests_with_sources() -> None:
+    entries = (QuarantineEntryFacts(6, "t.py::test_old", 90, True), QuarantineEntryFacts(6, "t.py::test_new", 1, False))
+    known = ChronicFlake(200, "t.py::test_known", 5, 0.5, is_quarantined=True)
+    facts = ProjectAuditFacts(12, 30, 5, 5, None, (*FLAKES, known), entries, 40, 40, (CLUSTER,))
+    add, remove, issue = audit(facts).recommendations
+    assert add.step.text.startswith("Quarantine 8 chronic flakes of job 5, which fail in 10% to 17% of their runs")
+    assert add.step.body["node_ids"] == [test.name for test in FLAKES]
+    assert add.sources == tuple(f"test_case:{test.case_id}" for test in FLAKES)
+    assert remove.step.body == {"job_id": 6, "action": "remove", "node_ids": ["t.py::test_old"]}
+    assert (issue.step.path, issue.step.body["signature"]) == ("/known-issues", CLUSTER.signature)
+    assert issue.sources == ("test:47821",)
+    answer = summarize_audit(facts, audit(facts))
+    assert answer.next_step == add.step
+    assert all(claim.sources for claim in answer.claims)
+
+
+def test_failures_of_many_builds_with_one_cause_are_one_cluster() -> None:
+    def failed(signature: str, message: str, first: int, results: int = 1) -> EqualFailures:
+        return EqualFailures(signature, results, list(range(first, first + results)), message, "")
+
+    builds = [
+        FailedBuild(9, NOW, (failed("a", "connection refused by db 1", 90, 2), failed("b", "assert 1 == 2", 95))),
+        FailedBuild(7, NOW - timedelta(days=2), (failed("a", "connection refused by db 1", 70),)),
+    ]
+    database, assertion = find_clusters(builds)
+    assert (database.kind, database.failures, database.builds) == ("infrastructure", 3, 2)
+    assert (database.first_seen, database.first_build, database.last_build) == (NOW - timedelta(days=2), 7, 9)
+    assert (assertion.kind, assertion.failures, assertion.result_ids) == ("test", 1, (95,))
+    answer = summarize_clusters(12, [database, assertion], 2)
+    assert answer.claims[0].text == "3 failures in 2 builds since build 7: connection refused by db 1."
+    assert answer.claims[0].sources[0] == "build:7"
+    assert summarize_clusters(12, [], 0).sources == ["project:12"]
+
+
+def failing(case_id: int, good: BuildOutcome | None, bad: BuildOutcome, builds: int, flaky: float = 0.0) -> FailingTest:
+    return FailingTest(case_id, f"t_{case_id}", case_id * 10, "assert", flaky, FirstFailure(bad, good, builds))
+
+
+def test_only_tests_that_fail_for_good_since_a_commit_are_regressions() -> None:
+    good, bad = BuildOutcome(4, "c4", False), BuildOutcome(5, "c5", True)
+    tests = [
+        failing(1, good, bad, 2),
+        failing(2, good, bad, 1),
+        failing(3, None, bad, 9),
+        failing(4, BuildOutcome(4, "c5", False), bad, 9),
+        failing(5, good, bad, 9, flaky=0.9),
+        failing(6, BuildOutcome(6, "c6", False), BuildOutcome(7, "c7", True), 3),
+        FailingTest(7, "t_7", 70, "assert", 0.0, None),
+    ]
+    found = find_regressions(tests)
+    assert [(one.test_case_id, one.commit) for one in found] == [(6, "c7"), (1, "c5")]
+    answer = summarize_regressions(12, found, len(tests))
+    assert answer.claims[1].text == "t_1 fails since build 5, which ran on commit c5. Build 4 was the last good one."
+    assert answer.claims[1].sources == ("build:5", "build:4", "test:10", "commit:c5")
+    assert summarize_regressions(12, [], 3).sources == ["project:12"]
