@@ -86,9 +86,14 @@ def measure(name: str, ask: Callable[[], object], report: Report) -> None:
 
 def measure_speed(stack: Stack, report: Report) -> None:
     with psycopg.connect(stack.settings.database_url) as connection:
-        failed = [build for (build,) in connection.execute(f"SELECT id FROM {BuildRow.table} WHERE status = 'failed'")]
-        projects = [project for (project,) in connection.execute(f"SELECT DISTINCT project_id FROM {BuildRow.table}")]
-        ((results,),) = connection.execute(f"SELECT sum(results) FROM {BlockRow.table}").fetchall()
+        failed = [
+            build
+            for (build,) in connection.execute(f"SELECT id FROM {BuildRow.table} WHERE status = 'failed'".encode())
+        ]
+        projects = [
+            project for (project,) in connection.execute(f"SELECT DISTINCT project_id FROM {BuildRow.table}".encode())
+        ]
+        ((results,),) = connection.execute(f"SELECT sum(results) FROM {BlockRow.table}".encode()).fetchall()
     report.add("results", int(results), "results")
     report.add("failed builds", len(failed), "builds")
     rng = random.Random(1)
