@@ -28,9 +28,9 @@ def test_confidence_is_that_of_the_rule_of_succession(words: list[Classification
 
 
 def test_the_last_words_count() -> None:
-    infra: Classification = "infra"
-    flaky: Classification = "flaky"
-    assert estimate([infra] * 1_000 + [flaky] * CONSIDERED) == ("flaky", 98)
+    earlier: list[Classification] = ["infra"]
+    later: list[Classification] = ["flaky"]
+    assert estimate(earlier * 1_000 + later * CONSIDERED) == ("flaky", 98)
     assert MIN_CONFIDENCE == 75
 
 
