@@ -11,10 +11,12 @@ None of these rows contains a text. They stay when a build, a job or a project i
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import msgspec
 
 from domain.builds import BuildRequeued, ReportRecorded
+from domain.core.columns import Int32s
 from domain.results import FAILED as FAILED_RESULT
 from domain.results import ResultsRecorded, ResultsReplaced
 from domain.run_histories import KEPT_RUNS
@@ -238,6 +240,31 @@ def _count_runs(
         if number:
             chunks[case_id // CHUNK] = _add(read(case_id // CHUNK), case_id % CHUNK, number)
     return (CaseDayRow(chunk, day, job_id, runs.to_bytes(4 * CHUNK, "little")) for chunk, runs in chunks.items())
+
+
+class RunTotals:
+    """Adds up the numbers of runs over rows of CaseDayRow: all numbers of a row at once, as digits of one long
+    integer.
+    """
+
+    def __init__(self) -> None:
+        self._totals: dict[int, int] = {}
+
+    def add(self, rows: Iterable[tuple[Any, ...]]) -> None:
+        """Adds rows (chunk, runs)."""
+        for chunk, stored in rows:
+            runs = int.from_bytes(stored, "little")
+            if signs := runs & _SIGNS:  # a negative number takes one from the next digit, as it does in a sum
+                runs -= signs << 1
+            self._totals[chunk] = self._totals.get(chunk, 0) + runs
+
+    def of_chunks(self) -> dict[int, Int32s]:
+        """Returns chunk -> the numbers of runs of its test cases."""
+        # With the signs added, no digit of a total is negative.
+        return {
+            chunk: Int32s.of(((total + _SIGNS) ^ _SIGNS).to_bytes(4 * CHUNK, "little"))
+            for chunk, total in self._totals.items()
+        }
 
 
 def _add(runs: int, index: int, number: int) -> int:

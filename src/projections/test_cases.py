@@ -3,22 +3,35 @@ read the tables of the projection `results`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import compress, repeat
+from operator import gt
 from typing import Any
 
-from domain.core.columns import Int32s
 from domain.results import SKIPPED
 from domain.run_histories import BROKEN_MIN_RESULTS, BROKEN_SHARE
 from domain.test_health import FAILED, RETRIED
 from projections.builds import BuildRow
+from projections.engine.binary_copy import unpack_array
 from projections.engine.queries import fetch_all, fetch_column
 from projections.jobs import JobRow
 from projections.results import STATUS, BlockRow, ReportRow
 from projections.results_cases import TestCaseRow
 from projections.results_queries import IS_CURRENT
-from projections.results_runs import CHUNK, BuildOutcomeRow, CaseDayRow, NotableRunRow, SuspectRow, build_of, day_of
+from projections.results_runs import (
+    CHUNK,
+    BuildOutcomeRow,
+    CaseDayRow,
+    NotableRunRow,
+    RunTotals,
+    SuspectRow,
+    build_of,
+    day_of,
+)
 from store.clock import utcnow
 from store.postgres.queries import Source, fetch_rows
 
+DAYS_AT_ONCE = 5
+"""Number of days whose runs one query reads, so that the rows of many tests in many jobs are not in memory at once."""
 MAX_JOBS = 20
 """Largest number of jobs whose builds are read for durations: those with the newest builds."""
 MAX_BLOCKS = 400
@@ -34,19 +47,17 @@ async def count_runs_in_jobs(source: Source, job_ids: Sequence[int], since_day: 
     """Returns test case -> number of its runs in these jobs since a day, which is included. Leaves out test cases
     without runs.
     """
-    query = f"SELECT chunk, runs FROM {CaseDayRow.table} WHERE job_id = ANY (%(jobs)s::int[]) AND day = %(day)s"
-    totals: dict[int, int] = {}
-    # Day by day, so that the rows of many tests in many jobs are not in memory at once.
-    for day in range(since_day, day_of(utcnow()) + 1):
-        for chunk, runs in await fetch_rows(source, query, {"jobs": list(job_ids), "day": day}):
-            # Adds all numbers of a row at once, as digits of one long integer. Negative ones are rare, and change the
-            # sum of the next test case by one run at most.
-            totals[chunk] = totals.get(chunk, 0) + int.from_bytes(runs, "little")
+    query = (
+        f"SELECT chunk, runs FROM {CaseDayRow.table} WHERE job_id = ANY (%(jobs)s::int[])"
+        " AND day >= %(day)s AND day < %(day)s + %(days)s"
+    )
+    totals = RunTotals()
+    for day in range(since_day, day_of(utcnow()) + 1, DAYS_AT_ONCE):
+        totals.add(await fetch_rows(source, query, {"jobs": list(job_ids), "day": day, "days": DAYS_AT_ONCE}))
     found: dict[int, int] = {}
-    for chunk, total in totals.items():
-        numbers = Int32s.of((total % (1 << 32 * CHUNK)).to_bytes(4 * CHUNK, "little"))
-        first = chunk * CHUNK
-        found.update((first + index, number) for index, number in enumerate(numbers) if number > 0)
+    for chunk, numbers in totals.of_chunks().items():
+        case_ids = range(chunk * CHUNK, (chunk + 1) * CHUNK)
+        found.update(compress(zip(case_ids, numbers, strict=True), map(gt, numbers, repeat(0))))
     return found
 
 
@@ -92,7 +103,8 @@ async def fetch_durations(source: Source, job_ids: Sequence[int]) -> dict[int, i
     tests and has results, and leaves out test cases that these builds did not run or skipped.
     """
     query = (
-        "SELECT block.case_ids, block.durations_ms, block.facts FROM unnest(%(jobs)s::bigint[]) AS job (id)"
+        "SELECT array_send(block.case_ids), array_send(block.durations_ms), array_send(block.facts)"
+        " FROM unnest(%(jobs)s::bigint[]) AS job (id)"
         " CROSS JOIN LATERAL ("
         f"  SELECT b.* FROM {BuildRow.table} b WHERE b.job_id = job.id AND b.passed + b.failed > 0"
         "   AND b.selected_tests IS NULL ORDER BY b.id DESC LIMIT 1) b"
@@ -102,13 +114,12 @@ async def fetch_durations(source: Source, job_ids: Sequence[int]) -> dict[int, i
         f" ORDER BY block.first_result_id LIMIT {MAX_BLOCKS}"
     )
     found: dict[int, int] = {}
-    for block in await fetch_rows(source, query, {"jobs": list(job_ids)[-MAX_JOBS:]}):
+    for case_ids, durations_ms, sent_facts in await fetch_rows(source, query, {"jobs": list(job_ids)[-MAX_JOBS:]}):
         # The last attempt of a test comes last. Facts of attempts that were retried are inverted.
-        found |= {
-            case_id: duration
-            for case_id, duration, facts in zip(*block, strict=True)
-            if (~facts if facts < 0 else facts) & STATUS != SKIPPED
-        }
+        facts = unpack_array(sent_facts, "h")
+        skipped = {value for value in set(facts) if (~value if value < 0 else value) & STATUS == SKIPPED}
+        durations = zip(unpack_array(case_ids, "i"), unpack_array(durations_ms, "i"), strict=True)
+        found.update(compress(durations, (value not in skipped for value in facts)) if skipped else durations)
     return found
 
 

@@ -5,12 +5,10 @@ the projection `results`.
 import asyncio
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from operator import add
 from typing import Any
 
 import msgspec
 
-from domain.core.columns import Int32s
 from domain.results import FAILED
 from domain.run_histories import MINUTES_OF_DAY, NotableRun, RunHistory, is_broken, mark_broken
 from projections.builds import BuildRow
@@ -18,12 +16,12 @@ from projections.engine.queries import fetch_all, fetch_one
 from projections.results import STATUS, BlockRow, ReportRow, ResultTextRow
 from projections.results_cases import CaseStatsRow, TestCaseRow
 from projections.results_queries import FACTS, IS_CURRENT, MESSAGE_LENGTH
-from projections.results_runs import CHUNK, BuildOutcomeRow, CaseDayRow, NotableRunRow, SuspectRow, build_of
+from projections.results_runs import CHUNK, BuildOutcomeRow, CaseDayRow, NotableRunRow, RunTotals, SuspectRow, build_of
 from store.postgres.queries import Source, fetch_rows
 
 MAX_SUSPECTS = 2_000
 """Largest number of tests of a project whose histories one request reads: those with most notable runs."""
-HISTORIES_AT_ONCE = 100
+HISTORIES_AT_ONCE = 250
 """Number of histories that one query reads, so that reading thousands does not hold up other requests."""
 CHUNKS_AT_ONCE = 16
 """Number of chunks of test cases whose runs one query counts."""
@@ -135,18 +133,11 @@ async def count_runs(source: Source, case_ids: Iterable[int], since_day: int) ->
         parameters = {"chunks": chunks[start : start + CHUNKS_AT_ONCE], "day": since_day}
         rows = await fetch_rows(source, query, parameters)
         # In a thread, since there is a row for each day and job.
-        for chunk, totals in (await asyncio.to_thread(_add_up, rows)).items():
-            counts.update((case_id, totals[case_id % CHUNK]) for case_id in by_chunk[chunk])
+        totals = RunTotals()
+        await asyncio.to_thread(totals.add, rows)
+        for chunk, numbers in totals.of_chunks().items():
+            counts.update((case_id, numbers[case_id % CHUNK]) for case_id in by_chunk[chunk])
     return counts
-
-
-def _add_up(rows: Iterable[tuple[Any, ...]]) -> dict[int, Sequence[int]]:
-    """Returns chunk -> the numbers of runs of its test cases, added up over the rows (chunk, numbers of runs)."""
-    totals: dict[int, Sequence[int]] = {}
-    for chunk, stored in rows:
-        numbers = Int32s.of(stored)
-        totals[chunk] = list(map(add, totals[chunk], numbers)) if chunk in totals else numbers
-    return totals
 
 
 async def fetch_cases_after(source: Source, project_id: int, after: int, limit: int) -> list[TestCaseRow]:

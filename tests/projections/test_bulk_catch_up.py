@@ -1,6 +1,7 @@
 """Loading gives the rows that the engine gives, whatever happens on the way."""
 
 import inspect
+from array import array
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from domain.claims import ClaimTaken
 from domain.core.events import Event, EventMetadata, Recorded
 from domain.registry import EVENTS
 from projections.engine import bulk_catch_up, bulk_loader
-from projections.engine.binary_copy import ERRORS, copy_rows, pack_rows
+from projections.engine.binary_copy import ERRORS, copy_rows, pack_rows, unpack_array
 from projections.engine.buffers import LoadRefused
 from projections.engine.bulk_loader import BulkLoader, UncheckedRows
 from projections.engine.engine import Engine, drop_tables, ensure_tables
@@ -21,6 +22,7 @@ from projections.engine.model import Change, DeleteRange, Projection, Row, Rows
 from projections.engine.schemas import connect
 from projections.registry import PROJECTIONS
 from store.log.event_log import Write
+from store.postgres.queries import fetch_rows
 from testhide.processes import Core
 from tests.projections.toys import (
     NOW,
@@ -253,6 +255,11 @@ async def test_packed_arrays_are_what_they_were(parts: Core, staging: AsyncConne
     await copy_rows(staging, DeliveryRow, [pack_rows(made[:1]), pack_rows(made[1:])] if made[1:] else [pack_rows(made)])
     expected = [(row.id, row.sizes, row.small_sizes) for row in made]
     assert await table(staging, DeliveryRow) == sorted(expected)
+    query = f"SELECT id, array_send(sizes), array_send(small_sizes) FROM {DeliveryRow.table} ORDER BY id"
+    sent = await fetch_rows(staging, query)
+    assert [(id, unpack_array(sizes, "i"), unpack_array(small, "h")) for id, sizes, small in sent] == [
+        (id, array("i", sizes), array("h", small)) for id, sizes, small in sorted(expected)
+    ]
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from projections.results_runs import (
     BuildOutcomeRow,
     CaseDayRow,
     NotableRunRow,
+    RunTotals,
     SuspectRow,
     build_of,
     day_of,
@@ -193,6 +194,19 @@ def test_failures_are_found_whatever_the_order_of_builds(results: list[tuple[int
     assert {row.case_id for row in rows.all(SuspectRow)} == ({1} if failed else set())
     assert sum(runs_by_day(rows).values()) == history.runs
     assert all(1 <= run.number <= history.runs for run in history.notable)
+
+
+@hypothesis.given(
+    st.lists(st.tuples(st.integers(0, 1), st.lists(st.integers(-3, 3), min_size=CHUNK, max_size=CHUNK)), max_size=6)
+)
+def test_runs_of_a_chunk_are_added_up(rows: list[tuple[int, list[int]]]) -> None:
+    """Also negative ones: a report that was replaced may be of another day than its replacement."""
+    totals = RunTotals()
+    totals.add((chunk, Int32s(numbers).stored) for chunk, numbers in rows)
+    assert {chunk: list(numbers) for chunk, numbers in totals.of_chunks().items()} == {
+        chunk: [sum(column) for column in zip(*(numbers for of, numbers in rows if of == chunk), strict=True)]
+        for chunk, _ in rows
+    }
 
 
 def test_a_test_that_always_passes_has_only_counts() -> None:
