@@ -1,8 +1,8 @@
 """Builds read models from the log, switches to them, and prints the progress.
 
-Building `results` takes as long as building all other read models. So a second process (`python -m testhide.rebuild`)
-builds `results` on a second core. It reads its settings from standard input, and exits when this input ends, at the
-latest when the first process ends.
+Building `results` takes nearly as long as building all other read models. So a second process (`python -m
+testhide.rebuild`) builds it on a second core, with `artifacts`, so that both processes take about the same time. It
+reads its settings from standard input, and exits when this input ends, at the latest when the first process ends.
 """
 
 import asyncio
@@ -31,14 +31,16 @@ from testhide.settings import Settings
 
 PRINT_INTERVAL_S = 1.0
 """Seconds between two lines of progress."""
-SECOND_PROCESS = ("results",)
+SECOND_PROCESS = ("results", "artifacts")
 """Names of the read models that the second process builds."""
 
 
 class SecondBuild(msgspec.Struct):
-    """Input of the second process, which builds `results`: one line of JSON on standard input."""
+    """Input of the second process: one line of JSON on standard input."""
 
     settings: Settings
+    names: list[str]
+    """Names of the read models that the process builds."""
     from_scratch: bool
 
 
@@ -142,7 +144,8 @@ async def _build_in_two_processes(
     )
     assert process.stdin is not None
     try:
-        process.stdin.write(msgspec.json.encode(SecondBuild(settings, from_scratch)) + b"\n")
+        order = SecondBuild(settings, [projection.name for projection in there], from_scratch)
+        process.stdin.write(msgspec.json.encode(order) + b"\n")
         await process.stdin.drain()
         await build(here, from_scratch=from_scratch)
         if await process.wait() != 0:
@@ -156,7 +159,7 @@ async def _build_in_two_processes(
 
 
 async def _build_second(order: SecondBuild) -> int:
-    chosen = find_projections(SECOND_PROCESS)
+    chosen = find_projections(order.names)
     async with core(order.settings, pool_size=2) as parts:
         printer = ProgressPrinter(join_names(chosen))
         await build_staging(parts.conninfo, parts.log, chosen, from_scratch=order.from_scratch, on_progress=printer)

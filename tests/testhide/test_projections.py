@@ -72,6 +72,14 @@ def test_what_is_not_possible_is_said(
     assert output in capsys.readouterr().err
 
 
+def test_only_what_was_asked_for_is_built(prepared: Settings) -> None:
+    """Also by the second process, which builds `artifacts`, and would build `results`, too."""
+    assert main.main(["projections", "rebuild", "jobs", "artifacts"]) == 0
+    with psycopg.connect(prepared.database_url) as connection:
+        built = connection.execute("SELECT name FROM beside.projection_positions WHERE built_at IS NOT NULL").fetchall()
+    assert sorted(built) == [("artifacts",), ("jobs",)]
+
+
 def test_differences_end_with_one(lacking: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(["projections", "rebuild", "auth", "--switch"]) == 0
     assert main.main(["projections", "rebuild", "auth"]) == 0
