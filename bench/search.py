@@ -20,6 +20,7 @@ from bench.support.paraphrases import HELD_OUT, OTHERS, PAIRS
 from bench.support.report import Report, percentile
 from bench.support.stack import Stack, running_stack
 from domain.search import find_query_words
+from projections.search import BuildDocument, FailureDocument, TestDocument
 from store.tables import passages
 
 EVENTS, RESULTS = 1_000_000, 1_000_000
@@ -47,11 +48,10 @@ def choose_query(rng: random.Random, builds: tuple[int, int]) -> str:
 def measure_speed(stack: Stack, report: Report) -> None:
     with psycopg.connect(stack.settings.database_url) as connection:
         ((first, last, count),) = connection.execute(
-            "SELECT min(id), max(id), count(*) FROM search_builds_v1"
+            f"SELECT min(id), max(id), count(*) FROM {BuildDocument.table}".encode()
         ).fetchall()
-        ((tests, failures),) = connection.execute(
-            "SELECT (SELECT count(*) FROM search_tests_v1), (SELECT count(*) FROM search_failures_v1)"
-        ).fetchall()
+        query = f"SELECT (SELECT count(*) FROM {TestDocument.table}), (SELECT count(*) FROM {FailureDocument.table})"
+        ((tests, failures),) = connection.execute(query.encode()).fetchall()
     report.add("documents of builds", count, "documents")
     report.add("documents of tests and of failures", tests + failures, "documents")
     project = stack.call("GET", "/api/v3/projects?limit=1")[0]["id"]

@@ -20,7 +20,6 @@ from projections.search import (
     ProjectDocument,
     SearchDocument,
     TestDocument,
-    terms,
 )
 from store.postgres.queries import fetch_rows_planned
 
@@ -106,10 +105,10 @@ def _select(
 ) -> str:
     """Returns a query for the documents of one kind with the highest scores."""
     visible, of_project = _VISIBLE.format(project), f"d.{project}"
-    matches = f"{terms(project)} @@ %(query)s::tsquery"
+    matches = "d.words @@ %(query)s::tsquery"
     if document is NodeDocument:
         visible, of_project = _VISIBLE_NODE, "NULL::bigint"
-        matches = f"{terms(None)} @@ %(words_query)s::tsquery"
+        matches = "d.words @@ %(words_query)s::tsquery"
     newest = f"SELECT d.* FROM {document.table} d WHERE {matches} AND {visible} ORDER BY d.id DESC LIMIT {MAX_RANKED}"
     return (
         f"SELECT '{type}' AS type, d.{id} AS id, d.name, d.text, ({_SCORE})::float8 AS score,"

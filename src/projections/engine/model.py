@@ -50,6 +50,10 @@ class Table:
     key: tuple[str, ...] = ("id",)
     indexes: tuple[str, ...] = ()
     """Index definitions in the syntax of CREATE INDEX: `(job_id, id DESC)`, `USING gin (case_ids)`."""
+    computed: tuple[str, ...] = ()
+    """Definitions of columns that PostgreSQL computes from the others, in the syntax of CREATE TABLE. Rows in Python do
+    not have them.
+    """
     append_only: bool = False
     """True if rows are never changed: only inserted, or deleted by `DeleteWhere` and `DeleteRange`. Such a table has no
     primary key, `keys` never names its rows, and all its columns are numbers or arrays of numbers.

@@ -19,6 +19,7 @@ Statement = tuple[str, list[Any]]
 def create(row: type[Row]) -> list[str]:
     table = row.table
     body = [f"{column.name} {column.sql_type}{'' if column.nullable else ' NOT NULL'}" for column in columns_of(row)]
+    body.extend(table.computed)
     if not table.append_only:
         body.append(f"PRIMARY KEY ({', '.join(table.key)})")
     fillfactor = 100 if table.append_only else 90  # leaves room on a page for new versions of its rows
