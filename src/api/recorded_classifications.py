@@ -33,6 +33,7 @@ class RecordedClassification(msgspec.Struct):
     start: int
     """First byte of this part in the message, a line break and the trace, in UTF-8."""
     end: int
+    """Byte after the last one of this part."""
 
 
 async def find_recorded_classification(
