@@ -156,6 +156,7 @@ def test_the_shards_of_a_matrix_run_every_test_once(works: Works) -> None:
     configuration = admin.get(f"/api/v3/jobs/{works.job}/configuration").json()
     configuration["matrix"] = {"axes": {"testhide-shard": ["1", "2", "3"]}}
     admin.put(f"/api/v3/jobs/{works.job}/configuration", json=configuration).raise_for_status()
+    group: list[int] = []
     for _ in range(2):  # at first no durations are known
         group = admin.create("/builds/start", job_id=works.job)["builds"]
         for build in group:
