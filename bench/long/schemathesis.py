@@ -5,9 +5,10 @@ rounds, each with a new seed, until the time since the first round is over. The 
 developer of a project, a viewer of the project, a developer without a project, a caller without credentials, and an
 admin.
 
-Failures are: a status of 5xx; a status, media type or body that is not described; no answer in time; a name from a
-project of which the caller is no member; an operation that ends the admin's session; a first round in which too few
-operations succeed. Prints a failed request as a curl command. The seed and the ids that the server assigns determine
+Failures are: a status of 5xx; a status, media type or body that is not described; a request that fits the description
+and is refused, unless by a rule that `tests/contract/schema_limits.py` lists; no answer in time; a name from a project
+of which the caller is no member; an operation that ends the admin's session; a first round in which too few operations
+succeed. Prints a failed request as a curl command. The seed and the ids that the server assigns determine
 the requests. Writes results/schemathesis.json and exits with 1 if anything failed.
 """
 
