@@ -55,6 +55,8 @@ LIMITS = (
     Limit("PUT /vcenter/{id}", "password", "must be given again", TWO_FIELDS),
     Limit("PUT /jira/{id}", "api_token", "must be given again", TWO_FIELDS),
     Limit("POST /webhooks/{id}/replay", "position|since", "give either", EXACTLY_ONE),
+    Limit("POST /artifacts/upload", "replace", "is possible for test reports", BY_STATE),
+    Limit("GET /test-cases", "after", "must be from the `Link`", BY_STATE),
     Limit("POST /webhooks/{id}/replay", "position|since", "is beyond|lies in the future", BY_STATE),
     Limit("POST /users|PUT /users/{user_id}", "memberships|project_ids", "are instead of", TWO_FIELDS),
     Limit(
@@ -66,7 +68,7 @@ LIMITS = (
     Limit(
         "POST /docker-agents/spawn|PUT /node-pools/{id}/autoscaling",
         r"(docker\.)?(host|image)",
-        "is not a Docker host|is not one of the images",
+        "is not one of the (Docker hosts|images)",
         "the operator's settings decide",
     ),
     Limit("POST /(ai|evals)/.*", "model_override", "is not one of the models", "the operator's settings decide"),
