@@ -46,7 +46,11 @@ UPLOAD = {
     "type": "object",
     "properties": {
         "build_id": {"type": "integer", "minimum": 1, "maximum": MAX_ID, "description": "Id of the build"},
-        "path": {"type": "string", "description": "A folder, or the whole path when it ends in the file's name"},
+        "path": {
+            "type": "string",
+            "format": "artifact-path",
+            "description": "A folder, or the whole path when it ends in the file's name",
+        },
         "replace": {
             "type": "string",
             "enum": ["true", "false"],

@@ -61,13 +61,14 @@ FORMATS: dict[str, st.SearchStrategy[str]] = {
     "glob": glob("!"),
     "workspace-glob": glob(),
     "workspace-path": st.tuples(st.sampled_from(["", "~/"]), PATH).map("".join),
+    "artifact-path": st.tuples(PATH, st.sampled_from(["", "/"])).map("".join),
     "cache-key": st.lists(
         st.one_of(WORD, PATH.map(lambda path: f'{{{{ checksum "{path}" }}}}')), min_size=1, max_size=3
     ).map("-".join),
     "git-repository": REPOSITORY,
     "cron": CRON,
     "time-zone": st.sampled_from(sorted(zoneinfo.available_timezones())),
-    "re2": st.lists(SUBEXPRESSION, min_size=1, max_size=4).map("".join),
+    "re2": st.lists(SUBEXPRESSION, max_size=3).map(lambda parts: "".join([*parts, "timeout"])),
     "https-url": st.builds("https://{}/{}".format, HOST, PATH).filter(str.isascii),
     "host-and-port": HOST,
     "moment": MOMENT,
