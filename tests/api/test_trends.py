@@ -1,9 +1,11 @@
 """Trends of jobs and projects over HTTP."""
 
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
+import pytest
 
 from projections.builds import BuildRow
 from tests.api.test_tests import FAILS, PASSES
@@ -18,15 +20,27 @@ def given_ended(server: Server, job: int, status: str, *, branch: str = "main") 
     return build
 
 
-def move(server: Server, build: int, ago: timedelta, took: timedelta = timedelta(seconds=60)) -> None:
-    """Lets a build have ended some time ago, for which no test can wait."""
-    ended = datetime.now(UTC) - ago
+TIMES = "created_at = %s, started_at = %s, finished_at = %s WHERE id = %s"
+
+
+@pytest.fixture(name="move")
+def _move(server: Server) -> Iterator[Callable[..., None]]:
+    """Returns a function that lets a build have ended some time ago, for which no test can wait. Afterwards the builds
+    have their times again: the read model is that of the log for the tests that follow.
+    """
     with psycopg.connect(server.settings.database_url, autocommit=True) as connection:
-        connection.execute(
-            f"UPDATE {BuildRow.table} SET created_at = %(start)s, started_at = %(start)s, finished_at = %(end)s"
-            " WHERE id = %(id)s".encode(),
-            {"start": ended - took, "end": ended, "id": build},
-        )
+        before: list[tuple[Any, ...]] = []
+
+        def move(build: int, ago: timedelta, took: timedelta = timedelta(seconds=60)) -> None:
+            ended = datetime.now(UTC) - ago
+            columns = f"SELECT created_at, started_at, finished_at, id FROM {BuildRow.table} WHERE id = %s"
+            before.extend(connection.execute(columns.encode(), (build,)))
+            times = (ended - took, ended - took, ended, build)
+            connection.execute(f"UPDATE {BuildRow.table} SET {TIMES}".encode(), times)
+
+        yield move
+        for row in before:
+            connection.execute(f"UPDATE {BuildRow.table} SET {TIMES}".encode(), row)
 
 
 def trend(server: Server, path: str, **query: Any) -> list[dict[str, Any]]:
@@ -34,14 +48,14 @@ def trend(server: Server, path: str, **query: Any) -> list[dict[str, Any]]:
     return days
 
 
-def test_builds_by_day(server: Server) -> None:
+def test_builds_by_day(server: Server, move: Callable[..., None]) -> None:
     project = given_project(server)
     job, other = given_job(server, project), given_job(server, project)
     day = timedelta(days=1)
     for status, ago in (("failed", 6), ("failed", 5), ("passed", 3)):
-        move(server, given_ended(server, job, status), ago * day)
-    move(server, given_ended(server, job, "passed", branch="other"), 4 * day, timedelta(seconds=30))
-    move(server, given_ended(server, other, "failed"), 3 * day)
+        move(given_ended(server, job, status), ago * day)
+    move(given_ended(server, job, "passed", branch="other"), 4 * day, timedelta(seconds=30))
+    move(given_ended(server, other, "failed"), 3 * day)
     server.wait_until_projected()
     days = trend(server, f"/jobs/{job}", days=8)
     assert len(days) == 8

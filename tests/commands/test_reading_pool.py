@@ -114,7 +114,7 @@ async def test_failures_are_matched_within_a_limit_of_their_own(tmp_path: Path) 
         assert unmatched.warnings == [
             "its failures were not matched with the known issues: it takes more than 0.1 s of CPU time"
         ]
-        assert (await pool.read(1, ann(), few, one)).matches == [Match(3, 7, "flaky")], (
+        assert (await pool.read(1, ann(), few, one)).matches == [Match(3, 7, "flaky", end=len("m\n3 "))], (
             "the next one has a process again"
         )
 

@@ -12,6 +12,12 @@ from domain.core.columns import Column, Int32s
 from domain.core.events import Event
 
 STAMP = set(Event.__struct_fields__)
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=5,
+)
 
 
 def events(cls: type[Event]) -> SearchStrategy[Any]:
@@ -54,11 +60,12 @@ def values(hint: Any) -> SearchStrategy[Any]:
         return structs(hint)
     simple: dict[Any, SearchStrategy[Any]] = {
         int: st.integers(-(2**63), 2**63 - 1),
-        str: st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
+        str: TEXT,
         bytes: st.binary(max_size=20),
         bool: st.booleans(),
         float: st.floats(allow_nan=False),
         type(None): st.none(),
+        Any: JSON,
         datetime: st.datetimes(datetime(1970, 1, 1), timezones=st.just(UTC)),
     }
     return simple[hint]
