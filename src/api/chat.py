@@ -9,7 +9,7 @@ from litestar.params import Parameter
 from msgspec import Meta
 
 from api.builds import find_visible_build
-from api.diagnoses import ClaimView, NextStepView
+from api.diagnoses import ClaimView, NextStepView, must_have_few_open
 from api.http.permissions import CAN_READ, User
 from api.http.request_context import RequestContext
 from api.http.types import Id, to_view
@@ -36,10 +36,6 @@ from projections.inquiries import InquiryRow, InquiryStatus
 ID_PREFIX = "chat-"
 MAX_MESSAGE = 4_000
 """Largest number of characters of a message."""
-MAX_OPEN_QUESTIONS = 100
-"""Number of questions of a user that may be unanswered."""
-RETRY_AFTER_S = 10
-"""Seconds after which a user with too many questions may try again."""
 ANSWER_TIMEOUT_S = 90.0
 """Seconds that a request waits for its answer: longer than a model may take by default. Then it is answered with 504,
 and the answer can be read later.
@@ -106,6 +102,8 @@ class ChatController(Controller):
 
         notification = inquiry_notification(command.inquiry_id)
         end: InquiryEnd | None = await request_work(request, ctx, command, notification, find_end, ANSWER_TIMEOUT_S)
+        if command.project_id is not None:  # once more, since the answer may have taken long
+            await ctx.must_access(command.project_id, f"question {command.inquiry_id}")
         if end is None:
             raise StillRunning(
                 f"The assistant has not answered in {ANSWER_TIMEOUT_S:.0f} s; ask for the answer later.",
@@ -159,8 +157,7 @@ async def make_question(ctx: RequestContext, data: ChatMessage) -> AskInquiry:
     user_id = ctx.user.user_id
     earlier = None if data.session_id is None else await find_conversation(ctx, data.session_id)
     subject, result_id = await find_subject(ctx, data, earlier)
-    if await inquiries.count_open(ctx.source, user_id, ("chat",)) >= MAX_OPEN_QUESTIONS:
-        raise TooManyRequests(f"{MAX_OPEN_QUESTIONS} of your questions have no answer yet.", RETRY_AFTER_S)
+    await must_have_few_open(ctx)
     return AskInquiry(
         inquiry_id=ID_PREFIX + secrets.token_hex(16),
         kind="chat",

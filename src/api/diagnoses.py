@@ -21,11 +21,12 @@ from api.test_health import Days, ProjectId, mask_line
 from commands.inquiries import AskAndAnswerInquiry, AskInquiry
 from domain.answers import Answer, AnswerClaim, NextAction, Question
 from domain.builtin_answers import answer
-from domain.core.errors import Conflict
+from domain.core.errors import Conflict, TooManyRequests
 from domain.evidence import Evidence
 from domain.inquiries import INQUIRY, InquiryAnswered, InquiryEnd, inquiry_notification
 from domain.project_insights import describe_project, find_pass_rate
 from domain.triage import Classification
+from projections import inquiries
 from projections.builds import BuildRow
 from projections.evidence import gather
 
@@ -33,6 +34,10 @@ ID_PREFIX = "diag-"
 ANSWER_TIMEOUT_S = 60.0
 """Seconds that a request waits for the diagnosis of a model."""
 NO_ANSWER = "The model has not answered in time, so rules and statistics have answered."
+MAX_OPEN_QUESTIONS = 100
+"""Number of questions of a user, in chats and for diagnoses, that may be unanswered."""
+RETRY_AFTER_S = 10
+"""Seconds after which a user with too many questions may try again."""
 MAX_TESTS = 100
 """Largest number of failed tests that a diagnosis looks at."""
 
@@ -167,7 +172,9 @@ class DiagnosisController(Controller):
             "max_tests": data.max_tests,
         }
         if ctx.services.model_policy.provider != "builtin":
+            await must_have_few_open(ctx)
             end = await ask_worker(request, ctx, AskInquiry(**asked))
+            await ctx.must_access(build.project_id, f"build {build.id}")  # once more, since the model may take long
             if isinstance(end, InquiryAnswered):
                 return to_diagnosis(build.id, end.answer, end.provider, end.fell_back)
         question = Question(
@@ -209,6 +216,12 @@ class DiagnosisController(Controller):
             claims=to_claims(found.claims),
             sources=found.sources,
         )
+
+
+async def must_have_few_open(ctx: RequestContext) -> None:
+    """Raises TooManyRequests if too many questions of the caller have no answer yet."""
+    if await inquiries.count_open(ctx.source, ctx.user.user_id, ("chat", "diagnosis")) >= MAX_OPEN_QUESTIONS:
+        raise TooManyRequests(f"{MAX_OPEN_QUESTIONS} of your questions have no answer yet.", RETRY_AFTER_S)
 
 
 async def find_answer(ctx: RequestContext, question: Question) -> tuple[Evidence, Answer]:

@@ -17,8 +17,10 @@ MIN_NAME = 3
 """Number of characters of a name from which on it is looked for in messages."""
 MAX_NAMED = 50
 """Number of jobs, and of projects, that a message may name. The longest names count."""
+MAX_NUMBERS = 50
+"""Number of builds that a message may name. The first ones count."""
 MAX_ID_DIGITS = 15
-_BUILD = re.compile(rf"(?:\bbuild\s*(?:#|no\.?|number)?\s*|#)(\d{{1,{MAX_ID_DIGITS}}})\b", re.IGNORECASE)
+_BUILD = re.compile(rf"(?:\bbuild ?(?:#|no\.?|number)? ?|#)(\d{{1,{MAX_ID_DIGITS}}})\b", re.IGNORECASE)
 
 
 class ChatSubject(msgspec.Struct, frozen=True):
@@ -31,9 +33,12 @@ async def find_subject(source: Source, projects: Sequence[int] | None, message: 
     """Returns what a message names: a build by its number; or else a job, and then the newest build of it that ended;
     or else a project. None if it names none of these. `projects` are those that the caller may read; None for all.
     """
-    for number in _BUILD.findall(message):
-        query = f"SELECT project_id, job_id, id FROM {BuildRow.table} WHERE id = %(id)s AND {_IS_VISIBLE}"
-        if row := await fetch_row(source, query, {"id": int(number), "projects": _listed(projects)}):
+    if numbers := _find_numbers(message):
+        query = (
+            f"SELECT project_id, job_id, id FROM {BuildRow.table} WHERE id = ANY (%(ids)s) AND {_IS_VISIBLE}"
+            " ORDER BY array_position(%(ids)s::bigint[], id) LIMIT 1"
+        )
+        if row := await fetch_row(source, query, {"ids": numbers, "projects": _listed(projects)}):
             return ChatSubject(*row)
     parameters = {"projects": _listed(projects), "message": message.lower()}
     named = f"length(name) >= {MIN_NAME} AND strpos(%(message)s, lower(name)) > 0"
@@ -59,6 +64,13 @@ async def find_only_project(source: Source, projects: Sequence[int] | None) -> C
     query = f"SELECT id FROM {ProjectRow.table} WHERE {_IS_VISIBLE.replace('project_id', 'id')} LIMIT 2"
     rows = await fetch_rows(source, query, {"projects": _listed(projects)})
     return ChatSubject(rows[0][0]) if len(rows) == 1 else None
+
+
+def _find_numbers(message: str) -> list[int]:
+    """Returns the numbers of builds that a message names, in its order, each once."""
+    # One space between words, so that the search takes linear time.
+    found = _BUILD.findall(" ".join(message.split()))
+    return list(dict.fromkeys(map(int, found)))[:MAX_NUMBERS]
 
 
 def _is_named(name: str, message: str) -> bool:

@@ -93,6 +93,18 @@ def test_a_message_may_name_what_it_is_about(opened: Server, web: Project, other
     assert (unclear["sources"], "build_id" in unclear["reply"]) == ([], True)
 
 
+def test_the_numbers_of_builds_in_a_message(opened: Server, web: Project, other: Project) -> None:
+    """The first number of a build that exists counts, if it is among the first fifty."""
+    unknown = " ".join(f"#{2**40 + number}" for number in range(49))
+    for message, build in (
+        (f"Why did build\n   {other.build} fail, and build {web.build}?", other.build),
+        (f"{unknown} #{web.build}?", web.build),
+        (f"#{2**40} {unknown} #{web.build}?", web.build),
+    ):
+        assert f"build:{build}" in ask(opened.admin, message)["sources"], message
+    assert ask(opened.admin, f"{unknown} #{2**41} #{web.build}?")["sources"] == []
+
+
 def test_a_conversation_goes_on(member: Client, web: Project) -> None:
     first = ask(member, "Why did this build fail?", build_id=web.build)
     second = ask(member, "Which tests failed?", session_id=first["session_id"])

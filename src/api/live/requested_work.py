@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from litestar import Request
 
 from api.http.permissions import User
+from api.http.repeated_checks import check_after
 from api.http.request_context import RequestContext
 from api.live.stream_clients import watching_disconnect
 from commands.handler import Command
@@ -28,10 +29,22 @@ async def request_work(
     timeout_s: float,
 ) -> T | None:
     """Executes the command that requests the work, and returns the end that `find_end` finds. Returns None if there is
-    no end after `timeout_s`, or if the client closes its connection before.
+    no end after `timeout_s`, or if the client closes its connection before. Checks the caller again after a long wait;
+    access to a project is for the route to check.
 
     `notification` is the payload that the event at the end sends to AGENT_NOTIFICATIONS.
     """
+    return await check_after(request, _request(request, ctx, command, notification, find_end, timeout_s))
+
+
+async def _request(
+    request: Request[User, Any, Any],
+    ctx: RequestContext,
+    command: Command,
+    notification: str,
+    find_end: Callable[[], Awaitable[T | None]],
+    timeout_s: float,
+) -> T | None:
     ended = asyncio.Event()
 
     def on_wake(payload: str | None) -> None:

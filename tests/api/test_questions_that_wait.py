@@ -1,0 +1,98 @@
+"""Questions to the assistant that wait for a worker: what becomes of them if their caller loses access, and how many
+one caller may have.
+"""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import requests
+
+from api import diagnoses
+from api.http import repeated_checks
+from commands.handler import Command, CommandContext
+from commands.inquiries import AnswerInquiry, AskInquiry
+from domain.answers import Answer, AnswerClaim
+from tests.support.builders import finish, given_build, given_job, given_project
+from tests.support.in_process_server import InProcessServer, serve_in_process
+from tests.support.server import Server
+
+TIMEOUT_S = 15.0
+MODEL: dict[str, str] = {"ai_provider": "openai", "ai_url": "http://127.0.0.1:9/v1", "ai_model": "m", "ai_key": "k"}
+SECRET = "what only members may read"
+
+
+@pytest.fixture(scope="module")
+def inside(server: Server) -> Iterator[InProcessServer]:
+    """A server with a model. No worker asks it, so that tests answer in its place."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(repeated_checks, "RECHECK_AFTER_S", 0.0)
+        with serve_in_process(server, **MODEL) as began:
+            yield began
+
+
+def execute(inside: InProcessServer, command: Command) -> None:
+    handled = inside.services.handler.execute(command, CommandContext("system:tests"))
+    asyncio.run_coroutine_threadsafe(handled, inside.loop).result(TIMEOUT_S)
+
+
+def given_failed_build(server: Server) -> tuple[int, int, int]:
+    project = given_project(server)
+    job = given_job(server, project)
+    build = given_build(server, job)
+    finish(server, build, "failed")
+    server.wait_until_projected()
+    return project, job, build
+
+
+def find_question(server: Server, project: int) -> str:
+    """Waits until the trail shows a question about the project, and returns its id."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while time.monotonic() < deadline:
+        for event in server.admin.fetch("/audit/events", project_id=project, limit=10):
+            if event["type"] == "inquiry.asked":
+                return str(event["stream"]).removeprefix("inquiry-")
+        time.sleep(0.05)  # between two looks
+    raise AssertionError("nothing was asked")
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"), [("/ai/chat", {"message": "Why?"}), ("/ai/diagnose", {})], ids=["chat", "diagnosis"]
+)
+@pytest.mark.parametrize("loss", ["membership", "user"])
+def test_who_loses_access_while_waiting_gets_no_answer(
+    server: Server, inside: InProcessServer, path: str, fields: dict[str, str], loss: str
+) -> None:
+    project, _, build = given_failed_build(server)
+    user = server.make_user("viewer", {project: "read"})
+    number = user.fetch("/me")["id"]
+    with ThreadPoolExecutor() as threads:
+        url, body = f"{inside.url}/api/v3{path}", {"build_id": build, **fields}
+        request = threads.submit(requests.post, url, headers=dict(user.headers), json=body, timeout=TIMEOUT_S)
+        question = find_question(server, project)
+        lost = f"/projects/{project}/members/{number}" if loss == "membership" else f"/users/{number}"
+        server.admin.when("DELETE", lost).then(204)
+        server.wait_until_projected()
+        execute(inside, AnswerInquiry(question, Answer((AnswerClaim(SECRET),)), provider="openai", model="m"))
+        answer = request.result()
+    assert (answer.status_code, SECRET in answer.text) == (404 if loss == "membership" else 401, False)
+
+
+def test_a_user_has_a_limit_of_unanswered_questions(
+    server: Server, inside: InProcessServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(diagnoses, "MAX_OPEN_QUESTIONS", 1)
+    project, job, build = given_failed_build(server)
+    user = server.make_user("viewer", {project: "read"})
+    execute(inside, AskInquiry("diag-open", "diagnosis", user.fetch("/me")["id"], project, job, build))
+    server.wait_until_projected()
+    for path, body in (
+        ("/ai/diagnose", {"build_id": build}),
+        ("/ai/chat", {"message": "Why?", "build_id": build}),
+        ("/ai/chat/stream", {"message": "Why?", "build_id": build}),
+    ):
+        url = f"{inside.url}/api/v3{path}"
+        answer = requests.post(url, headers=dict(user.headers), json=body, timeout=TIMEOUT_S)
+        assert (answer.status_code, "Retry-After" in answer.headers) == (429, True), path
