@@ -36,6 +36,8 @@ ANSWER_TIMEOUT_S = 60.0
 NO_ANSWER = "The model has not answered in time, so rules and statistics have answered."
 MAX_OPEN_QUESTIONS = 100
 """Number of questions of a user, in chats and for diagnoses, that may be unanswered."""
+MAX_OPEN_FOR_MODEL = 5
+"""The same number if a model answers. Each takes one of 20 slots of a worker for up to a minute."""
 RETRY_AFTER_S = 10
 """Seconds after which a user with too many questions may try again."""
 MAX_TESTS = 100
@@ -198,6 +200,7 @@ class DiagnosisController(Controller):
         """Returns how often the builds of a project passed, its flakiest tests, and the failures that recur."""
         await find_visible_project(ctx, project_id)
         async with take_turn(ctx.request, ctx.services.analysis_turns):
+            await ctx.must_access(project_id)  # once more, after the wait
             evidence = await gather(ctx.source, Question("summary", project_id, days=days))
         facts = evidence.project
         assert facts is not None, "the question is about no build"
@@ -220,13 +223,16 @@ class DiagnosisController(Controller):
 
 async def must_have_few_open(ctx: RequestContext) -> None:
     """Raises TooManyRequests if too many questions of the caller have no answer yet."""
-    if await inquiries.count_open(ctx.source, ctx.user.user_id, ("chat", "diagnosis")) >= MAX_OPEN_QUESTIONS:
-        raise TooManyRequests(f"{MAX_OPEN_QUESTIONS} of your questions have no answer yet.", RETRY_AFTER_S)
+    has_model = ctx.services.model_policy.provider != "builtin"
+    limit = MAX_OPEN_FOR_MODEL if has_model else MAX_OPEN_QUESTIONS
+    if await inquiries.count_open(ctx.source, ctx.user.user_id, ("chat", "diagnosis")) >= limit:
+        raise TooManyRequests(f"{limit} of your questions have no answer yet.", RETRY_AFTER_S)
 
 
 async def find_answer(ctx: RequestContext, question: Question) -> tuple[Evidence, Answer]:
     """Returns the evidence for a question about a build, and the answer by rules and statistics."""
     async with take_turn(ctx.request, ctx.services.analysis_turns):
+        await ctx.must_access(question.project_id, f"build {question.build_id}")  # once more, after the wait
         evidence = await gather(ctx.source, question)
         # In a thread, since patterns are searched in many texts.
         return evidence, await asyncio.to_thread(answer, evidence)

@@ -5,12 +5,11 @@ one caller may have.
 import asyncio
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 import requests
 
-from api import diagnoses
 from api.http import repeated_checks
 from commands.handler import Command, CommandContext
 from commands.inquiries import AnswerInquiry, AskInquiry
@@ -80,13 +79,43 @@ def test_who_loses_access_while_waiting_gets_no_answer(
     assert (answer.status_code, SECRET in answer.text) == (404 if loss == "membership" else 401, False)
 
 
-def test_a_user_has_a_limit_of_unanswered_questions(
-    server: Server, inside: InProcessServer, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("path", ["/ai/summary/{build}", "/ai/insights?project_id={project}"])
+def test_who_loses_access_while_waiting_for_a_turn_reads_nothing(
+    server: Server, inside: InProcessServer, path: str
 ) -> None:
-    monkeypatch.setattr(diagnoses, "MAX_OPEN_QUESTIONS", 1)
+    project, _, build = given_failed_build(server)
+    user = server.make_user("viewer", {project: "read"})
+    number, turns = user.fetch("/me")["id"], inside.services.analysis_turns
+    held: Future[asyncio.Event] = Future()
+
+    async def hold() -> None:
+        async with turns.take(f"user:{number}"):
+            held.set_result(asyncio.Event())
+            await held.result().wait()
+
+    with ThreadPoolExecutor() as threads:
+        holding = asyncio.run_coroutine_threadsafe(hold(), inside.loop)
+        release = held.result(TIMEOUT_S)
+        url = f"{inside.url}/api/v3{path.format(build=build, project=project)}"
+        request = threads.submit(requests.get, url, headers=dict(user.headers), timeout=TIMEOUT_S)
+        deadline = time.monotonic() + TIMEOUT_S
+        while inside.call(lambda: len(turns)) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)  # between two looks
+        server.admin.when("DELETE", f"/projects/{project}/members/{number}").then(204)
+        server.wait_until_projected()
+        inside.call(release.set)
+        holding.result(TIMEOUT_S)
+        assert request.result().status_code == 404
+
+
+def test_a_user_has_a_limit_of_unanswered_questions(server: Server, inside: InProcessServer) -> None:
+    """With a model, it is low enough that nobody takes most of the slots of a worker."""
     project, job, build = given_failed_build(server)
     user = server.make_user("viewer", {project: "read"})
-    execute(inside, AskInquiry("diag-open", "diagnosis", user.fetch("/me")["id"], project, job, build))
+    number = user.fetch("/me")["id"]
+    for open_question in range(5):
+        execute(inside, AskInquiry(f"diag-{open_question}", "diagnosis", number, project, job, build))
     server.wait_until_projected()
     for path, body in (
         ("/ai/diagnose", {"build_id": build}),
