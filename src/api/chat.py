@@ -9,7 +9,7 @@ from litestar.params import Parameter
 from msgspec import Meta
 
 from api.builds import find_visible_build
-from api.diagnoses import ClaimView, NextStepView, must_have_few_open
+from api.diagnoses import ClaimView, NextStepView, counted_question
 from api.http.permissions import CAN_READ, User
 from api.http.request_context import RequestContext
 from api.http.types import Id, to_view
@@ -94,14 +94,15 @@ class ChatController(Controller):
         """Answers a question about a build, a test or a project. Each sentence cites what says so. With `session_id`,
         the question continues an earlier conversation.
         """
-        command = await make_question(ctx, data)
+        async with counted_question(ctx):
+            command = await make_question(ctx, data)
 
-        async def find_end() -> InquiryEnd | None:
-            inquiry = await ctx.services.log.load_state(INQUIRY.at(command.inquiry_id))
-            return None if inquiry is None else inquiry.end
+            async def find_end() -> InquiryEnd | None:
+                inquiry = await ctx.services.log.load_state(INQUIRY.at(command.inquiry_id))
+                return None if inquiry is None else inquiry.end
 
-        notification = inquiry_notification(command.inquiry_id)
-        end: InquiryEnd | None = await request_work(request, ctx, command, notification, find_end, ANSWER_TIMEOUT_S)
+            notification = inquiry_notification(command.inquiry_id)
+            end: InquiryEnd | None = await request_work(request, ctx, command, notification, find_end, ANSWER_TIMEOUT_S)
         if command.project_id is not None:  # once more, since the answer may have taken long
             await ctx.must_access(command.project_id, f"question {command.inquiry_id}")
         if end is None:
@@ -124,8 +125,9 @@ class ChatController(Controller):
         """
         streams: Streams = request.app.state.streams
         streams.clients.admit(ctx.user)
-        command = await make_question(ctx, data)
-        await ctx(command)
+        async with counted_question(ctx):
+            command = await make_question(ctx, data)
+            await ctx(command)
         source = ChatTokens(ctx.services, command.inquiry_id, command.session_id, ANSWER_TIMEOUT_S)
         project_id = command.project_id
         client = StreamClient(
@@ -152,12 +154,11 @@ class ChatController(Controller):
 
 async def make_question(ctx: RequestContext, data: ChatMessage) -> AskInquiry:
     """Returns the command that asks the question. Raises NotFound if the caller cannot see the build, the test or the
-    conversation, and TooManyRequests if too many of their questions have no answer yet.
+    conversation.
     """
     user_id = ctx.user.user_id
     earlier = None if data.session_id is None else await find_conversation(ctx, data.session_id)
     subject, result_id = await find_subject(ctx, data, earlier)
-    await must_have_few_open(ctx)
     return AskInquiry(
         inquiry_id=ID_PREFIX + secrets.token_hex(16),
         kind="chat",

@@ -4,6 +4,8 @@ docs/intelligence.md says how they are found.
 
 import asyncio
 import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 import msgspec
@@ -174,8 +176,8 @@ class DiagnosisController(Controller):
             "max_tests": data.max_tests,
         }
         if ctx.services.model_policy.provider != "builtin":
-            await must_have_few_open(ctx)
-            end = await ask_worker(request, ctx, AskInquiry(**asked))
+            async with counted_question(ctx):
+                end = await ask_worker(request, ctx, AskInquiry(**asked))
             await ctx.must_access(build.project_id, f"build {build.id}")  # once more, since the model may take long
             if isinstance(end, InquiryAnswered):
                 return to_diagnosis(build.id, end.answer, end.provider, end.fell_back)
@@ -221,12 +223,26 @@ class DiagnosisController(Controller):
         )
 
 
-async def must_have_few_open(ctx: RequestContext) -> None:
-    """Raises TooManyRequests if too many questions of the caller have no answer yet."""
+@asynccontextmanager
+async def counted_question(ctx: RequestContext) -> AsyncIterator[None]:
+    """Context manager around a request that asks a worker. Raises TooManyRequests if too many questions of the caller
+    have no answer yet: of those that the read model shows, or of those that this process has just received.
+    """
+    user_id, questions = ctx.user.user_id, ctx.services.questions
     has_model = ctx.services.model_policy.provider != "builtin"
     limit = MAX_OPEN_FOR_MODEL if has_model else MAX_OPEN_QUESTIONS
-    if await inquiries.count_open(ctx.source, ctx.user.user_id, ("chat", "diagnosis")) >= limit:
-        raise TooManyRequests(f"{limit} of your questions have no answer yet.", RETRY_AFTER_S)
+    questions[user_id] += 1
+    try:
+        if (
+            questions[user_id] > limit
+            or await inquiries.count_open(ctx.source, user_id, ("chat", "diagnosis")) >= limit
+        ):
+            raise TooManyRequests(f"{limit} of your questions have no answer yet.", RETRY_AFTER_S)
+        yield
+    finally:
+        questions[user_id] -= 1
+        if not questions[user_id]:
+            del questions[user_id]
 
 
 async def find_answer(ctx: RequestContext, question: Question) -> tuple[Evidence, Answer]:

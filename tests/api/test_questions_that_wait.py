@@ -5,7 +5,7 @@ one caller may have.
 import asyncio
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 
 import pytest
 import requests
@@ -125,3 +125,27 @@ def test_a_user_has_a_limit_of_unanswered_questions(server: Server, inside: InPr
         url = f"{inside.url}/api/v3{path}"
         answer = requests.post(url, headers=dict(user.headers), json=body, timeout=TIMEOUT_S)
         assert (answer.status_code, "Retry-After" in answer.headers) == (429, True), path
+
+
+def test_the_limit_holds_for_questions_at_the_same_moment(server: Server, inside: InProcessServer) -> None:
+    project, _, build = given_failed_build(server)
+    user = server.make_user("viewer", {project: "read"})
+    url, body = f"{inside.url}/api/v3/ai/diagnose", {"build_id": build}
+
+    def ask(_: int) -> int:
+        return requests.post(url, headers=dict(user.headers), json=body, timeout=TIMEOUT_S).status_code
+
+    with ThreadPoolExecutor(20) as threads:
+        asked = [threads.submit(ask, number) for number in range(20)]
+        find_question(server, project)
+        refused = 0
+        for request in as_completed(asked, TIMEOUT_S):
+            assert request.result() == 429
+            refused += 1
+            if refused == 15:
+                break
+        events = server.admin.fetch("/audit/events", project_id=project, type="inquiry.asked")
+        assert len(events) == 5
+        for event in events:
+            execute(inside, AnswerInquiry(str(event["stream"]).removeprefix("inquiry-"), Answer()))
+        assert sorted(request.result() for request in asked) == [200] * 5 + [429] * 15

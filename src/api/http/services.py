@@ -1,5 +1,6 @@
 """The services that controllers use. Each process makes one `Services` when it starts."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -131,6 +132,8 @@ class Services:
         default_factory=lambda: CallerTurns(ANALYSES, ANALYSES_OF_USER, MAX_ANALYSES, "analyses of tests")
     )
     """Turns at reads that take tenths of a second and more in large projects, such as the health of all tests."""
+    questions: Counter[int] = field(default_factory=Counter)
+    """User -> number of their requests to the assistant that this process handles."""
     container_log_turns: CallerTurns = field(
         default_factory=lambda: CallerTurns(CONTAINER_LOGS, CONTAINER_LOGS_OF_USER, kind="reads of logs")
     )
