@@ -3,10 +3,14 @@ always gives the same answer.
 """
 
 from collections.abc import Iterator
+from itertools import chain
+
+import msgspec
 
 from domain import diagnosis_claims as claims
 from domain.answers import Answer, AnswerClaim
 from domain.chat_intents import Intent, find_intent
+from domain.chat_mentions import find_asked_tests, find_build_numbers, find_names_of_tests
 from domain.diagnoses import Diagnosis, diagnose
 from domain.evidence import BuildFacts, Evidence, FailedTest, build_ref, test_ref
 from domain.failure_causes import is_flaky_by_history
@@ -20,6 +24,9 @@ CAPABILITIES = (
     " failed, how long a build took, and what to do next."
 )
 
+NAME_A_BUILD = "name a build, such as build 12, or a job, whose newest build counts then."
+WHOLE_PROJECT = "What follows is about the whole project."
+
 
 def answer(evidence: Evidence) -> Answer:
     """Returns the answer to the evidence's question."""
@@ -27,7 +34,7 @@ def answer(evidence: Evidence) -> Answer:
     if question.kind == "summary":
         return Answer(tuple(summarize(evidence)))
     if question.kind == "chat":
-        return _reply(evidence, find_intent(question.message))
+        return _reply_to_message(evidence)
     return answer_diagnosis(evidence)
 
 
@@ -62,24 +69,12 @@ def summarize(evidence: Evidence) -> Iterator[AnswerClaim]:
             f" {', '.join(test.name for test in flaky[: claims.MAX_NAMED])}.",
             tuple(test_ref(test) for test in flaky[: claims.MAX_NAMED]),
         )
-    if build.quarantined or build.known_issues:
-        parts = [
-            f"{number:,} {text}"
-            for number, text in ((build.quarantined, "quarantined"), (build.known_issues, "known to the reporter"))
-            if number
-        ]
-        yield AnswerClaim(f"Of its failures, {' and '.join(parts)} did not count.", (build_ref(build.id),))
+    yield from claims.describe_uncounted(build)
 
 
 def find_flaky(evidence: Evidence) -> list[FailedTest]:
     """Returns the failed tests that are flaky by their history, or that also passed on the commit."""
-    return [
-        test
-        for test in evidence.failures
-        if test.is_flaky
-        or (test.first_bad is not None and test.first_bad.cause == "same_commit")
-        or is_flaky_by_history(test)
-    ]
+    return [test for test in evidence.failures if claims.has_passed_on_commit(test) or is_flaky_by_history(test)]
 
 
 def _explain(evidence: Evidence, build: BuildFacts, found: Diagnosis) -> Iterator[AnswerClaim]:
@@ -87,7 +82,9 @@ def _explain(evidence: Evidence, build: BuildFacts, found: Diagnosis) -> Iterato
     yield from claims.describe_cause(found)
     yield from claims.describe_tests(found)
     yield from claims.describe_others(evidence, found)
-    for past in claims.describe_past(evidence):
+    if evidence.failures:
+        yield from claims.describe_uncounted(build)
+    for past in claims.describe_past(evidence, found.tests or evidence.failures):
         yield past
         break
     if found.cause.fix and found.cause.refs:
@@ -107,6 +104,26 @@ def _with_diagnosis(evidence: Evidence, found: Diagnosis, answer_claims: Iterato
     )
 
 
+def _reply_to_message(evidence: Evidence) -> Answer:
+    """Returns the reply to a chat message. It says so if the message names other builds than the one it is about."""
+    message, build = evidence.question.message, evidence.build
+    intent = find_intent(message)
+    reply = _reply(evidence, intent)
+    if intent == "unknown":
+        return reply
+    numbers = find_build_numbers(message)
+    others = [str(number) for number in numbers if build is None or number != build.id]
+    if others:
+        named = f"build {others[0]}" if len(others) == 1 else f"builds {', '.join(others[:-1])} and {others[-1]}"
+        if build is None:
+            claim = AnswerClaim(f"No {named} was found that you can read.")
+        else:
+            claim = AnswerClaim(f"This answer is about build {build.id}, not about {named}.", (build_ref(build.id),))
+        step = reply.next_step if build is not None and build.id in numbers else None
+        return msgspec.structs.replace(reply, claims=(claim, *reply.claims), next_step=step)
+    return reply
+
+
 def _reply(evidence: Evidence, intent: Intent) -> Answer:
     build = evidence.build
     if intent == "unknown":
@@ -115,13 +132,19 @@ def _reply(evidence: Evidence, intent: Intent) -> Answer:
     if build is None:
         if evidence.project is None:
             return Answer((AnswerClaim(f"No build was found that the question may be about. {CAPABILITIES}"),))
-        return Answer(tuple(describe_project(evidence.project)))
+        return Answer((*_limit_to_project(evidence, intent), *describe_project(evidence.project)))
     if intent == "summary":
         return Answer(tuple(summarize(evidence)))
     if intent == "duration":
         return Answer(tuple(_describe_duration(evidence, build)))
     if build.status != "failed":
         return Answer(tuple(_describe_unfailed(evidence, build)))
+    asked, ref = find_asked_tests(evidence), (build_ref(build.id),)
+    if asked and intent != "tests":
+        # Lines of the log may be of other tests.
+        evidence = msgspec.structs.replace(evidence, failures=asked, groups=(), excerpts=())
+    elif intent != "tests" and (unknown := _name_unknown_tests(evidence, build)):
+        return Answer((AnswerClaim(unknown, ref),))
     found = diagnose(evidence)
     match intent:
         case "flaky":
@@ -136,6 +159,10 @@ def _reply(evidence: Evidence, intent: Intent) -> Answer:
             answer_claims = _recommend(evidence, found)
         case _:
             answer_claims = _explain(evidence, build, found)
+    if asked and intent in ("why", "next") and (others := build.failed - len(asked)) > 0:
+        verb = "is" if others == 1 else "are"
+        left_out = AnswerClaim(f"{claims.count(others, 'other failure')} of the build {verb} not part of this.", ref)
+        answer_claims = chain(answer_claims, (left_out,))
     return _with_diagnosis(evidence, found, answer_claims)
 
 
@@ -145,6 +172,9 @@ def _describe_unfailed(evidence: Evidence, build: BuildFacts) -> Iterator[Answer
         yield AnswerClaim("It has not ended yet, so there is no failure to explain.", (build_ref(build.id),))
     elif build.status == "passed":
         yield AnswerClaim("It did not fail.", (build_ref(build.id),))
+        if names := find_names_of_tests(evidence.question.message):
+            named = " and ".join(names[: claims.MAX_NAMED])
+            yield AnswerClaim(f"Nothing was looked up about {named}: {NAME_A_BUILD}", (build_ref(build.id),))
     else:
         yield from claims.describe_cause(diagnose(evidence))
 
@@ -154,23 +184,39 @@ def _describe_duration(evidence: Evidence, build: BuildFacts) -> Iterator[Answer
     yield AnswerClaim(f"Build {build.id} {verb} {build.duration_s} s.", (build_ref(build.id),))
 
 
-def _asked_about(evidence: Evidence) -> list[FailedTest]:
-    """Returns the test that the question names, or else all failed tests that were looked at."""
-    result_id, message = evidence.question.result_id, evidence.question.message.lower()
-    chosen = [test for test in evidence.failures if test.result_id == result_id]
-    if not chosen:
-        chosen = [test for test in evidence.failures if test.name.split("::")[-1].lower() in message]
-    return chosen or list(evidence.failures)
+def _name_unknown_tests(evidence: Evidence, build: BuildFacts) -> str:
+    """Returns a sentence about the tests that a question is about if none of them was looked at; empty if it is about
+    no tests.
+    """
+    question = evidence.question
+    names = [name for name in find_names_of_tests(question.message) if name.lower() not in build.job.lower()]
+    if question.result_id is not None:
+        names = [f"result {question.result_id}"]
+    if not names:
+        return ""
+    return (
+        f"Nothing is known here about {' and '.join(names[: claims.MAX_NAMED])}: it is not among the failed tests of"
+        f" build {build.id} that were looked at."
+    )
+
+
+def _limit_to_project(evidence: Evidence, intent: Intent) -> Iterator[AnswerClaim]:
+    """Says that the answer is about the project if the question is about a build or about tests."""
+    if names := find_names_of_tests(evidence.question.message):
+        named = " and ".join(names[: claims.MAX_NAMED])
+        yield AnswerClaim(f"Nothing was looked up about {named} alone: {NAME_A_BUILD} {WHOLE_PROJECT}")
+    elif intent in ("why", "changed", "next", "tests", "duration"):
+        yield AnswerClaim(f"It is not known which build is meant: {NAME_A_BUILD} {WHOLE_PROJECT}")
 
 
 def _describe_flakiness(evidence: Evidence, build: BuildFacts) -> Iterator[AnswerClaim]:
-    tests = _asked_about(evidence)[: claims.MAX_NAMED]
     found_any = False
-    for test in tests:
-        if test.is_flaky or (test.first_bad is not None and test.first_bad.cause == "same_commit"):
+    for test in evidence.failures[: claims.MAX_NAMED]:
+        if claims.has_passed_on_commit(test):
             found_any = True
+            known = "is flaky" if is_flaky_by_history(test) else "is probably flaky"
             yield AnswerClaim(
-                f"{test.name} is flaky: it passed and failed on the same commit.",
+                f"{test.name} {known}: it passed and failed on the same commit.",
                 (test_ref(test), *(ref for claim in claims.describe_start(test) for ref in claim.sources[1:2])),
             )
         for claim in claims.describe_record(test):
@@ -184,11 +230,11 @@ def _describe_flakiness(evidence: Evidence, build: BuildFacts) -> Iterator[Answe
 
 def _describe_history(evidence: Evidence, build: BuildFacts) -> Iterator[AnswerClaim]:
     found_any = False
-    for test in _asked_about(evidence)[: claims.MAX_NAMED]:
+    for test in evidence.failures[: claims.MAX_NAMED]:
         for claim in (*claims.describe_record(test), *claims.describe_start(test)):
             found_any = True
             yield claim
-    for claim in claims.describe_past(evidence):
+    for claim in claims.describe_past(evidence, evidence.failures):
         found_any = True
         yield claim
     if evidence.earlier:
@@ -203,7 +249,7 @@ def _describe_history(evidence: Evidence, build: BuildFacts) -> Iterator[AnswerC
 
 def _describe_changes(evidence: Evidence, build: BuildFacts) -> Iterator[AnswerClaim]:
     found_any = False
-    for test in _asked_about(evidence)[: claims.MAX_NAMED]:
+    for test in evidence.failures[: claims.MAX_NAMED]:
         for claim in claims.describe_start(test):
             found_any = True
             yield claim
@@ -237,6 +283,13 @@ def _list_tests(evidence: Evidence, build: BuildFacts) -> Iterator[AnswerClaim]:
     for test in evidence.failures[:MAX_LISTED]:
         lines = test.message.strip().splitlines()
         yield AnswerClaim(f"{test.name}: {lines[0][:160] if lines else 'no message'}.", (test_ref(test),))
+    yield from claims.describe_uncounted(build)
+    hidden = build.failed - min(len(evidence.failures), MAX_LISTED)
+    if hidden > 0:
+        verb = "is" if hidden == 1 else "are"
+        yield AnswerClaim(
+            f"{claims.count(hidden, 'failure')} of the build {verb} not listed here.", (build_ref(build.id),)
+        )
 
 
 def _recommend(evidence: Evidence, found: Diagnosis) -> Iterator[AnswerClaim]:

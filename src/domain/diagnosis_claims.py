@@ -1,15 +1,27 @@
 """Claims about a build and about the diagnosis of its failure, each with the sources that say so."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from domain.answers import AnswerClaim
 from domain.diagnoses import Diagnosis
-from domain.evidence import BuildFacts, Evidence, FailedTest, build_ref, case_ref, commit_ref, test_ref
+from domain.evidence import (
+    MAX_PAST_BUILDS,
+    BuildFacts,
+    Evidence,
+    FailedTest,
+    build_ref,
+    case_ref,
+    commit_ref,
+    describe_probability,
+    test_ref,
+)
 from domain.failure_causes import is_flaky_by_history
 from domain.test_health import BROKEN_FROM
 
 MAX_NAMED = 3
 """Number of tests that a claim names."""
+MAX_OTHER = 120
+"""Number of characters of another cause that are shown."""
 CERTAIN, PROBABLE = 0.85, 0.6
 """Confidence from which a cause is called by far the most likely, and from which it is called likely."""
 NAMES = {
@@ -52,7 +64,7 @@ def describe_cause(diagnosis: Diagnosis) -> Iterator[AnswerClaim]:
     )
     what = NAMES[cause.classification] if cause.classification else "one of unknown kind"
     refs = tuple(dict.fromkeys((*(test_ref(test) for test in diagnosis.tests[:MAX_NAMED]), *cause.refs)))
-    yield AnswerClaim(f"{how} {what}: {_end(cause.root_cause)}", refs, is_guess=cause.is_guess)
+    yield AnswerClaim(f"{how} {what}: {end_sentence(cause.root_cause)}", refs, is_guess=cause.is_guess)
     if cause.why:
         yield AnswerClaim(cause.why, cause.why_refs or cause.refs, is_guess=cause.is_guess)
 
@@ -76,7 +88,7 @@ def describe_others(evidence: Evidence, diagnosis: Diagnosis) -> Iterator[Answer
     if not diagnosis.others:
         return
     texts = [
-        f"{NAMES[cause.classification] if cause.classification else 'unknown'} ({cause.root_cause[:120]})"
+        f"{NAMES[cause.classification] if cause.classification else 'unknown'} ({_shorten(cause.root_cause)})"
         for cause in diagnosis.others[:MAX_NAMED]
     ]
     refs = tuple(ref for cause in diagnosis.others[:MAX_NAMED] for ref in cause.refs)
@@ -98,8 +110,10 @@ def describe_start(test: FailedTest) -> Iterator[AnswerClaim]:
     good, bad = began.last_good_commit, began.commit_sha
     refs = [test_ref(test), build_ref(began.last_good_build), *([commit_ref(bad)] if bad else ())]
     if began.cause == "same_commit":
+        on = f" {bad[:12]}" if bad else ""
         yield AnswerClaim(
-            f"{test.name} passed in build {began.last_good_build} on the same commit, so no commit broke it.",
+            f"{test.name} passed in build {began.last_good_build} and failed in build {began.build_id} on the same"
+            f" commit{on}, so no commit broke it.",
             tuple(refs),
         )
         return
@@ -117,46 +131,77 @@ def describe_record(test: FailedTest) -> Iterator[AnswerClaim]:
     if record is None or not record.runs:
         return
     if is_flaky_by_history(test):
-        verdict = f"it is flaky with a probability of {record.flaky_probability:.0%}"
+        verdict = f": it is flaky with a probability of {describe_probability(record.flaky_probability)}"
+    elif has_passed_on_commit(test):
+        verdict = ""
     elif record.broken_probability >= BROKEN_FROM:
-        verdict = "it is rather broken than flaky"
+        verdict = ": it is rather broken than flaky"
     elif record.failed_runs > 1:
-        verdict = "these failures do not show that it is flaky"
+        verdict = ": these failures do not show that it is flaky"
     else:
-        verdict = "one failure does not show whether it is flaky"
+        verdict = ": one failure does not show whether it is flaky"
     yield AnswerClaim(
-        f"{test.name} failed in {record.failed_runs:,} of its {count(record.runs, 'run')}: {verdict}.",
+        f"{test.name} failed in {record.failed_runs:,} of its {count(record.runs, 'run')}{verdict}.",
         (case_ref(test),),
     )
 
 
-def describe_past(evidence: Evidence) -> Iterator[AnswerClaim]:
-    """Says which earlier failures are like those of the build."""
-    equal = [past for past in evidence.past if past.is_equal]
-    if equal:
+def describe_past(evidence: Evidence, tests: Sequence[FailedTest]) -> Iterator[AnswerClaim]:
+    """Says which earlier failures are like those of the tests. Each failure of the build has its own past."""
+    signatures = list(dict.fromkeys(test.signature for test in tests))
+    groups = [
+        [past for past in evidence.past if past.is_equal and past.signature == signature] for signature in signatures
+    ]
+    found = [equal for equal in groups if equal][:MAX_NAMED]
+    for equal in found:
         classified = next((f", classified as {past.classification}" for past in equal if past.classification), "")
-        builds = list(dict.fromkeys(past.build_id for past in equal))
+        builds = sorted({past.build_id for past in equal}, reverse=True)
+        what = "The same failure" if len(found) == 1 else f"The failure of {equal[0].name}"
+        least = "at least " if len(builds) >= MAX_PAST_BUILDS else ""
         yield AnswerClaim(
-            f"The same failure was in {count(len(builds), 'earlier build')}, at last in {builds[0]}{classified}.",
+            f"{what} was in {least}{count(len(builds), 'earlier build')}, at last in {builds[0]}{classified}.",
             tuple(test_ref(past) for past in equal[:MAX_NAMED]),
         )
-    alike = [past for past in evidence.past if not past.is_equal][:MAX_NAMED]
+    alike = [past for past in evidence.past if not past.is_equal and past.signature in signatures][:MAX_NAMED]
     for past in alike:
         message = past.message.strip().splitlines()[0][:160] if past.message.strip() else "no message"
         yield AnswerClaim(
-            f"A similar failure is that of {past.name} in build {past.build_id}: {_end(message)}", (test_ref(past),)
+            f"A similar failure is that of {past.name} in build {past.build_id}: {end_sentence(message)}",
+            (test_ref(past),),
         )
+
+
+def describe_uncounted(build: BuildFacts) -> Iterator[AnswerClaim]:
+    """Says how many failures of the build do not count against it."""
+    parts = [
+        f"{number:,} {text}"
+        for number, text in ((build.quarantined, "quarantined"), (build.known_issues, "known to the reporter"))
+        if number
+    ]
+    if parts:
+        yield AnswerClaim(f"Of its failures, {' and '.join(parts)} did not count.", (build_ref(build.id),))
+
+
+def has_passed_on_commit(test: FailedTest) -> bool:
+    """Returns whether the test passed and failed on one commit."""
+    return test.is_flaky or (test.first_bad is not None and test.first_bad.cause == "same_commit")
 
 
 def count(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
+def _shorten(text: str) -> str:
+    """Returns the beginning of a text, up to a word's end."""
+    text = " ".join(text.split())
+    return text if len(text) <= MAX_OTHER else f"{text[:MAX_OTHER].rpartition(' ')[0] or text[:MAX_OTHER]} ..."
+
+
 def _were(number: int) -> str:
     return "was" if number == 1 else "were"
 
 
-def _end(text: str) -> str:
+def end_sentence(text: str) -> str:
     """Returns a text as the end of a sentence."""
     text = " ".join(text.split())
     return text if text.endswith((".", "!", "?")) else f"{text}."

@@ -19,6 +19,9 @@ MAX_MESSAGE = 2_000
 MAX_TRACE = 4_000
 """Largest number of characters of a failure's trace: the beginning and the end."""
 
+MAX_PAST_BUILDS = 10
+"""Number of earlier builds in which a failed test failed that are looked at."""
+
 
 class BuildSummary(msgspec.Struct, frozen=True):
     """A build as its list shows it."""
@@ -225,6 +228,11 @@ def cut(text: str, length: int) -> str:
     return f"{text[:half]}\n...\n{text[-half:]}"
 
 
+def describe_probability(probability: float) -> str:
+    """Returns a probability in percent. Nothing that was estimated is certain."""
+    return "more than 99%" if probability > 0.99 else f"{probability:.0%}"
+
+
 def build_ref(build_id: int) -> str:
     return f"build:{build_id}"
 
@@ -283,7 +291,7 @@ def _texts_of_test(failure: FailedTest) -> Iterator[tuple[str, str]]:
         yield (
             case_ref(failure),
             f"{failure.name}: {record.failed_runs} of {record.runs} runs failed."
-            f" Probability that it is flaky: {record.flaky_probability:.0%}.",
+            f" Probability that it is flaky: {describe_probability(record.flaky_probability)}.",
         )
     if (began := failure.first_bad) is None:
         return

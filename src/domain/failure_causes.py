@@ -10,7 +10,15 @@ from collections.abc import Sequence
 
 import msgspec
 
-from domain.evidence import Evidence, FailedTest, PastFailure, case_ref, issue_ref, test_ref
+from domain.evidence import (
+    Evidence,
+    FailedTest,
+    PastFailure,
+    case_ref,
+    describe_probability,
+    issue_ref,
+    test_ref,
+)
 from domain.evidence import build_ref as ref_of_build
 from domain.evidence import commit_ref as ref_of_commit
 from domain.failure_kinds import ASSERTION, ERROR_IN_TEST, NAMES_FILE, TEST_FILE, KindMatch, find_kind
@@ -195,7 +203,7 @@ def _by_flakiness(evidence: Evidence, test: FailedTest) -> ProbableCause | None:
             record.flaky_probability * FLAKY_BY_HISTORY,
             (test_ref(test), case_ref(test)),
             f"{test.name} failed in {record.failed_runs} of {record.runs} runs, and is flaky with a probability of"
-            f" {record.flaky_probability:.0%}.",
+            f" {describe_probability(record.flaky_probability)}.",
             (case_ref(test),),
         )
     return None

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from domain.answers import AnswerClaim
-from domain.diagnosis_claims import count
+from domain.diagnosis_claims import count, end_sentence
 from domain.evidence import ProjectFacts, case_ref, test_ref
 
 MAX_NAMED = 3
@@ -39,4 +39,6 @@ def describe_project(project: ProjectFacts) -> Iterator[AnswerClaim]:
     else:
         yield AnswerClaim(f"No test was flaky {window}.", ref)
     for pattern in project.patterns[:MAX_NAMED]:
-        yield AnswerClaim(f"{count(pattern.failures, 'failure')} like this: {pattern.message}", (test_ref(pattern),))
+        yield AnswerClaim(
+            f"{count(pattern.failures, 'failure')} like this: {end_sentence(pattern.message)}", (test_ref(pattern),)
+        )

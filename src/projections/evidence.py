@@ -14,9 +14,11 @@ from psycopg import AsyncConnection
 from psycopg.types.json import Jsonb
 
 from domain.answers import Question
+from domain.chat_mentions import is_asked
 from domain.core.events import copy_fields
 from domain.evidence import (
     MAX_MESSAGE,
+    MAX_PAST_BUILDS,
     MAX_TRACE,
     BuildFacts,
     BuildSummary,
@@ -62,8 +64,6 @@ EXAMPLES = 3
 """Number of results of each of them that are looked at, at most."""
 MAX_TRACED = 3
 """Number of failed tests whose beginning and earlier failures are searched."""
-MAX_PAST_BUILDS = 10
-"""Number of earlier builds in which each of these tests failed that are looked at."""
 ASSESSED_RUNS = 200
 MAX_SIMILAR = 5
 """Number of failures of other tests with similar messages."""
@@ -115,16 +115,16 @@ async def _gather_of_build(connection: AsyncConnection, question: Question, buil
             connection, ranges, _EqualResults, signatures=MAX_SIGNATURES, examples=EXAMPLES
         )
         ids = _choose(groups, question)
-        failures = await _fetch_failed_tests(connection, ranges, ids, question.max_tests)
+        failures = await _fetch_failed_tests(connection, ranges, ids, question)
     histories = await _fetch_histories(connection, failures)
     failures = await asyncio.to_thread(_add_records, failures, histories)
-    failures = await _add_starts(connection, failures, build.id)
+    failures = await _add_starts(connection, failures, build.id, question)
     return msgspec.structs.replace(
         evidence,
         groups=tuple(FailureGroup(group.signature, group.results, group.message[:MAX_MESSAGE]) for group in groups),
         failures=tuple(failures),
         issues=await _fetch_issues(connection, question.project_id, failures),
-        past=await _fetch_past(connection, question.project_id, failures, histories, build.id),
+        past=await _fetch_past(connection, question, failures, histories, build.id),
         excerpts=await _fetch_excerpts(connection, build) if question.include_logs else (),
     )
 
@@ -163,10 +163,10 @@ def _choose(groups: Sequence[_EqualResults], question: Question) -> list[int]:
 
 
 async def _fetch_failed_tests(
-    connection: AsyncConnection, ranges: ReportRanges, ids: Sequence[int], limit: int
+    connection: AsyncConnection, ranges: ReportRanges, ids: Sequence[int], question: Question
 ) -> list[FailedTest]:
     """Returns the failed results with these ids, in the order of the ids. Leaves out those that do not count against
-    the build, unless there are no others.
+    the build, unless there are no others or the question is about them.
     """
     block = f"SELECT * FROM {BlockRow.table} WHERE first_result_id <= wanted.id ORDER BY first_result_id DESC LIMIT 1"
     query = (
@@ -185,7 +185,9 @@ async def _fetch_failed_tests(
     parameters = ranges.parameters | {"ids": list(ids), "message": MAX_MESSAGE}
     rows = await fetch_all(connection, _FailedRow, query, parameters)
     failed = [row for row in rows if row.facts & STATUS == FAILED]
-    counting = [row for row in failed if not row.facts & (KNOWN_ISSUE | QUARANTINED)]
+    counting = [
+        row for row in failed if not row.facts & (KNOWN_ISSUE | QUARANTINED) or is_asked(question, row.id, row.node_id)
+    ]
     return [
         copy_fields(
             FailedTest,
@@ -197,7 +199,7 @@ async def _fetch_failed_tests(
             is_flaky=bool(row.facts & FLAKY),
             is_quarantined=bool(row.facts & QUARANTINED),
         )
-        for row in (counting or failed)[:limit]
+        for row in (counting or failed)[: question.max_tests]
     ]
 
 
@@ -221,9 +223,11 @@ def _assess(history: RunHistory) -> TestRecord:
     return copy_fields(TestRecord, assess(history.to_bytes()), runs=history.runs, failed_runs=failed)
 
 
-async def _add_starts(connection: AsyncConnection, failures: Sequence[FailedTest], build_id: int) -> list[FailedTest]:
+async def _add_starts(
+    connection: AsyncConnection, failures: Sequence[FailedTest], build_id: int, question: Question
+) -> list[FailedTest]:
     """Adds where the first few tests, each with another signature, began to fail."""
-    traced = {one.result_id for one in _pick_traced(failures)}
+    traced = {one.result_id for one in _pick_traced(failures, question)}
     found: list[FailedTest] = []
     for one in failures:
         start = None
@@ -233,10 +237,12 @@ async def _add_starts(connection: AsyncConnection, failures: Sequence[FailedTest
     return found
 
 
-def _pick_traced(failures: Sequence[FailedTest]) -> list[FailedTest]:
+def _pick_traced(failures: Sequence[FailedTest], question: Question) -> list[FailedTest]:
+    """Returns the first few tests: those that the question is about, then those with another signature each."""
     by_signature = {one.signature or one.name: one for one in reversed(failures)}
     chosen = {one.result_id for one in by_signature.values()}
-    return sorted(failures, key=lambda one: one.result_id not in chosen)[:MAX_TRACED]
+    asked = {one.result_id for one in failures if is_asked(question, one.result_id, one.name)}
+    return sorted(failures, key=lambda one: (one.result_id not in asked, one.result_id not in chosen))[:MAX_TRACED]
 
 
 def _to_start(found: FirstFailure) -> FailureStart:
@@ -264,7 +270,7 @@ async def _fetch_issues(
 
 async def _fetch_past(
     connection: AsyncConnection,
-    project_id: int,
+    question: Question,
     failures: Sequence[FailedTest],
     histories: Mapping[int, RunHistory],
     build_id: int,
@@ -273,7 +279,7 @@ async def _fetch_past(
     failures of other tests.
     """
     texts: dict[int, tuple[FailedTest, FailureText]] = {}
-    for one in _pick_traced(failures):
+    for one in _pick_traced(failures, question):
         notable = histories[one.case_id].notable if one.case_id in histories else ()
         failed = {run.build_id for run in notable if run.flags & RUN_FAILED and run.build_id < build_id}
         newest = sorted(failed, reverse=True)[:MAX_PAST_BUILDS]
@@ -295,9 +301,9 @@ async def _fetch_past(
     )
     similar: list[PastFailure] = []
     known = {past.signature for past in equal}
-    for one in _pick_traced(failures):
+    for one in _pick_traced(failures, question):
         if one.signature not in known:
-            similar += await _fetch_similar(connection, project_id, one, build_id)
+            similar += await _fetch_similar(connection, question.project_id, one, build_id)
     return (*equal, *{past.result_id: past for past in similar}.values())
 
 

@@ -82,6 +82,34 @@ def test_a_question_about_a_test(member: Client, web: Project) -> None:
     assert f"test:{web.result}" in reply["sources"]
 
 
+def test_every_failed_test_that_a_message_names_is_looked_at(opened: Server) -> None:
+    project = given_project(opened)
+    job = given_job(opened, project)
+    messages = {"first": "assert 1 == 2", "second": "assert 3 == 4", "alpha": "alpha", "beta": "beta", "gamma": "gamma"}
+    quarantine = {"job_id": job, "action": "add", "node_ids": ["t.test_gamma"], "reason": "flaky"}
+    builds = []
+    for commit, has_failed in (("a1" * 20, False), ("b2" * 20, True)):
+        build = given_build(opened, job, branch="main", commit_sha=commit)
+        cases = [
+            f'<testcase classname="t" name="test_{name}"><failure message="{message}"/></testcase>'
+            if has_failed
+            else f'<testcase classname="t" name="test_{name}"/>'
+            for name, message in messages.items()
+        ]
+        upload(opened.admin, build, f'<testsuite name="s">{"".join(cases)}</testsuite>'.encode()).then(201)
+        finish(opened, build, "failed" if has_failed else "passed")
+        opened.wait_until_projected()
+        builds.append(build)
+        opened.admin.post("/api/v3/quarantine/bulk", json=quarantine).then(200)
+    good, bad = builds
+    for name in messages:
+        reply = ask(opened.admin, f"Since when does test_{name} fail?", build_id=bad)
+        assert f"test_{name} last passed in build {good} and first failed in build {bad}" in reply["reply"]
+    listed = ask(opened.admin, "Which tests failed?", build_id=bad)["reply"]
+    assert "test_gamma" not in listed
+    assert "1 quarantined did not count. 1 failure of the build is not listed here." in listed
+
+
 def test_a_message_may_name_what_it_is_about(opened: Server, web: Project, other: Project) -> None:
     by_number = ask(opened.admin, f"why is build {web.build} red?")
     by_job = ask(opened.admin, f"Why is the {web.job_name.lower()} red?")

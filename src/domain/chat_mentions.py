@@ -1,0 +1,49 @@
+"""Things that a chat message names: tests, and builds by their numbers."""
+
+import re
+
+from domain.answers import Question
+from domain.evidence import Evidence, FailedTest
+
+_TEST = re.compile(r"[\w./-]*::[\w:.]*\w|(?<![\w/.-])test_\w+|(?<![\w/.-])Test[A-Z]\w+")
+_NAME = re.compile(r"[\W\d_]|[a-z][A-Z]")
+"""Part of what is the name of a test rather than a common word, such as `build`."""
+_BUILD = re.compile(r"\bbuild\s*(?:#|no\.?|number)?\s*(\d{1,15})\b", re.IGNORECASE)
+
+
+def find_asked_tests(evidence: Evidence) -> tuple[FailedTest, ...]:
+    """Returns the failed tests that the question is about. Empty if it is about no tests, or about none of those that
+    were looked at.
+    """
+    return tuple(test for test in evidence.failures if is_asked(evidence.question, test.result_id, test.name))
+
+
+def is_asked(question: Question, result_id: int, test: str) -> bool:
+    """Returns whether a question is about a result: it gives the result, or else its message names the test."""
+    if question.result_id is not None:
+        return question.result_id == result_id
+    return question.kind == "chat" and names_test(question.message, test)
+
+
+def names_test(message: str, test: str) -> bool:
+    """Returns whether a message names a test: by its last part, without parameters, or by a part of its id that looks
+    like the name of a test.
+    """
+    last = re.split(r"::| > ", test)[-1].partition("[")[0]
+    return (_NAME.search(last) is not None and _has_word(message, last)) or any(
+        _has_word(test, word) for word in find_names_of_tests(message)
+    )
+
+
+def find_names_of_tests(message: str) -> list[str]:
+    """Returns the words of a message that look like names of tests, each once."""
+    return list(dict.fromkeys(_TEST.findall(message)))
+
+
+def find_build_numbers(message: str) -> list[int]:
+    """Returns the numbers of the builds that a message names in words, such as `build 12`, each once."""
+    return list(dict.fromkeys(int(number) for number in _BUILD.findall(message)))
+
+
+def _has_word(text: str, word: str) -> bool:
+    return bool(word.strip()) and re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE) is not None

@@ -1,0 +1,163 @@
+"""Chat replies to messages that name tests and builds: they are about these, or say that they are not."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from domain.answers import Answer, Question
+from domain.builtin_answers import answer
+from domain.chat_mentions import find_build_numbers, names_test
+from domain.evidence import (
+    BuildFacts,
+    Evidence,
+    FailedTest,
+    FailureGroup,
+    FailurePatternFacts,
+    FailureStart,
+    PastFailure,
+    ProjectFacts,
+    TestRecord,
+    with_sources,
+)
+
+PRICE, RACE, REFUSED = "0123456789abcde1", "0123456789abcde2", "0123456789abcde3"
+BUILD = BuildFacts(8, 3, "Unit tests", "failed", "tests_failed", commit_sha="cccc", passed=6, failed=4, quarantined=1)
+FAILURES = (
+    FailedTest(
+        73,
+        3,
+        "tests/test_cart.py::test_discount",
+        "assert 178 == 180",
+        signature=PRICE,
+        first_bad=FailureStart(4, "bbbb", 3, "aaaa", 5, "commit"),
+        record=TestRecord(8, 5, 0.1, 0.02, 0.9),
+    ),
+    FailedTest(
+        79,
+        9,
+        "tests/test_misc.py::test_race",
+        "AssertionError: worker 2 finished first",
+        signature=RACE,
+        first_bad=FailureStart(8, "cccc", 7, "cccc", 1, "same_commit"),
+        record=TestRecord(8, 3, 0.9999, 0.07, 0.01),
+    ),
+    FailedTest(
+        80,
+        10,
+        "tests/test_misc.py::test_gateway[card]",
+        "ConnectionRefusedError: [Errno 111] Connection refused by the server at the other end of the line" + " x" * 99,
+        signature=REFUSED,
+        first_bad=FailureStart(5, "bbbb", 4, "bbbb", 4, "same_commit"),
+        record=TestRecord(8, 4, 0.5, 0.09, 0.2),
+    ),
+)
+PAST = (
+    PastFailure(70, 7, FAILURES[2].name, "refused", True, REFUSED, "infra", "rule"),
+    PastFailure(63, 7, FAILURES[0].name, "assert 178 == 180", True, PRICE),
+    PastFailure(53, 6, FAILURES[0].name, "assert 178 == 180", True, PRICE),
+    PastFailure(19, 2, FAILURES[1].name, "worker 2", True, RACE),
+)
+GROUPS = (FailureGroup(PRICE, 2, ""), FailureGroup(RACE, 1, ""), FailureGroup(REFUSED, 1, ""))
+
+
+def ask(message: str, kind: Any = "chat", result_id: int | None = None, **fields: Any) -> Answer:
+    question = Question(kind, 12, build_id=8, result_id=result_id, message=message)
+    evidence = Evidence(question, build=BUILD, failures=FAILURES, groups=GROUPS, past=PAST)
+    return answer(with_sources(msgspec.structs.replace(evidence, **fields)))
+
+
+def test_earlier_builds_are_those_of_the_cause() -> None:
+    found = ask("", "diagnosis")
+    assert found.root_cause == "assert 178 == 180"
+    assert "The same failure was in 2 earlier builds, at last in 7." in found.text
+    assert not {"test:70", "test:19"} & set(found.sources)
+    history = ask("How often did test_race fail before?").text
+    assert "The same failure was in 1 earlier build, at last in 2." in history
+
+
+def test_many_earlier_builds_are_not_all_of_them() -> None:
+    past = tuple(PastFailure(100 + n, n, FAILURES[0].name, "", True, PRICE) for n in range(10))
+    assert "in at least 10 earlier builds" in ask("", "diagnosis", past=past).text
+
+
+@pytest.mark.parametrize("more", [{"message": "Why did test_race fail?"}, {"message": "Why?", "result_id": 79}])
+def test_a_question_about_a_test_is_answered_about_it_alone(more: dict[str, Any]) -> None:
+    reply = ask(**more)
+    assert (reply.classification, reply.affected_tests) == ("flaky", 1)
+    assert "178" not in reply.text
+    assert "3 other failures of the build are not part of this." in reply.text
+    assert reply.next_step is not None
+    assert reply.next_step.body["node_ids"] == ["tests/test_misc.py::test_race"]
+
+
+def test_the_next_step_is_of_the_test_that_is_flaky() -> None:
+    reply = ask("Is test_race flaky?")
+    assert reply.next_step is not None
+    assert reply.next_step.action == "quarantine"
+    assert "flaky with a probability of more than 99%" in reply.text
+
+
+@pytest.mark.parametrize("message", ["Is test_label flaky?", "Why did shop/x.py::test_label fail?", "Fix test_rac"])
+def test_nothing_is_said_of_a_test_that_was_not_looked_at(message: str) -> None:
+    reply = ask(message)
+    assert "is not among the failed tests of build 8 that were looked at" in reply.text
+    assert (reply.sources, reply.next_step) == (["build:8"], None)
+    assert "Nothing was looked up about" in ask(message, build=BuildFacts(8, 3, "Unit tests", "passed")).text
+    project = ProjectFacts(12, 7, 2, 6, patterns=(FailurePatternFacts("Timeout", 4, 9, 8),))
+    assert "Nothing was looked up about" in ask(message, build=None, project=project).text
+
+
+def test_a_result_that_did_not_fail_is_not_another() -> None:
+    assert "about result 5: it is not among the failed tests" in ask("Why?", result_id=5).text
+
+
+def test_a_test_that_passed_on_the_commit_is_not_said_to_show_nothing() -> None:
+    text = ask("Is test_gateway flaky?").text
+    assert "it passed and failed on the same commit." in text
+    assert "failed in 4 of its 8 runs." in text
+    assert "passed in build 4 and failed in build 5 on the same commit bbbb" in ask("What broke test_gateway?").text
+
+
+def test_failures_that_do_not_count_are_mentioned() -> None:
+    for message in ("Which tests failed?", "Why did it fail?"):
+        assert "Of its failures, 1 quarantined did not count." in ask(message).text
+    assert "1 failure of the build is not listed here." in ask("Which tests failed?").text
+
+
+def test_a_reply_says_that_it_is_about_another_build() -> None:
+    reply = ask("Why did build 12345 fail?")
+    assert reply.text.startswith("This answer is about build 8, not about build 12345.")
+    assert reply.next_step is None
+    assert ask("Is build 8 red for the reason of build 7?").next_step is not None
+    project = ask("Why did build 99 fail?", build=None, project=ProjectFacts(12, 7, 2, 6)).text
+    assert project.startswith("No build 99 was found that you can read.")
+    assert "not about" not in ask("Why did build 8 fail?").text
+
+
+def test_a_question_about_a_build_is_not_answered_about_a_project_silently() -> None:
+    project = ProjectFacts(12, 7, 2, 6, patterns=(FailurePatternFacts("Timeout", 4, 9, 8),))
+    assert "It is not known which build is meant" in ask("Why is the build red?", build=None, project=project).text
+    overview = ask("How are the builds?", build=None, project=project).text
+    assert "which build" not in overview
+    assert "4 failures like this: Timeout." in overview
+
+
+@pytest.mark.parametrize(
+    ("message", "test", "named"),
+    [
+        ("is test_total flaky?", "tests/test_cart.py::test_total[a-1]", True),
+        ("is test_total_of_all flaky?", "tests/test_cart.py::test_total", False),
+        ("is test_total flaky?", "tests/test_cart.py::test_total_of_all", False),
+        ("what about tests/test_cart.py::test_total?", "tests/test_cart.py::test_total", True),
+        ("what is wrong with test_cart", "tests/test_cart.py::test_total", True),
+        ("why does adds up fail?", "cart.test.js > cart > adds up", True),
+        ("why is the build red?", "cart.test.js > cart > build", False),
+    ],
+)
+def test_names_of_tests(message: str, test: str, named: bool) -> None:
+    assert names_test(message, test) is named
+
+
+def test_numbers_of_builds() -> None:
+    assert find_build_numbers("compare Build 4, build #7 and build no. 4 with #9") == [4, 7]
