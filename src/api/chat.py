@@ -1,6 +1,9 @@
 """Questions to the assistant, as conversations. A worker answers them."""
 
+import re
 import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -10,6 +13,7 @@ from msgspec import Meta
 
 from api.builds import find_visible_build
 from api.diagnoses import ClaimView, NextStepView, counted_question
+from api.http.idempotency import ReplayedResponse
 from api.http.permissions import CAN_READ, User
 from api.http.request_context import RequestContext
 from api.http.types import Id, to_view
@@ -40,6 +44,8 @@ ANSWER_TIMEOUT_S = 90.0
 """Seconds that a request waits for its answer: longer than a model may take by default. Then it is answered with 504,
 and the answer can be read later.
 """
+_SESSION = re.compile(rb'"session_id": ?"([^"]+)"')
+"""Id of the conversation in an answer, as JSON. Quotes in texts are escaped."""
 PROBLEMS = {"problems": (NotFound, StillRunning, TooManyRequests, Unavailable)}
 
 R = TypeVar("R", bound="ChatReply")
@@ -94,7 +100,7 @@ class ChatController(Controller):
         """Answers a question about a build, a test or a project. Each sentence cites what says so. With `session_id`,
         the question continues an earlier conversation.
         """
-        async with counted_question(ctx):
+        async with checked_replay(ctx), counted_question(ctx):
             command = await make_question(ctx, data)
 
             async def find_end() -> InquiryEnd | None:
@@ -125,7 +131,7 @@ class ChatController(Controller):
         """
         streams: Streams = request.app.state.streams
         streams.clients.admit(ctx.user)
-        async with counted_question(ctx):
+        async with checked_replay(ctx), counted_question(ctx):
             command = await make_question(ctx, data)
             await ctx(command)
         source = ChatTokens(ctx.services, command.inquiry_id, command.session_id, ANSWER_TIMEOUT_S)
@@ -150,6 +156,22 @@ class ChatController(Controller):
         answered = end if isinstance(end, InquiryAnswered) else None
         error = say_why(end) if isinstance(end, InquiryFailed) else ""
         return to_reply(ChatAnswer, row.session_id, answered, status=row.status, error=error)
+
+
+@asynccontextmanager
+async def checked_replay(ctx: RequestContext) -> AsyncIterator[None]:
+    """Context manager around the first command of a question. If an earlier request with the same `Idempotency-Key` has
+    been answered, raises NotFound if the caller cannot see the projects of its conversation any more. The request
+    itself does not tell: what a message names is looked for in the projects that the caller can read now.
+    """
+    try:
+        yield
+    except ReplayedResponse as replayed:
+        for session_id in _SESSION.findall(replayed.stored.body):
+            await find_conversation(ctx, session_id.decode())
+            for project_id in await inquiries.fetch_projects(ctx.source, session_id.decode()):
+                await ctx.must_access(project_id, f"conversation {session_id.decode()}")
+        raise
 
 
 async def make_question(ctx: RequestContext, data: ChatMessage) -> AskInquiry:

@@ -128,6 +128,15 @@ async def find_newest_of_session(source: Source, session_id: str) -> InquiryRow 
     return await fetch_one(source, InquiryRow, query, {"session": session_id})
 
 
+async def fetch_projects(source: Source, session_id: str) -> list[int]:
+    """Returns the ids of the projects that a conversation is about."""
+    query = (
+        f"SELECT DISTINCT project_id FROM {InquiryRow.table} WHERE session_id = %(session)s AND session_id <> ''"
+        " AND project_id IS NOT NULL ORDER BY project_id"
+    )
+    return await fetch_column(source, query, {"session": session_id})
+
+
 async def fetch_earlier(
     source: Source, session_id: str, project_id: int | None, before: int, limit: int
 ) -> list[InquiryRow]:

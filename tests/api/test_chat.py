@@ -191,6 +191,22 @@ def test_a_lost_membership_ends_the_conversation_about_the_project(opened: Serve
     assert (reply["sources"], "expected 3" in reply["reply"]) == ([], False)
 
 
+@pytest.mark.parametrize("path", [AT, f"{AT}/stream"])
+def test_a_stored_answer_is_not_sent_again_to_who_has_lost_access(opened: Server, web: Project, path: str) -> None:
+    """The message names the project, so the question itself needs no access."""
+    asker = opened.make_user("developer", {web.id: "write"})
+    user_id = asker.get("/api/v3/me").then(200)["id"]
+    body = {"message": f"Why did build {web.build} fail?"}
+    headers = {"Idempotency-Key": f"why-{path}"}
+    answers = [asker.post(path, json=body, headers=headers) for _ in range(2)]
+    assert [answer.headers.get("Idempotent-Replayed") for answer in answers] == [None, "true"]
+    assert answers[0].text == answers[1].text
+    opened.admin.delete(f"/api/v3/projects/{web.id}/members/{user_id}")
+    opened.wait_until_projected()
+    answer = asker.post(path, json=body, headers=headers)
+    assert (answer.status_code, "expected 3" in answer.text) == (404, False)
+
+
 def test_the_audit_trail_has_the_question_and_the_answer(opened: Server, web: Project, member: Client) -> None:
     ask(member, "Who broke the payment?", build_id=web.build)
     events = opened.admin.get("/api/v3/audit/events", params={"project_id": web.id, "limit": 20}).then(200)

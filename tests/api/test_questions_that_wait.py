@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from itertools import islice
 
 import pytest
 import requests
@@ -138,12 +139,8 @@ def test_the_limit_holds_for_questions_at_the_same_moment(server: Server, inside
     with ThreadPoolExecutor(20) as threads:
         asked = [threads.submit(ask, number) for number in range(20)]
         find_question(server, project)
-        refused = 0
-        for request in as_completed(asked, TIMEOUT_S):
+        for request in islice(as_completed(asked, TIMEOUT_S), 15):
             assert request.result() == 429
-            refused += 1
-            if refused == 15:
-                break
         events = server.admin.fetch("/audit/events", project_id=project, type="inquiry.asked")
         assert len(events) == 5
         for event in events:
