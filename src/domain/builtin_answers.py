@@ -57,6 +57,7 @@ def summarize(evidence: Evidence) -> Iterator[AnswerClaim]:
             yield AnswerClaim("There is no build to look at.")
         return
     yield claims.describe_build(build)
+    yield from claims.describe_group(evidence)
     if build.status == "failed":
         found = diagnose(evidence)
         yield next(claims.describe_cause(found))
@@ -79,6 +80,7 @@ def find_flaky(evidence: Evidence) -> list[FailedTest]:
 
 def _explain(evidence: Evidence, build: BuildFacts, found: Diagnosis) -> Iterator[AnswerClaim]:
     yield claims.describe_build(build)
+    yield from claims.describe_group(evidence)
     yield from claims.describe_cause(found)
     yield from claims.describe_tests(found)
     yield from claims.describe_others(evidence, found)
@@ -168,6 +170,7 @@ def _reply(evidence: Evidence, intent: Intent) -> Answer:
 
 def _describe_unfailed(evidence: Evidence, build: BuildFacts) -> Iterator[AnswerClaim]:
     yield claims.describe_build(build)
+    yield from claims.describe_group(evidence)
     if build.status in ("queued", "running"):
         yield AnswerClaim("It has not ended yet, so there is no failure to explain.", (build_ref(build.id),))
     elif build.status == "passed":
@@ -283,6 +286,7 @@ def _list_tests(evidence: Evidence, build: BuildFacts) -> Iterator[AnswerClaim]:
     for test in evidence.failures[:MAX_LISTED]:
         lines = test.message.strip().splitlines()
         yield AnswerClaim(f"{test.name}: {lines[0][:160] if lines else 'no message'}.", (test_ref(test),))
+    yield from claims.describe_group(evidence)
     yield from claims.describe_uncounted(build)
     hidden = build.failed - min(len(evidence.failures), MAX_LISTED)
     if hidden > 0:
@@ -293,6 +297,7 @@ def _list_tests(evidence: Evidence, build: BuildFacts) -> Iterator[AnswerClaim]:
 
 
 def _recommend(evidence: Evidence, found: Diagnosis) -> Iterator[AnswerClaim]:
+    yield from claims.describe_group(evidence)
     yield from claims.describe_cause(found)
     step = find_next_step(evidence, found)
     if found.cause.fix:

@@ -20,6 +20,8 @@ from domain.test_health import BROKEN_FROM
 
 MAX_NAMED = 3
 """Number of tests that a claim names."""
+MAX_LISTED_BUILDS = 10
+"""Number of other builds of a matrix that a claim names."""
 MAX_OTHER = 120
 """Number of characters of another cause that are shown."""
 CERTAIN, PROBABLE = 0.85, 0.6
@@ -46,6 +48,22 @@ def describe_build(build: BuildFacts) -> AnswerClaim:
     return AnswerClaim(
         f"Build {build.id} of job {build.job} {ended}{reason} after {build.duration_s} s. {tests}",
         (build_ref(build.id),),
+    )
+
+
+def describe_group(evidence: Evidence) -> Iterator[AnswerClaim]:
+    """Says which other builds of the matrix did not pass."""
+    if evidence.build is None or not evidence.group:
+        return
+    named = ", ".join(
+        f"build {one.id} ({count(one.failed, 'failed test')})" if one.failed else f"build {one.id} ({one.status})"
+        for one in evidence.group[:MAX_LISTED_BUILDS]
+    )
+    more = len(evidence.group) - MAX_LISTED_BUILDS
+    yield AnswerClaim(
+        f"Other builds of its matrix did not pass: {named}{f' and {more:,} more' if more > 0 else ''}."
+        f" This answer is about build {evidence.build.id} alone.",
+        tuple(build_ref(one.id) for one in evidence.group[:MAX_LISTED_BUILDS]),
     )
 
 

@@ -195,6 +195,8 @@ class Evidence(msgspec.Struct, frozen=True):
     """Builds of the job and branch before this one, the newest first."""
     same_commit: tuple[BuildSummary, ...] = ()
     """Other builds of the job on the commit."""
+    group: tuple[BuildSummary, ...] = ()
+    """Other builds of the build's group, those of one start of a matrix, that failed or were aborted."""
     project: ProjectFacts | None = None
 
 
@@ -264,7 +266,7 @@ def _sources(evidence: Evidence) -> Iterator[Source]:
 
 def _texts(evidence: Evidence) -> Iterator[tuple[str, str]]:
     """Yields the reference and the text of each source. Later ones with the same reference replace earlier ones."""
-    for build in (*evidence.earlier, *evidence.same_commit):
+    for build in (*evidence.earlier, *evidence.same_commit, *evidence.group):
         yield build_ref(build.id), _describe(build)
     if (this := evidence.build) is not None:
         yield build_ref(this.id), _describe_build(this)

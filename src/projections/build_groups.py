@@ -1,5 +1,7 @@
 """Queries for builds that belong together: builds of a group, restarts of a build, builds of a change."""
 
+from domain.core.events import copy_fields
+from domain.evidence import BuildSummary
 from projections.builds import BuildRow
 from projections.engine.queries import fetch_all, fetch_column
 from store.postgres.queries import Source, fetch_rows
@@ -28,6 +30,15 @@ async def fetch_last_runs(source: Source, first_id: int) -> list[BuildRow]:
         " ORDER BY matrix, id DESC"
     )
     return await fetch_all(source, BuildRow, f"SELECT * FROM ({newest}) newest ORDER BY id", {"first": first_id})
+
+
+async def fetch_failed_others(source: Source, build: BuildRow) -> tuple[BuildSummary, ...]:
+    """Returns the other builds of a build's group that failed or were aborted, as far as they count for its status."""
+    if build.group_id is None:
+        return ()
+    counting = await fetch_counting(source, build.group_id)
+    failed = [row for row in counting if row.id != build.id and row.status in ("failed", "aborted")]
+    return tuple(copy_fields(BuildSummary, row) for row in failed)
 
 
 async def fetch_unfinished(source: Source, group_id: int) -> list[int]:

@@ -41,7 +41,7 @@ from domain.run_histories import RunHistory
 from domain.search import find_query_words
 from domain.test_health import FAILED as RUN_FAILED
 from domain.test_health import assess
-from projections import builds, first_failures, results_queries, test_health
+from projections import build_groups, builds, first_failures, results_queries, test_health
 from projections.builds import BuildRow
 from projections.engine.queries import fetch_all, find_row
 from projections.jobs import JobRow
@@ -104,6 +104,7 @@ async def _gather_of_build(connection: AsyncConnection, question: Question, buil
         ),
         earlier=await _fetch_earlier(connection, build),
         same_commit=await _fetch_same_commit(connection, build),
+        group=await build_groups.fetch_failed_others(connection, build),
     )
     if build.status not in ("failed", "aborted"):
         return evidence

@@ -60,6 +60,18 @@ def test_a_failed_build_is_deleted_after_the_passed_ones_of_its_group(shop: Shop
     shop.admin.delete(f"/api/v3/builds/{again}").then(204)
 
 
+def test_the_summary_of_a_build_names_those_of_its_group_that_failed(shop: Shop) -> None:
+    agent, (first, second) = shop.new_agent(), shop.admin.create("/builds/start", job_id=given_matrix(shop))["builds"]
+    for exit_code in (1, 0):
+        build = agent.take_up()
+        agent.finished(build, exit_code).raise_for_status()
+        shop.ended(build["id"])
+    of_passed = shop.admin.fetch(f"/ai/summary/{second}")
+    assert f"Other builds of its matrix did not pass: build {first} (failed)." in of_passed["summary"]
+    assert f"build:{first}" in of_passed["sources"]
+    assert "matrix" not in shop.admin.fetch(f"/ai/summary/{first}")["summary"]
+
+
 def test_a_matrix_from_its_start_to_its_restart(shop: Shop) -> None:
     job, commit = given_matrix(shop), uuid.uuid4().hex
     assert shop.admin.fetch(f"/jobs/{job}/configuration")["matrix"] == MATRIX

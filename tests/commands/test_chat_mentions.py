@@ -10,6 +10,7 @@ from domain.builtin_answers import answer
 from domain.chat_mentions import find_build_numbers, names_test
 from domain.evidence import (
     BuildFacts,
+    BuildSummary,
     Evidence,
     FailedTest,
     FailureGroup,
@@ -123,6 +124,15 @@ def test_failures_that_do_not_count_are_mentioned() -> None:
     for message in ("Which tests failed?", "Why did it fail?"):
         assert "Of its failures, 1 quarantined did not count." in ask(message).text
     assert "1 failure of the build is not listed here." in ask("Which tests failed?").text
+
+
+@pytest.mark.parametrize("message", ["Why is it red?", "Which tests failed?", "What next?", "Sum it up: a summary"])
+def test_a_reply_about_a_build_of_a_matrix_names_the_others_that_failed(message: str) -> None:
+    group = (BuildSummary(6, "failed", failed=2), BuildSummary(7, "aborted"))
+    reply = ask(message, group=group)
+    assert "did not pass: build 6 (2 failed tests), build 7 (aborted)." in reply.text
+    assert {"build:6", "build:7"} <= set(reply.sources)
+    assert "matrix" not in ask(message).text
 
 
 def test_a_reply_says_that_it_is_about_another_build() -> None:
