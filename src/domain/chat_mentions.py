@@ -1,14 +1,21 @@
-"""Things that a chat message names: tests, and builds by their numbers."""
+"""Things that a chat message names: tests, and builds by their numbers.
+
+All patterns take linear time: each begins at the beginning of a word only, and spaces are single. A message is searched
+once for each test of a build, on the event loop of `testhide work`.
+"""
 
 import re
+from functools import lru_cache
 
 from domain.answers import Question
 from domain.evidence import Evidence, FailedTest
 
-_TEST = re.compile(r"[\w./-]*::[\w:.]*\w|(?<![\w/.-])test_\w+|(?<![\w/.-])Test[A-Z]\w+")
+MAX_NAMES = 20
+"""Number of names of tests that a message may have. The first ones count."""
+_TEST = re.compile(r"(?<![\w./:-])[\w./-]*::[\w:.]*\w|(?<![\w/.-])test_\w+|(?<![\w/.-])Test[A-Z]\w+")
 _NAME = re.compile(r"[\W\d_]|[a-z][A-Z]")
 """Part of what is the name of a test rather than a common word, such as `build`."""
-_BUILD = re.compile(r"\bbuild\s*(?:#|no\.?|number)?\s*(\d{1,15})\b", re.IGNORECASE)
+_BUILD = re.compile(r"\bbuild ?(?:#|no\.?|number)? ?(\d{1,15})\b", re.IGNORECASE)
 
 
 def find_asked_tests(evidence: Evidence) -> tuple[FailedTest, ...]:
@@ -36,13 +43,18 @@ def names_test(message: str, test: str) -> bool:
 
 
 def find_names_of_tests(message: str) -> list[str]:
-    """Returns the words of a message that look like names of tests, each once."""
-    return list(dict.fromkeys(_TEST.findall(message)))
+    """Returns the words of a message that look like names of tests, each once, MAX_NAMES at most."""
+    return list(_find_names(message))
 
 
 def find_build_numbers(message: str) -> list[int]:
     """Returns the numbers of the builds that a message names in words, such as `build 12`, each once."""
-    return list(dict.fromkeys(int(number) for number in _BUILD.findall(message)))
+    return list(dict.fromkeys(int(number) for number in _BUILD.findall(" ".join(message.split()))))
+
+
+@lru_cache(maxsize=16)
+def _find_names(message: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(_TEST.findall(message)))[:MAX_NAMES]
 
 
 def _has_word(text: str, word: str) -> bool:

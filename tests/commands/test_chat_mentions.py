@@ -7,7 +7,7 @@ import pytest
 
 from domain.answers import Answer, Question
 from domain.builtin_answers import answer
-from domain.chat_mentions import find_build_numbers, names_test
+from domain.chat_mentions import MAX_NAMES, find_build_numbers, find_names_of_tests, names_test
 from domain.evidence import (
     BuildFacts,
     BuildSummary,
@@ -171,3 +171,16 @@ def test_names_of_tests(message: str, test: str, named: bool) -> None:
 
 def test_numbers_of_builds() -> None:
     assert find_build_numbers("compare Build 4, build #7 and build no. 4 with #9") == [4, 7]
+
+
+def test_the_first_names_of_a_message_count() -> None:
+    names = [f"test_{number}" for number in range(MAX_NAMES + 1)]
+    assert find_names_of_tests(" ".join(names)) == names[:-1]
+
+
+@pytest.mark.parametrize("part", ["a", "::", "a.", ":", " ", "/"])
+def test_a_hostile_message_has_no_names(part: str) -> None:
+    """Each test of a build is compared with the message, so a search must not take time by the square of its length."""
+    message = (part * 4_000)[:4_000]
+    assert not any(names_test(message, f"tests/test_a.py::test_{number}") for number in range(100))
+    assert find_build_numbers(f"build{message}") == []
