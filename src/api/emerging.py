@@ -109,6 +109,7 @@ class EmergingController(Controller):
         """Returns the tests of a project that failed more often in their last `window` runs than before. Leaves out
         tests that have no runs before these, since there is nothing to compare with.
         """
+        await find_visible_project(ctx, project_id)  # before the turn, so that nobody waits for one in vain
         async with take_turn(ctx.request, ctx.services.analysis_turns), ctx.reading() as connection:
             await find_visible_project(ctx, project_id)
             case_ids = await test_health.find_recently_failed(connection, project_id, window, MAX_SUSPECTS)

@@ -64,6 +64,7 @@ class SplittingController(Controller):
             raise Invalid.field("tests", "is required, or files")
         if data.tests is not None and data.files is not None:
             raise Invalid.field("files", "is not possible together with tests")
+        await find_visible_job(ctx, job_id)  # before the turn, so that nobody waits for one in vain
         async with take_turn(ctx.request, ctx.services.analysis_turns):
             async with ctx.reading() as connection:
                 job = await find_visible_job(ctx, job_id)

@@ -142,12 +142,12 @@ class TestCaseController(Controller):
         if (project_id is None) == (job_id is None):
             raise Invalid.field("project_id", "or `job_id` is required, and not both")
         position = None if after is None else parse_position(after)
+        await find_project_of(ctx, project_id, job_id)  # before the turn, so that nobody waits for one in vain
         async with take_turn(ctx.request, ctx.services.analysis_turns), ctx.reading() as connection:
+            project_id = await find_project_of(ctx, project_id, job_id)
             if job_id is not None:
-                project_id, jobs = (await find_visible_job(ctx, job_id)).project_id, [job_id]
+                jobs = [job_id]
             else:
-                assert project_id is not None
-                await find_visible_project(ctx, project_id)
                 jobs = await test_cases.find_jobs(connection, project_id)
             activity = await read_activity(connection, project_id, jobs, first_day(days), is_job=job_id is not None)
             if search is not None:
@@ -185,6 +185,14 @@ class TestCaseController(Controller):
             results=[to_view(CaseRunItem, result, status=STATUSES[result.status]) for result in results],
             notable_runs=to_evidence(history),
         )
+
+
+async def find_project_of(ctx: RequestContext, project_id: int | None, job_id: int | None) -> int:
+    """Returns the project of the job, or else the project. Raises NotFound if the user cannot see it."""
+    if job_id is not None:
+        return (await find_visible_job(ctx, job_id)).project_id
+    assert project_id is not None
+    return (await find_visible_project(ctx, project_id)).id
 
 
 def parse_position(after: str) -> tuple[int, int]:

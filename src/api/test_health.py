@@ -166,6 +166,7 @@ class TestHealthController(Controller):
         last, ordered by id.
         """
         since = first_day(days)
+        await find_visible_project(ctx, project_id)  # before the turn, so that nobody waits for one in vain
         async with take_turn(ctx.request, ctx.services.analysis_turns), ctx.reading() as connection:
             await find_visible_project(ctx, project_id)
             suspects = await test_health.fetch_suspects(connection, project_id, since, MAX_SUSPECTS)
@@ -194,6 +195,9 @@ class TestHealthController(Controller):
         and what to do about it. `id` is the id of a test case.
         """
         since = first_day(days)
+        await ctx.find_visible(
+            test_health.find_case, "test case", id
+        )  # before the turn, so that nobody waits for one in vain
         async with take_turn(ctx.request, ctx.services.analysis_turns), ctx.reading() as connection:
             row = await ctx.find_visible(test_health.find_case, "test case", id)
             found = await test_health.fetch_histories(connection, [id])

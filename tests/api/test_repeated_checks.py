@@ -16,8 +16,9 @@ import requests
 from api import build_logs
 from api.http import repeated_checks
 from store.audit import export
+from store.postgres.caller_turns import CallerTurns
 from tests.api.test_audit_proofs import seal
-from tests.support.builders import given_build, given_job, given_project
+from tests.support.builders import given_build, given_job, given_project, upload
 from tests.support.http import Client
 from tests.support.in_process_server import InProcessServer, serve_in_process
 from tests.support.server import Server
@@ -122,23 +123,30 @@ def test_who_was_removed_while_waiting_for_a_position_gets_nothing(server: Serve
 
 
 ANALYSES = [
-    "/ai/tests/health?project_id=1",
-    "/ai/tests/1/health",
-    "/ai/emerging/latest?project_id=1",
-    "/test-cases?project_id=1",
+    "/ai/tests/health?project_id={project}",
+    "/ai/tests/{case}/health",
+    "/ai/emerging/latest?project_id={project}",
+    "/test-cases?project_id={project}",
+    "/test-cases?job_id={job}",
+    "/ai/insights?project_id={project}",
+    "/ai/summary/{build}",
 ]
 
 
-@pytest.mark.parametrize("path", ["/audit/events", "/builds?as_of=1", *ANALYSES])
-def test_who_was_removed_while_waiting_for_a_turn_reads_nothing(
-    server: Server, inside: InProcessServer, path: str
-) -> None:
-    user = server.make_user("admin")
-    number, services = user.fetch("/me")["id"], inside.services
-    turns = services.audit_turns if path.startswith("/audit") else services.past.turns
-    if path in ANALYSES:
-        turns = services.analysis_turns
-    done: Future[asyncio.Event] = Future()
+@pytest.fixture(scope="module")
+def analysed(server: Server) -> dict[str, int]:
+    project = given_project(server)
+    job = given_job(server, project)
+    build = given_build(server, job)
+    upload(server.admin, build, REPORT).then(201)
+    (result,) = server.admin.fetch("/tests", build_id=build)["results"]
+    return {"project": project, "job": job, "build": build, "case": result["test_case_id"]}
+
+
+@contextmanager
+def held_turn(inside: InProcessServer, turns: CallerTurns, client: Client) -> Iterator[None]:
+    """Holds the turn of a user until the block ends."""
+    number, done = client.fetch("/me")["id"], Future[asyncio.Event]()
 
     async def hold() -> None:
         async with turns.take(f"user:{number}"):
@@ -146,17 +154,40 @@ def test_who_was_removed_while_waiting_for_a_turn_reads_nothing(
             done.set_result(event)
             await event.wait()
 
-    with ThreadPoolExecutor() as threads:
-        holding = asyncio.run_coroutine_threadsafe(hold(), inside.loop)
-        event = done.result(TIMEOUT_S)
-        request = threads.submit(
-            requests.get, f"{inside.url}/api/v3{path}", headers=dict(user.headers), timeout=TIMEOUT_S
-        )
-        wait_until(inside, lambda: len(turns) - 1, request)
-        delete(server, user)
+    holding = asyncio.run_coroutine_threadsafe(hold(), inside.loop)
+    event = done.result(TIMEOUT_S)
+    try:
+        yield
+    finally:
         inside.call(event.set)
         holding.result(TIMEOUT_S)
+
+
+@pytest.mark.parametrize("path", ["/audit/events", "/builds?as_of=1", *ANALYSES])
+def test_who_was_removed_while_waiting_for_a_turn_reads_nothing(
+    server: Server, inside: InProcessServer, analysed: dict[str, int], path: str
+) -> None:
+    user, services = server.make_user("admin"), inside.services
+    turns = services.audit_turns if path.startswith("/audit") else services.past.turns
+    if path in ANALYSES:
+        turns = services.analysis_turns
+    url = f"{inside.url}/api/v3{path.format(**analysed)}"
+    with ThreadPoolExecutor() as threads:
+        with held_turn(inside, turns, user):
+            request = threads.submit(requests.get, url, headers=dict(user.headers), timeout=TIMEOUT_S)
+            wait_until(inside, lambda: len(turns) - 1, request)
+            delete(server, user)
         assert request.result().status_code == 401
+
+
+@pytest.mark.parametrize("path", ANALYSES)
+def test_who_sees_nothing_waits_for_no_turn(
+    server: Server, inside: InProcessServer, analysed: dict[str, int], path: str
+) -> None:
+    stranger = server.make_user("developer")
+    with held_turn(inside, inside.services.analysis_turns, stranger):
+        url = f"{inside.url}/api/v3{path.format(**analysed)}"
+        assert requests.get(url, headers=dict(stranger.headers), timeout=TIMEOUT_S).status_code == 404
 
 
 def test_who_was_removed_while_waiting_for_the_model_finds_nothing(server: Server, inside: InProcessServer) -> None:
