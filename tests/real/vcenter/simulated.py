@@ -64,7 +64,7 @@ def start_simulator(program: Path, certificates: Path) -> Simulator:
     host = f"127.0.0.1:{free_port()}"
     files = [str(certificates / "cert.pem"), str(certificates / "key.pem")]
     command = [str(program), host, USER, PASSWORD, *files]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdout is not None
     simulator = Simulator(host, certificates / "ca.pem", process)
     if process.stdout.readline() != b"ready\n":

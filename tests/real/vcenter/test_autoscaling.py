@@ -48,8 +48,8 @@ class Machines:
             self._end(self.agents.pop(name))
         for name in names:
             guestinfo = self.simulator.read_guestinfo(name)
-            token = guestinfo["guestinfo.testhide.registration-token"]
-            if token != self._tokens.get(name):
+            token = guestinfo.get("guestinfo.testhide.registration-token")
+            if token is not None and token != self._tokens.get(name):
                 if name in self.agents:
                     self._end(self.agents.pop(name))
                 self._tokens[name] = token
