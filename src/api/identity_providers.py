@@ -22,6 +22,7 @@ from commands.identity_providers import (
     UnlinkIdentity,
     UpdateIdentityProvider,
 )
+from commands.value_checks import described_as
 from domain.core.errors import Conflict, Invalid, OutsideFailure
 from domain.endpoints import mask_url
 from domain.users import Role
@@ -43,6 +44,7 @@ Url = Annotated[
     str,
     Meta(max_length=2_000, pattern=r"^https?://\S+$", description="an address that begins with http:// or https://"),
 ]
+MetadataUrl = Annotated[Url, described_as(format="https-url")]
 EntityId = Annotated[
     str, Meta(min_length=1, max_length=1_024, pattern=r"^\S+$", description="an entity id without spaces")
 ]
@@ -60,7 +62,7 @@ class NewIdentityProvider(msgspec.Struct):
     name: Name
     metadata: Metadata | UnsetType = UNSET
     """SAML metadata of the provider, as XML."""
-    metadata_url: Url | UnsetType | None = UNSET
+    metadata_url: MetadataUrl | UnsetType | None = UNSET
     """URL of the provider's SAML metadata, which the server reads now and every hour."""
     entity_id: EntityId | UnsetType = UNSET
     """Name by which the provider calls itself in assertions."""
@@ -104,7 +106,7 @@ class IdentityProviderChanges(msgspec.Struct):
     name: Name | UnsetType = UNSET
     metadata: Metadata | UnsetType = UNSET
     """SAML metadata of the same provider, as XML. An alternative to `sso_url` and `certificates`."""
-    metadata_url: Url | UnsetType | None = UNSET
+    metadata_url: MetadataUrl | UnsetType | None = UNSET
     """URL of the same provider's SAML metadata, which the server reads now and every hour. Null ends the hourly
     reading.
     """

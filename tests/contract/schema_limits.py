@@ -59,6 +59,7 @@ LIMITS = (
     Limit("GET /test-cases", "after", "must be from the `Link`", BY_STATE),
     Limit("POST /webhooks/{id}/replay", "position|since", "is beyond|lies in the future", BY_STATE),
     Limit("POST /users|PUT /users/{user_id}", "memberships|project_ids", "are instead of", TWO_FIELDS),
+    Limit("POST /users|PUT /users/{user_id}", "memberships", "name a project twice", "equal items of a list"),
     Limit(
         "(POST|PUT) /identity-providers(/{id})?",
         "metadata|metadata_url|entity_id|sso_url|certificates",
