@@ -73,7 +73,7 @@ func (g *gate) forward(w http.ResponseWriter, r *http.Request) {
 	body, _ := io.ReadAll(r.Body)
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	answer := httptest.NewRecorder()
-	// One request at a time: the simulator ends if two of them read and change the same machine.
+	// One request at a time: the simulator does not lock all that it reads and changes, and ended during reverts.
 	g.Lock()
 	g.next.ServeHTTP(answer, r)
 	lost, held := false, g.held
