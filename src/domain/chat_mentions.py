@@ -11,7 +11,7 @@ from domain.answers import Question
 from domain.evidence import Evidence, FailedTest
 
 MAX_NAMES = 20
-"""Number of names of tests that a message may have. The first ones count."""
+"""Number of names of tests, and of numbers of builds, that a message may have. The first ones count."""
 _TEST = re.compile(r"(?<![\w./:-])[\w./-]*::[\w:.]*\w|(?<![\w/.-])test_\w+|(?<![\w/.-])Test[A-Z]\w+")
 _NAME = re.compile(r"[\W\d_]|[a-z][A-Z]")
 """Part of what is the name of a test rather than a common word, such as `build`."""
@@ -48,8 +48,10 @@ def find_names_of_tests(message: str) -> list[str]:
 
 
 def find_build_numbers(message: str) -> list[int]:
-    """Returns the numbers of the builds that a message names in words, such as `build 12`, each once."""
-    return list(dict.fromkeys(int(number) for number in _BUILD.findall(" ".join(message.split()))))
+    """Returns the numbers of the builds that a message names in words, such as `build 12`, each once, MAX_NAMES at
+    most.
+    """
+    return list(dict.fromkeys(int(number) for number in _BUILD.findall(" ".join(message.split()))))[:MAX_NAMES]
 
 
 @lru_cache(maxsize=16)

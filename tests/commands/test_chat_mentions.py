@@ -176,6 +176,8 @@ def test_numbers_of_builds() -> None:
 def test_the_first_names_of_a_message_count() -> None:
     names = [f"test_{number}" for number in range(MAX_NAMES + 1)]
     assert find_names_of_tests(" ".join(names)) == names[:-1]
+    builds = ask(" ".join(f"Why did build {number} fail?" for number in range(100, 300))).claims[0].text
+    assert (builds.count(","), builds.endswith(f" and {100 + MAX_NAMES - 1}.")) == (MAX_NAMES - 1, True)
 
 
 @pytest.mark.parametrize("part", ["a", "::", "a.", ":", " ", "/"])
