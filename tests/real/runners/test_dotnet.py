@@ -1,12 +1,15 @@
-"""Reports in TRX by Microsoft's own logger: `dotnet test` by examples/runners/dotnet.sh, with a test framework of ours,
-since those that people use come from NuGet only.
+"""Reports in TRX by Microsoft's own logger: `dotnet test` by examples/runners/dotnet.sh. The SDK's compiler, runner and
+logger are real. The test framework with its adapter is ours, since those that people use come from NuGet only, and so
+is the entry point of the test host, which starts the SDK's engine. test_shards.py has the shards and matrices.
 """
 
 import os
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -29,6 +32,8 @@ ENGINE = (
 )
 RUNTIME = '{"runtimeOptions": {"framework": {"name": "Microsoft.NETCore.App", "version": "3.1.0"}}}'
 CART = "Shop.CartTest"
+TRX = "{http://microsoft.com/schemas/VisualStudio/TeamTest/2010}"
+OUTCOMES = {"passed": "Passed", "failed": "Failed", "skipped": "NotExecuted"}
 
 
 class Project:
@@ -102,6 +107,18 @@ def suites_of(report: ReportRead) -> set[str]:
     return set(report.suites)
 
 
+def outcomes_in(path: Path | None) -> Counter[tuple[str | None, str | None]]:
+    """Reads the name and outcome of each result without our parser."""
+    assert path is not None
+    results = ElementTree.parse(path).iter(f"{TRX}UnitTestResult")
+    return Counter((f"{CART}.{result.get('testName')}", result.get("outcome")) for result in results)
+
+
+def outcomes_of(report: ReportRead) -> Counter[tuple[str, str]]:
+    rows = zip(report.tests, report.statuses, strict=True)
+    return Counter((report.node_ids[test], OUTCOMES[STATUSES[status]]) for test, status in rows)
+
+
 @pytest.mark.real("node", "g++")
 def test_outcomes_rows_and_selected_tests(project: Project) -> None:
     broken = project.run("cart.dll", variables=["BROKEN"])
@@ -110,6 +127,7 @@ def test_outcomes_rows_and_selected_tests(project: Project) -> None:
     failed = [f"{CART}.Discounts", f"{CART}.Packs(2)"]
     others = ["Adds", "Packs(1)", *(f"Weighs({number})" for number in range(1, 11)), "Ships", "Ends"]
     assert statuses_of(report) == {**dict.fromkeys(failed, "failed"), **{f"{CART}.{name}": "passed" for name in others}}
+    assert outcomes_of(report) == outcomes_in(broken[1])
     assert [STATUSES[status] for status in report.statuses].count("skipped") == 1
     assert (judge([broken])[0], judge([broken], failed[1:])[0], judge([broken], failed)[0]) == (
         "failed",
@@ -117,6 +135,7 @@ def test_outcomes_rows_and_selected_tests(project: Project) -> None:
         "passed",
     )
     passed = project.run("cart.dll")
+    assert outcomes_of(read(passed[1])) == outcomes_in(passed[1])
     assert judge([passed]) == ("passed", 16)
     for shards in ([broken, passed], [passed, broken]):
         assert judge(shards)[0] == "failed"

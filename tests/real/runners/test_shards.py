@@ -1,6 +1,6 @@
-"""Shards and matrices of jest, vitest, mocha, go, surefire and gradle: machines that share the tests of a build, and
-machines that run the same tests with other values. Each sends a report of the same name. The build, or the group of
-builds, is failed if one of them failed, and its counts are their sums.
+"""Shards and matrices of jest, vitest, mocha, go, surefire, gradle and dotnet: machines that share the tests of a
+build, and machines that run the same tests with other values. Each sends a report of the same name. The build, or the
+group of builds, is failed if one of them failed, and its counts are their sums.
 """
 
 import shutil
@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from domain.results import FAILED, PASSED
-from tests.real.runners import test_go, test_gradle, test_maven
-from tests.real.runners.project import Project, read
+from tests.real.runners import test_dotnet, test_go, test_gradle, test_maven
+from tests.real.runners.project import Project, read, statuses_of
 from tests.real.runners.verdicts import judge
 from tests.support.builders import CONFIGURATION, Shop, finish, given_build, upload
 from tests.support.server import Server
@@ -47,7 +47,7 @@ def keep(run: tuple[int, Path | None], folder: Path, name: str) -> Run:
     """Puts a report where no later run replaces it."""
     code, report = run
     assert report is not None
-    return code, Path(shutil.move(report, folder / f"{name}.xml"))
+    return code, Path(shutil.move(report, folder / f"{name}{report.suffix}"))
 
 
 def must_fail(server: Server, runs: Sequence[Run]) -> None:
@@ -62,7 +62,7 @@ def must_fail(server: Server, runs: Sequence[Run]) -> None:
     for order in permutations(runs):
         build = given_build(server, shop.job)
         for _, report in order:
-            upload(server.admin, build, report.read_bytes(), "junit.xml").then(201)
+            upload(server.admin, build, report.read_bytes(), f"report{report.suffix}").then(201)
         finish(server, build)
         shown = shop.build(build)
         assert (shown["status"], shown["passed"], shown["failed"]) == ("failed", passed, 1)
@@ -74,7 +74,7 @@ def must_fail(server: Server, runs: Sequence[Run]) -> None:
     agent = shop.new_agent()
     for code, report in runs:
         build_of_group = agent.take_up()
-        agent.report(build_of_group, report.read_bytes(), "junit.xml").raise_for_status()
+        agent.report(build_of_group, report.read_bytes(), f"report{report.suffix}").raise_for_status()
         agent.finished(build_of_group, code).raise_for_status()
         shop.ended(build_of_group["id"])
     found = shop.admin.fetch(f"/build-groups/{group}")
@@ -151,3 +151,21 @@ def test_projects_of_gradle(server: Server, tmp_path: Path) -> None:
     code, (new_a, new_b) = project.run(VERSION="new")
     must_fail(server, (failing, (code, new_b)))
     must_fail(server, (failing, (code, new_a)))
+
+
+@pytest.mark.real("node", "g++")
+def test_filters_of_dotnet(server: Server, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    project = test_dotnet.Project(work)
+    shards = {"a": ["Adds", "Discounts"], "b": ["Weighs(1)", "Ships", "Ends"]}
+
+    def run(shard: str, *variables: str) -> Run:
+        wanted = [f"{test_dotnet.CART}.{name}" for name in shards[shard]]
+        made = project.run("cart.dll", wanted=wanted, variables=variables)
+        return keep(made, tmp_path, "-".join((shard, *variables)))
+
+    failing = run("a", "BROKEN")
+    assert statuses_of(read(failing[1]))[f"{test_dotnet.CART}.Discounts"] == "failed"
+    must_fail(server, (failing, run("b", "BROKEN")))
+    must_fail(server, (failing, run("a")))
