@@ -289,7 +289,8 @@ READ_MODEL_KINDS = (
         InquiryRow.table,
         "a question to the assistant is made up",
         lambda scene: scene.execute(
-            f"INSERT INTO {InquiryRow.table} VALUES ('chat-1', 'chat', 'failed', 1, 1, 1, 1, '', 1, now(), now())"
+            f"INSERT INTO {InquiryRow.table}"
+            " VALUES ('chat-1', 'chat', 'failed', 1, 1, 1, 1, '', 1, now(), now(), '', '', 0)"
         ),
     ),
     of_model(
