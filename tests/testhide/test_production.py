@@ -125,6 +125,7 @@ def operate(machine: Machine, admin: Client, patch: pytest.MonkeyPatch, capsys: 
     patch.chdir(machine.folder)
     for name, value in machine.environ.items():
         patch.setenv(name, value)
+    until(lambda: admin.fetch("/audit/checkpoints")["keys"], "the first checkpoint is signed")
     Path("export.ndjson").write_bytes(admin.when("GET", "/audit/export").content)
     Path("key.txt").write_text(admin.fetch("/audit/checkpoints")["keys"][0])
     words = {
