@@ -111,8 +111,11 @@ def normalize_host(type: ScmType, text: str) -> str:
     """
     url = (text if "://" in text else f"https://{text}").rstrip("/")
     public = PUBLIC_HOSTS.get(type)
-    is_public = public is not None and urlsplit(url).netloc.lower() in (public, f"www.{public}", f"api.{public}")
-    return "" if is_public else url
+    try:
+        name = urlsplit(url).netloc.lower()
+    except ValueError:  # no URL, which is refused later
+        return url
+    return "" if public is not None and name in (public, f"www.{public}", f"api.{public}") else url
 
 
 def evolve(state: ScmEndpoint | None, event: Event) -> ScmEndpoint | None:

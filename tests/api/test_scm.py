@@ -105,6 +105,7 @@ def test_delete(server: Server, project: int, endpoint: str) -> None:
         ({"token": "line\nbreak"}, "token", "line break"),
         ({"host": "https://127.0.0.1/"}, "host", "this machine"),
         ({"host": "http://github.example.com/"}, "host", "https://"),
+        ({"host": "[github.example.com"}, "host", "no URL"),
         ({"host": "https://github.example.com/?x=1"}, "host", "?"),
         ({"app_id": 7}, "installation_id", "is missing"),
         ({"app_id": 7, "installation_id": 8}, "token", "PEM"),

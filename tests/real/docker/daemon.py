@@ -1,8 +1,10 @@
 """A Docker engine of the tests' own: `dockerd` with folders, a socket and a bridge network of its own."""
 
+import fcntl
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +20,7 @@ HOST, IMAGE = "build-host-01", "testhide/agent:3.14"
 """Names that the API reference uses in its examples."""
 NETWORK = "testhide-tests"
 READY_S = 60.0
+STARTING = Path(tempfile.gettempdir()) / "testhide-tests-dockerd.lock"
 
 
 @dataclass
@@ -48,12 +51,15 @@ class Daemon:
         if not self.certificates.exists():
             self.certificates.mkdir()
             make_certificates(self.certificates)
-        self.process = self.launch()
-        deadline = time.monotonic() + READY_S
-        while not self.is_ready():
-            assert self.process.poll() is None, (self.folder / "log").read_text()[-2_000:]
-            assert time.monotonic() < deadline, "the Docker engine does not start"
-            time.sleep(0.05)  # between two looks; the deadline is above
+        # One engine after the other: they fail if they make the same chain of iptables at the same moment.
+        with STARTING.open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self.process = self.launch()
+            deadline = time.monotonic() + READY_S
+            while not self.is_ready():
+                assert self.process.poll() is None, (self.folder / "log").read_text()[-2_000:]
+                assert time.monotonic() < deadline, "the Docker engine does not start"
+                time.sleep(0.05)  # between two looks; the deadline is above
 
     def launch(self) -> subprocess.Popen[bytes]:
         """Starts `dockerd` without waiting until it is ready. One that ran before must have ended."""
