@@ -216,8 +216,11 @@ def put_back(scene: Scene, kind: Kind) -> Iterator[None]:
         for table in tables:
             kept = Identifier(f"kept {table}")
             scene.connection.execute(SQL("TRUNCATE public.{}").format(Identifier(table)))
+            names = SQL(", ").join(map(Identifier, scene.fetch_stored_columns(table)))
             scene.connection.execute(
-                SQL("INSERT INTO public.{} OVERRIDING SYSTEM VALUE TABLE pg_temp.{}").format(Identifier(table), kept)
+                SQL("INSERT INTO public.{} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM pg_temp.{}").format(
+                    Identifier(table), names, names, kept
+                )
             )
             scene.connection.execute(SQL("DROP TABLE pg_temp.{}").format(kept))
         for name, last_value in sequences:

@@ -36,6 +36,14 @@ class Scene:
     def intruder(self) -> Intruder:
         return Intruder(self.connection, self.secrets, self.chance)
 
+    def fetch_stored_columns(self, table: str) -> list[str]:
+        """Returns the columns of a table, without those that PostgreSQL computes from others."""
+        query = (
+            "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0"
+            " AND NOT attisdropped AND attgenerated = '' ORDER BY attnum"
+        )
+        return [name for (name,) in self.connection.execute(query, (f'public."{table}"',))]
+
     def execute(self, statement: str, *parameters: object) -> None:
         """Executes a statement that changes rows. Fails if it changes none, since that would prove nothing."""
         assert self.connection.execute(statement.encode(), parameters).rowcount, statement
