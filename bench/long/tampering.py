@@ -214,15 +214,7 @@ def put_back(scene: Scene, kind: Kind) -> Iterator[None]:
         for (table,) in scene.connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = %s", (LOST,)):
             scene.connection.execute(SQL("ALTER TABLE {}.{} SET SCHEMA public").format(*map(Identifier, (LOST, table))))
         for table in tables:
-            kept = Identifier(f"kept {table}")
-            scene.connection.execute(SQL("TRUNCATE public.{}").format(Identifier(table)))
-            names = SQL(", ").join(map(Identifier, scene.fetch_stored_columns(table)))
-            scene.connection.execute(
-                SQL("INSERT INTO public.{} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM pg_temp.{}").format(
-                    Identifier(table), names, names, kept
-                )
-            )
-            scene.connection.execute(SQL("DROP TABLE pg_temp.{}").format(kept))
+            scene.put_back(table, f"kept {table}")
         for name, last_value in sequences:
             if last_value is not None:
                 scene.connection.execute("SELECT setval(%s::regclass, %s)", (name, last_value))

@@ -7,6 +7,7 @@ from typing import Any
 
 import psycopg
 import requests
+from psycopg.sql import SQL, Identifier
 from tests.support.server import Server
 from tests.support.tampering import Intruder
 
@@ -36,13 +37,23 @@ class Scene:
     def intruder(self) -> Intruder:
         return Intruder(self.connection, self.secrets, self.chance)
 
-    def fetch_stored_columns(self, table: str) -> list[str]:
-        """Returns the columns of a table, without those that PostgreSQL computes from others."""
+    def put_back(self, table: str, kept: str) -> None:
+        """Gives a table the rows of the temporary table `kept` again, which is dropped. Leaves out columns that
+        PostgreSQL computes from others.
+        """
         query = (
             "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0"
             " AND NOT attisdropped AND attgenerated = '' ORDER BY attnum"
         )
-        return [name for (name,) in self.connection.execute(query, (f'public."{table}"',))]
+        found = self.connection.execute(query, (f'public."{table}"',))
+        columns = SQL(", ").join(Identifier(name) for (name,) in found)
+        parts = {"table": Identifier(table), "kept": Identifier(kept), "columns": columns}
+        for statement in (
+            SQL("TRUNCATE public.{table}"),
+            SQL("INSERT INTO public.{table} ({columns}) OVERRIDING SYSTEM VALUE SELECT {columns} FROM pg_temp.{kept}"),
+            SQL("DROP TABLE pg_temp.{kept}"),
+        ):
+            self.connection.execute(statement.format(**parts))
 
     def execute(self, statement: str, *parameters: object) -> None:
         """Executes a statement that changes rows. Fails if it changes none, since that would prove nothing."""
