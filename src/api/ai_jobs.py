@@ -35,7 +35,7 @@ JobId = Annotated[str, Parameter(max_length=100, description="Id of the job, fro
 
 class NewAiJob(msgspec.Struct):
     type: JobType
-    """What to do: audit the project, group its failures by cause, or search for regressions."""
+    """Kind of the job: audit the project, group its failures by cause, or search for regressions."""
     project_id: Id
     """Project to analyse."""
 
@@ -53,10 +53,10 @@ class AiJobResult(msgspec.Struct):
     """Id of the job."""
     status: InquiryStatus
     result: dict[str, Any] | None
-    """What the job has found; null until it is complete. docs/intelligence.md describes the fields for each type."""
+    """Findings of the job; null until it is complete. docs/intelligence.md describes the fields for each type."""
     type: JobType
     steps: list[str]
-    """What the job has looked at so far, one sentence each."""
+    """Look-ups of the job so far, one sentence each."""
     error: str
     """A sentence that says why the job failed; empty if it did not."""
 

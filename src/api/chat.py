@@ -76,9 +76,9 @@ class ChatReply(msgspec.Struct):
     claims: list[ClaimView]
     """The reply in sentences, each with the sources that say so."""
     next_step: NextStepView | None
-    """What to do next; null if nothing can be done by one request."""
+    """The recommended next step; null if nothing can be done by one request."""
     provider: str
-    """What has answered: `builtin` for rules and statistics, otherwise the kind of the model's server."""
+    """Author of the answer: `builtin` for rules and statistics, otherwise the kind of the model's server."""
     fell_back: str
     """A sentence that says why rules answered instead of the model; empty if the model did, or if there is none."""
 

@@ -39,7 +39,7 @@ NO_ANSWER = "The model has not answered in time, so rules and statistics have an
 MAX_OPEN_QUESTIONS = 100
 """Number of questions of a user, in chats and for diagnoses, that may be unanswered."""
 MAX_OPEN_FOR_MODEL = 5
-"""The same number if a model answers. Each takes one of 20 slots of a worker for up to a minute."""
+"""Number of open questions of a user if a model answers. Each takes one of 20 slots of a worker for up to a minute."""
 RETRY_AFTER_S = 10
 """Seconds after which a user with too many questions may try again."""
 MAX_TESTS = 100
@@ -99,7 +99,7 @@ class DiagnosisView(msgspec.Struct):
     sources: list[str]
     """All sources that the claims cite, each once."""
     next_step: NextStepView | None
-    """What to do next; null if nothing can be done by one request."""
+    """The recommended next step; null if nothing can be done by one request."""
     provider: str
     """What has made the diagnosis: `builtin` for rules and statistics, otherwise the kind of the model's server."""
     fell_back: str
