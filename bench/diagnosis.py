@@ -16,8 +16,8 @@ from bench.rebuild import NAMES, fill_log, paused_projector, run_projections, va
 from bench.support.report import Report, percentile
 from bench.support.stack import Stack, running_stack
 from commands.evaluation.cases import DiagnosisCase, load_cases
-from domain.builtin_answers import answer
-from domain.grading import ExpectedAnswer, grade_answer
+from domain.assistant.builtin_answers import answer
+from domain.assistant.grading import ExpectedAnswer, grade_answer
 from projections.builds import BuildRow
 from projections.results import BlockRow
 

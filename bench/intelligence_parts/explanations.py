@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench.support.report import Report
-from domain.log_explanations import MAX_EXCERPTS, MAX_LINES, explain
+from domain.failures.log_explanations import MAX_EXCERPTS, MAX_LINES, explain
 
 FOLDER = "failure-chunks"
 MIN_KEY = 8

@@ -19,7 +19,7 @@ from drain3.masking import MaskingInstruction
 from drain3.template_miner_config import TemplateMinerConfig
 
 from bench.support.report import Report
-from domain.log_templates import TemplateMiner
+from domain.failures.log_templates import TemplateMiner
 
 FOLDER = "log-templates"
 DRAIN_MASKS = (

@@ -23,7 +23,7 @@ from api.live.stream_clients import LiveStream, StreamClient
 from api.live.streams import Streams
 from api.tests import find_visible_result
 from commands.inquiries import AskInquiry
-from domain.answers import Answer
+from domain.assistant.answers import Answer
 from domain.core.errors import NotFound, StillRunning, TooManyRequests, Unavailable
 from domain.inquiries import (
     INQUIRY,

@@ -21,12 +21,12 @@ from api.live.requested_work import request_work
 from api.projects import find_visible_project
 from api.test_health import Days, ProjectId, mask_line
 from commands.inquiries import AskAndAnswerInquiry, AskInquiry
-from domain.answers import Answer, AnswerClaim, NextAction, Question
-from domain.builtin_answers import answer
+from domain.assistant.answers import Answer, AnswerClaim, NextAction, Question
+from domain.assistant.builtin_answers import answer
+from domain.assistant.evidence import Evidence
+from domain.assistant.project_insights import describe_project, find_pass_rate
 from domain.core.errors import Conflict, TooManyRequests
-from domain.evidence import Evidence
 from domain.inquiries import INQUIRY, InquiryAnswered, InquiryEnd, inquiry_notification
-from domain.project_insights import describe_project, find_pass_rate
 from domain.triage import Classification
 from projections import inquiries
 from projections.builds import BuildRow

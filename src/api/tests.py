@@ -20,10 +20,10 @@ from api.http.types import MAX_ID, to_view
 from api.recorded_classifications import RecordedClassification, find_recorded_classification
 from commands.reports.causes import MAX_EXAMPLES, CauseKind, EqualFailures, FailureCause, find_causes
 from domain.core.errors import NotFound
-from domain.first_failures import FirstFailure
+from domain.failures.first_failures import FirstFailure
+from domain.failures.stack_similarity import MAX_TRACES
 from domain.quarantine import filter_quarantined
 from domain.results import FAILED, PASSED, SKIPPED, STATUSES, ResultStatus
-from domain.stack_similarity import MAX_TRACES
 from domain.triage import Classification, Source
 from projections import first_failures, quarantine, results_history, results_queries
 from projections.results_history import ResultOrigin

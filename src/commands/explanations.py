@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from commands.handler import Command
 from domain.builds import BUILD, AnyBuild, BuildExplained, Finished
 from domain.core.events import Event
-from domain.log_explanations import VERSION, Excerpt
+from domain.failures.log_explanations import VERSION, Excerpt
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from commands.handler import Command, must_exist
-from domain.answers import Answer, Kind
+from domain.assistant.answers import Answer, Kind
 from domain.builds import BUILD, AnyBuild, DeletedBuild
 from domain.core.errors import Conflict, NotFound
 from domain.core.events import AnyStream, Event

@@ -17,8 +17,8 @@ import msgspec
 from domain.build_reasons import LossReason, Reason
 from domain.core.data_keys import build_key
 from domain.core.events import UNSTAMPED, Category, Event, copy_fields
+from domain.failures.log_explanations import Excerpt
 from domain.jobs import Configuration, QuarantineMode
-from domain.log_explanations import Excerpt
 from domain.nodes import agent_notification
 from domain.reports import COUNTS, Report
 from domain.triggers import BuildTrigger
@@ -197,7 +197,7 @@ class BuildExplained(BuildEvent, frozen=True):
     sealed: ClassVar[tuple[str, ...]] = ("lines",)
     attempt: int
     ranking: int
-    """`domain.log_explanations.VERSION` of the server that found the excerpts."""
+    """`domain.failures.log_explanations.VERSION` of the server that found the excerpts."""
     excerpts: list[Excerpt] = []
     lines: list[list[str]] = []
     """The lines of each excerpt, long ones cut."""

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 import msgspec
 
-from domain.answers import Answer, Kind
+from domain.assistant.answers import Answer, Kind
 from domain.core.data_keys import build_key, project_key, user_key
 from domain.core.events import Category, Event, copy_fields
 
@@ -93,7 +93,7 @@ class InquiryAnswered(InquiryEvent, frozen=True):
     sealed: ClassVar[tuple[str, ...]] = ("answer", "evidence", "result", "prompt", "fell_back")
     answer: Answer = Answer()
     evidence: dict[str, Any] = {}
-    """`domain.evidence.Evidence`, as JSON: all that the answer is based on, so that it can be evaluated again."""
+    """`domain.assistant.evidence.Evidence`, as JSON: all that the answer is based on, so it can be evaluated again."""
     result: dict[str, Any] = {}
     """What a job has found, as its answer shows it; empty for a question."""
     provider: str = "builtin"

@@ -1,7 +1,7 @@
 """Queries for builds that belong together: builds of a group, restarts of a build, builds of a change."""
 
+from domain.assistant.evidence import BuildSummary
 from domain.core.events import copy_fields
-from domain.evidence import BuildSummary
 from projections.builds import BuildRow
 from projections.engine.queries import fetch_all, fetch_column
 from store.postgres.queries import Source, fetch_rows

@@ -13,10 +13,9 @@ import msgspec
 from psycopg import AsyncConnection
 from psycopg.types.json import Jsonb
 
-from domain.answers import Question
-from domain.chat_mentions import is_asked
-from domain.core.events import copy_fields
-from domain.evidence import (
+from domain.assistant.answers import Question
+from domain.assistant.chat_mentions import is_asked
+from domain.assistant.evidence import (
     MAX_MESSAGE,
     MAX_PAST_BUILDS,
     MAX_TRACE,
@@ -34,8 +33,9 @@ from domain.evidence import (
     excerpt_log,
     with_sources,
 )
-from domain.first_failures import FirstFailure
-from domain.log_explanations import Excerpt
+from domain.core.events import copy_fields
+from domain.failures.first_failures import FirstFailure
+from domain.failures.log_explanations import Excerpt
 from domain.results import FAILED
 from domain.run_histories import RunHistory
 from domain.search import find_query_words

@@ -1,6 +1,6 @@
 """Query for the build in which a test began to fail."""
 
-from domain.first_failures import FirstFailure, find_first_failure
+from domain.failures.first_failures import FirstFailure, find_first_failure
 from domain.results import FAILED
 from projections.builds import BuildRow
 from projections.results import STATUS, BlockRow, ReportRow, SupersededRow

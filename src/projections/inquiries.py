@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from domain.answers import Kind
+from domain.assistant.answers import Kind
 from domain.builds import BuildDeleted
 from domain.core.events import Recorded
 from domain.inquiries import InquiryAnswered, InquiryAsked, InquiryCancelled, InquiryEvent, InquiryFailed

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 from psycopg import AsyncConnection
 
-from domain.evidence import FailurePatternFacts, FlakyTestFacts, ProjectFacts
+from domain.assistant.evidence import FailurePatternFacts, FlakyTestFacts, ProjectFacts
 from domain.run_histories import RunHistory, count_failing
 from domain.test_health import FAILED, assess
 from projections import test_health, trends

@@ -11,8 +11,8 @@ from commands.explanations import ExplainBuild
 from commands.handler import CommandContext, Handler
 from domain.builds import BUILD, BuildFinished, Finished
 from domain.core.events import Damaged, Recorded
-from domain.log_explanations import Excerpt, Explainer, NoiseFinder
-from domain.log_signals import clean
+from domain.failures.log_explanations import Excerpt, Explainer, NoiseFinder
+from domain.failures.log_signals import clean
 from projections import builds
 from store.log.event_log import EventLog
 from store.tables.build_logs import BuildLogs, Line

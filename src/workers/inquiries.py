@@ -13,8 +13,8 @@ from psycopg_pool import AsyncConnectionPool
 
 from commands.handler import CommandContext, Handler
 from commands.inquiries import AnswerInquiry, FailInquiry, TakeInquiryStep
-from domain.answers import Answer, AnswerClaim, Question
-from domain.builtin_answers import answer
+from domain.assistant.answers import Answer, AnswerClaim, Question
+from domain.assistant.builtin_answers import answer
 from domain.core.errors import Erased, Unavailable
 from domain.core.events import Damaged, Recorded
 from domain.inquiries import INQUIRY, JOB_TYPES, Inquiry, InquiryAnswered, InquiryAsked, JobType, find_job_type

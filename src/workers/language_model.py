@@ -13,12 +13,12 @@ import structlog
 
 from commands.handler import CommandContext
 from commands.token_quota import TokenMeter
-from domain.answers import Answer
+from domain.assistant.answers import Answer
+from domain.assistant.evidence import Evidence
+from domain.assistant.model_answers import UnusableAnswer, check_answer
+from domain.assistant.prompts import MAX_ANSWER_TOKENS, Prompt, build_prompt
 from domain.core.errors import Rejection
-from domain.evidence import Evidence
 from domain.language_model import ModelPolicy, Provider
-from domain.model_answers import UnusableAnswer, check_answer
-from domain.prompts import MAX_ANSWER_TOKENS, Prompt, build_prompt
 from integrations.llm_ports import LanguageModel, ModelReply, ModelRequest, ModelUnavailable
 
 log = structlog.get_logger()

@@ -15,9 +15,8 @@ from psycopg_pool import AsyncConnectionPool
 
 from commands.reports.causes import EqualFailures
 from commands.reports.failure_clusters import FailedBuild, FailureCluster, find_clusters, summarize_clusters
-from domain.answers import Answer
-from domain.inquiries import JobType
-from domain.project_audits import (
+from domain.assistant.answers import Answer
+from domain.assistant.project_audits import (
     ChronicFlake,
     ProjectAuditFacts,
     QuarantineEntryFacts,
@@ -25,8 +24,9 @@ from domain.project_audits import (
     audit,
     summarize_audit,
 )
+from domain.assistant.regression_scans import FailingTest, find_regressions, summarize_regressions
+from domain.inquiries import JobType
 from domain.quarantine import filter_quarantined
-from domain.regression_scans import FailingTest, find_regressions, summarize_regressions
 from domain.results import FAILED
 from domain.test_health import Assessment, assess
 from projections import first_failures, jobs, project_analyses, quarantine, results_history, test_health, trends

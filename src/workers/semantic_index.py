@@ -2,7 +2,7 @@
 
 A passage stands for all texts of a project that are equal but for numbers, times, paths and the like. These are the
 messages of failed tests, the details of failed builds, and the excerpts of their logs that explain the failure
-(`domain.log_explanations`).
+(`domain.failures.log_explanations`).
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from psycopg_pool import AsyncConnectionPool
 from commands.reports.parser.signature import mask
 from domain.builds import BuildDeleted, BuildExplained, BuildFinished
 from domain.core.events import Recorded
-from domain.failure_codes import describe_codes
+from domain.failures.failure_codes import describe_codes
 from domain.jobs import JobDeleted
 from domain.projects import ProjectDeleted
 from domain.results import FAILED, ResultsRecorded

@@ -14,7 +14,7 @@ import requests
 from api.http import repeated_checks
 from commands.handler import Command, CommandContext
 from commands.inquiries import AnswerInquiry, AskInquiry
-from domain.answers import Answer, AnswerClaim
+from domain.assistant.answers import Answer, AnswerClaim
 from tests.support.builders import finish, given_build, given_job, given_project
 from tests.support.in_process_server import InProcessServer, serve_in_process
 from tests.support.server import Server

@@ -12,7 +12,7 @@ from bench.support.paraphrases import HELD_OUT, OTHERS, PAIRS
 
 from commands.explanations import ExplainBuild
 from commands.handler import CommandContext, Handler
-from domain.log_explanations import Excerpt
+from domain.failures.log_explanations import Excerpt
 from store.clock import utcnow
 from store.tables import passages
 from testhide.adapters import embeddings

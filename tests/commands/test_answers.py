@@ -4,7 +4,7 @@ import hypothesis
 import msgspec
 from hypothesis import strategies as st
 
-from domain.answers import Answer, AnswerClaim, NextStep, Question
+from domain.assistant.answers import Answer, AnswerClaim, NextStep, Question
 
 CLAIMS = st.builds(
     AnswerClaim,

@@ -6,10 +6,10 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from domain.answers import Answer, Kind, Question
-from domain.builtin_answers import answer
-from domain.chat_intents import find_intent
-from domain.evidence import (
+from domain.assistant.answers import Answer, Kind, Question
+from domain.assistant.builtin_answers import answer
+from domain.assistant.chat_intents import find_intent
+from domain.assistant.evidence import (
     BuildFacts,
     BuildSummary,
     Evidence,

@@ -5,10 +5,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from domain.answers import Answer, Question
-from domain.builtin_answers import answer
-from domain.chat_mentions import MAX_NAMES, find_build_numbers, find_names_of_tests, names_test
-from domain.evidence import (
+from domain.assistant.answers import Answer, Question
+from domain.assistant.builtin_answers import answer
+from domain.assistant.chat_mentions import MAX_NAMES, find_build_numbers, find_names_of_tests, names_test
+from domain.assistant.evidence import (
     BuildFacts,
     BuildSummary,
     Evidence,

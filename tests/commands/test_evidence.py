@@ -2,8 +2,8 @@
 
 import msgspec
 
-from domain.answers import MAX_SOURCE_TEXT, Question
-from domain.evidence import (
+from domain.assistant.answers import MAX_SOURCE_TEXT, Question
+from domain.assistant.evidence import (
     BuildFacts,
     BuildSummary,
     Evidence,

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from domain.first_failures import BuildOutcome, find_first_failure
+from domain.failures.first_failures import BuildOutcome, find_first_failure
 from domain.results import FAILED, PASSED, SKIPPED
 
 

@@ -6,9 +6,9 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from domain.answers import Answer, AnswerClaim, NextStep, Question, Source
-from domain.evidence import Evidence
-from domain.grading import ExpectedAnswer, ExpectedHealth, Grade, grade_answer, grade_health
+from domain.assistant.answers import Answer, AnswerClaim, NextStep, Question, Source
+from domain.assistant.evidence import Evidence
+from domain.assistant.grading import ExpectedAnswer, ExpectedHealth, Grade, grade_answer, grade_health
 from domain.test_health import FAILED, assess
 from tests.support.strategies import structs
 

@@ -14,7 +14,7 @@ from commands.inquiries import (
     TakeInquiryStep,
 )
 from domain import builds, inquiries, projects
-from domain.answers import Answer, AnswerClaim
+from domain.assistant.answers import Answer, AnswerClaim
 from domain.builds import BuildDeleted, BuildQueued
 from domain.core.errors import Conflict, NotFound
 from domain.core.events import Event

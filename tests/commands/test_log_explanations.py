@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from domain.log_explanations import MAX_EXCERPTS, MAX_LINES, Excerpt, explain, find_noise
-from domain.log_signals import clean
+from domain.failures.log_explanations import MAX_EXCERPTS, MAX_LINES, Excerpt, explain, find_noise
+from domain.failures.log_signals import clean
 from tests.commands.failing_builds import MORE_FAILURES
 from tests.commands.failing_outputs import FAILURES as FAILED_TESTS
 

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from domain.log_templates import MAX_LEAVES, MAX_SIBLINGS, MAX_WORDS, TemplateMatch, TemplateMiner
+from domain.failures.log_templates import MAX_LEAVES, MAX_SIBLINGS, MAX_WORDS, TemplateMatch, TemplateMiner
 
 
 def _templates(*lines: str) -> list[str]:

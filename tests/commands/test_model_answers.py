@@ -9,9 +9,9 @@ import msgspec
 import pytest
 from hypothesis import strategies as st
 
-from domain.answers import Answer, AnswerClaim, NextStep
-from domain.model_answers import GUESS, UnusableAnswer, check_answer, clean_text
-from domain.prompts import build_prompt
+from domain.assistant.answers import Answer, AnswerClaim, NextStep
+from domain.assistant.model_answers import GUESS, UnusableAnswer, check_answer, clean_text
+from domain.assistant.prompts import build_prompt
 from tests.commands.test_prompts import make_evidence
 from tests.support.injections import INJECTIONS, LINK
 

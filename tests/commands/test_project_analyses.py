@@ -4,8 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 from commands.reports.causes import EqualFailures
 from commands.reports.failure_clusters import FailedBuild, find_clusters, summarize_clusters
-from domain.first_failures import BuildOutcome, FirstFailure
-from domain.project_audits import (
+from domain.assistant.project_audits import (
     ChronicFlake,
     ProjectAuditFacts,
     QuarantineEntryFacts,
@@ -13,7 +12,8 @@ from domain.project_audits import (
     audit,
     summarize_audit,
 )
-from domain.regression_scans import FailingTest, find_regressions, summarize_regressions
+from domain.assistant.regression_scans import FailingTest, find_regressions, summarize_regressions
+from domain.failures.first_failures import BuildOutcome, FirstFailure
 
 NOW = datetime(2026, 5, 20, 10, tzinfo=UTC)
 FLAKES = tuple(ChronicFlake(100 + n, f"t.py::test_{n}", 5, 0.1 + n / 100) for n in range(8))

@@ -7,9 +7,9 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from domain.answers import Answer, AnswerClaim, Question
-from domain.evidence import BuildFacts, Evidence, FailedTest, LogExcerpt, PastFailure, with_sources
-from domain.prompts import INSTRUCTIONS, MAX_SOURCES, MAX_SOURCES_TEXT, Prompt, build_prompt
+from domain.assistant.answers import Answer, AnswerClaim, Question
+from domain.assistant.evidence import BuildFacts, Evidence, FailedTest, LogExcerpt, PastFailure, with_sources
+from domain.assistant.prompts import INSTRUCTIONS, MAX_SOURCES, MAX_SOURCES_TEXT, Prompt, build_prompt
 from tests.support.injections import INJECTIONS
 
 BUILD = BuildFacts(9812, 3, "Nightly", "failed", "tests_failed", commit_sha="badc0de", passed=9, failed=1)

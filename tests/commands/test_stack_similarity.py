@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from domain.stack_similarity import MAX_FRAMES, Trace, compare, group
+from domain.failures.stack_similarity import MAX_FRAMES, Trace, compare, group
 
 RUNNER = tuple(f"runner.step{number}" for number in range(10))
 QUERY = ("db.connect", "db.query", "shop.load_cart")

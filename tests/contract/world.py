@@ -11,7 +11,7 @@ from typing import Any
 
 from commands.flakiness import RecordChangedFlakiness
 from commands.inquiries import AnswerInquiry
-from domain.answers import Answer
+from domain.assistant.answers import Answer
 from domain.delivery_outcomes import Outcome
 from domain.flakiness import FlakinessEmerged
 from store.clock import utcnow

@@ -11,9 +11,9 @@ import pytest
 
 from commands.handler import Handler
 from commands.token_quota import TokenMeter
-from domain.answers import Answer
+from domain.assistant.answers import Answer
+from domain.assistant.prompts import build_prompt
 from domain.language_model import ModelPolicy
-from domain.prompts import build_prompt
 from domain.token_quota import TokensReserved, TokensSettled
 from integrations.llm.openai import OpenAiModel
 from testhide.processes import Core

@@ -4,7 +4,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from domain.failure_codes import describe_codes
+from domain.failures.failure_codes import describe_codes
 from domain.rank_fusion import fuse
 
 

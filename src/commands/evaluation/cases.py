@@ -15,11 +15,11 @@ from typing import Literal
 import msgspec
 
 from commands.evaluation.facts import BUILD_ID, PROJECT_ID, CaseFacts, make_evidence
-from domain import builtin_answers
-from domain.answers import Answer, Question
+from domain.assistant import builtin_answers
+from domain.assistant.answers import Answer, Question
+from domain.assistant.evidence import Evidence
+from domain.assistant.grading import ExpectedAnswer, ExpectedHealth, Grade, grade_answer, grade_health
 from domain.evals import Suite, SuiteChoice
-from domain.evidence import Evidence
-from domain.grading import ExpectedAnswer, ExpectedHealth, Grade, grade_answer, grade_health
 from domain.language_model import BUILTIN
 from domain.test_health import BROKEN_BUILD, FAILED, RETRIED, SAME_COMMIT, assess
 

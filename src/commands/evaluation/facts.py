@@ -11,8 +11,8 @@ import msgspec
 
 from commands.reports.parser import Case as ReportedCase
 from commands.reports.parser import parse_report
-from domain.answers import Question
-from domain.evidence import (
+from domain.assistant.answers import Question
+from domain.assistant.evidence import (
     MAX_MESSAGE,
     MAX_TRACE,
     BuildFacts,
@@ -38,7 +38,7 @@ FIRST_RESULT_ID, FIRST_CASE_ID = 1001, 501
 
 
 class TestFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Facts about a failed test besides its result, as in `domain.evidence.FailedTest`."""
+    """Facts about a failed test besides its result, as in `domain.assistant.evidence.FailedTest`."""
 
     __test__ = False
 

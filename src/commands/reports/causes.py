@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 
 from commands.reports.parser.signature import find_functions, mask
-from domain.stack_similarity import Trace, group
+from domain.failures.stack_similarity import Trace, group
 
 MAX_EXAMPLES = 20
 """Results of a cause that are named."""

@@ -1,6 +1,6 @@
 """Clusters of a project's failures over many builds: failures that probably have one cause.
 
-Failures are alike if they have the same signature, or similar stack traces (`domain.stack_similarity`).
+Failures are alike if they have the same signature, or similar stack traces (`domain.failures.stack_similarity`).
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from datetime import datetime
 import msgspec
 
 from commands.reports.causes import CauseKind, EqualFailures, find_causes
-from domain.answers import Answer, AnswerClaim
+from domain.assistant.answers import Answer, AnswerClaim
 
 MAX_CLUSTERS = 20
 """Number of clusters that are shown, the largest ones."""

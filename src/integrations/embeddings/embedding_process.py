@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 from wordllama import WordLlama  # type: ignore[import-untyped]
 
-from domain.failure_codes import describe_codes
+from domain.failures.failure_codes import describe_codes
 
 DIMENSIONS = 256
 FIRST_TOKEN = 259

@@ -14,8 +14,8 @@ import pytest
 
 from commands.handler import Handler
 from commands.token_quota import TokenMeter
+from domain.assistant.prompts import build_prompt
 from domain.language_model import ModelPolicy
-from domain.prompts import build_prompt
 from integrations.llm.openai import OpenAiModel
 from integrations.llm_ports import ModelRequest
 from store.clock import utcnow

@@ -21,7 +21,7 @@ All patterns take linear time: repeats are bounded and not nested, and no two al
 import hashlib
 import re
 
-from domain import volatile_text
+from domain.failures import volatile_text
 
 MESSAGE_LENGTH = 4096
 TRACE_LENGTH = 64 * 1024

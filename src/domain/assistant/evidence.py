@@ -8,9 +8,9 @@ from typing import Literal
 
 import msgspec
 
-from domain.answers import MAX_SOURCE_TEXT, Question, Source
-from domain.log_explanations import explain
-from domain.log_signals import clean
+from domain.assistant.answers import MAX_SOURCE_TEXT, Question, Source
+from domain.failures.log_explanations import explain
+from domain.failures.log_signals import clean
 from domain.triage import Classification
 from domain.triage import Source as ClassifiedBy
 
@@ -59,7 +59,7 @@ class BuildFacts(msgspec.Struct, frozen=True):
 
 
 class FailureStart(msgspec.Struct, frozen=True):
-    """Where a test began to fail, as in `domain.first_failures`."""
+    """Where a test began to fail, as in `domain.failures.first_failures`."""
 
     build_id: int
     commit_sha: str | None

@@ -7,7 +7,7 @@ from itertools import islice
 
 import msgspec
 
-from domain.infrastructure_failures import INFRASTRUCTURE, FailureKind, make_kind
+from domain.failures.infrastructure_failures import INFRASTRUCTURE, FailureKind, make_kind
 
 
 class KindMatch(msgspec.Struct, frozen=True):

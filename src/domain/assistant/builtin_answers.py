@@ -7,15 +7,15 @@ from itertools import chain
 
 import msgspec
 
-from domain import diagnosis_claims as claims
-from domain.answers import Answer, AnswerClaim
-from domain.chat_intents import Intent, find_intent
-from domain.chat_mentions import find_asked_tests, find_build_numbers, find_names_of_tests
-from domain.diagnoses import Diagnosis, diagnose
-from domain.evidence import BuildFacts, Evidence, FailedTest, build_ref, test_ref
-from domain.failure_causes import is_flaky_by_history
-from domain.next_steps import find_next_step
-from domain.project_insights import describe_project
+from domain.assistant import diagnosis_claims as claims
+from domain.assistant.answers import Answer, AnswerClaim
+from domain.assistant.chat_intents import Intent, find_intent
+from domain.assistant.chat_mentions import find_asked_tests, find_build_numbers, find_names_of_tests
+from domain.assistant.diagnoses import Diagnosis, diagnose
+from domain.assistant.evidence import BuildFacts, Evidence, FailedTest, build_ref, test_ref
+from domain.assistant.failure_causes import is_flaky_by_history
+from domain.assistant.next_steps import find_next_step
+from domain.assistant.project_insights import describe_project
 
 MAX_LISTED = 10
 """Number of failed tests that a reply lists."""

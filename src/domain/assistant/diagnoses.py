@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from domain.evidence import BuildFacts, Evidence, FailedTest, LogExcerpt, log_ref
-from domain.evidence import build_ref as ref_of_build
-from domain.failure_causes import ASSERTION_ONLY, FIXES, MAX_LINE, ProbableCause, judge
-from domain.failure_kinds import ERROR_IN_TEST, TEST_FILE, KindMatch, find_kind
-from domain.log_signals import clean, signal_of
+from domain.assistant.evidence import BuildFacts, Evidence, FailedTest, LogExcerpt, log_ref
+from domain.assistant.evidence import build_ref as ref_of_build
+from domain.assistant.failure_causes import ASSERTION_ONLY, FIXES, MAX_LINE, ProbableCause, judge
+from domain.failures.failure_kinds import ERROR_IN_TEST, TEST_FILE, KindMatch, find_kind
+from domain.failures.log_signals import clean, signal_of
 from domain.triage import Classification
 
 HIGHEST_CONFIDENCE = 0.97

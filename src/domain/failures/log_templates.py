@@ -3,7 +3,7 @@
 After Drain (He, Zhu, Zheng, Lyu: "Drain: An Online Log Parsing Approach with Fixed Depth Tree", ICWS 2017), with two
 changes:
 
-- Volatile parts (numbers, times, addresses, paths, sizes) are masked before (`domain.volatile_text`), by the same
+- Volatile parts (numbers, times, addresses, paths, sizes) are masked before (`volatile_text.py`), by the same
   patterns for every program.
 - A family is what Drain calls a group: lines of one length with the same first words, of which enough are equal. Drain
   puts a wildcard where its lines differ. Here a position is a wildcard only if it has had more than MAX_WORDS different
@@ -19,7 +19,7 @@ from typing import Final
 
 import msgspec
 
-from domain import volatile_text
+from domain.failures import volatile_text
 
 VERSION: Final = 1
 """Version of the grouping. A new version may group the same lines differently."""

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from domain.answers import Answer, AnswerClaim
-from domain.evidence import Evidence
-from domain.prompts import Prompt
-from domain.sensitive_text import mask, remove_hidden
+from domain.assistant.answers import Answer, AnswerClaim
+from domain.assistant.evidence import Evidence
+from domain.assistant.prompts import Prompt
+from domain.assistant.sensitive_text import mask, remove_hidden
 from domain.triage import CLASSIFICATIONS, Classification
 
 MAX_ANSWER = 20_000

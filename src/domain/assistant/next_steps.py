@@ -2,9 +2,9 @@
 
 import re
 
-from domain.answers import NextStep
-from domain.diagnoses import Diagnosis
-from domain.evidence import BuildFacts, Evidence
+from domain.assistant.answers import NextStep
+from domain.assistant.diagnoses import Diagnosis
+from domain.assistant.evidence import BuildFacts, Evidence
 
 LEAST_CONFIDENCE = 0.4
 """Confidence of a diagnosis below which no step is proposed but to look."""

@@ -9,9 +9,9 @@ from typing import Any
 
 import msgspec
 
-from domain.answers import Answer, Source
-from domain.evidence import Evidence, cut
-from domain.sensitive_text import mask, remove_hidden
+from domain.assistant.answers import Answer, Source
+from domain.assistant.evidence import Evidence, cut
+from domain.assistant.sensitive_text import mask, remove_hidden
 from domain.triage import CLASSIFICATIONS
 
 MAX_SOURCES = 40

@@ -7,8 +7,8 @@ once for each test of a build, on the event loop of `testhide work`.
 import re
 from functools import lru_cache
 
-from domain.answers import Question
-from domain.evidence import Evidence, FailedTest
+from domain.assistant.answers import Question
+from domain.assistant.evidence import Evidence, FailedTest
 
 MAX_NAMES = 20
 """Number of names of tests, and of numbers of builds, that a message may have. The first ones count."""

@@ -8,8 +8,8 @@ from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 
-from domain.answers import Answer, NextAction, Question
-from domain.evidence import Evidence
+from domain.assistant.answers import Answer, NextAction, Question
+from domain.assistant.evidence import Evidence
 from domain.test_health import Action, Assessment, Risk, Trend
 from domain.triage import Classification
 

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from domain.answers import Answer, AnswerClaim
-from domain.first_failures import FirstFailure
+from domain.assistant.answers import Answer, AnswerClaim
+from domain.failures.first_failures import FirstFailure
 from domain.test_health import FLAKY_FROM
 
 MIN_FAILED_BUILDS = 2

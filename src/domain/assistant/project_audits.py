@@ -14,7 +14,7 @@ from typing import Literal
 
 import msgspec
 
-from domain.answers import Answer, AnswerClaim, NextStep
+from domain.assistant.answers import Answer, AnswerClaim, NextStep
 from domain.triage import Classification
 
 Measure = Literal["failed_builds", "flaky_tests", "time_to_green", "unread_failures", "quarantine"]

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from domain.answers import AnswerClaim
-from domain.diagnosis_claims import count, end_sentence
-from domain.evidence import ProjectFacts, case_ref, test_ref
+from domain.assistant.answers import AnswerClaim
+from domain.assistant.diagnosis_claims import count, end_sentence
+from domain.assistant.evidence import ProjectFacts, case_ref, test_ref
 
 MAX_NAMED = 3
 NOTABLE_CHANGE = 0.05

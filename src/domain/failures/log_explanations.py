@@ -2,7 +2,7 @@
 
 One pass over the lines, in linear time and with bounded memory:
 
-1. A line gets a signal (`domain.log_signals`). Lines with signals, and the stack frames and indented lines that follow
+1. A line gets a signal (`log_signals.py`). Lines with signals, and the stack frames and indented lines that follow
    them, form a block. A block ends after GAP lines without any.
 2. The score of a block is the weight of its strongest line, a little more for each further line with a signal and for
    a stack trace.
@@ -27,7 +27,7 @@ from typing import Final
 
 import msgspec
 
-from domain.log_signals import Reason, Signal, clean, is_frame, is_progress, looks_red, signal_of
+from domain.failures.log_signals import Reason, Signal, clean, is_frame, is_progress, looks_red, signal_of
 
 VERSION: Final = 1
 """Version of the ranking. A new version may rank the same log differently."""

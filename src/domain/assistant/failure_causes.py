@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from domain.evidence import (
+from domain.assistant.evidence import (
     Evidence,
     FailedTest,
     PastFailure,
@@ -19,9 +19,9 @@ from domain.evidence import (
     issue_ref,
     test_ref,
 )
-from domain.evidence import build_ref as ref_of_build
-from domain.evidence import commit_ref as ref_of_commit
-from domain.failure_kinds import ASSERTION, ERROR_IN_TEST, NAMES_FILE, TEST_FILE, KindMatch, find_kind
+from domain.assistant.evidence import build_ref as ref_of_build
+from domain.assistant.evidence import commit_ref as ref_of_commit
+from domain.failures.failure_kinds import ASSERTION, ERROR_IN_TEST, NAMES_FILE, TEST_FILE, KindMatch, find_kind
 from domain.test_health import BROKEN_FROM, FLAKY_FROM
 from domain.triage import Classification
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 
-from domain.answers import AnswerClaim
-from domain.diagnoses import Diagnosis
-from domain.evidence import (
+from domain.assistant.answers import AnswerClaim
+from domain.assistant.diagnoses import Diagnosis
+from domain.assistant.evidence import (
     MAX_PAST_BUILDS,
     BuildFacts,
     Evidence,
@@ -15,7 +15,7 @@ from domain.evidence import (
     describe_probability,
     test_ref,
 )
-from domain.failure_causes import is_flaky_by_history
+from domain.assistant.failure_causes import is_flaky_by_history
 from domain.test_health import BROKEN_FROM
 
 MAX_NAMED = 3
