@@ -189,6 +189,7 @@ async def make_question(ctx: RequestContext, data: ChatMessage) -> AskInquiry:
         job_id=None if subject is None else subject.job_id,
         build_id=None if subject is None else subject.build_id,
         result_id=result_id,
+        build_choice="" if subject is None else subject.build_choice,
         session_id=data.session_id or SESSION_ID_PREFIX + secrets.token_hex(16),
         message=data.message,
     )
@@ -224,6 +225,8 @@ async def find_subject(
             subject = ChatSubject(before, earlier.job_id, earlier.build_id)
         if subject is None:
             subject = await chat_subjects.find_only_project(connection, projects)
+        if subject is not None:
+            subject = await chat_subjects.choose_build(connection, subject, data.message)
     return subject, None
 
 

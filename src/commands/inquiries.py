@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from commands.handler import Command, must_exist
-from domain.assistant.answers import Answer, Kind
+from domain.assistant.answers import Answer, BuildChoice, Kind
 from domain.builds import BUILD, AnyBuild, DeletedBuild
 from domain.core.errors import Conflict, NotFound
 from domain.core.events import AnyStream, Event
@@ -40,6 +40,7 @@ class AskInquiry(Command):
     max_tests: int = 20
     days: int = 7
     model: str | None = None
+    build_choice: BuildChoice = ""
 
     def reads(self) -> Sequence[AnyStream]:
         return INQUIRY.at(self.inquiry_id), PROJECT.at(self.project_id or 0), BUILD.at(self.build_id or 0)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 import msgspec
 
-from domain.assistant.answers import Answer, Kind
+from domain.assistant.answers import Answer, BuildChoice, Kind
 from domain.core.data_keys import build_key, project_key, user_key
 from domain.core.events import Category, Event, copy_fields
 
@@ -74,6 +74,8 @@ class InquiryAsked(InquiryEvent, frozen=True, kw_only=True):
     days: int = 7
     model: str | None = None
     """Model that is to answer; None for the configured one."""
+    build_choice: BuildChoice = ""
+    """How the assistant chose the build; also empty in older events."""
 
 
 class InquiryStepTaken(InquiryEvent, frozen=True, kw_only=True):
@@ -137,6 +139,7 @@ class Inquiry(msgspec.Struct, frozen=True):
     max_tests: int = 20
     days: int = 7
     model: str | None = None
+    build_choice: BuildChoice = ""
     steps: tuple[InquiryStepTaken, ...] = ()
     end: InquiryEnd | None = None
     """The event that ended the inquiry; None while nobody has answered it."""

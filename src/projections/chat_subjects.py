@@ -8,7 +8,12 @@ from collections.abc import Sequence
 
 import msgspec
 
+from domain.assistant.answers import BuildChoice
+from domain.assistant.chat_intents import BUILD_INTENTS, find_intent
+from domain.assistant.chat_mentions import find_names_of_tests
+from projections.build_groups import fetch_counting
 from projections.builds import BuildRow
+from projections.engine.queries import fetch_one
 from projections.jobs import JobRow
 from projections.projects import ProjectRow
 from store.postgres.queries import Source, fetch_row, fetch_rows
@@ -27,11 +32,12 @@ class ChatSubject(msgspec.Struct, frozen=True):
     project_id: int
     job_id: int | None = None
     build_id: int | None = None
+    build_choice: BuildChoice = ""
 
 
 async def find_subject(source: Source, projects: Sequence[int] | None, message: str) -> ChatSubject | None:
-    """Returns what a message names: a build by its number; or else a job, and then the newest build of it that ended;
-    or else a project. None if it names none of these. `projects` are those that the caller may read; None for all.
+    """Returns what a message names: a build by its number; or else a job; or else a project. None if it names none of
+    these. `projects` are those that the caller may read; None for all.
     """
     if numbers := _find_numbers(message):
         query = (
@@ -55,7 +61,7 @@ async def find_subject(source: Source, projects: Sequence[int] | None, message: 
     jobs = [job for job in await fetch_rows(source, query, parameters) if _is_named(job[2], message)]
     if jobs:
         job_id, project_id, _ = max(jobs, key=lambda job: (by_project.get(job[1], 0), len(job[2]), job[0]))
-        return ChatSubject(project_id, job_id, await _find_newest_ended(source, job_id))
+        return ChatSubject(project_id, job_id)
     return ChatSubject(max(by_project, key=lambda one: (by_project[one], one))) if by_project else None
 
 
@@ -64,6 +70,37 @@ async def find_only_project(source: Source, projects: Sequence[int] | None) -> C
     query = f"SELECT id FROM {ProjectRow.table} WHERE {_IS_VISIBLE.replace('project_id', 'id')} LIMIT 2"
     rows = await fetch_rows(source, query, {"projects": _listed(projects)})
     return ChatSubject(rows[0][0]) if len(rows) == 1 else None
+
+
+async def choose_build(source: Source, subject: ChatSubject, message: str) -> ChatSubject:
+    """Returns the subject with the build that the question is about if only a job or a project is known: the newest one
+    that passed or failed. If that is of a matrix whose builds did not all pass, returns the one with the most failed
+    tests, never one that passed. A question about a project stays one if it can be answered without a build.
+    """
+    if subject.build_id is not None or (subject.job_id is None and not _asks_about_build(message)):
+        return subject
+    of = "job_id = %(job)s" if subject.job_id is not None else "project_id = %(project)s"
+    query = f"SELECT * FROM {BuildRow.table} WHERE {of} AND status IN ('passed', 'failed') ORDER BY id DESC LIMIT 1"
+    newest = await fetch_one(source, BuildRow, query, {"job": subject.job_id, "project": subject.project_id})
+    if newest is None:
+        return subject
+    group = [] if newest.group_id is None else await fetch_counting(source, newest.group_id)
+    worst = find_worst(group)
+    if worst is not None:
+        return ChatSubject(subject.project_id, worst.job_id, worst.id, "most_failures")
+    return ChatSubject(subject.project_id, newest.job_id, newest.id, "newest")
+
+
+def find_worst(group: Sequence[BuildRow]) -> BuildRow | None:
+    """Returns the build with the most failed tests among those that failed; without such builds, the first one that was
+    aborted. None if none of the builds failed or was aborted.
+    """
+    bad = [build for build in group if build.status in ("failed", "aborted")]
+    return min(bad, key=lambda build: (build.status != "failed", -build.failed, build.id), default=None)
+
+
+def _asks_about_build(message: str) -> bool:
+    return find_intent(message) in BUILD_INTENTS or bool(find_names_of_tests(message))
 
 
 def _find_numbers(message: str) -> list[int]:
@@ -76,15 +113,6 @@ def _find_numbers(message: str) -> list[int]:
 def _is_named(name: str, message: str) -> bool:
     """Returns whether the message has the name, in lower case, as words of its own: not `api` in `capital`."""
     return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", message.lower()) is not None
-
-
-async def _find_newest_ended(source: Source, job_id: int) -> int | None:
-    query = (
-        f"SELECT id FROM {BuildRow.table} WHERE job_id = %(job)s AND status IN ('passed', 'failed')"
-        " ORDER BY id DESC LIMIT 1"
-    )
-    row = await fetch_row(source, query, {"job": job_id})
-    return None if row is None else int(row[0])
 
 
 _IS_VISIBLE = "(%(projects)s::bigint[] IS NULL OR project_id = ANY (%(projects)s))"

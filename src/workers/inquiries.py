@@ -122,6 +122,7 @@ class InquiryAnswerer:
                 inquiry.include_logs,
                 inquiry.max_tests,
                 inquiry.days,
+                inquiry.build_choice,
             )
             evidence = await gather(self.pool, question)
             builtin = await asyncio.to_thread(answer, evidence)

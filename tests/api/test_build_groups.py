@@ -1,10 +1,14 @@
 """Builds of a matrix, which one request starts and which are shown as one."""
 
+import asyncio
 import uuid
 from typing import Any
 
 import pytest
+from psycopg import AsyncConnection
 
+from projections import chat_subjects
+from projections.chat_subjects import ChatSubject
 from tests.api.test_tests import FAILS, PASSES
 from tests.support.builders import CONFIGURATION, Shop
 from tests.support.server import Server
@@ -70,6 +74,14 @@ def test_the_summary_of_a_build_names_those_of_its_group_that_failed(shop: Shop)
     assert f"Other builds of its matrix did not pass: build {first} (failed)." in of_passed["summary"]
     assert f"build:{first}" in of_passed["sources"]
     assert "matrix" not in shop.admin.fetch(f"/ai/summary/{first}")["summary"]
+    for job_id in (None, shop.build(first)["job_id"]):
+        chosen = asyncio.run(choose_build(shop, ChatSubject(shop.project, job_id)))
+        assert (chosen.build_id, chosen.build_choice) == (first, "most_failures")
+
+
+async def choose_build(shop: Shop, subject: ChatSubject) -> ChatSubject:
+    async with await AsyncConnection.connect(shop.server.settings.database_url) as connection:
+        return await chat_subjects.choose_build(connection, subject, "Why is it red?")
 
 
 def test_a_matrix_from_its_start_to_its_restart(shop: Shop) -> None:

@@ -133,6 +133,22 @@ def test_the_numbers_of_builds_in_a_message(opened: Server, web: Project, other:
     assert ask(opened.admin, f"{unknown} #{2**41} #{web.build}?")["sources"] == []
 
 
+def test_nobody_has_named_a_build(opened: Server) -> None:
+    red = given_failed_build(opened, "Weekly", "expected 5 but was 6")
+    member = opened.make_user("viewer", {red.id: "read"})
+    reply = ask(member, "Why is it red?")
+    assert reply["reply"].startswith(f"This is about build {red.build} of job Weekly, the newest build that has ended.")
+    assert "expected 5 but was 6" in reply["reply"]
+    green = given_build(opened, given_job(opened, red.id, name="Lint"))
+    finish(opened, green)
+    opened.wait_until_projected()
+    newest = ask(member, "Why is it red?")
+    assert f"This is about build {green} of job Lint, the newest build that has ended." in newest["reply"]
+    again = ask(member, "And why is the weekly red?", session_id=newest["session_id"])
+    assert again["reply"].startswith(f"This is about build {red.build} of job Weekly")
+    assert f"project:{red.id}" in ask(member, "Which tests are flaky?")["sources"]
+
+
 def test_a_conversation_goes_on(member: Client, web: Project) -> None:
     first = ask(member, "Why did this build fail?", build_id=web.build)
     second = ask(member, "Which tests failed?", session_id=first["session_id"])

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from domain.assistant.answers import Answer, Question
+from domain.assistant.answers import Answer, BuildChoice, Question
 from domain.assistant.builtin_answers import answer
 from domain.assistant.chat_mentions import MAX_NAMES, find_build_numbers, find_names_of_tests, names_test
 from domain.assistant.evidence import (
@@ -107,6 +107,24 @@ def test_nothing_is_said_of_a_test_that_was_not_looked_at(message: str) -> None:
     assert "Nothing was looked up about" in ask(message, build=BuildFacts(8, 3, "Unit tests", "passed")).text
     project = ProjectFacts(12, 7, 2, 6, patterns=(FailurePatternFacts("Timeout", 4, 9, 8),))
     assert "Nothing was looked up about" in ask(message, build=None, project=project).text
+
+
+@pytest.mark.parametrize("message", ["Why is it red?", "Since when does it fail?", "Which tests failed?", "What now?"])
+@pytest.mark.parametrize(
+    ("choice", "sentence"),
+    [
+        ("newest", "build 8 of job Unit tests, the newest build that has ended"),
+        ("most_failures", "build 8 of job Unit"),
+    ],
+)
+def test_a_reply_says_which_build_the_assistant_has_chosen(message: str, choice: BuildChoice, sentence: str) -> None:
+    question = Question("chat", 12, build_id=8, message=message, build_choice=choice)
+    group = (BuildSummary(9, "failed", failed=2), BuildSummary(10, "aborted", "agent_lost"))
+    reply = ask(message, question=question, group=group)
+    assert reply.claims[0].text.startswith(f"This is about {sentence}")
+    assert reply.claims[0].sources == ("build:8",)
+    assert reply.text.count("did not pass: build 9 (2 failed tests), build 10 (aborted).") == 1
+    assert not ask(message, group=group).text.startswith("This is about")
 
 
 def test_a_result_that_did_not_fail_is_not_another() -> None:

@@ -20,6 +20,11 @@ from domain.triage import Classification
 Kind = Literal["chat", "diagnosis", "summary", "project_audit", "failure_cluster", "regression_scan"]
 NextAction = Literal["quarantine", "known_issue", "rerun", "ticket"]
 
+BuildChoice = Literal["", "newest", "most_failures"]
+"""How the assistant chose the build that a question is about: the newest one that ended, or of a matrix that did not
+pass the build with the most failed tests. Empty if it did not choose: somebody named the build, or there is none.
+"""
+
 KINDS: tuple[Kind, ...] = get_args(Kind)
 MAX_SOURCE_TEXT = 4_000
 """Largest number of characters of a source's text."""
@@ -87,3 +92,4 @@ class Question(msgspec.Struct, frozen=True):
     """Largest number of failed tests that are looked at."""
     days: int = 7
     """Look-back window of questions about a project."""
+    build_choice: BuildChoice = ""

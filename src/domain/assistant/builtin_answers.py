@@ -9,7 +9,7 @@ import msgspec
 
 from domain.assistant import diagnosis_claims as claims
 from domain.assistant.answers import Answer, AnswerClaim
-from domain.assistant.chat_intents import Intent, find_intent
+from domain.assistant.chat_intents import BUILD_INTENTS, Intent, find_intent
 from domain.assistant.chat_mentions import find_asked_tests, find_build_numbers, find_names_of_tests
 from domain.assistant.diagnoses import Diagnosis, diagnose
 from domain.assistant.evidence import BuildFacts, Evidence, FailedTest, build_ref, test_ref
@@ -113,6 +113,8 @@ def _reply_to_message(evidence: Evidence) -> Answer:
     reply = _reply(evidence, intent)
     if intent == "unknown":
         return reply
+    if build is not None:
+        reply = msgspec.structs.replace(reply, claims=(*_name_chosen_build(evidence, build, intent), *reply.claims))
     numbers = find_build_numbers(message)
     others = [str(number) for number in numbers if build is None or number != build.id]
     if others:
@@ -124,6 +126,22 @@ def _reply_to_message(evidence: Evidence) -> Answer:
         step = reply.next_step if build is not None and build.id in numbers else None
         return msgspec.structs.replace(reply, claims=(claim, *reply.claims), next_step=step)
     return reply
+
+
+def _name_chosen_build(evidence: Evidence, build: BuildFacts, intent: Intent) -> Iterator[AnswerClaim]:
+    """Says which build the answer is about if nobody has named one. Names the other builds of its matrix that did not
+    pass if answers to such a question do not.
+    """
+    match evidence.question.build_choice:
+        case "":
+            return
+        case "newest":
+            why = "the newest build that has ended"
+        case "most_failures":
+            why = "the one with the most failed tests among the newest builds of its matrix that did not pass"
+    yield AnswerClaim(f"This is about build {build.id} of job {build.job}, {why}.", (build_ref(build.id),))
+    if intent in ("flaky", "history", "changed", "duration"):
+        yield from claims.describe_group(evidence)
 
 
 def _reply(evidence: Evidence, intent: Intent) -> Answer:
@@ -208,7 +226,7 @@ def _limit_to_project(evidence: Evidence, intent: Intent) -> Iterator[AnswerClai
     if names := find_names_of_tests(evidence.question.message):
         named = " and ".join(names[: claims.MAX_NAMED])
         yield AnswerClaim(f"Nothing was looked up about {named} alone: {NAME_A_BUILD} {WHOLE_PROJECT}")
-    elif intent in ("why", "changed", "next", "tests", "duration"):
+    elif intent in BUILD_INTENTS:
         yield AnswerClaim(f"It is not known which build is meant: {NAME_A_BUILD} {WHOLE_PROJECT}")
 
 

@@ -8,6 +8,9 @@ from typing import Literal, get_args
 Intent = Literal["flaky", "history", "changed", "next", "tests", "duration", "summary", "why", "unknown"]
 INTENTS: tuple[Intent, ...] = get_args(Intent)
 
+BUILD_INTENTS: tuple[Intent, ...] = ("why", "changed", "next", "tests", "duration")
+"""Intents of questions that can only be answered about a build."""
+
 _WORDS: tuple[tuple[Intent, re.Pattern[str]], ...] = (
     (
         "flaky",
