@@ -52,7 +52,7 @@ from projections.results_cases import TestCaseRow
 from projections.results_queries import FACTS, ReportRanges
 from projections.test_cases import fetch_names
 from projections.test_health import FailureText
-from projections.triage import CLASSIFICATION, CLASSIFIED_BY, TRIAGE_JOINS
+from projections.triage import CLASSIFICATION, CLASSIFIED_BY, LINKED_ISSUE, TRIAGE_JOINS
 from store.clock import utcnow
 from store.postgres.queries import Source, connected, fetch_rows
 from store.tables import passages
@@ -173,7 +173,7 @@ async def _fetch_failed_tests(
     query = (
         f"SELECT t.id, t.case_id, c.node_id, {FACTS}::int, t.suite::int, left(coalesce(x.message, ''), %(message)s),"
         " coalesce(x.trace, ''), coalesce(x.signature, ''),"
-        f" {CLASSIFICATION}, {CLASSIFIED_BY}, coalesce(v.known_issue_id, m.known_issue_id)"
+        f" {CLASSIFICATION}, {CLASSIFIED_BY}, {LINKED_ISSUE}"
         " FROM unnest(%(ids)s::bigint[]) WITH ORDINALITY AS wanted (id, place)"
         f" CROSS JOIN LATERAL ({block}) b"
         " CROSS JOIN LATERAL (SELECT wanted.id, b.case_ids[wanted.id - b.first_result_id + 1],"

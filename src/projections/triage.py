@@ -143,15 +143,17 @@ CLASSIFIED_BY = (
     "coalesce(v.set_by_kind, CASE WHEN m.known_issue_id = 0 AND m.rule = 0 THEN 'statistics'"
     " WHEN m.id IS NOT NULL THEN 'rule' END)"
 )
-"""SQL expressions for the classification that counts for a result `t`, and for who gave it. They need TRIAGE_JOINS."""
+LINKED_ISSUE = "coalesce(v.known_issue_id, nullif(m.known_issue_id, 0))"
+"""SQL expressions for the classification that counts for a result `t`, for who gave it, and for the known issue of the
+result. They need TRIAGE_JOINS.
+"""
 
 TRIAGE_COLUMNS = (
     f"{CLASSIFICATION}, {CLASSIFIED_BY}, {email_column('v.set_by')},"
     # The defect that a person linked, or else the known issue's current defect.
     " coalesce(nullif(v.defect_key, ''), i.defect_key),"
     " CASE WHEN v.defect_key <> '' THEN v.defect_url ELSE i.defect_url END,"
-    f" nullif(v.resolution, ''), {email_column('v.resolution_by')},"
-    " coalesce(v.known_issue_id, nullif(m.known_issue_id, 0))"
+    f" nullif(v.resolution, ''), {email_column('v.resolution_by')}, {LINKED_ISSUE}"
 )
 """SQL columns with the fields of `ResultTriage` for a result `t`. They need TRIAGE_JOINS."""
 

@@ -115,6 +115,15 @@ def test_a_known_issue(server: Server, job: int) -> None:
     assert "Sandbox down" in found["root_cause"]
 
 
+def test_a_classification_rule_is_no_known_issue(server: Server, job: int) -> None:
+    project = server.admin.fetch(f"/jobs/{job}")["project_id"]
+    rule = {"title": "Prices", "classification": "product_bug", "pattern": "wrong price"}
+    server.admin.when("PUT", f"/projects/{project}/classification-rules", json={"rules": [rule]}).then(200)
+    found = diagnose(server, run(server, job, "abcd2222", test_price="AssertionError: wrong price")).then(200)
+    assert "A rule has classified" in " ".join(claim["text"] for claim in found["claims"])
+    assert found["next_step"]["action"] == "known_issue"
+
+
 def test_the_log_of_a_build_without_tests(server: Server, job: int) -> None:
     build = given_build(server, job)
     text = "+ make\nworking\nwrite: No space left on device\nmake: *** [all] Error 1\n"
