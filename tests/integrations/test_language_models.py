@@ -81,6 +81,26 @@ async def test_parameters_that_a_server_refuses_are_left_out(server: ModelServer
     assert len(server.requests) == 8
 
 
+async def test_a_server_that_takes_no_parameter(server: ModelServer, model: OpenAiModel) -> None:
+    server.next += (
+        refuses(400, "use max_completion_tokens"),
+        refuses(400, "temperature"),
+        refuses(400, "json_schema"),
+        refuses(400, "json_object"),
+        completes("x"),
+    )
+    assert (await model.complete(REQUEST)).text == "x"
+
+
+async def test_a_refusal_for_another_reason_changes_no_later_request(server: ModelServer, model: OpenAiModel) -> None:
+    server.next += [refuses(400, "the prompt has 9,000 tokens, and the model takes 8,192")] * 3
+    with pytest.raises(ModelUnavailable, match=r"refused the request \(status 400\)"):
+        await model.complete(REQUEST)
+    server.always = completes("x")
+    await model.complete(REQUEST)
+    assert server.requests[-1]["response_format"]["type"] == "json_schema"
+
+
 @pytest.mark.parametrize(
     ("behaviour", "reason", "has_used_tokens"),
     [

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 MAX_RESPONSE_BYTES = 256 * 1024
 """Largest size of a response. An answer of 1,200 tokens has some 10 KB."""
-MAX_ATTEMPTS = 4
-"""Number of tries of a request while the server refuses one of its parameters, which uses no tokens."""
 
 Format = Literal["json_schema", "json_object", "text"]
 Count = Annotated[int, msgspec.Meta(ge=0, le=10**9)]
@@ -90,7 +88,7 @@ class OpenAiModel:
         self._url, self._key, self._timeout_s = url, key, timeout_s
         self._client: AsyncOpenAI | None = None
         self._dialects: dict[str, _Dialect] = {}
-        """Model -> dialect that it took last."""
+        """Model -> dialect of its last request that was answered."""
 
     async def complete(self, request: ModelRequest) -> ModelReply:
         client = await self._open()
@@ -122,7 +120,9 @@ class OpenAiModel:
         return self._client
 
     async def _call(self, client: "AsyncOpenAI", request: ModelRequest) -> bytes:
-        """Returns the body of the response. Sends the request again without a parameter that the server refuses."""
+        """Returns the body of the response. Sends the request again without a parameter that the server refuses, which
+        uses no tokens.
+        """
         import httpx2
         import openai
 
@@ -130,17 +130,16 @@ class OpenAiModel:
             {"role": "system", "content": request.instructions},
             {"role": "user", "content": request.data},
         ]
-        for _ in range(MAX_ATTEMPTS):
-            dialect = self._dialects.get(request.model, _Dialect())
-            create: Any = client.chat.completions.with_raw_response.create
+        create: Any = client.chat.completions.with_raw_response.create
+        dialect = self._dialects.get(request.model, _Dialect())
+        while True:
             try:
                 response = await create(model=request.model, messages=messages, **dialect.parameters(request))
-                return bytes(response.content)
             except openai.APIStatusError as error:
                 simpler = dialect.without(error.message) if error.status_code in (400, 422) else None
                 if simpler is None:
                     raise _refused(error, request.model) from None
-                self._dialects[request.model] = simpler
+                dialect = simpler
             except openai.APITimeoutError:
                 raise TimeoutError from None
             except ResponseTooLong:
@@ -150,7 +149,9 @@ class OpenAiModel:
                 ) from None
             except (openai.APIConnectionError, httpx2.HTTPError) as error:  # the latter in the body of a refusal
                 raise _unreachable(error) from None
-        raise ModelUnavailable("The model's server refuses the parameters of requests.", has_used_tokens=False)
+            else:
+                self._dialects[request.model] = dialect
+                return bytes(response.content)
 
 
 def _read(body: bytes) -> ModelReply:
