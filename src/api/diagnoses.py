@@ -3,9 +3,11 @@ docs/intelligence.md says how they are found.
 """
 
 import asyncio
+import hashlib
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Annotated, Any
 
 import msgspec
@@ -158,15 +160,20 @@ class DiagnosisController(Controller):
         self, request: Request[User, Any, Any], ctx: RequestContext, data: DiagnosisRequest
     ) -> DiagnosisView:
         """Returns the most likely cause of a build's failure, how sure that is, and what to do about it, with the
-        sources that say so. The diagnosis is recorded in the audit trail, together with the evidence.
+        sources that say so. The diagnosis is recorded in the audit trail, together with the evidence; if the caller
+        asks again and nothing has changed, it is not recorded again.
 
         Answers 409 if the build has not ended, or if it passed. If a model is configured, a worker asks it for the
         words of the diagnosis. If it does not answer within a minute, the answer is that of rules and statistics.
         """
         build = await find_visible_build(ctx, data.build_id)
         must_have_failed(build)
+        question = Question(
+            "diagnosis", build.project_id, build.id, include_logs=data.include_logs, max_tests=data.max_tests
+        )
+        evidence, found = await find_answer(ctx, question)
         asked: dict[str, Any] = {
-            "inquiry_id": ID_PREFIX + secrets.token_hex(16),
+            "inquiry_id": name_diagnosis(ctx, evidence, found),
             "kind": "diagnosis",
             "user_id": ctx.user.user_id,
             "project_id": build.project_id,
@@ -175,20 +182,19 @@ class DiagnosisController(Controller):
             "include_logs": data.include_logs,
             "max_tests": data.max_tests,
         }
-        if ctx.services.model_policy.provider != "builtin":
+        if ctx.services.model_policy.provider == "builtin":
+            await ctx(AskAndAnswerInquiry(**asked, answer=found, evidence=msgspec.to_builtins(evidence)))
+            return to_diagnosis(build.id, found, "builtin", "")
+        end = await find_end(ctx, asked["inquiry_id"])
+        if not isinstance(end, InquiryAnswered) or end.fell_back:
+            if end is not None:  # the model gave no answer then, but may do so now
+                asked["inquiry_id"] = ID_PREFIX + secrets.token_hex(16)
             async with counted_question(ctx):
                 end = await ask_worker(request, ctx, AskInquiry(**asked))
             await ctx.must_access(build.project_id, f"build {build.id}")  # once more, since the model may take long
-            if isinstance(end, InquiryAnswered):
-                return to_diagnosis(build.id, end.answer, end.provider, end.fell_back)
-        question = Question(
-            "diagnosis", build.project_id, build.id, include_logs=data.include_logs, max_tests=data.max_tests
-        )
-        evidence, found = await find_answer(ctx, question)
-        if ctx.services.model_policy.provider != "builtin":
-            return to_diagnosis(build.id, found, "builtin", NO_ANSWER)
-        await ctx(AskAndAnswerInquiry(**asked, answer=found, evidence=msgspec.to_builtins(evidence)))
-        return to_diagnosis(build.id, found, "builtin", "")
+        if isinstance(end, InquiryAnswered):
+            return to_diagnosis(build.id, end.answer, end.provider, end.fell_back)
+        return to_diagnosis(build.id, found, "builtin", NO_ANSWER)
 
     @get("/summary/{build_id:int}", guards=[CAN_READ])
     async def get_summary(self, ctx: RequestContext, build_id: int) -> SummaryView:
@@ -254,15 +260,24 @@ async def find_answer(ctx: RequestContext, question: Question) -> tuple[Evidence
         return evidence, await asyncio.to_thread(answer, evidence)
 
 
+def name_diagnosis(ctx: RequestContext, evidence: Evidence, found: Answer) -> str:
+    """Returns the id of a diagnosis. It is the same if a user asks again and nothing has changed, so that an unchanged
+    diagnosis is recorded once. The evidence does not show in it, since it stays when the evidence is erased.
+    """
+    contents = msgspec.json.encode((ctx.user.user_id, ctx.services.model_policy.model, evidence, found))
+    return ctx.services.secrets.claim(ID_PREFIX.removesuffix("-"), hashlib.sha256(contents).hexdigest())
+
+
+async def find_end(ctx: RequestContext, inquiry_id: str) -> InquiryEnd | None:
+    inquiry = await ctx.services.log.load_state(INQUIRY.at(inquiry_id))
+    return None if inquiry is None else inquiry.end
+
+
 async def ask_worker(request: Request[User, Any, Any], ctx: RequestContext, command: AskInquiry) -> InquiryEnd | None:
     """Asks, and returns how the inquiry ended; None if it has not after ANSWER_TIMEOUT_S."""
-
-    async def find_end() -> InquiryEnd | None:
-        inquiry = await ctx.services.log.load_state(INQUIRY.at(command.inquiry_id))
-        return None if inquiry is None else inquiry.end
-
     notification = inquiry_notification(command.inquiry_id)
-    return await request_work(request, ctx, command, notification, find_end, ANSWER_TIMEOUT_S)
+    find = partial(find_end, ctx, command.inquiry_id)
+    return await request_work(request, ctx, command, notification, find, ANSWER_TIMEOUT_S)
 
 
 def to_diagnosis(build_id: int, found: Answer, provider: str, fell_back: str) -> DiagnosisView:

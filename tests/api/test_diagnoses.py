@@ -168,6 +168,29 @@ def test_a_diagnosis_is_in_the_audit_trail(server: Server, job: int) -> None:
     assert {"inquiry.asked", "inquiry.answered"} <= set(types)
 
 
+def test_an_unchanged_diagnosis_is_recorded_once_for_each_user(server: Server) -> None:
+    project = given_project(server)
+    build = run(server, given_job(server, project), "abcd3333", test_x="boom")
+
+    def count_recorded() -> int:
+        server.wait_until_projected()
+        events = server.admin.fetch("/audit/events", project_id=project, limit=50)
+        return [event["type"] for event in events].count("inquiry.answered")
+
+    first = diagnose(server, build).then(200)
+    assert (diagnose(server, build).then(200), count_recorded()) == (first, 1)
+    diagnose(server, build, max_tests=1).then(200)
+    assert count_recorded() == 2
+    member = server.make_user("viewer", {project: "read"})
+    for _ in range(2):
+        assert member.when("POST", "/ai/diagnose", json={"build_id": build}).then(200) == first
+    assert count_recorded() == 3
+    result = result_of(server, build, "test_x")
+    server.admin.when("POST", f"/tests/{result}/classification", json={"classification": "test_bug"}).then(200)
+    assert diagnose(server, build).then(200)["classification"] == "test_bug"
+    assert count_recorded() == 4
+
+
 def test_a_worker_asks_the_model(engines: Engines, tmp_path: Path) -> None:
     """Nothing listens at the address of the model, so rules answer in its place, and say so."""
     model = {"ai_url": "http://127.0.0.1:9/v1", "ai_model": "m", "ai_key": "k"}
