@@ -16,18 +16,15 @@ BATCH_SIZE = 10
 """Number of cases whose grades are recorded together. After a crash, at most so many cases are answered again."""
 MAX_SILENT = 5
 """Number of cases in a row without an answer of the language model after which an evaluation fails."""
-
-
-class ModelSilent(Exception):
-    """The language model did not answer MAX_SILENT cases in a row. The message is a sentence that says why."""
+SILENT = f"The language model did not answer {MAX_SILENT} cases in a row."
 
 
 @dataclass(frozen=True)
 class EvalRunner:
     event_log: EventLog
     handler: Handler
-    writer: AnswerWriter | None = None
-    """Asks the language model; None in a process that has none."""
+    writer: AnswerWriter
+    """Asks the language model, if there is one."""
 
     async def run(self, eval_id: str) -> None:
         """Runs the cases that are not graded yet. Does nothing if the evaluation has ended."""
@@ -37,13 +34,13 @@ class EvalRunner:
             return
         cases = await asyncio.to_thread(load_cases)
         grader = _Grader(eval_id, None if evaluation.model == BUILTIN else evaluation.model, self.writer)
-        try:
-            for start in range(0, len(evaluation.ungraded), BATCH_SIZE):
-                names = evaluation.ungraded[start : start + BATCH_SIZE]
-                graded = [await grader.grade(name, cases.get(name)) for name in names]
-                await self.handler.execute(RecordGrades(eval_id, tuple(graded)), CALLER)
-        except ModelSilent as silent:
-            await self.handler.execute(FailEval(eval_id, str(silent)), CALLER)
+        for start in range(0, len(evaluation.ungraded), BATCH_SIZE):
+            names = evaluation.ungraded[start : start + BATCH_SIZE]
+            graded = [await grader.grade(name, cases.get(name)) for name in names if not grader.has_given_up]
+            await self.handler.execute(RecordGrades(eval_id, tuple(graded)), CALLER)
+            if grader.has_given_up:
+                await self.handler.execute(FailEval(eval_id, f"{SILENT} {grader.why_silent}"), CALLER)
+                return
         await self.handler.execute(CompleteEval(eval_id), CALLER)
 
 
@@ -52,9 +49,15 @@ class _Grader:
     eval_id: str
     model: str | None
     """Name of the language model to ask; None for the rules of the server."""
-    writer: AnswerWriter | None
+    writer: AnswerWriter
     silent: int = 0
     """Number of the last cases in a row that the language model did not answer."""
+    why_silent: str = ""
+    """A sentence that says why it did not answer the last of them."""
+
+    @property
+    def has_given_up(self) -> bool:
+        return self.silent >= MAX_SILENT
 
     async def grade(self, name: str, case: Case | None) -> GradedCase:
         if case is None:  # a worker of another release has requested it
@@ -70,7 +73,7 @@ class _Grader:
         tokens = 0
         if evidence.sources:  # without any, users get the answer of the rules, too
             why: str | None = "This process asks no language model."
-            if self.writer is not None and self.writer.language_model is not None:
+            if self.writer.language_model is not None:
                 authored = await self.writer.answer(evidence, answer, inquiry_id=f"{self.eval_id}-{name}", model=model)
                 answer, tokens, why = authored.answer, authored.tokens, authored.fell_back
             if why is not None:
@@ -81,6 +84,5 @@ class _Grader:
 
     def _miss(self, name: str, why: str, tokens: int) -> GradedCase:
         self.silent += 1
-        if self.silent >= MAX_SILENT:
-            raise ModelSilent(f"The language model did not answer {MAX_SILENT} cases in a row. {why}")
+        self.why_silent = why
         return GradedCase(name, False, "an answer of the language model", "none", (why,), tokens=tokens)

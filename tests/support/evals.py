@@ -3,17 +3,20 @@
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import timedelta
 from typing import TypeVar
 
 from commands.evals import CompleteEval, FailEval, RecordGrades, RequestEval, StartEval
 from commands.evaluation.cases import load_cases, select_cases
 from commands.handler import Command, CommandContext, Handler
+from commands.token_quota import TokenMeter
 from domain.evals import PREFIX, GradedCase, SuiteChoice
-from domain.language_model import BUILTIN
+from domain.language_model import BUILTIN, ModelPolicy
 from store.clock import utcnow
 from testhide.processes import Core, core
 from tests.support.server import Server
 from workers.evals import EvalRunner
+from workers.language_model import AnswerWriter
 
 T = TypeVar("T")
 CALLER = CommandContext("system:tests")
@@ -24,11 +27,13 @@ def run_evals(server: Server, suite: SuiteChoice, *sample_sizes: int) -> Sequenc
     """Runs an evaluation for each of the sample sizes, one after the other. Returns their ids."""
 
     async def run(parts: Core, handler: Handler) -> list[str]:
+        meter = TokenMeter(parts.log, handler, utcnow)
+        runner = EvalRunner(parts.log, handler, AnswerWriter(ModelPolicy(), None, meter, utcnow, timedelta()))
         ids = [new_id() for _ in sample_sizes]
         for eval_id, size in zip(ids, sample_sizes, strict=True):
             names = tuple(select_cases(load_cases(), suite, size))
             await handler.execute(RequestEval(eval_id, suite, BUILTIN, names), CALLER)
-            await EvalRunner(parts.log, handler).run(eval_id)
+            await runner.run(eval_id)
         return ids
 
     return _run(server, run)

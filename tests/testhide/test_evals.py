@@ -39,3 +39,15 @@ def test_a_baseline_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFi
     for path, why in ((other, "is not the result of an evaluation"), (tmp_path / "none.json", "cannot be read")):
         assert main(["evals", "run", "--suite", "health", "--against", str(path)]) == 2
         assert why in capsys.readouterr().err
+
+
+def test_a_result_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "none" / "result.json"
+    assert main(["evals", "run", "--suite", "health", "--sample-size", "1", "--json", str(path)]) == 2
+    assert f"{path} cannot be written" in capsys.readouterr().err
+
+
+def test_a_sample_has_a_case(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["evals", "run", "--suite", "health", "--sample-size", "0"])
+    assert "Must be >= 1" in capsys.readouterr().err

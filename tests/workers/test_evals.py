@@ -33,7 +33,7 @@ async def load(parts: Core) -> EvalRun:
 async def test_a_worker_grades_all_cases_and_completes(parts: Core, handler: Handler) -> None:
     names = tuple(select_cases(load_cases(), "health"))
     await handler.execute(RequestEval(EVAL, "health", BUILTIN, names), ANN)
-    await EvalRunner(parts.log, handler).run(EVAL)
+    await EvalRunner(parts.log, handler, writer(parts, None)).run(EVAL)
     evaluation = await load(parts)
     assert evaluation.status == "complete"
     assert list(evaluation.graded) == list(names)
@@ -47,7 +47,7 @@ async def test_a_worker_goes_on_after_another_one_was_killed(parts: Core, handle
     marked = tuple(GradedCase(name, False, "mark", "mark", ("marked",)) for name in names[:BATCH_SIZE])
     await handler.execute(RecordGrades(EVAL, marked), ANN)
     for _ in range(2):
-        await EvalRunner(parts.log, handler).run(EVAL)
+        await EvalRunner(parts.log, handler, writer(parts, None)).run(EVAL)
     evaluation = await load(parts)
     assert [one for one in evaluation.graded.values() if one.got == "mark"] == list(marked)
     recorded = await parts.log.read_stream(EVALUATION.at(EVAL).name, 0, 100)
@@ -57,7 +57,7 @@ async def test_a_worker_goes_on_after_another_one_was_killed(parts: Core, handle
 
 async def test_a_case_that_this_release_lacks_fails(parts: Core, handler: Handler) -> None:
     await handler.execute(RequestEval(EVAL, "health", BUILTIN, ("gone",)), ANN)
-    await EvalRunner(parts.log, handler).run(EVAL)
+    await EvalRunner(parts.log, handler, writer(parts, None)).run(EVAL)
     (graded,) = (await load(parts)).graded.values()
     assert (graded.passed, graded.faults) == (False, ("This release does not have the case.",))
 
@@ -65,7 +65,7 @@ async def test_a_case_that_this_release_lacks_fails(parts: Core, handler: Handle
 async def test_an_evaluation_that_failed_stays_as_it_is(parts: Core, handler: Handler) -> None:
     await handler.execute(RequestEval(EVAL, "health", BUILTIN, ("gone",)), ANN)
     await handler.execute(FailEval(EVAL, "The model does not answer."), ANN)
-    await EvalRunner(parts.log, handler).run(EVAL)
+    await EvalRunner(parts.log, handler, writer(parts, None)).run(EVAL)
     await handler.execute(CompleteEval(EVAL), ANN)
     evaluation = await load(parts)
     assert (evaluation.status, evaluation.error, evaluation.graded) == ("failed", "The model does not answer.", {})
@@ -108,6 +108,8 @@ async def test_an_evaluation_fails_if_the_model_is_silent(parts: Core, handler: 
         assert len(server.requests) == MAX_SILENT
     assert evaluation.status == "failed"
     assert evaluation.error.startswith(f"The language model did not answer {MAX_SILENT} cases in a row.")
+    assert len(evaluation.graded) == MAX_SILENT, "what was tried is shown"
+    assert all("refused the API key" in one.faults[0] for one in evaluation.graded.values())
 
 
 async def test_a_process_without_the_model_fails_its_evaluations(parts: Core, handler: Handler) -> None:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import msgspec
 from cyclopts import App, Parameter
+from cyclopts.validators import Number
 
 from commands.evaluation.cases import load_cases, select_cases
 from domain.evals import Comparison, EvalReport, GradedCase, SuiteChoice, compare, compute_score
@@ -19,12 +20,14 @@ app = App(name="evals", help="Grade the answers to cases whose right answers are
 def run(
     suite: SuiteChoice = "full",
     *,
-    sample_size: Annotated[int | None, Parameter(help="Number of cases to run; all by default.")] = None,
+    sample_size: Annotated[
+        int | None, Parameter(validator=Number(gte=1), help="Number of cases to run; all by default.")
+    ] = None,
     against: Annotated[Path | None, Parameter(help="Result of an earlier run to compare with.")] = None,
     json: Annotated[Path | None, Parameter(help="File to write the result to.")] = None,
 ) -> int:
     """Run the cases of a suite against the rules of the server, and print those that fail. Ends with 1 if a case fails
-    that passed in the result given by --against, and with 2 if that cannot be read.
+    that passed in the result given by --against, and with 2 if a file cannot be read or written.
 
     Parameters
     ----------
@@ -45,7 +48,7 @@ def run(
     print(f"{sum(held_out)} of the {len(held_out)} cases that are held out passed")
     if json is not None:
         result = EvalReport(suite, BUILTIN, compute_score(passed, len(graded)), tuple(graded))
-        json.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
+        _write(json, result)
     return 0 if baseline is None else _show(compare(baseline.cases, graded))
 
 
@@ -56,6 +59,13 @@ def _read(path: Path) -> EvalReport:
         raise Fault(f"{path} cannot be read: {error.strerror}", 2) from None
     except msgspec.DecodeError as error:
         raise Fault(f"{path} is not the result of an evaluation: {error}", 2) from None
+
+
+def _write(path: Path, result: EvalReport) -> None:
+    try:
+        path.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
+    except OSError as error:
+        raise Fault(f"{path} cannot be written: {error.strerror}", 2) from None
 
 
 def _show(found: Comparison) -> int:
