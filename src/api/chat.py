@@ -12,13 +12,20 @@ from litestar.params import Parameter
 from msgspec import Meta
 
 from api.builds import find_visible_build
-from api.diagnoses import ClaimView, NextStepView, counted_question
+from api.diagnoses import (
+    ClaimView,
+    NextStepView,
+    ask_worker,
+    counted_question,
+    find_end,
+    to_claims,
+    to_next_step,
+)
 from api.http.idempotency import ReplayedResponse
 from api.http.permissions import CAN_READ, User
 from api.http.request_context import RequestContext
-from api.http.types import Id, to_view
+from api.http.types import Id
 from api.live.inquiry_streams import ChatTokens, say_why
-from api.live.requested_work import request_work
 from api.live.stream_clients import LiveStream, StreamClient
 from api.live.streams import Streams
 from api.tests import find_visible_result
@@ -26,12 +33,9 @@ from commands.inquiries import AskInquiry
 from domain.assistant.answers import Answer
 from domain.core.errors import NotFound, StillRunning, TooManyRequests, Unavailable
 from domain.inquiries import (
-    INQUIRY,
     SESSION_ID_PREFIX,
     InquiryAnswered,
-    InquiryEnd,
     InquiryFailed,
-    inquiry_notification,
 )
 from projections import chat_subjects, inquiries
 from projections.chat_subjects import ChatSubject
@@ -102,13 +106,7 @@ class ChatController(Controller):
         """
         async with checked_replay(ctx), counted_question(ctx):
             command = await make_question(ctx, data)
-
-            async def find_end() -> InquiryEnd | None:
-                inquiry = await ctx.services.log.load_state(INQUIRY.at(command.inquiry_id))
-                return None if inquiry is None else inquiry.end
-
-            notification = inquiry_notification(command.inquiry_id)
-            end: InquiryEnd | None = await request_work(request, ctx, command, notification, find_end, ANSWER_TIMEOUT_S)
+            end = await ask_worker(request, ctx, command, ANSWER_TIMEOUT_S)
         if command.project_id is not None:  # once more, since the answer may have taken long
             await ctx.must_access(command.project_id, f"question {command.inquiry_id}")
         if end is None:
@@ -151,8 +149,7 @@ class ChatController(Controller):
             raise NotFound(f"There is no question {chat_id}.")
         if row.project_id is not None:
             await ctx.must_access(row.project_id, f"question {chat_id}")
-        inquiry = await ctx.log.load_state(INQUIRY.at(chat_id))
-        end = None if inquiry is None else inquiry.end
+        end = await find_end(ctx, chat_id)
         answered = end if isinstance(end, InquiryAnswered) else None
         error = say_why(end) if isinstance(end, InquiryFailed) else ""
         return to_reply(ChatAnswer, row.session_id, answered, status=row.status, error=error)
@@ -236,8 +233,8 @@ def to_reply(view: type[R], session_id: str, end: InquiryAnswered | None, **more
         session_id=session_id,
         reply=answer.text,
         sources=answer.sources,
-        claims=[to_view(ClaimView, claim, sources=list(claim.sources)) for claim in answer.claims],
-        next_step=None if answer.next_step is None else to_view(NextStepView, answer.next_step),
+        claims=to_claims(answer.claims),
+        next_step=to_next_step(answer.next_step),
         provider="" if end is None else end.provider,
         fell_back="" if end is None else end.fell_back,
         **more,

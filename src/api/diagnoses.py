@@ -23,7 +23,7 @@ from api.live.requested_work import request_work
 from api.projects import find_visible_project
 from api.test_health import Days, ProjectId, mask_line
 from commands.inquiries import AskAndAnswerInquiry, AskInquiry
-from domain.assistant.answers import Answer, AnswerClaim, NextAction, Question
+from domain.assistant.answers import Answer, AnswerClaim, NextAction, NextStep, Question
 from domain.assistant.builtin_answers import answer
 from domain.assistant.evidence import Evidence
 from domain.assistant.project_insights import describe_project, find_pass_rate
@@ -190,7 +190,7 @@ class DiagnosisController(Controller):
             if end is not None:  # the model gave no answer then, but may do so now
                 asked["inquiry_id"] = ID_PREFIX + secrets.token_hex(16)
             async with counted_question(ctx):
-                end = await ask_worker(request, ctx, AskInquiry(**asked))
+                end = await ask_worker(request, ctx, AskInquiry(**asked), ANSWER_TIMEOUT_S)
             await ctx.must_access(build.project_id, f"build {build.id}")  # once more, since the model may take long
         if isinstance(end, InquiryAnswered):
             return to_diagnosis(build.id, end.answer, end.provider, end.fell_back)
@@ -269,15 +269,17 @@ def name_diagnosis(ctx: RequestContext, evidence: Evidence, found: Answer) -> st
 
 
 async def find_end(ctx: RequestContext, inquiry_id: str) -> InquiryEnd | None:
-    inquiry = await ctx.services.log.load_state(INQUIRY.at(inquiry_id))
+    inquiry = await ctx.log.load_state(INQUIRY.at(inquiry_id))
     return None if inquiry is None else inquiry.end
 
 
-async def ask_worker(request: Request[User, Any, Any], ctx: RequestContext, command: AskInquiry) -> InquiryEnd | None:
-    """Asks, and returns how the inquiry ended; None if it has not after ANSWER_TIMEOUT_S."""
+async def ask_worker(
+    request: Request[User, Any, Any], ctx: RequestContext, command: AskInquiry, timeout_s: float
+) -> InquiryEnd | None:
+    """Asks, and returns how the inquiry ended; None if it has not after `timeout_s`."""
     notification = inquiry_notification(command.inquiry_id)
     find = partial(find_end, ctx, command.inquiry_id)
-    return await request_work(request, ctx, command, notification, find, ANSWER_TIMEOUT_S)
+    return await request_work(request, ctx, command, notification, find, timeout_s)
 
 
 def to_diagnosis(build_id: int, found: Answer, provider: str, fell_back: str) -> DiagnosisView:
@@ -286,7 +288,7 @@ def to_diagnosis(build_id: int, found: Answer, provider: str, fell_back: str) ->
         found,
         build_id=build_id,
         claims=to_claims(found.claims),
-        next_step=None if found.next_step is None else to_view(NextStepView, found.next_step),
+        next_step=to_next_step(found.next_step),
         provider=provider,
         fell_back=fell_back,
     )
@@ -302,3 +304,7 @@ def must_have_failed(build: BuildRow) -> None:
 
 def to_claims(claims: tuple[AnswerClaim, ...]) -> list[ClaimView]:
     return [ClaimView(claim.text, list(claim.sources), claim.is_guess) for claim in claims]
+
+
+def to_next_step(step: NextStep | None) -> NextStepView | None:
+    return None if step is None else to_view(NextStepView, step)

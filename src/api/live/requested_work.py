@@ -34,33 +34,26 @@ async def request_work(
 
     `notification` is the payload that the event at the end sends to AGENT_NOTIFICATIONS.
     """
-    return await check_after(request, _request(request, ctx, command, notification, find_end, timeout_s))
 
+    async def wait_for_end() -> T | None:
+        ended = asyncio.Event()
 
-async def _request(
-    request: Request[User, Any, Any],
-    ctx: RequestContext,
-    command: Command,
-    notification: str,
-    find_end: Callable[[], Awaitable[T | None]],
-    timeout_s: float,
-) -> T | None:
-    ended = asyncio.Event()
+        def on_wake(payload: str | None) -> None:
+            if payload in (None, notification):
+                ended.set()
 
-    def on_wake(payload: str | None) -> None:
-        if payload in (None, notification):
-            ended.set()
+        # Subscribe before the request, so that no notification of the end is missed.
+        with ctx.services.listener.subscribed(AGENT_NOTIFICATIONS, on_wake):
+            await ctx(command)
+            deadline = asyncio.get_running_loop().time() + timeout_s
+            async with watching_disconnect(request, ended) as is_gone:
+                while True:
+                    ended.clear()
+                    if (end := await find_end()) is not None:
+                        return end
+                    left = deadline - asyncio.get_running_loop().time()
+                    if left <= 0 or is_gone.is_set():
+                        return None
+                    await wait_for(ended, min(POLL_INTERVAL_S, left))
 
-    # Subscribe before the request, so that no notification of the end is missed.
-    with ctx.services.listener.subscribed(AGENT_NOTIFICATIONS, on_wake):
-        await ctx(command)
-        deadline = asyncio.get_running_loop().time() + timeout_s
-        async with watching_disconnect(request, ended) as is_gone:
-            while True:
-                ended.clear()
-                if (end := await find_end()) is not None:
-                    return end
-                left = deadline - asyncio.get_running_loop().time()
-                if left <= 0 or is_gone.is_set():
-                    return None
-                await wait_for(ended, min(POLL_INTERVAL_S, left))
+    return await check_after(request, wait_for_end())
