@@ -209,7 +209,7 @@ class DiagnosisController(Controller):
         await find_visible_project(ctx, project_id)
         async with take_turn(ctx.request, ctx.services.analysis_turns):
             await ctx.must_access(project_id)  # once more, after the wait
-            evidence = await gather(ctx.source, Question("summary", project_id, days=days))
+            evidence = await gather(ctx.source, ctx.log, Question("summary", project_id, days=days))
         facts = evidence.project
         assert facts is not None, "the question is about no build"
         found = Answer(tuple(describe_project(facts)))
@@ -255,7 +255,7 @@ async def find_answer(ctx: RequestContext, question: Question) -> tuple[Evidence
     """Returns the evidence for a question about a build, and the answer by rules and statistics."""
     async with take_turn(ctx.request, ctx.services.analysis_turns):
         await ctx.must_access(question.project_id, f"build {question.build_id}")  # once more, after the wait
-        evidence = await gather(ctx.source, question)
+        evidence = await gather(ctx.source, ctx.log, question)
         # In a thread, since patterns are searched in many texts.
         return evidence, await asyncio.to_thread(answer, evidence)
 

@@ -1,10 +1,20 @@
-"""Queries for builds that belong together: builds of a group, restarts of a build, builds of a change."""
+"""Queries for builds that belong together: builds of a group, restarts of a build, builds of a change, builds of a job
+and branch.
+"""
+
+from psycopg.types.json import Jsonb
 
 from domain.assistant.evidence import BuildSummary
 from domain.core.events import copy_fields
+from projections import builds
 from projections.builds import BuildRow
 from projections.engine.queries import fetch_all, fetch_column
 from store.postgres.queries import Source, fetch_rows
+
+MAX_EARLIER = 10
+"""Number of builds of the job and branch before this one."""
+SEARCHED_EARLIER = 60
+"""Number of builds of the job among which these are searched."""
 
 
 async def fetch_counting(source: Source, group_id: int) -> list[BuildRow]:
@@ -60,3 +70,29 @@ async def fetch_of_change(source: Source, change_id: int) -> list[tuple[int, int
         " AND (trigger->>'change_id')::bigint = %(change)s ORDER BY job_id, id"
     )
     return [(job_id, build_id) for job_id, build_id in await fetch_rows(source, query, {"change": change_id})]
+
+
+async def fetch_earlier(source: Source, build: BuildRow) -> tuple[BuildSummary, ...]:
+    """Returns the builds of the same job, branch and combination before this one that passed or failed."""
+    query = (
+        f"SELECT * FROM (SELECT * FROM {BuildRow.table} WHERE job_id = %(job)s AND id < %(id)s ORDER BY id DESC"
+        f" LIMIT {SEARCHED_EARLIER}) older WHERE status IN ('passed', 'failed') AND branch = %(branch)s"
+        f" AND matrix = %(matrix)s ORDER BY id DESC LIMIT {MAX_EARLIER}"
+    )
+    parameters = {"job": build.job_id, "id": build.id, "branch": build.branch, "matrix": Jsonb(build.matrix)}
+    rows = await fetch_all(source, BuildRow, query, parameters)
+    return tuple(copy_fields(BuildSummary, row) for row in rows)
+
+
+async def fetch_same_commit(source: Source, build: BuildRow) -> tuple[BuildSummary, ...]:
+    """Returns some other builds of the job and combination on the commit that passed or failed, the newest first."""
+    if not build.commit_sha:
+        return ()
+    ids = await builds.find_ended_on_commit(source, build.job_id, build.commit_sha, build.matrix, other_than=build.id)
+    rows = await fetch_all(
+        source,
+        BuildRow,
+        f"SELECT * FROM {BuildRow.table} WHERE id = ANY (%(ids)s) ORDER BY id DESC",
+        {"ids": ids},
+    )
+    return tuple(copy_fields(BuildSummary, row) for row in rows)

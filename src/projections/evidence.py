@@ -11,7 +11,6 @@ from typing import Any
 
 import msgspec
 from psycopg import AsyncConnection
-from psycopg.types.json import Jsonb
 
 from domain.assistant.answers import Question
 from domain.assistant.chat_mentions import is_asked
@@ -20,7 +19,6 @@ from domain.assistant.evidence import (
     MAX_PAST_BUILDS,
     MAX_TRACE,
     BuildFacts,
-    BuildSummary,
     Evidence,
     FailedTest,
     FailureGroup,
@@ -43,6 +41,7 @@ from domain.test_health import FAILED as RUN_FAILED
 from domain.test_health import assess
 from projections import build_groups, builds, first_failures, results_queries, test_health
 from projections.builds import BuildRow
+from projections.change_evidence import fetch_changes
 from projections.engine.queries import fetch_all, find_row
 from projections.jobs import JobRow
 from projections.known_issues import KnownIssueRow
@@ -54,6 +53,7 @@ from projections.test_cases import fetch_names
 from projections.test_health import FailureText
 from projections.triage import CLASSIFICATION, CLASSIFIED_BY, LINKED_ISSUE, TRIAGE_JOINS
 from store.clock import utcnow
+from store.log.event_log import EventLog
 from store.postgres.queries import Source, connected, fetch_rows
 from store.tables import passages
 from store.tables.build_logs import BuildLogs
@@ -73,17 +73,13 @@ many at least.
 """
 MAX_LINE = 300
 """Number of characters of a message's first line from which these words are taken."""
-MAX_EARLIER = 10
-"""Number of builds of the job and branch before this one."""
-SEARCHED_EARLIER = 60
-"""Number of builds of the job among which these are searched."""
 TAIL_LINES = 2_000
 """Number of lines at the end of a log that are read if no worker has explained the log yet."""
 
 
-async def gather(source: Source, question: Question) -> Evidence:
+async def gather(source: Source, log: EventLog, question: Question) -> Evidence:
     """Returns what is known about the build of a question, or about its project if it is about no build. If the project
-    has no such build, the evidence contains no build.
+    has no such build, the evidence contains no build. `log` has the changes of repositories.
     """
     async with connected(source) as connection:
         if question.build_id is None:
@@ -92,7 +88,10 @@ async def gather(source: Source, question: Question) -> Evidence:
         build = await builds.find(connection, question.build_id)
         if build is None or build.project_id != question.project_id:
             return Evidence(question)
-        return with_sources(await _gather_of_build(connection, question, build))
+        evidence = await _gather_of_build(connection, question, build)
+    # The connection is free again, since the log takes one of its own.
+    changes = await fetch_changes(source, log, evidence)
+    return with_sources(msgspec.structs.replace(evidence, changes=changes))
 
 
 async def _gather_of_build(connection: AsyncConnection, question: Question, build: BuildRow) -> Evidence:
@@ -102,8 +101,8 @@ async def _gather_of_build(connection: AsyncConnection, question: Question, buil
         build=copy_fields(
             BuildFacts, build, job=str(build.job_id) if job is None else job.name, duration_s=_find_duration(build)
         ),
-        earlier=await _fetch_earlier(connection, build),
-        same_commit=await _fetch_same_commit(connection, build),
+        earlier=await build_groups.fetch_earlier(connection, build),
+        same_commit=await build_groups.fetch_same_commit(connection, build),
         group=await build_groups.fetch_failed_others(connection, build),
     )
     if build.status not in ("failed", "aborted"):
@@ -364,33 +363,6 @@ async def _fetch_excerpts(connection: AsyncConnection, build: BuildRow) -> tuple
     offset = max(0, await logs.count_lines(build.id, build.attempt) - TAIL_LINES)
     texts = [line.text for line in await logs.read(build.id, build.attempt, offset, TAIL_LINES)]
     return await asyncio.to_thread(excerpt_log, texts, offset)
-
-
-async def _fetch_earlier(connection: AsyncConnection, build: BuildRow) -> tuple[BuildSummary, ...]:
-    """Returns the builds of the same job, branch and combination before this one that passed or failed."""
-    query = (
-        f"SELECT * FROM (SELECT * FROM {BuildRow.table} WHERE job_id = %(job)s AND id < %(id)s ORDER BY id DESC"
-        f" LIMIT {SEARCHED_EARLIER}) older WHERE status IN ('passed', 'failed') AND branch = %(branch)s"
-        f" AND matrix = %(matrix)s ORDER BY id DESC LIMIT {MAX_EARLIER}"
-    )
-    parameters = {"job": build.job_id, "id": build.id, "branch": build.branch, "matrix": Jsonb(build.matrix)}
-    rows = await fetch_all(connection, BuildRow, query, parameters)
-    return tuple(copy_fields(BuildSummary, row) for row in rows)
-
-
-async def _fetch_same_commit(connection: AsyncConnection, build: BuildRow) -> tuple[BuildSummary, ...]:
-    if not build.commit_sha:
-        return ()
-    ids = await builds.find_ended_on_commit(
-        connection, build.job_id, build.commit_sha, build.matrix, other_than=build.id
-    )
-    rows = await fetch_all(
-        connection,
-        BuildRow,
-        f"SELECT * FROM {BuildRow.table} WHERE id = ANY (%(ids)s) ORDER BY id DESC",
-        {"ids": ids},
-    )
-    return tuple(copy_fields(BuildSummary, row) for row in rows)
 
 
 def _find_duration(build: BuildRow) -> int:

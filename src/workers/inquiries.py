@@ -124,7 +124,7 @@ class InquiryAnswerer:
                 inquiry.days,
                 inquiry.build_choice,
             )
-            evidence = await gather(self.pool, question)
+            evidence = await gather(self.pool, self.event_log, question)
             builtin = await asyncio.to_thread(answer, evidence)
             found = await self.writer.answer(evidence, builtin, inquiry_id=inquiry.inquiry_id, model=inquiry.model)
             done = AnswerInquiry(

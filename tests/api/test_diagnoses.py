@@ -7,7 +7,7 @@ from xml.sax.saxutils import quoteattr
 import pytest
 
 from testhide.engines import Engines
-from tests.support.builders import finish, given_build, given_job, given_project, upload
+from tests.support.builders import CONFIGURATION, REPOSITORY, finish, given_build, given_job, given_project, upload
 from tests.support.http import Answer
 from tests.support.semantic_index import index_failures
 from tests.support.server import Server, server_on_new_database
@@ -54,6 +54,41 @@ def test_a_commit_that_broke_a_test(server: Server, job: int) -> None:
     assert {f"build:{bad}", f"build:{good}", f"test:{result}", "commit:bbbb1111"} <= set(found["sources"])
     assert found["provider"] == "builtin"
     assert found["suggested_fix"]
+
+
+def test_a_changed_file_through_which_the_trace_passes(server: Server) -> None:
+    project = given_project(server)
+    nightly, pushed = given_job(server, project), given_job(server, project, repository=REPOSITORY)
+    server.admin.when("PUT", f"/jobs/{pushed}/configuration", json=CONFIGURATION).then(200)
+    server.admin.when("PUT", f"/jobs/{pushed}/triggers", json={"branches": ["**"]}).then(200)
+    server.wait_until_projected()
+    trace = '<failure message="assert 9 == 10">File &quot;/build/src/discount.py&quot;, line 3</failure>'
+    builds = []
+    for commit, failure, branch in (("aaaa7777", "", "main"), ("bbbb7777", "", "other"), ("cccc7777", trace, "main")):
+        push: dict[str, Any] = {
+            "branch": branch,
+            "commit_sha": commit,
+            "message": f"Push {commit} password=hunter2",
+            "author": "Ann",
+        }
+        push |= {"project_id": project, "paths": ["README.md", "src/discount.py"]}
+        server.admin.when("POST", "/builds/git-notify", json=push).then(200)
+        if branch == "main":
+            build = given_build(server, nightly, branch="main", commit_sha=commit)
+            report = f'<testsuite name="s"><testcase classname="t" name="test_total">{failure}</testcase></testsuite>'
+            upload(server.admin, build, report.encode()).then(201)
+            finish(server, build, "failed" if failure else "passed")
+            builds.append(build)
+    found = diagnose(server, builds[1]).then(200)
+    text = " ".join(claim["text"] for claim in found["claims"])
+    assert (
+        "src/discount.py was changed in commit cccc7777 by Ann (“Push cccc7777 password=[secret]”), and the trace"
+        in text
+    )
+    assert "commit:cccc7777" in found["sources"]
+    assert "aaaa7777 by" not in text
+    assert "bbbb7777" not in text
+    assert "git log aaaa7777..cccc7777" in found["suggested_fix"]
 
 
 def test_the_next_step_can_be_carried_out(server: Server, job: int) -> None:

@@ -82,6 +82,8 @@ def _explain(evidence: Evidence, build: BuildFacts, found: Diagnosis) -> Iterato
     yield claims.describe_build(build)
     yield from claims.describe_group(evidence)
     yield from claims.describe_cause(found)
+    if found.cause.classification not in ("infra", "flaky", "no_defect"):
+        yield from claims.describe_changes(evidence, found.tests)
     yield from claims.describe_tests(found)
     yield from claims.describe_others(evidence, found)
     if evidence.failures:
@@ -274,6 +276,7 @@ def _describe_changes(evidence: Evidence, build: BuildFacts) -> Iterator[AnswerC
         for claim in claims.describe_start(test):
             found_any = True
             yield claim
+    yield from claims.describe_changes(evidence, evidence.failures)
     last_green = next((one for one in evidence.earlier if one.status == "passed"), None)
     if last_green is not None:
         commits = ""
@@ -317,6 +320,8 @@ def _list_tests(evidence: Evidence, build: BuildFacts) -> Iterator[AnswerClaim]:
 def _recommend(evidence: Evidence, found: Diagnosis) -> Iterator[AnswerClaim]:
     yield from claims.describe_group(evidence)
     yield from claims.describe_cause(found)
+    if found.cause.classification not in ("infra", "flaky", "no_defect"):
+        yield from claims.describe_changes(evidence, found.tests)
     step = find_next_step(evidence, found)
     if found.cause.fix:
         yield AnswerClaim(f"Suggested fix: {found.cause.fix}.", found.cause.refs, is_guess=True)

@@ -3,16 +3,19 @@
 from collections.abc import Iterator, Sequence
 
 from domain.assistant.answers import AnswerClaim
+from domain.assistant.changed_paths import find_passed_paths
 from domain.assistant.diagnoses import Diagnosis
 from domain.assistant.evidence import (
     MAX_PAST_BUILDS,
     BuildFacts,
+    ChangeFacts,
     Evidence,
     FailedTest,
     build_ref,
     case_ref,
     commit_ref,
     describe_probability,
+    log_ref,
     test_ref,
 )
 from domain.assistant.failure_causes import is_flaky_by_history
@@ -141,6 +144,59 @@ def describe_start(test: FailedTest) -> Iterator[AnswerClaim]:
         f" {began.build_id}{between}.",
         tuple(refs),
     )
+
+
+def describe_changes(evidence: Evidence, tests: Sequence[FailedTest]) -> Iterator[AnswerClaim]:
+    """Says which changes of the repository the failures of the tests may have come with: those that changed a file
+    through which a trace passes, and otherwise all that are known. Without tests, the log is compared with the changes.
+    """
+    starts = {(test.first_bad.last_good_build, test.first_bad.build_id) for test in tests if test.first_bad is not None}
+    changes = [
+        change for change in evidence.changes if not tests or (change.last_good_build, change.first_bad_build) in starts
+    ]
+    passed = [(change, path, refs) for change in changes for path, refs in _find_passed(evidence, change, tests)]
+    for change, path, refs in passed[:MAX_NAMED]:
+        what = "the trace" if tests else "the log"
+        verb = "passes through" if tests else "names"
+        yield AnswerClaim(
+            f"{path} was changed in commit {_describe_commit(change)}, and {what} {verb} it.",
+            (commit_ref(change.commit_sha), *refs),
+        )
+    if not passed and changes:
+        first = changes[0]
+        named = "; ".join(_describe_commit(change) for change in changes[:MAX_NAMED])
+        more = f" and {len(changes) - MAX_NAMED} more" if len(changes) > MAX_NAMED else ""
+        yield AnswerClaim(
+            f"After build {first.last_good_build}, at latest with build {first.first_bad_build}, came"
+            f" {count(len(changes), 'change')} that the server knows: {named}{more}.",
+            tuple(commit_ref(change.commit_sha) for change in changes[:MAX_NAMED]),
+        )
+
+
+def _find_passed(
+    evidence: Evidence, change: ChangeFacts, tests: Sequence[FailedTest]
+) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yields the changed paths through which traces of the tests pass, or which the log names; with the sources that
+    show it.
+    """
+    build = evidence.build
+    assert build is not None, "changes are those of a build"
+    texts = [(test_ref(test), test.trace) for test in tests]
+    if not tests:
+        texts = [(log_ref(build, excerpt), "\n".join(excerpt.lines)) for excerpt in evidence.excerpts]
+    refs: dict[str, list[str]] = {}
+    for ref, text in texts:
+        for path in find_passed_paths(change.paths, [text]):
+            refs.setdefault(path, []).append(ref)
+    for path in change.paths:
+        if path in refs:
+            yield path, tuple(refs[path][:MAX_NAMED])
+
+
+def _describe_commit(change: ChangeFacts) -> str:
+    author = f" by {change.author}" if change.author else ""
+    message = f" (“{_shorten(change.message)}”)" if change.message else ""
+    return f"{change.commit_sha[:12]}{author}{message}"
 
 
 def describe_record(test: FailedTest) -> Iterator[AnswerClaim]:

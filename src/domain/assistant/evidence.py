@@ -142,6 +142,22 @@ class PastFailure(msgspec.Struct, frozen=True):
     classified_by: ClassifiedBy | None = None
 
 
+class ChangeFacts(msgspec.Struct, frozen=True):
+    """A change of the repository between a good and a bad build, as the host of the repository reported it."""
+
+    commit_sha: str
+    """The newest commit of the change."""
+    last_good_build: int
+    first_bad_build: int
+    message: str = ""
+    """First line of the newest commit's message."""
+    author: str = ""
+    paths: tuple[str, ...] = ()
+    """Changed paths: first those through which traces of the build's failures pass."""
+    all_paths: int | None = None
+    """Number of all changed paths; None if they are not known."""
+
+
 class FlakyTestFacts(msgspec.Struct, frozen=True):
     """A flaky test of the project."""
 
@@ -197,12 +213,18 @@ class Evidence(msgspec.Struct, frozen=True):
     """Other builds of the job on the commit."""
     group: tuple[BuildSummary, ...] = ()
     """Other builds of the build's group, those of one start of a matrix, that failed or were aborted."""
+    changes: tuple[ChangeFacts, ...] = ()
+    """Changes with which failures of the build may have come, the newest first."""
     project: ProjectFacts | None = None
 
 
 def with_sources(evidence: Evidence) -> Evidence:
     """Returns the evidence with a source for each fact that it contains."""
-    sources = {source.ref: source for source in _sources(evidence)}
+    texts = dict(_texts(evidence))
+    for change in evidence.changes:
+        before = texts.get(commit_ref(change.commit_sha))
+        texts[commit_ref(change.commit_sha)] = _describe_change(change) + (f" {before}" if before else "")
+    sources = {ref: Source(ref, cut(text, MAX_SOURCE_TEXT)) for ref, text in texts.items()}
     return msgspec.structs.replace(evidence, sources=tuple(sources.values()))
 
 
@@ -259,11 +281,6 @@ def commit_ref(commit_sha: str) -> str:
     return f"commit:{commit_sha}"
 
 
-def _sources(evidence: Evidence) -> Iterator[Source]:
-    for ref, text in _texts(evidence):
-        yield Source(ref, cut(text, MAX_SOURCE_TEXT))
-
-
 def _texts(evidence: Evidence) -> Iterator[tuple[str, str]]:
     """Yields the reference and the text of each source. Later ones with the same reference replace earlier ones."""
     for build in (*evidence.earlier, *evidence.same_commit, *evidence.group):
@@ -317,6 +334,20 @@ def _texts_of_project(project: ProjectFacts) -> Iterator[tuple[str, str]]:
         yield case_ref(test), f"{test.name}: {test.failed_runs} of {test.runs} runs failed, mostly on good code."
     for pattern in project.patterns:
         yield test_ref(pattern), f"{pattern.failures} failures like: {pattern.message}"
+
+
+def _describe_change(change: ChangeFacts) -> str:
+    author = f" by {change.author}" if change.author else ""
+    message = f": {change.message}" if change.message else ""
+    if change.all_paths is None:
+        paths = "It is not known which files it changed."
+    else:
+        more = change.all_paths - len(change.paths)
+        paths = f"It changed {', '.join(change.paths)}{f' and {more:,} more files' if more > 0 else ''}."
+    return (
+        f"Commit {change.commit_sha}{author}{message}. It came after build {change.last_good_build}, at latest with"
+        f" build {change.first_bad_build}. {paths}"
+    )
 
 
 def _describe(build: BuildSummary) -> str:

@@ -242,11 +242,19 @@ def _by_assertion(test: FailedTest) -> ProbableCause:
     text = test.message or test.trace
     is_assertion = ASSERTION.search(test.message) is not None or ASSERTION.search(_headline(test)) is not None
     began = test.first_bad
-    refs, why = [test_ref(test)], f"{test.name} failed, and nothing says that the test or the machine is the cause."
+    fix, refs, why = (
+        FIXES["product_bug"],
+        [test_ref(test)],
+        f"{test.name} failed, and nothing says that the test or the machine is the cause.",
+    )
     is_new = began is not None and began.cause == "commit"
     if began is not None and is_new:
         assert began.last_good_build is not None
-        commit = began.commit_sha or ""
+        good, commit = began.last_good_commit or "", began.commit_sha or ""
+        fix = (
+            f"Look at the commits with which it began to fail, git log {good[:12]}..{commit[:12]}, and correct the code"
+            " or the expectation"
+        )
         refs = [ref_of_build(began.last_good_build), ref_of_commit(commit)]
         why = (
             f"{test.name} passed in build {began.last_good_build} and fails since build {began.build_id}, which ran on"
@@ -259,7 +267,7 @@ def _by_assertion(test: FailedTest) -> ProbableCause:
         f"failure {test.signature or _headline(test)}",
         "product_bug",
         _headline(test) if text.strip() else f"{test.name} failed without a message",
-        FIXES["product_bug"],
+        fix,
         confidence,
         (test_ref(test),),
         why,

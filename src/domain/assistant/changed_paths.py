@@ -1,0 +1,42 @@
+"""Changed files through which the trace of a failure passes.
+
+A trace names files in many ways: by a path in the checkout or on the machine, or as Java does, by a class and the last
+part of the path. A file is only taken for a changed one if the whole shorter path agrees.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+
+_SEPARATORS = re.compile(r"[\s\"'`()\[\]{}<>,;:=|]+")
+MIN_PARTS = 2
+"""Number of parts from which on a path in a trace that is shorter than the changed one can be the same file."""
+
+
+def find_passed_paths(paths: Sequence[str], traces: Iterable[str]) -> list[str]:
+    """Returns those of the paths of a repository that name a file in one of the traces, in the order of `paths`."""
+    by_name: dict[str, list[str]] = {}
+    for path in paths:
+        by_name.setdefault(path.rpartition("/")[2], []).append(path)
+    found = set[str]()
+    for trace in traces:
+        for line in trace.splitlines():
+            words = [word.replace("\\", "/").removeprefix("./") for word in _SEPARATORS.split(line)]
+            for at, word in enumerate(words):
+                before = words[at - 1] if at else ""
+                candidates = by_name.get(word.rpartition("/")[2], ())
+                found.update(path for path in candidates if _is_same_file(path, word, before))
+    return [path for path in paths if path in found]
+
+
+def _is_same_file(path: str, word: str, before: str) -> bool:
+    """Returns whether a word of a trace names the file at the path. `before` is the word before it, which is the name
+    of a method with its class and package in traces of Java.
+    """
+    parts, named = path.split("/"), word.split("/")
+    shorter = min(len(parts), len(named))
+    if parts[-shorter:] != named[-shorter:]:
+        return False
+    if shorter == len(parts) or shorter >= MIN_PARTS:
+        return True
+    qualified = f"{parts[-2]}.{parts[-1].partition('.')[0]}"
+    return f".{qualified}." in f".{before}."

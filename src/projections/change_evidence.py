@@ -1,0 +1,106 @@
+"""Queries for the changes of a repository with which failures of a build may have come: those between the last good and
+the first bad build. Only what a hook or `git-notify` has reported is known.
+"""
+
+from domain.assistant.changed_paths import find_passed_paths
+from domain.assistant.evidence import ChangeFacts, Evidence
+from domain.assistant.sensitive_text import mask
+from domain.changes import CHANGE, ChangeReceived
+from domain.core.errors import StreamDamaged
+from domain.triggers import find_repository_path, may_be_repository
+from projections.builds import BuildRow
+from projections.engine.queries import fetch_column, find_row
+from projections.jobs import JobRow
+from store.log.event_log import EventLog
+from store.postgres.queries import Source
+
+MAX_RANGES = 3
+"""Number of pairs of a good and a bad build between which changes are looked for."""
+MAX_CHANGES = 5
+"""Number of changes of each pair, the newest ones."""
+SEARCHED_BUILDS = 1_000
+"""Number of builds of the project, the newest ones of each pair, among which those of changes are searched."""
+MAX_PATHS = 30
+"""Number of paths of a change that are kept."""
+
+
+async def fetch_changes(source: Source, log: EventLog, evidence: Evidence) -> tuple[ChangeFacts, ...]:
+    """Returns the changes of the branch that came after the last good build of a failed test, at latest with its first
+    bad one; without failed tests, those since the build before if that one passed.
+    """
+    build = evidence.build
+    if build is None or not (ranges := _find_ranges(evidence)):
+        return ()
+    job = await find_row(source, JobRow, build.job_id)
+    repository = find_repository_path((None if job is None else job.repository) or "")
+    texts = [*(test.trace for test in evidence.failures), *("\n".join(one.lines) for one in evidence.excerpts)]
+    found: dict[tuple[int, str], ChangeFacts] = {}
+    for good, bad, good_commit in ranges[:MAX_RANGES]:
+        ids = await _find_change_ids(source, evidence.question.project_id, build.branch, good, bad)
+        for received in await _load(log, ids):
+            change = received.change
+            if received.project_id != evidence.question.project_id or change.commit in (None, good_commit):
+                continue
+            if may_be_repository(repository, change.repository):
+                facts = _to_facts(received, good, bad, texts)
+                found.setdefault((bad, facts.commit_sha), facts)
+    return tuple(found.values())
+
+
+def _find_ranges(evidence: Evidence) -> list[tuple[int, int, str | None]]:
+    """Returns (last good build, first bad build, commit of the last good one), each once."""
+    assert evidence.build is not None
+    starts = [test.first_bad for test in evidence.failures if test.first_bad is not None]
+    found = [
+        (one.last_good_build, one.build_id, one.last_good_commit)
+        for one in starts
+        if one.last_good_build is not None and one.cause != "same_commit"
+    ]
+    if not evidence.failures and evidence.earlier and evidence.earlier[0].status == "passed":
+        before = evidence.earlier[0]
+        found.append((before.id, evidence.build.id, before.commit_sha))
+    return list(dict.fromkeys(found))
+
+
+async def _find_change_ids(source: Source, project_id: int, branch: str, good: int, bad: int) -> list[int]:
+    """Returns the ids of the newest changes of a branch that started builds of the project after `good`, up to `bad`.
+    Not only builds of the same job count, since a nightly build is started by no change.
+    """
+    between = (
+        f"SELECT branch, trigger FROM {BuildRow.table} WHERE project_id = %(project)s AND id > %(good)s"
+        f" AND id <= %(bad)s ORDER BY id DESC LIMIT {SEARCHED_BUILDS}"
+    )
+    query = (
+        f"SELECT DISTINCT (trigger->>'change_id')::bigint AS change_id FROM ({between}) newest"
+        " WHERE branch = %(branch)s AND trigger->>'change_id' IS NOT NULL"
+        f" ORDER BY change_id DESC LIMIT {MAX_CHANGES}"
+    )
+    return await fetch_column(source, query, {"project": project_id, "branch": branch, "good": good, "bad": bad})
+
+
+async def _load(log: EventLog, ids: list[int]) -> list[ChangeReceived]:
+    if not ids:
+        return []
+    try:
+        states = await log.load_states(CHANGE.at(change_id) for change_id in ids)
+    except StreamDamaged:
+        return []
+    found = [states[CHANGE.at(change_id).name].state for change_id in ids]
+    return [received for received in found if received is not None]
+
+
+def _to_facts(received: ChangeReceived, good: int, bad: int, texts: list[str]) -> ChangeFacts:
+    change = received.change
+    assert change.commit is not None
+    paths = change.paths or []
+    passed = find_passed_paths(paths, texts)
+    kept = list(dict.fromkeys([*passed, *paths]))[:MAX_PATHS]
+    return ChangeFacts(
+        commit_sha=change.commit,
+        last_good_build=good,
+        first_bad_build=bad,
+        message=mask(change.message),
+        author=change.author,
+        paths=tuple(kept),
+        all_paths=None if change.paths is None else len(paths),
+    )
