@@ -33,8 +33,8 @@ Days = Annotated[int, Parameter(ge=1, le=90, description="Look-back window: toda
 
 
 class TestCaseItem(msgspec.Struct):
-    """A test case with what it did in the look-back window. Runs of broken builds, in which most tests failed, count in
-    `runs` alone.
+    """A test case with what it did in the look-back window. Its failed and retried runs of broken builds, in which most
+    tests failed, count nowhere, not in `runs` either.
     """
 
     __test__ = False
@@ -223,21 +223,22 @@ async def read_activity(
             if case.id not in runs:
                 continue
             activity = sum_up(case.id, case.history.since_day(since, all_runs.get(case.id, 0)), durations.get(case.id))
-            found[case.id] = of_job(activity, case, runs[case.id], jobs[0], job_of) if is_job else activity
+            found[case.id] = only_of_job(activity, case, runs[case.id], jobs[0], job_of) if is_job else activity
         return found
 
     found = await asyncio.to_thread(sum_up_all)
     return Activity(found, {case_id: number for case_id, number in runs.items() if case_id not in found}, durations)
 
 
-def of_job(activity: CaseActivity, case: CaseHistory, runs: int, job_id: int, job_of: dict[int, int]) -> CaseActivity:
+def only_of_job(
+    activity: CaseActivity, case: CaseHistory, runs: int, job_id: int, job_of: dict[int, int]
+) -> CaseActivity:
     """Returns the activity with the numbers of runs of one job."""
-    notable = [
-        run for run in case.history.notable if job_of.get(run.build_id) == job_id and not run.flags & BROKEN_BUILD
-    ]
+    of_job = [run for run in case.history.notable if job_of.get(run.build_id) == job_id]
+    notable = [run for run in of_job if not run.flags & BROKEN_BUILD]
     return msgspec.structs.replace(
         activity,
-        runs=runs,
+        runs=max(len(notable), runs - (len(of_job) - len(notable))),
         failed_runs=sum(run.flags & FAILED != 0 for run in notable),
         retried_runs=sum(run.flags & RETRIED != 0 for run in notable),
     )

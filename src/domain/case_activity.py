@@ -19,7 +19,7 @@ Only = Literal["failing", "flaky", "newly_failing", "never_failing"]
 class CaseActivity(msgspec.Struct, frozen=True):
     id: int
     runs: int
-    """Number of runs in the window."""
+    """Number of runs in the window, without the failed and retried ones of broken builds."""
     failed_runs: int = 0
     retried_runs: int = 0
     """Number of these runs that passed on a retry only."""
@@ -80,13 +80,14 @@ def sum_up(case_id: int, history: RunHistory, duration_ms: int | None) -> CaseAc
     out.
     """
     outcomes = history.to_bytes().translate(_OUTCOMES, _BROKEN)
-    failed = [run for run in history.notable if run.flags & FAILED and not run.flags & BROKEN_BUILD]
+    counting = [run for run in history.notable if not run.flags & BROKEN_BUILD]
+    failed = [run for run in counting if run.flags & FAILED]
     streak = min(len(outcomes) - len(outcomes.rstrip(b"\1")), len(failed))
     return CaseActivity(
         id=case_id,
-        runs=history.runs,
+        runs=max(len(counting), history.runs - (len(history.notable) - len(counting))),
         failed_runs=len(failed),
-        retried_runs=sum(run.flags & RETRIED != 0 for run in history.notable),
+        retried_runs=sum(run.flags & RETRIED != 0 for run in counting),
         flips=outcomes.count(b"\0\1") + outcomes.count(b"\1\0"),
         failing_streak=streak,
         failing_since=failed[-streak].build_id if 0 < streak < len(outcomes) else None,

@@ -78,6 +78,7 @@ def test_a_test_that_failed_in_a_broken_build_only_is_never_failing(server: Serv
 
     assert set(listed(server, project_id=project, only="never_failing")) == set(tests) - {"shaky"}
     found = server.admin.fetch("/test-cases", project_id=project)["results"]
+    assert [(result["runs"], result["failed_runs"]) for result in found] == [(2, 1), *[(2, 0)] * 5]
     assert {result["has_failed"] for result in found[:1]} == {True}
     assert {result["has_failed"] for result in found[1:]} == {False}
 
