@@ -35,7 +35,7 @@ class Reports:
         events generated so far.
         """
         rng, job = self.world.rng, build.job
-        rows = self._choose_size(job, written)
+        rows = self.choose_size(job, written)
         commit: list[Event] = []
         if rows > len(job.cases):
             commit.append(self._add_cases(job, rows - len(job.cases)))
@@ -86,7 +86,7 @@ class Reports:
         )
         return commit
 
-    def _choose_size(self, job: Job, written: int) -> int:
+    def choose_size(self, job: Job, written: int) -> int:
         """Returns how many results the next report has, so that the history ends with the wanted total."""
         events_a_report = written / self.reports if self.reports > 50 else 10.0
         left = max(1.0, (self._events - written) / events_a_report)

@@ -9,13 +9,13 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import psycopg
 from eventsourcing.persistence import StoredEvent
 
 from bench.history.company import Company
-from bench.history.world import BEGIN
+from bench.history.world import BEGIN, Commits
 from domain.core.data_keys import lineage
 from domain.core.events import EventMetadata
 from domain.registry import EVENTS, UPCASTERS
@@ -56,10 +56,9 @@ class Encoder:
         """Rows for the table of data keys: name -> wrapped key, or None for a destroyed key."""
         self.types: Counter[str] = Counter()
 
-    def encode(self, company: Company) -> Iterator[StoredEvent]:
-        at = BEGIN
-        for number, commit in enumerate(company.commits()):
-            at += timedelta(milliseconds=400)
+    def encode(self, commits: Commits, begin: datetime, interval: timedelta) -> Iterator[StoredEvent]:
+        for number, commit in enumerate(commits):
+            at = begin + interval * (number + 1)
             metadata = EventMetadata(at, "user:1000", f"request-{number}")
             for event in commit:
                 version = self._versions[event.stream] = self._versions[event.stream] + 1
@@ -87,6 +86,16 @@ def write_history(conninfo: str, secrets: Secrets, *, events: int, results: int,
     wait meanwhile before they append.
     """
     company = Company(events, results, seed, FIRST_ID)
+    first, last, types = write_commits(conninfo, secrets, company.commits(), BEGIN, timedelta(milliseconds=400))
+    return Written(first, last, company.results, company.erased, types["build.queued"], types)
+
+
+def write_commits(
+    conninfo: str, secrets: Secrets, commits: Commits, begin: datetime, interval: timedelta
+) -> tuple[int, int, Counter[str]]:
+    """Writes commits, one every `interval`. Returns the last position before them, that of their last event, and how
+    many events there are of each type.
+    """
     with psycopg.connect(conninfo) as connection, connection.cursor() as cursor:
         # Processes of the server may still append their first events: they wait until the history is written.
         cursor.execute(APPEND_LOCK.encode())
@@ -101,7 +110,7 @@ def write_history(conninfo: str, secrets: Secrets, *, events: int, results: int,
             " FROM STDIN (FORMAT binary)"
         ) as copy:
             copy.set_types(["int8", "text", "int8", "text", "bytea"])
-            for stored in encoder.encode(company):
+            for stored in encoder.encode(commits, begin, interval):
                 position += 1
                 copy.write_row((position, stored.originator_id, stored.originator_version, stored.topic, stored.state))
         with cursor.copy("COPY stored_events_keys (name, wrapped, destroyed_at) FROM STDIN (FORMAT binary)") as copy:
@@ -113,7 +122,7 @@ def write_history(conninfo: str, secrets: Secrets, *, events: int, results: int,
             cursor.execute(f"SELECT setval('{name}_ids', {LAST_ID})".encode())
     with psycopg.connect(conninfo, autocommit=True) as connection:
         connection.execute("ANALYZE stored_events")
-    return Written(first, position, company.results, company.erased, encoder.types["build.queued"], encoder.types)
+    return first, position, encoder.types
 
 
 def main() -> None:
