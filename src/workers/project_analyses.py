@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from psycopg_pool import AsyncConnectionPool
 
-from commands.reports.causes import EqualFailures
+from commands.reports.causes import EqualFailures, find_kind
 from commands.reports.failure_clusters import FailedBuild, FailureCluster, find_clusters, summarize_clusters
 from domain.assistant.answers import Answer
 from domain.assistant.project_audits import (
@@ -28,6 +28,7 @@ from domain.assistant.regression_scans import FailingTest, find_regressions, sum
 from domain.inquiries import JobType
 from domain.quarantine import filter_quarantined
 from domain.results import FAILED
+from domain.test_health import FAILED as RUN_FAILED
 from domain.test_health import Assessment, assess
 from projections import first_failures, jobs, project_analyses, quarantine, results_history, test_health, trends
 from projections.results_history import CaseRun
@@ -45,6 +46,8 @@ EXAMPLES = 3
 """Number of failures of a signature, or of a cluster, that are named."""
 MAX_FLAKES = 100
 """Number of flaky tests of an audit, those with the highest flake rates."""
+FAILED_BUILDS = 10
+"""Number of newest builds in which a flaky test failed whose messages are read."""
 MAX_ENTRIES = 1_000
 """Number of quarantine entries of an audit, the oldest ones."""
 MAX_SCANNED = 200
@@ -89,7 +92,7 @@ class ProjectAnalyst:
         active = [entry for entry in entries if quarantine.status_at(entry, now)[0] == "active"]
         await take_step("quarantine", f"{len(entries):,} entries are in quarantine.")
         flakes = await self._find_flakes(project_id, now, {(entry.job_id, entry.node_id) for entry in active})
-        await take_step("flaky_tests", f"{len(flakes):,} tests are probably flaky.")
+        await take_step("flaky_tests", f"{len(flakes):,} tests are flaky by their history.")
         builds, failures, unread = await self._read_failures(project_id, now)
         clusters = await asyncio.to_thread(find_clusters, builds)
         open_clusters = await self._find_unread(clusters)
@@ -121,7 +124,7 @@ class ProjectAnalyst:
             "builds_passed": passed,
             "builds_failed": failed,
             "time_to_green_s": facts.time_to_green_s,
-            "flaky_tests": len(flakes),
+            "flaky_tests": len(facts.flakes),
             "quarantined_tests": len(entries),
             "failures": failures,
             "unread_failures": unread,
@@ -189,9 +192,23 @@ class ProjectAnalyst:
             job_id = job_of.get(last_builds.get(case.id, 0))
             if job_id is not None:
                 entries = [node_id for job, node_id in quarantined if job == job_id]
-                is_quarantined = bool(filter_quarantined([case.node_id], entries))
-                flakes.append(ChronicFlake(case.id, case.node_id, job_id, round(found.flake_rate, 4), is_quarantined))
+                flakes.append(
+                    ChronicFlake(
+                        case.id,
+                        case.node_id,
+                        job_id,
+                        round(found.flake_rate, 4),
+                        is_quarantined=bool(filter_quarantined([case.node_id], entries)),
+                        is_infrastructure=await self._has_only_infrastructure(case),
+                    )
+                )
         return flakes
+
+    async def _has_only_infrastructure(self, case: CaseHistory) -> bool:
+        """Returns whether all failures of a test in the newest builds in which it failed are of the infrastructure."""
+        failed = sorted({run.build_id for run in case.history.notable if run.flags & RUN_FAILED}, reverse=True)
+        texts = await test_health.fetch_failure_texts(self.pool, case.id, failed[:FAILED_BUILDS], [])
+        return bool(texts) and all(find_kind(text.message, "") == "infrastructure" for text in texts)
 
     async def _read_failures(self, project_id: int, now: datetime) -> tuple[list[FailedBuild], int, int]:
         """Returns the newest failed builds with their failures, the number of these failures, and how many of them
@@ -223,6 +240,7 @@ class ProjectAnalyst:
                 cluster.builds,
                 result_id,
                 "infra" if cluster.kind == "infrastructure" else "product_bug",
+                (await self._name(cluster)).tests,
             )
             for result_id, cluster in newest.items()
             if result_id in unread

@@ -60,6 +60,25 @@ def test_recommendations_are_requests_with_sources() -> None:
     assert all(claim.sources for claim in answer.claims)
 
 
+def test_an_unstable_network_makes_no_test_flaky() -> None:
+    gateway = ChronicFlake(300, "t.py::test_gateway", 5, 0.5, is_infrastructure=True)
+    facts = ProjectAuditFacts(12, 30, 5, 5, flaky_tests=(gateway,), unread_clusters=(CLUSTER,), failures=4, unread=4)
+    found = audit(facts)
+    assert [one.step.action for one in found.recommendations] == ["known_issue"]
+    assert found.lost_points["flaky_tests"] == 0
+    text = summarize_audit(facts, found).text
+    assert "1 test failed now and then by the machine, the network or another system only: t.py::test_gateway." in text
+    assert "flaky" not in text
+
+
+def test_a_failure_of_flaky_tests_becomes_no_known_issue() -> None:
+    race = UnreadCluster("cd" * 8, "worker 2 finished first", 3, 3, 47, "product_bug", (FLAKES[0].name,))
+    shared = UnreadCluster("ef" * 8, "assert 1 == 2", 3, 3, 48, "product_bug", (FLAKES[0].name, "t.py::test_other"))
+    facts = ProjectAuditFacts(12, 30, 5, 5, flaky_tests=FLAKES, unread_clusters=(race, shared), failures=6, unread=6)
+    steps = [one.step for one in audit(facts).recommendations]
+    assert [step.body.get("signature") for step in steps] == [None, shared.signature]
+
+
 def test_failures_of_many_builds_with_one_cause_are_one_cluster() -> None:
     def failed(signature: str, message: str, first: int, results: int = 1) -> EqualFailures:
         return EqualFailures(signature, results, list(range(first, first + results)), message, "")

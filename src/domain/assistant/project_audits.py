@@ -47,6 +47,8 @@ class ChronicFlake(msgspec.Struct, frozen=True):
     """Job in which it failed last."""
     flake_rate: float
     is_quarantined: bool = False
+    is_infrastructure: bool = False
+    """Whether the machine, the network or another system caused all its failures that were looked at."""
 
 
 class QuarantineEntryFacts(msgspec.Struct, frozen=True):
@@ -69,6 +71,8 @@ class UnreadCluster(msgspec.Struct, frozen=True):
     """One of the failures."""
     classification: Classification
     """What the failures probably are."""
+    tests: tuple[str, ...] = ()
+    """Tests of some of the failures."""
 
 
 class ProjectAuditFacts(msgspec.Struct, frozen=True):
@@ -80,6 +84,7 @@ class ProjectAuditFacts(msgspec.Struct, frozen=True):
     time_to_green_s: float | None = None
     """Median time from the first failed build of a branch to the next one that passed; None if none passed."""
     flaky_tests: tuple[ChronicFlake, ...] = ()
+    """Tests that are flaky by their history, whatever caused that."""
     quarantine: tuple[QuarantineEntryFacts, ...] = ()
     failures: int = 0
     """Failed results that were looked at."""
@@ -87,6 +92,13 @@ class ProjectAuditFacts(msgspec.Struct, frozen=True):
     """Those that nobody and no rule has classified."""
     unread_clusters: tuple[UnreadCluster, ...] = ()
     """The most frequent of them first."""
+
+    @property
+    def flakes(self) -> list[ChronicFlake]:
+        """Flaky tests. An unstable machine or network does not make a test flaky: to put it in quarantine would only
+        hide the cause.
+        """
+        return [test for test in self.flaky_tests if not test.is_infrastructure]
 
 
 class Recommendation(msgspec.Struct, frozen=True):
@@ -116,9 +128,15 @@ def summarize_audit(facts: ProjectAuditFacts, found: ProjectAudit) -> Answer:
     builds = f"{facts.passed:,} of {ended:,} builds passed" if ended else "no build passed or failed"
     claims = [AnswerClaim(f"The project scores {found.audit_score} of 100.", project)]
     claims.append(AnswerClaim(f"In {facts.days} days, {builds}.", project))
-    if facts.flaky_tests:
-        flaky = tuple(f"test_case:{test.case_id}" for test in facts.flaky_tests)
+    if facts.flakes:
+        flaky = tuple(f"test_case:{test.case_id}" for test in facts.flakes)
         claims.append(AnswerClaim(f"{_count(len(flaky), 'test')} probably flaky.", flaky))
+    if unstable := [test for test in facts.flaky_tests if test.is_infrastructure]:
+        text = (
+            f"{_plural(len(unstable), 'test')} failed now and then by the machine, the network or another system only:"
+            f" {_name([test.name for test in unstable])}."
+        )
+        claims.append(AnswerClaim(text, tuple(f"test_case:{test.case_id}" for test in unstable)))
     if facts.failures:
         read = f"{facts.unread:,} of {facts.failures:,} failures have no classification."
         claims.append(AnswerClaim(read, tuple(f"test:{one.result_id}" for one in facts.unread_clusters) or project))
@@ -135,7 +153,7 @@ def _measure(facts: ProjectAuditFacts) -> dict[Measure, float]:
     ages = [entry.days for entry in facts.quarantine]
     return {
         "failed_builds": min(1.0, facts.failed / ended / FAILED_SHARE_LIMIT) if ended else 0.0,
-        "flaky_tests": min(1.0, len(facts.flaky_tests) / FLAKY_LIMIT),
+        "flaky_tests": min(1.0, len(facts.flakes) / FLAKY_LIMIT),
         "time_to_green": min(1.0, (facts.time_to_green_s or 0.0) / TIME_TO_GREEN_LIMIT_S),
         "unread_failures": facts.unread / facts.failures if facts.failures else 0.0,
         "quarantine": min(1.0, sum(ages) / len(ages) / QUARANTINE_LIMIT_DAYS) if ages else 0.0,
@@ -144,7 +162,7 @@ def _measure(facts: ProjectAuditFacts) -> dict[Measure, float]:
 
 def _recommend(facts: ProjectAuditFacts) -> Iterator[Recommendation]:
     flakes: dict[int, list[ChronicFlake]] = {}
-    for test in facts.flaky_tests:
+    for test in facts.flakes:
         if not test.is_quarantined:
             flakes.setdefault(test.job_id, []).append(test)
     for job_id, tests in sorted(flakes.items(), key=lambda item: (-len(item[1]), item[0])):
@@ -170,7 +188,10 @@ def _recommend(facts: ProjectAuditFacts) -> Iterator[Recommendation]:
         body = {"job_id": job_id, "action": "remove", "node_ids": names}
         step = NextStep("quarantine", text, "POST", "/quarantine/bulk", body)
         yield Recommendation(step, (f"project:{facts.project_id}",))
-    for one in facts.unread_clusters[:MAX_ISSUES]:
+    flaky = {test.name for test in facts.flakes}
+    # A failure that only flaky tests have is flaky, too, and quarantine deals with it.
+    unread = [one for one in facts.unread_clusters if not one.tests or not flaky.issuperset(one.tests)]
+    for one in unread[:MAX_ISSUES]:
         message = " ".join(one.message.split())[:MAX_MESSAGE] or "a failure without a message"
         text = (
             f"Make a known issue of “{message}”, which has {_plural(one.failures, 'unread failure')} in"
