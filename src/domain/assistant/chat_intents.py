@@ -3,10 +3,9 @@ intents.
 """
 
 import re
-from typing import Literal, get_args
+from typing import Literal
 
 Intent = Literal["flaky", "history", "changed", "next", "tests", "duration", "summary", "why", "unknown"]
-INTENTS: tuple[Intent, ...] = get_args(Intent)
 
 BUILD_INTENTS: tuple[Intent, ...] = ("why", "changed", "next", "tests", "duration")
 """Intents of questions that can only be answered about a build."""
