@@ -108,7 +108,8 @@ class RuleBook:
         signatures = self._words.setdefault(event.project_id, {})
         results = signatures.pop(event.signature, {})
         results.pop(event.result_id, None)
-        signatures[event.signature] = results | {event.result_id: event}
+        results[event.result_id] = event
+        signatures[event.signature] = results
 
     def _forget(self, project_id: int, is_gone: Callable[[ResultClassified], bool]) -> None:
         signatures = self._words.get(project_id, {})
