@@ -125,12 +125,12 @@ async def find_by_words(
         f" WHERE {_CHOSEN} AND {TERMS} @@ %(query)s::tsquery),"
         " hits AS MATERIALIZED (SELECT found.id, word FROM found, unnest(%(words)s::text[]) word"
         "  WHERE position(' ' || word || ' ' IN ' ' || found.words || ' ') > 0),"
-        " weights AS MATERIALIZED (SELECT word, ln(1 + (SELECT count(*) FROM search_passages WHERE {_CHOSEN})"
+        f" weights AS MATERIALIZED (SELECT word, ln(1 + (SELECT count(*) FROM search_passages WHERE {_CHOSEN})"
         "  / count(*)::float8) AS weight FROM hits GROUP BY word)"
         f" SELECT {_COLUMNS}, relevance FROM found JOIN (SELECT id, sum(weight) AS relevance FROM hits"
         "  JOIN weights USING (word) GROUP BY id) ranked USING (id)"
         " ORDER BY relevance DESC, build_id DESC LIMIT %(limit)s"
-    ).replace("{_CHOSEN}", _CHOSEN)
+    )
     parameters = {
         "project": project_id,
         "type": type,
